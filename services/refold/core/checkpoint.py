@@ -1,0 +1,34 @@
+"""How far a partition has been folded, and the proof of it: committed together with what it covers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True, kw_only=True)
+class Counts:
+    """Events of a partition by outcome, since the log began."""
+
+    applied: int = 0
+    merged: int = 0
+    rejected: int = 0
+    duplicate: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Checkpoint:
+    """One partition's place in the log.
+
+    `read_sequence`: the whole log has been read so far. `last_sequence`: this partition's last event folded.
+    `chain` is the hash chain after that event, `chain_before` the one before it, so that the event can be
+    checked again. `recorded_at` is the monotone clock at `read_sequence`, `fold` the rules in force there.
+    """
+
+    partition: int
+    chain: bytes
+    chain_before: bytes
+    fold: int
+    read_sequence: int = 0
+    last_sequence: int = 0
+    recorded_at: int = 0
+    counts: Counts = field(default_factory=Counts)

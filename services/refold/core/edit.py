@@ -1,0 +1,104 @@
+"""Changes to one state in place, with its canonical size kept and everything undone on demand.
+
+For the patch and the merge only.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from orjson import dumps
+
+from refold.core.canonical import Json
+from refold.core.errors import Refused
+from refold.core.limits import COPY_BYTES_MAX, SHIFTS_MAX, STATE_BYTES_MAX
+
+
+class Edit:
+    """One event's changes to one state, and the way back."""
+
+    __slots__ = ("_carried_bytes", "_shifts", "_steps", "root", "size")
+
+    def __init__(self, root: Json, size: int) -> None:
+        """`size` is the canonical size of `root`."""
+        self.root = root
+        self.size = size
+        self._steps: list[tuple[int, Json, Json, Json]] = []
+        self._carried_bytes = 0
+        self._shifts = 0
+
+    def set_root(self, value: Json, value_bytes: int) -> None:
+        """Put another value in the place of the whole state."""
+        self.root = value
+        self.size = value_bytes
+
+    def replace(self, parent: Json, place: str | int, value: Json, value_bytes: int) -> None:
+        """Replace a member or an element, which must be there."""
+        old = parent[place]
+        self.size += value_bytes - len(dumps(old))
+        self._steps.append((_SET, parent, place, old))
+        parent[place] = value
+
+    def add_member(self, parent: dict[str, Json], key: str, value: Json, value_bytes: int) -> None:
+        """Add a member to an object, or replace the one that is there."""
+        if key in parent:
+            self.replace(parent, key, value, value_bytes)
+            return
+        self.size += value_bytes + len(dumps(key)) + (2 if parent else 1)
+        self._steps.append((_TAKE_OUT, parent, key, None))
+        parent[key] = value
+
+    def remove_member(self, parent: dict[str, Json], key: str) -> int:
+        """Remove an object's member, which must be there; return its value's size."""
+        old = parent.pop(key)
+        old_bytes = len(dumps(old))
+        self.size -= old_bytes + len(dumps(key)) + (2 if parent else 1)
+        self._steps.append((_SET, parent, key, old))
+        return old_bytes
+
+    def insert_element(self, parent: list[Json], place: int, value: Json, value_bytes: int) -> None:
+        """Insert before an array's element, or at its end."""
+        self._count_shifts(len(parent) - place)
+        self.size += value_bytes + (1 if parent else 0)
+        self._steps.append((_TAKE_OUT, parent, place, None))
+        parent.insert(place, value)
+
+    def remove_element(self, parent: list[Json], place: int) -> int:
+        """Remove an array's element; return its size."""
+        self._count_shifts(len(parent) - place)
+        old = parent.pop(place)
+        old_bytes = len(dumps(old))
+        self.size -= old_bytes + (1 if parent else 0)
+        self._steps.append((_PUT_BACK, parent, place, old))
+        return old_bytes
+
+    def count_carried(self, value_bytes: int) -> None:
+        """Charge what a move or a copy carries: without a bound a short event could cost minutes."""
+        self._carried_bytes += value_bytes
+        if self._carried_bytes > COPY_BYTES_MAX:
+            raise Refused("copy_too_large", f"one event moves and copies more than {COPY_BYTES_MAX} bytes")
+
+    def check_size(self) -> None:
+        """Refuse a state that has grown too large."""
+        if self.size > STATE_BYTES_MAX:
+            raise Refused("state_too_large", f"the state would take {self.size} bytes of {STATE_BYTES_MAX}")
+
+    def undo(self) -> None:
+        """Restore the state that was given; the order of an object's keys may differ."""
+        for step, parent, place, old in reversed(self._steps):
+            if step == _SET:
+                parent[place] = old
+            elif step == _TAKE_OUT:
+                del parent[place]
+            else:
+                parent.insert(place, old)
+
+    def _count_shifts(self, elements: int) -> None:
+        self._shifts += elements
+        if self._shifts > SHIFTS_MAX:
+            raise Refused("too_many_shifts", f"one event shifts more than {SHIFTS_MAX} array elements")
+
+
+_SET: Final = 0
+_TAKE_OUT: Final = 1
+_PUT_BACK: Final = 2

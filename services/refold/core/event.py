@@ -1,0 +1,137 @@
+"""What is published: one immutable change, decoded from its recorded bytes and held to the rules of fold 1.
+
+Used by the fold, by history (which reads recorded events again) and by the gateway before it publishes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from refold.core.canonical import Json, size_within
+from refold.core.envelope import Envelope, open_envelope
+from refold.core.errors import Refused
+from refold.core.limits import DEPTH_MAX, ID_CHARS_MAX, TIME_MAX_NANOSECONDS
+from refold.core.outcome import Kind
+from refold.core.patch import Operation, compile_patch
+from refold.core.shape import shape_of
+from refold.core.timestamp import parse_rfc3339
+
+CHANGES: Final = {"patch": Kind.patch, "merge": Kind.merge, "put": Kind.put, "delete": Kind.delete}
+TEXTS: Final = ("id", "type", "actor", "correlation_id", "causation_id")
+STRATEGIES: Final = frozenset({"reject", "first_write_wins", "last_write_wins", "merge"})
+LATER_FIELDS: Final = frozenset({"all_or_nothing", "session", "principal", "txn", "reverts", "resolves"})
+FIELDS: Final = frozenset({*CHANGES, *TEXTS, "v", "base", "on_conflict", "occurred_at", "meta"})
+
+
+@dataclass(slots=True, kw_only=True)
+class Event:
+    """A decoded event.
+
+    `value` is the patch or merge patch as sent, the state put, or True; `operations` the compiled patch of a
+    `patch`, `size` the canonical bytes of a `put`, `occurred_at` nanoseconds. Values are handed to the document
+    that they are folded into: decode the bytes again to read them later.
+    """
+
+    kind: Kind
+    value: Json
+    operations: list[Operation]
+    size: int = 0
+    id: str | None = None
+    base: int | None = None
+    on_conflict: str | None = None
+    type: str | None = None
+    actor: str | None = None
+    occurred_at: int | None = None
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    meta: dict[str, Json] | None = None
+
+
+def decode(headers: bytes, body: bytes) -> Event:
+    """Decode an event from its author's stored header lines and its body. Raises `Refused`."""
+    return check_event(open_envelope(headers, body))
+
+
+def check_event(envelope: Envelope) -> Event:
+    """Hold an opened event to the rules. Raises `Refused`, naming field, rule and shape."""
+    fields = envelope.fields
+    if not fields.keys() <= FIELDS:
+        raise _unknown(fields)
+    kind, value = _change(fields)
+    event = Event(
+        kind=kind,
+        value=value,
+        operations=compile_patch(value) if kind is Kind.patch else [],
+        size=size_within(value, DEPTH_MAX) if kind is Kind.put else 0,
+    )
+    if len(fields) > 1:
+        _check_others(envelope, event)
+    return event
+
+
+def _change(fields: dict[str, Json]) -> tuple[Kind, Json]:
+    named = [name for name in fields if name in CHANGES]
+    if len(named) != 1:
+        shape = ", ".join(sorted(named)) or "none"
+        raise Refused("bad_event", "exactly one of patch, merge, put, delete", field="body", shape=shape)
+    value = fields[named[0]]
+    if named[0] == "delete" and value is not True:
+        raise _bad("delete", "must be true", value)
+    return CHANGES[named[0]], value
+
+
+def _check_others(envelope: Envelope, event: Event) -> None:
+    fields = envelope.fields
+    if fields.get("v", 1) != 1 or isinstance(fields.get("v"), bool):
+        raise _bad("v", "the envelope's version is 1", fields["v"])
+    for name in TEXTS:
+        if name in fields:
+            setattr(event, name, _text(name, fields[name]))
+    if "id" in fields and envelope.id is None:
+        raise _bad("id", f"must be of 1 to {ID_CHARS_MAX} characters", fields["id"])
+    if "base" in fields:
+        event.base = _base(fields["base"])
+    if "on_conflict" in fields:
+        event.on_conflict = _strategy(fields["on_conflict"])
+    if "occurred_at" in fields:
+        event.occurred_at = parse_rfc3339(_text("occurred_at", fields["occurred_at"]))
+    if "meta" in fields:
+        if not isinstance(fields["meta"], dict):
+            raise _bad("meta", "must be an object", fields["meta"])
+        event.meta = fields["meta"]
+
+
+def _text(name: str, value: Json) -> str:
+    if not isinstance(value, str):
+        raise _bad(name, "must be a string", value)
+    return value
+
+
+def _base(value: Json) -> int:
+    if type(value) is not int or not 0 <= value <= TIME_MAX_NANOSECONDS:
+        raise _bad("base", "must be a version: an integer from 0", value)
+    return value
+
+
+def _strategy(value: Json) -> str:
+    strategy = _text("on_conflict", value)
+    if strategy not in STRATEGIES and not (strategy.startswith("custom:") and len(strategy) > 7):
+        rule = f"one of {', '.join(sorted(STRATEGIES))}, custom:NAME"
+        raise Refused("bad_field", rule, field="on_conflict", shape=shape_of(value))
+    return strategy
+
+
+def _unknown(fields: dict[str, Json]) -> Refused:
+    name = min(fields.keys() - FIELDS)
+    if name in LATER_FIELDS:
+        return Refused(
+            "not_in_this_fold", "belongs to a later fold", field=name, shape=shape_of(fields[name])
+        )
+    return Refused(
+        "unknown_field", "the envelope has no such field", field=repr(name[:64]), shape=shape_of(fields[name])
+    )
+
+
+def _bad(field: str, rule: str, value: Json) -> Refused:
+    return Refused("bad_field", rule, field=field, shape=shape_of(value))

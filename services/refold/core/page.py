@@ -1,0 +1,202 @@
+"""Pages: a snapshot plus the run of events that follow it, and any state within by one short fold.
+
+The projector cuts them, the store keeps them, history reads them.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import Enum
+from typing import Final, NamedTuple
+
+from refold.core import canonical
+from refold.core.document import ABSENT, Document
+from refold.core.event import decode
+from refold.core.limits import TIME_MIN_NANOSECONDS
+from refold.core.outcome import Entry, Kind, Status
+from refold.core.patch import Operation, apply_patch, compile_patch
+
+
+class Clock(Enum):
+    """By what a point in a document's history is named."""
+
+    version = "version"
+    sequence = "sequence"
+    recorded = "recorded"
+    occurred = "occurred"
+
+
+class Point(NamedTuple):
+    """A place in a document's history: the last effective event at or before `value` on that clock."""
+
+    clock: Clock
+    value: int
+
+
+class Snapshot(NamedTuple):
+    """A document's whole state at one version, with its event's sequence and times (nanoseconds).
+
+    `state` is canonical bytes, None where the document is absent. `occurred_max` is the running maximum.
+    """
+
+    version: int
+    state: bytes | None
+    sequence: int
+    recorded_at: int
+    occurred_at: int
+    occurred_max: int
+
+
+class Run(NamedTuple):
+    """A snapshot, the sequence of the last event folded into it, and the entries that follow."""
+
+    base: Snapshot
+    base_sequence: int
+    entries: list[Entry]
+
+
+NEVER: Final = Snapshot(0, None, 0, TIME_MIN_NANOSECONDS, TIME_MIN_NANOSECONDS, TIME_MIN_NANOSECONDS)
+"""Version 0: what every document is before its first effective event."""
+
+
+def snapshot_of(document: Document, state: bytes | None) -> Snapshot:
+    """Return a document's head as a snapshot; `state` is its canonical bytes."""
+    if document.version == 0:
+        return NEVER
+    return Snapshot(
+        document.version,
+        state,
+        document.version_sequence,
+        document.recorded_at,
+        document.occurred_at,
+        document.occurred_max,
+    )
+
+
+def state_at(run: Run, point: Point) -> Snapshot:
+    """Fold a run up to a point that lies within it.
+
+    The entries were accepted once, so their patches apply again; nothing here decides anything.
+    """
+    chosen, occurred_max = _effective_until(run, point)
+    if not chosen:
+        return run.base
+    last = chosen[-1]
+    state = _replay(run.base.state, chosen)
+    return Snapshot(last.version, state, last.sequence, last.recorded_at, last.occurred_at, occurred_max)
+
+
+def operations_of(entry: Entry) -> list[canonical.Json]:
+    """Return an effective entry's change: the RFC 6902 patch that turns the version before into its own."""
+    if entry.effect is not None:
+        return list(canonical.loads(entry.effect))
+    if entry.kind is Kind.delete:
+        return [{"op": "remove", "path": ""}]
+    event = decode(entry.headers, entry.body)
+    if entry.kind is Kind.put:
+        return [{"op": "add" if entry.is_creation else "replace", "path": "", "value": event.value}]
+    return list(event.value)
+
+
+def _effective_until(run: Run, point: Point) -> tuple[list[Entry], int]:
+    occurred_max = run.base.occurred_max
+    chosen: list[Entry] = []
+    for entry in run.entries:
+        if entry.status > Status.merged:
+            continue
+        newest = max(occurred_max, entry.occurred_at)
+        if _place_on(point.clock, entry, newest) > point.value:
+            break
+        occurred_max = newest
+        chosen.append(entry)
+    return chosen, occurred_max
+
+
+def _place_on(clock: Clock, entry: Entry, occurred_max: int) -> int:
+    if clock is Clock.version:
+        return entry.version
+    if clock is Clock.sequence:
+        return entry.sequence
+    return entry.recorded_at if clock is Clock.recorded else occurred_max
+
+
+def _replay(base: bytes | None, entries: list[Entry]) -> bytes | None:
+    """Start at the last write of the whole document, if there is one, else at the base."""
+    start = next((i for i in range(len(entries) - 1, -1, -1) if entries[i].kind >= Kind.put), -1)
+    state: canonical.Json = ABSENT
+    if start >= 0:
+        if entries[start].kind is Kind.put:
+            state = decode(entries[start].headers, entries[start].body).value
+    elif base is not None:
+        state = canonical.loads(base)
+    size = 0 if start >= 0 or base is None else len(base)
+    for entry in entries[start + 1 :]:
+        state, size = apply_patch({} if state is ABSENT else state, _compiled(entry), size=size)
+    return None if state is ABSENT else canonical.dumps(state)
+
+
+def _compiled(entry: Entry) -> list[Operation]:
+    if entry.effect is not None:
+        return compile_patch(canonical.loads(entry.effect))
+    return decode(entry.headers, entry.body).operations
+
+
+_ENTRY: Final = struct.Struct(">QqqqQQBBBHIIIHHH")
+_CREATION, _SUBJECT, _EFFECT, _IDENTITY = 1, 2, 4, 8
+
+
+def pack(entries: list[Entry]) -> bytes:
+    """Pack a run's entries into one page's bytes: the count, a fixed index, then all that varies in length."""
+    index = [len(entries).to_bytes(4, "big")]
+    blobs: list[bytes] = []
+    for e in entries:
+        texts = (e.subject or b"", e.headers, e.body, e.effect or b"")
+        tail = (e.reason.encode(), e.detail.encode(), e.identity or b"")
+        flags = (
+            _CREATION * e.is_creation
+            | _SUBJECT * (e.subject is not None)
+            | _EFFECT * (e.effect is not None)
+            | _IDENTITY * (e.identity is not None)
+        )
+        numbers = (e.sequence, e.time, e.recorded_at, e.occurred_at, e.version, e.first_sequence)
+        lengths = (len(blob) for blob in (*texts, *tail))
+        index.append(_ENTRY.pack(*numbers, e.status, e.kind, flags, *lengths))
+        blobs += (*texts, *tail)
+    return b"".join(index + blobs)
+
+
+def unpack(page: bytes) -> list[Entry]:
+    """Take a page's bytes apart into its entries."""
+    count = int.from_bytes(page[:4], "big")
+    at = 4 + count * _ENTRY.size
+    entries = []
+    for numbers in _ENTRY.iter_unpack(page[4:at]):
+        blobs = []
+        for length in numbers[9:]:
+            blobs.append(page[at : at + length])
+            at += length
+        entries.append(_entry(numbers, blobs))
+    return entries
+
+
+def _entry(numbers: tuple[int, ...], blobs: list[bytes]) -> Entry:
+    sequence, time, recorded_at, occurred_at, version, first_sequence, status, kind, flags = numbers[:9]
+    subject, headers, body, effect, reason, detail, identity = blobs
+    return Entry(
+        sequence,
+        time,
+        recorded_at,
+        occurred_at,
+        version,
+        Status(status),
+        Kind(kind),
+        bool(flags & _CREATION),
+        subject if flags & _SUBJECT else None,
+        headers,
+        body,
+        effect if flags & _EFFECT else None,
+        reason.decode(),
+        detail.decode(),
+        identity if flags & _IDENTITY else None,
+        first_sequence,
+    )

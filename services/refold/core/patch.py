@@ -1,0 +1,211 @@
+"""JSON Patch (RFC 6902), checked once and then applied in place, all or nothing.
+
+For the fold, the client and whoever replays changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple, NoReturn
+
+import orjson
+
+from refold.core.canonical import Json, equal, size_within
+from refold.core.edit import Edit
+from refold.core.errors import Refused
+from refold.core.limits import DEPTH_MAX, OPERATIONS_MAX, STATE_BYTES_MAX
+from refold.core.pointer import index, missing_member, parse, resolve, resolve_parent
+from refold.core.shape import shape_of
+
+
+class Operation(NamedTuple):
+    """One operation whose shape has been checked."""
+
+    kind: str
+    tokens: tuple[str, ...]
+    value: Json
+    source: tuple[str, ...]
+
+
+def compile_patch(raw: Json) -> list[Operation]:
+    """Check a patch's shape, or raise `Refused`; members that an operation does not define are ignored."""
+    if type(raw) is not list:
+        raise Refused("bad_patch", "a patch is an array of operations", field="patch", shape=shape_of(raw))
+    if len(raw) > OPERATIONS_MAX:
+        message = f"a patch has at most {OPERATIONS_MAX} operations"
+        raise Refused("too_many_operations", message, field="patch", shape=shape_of(raw))
+    operations: list[Operation] = []
+    try:
+        for item in raw:
+            operations.append(_compile(item))  # noqa: PERF401 - the count tells which one was refused
+    except Refused as refusal:
+        _refuse_at(len(operations), refusal)
+    return operations
+
+
+def apply_patch(state: Json, operations: list[Operation], *, size: int) -> tuple[Json, int]:
+    """Apply in place: root and canonical size. Or raise `Refused`, the state being as before.
+
+    `size` is the canonical size of `state`. The operations' values become part of the state, where later
+    operations and later patches change them: compile anew from the bytes to apply a second time.
+    """
+    edit = Edit(state, size)
+    done = 0
+    try:
+        for operation in operations:
+            _APPLY[operation[0]](edit, operation)
+            if edit.size > STATE_BYTES_MAX:
+                edit.check_size()
+            done += 1
+    except Refused as refusal:
+        edit.undo()
+        _refuse_at(done, refusal)
+    return edit.root, edit.size
+
+
+def _refuse_at(position: int, refusal: Refused) -> NoReturn:
+    field = f"patch/{position}/{refusal.field or 'path'}"
+    raise Refused(refusal.reason, refusal.message, field=field, shape=refusal.shape) from None
+
+
+def _compile(item: Json) -> Operation:
+    if type(item) is not dict:
+        raise Refused("bad_patch", "an operation is an object", field="op", shape=shape_of(item))
+    kind = item.get("op")
+    if type(kind) is not str or kind not in _APPLY:
+        _refuse_kind(item)
+    tokens = _pointer(item, "path")
+    value: Json = None
+    source: tuple[str, ...] = ()
+    if kind in _WITH_VALUE:
+        if "value" not in item:
+            raise Refused("bad_patch", f"{kind} needs a value", field="value", shape="nothing")
+        value = item["value"]
+    elif kind in _WITH_SOURCE:
+        source = _pointer(item, "from")
+        if kind == "move" and len(source) < len(tokens) and tokens[: len(source)] == source:
+            raise Refused(
+                "bad_patch", "a value cannot move into itself", field="path", shape="a path below from"
+            )
+    elif not tokens:
+        raise Refused("remove_root", "use delete to remove the root", field="path", shape=shape_of(""))
+    # Past the generated constructor: this runs for every operation of every event.
+    return tuple.__new__(Operation, (kind, tokens, value, source))
+
+
+def _refuse_kind(item: dict[str, Json]) -> NoReturn:
+    if "op" not in item:
+        raise Refused("bad_patch", "an operation needs an op", field="op", shape="nothing")
+    kind = item["op"]
+    if type(kind) is str and kind in _LATER:
+        raise Refused("not_in_this_fold", f"{kind} belongs to a later fold", field="op", shape=shape_of(kind))
+    message = f"op is one of {', '.join(sorted(_APPLY))}"
+    raise Refused("bad_patch", message, field="op", shape=shape_of(kind))
+
+
+def _pointer(item: dict[str, Json], field: str) -> tuple[str, ...]:
+    pointer = item.get(field)
+    if type(pointer) is not str:
+        shape = shape_of(pointer) if field in item else "nothing"
+        raise Refused("bad_patch", f"{item['op']} needs a {field} that is a string", field=field, shape=shape)
+    try:
+        return parse(pointer)
+    except Refused as refusal:
+        _refuse_in(field, refusal)
+
+
+def _refuse_in(field: str, refusal: Refused) -> NoReturn:
+    raise Refused(refusal.reason, refusal.message, field=field, shape=refusal.shape) from None
+
+
+def _add(edit: Edit, operation: Operation) -> None:
+    _, tokens, value, _ = operation
+    _put(edit, tokens, value)
+
+
+def _replace(edit: Edit, operation: Operation) -> None:
+    _, tokens, value, _ = operation
+    if not tokens:
+        edit.set_root(value, size_within(value, DEPTH_MAX))
+        return
+    parent, key = resolve_parent(edit.root, tokens), tokens[-1]
+    if type(parent) is dict:
+        if key not in parent:
+            raise missing_member(parent, key)
+        edit.replace(parent, key, value, size_within(value, DEPTH_MAX - len(tokens)))
+    else:
+        place = index(key, len(parent))
+        edit.replace(parent, place, value, size_within(value, DEPTH_MAX - len(tokens)))
+
+
+def _remove(edit: Edit, operation: Operation) -> None:
+    _take(edit, operation.tokens)
+
+
+def _move(edit: Edit, operation: Operation) -> None:
+    _, tokens, _, source = operation
+    value = _resolve_source(edit.root, source)
+    if tokens == source:
+        return
+    value_bytes = _take(edit, source)
+    edit.count_carried(value_bytes)
+    # What does not go deeper cannot become too deep.
+    _put(edit, tokens, value, value_bytes if len(tokens) <= len(source) else None)
+
+
+def _copy(edit: Edit, operation: Operation) -> None:
+    _, tokens, _, source = operation
+    written = orjson.dumps(_resolve_source(edit.root, source))
+    edit.count_carried(len(written))
+    # Two places never share one value: each is changed in place.
+    _put(edit, tokens, orjson.loads(written))
+
+
+def _test(edit: Edit, operation: Operation) -> None:
+    _, tokens, value, _ = operation
+    found = resolve(edit.root, tokens)
+    if not equal(found, value):
+        raise Refused("test_failed", "the value there is another", field="value", shape=shape_of(found))
+
+
+def _resolve_source(root: Json, source: tuple[str, ...]) -> Json:
+    try:
+        return resolve(root, source)
+    except Refused as refusal:
+        _refuse_in("from", refusal)
+
+
+def _put(edit: Edit, tokens: tuple[str, ...], value: Json, known_bytes: int | None = None) -> None:
+    """Do what `add` does; the size is known only of a value that is also known to be shallow enough."""
+    if not tokens:
+        edit.set_root(value, known_bytes or size_within(value, DEPTH_MAX))
+        return
+    parent, key = resolve_parent(edit.root, tokens), tokens[-1]
+    if type(parent) is dict:
+        edit.add_member(parent, key, value, known_bytes or size_within(value, DEPTH_MAX - len(tokens)))
+    else:
+        place = len(parent) if key == "-" else index(key, len(parent) + 1)
+        edit.insert_element(parent, place, value, known_bytes or size_within(value, DEPTH_MAX - len(tokens)))
+
+
+def _take(edit: Edit, tokens: tuple[str, ...]) -> int:
+    """Remove a value and return its size."""
+    parent, key = resolve_parent(edit.root, tokens), tokens[-1]
+    if type(parent) is list:
+        return edit.remove_element(parent, index(key, len(parent)))
+    if key not in parent:
+        raise missing_member(parent, key)
+    return edit.remove_member(parent, key)
+
+
+_APPLY: Final[dict[str, Callable[[Edit, Operation], None]]] = {
+    "add": _add,
+    "copy": _copy,
+    "move": _move,
+    "remove": _remove,
+    "replace": _replace,
+    "test": _test,
+}
+_WITH_VALUE: Final = frozenset({"add", "replace", "test"})
+_WITH_SOURCE: Final = frozenset({"move", "copy"})
+_LATER: Final = frozenset({"inc", "str_ins", "str_del"})

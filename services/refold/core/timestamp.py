@@ -1,0 +1,75 @@
+"""Times: int64 nanoseconds since 1970 inside, RFC 3339 at the edges.
+
+`parse_rfc3339` is the fold's own reading of `occurred_at`; `parse_time` is the edges' wider TIME.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from decimal import Decimal, InvalidOperation
+from typing import Final
+
+from refold.core.errors import Refused
+from refold.core.limits import TIME_MAX_NANOSECONDS, TIME_MIN_NANOSECONDS
+
+_RFC3339: Final = re.compile(
+    r"(\d{4})-(\d{2})-(\d{2})[Tt](\d{2}):(\d{2}):(\d{2})(?:\.(\d{1,9}))?(?:[Zz]|([+-])(\d{2}):(\d{2}))",
+    re.ASCII,
+)
+_DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+_UNIX: Final = re.compile(r"-?\d{1,12}(\.\d{1,9})?", re.ASCII)
+_EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
+_SECOND: Final = 1_000_000_000
+
+
+def parse_rfc3339(text: str, field: str = "occurred_at") -> int:
+    """Read nanoseconds from RFC 3339 with an offset, at most nine fractional digits, no leap second."""
+    found = _RFC3339.fullmatch(text)
+    if found is None:
+        raise _refused(field, text, "RFC 3339 with an offset and at most nine fractional digits")
+    year, month, day, hour, minute, second = (int(found[i]) for i in range(1, 7))
+    offset_hour, offset_minute = int(found[9] or 0), int(found[10] or 0)
+    if hour > 23 or minute > 59 or second > 59 or offset_hour > 23 or offset_minute > 59:
+        raise _refused(field, text, "hours to 23, minutes and seconds to 59")
+    try:
+        days = date(year, month, day).toordinal() - _EPOCH_DAY
+    except ValueError:
+        raise _refused(field, text, "a day of the calendar") from None
+    offset_seconds = (offset_hour * 60 + offset_minute) * (-60 if found[8] == "-" else 60)
+    seconds = ((days * 24 + hour) * 60 + minute) * 60 + second - offset_seconds
+    return _checked(seconds * _SECOND + int((found[7] or "").ljust(9, "0")), text, field)
+
+
+def parse_time(text: str, field: str = "at") -> int:
+    """Read nanoseconds from RFC 3339, a bare date (midnight UTC) or unix seconds (fractions allowed)."""
+    if _DATE.fullmatch(text):
+        return parse_rfc3339(f"{text}T00:00:00Z", field)
+    if _UNIX.fullmatch(text):
+        return _checked(int(_exact(text) * _SECOND), text, field)
+    return parse_rfc3339(text, field)
+
+
+def format_time(nanoseconds: int) -> str:
+    """Write RFC 3339 in UTC with nine digits."""
+    seconds, fraction = divmod(nanoseconds, _SECOND)
+    days, seconds = divmod(seconds, 86_400)
+    day = date.fromordinal(_EPOCH_DAY + days).isoformat()
+    return f"{day}T{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{fraction:09}Z"
+
+
+def _exact(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation as error:
+        raise AssertionError(text) from error
+
+
+def _checked(nanoseconds: int, text: str, field: str) -> int:
+    if not TIME_MIN_NANOSECONDS <= nanoseconds <= TIME_MAX_NANOSECONDS:
+        raise _refused(field, text, "within int64 nanoseconds (years 1677 to 2262)")
+    return nanoseconds
+
+
+def _refused(field: str, text: str, rule: str) -> Refused:
+    return Refused("bad_time", f"a time must be {rule}", field=field, shape=repr(text[:64]))

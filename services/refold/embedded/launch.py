@@ -1,0 +1,44 @@
+"""Becomes a server after giving up what it must not keep. Run by `refold.embedded.child`, never imported.
+
+Arguments: parent's pid, death signal (0: none), uid and gid (-1: keep), then the command.
+A program of its own, because none of this is safe between fork and exec in a process that has threads.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Drop privileges, tie our life to the parent's, then become the command."""
+    parent, death_signal, uid, gid = (int(argument) for argument in sys.argv[1:5])
+    command = sys.argv[5:]
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+        # A shell's background job ignores SIGINT, and that would be inherited.
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    if uid >= 0:
+        os.setgroups([])
+        os.setgid(gid)
+        os.setuid(uid)
+    # After setuid, which clears it.
+    _die_with(parent, death_signal)
+    os.execve(command[0], command, {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"})  # noqa: S606 - its purpose.
+
+
+def _die_with(parent: int, death_signal: int) -> None:
+    if not death_signal or sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+    if os.getppid() != parent:
+        # It died before the tie was made.
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Both servers in one data folder. `refold up`, `refold demo`, tests and benches start the system here.
+
+They end in this order: who uses the servers (the caller's task), NATS, PostgreSQL, the folder's locks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from refold.embedded.folder import DataFolder, open_folder
+from refold.embedded.nats import Durability, NatsServer, start_nats
+from refold.embedded.ports import LOOPBACK
+from refold.embedded.postgres import PostgresServer, start_postgres
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Servers:
+    """The running servers and the folder that they live in; ends them when its `async with` block ends."""
+
+    folder: DataFolder
+    nats: NatsServer
+    postgres: PostgresServer
+
+    def write_endpoints(self, *, http: str) -> None:
+        """Write the folder's endpoints file, once everything is ready."""
+        self.folder.write_endpoints({"http": http, "nats": self.nats.address, "postgres": self.postgres.dsn})
+
+    async def stop(self) -> None:
+        """End both and give the folder free; again is harmless."""
+        try:
+            await self.nats.stop()
+        finally:
+            try:
+                await self.postgres.stop()
+            finally:
+                self.folder.close()
+
+    async def __aenter__(self) -> Self:
+        """Use them in an `async with` block."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """End them."""
+        await self.stop()
+
+
+async def start_servers(
+    path: Path,
+    *,
+    durability: Durability = "fsync",
+    nats_port: int = 0,
+    postgres_port: int = 0,
+    host: str = LOOPBACK,
+    postgres_settings: Mapping[str, str] | None = None,
+) -> Servers:
+    """Lock the folder, end what a killed run left in it, start both servers at once; all or nothing."""
+    folder = await open_folder(path)
+    nats = asyncio.ensure_future(start_nats(folder, port=nats_port, host=host, sync=durability))
+    postgres = asyncio.ensure_future(
+        start_postgres(folder, port=postgres_port, host=host, settings=postgres_settings)
+    )
+    try:
+        return Servers(folder=folder, nats=await nats, postgres=await postgres)
+    except BaseException:
+        await _abandon(nats, postgres)
+        folder.close()
+        raise
+
+
+async def _abandon(*starts: asyncio.Future[NatsServer] | asyncio.Future[PostgresServer]) -> None:
+    for start in starts:
+        start.cancel()
+    for server in await asyncio.gather(*starts, return_exceptions=True):
+        if isinstance(server, NatsServer | PostgresServer):
+            await server.stop()

@@ -1,0 +1,95 @@
+"""What the projector tells the world after a commit: outcomes to their authors, changes, progress.
+
+Built at once when an event is folded, sent when it is committed; at most once, never in a replay.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from refold.core import canonical
+from refold.core.canonical import Json
+from refold.core.envelope import reply_subject
+from refold.core.fold import Folded
+from refold.core.limits import NOTICE_BYTES_MAX
+from refold.core.outcome import Entry, First
+from refold.core.page import operations_of
+from refold.core.record import Place
+from refold.core.shard import Step
+from refold.core.timestamp import format_time
+
+PROGRESS_SUBJECT: Final = "refold.progress"
+
+
+def reply_notice(where: Place, step: Step) -> tuple[str, bytes] | None:
+    """Return the author's subject and the outcome for it; None where he asked for none."""
+    subject = reply_subject(step.entry.headers)
+    if subject is None:
+        return None
+    return subject, canonical.dumps(outcome_view(where.namespace, where.document, step.entry, step.folded))
+
+
+def change_notice(where: Place, step: Step) -> tuple[str, bytes] | None:
+    """Return subject and body of an effective event's change; None for any other."""
+    if not step.folded.outcome.status.is_effective:
+        return None
+    view = _change_view(where, step)
+    body = canonical.dumps(view)
+    if len(body) > NOTICE_BYTES_MAX:
+        body = canonical.dumps({**view, "patch": None})
+    return f"change.{where.namespace}.{where.document}", body
+
+
+def progress_notice(read_sequence: int) -> tuple[str, bytes]:
+    """Return subject and body that say how far the log has been folded and committed."""
+    return PROGRESS_SUBJECT, canonical.dumps({"sequence": read_sequence})
+
+
+def outcome_view(namespace: str, document: str, entry: Entry, folded: Folded) -> dict[str, Json]:
+    """Show an outcome as its author gets it."""
+    outcome = folded.outcome
+    view: dict[str, Json] = {
+        "namespace": namespace,
+        "document": document,
+        "sequence": entry.sequence,
+        "status": outcome.status.name,
+        "version": outcome.version,
+        "recorded_at": format_time(entry.recorded_at),
+        "created": outcome.is_creation,
+        "id": folded.event_id,
+    }
+    if outcome.status.is_effective:
+        view["occurred_at"] = format_time(entry.occurred_at)
+    if outcome.reason:
+        view |= {"reason": outcome.reason, "detail": outcome.detail}
+    if outcome.first is not None:
+        view["first"] = _first_view(outcome.first)
+    return view
+
+
+def _first_view(first: First) -> dict[str, Json]:
+    view: dict[str, Json] = {
+        "status": first.status.name,
+        "version": first.version,
+        "sequence": first.sequence,
+        "recorded_at": format_time(first.recorded_at),
+        "created": first.is_creation,
+    }
+    return view | ({"reason": first.reason} if first.reason else {})
+
+
+def _change_view(where: Place, step: Step) -> dict[str, Json]:
+    entry, folded = step.entry, step.folded
+    return {
+        "namespace": where.namespace,
+        "document": where.document,
+        "version": entry.version,
+        "sequence": entry.sequence,
+        "recorded_at": format_time(entry.recorded_at),
+        "occurred_at": format_time(entry.occurred_at),
+        "type": folded.event.type if folded.event is not None else None,
+        "actor": folded.event.actor if folded.event is not None else None,
+        "id": folded.event_id,
+        # Read from the bytes again: the decoded values belong to the document by now.
+        "patch": operations_of(entry),
+    }

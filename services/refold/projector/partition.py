@@ -1,0 +1,250 @@
+"""The projector's loop over its shard: read, fold, commit, notify.
+
+Run by `refold.projector.runner`, which owns the shard; folding goes on while the store commits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from itertools import islice
+
+from refold.core import canonical
+from refold.core.document import Document
+from refold.core.envelope import open_envelope
+from refold.core.errors import FoldUnknown, LogUnavailable, Refused
+from refold.core.limits import RECORDS_FOLDED_MAX, REPLY_AGE_NANOSECONDS
+from refold.core.outcome import Status
+from refold.core.record import Place, Record, author_headers
+from refold.core.shard import Shard, Step
+from refold.log import EventLog, Notices
+from refold.projector.cache import DocumentCache
+from refold.projector.notices import change_notice, progress_notice, reply_notice
+from refold.projector.pending import Pending
+from refold.store import Key, Rejection, SnapshotStore
+from refold.telemetry.logging import get_logger
+from refold.telemetry.metrics import ProjectorMetrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How much the loop may hold: documents cached, and events folded but not yet committed."""
+
+    cache_bytes_max: int
+    pending_events_max: int
+    pending_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """What the loop works on. `replies` is a connection that may publish outcomes and nothing else.
+
+    `broker_now` returns the broker's clock in nanoseconds.
+    """
+
+    log: EventLog
+    store: SnapshotStore
+    notices: Notices
+    replies: Notices
+    metrics: ProjectorMetrics
+    broker_now: Callable[[], int]
+    timer: Callable[[], float]
+
+
+class ShardLoop:
+    """Folds the log, from the checkpoints on, until it is cancelled or the world fails.
+
+    A failure leaves nothing half done: whoever starts again begins at the checkpoints with an empty memory.
+    """
+
+    def __init__(self, ports: Ports, bounds: Bounds, shard: Shard) -> None:
+        """Take the shard as the checkpoints have it."""
+        self._ports = ports
+        self._bounds = bounds
+        self._shard = shard
+        self._documents = DocumentCache(bounds.cache_bytes_max)
+        self._new: set[Key] = set()
+        self._wanted: set[Key] = set()
+        self._pending = Pending(shard.read_sequence)
+        self._is_committing = False
+        self._has_work = asyncio.Event()
+        self._has_committed = asyncio.Event()
+        self.committed_sequence = shard.read_sequence
+
+    async def run(self) -> None:
+        """Fold and commit side by side; raises what either of them raised."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._fold_log(), name="fold")
+                tasks.create_task(self._commit_folded(), name="commit")
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group
+
+    async def _fold_log(self) -> None:
+        async with aclosing(self._ports.log.read(self._shard.read_sequence)) as runs:
+            async for records in runs:
+                remaining = iter(records)
+                while part := list(islice(remaining, RECORDS_FOLDED_MAX)):
+                    await self._fold_part(part)
+
+    async def _fold_part(self, records: list[Record]) -> None:
+        await self._load_missing(records)
+        try:
+            self._fold(records)
+        except FoldUnknown:
+            # What came before is folded by rules that are known: it is committed before this stops.
+            self._has_work.set()
+            await self._wait_until(lambda: not self._is_committing and not self._pending.events)
+            raise
+        self._has_work.set()
+        await asyncio.sleep(0)
+        await self._wait_until(lambda: not self._is_full())
+
+    async def _load_missing(self, records: list[Record]) -> None:
+        """Bring every document of these records into memory, in one query for those that are not there."""
+        places = {self._shard.place(record.subject) for record in records}
+        wanted = {
+            where[1:3]: where for where in places if not where.reason and self._shard.owns(where.partition)
+        }
+        # Held until they are folded, though the committer may shrink the cache while they are loaded.
+        self._wanted = set(wanted)
+        missing = [key for key in wanted if self._documents.use(key) is None]
+        if not missing:
+            return
+        loaded = {
+            (document.namespace, document.document): document
+            for document in await self._ports.store.load(missing)
+        }
+        for key in missing:
+            where, document = wanted[key], loaded.get(key)
+            if document is None:
+                self._new.add(key)
+                document = Document(
+                    namespace=where.namespace, document=where.document, partition=where.partition
+                )
+            self._documents.hold(document)
+
+    def _fold(self, records: list[Record]) -> None:
+        young = self._ports.broker_now() - REPLY_AGE_NANOSECONDS
+        outcomes: Counter[Status] = Counter()
+        for record in records:
+            where = self._shard.place(record.subject)
+            if not self._shard.owns(where.partition):
+                self._shard.skip(record)
+            elif where.reason:
+                self._refuse(record, where)
+                outcomes[Status.rejected] += 1
+            else:
+                outcomes[self._fold_one(record, where, is_young=record.time > young)] += 1
+        for status, count in outcomes.items():
+            self._ports.metrics.events_folded.labels(outcome=status.name).inc(count)
+
+    def _fold_one(self, record: Record, where: Place, *, is_young: bool) -> Status:
+        key = (where.namespace, where.document)
+        document = self._documents.use(key)
+        assert document is not None, key
+        step = self._shard.fold(record, where, document)
+        self._pending.add(document, step.entry, is_new=key in self._new)
+        status = step.entry.status
+        if status is Status.rejected:
+            self._pending.rejections.append(_rejection(where, step))
+        if is_young:
+            self._notify(where, step)
+        return status
+
+    def _notify(self, where: Place, step: Step) -> None:
+        reply = reply_notice(where, step)
+        if reply is not None:
+            self._pending.replies.append(reply)
+        change = change_notice(where, step)
+        if change is not None:
+            self._pending.notices.append(change)
+
+    def _refuse(self, record: Record, where: Place) -> None:
+        """Keep an event whose names make no document whole, beside the reason."""
+        recorded_at = self._shard.refuse(record, where)
+        stored = record._replace(headers=author_headers(record.headers))
+        detail = f"subject: {record.subject[:200]!r}"
+        self._pending.rejections.append(
+            Rejection(
+                "", "", where.partition, record.sequence, recorded_at, where.reason, detail, b"{}", stored
+            )
+        )
+        self._pending.count(len(record.body) + len(record.headers))
+
+    async def _wait_until(self, is_so: Callable[[], bool]) -> None:
+        """Wait for the committer to make something so."""
+        while not is_so():
+            self._has_committed.clear()
+            await self._has_committed.wait()
+
+    def _is_full(self) -> bool:
+        pending, bounds = self._pending, self._bounds
+        return pending.events >= bounds.pending_events_max or pending.bytes >= bounds.pending_bytes_max
+
+    async def _commit_folded(self) -> None:
+        while True:
+            await self._has_work.wait()
+            self._has_work.clear()
+            await self._commit(self._take())
+            self._is_committing = False
+            self._has_committed.set()
+            self._documents.shrink(self._pending.keys | self._wanted)
+
+    def _take(self) -> Pending:
+        """Begin a new pending behind the one to commit; its new documents will have rows by then."""
+        taken, self._pending = self._pending, Pending(self._shard.read_sequence)
+        self._is_committing = True
+        self._new -= taken.keys
+        self._has_committed.set()
+        return taken
+
+    async def _commit(self, taken: Pending) -> None:
+        ports = self._ports
+        commit = taken.to_commit(self._shard.checkpoints())
+        started = ports.timer()
+        await ports.store.commit(commit)
+        self.committed_sequence = commit.checkpoints[0].read_sequence
+        ports.metrics.commit_seconds.observe(ports.timer() - started)
+        ports.metrics.commit_events.observe(taken.events)
+        ports.metrics.commit_documents.observe(len(commit.documents))
+        await self._announce(taken)
+
+    async def _announce(self, taken: Pending) -> None:
+        """Tell what was committed; a lost notice is no loss of state, so a dead connection only is a log line."""
+        try:
+            for subject, body in taken.replies:
+                await self._ports.replies.send(subject, body)
+            for subject, body in taken.notices:
+                await self._ports.notices.send(subject, body)
+            await self._ports.notices.send(*progress_notice(self.committed_sequence))
+        except LogUnavailable as error:
+            get_logger().warning("notices_lost", sequence=self.committed_sequence, error=str(error))
+
+
+def _rejection(where: Place, step: Step) -> Rejection:
+    entry = step.entry
+    return Rejection(
+        where.namespace,
+        where.document,
+        where.partition,
+        entry.sequence,
+        entry.recorded_at,
+        entry.reason,
+        entry.detail,
+        _about(entry.headers, entry.body),
+        None,
+    )
+
+
+def _about(headers: bytes, body: bytes) -> bytes:
+    """Say what the author said of a refused event, as far as it can be read."""
+    try:
+        fields = open_envelope(headers, body).fields
+    except Refused:
+        return b"{}"
+    texts = {name: fields[name] for name in ("id", "actor", "type") if isinstance(fields.get(name), str)}
+    return canonical.dumps(texts)

@@ -1,0 +1,111 @@
+"""What has been folded since the last commit was begun: it becomes one transaction.
+
+Used by the projector's loop, which folds into one while another is being committed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from refold.core import canonical
+from refold.core.checkpoint import Checkpoint
+from refold.core.document import ABSENT, Document
+from refold.core.limits import PAGE_BYTES_MIN, PAGE_EVENTS_MAX
+from refold.core.outcome import Entry
+from refold.core.page import snapshot_of
+from refold.store import Commit, Cut, Dirty, Key, Rejection
+
+ENTRY_BYTES = 300
+"""What an entry costs in memory beside its body and headers."""
+
+
+@dataclass(slots=True)
+class _Unwritten:
+    document: Document
+    is_new: bool
+    cuts: list[Cut] = field(default_factory=list)
+    journal: list[Entry] = field(default_factory=list)
+
+
+class Pending:
+    """Entries by document, rejections and notices, in the order of the log."""
+
+    def __init__(self, after_sequence: int) -> None:
+        """Begin behind what the checkpoints will have when this is committed."""
+        self.after_sequence = after_sequence
+        self.notices: list[tuple[str, bytes]] = []
+        self.replies: list[tuple[str, bytes]] = []
+        self.rejections: list[Rejection] = []
+        self.events = 0
+        self.bytes = 0
+        self._unwritten: dict[Key, _Unwritten] = {}
+
+    @property
+    def keys(self) -> set[Key]:
+        """Name the documents that are not yet committed."""
+        return set(self._unwritten)
+
+    def add(self, document: Document, entry: Entry, *, is_new: bool) -> None:
+        """Take a folded event in; cut a page where the document's run has grown to one."""
+        key = (document.namespace, document.document)
+        unwritten = self._unwritten.get(key)
+        if unwritten is None:
+            unwritten = self._unwritten[key] = _Unwritten(document, is_new)
+        unwritten.journal.append(entry)
+        entry_bytes = len(entry.body) + len(entry.headers)
+        self.count(entry_bytes + ENTRY_BYTES)
+        document.unpaged_events += 1
+        document.unpaged_bytes += entry_bytes
+        if _is_full(document):
+            _cut(document, unwritten)
+
+    def count(self, event_bytes: int) -> None:
+        """Count an event and the memory that it takes until it is committed."""
+        self.events += 1
+        self.bytes += event_bytes
+
+    def to_commit(self, checkpoints: list[Checkpoint]) -> Commit:
+        """Freeze everything as one transaction; documents may be folded on while it is written."""
+        return Commit(
+            expected_sequence=self.after_sequence,
+            checkpoints=checkpoints,
+            documents=[_dirty(unwritten) for unwritten in self._unwritten.values()],
+            rejections=self.rejections,
+        )
+
+
+def _is_full(document: Document) -> bool:
+    """A page grows with the snapshot that it amortises, up to eight times the usual count."""
+    scale = min(8, max(1, document.page_bytes // PAGE_BYTES_MIN))
+    is_long = document.unpaged_events >= PAGE_EVENTS_MAX * scale
+    return is_long or document.unpaged_bytes >= max(PAGE_BYTES_MIN, document.page_bytes)
+
+
+def _cut(document: Document, unwritten: _Unwritten) -> None:
+    state = _bytes_of(document)
+    unwritten.cuts.append(
+        Cut(
+            entries=unwritten.journal,
+            closing=snapshot_of(document, state),
+            has_journal=document.unpaged_events > len(unwritten.journal),
+        )
+    )
+    unwritten.journal = []
+    document.unpaged_events = document.unpaged_bytes = 0
+    document.page_bytes = len(state or b"")
+
+
+def _dirty(unwritten: _Unwritten) -> Dirty:
+    document = unwritten.document
+    return Dirty(
+        # A copy: the document itself goes on changing while this is written.
+        document=replace(document, state=None, identities={}),
+        state=_bytes_of(document),
+        is_new=unwritten.is_new,
+        cuts=unwritten.cuts,
+        journal=unwritten.journal,
+    )
+
+
+def _bytes_of(document: Document) -> bytes | None:
+    return None if document.state is ABSENT else canonical.dumps(document.state)

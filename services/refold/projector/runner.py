@@ -1,0 +1,123 @@
+"""Owns the shard and keeps its loop going: standby, start at the checkpoints, start again after a failure.
+
+Run by the service; ends only when cancelled or by an error that a new start could not mend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from typing import Final
+
+from refold.core.checkpoint import Checkpoint
+from refold.core.errors import (
+    FenceLost,
+    LogUnavailable,
+    RefoldError,
+    StoreFull,
+    StoreUnavailable,
+    TimedOut,
+)
+from refold.core.shard import Shard
+from refold.log import LogInfo
+from refold.projector.partition import Bounds, Ports, ShardLoop
+from refold.projector.witness import hold_log_against
+from refold.telemetry.logging import get_logger
+
+PASSING: Final = (FenceLost, LogUnavailable, StoreFull, StoreUnavailable, TimedOut)
+"""Failures that pass: the loop starts again, at the checkpoints. Any other stops the projector, saying so."""
+
+STANDBY_SECONDS: Final = 0.5
+BACKOFF_SECONDS_MAX: Final = 5.0
+LAG_SECONDS: Final = 1.0
+WITNESS_SECONDS: Final = 60.0
+
+
+class Stage(Enum):
+    """What a projector is doing."""
+
+    starting = "starting"
+    standby = "standby"
+    working = "working"
+    waiting = "waiting"
+    stopped = "stopped"
+
+
+class Runner:
+    """One projector's life."""
+
+    def __init__(self, ports: Ports, bounds: Bounds) -> None:
+        """Take the ports; nothing starts before `run`."""
+        self._ports = ports
+        self._bounds = bounds
+        self._loop: ShardLoop | None = None
+        self.stage = Stage.starting
+        self.error = ""
+
+    @property
+    def committed_sequence(self) -> int:
+        """Tell how far the log has been folded and committed by this projector."""
+        return self._loop.committed_sequence if self._loop is not None else 0
+
+    async def run(self) -> None:
+        """Work until cancelled; raises the error that stops it for good."""
+        wait_seconds = STANDBY_SECONDS
+        while True:
+            begun_sequence = self.committed_sequence
+            try:
+                await self._own()
+                await self._work()
+            except PASSING as error:
+                self._fail(Stage.waiting, error)
+                has_progressed = self.committed_sequence > begun_sequence
+                wait_seconds = (
+                    STANDBY_SECONDS if has_progressed else min(2 * wait_seconds, BACKOFF_SECONDS_MAX)
+                )
+                await asyncio.sleep(wait_seconds)
+            except RefoldError as error:
+                self._fail(Stage.stopped, error)
+                raise
+
+    async def _own(self) -> None:
+        while not await self._ports.store.own():
+            self.stage = Stage.standby
+            await asyncio.sleep(STANDBY_SECONDS)
+
+    async def _work(self) -> None:
+        """Start at the checkpoints with an empty memory, hold the log against them, then fold."""
+        info = await self._ports.log.info()
+        checkpoints = await self._ports.store.bind(info.log_id)
+        await hold_log_against(self._ports.log, checkpoints)
+        self._loop = ShardLoop(self._ports, self._bounds, Shard(checkpoints))
+        self.stage, self.error = Stage.working, ""
+        get_logger().info("projector_working", sequence=self._loop.committed_sequence, log_id=info.log_id)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._loop.run(), name="loop")
+                tasks.create_task(self._watch_lag(), name="lag")
+                tasks.create_task(self._watch_log(), name="witness")
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group
+
+    async def _watch_lag(self) -> None:
+        while True:
+            await asyncio.sleep(LAG_SECONDS)
+            info = await self._ports.log.info()
+            for checkpoint in await self._ports.store.checkpoints():
+                self._measure(info, checkpoint)
+
+    def _measure(self, info: LogInfo, checkpoint: Checkpoint) -> None:
+        partition = str(checkpoint.partition)
+        behind = max(0, info.last_sequence - checkpoint.read_sequence)
+        seconds = max(0, info.time - checkpoint.recorded_at) / 1e9 if behind else 0.0
+        self._ports.metrics.lag_events.labels(partition=partition).set(behind)
+        self._ports.metrics.lag_seconds.labels(partition=partition).set(seconds)
+
+    async def _watch_log(self) -> None:
+        while True:
+            await asyncio.sleep(WITNESS_SECONDS)
+            await hold_log_against(self._ports.log, await self._ports.store.checkpoints())
+
+    def _fail(self, stage: Stage, error: RefoldError) -> None:
+        self.stage, self.error = stage, f"{error.code}: {error}"
+        get_logger().error("projector_failed", stage=stage.value, code=error.code, error=str(error))

@@ -1,0 +1,66 @@
+"""The projector's service shell: a FastStream application with life cycle, probes, metrics and control subjects.
+
+Made by `refold.wiring.projector`; the hot loop is the runner's, not FastStream's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
+
+from faststream.asgi import AsgiFastStream, AsgiResponse, get
+from faststream.nats import NatsBroker
+from prometheus_client import CollectorRegistry, make_asgi_app
+
+from refold.core import canonical
+from refold.projector.runner import Runner, Stage
+
+PING_SUBJECT: Final = "refold.projector.ping"
+
+
+def create_service(
+    runner: Runner, broker: NatsBroker, registry: CollectorRegistry, *, when_ended: Callable[[], None]
+) -> AsgiFastStream:
+    """Return the ASGI application. `when_ended` is called when the runner ends, whatever the reason."""
+
+    @broker.subscriber(PING_SUBJECT)
+    async def ping(_: Any) -> dict[str, Any]:
+        return view_of(runner)
+
+    @get
+    async def healthz(_: Any) -> AsgiResponse:
+        return _json(200, {"status": "alive"})
+
+    @get
+    async def readyz(_: Any) -> AsgiResponse:
+        return _json(200 if runner.stage in {Stage.working, Stage.standby} else 503, view_of(runner))
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        task = asyncio.create_task(runner.run(), name="projector")
+        task.add_done_callback(lambda _: when_ended())
+        try:
+            yield
+        finally:
+            task.cancel()
+            # Its own error was raised to whoever waits for it; cancelling is how it ends here.
+            with suppress(asyncio.CancelledError):
+                await task
+
+    routes: list[tuple[str, Any]] = [
+        ("/healthz", healthz),
+        ("/readyz", readyz),
+        ("/metrics", make_asgi_app(registry)),
+    ]
+    return AsgiFastStream(broker, logger=None, lifespan=lifespan, asgi_routes=routes)
+
+
+def view_of(runner: Runner) -> dict[str, Any]:
+    """Show what the projector is doing: its stage, the sequence committed, its last error."""
+    return {"stage": runner.stage.value, "sequence": runner.committed_sequence, "error": runner.error}
+
+
+def _json(status: int, value: dict[str, Any]) -> AsgiResponse:
+    return AsgiResponse(canonical.dumps(value), status, headers={"content-type": "application/json"})

@@ -1,0 +1,35 @@
+"""The second witness: holds the log against what the checkpoints say it once held.
+
+Run by the projector at its start and from time to time.
+"""
+
+from __future__ import annotations
+
+from refold.core import chain
+from refold.core.checkpoint import Checkpoint
+from refold.core.errors import FoldUnknown, LogHole
+from refold.core.limits import FOLD_NEWEST
+from refold.log import EventLog
+
+
+async def hold_log_against(log: EventLog, checkpoints: list[Checkpoint]) -> None:
+    """Raise `LogHole`, naming the sequences, where the log lacks or changed what was folded; `FoldUnknown`."""
+    newest = max(checkpoints, key=lambda checkpoint: checkpoint.read_sequence)
+    if newest.fold > FOLD_NEWEST:
+        raise FoldUnknown(fold=newest.fold, known=FOLD_NEWEST)
+    info = await log.info()
+    if info.last_sequence < newest.read_sequence:
+        message = "the log ends before what has been folded from it"
+        raise LogHole(message, last_sequence=info.last_sequence, folded_sequence=newest.read_sequence)
+    for checkpoint in checkpoints:
+        if checkpoint.last_sequence:
+            await _check_last(log, checkpoint)
+
+
+async def _check_last(log: EventLog, checkpoint: Checkpoint) -> None:
+    record = await log.get(checkpoint.last_sequence)
+    if record is None:
+        raise LogHole("the log lacks an event that was folded", sequence=checkpoint.last_sequence)
+    if chain.link(checkpoint.chain_before, record) != checkpoint.chain:
+        message = "another event stands where one was folded"
+        raise LogHole(message, sequence=checkpoint.last_sequence, partition=checkpoint.partition)

@@ -1,0 +1,189 @@
+"""The SnapshotStore port: heads, journal, pages, rejections and checkpoints; a commit is ONE call.
+
+Adapters: `refold.store.postgres` (the real one) and `refold.store.memory` (the reference twin).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from refold.core.checkpoint import Checkpoint, Counts
+from refold.core.document import Document
+from refold.core.outcome import Entry
+from refold.core.page import Point, Run, Snapshot
+from refold.core.record import Record
+
+Key = tuple[str, str]
+"""Namespace and document."""
+
+
+class Head(NamedTuple):
+    """A document's row: the head's snapshot and what the row says of its events."""
+
+    namespace: str
+    document: str
+    snapshot: Snapshot
+    last_sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """A page is full: the document's entries up to here become one.
+
+    Those of earlier commits still stand in the journal (`has_journal`); `entries` are this commit's own.
+    `closing` is the snapshot after the last of them, which opens the next page.
+    """
+
+    entries: list[Entry]
+    closing: Snapshot
+    has_journal: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dirty:
+    """What one commit writes of one document: its head, pages cut in order, and entries for the journal.
+
+    `state` is the head's canonical bytes, None where it is absent. `is_new`: the store has no row of it yet.
+    """
+
+    document: Document
+    state: bytes | None
+    is_new: bool
+    cuts: list[Cut] = field(default_factory=list)
+    journal: list[Entry] = field(default_factory=list)
+
+
+class Rejection(NamedTuple):
+    """An event that the fold refused. `namespace` and `document` are empty where its names make no document.
+
+    Only then `record` holds the event itself; a document's own events stand in its journal and pages.
+    `about` is canonical JSON bytes of what its author said of it (`id`, `actor`, `type`): text that SQL's own
+    text type could not hold (U+0000), hence bytes. `reason` and `detail` hold no U+0000.
+    """
+
+    namespace: str
+    document: str
+    partition: int
+    sequence: int
+    recorded_at: int
+    reason: str
+    detail: str
+    about: bytes
+    record: Record | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """One transaction: every owned partition moves from `expected_sequence` (its `read_sequence` so far)."""
+
+    expected_sequence: int
+    checkpoints: Sequence[Checkpoint]
+    documents: Sequence[Dirty]
+    rejections: Sequence[Rejection]
+
+
+class NamespaceCount(NamedTuple):
+    """A namespace with its documents (absent ones left out) and events (of any outcome)."""
+
+    namespace: str
+    documents: int
+    events: int
+
+
+class Found(NamedTuple):
+    """A stored event with its document's id window entry resolved: one event and its outcome."""
+
+    namespace: str
+    document: str
+    entry: Entry
+
+
+class Page(NamedTuple):
+    """A bounded answer; `cursor` continues it, None at the end."""
+
+    heads: list[Head]
+    cursor: str | None
+
+
+class SnapshotStore(Protocol):
+    """The projection of one log. Errors: `StoreUnavailable`, `StoreFull`, `StoreDiffers`, `FenceLost`."""
+
+    async def bind(self, log_id: str) -> list[Checkpoint]:
+        """Return the checkpoints, by partition; makes them at the log's start, refuses another log's."""
+
+    async def own(self) -> bool:
+        """Try to own the shard (an advisory lock); False while another does."""
+
+    async def load(self, keys: Sequence[Key]) -> list[Document]:
+        """Load those documents that exist, with their id windows, in one round."""
+
+    async def commit(self, commit: Commit) -> None:
+        """Write all of it or nothing. Raises `FenceLost` where a checkpoint is not as expected."""
+
+    async def checkpoints(self) -> list[Checkpoint]:
+        """Read the checkpoints as committed."""
+
+    async def head(self, namespace: str, document: str) -> Head | None:
+        """Read a document's row; None where it never had an event."""
+
+    async def run_at(self, namespace: str, document: str, point: Point) -> Run | None:
+        """Read the page that holds a point, or the journal's run; None where the document never had an event."""
+
+    async def state_at(self, namespace: str, document: str, point: Point) -> Snapshot | None:
+        """Fold the run that holds a point up to it; None before the document's first event."""
+
+    def runs(
+        self, namespace: str, document: str, *, after_version: int | None, is_descending: bool
+    ) -> AsyncIterator[Run]:
+        """Yield the runs of a document's history in the order asked, from the one that holds `after_version`."""
+
+    async def entry(self, namespace: str, document: str, sequence: int) -> Entry | None:
+        """Read one of a document's events with its outcome."""
+
+    async def find_id(self, namespace: str, document: str, event_id: str) -> Entry | None:
+        """Find the first event that carried this id in the document's id window."""
+
+    async def list_documents(
+        self, namespace: str, *, prefix: str, where: str | None, limit: int, cursor: str | None
+    ) -> Page:
+        """List present documents by id, bounded by `limit` and `ANSWER_BYTES_MAX` (at least one is answered).
+
+        Raises `Refused` (`bad_where`, `bad_cursor`), and `TimedOut` where the search by `where` takes too long.
+        """
+
+    async def rejections(
+        self, namespace: str, document: str, *, limit: int, before_sequence: int | None
+    ) -> list[Rejection]:
+        """Read what the fold refused of a document, newest first."""
+
+    async def namespaces(self) -> list[NamespaceCount]:
+        """Count documents and events by namespace."""
+
+    async def ping(self) -> None:
+        """Raise where the store cannot be reached."""
+
+    async def close(self) -> None:
+        """Let go of connections and of the shard."""
+
+
+__all__ = [
+    "Checkpoint",
+    "Commit",
+    "Counts",
+    "Cut",
+    "Dirty",
+    "Entry",
+    "Found",
+    "Head",
+    "Key",
+    "NamespaceCount",
+    "Page",
+    "Point",
+    "Record",
+    "Rejection",
+    "Run",
+    "Snapshot",
+    "SnapshotStore",
+]

@@ -1,0 +1,55 @@
+"""What the services count and time, for Prometheus: base units, bounded labels (never a document's name).
+
+The projector and the gateway make one each, in a registry of their own.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_COUNTS: Final = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
+
+
+class ProjectorMetrics:
+    """One projector's: what was folded, how far behind it is, how large and how long its commits are."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Register them."""
+        self.events_folded = Counter(
+            "refold_events_folded_total", "Events folded, by outcome.", ["outcome"], registry=registry
+        )
+        self.lag_events = Gauge(
+            "refold_lag_events", "Events of the log not folded yet.", ["partition"], registry=registry
+        )
+        self.lag_seconds = Gauge(
+            "refold_lag_seconds", "Age of the oldest event not folded yet.", ["partition"], registry=registry
+        )
+        self.commit_seconds = Histogram(
+            "refold_commit_seconds", "Time of one commit.", buckets=_SECONDS, registry=registry
+        )
+        self.commit_events = Histogram(
+            "refold_commit_events", "Events in one commit.", buckets=_COUNTS, registry=registry
+        )
+        self.commit_documents = Histogram(
+            "refold_commit_documents", "Documents written by one commit.", buckets=_COUNTS, registry=registry
+        )
+
+
+class GatewayMetrics:
+    """One gateway's: how long appends take, and answers by route (the template, never the path)."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Register them."""
+        self.append_seconds = Histogram(
+            "refold_append_seconds", "Time until an append is durable.", buckets=_SECONDS, registry=registry
+        )
+        self.http_seconds = Histogram(
+            "refold_http_request_seconds",
+            "Time of one HTTP request.",
+            ["route", "method", "status"],
+            buckets=_SECONDS,
+            registry=registry,
+        )

@@ -1,0 +1,43 @@
+"""Keeps secrets out of whatever is shown: log lines, settings, errors.
+
+For everyone above the core who shows something to people or machines.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+HIDDEN: Final = "***"
+
+_SECRET_KEY: Final = re.compile(
+    r"(?i)pass(word|wd|phrase)?$|pwd$|secret|token|dsn$|credential|authorization|api_?key|private_?key|cookie|(^|_)seed$"
+)
+_URL_PASSWORD: Final = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s/?#@:]*):[^\s/?#]*@")
+_URL_TOKEN: Final = re.compile(r"(?i)\b(nats|tls|wss?)://[^\s/?#@:]+@")
+_ASSIGNED: Final = re.compile(
+    r"""(?i)\b(password|passwd|pwd|secret|token)(["']?\s*[=:]\s*)(["']?)[^\s"'&,;]+\3"""
+)
+
+
+def redacted(value: Any, key: str = "") -> Any:
+    """Return the value without its secrets: members with a secret's name, passwords in URLs, at any depth."""
+    if _SECRET_KEY.search(key) and value is not None:
+        return HIDDEN
+    if isinstance(value, str):
+        return redacted_text(value)
+    if isinstance(value, Mapping):
+        return {name: redacted(item, str(name)) for name, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [redacted(item) for item in value]
+    if isinstance(value, bytes):
+        return redacted_text(value.decode(errors="backslashreplace"))
+    return value if isinstance(value, int | float | bool | None) else redacted_text(str(value))
+
+
+def redacted_text(text: str) -> str:
+    """Return a text without the passwords of the URLs in it, nor what stands behind `password=`."""
+    if "@" in text:
+        text = _URL_TOKEN.sub(rf"\1://{HIDDEN}@", _URL_PASSWORD.sub(rf"\1:{HIDDEN}@", text))
+    return _ASSIGNED.sub(rf"\1\2{HIDDEN}", text)

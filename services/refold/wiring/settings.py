@@ -1,0 +1,165 @@
+"""The settings in force, from `REFOLD_*` variables and flags: the only place that reads the environment.
+
+Made once by a command (`load`), then handed to whatever is wired.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from refold.core.errors import Refused
+from refold.telemetry.redaction import redacted_text
+
+PREFIX: Final = "REFOLD_"
+_MEBIBYTE: Final = 1024 * 1024
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Read HOST:PORT, an IPv6 host in brackets; port 0 = any free one."""
+    host, colon, port = text.rpartition(":")
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) <= 65_535):
+        raise ValueError("must be HOST:PORT, such as 127.0.0.1:8080")
+    return host.strip("[]"), int(port)
+
+
+def _address(text: str) -> str:
+    split_address(text)
+    return text
+
+
+def _schema(name: str) -> str:
+    if not (name.isascii() and name.isidentifier() and name == name.lower() and len(name) <= 48):
+        raise ValueError("must be 1 to 48 of a-z 0-9 _, not beginning with a digit")
+    return name
+
+
+def _url(*schemes: str) -> AfterValidator:
+    def check(secret: SecretStr) -> SecretStr:
+        if not secret.get_secret_value().startswith(tuple(f"{scheme}://" for scheme in schemes)):
+            raise ValueError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        return secret
+
+    return AfterValidator(check)
+
+
+_NatsUrl = Annotated[SecretStr, _url("nats", "tls", "ws", "wss")]
+_PostgresUrl = Annotated[SecretStr, _url("postgres", "postgresql")]
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. The variable of `nats_url` is `REFOLD_NATS_URL`, its flag `--nats-url`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True, hide_input_in_errors=True
+    )
+
+    url: str | None = Field(None, pattern=r"^https?://", description="Where commands find a running gateway.")
+    data: Path = Field(Path(".refold"), description="Data folder of `refold up`.")
+    http: Annotated[str, AfterValidator(_address)] = Field(
+        "127.0.0.1:8080", description="Where the gateway listens, HOST:PORT; port 0 = any free one."
+    )
+    probe: Annotated[str, AfterValidator(_address)] = Field(
+        "127.0.0.1:0",
+        description="Where the projector answers probes and metrics, HOST:PORT; port 0 = any free.",
+    )
+    projector_http: Annotated[str, AfterValidator(_address)] = Field(
+        "127.0.0.1:8081",
+        description="Where the projector's probes and metrics listen; port 0 = any free one.",
+    )
+    nats_port: int = Field(4222, ge=0, le=65_535, description="Port of the embedded NATS; 0 = any free one.")
+    durability: Literal["fsync", "os"] = Field(
+        "fsync", description="Embedded log: `fsync` survives power loss, `os` is for throw-away data."
+    )
+    nats_url: _NatsUrl | None = Field(None, description="NATS, as the service's own user.")
+    nats_admin_url: _NatsUrl | None = Field(
+        None, description="NATS, as the administrator: makes the log at start where there is none."
+    )
+    nats_reply_url: _NatsUrl | None = Field(
+        None, description="NATS, as a user that can do nothing but reply: the projector sends outcomes by it."
+    )
+    postgres_url: _PostgresUrl | None = Field(None, description="Postgres, with all rights on the schema.")
+    postgres_schema: Annotated[str, AfterValidator(_schema)] = Field(
+        "refold", description="Schema that holds the projection."
+    )
+    cache_bytes_max: int = Field(
+        256 * _MEBIBYTE, ge=_MEBIBYTE, description="Documents that a projector keeps in memory, in bytes."
+    )
+    commit_events_max: int = Field(5_000, ge=1, le=100_000, description="Events in one commit, at most.")
+    wait_seconds: float = Field(
+        5.0, ge=0, le=300, description="How long a write waits for its outcome when it does not say."
+    )
+    statement_timeout_seconds: float = Field(
+        10.0, gt=0, le=3_600, description="How long a reading statement may take in Postgres."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
+
+    @property
+    def http_host(self) -> str:
+        """The host of `http`."""
+        return split_address(self.http)[0]
+
+    @property
+    def http_port(self) -> int:
+        """The port of `http`."""
+        return split_address(self.http)[1]
+
+    def required(self, name: str) -> str:
+        """Return an address that a service cannot do without, its secret in the clear; refuse its absence."""
+        secret: SecretStr | None = getattr(self, name)
+        if secret is None:
+            raise _refused(name, "must be set", "nothing")
+        return secret.get_secret_value()
+
+
+def load(**flags: Any) -> Settings:
+    """Read the settings in force: flags (those not None) before variables before defaults."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        name = str(fault["loc"][0]) if fault["loc"] else ""
+        source = f"--{name.replace('_', '-')}" if name in given else f"{PREFIX}{name.upper()}"
+        raise Refused("bad_setting", _rule(fault["msg"]), field=source) from error
+
+
+def described(settings: Settings) -> list[tuple[str, str, str, str]]:
+    """List name, value (secrets hidden), where it comes from, and description of every setting."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        source = f"{PREFIX}{name.upper()}" if name in settings.model_fields_set else "default"
+        rows.append((name, _shown(value), source, _described(field)))
+    return rows
+
+
+def unknown_variables() -> list[str]:
+    """Name the `REFOLD_*` variables that are no settings: most likely misspelt."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    return sorted(
+        name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known
+    )
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return redacted_text(value.get_secret_value())
+    return "" if value is None else redacted_text(str(value))
+
+
+def _described(field: FieldInfo) -> str:
+    return field.description or ""
+
+
+def _rule(message: str) -> str:
+    return message.removeprefix("Value error, ")
+
+
+def _refused(name: str, rule: str, shape: str) -> Refused:
+    return Refused("bad_setting", rule, field=f"{PREFIX}{name.upper()}", shape=shape)
