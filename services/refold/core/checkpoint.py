@@ -1,4 +1,7 @@
-"""How far a partition has been folded, and the proof of it: committed together with what it covers."""
+"""How far a partition has been folded, and the proof of it: committed together with what it covers.
+
+Moved on by the shard, kept by the store.
+"""
 
 from __future__ import annotations
 

@@ -20,10 +20,13 @@ from refold.core.headers import (
     media_type,
     read_headers,
 )
-from refold.core.limits import EVENT_BYTES_MAX, HEADERS_BYTES_MAX, ID_CHARS_MAX
+from refold.core.limits import EVENT_BYTES_MAX, HEADERS_BYTES_MAX, ID_CHARS_MAX, REPLY_CHARS_MAX
 from refold.core.shape import shape_of
 
-_REPLY: Final = re.compile(r"(_INBOX|refold\.reply)(\.[!-)+-\-/-=?-~]+)+", re.ASCII)
+_REPLY_LINE: Final = re.compile(
+    rb"(?:\A|(?<=\r\n))[ \t]*refold-reply[ \t]*:[ \t]*(.*?)[ \t]*(?=\r\n)", re.IGNORECASE
+)
+_REPLY: Final = re.compile(rb"(_INBOX|refold\.reply)(\.[!-)+-\-/-=?-~]+)+")
 """Only there, and no wildcard: printable ASCII tokens without `*` and `>`."""
 
 
@@ -49,22 +52,23 @@ def open_envelope(headers: bytes, body: bytes) -> Envelope:
 
 
 def reply_subject(headers: bytes) -> str | None:
-    """Return the subject that an author named for the outcome, where it is one that is honoured."""
-    if b"eply" not in headers and b"EPLY" not in headers:
+    """Return the subject that an author named for the outcome, where it is one that is honoured.
+
+    Also of headers that are refused: their author is told so.
+    """
+    named = _REPLY_LINE.findall(headers) if headers else []
+    if len(named) != 1 or len(named[0]) > REPLY_CHARS_MAX or not _REPLY.fullmatch(named[0]):
         return None
-    try:
-        subject = read_headers(headers).get("refold-reply", "")
-    except Refused:
-        return None
-    return subject if _REPLY.fullmatch(subject) else None
+    return str(named[0], "ascii")
 
 
 def content_of(envelope: Envelope) -> bytes:
     """Return what tells a retry from another event: canonical bytes of all fields but `id` (and `v`, if 1)."""
-    fields = envelope.fields
-    return canonical.dumps(
-        {name: fields[name] for name in fields if name != "id" and (name, fields[name]) != ("v", 1)}
-    )
+    fields = envelope.fields.copy()
+    fields.pop("id", None)
+    if canonical.identical(fields.get("v"), 1):
+        del fields["v"]
+    return canonical.dumps(fields)
 
 
 def _envelope(fields: dict[str, Json]) -> Envelope:
@@ -74,13 +78,19 @@ def _envelope(fields: dict[str, Json]) -> Envelope:
 
 
 def _body_fields(ours: dict[str, str], body: bytes) -> dict[str, Json]:
-    media = media_type(ours)
+    value, attributes = canonical.loads(body), cloud_attributes(ours)
+    media = media_type(ours.get("content-type", ""))
     if media == CLOUD_EVENT:
-        return _structured(canonical.loads(body))
-    fields = _by_media(media, canonical.loads(body))
-    if "ce-specversion" in ours:
-        _agree(fields, _from_cloud(cloud_attributes(ours)), "ce header")
-    return fields
+        event = _native(value)
+        _agree(event, attributes, "ce header")
+        return _from_cloud_event(event, _data_media(event))
+    if not attributes:
+        return _by_media(media, value)
+    data_media = _data_media(attributes)
+    if media and data_media and media != data_media:
+        message = "Content-Type and ce-datacontenttype differ"
+        raise Refused("contradictory", message, field="datacontenttype", shape=shape_of(data_media))
+    return _from_cloud_event({**attributes, "data": value}, media or data_media)
 
 
 def _by_media(media: str, value: Json) -> dict[str, Json]:
@@ -95,31 +105,34 @@ def _native(value: Json) -> dict[str, Json]:
     return value
 
 
-def _structured(value: Json) -> dict[str, Json]:
-    attributes = _native(value)
-    if "data" not in attributes:
-        raise Refused("bad_event", "a structured CloudEvent needs `data`", field="data", shape="nothing")
-    media = str(attributes.get("datacontenttype", "")).partition(";")[0].strip().lower()
-    fields = _by_media(media, attributes["data"])
-    _agree(fields, _from_cloud(attributes), "CloudEvents attribute")
-    return fields
-
-
-def _from_cloud(attributes: dict[str, Json]) -> dict[str, Json]:
+def _from_cloud_event(event: dict[str, Json], data_media: str) -> dict[str, Json]:
+    if "data" not in event:
+        raise Refused("bad_event", "a CloudEvent needs data that is JSON", field="data", shape="nothing")
     for name in ("specversion", "id", "source", "type"):
-        value = attributes.get(name)
-        if not isinstance(value, str) or not value:
-            raise Refused(
-                "bad_event", "a CloudEvent needs it, as a string", field=f"ce-{name}", shape=shape_of(value)
-            )
-    if attributes["specversion"] != "1.0":
-        raise Refused(
-            "bad_event", "CloudEvents 1.0 is taken", field="ce-specversion", shape="another version"
-        )
-    fields = {"id": f"{attributes['source']}|{attributes['id']}", "type": attributes["type"]}
-    if "time" in attributes:
-        fields["occurred_at"] = attributes["time"]
+        _check_attribute(name, event.get(name))
+    if event["specversion"] != "1.0":
+        message = "CloudEvents 1.0 is taken"
+        raise Refused("bad_event", message, field="specversion", shape="another version")
+    fields = _by_media(data_media, event["data"])
+    said = {"id": f"{event['source']}|{event['id']}", "type": event["type"]}
+    # In CloudEvents' JSON, null is as good as nothing.
+    if event.get("time") is not None:
+        said["occurred_at"] = event["time"]
+    _agree(fields, said, "CloudEvents attribute")
     return fields
+
+
+def _data_media(attributes: dict[str, Json]) -> str:
+    value = attributes.get("datacontenttype")
+    if value is None:
+        return ""
+    _check_attribute("datacontenttype", value)
+    return media_type(value)
+
+
+def _check_attribute(name: str, value: Json) -> None:
+    if not isinstance(value, str) or not value:
+        raise Refused("bad_event", "a CloudEvent needs it, as a string", field=name, shape=shape_of(value))
 
 
 def _agree(fields: dict[str, Json], others: dict[str, Json], source: str) -> None:
@@ -127,7 +140,7 @@ def _agree(fields: dict[str, Json], others: dict[str, Json], source: str) -> Non
     for name, value in others.items():
         if name in fields and not canonical.equal(fields[name], value):
             raise Refused("contradictory", f"body and {source} differ", field=name, shape=shape_of(value))
-        fields[name] = value
+        fields.setdefault(name, value)
 
 
 def _too_large(reason: str, field: str, found: int, limit: int) -> Refused:

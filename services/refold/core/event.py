@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from refold.core.canonical import Json, size_within
+from refold.core.canonical import Json, identical, size_within
 from refold.core.envelope import Envelope, open_envelope
 from refold.core.errors import Refused
-from refold.core.limits import DEPTH_MAX, ID_CHARS_MAX, TIME_MAX_NANOSECONDS
+from refold.core.limits import DEPTH_MAX, ID_CHARS_MAX, VERSION_MAX
 from refold.core.outcome import Kind
 from refold.core.patch import Operation, compile_patch
 from refold.core.shape import shape_of
@@ -83,7 +83,7 @@ def _change(fields: dict[str, Json]) -> tuple[Kind, Json]:
 
 def _check_others(envelope: Envelope, event: Event) -> None:
     fields = envelope.fields
-    if fields.get("v", 1) != 1 or isinstance(fields.get("v"), bool):
+    if "v" in fields and not identical(fields["v"], 1):
         raise _bad("v", "the envelope's version is 1", fields["v"])
     for name in TEXTS:
         if name in fields:
@@ -109,7 +109,7 @@ def _text(name: str, value: Json) -> str:
 
 
 def _base(value: Json) -> int:
-    if type(value) is not int or not 0 <= value <= TIME_MAX_NANOSECONDS:
+    if type(value) is not int or not 0 <= value <= VERSION_MAX:
         raise _bad("base", "must be a version: an integer from 0", value)
     return value
 

@@ -5,7 +5,7 @@ Called by the shard, which feeds it the log in order, and by whoever holds a for
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from refold.core import canonical
 from refold.core.document import ABSENT, Document
@@ -148,6 +148,9 @@ def _apply(document: Document, event: Event) -> list[canonical.Json] | None:
 
 
 def _rejected(document: Document, kind: Kind, refused: Refused) -> Outcome:
-    # A NUL is legal in JSON text but not in the store's.
-    detail = str(refused)[:DETAIL_CHARS_MAX].replace("\x00", "\\u0000")
+    detail = str(refused).translate(_CONTROLS)[:DETAIL_CHARS_MAX]
     return Outcome(Status.rejected, document.version, kind, reason=refused.reason, detail=detail)
+
+
+# A NUL is legal in JSON text but not in the store's; the others would play with a terminal.
+_CONTROLS: Final = {code: f"\\u{code:04x}" for code in (*range(0x20), *range(0x7F, 0xA0))}

@@ -17,7 +17,8 @@ MERGE_PATCH: Final = "application/merge-patch+json"
 CLOUD_EVENT: Final = "application/cloudevents+json"
 
 _INTEGER: Final = re.compile(r"-?(0|[1-9]\d{0,18})", re.ASCII)
-_OURS: Final = (b"refold-", b"ce-", b"content-type")
+_OURS: Final = (b"refold-", b"ce-")
+_CONTENT_TYPE: Final = b"content-type"
 _TEXT_FIELDS: Final = {
     "refold-id": "id",
     "refold-type": "type",
@@ -26,6 +27,7 @@ _TEXT_FIELDS: Final = {
     "refold-correlation-id": "correlation_id",
     "refold-causation-id": "causation_id",
     "refold-on-conflict": "on_conflict",
+    "refold-principal": "principal",
     "refold-session": "session",
 }
 _INTEGER_FIELDS: Final = {
@@ -48,8 +50,8 @@ def read_headers(headers: bytes) -> dict[str, str]:
             raise Refused(
                 "bad_header", "a header is `Name: value`", field="headers", shape=f"{len(line)} bytes"
             )
-        lowered = raw_name.strip().lower()
-        if not lowered.startswith(_OURS):
+        lowered = raw_name.strip(b" \t").lower()
+        if not lowered.startswith(_OURS) and lowered != _CONTENT_TYPE:
             continue
         name, value = _text(lowered, "a header's name"), _text(raw_value.strip(b" \t"), "a header's value")
         if name in ours:
@@ -58,9 +60,9 @@ def read_headers(headers: bytes) -> dict[str, str]:
     return ours
 
 
-def media_type(ours: dict[str, str]) -> str:
-    """Return the content type without its parameters, lower-case; empty where there is none."""
-    return ours.get("content-type", "").partition(";")[0].strip().lower()
+def media_type(content_type: str) -> str:
+    """Return a content type without its parameters, lower-case."""
+    return content_type.partition(";")[0].strip(" \t").lower()
 
 
 def fields_of(ours: dict[str, str]) -> dict[str, canonical.Json]:
@@ -79,8 +81,8 @@ def fields_of(ours: dict[str, str]) -> dict[str, canonical.Json]:
 
 
 def cloud_attributes(ours: dict[str, str]) -> dict[str, canonical.Json]:
-    """Read a binary CloudEvent's attributes from its `ce-*` headers (percent-encoded)."""
-    return {name[3:]: unquote(value) for name, value in ours.items() if name.startswith("ce-")}
+    """Read a CloudEvent's attributes from its `ce-*` headers (percent-encoded)."""
+    return {name[3:]: _unquoted(name, value) for name, value in ours.items() if name.startswith("ce-")}
 
 
 def _integer(name: str, value: str) -> int:
@@ -89,6 +91,13 @@ def _integer(name: str, value: str) -> int:
             "bad_field", "must be an integer", field=name, shape=f"string of {len(value)} characters"
         )
     return int(value)
+
+
+def _unquoted(name: str, value: str) -> str:
+    try:
+        return unquote(value, errors="strict")
+    except UnicodeDecodeError:
+        raise Refused("bad_header", "percent-encoded bytes must be UTF-8", field=name) from None
 
 
 def _text(raw: bytes, what: str) -> str:

@@ -50,6 +50,10 @@ OCCURRED_AHEAD_NANOSECONDS: Final = 300 * 1_000_000_000
 
 INTEGER_MIN: Final = -(2**63)
 INTEGER_MAX: Final = 2**64 - 1
+VERSION_MAX: Final = 2**63 - 1
+FOLD_MAX: Final = 2**31 - 1
+"""What a store's integers hold."""
+
 TIME_MIN_NANOSECONDS: Final = -(2**63)
 TIME_MAX_NANOSECONDS: Final = 2**63 - 1
 
@@ -69,6 +73,9 @@ PAGE_BYTES_MIN: Final = 64 * 1024
 
 PAYLOAD_BYTES_MAX: Final = 2 * 1024 * 1024
 """The broker's `max_payload`: more makes it cut the connection."""
+
+REPLY_CHARS_MAX: Final = 512
+"""A `Refold-Reply` subject: over 4,096 the broker would cut the connection that answers."""
 
 REPLY_AGE_NANOSECONDS: Final = 60 * 1_000_000_000
 """An outcome is sent to `Refold-Reply` only for events younger than this by the broker's clock."""
@@ -107,7 +114,7 @@ DISK_RESERVE_SHARE: Final = 0.05
 """… or no more than this share of it, where that is less."""
 
 LOG_UNCOUNTED_SHARE: Final = 0.05
-"""A log larger than this share of the disk's room is counted exactly before its bound is set."""
+"""A log that has grown by more than this share of the disk's room is counted anew before its bound is set."""
 
 SHARED_BUFFERS_BYTES_MAX: Final = 256 * 1024 * 1024
 """The embedded database's page cache; less where memory is small."""
@@ -123,3 +130,105 @@ RECORDS_FOLDED_MAX: Final = 500
 
 DIFF_EDITS_MAX: Final = 128
 """A diff looks for the very best alignment of two arrays only up to so many insertions and removals."""
+
+STORE_READERS_MAX: Final = 8
+"""Connections that one process reads Postgres through."""
+
+STORE_CONNECT_SECONDS: Final = 10
+STORE_COMMAND_SECONDS: Final = 60
+"""One statement, or one COPY, of the store."""
+
+STORE_CONNECTION_WAIT_SECONDS: Final = 10
+"""How long a read waits for a connection that is free."""
+
+STORE_CLOSE_SECONDS: Final = 5
+"""Reads in flight may end within this when a store is closed."""
+
+STORE_SYNC_SECONDS: Final = 1.0
+"""A commit waits for the disk at least so often: what a power cut can take from Postgres."""
+
+STORE_WHERE_SECONDS: Final = 5.0
+"""A search by `where` may run so long."""
+
+HISTORY_SCAN_MAX: Final = 20_000
+"""Changes that one answer of a history looks at in search of those that touched a path."""
+
+APPEND_ATTEMPTS_MAX: Final = 8
+"""How often a strict write, or one whose acknowledgement was lost, is tried."""
+
+WAIT_SECONDS_MAX: Final = 300
+"""The longest that a request may ask to wait."""
+
+NOTICE_WAIT_SECONDS: Final = 0.25
+"""An outcome whose notice has not come by then is looked up in the store, again and again."""
+
+OUTCOMES_EARLY_MAX: Final = 20_000
+"""Outcomes kept that came before the append's acknowledgement, or that nobody waited for."""
+
+BULK_BATCHES_MAX: Final = 2
+"""Batches of one bulk request that are in the log and wait for their outcomes."""
+
+BULK_REQUESTS_MAX: Final = 16
+"""Bulk requests served at a time; more wait."""
+
+BULK_ANSWER_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Answers kept for a client that does not read while it sends; past this, its lines are no longer read, …"""
+
+BULK_STALL_SECONDS: Final = 60
+"""… and when it has not read anything for so long, the request ends."""
+
+DRAIN_BYTES_MAX: Final = 64 * 1024 * 1024
+"""So much of a body that is too large is read and dropped, so that its sender sees the answer."""
+
+REQUESTS_MAX: Final = 1_024
+"""Requests served at a time, waiting ones included; more wait to be accepted."""
+
+PENDING_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Events folded and not yet committed, with what they cost in memory."""
+
+LOG_CONNECT_SECONDS: Final = 10.0
+"""A connection to the broker stands by then, or the log is unavailable."""
+
+LOG_ANSWER_SECONDS: Final = 5.0
+"""One answer of the broker's API."""
+
+LOG_CLOSE_SECONDS: Final = 5.0
+"""Notices still unsent are given up after this when their connection is closed."""
+
+ACKNOWLEDGE_SECONDS: Final = 5.0
+"""No acknowledgement by then: the log may have the event or not."""
+
+APPENDS_WAITING_MAX: Final = 10_000
+"""Appends that wait for their turn or their acknowledgement; more wait to be taken in."""
+
+APPEND_GROUPS_MAX: Final = 4
+"""Groups of events on their way to the log at once (the server takes 50 batches a stream, of all its clients)."""
+
+BATCH_EVENTS_MIN: Final = 10
+"""Fewer waiting events are sent one by one: a batch has a fixed cost."""
+
+OVERTAKEN_MAX: Final = 2_000
+"""Waiting appends that may be passed over in search of those which can travel together."""
+
+SOCKET_READ_BYTES: Final = 512 * 1024
+"""What is taken from the broker's socket at once."""
+
+SOCKET_UNSENT_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Notices wait for the broker once so much of them is unsent."""
+
+READ_AHEAD_BYTES: Final = 8 * 1024 * 1024
+"""Events that the broker may send before their reader takes them."""
+
+READ_SECONDS: Final = 30.0
+"""One request for events; asked again when it runs out."""
+
+HEARTBEAT_SECONDS: Final = 1.0
+"""A broker with nothing to send says so this often; …"""
+
+HEARTBEATS_MISSED_MAX: Final = 5
+"""… after so many missed, its consumer is taken for lost."""
+
+RECONNECT_SECONDS: Final = 0.25
+"""Pause between attempts to come back to a broker, or to make a lost consumer anew; doubled up to …"""
+
+RECONNECT_SECONDS_MAX: Final = 2.0

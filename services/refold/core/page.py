@@ -55,6 +55,8 @@ class Run(NamedTuple):
     entries: list[Entry]
 
 
+_WHOLE: Final = frozenset({Kind.put, Kind.delete})
+
 NEVER: Final = Snapshot(0, None, 0, TIME_MIN_NANOSECONDS, TIME_MIN_NANOSECONDS, TIME_MIN_NANOSECONDS)
 """Version 0: what every document is before its first effective event."""
 
@@ -122,17 +124,24 @@ def _place_on(clock: Clock, entry: Entry, occurred_max: int) -> int:
 
 def _replay(base: bytes | None, entries: list[Entry]) -> bytes | None:
     """Start at the last write of the whole document, if there is one, else at the base."""
-    start = next((i for i in range(len(entries) - 1, -1, -1) if entries[i].kind >= Kind.put), -1)
-    state: canonical.Json = ABSENT
-    if start >= 0:
-        if entries[start].kind is Kind.put:
-            state = decode(entries[start].headers, entries[start].body).value
-    elif base is not None:
-        state = canonical.loads(base)
-    size = 0 if start >= 0 or base is None else len(base)
+    start = next((i for i in range(len(entries) - 1, -1, -1) if entries[i].kind in _WHOLE), -1)
+    state, size = _loaded(base) if start < 0 else _written(entries[start])
     for entry in entries[start + 1 :]:
-        state, size = apply_patch({} if state is ABSENT else state, _compiled(entry), size=size)
+        if state is ABSENT:
+            state, size = {}, 2
+        state, size = apply_patch(state, _compiled(entry), size=size)
     return None if state is ABSENT else canonical.dumps(state)
+
+
+def _loaded(base: bytes | None) -> tuple[canonical.Json, int]:
+    return (ABSENT, 0) if base is None else (canonical.loads(base), len(base))
+
+
+def _written(entry: Entry) -> tuple[canonical.Json, int]:
+    if entry.kind is Kind.delete:
+        return ABSENT, 0
+    event = decode(entry.headers, entry.body)
+    return event.value, event.size
 
 
 def _compiled(entry: Entry) -> list[Operation]:

@@ -14,7 +14,6 @@ from refold.core.limits import NAME_CHARS_MAX, PARTITIONS
 SYSTEM_NAMESPACE: Final = "_refold"
 
 _NAME: Final = re.compile(rf"[A-Za-z0-9_\-:=@+~]{{1,{NAME_CHARS_MAX}}}", re.ASCII)
-_TRANSPORT: Final = re.compile(rb"^Nats-[^\r\n]*\r\n", re.MULTILINE)
 _FNV_OFFSET: Final = 0x811C9DC5
 _FNV_PRIME: Final = 0x01000193
 
@@ -71,8 +70,10 @@ def stored_subject(partition: int, namespace: str, document: str) -> bytes:
 
 
 def author_headers(headers: bytes) -> bytes:
-    """Leave out the broker's own lines, whose names begin with `Nats-`."""
-    return _TRANSPORT.sub(b"", headers) if b"Nats-" in headers else headers
+    """Leave out the broker's own lines, whose names begin with `Nats-`; nothing but CRLF ends a line."""
+    if b"Nats-" not in headers:
+        return headers
+    return b"\r\n".join([line for line in headers.split(b"\r\n") if not line.startswith(b"Nats-")])
 
 
 def check_name(name: str, field: str) -> str:

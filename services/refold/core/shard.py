@@ -14,9 +14,8 @@ from refold.core.document import Document
 from refold.core.errors import FoldUnknown, LogHole
 from refold.core.fold import Folded, fold
 from refold.core.limits import FOLD_NEWEST, PARTITIONS, SUBJECTS_CACHED_MAX
-from refold.core.outcome import Entry, Outcome
+from refold.core.outcome import Entry
 from refold.core.record import SYSTEM_NAMESPACE, Place, Record, author_headers, place, stored_subject
-from refold.core.system import FOLD_DOCUMENT
 
 
 class Step(NamedTuple):
@@ -69,8 +68,9 @@ class Shard:
         counts = self._link(record, where.partition).counts
         name = folded.outcome.status.name
         setattr(counts, name, getattr(counts, name) + 1)
-        if where.namespace == SYSTEM_NAMESPACE and where.document == FOLD_DOCUMENT:
-            self._move_on(folded.outcome, document)
+        if where.namespace == SYSTEM_NAMESPACE and folded.outcome.status.is_effective:
+            # Genesis and every later number say it in the same member.
+            self.fold_number = document.state["fold"]
         return Step(self.recorded_at, folded, _entry(record, where, self.recorded_at, folded))
 
     def checkpoints(self) -> list[Checkpoint]:
@@ -100,10 +100,6 @@ class Shard:
         checkpoint.chain = chain.link(checkpoint.chain, record)
         checkpoint.last_sequence = record.sequence
         return checkpoint
-
-    def _move_on(self, outcome: Outcome, document: Document) -> None:
-        if outcome.status.is_effective:
-            self.fold_number = document.state["fold"]
 
 
 def first_checkpoints(log_id: str) -> list[Checkpoint]:

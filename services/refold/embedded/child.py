@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -88,31 +87,19 @@ class Child:
                 async with asyncio.timeout(wait_seconds):
                     await self.ended()
         finally:
-            self._kill()
+            self.kill()
 
     def failure(self, what: str) -> ChildFailed:
         """Make the error that says `what` happened to it, with the end of its log."""
         tails = "\n".join(_tail(log) for log in self.command.logs)
         return ChildFailed(f"{self.command.name} {what}; its log ends:\n{tails}", exit_code=self.exit_code)
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
+        """End it at once, without asking."""
         if self.running:
             # Its session is its own, so this reaches what it has started too.
             os.killpg(self.pid, signal.SIGKILL)
             self._process.wait()
-
-
-class Deadline:
-    """So much time, looked at again and again while waiting."""
-
-    def __init__(self, seconds: float) -> None:
-        """Begin now."""
-        self._end = time.monotonic() + seconds
-
-    async def tick(self) -> bool:
-        """Sleep a little; False when the time is over."""
-        await pause()
-        return time.monotonic() < self._end
 
 
 async def pause() -> None:
@@ -123,19 +110,20 @@ async def pause() -> None:
 async def wait_ready(child: Child, look: Callable[[], Awaitable[T | None]]) -> T:
     """Look again and again until there is something; otherwise the child is ended."""
     try:
-        return await _wait_ready(child, look)
-    except BaseException:
+        async with asyncio.timeout(CHILD_START_SECONDS):
+            return await _wait_ready(child, look)
+    except BaseException as error:
         await child.stop()
+        if isinstance(error, TimeoutError):
+            raise child.failure("was not ready in time") from error
         raise
 
 
 async def _wait_ready(child: Child, look: Callable[[], Awaitable[T | None]]) -> T:
-    deadline = Deadline(CHILD_START_SECONDS)
     while (found := await look()) is None:
         if not child.running:
             raise child.failure("ended while it was starting")
-        if not await deadline.tick():
-            raise child.failure("was not ready in time")
+        await pause()
     return found
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 
 import orjson
 
-from refold.core.errors import DataFolderInUse
+from refold.core.errors import DataFolderInUse, EmbeddedError
 from refold.embedded import orphans
 from refold.embedded.child import Child, Command
 
@@ -45,8 +45,11 @@ class DataFolder:
         """Start a child that keeps the servers' lock, and record it."""
         child = Child(command, held=self._locks[1:])
         self._children[command.name] = child
-        rows = [{"name": name, "pid": c.pid, "started": c.started} for name, c in self._children.items()]
-        write_private(self.path / _CHILDREN, _json(rows))
+        try:
+            self._record()
+        except BaseException:
+            child.kill()
+            raise
         return child
 
     def write_endpoints(self, endpoints: Mapping[str, str]) -> None:
@@ -60,6 +63,10 @@ class DataFolder:
         (self.path / ENDPOINTS).unlink(missing_ok=True)
         while self._locks:
             os.close(self._locks.pop())
+
+    def _record(self) -> None:
+        rows = [{"name": name, "pid": c.pid, "started": c.started} for name, c in self._children.items()]
+        write_private(self.path / _CHILDREN, _json(rows))
 
     def __enter__(self) -> Self:
         """Use it in a `with` block."""
@@ -96,8 +103,11 @@ def write_private(path: Path, content: bytes) -> None:
 
 def _take(path: Path) -> tuple[Path, int]:
     path = path.absolute()
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return path, _lock(path / _LOCK)
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return path, _lock(path / _LOCK)
+    except OSError as error:
+        raise EmbeddedError(f"the data folder cannot be used: {error}", folder=str(path)) from error
 
 
 def _json(content: Any) -> bytes:

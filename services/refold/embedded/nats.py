@@ -9,6 +9,7 @@ import asyncio
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -36,6 +37,7 @@ NatsUser = Literal["administrator", "projector", "reply", "gateway", "author"]
 NATS_USERS: Final[tuple[NatsUser, ...]] = ("administrator", "projector", "reply", "gateway", "author")
 
 _CONFIGURATION: Final = "nats.conf"
+_COUNTED: Final = "nats/counted_bytes"
 _SYNC_INTERVAL: Final = {"fsync": "always", "os": "2m"}
 _ANY_PORT: Final = -1
 
@@ -82,16 +84,18 @@ async def start_nats(
     `file_bytes_max` bounds the log in bytes before compression; left out = as much as the disk has room for.
     """
     refuse_taken(host, port)
-    room = _room_bytes(folder.path)
-    server = await _start(folder, port=port, host=host, sync=sync, file_bytes_max=file_bytes_max or room)
+    start = partial(_start, folder, port=port, host=host, sync=sync)
     if file_bytes_max:
-        return server
+        return await start(file_bytes_max=file_bytes_max)
     # The bound counts bytes before compression, which no file tells: only the running server knows.
+    counted, room = _counted_bytes(folder), _room_bytes(folder.path)
+    server = await start(file_bytes_max=counted + room)
     used = await _used_bytes(server)
-    if used <= room * LOG_UNCOUNTED_SHARE:
+    if abs(used - counted) <= room * LOG_UNCOUNTED_SHARE:
         return server
     await server.stop()
-    return await _start(folder, port=port, host=host, sync=sync, file_bytes_max=used + room)
+    write_private(folder.path / _COUNTED, str(used).encode())
+    return await start(file_bytes_max=used + room)
 
 
 def inbox_prefix(user: NatsUser) -> str:
@@ -167,6 +171,12 @@ async def _used_bytes(server: NatsServer) -> int:
     except BaseException:
         await server.stop()
         raise
+
+
+def _counted_bytes(folder: DataFolder) -> int:
+    """Give what the log held when it was last counted."""
+    path = folder.path / _COUNTED
+    return int(path.read_bytes()) if path.exists() else 0
 
 
 def _room_bytes(path: Path) -> int:

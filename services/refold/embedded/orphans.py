@@ -5,6 +5,7 @@ A process is ended only if its pid and its start time are those recorded.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import signal
@@ -18,7 +19,7 @@ import psutil
 
 from refold.core.errors import DataFolderInUse
 from refold.core.limits import CHILD_STOP_SECONDS
-from refold.embedded.child import STOP_SIGNAL, Deadline
+from refold.embedded.child import STOP_SIGNAL, pause
 
 _CLOCK_SECONDS = 2
 """Start times are told by the wall clock, which is set right now and then."""
@@ -59,11 +60,12 @@ def _locked(file: int) -> bool:
 
 
 async def _freed(file: int) -> bool:
-    deadline = Deadline(CHILD_STOP_SECONDS)
-    while not _locked(file):
-        if not await deadline.tick():
-            return False
-    return True
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CHILD_STOP_SECONDS):
+            while not _locked(file):
+                await pause()
+            return True
+    return False
 
 
 def _recorded(children: Path) -> Iterator[psutil.Process]:

@@ -59,21 +59,26 @@ async def start_servers(
 ) -> Servers:
     """Lock the folder, end what a killed run left in it, start both servers at once; all or nothing."""
     folder = await open_folder(path)
-    nats = asyncio.ensure_future(start_nats(folder, port=nats_port, host=host, sync=durability))
-    postgres = asyncio.ensure_future(
-        start_postgres(folder, port=postgres_port, host=host, settings=postgres_settings)
-    )
+    starting: list[asyncio.Task[NatsServer] | asyncio.Task[PostgresServer]] = []
     try:
-        return Servers(folder=folder, nats=await nats, postgres=await postgres)
-    except BaseException:
-        await _abandon(nats, postgres)
+        async with asyncio.TaskGroup() as group:
+            nats = group.create_task(start_nats(folder, port=nats_port, host=host, sync=durability))
+            starting.append(nats)
+            postgres = group.create_task(
+                start_postgres(folder, port=postgres_port, host=host, settings=postgres_settings)
+            )
+            starting.append(postgres)
+    except BaseException as error:
+        await _abandon(starting)
         folder.close()
+        if isinstance(error, BaseExceptionGroup):
+            # What went wrong first; the other start was only called off.
+            raise error.exceptions[0] from None
         raise
+    return Servers(folder=folder, nats=nats.result(), postgres=postgres.result())
 
 
-async def _abandon(*starts: asyncio.Future[NatsServer] | asyncio.Future[PostgresServer]) -> None:
-    for start in starts:
-        start.cancel()
-    for server in await asyncio.gather(*starts, return_exceptions=True):
-        if isinstance(server, NatsServer | PostgresServer):
-            await server.stop()
+async def _abandon(starting: list[asyncio.Task[NatsServer] | asyncio.Task[PostgresServer]]) -> None:
+    for start in starting:
+        if not start.cancelled() and start.exception() is None:
+            await start.result().stop()

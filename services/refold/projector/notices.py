@@ -19,6 +19,7 @@ from refold.core.shard import Step
 from refold.core.timestamp import format_time
 
 PROGRESS_SUBJECT: Final = "refold.progress"
+"""Sent after each commit, and each second as a sign of life."""
 
 
 def reply_notice(where: Place, step: Step) -> tuple[str, bytes] | None:

@@ -21,6 +21,7 @@ from refold.core.errors import (
 from refold.core.shard import Shard
 from refold.log import LogInfo
 from refold.projector.partition import Bounds, Ports, ShardLoop
+from refold.projector.notices import progress_notice
 from refold.projector.witness import hold_log_against
 from refold.telemetry.logging import get_logger
 
@@ -102,6 +103,7 @@ class Runner:
     async def _watch_lag(self) -> None:
         while True:
             await asyncio.sleep(LAG_SECONDS)
+            await self._ports.notices.send(*progress_notice(self.committed_sequence))
             info = await self._ports.log.info()
             for checkpoint in await self._ports.store.checkpoints():
                 self._measure(info, checkpoint)

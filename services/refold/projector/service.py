@@ -17,7 +17,8 @@ from prometheus_client import CollectorRegistry, make_asgi_app
 from refold.core import canonical
 from refold.projector.runner import Runner, Stage
 
-PING_SUBJECT: Final = "refold.projector.ping"
+CONTROL_SUBJECT: Final = "refold.control.projector"
+"""Asked by the administrator, answers what the projector is doing."""
 
 
 def create_service(
@@ -25,8 +26,8 @@ def create_service(
 ) -> AsgiFastStream:
     """Return the ASGI application. `when_ended` is called when the runner ends, whatever the reason."""
 
-    @broker.subscriber(PING_SUBJECT)
-    async def ping(_: Any) -> dict[str, Any]:
+    @broker.subscriber(CONTROL_SUBJECT)
+    async def control(_: Any) -> dict[str, Any]:
         return view_of(runner)
 
     @get

@@ -5,7 +5,7 @@ Adapters: `refold.store.postgres` (the real one) and `refold.store.memory` (the 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -136,7 +136,7 @@ class SnapshotStore(Protocol):
 
     def runs(
         self, namespace: str, document: str, *, after_version: int | None, is_descending: bool
-    ) -> AsyncIterator[Run]:
+    ) -> AsyncGenerator[Run, None]:
         """Yield the runs of a document's history in the order asked, from the one that holds `after_version`."""
 
     async def entry(self, namespace: str, document: str, sequence: int) -> Entry | None:

@@ -66,11 +66,7 @@ class Settings(BaseSettings):
     )
     probe: Annotated[str, AfterValidator(_address)] = Field(
         "127.0.0.1:0",
-        description="Where the projector answers probes and metrics, HOST:PORT; port 0 = any free.",
-    )
-    projector_http: Annotated[str, AfterValidator(_address)] = Field(
-        "127.0.0.1:8081",
-        description="Where the projector's probes and metrics listen; port 0 = any free one.",
+        description="Where the projector answers probes and metrics, HOST:PORT; port 0 = any free one.",
     )
     nats_port: int = Field(4222, ge=0, le=65_535, description="Port of the embedded NATS; 0 = any free one.")
     durability: Literal["fsync", "os"] = Field(
@@ -127,6 +123,20 @@ def load(**flags: Any) -> Settings:
         name = str(fault["loc"][0]) if fault["loc"] else ""
         source = f"--{name.replace('_', '-')}" if name in given else f"{PREFIX}{name.upper()}"
         raise Refused("bad_setting", _rule(fault["msg"]), field=source) from error
+
+
+def environment(settings: Settings, **changes: object) -> dict[str, str]:
+    """Return the environment that gives a child these settings; `changes` go before them.
+
+    It carries the secrets: a child's arguments can be read by everyone, its environment only by its owner.
+    """
+    ours = {name: getattr(settings, name) for name in Settings.model_fields} | changes
+    others = {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)}
+    return others | {
+        f"{PREFIX}{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        for name, value in ours.items()
+        if value is not None
+    }
 
 
 def described(settings: Settings) -> list[tuple[str, str, str, str]]:

@@ -1,103 +1,103 @@
-"""The wire protocol as nats-py's client takes it, scanned by whole socket reads.
+"""The broker's wire protocol, scanned by whole socket reads; raw subscriptions never leave the loop.
 
-Put in the place of nats-py's own parser by `refold.log.jetstream.client` alone.
+Stands in the place of nats-py's own parser; used by `refold.log.jetstream.client` alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from collections.abc import Callable
+from typing import Final, Protocol, TypeAlias
 
-import orjson
 from nats.errors import ProtocolError
 
 RawHandler: TypeAlias = Callable[[bytes, bytes, bytes, bytes], None]
-"""Called with subject, reply, header block and payload, all as the broker sent them. Must not raise."""
+"""Called with subject, reply, header block and payload, as the broker sent them. It must not raise."""
 
-
-class Delivery(NamedTuple):
-    """One message for nats-py."""
-
-    sid: int
-    subject: bytes
-    reply: bytes
-    payload: bytes
-    headers: bytes | None
+LINE_BYTES_MAX: Final = 256 * 1024
+"""A line of the protocol; the longest is the broker's INFO."""
 
 
 class Receiver(Protocol):
-    """What the parser hands on to: the client."""
+    """Who takes what is not raw."""
 
-    async def deliver(self, delivery: Delivery) -> None:
-        """Take a message of a subscription that is not raw."""
+    async def take_message(
+        self, sid: int, subject: bytes, reply: bytes, headers: bytes, payload: bytes
+    ) -> None:
+        """Take a message of an ordinary subscription."""
 
-    async def obey(self, operation: bytes, argument: bytes) -> None:
+    async def take_operation(self, operation: bytes, argument: bytes) -> None:
         """Take any other line of the protocol."""
 
 
 class WireParser:
-    """Keeps what is not whole yet; messages of raw subscriptions never leave the scanning loop."""
+    """Hands messages on, and keeps what has not come whole."""
 
     def __init__(self, receiver: Receiver) -> None:
-        """Start on a fresh connection."""
+        """Start on a fresh connection, with no raw subscription."""
         self._receiver = receiver
         self.raw: dict[bytes, RawHandler] = {}
         self.reset()
 
     def reset(self) -> None:
-        """Forget what the old connection left behind; called by nats-py when it reconnects."""
+        """Forget what an old connection left behind; nats-py calls it when it reconnects."""
         self._parts: list[bytes] = []
         self._held_bytes = 0
         self._needed_bytes = 0
-        self._era = object()
+        self._connection = object()
 
     async def parse(self, data: bytes = b"") -> None:
-        """Take one socket read."""
+        """Take one socket read. Raises `ProtocolError`."""
         self._parts.append(data)
         self._held_bytes += len(data)
         if self._held_bytes < self._needed_bytes:
             return
         buffer = b"".join(self._parts) if len(self._parts) > 1 else data
-        era = self._era
-        position = 0
-        while True:
-            position, hand_on = self._scan(buffer, position)
-            if hand_on is None:
-                break
-            await hand_on
-            if self._era is not era:
-                return
-        rest = buffer[position:]
-        self._parts = [rest] if rest else []
-        self._held_bytes = len(rest)
-        self._needed_bytes -= position
+        connection = self._connection
+        try:
+            rest, needed_bytes = await self._scan(buffer, connection)
+        except (ValueError, IndexError) as error:
+            raise ProtocolError from error
+        if len(rest) > LINE_BYTES_MAX and not needed_bytes:
+            raise ProtocolError
+        if self._connection is connection:
+            self._parts, self._held_bytes, self._needed_bytes = [rest], len(rest), needed_bytes
 
-    def _scan(self, buffer: bytes, position: int) -> tuple[int, Awaitable[None] | None]:
-        """Go on until the buffer ends or nats-py is to act; return where that was."""
-        find = buffer.find
-        raw = self.raw
-        while True:
-            end = find(b"\r\n", position)
-            if end < 0:
-                self._needed_bytes = 0
-                return position, None
+    async def _scan(self, buffer: bytes, connection: object) -> tuple[bytes, int]:
+        """Hand on all that is whole; return the rest, and how many bytes it takes to go on where that is known."""
+        find, raw, length = buffer.find, self.raw, len(buffer)
+        position = 0
+        while (end := find(b"\r\n", position)) >= 0:
             words = buffer[position:end].split(b" ")
-            operation = words[0]
-            body = end + 2
-            if operation == b"HMSG":
-                payload = body + int(words[-2])
-            elif operation == b"MSG":
-                payload = body
+            # The form that the log's reader gets, first and unpacked in place: this loop runs for every event.
+            if len(words) == 6 and words[0] == b"HMSG":
+                _, subject, sid, reply, headers_size, size = words
+            elif words[0] in {b"MSG", b"HMSG"}:
+                subject, sid, reply, headers_size, size = _other_form(words)
             else:
-                argument = buffer[position + len(operation) + 1 : end]
-                return body, self._receiver.obey(operation, argument)
-            stop = body + int(words[-1])
-            if stop + 2 > len(buffer):
-                self._needed_bytes = stop + 2
-                return position, None
+                await self._receiver.take_operation(words[0], buffer[position + len(words[0]) + 1 : end])
+                if self._connection is not connection:
+                    break
+                position = end + 2
+                continue
+            payload, stop = end + 2 + int(headers_size), end + 2 + int(size)
+            if stop + 2 > length:
+                return buffer[position:], stop + 2 - position
             position = stop + 2
-            subject = words[1]
-            reply = words[3] if len(words) == (6 if operation == b"HMSG" else 5) else b""
-            handler = raw.get(words[2])
-            if handler is None:
-                ...
+            handler = raw.get(sid)
+            if handler is not None:
+                handler(subject, reply, buffer[end + 2 : payload], buffer[payload:stop])
+                continue
+            headers = buffer[end + 2 : payload]
+            await self._receiver.take_message(int(sid), subject, reply, headers, buffer[payload:stop])
+            if self._connection is not connection:
+                break
+        return buffer[position:], 0
+
+
+def _other_form(words: list[bytes]) -> list[bytes]:
+    """Read subject, sid, reply, headers' size and whole size where reply or headers are missing."""
+    if words[0] == b"MSG":
+        words = [*words[:-1], b"0", words[-1]]
+    if len(words) == 5:
+        words = [*words[:3], b"", *words[3:]]
+    return words[1:]

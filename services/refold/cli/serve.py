@@ -1,0 +1,102 @@
+"""Commands that run something: up, projector, gateway. Registered by `refold.cli.app`."""
+
+from __future__ import annotations
+
+import typer
+
+from refold.cli import flags
+
+PANEL = "Run"
+
+
+def up(
+    data: flags.Data = None,
+    http: flags.Http = None,
+    nats_port: flags.NatsPort = None,
+    durability: flags.Durability = None,
+    cache_bytes_max: flags.CacheBytesMax = None,
+    commit_events_max: flags.CommitEventsMax = None,
+    wait_seconds: flags.WaitSeconds = None,
+    statement_timeout_seconds: flags.StatementTimeoutSeconds = None,
+    log_level: flags.LogLevel = None,
+) -> None:
+    """Run the whole system on this machine, nothing to install."""
+    import asyncio
+
+    from refold.wiring.settings import load
+    from refold.wiring.up import run
+
+    settings = load(
+        data=data,
+        http=http,
+        nats_port=nats_port,
+        durability=durability,
+        cache_bytes_max=cache_bytes_max,
+        commit_events_max=commit_events_max,
+        wait_seconds=wait_seconds,
+        statement_timeout_seconds=statement_timeout_seconds,
+        log_level=log_level,
+    )
+    asyncio.run(run(settings, say=typer.echo))
+
+
+def projector(
+    nats_url: flags.NatsUrl = None,
+    nats_admin_url: flags.NatsAdminUrl = None,
+    nats_reply_url: flags.NatsReplyUrl = None,
+    postgres_url: flags.PostgresUrl = None,
+    postgres_schema: flags.PostgresSchema = None,
+    probe: flags.Probe = None,
+    cache_bytes_max: flags.CacheBytesMax = None,
+    commit_events_max: flags.CommitEventsMax = None,
+    log_level: flags.LogLevel = None,
+) -> None:
+    """Run one projector: reads the log, folds it into Postgres."""
+    from refold.wiring.projector import run
+    from refold.wiring.service import start
+
+    start(
+        "projector",
+        run,
+        nats_url=nats_url,
+        nats_admin_url=nats_admin_url,
+        nats_reply_url=nats_reply_url,
+        postgres_url=postgres_url,
+        postgres_schema=postgres_schema,
+        probe=probe,
+        cache_bytes_max=cache_bytes_max,
+        commit_events_max=commit_events_max,
+        log_level=log_level,
+    )
+
+
+def gateway(
+    nats_url: flags.NatsUrl = None,
+    postgres_url: flags.PostgresUrl = None,
+    postgres_schema: flags.PostgresSchema = None,
+    http: flags.Http = None,
+    wait_seconds: flags.WaitSeconds = None,
+    statement_timeout_seconds: flags.StatementTimeoutSeconds = None,
+    log_level: flags.LogLevel = None,
+) -> None:
+    """Run one gateway: HTTP in front of NATS and Postgres."""
+    from refold.wiring.gateway import run
+    from refold.wiring.service import start
+
+    start(
+        "gateway",
+        run,
+        nats_url=nats_url,
+        postgres_url=postgres_url,
+        postgres_schema=postgres_schema,
+        http=http,
+        wait_seconds=wait_seconds,
+        statement_timeout_seconds=statement_timeout_seconds,
+        log_level=log_level,
+    )
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (up, projector, gateway):
+        app.command(rich_help_panel=PANEL)(command)

@@ -1,0 +1,113 @@
+"""Where each document stands while it is imported: its version, its state, and the last line it has taken.
+
+Only `refold.client.importing` may use it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from refold.client.importing.line import IMPORT
+from refold.client.refold import Refold
+from refold.client.values import Change
+from refold.core import canonical
+from refold.core.errors import DocumentAbsent
+
+HEADS_BYTES_MAX: Final = 256 * 1024 * 1024
+LOADS_AT_ONCE: Final = 16
+_OVERHEAD_BYTES: Final = 200
+
+
+class Head(NamedTuple):
+    """A document as the import believes it to be: canonical bytes, None where absent; the last line it took."""
+
+    version: int
+    state: bytes | None
+    line: int
+
+
+class Heads:
+    """Heads by document, asked of the service when first met; the longest unused are let go of."""
+
+    def __init__(self, refold: Refold, namespace: str, file_digest: str) -> None:
+        """Begin with none."""
+        self._refold = refold
+        self._namespace = namespace
+        self._file_digest = file_digest
+        self._heads: dict[str, Head] = {}
+        self._bytes = 0
+
+    def __getitem__(self, document: str) -> Head:
+        """Return a head that has been loaded."""
+        return self._heads[document]
+
+    def put(self, document: str, head: Head) -> None:
+        """Keep a head, as the newest used."""
+        self.forget(document)
+        self._heads[document] = head
+        self._bytes += _bytes_of(head)
+
+    def forget(self, document: str) -> None:
+        """Ask the service again when it is needed next."""
+        head = self._heads.pop(document, None)
+        if head is not None:
+            self._bytes -= _bytes_of(head)
+
+    async def load(self, documents: Iterable[str]) -> None:
+        """Load those that are not here, a few at a time."""
+        wanted = set(documents)
+        self._make_room(wanted)
+        at_once = asyncio.Semaphore(LOADS_AT_ONCE)
+
+        async def load(document: str) -> None:
+            async with at_once:
+                self.put(document, await self._ask(document))
+
+        async with asyncio.TaskGroup() as tasks:
+            for document in wanted - self._heads.keys():
+                tasks.create_task(load(document))
+
+    def _make_room(self, wanted: set[str]) -> None:
+        for document in list(self._heads):
+            if self._bytes <= HEADS_BYTES_MAX:
+                return
+            if document not in wanted:
+                self.forget(document)
+
+    async def _ask(self, document: str) -> Head:
+        newest = await self._last_change(document, limit=1)
+        if newest is None:
+            return Head(0, None, 0)
+        line = self._line_of(newest) or await self._last_line(document)
+        try:
+            found = await self._refold.get(self._namespace, document, version=newest.version)
+        except DocumentAbsent:
+            return Head(newest.version, None, line)
+        return Head(newest.version, canonical.dumps(found.state), line)
+
+    async def _last_change(self, document: str, *, limit: int) -> Change | None:
+        changes = self._refold.history(self._namespace, document, limit=limit, is_reversed=True)
+        async for change in changes:
+            return change
+        return None
+
+    async def _last_line(self, document: str) -> int:
+        """Somebody else has changed the document last: look further back for our own."""
+        async for change in self._refold.history(self._namespace, document, is_reversed=True):
+            if line := self._line_of(change):
+                return line
+        return 0
+
+    def _line_of(self, change: Change) -> int:
+        """Return the line of this very file that made the change; 0 for any other."""
+        note = change.meta.get(IMPORT) if isinstance(change.meta, dict) else None
+        if not isinstance(note, dict) or note.get("file") != self._file_digest:
+            return 0
+        line = note.get("line")
+        return line if isinstance(line, int) else 0
+
+
+def _bytes_of(head: Head) -> int:
+    return len(head.state or b"") + _OVERHEAD_BYTES

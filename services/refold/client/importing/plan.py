@@ -1,0 +1,75 @@
+"""From lines to events: a small patch from where the document stands, or the whole state where that is smaller.
+
+Only `refold.client.importing` may use it.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from refold.client.importing.heads import Head
+from refold.client.importing.line import IMPORT, Line
+from refold.core import canonical
+from refold.core.canonical import Json
+from refold.core.diff import diff
+from refold.core.document import ABSENT
+from refold.core.errors import Refused
+from refold.core.limits import EVENT_BYTES_MAX
+
+DIGEST_CHARS: Final = 16
+
+
+class Planned(NamedTuple):
+    """What a line comes to, and the head after it.
+
+    `event`: the line for the service; None where the line changes nothing, is there already (`is_present`), or
+    is refused here (`refusal`).
+    """
+
+    line: Line
+    after: Head
+    event: bytes | None = None
+    is_present: bool = False
+    refusal: Refused | None = None
+
+
+def plan(line: Line, head: Head, file_digest: str) -> Planned:
+    """Make the event of a line for a document that stands at `head`."""
+    if line.number <= head.line:
+        return Planned(line, head, is_present=True)
+    state = None if line.state is ABSENT else canonical.dumps(line.state)
+    if state == head.state and not line.is_export:
+        return Planned(line, head)
+    event = {"doc": line.document, **_change(line, head, state), **_about(line, head, file_digest)}
+    written = canonical.dumps(event)
+    if len(written) > EVENT_BYTES_MAX:
+        return Planned(line, head, refusal=_too_large(len(written)))
+    return Planned(line, Head(head.version + 1, state, line.number), written)
+
+
+def _too_large(count: int) -> Refused:
+    rule = f"its event may have at most {EVENT_BYTES_MAX} bytes"
+    return Refused("event_too_large", rule, field="state", shape=f"{count} bytes")
+
+
+def _change(line: Line, head: Head, state: bytes | None) -> dict[str, Json]:
+    if state is None:
+        return {"delete": True}
+    if head.state is None:
+        return {"put": line.state}
+    patch = diff(canonical.loads(head.state), line.state)
+    is_small = len(canonical.dumps(patch)) < len(state)
+    return {"patch": patch} if is_small or not patch else {"put": line.state}
+
+
+def _about(line: Line, head: Head, file_digest: str) -> dict[str, Json]:
+    """Say whence it comes. The base makes another's change in between a conflict instead of a wrong state."""
+    about: dict[str, Json] = {
+        "id": f"{IMPORT}:{file_digest[:DIGEST_CHARS]}:{line.number}@{head.version}",
+        "base": head.version,
+        "occurred_at": line.occurred_at,
+        "meta": {**line.meta, IMPORT: {"file": file_digest, "line": line.number}},
+    }
+    if line.actor is not None:
+        about["actor"] = line.actor
+    return about

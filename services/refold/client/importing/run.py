@@ -1,0 +1,226 @@
+"""The import itself: read a run of lines, plan their events, send them while the next run is planned.
+
+Used by `refold.client.importing.import_file` alone. Within a document everything happens in the file's order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from refold.client.importing.file import LINE_BYTES_MAX, LinesFile
+from refold.client.importing.heads import Heads
+from refold.client.importing.line import Line, parse_line
+from refold.client.importing.plan import Planned, plan
+from refold.client.refold import Refold
+from refold.client.values import Outcome
+from refold.core.errors import Refused, ServiceUnavailable, TimedOut
+
+RUN_LINES_MAX: Final = 1_000
+RUN_BYTES_MAX: Final = 4 * 1024 * 1024
+ATTEMPTS_MAX: Final = 5
+"""A line whose document others keep changing is tried so often."""
+
+UNANSWERED_MAX: Final = 20
+RETRY_SECONDS: Final = 1.0
+"""A run that the service does not answer is sent again so often, so long apart: the same events, the same ids."""
+
+PENDING_LOOKS_MAX: Final = 60
+_STALE: Final = frozenset({"conflict", "base_in_future"})
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """How far an import is: lines read, and what became of them. `present`: an earlier run brought them."""
+
+    lines: int = 0
+    events: int = 0
+    unchanged: int = 0
+    present: int = 0
+    refused: int = 0
+    read_bytes: int = 0
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """Who is told: of every line refused, of progress, and of waiting for a service that does not answer."""
+
+    refused: Callable[[int, Refused], None]
+    progress: Callable[[Tally], None]
+    waiting: Callable[[Exception], None]
+
+
+class Import:
+    """One import of one file into one namespace."""
+
+    def __init__(self, refold: Refold, namespace: str, file: LinesFile, listener: Listener) -> None:
+        """Read nothing yet."""
+        self._refold = refold
+        self._namespace = namespace
+        self._file = file
+        self._listener = listener
+        self._digest = file.digest()
+        self._heads = Heads(refold, namespace, self._digest)
+        self.tally = Tally(size_bytes=file.size_bytes)
+
+    async def run(self) -> Tally:
+        """Import every line that is not there yet; returns what became of the lines."""
+        runs = self._runs()
+        plans = await self._next(runs)
+        while plans is not None:
+            outcomes, following = await _both(self._send(plans), self._next(runs))
+            if await self._settle(plans, outcomes) and following is not None:
+                # Another's change: what was planned ahead stands on heads that never came to be.
+                lines = [planned.line for planned in following]
+                following = await self._plan_anew(lines)
+            self._listener.progress(self.tally)
+            plans = following
+        return self.tally
+
+    async def _next(self, runs: Iterator[list[Line]]) -> list[Planned] | None:
+        # The run that has just been handed over is to be on its way before this one takes the processor.
+        await asyncio.sleep(0)
+        lines = next(runs, None)
+        return None if lines is None else await self._plan(lines)
+
+    def _runs(self) -> Iterator[list[Line]]:
+        lines: list[Line] = []
+        count_bytes = 0
+        for number, text in self._file.lines():
+            self.tally.lines += 1
+            self.tally.read_bytes = self._file.read_bytes
+            line = self._parsed(number, text)
+            if line is None or text is None:
+                continue
+            lines.append(line)
+            count_bytes += len(text)
+            if len(lines) >= RUN_LINES_MAX or count_bytes >= RUN_BYTES_MAX:
+                yield lines
+                lines, count_bytes = [], 0
+        if lines:
+            yield lines
+
+    def _parsed(self, number: int, text: bytes | None) -> Line | None:
+        if text is None:
+            self._refuse(number, Refused("line_too_long", f"a line has at most {LINE_BYTES_MAX} bytes"))
+            return None
+        if not text.strip():
+            return None
+        try:
+            return parse_line(number, text)
+        except Refused as refused:
+            self._refuse(number, refused)
+            return None
+
+    async def _plan(self, lines: Sequence[Line]) -> list[Planned]:
+        await self._heads.load(line.document for line in lines)
+        plans = []
+        for line in lines:
+            planned = plan(line, self._heads[line.document], self._digest)
+            self._heads.put(line.document, planned.after)
+            plans.append(planned)
+            await asyncio.sleep(0)
+        return plans
+
+    async def _plan_anew(self, lines: Sequence[Line]) -> list[Planned]:
+        for line in lines:
+            self._heads.forget(line.document)
+        return await self._plan(lines)
+
+    async def _send(self, plans: Sequence[Planned]) -> list[Outcome]:
+        sent = [planned for planned in plans if planned.event is not None]
+        outcomes = await self._append([planned.event for planned in sent if planned.event is not None])
+        return [
+            await self._looked_up(planned, outcome) if outcome.status == "pending" else outcome
+            for planned, outcome in zip(sent, outcomes, strict=True)
+        ]
+
+    async def _append(self, events: list[bytes]) -> list[Outcome]:
+        unanswered = 0
+        while events:
+            try:
+                outcomes = await self._refold.append(self._namespace, events)
+                if len(outcomes) == len(events):
+                    return outcomes
+                raise ServiceUnavailable("the answer ended early", events=len(events), outcomes=len(outcomes))
+            except (ServiceUnavailable, TimedOut) as error:
+                unanswered += 1
+                if unanswered > UNANSWERED_MAX:
+                    raise
+                self._listener.waiting(error)
+                await asyncio.sleep(RETRY_SECONDS)
+        return []
+
+    async def _looked_up(self, planned: Planned, outcome: Outcome) -> Outcome:
+        document = planned.line.document
+        for _ in range(PENDING_LOOKS_MAX):
+            if outcome.status != "pending":
+                return outcome
+            await asyncio.sleep(RETRY_SECONDS)
+            outcome = await self._refold.outcome(self._namespace, document, sequence=outcome.sequence)
+        raise TimedOut(
+            "events are in the log, but nobody folds them: does the projector run?", document=document
+        )
+
+    async def _settle(self, plans: Sequence[Planned], outcomes: Sequence[Outcome]) -> bool:
+        """Take note of the outcomes; try again what another's change has made stale. True if anything failed."""
+        again, is_broken = self._judge(plans, outcomes)
+        for _ in range(ATTEMPTS_MAX):
+            if not again:
+                return is_broken
+            plans = await self._plan_anew(again)
+            again, _broken = self._judge(plans, await self._send(plans))
+        for line in again:
+            self._refuse(line.number, Refused("conflict", "others keep changing the document", field="doc"))
+        return is_broken
+
+    def _judge(self, plans: Sequence[Planned], outcomes: Sequence[Outcome]) -> tuple[list[Line], bool]:
+        """Return the lines to try again: the stale ones, and all that follow a failure in its document."""
+        again: list[Line] = []
+        broken: set[str] = set()
+        answers = iter(outcomes)
+        for planned in plans:
+            outcome = next(answers) if planned.event is not None else None
+            line = planned.line
+            if line.document in broken or (outcome is not None and outcome.reason in _STALE):
+                broken.add(line.document)
+                again.append(line)
+            elif not self._take(planned, outcome):
+                broken.add(line.document)
+        for document in broken:
+            self._heads.forget(document)
+        return again, bool(broken)
+
+    def _take(self, planned: Planned, outcome: Outcome | None) -> bool:
+        """Count what became of a line; False where it was refused by the service."""
+        if planned.refusal is not None:
+            self._refuse(planned.line.number, planned.refusal)
+        elif planned.is_present:
+            self.tally.present += 1
+        elif outcome is None:
+            self.tally.unchanged += 1
+        elif outcome.is_effective:
+            self.tally.events += 1
+        else:
+            self._refuse(planned.line.number, Refused(outcome.reason or outcome.status, outcome.detail))
+            return False
+        return True
+
+    def _refuse(self, number: int, refused: Refused) -> None:
+        self.tally.refused += 1
+        self._listener.refused(number, refused)
+
+
+async def _both(
+    sending: Coroutine[Any, Any, list[Outcome]], planning: Coroutine[Any, Any, list[Planned] | None]
+) -> tuple[list[Outcome], list[Planned] | None]:
+    """Run both at once; the first failure ends the other."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            sent, planned = tasks.create_task(sending), tasks.create_task(planning)
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from group
+    return sent.result(), planned.result()

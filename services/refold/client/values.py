@@ -1,0 +1,160 @@
+"""What the client returns: frozen values, made from the gateway's answers. Anyone may use them.
+
+Times are RFC 3339 in UTC with nine digits, as the gateway writes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, TypeAlias
+
+from refold.core.canonical import Json
+
+Patch: TypeAlias = list[Json]
+"""An RFC 6902 patch: a list of operations."""
+
+CONFLICT: Final = "conflict"
+EFFECTIVE: Final = frozenset({"applied", "merged", "duplicate"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a write.
+
+    `status`: `applied`, `merged`, `duplicate` (of an event with the same id), `rejected` (by the fold),
+    `conflict` (the document is not at the version that the write asked for; nothing was published),
+    `refused` (a line of `append` that breaks a rule; nothing was published) or `pending` (durable in the
+    log, not folded in time). `reason` is a stable code, `detail` for people.
+    """
+
+    status: str
+    version: int | None = None
+    sequence: int | None = None
+    recorded_at: str | None = None
+    reason: str = ""
+    detail: str = ""
+    dropped: tuple[Json, ...] = ()
+    first_status: str = ""
+
+    @property
+    def is_effective(self) -> bool:
+        """Tell whether the document has the change."""
+        return (self.first_status or self.status) in EFFECTIVE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A document as it was at one version. `state` is None where only ids were asked for, or JSON null."""
+
+    namespace: str
+    id: str
+    version: int
+    state: Json = None
+    sequence: int | None = None
+    recorded_at: str | None = None
+    occurred_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One version's effective change: `patch` (RFC 6902) turns the version before into it."""
+
+    version: int
+    sequence: int
+    recorded_at: str
+    occurred_at: str
+    patch: Patch
+    status: str = "applied"
+    id: str | None = None
+    type: str | None = None
+    actor: str | None = None
+    meta: Json = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """One event that the fold refused. `about` holds what its author said of it."""
+
+    sequence: int
+    recorded_at: str
+    reason: str
+    detail: str = ""
+    about: dict[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Namespace:
+    """A namespace with its present documents and its events of any outcome."""
+
+    name: str
+    documents: int
+    events: int
+
+
+def as_json(value: Outcome | Change | Document | Rejection | Namespace) -> dict[str, Json]:
+    """Write a value's members; those of an outcome that say nothing are left out."""
+    members = {member.name: getattr(value, member.name) for member in fields(value)}
+    if isinstance(value, Outcome):
+        return {name: member for name, member in members.items() if member not in (None, "", ())}
+    return members
+
+
+def outcome_of(answer: dict[str, Any]) -> Outcome:
+    """Read an outcome; members that this client does not know are ignored."""
+    first = answer.get("first")
+    return Outcome(
+        status=str(answer.get("status", "")),
+        version=answer.get("version"),
+        sequence=answer.get("sequence"),
+        recorded_at=answer.get("recorded_at"),
+        reason=str(answer.get("reason") or ""),
+        detail=str(answer.get("detail") or ""),
+        dropped=tuple(answer.get("dropped") or ()),
+        first_status=str(first.get("status") or "") if isinstance(first, dict) else "",
+    )
+
+
+def change_of(item: dict[str, Any]) -> Change:
+    """Read one item of a history."""
+    return Change(
+        version=item["version"],
+        sequence=item["sequence"],
+        recorded_at=item["recorded_at"],
+        occurred_at=item["occurred_at"],
+        patch=item.get("patch") or [],
+        status=item.get("status", "applied"),
+        id=item.get("id"),
+        type=item.get("type"),
+        actor=item.get("actor"),
+        meta=item.get("meta"),
+    )
+
+
+def rejection_of(item: dict[str, Any]) -> Rejection:
+    """Read one item of a document's rejections."""
+    named = ("sequence", "recorded_at", "reason", "detail")
+    return Rejection(
+        sequence=item["sequence"],
+        recorded_at=item["recorded_at"],
+        reason=item["reason"],
+        detail=str(item.get("detail") or ""),
+        about={name: value for name, value in item.items() if name not in named and value is not None},
+    )
+
+
+def namespace_of(item: dict[str, Any]) -> Namespace:
+    """Read one item of the list of namespaces."""
+    return Namespace(name=item["namespace"], documents=item["documents"], events=item["events"])
+
+
+def listed(namespace: str, item: dict[str, Any]) -> Document:
+    """Read one item of a list of documents."""
+    return Document(
+        namespace=namespace,
+        id=item["id"],
+        version=item["version"],
+        state=item.get("state"),
+        sequence=item.get("sequence"),
+        recorded_at=item.get("recorded_at"),
+        occurred_at=item.get("occurred_at"),
+    )

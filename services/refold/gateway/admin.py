@@ -1,0 +1,118 @@
+"""Routes that say how the system does: alive, ready, metrics, status.
+
+Mounted by `refold.gateway.app`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
+
+from fastapi import APIRouter, Depends
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from refold.core.canonical import Json
+from refold.core.checkpoint import Checkpoint
+from refold.core.errors import RefoldError, TimedOut
+from refold.core.record import Record
+from refold.gateway import models
+from refold.gateway.answers import json_answer
+from refold.gateway.described import described
+from refold.gateway.parts import Parts, parts_of
+from refold.gateway.problems import Problem
+from refold.gateway.queries import refuse_query
+from refold.log import LogInfo
+
+router: Final = APIRouter(tags=["operate"], dependencies=[Depends(refuse_query)])
+
+CHECK_SECONDS: Final = 2.0
+"""What has not answered a probe by then is not reachable."""
+
+
+@router.get("/healthz", **described("Alive", "readHealth", models.Health))
+async def read_health() -> Response:
+    """Say that the process is alive."""
+    return json_answer({"status": "alive"})
+
+
+@router.get("/readyz", **described("Ready", "readReadiness", models.Health))
+async def read_readiness(request: Request) -> Response:
+    """Say whether log, store and projector can be reached; 503 names what cannot."""
+    checks = parts_of(request).checks
+    faults = await asyncio.gather(*(_fault(check) for check in checks.values()))
+    unreachable = {name: fault for name, fault in zip(checks, faults, strict=True) if fault}
+    if unreachable:
+        detail = "; ".join(f"{name}: {fault}" for name, fault in unreachable.items())
+        raise Problem(503, "not_ready", detail, unreachable=sorted(unreachable))
+    return json_answer({"status": "ready"})
+
+
+@router.get(
+    "/metrics",
+    **described(
+        "Metrics",
+        "readMetrics",
+        None,
+        also={200: {"description": "Prometheus.", "content": {"text/plain": {}}}},
+    ),
+)
+async def read_metrics(request: Request) -> Response:
+    """Show this process's metrics to Prometheus."""
+    return Response(generate_latest(parts_of(request).registry), 200, None, CONTENT_TYPE_LATEST)
+
+
+@router.get("/status", **described("Status", "readStatus", models.SystemStatus))
+async def read_status(request: Request) -> Response:
+    """Say what the system is made of and how far each partition has been folded."""
+    parts = parts_of(request)
+    checkpoints = await parts.store.checkpoints()
+    info = await parts.log.info()
+    seconds = await _lag_seconds(parts, info, {checkpoint.read_sequence for checkpoint in checkpoints})
+    partitions = [_partition(info, checkpoint, seconds) for checkpoint in checkpoints]
+    folded_sequence = min((checkpoint.read_sequence for checkpoint in checkpoints), default=0)
+    view: dict[str, Json] = {
+        "log_id": info.log_id,
+        "fold": max((checkpoint.fold for checkpoint in checkpoints), default=0),
+        "versions": parts.about._asdict(),
+        "last_sequence": info.last_sequence,
+        "folded_sequence": folded_sequence,
+        "lag_events": max(0, info.last_sequence - folded_sequence),
+        "lag_seconds": max(seconds.values(), default=0.0),
+        "partitions": partitions,
+    }
+    return json_answer(view)
+
+
+def _partition(info: LogInfo, checkpoint: Checkpoint, seconds: dict[int, float]) -> dict[str, Json]:
+    return {
+        "partition": checkpoint.partition,
+        "last_sequence": info.last_sequence,
+        "folded_sequence": checkpoint.read_sequence,
+        "lag_events": max(0, info.last_sequence - checkpoint.read_sequence),
+        "lag_seconds": seconds[checkpoint.read_sequence],
+    }
+
+
+async def _lag_seconds(parts: Parts, info: LogInfo, folded: Iterable[int]) -> dict[int, float]:
+    """Return, for each folded sequence, the age of the event behind it; partitions share a few of them."""
+    ages: dict[int, float] = {}
+    for sequence in folded:
+        record: Record | None = None
+        if sequence < info.last_sequence:
+            record = await parts.log.get(sequence + 1)
+        ages[sequence] = 0.0 if record is None else max(0, info.time - record.time) / 1e9
+    return ages
+
+
+async def _fault(check: Callable[[], Awaitable[object]]) -> str:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            await check()
+    except TimeoutError:
+        return f"{TimedOut.code}: no answer in {CHECK_SECONDS} s"
+    except RefoldError as error:
+        return f"{error.code}: {error}"
+    return ""

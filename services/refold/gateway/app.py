@@ -1,0 +1,43 @@
+"""The gateway's ASGI application, made of its parts by the wiring.
+
+Order of routes: the hot one first, then writes, reads and the operator's.
+"""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from refold.gateway import admin, bulk, openapi, problems, views, write
+from refold.gateway.measured import Measured
+from refold.gateway.openapi import HOT_PATH
+from refold.gateway.parts import Parts
+from refold.gateway.read import read_document
+
+
+class Gateway(FastAPI):
+    """FastAPI, timed from outside its own error handling."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Wrap the whole stack."""
+        parts: Parts = self.state.parts
+        return Measured(super().build_middleware_stack(), parts.metrics.http_seconds, parts.timer)
+
+
+def create_app(parts: Parts) -> Gateway:
+    """Return the application."""
+    app = Gateway(
+        title="Refold",
+        version=parts.about.refold,
+        description="JSON documents as the fold of an immutable log: any version, at any time.",
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.parts = parts
+    app.state.bulk_slots = bulk.new_slots()
+    app.add_route(HOT_PATH, read_document, methods=["GET"], include_in_schema=False)
+    for module in (write, bulk, views, admin):
+        app.include_router(module.router)
+    problems.install(app)
+    openapi.install(app)
+    return app

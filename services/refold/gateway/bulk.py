@@ -1,0 +1,200 @@
+"""The bulk route: NDJSON in, appended in its order by group commit, one outcome a line out in the same order.
+
+Mounted by `refold.gateway.app`; `refold.gateway.bulk_append` puts a batch into the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Final
+
+import orjson
+from fastapi import APIRouter, Depends
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from refold.core import canonical
+from refold.core.errors import RefoldError, Refused, TimedOut
+from refold.core.limits import BULK_BATCHES_MAX, BULK_REQUESTS_MAX, BULK_STALL_SECONDS, PAYLOAD_BYTES_MAX
+from refold.core.record import check_name, check_namespace
+from refold.core.shape import shape_of
+from refold.gateway.asking import media_type, refuse_encoding, unsupported, wait_seconds
+from refold.gateway.buffers import Inbox, Item, Outbox
+from refold.gateway.bulk_append import Batch, append_batch
+from refold.gateway.described import APPENDING
+from refold.gateway.draft import checked_body
+from refold.gateway.lines import Line, LineSplitter
+from refold.gateway.parts import Parts, parts_of
+from refold.gateway.problems import Problem, problem_of
+from refold.gateway.queries import refuse_query
+from refold.log import Publication
+
+router: Final = APIRouter(tags=["write"], dependencies=[Depends(refuse_query)])
+
+MEDIA_TYPE: Final = "application/x-ndjson"
+_TAKEN: Final = (MEDIA_TYPE, "application/ndjson", "application/jsonl", "")
+
+
+@router.post("/v1/{namespace}/events", **APPENDING)
+async def append_events(request: Request, namespace: str) -> Response:
+    """Append a line an event, in order; answer a line an outcome.
+
+    A line that breaks a rule is answered by its own refusal, and the others go on. Where the log fails, what
+    follows in this request is refused with its problem, so that no later event overtakes an earlier one.
+    """
+    refuse_encoding(request)
+    if media_type(request) not in _TAKEN:
+        raise unsupported(media_type(request), (MEDIA_TYPE,))
+    check_namespace(namespace)
+    parts = parts_of(request)
+    return BulkAnswer(request, parts, namespace, wait_seconds(request, parts.wait_seconds))
+
+
+class BulkAnswer(Response):
+    """Reads, appends, waits and answers side by side, each stage bounded."""
+
+    def __init__(self, request: Request, parts: Parts, namespace: str, wait: float) -> None:
+        """Serve this request."""
+        super().__init__(None, 200, None, MEDIA_TYPE)
+        self._request = request
+        self._parts = parts
+        self._namespace = namespace
+        self._wait = wait
+        self._carried = (("Refold-Reply", parts.reply_subject),) if wait > 0 else ()
+        self._inbox = Inbox()
+        self._outbox = Outbox()
+        self._batches: asyncio.Queue[Batch | None] = asyncio.Queue(BULK_BATCHES_MAX)
+        self._failure: Problem | None = None
+        self._has_started = False
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Serve it, among a bounded number of others."""
+        slots: asyncio.Semaphore = self._request.app.state.bulk_slots
+        async with slots:
+            try:
+                async with asyncio.TaskGroup() as stages:
+                    reading = stages.create_task(self._read(), name="bulk-read")
+                    ending = stages.create_task(self._end_reading(reading), name="bulk-end")
+                    stages.create_task(self._append(), name="bulk-append")
+                    stages.create_task(self._answer(), name="bulk-answer")
+                    await self._send(send)
+                    ending.cancel()
+            except ExceptionGroup as group:
+                raise group.exceptions[0] from group
+
+    async def _read(self) -> None:
+        splitter = LineSplitter(PAYLOAD_BYTES_MAX)
+        try:
+            with suppress(ClientDisconnect):
+                async for piece in self._request.stream():
+                    lines = splitter.feed(piece) if piece else splitter.finish()
+                    await self._inbox.put([self._item(line) for line in lines])
+        finally:
+            await self._inbox.close()
+
+    async def _end_reading(self, reading: asyncio.Task[None]) -> None:
+        """Take no more lines once the gateway is ending."""
+        await self._parts.progress.released.wait()
+        reading.cancel()
+
+    async def _append(self) -> None:
+        while items := await self._inbox.take():
+            batch = Batch(items=items)
+            if self._failure is None:
+                try:
+                    await append_batch(self._parts, batch)
+                except (RefoldError, Problem) as error:
+                    # Nothing was answered yet: then the whole request fails, plainly.
+                    if not self._has_started:
+                        raise
+                    self._failure = error if isinstance(error, Problem) else problem_of(error)
+            batch.failure = self._failure
+            batch.deadline = asyncio.get_running_loop().time() + self._wait
+            await self._batches.put(batch)
+        await self._batches.put(None)
+
+    async def _answer(self) -> None:
+        while (batch := await self._batches.get()) is not None:
+            made: list[bytes] = []
+            for index, item in enumerate(batch.items):
+                answer = self._ready(batch, index, item)
+                if answer is None:
+                    # What is known is sent while the next is waited for.
+                    await self._outbox.put(b"".join(made))
+                    made.clear()
+                    answer = await self._outcome(batch, index, item)
+                made.append(answer)
+            await self._outbox.put(b"".join(made))
+        await self._outbox.close()
+
+    def _ready(self, batch: Batch, index: int, item: Item) -> bytes | None:
+        if item.refusal:
+            return item.refusal
+        written = batch.written.get(index)
+        if written is None:
+            assert batch.failure is not None
+            return _refusal(item.number, batch.failure)
+        if self._wait == 0:
+            return b'{"sequence":%d,"status":"pending"}\n' % written.sequence
+        outcome = written.outcome or self._parts.outcomes.arrived(written.sequence)
+        return None if outcome is None else _line(outcome)
+
+    async def _outcome(self, batch: Batch, index: int, item: Item) -> bytes:
+        assert item.publication is not None
+        names, sequence = (
+            (item.publication.namespace, item.publication.document),
+            batch.written[index].sequence,
+        )
+        outcome = await self._parts.outcomes.wait(*names, sequence, batch.deadline)
+        return _line(outcome or {"sequence": sequence, "status": "pending"})
+
+    async def _send(self, send: Send) -> None:
+        while data := await self._outbox.take():
+            await self._start(send)
+            try:
+                async with asyncio.timeout(BULK_STALL_SECONDS):
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+            except TimeoutError as error:
+                raise TimedOut("the client does not read its answers", seconds=BULK_STALL_SECONDS) from error
+        await self._start(send)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _start(self, send: Send) -> None:
+        if not self._has_started:
+            self._has_started = True
+            headers = [(name, value) for name, value in self.raw_headers if name != b"content-length"]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    def _item(self, line: Line) -> Item:
+        try:
+            fields = canonical.loads(line.checked(PAYLOAD_BYTES_MAX))
+            if type(fields) is not dict:
+                raise Refused("bad_event", "a line is an object", field="line", shape=shape_of(fields))
+            document = fields.pop("doc", None)
+            if type(document) is not str:
+                raise Refused("bad_name", "a line names its document", field="doc", shape=shape_of(document))
+            check_name(document, "doc")
+            event_id = fields.setdefault("id", self._parts.new_id())
+            body = checked_body(fields)
+        except Refused as refused:
+            return Item(line.number, None, refusal=_refusal(line.number, problem_of(refused)))
+        publication = Publication(
+            namespace=self._namespace, document=document, body=body, headers=self._carried
+        )
+        return Item(line.number, publication, event_id)
+
+
+def new_slots() -> asyncio.Semaphore:
+    """Return what bounds the bulk requests served at a time."""
+    return asyncio.Semaphore(BULK_REQUESTS_MAX)
+
+
+def _refusal(number: int, problem: Problem) -> bytes:
+    told = {"reason": problem.code, "detail": problem.detail}
+    return _line({"line": number, "status": "refused", **told, "error": problem.view()})
+
+
+def _line(value: object) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)

@@ -1,0 +1,132 @@
+"""The OpenAPI document's words for each route: answers, headers and bodies that the signatures do not show.
+
+Used by the route modules and by `refold.gateway.openapi`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from refold.core.headers import JSON_PATCH, MERGE_PATCH
+from refold.gateway import models
+from refold.gateway.problems import MEDIA_TYPE
+
+Description = dict[str, Any]
+
+_PROBLEMS: Final = {
+    400: "What was sent does not parse.",
+    404: "There is no such document, version, outcome or resource.",
+    409: "The fold refused the event: `reason` says why, `outcome` what became of it.",
+    412: "The document is not at the version asked for; nothing was published.",
+    413: "Too large: `detail` names size and limit.",
+    415: "Another media type is taken.",
+    422: "It parses, and is wrong.",
+    500: "The gateway failed.",
+    503: "The log or the store cannot be reached or has no room; nothing is lost.",
+    504: "What was waited for did not come in time.",
+}
+
+
+def described(
+    summary: str,
+    operation_id: str,
+    model: type[BaseModel] | None,
+    *problems: int,
+    extra: Description | None = None,
+    also: dict[int, Description] | None = None,
+) -> Description:
+    """Return a route's keyword arguments: 200 with a model, problems by status, and more."""
+    responses: dict[int, Description] = {}
+    if model is not None:
+        responses[200] = {"model": model}
+    responses |= also or {}
+    responses |= {status: problem(status) for status in (*problems, 500, 503)}
+    return {
+        "summary": summary,
+        "operation_id": operation_id,
+        "response_model": None,
+        "responses": responses,
+        "openapi_extra": extra,
+    }
+
+
+def problem(status: int) -> Description:
+    """Describe an answer that is a problem."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {"description": _PROBLEMS[status], "content": content}
+
+
+def header(name: str, description: str, schema: Description | None = None) -> Description:
+    """Describe a request header."""
+    return {
+        "name": name,
+        "in": "header",
+        "required": False,
+        "description": description,
+        "schema": schema or {"type": "string"},
+    }
+
+
+def _body(*media_types: str, schema: Description | None = None) -> Description:
+    content = {media: {"schema": schema or {}} for media in media_types}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+_WAIT: Final = header(
+    "Refold-Wait", "Seconds to wait for the outcome; 0 = do not wait (202).", {"type": "number", "minimum": 0}
+)
+_WRITE_HEADERS: Final = [
+    header("If-Match", 'Strict: `"N"` writes only version N + 1, else 412; `"0"` = never existed.'),
+    header("If-None-Match", "`*`: only where the document is absent now, else 412."),
+    header("Idempotency-Key", "The event's id: sent again with the same content, it changes nothing."),
+    header("Refold-Base", "The version that the author saw.", {"type": "integer", "minimum": 0}),
+    header("Refold-On-Conflict", "What to do where the document has moved past the base."),
+    header("Refold-Type", "A name for what happened, in the author's words."),
+    header("Refold-Actor", "Who, as claimed."),
+    header("Refold-Occurred-At", "When it happened, RFC 3339."),
+    header("Refold-Meta", "A JSON object, kept and shown in history."),
+    header("Refold-Correlation-Id", "As event stores use it."),
+    header("Refold-Causation-Id", "As event stores use it."),
+    header("traceparent", "Carried on with the event (W3C)."),
+    _WAIT,
+]
+_WRITTEN: Final[dict[int, Description]] = {
+    200: {"model": models.Outcome, "description": "Folded."},
+    201: {"model": models.Outcome, "description": "Folded; the document was absent before."},
+    202: {"model": models.Pending, "description": "Durable in the log, not folded in time."},
+}
+_FAULTS: Final = (400, 409, 412, 413, 415, 422, 504)
+
+
+def _writing(summary: str, operation_id: str, body: Description, *problems: int) -> Description:
+    extra = {"parameters": _WRITE_HEADERS, **body}
+    return described(summary, operation_id, None, *problems, *_FAULTS, extra=extra, also=_WRITTEN)
+
+
+_EVENT_LINE: Final = {
+    "type": "string",
+    "description": 'A line an event: `{"doc": id, …event fields}` (schemas/event.schema.json).',
+}
+_OUTCOME_LINE: Final = {
+    "type": "string",
+    "description": (
+        "A line an outcome, in the order of the events; `pending` where it is not folded in time; "
+        '`{"line": N, "status": "refused", "error": problem}` for a line that was not published.'
+    ),
+}
+
+PUTTING: Final = _writing("Write the whole state", "putDocument", _body("application/json"))
+PATCHING: Final = _writing("Change by a patch", "patchDocument", _body(JSON_PATCH, MERGE_PATCH))
+DELETING: Final = _writing("Make absent", "deleteDocument", {}, 404)
+APPENDING: Final = described(
+    "Append many events, in order",
+    "appendEvents",
+    None,
+    400,
+    415,
+    422,
+    extra={"parameters": [_WAIT], **_body("application/x-ndjson", schema=_EVENT_LINE)},
+    also={200: {"description": "Outcomes.", "content": {"application/x-ndjson": {"schema": _OUTCOME_LINE}}}},
+)

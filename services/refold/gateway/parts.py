@@ -1,0 +1,103 @@
+"""What the gateway is made of, handed to it by the wiring: ports, clocks, ids, bounds.
+
+Every route module reads it from the application's state (`parts_of`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, cast
+
+from prometheus_client import CollectorRegistry
+from starlette.requests import Request
+
+from refold.core.canonical import Json
+from refold.core.page import Point, Snapshot
+from refold.gateway.outcomes import Outcomes
+from refold.gateway.progress import Progress
+from refold.log import EventLog
+from refold.store import SnapshotStore
+from refold.telemetry.metrics import GatewayMetrics
+
+
+class Changes(Protocol):
+    """A bounded part of a history: canonical bytes an item, and the `after` that continues."""
+
+    @property
+    def items(self) -> list[bytes]:
+        """Return the items in the order asked."""
+
+    @property
+    def next(self) -> int | None:
+        """Return what continues them; None at the end."""
+
+
+class History(Protocol):
+    """What the gateway asks of `refold.history`, its brother."""
+
+    async def snapshot(self, namespace: str, document: str, point: Point) -> Snapshot:
+        """Return the document at a point; raises `VersionUnknown`."""
+
+    async def changes(
+        self,
+        namespace: str,
+        document: str,
+        *,
+        after: int | None,
+        limit: int,
+        is_descending: bool,
+        path: str | None,
+    ) -> Changes:
+        """Return effective changes in the order asked."""
+
+    async def diff(self, namespace: str, document: str, from_version: int, to_version: int) -> list[Json]:
+        """Return the patch between two versions."""
+
+    async def outcome(self, namespace: str, document: str, sequence: int) -> dict[str, Json] | None:
+        """Return the outcome of the document's event at a sequence."""
+
+    async def outcome_of_id(self, namespace: str, document: str, event_id: str) -> dict[str, Json] | None:
+        """Return the outcome of the first event that carried an id."""
+
+    async def rejections(
+        self, namespace: str, document: str, *, limit: int, before_sequence: int | None
+    ) -> tuple[list[dict[str, Json]], int | None]:
+        """Return what the fold refused, newest first, and the sequence to go on from."""
+
+
+class About(NamedTuple):
+    """What a running system says of its make: program, broker and database, where they are known."""
+
+    refold: str
+    nats: str | None = None
+    postgres: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The gateway's parts.
+
+    `reply_subject` is this process's own, on which its outcomes come. `checks` raise, by name, where what
+    the gateway needs cannot be reached. `timer` counts seconds, for metrics. `wait_seconds` is how long a
+    write waits for its outcome when it does not say.
+    """
+
+    log: EventLog
+    store: SnapshotStore
+    history: History
+    outcomes: Outcomes
+    progress: Progress
+    reply_subject: str
+    checks: Mapping[str, Callable[[], Awaitable[object]]]
+    about: About
+    metrics: GatewayMetrics
+    registry: CollectorRegistry
+    new_id: Callable[[], str]
+    timer: Callable[[], float]
+    wait_seconds: float
+
+
+def parts_of(request: Request) -> Parts:
+    """Return the parts of the application that serves a request."""
+    return cast("Parts", request.app.state.parts)

@@ -1,0 +1,115 @@
+"""Routes that write one document: PUT, PATCH, DELETE. Nothing is published that the fold would reject unseen.
+
+Mounted by `refold.gateway.app`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from fastapi import APIRouter, Depends
+from starlette.requests import Request
+from starlette.responses import Response
+
+from refold.core.canonical import Json
+from refold.core.headers import JSON_PATCH, MERGE_PATCH
+from refold.gateway.answers import outcome_answer, pending_answer
+from refold.gateway.asking import (
+    carried_headers,
+    deadline_in,
+    event_fields,
+    media_type,
+    read_json,
+    wait_seconds,
+)
+from refold.gateway.conditions import Condition, write_condition
+from refold.gateway.described import DELETING, PATCHING, PUTTING
+from refold.gateway.draft import Draft, draft
+from refold.gateway.parts import Parts, parts_of
+from refold.gateway.problems import Problem
+from refold.gateway.queries import refuse_query
+from refold.gateway.strict import append_strictly, refuse_absent
+from refold.gateway.submit import Written, append_surely
+from refold.log import Publication
+
+router: Final = APIRouter(tags=["write"], dependencies=[Depends(refuse_query)])
+
+_STATE_TYPES: Final = ("application/json", "")
+_PATCH_TYPES: Final = (JSON_PATCH, MERGE_PATCH)
+
+
+@router.put("/v1/{namespace}/{document}", **PUTTING)
+async def put_document(request: Request, namespace: str, document: str) -> Response:
+    """Write the document's whole state."""
+    made = _begin(request, namespace, document)
+    state = await read_json(request, _STATE_TYPES)
+    return await _write(request, made, {"put": state})
+
+
+@router.patch("/v1/{namespace}/{document}", **PATCHING)
+async def patch_document(request: Request, namespace: str, document: str) -> Response:
+    """Change the document by a JSON Patch or a merge patch, all or nothing."""
+    made = _begin(request, namespace, document)
+    patch = await read_json(request, _PATCH_TYPES)
+    kind = "patch" if media_type(request) == JSON_PATCH else "merge"
+    return await _write(request, made, {kind: patch})
+
+
+@router.delete("/v1/{namespace}/{document}", **DELETING)
+async def delete_document(request: Request, namespace: str, document: str) -> Response:
+    """Make the document absent; its history stays."""
+    return await _write(request, _begin(request, namespace, document), {"delete": True})
+
+
+def _begin(request: Request, namespace: str, document: str) -> Draft:
+    """Read everything that stands before the body, so that what is wrong there is said first."""
+    parts = parts_of(request)
+    fields = event_fields(request)
+    return draft(namespace, document, fields, made_id=parts.new_id(), headers=carried_headers(request))
+
+
+async def _write(request: Request, made: Draft, change: dict[str, Json]) -> Response:
+    parts = parts_of(request)
+    wait = wait_seconds(request, parts.wait_seconds)
+    condition = write_condition(_joined(request, "if-match"), _joined(request, "if-none-match"))
+    if condition is not None and not made.fields.keys().isdisjoint(("base", "on_conflict")):
+        detail = (
+            "If-Match and If-None-Match say base and strategy; leave Refold-Base and Refold-On-Conflict out"
+        )
+        raise Problem(422, "contradictory", detail)
+    headers = made.headers + ((("Refold-Reply", parts.reply_subject),) if wait > 0 else ())
+    made = replace(made, fields={**made.fields, **change}, headers=headers)
+    # Held to the rules before the first look at the store.
+    publication = made.publication()
+    deadline = deadline_in(wait)
+    written = await _publish(parts, made, publication, condition)
+    outcome = written.outcome
+    if outcome is None and wait > 0:
+        outcome = await parts.outcomes.wait(made.namespace, made.document, written.sequence, deadline)
+    if outcome is None:
+        return pending_answer(made.namespace, made.document, written.sequence, made.id)
+    return outcome_answer(outcome)
+
+
+async def _publish(
+    parts: Parts, made: Draft, publication: Publication, condition: Condition | None
+) -> Written:
+    # What must be known to decide is waited for even where the outcome is not.
+    deadline = deadline_in(max(parts.wait_seconds, _DECIDE_SECONDS))
+    if condition is not None:
+        return await append_strictly(parts, made, condition, deadline)
+    if "delete" in made.fields:
+        known = await refuse_absent(parts, made, deadline)
+        if known is not None:
+            return known
+    return await append_surely(parts, made, publication, deadline)
+
+
+def _joined(request: Request, name: str) -> str | None:
+    values = request.headers.getlist(name)
+    return ", ".join(values) if values else None
+
+
+_DECIDE_SECONDS: Final = 5.0
+"""How long a write may wait for what decides it, whatever `Refold-Wait` says of its outcome."""

@@ -1,0 +1,102 @@
+"""A document's effective changes as history shows them, gathered from runs within the answer's bounds.
+
+Used by `refold.history.History`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from refold.core import canonical
+from refold.core.canonical import Json
+from refold.core.envelope import open_envelope
+from refold.core.limits import ANSWER_BYTES_MAX, HISTORY_SCAN_MAX
+from refold.core.outcome import Entry
+from refold.core.page import Run, operations_of
+from refold.core.pointer import parse
+from refold.core.timestamp import format_time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """Which changes: those behind version `after` in the order asked that touched the place `tokens`."""
+
+    after: int | None
+    limit: int
+    is_descending: bool
+    tokens: tuple[str, ...] | None = None
+
+
+class Slice(NamedTuple):
+    """Changes as canonical bytes, in the order asked; `next` is the `after` that continues, None at the end."""
+
+    items: list[bytes]
+    next: int | None
+
+
+async def gather(runs: AsyncIterator[Run], ask: Ask) -> Slice:
+    """Take changes from runs, in the order asked, until a bound is met."""
+    items: list[bytes] = []
+    bytes_count = scanned = last = 0
+    async for run in runs:
+        for entry in _wanted(run, ask):
+            is_full = len(items) >= ask.limit or scanned >= HISTORY_SCAN_MAX
+            change = None if is_full else change_of(entry, ask.tokens)
+            bytes_count += len(change or b"")
+            if is_full or (bytes_count > ANSWER_BYTES_MAX and items and change):
+                return Slice(items, last)
+            scanned += 1
+            last = entry.version
+            if change is not None:
+                items.append(change)
+    return Slice(items, None)
+
+
+def change_of(entry: Entry, tokens: tuple[str, ...] | None = None) -> bytes | None:
+    """Show an effective entry; None where it did not touch the place."""
+    operations = operations_of(entry)
+    if tokens is not None and not touches(operations, tokens):
+        return None
+    said = open_envelope(entry.headers, entry.body).fields
+    view: dict[str, Json] = {
+        "version": entry.version,
+        "sequence": entry.sequence,
+        "recorded_at": format_time(entry.recorded_at),
+        "occurred_at": format_time(entry.occurred_at),
+        "patch": operations,
+        "status": entry.status.name,
+    }
+    return canonical.dumps(view | {name: said.get(name) for name in ("actor", "id", "meta", "type")})
+
+
+def touches(operations: list[Json], tokens: tuple[str, ...]) -> bool:
+    """Tell whether a patch wrote the place, something under it or something over it."""
+    return any(_is_related(parse(pointer), tokens) for pointer in _written(operations))
+
+
+def _written(operations: list[Json]) -> Iterator[str]:
+    for operation in operations:
+        if operation["op"] != "test":
+            yield operation["path"]
+        if operation["op"] == "move":
+            yield operation["from"]
+
+
+def _is_related(written: tuple[str, ...], tokens: tuple[str, ...]) -> bool:
+    shared = min(len(written), len(tokens))
+    return written[:shared] == tokens[:shared]
+
+
+def _wanted(run: Run, ask: Ask) -> Iterator[Entry]:
+    entries = reversed(run.entries) if ask.is_descending else iter(run.entries)
+    for entry in entries:
+        if entry.status.is_effective and _is_behind(entry.version, ask):
+            yield entry
+
+
+def _is_behind(version: int, ask: Ask) -> bool:
+    if ask.after is None:
+        return True
+    return version < ask.after if ask.is_descending else version > ask.after

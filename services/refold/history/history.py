@@ -1,0 +1,89 @@
+"""The past of one document, asked of the store.
+
+Used through `refold.history.History`; the answers' shapes are made by the modules beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import Final
+
+from refold.core.canonical import Json
+from refold.core.errors import VersionUnknown
+from refold.core.page import NEVER, Clock, Point, Snapshot
+from refold.core.pointer import parse
+from refold.history.changes import Ask, Slice, gather
+from refold.history.difference import difference
+from refold.history.outcomes import outcome_view
+from refold.history.rejections import rejection_view
+from refold.store import Entry, SnapshotStore
+
+THREADED_BYTES: Final = 256 * 1024
+"""States larger than this together are compared in a thread, so that other requests go on."""
+
+
+class History:
+    """Answers from what is folded; how much must be folded is the caller's business."""
+
+    def __init__(self, store: SnapshotStore) -> None:
+        """Read this store."""
+        self._store = store
+
+    async def snapshot(self, namespace: str, document: str, point: Point) -> Snapshot:
+        """Return the document at a point; its state is None where it was absent. Raises `VersionUnknown`."""
+        found = await self._store.state_at(namespace, document, point) or NEVER
+        if point.clock is Clock.version and found.version != point.value:
+            raise VersionUnknown(version=point.value, head=found.version)
+        return found
+
+    async def changes(
+        self,
+        namespace: str,
+        document: str,
+        *,
+        after: int | None,
+        limit: int,
+        is_descending: bool,
+        path: str | None,
+    ) -> Slice:
+        """Return effective changes in the order asked, bounded; raises `Refused` for a bad pointer."""
+        tokens = None if path is None else parse(path)
+        ask = Ask(after=after, limit=limit, is_descending=is_descending, tokens=tokens)
+        runs = self._store.runs(namespace, document, after_version=after, is_descending=is_descending)
+        async with aclosing(runs) as opened:
+            return await gather(opened, ask)
+
+    async def diff(self, namespace: str, document: str, from_version: int, to_version: int) -> list[Json]:
+        """Return the patch that turns one version into the other."""
+        before = await self.snapshot(namespace, document, Point(Clock.version, from_version))
+        after = await self.snapshot(namespace, document, Point(Clock.version, to_version))
+        if len(before.state or b"") + len(after.state or b"") <= THREADED_BYTES:
+            return difference(before.state, after.state)
+        return await asyncio.to_thread(difference, before.state, after.state)
+
+    async def outcome(self, namespace: str, document: str, sequence: int) -> dict[str, Json] | None:
+        """Return what became of one of the document's events; None where it has none at that sequence."""
+        return await self._view(namespace, document, await self._store.entry(namespace, document, sequence))
+
+    async def outcome_of_id(self, namespace: str, document: str, event_id: str) -> dict[str, Json] | None:
+        """Return what became of the first event that carried an id, within the id window."""
+        return await self._view(namespace, document, await self._store.find_id(namespace, document, event_id))
+
+    async def rejections(
+        self, namespace: str, document: str, *, limit: int, before_sequence: int | None
+    ) -> tuple[list[dict[str, Json]], int | None]:
+        """Return what the fold refused, newest first, and the sequence to go on from."""
+        found = await self._store.rejections(
+            namespace, document, limit=limit, before_sequence=before_sequence
+        )
+        views = [rejection_view(rejection) for rejection in found]
+        return views, found[-1].sequence if len(found) == limit else None
+
+    async def _view(self, namespace: str, document: str, entry: Entry | None) -> dict[str, Json] | None:
+        if entry is None:
+            return None
+        first = None
+        if entry.first_sequence:
+            first = await self._store.entry(namespace, document, entry.first_sequence)
+        return outcome_view(namespace, document, entry, first)

@@ -1,0 +1,244 @@
+"""The reference twin of the SnapshotStore port: the same promises in plain Python, for tests.
+
+Several `MemoryStore`s over one `Tables` are to each other as processes on one database.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
+
+from refold.core import canonical, page
+from refold.core.document import ABSENT, Document
+from refold.core.errors import FenceLost, Refused, StoreDiffers
+from refold.core.identity import admit, id_digest, recall
+from refold.core.limits import ANSWER_BYTES_MAX, ID_WINDOW_EVENTS
+from refold.core.page import NEVER, snapshot_of
+from refold.core.shard import first_checkpoints
+from refold.store import (
+    Checkpoint,
+    Commit,
+    Dirty,
+    Entry,
+    Head,
+    Key,
+    NamespaceCount,
+    Page,
+    Point,
+    Rejection,
+    Run,
+    Snapshot,
+)
+from refold.store.bounds import Bounds, first_bounds, next_bounds
+from refold.store.cursor import read_cursor, write_cursor
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A document's row, its closed pages, and the open one."""
+
+    document: Document
+    state: bytes | None
+    closed: list[Run] = field(default_factory=list)
+    open: Run = field(default_factory=lambda: Run(NEVER, 0, []))
+
+    @property
+    def runs(self) -> list[Run]:
+        return [*self.closed, self.open]
+
+    @property
+    def entries(self) -> list[Entry]:
+        return [entry for run in self.runs for entry in run.entries]
+
+    @property
+    def head(self) -> Head:
+        row = self.document
+        return Head(row.namespace, row.document, snapshot_of(row, self.state), row.last_sequence)
+
+
+@dataclass(slots=True)
+class Tables:
+    """All that a database would hold, and who owns the shard."""
+
+    log_id: str | None = None
+    checkpoints: dict[int, Checkpoint] = field(default_factory=dict)
+    documents: dict[Key, _Kept] = field(default_factory=dict)
+    rejections: list[Rejection] = field(default_factory=list)
+    owner: object = None
+
+
+class MemoryStore:
+    """A SnapshotStore in memory. `where` needs Postgres: it is refused here."""
+
+    def __init__(self, tables: Tables | None = None) -> None:
+        """Stand over tables of its own, or over those of another."""
+        self._tables = tables or Tables()
+
+    async def bind(self, log_id: str) -> list[Checkpoint]:
+        """Return the checkpoints; makes them at the log's start."""
+        tables = self._tables
+        if tables.log_id is None:
+            tables.log_id = log_id
+            tables.checkpoints = {made.partition: made for made in first_checkpoints(log_id)}
+        if tables.log_id != log_id:
+            raise StoreDiffers(expected=log_id, found=tables.log_id)
+        return await self.checkpoints()
+
+    async def own(self) -> bool:
+        """Own the shard unless another store does."""
+        if self._tables.owner is None:
+            self._tables.owner = self
+        return self._tables.owner is self
+
+    async def load(self, keys: Sequence[Key]) -> list[Document]:
+        """Load those documents that exist, with their id windows."""
+        return [_loaded(self._tables.documents[key]) for key in set(keys) if key in self._tables.documents]
+
+    async def commit(self, commit: Commit) -> None:
+        """Write all of it or nothing."""
+        tables = self._tables
+        if tables.owner is not self:
+            raise FenceLost
+        for checkpoint in commit.checkpoints:
+            found = tables.checkpoints[checkpoint.partition].read_sequence
+            if found != commit.expected_sequence:
+                raise FenceLost(expected_sequence=commit.expected_sequence, found_sequence=found)
+        for dirty in commit.documents:
+            _write(tables.documents, dirty)
+        tables.rejections.extend(commit.rejections)
+        tables.checkpoints.update({moved.partition: _copied(moved) for moved in commit.checkpoints})
+
+    async def checkpoints(self) -> list[Checkpoint]:
+        """Read the checkpoints as committed."""
+        return [_copied(found) for _, found in sorted(self._tables.checkpoints.items())]
+
+    async def head(self, namespace: str, document: str) -> Head | None:
+        """Read a document's row."""
+        kept = self._tables.documents.get((namespace, document))
+        return kept.head if kept else None
+
+    async def run_at(self, namespace: str, document: str, point: Point) -> Run | None:
+        """Read the page that holds a point."""
+        return self._run(namespace, document, Bounds.of(point))
+
+    async def state_at(self, namespace: str, document: str, point: Point) -> Snapshot | None:
+        """Fold the run that holds a point up to it."""
+        run = await self.run_at(namespace, document, point)
+        return page.state_at(run, point) if run else None
+
+    async def runs(
+        self, namespace: str, document: str, *, after_version: int | None, is_descending: bool
+    ) -> AsyncGenerator[Run, None]:
+        """Yield the runs of a document's history in the order asked."""
+        run = self._run(namespace, document, first_bounds(after_version, is_descending=is_descending))
+        while run:
+            open_run = self._tables.documents[namespace, document].open
+            is_last = run.base_sequence == (0 if is_descending else open_run.base_sequence)
+            yield run
+            run = (
+                None
+                if is_last
+                else self._run(namespace, document, next_bounds(run, is_descending=is_descending))
+            )
+
+    async def entry(self, namespace: str, document: str, sequence: int) -> Entry | None:
+        """Read one of a document's events with its outcome."""
+        kept = self._tables.documents.get((namespace, document))
+        entries = kept.entries if kept else []
+        return next((entry for entry in entries if entry.sequence == sequence), None)
+
+    async def find_id(self, namespace: str, document: str, event_id: str) -> Entry | None:
+        """Find the first event that carried this id in the document's id window."""
+        for found in await self.load([(namespace, document)]):
+            known = recall(found.identities, id_digest(event_id), found.events + 1)
+            if known is not None:
+                return await self.entry(namespace, document, known[1].sequence)
+        return None
+
+    async def list_documents(
+        self, namespace: str, *, prefix: str, where: str | None, limit: int, cursor: str | None
+    ) -> Page:
+        """List present documents by id."""
+        if where is not None:
+            raise Refused("bad_where", "only Postgres knows SQL/JSON paths", field="where")
+        after = read_cursor(cursor)
+        heads: list[Head] = []
+        answer_bytes = 0
+        for (name, document), kept in sorted(self._tables.documents.items()):
+            if (
+                name != namespace
+                or document <= after
+                or not document.startswith(prefix)
+                or kept.state is None
+            ):
+                continue
+            answer_bytes += len(kept.state)
+            if len(heads) == limit or (heads and answer_bytes > ANSWER_BYTES_MAX):
+                return Page(heads, write_cursor(heads[-1].document))
+            heads.append(kept.head)
+        return Page(heads, None)
+
+    async def rejections(
+        self, namespace: str, document: str, *, limit: int, before_sequence: int | None
+    ) -> list[Rejection]:
+        """Read what the fold refused of a document, newest first."""
+        found = [
+            rejection
+            for rejection in self._tables.rejections
+            if (rejection.namespace, rejection.document) == (namespace, document)
+            and (before_sequence is None or rejection.sequence < before_sequence)
+        ]
+        return sorted(found, key=attrgetter("sequence"), reverse=True)[:limit]
+
+    async def namespaces(self) -> list[NamespaceCount]:
+        """Count documents and events by namespace."""
+        documents: Counter[str] = Counter()
+        events: Counter[str] = Counter()
+        for (namespace, _), kept in self._tables.documents.items():
+            documents[namespace] += kept.state is not None
+            events[namespace] += kept.document.events
+        return [NamespaceCount(name, documents[name], events[name]) for name in sorted(events)]
+
+    async def ping(self) -> None:
+        """Be there."""
+
+    async def close(self) -> None:
+        """Let go of the shard."""
+        if self._tables.owner is self:
+            self._tables.owner = None
+
+    def _run(self, namespace: str, document: str, bounds: Bounds) -> Run | None:
+        kept = self._tables.documents.get((namespace, document))
+        if kept is None:
+            return None
+        run = next(run for run in reversed(kept.runs) if bounds.hold(run.base, run.base_sequence))
+        return run._replace(entries=list(run.entries))
+
+
+def _write(documents: dict[Key, _Kept], dirty: Dirty) -> None:
+    key = (dirty.document.namespace, dirty.document.document)
+    assert dirty.is_new == (key not in documents), key
+    row = replace(dirty.document, state=None, identities={})
+    kept = documents.setdefault(key, _Kept(row, dirty.state))
+    kept.document, kept.state = row, dirty.state
+    for cut in dirty.cuts:
+        assert cut.has_journal == bool(kept.open.entries), key
+        kept.open.entries.extend(cut.entries)
+        kept.closed.append(kept.open)
+        kept.open = Run(cut.closing, kept.open.entries[-1].sequence, [])
+    kept.open.entries.extend(dirty.journal)
+
+
+def _loaded(kept: _Kept) -> Document:
+    window: dict[bytes, bytes] = {}
+    for entry in kept.entries[-ID_WINDOW_EVENTS:]:
+        if entry.identity is not None:
+            admit(window, entry.identity)
+    state = ABSENT if kept.state is None else canonical.loads(kept.state)
+    return replace(kept.document, state=state, identities=window)
+
+
+def _copied(checkpoint: Checkpoint) -> Checkpoint:
+    return replace(checkpoint, counts=replace(checkpoint.counts))

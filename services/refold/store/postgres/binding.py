@@ -1,0 +1,29 @@
+"""Which log a schema projects, and how far: bound once, refused to any other.
+
+For this adapter alone.
+"""
+
+from __future__ import annotations
+
+from refold.core.checkpoint import Checkpoint
+from refold.core.errors import StoreDiffers
+from refold.core.shard import first_checkpoints
+from refold.store.postgres.pool import Connection
+from refold.store.postgres.rows import checkpoint_columns, to_checkpoint
+from refold.store.postgres.sql import SQL
+
+
+async def bind(connection: Connection, log_id: str) -> list[Checkpoint]:
+    """Make log and checkpoints where there are none; whoever comes second reads the first one's."""
+    async with connection.transaction():
+        await connection.execute(SQL["bind_log"], log_id)
+        found = await connection.fetchval(SQL["bound_log"])
+        if found != log_id:
+            raise StoreDiffers("the database projects another log", expected=log_id, found=found)
+        await connection.execute(SQL["make_checkpoints"], *checkpoint_columns(first_checkpoints(log_id)))
+        return await read_checkpoints(connection)
+
+
+async def read_checkpoints(connection: Connection) -> list[Checkpoint]:
+    """Read every partition's checkpoint, in their order."""
+    return [to_checkpoint(row) for row in await connection.fetch(SQL["checkpoints"])]

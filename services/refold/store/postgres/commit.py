@@ -1,0 +1,104 @@
+"""One commit as one transaction: the fence, documents, pages, journal, rejections and counts.
+
+For this adapter alone; runs on the connection that owns the shard.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from refold.core.errors import FenceLost, StoreError
+from refold.core.outcome import Entry
+from refold.store import Commit, Dirty
+from refold.store.postgres.cuts import write_cuts
+from refold.store.postgres.pool import Connection
+from refold.store.postgres.rows import (
+    DOCUMENT_COLUMNS,
+    JOURNAL_COLUMNS,
+    REJECTION_COLUMNS,
+    checkpoint_columns,
+    document_row,
+    rejection_row,
+    rows_of,
+)
+from refold.store.postgres.sql import SQL
+from refold.store.postgres.transaction import transaction
+
+
+async def write_commit(connection: Connection, commit: Commit, *, is_synchronous: bool) -> None:
+    """Write all of it or nothing. Raises `FenceLost`, and what `transaction` raises."""
+    async with transaction(connection):
+        if is_synchronous:
+            await connection.execute(SQL["commit_synchronously"])
+        await _advance(connection, commit)
+        await _write_documents(connection, commit.documents)
+        await write_cuts(connection, [dirty for dirty in commit.documents if dirty.cuts])
+        await _write_journal(connection, commit.documents)
+        await _write_rejections(connection, commit)
+        await _count_namespaces(connection, commit)
+
+
+async def _advance(connection: Connection, commit: Commit) -> None:
+    columns = checkpoint_columns(commit.checkpoints)
+    status = await connection.execute(SQL["advance_checkpoints"], *columns, commit.expected_sequence)
+    if rows_of(status) != len(commit.checkpoints):
+        raise FenceLost(
+            expected_sequence=commit.expected_sequence,
+            partitions=len(commit.checkpoints),
+            as_expected=rows_of(status),
+        )
+
+
+async def _write_documents(connection: Connection, documents: Sequence[Dirty]) -> None:
+    new = [document_row(dirty) for dirty in documents if dirty.is_new]
+    if new:
+        await connection.copy_records_to_table("documents", records=new, columns=DOCUMENT_COLUMNS)
+    changed = [document_row(dirty) for dirty in documents if not dirty.is_new]
+    if changed:
+        await connection.copy_records_to_table("dirty_documents", records=changed, columns=DOCUMENT_COLUMNS)
+        status = await connection.execute(SQL["update_documents"])
+        if rows_of(status) != len(changed):
+            message = "a document that was loaded has no row"
+            raise StoreError(message, expected=len(changed), found=rows_of(status))
+
+
+async def _write_journal(connection: Connection, documents: Sequence[Dirty]) -> None:
+    rows = [
+        (dirty.document.namespace, dirty.document.document, *entry)
+        for dirty in documents
+        for entry in dirty.journal
+    ]
+    if rows:
+        await connection.copy_records_to_table("journal", records=rows, columns=JOURNAL_COLUMNS)
+
+
+async def _write_rejections(connection: Connection, commit: Commit) -> None:
+    rows = [rejection_row(rejection) for rejection in commit.rejections]
+    if rows:
+        await connection.copy_records_to_table("rejections", records=rows, columns=REJECTION_COLUMNS)
+
+
+async def _count_namespaces(connection: Connection, commit: Commit) -> None:
+    documents: Counter[str] = Counter()
+    events: Counter[str] = Counter()
+    for dirty in commit.documents:
+        documents[dirty.document.namespace] += _gained(dirty)
+        events[dirty.document.namespace] += sum(1 for _ in _entries(dirty))
+    if events:
+        shard = min(checkpoint.partition for checkpoint in commit.checkpoints)
+        columns = (list(events), [documents[name] for name in events], list(events.values()))
+        await connection.execute(SQL["count_namespaces"], shard, *columns)
+
+
+def _gained(dirty: Dirty) -> int:
+    """Tell by how many (-1, 0, 1) a document adds to those present: its first effective event knew it."""
+    first = next((entry for entry in _entries(dirty) if entry.status.is_effective), None)
+    was_present = not dirty.is_new and first is not None and not first.is_creation
+    return 0 if first is None else (dirty.state is not None) - was_present
+
+
+def _entries(dirty: Dirty) -> Iterator[Entry]:
+    for cut in dirty.cuts:
+        yield from cut.entries
+    yield from dirty.journal

@@ -1,0 +1,136 @@
+"""Connections to PostgreSQL, and the only place that imports the driver or knows its errors.
+
+For this adapter alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import asyncpg
+
+from refold.core.errors import Refused, StoreError, StoreFull, StoreUnavailable, TimedOut
+from refold.core.limits import (
+    STORE_CLOSE_SECONDS,
+    STORE_COMMAND_SECONDS,
+    STORE_CONNECT_SECONDS,
+    STORE_CONNECTION_WAIT_SECONDS,
+)
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+Row = asyncpg.Record
+Connection: TypeAlias = "asyncpg.Connection[Row] | PoolConnectionProxy[Row]"
+
+_SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}", re.ASCII)
+_DISK_FULL: Final = "53100"
+_CANCELED: Final = "57014"
+_AWAY: Final = ("08", "28", "3D", "40", "53", "57P", "25006")
+"""SQLSTATEs that begin so: the server is away, full up, read-only or asks to try again."""
+
+_QUICK: Final = {"jit": "off", "application_name": "refold"}
+_COMMITS: Final = {
+    "synchronous_commit": "off",
+    # A few documents of millions are looked up by key, whatever the planner believes of a temporary table.
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+}
+
+
+class Pool:
+    """Connections for reading, at most `size` at once."""
+
+    def __init__(self, dsn: str, schema: str, size: int) -> None:
+        """Connect nothing yet."""
+        self._dsn = dsn
+        self._settings = _settings(schema)
+        self._size = size
+        self._pool: asyncpg.Pool[Row] | None = None
+
+    async def open(self) -> None:
+        """Connect once, to know that the server answers."""
+        with translated():
+            self._pool = await asyncpg.create_pool(
+                self._dsn,
+                min_size=1,
+                max_size=self._size,
+                init=_set_codecs,
+                timeout=STORE_CONNECT_SECONDS,
+                command_timeout=STORE_COMMAND_SECONDS,
+                server_settings=self._settings,
+            )
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncIterator[Connection]:
+        """Lend a connection; what fails with it is raised as an error of the store."""
+        assert self._pool is not None
+        with translated():
+            async with self._pool.acquire(timeout=STORE_CONNECTION_WAIT_SECONDS) as connection:
+                yield connection
+
+    async def connect(self) -> asyncpg.Connection[Row]:
+        """Make a connection of one's own, set for commits."""
+        with translated():
+            connection = await asyncpg.connect(
+                self._dsn,
+                timeout=STORE_CONNECT_SECONDS,
+                command_timeout=STORE_COMMAND_SECONDS,
+                server_settings=self._settings | _COMMITS,
+            )
+            await _set_codecs(connection)
+        return connection
+
+    async def close(self) -> None:
+        """Let reads in flight end, within a bound."""
+        if self._pool is None:
+            return
+        try:
+            await asyncio.wait_for(self._pool.close(), STORE_CLOSE_SECONDS)
+        except TimeoutError:
+            self._pool.terminate()
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise the driver's errors as errors of the store."""
+    try:
+        yield
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+        raise _as_store_error(error) from error
+
+
+def _as_store_error(error: Exception) -> StoreError | TimedOut:
+    if isinstance(error, asyncpg.PostgresError):
+        sqlstate = error.sqlstate or ""
+        if sqlstate == _DISK_FULL:
+            return StoreFull(cause=str(error))
+        if sqlstate == _CANCELED:
+            return TimedOut(cause=str(error))
+        kind = StoreUnavailable if sqlstate.startswith(_AWAY) else StoreError
+        return kind(cause=str(error), sqlstate=sqlstate)
+    if isinstance(error, asyncpg.DataError):
+        return StoreError("Postgres cannot take a value", cause=str(error))
+    return StoreUnavailable(cause=str(error) or type(error).__name__)
+
+
+def _settings(schema: str) -> dict[str, str]:
+    if not _SCHEMA.fullmatch(schema):
+        rule = "a schema's name is of a-z, 0-9 and _, at most 63, and begins with no digit"
+        raise Refused("bad_schema", rule, field="schema", shape=repr(schema[:80]))
+    return {"search_path": schema, **_QUICK}
+
+
+async def _set_codecs(connection: asyncpg.Connection[Row]) -> None:
+    """Give and take JSON as its bytes: Postgres keeps a `json` value's text as it came."""
+    await connection.set_type_codec(
+        "json", schema="pg_catalog", encoder=_same, decoder=bytes, format="binary"
+    )
+
+
+def _same(text: bytes) -> bytes:
+    return text

@@ -1,0 +1,246 @@
+-- Every statement of the adapter, named; the schema comes from the connection's search_path.
+
+-- name: ping
+SELECT 1
+
+-- name: find_migrations
+SELECT to_regclass('migrations') IS NOT NULL
+
+-- name: newest_migration
+SELECT coalesce(max(number), 0) FROM migrations
+
+-- name: make_migrations
+CREATE TABLE IF NOT EXISTS migrations (
+    number integer PRIMARY KEY,
+    name text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+)
+
+-- name: add_migration
+INSERT INTO migrations (number, name) VALUES ($1, $2)
+
+-- name: lock_migrations
+SELECT pg_advisory_xact_lock($1)
+
+-- name: find_state_indexes
+-- Those that read the column otherwise than through refold_jsonb; quoted text may say "state" as it likes.
+SELECT i.indexrelid::regclass::text
+FROM pg_index AS i
+WHERE i.indrelid = 'documents'::regclass
+    AND regexp_replace(
+        concat(pg_get_expr(i.indexprs, i.indrelid), ' ', pg_get_expr(i.indpred, i.indrelid)),
+        '''[^'']*''|refold_jsonb\(state\)|state IS (NOT )?NULL', '', 'g'
+    ) ~ '\mstate\M'
+
+-- name: bind_log
+INSERT INTO log (log_id) VALUES ($1) ON CONFLICT DO NOTHING
+
+-- name: bound_log
+SELECT log_id FROM log
+
+-- name: make_checkpoints
+INSERT INTO checkpoints (
+    partition, chain, chain_before, fold, read_sequence, last_sequence, recorded_at,
+    applied, merged, rejected, duplicate
+)
+SELECT *
+FROM unnest(
+    $1::smallint[], $2::bytea[], $3::bytea[], $4::integer[], $5::bigint[], $6::bigint[], $7::bigint[],
+    $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[]
+)
+ON CONFLICT DO NOTHING
+
+-- name: checkpoints
+SELECT
+    partition, chain, chain_before, fold, read_sequence, last_sequence, recorded_at,
+    applied, merged, rejected, duplicate
+FROM checkpoints
+ORDER BY partition
+
+-- name: own_shard
+SELECT pg_try_advisory_lock($1)
+
+-- name: make_dirty_documents
+CREATE TEMPORARY TABLE IF NOT EXISTS dirty_documents (LIKE documents) ON COMMIT DELETE ROWS
+
+-- name: make_closed_pages
+CREATE TEMPORARY TABLE IF NOT EXISTS closed_pages (
+    namespace text COLLATE "C" NOT NULL,
+    document text COLLATE "C" NOT NULL,
+    last_sequence bigint NOT NULL,
+    events bigint NOT NULL,
+    ids integer NOT NULL,
+    identities bytea NOT NULL,
+    payload bytea NOT NULL
+) ON COMMIT DELETE ROWS
+
+-- name: commit_synchronously
+SET LOCAL synchronous_commit = on
+
+-- name: advance_checkpoints
+-- The fence. Rows are locked in one order, so that rivals wait for each other instead of dying.
+WITH expected AS (
+    SELECT partition
+    FROM checkpoints
+    WHERE partition = ANY ($1::smallint[]) AND read_sequence = $12
+    ORDER BY partition
+    FOR UPDATE
+)
+UPDATE checkpoints AS c
+SET
+    chain = n.chain, chain_before = n.chain_before, fold = n.fold, read_sequence = n.read_sequence,
+    last_sequence = n.last_sequence, recorded_at = n.recorded_at,
+    applied = n.applied, merged = n.merged, rejected = n.rejected, duplicate = n.duplicate
+FROM expected
+JOIN unnest(
+    $1::smallint[], $2::bytea[], $3::bytea[], $4::integer[], $5::bigint[], $6::bigint[], $7::bigint[],
+    $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[]
+) AS n (
+    partition, chain, chain_before, fold, read_sequence, last_sequence, recorded_at,
+    applied, merged, rejected, duplicate
+) USING (partition)
+WHERE c.partition = expected.partition
+
+-- name: update_documents
+UPDATE documents AS d
+SET
+    version = n.version, version_sequence = n.version_sequence,
+    last_sequence = n.last_sequence, last_recorded_at = n.last_recorded_at,
+    recorded_at = n.recorded_at, occurred_at = n.occurred_at, occurred_max = n.occurred_max,
+    events = n.events, unpaged_events = n.unpaged_events, unpaged_bytes = n.unpaged_bytes,
+    page_bytes = n.page_bytes, size = n.size, state = n.state
+FROM dirty_documents AS n
+WHERE d.namespace = n.namespace AND d.document = n.document
+
+-- name: take_journal
+DELETE FROM journal AS j
+USING unnest($1::text[], $2::text[]) AS k (namespace, document)
+WHERE j.namespace = k.namespace AND j.document = k.document
+RETURNING j.*
+
+-- name: close_pages
+UPDATE pages AS p
+SET
+    last_sequence = c.last_sequence, events = c.events, ids = c.ids,
+    identities = c.identities, payload = c.payload
+FROM closed_pages AS c
+WHERE p.namespace = c.namespace AND p.document = c.document AND p.payload IS NULL
+    AND p.base_sequence = (
+        SELECT max(q.base_sequence) FROM pages AS q
+        WHERE q.namespace = c.namespace AND q.document = c.document
+    )
+
+-- name: close_first_pages
+INSERT INTO pages (
+    namespace, document, base_sequence,
+    base_version, base_version_sequence, base_recorded_at, base_occurred_max, base_events, base_occurred_at,
+    last_sequence, events, ids, identities, payload
+)
+SELECT c.namespace, c.document, 0, 0, 0, $1, $1, 0, $1, c.last_sequence, c.events, c.ids, c.identities, c.payload
+FROM closed_pages AS c
+WHERE NOT EXISTS (SELECT FROM pages AS p WHERE p.namespace = c.namespace AND p.document = c.document)
+
+-- name: count_namespaces
+INSERT INTO namespaces AS n (partition, namespace, documents, events)
+SELECT $1, k.* FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS k
+ON CONFLICT (namespace, partition) DO UPDATE
+SET documents = n.documents + excluded.documents, events = n.events + excluded.events
+
+-- name: load_documents
+-- Heads with their id windows: the journal's identities, and those of the last pages that together hold $3 ids
+-- within $4 events. States only where $5 asks for them.
+SELECT
+    d.namespace, d.document, d.partition, d.version, d.version_sequence, d.last_sequence, d.last_recorded_at,
+    d.recorded_at, d.occurred_at, d.occurred_max, d.events, d.unpaged_events, d.unpaged_bytes, d.page_bytes,
+    d.size, CASE WHEN $5 THEN d.state END AS state,
+    (
+        SELECT string_agg(w.identities, ''::bytea ORDER BY w.base_sequence)
+        FROM (
+            SELECT
+                p.base_sequence, p.identities,
+                sum(p.ids) OVER (ORDER BY p.base_sequence DESC) - p.ids AS newer_ids
+            FROM pages AS p
+            WHERE p.namespace = d.namespace AND p.document = d.document AND p.ids > 0
+                AND p.base_sequence >= (
+                    SELECT coalesce(max(q.base_sequence), 0) FROM pages AS q
+                    WHERE q.namespace = d.namespace AND q.document = d.document
+                        AND q.base_events <= d.events - $4::bigint
+                )
+        ) AS w
+        WHERE w.newer_ids < $3::bigint
+    ) AS paged_identities,
+    ARRAY(
+        SELECT j.identity FROM journal AS j
+        WHERE j.namespace = d.namespace AND j.document = d.document AND j.identity IS NOT NULL
+        ORDER BY j.sequence
+    ) AS journal_identities
+FROM unnest($1::text[], $2::text[]) AS k (namespace, document)
+JOIN documents AS d ON d.namespace = k.namespace AND d.document = k.document
+
+-- name: head
+SELECT * FROM documents WHERE namespace = $1 AND document = $2
+
+-- name: run
+-- The last page whose base lies within every bound, with the journal where it is the open one: one statement,
+-- hence one moment. Without such a page it is the first one, not closed yet.
+WITH page AS (
+    SELECT * FROM pages
+    WHERE namespace = $1 AND document = $2
+        AND base_sequence <= $3 AND base_version <= $4 AND base_version_sequence <= $5
+        AND base_recorded_at <= $6 AND base_occurred_max <= $7
+    ORDER BY base_sequence DESC
+    LIMIT 1
+)
+SELECT
+    page.base_sequence, page.base_version, page.base_version_sequence, page.base_recorded_at,
+    page.base_occurred_at, page.base_occurred_max, page.snapshot, page.payload,
+    CASE WHEN page.payload IS NULL THEN ARRAY(
+        SELECT j FROM journal AS j WHERE j.namespace = $1 AND j.document = $2 ORDER BY j.sequence
+    ) END AS journal
+FROM documents AS d
+LEFT JOIN page ON true
+WHERE d.namespace = $1 AND d.document = $2
+
+-- name: entry
+SELECT
+    (
+        SELECT p.payload FROM pages AS p
+        WHERE p.namespace = $1 AND p.document = $2 AND p.base_sequence < $3
+        ORDER BY p.base_sequence DESC
+        LIMIT 1
+    ) AS payload,
+    ARRAY(
+        SELECT j FROM journal AS j WHERE j.namespace = $1 AND j.document = $2 AND j.sequence = $3
+    ) AS journal
+
+-- name: list_documents
+-- `fits` counts the states' bytes up to $6; the first always fits. One row more than asked tells of a next one.
+SELECT
+    l.namespace, l.document, l.version, l.version_sequence, l.last_sequence,
+    l.recorded_at, l.occurred_at, l.occurred_max, l.fits, CASE WHEN l.fits THEN l.state END AS state
+FROM (
+    SELECT d.*, sum(d.size) OVER w <= $6::bigint OR row_number() OVER w = 1 AS fits
+    FROM documents AS d
+    WHERE d.namespace = $1 AND d.document > $2 AND d.document >= $3 AND d.document < $4
+        AND d.state IS NOT NULL
+        AND ($7::text IS NULL OR refold_jsonb(d.state) @@ $7::text::jsonpath)
+    WINDOW w AS (ORDER BY d.document)
+    ORDER BY d.document
+    LIMIT $5
+) AS l
+ORDER BY l.document
+
+-- name: limit_statement
+SELECT set_config('statement_timeout', $1, true)
+
+-- name: rejections
+SELECT * FROM rejections
+WHERE namespace = $1 AND document = $2 AND sequence < $3
+ORDER BY sequence DESC
+LIMIT $4
+
+-- name: namespaces
+SELECT namespace, sum(documents)::bigint AS documents, sum(events)::bigint AS events
+FROM namespaces
+GROUP BY namespace
+ORDER BY namespace

@@ -1,0 +1,128 @@
+"""Core values as rows and back: the one place that knows the columns' order.
+
+For this adapter alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from operator import attrgetter
+from typing import Final
+
+from refold.core import canonical, page
+from refold.core.checkpoint import Checkpoint, Counts
+from refold.core.document import ABSENT, Document
+from refold.core.outcome import Entry, Kind, Status
+from refold.core.page import NEVER, Run, Snapshot
+from refold.core.record import Record
+from refold.store import Dirty, Head, Rejection
+from refold.store.postgres.pool import Row
+
+_NUMBERS: Final = tuple(field.name for field in fields(Document) if field.name not in {"state", "identities"})
+DOCUMENT_COLUMNS: Final = (*_NUMBERS, "state")
+JOURNAL_COLUMNS: Final = ("namespace", "document", *Entry._fields)
+REJECTION_COLUMNS: Final = (*Rejection._fields[:-1], "time", "subject", "headers", "body")
+
+_numbers = attrgetter(*_NUMBERS)
+_COUNTS: Final = tuple(field.name for field in fields(Counts))
+_CHAIN: Final = (
+    "partition",
+    "chain",
+    "chain_before",
+    "fold",
+    "read_sequence",
+    "last_sequence",
+    "recorded_at",
+)
+_chain = attrgetter(*_CHAIN, *(f"counts.{name}" for name in _COUNTS))
+
+
+def document_row(dirty: Dirty) -> tuple[object, ...]:
+    """Return the values of `DOCUMENT_COLUMNS`."""
+    return (*_numbers(dirty.document), dirty.state)
+
+
+def to_document(row: Row) -> Document:
+    """Return a document without its id window."""
+    state = ABSENT if row["state"] is None else canonical.loads(row["state"])
+    return Document(**{name: row[name] for name in _NUMBERS}, state=state)
+
+
+def to_head(row: Row) -> Head:
+    """Return a document's row as the port has it."""
+    return Head(row["namespace"], row["document"], _head_snapshot(row), row["last_sequence"])
+
+
+def _head_snapshot(row: Row) -> Snapshot:
+    if row["version"] == 0:
+        return NEVER
+    return Snapshot(
+        row["version"],
+        row["state"],
+        row["version_sequence"],
+        row["recorded_at"],
+        row["occurred_at"],
+        row["occurred_max"],
+    )
+
+
+def to_run(row: Row) -> Run:
+    """Return a page with its entries; without one, the document's first, which is still open."""
+    entries = to_entries(row)
+    if row["base_sequence"] is None:
+        return Run(NEVER, 0, entries)
+    base = Snapshot(
+        row["base_version"],
+        row["snapshot"],
+        row["base_version_sequence"],
+        row["base_recorded_at"],
+        row["base_occurred_at"],
+        row["base_occurred_max"],
+    )
+    return Run(base, row["base_sequence"], entries)
+
+
+def to_entries(row: Row) -> list[Entry]:
+    """Return the entries of a closed page, else those of the journal."""
+    if row["payload"] is not None:
+        return page.unpack(row["payload"])
+    return [to_entry(entry) for entry in row["journal"]]
+
+
+def to_entry(row: Iterable[object]) -> Entry:
+    """Return a journal row's entry, given its columns in order."""
+    _, _, *values = row
+    entry = Entry._make(values)
+    return entry._replace(status=Status(entry.status), kind=Kind(entry.kind))
+
+
+def checkpoint_columns(checkpoints: Iterable[Checkpoint]) -> list[tuple[object, ...]]:
+    """Return one array a column, for `unnest`."""
+    return list(zip(*map(_chain, checkpoints), strict=True))
+
+
+def to_checkpoint(row: Row) -> Checkpoint:
+    """Return a partition's checkpoint."""
+    counts = Counts(**{name: row[name] for name in _COUNTS})
+    return Checkpoint(**{name: row[name] for name in _CHAIN}, counts=counts)
+
+
+def rejection_row(rejection: Rejection) -> tuple[object, ...]:
+    """Return the values of `REJECTION_COLUMNS`."""
+    record = rejection.record
+    event = (None,) * 4 if record is None else (record.time, record.subject, record.headers, record.body)
+    return (*rejection[:-1], *event)
+
+
+def to_rejection(row: Row) -> Rejection:
+    """Return a rejection; the event itself only where its names made no document."""
+    values = [row[name] for name in REJECTION_COLUMNS]
+    time, subject, headers, body = values[-4:]
+    record = None if time is None else Record(row["sequence"], time, subject, headers, body)
+    return Rejection._make((*values[:-4], record))
+
+
+def rows_of(status: str) -> int:
+    """Read the number of rows from a command's tag, such as `UPDATE 64`."""
+    return int(status.rpartition(" ")[2])

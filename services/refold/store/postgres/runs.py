@@ -1,0 +1,63 @@
+"""A document's history: the run that holds a point, runs in order, one entry.
+
+For this adapter alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+from refold.core.identity import id_digest, recall
+from refold.core.outcome import Entry
+from refold.core.page import Run
+from refold.store.bounds import Bounds, first_bounds, next_bounds
+from refold.store.postgres.load import load_documents
+from refold.store.postgres.pool import Pool, Row
+from refold.store.postgres.rows import to_entries, to_run
+from refold.store.postgres.sql import SQL
+
+
+async def read_run(pool: Pool, namespace: str, document: str, bounds: Bounds) -> Run | None:
+    """Read the last page within the bounds; None where the document never had an event."""
+    row = await _read(pool, namespace, document, bounds)
+    return to_run(row) if row else None
+
+
+async def read_runs(
+    pool: Pool, namespace: str, document: str, *, after_version: int | None, is_descending: bool
+) -> AsyncGenerator[Run, None]:
+    """Yield runs in the order asked, one statement each.
+
+    A closed page never changes and the next begins where it ends, so that a cut in between neither loses
+    nor repeats an entry.
+    """
+    bounds = first_bounds(after_version, is_descending=is_descending)
+    while row := await _read(pool, namespace, document, bounds):
+        run = to_run(row)
+        yield run
+        if is_descending and run.base_sequence == 0:
+            return
+        if not is_descending and row["payload"] is None:
+            return
+        bounds = next_bounds(run, is_descending=is_descending)
+
+
+async def read_entry(pool: Pool, namespace: str, document: str, sequence: int) -> Entry | None:
+    """Read one of a document's events, from its page or the journal."""
+    async with pool.lend() as connection:
+        row = await connection.fetchrow(SQL["entry"], namespace, document, sequence)
+    assert row is not None
+    return next((entry for entry in to_entries(row) if entry.sequence == sequence), None)
+
+
+async def find_id(pool: Pool, namespace: str, document: str, event_id: str) -> Entry | None:
+    """Find the first event that carried this id in the document's id window."""
+    async with pool.lend() as connection:
+        found = await load_documents(connection, [(namespace, document)], has_states=False)
+    known = recall(found[0].identities, id_digest(event_id), found[0].events + 1) if found else None
+    return await read_entry(pool, namespace, document, known[1].sequence) if known else None
+
+
+async def _read(pool: Pool, namespace: str, document: str, bounds: Bounds) -> Row | None:
+    async with pool.lend() as connection:
+        return await connection.fetchrow(SQL["run"], namespace, document, *bounds)

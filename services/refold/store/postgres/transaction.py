@@ -1,0 +1,46 @@
+"""A transaction that tells what failed before COMMIT from what may have been committed.
+
+For this adapter's commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from refold.core.errors import StoreError, StoreUnavailable, TimedOut
+from refold.store.postgres.pool import Connection, translated
+
+
+@asynccontextmanager
+async def transaction(connection: Connection) -> AsyncIterator[None]:
+    """Commit what is done within, or roll it back and raise.
+
+    Raises `StoreUnavailable` with `is_unknown=True` where COMMIT was not answered. A connection whose
+    transaction did not end is ended itself: the server then rolls back.
+    """
+    begun = connection.transaction()
+    with translated():
+        await begun.start()
+        try:
+            yield
+        except BaseException:
+            await _roll_back(connection, begun.rollback)
+            raise
+    try:
+        with translated():
+            await begun.commit()
+    except (StoreUnavailable, TimedOut) as error:
+        connection.terminate()
+        raise StoreUnavailable("COMMIT was not answered", is_unknown=True, **error.facts) from error
+    except BaseException:
+        connection.terminate()
+        raise
+
+
+async def _roll_back(connection: Connection, roll_back: Callable[[], Awaitable[None]]) -> None:
+    try:
+        with translated():
+            await roll_back()
+    except (StoreError, TimedOut):
+        connection.terminate()

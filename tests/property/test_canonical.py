@@ -1,0 +1,72 @@
+"""Canonical bytes survive a round trip, whatever text they came from."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import orjson
+from hypothesis import given, strategies as st
+from refold.core import canonical
+from support.json_values import json_values
+
+
+@given(json_values())
+def test_canonical_bytes_survive_a_round_trip(value):
+    data = canonical.dumps(value)
+    again = canonical.loads(data)
+    assert canonical.dumps(again) == data
+    assert canonical.identical(again, value)
+    assert canonical.size(value) == canonical.size_within(value, canonical.depth(value)) == len(data)
+
+
+@given(json_values(), st.sampled_from([None, 1, "\t"]), st.booleans(), st.booleans())
+def test_both_paths_of_the_door_make_the_same_value(value, indent, ascii_only, sort):
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii_only, sort_keys=sort)
+    assert canonical.dumps(canonical.loads(text.encode())) == canonical.dumps(value)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_a_number_keeps_its_bits_however_it_is_written(number):
+    for text in (repr(number), f"{number:.17e}", f"{number:.20E}", orjson.dumps(number).decode()):
+        read = canonical.loads(text.encode())
+        assert read == number
+        assert isinstance(read, float)
+        assert math.copysign(1.0, read) == 1.0 or number < 0
+
+
+@given(st.from_regex(r"-?(0|[1-9][0-9]{0,40})(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?", fullmatch=True))
+def test_any_number_token_is_read_as_python_reads_it_or_refused(text):
+    expected = float(text) if set(text) & set(".eE") else int(text)
+    within = math.isfinite(expected) if isinstance(expected, float) else -(2**63) <= expected < 2**64
+    try:
+        read = canonical.loads(text.encode())
+    except canonical.Refused as refusal:
+        assert refusal.reason == "number_out_of_range"
+        assert not within
+    else:
+        assert within
+        assert (read, type(read)) == (expected, type(expected))
+
+
+@given(st.binary(max_size=40) | st.text('[]{}",:\\ue0123456789.-+ntf ').map(str.encode))
+def test_whatever_the_bytes_they_are_read_as_json_or_refused(data):
+    try:
+        value = canonical.loads(data)
+    except canonical.Refused:
+        return
+    assert json.loads(data) == value
+    assert canonical.loads(canonical.dumps(value)) == value
+
+
+@given(json_values(), json_values())
+def test_equality_is_that_of_the_numbers_and_not_of_the_booleans(a, b):
+    def named(value):
+        if isinstance(value, dict):
+            return {key: named(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [named(item) for item in value]
+        return str(value) if isinstance(value, bool) else (value,)
+
+    for left, right in ((a, b), (a, a)):
+        assert canonical.equal(left, right) == (named(left) == named(right))

@@ -1,0 +1,59 @@
+"""A diff always leads from the one state to the other, and is never larger than the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jsonpatch
+from hypothesis import given, strategies as st
+from refold.core import canonical
+from refold.core.diff import diff
+from refold.core.patch import apply_patch, compile_patch
+from support.json_values import RECORDS, containers, copied, edited, json_values
+
+
+def check(a: Any, b: Any) -> None:
+    before, after = canonical.dumps(a), canonical.dumps(b)
+    patch = diff(a, b)
+    assert (canonical.dumps(a), canonical.dumps(b)) == (before, after)
+    assert (not patch) == (before == after)
+    root, size = apply_patch(canonical.loads(before), compile_patch(copied(patch)), size=len(before))
+    assert canonical.dumps(root) == after
+    assert size == len(after)
+    whole = [{"op": "replace", "path": "", "value": b}]
+    assert canonical.size(patch) <= canonical.size(whole)
+    if patch:
+        assert canonical.identical(jsonpatch.JsonPatch(copied(patch)).apply(canonical.loads(before)), b)
+
+
+@given(st.data())
+def test_a_diff_leads_to_an_edited_copy(data):
+    a = data.draw(containers())
+    check(a, data.draw(edited(a)))
+
+
+@given(st.data())
+def test_a_diff_leads_back_from_an_edited_copy(data):
+    b = data.draw(containers())
+    check(data.draw(edited(b)), b)
+
+
+@given(json_values(20), json_values(20))
+def test_a_diff_leads_from_anything_to_anything(a, b):
+    check(a, b)
+
+
+@given(RECORDS, RECORDS, st.text(max_size=5))
+def test_a_diff_leads_from_any_records_to_any_others(a, b, filler):
+    check({"rows": a, "filler": filler}, {"rows": b, "filler": filler})
+
+
+@given(st.lists(st.integers(0, 4).map(lambda kind: f"a word of kind {kind} " * 3), max_size=12), st.data())
+def test_a_diff_leads_from_any_order_to_any_other(a, data):
+    check(a, data.draw(st.permutations(a)))
+
+
+@given(st.data())
+def test_a_diff_depends_on_values_and_not_on_the_order_of_members(data):
+    a, b = data.draw(containers()), data.draw(containers())
+    assert canonical.dumps(diff(a, b)) == canonical.dumps(diff(copied(a), copied(b)))

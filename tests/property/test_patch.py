@@ -1,0 +1,110 @@
+"""Patches and merges against oracles: jsonpatch, a reference from the RFC, and themselves undone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jsonpatch
+import jsonpointer
+from hypothesis import event, given, strategies as st
+from refold.core import canonical
+from refold.core.errors import Refused
+from refold.core.merge import apply_merge
+from refold.core.patch import apply_patch, compile_patch
+from support.json_values import containers, copied, edited, json_values, operations, patches
+
+STATES = containers()
+
+
+def ours(state: Any, raw: list[Any]) -> Any:
+    """Return the result in a list, or None when it is refused; check what must hold either way."""
+    before = canonical.dumps(state)
+    try:
+        root, size = apply_patch(state, compile_patch(copied(raw)), size=len(before))
+    except Refused as refusal:
+        assert canonical.dumps(state) == before
+        assert refusal.field.startswith("patch/")
+        return None
+    assert size == len(canonical.dumps(root))
+    return [root]
+
+
+def theirs(state: Any, raw: list[Any]) -> Any:
+    try:
+        return [jsonpatch.JsonPatch(copied(raw)).apply(copied(state))]
+    except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException, TypeError):
+        return None
+
+
+@given(st.data())
+def test_a_patch_does_what_jsonpatch_does_and_is_refused_where_jsonpatch_refuses(data):
+    state = data.draw(STATES)
+    raw = data.draw(patches(state))
+    expected = theirs(state, raw)
+    got = ours(copied(state), raw)
+    event("accepted" if got else "refused")
+    assert canonical.identical(got, expected)
+
+
+@given(st.data())
+def test_a_refused_patch_leaves_the_very_same_bytes(data):
+    state = data.draw(STATES)
+    raw = data.draw(patches(state))
+    assert ours(state, [*raw, {"op": "test", "path": "", "value": "never"}]) is None
+
+
+@given(st.data())
+def test_the_size_is_right_after_any_sequence_of_patches(data):
+    state = data.draw(STATES)
+    size = canonical.size(state)
+    for _ in range(data.draw(st.integers(1, 6))):
+        raw = data.draw(st.lists(operations(state), min_size=1, max_size=2))
+        try:
+            state, size = apply_patch(state, compile_patch(copied(raw)), size=size)
+        except Refused:
+            continue
+    assert size == len(canonical.dumps(state))
+    assert canonical.identical(canonical.loads(canonical.dumps(state)), state)
+
+
+@given(st.data())
+def test_no_container_stands_in_two_places_of_a_state(data):
+    state = data.draw(STATES)
+    raw = data.draw(patches(state))
+    got = ours(copied(state), raw)
+    if got:
+        seen: set[int] = set()
+        pending = list(got)
+        while pending:
+            value = pending.pop()
+            if isinstance(value, dict | list):
+                assert id(value) not in seen
+                seen.add(id(value))
+                pending.extend(value.values() if isinstance(value, dict) else value)
+
+
+def reference_merge(target: Any, patch: Any) -> Any:
+    """RFC 7396, section 2, word for word."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = reference_merge(result.get(name), value)
+    return result
+
+
+@given(st.data())
+def test_a_merge_does_what_the_rfc_says_and_its_effect_does_it_again(data):
+    state = data.draw(containers() | json_values())
+    merge = data.draw(edited(state) | json_values())
+    expected = canonical.dumps(reference_merge(state, merge))
+    before = canonical.dumps(state)
+    root, size, effect = apply_merge(state, merge, size=len(before))
+    assert canonical.dumps(root) == expected
+    assert size == len(expected)
+    replayed = canonical.loads(before)
+    replayed, _ = apply_patch(replayed, compile_patch(copied(effect)), size=len(before))
+    assert canonical.dumps(replayed) == expected

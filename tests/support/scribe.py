@@ -1,0 +1,144 @@
+"""A log in miniature: folds what is published, makes commits of it, and knows every document's whole history.
+
+For tests of the store's adapters: commits are true ones, and the oracle is a plain list.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from refold.core import canonical
+from refold.core.checkpoint import Checkpoint
+from refold.core.document import ABSENT, Document
+from refold.core.outcome import Entry, Status
+from refold.core.page import NEVER, Clock, Point, Snapshot, snapshot_of
+from refold.core.record import Record, partition_of, place, stored_subject
+from refold.core.shard import Shard
+from refold.store import Commit, Cut, Dirty, Key, Rejection
+
+NAMESPACE = "shop"
+SECOND = 1_000_000_000
+_START = 1_700_000_000 * SECOND
+
+
+@dataclass
+class _Unwritten:
+    is_new: bool
+    cuts: list[Cut] = field(default_factory=list)
+    journal: list[Entry] = field(default_factory=list)
+
+
+class Scribe:
+    """Publishes and folds at once; `commit` hands out what has come since the last one."""
+
+    def __init__(self, checkpoints: list[Checkpoint]) -> None:
+        self._shard = Shard(checkpoints)
+        self._committed_sequence = self._shard.read_sequence
+        self._unwritten: dict[Key, _Unwritten] = {}
+        self._rejections: list[Rejection] = []
+        self.documents: dict[Key, Document] = {}
+        self.entries: dict[Key, list[Entry]] = defaultdict(list)
+        self.snapshots: dict[Key, list[Snapshot]] = defaultdict(lambda: [NEVER])
+        self.sequence = self._shard.read_sequence
+
+    def publish(
+        self, document: str, event: Any, *, namespace: str = NAMESPACE, at: int | None = None
+    ) -> Entry:
+        """Fold one event, a JSON value or bytes; `at` seconds after the start, else one for each sequence."""
+        key = (namespace, document)
+        self.sequence += 1
+        body = event if isinstance(event, bytes) else canonical.dumps(event)
+        partition = partition_of(namespace.encode(), document.encode())
+        seconds = self.sequence if at is None else at
+        record = Record(self.sequence, _START + seconds * SECOND, stored_subject(partition, *key), b"", body)
+        where = place(record.subject)
+        assert where[1:3] == key
+        row = self._head(key, where.partition)
+        entry = self._shard.fold(record, where, row).entry
+        self._keep(key, row, entry)
+        if entry.status is Status.rejected:
+            refused = (*key, partition, entry.sequence, entry.recorded_at, entry.reason, entry.detail)
+            self._rejections.append(Rejection(*refused, b'{"actor":"me\\u0000"}', None))
+        return entry
+
+    def publish_nowhere(self, subject: bytes, body: bytes) -> Rejection:
+        """Pass an event whose subject makes no document."""
+        self.sequence += 1
+        record = Record(self.sequence, _START + self.sequence * SECOND, subject, b"A: b\r\n", body)
+        where = place(subject)
+        recorded_at = self._shard.refuse(record, where)
+        numbers = (where.partition, record.sequence, recorded_at)
+        rejection = Rejection("", "", *numbers, where.reason, "subject", b"{}", record)
+        self._rejections.append(rejection)
+        return rejection
+
+    def put(self, document: str, state: Any, **options: Any) -> Entry:
+        """Publish a whole state."""
+        return self.publish(document, {"put": state}, **options)
+
+    def cut(self, document: str, *, namespace: str = NAMESPACE) -> None:
+        """Close the document's page behind its last event."""
+        key = (namespace, document)
+        row, unwritten = self.documents[key], self._unwritten[key]
+        assert unwritten.journal, "a page is cut behind an event of this commit"
+        has_journal = row.unpaged_events > len(unwritten.journal)
+        closing = self.snapshots[key][-1]
+        unwritten.cuts.append(Cut(entries=unwritten.journal, closing=closing, has_journal=has_journal))
+        unwritten.journal = []
+        row.unpaged_events = row.unpaged_bytes = 0
+        row.page_bytes = len(closing.state or b"")
+
+    def commit(self) -> Commit:
+        """Return one commit of all that was published since the last."""
+        commit = Commit(
+            expected_sequence=self._committed_sequence,
+            checkpoints=self._shard.checkpoints(),
+            documents=[self._dirty(key, unwritten) for key, unwritten in self._unwritten.items()],
+            rejections=self._rejections,
+        )
+        self._unwritten, self._rejections = {}, []
+        self._committed_sequence = self.sequence
+        return commit
+
+    def at(self, document: str, point: Point, *, namespace: str = NAMESPACE) -> Snapshot:
+        """Say what a point holds: the last snapshot at or before it, by a plain search."""
+        places = {
+            Clock.version: lambda found: found.version,
+            Clock.sequence: lambda found: found.sequence,
+            Clock.recorded: lambda found: found.recorded_at,
+            Clock.occurred: lambda found: found.occurred_max,
+        }
+        snapshots = self.snapshots[namespace, document]
+        return [NEVER, *(found for found in snapshots if places[point.clock](found) <= point.value)][-1]
+
+    def _head(self, key: Key, partition: int) -> Document:
+        if key not in self.documents:
+            self.documents[key] = Document(namespace=key[0], document=key[1], partition=partition)
+            self._unwritten[key] = _Unwritten(is_new=True)
+        self._unwritten.setdefault(key, _Unwritten(is_new=False))
+        return self.documents[key]
+
+    def _keep(self, key: Key, row: Document, entry: Entry) -> None:
+        self.entries[key].append(entry)
+        self._unwritten[key].journal.append(entry)
+        row.unpaged_events += 1
+        row.unpaged_bytes += len(entry.body)
+        if entry.status.is_effective:
+            self.snapshots[key].append(snapshot_of(row, state_bytes(row)))
+
+    def _dirty(self, key: Key, unwritten: _Unwritten) -> Dirty:
+        row = self.documents[key]
+        return Dirty(
+            document=replace(row, state=None, identities={}),
+            state=state_bytes(row),
+            is_new=unwritten.is_new,
+            cuts=unwritten.cuts,
+            journal=unwritten.journal,
+        )
+
+
+def state_bytes(document: Document) -> bytes | None:
+    """Return a head's canonical bytes."""
+    return None if document.state is ABSENT else canonical.dumps(document.state)

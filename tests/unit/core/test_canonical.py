@@ -1,0 +1,180 @@
+"""The door: what is refused, and the one form of bytes that a value has."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import orjson
+import pytest
+
+from refold.core import canonical
+from refold.core.errors import Refused
+from refold.core.limits import TEXT_DEPTH_MAX
+from support.vectors import vectors
+
+
+def nested(levels: int) -> Any:
+    value: Any = None
+    for level in range(levels):
+        value = {"a": value} if level % 2 else [value]
+    return value
+
+
+def refusal(data: bytes) -> Refused:
+    with pytest.raises(Refused) as caught:
+        canonical.loads(data)
+    return caught.value
+
+
+def text_of(vector: dict[str, Any]) -> bytes:
+    return bytes.fromhex(vector["hex"]) if "hex" in vector else vector["text"].encode()
+
+
+@pytest.mark.parametrize("vector", vectors("canonical.json"))
+def test_every_vector_is_read_to_its_canonical_bytes_or_refused(vector):
+    data = text_of(vector)
+    if "error" in vector:
+        assert refusal(data).reason == vector["error"]
+    else:
+        assert canonical.dumps(canonical.loads(data)) == vector["canonical"].encode()
+
+
+@pytest.mark.parametrize("vector", vectors("canonical.json"))
+def test_white_space_around_a_text_changes_nothing(vector):
+    data = b" " + text_of(vector) + b"\n"
+    if "error" in vector:
+        assert refusal(data).reason == vector["error"]
+    else:
+        assert canonical.dumps(canonical.loads(data)) == vector["canonical"].encode()
+
+
+@pytest.mark.parametrize("vector", [row for row in vectors("canonical.json") if "error" in row.values[0]])
+def test_a_fault_is_found_wherever_in_a_text_it_stands(vector):
+    around = b'{"k":[%s,0]}' % text_of(vector)
+    assert refusal(around).reason == vector["error"]
+
+
+def test_a_negative_zero_never_gets_in_beside_other_numbers():
+    value = canonical.loads(b'{"a":[-0.0,-0.05,0.0,"-0.0"],"b":-0.0}')
+    assert canonical.dumps(value) == b'{"a":[0.0,-0.05,0.0,"-0.0"],"b":0.0}'
+
+
+def test_an_integer_of_a_million_digits_is_refused_at_once():
+    assert refusal(b"[" + b"1" * 1_000_000 + b"]").reason == "number_out_of_range"
+
+
+def test_a_million_escaped_quotes_in_an_unclosed_string_are_refused_at_once():
+    assert refusal(b"[" * 200 + b'"' + b'\\"' * 500_000).reason == "too_deep"
+
+
+def test_a_deep_text_is_refused_without_using_the_stack():
+    assert refusal(b"[" * 1_000_000).reason == "too_deep"
+    limit = sys.getrecursionlimit()
+    assert refusal(b'{"a":' * limit + b"1" + b"}" * limit).reason == "too_deep"
+
+
+def test_many_brackets_side_by_side_are_not_deep():
+    data = b"[" + b",".join([b'{"a":[]}'] * 1000) + b"]"
+    assert canonical.dumps(canonical.loads(data)) == data
+    assert canonical.loads(data.replace(b":", b": ")) == canonical.loads(data)
+
+
+def test_a_refusal_names_the_rule_and_the_shape_but_not_the_value():
+    secret = "x" * 1000
+    error = refusal(b'{"%s":1,"%s":2}' % (secret.encode(), secret.encode()))
+    assert error.reason == "duplicate_key"
+    assert error.shape == "object of 1 member"
+    assert secret not in str(error)
+    assert "1000 characters" in error.message
+    assert refusal(b"nope").message.startswith("not JSON")
+    assert refusal(b"nope").shape == "string of 4 characters"
+    assert refusal(b'"\xff"').shape == "3 bytes"
+
+
+def test_orjson_writes_exactly_254_levels():
+    orjson.dumps(nested(254))
+    with pytest.raises(TypeError):
+        orjson.dumps(nested(255))
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3, 127, 128])
+def test_a_size_is_given_only_within_the_levels_asked_for(levels):
+    value = nested(levels)
+    assert canonical.size_within(value, levels) == canonical.size(value) == len(canonical.dumps(value))
+    with pytest.raises(Refused) as caught:
+        canonical.size_within(value, levels - 1)
+    assert caught.value.reason == "too_deep"
+
+
+def test_a_wide_value_and_one_with_brackets_in_its_strings_are_not_deep():
+    wide = [[] for _ in range(500)]
+    assert canonical.size_within(wide, 2) == len(canonical.dumps(wide))
+    assert canonical.size_within("[" * 500, 0) == 502
+
+
+@pytest.mark.parametrize("levels", [0, 1, 2, 159, 160])
+def test_depth_counts_levels(levels):
+    assert canonical.depth(nested(levels)) == levels
+    assert canonical.depth([nested(levels), 1, []]) == levels + 1 if levels else 2
+
+
+def test_the_depth_of_empty_containers_is_one():
+    assert (canonical.depth([]), canonical.depth({}), canonical.depth("[]")) == (1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (1, 1.0),
+        (0, 0.0),
+        ([1, {"a": 2.0}], [1.0, {"a": 2}]),
+        ({"a": 1, "b": True}, {"b": True, "a": 1.0}),
+        (2**63, float(2**63)),
+        (-(2**63), float(-(2**63))),
+        (None, None),
+        ([], []),
+        ({"x": [True, 1]}, {"x": [True, 1.0]}),
+    ],
+)
+def test_equal_values_are_equal_both_ways(a, b):
+    assert canonical.equal(a, b)
+    assert canonical.equal(b, a)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (1, True),
+        (0, False),
+        (1.0, True),
+        ([1], [True]),
+        ({"a": [{"b": 0}]}, {"a": [{"b": False}]}),
+        ([True, 1.0], [1, True]),
+        (2**53 + 1, float(2**53)),
+        (2**64 - 1, float(2**64)),
+        (1, "1"),
+        (None, False),
+        (None, 0),
+        ([], {}),
+        ("", []),
+        ({"a": 1}, {"a": 1, "b": 2}),
+        ([1, 2], [2, 1]),
+    ],
+)
+def test_different_values_are_not_equal_either_way(a, b):
+    assert not canonical.equal(a, b)
+    assert not canonical.equal(b, a)
+
+
+def test_identical_is_equality_of_bytes():
+    assert canonical.identical({"a": [1.0], "b": {}}, {"b": {}, "a": [1.0]})
+    assert not canonical.identical({"a": [1.0]}, {"a": [1]})
+    assert not canonical.identical(1, 1.0)
+    assert not canonical.identical([1], [True])
+    assert not canonical.identical(0, False)
+
+
+def test_the_text_may_be_deeper_than_a_state_but_not_than_orjson_writes():
+    assert canonical.depth(canonical.loads(canonical.dumps(nested(TEXT_DEPTH_MAX)))) == TEXT_DEPTH_MAX
+    assert refusal(orjson.dumps(nested(TEXT_DEPTH_MAX + 1))).reason == "too_deep"

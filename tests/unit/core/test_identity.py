@@ -1,0 +1,102 @@
+"""The id window: which ids a document's last events carried, and what became of them."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import pytest
+
+from refold.core.identity import (
+    admit,
+    content_digest,
+    first_outcome,
+    id_digest,
+    pack_identities,
+    recall,
+    remember,
+    unpack_identities,
+)
+from refold.core.limits import ID_WINDOW_EVENTS, ID_WINDOW_IDS
+from refold.core.outcome import First, Status
+
+CONTENT = content_digest(b"content")
+
+
+def first(ordinal, **said):
+    outcome = {"sequence": 2**63, "recorded_at": -5, "version": 9, "status": Status.applied}
+    return First(**{"ordinal": ordinal, **outcome, "is_creation": True, "reason": "", **said})
+
+
+def filled(count):
+    window = {}
+    for ordinal in range(1, count + 1):
+        remember(window, id_digest(f"id-{ordinal}"), CONTENT, first(ordinal))
+    return window
+
+
+def test_digests_are_the_first_16_bytes_of_sha_256():
+    assert id_digest("é") == sha256("é".encode()).digest()[:16]
+    assert content_digest(b"{}") == sha256(b"{}").digest()[:16]
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        first(1),
+        first(2**40, status=Status.rejected, version=0, reason="target_missing", is_creation=False),
+        first(3, sequence=2**64 - 1, recorded_at=2**63 - 1, version=2**63 - 1),
+    ],
+)
+def test_a_first_outcome_comes_back_as_it_was_remembered(outcome):
+    window = {}
+    identity = remember(window, id_digest("x"), CONTENT, outcome)
+    assert first_outcome(identity) == outcome
+    assert recall(window, id_digest("x"), outcome.ordinal + 1) == (CONTENT, outcome)
+
+
+def test_an_id_that_was_never_seen_is_not_found():
+    assert recall(filled(3), id_digest("other"), 4) is None
+
+
+def test_the_last_1000_ids_are_remembered_and_no_more():
+    window = filled(ID_WINDOW_IDS + 1)
+    assert len(window) == ID_WINDOW_IDS == 1_000
+    assert recall(window, id_digest("id-1"), ID_WINDOW_IDS + 2) is None
+    assert recall(window, id_digest("id-2"), ID_WINDOW_IDS + 2) is not None
+
+
+def test_an_id_is_looked_for_within_the_last_10000_events():
+    window = filled(1)
+    assert recall(window, id_digest("id-1"), 1 + ID_WINDOW_EVENTS) is not None
+    assert recall(window, id_digest("id-1"), 2 + ID_WINDOW_EVENTS) is None
+
+
+def test_an_id_used_again_after_its_window_stands_behind_all_others():
+    window = filled(ID_WINDOW_IDS)
+    remember(window, id_digest("id-1"), CONTENT, first(20_000))
+    assert len(window) == ID_WINDOW_IDS
+    assert list(window)[-1] == id_digest("id-1")
+    remember(window, id_digest("new"), CONTENT, first(20_001))
+    assert id_digest("id-1") in window
+    assert id_digest("id-2") not in window
+
+
+def test_a_window_is_made_again_from_the_identities_of_the_stored_events():
+    window = {}
+    identities = []
+    for ordinal in range(1, 1_500):
+        # Every seventh id returns when its window is long past.
+        name = f"id-{ordinal % 7 or ordinal}"
+        identities.append(remember(window, id_digest(name), CONTENT, first(ordinal * 20_000)))
+    loaded = {}
+    for identity in identities[-ID_WINDOW_IDS:]:
+        admit(loaded, identity)
+    last = 1_500 * 20_000
+    for digest in window | loaded:
+        for ordinal in (last, last - 5_000, last - 20_000 + 1):
+            assert recall(window, digest, ordinal) == recall(loaded, digest, ordinal)
+
+
+@pytest.mark.parametrize("identities", [[], [b"x"], [b"a" * 59, b"", b"b" * 65_535]])
+def test_a_pages_identities_come_back_in_order(identities):
+    assert unpack_identities(pack_identities(iter(identities))) == identities

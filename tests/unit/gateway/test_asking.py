@@ -1,0 +1,86 @@
+"""What stands in a request's headers, read by the same code that reads it from the log."""
+
+from __future__ import annotations
+
+import pytest
+from starlette.requests import Request
+
+from refold.core.errors import Refused
+from refold.gateway.asking import carried_headers, event_fields, refuse_encoding, wait_seconds
+from refold.gateway.problems import Problem
+
+
+def request(*headers: tuple[str, str]) -> Request:
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers]
+    return Request({"type": "http", "method": "PUT", "path": "/", "headers": raw, "query_string": b""})
+
+
+def test_refold_headers_are_the_events_fields() -> None:
+    fields = event_fields(
+        request(
+            ("Refold-Type", "order.paid"),
+            ("Refold-Actor", "Zoë"),
+            ("Refold-Base", "3"),
+            ("Refold-Meta", '{"a":1}'),
+            ("Refold-Occurred-At", "2024-01-01T00:00:00Z"),
+            ("Refold-Wait", "2"),
+            ("Idempotency-Key", "k-1"),
+        )
+    )
+    assert fields == {
+        "type": "order.paid",
+        "actor": "Zoë",
+        "base": 3,
+        "meta": {"a": 1},
+        "occurred_at": "2024-01-01T00:00:00Z",
+        "id": "k-1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ([("Refold-Meta", "{")], "bad_json"),
+        ([("Refold-Meta", '{"a":1,"a":2}')], "duplicate_key"),
+        ([("Refold-Base", "three")], "bad_field"),
+        ([("Refold-Colour", "red")], "unknown_field"),
+        ([("Refold-Reply", "_INBOX.x")], "unknown_field"),
+        ([("Refold-Actor", "a"), ("Refold-Actor", "b")], "repeated_header"),
+        ([("Idempotency-Key", "a"), ("Idempotency-Key", "a")], "repeated_header"),
+        ([("Idempotency-Key", "a"), ("Refold-Id", "b")], "contradictory"),
+    ],
+)
+def test_a_header_that_breaks_a_rule_is_refused(headers: list[tuple[str, str]], reason: str) -> None:
+    with pytest.raises(Refused) as raised:
+        event_fields(request(*headers))
+    assert raised.value.reason == reason
+
+
+@pytest.mark.parametrize(("told", "seconds"), [("0", 0.0), ("2.5", 2.5), ("300", 300.0)])
+def test_refold_wait_is_seconds(told: str, seconds: float) -> None:
+    assert wait_seconds(request(("Refold-Wait", told)), 5.0) == seconds
+
+
+def test_without_refold_wait_the_setting_decides() -> None:
+    assert wait_seconds(request(), 1.5) == 1.5
+
+
+@pytest.mark.parametrize("told", ["", "-1", "soon", "1e3", "inf", "nan", "301", "٣"])
+def test_a_wait_that_is_no_number_of_seconds_is_422(told: str) -> None:
+    with pytest.raises(Problem) as raised:
+        wait_seconds(request(("Refold-Wait", told)), 5.0)
+    assert (raised.value.status, raised.value.code) == (422, "bad_parameter")
+
+
+def test_a_valid_traceparent_is_carried_on_and_an_invalid_one_dropped() -> None:
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    assert carried_headers(request(("traceparent", trace))) == (("traceparent", trace),)
+    assert carried_headers(request(("traceparent", "00-xyz"))) == ()
+    assert carried_headers(request(("traceparent", trace), ("traceparent", trace))) == ()
+
+
+def test_an_encoded_body_is_refused() -> None:
+    with pytest.raises(Refused) as raised:
+        refuse_encoding(request(("Content-Encoding", "gzip")))
+    assert raised.value.reason == "unsupported_media_type"
+    refuse_encoding(request(("Content-Encoding", "identity")))

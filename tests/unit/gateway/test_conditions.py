@@ -1,0 +1,82 @@
+"""Entity tags and conditions, as RFC 9110 has them and as the contract narrows them."""
+
+from __future__ import annotations
+
+import pytest
+
+from refold.gateway.conditions import Condition, is_unchanged, tag_of, write_condition
+from refold.gateway.problems import Problem
+
+
+def test_a_tag_is_the_quoted_version() -> None:
+    assert tag_of(12) == '"12"'
+
+
+@pytest.mark.parametrize("header", ['"3"', 'W/"3"', '"1", "3"', '"1" ,W/"3"', ' "3"', "*", '"x,3","3"'])
+def test_a_reader_that_has_the_version_is_told_so(header: str) -> None:
+    assert is_unchanged(header, 3)
+
+
+@pytest.mark.parametrize("header", ['"4"', 'W/"33"', '"1", "2"', '"03"', '""'])
+def test_a_reader_that_has_another_version_is_answered(header: str) -> None:
+    assert not is_unchanged(header, 3)
+
+
+@pytest.mark.parametrize("header", ["3", '"3', "W/3", 'w/"3"', "", '"3" "4"', '"a b"', "**"])
+def test_a_malformed_tag_is_400(header: str) -> None:
+    with pytest.raises(Problem) as raised:
+        is_unchanged(header, 3)
+    assert (raised.value.status, raised.value.code) == (400, "bad_precondition")
+    with pytest.raises(Problem):
+        write_condition(header, None)
+
+
+def test_no_headers_make_no_condition() -> None:
+    assert write_condition(None, None) is None
+
+
+def test_if_match_names_versions() -> None:
+    condition = write_condition('"3", "5"', None)
+    assert condition == Condition(versions=frozenset({3, 5}))
+    assert condition is not None
+    assert condition.holds(5, is_absent=False)
+    assert not condition.holds(4, is_absent=False)
+    assert condition.is_past(6)
+    assert not condition.is_past(4)
+
+
+def test_if_match_0_means_never_existed() -> None:
+    condition = write_condition('"0"', None)
+    assert condition is not None
+    assert condition.holds(0, is_absent=True)
+    assert not condition.holds(2, is_absent=True)
+
+
+@pytest.mark.parametrize("header", ['W/"3"', '"abc"', '"03"'])
+def test_a_weak_or_foreign_tag_never_matches_a_write(header: str) -> None:
+    condition = write_condition(header, None)
+    assert condition == Condition(versions=frozenset())
+    assert condition is not None
+    assert condition.is_past(0)
+
+
+def test_if_match_star_means_present() -> None:
+    condition = write_condition("*", None)
+    assert condition is not None
+    assert condition.holds(7, is_absent=False)
+    assert not condition.holds(7, is_absent=True)
+
+
+def test_if_none_match_star_means_absent_now() -> None:
+    condition = write_condition(None, "*")
+    assert condition is not None
+    assert condition.holds(7, is_absent=True)
+    assert not condition.holds(7, is_absent=False)
+    assert not condition.is_past(7), "a delete may be on its way"
+
+
+@pytest.mark.parametrize(("if_match", "if_none_match"), [(None, '"3"'), ('"3"', "*"), (None, "3")])
+def test_other_conditions_on_a_write_are_400(if_match: str | None, if_none_match: str | None) -> None:
+    with pytest.raises(Problem) as raised:
+        write_condition(if_match, if_none_match)
+    assert raised.value.status == 400
