@@ -6,10 +6,10 @@ import asyncio
 
 import asyncpg
 import pytest
-from support.scribe import NAMESPACE
-from support.stores import begin, postgres_stores
 
 from refold.core.errors import FenceLost, StoreError, StoreFull, StoreUnavailable
+from support.scribe import NAMESPACE
+from support.stores import begin, postgres_stores
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ async def scribe(store):
 
 async def make_trigger(aside, table, body, *, is_deferred=False):
     """Run `body` for every row of a table, or at COMMIT."""
-    function = f"CREATE OR REPLACE FUNCTION trip() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; RETURN NEW; END $$"
-    await aside.execute(function)
+    code = f"BEGIN {body}; RETURN NEW; END"
+    await aside.execute(f"CREATE OR REPLACE FUNCTION trip() RETURNS trigger LANGUAGE plpgsql AS $$ {code} $$")
     kind = "CONSTRAINT TRIGGER trip AFTER" if is_deferred else "TRIGGER trip BEFORE"
     deferred = "DEFERRABLE INITIALLY DEFERRED" if is_deferred else ""
     await aside.execute(
@@ -139,7 +139,7 @@ async def test_a_cancelled_commit_wrote_nothing_and_the_store_goes_on(store, scr
         waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'journal'::regclass"
         async with asyncio.timeout(10):
             while not await aside.fetchval(waiting):
-                await asyncio.sleep(0.005)
+                pass
         committing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await committing
@@ -151,8 +151,8 @@ async def test_a_cancelled_commit_wrote_nothing_and_the_store_goes_on(store, scr
 
 async def test_a_commit_waits_for_the_disk_at_least_once_a_second(store, scribe, aside, clock):
     await aside.execute("CREATE TABLE seen (at serial, synchronous text)")
-    body = "IF NEW.partition = 0 THEN INSERT INTO seen (synchronous) VALUES (current_setting('synchronous_commit')); END IF"
-    await make_trigger(aside, "checkpoints", body)
+    note = "INSERT INTO seen (synchronous) VALUES (current_setting('synchronous_commit'))"
+    await make_trigger(aside, "checkpoints", f"IF NEW.partition = 0 THEN {note}; END IF")
     for seconds in (0, 0.4, 0.4, 0.4, 0.9, 0.2, 60):
         clock[0] += seconds
         await store.commit(scribe.commit())

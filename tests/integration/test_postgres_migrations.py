@@ -9,11 +9,11 @@ from importlib.resources import files
 
 import asyncpg
 import pytest
-from support.stores import postgres_stores
 
 from refold.core.errors import Refused, StoreDiffers, StoreUnavailable
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.sql import MIGRATIONS, SQL
+from support.stores import postgres_stores
 
 
 @asynccontextmanager

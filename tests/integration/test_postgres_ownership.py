@@ -6,12 +6,16 @@ import asyncio
 
 import asyncpg
 import pytest
+
+from refold.core.errors import FenceLost, StoreUnavailable
 from support.scribe import NAMESPACE
 from support.stores import LOG_ID, begin, postgres_stores
 
-from refold.core.errors import FenceLost, StoreUnavailable
-
-OWNERS = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+OWNERS = """
+SELECT pid FROM pg_locks
+WHERE locktype = 'advisory' AND granted
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 
 
 @pytest.fixture
@@ -98,16 +102,23 @@ async def test_an_owner_that_asks_learns_that_its_connection_died(open_store, as
     assert not await store.own()
 
 
-async def test_a_database_that_lets_nobody_in_is_said_so_and_recovered_from(open_store, aside):
+async def test_a_database_that_lets_nobody_in_is_said_so_and_recovered_from(
+    open_store, postgres_dsn, postgres_server
+):
     store = await open_store()
-    name = await aside.fetchval("SELECT current_database()")
-    await aside.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-    others = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()"
-    await aside.fetch(others, name)
-    for ask in (store.ping, store.own, store.checkpoints):
-        with pytest.raises(StoreUnavailable):
-            await ask()
-    await aside.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    name = postgres_dsn.rpartition("/")[2]
+    outside = await asyncpg.connect(postgres_server.dsn)
+    try:
+        await outside.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        await outside.fetch(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = $1", name
+        )
+        for ask in (store.ping, store.own, store.checkpoints):
+            with pytest.raises(StoreUnavailable):
+                await ask()
+        await outside.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    finally:
+        await outside.close()
     await store.ping()
     assert await store.own()
 

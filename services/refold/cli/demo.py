@@ -48,7 +48,7 @@ async def _demonstrate(seconds: float, *, is_once: bool) -> None:
         with _status() as status:
             recording = await record(refold, seconds, lambda so_far: status.update(_counted(so_far)))
         await _tell(refold, recording)
-        _farewell(system, recording, is_once=is_once)
+        _farewell(system, is_once=is_once)
         if not is_once:
             await asyncio.Event().wait()
 
@@ -76,7 +76,7 @@ async def _tell(refold: Refold, recording: Recording) -> None:
     _document(await refold.get(NAMESPACE, STORY, at=middle.recorded_at))
 
 
-def _farewell(system: System, recording: Recording, *, is_once: bool) -> None:
+def _farewell(system: System, *, is_once: bool) -> None:
     if is_once:
         _title(f"Done. It was all at {system.http}, and is gone now")
         _print("keep one:  [bold]refold up[/]      explore this one:  [bold]refold demo[/] without --once")

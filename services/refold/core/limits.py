@@ -154,7 +154,13 @@ HISTORY_SCAN_MAX: Final = 20_000
 """Changes that one answer of a history looks at in search of those that touched a path."""
 
 APPEND_ATTEMPTS_MAX: Final = 8
-"""How often a strict write, or one whose acknowledgement was lost, is tried."""
+"""How often a strict write that others overtake is tried."""
+
+LOST_ATTEMPTS_MAX: Final = 3
+"""How often an event is sent whose acknowledgement is lost each time."""
+
+RECOVER_SECONDS: Final = 10.0
+"""After a lost acknowledgement, the projection has caught up with the log by then, or nobody knows."""
 
 WAIT_SECONDS_MAX: Final = 300
 """The longest that a request may ask to wait."""

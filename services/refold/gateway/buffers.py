@@ -83,6 +83,8 @@ class Outbox:
 
     async def put(self, piece: bytes) -> None:
         """Add bytes, once there is room."""
+        if not piece:
+            return
         async with self._changed:
             await self._changed.wait_for(lambda: self._bytes < BULK_ANSWER_BYTES_MAX)
             self._pieces.append(piece)

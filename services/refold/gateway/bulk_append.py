@@ -8,16 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from refold.core.errors import LogUnavailable
-from refold.core.limits import APPEND_ATTEMPTS_MAX
+from refold.core.limits import LOST_ATTEMPTS_MAX, RECOVER_SECONDS
 from refold.gateway.asking import deadline_in
 from refold.gateway.buffers import Item
 from refold.gateway.parts import Parts
 from refold.gateway.problems import Problem
 from refold.gateway.submit import Written, catch_up
 from refold.log import Appended, Publication, Stale, Unknown
-
-RECOVER_SECONDS = 30.0
-"""How long a batch whose acknowledgement was lost waits for the projection to catch up."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,7 +30,7 @@ class Batch:
 async def append_batch(parts: Parts, batch: Batch) -> None:
     """Append a batch's events in order, each exactly once in effect, for each carries an id."""
     left = [index for index, item in enumerate(batch.items) if item.publication is not None]
-    for _ in range(APPEND_ATTEMPTS_MAX):
+    for _ in range(LOST_ATTEMPTS_MAX):
         if not left:
             return
         started = parts.timer()
@@ -45,7 +42,7 @@ async def append_batch(parts: Parts, batch: Batch) -> None:
             return
         left = await _recover(parts, batch, left)
     if left:
-        raise LogUnavailable(f"the log acknowledged none of {APPEND_ATTEMPTS_MAX} attempts")
+        raise LogUnavailable(f"the log acknowledged none of {LOST_ATTEMPTS_MAX} attempts")
 
 
 async def _append_all(parts: Parts, publications: list[Publication]) -> list[Appended] | Unknown:

@@ -71,6 +71,7 @@ class Problem(Exception):
 
 def install(app: FastAPI) -> None:
     """Make every error of an application a problem document."""
+    # Coroutines, all of them: plain functions would be sent to a thread.
     handlers: dict[Any, Any] = {
         Problem: _on_problem,
         RefoldError: _on_refold_error,
@@ -90,7 +91,7 @@ def problem_of(error: RefoldError) -> Problem:
     status, headers = _STATUS.get(type(error)), None
     if isinstance(error, LogError | StoreError):
         status, headers = 503, {"Retry-After": str(RETRY_AFTER_SECONDS)}
-    return Problem(status or 500, error.code, str(error), headers=headers, **_shown(error.facts))
+    return Problem(status or 500, error.code, error.message, headers=headers, **_shown(error.facts))
 
 
 def _status_of(reason: str) -> int:
@@ -105,18 +106,18 @@ def _shown(facts: Mapping[str, object]) -> dict[str, Json]:
     return {name: value for name, value in facts.items() if isinstance(value, str | int | float | bool)}
 
 
-def _on_problem(_: Request, error: Problem) -> Response:
+async def _on_problem(_: Request, error: Problem) -> Response:
     return error.response()
 
 
-def _on_refold_error(_: Request, error: RefoldError) -> Response:
+async def _on_refold_error(_: Request, error: RefoldError) -> Response:
     problem = problem_of(error)
     if problem.status >= 500:
         get_logger().warning("request_failed", status=problem.status, code=error.code, error=str(error))
     return problem.response()
 
 
-def _on_invalid(_: Request, error: RequestValidationError) -> Response:
+async def _on_invalid(_: Request, error: RequestValidationError) -> Response:
     fault = error.errors()[0]
     field = str(fault["loc"][-1]) if fault["loc"] else ""
     if fault["type"] == "extra_forbidden":
@@ -129,7 +130,7 @@ def unknown_parameter(name: str) -> Problem:
     return Problem(422, "unknown_parameter", f"{name}: this resource has no such parameter", field=name)
 
 
-def _on_framework(request: Request, error: HTTPException) -> Response:
+async def _on_framework(request: Request, error: HTTPException) -> Response:
     if error.status_code == 405:
         allowed = ", ".join(_allowed(request))
         detail = f"{request.method} is not for this resource; {allowed} is"
@@ -156,7 +157,7 @@ def _allowed(request: Request) -> list[str]:
     return sorted(methods)
 
 
-def _on_unexpected(request: Request, error: Exception) -> Response:
+async def _on_unexpected(request: Request, error: Exception) -> Response:
     get_logger().error("request_crashed", method=request.method, path=request.url.path, exc_info=error)
     detail = "the gateway failed in a way that it does not know; its log says how"
     return Problem(500, "internal_error", detail).response()

@@ -88,8 +88,8 @@ class OutcomeQuery(_Query):
     )
 
 
-def refuse_query(request: Request) -> None:
-    """Refuse any query parameter."""
+async def refuse_query(request: Request) -> None:
+    """Refuse any query parameter (a coroutine, for a plain function would be sent to a thread)."""
     for name in request.query_params:
         raise unknown_parameter(name)
 

@@ -33,7 +33,7 @@ async def append_strictly(parts: Parts, draft: Draft, condition: Condition, dead
             if own_sequence is not None:
                 return Written(own_sequence)
             continue
-        outcome = await recover(parts, draft, deadline)
+        outcome = await recover(parts, draft)
         if outcome is not None:
             return Written(outcome["sequence"], outcome)
     detail = f"others wrote to the document each of {APPEND_ATTEMPTS_MAX} times; nothing was published"

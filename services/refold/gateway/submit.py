@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from refold.core.canonical import Json
 from refold.core.errors import LogUnavailable
-from refold.core.limits import APPEND_ATTEMPTS_MAX, NOTICE_WAIT_SECONDS
+from refold.core.limits import LOST_ATTEMPTS_MAX, NOTICE_WAIT_SECONDS, RECOVER_SECONDS
+from refold.gateway.asking import deadline_in
 from refold.gateway.draft import Draft
 from refold.gateway.parts import Parts
 from refold.gateway.problems import Problem
@@ -24,16 +25,16 @@ class Written(NamedTuple):
     outcome: dict[str, Json] | None = None
 
 
-async def append_surely(parts: Parts, draft: Draft, publication: Publication, deadline: float) -> Written:
+async def append_surely(parts: Parts, draft: Draft, publication: Publication) -> Written:
     """Append a draft's event, which expects nothing of its document."""
-    for _ in range(APPEND_ATTEMPTS_MAX):
+    for _ in range(LOST_ATTEMPTS_MAX):
         acknowledgement = await append(parts, publication)
         if isinstance(acknowledgement, Appended):
             return Written(acknowledgement.sequence)
-        outcome = await recover(parts, draft, deadline)
+        outcome = await recover(parts, draft)
         if outcome is not None:
             return Written(outcome["sequence"], outcome)
-    raise LogUnavailable(f"the log acknowledged none of {APPEND_ATTEMPTS_MAX} attempts")
+    raise LogUnavailable(f"the log acknowledged none of {LOST_ATTEMPTS_MAX} attempts")
 
 
 async def append(parts: Parts, publication: Publication) -> Acknowledgement:
@@ -44,9 +45,9 @@ async def append(parts: Parts, publication: Publication) -> Acknowledgement:
     return acknowledgement
 
 
-async def recover(parts: Parts, draft: Draft, deadline: float) -> dict[str, Json] | None:
+async def recover(parts: Parts, draft: Draft) -> dict[str, Json] | None:
     """Find out what became of an event whose acknowledgement was lost; None where the log has it not."""
-    if not await catch_up(parts, deadline):
+    if not await catch_up(parts, deadline_in(RECOVER_SECONDS)):
         detail = (
             "no acknowledgement came, so the log may have the event or not: ask for the outcome of its id"
         )

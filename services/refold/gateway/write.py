@@ -103,7 +103,7 @@ async def _publish(
         known = await refuse_absent(parts, made, deadline)
         if known is not None:
             return known
-    return await append_surely(parts, made, publication, deadline)
+    return await append_surely(parts, made, publication)
 
 
 def _joined(request: Request, name: str) -> str | None:

@@ -74,7 +74,11 @@ class EventLog(Protocol):
         """
 
     async def append_atomically(self, publications: list[Publication]) -> list[Appended] | Stale | Unknown:
-        """Append all next to each other, or none. At most `BATCH_EVENTS_MAX` and `BATCH_BYTES_MAX`."""
+        """Append all next to each other, or none. At most `BATCH_EVENTS_MAX`, and `BATCH_BYTES_MAX` of bodies.
+
+        Raises as `append` does, and `Refused` `batch_too_large`; `bad_batch` where a document's second event is
+        strict.
+        """
 
     def read(self, after_sequence: int) -> AsyncGenerator[list[Record], None]:
         """Yield every event after a sequence, in order and without a gap, then go on with the live tail.

@@ -22,7 +22,9 @@ def read_cursor(cursor: str | None) -> str:
     if cursor is None:
         return ""
     try:
-        return check_name(b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).decode(), "cursor")
+        return check_name(
+            b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).decode(), "cursor"
+        )
     except (Refused, binascii.Error, ValueError):
         rule = "is not one that a list answered as `next`"
         raise Refused("bad_cursor", rule, field="cursor", shape=repr(cursor[:40])) from None

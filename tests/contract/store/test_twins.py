@@ -7,10 +7,10 @@ from itertools import count
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.scribe import NAMESPACE
-from support.stores import HOSTILE, all_entries, begin, memory_stores, postgres_stores
 
 from refold.core.page import Clock, Point
+from support.scribe import NAMESPACE
+from support.stores import HOSTILE, all_entries, begin, memory_stores, postgres_stores
 
 DOCUMENTS = ("a", "b", "c:~")
 EVENTS = (
@@ -71,7 +71,9 @@ def points(scribe):
     yield from (Point(Clock.sequence, sequence) for sequence in range(0, scribe.sequence + 2, 2))
     entries = [entry for entries in scribe.entries.values() for entry in entries]
     for time in sorted({time for entry in entries for time in (entry.recorded_at, entry.occurred_at)})[::3]:
-        yield from (Point(clock, time + late) for clock in (Clock.recorded, Clock.occurred) for late in (0, -1))
+        yield from (
+            Point(clock, time + late) for clock in (Clock.recorded, Clock.occurred) for late in (0, -1)
+        )
 
 
 async def answers(store, questions):

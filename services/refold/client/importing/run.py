@@ -73,9 +73,10 @@ class Import:
         while plans is not None:
             outcomes, following = await _both(self._send(plans), self._next(runs))
             if await self._settle(plans, outcomes) and following is not None:
-                # Another's change: what was planned ahead stands on heads that never came to be.
+                # What was planned ahead stands on heads that never came to be.
                 lines = [planned.line for planned in following]
-                following = await self._plan_anew(lines)
+                self._forget(lines)
+                following = await self._plan(lines)
             self._listener.progress(self.tally)
             plans = following
         return self.tally
@@ -115,20 +116,20 @@ class Import:
             self._refuse(number, refused)
             return None
 
-    async def _plan(self, lines: Sequence[Line]) -> list[Planned]:
+    async def _plan(self, lines: Sequence[Line], *, is_again: bool = False) -> list[Planned]:
         await self._heads.load(line.document for line in lines)
         plans = []
         for line in lines:
-            planned = plan(line, self._heads[line.document], self._digest)
+            head = self._heads[line.document]
+            planned = plan(line, head._replace(line=0) if is_again else head, self._digest)
             self._heads.put(line.document, planned.after)
             plans.append(planned)
             await asyncio.sleep(0)
         return plans
 
-    async def _plan_anew(self, lines: Sequence[Line]) -> list[Planned]:
+    def _forget(self, lines: Sequence[Line]) -> None:
         for line in lines:
             self._heads.forget(line.document)
-        return await self._plan(lines)
 
     async def _send(self, plans: Sequence[Planned]) -> list[Outcome]:
         sent = [planned for planned in plans if planned.event is not None]
@@ -171,7 +172,9 @@ class Import:
         for _ in range(ATTEMPTS_MAX):
             if not again:
                 return is_broken
-            plans = await self._plan_anew(again)
+            self._forget(again)
+            # A later line may have gone through where an earlier one was stale: both are tried again.
+            plans = await self._plan(again, is_again=True)
             again, _broken = self._judge(plans, await self._send(plans))
         for line in again:
             self._refuse(line.number, Refused("conflict", "others keep changing the document", field="doc"))

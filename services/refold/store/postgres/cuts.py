@@ -12,7 +12,6 @@ from typing import Final
 from refold.core import page
 from refold.core.errors import StoreError
 from refold.core.identity import pack_identities
-from refold.core.limits import TIME_MIN_NANOSECONDS
 from refold.core.outcome import Entry
 from refold.core.page import Snapshot
 from refold.store import Dirty, Key
@@ -42,7 +41,7 @@ async def write_cuts(connection: Connection, documents: Sequence[Dirty]) -> None
     closing = (_closing_row(dirty, journal[_key(dirty)]) for dirty in documents)
     await connection.copy_records_to_table("closed_pages", records=closing, columns=(*_NAME, *_CLOSED))
     closed = await connection.execute(SQL["close_pages"])
-    first = await connection.execute(SQL["close_first_pages"], TIME_MIN_NANOSECONDS)
+    first = await connection.execute(SQL["close_first_pages"])
     if rows_of(closed) + rows_of(first) != len(documents):
         raise StoreError(
             "a page to be closed is not the open one", expected=len(documents), found=(closed, first)

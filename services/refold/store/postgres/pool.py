@@ -30,16 +30,11 @@ Connection: TypeAlias = "asyncpg.Connection[Row] | PoolConnectionProxy[Row]"
 _SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}", re.ASCII)
 _DISK_FULL: Final = "53100"
 _CANCELED: Final = "57014"
-_AWAY: Final = ("08", "28", "3D", "40", "53", "57P", "25006")
+_AWAY: Final = ("08", "28", "3D", "40", "53", "55", "57P", "25006")
 """SQLSTATEs that begin so: the server is away, full up, read-only or asks to try again."""
 
 _QUICK: Final = {"jit": "off", "application_name": "refold"}
-_COMMITS: Final = {
-    "synchronous_commit": "off",
-    # A few documents of millions are looked up by key, whatever the planner believes of a temporary table.
-    "enable_hashjoin": "off",
-    "enable_mergejoin": "off",
-}
+_COMMITS: Final = {"synchronous_commit": "off"}
 
 
 class Pool:
@@ -53,12 +48,13 @@ class Pool:
         self._pool: asyncpg.Pool[Row] | None = None
 
     async def open(self) -> None:
-        """Connect once, to know that the server answers."""
+        """Begin without a connection: the first read makes it."""
         with translated():
             self._pool = await asyncpg.create_pool(
                 self._dsn,
-                min_size=1,
+                min_size=0,
                 max_size=self._size,
+                max_inactive_connection_lifetime=0,
                 init=_set_codecs,
                 timeout=STORE_CONNECT_SECONDS,
                 command_timeout=STORE_COMMAND_SECONDS,

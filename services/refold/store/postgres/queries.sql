@@ -131,13 +131,14 @@ WHERE p.namespace = c.namespace AND p.document = c.document AND p.payload IS NUL
     )
 
 -- name: close_first_pages
+-- A first page is based on version 0, before every time.
 INSERT INTO pages (
     namespace, document, base_sequence,
     base_version, base_version_sequence, base_recorded_at, base_occurred_max, base_events, base_occurred_at,
     last_sequence, events, ids, identities, payload
 )
-SELECT c.namespace, c.document, 0, 0, 0, $1, $1, 0, $1, c.last_sequence, c.events, c.ids, c.identities, c.payload
-FROM closed_pages AS c
+SELECT c.namespace, c.document, 0, 0, 0, t.never, t.never, 0, t.never, c.last_sequence, c.events, c.ids, c.identities, c.payload
+FROM closed_pages AS c, (VALUES ((-9223372036854775808)::bigint)) AS t (never)
 WHERE NOT EXISTS (SELECT FROM pages AS p WHERE p.namespace = c.namespace AND p.document = c.document)
 
 -- name: count_namespaces

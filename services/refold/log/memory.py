@@ -1,0 +1,161 @@
+"""The reference twin of the EventLog and Notices ports: in this process, gone with it.
+
+For tests, and to say in few lines what the real one promises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from typing import Final
+
+from refold.core import canonical
+from refold.core.errors import LogFull, LogHole, LogUnavailable
+from refold.core.record import SYSTEM_NAMESPACE, Record, partition_of, stored_subject
+from refold.core.system import GENESIS_DOCUMENT, genesis
+from refold.log import Acknowledgement, Appended, LogInfo, Publication, Stale, Unknown
+from refold.log.admission import admit, admit_together
+
+RUN_EVENTS_MAX: Final = 1_000
+
+
+class MemoryLog:
+    """A list of records that begins with its genesis."""
+
+    def __init__(
+        self, log_id: str, *, now: Callable[[], int] = time.time_ns, bytes_max: int | None = None
+    ) -> None:
+        """Make a log; `now` is its clock in nanoseconds, `bytes_max` how much it holds."""
+        self._log_id = log_id
+        self._now = now
+        self._bytes_max = bytes_max
+        self._records: list[Record | None] = []
+        self._last: dict[bytes, Record] = {}
+        self._size_bytes = 0
+        self._is_closed = False
+        self._grown = asyncio.Event()
+        body = canonical.dumps(genesis(log_id))
+        self._store(Publication(namespace=SYSTEM_NAMESPACE, document=GENESIS_DOCUMENT, body=body), b"")
+
+    async def info(self) -> LogInfo:
+        """Tell the log's ends and clock."""
+        self._check_open()
+        return LogInfo(
+            log_id=self._log_id,
+            first_sequence=1,
+            last_sequence=len(self._records),
+            time=self._now(),
+            size_bytes=self._size_bytes,
+        )
+
+    async def append(self, publication: Publication) -> Acknowledgement:
+        """Append one event."""
+        lines = admit(publication)
+        stored = self._store_all([publication], [lines])
+        return stored if isinstance(stored, Stale) else stored[0]
+
+    async def append_atomically(self, publications: list[Publication]) -> list[Appended] | Stale | Unknown:
+        """Append all next to each other, or none."""
+        return self._store_all(publications, admit_together(publications))
+
+    async def read(self, after_sequence: int) -> AsyncGenerator[list[Record], None]:
+        """Yield every event after a sequence, then go on with the live tail."""
+        if after_sequence > len(self._records):
+            message = "the log ends before what has been read from it"
+            raise LogHole(message, last_sequence=len(self._records), read_sequence=after_sequence)
+        while True:
+            self._check_open()
+            run = self._records[after_sequence : after_sequence + RUN_EVENTS_MAX]
+            whole = [record for record in run if record is not None]
+            if len(whole) < len(run):
+                missing = [after_sequence + 1 + at for at, record in enumerate(run) if record is None]
+                raise LogHole("the log lacks events", first_sequence=missing[0], last_sequence=missing[-1])
+            if whole:
+                after_sequence += len(whole)
+                yield whole
+            else:
+                self._grown.clear()
+                await self._grown.wait()
+
+    async def get(self, sequence: int) -> Record | None:
+        """Return one event by its sequence."""
+        self._check_open()
+        return self._records[sequence - 1] if 0 < sequence <= len(self._records) else None
+
+    async def last_of(self, namespace: str, document: str) -> Record | None:
+        """Return a document's last event."""
+        self._check_open()
+        return self._last.get(_subject(namespace, document))
+
+    async def close(self) -> None:
+        """Let readers and writers know that it is over."""
+        self._is_closed = True
+        self._grown.set()
+
+    def punch(self, sequence: int) -> None:
+        """Lose one event, as no log should: for tests of who notices."""
+        self._records[sequence - 1] = None
+
+    def _store_all(self, publications: list[Publication], lines: list[bytes]) -> list[Appended] | Stale:
+        self._check_open()
+        for publication in publications:
+            last = self._last.get(_subject(publication.namespace, publication.document))
+            expected = publication.expected_last_sequence
+            if expected is not None and expected != (last.sequence if last is not None else 0):
+                return Stale()
+        size_bytes = sum(len(publication.body) for publication in publications)
+        if self._bytes_max is not None and self._size_bytes + size_bytes > self._bytes_max:
+            raise LogFull
+        stored = [self._store(*pair) for pair in zip(publications, lines, strict=True)]
+        self._grown.set()
+        return stored
+
+    def _store(self, publication: Publication, lines: bytes) -> Appended:
+        subject = _subject(publication.namespace, publication.document)
+        record = Record(len(self._records) + 1, self._now(), subject, lines, publication.body)
+        self._records.append(record)
+        self._last[subject] = record
+        self._size_bytes += len(record.body)
+        return Appended(record.sequence)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise LogUnavailable("the log was closed")
+
+
+class MemoryNotices:
+    """Messages handed to whoever listens, at once and in this process."""
+
+    def __init__(self) -> None:
+        """Begin with nobody listening."""
+        self._listeners: list[tuple[list[str], Callable[[str, bytes], None]]] = []
+
+    async def send(self, subject: str, body: bytes) -> None:
+        """Send one message."""
+        for pattern, handle in tuple(self._listeners):
+            if _matches(pattern, subject.split(".")):
+                handle(subject, body)
+
+    async def flush(self) -> None:
+        """Return: what was sent has been handled."""
+
+    async def listen(self, subject: str, handle: Callable[[str, bytes], None]) -> Callable[[], None]:
+        """Call `handle(subject, body)` for each message until the returned function is called."""
+        listener = (subject.split("."), handle)
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+
+def _subject(namespace: str, document: str) -> bytes:
+    partition = partition_of(namespace.encode(), document.encode())
+    return stored_subject(partition, namespace, document)
+
+
+def _matches(pattern: list[str], subject: list[str]) -> bool:
+    for at, token in enumerate(pattern):
+        if token == ">":
+            return len(subject) > at
+        if at >= len(subject) or token not in {"*", subject[at]}:
+            return False
+    return len(pattern) == len(subject)

@@ -1,0 +1,89 @@
+"""A Refold that folds in memory: the client's methods that an import uses, over the real fold.
+
+For tests of what writes through the client. Changes of others, lost answers and late folds are made by hand.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from refold.client.values import Change, Outcome
+from refold.client.values import Document as Found
+from refold.core import canonical
+from refold.core.document import ABSENT
+from refold.core.errors import DocumentAbsent
+from refold.core.fold import Folded
+from support.events import History
+
+
+class FoldingRefold:
+    """Namespaces are not told apart: a test uses one."""
+
+    def __init__(self) -> None:
+        self.documents: dict[str, History] = {}
+        self.sequence = 0
+        self.appended: list[dict[str, Any]] = []
+        self.requests = 0
+        self.faults: list[Exception] = []
+        """Raised one after another by the next appends, after the events were folded."""
+        self.before_append: list[Any] = []
+        """Called one after another before the next appends."""
+
+    def state(self, document: str) -> Any:
+        """The head's state, ABSENT where there is none."""
+        return self.documents[document].state
+
+    def publish(self, document: str, event: dict[str, Any]) -> Outcome:
+        """Fold one event, whoever sends it."""
+        history = self.documents.setdefault(document, History(document=document))
+        self.sequence += 1
+        history.sequence = self.sequence - 1
+        made = history.publish(event)
+        first = made.first.status.name if made.first else ""
+        return Outcome(
+            status=made.status.name,
+            version=made.version,
+            sequence=self.sequence,
+            reason=made.reason,
+            detail=made.detail,
+            first_status=first,
+        )
+
+    async def append(self, _: str, events: list[bytes]) -> list[Outcome]:
+        """Fold a run of events."""
+        if self.before_append:
+            self.before_append.pop(0)()
+        self.requests += 1
+        outcomes = []
+        for line in events:
+            event = canonical.loads(line)
+            self.appended.append(event)
+            outcomes.append(self.publish(event.pop("doc"), event))
+        if self.faults:
+            raise self.faults.pop(0)
+        return outcomes
+
+    async def get(self, namespace: str, document: str, *, version: int) -> Found:
+        """Read the head."""
+        history = self.documents[document]
+        assert version == history.row.version
+        if history.state is ABSENT:
+            raise DocumentAbsent
+        return Found(namespace=namespace, id=document, version=version, state=history.state)
+
+    async def history(self, _: str, document: str, *, limit: int | None = None, is_reversed: bool) -> Any:
+        """Read the changes, newest first."""
+        assert is_reversed
+        history = self.documents.get(document)
+        effective = [it for it in (history.folded if history else []) if it.outcome.status.is_effective]
+        for folded in list(reversed(effective))[:limit]:
+            yield _change(folded)
+
+
+def _change(folded: Folded) -> Change:
+    event = folded.event
+    assert event is not None
+    meta = event.meta
+    return Change(
+        version=folded.outcome.version, sequence=0, recorded_at="", occurred_at="", patch=[], meta=meta
+    )

@@ -1,0 +1,157 @@
+"""The command line: one clear line and one exit code for everything that goes wrong; others' text is harmless."""
+
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from refold.cli import failure
+from refold.cli.app import app
+from refold.cli.show import change_summary, printable
+from refold.cli.target import read_json
+from refold.core.errors import (
+    DocumentAbsent,
+    LogUnavailable,
+    PortTaken,
+    Refused,
+    ServiceUnavailable,
+    TimedOut,
+    VersionUnknown,
+)
+
+COMMANDS = {
+    *("up", "demo", "projector", "gateway", "put", "patch", "merge", "delete", "import"),
+    *("get", "history", "diff", "list", "rejections", "status", "config"),
+}
+NOBODY = "http://127.0.0.1:9"
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, stdin=None):
+        monkeypatch.setattr(sys, "argv", ["refold", *arguments])
+        return CliRunner().invoke(app, arguments, input=stdin)
+
+    return run
+
+
+def test_help_names_every_command_with_a_line_that_is_not_cut(run):
+    shown = run("--help").output
+    assert "…" not in shown
+    for command in COMMANDS:
+        assert f"│ {command} " in shown
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_explains_itself(run, command):
+    found = run(command, "--help")
+    assert found.exit_code == 0
+    assert "Usage: refold" in found.output
+
+
+def test_help_imports_nothing_heavy():
+    heavy = ("httpx", "pydantic", "asyncio", "nats", "asyncpg", "fastapi", "faststream", "granian", "psutil")
+    code = f"import refold.cli.app, sys; print([name for name in {heavy} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("get",),
+        ("get", "no-slash"),
+        ("get", "/d"),
+        ("get", "n/d", "--version", "-1"),
+        ("get", "n/d", "--version", "1", "--at", "2026-01-01"),
+        ("get", "n/d", "--clock", "mine"),
+        ("diff", "n/d", "1"),
+        ("import", "n", "not-there.jsonl"),
+        ("nonsense",),
+        ("up", "--durability", "maybe"),
+    ],
+)
+def test_wrong_usage_exits_2(run, arguments):
+    assert run(*arguments).exit_code == failure.USAGE
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (DocumentAbsent(), failure.REFUSED),
+        (VersionUnknown(), failure.REFUSED),
+        (Refused("bad_name", "…"), failure.REFUSED),
+        (PortTaken("…"), failure.REFUSED),
+        (Refused("bad_setting", "…"), failure.USAGE),
+        (ServiceUnavailable(), failure.UNREACHED),
+        (TimedOut(), failure.UNREACHED),
+        (LogUnavailable(), failure.UNREACHED),
+    ],
+)
+def test_an_error_has_its_exit_code_and_one_line(error, code, capsys):
+    with pytest.raises(SystemExit) as ended, failure.exiting_clearly():
+        raise error
+    assert ended.value.code == code
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_error_is_told_without_its_secrets(capsys):
+    with pytest.raises(SystemExit), failure.exiting_clearly():
+        raise LogUnavailable("cannot reach nats://u:s3cret@h")
+    assert "s3cret" not in capsys.readouterr().err
+
+
+def test_whoever_stops_reading_our_output_is_no_error(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    with pytest.raises(SystemExit) as ended, failure.exiting_clearly():
+        raise BrokenPipeError
+    assert ended.value.code == 0
+
+
+def test_a_service_that_is_not_there_is_said_with_what_to_do(run):
+    found = run("get", "acme/order-1", "--url", NOBODY)
+    assert isinstance(found.exception, ServiceUnavailable)
+    assert NOBODY in str(found.exception)
+
+
+def test_json_comes_from_a_file_from_stdin_or_from_the_argument(tmp_path, monkeypatch):
+    path = tmp_path / "state.json"
+    path.write_text('{"a": 1}')
+    assert read_json(str(path), "state") == {"a": 1}
+    assert read_json(f"@{path}", "state") == {"a": 1}
+    assert read_json(' {"a": 2}', "state") == {"a": 2}
+    assert read_json("null", "state") is None
+    assert read_json("-1.5", "state") == -1.5
+
+
+@pytest.mark.parametrize(
+    ("argument", "reason"),
+    [("{", "bad_json"), ('{"a":1,"a":2}', "duplicate_key"), ("gone.json", "bad_usage"), ("[1", "bad_json")],
+)
+def test_json_that_is_none_is_refused_by_field(argument, reason):
+    with pytest.raises(Refused) as refused:
+        read_json(argument, "state")
+    assert refused.value.reason == reason
+
+
+def test_what_would_steer_a_terminal_is_not_printed():
+    assert printable("a\x1b[2Jb\nc") == "a�[2Jb�c"
+
+
+def test_a_patch_is_told_in_a_few_words():
+    patch = [{"op": "replace", "path": "/total", "value": 12}, {"op": "remove", "path": "/x"}]
+    assert change_summary(patch) == "replace /total 12, remove /x"
+    assert change_summary([{"op": "move", "path": "/a", "from": "/b"}]) == "move /b → /a"
+    assert change_summary([{"op": "add", "path": "", "value": {}}]) == 'add "" {}'
+    assert change_summary(patch * 100).endswith("more)")
+
+
+def test_config_prints_what_is_in_force_without_secrets(run, monkeypatch):
+    monkeypatch.setenv("REFOLD_NATS_URL", "nats://u:s3cret@h:4222")
+    found = run("config", "--json")
+    assert found.exit_code == 0
+    assert "nats://u:***@h:4222" in found.output
+    assert "s3cret" not in found.output

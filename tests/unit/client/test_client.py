@@ -1,0 +1,222 @@
+"""The client asks as the contract says, and returns values for what is no failure."""
+
+import json
+from datetime import UTC, datetime
+from functools import partial
+
+import httpx
+import pytest
+
+from refold.client import Refold, transport
+from refold.core.errors import DocumentAbsent, Refused, ServiceUnavailable, TimedOut, VersionUnknown
+
+NOW = "2026-01-02T03:04:05.000000006Z"
+APPLIED = {"status": "applied", "version": 3, "sequence": 9, "recorded_at": NOW}
+
+
+class Gateway:
+    """Answers what it is told to, and remembers what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+        self.answers = []
+
+    def answer(self, status=200, body=None, headers=None):
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.answers.append(httpx.Response(status, content=content, headers=headers))
+
+    def problem(self, status, code, **members):
+        self.answer(status, {"type": f"urn:refold:problem:{code}", "code": code, "status": status, **members})
+
+    def __call__(self, request):
+        self.asked.append(request)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@pytest.fixture
+def gateway(monkeypatch):
+    made = Gateway()
+    client = partial(httpx.AsyncClient, transport=httpx.MockTransport(made))
+    monkeypatch.setattr(transport.httpx, "AsyncClient", client)
+    return made
+
+
+@pytest.fixture
+async def refold(gateway):
+    async with Refold("http://gateway:1/") as client:
+        yield client
+
+
+async def test_a_write_carries_what_its_author_says_in_headers(gateway, refold):
+    gateway.answer(201, APPLIED)
+    outcome = await refold.put(
+        "acme",
+        "order:1",
+        {"b": 1, "a": "ä"},
+        id="mine",
+        type="order.made",
+        actor="Zoë",
+        occurred_at=datetime(2026, 1, 2, tzinfo=UTC),
+        meta={"k": "ü"},
+        if_version=2,
+        wait_seconds=0,
+    )
+    (request,) = gateway.asked
+    assert (request.method, request.url.path) == ("PUT", "/v1/acme/order:1")
+    assert request.content == '{"a":"ä","b":1}'.encode()
+    said = {name.lower(): value for name, value in request.headers.raw}
+    assert said[b"idempotency-key"] == b"mine"
+    assert said[b"refold-actor"] == "Zoë".encode()
+    assert said[b"refold-occurred-at"] == b"2026-01-02T00:00:00+00:00"
+    assert said[b"refold-meta"] == '{"k":"ü"}'.encode()
+    assert said[b"if-match"] == b'"2"'
+    assert said[b"refold-wait"] == b"0"
+    assert outcome.is_effective
+    assert (outcome.version, outcome.sequence) == (3, 9)
+
+
+async def test_every_write_has_an_id_so_that_a_lost_answer_can_be_looked_up(gateway, refold):
+    gateway.answer(200, APPLIED)
+    gateway.answer(200, APPLIED)
+    await refold.merge("acme", "d", {"a": 1})
+    await refold.merge("acme", "d", {"a": 1})
+    keys = [request.headers["idempotency-key"] for request in gateway.asked]
+    assert all(keys)
+    assert keys[0] != keys[1]
+
+
+async def test_a_patch_and_a_merge_patch_are_told_apart_by_their_media_type(gateway, refold):
+    for _ in range(2):
+        gateway.answer(200, APPLIED)
+    await refold.patch("acme", "d", [])
+    await refold.merge("acme", "d", {})
+    assert [request.headers["content-type"] for request in gateway.asked] == [
+        "application/json-patch+json",
+        "application/merge-patch+json",
+    ]
+
+
+async def test_a_rejection_is_a_value(gateway, refold):
+    outcome = {"status": "rejected", "version": 2, "sequence": 9, "reason": "test_failed"}
+    gateway.problem(409, "test_failed", detail="…", outcome=outcome)
+    found = await refold.patch("acme", "d", [])
+    assert (found.status, found.reason, found.is_effective) == ("rejected", "test_failed", False)
+
+
+async def test_a_conflict_is_a_value(gateway, refold):
+    gateway.problem(412, "precondition_failed", detail="the document is at version 5")
+    found = await refold.delete("acme", "d", if_version=4)
+    assert (found.status, found.is_effective) == ("conflict", False)
+    assert "version 5" in found.detail
+
+
+async def test_a_duplicate_of_a_rejected_event_is_not_effective(gateway, refold):
+    gateway.answer(200, {"status": "duplicate", "version": 0, "first": {"status": "rejected"}})
+    assert not (await refold.put("acme", "d", 1)).is_effective
+
+
+async def test_a_write_that_is_not_folded_yet_is_pending(gateway, refold):
+    gateway.answer(202, {"status": "pending", "sequence": 7})
+    found = await refold.put("acme", "d", 1, wait_seconds=0)
+    assert (found.status, found.sequence, found.version) == ("pending", 7, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error"),
+    [
+        (404, "document_absent", DocumentAbsent),
+        (404, "version_unknown", VersionUnknown),
+        (404, "path_absent", Refused),
+        (413, "event_too_large", Refused),
+        (422, "bad_time", Refused),
+        (503, "log_unavailable", ServiceUnavailable),
+        (504, "timed_out", TimedOut),
+        (500, "internal_error", ServiceUnavailable),
+    ],
+)
+async def test_a_problem_is_an_error_of_our_own_tree(gateway, refold, status, code, error):
+    gateway.problem(status, code, detail="what is wrong")
+    with pytest.raises(error, match="what is wrong"):
+        await refold.get("acme", "d")
+
+
+async def test_a_refusal_names_field_rule_and_shape_once(gateway, refold):
+    detail = "path: must begin with / (got string of 1 character)"
+    gateway.problem(422, "bad_pointer", detail=detail, field="path", shape="string of 1 character")
+    with pytest.raises(Refused) as refused:
+        await refold.get("acme", "d", path="a")
+    assert str(refused.value) == detail
+    assert (refused.value.reason, refused.value.field) == ("bad_pointer", "path")
+
+
+async def test_an_answer_that_is_no_problem_document_is_still_an_error(gateway, refold):
+    gateway.answer(502, b"<html>bad gateway</html>")
+    with pytest.raises(ServiceUnavailable, match="502"):
+        await refold.status()
+
+
+async def test_a_service_that_does_not_answer_is_named_by_its_address(gateway, refold):
+    gateway.answers.append(httpx.ConnectError("refused"))
+    with pytest.raises(ServiceUnavailable, match="http://gateway:1"):
+        await refold.status()
+    gateway.answers.append(httpx.ReadTimeout("silent"))
+    with pytest.raises(TimedOut):
+        await refold.status()
+
+
+@pytest.mark.parametrize(("namespace", "document"), [("a/b", "d"), ("n", ""), ("n", "a b"), ("n", "x" * 129)])
+async def test_a_name_that_breaks_the_rule_is_refused_before_anything_is_sent(
+    gateway, refold, namespace, document
+):
+    with pytest.raises(Refused, match="a name is"):
+        await refold.get(namespace, document)
+    assert gateway.asked == []
+
+
+async def test_a_header_with_a_line_break_is_refused_before_anything_is_sent(gateway, refold):
+    with pytest.raises(Refused, match="control"):
+        await refold.put("n", "d", 1, actor="a\r\nX: y")
+    assert gateway.asked == []
+
+
+async def test_a_time_without_a_zone_is_refused(gateway, refold):
+    with pytest.raises(Refused, match="zone"):
+        await refold.get("n", "d", at=datetime(2026, 1, 1))  # noqa: DTZ001 - that is what is refused
+    assert gateway.asked == []
+
+
+async def test_a_read_returns_the_state_with_where_it_stands(gateway, refold):
+    headers = {"refold-version": "3", "refold-sequence": "9", "refold-recorded-at": NOW}
+    gateway.answer(200, {"a": 1}, headers)
+    found = await refold.get("acme", "d", at=datetime(2026, 1, 1, tzinfo=UTC), clock="occurred")
+    assert dict(gateway.asked[0].url.params) == {"at": "2026-01-01T00:00:00+00:00", "clock": "occurred"}
+    assert (found.state, found.version, found.sequence, found.recorded_at) == ({"a": 1}, 3, 9, NOW)
+
+
+def item(version):
+    return {"version": version, "sequence": version, "recorded_at": NOW, "occurred_at": NOW, "patch": []}
+
+
+async def test_a_history_is_followed_page_by_page_until_enough_has_come(gateway, refold):
+    gateway.answer(200, {"items": [item(1), item(2)], "next": 2})
+    gateway.answer(200, {"items": [item(3)], "next": None})
+    assert [change.version async for change in refold.history("acme", "d")] == [1, 2, 3]
+    assert gateway.asked[1].url.params["after"] == "2"
+    gateway.answer(200, {"items": [item(9)], "next": 9})
+    newest = [change.version async for change in refold.history("acme", "d", limit=1, is_reversed=True)]
+    assert newest == [9]
+    assert gateway.asked[2].url.params["order"] == "desc"
+    assert gateway.answers == []
+
+
+async def test_many_events_go_in_one_request_and_their_outcomes_come_back_in_order(gateway, refold):
+    second = {"status": "rejected", "reason": "bad_patch"}
+    gateway.answer(200, json.dumps(APPLIED).encode() + b"\n" + json.dumps(second).encode() + b"\n")
+    outcomes = await refold.append("acme", [{"doc": "d", "put": 1}, b'{"doc":"e","patch":7}'])
+    (request,) = gateway.asked
+    assert request.url.path == "/v1/acme/events"
+    assert request.content == b'{"doc":"d","put":1}\n{"doc":"e","patch":7}\n'
+    assert [outcome.status for outcome in outcomes] == ["applied", "rejected"]

@@ -1,0 +1,210 @@
+"""An import makes small events, ends the same however often it is run, and never loses a document's order."""
+
+import json
+import random
+
+import pytest
+
+from refold.client.importing import Listener, import_file
+from refold.client.importing import run as module
+from refold.core.document import ABSENT
+from refold.core.errors import ServiceUnavailable
+from support.folding import FoldingRefold
+
+
+class Heard:
+    """A listener that remembers."""
+
+    def __init__(self):
+        self.refused = []
+        self.waited = 0
+        self.tallies = []
+
+    def listener(self):
+        def waiting(_):
+            self.waited += 1
+
+        return Listener(
+            refused=lambda number, why: self.refused.append((number, why.reason)),
+            progress=lambda tally: self.tallies.append(tally.lines),
+            waiting=waiting,
+        )
+
+
+@pytest.fixture(autouse=True)
+def small_runs(monkeypatch):
+    monkeypatch.setattr(module, "RUN_LINES_MAX", 3)
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "history.jsonl"
+
+
+def write(path, lines):
+    path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
+
+
+def states(document, values, **others):
+    return [{"doc": document, "state": value, "ts": 1000 + i, **others} for i, value in enumerate(values)]
+
+
+async def bring(refold, path):
+    heard = Heard()
+    return await import_file(refold, "n", path, heard.listener()), heard
+
+
+BIG = {f"k{i}": i for i in range(50)}
+
+
+async def test_the_first_event_puts_and_those_after_it_patch(path):
+    write(path, states("d", [BIG, {**BIG, "k1": 0}, None, BIG]))
+    refold = FoldingRefold()
+    tally, _ = await bring(refold, path)
+    assert [next(iter(event.keys() & {"put", "patch", "delete"})) for event in refold.appended] == [
+        "put",
+        "patch",
+        "delete",
+        "put",
+    ]
+    assert refold.appended[1]["patch"] == [{"op": "replace", "path": "/k1", "value": 0}]
+    assert (tally.lines, tally.events) == (4, 4)
+
+
+async def test_a_patch_larger_than_its_state_is_a_put(path):
+    write(path, states("d", [BIG, {"a": 1}]))
+    refold = FoldingRefold()
+    await bring(refold, path)
+    assert refold.appended[1]["put"] == {"a": 1}
+
+
+async def test_a_line_that_changes_nothing_makes_no_event_unless_it_has_a_version(path):
+    write(path, [*states("d", [BIG, BIG]), *states("e", [BIG, BIG], version=1)])
+    refold = FoldingRefold()
+    tally, _ = await bring(refold, path)
+    assert (tally.events, tally.unchanged) == (3, 1)
+    assert refold.documents["e"].row.version == 2
+
+
+async def test_an_event_says_when_who_and_from_which_line_of_which_file(path):
+    write(path, states("d", [BIG], actor="ada", commit="abc"))
+    refold = FoldingRefold()
+    await bring(refold, path)
+    (event,) = refold.appended
+    digest = module.LinesFile(path).digest()
+    assert event["occurred_at"] == "1970-01-01T00:16:40.000000000Z"
+    assert event["actor"] == "ada"
+    assert event["meta"] == {"commit": "abc", "import": {"file": digest, "line": 1}}
+
+
+async def test_running_it_again_publishes_nothing(path):
+    write(path, [*states("d", [BIG, {**BIG, "k1": 0}, None, {"a": 1}]), *states("e", [1, 2, None])])
+    refold = FoldingRefold()
+    first, _ = await bring(refold, path)
+    count = len(refold.appended)
+    second, _ = await bring(refold, path)
+    assert len(refold.appended) == count
+    assert (second.events, second.present) == (0, first.events)
+
+
+async def test_a_malformed_line_is_named_and_the_rest_goes_on(path):
+    write(path, [*states("d", [1]), "{", "", *states("d", [2]), '{"doc":"d","state":3}'])
+    refold = FoldingRefold()
+    tally, heard = await bring(refold, path)
+    assert heard.refused == [(2, "bad_json"), (5, "bad_line")]
+    assert (tally.lines, tally.events, tally.refused) == (5, 2, 2)
+    assert refold.state("d") == 2
+
+
+async def test_a_line_that_the_fold_refuses_is_named_and_later_ones_stand_on_what_was_before_it(path):
+    lines = states("d", [BIG, {**BIG, "k1": "future"}, {**BIG, "k2": 0}, {**BIG, "k3": 0}, {**BIG, "k4": 0}])
+    lines[1]["ts"] = "2200-01-01"
+    write(path, lines)
+    refold = FoldingRefold()
+    tally, heard = await bring(refold, path)
+    assert heard.refused == [(2, "occurred_in_future")]
+    assert (tally.events, tally.refused) == (4, 1)
+    assert refold.state("d") == {**BIG, "k4": 0}
+
+
+async def test_an_event_too_large_to_publish_is_refused_before_it_is_sent(path):
+    write(path, states("d", [1, {"a": "x" * 1_100_000}, 2]))
+    refold = FoldingRefold()
+    tally, heard = await bring(refold, path)
+    assert heard.refused == [(2, "event_too_large")]
+    assert tally.events == 2
+    assert refold.state("d") == 2
+
+
+@pytest.mark.parametrize("when", range(4))
+async def test_another_authors_change_in_between_is_overcome_and_every_later_line_is_exact(path, when):
+    values = [{**BIG, "k1": -i} for i in range(10)]
+    write(path, states("d", values))
+    refold = FoldingRefold()
+    refold.before_append = [lambda: None] * when + [
+        lambda: refold.publish("d", {"put": {"somebody": "else"}})
+    ]
+    tally, heard = await bring(refold, path)
+    assert heard.refused == []
+    assert tally.events == 10
+    assert refold.state("d") == values[-1]
+
+
+async def test_a_document_that_others_never_leave_alone_is_given_up_by_name(path):
+    write(path, states("d", [1, 2]))
+    refold = FoldingRefold()
+    refold.before_append = [lambda: refold.publish("d", {"merge": {"x": 1}})] * 100
+    tally, heard = await bring(refold, path)
+    assert heard.refused == [(1, "conflict"), (2, "conflict")]
+    assert (tally.events, tally.refused) == (0, 2)
+
+
+async def test_a_lost_answer_is_asked_for_again_without_doubling_anything(path):
+    write(path, states("d", [1, 2, 3, 4, 5]))
+    refold = FoldingRefold()
+    refold.faults = [ServiceUnavailable("lost"), ServiceUnavailable("lost again")]
+    tally, heard = await bring(refold, path)
+    assert heard.waited == 2
+    assert tally.events == 5
+    assert refold.documents["d"].row.version == 5
+    assert refold.state("d") == 5
+
+
+async def test_a_service_that_stays_away_ends_the_import(path):
+    write(path, states("d", [1]))
+    refold = FoldingRefold()
+    refold.faults = [ServiceUnavailable("away")] * 1_000
+    with pytest.raises(ServiceUnavailable):
+        await bring(refold, path)
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_stopped_anywhere_and_run_again_it_ends_the_same(path, seed, monkeypatch):
+    chance = random.Random(seed)
+    documents = {name: {} for name in "abcde"}
+    lines = []
+    for number in range(120):
+        name = chance.choice("abcde")
+        state = documents[name]
+        if chance.random() < 0.1:
+            documents[name], value = {}, None
+        else:
+            state[f"k{chance.randrange(8)}"] = chance.randrange(4)
+            value = dict(state)
+        lines.append({"doc": name, "state": value, "ts": 1000 + number})
+    write(path, lines)
+    undisturbed, disturbed = FoldingRefold(), FoldingRefold()
+    await bring(undisturbed, path)
+    monkeypatch.setattr(module, "UNANSWERED_MAX", 0)
+    while True:
+        disturbed.faults = [ServiceUnavailable("killed")] if chance.random() < 0.5 else []
+        try:
+            await bring(disturbed, path)
+        except ServiceUnavailable:
+            continue
+        break
+    for name, history in undisturbed.documents.items():
+        again = disturbed.documents[name]
+        assert again.state == history.state or again.state is history.state is ABSENT
+        assert again.row.version == history.row.version

@@ -1,0 +1,91 @@
+"""The fold is held to the language-neutral vectors in `schemas/vectors/fold.json`, as a fold in any language is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from refold.core import canonical, chain
+from refold.core.document import ABSENT, Document
+from refold.core.fold import fold
+from refold.core.record import Record, partition_of
+from support.events import lines, subject_of
+
+VECTORS = json.loads((Path(__file__).parents[3] / "schemas" / "vectors" / "fold.json").read_text())
+
+
+def written_out(text):
+    """Write out a text that is given as a list of [text, how many times]."""
+    return text if text is None or isinstance(text, str) else "".join(part * times for part, times in text)
+
+
+def records(case):
+    """Read a case's events, repeated ones each for itself, with what is expected of them."""
+    subject = subject_of(case["namespace"], case["document"])
+    for event in case["events"]:
+        headers = lines(*((name, written_out(value)) for name, value in event.get("headers", [])))
+        for n in range(event.get("times", 1)):
+            body = (
+                bytes.fromhex(event["hex"])
+                if "hex" in event
+                else written_out(event["body"]).replace("#", str(n + 1)).encode()
+            )
+            yield Record(event["sequence"] + n, int(event["time"]), subject, headers, body), event["expected"]
+
+
+def found(folded, document, recorded_at, expected):
+    """Say of an outcome what is expected of it, in the vectors' words."""
+    outcome = folded.outcome
+    said = {
+        "status": outcome.status.name,
+        "version": outcome.version,
+        "state": None if document.state is ABSENT else canonical.dumps(document.state).decode(),
+        "reason": outcome.reason,
+        "recorded_at": str(recorded_at),
+        "occurred_at": str(folded.occurred_at),
+        "effect": outcome.effect and canonical.dumps(outcome.effect).decode(),
+    }
+    if outcome.effect == []:
+        said["effect"] = "[]"
+    if outcome.first is not None:
+        first = outcome.first
+        said["first"] = {"sequence": first.sequence, "status": first.status.name, "version": first.version}
+    return {name: said.get(name) for name in expected}
+
+
+@pytest.mark.parametrize("case", VECTORS["cases"], ids=lambda case: case["comment"])
+def test_the_fold_makes_of_every_event_what_the_vectors_say(case):
+    partition = partition_of(case["namespace"].encode(), case["document"].encode())
+    document = Document(namespace=case["namespace"], document=case["document"], partition=partition)
+    recorded_at = 0
+    for record, expected in records(case):
+        recorded_at = max(recorded_at, record.time)
+        folded = fold(document, record, recorded_at=recorded_at)
+        wanted = {**expected, "state": written_out(expected["state"])}
+        assert found(folded, document, recorded_at, expected) == wanted, (
+            record.sequence,
+            folded.outcome.detail,
+        )
+        size = 0 if expected["state"] is None else len(wanted["state"].encode())
+        assert document.size == size
+        assert ("reason" in expected) == (folded.outcome.reason != "")
+        assert ("first" in expected) == (folded.outcome.first is not None)
+        assert ("effect" in expected) == (folded.outcome.effect is not None)
+
+
+@pytest.mark.parametrize(("namespace", "document", "partition"), VECTORS["partitions"])
+def test_a_documents_partition_is_what_the_vectors_say(namespace, document, partition):
+    assert partition_of(namespace.encode(), document.encode()) == partition
+
+
+def test_the_chain_is_what_the_vectors_say():
+    vector = VECTORS["chain"]
+    link = chain.seed(vector["log_id"], vector["partition"])
+    assert link.hex() == vector["seed"]
+    for row in vector["records"]:
+        headers = lines(*row["headers"])
+        subject, body = row["subject"].encode(), row["body"].encode()
+        link = chain.link(link, Record(row["sequence"], int(row["time"]), subject, headers, body))
+        assert link.hex() == row["chain"], row["sequence"]

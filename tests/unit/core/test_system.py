@@ -1,0 +1,141 @@
+"""By the events of `_refold` the log speaks of itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from refold.core import limits
+from refold.core.document import ABSENT
+from refold.core.errors import LogDiffers
+from refold.core.outcome import Status
+from refold.core.system import LIMITS_OF_FOLD_1, genesis, read_genesis
+from support.events import History, record
+
+
+def changed(**members):
+    """Return a genesis with other members; None leaves one out."""
+    state = {**genesis("log-1")["put"], **members}
+    return {"put": {name: value for name, value in state.items() if value is not None}}
+
+
+def fold_document():
+    return History("_refold", "fold", sequence=1)
+
+
+NOT_A_GENESIS = [
+    changed(log_id=None),
+    changed(log_id=""),
+    changed(log_id=7),
+    changed(partitions=32),
+    changed(partitions=64.0),
+    changed(partitions=None),
+    changed(fold=2),
+    changed(fold=True),
+    changed(limits=None),
+    changed(limits={}),
+    changed(limits={**LIMITS_OF_FOLD_1, "depth": 129}),
+    changed(limits={**LIMITS_OF_FOLD_1, "depth": 128.0}),
+    changed(limits={**LIMITS_OF_FOLD_1, "more": 1}),
+    changed(more=1),
+    {"put": {**genesis("log-1")["put"], "more": None}},
+    {"put": None},
+    {"put": []},
+    {"merge": genesis("log-1")["put"]},
+    {"patch": []},
+    {"delete": True},
+]
+
+
+def test_a_genesis_names_the_log_its_partitions_its_fold_and_every_limit():
+    assert genesis("log-1")["put"] == {
+        "log_id": "log-1",
+        "partitions": 64,
+        "fold": 1,
+        "limits": LIMITS_OF_FOLD_1,
+    }
+    assert LIMITS_OF_FOLD_1["depth"] == limits.DEPTH_MAX == 128
+    assert LIMITS_OF_FOLD_1["operations"] == limits.OPERATIONS_MAX == 10_000
+    assert LIMITS_OF_FOLD_1["state_bytes"] == limits.STATE_BYTES_MAX == 8 * 2**20
+    assert LIMITS_OF_FOLD_1["event_bytes"] == limits.EVENT_BYTES_MAX == 2**20
+    assert LIMITS_OF_FOLD_1["headers_bytes"] == limits.HEADERS_BYTES_MAX == 32 * 2**10
+
+
+def test_a_genesis_at_sequence_1_is_applied_and_read_back():
+    log = History("_refold", "log")
+    assert log.publish(genesis("log-1")).status is Status.applied
+    first = record(
+        genesis("log-1"), ("Nats-Expected-Last-Sequence", "0"), namespace="_refold", document="log"
+    )
+    assert read_genesis(first) == "log-1"
+
+
+@pytest.mark.parametrize("event", NOT_A_GENESIS)
+def test_anything_else_is_no_genesis_for_the_fold_nor_for_who_checks_a_log(event):
+    log = History("_refold", "log")
+    outcome = log.publish(event)
+    assert (outcome.status, outcome.reason) == (Status.rejected, "bad_system_event")
+    assert log.state is ABSENT
+    with pytest.raises(LogDiffers):
+        read_genesis(record(event, namespace="_refold", document="log"))
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"put":1,"put":1}'])
+def test_a_log_that_begins_with_garbage_differs(body):
+    with pytest.raises(LogDiffers):
+        read_genesis(record(body, namespace="_refold", document="log"))
+
+
+@pytest.mark.parametrize(
+    ("namespace", "document"), [("n", "d"), ("_refold", "fold"), ("n", "log"), ("_other", "log")]
+)
+def test_a_log_that_begins_with_another_subject_differs(namespace, document):
+    with pytest.raises(LogDiffers):
+        read_genesis(record(genesis("log-1"), namespace=namespace, document=document))
+
+
+def test_a_genesis_stands_at_sequence_1_alone():
+    log = History("_refold", "log")
+    log.publish(genesis("log-1"))
+    for event in (genesis("log-1"), genesis("log-2")):
+        assert log.publish(event).reason == "bad_system_event"
+    assert log.state["log_id"] == "log-1"
+    with pytest.raises(LogDiffers):
+        read_genesis(record(genesis("log-1"), sequence=2, namespace="_refold", document="log"))
+
+
+@pytest.mark.parametrize("number", [2, 3, 2**31 - 1])
+def test_a_fold_document_moves_the_number_on(number):
+    document = fold_document()
+    assert document.publish({"put": {"fold": number}}).status is Status.applied
+
+
+NO_NUMBERS = [1, 0, -1, 2.0, True, "2", None, 2**31, 2**64 - 1]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [*({"fold": number} for number in NO_NUMBERS), {}, {"fold": 2, "more": 1}, {"x": 2}, 2, None, [2]],
+)
+def test_a_number_that_does_not_move_on_or_is_none_is_rejected_without_effect(state):
+    document = fold_document()
+    assert document.publish({"put": state}).reason == "bad_system_event"
+    assert document.state is ABSENT
+
+
+@pytest.mark.parametrize(
+    "event",
+    [{"merge": {"fold": 2}}, {"patch": [{"op": "add", "path": "/fold", "value": 2}]}, {"delete": True}],
+)
+def test_a_system_document_is_only_ever_put_whole(event):
+    assert fold_document().publish(event).reason == "bad_system_event"
+
+
+@pytest.mark.parametrize("name", ["settings", "Log", "x"])
+def test_there_is_no_other_system_document(name):
+    assert History("_refold", name).publish({"put": {"fold": 2}}).reason == "bad_system_event"
+
+
+def test_a_system_event_may_carry_an_id_and_its_retry_is_a_duplicate():
+    document = fold_document()
+    document.publish({"put": {"fold": 2}, "id": "x"})
+    assert document.publish({"put": {"fold": 2}, "id": "x"}).status is Status.duplicate

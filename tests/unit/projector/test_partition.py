@@ -1,0 +1,196 @@
+"""The projector's loop, over the memory twins."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import orjson
+import pytest
+
+from refold.core.errors import FenceLost, FoldUnknown, LogHole
+from refold.core.outcome import Status
+from refold.core.page import Clock, Point
+from refold.core.record import SYSTEM_NAMESPACE
+from refold.core.shard import Shard
+from refold.log.memory import MemoryLog, MemoryNotices
+from refold.projector.partition import ShardLoop
+from refold.store.memory import MemoryStore, Tables
+from support.projection import NARROW, ROOMY, append, ports, project, projecting
+
+DOCUMENTS = ("a", "b", "c")
+
+
+async def _write(log: MemoryLog, count: int) -> None:
+    """Write to three documents in turn: put, patches, a rejection, a delete."""
+    for number in range(count):
+        document = DOCUMENTS[number % 3]
+        events: list[Any] = [
+            {"put": {"n": 0, "log": []}, "id": f"e{number}"},
+            {"patch": [{"op": "add", "path": "/log/-", "value": number}], "id": f"e{number}"},
+            {"patch": [{"op": "remove", "path": "/nothing"}]},
+            {"merge": {"n": number}},
+        ]
+        await append(log, document, events[0] if number < 3 else events[number % len(events)])
+    await append(log, "c", {"delete": True})
+
+
+async def _contents(store: MemoryStore) -> dict[str, Any]:
+    """Everything that must not depend on how the log was read."""
+    found: dict[str, Any] = {"chains": [checkpoint.chain for checkpoint in await store.checkpoints()]}
+    for document in DOCUMENTS:
+        runs = [run async for run in store.runs("n", document, after_version=None, is_descending=False)]
+        head = await store.head("n", document)
+        assert head is not None
+        found[document] = (head, [entry for run in runs for entry in run.entries])
+    return found
+
+
+async def test_a_cache_of_one_document_and_commits_of_three_events_change_nothing() -> None:
+    log = MemoryLog("log-1")
+    await _write(log, 700)
+    assert await _contents(await project(log, NARROW)) == await _contents(await project(log, ROOMY))
+
+
+async def test_a_stop_anywhere_and_a_new_start_change_nothing() -> None:
+    log = MemoryLog("log-1")
+    await _write(log, 400)
+    tables = Tables()
+    for stop_at in (1, 2, 50, 51, 300, (await log.info()).last_sequence):
+        async with projecting(ports(log, MemoryStore(tables)), NARROW) as running:
+            await running.committed(stop_at)
+        tables.owner = None
+    assert await _contents(MemoryStore(tables)) == await _contents(await project(log))
+
+
+async def test_versions_are_without_gap_or_double() -> None:
+    log = MemoryLog("log-1")
+    await _write(log, 300)
+    store = await project(log, NARROW)
+    for document in DOCUMENTS:
+        runs = [run async for run in store.runs("n", document, after_version=None, is_descending=False)]
+        effective = [entry for run in runs for entry in run.entries if entry.status.is_effective]
+        assert [entry.version for entry in effective] == list(range(1, len(effective) + 1))
+
+
+@pytest.mark.parametrize(
+    "poison", [b"", b"\xff", b"{", b"[]", b"null", b'{"put":1,"put":2}', b'{"patch":{}}', b"[" * 100_000]
+)
+async def test_a_poison_event_is_rejected_and_the_next_one_is_folded(poison: bytes) -> None:
+    log = MemoryLog("log-1")
+    refused = await append(log, "a", poison)
+    await append(log, "a", {"put": 1})
+    store = await project(log)
+    head = await store.head("n", "a")
+    assert head is not None
+    assert (head.snapshot.version, head.snapshot.state) == (1, b"1")
+    rejections = await store.rejections("n", "a", limit=10, before_sequence=None)
+    assert [rejection.sequence for rejection in rejections] == [refused]
+    entry = await store.entry("n", "a", refused)
+    assert entry is not None
+    assert (entry.body, entry.status) == (poison, Status.rejected)
+
+
+async def test_an_author_hears_the_outcome_once_it_can_be_read() -> None:
+    log, store, notices = MemoryLog("log-1"), MemoryStore(), MemoryNotices()
+    heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    await notices.listen("_INBOX.me", lambda _, body: heard.put_nowait(orjson.loads(body)))
+    async with projecting(ports(log, store, notices)):
+        sequence = await append(log, "a", {"put": {"x": 1}, "id": "one"}, ("Refold-Reply", "_INBOX.me"))
+        outcome = await asyncio.wait_for(heard.get(), 20)
+        head = await store.head("n", "a")
+    assert outcome["status"] == "applied"
+    assert (outcome["sequence"], outcome["version"], outcome["created"]) == (sequence, 1, True)
+    assert outcome["id"] == "one"
+    assert head is not None
+    assert head.snapshot.version == 1
+
+
+async def test_a_change_carries_the_patch_as_it_was_sent_though_later_operations_touched_its_values() -> None:
+    log, notices = MemoryLog("log-1"), MemoryNotices()
+    heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    await notices.listen("change.n.*", lambda _, body: heard.put_nowait(orjson.loads(body)))
+    patch = [{"op": "add", "path": "/a", "value": {}}, {"op": "add", "path": "/a/b", "value": [1]}]
+    async with projecting(ports(log, MemoryStore(), notices)):
+        await append(log, "d", {"patch": patch, "actor": "ann", "type": "made"})
+        change = await asyncio.wait_for(heard.get(), 20)
+    assert (change["patch"], change["version"], change["actor"], change["type"]) == (patch, 1, "ann", "made")
+
+
+async def test_a_replay_tells_nobody() -> None:
+    log = MemoryLog("log-1")
+    await append(log, "a", {"put": 1}, ("Refold-Reply", "_INBOX.me"))
+    notices, heard = MemoryNotices(), []
+    for subject in ("_INBOX.>", "change.>"):
+        await notices.listen(subject, lambda subject, _: heard.append(subject))
+    an_hour_later = ports(log, MemoryStore(), notices, broker_now=lambda: time.time_ns() + 3_600 * 10**9)
+    async with projecting(an_hour_later) as running:
+        await running.committed(2)
+    assert heard == []
+
+
+async def test_an_outcome_is_never_sent_where_it_could_mean_something() -> None:
+    log, notices, heard = MemoryLog("log-1"), MemoryNotices(), []
+    await notices.listen(">", lambda subject, _: heard.append(subject))
+    for subject in (
+        "state.n.b",
+        "_INBOX.*",
+        "_INBOX.>",
+        "$JS.API.STREAM.PURGE.STATE",
+        "_INBOX",
+        "_INBOX.a b",
+    ):
+        await append(log, "a", {"put": 1}, ("Refold-Reply", subject))
+    async with projecting(ports(log, MemoryStore(), notices)) as running:
+        await running.committed(7)
+    assert set(heard) == {"change._refold.log", "change.n.a", "refold.progress"}
+
+
+async def test_a_hole_in_the_log_stops_the_projector_naming_it() -> None:
+    log = MemoryLog("log-1")
+    await _write(log, 20)
+    log.punch(9)
+    with pytest.raises(LogHole) as raised:
+        await project(log)
+    assert raised.value.facts["first_sequence"] == 9
+
+
+async def test_who_lost_the_fence_stops_and_writes_nothing() -> None:
+    log, tables = MemoryLog("log-1"), Tables()
+    await append(log, "a", {"put": 1})
+    slow = MemoryStore(tables)
+    assert await slow.own()
+    stale = Shard(await slow.bind("log-1"))
+    tables.owner = None
+    async with projecting(ports(log, MemoryStore(tables))) as running:
+        await running.committed(2)
+    tables.owner = slow
+    with pytest.raises(FenceLost):
+        await ShardLoop(ports(log, slow), ROOMY, stale).run()
+    assert [checkpoint.read_sequence for checkpoint in await slow.checkpoints()] == [2] * 64
+
+
+async def test_an_unknown_fold_stops_the_projector_after_all_that_came_before() -> None:
+    log, store = MemoryLog("log-1"), MemoryStore()
+    await append(log, "a", {"put": 1})
+    moved = await append(log, "fold", {"put": {"fold": 2}}, namespace=SYSTEM_NAMESPACE)
+    await append(log, "a", {"put": 2})
+    with pytest.raises(FoldUnknown):
+        async with projecting(ports(log, store)) as running:
+            await running.committed(moved + 1)
+    assert (await store.checkpoints())[0].read_sequence == moved
+    head = await store.head("n", "a")
+    assert head is not None
+    assert head.snapshot.state == b"1"
+
+
+async def test_time_travel_after_many_pages_gives_each_version() -> None:
+    log = MemoryLog("log-1")
+    for number in range(500):
+        await append(log, "a", {"patch": [{"op": "add", "path": "/n", "value": number}]})
+    store = await project(log)
+    for version in (1, 127, 128, 129, 255, 256, 257, 500):
+        snapshot = await store.state_at("n", "a", Point(Clock.version, version))
+        assert snapshot is not None
+        assert snapshot.state == b'{"n":%d}' % (version - 1)

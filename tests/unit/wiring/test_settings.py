@@ -1,0 +1,108 @@
+"""Settings: flags before variables before defaults; secrets never shown; a bad one is named."""
+
+import typing
+
+import pytest
+
+from refold.cli import flags
+from refold.core.errors import Refused
+from refold.wiring.settings import Settings, described, environment, load, unknown_variables
+
+NOT_A_SERVICE_FLAG = {"url"}
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch):
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"REFOLD_{name.upper()}", raising=False)
+
+
+def test_a_flag_goes_before_a_variable_before_a_default(monkeypatch):
+    assert load().nats_port == 4222
+    monkeypatch.setenv("REFOLD_NATS_PORT", "5000")
+    assert load(nats_port=None).nats_port == 5000
+    assert load(nats_port=6000).nats_port == 6000
+
+
+def test_an_empty_variable_is_as_if_it_were_not_there(monkeypatch):
+    monkeypatch.setenv("REFOLD_NATS_PORT", "")
+    assert load().nats_port == 4222
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("REFOLD_HTTP", "8080"),
+        ("REFOLD_HTTP", "127.0.0.1:99999"),
+        ("REFOLD_NATS_PORT", "many"),
+        ("REFOLD_NATS_URL", "http://h"),
+        ("REFOLD_POSTGRES_SCHEMA", "drop table"),
+        ("REFOLD_CACHE_BYTES_MAX", "12"),
+        ("REFOLD_DURABILITY", "maybe"),
+    ],
+)
+def test_a_bad_variable_is_named_with_its_rule(monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(Refused) as refused:
+        load()
+    assert refused.value.reason == "bad_setting"
+    assert refused.value.field == variable
+
+
+def test_a_bad_flag_is_named_as_a_flag():
+    with pytest.raises(Refused) as refused:
+        load(http="8080")
+    assert refused.value.field == "--http"
+
+
+def test_a_bad_secret_is_not_repeated_in_the_error(monkeypatch):
+    monkeypatch.setenv("REFOLD_POSTGRES_URL", "mysql://u:s3cret@h/db")
+    with pytest.raises(Refused) as refused:
+        load()
+    assert "s3cret" not in str(refused.value)
+    assert "s3cret" not in repr(refused.value.__cause__)
+
+
+def test_what_is_in_force_is_listed_without_secrets_and_with_its_source(monkeypatch):
+    monkeypatch.setenv("REFOLD_NATS_URL", "nats://projector:s3cret@h:4222")
+    rows = {name: (value, source) for name, value, source, _ in described(load())}
+    assert rows["nats_url"] == ("nats://projector:***@h:4222", "REFOLD_NATS_URL")
+    assert rows["http"] == ("127.0.0.1:8080", "default")
+
+
+def test_settings_themselves_never_print_a_secret():
+    assert "s3cret" not in repr(load(postgres_url="postgres://u:s3cret@h/db"))
+
+
+def test_a_missing_address_is_named_by_its_variable():
+    with pytest.raises(Refused, match="REFOLD_NATS_URL: must be set"):
+        load().required("nats_url")
+
+
+def test_a_misspelt_variable_is_found(monkeypatch):
+    monkeypatch.setenv("REFOLD_NATS_ULR", "nats://h")
+    assert "REFOLD_NATS_ULR" in unknown_variables()
+
+
+def test_a_child_gets_the_same_settings_through_its_environment(monkeypatch):
+    settings = load(postgres_url="postgres://u:s3cret@h/db", commit_events_max=77, data="/somewhere")
+    given = environment(settings, nats_url="nats://gateway:x@h")
+    for name in given:
+        if name.startswith("REFOLD_"):
+            monkeypatch.setenv(name, given[name])
+    copied = load()
+    assert copied.commit_events_max == 77
+    assert copied.required("postgres_url") == "postgres://u:s3cret@h/db"
+    assert copied.required("nats_url") == "nats://gateway:x@h"
+    assert str(copied.data) == "/somewhere"
+
+
+def test_every_setting_has_a_flag_that_says_the_same():
+    offered = {}
+    for annotated in vars(flags).values():
+        if typing.get_origin(annotated) is typing.Annotated:
+            option = annotated.__metadata__[0]
+            # Within Annotated, what stands first is the flag's name.
+            offered[option.default.removeprefix("--").replace("-", "_")] = option.help
+    wanted = {name: field.description for name, field in Settings.model_fields.items()}
+    assert offered == {name: text for name, text in wanted.items() if name not in NOT_A_SERVICE_FLAG}
