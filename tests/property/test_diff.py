@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import jsonpatch
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
+
 from refold.core import canonical
 from refold.core.diff import diff
 from refold.core.patch import apply_patch, compile_patch

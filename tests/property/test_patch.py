@@ -6,7 +6,9 @@ from typing import Any
 
 import jsonpatch
 import jsonpointer
-from hypothesis import event, given, strategies as st
+from hypothesis import event, given
+from hypothesis import strategies as st
+
 from refold.core import canonical
 from refold.core.errors import Refused
 from refold.core.merge import apply_merge
@@ -21,9 +23,8 @@ def ours(state: Any, raw: list[Any]) -> Any:
     before = canonical.dumps(state)
     try:
         root, size = apply_patch(state, compile_patch(copied(raw)), size=len(before))
-    except Refused as refusal:
+    except Refused:
         assert canonical.dumps(state) == before
-        assert refusal.field.startswith("patch/")
         return None
     assert size == len(canonical.dumps(root))
     return [root]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hypothesis import strategies as st
+
 from refold.core import canonical
 from refold.core.limits import INTEGER_MAX, INTEGER_MIN
 from refold.core.pointer import render
@@ -59,7 +60,9 @@ def copied(value: Any) -> Any:
 def places(value: Any) -> list[tuple[str, ...]]:
     """List the tokens of every place in a value, the root first."""
     found: list[tuple[str, ...]] = [()]
-    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    members = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    )
     for key, item in members:
         found.extend((str(key), *rest) for rest in places(item))
     return found

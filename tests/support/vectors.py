@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from refold.core import canonical
 
 _FOLDER = Path(__file__).parents[2] / "schemas" / "vectors"

@@ -22,9 +22,10 @@ class Outcome:
     """What became of a write.
 
     `status`: `applied`, `merged`, `duplicate` (of an event with the same id), `rejected` (by the fold),
-    `conflict` (the document is not at the version that the write asked for; nothing was published),
-    `refused` (a line of `append` that breaks a rule; nothing was published) or `pending` (durable in the
-    log, not folded in time). `reason` is a stable code, `detail` for people.
+    `conflict` (the document is not at the version that the write asked for; nothing was published) or
+    `pending` (durable in the log, not folded in time); for a line of `append` also `refused` (it breaks a
+    rule; nothing was published) or `failed` (the log did not take it: send it again). `reason` is a stable
+    code, `detail` for people.
     """
 
     status: str
@@ -101,17 +102,22 @@ def as_json(value: Outcome | Change | Document | Rejection | Namespace) -> dict[
 
 def outcome_of(answer: dict[str, Any]) -> Outcome:
     """Read an outcome; members that this client does not know are ignored."""
-    first = answer.get("first")
+    first = answer.get("first") or {}
     return Outcome(
-        status=str(answer.get("status", "")),
+        status="failed" if _is_failed(answer.get("error")) else str(answer.get("status", "")),
         version=answer.get("version"),
         sequence=answer.get("sequence"),
         recorded_at=answer.get("recorded_at"),
-        reason=str(answer.get("reason") or ""),
+        reason=str(answer.get("reason") or first.get("reason") or ""),
         detail=str(answer.get("detail") or ""),
         dropped=tuple(answer.get("dropped") or ()),
-        first_status=str(first.get("status") or "") if isinstance(first, dict) else "",
+        first_status=str(first.get("status") or ""),
     )
+
+
+def _is_failed(error: Any) -> bool:
+    """Tell whether a line's problem is the service's, not the line's."""
+    return isinstance(error, dict) and int(error.get("status", 0)) >= 500
 
 
 def change_of(item: dict[str, Any]) -> Change:

@@ -74,7 +74,7 @@ def _change(draft: _Draft, path: str, a: Json, b: Json) -> None:
     operations_before, bytes_before = len(draft.operations), draft.bytes_count
     if type(a) is dict:
         _change_members(draft, path, a, b)
-    else:
+    elif type(a) is list:
         _change_elements(draft, path, a, b)
     bytes_spent = draft.bytes_count - bytes_before
     # The first half is cheap, and most patches are smaller than even the commas of the value.

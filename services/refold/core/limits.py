@@ -22,7 +22,7 @@ STATE_BYTES_MAX: Final = 8 * 1024 * 1024
 """Canonical bytes of a state, checked after every operation."""
 
 COPY_BYTES_MAX: Final = 64 * 1024 * 1024
-"""Canonical bytes that the `copy` operations of one event may write in all: a copy bomb is a rejection."""
+"""Canonical bytes that one event's `copy` and `move` operations may carry in all: a copy bomb is a rejection."""
 
 EVENT_BYTES_MAX: Final = 1024 * 1024
 """Body of one event."""
@@ -189,6 +189,9 @@ DRAIN_BYTES_MAX: Final = 64 * 1024 * 1024
 REQUESTS_MAX: Final = 1_024
 """Requests served at a time, waiting ones included; more wait to be accepted."""
 
+SERVING_STOP_SECONDS: Final = 20.0
+"""Requests still in hand when a service is told to end are given up after this."""
+
 PENDING_BYTES_MAX: Final = 32 * 1024 * 1024
 """Events folded and not yet committed, with what they cost in memory."""
 
@@ -238,3 +241,6 @@ RECONNECT_SECONDS: Final = 0.25
 """Pause between attempts to come back to a broker, or to make a lost consumer anew; doubled up to …"""
 
 RECONNECT_SECONDS_MAX: Final = 2.0
+
+STORE_PIPELINED_MAX: Final = 100
+"""So many rows of a commit are updated one by one; more go through COPY."""

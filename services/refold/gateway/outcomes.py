@@ -34,7 +34,9 @@ class Outcomes:
 
     def hear(self, _: str, body: bytes) -> None:
         """Take an outcome's notice."""
-        view: View = orjson.loads(body)
+        view = _view_in(body)
+        if view is None:
+            return
         sequence = view["sequence"]
         awaited = self._awaited.pop(sequence, None)
         if awaited is None:
@@ -94,3 +96,12 @@ class Outcomes:
             # The log has the event: a store that does not answer makes it pending, not failed.
             get_logger().warning("outcome_unknown", sequence=event[2], code=error.code, error=str(error))
             return None
+
+
+def _view_in(body: bytes) -> View | None:
+    """Read a notice; None for a body that is none: the broker's acknowledgements can be sent to any subject."""
+    try:
+        view = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return view if isinstance(view, dict) and view.keys() >= {"sequence", "status"} else None

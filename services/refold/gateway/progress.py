@@ -37,7 +37,9 @@ class Progress:
 
     def hear(self, _: str, body: bytes) -> None:
         """Take a notice of progress."""
-        self._advance(orjson.loads(body)["sequence"])
+        sequence = _sequence_in(body)
+        if sequence is not None:
+            self._advance(sequence)
 
     async def refresh(self) -> None:
         """Read the checkpoints."""
@@ -99,3 +101,13 @@ class Progress:
         # Whoever waits now is woken; whoever comes later waits for the next.
         self._moved.set()
         self._moved = asyncio.Event()
+
+
+def _sequence_in(body: bytes) -> int | None:
+    """Read a notice; None for a body that is none: the broker's acknowledgements can be sent to any subject."""
+    try:
+        view = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    sequence = view.get("sequence") if isinstance(view, dict) else None
+    return sequence if type(sequence) is int else None

@@ -153,9 +153,9 @@ def _subject(namespace: str, document: str) -> bytes:
 
 
 def _matches(pattern: list[str], subject: list[str]) -> bool:
-    for at, token in enumerate(pattern):
-        if token == ">":
+    for at, part in enumerate(pattern):
+        if part == ">":
             return len(subject) > at
-        if at >= len(subject) or token not in {"*", subject[at]}:
+        if at >= len(subject) or part not in {"*", subject[at]}:
             return False
     return len(pattern) == len(subject)

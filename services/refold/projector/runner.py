@@ -20,8 +20,8 @@ from refold.core.errors import (
 )
 from refold.core.shard import Shard
 from refold.log import LogInfo
-from refold.projector.partition import Bounds, Ports, ShardLoop
 from refold.projector.notices import progress_notice
+from refold.projector.partition import Bounds, Ports, ShardLoop
 from refold.projector.witness import hold_log_against
 from refold.telemetry.logging import get_logger
 
@@ -54,6 +54,7 @@ class Runner:
         self._loop: ShardLoop | None = None
         self.stage = Stage.starting
         self.error = ""
+        self._stopped_by: RefoldError | None = None
 
     @property
     def committed_sequence(self) -> int:
@@ -61,7 +62,7 @@ class Runner:
         return self._loop.committed_sequence if self._loop is not None else 0
 
     async def run(self) -> None:
-        """Work until cancelled; raises the error that stops it for good."""
+        """Work until cancelled, or until an error that no new start could mend (see `raise_if_stopped`)."""
         wait_seconds = STANDBY_SECONDS
         while True:
             begun_sequence = self.committed_sequence
@@ -77,7 +78,13 @@ class Runner:
                 await asyncio.sleep(wait_seconds)
             except RefoldError as error:
                 self._fail(Stage.stopped, error)
-                raise
+                self._stopped_by = error
+                return
+
+    def raise_if_stopped(self) -> None:
+        """Raise the error that stopped the projector for good, if one did."""
+        if self._stopped_by is not None:
+            raise self._stopped_by
 
     async def _own(self) -> None:
         while not await self._ports.store.own():

@@ -46,7 +46,7 @@ def create_service(
             yield
         finally:
             task.cancel()
-            # Its own error was raised to whoever waits for it; cancelling is how it ends here.
+            # Cancelling is how it ends here; an error of its own is raised, for nobody foresaw it.
             with suppress(asyncio.CancelledError):
                 await task
 

@@ -6,7 +6,6 @@ then the store lets go of the shard, then the connections to the log close.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,14 +14,14 @@ from faststream.nats import NatsBroker
 from prometheus_client import CollectorRegistry
 
 from refold.core.limits import PENDING_BYTES_MAX
-from refold.log.jetstream import JetStreamLog, JetStreamNotices
+from refold.log.jetstream import JetStreamNotices
 from refold.projector.partition import Bounds, Ports
 from refold.projector.runner import Runner
 from refold.projector.service import create_service
 from refold.store.postgres import PostgresStore
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import ProjectorMetrics
-from refold.wiring.log import BrokerClock, inbox_of, open_log
+from refold.wiring.log import BrokerClock, connect_to, inbox_of, make_log, open_log
 from refold.wiring.serving import chosen_port, serve, stop_on_signals
 from refold.wiring.settings import Settings, split_address
 
@@ -50,3 +49,30 @@ def bounds_of(settings: Settings) -> Bounds:
         pending_events_max=settings.commit_events_max,
         pending_bytes_max=PENDING_BYTES_MAX,
     )
+
+
+@asynccontextmanager
+async def _ports(settings: Settings, registry: CollectorRegistry) -> AsyncIterator[Ports]:
+    url = settings.required("nats_url")
+    if settings.nats_admin_url is not None:
+        await make_log(settings.required("nats_admin_url"))
+    async with AsyncExitStack() as endings:
+        log = await open_log(url, "refold-projector")
+        endings.push_async_callback(log.close)
+        replies = JetStreamNotices(await connect_to(_reply_url(settings), "refold-replies"))
+        endings.push_async_callback(replies.close)
+        store = await PostgresStore.open(settings.required("postgres_url"), schema=settings.postgres_schema)
+        endings.push_async_callback(store.close)
+        yield Ports(
+            log=log,
+            store=store,
+            notices=JetStreamNotices(log.client),
+            replies=replies,
+            metrics=ProjectorMetrics(registry),
+            broker_now=BrokerClock((await log.info()).time),
+            timer=time.perf_counter,
+        )
+
+
+def _reply_url(settings: Settings) -> str:
+    return settings.required("nats_url" if settings.nats_reply_url is None else "nats_reply_url")

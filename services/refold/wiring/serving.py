@@ -14,6 +14,8 @@ from granian.constants import Interfaces
 from granian.server.embed import Server
 
 from refold.core.errors import PortTaken
+from refold.core.limits import REQUESTS_MAX, SERVING_STOP_SECONDS
+from refold.telemetry.logging import get_logger
 
 
 def stop_on_signals() -> asyncio.Event:
@@ -40,10 +42,18 @@ def chosen_port(host: str, port: int) -> int:
 async def serve(app: Any, *, host: str, port: int, stop: asyncio.Event) -> None:
     """Serve until `stop` is set, then let requests end and the application shut down."""
     # Granian's own signal handling is its process manager's; here the caller decides when to stop.
-    server = Server(app, address=host, port=port, interface=Interfaces.ASGI, log_enabled=False)
+    server = Server(
+        app,
+        address=host,
+        port=port,
+        interface=Interfaces.ASGI,
+        backlog=REQUESTS_MAX,
+        backpressure=REQUESTS_MAX,
+        log_enabled=False,
+    )
     serving = asyncio.create_task(server.serve(), name="granian")
     stopping = asyncio.create_task(stop.wait(), name="stop")
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    server.stop()
+    server.stop()  # type: ignore[no-untyped-call]  # Granian does not say.
     stopping.cancel()
     await serving

@@ -16,6 +16,7 @@ from refold.core.limits import CHILD_START_SECONDS
 from refold.embedded.nats import NatsServer, start_nats
 from refold.embedded.postgres import PostgresServer, start_postgres
 from refold.embedded.system import Servers, start_servers
+from refold.wiring.log import make_log
 from refold.wiring.part import Part, Running
 from refold.wiring.service_process import start_service
 from refold.wiring.serving import chosen_port
@@ -47,7 +48,7 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
             settings.data, durability=settings.durability, nats_port=settings.nats_port
         )
         endings.push_async_callback(servers.stop)
-        log_id = await _opened_log(servers)
+        log_id = await make_log(servers.nats.url("administrator"))
         _say_servers(servers, settings, log_id, say)
         parts = _server_parts(servers, settings)
         for name, given in _services(servers, settings, port).items():
@@ -72,15 +73,6 @@ async def _kept(parts: list[Part], say: Say) -> AsyncIterator[None]:
                 task.cancel()
     except ExceptionGroup as group:
         raise group.exceptions[0] from group
-
-
-async def _opened_log(servers: Servers) -> str:
-    """Make the log, or open the one that is there, as the administrator."""
-    log = await open_log(servers.nats.url("administrator"), create=True)
-    try:
-        return (await log.info()).log_id
-    finally:
-        await log.close()
 
 
 def _services(servers: Servers, settings: Settings, port: int) -> dict[str, dict[str, str]]:

@@ -45,10 +45,8 @@ def found(folded, document, recorded_at, expected):
         "reason": outcome.reason,
         "recorded_at": str(recorded_at),
         "occurred_at": str(folded.occurred_at),
-        "effect": outcome.effect and canonical.dumps(outcome.effect).decode(),
+        "effect": None if outcome.effect is None else canonical.dumps(outcome.effect).decode(),
     }
-    if outcome.effect == []:
-        said["effect"] = "[]"
     if outcome.first is not None:
         first = outcome.first
         said["first"] = {"sequence": first.sequence, "status": first.status.name, "version": first.version}

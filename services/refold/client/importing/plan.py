@@ -33,14 +33,18 @@ class Planned(NamedTuple):
     refusal: Refused | None = None
 
 
-def plan(line: Line, head: Head, file_digest: str) -> Planned:
-    """Make the event of a line for a document that stands at `head`."""
-    if line.number <= head.line:
+def plan(line: Line, head: Head, file_digest: str, *, attempt: int = 0) -> Planned:
+    """Make the event of a line for a document that stands at `head`.
+
+    `attempt` counts from 1 when a line is tried again because another's change made it stale; then a later
+    line of the document may have gone through, and does not say that this one has.
+    """
+    if line.number <= head.line and not attempt:
         return Planned(line, head, is_present=True)
     state = None if line.state is ABSENT else canonical.dumps(line.state)
     if state == head.state and not line.is_export:
         return Planned(line, head)
-    event = {"doc": line.document, **_change(line, head, state), **_about(line, head, file_digest)}
+    event = {"doc": line.document, **_change(line, head, state), **_about(line, head, file_digest, attempt)}
     written = canonical.dumps(event)
     if len(written) > EVENT_BYTES_MAX:
         return Planned(line, head, refusal=_too_large(len(written)))
@@ -62,10 +66,11 @@ def _change(line: Line, head: Head, state: bytes | None) -> dict[str, Json]:
     return {"patch": patch} if is_small or not patch else {"put": line.state}
 
 
-def _about(line: Line, head: Head, file_digest: str) -> dict[str, Json]:
+def _about(line: Line, head: Head, file_digest: str, attempt: int) -> dict[str, Json]:
     """Say whence it comes. The base makes another's change in between a conflict instead of a wrong state."""
+    event_id = f"{IMPORT}:{file_digest[:DIGEST_CHARS]}:{line.number}@{head.version}"
     about: dict[str, Json] = {
-        "id": f"{IMPORT}:{file_digest[:DIGEST_CHARS]}:{line.number}@{head.version}",
+        "id": f"{event_id}.{attempt}" if attempt else event_id,
         "base": head.version,
         "occurred_at": line.occurred_at,
         "meta": {**line.meta, IMPORT: {"file": file_digest, "line": line.number}},

@@ -116,12 +116,11 @@ class Import:
             self._refuse(number, refused)
             return None
 
-    async def _plan(self, lines: Sequence[Line], *, is_again: bool = False) -> list[Planned]:
+    async def _plan(self, lines: Sequence[Line], *, attempt: int = 0) -> list[Planned]:
         await self._heads.load(line.document for line in lines)
         plans = []
         for line in lines:
-            head = self._heads[line.document]
-            planned = plan(line, head._replace(line=0) if is_again else head, self._digest)
+            planned = plan(line, self._heads[line.document], self._digest, attempt=attempt)
             self._heads.put(line.document, planned.after)
             plans.append(planned)
             await asyncio.sleep(0)
@@ -140,20 +139,17 @@ class Import:
         ]
 
     async def _append(self, events: list[bytes]) -> list[Outcome]:
-        unanswered = 0
-        while events:
+        if not events:
+            return []
+        for left in reversed(range(UNANSWERED_MAX + 1)):
             try:
-                outcomes = await self._refold.append(self._namespace, events)
-                if len(outcomes) == len(events):
-                    return outcomes
-                raise ServiceUnavailable("the answer ended early", events=len(events), outcomes=len(outcomes))
+                return _complete(events, await self._refold.append(self._namespace, events))
             except (ServiceUnavailable, TimedOut) as error:
-                unanswered += 1
-                if unanswered > UNANSWERED_MAX:
+                if not left:
                     raise
                 self._listener.waiting(error)
                 await asyncio.sleep(RETRY_SECONDS)
-        return []
+        raise AssertionError
 
     async def _looked_up(self, planned: Planned, outcome: Outcome) -> Outcome:
         document = planned.line.document
@@ -169,12 +165,11 @@ class Import:
     async def _settle(self, plans: Sequence[Planned], outcomes: Sequence[Outcome]) -> bool:
         """Take note of the outcomes; try again what another's change has made stale. True if anything failed."""
         again, is_broken = self._judge(plans, outcomes)
-        for _ in range(ATTEMPTS_MAX):
+        for attempt in range(1, ATTEMPTS_MAX + 1):
             if not again:
                 return is_broken
             self._forget(again)
-            # A later line may have gone through where an earlier one was stale: both are tried again.
-            plans = await self._plan(again, is_again=True)
+            plans = await self._plan(again, attempt=attempt)
             again, _broken = self._judge(plans, await self._send(plans))
         for line in again:
             self._refuse(line.number, Refused("conflict", "others keep changing the document", field="doc"))
@@ -215,6 +210,16 @@ class Import:
     def _refuse(self, number: int, refused: Refused) -> None:
         self.tally.refused += 1
         self._listener.refused(number, refused)
+
+
+def _complete(events: Sequence[bytes], outcomes: list[Outcome]) -> list[Outcome]:
+    """An answer that stops early, or says that the log did, is none: the whole run is sent again."""
+    if len(outcomes) != len(events):
+        raise ServiceUnavailable("the answer ended early", events=len(events), outcomes=len(outcomes))
+    failed = next((outcome for outcome in outcomes if outcome.status == "failed"), None)
+    if failed is not None:
+        raise ServiceUnavailable(failed.detail or failed.reason)
+    return outcomes
 
 
 async def _both(

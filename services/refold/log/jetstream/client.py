@@ -78,8 +78,12 @@ class _Question(NamedTuple):
     answer: asyncio.Future[tuple[bytes, bytes]]
 
 
-class BrokerClient(Client):  # type: ignore[misc]  # nats-py ships no types.
+class BrokerClient(Client):
     """One connection that is never given up: what makes nats-py close a client makes this one reconnect."""
+
+    # nats-py means its own parser and any transport; here it is ours, over a socket.
+    _ps: Any
+    _transport: Any
 
     def __init__(self) -> None:
         """Not connected yet: see `connect`."""
@@ -106,7 +110,7 @@ class BrokerClient(Client):  # type: ignore[misc]  # nats-py ships no types.
             reconnected_cb=self._note_return,
             allow_reconnect=False,
             max_reconnect_attempts=_FOR_EVER,
-            reconnect_time_wait=RECONNECT_SECONDS,
+            reconnect_time_wait=RECONNECT_SECONDS,  # type: ignore[arg-type]  # Said to be whole seconds; it is slept.
             ping_interval=_PING_SECONDS,
         )
         self.options["allow_reconnect"] = True
@@ -121,23 +125,24 @@ class BrokerClient(Client):  # type: ignore[misc]  # nats-py ships no types.
         # nats-py subscribes again by this table.
         self._subs[sid] = Subscription(self, sid, subject)
         self._wire.raw[b"%d" % sid] = handler
-        self._write_if_connected(b"SUB %b %d\r\n" % (subject.encode(), sid))
+        self.write_if_connected(b"SUB %b %d\r\n" % (subject.encode(), sid))
         return sid
 
     def unsubscribe_raw(self, sid: int) -> None:
         """Call the handler no more."""
         self._subs.pop(sid, None)
         if self._wire.raw.pop(b"%d" % sid, None) is not None:
-            self._write_if_connected(b"UNSUB %d\r\n" % sid)
+            self.write_if_connected(b"UNSUB %d\r\n" % sid)
 
     def write(self, frames: bytes) -> None:
         """Put whole commands on the wire. Raises `LogUnavailable`: then nothing was sent."""
-        if not self._write_if_connected(frames):
+        if not self.write_if_connected(frames):
             raise LogUnavailable("not connected to the broker")
 
     async def write_paced(self, frames: bytes) -> None:
-        """Write, and wait while too much is unsent."""
-        self.write(frames)
+        """Write what may be lost, and wait while too much is unsent."""
+        if not self.write_if_connected(frames):
+            return
         writer = self._transport._io_writer  # noqa: SLF001 - nats-py does not say how much is unsent.
         if writer.transport.get_write_buffer_size() > SOCKET_UNSENT_BYTES_MAX:
             with suppress(OSError):
@@ -223,7 +228,7 @@ class BrokerClient(Client):  # type: ignore[misc]  # nats-py ships no types.
             await super()._connect_to_server(server)
             return
         server.last_attempt = time.monotonic()
-        self._transport = TcpTransport()
+        self._transport = TcpTransport()  # type: ignore[no-untyped-call]  # nats-py's own.
         await self._transport.connect(server.uri, SOCKET_READ_BYTES, self.options["connect_timeout"])
 
     async def _read_loop(self) -> None:
@@ -254,7 +259,8 @@ class BrokerClient(Client):  # type: ignore[misc]  # nats-py ships no types.
 
     # --- Its own ------------------------------------------------------------------------------------------
 
-    def _write_if_connected(self, frames: bytes) -> bool:
+    def write_if_connected(self, frames: bytes) -> bool:
+        """Put whole commands on the wire, or return that nothing was sent."""
         if not self.is_connected:
             return False
         self._transport.write(frames)

@@ -101,6 +101,15 @@ JOIN unnest(
 ) USING (partition)
 WHERE c.partition = expected.partition
 
+-- name: update_document
+UPDATE documents
+SET
+    version = $4, version_sequence = $5, last_sequence = $6, last_recorded_at = $7,
+    recorded_at = $8, occurred_at = $9, occurred_max = $10,
+    events = $11, unpaged_events = $12, unpaged_bytes = $13, page_bytes = $14, size = $15, state = $16
+WHERE namespace = $1 AND document = $2 AND partition = $3
+RETURNING 1
+
 -- name: update_documents
 UPDATE documents AS d
 SET

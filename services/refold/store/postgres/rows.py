@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import fields
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final
 
 from refold.core import canonical, page
 from refold.core.checkpoint import Checkpoint, Counts
@@ -19,11 +19,30 @@ from refold.core.record import Record
 from refold.store import Dirty, Head, Rejection
 from refold.store.postgres.pool import Row
 
-_NUMBERS: Final = tuple(field.name for field in fields(Document) if field.name not in {"state", "identities"})
-DOCUMENT_COLUMNS: Final = (*_NUMBERS, "state")
+DOCUMENT_COLUMNS: Final = (
+    "namespace",
+    "document",
+    "partition",
+    "version",
+    "version_sequence",
+    "last_sequence",
+    "last_recorded_at",
+    "recorded_at",
+    "occurred_at",
+    "occurred_max",
+    "events",
+    "unpaged_events",
+    "unpaged_bytes",
+    "page_bytes",
+    "size",
+    "state",
+)
+"""In the order of the parameters of `update_document`."""
+
 JOURNAL_COLUMNS: Final = ("namespace", "document", *Entry._fields)
 REJECTION_COLUMNS: Final = (*Rejection._fields[:-1], "time", "subject", "headers", "body")
 
+_NUMBERS: Final = DOCUMENT_COLUMNS[:-1]
 _numbers = attrgetter(*_NUMBERS)
 _COUNTS: Final = tuple(field.name for field in fields(Counts))
 _CHAIN: Final = (
@@ -90,11 +109,10 @@ def to_entries(row: Row) -> list[Entry]:
     return [to_entry(entry) for entry in row["journal"]]
 
 
-def to_entry(row: Iterable[object]) -> Entry:
+def to_entry(row: Iterable[Any]) -> Entry:
     """Return a journal row's entry, given its columns in order."""
-    _, _, *values = row
-    entry = Entry._make(values)
-    return entry._replace(status=Status(entry.status), kind=Kind(entry.kind))
+    _, _, sequence, time, recorded_at, occurred_at, version, status, kind, *rest = row
+    return Entry(sequence, time, recorded_at, occurred_at, version, Status(status), Kind(kind), *rest)
 
 
 def checkpoint_columns(checkpoints: Iterable[Checkpoint]) -> list[tuple[object, ...]]:

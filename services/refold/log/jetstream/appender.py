@@ -1,0 +1,130 @@
+"""Group commit: what waits is sent in groups, a few events one by one, many as one atomic batch.
+
+Used by `refold.log.jetstream`. All runs in callbacks of the event loop, so that nothing waits for a task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from refold.core.errors import LogError, LogUnavailable
+from refold.core.limits import ACKNOWLEDGE_SECONDS, APPEND_GROUPS_MAX, APPENDS_WAITING_MAX
+from refold.log import Acknowledgement, Appended, Publication, Stale, Unknown
+from refold.log.admission import admit, admit_together
+from refold.log.jetstream.client import BrokerClient
+from refold.log.jetstream.flights import Flights, Outcome
+from refold.log.jetstream.frames import Event
+from refold.log.jetstream.waiting import Answer, Parcel, WaitingLine
+
+
+class Appender:
+    """Sends events and tells each caller what became of his.
+
+    An event is sent only when all earlier ones of its document are answered, or travel before it in its own
+    group; where one of those failed or is in doubt, it is not sent at all.
+    """
+
+    def __init__(self, client: BrokerClient, *, acknowledge_seconds: float = ACKNOWLEDGE_SECONDS) -> None:
+        """Begin with nothing on its way."""
+        self._room = asyncio.Semaphore(APPENDS_WAITING_MAX)
+        self._line = WaitingLine()
+        self._flights = Flights(
+            client,
+            acknowledge_seconds=acknowledge_seconds,
+            when_answered=self._settle,
+            when_landed=self._schedule,
+        )
+        self._is_scheduled = False
+        self._is_closed = False
+        self._moved = asyncio.Event()
+        self._forget = client.when_lost(self._lose_all)
+
+    async def append(self, publication: Publication) -> Acknowledgement:
+        """Append one event, as the port says."""
+        answer = await self._enqueue([publication], [admit(publication)])
+        return answer[0] if isinstance(answer, list) else answer
+
+    async def append_atomically(self, publications: Sequence[Publication]) -> Answer:
+        """Append all or none, as the port says."""
+        lines = admit_together(publications)
+        return await self._enqueue(publications, lines) if publications else []
+
+    async def close(self) -> None:
+        """Send what waits, and wait for its answers."""
+        self._is_closed = True
+        while self._line or self._flights:
+            self._moved.clear()
+            await self._moved.wait()
+        self._forget()
+        self._flights.close()
+
+    async def _enqueue(self, publications: Sequence[Publication], lines: list[bytes]) -> Answer:
+        async with self._room:
+            if self._is_closed:
+                raise LogUnavailable("the log was closed")
+            parcel = Parcel(
+                events=[_event(*pair) for pair in zip(publications, lines, strict=True)],
+                is_strict=any(each.expected_last_sequence is not None for each in publications),
+                answer=asyncio.get_running_loop().create_future(),
+            )
+            self._line.join(parcel)
+            self._schedule()
+            return await parcel.answer
+
+    def _schedule(self) -> None:
+        """Send once everyone who appends in this turn of the loop has done so."""
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._send_waiting)
+
+    def _send_waiting(self) -> None:
+        self._is_scheduled = False
+        while len(self._flights) < APPEND_GROUPS_MAX and (parcels := self._line.take(self._flights.subjects)):
+            self._flights.send(parcels)
+        self._moved.set()
+
+    def _settle(self, parcels: list[Parcel], outcome: Outcome) -> None:
+        if isinstance(outcome, Unknown):
+            in_doubt = "an earlier event of the document is in doubt; this one was not sent"
+            self._refuse(parcels, outcome, LogUnavailable(in_doubt))
+        elif isinstance(outcome, LogUnavailable):
+            self._refuse(parcels, outcome, outcome)
+        elif not outcome.code:
+            _confirm(parcels, outcome.sequence)
+        elif len(parcels) > 1 and (outcome.is_stale or outcome.is_batch_refused):
+            # Who is at fault is not said: halves find him. A batch that was not taken at all goes one by one.
+            company = len(parcels) // 2 if outcome.is_stale else 1
+            for parcel in parcels:
+                parcel.company = company
+            self._line.return_to_front(parcels)
+        elif outcome.is_stale:
+            parcels[0].resolve(Stale())
+        else:
+            self._refuse(parcels, outcome.error(), outcome.error())
+
+    def _refuse(self, parcels: list[Parcel], answer: Unknown | LogError, for_those_behind: LogError) -> None:
+        """Answer, and answer those behind: a document's later event must not be stored without the earlier one."""
+        for parcel in parcels:
+            parcel.resolve(answer)
+        subjects = {event.subject for parcel in parcels for event in parcel.events}
+        self._line.dismiss(subjects, for_those_behind)
+
+    def _lose_all(self) -> None:
+        self._flights.lose_all()
+        self._line.dismiss_all(LogUnavailable("not connected to the broker"))
+
+
+def _event(publication: Publication, lines: bytes) -> Event:
+    subject = f"state.{publication.namespace}.{publication.document}".encode()
+    if publication.expected_last_sequence is not None:
+        lines += b"Nats-Expected-Last-Subject-Sequence: %d\r\n" % publication.expected_last_sequence
+    return Event(subject, lines, publication.body)
+
+
+def _confirm(parcels: list[Parcel], last_sequence: int) -> None:
+    """Tell the sequences of a group that was stored next to each other."""
+    sequence = last_sequence - sum(len(parcel.events) for parcel in parcels)
+    for parcel in parcels:
+        first, sequence = sequence + 1, sequence + len(parcel.events)
+        parcel.resolve([Appended(number) for number in range(first, sequence + 1)])

@@ -1,0 +1,82 @@
+"""Core NATS messages at most once, on a connection of their own or the log's.
+
+Used by whoever tells of outcomes and changes, or waits for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Final
+
+import nats.errors
+
+from refold.core.errors import LogUnavailable, Refused
+from refold.core.limits import LOG_ANSWER_SECONDS, LOG_CONNECT_SECONDS, PAYLOAD_BYTES_MAX
+from refold.log.jetstream.client import DEFAULT_INBOX_PREFIX, BrokerClient, connect
+from refold.log.jetstream.frames import message_frame
+
+_SUBJECT: Final = re.compile(r"[!-~]+(\.[!-~]+)*", re.ASCII)
+
+
+class JetStreamNotices:
+    """Messages of one connection; what is sent while it is broken is lost."""
+
+    def __init__(self, client: BrokerClient) -> None:
+        """Use a connection that stands."""
+        self._client = client
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        *,
+        user: str | None = None,
+        password: str | None = None,
+        inbox_prefix: str = DEFAULT_INBOX_PREFIX,
+        name: str = "refold-notices",
+        connect_seconds: float = LOG_CONNECT_SECONDS,
+    ) -> JetStreamNotices:
+        """Connect. Raises `LogUnavailable`."""
+        client = await connect(
+            url,
+            user=user,
+            password=password,
+            inbox_prefix=inbox_prefix,
+            name=name,
+            connect_seconds=connect_seconds,
+        )
+        return cls(client)
+
+    async def send(self, subject: str, body: bytes) -> None:
+        """Send one message; it is lost where the connection is broken. Raises `Refused` for what would break it."""
+        if not _SUBJECT.fullmatch(subject):
+            raise Refused("bad_subject", "a subject is printable ASCII without spaces", field="subject")
+        if len(body) > PAYLOAD_BYTES_MAX:
+            raise Refused(
+                "notice_too_large", f"at most {PAYLOAD_BYTES_MAX} bytes", shape=f"{len(body)} bytes"
+            )
+        await self._client.write_paced(message_frame(subject.encode(), body))
+
+    async def flush(self) -> None:
+        """Wait until the broker has what was sent. Raises `LogUnavailable`."""
+        try:
+            async with asyncio.timeout(LOG_ANSWER_SECONDS):
+                await self._client.until_up()
+                await self._client.flush()
+        except (TimeoutError, nats.errors.Error) as error:
+            raise LogUnavailable("the broker does not answer", reason=repr(error)) from error
+
+    async def listen(self, subject: str, handle: Callable[[str, bytes], None]) -> Callable[[], None]:
+        """Call `handle(subject, body)` for each message until the returned function is called."""
+
+        def take(subject: bytes, _: bytes, __: bytes, body: bytes) -> None:
+            handle(subject.decode(errors="replace"), body)
+
+        sid = self._client.subscribe_raw(subject, take)
+        return lambda: self._client.unsubscribe_raw(sid)
+
+    async def close(self) -> None:
+        """Send what is unsent, then let go of the connection."""
+        await self._client.close()

@@ -1,0 +1,128 @@
+"""The commands over a running system: what they print, and the exit code that scripts rely on."""
+
+import json
+
+import pytest
+
+from support.up import Up, run_refold
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory):
+    running = Up.start(tmp_path_factory.mktemp("cli") / "data", "--durability", "os")
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture
+def refold(up):
+    def run(*arguments, stdin=""):
+        return run_refold(*arguments, stdin=stdin, REFOLD_URL=up.url)
+
+    return run
+
+
+def printed(found):
+    assert found.returncode == 0, found.stderr
+    return json.loads(found.stdout)
+
+
+def test_a_document_is_written_read_changed_and_looked_back_at(refold, tmp_path):
+    (tmp_path / "state.json").write_text('{"total": 10, "items": []}')
+    put = printed(refold("put", "acme/order-1", str(tmp_path / "state.json"), "--json"))
+    assert (put["status"], put["version"]) == ("applied", 1)
+    patch = '[{"op": "add", "path": "/items/-", "value": "pen"}]'
+    assert printed(refold("patch", "acme/order-1", patch, "--actor", "ada", "--json"))["version"] == 2
+    assert printed(refold("merge", "acme/order-1", "-", "--json", stdin='{"total": 12}'))["version"] == 3
+    assert printed(refold("get", "acme/order-1")) == {"items": ["pen"], "total": 12}
+    assert printed(refold("get", "acme/order-1", "--version", "1")) == {"items": [], "total": 10}
+    assert printed(refold("get", "acme/order-1", "--path", "/items/0", "--json")) == "pen"
+    history = printed(refold("history", "acme/order-1", "--json"))
+    assert [(it["version"], it["actor"]) for it in history] == [(1, None), (2, "ada"), (3, None)]
+    at = history[1]["recorded_at"]
+    assert printed(refold("get", "acme/order-1", "--at", at)) == {"items": ["pen"], "total": 10}
+    diff = printed(refold("diff", "acme/order-1", "1", "3"))
+    assert {"op": "replace", "path": "/total", "value": 12} in diff
+    touched = printed(refold("history", "acme/order-1", "--path", "/total", "--json"))
+    assert [it["version"] for it in touched] == [1, 3]
+    newest = printed(refold("history", "acme/order-1", "--reverse", "--limit", "1", "--json"))
+    assert [it["version"] for it in newest] == [3]
+    assert refold("delete", "acme/order-1").returncode == 0
+    gone = refold("get", "acme/order-1")
+    assert gone.returncode == 1
+    assert "document_absent" in gone.stderr
+    assert printed(refold("get", "acme/order-1", "--version", "3")) == {"items": ["pen"], "total": 12}
+
+
+def test_what_the_fold_refuses_exits_1_and_is_listed_among_the_rejections(refold):
+    refold("put", "acme/refused", '{"a": 1}')
+    found = refold("patch", "acme/refused", '[{"op": "test", "path": "/a", "value": 2}]')
+    assert found.returncode == 1
+    assert "rejected" in found.stderr
+    (rejection,) = printed(refold("rejections", "acme/refused", "--json"))
+    assert rejection["reason"] == "test_failed"
+
+
+def test_a_conflict_exits_1_and_says_where_the_document_is(refold):
+    refold("put", "acme/conflict", "1")
+    found = refold("put", "acme/conflict", "2", "--if-version", "7")
+    assert found.returncode == 1
+    assert "conflict" in found.stderr
+    assert "version 1" in found.stderr
+
+
+def test_the_same_id_sent_twice_counts_once(refold):
+    first = printed(refold("put", "acme/once", "1", "--id", "mine", "--json"))
+    second = printed(refold("put", "acme/once", "1", "--id", "mine", "--json"))
+    assert (first["status"], second["status"]) == ("applied", "duplicate")
+    assert first["version"] == second["version"] == 1
+
+
+def test_documents_are_listed_by_prefix_and_by_what_is_in_them(refold):
+    for number in range(4):
+        refold("put", f"shop/item-{number}", json.dumps({"price": number}))
+    refold("put", "shop/other", '{"price": 9}')
+    listed = printed(refold("list", "shop", "--prefix", "item-", "--where", "$.price > 1", "--json"))
+    assert [(it["id"], it["state"]) for it in listed] == [("item-2", {"price": 2}), ("item-3", {"price": 3})]
+    table = refold("list", "shop")
+    assert "item-0" in table.stdout
+    assert "other" in table.stdout
+
+
+def test_the_status_says_how_far_the_fold_is(refold):
+    status = printed(refold("status", "--json"))
+    assert status["lag_events"] == 0
+    assert len(status["partitions"]) == 64
+    assert "behind by 0 events" in refold("status").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("get", "acme/never-there"), "document_absent"),
+        (("get", "acme/shown", "--version", "99"), "version_unknown"),
+        (("get", "acme/shown", "--at", "yesterday"), "bad_time"),
+        (("get", "acme/shown", "--at", "1990-01-01"), "document_absent"),
+        (("get", "acme/bad name"), "bad_name"),
+        (("put", "_refold/log", "1"), "reserved_namespace"),
+        (("put", "acme/shown", '{"a":1,"a":2}'), "duplicate_key"),
+        (("delete", "acme/never-there"), "document_absent"),
+        (("list", "shop", "--where", "not a path"), ""),
+    ],
+)
+def test_what_cannot_be_is_one_clear_line_and_exit_code_1(refold, arguments, code):
+    refold("put", "acme/shown", "1")
+    found = refold(*arguments)
+    assert found.returncode == 1, found.stdout
+    assert found.stdout == ""
+    assert code in found.stderr
+    assert found.stderr.count("\n") == 1
+
+
+def test_a_service_that_is_not_there_exits_3(refold):
+    assert refold("status", "--url", "http://127.0.0.1:9").returncode == 3
+
+
+def test_the_endpoints_file_of_the_folder_at_hand_says_where_the_service_is(up):
+    found = run_refold("status", REFOLD_DATA=str(up.data))
+    assert found.returncode == 0, found.stderr

@@ -1,0 +1,387 @@
+"""What the gateway does when its ports fail: nothing is lost, nothing hangs, and what is wrong is named."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+
+from refold.core.errors import LogFull, LogUnavailable
+from refold.core.limits import EVENT_BYTES_MAX
+from refold.gateway import problems, submit
+from support.gateway import Twin, twin
+
+JSON_PATCH = {"Content-Type": "application/json-patch+json"}
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[Twin]:
+    async with twin() as made:
+        yield made
+
+
+def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    assert response.headers["content-type"] == problems.MEDIA_TYPE, response.text
+    view: dict[str, Any] = response.json()
+    assert (response.status_code, view["status"], view["code"]) == (status, status, code), view
+    assert view["type"].endswith(f":{code}")
+    assert view["title"]
+    assert view["detail"]
+    return view
+
+
+# An acknowledgement that is lost
+
+
+async def test_an_event_that_was_stored_unacknowledged_is_found_and_not_sent_again(gateway: Twin) -> None:
+    gateway.log.faults = ["lost"]
+    response = await gateway.put("/v1/n/d", 1)
+    assert response.status_code == 201
+    assert response.json()["version"] == 1
+    assert await gateway.events() == 1
+
+
+async def test_an_event_that_was_not_stored_is_sent_again(gateway: Twin) -> None:
+    gateway.log.faults = ["dropped", "dropped"]
+    response = await gateway.put("/v1/n/d", 1)
+    assert response.status_code == 201
+    assert await gateway.events() == 1
+
+
+async def test_a_strict_write_that_was_stored_unacknowledged_is_found(gateway: Twin) -> None:
+    await gateway.put("/v1/n/d", 1)
+    gateway.log.faults = ["lost"]
+    response = await gateway.put("/v1/n/d", 2, If_Match='"1"')
+    assert (response.status_code, response.json()["version"]) == (200, 2)
+    gateway.log.faults = ["dropped"]
+    response = await gateway.put("/v1/n/d", 3, If_Match='"2"')
+    assert (response.status_code, response.json()["version"]) == (200, 3)
+    assert await gateway.events() == 3
+
+
+async def test_events_that_are_never_acknowledged_are_given_up_plainly(gateway: Twin) -> None:
+    gateway.log.faults = ["dropped"] * 10
+    problem(await gateway.put("/v1/n/d", 1), 503, "log_unavailable")
+    assert await gateway.events() == 0
+
+
+async def test_what_cannot_be_known_is_said_with_the_id_to_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit, "RECOVER_SECONDS", 0.05)
+    async with twin(is_projecting=False) as gateway:
+        gateway.log.faults = ["lost"]
+        view = problem(await gateway.put("/v1/n/d", 1, Idempotency_Key="k"), 504, "acknowledgement_lost")
+        assert view["id"] == "k"
+        async with gateway.projector():
+            found = await gateway.request("GET", "/v1/n/d/outcomes?id=k")
+            assert (found.status_code, found.json()["status"]) == (200, "applied")
+
+
+# A log or a store that is away or full
+
+
+@pytest.mark.parametrize(("error", "code"), [(LogFull(), "log_full"), (LogUnavailable(), "log_unavailable")])
+async def test_a_log_that_takes_nothing_is_503_with_its_name(
+    gateway: Twin, error: LogFull, code: str
+) -> None:
+    gateway.log.faults = [error]
+    response = await gateway.put("/v1/n/d", 1)
+    problem(response, 503, code)
+    assert response.headers["retry-after"] == "1"
+    assert (await gateway.put("/v1/n/d", 1)).status_code == 201
+
+
+async def test_a_store_that_is_away_is_503_for_reads_and_no_hindrance_for_writes(gateway: Twin) -> None:
+    await gateway.put("/v1/n/d", 1)
+    gateway.store.is_down = True
+    problem(await gateway.request("GET", "/v1/n/d"), 503, "store_unavailable")
+    assert (await gateway.put("/v1/n/d", 2)).status_code == 200
+
+
+async def test_readiness_names_what_cannot_be_reached(gateway: Twin) -> None:
+    assert (await gateway.request("GET", "/readyz")).json() == {"status": "ready"}
+    gateway.log.is_down = gateway.store.is_down = True
+    view = problem(await gateway.request("GET", "/readyz"), 503, "not_ready")
+    assert view["unreachable"] == ["nats", "postgres"]
+    assert "log_unavailable" in view["detail"]
+    assert (await gateway.request("GET", "/healthz")).json() == {"status": "alive"}
+
+
+async def test_a_crash_is_a_problem_too(gateway: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def crash() -> None:
+        raise RuntimeError("as told")
+
+    monkeypatch.setattr(gateway.store, "namespaces", crash)
+    view = problem(await gateway.request("GET", "/v1"), 500, "internal_error")
+    assert "as told" not in view["detail"]
+
+
+# Folding that is slow, notices that are lost
+
+
+async def test_a_write_that_is_not_folded_in_time_is_pending_and_can_be_looked_up() -> None:
+    async with twin(is_projecting=False) as gateway:
+        response = await gateway.put("/v1/n/d", 1, Refold_Wait="0.02")
+        assert response.status_code == 202
+        assert response.json() == {"status": "pending", "sequence": 2, "id": "made-1"}
+        assert response.headers["location"] == "/v1/n/d/outcomes/2"
+        pending = await gateway.request("GET", "/v1/n/d/outcomes/2")
+        assert (pending.status_code, pending.json()) == (202, {"status": "pending", "sequence": 2})
+        async with gateway.projector() as running:
+            await running.committed(2)
+            found = await gateway.request("GET", "/v1/n/d/outcomes/2")
+            assert (found.status_code, found.json()["version"]) == (200, 1)
+
+
+async def test_a_write_that_does_not_wait_asks_for_no_notice() -> None:
+    async with twin(is_projecting=False) as gateway:
+        assert (await gateway.put("/v1/n/d", 1, Refold_Wait="0")).status_code == 202
+        record = await gateway.log.get(2)
+        assert record is not None
+        assert record.headers == b""
+
+
+async def test_a_write_whose_notice_is_lost_is_looked_up(gateway: Twin) -> None:
+    gateway.notices.lost = ("refold.",)
+    response = await gateway.put("/v1/n/d", 1)
+    assert (response.status_code, response.json()["version"]) == (201, 1)
+    heard = (await gateway.put("/v1/n/d", 1)).json()
+    assert heard["version"] == 2
+
+
+async def test_bulk_outcomes_whose_notices_are_lost_are_looked_up(gateway: Twin) -> None:
+    gateway.notices.lost = ("refold.",)
+    body = b"".join(orjson.dumps({"doc": "d", "put": number}) + b"\n" for number in range(50))
+    response = await gateway.request("POST", "/v1/n/events", content=body)
+    outcomes = [orjson.loads(line) for line in response.content.splitlines()]
+    assert [outcome["version"] for outcome in outcomes] == list(range(1, 51))
+
+
+async def test_the_notice_and_the_store_tell_the_same_outcome(gateway: Twin) -> None:
+    first = await gateway.put(
+        "/v1/n/d", {"a": 1}, Idempotency_Key="k", Refold_Occurred_At="2020-01-01T00:00:00Z"
+    )
+    repeated = await gateway.put(
+        "/v1/n/d", {"a": 1}, Idempotency_Key="k", Refold_Occurred_At="2020-01-01T00:00:00Z"
+    )
+    patch = b'[{"op":"remove","path":"/b"}]'
+    refused = await gateway.request("PATCH", "/v1/n/d", content=patch, headers=JSON_PATCH)
+    deleted = await gateway.request("DELETE", "/v1/n/d")
+    notices = [first.json(), repeated.json(), refused.json()["outcome"], deleted.json()]
+    assert [notice["status"] for notice in notices] == ["applied", "duplicate", "rejected", "applied"]
+    for notice in notices:
+        found = await gateway.request("GET", f"/v1/n/d/outcomes/{notice['sequence']}")
+        assert found.json() == notice
+
+
+async def test_a_pending_strict_write_is_decided_only_by_what_is_folded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with twin(is_projecting=False, wait_seconds=0.05) as gateway:
+        monkeypatch.setattr("refold.gateway.write._DECIDE_SECONDS", 0.05)
+        await gateway.put("/v1/n/d", 1, Refold_Wait="0")
+        problem(await gateway.put("/v1/n/d", 2, If_Match='"1"'), 504, "timed_out")
+        assert await gateway.events() == 1
+        async with gateway.projector():
+            assert (await gateway.put("/v1/n/d", 2, If_Match='"1"')).status_code == 200
+
+
+async def test_a_delete_of_what_is_not_folded_yet_is_published_where_it_cannot_be_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("refold.gateway.write._DECIDE_SECONDS", 0.05)
+    async with twin(is_projecting=False, wait_seconds=0.05) as gateway:
+        await gateway.put("/v1/n/d", 1)
+        assert (await gateway.request("DELETE", "/v1/n/d")).status_code == 202
+        assert await gateway.events() == 2
+
+
+async def test_a_read_that_waits_in_vain_is_504() -> None:
+    async with twin(is_projecting=False) as gateway:
+        await gateway.put("/v1/n/d", 1, Refold_Wait="0")
+        for query in ("min_version=1", "min_sequence=2", "sequence=2"):
+            problem(await gateway.request("GET", f"/v1/n/d?{query}&timeout=0.02"), 504, "timed_out")
+
+
+# Strict writes under way
+
+
+async def test_a_strict_write_that_is_overtaken_is_412(gateway: Twin) -> None:
+    await gateway.put("/v1/n/d", 1)
+
+    async def overtake() -> None:
+        assert (await gateway.put("/v1/n/d", "other")).status_code == 200
+
+    gateway.log.before_append = [overtake]
+    view = problem(await gateway.put("/v1/n/d", 2, If_Match='"1"'), 412, "precondition_failed")
+    assert view["version"] == 2
+    assert await gateway.events() == 2
+
+
+async def test_a_strict_write_passes_a_rejected_event_that_came_between(gateway: Twin) -> None:
+    await gateway.put("/v1/n/d", 1)
+
+    async def refused() -> None:
+        patch = b'[{"op":"test","path":"","value":9}]'
+        answer = await gateway.request("PATCH", "/v1/n/d", content=patch, headers=JSON_PATCH)
+        assert answer.status_code == 409
+
+    gateway.log.before_append = [refused, refused]
+    response = await gateway.put("/v1/n/d", 2, If_Match='"1"')
+    assert (response.status_code, response.json()["version"]) == (200, 2)
+
+
+async def test_a_strict_write_that_is_always_overtaken_by_rejected_ones_ends(gateway: Twin) -> None:
+    await gateway.put("/v1/n/d", 1)
+
+    async def refused() -> None:
+        # The rejected event's own append must not be preceded by another.
+        kept, gateway.log.before_append = gateway.log.before_append, []
+        patch = b'[{"op":"test","path":"","value":9}]'
+        await gateway.request("PATCH", "/v1/n/d", content=patch, headers=JSON_PATCH)
+        gateway.log.before_append = kept
+
+    gateway.log.before_append = [refused] * 20
+    problem(await gateway.put("/v1/n/d", 2, If_Match='"1"'), 503, "contended")
+
+
+# A bulk request whose log fails
+
+
+async def test_a_log_that_fails_at_once_fails_the_whole_bulk_request(gateway: Twin) -> None:
+    gateway.log.faults = [LogFull()]
+    response = await gateway.request("POST", "/v1/n/events", content=b'{"doc":"d","put":1}\n' * 3)
+    problem(response, 503, "log_full")
+    assert await gateway.events() == 0
+
+
+async def test_behind_a_failed_batch_nothing_is_appended_and_every_line_is_answered(gateway: Twin) -> None:
+    gateway.log.faults = [None, LogFull()]
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"doc":"d","put":1}\n'
+        await gateway.appended(1)
+        # Until the first answer has been sent, a failure would still fail the whole request.
+        for _ in range(50):
+            await asyncio.sleep(0)
+        yield b'{"doc":"d","put":2}\n{"doc":"d","put":3}\n'
+        for _ in range(50):
+            await asyncio.sleep(0)
+        yield b'{"doc":"d","put":4}\n'
+
+    headers = {"Refold-Wait": "0"}
+    response = await gateway.request("POST", "/v1/n/events", content=body(), headers=headers)
+    answers = [orjson.loads(line) for line in response.content.splitlines()]
+    assert [answer["status"] for answer in answers] == ["pending", "refused", "refused", "refused"]
+    assert [answer.get("line") for answer in answers[1:]] == [2, 3, 4]
+    assert {answer["error"]["code"] for answer in answers[1:]} == {"log_full"}
+    assert await gateway.events() == 1
+
+
+async def test_a_batch_whose_acknowledgement_is_lost_is_in_the_log_once(gateway: Twin) -> None:
+    body = b"".join(orjson.dumps({"doc": f"d{n % 3}", "put": n}) + b"\n" for n in range(30))
+    for fault in ("lost", "dropped"):
+        gateway.log.faults = [fault]
+        before = await gateway.events()
+        response = await gateway.request("POST", "/v1/n/events", content=body)
+        answers = [orjson.loads(line) for line in response.content.splitlines()]
+        assert {answer["status"] for answer in answers} == {"applied"}
+        sequences = [answer["sequence"] for answer in answers]
+        assert sequences == list(range(before + 2, before + 32))
+        assert await gateway.events() == before + 30
+
+
+# The framework's own refusals
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/", 404, "not_found"),
+        ("GET", "/v1/n/d/nothing", 404, "not_found"),
+        ("GET", "/v1/n/d/", 404, "not_found"),
+        ("GET", "/v1/n/a%2Fb/c/d", 422, "bad_name"),
+        ("PUT", "/v1/n/a%2Fb", 422, "bad_name"),
+        ("GET", "/v1/n/d/history?limit=0", 422, "bad_parameter"),
+        ("GET", "/v1/n/d/history?limit=1001", 422, "bad_parameter"),
+        ("GET", "/v1/n/d/history?order=up", 422, "bad_parameter"),
+        ("GET", "/v1/n/d/history?page=2", 422, "unknown_parameter"),
+        ("GET", "/v1/n/d/diff?from=1", 422, "bad_parameter"),
+        ("GET", "/v1/n/d/diff?from=1&to=x", 422, "bad_parameter"),
+        ("GET", "/v1/n/d/outcomes", 422, "bad_parameter"),
+        ("GET", "/v1/n/d/outcomes/x", 422, "bad_parameter"),
+        ("GET", "/v1/n/d/outcomes/1?x=1", 422, "unknown_parameter"),
+        ("GET", "/v1/n?at=2024-01-01", 422, "unknown_parameter"),
+        ("GET", "/v1?x=1", 422, "unknown_parameter"),
+        ("GET", "/status?x=1", 422, "unknown_parameter"),
+        ("GET", "/v1/n/d?x=1", 422, "unknown_parameter"),
+        ("GET", "/v1/n/d?version=-1", 422, "bad_parameter"),
+        ("GET", "/v1/n/d?version=one", 422, "bad_parameter"),
+        ("GET", "/v1/n/d?at=yesterday", 422, "bad_time"),
+        ("GET", "/v1/n/d?at=2024-01-01&version=1", 422, "contradictory"),
+        ("GET", "/v1/n/d?clock=occurred", 422, "contradictory"),
+        ("GET", "/v1/n/d?timeout=soon", 422, "bad_parameter"),
+        ("PUT", "/v1/n/d?x=1", 422, "unknown_parameter"),
+    ],
+)
+async def test_every_refusal_is_a_problem(
+    gateway: Twin, method: str, path: str, status: int, code: str
+) -> None:
+    problem(await gateway.request(method, path), status, code)
+
+
+async def test_a_method_that_a_resource_has_not_is_405_and_the_others_are_named(gateway: Twin) -> None:
+    response = await gateway.request("POST", "/v1/n/d")
+    problem(response, 405, "method_not_allowed")
+    assert response.headers["allow"] == "DELETE, GET, HEAD, PATCH, PUT"
+    assert (await gateway.request("POST", "/v1/n/d/history")).headers["allow"] == "GET"
+
+
+async def test_a_body_that_is_too_large_is_413_with_size_and_limit(gateway: Twin) -> None:
+    large = b'"' + b"x" * EVENT_BYTES_MAX + b'"'
+    headers = {"Content-Type": "application/json"}
+    view = problem(
+        await gateway.request("PUT", "/v1/n/d", content=large, headers=headers), 413, "event_too_large"
+    )
+    assert str(len(large)) in view["detail"]
+    assert str(EVENT_BYTES_MAX) in view["detail"]
+    # What fits alone, and no longer with what an event needs around it.
+    tight = b'"' + b"x" * (EVENT_BYTES_MAX - 2) + b'"'
+    problem(await gateway.request("PUT", "/v1/n/d", content=tight, headers=headers), 413, "event_too_large")
+    assert await gateway.events() == 0
+
+
+async def test_requests_are_timed_by_route_and_never_by_name(gateway: Twin) -> None:
+    await gateway.put("/v1/n/a-name", 1)
+    await gateway.request("GET", "/v1/n/a-name")
+    await gateway.request("GET", "/v1/n/a-name/history")
+    await gateway.request("BREW", "/nowhere/a-name")
+    text = (await gateway.request("GET", "/metrics")).text
+    assert "a-name" not in text
+    route = 'route="/v1/{namespace}/{document}"'
+    assert f'refold_http_request_seconds_count{{method="GET",{route},status="200"}} 1.0' in text
+    assert f'refold_http_request_seconds_count{{method="PUT",{route},status="201"}} 1.0' in text
+    assert 'refold_http_request_seconds_count{method="other",route="none",status="404"} 1.0' in text
+    assert "refold_append_seconds_count 1.0" in text
+
+
+async def test_an_ending_gateway_answers_whoever_waits() -> None:
+    async with twin(is_projecting=False) as gateway:
+        writing = asyncio.create_task(gateway.put("/v1/n/d", 1, Refold_Wait="60"))
+        reading = asyncio.create_task(gateway.request("GET", "/v1/n/d?min_version=1&timeout=60"))
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b'{"doc":"e","put":1}\n'
+            await asyncio.Event().wait()
+
+        headers = {"Refold-Wait": "60"}
+        bulk = asyncio.create_task(gateway.request("POST", "/v1/n/events", content=body(), headers=headers))
+        await gateway.appended(2)
+        gateway.parts.progress.release()
+        gateway.parts.outcomes.release()
+        assert (await writing).status_code == 202
+        problem(await reading, 504, "timed_out")
+        assert (await bulk).json()["status"] == "pending"

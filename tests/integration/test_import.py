@@ -1,0 +1,140 @@
+"""An import that is killed anywhere and run again ends as if it had never been."""
+
+import asyncio
+import gzip
+import json
+import random
+import signal
+import subprocess
+import sys
+
+import pytest
+import zstandard
+
+from refold.client import Refold
+from support.up import Up, environment, run_refold
+
+DOCUMENTS = 40
+LINES = 6_000
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory):
+    running = Up.start(tmp_path_factory.mktemp("import") / "data", "--durability", "os")
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def history():
+    """Lines of made documents, and what each is to be in the end: its version and its state."""
+    chance = random.Random(20)
+    states = {f"doc-{number}": {f"k{i}": i for i in range(60)} for number in range(DOCUMENTS)}
+    versions = dict.fromkeys(states, 0)
+    lines = []
+    for number in range(LINES):
+        document = f"doc-{chance.randrange(DOCUMENTS)}"
+        state = states[document]
+        state[f"k{chance.randrange(60)}"] = number
+        versions[document] += 1
+        lines.append(json.dumps({"doc": document, "state": state, "ts": 1_600_000_000 + number, "n": number}))
+    ends = {document: (versions[document], states[document]) for document in states}
+    return "".join(f"{line}\n" for line in lines).encode(), ends
+
+
+def ends_of(up, namespace):
+    async def ask():
+        async with Refold(up.url) as refold:
+            return {it.id: (it.version, it.state) async for it in refold.list(namespace)}
+
+    return asyncio.run(ask())
+
+
+def events_of(up, namespace):
+    async def ask():
+        async with Refold(up.url) as refold:
+            return sum(it.events for it in await refold.namespaces() if it.name == namespace)
+
+    return asyncio.run(ask())
+
+
+def import_until(up, namespace, path, events, number):
+    """Import in a process, and end it once so many events are there."""
+    command = [sys.executable, "-m", "refold", "import", namespace, str(path), "--url", up.url]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, env=environment(), **pipes) as process:
+        while events_of(up, namespace) < events and process.poll() is None:
+            pass
+        process.send_signal(number)
+        return process.wait(30)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_ended_anywhere_and_run_again_it_ends_the_same(up, history, tmp_path, number):
+    data, ends = history
+    path = tmp_path / "history.jsonl.gz"
+    path.write_bytes(gzip.compress(data, 1))
+    namespace = f"ended-{number}"
+    codes = [import_until(up, namespace, path, events, number) for events in (1, 2_000, 4_000)]
+    assert 0 not in codes
+    before = events_of(up, namespace)
+    assert 0 < before < LINES
+    done = run_refold("import", namespace, str(path), "--url", up.url, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["events"] + told["present"] == told["lines"] == LINES
+    assert told["present"] > 0
+    assert ends_of(up, namespace) == ends
+
+
+def test_the_projector_killed_in_the_middle_loses_and_doubles_nothing(up, history, tmp_path):
+    data, ends = history
+    path = tmp_path / "history.jsonl"
+    path.write_bytes(data)
+    command = [sys.executable, "-m", "refold", "import", "healed", str(path), "--url", up.url, "--json"]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE) as process:
+        while events_of(up, "healed") < 1_000:
+            pass
+        up.child("projector").kill()
+        told = json.loads(process.communicate(timeout=120)[0])
+    assert process.returncode == 0
+    assert told["events"] == LINES
+    assert ends_of(up, "healed") == ends
+
+
+def test_a_malformed_line_is_named_with_its_file_and_the_rest_is_there(up, tmp_path):
+    path = tmp_path / "broken.jsonl.zst"
+    lines = [
+        b'{"doc":"d","state":{"a":1},"ts":1}',
+        b'{"doc":"d","state":{"a":2},"ts":2',
+        b'{"doc":"d","state":{"a":3},"ts":"soon"}',
+        b'{"doc":"d","state":{"a":4},"ts":4}',
+    ]
+    path.write_bytes(zstandard.compress(b"\n".join(lines)))
+    found = run_refold("import", "broken", str(path), "--url", up.url)
+    assert found.returncode == 1
+    assert f"{path}:2: bad_json" in found.stderr
+    assert f"{path}:3: bad_time: ts" in found.stderr
+    assert "4 lines" in found.stdout
+    assert ends_of(up, "broken") == {"d": (2, {"a": 4})}
+
+
+async def test_every_event_says_from_where_and_when_it_came(up, tmp_path):
+    path = tmp_path / "one.jsonl"
+    path.write_text('{"doc":"d","state":{"a":1},"ts":1600000000,"actor":"ada","commit":"abc"}\n')
+    assert run_refold("import", "said", str(path), "--url", up.url).returncode == 0
+    async with Refold(up.url) as refold:
+        (change,) = [it async for it in refold.history("said", "d")]
+        found = await refold.get("said", "d", at=1600000000, clock="occurred")
+    assert change.actor == "ada"
+    assert change.meta["commit"] == "abc"
+    assert change.meta["import"]["line"] == 1
+    assert change.occurred_at == "2020-09-13T12:26:40.000000000Z"
+    assert found.state == {"a": 1}
+
+
+def test_a_service_that_is_not_there_ends_it_with_3(tmp_path):
+    path = tmp_path / "one.jsonl"
+    path.write_text('{"doc":"d","state":1,"ts":1}\n')
+    found = run_refold("import", "n", str(path), "--url", "http://127.0.0.1:9")
+    assert found.returncode == 3

@@ -1,0 +1,138 @@
+"""`refold up` as a user has it: a process with children that starts, heals, drains and says what is wrong."""
+
+import signal
+import socket
+import stat
+
+import psutil
+import pytest
+
+from refold.client import Refold
+from refold.core.errors import RefoldError
+from support.up import Up, run_refold, until
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory):
+    running = Up.start(tmp_path_factory.mktemp("up") / "data")
+    yield running
+    if running.process.poll() is None:
+        running.stop()
+
+
+async def written(url, document, state):
+    """Write until it is answered: what is being restarted may refuse meanwhile."""
+    async with Refold(url) as refold:
+        while True:
+            try:
+                return await refold.put("acme", document, state)
+            except RefoldError:
+                until(lambda: True)
+
+
+def test_it_says_a_line_a_part_and_then_ready_with_the_addresses(up):
+    lines = up.said().splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "postgres",
+        "nats",
+        "log",
+        "projector",
+        "gateway",
+        "ready",
+    ]
+    endpoints = up.endpoints()
+    assert endpoints["http"] in lines[-1]
+    assert endpoints["nats"] in lines[-1]
+    assert set(endpoints) == {"http", "nats", "postgres"}
+
+
+def test_nothing_that_it_prints_or_shows_to_others_holds_a_password(up):
+    password = up.endpoints()["postgres"].split(":")[2].split("@")[0]
+    assert password not in up.said()
+    for process in up.children():
+        assert password not in " ".join(process.cmdline())
+    for name in ("projector.log", "gateway.log"):
+        assert password not in (up.data / name).read_text()
+    assert stat.S_IMODE((up.data / "endpoints.json").stat().st_mode) == 0o600
+
+
+def test_it_listens_on_the_loopback_only(up):
+    addresses = {
+        connection.laddr.ip
+        for process in [*up.children(), psutil.Process(up.process.pid)]
+        for connection in process.net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert addresses == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize("name", ["gateway", "projector", "nats-server", "postgres"])
+async def test_a_part_that_was_killed_is_there_again_and_nothing_is_lost(up, name):
+    before = await written(up.url, "survivor", {"before": name})
+    killed = up.child(name)
+    killed.kill()
+    until(lambda: not killed.is_running())
+    until(lambda: any(it.pid != killed.pid and name in str(it.cmdline()) for it in up.children()))
+    after = await written(up.url, "survivor", {"after": name})
+    assert after.version > before.version
+    async with Refold(up.url) as refold:
+        assert (await refold.get("acme", "survivor", version=before.version)).state == {"before": name}
+
+
+def test_a_second_one_in_the_same_folder_is_refused_by_name(up):
+    found = run_refold("up", "--data", str(up.data), "--http", "127.0.0.1:0", "--nats-port", "0")
+    assert found.returncode == 1
+    assert "data_folder_in_use" in found.stderr
+    assert str(up.process.pid) in found.stderr
+
+
+@pytest.mark.parametrize("flag", ["--http", "--nats-port"])
+def test_a_taken_port_is_a_clear_error(tmp_path, flag):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ports = {"--http": "127.0.0.1:0", "--nats-port": "0"}
+        ports[flag] = f"127.0.0.1:{port}" if flag == "--http" else str(port)
+        arguments = [text for pair in ports.items() for text in pair]
+        found = run_refold("up", "--data", str(tmp_path / "data"), *arguments)
+    assert found.returncode == 1
+    assert "port_taken" in found.stderr
+    assert str(port) in found.stderr
+
+
+async def test_stopped_it_leaves_nothing_running_and_started_again_it_has_everything(up):
+    outcome = await written(up.url, "kept", {"a": 1})
+    children = up.children()
+    assert up.stop(signal.SIGINT) == 0
+    assert up.said().splitlines()[-1] == "stopped"
+    assert [child for child in children if child.is_running()] == []
+    assert not (up.data / "endpoints.json").exists()
+    again = Up.start(up.data, "--durability", "os")
+    assert "durability os" in again.said()
+    async with Refold(again.url) as refold:
+        found = await refold.get("acme", "kept")
+    assert (found.state, found.version) == ({"a": 1}, outcome.version)
+    children = again.children()
+    again.kill()
+    until(lambda: not any(child.is_running() for child in children))
+    after_kill = Up.start(up.data)
+    assert after_kill.stop() == 0
+
+
+def test_a_part_that_keeps_dying_ends_it_by_name(tmp_path):
+    running = Up.start(tmp_path / "data", "--durability", "os")
+    for _ in range(5):
+        gateway = until(lambda: _child(running, "gateway"))
+        gateway.kill()
+        until(lambda killed=gateway: not killed.is_running())
+    assert running.process.wait(60) == 1
+    assert "gateway died 5 times" in running.said()
+    assert not (running.data / "endpoints.json").exists()
+
+
+def _child(running, name):
+    try:
+        return running.child(name)
+    except (ValueError, psutil.NoSuchProcess):
+        return None

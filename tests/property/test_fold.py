@@ -1,0 +1,273 @@
+"""Whole logs, folded in many ways: the same states, outcomes, chain and pages every time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jsonpatch
+import jsonpointer
+import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from refold.core import canonical, page
+from refold.core.document import ABSENT, Document
+from refold.core.fold import fold
+from refold.core.limits import TIME_MIN_NANOSECONDS
+from refold.core.outcome import Status
+from refold.core.page import NEVER, Clock, Point, Snapshot, pack, snapshot_of, unpack
+from refold.core.record import Record
+from refold.core.shard import Shard, first_checkpoints
+from refold.projector import pending as pending_module
+from refold.projector.pending import Pending
+from refold.store import Key, Rejection
+from refold.store.memory import MemoryStore, Tables
+from support.events import EVENTS, LOGS, START, History, lines
+from support.json_values import containers, copied, patches
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _short_pages():
+    """Cut pages so early that short logs have several."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pending_module, "PAGE_EVENTS_MAX", 3)
+        patched.setattr(pending_module, "PAGE_BYTES_MIN", 400)
+        yield
+
+
+class Projection:
+    """Folds a log into the memory store; documents are forgotten at commits, as a projector's cache does."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.store = MemoryStore(tables)
+        self.outcomes: list[Any] = []
+        self.documents: dict[Key, Document] = {}
+        self.stored: set[Key] = set()
+
+    async def fold(self, log: list[Record], commits: set[int], *, held_max: int) -> None:
+        """Fold the log, commit behind the sequences in `commits`, then hold at most so many documents."""
+        assert await self.store.own()
+        shard = Shard(await self.store.bind("log-1"))
+        self.stored = set(self.store._tables.documents)
+        taken = Pending(shard.read_sequence)
+        for record in log[shard.read_sequence :]:
+            await self._take(shard, taken, record)
+            if record.sequence in commits or record is log[-1]:
+                await self.store.commit(taken.to_commit(shard.checkpoints()))
+                self.stored |= taken.keys
+                taken = Pending(shard.read_sequence)
+                for key in list(self.documents)[: max(0, len(self.documents) - held_max)]:
+                    del self.documents[key]
+
+    async def _take(self, shard: Shard, taken: Pending, record: Record) -> None:
+        where = shard.place(record.subject)
+        if where.reason:
+            recorded_at = shard.refuse(record, where)
+            refused = (where.partition, record.sequence, recorded_at, where.reason, "", b"{}", record)
+            taken.rejections.append(Rejection("", "", *refused))
+            return
+        key = where[1:3]
+        document = await self._document(key, where.partition)
+        step = shard.fold(record, where, document)
+        self.outcomes.append((record.sequence, step.folded.outcome))
+        taken.add(document, step.entry, is_new=key not in self.stored)
+
+    async def _document(self, key: Key, partition: int) -> Document:
+        held = self.documents.pop(key, None)
+        if held is None:
+            found = await self.store.load([key])
+            held = found[0] if found else Document(namespace=key[0], document=key[1], partition=partition)
+        self.documents[key] = held
+        return held
+
+
+async def projected(log, commits, *, held_max=100):
+    projection = Projection(Tables())
+    await projection.fold(log, commits, held_max=held_max)
+    return projection
+
+
+@given(LOGS, st.data())
+async def test_any_splitting_of_a_log_into_commits_gives_the_same_states_outcomes_chain_and_pages(log, data):
+    commits = data.draw(st.sets(st.integers(1, len(log))))
+    at_once = await projected(log, set())
+    split = await projected(log, commits, held_max=data.draw(st.integers(0, 3)))
+    event(f"{min(3, sum(len(kept.closed) for kept in at_once.store._tables.documents.values()))} pages")
+    assert split.outcomes == at_once.outcomes
+    assert split.store._tables.checkpoints == at_once.store._tables.checkpoints
+    assert split.store._tables.documents == at_once.store._tables.documents
+    assert split.store._tables.rejections == at_once.store._tables.rejections
+
+
+@given(LOGS, st.data())
+async def test_a_fold_that_starts_again_at_its_checkpoints_ends_the_same(log, data):
+    stop = data.draw(st.integers(1, len(log)))
+    tables = Tables()
+    first = Projection(tables)
+    await first.fold(log[:stop], set(), held_max=100)
+    await first.store.close()
+    await Projection(tables).fold(log, data.draw(st.sets(st.integers(1, len(log)))), held_max=100)
+    undisturbed = (await projected(log, set())).store._tables
+    assert tables.documents == undisturbed.documents
+    assert tables.checkpoints == undisturbed.checkpoints
+
+
+@given(LOGS)
+async def test_a_fold_that_holds_one_document_equals_one_that_holds_all(log):
+    everywhere = set(range(1, len(log) + 1))
+    one = await projected(log, everywhere, held_max=1)
+    every = await projected(log, everywhere, held_max=100)
+    assert one.outcomes == every.outcomes
+    assert one.store._tables.documents == every.store._tables.documents
+
+
+class Reference:
+    """The plainest fold: each document in memory for ever, and every version's state kept."""
+
+    def __init__(self, log: list[Record]) -> None:
+        self.snapshots: dict[Key, list[Snapshot]] = {}
+        shard, documents = Shard(first_checkpoints("log-1")), {}
+        for record in log:
+            where = shard.place(record.subject)
+            if where.reason:
+                shard.refuse(record, where)
+                continue
+            key = where[1:3]
+            if key not in documents:
+                documents[key] = Document(namespace=key[0], document=key[1], partition=where.partition)
+                self.snapshots[key] = [NEVER]
+            document = documents[key]
+            step = shard.fold(record, where, document)
+            if step.entry.status.is_effective:
+                state = None if document.state is ABSENT else canonical.dumps(document.state)
+                self.snapshots[key].append(snapshot_of(document, state))
+
+    def at(self, key: Key, point: Point) -> Snapshot:
+        member = {"recorded": "recorded_at", "occurred": "occurred_max"}.get(
+            point.clock.value, point.clock.value
+        )
+        return [NEVER, *(s for s in self.snapshots[key] if getattr(s, member) <= point.value)][-1]
+
+    def points(self, key: Key) -> list[Point]:
+        snapshots = self.snapshots[key]
+        found = [Point(Clock.version, version) for version in range(-1, len(snapshots) + 1)]
+        found += [Point(Clock.sequence, s.sequence + near) for s in snapshots for near in (-1, 0, 1)]
+        for clock in (Clock.recorded, Clock.occurred):
+            times = {
+                time + near
+                for s in snapshots
+                for time in (s.recorded_at, s.occurred_at)
+                for near in (-1, 0, 1)
+            }
+            found += [Point(clock, max(time, TIME_MIN_NANOSECONDS)) for time in sorted(times)]
+        return found
+
+
+@given(LOGS, st.data())
+async def test_any_point_read_from_packed_pages_is_what_a_plain_fold_had_there(log, data):
+    store = (await projected(log, data.draw(st.sets(st.integers(1, len(log)))))).store
+    reference = Reference(log)
+    for key in reference.snapshots:
+        for point in reference.points(key):
+            run = await store.run_at(*key, point)
+            assert run is not None
+            packed = run._replace(entries=unpack(pack(run.entries)))
+            assert page.state_at(packed, point) == reference.at(key, point), (key, point)
+
+
+@given(LOGS)
+async def test_every_entry_comes_back_from_a_packed_page_as_it_was(log):
+    for kept in (await projected(log, set())).store._tables.documents.values():
+        assert unpack(pack(kept.entries)) == kept.entries
+        assert [entry.sequence for entry in kept.entries] == sorted(
+            {entry.sequence for entry in kept.entries}
+        )
+
+
+@given(st.data())
+def test_an_event_that_is_not_effective_leaves_state_bytes_version_and_times_as_they_were(data):
+    history = History()
+    history.publish({"put": data.draw(containers())})
+    for _ in range(data.draw(st.integers(1, 8))):
+        before, bytes_before = replace(history.row), history.state_bytes
+        broken = data.draw(EVENTS)
+        if "patch" in broken and data.draw(st.booleans()):
+            broken["patch"] = [*broken["patch"], {"op": "test", "path": "/never", "value": 0}]
+        outcome = history.publish(broken)
+        event(outcome.status.name + (f" {outcome.reason}" if outcome.reason else ""))
+        row = history.row
+        assert row.size == len(history.state_bytes or b"")
+        assert row.version == before.version + outcome.status.is_effective
+        if outcome.status in {Status.rejected, Status.duplicate}:
+            assert history.state_bytes == bytes_before
+            kept = ("version", "version_sequence", "recorded_at", "occurred_at", "occurred_max", "size")
+            assert all(getattr(row, name) == getattr(before, name) for name in kept)
+
+
+def oracle(state: Any, raw: list[Any]) -> Any:
+    """Apply with the jsonpatch library; None where it refuses."""
+    try:
+        return [jsonpatch.JsonPatch(copied(raw)).apply(copied(state))]
+    except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException, TypeError):
+        return None
+
+
+@given(st.data())
+def test_an_independent_fold_by_the_jsonpatch_library_agrees_on_logs_of_puts_and_patches(data):
+    history = History()
+    state, version = ABSENT, 0
+    for _ in range(data.draw(st.integers(1, 8))):
+        current = {} if state is ABSENT else state
+        if data.draw(st.integers(0, 4)) == 0:
+            published = {"put": data.draw(containers())}
+            result = [published["put"]]
+        else:
+            published = {"patch": data.draw(patches(current))}
+            result = oracle(current, published["patch"])
+        outcome = history.publish(published)
+        if result is not None:
+            state, version = copied(result[0]), version + 1
+        assert (outcome.status is Status.applied) == (result is not None), outcome
+        assert history.row.version == version
+        assert history.state_bytes == (None if state is ABSENT else canonical.dumps(state))
+
+
+@settings(max_examples=300)
+@given(
+    st.binary(max_size=60), st.binary(max_size=60), st.binary(max_size=20), st.integers(-(2**63), 2**63 - 1)
+)
+def test_no_bytes_at_all_stop_the_fold(headers, body, subject, time):
+    shard = Shard(first_checkpoints("log-1"))
+    record = Record(1, time, subject + b".n.d", headers, body)
+    where = shard.place(record.subject)
+    step = shard.fold(record, where, Document(namespace="n", document="d", partition=where.partition))
+    assert unpack(pack([step.entry])) == [step.entry]
+
+
+JSON_LIKE = st.text(
+    st.sampled_from(list('{}[]",:0123456789.eE+-\\u nulltrefas/')) | st.characters(codec="utf-8"), max_size=30
+)
+OUR_NAMES = st.sampled_from(
+    [
+        *("Refold-" + name for name in ("Base", "Meta", "V", "Id", "Occurred-At", "Txn", "X", "")),
+        *(
+            "ce-" + name
+            for name in ("specversion", "id", "source", "type", "time", "datacontenttype", "data", "")
+        ),
+    ]
+)
+OUR_VALUES = st.sampled_from(["1.0", "%FF", "7", "2024-01-01T00:00:00Z", "application/json-patch+json"])
+OUR_HEADERS = st.lists(st.tuples(OUR_NAMES, OUR_VALUES | JSON_LIKE), max_size=5)
+MEDIA = st.sampled_from(["json-patch+json", "merge-patch+json", "cloudevents+json", "json"])
+
+
+@settings(max_examples=300)
+@given(OUR_HEADERS, MEDIA, st.data())
+def test_no_headers_and_no_json_stop_the_fold(headers, media, data):
+    document = Document(namespace="n", document="d", partition=0)
+    values = containers().map(canonical.dumps) | JSON_LIKE.map(str.encode)
+    body = data.draw(values | EVENTS.map(canonical.dumps))
+    stored = lines(("Content-Type", f"application/{media}"), *headers)
+    folded = fold(document, Record(1, START, b"log.0.n.d", stored, body), recorded_at=START)
+    event(folded.outcome.reason or folded.outcome.status.name)

@@ -1,0 +1,191 @@
+"""A gateway over the memory twins, with a projector beside it, asked through httpx without a socket.
+
+For tests of what the gateway does when its ports fail; `FaultyLog` and `DeafNotices` fail as told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import httpx
+from prometheus_client import CollectorRegistry
+
+from refold.core.errors import LogUnavailable, RefoldError, StoreUnavailable
+from refold.gateway.app import Gateway, create_app
+from refold.gateway.outcomes import Outcomes
+from refold.gateway.parts import About, Parts
+from refold.gateway.progress import PROGRESS_SUBJECT, Progress
+from refold.history import History
+from refold.log import Acknowledgement, Appended, LogInfo, Publication, Stale, Unknown
+from refold.log.memory import MemoryLog, MemoryNotices
+from refold.store import Head
+from refold.store.memory import MemoryStore, Tables
+from refold.telemetry.metrics import GatewayMetrics
+from support.projection import DEADLINE_SECONDS, Projecting, ports, projecting
+
+REPLY_SUBJECT = "refold.reply.gateway.test"
+
+Fault = RefoldError | str
+"""An error to raise, `lost` (stored, no acknowledgement) or `dropped` (not stored, no acknowledgement)."""
+
+
+class FaultyLog(MemoryLog):
+    """A log whose next appends fail one after another as `faults` says; None lets one pass.
+
+    `before_append` is called once before the next append, `is_down` makes everything else fail.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("log-1")
+        self.faults: list[Fault | None] = []
+        self.before_append: list[Callable[[], Any]] = []
+        self.is_down = False
+        self.batches: list[int] = []
+
+    async def info(self) -> LogInfo:
+        """Ask for the log's ends."""
+        if self.is_down:
+            raise LogUnavailable
+        return await super().info()
+
+    async def append(self, publication: Publication) -> Acknowledgement:
+        """Append one event, or fail."""
+        appended = await self.append_atomically([publication])
+        return appended[0] if isinstance(appended, list) else appended
+
+    async def append_atomically(self, publications: list[Publication]) -> list[Appended] | Stale | Unknown:
+        """Append all, or fail."""
+        if self.before_append:
+            await self.before_append.pop(0)()
+        fault = self.faults.pop(0) if self.faults else None
+        if isinstance(fault, RefoldError):
+            raise fault
+        if fault == "dropped":
+            return Unknown("as told")
+        self.batches.append(len(publications))
+        appended = await super().append_atomically(publications)
+        return Unknown("as told") if fault == "lost" else appended
+
+
+class DeafNotices(MemoryNotices):
+    """Notices that lose what is sent on a subject that begins so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost: tuple[str, ...] = ()
+
+    async def send(self, subject: str, body: bytes) -> None:
+        """Send one message, or lose it."""
+        if not subject.startswith(self.lost or ("nothing",)):
+            await super().send(subject, body)
+
+
+class FaultyStore(MemoryStore):
+    """A store that may be away for readers."""
+
+    def __init__(self, tables: Tables) -> None:
+        super().__init__(tables)
+        self.is_down = False
+
+    async def head(self, namespace: str, document: str) -> Head | None:
+        """Read a document's row."""
+        await self.ping()
+        return await super().head(namespace, document)
+
+    async def ping(self) -> None:
+        """Raise where it is away."""
+        if self.is_down:
+            raise StoreUnavailable
+
+
+@dataclass
+class Twin:
+    """The gateway and all that it stands on."""
+
+    client: httpx.AsyncClient
+    parts: Parts
+    app: Gateway
+    log: FaultyLog
+    store: FaultyStore
+    tables: Tables
+    notices: DeafNotices
+
+    async def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Send one request."""
+        return await self.client.request(method, path, **options)
+
+    async def put(self, path: str, state: Any, **headers: str) -> httpx.Response:
+        """Put a state; `If_Match='"1"'` is the header If-Match."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.client.put(path, json=state, headers=named)
+
+    async def events(self) -> int:
+        """Count the log's events behind its genesis."""
+        return (await MemoryLog.info(self.log)).last_sequence - 1
+
+    async def appended(self, events: int) -> None:
+        """Wait until the log has so many events behind its genesis."""
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while True:
+                if await self.events() >= events:
+                    return
+                await asyncio.sleep(0)
+
+    @asynccontextmanager
+    async def projector(self) -> AsyncIterator[Projecting]:
+        """Run the projector."""
+        given = ports(self.log, MemoryStore(self.tables), self.notices)
+        async with projecting(given) as running:
+            yield running
+        await given.store.close()
+
+
+@asynccontextmanager
+async def twin(*, is_projecting: bool = True, wait_seconds: float = 5.0) -> AsyncIterator[Twin]:
+    """Make a gateway over twins; without a projector nothing is folded until `projector` is entered."""
+    made = await _made(wait_seconds)
+    watching = asyncio.create_task(made.parts.progress.watch())
+    try:
+        async with made.client:
+            if is_projecting:
+                async with made.projector():
+                    yield made
+            else:
+                yield made
+    finally:
+        watching.cancel()
+
+
+async def _made(wait_seconds: float) -> Twin:
+    log, notices, tables = FaultyLog(), DeafNotices(), Tables()
+    store = FaultyStore(tables)
+    history, registry, numbers = History(store), CollectorRegistry(), count(1)
+    progress = Progress(store.checkpoints)
+    outcomes = Outcomes(history.outcome, progress)
+    await notices.listen(REPLY_SUBJECT, outcomes.hear)
+    await notices.listen(PROGRESS_SUBJECT, progress.hear)
+    parts = Parts(
+        log=log,
+        store=store,
+        history=history,
+        outcomes=outcomes,
+        progress=progress,
+        reply_subject=REPLY_SUBJECT,
+        checks={"nats": log.info, "postgres": store.ping},
+        about=About("0.0.0"),
+        metrics=GatewayMetrics(registry),
+        registry=registry,
+        new_id=lambda: f"made-{next(numbers)}",
+        timer=time.perf_counter,
+        wait_seconds=wait_seconds,
+    )
+    app = create_app(parts)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    client = httpx.AsyncClient(transport=transport, base_url="http://gateway")
+    return Twin(client, parts, app, log, store, tables, notices)
