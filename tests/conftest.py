@@ -1,5 +1,6 @@
 """The fixtures that every test may use."""
 
 from support.servers import fresh_nats, nats_server, nats_urls, postgres_dsn, postgres_server
+from support.system import system
 
-__all__ = ["fresh_nats", "nats_server", "nats_urls", "postgres_dsn", "postgres_server"]
+__all__ = ["fresh_nats", "nats_server", "nats_urls", "postgres_dsn", "postgres_server", "system"]

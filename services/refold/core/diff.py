@@ -31,12 +31,12 @@ def diff(a: Json, b: Json) -> list[dict[str, Json]]:
             _change(draft, "", a, b)
         if not draft.operations or draft.would_be_applied(a):
             return draft.operations
-    except _OverrunError:
+    except _Overrun:
         pass
     return [{"op": "replace", "path": "", "value": b}]
 
 
-class _OverrunError(Exception):
+class _Overrun(Exception):
     """No patch is as large as this: the whole state is smaller."""
 
 
@@ -53,7 +53,7 @@ class _Draft:
         self.operations.append(operation)
         self.bytes_count += len(orjson.dumps(operation)) + 1
         if self.bytes_count > STATE_BYTES_MAX:
-            raise _OverrunError
+            raise _Overrun
 
     def would_be_applied(self, a: Json) -> bool:
         """Whether the fold's limits hold on the way, even if everything is added before anything goes."""
@@ -148,7 +148,10 @@ class _Alignment(NamedTuple):
 
 
 def _align(a: list[Json], b: list[Json]) -> _Alignment:
-    pairs = pair_equal([dumps(item) for item in a], [dumps(item) for item in b])
+    pairs: list[Pair] = []
+    # One against one can only be the same place; and to none there is nothing to pair.
+    if a and b and len(a) + len(b) > 2:
+        pairs = pair_equal([dumps(item) for item in a], [dumps(item) for item in b])
     same = set(pairs)
     free_a, free_b = _free(a, pairs, 0), _free(b, pairs, 1)
     pairs += pair_by_turns(_identities(a, free_a), _identities(b, free_b))

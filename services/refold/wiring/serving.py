@@ -56,4 +56,7 @@ async def serve(app: Any, *, host: str, port: int, stop: asyncio.Event) -> None:
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     server.stop()  # type: ignore[no-untyped-call]  # Granian does not say.
     stopping.cancel()
-    await serving
+    try:
+        await asyncio.wait_for(serving, SERVING_STOP_SECONDS)
+    except TimeoutError:
+        get_logger().warning("requests_abandoned", seconds=SERVING_STOP_SECONDS)

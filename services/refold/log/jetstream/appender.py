@@ -15,6 +15,7 @@ from refold.log.admission import admit, admit_together
 from refold.log.jetstream.client import BrokerClient
 from refold.log.jetstream.flights import Flights, Outcome
 from refold.log.jetstream.frames import Event
+from refold.log.jetstream.room import Room
 from refold.log.jetstream.waiting import Answer, Parcel, WaitingLine
 
 
@@ -27,7 +28,7 @@ class Appender:
 
     def __init__(self, client: BrokerClient, *, acknowledge_seconds: float = ACKNOWLEDGE_SECONDS) -> None:
         """Begin with nothing on its way."""
-        self._room = asyncio.Semaphore(APPENDS_WAITING_MAX)
+        self._room = Room(APPENDS_WAITING_MAX)
         self._line = WaitingLine()
         self._flights = Flights(
             client,
@@ -60,7 +61,8 @@ class Appender:
         self._flights.close()
 
     async def _enqueue(self, publications: Sequence[Publication], lines: list[bytes]) -> Answer:
-        async with self._room:
+        await self._room.enter()
+        try:
             if self._is_closed:
                 raise LogUnavailable("the log was closed")
             parcel = Parcel(
@@ -71,6 +73,8 @@ class Appender:
             self._line.join(parcel)
             self._schedule()
             return await parcel.answer
+        finally:
+            self._room.leave()
 
     def _schedule(self) -> None:
         """Send once everyone who appends in this turn of the loop has done so."""

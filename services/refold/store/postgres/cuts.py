@@ -16,7 +16,7 @@ from refold.core.outcome import Entry
 from refold.core.page import Snapshot
 from refold.store import Dirty, Key
 from refold.store.postgres.pool import Connection
-from refold.store.postgres.rows import rows_of, to_entry
+from refold.store.postgres.rows import compress, rows_of, to_entry
 from refold.store.postgres.sql import SQL
 
 _CLOSED: Final = ("last_sequence", "events", "ids", "identities", "payload")
@@ -85,7 +85,7 @@ def _base(snapshot: Snapshot, base_sequence: int, events: int) -> tuple[object, 
         snapshot.occurred_max,
         events,
         snapshot.occurred_at,
-        snapshot.state,
+        compress(snapshot.state),
     )
 
 

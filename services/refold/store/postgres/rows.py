@@ -10,6 +10,8 @@ from dataclasses import fields
 from operator import attrgetter
 from typing import Any, Final
 
+from zstandard import ZstdCompressor, ZstdDecompressor
+
 from refold.core import canonical, page
 from refold.core.checkpoint import Checkpoint, Counts
 from refold.core.document import ABSENT, Document
@@ -44,6 +46,10 @@ REJECTION_COLUMNS: Final = (*Rejection._fields[:-1], "time", "subject", "headers
 
 _NUMBERS: Final = DOCUMENT_COLUMNS[:-1]
 _numbers = attrgetter(*_NUMBERS)
+_COMPRESSOR: Final = ZstdCompressor(level=1)
+_DECOMPRESSOR: Final = ZstdDecompressor()
+_STATUSES: Final = tuple(Status)
+_KINDS: Final = tuple(Kind)
 _COUNTS: Final = tuple(field.name for field in fields(Counts))
 _CHAIN: Final = (
     "partition",
@@ -93,7 +99,7 @@ def to_run(row: Row) -> Run:
         return Run(NEVER, 0, entries)
     base = Snapshot(
         row["base_version"],
-        row["snapshot"],
+        decompress(row["snapshot"]),
         row["base_version_sequence"],
         row["base_recorded_at"],
         row["base_occurred_at"],
@@ -105,14 +111,14 @@ def to_run(row: Row) -> Run:
 def to_entries(row: Row) -> list[Entry]:
     """Return the entries of a closed page, else those of the journal."""
     if row["payload"] is not None:
-        return page.unpack(row["payload"])
+        return page.unpack(decompress(row["payload"]))
     return [to_entry(entry) for entry in row["journal"]]
 
 
 def to_entry(row: Iterable[Any]) -> Entry:
     """Return a journal row's entry, given its columns in order."""
     _, _, sequence, time, recorded_at, occurred_at, version, status, kind, *rest = row
-    return Entry(sequence, time, recorded_at, occurred_at, version, Status(status), Kind(kind), *rest)
+    return Entry(sequence, time, recorded_at, occurred_at, version, _STATUSES[status], _KINDS[kind], *rest)
 
 
 def checkpoint_columns(checkpoints: Iterable[Checkpoint]) -> list[tuple[object, ...]]:
@@ -144,3 +150,13 @@ def to_rejection(row: Row) -> Rejection:
 def rows_of(status: str) -> int:
     """Read the number of rows from a command's tag, such as `UPDATE 64`."""
     return int(status.rpartition(" ")[2])
+
+
+def compress(plain: bytes | None) -> bytes | None:
+    """Compress what goes into a page."""
+    return None if plain is None else _COMPRESSOR.compress(plain)
+
+
+def decompress(compressed: bytes | None) -> bytes | None:
+    """Return what went into a page."""
+    return None if compressed is None else _DECOMPRESSOR.decompress(compressed)

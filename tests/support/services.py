@@ -1,0 +1,129 @@
+"""A projector as a real process, beside real servers; and a fold of the same log that nothing disturbed.
+
+For tests that kill it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from refold.core.checkpoint import Checkpoint
+from refold.core.outcome import Entry
+from refold.embedded.nats import NatsServer, NatsUser
+from refold.log import Appended, Publication
+from refold.log.jetstream import JetStreamLog
+from refold.store import Head, SnapshotStore
+from refold.store.memory import MemoryStore
+from refold.store.postgres import PostgresStore
+from refold.wiring.log import make_log, open_log
+from support.projection import ports, projecting
+
+DEADLINE_SECONDS = 60
+LOOK_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One log and one database, and how to reach them."""
+
+    nats: NatsServer
+    dsn: str
+    log_id: str
+
+    def environment(self) -> Mapping[str, str]:
+        """Return what a projector's process is told."""
+        return os.environ | {
+            "REFOLD_NATS_URL": self.nats.url("projector"),
+            "REFOLD_NATS_REPLY_URL": self.nats.url("reply"),
+            "REFOLD_POSTGRES_URL": self.dsn,
+            "REFOLD_PROBE": "127.0.0.1:0",
+        }
+
+
+async def make_site(nats: NatsServer, dsn: str) -> Site:
+    """Make the log on a fresh server."""
+    return Site(nats, dsn, await make_log(nats.url("administrator")))
+
+
+@asynccontextmanager
+async def projector(site: Site) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a projector's process; it is killed at the end if it still runs."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "refold", "projector", env=site.environment(), stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def kill(process: asyncio.subprocess.Process) -> None:
+    """End a process as a power cut would."""
+    process.send_signal(signal.SIGKILL)
+    await process.wait()
+
+
+@asynccontextmanager
+async def log_of(site: Site, user: NatsUser = "gateway") -> AsyncIterator[JetStreamLog]:
+    """Open the log as one of its users."""
+    log = await open_log(site.nats.url(user), f"test-{user}")
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+@asynccontextmanager
+async def store_of(site: Site) -> AsyncIterator[PostgresStore]:
+    """Open the projection."""
+    store = await PostgresStore.open(site.dsn)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def append_all(log: JetStreamLog, events: list[tuple[str, bytes]], namespace: str = "n") -> int:
+    """Append events (document, body) in order, in groups; return the last sequence."""
+    publications = [Publication(namespace=namespace, document=name, body=body) for name, body in events]
+    answers = await asyncio.gather(*(log.append(publication) for publication in publications))
+    assert all(isinstance(answer, Appended) for answer in answers)
+    return max(answer.sequence for answer in answers if isinstance(answer, Appended))
+
+
+async def folded_to(store: SnapshotStore, sequence: int) -> list[Checkpoint]:
+    """Wait until the projection has been committed up to a sequence."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while True:
+            checkpoints = await store.checkpoints()
+            if checkpoints and min(checkpoint.read_sequence for checkpoint in checkpoints) >= sequence:
+                return checkpoints
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+async def undisturbed(site: Site) -> MemoryStore:
+    """Fold the whole log once, in memory, with nothing in its way."""
+    store = MemoryStore()
+    async with log_of(site, "projector") as log, projecting(ports(log, store)) as running:
+        await running.committed((await log.info()).last_sequence)
+    return store
+
+
+async def contents(store: SnapshotStore, names: list[str], namespace: str = "n") -> dict[str, Any]:
+    """Read all that must be the same however the log was read: chains, heads, entries."""
+    found: dict[str, Any] = {"chains": [checkpoint.chain for checkpoint in await store.checkpoints()]}
+    for name in names:
+        runs = [run async for run in store.runs(namespace, name, after_version=None, is_descending=False)]
+        entries: list[Entry] = [entry for run in runs for entry in run.entries]
+        head: Head | None = await store.head(namespace, name)
+        found[name] = (head, entries)
+    return found
