@@ -12,7 +12,7 @@ from typing import Final
 
 from refold.core import canonical
 from refold.core.errors import LogFull, LogHole, LogUnavailable
-from refold.core.record import SYSTEM_NAMESPACE, Record, partition_of, stored_subject
+from refold.core.record import SYSTEM_NAMESPACE, Record, check_name, partition_of, stored_subject
 from refold.core.system import GENESIS_DOCUMENT, genesis
 from refold.log import Acknowledgement, Appended, LogInfo, Publication, Stale, Unknown
 from refold.log.admission import admit, admit_together
@@ -86,7 +86,8 @@ class MemoryLog:
     async def last_of(self, namespace: str, document: str) -> Record | None:
         """Return a document's last event."""
         self._check_open()
-        return self._last.get(_subject(namespace, document))
+        subject = _subject(check_name(namespace, "namespace"), check_name(document, "document"))
+        return self._last.get(subject)
 
     async def close(self) -> None:
         """Let readers and writers know that it is over."""

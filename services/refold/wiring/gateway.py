@@ -72,7 +72,7 @@ async def _parts(settings: Settings) -> AsyncIterator[Parts]:
             progress=progress,
             reply_subject=reply_subject,
             checks=_checks(log, store),
-            about=About(refold=__version__, nats=str(log.client.connected_server_version)),
+            about=await _about(log, store),
             metrics=GatewayMetrics(registry),
             registry=registry,
             new_id=_new_id,
@@ -88,6 +88,12 @@ async def _listen(notices: JetStreamNotices, outcomes: Outcomes, progress: Progr
     await notices.listen(PROGRESS_SUBJECT, progress.hear)
     await notices.flush()
     return reply_subject
+
+
+async def _about(log: JetStreamLog, store: PostgresStore) -> About:
+    broker = log.client.connected_server_version
+    nats = f"{broker.major}.{broker.minor}.{broker.patch}"
+    return About(refold=__version__, nats=nats, postgres=await store.server_version())
 
 
 def _checks(log: JetStreamLog, store: PostgresStore) -> dict[str, Callable[[], Awaitable[object]]]:

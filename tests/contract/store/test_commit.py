@@ -129,6 +129,25 @@ async def test_thousands_are_loaded_at_once(store, scribe):
     assert {document.document: document.state for document in loaded} == {f"d{n}": n for n in range(2_000)}
 
 
+async def test_thousands_are_changed_at_once(store, scribe):
+    """Other paths than those for a few: documents old and new, pages first and later, all in one commit."""
+    for number in range(600):
+        scribe.put(f"d{number}", number)
+        if number % 3 == 0:
+            scribe.cut(f"d{number}")
+    await store.commit(scribe.commit())
+    for number in range(300, 900):
+        scribe.publish(f"d{number}", {"patch": [{"op": "add", "path": "", "value": {"was": number}}]})
+        if number % 2 == 0:
+            scribe.cut(f"d{number}")
+    await store.commit(scribe.commit())
+    keys = list(scribe.documents)
+    loaded = {(document.namespace, document.document): document for document in await store.load(keys)}
+    assert loaded == scribe.documents
+    for key in keys[::50]:
+        assert [entry for run in await all_entries(store, key[1]) for entry in run] == scribe.entries[key]
+
+
 async def test_a_rejected_event_does_not_advance_the_version(store, scribe):
     scribe.put("a", 1)
     scribe.publish("a", b"garbage")

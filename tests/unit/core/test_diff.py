@@ -177,3 +177,18 @@ def test_a_diff_whose_steps_would_pass_the_size_limit_replaces_the_root():
     text = "x" * (STATE_BYTES_MAX // 2)
     patch = checked({"b": text}, {"a": text})
     assert patch == [{"op": "replace", "path": "", "value": {"a": text}}]
+
+
+def test_a_long_key_with_many_changes_makes_no_patch_of_many_megabytes():
+    key = "k" * (STATE_BYTES_MAX // 8)
+    a = {key: {str(number): number for number in range(100)}}
+    b = {key: {str(number): -1 for number in range(100)}, "rest": "r" * 5000}
+    assert [operation["path"] for operation in checked(a, b)] == [""]
+
+
+def test_the_only_element_that_differs_is_followed_down_without_being_written_out():
+    a: Any = {"value": 1, "filler": "f" * 99}
+    b: Any = {"value": 2, "filler": "f" * 99}
+    for _ in range(100):
+        a, b = [a], [b]
+    assert checked(a, b) == [{"op": "replace", "path": "/0" * 100 + "/value", "value": 2}]

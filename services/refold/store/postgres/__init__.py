@@ -151,6 +151,11 @@ class PostgresStore:
         async with self._pool.lend() as connection:
             await connection.execute(SQL["ping"])
 
+    async def server_version(self) -> str:
+        """Return the database's version."""
+        async with self._pool.lend() as connection:
+            return str(await connection.fetchval(SQL["server_version"]))
+
     async def close(self) -> None:
         """Let go of the shard first, then of the readers."""
         try:

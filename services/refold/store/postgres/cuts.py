@@ -85,7 +85,7 @@ def _base(snapshot: Snapshot, base_sequence: int, events: int) -> tuple[object, 
         snapshot.occurred_max,
         events,
         snapshot.occurred_at,
-        compress(snapshot.state),
+        None if snapshot.state is None else compress(snapshot.state),
     )
 
 
@@ -96,7 +96,7 @@ def _closed(entries: list[Entry]) -> tuple[object, ...]:
         len(entries),
         len(identities),
         pack_identities(identities),
-        page.pack(entries),
+        compress(page.pack(entries)),
     )
 
 

@@ -56,6 +56,7 @@ class Pool:
                 max_size=self._size,
                 max_inactive_connection_lifetime=0,
                 init=_set_codecs,
+                reset=_leave_as_it_is,
                 timeout=STORE_CONNECT_SECONDS,
                 command_timeout=STORE_COMMAND_SECONDS,
                 server_settings=self._settings,
@@ -126,6 +127,10 @@ async def _set_codecs(connection: asyncpg.Connection[Row]) -> None:
     await connection.set_type_codec(
         "json", schema="pg_catalog", encoder=_same, decoder=bytes, format="binary"
     )
+
+
+async def _leave_as_it_is(_: object) -> None:
+    """Readers change nothing of their session (settings are LOCAL): the driver's reset was half of a read."""
 
 
 def _same(text: bytes) -> bytes:

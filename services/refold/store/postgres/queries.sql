@@ -3,6 +3,9 @@
 -- name: ping
 SELECT 1
 
+-- name: server_version
+SELECT split_part(current_setting('server_version'), ' ', 1)
+
 -- name: find_migrations
 SELECT to_regclass('migrations') IS NOT NULL
 

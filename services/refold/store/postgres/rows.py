@@ -99,7 +99,7 @@ def to_run(row: Row) -> Run:
         return Run(NEVER, 0, entries)
     base = Snapshot(
         row["base_version"],
-        decompress(row["snapshot"]),
+        None if row["snapshot"] is None else decompress(row["snapshot"]),
         row["base_version_sequence"],
         row["base_recorded_at"],
         row["base_occurred_at"],
@@ -152,11 +152,11 @@ def rows_of(status: str) -> int:
     return int(status.rpartition(" ")[2])
 
 
-def compress(plain: bytes | None) -> bytes | None:
+def compress(plain: bytes) -> bytes:
     """Compress what goes into a page."""
-    return None if plain is None else _COMPRESSOR.compress(plain)
+    return _COMPRESSOR.compress(plain)
 
 
-def decompress(compressed: bytes | None) -> bytes | None:
+def decompress(compressed: bytes) -> bytes:
     """Return what went into a page."""
-    return None if compressed is None else _DECOMPRESSOR.decompress(compressed)
+    return _DECOMPRESSOR.decompress(compressed)

@@ -1,0 +1,78 @@
+"""Who may import whom, and which module may know which library."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import pytest
+from importlinter.cli import lint_imports
+
+from support.sources import ROOT, imports, is_within, modules
+
+# Each library, and the only modules that may import it.
+HOMES = {
+    "asyncpg": ["refold.store.postgres", "refold.embedded"],
+    "nats": ["refold.log.jetstream", "refold.embedded"],
+    "faststream": ["refold.projector.service", "refold.wiring"],
+    "fastapi": ["refold.gateway"],
+    "starlette": ["refold.gateway"],
+    "granian": ["refold.wiring"],
+    "uvicorn": [],
+    "httpx": ["refold.client.transport"],
+    "pydantic": ["refold.gateway", "refold.wiring"],
+    "pydantic_settings": ["refold.wiring.settings"],
+    "typer": ["refold.cli"],
+    "rich": ["refold.cli"],
+    "psutil": ["refold.embedded", "refold.wiring"],
+    "jsonpatch": [],
+    "json": ["refold.core.canonical", "refold.cli"],
+}
+
+ENVIRONMENT_READERS = ["refold.wiring.settings"]
+
+
+def test_the_contracts_of_pyproject_hold(capsys):
+    broken = lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True, no_logo=True)
+    assert not broken, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_a_library_is_known_only_where_it_is_at_home(library):
+    strange = [
+        f"{found.where} imports {found.name}; only {HOMES[library] or 'nobody'} may"
+        for found in imports()
+        if is_within(found.name, library)
+        and not any(is_within(found.module.name, home) for home in HOMES[library])
+    ]
+    assert not strange, "\n".join(strange)
+
+
+def test_the_environment_is_read_by_the_settings_alone():
+    strange = [
+        f"{module.at(node)}: {ast.unparse(node)}"
+        for module in modules()
+        if module.name not in ENVIRONMENT_READERS
+        for node in ast.walk(module.tree)
+        if _reads_environment(node)
+    ]
+    assert not strange, "\n".join(strange)
+
+
+def _reads_environment(node):
+    names = {"environ", "environb", "getenv", "getenvb"}
+    if isinstance(node, ast.ImportFrom):
+        return node.module == "os" and any(alias.name in names for alias in node.names)
+    return isinstance(node, ast.Attribute) and node.attr in names and ast.unparse(node.value) == "os"
+
+
+def test_no_module_imports_anothers_private_names():
+    strange = [
+        f"{module.at(node)}: {alias.name}"
+        for module in modules()
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.ImportFrom) and is_within(node.module or "", "refold")
+        for alias in node.names
+        if re.match(r"_(?!_)", alias.name)
+    ]
+    assert not strange, "\n".join(strange)

@@ -1,0 +1,431 @@
+"""What every adapter of the EventLog and Notices ports promises: one suite, run on the twin and on the real one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from support.broker import LOG_ID, WAIT_SECONDS, Broker, read_until, running_broker
+
+from refold.core.errors import LogFull, LogHole, LogUnavailable, Refused
+from refold.core.limits import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, EVENT_BYTES_MAX, HEADERS_BYTES_MAX
+from refold.core.record import Record, author_headers, partition_of, stored_subject
+from refold.core.system import read_genesis
+from refold.log import Appended, EventLog, Notices, Publication, Stale
+from refold.log.jetstream import JetStreamLog, JetStreamNotices
+from refold.log.jetstream.api import ask_api
+from refold.log.jetstream.topology import MEANING, WIDE
+from refold.log.memory import MemoryLog, MemoryNotices
+
+NANOSECONDS = 1_000_000_000
+Punch = Callable[[int], Awaitable[None]]
+
+
+class Maker(Protocol):
+    """Makes logs and notices of one kind."""
+
+    async def log(self, *, bytes_max: int | None = None) -> EventLog: ...
+    async def log_with_holes(self) -> tuple[EventLog, Punch]: ...
+    async def notices(self) -> Notices: ...
+
+
+class MemoryMaker:
+    async def log(self, *, bytes_max: int | None = None) -> EventLog:
+        return MemoryLog(LOG_ID, bytes_max=bytes_max)
+
+    async def log_with_holes(self) -> tuple[EventLog, Punch]:
+        log = MemoryLog(LOG_ID)
+
+        async def punch(sequence: int) -> None:
+            log.punch(sequence)
+
+        return log, punch
+
+    async def notices(self) -> Notices:
+        return MemoryNotices()
+
+
+class JetStreamMaker:
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    async def log(self, *, bytes_max: int | None = None) -> EventLog:
+        await self._broker.make_log(bytes_max=-1 if bytes_max is None else bytes_max)
+        return await self._broker.open_log()
+
+    async def log_with_holes(self) -> tuple[EventLog, Punch]:
+        """Make a stream that lets events be deleted: `open` would refuse it."""
+        client = await self._broker.connect()
+        await ask_api(client, "STREAM.CREATE.STATE", MEANING | {"subjects": WIDE, "deny_delete": False})
+
+        async def punch(sequence: int) -> None:
+            await ask_api(client, "STREAM.MSG.DELETE.STATE", {"seq": sequence})
+
+        return JetStreamLog(client, LOG_ID), punch
+
+    async def notices(self) -> Notices:
+        return JetStreamNotices(await self._broker.connect())
+
+
+@pytest.fixture(params=["memory", "jetstream"])
+async def make(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Maker]:
+    if request.param == "memory":
+        yield MemoryMaker()
+        return
+    async with running_broker(tmp_path) as broker:
+        yield JetStreamMaker(broker)
+
+
+@pytest.fixture
+async def log(make: Maker) -> AsyncIterator[EventLog]:
+    log = await make.log()
+    yield log
+    await log.close()
+
+
+def event(document: str = "a", body: bytes = b"{}", **fields: Any) -> Publication:
+    return Publication(namespace="shop", document=document, body=body, **fields)
+
+
+def subject_of(document: str) -> bytes:
+    return stored_subject(partition_of(b"shop", document.encode()), "shop", document)
+
+
+async def append(log: EventLog, *publications: Publication) -> list[int]:
+    """Append one after the other; each must be taken."""
+    answers = [await log.append(publication) for publication in publications]
+    return [sequence_of(answer) for answer in answers]
+
+
+async def drain(runs: AsyncGenerator[list[Record], None]) -> None:
+    async for _ in runs:
+        pass
+
+
+def sequence_of(answer: object) -> int:
+    assert isinstance(answer, Appended), answer
+    return answer.sequence
+
+
+async def test_a_log_begins_with_its_genesis(log: EventLog) -> None:
+    info = await log.info()
+    assert (info.log_id, info.first_sequence, info.last_sequence) == (LOG_ID, 1, 1)
+    (genesis,) = await read_until(log, 1)
+    assert read_genesis(genesis) == LOG_ID
+    assert genesis.subject == stored_subject(partition_of(b"_refold", b"log"), "_refold", "log")
+
+
+async def test_info_follows_the_log_and_tells_the_time_there(log: EventLog) -> None:
+    before = await log.info()
+    await append(log, event(), event())
+    after = await log.info()
+    assert after.last_sequence == before.last_sequence + 2
+    assert after.size_bytes > before.size_bytes
+    assert before.time <= after.time
+    assert abs(after.time - time.time_ns()) < 60 * NANOSECONDS
+
+
+async def test_an_event_is_read_as_it_was_appended(log: EventLog) -> None:
+    headers = (("Content-Type", "application/json-patch+json"), ("Refold-Actor", "Zoë"), ("refold-id", " x "))
+    before = (await log.info()).time
+    (sequence,) = await append(log, event("doc-1", b'[{"op":"test"}]', headers=headers))
+    (record,) = await read_until(log, sequence, after_sequence=sequence - 1)
+    assert record.sequence == sequence
+    assert record.subject == subject_of("doc-1")
+    assert record.body == b'[{"op":"test"}]'
+    expected = "Content-Type: application/json-patch+json\r\nRefold-Actor: Zoë\r\nrefold-id:  x \r\n"
+    assert author_headers(record.headers) == expected.encode()
+    assert before <= record.time <= (await log.info()).time
+
+
+async def test_an_event_without_headers_has_none(log: EventLog) -> None:
+    (sequence,) = await append(log, event(body=b""))
+    (record,) = await read_until(log, sequence, after_sequence=sequence - 1)
+    assert (record.headers, record.body) == (b"", b"")
+
+
+async def test_get_gives_the_record_that_reading_gives(log: EventLog) -> None:
+    batch = [event("b", b"1", headers=(("Refold-Id", "i"),)), event("c", b"")]
+    await append(log, event("a", b"\x00\xff", headers=(("X", "ü"),)), event("a", expected_last_sequence=2))
+    await log.append_atomically(batch)
+    for record in await read_until(log, 5):
+        assert await log.get(record.sequence) == record
+
+
+async def test_get_gives_nothing_where_there_is_nothing(log: EventLog) -> None:
+    assert [await log.get(sequence) for sequence in (-1, 0, 2, 10**12)] == [None] * 4
+
+
+async def test_a_documents_last_event_is_its_own(log: EventLog) -> None:
+    first, *_ = await append(log, event("a", b"1"), event("b", b"2"), event("ab", b"3"))
+    (last,) = await append(log, event("b", b"4"))
+    assert (await log.last_of("shop", "a")) == await log.get(first)
+    assert (await log.last_of("shop", "b")) == await log.get(last)
+    assert await log.last_of("shop", "c") is None
+    with pytest.raises(Refused):
+        await log.last_of("shop", "*")
+
+
+async def test_reading_begins_after_any_sequence_and_goes_on_with_what_comes(log: EventLog) -> None:
+    await append(log, *(event(f"d{number}") for number in range(20)))
+    for after_sequence in (0, 1, 7, 20):
+        async with asyncio.timeout(WAIT_SECONDS), aclosing(log.read(after_sequence)) as runs:
+            end = (await log.info()).last_sequence
+            seen = [record.sequence for record in await anext(runs)]
+            while seen[-1] < end:
+                seen += [record.sequence for record in await anext(runs)]
+            assert seen == list(range(after_sequence + 1, end + 1))
+            (sequence,) = await append(log, event("live"))
+            assert [record.sequence for record in await anext(runs)] == [sequence]
+
+
+async def test_a_reader_at_the_end_waits_for_the_next_event(log: EventLog) -> None:
+    (last,) = await append(log, event())
+    async with asyncio.timeout(WAIT_SECONDS), aclosing(log.read(last)) as runs:
+        coming = asyncio.ensure_future(anext(runs))
+        await log.info()
+        assert not coming.done()
+        await append(log, event("next", b"next"))
+        assert [record.body for record in await coming] == [b"next"]
+
+
+async def test_two_readers_read_the_same(log: EventLog) -> None:
+    await append(log, *(event(f"d{number}") for number in range(5)))
+    assert await read_until(log, 6) == await read_until(log, 6)
+
+
+async def test_reading_past_the_end_is_a_hole_that_names_both_sequences(log: EventLog) -> None:
+    with pytest.raises(LogHole) as caught:
+        await read_until(log, 100, after_sequence=99)
+    assert caught.value.facts == {"last_sequence": 1, "read_sequence": 99}
+
+
+async def test_a_missing_event_is_a_hole_that_names_it(make: Maker) -> None:
+    log, punch = await make.log_with_holes()
+    sequences = [sequence_of(await log.append(event(f"d{number}"))) for number in range(9)]
+    await punch(sequences[4])
+    await punch(sequences[5])
+    read: list[int] = []
+    with pytest.raises(LogHole) as caught:
+        async with asyncio.timeout(WAIT_SECONDS), aclosing(log.read(sequences[0])) as runs:
+            async for run in runs:
+                read += [record.sequence for record in run]
+    assert caught.value.facts == {"first_sequence": sequences[4], "last_sequence": sequences[5]}
+    assert read in ([], sequences[1:4])
+    after = await read_until(log, sequences[8], after_sequence=sequences[5])
+    assert [record.sequence for record in after] == sequences[6:]
+    assert await log.get(sequences[4]) is None
+
+
+async def test_a_strict_event_is_taken_while_the_document_is_as_expected(log: EventLog) -> None:
+    (first,) = await append(log, event("a", b"1", expected_last_sequence=0))
+    await append(log, event("other"))
+    (second,) = await append(log, event("a", b"2", expected_last_sequence=first))
+    assert second > first + 1
+
+
+async def test_a_strict_event_that_is_stale_is_not_stored(log: EventLog) -> None:
+    (first,) = await append(log, event("a"))
+    for expected in (0, first - 1, first + 1):
+        assert await log.append(event("a", expected_last_sequence=expected)) == Stale()
+    assert (await log.info()).last_sequence == first
+
+
+async def test_of_strict_events_on_one_document_one_is_taken(log: EventLog) -> None:
+    answers = await asyncio.gather(*(log.append(event("a", expected_last_sequence=0)) for _ in range(40)))
+    assert sum(isinstance(answer, Appended) for answer in answers) == 1
+    assert answers.count(Stale()) == 39
+
+
+async def test_each_strict_author_gets_his_own_answer(log: EventLog) -> None:
+    taken = await append(log, *(event(f"d{number}") for number in range(60)))
+    stale = {3, 17, 18, 59}
+    publications = [
+        event(f"d{number}", b"%d" % number, expected_last_sequence=0 if number in stale else sequence)
+        for number, sequence in enumerate(taken)
+    ]
+    answers = await asyncio.gather(*map(log.append, publications))
+    assert {number for number, answer in enumerate(answers) if answer == Stale()} == stale
+    for number, answer in enumerate(answers):
+        if number not in stale:
+            record = await log.get(sequence_of(answer))
+            assert record is not None
+            assert (record.subject, record.body) == (subject_of(f"d{number}"), b"%d" % number)
+
+
+@pytest.mark.parametrize("documents", [1, 3, 40])
+async def test_a_documents_events_are_stored_in_the_order_of_their_appends(
+    log: EventLog, documents: int
+) -> None:
+    publications = [event(f"d{number % documents}", b"%d" % number) for number in range(300)]
+    first = asyncio.gather(*map(log.append, publications[:7]))
+    await asyncio.sleep(0)
+    rest = asyncio.gather(*map(log.append, publications[7:]))
+    sequences = [sequence_of(answer) for answer in [*await first, *await rest]]
+    assert sequences == sorted(sequences)
+    records = await read_until(log, sequences[-1], after_sequence=1)
+    assert [record.body for record in records] == [publication.body for publication in publications]
+
+
+async def test_plain_and_strict_events_of_a_document_keep_their_order(log: EventLog) -> None:
+    publications: list[Publication] = []
+    for number in range(60):
+        publications += [event(f"d{number}", b"strict", expected_last_sequence=0), event(f"d{number}", b"plain")]
+    answers = await asyncio.gather(*map(log.append, publications))
+    sequences = [sequence_of(answer) for answer in answers]
+    assert all(sequences[at] < sequences[at + 1] for at in range(0, len(sequences), 2))
+
+
+async def test_a_batch_is_stored_next_to_each_other(log: EventLog) -> None:
+    batches = [[event(f"{name}{number % 3}", b"%d" % number) for number in range(25)] for name in "abcd"]
+    plain = [log.append(event(f"p{number}")) for number in range(30)]
+    answers = await asyncio.gather(*map(log.append_atomically, batches), *plain)
+    for batch, answer in zip(batches, answers, strict=False):
+        assert isinstance(answer, list)
+        sequences = [appended.sequence for appended in answer]
+        assert sequences == list(range(sequences[0], sequences[0] + len(batch)))
+        records = [await log.get(sequence) for sequence in sequences]
+        assert [record and record.body for record in records] == [each.body for each in batch]
+
+
+async def test_a_batch_with_a_stale_event_is_not_stored_at_all(log: EventLog) -> None:
+    (first,) = await append(log, event("a"))
+    batch = [event("b"), event("a", expected_last_sequence=0), event("c")]
+    assert await log.append_atomically(batch) == Stale()
+    assert (await log.info()).last_sequence == first
+    batch[1] = event("a", expected_last_sequence=first)
+    assert await log.append_atomically(batch) == [Appended(first + 1), Appended(first + 2), Appended(first + 3)]
+
+
+async def test_a_batch_of_none_or_one_needs_no_company(log: EventLog) -> None:
+    assert await log.append_atomically([]) == []
+    assert await log.append_atomically([event()]) == [Appended(2)]
+    assert await log.append_atomically([event(expected_last_sequence=0)]) == Stale()
+
+
+REFUSED = {
+    "event_too_large": event(body=b"x" * (EVENT_BYTES_MAX + 1)),
+    "headers_too_large": event(headers=(("X", "x" * HEADERS_BYTES_MAX),)),
+    "bad_name": event("a.b"),
+    "bad_header": event(headers=(("X", "a\r\nNats-Rollup: all"),)),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+async def test_what_breaks_a_rule_is_refused_before_it_is_sent(log: EventLog, reason: str) -> None:
+    with pytest.raises(Refused) as caught:
+        await log.append(REFUSED[reason])
+    assert caught.value.reason == reason
+    with pytest.raises(Refused):
+        await log.append_atomically([event(), REFUSED[reason]])
+    assert (await log.info()).last_sequence == 1
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\r\nb", "a*", ">", "x" * 129, "ä", "a\x00"])
+async def test_a_name_that_is_no_token_is_refused(log: EventLog, name: str) -> None:
+    for publication in (event(name), Publication(namespace=name, document="a", body=b"")):
+        with pytest.raises(Refused, match="a name is"):
+            await log.append(publication)
+
+
+@pytest.mark.parametrize("header", [("", "x"), ("a b", "x"), ("a:", "x"), ("ä", "x"), ("nats-msg-id", "x"), ("a", "\ud800")])
+async def test_a_header_that_could_be_misread_is_refused(log: EventLog, header: tuple[str, str]) -> None:
+    with pytest.raises(Refused) as caught:
+        await log.append(event(headers=(header,)))
+    assert caught.value.reason == "bad_header"
+
+
+async def test_the_largest_event_is_taken(log: EventLog) -> None:
+    largest = event(body=b"x" * EVENT_BYTES_MAX, headers=(("X", "x" * (HEADERS_BYTES_MAX - 5)),))
+    (sequence,) = await append(log, largest)
+    (record,) = await read_until(log, sequence, after_sequence=sequence - 1)
+    assert (len(record.body), len(author_headers(record.headers))) == (EVENT_BYTES_MAX, HEADERS_BYTES_MAX)
+    assert await log.get(sequence) == record
+
+
+async def test_a_batch_past_its_bounds_is_refused(log: EventLog) -> None:
+    too_many = [event(f"d{number}") for number in range(BATCH_EVENTS_MAX + 1)]
+    too_large = [event(f"d{number}", b"x" * EVENT_BYTES_MAX) for number in range(BATCH_BYTES_MAX // EVENT_BYTES_MAX + 1)]
+    twice = [event("a"), event("a", expected_last_sequence=0)]
+    for batch, reason in ((too_many, "batch_too_large"), (too_large, "batch_too_large"), (twice, "bad_batch")):
+        with pytest.raises(Refused) as caught:
+            await log.append_atomically(batch)
+        assert caught.value.reason == reason
+    answer = await log.append_atomically(too_many[:-1])
+    assert isinstance(answer, list)
+    assert len(answer) == BATCH_EVENTS_MAX
+
+
+async def test_a_full_log_says_so_and_can_be_read(make: Maker) -> None:
+    log = await make.log(bytes_max=64 * 1024)
+    stored = 0
+    with pytest.raises(LogFull):
+        for number in range(100):
+            await append(log, event(f"d{number}", b"x" * 4096))
+            stored += 1
+    with pytest.raises(LogFull):
+        await log.append_atomically([event("e", b"x" * 4096), event("f", b"x" * 4096)])
+    answers = await asyncio.gather(
+        *(log.append(event(f"g{number}", b"x" * 4096)) for number in range(30)), return_exceptions=True
+    )
+    assert {type(answer) for answer in answers} == {LogFull}
+    assert 10 < stored < 17
+    assert (await log.info()).last_sequence == stored + 1
+    assert len(await read_until(log, stored + 1)) == stored + 1
+
+
+async def test_a_closed_log_says_that_it_is(log: EventLog) -> None:
+    async with asyncio.timeout(WAIT_SECONDS), aclosing(log.read(1)) as runs:
+        reading = asyncio.ensure_future(drain(runs))
+        await log.info()
+        waiting = [asyncio.ensure_future(log.append(event(f"d{number}"))) for number in range(5)]
+        await asyncio.sleep(0)
+        await log.close()
+        assert [type(answer) for answer in await asyncio.gather(*waiting)] == [Appended] * 5
+        for late in (log.append(event()), log.append_atomically([event()]), log.info(), log.get(1)):
+            with pytest.raises(LogUnavailable):
+                await late
+        with pytest.raises(LogUnavailable):
+            await reading
+
+
+async def test_an_append_whose_caller_is_gone_harms_nobody(log: EventLog) -> None:
+    appends = [asyncio.ensure_future(log.append(event(f"d{number}"))) for number in range(50)]
+    await asyncio.sleep(0)
+    for at in range(0, 50, 3):
+        appends[at].cancel()
+    answers = await asyncio.gather(*appends, return_exceptions=True)
+    assert all(isinstance(answer, Appended) for at, answer in enumerate(answers) if at % 3)
+
+
+async def test_a_notice_reaches_those_who_listen_until_they_stop(make: Maker) -> None:
+    notices = await make.notices()
+    heard: list[tuple[str, bytes]] = []
+    exact: list[bytes] = []
+    stop = await notices.listen("change.shop.*", lambda subject, body: heard.append((subject, body)))
+    await notices.listen("change.shop.a", lambda _, body: exact.append(body))
+    await notices.send("change.shop.a", b"1")
+    await notices.send("change.shop.b", b"")
+    await notices.send("change.shop", b"no")
+    await notices.send("change.shop.a.b", b"no")
+    await notices.flush()
+    stop()
+    await notices.send("change.shop.a", b"2")
+    await notices.flush()
+    assert heard == [("change.shop.a", b"1"), ("change.shop.b", b"")]
+    assert exact == [b"1", b"2"]
+
+
+async def test_who_listens_to_all_below_hears_all_below(make: Maker) -> None:
+    notices = await make.notices()
+    heard: list[str] = []
+    await notices.listen("change.>", lambda subject, _: heard.append(subject))
+    for subject in ("change", "change.a", "change.a.b.c", "changes.a"):
+        await notices.send(subject, b"")
+    await notices.flush()
+    assert heard == ["change.a", "change.a.b.c"]

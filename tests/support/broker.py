@@ -1,0 +1,104 @@
+"""A NATS server that a test may kill and start again on its port and store, and raw sockets that publish any bytes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from refold.core.record import Record
+from refold.embedded.folder import DataFolder, open_folder
+from refold.embedded.nats import Durability, NatsServer, NatsUser, inbox_prefix, start_nats
+from refold.log import EventLog
+from refold.log.jetstream import JetStreamLog, connect, create_log
+from refold.log.jetstream.client import BrokerClient
+
+LOG_ID = "0123456789abcdef"
+WAIT_SECONDS = 20
+_LOG_BYTES_MAX = 16 * 1024**3
+
+
+class Broker:
+    """One server and its data folder."""
+
+    def __init__(self, folder: DataFolder, sync: Durability) -> None:
+        self._folder = folder
+        self._sync: Durability = sync
+        self._clients: list[BrokerClient] = []
+        self.server: NatsServer
+        self.port = 0
+
+    async def start(self, *, file_bytes_max: int = _LOG_BYTES_MAX) -> None:
+        """Start it, on the port that it had."""
+        self.server = await start_nats(
+            self._folder, port=self.port, sync=self._sync, file_bytes_max=file_bytes_max
+        )
+        self.port = self.server.port
+
+    def kill(self) -> None:
+        """End it as a power cut does."""
+        self.server.child.kill()
+
+    async def connect(self, user: NatsUser = "administrator") -> BrokerClient:
+        """Connect as a user; closed with the broker."""
+        client = await connect(self.server.url(user), inbox_prefix=inbox_prefix(user))
+        self._clients.append(client)
+        return client
+
+    async def make_log(self, **settings: Any) -> str:
+        """Make the log as the administrator."""
+        return await create_log(await self.connect(), log_id=LOG_ID, **settings)
+
+    async def open_log(self, user: NatsUser = "administrator", **settings: Any) -> JetStreamLog:
+        """Open the log as a user; closed with the broker."""
+        log = await JetStreamLog.open(self.server.url(user), inbox_prefix=inbox_prefix(user), **settings)
+        self._clients.append(log.client)
+        return log
+
+    async def publish_raw(self, *frames: bytes) -> None:
+        """Publish as an author what no client would; returns once the server has it."""
+        host, port = self.server.host, self.server.port
+        reader, writer = await asyncio.open_connection(host, port)
+        try:
+            writer.write(b'CONNECT {"verbose":false,"headers":true}\r\n' + b"".join(frames) + b"PING\r\n")
+            async with asyncio.timeout(WAIT_SECONDS):
+                while (line := await reader.readline()) != b"PONG\r\n":
+                    assert line.startswith((b"INFO", b"PING")), line
+        finally:
+            writer.close()
+
+    async def close(self) -> None:
+        """Close every client, then end the server."""
+        for client in self._clients:
+            await client.close()
+        await self.server.stop()
+
+
+@asynccontextmanager
+async def running_broker(path: Path, *, sync: Durability = "os") -> AsyncIterator[Broker]:
+    """Run a broker of one's own."""
+    with await open_folder(path) as folder:
+        broker = Broker(folder, sync)
+        await broker.start()
+        try:
+            yield broker
+        finally:
+            await broker.close()
+
+
+async def read_until(log: EventLog, last_sequence: int, *, after_sequence: int = 0) -> list[Record]:
+    """Read up to a sequence, which is to come in time."""
+    records: list[Record] = []
+    async with asyncio.timeout(WAIT_SECONDS), aclosing(log.read(after_sequence)) as runs:
+        while not records or records[-1].sequence < last_sequence:
+            records += await anext(runs)
+    return records
+
+
+def host_of(url: str) -> str:
+    """Give an address without its secrets."""
+    parts = urlsplit(url)
+    return f"nats://{parts.hostname}:{parts.port}"
