@@ -42,7 +42,7 @@ def test_a_document_is_written_read_changed_and_looked_back_at(refold, tmp_path)
     at = history[1]["recorded_at"]
     assert printed(refold("get", "acme/order-1", "--at", at)) == {"items": ["pen"], "total": 10}
     diff = printed(refold("diff", "acme/order-1", "1", "3"))
-    assert {"op": "replace", "path": "/total", "value": 12} in diff
+    assert jsonpatch.apply_patch({"items": [], "total": 10}, diff) == {"items": ["pen"], "total": 12}
     touched = printed(refold("history", "acme/order-1", "--path", "/total", "--json"))
     assert [it["version"] for it in touched] == [1, 3]
     newest = printed(refold("history", "acme/order-1", "--reverse", "--limit", "1", "--json"))

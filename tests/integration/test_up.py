@@ -1,8 +1,10 @@
 """`refold up` as a user has it: a process with children that starts, heals, drains and says what is wrong."""
 
+import asyncio
 import signal
 import socket
 import stat
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -21,13 +23,14 @@ def up(tmp_path_factory):
 
 
 async def written(url, document, state):
-    """Write until it is answered: what is being restarted may refuse meanwhile."""
-    async with Refold(url) as refold:
+    """Write until it is folded: what is being restarted may refuse, or be late, meanwhile."""
+    async with Refold(url) as refold, asyncio.timeout(60):
         while True:
-            try:
-                return await refold.put("acme", document, state)
-            except RefoldError:
-                until(lambda: True)
+            with suppress(RefoldError):
+                outcome = await refold.put("acme", document, state)
+                if outcome.is_effective:
+                    return outcome
+            await asyncio.sleep(0.05)
 
 
 def test_it_says_a_line_a_part_and_then_ready_with_the_addresses(up):

@@ -63,7 +63,8 @@ class Broker:
         host, port = self.server.host, self.server.port
         reader, writer = await asyncio.open_connection(host, port)
         try:
-            writer.write(b'CONNECT {"verbose":false,"headers":true}\r\n' + b"".join(frames) + b"PING\r\n")
+            connect_as = b'CONNECT {"verbose":false,"pedantic":false,"headers":true}\r\n'
+            writer.write(connect_as + b"".join(frames) + b"PING\r\n")
             async with asyncio.timeout(WAIT_SECONDS):
                 while (line := await reader.readline()) != b"PONG\r\n":
                     assert line.startswith((b"INFO", b"PING")), line
@@ -89,9 +90,11 @@ async def running_broker(path: Path, *, sync: Durability = "os") -> AsyncIterato
             await broker.close()
 
 
-async def read_until(log: EventLog, last_sequence: int, *, after_sequence: int = 0) -> list[Record]:
-    """Read up to a sequence, which is to come in time."""
-    records: list[Record] = []
+async def read_until(
+    log: EventLog, last_sequence: int, *, after_sequence: int = 0, into: list[Record] | None = None
+) -> list[Record]:
+    """Read up to a sequence, which is to come in time; `into` keeps what was read when it does not."""
+    records = [] if into is None else into
     async with asyncio.timeout(WAIT_SECONDS), aclosing(log.read(after_sequence)) as runs:
         while not records or records[-1].sequence < last_sequence:
             records += await anext(runs)

@@ -144,24 +144,32 @@ _CHANGES = st.one_of(
     st.just({"delete": True}),
 )
 _OCCURRED = st.integers(-3, 2).map(lambda n: format_time(START + n * OCCURRED_AHEAD_NANOSECONDS + n % 2))
-_OTHERS = st.one_of(
-    st.just({}),
-    st.builds(lambda text: {"id": text}, st.sampled_from(["one", "two", ""])),
-    st.builds(lambda text: {"occurred_at": text}, _OCCURRED),
-    st.builds(
-        lambda text, base: {"id": text, "base": base}, st.sampled_from(["one", "two"]), st.integers(0, 5)
-    ),
-    st.sampled_from(
-        [{"actor": "é\u0000"}, {"v": 2}, {"session": "later"}, {"base": 1, "on_conflict": "merge"}]
-    ),
+_OTHERS = st.builds(
+    lambda weight, name, time, base: [
+        {},
+        {},
+        {"id": name},
+        {"occurred_at": time},
+        {"id": name, "base": base},
+    ][weight],
+    st.integers(0, 4),
+    st.sampled_from(["one", "two", "three", "four", ""]),
+    _OCCURRED,
+    st.integers(0, 4),
 )
-EVENTS = st.builds(lambda change, others: {**change, **others}, _CHANGES, _OTHERS)
+_MISTAKES = st.sampled_from([*[{}] * 12, {"v": 2}, {"session": "later"}, {"base": 1, "on_conflict": "merge"}])
+EVENTS = st.builds(lambda change, others, wrong: {**change, **others, **wrong}, _CHANGES, _OTHERS, _MISTAKES)
 """Events, most of them valid on their own; whether they apply is for the document to say."""
 
-_BODIES = st.one_of(
-    *[EVENTS.map(body_of)] * 8,
-    st.binary(max_size=12),
-    st.sampled_from([b'{"put":1,"put":2}', b'{"put":NaN}', b"[]", b'{"put":"\\ud800"}']),
+_GARBAGE = st.sampled_from(
+    [b"", b"garbage", b"\xff\x00", b"[]", b'{"put":1,"put":2}', b'{"put":NaN}', b'{"put":"\\ud800"}']
+)
+# Weighed by a number: `one_of` takes equal branches for one.
+_BODIES = st.builds(
+    lambda weight, event, garbage: garbage if weight == 9 else body_of(event),
+    st.integers(0, 9),
+    EVENTS,
+    _GARBAGE,
 )
 _HEADERS = st.sampled_from(
     [
@@ -186,7 +194,15 @@ _SUBJECTS = st.sampled_from(
 _TIMES = st.integers(-2, 2).map(lambda n: START + n * OCCURRED_AHEAD_NANOSECONDS)
 _RECORDS = st.builds(Record, st.just(0), _TIMES, _SUBJECTS, _HEADERS, _BODIES)
 
-LOGS = st.lists(_RECORDS, min_size=1, max_size=24).map(
-    lambda records: [record._replace(sequence=n) for n, record in enumerate(records, 1)]
-)
+
+def _numbered(drawn: list[tuple[Record, int]]) -> list[Record]:
+    """Number a log's events; now and then one is an earlier one, sent again."""
+    log: list[Record] = []
+    for record, back in drawn:
+        first = log[-back] if 0 < back <= len(log) else record
+        log.append(first._replace(sequence=len(log) + 1, time=record.time))
+    return log
+
+
+LOGS = st.lists(st.tuples(_RECORDS, st.integers(-9, 6)), min_size=6, max_size=24).map(_numbered)
 """Logs from sequence 1 on, hostile subjects and bytes among them, the clock not monotone."""

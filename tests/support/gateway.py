@@ -14,6 +14,7 @@ from itertools import count
 from typing import Any
 
 import httpx
+import orjson
 from prometheus_client import CollectorRegistry
 
 from refold.core.errors import LogUnavailable, RefoldError, StoreUnavailable
@@ -123,7 +124,8 @@ class Twin:
     async def put(self, path: str, state: Any, **headers: str) -> httpx.Response:
         """Put a state; `If_Match='"1"'` is the header If-Match."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return await self.client.put(path, json=state, headers=named)
+        given = {"Content-Type": "application/json"} | named
+        return await self.client.put(path, content=orjson.dumps(state), headers=given)
 
     async def events(self) -> int:
         """Count the log's events behind its genesis."""

@@ -98,24 +98,29 @@ def patches(draw: st.DrawFn, state: Any) -> list[dict[str, Any]]:
 @st.composite
 def edited(draw: st.DrawFn, value: Any) -> Any:
     """Return a copy of a value with something added, removed, moved, replaced or reversed here and there."""
+    return _edited(draw, value)
+
+
+_NEW = json_values(3)
+_CHANGES = st.lists(st.sampled_from(["insert", "remove", "move", "reverse"]), max_size=3)
+_FATES = st.integers(0, 5)
+
+
+def _edited(draw: st.DrawFn, value: Any) -> Any:
     if isinstance(value, dict):
-        return _edited_object(draw, value)
+        fates = {key: draw(_FATES) for key in value}
+        kept = {key: _edited(draw, item) for key, item in value.items() if fates[key]}
+        return {**kept, draw(KEYS): draw(_NEW)} if 1 in fates.values() else kept
     if isinstance(value, list):
-        return _edited_array(draw, value)
-    return draw(json_values(4)) if draw(st.integers(0, 3)) == 0 else value
+        return _rearranged(draw, [_edited(draw, item) for item in value])
+    return value if draw(_FATES) else draw(_NEW)
 
 
-def _edited_object(draw: st.DrawFn, value: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: draw(edited(item)) for key, item in value.items() if draw(st.integers(0, 5))}
-    return {**kept, **draw(st.dictionaries(KEYS, json_values(3), max_size=1))}
-
-
-def _edited_array(draw: st.DrawFn, value: list[Any]) -> list[Any]:
-    items = [draw(edited(item)) for item in value]
-    for change in draw(st.lists(st.sampled_from(["insert", "remove", "move", "reverse"]), max_size=3)):
+def _rearranged(draw: st.DrawFn, items: list[Any]) -> list[Any]:
+    for change in draw(_CHANGES):
         place = draw(st.integers(0, len(items)))
         if change == "insert":
-            items.insert(place, draw(json_values(3)))
+            items.insert(place, draw(_NEW))
         elif change == "reverse":
             items.reverse()
         elif items:

@@ -22,6 +22,7 @@ from refold.telemetry.metrics import ProjectorMetrics
 ROOMY = Bounds(cache_bytes_max=2**28, pending_events_max=5_000, pending_bytes_max=2**25)
 NARROW = Bounds(cache_bytes_max=1, pending_events_max=3, pending_bytes_max=2**25)
 DEADLINE_SECONDS = 20
+LOOK_SECONDS = 0.002
 
 
 def ports(
@@ -63,13 +64,13 @@ class Projecting:
         self._loop = loop
         self.task = asyncio.create_task(loop.run())
 
-    async def committed(self, sequence: int) -> None:
+    async def committed(self, sequence: int, deadline_seconds: float = DEADLINE_SECONDS) -> None:
         """Wait until a sequence is committed; raises what ended the loop."""
-        async with asyncio.timeout(DEADLINE_SECONDS):
+        async with asyncio.timeout(deadline_seconds):
             while self._loop.committed_sequence < sequence:
                 if self.task.done():
                     self.task.result()
-                await asyncio.sleep(0)
+                await asyncio.sleep(LOOK_SECONDS)
 
 
 @asynccontextmanager

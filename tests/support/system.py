@@ -55,6 +55,7 @@ class System:
     postgres_dsn: str
     projector: Service
     gateway: Service
+    gateway_environment: Mapping[str, str]
 
     def namespace(self) -> str:
         """Name a namespace that no other test uses."""
@@ -93,7 +94,7 @@ def running_system(postgres_server: PostgresServer, path: Path, **settings: obje
             endings.callback(started[name].stop)
         url = f"http://127.0.0.1:{port}"
         wait_ready(url, started)
-        yield System(url=url, nats=nats, postgres_dsn=dsn, **started)
+        yield System(url=url, nats=nats, postgres_dsn=dsn, gateway_environment=made, **started)
 
 
 def start_service(name: str, given: Mapping[str, str], log: Path) -> Service:

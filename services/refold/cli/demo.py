@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 PANEL = "Run"
 SHOWN_CHANGES = 5
-STORY = "cpu"
-"""The document whose past is told: of all vital signs it changes most."""
+SHOWN_OPERATIONS = 6
+SHOWN_VERSIONS = 20
 
 
 def demo(
@@ -63,17 +63,17 @@ async def _tell(refold: Refold, recording: Recording) -> None:
         f"published → folded in {recording.wait_seconds * 1000:,.1f} ms (median), "
         f"the fold is {told['lag_events']:,} events behind"
     )
-    last = recording.versions[STORY]
-    _title("Every change is kept", f"refold history {NAMESPACE}/{STORY} --reverse --limit {SHOWN_CHANGES}")
-    history = refold.history(NAMESPACE, STORY, limit=SHOWN_CHANGES, is_reversed=True)
+    story = max(recording.versions, key=lambda document: recording.versions[document])
+    last = recording.versions[story]
+    _title("Every change is kept", f"refold history {NAMESPACE}/{story} --reverse --limit {SHOWN_CHANGES}")
+    history = refold.history(NAMESPACE, story, limit=SHOWN_CHANGES, is_reversed=True)
     _changes([change async for change in history])
-    first = max(1, last - 20)
-    _title(f"What changed from version {first} to {last}", f"refold diff {NAMESPACE}/{STORY} {first} {last}")
-    for operation in await refold.diff(NAMESPACE, STORY, first, last):
-        _json(operation)
-    middle = await refold.get(NAMESPACE, STORY, version=max(1, last // 2))
-    _title("A look back in time", f"refold get {NAMESPACE}/{STORY} --at {middle.recorded_at}")
-    _document(await refold.get(NAMESPACE, STORY, at=middle.recorded_at))
+    first = max(1, last - SHOWN_VERSIONS)
+    _title(f"What changed from version {first} to {last}", f"refold diff {NAMESPACE}/{story} {first} {last}")
+    _operations(await refold.diff(NAMESPACE, story, first, last))
+    middle = await refold.get(NAMESPACE, story, version=max(1, last // 2))
+    _title("A look back in time", f"refold get {NAMESPACE}/{story} --at {middle.recorded_at}")
+    _document(await refold.get(NAMESPACE, story, at=middle.recorded_at))
 
 
 def _farewell(system: System, *, is_once: bool) -> None:
@@ -82,7 +82,7 @@ def _farewell(system: System, *, is_once: bool) -> None:
         _print("keep one:  [bold]refold up[/]      explore this one:  [bold]refold demo[/] without --once")
         return
     _title(f"Explore it: {system.http}/docs", "Ctrl-C ends it, and its data")
-    for command in ("status", "list machine", f"history machine/memory --limit {SHOWN_CHANGES}"):
+    for command in ("status", "list machine", "history machine/memory --reverse"):
         _print(f"[bold]refold {command} --url {system.http}[/]")
 
 
@@ -96,6 +96,13 @@ def _changes(changes: list[Change]) -> None:
 
     rows = [(str(it.version), short_time(it.recorded_at), change_summary(it.patch)) for it in changes]
     print_table(("version", "recorded", "change"), rows)
+
+
+def _operations(patch: list[Any]) -> None:
+    for operation in patch[:SHOWN_OPERATIONS]:
+        _json(operation)
+    if len(patch) > SHOWN_OPERATIONS:
+        _print(f"[dim]and {len(patch) - SHOWN_OPERATIONS} more[/]")
 
 
 def _document(document: Document) -> None:

@@ -35,16 +35,24 @@ class NamedRoute(Route):
 
 
 def create_app(parts: Parts) -> Gateway:
-    """Return the application."""
+    """Return the application that works on these parts."""
+    app = bare_app(parts.about.refold)
+    app.state.parts = parts
+    app.state.bulk_slots = bulk.new_slots()
+    return app
+
+
+def bare_app(version: str) -> Gateway:
+    """Return the application without its parts: for its OpenAPI document."""
     app = Gateway(
         title="Refold",
-        version=parts.about.refold,
+        version=version,
         description="JSON documents as the fold of an immutable log: any version, at any time.",
         redoc_url=None,
         redirect_slashes=False,
+        # `Measured` does it; FastAPI's own cost a tenth of a read without being configured.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.state.parts = parts
-    app.state.bulk_slots = bulk.new_slots()
     app.router.routes.insert(0, NamedRoute(HOT_PATH, read_document, methods=["GET"], include_in_schema=False))
     for module in (write, bulk, views, admin):
         # Side by side, not nested: the router looks through one list, and a 405 knows all methods of a path.

@@ -120,7 +120,11 @@ class SnapshotStore(Protocol):
         """Load those documents that exist, with their id windows, in one round."""
 
     async def commit(self, commit: Commit) -> None:
-        """Write all of it or nothing. Raises `FenceLost` where a checkpoint is not as expected."""
+        """Write all of it or nothing.
+
+        Raises `FenceLost` where a checkpoint is not as expected or the shard is not owned, and
+        `StoreUnavailable` with the fact `is_unknown=True` where only the checkpoints can tell what was written.
+        """
 
     async def checkpoints(self) -> list[Checkpoint]:
         """Read the checkpoints as committed."""
@@ -132,7 +136,7 @@ class SnapshotStore(Protocol):
         """Read the page that holds a point, or the journal's run; None where the document never had an event."""
 
     async def state_at(self, namespace: str, document: str, point: Point) -> Snapshot | None:
-        """Fold the run that holds a point up to it; None before the document's first event."""
+        """Fold the run that holds a point up to it; None where the document never had an event."""
 
     def runs(
         self, namespace: str, document: str, *, after_version: int | None, is_descending: bool
@@ -156,7 +160,7 @@ class SnapshotStore(Protocol):
     async def rejections(
         self, namespace: str, document: str, *, limit: int, before_sequence: int | None
     ) -> list[Rejection]:
-        """Read what the fold refused of a document, newest first."""
+        """Read what the fold refused of a document, newest first; with empty names, what made no document."""
 
     async def namespaces(self) -> list[NamespaceCount]:
         """Count documents and events by namespace."""

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from refold import __version__
 from refold.core import canonical
@@ -64,6 +64,7 @@ async def _parts(settings: Settings) -> AsyncIterator[Parts]:
         reply_subject = await _listen(JetStreamNotices(log.client), outcomes, progress)
         await progress.refresh()
         registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
         yield Parts(
             log=log,
             store=store,

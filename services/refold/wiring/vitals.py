@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from contextlib import suppress
 from typing import Final
@@ -42,21 +43,23 @@ class Vitals:
 
 def _cpu() -> Json:
     cores = psutil.cpu_percent(percpu=True)
+    load = (round(average, 2) for average in psutil.getloadavg())
     return {
+        "machine": platform.platform(),
         "percent": round(sum(cores) / max(1, len(cores)), 1),
-        "cores": cores,
-        "load": round(psutil.getloadavg()[0], 2),
+        "cores": {f"core-{number}": percent for number, percent in enumerate(cores)},
+        "load": dict(zip(("1m", "5m", "15m"), load, strict=True)),
     }
 
 
 def _memory() -> Json:
     memory = psutil.virtual_memory()
-    swap = psutil.swap_memory()
     return {
-        "percent": memory.percent,
+        "total_mib": memory.total // _MEBIBYTE,
         "used_mib": memory.used // _MEBIBYTE,
         "available_mib": memory.available // _MEBIBYTE,
-        "swap_mib": swap.used // _MEBIBYTE,
+        "percent": memory.percent,
+        "swap_mib": psutil.swap_memory().used // _MEBIBYTE,
     }
 
 

@@ -106,20 +106,18 @@ def test_a_state_may_be_exactly_as_large_as_the_limit():
 
 def test_a_copy_bomb_is_refused():
     bomb = [{"op": "copy", "from": "", "path": f"/{number}"} for number in range(60)]
-    assert refused({"x": [1, 2, 3]}, bomb).reason == "state_too_large"
+    assert refused({"x": ["x" * 100_000]}, bomb).reason == "state_too_large"
 
 
 @pytest.mark.parametrize("kind", ["copy", "move"])
-def test_what_one_event_carries_about_is_bounded(kind):
-    state = {"a": "x" * (STATE_BYTES_MAX // 4), "b": {}}
-    back = (
-        [{"op": "remove", "path": "/b/c"}]
-        if kind == "copy"
-        else [{"op": "move", "from": "/b/c", "path": "/a"}]
-    )
-    raw = [{"op": kind, "from": "/a", "path": "/b/c"}, *back]
-    assert applied(copied(state), raw * 4)
-    assert refused(state, raw * 33).reason == "copy_too_large"
+def test_what_one_event_carries_about_is_bounded(kind, monkeypatch):
+    monkeypatch.setattr(edit, "COPY_BYTES_MAX", 1000)
+    state = {"a": "x" * 98, "b": {}}
+    there = {"op": kind, "from": "/a", "path": "/b/c"}
+    back = {"op": "move", "from": "/b/c", "path": "/a"}
+    assert applied(copied(state), [there, back] * 5)
+    error = refused(state, [*[there, back] * 5, there])
+    assert (error.reason, error.field) == ("copy_too_large", "patch/10/path")
 
 
 def test_the_elements_that_one_event_shifts_are_bounded(monkeypatch):

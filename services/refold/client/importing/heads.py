@@ -13,9 +13,13 @@ from refold.client.importing.line import IMPORT
 from refold.client.refold import Refold
 from refold.client.values import Change
 from refold.core import canonical
+from refold.core.canonical import Json
 from refold.core.errors import DocumentAbsent
 
 HEADS_BYTES_MAX: Final = 256 * 1024 * 1024
+PARSED_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Canonical bytes of the states that are also kept parsed: in memory that is some eight times as much."""
+
 LOADS_AT_ONCE: Final = 16
 _OVERHEAD_BYTES: Final = 200
 
@@ -38,22 +42,43 @@ class Heads:
         self._file_digest = file_digest
         self._heads: dict[str, Head] = {}
         self._bytes = 0
+        self._parsed: dict[str, Json] = {}
+        self._parsed_bytes = 0
 
     def __getitem__(self, document: str) -> Head:
         """Return a head that has been loaded."""
         return self._heads[document]
 
-    def put(self, document: str, head: Head) -> None:
-        """Keep a head, as the newest used."""
+    def parsed(self, document: str) -> Json:
+        """Return the state of a document that is present, to be looked at only."""
+        if document in self._parsed:
+            return self._parsed[document]
+        state = self._heads[document].state
+        assert state is not None
+        return canonical.loads(state)
+
+    def put(self, document: str, head: Head, state: Json) -> None:
+        """Keep a head, as the newest used; `state` is what its bytes say."""
         self.forget(document)
         self._heads[document] = head
         self._bytes += _bytes_of(head)
+        if head.state is not None:
+            self._parsed[document] = state
+            self._parsed_bytes += len(head.state)
+            while self._parsed_bytes > PARSED_BYTES_MAX:
+                self._forget_parsed(next(iter(self._parsed)))
 
     def forget(self, document: str) -> None:
         """Ask the service again when it is needed next."""
+        self._forget_parsed(document)
         head = self._heads.pop(document, None)
         if head is not None:
             self._bytes -= _bytes_of(head)
+
+    def _forget_parsed(self, document: str) -> None:
+        if document in self._parsed:
+            del self._parsed[document]
+            self._parsed_bytes -= len(self._heads[document].state or b"")
 
     async def load(self, documents: Iterable[str]) -> None:
         """Load those that are not here, a few at a time."""
@@ -63,7 +88,8 @@ class Heads:
 
         async def load(document: str) -> None:
             async with at_once:
-                self.put(document, await self._ask(document))
+                head, state = await self._ask(document)
+                self.put(document, head, state)
 
         async with asyncio.TaskGroup() as tasks:
             for document in wanted - self._heads.keys():
@@ -76,19 +102,19 @@ class Heads:
             if document not in wanted:
                 self.forget(document)
 
-    async def _ask(self, document: str) -> Head:
-        newest = await self._last_change(document, limit=1)
+    async def _ask(self, document: str) -> tuple[Head, Json]:
+        newest = await self._last_change(document)
         if newest is None:
-            return Head(0, None, 0)
+            return Head(0, None, 0), None
         line = self._line_of(newest) or await self._last_line(document)
         try:
             found = await self._refold.get(self._namespace, document, version=newest.version)
         except DocumentAbsent:
-            return Head(newest.version, None, line)
-        return Head(newest.version, canonical.dumps(found.state), line)
+            return Head(newest.version, None, line), None
+        return Head(newest.version, canonical.dumps(found.state), line), found.state
 
-    async def _last_change(self, document: str, *, limit: int) -> Change | None:
-        changes = self._refold.history(self._namespace, document, limit=limit, is_reversed=True)
+    async def _last_change(self, document: str) -> Change | None:
+        changes = self._refold.history(self._namespace, document, limit=1, is_reversed=True)
         async for change in changes:
             return change
         return None

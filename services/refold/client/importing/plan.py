@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from refold.client.importing.heads import Head
+from refold.client.importing.heads import Head, Heads
 from refold.client.importing.line import IMPORT, Line
 from refold.core import canonical
 from refold.core.canonical import Json
@@ -33,18 +33,26 @@ class Planned(NamedTuple):
     refusal: Refused | None = None
 
 
-def plan(line: Line, head: Head, file_digest: str, *, attempt: int = 0) -> Planned:
-    """Make the event of a line for a document that stands at `head`.
+def plan(line: Line, heads: Heads, file_digest: str, *, attempt: int = 0) -> Planned:
+    """Make the event of a line for a document whose head is loaded, and take the head on.
 
     `attempt` counts from 1 when a line is tried again because another's change made it stale; then a later
     line of the document may have gone through, and does not say that this one has.
     """
+    planned = _plan(line, heads, file_digest, attempt)
+    if planned.event is not None:
+        heads.put(line.document, planned.after, line.state)
+    return planned
+
+
+def _plan(line: Line, heads: Heads, file_digest: str, attempt: int) -> Planned:
+    head = heads[line.document]
     if line.number <= head.line and not attempt:
         return Planned(line, head, is_present=True)
     state = None if line.state is ABSENT else canonical.dumps(line.state)
     if state == head.state and not line.is_export:
         return Planned(line, head)
-    event = {"doc": line.document, **_change(line, head, state), **_about(line, head, file_digest, attempt)}
+    event = {"doc": line.document, **_change(line, heads, state), **_about(line, head, file_digest, attempt)}
     written = canonical.dumps(event)
     if len(written) > EVENT_BYTES_MAX:
         return Planned(line, head, refusal=_too_large(len(written)))
@@ -56,12 +64,12 @@ def _too_large(count: int) -> Refused:
     return Refused("event_too_large", rule, field="state", shape=f"{count} bytes")
 
 
-def _change(line: Line, head: Head, state: bytes | None) -> dict[str, Json]:
+def _change(line: Line, heads: Heads, state: bytes | None) -> dict[str, Json]:
     if state is None:
         return {"delete": True}
-    if head.state is None:
+    if heads[line.document].state is None:
         return {"put": line.state}
-    patch = diff(canonical.loads(head.state), line.state)
+    patch = diff(heads.parsed(line.document), line.state)
     is_small = len(canonical.dumps(patch)) < len(state)
     return {"patch": patch} if is_small or not patch else {"put": line.state}
 

@@ -120,9 +120,7 @@ class Import:
         await self._heads.load(line.document for line in lines)
         plans = []
         for line in lines:
-            planned = plan(line, self._heads[line.document], self._digest, attempt=attempt)
-            self._heads.put(line.document, planned.after)
-            plans.append(planned)
+            plans.append(plan(line, self._heads, self._digest, attempt=attempt))
             await asyncio.sleep(0)
         return plans
 

@@ -94,6 +94,7 @@ class BrokerClient(Client):
         self._when_lost: set[Callable[[], None]] = set()
         self._questions: dict[bytes, _Question] = {}
         self._answer_prefix = b""
+        self._barriers: set[asyncio.Future[Any]] = set()
         self._tokens = count(1)
 
     async def start(
@@ -165,6 +166,21 @@ class BrokerClient(Client):
         finally:
             del self._questions[token]
         return headers, body
+
+    async def until_taken(self, seconds: float = LOG_ANSWER_SECONDS) -> None:
+        """Wait until the broker has what was written. Raises `LogUnavailable`: then some of it may be lost."""
+        if not self.is_connected:
+            raise LogUnavailable("not connected to the broker")
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._barriers.add(answer)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._send_ping(answer)
+                await answer
+        except TimeoutError as error:
+            raise LogUnavailable("the broker did not answer in time") from error
+        finally:
+            self._barriers.discard(answer)
 
     async def until_up(self) -> None:
         """Wait for the connection to stand. Raises `LogUnavailable` once it is closed for good."""
@@ -243,13 +259,16 @@ class BrokerClient(Client):
     async def _process_err(self, message: str) -> None:
         """Reconnect where nats-py would close itself: the broker's other errors end the connection, not our work."""
         error = nats.errors.Error(message)
-        self._err = error
         if "permissions violation" in message.lower():
             _log.warning("broker_denied", error=message)
-            asked = [question for question in self._questions.values() if f'"{question.subject}"' in message]
-            self._give_up(asked, f"the broker does not let this user ask: {message}")
+            asked = [each.answer for each in self._questions.values() if f'"{each.subject}"' in message]
+            _give_up(asked, f"the broker does not let this user ask: {message}")
             return
         await self._process_op_err(error)
+
+    async def _process_op_err(self, error: Exception) -> None:
+        self._err = error
+        await super()._process_op_err(error)
 
     async def _attempt_reconnect(self) -> None:
         self._break("the connection to the broker broke")
@@ -280,14 +299,10 @@ class BrokerClient(Client):
 
     def _break(self, why: str) -> None:
         self._is_up.clear()
-        self._give_up(self._questions.values(), why)
+        _give_up([question.answer for question in self._questions.values()], why)
+        _give_up(self._barriers, why)
         for call in tuple(self._when_lost):
             call()
-
-    def _give_up(self, questions: Iterable[_Question], why: str) -> None:
-        for question in questions:
-            if not question.answer.done():
-                question.answer.set_exception(LogUnavailable(why))
 
     async def _note(self, error: Exception) -> None:
         _log.debug("broker_error", error=repr(error))
@@ -295,3 +310,9 @@ class BrokerClient(Client):
     async def _note_return(self) -> None:
         self._is_up.set()
         _log.info("broker_back")
+
+
+def _give_up(answers: Iterable[asyncio.Future[Any]], why: str) -> None:
+    for answer in answers:
+        if not answer.done():
+            answer.set_exception(LogUnavailable(why))

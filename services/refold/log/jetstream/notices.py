@@ -5,15 +5,12 @@ Used by whoever tells of outcomes and changes, or waits for them.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable
 from typing import Final
 
-import nats.errors
-
-from refold.core.errors import LogUnavailable, Refused
-from refold.core.limits import LOG_ANSWER_SECONDS, LOG_CONNECT_SECONDS, PAYLOAD_BYTES_MAX
+from refold.core.errors import Refused
+from refold.core.limits import LOG_CONNECT_SECONDS, PAYLOAD_BYTES_MAX
 from refold.log.jetstream.client import DEFAULT_INBOX_PREFIX, BrokerClient, connect
 from refold.log.jetstream.frames import message_frame
 
@@ -60,13 +57,8 @@ class JetStreamNotices:
         await self._client.write_paced(message_frame(subject.encode(), body))
 
     async def flush(self) -> None:
-        """Wait until the broker has what was sent. Raises `LogUnavailable`."""
-        try:
-            async with asyncio.timeout(LOG_ANSWER_SECONDS):
-                await self._client.until_up()
-                await self._client.flush()
-        except (TimeoutError, nats.errors.Error) as error:
-            raise LogUnavailable("the broker does not answer", reason=repr(error)) from error
+        """Wait until the broker has what was sent. Raises `LogUnavailable`: it may be lost."""
+        await self._client.until_taken()
 
     async def listen(self, subject: str, handle: Callable[[str, bytes], None]) -> Callable[[], None]:
         """Call `handle(subject, body)` for each message until the returned function is called."""

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from refold.core.errors import FenceLost, StoreUnavailable
+from refold.core.errors import FenceLost, StoreError, StoreUnavailable
 from refold.core.limits import STORE_CLOSE_SECONDS
 from refold.store.postgres.pool import Connection, Pool, translated
 from refold.store.postgres.sql import SQL
@@ -56,6 +56,9 @@ class Owner:
         """End the connection, and with it the lock."""
         async with self._turn:
             connection, self._connection, self._is_owner = self._connection, None, False
-            if connection is not None:
-                with translated():
-                    await connection.close(timeout=STORE_CLOSE_SECONDS)
+            if connection is not None and not connection.is_closed():
+                try:
+                    with translated():
+                        await connection.close(timeout=STORE_CLOSE_SECONDS)
+                except StoreError:
+                    connection.terminate()

@@ -34,7 +34,13 @@ _AWAY: Final = ("08", "28", "3D", "40", "53", "55", "57P", "25006")
 """SQLSTATEs that begin so: the server is away, full up, read-only or asks to try again."""
 
 _QUICK: Final = {"jit": "off", "application_name": "refold"}
-_COMMITS: Final = {"synchronous_commit": "off"}
+_COMMITS: Final = {
+    "synchronous_commit": "off",
+    # A machine that vanished without a word must not own the shard for the two hours that are usual.
+    "tcp_keepalives_idle": "15",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
 
 
 class Pool:

@@ -1,0 +1,202 @@
+"""The bulk route over a socket, on the real system: order, bounds, every line answered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+
+from refold.core.limits import EVENT_BYTES_MAX, PAYLOAD_BYTES_MAX
+from support.http import Api, problem
+
+
+async def test_events_are_folded_in_their_order_and_answered_in_it(api: Api) -> None:
+    events = [{"doc": f"d{number % 7}", "put": number} for number in range(3_000)]
+    answers = await api.append(events)
+    assert len(answers) == 3_000
+    assert {answer["status"] for answer in answers} == {"applied"}
+    assert [answer["document"] for answer in answers] == [event["doc"] for event in events]
+    sequences = [answer["sequence"] for answer in answers]
+    assert sequences == sorted(set(sequences))
+    assert [answer["version"] for answer in answers] == [number // 7 + 1 for number in range(3_000)]
+    assert (await api.get("d0")).json() == max(number for number in range(3_000) if number % 7 == 0)
+
+
+async def test_each_kind_of_event_and_field_is_taken(api: Api) -> None:
+    answers = await api.append(
+        [
+            {"doc": "d", "put": {"a": 1}, "id": "one", "actor": "me", "meta": {"line": 1}},
+            {"doc": "d", "patch": [{"op": "add", "path": "/b", "value": 2}], "base": 1},
+            {"doc": "d", "merge": {"c": 3}, "occurred_at": "2020-01-01T00:00:00Z"},
+            {"doc": "d", "put": {"a": 1}, "id": "one", "actor": "me", "meta": {"line": 1}},
+            {"doc": "d", "patch": [{"op": "test", "path": "/a", "value": 9}]},
+            {"doc": "d", "delete": True},
+        ]
+    )
+    assert [answer["status"] for answer in answers] == [
+        "applied",
+        "applied",
+        "applied",
+        "duplicate",
+        "rejected",
+        "applied",
+    ]
+    assert answers[3]["first"]["version"] == 1
+    assert answers[4]["reason"] == "test_failed"
+    items = (await api.get("d/history")).json()["items"]
+    assert [item["version"] for item in items] == [1, 2, 3, 4]
+    assert (items[0]["id"], items[0]["meta"]) == ("one", {"line": 1})
+
+
+async def test_without_waiting_the_answers_are_sequences(api: Api) -> None:
+    events = [{"doc": "d", "put": number} for number in range(50)]
+    answers = await api.append(events, Refold_Wait="0")
+    assert all(answer.keys() == {"status", "sequence"} for answer in answers)
+    assert {answer["status"] for answer in answers} == {"pending"}
+    found = await api.get("d", min_sequence=answers[-1]["sequence"])
+    assert (found.json(), found.headers["refold-version"]) == (49, "50")
+
+
+async def test_a_line_that_is_wrong_is_answered_by_its_refusal_and_the_others_go_on(api: Api) -> None:
+    lines = [
+        b'{"doc":"d","put":1}',
+        b"nonsense",
+        b"",
+        b'{"doc":"d","put":1,"put":2}',
+        b"[]",
+        b'{"put":1}',
+        b'{"doc":"a.b","put":1}',
+        b'{"doc":"d","colour":1,"put":1}',
+        b'{"doc":"d"}',
+        b'{"doc":"d","put":"' + b"x" * EVENT_BYTES_MAX + b'"}',
+        b'{"doc":"d","put":"' + b"x" * PAYLOAD_BYTES_MAX + b'"}',
+        b'{"doc":"d","put":2}',
+    ]
+    response = await api.ask("POST", "events", content=b"\n".join(lines))
+    answers = [orjson.loads(line) for line in response.content.splitlines()]
+    told = [(answer.get("line"), answer["status"], answer.get("reason")) for answer in answers]
+    assert told == [
+        (None, "applied", None),
+        (2, "refused", "bad_json"),
+        (4, "refused", "duplicate_key"),
+        (5, "refused", "bad_event"),
+        (6, "refused", "bad_name"),
+        (7, "refused", "bad_name"),
+        (8, "refused", "unknown_field"),
+        (9, "refused", "bad_event"),
+        (10, "refused", "event_too_large"),
+        (11, "refused", "event_too_large"),
+        (None, "applied", None),
+    ]
+    refused = answers[1]
+    assert refused["error"]["status"] == 400
+    assert refused["detail"] == refused["error"]["detail"]
+    assert str(EVENT_BYTES_MAX) in answers[8]["detail"]
+    assert answers[-1]["version"] == 2
+    assert await api.events() == 2
+
+
+async def test_an_empty_request_has_an_empty_answer(api: Api) -> None:
+    assert await api.append([]) == []
+    response = await api.ask("POST", "events", content=b"\n\n")
+    assert (response.status_code, response.content) == (200, b"")
+
+
+async def test_what_is_wrong_with_the_whole_request_is_a_problem(api: Api) -> None:
+    line = b'{"doc":"d","put":1}\n'
+    refused = await api.ask("POST", "events", content=line, Content_Type="text/plain")
+    problem(refused, 415, "unsupported_media_type")
+    problem(await api.ask("POST", "events", content=line, Refold_Wait="x"), 422, "bad_parameter")
+    problem(await api.client.post("/v1/_refold/events", content=line), 422, "reserved_namespace")
+    problem(await api.client.post("/v1/a.b/events", content=line), 422, "bad_name")
+    assert await api.events() == 0
+
+
+async def test_a_document_may_be_called_events(api: Api) -> None:
+    assert (await api.put("events", 1)).status_code == 201
+    assert (await api.get("events")).json() == 1
+
+
+async def test_answers_come_while_events_are_still_sent(api: Api) -> None:
+    answered: list[dict[str, Any]] = []
+    has_answer = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        for number in range(5):
+            has_answer.clear()
+            yield orjson.dumps({"doc": "d", "put": number}) + b"\n"
+            async with asyncio.timeout(30):
+                await has_answer.wait()
+
+    reader, writer = await _begin(api)
+    async for piece in body():
+        writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        answered.append(orjson.loads(await _chunk(reader)))
+        has_answer.set()
+    writer.write(b"0\r\n\r\n")
+    assert await _chunk(reader) == b""
+    writer.close()
+    assert [answer["version"] for answer in answered] == [1, 2, 3, 4, 5]
+
+
+async def test_a_client_may_send_everything_before_it_reads(api: Api) -> None:
+    count = 20_000
+    reader, writer = await _begin(api, wait=b"0")
+    for start in range(0, count, 500):
+        lines = b"".join(
+            orjson.dumps({"doc": f"d{number % 100}", "put": number}) + b"\n"
+            for number in range(start, start + 500)
+        )
+        writer.write(b"%x\r\n%b\r\n" % (len(lines), lines))
+        async with asyncio.timeout(60):
+            await writer.drain()
+    writer.write(b"0\r\n\r\n")
+    answers = b""
+    while chunk := await _chunk(reader):
+        answers += chunk
+    writer.close()
+    assert len(answers.splitlines()) == count
+
+
+async def test_a_client_that_goes_away_leaves_what_it_sent_in_order(api: Api) -> None:
+    _, writer = await _begin(api)
+    lines = b"".join(orjson.dumps({"doc": "d", "put": number}) + b"\n" for number in range(200))
+    writer.write(b"%x\r\n%b\r\n" % (len(lines), lines))
+    await writer.drain()
+    await api.get("d", min_version=200, timeout=30)
+    writer.transport.abort()
+    found = await api.get("d")
+    assert (found.json(), found.headers["refold-version"]) == (199, "200")
+    assert (await api.put("d", "on")).json()["version"] == 201
+
+
+async def test_many_bulk_requests_at_once_are_all_answered(api: Api) -> None:
+    async def one(name: str) -> list[dict[str, Any]]:
+        return await api.append({"doc": name, "put": number} for number in range(100))
+
+    for answers in await asyncio.gather(*(one(f"d{number}") for number in range(24))):
+        assert [answer["version"] for answer in answers] == list(range(1, 101))
+
+
+async def _begin(api: Api, *, wait: bytes = b"5") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Open a bulk request whose body is sent piece by piece, past any client's own ideas."""
+    base = api.client.base_url
+    reader, writer = await asyncio.open_connection(base.host, base.port)
+    head = f"POST /v1/{api.namespace}/events HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n".encode()
+    writer.write(head + b"Content-Type: application/x-ndjson\r\nRefold-Wait: " + wait + b"\r\n\r\n")
+    return reader, writer
+
+
+async def _chunk(reader: asyncio.StreamReader) -> bytes:
+    """Read one chunk of the answer, its head before the first."""
+    async with asyncio.timeout(30):
+        line = await reader.readline()
+        if line.startswith(b"HTTP/1.1"):
+            assert b" 200 " in line
+            await reader.readuntil(b"\r\n\r\n")
+            line = await reader.readline()
+        chunk = await reader.readexactly(int(line, 16))
+        await reader.readexactly(2)
+        return chunk

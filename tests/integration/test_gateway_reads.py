@@ -1,0 +1,314 @@
+"""Reads over HTTP, on the real system: any version, any time on either clock, any sequence."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from itertools import pairwise
+from typing import Any
+
+import httpx
+import pytest
+
+from refold.core import limits
+from refold.core.timestamp import format_time, parse_rfc3339
+from support.http import Api, outcome, problem
+
+YEARS = [f"20{year:02}-06-01T00:00:00Z" for year in range(10, 15)]
+
+
+async def written(api: Api, count: int = 5) -> list[dict[str, Any]]:
+    """Write `[1]`, `[2]`, … to document d, and return the outcomes from version 1 on."""
+    return [(await api.put("d", [number])).json() for number in range(1, count + 1)]
+
+
+async def test_a_read_tells_version_sequence_and_times(api: Api) -> None:
+    await api.put("d", 0)
+    said = (await api.put("d", {"a": 1}, Refold_Occurred_At="2024-01-01T00:00:00Z")).json()
+    found = await api.get("d")
+    assert found.content == b'{"a":1}'
+    assert found.headers["content-type"] == "application/json"
+    assert found.headers["etag"] == '"2"'
+    assert found.headers["refold-version"] == "2"
+    assert found.headers["refold-sequence"] == str(said["sequence"])
+    assert found.headers["refold-recorded-at"] == said["recorded_at"]
+    assert found.headers["refold-occurred-at"] == "2024-01-01T00:00:00.000000000Z"
+
+
+@pytest.mark.parametrize("tag", ['"1"', 'W/"1"', '"9", "1"', "*"])
+async def test_a_reader_that_has_the_version_gets_304(api: Api, tag: str) -> None:
+    await api.put("d", 1)
+    found = await api.ask("GET", "d", If_None_Match=tag)
+    assert (found.status_code, found.content) == (304, b"")
+    assert (found.headers["etag"], found.headers["refold-version"]) == ('"1"', "1")
+    await api.put("d", 2)
+    assert (await api.ask("GET", "d", If_None_Match='"1"')).json() == 2
+    problem(await api.ask("GET", "d", If_None_Match="1"), 400, "bad_precondition")
+
+
+async def test_head_is_a_read_without_its_body(api: Api) -> None:
+    await api.put("d", [1, 2])
+    found = await api.ask("HEAD", "d")
+    assert (found.status_code, found.content) == (200, b"")
+    assert (found.headers["etag"], found.headers["content-length"]) == ('"1"', "5")
+
+
+async def test_every_version_can_be_read_again(api: Api) -> None:
+    told = await written(api)
+    await api.delete("d")
+    for outcome_ in told:
+        found = await api.get("d", version=outcome_["version"])
+        assert found.json() == [outcome_["version"]]
+        assert found.headers["etag"] == f'"{outcome_["version"]}"'
+        assert found.headers["refold-recorded-at"] == outcome_["recorded_at"]
+    problem(await api.get("d", version=6), 404, "document_absent")
+    problem(await api.get("d", version=0), 404, "document_absent")
+    view = problem(await api.get("d", version=7), 404, "version_unknown")
+    assert (view["version"], view["head"]) == (7, 6)
+    problem(await api.get("never", version=1), 404, "version_unknown")
+    problem(await api.get("never"), 404, "document_absent")
+
+
+async def test_a_read_at_a_time_is_the_last_version_recorded_by_then(api: Api) -> None:
+    told = await written(api)
+    for before, after in pairwise(told):
+        recorded = parse_rfc3339(before["recorded_at"])
+        assert (await api.get("d", at=before["recorded_at"])).json() == [before["version"]]
+        assert (await api.get("d", at=format_time(recorded + 1))).json() == [before["version"]]
+        just_before = parse_rfc3339(after["recorded_at"]) - 1
+        assert (await api.get("d", at=format_time(just_before))).json() == [before["version"]]
+    first = parse_rfc3339(told[0]["recorded_at"])
+    problem(await api.get("d", at=format_time(first - 1)), 404, "document_absent")
+
+
+async def test_times_are_rfc3339_dates_or_unix_seconds(api: Api) -> None:
+    for year in YEARS:
+        await api.put("d", year, Refold_Occurred_At=year)
+    found = [
+        (await api.get("d", at=at, clock="occurred")).json()
+        for at in ("2012-06-01", "2012-06-01T02:00:00+02:00", "1338508800", "1338508800.5")
+    ]
+    assert found == ["2012-06-01T00:00:00Z"] * 4
+    assert (await api.get("d", at="1338508799.999999999", clock="occurred")).json() == YEARS[1]
+
+
+async def test_a_read_by_occurred_time_goes_by_the_running_maximum(api: Api) -> None:
+    for number, year in enumerate(("2010", "2014", "2012", "2014", "2016")):
+        await api.put("d", number, Refold_Occurred_At=f"{year}-01-01T00:00:00Z")
+    found = {
+        year: (await api.get("d", at=f"{year}-01-01", clock="occurred")).json()
+        for year in ("2010", "2013", "2014", "2015", "2016")
+    }
+    assert found == {"2010": 0, "2013": 0, "2014": 3, "2015": 3, "2016": 4}
+    problem(await api.get("d", at="2009-12-31", clock="occurred"), 404, "document_absent")
+
+
+async def test_a_read_right_now_answers_at_once_on_a_quiet_log_and_tomorrow_is_422(api: Api) -> None:
+    [told] = await written(api, 1)
+    recorded = parse_rfc3339(told["recorded_at"])
+    async with asyncio.timeout(4):
+        assert (await api.get("d", at=told["recorded_at"], clock="recorded")).json() == [1]
+    tomorrow = format_time(recorded + 86_400_000_000_000)
+    assert problem(await api.get("d", at=tomorrow), 422, "time_in_future")["field"] == "at"
+    assert (await api.get("d", at=tomorrow, clock="occurred")).json() == [1]
+
+
+async def test_a_read_by_time_or_sequence_waits_for_what_the_log_holds(api: Api) -> None:
+    for number in range(0, 20, 2):
+        pending = (await api.put("d", number, Refold_Wait="0")).json()
+        assert (await api.get("d", sequence=pending["sequence"])).json() == number
+        # The broker's clock is this machine's: by now the event has been recorded.
+        assert (await api.put("d", number + 1, Refold_Wait="0")).status_code == 202
+        now = format_time(time.time_ns())
+        assert (await api.get("d", at=now)).json() == number + 1
+
+
+async def test_a_read_by_sequence_is_as_of_the_logs_sequence(api: Api) -> None:
+    told = await written(api, 3)
+    other = (await api.put("other", 1)).json()
+    await written(api, 1)
+    for outcome_ in told:
+        assert (await api.get("d", sequence=outcome_["sequence"])).json() == [outcome_["version"]]
+    assert (await api.get("d", sequence=other["sequence"])).json() == [3]
+    problem(await api.get("d", sequence=told[0]["sequence"] - 1), 404, "document_absent")
+    problem(await api.get("d", sequence=10**9, timeout=0.05), 504, "timed_out")
+
+
+async def test_reads_wait_for_a_version_or_sequence_until_their_timeout(api: Api) -> None:
+    await written(api, 1)
+    problem(await api.get("d", min_version=2, timeout=0), 504, "timed_out")
+    problem(await api.get("d", min_sequence=10**9, timeout=0.05), 504, "timed_out")
+    waiting = asyncio.create_task(api.get("d", min_version=2, timeout=30))
+    await api.put("d", "new", Refold_Wait="0")
+    assert (await waiting).json() == "new"
+
+
+async def test_path_reads_one_place(api: Api) -> None:
+    await api.put("d", {"a": [{"b/c": 1}], "": None})
+    assert (await api.get("d", path="/a/0/b~1c")).content == b"1"
+    assert (await api.get("d", path="")).json() == {"a": [{"b/c": 1}], "": None}
+    assert (await api.get("d", path="/")).content == b"null"
+    assert (await api.get("d", path="/a", version=1)).headers["etag"] == '"1"'
+    problem(await api.get("d", path="/x"), 404, "path_absent")
+    problem(await api.get("d", path="a"), 422, "bad_pointer")
+
+
+async def test_history_shows_versions_in_either_order_and_continues(api: Api) -> None:
+    told = await written(api, 7)
+    forward = await _followed(api, "d/history", "after", limit=3)
+    assert [item["version"] for item in forward] == [1, 2, 3, 4, 5, 6, 7]
+    assert [item["sequence"] for item in forward] == [outcome_["sequence"] for outcome_ in told]
+    assert forward[0]["patch"] == [{"op": "add", "path": "", "value": [1]}]
+    assert forward[1]["patch"] == [{"op": "replace", "path": "", "value": [2]}]
+    backward = await _followed(api, "d/history", "after", limit=3, order="desc")
+    assert backward == forward[::-1]
+
+
+async def test_history_by_path_keeps_what_touched_it(api: Api) -> None:
+    await api.put("d", {"a": {"b": 1}, "c": 1})
+    await api.merge("d", {"c": 2})
+    await api.merge("d", {"a": {"b": 2}})
+    await api.delete("d")
+    found = (await api.get("d/history", path="/a/b")).json()["items"]
+    assert [item["version"] for item in found] == [1, 3, 4]
+
+
+async def test_a_long_history_is_answered_in_parts(api: Api) -> None:
+    count = limits.ANSWER_ITEMS_MAX + 200
+    await api.append({"doc": "d", "put": number} for number in range(count))
+    first = (await api.get("d/history")).json()
+    assert len(first["items"]) == limits.ANSWER_ITEMS_MAX
+    assert first["next"] == limits.ANSWER_ITEMS_MAX
+    rest = (await api.get("d/history", after=first["next"])).json()
+    assert (len(rest["items"]), rest["next"]) == (200, None)
+    middle = await api.get("d", version=count // 2)
+    assert middle.json() == count // 2 - 1
+
+
+async def test_a_history_of_large_changes_is_bounded_in_bytes(api: Api) -> None:
+    large = "x" * 1_000_000
+    for number in range(10):
+        await api.put("d", [number, large])
+    first = (await api.get("d/history")).json()
+    assert 1 <= len(first["items"]) < 10
+    items = await _followed(api, "d/history", "after")
+    assert [item["version"] for item in items] == list(range(1, 11))
+
+
+async def test_diff_turns_versions_into_each_other(api: Api) -> None:
+    await api.put("d", {"a": 1, "b": {"c": [1, 2, 3]}})
+    await api.merge("d", {"b": {"c": [1, 3]}})
+    await api.delete("d")
+    forward = await api.get("d/diff", **{"from": 1, "to": 2})
+    assert forward.headers["content-type"] == "application/json-patch+json"
+    assert forward.json() == [{"op": "remove", "path": "/b/c/1"}]
+    assert (await _diff(api, 2, 1)) == [{"op": "add", "path": "/b/c/1", "value": 2}]
+    assert (await _diff(api, 0, 1)) == [{"op": "add", "path": "", "value": {"a": 1, "b": {"c": [1, 2, 3]}}}]
+    assert (await _diff(api, 1, 3)) == [{"op": "remove", "path": ""}]
+    assert (await _diff(api, 3, 0)) == (await _diff(api, 2, 2)) == []
+    problem(await api.get("d/diff", **{"from": 1, "to": 4}), 404, "version_unknown")
+
+
+async def test_a_list_shows_present_documents_by_id(api: Api) -> None:
+    for name in ("b", "a", "c-1", "c-2", "B"):
+        await api.put(name, {"name": name})
+    await api.delete("a")
+    found = (await api.get()).json()
+    assert [item["id"] for item in found["items"]] == ["B", "b", "c-1", "c-2"]
+    assert found["next"] is None
+    item = found["items"][1]
+    assert (item["version"], item["state"]) == (1, {"name": "b"})
+    assert parse_rfc3339(item["recorded_at"]) > 0
+    assert [item["id"] for item in (await api.get(prefix="c-")).json()["items"]] == ["c-1", "c-2"]
+    bare = (await api.get(fields="id")).json()["items"]
+    assert all("state" not in item for item in bare)
+    assert await _followed(api, "", "cursor", limit=1) == found["items"]
+
+
+async def test_a_list_searches_by_a_json_path(api: Api) -> None:
+    for number in range(5):
+        await api.put(f"d{number}", {"total": number, "text": "a\u0000b" if number == 4 else "x"})
+    found = (await api.get(where="$.total > 2")).json()["items"]
+    assert [item["id"] for item in found] in (["d3", "d4"], ["d3"]), "U+0000 may not be convertible"
+    assert found[0]["id"] == "d3"
+    problem(await api.get(where="$.total >"), 422, "bad_where")
+    problem(await api.get(cursor="nonsense!"), 422, "bad_cursor")
+
+
+async def test_a_list_is_bounded_in_bytes(api: Api) -> None:
+    for number in range(10):
+        await api.put(f"d{number}", "x" * 1_000_000)
+    first = (await api.get()).json()
+    assert 1 <= len(first["items"]) < 10
+    assert [item["id"] for item in await _followed(api, "", "cursor")] == [f"d{n}" for n in range(10)]
+
+
+async def test_an_unknown_namespace_is_an_empty_list(api: Api) -> None:
+    assert (await api.get()).json() == {"items": [], "next": None}
+    problem(await api.client.get("/v1/a.b"), 422, "bad_name")
+
+
+async def test_rejections_come_newest_first_and_continue(api: Api) -> None:
+    for number in range(5):
+        await api.patch("d", {"op": "remove", "path": f"/{number}"}, Refold_Actor=f"a{number}")
+    found = await _followed(api, "d/rejections", "after", limit=2)
+    assert [item["actor"] for item in found] == ["a4", "a3", "a2", "a1", "a0"]
+    assert {item["reason"] for item in found} == {"target_missing"}
+
+
+async def test_namespaces_count_documents_and_events(api: Api) -> None:
+    await api.put("a", 1)
+    await api.put("b", 1)
+    await api.delete("b")
+    await api.patch("a", {"op": "remove", "path": "/x"})
+    items = (await api.client.get("/v1")).json()["items"]
+    assert {"namespace": api.namespace, "documents": 1, "events": 4} in items
+
+
+async def test_status_tells_how_far_each_partition_is_folded(api: Api) -> None:
+    told = outcome(await api.put("d", 1), 201)
+    status = (await api.client.get("/status")).json()
+    assert status["last_sequence"] >= told["sequence"]
+    assert status["folded_sequence"] >= told["sequence"]
+    assert (status["fold"], len(status["partitions"])) == (1, limits.PARTITIONS)
+    assert status["log_id"]
+    assert all(status["versions"][name] for name in ("refold", "nats", "postgres"))
+    for partition in status["partitions"]:
+        behind = partition["last_sequence"] - partition["folded_sequence"]
+        assert partition["lag_events"] == max(0, behind)
+        assert partition["lag_seconds"] >= 0
+
+
+async def test_the_operators_resources_answer(api: Api) -> None:
+    assert (await api.client.get("/healthz")).json() == {"status": "alive"}
+    assert (await api.client.get("/readyz")).json() == {"status": "ready"}
+    assert "refold_http_request_seconds_bucket" in (await api.client.get("/metrics")).text
+    assert (await api.client.get("/docs")).headers["content-type"].startswith("text/html")
+
+
+async def test_the_openapi_document_describes_the_hot_route_beside_the_others(api: Api) -> None:
+    document = (await api.client.get("/openapi.json")).json()
+    resource = document["paths"]["/v1/{namespace}/{document}"]
+    assert resource.keys() == {"get", "put", "patch", "delete"}
+    names = [parameter["name"] for parameter in resource["get"]["parameters"]]
+    assert {"version", "at", "clock", "sequence", "path", "min_version", "min_sequence"} <= set(names)
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            assert "application/problem+json" in operation["responses"]["503"]["content"]
+
+
+async def _diff(api: Api, from_version: int, to_version: int) -> Any:
+    response: httpx.Response = await api.get("d/diff", **{"from": from_version, "to": to_version})
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+async def _followed(api: Api, path: str, continued_by: str, **query: Any) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = []
+    start: dict[str, Any] = {}
+    while True:
+        answer = (await api.get(path, **query, **start)).json()
+        items += answer["items"]
+        if answer["next"] is None:
+            return items
+        start = {continued_by: answer["next"]}

@@ -1,0 +1,305 @@
+"""Group commit: order, answers and all-or-nothing hold whatever the broker, its clients or its disk do."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from refold.core.errors import LogFull, LogUnavailable, Refused
+from refold.core.limits import APPENDS_WAITING_MAX, BATCH_EVENTS_MIN
+from refold.core.record import Record
+from refold.log import Appended, Publication, Unknown
+from refold.log.jetstream import JetStreamLog
+from refold.log.jetstream.api import ask_api
+from refold.log.jetstream.room import Room
+from support.broker import WAIT_SECONDS, Broker, read_until, running_broker
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
+    async with running_broker(tmp_path) as broker:
+        await broker.make_log()
+        yield broker
+
+
+@pytest.fixture
+async def synced(tmp_path: Path) -> AsyncIterator[Broker]:
+    async with running_broker(tmp_path, sync="fsync") as broker:
+        await broker.make_log()
+        yield broker
+
+
+def event(document: str, body: bytes = b"{}", **fields: Any) -> Publication:
+    return Publication(namespace="n", document=document, body=body, **fields)
+
+
+async def all_of(log: JetStreamLog, *publications: Publication) -> list[Any]:
+    """Append all at once; errors are answers too."""
+    return await asyncio.gather(*map(log.append, publications), return_exceptions=True)
+
+
+async def outcome_of(appended: Awaitable[object]) -> object:
+    return (await asyncio.gather(appended, return_exceptions=True))[0]
+
+
+async def everything(log: JetStreamLog) -> list[Record]:
+    return await read_until(log, (await log.info()).last_sequence)
+
+
+def is_of_batch(record: Record) -> bool:
+    return b"Nats-Batch-Id: " in record.headers
+
+
+@contextmanager
+def frozen(broker: Broker) -> Any:
+    server = psutil.Process(broker.server.child.pid)
+    server.suspend()
+    try:
+        yield
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            server.resume()
+
+
+async def test_few_events_go_one_by_one_and_many_as_a_batch(broker: Broker) -> None:
+    log = await broker.open_log("gateway")
+    await all_of(log, *(event(f"a{number}") for number in range(BATCH_EVENTS_MIN - 1)))
+    reader = await broker.open_log()
+    assert not any(map(is_of_batch, await everything(reader)))
+    await all_of(log, *(event(f"b{number}", headers=(("X", "y"),)) for number in range(BATCH_EVENTS_MIN)))
+    batch = (await everything(reader))[-BATCH_EVENTS_MIN:]
+    assert all(map(is_of_batch, batch))
+    assert len({record.headers.split(b"Nats-Batch-Id: ")[1].split(b"\r\n")[0] for record in batch}) == 1
+    assert all(record.headers.startswith(b"X: y\r\nNats-Batch-Id: ") for record in batch)
+    assert b"Nats-Batch-Sequence: 10\r\nNats-Batch-Commit: 1\r\n" in batch[-1].headers
+
+
+async def test_two_events_of_a_document_that_go_together_are_stored_both_or_not_at_all(broker: Broker) -> None:
+    log = await broker.open_log()
+    await all_of(log, event("a", b"1"), event("b"), event("a", b"2"))
+    assert all(map(is_of_batch, (await everything(log))[1:]))
+
+
+async def test_no_message_id_is_ever_sent(broker: Broker) -> None:
+    log = await broker.open_log()
+    await all_of(log, event("a", expected_last_sequence=0), *(event(f"d{number}") for number in range(30)))
+    await log.append_atomically([event("x"), event("y")])
+    assert not any(b"nats-msg-id" in record.headers.lower() for record in await everything(log))
+
+
+async def test_concurrent_writers_each_see_their_own_events_in_order(broker: Broker) -> None:
+    log = await broker.open_log()
+
+    async def write(writer: int) -> list[int]:
+        sequences: list[int] = []
+        for round_number in range(12):
+            pair = [event(f"w{writer}", b"%d" % (2 * round_number + at)) for at in range(1 + writer % 3)]
+            sequences += [answer.sequence for answer in await all_of(log, *pair)]
+        return sequences
+
+    written = await asyncio.gather(*map(write, range(64)))
+    records = {record.sequence: record for record in await everything(log)}
+    assert len(records) == 1 + sum(map(len, written))
+    for writer, sequences in enumerate(written):
+        assert sequences == sorted(sequences)
+        assert {records[sequence].subject.rsplit(b".")[-1] for sequence in sequences} == {b"w%d" % writer}
+
+
+async def test_the_broker_killed_in_mid_append_keeps_what_it_acknowledged_and_the_order(synced: Broker) -> None:
+    log = await synced.open_log("gateway")
+    acknowledged: dict[bytes, int] = {}
+    answers: set[type] = set()
+    stop = asyncio.Event()
+
+    async def write(writer: int) -> None:
+        for number in itertools.count():
+            if stop.is_set():
+                return
+            bodies = [b"%d-%06d" % (writer, 3 * number + at) for at in range(3)]
+            for body, answer in zip(
+                bodies, await all_of(log, *(event(f"w{writer}", body) for body in bodies)), strict=True
+            ):
+                answers.add(type(answer))
+                if isinstance(answer, Appended):
+                    acknowledged[body] = answer.sequence
+            if not log.client.is_connected:
+                await log.client.until_up()
+
+    async with asyncio.timeout(3 * WAIT_SECONDS), asyncio.TaskGroup() as tasks:
+        for writer in range(24):
+            tasks.create_task(write(writer))
+        for kills in range(1, 4):
+            await more_than(acknowledged, 300 * kills)
+            synced.kill()
+            await synced.start()
+            await more_than(acknowledged, len(acknowledged))
+        stop.set()
+    assert answers <= {Appended, Unknown, LogUnavailable}
+    stored = await everything(await synced.open_log())
+    by_body = {record.body: record.sequence for record in stored[1:]}
+    assert len(by_body) == len(stored) - 1
+    assert acknowledged.items() <= by_body.items()
+    for writer in range(24):
+        own = [record.body for record in stored[1:] if record.body.startswith(b"%d-" % writer)]
+        assert own == sorted(own)
+
+
+async def more_than(kept: dict[bytes, int], count: int) -> None:
+    while len(kept) <= count:  # noqa: ASYNC110 - what is looked at belongs to the writers.
+        await asyncio.sleep(0.005)
+
+
+async def test_an_event_whose_acknowledgement_does_not_come_is_unknown_and_those_behind_are_not_sent(
+    broker: Broker,
+) -> None:
+    log = await broker.open_log(acknowledge_seconds=0.3)
+    with frozen(broker):
+        doubtful = asyncio.ensure_future(log.append(event("a", b"1")))
+        batch = asyncio.ensure_future(log.append_atomically([event("b", b"1"), event("c", b"1")]))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        behind = [asyncio.ensure_future(outcome_of(log.append(event(name, b"2")))) for name in "abc"]
+        assert isinstance(await doubtful, Unknown)
+        assert isinstance(await batch, Unknown)
+        assert [type(answer) for answer in await asyncio.gather(*behind)] == [LogUnavailable] * 3
+    assert isinstance(await log.append(event("a", b"3")), Appended)
+    bodies = [(record.subject.rsplit(b".")[-1], record.body) for record in (await everything(log))[1:]]
+    # In this case the broker had them all the time.
+    assert bodies == [(b"a", b"1"), (b"b", b"1"), (b"c", b"1"), (b"a", b"3")]
+
+
+async def test_what_is_on_its_way_when_the_connection_breaks_is_unknown_at_once(broker: Broker) -> None:
+    log = await broker.open_log()
+    with frozen(broker):
+        on_its_way = asyncio.ensure_future(log.append(event("a")))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        behind = asyncio.ensure_future(outcome_of(log.append(event("a"))))
+        await asyncio.sleep(0)
+        broker.kill()
+    async with asyncio.timeout(WAIT_SECONDS):
+        assert await on_its_way == Unknown("the connection broke before the acknowledgement")
+        assert isinstance(await behind, LogUnavailable)
+        answers = await all_of(log, event("a"), event("b"))
+    assert [type(answer) for answer in answers] == [LogUnavailable] * 2
+    await broker.start()
+    await log.client.until_up()
+    assert await log.append(event("a")) == Appended(2)
+
+
+async def test_without_a_stream_nothing_is_stored_and_that_is_said(broker: Broker) -> None:
+    log = await broker.open_log()
+    await ask_api(await broker.connect(), "STREAM.DELETE.STATE")
+    for appending in (
+        log.append(event("a")),
+        log.append_atomically([event("a"), event("b")]),
+        log.append(event("a", expected_last_sequence=0)),
+    ):
+        with pytest.raises(LogUnavailable, match="no stream takes it"):
+            await appending
+
+
+async def test_batches_hoarded_by_another_client_do_not_keep_events_out(broker: Broker) -> None:
+    """The broker keeps 50 batches open a stream, for ten seconds each, and anyone may begin one."""
+    log = await broker.open_log()
+    block = b"NATS/1.0\r\nNats-Batch-Id: hoard%d\r\nNats-Batch-Sequence: 1\r\n\r\n"
+    blocks = [block % number for number in range(60)]
+    await broker.publish_raw(*(b"HPUB state.n.x %d %d\r\n%b\r\n" % (len(b), len(b), b) for b in blocks))
+    publications = [event(f"d{number % 20}", b"%03d" % number) for number in range(60)]
+    answers = await all_of(log, *publications)
+    assert [type(answer) for answer in answers] == [Appended] * 60
+    sequences = [answer.sequence for answer in answers]
+    assert all(sequences[at] < sequences[at + 20] for at in range(40))
+    with pytest.raises(LogUnavailable, match="too many inflight"):
+        await log.append_atomically(publications[:20])
+
+
+async def test_a_broker_out_of_space_says_so_at_once(tmp_path: Path) -> None:
+    async with running_broker(tmp_path) as broker:
+        await broker.server.stop()
+        await broker.start(file_bytes_max=200_000)
+        await broker.make_log()
+        log = await broker.open_log("gateway")
+        stored = 0
+        async with asyncio.timeout(WAIT_SECONDS):
+            while isinstance(answer := await outcome_of(log.append(event(f"d{stored}", b"x" * 5000))), Appended):
+                stored += 1
+            assert isinstance(answer, LogFull)
+            with pytest.raises(LogFull):
+                await log.append_atomically([event("a", b"x" * 5000), event("b", b"x" * 5000)])
+            answers = await all_of(log, *(event(f"e{number}", b"x" * 5000) for number in range(30)))
+        assert {type(answer) for answer in answers} == {LogFull}
+        assert 20 < stored < 42
+        assert (await log.info()).last_sequence == stored + 1
+
+
+async def test_after_an_event_that_found_no_room_no_later_one_of_its_document_is_stored(tmp_path: Path) -> None:
+    async with running_broker(tmp_path) as broker:
+        await broker.make_log(bytes_max=20_000)
+        log = await broker.open_log()
+        sizes = [15_000, 15_000, *[1] * 30]
+        first = asyncio.ensure_future(log.append(event("a", b"x" * 10_000)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        answers = await all_of(log, *(event("a", b"x" * size) for size in sizes), event("b"))
+        assert isinstance(await first, Appended)
+        assert [type(answer) for answer in answers[:-1]] == [LogFull] * len(sizes)
+        assert len((await everything(log))[1:]) <= 2
+
+
+async def test_an_oversized_event_is_refused_and_the_client_goes_on(broker: Broker) -> None:
+    log = await broker.open_log()
+    with pytest.raises(Refused, match="at most 1048576 bytes"):
+        await log.append(event("a", b"x" * (3 * 1024 * 1024)))
+    assert await log.append(event("a")) == Appended(2)
+    assert log.client.stats["reconnects"] == 0
+
+
+async def test_more_appends_than_there_is_room_for_wait_in_their_order(broker: Broker) -> None:
+    log = await broker.open_log()
+    count = APPENDS_WAITING_MAX + 500
+    answers = await asyncio.gather(*(log.append(event(f"d{number % 3000}")) for number in range(count)))
+    assert [answer.sequence for answer in answers if isinstance(answer, Appended)] == list(range(2, count + 2))
+
+
+async def test_nobody_overtakes_another_in_front_of_a_full_room() -> None:
+    room = Room(1)
+    await room.enter()
+    entered: list[str] = []
+
+    async def visit(name: str) -> None:
+        await room.enter()
+        entered.append(name)
+        room.leave()
+
+    first, gone, *_ = (asyncio.ensure_future(visit(name)) for name in ("first", "gone", "second"))
+    await asyncio.sleep(0)
+    room.leave()
+    # The first is called and not in yet: who comes now, before it is its turn, waits behind all others.
+    newcomer = visit("newcomer")
+    newcomer.send(None)
+    assert entered == []
+    gone.cancel()
+    newcomer.close()
+    last = asyncio.ensure_future(visit("last"))
+    await asyncio.gather(first, gone, last, return_exceptions=True)
+    assert entered == ["first", "second", "last"]
+
+
+async def test_a_place_called_out_to_someone_who_is_gone_goes_to_the_next() -> None:
+    room = Room(1)
+    await room.enter()
+    waiting = [asyncio.ensure_future(room.enter()) for _ in range(2)]
+    await asyncio.sleep(0)
+    room.leave()
+    waiting[0].cancel()
+    async with asyncio.timeout(WAIT_SECONDS):
+        await waiting[1]
+    assert waiting[0].cancelled()

@@ -1,0 +1,340 @@
+"""The bulk reader: no bytes stop it, no failure of the broker makes it skip, repeat or invent an event."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from refold.core.errors import LogHole, LogUnavailable
+from refold.core.limits import BATCH_BYTES_MAX, READ_AHEAD_BYTES
+from refold.core.record import Record, partition_of, place
+from refold.log import Publication
+from refold.log.jetstream import JetStreamLog, feed, reader
+from refold.log.jetstream.api import ask_api, stored_record
+from refold.log.jetstream.feed import Feed
+from refold.log.jetstream.frames import message_frame
+from support.broker import WAIT_SECONDS, Broker, read_until, running_broker
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
+    async with running_broker(tmp_path) as broker:
+        await broker.make_log()
+        yield broker
+
+
+def event(document: str, body: bytes = b"{}") -> Publication:
+    return Publication(namespace="n", document=document, body=body)
+
+
+async def fill(log: JetStreamLog, events: int, *, body: bytes = b"") -> int:
+    """Append so many events in batches; return the log's last sequence."""
+    last = (await log.info()).last_sequence
+    step = min(1000, BATCH_BYTES_MAX // (len(body) or 1))
+    for first in range(0, events, step):
+        numbers = range(first, min(first + step, events))
+        batch = [event(f"d{number % 50}", body or b"%d" % number) for number in numbers]
+        answer = await log.append_atomically(batch)
+        assert isinstance(answer, list)
+        last = answer[-1].sequence
+    return last
+
+
+def names(record: Record) -> tuple[bytes, bytes]:
+    return (record.subject, record.body)
+
+
+LONG = b"x" * 3000
+HOSTILE = [
+    (b"state.n.\xff\xfe", b"log.%d.n.\xff\xfe" % partition_of(b"n", b"\xff\xfe")),
+    (b"state.n.\x00", b"log.%d.n.\x00" % partition_of(b"n", b"\x00")),
+    (b"state." + LONG + b".d", b"log.%d.%b.d" % (partition_of(LONG, b"d"), LONG)),
+    (b"state.n.*", b"state.n.*"),
+    (b"state.n.\x0b\x0c", b"log.%d.n.\x0b\x0c" % partition_of(b"n", b"\x0b\x0c")),
+    ("state.n.\ufffd".encode(), b"log.%d.n.\xef\xbf\xbd" % partition_of(b"n", "\ufffd".encode())),
+    (b'state.n."\\<&>', b'log.%d.n."\\<&>' % partition_of(b"n", b'"\\<&>')),
+]
+
+
+@pytest.mark.parametrize("user", ["projector", "gateway"])
+async def test_hostile_subjects_are_read_and_got_byte_for_byte(broker: Broker, user: Any) -> None:
+    frames = [message_frame(subject, b"%d" % at) for at, (subject, _) in enumerate(HOSTILE)]
+    await broker.publish_raw(*frames, message_frame(b"state.n.end", b"end"))
+    log = await broker.open_log(user)
+    last = len(HOSTILE) + 2
+    got = [await log.get(sequence) for sequence in range(2, last + 1)]
+    assert [record and record.subject for record in got[:-1]] == [stored for _, stored in HOSTILE]
+    if user == "projector":
+        assert await read_until(log, last, after_sequence=1) == got
+        assert [place(record.subject).reason for record in got[:4] if record] == ["bad_name"] * 4
+    assert log.client.stats["reconnects"] == 0
+
+
+HOSTILE_HEADERS = [
+    b"NATS/1.0\r\nno colon\r\n\r\n",
+    b"NATS/1.0\r\nNo-Value:\r\n\r\n",
+    b"NATS/1.0\r\nBad: \xff\xfe\x00\r\n\xff: x\r\n\r\n",
+    b"NATS/1.0\r\n" + b"Again: x\r\n" * 100 + b"\r\n",
+    b"NATS/1.0\r\n\r\n",
+    b"NATS/1.0\r\nA: 1\r\n\r\nB: 2\r\n\r\n",
+    b"NATS/1.0\r\nNats-Subject: log.1.forged\r\nNats-Sequence: 7\r\nNats-Pending-Bytes: 9\r\n\r\n",
+    b"NATS/1.0 100 Idle Heartbeat\r\n\r\n",
+    b"NATS/1.0 409 Consumer Deleted\r\n\r\n",
+    b"NATS/1.0 503\r\nX: y\r\n\r\n",
+]
+
+
+async def test_hostile_headers_are_read_and_got_byte_for_byte(broker: Broker) -> None:
+    frames = [
+        b"HPUB state.n.\xff%d %d %d\r\n%bbody\r\n" % (at, len(block), len(block) + 4, block)
+        for at, block in enumerate(HOSTILE_HEADERS)
+    ]
+    await broker.publish_raw(*frames, message_frame(b"state.n.end", b"end"))
+    log = await broker.open_log("projector")
+    last = len(HOSTILE_HEADERS) + 2
+    read = await read_until(log, last, after_sequence=1)
+    assert read == [await log.get(sequence) for sequence in range(2, last + 1)]
+    assert [record.body for record in read] == [b"body"] * len(HOSTILE_HEADERS) + [b"end"]
+    assert [place(record.subject).reason for record in read[:-1]] == ["bad_name"] * len(HOSTILE_HEADERS)
+    for block, record in list(zip(HOSTILE_HEADERS, read, strict=False))[:7]:
+        assert record.headers == block.removeprefix(b"NATS/1.0\r\n")[:-2]
+    assert log.client.stats["reconnects"] == 0
+
+
+async def test_a_million_bytes_of_body_and_a_batch_of_a_thousand_are_read_as_they_are(broker: Broker) -> None:
+    log = await broker.open_log()
+    large = [event(f"l{number}", bytes([number]) * (1024 * 1024)) for number in range(20)]
+    for publication in large:
+        await log.append(publication)
+    last = await fill(log, 1000)
+    records = await read_until(log, last, after_sequence=1)
+    assert [record.body for record in records[:20]] == [publication.body for publication in large]
+    assert [record.body for record in records[20:]] == [b"%d" % number for number in range(1000)]
+
+
+async def test_the_broker_killed_in_mid_read_costs_no_event_and_repeats_none(broker: Broker) -> None:
+    log = await broker.open_log()
+    last = await fill(log, 30_000, body=b"x" * 500)
+    seen: list[int] = []
+    kills = [3_000, 12_000, 25_000]
+    async with asyncio.timeout(3 * WAIT_SECONDS), aclosing(log.read(0)) as runs:
+        async for run in runs:
+            seen += [record.sequence for record in run]
+            if kills and len(seen) >= kills[0]:
+                kills.pop(0)
+                broker.kill()
+                await broker.start()
+            if len(seen) >= last:
+                break
+    assert seen == list(range(1, last + 1))
+    assert log.client.stats["reconnects"] >= 1
+
+
+async def test_the_broker_killed_while_nothing_comes_is_waited_for(broker: Broker) -> None:
+    log, writer = await broker.open_log("projector"), await broker.open_log()
+    seen: list[int] = []
+    async with asyncio.timeout(3 * WAIT_SECONDS), aclosing(log.read(0)) as runs:
+        seen += [record.sequence for record in await anext(runs)]
+        for _ in range(3):
+            coming = asyncio.ensure_future(anext(runs))
+            broker.kill()
+            await broker.start()
+            await writer.client.until_up()
+            await writer.append(event("a"))
+            seen += [record.sequence for record in await coming]
+    assert seen == [1, 2, 3, 4]
+
+
+async def test_a_consumer_that_was_taken_away_is_made_anew(broker: Broker) -> None:
+    log = await broker.open_log()
+    async with asyncio.timeout(WAIT_SECONDS), aclosing(log.read(0)) as runs:
+        await anext(runs)
+        coming = asyncio.ensure_future(anext(runs))
+        for _ in range(2):
+            consumers = (await ask_api(log.client, "CONSUMER.NAMES.STATE"))["consumers"]
+            for name in consumers:
+                await ask_api(log.client, f"CONSUMER.DELETE.STATE.{name}")
+        await log.append(event("a"))
+        assert [record.sequence for record in await coming] == [2]
+
+
+async def test_a_reader_that_ends_leaves_no_consumer(broker: Broker) -> None:
+    log = await broker.open_log()
+    for _ in range(3):
+        await read_until(log, 1)
+    await log.client.until_taken()
+    assert not (await ask_api(log.client, "CONSUMER.NAMES.STATE"))["consumers"]
+
+
+async def test_a_broker_that_is_silent_is_noticed(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(feed, "HEARTBEATS_MISSED_MAX", 3)
+    log = await broker.open_log()
+    made = count_calls(monkeypatch, feed, "ask_api")
+    async with asyncio.timeout(WAIT_SECONDS), aclosing(log.read(1)) as runs:
+        coming = asyncio.ensure_future(anext(runs))
+        await until_more(made, 0)
+        server = psutil.Process(broker.server.child.pid)
+        server.suspend()
+        # The next consumer is asked for once this one is taken for lost.
+        asked = len(made)
+        server_resumes = asyncio.get_running_loop().call_later(0.6, server.resume)
+        await until_more(made, asked)
+        await log.append(event("a"))
+        assert [record.sequence for record in await coming] == [2]
+        server_resumes.cancel()
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list[tuple[Any, ...]]:
+    calls: list[tuple[Any, ...]] = []
+    called = getattr(module, name)
+
+    async def counting(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return await called(*arguments)
+
+    monkeypatch.setattr(module, name, counting)
+    return calls
+
+
+async def until_more(calls: list[Any], than: int) -> None:
+    async with asyncio.timeout(WAIT_SECONDS):
+        while len(calls) <= than:  # noqa: ASYNC110 - what is looked at belongs to others.
+            await asyncio.sleep(0.005)
+
+
+async def test_a_log_that_lost_its_end_is_a_hole_that_names_both_sequences(
+    broker: Broker, tmp_path: Path
+) -> None:
+    log = await broker.open_log()
+    await fill(log, 5)
+    stream, copy = tmp_path / "nats", tmp_path / "copy"
+    broker.kill()
+    shutil.copytree(stream, copy)
+    await broker.start()
+    await log.client.until_up()
+    last = await fill(log, 3)
+    async with asyncio.timeout(WAIT_SECONDS), aclosing(log.read(0)) as runs:
+        read = 0
+        while read < last:
+            read = (await anext(runs))[-1].sequence
+        broker.kill()
+        shutil.rmtree(stream)
+        copy.rename(stream)
+        await broker.start()
+        with pytest.raises(LogHole) as caught:
+            await anext(runs)
+    assert caught.value.facts == {"last_sequence": 6, "read_sequence": 9}
+
+
+async def test_what_is_not_taken_is_not_sent_without_bound(broker: Broker) -> None:
+    log = await broker.open_log()
+    events = 3 * READ_AHEAD_BYTES // 100_000
+    await fill(log, events, body=b"x" * 100_000)
+    begun = await Feed.open(log.client, 1)
+    taken = len(await begun.take())
+    # All that the first request allows has come when the broker answers another one.
+    await log.client.until_taken()
+    async with asyncio.timeout(WAIT_SECONDS):
+        while begun._asked_bytes > 200_000:  # noqa: ASYNC110 - what is looked at belongs to the feed.
+            await asyncio.sleep(0.005)
+    assert taken * 100_000 <= READ_AHEAD_BYTES
+    assert len(begun._run) * 100_000 <= READ_AHEAD_BYTES
+    begun.close()
+
+
+async def test_a_gap_that_the_log_has_not_is_read_again(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One message is lost between broker and reader; the log still has it."""
+    log = await broker.open_log()
+    last = await fill(log, 2000)
+    taken = Feed._take_message
+    lost: list[bytes] = []
+
+    def lose_one(self: Feed, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> None:
+        if payload == b"700" and not lost:
+            lost.append(payload)
+        else:
+            taken(self, subject, reply, headers, payload)
+
+    monkeypatch.setattr(Feed, "_take_message", lose_one)
+    records = await read_until(log, last)
+    assert [record.sequence for record in records] == list(range(1, last + 1))
+    assert lost == [b"700"]
+
+
+async def test_a_gap_at_the_very_beginning_is_asked_of_the_leader(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = await broker.open_log()
+    last = await fill(log, 10)
+    taken = Feed._take_message
+    lost: list[bytes] = []
+
+    def lose_first(self: Feed, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> None:
+        if payload == b"0" and len(lost) < 2:
+            lost.append(payload)
+        else:
+            taken(self, subject, reply, headers, payload)
+
+    monkeypatch.setattr(Feed, "_take_message", lose_first)
+    asked = count_calls_of_records(monkeypatch)
+    records = await read_until(log, last, after_sequence=1)
+    assert [record.sequence for record in records] == list(range(2, last + 1))
+    assert asked == [2, 2]
+
+
+def count_calls_of_records(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    asked: list[int] = []
+
+    async def counting(client: Any, *, seq: int) -> Record | None:
+        asked.append(seq)
+        return await stored_record(client, seq=seq)
+
+    monkeypatch.setattr(reader, "stored_record", counting)
+    return asked
+
+
+def leader_that_has(*ends: int) -> Callable[[Any], Any]:
+    left = list(ends)
+
+    async def info(_: Any) -> dict[str, Any]:
+        end = left.pop(0) if len(left) > 1 else left[0]
+        return {"config": {"num_replicas": 3}, "state": {"last_seq": end}}
+
+    return info
+
+
+async def test_nothing_is_read_that_a_replicated_streams_leader_has_not(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = await broker.open_log()
+    last = await fill(log, 9)
+    monkeypatch.setattr(reader, "RECONNECT_SECONDS", 0.001)
+    monkeypatch.setattr(reader, "stream_info", leader_that_has(0, 4, 4, 4, 7, 7, 20))
+    runs: list[list[int]] = []
+    async with asyncio.timeout(WAIT_SECONDS), aclosing(log.read(0)) as reading:
+        async for run in reading:
+            runs.append([record.sequence for record in run])
+            if run[-1].sequence == last:
+                break
+    assert [run[-1] for run in runs] == [4, 7, last]
+    assert [sequence for run in runs for sequence in run] == list(range(1, last + 1))
+
+
+async def test_a_closed_connection_ends_the_reading(broker: Broker) -> None:
+    log = await broker.open_log()
+    async with asyncio.timeout(WAIT_SECONDS), aclosing(log.read(1)) as runs:
+        coming = asyncio.ensure_future(anext(runs))
+        await log.info()
+        await log.close()
+        with pytest.raises(LogUnavailable):
+            await coming
