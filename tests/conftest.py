@@ -1,7 +1,13 @@
 """The fixtures that every test may use."""
 
+from hypothesis import settings
+
 from support.http import api
 from support.servers import fresh_nats, nats_server, nats_urls, postgres_dsn, postgres_server
 from support.system import system
 
 __all__ = ["api", "fresh_nats", "nats_server", "nats_urls", "postgres_dsn", "postgres_server", "system"]
+
+# Other work on the machine makes an example slow, not wrong; a failure prints what reproduces it.
+settings.register_profile("refold", deadline=None, print_blob=True)
+settings.load_profile("refold")

@@ -2,6 +2,7 @@
 
 import json
 
+import jsonpatch
 import pytest
 
 from support.up import Up, run_refold

@@ -21,7 +21,7 @@ OPERATIONS_MAX: Final = 10_000
 STATE_BYTES_MAX: Final = 8 * 1024 * 1024
 """Canonical bytes of a state, checked after every operation."""
 
-COPY_BYTES_MAX: Final = 64 * 1024 * 1024
+COPY_BYTES_MAX: Final = 16 * 1024 * 1024
 """Canonical bytes that one event's `copy` and `move` operations may carry in all: a copy bomb is a rejection."""
 
 EVENT_BYTES_MAX: Final = 1024 * 1024

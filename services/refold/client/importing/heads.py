@@ -91,9 +91,12 @@ class Heads:
                 head, state = await self._ask(document)
                 self.put(document, head, state)
 
-        async with asyncio.TaskGroup() as tasks:
-            for document in wanted - self._heads.keys():
-                tasks.create_task(load(document))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for document in wanted - self._heads.keys():
+                    tasks.create_task(load(document))
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group
 
     def _make_room(self, wanted: set[str]) -> None:
         for document in list(self._heads):
