@@ -23,10 +23,10 @@ from refold.gateway.answers import json_answer
 from refold.gateway.described import described
 from refold.gateway.parts import Parts, parts_of
 from refold.gateway.problems import Problem
-from refold.gateway.queries import refuse_query
+from refold.gateway.queries import no_query
 from refold.log import LogInfo
 
-router: Final = APIRouter(tags=["operate"], dependencies=[Depends(refuse_query)])
+router: Final = APIRouter(tags=["operate"], dependencies=[Depends(no_query)])
 
 CHECK_SECONDS: Final = 2.0
 """What has not answered a probe by then is not reachable."""

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Final
 
 import orjson
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -31,7 +31,7 @@ from refold.gateway.problems import Problem, problem_of
 from refold.gateway.queries import refuse_query
 from refold.log import Publication
 
-router: Final = APIRouter(tags=["write"], dependencies=[Depends(refuse_query)])
+router: Final = APIRouter(tags=["write"])
 
 MEDIA_TYPE: Final = "application/x-ndjson"
 _TAKEN: Final = (MEDIA_TYPE, "application/ndjson", "application/jsonl", "")
@@ -44,6 +44,7 @@ async def append_events(request: Request, namespace: str) -> Response:
     A line that breaks a rule is answered by its own refusal, and the others go on. Where the log fails, what
     follows in this request is refused with its problem, so that no later event overtakes an earlier one.
     """
+    refuse_query(request)
     refuse_encoding(request)
     if media_type(request) not in _TAKEN:
         raise unsupported(media_type(request), (MEDIA_TYPE,))

@@ -88,10 +88,15 @@ class OutcomeQuery(_Query):
     )
 
 
-async def refuse_query(request: Request) -> None:
-    """Refuse any query parameter (a coroutine, for a plain function would be sent to a thread)."""
+def refuse_query(request: Request) -> None:
+    """Refuse any query parameter."""
     for name in request.query_params:
         raise unknown_parameter(name)
+
+
+async def no_query(request: Request) -> None:
+    """Refuse any query parameter: a route's dependency (a plain function would be sent to a thread)."""
+    refuse_query(request)
 
 
 def read_query(request: Request) -> ReadQuery:

@@ -29,7 +29,7 @@ from refold.gateway.queries import (
     ListQuery,
     OutcomeQuery,
     RejectionsQuery,
-    refuse_query,
+    no_query,
 )
 from refold.gateway.submit import catch_up
 from refold.store import Head
@@ -111,7 +111,7 @@ async def read_outcome_by_id(
 
 @router.get(
     "/v1/{namespace}/{document}/outcomes/{sequence}",
-    dependencies=[Depends(refuse_query)],
+    dependencies=[Depends(no_query)],
     **described(
         "Outcome by sequence",
         "readOutcome",
@@ -152,7 +152,7 @@ async def list_documents(request: Request, namespace: str, query: Annotated[List
 
 @router.get(
     "/v1",
-    dependencies=[Depends(refuse_query)],
+    dependencies=[Depends(no_query)],
     **described("Namespaces", "listNamespaces", models.Namespaces),
 )
 async def list_namespaces(request: Request) -> Response:

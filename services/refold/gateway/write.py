@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -33,7 +33,7 @@ from refold.gateway.strict import append_strictly, refuse_absent
 from refold.gateway.submit import Written, append_surely
 from refold.log import Publication
 
-router: Final = APIRouter(tags=["write"], dependencies=[Depends(refuse_query)])
+router: Final = APIRouter(tags=["write"])
 
 _STATE_TYPES: Final = ("application/json", "")
 _PATCH_TYPES: Final = (JSON_PATCH, MERGE_PATCH)
@@ -64,6 +64,7 @@ async def delete_document(request: Request, namespace: str, document: str) -> Re
 
 def _begin(request: Request, namespace: str, document: str) -> Draft:
     """Read everything that stands before the body, so that what is wrong there is said first."""
+    refuse_query(request)
     parts = parts_of(request)
     fields = event_fields(request)
     return draft(namespace, document, fields, made_id=parts.new_id(), headers=carried_headers(request))

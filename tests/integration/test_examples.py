@@ -1,0 +1,41 @@
+"""Every example runs as it stands, and shows what it says."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.up import Up, environment
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SHOWN = {
+    "quickstart.py": ("http", "applied is version 3"),
+    "publish_with_nats.py": ("nats", "'status': 'applied'"),
+    "time_travel.py": ("http", "in 2000 it was 1.0"),
+    "strict_write.py": ("http", "conflict"),
+    "bulk.py": ("http", "1000 of 1000 took a version"),
+    "follow_changes.py": ("nats", "version 3 by example"),
+}
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory):
+    running = Up.start(tmp_path_factory.mktemp("examples") / "data", "--durability", "os")
+    yield running
+    assert running.stop() == 0
+
+
+def test_every_example_is_tried():
+    assert {path.name for path in EXAMPLES.glob("*.py")} == SHOWN.keys()
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_an_example_shows_what_it_promises(up, name):
+    endpoint, promised = SHOWN[name]
+    command = [sys.executable, str(EXAMPLES / name), up.endpoints()[endpoint]]
+    found = subprocess.run(
+        command, capture_output=True, text=True, env=environment(), timeout=120, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    assert promised in found.stdout
