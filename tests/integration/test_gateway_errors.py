@@ -385,3 +385,51 @@ async def test_an_ending_gateway_answers_whoever_waits() -> None:
         assert (await writing).status_code == 202
         problem(await reading, 504, "timed_out")
         assert (await bulk).json()["status"] == "pending"
+
+
+async def test_too_many_bulk_requests_are_told_to_come_again(
+    gateway: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("refold.gateway.bulk.BULK_QUEUE_SECONDS", 0.02)
+    gateway.app.state.bulk_slots = asyncio.Semaphore(1)
+    is_over = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"doc":"d","put":1}\n'
+        await is_over.wait()
+
+    first = asyncio.create_task(gateway.request("POST", "/v1/n/events", content=body()))
+    await gateway.appended(1)
+    refused = await gateway.request("POST", "/v1/n/events", content=b'{"doc":"d","put":2}\n')
+    problem(refused, 503, "busy")
+    is_over.set()
+    assert (await first).json()["version"] == 1
+    assert (await gateway.request("POST", "/v1/n/events", content=b'{"doc":"d","put":2}')).status_code == 200
+
+
+async def test_a_client_that_never_reads_its_answers_is_given_up(
+    gateway: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("refold.gateway.bulk.BULK_STALL_SECONDS", 0.05)
+    monkeypatch.setattr("refold.gateway.buffers.BULK_ANSWER_BYTES_MAX", 1_000)
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/n/events",
+        "raw_path": b"/v1/n/events",
+        "query_string": b"",
+        "headers": [(b"refold-wait", b"0")],
+    }
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(0)
+        return {"type": "http.request", "body": b'{"doc":"d","put":1}\n' * 100, "more_body": True}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    async with asyncio.timeout(20):
+        # It returns in the middle of its answer, at which the server breaks the connection off.
+        await gateway.app(scope, receive, send)
+    assert (await gateway.put("/v1/n/d", 1)).status_code == 200

@@ -61,6 +61,9 @@ def is_of_batch(record: Record) -> bool:
 def frozen(broker: Broker) -> Any:
     server = psutil.Process(broker.server.child.pid)
     server.suspend()
+    # Its threads stop one by one.
+    while any(psutil.Process(thread.id).status() != psutil.STATUS_STOPPED for thread in server.threads()):
+        pass
     try:
         yield
     finally:
@@ -81,7 +84,9 @@ async def test_few_events_go_one_by_one_and_many_as_a_batch(broker: Broker) -> N
     assert b"Nats-Batch-Sequence: 10\r\nNats-Batch-Commit: 1\r\n" in batch[-1].headers
 
 
-async def test_two_events_of_a_document_that_go_together_are_stored_both_or_not_at_all(broker: Broker) -> None:
+async def test_two_events_of_a_document_that_go_together_are_stored_both_or_not_at_all(
+    broker: Broker,
+) -> None:
     log = await broker.open_log()
     await all_of(log, event("a", b"1"), event("b"), event("a", b"2"))
     assert all(map(is_of_batch, (await everything(log))[1:]))
@@ -112,7 +117,9 @@ async def test_concurrent_writers_each_see_their_own_events_in_order(broker: Bro
         assert {records[sequence].subject.rsplit(b".")[-1] for sequence in sequences} == {b"w%d" % writer}
 
 
-async def test_the_broker_killed_in_mid_append_keeps_what_it_acknowledged_and_the_order(synced: Broker) -> None:
+async def test_the_broker_killed_in_mid_append_keeps_what_it_acknowledged_and_the_order(
+    synced: Broker,
+) -> None:
     log = await synced.open_log("gateway")
     acknowledged: dict[bytes, int] = {}
     answers: set[type] = set()
@@ -229,7 +236,9 @@ async def test_a_broker_out_of_space_says_so_at_once(tmp_path: Path) -> None:
         log = await broker.open_log("gateway")
         stored = 0
         async with asyncio.timeout(WAIT_SECONDS):
-            while isinstance(answer := await outcome_of(log.append(event(f"d{stored}", b"x" * 5000))), Appended):
+            while isinstance(
+                answer := await outcome_of(log.append(event(f"d{stored}", b"x" * 5000))), Appended
+            ):
                 stored += 1
             assert isinstance(answer, LogFull)
             with pytest.raises(LogFull):
@@ -240,7 +249,9 @@ async def test_a_broker_out_of_space_says_so_at_once(tmp_path: Path) -> None:
         assert (await log.info()).last_sequence == stored + 1
 
 
-async def test_after_an_event_that_found_no_room_no_later_one_of_its_document_is_stored(tmp_path: Path) -> None:
+async def test_after_an_event_that_found_no_room_no_later_one_of_its_document_is_stored(
+    tmp_path: Path,
+) -> None:
     async with running_broker(tmp_path) as broker:
         await broker.make_log(bytes_max=20_000)
         log = await broker.open_log()
@@ -266,7 +277,9 @@ async def test_more_appends_than_there_is_room_for_wait_in_their_order(broker: B
     log = await broker.open_log()
     count = APPENDS_WAITING_MAX + 500
     answers = await asyncio.gather(*(log.append(event(f"d{number % 3000}")) for number in range(count)))
-    assert [answer.sequence for answer in answers if isinstance(answer, Appended)] == list(range(2, count + 2))
+    assert [answer.sequence for answer in answers if isinstance(answer, Appended)] == list(
+        range(2, count + 2)
+    )
 
 
 async def test_nobody_overtakes_another_in_front_of_a_full_room() -> None:

@@ -61,8 +61,7 @@ def _decide_once(
     known = recall(document.identities, digest, document.events)
     if known is not None:
         return Folded(_repeated(document, content, *known), recorded_at, event_id=event_id)
-    folded = _decide(document, envelope, record, recorded_at, fold_number)
-    outcome = folded.outcome
+    outcome, occurred_at, event, *_ = _decide(document, envelope, record, recorded_at, fold_number)
     first = First(
         document.events,
         record.sequence,
@@ -73,7 +72,7 @@ def _decide_once(
         outcome.reason,
     )
     identity = remember(document.identities, digest, content, first)
-    return folded._replace(event_id=event_id, identity=identity)
+    return Folded(outcome, occurred_at, event, event_id, identity)
 
 
 def _repeated(document: Document, content: bytes, first_content: bytes, first: First) -> Outcome:
@@ -148,8 +147,12 @@ def _apply(document: Document, event: Event) -> list[canonical.Json] | None:
 
 
 def _rejected(document: Document, kind: Kind, refused: Refused) -> Outcome:
-    detail = str(refused).translate(_CONTROLS)[:DETAIL_CHARS_MAX]
-    return Outcome(Status.rejected, document.version, kind, reason=refused.reason, detail=detail)
+    detail = str(refused)
+    if not detail.isprintable():
+        detail = detail.translate(_CONTROLS)
+    return Outcome(
+        Status.rejected, document.version, kind, reason=refused.reason, detail=detail[:DETAIL_CHARS_MAX]
+    )
 
 
 # A NUL is legal in JSON text but not in the store's; the others would play with a terminal.

@@ -174,8 +174,11 @@ OUTCOMES_EARLY_MAX: Final = 20_000
 BULK_BATCHES_MAX: Final = 2
 """Batches of one bulk request that are in the log and wait for their outcomes."""
 
-BULK_REQUESTS_MAX: Final = 16
-"""Bulk requests served at a time; more wait."""
+BULK_REQUESTS_MAX: Final = 32
+"""Bulk requests served at a time; more wait, …"""
+
+BULK_QUEUE_SECONDS: Final = 10.0
+"""… so long, and are then told to come again."""
 
 BULK_ANSWER_BYTES_MAX: Final = 32 * 1024 * 1024
 """Answers kept for a client that does not read while it sends; past this, its lines are no longer read, …"""

@@ -28,7 +28,7 @@ def parse_rfc3339(text: str, field: str = "occurred_at") -> int:
     found = _RFC3339.fullmatch(text)
     if found is None:
         raise _refused(field, text, "RFC 3339 with an offset and at most nine fractional digits")
-    year, month, day, hour, minute, second = (int(found[i]) for i in range(1, 7))
+    year, month, day, hour, minute, second = map(int, found.group(1, 2, 3, 4, 5, 6))
     offset_hour, offset_minute = int(found[9] or 0), int(found[10] or 0)
     if hour > 23 or minute > 59 or second > 59 or offset_hour > 23 or offset_minute > 59:
         raise _refused(field, text, "hours to 23, minutes and seconds to 59")

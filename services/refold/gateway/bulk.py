@@ -17,7 +17,13 @@ from starlette.types import Receive, Scope, Send
 
 from refold.core import canonical
 from refold.core.errors import RefoldError, Refused, TimedOut
-from refold.core.limits import BULK_BATCHES_MAX, BULK_REQUESTS_MAX, BULK_STALL_SECONDS, PAYLOAD_BYTES_MAX
+from refold.core.limits import (
+    BULK_BATCHES_MAX,
+    BULK_QUEUE_SECONDS,
+    BULK_REQUESTS_MAX,
+    BULK_STALL_SECONDS,
+    PAYLOAD_BYTES_MAX,
+)
 from refold.core.record import check_name, check_namespace
 from refold.core.shape import shape_of
 from refold.gateway.asking import media_type, refuse_encoding, unsupported, wait_seconds
@@ -27,9 +33,10 @@ from refold.gateway.described import APPENDING
 from refold.gateway.draft import checked_body
 from refold.gateway.lines import Line, LineSplitter
 from refold.gateway.parts import Parts, parts_of
-from refold.gateway.problems import Problem, problem_of
+from refold.gateway.problems import RETRY, Problem, problem_of
 from refold.gateway.queries import refuse_query
 from refold.log import Publication
+from refold.telemetry.logging import get_logger
 
 router: Final = APIRouter(tags=["write"])
 
@@ -73,17 +80,32 @@ class BulkAnswer(Response):
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Serve it, among a bounded number of others."""
         slots: asyncio.Semaphore = self._request.app.state.bulk_slots
-        async with slots:
-            try:
-                async with asyncio.TaskGroup() as stages:
-                    reading = stages.create_task(self._read(), name="bulk-read")
-                    ending = stages.create_task(self._end_reading(reading), name="bulk-end")
-                    stages.create_task(self._append(), name="bulk-append")
-                    stages.create_task(self._answer(), name="bulk-answer")
-                    await self._send(send)
-                    ending.cancel()
-            except ExceptionGroup as group:
-                raise group.exceptions[0] from group
+        try:
+            await asyncio.wait_for(slots.acquire(), BULK_QUEUE_SECONDS)
+        except TimeoutError as error:
+            detail = f"{BULK_REQUESTS_MAX} bulk requests are served already, and none has ended"
+            raise Problem(503, "busy", detail, headers=RETRY) from error
+        try:
+            await self._serve(send)
+        except TimedOut as error:
+            if not self._has_started:
+                raise
+            # The answer has begun: breaking it off is all that is left to say.
+            get_logger().warning("bulk_abandoned", code=error.code, error=str(error))
+        finally:
+            slots.release()
+
+    async def _serve(self, send: Send) -> None:
+        try:
+            async with asyncio.TaskGroup() as stages:
+                reading = stages.create_task(self._read(), name="bulk-read")
+                ending = stages.create_task(self._end_reading(reading), name="bulk-end")
+                stages.create_task(self._append(), name="bulk-append")
+                stages.create_task(self._answer(), name="bulk-answer")
+                await self._send(send)
+                ending.cancel()
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group
 
     async def _read(self) -> None:
         splitter = LineSplitter(PAYLOAD_BYTES_MAX)

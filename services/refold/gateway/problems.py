@@ -31,7 +31,7 @@ from refold.telemetry.logging import get_logger
 
 MEDIA_TYPE: Final = "application/problem+json"
 NAMESPACE: Final = "urn:refold:problem:"
-RETRY_AFTER_SECONDS: Final = 1
+RETRY: Final = {"Retry-After": "1"}
 
 UNPARSED: Final = frozenset(
     {"bad_json", "duplicate_key", "lone_surrogate", "number_out_of_range", "bad_header", "repeated_header"}
@@ -90,7 +90,7 @@ def problem_of(error: RefoldError) -> Problem:
         return Problem(_status_of(error.reason), error.reason, str(error), **facts)
     status, headers = _STATUS.get(type(error)), None
     if isinstance(error, LogError | StoreError):
-        status, headers = 503, {"Retry-After": str(RETRY_AFTER_SECONDS)}
+        status, headers = 503, RETRY
     return Problem(status or 500, error.code, error.message, headers=headers, **_shown(error.facts))
 
 

@@ -12,7 +12,7 @@ from refold.core.limits import APPEND_ATTEMPTS_MAX
 from refold.gateway.conditions import Condition
 from refold.gateway.draft import Draft, event_id_of
 from refold.gateway.parts import Parts
-from refold.gateway.problems import RETRY_AFTER_SECONDS, Problem
+from refold.gateway.problems import RETRY, Problem
 from refold.gateway.submit import Written, append, catch_up, recover, repeated
 from refold.log import Appended, Stale
 from refold.store import Head
@@ -37,7 +37,7 @@ async def append_strictly(parts: Parts, draft: Draft, condition: Condition, dead
         if outcome is not None:
             return Written(outcome["sequence"], outcome)
     detail = f"others wrote to the document each of {APPEND_ATTEMPTS_MAX} times; nothing was published"
-    raise Problem(503, "contended", detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+    raise Problem(503, "contended", detail, headers=RETRY)
 
 
 async def refuse_absent(parts: Parts, draft: Draft, deadline: float) -> Written | None:

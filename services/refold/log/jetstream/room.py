@@ -31,9 +31,11 @@ class Room:
         self._call()
 
     async def _queue(self) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
         self._waiters.append(waiter)
-        self._call()
+        # Those who are called already come in first.
+        loop.call_soon(self._call)
         try:
             await waiter
         except asyncio.CancelledError:
