@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from refold.core.errors import LogFull, LogUnavailable, Refused
@@ -55,20 +53,6 @@ async def everything(log: JetStreamLog) -> list[Record]:
 
 def is_of_batch(record: Record) -> bool:
     return b"Nats-Batch-Id: " in record.headers
-
-
-@contextmanager
-def frozen(broker: Broker) -> Any:
-    server = psutil.Process(broker.server.child.pid)
-    server.suspend()
-    # Its threads stop one by one.
-    while any(psutil.Process(thread.id).status() != psutil.STATUS_STOPPED for thread in server.threads()):
-        pass
-    try:
-        yield
-    finally:
-        with suppress(psutil.NoSuchProcess):
-            server.resume()
 
 
 async def test_few_events_go_one_by_one_and_many_as_a_batch(broker: Broker) -> None:
@@ -167,7 +151,7 @@ async def test_an_event_whose_acknowledgement_does_not_come_is_unknown_and_those
     broker: Broker,
 ) -> None:
     log = await broker.open_log(acknowledge_seconds=0.3)
-    with frozen(broker):
+    with broker.frozen():
         doubtful = asyncio.ensure_future(log.append(event("a", b"1")))
         batch = asyncio.ensure_future(log.append_atomically([event("b", b"1"), event("c", b"1")]))
         await asyncio.sleep(0)
@@ -184,7 +168,7 @@ async def test_an_event_whose_acknowledgement_does_not_come_is_unknown_and_those
 
 async def test_what_is_on_its_way_when_the_connection_breaks_is_unknown_at_once(broker: Broker) -> None:
     log = await broker.open_log()
-    with frozen(broker):
+    with broker.frozen():
         on_its_way = asyncio.ensure_future(log.append(event("a")))
         await asyncio.sleep(0)
         await asyncio.sleep(0)

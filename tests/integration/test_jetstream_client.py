@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from nats.errors import ProtocolError
 
@@ -220,6 +219,20 @@ async def test_user_and_password_may_come_beside_the_address(broker: Broker) -> 
     await log.close()
 
 
+async def test_an_address_that_is_no_socket_is_refused() -> None:
+    with pytest.raises(Refused, match="nats:// or tls://"):
+        await connect("ws://127.0.0.1:1")
+
+
+async def test_of_several_addresses_one_that_answers_is_enough(broker: Broker) -> None:
+    servers = f"{broker.server.url('gateway')},nats://127.0.0.1:1"
+    for _ in range(4):
+        client = await connect(servers, inbox_prefix=inbox_prefix("gateway"))
+        with pytest.raises(LogUnavailable, match="Permissions Violation"):
+            await client.ask("$JS.API.STREAM.NAMES")
+        await client.close()
+
+
 async def test_a_connection_waits_for_a_broker_that_is_starting(broker: Broker) -> None:
     url = broker.server.url("gateway")
     broker.kill()
@@ -258,10 +271,10 @@ async def test_notices_sent_while_the_broker_is_away_are_lost_and_later_ones_not
 
 async def test_a_flush_on_its_way_when_the_broker_dies_fails_at_once(broker: Broker) -> None:
     notices = JetStreamNotices(await broker.connect())
-    psutil.Process(broker.server.child.pid).suspend()
-    flushed = asyncio.ensure_future(notices.flush())
-    await asyncio.sleep(0)
-    broker.kill()
+    with broker.frozen():
+        flushed = asyncio.ensure_future(notices.flush())
+        await asyncio.sleep(0)
+        broker.kill()
     with pytest.raises(LogUnavailable, match="broke"):
         await flushed
 

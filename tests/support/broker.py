@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+import psutil
 
 from refold.core.record import Record
 from refold.embedded.folder import DataFolder, open_folder
@@ -41,6 +43,20 @@ class Broker:
     def kill(self) -> None:
         """End it as a power cut does."""
         self.server.child.kill()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop it in its tracks, as a machine does that hangs."""
+        server = psutil.Process(self.server.child.pid)
+        server.suspend()
+        # Its threads stop one by one.
+        while any(psutil.Process(thread.id).status() != psutil.STATUS_STOPPED for thread in server.threads()):
+            pass
+        try:
+            yield
+        finally:
+            with suppress(psutil.NoSuchProcess):
+                server.resume()
 
     async def connect(self, user: NatsUser = "administrator") -> BrokerClient:
         """Connect as a user; closed with the broker."""

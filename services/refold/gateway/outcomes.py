@@ -73,21 +73,29 @@ class Outcomes:
         loop = asyncio.get_running_loop()
         while not awaited.done():
             left_seconds = deadline - loop.time()
-            # Notices come in order: with one lost, those folded with it are most likely lost too.
             is_lost = event[2] <= self._lost_sequence
             if not is_lost and left_seconds > 0:
                 await asyncio.wait({awaited}, timeout=min(NOTICE_WAIT_SECONDS, left_seconds))
-            if not awaited.done():
-                folded_sequence = self._progress.sequence
-                found = await self._found(event)
-                if found is not None:
-                    self._lost_sequence = max(self._lost_sequence, folded_sequence)
-                    return found
-                if left_seconds <= 0 or self._progress.released.is_set():
-                    return None
-                if is_lost:
-                    self._lost_sequence = 0
+            if awaited.done():
+                break
+            found = await self._found(event)
+            if found is not None:
+                if not is_lost:
+                    await self._note_loss()
+                return found
+            if left_seconds <= 0 or self._progress.released.is_set():
+                return None
+            if is_lost:
+                self._lost_sequence = 0
         return awaited.result()
+
+    async def _note_loss(self) -> None:
+        """Notices come in order: with one lost, all that are folded by now have come or are lost too."""
+        try:
+            await self._progress.refresh()
+        except StoreError:
+            return
+        self._lost_sequence = self._progress.sequence
 
     async def _found(self, event: tuple[str, str, int]) -> View | None:
         try:

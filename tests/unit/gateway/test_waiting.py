@@ -162,7 +162,7 @@ async def test_with_one_notice_lost_those_folded_with_it_are_looked_up_at_once(
     outcomes: Outcomes, progress: Progress, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.views |= {sequence: {"sequence": sequence} for sequence in (1, 2)}
-    progress.hear("", b'{"sequence":2}')
+    store.read_sequence = 2
     assert await outcomes.wait("n", "d", 1, later()) is not None
     monkeypatch.setattr(outcomes_module, "NOTICE_WAIT_SECONDS", 3_600.0)
     assert await outcomes.wait("n", "d", 2, later()) is not None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import count
 from typing import Any, Final, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 import nats.errors
 import orjson
@@ -19,7 +20,7 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.aio.transport import TcpTransport
 
-from refold.core.errors import LogUnavailable
+from refold.core.errors import LogUnavailable, Refused
 from refold.core.limits import (
     LOG_ANSWER_SECONDS,
     LOG_CLOSE_SECONDS,
@@ -49,15 +50,21 @@ async def connect(
 ) -> BrokerClient:
     """Connect, or raise `LogUnavailable` once the deadline has passed or the broker refuses the user.
 
-    The URL may carry user and password. The connection comes back by itself until it is closed.
+    The URL may carry user and password; of a cluster, several are told, with commas between them. The connection
+    comes back by itself until it is closed.
     """
+    servers = url.split(",")
+    if user is None:
+        user, password = _user_of(servers)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + connect_seconds
     while True:
         client = BrokerClient()
         try:
             async with asyncio.timeout_at(deadline):
-                await client.start(url, user=user, password=password, inbox_prefix=inbox_prefix, name=name)
+                await client.start(
+                    servers, user=user, password=password, inbox_prefix=inbox_prefix, name=name
+                )
         except (OSError, nats.errors.Error) as error:
             client.abort()
             reason = str(client.last_error or error)
@@ -98,11 +105,11 @@ class BrokerClient(Client):
         self._tokens = count(1)
 
     async def start(
-        self, url: str, *, user: str | None, password: str | None, inbox_prefix: str, name: str
+        self, servers: list[str], *, user: str | None, password: str | None, inbox_prefix: str, name: str
     ) -> None:
         """Connect once; from then on the connection comes back by itself."""
         await super().connect(
-            url,
+            servers,
             user=user,
             password=password,
             inbox_prefix=inbox_prefix,
@@ -240,9 +247,6 @@ class BrokerClient(Client):
 
     async def _connect_to_server(self, server: Any) -> None:
         """Read much more at once."""
-        if server.uri.scheme in {"ws", "wss"}:
-            await super()._connect_to_server(server)
-            return
         server.last_attempt = time.monotonic()
         self._transport = TcpTransport()  # type: ignore[no-untyped-call]  # nats-py's own.
         await self._transport.connect(server.uri, SOCKET_READ_BYTES, self.options["connect_timeout"])
@@ -310,6 +314,19 @@ class BrokerClient(Client):
     async def _note_return(self) -> None:
         self._is_up.set()
         _log.info("broker_back")
+
+
+def _user_of(servers: list[str]) -> tuple[str | None, str | None]:
+    """Read user and password out of the addresses: nats-py would forget them for a server that it discovers."""
+    for server in servers:
+        parts = urlsplit(server)
+        if parts.scheme in {"ws", "wss"}:
+            raise Refused(
+                "bad_address", "the broker is reached by nats:// or tls://", shape=f"{parts.scheme}://"
+            )
+        if parts.username is not None:
+            return unquote(parts.username), None if parts.password is None else unquote(parts.password)
+    return None, None
 
 
 def _give_up(answers: Iterable[asyncio.Future[Any]], why: str) -> None:
