@@ -447,3 +447,14 @@ async def test_who_listens_to_all_below_hears_all_below(make: Maker) -> None:
         await notices.send(subject, b"")
     await notices.flush()
     assert heard == ["change.a", "change.a.b.c"]
+
+
+async def test_a_thousand_notices_come_in_their_order(make: Maker) -> None:
+    notices = await make.notices()
+    heard: list[bytes] = []
+    await notices.listen("change.a", lambda _, body: heard.append(body))
+    bodies = [b"%d" % number + b"x" * 2000 for number in range(1000)]
+    for body in bodies:
+        await notices.send("change.a", body)
+    await notices.flush()
+    assert heard == bodies

@@ -279,6 +279,22 @@ async def test_a_flush_on_its_way_when_the_broker_dies_fails_at_once(broker: Bro
         await flushed
 
 
+async def test_a_listener_that_fails_fails_alone(broker: Broker) -> None:
+    client = await broker.connect()
+    notices = JetStreamNotices(client)
+    heard: list[bytes] = []
+
+    def fail(_: str, __: bytes) -> None:
+        raise ValueError
+
+    await notices.listen("told", fail)
+    await notices.listen("told", lambda _, body: heard.append(body))
+    await notices.send("told", b"1")
+    await notices.flush()
+    assert heard == [b"1"]
+    assert client.stats["reconnects"] == 0
+
+
 class Taker:
     """Keeps what the parser hands on."""
 

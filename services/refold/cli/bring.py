@@ -33,14 +33,18 @@ def import_history(
     is_json: JsonOption = False,
 ) -> None:
     """Bring in a history from a file; run again, it goes on where it stopped."""
-    from refold.cli.failure import REFUSED
+    from refold.cli.failure import INTERRUPTED, REFUSED
     from refold.cli.show import console, json_line
     from refold.client.importing import import_file
 
     begun = time.monotonic()
-    with _progress() as progress:
-        listener = _listener(progress, file)
-        tally = ask(url, lambda refold: import_file(refold, namespace, file, listener))
+    try:
+        with _progress() as progress:
+            listener = _listener(progress, file)
+            tally = ask(url, lambda refold: import_file(refold, namespace, file, listener))
+    except KeyboardInterrupt:
+        console(is_error=True).print("stopped; run the same again and it goes on from here")
+        raise typer.Exit(INTERRUPTED) from None
     seconds = time.monotonic() - begun
     if is_json:
         json_line(_facts(tally, seconds))

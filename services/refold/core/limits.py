@@ -247,3 +247,6 @@ RECONNECT_SECONDS_MAX: Final = 2.0
 
 STORE_PIPELINED_MAX: Final = 100
 """So many rows of a commit are updated one by one; more go through COPY."""
+
+ABOUT_CHARS_MAX: Final = 256
+"""What a rejection's row shows of each text that its author gave; the event itself is kept whole."""

@@ -15,7 +15,7 @@ STATE_FACTOR: Final = 6
 """A parsed state takes about so many times its canonical bytes (measured on the real history: 4 to 7)."""
 
 DOCUMENT_BYTES: Final = 1_000
-IDENTITY_BYTES: Final = 300
+IDENTITY_BYTES: Final = 200
 
 
 class DocumentCache:
@@ -25,6 +25,8 @@ class DocumentCache:
         """Hold about so many bytes of memory."""
         self._bytes_max = bytes_max
         self._documents: dict[Key, Document] = {}
+        self._costs: dict[Key, int] = {}
+        self._bytes = 0
 
     def __len__(self) -> int:
         """Count the documents held."""
@@ -39,16 +41,29 @@ class DocumentCache:
 
     def hold(self, document: Document) -> None:
         """Take a document in."""
-        self._documents[document.namespace, document.document] = document
+        key = (document.namespace, document.document)
+        self._documents[key] = document
+        self._weigh(key)
 
-    def shrink(self, pinned: Collection[Key]) -> None:
-        """Let go of the least lately used until the rest fits; `pinned` ones stay."""
-        held_bytes = sum(map(_cost, self._documents.values()))
+    def shrink(self, changed: Collection[Key], pinned: Collection[Key]) -> None:
+        """Weigh what has changed, then let go of the least lately used until the rest fits; `pinned` ones stay."""
+        for key in changed:
+            self._weigh(key)
+        if self._bytes <= self._bytes_max:
+            return
         for key in list(self._documents):
-            if held_bytes <= self._bytes_max:
-                return
             if key not in pinned:
-                held_bytes -= _cost(self._documents.pop(key))
+                del self._documents[key]
+                self._weigh(key)
+                if self._bytes <= self._bytes_max:
+                    return
+
+    def _weigh(self, key: Key) -> None:
+        document = self._documents.get(key)
+        self._bytes -= self._costs.pop(key, 0)
+        if document is not None:
+            self._costs[key] = _cost(document)
+            self._bytes += self._costs[key]
 
 
 def _cost(document: Document) -> int:

@@ -12,11 +12,12 @@ from refold.core.canonical import Json
 from refold.core.envelope import reply_subject
 from refold.core.fold import Folded
 from refold.core.limits import NOTICE_BYTES_MAX
-from refold.core.outcome import Entry, First
+from refold.core.outcome import Entry, First, Status
 from refold.core.page import operations_of
 from refold.core.record import Place
 from refold.core.shard import Step
 from refold.core.timestamp import format_time
+from refold.store import Rejection
 
 PROGRESS_SUBJECT: Final = "refold.progress"
 """Sent after each commit, and each second as a sign of life."""
@@ -28,6 +29,26 @@ def reply_notice(where: Place, step: Step) -> tuple[str, bytes] | None:
     if subject is None:
         return None
     return subject, canonical.dumps(outcome_view(where.namespace, where.document, step.entry, step.folded))
+
+
+def refusal_notice(rejection: Rejection, headers: bytes) -> tuple[str, bytes] | None:
+    """Return the author's subject and the outcome of an event whose names make no document."""
+    subject = reply_subject(headers)
+    if subject is None:
+        return None
+    view = {
+        "namespace": "",
+        "document": "",
+        "sequence": rejection.sequence,
+        "status": Status.rejected.name,
+        "version": 0,
+        "recorded_at": format_time(rejection.recorded_at),
+        "created": False,
+        "id": None,
+        "reason": rejection.reason,
+        "detail": rejection.detail,
+    }
+    return subject, canonical.dumps(view)
 
 
 def change_notice(where: Place, step: Step) -> tuple[str, bytes] | None:

@@ -16,13 +16,13 @@ from refold.core import canonical
 from refold.core.document import Document
 from refold.core.envelope import open_envelope
 from refold.core.errors import FoldUnknown, LogUnavailable, Refused
-from refold.core.limits import RECORDS_FOLDED_MAX, REPLY_AGE_NANOSECONDS
+from refold.core.limits import ABOUT_CHARS_MAX, RECORDS_FOLDED_MAX, REPLY_AGE_NANOSECONDS
 from refold.core.outcome import Status
 from refold.core.record import Place, Record, author_headers
 from refold.core.shard import Shard, Step
 from refold.log import EventLog, Notices
 from refold.projector.cache import DocumentCache
-from refold.projector.notices import change_notice, progress_notice, reply_notice
+from refold.projector.notices import change_notice, progress_notice, refusal_notice, reply_notice
 from refold.projector.pending import Pending
 from refold.store import Key, Rejection, SnapshotStore
 from refold.telemetry.logging import get_logger
@@ -135,7 +135,7 @@ class ShardLoop:
             if not self._shard.owns(where.partition):
                 self._shard.skip(record)
             elif where.reason:
-                self._refuse(record, where)
+                self._refuse(record, where, is_young=record.time > young)
                 outcomes[Status.rejected] += 1
             else:
                 outcomes[self._fold_one(record, where, is_young=record.time > young)] += 1
@@ -163,17 +163,19 @@ class ShardLoop:
         if change is not None:
             self._pending.notices.append(change)
 
-    def _refuse(self, record: Record, where: Place) -> None:
+    def _refuse(self, record: Record, where: Place, *, is_young: bool) -> None:
         """Keep an event whose names make no document whole, beside the reason."""
         recorded_at = self._shard.refuse(record, where)
         stored = record._replace(headers=author_headers(record.headers))
         detail = f"subject: {record.subject[:200]!r}"
-        self._pending.rejections.append(
-            Rejection(
-                "", "", where.partition, record.sequence, recorded_at, where.reason, detail, b"{}", stored
-            )
+        rejection = Rejection(
+            "", "", where.partition, record.sequence, recorded_at, where.reason, detail, b"{}", stored
         )
-        self._pending.count(len(record.body) + len(record.headers))
+        self._pending.rejections.append(rejection)
+        self._pending.count(len(stored.body) + len(stored.headers))
+        reply = refusal_notice(rejection, stored.headers) if is_young else None
+        if reply is not None:
+            self._pending.replies.append(reply)
 
     async def _wait_until(self, is_so: Callable[[], bool]) -> None:
         """Wait for the committer to make something so."""
@@ -189,10 +191,11 @@ class ShardLoop:
         while True:
             await self._has_work.wait()
             self._has_work.clear()
-            await self._commit(self._take())
+            taken = self._take()
+            await self._commit(taken)
             self._is_committing = False
             self._has_committed.set()
-            self._documents.shrink(self._pending.keys | self._wanted)
+            self._documents.shrink(taken.keys, self._pending.keys | self._wanted)
 
     def _take(self) -> Pending:
         """Begin a new pending behind the one to commit; its new documents will have rows by then."""
@@ -214,13 +217,15 @@ class ShardLoop:
         await self._announce(taken)
 
     async def _announce(self, taken: Pending) -> None:
-        """Tell what was committed; a lost notice is no loss of state, so a dead connection only is a log line."""
+        """Tell what was committed, outcomes first."""
+        await self._send(self._ports.replies, taken.replies)
+        await self._send(self._ports.notices, [*taken.notices, progress_notice(self.committed_sequence)])
+
+    async def _send(self, notices: Notices, messages: list[tuple[str, bytes]]) -> None:
+        """Send messages; a lost one is no loss of state, so a dead connection only is a log line."""
         try:
-            for subject, body in taken.replies:
-                await self._ports.replies.send(subject, body)
-            for subject, body in taken.notices:
-                await self._ports.notices.send(subject, body)
-            await self._ports.notices.send(*progress_notice(self.committed_sequence))
+            for subject, body in messages:
+                await notices.send(subject, body)
         except LogUnavailable as error:
             get_logger().warning("notices_lost", sequence=self.committed_sequence, error=str(error))
 
@@ -246,5 +251,6 @@ def _about(headers: bytes, body: bytes) -> bytes:
         fields = open_envelope(headers, body).fields
     except Refused:
         return b"{}"
-    texts = {name: fields[name] for name in ("id", "actor", "type") if isinstance(fields.get(name), str)}
+    told = ("id", "actor", "type")
+    texts = {name: fields[name][:ABOUT_CHARS_MAX] for name in told if isinstance(fields.get(name), str)}
     return canonical.dumps(texts)

@@ -6,6 +6,7 @@ Used by the projector's loop, which folds into one while another is being commit
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from refold.core import canonical
 from refold.core.checkpoint import Checkpoint
@@ -15,8 +16,8 @@ from refold.core.outcome import Entry
 from refold.core.page import snapshot_of
 from refold.store import Commit, Cut, Dirty, Key, Rejection
 
-ENTRY_BYTES = 300
-"""What an entry costs in memory beside its body and headers."""
+ENTRY_BYTES: Final = 300
+"""What an entry costs in memory beside its bytes."""
 
 
 @dataclass(slots=True)
@@ -52,12 +53,13 @@ class Pending:
         if unwritten is None:
             unwritten = self._unwritten[key] = _Unwritten(document, is_new)
         unwritten.journal.append(entry)
-        entry_bytes = len(entry.body) + len(entry.headers)
+        entry_bytes = len(entry.body) + len(entry.headers) + len(entry.effect or b"")
         self.count(entry_bytes + ENTRY_BYTES)
         document.unpaged_events += 1
         document.unpaged_bytes += entry_bytes
         if _is_full(document):
             _cut(document, unwritten)
+            self.bytes += document.page_bytes
 
     def count(self, event_bytes: int) -> None:
         """Count an event and the memory that it takes until it is committed."""

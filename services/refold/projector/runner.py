@@ -108,12 +108,16 @@ class Runner:
             raise group.exceptions[0] from group
 
     async def _watch_lag(self) -> None:
+        """Show the lag, and tell of progress as a sign of life; what is away for a moment stops nothing here."""
         while True:
             await asyncio.sleep(LAG_SECONDS)
-            await self._ports.notices.send(*progress_notice(self.committed_sequence))
-            info = await self._ports.log.info()
-            for checkpoint in await self._ports.store.checkpoints():
-                self._measure(info, checkpoint)
+            try:
+                await self._ports.notices.send(*progress_notice(self.committed_sequence))
+                info = await self._ports.log.info()
+                for checkpoint in await self._ports.store.checkpoints():
+                    self._measure(info, checkpoint)
+            except (LogUnavailable, StoreUnavailable, TimedOut) as error:
+                get_logger().warning("lag_unknown", code=error.code, error=str(error))
 
     def _measure(self, info: LogInfo, checkpoint: Checkpoint) -> None:
         partition = str(checkpoint.partition)

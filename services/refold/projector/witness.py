@@ -18,6 +18,8 @@ async def hold_log_against(log: EventLog, checkpoints: list[Checkpoint]) -> None
     if newest.fold > FOLD_NEWEST:
         raise FoldUnknown(fold=newest.fold, known=FOLD_NEWEST)
     info = await log.info()
+    if info.first_sequence != 1:
+        raise LogHole("the log does not begin at sequence 1", first_sequence=info.first_sequence)
     if info.last_sequence < newest.read_sequence:
         message = "the log ends before what has been folded from it"
         raise LogHole(message, last_sequence=info.last_sequence, folded_sequence=newest.read_sequence)

@@ -1,6 +1,6 @@
 """Runs one service as a child of `refold up`: it ends when its parent does, however that ends.
 
-`python -m refold.wiring.attached SERVICE PARENT_PID`, started by `refold.wiring.parts`; never imported.
+`python -m refold.wiring.attached SERVICE PARENT_PID`, started by `refold.wiring.service_process`; never imported. Its settings come on stdin.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import signal
 import sys
 from typing import Final
 
+from refold.core import canonical
 from refold.core.errors import RefoldError
 from refold.wiring.service import start
 
@@ -22,8 +23,13 @@ def main() -> None:
     """Tie our life to the parent's, then be the service."""
     service, parent = sys.argv[1], int(sys.argv[2])
     _die_with(parent)
+    run = importlib.import_module(f"refold.wiring.{service}").run
+    settings = sys.stdin.buffer.readline()
+    if not settings:
+        # The parent gave up before it could hand them over.
+        sys.exit(1)
     try:
-        start(service, importlib.import_module(f"refold.wiring.{service}").run)
+        start(service, run, **canonical.loads(settings))
     except RefoldError:
         # Its last log line has said why.
         sys.exit(1)

@@ -18,6 +18,7 @@ from typing import Final
 from refold.client import Outcome, Refold
 from refold.core.canonical import Json
 from refold.core.diff import diff
+from refold.telemetry.logging import configure
 from refold.wiring.settings import load
 from refold.wiring.system import Say, System, running_system
 from refold.wiring.vitals import Vitals
@@ -45,6 +46,7 @@ class Recording:
 @asynccontextmanager
 async def passing_system(say: Say) -> AsyncIterator[System]:
     """A whole system in a folder that is removed afterwards, on ports that are free."""
+    configure("error", service="demo")
     with TemporaryDirectory(prefix="refold-demo-") as folder:
         settings = load(data=Path(folder), http="127.0.0.1:0", nats_port=0)
         async with running_system(settings, say) as system:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -27,3 +28,7 @@ def start(service: str, run: Callable[[Settings], Coroutine[Any, Any, None]], **
         # What ends a service is a fact of the world: its code and facts, without our stack.
         log.critical("service_ended", code=error.code, error=str(error))
         raise
+    except Exception:
+        # A programming error: the log gets its stack, without secrets, and stderr does not get it again.
+        log.exception("service_crashed")
+        sys.exit(1)

@@ -11,8 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from refold.core import canonical
 from refold.core.errors import ChildFailed
 from refold.core.limits import CHILD_LOG_TAIL_BYTES, CHILD_STOP_SECONDS
+from refold.wiring.settings import environment_without
 
 LOG_BYTES_MAX: Final = 16 * 1024 * 1024
 """A log file is put aside when it is as large as this; one older one is kept."""
@@ -21,14 +23,24 @@ CHUNK_BYTES: Final = 64 * 1024
 
 
 class ServiceProcess:
-    """One running service. What it logs goes to a file, and its last lines into the error when it fails."""
+    """One service. What it logs goes to a file, and its last lines into the error when it fails."""
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path) -> None:
+    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
         """Take over a process that has just been started (see `start_service`)."""
         self.name = name
         self._process = process
+        self._log: _LogFile | None = None
+        self._logging: asyncio.Task[None] | None = None
+
+    def hand(self, flags: Mapping[str, object], log: Path) -> None:
+        """Hand it its settings, which it waits for, and keep what it logs.
+
+        Through a pipe: arguments can be read by everyone, and it has loaded its code meanwhile.
+        """
+        assert self._process.stdin is not None
         self._log = _LogFile(log)
-        self._logging = asyncio.create_task(self._keep_log(self._log), name=f"{name} log")
+        self._logging = asyncio.create_task(self._keep_log(self._log), name=f"{self.name} log")
+        self._process.stdin.write(canonical.dumps(flags) + b"\n")
 
     @property
     def pid(self) -> int:
@@ -38,7 +50,8 @@ class ServiceProcess:
     async def ended(self) -> int:
         """Wait until it has ended and its last line is kept; return its exit code, negative: the signal."""
         code = await self._process.wait()
-        await self._logging
+        if self._logging is not None:
+            await self._logging
         return code
 
     async def stop(self) -> None:
@@ -55,7 +68,7 @@ class ServiceProcess:
 
     def failure(self, what: str) -> ChildFailed:
         """Make the error that says what happened, with its last log lines."""
-        said = self._log.tail.decode(errors="replace").strip()
+        said = self._log.tail.decode(errors="replace").strip() if self._log is not None else ""
         return ChildFailed(f"{self.name} {what}; its log ends:\n{said or '(empty)'}")
 
     async def _keep_log(self, log: _LogFile) -> None:
@@ -67,22 +80,22 @@ class ServiceProcess:
             log.close()
 
 
-async def start_service(name: str, environment: Mapping[str, str], log: Path) -> ServiceProcess:
-    """Start a service; ready it is only later."""
+async def start_service(name: str) -> ServiceProcess:
+    """Start a service's process; it loads its code, then waits for its settings."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "refold.wiring.attached",
         name,
         str(os.getpid()),
-        env=environment,
-        stdin=asyncio.subprocess.DEVNULL,
+        env=environment_without(),
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
         # Ctrl-C in a terminal goes to us alone: we decide who ends when.
         start_new_session=True,
     )
-    return ServiceProcess(name, process, log)
+    return ServiceProcess(name, process)
 
 
 class _LogFile:

@@ -125,18 +125,15 @@ def load(**flags: Any) -> Settings:
         raise Refused("bad_setting", _rule(fault["msg"]), field=source) from error
 
 
-def environment(settings: Settings, **changes: object) -> dict[str, str]:
-    """Return the environment that gives a child these settings; `changes` go before them.
-
-    It carries the secrets: a child's arguments can be read by everyone, its environment only by its owner.
-    """
+def handed_on(settings: Settings, **changes: object) -> dict[str, object]:
+    """Return these settings as flags of `load`, secrets in the clear; `changes` go before them, None takes out."""
     ours = {name: getattr(settings, name) for name in Settings.model_fields} | changes
-    others = {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)}
-    return others | {
-        f"{PREFIX}{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-        for name, value in ours.items()
-        if value is not None
-    }
+    return {name: _plain(value) for name, value in ours.items() if value is not None}
+
+
+def environment_without() -> dict[str, str]:
+    """Return the environment without any setting of ours: for a child that is handed them otherwise."""
+    return {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)}
 
 
 def described(settings: Settings) -> list[tuple[str, str, str, str]]:
@@ -161,6 +158,12 @@ def _shown(value: object) -> str:
     if isinstance(value, SecretStr):
         return redacted_text(value.get_secret_value())
     return "" if value is None else redacted_text(str(value))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return str(value) if isinstance(value, Path) else value
 
 
 def _described(field: FieldInfo) -> str:

@@ -6,9 +6,10 @@ Used by `refold.wiring.up` and `refold.wiring.demo`. It ends in this order: gate
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from refold.core.errors import ChildFailed, TimedOut
@@ -18,12 +19,13 @@ from refold.embedded.postgres import PostgresServer, start_postgres
 from refold.embedded.system import Servers, start_servers
 from refold.wiring.log import make_log
 from refold.wiring.part import Part, Running
-from refold.wiring.service_process import start_service
+from refold.wiring.service_process import ServiceProcess, start_service
 from refold.wiring.serving import chosen_port
-from refold.wiring.settings import Settings, environment
+from refold.wiring.settings import Settings, handed_on
 
 Say = Callable[[str], None]
 
+SERVICES: Final = ("projector", "gateway")
 LOOK_SECONDS: Final = 0.05
 ANYWHERE: Final = frozenset({"0.0.0.0", "::"})
 
@@ -35,7 +37,6 @@ class System:
     http: str
     nats: str
     postgres: str
-    log_id: str
 
 
 @asynccontextmanager
@@ -44,6 +45,10 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
     port = chosen_port(settings.http_host, settings.http_port)
     url = f"http://{_reached(settings.http_host)}:{port}"
     async with AsyncExitStack() as endings:
+        # While the servers start, these load their code.
+        processes = {name: await start_service(name) for name in SERVICES}
+        for process in processes.values():
+            endings.push_async_callback(process.stop)
         servers = await start_servers(
             settings.data, durability=settings.durability, nats_port=settings.nats_port
         )
@@ -51,16 +56,15 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
         log_id = await make_log(servers.nats.url("administrator"))
         _say_servers(servers, settings, log_id, say)
         parts = _server_parts(servers, settings)
-        for name, given in _services(servers, settings, port).items():
-            parts.append(await _service_part(servers, name, given))
+        for name, flags in _flags(servers, settings, port).items():
+            parts.append(_service_part(processes[name], flags, servers.folder.path / f"{name}.log"))
             say(f"{name:<10} process {parts[-1].pid}")
         for part in parts:
             endings.push_async_callback(part.stop)
-        system = System(http=url, nats=servers.nats.address, postgres=servers.postgres.address, log_id=log_id)
         async with _kept(parts, say):
             await _until_ready(settings.http_host, port)
             servers.write_endpoints(http=url)
-            yield system
+            yield System(http=url, nats=servers.nats.address, postgres=servers.postgres.address)
 
 
 @asynccontextmanager
@@ -75,24 +79,29 @@ async def _kept(parts: list[Part], say: Say) -> AsyncIterator[None]:
         raise group.exceptions[0] from group
 
 
-def _services(servers: Servers, settings: Settings, port: int) -> dict[str, dict[str, str]]:
-    """Return each service's environment: every one its own user of NATS."""
-    given = {"http": f"{_bracketed(settings.http_host)}:{port}", "postgres_url": servers.postgres.dsn}
+def _flags(servers: Servers, settings: Settings, port: int) -> dict[str, dict[str, object]]:
+    """Return each service's settings: every one is its own user of NATS, and none the administrator."""
     nats = servers.nats
-    replies = {"nats_reply_url": nats.url("reply")}
+    given = {
+        "http": f"{_bracketed(settings.http_host)}:{port}",
+        "postgres_url": servers.postgres.dsn,
+        "nats_admin_url": None,
+    }
+    users = {"nats_url": nats.url("projector"), "nats_reply_url": nats.url("reply")}
     return {
-        "projector": environment(settings, nats_url=nats.url("projector"), **replies, **given),
-        "gateway": environment(settings, nats_url=nats.url("gateway"), **given),
+        "projector": handed_on(settings, **given, **users),
+        "gateway": handed_on(settings, **given, nats_url=nats.url("gateway"), nats_reply_url=None),
     }
 
 
-async def _service_part(servers: Servers, name: str, given: dict[str, str]) -> Part:
-    log = servers.folder.path / f"{name}.log"
+def _service_part(process: ServiceProcess, flags: dict[str, object], log: Path) -> Part:
+    async def start() -> Running:
+        started = await start_service(process.name)
+        started.hand(flags, log)
+        return started
 
-    def start() -> Awaitable[Running]:
-        return start_service(name, given, log)
-
-    return Part(name, await start(), start)
+    process.hand(flags, log)
+    return Part(process.name, process, start)
 
 
 def _server_parts(servers: Servers, settings: Settings) -> list[Part]:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from refold.telemetry.logging import configure
 from refold.wiring.serving import stop_on_signals
 from refold.wiring.settings import Settings
 from refold.wiring.system import running_system
@@ -13,6 +14,7 @@ from refold.wiring.system import running_system
 
 async def run(settings: Settings, say: Callable[[str], None]) -> None:
     """Say a line a part, then `ready` with the addresses; SIGINT and SIGTERM drain and end it all."""
+    configure(settings.log_level, service="up")
     await until_signal(_serve(settings, say), say)
 
 

@@ -194,3 +194,27 @@ async def test_time_travel_after_many_pages_gives_each_version() -> None:
         snapshot = await store.state_at("n", "a", Point(Clock.version, version))
         assert snapshot is not None
         assert snapshot.state == b'{"n":%d}' % (version - 1)
+
+
+async def test_an_author_whose_names_make_no_document_hears_of_it() -> None:
+    log, notices = MemoryLog("log-1"), MemoryNotices()
+    heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    await notices.listen("_INBOX.me", lambda _, body: heard.put_nowait(orjson.loads(body)))
+    async with projecting(ports(log, MemoryStore(), notices)):
+        await append(log, "a", {"put": 1}, ("Refold-Reply", "_INBOX.me"), namespace="_mine")
+        outcome = await asyncio.wait_for(heard.get(), 20)
+    assert (outcome["status"], outcome["reason"]) == ("rejected", "reserved_namespace")
+
+
+async def test_large_effects_of_small_merges_are_bounded_in_memory_and_page() -> None:
+    log = MemoryLog("log-1")
+    members = {f"member-{number}": "x" * 20 for number in range(11_000)}
+    await append(log, "a", {"put": members})
+    for _ in range(6):
+        await append(log, "a", {"merge": dict.fromkeys(members, 1)})
+        await append(log, "a", {"merge": members})
+    store = await project(log)
+    runs = [run async for run in store.runs("n", "a", after_version=None, is_descending=False)]
+    largest = max(sum(len(entry.effect or b"") + len(entry.body) for entry in run.entries) for run in runs)
+    assert len(runs) > 1
+    assert largest < 3 * len(runs[1].base.state or b"")

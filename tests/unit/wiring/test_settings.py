@@ -1,12 +1,20 @@
 """Settings: flags before variables before defaults; secrets never shown; a bad one is named."""
 
+import json
 import typing
 
 import pytest
 
 from refold.cli import flags
 from refold.core.errors import Refused
-from refold.wiring.settings import Settings, described, environment, load, unknown_variables
+from refold.wiring.settings import (
+    Settings,
+    described,
+    environment_without,
+    handed_on,
+    load,
+    unknown_variables,
+)
 
 NOT_A_SERVICE_FLAG = {"url"}
 
@@ -84,17 +92,26 @@ def test_a_misspelt_variable_is_found(monkeypatch):
     assert "REFOLD_NATS_ULR" in unknown_variables()
 
 
-def test_a_child_gets_the_same_settings_through_its_environment(monkeypatch):
-    settings = load(postgres_url="postgres://u:s3cret@h/db", commit_events_max=77, data="/somewhere")
-    given = environment(settings, nats_url="nats://gateway:x@h")
-    for name in given:
-        if name.startswith("REFOLD_"):
-            monkeypatch.setenv(name, given[name])
-    copied = load()
+def test_a_child_is_handed_the_same_settings_with_changes(monkeypatch):
+    admin = "nats://administrator:x@h"
+    settings = load(
+        postgres_url="postgres://u:s3cret@h/db", commit_events_max=77, data="/d", nats_admin_url=admin
+    )
+    given = handed_on(settings, nats_url="nats://gateway:x@h", nats_admin_url=None)
+    copied = load(**json.loads(json.dumps(given)))
     assert copied.commit_events_max == 77
     assert copied.required("postgres_url") == "postgres://u:s3cret@h/db"
     assert copied.required("nats_url") == "nats://gateway:x@h"
-    assert str(copied.data) == "/somewhere"
+    assert str(copied.data) == "/d"
+    assert copied.nats_admin_url is None
+
+
+def test_a_child_inherits_no_setting_of_ours(monkeypatch):
+    monkeypatch.setenv("REFOLD_NATS_URL", "nats://u:s3cret@h")
+    monkeypatch.setenv("ANOTHER", "kept")
+    given = environment_without()
+    assert given["ANOTHER"] == "kept"
+    assert not any(name.startswith("REFOLD_") for name in given)
 
 
 def test_every_setting_has_a_flag_that_says_the_same():

@@ -147,10 +147,15 @@ class BrokerClient(Client):
         if not self.write_if_connected(frames):
             raise LogUnavailable("not connected to the broker")
 
-    async def write_paced(self, frames: bytes) -> None:
-        """Write what may be lost, and wait while too much is unsent."""
-        if not self.write_if_connected(frames):
-            return
+    def write_if_connected(self, frames: bytes) -> bool:
+        """Put whole commands on the wire, or return that nothing was sent."""
+        if not self.is_connected:
+            return False
+        self._transport.write(frames)
+        return True
+
+    async def until_sent(self) -> None:
+        """Wait while too much of what was written has not left this machine; a break ends the waiting."""
         writer = self._transport._io_writer  # noqa: SLF001 - nats-py does not say how much is unsent.
         if writer.transport.get_write_buffer_size() > SOCKET_UNSENT_BYTES_MAX:
             with suppress(OSError):
@@ -278,16 +283,16 @@ class BrokerClient(Client):
         self._break("the connection to the broker broke")
         self.abort()
         _log.warning("broker_lost", error=repr(self._err))
-        await super()._attempt_reconnect()
+        while not (self.is_closed or self.is_connected):
+            try:
+                await super()._attempt_reconnect()
+            except Exception as error:  # noqa: BLE001 - nats-py would never try again after what it does not foresee.
+                _log.error("reconnect_failed", error=repr(error))  # noqa: TRY400 - the error says enough.
+                await asyncio.sleep(RECONNECT_SECONDS)
+            else:
+                return
 
     # --- Its own ------------------------------------------------------------------------------------------
-
-    def write_if_connected(self, frames: bytes) -> bool:
-        """Put whole commands on the wire, or return that nothing was sent."""
-        if not self.is_connected:
-            return False
-        self._transport.write(frames)
-        return True
 
     def _inbox(self) -> bytes:
         if not self._answer_prefix:

@@ -144,7 +144,7 @@ class Feed:
             if found:
                 self._asked_bytes -= int(rest.partition(b"\r\n")[0])
             else:
-                self._lose(headers[9:].decode(errors="replace").strip())
+                self._lose(headers[9:].partition(b"\r\n")[0].decode(errors="replace"))
         self._news.set()
 
     def _lose(self, why: str, *, found: int = 0) -> None:

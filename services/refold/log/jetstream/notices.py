@@ -5,16 +5,22 @@ Used by whoever tells of outcomes and changes, or waits for them.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
 from typing import Final
+
+import structlog
 
 from refold.core.errors import Refused
 from refold.core.limits import LOG_CONNECT_SECONDS, PAYLOAD_BYTES_MAX
 from refold.log.jetstream.client import DEFAULT_INBOX_PREFIX, BrokerClient, connect
 from refold.log.jetstream.frames import message_frame
 
+_TOGETHER_BYTES: Final = 256 * 1024
 _SUBJECT: Final = re.compile(r"[!-~]+(\.[!-~]+)*", re.ASCII)
+
+_log = structlog.get_logger()
 
 
 class JetStreamNotices:
@@ -23,6 +29,8 @@ class JetStreamNotices:
     def __init__(self, client: BrokerClient) -> None:
         """Use a connection that stands."""
         self._client = client
+        self._frames: list[bytes] = []
+        self._unwritten_bytes = 0
 
     @classmethod
     async def open(
@@ -54,21 +62,39 @@ class JetStreamNotices:
             raise Refused(
                 "notice_too_large", f"at most {PAYLOAD_BYTES_MAX} bytes", shape=f"{len(body)} bytes"
             )
-        await self._client.write_paced(message_frame(subject.encode(), body))
+        frame = message_frame(subject.encode(), body)
+        if not self._frames:
+            asyncio.get_running_loop().call_soon(self._write)
+        self._frames.append(frame)
+        self._unwritten_bytes += len(frame)
+        if self._unwritten_bytes > _TOGETHER_BYTES:
+            self._write()
+            await self._client.until_sent()
 
     async def flush(self) -> None:
         """Wait until the broker has what was sent. Raises `LogUnavailable`: it may be lost."""
+        self._write()
         await self._client.until_taken()
 
     async def listen(self, subject: str, handle: Callable[[str, bytes], None]) -> Callable[[], None]:
         """Call `handle(subject, body)` for each message until the returned function is called."""
 
         def take(subject: bytes, _: bytes, __: bytes, body: bytes) -> None:
-            handle(subject.decode(errors="replace"), body)
+            try:
+                handle(subject.decode(errors="replace"), body)
+            except Exception:  # noqa: BLE001 - whoever listens must not end the connection of all others.
+                _log.exception("notice_mishandled", subject=repr(subject[:128]))
 
         sid = self._client.subscribe_raw(subject, take)
         return lambda: self._client.unsubscribe_raw(sid)
 
     async def close(self) -> None:
         """Send what is unsent, then let go of the connection."""
+        self._write()
         await self._client.close()
+
+    def _write(self) -> None:
+        """Write in one go what was sent in this turn of the loop: a system call for each would cost more."""
+        frames, self._frames, self._unwritten_bytes = self._frames, [], 0
+        if frames:
+            self._client.write_if_connected(b"".join(frames))
