@@ -1,10 +1,14 @@
 """The commands over a running system: what they print, and the exit code that scripts rely on."""
 
+import io
 import json
+import sys
+from typing import NamedTuple
 
 import jsonpatch
 import pytest
 
+from refold.cli import main
 from support.up import Up, run_refold
 
 
@@ -15,17 +19,32 @@ def up(tmp_path_factory):
     assert running.stop() == 0
 
 
+class Found(NamedTuple):
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+
 @pytest.fixture
-def refold(up):
+def refold(up, monkeypatch, capsys):
+    """Run a command in this process: starting one for each would take most of the time."""
+
     def run(*arguments, stdin=""):
-        return run_refold(*arguments, stdin=stdin, REFOLD_URL=up.url)
+        monkeypatch.setattr(sys, "argv", ["refold", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        monkeypatch.setenv("REFOLD_URL", up.url)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Found(ended.value.code or 0, *capsys.readouterr())
 
     return run
 
 
 def printed(found):
-    assert found.returncode == 0, found.stderr
-    return json.loads(found.stdout)
+    assert found.code == 0, found.err
+    return json.loads(found.out)
 
 
 def test_a_document_is_written_read_changed_and_looked_back_at(refold, tmp_path):
@@ -48,18 +67,18 @@ def test_a_document_is_written_read_changed_and_looked_back_at(refold, tmp_path)
     assert [it["version"] for it in touched] == [1, 3]
     newest = printed(refold("history", "acme/order-1", "--reverse", "--limit", "1", "--json"))
     assert [it["version"] for it in newest] == [3]
-    assert refold("delete", "acme/order-1").returncode == 0
+    assert refold("delete", "acme/order-1").code == 0
     gone = refold("get", "acme/order-1")
-    assert gone.returncode == 1
-    assert "document_absent" in gone.stderr
+    assert gone.code == 1
+    assert "document_absent" in gone.err
     assert printed(refold("get", "acme/order-1", "--version", "3")) == {"items": ["pen"], "total": 12}
 
 
 def test_what_the_fold_refuses_exits_1_and_is_listed_among_the_rejections(refold):
     refold("put", "acme/refused", '{"a": 1}')
     found = refold("patch", "acme/refused", '[{"op": "test", "path": "/a", "value": 2}]')
-    assert found.returncode == 1
-    assert "rejected" in found.stderr
+    assert found.code == 1
+    assert "rejected" in found.err
     (rejection,) = printed(refold("rejections", "acme/refused", "--json"))
     assert rejection["reason"] == "test_failed"
 
@@ -67,9 +86,9 @@ def test_what_the_fold_refuses_exits_1_and_is_listed_among_the_rejections(refold
 def test_a_conflict_exits_1_and_says_where_the_document_is(refold):
     refold("put", "acme/conflict", "1")
     found = refold("put", "acme/conflict", "2", "--if-version", "7")
-    assert found.returncode == 1
-    assert "conflict" in found.stderr
-    assert "version 1" in found.stderr
+    assert found.code == 1
+    assert "conflict" in found.err
+    assert "version 1" in found.err
 
 
 def test_the_same_id_sent_twice_counts_once(refold):
@@ -86,15 +105,15 @@ def test_documents_are_listed_by_prefix_and_by_what_is_in_them(refold):
     listed = printed(refold("list", "shop", "--prefix", "item-", "--where", "$.price > 1", "--json"))
     assert [(it["id"], it["state"]) for it in listed] == [("item-2", {"price": 2}), ("item-3", {"price": 3})]
     table = refold("list", "shop")
-    assert "item-0" in table.stdout
-    assert "other" in table.stdout
+    assert "item-0" in table.out
+    assert "other" in table.out
 
 
 def test_the_status_says_how_far_the_fold_is(refold):
     status = printed(refold("status", "--json"))
     assert status["lag_events"] == 0
     assert len(status["partitions"]) == 64
-    assert "behind by 0 events" in refold("status").stdout
+    assert "behind by 0 events" in refold("status").out
 
 
 @pytest.mark.parametrize(
@@ -114,14 +133,20 @@ def test_the_status_says_how_far_the_fold_is(refold):
 def test_what_cannot_be_is_one_clear_line_and_exit_code_1(refold, arguments, code):
     refold("put", "acme/shown", "1")
     found = refold(*arguments)
-    assert found.returncode == 1, found.stdout
-    assert found.stdout == ""
-    assert code in found.stderr
-    assert found.stderr.count("\n") == 1
+    assert found.code == 1, found.out
+    assert found.out == ""
+    assert code in found.err
+    assert found.err.count("\n") == 1
 
 
 def test_a_service_that_is_not_there_exits_3(refold):
-    assert refold("status", "--url", "http://127.0.0.1:9").returncode == 3
+    assert refold("status", "--url", "http://127.0.0.1:9").code == 3
+
+
+def test_a_command_of_its_own_process_prints_nothing_but_its_answer(up):
+    run_refold("put", "acme/piped", "{}", "--url", up.url)
+    found = run_refold("get", "acme/piped", "--url", up.url)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "{}\n", "")
 
 
 def test_the_endpoints_file_of_the_folder_at_hand_says_where_the_service_is(up):

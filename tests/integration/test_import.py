@@ -15,7 +15,7 @@ from refold.client import Refold
 from support.up import Up, environment, run_refold
 
 DOCUMENTS = 40
-LINES = 6_000
+LINES = 5_000
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_ended_anywhere_and_run_again_it_ends_the_same(up, history, tmp_path, nu
     path = tmp_path / "history.jsonl.gz"
     path.write_bytes(gzip.compress(data, 1))
     namespace = f"ended-{number}"
-    codes = [import_until(up, namespace, path, events, number) for events in (1, 2_000, 4_000)]
+    codes = [import_until(up, namespace, path, events, number) for events in (1, 1_500, 2_500)]
     assert 0 not in codes
     before = events_of(up, namespace)
     assert 0 < before < LINES

@@ -25,7 +25,7 @@ from refold.embedded.folder import open_folder
 from refold.embedded.nats import NatsServer, start_nats
 from refold.embedded.postgres import DATABASE, PostgresServer
 from refold.wiring.log import make_log
-from refold.wiring.settings import environment, load
+from refold.wiring.settings import environment_without, handed_on, load
 from support.servers import complete
 
 READY_SECONDS = 60
@@ -89,7 +89,10 @@ def running_system(postgres_server: PostgresServer, path: Path, **settings: obje
         }
         started = {}
         for name in ("projector", "gateway"):
-            made = environment(load(), nats_url=nats.url(name), **given)
+            handed = handed_on(load(), nats_url=nats.url(name), **given)
+            made = environment_without() | {
+                f"REFOLD_{key.upper()}": str(value) for key, value in handed.items()
+            }
             started[name] = start_service(name, made, path / f"{name}.log")
             endings.callback(started[name].stop)
         url = f"http://127.0.0.1:{port}"

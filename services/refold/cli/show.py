@@ -6,7 +6,7 @@ Used by the command modules alone.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -71,17 +71,21 @@ def json_document(value: Any) -> None:
     console().print(JSON(text, indent=2))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a plain table; cells are others' text, shown as they are."""
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a plain table; cells are others' text, shown as they are. Columns without any text are left out."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
+    if not rows:
+        console().print("[dim]none[/]")
+        return
+    shown = [place for place in range(len(columns)) if any(row[place] not in (None, "") for row in rows)]
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for column in columns:
+    for column in (columns[place] for place in shown):
         made.add_column(column, justify="right" if column in NUMBERS else "left", no_wrap=column not in LONG)
     for row in rows:
-        made.add_row(*(Text(printable(cell)) for cell in row))
+        made.add_row(*(Text(printable(row[place])) for place in shown))
     console().print(made)
 
 

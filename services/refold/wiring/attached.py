@@ -1,6 +1,7 @@
 """Runs one service as a child of `refold up`: it ends when its parent does, however that ends.
 
-`python -m refold.wiring.attached SERVICE PARENT_PID`, started by `refold.wiring.service_process`; never imported. Its settings come on stdin.
+`python -m refold.wiring.attached SERVICE PARENT_PID`, never imported; on stdin it is handed its settings, in one
+line of JSON, else it has those of its environment.
 """
 
 from __future__ import annotations
@@ -24,12 +25,9 @@ def main() -> None:
     service, parent = sys.argv[1], int(sys.argv[2])
     _die_with(parent)
     run = importlib.import_module(f"refold.wiring.{service}").run
-    settings = sys.stdin.buffer.readline()
-    if not settings:
-        # The parent gave up before it could hand them over.
-        sys.exit(1)
+    handed = sys.stdin.buffer.readline()
     try:
-        start(service, run, **canonical.loads(settings))
+        start(service, run, **(canonical.loads(handed) if handed else {}))
     except RefoldError:
         # Its last log line has said why.
         sys.exit(1)

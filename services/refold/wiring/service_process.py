@@ -41,6 +41,7 @@ class ServiceProcess:
         self._log = _LogFile(log)
         self._logging = asyncio.create_task(self._keep_log(self._log), name=f"{self.name} log")
         self._process.stdin.write(canonical.dumps(flags) + b"\n")
+        self._process.stdin.close()
 
     @property
     def pid(self) -> int:

@@ -27,6 +27,7 @@ Say = Callable[[str], None]
 
 SERVICES: Final = ("projector", "gateway")
 LOOK_SECONDS: Final = 0.05
+WATCH_SECONDS: Final = 0.25
 ANYWHERE: Final = frozenset({"0.0.0.0", "::"})
 
 
@@ -131,7 +132,12 @@ class _Server:
         return self._server.child.pid
 
     async def ended(self) -> int:
-        return await self._server.child.ended()
+        # Watched for as long as the system runs: more rarely than while it starts or ends.
+        while True:
+            code = self._server.child.exit_code
+            if code is not None:
+                return code
+            await asyncio.sleep(WATCH_SECONDS)
 
     async def stop(self) -> None:
         await self._server.stop()

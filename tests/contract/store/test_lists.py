@@ -60,8 +60,14 @@ def grow(scribe, document, size_bytes):
 
 
 async def test_a_list_is_bounded_in_bytes_but_answers_at_least_one(store, scribe):
-    for document in ("a", "b", "c", "d"):
-        grow(scribe, document, ANSWER_BYTES_MAX // 3)
+    third = ANSWER_BYTES_MAX // 3
+    for document, size_bytes in (
+        ("a", third),
+        ("b", third),
+        ("c", ANSWER_BYTES_MAX - 2 * third),
+        ("d", third),
+    ):
+        grow(scribe, document, size_bytes)
     grow(scribe, "huge", ANSWER_BYTES_MAX)
     scribe.put("z", 1)
     await store.commit(scribe.commit())

@@ -287,7 +287,7 @@ class BrokerClient(Client):
             try:
                 await super()._attempt_reconnect()
             except Exception as error:  # noqa: BLE001 - nats-py would never try again after what it does not foresee.
-                _log.error("reconnect_failed", error=repr(error))  # noqa: TRY400 - the error says enough.
+                _log.error("reconnect_failed", error=repr(error))
                 await asyncio.sleep(RECONNECT_SECONDS)
             else:
                 return

@@ -18,7 +18,7 @@ from refold.log.jetstream.client import DEFAULT_INBOX_PREFIX, BrokerClient, conn
 from refold.log.jetstream.frames import message_frame
 
 _TOGETHER_BYTES: Final = 256 * 1024
-_SUBJECT: Final = re.compile(r"[!-~]+(\.[!-~]+)*", re.ASCII)
+_SUBJECT: Final = re.compile(r"[!-~]+", re.ASCII)
 
 _log = structlog.get_logger()
 

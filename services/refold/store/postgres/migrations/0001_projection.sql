@@ -21,8 +21,7 @@ CREATE TABLE checkpoints (
 ) WITH (fillfactor = 10);
 
 -- `state` holds the canonical bytes, NULL where the document is absent. Read it in SQL through refold_jsonb:
--- an index straight on it would make the projector's writes fail, and is refused at start. Rows of up to 4 kB
--- stay whole: to compress them costs a third of the write rate.
+-- an index straight on it would make the projector's writes fail, and is refused at start.
 CREATE TABLE documents (
     namespace text COLLATE "C" NOT NULL,
     document text COLLATE "C" NOT NULL,
@@ -41,7 +40,7 @@ CREATE TABLE documents (
     size bigint NOT NULL,
     state json,
     PRIMARY KEY (namespace, document)
-) WITH (fillfactor = 70, toast_tuple_target = 4080);
+) WITH (fillfactor = 70);
 
 -- Events that are in no closed page yet, one a row, with their outcomes.
 CREATE TABLE journal (
@@ -92,7 +91,7 @@ CREATE TABLE pages (
     CHECK (num_nulls(last_sequence, events, ids, identities, payload) IN (0, 5))
 );
 
--- Compressed before they come here (zstd: a tenth of the time that Postgres takes for it), or not compressible.
+-- Compressed before they come here, or not compressible.
 ALTER TABLE pages
     ALTER COLUMN snapshot SET STORAGE EXTERNAL,
     ALTER COLUMN payload SET STORAGE EXTERNAL,

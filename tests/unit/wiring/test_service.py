@@ -1,0 +1,73 @@
+"""A service says in its log why it ended, and never a secret; its log file is bounded."""
+
+import json
+import logging
+
+import pytest
+import structlog
+
+from refold.core.errors import LogHole, Refused
+from refold.wiring import service_process
+from refold.wiring.service import start
+
+
+@pytest.fixture
+def lines(capsys):
+    yield lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    structlog.reset_defaults()
+    logging.basicConfig(force=True)
+    logging.captureWarnings(capture=False)
+
+
+def test_an_error_that_ends_it_is_its_last_line_with_code_and_facts(lines):
+    async def run(settings):
+        raise LogHole(sequence=7)
+
+    with pytest.raises(LogHole):
+        start("projector", run)
+    last = lines()[-1]
+    assert (last["event"], last["code"], last["service"]) == ("service_ended", "log_hole", "projector")
+    assert "sequence=7" in last["error"]
+
+
+def test_a_crash_is_logged_with_its_stack_and_without_its_secrets(lines):
+    async def run(settings):
+        raise RuntimeError("postgres://u:s3cret@h")
+
+    with pytest.raises(SystemExit) as ended:
+        start("gateway", run)
+    assert ended.value.code == 1
+    (line,) = lines()
+    assert line["event"] == "service_crashed"
+    assert "RuntimeError" in line["exception"]
+    assert "s3cret" not in json.dumps(line)
+
+
+def test_a_misspelt_variable_is_warned_of(lines, monkeypatch):
+    monkeypatch.setenv("REFOLD_NATS_ULR", "nats://h")
+
+    async def run(settings):
+        pass
+
+    start("gateway", run)
+    assert [(line["event"], line["variable"]) for line in lines()] == [
+        ("variable_unknown", "REFOLD_NATS_ULR")
+    ]
+
+
+def test_a_bad_setting_starts_nothing(monkeypatch):
+    monkeypatch.setenv("REFOLD_HTTP", "nonsense")
+    with pytest.raises(Refused):
+        start("gateway", None)
+
+
+def test_a_log_file_is_put_aside_when_it_is_full_and_one_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(service_process, "LOG_BYTES_MAX", 10)
+    path = tmp_path / "gateway.log"
+    log = service_process._LogFile(path)
+    for chunk in (b"first line\n", b"second\n", b"third, not", b" ended yet\n", b"last\n"):
+        log.write(chunk)
+    log.close()
+    assert path.read_bytes() == b"last\n"
+    assert path.with_name("gateway.log.1").read_bytes() == b"second\nthird, not ended yet\n"
+    assert log.tail.endswith(b"last\n")

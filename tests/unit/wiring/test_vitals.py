@@ -1,0 +1,21 @@
+"""Vital signs are documents that change in small steps."""
+
+from refold.core import canonical
+from refold.core.record import check_name
+from refold.wiring.vitals import PROCESSES_EVERY, Vitals
+
+
+def test_every_sign_is_a_document_with_a_good_name_and_a_canonical_state():
+    signs = Vitals().look()
+    assert {"cpu", "memory", "network", "processes"} <= signs.keys()
+    assert any(name.startswith("disk-") for name in signs)
+    for name, state in signs.items():
+        assert check_name(name, "doc") == name
+        assert canonical.loads(canonical.dumps(state)) == state
+
+
+def test_processes_are_gone_through_only_now_and_then():
+    vitals = Vitals()
+    looks = [vitals.look()["processes"] for _ in range(PROCESSES_EVERY)]
+    assert all(look is looks[0] for look in looks)
+    assert vitals.look()["processes"] is not looks[0]
