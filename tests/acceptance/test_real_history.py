@@ -6,6 +6,7 @@ All 22,574 changes are read back by `read_back.py`, a command of its own; here a
 import asyncio
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,8 @@ pytestmark = pytest.mark.skipif(not HISTORY.is_file(), reason=f"the real history
 def read_back():
     spec = importlib.util.spec_from_file_location("read_back", HERE.with_name("read_back.py"))
     module = importlib.util.module_from_spec(spec)
+    # A dataclass looks its module up by name.
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 
