@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from refold.client.values import Change, Outcome
+from refold.client.values import Change, Namespace, Outcome
 from refold.client.values import Document as Found
 from refold.core import canonical
 from refold.core.document import ABSENT
@@ -62,6 +62,10 @@ class FoldingRefold:
         if self.faults:
             raise self.faults.pop(0)
         return outcomes
+
+    async def namespaces(self) -> list[Namespace]:
+        """Count what was folded before."""
+        return [Namespace(name="n", documents=len(self.documents), events=self.sequence)]
 
     async def get(self, namespace: str, document: str, *, version: int) -> Found:
         """Read the head."""

@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import Final
 
 from refold.core.limits import ID_WINDOW_EVENTS, ID_WINDOW_IDS
-from refold.core.outcome import First, Status
+from refold.core.outcome import STATUSES, First
 
 DIGEST_BYTES: Final = 16
 _FIRST: Final = struct.Struct(">QQqQBB")
@@ -64,7 +64,7 @@ def first_outcome(identity: bytes) -> First:
     """Read the first outcome out of an identity."""
     ordinal, sequence, recorded_at, version, status, is_creation = _FIRST.unpack_from(identity, _OUTCOME_AT)
     reason = identity[_REASON_AT:].decode("ascii")
-    return First(ordinal, sequence, recorded_at, version, Status(status), bool(is_creation), reason)
+    return First(ordinal, sequence, recorded_at, version, STATUSES[status], bool(is_creation), reason)
 
 
 def pack_identities(identities: Iterable[bytes]) -> bytes:

@@ -11,9 +11,10 @@ from typing import Final, NamedTuple
 
 from refold.core import canonical
 from refold.core.document import ABSENT, Document
+from refold.core.envelope import open_envelope
 from refold.core.event import decode
 from refold.core.limits import TIME_MIN_NANOSECONDS
-from refold.core.outcome import Entry, Kind, Status
+from refold.core.outcome import KINDS, STATUSES, Entry, Kind, Status
 from refold.core.patch import Operation, apply_patch, compile_patch
 
 
@@ -94,10 +95,11 @@ def operations_of(entry: Entry) -> list[canonical.Json]:
         return list(canonical.loads(entry.effect))
     if entry.kind is Kind.delete:
         return [{"op": "remove", "path": ""}]
-    event = decode(entry.headers, entry.body)
+    # It was held to the rules when it was folded: opening it is enough.
+    fields = open_envelope(entry.headers, entry.body).fields
     if entry.kind is Kind.put:
-        return [{"op": "add" if entry.is_creation else "replace", "path": "", "value": event.value}]
-    return list(event.value)
+        return [{"op": "add" if entry.is_creation else "replace", "path": "", "value": fields["put"]}]
+    return list(fields["patch"])
 
 
 def _effective_until(run: Run, point: Point) -> tuple[list[Entry], int]:
@@ -197,8 +199,8 @@ def _entry(numbers: tuple[int, ...], blobs: list[bytes]) -> Entry:
         recorded_at,
         occurred_at,
         version,
-        Status(status),
-        Kind(kind),
+        STATUSES[status],
+        KINDS[kind],
         bool(flags & _CREATION),
         subject if flags & _SUBJECT else None,
         headers,

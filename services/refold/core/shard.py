@@ -76,14 +76,17 @@ class Shard:
     def checkpoints(self) -> list[Checkpoint]:
         """Return what to commit: every owned partition, idle ones too, read up to here."""
         return [
-            replace(
-                checkpoint,
-                read_sequence=self.read_sequence,
-                recorded_at=self.recorded_at,
+            Checkpoint(
+                partition=partition,
+                chain=checkpoint.chain,
+                chain_before=checkpoint.chain_before,
                 fold=self.fold_number,
+                read_sequence=self.read_sequence,
+                last_sequence=checkpoint.last_sequence,
+                recorded_at=self.recorded_at,
                 counts=replace(checkpoint.counts),
             )
-            for checkpoint in self._checkpoints.values()
+            for partition, checkpoint in self._checkpoints.items()
         ]
 
     def _advance(self, record: Record) -> None:

@@ -22,12 +22,13 @@ IMPORT: Final = "import"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """A document's whole state after one change; `ABSENT` where the change removed it.
+    """A document's whole state after one change; `ABSENT` where the change removed it. `text` is the line itself.
 
     `is_export`: it carries a version, so that it is an event even where it changes nothing.
     """
 
     number: int
+    text: bytes
     document: str
     state: Json
     occurred_at: str
@@ -46,6 +47,7 @@ def parse_line(number: int, text: bytes) -> Line:
             raise Refused("bad_line", "must be there", field=name, shape="nothing")
     return Line(
         number=number,
+        text=text,
         document=check_name(_text(fields["doc"], "doc"), "doc"),
         state=_state(fields),
         occurred_at=_time(fields["ts"]),

@@ -49,14 +49,15 @@ def _plan(line: Line, heads: Heads, file_digest: str, attempt: int) -> Planned:
     head = heads[line.document]
     if line.number <= head.line and not attempt:
         return Planned(line, head, is_present=True)
-    state = None if line.state is ABSENT else canonical.dumps(line.state)
-    if state == head.state and not line.is_export:
+    change = _change(line, heads)
+    if change is None:
         return Planned(line, head)
-    event = {"doc": line.document, **_change(line, heads, state), **_about(line, head, file_digest, attempt)}
+    event = {"doc": line.document, **change, **_about(line, head, file_digest, attempt)}
     written = canonical.dumps(event)
     if len(written) > EVENT_BYTES_MAX:
         return Planned(line, head, refusal=_too_large(len(written)))
-    return Planned(line, Head(head.version + 1, state, line.number), written)
+    text = None if line.state is ABSENT else line.text
+    return Planned(line, Head(head.version + 1, text, line.number), written)
 
 
 def _too_large(count: int) -> Refused:
@@ -64,14 +65,24 @@ def _too_large(count: int) -> Refused:
     return Refused("event_too_large", rule, field="state", shape=f"{count} bytes")
 
 
-def _change(line: Line, heads: Heads, state: bytes | None) -> dict[str, Json]:
-    if state is None:
-        return {"delete": True}
-    if heads[line.document].state is None:
+def _change(line: Line, heads: Heads) -> dict[str, Json] | None:
+    """Return the event's change; None where there is none, and none is wanted."""
+    is_absent = heads[line.document].text is None
+    if line.state is ABSENT:
+        return {"delete": True} if line.is_export or not is_absent else None
+    if is_absent:
         return {"put": line.state}
-    patch = diff(heads.parsed(line.document), line.state)
-    is_small = len(canonical.dumps(patch)) < len(state)
-    return {"patch": patch} if is_small or not patch else {"put": line.state}
+    patch = diff(heads.state(line.document), line.state)
+    if not patch and not line.is_export:
+        return None
+    return {"patch": patch} if _is_small(patch, line) else {"put": line.state}
+
+
+def _is_small(patch: list[Json], line: Line) -> bool:
+    """Tell whether a patch is smaller than its state: a small part of the line's text certainly is."""
+    count = len(canonical.dumps(patch))
+    # The diff itself gives up where its patch outgrows the state; a line may be mostly white space.
+    return count * 4 < len(line.text) or not patch or count < canonical.size(line.state)
 
 
 def _about(line: Line, head: Head, file_digest: str, attempt: int) -> dict[str, Json]:

@@ -19,7 +19,7 @@ from refold.client.values import Outcome
 from refold.core.errors import Refused, ServiceUnavailable, TimedOut
 
 RUN_LINES_MAX: Final = 1_000
-RUN_BYTES_MAX: Final = 4 * 1024 * 1024
+RUN_BYTES_MAX: Final = 2 * 1024 * 1024
 ATTEMPTS_MAX: Final = 5
 """A line whose document others keep changing is tried so often."""
 
