@@ -1,6 +1,6 @@
 """The figures that a release notes: import, fold, time travel and latency, on a system of its own.
 
-A command of its own, never a test: `python tests/bench/measure.py [HISTORY.jsonl.zst]`. Durability is fsync.
+A command of its own, never a test: `PYTHONPATH=tests python tests/bench/measure.py [HISTORY]`. Durability is fsync.
 """
 
 from __future__ import annotations

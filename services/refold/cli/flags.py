@@ -13,13 +13,21 @@ import typer
 PANEL: Final = "Settings: each is also a REFOLD_… variable"
 
 
-def _flag(name: str, description: str, metavar: str | None = None) -> Any:
-    return typer.Option(name, help=description, metavar=metavar, rich_help_panel=PANEL)
+def _flag(name: str, description: str, metavar: str | None = None, default: str | None = None) -> Any:
+    # Not given it is None, so that the variable counts; what is in force then is only shown.
+    shown = default if default is not None else False
+    return typer.Option(name, help=description, metavar=metavar, show_default=shown, rich_help_panel=PANEL)
 
 
-Data = Annotated[Path | None, _flag("--data", "Data folder of `refold up`.", "DIR")]
+Data = Annotated[Path | None, _flag("--data", "Data folder of `refold up`.", "DIR", default=".refold")]
 Http = Annotated[
-    str | None, _flag("--http", "Where the gateway listens, HOST:PORT; port 0 = any free one.", "HOST:PORT")
+    str | None,
+    _flag(
+        "--http",
+        "Where the gateway listens, HOST:PORT; port 0 = any free one.",
+        "HOST:PORT",
+        default="127.0.0.1:8080",
+    ),
 ]
 Probe = Annotated[
     str | None,
@@ -27,12 +35,19 @@ Probe = Annotated[
         "--probe",
         "Where the projector answers probes and metrics, HOST:PORT; port 0 = any free one.",
         "HOST:PORT",
+        default="127.0.0.1:0",
     ),
 ]
-NatsPort = Annotated[int | None, _flag("--nats-port", "Port of the embedded NATS; 0 = any free one.", "PORT")]
+NatsPort = Annotated[
+    int | None, _flag("--nats-port", "Port of the embedded NATS; 0 = any free one.", "PORT", default="4222")
+]
 Durability = Annotated[
     Literal["fsync", "os"] | None,
-    _flag("--durability", "Embedded log: `fsync` survives power loss, `os` is for throw-away data."),
+    _flag(
+        "--durability",
+        "Embedded log: `fsync` survives power loss, `os` is for throw-away data.",
+        default="fsync",
+    ),
 ]
 NatsUrl = Annotated[str | None, _flag("--nats-url", "NATS, as the service's own user.", "URL")]
 NatsAdminUrl = Annotated[
@@ -53,22 +68,39 @@ PostgresUrl = Annotated[
     str | None, _flag("--postgres-url", "Postgres, with all rights on the schema.", "URL")
 ]
 PostgresSchema = Annotated[
-    str | None, _flag("--postgres-schema", "Schema that holds the projection.", "NAME")
+    str | None, _flag("--postgres-schema", "Schema that holds the projection.", "NAME", default="refold")
 ]
 CacheBytesMax = Annotated[
-    int | None, _flag("--cache-bytes-max", "Documents that a projector keeps in memory, in bytes.", "BYTES")
+    int | None,
+    _flag(
+        "--cache-bytes-max",
+        "Documents that a projector keeps in memory, in bytes.",
+        "BYTES",
+        default="268435456",
+    ),
 ]
 CommitEventsMax = Annotated[
-    int | None, _flag("--commit-events-max", "Events in one commit, at most.", "EVENTS")
+    int | None, _flag("--commit-events-max", "Events in one commit, at most.", "EVENTS", default="5000")
 ]
 WaitSeconds = Annotated[
     float | None,
-    _flag("--wait-seconds", "How long a write waits for its outcome when it does not say.", "SECONDS"),
+    _flag(
+        "--wait-seconds",
+        "How long a write waits for its outcome when it does not say.",
+        "SECONDS",
+        default="5.0",
+    ),
 ]
 StatementTimeoutSeconds = Annotated[
     float | None,
-    _flag("--statement-timeout-seconds", "How long a reading statement may take in Postgres.", "SECONDS"),
+    _flag(
+        "--statement-timeout-seconds",
+        "How long a reading statement may take in Postgres.",
+        "SECONDS",
+        default="10.0",
+    ),
 ]
 LogLevel = Annotated[
-    Literal["debug", "info", "warning", "error"] | None, _flag("--log-level", "Least level logged.")
+    Literal["debug", "info", "warning", "error"] | None,
+    _flag("--log-level", "Least level logged.", default="info"),
 ]

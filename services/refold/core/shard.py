@@ -64,6 +64,10 @@ class Shard:
     def fold(self, record: Record, where: Place, document: Document) -> Step:
         """Fold a record into its document, in place. Raises `FoldUnknown`, `LogHole`."""
         self._advance(record)
+        headers = author_headers(record.headers)
+        if headers is not record.headers:
+            # The broker's own lines are cut once, not by each who reads the author's.
+            record = record._replace(headers=headers)
         folded = fold(document, record, recorded_at=self.recorded_at, fold_number=self.fold_number)
         counts = self._link(record, where.partition).counts
         name = folded.outcome.status.name
@@ -126,7 +130,7 @@ def _entry(record: Record, where: Place, recorded_at: int, folded: Folded) -> En
         outcome.kind,
         outcome.is_creation,
         None if record.subject == usual else record.subject,
-        author_headers(record.headers),
+        record.headers,
         record.body,
         None if outcome.effect is None else canonical.dumps(outcome.effect),
         outcome.reason,

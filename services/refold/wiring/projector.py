@@ -6,9 +6,11 @@ then the store lets go of the shard, then the connections to the log close.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
 
 from faststream.nats import NatsBroker
 from prometheus_client import CollectorRegistry
@@ -26,9 +28,16 @@ from refold.wiring.serving import chosen_port, serve, stop_on_signals
 from refold.wiring.settings import Settings, split_address
 
 
+COLLECT_AFTER: Final = (50_000, 20, 100)
+"""Objects made before the young, generations of them before the older are searched for garbage."""
+
+
 async def run(settings: Settings) -> None:
     """Run until SIGINT or SIGTERM; raises the error that stopped the projector for good."""
     stop = stop_on_signals()
+    # Folding makes many small objects that live until the next commit: the usual thresholds cost a fifth of it.
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)
     registry = CollectorRegistry()
     async with _ports(settings, registry) as ports:
         runner = Runner(ports, bounds_of(settings))

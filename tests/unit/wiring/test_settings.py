@@ -120,6 +120,7 @@ def test_every_setting_has_a_flag_that_says_the_same():
         if typing.get_origin(annotated) is typing.Annotated:
             option = annotated.__metadata__[0]
             # Within Annotated, what stands first is the flag's name.
-            offered[option.default.removeprefix("--").replace("-", "_")] = option.help
-    wanted = {name: field.description for name, field in Settings.model_fields.items()}
+            default = option.show_default or "None"
+            offered[option.default.removeprefix("--").replace("-", "_")] = (option.help, default)
+    wanted = {name: (field.description, str(field.default)) for name, field in Settings.model_fields.items()}
     assert offered == {name: text for name, text in wanted.items() if name not in NOT_A_SERVICE_FLAG}
