@@ -27,7 +27,6 @@ from refold.wiring.log import BrokerClock, connect_to, inbox_of, make_log, open_
 from refold.wiring.serving import chosen_port, serve, stop_on_signals
 from refold.wiring.settings import Settings, split_address
 
-
 COLLECT_AFTER: Final = (50_000, 20, 100)
 """Objects made before the young, generations of them before the older are searched for garbage."""
 
