@@ -38,6 +38,11 @@ def loads(data: bytes) -> Json:
     return value
 
 
+def reread(data: bytes) -> Json:
+    """Parse what `dumps` wrote: nothing hides in canonical bytes."""
+    return orjson.loads(data)
+
+
 def dumps(value: Json) -> bytes:
     """Write the canonical bytes: keys by code point, no white space, shortest digits."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)

@@ -12,7 +12,6 @@ from typing import Final, NamedTuple
 from refold.core import canonical
 from refold.core.document import ABSENT, Document
 from refold.core.envelope import open_envelope
-from refold.core.event import decode
 from refold.core.limits import TIME_MIN_NANOSECONDS
 from refold.core.outcome import KINDS, STATUSES, Entry, Kind, Status
 from refold.core.patch import Operation, apply_patch, compile_patch
@@ -92,14 +91,18 @@ def state_at(run: Run, point: Point) -> Snapshot:
 def operations_of(entry: Entry) -> list[canonical.Json]:
     """Return an effective entry's change: the RFC 6902 patch that turns the version before into its own."""
     if entry.effect is not None:
-        return list(canonical.loads(entry.effect))
+        return list(canonical.reread(entry.effect))
     if entry.kind is Kind.delete:
         return [{"op": "remove", "path": ""}]
-    # It was held to the rules when it was folded: opening it is enough.
-    fields = open_envelope(entry.headers, entry.body).fields
+    fields = _fields(entry)
     if entry.kind is Kind.put:
         return [{"op": "add" if entry.is_creation else "replace", "path": "", "value": fields["put"]}]
     return list(fields["patch"])
+
+
+def _fields(entry: Entry) -> dict[str, canonical.Json]:
+    """Open an accepted event; it was held to the rules when it was folded."""
+    return open_envelope(entry.headers, entry.body).fields
 
 
 def _effective_until(run: Run, point: Point) -> tuple[list[Entry], int]:
@@ -136,20 +139,20 @@ def _replay(base: bytes | None, entries: list[Entry]) -> bytes | None:
 
 
 def _loaded(base: bytes | None) -> tuple[canonical.Json, int]:
-    return (ABSENT, 0) if base is None else (canonical.loads(base), len(base))
+    return (ABSENT, 0) if base is None else (canonical.reread(base), len(base))
 
 
 def _written(entry: Entry) -> tuple[canonical.Json, int]:
     if entry.kind is Kind.delete:
         return ABSENT, 0
-    event = decode(entry.headers, entry.body)
-    return event.value, event.size
+    state = _fields(entry)["put"]
+    return state, canonical.size(state)
 
 
 def _compiled(entry: Entry) -> list[Operation]:
     if entry.effect is not None:
-        return compile_patch(canonical.loads(entry.effect))
-    return decode(entry.headers, entry.body).operations
+        return compile_patch(canonical.reread(entry.effect))
+    return compile_patch(_fields(entry)["patch"])
 
 
 _ENTRY: Final = struct.Struct(">QqqqQQBBBHIIIHHH")
