@@ -21,9 +21,9 @@ from refold.core.errors import LogUnavailable, RefoldError, StoreUnavailable
 from refold.gateway.app import Gateway, create_app
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.parts import About, Parts
-from refold.gateway.progress import PROGRESS_SUBJECT, Progress
+from refold.gateway.progress import Progress
 from refold.history import History
-from refold.log import Acknowledgement, Appended, LogInfo, Publication, Stale, Unknown
+from refold.log import PROGRESS_SUBJECT, Acknowledgement, Appended, LogInfo, Publication, Stale, Unknown
 from refold.log.memory import MemoryLog, MemoryNotices
 from refold.store import Head
 from refold.store.memory import MemoryStore, Tables

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 import orjson
 
@@ -15,8 +14,6 @@ from refold.core.checkpoint import Checkpoint
 from refold.core.errors import StoreError
 from refold.core.limits import NOTICE_WAIT_SECONDS, TIME_MIN_NANOSECONDS
 from refold.telemetry.logging import get_logger
-
-PROGRESS_SUBJECT: Final = "refold.progress"
 
 
 class Progress:

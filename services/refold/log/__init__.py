@@ -7,9 +7,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from refold.core.record import Record
+
+PROGRESS_SUBJECT: Final = "refold.progress"
+"""The projector tells how far it has come: after each commit, and each second as a sign of life."""
+
+CONTROL_SUBJECT: Final = "refold.control.projector"
+"""Asked there, the projector answers what it is doing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

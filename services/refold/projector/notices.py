@@ -5,8 +5,6 @@ Built at once when an event is folded, sent when it is committed; at most once, 
 
 from __future__ import annotations
 
-from typing import Final
-
 from refold.core import canonical
 from refold.core.canonical import Json
 from refold.core.envelope import reply_subject
@@ -17,10 +15,8 @@ from refold.core.page import operations_of
 from refold.core.record import Place
 from refold.core.shard import Step
 from refold.core.timestamp import format_time
+from refold.log import PROGRESS_SUBJECT
 from refold.store import Rejection
-
-PROGRESS_SUBJECT: Final = "refold.progress"
-"""Sent after each commit, and each second as a sign of life."""
 
 
 def reply_notice(where: Place, step: Step) -> tuple[str, bytes] | None:

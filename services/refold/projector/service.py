@@ -8,17 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Final
+from typing import Any
 
 from faststream.asgi import AsgiFastStream, AsgiResponse, get
 from faststream.nats import NatsBroker
 from prometheus_client import CollectorRegistry, make_asgi_app
 
 from refold.core import canonical
+from refold.log import CONTROL_SUBJECT
 from refold.projector.runner import Runner, Stage
-
-CONTROL_SUBJECT: Final = "refold.control.projector"
-"""Asked by the administrator, answers what the projector is doing."""
 
 
 def create_service(

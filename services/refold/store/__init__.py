@@ -92,14 +92,6 @@ class NamespaceCount(NamedTuple):
     events: int
 
 
-class Found(NamedTuple):
-    """A stored event with its document's id window entry resolved: one event and its outcome."""
-
-    namespace: str
-    document: str
-    entry: Entry
-
-
 class Page(NamedTuple):
     """A bounded answer; `cursor` continues it, None at the end."""
 
@@ -179,7 +171,6 @@ __all__ = [
     "Cut",
     "Dirty",
     "Entry",
-    "Found",
     "Head",
     "Key",
     "NamespaceCount",

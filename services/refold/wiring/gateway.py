@@ -21,10 +21,10 @@ from refold.core.errors import ServiceUnavailable
 from refold.gateway.app import create_app
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.parts import About, Parts
-from refold.gateway.progress import PROGRESS_SUBJECT, Progress
+from refold.gateway.progress import Progress
 from refold.history import History
+from refold.log import CONTROL_SUBJECT, PROGRESS_SUBJECT
 from refold.log.jetstream import JetStreamLog, JetStreamNotices
-from refold.projector.service import CONTROL_SUBJECT
 from refold.store.postgres import PostgresStore
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import GatewayMetrics
