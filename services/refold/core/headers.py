@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 from refold.core import canonical
 from refold.core.errors import Refused
+from refold.core.limits import INTEGER_MIN
 
 JSON_PATCH: Final = "application/json-patch+json"
 MERGE_PATCH: Final = "application/merge-patch+json"
@@ -86,7 +87,8 @@ def cloud_attributes(ours: dict[str, str]) -> dict[str, canonical.Json]:
 
 
 def _integer(name: str, value: str) -> int:
-    if not _INTEGER.fullmatch(value):
+    # Below the least integer there is nothing to write in canonical bytes; 19 digits end short of the greatest.
+    if not _INTEGER.fullmatch(value) or int(value) < INTEGER_MIN:
         raise Refused(
             "bad_field", "must be an integer", field=name, shape=f"string of {len(value)} characters"
         )

@@ -10,15 +10,29 @@ import pytest
 from refold.core import canonical, chain
 from refold.core.document import ABSENT, Document
 from refold.core.fold import fold
-from refold.core.record import Record, partition_of
+from refold.core.record import Record, partition_of, place
 from support.events import lines, subject_of
 
 VECTORS = json.loads((Path(__file__).parents[3] / "schemas" / "vectors" / "fold.json").read_text())
 
 
 def written_out(text):
-    """Write out a text that is given as a list of [text, how many times]."""
-    return text if text is None or isinstance(text, str) else "".join(part * times for part, times in text)
+    """Write out a text that is given as a list of [text, how many times, a mark for the number]."""
+    if text is None or isinstance(text, str):
+        return text
+    return "".join(
+        "".join(numbered(part, times, *mark)) if mark else part * times for part, times, *mark in text
+    )
+
+
+def numbered(part, times, mark):
+    """Repeat a text, its mark replaced by the number from 1, as long as the mark."""
+    return (part.replace(mark, str(number).zfill(len(mark))) for number in range(1, times + 1))
+
+
+def bytes_of(row, name):
+    """Read bytes that are given as text, or in hexadecimal digits."""
+    return bytes.fromhex(row["hex"]) if "hex" in row else written_out(row[name]).encode()
 
 
 def records(case):
@@ -26,12 +40,10 @@ def records(case):
     subject = subject_of(case["namespace"], case["document"])
     for event in case["events"]:
         headers = lines(*((name, written_out(value)) for name, value in event.get("headers", [])))
+        headers = bytes.fromhex(event["headers_hex"]) if "headers_hex" in event else headers
+        written = bytes_of(event, "body")
         for n in range(event.get("times", 1)):
-            body = (
-                bytes.fromhex(event["hex"])
-                if "hex" in event
-                else written_out(event["body"]).replace("#", str(n + 1)).encode()
-            )
+            body = written if "hex" in event else written.replace(b"#", str(n + 1).encode())
             yield Record(event["sequence"] + n, int(event["time"]), subject, headers, body), event["expected"]
 
 
@@ -61,7 +73,8 @@ def test_the_fold_makes_of_every_event_what_the_vectors_say(case):
     for record, expected in records(case):
         recorded_at = max(recorded_at, record.time)
         folded = fold(document, record, recorded_at=recorded_at)
-        wanted = {**expected, "state": written_out(expected["state"])}
+        texts = {name: written_out(expected[name]) for name in ("state", "effect") if name in expected}
+        wanted = {**expected, **texts}
         assert found(folded, document, recorded_at, expected) == wanted, (
             record.sequence,
             folded.outcome.detail,
@@ -76,6 +89,16 @@ def test_the_fold_makes_of_every_event_what_the_vectors_say(case):
 @pytest.mark.parametrize(("namespace", "document", "partition"), VECTORS["partitions"])
 def test_a_documents_partition_is_what_the_vectors_say(namespace, document, partition):
     assert partition_of(namespace.encode(), document.encode()) == partition
+
+
+@pytest.mark.parametrize("row", VECTORS["places"])
+def test_a_subject_belongs_where_the_vectors_say(row):
+    where = place(bytes_of(row, "subject"))
+    assert (where.partition, where.reason) == (row["partition"], row.get("reason", ""))
+    assert (where.namespace, where.document) == (
+        row.get("namespace", ""),
+        written_out(row.get("document", "")),
+    )
 
 
 def test_the_chain_is_what_the_vectors_say():

@@ -1,0 +1,255 @@
+// JSON Pointer, JSON Patch and JSON Merge Patch (RFC 6901, 6902, 7396) under fold 1: in place, all or nothing.
+
+import { byCodePoint, copy, depth, equal, identical, isContainer, refuse, size, write } from "./json.mjs";
+
+export const DEPTH_MAX = 128;
+export const OPERATIONS_MAX = 10_000;
+export const STATE_BYTES_MAX = 8 * 1024 * 1024;
+export const COPY_BYTES_MAX = 16 * 1024 * 1024;
+export const SHIFTS_MAX = 256 * 1024 * 1024;
+export const EVENT_BYTES_MAX = 1024 * 1024;
+
+export function parsePointer(pointer) {
+  if (pointer === "") return [];
+  if (pointer[0] !== "/" || /~(?![01])/.test(pointer)) refuse("bad_pointer");
+  return pointer.slice(1).split("/").map((token) => token.replaceAll("~1", "/").replaceAll("~0", "~"));
+}
+
+export function resolve(root, tokens) {
+  return tokens.reduce((node, token) => {
+    if (Array.isArray(node)) return node[index(token, node.length)];
+    return node instanceof Map && node.has(token) ? node.get(token) : refuse("target_missing");
+  }, root);
+}
+
+/** Check a patch's shape as a whole, before the first operation is applied. */
+export function compilePatch(raw) {
+  if (!Array.isArray(raw)) refuse("bad_patch");
+  if (raw.length > OPERATIONS_MAX) refuse("too_many_operations");
+  return raw.map(compileOperation);
+}
+
+/** Return the new root and its canonical size; refused, the state is as before. */
+export function applyPatch(state, operations, bytes) {
+  return applied(new Edit(state, bytes), (edit) => {
+    for (const operation of operations) {
+      APPLY[operation.kind](edit, operation);
+      edit.checkSize();
+    }
+  });
+}
+
+/** The same, with the effect: a JSON Patch that does the same to the same state. */
+export function applyMerge(state, merge, bytes) {
+  const effect = new Effect();
+  const { root, size: after } = applied(new Edit(state, bytes), (edit) => {
+    if (merge instanceof Map && edit.root instanceof Map) mergeMembers(edit, effect, edit.root, merge, []);
+    else setMerged(edit, effect, withoutNulls(merge));
+  });
+  return { root, size: after, effect: effect.over(root) };
+}
+
+/** A value's canonical size, once it is known to nest no deeper than there is room for. */
+export function sizeWithin(value, levels) {
+  return depth(value) > levels ? refuse("too_deep") : size(value);
+}
+
+function applied(edit, change) {
+  try {
+    change(edit);
+  } catch (refused) {
+    for (const undo of edit.undoing.reverse()) undo();
+    throw refused;
+  }
+  return edit;
+}
+
+/** Changes to one state, its size kept, and the way back. */
+class Edit {
+  constructor(root, bytes) {
+    Object.assign(this, { root, size: bytes, undoing: [], carried: 0, shifts: 0 });
+  }
+
+  setRoot(value, bytes) {
+    Object.assign(this, { root: value, size: bytes });
+  }
+
+  setMember(parent, key, value, bytes) {
+    if (parent.has(key)) this.removeMember(parent, key);
+    this.size += bytes + size(key) + (parent.size ? 2 : 1);
+    this.undoing.push(() => parent.delete(key));
+    parent.set(key, value);
+  }
+
+  removeMember(parent, key) {
+    const old = parent.has(key) ? parent.get(key) : refuse("target_missing");
+    parent.delete(key);
+    this.size -= size(old) + size(key) + (parent.size ? 2 : 1);
+    this.undoing.push(() => parent.set(key, old));
+  }
+
+  replaceElement(parent, place, value, bytes) {
+    const old = parent[place];
+    this.size += bytes - size(old);
+    this.undoing.push(() => (parent[place] = old));
+    parent[place] = value;
+  }
+
+  insertElement(parent, place, value, bytes) {
+    this.#shift(parent.length - place);
+    this.size += bytes + (parent.length ? 1 : 0);
+    this.undoing.push(() => parent.splice(place, 1));
+    parent.splice(place, 0, value);
+  }
+
+  removeElement(parent, place) {
+    this.#shift(parent.length - place);
+    const [old] = parent.splice(place, 1);
+    this.size -= size(old) + (parent.length ? 1 : 0);
+    this.undoing.push(() => parent.splice(place, 0, old));
+  }
+
+  carry(bytes) {
+    if ((this.carried += bytes) > COPY_BYTES_MAX) refuse("copy_too_large");
+  }
+
+  checkSize() {
+    if (this.size > STATE_BYTES_MAX) refuse("state_too_large");
+  }
+
+  #shift(elements) {
+    if ((this.shifts += elements) > SHIFTS_MAX) refuse("too_many_shifts");
+  }
+}
+
+const APPLY = {
+  add: (edit, { tokens, value }) => put(edit, tokens, value),
+  replace(edit, { tokens, value }) {
+    if (!tokens.length) return edit.setRoot(value, sizeWithin(value, DEPTH_MAX));
+    const [parent, key] = parentAndKey(edit.root, tokens);
+    const place = Array.isArray(parent) ? index(key, parent.length) : parent.has(key) || refuse("target_missing");
+    const bytes = sizeWithin(value, DEPTH_MAX - tokens.length);
+    if (Array.isArray(parent)) edit.replaceElement(parent, place, value, bytes);
+    else edit.setMember(parent, key, value, bytes);
+  },
+  remove: (edit, { tokens }) => take(edit, tokens),
+  move(edit, { tokens, source }) {
+    const value = resolve(edit.root, source);
+    if (tokens.length === source.length && startsWith(tokens, source)) return;
+    take(edit, source);
+    edit.carry(size(value));
+    put(edit, tokens, value);
+  },
+  copy(edit, { tokens, source }) {
+    const value = copy(resolve(edit.root, source));
+    edit.carry(size(value));
+    put(edit, tokens, value);
+  },
+  test: (edit, { tokens, value }) => equal(resolve(edit.root, tokens), value) || refuse("test_failed"),
+};
+const LATER = ["inc", "str_ins", "str_del"];
+
+function compileOperation(item) {
+  const kind = item instanceof Map ? item.get("op") : refuse("bad_patch");
+  if (LATER.includes(kind)) refuse("not_in_this_fold");
+  if (typeof kind !== "string" || !Object.hasOwn(APPLY, kind)) refuse("bad_patch");
+  const tokens = pointerIn(item, "path");
+  if (["add", "replace", "test"].includes(kind)) {
+    return item.has("value") ? { kind, tokens, value: item.get("value") } : refuse("bad_patch");
+  }
+  if (kind === "remove") return tokens.length ? { kind, tokens } : refuse("remove_root");
+  const source = pointerIn(item, "from");
+  if (kind === "move" && source.length < tokens.length && startsWith(tokens, source)) refuse("bad_patch");
+  return { kind, tokens, source };
+}
+
+function pointerIn(item, field) {
+  const pointer = item.get(field);
+  return typeof pointer === "string" ? parsePointer(pointer) : refuse("bad_patch");
+}
+
+const startsWith = (tokens, source) => source.every((token, at) => token === tokens[at]);
+
+function put(edit, tokens, value) {
+  if (!tokens.length) return edit.setRoot(value, sizeWithin(value, DEPTH_MAX));
+  const [parent, key] = parentAndKey(edit.root, tokens);
+  const isArray = Array.isArray(parent);
+  const place = isArray && key !== "-" ? index(key, parent.length + 1) : parent.length;
+  const bytes = sizeWithin(value, DEPTH_MAX - tokens.length);
+  if (isArray) edit.insertElement(parent, place, value, bytes);
+  else edit.setMember(parent, key, value, bytes);
+}
+
+function take(edit, tokens) {
+  const [parent, key] = parentAndKey(edit.root, tokens);
+  if (Array.isArray(parent)) edit.removeElement(parent, index(key, parent.length));
+  else edit.removeMember(parent, key);
+}
+
+function parentAndKey(root, tokens) {
+  const parent = resolve(root, tokens.slice(0, -1));
+  return isContainer(parent) ? [parent, tokens.at(-1)] : refuse("target_missing");
+}
+
+function index(token, count) {
+  const place = /^(0|[1-9][0-9]{0,14})$/.test(token) ? Number(token) : refuse("target_missing");
+  return place < count ? place : refuse("target_missing");
+}
+
+function mergeMembers(edit, effect, target, changes, tokens) {
+  for (const key of [...changes.keys()].sort(byCodePoint)) {
+    const [change, inner] = [changes.get(key), [...tokens, key]];
+    if (change === null) {
+      if (!target.has(key)) continue;
+      edit.removeMember(target, key);
+      effect.add(edit, "remove", inner);
+    } else if (change instanceof Map && target.get(key) instanceof Map) {
+      mergeMembers(edit, effect, target.get(key), change, inner);
+    } else setMember(edit, effect, target, inner, withoutNulls(change));
+  }
+}
+
+function setMember(edit, effect, target, tokens, value) {
+  const key = tokens.at(-1);
+  const kind = target.has(key) ? "replace" : "add";
+  if (kind === "replace" && identical(target.get(key), value)) return;
+  edit.setMember(target, key, value, sizeWithin(value, DEPTH_MAX - tokens.length));
+  effect.add(edit, kind, tokens, value);
+}
+
+function setMerged(edit, effect, value) {
+  if (identical(edit.root, value)) return;
+  edit.setRoot(value, sizeWithin(value, DEPTH_MAX));
+  effect.add(edit, "replace", [], value);
+}
+
+function withoutNulls(value) {
+  if (!(value instanceof Map)) return value;
+  const kept = [...value].filter(([, item]) => item !== null);
+  return new Map(kept.map(([key, item]) => [key, withoutNulls(item)]));
+}
+
+/** A merge's operations in canonical text; too many or too long, they are one `replace` of the root. */
+class Effect {
+  operations = [];
+  pathChars = 0;
+
+  add(edit, kind, tokens, value) {
+    edit.checkSize();
+    if (!this.#isShort()) return;
+    const path = tokens.map((token) => `/${token.replaceAll("~", "~0").replaceAll("/", "~1")}`).join("");
+    for (const _ of path) this.pathChars += 1;
+    const operation = new Map([["op", kind], ["path", path]]);
+    if (kind !== "remove") operation.set("value", value);
+    this.operations.push(write(operation));
+  }
+
+  over(root) {
+    if (this.#isShort()) return `[${this.operations.join(",")}]`;
+    return `[{"op":"replace","path":"","value":${write(root)}}]`;
+  }
+
+  #isShort() {
+    return this.operations.length <= OPERATIONS_MAX && this.pathChars <= EVENT_BYTES_MAX;
+  }
+}

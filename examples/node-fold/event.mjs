@@ -1,0 +1,163 @@
+// An event as it was published, whatever its form (native, bare patch, CloudEvents), opened and held to fold 1.
+
+import { DEPTH_MAX, EVENT_BYTES_MAX, compilePatch, sizeWithin } from "./change.mjs";
+import { byCodePoint, decoded, equal, identical, parse, refuse } from "./json.mjs";
+
+export const HEADERS_BYTES_MAX = 32 * 1024;
+export const ID_CHARS_MAX = 128;
+const INT64_MIN = -(2n ** 63n);
+const INT64_MAX = 2n ** 63n - 1n;
+
+const CHANGES = ["patch", "merge", "put", "delete"];
+const TEXTS = ["id", "type", "actor", "correlation_id", "causation_id"];
+const FIELDS = [...CHANGES, ...TEXTS, "v", "base", "on_conflict", "occurred_at", "meta"];
+const LATER_FIELDS = ["all_or_nothing", "session", "principal", "txn", "reverts", "resolves"];
+const STRATEGY = /^(reject|first_write_wins|last_write_wins|merge|custom:.+)$/s;
+const CLOUD_EVENT = "application/cloudevents+json";
+const BARE = { "application/json-patch+json": "patch", "application/merge-patch+json": "merge" };
+const INTEGER_HEADERS = ["v", "base", "reverts", "resolves"];
+const JSON_HEADERS = ["meta", "all_or_nothing", "txn"];
+const TEXT_HEADERS = [...TEXTS, "occurred_at", "on_conflict", "principal", "session"];
+
+/** The event's fields, each said once; `headers` are the author's stored lines, as bytes. */
+export function openEvent(headers, body) {
+  if (body.length > EVENT_BYTES_MAX) refuse("event_too_large");
+  if (headers.length > HEADERS_BYTES_MAX) refuse("headers_too_large");
+  const ours = readHeaders(headers);
+  return agree(bodyFields(ours, parse(body)), refoldFields(ours));
+}
+
+/** The event's own id, where it carries a valid one. */
+export function idOf(fields) {
+  const id = fields.get("id");
+  return typeof id === "string" && id !== "" && [...id].length <= ID_CHARS_MAX ? id : undefined;
+}
+
+/** Hold the fields to the rules: of several broken ones the first, in this order, is the reason. */
+export function checkEvent(fields) {
+  const [unknown] = [...fields.keys()].filter((name) => !FIELDS.includes(name)).sort(byCodePoint);
+  if (unknown !== undefined) refuse(LATER_FIELDS.includes(unknown) ? "not_in_this_fold" : "unknown_field");
+  const [kind, ...more] = CHANGES.filter((name) => fields.has(name));
+  if (kind === undefined || more.length) refuse("bad_event");
+  const value = fields.get(kind);
+  if (kind === "delete" && value !== true) refuse("bad_field");
+  const operations = kind === "patch" ? compilePatch(value) : [];
+  const bytes = kind === "put" ? sizeWithin(value, DEPTH_MAX) : 0;
+  return { kind, value, operations, bytes, ...checkOthers(fields) };
+}
+
+function checkOthers(fields) {
+  const hold = (name, isValid) => fields.has(name) && !isValid(fields.get(name)) && refuse("bad_field");
+  const isText = (value) => typeof value === "string";
+  hold("v", (value) => value === 1n);
+  for (const name of TEXTS) hold(name, isText);
+  hold("id", () => idOf(fields) !== undefined);
+  hold("base", (value) => typeof value === "bigint" && value >= 0n && value <= INT64_MAX);
+  hold("on_conflict", (value) => isText(value) && STRATEGY.test(value));
+  hold("occurred_at", isText);
+  const occurredAt = fields.has("occurred_at") ? parseTime(fields.get("occurred_at")) : undefined;
+  hold("meta", (value) => value instanceof Map);
+  return { base: fields.get("base"), onConflict: fields.get("on_conflict"), occurredAt };
+}
+
+/** Nanoseconds since 1970, from RFC 3339 with an offset. */
+function parseTime(text) {
+  const found =
+    /^(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:[Zz]|([+-])(\d\d):(\d\d))$/.exec(text);
+  const [, year, month, day, hour, minute, second, fraction = "", sign, hours = "0", minutes = "0"] =
+    found ?? refuse("bad_time");
+  // Before 1677 there is no int64 nanosecond, and JavaScript takes the year 50 for 1950.
+  if (year < 1677 || hour > 23 || minute > 59 || second > 59 || hours > 23 || minutes > 59) refuse("bad_time");
+  const date = new Date(Date.UTC(year, month - 1, day, hour, minute, second));
+  if (date.getUTCMonth() !== month - 1 || date.getUTCDate() !== Number(day)) refuse("bad_time");
+  const offset = (Number(hours) * 60 + Number(minutes)) * (sign === "-" ? -60_000 : 60_000);
+  const time = BigInt(date.getTime() - offset) * 1_000_000n + BigInt(fraction.padEnd(9, "0"));
+  return INT64_MIN <= time && time <= INT64_MAX ? time : refuse("bad_time");
+}
+
+/** `Content-Type`, `Refold-*` and `ce-*` by lower-case name; others are the transport's business. */
+function readHeaders(headers) {
+  const ours = new Map();
+  for (const line of headers.toString("latin1").split("\r\n").filter(Boolean)) {
+    const colon = line.indexOf(":");
+    if (colon < 0) refuse("bad_header");
+    const raw = trimmed(line.slice(0, colon)).replace(/[A-Z]/g, (letter) => letter.toLowerCase());
+    if (!/^(refold-|ce-|content-type$)/.test(raw)) continue;
+    const [name, value] = [raw, trimmed(line.slice(colon + 1))].map((it) => utf8(it, "latin1"));
+    if (ours.has(name)) refuse("repeated_header");
+    ours.set(name, value);
+  }
+  return ours;
+}
+
+function refoldFields(ours) {
+  const fields = new Map();
+  for (const [name, value] of ours) {
+    if (!name.startsWith("refold-") || name === "refold-reply") continue;
+    const field = /_/.test(name) ? name : name.slice(7).replaceAll("-", "_");
+    if (INTEGER_HEADERS.includes(field)) fields.set(field, integer(value));
+    else if (JSON_HEADERS.includes(field)) fields.set(field, parse(Buffer.from(value)));
+    else fields.set(TEXT_HEADERS.includes(field) ? field : refuse("unknown_field"), value);
+  }
+  return fields;
+}
+
+function integer(digits) {
+  const value = /^-?(0|[1-9][0-9]{0,18})$/.test(digits) ? BigInt(digits) : refuse("bad_field");
+  return value >= INT64_MIN ? value : refuse("bad_field");
+}
+
+function bodyFields(ours, value) {
+  const pairs = [...ours].filter(([name]) => name.startsWith("ce-"));
+  const attributes = new Map(pairs.map(([name, text]) => [name.slice(3), percentDecoded(text)]));
+  const media = mediaType(ours.get("content-type") ?? "");
+  if (media === CLOUD_EVENT) {
+    const event = agree(native(value), attributes);
+    return cloudFields(event, dataMedia(event));
+  }
+  if (!attributes.size) return fieldsBy(media, value);
+  const named = dataMedia(attributes);
+  if (media && named && media !== named) refuse("contradictory");
+  return cloudFields(attributes.set("data", value), media || named);
+}
+
+function cloudFields(event, media) {
+  if (!event.has("data")) refuse("bad_event");
+  for (const name of ["specversion", "id", "source", "type"]) attribute(event, name);
+  if (event.get("specversion") !== "1.0") refuse("bad_event");
+  const said = new Map([["id", `${event.get("source")}|${event.get("id")}`], ["type", event.get("type")]]);
+  const fields = fieldsBy(media, event.get("data"));
+  if ((event.get("time") ?? null) !== null) said.set("occurred_at", event.get("time"));
+  return agree(fields, said);
+}
+
+const fieldsBy = (media, value) => (Object.hasOwn(BARE, media) ? new Map([[BARE[media], value]]) : native(value));
+
+const native = (value) => (value instanceof Map ? value : refuse("bad_event"));
+
+const dataMedia = (event) =>
+  (event.get("datacontenttype") ?? null) === null ? "" : mediaType(attribute(event, "datacontenttype"));
+
+function attribute(event, name) {
+  const value = event.get(name);
+  return typeof value === "string" && value !== "" ? value : refuse("bad_event");
+}
+
+/** Add what another source says; where both say a field, they must agree. */
+function agree(fields, others) {
+  for (const [name, value] of others) {
+    if (fields.has(name) && !equal(fields.get(name), value)) refuse("contradictory");
+    if (!fields.has(name)) fields.set(name, value);
+  }
+  return fields;
+}
+
+const mediaType = (value) => trimmed(value.split(";")[0]).toLowerCase();
+
+const trimmed = (value) => value.replace(/^[ \t]+|[ \t]+$/g, "");
+
+const utf8 = (value, encoding) => decoded(Buffer.from(value, encoding), "bad_header");
+
+/** What is no percent-encoding stands for itself. */
+const percentDecoded = (value) =>
+  value.replace(/(?:%[0-9A-Fa-f]{2})+/g, (run) => utf8(run.replaceAll("%", ""), "hex"));

@@ -1,0 +1,181 @@
+// Fold 1: (document, event) -> (document, outcome); and what places and chains a log's records.
+
+import { createHash } from "node:crypto";
+
+import * as change from "./change.mjs";
+import { HEADERS_BYTES_MAX, ID_CHARS_MAX, checkEvent, idOf, openEvent } from "./event.mjs";
+import { Refused, TEXT_DEPTH_MAX, identical, parse, refuse, write } from "./json.mjs";
+
+const [PARTITIONS, NAME_CHARS_MAX, FOLD_MAX] = [64, 128, 2n ** 31n - 1n];
+const [ID_WINDOW_IDS, ID_WINDOW_EVENTS] = [1_000, 10_000];
+const OCCURRED_AHEAD_NANOSECONDS = 300_000_000_000n;
+const NAME = new RegExp(`^[A-Za-z0-9_\\-:=@+~]{1,${NAME_CHARS_MAX}}$`);
+
+export const ABSENT = undefined;
+
+export function newDocument(namespace, document) {
+  return { namespace, document, state: ABSENT, size: 0, version: 0n, events: 0, lastSequence: 0, ids: new Map() };
+}
+
+/** Fold one record into its document, in place. `recordedAt` is the broker's time made monotone over the log. */
+export function fold(document, record, recordedAt, foldNumber = 1n) {
+  document.events += 1;
+  document.lastSequence = record.sequence;
+  return attempted(document, recordedAt, () => {
+    const fields = openEvent(authorHeaders(record.headers), record.body);
+    const id = idOf(fields);
+    const act = () => decided(document, fields, record, recordedAt, foldNumber);
+    const decide = () => attempted(document, recordedAt, act);
+    return id === undefined ? decide() : decidedOnce(document, fields, id, record.sequence, recordedAt, decide);
+  });
+}
+
+function attempted(document, recordedAt, act) {
+  try {
+    return act();
+  } catch (refused) {
+    if (!(refused instanceof Refused)) throw refused;
+    const { version } = document;
+    return { status: "rejected", version, reason: refused.reason, occurredAt: recordedAt };
+  }
+}
+
+/** A retry changes nothing; another event under a known id is refused. Neither takes a place in the window. */
+function decidedOnce(document, fields, id, sequence, recordedAt, decide) {
+  const content = contentOf(fields);
+  const known = document.ids.get(id);
+  if (known && known.ordinal >= document.events - ID_WINDOW_EVENTS) {
+    if (known.content !== content) refuse("id_reused");
+    return { status: "duplicate", version: known.first.version, first: known.first, occurredAt: recordedAt };
+  }
+  const ordinal = document.events;
+  const outcome = decide();
+  document.ids.delete(id);
+  document.ids.set(id, { ordinal, content, first: { sequence, status: outcome.status, version: outcome.version } });
+  if (document.ids.size > ID_WINDOW_IDS) document.ids.delete(document.ids.keys().next().value);
+  return outcome;
+}
+
+function contentOf(fields) {
+  const told = new Map(fields);
+  told.delete("id");
+  if (told.get("v") === 1n) told.delete("v");
+  return sha256(Buffer.from(write(told))).toString("hex");
+}
+
+function decided(document, fields, record, recordedAt, foldNumber) {
+  const event = checkEvent(fields);
+  const occurredAt = event.occurredAt ?? recordedAt;
+  if (occurredAt > recordedAt + OCCURRED_AHEAD_NANOSECONDS) refuse("occurred_in_future");
+  if (document.namespace === "_refold") checkSystemEvent(document.document, event, record.sequence, foldNumber);
+  checkBase(document, event);
+  const { state, size, effect } = changed(document, event);
+  Object.assign(document, { state, size, version: document.version + 1n });
+  return { status: "applied", version: document.version, occurredAt, effect };
+}
+
+function checkBase({ version }, { base, onConflict }) {
+  if (base === undefined || base === version) return;
+  if (base > version) refuse("base_in_future");
+  refuse(onConflict === undefined || onConflict === "reject" ? "conflict" : "strategy_unavailable");
+}
+
+function changed(document, event) {
+  const isAbsent = document.state === ABSENT;
+  const [state, bytes] = isAbsent ? [new Map(), 2] : [document.state, document.size];
+  if (event.kind === "patch") {
+    const { root, size } = change.applyPatch(state, event.operations, bytes);
+    return { state: root, size };
+  }
+  if (event.kind === "merge") {
+    const { root, size, effect } = change.applyMerge(state, event.value, bytes);
+    return { state: root, size, effect };
+  }
+  if (event.kind === "delete") return isAbsent ? refuse("document_absent") : { state: ABSENT, size: 0 };
+  if (event.bytes > change.STATE_BYTES_MAX) refuse("state_too_large");
+  return { state: event.value, size: event.bytes };
+}
+
+function checkSystemEvent(document, event, sequence, foldNumber) {
+  const isLog = document === "log" && isGenesis(event.value, sequence);
+  const isFold = document === "fold" && isFoldNumber(event.value, foldNumber);
+  if (event.kind !== "put" || !(isLog || isFold)) refuse("bad_system_event");
+}
+
+function isGenesis(state, sequence) {
+  const logId = state instanceof Map ? state.get("log_id") : "";
+  if (sequence !== 1 || typeof logId !== "string" || logId === "") return false;
+  const limits = {
+    depth: change.DEPTH_MAX,
+    operations: change.OPERATIONS_MAX,
+    state_bytes: change.STATE_BYTES_MAX,
+    copy_bytes: change.COPY_BYTES_MAX,
+    shifts: change.SHIFTS_MAX,
+    event_bytes: change.EVENT_BYTES_MAX,
+    headers_bytes: HEADERS_BYTES_MAX,
+    text_depth: TEXT_DEPTH_MAX,
+    name_chars: NAME_CHARS_MAX,
+    id_chars: ID_CHARS_MAX,
+    id_window_ids: ID_WINDOW_IDS,
+    id_window_events: ID_WINDOW_EVENTS,
+    occurred_ahead_nanoseconds: Number(OCCURRED_AHEAD_NANOSECONDS),
+  };
+  const expected = { log_id: logId, partitions: PARTITIONS, fold: 1, limits };
+  return identical(state, parse(Buffer.from(JSON.stringify(expected))));
+}
+
+function isFoldNumber(state, foldNumber) {
+  const number = state instanceof Map && state.size === 1 ? state.get("fold") : undefined;
+  return typeof number === "bigint" && foldNumber < number && number <= FOLD_MAX;
+}
+
+/** Where a record belongs, by its subject's last two tokens; names that break the rule make no document. */
+export function place(subject) {
+  const tokens = subject.toString("latin1").split(".");
+  const document = tokens.pop();
+  const namespace = tokens.pop() ?? "";
+  const partition = partitionOf(Buffer.from(namespace + document, "latin1"));
+  if (!NAME.test(namespace) || !NAME.test(document)) return { partition, reason: "bad_name" };
+  if (namespace[0] === "_" && namespace !== "_refold") return { partition, reason: "reserved_namespace" };
+  return { partition, namespace, document };
+}
+
+/** FNV-1a-32 over both names' bytes. */
+export function partitionOf(names) {
+  const hashed = names.reduce((hash, byte) => Math.imul(hash ^ byte, 0x01000193), 0x811c9dc5);
+  return (hashed >>> 0) % PARTITIONS;
+}
+
+export function chainSeed(logId, partition) {
+  const name = Buffer.from(logId);
+  return sha256(uint32(name.length), name, int64(partition));
+}
+
+export function chainLink(previous, { sequence, time, subject, headers, body }) {
+  const parts = [subject, authorHeaders(headers), body];
+  return sha256(previous, int64(sequence), int64(time), ...parts.flatMap((part) => [uint32(part.length), part]));
+}
+
+/** All lines but the broker's own. */
+function authorHeaders(headers) {
+  const lines = headers.toString("latin1").split("\r\n");
+  return Buffer.from(lines.filter((line) => !line.startsWith("Nats-")).join("\r\n"), "latin1");
+}
+
+function sha256(...parts) {
+  const hash = createHash("sha256");
+  for (const part of parts) hash.update(part);
+  return hash.digest();
+}
+
+function uint32(value) {
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32BE(value);
+  return bytes;
+}
+
+function int64(value) {
+  const bytes = Buffer.alloc(8);
+  bytes.writeBigInt64BE(BigInt(value));
+  return bytes;
+}

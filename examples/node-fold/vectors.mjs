@@ -1,0 +1,161 @@
+// Holds this fold to the conformance vectors: `node examples/node-fold/vectors.mjs [schemas/vectors]`
+//
+// Prints how many of each file pass, names each that does not, and ends with 1 when there is one.
+
+import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+
+import { applyMerge, applyPatch, compilePatch, parsePointer, resolve } from "./change.mjs";
+import { ABSENT, chainLink, chainSeed, fold, newDocument, partitionOf, place } from "./fold.mjs";
+import { Refused, parse, size, write } from "./json.mjs";
+
+const folder = process.argv[2] ?? fileURLToPath(new URL("../../schemas/vectors", import.meta.url));
+
+/** A row's check returns what it found, in canonical text; a row of the first four files says what that is to be. */
+const ROWS = {
+  "canonical.json": (row) => write(parse(bytesOf(row, "text"))),
+  "rfc6901.json": (row) => {
+    const tokens = parsePointer(row.get("pointer"));
+    return write([tokens, resolve(row.get("doc"), tokens)]);
+  },
+  "rfc6902.json": (row) => {
+    const patch = row.has("patch_text") ? parse(bytesOf(row, "patch_text")) : row.get("patch");
+    return changed(row, (doc, bytes) => applyPatch(doc, compilePatch(patch), bytes));
+  },
+  "rfc7396.json": (row) => changed(row, (doc, bytes) => applyMerge(doc, row.get("patch"), bytes)),
+};
+
+function expectedOf(row) {
+  if (row.has("error")) return row.get("error");
+  if (row.has("canonical")) return row.get("canonical");
+  return write(row.has("tokens") ? [row.get("tokens"), row.get("expected")] : row.get("expected"));
+}
+
+/** Change the row's document; refused, it must be as before; else its size must be right. */
+function changed(row, apply) {
+  const doc = row.get("doc");
+  const before = write(doc);
+  try {
+    const edit = apply(doc, size(doc));
+    return edit.size === size(edit.root) ? write(edit.root) : `counted ${edit.size} bytes`;
+  } catch (refused) {
+    if (write(doc) !== before) return "the document was left changed";
+    throw refused;
+  }
+}
+
+function* rowVectors(name, found) {
+  for (const row of read(name)) {
+    const [said, expected] = [attempt(() => found(row)), expectedOf(row)];
+    yield [row.get("comment"), said === expected ? "" : `${shown(said)} instead of ${shown(expected)}`];
+  }
+}
+
+function* foldVectors(file) {
+  for (const [namespace, document, partition] of file.get("partitions")) {
+    const found = partitionOf(Buffer.from(namespace + document));
+    yield [`partition of ${namespace}.${document}`, BigInt(found) === partition ? "" : `${found}`];
+  }
+  for (const row of file.get("places")) {
+    const [namespace, document] = ["namespace", "document"].map((name) => writtenOut(row.get(name)));
+    const expected = { partition: Number(row.get("partition")), reason: row.get("reason"), namespace, document };
+    const found = shownPlace(place(bytesOf(row, "subject")));
+    yield [`the place of ${row.get("subject")}`, found === shownPlace(expected) ? "" : found];
+  }
+  yield ["the chain", attempt(() => chainProblem(file.get("chain")))];
+  for (const history of file.get("cases")) {
+    yield [history.get("comment"), attempt(() => historyProblem(history))];
+  }
+}
+
+function chainProblem(vector) {
+  let link = chainSeed(vector.get("log_id"), vector.get("partition"));
+  if (link.toString("hex") !== vector.get("seed")) return "another seed";
+  for (const row of vector.get("records")) {
+    link = chainLink(link, recordOf(row, Buffer.from(row.get("subject"))));
+    if (link.toString("hex") !== row.get("chain")) return `another chain at ${row.get("sequence")}`;
+  }
+  return "";
+}
+
+/** Fold one document's whole history; return where and how it first differs. */
+function historyProblem(history) {
+  const document = newDocument(history.get("namespace"), history.get("document"));
+  let recordedAt = 0n;
+  for (const row of history.get("events")) {
+    const expected = row.get("expected");
+    const [state, effect] = ["state", "effect"].map((name) => writtenOut(expected.get(name) ?? null));
+    const wanted = shownOutcome({ ...Object.fromEntries(expected), state, effect });
+    for (let number = 0; number < (row.get("times") ?? 1); number += 1) {
+      const record = recordOf(row, Buffer.alloc(0), number);
+      recordedAt = record.time > recordedAt ? record.time : recordedAt;
+      const outcome = fold(document, record, recordedAt);
+      const now = document.state === ABSENT ? null : write(document.state);
+      const said = { ...outcome, recorded_at: `${recordedAt}`, occurred_at: `${outcome.occurredAt}`, state: now };
+      for (const time of ["recorded_at", "occurred_at"]) if (!expected.has(time)) delete said[time];
+      const found = shownOutcome(said);
+      if (found !== wanted) return `${record.sequence}: ${shown(found)} instead of ${shown(wanted)}`;
+      if (document.size !== (now === null ? 0 : Buffer.byteLength(now))) return `${record.sequence}: its size`;
+    }
+  }
+  return "";
+}
+
+/** What a vector may say of an outcome, in one order; what it leaves out must not be there. */
+function shownOutcome({ status, version, reason, first, effect, recorded_at, occurred_at, state }) {
+  const told = first instanceof Map ? Object.fromEntries(first) : first;
+  const known = told && [`${told.sequence}`, told.status, `${told.version}`];
+  return JSON.stringify([status, `${version}`, reason, known, effect ?? null, recorded_at, occurred_at, state]);
+}
+
+const shownPlace = ({ partition, reason, namespace, document }) =>
+  JSON.stringify([partition, reason, namespace, document]);
+
+function recordOf(row, subject, number = 0) {
+  const lines = (row.get("headers") ?? []).map(([name, value]) => `${name}: ${writtenOut(value)}\r\n`);
+  const headers = Buffer.from(row.get("headers_hex") ?? lines.join(""), row.has("headers_hex") ? "hex" : "utf8");
+  const written = row.has("hex") ? "" : writtenOut(row.get("body")).replaceAll("#", number + 1);
+  const body = row.has("hex") ? bytesOf(row) : Buffer.from(written);
+  return { sequence: Number(row.get("sequence")) + number, time: BigInt(row.get("time")), subject, headers, body };
+}
+
+/** A long text is a list of [text, how many times, a mark for the number from 1, as long as the mark]. */
+function writtenOut(text) {
+  if (!Array.isArray(text)) return text;
+  const repeated = ([part, times, mark]) => {
+    if (mark === undefined) return part.repeat(Number(times));
+    const number = (at) => String(at + 1).padStart(mark.length, "0");
+    return Array.from({ length: Number(times) }, (_, at) => part.replaceAll(mark, number(at))).join("");
+  };
+  return text.map(repeated).join("");
+}
+
+const bytesOf = (row, name) =>
+  row.has("hex") ? Buffer.from(row.get("hex"), "hex") : Buffer.from(writtenOut(row.get(name)));
+
+const read = (name) => parse(readFileSync(`${folder}/${name}`));
+
+const shown = (text) => (text.length > 300 ? `${text.slice(0, 150)} … ${text.slice(-150)}` : text);
+
+function attempt(act) {
+  try {
+    return act();
+  } catch (error) {
+    return error instanceof Refused ? error.reason : error.stack;
+  }
+}
+
+let [passed, all] = [0, 0];
+function tell(name, vectors) {
+  const found = [...vectors];
+  const wrong = found.filter(([, problem]) => problem !== "");
+  for (const [comment, problem] of wrong) console.log(`${name}: ${comment}: ${problem}`);
+  console.log(`${name}: ${found.length - wrong.length} of ${found.length}`);
+  passed += found.length - wrong.length;
+  all += found.length;
+}
+
+for (const [name, found] of Object.entries(ROWS)) tell(name, rowVectors(name, found));
+tell("fold.json", foldVectors(read("fold.json")));
+console.log(`${passed} of ${all} vectors`);
+process.exitCode = passed === all ? 0 : 1;

@@ -1,0 +1,95 @@
+"""A fold written in another language (examples/node-fold) passes every vector, and folds any log as ours does."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+
+from refold.core import canonical
+from refold.core.errors import FoldUnknown
+from refold.core.record import Record
+from refold.core.system import genesis
+from support import node
+from support.events import LOGS, START, subject_of
+
+VECTORS = Path(__file__).parents[2] / "schemas" / "vectors"
+GENESIS = Record(1, START, subject_of("_refold", "log"), b"", canonical.dumps(genesis("log-1")))
+
+
+def held_to(vectors: Path) -> subprocess.CompletedProcess[str]:
+    command = [node.program("node"), str(node.FOREIGN_FOLD / "vectors.mjs"), str(vectors)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def rows_of(path: Path) -> int:
+    """Count a file's vectors; of fold.json a history is one, a partition, a place, and the chain."""
+    found = json.loads(path.read_bytes())
+    if isinstance(found, list):
+        return len(found)
+    return len(found["cases"]) + len(found["partitions"]) + len(found["places"]) + 1
+
+
+def test_a_fold_in_another_language_passes_every_vector():
+    done = held_to(VECTORS)
+    counts = {path.name: rows_of(path) for path in VECTORS.glob("*.json")}
+    told = [f"{name}: {count} of {count}" for name, count in counts.items()]
+    whole = f"{sum(counts.values())} of {sum(counts.values())} vectors"
+    assert sorted(done.stdout.splitlines()) == sorted([*told, whole]), done.stdout
+    assert done.returncode == 0
+    print(f"the foreign fold: {whole}")
+
+
+def alter(name, row):
+    """Change what one vector expects, as little as can be."""
+    if name == "canonical.json":
+        row["canonical"] += " "
+    elif name == "fold.json":
+        row["events"][-1]["expected"]["version"] += 1
+    else:
+        row["expected"] = [row["expected"]]
+
+
+def test_an_altered_vector_does_not_pass(tmp_path):
+    for path in VECTORS.glob("*.json"):
+        found = json.loads(path.read_bytes())
+        rows = found if isinstance(found, list) else found["cases"]
+        del rows[2:]
+        alter(path.name, rows[1])
+        if rows is not found:
+            found |= {"partitions": [["n", "d", 16]], "places": [{"subject": "d", "partition": 50}]}
+            found["chain"]["records"][0]["body"] = "{}"
+        (tmp_path / path.name).write_text(json.dumps(found))
+    done = held_to(tmp_path)
+    assert done.returncode == 1, done.stdout
+    told = re.findall(r"^[a-z0-9]+\.json: \d+ of \d+$", done.stdout, re.MULTILINE)
+    assert told == [
+        "canonical.json: 1 of 2",
+        "rfc6901.json: 1 of 2",
+        "rfc6902.json: 1 of 2",
+        "rfc7396.json: 1 of 2",
+        "fold.json: 1 of 5",
+    ]
+    assert "5 of 13 vectors" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def foreign():
+    with node.foreign_fold() as running:
+        yield running
+
+
+@given(log=LOGS)
+@settings(max_examples=60)
+def test_any_log_comes_to_the_same_outcomes_states_and_chain(foreign, log):
+    whole = [GENESIS, *(record._replace(sequence=record.sequence + 1) for record in log)]
+    try:
+        ours = node.own_fold(whole, "log-1")
+    except FoldUnknown as unknown:
+        whole = whole[: unknown.facts["sequence"] - 1]
+        ours = node.own_fold(whole, "log-1")
+    assert foreign.fold(whole) == ours

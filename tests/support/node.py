@@ -1,0 +1,125 @@
+"""Node for tests: where it is, a package's dependencies, and the fold that is written in it, fed log by log.
+
+Without Node a test is skipped; in CI it fails.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import orjson
+import pytest
+
+from refold.core import canonical
+from refold.core.document import ABSENT, Document
+from refold.core.fold import Folded
+from refold.core.record import Record
+from refold.core.shard import Shard, first_checkpoints
+
+FOREIGN_FOLD = Path(__file__).parents[2] / "examples" / "node-fold"
+INSTALL_SECONDS = 300
+
+
+def program(name: str) -> str:
+    """Find `node` or `npm`."""
+    return shutil.which(name) or _lacking(f"{name} is not on this machine")
+
+
+def installed(package: Path, into: Path) -> Path:
+    """Copy a package and install what it depends on beside it."""
+    npm = program("npm")
+    shutil.copytree(package, into, ignore=shutil.ignore_patterns("node_modules"))
+    quietly = ["--prefer-offline", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error"]
+    done = subprocess.run(
+        [npm, "install", *quietly],
+        cwd=into,
+        capture_output=True,
+        text=True,
+        timeout=INSTALL_SECONDS,
+        check=False,
+    )
+    if done.returncode:
+        _lacking(f"npm could not install {package.name}: {done.stderr}")
+    return into
+
+
+class ForeignFold:
+    """The running fold: a log in, what came of it out."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def fold(self, log: Iterable[Record]) -> dict[str, Any]:
+        """Fold a whole log, from its genesis on."""
+        told, answers = self._process.stdin, self._process.stdout
+        assert told is not None
+        assert answers is not None
+        for record in log:
+            told.write(orjson.dumps(_line(record)) + b"\n")
+        told.write(b"\n")
+        told.flush()
+        found: dict[str, Any] = orjson.loads(answers.readline())
+        return found
+
+
+@contextmanager
+def foreign_fold() -> Iterator[ForeignFold]:
+    """Start the fold in Node; it ends with its input."""
+    command = [program("node"), str(FOREIGN_FOLD / "log.mjs")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        yield ForeignFold(process)
+
+
+def own_fold(log: Iterable[Record], log_id: str) -> dict[str, Any]:
+    """Fold a log by Refold's own fold, and say what came of it in the foreign one's words."""
+    shard = Shard(first_checkpoints(log_id))
+    documents: dict[str, Document] = {}
+    outcomes: list[Any] = []
+    touched: set[int] = set()
+    for record in log:
+        where = shard.place(record.subject)
+        touched.add(where.partition)
+        if where.reason:
+            outcomes.append(["rejected", "0", where.reason, 0, str(shard.refuse(record, where)), None])
+            continue
+        key = f"{where.namespace}/{where.document}"
+        if key not in documents:
+            documents[key] = Document(
+                namespace=where.namespace, document=where.document, partition=where.partition
+            )
+        outcomes.append(_outcome(shard.fold(record, where, documents[key]).folded))
+    chains = {str(it.partition): it.chain.hex() for it in shard.checkpoints() if it.partition in touched}
+    heads = {key: _head(document) for key, document in documents.items()}
+    return {"documents": heads, "outcomes": outcomes, "chains": chains}
+
+
+def _line(record: Record) -> dict[str, Any]:
+    parts = {"subject": record.subject, "headers": record.headers, "body": record.body}
+    told = {name: base64.b64encode(part).decode() for name, part in parts.items()}
+    return {"sequence": record.sequence, "time": str(record.time), **told}
+
+
+def _outcome(folded: Folded) -> list[Any]:
+    outcome = folded.outcome
+    first = outcome.first.sequence if outcome.first else 0
+    effect = None if outcome.effect is None else canonical.dumps(outcome.effect).decode()
+    said = [outcome.status.name, str(outcome.version), outcome.reason]
+    return [*said, first, str(folded.occurred_at), effect]
+
+
+def _head(document: Document) -> dict[str, Any]:
+    state = None if document.state is ABSENT else canonical.dumps(document.state).decode()
+    return {"version": str(document.version), "last_sequence": document.last_sequence, "state": state}
+
+
+def _lacking(why: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(why)
+    pytest.skip(why)
