@@ -1,4 +1,4 @@
-"""The embedded servers, as real processes: their start and end, what guards their folder, whom they let do what."""
+"""The embedded servers, as real processes: their start and end, what guards their folder."""
 
 from __future__ import annotations
 
@@ -292,57 +292,6 @@ async def test_a_log_may_grow_by_what_the_disk_has_left(
         assert ["error" in answer for answer in answers] == [False, False, False, True, True, True]
 
 
-@pytest.mark.parametrize(
-    "subject", ["state._refold.log", "$JS.API.STREAM.INFO.STATE", "change.a.b", "refold.progress"]
-)
-async def test_an_author_may_publish_nothing_but_events(nats_server: NatsServer, subject: str) -> None:
-    assert await refusals(nats_server, "author", "state.a.b") == []
-    assert len(await refusals(nats_server, "author", subject)) == 1
-
-
-@pytest.mark.parametrize(
-    ("user", "subject"),
-    [
-        ("projector", "change.a.b"),
-        ("projector", "refold.progress"),
-        ("projector", "$JS.API.CONSUMER.CREATE.STATE.x"),
-        ("gateway", "state.a.b"),
-        ("gateway", "$JS.API.DIRECT.GET.STATE"),
-        ("reply", "_INBOX.x.y"),
-        ("reply", "refold.reply.gateway.x"),
-    ],
-)
-async def test_a_user_may_do_his_part(nats_server: NatsServer, user: NatsUser, subject: str) -> None:
-    assert await refusals(nats_server, user, subject) == []
-
-
-@pytest.mark.parametrize(
-    ("user", "subject"),
-    [
-        ("projector", "$JS.API.STREAM.DELETE.STATE"),
-        ("projector", "$JS.API.STREAM.PURGE.STATE"),
-        ("projector", "state._refold.log"),
-        ("projector", "state.a.b"),
-        ("gateway", "state._refold.log"),
-        ("gateway", "$JS.API.STREAM.UPDATE.STATE"),
-        ("gateway", "change.a.b"),
-        ("reply", "state.a.b"),
-        ("reply", "change.a.b"),
-    ],
-)
-async def test_a_user_may_not_leave_his_part(nats_server: NatsServer, user: NatsUser, subject: str) -> None:
-    assert len(await refusals(nats_server, user, subject)) == 1
-
-
-async def test_an_author_hears_outcomes_but_not_the_gateways(nats_server: NatsServer) -> None:
-    async with connected(nats_server) as author, connected(nats_server, "reply") as reply:
-        heard = await author.subscribe("refold.reply.>")
-        await author.flush()
-        for subject in ("refold.reply.gateway.1", "refold.reply.mine"):
-            await reply.publish(subject, b"{}")
-        assert (await heard.next_msg(timeout=WAIT_SECONDS)).subject == "refold.reply.mine"
-
-
 @pytest.mark.parametrize("fresh_nats", ["fsync", "os"], indirect=True)
 async def test_the_administrator_makes_the_stream_that_the_projector_reads(fresh_nats: NatsServer) -> None:
     async with connected(fresh_nats, "administrator") as client:
@@ -370,23 +319,6 @@ async def connected(server: NatsServer, user: NatsUser = "author") -> AsyncItera
         yield client
     finally:
         await client.close()
-
-
-async def refusals(server: NatsServer, user: NatsUser, subject: str) -> list[str]:
-    """Publish; give what the server had against it."""
-    said: list[str] = []
-
-    async def note(error: Exception) -> None:
-        said.append(str(error))
-
-    url, prefix = server.url(user), inbox_prefix(user)
-    client = await nats.connect(url, inbox_prefix=prefix, allow_reconnect=False, error_cb=note)
-    await client.publish(subject, b"{}")
-    # Nobody may publish this, and the server answers in order: what it had to say of the other came before.
-    await client.publish("nobody.may", b"{}")
-    await until(lambda: any("nobody.may" in line for line in said))
-    await client.close()
-    return [line for line in said if "nobody.may" not in line]
 
 
 async def make_stream(client: Client) -> None:

@@ -49,7 +49,12 @@ Durability = Annotated[
         default="fsync",
     ),
 ]
-NatsUrl = Annotated[str | None, _flag("--nats-url", "NATS, as the service's own user.", "URL")]
+NatsUrl = Annotated[
+    str | None,
+    _flag(
+        "--nats-url", "NATS, as the service's own user; a cluster's servers with commas between them.", "URL"
+    ),
+]
 NatsAdminUrl = Annotated[
     str | None,
     _flag(
@@ -62,6 +67,15 @@ NatsReplyUrl = Annotated[
         "--nats-reply-url",
         "NATS, as a user that can do nothing but reply: the projector sends outcomes by it.",
         "URL",
+    ),
+]
+NatsReplicas = Annotated[
+    int | None,
+    _flag(
+        "--nats-replicas",
+        "Servers of a NATS cluster that keep the log, where it is made at start.",
+        "SERVERS",
+        default="1",
     ),
 ]
 PostgresUrl = Annotated[

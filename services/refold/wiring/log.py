@@ -22,11 +22,11 @@ async def connect_to(url: str, name: str) -> BrokerClient:
     return await connect(url, inbox_prefix=inbox_of(url), name=name)
 
 
-async def make_log(admin_url: str) -> str:
+async def make_log(admin_url: str, *, replicas: int = 1) -> str:
     """Make the log, or complete or check the one that is there; return its id."""
     client = await connect_to(admin_url, "refold-administrator")
     try:
-        return await create_log(client, log_id=uuid.uuid4().hex)
+        return await create_log(client, log_id=uuid.uuid4().hex, replicas=replicas)
     finally:
         await client.close()
 

@@ -41,8 +41,9 @@ def _schema(name: str) -> str:
 
 def _url(*schemes: str) -> AfterValidator:
     def check(secret: SecretStr) -> SecretStr:
-        if not secret.get_secret_value().startswith(tuple(f"{scheme}://" for scheme in schemes)):
-            raise ValueError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        begins = tuple(f"{scheme}://" for scheme in schemes)
+        if not all(address.startswith(begins) for address in secret.get_secret_value().split(",")):
+            raise ValueError(f"must begin with {' or '.join(begins)}")
         return secret
 
     return AfterValidator(check)
@@ -72,12 +73,17 @@ class Settings(BaseSettings):
     durability: Literal["fsync", "os"] = Field(
         "fsync", description="Embedded log: `fsync` survives power loss, `os` is for throw-away data."
     )
-    nats_url: _NatsUrl | None = Field(None, description="NATS, as the service's own user.")
+    nats_url: _NatsUrl | None = Field(
+        None, description="NATS, as the service's own user; a cluster's servers with commas between them."
+    )
     nats_admin_url: _NatsUrl | None = Field(
         None, description="NATS, as the administrator: makes the log at start where there is none."
     )
     nats_reply_url: _NatsUrl | None = Field(
         None, description="NATS, as a user that can do nothing but reply: the projector sends outcomes by it."
+    )
+    nats_replicas: int = Field(
+        1, ge=1, le=5, description="Servers of a NATS cluster that keep the log, where it is made at start."
     )
     postgres_url: _PostgresUrl | None = Field(None, description="Postgres, with all rights on the schema.")
     postgres_schema: Annotated[str, AfterValidator(_schema)] = Field(

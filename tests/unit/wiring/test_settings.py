@@ -44,6 +44,8 @@ def test_an_empty_variable_is_as_if_it_were_not_there(monkeypatch):
         ("REFOLD_HTTP", "127.0.0.1:99999"),
         ("REFOLD_NATS_PORT", "many"),
         ("REFOLD_NATS_URL", "http://h"),
+        ("REFOLD_NATS_URL", "nats://a,http://b"),
+        ("REFOLD_NATS_REPLICAS", "0"),
         ("REFOLD_POSTGRES_SCHEMA", "drop table"),
         ("REFOLD_CACHE_BYTES_MAX", "12"),
         ("REFOLD_DURABILITY", "maybe"),

@@ -55,7 +55,7 @@ async def connect(
     """
     servers = url.split(",")
     if user is None:
-        user, password = _user_of(servers)
+        user, password = user_of(servers)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + connect_seconds
     while True:
@@ -321,7 +321,7 @@ class BrokerClient(Client):
         _log.info("broker_back")
 
 
-def _user_of(servers: list[str]) -> tuple[str | None, str | None]:
+def user_of(servers: list[str]) -> tuple[str | None, str | None]:
     """Read user and password out of the addresses: nats-py would forget them for a server that it discovers."""
     for server in servers:
         parts = urlsplit(server)

@@ -1,0 +1,36 @@
+"""Three NATS servers as infra/nats/cluster configures them, the services on top, and one server killed under load.
+
+`tests/acceptance/cluster.py` goes on for longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from support.clustered import clustered
+
+BEFORE = 16
+BESIDE = 8
+AFTER = 16
+TOGETHER = 200
+
+
+async def test_a_cluster_whose_leader_is_killed_keeps_what_it_acknowledged_and_goes_on(
+    tmp_path: Path, postgres_dsn: str
+) -> None:
+    async with clustered(tmp_path, postgres_dsn) as cluster:
+        for number in range(BEFORE):
+            await cluster.write(number)
+        leader = await cluster.leader()
+        writing = [asyncio.create_task(cluster.write(BEFORE + number)) for number in range(BESIDE)]
+        leader.kill()
+        await asyncio.gather(*writing)
+        for number in range(AFTER):
+            await cluster.write(BEFORE + BESIDE + number)
+        assert len({number for _, number in cluster.acknowledged.values()}) == BEFORE + BESIDE + AFTER
+        await cluster.write_together(TOGETHER)
+        assert await cluster.lost() == []
+        assert await cluster.leader() is not leader
+        await cluster.until_ready()
+        assert [service.process.poll() for service in cluster.services.values()] == [None, None]

