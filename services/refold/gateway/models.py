@@ -10,16 +10,29 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from refold.core.limits import ANSWER_ITEMS_MAX, TIME_MAX_NANOSECONDS
+from refold.gateway.patterns import PRINTED_TIME
 
 Version = Annotated[int, Field(ge=0, le=TIME_MAX_NANOSECONDS)]
 Sequence = Annotated[int, Field(ge=0, le=TIME_MAX_NANOSECONDS)]
-Time = Annotated[str, Field(description="RFC 3339 in UTC with nine digits.")]
+Time = Annotated[
+    str,
+    Field(
+        description="RFC 3339 in UTC with nine digits.",
+        pattern=PRINTED_TIME,
+    ),
+]
 Limit = Annotated[int, Field(ge=1, le=ANSWER_ITEMS_MAX)]
 Status = Literal["applied", "merged", "rejected", "duplicate"]
 Operation = dict[str, Any]
 
 
-class First(BaseModel):
+class _Answer(BaseModel):
+    """What is answered holds nothing that is not named here."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class First(_Answer):
     """The outcome that a duplicate's id had when it was first seen."""
 
     status: Literal["applied", "merged", "rejected"]
@@ -30,7 +43,7 @@ class First(BaseModel):
     reason: str | None = None
 
 
-class Outcome(BaseModel):
+class Outcome(_Answer):
     """What the fold made of an event. `created`: the document was absent before."""
 
     namespace: str
@@ -47,7 +60,7 @@ class Outcome(BaseModel):
     first: First | None = None
 
 
-class Pending(BaseModel):
+class Pending(_Answer):
     """The event is durable in the log, and not folded yet."""
 
     status: Literal["pending"]
@@ -55,7 +68,7 @@ class Pending(BaseModel):
     id: str | None = None
 
 
-class Problem(BaseModel):
+class Problem(_Answer):
     """RFC 9457. `code` is stable, as is the end of `type`; further members say more."""
 
     model_config = ConfigDict(extra="allow")
@@ -69,7 +82,7 @@ class Problem(BaseModel):
     outcome: Outcome | None = None
 
 
-class Change(BaseModel):
+class Change(_Answer):
     """One version and the RFC 6902 patch that made it out of the one before."""
 
     version: Version
@@ -84,14 +97,14 @@ class Change(BaseModel):
     status: Literal["applied", "merged"]
 
 
-class Changes(BaseModel):
+class Changes(_Answer):
     """A part of a history; `next` is the `after` that continues it."""
 
     items: list[Change]
     next: Version | None
 
 
-class Rejection(BaseModel):
+class Rejection(_Answer):
     """An event that the fold refused, and what its author said of it."""
 
     sequence: Sequence
@@ -103,30 +116,35 @@ class Rejection(BaseModel):
     type: str | None
 
 
-class Rejections(BaseModel):
+class Rejections(_Answer):
     """Rejections, newest first; `next` is the `after` that continues them."""
 
     items: list[Rejection]
     next: Sequence | None
 
 
-class Document(BaseModel):
-    """A present document at its head; no `state` with `fields=id`."""
+class Document(_Answer):
+    """A document at its head or as it was; no `state` with `fields=id`.
+
+    With `absent=true` no `occurred_at`; `absent` stands only where it is true.
+    """
 
     id: str
     version: Version
     recorded_at: Time
+    occurred_at: Time | None = None
     state: JsonValue = None
+    absent: Literal[True] | None = None
 
 
-class Documents(BaseModel):
+class Documents(_Answer):
     """Documents by id; `next` is the `cursor` that continues them."""
 
     items: list[Document]
     next: str | None
 
 
-class Namespace(BaseModel):
+class Namespace(_Answer):
     """A namespace with its present documents and its events of any outcome."""
 
     namespace: str
@@ -134,13 +152,13 @@ class Namespace(BaseModel):
     events: int
 
 
-class Namespaces(BaseModel):
+class Namespaces(_Answer):
     """All namespaces."""
 
     items: list[Namespace]
 
 
-class Partition(BaseModel):
+class Partition(_Answer):
     """How far a partition has been folded. `last_sequence` is the log's."""
 
     partition: int
@@ -150,7 +168,7 @@ class Partition(BaseModel):
     lag_seconds: float
 
 
-class SystemStatus(BaseModel):
+class SystemStatus(_Answer):
     """What the system says of itself."""
 
     log_id: str
@@ -163,7 +181,7 @@ class SystemStatus(BaseModel):
     partitions: list[Partition]
 
 
-class Health(BaseModel):
+class Health(_Answer):
     """The process is alive, or the system is ready."""
 
     status: str

@@ -11,7 +11,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from refold.gateway import models
-from refold.gateway.described import header, problem
+from refold.gateway.described import header, problem, told
+from refold.gateway.patterns import NAME, OWN_NAMESPACE, POINTER, PRINTED_TIME, TAG, TAGS, TIME
 from refold.gateway.queries import ReadQuery
 
 HOT_PATH: Final = "/v1/{namespace}/{document}"
@@ -36,8 +37,30 @@ def document(app: FastAPI) -> dict[str, Any]:
     schemas = made.setdefault("components", {}).setdefault("schemas", {})
     shared = models.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas |= shared.pop("$defs", {})
-    schemas["Problem"] = shared
+    schemas |= {"Problem": shared, "Operation": OPERATION}
+    for resource in paths.values():
+        for method, operation in resource.items():
+            operation["parameters"] = [
+                _precise(parameter, is_writing=method != "get")
+                for parameter in operation.get("parameters", ())
+            ]
     return made
+
+
+def _precise(parameter: dict[str, Any], *, is_writing: bool) -> dict[str, Any]:
+    """Say of a text what it looks like; what may be left out is not null, for a query holds no null."""
+    schema = dict(parameter.get("schema", {}))
+    options = [option for option in schema.pop("anyOf", ()) if option != {"type": "null"}]
+    if len(options) == 1:
+        schema |= options[0]
+        if schema.get("default", ...) is None:
+            del schema["default"]
+    name = parameter["name"]
+    pattern = OWN_NAMESPACE if name == "namespace" and is_writing else _PATTERNS.get(name)
+    if pattern:
+        schema["pattern"] = pattern
+    schema.pop("title", None)
+    return {**parameter, "schema": schema} if "schema" in parameter else parameter
 
 
 def _hot_route() -> dict[str, Any]:
@@ -45,23 +68,20 @@ def _hot_route() -> dict[str, Any]:
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in ("namespace", "document")
     ]
-    headers = {
-        name: {"description": description, "schema": {"type": "string"}}
-        for name, description in _ANSWERED.items()
-    }
+    has_it = header("If-None-Match", "Tags that the reader has: 304.", {"type": "string", "pattern": TAGS})
     return {
         "tags": ["read"],
         "summary": "State of a document",
         "description": "The whole state, at the head or at any version, time or sequence.",
         "operationId": "readDocument",
-        "parameters": [*named, *_parameters(), header("If-None-Match", "Tags that the reader has: 304.")],
+        "parameters": [*named, *_parameters(), has_it],
         "responses": {
             "200": {
                 "description": "The state: any JSON value.",
-                "headers": headers,
+                "headers": _ANSWERED,
                 "content": {"application/json": {"schema": {}}},
             },
-            "304": {"description": "The reader has it.", "headers": headers},
+            "304": {"description": "The reader has it.", "headers": _ANSWERED},
             **{str(status): problem(status) for status in (400, 404, 422, 500, 503, 504)},
         },
     }
@@ -81,10 +101,25 @@ def _parameters() -> list[dict[str, Any]]:
     ]
 
 
+_PATTERNS: Final = {"namespace": NAME, "document": NAME, "at": TIME, "path": POINTER}
+_NUMBER: Final = "^(0|[1-9][0-9]{0,18})$"
 _ANSWERED: Final = {
-    "ETag": 'The version, as `"N"`.',
-    "Refold-Version": "The version.",
-    "Refold-Sequence": "The sequence of the version's event.",
-    "Refold-Recorded-At": "When the version was recorded.",
-    "Refold-Occurred-At": "When its author says that it happened.",
+    "ETag": told('The version, as `"N"`.', TAG),
+    "Refold-Version": told("The version.", _NUMBER),
+    "Refold-Sequence": told("The sequence of the version's event.", _NUMBER),
+    "Refold-Recorded-At": told("When the version was recorded.", PRINTED_TIME),
+    "Refold-Occurred-At": told("When its author says that it happened.", PRINTED_TIME),
 }
+_POINTER: Final = {"type": "string", "pattern": POINTER}
+OPERATION: Final[dict[str, Any]] = {
+    "description": "One operation of an RFC 6902 patch; members that it does not define are ignored.",
+    "type": "object",
+    "required": ["op", "path"],
+    "properties": {"path": _POINTER},
+    "oneOf": [
+        {"required": ["value"], "properties": {"op": {"enum": ["add", "replace", "test"]}}},
+        {"required": ["from"], "properties": {"op": {"enum": ["copy", "move"]}, "from": _POINTER}},
+        {"properties": {"op": {"const": "remove"}, "path": {"minLength": 1}}},
+    ],
+}
+"""As in `schemas/event.schema.json`."""

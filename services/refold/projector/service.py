@@ -24,9 +24,7 @@ def create_service(
 ) -> AsgiFastStream:
     """Return the ASGI application. `when_ended` is called when the runner ends, whatever the reason."""
 
-    @broker.subscriber(CONTROL_SUBJECT)
-    async def control(_: Any) -> dict[str, Any]:
-        return view_of(runner)
+    answer_control(broker, lambda: view_of(runner))
 
     @get
     async def healthz(_: Any) -> AsgiResponse:
@@ -54,6 +52,15 @@ def create_service(
         ("/metrics", make_asgi_app(registry)),
     ]
     return AsgiFastStream(broker, logger=None, lifespan=lifespan, asgi_routes=routes)
+
+
+def answer_control(broker: NatsBroker, view: Callable[[], dict[str, Any]]) -> None:
+    """Answer whoever asks on the control subject; the AsyncAPI document is made of the same subscriber."""
+
+    @broker.subscriber(CONTROL_SUBJECT, title="projector.control")
+    async def control(_: Any) -> dict[str, Any]:
+        """Ask the projector what it is doing: the request is empty, the answer `{"stage","sequence","error"}`."""
+        return view()
 
 
 def view_of(runner: Runner) -> dict[str, Any]:

@@ -1,0 +1,169 @@
+"""The JSON Schemas and the core say the same: which events are valid, which reasons there are, which bounds."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from refold.core import limits
+from refold.core.canonical import dumps
+from refold.core.errors import Refused
+from refold.core.event import FIELDS, LATER_FIELDS, STRATEGIES, decode
+from refold.core.outcome import Status
+from refold.core.patch import _APPLY, _LATER
+from support.contracts import contract, validator
+from support.events import EVENTS
+from support.sources import is_within, modules
+
+EVENT = contract("event.schema.json")
+IS_EVENT = validator(EVENT)
+
+UNSAID = (
+    "v: the envelope's version is 1 (got number)",
+    "base: must be a version: an integer from 0 (got number)",
+    "occurred_at: a time must be a day of the calendar",
+    "occurred_at: a time must be within int64 nanoseconds",
+    "a value cannot move into itself",
+)
+"""What only the schema's `$comment` says, in the core's words."""
+
+# Values that are right for one field are wrong for the others.
+VALUES: list[Any] = [
+    *(None, True, False, 0, 1, 1.0, -1, 2**63 - 1, 2**63, 0.5, "", "x", [], {}, {"a": 1}, [1]),
+    *("x" * 128, "x" * 129, "𝄞" * 128, "reject", "merge", "custom:", "custom:\n", "custom", "merge\n"),
+    *("2024-02-29T00:00:00Z", "2023-02-29T00:00:00Z", "2024-01-01t23:59:59.123456789+23:59"),
+    *("2024-01-01T00:00:60Z", "2024-01-01T00:00:00", "1600-01-01T00:00:00Z", "2024-01-01T24:00:00Z"),
+    *("2024-01-01T00:00:00.1234567890Z", "2024-01-01T00:00:00Z\n", "2024-13-01T00:00:00Z"),
+    *("\uff12024-01-01T00:00:00Z", "2024-01-32T00:00:00-00:00"),
+    *([{"op": "remove", "path": ""}], [{"op": "remove", "path": "/a", "from": 1}], [{"op": "add"}]),
+    *([{"op": "copy", "path": "/a", "from": "b"}], [{"op": "add", "path": "/a"}]),
+    *([{"op": "inc", "path": "/a", "value": 1}], [{"op": "add", "path": "/~2", "value": 1}], [None]),
+    *([{"op": "move", "from": "/a", "path": "/a/b"}], [{"op": "move", "from": "", "path": ""}]),
+    *([{"op": "copy", "path": "/a"}], [{"op": "copy", "path": "/a\n/", "from": "/~0"}]),
+    *([{"op": "test", "path": "a", "value": 1}], [{"path": "/a", "value": 1}], [{"op": 1, "path": ""}]),
+    [{"op": "test", "path": "/", "value": None}] * 3,
+]
+NAMES = sorted(FIELDS | LATER_FIELDS | {"PATCH", "doc", ""})
+
+
+def mutated(event: dict[str, Any], lost: bool, changes: dict[str, Any]) -> dict[str, Any]:
+    """Lose a member, and set others."""
+    kept = dict(list(event.items())[1:]) if lost else event
+    return {**kept, **changes}
+
+
+MUTATED = st.builds(
+    mutated,
+    EVENTS,
+    st.sampled_from([False, False, False, True]),
+    st.dictionaries(st.sampled_from(NAMES), st.sampled_from(VALUES), max_size=2),
+)
+
+
+def refusal_of(event: Any) -> Refused | None:
+    try:
+        decode(b"", dumps(event))
+    except Refused as refused:
+        return refused
+    return None
+
+
+def agree(event: Any) -> bool:
+    """Tell whether schema and core say the same, but for what the schema does not say."""
+    refused = refusal_of(event)
+    if not IS_EVENT.is_valid(event):
+        return refused is not None
+    return refused is None or any(rule in str(refused) for rule in UNSAID)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_schema_takes_the_values_of_a_field_that_the_core_takes(name: str) -> None:
+    wrong = [value for value in VALUES if not agree({"put": 1, name: value}) or not agree({name: value})]
+    assert wrong == []
+
+
+@settings(max_examples=150)
+@given(MUTATED)
+def test_the_schema_takes_exactly_the_events_that_the_core_takes(event: Any) -> None:
+    assert agree(event)
+
+
+@pytest.mark.parametrize("value", [None, 1, "x", [], True])
+def test_an_event_is_an_object(value: Any) -> None:
+    assert refusal_of(value) is not None
+    assert not IS_EVENT.is_valid(value)
+
+
+def test_at_a_bound_an_event_is_taken_and_past_it_refused() -> None:
+    for event, past in [
+        ({"put": 1, "id": "x" * limits.ID_CHARS_MAX}, {"put": 1, "id": "x" * (limits.ID_CHARS_MAX + 1)}),
+        ({"put": 1, "base": limits.VERSION_MAX}, {"put": 1, "base": limits.VERSION_MAX + 1}),
+    ]:
+        assert refusal_of(event) is None
+        assert IS_EVENT.is_valid(event)
+        assert refusal_of(past) is not None
+        assert not IS_EVENT.is_valid(past)
+    assert EVENT["properties"]["patch"]["maxItems"] == limits.OPERATIONS_MAX
+
+
+def test_every_field_strategy_and_operation_of_fold_1_is_in_the_schema() -> None:
+    assert EVENT["properties"].keys() == FIELDS
+    for strategy in [*STRATEGIES, "custom:mine"]:
+        assert IS_EVENT.is_valid({"put": 1, "on_conflict": strategy})
+    named = EVENT["$defs"]["operation"]["oneOf"]
+    kinds = [kind for branch in named for kind in _kinds(branch["properties"]["op"])]
+    assert sorted(kinds) == sorted(_APPLY)
+    for name in LATER_FIELDS | _LATER:
+        assert name in EVENT["$comment"]
+
+
+def test_the_rules_that_no_keyword_says_name_the_cores_bounds() -> None:
+    said = EVENT["$comment"]
+    for bound in (
+        *(limits.EVENT_BYTES_MAX, limits.TEXT_DEPTH_MAX, limits.DEPTH_MAX, limits.STATE_BYTES_MAX),
+        f"2^{limits.INTEGER_MAX.bit_length()}-1",
+    ):
+        assert str(bound) in said, bound
+
+
+def test_every_reason_of_the_core_is_in_the_outcomes_schema() -> None:
+    schema = contract("outcome.schema.json")
+    assert schema["$defs"]["reason"]["enum"] == sorted(_reasons())
+    assert schema["properties"]["status"]["enum"] == [status.name for status in Status]
+    assert schema["properties"]["detail"]["maxLength"] == limits.DETAIL_CHARS_MAX
+
+
+@pytest.mark.parametrize("name", ["event", "outcome", "change"])
+def test_a_schema_is_a_schema_and_agrees_with_its_sisters(name: str) -> None:
+    schema = contract(f"{name}.schema.json")
+    Draft202012Validator.check_schema(schema)
+    assert schema["$id"] == f"urn:refold:schema:{name}:{limits.FOLD_NEWEST}"
+    assert schema["additionalProperties"] is False
+    for shared in schema["$defs"].keys() & {"pointer", "time"}:
+        for other in ("event", "outcome", "change"):
+            defined = contract(f"{other}.schema.json")["$defs"]
+            assert defined.get(shared, schema["$defs"][shared]) == schema["$defs"][shared]
+
+
+def _kinds(op: dict[str, Any]) -> list[str]:
+    return [op["const"]] if "const" in op else op["enum"]
+
+
+def _reasons() -> set[str]:
+    """Find every reason that the core's sources give: of a refusal, of a place, of a reused id."""
+    found = {
+        node.args[0].value
+        for module in modules()
+        if is_within(module.name, "refold.core")
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in {"Refused", "_too_large"}
+        and isinstance(node.args[0], ast.Constant)
+    }
+    return found | {"id_reused"}

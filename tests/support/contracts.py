@@ -1,0 +1,42 @@
+"""The published contracts in `schemas/`: validators of the JSON Schemas, read as ECMA-262 and 2020-12 have them.
+
+For tests that hold the running system, or the core, against them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from jsonschema import Draft202012Validator, ValidationError
+from jsonschema.validators import extend
+from referencing import Registry, Resource
+from referencing.jsonschema import DRAFT202012
+
+from support.sources import ROOT
+
+FOLDER = ROOT / "schemas"
+
+
+def contract(name: str) -> dict[str, Any]:
+    """Read one of the files."""
+    found: dict[str, Any] = json.loads((FOLDER / name).read_text(encoding="utf-8"))
+    return found
+
+
+def validator(schema: dict[str, Any]) -> Any:
+    """Make a validator of a schema, which may refer to the files by their names."""
+    names = [path.name for path in FOLDER.glob("*.json")]
+    resources = [(name, Resource(contract(name), DRAFT202012)) for name in names]
+    return _Validator(schema, registry=Registry().with_resources(resources))
+
+
+def _pattern(_: Any, pattern: str, instance: Any, __: Any) -> Iterator[ValidationError]:
+    # Python's `$` also stands before a last line feed; ECMA-262's does not.
+    if isinstance(instance, str) and not re.search(pattern.removesuffix("$") + r"\Z", instance):
+        yield ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+_Validator = extend(Draft202012Validator, {"pattern": _pattern})
