@@ -5,6 +5,7 @@ Every write carries an id, made here where none is given, so that a lost answer 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TypedDict
 from uuid import uuid4
@@ -40,7 +41,7 @@ class About(TypedDict, total=False):
 
 def headers_of(about: About) -> dict[str, str]:
     """Write them as the request's headers."""
-    headers = {"Idempotency-Key": about.get("id") or uuid4().hex}
+    headers = {"Idempotency-Key": about["id"] if "id" in about else new_id()}
     for name in ("type", "actor", "correlation_id", "causation_id", "base"):
         if name in about:
             headers[_HEADERS[name]] = str(about[name])
@@ -55,6 +56,28 @@ def headers_of(about: About) -> dict[str, str]:
     if "wait_seconds" in about:
         headers["Refold-Wait"] = str(about["wait_seconds"])
     return headers
+
+
+def bytes_of(event: Mapping[str, Json] | bytes) -> bytes:
+    """Write an event of many as its line."""
+    return event if isinstance(event, bytes) else canonical.dumps(event)
+
+
+def line_of(event: Mapping[str, Json] | bytes) -> bytes:
+    """Write an event of many as a line that may be sent again: one without an id gets one."""
+    try:
+        fields = canonical.loads(event) if isinstance(event, bytes) else event
+    except Refused:
+        # The service answers which rule it breaks.
+        return bytes_of(event)
+    if not isinstance(fields, Mapping) or "id" in fields:
+        return bytes_of(event)
+    return canonical.dumps({**fields, "id": new_id()})
+
+
+def new_id() -> str:
+    """Make an id for a write whose author gave none."""
+    return uuid4().hex
 
 
 def time_text(time: Time | None) -> str | None:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import httpx
 
+from refold.client.patience import Patience
 from refold.core import canonical
 from refold.core.errors import (
     DocumentAbsent,
@@ -40,6 +41,20 @@ class Transport:
             # The settings are the only place that reads the environment.
             trust_env=False,
         )
+        self.was_reached = False
+
+    async def ask_surely(self, patience: Patience, method: str, path: str, **asked: Any) -> httpx.Response:
+        """Ask, and ask again while no answer comes or the service says that it could not, as `patience` allows.
+
+        Only for what may arrive twice: a write that carries an id. A service that this client has never reached is
+        not waited for: its address may be wrong.
+        """
+        while True:
+            try:
+                return await self.ask(method, path, **asked)
+            except (ServiceUnavailable, TimedOut):
+                if not self.was_reached or not await patience.pause():
+                    raise
 
     async def ask(
         self,
@@ -56,12 +71,17 @@ class Transport:
         params = {name: value for name, value in (query or {}).items() if value is not None}
         try:
             response = await self._http.request(method, path, params=params, headers=encoded, content=body)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise ServiceUnavailable(f"no service answers at {self.url}: {_why(error)}") from error
         except httpx.TimeoutException as error:
-            raise _silence(self.url, error) from error
+            self.was_reached = True
+            raise TimedOut(f"{self.url} did not answer in time") from error
         except httpx.TransportError as error:
+            self.was_reached = True
             raise ServiceUnavailable(f"no service answers at {self.url}: {_why(error)}") from error
         except httpx.InvalidURL as error:
             raise Refused("bad_url", str(error), field="url") from error
+        self.was_reached = True
         if response.is_success or response.status_code in also:
             return response
         raise error_of(response.status_code, response.content)
@@ -118,12 +138,6 @@ def _header(name: str, value: str) -> bytes:
     if any(character < " " or character == "\x7f" for character in value):
         raise Refused("bad_header", "a header holds no control characters", field=name)
     return value.encode()
-
-
-def _silence(url: str, error: httpx.TimeoutException) -> RefoldError:
-    if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout):
-        return ServiceUnavailable(f"no service answers at {url}: {_why(error)}")
-    return TimedOut(f"{url} did not answer in time")
 
 
 def _why(error: Exception) -> str:

@@ -14,6 +14,7 @@ Patch: TypeAlias = list[Json]
 """An RFC 6902 patch: a list of operations."""
 
 CONFLICT: Final = "conflict"
+FAILED: Final = "failed"
 EFFECTIVE: Final = frozenset({"applied", "merged", "duplicate"})
 
 
@@ -104,7 +105,7 @@ def outcome_of(answer: dict[str, Any]) -> Outcome:
     """Read an outcome; members that this client does not know are ignored."""
     first = answer.get("first") or {}
     return Outcome(
-        status="failed" if _is_failed(answer.get("error")) else str(answer.get("status", "")),
+        status=FAILED if _is_failed(answer.get("error")) else str(answer.get("status", "")),
         version=answer.get("version"),
         sequence=answer.get("sequence"),
         recorded_at=answer.get("recorded_at"),

@@ -18,7 +18,8 @@ from refold.core.headers import fields_of, read_headers
 from refold.core.limits import DRAIN_BYTES_MAX, EVENT_BYTES_MAX, WAIT_SECONDS_MAX
 from refold.gateway.problems import Problem
 
-_SECONDS: Final = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
+_SECONDS: Final = re.compile(r"\d{1,9}(\.\d{1,40})?([eE][+-]?\d{1,3})?", re.ASCII)
+"""As any language prints a number."""
 _TRACE: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[!-~]{0,200}")
 _NOT_FIELDS: Final = frozenset({b"refold-wait"})
 _KEY: Final = b"idempotency-key"
@@ -59,6 +60,8 @@ def event_fields(request: Request) -> dict[str, Json]:
             keys.append(value)
         elif name.startswith(b"refold-") and name not in _NOT_FIELDS:
             lines.append(name + b": " + value + b"\r\n")
+        elif name.startswith(b"ce-"):
+            raise Refused("unknown_field", "CloudEvents are for NATS; here it is Refold-*", field=name.decode())
     ours = read_headers(b"".join(lines))
     if "refold-reply" in ours:
         raise Refused("unknown_field", "over HTTP the answer is the reply", field="refold-reply")

@@ -75,6 +75,7 @@ class BulkAnswer(Response):
         self._outbox = Outbox()
         self._batches: asyncio.Queue[Batch | None] = asyncio.Queue(BULK_BATCHES_MAX)
         self._failure: Problem | None = None
+        self._has_written = False
         self._has_started = False
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
@@ -126,17 +127,23 @@ class BulkAnswer(Response):
         while items := await self._inbox.take():
             batch = Batch(items=items)
             if self._failure is None:
-                try:
-                    await append_batch(self._parts, batch)
-                except (RefoldError, Problem) as error:
-                    # Nothing was answered yet: then the whole request fails, plainly.
-                    if not self._has_started:
-                        raise
-                    self._failure = error if isinstance(error, Problem) else problem_of(error)
-            batch.failure = self._failure
+                await self._append_one(batch)
+            batch.failure = batch.failure or self._failure
             batch.deadline = asyncio.get_running_loop().time() + self._wait
             await self._batches.put(batch)
         await self._batches.put(None)
+
+    async def _append_one(self, batch: Batch) -> None:
+        try:
+            await append_batch(self._parts, batch)
+        except (RefoldError, Problem) as error:
+            # Nothing is in the log yet, and nothing answered: then the whole request fails, plainly.
+            if not self._has_written and not self._has_started:
+                raise
+            batch.failure = error if isinstance(error, Problem) else problem_of(error)
+            # Whatever is true of this batch, those behind it are not sent at all.
+            self._failure = _NOT_SENT if batch.failure.status == 504 else batch.failure
+        self._has_written |= bool(batch.written)
 
     async def _answer(self) -> None:
         while (batch := await self._batches.get()) is not None:
@@ -158,7 +165,7 @@ class BulkAnswer(Response):
         written = batch.written.get(index)
         if written is None:
             assert batch.failure is not None
-            return _refusal(item.number, batch.failure)
+            return _refusal(item.number, batch.failure, item.event_id)
         if self._wait == 0:
             return b'{"sequence":%d,"status":"pending"}\n' % written.sequence
         outcome = written.outcome or self._parts.outcomes.arrived(written.sequence)
@@ -214,10 +221,18 @@ def new_slots() -> asyncio.Semaphore:
     return asyncio.Semaphore(BULK_REQUESTS_MAX)
 
 
-def _refusal(number: int, problem: Problem) -> bytes:
+def _refusal(number: int, problem: Problem, event_id: str = "") -> bytes:
     told = {"reason": problem.code, "detail": problem.detail}
+    if event_id:
+        # What was made here must be known to who would send it again.
+        told["id"] = event_id
     return _line({"line": number, "status": "refused", **told, "error": problem.view()})
 
 
 def _line(value: object) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
+
+
+_NOT_SENT: Final = Problem(
+    503, "log_unavailable", "events before this one are in doubt, so that it was not sent", headers=RETRY
+)

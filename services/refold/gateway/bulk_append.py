@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from refold.core.errors import LogUnavailable
-from refold.core.limits import LOST_ATTEMPTS_MAX, RECOVER_SECONDS
-from refold.gateway.asking import deadline_in
+from refold.core.limits import LOST_ATTEMPTS_MAX
 from refold.gateway.buffers import Item
 from refold.gateway.parts import Parts
 from refold.gateway.problems import Problem
-from refold.gateway.submit import Written, catch_up
+from refold.gateway.recovery import recover
+from refold.gateway.submit import Written, never_acknowledged
 from refold.log import Appended, Publication, Stale, Unknown
 
 
@@ -29,20 +28,25 @@ class Batch:
 
 async def append_batch(parts: Parts, batch: Batch) -> None:
     """Append a batch's events in order, each exactly once in effect, for each carries an id."""
-    left = [index for index, item in enumerate(batch.items) if item.publication is not None]
+    wanted = [(at, item.publication) for at, item in enumerate(batch.items) if item.publication is not None]
+    if wanted:
+        sequences = await _append_surely(parts, [publication for _, publication in wanted])
+        for (index, _), sequence in zip(wanted, sequences, strict=True):
+            batch.written[index] = Written(sequence)
+
+
+async def _append_surely(parts: Parts, publications: list[Publication]) -> list[int]:
+    folded_sequence = parts.progress.sequence
     for _ in range(LOST_ATTEMPTS_MAX):
-        if not left:
-            return
         started = parts.timer()
-        appended = await _append_all(parts, [_publication(batch, index) for index in left])
+        appended = await _append_all(parts, publications)
         parts.metrics.append_seconds.observe(parts.timer() - started)
         if isinstance(appended, list):
-            written = [Written(acknowledgement.sequence) for acknowledgement in appended]
-            batch.written.update(zip(left, written, strict=True))
-            return
-        left = await _recover(parts, batch, left)
-    if left:
-        raise LogUnavailable(f"the log acknowledged none of {LOST_ATTEMPTS_MAX} attempts")
+            return [acknowledgement.sequence for acknowledgement in appended]
+        first = await recover(parts, publications, folded_sequence)
+        if first is not None:
+            return list(range(first, first + len(publications)))
+    raise never_acknowledged()
 
 
 async def _append_all(parts: Parts, publications: list[Publication]) -> list[Appended] | Unknown:
@@ -53,28 +57,3 @@ async def _append_all(parts: Parts, publications: list[Publication]) -> list[App
     many = await parts.log.append_atomically(publications)
     assert not isinstance(many, Stale)
     return many
-
-
-async def _recover(parts: Parts, batch: Batch, left: list[int]) -> list[int]:
-    """Find out which events the log has after all; return those that it has not."""
-    if not await catch_up(parts, deadline_in(RECOVER_SECONDS)):
-        detail = (
-            "no acknowledgement came, so the log may have these events or not: ask for their ids' outcomes"
-        )
-        raise Problem(504, "acknowledgement_lost", detail)
-    missing: list[int] = []
-    for index in left:
-        publication = _publication(batch, index)
-        event_id = batch.items[index].event_id
-        outcome = await parts.history.outcome_of_id(publication.namespace, publication.document, event_id)
-        if outcome is None:
-            missing.append(index)
-        else:
-            batch.written[index] = Written(outcome["sequence"], outcome)
-    return missing
-
-
-def _publication(batch: Batch, index: int) -> Publication:
-    publication = batch.items[index].publication
-    assert publication is not None
-    return publication

@@ -28,6 +28,11 @@ class Condition:
             return is_absent
         return not is_absent if self.versions is None else version in self.versions
 
+    @property
+    def may_hold_again(self) -> bool:
+        """Tell whether it may hold after a write that it let through: then it does not tell a write from its retry."""
+        return self.versions is None or len(self.versions) > 1
+
     def is_past(self, version: int) -> bool:
         """Tell whether it can never hold again, whatever the log still has."""
         return self.versions is not None and version > max(self.versions, default=-1)

@@ -15,7 +15,6 @@ from refold.core.errors import Refused
 from refold.core.event import decode
 from refold.core.record import Record, author_headers, check_name, check_namespace
 from refold.log import Publication
-from refold.store import Entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +51,10 @@ class Draft:
             expected_last_sequence=last_sequence,
         )
 
-    def is_content_of(self, entry: Entry) -> bool:
-        """Tell whether an entry is this very event, published before (strictly or not)."""
+    def is_content_of(self, headers: bytes, body: bytes) -> bool:
+        """Tell whether a recorded event is this very one, published before (strictly or not)."""
         try:
-            known = open_envelope(entry.headers, entry.body)
+            known = open_envelope(author_headers(headers), body)
         except Refused:
             return False
         ours = self.fields

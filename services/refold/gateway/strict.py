@@ -8,83 +8,114 @@ from __future__ import annotations
 from typing import Final, NoReturn
 
 from refold.core.errors import DocumentAbsent, TimedOut
-from refold.core.limits import APPEND_ATTEMPTS_MAX
+from refold.core.limits import APPEND_ATTEMPTS_MAX, LOST_ATTEMPTS_MAX
 from refold.gateway.conditions import Condition
 from refold.gateway.draft import Draft, event_id_of
 from refold.gateway.parts import Parts
 from refold.gateway.problems import RETRY, Problem
-from refold.gateway.submit import Written, append, catch_up, recover, repeated
-from refold.log import Appended, Stale
+from refold.gateway.recovery import catch_up, recover
+from refold.gateway.submit import Written, append, never_acknowledged, repeated
+from refold.log import Appended, Publication, Stale
 from refold.store import Head
 
 
 async def append_strictly(parts: Parts, draft: Draft, condition: Condition, deadline: float) -> Written:
-    """Append only while the condition holds; else raise the 412 that says at which version the document is."""
-    for _ in range(APPEND_ATTEMPTS_MAX):
-        settled = await _settle(parts, draft, condition, deadline)
-        if isinstance(settled, Written):
-            return settled
-        version, last_sequence = settled
-        acknowledgement = await append(parts, draft.strict_publication(version, last_sequence))
-        if isinstance(acknowledgement, Appended):
-            return Written(acknowledgement.sequence)
-        if isinstance(acknowledgement, Stale):
-            own_sequence = await _overtaken(parts, draft, deadline)
-            if own_sequence is not None:
-                return Written(own_sequence)
-            continue
-        outcome = await recover(parts, draft)
-        if outcome is not None:
-            return Written(outcome["sequence"], outcome)
-    detail = f"others wrote to the document each of {APPEND_ATTEMPTS_MAX} times; nothing was published"
-    raise Problem(503, "contended", detail, headers=RETRY)
+    """Append only while the condition holds; else raise the 412 that says at which version the document is.
+
+    What its author sends again under his own id is no new write: it is answered by what became of the first.
+    """
+    return await _StrictWrite(parts, draft, condition, deadline).append()
 
 
 async def refuse_absent(parts: Parts, draft: Draft, deadline: float) -> Written | None:
-    """Refuse to delete what is absent; return a repeated delete's outcome; None: publish it."""
+    """Refuse to delete what is absent; return a repeated delete's event; None: publish it."""
     if _is_present(await _head(parts, draft)):
         return None
+    # The row may be behind the log; where that cannot be known, the fold decides.
     if not await catch_up(parts, deadline):
-        # Whether the row is current cannot be known in time: the fold decides.
         return None
     if _is_present(await _head(parts, draft)):
         return None
-    return await _written_before(parts, draft) or _refuse_absence()
+    return await repeated(parts, draft) or _refuse_absence()
 
 
-async def _settle(
-    parts: Parts, draft: Draft, condition: Condition, deadline: float
-) -> Written | tuple[int, int]:
-    """Return version and last sequence at which the condition holds by the row."""
-    head = await _head(parts, draft)
-    version, last_sequence, is_absent = _facts(head)
-    if not condition.holds(version, is_absent=is_absent) and not condition.is_past(version):
-        # The row may be behind the log: what is there now decides.
-        if not await catch_up(parts, deadline):
-            raise TimedOut("the projection has not caught up with the log in time; nothing was published")
-        version, last_sequence, is_absent = _facts(await _head(parts, draft))
-    if condition.holds(version, is_absent=is_absent):
-        if is_absent and "delete" in draft.fields:
-            return await _written_before(parts, draft) or _refuse_absence()
-        return version, last_sequence
-    return await _written_before(parts, draft) or _refuse_condition(version, is_absent=is_absent)
+class _StrictWrite:
+    """One strict write. `_lost`: what was sent and neither acknowledged nor found, but may be stored late."""
 
+    def __init__(self, parts: Parts, draft: Draft, condition: Condition, deadline: float) -> None:
+        self._parts = parts
+        self._draft = draft
+        self._condition = condition
+        self._deadline = deadline
+        self._folded_sequence = parts.progress.sequence
+        self._lost: list[Publication] = []
 
-async def _overtaken(parts: Parts, draft: Draft, deadline: float) -> int | None:
-    """After a stale append: return our own event's sequence if it is the last, else wait for what came."""
-    last = await parts.log.last_of(draft.namespace, draft.document)
-    if last is None:
+    async def append(self) -> Written:
+        for _ in range(APPEND_ATTEMPTS_MAX):
+            settled = await self._settle()
+            if isinstance(settled, Written):
+                return settled
+            publication = self._draft.strict_publication(*settled)
+            acknowledgement = await append(self._parts, publication)
+            if isinstance(acknowledgement, Appended):
+                return Written(acknowledgement.sequence)
+            is_stale = isinstance(acknowledgement, Stale)
+            written = await (self._overtaken() if is_stale else self._recovered(publication))
+            if written is not None:
+                return written
+        detail = f"others wrote to the document each of {APPEND_ATTEMPTS_MAX} times; nothing was published"
+        raise Problem(503, "contended", detail, headers=RETRY)
+
+    async def _settle(self) -> Written | tuple[int, int]:
+        """Return version and last sequence at which the condition holds by the row; or what is written already."""
+        condition = self._condition
+        version, last_sequence, is_absent = _facts(await _head(self._parts, self._draft))
+        if not condition.holds(version, is_absent=is_absent) and not condition.is_past(version):
+            # The row may be behind the log: what is there now decides.
+            if not await catch_up(self._parts, self._deadline):
+                raise TimedOut("the projection has not caught up with the log in time; nothing was published")
+            version, last_sequence, is_absent = _facts(await _head(self._parts, self._draft))
+        is_open = condition.holds(version, is_absent=is_absent)
+        is_vain = is_absent and "delete" in self._draft.fields
+        if is_open and not is_vain and not condition.may_hold_again:
+            return version, last_sequence
+        # Looked for after the row was read: what is folded in between makes the append stale.
+        written = await self._written_before()
+        if written is not None:
+            return written
+        if not is_open:
+            _refuse_condition(version, is_absent=is_absent)
+        return _refuse_absence() if is_vain else (version, last_sequence)
+
+    async def _written_before(self) -> Written | None:
+        for publication in self._lost:
+            sequence = await recover(
+                self._parts, [publication], self._folded_sequence, event_id=self._draft.id
+            )
+            if sequence is not None:
+                return Written(sequence)
+        return await repeated(self._parts, self._draft)
+
+    async def _overtaken(self) -> Written | None:
+        """After a stale append: our own event, if it is the last; else wait for what came."""
+        draft = self._draft
+        last = await self._parts.log.last_of(draft.namespace, draft.document)
+        if last is None:
+            return None
+        if event_id_of(last) == draft.id and draft.is_content_of(last.headers, last.body):
+            return Written(last.sequence, is_repeat=not self._lost)
+        if not await self._parts.progress.reach(last.sequence, self._deadline):
+            raise TimedOut("another write to the document was not folded in time; nothing was published")
         return None
-    if event_id_of(last) == draft.id:
-        return last.sequence
-    if not await parts.progress.reach(last.sequence, deadline):
-        raise TimedOut("another write to the document was not folded in time; nothing was published")
-    return None
 
-
-async def _written_before(parts: Parts, draft: Draft) -> Written | None:
-    outcome = await repeated(parts, draft)
-    return None if outcome is None else Written(outcome["sequence"], outcome)
+    async def _recovered(self, publication: Publication) -> Written | None:
+        sequence = await recover(self._parts, [publication], self._folded_sequence, event_id=self._draft.id)
+        if sequence is not None:
+            return Written(sequence)
+        self._lost.append(publication)
+        if len(self._lost) == LOST_ATTEMPTS_MAX:
+            raise never_acknowledged()
+        return None
 
 
 async def _head(parts: Parts, draft: Draft) -> Head | None:

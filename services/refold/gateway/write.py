@@ -30,7 +30,7 @@ from refold.gateway.parts import Parts, parts_of
 from refold.gateway.problems import Problem
 from refold.gateway.queries import refuse_query
 from refold.gateway.strict import append_strictly, refuse_absent
-from refold.gateway.submit import Written, append_surely
+from refold.gateway.submit import Written, append_surely, as_duplicate
 from refold.log import Publication
 
 router: Final = APIRouter(tags=["write"])
@@ -90,7 +90,7 @@ async def _write(request: Request, made: Draft, change: dict[str, Json]) -> Resp
         outcome = await parts.outcomes.wait(made.namespace, made.document, written.sequence, deadline)
     if outcome is None:
         return pending_answer(made.namespace, made.document, written.sequence, made.id)
-    return outcome_answer(outcome)
+    return outcome_answer(as_duplicate(outcome) if written.is_repeat else outcome)
 
 
 async def _publish(

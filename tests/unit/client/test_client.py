@@ -7,7 +7,7 @@ from functools import partial
 import httpx
 import pytest
 
-from refold.client import Refold, transport
+from refold.client import Refold, patience, transport
 from refold.core.errors import DocumentAbsent, Refused, ServiceUnavailable, TimedOut, VersionUnknown
 
 NOW = "2026-01-02T03:04:05.000000006Z"
@@ -218,5 +218,149 @@ async def test_many_events_go_in_one_request_and_their_outcomes_come_back_in_ord
     outcomes = await refold.append("acme", [{"doc": "d", "put": 1}, b'{"doc":"e","patch":7}'])
     (request,) = gateway.asked
     assert request.url.path == "/v1/acme/events"
-    assert request.content == b'{"doc":"d","put":1}\n{"doc":"e","patch":7}\n'
+    sent = [json.loads(line) for line in request.content.splitlines()]
+    assert [event.pop("id") != "" for event in sent] == [True, True]
+    assert sent == [{"doc": "d", "put": 1}, {"doc": "e", "patch": 7}]
     assert [outcome.status for outcome in outcomes] == ["applied", "rejected"]
+
+
+# Writes that are sent again
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    """Patience whose pauses take no time and are remembered."""
+    taken = []
+
+    async def pause(self):
+        taken.append(self)
+        return len(taken) < 6
+
+    monkeypatch.setattr(patience.Patience, "pause", pause)
+    return taken
+
+
+LOST = httpx.ReadError("cut")
+WRITES = {
+    "put": lambda refold, **about: refold.put("acme", "d", 1, **about),
+    "patch": lambda refold, **about: refold.patch("acme", "d", [], **about),
+    "merge": lambda refold, **about: refold.merge("acme", "d", {}, **about),
+    "delete": lambda refold, **about: refold.delete("acme", "d", **about),
+    "strict": lambda refold, **about: refold.put("acme", "d", 1, if_version=2, **about),
+}
+
+
+@pytest.mark.parametrize("about", [{}, {"id": "mine"}])
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+async def test_a_write_that_was_not_answered_is_sent_again_as_it_was(gateway, refold, pauses, write, about):
+    gateway.answers += [LOST, httpx.RemoteProtocolError("cut"), httpx.ReadTimeout("silent")]
+    gateway.answers += [httpx.ConnectError("refused"), httpx.WriteError("cut")]
+    gateway.answer(200, {**APPLIED, "status": "duplicate", "first": APPLIED})
+    outcome = await write(refold, **about)
+    assert (outcome.status, outcome.first_status, outcome.is_effective) == ("duplicate", "applied", True)
+    assert len(pauses) == 5
+    asked = [(request.method, request.content, sorted(request.headers.raw)) for request in gateway.asked]
+    assert asked == [asked[0]] * 6
+    assert gateway.asked[0].headers["idempotency-key"] == about.get(
+        "id", gateway.asked[5].headers["idempotency-key"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(503, "log_unavailable"), (504, "acknowledgement_lost"), (502, "bad_gateway"), (500, "internal_error")],
+)
+async def test_a_write_that_the_service_could_not_answer_is_sent_again(gateway, refold, pauses, status, code):
+    gateway.problem(status, code, detail="not now")
+    gateway.answer(201, APPLIED)
+    assert (await refold.put("acme", "d", 1)).status == "applied"
+    assert len(gateway.asked) == 2
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 415, 422])
+async def test_a_write_that_is_wrong_is_not_sent_again(gateway, refold, pauses, status):
+    gateway.problem(status, "wrong", detail="what is wrong")
+    with pytest.raises(Refused):
+        await refold.put("acme", "d", 1)
+    assert pauses == []
+
+
+async def test_what_is_no_write_is_not_sent_again(gateway, refold, pauses):
+    gateway.answers.append(LOST)
+    with pytest.raises(ServiceUnavailable):
+        await refold.get("acme", "d")
+    assert pauses == []
+
+
+async def test_a_service_that_was_never_reached_is_not_waited_for(gateway, refold, pauses):
+    gateway.answers.append(httpx.ConnectError("refused"))
+    with pytest.raises(ServiceUnavailable, match="no service answers"):
+        await refold.put("acme", "d", 1)
+    assert pauses == []
+
+
+async def test_patience_ends_with_the_last_failure(gateway, refold, pauses):
+    for number in range(6):
+        gateway.problem(503, "log_full", detail=f"full {number}")
+    with pytest.raises(ServiceUnavailable, match="full 5") as ended:
+        await refold.put("acme", "d", 1)
+    assert ended.value.facts["id"] == gateway.asked[0].headers["idempotency-key"]
+
+
+async def test_without_patience_a_write_is_sent_once(gateway):
+    async with Refold("http://gateway:1/", retry_seconds=0) as refold:
+        gateway.answers += [LOST, LOST]
+        with pytest.raises(ServiceUnavailable):
+            await refold.put("acme", "d", 1)
+        with pytest.raises(ServiceUnavailable):
+            await refold.append("acme", [{"doc": "d", "put": 1}])
+    assert len(gateway.asked) == 2
+
+
+async def test_patience_is_bounded_in_time_and_its_pauses_grow(monkeypatch):
+    slept = []
+
+    async def sleep(seconds):
+        slept.append(seconds)
+
+    monkeypatch.setattr(patience.asyncio, "sleep", sleep)
+    given = patience.Patience(0.5)
+    assert [await given.pause() for _ in range(4)] == [True, True, True, False]
+    assert slept == [0.1, 0.2, 0.4]
+
+
+def lines(*answers):
+    return b"".join(json.dumps(answer).encode() + b"\n" for answer in answers)
+
+
+FAILURE = {"status": "refused", "reason": "log_full", "detail": "full", "error": {"status": 503}}
+
+
+async def test_of_many_events_only_those_behind_a_failure_are_sent_again(gateway, refold, pauses):
+    events = [{"doc": "d", "put": number} for number in range(4)]
+    refusal = {"status": "refused", "reason": "bad_json", "error": {"status": 400}}
+    gateway.answers.append(LOST)
+    gateway.answer(200, lines(APPLIED, refusal, FAILURE, FAILURE))
+    gateway.answer(200, lines(APPLIED))
+    gateway.answer(200, lines({**APPLIED, "status": "rejected"}))
+    outcomes = await refold.append("acme", events)
+    assert [outcome.status for outcome in outcomes] == ["applied", "refused", "applied", "rejected"]
+    sent = [[json.loads(line) for line in request.content.splitlines()] for request in gateway.asked]
+    assert [[event["put"] for event in run] for run in sent] == [[0, 1, 2, 3], [0, 1, 2, 3], [2, 3], [3]]
+    assert len({event["id"] for run in sent for event in run}) == 4
+
+
+async def test_of_many_events_those_that_failed_to_the_last_are_told(gateway, refold, pauses):
+    for _ in range(6):
+        gateway.answer(200, lines(FAILURE, FAILURE))
+    outcomes = await refold.append("acme", [{"doc": "d", "put": 1}, {"doc": "d", "put": 2}])
+    assert [(outcome.status, outcome.reason) for outcome in outcomes] == [("failed", "log_full")] * 2
+
+
+async def test_every_one_of_many_events_carries_an_id_however_it_is_given(gateway, refold):
+    events = [b'{"doc":"d","put":1}', b'{"doc":"d","put":1,"id":"mine"}', b"nonsense", {"doc": "d", "id": 7}]
+    gateway.answer(200, lines(APPLIED, APPLIED, FAILURE | {"error": {"status": 400}}, APPLIED))
+    await refold.append("acme", events)
+    first, *others = gateway.asked[0].content.splitlines()
+    assert json.loads(first)["id"]
+    assert others == [*events[1:3], b'{"doc":"d","id":7}']

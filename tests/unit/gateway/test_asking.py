@@ -45,6 +45,7 @@ def test_refold_headers_are_the_events_fields() -> None:
         ([("Refold-Base", "three")], "bad_field"),
         ([("Refold-Colour", "red")], "unknown_field"),
         ([("Refold-Reply", "_INBOX.x")], "unknown_field"),
+        ([("ce-id", "x")], "unknown_field"),
         ([("Refold-Actor", "a"), ("Refold-Actor", "b")], "repeated_header"),
         ([("Idempotency-Key", "a"), ("Idempotency-Key", "a")], "repeated_header"),
         ([("Idempotency-Key", "a"), ("Refold-Id", "b")], "contradictory"),
@@ -56,7 +57,10 @@ def test_a_header_that_breaks_a_rule_is_refused(headers: list[tuple[str, str]], 
     assert raised.value.reason == reason
 
 
-@pytest.mark.parametrize(("told", "seconds"), [("0", 0.0), ("2.5", 2.5), ("300", 300.0)])
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [("0", 0.0), ("2.5", 2.5), ("300", 300.0), ("1e-3", 0.001), ("0.30000000000000004", 0.30000000000000004)],
+)
 def test_refold_wait_is_seconds(told: str, seconds: float) -> None:
     assert wait_seconds(request(("Refold-Wait", told)), 5.0) == seconds
 

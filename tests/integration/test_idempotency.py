@@ -1,0 +1,366 @@
+"""An event sent again changes nothing, through every door and between them, singly and in batches: the real system."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+from uuid import uuid4
+
+import orjson
+import pytest
+
+from refold.embedded.nats import inbox_prefix
+from refold.log.jetstream import connect
+from refold.log.jetstream.client import BrokerClient
+from refold.log.jetstream.frames import Event, batch_frames, message_frame
+from support.http import JSON_PATCH, MERGE_PATCH, Api, outcome, problem
+from support.system import System
+
+WAIT_SECONDS = 20
+TYPE = "order.changed"
+Change = dict[str, Any]
+
+
+class Author:
+    """One author with a connection of his own to NATS, beside the gateway."""
+
+    def __init__(self, api: Api, broker: BrokerClient) -> None:
+        self.api = api
+        self.broker = broker
+        self.requests = 0
+
+    async def http(self, document: str, change: Change, event_id: str, **more: str) -> dict[str, Any]:
+        """Write by PUT, PATCH or DELETE; return the outcome, once its status is the first outcome's."""
+        self.requests += 1
+        ((kind, value),) = change.items()
+        method = {"put": "PUT", "delete": "DELETE"}.get(kind, "PATCH")
+        media = {"put": "application/json", "patch": JSON_PATCH, "merge": MERGE_PATCH}.get(kind)
+        headers = {"Idempotency_Key": event_id, "Refold_Type": TYPE, "traceparent": self.trace(), **more}
+        if media:
+            headers["Content_Type"] = media
+        content = orjson.dumps(value) if media else None
+        response = await self.api.ask(method, document, content=content, **headers)
+        if response.status_code == 409:
+            refused: dict[str, Any] = problem(response, 409, "rejected")["outcome"]
+            return refused
+        view: dict[str, Any] = response.json()
+        return outcome(response, 201 if view.get("first", view).get("created") else 200)
+
+    async def bulk(self, document: str, change: Change, event_id: str) -> dict[str, Any]:
+        """Write as a line of a bulk request."""
+        line = {"doc": document, **change, "id": event_id, "type": TYPE}
+        [answer] = await self.api.append([line], traceparent=self.trace())
+        return answer
+
+    async def native(self, document: str, change: Change, event_id: str) -> dict[str, Any]:
+        """Publish to NATS, the id in the body."""
+        return await self.publish(document, {**change, "id": event_id}, ("Refold-Type", TYPE))
+
+    async def headed(self, document: str, change: Change, event_id: str) -> dict[str, Any]:
+        """Publish to NATS, the id in a header."""
+        about = (("refold-id", event_id), ("X-Attempt", uuid4().hex), ("traceparent", self.trace()))
+        return await self.publish(document, {"type": TYPE, **change}, *about)
+
+    async def cloud(self, document: str, change: Change, event_id: str) -> dict[str, Any]:
+        """Publish to NATS as a structured CloudEvent, whose id is `source|id`."""
+        source, _, own_id = event_id.partition("|")
+        event = {"specversion": "1.0", "source": source, "id": own_id, "type": TYPE, "data": change}
+        return await self.publish(document, event, ("Content-Type", "application/cloudevents+json"))
+
+    async def binary(self, document: str, change: Change, event_id: str) -> dict[str, Any]:
+        """Publish to NATS as a binary CloudEvent."""
+        source, _, own_id = event_id.partition("|")
+        attributes = {"specversion": "1.0", "source": source, "id": own_id, "type": TYPE}
+        return await self.publish(document, change, *((f"ce-{name}", it) for name, it in attributes.items()))
+
+    async def publish(self, document: str, event: Any, *headers: tuple[str, str]) -> dict[str, Any]:
+        """Publish one message and wait for its outcome on a subject of its own."""
+
+        def frames(reply: str) -> bytes:
+            subject, lines, body = self.frame(document, event, reply, *headers)
+            return message_frame(subject, body, lines=lines)
+
+        [told] = await self.heard(1, frames)
+        return told
+
+    def frame(self, document: str, event: Any, reply: str, *headers: tuple[str, str]) -> Event:
+        """Make an event's subject, header lines and body."""
+        lines = "".join(f"{name}: {value}\r\n" for name, value in (*headers, ("Refold-Reply", reply)))
+        return Event(f"state.{self.api.namespace}.{document}".encode(), lines.encode(), orjson.dumps(event))
+
+    async def batch(self, events: list[tuple[str, Change]]) -> list[dict[str, Any]]:
+        """Publish one atomic batch and wait for the outcomes of all."""
+        inbox = self.broker.new_inbox().encode()
+
+        def frames(reply: str) -> bytes:
+            members = [self.frame(document, event, reply) for document, event in events]
+            return batch_frames(members, uuid4().hex.encode(), begun=inbox, committed=inbox)
+
+        return await self.heard(len(events), frames)
+
+    async def heard(self, count: int, frames: Callable[[str], bytes]) -> list[dict[str, Any]]:
+        """Publish what is made for a reply subject; return the outcomes that come to it, by sequence."""
+        heard: list[dict[str, Any]] = []
+        has_all = asyncio.Event()
+
+        def take(_: bytes, __: bytes, ___: bytes, body: bytes) -> None:
+            heard.append(orjson.loads(body))
+            if len(heard) == count:
+                has_all.set()
+
+        reply = self.broker.new_inbox()
+        sid = self.broker.subscribe_raw(reply, take)
+        self.broker.write(frames(reply))
+        async with asyncio.timeout(WAIT_SECONDS):
+            await has_all.wait()
+        self.broker.unsubscribe_raw(sid)
+        return sorted(heard, key=lambda told: told["sequence"])
+
+    def trace(self) -> str:
+        """Make a trace that no other request has."""
+        return f"00-{uuid4().hex}-00f067aa0ba902b7-01"
+
+    async def agrees(self, document: str, event_id: str, first: dict[str, Any]) -> None:
+        """Hold what is looked up by id against the first outcome that was told."""
+        assert (await self.api.get(f"{document}/outcomes", id=event_id)).json() == first
+
+    async def state(self, document: str) -> Any:
+        """Read the head; None where it is absent."""
+        found = await self.api.get(document)
+        return found.json() if found.status_code == 200 else None
+
+
+DOORS = ("http", "bulk", "native", "headed", "cloud", "binary")
+Door = Callable[[str, Change, str], Awaitable[dict[str, Any]]]
+
+
+@pytest.fixture
+async def author(api: Api, system: System) -> AsyncIterator[Author]:
+    broker = await connect(system.nats.url("author"), inbox_prefix=inbox_prefix("author"))
+    yield Author(api, broker)
+    await broker.close()
+
+
+def is_duplicate_of(told: dict[str, Any], first: dict[str, Any]) -> bool:
+    """Tell whether a duplicate carries a first outcome, member by member, and takes its version."""
+    named = {"status", "version", "sequence", "recorded_at", "created", "reason"}
+    assert told["status"] == "duplicate", told
+    assert told["first"] == {name: value for name, value in first.items() if name in named}
+    assert told["version"] == first["version"]
+    assert not {"reason", "occurred_at"} & told.keys()
+    return True
+
+
+PUT: Change = {"put": {"a": 1}}
+OTHER: Change = {"put": {"a": 2}}
+REFUSED: Change = {"patch": [{"op": "remove", "path": "/nothing"}]}
+
+
+@pytest.mark.parametrize("name", DOORS)
+async def test_what_is_sent_again_through_the_same_door_is_answered_by_its_first_outcome(
+    author: Author, name: str
+) -> None:
+    send: Door = getattr(author, name)
+    first = await send("d", PUT, "s|1")
+    assert (first["status"], first["version"], first["created"], first["id"]) == ("applied", 1, True, "s|1")
+    assert is_duplicate_of(await send("d", PUT, "s|1"), first)
+    # Other content under the id, and the same id on another document.
+    reused = await send("d", OTHER, "s|1")
+    assert (reused["status"], reused["reason"], reused["version"]) == ("rejected", "id_reused", 1)
+    assert (await send("e", OTHER, "s|1"))["status"] == "applied"
+    # One that was rejected, even where it could be applied by now.
+    rejected = await send("d", REFUSED, "s|2")
+    assert (rejected["status"], rejected["reason"]) == ("rejected", "target_missing")
+    assert (await send("d", {"merge": {"nothing": 1}}, "s|3"))["version"] == 2
+    assert is_duplicate_of(await send("d", REFUSED, "s|2"), rejected)
+    # The document has moved on; then it is absent, and then there again.
+    assert is_duplicate_of(await send("d", PUT, "s|1"), first)
+    deleted = await send("d", {"delete": True}, "s|4")
+    assert (deleted["status"], deleted["version"]) == ("applied", 3)
+    assert is_duplicate_of(await send("d", PUT, "s|1"), first)
+    assert is_duplicate_of(await send("d", {"delete": True}, "s|4"), deleted)
+    assert await author.state("d") is None
+    assert (await send("d", OTHER, "s|5"))["version"] == 4
+    assert is_duplicate_of(await send("d", {"delete": True}, "s|4"), deleted)
+    assert await author.state("d") == {"a": 2}
+    for event_id, outcome_first in (("s|1", first), ("s|2", rejected), ("s|4", deleted)):
+        await author.agrees("d", event_id, outcome_first)
+
+
+@pytest.mark.parametrize("change", [PUT, REFUSED, {"merge": {"b": None}}], ids=["put", "rejected", "merge"])
+async def test_what_is_sent_again_through_another_door_is_its_duplicate(
+    author: Author, change: Change
+) -> None:
+    for name in DOORS:
+        event_id = f"s|{name}"
+        first = await getattr(author, name)(name, change, event_id)
+        assert first["status"] == ("rejected" if change is REFUSED else "applied")
+        for other in DOORS:
+            again = await getattr(author, other)(name, change, event_id)
+            assert is_duplicate_of(again, first), other
+            told = await author.api.get(f"{name}/outcomes/{again['sequence']}")
+            assert told.json() == again
+        reused = await getattr(author, other)(name, OTHER, event_id)
+        assert reused["reason"] == "id_reused"
+        await author.agrees(name, event_id, first)
+
+
+@pytest.mark.parametrize("name", DOORS)
+async def test_of_many_at_once_under_one_id_one_is_applied(author: Author, name: str) -> None:
+    send: Door = getattr(author, name)
+    change = {"patch": [{"op": "add", "path": "/a", "value": 1}]}
+    told = await asyncio.gather(*(send("d", change, "s|1") for _ in range(12)))
+    [first] = [view for view in told if view["status"] == "applied"]
+    assert all(is_duplicate_of(view, first) for view in told if view is not first)
+    assert (await author.api.get("d")).headers["refold-version"] == "1"
+
+
+# Strict writes
+
+CONDITIONS = {
+    "the version": {"If_Match": '"2"'},
+    "one of several versions": {"If_Match": '"2", "3", "4", "5"'},
+    "any version": {"If_Match": "*"},
+}
+
+
+@pytest.mark.parametrize("condition", CONDITIONS.values(), ids=CONDITIONS)
+async def test_a_strict_write_sent_again_is_answered_by_its_first_outcome_and_not_412(
+    author: Author, condition: dict[str, str]
+) -> None:
+    for number in (1, 2):
+        await author.http("d", {"put": {"n": number}}, f"p{number}")
+    before = await author.api.events()
+    first = await author.http("d", PUT, "k", **condition)
+    assert (first["status"], first["version"]) == ("applied", 3)
+    assert is_duplicate_of(await author.http("d", PUT, "k", **condition), first)
+    await author.http("d", {"merge": {"b": 1}}, "m")
+    assert is_duplicate_of(await author.http("d", PUT, "k", **condition), first)
+    deleted = await author.http("d", {"delete": True}, "x", If_Match='"4"')
+    assert is_duplicate_of(await author.http("d", PUT, "k", **condition), first)
+    for again in ({"If_Match": '"4"'}, {"If_Match": "*"}, {}):
+        assert is_duplicate_of(await author.http("d", {"delete": True}, "x", **again), deleted)
+    await author.http("d", OTHER, "y")
+    assert is_duplicate_of(await author.http("d", PUT, "k", **condition), first)
+    assert await author.state("d") == {"a": 2}
+    await author.agrees("d", "k", first)
+    assert await author.api.events() == before + 4, "the log stays clean"
+
+
+async def test_a_creation_sent_again_is_answered_by_its_first_outcome_wherever_the_document_is(
+    author: Author,
+) -> None:
+    for number, condition in enumerate(({"If_None_Match": "*"}, {"If_Match": '"0"'})):
+        name = f"d{number}"
+        first = await author.http(name, PUT, "k", **condition)
+        assert first["created"]
+        assert is_duplicate_of(await author.http(name, PUT, "k", **condition), first)
+        await author.http(name, {"delete": True}, "x")
+        assert is_duplicate_of(await author.http(name, PUT, "k", **condition), first)
+        assert await author.state(name) is None
+        await author.http(name, OTHER, "y")
+        assert is_duplicate_of(await author.http(name, PUT, "k", **condition), first)
+
+
+async def test_a_strict_write_that_the_fold_rejected_is_answered_so_again(author: Author) -> None:
+    await author.http("d", PUT, "p")
+    for event_id, condition in (("k", {"If_Match": '"1"'}), ("l", {"If_Match": "*"})):
+        rejected = await author.http("d", REFUSED, event_id, **condition)
+        assert rejected["reason"] == "target_missing"
+        assert is_duplicate_of(await author.http("d", REFUSED, event_id, **condition), rejected)
+    await author.http("d", {"merge": {"nothing": 1}}, "m")
+    for event_id, condition in (("k", {"If_Match": '"1"'}), ("l", {"If_Match": "*"})):
+        told = await author.http("d", REFUSED, event_id, **condition)
+        assert (told["status"], told["first"]["reason"]) == ("duplicate", "target_missing")
+
+
+async def test_other_content_under_a_strict_writes_id_is_never_taken_for_it(author: Author) -> None:
+    """Neither while the row says so, nor where only the log can tell: then both are on their way at once."""
+    await author.http("d", PUT, "p")
+    for round_number in range(1, 6):
+        condition = {"If_Match": f'"{round_number}"', "Idempotency_Key": f"k{round_number}"}
+        answers = await asyncio.gather(
+            *(author.api.put("d", [round_number, content], **condition) for content in range(8))
+        )
+        assert sorted(answer.status_code for answer in answers) == [200] + [412] * 7
+    problem(
+        await author.api.put("d", "other", If_Match='"5"', Idempotency_Key="k5"), 412, "precondition_failed"
+    )
+    wrong = await author.http("d", {"put": "other"}, "k5", If_Match="*")
+    assert wrong["reason"] == "id_reused"
+
+
+async def test_many_of_one_strict_write_at_once_are_one_write(author: Author) -> None:
+    await author.http("d", PUT, "p")
+    told = await asyncio.gather(*(author.http("d", OTHER, "k", If_Match='"1"') for _ in range(12)))
+    [first] = [view for view in told if view["status"] == "applied"]
+    assert all(is_duplicate_of(view, first) for view in told if view is not first)
+    assert (await author.api.get("d")).headers["refold-version"] == "2"
+
+
+# Not waited for
+
+
+async def test_what_is_pending_and_sent_again_at_once_counts_once(author: Author) -> None:
+    for number, condition in enumerate(({}, {"If_None_Match": "*"}, {"If_Match": '"0"'})):
+        headers = {"Idempotency_Key": "k", "Refold_Wait": "0", **condition}
+        sequences = []
+        for _ in range(3):
+            response = await author.api.put(f"d{number}", PUT["put"], **headers)
+            if response.status_code == 202:
+                assert response.json()["id"] == "k"
+                sequences.append(response.json()["sequence"])
+            else:
+                sequences.append(outcome(response, 201)["sequence"])
+        found = (await author.api.get(f"d{number}/outcomes", id="k")).json()
+        assert (found["status"], found["sequence"], found["version"]) == ("applied", sequences[0], 1)
+        again = outcome(
+            await author.api.put(f"d{number}", PUT["put"], **{**headers, "Refold_Wait": "9"}), 201
+        )
+        assert (again["status"], again["first"]["sequence"]) == ("duplicate", sequences[0])
+    pending = await author.api.append([{"doc": "e", **PUT, "id": "k"}] * 3, Refold_Wait="0")
+    found = (await author.api.get("e/outcomes", id="k")).json()
+    assert (found["status"], found["sequence"]) == ("applied", pending[0]["sequence"])
+
+
+# Batches
+
+
+async def test_a_batch_of_which_some_are_repeated_changes_each_document_once(author: Author) -> None:
+    first = await author.http("d", PUT, "s|1")
+    events = [
+        ("d", {**PUT, "id": "s|1", "type": TYPE}),
+        ("d", {"merge": {"n": 1}, "id": "new"}),
+        ("e", {"merge": {"n": 1}, "id": "new"}),
+        ("d", {"merge": {"n": 1}, "id": "new"}),
+        ("d", {"merge": {"n": 2}, "id": "new"}),
+        ("d", {**REFUSED, "id": "bad"}),
+        ("d", {**REFUSED, "id": "bad"}),
+        ("d", {"merge": {"n": 3}, "id": "last"}),
+    ]
+    lines = [{"doc": document, **event} for document, event in events]
+    for number, send in enumerate((author.batch(events), author.api.append(lines), author.batch(events))):
+        told = await send
+        statuses = [(view["status"], view.get("reason"), view["version"]) for view in told]
+        if number == 0:
+            assert statuses == [
+                ("duplicate", None, 1),
+                ("applied", None, 2),
+                ("applied", None, 1),
+                ("duplicate", None, 2),
+                ("rejected", "id_reused", 2),
+                ("rejected", "target_missing", 2),
+                ("duplicate", None, 2),
+                ("applied", None, 3),
+            ]
+            assert is_duplicate_of(told[0], first)
+            assert is_duplicate_of(told[3], told[1])
+            assert is_duplicate_of(told[6], told[5])
+            firsts = told
+        else:
+            assert [view["status"] for view in told] == ["duplicate"] * 4 + ["rejected"] + ["duplicate"] * 3
+            assert told[4]["reason"] == "id_reused"
+            assert is_duplicate_of(told[7], firsts[7])
+    assert await author.state("d") == {"a": 1, "n": 3}
+    assert await author.state("e") == {"n": 1}

@@ -1,0 +1,261 @@
+"""A lost acknowledgement is answered by what the log has of this very event, never of another under its id."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+
+from refold.core.errors import LogFull, LogUnavailable, StoreUnavailable
+from refold.core.limits import ID_WINDOW_IDS
+from refold.gateway import recovery
+from refold.log import Publication
+from refold.log.memory import MemoryLog
+from support.gateway import Twin, twin
+
+LOST = ["lost", "dropped"]
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[Twin]:
+    async with twin() as made:
+        yield made
+
+
+async def bulk(gateway: Twin, events: list[dict[str, Any]], **options: Any) -> list[dict[str, Any]]:
+    """Append events of one document `d` and return the answers."""
+    content = b"".join(orjson.dumps({"doc": "d", **event}) + b"\n" for event in events)
+    response = await gateway.request("POST", "/v1/n/events", content=content, **options)
+    assert response.status_code == 200, response.text
+    return [orjson.loads(line) for line in response.content.splitlines()]
+
+
+def told(response: httpx.Response) -> tuple[int, str, int]:
+    """Return an answer's status, the outcome's, and its version."""
+    view = response.json()
+    view = view.get("outcome", view)
+    return response.status_code, view["status"], view["version"]
+
+
+async def others_write(gateway: Twin, count: int) -> None:
+    """Let somebody else write to the same document, each event with an id of its own."""
+    events = [
+        Publication(namespace="n", document="d", body=b'{"merge":{"o":%d},"id":"o%d"}' % (number, number))
+        for number in range(count)
+    ]
+    for start in range(0, count, 1_000):
+        await MemoryLog.append_atomically(gateway.log, events[start : start + 1_000])
+
+
+@asynccontextmanager
+async def written_before_the_look(
+    gateway: Twin, monkeypatch: pytest.MonkeyPatch, write: Callable[[], Awaitable[object]]
+) -> AsyncIterator[None]:
+    """Once somebody looks how far the log goes, there is more behind what he sent."""
+    asked: list[int] = []
+    info = gateway.log.info
+
+    async def filled() -> Any:
+        asked.append(1)
+        if len(asked) == 1:
+            await write()
+        return await info()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(gateway.log, "info", filled)
+        yield
+    assert asked
+
+
+@pytest.mark.parametrize("fault", LOST)
+async def test_a_repeated_event_whose_acknowledgement_is_lost_is_still_a_duplicate(
+    gateway: Twin, fault: str
+) -> None:
+    first = await gateway.put("/v1/n/d", 1, Idempotency_Key="k")
+    gateway.log.faults = [fault]
+    again = await gateway.put("/v1/n/d", 1, Idempotency_Key="k")
+    assert told(again) == (201, "duplicate", 1)
+    assert again.json()["first"]["sequence"] == first.json()["sequence"]
+
+
+@pytest.mark.parametrize("fault", LOST)
+async def test_other_content_under_a_used_id_is_refused_though_its_acknowledgement_is_lost(
+    gateway: Twin, fault: str
+) -> None:
+    await gateway.put("/v1/n/d", 1, Idempotency_Key="k")
+    gateway.log.faults = [fault]
+    reused = await gateway.put("/v1/n/d", 2, Idempotency_Key="k")
+    assert told(reused) == (409, "rejected", 1)
+    assert reused.json()["reason"] == "id_reused"
+    gateway.log.faults = [fault]
+    answers = await bulk(gateway, [{"put": 1, "id": "k"}, {"put": 3, "id": "k"}, {"merge": {"a": 1}}])
+    assert [answer["status"] for answer in answers] == ["duplicate", "rejected", "applied"]
+    assert answers[1]["reason"] == "id_reused"
+    assert await gateway.events() == 5
+
+
+@pytest.mark.parametrize("fault", LOST)
+@pytest.mark.parametrize("headers", [{}, {"If_Match": '"1"'}, {"If_Match": "*"}], ids=["plain", "one", "any"])
+async def test_an_event_that_left_the_id_window_before_it_was_looked_for_is_found_all_the_same(
+    gateway: Twin, monkeypatch: pytest.MonkeyPatch, fault: str, headers: dict[str, str]
+) -> None:
+    await gateway.put("/v1/n/d", {})
+    gateway.log.faults = [fault]
+    async with written_before_the_look(
+        gateway, monkeypatch, lambda: others_write(gateway, ID_WINDOW_IDS + 1)
+    ):
+        response = await gateway.put("/v1/n/d", {"a": 1}, **headers)
+    if fault == "lost":
+        assert told(response) == (200, "applied", 2)
+    elif headers == {"If_Match": '"1"'}:
+        assert response.status_code == 412
+    else:
+        assert told(response) == (200, "applied", ID_WINDOW_IDS + 3)
+    assert await gateway.events() == ID_WINDOW_IDS + (2 if response.status_code == 412 else 3)
+
+
+@pytest.mark.parametrize("fault", LOST)
+async def test_a_batch_that_left_the_id_window_is_found_whole_and_is_not_sent_twice(
+    gateway: Twin, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    events = [{"patch": [{"op": "add", "path": f"/{number}", "value": 1}]} for number in range(30)]
+    gateway.log.faults = [fault]
+    async with written_before_the_look(
+        gateway, monkeypatch, lambda: others_write(gateway, ID_WINDOW_IDS - 10)
+    ):
+        answers = await bulk(gateway, events)
+    begin = 2 if fault == "lost" else 2 + ID_WINDOW_IDS - 10
+    assert [answer["sequence"] for answer in answers] == list(range(begin, begin + 30))
+    assert {answer["status"] for answer in answers} == {"applied"}
+    assert await gateway.events() == ID_WINDOW_IDS + 20
+
+
+async def test_a_batch_is_not_taken_for_an_earlier_one_of_the_same_lines(gateway: Twin) -> None:
+    events = [{"merge": {"n": number}, "id": f"id{number}"} for number in range(5)]
+    firsts = await bulk(gateway, events)
+    # Not stored, and folded before it was sent: only what comes behind counts.
+    gateway.log.faults = ["dropped"]
+    again = await bulk(gateway, events)
+    assert [answer["status"] for answer in again] == ["duplicate"] * 5
+    assert [answer["first"]["sequence"] for answer in again] == [first["sequence"] for first in firsts]
+    # One that begins alike, but is cut otherwise, is another.
+    gateway.log.faults = ["dropped"]
+    shorter = await bulk(gateway, [events[0], *events[2:]])
+    assert [answer["status"] for answer in shorter] == ["duplicate"] * 4
+    assert await gateway.events() == 14
+
+
+async def test_a_batch_of_which_another_request_has_written_the_last_line_is_not_there(
+    gateway: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = [{"merge": {"n": number}, "id": f"id{number}"} for number in range(5)]
+    gateway.log.faults = ["dropped"]
+    async with written_before_the_look(gateway, monkeypatch, lambda: bulk(gateway, events[-1:])):
+        answers = await bulk(gateway, events)
+    assert [answer["status"] for answer in answers] == ["applied"] * 4 + ["duplicate"]
+    assert await gateway.events() == 6
+
+
+async def test_where_the_store_cannot_tell_what_became_of_it_that_is_said_with_the_id(
+    gateway: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any, **__: Any) -> Any:
+        raise StoreUnavailable
+
+    monkeypatch.setattr(gateway.store, "runs", away)
+    for headers in ({}, {"If_None_Match": "*"}):
+        gateway.log.faults = ["lost"]
+        response = await gateway.put("/v1/n/d" + "e" * len(headers), 1, **headers)
+        view = response.json()
+        assert (response.status_code, view["code"]) == (504, "acknowledgement_lost")
+        assert view["id"].startswith("made-")
+        found = await gateway.request("GET", f"/v1/n/d{'e' * len(headers)}/outcomes?id={view['id']}")
+        assert found.json()["status"] == "applied"
+
+
+# Strict writes that are stored late: after they were looked for in vain
+
+
+def stored_late(gateway: Twin, *, others: int = 0) -> list[Callable[[], Awaitable[None]]]:
+    """Let the first append be dropped and come to the log before the second, perhaps with others' behind it."""
+    sent: list[Publication] = []
+    append = gateway.log.append
+
+    async def remembered(publication: Publication) -> Any:
+        sent.append(publication)
+        return await append(publication)
+
+    async def early() -> None:
+        gateway.log.append = append  # type: ignore[method-assign]
+
+    async def late() -> None:
+        await MemoryLog.append_atomically(gateway.log, sent[:1])
+        await others_write(gateway, others)
+
+    gateway.log.append = remembered  # type: ignore[method-assign]
+    gateway.log.faults = ["dropped"]
+    return [early, late]
+
+
+@pytest.mark.parametrize("others", [0, 1, ID_WINDOW_IDS + 1])
+@pytest.mark.parametrize("headers", [{"If_Match": '"1"'}, {"If_Match": "*"}], ids=["one", "any"])
+@pytest.mark.parametrize("key", [{}, {"Idempotency_Key": "k"}], ids=["made", "own"])
+async def test_a_strict_write_that_is_stored_late_is_not_412_and_not_made_twice(
+    gateway: Twin, key: dict[str, str], headers: dict[str, str], others: int
+) -> None:
+    await gateway.put("/v1/n/d", {})
+    gateway.log.before_append = stored_late(gateway, others=others)
+    response = await gateway.put("/v1/n/d", {"a": 1}, **headers, **key)
+    assert told(response) == (200, "applied", 2)
+    assert await gateway.events() == 2 + others
+
+
+async def test_a_strict_write_that_is_never_acknowledged_is_given_up_plainly(gateway: Twin) -> None:
+    gateway.log.faults = ["dropped"] * 10
+    response = await gateway.put("/v1/n/d", 1, If_None_Match="*")
+    assert (response.status_code, response.json()["code"]) == (503, "log_unavailable")
+    assert await gateway.events() == 0
+
+
+# Bulk requests of which a part is in the log
+
+
+async def test_a_bulk_request_that_fails_behind_a_batch_in_the_log_answers_line_by_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("refold.gateway.buffers.BATCH_EVENTS_MAX", 2)
+    async with twin(is_projecting=False) as gateway:
+        # Nothing is folded, hence nothing answered, when the second batch fails.
+        gateway.log.faults = [None, LogFull()]
+        answers = await bulk(gateway, [{"put": n} for n in range(6)], headers={"Refold-Wait": "0.2"})
+    assert [answer["status"] for answer in answers] == ["pending"] * 2 + ["refused"] * 4
+    assert {answer["error"]["code"] for answer in answers[2:]} == {"log_full"}
+    assert await gateway.events() == 2
+
+
+async def test_lines_in_doubt_are_told_with_their_ids_and_those_behind_were_not_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("refold.gateway.buffers.BATCH_EVENTS_MAX", 2)
+    monkeypatch.setattr(recovery, "RECOVER_SECONDS", 0.05)
+    async with twin(is_projecting=False) as gateway:
+        gateway.log.faults = [None, "lost"]
+        answers = await bulk(gateway, [{"put": n} for n in range(6)], headers={"Refold-Wait": "0.2"})
+        codes = [answer.get("reason") for answer in answers]
+        assert codes == [None] * 2 + ["acknowledgement_lost"] * 2 + ["log_unavailable"] * 2
+        assert await gateway.events() == 4
+        async with gateway.projector():
+            for answer, version in zip(answers[2:], (3, 4, None, None), strict=True):
+                found = await gateway.request("GET", f"/v1/n/d/outcomes?id={answer['id']}")
+                assert found.json().get("version") == version
+
+
+async def test_a_log_that_is_away_says_so_and_a_retry_is_made_once(gateway: Twin) -> None:
+    gateway.log.faults = [LogUnavailable()]
+    assert (await gateway.put("/v1/n/d", 1, Idempotency_Key="k")).status_code == 503
+    assert told(await gateway.put("/v1/n/d", 1, Idempotency_Key="k")) == (201, "applied", 1)
+    assert told(await gateway.put("/v1/n/d", 1, Idempotency_Key="k")) == (201, "duplicate", 1)
