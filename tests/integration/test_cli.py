@@ -1,10 +1,12 @@
 """The commands over a running system: what they print, and the exit code that scripts rely on."""
 
+import asyncio
 import io
 import json
 import sys
 from typing import NamedTuple
 
+import asyncpg
 import jsonpatch
 import pytest
 
@@ -109,6 +111,22 @@ def test_documents_are_listed_by_prefix_and_by_what_is_in_them(refold):
     assert "other" in table.out
 
 
+def test_documents_are_listed_as_they_were(refold):
+    first = printed(refold("put", "then/a", '"old"', "--occurred-at", "2020-01-01T00:00:00Z", "--json"))
+    refold("delete", "then/a")
+    refold("put", "then/b", '"new"')
+    for arguments in (
+        ("--sequence", str(first["sequence"])),
+        ("--at", first["recorded_at"]),
+        ("--at", first["recorded_at"], "--clock", "recorded"),
+        ("--at", "2020-01-02", "--clock", "occurred"),
+    ):
+        listed = printed(refold("list", "then", *arguments, "--json"))
+        assert [(it["id"], it["version"], it["state"]) for it in listed] == [("a", 1, "old")]
+    assert printed(refold("list", "then", "--at", "2019-01-01", "--clock", "occurred", "--json")) == []
+    assert refold("list", "then", "--sequence", "1", "--at", "2020-01-01").code == 2
+
+
 def test_the_status_says_how_far_the_fold_is(refold):
     status = printed(refold("status", "--json"))
     assert status["lag_events"] == 0
@@ -152,3 +170,49 @@ def test_a_command_of_its_own_process_prints_nothing_but_its_answer(up):
 def test_the_endpoints_file_of_the_folder_at_hand_says_where_the_service_is(up):
     found = run_refold("status", REFOLD_DATA=str(up.data))
     assert found.returncode == 0, found.stderr
+
+
+def damage(up, statement):
+    """Change the projection behind the projector's back."""
+
+    async def run():
+        connection = await asyncpg.connect(up.endpoints()["postgres"])
+        await connection.execute(statement)
+        await connection.close()
+
+    asyncio.run(run())
+
+
+def test_a_projection_is_proven_renewed_and_its_damage_told(refold, up):
+    for number in range(3):
+        refold("put", "proof/one", f'{{"n": {number}}}')
+    data = ("--data", str(up.data))
+    assert printed(refold("verify", "proof", *data, "--json")) | {"seconds": 0} == {
+        "differences": 0,
+        "documents": 1,
+        "events": 3,
+        "found": [],
+        "seconds": 0,
+        "sequence": printed(refold("status", "--json"))["folded_sequence"],
+    }
+    assert printed(refold("rebuild", *data, "--json"))["swapped"] is True
+    assert "clean" in refold("verify", *data).out
+    refold("put", "proof/one", '{"n": 3}')
+    assert printed(refold("get", "proof/one")) == {"n": 3}
+    damage(up, "UPDATE refold.documents SET state = '{\"n\":7}' WHERE document = 'one'")
+    told = refold("verify", "proof/one", *data)
+    assert (told.code, told.out.count("\n")) == (1, 2)
+    assert "proof/one: document state: expected b'{\"n\":3}', found b'{\"n\":7}'" in told.out
+    told = refold("rebuild", *data, "--into", "beside")
+    assert told.code == 1
+    assert "proof/one: live version 4, last sequence" in told.out
+    assert "nothing swapped" in told.out
+    damage(up, "UPDATE refold.documents SET state = '{\"n\":3}' WHERE document = 'one'")
+    assert refold("verify", *data).code == 0
+    # What was rebuilt in vain is not lost: it is taken up again.
+    assert printed(refold("rebuild", *data, "--into", "beside", "--json"))["replayed"] == 0
+
+
+def test_verify_without_a_running_system_exits_3(refold, tmp_path):
+    found = refold("verify", "--data", str(tmp_path))
+    assert (found.code, found.err.count("\n")) == (3, 1)

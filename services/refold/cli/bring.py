@@ -34,12 +34,13 @@ def import_history(
 ) -> None:
     """Bring in a history from a file; run again, it goes on where it stopped."""
     from refold.cli.failure import INTERRUPTED, REFUSED
+    from refold.cli.progress import working
     from refold.cli.show import console, json_line
     from refold.client.importing import import_file
 
     begun = time.monotonic()
     try:
-        with _progress() as progress:
+        with working() as progress:
             listener = _listener(progress, file)
             tally = ask(url, lambda refold: import_file(refold, namespace, file, listener))
     except KeyboardInterrupt:
@@ -57,18 +58,6 @@ def import_history(
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("import", rich_help_panel=PANEL)(import_history)
-
-
-def _progress() -> Progress:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from refold.cli.show import console
-
-    columns = (BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TextColumn("{task.description}"))
-    told = console(is_error=True)
-    return Progress(
-        *columns, TimeRemainingColumn(), console=told, disable=not told.is_terminal, transient=True
-    )
 
 
 def _listener(progress: Progress, file: Path) -> Listener:

@@ -17,19 +17,22 @@ HISTORY_ITEMS = 50
 PathOption = Annotated[
     str | None, typer.Option("--path", metavar="/JSON/POINTER", help="Only this place of the document.")
 ]
+AtOption = Annotated[
+    str | None,
+    typer.Option("--at", metavar="TIME", help="As it was then: RFC 3339, a date, or unix seconds."),
+]
+ClockOption = Annotated[
+    Literal["recorded", "occurred"],
+    typer.Option("--clock", help="Whose time --at is: the log's, or the author's."),
+]
 Limit = Annotated[int, typer.Option(min=1, help="At most so many.")]
 
 
 def get(
     target: DocumentArgument,
     version: Annotated[int | None, typer.Option(min=0, help="As it was at this version.")] = None,
-    at: Annotated[
-        str | None,
-        typer.Option(metavar="TIME", help="As it was then: RFC 3339, a date, or unix seconds."),
-    ] = None,
-    clock: Annotated[
-        Literal["recorded", "occurred"], typer.Option(help="Whose time --at is: the log's, or the author's.")
-    ] = "recorded",
+    at: AtOption = None,
+    clock: ClockOption = "recorded",
     path: PathOption = None,
     url: UrlOption = None,
     is_json: JsonOption = False,
@@ -104,16 +107,26 @@ def list_documents(
     where: Annotated[
         str | None, typer.Option(metavar="JSONPATH", help="Only states for which it is true: $.total > 10")
     ] = None,
+    at: AtOption = None,
+    clock: ClockOption = "recorded",
+    sequence: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="As it was at this sequence of the log.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many; else all.")] = None,
     url: UrlOption = None,
     is_json: JsonOption = False,
 ) -> None:
-    """Print a namespace's documents, by id."""
+    """Print a namespace's documents, by id, as they are or as they were."""
     from refold.cli.show import json_array, print_table, short_json, short_time
     from refold.client.values import as_json
 
+    if sum(given is not None for given in (where, at, sequence)) > 1:
+        raise typer.BadParameter("--where, --at and --sequence: one of them")
+
     async def work(refold: Refold) -> list[Any]:
-        found = refold.list(namespace, prefix=prefix, where=where, limit=limit)
+        found = refold.list(
+            namespace, prefix=prefix, where=where, at=at, clock=clock, sequence=sequence, limit=limit
+        )
         return [document async for document in found]
 
     documents = ask(url, work)

@@ -5,13 +5,16 @@ A rejected write and a conflict are returned values; exceptions mean that the wo
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any, Final, Literal, Self, Unpack
 
-from refold.client.about import About, Time, headers_of, time_text
+from refold.client.about import About, Time, bytes_of, headers_of, line_of, time_text
+from refold.client.patience import RETRY_SECONDS, Patience
 from refold.client.transport import Transport, document_path, json_of, namespace_path
 from refold.client.values import (
     CONFLICT,
+    FAILED,
     Change,
     Document,
     Namespace,
@@ -26,6 +29,7 @@ from refold.client.values import (
 )
 from refold.core import canonical
 from refold.core.canonical import Json
+from refold.core.errors import ServiceUnavailable, TimedOut
 
 TIMEOUT_SECONDS: Final = 60.0
 ITEMS_PAGE: Final = 1_000
@@ -44,10 +48,20 @@ class Refold:
     """
 
     def __init__(
-        self, url: str = "http://127.0.0.1:8080", *, timeout_seconds: float = TIMEOUT_SECONDS
+        self,
+        url: str = "http://127.0.0.1:8080",
+        *,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        retry_seconds: float = RETRY_SECONDS,
     ) -> None:
-        """Connect when first asked. An answer that is silent for `timeout_seconds` is `TimedOut`."""
+        """Connect when first asked. An answer that is silent for `timeout_seconds` is `TimedOut`.
+
+        A write whose connection broke, or that the service could not answer (5xx), is sent again under its id for
+        `retry_seconds` (0: never), so that it is made once; what was made already is answered as `duplicate`. The
+        error that ends it names the id: the write may have been made.
+        """
         self._transport = Transport(url, timeout_seconds=timeout_seconds)
+        self._retry_seconds = retry_seconds
 
     @property
     def url(self) -> str:
@@ -80,18 +94,29 @@ class Refold:
         events: Iterable[Mapping[str, Json] | bytes],
         *,
         wait_seconds: float | None = None,
+        retry_seconds: float | None = None,
     ) -> list[Outcome]:
         """Append many events, `{"doc": id, …event fields}` each (or such a line's bytes), in their order.
 
-        Each is folded for itself; the outcomes come back in the same order.
+        Each is folded for itself; the outcomes come back in the same order. What the service could not append is
+        sent again as other writes are; `failed` outcomes are those for which the time did not suffice.
         """
-        lines = [event if isinstance(event, bytes) else canonical.dumps(event) for event in events]
+        seconds = self._retry_seconds if retry_seconds is None else retry_seconds
+        lines = [line_of(event) if seconds else bytes_of(event) for event in events]
         headers = {"Content-Type": "application/x-ndjson"}
         if wait_seconds is not None:
             headers["Refold-Wait"] = str(wait_seconds)
-        path = namespace_path(namespace, "events")
-        response = await self._transport.ask("POST", path, headers=headers, body=b"\n".join(lines) + b"\n")
-        return [outcome_of(canonical.loads(line)) for line in response.content.splitlines() if line]
+        patience = Patience(seconds)
+        outcomes: list[Outcome] = []
+        while True:
+            answered = await self._appended(patience, namespace, lines[len(outcomes) :], headers)
+            # Behind one that failed, all have failed.
+            outcomes += takewhile(lambda outcome: outcome.status != FAILED, answered)
+            left = len(lines) - len(outcomes)
+            if not left:
+                return outcomes
+            if not await patience.pause():
+                return [*outcomes, *answered[-left:]]
 
     async def get(
         self,
@@ -160,13 +185,32 @@ class Refold:
         prefix: str | None = None,
         where: str | None = None,
         at: Time | None = None,
+        clock: Clock = "recorded",
         sequence: int | None = None,
         limit: int | None = None,
+        timeout_seconds: float | None = None,
     ) -> AsyncIterator[Document]:
-        """Yield a namespace's documents by id; `where` is an SQL/JSON path predicate."""
-        query = {"prefix": prefix, "where": where, "at": time_text(at), "sequence": sequence}
+        """Yield a namespace's documents by id; `where` is an SQL/JSON path predicate.
+
+        With `at` or `sequence`: all that was there then, as it was. By recorded time and by sequence that is one
+        moment, whatever is written while it is read.
+        """
+        query = {
+            "prefix": prefix,
+            "where": where,
+            "at": time_text(at),
+            "clock": clock if at is not None else None,
+            "sequence": sequence,
+            "timeout": timeout_seconds,
+        }
         async for item in self._items(namespace_path(namespace), query, "cursor", None, limit):
             yield listed(namespace, item)
+
+    async def names(self, namespace: str, *, prefix: str | None = None) -> AsyncIterator[str]:
+        """Yield the ids of all documents that a namespace ever had, whether they are present now or not."""
+        query = {"prefix": prefix, "fields": "id", "absent": "true"}
+        async for item in self._items(namespace_path(namespace), query, "cursor", None, None):
+            yield str(item["id"])
 
     async def rejections(
         self, namespace: str, document: str, *, limit: int | None = None
@@ -208,6 +252,15 @@ class Refold:
         """Let go of the connections."""
         await self.close()
 
+    async def _appended(
+        self, patience: Patience, namespace: str, lines: Sequence[bytes], headers: Mapping[str, str]
+    ) -> Sequence[Outcome]:
+        path, body = namespace_path(namespace, "events"), b"\n".join(lines) + b"\n"
+        response = await self._transport.ask_surely(patience, "POST", path, headers=headers, body=body)
+        answered = [outcome_of(canonical.loads(line)) for line in response.content.splitlines() if line]
+        missing = Outcome(status=FAILED, reason=FAILED, detail="the answer ended early")
+        return answered + [missing] * (len(lines) - len(answered))
+
     async def _write(
         self, method: str, namespace: str, document: str, value: Json, content_type: str, about: About
     ) -> Outcome:
@@ -216,7 +269,16 @@ class Refold:
         if content_type:
             headers["Content-Type"], body = content_type, canonical.dumps(value)
         path = document_path(namespace, document)
-        response = await self._transport.ask(method, path, headers=headers, body=body, also=(409, 412))
+        patience = Patience(self._retry_seconds)
+        try:
+            response = await self._transport.ask_surely(
+                patience, method, path, headers=headers, body=body, also=(409, 412)
+            )
+        except (ServiceUnavailable, TimedOut) as error:
+            if self._transport.was_reached:
+                # It may have been written all the same: by this its author can ask.
+                error.facts["id"] = headers["Idempotency-Key"]
+            raise
         answer = json_of(response)
         if response.status_code == 412:
             return Outcome(status=CONFLICT, reason=CONFLICT, detail=str(answer.get("detail") or ""))

@@ -248,5 +248,42 @@ RECONNECT_SECONDS_MAX: Final = 2.0
 STORE_PIPELINED_MAX: Final = 100
 """So many rows of a commit are updated one by one; more go through COPY."""
 
+LIST_BATCH_DOCUMENTS_MAX: Final = 256
+LIST_BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
+"""A list as of a point reads so many documents in one statement, or so many bytes of states and pages; …"""
+
+LIST_BATCHES_MAX: Final = 64
+"""… and looks through so many batches for one answer."""
+
+POSTGRES_PROCESS_BYTES_MAX: Final = 1024 * 1024 * 1024
+"""Private memory of one process of the embedded database: a SQL/JSON path can ask for any amount (seen: 0.4 GB/s)."""
+
+STORE_SEARCHES_MAX: Final = 2
+"""Searches by `where` that one process runs at once: each costs a core, and memory as long as it runs."""
+
 ABOUT_CHARS_MAX: Final = 256
 """What a rejection's row shows of each text that its author gave; the event itself is kept whole."""
+
+SHARD_SIGN_SECONDS: Final = 1.0
+"""A shard's owner shows its store this often that it lives; …"""
+
+SHARD_LEASE_SECONDS: Final = 5.0
+"""… and loses the shard to whoever asks for it after a silence so long: it is stopped, or its machine is gone."""
+
+SHARD_LEASE_SECONDS_MAX: Final = 60.0
+"""Who lost a shard so himself waits twice as long before he takes it, up to this: slow is not dead."""
+
+VERIFY_LOCATED_MAX: Final = 100
+"""Documents that differ from the log whose events are named one by one; of others only the name is told."""
+
+REBUILD_LOCK_SECONDS: Final = 5
+"""A rebuild waits at most so long for the live projection to stand still; …"""
+
+REBUILD_HOLD_SECONDS: Final = 10.0
+"""… holds it no longer than this, …"""
+
+REBUILD_ATTEMPTS_MAX: Final = 5
+"""… and tries so often."""
+
+REBUILD_NEAR_EVENTS: Final = 2_000
+"""Behind by no more than this, a rebuild compares; before that it goes on catching up."""

@@ -98,3 +98,8 @@ class Entry(NamedTuple):
     identity: bytes | None
     first_sequence: int
     """For a duplicate: the sequence of the event it repeats; else 0."""
+
+    @property
+    def size(self) -> int:
+        """Count the bytes that make a page full."""
+        return len(self.body) + len(self.headers) + len(self.effect or b"")

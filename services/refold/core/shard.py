@@ -57,9 +57,13 @@ class Shard:
 
     def refuse(self, record: Record, where: Place) -> int:
         """Pass a record whose names make no document; return its monotone time."""
-        self._advance(record)
-        self._link(record, where.partition).counts.rejected += 1
+        self.witness(record, where).counts.rejected += 1
         return self.recorded_at
+
+    def witness(self, record: Record, where: Place) -> Checkpoint:
+        """Take a record into clock and chain without folding it; return its partition's checkpoint."""
+        self._advance(record)
+        return self._link(record, where.partition)
 
     def fold(self, record: Record, where: Place, document: Document) -> Step:
         """Fold a record into its document, in place. Raises `FoldUnknown`, `LogHole`."""
@@ -75,7 +79,7 @@ class Shard:
         if where.namespace == SYSTEM_NAMESPACE and folded.outcome.status.is_effective:
             # Genesis and every later number say it in the same member.
             self.fold_number = document.state["fold"]
-        return Step(self.recorded_at, folded, _entry(record, where, self.recorded_at, folded))
+        return Step(self.recorded_at, folded, entry_of(record, where, self.recorded_at, folded))
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return what to commit: every owned partition, idle ones too, read up to here."""
@@ -117,7 +121,8 @@ def first_checkpoints(log_id: str) -> list[Checkpoint]:
     ]
 
 
-def _entry(record: Record, where: Place, recorded_at: int, folded: Folded) -> Entry:
+def entry_of(record: Record, where: Place, recorded_at: int, folded: Folded) -> Entry:
+    """Put a record, its author's headers only, and what became of it together as what is kept."""
     outcome = folded.outcome
     usual = stored_subject(*where[:3])
     return Entry(

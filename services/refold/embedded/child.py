@@ -43,6 +43,7 @@ class Command:
     """What to run, in `folder`; `arguments` begin with the program's path.
 
     The first of the `logs` takes what it prints; others it writes itself. Each start begins them anew.
+    `process_bytes_max` bounds what each of its processes may allocate for itself; 0: nothing does.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Command:
     folder: Path
     logs: tuple[Path, ...]
     identity: Identity | None = None
+    process_bytes_max: int = 0
 
 
 class Child:
@@ -138,7 +140,7 @@ def _launch(command: Command, held: Iterable[int]) -> subprocess.Popen[bytes]:
         if log.exists():
             log.replace(log.with_name(log.name + ".1"))
     uid, gid = (command.identity.uid, command.identity.gid) if command.identity else (-1, -1)
-    ties = (str(os.getpid()), str(int(DEATH_SIGNAL)), str(uid), str(gid))
+    ties = (str(os.getpid()), str(int(DEATH_SIGNAL)), str(uid), str(gid), str(command.process_bytes_max))
     with command.logs[0].open("xb") as printed:
         return subprocess.Popen(
             (sys.executable, "-I", "-S", str(_LAUNCH), *ties, *command.arguments),

@@ -37,7 +37,7 @@ class DataFolder:
     def __init__(self, path: Path, *, lock: int, servers_lock: int) -> None:
         """Take over the two locks' file descriptors (see `open_folder`)."""
         self.path = path
-        self.passwords = _passwords(path / _SECRETS)
+        self.passwords = _passwords(path)
         self._locks = [lock, servers_lock]
         self._children: dict[str, Child] = {}
 
@@ -89,6 +89,13 @@ async def open_folder(path: Path) -> DataFolder:
         raise
 
 
+def read_passwords(path: Path) -> dict[str, str]:
+    """Read a data folder's passwords, by user; none where it has none."""
+    secrets_file = path / _SECRETS
+    known: dict[str, str] = orjson.loads(secrets_file.read_bytes()) if secrets_file.exists() else {}
+    return known
+
+
 def write_private(path: Path, content: bytes) -> None:
     """Write a file that only its owner may read: whole or not at all."""
     making = path.with_name(path.name + ".new")
@@ -129,9 +136,9 @@ def _lock(path: Path) -> int:
 
 
 def _passwords(path: Path) -> dict[str, str]:
-    known: dict[str, str] = orjson.loads(path.read_bytes()) if path.exists() else {}
+    known = read_passwords(path)
     missing = [user for user in USERS if user not in known]
     if missing:
         known |= {user: secrets.token_urlsafe(_PASSWORD_BYTES) for user in missing}
-        write_private(path, _json(known))
+        write_private(path / _SECRETS, _json(known))
     return known

@@ -1,11 +1,13 @@
 """Becomes a server after giving up what it must not keep. Run by `refold.embedded.child`, never imported.
 
-Arguments: parent's pid, death signal (0: none), uid and gid (-1: keep), then the command.
+Arguments: parent's pid, death signal (0: none), uid and gid (-1: keep), bytes that a process may allocate
+(0: any number), then the command.
 A program of its own, because none of this is safe between fork and exec in a process that has threads.
 """
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 
@@ -14,12 +16,14 @@ _PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Drop privileges, tie our life to the parent's, then become the command."""
-    parent, death_signal, uid, gid = (int(argument) for argument in sys.argv[1:5])
-    command = sys.argv[5:]
+    parent, death_signal, uid, gid, bytes_max = (int(argument) for argument in sys.argv[1:6])
+    command = sys.argv[6:]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
         # A shell's background job ignores SIGINT, and that would be inherited.
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    if bytes_max and sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_DATA, (bytes_max, bytes_max))
     if uid >= 0:
         os.setgroups([])
         os.setgid(gid)

@@ -6,14 +6,19 @@ It listens on TCP alone, with a password; `dsn` is a secret.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import asyncpg
 import psutil
 
 from refold.core.errors import ChildFailed, EmbeddedError
-from refold.core.limits import CONNECT_SECONDS, PORT_ATTEMPTS_MAX, SHARED_BUFFERS_BYTES_MAX
+from refold.core.limits import (
+    CONNECT_SECONDS,
+    PORT_ATTEMPTS_MAX,
+    POSTGRES_PROCESS_BYTES_MAX,
+    SHARED_BUFFERS_BYTES_MAX,
+)
 from refold.embedded.child import Child, wait_ready
 from refold.embedded.cluster import USER, Cluster, open_cluster
 from refold.embedded.folder import DataFolder
@@ -92,7 +97,9 @@ async def _start(
     place = {"listen_addresses": host, "port": str(port), "shared_buffers": f"{buffers // 1024}kB"}
     given = {**_SETTINGS, **place, **settings}
     arguments = (f"--{name}={value}" for name, value in given.items())
-    child = folder.start(cluster.command("postgres", *arguments))
+    # One mad query fails, and does not bring all of them down.
+    bounded = replace(cluster.command("postgres", *arguments), process_bytes_max=POSTGRES_PROCESS_BYTES_MAX)
+    child = folder.start(bounded)
     server = PostgresServer(child=child, host=host, port=port, password=folder.passwords["postgres"])
     await wait_ready(child, lambda: _answering(server))
     return server

@@ -5,10 +5,55 @@ Used by the routes that read.
 
 from __future__ import annotations
 
+from typing import Literal, Protocol
+
 from refold.core.errors import LogUnavailable, TimedOut
-from refold.core.timestamp import format_time
+from refold.core.page import Clock, Point
+from refold.core.timestamp import format_time, parse_time
 from refold.gateway.parts import Parts
 from refold.gateway.problems import Problem
+
+
+class AsOf(Protocol):
+    """What a query says of the moment that it asks for."""
+
+    @property
+    def at(self) -> str | None:
+        """Return a TIME."""
+
+    @property
+    def clock(self) -> Literal["recorded", "occurred"] | None:
+        """Return by which times it goes."""
+
+    @property
+    def sequence(self) -> int | None:
+        """Return a sequence of the log."""
+
+
+async def folded_point(parts: Parts, query: AsOf, deadline: float) -> Point | None:
+    """Return the point asked for, once everything before it is folded; None where none is. Raises `TimedOut`.
+
+    By occurred time it is what is folded now: an author may always tell of something earlier.
+    """
+    if query.sequence is not None:
+        await wait_for_sequence(parts, query.sequence, deadline)
+        return Point(Clock.sequence, query.sequence)
+    if query.at is None:
+        return None
+    time = parse_time(query.at)
+    if query.clock == "occurred":
+        return Point(Clock.occurred, time)
+    await wait_for_time(parts, time, deadline)
+    return Point(Clock.recorded, time)
+
+
+def refuse_contradictions(query: AsOf, *names: str) -> None:
+    """Refuse more than one of these parameters, and a clock without a time."""
+    given = [name for name in names if getattr(query, name) is not None]
+    if len(given) > 1:
+        raise Problem(422, "contradictory", f"{' and '.join(given)}: only one of them", field=given[1])
+    if query.clock is not None and query.at is None:
+        raise Problem(422, "contradictory", "clock: it says by which times `at` goes", field="clock")
 
 
 async def wait_for_sequence(parts: Parts, sequence: int, deadline: float) -> None:

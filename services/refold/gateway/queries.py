@@ -60,13 +60,35 @@ class DiffQuery(_Query):
 
 
 class ListQuery(_Query):
-    """A part of a namespace."""
+    """A part of a namespace, at its head or as of a time or a sequence of the log."""
 
     prefix: str = Field("", max_length=NAME_CHARS_MAX, description="Only ids that begin so.")
-    where: str | None = Field(None, max_length=10_000, description="A Postgres SQL/JSON path predicate.")
+    where: str | None = Field(
+        None,
+        max_length=10_000,
+        description="A Postgres SQL/JSON path predicate over the states of now: `$.total > 10`.",
+    )
+    at: str | None = Field(None, description="As of this TIME: each document's last version at or before it.")
+    clock: Literal["recorded", "occurred"] | None = Field(
+        None, description="By which times `at` goes: `recorded` unless said."
+    )
+    sequence: Sequence | None = Field(None, description="As of this sequence of the log.")
+    timeout: float = Field(
+        READ_SECONDS,
+        ge=0,
+        le=WAIT_SECONDS_MAX,
+        description="Seconds to wait until `at` or `sequence` is folded; then 504.",
+    )
     limit: Limit = ANSWER_ITEMS_MAX
-    cursor: str | None = Field(None, max_length=1_000, description="Continue with the last answer's `next`.")
+    cursor: str | None = Field(
+        None,
+        max_length=1_000,
+        description="Continue with the last answer's `next`; the other parameters stay the same.",
+    )
     fields: Literal["id"] | None = Field(None, description="`id`: without the states.")
+    absent: Literal["true"] | None = Field(
+        None, description="With `fields=id`: also the documents that are absent now, marked so."
+    )
 
 
 class RejectionsQuery(_Query):

@@ -13,11 +13,16 @@ from refold.core.errors import DocumentAbsent, Refused
 from refold.core.page import NEVER, Clock, Point, Snapshot
 from refold.core.pointer import parse, resolve
 from refold.core.record import check_name
-from refold.core.timestamp import format_time, parse_time
+from refold.core.timestamp import format_time
 from refold.gateway.answers import JSON
 from refold.gateway.asking import deadline_in
 from refold.gateway.conditions import is_unchanged, tag_of
-from refold.gateway.freshness import wait_for_sequence, wait_for_time, wait_for_version
+from refold.gateway.freshness import (
+    folded_point,
+    refuse_contradictions,
+    wait_for_sequence,
+    wait_for_version,
+)
 from refold.gateway.parts import Parts, parts_of
 from refold.gateway.problems import Problem
 from refold.gateway.queries import ReadQuery, read_query
@@ -41,41 +46,18 @@ async def _newest(parts: Parts, namespace: str, document: str) -> Snapshot:
 
 
 async def _asked(parts: Parts, namespace: str, document: str, query: ReadQuery) -> Snapshot:
-    _refuse_contradictions(query)
+    refuse_contradictions(query, "version", "at", "sequence")
     deadline = deadline_in(query.timeout)
     if query.min_sequence is not None:
         await wait_for_sequence(parts, query.min_sequence, deadline)
     if query.min_version is not None:
         await wait_for_version(parts, namespace, document, query.min_version, deadline)
-    point = await _point(parts, query, deadline)
+    if query.version is not None:
+        return await parts.history.snapshot(namespace, document, Point(Clock.version, query.version))
+    point = await folded_point(parts, query, deadline)
     if point is None:
         return await _newest(parts, namespace, document)
     return await parts.history.snapshot(namespace, document, point)
-
-
-async def _point(parts: Parts, query: ReadQuery, deadline: float) -> Point | None:
-    """Return the point asked for, once everything before it is folded; None is the head."""
-    if query.version is not None:
-        return Point(Clock.version, query.version)
-    if query.sequence is not None:
-        await wait_for_sequence(parts, query.sequence, deadline)
-        return Point(Clock.sequence, query.sequence)
-    if query.at is None:
-        return None
-    time = parse_time(query.at)
-    if query.clock == "occurred":
-        return Point(Clock.occurred, time)
-    await wait_for_time(parts, time, deadline)
-    return Point(Clock.recorded, time)
-
-
-def _refuse_contradictions(query: ReadQuery) -> None:
-    points = [name for name in ("version", "at", "sequence") if getattr(query, name) is not None]
-    if len(points) > 1:
-        detail = f"{' and '.join(points)}: only one says when"
-        raise Problem(422, "contradictory", detail, field=points[1])
-    if query.clock is not None and query.at is None:
-        raise Problem(422, "contradictory", "clock: it says by which times `at` goes", field="clock")
 
 
 def _answer(request: Request, snapshot: Snapshot, path: str | None) -> Response:

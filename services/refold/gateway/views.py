@@ -21,6 +21,7 @@ from refold.gateway import models
 from refold.gateway.answers import json_answer, page_answer
 from refold.gateway.asking import deadline_in
 from refold.gateway.described import described
+from refold.gateway.freshness import folded_point, refuse_contradictions
 from refold.gateway.parts import Parts, parts_of
 from refold.gateway.problems import Problem
 from refold.gateway.queries import (
@@ -31,8 +32,8 @@ from refold.gateway.queries import (
     RejectionsQuery,
     no_query,
 )
-from refold.gateway.submit import catch_up
-from refold.store import Head
+from refold.gateway.recovery import catch_up
+from refold.store import Head, Name
 
 router: Final = APIRouter(tags=["read"])
 
@@ -141,11 +142,24 @@ async def read_outcome(
 
 @router.get("/v1/{namespace}", **described("Documents", "listDocuments", models.Documents, 422, 504))
 async def list_documents(request: Request, namespace: str, query: Annotated[ListQuery, Query()]) -> Response:
-    """List the namespace's present documents by id, bounded; none for a namespace that is unknown."""
+    """List the namespace's present documents by id, bounded; none for a namespace that is unknown.
+
+    With `sequence`, or `at` by recorded time, every answer along `next` is of that one moment, whatever is
+    written meanwhile. By occurred time it is of what is folded when it is asked for. An answer may hold less
+    than `limit`, even nothing, and have a `next`: only `next` null is the end.
+    """
     check_name(namespace, "namespace")
-    page = await parts_of(request).store.list_documents(
-        namespace, prefix=query.prefix, where=query.where, limit=query.limit, cursor=query.cursor
-    )
+    refuse_contradictions(query, "where", "at", "sequence", "absent")
+    if query.absent is not None:
+        return await _list_names(request, namespace, query)
+    parts, prefix, limit, cursor = parts_of(request), query.prefix, query.limit, query.cursor
+    point = await folded_point(parts, query, deadline_in(query.timeout))
+    if point is None:
+        page = await parts.store.list_documents(
+            namespace, prefix=prefix, where=query.where, limit=limit, cursor=cursor
+        )
+    else:
+        page = await parts.store.list_at(namespace, point, prefix=prefix, limit=limit, cursor=cursor)
     items = [_item(head, is_bare=query.fields == "id") for head in page.heads]
     return page_answer(items, page.cursor)
 
@@ -166,11 +180,31 @@ def _item(head: Head, *, is_bare: bool) -> bytes:
         "id": head.document,
         "version": head.snapshot.version,
         "recorded_at": format_time(head.snapshot.recorded_at),
+        "occurred_at": format_time(head.snapshot.occurred_at),
     }
     if not is_bare:
         assert head.snapshot.state is not None, head.document
         view["state"] = orjson.Fragment(head.snapshot.state)
     return orjson.dumps(view)
+
+
+async def _list_names(request: Request, namespace: str, query: ListQuery) -> Response:
+    if query.fields is None:
+        detail = "absent: only with fields=id, for what is absent has no state"
+        raise Problem(422, "contradictory", detail, field="absent")
+    found = await parts_of(request).store.list_names(
+        namespace, prefix=query.prefix, limit=query.limit, cursor=query.cursor
+    )
+    return page_answer([_named(name) for name in found.names], found.cursor)
+
+
+def _named(name: Name) -> bytes:
+    view: dict[str, Json] = {
+        "id": name.document,
+        "version": name.version,
+        "recorded_at": format_time(name.recorded_at),
+    }
+    return orjson.dumps(view if name.is_present else view | {"absent": True})
 
 
 async def _is_coming(parts: Parts, sequence: int) -> bool:

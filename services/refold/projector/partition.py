@@ -12,11 +12,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import islice
 
-from refold.core import canonical
 from refold.core.document import Document
-from refold.core.envelope import open_envelope
-from refold.core.errors import FoldUnknown, LogUnavailable, Refused
-from refold.core.limits import ABOUT_CHARS_MAX, RECORDS_FOLDED_MAX, REPLY_AGE_NANOSECONDS
+from refold.core.errors import FoldUnknown, LogUnavailable
+from refold.core.limits import RECORDS_FOLDED_MAX, REPLY_AGE_NANOSECONDS
 from refold.core.outcome import Status
 from refold.core.record import Place, Record, author_headers
 from refold.core.shard import Shard, Step
@@ -24,7 +22,8 @@ from refold.log import EventLog, Notices
 from refold.projector.cache import DocumentCache
 from refold.projector.notices import change_notice, progress_notice, refusal_notice, reply_notice
 from refold.projector.pending import Pending
-from refold.store import Key, Rejection, SnapshotStore
+from refold.projector.refusals import nowhere_rejection, rejection_of
+from refold.store import Key, SnapshotStore
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import ProjectorMetrics
 
@@ -74,21 +73,30 @@ class ShardLoop:
         self._has_committed = asyncio.Event()
         self.committed_sequence = shard.read_sequence
 
-    async def run(self) -> None:
-        """Fold and commit side by side; raises what either of them raised."""
+    async def run(self, until_sequence: int | None = None) -> None:
+        """Fold and commit side by side; raises what either of them raised.
+
+        Goes on with the live tail, or ends when just the events up to `until_sequence` are committed.
+        """
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._fold_log(), name="fold")
-                tasks.create_task(self._commit_folded(), name="commit")
+                committing = tasks.create_task(self._commit_folded(), name="commit")
+                await self._fold_log(until_sequence)
+                committing.cancel()
         except ExceptionGroup as group:
             raise group.exceptions[0] from group
 
-    async def _fold_log(self) -> None:
+    async def _fold_log(self, until_sequence: int | None) -> None:
+        if self._shard.read_sequence == until_sequence:
+            return
         async with aclosing(self._ports.log.read(self._shard.read_sequence)) as runs:
             async for records in runs:
-                remaining = iter(records)
+                remaining = iter(_until(records, until_sequence))
                 while part := list(islice(remaining, RECORDS_FOLDED_MAX)):
                     await self._fold_part(part)
+                if self._shard.read_sequence == until_sequence:
+                    await self._wait_until(lambda: self.committed_sequence == until_sequence)
+                    return
 
     async def _fold_part(self, records: list[Record]) -> None:
         await self._load_missing(records)
@@ -150,7 +158,7 @@ class ShardLoop:
         self._pending.add(document, step.entry, is_new=key in self._new)
         status = step.entry.status
         if status is Status.rejected:
-            self._pending.rejections.append(_rejection(where, step))
+            self._pending.rejections.append(rejection_of(where, step.entry))
         if is_young:
             self._notify(where, step)
         return status
@@ -167,10 +175,7 @@ class ShardLoop:
         """Keep an event whose names make no document whole, beside the reason."""
         recorded_at = self._shard.refuse(record, where)
         stored = record._replace(headers=author_headers(record.headers))
-        detail = f"subject: {record.subject[:200]!r}"
-        rejection = Rejection(
-            "", "", where.partition, record.sequence, recorded_at, where.reason, detail, b"{}", stored
-        )
+        rejection = nowhere_rejection(where, stored, recorded_at)
         self._pending.rejections.append(rejection)
         self._pending.count(len(stored.body) + len(stored.headers))
         reply = refusal_notice(rejection, stored.headers) if is_young else None
@@ -230,27 +235,7 @@ class ShardLoop:
             get_logger().warning("notices_lost", sequence=self.committed_sequence, error=str(error))
 
 
-def _rejection(where: Place, step: Step) -> Rejection:
-    entry = step.entry
-    return Rejection(
-        where.namespace,
-        where.document,
-        where.partition,
-        entry.sequence,
-        entry.recorded_at,
-        entry.reason,
-        entry.detail,
-        _about(entry.headers, entry.body),
-        None,
-    )
-
-
-def _about(headers: bytes, body: bytes) -> bytes:
-    """Say what the author said of a refused event, as far as it can be read."""
-    try:
-        fields = open_envelope(headers, body).fields
-    except Refused:
-        return b"{}"
-    told = ("id", "actor", "type")
-    texts = {name: fields[name][:ABOUT_CHARS_MAX] for name in told if isinstance(fields.get(name), str)}
-    return canonical.dumps(texts)
+def _until(records: list[Record], sequence: int | None) -> list[Record]:
+    if sequence is None or records[-1].sequence <= sequence:
+        return records
+    return [record for record in records if record.sequence <= sequence]

@@ -53,7 +53,7 @@ class Pending:
         if unwritten is None:
             unwritten = self._unwritten[key] = _Unwritten(document, is_new)
         unwritten.journal.append(entry)
-        entry_bytes = len(entry.body) + len(entry.headers) + len(entry.effect or b"")
+        entry_bytes = entry.size
         self.count(entry_bytes + ENTRY_BYTES)
         document.unpaged_events += 1
         document.unpaged_bytes += entry_bytes

@@ -6,14 +6,18 @@ Adapters: `refold.store.postgres` (the real one) and `refold.store.memory` (the 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from refold.core.checkpoint import Checkpoint, Counts
 from refold.core.document import Document
 from refold.core.outcome import Entry
 from refold.core.page import Point, Run, Snapshot
 from refold.core.record import Record
+
+if TYPE_CHECKING:
+    from refold.store.moment import Moment
 
 Key = tuple[str, str]
 """Namespace and document."""
@@ -99,6 +103,22 @@ class Page(NamedTuple):
     cursor: str | None
 
 
+class Name(NamedTuple):
+    """A document that has had a version, whether it is present now or not."""
+
+    document: str
+    version: int
+    recorded_at: int
+    is_present: bool
+
+
+class Names(NamedTuple):
+    """A bounded answer; `cursor` continues it, None at the end."""
+
+    names: list[Name]
+    cursor: str | None
+
+
 class SnapshotStore(Protocol):
     """The projection of one log. Errors: `StoreUnavailable`, `StoreFull`, `StoreDiffers`, `FenceLost`."""
 
@@ -106,7 +126,11 @@ class SnapshotStore(Protocol):
         """Return the checkpoints, by partition; makes them at the log's start, refuses another log's."""
 
     async def own(self) -> bool:
-        """Try to own the shard (an advisory lock); False while another does."""
+        """Try to own the shard; False while another does. From its owner it is a sign of life.
+
+        An owner asks at least every `SHARD_SIGN_SECONDS`: one that has neither asked nor committed for
+        `SHARD_LEASE_SECONDS` loses the shard to whoever asks next, and learns of it by an error or by False.
+        """
 
     async def load(self, keys: Sequence[Key]) -> list[Document]:
         """Load those documents that exist, with their id windows, in one round."""
@@ -149,6 +173,19 @@ class SnapshotStore(Protocol):
         Raises `Refused` (`bad_where`, `bad_cursor`), and `TimedOut` where the search by `where` takes too long.
         """
 
+    async def list_names(self, namespace: str, *, prefix: str, limit: int, cursor: str | None) -> Names:
+        """List every document that ever had a version, by id, absent ones too. Raises `Refused` (`bad_cursor`)."""
+
+    async def list_at(
+        self, namespace: str, point: Point, *, prefix: str, limit: int, cursor: str | None
+    ) -> Page:
+        """List what was present at a point (by sequence, recorded or occurred time), absent now or not.
+
+        Bounded as `list_documents` is. A head is the document as it was, its `last_sequence` the version's own.
+        An answer may be short, or empty, with a cursor all the same: that much was looked through in vain.
+        Raises `Refused` (`bad_cursor`).
+        """
+
     async def rejections(
         self, namespace: str, document: str, *, limit: int, before_sequence: int | None
     ) -> list[Rejection]:
@@ -156,6 +193,9 @@ class SnapshotStore(Protocol):
 
     async def namespaces(self) -> list[NamespaceCount]:
         """Count documents and events by namespace."""
+
+    def moment(self) -> AbstractAsyncContextManager[Moment]:
+        """Hold one moment of the whole projection, to be read row by row while others go on writing."""
 
     async def ping(self) -> None:
         """Raise where the store cannot be reached."""
@@ -173,6 +213,8 @@ __all__ = [
     "Entry",
     "Head",
     "Key",
+    "Name",
+    "Names",
     "NamespaceCount",
     "Page",
     "Point",

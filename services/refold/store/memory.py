@@ -5,8 +5,10 @@ Several `MemoryStore`s over one `Tables` are to each other as processes on one d
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 
@@ -14,7 +16,7 @@ from refold.core import canonical, page
 from refold.core.document import ABSENT, Document
 from refold.core.errors import FenceLost, Refused, StoreDiffers
 from refold.core.identity import admit, id_digest, recall
-from refold.core.limits import ANSWER_BYTES_MAX, ID_WINDOW_EVENTS
+from refold.core.limits import ANSWER_BYTES_MAX, ID_WINDOW_EVENTS, SHARD_LEASE_SECONDS
 from refold.core.page import NEVER, snapshot_of
 from refold.core.shard import first_checkpoints
 from refold.store import (
@@ -24,6 +26,8 @@ from refold.store import (
     Entry,
     Head,
     Key,
+    Name,
+    Names,
     NamespaceCount,
     Page,
     Point,
@@ -33,6 +37,8 @@ from refold.store import (
 )
 from refold.store.bounds import Bounds, first_bounds, next_bounds
 from refold.store.cursor import read_cursor, write_cursor
+from refold.store.memory_moment import MemoryMoment, closed_of
+from refold.store.moment import Item, Moment, StoredEntry, StoredHead, StoredPage
 
 
 @dataclass(slots=True)
@@ -57,24 +63,41 @@ class _Kept:
         row = self.document
         return Head(row.namespace, row.document, snapshot_of(row, self.state), row.last_sequence)
 
+    def run(self, bounds: Bounds) -> Run:
+        run = next(run for run in reversed(self.runs) if bounds.hold(run.base, run.base_sequence))
+        return run._replace(entries=list(run.entries))
+
+    def head_at(self, point: Point) -> Head:
+        found = page.state_at(self.run(Bounds.of(point)), point)
+        return Head(self.document.namespace, self.document.document, found, found.sequence)
+
 
 @dataclass(slots=True)
 class Tables:
-    """All that a database would hold, and who owns the shard."""
+    """All that a database would hold, who owns the shard, and when he last showed that he lives."""
 
     log_id: str | None = None
     checkpoints: dict[int, Checkpoint] = field(default_factory=dict)
     documents: dict[Key, _Kept] = field(default_factory=dict)
     rejections: list[Rejection] = field(default_factory=list)
     owner: object = None
+    shown_at: float = 0.0
 
 
 class MemoryStore:
     """A SnapshotStore in memory. `where` needs Postgres: it is refused here."""
 
-    def __init__(self, tables: Tables | None = None) -> None:
+    def __init__(
+        self,
+        tables: Tables | None = None,
+        *,
+        lease_seconds: float = SHARD_LEASE_SECONDS,
+        timer: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Stand over tables of its own, or over those of another."""
         self._tables = tables or Tables()
+        self._lease_seconds = lease_seconds
+        self._timer = timer
 
     async def bind(self, log_id: str) -> list[Checkpoint]:
         """Return the checkpoints; makes them at the log's start."""
@@ -87,10 +110,13 @@ class MemoryStore:
         return await self.checkpoints()
 
     async def own(self) -> bool:
-        """Own the shard unless another store does."""
-        if self._tables.owner is None:
-            self._tables.owner = self
-        return self._tables.owner is self
+        """Own the shard unless another store does, and has shown it lately."""
+        tables, now = self._tables, self._timer()
+        if tables.owner is None or now - tables.shown_at >= self._lease_seconds:
+            tables.owner = self
+        if tables.owner is self:
+            tables.shown_at = now
+        return tables.owner is self
 
     async def load(self, keys: Sequence[Key]) -> list[Document]:
         """Load those documents that exist, with their id windows."""
@@ -101,6 +127,7 @@ class MemoryStore:
         tables = self._tables
         if tables.owner is not self:
             raise FenceLost
+        tables.shown_at = self._timer()
         for checkpoint in commit.checkpoints:
             found = tables.checkpoints[checkpoint.partition].read_sequence
             if found != commit.expected_sequence:
@@ -163,22 +190,24 @@ class MemoryStore:
         """List present documents by id."""
         if where is not None:
             raise Refused("bad_where", "only Postgres knows SQL/JSON paths", field="where")
-        after = read_cursor(cursor)
-        heads: list[Head] = []
-        answer_bytes = 0
-        for (name, document), kept in sorted(self._tables.documents.items()):
-            if (
-                name != namespace
-                or document <= after
-                or not document.startswith(prefix)
-                or kept.state is None
-            ):
-                continue
-            answer_bytes += len(kept.state)
-            if len(heads) == limit or (heads and answer_bytes > ANSWER_BYTES_MAX):
-                return Page(heads, write_cursor(heads[-1].document))
-            heads.append(kept.head)
-        return Page(heads, None)
+        found = self._listed(namespace, prefix, read_cursor(cursor))
+        return _bounded((kept.head for kept in found), limit)
+
+    async def list_names(self, namespace: str, *, prefix: str, limit: int, cursor: str | None) -> Names:
+        """List every document that ever had a version."""
+        found = [
+            Name(row.document, row.version, row.recorded_at, kept.state is not None)
+            for kept in self._listed(namespace, prefix, read_cursor(cursor))
+            if (row := kept.document).version
+        ]
+        return Names(found[:limit], write_cursor(found[limit - 1].document) if len(found) > limit else None)
+
+    async def list_at(
+        self, namespace: str, point: Point, *, prefix: str, limit: int, cursor: str | None
+    ) -> Page:
+        """List what was present at a point."""
+        found = self._listed(namespace, prefix, read_cursor(cursor))
+        return _bounded((kept.head_at(point) for kept in found), limit)
 
     async def rejections(
         self, namespace: str, document: str, *, limit: int, before_sequence: int | None
@@ -201,6 +230,15 @@ class MemoryStore:
             events[namespace] += kept.document.events
         return [NamespaceCount(name, documents[name], events[name]) for name in sorted(events)]
 
+    @asynccontextmanager
+    async def moment(self) -> AsyncIterator[Moment]:
+        """Hold one moment of the whole projection."""
+        kept = self._tables.documents.values()
+        items = [item for each in kept for item in _items(each)]
+        yield MemoryMoment(
+            await self.checkpoints(), await self.namespaces(), [*items, *self._tables.rejections]
+        )
+
     async def ping(self) -> None:
         """Be there."""
 
@@ -211,10 +249,25 @@ class MemoryStore:
 
     def _run(self, namespace: str, document: str, bounds: Bounds) -> Run | None:
         kept = self._tables.documents.get((namespace, document))
-        if kept is None:
-            return None
-        run = next(run for run in reversed(kept.runs) if bounds.hold(run.base, run.base_sequence))
-        return run._replace(entries=list(run.entries))
+        return kept.run(bounds) if kept else None
+
+    def _listed(self, namespace: str, prefix: str, after: str) -> Iterator[_Kept]:
+        for (name, document), kept in sorted(self._tables.documents.items()):
+            if name == namespace and document > after and document.startswith(prefix):
+                yield kept
+
+
+def _bounded(found: Iterator[Head], limit: int) -> Page:
+    heads: list[Head] = []
+    answer_bytes = 0
+    for head in found:
+        if head.snapshot.state is None:
+            continue
+        answer_bytes += len(head.snapshot.state)
+        if len(heads) == limit or (heads and answer_bytes > ANSWER_BYTES_MAX):
+            return Page(heads, write_cursor(heads[-1].document))
+        heads.append(head)
+    return Page(heads, None)
 
 
 def _write(documents: dict[Key, _Kept], dirty: Dirty) -> None:
@@ -229,6 +282,20 @@ def _write(documents: dict[Key, _Kept], dirty: Dirty) -> None:
         kept.closed.append(kept.open)
         kept.open = Run(cut.closing, kept.open.entries[-1].sequence, [])
     kept.open.entries.extend(dirty.journal)
+
+
+def _items(kept: _Kept) -> Iterator[Item]:
+    row = kept.document
+    yield StoredHead(replace(row, state=ABSENT), kept.state)
+    events = 0
+    for run in kept.runs:
+        is_open = run is kept.open
+        if run.base_sequence or not is_open:
+            closed = None if is_open else closed_of(list(run.entries))
+            yield StoredPage(row.namespace, row.document, run.base, run.base_sequence, events, closed)
+        events += len(run.entries)
+    for entry in kept.open.entries:
+        yield StoredEntry(row.namespace, row.document, entry)
 
 
 def _loaded(kept: _Kept) -> Document:

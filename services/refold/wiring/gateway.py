@@ -60,6 +60,7 @@ async def _parts(settings: Settings) -> AsyncIterator[Parts]:
         log = await open_log(settings.required("nats_url"), "refold-gateway")
         endings.push_async_callback(log.close)
         history, progress = History(store), Progress(store.checkpoints)
+        store.never_before(lambda: progress.sequence)
         outcomes = Outcomes(history.outcome, progress)
         reply_subject = await _listen(JetStreamNotices(log.client), outcomes, progress)
         await progress.refresh()

@@ -11,12 +11,15 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
+from urllib.parse import urlsplit
 
 from faststream.nats import NatsBroker
+from faststream.nats.security import NatsUserPassword
 from prometheus_client import CollectorRegistry
 
 from refold.core.limits import PENDING_BYTES_MAX
 from refold.log.jetstream import JetStreamNotices
+from refold.log.jetstream.client import user_of
 from refold.projector.partition import Bounds, Ports
 from refold.projector.runner import Runner
 from refold.projector.service import create_service
@@ -30,6 +33,9 @@ from refold.wiring.settings import Settings, split_address
 COLLECT_AFTER: Final = (50_000, 20, 100)
 """Objects made before the young, generations of them before the older are searched for garbage."""
 
+_FOR_EVER: Final = -1
+_PING_SECONDS: Final = 5
+
 
 async def run(settings: Settings) -> None:
     """Run until SIGINT or SIGTERM; raises the error that stopped the projector for good."""
@@ -41,8 +47,7 @@ async def run(settings: Settings) -> None:
     async with _ports(settings, registry) as ports:
         runner = Runner(ports, bounds_of(settings))
         url = settings.required("nats_url")
-        broker = NatsBroker(url, inbox_prefix=inbox_of(url), logger=None)
-        service = create_service(runner, broker, registry, when_ended=stop.set)
+        service = create_service(runner, _control(url), registry, when_ended=stop.set)
         host, port = split_address(settings.probe)
         port = chosen_port(host, port)
         get_logger().info("projector_listening", host=host, port=port)
@@ -63,7 +68,7 @@ def bounds_of(settings: Settings) -> Bounds:
 async def _ports(settings: Settings, registry: CollectorRegistry) -> AsyncIterator[Ports]:
     url = settings.required("nats_url")
     if settings.nats_admin_url is not None:
-        await make_log(settings.required("nats_admin_url"))
+        await make_log(settings.required("nats_admin_url"), replicas=settings.nats_replicas)
     async with AsyncExitStack() as endings:
         log = await open_log(url, "refold-projector")
         endings.push_async_callback(log.close)
@@ -80,6 +85,27 @@ async def _ports(settings: Settings, registry: CollectorRegistry) -> AsyncIterat
             broker_now=BrokerClock((await log.info()).time),
             timer=time.perf_counter,
         )
+
+
+def _control(url: str) -> NatsBroker:
+    """Make the connection that control subjects come by: to any of the servers, and never given up."""
+    servers = url.split(",")
+    user, password = user_of(servers)
+    # nats-py would forget the addresses' user for a server that it discovers; FastStream takes him in one place only.
+    security = None if user is None else NatsUserPassword(user, password or "")
+    return NatsBroker(
+        [_without_user(server) for server in servers],
+        security=security,
+        inbox_prefix=inbox_of(url),
+        max_reconnect_attempts=_FOR_EVER,
+        ping_interval=_PING_SECONDS,
+        logger=None,
+    )
+
+
+def _without_user(server: str) -> str:
+    parts = urlsplit(server)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _reply_url(settings: Settings) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from refold.core.document import ABSENT
-from refold.core.errors import FenceLost, StoreDiffers
+from refold.core.errors import FenceLost, StoreDiffers, StoreUnavailable
 from refold.core.limits import PARTITIONS
 from refold.core.page import NEVER, Clock, Point
 from refold.core.record import partition_of
@@ -44,6 +44,20 @@ async def test_one_store_owns_the_shard_until_it_is_closed(store, open_store, sc
     assert await store.own()
     await store.close()
     assert await rival.own()
+
+
+async def test_an_owner_silent_for_the_lease_loses_the_shard_and_learns_of_it(store, open_store, scribe):
+    patient, rival = await open_store(), await open_store(lease_seconds=0.0)
+    await rival.bind(LOG_ID)
+    scribe.put("a", 1)
+    commit = scribe.commit()
+    assert not await patient.own()
+    assert await rival.own()
+    with pytest.raises((FenceLost, StoreUnavailable)):
+        await store.commit(commit)
+    assert not await store.own()
+    assert await store.head(NAMESPACE, "a") is None
+    await rival.commit(commit)
 
 
 async def test_a_store_that_does_not_own_the_shard_cannot_commit(store, open_store, scribe):

@@ -93,4 +93,8 @@ async def answers(store, questions):
         told += [await store.entry(NAMESPACE, document, sequence) for sequence in range(0, 32, 3)]
         told += [await store.state_at(NAMESPACE, document, point) for point in questions]
         told += [await store.run_at(NAMESPACE, document, point) for point in questions[:10]]
+    async with store.moment() as moment:
+        told += [await moment.checkpoints(), await moment.namespaces()]
+        for asked in ((None, None), (NAMESPACE, None), (NAMESPACE, "b"), ("other", None)):
+            told += [[item async for item in moment.items(*asked)]]
     return told

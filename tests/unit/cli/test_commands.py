@@ -22,7 +22,7 @@ from refold.core.errors import (
 
 COMMANDS = {
     *("up", "demo", "projector", "gateway", "put", "patch", "merge", "delete", "import"),
-    *("get", "history", "diff", "list", "rejections", "status", "config"),
+    *("get", "history", "diff", "list", "rejections", "status", "config", "verify", "rebuild", "export"),
 }
 NOBODY = "http://127.0.0.1:9"
 
@@ -68,6 +68,8 @@ def test_help_imports_nothing_heavy():
         ("get", "n/d", "--version", "-1"),
         ("get", "n/d", "--version", "1", "--at", "2026-01-01"),
         ("get", "n/d", "--clock", "mine"),
+        ("list", "n", "--where", "$.a > 1", "--at", "2026-01-01"),
+        ("list", "n", "--sequence", "-1"),
         ("diff", "n/d", "1"),
         ("import", "n", "not-there.jsonl"),
         ("nonsense",),

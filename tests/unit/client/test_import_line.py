@@ -44,9 +44,14 @@ def test_other_keys_go_into_meta():
 
 
 def test_a_line_with_a_version_comes_from_an_export():
-    assert line(version=3).is_export
-    assert not line().is_export
+    assert (line(version=3).version, line().version) == (3, None)
     assert "version" not in line(version=3).meta
+
+
+def test_the_type_of_an_exports_line_is_the_events_and_of_any_other_goes_into_meta():
+    exported, other = line(version=3, type="order.paid"), line(type="order.paid")
+    assert (exported.type, exported.meta) == ("order.paid", {})
+    assert (other.type, other.meta) == (None, {"type": "order.paid"})
 
 
 @pytest.mark.parametrize(
@@ -64,6 +69,10 @@ def test_a_line_with_a_version_comes_from_an_export():
         (b'{"doc":"d","state":1,"ts":"yesterday"}', "bad_time", "ts"),
         (b'{"doc":"d","state":1,"ts":0,"actor":7}', "bad_line", "actor"),
         (b'{"doc":"d","state":1,"ts":0,"meta":[]}', "bad_line", "meta"),
+        (b'{"doc":"d","state":1,"ts":0,"version":0}', "bad_line", "version"),
+        (b'{"doc":"d","state":1,"ts":0,"version":null}', "bad_line", "version"),
+        (b'{"doc":"d","state":1,"ts":0,"version":1.0}', "bad_line", "version"),
+        (b'{"doc":"d","state":1,"ts":0,"version":1,"type":7}', "bad_line", "type"),
         (b'{"doc":"d","state":1,"ts":0,"meta":{"commit":1},"commit":2}', "contradictory", "commit"),
     ],
 )

@@ -50,6 +50,11 @@ def states(document, values, **others):
     return [{"doc": document, "state": value, "ts": 1000 + i, **others} for i, value in enumerate(values)]
 
 
+def versions(document, values, first=1, **others):
+    lines = states(document, values, **others)
+    return [line | {"version": version} for version, line in enumerate(lines, first)]
+
+
 async def bring(refold, path):
     heard = Heard()
     return await import_file(refold, "n", path, heard.listener()), heard
@@ -80,7 +85,7 @@ async def test_a_patch_larger_than_its_state_is_a_put(path):
 
 
 async def test_a_line_that_changes_nothing_makes_no_event_unless_it_has_a_version(path):
-    write(path, [*states("d", [BIG, BIG]), *states("e", [BIG, BIG], version=1)])
+    write(path, [*states("d", [BIG, BIG]), *versions("e", [BIG, BIG])])
     refold = FoldingRefold()
     tally, _ = await bring(refold, path)
     assert (tally.events, tally.unchanged) == (3, 1)
@@ -96,6 +101,56 @@ async def test_an_event_says_when_who_and_from_which_line_of_which_file(path):
     assert event["occurred_at"] == "1970-01-01T00:16:40.000000000Z"
     assert event["actor"] == "ada"
     assert event["meta"] == {"commit": "abc", "import": {"file": digest, "line": 1}}
+
+
+async def test_a_line_whose_version_would_be_another_one_is_refused_and_so_is_all_that_follows_it(path):
+    lines = [*versions("gap", [1, 2, 3, 4]), *versions("late", [1], first=2), *versions("other", [1, 2])]
+    del lines[1]
+    write(path, lines)
+    refold = FoldingRefold()
+    refold.publish("other", {"put": "somebody else's"})
+    tally, heard = await bring(refold, path)
+    assert heard.refused == [(number, "version_differs") for number in range(2, 7)]
+    assert (tally.events, tally.refused) == (1, 5)
+    assert (refold.state("gap"), refold.state("other")) == (1, "somebody else's")
+    assert "late" not in refold.documents
+
+
+async def test_an_author_who_comes_between_gives_no_line_another_version(path):
+    write(path, versions("d", [1, 2, 3, 4]))
+    refold = FoldingRefold()
+    refold.before_append = [lambda: None, lambda: refold.publish("d", {"put": "somebody else's"})]
+    tally, heard = await bring(refold, path)
+    assert heard.refused == [(4, "version_differs")]
+    assert (tally.events, refold.state("d"), refold.documents["d"].row.version) == (3, "somebody else's", 4)
+
+
+async def test_an_exports_event_has_its_type_and_what_an_earlier_import_noted_is_kept_aside(path):
+    first = {"file": "f", "line": 7}
+    notes = [{}, {"import": first}, {"import": {"file": "g", "line": 1, "origin": first}}, {"import": "x"}]
+    lines = versions("d", [1, 2, 3, 4], type="t")
+    write(path, [line | {"meta": meta} for line, meta in zip(lines, notes, strict=True)])
+    refold = FoldingRefold()
+    await bring(refold, path)
+    assert {event["type"] for event in refold.appended} == {"t"}
+    noted = [event["meta"]["import"] for event in refold.appended]
+    assert [note["line"] for note in noted] == [1, 2, 3, 4]
+    assert [note.get("origin") for note in noted] == [None, first, first, "x"]
+
+
+async def test_a_note_of_another_import_says_nothing_of_what_is_here(path, tmp_path):
+    write(path, states("d", [1, 2, 3]))
+    digest = module.LinesFile(path).digest()
+    exported = tmp_path / "exported.jsonl"
+    noted = {"import": {"file": digest, "line": 3}}
+    write(exported, versions("d", [5], meta=noted))
+    refold = FoldingRefold()
+    await bring(refold, exported)
+    # The first file's own lines were never imported here, whatever the export's metas hold of them.
+    tally, _ = await bring(refold, path)
+    assert (tally.events, tally.present, refold.state("d")) == (3, 0, 3)
+    tally, _ = await bring(refold, path)
+    assert (tally.events, tally.present) == (0, 3)
 
 
 async def test_running_it_again_publishes_nothing(path):
@@ -126,6 +181,20 @@ async def test_a_line_that_the_fold_refuses_is_named_and_later_ones_stand_on_wha
     assert heard.refused == [(2, "occurred_in_future")]
     assert (tally.events, tally.refused) == (4, 1)
     assert refold.state("d") == {**BIG, "k4": 0}
+
+
+async def test_many_refused_lines_of_one_document_are_named_one_by_one_and_cost_few_events(path, monkeypatch):
+    monkeypatch.setattr(module, "RUN_LINES_MAX", 1_000)
+    lines = states("d", [{**BIG, "k1": number} for number in range(40)])
+    for line in lines[5:25]:
+        line["ts"] = "2200-01-01"
+    write(path, [*lines, *states("e", [1, 2])])
+    refold = FoldingRefold()
+    tally, heard = await bring(refold, path)
+    assert heard.refused == [(number, "occurred_in_future") for number in range(6, 26)]
+    assert (tally.events, tally.refused) == (22, 20)
+    assert (refold.state("d"), refold.state("e")) == ({**BIG, "k1": 39}, 2)
+    assert len(refold.appended) < 4 * len(lines)
 
 
 async def test_an_event_too_large_to_publish_is_refused_before_it_is_sent(path):

@@ -54,6 +54,8 @@ class Heads:
         self._parsed: dict[str, Json] = {}
         self._parsed_bytes = 0
         self._is_empty: bool | None = None
+        self.broken_off: set[str] = set()
+        """Documents of which a line with a version was refused: what follows it would not be their history."""
 
     def __getitem__(self, document: str) -> Head:
         """Return a head that has been loaded."""

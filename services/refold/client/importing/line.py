@@ -12,19 +12,25 @@ from refold.core import canonical
 from refold.core.canonical import Json
 from refold.core.document import ABSENT
 from refold.core.errors import Refused
+from refold.core.limits import VERSION_MAX
 from refold.core.record import check_name
 from refold.core.shape import shape_of
 from refold.core.timestamp import format_time, parse_time
 
 FIELDS: Final = frozenset({"doc", "state", "ts", "actor", "meta", "version", "present"})
+EXPORT_FIELDS: Final = FIELDS | {"type"}
+"""A line with a version is an export's: its type is the event's own; of other lines it goes into meta."""
+
 IMPORT: Final = "import"
+ORIGIN: Final = "origin"
+"""Members of meta, and of the note under it: from which file and line an event came; from which at first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
     """A document's whole state after one change; `ABSENT` where the change removed it. `text` is the line itself.
 
-    `is_export`: it carries a version, so that it is an event even where it changes nothing.
+    `version`: it comes from an export, is an event even where it changes nothing, and makes this very version.
     """
 
     number: int
@@ -34,7 +40,8 @@ class Line:
     occurred_at: str
     actor: str | None
     meta: dict[str, Json]
-    is_export: bool
+    version: int | None
+    type: str | None
 
 
 def parse_line(number: int, text: bytes) -> Line:
@@ -45,15 +52,17 @@ def parse_line(number: int, text: bytes) -> Line:
     for name in ("doc", "state", "ts"):
         if name not in fields:
             raise Refused("bad_line", "must be there", field=name, shape="nothing")
+    version = _version(fields)
     return Line(
         number=number,
         text=text,
         document=check_name(_text(fields["doc"], "doc"), "doc"),
         state=_state(fields),
         occurred_at=_time(fields["ts"]),
-        actor=_text(fields["actor"], "actor") if fields.get("actor") is not None else None,
-        meta=_meta(fields),
-        is_export="version" in fields,
+        actor=_said(fields, "actor"),
+        meta=_meta(fields, FIELDS if version is None else EXPORT_FIELDS),
+        version=version,
+        type=None if version is None else _said(fields, "type"),
     )
 
 
@@ -75,17 +84,30 @@ def _digits(value: float) -> str:
     return format(value, ".9f") if "e" in text else text
 
 
-def _meta(fields: dict[str, Json]) -> dict[str, Json]:
+def _version(fields: dict[str, Json]) -> int | None:
+    if "version" not in fields:
+        return None
+    version = fields["version"]
+    if type(version) is not int or not 1 <= version <= VERSION_MAX:
+        raise Refused("bad_line", "must be an integer from 1", field="version", shape=shape_of(version))
+    return version
+
+
+def _meta(fields: dict[str, Json], known: frozenset[str]) -> dict[str, Json]:
     given = fields.get("meta")
     if given is not None and not isinstance(given, dict):
         raise Refused("bad_line", "must be an object", field="meta", shape=shape_of(given))
-    others = {name: value for name, value in fields.items() if name not in FIELDS}
+    others = {name: value for name, value in fields.items() if name not in known}
     meta = dict(given or {})
     for name, value in others.items():
         if name in meta and not canonical.equal(meta[name], value):
             raise Refused("contradictory", "the line and its meta differ", field=name, shape=shape_of(value))
         meta[name] = value
     return meta
+
+
+def _said(fields: dict[str, Json], name: str) -> str | None:
+    return None if fields.get(name) is None else _text(fields[name], name)
 
 
 def _text(value: Json, field: str) -> str:

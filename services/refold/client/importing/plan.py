@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from refold.client.importing.heads import Head, Heads
-from refold.client.importing.line import IMPORT, Line
+from refold.client.importing.line import IMPORT, ORIGIN, Line
 from refold.core import canonical
 from refold.core.canonical import Json
 from refold.core.diff import diff
@@ -42,6 +42,8 @@ def plan(line: Line, heads: Heads, file_digest: str, *, attempt: int = 0) -> Pla
     planned = _plan(line, heads, file_digest, attempt)
     if planned.event is not None:
         heads.put(line.document, planned.after, line.state)
+    if planned.refusal is not None and line.version is not None:
+        heads.broken_off.add(line.document)
     return planned
 
 
@@ -49,6 +51,8 @@ def _plan(line: Line, heads: Heads, file_digest: str, attempt: int) -> Planned:
     head = heads[line.document]
     if line.number <= head.line and not attempt:
         return Planned(line, head, is_present=True)
+    if line.version is not None and (refusal := _out_of_turn(line.version, line, heads)):
+        return Planned(line, head, refusal=refusal)
     change = _change(line, heads)
     if change is None:
         return Planned(line, head)
@@ -60,6 +64,18 @@ def _plan(line: Line, heads: Heads, file_digest: str, attempt: int) -> Planned:
     return Planned(line, Head(head.version + 1, text, line.number), written)
 
 
+def _out_of_turn(version: int, line: Line, heads: Heads) -> Refused | None:
+    """Refuse a version that the line would not come to: a gap, or a document with a history of its own."""
+    following = heads[line.document].version + 1
+    if version != following:
+        rule = f"the document's next version here is {following}"
+    elif line.document in heads.broken_off:
+        rule = "a line of the document before it was refused"
+    else:
+        return None
+    return Refused("version_differs", rule, field="version", shape=str(version))
+
+
 def _too_large(count: int) -> Refused:
     rule = f"its event may have at most {EVENT_BYTES_MAX} bytes"
     return Refused("event_too_large", rule, field="state", shape=f"{count} bytes")
@@ -69,11 +85,11 @@ def _change(line: Line, heads: Heads) -> dict[str, Json] | None:
     """Return the event's change; None where there is none, and none is wanted."""
     is_absent = heads[line.document].text is None
     if line.state is ABSENT:
-        return {"delete": True} if line.is_export or not is_absent else None
+        return None if is_absent and line.version is None else {"delete": True}
     if is_absent:
         return {"put": line.state}
     patch = diff(heads.state(line.document), line.state)
-    if not patch and not line.is_export:
+    if not patch and line.version is None:
         return None
     return {"patch": patch} if _is_small(patch, line) else {"put": line.state}
 
@@ -92,8 +108,15 @@ def _about(line: Line, head: Head, file_digest: str, attempt: int) -> dict[str, 
         "id": f"{event_id}.{attempt}" if attempt else event_id,
         "base": head.version,
         "occurred_at": line.occurred_at,
-        "meta": {**line.meta, IMPORT: {"file": file_digest, "line": line.number}},
+        "meta": {**line.meta, IMPORT: {"file": file_digest, "line": line.number, **_origin(line)}},
     }
-    if line.actor is not None:
-        about["actor"] = line.actor
-    return about
+    said = {"actor": line.actor, "type": line.type}
+    return about | {name: text for name, text in said.items() if text is not None}
+
+
+def _origin(line: Line) -> dict[str, Json]:
+    """Keep what an earlier import noted, the first one's of many: only our own note says what is here already."""
+    if IMPORT not in line.meta:
+        return {}
+    note = line.meta[IMPORT]
+    return {ORIGIN: note[ORIGIN] if isinstance(note, dict) and ORIGIN in note else note}

@@ -6,26 +6,26 @@ Used by `refold.client.importing.import_file` alone. Within a document everythin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from refold.client.importing.file import LINE_BYTES_MAX, LinesFile
 from refold.client.importing.heads import Heads
 from refold.client.importing.line import Line, parse_line
 from refold.client.importing.plan import Planned, plan
+from refold.client.importing.turns import Turns
 from refold.client.refold import Refold
 from refold.client.values import Outcome
 from refold.core.errors import Refused, ServiceUnavailable, TimedOut
 
+T = TypeVar("T")
+
 RUN_LINES_MAX: Final = 1_000
 RUN_BYTES_MAX: Final = 2 * 1024 * 1024
-ATTEMPTS_MAX: Final = 5
-"""A line whose document others keep changing is tried so often."""
-
-UNANSWERED_MAX: Final = 20
+UNANSWERED_MAX: Final = 120
 RETRY_SECONDS: Final = 1.0
-"""A run that the service does not answer is sent again so often, so long apart: the same events, the same ids."""
+"""What the service does not answer is asked again so often, so long apart: the same events, the same ids."""
 
 PENDING_LOOKS_MAX: Final = 60
 _STALE: Final = frozenset({"conflict", "base_in_future"})
@@ -68,6 +68,8 @@ class Import:
 
     async def run(self) -> Tally:
         """Import every line that is not there yet; returns what became of the lines."""
+        # A service that is not there to begin with is told of at once.
+        await self._heads.load(())
         runs = self._runs()
         plans = await self._next(runs)
         while plans is not None:
@@ -117,7 +119,7 @@ class Import:
             return None
 
     async def _plan(self, lines: Sequence[Line], *, attempt: int = 0) -> list[Planned]:
-        await self._heads.load(line.document for line in lines)
+        await self._answered(lambda: self._heads.load(line.document for line in lines))
         plans = []
         for line in lines:
             plans.append(plan(line, self._heads, self._digest, attempt=attempt))
@@ -137,11 +139,28 @@ class Import:
         ]
 
     async def _append(self, events: list[bytes]) -> list[Outcome]:
-        if not events:
-            return []
+        # Sent again here, not by the client: whoever waits is told.
+        async def append() -> list[Outcome]:
+            return _complete(events, await self._refold.append(self._namespace, events, retry_seconds=0))
+
+        return await self._answered(append) if events else []
+
+    async def _looked_up(self, planned: Planned, outcome: Outcome) -> Outcome:
+        names, sequence = (self._namespace, planned.line.document), outcome.sequence
+        for _ in range(PENDING_LOOKS_MAX):
+            # Asked at once: behind one that was waited for, the others of its run are folded too.
+            outcome = await self._answered(lambda: self._refold.outcome(*names, sequence=sequence))
+            if outcome.status != "pending":
+                return outcome
+            await asyncio.sleep(RETRY_SECONDS)
+        raise TimedOut(
+            "events are in the log, but nobody folds them: does the projector run?", document=names[1]
+        )
+
+    async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T:
         for left in reversed(range(UNANSWERED_MAX + 1)):
             try:
-                return _complete(events, await self._refold.append(self._namespace, events))
+                return await ask()
             except (ServiceUnavailable, TimedOut) as error:
                 if not left:
                     raise
@@ -149,27 +168,16 @@ class Import:
                 await asyncio.sleep(RETRY_SECONDS)
         raise AssertionError
 
-    async def _looked_up(self, planned: Planned, outcome: Outcome) -> Outcome:
-        document = planned.line.document
-        for _ in range(PENDING_LOOKS_MAX):
-            if outcome.status != "pending":
-                return outcome
-            await asyncio.sleep(RETRY_SECONDS)
-            outcome = await self._refold.outcome(self._namespace, document, sequence=outcome.sequence)
-        raise TimedOut(
-            "events are in the log, but nobody folds them: does the projector run?", document=document
-        )
-
     async def _settle(self, plans: Sequence[Planned], outcomes: Sequence[Outcome]) -> bool:
-        """Take note of the outcomes; try again what another's change has made stale. True if anything failed."""
+        """Take note of the outcomes; try again what a failure before it has made stale. True if anything failed."""
         again, is_broken = self._judge(plans, outcomes)
-        for attempt in range(1, ATTEMPTS_MAX + 1):
-            if not again:
-                return is_broken
-            self._forget(again)
-            plans = await self._plan(again, attempt=attempt)
-            again, _broken = self._judge(plans, await self._send(plans))
-        for line in again:
+        turns, attempt = Turns(again), 0
+        while tried := turns.take():
+            attempt += 1
+            plans = await self._plan(tried, attempt=attempt)
+            left, _ = self._judge(plans, await self._send(plans))
+            turns.settle(tried, left)
+        for line in turns.given_up:
             self._refuse(line.number, Refused("conflict", "others keep changing the document", field="doc"))
         return is_broken
 
@@ -201,6 +209,8 @@ class Import:
         elif outcome.is_effective:
             self.tally.events += 1
         else:
+            if planned.line.version is not None:
+                self._heads.broken_off.add(planned.line.document)
             self._refuse(planned.line.number, Refused(outcome.reason or outcome.status, outcome.detail))
             return False
         return True

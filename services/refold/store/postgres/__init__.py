@@ -5,23 +5,35 @@ Opened by wiring; its modules are nobody else's business.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Self
+from uuid import UUID
 
 from refold.core import page
 from refold.core.checkpoint import Checkpoint
 from refold.core.document import Document
-from refold.core.limits import STORE_READERS_MAX, STORE_SYNC_SECONDS, STORE_WHERE_SECONDS
+from refold.core.limits import (
+    SHARD_LEASE_SECONDS,
+    STORE_READERS_MAX,
+    STORE_SEARCHES_MAX,
+    STORE_SYNC_SECONDS,
+    STORE_WHERE_SECONDS,
+)
 from refold.core.outcome import Entry
 from refold.core.page import Point, Run, Snapshot
-from refold.store import Commit, Head, Key, NamespaceCount, Page, Rejection
+from refold.store import Commit, Head, Key, Names, NamespaceCount, Page, Rejection
 from refold.store.bounds import Bounds
+from refold.store.moment import Moment
 from refold.store.postgres import listing, runs
 from refold.store.postgres.binding import bind, read_checkpoints
 from refold.store.postgres.commit import write_commit
+from refold.store.postgres.listing import Searching
 from refold.store.postgres.load import load_documents
 from refold.store.postgres.migrate import lock_key, migrate
+from refold.store.postgres.moment import hold_moment
 from refold.store.postgres.owner import Owner
 from refold.store.postgres.pool import Pool
 from refold.store.postgres.rows import to_head
@@ -35,8 +47,9 @@ class PostgresStore:
         """Use `open`."""
         self._pool = pool
         self._owner = owner
-        self._where_seconds = where_seconds
+        self._searching = Searching(where_seconds, asyncio.Semaphore(STORE_SEARCHES_MAX))
         self._timer = timer
+        self._epoch: UUID | None = None
         self._synchronous_at = timer() - STORE_SYNC_SECONDS
 
     @classmethod
@@ -47,6 +60,7 @@ class PostgresStore:
         schema: str = "refold",
         readers_max: int = STORE_READERS_MAX,
         where_seconds: float = STORE_WHERE_SECONDS,
+        lease_seconds: float = SHARD_LEASE_SECONDS,
         timer: Callable[[], float] = time.monotonic,
     ) -> Self:
         """Connect, and bring the schema up to this program. Raises `StoreUnavailable`, `StoreDiffers`."""
@@ -58,16 +72,24 @@ class PostgresStore:
         except BaseException:
             await pool.close()
             raise
-        owner = Owner(pool, lock_key("shard", schema))
+        owner = Owner(pool, lock_key("shard", schema), lease_seconds=lease_seconds)
         return cls(pool, owner, where_seconds=where_seconds, timer=timer)
+
+    def never_before(self, told_sequence: Callable[[], int]) -> None:
+        """Read no longer from a database that has not folded what was told: its reads raise `StoreUnavailable`.
+
+        A crashed one comes back without the last commits, which were not synced, until they are made again.
+        """
+        self._pool.told_sequence = told_sequence
 
     async def bind(self, log_id: str) -> list[Checkpoint]:
         """Return the checkpoints; makes them at the log's start, refuses another log's."""
         async with self._pool.lend() as connection:
-            return await bind(connection, log_id)
+            checkpoints, self._epoch = await bind(connection, log_id)
+        return checkpoints
 
     async def own(self) -> bool:
-        """Try to own the shard by an advisory lock of the committing connection."""
+        """Try to own the shard by an advisory lock of the committing connection; from its owner, a sign of life."""
         return await self._owner.own()
 
     async def load(self, keys: Sequence[Key]) -> list[Document]:
@@ -80,7 +102,7 @@ class PostgresStore:
         async with self._owner.turn() as connection:
             started_at = self._timer()
             is_synchronous = started_at - self._synchronous_at >= STORE_SYNC_SECONDS
-            await write_commit(connection, commit, is_synchronous=is_synchronous)
+            await write_commit(connection, commit, self._epoch, is_synchronous=is_synchronous)
             if is_synchronous:
                 self._synchronous_at = started_at
 
@@ -131,8 +153,18 @@ class PostgresStore:
             where=where,
             limit=limit,
             cursor=cursor,
-            where_seconds=self._where_seconds,
+            searching=self._searching,
         )
+
+    async def list_names(self, namespace: str, *, prefix: str, limit: int, cursor: str | None) -> Names:
+        """List every document that ever had a version."""
+        return await listing.list_names(self._pool, namespace, prefix=prefix, limit=limit, cursor=cursor)
+
+    async def list_at(
+        self, namespace: str, point: Point, *, prefix: str, limit: int, cursor: str | None
+    ) -> Page:
+        """List what was present at a point."""
+        return await listing.list_at(self._pool, namespace, point, prefix=prefix, limit=limit, cursor=cursor)
 
     async def rejections(
         self, namespace: str, document: str, *, limit: int, before_sequence: int | None
@@ -145,6 +177,10 @@ class PostgresStore:
     async def namespaces(self) -> list[NamespaceCount]:
         """Count documents and events by namespace."""
         return await listing.count_namespaces(self._pool)
+
+    def moment(self) -> AbstractAsyncContextManager[Moment]:
+        """Hold one moment of the whole projection."""
+        return hold_moment(self._pool)
 
     async def ping(self) -> None:
         """Raise where the database cannot be reached."""

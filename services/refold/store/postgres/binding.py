@@ -5,6 +5,9 @@ For this adapter alone.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+from uuid import UUID
+
 from refold.core.checkpoint import Checkpoint
 from refold.core.errors import StoreDiffers
 from refold.core.shard import first_checkpoints
@@ -13,15 +16,24 @@ from refold.store.postgres.rows import checkpoint_columns, to_checkpoint
 from refold.store.postgres.sql import SQL
 
 
-async def bind(connection: Connection, log_id: str) -> list[Checkpoint]:
+class Bound(NamedTuple):
+    """A projection's checkpoints, and which making of it they are of: a rebuild makes another."""
+
+    checkpoints: list[Checkpoint]
+    epoch: UUID
+
+
+async def bind(connection: Connection, log_id: str) -> Bound:
     """Make log and checkpoints where there are none; whoever comes second reads the first one's."""
     async with connection.transaction():
         await connection.execute(SQL["bind_log"], log_id)
-        found = await connection.fetchval(SQL["bound_log"])
+        row = await connection.fetchrow(SQL["bound_log"])
+        assert row is not None
+        found, epoch = row
         if found != log_id:
             raise StoreDiffers("the database projects another log", expected=log_id, found=found)
         await connection.execute(SQL["make_checkpoints"], *checkpoint_columns(first_checkpoints(log_id)))
-        return await read_checkpoints(connection)
+        return Bound(await read_checkpoints(connection), epoch)
 
 
 async def read_checkpoints(connection: Connection) -> list[Checkpoint]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from uuid import UUID
 
 from refold.core.errors import FenceLost, StoreError
 from refold.core.limits import STORE_PIPELINED_MAX
@@ -27,12 +28,14 @@ from refold.store.postgres.sql import SQL
 from refold.store.postgres.transaction import transaction
 
 
-async def write_commit(connection: Connection, commit: Commit, *, is_synchronous: bool) -> None:
+async def write_commit(
+    connection: Connection, commit: Commit, epoch: UUID | None, *, is_synchronous: bool
+) -> None:
     """Write all of it or nothing. Raises `FenceLost`, and what `transaction` raises."""
     async with transaction(connection):
         if is_synchronous:
             await connection.execute(SQL["commit_synchronously"])
-        await _advance(connection, commit)
+        await _advance(connection, commit, epoch)
         await _write_documents(connection, commit.documents)
         await write_cuts(connection, [dirty for dirty in commit.documents if dirty.cuts])
         await _write_journal(connection, commit.documents)
@@ -40,9 +43,9 @@ async def write_commit(connection: Connection, commit: Commit, *, is_synchronous
         await _count_namespaces(connection, commit)
 
 
-async def _advance(connection: Connection, commit: Commit) -> None:
+async def _advance(connection: Connection, commit: Commit, epoch: UUID | None) -> None:
     columns = checkpoint_columns(commit.checkpoints)
-    status = await connection.execute(SQL["advance_checkpoints"], *columns, commit.expected_sequence)
+    status = await connection.execute(SQL["advance_checkpoints"], *columns, commit.expected_sequence, epoch)
     if rows_of(status) != len(commit.checkpoints):
         raise FenceLost(
             expected_sequence=commit.expected_sequence,

@@ -5,21 +5,42 @@ For this adapter alone.
 
 from __future__ import annotations
 
-from typing import Final
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final, NamedTuple
 
-from refold.core.errors import Refused, StoreError, StoreUnavailable
-from refold.core.limits import ANSWER_BYTES_MAX, TIME_MAX_NANOSECONDS
-from refold.store import NamespaceCount, Page, Rejection
+from refold.core import page
+from refold.core.errors import Refused, StoreError, StoreUnavailable, TimedOut
+from refold.core.limits import (
+    ANSWER_BYTES_MAX,
+    LIST_BATCH_BYTES_MAX,
+    LIST_BATCH_DOCUMENTS_MAX,
+    LIST_BATCHES_MAX,
+    STORE_COMMAND_SECONDS,
+    TIME_MAX_NANOSECONDS,
+)
+from refold.core.page import Point, Snapshot
+from refold.store import Head, Name, Names, NamespaceCount, Page, Rejection
+from refold.store.bounds import Bounds
 from refold.store.cursor import read_cursor, write_cursor
 from refold.store.postgres.pool import Pool, Row
-from refold.store.postgres.rows import to_head, to_rejection
+from refold.store.postgres.rows import to_head, to_rejection, to_run
 from refold.store.postgres.sql import SQL
 
 _LAST: Final = "\x7f"
 """Behind every character of a name, so that `prefix + _LAST` ends the names that begin with the prefix."""
 
+_OUT_OF_MEMORY: Final = "53200"
 _BAD_PATH: Final = ("22", "42", "54", "0A")
 """SQLSTATEs that begin so: the path does not parse, asks for what Postgres has not, or nests too deep."""
+
+
+class Searching(NamedTuple):
+    """How searches by `where` are bounded: each in time, and how many run at once."""
+
+    seconds: float
+    turns: asyncio.Semaphore
 
 
 async def list_documents(
@@ -30,20 +51,58 @@ async def list_documents(
     where: str | None,
     limit: int,
     cursor: str | None,
-    where_seconds: float,
+    searching: Searching,
 ) -> Page:
     """List present documents by id."""
     after = read_cursor(cursor)
-    if not (prefix.isascii() and prefix.isprintable()):
+    if not _is_name_like(prefix):
         return Page([], None)
     arguments = (namespace, after, prefix, prefix + _LAST, limit + 1, ANSWER_BYTES_MAX, where)
     if where is None:
         async with pool.lend() as connection:
             rows = await connection.fetch(SQL["list_documents"], *arguments)
     else:
-        rows = await _search(pool, where, arguments, where_seconds)
+        rows = await _search(pool, where, arguments, searching)
     heads = [to_head(row) for row in rows[:limit] if row["fits"]]
     return Page(heads, write_cursor(heads[-1].document) if len(rows) > len(heads) else None)
+
+
+async def list_names(pool: Pool, namespace: str, *, prefix: str, limit: int, cursor: str | None) -> Names:
+    """List every document that ever had a version."""
+    after = read_cursor(cursor)
+    if not _is_name_like(prefix):
+        return Names([], None)
+    async with pool.lend() as connection:
+        rows = await connection.fetch(SQL["list_names"], namespace, after, prefix, prefix + _LAST, limit + 1)
+    names = [Name(*row) for row in rows[:limit]]
+    return Names(names, write_cursor(names[-1].document) if len(rows) > limit else None)
+
+
+async def list_at(
+    pool: Pool, namespace: str, point: Point, *, prefix: str, limit: int, cursor: str | None
+) -> Page:
+    """List what was present at a point: batch by batch, each of one moment.
+
+    The point lies in the folded past, so that batches of different moments say the same of it.
+    """
+    heads: list[Head] = []
+    answer_bytes = 0
+    looked = read_cursor(cursor)
+    for _ in range(LIST_BATCHES_MAX):
+        rows, is_last = await _batch_at(pool, namespace, point, prefix, looked)
+        for row in rows:
+            found = _snapshot_at(row, point)
+            answer_bytes += len(found.state or b"")
+            if found.state is not None:
+                if len(heads) == limit or (heads and answer_bytes > ANSWER_BYTES_MAX):
+                    return Page(heads, write_cursor(heads[-1].document))
+                heads.append(Head(namespace, row["document"], found, found.sequence))
+            looked = row["document"]
+            # Folding many pages is work: others get their turn between two.
+            await asyncio.sleep(0)
+        if is_last:
+            return Page(heads, None)
+    return Page(heads, write_cursor(looked))
 
 
 async def read_rejections(
@@ -62,17 +121,64 @@ async def count_namespaces(pool: Pool) -> list[NamespaceCount]:
         return [NamespaceCount(*row) for row in await connection.fetch(SQL["namespaces"])]
 
 
-async def _search(pool: Pool, where: str, arguments: tuple[object, ...], where_seconds: float) -> list[Row]:
+async def _batch_at(
+    pool: Pool, namespace: str, point: Point, prefix: str, after: str
+) -> tuple[list[Row], bool]:
+    """Read the documents behind one, as many as fit, and tell whether they are the last."""
+    if not _is_name_like(prefix):
+        return [], True
+    bounds = Bounds.of(point)
+    names = (namespace, after, prefix, prefix + _LAST)
+    batch = (LIST_BATCH_DOCUMENTS_MAX, LIST_BATCH_BYTES_MAX)
+    within = (bounds.version_sequence, bounds.recorded_at, bounds.occurred_max)
+    async with pool.lend() as connection:
+        rows = await connection.fetch(SQL["list_at"], *names, *batch, *within)
+    fitting = [row for row in rows if row["fits"]]
+    return fitting, len(rows) < LIST_BATCH_DOCUMENTS_MAX and len(fitting) == len(rows)
+
+
+def _snapshot_at(row: Row, point: Point) -> Snapshot:
+    return to_head(row).snapshot if row["is_head"] else page.state_at(to_run(row), point)
+
+
+def _is_name_like(prefix: str) -> bool:
+    return prefix.isascii() and prefix.isprintable()
+
+
+async def _search(pool: Pool, where: str, arguments: tuple[object, ...], searching: Searching) -> list[Row]:
     """List those that a SQL/JSON path holds of, under a timeout of the server's."""
-    milliseconds = str(round(where_seconds * 1_000))
+    milliseconds = str(round(searching.seconds * 1_000))
     try:
-        async with pool.lend() as connection, connection.transaction(readonly=True):
+        async with _turn(searching), pool.lend() as connection, connection.transaction(readonly=True):
             await connection.execute(SQL["limit_statement"], milliseconds)
-            return await connection.fetch(SQL["list_documents"], *arguments)
-    except StoreUnavailable:
-        raise
+            # The server's timeout speaks first.
+            timeout = searching.seconds + STORE_COMMAND_SECONDS
+            return await connection.fetch(SQL["list_documents"], *arguments, timeout=timeout)
+    except TimedOut as error:
+        message = "the search by `where` took too long: narrow it by `prefix`, or make the path simpler"
+        raise TimedOut(message, seconds=searching.seconds) from error
     except StoreError as error:
-        if not str(error.facts.get("sqlstate", "22")).startswith(_BAD_PATH):
+        sqlstate = str(error.facts.get("sqlstate", "22"))
+        if sqlstate == _OUT_OF_MEMORY:
+            raise _bad_where("needs more memory than the database has for it", where) from error
+        if isinstance(error, StoreUnavailable) or not sqlstate.startswith(_BAD_PATH):
             raise
-        message = f"not a SQL/JSON path predicate: {error.facts['cause']}"
-        raise Refused("bad_where", message, field="where", shape=repr(where[:80])) from error
+        raise _bad_where(f"not a SQL/JSON path predicate: {error.facts['cause']}", where) from error
+
+
+@asynccontextmanager
+async def _turn(searching: Searching) -> AsyncIterator[None]:
+    """Wait until one more search may run, no longer than it may run itself."""
+    try:
+        async with asyncio.timeout(searching.seconds):
+            await searching.turns.acquire()
+    except TimeoutError as error:
+        raise TimedOut from error
+    try:
+        yield
+    finally:
+        searching.turns.release()
+
+
+def _bad_where(rule: str, where: str) -> Refused:
+    return Refused("bad_where", rule, field="where", shape=repr(where[:80]))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -20,6 +20,7 @@ from refold.core.limits import (
     STORE_CONNECT_SECONDS,
     STORE_CONNECTION_WAIT_SECONDS,
 )
+from refold.store.postgres.sql import SQL
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -52,6 +53,7 @@ class Pool:
         self._settings = _settings(schema)
         self._size = size
         self._pool: asyncpg.Pool[Row] | None = None
+        self.told_sequence: Callable[[], int] = int
 
     async def open(self) -> None:
         """Begin without a connection: the first read makes it."""
@@ -61,7 +63,7 @@ class Pool:
                 min_size=0,
                 max_size=self._size,
                 max_inactive_connection_lifetime=0,
-                init=_set_codecs,
+                init=self._begin,
                 reset=_leave_as_it_is,
                 timeout=STORE_CONNECT_SECONDS,
                 command_timeout=STORE_COMMAND_SECONDS,
@@ -87,6 +89,16 @@ class Pool:
             )
             await _set_codecs(connection)
         return connection
+
+    async def _begin(self, connection: asyncpg.Connection[Row]) -> None:
+        """Take no database that has lost what was told of: its last commits were not synced when it crashed."""
+        await _set_codecs(connection)
+        told_sequence = self.told_sequence()
+        if told_sequence:
+            folded_sequence = await connection.fetchval(SQL["folded_sequence"]) or 0
+            if folded_sequence < told_sequence:
+                message = "the database has lost what it told last, and is being folded anew"
+                raise StoreUnavailable(message, folded_sequence=folded_sequence, told_sequence=told_sequence)
 
     async def close(self) -> None:
         """Let reads in flight end, within a bound."""

@@ -39,7 +39,7 @@ WHERE i.indrelid = 'documents'::regclass
 INSERT INTO log (log_id) VALUES ($1) ON CONFLICT DO NOTHING
 
 -- name: bound_log
-SELECT log_id FROM log
+SELECT log_id, epoch FROM log
 
 -- name: make_checkpoints
 INSERT INTO checkpoints (
@@ -60,8 +60,28 @@ SELECT
 FROM checkpoints
 ORDER BY partition
 
+-- name: folded_sequence
+SELECT min(read_sequence) FROM checkpoints
+
 -- name: own_shard
 SELECT pg_try_advisory_lock($1)
+
+-- name: end_silent_owner
+-- A backend that waits for its client (idle, within a transaction, in a COPY) shows that the client says nothing;
+-- one that works on a statement, or waits for a lock or the disk, is left alone. Materialized: nobody else is ended.
+WITH silent AS MATERIALIZED (
+    SELECT
+        a.pid, a.state,
+        extract(epoch FROM clock_timestamp() - a.state_change)::double precision AS silent_seconds
+    FROM pg_locks AS l
+    JOIN pg_stat_activity AS a ON a.pid = l.pid
+    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND (l.classid::bigint << 32) | l.objid::bigint = $1::bigint
+        AND a.wait_event_type = 'Client'
+        AND a.state_change <= clock_timestamp() - make_interval(secs => $2::double precision)
+)
+SELECT pid, state, silent_seconds, pg_terminate_backend(pid, $3::bigint) AS is_ended FROM silent
 
 -- name: make_dirty_documents
 CREATE TEMPORARY TABLE IF NOT EXISTS dirty_documents (LIKE documents) ON COMMIT DELETE ROWS
@@ -81,11 +101,12 @@ CREATE TEMPORARY TABLE IF NOT EXISTS closed_pages (
 SET LOCAL synchronous_commit = on
 
 -- name: advance_checkpoints
--- The fence. Rows are locked in one order, so that rivals wait for each other instead of dying.
+-- The fence. Rows are locked in one order, so that rivals wait for each other instead of dying. The epoch keeps out
+-- who knows the projection that a rebuild has replaced.
 WITH expected AS (
     SELECT partition
     FROM checkpoints
-    WHERE partition = ANY ($1::smallint[]) AND read_sequence = $12
+    WHERE partition = ANY ($1::smallint[]) AND read_sequence = $12 AND (SELECT epoch FROM log) = $13
     ORDER BY partition
     FOR UPDATE
 )
@@ -243,6 +264,66 @@ FROM (
 ) AS l
 ORDER BY l.document
 
+-- name: list_names
+SELECT d.document, d.version, d.recorded_at, d.state IS NOT NULL
+FROM documents AS d
+WHERE d.namespace = $1 AND d.document > $2 AND d.document >= $3 AND d.document < $4 AND d.version > 0
+ORDER BY d.document
+LIMIT $5
+
+-- name: list_at
+-- A batch of documents as of a point, whose bounds are $7 to $9. Where the head lies within, it is the answer (an
+-- absent one is left out); the others come with the page that holds the point, and with the journal up to there
+-- where that page is open. `fits` counts what is read up to $6 bytes; the first always fits.
+SELECT
+    l.namespace, l.document, l.is_head, l.fits,
+    l.version, l.version_sequence, l.last_sequence, l.recorded_at, l.occurred_at, l.occurred_max,
+    CASE WHEN l.fits AND l.is_head THEN l.state END AS state,
+    l.base_sequence, l.base_version, l.base_version_sequence, l.base_recorded_at,
+    l.base_occurred_at, l.base_occurred_max,
+    CASE WHEN l.fits THEN l.snapshot END AS snapshot,
+    CASE WHEN l.fits THEN l.payload END AS payload,
+    CASE WHEN l.fits AND NOT l.is_head AND l.payload IS NULL THEN ARRAY(
+        SELECT j FROM journal AS j
+        WHERE j.namespace = l.namespace AND j.document = l.document
+            AND j.sequence <= $7 AND j.recorded_at <= $8
+        ORDER BY j.sequence
+    ) END AS journal
+FROM (
+    SELECT
+        h.*, p.*,
+        row_number() OVER w = 1 OR $6::bigint >= sum(
+            CASE
+                WHEN h.is_head THEN h.size
+                ELSE coalesce(octet_length(p.snapshot), 0) + coalesce(octet_length(p.payload), h.unpaged_bytes)
+            END
+        ) OVER w AS fits
+    FROM (
+        SELECT *
+        FROM (
+            SELECT
+                d.*, d.version_sequence <= $7 AND d.recorded_at <= $8 AND d.occurred_max <= $9 AS is_head
+            FROM documents AS d
+        ) AS d
+        WHERE d.namespace = $1 AND d.document > $2 AND d.document >= $3 AND d.document < $4
+            AND d.version > 0 AND (d.state IS NOT NULL OR NOT d.is_head)
+        ORDER BY d.document
+        LIMIT $5
+    ) AS h
+    LEFT JOIN LATERAL (
+        SELECT
+            q.base_sequence, q.base_version, q.base_version_sequence, q.base_recorded_at,
+            q.base_occurred_at, q.base_occurred_max, q.snapshot, q.payload
+        FROM pages AS q
+        WHERE NOT h.is_head AND q.namespace = h.namespace AND q.document = h.document
+            AND q.base_version_sequence <= $7 AND q.base_recorded_at <= $8 AND q.base_occurred_max <= $9
+        ORDER BY q.base_sequence DESC
+        LIMIT 1
+    ) AS p ON true
+    WINDOW w AS (ORDER BY h.document)
+) AS l
+ORDER BY l.document
+
 -- name: limit_statement
 SELECT set_config('statement_timeout', $1, true)
 
@@ -257,3 +338,108 @@ SELECT namespace, sum(documents)::bigint AS documents, sum(events)::bigint AS ev
 FROM namespaces
 GROUP BY namespace
 ORDER BY namespace
+
+-- name: moment_documents
+SELECT * FROM documents
+WHERE namespace BETWEEN $1 AND $2 AND document BETWEEN $3 AND $4
+ORDER BY namespace, document
+
+-- name: moment_pages
+SELECT * FROM pages
+WHERE namespace BETWEEN $1 AND $2 AND document BETWEEN $3 AND $4
+ORDER BY namespace, document, base_sequence
+
+-- name: moment_journal
+SELECT * FROM journal
+WHERE namespace BETWEEN $1 AND $2 AND document BETWEEN $3 AND $4
+ORDER BY namespace, document, sequence
+
+-- name: moment_rejections
+SELECT * FROM rejections
+WHERE namespace BETWEEN $1 AND $2 AND document BETWEEN $3 AND $4
+ORDER BY namespace, document, sequence
+
+-- name: limit_locks
+SELECT set_config('lock_timeout', $1, true)
+
+-- name: unequal_documents
+-- Of documents that the live schema has not changed behind $2, those changed behind $1 that differ.
+-- live, fresh and former stand for the schemas' names.
+SELECT
+    namespace, document,
+    l.version AS live_version, l.last_sequence AS live_last_sequence,
+    encode(sha256(convert_to(l.state::text, 'UTF8')), 'hex') AS live_state_hash,
+    f.version AS fresh_version, f.last_sequence AS fresh_last_sequence,
+    encode(sha256(convert_to(f.state::text, 'UTF8')), 'hex') AS fresh_state_hash
+FROM live.documents AS l FULL JOIN fresh.documents AS f USING (namespace, document)
+WHERE coalesce(l.last_sequence, 0) <= $2 AND greatest(l.last_sequence, f.last_sequence) > $1
+    AND (
+        l.version, l.last_sequence, l.version_sequence, l.recorded_at, l.occurred_at, l.occurred_max,
+        l.last_recorded_at, l.events, l.size, l.state::text
+    ) IS DISTINCT FROM (
+        f.version, f.last_sequence, f.version_sequence, f.recorded_at, f.occurred_at, f.occurred_max,
+        f.last_recorded_at, f.events, f.size, f.state::text
+    )
+ORDER BY namespace, document
+
+-- name: unequal_books
+-- Checkpoints and counts, as text for people.
+SELECT '' AS namespace, l::text AS live_row, f::text AS fresh_row
+FROM live.checkpoints AS l FULL JOIN fresh.checkpoints AS f USING (partition)
+WHERE l::text IS DISTINCT FROM f::text
+UNION ALL
+SELECT namespace, concat(l.documents, ' documents, ', l.events, ' events'), concat(f.documents, ' documents, ', f.events, ' events')
+FROM (SELECT namespace, sum(documents) AS documents, sum(events) AS events FROM live.namespaces GROUP BY namespace) AS l
+FULL JOIN (
+    SELECT namespace, sum(documents) AS documents, sum(events) AS events FROM fresh.namespaces GROUP BY namespace
+) AS f USING (namespace)
+WHERE (l.documents, l.events) IS DISTINCT FROM (f.documents, f.events)
+
+-- name: hold_live
+SELECT read_sequence FROM live.checkpoints ORDER BY partition FOR UPDATE
+
+-- name: end_live
+UPDATE live.checkpoints SET read_sequence = -1
+
+-- name: rename_live
+ALTER SCHEMA live RENAME TO former
+
+-- name: rename_fresh
+ALTER SCHEMA fresh RENAME TO live
+
+-- name: recreate_views
+SELECT live.recreate_views()
+
+-- name: drop_former_tables
+-- Without CASCADE: nothing outside goes with them.
+DROP TABLE IF EXISTS
+    former.documents, former.journal, former.pages, former.rejections, former.namespaces, former.checkpoints,
+    former.log, former.migrations
+
+-- name: drop_former
+DROP SCHEMA IF EXISTS former CASCADE
+
+-- name: readers_elsewhere
+-- Views that read a table of the live schema, other than those that create_view made.
+SELECT DISTINCT v.oid::regclass::text
+FROM pg_depend AS d
+JOIN pg_rewrite AS r ON r.oid = d.objid AND d.classid = 'pg_rewrite'::regclass
+JOIN pg_class AS v ON v.oid = r.ev_class
+JOIN pg_class AS t ON t.oid = d.refobjid AND d.refclassid = 'pg_class'::regclass
+WHERE t.relnamespace = 'live'::regnamespace
+    AND coalesce(obj_description(v.oid, 'pg_class'), '') NOT LIKE 'refold namespace %'
+
+-- name: added_indexes
+-- Their definitions, told from the live schema's view, name its tables in full and its functions not at all.
+SELECT replace(
+    replace(pg_get_indexdef(i.indexrelid), format(' ON %I.%I ', n.nspname, t.relname), format(' ON fresh.%I ', t.relname)),
+    'refold_jsonb(', 'fresh.refold_jsonb('
+) AS definition
+FROM pg_index AS i
+JOIN pg_class AS c ON c.oid = i.indexrelid
+JOIN pg_class AS t ON t.oid = i.indrelid
+JOIN pg_namespace AS n ON n.oid = t.relnamespace
+WHERE n.oid = 'live'::regnamespace
+    AND NOT EXISTS (
+        SELECT FROM pg_class AS f WHERE f.relnamespace = 'fresh'::regnamespace AND f.relname = c.relname
+    )

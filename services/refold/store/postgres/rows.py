@@ -95,9 +95,16 @@ def _head_snapshot(row: Row) -> Snapshot:
 def to_run(row: Row) -> Run:
     """Return a page with its entries; without one, the document's first, which is still open."""
     entries = to_entries(row)
-    if row["base_sequence"] is None:
-        return Run(NEVER, 0, entries)
-    base = Snapshot(
+    return (
+        Run(NEVER, 0, entries)
+        if row["base_sequence"] is None
+        else Run(to_base(row), row["base_sequence"], entries)
+    )
+
+
+def to_base(row: Row) -> Snapshot:
+    """Return the snapshot that opens a page."""
+    return Snapshot(
         row["base_version"],
         None if row["snapshot"] is None else decompress(row["snapshot"]),
         row["base_version_sequence"],
@@ -105,13 +112,17 @@ def to_run(row: Row) -> Run:
         row["base_occurred_at"],
         row["base_occurred_max"],
     )
-    return Run(base, row["base_sequence"], entries)
+
+
+def to_closed(payload: bytes) -> list[Entry]:
+    """Return a closed page's entries."""
+    return page.unpack(decompress(payload))
 
 
 def to_entries(row: Row) -> list[Entry]:
     """Return the entries of a closed page, else those of the journal."""
     if row["payload"] is not None:
-        return page.unpack(decompress(row["payload"]))
+        return to_closed(row["payload"])
     return [to_entry(entry) for entry in row["journal"]]
 
 

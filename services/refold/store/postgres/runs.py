@@ -29,17 +29,32 @@ async def read_runs(
     """Yield runs in the order asked, one statement each.
 
     A closed page never changes and the next begins where it ends, so that a cut in between neither loses
-    nor repeats an entry.
+    nor repeats an entry. Only a rebuild's pages begin and end elsewhere: what was given is left out.
     """
     bounds = first_bounds(after_version, is_descending=is_descending)
+    edge: int | None = None
     while row := await _read(pool, namespace, document, bounds):
-        run = to_run(row)
+        run = _beyond(to_run(row), edge, is_descending=is_descending)
         yield run
         if is_descending and run.base_sequence == 0:
             return
         if not is_descending and row["payload"] is None:
             return
         bounds = next_bounds(run, is_descending=is_descending)
+        edge = run.base_sequence if is_descending else run.entries[-1].sequence
+
+
+def _beyond(run: Run, edge: int | None, *, is_descending: bool) -> Run:
+    """Leave out what lies before the edge, seen in the order asked."""
+    if edge is None or not run.entries:
+        return run
+    if is_descending:
+        if run.entries[-1].sequence <= edge:
+            return run
+        return run._replace(entries=[entry for entry in run.entries if entry.sequence <= edge])
+    if run.base_sequence >= edge:
+        return run
+    return run._replace(entries=[entry for entry in run.entries if entry.sequence > edge])
 
 
 async def read_entry(pool: Pool, namespace: str, document: str, sequence: int) -> Entry | None:

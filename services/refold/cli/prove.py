@@ -1,0 +1,211 @@
+"""Commands that prove a projection and make it anew: verify, rebuild. Registered by `refold.cli.app`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from refold.cli.progress import working
+from refold.cli.target import JsonOption
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from refold.projector.rebuild import Rebuilt, Stage
+    from refold.projector.retrial import Difference
+    from refold.projector.verify import Tally
+    from refold.store.succession import Unequal
+
+PANEL = "Operate"
+
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="Data folder of the running system: else REFOLD_NATS_URL and REFOLD_POSTGRES_URL, else ./.refold.",
+    ),
+]
+
+
+def verify(
+    target: Annotated[
+        str | None, typer.Argument(metavar="[NS[/DOC]]", help="A namespace or one document; all unless said.")
+    ] = None,
+    data: DataOption = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Replay the log and hold documents, pages, journal, rejections and chains against it; exit 1 on a difference."""
+    import asyncio
+
+    from refold.cli.failure import REFUSED
+    from refold.cli.show import json_line
+    from refold.projector.verify import Listener, Scope
+    from refold.wiring.proof import reach, run_verify
+
+    namespace, _, document = (target or "").partition("/")
+    scope = Scope(namespace=namespace or None, document=document or None)
+    found: list[dict[str, Any]] = []
+    begun = time.monotonic()
+    with working() as progress:
+        task = progress.add_task("", total=None)
+
+        def tell(difference: Difference) -> None:
+            if is_json:
+                found.append(difference._asdict())
+            else:
+                _say(progress, _difference_line(difference))
+
+        def advance(tally: Tally) -> None:
+            said = f"{tally.read_sequence:,} events read, {tally.events:,} folded again"
+            done, total = tally.read_sequence + tally.events, 2 * tally.end_sequence
+            progress.update(task, completed=done, total=total, description=said)
+
+        tally = asyncio.run(run_verify(reach(data), Listener(difference=tell, progress=advance), scope))
+    seconds = time.monotonic() - begun
+    if is_json:
+        json_line({**_facts(tally, seconds), "found": found})
+    else:
+        _say_verified(tally, seconds)
+    if tally.differences:
+        raise typer.Exit(REFUSED)
+
+
+def rebuild(
+    into: Annotated[
+        str | None,
+        typer.Option(
+            "--into", metavar="SCHEMA", help="Schema to build in; the live one's name with _rebuild."
+        ),
+    ] = None,
+    data: DataOption = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Replay the log into a fresh schema, compare it with the live one, swap both; on a difference swap nothing."""
+    import asyncio
+
+    from refold.cli.failure import REFUSED
+    from refold.cli.show import json_line
+    from refold.projector.rebuild import Listener
+    from refold.wiring.proof import reach, run_rebuild
+
+    settings = reach(data)
+    schema = into or f"{settings.postgres_schema}_rebuild"
+    found: list[dict[str, Any]] = []
+    begun = time.monotonic()
+    with working() as progress:
+        task = progress.add_task("", total=None)
+
+        def tell(unequal: Unequal) -> None:
+            if is_json:
+                found.append(_plain(unequal))
+            else:
+                _say(progress, _unequal_line(unequal))
+
+        def advance(stage: Stage, sequence: int, until: int) -> None:
+            said = f"{stage.value}, {sequence:,} of {until:,} events"
+            progress.update(task, completed=sequence, total=until, description=said)
+
+        ended = asyncio.run(run_rebuild(settings, schema, Listener(difference=tell, progress=advance)))
+    seconds = time.monotonic() - begun
+    if is_json:
+        json_line(_ending(ended, seconds) | {"found": found})
+    else:
+        _say_rebuilt(ended, schema, seconds)
+    if not ended.is_swapped:
+        raise typer.Exit(REFUSED)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (verify, rebuild):
+        app.command(rich_help_panel=PANEL)(command)
+
+
+def _say(progress: Progress, line: str) -> None:
+    """Print a line of an answer, which is on stdout, without breaking the bar."""
+    from rich.text import Text
+
+    from refold.cli.show import console, printable
+
+    out = progress.console if sys.stdout.isatty() and not progress.disable else console()
+    out.print(Text(printable(line)), soft_wrap=True)
+
+
+def _difference_line(difference: Difference) -> str:
+    where = "/".join(filter(None, (difference.namespace, difference.document))) or "the log"
+    at = "" if difference.sequence is None else f" at sequence {difference.sequence}"
+    said = f"{difference.part} {difference.field}"
+    return f"{where}{at}: {said}: expected {difference.expected}, found {difference.found}"
+
+
+def _unequal_line(unequal: Unequal) -> str:
+    where = "/".join(filter(None, (unequal.namespace, unequal.document))) or "checkpoints"
+    return f"{where}: live {_shown(unequal.live)}, rebuilt {_shown(unequal.fresh)}"
+
+
+def _shown(row: Any) -> str:
+    if row is None or isinstance(row, str):
+        return row or "nothing"
+    state = row.state_hash[:16] if row.state_hash else "absent"
+    return f"version {row.version}, last sequence {row.last_sequence}, state {state}"
+
+
+def _plain(unequal: Unequal) -> dict[str, Any]:
+    sides = {"live": unequal.live, "rebuilt": unequal.fresh}
+    told = {name: side._asdict() if isinstance(side, tuple) else side for name, side in sides.items()}
+    return {"namespace": unequal.namespace, "document": unequal.document, **told}
+
+
+def _facts(tally: Tally, seconds: float) -> dict[str, Any]:
+    return {
+        "sequence": tally.end_sequence,
+        "documents": tally.documents,
+        "events": tally.events,
+        "differences": tally.differences,
+        "seconds": round(seconds, 3),
+    }
+
+
+def _say_verified(tally: Tally, seconds: float) -> None:
+    from refold.cli.show import console
+
+    rate = _rate(tally.read_sequence, seconds)
+    held = f"{tally.documents:,} documents, {tally.events:,} events, up to sequence {tally.end_sequence:,}"
+    result = f"[red]{tally.differences:,} differences[/]" if tally.differences else "[green]clean[/]"
+    console().print(f"{result}: {held}, in {seconds:.1f} s ({rate})")
+
+
+def _ending(ended: Rebuilt, seconds: float) -> dict[str, Any]:
+    return {
+        "swapped": ended.is_swapped,
+        "sequence": ended.sequence,
+        "replayed": ended.replayed_events,
+        "differences": ended.differences,
+        "held_seconds": round(ended.held_seconds, 3),
+        "seconds": round(seconds, 3),
+    }
+
+
+def _say_rebuilt(ended: Rebuilt, schema: str, seconds: float) -> None:
+    from refold.cli.show import console
+
+    rate = _rate(ended.replayed_events, seconds)
+    replayed = f"{ended.replayed_events:,} events replayed in {seconds:.1f} s ({rate})"
+    if ended.is_swapped:
+        held = f"{ended.held_seconds * 1_000:,.0f} ms"
+        console().print(
+            f"[green]equal and swapped[/] at sequence {ended.sequence:,}: {replayed}, live held for {held}"
+        )
+    else:
+        console().print(
+            f"[red]{ended.differences:,} differences[/], nothing swapped: {replayed}; it stands in {schema}"
+        )
+
+
+def _rate(count: int, seconds: float) -> str:
+    return f"{count / seconds if seconds else 0.0:,.0f} events/s"

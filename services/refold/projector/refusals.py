@@ -1,0 +1,45 @@
+"""What is kept of an event that the fold refused, beside the event itself. Used by the loop and by who verifies it."""
+
+from __future__ import annotations
+
+from refold.core import canonical
+from refold.core.envelope import open_envelope
+from refold.core.errors import Refused
+from refold.core.limits import ABOUT_CHARS_MAX
+from refold.core.outcome import Entry
+from refold.core.record import Place, Record
+from refold.store import Rejection
+
+
+def rejection_of(where: Place, entry: Entry) -> Rejection:
+    """Make the rejection of a document's own event, which stands in its journal or page."""
+    return Rejection(
+        where.namespace,
+        where.document,
+        where.partition,
+        entry.sequence,
+        entry.recorded_at,
+        entry.reason,
+        entry.detail,
+        _about(entry.headers, entry.body),
+        None,
+    )
+
+
+def nowhere_rejection(where: Place, record: Record, recorded_at: int) -> Rejection:
+    """Keep an event whose names make no document whole; `record` has its author's headers only."""
+    detail = f"subject: {record.subject[:200]!r}"
+    return Rejection(
+        "", "", where.partition, record.sequence, recorded_at, where.reason, detail, b"{}", record
+    )
+
+
+def _about(headers: bytes, body: bytes) -> bytes:
+    """Say what the author said of a refused event, as far as it can be read."""
+    try:
+        fields = open_envelope(headers, body).fields
+    except Refused:
+        return b"{}"
+    told = ("id", "actor", "type")
+    texts = {name: fields[name][:ABOUT_CHARS_MAX] for name in told if isinstance(fields.get(name), str)}
+    return canonical.dumps(texts)

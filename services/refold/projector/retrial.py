@@ -1,0 +1,189 @@
+"""One document's stored rows, folded again from the first event and held against what the projection says of each.
+
+Used by `refold.projector.verify`; pure, fed in the order of `refold.store.moment.place_of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
+
+from refold.core import canonical
+from refold.core.checkpoint import Counts
+from refold.core.document import ABSENT, Document
+from refold.core.fold import fold
+from refold.core.identity import pack_identities
+from refold.core.ledger import NOTHING, digest_of
+from refold.core.outcome import Entry, Status
+from refold.core.page import snapshot_of
+from refold.core.record import Place, Record, partition_of, stored_subject
+from refold.core.shard import entry_of
+from refold.projector.refusals import rejection_of
+from refold.store import Key, Rejection
+from refold.store.moment import Closed, Item, StoredEntry, StoredHead, StoredPage, Unreadable
+
+VALUE_CHARS_MAX: Final = 200
+"""A value in a difference is shown up to here."""
+
+_PROSE: Final = {"detail"}
+"""For people, and made of parsers' messages, which differ between versions of Python: not compared."""
+
+
+class Difference(NamedTuple):
+    """Where a projection does not say what the log makes of it.
+
+    `part`: `document`, `page`, `journal`, `rejection`, `checkpoint`, `namespace` or `log`; `sequence` is the
+    event's (a page's: of the last event before it), None where it is not about one.
+    """
+
+    namespace: str
+    document: str
+    sequence: int | None
+    part: str
+    field: str
+    expected: str
+    found: str
+
+
+class Retrial:
+    """One document's retrial."""
+
+    def __init__(self, key: Key, fold_number_at: Callable[[int], int]) -> None:
+        """Begin before the document's first event."""
+        partition = partition_of(key[0].encode(), key[1].encode())
+        self.key = key
+        self._where = Place(partition, *key)
+        self._fold_number_at = fold_number_at
+        self._document = Document(namespace=key[0], document=key[1], partition=partition)
+        self._head: StoredHead | None = None
+        self._rejections: dict[int, Rejection] = {}
+        self.digest = NOTHING
+        self.counts = Counts()
+        self.is_readable = True
+
+    @property
+    def partition(self) -> int:
+        """Name the document's partition."""
+        return self._where.partition
+
+    @property
+    def events(self) -> int:
+        """Count the events folded again."""
+        return self._document.events
+
+    @property
+    def is_present(self) -> bool:
+        """Tell whether the document is there after all of them."""
+        return self._document.state is not ABSENT
+
+    def take(self, item: Item) -> Iterator[Difference]:
+        """Hold one row against the fold so far, and fold on through its events."""
+        if isinstance(item, StoredHead):
+            self._head = item
+        elif isinstance(item, Unreadable):
+            self.is_readable = False
+            yield self._difference(item.sequence, item.part, "content", "readable", item.why)
+        elif not self.is_readable:
+            # What follows an unreadable row cannot be judged: the row itself has been told.
+            return
+        elif isinstance(item, StoredPage):
+            yield from self._take_page(item)
+        elif isinstance(item, StoredEntry):
+            yield from self._take_entry(item.entry, "journal")
+        else:
+            yield from self._take_rejection(item)
+
+    def finish(self) -> Iterator[Difference]:
+        """Hold the document's row against the fold of all its events."""
+        if not self.is_readable:
+            return
+        document = self._document
+        for sequence in self._rejections:
+            yield self._difference(sequence, "rejection", "row", "there", "missing")
+        if self._head is None:
+            yield self._difference(None, "document", "row", f"version {document.version}", "missing")
+            return
+        expected = replace(document, state=ABSENT, identities={})
+        yield from self._compare(None, "document", _columns(expected), _columns(self._head.document))
+        state = _bytes_of(document)
+        yield from self._compare(None, "document", {"state": state}, {"state": self._head.state})
+
+    def _take_page(self, page: StoredPage) -> Iterator[Difference]:
+        document, at = self._document, page.base_sequence
+        state = _bytes_of(document)
+        expected = snapshot_of(document, state)._asdict() | {
+            "base_sequence": document.last_sequence,
+            "base_events": document.events,
+        }
+        found = page.base._asdict() | {"base_sequence": at, "base_events": page.base_events}
+        yield from self._compare(at, "page", expected, found)
+        document.unpaged_events = document.unpaged_bytes = 0
+        document.page_bytes = len(state or b"")
+        if page.closed is not None:
+            yield from self._take_closed(page.closed, at)
+
+    def _take_closed(self, closed: Closed, at: int) -> Iterator[Difference]:
+        identities = [entry.identity for entry in closed.entries if entry.identity is not None]
+        expected = {
+            "last_sequence": closed.entries[-1].sequence if closed.entries else None,
+            "events": len(closed.entries),
+            "ids": len(identities),
+            "identities": pack_identities(identities),
+        }
+        yield from self._compare(at, "page", expected, {name: getattr(closed, name) for name in expected})
+        for entry in closed.entries:
+            yield from self._take_entry(entry, "page")
+
+    def _take_entry(self, found: Entry, part: str) -> Iterator[Difference]:
+        document, where = self._document, self._where
+        subject = stored_subject(*where[:3]) if found.subject is None else found.subject
+        record = Record(found.sequence, found.time, subject, found.headers, found.body)
+        self.digest = digest_of(self.digest, record, found.recorded_at)
+        number = self._fold_number_at(record.sequence)
+        folded = fold(document, record, recorded_at=found.recorded_at, fold_number=number)
+        expected = entry_of(record, where, found.recorded_at, folded)
+        document.unpaged_events += 1
+        document.unpaged_bytes += expected.size
+        name = expected.status.name
+        setattr(self.counts, name, getattr(self.counts, name) + 1)
+        if expected.status is Status.rejected:
+            self._rejections[expected.sequence] = rejection_of(where, expected)
+        if expected != found:
+            yield from self._compare(found.sequence, part, expected._asdict(), found._asdict())
+
+    def _take_rejection(self, found: Rejection) -> Iterator[Difference]:
+        expected = self._rejections.pop(found.sequence, None)
+        if expected is None:
+            yield self._difference(found.sequence, "rejection", "row", "none", found.reason)
+        elif expected != found:
+            yield from self._compare(found.sequence, "rejection", expected._asdict(), found._asdict())
+
+    def _compare(
+        self, sequence: int | None, part: str, expected: dict[str, Any], found: dict[str, Any]
+    ) -> Iterator[Difference]:
+        for name, value in expected.items():
+            if name not in _PROSE and found[name] != value:
+                yield self._difference(sequence, part, name, value, found[name])
+
+    def _difference(
+        self, sequence: int | None, part: str, field: str, expected: object, found: object
+    ) -> Difference:
+        return Difference(*self._where[1:3], sequence, part, field, shown(expected), shown(found))
+
+
+def shown(value: object) -> str:
+    """Show a value in a difference."""
+    if value is None:
+        return "none"
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= VALUE_CHARS_MAX else f"{text[:VALUE_CHARS_MAX]}… ({len(text)} characters)"
+
+
+def _columns(document: Document) -> dict[str, Any]:
+    names = (name for name in Document.__dataclass_fields__ if name not in {"state", "identities"})
+    return {name: getattr(document, name) for name in names}
+
+
+def _bytes_of(document: Document) -> bytes | None:
+    return None if document.state is ABSENT else canonical.dumps(document.state)

@@ -1,0 +1,123 @@
+-- Views for those who ask in SQL: one a namespace, in the schema "<schema>_views", which outlives a rebuild.
+-- The functions run as their owner, who owns the tables, and find their own schema anew each time they are called:
+-- a rebuild renames it.
+
+-- Makes, or replaces, the view of a namespace's present documents; its name is the namespace's unless said
+-- otherwise. Grants and the option security_barrier stay as they are. Returns the view's name, quoted.
+CREATE FUNCTION create_view(namespace text, view_name text DEFAULT NULL) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    own oid;
+    home text;
+    views text;
+    name text := coalesce(view_name, namespace);
+    found regclass;
+    options text;
+BEGIN
+    GET DIAGNOSTICS own = PG_ROUTINE_OID;
+    SELECT n.nspname INTO STRICT home
+    FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+    WHERE p.oid = own;
+    views := home || '_views';
+    IF namespace IS NULL OR namespace !~ '^[A-Za-z0-9_:=@+~-]{1,128}$' THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('namespace: 1 to 128 of A-Z a-z 0-9 _ - : = @ + ~ (got %L)', left(namespace, 140));
+    END IF;
+    IF octet_length(name) NOT BETWEEN 1 AND 63 THEN
+        RAISE name_too_long USING
+            MESSAGE = format('a view''s name has 1 to 63 bytes in PostgreSQL (got %s)', octet_length(name)),
+            HINT = 'Name the view yourself: create_view(namespace, view_name).';
+    END IF;
+    IF octet_length(views) > 63 THEN
+        RAISE name_too_long USING
+            MESSAGE = format('the schema of the views, %I, would have more than 63 bytes', views);
+    END IF;
+    IF to_regnamespace(quote_ident(views)) IS NULL THEN
+        EXECUTE format('CREATE SCHEMA %I', views);
+    END IF;
+    found := to_regclass(format('%I.%I', views, name));
+    IF found IS NOT NULL AND coalesce(obj_description(found, 'pg_class'), '') NOT LIKE 'refold namespace %' THEN
+        RAISE duplicate_table USING
+            MESSAGE = format('%s is not a view that create_view made', found);
+    END IF;
+    SELECT ' WITH (' || array_to_string(c.reloptions, ', ') || ')' INTO options
+    FROM pg_class AS c
+    WHERE c.oid = found;
+    -- Whole microseconds are what a timestamptz can hold.
+    EXECUTE format(
+        $view$
+            CREATE OR REPLACE VIEW %1$I.%2$I%3$s AS
+            SELECT
+                d.document,
+                d.version,
+                d.version_sequence AS sequence,
+                timestamptz 'epoch' + d.recorded_at / 1000 * interval '1 microsecond' AS recorded_at,
+                d.recorded_at AS recorded_at_ns,
+                timestamptz 'epoch' + d.occurred_at / 1000 * interval '1 microsecond' AS occurred_at,
+                %4$I.refold_jsonb(d.state) AS state,
+                d.state AS state_json
+            FROM %4$I.documents AS d
+            WHERE d.namespace = %5$L AND d.state IS NOT NULL
+        $view$,
+        views, name, options, home, namespace
+    );
+    EXECUTE format('COMMENT ON VIEW %I.%I IS %L', views, name, 'refold namespace ' || namespace);
+    RETURN format('%I.%I', views, name);
+END
+$$;
+
+-- Drops a view that create_view made; what is built on it prevents that.
+CREATE FUNCTION drop_view(view_name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    own oid;
+    views text;
+    found regclass;
+BEGIN
+    GET DIAGNOSTICS own = PG_ROUTINE_OID;
+    SELECT n.nspname || '_views' INTO STRICT views
+    FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+    WHERE p.oid = own;
+    IF octet_length(view_name) <= 63 THEN
+        found := to_regclass(format('%I.%I', views, view_name));
+    END IF;
+    IF coalesce(obj_description(found, 'pg_class'), '') NOT LIKE 'refold namespace %' THEN
+        RAISE undefined_table USING
+            MESSAGE = format('there is no view %I.%I that create_view made', views, left(view_name, 140));
+    END IF;
+    EXECUTE format('DROP VIEW %I.%I', views, view_name);
+END
+$$;
+
+-- Makes every view anew over the tables of the schema that this function stands in now, and returns their number:
+-- for a rebuild, once its schema has taken the live one's name.
+CREATE FUNCTION recreate_views() RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    own oid;
+    home text;
+    made record;
+    made_count integer := 0;
+BEGIN
+    GET DIAGNOSTICS own = PG_ROUTINE_OID;
+    SELECT n.nspname INTO STRICT home
+    FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+    WHERE p.oid = own;
+    FOR made IN
+        SELECT c.relname, substr(obj_description(c.oid, 'pg_class'), length('refold namespace ') + 1) AS namespace
+        FROM pg_class AS c
+        WHERE c.relnamespace = to_regnamespace(quote_ident(home || '_views')) AND c.relkind = 'v'
+            AND obj_description(c.oid, 'pg_class') LIKE 'refold namespace %'
+        ORDER BY c.relname
+    LOOP
+        EXECUTE format('SELECT %I.create_view($1, $2)', home) USING made.namespace, made.relname;
+        made_count := made_count + 1;
+    END LOOP;
+    RETURN made_count;
+END
+$$;
+
+REVOKE ALL ON FUNCTION create_view(text, text), drop_view(text), recreate_views() FROM PUBLIC;

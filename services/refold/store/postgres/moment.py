@@ -1,0 +1,122 @@
+"""One moment of the projection read row by row: a repeatable-read transaction and four sorted cursors.
+
+For this adapter alone.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from zstandard import ZstdError
+
+from refold.core.checkpoint import Checkpoint
+from refold.core.document import Document
+from refold.store import NamespaceCount
+from refold.store.moment import (
+    Closed,
+    Item,
+    Moment,
+    StoredEntry,
+    StoredHead,
+    StoredPage,
+    Unreadable,
+    place_of,
+)
+from refold.store.postgres.binding import read_checkpoints
+from refold.store.postgres.pool import Connection, Pool, Row, translated
+from refold.store.postgres.rows import DOCUMENT_COLUMNS, to_base, to_closed, to_entry, to_rejection
+from refold.store.postgres.sql import SQL
+
+_HEADS_AHEAD: Final = 10
+_PAGES_AHEAD: Final = 4
+_ROWS_AHEAD: Final = 100
+"""Rows fetched at once: large ones few at a time."""
+
+_FIRST, _LAST = "", "\x7f"
+"""Before and behind every name."""
+
+_DAMAGES: Final = (ZstdError, struct.error, IndexError, ValueError, TypeError)
+"""What taking a damaged row apart may raise."""
+
+
+@asynccontextmanager
+async def hold_moment(pool: Pool) -> AsyncIterator[Moment]:
+    """Hold a snapshot of the database on a connection of its own."""
+    connection = await pool.connect()
+    try:
+        with translated():
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                yield PostgresMoment(connection)
+    finally:
+        await connection.close()
+
+
+class PostgresMoment:
+    """A Moment in one transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Take the connection, within its transaction."""
+        self._connection = connection
+
+    async def checkpoints(self) -> list[Checkpoint]:
+        """Read every partition's checkpoint."""
+        return await read_checkpoints(self._connection)
+
+    async def namespaces(self) -> list[NamespaceCount]:
+        """Read the counts by namespace."""
+        return [NamespaceCount(*row) for row in await self._connection.fetch(SQL["namespaces"])]
+
+    async def items(self, namespace: str | None, document: str | None) -> AsyncGenerator[Item]:
+        """Yield rows, pages, journal and rejections in the order of `place_of`."""
+        bounds = (*_bounds(namespace), *_bounds(document))
+        sources = [
+            self._rows("moment_documents", bounds, _head, _HEADS_AHEAD),
+            self._rows("moment_pages", bounds, _page, _PAGES_AHEAD),
+            self._rows("moment_journal", bounds, _entry, _ROWS_AHEAD),
+            self._rows("moment_rejections", bounds, to_rejection, _ROWS_AHEAD),
+        ]
+        waiting = [(item, source) for source in sources if (item := await anext(source, None)) is not None]
+        while waiting:
+            first = min(range(len(waiting)), key=lambda index: place_of(waiting[index][0]))
+            item, source = waiting.pop(first)
+            yield item
+            following = await anext(source, None)
+            if following is not None:
+                waiting.append((following, source))
+
+    async def _rows(
+        self, statement: str, bounds: tuple[str, ...], read: Callable[[Row], Item], ahead: int
+    ) -> AsyncGenerator[Item]:
+        async for row in self._connection.cursor(SQL[statement], *bounds, prefetch=ahead):
+            yield read(row)
+
+
+def _bounds(name: str | None) -> tuple[str, str]:
+    return (_FIRST, _LAST) if name is None else (name, name)
+
+
+def _head(row: Row) -> Item:
+    numbers: dict[str, Any] = {name: row[name] for name in DOCUMENT_COLUMNS if name != "state"}
+    return StoredHead(Document(**numbers), row["state"])
+
+
+def _page(row: Row) -> Item:
+    name = (row["namespace"], row["document"])
+    said = (row["last_sequence"], row["events"], row["ids"], row["identities"])
+    try:
+        base = to_base(row)
+        closed = None if row["payload"] is None else Closed(to_closed(row["payload"]), *said)
+    except _DAMAGES as error:
+        return Unreadable(*name, row["base_sequence"], "page", f"{type(error).__name__}: {error}")
+    return StoredPage(*name, base, row["base_sequence"], row["base_events"], closed)
+
+
+def _entry(row: Row) -> Item:
+    name = (row["namespace"], row["document"])
+    try:
+        return StoredEntry(*name, to_entry(row))
+    except _DAMAGES as error:
+        return Unreadable(*name, row["sequence"], "journal", f"{type(error).__name__}: {error}")

@@ -1,0 +1,127 @@
+"""A rebuilt schema beside the live one: compared by joins, swapped by renaming both in one transaction.
+
+For this adapter; opened by wiring. Whoever commits to the live schema is fenced twice: by its checkpoints, which
+are spoilt under the row locks that every commit takes first, and by the epoch that he read when he bound.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final, Self
+
+from refold.core.errors import StoreDiffers
+from refold.core.limits import REBUILD_LOCK_SECONDS, STORE_CLOSE_SECONDS
+from refold.store.postgres.pool import Connection, Pool, translated
+from refold.store.postgres.pool import Row as SqlRow
+from refold.store.postgres.sql import SQL
+from refold.store.postgres.transaction import transaction
+from refold.store.succession import Held, Row, Unequal
+
+_SCHEMAS: Final = re.compile(r"\b(live|fresh|former)\b")
+_ROWS_AHEAD: Final = 100
+_BEGINNING: Final = -1
+
+
+class PostgresSuccession:
+    """A Succession of two schemas in one database, on a connection of its own."""
+
+    def __init__(self, pair: _Pair) -> None:
+        """Use `open`."""
+        self._pair = pair
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, dsn: str, *, live: str, fresh: str) -> AsyncIterator[Self]:
+        """Connect; both schemas are there. Raises `StoreUnavailable`."""
+        connection = await Pool(dsn, live, 1).connect()
+        try:
+            yield cls(_Pair(connection, live, fresh))
+        finally:
+            with translated():
+                await connection.close(timeout=STORE_CLOSE_SECONDS)
+
+    async def prepare(self) -> None:
+        """Refuse what would not follow a swap, and clear away what an earlier one left."""
+        found = [row[0] for row in await self._pair.fetch("readers_elsewhere")]
+        if found:
+            message = "these read the projection's tables, and would not follow a rebuild: use create_view"
+            raise StoreDiffers(message, found=found)
+        await self.drop_former()
+
+    async def copy_indexes(self) -> None:
+        """Give the fresh schema the indexes that were added to the live one."""
+        with translated():
+            for row in await self._pair.fetch("added_indexes"):
+                await self._pair.connection.execute(row["definition"])
+
+    async def unequal(self, until_sequence: int) -> AsyncGenerator[Unequal]:
+        """Compare documents that have not changed since a sequence."""
+        with translated():
+            async with self._pair.connection.transaction(isolation="repeatable_read", readonly=True):
+                async for found in self._pair.unequal(_BEGINNING, until_sequence):
+                    yield found
+
+    @asynccontextmanager
+    async def hold(self) -> AsyncIterator[Held]:
+        """Hold the live checkpoints' rows, which every commit updates first."""
+        async with transaction(self._pair.connection):
+            await self._pair.connection.execute(SQL["limit_locks"], f"{REBUILD_LOCK_SECONDS}s")
+            rows = await self._pair.fetch("hold_live")
+            yield PostgresHeld(self._pair, min(row["read_sequence"] for row in rows))
+
+    async def drop_former(self) -> None:
+        """Drop the replaced schema; its tables first, so that nothing outside goes with them."""
+        with translated():
+            async with self._pair.connection.transaction():
+                await self._pair.fetch("drop_former_tables")
+                await self._pair.fetch("drop_former")
+
+
+class PostgresHeld:
+    """The live schema, held still by the transaction that this is used in."""
+
+    def __init__(self, pair: _Pair, sequence: int) -> None:
+        """Take the pair within the transaction."""
+        self._pair = pair
+        self.sequence = sequence
+
+    async def unequal(self, after_sequence: int) -> AsyncGenerator[Unequal]:
+        """Compare what changed behind a sequence, and the books."""
+        async for found in self._pair.unequal(after_sequence, self.sequence):
+            yield found
+        for row in await self._pair.fetch("unequal_books"):
+            yield Unequal(row["namespace"], "", row["live_row"], row["fresh_row"])
+
+    async def swap(self) -> None:
+        """Rename both schemas, and let the views read the new tables."""
+        for name in ("end_live", "rename_live", "rename_fresh", "recreate_views"):
+            await self._pair.fetch(name)
+
+
+class _Pair:
+    """The two schemas on one connection."""
+
+    def __init__(self, connection: Connection, live: str, fresh: str) -> None:
+        self.connection = connection
+        self.names = {"live": live, "fresh": fresh, "former": f"{live}_former"}
+
+    def sql(self, name: str) -> str:
+        """Put the schemas' names, which are checked, in a statement's place for them."""
+        return _SCHEMAS.sub(lambda found: f'"{self.names[found[1]]}"', SQL[name])
+
+    async def fetch(self, name: str) -> list[SqlRow]:
+        with translated():
+            return await self.connection.fetch(self.sql(name))
+
+    async def unequal(self, after_sequence: int, until_sequence: int) -> AsyncGenerator[Unequal]:
+        bounds = (after_sequence, until_sequence)
+        async for row in self.connection.cursor(self.sql("unequal_documents"), *bounds, prefetch=_ROWS_AHEAD):
+            yield Unequal(row["namespace"], row["document"], _row(row, "live"), _row(row, "fresh"))
+
+
+def _row(row: SqlRow, side: str) -> Row | None:
+    if row[f"{side}_version"] is None:
+        return None
+    return Row(row[f"{side}_version"], row[f"{side}_last_sequence"], row[f"{side}_state_hash"])

@@ -1,0 +1,59 @@
+"""A fresh projection that is to take the live one's place, once both are seen to be equal.
+
+The port's part for `refold.projector.rebuild`; PostgreSQL's adapter is `refold.store.postgres.succession`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple, Protocol
+
+
+class Row(NamedTuple):
+    """What is compared of a document; `state_hash` is the SHA-256 of its canonical bytes, None where it is absent."""
+
+    version: int
+    last_sequence: int
+    state_hash: str | None
+
+
+class Unequal(NamedTuple):
+    """A document, or (with empty names) a part of the books, that the two projections have otherwise."""
+
+    namespace: str
+    document: str
+    live: Row | str | None
+    fresh: Row | str | None
+
+
+class Held(Protocol):
+    """The live projection held still: nothing is committed to it meanwhile."""
+
+    sequence: int
+    """How far it has come."""
+
+    def unequal(self, after_sequence: int) -> AsyncGenerator[Unequal]:
+        """Compare what changed behind a sequence, and the checkpoints and counts."""
+
+    async def swap(self) -> None:
+        """Put the fresh projection in the live one's place when the holding ends; the live one ends."""
+
+
+class Succession(Protocol):
+    """Two projections of one log in one database."""
+
+    async def prepare(self) -> None:
+        """Refuse what would not follow a swap (`StoreDiffers`), and clear away what an earlier one left."""
+
+    async def copy_indexes(self) -> None:
+        """Give the fresh projection the indexes that were added to the live one."""
+
+    def unequal(self, until_sequence: int) -> AsyncGenerator[Unequal]:
+        """Compare what has not changed since a sequence that the fresh one stands at and the live one has passed."""
+
+    def hold(self) -> AbstractAsyncContextManager[Held]:
+        """Hold the live projection still for a moment. Raises `StoreUnavailable` where it cannot be had in time."""
+
+    async def drop_former(self) -> None:
+        """Let go of the projection that was replaced."""

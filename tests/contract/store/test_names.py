@@ -1,0 +1,48 @@
+"""The names of all documents that ever were: absent ones too, bounded, in order, on every adapter."""
+
+from __future__ import annotations
+
+import pytest
+
+from refold.core.errors import Refused
+from support.scribe import NAMESPACE
+
+
+async def named(store, namespace=NAMESPACE, *, prefix="", limit=100):
+    """Follow the cursors to the end; return the names by answer."""
+    answers, cursor = [], None
+    while True:
+        answer = await store.list_names(namespace, prefix=prefix, limit=limit, cursor=cursor)
+        answers.append(answer.names)
+        cursor = answer.cursor
+        if cursor is None:
+            return answers
+
+
+async def test_a_document_that_is_gone_is_named_and_one_that_never_was_is_not(store, scribe):
+    for document in ("b", "a-1", "a", "gone"):
+        scribe.put(document, None)
+    scribe.publish("gone", {"delete": True})
+    scribe.publish("never", {"delete": True})
+    scribe.put("other", 1, namespace="elsewhere")
+    await store.commit(scribe.commit())
+    (found,) = await named(store)
+    assert [(name.document, name.version, name.is_present) for name in found] == [
+        ("a", 1, True),
+        ("a-1", 1, True),
+        ("b", 1, True),
+        ("gone", 2, False),
+    ]
+    heads = [await store.head(NAMESPACE, name.document) for name in found]
+    assert [name.recorded_at for name in found] == [head.snapshot.recorded_at for head in heads]
+    assert await named(store, limit=4) == [found]
+    assert await named(store, limit=3) == [found[:3], found[3:]]
+    assert await named(store, prefix="a") == [found[:2]]
+    assert await named(store, prefix="a\u0000") == [[]]
+    assert await named(store, "unknown") == [[]]
+
+
+async def test_a_cursor_that_no_list_made_is_refused(store, scribe):
+    with pytest.raises(Refused) as raised:
+        await store.list_names(NAMESPACE, prefix="", limit=9, cursor="%")
+    assert raised.value.reason == "bad_cursor"

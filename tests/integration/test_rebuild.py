@@ -1,0 +1,178 @@
+"""`rebuild` beside a real projection that goes on being written: equal and swapped, or every difference told."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+import asyncpg
+import pytest
+
+from refold.core.errors import FenceLost, StoreDiffers
+from refold.core.page import Clock, Point
+from refold.log.memory import MemoryLog
+from refold.projector.rebuild import Listener, Parts, rebuild
+from refold.projector.runner import Runner
+from refold.projector.verify import Listener as Verifying
+from refold.projector.verify import Scope, verify
+from refold.store.postgres import PostgresStore
+from refold.store.postgres.succession import PostgresSuccession
+from support.projection import ROOMY, append, ports
+from support.services import folded_to
+
+EVENTS = 400
+
+
+@pytest.fixture
+async def log():
+    """A log of a few documents."""
+    made = MemoryLog("log-1")
+    for number in range(EVENTS):
+        await append(made, f"d{number % 3}", {"merge": {"n": number}, "id": f"e{number % 50}"})
+    await append(made, "gone", {"put": "\u0000"})
+    await append(made, "gone", {"delete": True})
+    await append(made, "bad", b"no event")
+    return made
+
+
+@pytest.fixture
+async def live(log, postgres_dsn):
+    """A projection that its projector keeps up to date."""
+    store = await PostgresStore.open(postgres_dsn)
+    projector = asyncio.create_task(Runner(ports(log, store), ROOMY).run())
+    await folded_to(store, (await log.info()).last_sequence)
+    yield store
+    projector.cancel()
+    with suppress(asyncio.CancelledError):
+        await projector
+    await store.close()
+
+
+@pytest.fixture
+async def sql(postgres_dsn, live):
+    """A connection that looks at the live schema, and does damage."""
+    connection = await asyncpg.connect(postgres_dsn, server_settings={"search_path": "refold"})
+    yield connection
+    await connection.close()
+
+
+@asynccontextmanager
+async def parts(log, live, dsn):
+    """What a rebuild works on."""
+    async with AsyncExitStack() as endings:
+        fresh = await PostgresStore.open(dsn, schema="anew", readers_max=2)
+        endings.push_async_callback(fresh.close)
+        succession = await endings.enter_async_context(
+            PostgresSuccession.open(dsn, live="refold", fresh="anew")
+        )
+        yield Parts(log=log, live=live, fresh=fresh, succession=succession, bounds=ROOMY)
+
+
+async def rebuilt(log, live, dsn, progress=lambda *_: None):
+    """Rebuild, and return how it ended with the differences told."""
+    told = []
+    async with parts(log, live, dsn) as given:
+        ended = await rebuild(given, Listener(difference=told.append, progress=progress))
+    assert ended.differences == len(told)
+    return ended, told
+
+
+async def schemas(sql):
+    """Name the schemas that are there."""
+    return {row[0] for row in await sql.fetch("SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_'")}
+
+
+async def is_clean(log, store):
+    """Verify the live projection."""
+    told = []
+    await verify(log, store, Verifying(difference=told.append, progress=lambda _: None), Scope())
+    return not told
+
+
+async def test_an_equal_one_takes_its_place_while_events_go_on(log, live, sql, postgres_dsn):
+    epoch = await sql.fetchval("SELECT epoch FROM log")
+    await live.state_at("n", "d0", Point(Clock.version, 100))
+    is_over = asyncio.Event()
+
+    async def publish():
+        while not is_over.is_set():
+            await append(log, "d0", {"merge": {"late": True}})
+            await append(log, f"new-{(await log.info()).last_sequence}", {"put": 1})
+            await asyncio.sleep(0.001)
+
+    publishing = asyncio.create_task(publish())
+    ended, told = await rebuilt(log, live, postgres_dsn)
+    is_over.set()
+    await publishing
+    assert (ended.is_swapped, told) == (True, [])
+    assert await sql.fetchval("SELECT epoch FROM log") != epoch
+    assert await schemas(sql) == {"public", "information_schema", "refold"}
+    # The projector and the readers go on, in the tables that are live now.
+    end = await append(log, "d1", {"put": "last"})
+    await folded_to(live, end)
+    assert (await live.head("n", "d1")).snapshot.state == b'"last"'
+    assert (await live.state_at("n", "d0", Point(Clock.version, 100))).version == 100
+    assert await is_clean(log, live)
+
+
+DAMAGES = {
+    "a state": ("UPDATE documents SET state = '{}' WHERE document = 'd1'", {"d1"}),
+    "a version": ("UPDATE documents SET version = 7 WHERE document = 'd2'", {"d2"}),
+    "a last sequence": ("UPDATE documents SET last_sequence = 2 WHERE document = 'gone'", {"gone"}),
+    "a missing one": ("DELETE FROM documents WHERE document = 'd0'", {"d0"}),
+    "one too many": ("UPDATE documents SET document = 'x' WHERE document = 'd0'", {"d0", "x"}),
+}
+
+
+async def test_any_difference_is_told_and_nothing_is_swapped(log, live, sql, postgres_dsn):
+    epoch = await sql.fetchval("SELECT epoch FROM log")
+    for damage, (statement, documents) in DAMAGES.items():
+        await sql.execute("CREATE TABLE public.saved AS TABLE documents")
+        await sql.execute(statement)
+        ended, told = await rebuilt(log, live, postgres_dsn)
+        assert not ended.is_swapped, damage
+        assert {unequal.document for unequal in told} == documents, damage
+        await sql.execute("TRUNCATE documents; INSERT INTO documents SELECT * FROM public.saved")
+        await sql.execute("DROP TABLE public.saved")
+    await sql.execute("UPDATE namespaces SET events = 1")
+    assert {unequal.namespace for unequal in (await rebuilt(log, live, postgres_dsn))[1]} == {"n"}
+    assert await sql.fetchval("SELECT epoch FROM log") == epoch
+
+
+async def test_stopped_it_is_taken_up_where_it_was(log, live, sql, postgres_dsn):
+    async with parts(log, live, postgres_dsn) as given:
+
+        async def never(_):
+            raise asyncio.CancelledError
+            yield
+
+        given.succession.unequal = never
+        with pytest.raises(asyncio.CancelledError):
+            await rebuild(given, Listener(difference=pytest.fail, progress=lambda *_: None))
+    assert await sql.fetchval("SELECT max(read_sequence) FROM anew.checkpoints") >= EVENTS
+    end = await append(log, "d0", {"put": 0})
+    await folded_to(live, end)
+    ended, _ = await rebuilt(log, live, postgres_dsn)
+    assert (ended.is_swapped, ended.replayed_events) == (True, 1)
+
+
+async def test_two_at_once_are_refused(log, live, postgres_dsn):
+    async with parts(log, live, postgres_dsn) as first, parts(log, live, postgres_dsn) as second:
+        assert await first.fresh.own()
+        with pytest.raises(FenceLost):
+            await rebuild(second, Listener(difference=pytest.fail, progress=lambda *_: None))
+
+
+async def test_added_indexes_and_views_follow_and_foreign_readers_prevent_it(log, live, sql, postgres_dsn):
+    await sql.execute("CREATE INDEX mine ON documents USING gin (refold_jsonb(state))")
+    await sql.execute("SELECT create_view('n')")
+    ended, _ = await rebuilt(log, live, postgres_dsn)
+    assert ended.is_swapped
+    end = await append(log, "d2", {"put": "seen"})
+    await folded_to(live, end)
+    assert await sql.fetchval("""SELECT state FROM refold_views.n WHERE document = 'd2'""") == '"seen"'
+    definition = await sql.fetchval("SELECT indexdef FROM pg_indexes WHERE indexname = 'mine'")
+    assert definition.startswith("CREATE INDEX mine ON refold.documents")
+    await sql.execute("CREATE VIEW public.other AS SELECT * FROM documents")
+    with pytest.raises(StoreDiffers, match="other"):
+        await rebuilt(log, live, postgres_dsn)

@@ -1,0 +1,220 @@
+"""`verify` holds a real projection against its log: clean where it is, and every damage done on purpose is named."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+
+from refold.log.memory import MemoryLog
+from refold.projector.verify import Listener, Scope, verify
+from refold.store.memory import MemoryStore
+from refold.store.postgres import PostgresStore
+from support.projection import append, ports, projecting
+
+PAGED = 300
+"""Events that make two closed pages and leave some in the journal."""
+
+
+async def fill(log: MemoryLog) -> None:
+    """Publish what leaves a row in every table."""
+    for number in range(PAGED):
+        await append(log, "long", {"merge": {"n": number}, "id": f"e{number % 290}"})
+    await append(log, "short", {"put": {"text": "a\u0000b"}, "actor": "ann"})
+    await append(log, "short", {"put": 1, "base": 7, "id": "early"})
+    await append(log, "gone", {"put": [1]})
+    await append(log, "gone", {"delete": True})
+    await append(log, "other", {"put": 1.5}, namespace="m")
+    await append(log, "refused", b"no event")
+    await append(log, "reserved", {"put": 1}, namespace="_mine")
+
+
+@pytest.fixture
+async def log():
+    """A log that every test of this module finds alike."""
+    made = MemoryLog("log-1")
+    await fill(made)
+    return made
+
+
+@pytest.fixture
+async def projected(log, postgres_dsn):
+    """The log's projection in PostgreSQL."""
+    store = await PostgresStore.open(postgres_dsn, readers_max=2)
+    async with projecting(ports(log, store)) as running:
+        await running.committed((await log.info()).last_sequence)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def sql(postgres_dsn, projected):
+    """A connection that does damage."""
+    connection = await asyncpg.connect(postgres_dsn, server_settings={"search_path": "refold"})
+    yield connection
+    await connection.close()
+
+
+async def verified(log, store, namespace=None, document=None):
+    """Verify, and return the tally with the differences as (document, sequence, part, field)."""
+    found = []
+    listener = Listener(difference=found.append, progress=lambda _: None)
+    tally = await verify(log, store, listener, Scope(namespace=namespace, document=document))
+    assert tally.differences == len(found)
+    return tally, [(each.document, each.sequence, each.part, each.field) for each in found]
+
+
+async def test_what_the_projector_made_is_clean_on_both_adapters(log, projected):
+    end = (await log.info()).last_sequence
+    memory = MemoryStore()
+    async with projecting(ports(log, memory)) as running:
+        await running.committed(end)
+    for store in (projected, memory):
+        tally, differences = await verified(log, store)
+        assert differences == []
+        # The system's own document is one of them; what makes no document is counted by none.
+        assert (tally.documents, tally.events, tally.read_sequence) == (6, end - 1, end)
+    assert (await verified(log, projected, "n", "long"))[0].events == PAGED
+    assert (await verified(log, projected, "m"))[0].documents == 1
+
+
+TABLES = ("checkpoints", "documents", "journal", "pages", "rejections", "namespaces")
+
+DAMAGES = {
+    "a state": (
+        "UPDATE documents SET state = '[]' WHERE document = 'long'",
+        ["long", None, "document", "state"],
+    ),
+    "a version": (
+        "UPDATE documents SET version = version + 1 WHERE document = 'short'",
+        ["short", None, "document", "version"],
+    ),
+    "a deleted document that is there": (
+        "UPDATE documents SET state = '[1]' WHERE document = 'gone'",
+        ["gone", None, "document", "state"],
+    ),
+    "a missing row": ("DELETE FROM documents WHERE document = 'short'", ["short", None, "document", "row"]),
+    "a row of no document": (
+        (
+            "INSERT INTO documents SELECT 'n', 'never', 7, version, version_sequence, last_sequence,"
+            " last_recorded_at, recorded_at, occurred_at, occurred_max, events, unpaged_events, unpaged_bytes,"
+            " page_bytes, size, state FROM documents WHERE document = 'short'"
+        ),
+        ["never", None, "document", "version"],
+    ),
+    "a document without anything": (
+        (
+            "WITH d AS (DELETE FROM documents WHERE document = 'other')"
+            " DELETE FROM journal WHERE document = 'other'"
+        ),
+        ["other", None, "document", "row"],
+    ),
+    "another event in the journal": (
+        """UPDATE journal SET body = '{"put":2.5}' WHERE document = 'other'""",
+        ["other", 306, "log", "event"],
+    ),
+    "a missing event in the journal": (
+        "DELETE FROM journal WHERE document = 'gone' AND sequence = 304",
+        ["gone", 304, "log", "event"],
+    ),
+    "an event that the log has not": (
+        "UPDATE journal SET sequence = 400 WHERE document = 'gone' AND sequence = 305",
+        ["gone", 400, "log", "event"],
+    ),
+    "an outcome": (
+        "UPDATE journal SET status = 0 WHERE document = 'refused'",
+        ["refused", 307, "journal", "status"],
+    ),
+    "a status that is none": (
+        "UPDATE journal SET status = 9 WHERE document = 'refused'",
+        ["refused", 307, "journal", "content"],
+    ),
+    "a recorded time": (
+        "UPDATE journal SET recorded_at = recorded_at + 1 WHERE document = 'other'",
+        ["other", 306, "log", "event"],
+    ),
+    "a page's snapshot": (
+        (
+            "UPDATE pages SET snapshot = (SELECT snapshot FROM pages WHERE base_version = 250)"
+            " WHERE base_version = 128"
+        ),
+        ["long", 129, "page", "state"],
+    ),
+    "a page's identities": (
+        "UPDATE pages SET identities = '' WHERE base_version = 0",
+        ["long", 0, "page", "identities"],
+    ),
+    "a page's content": (
+        "UPDATE pages SET payload = substr(payload, 1, 40) WHERE base_version = 128",
+        ["long", 129, "page", "content"],
+    ),
+    "a missing page": ("DELETE FROM pages WHERE base_version = 128", ["long", 130, "log", "event"]),
+    "a missing rejection": (
+        "DELETE FROM rejections WHERE document = 'refused'",
+        ["refused", 307, "rejection", "row"],
+    ),
+    "a rejection's reason": (
+        "UPDATE rejections SET reason = 'other' WHERE document = 'refused'",
+        ["refused", 307, "rejection", "reason"],
+    ),
+    "another event that made no document": (
+        "UPDATE rejections SET body = '{}x' WHERE document = ''",
+        ["", 308, "log", "event"],
+    ),
+    "a chain": (
+        "UPDATE checkpoints SET chain = 'x' WHERE partition = 1",
+        ["", None, "checkpoint", "partition 1 chain"],
+    ),
+    "a count": (
+        "UPDATE namespaces SET events = events + 1 WHERE namespace = 'm'",
+        ["", None, "namespace", "counts"],
+    ),
+}
+
+
+async def test_every_damage_is_named(log, projected, sql):
+    await sql.execute("CREATE SCHEMA saved")
+    for table in TABLES:
+        await sql.execute(f"CREATE TABLE saved.{table} AS TABLE {table}")
+    for damage, (statement, expected) in DAMAGES.items():
+        await sql.execute(statement)
+        _, differences = await verified(log, projected)
+        assert tuple(expected) in differences, damage
+        # What hangs on the damage is told too, of the same document or as counts; nothing else is.
+        assert {each[0] for each in differences} <= {expected[0], ""}, damage
+        for table in TABLES:
+            await sql.execute(f"TRUNCATE {table}; INSERT INTO {table} SELECT * FROM saved.{table}")
+    assert (await verified(log, projected))[1] == []
+
+
+async def test_damage_elsewhere_is_not_of_the_document_that_is_asked_for(log, projected, sql):
+    await sql.execute("DELETE FROM documents WHERE document = 'short'")
+    assert (await verified(log, projected, "n", "long"))[1] == []
+    assert (await verified(log, projected, "m"))[1] == []
+    assert (await verified(log, projected, "n", "short"))[1] == [("short", None, "document", "row")]
+
+
+async def test_a_log_that_holds_another_event_than_was_folded_is_named(log, projected):
+    forged = await log.get(306)
+    log._records[305] = forged._replace(body=b'{"put":2}')
+    differences = (await verified(log, projected))[1]
+    assert ("other", 306, "log", "event") in differences
+    assert {each[3].split()[-1] for each in differences if each[2] == "checkpoint"} == {"chain"}
+
+
+async def test_a_projection_ahead_of_its_log_is_named_and_nothing_else_judged(log, projected):
+    del log._records[300:]
+    assert (await verified(log, projected))[1] == [("", 308, "log", "last_sequence")]
+
+
+async def test_what_is_written_meanwhile_does_not_matter(log, projected, sql):
+    """The moment is held: damage and events that come after it began are not of it."""
+    begun = []
+
+    def damage_later(tally):
+        if not begun:
+            begun.append(tally.end_sequence)
+            log._records.append(log._records[-1]._replace(sequence=309))
+
+    listener = Listener(difference=lambda each: pytest.fail(str(each)), progress=damage_later)
+    await verify(log, projected, listener, Scope())
+    assert begun == [308]

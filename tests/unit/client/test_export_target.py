@@ -1,0 +1,106 @@
+"""An export's file is whole or not there; a reader that pauses stops nothing, and one that leaves is no error."""
+
+import asyncio
+import os
+import threading
+from contextlib import closing
+from io import FileIO
+from pathlib import Path
+
+import pytest
+
+from refold.client.exporting import Target, target_file
+from refold.client.importing.file import LinesFile
+from refold.core.errors import Refused
+from support.up import until
+
+LINES = [b'{"n":%d}' % number for number in range(20_000)]
+
+
+def names_in(folder):
+    return [path.name for path in folder.iterdir()]
+
+
+async def write_to(path, chunk):
+    async with target_file(path) as target:
+        await target.write(chunk)
+
+
+@pytest.mark.parametrize("name", ["all.jsonl", "all.jsonl.zst", "all.jsonl.gz"])
+async def test_a_file_is_packed_by_its_name_and_an_import_reads_it(tmp_path, name):
+    path = tmp_path / name
+    async with target_file(path) as target:
+        for start in range(0, len(LINES), 1_000):
+            await target.write(b"".join(line + b"\n" for line in LINES[start : start + 1_000]))
+        assert not path.exists()
+    assert [text for _, text in LinesFile(path).lines()] == LINES
+    assert (path.stat().st_size < sum(map(len, LINES))) == (path.suffix != ".jsonl")
+    assert names_in(tmp_path) == [name]
+
+
+async def test_an_export_that_ends_early_leaves_the_earlier_file(tmp_path):
+    path = tmp_path / "all.jsonl"
+    path.write_text("earlier")
+
+    async def end_early():
+        async with target_file(path) as target:
+            await target.write(b"half")
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await end_early()
+    assert path.read_text() == "earlier"
+    assert names_in(tmp_path) == [path.name]
+
+
+async def test_a_file_that_cannot_be_written_is_refused_by_its_name(tmp_path):
+    for path in (tmp_path / "no" / "folder.jsonl", tmp_path):
+        with pytest.raises(Refused) as refused:
+            await write_to(path, b"x")
+        assert (refused.value.reason, refused.value.field) == ("cannot_write", str(path))
+
+
+async def test_a_device_is_written_to_itself_and_a_full_disk_is_said():
+    await write_to(Path("/dev/null"), b"x")
+    with pytest.raises(Refused, match="No space left"):
+        await write_to(Path("/dev/full"), b"x")
+
+
+@pytest.fixture
+def pipe():
+    """A pipe that nobody reads yet, and what writes to it."""
+    reading, writing = os.pipe()
+    with FileIO(reading, "rb") as reader, FileIO(writing, "wb") as writer:
+        with closing(Target(writer, "stdout")) as target:
+            yield reader, target
+        reader.close()
+        until(lambda: "export-write" not in {thread.name for thread in threading.enumerate()})
+
+
+async def test_a_reader_that_pauses_stops_neither_the_loop_nor_the_end(pipe):
+    reader, target = pipe
+    chunk = bytes(1_000_000)
+    writing = asyncio.create_task(target.write(chunk))
+    read = await asyncio.to_thread(os.read, reader.fileno(), 10)
+    assert not writing.done()
+    while len(read) < len(chunk):
+        read += os.read(reader.fileno(), len(chunk))
+        await asyncio.sleep(0)
+    await writing
+    assert read == chunk
+
+
+async def test_a_write_that_hangs_can_be_given_up(pipe):
+    reader, target = pipe
+    writing = asyncio.create_task(target.write(bytes(1_000_000)))
+    await asyncio.to_thread(os.read, reader.fileno(), 10)
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+
+
+async def test_a_reader_that_leaves_is_told_as_such(pipe):
+    reader, target = pipe
+    reader.close()
+    with pytest.raises(BrokenPipeError):
+        await target.write(b"x")
