@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import asyncpg
 import pytest
 
 from refold.core.errors import Refused, TimedOut
+from refold.store import postgres
 from support.scribe import NAMESPACE
 from support.stores import HOSTILE, begin, postgres_stores
+
+HEAVY = "exists($.n[*] ? (@ == $.n[*] && @ < 0))"
+"""Quadratic in time, and in memory: Postgres keeps what each round found until the path is done."""
+
+
+ACTIVE = (
+    "SELECT count(*) FROM pg_stat_activity "
+    "WHERE state = 'active' AND query LIKE '%jsonpath%' AND pid <> pg_backend_pid()"
+)
+BACKENDS = (
+    "SELECT pid FROM pg_stat_activity "
+    "WHERE application_name = 'refold' AND datname = current_database() ORDER BY pid"
+)
 
 
 @pytest.fixture
@@ -92,7 +109,52 @@ async def test_a_search_that_takes_too_long_ends_and_the_store_goes_on(postgres_
         scribe = await begin(store)
         scribe.put("big", {"n": list(range(30_000))})
         await store.commit(scribe.commit())
-        with pytest.raises(TimedOut):
-            await search(store, "exists($.n[*] ? (@ == $.n[*] && @ < 0))")
+        with pytest.raises(TimedOut, match="took too long") as raised:
+            await search(store, HEAVY)
+        assert raised.value.facts == {"seconds": 0.05}
         assert await search(store, "$.n[29999] == 29999") == (["big"], None)
         assert (await store.head(NAMESPACE, "big")).snapshot.version == 1
+
+
+async def test_searches_take_turns_so_that_other_reads_go_on(postgres_dsn, monkeypatch):
+    monkeypatch.setattr(postgres, "STORE_SEARCHES_MAX", 1)
+    async with postgres_stores(postgres_dsn, where_seconds=0.4) as open_store:
+        store = await open_store()
+        scribe = await begin(store)
+        scribe.put("big", {"n": list(range(30_000))})
+        await store.commit(scribe.commit())
+        searches = [asyncio.create_task(search(store, HEAVY)) for _ in range(3)]
+        running = 0
+        connection = await asyncpg.connect(postgres_dsn)
+        while not all(task.done() for task in searches):
+            assert (await store.head(NAMESPACE, "big")).snapshot.version == 1
+            running = max(running, await connection.fetchval(ACTIVE))
+        await connection.close()
+        assert running == 1
+        for task in searches:
+            with pytest.raises(TimedOut):
+                task.result()
+        assert await search(store, "$.n[1] == 1") == (["big"], None)
+
+
+async def test_a_search_that_wants_all_the_memory_is_refused_and_the_database_goes_on(postgres_dsn):
+    doubling = "$" + "[0,0]" * 12 + '.keyvalue().value == "y"'
+    async with postgres_stores(postgres_dsn, where_seconds=60) as open_store:
+        store = await open_store()
+        scribe = await begin(store)
+        scribe.put("big", {"s": "x" * 900_000})
+        await store.commit(scribe.commit())
+        connection = await asyncpg.connect(postgres_dsn)
+        backends = await connection.fetch(BACKENDS)
+        with pytest.raises(Refused, match="memory") as raised:
+            await search(store, doubling)
+        assert (raised.value.reason, raised.value.field) == ("bad_where", "where")
+        assert await search(store, 'exists($.s ? (@ starts with "x"))') == (["big"], None)
+        assert await connection.fetch(BACKENDS) == backends
+        await connection.close()
+
+
+async def test_a_search_finds_what_is_beside_documents_that_jsonb_cannot_hold(store):
+    everything = await search(store, "exists($)")
+    assert everything == (["huge-number", "n0", "n1", "n2", "n3", "n4", "n5", "null"], None)
+    assert await search(store, "exists($)", prefix="hostile") == ([], None)

@@ -49,8 +49,9 @@ class FoldingRefold:
             first_status=first,
         )
 
-    async def append(self, _: str, events: list[bytes]) -> list[Outcome]:
-        """Fold a run of events."""
+    async def append(self, _: str, events: list[bytes], *, retry_seconds: float) -> list[Outcome]:
+        """Fold a run of events; who sends them again is their author, not this."""
+        assert retry_seconds == 0
         if self.before_append:
             self.before_append.pop(0)()
         self.requests += 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -57,7 +58,14 @@ def fresh_nats(
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """One PostgreSQL server for the session; it does not sync."""
-    with complete(open_folder(tmp_path_factory.mktemp("postgres"))) as folder:
+    with running_postgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@contextmanager
+def running_postgres(path: Path) -> Iterator[PostgresServer]:
+    """Run a PostgreSQL server that does not sync, for a command of its own too."""
+    with complete(open_folder(path)) as folder:
         server = complete(start_postgres(folder, settings=_THROWN_AWAY))
         try:
             yield server

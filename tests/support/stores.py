@@ -21,7 +21,7 @@ HOSTILE = {
 }
 """A state of all that SQL, text types and JSON escapes are known to stumble over."""
 
-OpenStore = Callable[[], Awaitable[SnapshotStore]]
+OpenStore = Callable[..., Awaitable[SnapshotStore]]
 
 
 @asynccontextmanager
@@ -29,8 +29,8 @@ async def memory_stores() -> AsyncIterator[OpenStore]:
     """Yield what opens a memory store; all stand over the same tables."""
     tables = Tables()
 
-    async def open_store() -> SnapshotStore:
-        return MemoryStore(tables)
+    async def open_store(**options: Any) -> SnapshotStore:
+        return MemoryStore(tables, **options)
 
     yield open_store
 
@@ -40,8 +40,8 @@ async def postgres_stores(dsn: str, **options: Any) -> AsyncIterator[OpenStore]:
     """Yield what opens a store on this database; all are closed in the end."""
     async with AsyncExitStack() as opened:
 
-        async def open_store() -> SnapshotStore:
-            store = await PostgresStore.open(dsn, readers_max=2, **options)
+        async def open_store(**more: Any) -> SnapshotStore:
+            store = await PostgresStore.open(dsn, readers_max=2, **options, **more)
             opened.push_async_callback(store.close)
             return store
 

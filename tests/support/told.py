@@ -1,0 +1,69 @@
+"""A Refold that tells what a scribe's log holds: the client's methods that an export uses, over the real fold.
+
+For tests of what reads through the client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from refold.client.values import Change, Document, Namespace, change_of
+from refold.core import canonical
+from refold.core.page import Clock, Point
+from refold.core.shard import first_checkpoints
+from refold.core.timestamp import format_time, parse_time
+from refold.history import changes
+from support.scribe import NAMESPACE, Scribe
+
+
+class ToldRefold:
+    """One namespace, everything folded at once; `faults` are raised one after another by the next lists."""
+
+    def __init__(self) -> None:
+        self.scribe = Scribe(first_checkpoints("log-1"))
+        self.faults: list[Exception] = []
+        self.asked: list[str] = []
+
+    async def status(self) -> dict[str, Any]:
+        """Say where the log ends."""
+        return {"last_sequence": self.scribe.sequence}
+
+    async def namespaces(self) -> tuple[Namespace, ...]:
+        """Count."""
+        return (Namespace(name=NAMESPACE, documents=len(self._names()), events=self.scribe.sequence),)
+
+    async def list(
+        self, _: str, *, at: str | None = None, sequence: int | None = None, limit: int | None = None
+    ) -> AsyncIterator[Document]:
+        """Read what was present then."""
+        if self.faults:
+            raise self.faults.pop(0)
+        assert (at is None) != (sequence is None)
+        point = Point(Clock.sequence, sequence) if at is None else Point(Clock.recorded, parse_time(at))
+        for name in self._names()[:limit]:
+            found = self.scribe.at(name, point)
+            if found.state is not None:
+                times = {
+                    "recorded_at": format_time(found.recorded_at),
+                    "occurred_at": format_time(found.occurred_at),
+                }
+                state = canonical.loads(found.state)
+                yield Document(namespace=NAMESPACE, id=name, version=found.version, state=state, **times)
+
+    async def names(self, _: str) -> AsyncIterator[str]:
+        """Name every document that ever had a version."""
+        for name in self._names():
+            yield name
+
+    async def history(self, _: str, document: str) -> AsyncIterator[Change]:
+        """Read the changes, oldest first."""
+        self.asked.append(document)
+        for entry in list(self.scribe.entries[NAMESPACE, document]):
+            if entry.status.is_effective:
+                item = changes.change_of(entry)
+                assert item is not None
+                yield change_of(canonical.loads(item))
+
+    def _names(self) -> list[str]:
+        return sorted(name for (_, name), found in self.scribe.snapshots.items() if found[-1].version)
