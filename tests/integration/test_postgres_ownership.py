@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import asyncpg
 import pytest
 
 from refold.core.errors import FenceLost, StoreUnavailable
 from support.scribe import NAMESPACE
+from support.services import until
 from support.stores import LOG_ID, begin, postgres_stores
 
 OWNERS = """
@@ -16,6 +18,12 @@ SELECT pid FROM pg_locks
 WHERE locktype = 'advisory' AND granted
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
+
+EVERYONE_ELSE = """
+SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+WORKS = "SELECT true FROM pg_stat_activity WHERE pid = $1 AND state = 'active' AND query LIKE '%pg_sleep%'"
 
 
 @pytest.fixture
@@ -41,6 +49,7 @@ async def kill_owner(aside):
 async def test_an_owner_whose_connection_dies_has_lost_the_shard(open_store, aside):
     store, rival = await open_store(), await open_store()
     scribe = await begin(store)
+    await rival.bind(LOG_ID)
     scribe.put("a", 1)
     commit = scribe.commit()
     await kill_owner(aside)
@@ -128,3 +137,75 @@ async def test_closing_twice_does_no_harm(open_store):
     await store.own()
     await store.close()
     await store.close()
+
+
+async def test_an_owner_that_works_on_a_statement_is_not_silent(open_store, aside):
+    store, rival = await open_store(), await open_store(lease_seconds=0.0)
+    await begin(store)
+    owner = store._owner._connection
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(owner.execute("SELECT pg_sleep(0.5)"))
+        await until(lambda: aside.fetchval(WORKS, owner.get_server_pid()))
+        assert not await rival.own()
+    assert await store.own()
+
+
+@pytest.mark.parametrize("place", ["idle", "idle in transaction", "active"])
+async def test_an_owner_that_stops_anywhere_is_silent(open_store, place):
+    """Stopped as a process is: its connection stands, and nothing comes by it."""
+    store, rival = await open_store(), await open_store(lease_seconds=0.1)
+    await begin(store)
+    owner = store._owner._connection
+    if place == "idle in transaction":
+        await owner.execute("BEGIN")
+    copying = asyncio.create_task(_half_a_copy(owner)) if place == "active" else None
+    await until(rival.own)
+    if copying is not None:
+        copying.cancel()
+        await asyncio.wait({copying})
+    assert not await _owns(store)
+
+
+async def test_who_lost_the_shard_is_more_patient_until_nobody_disputes_it(open_store, aside):
+    store, rival = await open_store(lease_seconds=3.0), await open_store()
+    await begin(store)
+    await kill_owner(aside)
+    assert await rival.own()
+    assert not await _owns(store)
+    assert store._owner._patience_seconds == 6.0
+    await rival.close()
+    assert await store.own()
+    assert store._owner._patience_seconds == 3.0
+
+
+async def test_a_database_that_has_lost_what_was_told_is_not_read_until_it_is_folded_again(open_store, aside):
+    """Told of a commit that a crash has taken back, as far as a reader can see."""
+    store, reader = await open_store(), await open_store()
+    scribe = await begin(store)
+    scribe.put("a", 1)
+    await store.commit(scribe.commit())
+    reader.never_before(lambda: scribe.sequence)
+    assert (await reader.head(NAMESPACE, "a")).snapshot.state == b"1"
+    scribe.put("a", 2)
+    await aside.fetch(EVERYONE_ELSE)
+    for ask in (reader.checkpoints, reader.ping, lambda: reader.head(NAMESPACE, "a")):
+        with pytest.raises(StoreUnavailable):
+            await ask()
+    assert await _owns(store)
+    await store.commit(scribe.commit())
+    assert (await reader.head(NAMESPACE, "a")).snapshot.state == b"2"
+
+
+async def _owns(store):
+    """Ask until the connection's death has been noticed."""
+    with suppress(StoreUnavailable):
+        return await store.own()
+    return await store.own()
+
+
+async def _half_a_copy(connection):
+    async def lines():
+        yield b"PGCOPY"
+        await asyncio.Event().wait()
+
+    await connection.copy_to_table("dirty_documents", source=lines(), format="binary")

@@ -69,17 +69,6 @@ async def test_versions_have_no_gap_and_no_double_after_kills(site: Site) -> Non
             assert [entry.version for entry in effective] == list(range(1, len(effective) + 1))
 
 
-async def test_a_second_projector_stands_by_and_takes_over_after_a_kill(site: Site) -> None:
-    async with log_of(site) as log, store_of(site) as store, projector(site) as first:
-        await folded_to(store, await append_all(log, _events(100)))
-        async with projector(site) as second:
-            await folded_to(store, await append_all(log, _events(100, 100)))
-            assert second.returncode is None
-            await kill(first)
-            await folded_to(store, await append_all(log, _events(100, 200)))
-        assert await contents(store, NAMES) == await contents(await undisturbed(site), NAMES)
-
-
 async def test_sigterm_ends_it_with_0_and_nothing_is_lost(site: Site) -> None:
     async with log_of(site) as log, store_of(site) as store:
         async with projector(site) as process:

@@ -1,6 +1,6 @@
-"""A projector as a real process, beside real servers; and a fold of the same log that nothing disturbed.
+"""Projectors and gateways as real processes, beside real servers; and a fold of the same log that nothing disturbed.
 
-For tests that kill it.
+For tests that kill them.
 """
 
 from __future__ import annotations
@@ -9,10 +9,13 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+import asyncpg
+import httpx
 
 from refold.core.checkpoint import Checkpoint
 from refold.core.outcome import Entry
@@ -24,9 +27,17 @@ from refold.store.memory import MemoryStore
 from refold.store.postgres import PostgresStore
 from refold.wiring.log import make_log, open_log
 from support.projection import ports, projecting
+from support.system import free_port
+
+T = TypeVar("T")
 
 DEADLINE_SECONDS = 60
 LOOK_SECONDS = 0.02
+
+_STANDING_BY = """
+SELECT true FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%WITH silent AS%'
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +57,30 @@ class Site:
             "REFOLD_PROBE": "127.0.0.1:0",
         }
 
+    def gateway_environment(self, port: int) -> Mapping[str, str]:
+        """Return what a gateway's process is told."""
+        return os.environ | {
+            "REFOLD_NATS_URL": self.nats.url("gateway"),
+            "REFOLD_POSTGRES_URL": self.dsn,
+            "REFOLD_HTTP": f"127.0.0.1:{port}",
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """One gateway's process, and a client of it."""
+
+    process: asyncio.subprocess.Process
+    client: httpx.AsyncClient
+
+    async def is_ready(self) -> bool:
+        """Tell whether it says that everything can be reached."""
+        assert self.process.returncode is None
+        try:
+            return (await self.client.get("/readyz")).status_code == 200
+        except httpx.TransportError:
+            return False
+
 
 async def make_site(nats: NatsServer, dsn: str) -> Site:
     """Make the log on a fresh server."""
@@ -55,8 +90,25 @@ async def make_site(nats: NatsServer, dsn: str) -> Site:
 @asynccontextmanager
 async def projector(site: Site) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a projector's process; it is killed at the end if it still runs."""
+    async with _service("projector", site.environment()) as process:
+        yield process
+
+
+@asynccontextmanager
+async def gateway(site: Site) -> AsyncIterator[Gateway]:
+    """Run a gateway's process until it is ready; it is killed at the end if it still runs."""
+    port = free_port()
+    client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=DEADLINE_SECONDS)
+    async with client, _service("gateway", site.gateway_environment(port)) as process:
+        running = Gateway(process, client)
+        await until(running.is_ready)
+        yield running
+
+
+@asynccontextmanager
+async def _service(name: str, told: Mapping[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "refold", "projector", env=site.environment(), stderr=asyncio.subprocess.DEVNULL
+        sys.executable, "-m", "refold", name, env=told, stderr=asyncio.subprocess.DEVNULL
     )
     try:
         yield process
@@ -98,6 +150,25 @@ async def append_all(log: JetStreamLog, events: list[tuple[str, bytes]], namespa
     answers = await asyncio.gather(*(log.append(publication) for publication in publications))
     assert all(isinstance(answer, Appended) for answer in answers)
     return max(answer.sequence for answer in answers if isinstance(answer, Appended))
+
+
+async def until(look: Callable[[], Awaitable[T]]) -> T:
+    """Look again and again until something is true or found; return it."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while True:
+            found = await look()
+            if found:
+                return found
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+async def standing_by(site: Site) -> None:
+    """Wait until a projector has asked for the shard in vain."""
+    connection = await asyncpg.connect(site.dsn)
+    try:
+        await until(lambda: connection.fetchval(_STANDING_BY))
+    finally:
+        await connection.close()
 
 
 async def folded_to(store: SnapshotStore, sequence: int) -> list[Checkpoint]:

@@ -5,8 +5,10 @@ It listens on TCP alone, with a password; `dsn` is a secret.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 import asyncpg
@@ -14,12 +16,13 @@ import psutil
 
 from refold.core.errors import ChildFailed, EmbeddedError
 from refold.core.limits import (
+    CHILD_STOP_SECONDS,
     CONNECT_SECONDS,
     PORT_ATTEMPTS_MAX,
     POSTGRES_PROCESS_BYTES_MAX,
     SHARED_BUFFERS_BYTES_MAX,
 )
-from refold.embedded.child import Child, wait_ready
+from refold.embedded.child import Child, pause, wait_ready
 from refold.embedded.cluster import USER, Cluster, open_cluster
 from refold.embedded.folder import DataFolder
 from refold.embedded.ports import LOOPBACK, free_port, lost_port, port_taken, refuse_taken
@@ -27,6 +30,7 @@ from refold.embedded.ports import LOOPBACK, free_port, lost_port, port_taken, re
 DATABASE: Final = "refold"
 
 _MEMORY_SHARE: Final = 8
+_HELD: Final = "pre-existing shared memory block"
 _SETTINGS: Final = {
     # A socket's path would be too long in many a folder.
     "unix_socket_directories": "",
@@ -81,13 +85,26 @@ async def start_postgres(
     for attempt in range(1, PORT_ATTEMPTS_MAX + 1):
         chosen = port or free_port(host)
         try:
-            return await _start(folder, cluster, host, chosen, settings or {})
+            return await _outlive(partial(_start, folder, cluster, host, chosen, settings or {}))
         except ChildFailed as error:
             if not lost_port(error):
                 raise
             if port or attempt == PORT_ATTEMPTS_MAX:
                 raise port_taken(host, chosen) from error
     raise AssertionError
+
+
+async def _outlive(start: Callable[[], Awaitable[PostgresServer]]) -> PostgresServer:
+    """Start it; the last processes of one that was killed may hold its memory for a moment longer."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + CHILD_STOP_SECONDS
+    while True:
+        try:
+            return await start()
+        except ChildFailed as error:
+            if _HELD not in error.message or loop.time() >= deadline:
+                raise
+        await pause()
 
 
 async def _start(

@@ -61,7 +61,9 @@ def event_fields(request: Request) -> dict[str, Json]:
         elif name.startswith(b"refold-") and name not in _NOT_FIELDS:
             lines.append(name + b": " + value + b"\r\n")
         elif name.startswith(b"ce-"):
-            raise Refused("unknown_field", "CloudEvents are for NATS; here it is Refold-*", field=name.decode())
+            raise Refused(
+                "unknown_field", "CloudEvents are for NATS; here it is Refold-*", field=name.decode()
+            )
     ours = read_headers(b"".join(lines))
     if "refold-reply" in ours:
         raise Refused("unknown_field", "over HTTP the answer is the reply", field="refold-reply")

@@ -18,6 +18,7 @@ from refold.core.errors import (
     StoreUnavailable,
     TimedOut,
 )
+from refold.core.limits import SHARD_SIGN_SECONDS
 from refold.core.shard import Shard
 from refold.log import LogInfo
 from refold.projector.notices import progress_notice
@@ -54,7 +55,7 @@ class Runner:
         self._loop: ShardLoop | None = None
         self.stage = Stage.starting
         self.error = ""
-        self._stopped_by: RefoldError | None = None
+        self._stopped_by: Exception | None = None
 
     @property
     def committed_sequence(self) -> int:
@@ -63,12 +64,20 @@ class Runner:
 
     async def run(self) -> None:
         """Work until cancelled, or until an error that no new start could mend (see `raise_if_stopped`)."""
+        try:
+            await self._run()
+        except Exception as error:  # noqa: BLE001 - whoever runs us raises it again, see `raise_if_stopped`.
+            # Nobody foresaw it: the server that this runs within would swallow it.
+            self.stage, self.error = Stage.stopped, repr(error)
+            self._stopped_by = error
+
+    async def _run(self) -> None:
         wait_seconds = STANDBY_SECONDS
         while True:
             begun_sequence = self.committed_sequence
             try:
                 await self._own()
-                await self._work()
+                await self._work_as_owner()
             except PASSING as error:
                 self._fail(Stage.waiting, error)
                 has_progressed = self.committed_sequence > begun_sequence
@@ -90,6 +99,22 @@ class Runner:
         while not await self._ports.store.own():
             self.stage = Stage.standby
             await asyncio.sleep(STANDBY_SECONDS)
+
+    async def _work_as_owner(self) -> None:
+        """Work while showing that the owner lives; the failure of either ends the other."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._keep_shard(), name="shard")
+                tasks.create_task(self._work(), name="work")
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group
+
+    async def _keep_shard(self) -> None:
+        """Nothing here waits for the log: an owner that cannot reach it is no dead one."""
+        while True:
+            if not await self._ports.store.own():
+                raise FenceLost("another projector has taken the shard over")
+            await asyncio.sleep(SHARD_SIGN_SECONDS)
 
     async def _work(self) -> None:
         """Start at the checkpoints with an empty memory, hold the log against them, then fold."""

@@ -156,8 +156,9 @@ class BrokerClient(Client):
 
     async def until_sent(self) -> None:
         """Wait while too much of what was written has not left this machine; a break ends the waiting."""
-        writer = self._transport._io_writer  # noqa: SLF001 - nats-py does not say how much is unsent.
-        if writer.transport.get_write_buffer_size() > SOCKET_UNSENT_BYTES_MAX:
+        # nats-py does not say how much is unsent, and has no writer while it connects anew.
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None and writer.transport.get_write_buffer_size() > SOCKET_UNSENT_BYTES_MAX:
             with suppress(OSError):
                 await writer.drain()
 
@@ -212,6 +213,12 @@ class BrokerClient(Client):
             async with asyncio.timeout(LOG_CLOSE_SECONDS):
                 await super().close()
         except TimeoutError:
+            self.abort()
+        except asyncio.CancelledError:
+            # Where the connection is just breaking, nats-py waits for what it has cancelled itself.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
             self.abort()
         # Whoever waits for the connection is to learn that it will not come back.
         self._is_up.set()

@@ -1,0 +1,53 @@
+"""The projector's runner over the memory twins: standby, takeover, and errors that nobody foresaw."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from refold.log.memory import MemoryLog
+from refold.projector import runner as runners
+from refold.projector.runner import Runner, Stage
+from refold.store.memory import MemoryStore, Tables
+from support.projection import ROOMY, append, ports
+from support.services import until
+
+
+async def _is(runner: Runner, stage: Stage) -> bool:
+    return runner.stage is stage
+
+
+async def test_a_silent_owner_loses_the_shard_and_stands_by_when_it_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runners, "STANDBY_SECONDS", 0.01)
+    log, tables = MemoryLog("log-1"), Tables()
+    silent = MemoryStore(tables)
+    assert await silent.own()
+    runner = Runner(ports(log, MemoryStore(tables)), ROOMY)
+    task = asyncio.create_task(runner.run())
+    await until(lambda: _is(runner, Stage.standby))
+    tables.shown_at -= 60
+    await until(lambda: _is(runner, Stage.working))
+    sequence = await append(log, "a", {"put": 1})
+    await until(lambda: _reached(runner, sequence))
+    assert not await silent.own()
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def test_what_nobody_foresaw_ends_it_and_is_not_swallowed() -> None:
+    class Broken(MemoryStore):
+        async def own(self) -> bool:
+            raise ZeroDivisionError
+
+    runner = Runner(ports(MemoryLog("log-1"), Broken()), ROOMY)
+    await runner.run()
+    assert runner.stage is Stage.stopped
+    with pytest.raises(ZeroDivisionError):
+        runner.raise_if_stopped()
+
+
+async def _reached(runner: Runner, sequence: int) -> bool:
+    return runner.committed_sequence >= sequence
