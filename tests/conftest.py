@@ -1,5 +1,7 @@
 """The fixtures that every test may use."""
 
+import signal
+
 from hypothesis import settings
 
 from support.http import api
@@ -11,3 +13,6 @@ __all__ = ["api", "fresh_nats", "nats_server", "nats_urls", "postgres_dsn", "pos
 # Other work on the machine makes an example slow, not wrong; a failure prints what reproduces it.
 settings.register_profile("refold", deadline=None, print_blob=True)
 settings.load_profile("refold")
+
+# A shell starts what it runs in the background deaf to Ctrl-C; what tests start and interrupt must hear it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
