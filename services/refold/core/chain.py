@@ -27,15 +27,6 @@ def link(previous: bytes, record: Record) -> bytes:
     sequence, time, subject, headers, body = record
     if headers:
         headers = author_headers(headers)
-    return sha256(
-        b"".join(
-            (
-                _LINK.pack(previous, sequence, time, len(subject)),
-                subject,
-                _LENGTH.pack(len(headers)),
-                headers,
-                _LENGTH.pack(len(body)),
-                body,
-            )
-        )
-    ).digest()
+    head = _LINK.pack(previous, sequence, time, len(subject))
+    length = _LENGTH.pack
+    return sha256(b"".join((head, subject, length(len(headers)), headers, length(len(body)), body))).digest()

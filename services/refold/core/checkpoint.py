@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from refold.core.outcome import Status
+
 
 @dataclass(slots=True, kw_only=True)
 class Counts:
@@ -16,6 +18,17 @@ class Counts:
     merged: int = 0
     rejected: int = 0
     duplicate: int = 0
+
+    def add(self, status: Status) -> None:
+        """Count one more event."""
+        if status is Status.applied:
+            self.applied += 1
+        elif status is Status.merged:
+            self.merged += 1
+        elif status is Status.rejected:
+            self.rejected += 1
+        else:
+            self.duplicate += 1
 
 
 @dataclass(slots=True, kw_only=True)

@@ -41,14 +41,19 @@ def open_envelope(headers: bytes, body: bytes) -> Envelope:
     """Open any form. `headers` are the author's stored lines. Raises `Refused`."""
     if len(body) > EVENT_BYTES_MAX:
         raise _too_large("event_too_large", "body", len(body), EVENT_BYTES_MAX)
-    if not headers:
-        return _envelope(_native(canonical.loads(body)))
+    if headers:
+        return _envelope(_with_headers(headers, body))
+    fields = canonical.loads(body)
+    return _envelope(fields if type(fields) is dict else _native(fields))
+
+
+def _with_headers(headers: bytes, body: bytes) -> dict[str, Json]:
     if len(headers) > HEADERS_BYTES_MAX:
         raise _too_large("headers_too_large", "headers", len(headers), HEADERS_BYTES_MAX)
     ours = read_headers(headers)
     fields = _body_fields(ours, body)
     _agree(fields, fields_of(ours), "Refold header")
-    return _envelope(fields)
+    return fields
 
 
 def reply_subject(headers: bytes) -> str | None:
@@ -73,8 +78,10 @@ def content_of(envelope: Envelope) -> bytes:
 
 def _envelope(fields: dict[str, Json]) -> Envelope:
     event_id = fields.get("id")
-    is_valid = isinstance(event_id, str) and 1 <= len(event_id) <= ID_CHARS_MAX
-    return Envelope(fields, event_id if is_valid else None)
+    if event_id is not None and not (type(event_id) is str and 1 <= len(event_id) <= ID_CHARS_MAX):
+        event_id = None
+    # Past the generated constructor: this runs for every event.
+    return tuple.__new__(Envelope, (fields, event_id))
 
 
 def _body_fields(ours: dict[str, str], body: bytes) -> dict[str, Json]:

@@ -5,8 +5,7 @@ Used by the fold, by history (which reads recorded events again) and by the gate
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from refold.core.canonical import Json, identical, size_within
 from refold.core.envelope import Envelope, open_envelope
@@ -24,28 +23,32 @@ LATER_FIELDS: Final = frozenset({"all_or_nothing", "session", "principal", "txn"
 FIELDS: Final = frozenset({*CHANGES, *TEXTS, "v", "base", "on_conflict", "occurred_at", "meta"})
 
 
-@dataclass(slots=True, kw_only=True)
-class Event:
+class Event(NamedTuple):
     """A decoded event.
 
     `value` is the patch or merge patch as sent, the state put, or True; `operations` the compiled patch of a
-    `patch`, `size` the canonical bytes of a `put`, `occurred_at` nanoseconds. Values are handed to the document
-    that they are folded into: decode the bytes again to read them later.
+    `patch`, `size` the canonical bytes of a `put`, `occurred_at` nanoseconds; `fields` all that it says. Values are
+    handed to the document that they are folded into: decode the bytes again to read them later.
     """
 
     kind: Kind
     value: Json
     operations: list[Operation]
-    size: int = 0
-    id: str | None = None
-    base: int | None = None
-    on_conflict: str | None = None
-    type: str | None = None
-    actor: str | None = None
-    occurred_at: int | None = None
-    correlation_id: str | None = None
-    causation_id: str | None = None
-    meta: dict[str, Json] | None = None
+    size: int
+    fields: dict[str, Json]
+    base: int | None
+    on_conflict: str | None
+    occurred_at: int | None
+
+    @property
+    def type(self) -> str | None:
+        """What happened, in the author's words."""
+        return self.fields.get("type")
+
+    @property
+    def actor(self) -> str | None:
+        """Who, as claimed."""
+        return self.fields.get("actor")
 
 
 def decode(headers: bytes, body: bytes) -> Event:
@@ -55,19 +58,34 @@ def decode(headers: bytes, body: bytes) -> Event:
 
 def check_event(envelope: Envelope) -> Event:
     """Hold an opened event to the rules. Raises `Refused`, naming field, rule and shape."""
+    fields = envelope[0]
+    change = ""
+    for name, value in fields.items():
+        if name in _TOLD and type(value) is str:
+            continue
+        if change or name not in CHANGES:
+            return _check_all(envelope)
+        change = name
+    if change == "patch":
+        value = fields["patch"]
+        # Past the generated constructor: this runs for every event.
+        return tuple.__new__(Event, (_PATCH, value, compile_patch(value), 0, fields, None, None, None))
+    return _check_all(envelope)
+
+
+def _check_all(envelope: Envelope) -> Event:
+    """Check what is more than a patch and who made it, or explain."""
     fields = envelope.fields
     if not fields.keys() <= FIELDS:
         raise _unknown(fields)
     kind, value = _change(fields)
-    event = Event(
-        kind=kind,
-        value=value,
-        operations=compile_patch(value) if kind is Kind.patch else [],
-        size=size_within(value, DEPTH_MAX) if kind is Kind.put else 0,
-    )
-    if len(fields) > 1:
-        _check_others(envelope, event)
-    return event
+    operations: list[Operation] = []
+    size = 0
+    if kind is Kind.patch:
+        operations = compile_patch(value)
+    elif kind is Kind.put:
+        size = size_within(value, DEPTH_MAX)
+    return Event(kind, value, operations, size, fields, *_check_others(envelope))
 
 
 def _change(fields: dict[str, Json]) -> tuple[Kind, Json]:
@@ -81,25 +99,24 @@ def _change(fields: dict[str, Json]) -> tuple[Kind, Json]:
     return CHANGES[named[0]], value
 
 
-def _check_others(envelope: Envelope, event: Event) -> None:
+def _check_others(envelope: Envelope) -> tuple[int | None, str | None, int | None]:
+    """Return `base`, `on_conflict` and `occurred_at`, the others being as they must be."""
     fields = envelope.fields
     if "v" in fields and not identical(fields["v"], 1):
         raise _bad("v", "the envelope's version is 1", fields["v"])
     for name in TEXTS:
-        if name in fields:
-            setattr(event, name, _text(name, fields[name]))
+        if name in fields and type(fields[name]) is not str:
+            raise _bad(name, "must be a string", fields[name])
     if "id" in fields and envelope.id is None:
         raise _bad("id", f"must be of 1 to {ID_CHARS_MAX} characters", fields["id"])
-    if "base" in fields:
-        event.base = _base(fields["base"])
-    if "on_conflict" in fields:
-        event.on_conflict = _strategy(fields["on_conflict"])
+    base = _base(fields["base"]) if "base" in fields else None
+    on_conflict = _strategy(fields["on_conflict"]) if "on_conflict" in fields else None
+    occurred_at = None
     if "occurred_at" in fields:
-        event.occurred_at = parse_rfc3339(_text("occurred_at", fields["occurred_at"]))
-    if "meta" in fields:
-        if not isinstance(fields["meta"], dict):
-            raise _bad("meta", "must be an object", fields["meta"])
-        event.meta = fields["meta"]
+        occurred_at = parse_rfc3339(_text("occurred_at", fields["occurred_at"]))
+    if "meta" in fields and not isinstance(fields["meta"], dict):
+        raise _bad("meta", "must be an object", fields["meta"])
+    return base, on_conflict, occurred_at
 
 
 def _text(name: str, value: Json) -> str:
@@ -135,3 +152,7 @@ def _unknown(fields: dict[str, Json]) -> Refused:
 
 def _bad(field: str, rule: str, value: Json) -> Refused:
     return Refused("bad_field", rule, field=field, shape=shape_of(value))
+
+
+_PATCH: Final = Kind.patch
+_TOLD: Final = frozenset(TEXTS) - {"id"}

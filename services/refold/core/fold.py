@@ -44,8 +44,9 @@ def fold(document: Document, record: Record, *, recorded_at: int, fold_number: i
     document.events += 1
     document.last_sequence = record.sequence
     document.last_recorded_at = recorded_at
+    headers = record.headers
     try:
-        envelope = open_envelope(author_headers(record.headers), record.body)
+        envelope = open_envelope(author_headers(headers) if headers else headers, record.body)
     except Refused as refused:
         return Folded(_rejected(document, Kind.unknown, refused), recorded_at)
     if envelope.id is None:
@@ -88,14 +89,17 @@ def _decide(
     event: Event | None = None
     try:
         event = check_event(envelope)
-        occurred_at = recorded_at if event.occurred_at is None else event.occurred_at
-        if occurred_at > recorded_at + OCCURRED_AHEAD_NANOSECONDS:
+        kind, _, _, _, _, base, _, occurred_at = event
+        if occurred_at is None:
+            occurred_at = recorded_at
+        elif occurred_at > recorded_at + OCCURRED_AHEAD_NANOSECONDS:
             raise Refused(
                 "occurred_in_future", "more than five minutes after recorded time", field="occurred_at"
             )
         if document.namespace == SYSTEM_NAMESPACE:
             check_system_event(document.document, event, record.sequence, fold_number)
-        _check_base(document, event)
+        if base is not None:
+            _check_base(document, event, base)
         is_creation = document.state is ABSENT
         effect = _apply(document, event)
     except Refused as refused:
@@ -105,45 +109,54 @@ def _decide(
     document.version_sequence = record.sequence
     document.recorded_at = recorded_at
     document.occurred_at = occurred_at
-    document.occurred_max = occurred_at if document.version == 1 else max(document.occurred_max, occurred_at)
-    outcome = Outcome(Status.applied, document.version, event.kind, is_creation, effect=effect)
-    return Folded(outcome, occurred_at, event)
+    if occurred_at > document.occurred_max or document.version == 1:
+        document.occurred_max = occurred_at
+    # Past the generated constructors: this runs for every event.
+    outcome = tuple.__new__(Outcome, (_APPLIED, document.version, kind, is_creation, "", "", effect, None))
+    return tuple.__new__(Folded, (outcome, occurred_at, event, None, None))
 
 
-def _check_base(document: Document, event: Event) -> None:
+def _check_base(document: Document, event: Event, base: int) -> None:
     """Under fold 1 a stale base is a conflict: `reject` is its only strategy, and the default."""
-    if event.base is None or event.base == document.version:
+    if base == document.version:
         return
-    if event.base > document.version:
+    if base > document.version:
         raise Refused("base_in_future", f"the document is at version {document.version}", field="base")
     if event.on_conflict not in {None, "reject"}:
         raise Refused(
             "strategy_unavailable", "fold 1 knows only reject for a stale base", field="on_conflict"
         )
-    raise Refused("conflict", f"version {event.base + 1} came after it", field="base", shape=str(event.base))
+    raise Refused("conflict", f"version {base + 1} came after it", field="base", shape=str(base))
 
 
 def _apply(document: Document, event: Event) -> list[canonical.Json] | None:
     """Change the document; return the effective patch where it is not the event's own."""
+    kind, value, operations, *_ = event
+    state, size = document.state, document.size
+    is_absent = state is ABSENT
+    if is_absent:
+        state, size = {}, 2
     effect: list[canonical.Json] | None = None
-    is_absent = document.state is ABSENT
-    state, size = ({}, 2) if is_absent else (document.state, document.size)
-    if event.kind is Kind.patch:
-        state, size = apply_patch(state, event.operations, size=size)
-    elif event.kind is Kind.merge:
-        state, size, effect = apply_merge(state, event.value, size=size)
-    elif event.kind is Kind.put:
-        state, size = event.value, event.size
-        if size > STATE_BYTES_MAX:
-            raise Refused(
-                "state_too_large", f"at most {STATE_BYTES_MAX} bytes", field="put", shape=f"{size} bytes"
-            )
+    if kind is _PATCH:
+        state, size = apply_patch(state, operations, size=size)
+    elif kind is Kind.merge:
+        state, size, effect = apply_merge(state, value, size=size)
+    elif kind is Kind.put:
+        state, size = _put(event)
     elif is_absent:
         raise Refused("document_absent", "there is nothing to delete", field="delete")
     else:
         state, size = ABSENT, 0
     document.state, document.size = state, size
     return effect
+
+
+def _put(event: Event) -> tuple[canonical.Json, int]:
+    if event.size > STATE_BYTES_MAX:
+        raise Refused(
+            "state_too_large", f"at most {STATE_BYTES_MAX} bytes", field="put", shape=f"{event.size} bytes"
+        )
+    return event.value, event.size
 
 
 def _rejected(document: Document, kind: Kind, refused: Refused) -> Outcome:
@@ -154,6 +167,10 @@ def _rejected(document: Document, kind: Kind, refused: Refused) -> Outcome:
         Status.rejected, document.version, kind, reason=refused.reason, detail=detail[:DETAIL_CHARS_MAX]
     )
 
+
+_APPLIED: Final = Status.applied
+_PATCH: Final = Kind.patch
+"""An enumeration's own look-up costs as much as the rest of a comparison."""
 
 # A NUL is legal in JSON text but not in the store's; the others would play with a terminal.
 _CONTROLS: Final = {code: f"\\u{code:04x}" for code in (*range(0x20), *range(0x7F, 0xA0))}

@@ -14,7 +14,7 @@ from refold.core.canonical import Json, equal, size_within
 from refold.core.edit import Edit
 from refold.core.errors import Refused
 from refold.core.limits import DEPTH_MAX, OPERATIONS_MAX, STATE_BYTES_MAX
-from refold.core.pointer import index, missing_member, parse, resolve, resolve_parent
+from refold.core.pointer import as_container, index, missing_member, parse, resolve, resolve_parent
 from refold.core.shape import shape_of
 
 
@@ -69,6 +69,20 @@ def _refuse_at(position: int, refusal: Refused) -> NoReturn:
 
 
 def _compile(item: Json) -> Operation:
+    if type(item) is dict:
+        kind, path = item.get("op"), item.get("path")
+        # What nearly all are; the rest is looked at one rule after another.
+        if type(path) is str and path[:1] == "/" and "~" not in path and type(kind) is str:
+            tokens = tuple(path[1:].split("/"))
+            # Past the generated constructor: this runs for every operation of every event.
+            if kind in _WITH_VALUE and "value" in item:
+                return tuple.__new__(Operation, (kind, tokens, item["value"], ()))
+            if kind == "remove":
+                return tuple.__new__(Operation, (kind, tokens, None, ()))
+    return _compile_any(item)
+
+
+def _compile_any(item: Json) -> Operation:
     if type(item) is not dict:
         raise Refused("bad_patch", "an operation is an object", field="op", shape=shape_of(item))
     kind = item.get("op")
@@ -82,15 +96,19 @@ def _compile(item: Json) -> Operation:
             raise Refused("bad_patch", f"{kind} needs a value", field="value", shape="nothing")
         value = item["value"]
     elif kind in _WITH_SOURCE:
-        source = _pointer(item, "from")
-        if kind == "move" and len(source) < len(tokens) and tokens[: len(source)] == source:
-            raise Refused(
-                "bad_patch", "a value cannot move into itself", field="path", shape="a path below from"
-            )
+        source = _source(item, tokens)
     elif not tokens:
         raise Refused("remove_root", "use delete to remove the root", field="path", shape=shape_of(""))
-    # Past the generated constructor: this runs for every operation of every event.
-    return tuple.__new__(Operation, (kind, tokens, value, source))
+    return Operation(kind, tokens, value, source)
+
+
+def _source(item: dict[str, Json], tokens: tuple[str, ...]) -> tuple[str, ...]:
+    source = _pointer(item, "from")
+    if item["op"] == "move" and len(source) < len(tokens) and tokens[: len(source)] == source:
+        raise Refused(
+            "bad_patch", "a value cannot move into itself", field="path", shape="a path below from"
+        )
+    return source
 
 
 def _refuse_kind(item: dict[str, Json]) -> NoReturn:
@@ -128,13 +146,14 @@ def _replace(edit: Edit, operation: Operation) -> None:
     if not tokens:
         edit.set_root(value, size_within(value, DEPTH_MAX))
         return
-    parent, key = resolve_parent(edit.root, tokens), tokens[-1]
+    key = tokens[-1]
+    parent = edit.root if len(tokens) == 1 else resolve(edit.root, tokens[:-1])
     if type(parent) is dict:
         if key not in parent:
             raise missing_member(parent, key)
         edit.replace(parent, key, value, size_within(value, DEPTH_MAX - len(tokens)))
     else:
-        place = index(key, len(parent))
+        place = index(key, len(as_container(parent)))
         edit.replace(parent, place, value, size_within(value, DEPTH_MAX - len(tokens)))
 
 

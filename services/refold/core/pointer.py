@@ -50,12 +50,11 @@ def resolve(state: Json, tokens: Sequence[str]) -> Json:
 
 def resolve_parent(state: Json, tokens: Sequence[str]) -> Json:
     """Return the object or array that holds the place, which need not be there yet, or raise `Refused`."""
-    node = state
-    try:
-        for token in tokens[:-1]:
-            node = node[token] if type(node) is dict else _element(node, token)
-    except KeyError:
-        raise missing_member(node, token) from None
+    return as_container(state if len(tokens) == 1 else resolve(state, tokens[:-1]))
+
+
+def as_container(node: Json) -> Json:
+    """Return an object or an array as it is; refuse what has no members."""
     if type(node) is dict or type(node) is list:
         return node
     raise _not_a_container(node)

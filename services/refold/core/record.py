@@ -73,6 +73,10 @@ def author_headers(headers: bytes) -> bytes:
     """Leave out the broker's own lines, whose names begin with `Nats-`; nothing but CRLF ends a line."""
     if b"Nats-" not in headers:
         return headers
+    # Most events carry what their batch needed, and nothing else: every line begins so.
+    ends = headers.count(b"\r\n")
+    if headers.startswith(b"Nats-") and headers.count(b"\r\nNats-") + 1 == ends and headers.endswith(b"\r\n"):
+        return b""
     return b"\r\n".join([line for line in headers.split(b"\r\n") if not line.startswith(b"Nats-")])
 
 

@@ -6,7 +6,7 @@ Fed by the projector, and by whoever replays the log to prove or rebuild a proje
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from refold.core import canonical, chain
 from refold.core.checkpoint import Checkpoint
@@ -14,7 +14,7 @@ from refold.core.document import Document
 from refold.core.errors import FoldUnknown, LogHole
 from refold.core.fold import Folded, fold
 from refold.core.limits import FOLD_NEWEST, PARTITIONS, SUBJECTS_CACHED_MAX
-from refold.core.outcome import Entry
+from refold.core.outcome import Entry, Status
 from refold.core.record import SYSTEM_NAMESPACE, Place, Record, author_headers, place, stored_subject
 
 
@@ -37,6 +37,7 @@ class Shard:
         self.recorded_at = newest.recorded_at
         self.fold_number = newest.fold
         self._places: dict[bytes, Place] = {}
+        self._usual: set[bytes] = set()
 
     def place(self, subject: bytes) -> Place:
         """Tell where a subject's events belong, from memory where it was seen lately."""
@@ -44,7 +45,10 @@ class Shard:
         if known is None:
             if len(self._places) >= SUBJECTS_CACHED_MAX:
                 self._places.clear()
+                self._usual.clear()
             known = self._places[subject] = place(subject)
+            if subject == stored_subject(*known[:3]):
+                self._usual.add(subject)
         return known
 
     def owns(self, partition: int) -> bool:
@@ -68,18 +72,25 @@ class Shard:
     def fold(self, record: Record, where: Place, document: Document) -> Step:
         """Fold a record into its document, in place. Raises `FoldUnknown`, `LogHole`."""
         self._advance(record)
-        headers = author_headers(record.headers)
-        if headers is not record.headers:
+        recorded_at = self.recorded_at
+        sequence, time, subject, headers, body = record
+        if headers:
             # The broker's own lines are cut once, not by each who reads the author's.
-            record = record._replace(headers=headers)
-        folded = fold(document, record, recorded_at=self.recorded_at, fold_number=self.fold_number)
-        counts = self._link(record, where.partition).counts
-        name = folded.outcome.status.name
-        setattr(counts, name, getattr(counts, name) + 1)
-        if where.namespace == SYSTEM_NAMESPACE and folded.outcome.status.is_effective:
+            headers = author_headers(headers)
+            record = tuple.__new__(Record, (sequence, time, subject, headers, body))
+        folded = fold(document, record, recorded_at=recorded_at, fold_number=self.fold_number)
+        status = folded[0][0]
+        counts = self._link(record, where[0]).counts
+        if status is _APPLIED:
+            counts.applied += 1
+        else:
+            counts.add(status)
+        if where[1] == SYSTEM_NAMESPACE and status.is_effective:
             # Genesis and every later number say it in the same member.
             self.fold_number = document.state["fold"]
-        return Step(self.recorded_at, folded, entry_of(record, where, self.recorded_at, folded))
+        entry = entry_of(record, folded, recorded_at, is_usual=subject in self._usual)
+        # Past the generated constructor: this runs for every event.
+        return tuple.__new__(Step, (recorded_at, folded, entry))
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return what to commit: every owned partition, idle ones too, read up to here."""
@@ -98,12 +109,14 @@ class Shard:
         ]
 
     def _advance(self, record: Record) -> None:
+        sequence, time, *_ = record
         if self.fold_number > FOLD_NEWEST:
-            raise FoldUnknown(fold=self.fold_number, known=FOLD_NEWEST, sequence=record.sequence)
-        if record.sequence != self.read_sequence + 1:
-            raise LogHole(expected=self.read_sequence + 1, found=record.sequence)
-        self.read_sequence = record.sequence
-        self.recorded_at = max(self.recorded_at, record.time)
+            raise FoldUnknown(fold=self.fold_number, known=FOLD_NEWEST, sequence=sequence)
+        if sequence != self.read_sequence + 1:
+            raise LogHole(expected=self.read_sequence + 1, found=sequence)
+        self.read_sequence = sequence
+        if time > self.recorded_at:
+            self.recorded_at = time
 
     def _link(self, record: Record, partition: int) -> Checkpoint:
         checkpoint = self._checkpoints[partition]
@@ -121,25 +134,37 @@ def first_checkpoints(log_id: str) -> list[Checkpoint]:
     ]
 
 
-def entry_of(record: Record, where: Place, recorded_at: int, folded: Folded) -> Entry:
-    """Put a record, its author's headers only, and what became of it together as what is kept."""
-    outcome = folded.outcome
-    usual = stored_subject(*where[:3])
-    return Entry(
-        record.sequence,
-        record.time,
-        recorded_at,
-        folded.occurred_at,
-        outcome.version,
-        outcome.status,
-        outcome.kind,
-        outcome.is_creation,
-        None if record.subject == usual else record.subject,
-        record.headers,
-        record.body,
-        None if outcome.effect is None else canonical.dumps(outcome.effect),
-        outcome.reason,
-        outcome.detail,
-        folded.identity,
-        outcome.first.sequence if outcome.first is not None else 0,
+def entry_of(record: Record, folded: Folded, recorded_at: int, *, is_usual: bool) -> Entry:
+    """Put a record, its author's headers only, and what became of it together as what is kept.
+
+    `is_usual`: its subject is the one that its document's events are stored under.
+    """
+    sequence, time, subject, headers, body = record
+    outcome, occurred_at, _, _, identity = folded
+    status, version, kind, is_creation, reason, detail, effect, first = outcome
+    # Past the generated constructor: this runs for every event.
+    return tuple.__new__(
+        Entry,
+        (
+            sequence,
+            time,
+            recorded_at,
+            occurred_at,
+            version,
+            status,
+            kind,
+            is_creation,
+            None if is_usual else subject,
+            headers,
+            body,
+            None if effect is None else canonical.dumps(effect),
+            reason,
+            detail,
+            identity,
+            0 if first is None else first.sequence,
+        ),
     )
+
+
+_APPLIED: Final = Status.applied
+"""An enumeration's own look-up costs as much as the rest of a comparison."""

@@ -32,12 +32,9 @@ class DocumentCache:
         """Count the documents held."""
         return len(self._documents)
 
-    def use(self, key: Key) -> Document | None:
-        """Return a document, now the most lately used; None where it is not held."""
-        document = self._documents.pop(key, None)
-        if document is not None:
-            self._documents[key] = document
-        return document
+    def get(self, key: Key) -> Document | None:
+        """Return a document; None where it is not held."""
+        return self._documents.get(key)
 
     def hold(self, document: Document) -> None:
         """Take a document in."""
@@ -45,18 +42,25 @@ class DocumentCache:
         self._documents[key] = document
         self._weigh(key)
 
-    def shrink(self, changed: Collection[Key], pinned: Collection[Key]) -> None:
-        """Weigh what has changed, then let go of the least lately used until the rest fits; `pinned` ones stay."""
-        for key in changed:
+    def shrink(self, used: Collection[Key], pinned: Collection[Key]) -> bool:
+        """Weigh what was used, then let go of the least lately used until the rest fits; `pinned` ones stay.
+
+        Tells whether anything went.
+        """
+        for key in used:
+            document = self._documents.pop(key, None)
+            if document is not None:
+                self._documents[key] = document
             self._weigh(key)
         if self._bytes <= self._bytes_max:
-            return
+            return False
         for key in list(self._documents):
             if key not in pinned:
                 del self._documents[key]
                 self._weigh(key)
                 if self._bytes <= self._bytes_max:
-                    return
+                    break
+        return True
 
     def _weigh(self, key: Key) -> None:
         document = self._documents.get(key)

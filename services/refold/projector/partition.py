@@ -67,6 +67,8 @@ class ShardLoop:
         self._documents = DocumentCache(bounds.cache_bytes_max)
         self._new: set[Key] = set()
         self._wanted: set[Key] = set()
+        # By subject as stored: where its events belong, and the document where it is in memory.
+        self._seats: dict[bytes, tuple[Place, Document | None]] = {}
         self._pending = Pending(shard.read_sequence)
         self._is_committing = False
         self._has_work = asyncio.Event()
@@ -113,55 +115,62 @@ class ShardLoop:
 
     async def _load_missing(self, records: list[Record]) -> None:
         """Bring every document of these records into memory, in one query for those that are not there."""
-        places = {self._shard.place(record.subject) for record in records}
-        wanted = {
-            where[1:3]: where for where in places if not where.reason and self._shard.owns(where.partition)
-        }
-        # Held until they are folded, though the committer may shrink the cache while they are loaded.
-        self._wanted = set(wanted)
-        missing = [key for key in wanted if self._documents.use(key) is None]
-        if not missing:
+        subjects = {record.subject for record in records}
+        unseated = [self._shard.place(subject) for subject in subjects if subject not in self._seats]
+        if not unseated:
             return
-        loaded = {
-            (document.namespace, document.document): document
-            for document in await self._ports.store.load(missing)
+        missing = {
+            where[1:3]: where
+            for where in unseated
+            if self._is_folded(where) and self._documents.get(where[1:3]) is None
         }
-        for key in missing:
-            where, document = wanted[key], loaded.get(key)
+        if missing:
+            # All are held until they are folded: the committer may shrink the cache while these are loaded.
+            self._wanted = {self._shard.place(subject)[1:3] for subject in subjects}
+            await self._load(missing)
+        for subject in subjects:
+            where = self._shard.place(subject)
+            document = self._documents.get(where[1:3]) if self._is_folded(where) else None
+            self._seats[subject] = (where, document)
+
+    def _is_folded(self, where: Place) -> bool:
+        return not where.reason and self._shard.owns(where.partition)
+
+    async def _load(self, missing: dict[Key, Place]) -> None:
+        found = await self._ports.store.load(list(missing))
+        loaded = {(document.namespace, document.document): document for document in found}
+        for key, where in missing.items():
+            document = loaded.get(key)
             if document is None:
                 self._new.add(key)
-                document = Document(
-                    namespace=where.namespace, document=where.document, partition=where.partition
-                )
+                document = Document(namespace=key[0], document=key[1], partition=where.partition)
             self._documents.hold(document)
 
     def _fold(self, records: list[Record]) -> None:
         young = self._ports.broker_now() - REPLY_AGE_NANOSECONDS
+        seats, fold_one = self._seats, self._fold_one
         outcomes: Counter[Status] = Counter()
         for record in records:
-            where = self._shard.place(record.subject)
-            if not self._shard.owns(where.partition):
-                self._shard.skip(record)
-            elif where.reason:
+            where, document = seats[record.subject]
+            if document is not None:
+                outcomes[fold_one(record, where, document, record.time > young)] += 1
+            elif where.reason and self._shard.owns(where.partition):
                 self._refuse(record, where, is_young=record.time > young)
                 outcomes[Status.rejected] += 1
             else:
-                outcomes[self._fold_one(record, where, is_young=record.time > young)] += 1
+                self._shard.skip(record)
         for status, count in outcomes.items():
             self._ports.metrics.events_folded.labels(outcome=status.name).inc(count)
 
-    def _fold_one(self, record: Record, where: Place, *, is_young: bool) -> Status:
-        key = (where.namespace, where.document)
-        document = self._documents.use(key)
-        assert document is not None, key
+    def _fold_one(self, record: Record, where: Place, document: Document, is_young: bool) -> Status:
         step = self._shard.fold(record, where, document)
-        self._pending.add(document, step.entry, is_new=key in self._new)
-        status = step.entry.status
-        if status is Status.rejected:
-            self._pending.rejections.append(rejection_of(where, step.entry))
+        entry = step.entry
+        self._pending.add(document, entry, is_new=bool(self._new) and where[1:3] in self._new)
+        if entry.status is Status.rejected:
+            self._pending.rejections.append(rejection_of(where, entry))
         if is_young:
             self._notify(where, step)
-        return status
+        return entry.status
 
     def _notify(self, where: Place, step: Step) -> None:
         reply = reply_notice(where, step)
@@ -200,7 +209,8 @@ class ShardLoop:
             await self._commit(taken)
             self._is_committing = False
             self._has_committed.set()
-            self._documents.shrink(taken.keys, self._pending.keys | self._wanted)
+            if self._documents.shrink(taken.keys, self._pending.keys | self._wanted):
+                self._seats.clear()
 
     def _take(self) -> Pending:
         """Begin a new pending behind the one to commit; its new documents will have rows by then."""

@@ -54,9 +54,13 @@ class Pending:
             unwritten = self._unwritten[key] = _Unwritten(document, is_new)
         unwritten.journal.append(entry)
         entry_bytes = entry.size
-        self.count(entry_bytes + ENTRY_BYTES)
+        self.events += 1
+        self.bytes += entry_bytes + ENTRY_BYTES
         document.unpaged_events += 1
         document.unpaged_bytes += entry_bytes
+        # With fewer events and bytes no page is full.
+        if document.unpaged_events < PAGE_EVENTS_MAX and document.unpaged_bytes < PAGE_BYTES_MIN:
+            return
         if _is_full(document):
             _cut(document, unwritten)
             self.bytes += document.page_bytes
