@@ -71,6 +71,9 @@ PAGE_EVENTS_MAX: Final = 128
 PAGE_BYTES_MIN: Final = 64 * 1024
 """A page is also full at this many bytes of events, or at its snapshot's size if that is larger."""
 
+RUN_EVENTS_MIN: Final = 8
+"""So many events of one document in one commit, and its snapshot's size in bytes, are a page at once: no journal."""
+
 PAYLOAD_BYTES_MAX: Final = 2 * 1024 * 1024
 """The broker's `max_payload`: more makes it cut the connection."""
 

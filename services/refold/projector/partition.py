@@ -222,6 +222,7 @@ class ShardLoop:
 
     async def _commit(self, taken: Pending) -> None:
         ports = self._ports
+        taken.cut_runs()
         commit = taken.to_commit(self._shard.checkpoints())
         started = ports.timer()
         await ports.store.commit(commit)

@@ -11,7 +11,7 @@ from typing import Final
 from refold.core import canonical
 from refold.core.checkpoint import Checkpoint
 from refold.core.document import ABSENT, Document
-from refold.core.limits import PAGE_BYTES_MIN, PAGE_EVENTS_MAX
+from refold.core.limits import PAGE_BYTES_MIN, PAGE_EVENTS_MAX, RUN_EVENTS_MIN
 from refold.core.outcome import Entry
 from refold.core.page import snapshot_of
 from refold.store import Commit, Cut, Dirty, Key, Rejection
@@ -69,6 +69,13 @@ class Pending:
         """Count an event and the memory that it takes until it is committed."""
         self.events += 1
         self.bytes += event_bytes
+
+    def cut_runs(self) -> None:
+        """Cut a page wherever this commit's own events are a run worth a snapshot: they need no journal then."""
+        for unwritten in self._unwritten.values():
+            document = unwritten.document
+            if len(unwritten.journal) >= RUN_EVENTS_MIN and document.unpaged_bytes >= document.size:
+                _cut(document, unwritten)
 
     def to_commit(self, checkpoints: list[Checkpoint]) -> Commit:
         """Freeze everything as one transaction; documents may be folded on while it is written."""

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from uuid import UUID
 
 from refold.core.errors import FenceLost, StoreError
 from refold.core.limits import STORE_PIPELINED_MAX
 from refold.core.outcome import Entry
 from refold.store import Commit, Dirty
+from refold.store.postgres.copying import journal_copy
 from refold.store.postgres.cuts import write_cuts
 from refold.store.postgres.pool import Connection
 from refold.store.postgres.rows import (
@@ -73,13 +75,9 @@ async def _update_documents(connection: Connection, changed: list[tuple[object, 
 
 
 async def _write_journal(connection: Connection, documents: Sequence[Dirty]) -> None:
-    rows = [
-        (dirty.document.namespace, dirty.document.document, *entry)
-        for dirty in documents
-        for entry in dirty.journal
-    ]
-    if rows:
-        await connection.copy_records_to_table("journal", records=rows, columns=JOURNAL_COLUMNS)
+    if any(dirty.journal for dirty in documents):
+        rows = BytesIO(journal_copy(documents))
+        await connection.copy_to_table("journal", source=rows, format="binary", columns=JOURNAL_COLUMNS)
 
 
 async def _write_rejections(connection: Connection, commit: Commit) -> None:
