@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 HEADERS_BEGIN: Final = b"NATS/1.0\r\n"
-_HEADERS_END: Final = b"\r\n\r\n"
+HEADERS_END: Final = b"\r\n\r\n"
 
 
 class Event(NamedTuple):
@@ -44,6 +44,6 @@ def batch_frames(events: Sequence[Event], batch: bytes, *, begun: bytes, committ
 
 def stored_lines(block: bytes) -> bytes:
     """Cut the lines out of a stored header block; a block of another form stays whole."""
-    if block.startswith(HEADERS_BEGIN) and block.endswith(_HEADERS_END):
+    if block.startswith(HEADERS_BEGIN) and block.endswith(HEADERS_END):
         return block[len(HEADERS_BEGIN) : -2]
     return block
