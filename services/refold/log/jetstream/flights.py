@@ -72,7 +72,7 @@ class Flights:
 
     def send(self, parcels: list[Parcel]) -> None:
         """Put a group on the wire: as one batch where that is quicker, or where a document comes twice."""
-        subjects = {event.subject for parcel in parcels for event in parcel.events}
+        subjects = set[bytes]().union(*[parcel.subjects for parcel in parcels])
         events = sum(len(parcel.events) for parcel in parcels)
         is_batch = self._pace.prefers_batch(events) or len(subjects) < events or len(parcels) < events
         loop = asyncio.get_running_loop()
