@@ -458,3 +458,16 @@ async def test_a_thousand_notices_come_in_their_order(make: Maker) -> None:
         await notices.send("change.a", body)
     await notices.flush()
     assert heard == bodies
+
+
+async def test_notices_sent_together_come_in_their_order_with_those_around_them(make: Maker) -> None:
+    notices = await make.notices()
+    heard: list[tuple[str, bytes]] = []
+    await notices.listen("change.>", lambda subject, body: heard.append((subject, body)))
+    messages = [(f"change.{number % 7}", b"%d" % number + b"x" * 200) for number in range(3000)]
+    await notices.send("change.before", b"")
+    await notices.send_all(messages)
+    await notices.send_all([])
+    await notices.send("change.after", b"")
+    await notices.flush()
+    assert heard == [("change.before", b""), *messages, ("change.after", b"")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -19,6 +20,7 @@ from refold.log.jetstream import JetStreamLog, feed, reader
 from refold.log.jetstream.api import ask_api, stored_record
 from refold.log.jetstream.feed import Feed
 from refold.log.jetstream.frames import message_frame
+from refold.log.jetstream.parser import WireParser
 from support.broker import WAIT_SECONDS, Broker, read_until, running_broker
 
 
@@ -257,22 +259,35 @@ async def test_what_is_not_taken_is_not_sent_without_bound(broker: Broker) -> No
     begun.close()
 
 
+async def test_what_was_asked_for_is_counted_as_the_broker_counts_it(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a reader would ask for too much, or not ask again."""
+    monkeypatch.setattr(feed, "READ_SECONDS", 0.5)
+    monkeypatch.setattr(feed, "HEARTBEAT_SECONDS", 0.1)
+    frames = [b"HPUB state.n.\xff %d %d\r\n%b\r\n" % (len(b), len(b), b) for b in HOSTILE_HEADERS]
+    await broker.publish_raw(*frames, *(message_frame(subject, b"x") for subject, _ in HOSTILE))
+    log = await broker.open_log()
+    await log.append(event("plain", b"x" * 12_000))
+    last = await fill(log, 2000, body=b"x" * 99)
+    begun = await Feed.open(log.client, 1)
+    taken = 0
+    while taken < last:
+        taken += len(await begun.take())
+    # The broker says what of each request was left when it ran out.
+    async with asyncio.timeout(WAIT_SECONDS):
+        while begun._asked_bytes:  # noqa: ASYNC110 - what is looked at belongs to the feed.
+            await asyncio.sleep(0.01)
+    begun.close()
+
+
 async def test_a_gap_that_the_log_has_not_is_read_again(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One message is lost between broker and reader; the log still has it."""
     log = await broker.open_log()
     last = await fill(log, 2000)
-    taken = Feed._take_message
-    lost: list[bytes] = []
-
-    def lose_one(self: Feed, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> None:
-        if payload == b"700" and not lost:
-            lost.append(payload)
-        else:
-            taken(self, subject, reply, headers, payload)
-
-    monkeypatch.setattr(Feed, "_take_message", lose_one)
+    lost = lose(monkeypatch, b"700", times=1)
     records = await read_until(log, last)
     assert [record.sequence for record in records] == list(range(1, last + 1))
     assert lost == [b"700"]
@@ -283,20 +298,28 @@ async def test_a_gap_at_the_very_beginning_is_asked_of_the_leader(
 ) -> None:
     log = await broker.open_log()
     last = await fill(log, 10)
-    taken = Feed._take_message
-    lost: list[bytes] = []
-
-    def lose_first(self: Feed, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> None:
-        if payload == b"0" and len(lost) < 2:
-            lost.append(payload)
-        else:
-            taken(self, subject, reply, headers, payload)
-
-    monkeypatch.setattr(Feed, "_take_message", lose_first)
+    lost = lose(monkeypatch, b"0", times=2)
     asked = count_calls_of_records(monkeypatch)
     records = await read_until(log, last, after_sequence=1)
     assert [record.sequence for record in records] == list(range(2, last + 1))
     assert asked == [2, 2]
+    assert lost == [b"0", b"0"]
+
+
+def lose(monkeypatch: pytest.MonkeyPatch, body: bytes, *, times: int) -> list[bytes]:
+    """Cut an event out of what has come, each time that it comes, before anyone has looked at it."""
+    lost: list[bytes] = []
+    scan = WireParser._scan
+    whole = re.compile(rb"HMSG [^\r]*\r\nNATS/1\.0\r\n(?:[^\r]+\r\n)*\r\n%b\r\n" % body)
+
+    async def scan_the_rest(self: WireParser, buffer: bytes, connection: object) -> tuple[bytes, int]:
+        if len(lost) < times and whole.search(buffer):
+            buffer = whole.sub(b"", buffer, count=1)
+            lost.append(body)
+        return await scan(self, buffer, connection)
+
+    monkeypatch.setattr(WireParser, "_scan", scan_the_rest)
+    return lost
 
 
 def count_calls_of_records(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -5,7 +5,7 @@ Adapters: `refold.log.jetstream` (the real one) and `refold.log.memory` (the ref
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
@@ -108,6 +108,9 @@ class Notices(Protocol):
 
     async def send(self, subject: str, body: bytes) -> None:
         """Send one message; it may be lost."""
+
+    async def send_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Send subjects and bodies in their order; each may be lost."""
 
     async def flush(self) -> None:
         """Wait until the broker has what was sent."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final
 
 from refold.core import canonical
@@ -137,6 +137,11 @@ class MemoryNotices:
         for pattern, handle in tuple(self._listeners):
             if _matches(pattern, subject.split(".")):
                 handle(subject, body)
+
+    async def send_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Send messages in their order."""
+        for subject, body in messages:
+            await self.send(subject, body)
 
     async def flush(self) -> None:
         """Return: what was sent has been handled."""

@@ -111,7 +111,7 @@ class Appender:
         """Answer, and answer those behind: a document's later event must not be stored without the earlier one."""
         for parcel in parcels:
             parcel.resolve(answer)
-        subjects = {event.subject for parcel in parcels for event in parcel.events}
+        subjects = set[bytes]().union(*[parcel.subjects for parcel in parcels])
         self._line.dismiss(subjects, for_those_behind)
 
     def _lose_all(self) -> None:
@@ -131,4 +131,4 @@ def _confirm(parcels: list[Parcel], last_sequence: int) -> None:
     sequence = last_sequence - sum(len(parcel.events) for parcel in parcels)
     for parcel in parcels:
         first, sequence = sequence + 1, sequence + len(parcel.events)
-        parcel.resolve([Appended(number) for number in range(first, sequence + 1)])
+        parcel.resolve(list(map(Appended, range(first, sequence + 1))))

@@ -30,7 +30,7 @@ from refold.core.limits import (
     SOCKET_UNSENT_BYTES_MAX,
 )
 from refold.log.jetstream.frames import message_frame
-from refold.log.jetstream.parser import RawHandler, WireParser
+from refold.log.jetstream.parser import RawHandler, RunHandler, WireParser
 
 DEFAULT_INBOX_PREFIX: Final = "_INBOX"
 _PING_SECONDS: Final = 5
@@ -126,19 +126,25 @@ class BrokerClient(Client):
 
     # --- What this package uses ----------------------------------------------------------------------
 
-    def subscribe_raw(self, subject: str, handler: RawHandler) -> int:
-        """Call the handler with every message as it is, now and after each reconnect; return the sid."""
+    def subscribe_raw(self, subject: str, handler: RawHandler, *, take_run: RunHandler | None = None) -> int:
+        """Call the handler with every message as it is, now and after each reconnect; return the sid.
+
+        `take_run` is offered them first, many at once.
+        """
         self._sid += 1
         sid: int = self._sid
         # nats-py subscribes again by this table.
         self._subs[sid] = Subscription(self, sid, subject)
         self._wire.raw[b"%d" % sid] = handler
+        if take_run is not None:
+            self._wire.runs[b"%d" % sid] = take_run
         self.write_if_connected(b"SUB %b %d\r\n" % (subject.encode(), sid))
         return sid
 
     def unsubscribe_raw(self, sid: int) -> None:
         """Call the handler no more."""
         self._subs.pop(sid, None)
+        self._wire.runs.pop(b"%d" % sid, None)
         if self._wire.raw.pop(b"%d" % sid, None) is not None:
             self.write_if_connected(b"UNSUB %d\r\n" % sid)
 

@@ -6,16 +6,17 @@ Used by `refold.log.jetstream.appender` alone, which decides what an answer mean
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
 from refold.core.errors import LogUnavailable
-from refold.core.limits import BATCH_EVENTS_MIN
 from refold.log import Unknown
 from refold.log.jetstream.acknowledgement import PubAck, read_pub_ack
 from refold.log.jetstream.client import BrokerClient
 from refold.log.jetstream.frames import batch_frames, message_frame
+from refold.log.jetstream.pace import Pace
 from refold.log.jetstream.waiting import Parcel
 
 Outcome = PubAck | Unknown | LogUnavailable
@@ -30,6 +31,9 @@ class _Flight:
     """
 
     subjects: set[bytes]
+    events: int
+    is_batch: bool
+    sent_at: float
     deadline: asyncio.TimerHandle | None = None
     awaited: dict[bytes, list[Parcel]] = field(default_factory=dict)
     begun: bytes = b""
@@ -56,6 +60,7 @@ class Flights:
         self._flights: set[_Flight] = set()
         self._by_token: dict[bytes, _Flight] = {}
         self._tokens = count(1)
+        self._pace = Pace()
         inbox = client.new_inbox()
         self._inbox = f"{inbox}.".encode()
         self._batches = inbox.rpartition(".")[2].encode()
@@ -66,15 +71,15 @@ class Flights:
         return len(self._flights)
 
     def send(self, parcels: list[Parcel]) -> None:
-        """Put a group on the wire: as one batch where it is large, or where a document comes twice."""
-        subjects = {event.subject for parcel in parcels for event in parcel.events}
+        """Put a group on the wire: as one batch where that is quicker, or where a document comes twice."""
+        subjects = set[bytes]().union(*[parcel.subjects for parcel in parcels])
         events = sum(len(parcel.events) for parcel in parcels)
-        flight = _Flight(subjects=subjects)
-        is_batch = events >= BATCH_EVENTS_MIN or len(subjects) < events or len(parcels) < events
+        is_batch = self._pace.prefers_batch(events) or len(subjects) < events or len(parcels) < events
+        loop = asyncio.get_running_loop()
+        flight = _Flight(subjects=subjects, events=events, is_batch=is_batch, sent_at=time.perf_counter())
         frames = self._as_batch(flight, parcels) if is_batch else self._as_singles(flight, parcels)
         late = Unknown(f"no acknowledgement in {self._acknowledge_seconds} seconds")
-        timer = asyncio.get_running_loop().call_later
-        flight.deadline = timer(self._acknowledge_seconds, self._end, flight, late)
+        flight.deadline = loop.call_later(self._acknowledge_seconds, self._end, flight, late)
         self._flights.add(flight)
         self.subjects |= subjects
         try:
@@ -130,7 +135,13 @@ class Flights:
             # The refusal of a batch's first event tells why; that of its last, only that it is incomplete.
             self._when_answered(parcels, flight.refusal if ack.code and flight.refusal else ack)
         if not any(flight.awaited.values()):
+            if ack is not None and not ack.code:
+                self._learn(flight)
             self._land(flight)
+
+    def _learn(self, flight: _Flight) -> None:
+        landed_at = time.perf_counter()
+        self._pace.note(flight.events, is_batch=flight.is_batch, sent_at=flight.sent_at, landed_at=landed_at)
 
     def _end(self, flight: _Flight, outcome: Outcome) -> None:
         """Answer for the broker."""

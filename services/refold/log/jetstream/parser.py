@@ -13,6 +13,10 @@ from nats.errors import ProtocolError
 RawHandler: TypeAlias = Callable[[bytes, bytes, bytes, bytes], None]
 """Called with subject, reply, header block and payload, as the broker sent them. It must not raise."""
 
+RunHandler: TypeAlias = Callable[[bytes, int], int]
+"""Called with what has come and where a message of its subscription begins: takes as many as follow whole and in
+the form that it knows, and returns where it stopped. It must not raise."""
+
 LINE_BYTES_MAX: Final = 256 * 1024
 """A line of the protocol; the longest is the broker's INFO."""
 
@@ -36,6 +40,7 @@ class WireParser:
         """Start on a fresh connection, with no raw subscription."""
         self._receiver = receiver
         self.raw: dict[bytes, RawHandler] = {}
+        self.runs: dict[bytes, RunHandler] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -68,16 +73,17 @@ class WireParser:
         position = 0
         while (end := find(b"\r\n", position)) >= 0:
             words = buffer[position:end].split(b" ")
-            # The form that the log's reader gets, first and unpacked in place: this loop runs for every event.
-            if len(words) == 6 and words[0] == b"HMSG":
-                _, subject, sid, reply, headers_size, size = words
-            elif words[0] in {b"MSG", b"HMSG"}:
-                subject, sid, reply, headers_size, size = _other_form(words)
+            if words[0] in {b"MSG", b"HMSG"}:
+                subject, sid, reply, headers_size, size = _message(words)
             else:
                 await self._receiver.take_operation(words[0], buffer[position + len(words[0]) + 1 : end])
                 if self._connection is not connection:
                     break
                 position = end + 2
+                continue
+            take_run = self.runs.get(sid)
+            if take_run is not None and (after := take_run(buffer, position)) > position:
+                position = after
                 continue
             payload, stop = end + 2 + int(headers_size), end + 2 + int(size)
             if stop + 2 > length:
@@ -94,8 +100,8 @@ class WireParser:
         return buffer[position:], 0
 
 
-def _other_form(words: list[bytes]) -> list[bytes]:
-    """Read subject, sid, reply, headers' size and whole size where reply or headers are missing."""
+def _message(words: list[bytes]) -> list[bytes]:
+    """Read subject, sid, reply, headers' size and whole size; reply or headers may be missing."""
     if words[0] == b"MSG":
         words = [*words[:-1], b"0", words[-1]]
     if len(words) == 5:

@@ -31,10 +31,12 @@ class Parcel:
     answer: asyncio.Future[Answer]
     company: int = BATCH_EVENTS_MAX
     size: int = field(init=False)
+    subjects: frozenset[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Weigh it."""
-        self.size = sum(len(event.body) + len(event.lines) for event in self.events)
+        """Weigh it, and note where it goes."""
+        self.subjects = frozenset([event.subject for event in self.events])
+        self.size = sum([len(event.body) + len(event.lines) for event in self.events])
 
     @property
     def is_atomic(self) -> bool:
@@ -83,7 +85,7 @@ class WaitingLine:
 
     def dismiss(self, subjects: Collection[bytes], answer: LogError) -> None:
         """Answer those who would write to these documents after an event that failed."""
-        left = [parcel for parcel in self._line if not any(e.subject in subjects for e in parcel.events)]
+        left = [parcel for parcel in self._line if parcel.subjects.isdisjoint(subjects)]
         if len(left) < len(self._line):
             for parcel in set(self._line).difference(left):
                 parcel.resolve(answer)
@@ -113,18 +115,18 @@ class _Group:
         """Choose it or pass it over."""
         if self._fits(parcel):
             self.parcels.append(parcel)
-            self._subjects.update(event.subject for event in parcel.events)
+            self._subjects |= parcel.subjects
             self._company = min(self._company, parcel.company)
             self._size += parcel.size
             self.is_closed = parcel.is_atomic or len(self.parcels) >= self._company
         else:
             self.passed.append(parcel)
-            self._barred.update(event.subject for event in parcel.events)
+            self._barred |= parcel.subjects
             self._has_passed_plain |= not parcel.is_strict
             self.is_closed = len(self.passed) >= OVERTAKEN_MAX or self._is_plain_and_cut()
 
     def _fits(self, parcel: Parcel) -> bool:
-        if any(event.subject in self._barred for event in parcel.events):
+        if not self._barred.isdisjoint(parcel.subjects):
             return False
         if not parcel.is_strict and self._has_passed_plain:
             return False
