@@ -45,12 +45,11 @@ const peer = {
     await consumer.start();
     await consumer.close();
   },
-  async check() {
+  async check(document, version) {
     const { Pool } = await load("pg");
     const pool = new Pool({ connectionString: work.address });
-    const { rows } = await pool.query("SELECT data FROM states WHERE _id = 'w1-7'");
-    const last = work.events / work.documents;
-    const [{ path, value }] = change("w1-7", last);
+    const { rows } = await pool.query("SELECT data FROM states WHERE _id = $1", [document]);
+    const [{ path, value }] = change(document, version);
     assert.deepEqual(rows[0].data[path.slice(1)], value);
     await pool.end();
   },

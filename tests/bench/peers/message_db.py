@@ -10,13 +10,13 @@ from typing import Any
 from uuid import uuid4
 
 import psycopg
-from work import BATCHES, WRITERS, Append, Change, arguments, fold, run
+from work import BATCHES, Append, Change, arguments, fold, run
 
 WRITE = "SELECT write_message(%s, %s, 'changed', %s, NULL, %s)"
 READ = "SELECT data FROM get_stream_messages(%s, 0, %s)"
 READ_CATEGORY = "SELECT stream_name, data, global_position FROM get_category_messages(%s, %s, %s)"
 PAGE = 1_000
-CATEGORIES = [f"w{writers}" for writers in WRITERS] + [f"b{size}" for size in BATCHES]
+CATEGORIES = [f"b{size}" for size in BATCHES]
 
 
 def install(connection: psycopg.Connection[Any], folder: Path) -> None:

@@ -225,8 +225,11 @@ def _circumstances(rounds: Sequence[Mapping[str, Any]], machine: Mapping[str, st
 
 
 def _work_said(work: Mapping[str, int]) -> str:
-    events, documents, loads = (f"{work[name]:,}" for name in ("events", "documents", "loads"))
-    return f"{events} events each way, over {documents} documents unless batched; {loads} loads of each kind"
+    events, documents, loads, seconds = (
+        f"{work[name]:,.0f}" for name in ("events", "documents", "loads", "seconds")
+    )
+    singly = f"singly over {documents} documents, for at most {seconds} s"
+    return f"{events} events each way, {singly}; {loads} loads of each kind"
 
 
 def _images(drawn: Sequence[str], name: str) -> list[str]:

@@ -45,6 +45,9 @@ def arguments() -> Namespace:
     parser.add_argument("--events", type=int, default=10_000, help="Events of each way of appending.")
     parser.add_argument("--documents", type=int, default=100, help="Documents they belong to.")
     parser.add_argument("--loads", type=int, default=500, help="Loads of each kind.")
+    parser.add_argument(
+        "--seconds", type=float, default=8, help="Most that appending singly may take, each way."
+    )
     parser.add_argument("--peers", default=names, help=f"Some of {names}.")
     parser.add_argument(
         "--home", type=Path, default=Path.home() / ".cache/refold-peers", help="Environments."
@@ -88,7 +91,7 @@ async def run_one(given: Namespace, peer: Peer) -> dict[str, Any]:
         "peer": peer.name,
         "version": versions()[peer.package],
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "work": {name: getattr(given, name) for name in ("events", "documents", "loads")},
+        "work": {name: getattr(given, name) for name in ("events", "documents", "loads", "seconds")},
         "syncs_per_second": syncs,
         "figures": figures,
     }
@@ -98,18 +101,32 @@ async def run_program(given: Namespace, peer: Peer, address: str) -> dict[str, f
     """Run a peer's program and collect its figures."""
     command = [*interpreter(peer, given.home), str(HERE / peer.program), "--variant", peer.variant]
     command += ["--events", str(given.events), "--documents", str(given.documents)]
-    command += ["--loads", str(given.loads), "--address", address, "--home", str(given.home / "npm")]
+    command += [
+        "--loads",
+        str(given.loads),
+        "--seconds",
+        str(given.seconds),
+        "--address",
+        address,
+        "--home",
+        str(given.home / "npm"),
+    ]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout
+    figures: dict[str, float] = {}
     try:
-        told, _ = await process.communicate()
+        async for line in process.stdout:
+            told = json.loads(line)
+            figures[told["figure"]] = told["value"]
+            print(f"  {told['figure']:<16}{told['value']:>16,.1f}", flush=True)
+        await process.wait()
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
     if process.returncode:
         raise RuntimeError(f"{peer.program} ended with {process.returncode}")
-    lines = [json.loads(line) for line in told.splitlines() if line.startswith(b"{")]
-    return {line["figure"]: line["value"] for line in lines}
+    return figures
 
 
 def interpreter(peer: Peer, home: Path) -> list[str]:

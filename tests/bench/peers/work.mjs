@@ -8,14 +8,16 @@ import assert from "node:assert/strict";
 const MEMBERS = 16;
 const WRITERS = [1, 8, 64];
 const BATCHES = [100, 1_000];
+const LOADED = 100;
 const STRIDE = 37;
 
 export function readArguments() {
-  const names = ["events", "documents", "loads", "address", "home", "variant"];
+  const names = ["events", "documents", "loads", "seconds", "address", "home", "variant"];
   const options = Object.fromEntries(names.map((name) => [name, { type: "string" }]));
   const { values } = parseArgs({ options });
-  const { events = "10000", documents = "100", loads = "500" } = values;
-  return { ...values, events: Number(events), documents: Number(documents), loads: Number(loads) };
+  const { events = 10_000, documents = 100, loads = 500, seconds = 8 } = values;
+  const numbers = { events, documents, loads, seconds };
+  return { ...values, ...Object.fromEntries(Object.entries(numbers).map(([name, value]) => [name, Number(value)])) };
 }
 
 export function change(document, version) {
@@ -44,38 +46,39 @@ function rate(count, begun) {
 }
 
 export async function run(peer, work) {
-  const versions = Math.floor(work.events / work.documents);
+  for (const size of BATCHES) {
+    const documents = Array.from({ length: Math.floor(work.events / size) }, (_, number) => `b${size}-${number}`);
+    await measureBatches(peer, documents, size);
+    if (size === LOADED) await measureLoads(peer, documents, size, work.loads);
+  }
+  const total = work.events * BATCHES.length;
+  const begun = performance.now();
+  await peer.rebuild();
+  say("rebuild", rate(total, begun));
+  await peer.check(`b${LOADED}-7`, LOADED);
   for (const writers of WRITERS) {
     const documents = Array.from({ length: work.documents }, (_, number) => `w${writers}-${number}`);
-    await measureSingles(peer, documents, versions, writers);
-    if (writers === 1) await measureLoads(peer, documents, versions, work.loads);
+    await measureSingles(peer, documents, Math.floor(work.events / work.documents), writers, work.seconds);
   }
-  for (const size of BATCHES) {
-    const count = Math.floor(work.events / size);
-    await measureBatches(peer, Array.from({ length: count }, (_, number) => `b${size}-${number}`), size);
-  }
-  const total = work.events * (WRITERS.length + BATCHES.length);
-  const begun = performance.now();
-  await peer.rebuild(total);
-  say("rebuild", rate(total, begun));
-  await peer.check();
   const status = readFileSync("/proc/self/status", "utf8");
   say("memory", Number(/VmHWM:\s+(\d+)/.exec(status)[1]) * 1_024);
 }
 
-async function measureSingles(peer, documents, versions, writers) {
+async function measureSingles(peer, documents, versions, writers, seconds) {
   const waiting = documents.map((document) => [document, 0]);
+  const begun = performance.now();
+  let appended = 0;
   // A document stands in line again once its event is appended.
   const write = async () => {
-    for (let turn = waiting.shift(); turn; turn = waiting.shift()) {
-      const [document, version] = turn;
+    while (waiting.length && performance.now() - begun < seconds * 1_000) {
+      const [document, version] = waiting.shift();
       await peer.append(document, version, [change(document, version + 1)]);
+      appended += 1;
       if (version + 1 < versions) waiting.push([document, version + 1]);
     }
   };
-  const begun = performance.now();
   await Promise.all(Array.from({ length: writers }, write));
-  say(`append_${writers}`, rate(documents.length * versions, begun));
+  say(`append_${writers}`, rate(appended, begun));
 }
 
 async function measureBatches(peer, documents, size) {

@@ -13,7 +13,7 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Awaitable, Callable, Iterator
 from hashlib import sha256
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
@@ -21,6 +21,9 @@ from typing import Any, Protocol
 MEMBERS = 16
 WRITERS = (1, 8, 64)
 BATCHES = (100, 1_000)
+LOADED = 100
+"""Documents of this many events are loaded: those of the first batches."""
+
 STRIDE = 37
 """Documents are read in steps of this many: not in the order in which they were written."""
 
@@ -29,9 +32,6 @@ Change = list[dict[str, Any]]
 
 Append = Callable[[str, int, Change], None]
 """A writer: appends one event to a document that must be at a version."""
-
-Line = SimpleQueue[tuple[str, int]]
-"""Documents with their versions, waiting for a writer."""
 
 
 class Peer(Protocol):
@@ -53,6 +53,7 @@ def arguments() -> Namespace:
     parser.add_argument("--events", type=int, default=10_000)
     parser.add_argument("--documents", type=int, default=100)
     parser.add_argument("--loads", type=int, default=500)
+    parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument(
         "--address", required=True, help="DSN, URL or data folder of what the runner started."
     )
@@ -90,36 +91,40 @@ def say(figure: str, value: float) -> None:
 
 async def run(peer: Any, work: Namespace) -> None:
     """Do all the work that the peer has a way to do, in the same order for each."""
-    versions = work.events // work.documents
+    for size in BATCHES:
+        documents = [f"b{size}-{number}" for number in range(work.events // size)]
+        await measure_batches(peer, documents, size)
+        if size == LOADED:
+            await measure_loads(peer, documents, size, work.loads)
+    await measure_replay(peer, work.events * len(BATCHES))
     for writers in WRITERS:
         documents = [f"w{writers}-{number}" for number in range(work.documents)]
-        await measure_singles(peer, documents, versions, writers)
-        if writers == 1:
-            await measure_loads(peer, documents, versions, work.loads)
-    for size in BATCHES:
-        await measure_batches(peer, [f"b{size}-{number}" for number in range(work.events // size)], size)
-    total = work.events * (len(WRITERS) + len(BATCHES))
-    for way in ("read_all", "rebuild"):
-        if hasattr(peer, way):
-            begun = time.perf_counter()
-            # A peer that measures itself, or makes fewer events into a read model, returns how many a second.
-            rate = await getattr(peer, way)(total)
-            say(way, rate or total / (time.perf_counter() - begun))
+        waiting = Line(documents, work.events // work.documents, work.seconds)
+        await measure_singles(peer, waiting, writers)
     say("memory", peak_bytes())
 
 
-async def measure_singles(peer: Any, documents: list[str], versions: int, writers: int) -> None:
-    """Append one event at a time by some writers at once; a document's events never overtake each other."""
-    waiting = queued(documents)
+async def measure_singles(peer: Any, waiting: Line, writers: int) -> None:
+    """Append one event at a time by some writers at once, all of them or until the time is up."""
     # Whoever must connect first does so untimed.
     appends = [peer.writer() for _ in range(writers)] if hasattr(peer, "writer") else []
     begun = time.perf_counter()
     if appends:
-        in_threads(appends, waiting, versions)
+        in_threads(appends, waiting)
     else:
-        await in_tasks(peer, waiting, versions, writers)
-    say(f"append_{writers}", len(documents) * versions / (time.perf_counter() - begun))
+        await in_tasks(peer, waiting, writers)
+    say(f"append_{writers}", waiting.appended / (time.perf_counter() - begun))
     await settle(peer)
+
+
+async def measure_replay(peer: Any, total: int) -> None:
+    """Read every event and fold it in memory; make a read model of them."""
+    for way in ("read_all", "rebuild"):
+        if hasattr(peer, way):
+            begun = time.perf_counter()
+            # A peer that measures itself, or takes fewer events, returns how many a second.
+            rate = await getattr(peer, way)(total)
+            say(way, rate or total / (time.perf_counter() - begun))
 
 
 async def measure_batches(peer: Any, documents: list[str], size: int) -> None:
@@ -167,11 +172,11 @@ async def settle(peer: Any) -> None:
         await peer.settle()
 
 
-async def in_tasks(peer: Peer, waiting: Line, versions: int, writers: int) -> None:
+async def in_tasks(peer: Peer, waiting: Line, writers: int) -> None:
     """Let tasks take turns with the documents."""
 
     async def write() -> None:
-        for document, version in turns(waiting, versions):
+        for document, version in waiting:
             await peer.append(document, version, [change(document, version + 1)])
 
     async with asyncio.TaskGroup() as group:
@@ -179,13 +184,13 @@ async def in_tasks(peer: Peer, waiting: Line, versions: int, writers: int) -> No
             group.create_task(write())
 
 
-def in_threads(appends: list[Append], waiting: Line, versions: int) -> None:
+def in_threads(appends: list[Append], waiting: Line) -> None:
     """Let threads take turns with the documents, each with an append of its own."""
     failures: list[BaseException] = []
 
     def write(append: Append) -> None:
         try:
-            for document, version in turns(waiting, versions):
+            for document, version in waiting:
                 append(document, version, change(document, version + 1))
         except BaseException as error:  # noqa: BLE001 - raised below, in the caller's thread.
             failures.append(error)
@@ -199,24 +204,37 @@ def in_threads(appends: list[Append], waiting: Line, versions: int) -> None:
         raise failures[0]
 
 
-def queued(documents: list[str]) -> Line:
-    """Line the documents up, all at version 0."""
-    waiting: Line = SimpleQueue()
-    for document in documents:
-        waiting.put((document, 0))
-    return waiting
+class Line:
+    """Documents that wait for a writer: each stands in line again once its event is appended.
 
+    So a document's events never overtake each other, and all writers have work until the end.
+    """
 
-def turns(waiting: Line, versions: int) -> Iterator[tuple[str, int]]:
-    """Yield whose turn it is; the document stands in line again once its event is appended."""
-    while True:
-        try:
-            document, version = waiting.get_nowait()
-        except Empty:
-            return
-        yield document, version
-        if version + 1 < versions:
-            waiting.put((document, version + 1))
+    def __init__(self, documents: list[str], versions: int, seconds: float) -> None:
+        """Line them up at version 0; nobody is served after the time is up."""
+        self._waiting: SimpleQueue[tuple[str, int]] = SimpleQueue()
+        for document in documents:
+            self._waiting.put((document, 0))
+        self._versions = versions
+        self._deadline = time.perf_counter() + seconds
+        self._served = count()
+
+    @property
+    def appended(self) -> int:
+        """Count the events, once nobody writes any more; asking ends the line."""
+        return next(self._served)
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        """Yield whose turn it is, and at which version he is."""
+        while time.perf_counter() < self._deadline:
+            try:
+                document, version = self._waiting.get_nowait()
+            except Empty:
+                return
+            yield document, version
+            next(self._served)
+            if version + 1 < self._versions:
+                self._waiting.put((document, version + 1))
 
 
 def batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

@@ -16,7 +16,7 @@ PEERS = [
         ("unmeasured", "synced", "postgres"),
     ]
 ]
-WORK = {"events": 10_000, "documents": 100, "loads": 500}
+WORK = {"events": 10_000, "documents": 100, "loads": 500, "seconds": 8.0}
 
 
 def a_round(peer, syncs=1_000.0, version="1.0", **figures):
@@ -105,7 +105,8 @@ def test_the_page_tells_machine_disk_work_and_rounds():
     assert "- kernel: 6\n" in page
     assert "- disk: 1,000 (900 to 1,100) fdatasync/s of 8 KiB\n" in page
     assert (
-        "- work: 10,000 events each way, over 100 documents unless batched; 500 loads of each kind\n" in page
+        "- work: 10,000 events each way, singly over 100 documents, for at most 8 s; 500 loads of each kind\n"
+        in page
     )
     assert "- rounds: 1 to 2\n" in page
     assert page.count("![") == 1
