@@ -40,12 +40,17 @@ def versions() -> dict[str, str]:
 
 
 def _refold_version() -> str:
+    """Name the last commit of the program itself, whatever has been measured with it since."""
     git = shutil.which("git")
-    if git is None:
+    if git is None or not (HERE.parents[2] / ".git").exists():
         return version("refold")
-    command = [git, "describe", "--always", "--dirty", "--exclude", "*"]
-    told = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
-    return f"{version('refold')} {told}".strip()
+
+    def ask(*words: str) -> str:
+        asked = [git, *words, "--", "services"]
+        return subprocess.run(asked, cwd=HERE.parents[2], capture_output=True, text=True, check=True).stdout
+
+    changed = "+" if ask("status", "--porcelain") else ""
+    return f"{version('refold')} {ask('log', '-1', '--format=%h').strip()}{changed}"
 
 
 def _is_stale(home: Path, pins: Path) -> bool:

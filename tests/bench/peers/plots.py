@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from report import Panel, Row, panels, shown
 
 OURS, OTHERS, WEAKER = "#1f6f8b", "#9aa5ab", "#e3c9a8"
@@ -21,11 +22,12 @@ def draw(rows: Sequence[Row], folder: Path) -> list[str]:
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "refold", "font.size": 8})
     drawn = []
     for name, group in panels().items():
+        measured = [row for row in rows if any(panel.figure in row.samples for panel in group)]
         width = PANEL_INCHES * len(group) + 2.2
-        figure = Figure(figsize=(width, ROW_INCHES * len(rows) + 1.1), layout="constrained")
+        figure = Figure(figsize=(width, ROW_INCHES * len(measured) + 1.1), layout="constrained")
         axes = figure.subplots(1, len(group), sharey=True, squeeze=False)[0]
         for place, panel in zip(axes, group, strict=True):
-            _draw_panel(place, panel, rows)
+            _draw_panel(place, panel, measured)
         file = f"peers-{name}.svg"
         figure.savefig(folder / file, metadata={"Date": None})
         drawn.append(file)
@@ -43,7 +45,8 @@ def _draw_panel(axes: Axes, panel: Panel, rows: Sequence[Row]) -> None:
         axes.barh(at, spread.median, xerr=beyond, color=colour, error_kw={"elinewidth": 0.8, "capsize": 2})
         axes.text(spread.most + widest * 0.02, at, shown(spread.median), va="center")
     axes.set_yticks(range(len(rows)), [row.title for row in rows])
-    axes.set_title(f"{panel.title}\n{panel.unit}")
+    axes.set_title(f"{panel.title}\n{panel.unit}{', less is better' if panel.unit == 'ms' else ''}")
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.set_xlim(0, widest * 1.25)
     axes.spines[["top", "right"]].set_visible(False)
     if not axes.yaxis_inverted():
