@@ -156,19 +156,14 @@ def replay_table(found: Sequence[Row]) -> str:
     return table(headings, lines)
 
 
-def goals_table(figures: Iterable[Mapping[str, Any]]) -> str:
-    """Write figures of `refold bench` beside their goals."""
+def goals_table(reports: Iterable[Any]) -> str:
+    """Write figures of `refold bench --json` beside their goals; what only bounds them stands in their lines."""
     headings = ["figure", "unit", "goal", "min", "median", "max", "ground", "durability"]
     lines = []
-    for figure in figures:
-        spread = spread_of(figure["samples"])
-        lines.append(
-            [
-                *(str(figure["name"]), str(figure["unit"]), _said(figure.get("goal"))),
-                *(shown(spread.least), shown(spread.median), shown(spread.most)),
-                *(_said(figure.get("ground")), _said(figure.get("durability"))),
-            ]
-        )
+    for told in reports:
+        figures = told["figures"] if isinstance(told, Mapping) else told
+        grounds = {_named(figure): figure for figure in figures}
+        lines += [_goal_line(figure, grounds) for figure in figures if not figure.get("is_ground")]
     return table(headings, lines)
 
 
@@ -176,7 +171,7 @@ def markdown(
     found: Sequence[Row],
     rounds: Sequence[Mapping[str, Any]],
     machine: Mapping[str, str],
-    goals: Sequence[Mapping[str, Any]],
+    goals: Sequence[Any],
     drawn: Sequence[str],
 ) -> str:
     """Write the whole page."""
@@ -234,6 +229,32 @@ def _work_said(work: Mapping[str, int]) -> str:
 
 def _images(drawn: Sequence[str], name: str) -> list[str]:
     return [f"![{name}]({file})" for file in drawn if name in file]
+
+
+def _goal_line(figure: Mapping[str, Any], grounds: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    spread = spread_of(figure["samples"])
+    ground = figure.get("ground")
+    found = grounds.get(_named({**figure, "name": ground})) or grounds.get(str(ground))
+    if found:
+        ground = f"{ground}: {shown(spread_of(found['samples']).median)} {found['unit']}"
+    return [
+        *(_named(figure), str(figure["unit"]), _goal_said(figure.get("goal"))),
+        *(shown(spread.least), shown(spread.median), shown(spread.most)),
+        *(_said(ground), _said(figure.get("durability"))),
+    ]
+
+
+def _named(figure: Mapping[str, Any]) -> str:
+    """Name a figure, with what it was taken at."""
+    at = f", {figure['at']:,} {figure['axis']}" if figure.get("axis") else ""
+    return f"{figure['name']}{at}"
+
+
+def _goal_said(goal: Any) -> str:
+    if not isinstance(goal, Mapping):
+        return _said(goal)
+    bound = "at_most" if "at_most" in goal else "at_least"
+    return f"{'≤' if bound == 'at_most' else '≥'} {shown(goal[bound])}"
 
 
 def _said(value: Any) -> str:

@@ -53,7 +53,7 @@ def arguments() -> Namespace:
         "--home", type=Path, default=Path.home() / ".cache/refold-peers", help="Environments."
     )
     parser.add_argument("--results", type=Path, help="Keep rounds here, and add to those that are there.")
-    parser.add_argument("--include", type=Path, help="Figures of `refold bench --json`, shown as well.")
+    parser.add_argument("--include", type=Path, nargs="*", default=[], help="Files of `refold bench --json`.")
     parser.add_argument("--out", type=Path, default=HERE.parent, help="Folder of RESULTS.md and the plots.")
     given = parser.parse_args()
     wanted = given.peers.split(",")
@@ -142,7 +142,7 @@ def render(given: Namespace, results: Path) -> None:
     rows = report.rows(PEERS, rounds)
     if not rows:
         sys.exit("there are no results to show")
-    goals = json.loads(given.include.read_text()) if given.include else []
+    goals = [json.loads(path.read_text()) for path in given.include]
     drawn = plots.draw(rows, given.out)
     text = report.markdown(rows, rounds, machine.described(), goals, drawn)
     (given.out / "RESULTS.md").write_text(text, encoding="utf-8")

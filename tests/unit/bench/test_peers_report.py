@@ -83,19 +83,26 @@ def test_a_bar_in_a_cell_does_not_make_another_column():
     assert report.table(["a"], [["x|y"]]).splitlines()[2] == r"| x\|y |"
 
 
-def test_figures_of_the_bench_stand_beside_their_goals():
-    figure = {"name": "rebuild", "unit": "events/s", "goal": 100_000, "samples": [90.0, 120_000.0, 110_000.0]}
-    said = {
-        "name": "x",
-        "unit": "ms",
-        "goal": "p99 at most 5",
-        "samples": [1],
-        "ground": 2,
+def test_figures_of_the_bench_stand_beside_their_goals_and_what_bounds_them():
+    ground = {"name": "COPY alone", "unit": "rows/s", "samples": [200_000.0], "is_ground": True}
+    rebuild = {"name": "rebuild", "unit": "events/s", "samples": [90.0, 120_000.0, 110_000.0]}
+    rebuild |= {
+        "goal": {"at_least": 100_000.0, "is_met": True},
+        "ground": "COPY alone",
         "durability": "fsync",
     }
-    lines = report.goals_table([figure, said]).splitlines()
-    assert lines[2] == "| rebuild | events/s | 100,000 | 90.0 | 110,000 | 120,000 | - | - |"
-    assert lines[3] == "| x | ms | p99 at most 5 | 1.00 | 1.00 | 1.00 | 2.00 | fsync |"
+    travel = {
+        "name": "version, p99",
+        "unit": "ms",
+        "samples": [1.0],
+        "goal": {"at_most": 5.0, "is_met": True},
+    }
+    travel |= {"axis": "events", "at": 100_000}
+    lines = report.goals_table([{"figures": [rebuild, ground]}, [travel]]).splitlines()[2:]
+    assert lines == [
+        "| rebuild | events/s | ≥ 100,000 | 90.0 | 110,000 | 120,000 | COPY alone: 200,000 rows/s | fsync |",
+        "| version, p99, 100,000 events | ms | ≤ 5.00 | 1.00 | 1.00 | 1.00 | - | - |",
+    ]
 
 
 def test_the_page_tells_machine_disk_work_and_rounds():
