@@ -188,7 +188,7 @@ def markdown(
 INTRODUCTION: Final = """# Peers and Refold: the same work in one run
 
 Written by `python tests/bench/peers/run.py`; figures are median (minimum to maximum) of rounds, each on a
-fresh server, alone on the machine. What each peer does and does not do, for a fair reading:
+fresh server, one peer at a time. What each peer does and does not do, for a fair reading:
 [peers/README.md](peers/README.md)."""
 
 
@@ -216,7 +216,13 @@ def _circumstances(rounds: Sequence[Mapping[str, Any]], machine: Mapping[str, st
     said["measured"] = " to ".join(dict.fromkeys((dates[0], dates[-1])))
     counts = sorted({sum(other["peer"] == each["peer"] for other in rounds) for each in rounds})
     said["rounds"] = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+    said["again"] = " and ".join(sorted({_command(each["work"]) for each in rounds}))
     return "\n".join(f"- {name}: {value}" for name, value in said.items())
+
+
+def _command(work: Mapping[str, float]) -> str:
+    flags = " ".join(f"--{name} {value:g}" for name, value in work.items())
+    return f"`python tests/bench/peers/run.py {flags}`"
 
 
 def _work_said(work: Mapping[str, int]) -> str:

@@ -116,6 +116,8 @@ def test_the_page_tells_machine_disk_work_and_rounds():
         in page
     )
     assert "- rounds: 1 to 2\n" in page
+    flags = "--events 10000 --documents 100 --loads 500 --seconds 8"
+    assert f"- again: `python tests/bench/peers/run.py {flags}`\n" in page
     assert page.count("![") == 1
     assert "goals" not in page
 
