@@ -1,0 +1,127 @@
+"""The page of peers: what is shown of several rounds, and that no peer's figures are lost or mixed up."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from bench.peers import report
+
+PEERS = [
+    SimpleNamespace(
+        name=name, title=name.title(), durability=durability, server=server, read="by page", written=""
+    )
+    for name, durability, server in [
+        ("ours", "synced", "refold"),
+        ("other", "NOT durable", "nats"),
+        ("unmeasured", "synced", "postgres"),
+    ]
+]
+WORK = {"events": 10_000, "documents": 100, "loads": 500, "seconds": 8.0}
+
+
+def a_round(peer, syncs=1_000.0, version="1.0", **figures):
+    return {
+        "peer": peer,
+        "version": version,
+        "date": "2026-01-02",
+        "work": WORK,
+        "syncs_per_second": syncs,
+        "figures": figures,
+    }
+
+
+def test_a_spread_is_minimum_median_and_maximum_in_whatever_order_rounds_came():
+    assert report.spread_of([3.0, 1.0, 7.0]) == (1.0, 3.0, 7.0)
+    assert report.spread_of([4.0, 2.0]) == (2.0, 3.0, 4.0)
+    assert report.spread_of([5.0]) == (5.0, 5.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(12_345.6, "12,346"), (100, "100"), (99.94, "99.9"), (10, "10.0"), (1.234, "1.23"), (0.5, "0.50")],
+)
+def test_a_number_is_shown_with_the_digits_that_matter(value, text):
+    assert report.shown(value) == text
+
+
+def test_rounds_are_gathered_by_peer_in_the_peers_order_and_nobody_without_a_round_has_a_row():
+    rounds = [a_round("other", append_1=5.0), a_round("ours", append_1=1.0), a_round("ours", append_1=3.0)]
+    ours, other = report.rows(PEERS, rounds)
+    assert (ours.title, ours.samples["append_1"]) == ("Ours", [1.0, 3.0])
+    assert (other.title, other.samples["append_1"]) == ("Other", [5.0])
+    assert (ours.is_ours, other.is_ours) == (True, False)
+    assert (ours.is_durable, other.is_durable) == (True, False)
+
+
+def test_rounds_of_several_versions_are_not_passed_off_as_one():
+    rounds = [a_round("ours", version=version, append_1=1.0) for version in ("1.1", "1.0", "1.1")]
+    assert report.rows(PEERS, rounds)[0].version == "1.0, 1.1"
+
+
+def test_memory_is_shown_in_mebibytes():
+    (row,) = report.rows(PEERS, [a_round("ours", memory=3 * 2**20)])
+    assert row.spread("memory") == (3.0, 3.0, 3.0)
+
+
+def test_a_table_shows_every_figure_with_its_spread_and_a_dash_for_what_a_peer_does_not_do():
+    rounds = [a_round("ours", append_1=value) for value in (200.0, 100.0, 400.0)]
+    found = report.rows(PEERS, [*rounds, a_round("other", append_8=1_000.0)])
+    lines = report.figures_table(found, report.APPEND[:2]).splitlines()
+    assert lines[0] == "| peer | version | durability | 1 writer, events/s | 8 writers, events/s |"
+    assert lines[2] == "| Ours | 1.0 | synced | 200 (100 to 400) | - |"
+    assert lines[3] == "| Other | 1.0 | NOT durable | - | 1,000 (1,000 to 1,000) |"
+
+
+def test_a_table_leaves_out_peers_that_have_none_of_its_figures():
+    found = report.rows(PEERS, [a_round("ours", append_1=1.0), a_round("other", read_all=2.0)])
+    assert "Other" not in report.figures_table(found, report.APPEND)
+    assert "Ours" not in report.replay_table(found)
+    assert "| 2.00 (2.00 to 2.00) | by page | - | - |" in report.replay_table(found)
+
+
+def test_a_bar_in_a_cell_does_not_make_another_column():
+    assert report.table(["a"], [["x|y"]]).splitlines()[2] == r"| x\|y |"
+
+
+def test_figures_of_the_bench_stand_beside_their_goals_and_what_bounds_them():
+    ground = {"name": "COPY alone", "unit": "rows/s", "samples": [200_000.0], "is_ground": True}
+    rebuild = {"name": "rebuild", "unit": "events/s", "samples": [90.0, 120_000.0, 110_000.0]}
+    rebuild |= {
+        "goal": {"at_least": 100_000.0, "is_met": True},
+        "ground": "COPY alone",
+        "durability": "fsync",
+    }
+    travel = {
+        "name": "version, p99",
+        "unit": "ms",
+        "samples": [1.0],
+        "goal": {"at_most": 5.0, "is_met": True},
+    }
+    travel |= {"axis": "events", "at": 100_000}
+    lines = report.goals_table([{"figures": [rebuild, ground]}, [travel]]).splitlines()[2:]
+    assert lines == [
+        "| rebuild | events/s | ≥ 100,000 | 90.0 | 110,000 | 120,000 | COPY alone: 200,000 rows/s | fsync |",
+        "| version, p99, 100,000 events | ms | ≤ 5.00 | 1.00 | 1.00 | 1.00 | - | - |",
+    ]
+
+
+def test_the_page_tells_machine_disk_work_and_rounds():
+    rounds = [a_round("ours", syncs=syncs, append_1=1.0) for syncs in (900.0, 1_100.0)]
+    rounds.append(a_round("other", append_1=1.0))
+    page = report.markdown(report.rows(PEERS, rounds), rounds, {"kernel": "6"}, [], ["peers-append.svg"])
+    assert "- kernel: 6\n" in page
+    assert "- disk: 1,000 (900 to 1,100) fdatasync/s of 8 KiB\n" in page
+    assert (
+        "- work: 10,000 events each way, singly over 100 documents, for at most 8 s; 500 loads of each kind\n"
+        in page
+    )
+    assert "- rounds: 1 to 2\n" in page
+    flags = "--events 10000 --documents 100 --loads 500 --seconds 8"
+    assert f"- again: `python tests/bench/peers/run.py {flags}`\n" in page
+    assert page.count("![") == 1
+    assert "goals" not in page
+
+
+def test_every_figure_that_is_plotted_has_a_column_in_a_table():
+    columns = {*report.APPEND, *report.LOAD, *report.REPLAY, report.MEMORY}
+    assert {panel for group in report.panels().values() for panel in group} <= columns
