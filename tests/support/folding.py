@@ -88,7 +88,7 @@ class FoldingRefold:
 def _change(folded: Folded) -> Change:
     event = folded.event
     assert event is not None
-    meta = event.meta
+    meta = event.fields.get("meta")
     return Change(
         version=folded.outcome.version, sequence=0, recorded_at="", occurred_at="", patch=[], meta=meta
     )

@@ -248,8 +248,8 @@ RECONNECT_SECONDS: Final = 0.25
 
 RECONNECT_SECONDS_MAX: Final = 2.0
 
-STORE_PIPELINED_MAX: Final = 100
-"""So many rows of a commit are updated one by one; more go through COPY."""
+STORE_FEW_EVENTS_MAX: Final = 200
+"""So many events of a commit without pages are written by one statement; more go through COPY."""
 
 LIST_BATCH_DOCUMENTS_MAX: Final = 256
 LIST_BATCH_BYTES_MAX: Final = 4 * 1024 * 1024

@@ -137,12 +137,13 @@ class Retrial:
 
     def _take_entry(self, found: Entry, part: str) -> Iterator[Difference]:
         document, where = self._document, self._where
-        subject = stored_subject(*where[:3]) if found.subject is None else found.subject
+        usual = stored_subject(*where[:3])
+        subject = usual if found.subject is None else found.subject
         record = Record(found.sequence, found.time, subject, found.headers, found.body)
         self.digest = digest_of(self.digest, record, found.recorded_at)
         number = self._fold_number_at(record.sequence)
         folded = fold(document, record, recorded_at=found.recorded_at, fold_number=number)
-        expected = entry_of(record, where, found.recorded_at, folded)
+        expected = entry_of(record, folded, found.recorded_at, is_usual=subject == usual)
         document.unpaged_events += 1
         document.unpaged_bytes += expected.size
         name = expected.status.name

@@ -11,7 +11,7 @@ from io import BytesIO
 from uuid import UUID
 
 from refold.core.errors import FenceLost, StoreError
-from refold.core.limits import STORE_PIPELINED_MAX
+from refold.core.limits import STORE_FEW_EVENTS_MAX
 from refold.core.outcome import Entry
 from refold.store import Commit, Dirty
 from refold.store.postgres.copying import journal_copy
@@ -21,7 +21,7 @@ from refold.store.postgres.rows import (
     DOCUMENT_COLUMNS,
     JOURNAL_COLUMNS,
     REJECTION_COLUMNS,
-    checkpoint_columns,
+    chain_columns,
     document_row,
     rejection_row,
     rows_of,
@@ -38,22 +38,51 @@ async def write_commit(
         if is_synchronous:
             await connection.execute(SQL["commit_synchronously"])
         await _advance(connection, commit, epoch)
-        await _write_documents(connection, commit.documents)
-        await write_cuts(connection, [dirty for dirty in commit.documents if dirty.cuts])
-        await _write_journal(connection, commit.documents)
+        if _are_few(commit.documents):
+            await _write_few(connection, commit.documents)
+        else:
+            await _write_documents(connection, commit.documents)
+            await write_cuts(connection, [dirty for dirty in commit.documents if dirty.cuts])
+            await _write_journal(connection, commit.documents)
         await _write_rejections(connection, commit)
         await _count_namespaces(connection, commit)
 
 
 async def _advance(connection: Connection, commit: Commit, epoch: UUID | None) -> None:
-    columns = checkpoint_columns(commit.checkpoints)
-    status = await connection.execute(SQL["advance_checkpoints"], *columns, commit.expected_sequence, epoch)
-    if rows_of(status) != len(commit.checkpoints):
+    partitions = [checkpoint.partition for checkpoint in commit.checkpoints]
+    expected = commit.expected_sequence
+    now = commit.checkpoints[0]
+    place = (now.read_sequence, now.recorded_at, now.fold)
+    touched = [checkpoint for checkpoint in commit.checkpoints if checkpoint.last_sequence > expected]
+    columns = chain_columns(touched)
+    status = await connection.execute(
+        SQL["advance_checkpoints"], partitions, expected, *place, epoch, *columns
+    )
+    if rows_of(status) != len(partitions):
         raise FenceLost(
-            expected_sequence=commit.expected_sequence,
-            partitions=len(commit.checkpoints),
-            as_expected=rows_of(status),
+            expected_sequence=expected, partitions=len(partitions), as_expected=rows_of(status)
         )
+
+
+def _are_few(documents: Sequence[Dirty]) -> bool:
+    events = 0
+    for dirty in documents:
+        events += len(dirty.journal)
+        if dirty.cuts or events > STORE_FEW_EVENTS_MAX:
+            return False
+    return 0 < len(documents)
+
+
+async def _write_few(connection: Connection, documents: Sequence[Dirty]) -> None:
+    given = zip(*((*document_row(dirty), dirty.is_new) for dirty in documents), strict=True)
+    journal = [
+        (dirty.document.namespace, dirty.document.document, *entry)
+        for dirty in documents
+        for entry in dirty.journal
+    ]
+    kept = zip(*journal, strict=True) if journal else ((),) * len(JOURNAL_COLUMNS)
+    changed = await connection.fetchval(SQL["write_few"], *given, *kept)
+    _check_changed(changed, documents)
 
 
 async def _write_documents(connection: Connection, documents: Sequence[Dirty]) -> None:
@@ -61,17 +90,15 @@ async def _write_documents(connection: Connection, documents: Sequence[Dirty]) -
     if new:
         await connection.copy_records_to_table("documents", records=new, columns=DOCUMENT_COLUMNS)
     changed = [document_row(dirty) for dirty in documents if not dirty.is_new]
-    updated = await _update_documents(connection, changed)
-    if updated != len(changed):
-        raise StoreError("a document that was loaded has no row", expected=len(changed), found=updated)
+    if changed:
+        await connection.copy_records_to_table("dirty_documents", records=changed, columns=DOCUMENT_COLUMNS)
+        _check_changed(rows_of(await connection.execute(SQL["update_documents"])), documents)
 
 
-async def _update_documents(connection: Connection, changed: list[tuple[object, ...]]) -> int:
-    """Update one by one in a pipeline where they are few: a temporary table costs a millisecond more."""
-    if len(changed) <= STORE_PIPELINED_MAX:
-        return len(await connection.fetchmany(SQL["update_document"], changed)) if changed else 0
-    await connection.copy_records_to_table("dirty_documents", records=changed, columns=DOCUMENT_COLUMNS)
-    return rows_of(await connection.execute(SQL["update_documents"]))
+def _check_changed(found: int, documents: Sequence[Dirty]) -> None:
+    expected = sum(not dirty.is_new for dirty in documents)
+    if found != expected:
+        raise StoreError("a document that was loaded has no row", expected=expected, found=found)
 
 
 async def _write_journal(connection: Connection, documents: Sequence[Dirty]) -> None:

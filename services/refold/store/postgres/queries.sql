@@ -101,38 +101,73 @@ CREATE TEMPORARY TABLE IF NOT EXISTS closed_pages (
 SET LOCAL synchronous_commit = on
 
 -- name: advance_checkpoints
--- The fence. Rows are locked in one order, so that rivals wait for each other instead of dying. The epoch keeps out
--- who knows the projection that a rebuild has replaced.
-WITH expected AS (
-    SELECT partition
-    FROM checkpoints
-    WHERE partition = ANY ($1::smallint[]) AND read_sequence = $12 AND (SELECT epoch FROM log) = $13
-    ORDER BY partition
-    FOR UPDATE
-)
+-- The fence. All owned partitions ($1) move on; those with events of their own ($7 and further) get theirs. Whoever
+-- writes takes the log's row first, so that rivals wait for each other instead of dying. The epoch keeps out who knows
+-- the projection that a rebuild has replaced.
+WITH held AS (SELECT FROM log WHERE epoch = $6 FOR UPDATE)
 UPDATE checkpoints AS c
 SET
-    chain = n.chain, chain_before = n.chain_before, fold = n.fold, read_sequence = n.read_sequence,
-    last_sequence = n.last_sequence, recorded_at = n.recorded_at,
-    applied = n.applied, merged = n.merged, rejected = n.rejected, duplicate = n.duplicate
-FROM expected
-JOIN unnest(
-    $1::smallint[], $2::bytea[], $3::bytea[], $4::integer[], $5::bigint[], $6::bigint[], $7::bigint[],
-    $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[]
-) AS n (
-    partition, chain, chain_before, fold, read_sequence, last_sequence, recorded_at,
-    applied, merged, rejected, duplicate
-) USING (partition)
-WHERE c.partition = expected.partition
+    read_sequence = $3, recorded_at = $4, fold = $5,
+    chain = coalesce(n.chain, c.chain), chain_before = coalesce(n.chain_before, c.chain_before),
+    last_sequence = coalesce(n.last_sequence, c.last_sequence),
+    applied = coalesce(n.applied, c.applied), merged = coalesce(n.merged, c.merged),
+    rejected = coalesce(n.rejected, c.rejected), duplicate = coalesce(n.duplicate, c.duplicate)
+FROM held, checkpoints AS o
+LEFT JOIN unnest(
+    $7::smallint[], $8::bytea[], $9::bytea[], $10::bigint[],
+    $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[]
+) AS n (partition, chain, chain_before, last_sequence, applied, merged, rejected, duplicate) USING (partition)
+WHERE o.partition = c.partition AND c.partition = ANY ($1::smallint[]) AND c.read_sequence = $2
 
--- name: update_document
-UPDATE documents
-SET
-    version = $4, version_sequence = $5, last_sequence = $6, last_recorded_at = $7,
-    recorded_at = $8, occurred_at = $9, occurred_max = $10,
-    events = $11, unpaged_events = $12, unpaged_bytes = $13, page_bytes = $14, size = $15, state = $16
-WHERE namespace = $1 AND document = $2 AND partition = $3
-RETURNING 1
+-- name: write_few
+-- What a commit without pages writes of few documents and events, in one round trip; those of new documents ($17), too.
+WITH given AS (
+    SELECT *
+    FROM unnest(
+        $1::text[], $2::text[], $3::smallint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
+        $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[],
+        $16::json[], $17::boolean[]
+    ) AS n (
+        namespace, document, partition, version, version_sequence, last_sequence, last_recorded_at, recorded_at,
+        occurred_at, occurred_max, events, unpaged_events, unpaged_bytes, page_bytes, size, state, is_new
+    )
+),
+changed AS (
+    UPDATE documents AS d
+    SET
+        version = n.version, version_sequence = n.version_sequence,
+        last_sequence = n.last_sequence, last_recorded_at = n.last_recorded_at,
+        recorded_at = n.recorded_at, occurred_at = n.occurred_at, occurred_max = n.occurred_max,
+        events = n.events, unpaged_events = n.unpaged_events, unpaged_bytes = n.unpaged_bytes,
+        page_bytes = n.page_bytes, size = n.size, state = n.state
+    FROM given AS n
+    WHERE d.namespace = n.namespace AND d.document = n.document AND NOT n.is_new
+    RETURNING 1
+),
+made AS (
+    INSERT INTO documents (
+        namespace, document, partition, version, version_sequence, last_sequence, last_recorded_at, recorded_at,
+        occurred_at, occurred_max, events, unpaged_events, unpaged_bytes, page_bytes, size, state
+    )
+    SELECT
+        namespace, document, partition, version, version_sequence, last_sequence, last_recorded_at, recorded_at,
+        occurred_at, occurred_max, events, unpaged_events, unpaged_bytes, page_bytes, size, state
+    FROM given
+    WHERE is_new
+),
+kept AS (
+    INSERT INTO journal (
+        namespace, document, sequence, time, recorded_at, occurred_at, version, status, kind, is_creation,
+        subject, headers, body, effect, reason, detail, identity, first_sequence
+    )
+    SELECT *
+    FROM unnest(
+        $18::text[], $19::text[], $20::bigint[], $21::bigint[], $22::bigint[], $23::bigint[], $24::bigint[],
+        $25::smallint[], $26::smallint[], $27::boolean[], $28::bytea[], $29::bytea[], $30::bytea[], $31::bytea[],
+        $32::text[], $33::text[], $34::bytea[], $35::bigint[]
+    )
+)
+SELECT count(*) FROM changed
 
 -- name: update_documents
 UPDATE documents AS d
@@ -394,6 +429,9 @@ FULL JOIN (
     SELECT namespace, sum(documents) AS documents, sum(events) AS events FROM fresh.namespaces GROUP BY namespace
 ) AS f USING (namespace)
 WHERE (l.documents, l.events) IS DISTINCT FROM (f.documents, f.events)
+
+-- name: hold_log
+SELECT FROM live.log FOR UPDATE
 
 -- name: hold_live
 SELECT read_sequence FROM live.checkpoints ORDER BY partition FOR UPDATE

@@ -60,6 +60,10 @@ _CHAIN: Final = (
     "last_sequence",
     "recorded_at",
 )
+_links = attrgetter(
+    "partition", "chain", "chain_before", "last_sequence", *(f"counts.{name}" for name in _COUNTS)
+)
+_LINKS: Final = 4 + len(_COUNTS)
 _chain = attrgetter(*_CHAIN, *(f"counts.{name}" for name in _COUNTS))
 
 
@@ -135,6 +139,12 @@ def to_entry(row: Iterable[Any]) -> Entry:
 def checkpoint_columns(checkpoints: Iterable[Checkpoint]) -> list[tuple[object, ...]]:
     """Return one array a column, for `unnest`."""
     return list(zip(*map(_chain, checkpoints), strict=True))
+
+
+def chain_columns(checkpoints: Iterable[Checkpoint]) -> list[list[object]]:
+    """Return one array a column of what only a partition's own events change, for `unnest`."""
+    rows = [_links(checkpoint) for checkpoint in checkpoints]
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[]] * _LINKS
 
 
 def to_checkpoint(row: Row) -> Checkpoint:

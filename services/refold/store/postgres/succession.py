@@ -65,9 +65,10 @@ class PostgresSuccession:
 
     @asynccontextmanager
     async def hold(self) -> AsyncIterator[Held]:
-        """Hold the live checkpoints' rows, which every commit updates first."""
+        """Hold the live log's row, which every commit takes first, and the checkpoints' rows."""
         async with transaction(self._pair.connection):
             await self._pair.connection.execute(SQL["limit_locks"], f"{REBUILD_LOCK_SECONDS}s")
+            await self._pair.fetch("hold_log")
             rows = await self._pair.fetch("hold_live")
             yield PostgresHeld(self._pair, min(row["read_sequence"] for row in rows))
 
