@@ -8,6 +8,7 @@ from __future__ import annotations
 from refold.core import canonical
 from refold.core.canonical import Json
 from refold.core.envelope import reply_subject
+from refold.core.event import Event
 from refold.core.fold import Folded
 from refold.core.limits import NOTICE_BYTES_MAX
 from refold.core.outcome import Entry, First, Status
@@ -97,17 +98,28 @@ def _first_view(first: First) -> dict[str, Json]:
 
 
 def _change_view(where: Place, step: Step) -> dict[str, Json]:
-    entry, folded = step.entry, step.folded
+    recorded_at, folded, entry = step
+    event = folded.event
+    recorded = format_time(recorded_at)
+    is_now = entry.occurred_at == recorded_at
     return {
         "namespace": where.namespace,
         "document": where.document,
         "version": entry.version,
         "sequence": entry.sequence,
-        "recorded_at": format_time(entry.recorded_at),
-        "occurred_at": format_time(entry.occurred_at),
-        "type": folded.event.type if folded.event is not None else None,
-        "actor": folded.event.actor if folded.event is not None else None,
+        "recorded_at": recorded,
+        "occurred_at": recorded if is_now else format_time(entry.occurred_at),
+        "type": event.type if event is not None else None,
+        "actor": event.actor if event is not None else None,
         "id": folded.event_id,
-        # Read from the bytes again: the decoded values belong to the document by now.
-        "patch": operations_of(entry),
+        "patch": _patch_of(event, entry),
     }
+
+
+def _patch_of(event: Event | None, entry: Entry) -> list[Json]:
+    """Return the effective patch. One operation's value is still as it was sent; of several, the bytes tell it:
+    they have changed each other's values by now, which belong to the document.
+    """
+    if event is not None and len(event.operations) == 1:
+        return list(event.value)
+    return operations_of(entry)

@@ -240,8 +240,7 @@ class ShardLoop:
     async def _send(self, notices: Notices, messages: list[tuple[str, bytes]]) -> None:
         """Send messages; a lost one is no loss of state, so a dead connection only is a log line."""
         try:
-            for subject, body in messages:
-                await notices.send(subject, body)
+            await notices.send_all(messages)
         except LogUnavailable as error:
             get_logger().warning("notices_lost", sequence=self.committed_sequence, error=str(error))
 
