@@ -12,10 +12,9 @@ from fastapi.openapi.utils import get_openapi
 
 from refold.gateway import models
 from refold.gateway.described import header, problem, told
+from refold.gateway.hot import HOT_PATH
 from refold.gateway.patterns import NAME, OWN_NAMESPACE, POINTER, PRINTED_TIME, TAG, TAGS, TIME
 from refold.gateway.queries import ReadQuery
-
-HOT_PATH: Final = "/v1/{namespace}/{document}"
 
 
 def install(app: FastAPI) -> None:

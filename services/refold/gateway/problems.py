@@ -71,15 +71,13 @@ class Problem(Exception):
 
 def install(app: FastAPI) -> None:
     """Make every error of an application a problem document."""
-    # Coroutines, all of them: plain functions would be sent to a thread.
-    handlers: dict[Any, Any] = {
-        Problem: _on_problem,
-        RefoldError: _on_refold_error,
-        RequestValidationError: _on_invalid,
-        HTTPException: _on_framework,
-        Exception: _on_unexpected,
-    }
-    app.exception_handlers.update(handlers)
+    app.exception_handlers.update(_HANDLERS | {Exception: _on_unexpected})
+
+
+async def answer_to(request: Request, error: Exception) -> Response:
+    """Return the problem document for an error that is `HANDLED`."""
+    handle = next(handle for kind, handle in _HANDLERS.items() if isinstance(error, kind))
+    return await handle(request, error)
 
 
 def problem_of(error: RefoldError) -> Problem:
@@ -164,3 +162,13 @@ async def _on_unexpected(request: Request, error: Exception) -> Response:
 
 
 _STATUS: Final[dict[type[RefoldError], int]] = {DocumentAbsent: 404, VersionUnknown: 404, TimedOut: 504}
+
+# Coroutines, all of them: plain functions would be sent to a thread.
+_HANDLERS: Final[dict[Any, Any]] = {
+    Problem: _on_problem,
+    RefoldError: _on_refold_error,
+    RequestValidationError: _on_invalid,
+    HTTPException: _on_framework,
+}
+HANDLED: Final = tuple(_HANDLERS)
+"""What is answered as a problem and ends there; anything else is the gateway's own failure."""

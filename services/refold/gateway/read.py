@@ -1,6 +1,6 @@
 """The hot route: one document's state, at its head or at any version, time or sequence.
 
-A plain Starlette route, mounted by `refold.gateway.app`; `refold.gateway.openapi` describes it.
+Mounted by `refold.gateway.app`, served by `refold.gateway.hot`; `refold.gateway.openapi` describes it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from refold.gateway.problems import Problem
 from refold.gateway.queries import ReadQuery, read_query
 
 
-async def read_document(request: Request) -> Response:
+async def read_document(request: Request, namespace: str, document: str) -> Response:
     """Answer with the state, or 304 where the reader has it."""
-    parts, names = parts_of(request), request.path_params
-    namespace = check_name(names["namespace"], "namespace")
-    document = check_name(names["document"], "document")
+    parts = parts_of(request)
+    check_name(namespace, "namespace")
+    check_name(document, "document")
     if not request.scope["query_string"]:
         return _answer(request, await _newest(parts, namespace, document), None)
     query = read_query(request)
