@@ -18,7 +18,7 @@ from refold.core.errors import (
     StoreUnavailable,
     TimedOut,
 )
-from refold.core.limits import SHARD_SIGN_SECONDS
+from refold.core.limits import SETTLE_SECONDS, SHARD_SIGN_SECONDS
 from refold.core.shard import Shard
 from refold.log import LogInfo
 from refold.projector.notices import progress_notice
@@ -89,6 +89,16 @@ class Runner:
                 self._fail(Stage.stopped, error)
                 self._stopped_by = error
                 return
+
+    async def finish(self) -> None:
+        """Once `run` has ended, write the states that lag; what cannot be written now is the successor's."""
+        if self._loop is None:
+            return
+        try:
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await self._loop.settle()
+        except (RefoldError, TimeoutError) as error:
+            get_logger().warning("states_left_lagging", error=str(error))
 
     def raise_if_stopped(self) -> None:
         """Raise the error that stopped the projector for good, if one did."""

@@ -58,7 +58,7 @@ async def _write_documents(connection: Connection, documents: Sequence[Dirty]) -
     new = [document_row(dirty) for dirty in documents if dirty.is_new]
     if new:
         await connection.copy_records_to_table("documents", records=new, columns=DOCUMENT_COLUMNS)
-    changed = [document_row(dirty) for dirty in documents if not dirty.is_new]
+    changed = [(*document_row(dirty), dirty.writes_state) for dirty in documents if not dirty.is_new]
     updated = await _update_documents(connection, changed)
     if updated != len(changed):
         raise StoreError("a document that was loaded has no row", expected=len(changed), found=updated)
@@ -68,7 +68,8 @@ async def _update_documents(connection: Connection, changed: list[tuple[object, 
     """Update one by one in a pipeline where they are few: a temporary table costs a millisecond more."""
     if len(changed) <= STORE_PIPELINED_MAX:
         return len(await connection.fetchmany(SQL["update_document"], changed)) if changed else 0
-    await connection.copy_records_to_table("dirty_documents", records=changed, columns=DOCUMENT_COLUMNS)
+    columns = (*DOCUMENT_COLUMNS, "writes_state")
+    await connection.copy_records_to_table("dirty_documents", records=changed, columns=columns)
     return rows_of(await connection.execute(SQL["update_documents"]))
 
 
@@ -104,7 +105,7 @@ def _gained(dirty: Dirty) -> int:
     """Tell by how many (-1, 0, 1) a document adds to those present: its first effective event knew it."""
     first = next((entry for entry in _entries(dirty) if entry.status.is_effective), None)
     was_present = not dirty.is_new and first is not None and not first.is_creation
-    return 0 if first is None else (dirty.state is not None) - was_present
+    return 0 if first is None else dirty.is_present - was_present
 
 
 def _entries(dirty: Dirty) -> Iterator[Entry]:
