@@ -150,12 +150,6 @@ STATE_LAG_BYTES: Final = 32 * 1024
 STATE_LAG_SECONDS: Final = 1.0
 """… for no longer than this. Reads fold what is missing."""
 
-LAGGING_NAMED_MAX: Final = 1_000
-"""Documents whose states lag that are named at once."""
-
-SETTLE_SECONDS: Final = 5.0
-"""A projector that is told to end writes the states that lag, no longer than this; the rest is its successor's."""
-
 STORE_SYNC_SECONDS: Final = 1.0
 """A commit waits for the disk at least so often: what a power cut can take from Postgres."""
 

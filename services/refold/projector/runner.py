@@ -18,7 +18,7 @@ from refold.core.errors import (
     StoreUnavailable,
     TimedOut,
 )
-from refold.core.limits import SETTLE_SECONDS, SHARD_SIGN_SECONDS
+from refold.core.limits import SHARD_SIGN_SECONDS
 from refold.core.shard import Shard
 from refold.log import LogInfo
 from refold.projector.notices import progress_notice
@@ -33,6 +33,8 @@ STANDBY_SECONDS: Final = 0.5
 BACKOFF_SECONDS_MAX: Final = 5.0
 LAG_SECONDS: Final = 1.0
 WITNESS_SECONDS: Final = 60.0
+SETTLE_SECONDS: Final = 5.0
+"""One that is told to end writes the states that lag for no longer than this; the rest is its successor's."""
 
 
 class Stage(Enum):

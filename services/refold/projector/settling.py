@@ -9,9 +9,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from refold.core.limits import LAGGING_NAMED_MAX
 from refold.projector.lag import Lag
 from refold.store import Key, SnapshotStore
+
+NAMED_MAX: Final = 1_000
+"""Documents that the store names at once."""
 
 _FIRST: Final = ("", "")
 
@@ -37,7 +39,7 @@ class Settling:
 
     async def _settle(self, is_due: Callable[[Key], bool]) -> None:
         after = _FIRST
-        while keys := await self._store.lagging(after=after, limit=LAGGING_NAMED_MAX):
+        while keys := await self._store.lagging(after=after, limit=NAMED_MAX):
             for key in filter(is_due, keys):
                 await self._store.settle(*key)
                 self._lag.wrote(key)
