@@ -4,7 +4,8 @@ ALTER TABLE documents ADD COLUMN state_version bigint;
 
 CREATE INDEX documents_lagging ON documents (namespace, document) WHERE state_version IS NOT NULL;
 
--- As before, and the view says which version its states are of. Makes, or replaces, the view of a namespace's present documents; its name is the namespace's unless said
+-- As before, and the view says which version its states are of.
+-- Makes, or replaces, the view of a namespace's present documents; its name is the namespace's unless said
 -- otherwise. Grants and the option security_barrier stay as they are. Returns the view's name, quoted.
 CREATE OR REPLACE FUNCTION create_view(namespace text, view_name text DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
