@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 
 import asyncpg
 import pytest
 
-from refold.core.errors import FenceLost, Refused, TimedOut
+from refold.core.errors import FenceLost, Refused, StoreError, TimedOut
 from refold.store.postgres import load
 from refold.store.postgres.sql import MIGRATIONS
 from support.scribe import NAMESPACE
@@ -192,6 +193,20 @@ async def test_views_made_before_say_it_too_once_the_schema_is_brought_up(postgr
         assert await store.lagging(after=("", ""), limit=9) == []
     found = await aside.fetchrow("SELECT document, version, state, state_version FROM refold_views.shop")
     assert tuple(found) == ("old", 4, "7", 4)
+
+
+async def test_a_row_without_a_state_cannot_lag(store, scribe):
+    """Whoever would leave a state out that was never written is told so, and nothing is written."""
+    for event in ({"put": 1}, {"delete": True}):
+        scribe.publish("a", event)
+        await store.commit(scribe.commit())
+    scribe.put("a", 2)
+    commit = scribe.commit()
+    [dirty] = commit.documents
+    with pytest.raises(StoreError, match="documents_lagging_state"):
+        await store.commit(replace(commit, documents=[replace(dirty, state=None, writes_state=False)]))
+    await store.commit(commit)
+    assert (await store.head(NAMESPACE, "a")).snapshot.state == b"2"
 
 
 async def test_a_load_that_another_owner_overtook_is_not_believed(store, scribe, monkeypatch):

@@ -162,9 +162,10 @@ async def test_a_live_row_that_lags_is_compared_by_its_exact_state(log, lagging,
     assert (await lagging.head("n", "lags")).snapshot.state == b'{"n":2}'
 
 
-async def test_damage_to_a_row_that_lags_is_told(log, lagging, postgres_dsn):
+@pytest.mark.parametrize("shown", ['{"n":0,"x":1}', "[]"])
+async def test_damage_to_a_row_that_lags_is_told(log, lagging, postgres_dsn, shown):
     sql = await asyncpg.connect(postgres_dsn)
-    await sql.execute("""UPDATE refold.documents SET state = '{"n":0,"x":1}' WHERE document = 'lags'""")
+    await sql.execute("UPDATE refold.documents SET state = $1 WHERE document = 'lags'", shown)
     await sql.close()
     ended, told = await rebuilt(log, lagging, postgres_dsn)
     assert not ended.is_swapped

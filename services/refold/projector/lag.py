@@ -54,14 +54,22 @@ class Lag:
             return False
         if not self._is_older(key, _COMMITTED_AFTER):
             return False
-        self.wrote(key)
+        self._wrote(key)
         return True
 
     def is_due(self, key: Key) -> bool:
         """Tell whether a document that lags has not been written for too long: nothing has come that would do it."""
         return self._is_older(key, _SETTLED_AFTER)
 
-    def wrote(self, key: Key) -> None:
+    def settled(self, key: Key) -> None:
+        """Remember that a state was written beside the commits, unless one of them has deleted the document meanwhile.
+
+        What is remembered has a row that holds a state: only commits, in their order, can say so.
+        """
+        if key in self._written_at:
+            self._wrote(key)
+
+    def _wrote(self, key: Key) -> None:
         """Remember that a state is written now, and forget what is as good as unknown."""
         now = self._timer()
         self._written_at.pop(key, None)

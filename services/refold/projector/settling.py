@@ -42,5 +42,5 @@ class Settling:
         while keys := await self._store.lagging(after=after, limit=NAMED_MAX):
             for key in filter(is_due, keys):
                 await self._store.settle(*key)
-                self._lag.wrote(key)
+                self._lag.settled(key)
             after = keys[-1]

@@ -68,7 +68,7 @@ def test_what_has_fallen_quiet_is_due_before_the_time_is_over(clock: Clock) -> N
     assert not lag.is_due(KEY)
     clock.now += 8 - lag.look_seconds
     assert lag.is_due(KEY)
-    lag.wrote(KEY)
+    lag.settled(KEY)
     assert not lag.is_due(KEY)
 
 
@@ -84,6 +84,16 @@ def test_a_document_made_again_after_a_delete_is_written(clock: Clock) -> None:
     lag = Lag(LagBounds(bytes_min=1_000, seconds=1), clock)
     lag.writes(made(), [APPLIED])
     assert lag.writes(replace(made(0), state=ABSENT), [APPLIED])
+    assert lag.writes(made(), [APPLIED])
+
+
+def test_what_was_settled_while_its_document_was_deleted_is_written_when_it_is_made_again(
+    clock: Clock,
+) -> None:
+    lag = Lag(LagBounds(bytes_min=1_000, seconds=1), clock)
+    lag.writes(made(), [APPLIED])
+    lag.writes(replace(made(0), state=ABSENT), [APPLIED])
+    lag.settled(KEY)
     assert lag.writes(made(), [APPLIED])
 
 

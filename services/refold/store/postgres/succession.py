@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from hashlib import sha256
 from typing import Final, Self
 
-from refold.core.errors import StoreDiffers
+from refold.core.errors import Refused, StoreDiffers
 from refold.core.limits import REBUILD_LOCK_SECONDS, STORE_CLOSE_SECONDS
 from refold.store import Key
 from refold.store.postgres.exact import read_exact
@@ -128,11 +128,13 @@ class _Pair:
                     continue
             yield Unequal(*key, live, fresh)
 
-    async def _exact_hash(self, key: Key) -> str:
-        """Make a live state exact, and hash it as the statement does."""
-        state = (await read_exact(self.connection, [key]))[key].snapshot.state
-        assert state is not None, key
-        return sha256(state).hexdigest()
+    async def _exact_hash(self, key: Key) -> str | None:
+        """Make a live state exact, and hash it as the statement does; None where it is damaged beyond that."""
+        try:
+            state = (await read_exact(self.connection, [key]))[key].snapshot.state
+        except Refused:
+            return None
+        return None if state is None else sha256(state).hexdigest()
 
 
 def _row(row: SqlRow, side: str) -> Row | None:

@@ -1,6 +1,8 @@
 -- A large document's state may lag behind its row: `state_version` is then the version that it is of, else NULL. Small
 -- documents never lag, so that the index below keeps none of their updates from staying on their page.
-ALTER TABLE documents ADD COLUMN state_version bigint;
+ALTER TABLE documents
+    ADD COLUMN state_version bigint,
+    ADD CONSTRAINT documents_lagging_state CHECK (state_version IS NULL OR state IS NOT NULL);
 
 CREATE INDEX documents_lagging ON documents (namespace, document) WHERE state_version IS NOT NULL;
 
