@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 
 import asyncpg
 import pytest
@@ -11,14 +12,16 @@ import pytest
 from refold.core.errors import FenceLost, StoreDiffers
 from refold.core.page import Clock, Point
 from refold.log.memory import MemoryLog
+from refold.projector.lag import LagBounds
 from refold.projector.rebuild import Listener, Parts, rebuild
 from refold.projector.runner import Runner
 from refold.projector.verify import Listener as Verifying
 from refold.projector.verify import Scope, verify
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.succession import PostgresSuccession
-from support.projection import ROOMY, append, ports
+from support.projection import ROOMY, append, ports, projecting
 from support.services import folded_to
+from support.stores import postgres_stores
 
 EVENTS = 400
 
@@ -137,6 +140,36 @@ async def test_any_difference_is_told_and_nothing_is_swapped(log, live, sql, pos
     await sql.execute("UPDATE namespaces SET events = 1")
     assert {unequal.namespace for unequal in (await rebuilt(log, live, postgres_dsn))[1]} == {"n"}
     assert await sql.fetchval("SELECT epoch FROM log") == epoch
+
+
+@pytest.fixture
+async def lagging(log, postgres_dsn):
+    """A live projection of which one row lags, and whose projector has nothing more to do."""
+    bounds = replace(ROOMY, state_lag=LagBounds(bytes_min=0, seconds=3_600))
+    async with postgres_stores(postgres_dsn) as open_store:
+        store = await open_store()
+        async with projecting(ports(log, store), bounds) as running:
+            for number in range(3):
+                await running.committed(await append(log, "lags", {"merge": {"n": number}}))
+            yield store
+
+
+async def test_a_live_row_that_lags_is_compared_by_its_exact_state(log, lagging, postgres_dsn):
+    assert ("n", "lags") in await lagging.lagging(after=("", ""), limit=99)
+    ended, told = await rebuilt(log, lagging, postgres_dsn)
+    assert (ended.is_swapped, told) == (True, [])
+    assert await lagging.lagging(after=("", ""), limit=99) == []
+    assert (await lagging.head("n", "lags")).snapshot.state == b'{"n":2}'
+
+
+@pytest.mark.parametrize("shown", ['{"n":0,"x":1}', "[]"])
+async def test_damage_to_a_row_that_lags_is_told(log, lagging, postgres_dsn, shown):
+    sql = await asyncpg.connect(postgres_dsn)
+    await sql.execute("UPDATE refold.documents SET state = $1 WHERE document = 'lags'", shown)
+    await sql.close()
+    ended, told = await rebuilt(log, lagging, postgres_dsn)
+    assert not ended.is_swapped
+    assert [unequal.document for unequal in told] == ["lags"]
 
 
 async def test_stopped_it_is_taken_up_where_it_was(log, live, sql, postgres_dsn):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import asyncpg
 import pytest
 
 from refold.log.memory import MemoryLog
+from refold.projector.lag import LagBounds
 from refold.projector.verify import Listener, Scope, verify
 from refold.store.memory import MemoryStore
 from refold.store.postgres import PostgresStore
-from support.projection import append, ports, projecting
+from support.projection import ROOMY, append, ports, projecting
 
 PAGED = 300
 """Events that make two closed pages and leave some in the journal."""
@@ -26,6 +29,40 @@ async def fill(log: MemoryLog) -> None:
     await append(log, "other", {"put": 1.5}, namespace="m")
     await append(log, "refused", b"no event")
     await append(log, "reserved", {"put": 1}, namespace="_mine")
+
+
+async def lag(log: MemoryLog, store: PostgresStore) -> None:
+    """Change a document so that its row goes on showing what it was, several versions long."""
+    bounds = replace(ROOMY, state_lag=LagBounds(bytes_min=0, seconds=3_600))
+    async with projecting(ports(log, store), bounds) as running:
+        for number in range(1, 6):
+            await running.committed(await append(log, "lags", {"merge": {"n": number}}))
+
+
+LAGGING = {
+    "a state that lags": ("UPDATE documents SET state = '{\"n\":2}' WHERE document = 'lags'", "state"),
+    "a version later": ("UPDATE documents SET state_version = 2 WHERE document = 'lags'", "state"),
+    "no version": ("UPDATE documents SET state_version = NULL WHERE document = 'lags'", "state"),
+    "version 0": ("UPDATE documents SET state_version = 0 WHERE document = 'lags'", "state_version"),
+    "the newest version": ("UPDATE documents SET state_version = 5 WHERE document = 'lags'", "state_version"),
+    "a version to come": ("UPDATE documents SET state_version = 9 WHERE document = 'lags'", "state_version"),
+    "of one that does not lag": ("UPDATE documents SET state_version = 1 WHERE document = 'long'", "state"),
+}
+
+
+async def test_a_state_that_lags_is_held_against_the_version_that_it_is_of(log, projected, sql):
+    await lag(log, projected)
+    row = await sql.fetchrow(
+        "SELECT version, state::text, state_version FROM documents WHERE document = 'lags'"
+    )
+    assert tuple(row) == (5, '{"n":1}', 1)
+    assert (await verified(log, projected))[1] == []
+    await sql.execute("CREATE TABLE public.saved AS TABLE documents")
+    for damage, (statement, field) in LAGGING.items():
+        await sql.execute(statement)
+        assert [each[2:] for each in (await verified(log, projected))[1]] == [("document", field)], damage
+        await sql.execute("TRUNCATE documents; INSERT INTO documents SELECT * FROM public.saved")
+    assert (await verified(log, projected))[1] == []
 
 
 @pytest.fixture

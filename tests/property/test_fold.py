@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,9 @@ from refold.core.outcome import Status
 from refold.core.page import NEVER, Clock, Point, Snapshot, pack, snapshot_of, unpack
 from refold.core.record import Record
 from refold.core.shard import Shard, first_checkpoints
+from refold.projector.lag import Lag, LagBounds
 from refold.projector.pending import Pending
+from refold.projector.settling import Settling
 from refold.store import Key, Rejection
 from refold.store.memory import MemoryStore, Tables
 from support.events import EVENTS, LOGS, START, History, lines
@@ -38,17 +41,30 @@ def _small_bounds():
         yield
 
 
+Look = Callable[[int], Awaitable[None]]
+
+
+async def look_away(_: int) -> None:
+    """Look at nothing."""
+
+
+NEVER_LAGS = Lag(LagBounds(seconds=0), int)
+
+
 class Projection:
     """Folds a log into the memory store; documents are forgotten at commits, as a projector's cache does."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, lag: Lag = NEVER_LAGS) -> None:
         self.store = MemoryStore(tables)
+        self.lag = lag
         self.outcomes: list[Any] = []
         self.documents: dict[Key, Document] = {}
         self.stored: set[Key] = set()
 
-    async def fold(self, log: list[Record], commits: set[int], *, held_max: int) -> None:
-        """Fold the log, commit behind the sequences in `commits`, then hold at most so many documents."""
+    async def fold(
+        self, log: list[Record], commits: set[int], *, held_max: int, look: Look = look_away
+    ) -> None:
+        """Fold the log, commit behind the sequences in `commits`, look, then hold at most so many documents."""
         assert await self.store.own()
         shard = Shard(await self.store.bind("log-1"))
         self.stored = set(self.store._tables.documents)
@@ -56,7 +72,8 @@ class Projection:
         for record in log[shard.read_sequence :]:
             await self._take(shard, taken, record)
             if record.sequence in commits or record is log[-1]:
-                await self.store.commit(taken.to_commit(shard.checkpoints()))
+                await self.store.commit(taken.to_commit(shard.checkpoints(), self.lag))
+                await look(record.sequence)
                 self.stored |= taken.keys
                 taken = Pending(shard.read_sequence)
                 for key in list(self.documents)[: max(0, len(self.documents) - held_max)]:
@@ -115,6 +132,41 @@ async def test_a_fold_that_starts_again_at_its_checkpoints_ends_the_same(log, da
     undisturbed = (await projected(log, set())).store._tables
     assert tables.documents == undisturbed.documents
     assert tables.checkpoints == undisturbed.checkpoints
+
+
+@given(LOGS, st.data())
+async def test_states_that_lag_are_read_exactly_and_end_as_if_they_had_not(log, data):
+    reference, (every, settles) = Reference(log), data.draw(st.tuples(st.booleans(), st.booleans()))
+    commits = set(range(1, len(log) + 1)) if every else data.draw(st.sets(st.integers(1, len(log))))
+    lag = Lag(LagBounds(bytes_min=data.draw(st.sampled_from([0, 20])), seconds=1), Ticking(data))
+    projection = Projection(Tables(), lag)
+    settling = Settling(projection.store, lag)
+
+    async def look(sequence: int) -> None:
+        if settles and data.draw(st.booleans()):
+            await settling._settle(lag.is_due)
+        for key, kept in projection.store._tables.documents.items():
+            head = await projection.store.head(*key)
+            assert head.snapshot == reference.at(key, Point(Clock.sequence, sequence))
+            event("lags" if kept.state_version is not None else "shows its version")
+
+    await projection.fold(log, commits, held_max=data.draw(st.integers(0, 3)), look=look)
+    await settling.finish()
+    undisturbed = await projected(log, set())
+    assert projection.store._tables.documents == undisturbed.store._tables.documents
+    assert projection.outcomes == undisturbed.outcomes
+
+
+class Ticking:
+    """A clock that goes on by what is drawn."""
+
+    def __init__(self, data: st.DataObject) -> None:
+        self._data = data
+        self._now = 0.0
+
+    def __call__(self) -> float:
+        self._now += self._data.draw(st.sampled_from([0.0, 0.1, 0.5, 2.0]))
+        return self._now
 
 
 @given(LOGS)

@@ -6,6 +6,7 @@ For tests of the store's adapters: commits are true ones, and the oracle is a pl
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,6 +39,7 @@ class Scribe:
         self._committed_sequence = self._shard.read_sequence
         self._unwritten: dict[Key, _Unwritten] = {}
         self._rejections: list[Rejection] = []
+        self._stated: set[Key] = set()
         self.documents: dict[Key, Document] = {}
         self.entries: dict[Key, list[Entry]] = defaultdict(list)
         self.snapshots: dict[Key, list[Snapshot]] = defaultdict(lambda: [NEVER])
@@ -90,12 +92,15 @@ class Scribe:
         row.unpaged_events = row.unpaged_bytes = 0
         row.page_bytes = len(closing.state or b"")
 
-    def commit(self) -> Commit:
-        """Return one commit of all that was published since the last."""
+    def commit(self, *, lagging: Collection[str] = ()) -> Commit:
+        """Return one commit of all that was published since the last; the states of `lagging` are not written."""
         commit = Commit(
             expected_sequence=self._committed_sequence,
             checkpoints=self._shard.checkpoints(),
-            documents=[self._dirty(key, unwritten) for key, unwritten in self._unwritten.items()],
+            documents=[
+                self._dirty(key, unwritten, lags=key[1] in lagging)
+                for key, unwritten in self._unwritten.items()
+            ],
             rejections=self._rejections,
         )
         self._unwritten, self._rejections = {}, []
@@ -128,12 +133,17 @@ class Scribe:
         if entry.status.is_effective:
             self.snapshots[key].append(snapshot_of(row, state_bytes(row)))
 
-    def _dirty(self, key: Key, unwritten: _Unwritten) -> Dirty:
+    def _dirty(self, key: Key, unwritten: _Unwritten, *, lags: bool) -> Dirty:
+        """A state lags only where the row holds one, and the document is there."""
         row = self.documents[key]
+        lags = lags and key in self._stated and row.state is not ABSENT
+        self._stated -= {key}
+        self._stated |= {key} if row.state is not ABSENT else set()
         return Dirty(
             document=replace(row, state=None, identities={}),
-            state=state_bytes(row),
+            state=None if lags else state_bytes(row),
             is_new=unwritten.is_new,
+            writes_state=not lags,
             cuts=unwritten.cuts,
             journal=unwritten.journal,
         )

@@ -88,9 +88,10 @@ async def make_site(nats: NatsServer, dsn: str) -> Site:
 
 
 @asynccontextmanager
-async def projector(site: Site) -> AsyncIterator[asyncio.subprocess.Process]:
+async def projector(site: Site, **settings: object) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a projector's process; it is killed at the end if it still runs."""
-    async with _service("projector", site.environment()) as process:
+    given = {f"REFOLD_{name.upper()}": str(value) for name, value in settings.items()}
+    async with _service("projector", {**site.environment(), **given}) as process:
         yield process
 
 

@@ -96,6 +96,24 @@ CacheBytesMax = Annotated[
 CommitEventsMax = Annotated[
     int | None, _flag("--commit-events-max", "Events in one commit, at most.", "EVENTS", default="5000")
 ]
+StateLagBytes = Annotated[
+    int | None,
+    _flag(
+        "--state-lag-bytes",
+        "A larger document is not written to its row with every commit; reads are exact all the same.",
+        "BYTES",
+        default="32768",
+    ),
+]
+StateLagSeconds = Annotated[
+    float | None,
+    _flag(
+        "--state-lag-seconds",
+        "How long the row of such a document may lag, which only SQL sees; 0 = never.",
+        "SECONDS",
+        default="1.0",
+    ),
+]
 WaitSeconds = Annotated[
     float | None,
     _flag(

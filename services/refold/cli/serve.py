@@ -16,6 +16,8 @@ def up(
     durability: flags.Durability = None,
     cache_bytes_max: flags.CacheBytesMax = None,
     commit_events_max: flags.CommitEventsMax = None,
+    state_lag_bytes: flags.StateLagBytes = None,
+    state_lag_seconds: flags.StateLagSeconds = None,
     wait_seconds: flags.WaitSeconds = None,
     statement_timeout_seconds: flags.StatementTimeoutSeconds = None,
     log_level: flags.LogLevel = None,
@@ -33,6 +35,8 @@ def up(
         durability=durability,
         cache_bytes_max=cache_bytes_max,
         commit_events_max=commit_events_max,
+        state_lag_bytes=state_lag_bytes,
+        state_lag_seconds=state_lag_seconds,
         wait_seconds=wait_seconds,
         statement_timeout_seconds=statement_timeout_seconds,
         log_level=log_level,
@@ -50,6 +54,8 @@ def projector(
     probe: flags.Probe = None,
     cache_bytes_max: flags.CacheBytesMax = None,
     commit_events_max: flags.CommitEventsMax = None,
+    state_lag_bytes: flags.StateLagBytes = None,
+    state_lag_seconds: flags.StateLagSeconds = None,
     log_level: flags.LogLevel = None,
 ) -> None:
     """Run one projector: reads the log, folds it into Postgres."""
@@ -68,6 +74,8 @@ def projector(
         probe=probe,
         cache_bytes_max=cache_bytes_max,
         commit_events_max=commit_events_max,
+        state_lag_bytes=state_lag_bytes,
+        state_lag_seconds=state_lag_seconds,
         log_level=log_level,
     )
 

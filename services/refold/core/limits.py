@@ -147,6 +147,12 @@ STORE_CONNECTION_WAIT_SECONDS: Final = 10
 STORE_CLOSE_SECONDS: Final = 5
 """Reads in flight may end within this when a store is closed."""
 
+STATE_LAG_BYTES: Final = 32 * 1024
+"""A state of more canonical bytes is not written to its row with every commit: the row's may lag, …"""
+
+STATE_LAG_SECONDS: Final = 1.0
+"""… for no longer than this. Reads fold what is missing."""
+
 STORE_SYNC_SECONDS: Final = 1.0
 """A commit waits for the disk at least so often: what a power cut can take from Postgres."""
 

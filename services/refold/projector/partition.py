@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 from refold.core.document import Document
@@ -20,9 +20,11 @@ from refold.core.record import Place, Record, author_headers
 from refold.core.shard import Shard, Step
 from refold.log import EventLog, Notices
 from refold.projector.cache import DocumentCache
+from refold.projector.lag import Lag, LagBounds
 from refold.projector.notices import change_notice, progress_notice, refusal_notice, reply_notice
 from refold.projector.pending import Pending
 from refold.projector.refusals import nowhere_rejection, rejection_of
+from refold.projector.settling import Settling
 from refold.store import Key, SnapshotStore
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import ProjectorMetrics
@@ -30,11 +32,12 @@ from refold.telemetry.metrics import ProjectorMetrics
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """How much the loop may hold: documents cached, and events folded but not yet committed."""
+    """How much the loop may hold: documents cached, events folded but not yet committed, and states not yet written."""
 
     cache_bytes_max: int
     pending_events_max: int
     pending_bytes_max: int
+    state_lag: LagBounds = field(default_factory=LagBounds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +68,8 @@ class ShardLoop:
         self._bounds = bounds
         self._shard = shard
         self._documents = DocumentCache(bounds.cache_bytes_max)
+        self._lag = Lag(bounds.state_lag, ports.timer)
+        self._settling = Settling(ports.store, self._lag)
         self._new: set[Key] = set()
         self._wanted: set[Key] = set()
         # By subject as stored: where its events belong, and the document where it is in memory.
@@ -78,15 +83,22 @@ class ShardLoop:
     async def run(self, until_sequence: int | None = None) -> None:
         """Fold and commit side by side; raises what either of them raised.
 
-        Goes on with the live tail, or ends when just the events up to `until_sequence` are committed.
+        Goes on with the live tail, or ends when just the events up to `until_sequence` are committed and no state lags.
         """
         try:
             async with asyncio.TaskGroup() as tasks:
                 committing = tasks.create_task(self._commit_folded(), name="commit")
+                settling = tasks.create_task(self._settling.run(), name="settle")
                 await self._fold_log(until_sequence)
                 committing.cancel()
+                settling.cancel()
+            await self._settling.finish()
         except ExceptionGroup as group:
             raise group.exceptions[0] from group
+
+    async def settle(self) -> None:
+        """Write the states that lag, once `run` has been ended from outside."""
+        await self._settling.finish()
 
     async def _fold_log(self, until_sequence: int | None) -> None:
         if self._shard.read_sequence == until_sequence:
@@ -223,7 +235,7 @@ class ShardLoop:
     async def _commit(self, taken: Pending) -> None:
         ports = self._ports
         taken.cut_runs()
-        commit = taken.to_commit(self._shard.checkpoints())
+        commit = taken.to_commit(self._shard.checkpoints(), self._lag)
         started = ports.timer()
         await ports.store.commit(commit)
         self.committed_sequence = commit.checkpoints[0].read_sequence

@@ -5,6 +5,7 @@ Used by the projector's loop, which folds into one while another is being commit
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -14,6 +15,7 @@ from refold.core.document import ABSENT, Document
 from refold.core.limits import PAGE_BYTES_MIN, PAGE_EVENTS_MAX, RUN_EVENTS_MIN
 from refold.core.outcome import Entry
 from refold.core.page import snapshot_of
+from refold.projector.lag import Lag
 from refold.store import Commit, Cut, Dirty, Key, Rejection
 
 ENTRY_BYTES: Final = 300
@@ -26,6 +28,11 @@ class _Unwritten:
     is_new: bool
     cuts: list[Cut] = field(default_factory=list)
     journal: list[Entry] = field(default_factory=list)
+
+    def entries(self) -> Iterator[Entry]:
+        for cut in self.cuts:
+            yield from cut.entries
+        yield from self.journal
 
 
 class Pending:
@@ -77,12 +84,12 @@ class Pending:
             if len(unwritten.journal) >= RUN_EVENTS_MIN and document.unpaged_bytes >= document.size:
                 _cut(document, unwritten)
 
-    def to_commit(self, checkpoints: list[Checkpoint]) -> Commit:
+    def to_commit(self, checkpoints: list[Checkpoint], lag: Lag) -> Commit:
         """Freeze everything as one transaction; documents may be folded on while it is written."""
         return Commit(
             expected_sequence=self.after_sequence,
             checkpoints=checkpoints,
-            documents=[_dirty(unwritten) for unwritten in self._unwritten.values()],
+            documents=[_dirty(unwritten, lag) for unwritten in self._unwritten.values()],
             rejections=self.rejections,
         )
 
@@ -108,13 +115,15 @@ def _cut(document: Document, unwritten: _Unwritten) -> None:
     document.page_bytes = len(state or b"")
 
 
-def _dirty(unwritten: _Unwritten) -> Dirty:
+def _dirty(unwritten: _Unwritten, lag: Lag) -> Dirty:
     document = unwritten.document
+    writes_state = lag.writes(document, unwritten.entries())
     return Dirty(
         # A copy: the document itself goes on changing while this is written.
         document=replace(document, state=None, identities={}),
-        state=_bytes_of(document),
+        state=_bytes_of(document) if writes_state else None,
         is_new=unwritten.is_new,
+        writes_state=writes_state,
         cuts=unwritten.cuts,
         journal=unwritten.journal,
     )

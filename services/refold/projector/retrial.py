@@ -57,6 +57,7 @@ class Retrial:
         self._fold_number_at = fold_number_at
         self._document = Document(namespace=key[0], document=key[1], partition=partition)
         self._head: StoredHead | None = None
+        self._shown: bytes | None = None
         self._rejections: dict[int, Rejection] = {}
         self.digest = NOTHING
         self.counts = Counts()
@@ -106,8 +107,16 @@ class Retrial:
             return
         expected = replace(document, state=ABSENT, identities={})
         yield from self._compare(None, "document", _columns(expected), _columns(self._head.document))
-        state = _bytes_of(document)
-        yield from self._compare(None, "document", {"state": state}, {"state": self._head.state})
+        yield from self._finish_state(self._head)
+
+    def _finish_state(self, head: StoredHead) -> Iterator[Difference]:
+        """Hold the row's state against the version that it is of: the newest, unless it says that it lags."""
+        version, lagging = self._document.version, head.state_version
+        if lagging is not None and not 0 < lagging < version:
+            yield self._difference(None, "document", "state_version", f"none, or below {version}", lagging)
+            return
+        state = _bytes_of(self._document) if lagging is None else self._shown
+        yield from self._compare(None, "document", {"state": state}, {"state": head.state})
 
     def _take_page(self, page: StoredPage) -> Iterator[Difference]:
         document, at = self._document, page.base_sequence
@@ -144,6 +153,8 @@ class Retrial:
         number = self._fold_number_at(record.sequence)
         folded = fold(document, record, recorded_at=found.recorded_at, fold_number=number)
         expected = entry_of(record, folded, found.recorded_at, is_usual=subject == usual)
+        if self._head and expected.version == self._head.state_version and expected.status.is_effective:
+            self._shown = _bytes_of(document)
         document.unpaged_events += 1
         document.unpaged_bytes += expected.size
         name = expected.status.name

@@ -33,6 +33,8 @@ STANDBY_SECONDS: Final = 0.5
 BACKOFF_SECONDS_MAX: Final = 5.0
 LAG_SECONDS: Final = 1.0
 WITNESS_SECONDS: Final = 60.0
+SETTLE_SECONDS: Final = 5.0
+"""One that is told to end writes the states that lag for no longer than this; the rest is its successor's."""
 
 
 class Stage(Enum):
@@ -89,6 +91,16 @@ class Runner:
                 self._fail(Stage.stopped, error)
                 self._stopped_by = error
                 return
+
+    async def finish(self) -> None:
+        """Once `run` has ended, write the states that lag; what cannot be written now is the successor's."""
+        if self._loop is None:
+            return
+        try:
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await self._loop.settle()
+        except (RefoldError, TimeoutError) as error:
+            get_logger().warning("states_left_lagging", error=str(error))
 
     def raise_if_stopped(self) -> None:
         """Raise the error that stopped the projector for good, if one did."""

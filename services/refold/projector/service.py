@@ -45,6 +45,7 @@ def create_service(
             # Cancelling is how it ends here; an error of its own is raised, for nobody foresaw it.
             with suppress(asyncio.CancelledError):
                 await task
+            await runner.finish()
 
     routes: list[tuple[str, Any]] = [
         ("/healthz", healthz),

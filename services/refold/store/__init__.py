@@ -50,13 +50,21 @@ class Dirty:
     """What one commit writes of one document: its head, pages cut in order, and entries for the journal.
 
     `state` is the head's canonical bytes, None where it is absent. `is_new`: the store has no row of it yet.
+    Not `writes_state`: the row keeps the state that it has, which lags from now on unless no version has come since;
+    `state` is None then. Only for a document that is present, and has a row that holds a state.
     """
 
     document: Document
     state: bytes | None
     is_new: bool
+    writes_state: bool = True
     cuts: list[Cut] = field(default_factory=list)
     journal: list[Entry] = field(default_factory=list)
+
+    @property
+    def is_present(self) -> bool:
+        """Tell whether the document is there."""
+        return self.state is not None or not self.writes_state
 
 
 class Rejection(NamedTuple):
@@ -120,7 +128,11 @@ class Names(NamedTuple):
 
 
 class SnapshotStore(Protocol):
-    """The projection of one log. Errors: `StoreUnavailable`, `StoreFull`, `StoreDiffers`, `FenceLost`."""
+    """The projection of one log. Errors: `StoreUnavailable`, `StoreFull`, `StoreDiffers`, `FenceLost`.
+
+    A row's state may lag behind its version (see `Dirty`). Whoever reads a state here gets the exact one all the same:
+    the events since then are folded into it.
+    """
 
     async def bind(self, log_id: str) -> list[Checkpoint]:
         """Return the checkpoints, by partition; makes them at the log's start, refuses another log's."""
@@ -140,6 +152,16 @@ class SnapshotStore(Protocol):
 
         Raises `FenceLost` where a checkpoint is not as expected or the shard is not owned, and
         `StoreUnavailable` with the fact `is_unknown=True` where only the checkpoints can tell what was written.
+        """
+
+    async def lagging(self, *, after: Key, limit: int) -> list[Key]:
+        """Name documents whose row's state lags, in order, behind a name (at first that of two empty texts)."""
+
+    async def settle(self, namespace: str, document: str) -> None:
+        """Write a document's state as it is now into its row, where that lags; nothing else changes.
+
+        Its own commit, beside those of the fold: what it writes is the same whoever writes it, and when.
+        Raises `FenceLost` where the shard is not owned.
         """
 
     async def checkpoints(self) -> list[Checkpoint]:

@@ -17,7 +17,7 @@ from refold.core.document import ABSENT, Document
 from refold.core.errors import FenceLost, Refused, StoreDiffers
 from refold.core.identity import admit, id_digest, recall
 from refold.core.limits import ANSWER_BYTES_MAX, ID_WINDOW_EVENTS, SHARD_LEASE_SECONDS
-from refold.core.page import NEVER, snapshot_of
+from refold.core.page import NEVER, Clock, snapshot_of
 from refold.core.shard import first_checkpoints
 from refold.store import (
     Checkpoint,
@@ -43,10 +43,11 @@ from refold.store.moment import Item, Moment, StoredEntry, StoredHead, StoredPag
 
 @dataclass(slots=True)
 class _Kept:
-    """A document's row, its closed pages, and the open one."""
+    """A document's row, its closed pages, and the open one. `state_version` is None where the state does not lag."""
 
     document: Document
     state: bytes | None
+    state_version: int | None = None
     closed: list[Run] = field(default_factory=list)
     open: Run = field(default_factory=lambda: Run(NEVER, 0, []))
 
@@ -61,7 +62,18 @@ class _Kept:
     @property
     def head(self) -> Head:
         row = self.document
-        return Head(row.namespace, row.document, snapshot_of(row, self.state), row.last_sequence)
+        return Head(row.namespace, row.document, snapshot_of(row, self.exact_state), row.last_sequence)
+
+    @property
+    def exact_state(self) -> bytes | None:
+        if self.state_version is None:
+            return self.state
+        newest = Point(Clock.version, self.document.version)
+        return page.state_at(self.run(Bounds.of(newest)), newest).state
+
+    def show(self, state: bytes | None, version: int) -> None:
+        self.state = state
+        self.state_version = None if version == self.document.version else version
 
     def run(self, bounds: Bounds) -> Run:
         run = next(run for run in reversed(self.runs) if bounds.hold(run.base, run.base_sequence))
@@ -136,6 +148,19 @@ class MemoryStore:
             _write(tables.documents, dirty)
         tables.rejections.extend(commit.rejections)
         tables.checkpoints.update({moved.partition: _copied(moved) for moved in commit.checkpoints})
+
+    async def lagging(self, *, after: Key, limit: int) -> list[Key]:
+        """Name documents whose row's state lags, in order."""
+        kept = sorted(self._tables.documents.items())
+        return [key for key, row in kept if key > after and row.state_version is not None][:limit]
+
+    async def settle(self, namespace: str, document: str) -> None:
+        """Write a document's state as it is now into its row."""
+        if self._tables.owner is not self:
+            raise FenceLost
+        kept = self._tables.documents.get((namespace, document))
+        if kept:
+            kept.show(kept.exact_state, kept.document.version)
 
     async def checkpoints(self) -> list[Checkpoint]:
         """Read the checkpoints as committed."""
@@ -275,7 +300,13 @@ def _write(documents: dict[Key, _Kept], dirty: Dirty) -> None:
     assert dirty.is_new == (key not in documents), key
     row = replace(dirty.document, state=None, identities={})
     kept = documents.setdefault(key, _Kept(row, dirty.state))
-    kept.document, kept.state = row, dirty.state
+    shown = kept.document.version if kept.state_version is None else kept.state_version
+    kept.document = row
+    if dirty.writes_state:
+        kept.show(dirty.state, row.version)
+    else:
+        assert kept.state is not None, key
+        kept.show(kept.state, shown)
     for cut in dirty.cuts:
         assert cut.has_journal == bool(kept.open.entries), key
         kept.open.entries.extend(cut.entries)
@@ -286,7 +317,7 @@ def _write(documents: dict[Key, _Kept], dirty: Dirty) -> None:
 
 def _items(kept: _Kept) -> Iterator[Item]:
     row = kept.document
-    yield StoredHead(replace(row, state=ABSENT), kept.state)
+    yield StoredHead(replace(row, state=ABSENT), kept.state, kept.state_version)
     events = 0
     for run in kept.runs:
         is_open = run is kept.open
@@ -303,7 +334,8 @@ def _loaded(kept: _Kept) -> Document:
     for entry in kept.entries[-ID_WINDOW_EVENTS:]:
         if entry.identity is not None:
             admit(window, entry.identity)
-    state = ABSENT if kept.state is None else canonical.loads(kept.state)
+    exact = kept.exact_state
+    state = ABSENT if exact is None else canonical.loads(exact)
     return replace(kept.document, state=state, identities=window)
 
 

@@ -16,10 +16,14 @@ from refold.store import NamespaceCount, Rejection
 
 
 class StoredHead(NamedTuple):
-    """A document's row: its columns (without state and id window), and its state's bytes."""
+    """A document's row: its columns (without state and id window), and its state's bytes.
+
+    `state_version` is the version that the state is of where it lags, else None.
+    """
 
     document: Document
     state: bytes | None
+    state_version: int | None
 
 
 class Closed(NamedTuple):

@@ -1,7 +1,7 @@
 """The projector's composition: ports, runner, service. Run by `refold projector` and, as a child, by `refold up`.
 
-Shutdown order: the probes stop, the loop is cancelled (what it had not committed is folded again from the log),
-then the store lets go of the shard, then the connections to the log close.
+Shutdown order: the probes stop, the loop is cancelled (what it had not committed is folded again from the log), states
+that lag are written, then the store lets go of the shard, then the connections to the log close.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 from refold.core.limits import PENDING_BYTES_MAX
 from refold.log.jetstream import JetStreamNotices
 from refold.log.jetstream.client import user_of
+from refold.projector.lag import LagBounds
 from refold.projector.partition import Bounds, Ports
 from refold.projector.runner import Runner
 from refold.projector.service import create_service
@@ -61,6 +62,7 @@ def bounds_of(settings: Settings) -> Bounds:
         cache_bytes_max=settings.cache_bytes_max,
         pending_events_max=settings.commit_events_max,
         pending_bytes_max=PENDING_BYTES_MAX,
+        state_lag=LagBounds(bytes_min=settings.state_lag_bytes, seconds=settings.state_lag_seconds),
     )
 
 

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from refold.core.errors import Refused
+from refold.core.limits import STATE_LAG_BYTES, STATE_LAG_SECONDS
 from refold.telemetry.redaction import redacted_text
 
 PREFIX: Final = "REFOLD_"
@@ -93,6 +94,17 @@ class Settings(BaseSettings):
         256 * _MEBIBYTE, ge=_MEBIBYTE, description="Documents that a projector keeps in memory, in bytes."
     )
     commit_events_max: int = Field(5_000, ge=1, le=100_000, description="Events in one commit, at most.")
+    state_lag_bytes: int = Field(
+        STATE_LAG_BYTES,
+        ge=0,
+        description="A larger document is not written to its row with every commit; reads are exact all the same.",
+    )
+    state_lag_seconds: float = Field(
+        STATE_LAG_SECONDS,
+        ge=0,
+        le=3_600,
+        description="How long the row of such a document may lag, which only SQL sees; 0 = never.",
+    )
     wait_seconds: float = Field(
         5.0, ge=0, le=300, description="How long a write waits for its outcome when it does not say."
     )

@@ -30,7 +30,7 @@ steps = st.tuples(
     st.sampled_from(DOCUMENTS),
     st.sampled_from(EVENTS),
     st.integers(0, 30),
-    st.sampled_from(["", "cut", "commit", "cut, commit"]),
+    st.sampled_from(["", "cut", "commit", "cut, commit", "lag", "cut, lag", "settle"]),
 )
 _schemas = count(1)
 
@@ -52,15 +52,18 @@ async def play(plan, dsn):
             scribe.publish(document, event, at=seconds)
             if "cut" in then:
                 scribe.cut(document)
-            if "commit" in then:
-                await commit(twins, scribe)
+            if "commit" in then or "lag" in then:
+                await commit(twins, scribe, lagging=DOCUMENTS if "lag" in then else ())
+            if "settle" in then:
+                for store in twins:
+                    await store.settle(NAMESPACE, document)
         await commit(twins, scribe)
         questions = list(points(scribe))
         assert await answers(twins[0], questions) == await answers(twins[1], questions)
 
 
-async def commit(twins, scribe):
-    made = scribe.commit()
+async def commit(twins, scribe, **how):
+    made = scribe.commit(**how)
     for store in twins:
         await store.commit(made)
 
@@ -80,6 +83,7 @@ async def answers(store, questions):
     """Ask a store everything that its port can be asked."""
     keys = [(NAMESPACE, document) for document in DOCUMENTS]
     told = [await store.checkpoints(), await store.namespaces()]
+    told += [await store.lagging(after=("", ""), limit=9)]
     told += [sorted(await store.load(keys), key=lambda document: document.document)]
     told += [await store.list_documents(NAMESPACE, prefix="", where=None, limit=2, cursor=None)]
     for document in DOCUMENTS:

@@ -49,6 +49,9 @@ def test_an_empty_variable_is_as_if_it_were_not_there(monkeypatch):
         ("REFOLD_POSTGRES_SCHEMA", "drop table"),
         ("REFOLD_CACHE_BYTES_MAX", "12"),
         ("REFOLD_DURABILITY", "maybe"),
+        ("REFOLD_STATE_LAG_BYTES", "-1"),
+        ("REFOLD_STATE_LAG_SECONDS", "-0.1"),
+        ("REFOLD_STATE_LAG_SECONDS", "nan"),
     ],
 )
 def test_a_bad_variable_is_named_with_its_rule(monkeypatch, variable, value):

@@ -30,6 +30,7 @@ from refold.store.moment import Moment
 from refold.store.postgres import listing, runs
 from refold.store.postgres.binding import bind, read_checkpoints
 from refold.store.postgres.commit import write_commit
+from refold.store.postgres.exact import read_exact, read_lagging, write_exact
 from refold.store.postgres.listing import Searching
 from refold.store.postgres.load import load_documents
 from refold.store.postgres.migrate import lock_key, migrate
@@ -106,6 +107,18 @@ class PostgresStore:
             if is_synchronous:
                 self._synchronous_at = started_at
 
+    async def lagging(self, *, after: Key, limit: int) -> list[Key]:
+        """Name documents whose row's state lags, in order."""
+        async with self._pool.lend() as connection:
+            return await read_lagging(connection, after, limit)
+
+    async def settle(self, namespace: str, document: str) -> None:
+        """Write a document's state as it is now into its row; made beforehand, for commits wait meanwhile."""
+        head = await self.head(namespace, document)
+        async with self._owner.turn() as connection:
+            if head is not None:
+                await write_exact(connection, head)
+
     async def checkpoints(self) -> list[Checkpoint]:
         """Read the checkpoints as committed."""
         async with self._pool.lend() as connection:
@@ -115,6 +128,8 @@ class PostgresStore:
         """Read a document's row."""
         async with self._pool.lend() as connection:
             row = await connection.fetchrow(SQL["head"], namespace, document)
+            if row is not None and row["state_version"] is not None:
+                return (await read_exact(connection, [(namespace, document)])).get((namespace, document))
         return to_head(row) if row else None
 
     async def run_at(self, namespace: str, document: str, point: Point) -> Run | None:

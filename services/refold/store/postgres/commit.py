@@ -74,7 +74,9 @@ def _are_few(documents: Sequence[Dirty]) -> bool:
 
 
 async def _write_few(connection: Connection, documents: Sequence[Dirty]) -> None:
-    given = zip(*((*document_row(dirty), dirty.is_new) for dirty in documents), strict=True)
+    given = zip(
+        *((*document_row(dirty), dirty.writes_state, dirty.is_new) for dirty in documents), strict=True
+    )
     journal = [
         (dirty.document.namespace, dirty.document.document, *entry)
         for dirty in documents
@@ -89,9 +91,10 @@ async def _write_documents(connection: Connection, documents: Sequence[Dirty]) -
     new = [document_row(dirty) for dirty in documents if dirty.is_new]
     if new:
         await connection.copy_records_to_table("documents", records=new, columns=DOCUMENT_COLUMNS)
-    changed = [document_row(dirty) for dirty in documents if not dirty.is_new]
+    changed = [(*document_row(dirty), dirty.writes_state) for dirty in documents if not dirty.is_new]
     if changed:
-        await connection.copy_records_to_table("dirty_documents", records=changed, columns=DOCUMENT_COLUMNS)
+        columns = (*DOCUMENT_COLUMNS, "writes_state")
+        await connection.copy_records_to_table("dirty_documents", records=changed, columns=columns)
         _check_changed(rows_of(await connection.execute(SQL["update_documents"])), documents)
 
 
@@ -129,7 +132,7 @@ def _gained(dirty: Dirty) -> int:
     """Tell by how many (-1, 0, 1) a document adds to those present: its first effective event knew it."""
     first = next((entry for entry in _entries(dirty) if entry.status.is_effective), None)
     was_present = not dirty.is_new and first is not None and not first.is_creation
-    return 0 if first is None else (dirty.state is not None) - was_present
+    return 0 if first is None else dirty.is_present - was_present
 
 
 def _entries(dirty: Dirty) -> Iterator[Entry]:

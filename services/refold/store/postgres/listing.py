@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, NamedTuple
 
 from refold.core import page
@@ -21,10 +21,11 @@ from refold.core.limits import (
     TIME_MAX_NANOSECONDS,
 )
 from refold.core.page import Point, Snapshot
-from refold.store import Head, Name, Names, NamespaceCount, Page, Rejection
+from refold.store import Head, Key, Name, Names, NamespaceCount, Page, Rejection
 from refold.store.bounds import Bounds
 from refold.store.cursor import read_cursor, write_cursor
-from refold.store.postgres.pool import Pool, Row
+from refold.store.postgres.exact import read_exact
+from refold.store.postgres.pool import Connection, Pool, Row
 from refold.store.postgres.rows import to_head, to_rejection, to_run
 from refold.store.postgres.sql import SQL
 
@@ -57,13 +58,13 @@ async def list_documents(
     after = read_cursor(cursor)
     if not _is_name_like(prefix):
         return Page([], None)
-    arguments = (namespace, after, prefix, prefix + _LAST, limit + 1, ANSWER_BYTES_MAX, where)
+    within, bounds = (namespace, after, prefix, prefix + _LAST), (limit + 1, ANSWER_BYTES_MAX)
     if where is None:
-        async with pool.lend() as connection:
-            rows = await connection.fetch(SQL["list_documents"], *arguments)
+        async with pool.lend() as connection, _one_moment(connection):
+            rows, exact = await _list(connection, limit, (*within, *bounds, None, []))
     else:
-        rows = await _search(pool, where, arguments, searching)
-    heads = [to_head(row) for row in rows[:limit] if row["fits"]]
+        rows, exact = await _search(pool, where, within, bounds, searching)
+    heads = [exact.get(_key(row)) or to_head(row) for row in rows[:limit] if row["fits"]]
     return Page(heads, write_cursor(heads[-1].document) if len(rows) > len(heads) else None)
 
 
@@ -145,15 +146,35 @@ def _is_name_like(prefix: str) -> bool:
     return prefix.isascii() and prefix.isprintable()
 
 
-async def _search(pool: Pool, where: str, arguments: tuple[object, ...], searching: Searching) -> list[Row]:
+def _one_moment(connection: Connection) -> AbstractAsyncContextManager[object]:
+    return connection.transaction(isolation="repeatable_read", readonly=True)
+
+
+async def _list(
+    connection: Connection, limit: int, arguments: tuple[object, ...], seconds: float | None = None
+) -> tuple[list[Row], dict[Key, Head]]:
+    """Read rows, and the heads of those whose states lag."""
+    rows = await connection.fetch(SQL["list_documents"], *arguments, timeout=seconds)
+    lagging = [_key(row) for row in rows[:limit] if row["fits"] and row["state_version"] is not None]
+    return rows, await read_exact(connection, lagging)
+
+
+def _key(row: Row) -> Key:
+    return row["namespace"], row["document"]
+
+
+async def _search(
+    pool: Pool, where: str, within: tuple[str, str, str, str], bounds: tuple[int, int], searching: Searching
+) -> tuple[list[Row], dict[Key, Head]]:
     """List those that a SQL/JSON path holds of, under a timeout of the server's."""
     milliseconds = str(round(searching.seconds * 1_000))
+    # The server's timeout speaks first.
+    seconds = searching.seconds + STORE_COMMAND_SECONDS
     try:
-        async with _turn(searching), pool.lend() as connection, connection.transaction(readonly=True):
+        async with _turn(searching), pool.lend() as connection, _one_moment(connection):
             await connection.execute(SQL["limit_statement"], milliseconds)
-            # The server's timeout speaks first.
-            timeout = searching.seconds + STORE_COMMAND_SECONDS
-            return await connection.fetch(SQL["list_documents"], *arguments, timeout=timeout)
+            named = await _match_lagging(connection, where, within, searching.seconds)
+            return await _list(connection, bounds[0] - 1, (*within, *bounds, where, named), seconds)
     except TimedOut as error:
         message = "the search by `where` took too long: narrow it by `prefix`, or make the path simpler"
         raise TimedOut(message, seconds=searching.seconds) from error
@@ -164,6 +185,23 @@ async def _search(pool: Pool, where: str, arguments: tuple[object, ...], searchi
         if isinstance(error, StoreUnavailable) or not sqlstate.startswith(_BAD_PATH):
             raise
         raise _bad_where(f"not a SQL/JSON path predicate: {error.facts['cause']}", where) from error
+
+
+async def _match_lagging(
+    connection: Connection, where: str, within: tuple[str, str, str, str], seconds: float
+) -> list[str]:
+    """Name the documents whose states lag, and whose exact ones a path holds of: made and asked one by one."""
+    named = []
+    try:
+        async with asyncio.timeout(seconds):
+            for row in await connection.fetch(SQL["list_lagging"], *within):
+                key = (within[0], row["document"])
+                state = (await read_exact(connection, [key]))[key].snapshot.state
+                if await connection.fetchval(SQL["match_state"], state, where):
+                    named.append(row["document"])
+    except TimeoutError as error:
+        raise TimedOut from error
+    return named
 
 
 @asynccontextmanager

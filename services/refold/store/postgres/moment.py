@@ -100,7 +100,7 @@ def _bounds(name: str | None) -> tuple[str, str]:
 
 def _head(row: Row) -> Item:
     numbers: dict[str, Any] = {name: row[name] for name in DOCUMENT_COLUMNS if name != "state"}
-    return StoredHead(Document(**numbers), row["state"])
+    return StoredHead(Document(**numbers), row["state"], row["state_version"])
 
 
 def _page(row: Row) -> Item:

@@ -84,7 +84,8 @@ WITH silent AS MATERIALIZED (
 SELECT pid, state, silent_seconds, pg_terminate_backend(pid, $3::bigint) AS is_ended FROM silent
 
 -- name: make_dirty_documents
-CREATE TEMPORARY TABLE IF NOT EXISTS dirty_documents (LIKE documents) ON COMMIT DELETE ROWS
+CREATE TEMPORARY TABLE IF NOT EXISTS dirty_documents (LIKE documents, writes_state boolean NOT NULL)
+ON COMMIT DELETE ROWS
 
 -- name: make_closed_pages
 CREATE TEMPORARY TABLE IF NOT EXISTS closed_pages (
@@ -120,16 +121,18 @@ LEFT JOIN unnest(
 WHERE o.partition = c.partition AND c.partition = ANY ($1::smallint[]) AND c.read_sequence = $2
 
 -- name: write_few
--- What a commit without pages writes of few documents and events, in one round trip; those of new documents ($17), too.
+-- What a commit without pages writes of few documents (new ones: $18) and events, in one round trip. A state that is not
+-- named again ($17) is not written again: the new row points to the same bytes. What it shows is of the version that the
+-- row had when it began to lag.
 WITH given AS (
     SELECT *
     FROM unnest(
         $1::text[], $2::text[], $3::smallint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
         $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[],
-        $16::json[], $17::boolean[]
+        $16::json[], $17::boolean[], $18::boolean[]
     ) AS n (
         namespace, document, partition, version, version_sequence, last_sequence, last_recorded_at, recorded_at,
-        occurred_at, occurred_max, events, unpaged_events, unpaged_bytes, page_bytes, size, state, is_new
+        occurred_at, occurred_max, events, unpaged_events, unpaged_bytes, page_bytes, size, state, writes_state, is_new
     )
 ),
 changed AS (
@@ -139,7 +142,9 @@ changed AS (
         last_sequence = n.last_sequence, last_recorded_at = n.last_recorded_at,
         recorded_at = n.recorded_at, occurred_at = n.occurred_at, occurred_max = n.occurred_max,
         events = n.events, unpaged_events = n.unpaged_events, unpaged_bytes = n.unpaged_bytes,
-        page_bytes = n.page_bytes, size = n.size, state = n.state
+        page_bytes = n.page_bytes, size = n.size,
+        state = CASE WHEN n.writes_state THEN n.state ELSE d.state END,
+        state_version = CASE WHEN NOT n.writes_state THEN nullif(coalesce(d.state_version, d.version), n.version) END
     FROM given AS n
     WHERE d.namespace = n.namespace AND d.document = n.document AND NOT n.is_new
     RETURNING 1
@@ -162,9 +167,9 @@ kept AS (
     )
     SELECT *
     FROM unnest(
-        $18::text[], $19::text[], $20::bigint[], $21::bigint[], $22::bigint[], $23::bigint[], $24::bigint[],
-        $25::smallint[], $26::smallint[], $27::boolean[], $28::bytea[], $29::bytea[], $30::bytea[], $31::bytea[],
-        $32::text[], $33::text[], $34::bytea[], $35::bigint[]
+        $19::text[], $20::text[], $21::bigint[], $22::bigint[], $23::bigint[], $24::bigint[], $25::bigint[],
+        $26::smallint[], $27::smallint[], $28::boolean[], $29::bytea[], $30::bytea[], $31::bytea[], $32::bytea[],
+        $33::text[], $34::text[], $35::bytea[], $36::bigint[]
     )
 )
 SELECT count(*) FROM changed
@@ -176,7 +181,9 @@ SET
     last_sequence = n.last_sequence, last_recorded_at = n.last_recorded_at,
     recorded_at = n.recorded_at, occurred_at = n.occurred_at, occurred_max = n.occurred_max,
     events = n.events, unpaged_events = n.unpaged_events, unpaged_bytes = n.unpaged_bytes,
-    page_bytes = n.page_bytes, size = n.size, state = n.state
+    page_bytes = n.page_bytes, size = n.size,
+    state = CASE WHEN n.writes_state THEN n.state ELSE d.state END,
+    state_version = CASE WHEN NOT n.writes_state THEN nullif(coalesce(d.state_version, d.version), n.version) END
 FROM dirty_documents AS n
 WHERE d.namespace = n.namespace AND d.document = n.document
 
@@ -217,11 +224,11 @@ SET documents = n.documents + excluded.documents, events = n.events + excluded.e
 
 -- name: load_documents
 -- Heads with their id windows: the journal's identities, and those of the last pages that together hold $3 ids
--- within $4 events. States only where $5 asks for them.
+-- within $4 events. States only where $5 asks for them and they do not lag.
 SELECT
     d.namespace, d.document, d.partition, d.version, d.version_sequence, d.last_sequence, d.last_recorded_at,
     d.recorded_at, d.occurred_at, d.occurred_max, d.events, d.unpaged_events, d.unpaged_bytes, d.page_bytes,
-    d.size, CASE WHEN $5 THEN d.state END AS state,
+    d.size, d.state_version, CASE WHEN $5 AND d.state_version IS NULL THEN d.state END AS state,
     (
         SELECT string_agg(w.identities, ''::bytea ORDER BY w.base_sequence)
         FROM (
@@ -247,7 +254,50 @@ FROM unnest($1::text[], $2::text[]) AS k (namespace, document)
 JOIN documents AS d ON d.namespace = k.namespace AND d.document = k.document
 
 -- name: head
-SELECT * FROM documents WHERE namespace = $1 AND document = $2
+-- Without its state where that lags.
+SELECT
+    namespace, document, version, version_sequence, last_sequence, recorded_at, occurred_at, occurred_max,
+    state_version, CASE WHEN state_version IS NULL THEN state END AS state
+FROM documents
+WHERE namespace = $1 AND document = $2
+
+-- name: exact_documents
+-- Rows with what makes their states exact where they lag: the row's own state, or the open page's snapshot where that
+-- is newer, and the journal behind it. One statement, hence one moment.
+SELECT
+    d.namespace, d.document, d.version, d.version_sequence, d.last_sequence, d.recorded_at, d.occurred_at,
+    d.occurred_max, d.state_version, p.snapshot, CASE WHEN p.base_version IS NULL THEN d.state END AS state,
+    ARRAY(
+        SELECT j FROM journal AS j
+        WHERE j.namespace = d.namespace AND j.document = d.document
+            AND j.version > greatest(d.state_version, p.base_version) AND d.state_version IS NOT NULL
+        ORDER BY j.sequence
+    ) AS journal
+FROM unnest($1::text[], $2::text[]) AS k (namespace, document)
+JOIN documents AS d ON d.namespace = k.namespace AND d.document = k.document
+LEFT JOIN LATERAL (
+    SELECT o.*
+    FROM (
+        SELECT q.base_version, q.snapshot FROM pages AS q
+        WHERE q.namespace = d.namespace AND q.document = d.document
+        ORDER BY q.base_sequence DESC
+        LIMIT 1
+    ) AS o
+    WHERE o.base_version > d.state_version
+) AS p ON true
+
+-- name: lagging_documents
+SELECT namespace, document
+FROM documents
+WHERE (namespace, document) > ($1, $2) AND state_version IS NOT NULL
+ORDER BY namespace, document
+LIMIT $3
+
+-- name: settle_document
+-- Versions may have come since the state was read ($4 is its own), or a newer state.
+UPDATE documents
+SET state = $3, state_version = nullif($4, version)
+WHERE namespace = $1 AND document = $2 AND state_version < $4
 
 -- name: run
 -- The last page whose base lies within every bound, with the journal where it is the open one: one statement,
@@ -284,20 +334,35 @@ SELECT
 
 -- name: list_documents
 -- `fits` counts the states' bytes up to $6; the first always fits. One row more than asked tells of a next one.
+-- Of those that lag, the path $7 holds of the ones named in $8; their states are left out.
 SELECT
     l.namespace, l.document, l.version, l.version_sequence, l.last_sequence,
-    l.recorded_at, l.occurred_at, l.occurred_max, l.fits, CASE WHEN l.fits THEN l.state END AS state
+    l.recorded_at, l.occurred_at, l.occurred_max, l.state_version, l.fits,
+    CASE WHEN l.fits AND l.state_version IS NULL THEN l.state END AS state
 FROM (
     SELECT d.*, sum(d.size) OVER w <= $6::bigint OR row_number() OVER w = 1 AS fits
     FROM documents AS d
     WHERE d.namespace = $1 AND d.document > $2 AND d.document >= $3 AND d.document < $4
         AND d.state IS NOT NULL
-        AND ($7::text IS NULL OR refold_jsonb(d.state) @@ $7::text::jsonpath)
+        AND (
+            $7::text IS NULL
+            OR d.state_version IS NULL AND refold_jsonb(d.state) @@ $7::text::jsonpath
+            OR d.document = ANY ($8::text[])
+        )
     WINDOW w AS (ORDER BY d.document)
     ORDER BY d.document
     LIMIT $5
 ) AS l
 ORDER BY l.document
+
+-- name: list_lagging
+SELECT d.document
+FROM documents AS d
+WHERE d.namespace = $1 AND d.document > $2 AND d.document >= $3 AND d.document < $4 AND d.state_version IS NOT NULL
+ORDER BY d.document
+
+-- name: match_state
+SELECT refold_jsonb($1::json) @@ $2::text::jsonpath
 
 -- name: list_names
 SELECT d.document, d.version, d.recorded_at, d.state IS NOT NULL
@@ -307,9 +372,9 @@ ORDER BY d.document
 LIMIT $5
 
 -- name: list_at
--- A batch of documents as of a point, whose bounds are $7 to $9. Where the head lies within, it is the answer (an
--- absent one is left out); the others come with the page that holds the point, and with the journal up to there
--- where that page is open. `fits` counts what is read up to $6 bytes; the first always fits.
+-- A batch of documents as of a point, whose bounds are $7 to $9. Where the head lies within and its state does not lag,
+-- it is the answer (an absent one is left out); the others come with the page that holds the point, and with the
+-- journal up to there where that page is open. `fits` counts what is read up to $6 bytes; the first always fits.
 SELECT
     l.namespace, l.document, l.is_head, l.fits,
     l.version, l.version_sequence, l.last_sequence, l.recorded_at, l.occurred_at, l.occurred_max,
@@ -337,7 +402,9 @@ FROM (
         SELECT *
         FROM (
             SELECT
-                d.*, d.version_sequence <= $7 AND d.recorded_at <= $8 AND d.occurred_max <= $9 AS is_head
+                d.*,
+                d.version_sequence <= $7 AND d.recorded_at <= $8 AND d.occurred_max <= $9
+                AND d.state_version IS NULL AS is_head
             FROM documents AS d
         ) AS d
         WHERE d.namespace = $1 AND d.document > $2 AND d.document >= $3 AND d.document < $4
@@ -398,10 +465,18 @@ ORDER BY namespace, document, sequence
 SELECT set_config('lock_timeout', $1, true)
 
 -- name: unequal_documents
--- Of documents that the live schema has not changed behind $2, those changed behind $1 that differ.
+-- Of documents that the live schema has not changed behind $2, those changed behind $1 that differ, or whose live
+-- state lags: its exact one is still to be compared. A fresh one that lags is none of the log's end: it differs.
 -- live, fresh and former stand for the schemas' names.
 SELECT
-    namespace, document,
+    namespace, document, l.state_version IS NOT NULL AS live_lags,
+    (
+        l.version, l.last_sequence, l.version_sequence, l.recorded_at, l.occurred_at, l.occurred_max,
+        l.last_recorded_at, l.events, l.size, NULL::bigint
+    ) IS DISTINCT FROM (
+        f.version, f.last_sequence, f.version_sequence, f.recorded_at, f.occurred_at, f.occurred_max,
+        f.last_recorded_at, f.events, f.size, f.state_version
+    ) AS differs,
     l.version AS live_version, l.last_sequence AS live_last_sequence,
     encode(sha256(convert_to(l.state::text, 'UTF8')), 'hex') AS live_state_hash,
     f.version AS fresh_version, f.last_sequence AS fresh_last_sequence,
@@ -410,10 +485,10 @@ FROM live.documents AS l FULL JOIN fresh.documents AS f USING (namespace, docume
 WHERE coalesce(l.last_sequence, 0) <= $2 AND greatest(l.last_sequence, f.last_sequence) > $1
     AND (
         l.version, l.last_sequence, l.version_sequence, l.recorded_at, l.occurred_at, l.occurred_max,
-        l.last_recorded_at, l.events, l.size, l.state::text
+        l.last_recorded_at, l.events, l.size, l.state::text, l.state_version, NULL::bigint
     ) IS DISTINCT FROM (
         f.version, f.last_sequence, f.version_sequence, f.recorded_at, f.occurred_at, f.occurred_max,
-        f.last_recorded_at, f.events, f.size, f.state::text
+        f.last_recorded_at, f.events, f.size, f.state::text, NULL::bigint, f.state_version
     )
 ORDER BY namespace, document
 

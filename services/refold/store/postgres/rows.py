@@ -39,7 +39,7 @@ DOCUMENT_COLUMNS: Final = (
     "size",
     "state",
 )
-"""In the order of the parameters of `update_document`."""
+"""In the order of the first parameters of `write_few`."""
 
 JOURNAL_COLUMNS: Final = ("namespace", "document", *Entry._fields)
 REJECTION_COLUMNS: Final = (*Rejection._fields[:-1], "time", "subject", "headers", "body")

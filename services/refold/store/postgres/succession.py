@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from typing import Final, Self
 
-from refold.core.errors import StoreDiffers
+from refold.core.errors import Refused, StoreDiffers
 from refold.core.limits import REBUILD_LOCK_SECONDS, STORE_CLOSE_SECONDS
+from refold.store import Key
+from refold.store.postgres.exact import read_exact
 from refold.store.postgres.pool import Connection, Pool, translated
 from refold.store.postgres.pool import Row as SqlRow
 from refold.store.postgres.sql import SQL
@@ -119,7 +122,20 @@ class _Pair:
     async def unequal(self, after_sequence: int, until_sequence: int) -> AsyncGenerator[Unequal]:
         bounds = (after_sequence, until_sequence)
         async for row in self.connection.cursor(self.sql("unequal_documents"), *bounds, prefetch=_ROWS_AHEAD):
-            yield Unequal(row["namespace"], row["document"], _row(row, "live"), _row(row, "fresh"))
+            key, live, fresh = (row["namespace"], row["document"]), _row(row, "live"), _row(row, "fresh")
+            if live and row["live_lags"]:
+                live = live._replace(state_hash=await self._exact_hash(key))
+                if live == fresh and not row["differs"]:
+                    continue
+            yield Unequal(*key, live, fresh)
+
+    async def _exact_hash(self, key: Key) -> str | None:
+        """Make a live state exact, and hash it as the statement does; None where it is damaged beyond that."""
+        try:
+            state = (await read_exact(self.connection, [key]))[key].snapshot.state
+        except Refused:
+            return None
+        return None if state is None else sha256(state).hexdigest()
 
 
 def _row(row: SqlRow, side: str) -> Row | None:

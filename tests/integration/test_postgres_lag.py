@@ -1,0 +1,226 @@
+"""States that lag in PostgreSQL: what a commit writes of them, how they are searched, and what SQL sees."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib import import_module
+
+import asyncpg
+import pytest
+
+from refold.core.errors import FenceLost, Refused, StoreError, TimedOut
+from refold.store.postgres import load
+from refold.store.postgres.sql import MIGRATIONS
+from support.scribe import NAMESPACE
+from support.services import until
+from support.stores import HOSTILE, begin, postgres_stores
+
+LARGE_BYTES = 300_000
+COMMITS = 30
+
+
+@pytest.fixture
+async def aside(postgres_dsn):
+    """A connection beside the store's own."""
+    connection = await asyncpg.connect(postgres_dsn, server_settings={"search_path": "refold"})
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def store(postgres_dsn):
+    async with postgres_stores(postgres_dsn) as open_store:
+        yield await open_store()
+
+
+@pytest.fixture
+async def scribe(store):
+    return await begin(store)
+
+
+def large():
+    """Make a state that does not compress."""
+    return {
+        "n": 0,
+        "text": "".join(f"{number * 2_654_435_761 % 2**32:08x}" for number in range(LARGE_BYTES // 8)),
+    }
+
+
+async def chunks(aside):
+    """Name the pieces that the table's large values are stored in."""
+    toast = await aside.fetchval(
+        "SELECT reltoastrelid::regclass::text FROM pg_class WHERE oid = 'documents'::regclass"
+    )
+    return {row[0] for row in await aside.fetch(f"SELECT DISTINCT chunk_id FROM {toast}")}
+
+
+@pytest.mark.parametrize("beside", [0, 200], ids=["few", "many"])
+async def test_a_commit_writes_nothing_of_a_state_that_lags(store, scribe, aside, beside):
+    scribe.put("large", large())
+    await store.commit(scribe.commit())
+    stored = await chunks(aside)
+    assert len(stored) == 1
+    before = await aside.fetchval("SELECT pg_current_wal_insert_lsn()")
+    for number in range(3):
+        scribe.publish("large", {"patch": [{"op": "replace", "path": "/n", "value": number}]})
+        for other in range(beside):
+            scribe.put(f"d{other}", number)
+        await store.commit(scribe.commit(lagging=["large"]))
+    written = await aside.fetchval("SELECT pg_current_wal_insert_lsn() - $1::pg_lsn", before)
+    assert await chunks(aside) == stored
+    assert written < 2 * LARGE_BYTES, "three states written would be more"
+    await store.settle(NAMESPACE, "large")
+    assert await aside.fetchval("SELECT state ->> 'n' FROM documents WHERE document = 'large'") == "2"
+
+
+async def test_small_documents_stay_on_their_pages_though_one_can_ask_for_those_that_lag(postgres_dsn, aside):
+    """Heap-only updates: the partial index must not keep a row that never lags from them."""
+    async with postgres_stores(postgres_dsn) as open_store:
+        store = await open_store()
+        scribe = await begin(store)
+        for number in range(COMMITS + 1):
+            scribe.put("small", number)
+            await store.commit(scribe.commit())
+    counted = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relid = 'documents'::regclass"
+
+    async def all_counted():
+        found = await aside.fetchrow(counted)
+        return tuple(found) if found["n_tup_upd"] == COMMITS else None
+
+    assert await until(all_counted) == (COMMITS, COMMITS)
+
+
+async def lag(store, scribe, states):
+    """Make each document once, then change it so that its row shows what it was."""
+    for name, (shown, exact) in states.items():
+        scribe.put(name, shown)
+        await store.commit(scribe.commit())
+        scribe.put(name, exact)
+        await store.commit(scribe.commit(lagging=[name]))
+
+
+async def search(store, where, **asked):
+    asked = {"prefix": "", "limit": 100, "cursor": None} | asked
+    answer = await store.list_documents(NAMESPACE, where=where, **asked)
+    for head in answer.heads:
+        assert head == await store.head(NAMESPACE, head.document)
+    return [head.document for head in answer.heads], answer.cursor
+
+
+async def test_a_search_judges_a_document_by_what_it_is_and_not_by_what_its_row_shows(store, scribe):
+    for name in ("exact-1", "exact-2"):
+        scribe.put(name, {"n": int(name[-1])})
+    states = {
+        "was-1": ({"n": 1}, {"n": 3}),
+        "is-1": ({"n": 2}, {"n": 1}),
+        "stays-1": ({"n": 1}, {"n": 1, "more": True}),
+        "hostile": (HOSTILE, {"n": 1}),
+        "made-hostile": ({"n": 1}, HOSTILE),
+    }
+    await lag(store, scribe, states)
+    assert await search(store, "$.n == 1") == (["exact-1", "hostile", "is-1", "stays-1"], None)
+    assert await search(store, "$.n == 3") == (["was-1"], None)
+    assert await search(store, "$.n == 2") == (["exact-2"], None)
+    assert await search(store, "$.n == 1", prefix="s") == (["stays-1"], None)
+    found, cursor = await search(store, "$.n == 1", limit=2)
+    assert found == ["exact-1", "hostile"]
+    assert await search(store, "$.n == 1", cursor=cursor, limit=2) == (["is-1", "stays-1"], None)
+    for bad in ("$.", "not a path", "$.n ==="):
+        with pytest.raises(Refused) as refused:
+            await search(store, bad)
+        assert refused.value.reason == "bad_where"
+
+
+async def test_a_search_over_what_lags_is_bounded_in_time(postgres_dsn):
+    heavy = "exists($.n[*] ? (@ == $.n[*] && @ < 0))"
+    async with postgres_stores(postgres_dsn, where_seconds=0.3) as open_store:
+        store = await open_store()
+        scribe = await begin(store)
+        await lag(store, scribe, {"a": ({"n": []}, {"n": list(range(20_000))})})
+        with pytest.raises(TimedOut):
+            await search(store, heavy)
+        assert await search(store, "$.n[0] == 0") == (["a"], None)
+
+
+async def test_a_state_that_was_read_before_others_came_is_written_as_the_version_that_it_is_of(
+    store, scribe, aside
+):
+    """Between the reading and the writing of what is settled, commits go on; and one of them may have written more."""
+    await lag(store, scribe, {"a": (0, 1), "b": (0, 1)})
+    read = store.head
+
+    async def read_then_others_come(namespace, document):
+        head = await read(namespace, document)
+        for value in (2, 3):
+            scribe.put(document, value)
+            await store.commit(scribe.commit(lagging=["a"]))
+        return head
+
+    store.head = read_then_others_come
+    for name in ("a", "b"):
+        await store.settle(NAMESPACE, name)
+    store.head = read
+    rows = await aside.fetch(
+        "SELECT document, version, state::text, state_version FROM documents ORDER BY document"
+    )
+    assert [tuple(row) for row in rows] == [("a", 4, "1", 2), ("b", 4, "3", None)]
+    assert (await store.head(NAMESPACE, "a")).snapshot.state == b"3"
+
+
+async def test_a_view_says_which_version_its_state_is_of(store, scribe, aside):
+    scribe.put("exact", 5)
+    await lag(store, scribe, {"lags": (6, 7)})
+    await aside.execute("SELECT create_view($1)", NAMESPACE)
+    found = await aside.fetch(
+        f"SELECT document, version, state, state_version FROM refold_views.{NAMESPACE} ORDER BY 1"
+    )
+    assert [tuple(row) for row in found] == [("exact", 1, "5", 1), ("lags", 2, "6", 1)]
+
+
+async def test_views_made_before_say_it_too_once_the_schema_is_brought_up(postgres_dsn, aside, monkeypatch):
+    with monkeypatch.context() as before:
+        before.setattr(import_module("refold.store.postgres.migrate"), "MIGRATIONS", MIGRATIONS[:3])
+        async with postgres_stores(postgres_dsn) as open_store:
+            await open_store()
+    await aside.execute(
+        "SELECT create_view('shop'); CREATE VIEW refold_views.mine AS SELECT * FROM refold_views.shop"
+    )
+    row = "INSERT INTO documents SELECT 'shop', 'old', 1, 4, 9, 9, 1, 1, 1, 1, 4, 4, 9, 0, 1, '7'"
+    await aside.execute(row)
+    async with postgres_stores(postgres_dsn) as open_store:
+        store = await open_store()
+        assert (await store.head("shop", "old")).snapshot.state == b"7"
+        assert await store.lagging(after=("", ""), limit=9) == []
+    found = await aside.fetchrow("SELECT document, version, state, state_version FROM refold_views.shop")
+    assert tuple(found) == ("old", 4, "7", 4)
+
+
+async def test_a_row_without_a_state_cannot_lag(store, scribe):
+    """Whoever would leave a state out that was never written is told so, and nothing is written."""
+    for event in ({"put": 1}, {"delete": True}):
+        scribe.publish("a", event)
+        await store.commit(scribe.commit())
+    scribe.put("a", 2)
+    commit = scribe.commit()
+    [dirty] = commit.documents
+    with pytest.raises(StoreError, match="documents_lagging_state"):
+        await store.commit(replace(commit, documents=[replace(dirty, state=None, writes_state=False)]))
+    await store.commit(commit)
+    assert (await store.head(NAMESPACE, "a")).snapshot.state == b"2"
+
+
+async def test_a_load_that_another_owner_overtook_is_not_believed(store, scribe, monkeypatch):
+    """Between heads and exact states, someone else has written: the shard is lost."""
+    await lag(store, scribe, {"a": (1, 2)})
+    read = load.read_exact
+
+    async def others_come(connection, keys):
+        scribe.put("a", 3)
+        await store.commit(scribe.commit(lagging=["a"]))
+        return await read(connection, keys)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(load, "read_exact", others_come)
+        with pytest.raises(FenceLost):
+            await store.load([(NAMESPACE, "a")])
+    assert [loaded.state for loaded in await store.load([(NAMESPACE, "a")])] == [3]

@@ -1,0 +1,160 @@
+"""Large documents on real servers: rows lag, for a bounded time, through kills and endings; reads are exact."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from itertools import count
+from typing import Any
+
+import asyncpg
+import orjson
+import pytest
+
+from refold.core.page import Clock, Point
+from refold.embedded.nats import NatsServer
+from refold.projector.verify import Listener, Scope, verify
+from refold.store.postgres import PostgresStore
+from support.services import (
+    Site,
+    append_all,
+    contents,
+    folded_to,
+    gateway,
+    kill,
+    log_of,
+    make_site,
+    projector,
+    store_of,
+    undisturbed,
+    until,
+)
+
+NAMES = ["large-1", "large-2", "small"]
+LARGE = {"state_lag_bytes": 10_000, "state_lag_seconds": 3_600}
+BRIEF = {"state_lag_bytes": 10_000, "state_lag_seconds": 0.3}
+SHOWN = """
+SELECT coalesce(state_version, version) FROM documents WHERE document = $1
+"""
+
+
+@pytest.fixture
+async def site(fresh_nats: NatsServer, postgres_dsn: str) -> Site:
+    return await make_site(fresh_nats, postgres_dsn)
+
+
+@pytest.fixture
+async def sql(site: Site) -> Any:
+    """A connection that looks at the rows themselves."""
+    connection = await asyncpg.connect(site.dsn, server_settings={"search_path": "refold"})
+    yield connection
+    await connection.close()
+
+
+def made(name: str) -> tuple[str, bytes]:
+    text = "x" * (100 if name == "small" else 50_000)
+    return name, orjson.dumps({"put": {"text": text, "of": name}})
+
+
+def patch(name: str, number: int) -> tuple[str, bytes]:
+    """Make a small change; every eleventh breaks a rule, every fiftieth writes anew."""
+    if number % 50 == 49:
+        return made(name)
+    operation = {"op": "add", "path": f"/m{number % 7}", "value": number}
+    return name, orjson.dumps({"patch": [operation], **({"nope": 1} if number % 11 == 5 else {})})
+
+
+async def fill(site: Site, store: PostgresStore, numbers: range) -> None:
+    """Make documents, then change them in several commits."""
+    async with log_of(site) as log:
+        if not numbers.start:
+            await folded_to(store, await append_all(log, [made(name) for name in NAMES]))
+        for number in numbers:
+            last = await append_all(log, [patch(name, number) for name in NAMES])
+            if number % 10 == 9:
+                await folded_to(store, last)
+        await folded_to(store, last)
+
+
+async def lagging(store: PostgresStore) -> list[str]:
+    return [document for _, document in await store.lagging(after=("", ""), limit=99)]
+
+
+async def nothing_lags(store: PostgresStore) -> None:
+    async def looked() -> bool:
+        return not await lagging(store)
+
+    await until(looked)
+
+
+async def assert_exact(site: Site, store: PostgresStore) -> None:
+    """Every head and every version is what a fold that nothing disturbs makes of the log, and verify says so too."""
+    oracle = await undisturbed(site)
+    assert await contents(store, NAMES) == await contents(oracle, NAMES)
+    for name in NAMES:
+        head = await oracle.head("n", name)
+        assert head is not None
+        for version in range(1, head.snapshot.version + 1, 7):
+            point = Point(Clock.version, version)
+            assert await store.state_at("n", name, point) == await oracle.state_at("n", name, point)
+    told: list[Any] = []
+    async with log_of(site, "projector") as log:
+        await verify(log, store, Listener(difference=told.append, progress=lambda _: None), Scope())
+    assert told == []
+
+
+async def test_killed_while_rows_lag_nothing_is_lost_and_the_successor_settles_them(site: Site) -> None:
+    async with store_of(site) as store:
+        for begin in (0, 100):
+            async with projector(site, **LARGE) as process:
+                await fill(site, store, range(begin, begin + 100))
+                assert await lagging(store) == ["large-1", "large-2"]
+                await assert_exact(site, store)
+                await kill(process)
+            await assert_exact(site, store)
+        async with projector(site, **BRIEF):
+            await nothing_lags(store)
+            await assert_exact(site, store)
+
+
+async def test_one_that_is_told_to_end_leaves_nothing_lagging(site: Site) -> None:
+    async with store_of(site) as store:
+        async with projector(site, **LARGE) as process:
+            await fill(site, store, range(30))
+            assert await lagging(store) == ["large-1", "large-2"]
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(process.wait(), 20) == 0
+        assert await lagging(store) == []
+        await assert_exact(site, store)
+
+
+async def test_while_a_document_goes_on_changing_its_row_follows_and_every_answer_is_exact(
+    site: Site, sql: asyncpg.Connection
+) -> None:
+    async with store_of(site) as store, projector(site, **BRIEF), gateway(site) as through:
+        await fill(site, store, range(1))
+        changing = asyncio.create_task(change(site))
+        shown = await sql.fetchval(SHOWN, "large-1")
+        for _ in range(3):
+            shown = await until(
+                lambda shown=shown: sql.fetchval(f"{SHOWN} AND ({SHOWN}) > $2", "large-1", shown)
+            )
+            await until(lambda: lagging(store))
+            answer = await through.client.get("/v1/n/large-1")
+            version = answer.headers["Refold-Version"]
+            again = await through.client.get(f"/v1/n/large-1?version={version}")
+            assert (answer.status_code, answer.content) == (200, again.content)
+        changing.cancel()
+        await asyncio.wait({changing})
+        async with log_of(site) as log:
+            await folded_to(store, (await log.info()).last_sequence)
+        await nothing_lags(store)
+        await assert_exact(site, store)
+
+
+async def change(site: Site) -> None:
+    """Change documents again and again, each time in a commit of its own, most likely."""
+    async with log_of(site) as log:
+        for number in count(1):
+            await append_all(log, [patch(name, number) for name in NAMES])
+            await asyncio.sleep(0.01)
