@@ -170,21 +170,28 @@ def pack(entries: list[Entry]) -> bytes:
     return b"".join(index + blobs)
 
 
-def _parts(entry: Entry) -> tuple[tuple[int, ...], int, tuple[bytes, ...]]:
+def _parts(e: Entry) -> tuple[tuple[int, ...], int, tuple[bytes, ...]]:
     """Take an entry apart: what the index holds, its flags, what varies in length."""
-    sequence, time, recorded_at, occurred_at, version, status, kind, is_creation, *rest = entry
-    subject, headers, body, effect, reason, detail, identity, first_sequence = rest
-    numbers = (sequence, time, recorded_at, occurred_at, version, first_sequence, status, kind)
-    if subject is effect is identity is None and not reason:
-        return numbers, _CREATION * is_creation, (b"", headers, body, b"", b"", b"", b"")
-    flags = (
-        _CREATION * is_creation
-        | _SUBJECT * (subject is not None)
-        | _EFFECT * (effect is not None)
-        | _IDENTITY * (identity is not None)
+    numbers = (
+        e.sequence,
+        e.time,
+        e.recorded_at,
+        e.occurred_at,
+        e.version,
+        e.first_sequence,
+        e.status,
+        e.kind,
     )
-    tail = (effect or b"", reason.encode(), detail.encode(), identity or b"")
-    return numbers, flags, (subject or b"", headers, body, *tail)
+    if e.subject is e.effect is e.identity is None and not e.reason:
+        return numbers, _CREATION * e.is_creation, (b"", e.headers, e.body, b"", b"", b"", b"")
+    flags = (
+        _CREATION * e.is_creation
+        | _SUBJECT * (e.subject is not None)
+        | _EFFECT * (e.effect is not None)
+        | _IDENTITY * (e.identity is not None)
+    )
+    tail = (e.effect or b"", e.reason.encode(), e.detail.encode(), e.identity or b"")
+    return numbers, flags, (e.subject or b"", e.headers, e.body, *tail)
 
 
 def unpack(page: bytes) -> list[Entry]:

@@ -105,9 +105,7 @@ def _compile_any(item: Json) -> Operation:
 def _source(item: dict[str, Json], tokens: tuple[str, ...]) -> tuple[str, ...]:
     source = _pointer(item, "from")
     if item["op"] == "move" and len(source) < len(tokens) and tokens[: len(source)] == source:
-        raise Refused(
-            "bad_patch", "a value cannot move into itself", field="path", shape="a path below from"
-        )
+        raise Refused("bad_patch", "a value cannot move into itself", field="path", shape="a path below from")
     return source
 
 

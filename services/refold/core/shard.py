@@ -115,8 +115,7 @@ class Shard:
         if sequence != self.read_sequence + 1:
             raise LogHole(expected=self.read_sequence + 1, found=sequence)
         self.read_sequence = sequence
-        if time > self.recorded_at:
-            self.recorded_at = time
+        self.recorded_at = max(self.recorded_at, time)
 
     def _link(self, record: Record, partition: int) -> Checkpoint:
         checkpoint = self._checkpoints[partition]

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import orjson
@@ -71,7 +71,7 @@ class Problem(Exception):
 
 def install(app: FastAPI) -> None:
     """Make every error of an application a problem document."""
-    app.exception_handlers.update(_HANDLERS | {Exception: _on_unexpected})
+    app.exception_handlers.update({**_HANDLERS, Exception: _on_unexpected})
 
 
 async def answer_to(request: Request, error: Exception) -> Response:
@@ -164,7 +164,7 @@ async def _on_unexpected(request: Request, error: Exception) -> Response:
 _STATUS: Final[dict[type[RefoldError], int]] = {DocumentAbsent: 404, VersionUnknown: 404, TimedOut: 504}
 
 # Coroutines, all of them: plain functions would be sent to a thread.
-_HANDLERS: Final[dict[Any, Any]] = {
+_HANDLERS: Final[dict[type[Exception], Callable[[Request, Any], Awaitable[Response]]]] = {
     Problem: _on_problem,
     RefoldError: _on_refold_error,
     RequestValidationError: _on_invalid,

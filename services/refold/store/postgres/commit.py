@@ -59,9 +59,7 @@ async def _advance(connection: Connection, commit: Commit, epoch: UUID | None) -
         SQL["advance_checkpoints"], partitions, expected, *place, epoch, *columns
     )
     if rows_of(status) != len(partitions):
-        raise FenceLost(
-            expected_sequence=expected, partitions=len(partitions), as_expected=rows_of(status)
-        )
+        raise FenceLost(expected_sequence=expected, partitions=len(partitions), as_expected=rows_of(status))
 
 
 def _are_few(documents: Sequence[Dirty]) -> bool:
@@ -70,7 +68,7 @@ def _are_few(documents: Sequence[Dirty]) -> bool:
         events += len(dirty.journal)
         if dirty.cuts or events > STORE_FEW_EVENTS_MAX:
             return False
-    return 0 < len(documents)
+    return len(documents) > 0
 
 
 async def _write_few(connection: Connection, documents: Sequence[Dirty]) -> None:

@@ -38,32 +38,22 @@ def journal_copy(documents: Iterable[Dirty]) -> bytes:
     return b"".join(parts)
 
 
-def _add_row(parts: list[bytes], head: bytes, entry: Entry) -> None:
-    sequence, time, recorded_at, occurred_at, version, status, kind, is_creation, *rest = entry
-    subject, headers, body, effect, reason, detail, identity, first_sequence = rest
-    numbers = _NUMBERS.pack(
-        8, sequence, 8, time, 8, recorded_at, 8, occurred_at, 8, version, 2, status, 2, kind, 1, is_creation
-    )
+def _add_row(parts: list[bytes], head: bytes, e: Entry) -> None:
+    whence = (8, e.sequence, 8, e.time, 8, e.recorded_at, 8, e.occurred_at)
+    numbers = _NUMBERS.pack(*whence, 8, e.version, 2, e.status, 2, e.kind, 1, e.is_creation)
+    headers, body = e.headers, e.body
     length = _LENGTH.pack
-    parts += (
-        head,
-        numbers,
-        _NULL if subject is None else _bytes(subject),
-        length(len(headers)),
-        headers,
-        length(len(body)),
-        body,
-    )
-    if effect is identity is None and not reason:
+    subject = _nullable(e.subject)
+    parts += (head, numbers, subject, length(len(headers)), headers, length(len(body)), body)
+    if e.effect is e.identity is None and not e.reason:
         parts.append(_USUAL_TAIL)
         return
-    parts += (
-        _NULL if effect is None else _bytes(effect),
-        _text(reason),
-        _text(detail),
-        _NULL if identity is None else _bytes(identity),
-        _LAST.pack(8, first_sequence),
-    )
+    made = (_nullable(e.effect), _text(e.reason), _text(e.detail), _nullable(e.identity))
+    parts += (*made, _LAST.pack(8, e.first_sequence))
+
+
+def _nullable(value: bytes | None) -> bytes:
+    return _NULL if value is None else _bytes(value)
 
 
 def _text(text: str) -> bytes:
