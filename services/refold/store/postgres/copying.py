@@ -45,7 +45,7 @@ def _add_row(parts: list[bytes], head: bytes, e: Entry) -> None:
     length = _LENGTH.pack
     subject = _nullable(e.subject)
     parts += (head, numbers, subject, length(len(headers)), headers, length(len(body)), body)
-    if e.effect is e.identity is None and not e.reason:
+    if e.effect is e.identity is None and not e.reason and not e.first_sequence:
         parts.append(_USUAL_TAIL)
         return
     made = (_nullable(e.effect), _text(e.reason), _text(e.detail), _nullable(e.identity))
