@@ -1,0 +1,158 @@
+"""Replay: the projector's own loop from an empty schema to the log's end, in a process of its own.
+
+Run by the command, and by `refold.bench.growth` at several sizes.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry
+
+from refold.bench.filling import fill
+from refold.bench.ground.disk import fsync_milliseconds
+from refold.bench.ground.reading import consume_with_nats_py, fold_in_memory, read_in_bulk
+from refold.bench.ground.rows import copy_documents, copy_journal
+from refold.bench.processes import Ended, ProcessorClock, Task, work
+from refold.bench.report import NO_DISK, Goal, Measure, Report, Samples
+from refold.bench.signals import Signals
+from refold.bench.system import Bare, Options, bare_servers, machine, refuse_url
+from refold.bench.workload import Workload
+from refold.core.errors import RefoldError
+from refold.core.limits import TIME_MAX_NANOSECONDS
+from refold.core.shard import Shard
+from refold.log.memory import MemoryNotices
+from refold.projector.partition import Ports, ShardLoop
+from refold.store.postgres import PostgresStore
+from refold.telemetry.metrics import ProjectorMetrics
+from refold.wiring.log import open_log
+from refold.wiring.projector import bounds_of
+from refold.wiring.settings import load
+
+GOAL: Final = Goal(value=100_000)
+CONSUMED_EVENTS_MAX: Final = 100_000
+JOURNAL_ROWS_MAX: Final = 200_000
+MEBIBYTE: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How much."""
+
+    events: int = 300_000
+    documents: int = 3_000
+    document_bytes: int = 2_048
+
+
+async def run(options: Options, plan: Plan) -> Report:
+    """Fill a log once, then replay it into a fresh schema each round."""
+    refuse_url(options, "it replays into schemas of its own and measures its own processes")
+    samples = Samples()
+    async with bare_servers(options) as bare:
+        begun = time.perf_counter()
+        workload = Workload(documents=plan.documents, document_bytes=plan.document_bytes)
+        filled = await fill(bare.servers.nats.address, workload.events(plan.events))
+        options.say(f"{filled:,} events in the log in {time.perf_counter() - begun:.1f} s")
+        for number in range(1, options.rounds + 1):
+            await _replay(bare, plan, options, samples, number)
+            await _ground(bare, plan, options, samples)
+    return Report(
+        command="rebuild",
+        durability=options.durability,
+        parameters=asdict(plan),
+        machine=machine(),
+        figures=samples.figures(),
+    )
+
+
+async def replay(signals: Signals, *, url: str, dsn: str, schema: str, until_sequence: int) -> dict[str, Any]:
+    """Fold a log into a schema that nobody has used; a task for `refold.bench.worker`."""
+    log = await open_log(url, "refold-bench-replay")
+    store = await PostgresStore.open(dsn, schema=schema, readers_max=2)
+    try:
+        assert await store.own()
+        checkpoints = await store.bind((await log.info()).log_id)
+        loop = ShardLoop(_silent_ports(log, store), bounds_of(load()), Shard(checkpoints))
+        await signals.until_go()
+        begun = time.perf_counter()
+        await loop.run(until_sequence)
+        seconds = time.perf_counter() - begun
+        counts = [checkpoint.counts for checkpoint in await store.checkpoints()]
+        applied = sum(count.applied + count.merged for count in counts)
+        return {"seconds": seconds, "applied": applied}
+    finally:
+        await store.close()
+        await log.close()
+
+
+async def _replay(bare: Bare, plan: Plan, options: Options, samples: Samples, number: int) -> None:
+    clock = ProcessorClock(bare.pids)
+    ended = await work(
+        replay,
+        url=bare.servers.nats.url("projector"),
+        dsn=bare.servers.postgres.dsn,
+        schema=f"bench_{number}",
+        until_sequence=plan.events + 1,
+    )
+    told = ended.value
+    if told["applied"] != plan.events + 1:
+        raise RefoldError("not every event was applied", events=plan.events + 1, applied=told["applied"])
+    rate = plan.events / told["seconds"]
+    options.say(f"round {number}: {rate:,.0f} events/s")
+    kept = options.durability
+    samples.add(
+        "rebuild", rate, Measure(unit="events/s", durability=kept, goal=GOAL, ground="bulk read alone")
+    )
+    peak = ended.peak_bytes / MEBIBYTE
+    samples.add("rebuild, projector's memory at most", peak, Measure(unit="MiB", durability=kept))
+    used = {"projector": ended.cpu_seconds, **clock.seconds()}
+    for name, seconds in used.items():
+        samples.add(f"rebuild, processor of {name}", seconds, Measure(unit="s", durability=kept))
+
+
+async def _ground(bare: Bare, plan: Plan, options: Options, samples: Samples) -> None:
+    url, dsn = bare.servers.nats.url("administrator"), bare.servers.postgres.dsn
+    last = plan.events + 1
+    commit_events = load().commit_events_max
+    some = min(last, CONSUMED_EVENTS_MAX)
+    rows = min(plan.events, JOURNAL_ROWS_MAX)
+    shape = {"documents": plan.documents, "document_bytes": plan.document_bytes}
+    tasks: list[tuple[str, str, Task, dict[str, Any]]] = [
+        ("bulk read alone", "events", read_in_bulk, {"url": url, "until_sequence": last}),
+        ("fold alone", "events", fold_in_memory, {"url": url, "until_sequence": last}),
+        ("nats-py consume", "events", consume_with_nats_py, {"url": url, "until_sequence": some}),
+        (
+            "COPY of journal rows",
+            "rows",
+            copy_journal,
+            {"dsn": dsn, "events": rows, "commit_events": commit_events},
+        ),
+        ("COPY + UPDATE of documents", "rows", copy_documents, {"dsn": dsn, "commits": 5, **shape}),
+    ]
+    for name, counted, task, given in tasks:
+        ended = await work(task, **given)
+        durability = options.durability if counted == "rows" else NO_DISK
+        measure = Measure(unit=f"{counted}/s", durability=durability, is_ground=True)
+        samples.add(name, _rate(ended, counted), measure)
+    synced = Measure(unit="ms", durability="fsync", is_ground=True)
+    samples.add_latency("one fsync", fsync_milliseconds(bare.folder), synced)
+
+
+def _rate(ended: Ended, counted: str) -> float:
+    return float(ended.value[counted] / ended.value["seconds"])
+
+
+def _silent_ports(log: Any, store: PostgresStore) -> Ports:
+    nobody = MemoryNotices()
+    return Ports(
+        log=log,
+        store=store,
+        notices=nobody,
+        replies=nobody,
+        metrics=ProjectorMetrics(CollectorRegistry()),
+        # As in a rebuild, nothing is young enough for a notice.
+        broker_now=lambda: TIME_MAX_NANOSECONDS,
+        timer=time.perf_counter,
+    )
