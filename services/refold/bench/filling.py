@@ -10,10 +10,13 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
+import orjson
+
 from refold.bench.system import Whole
 from refold.bench.wire import BatchPublisher
-from refold.bench.workload import Event, batches
-from refold.core.errors import TimedOut
+from refold.bench.workload import NAMESPACE, Event, batches
+from refold.client import Refold
+from refold.core.errors import RefoldError, TimedOut
 from refold.store.postgres import PostgresStore
 from refold.wiring.log import open_log
 
@@ -62,3 +65,16 @@ async def until_committed(store: PostgresStore, sequence: int) -> None:
         elif time.monotonic() > deadline:
             raise TimedOut("the projector commits nothing more", committed=read, wanted=sequence)
         await asyncio.sleep(LOOK_SECONDS)
+
+
+async def fill_over_http(url: str, events: Iterator[Event]) -> None:
+    """Append them through a running gateway; all are folded then. Raises `RefoldError` where one is refused."""
+    async with Refold(url) as refold:
+        for batch in batches(events, BATCH_EVENTS):
+            lines = [{"doc": event.document, **orjson.loads(event.body)} for event in batch]
+            outcomes = await refold.append(NAMESPACE, lines)
+            refused = [outcome for outcome in outcomes if outcome.status != "applied"]
+            if refused:
+                raise RefoldError(
+                    "an event was not applied", status=refused[0].status, reason=refused[0].reason
+                )

@@ -6,7 +6,7 @@ Made by the measurements, shown by the command and by `refold.bench.plot`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any, Final, Literal
 
@@ -59,6 +59,7 @@ class Figure:
     def row(self) -> tuple[str, ...]:
         """Return the cells of `COLUMNS`."""
         name = f"  ground: {self.name}" if self.is_ground else self.name
+        name += f", {self.at:,} {self.axis}" if self.axis else ""
         goal = "" if self.goal is None else f"{self.goal} {'✓' if self.goal.is_met(self.median) else '✗'}"
         spread = (min(self.samples), self.median, max(self.samples))
         return (name, self.durability, goal, *map(number, spread), self.unit)
@@ -142,19 +143,14 @@ class Samples:
         milliseconds: Iterable[float],
         measure: Measure,
         goals: Mapping[str, Goal] | None = None,
+        *,
+        axis: str = "",
+        at: int = 0,
     ) -> None:
         """Take one round of a latency: its percentiles are figures of their own, each with its own goal."""
-        ordered = sorted(milliseconds)
-        for percentile, value in percentiles(ordered).items():
-            goal = (goals or {}).get(percentile)
-            given = Measure(
-                unit="ms",
-                durability=measure.durability,
-                goal=goal,
-                ground=measure.ground,
-                is_ground=measure.is_ground,
-            )
-            self.add(f"{name}, {percentile}", value, given)
+        for percentile, value in percentiles(sorted(milliseconds)).items():
+            own = replace(measure, unit="ms", goal=(goals or {}).get(percentile))
+            self.add(f"{name}, {percentile}", value, own, axis=axis, at=at)
 
     def figures(self) -> tuple[Figure, ...]:
         """Return what was collected: each figure, and behind it the grounds that came after it."""

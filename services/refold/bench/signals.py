@@ -1,4 +1,4 @@
-"""What a task hears from the process that started it: begin now, end now. `refold.bench.worker` gives it to every task."""
+"""What a task hears from the process that started it: begin now, end now. Made by `refold.bench.worker`."""
 
 from __future__ import annotations
 

@@ -45,13 +45,20 @@ class Workload:
     """
 
     def __init__(
-        self, *, documents: int, document_bytes: int = 2_048, seed: int = 1, is_counted: bool = False
+        self,
+        *,
+        documents: int,
+        document_bytes: int = 2_048,
+        seed: int = 1,
+        is_counted: bool = False,
+        prefix: str = "d",
     ) -> None:
         """Begin before the first event."""
         self.documents = documents
         self._members = max(1, (document_bytes - 100) // (MEMBER_BYTES + 10))
         self._random = random.Random(seed)  # noqa: S311 - the same work each time, no secret.
         self._is_counted = is_counted
+        self._prefix = prefix
         self._shapes: dict[int, _Shape] = {}
 
     def events(self, count: int) -> Iterator[Event]:
@@ -59,6 +66,19 @@ class Workload:
         for _ in range(count):
             number = len(self._shapes)
             yield self._put(number) if number < self.documents else self._patch()
+
+    def puts(self) -> Iterator[Event]:
+        """Make every document."""
+        return self.events(self.documents)
+
+    def skip(self, count: int) -> None:
+        """Pass events that are in the log already."""
+        for _ in self.events(count):
+            pass
+
+    def name(self, document: int) -> str:
+        """Name a document by its number."""
+        return f"{self._prefix}{document}"
 
     def version(self, document: int) -> int:
         """Tell a document's version after the events made so far."""
@@ -69,7 +89,7 @@ class Workload:
         self._shapes[number] = _Shape(version=1)
         state: dict[str, Any] = {f"m{at}": self._text() for at in range(self._members)}
         state |= {"lines": [], COUNTER: 1}
-        return Event(name_of(number), orjson.dumps({"put": state, **self._about("document.made")}))
+        return Event(self.name(number), orjson.dumps({"put": state, **self._about("document.made")}))
 
     def _patch(self) -> Event:
         number = self._random.randrange(self.documents)
@@ -79,7 +99,7 @@ class Workload:
         patch = [operation]
         if self._is_counted:
             patch.append({"op": "replace", "path": f"/{COUNTER}", "value": shape.version})
-        return Event(name_of(number), orjson.dumps({"patch": patch, **self._about(kind)}))
+        return Event(self.name(number), orjson.dumps({"patch": patch, **self._about(kind)}))
 
     def _operation(self, shape: _Shape) -> tuple[str, dict[str, Any]]:
         choice = self._random.random()
@@ -113,14 +133,8 @@ class Workload:
 def small_events(count: int, *, documents: int = 1_000) -> list[Event]:
     """Return small patches alone, for whoever does not fold them."""
     workload = Workload(documents=documents)
-    for _ in workload.events(documents):
-        pass
+    workload.skip(documents)
     return list(workload.events(count))
-
-
-def name_of(document: int) -> str:
-    """Name a document by its number."""
-    return f"d{document}"
 
 
 def batches(events: Iterator[Event], size: int) -> Iterator[list[Event]]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from refold.bench.system import Options
 
 PANEL = "Operate"
+GROWING = frozenset({"rebuild", "live", "travel"})
 
 RoundsOption = Annotated[int, typer.Option("--rounds", min=1, help="Times that everything is measured.")]
 DurabilityOption = Annotated[
@@ -30,6 +31,10 @@ UrlOption = Annotated[
         "--url", metavar="URL", help="A running system to measure, where the measurement allows it."
     ),
 ]
+DocumentsOption = Annotated[
+    int, typer.Option("--documents", min=1, help="Documents that the events fall on.")
+]
+DocumentBytesOption = Annotated[int, typer.Option("--document-bytes", min=200, help="Size of a document.")]
 PlotOption = Annotated[
     Path | None,
     typer.Option(
@@ -51,8 +56,8 @@ def rebuild(
     events: Annotated[
         int, typer.Option(min=1, help="Events in the log, each document's first one included.")
     ] = 300_000,
-    documents: Annotated[int, typer.Option(min=1, help="Documents that they fall on.")] = 3_000,
-    document_bytes: Annotated[int, typer.Option(min=200, help="Size of a document.")] = 2_048,
+    documents: DocumentsOption = 3_000,
+    document_bytes: DocumentBytesOption = 2_048,
     rounds: RoundsOption = 3,
     durability: DurabilityOption = "fsync",
     url: UrlOption = None,
@@ -82,6 +87,144 @@ def append(
     from refold.bench.append import Plan, run
 
     _measure(lambda options: run(options, Plan(seconds=seconds)), rounds, durability, url, is_json, plot)
+
+
+@group.command()
+def live(
+    seconds: Annotated[float, typer.Option(min=1, help="How long a round is.")] = 20.0,
+    rate: Annotated[float, typer.Option(min=0, help="Events published a second; 0 is flat out.")] = 0.0,
+    find: Annotated[
+        bool, typer.Option("--find", help="Look for the highest rate with lag under 1 s, then measure at it.")
+    ] = False,
+    documents: DocumentsOption = 3_000,
+    document_bytes: DocumentBytesOption = 2_048,
+    rounds: RoundsOption = 3,
+    durability: DurabilityOption = "fsync",
+    url: UrlOption = None,
+    is_json: JsonOption = False,
+    plot: PlotOption = None,
+) -> None:
+    """Publisher, projector and both servers together: events/s folded and committed, and the lag."""
+    from refold.bench.live import Plan, run
+
+    plan = Plan(
+        rate=rate, seconds=seconds, documents=documents, document_bytes=document_bytes, finds_rate=find
+    )
+    _measure(lambda options: run(options, plan), rounds, durability, url, is_json, plot)
+
+
+@group.command()
+def latency(
+    rate: Annotated[
+        float, typer.Option(min=1, help="Events due a second, whatever the answers do.")
+    ] = 1_000.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long each door is measured in a round.")] = 8.0,
+    documents: DocumentsOption = 1_000,
+    document_bytes: DocumentBytesOption = 2_048,
+    rounds: RoundsOption = 3,
+    durability: DurabilityOption = "fsync",
+    url: UrlOption = None,
+    is_json: JsonOption = False,
+    plot: PlotOption = None,
+) -> None:
+    """From publish to outcome at a fixed rate, counted from the instant that was due: NATS and HTTP.
+
+    --url is a gateway's address: it is measured over HTTP alone.
+    """
+    from refold.bench.latency import Plan, run
+
+    plan = Plan(rate=rate, seconds=seconds, documents=documents, document_bytes=document_bytes)
+    _measure(lambda options: run(options, plan), rounds, durability, url, is_json, plot)
+
+
+@group.command()
+def travel(
+    sizes: Annotated[
+        str,
+        typer.Option(
+            metavar="N,N,…", help="Events in the log when it is read; it grows from one to the next."
+        ),
+    ] = "100000,1000000,5000000",
+    reads: Annotated[int, typer.Option(min=1, help="Reads of each kind in a round.")] = 4_000,
+    documents: DocumentsOption = 3_000,
+    document_bytes: DocumentBytesOption = 2_048,
+    rounds: RoundsOption = 3,
+    durability: DurabilityOption = "fsync",
+    url: UrlOption = None,
+    is_json: JsonOption = False,
+    plot: PlotOption = None,
+) -> None:
+    """States at random versions and times of random documents, each checked, over HTTP and from the store.
+
+    --url is a gateway's address: the events are appended there, to the namespace `bench`.
+    """
+    from refold.bench.travel import Plan, run
+
+    plan = Plan(sizes=_sizes(sizes), reads=reads, documents=documents, document_bytes=document_bytes)
+    _measure(lambda options: run(options, plan), rounds, durability, url, is_json, plot)
+
+
+@group.command()
+def read(
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long each way is measured in a round.")] = 4.0,
+    documents: DocumentsOption = 3_000,
+    document_bytes: DocumentBytesOption = 2_048,
+    rounds: RoundsOption = 3,
+    durability: DurabilityOption = "fsync",
+    url: UrlOption = None,
+    is_json: JsonOption = False,
+    plot: PlotOption = None,
+) -> None:
+    """Latest states, over HTTP by 1, 16 and 64 clients and by SQL.
+
+    --url is a gateway's address: the documents are put there, into the namespace `bench`.
+    """
+    from refold.bench.read import Plan, run
+
+    plan = Plan(seconds=seconds, documents=documents, document_bytes=document_bytes)
+    _measure(lambda options: run(options, plan), rounds, durability, url, is_json, plot)
+
+
+@group.command()
+def memory(
+    documents: DocumentsOption = 1_000_000,
+    document_bytes: DocumentBytesOption = 512,
+    cache_bytes_max: Annotated[
+        int, typer.Option(min=1_048_576, help="The projector's setting of that name.")
+    ] = 268_435_456,
+    rounds: RoundsOption = 3,
+    durability: DurabilityOption = "fsync",
+    url: UrlOption = None,
+    is_json: JsonOption = False,
+    plot: PlotOption = None,
+) -> None:
+    """A million documents: the projector's memory, the database, NATS and how long it takes to start again."""
+    from refold.bench.memory import Plan, run
+
+    plan = Plan(documents=documents, document_bytes=document_bytes, cache_bytes_max=cache_bytes_max)
+    _measure(lambda options: run(options, plan), rounds, durability, url, is_json, plot)
+
+
+@group.command()
+def growth(
+    events: Annotated[int, typer.Option(min=1, help="Events in the log at first.")] = 100_000,
+    documents: DocumentsOption = 3_000,
+    of: Annotated[
+        str, typer.Option(metavar="NAME,…", help="Which measurements are repeated.")
+    ] = "rebuild,live,travel",
+    seconds: Annotated[float, typer.Option(min=1, help="How long a round of `live` is.")] = 10.0,
+    rate: Annotated[float, typer.Option(min=0, help="Rate of `live`; 0 is flat out.")] = 0.0,
+    rounds: RoundsOption = 3,
+    durability: DurabilityOption = "fsync",
+    url: UrlOption = None,
+    is_json: JsonOption = False,
+    plot: PlotOption = None,
+) -> None:
+    """The slope: rebuild, live and travel again at ten times the log and ten times the documents."""
+    from refold.bench.growth import Plan, run
+
+    plan = Plan(events=events, documents=documents, seconds=seconds, rate=rate, measurements=_names(of))
+    _measure(lambda options: run(options, plan), rounds, durability, url, is_json, plot)
 
 
 def register(app: typer.Typer) -> None:
@@ -123,3 +266,24 @@ def _measure(
         from refold.bench.plot import draw
 
         draw(report, plot)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    """Read sizes, each larger than the one before."""
+    try:
+        sizes = tuple(int(part.replace("_", "")) for part in text.split(","))
+    except ValueError:
+        sizes = ()
+    if not sizes or sizes[0] < 1 or list(sizes) != sorted(set(sizes)):
+        raise typer.BadParameter(
+            "must be whole numbers that grow, such as 100000,1000000", param_hint="--sizes"
+        )
+    return sizes
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Read names of measurements that can be repeated at other sizes."""
+    names = tuple(text.split(","))
+    if not set(names) <= GROWING:
+        raise typer.BadParameter(f"must be some of {', '.join(sorted(GROWING))}", param_hint="--of")
+    return names

@@ -36,3 +36,15 @@ DROP TABLE IF EXISTS bench_documents, bench_changed
 
 -- name: drop_ground_journal
 DROP TABLE IF EXISTS bench_journal
+
+-- name: make_view
+SELECT refold.create_view('bench')
+
+-- name: select_view
+SELECT version, state FROM refold_views.bench WHERE $1::text = 'bench' AND document = $2
+
+-- name: select_row
+SELECT version, state FROM refold.documents WHERE namespace = $1 AND document = $2
+
+-- name: database_bytes
+SELECT pg_database_size(current_database())

@@ -15,6 +15,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from refold.bench.signals import Signals
 from refold.core.document import Document
+from refold.core.errors import LogHole
 from refold.core.record import Record
 from refold.core.shard import Shard, first_checkpoints
 from refold.log import EventLog
@@ -69,6 +70,22 @@ async def fold_in_memory(signals: Signals, *, url: str, until_sequence: int) -> 
     begun = time.perf_counter()
     effective = _fold(shard, records)
     return {"events": len(records), "effective": effective, "seconds": time.perf_counter() - begun}
+
+
+async def get_by_sequence(signals: Signals, *, url: str, sequences: list[int]) -> dict[str, Any]:
+    """Ask the broker for single events, one after another."""
+    log = await open_log(url, "refold-bench-get")
+    taken = []
+    try:
+        await signals.until_go()
+        for sequence in sequences:
+            begun = time.perf_counter()
+            if await log.get(sequence) is None:
+                raise LogHole(expected=sequence, found=None)
+            taken.append((time.perf_counter() - begun) * 1_000)
+        return {"milliseconds": taken}
+    finally:
+        await log.close()
 
 
 async def _records(log: EventLog, until_sequence: int) -> list[Record]:

@@ -27,7 +27,7 @@ DOCUMENT_COLUMNS: Final = ("namespace", "document", "version", "last_sequence", 
 
 async def copy_journal(signals: Signals, *, dsn: str, events: int, commit_events: int) -> dict[str, Any]:
     """Write events as journal rows, one COPY a commit."""
-    connection = await _connect(dsn)
+    connection = await connect(dsn)
     try:
         await connection.execute(SQL["drop_ground_journal"])
         await connection.execute(SQL["make_ground_journal"])
@@ -50,7 +50,7 @@ async def copy_documents(
     signals: Signals, *, dsn: str, documents: int, document_bytes: int, commits: int
 ) -> dict[str, Any]:
     """Write every document anew in each commit: COPY into a temporary table, one UPDATE from it."""
-    connection = await _connect(dsn)
+    connection = await connect(dsn)
     try:
         await _make_documents(connection)
         rows = _document_rows(documents, document_bytes)
@@ -69,7 +69,8 @@ async def copy_documents(
         await connection.close()
 
 
-async def _connect(dsn: str) -> asyncpg.Connection:
+async def connect(dsn: str) -> asyncpg.Connection:
+    """Connect as the projector does: what is committed is not waited for, `json` comes as bytes."""
     settings = {"synchronous_commit": "off"}
     connection = await asyncpg.connect(dsn, ssl=False, server_settings=settings)
     await connection.set_type_codec(
