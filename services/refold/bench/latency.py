@@ -213,7 +213,7 @@ def _note(name: str, ended: Ended, options: Options, samples: Samples) -> None:
     measure = Measure(
         unit="ms",
         durability=options.durability,
-        ground="" if is_ground else GROUND,
+        ground="" if is_ground or options.url else f"{GROUND}, p50",
         is_ground=is_ground,
     )
     samples.add_latency(name, ended.value["milliseconds"], measure, None if is_ground else GOALS)

@@ -13,7 +13,12 @@ from prometheus_client import CollectorRegistry
 
 from refold.bench.filling import fill
 from refold.bench.ground.disk import fsync_milliseconds
-from refold.bench.ground.reading import consume_with_nats_py, fold_in_memory, read_in_bulk
+from refold.bench.ground.reading import (
+    collect_as_projector,
+    consume_with_nats_py,
+    fold_in_memory,
+    read_in_bulk,
+)
 from refold.bench.ground.rows import copy_documents, copy_journal
 from refold.bench.processes import Ended, ProcessorClock, Task, work
 from refold.bench.report import NO_DISK, Goal, Measure, Report, Samples
@@ -69,6 +74,7 @@ async def run(options: Options, plan: Plan) -> Report:
 
 async def replay(signals: Signals, *, url: str, dsn: str, schema: str, until_sequence: int) -> dict[str, Any]:
     """Fold a log into a schema that nobody has used; a task for `refold.bench.worker`."""
+    collect_as_projector()
     log = await open_log(url, "refold-bench-replay")
     store = await PostgresStore.open(dsn, schema=schema, readers_max=2)
     try:

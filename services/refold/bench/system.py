@@ -21,7 +21,6 @@ from refold.bench.report import Durability
 from refold.core.errors import ChildFailed, Refused
 from refold.embedded.system import Servers, start_servers
 from refold.wiring.log import make_log
-from refold.wiring.proof import reach
 from refold.wiring.settings import Settings, load
 from refold.wiring.system import running_system
 
@@ -65,7 +64,7 @@ class Whole:
     @property
     def pids(self) -> list[tuple[str, int]]:
         """Who works here: of the present processes, since one that dies is started again."""
-        return [*_services(), *_servers()]
+        return [*_services(), *_servers(self.folder)]
 
     def pid(self, name: str) -> int:
         """Name one of them."""
@@ -86,6 +85,9 @@ async def bare_servers(options: Options) -> AsyncIterator[Bare]:
 async def whole_system(options: Options, **settings: Any) -> AsyncIterator[Whole]:
     """Start everything."""
     with TemporaryDirectory(prefix=PREFIX) as name:
+        # Loaded here alone: tasks know this module too, and each of them would wait for it.
+        from refold.wiring.proof import reach  # noqa: PLC0415
+
         folder = Path(name)
         given = load(
             data=folder,
@@ -129,11 +131,14 @@ def _services() -> list[tuple[str, int]]:
     return found
 
 
-def _servers() -> list[tuple[str, int]]:
+def _servers(folder: Path) -> list[tuple[str, int]]:
+    """Find those that work within a folder: other systems' may run beside them."""
     found = []
     for child in psutil.Process().children():
         program = Path((_words(child) or [""])[0]).name
-        found += [(name, child.pid) for name, mark in SERVER_MARKS.items() if program.startswith(mark)]
+        names = [name for name, mark in SERVER_MARKS.items() if program.startswith(mark)]
+        if names and Path(child.cwd()).is_relative_to(folder):
+            found.append((names[0], child.pid))
     if len(found) != len(SERVER_MARKS):
         raise ChildFailed(f"of the servers only {found} run")
     return found

@@ -187,7 +187,7 @@ def _note(
     rate_goal: Goal | None = None,
 ) -> None:
     rate = len(told["milliseconds"]) / told["seconds"]
-    ground = "plain SELECT of the row, p50"
+    ground = "plain SELECT of the row, p50" if place.system is not None else ""
     measure = Measure(unit="reads/s", durability=NO_DISK, goal=rate_goal, ground=ground)
     samples.add(name, rate, measure, axis=AXIS, at=place.size)
     waited = Measure(unit="ms", durability=NO_DISK, ground=ground)

@@ -7,7 +7,6 @@ so are we. On stdout go `ready`, then the result, each one line of JSON.
 from __future__ import annotations
 
 import asyncio
-import gc
 import importlib
 import sys
 from typing import Any, Final
@@ -18,7 +17,6 @@ import uvloop
 from refold.bench.processes import peak_bytes
 from refold.bench.signals import Signals
 from refold.core.errors import RefoldError
-from refold.wiring.projector import COLLECT_AFTER
 
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 
@@ -63,8 +61,5 @@ def _say(message: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    # As the projector has it: what is measured here is its work.
-    gc.freeze()
-    gc.set_threshold(*COLLECT_AFTER)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())

@@ -1,7 +1,7 @@
 """What is drawn, and what is refused before anything is measured."""
 
 import sys
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -23,18 +23,16 @@ def report():
 
 def test_figures_share_a_panel_by_unit_and_by_what_grows():
     panels = grouped(report())
-    assert [key for key in panels] == [("events/s", ""), ("ms", "events")]
+    assert list(panels) == [("events/s", ""), ("ms", "events")]
     assert [len(figures) for figures in panels.values()] == [2, 2]
 
 
 def test_a_report_is_drawn_with_its_names(tmp_path):
-    pytest.importorskip("matplotlib", reason="comes with the extra `bench`")
-    from matplotlib import rc_context
-
+    matplotlib = pytest.importorskip("matplotlib", reason="comes with the extra `bench`")
     path = tmp_path / "rebuild.svg"
-    with rc_context({"svg.fonttype": "none"}):
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
         draw(report(), path)
-    texts = "".join(ElementTree.parse(path).getroot().itertext())
+    texts = "".join(ET.parse(path).getroot().itertext())
     for said in ("rebuild", "read alone", "version", "durability fsync"):
         assert said in texts
 
