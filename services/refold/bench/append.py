@@ -5,29 +5,23 @@ Run by the command.
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
-from itertools import count, cycle
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, Final
 
 from refold.bench.ground.disk import fsync_milliseconds
 from refold.bench.ground.publishing import batches_on_the_wire, batches_with_nats_py, publish_with_nats_py
-from refold.bench.processes import Ended, ProcessorClock, Task, work
+from refold.bench.processes import Ended, Task, work
 from refold.bench.report import Goal, Measure, Report, Samples
-from refold.bench.signals import Signals
 from refold.bench.system import Options, bare_servers, machine
-from refold.bench.workload import NAMESPACE, small_events
+from refold.bench.tasks.append import append_batches, append_singly
+from refold.bench.usage import ProcessorClock
 from refold.core.errors import RefoldError
-from refold.log import Appended, Publication
 from refold.wiring.log import open_log
 
-POOL_EVENTS: Final = 20_000
-BATCHES_IN_FLIGHT: Final = 4
 WRITERS: Final = (1, 8, 64)
 SIZES: Final = (100, 1_000)
 GOALS: Final = {"64 writers": Goal(value=10_000), "batches of 1,000": Goal(value=55_000)}
@@ -68,50 +62,6 @@ async def run(options: Options, plan: Plan) -> Report:
         machine=machine(),
         figures=samples.figures(),
     )
-
-
-async def append_singly(signals: Signals, *, url: str, writers: int, seconds: float) -> dict[str, Any]:
-    """Append one by one, each writer waiting for its acknowledgement; a task for `refold.bench.worker`."""
-    log = await open_log(url, "refold-bench-append")
-    publications, taken = cycle(_publications()), []
-
-    async def write(until: float) -> None:
-        while (begun := time.perf_counter()) < until:
-            answer = await log.append(next(publications))
-            if not isinstance(answer, Appended):
-                raise RefoldError("an append was not acknowledged", answer=answer)
-            taken.append((time.perf_counter() - begun) * 1_000)
-
-    try:
-        await signals.until_go()
-        begun = time.perf_counter()
-        await asyncio.gather(*(write(begun + seconds) for _ in range(writers)))
-        return {"events": len(taken), "seconds": time.perf_counter() - begun, "milliseconds": taken}
-    finally:
-        await log.close()
-
-
-async def append_batches(signals: Signals, *, url: str, size: int, seconds: float) -> dict[str, Any]:
-    """Append atomic batches, a few in flight; a task for `refold.bench.worker`."""
-    log = await open_log(url, "refold-bench-batches")
-    publications, numbers, done = _publications(), count(), 0
-
-    async def write(until: float) -> None:
-        nonlocal done
-        while time.perf_counter() < until:
-            first = next(numbers) * size % (POOL_EVENTS - size + 1)
-            answer = await log.append_atomically(publications[first : first + size])
-            if not isinstance(answer, list):
-                raise RefoldError("a batch was not acknowledged", answer=answer)
-            done += len(answer)
-
-    try:
-        await signals.until_go()
-        begun = time.perf_counter()
-        await asyncio.gather(*(write(begun + seconds) for _ in range(BATCHES_IN_FLIGHT)))
-        return {"events": done, "seconds": time.perf_counter() - begun}
-    finally:
-        await log.close()
 
 
 @asynccontextmanager
@@ -193,10 +143,3 @@ def _by(writers: int) -> str:
 
 def _rate(ended: Ended) -> float:
     return float(ended.value["events"] / ended.value["seconds"])
-
-
-def _publications() -> list[Publication]:
-    return [
-        Publication(namespace=NAMESPACE, document=event.document, body=event.body)
-        for event in small_events(POOL_EVENTS)
-    ]

@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from refold.bench.filling import fill, fold_all, until_committed
-from refold.bench.processes import ProcessorClock, Worker, peak_bytes
+from refold.bench.processes import Worker
 from refold.bench.report import NO_DISK, Goal, Measure, Report, Samples, percentiles
-from refold.bench.signals import Signals
 from refold.bench.system import Options, Whole, machine, refuse_url, whole_system
-from refold.bench.wire import BatchPublisher
-from refold.bench.workload import Workload, batches
+from refold.bench.tasks.publish import publish_batches
+from refold.bench.usage import ProcessorClock, peak_bytes
+from refold.bench.workload import Workload
 from refold.core.errors import RefoldError
 from refold.log import EventLog
 from refold.store.postgres import PostgresStore
@@ -26,10 +26,6 @@ from refold.wiring.log import open_log
 
 GOAL: Final = Goal(value=30_000)
 LAG_GOAL: Final = Goal(value=1, is_upper=True)
-BATCH_EVENTS: Final = 250
-FLAT_OUT_RATE: Final = 60_000
-"""So many events a second are made ready when they are to be published as fast as it goes."""
-
 LOOK_SECONDS: Final = 0.1
 WARM_UP_SHARE: Final = 0.15
 LEAST_RATE: Final = 500.0
@@ -115,39 +111,6 @@ async def run(options: Options, plan: Plan) -> Report:
         machine=machine(),
         figures=samples.figures(),
     )
-
-
-async def publish_batches(
-    signals: Signals,
-    *,
-    url: str,
-    prefix: str,
-    rate: float,
-    seconds: float,
-    documents: int,
-    document_bytes: int,
-) -> dict[str, Any]:
-    """Publish small events in atomic batches, made before; at a rate, or flat out where it is 0. A task."""
-    publisher = await BatchPublisher.connect(url, f"live-{prefix}")
-    workload = Workload(documents=documents, document_bytes=document_bytes, prefix=prefix)
-    workload.skip(documents)
-    events = workload.events(int((rate or FLAT_OUT_RATE) * seconds) or BATCH_EVENTS)
-    parcels = [publisher.parcel(number, batch) for number, batch in enumerate(batches(events, BATCH_EVENTS))]
-    try:
-        await signals.until_go()
-        begun = time.perf_counter()
-        for number, parcel in enumerate(parcels):
-            due = begun + number * BATCH_EVENTS / rate if rate else 0.0
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            if signals.is_stopped or time.perf_counter() - begun >= seconds * 1.5:
-                break
-            if not rate and time.perf_counter() - begun >= seconds:
-                break
-            await publisher.send(number, parcel)
-        await publisher.drain()
-        return {"events": publisher.acknowledged, "seconds": time.perf_counter() - begun}
-    finally:
-        publisher.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,9 +16,9 @@ import psutil
 
 from refold.bench.filling import fill, fold_all
 from refold.bench.ground.rows import SQL, connect
-from refold.bench.processes import peak_bytes
 from refold.bench.report import NO_DISK, Goal, Measure, Report, Samples
 from refold.bench.system import Options, Whole, machine, refuse_url, whole_system
+from refold.bench.usage import peak_bytes
 from refold.bench.workload import Workload
 from refold.core.errors import ChildFailed, RefoldError, TimedOut
 from refold.wiring.log import open_log

@@ -1,20 +1,15 @@
-"""Processes of their own for what is measured, and what any process has used: memory at most, processor time.
-
-Used by the measurements; `refold.bench.worker` is what runs in such a process.
-"""
+"""Processes of their own for what is measured. Used by the measurements; `refold.bench.worker` is what runs in them."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Self
 
 import orjson
-import psutil
 
 from refold.core.errors import ChildFailed
 from refold.wiring.settings import environment_without
@@ -119,40 +114,3 @@ async def work(task: Task, **given: Any) -> Ended:
         await worker.ready()
         worker.go()
         return await worker.ended()
-
-
-def peak_bytes(pid: int | str) -> int:
-    """Tell the most memory that a process has ever held; 0 where the system does not tell."""
-    with suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return 0
-
-
-def cpu_seconds(pid: int) -> float:
-    """Tell the processor time of a process and all it has started, also of those that have ended."""
-    try:
-        process = psutil.Process(pid)
-        return sum(_own_seconds(each) for each in [process, *process.children(recursive=True)])
-    except psutil.NoSuchProcess:
-        return 0.0
-
-
-class ProcessorClock:
-    """What each of some processes has used since it was made."""
-
-    def __init__(self, pids: Iterable[tuple[str, int]]) -> None:
-        """Begin now."""
-        self._begun = [(name, pid, cpu_seconds(pid)) for name, pid in pids]
-
-    def seconds(self) -> dict[str, float]:
-        """Tell it by name."""
-        return {name: max(0.0, cpu_seconds(pid) - begun) for name, pid, begun in self._begun}
-
-
-def _own_seconds(process: psutil.Process) -> float:
-    with suppress(psutil.NoSuchProcess):
-        times = process.cpu_times()
-        return float(times.user + times.system + times.children_user + times.children_system)
-    return 0.0

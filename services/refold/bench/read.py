@@ -10,9 +10,10 @@ from refold.bench.filling import fill, fill_over_http, fold_all
 from refold.bench.ground.selecting import select_states
 from refold.bench.ground.static import static_server
 from refold.bench.http_load import read_for
-from refold.bench.processes import Ended, ProcessorClock, work
+from refold.bench.processes import Ended, work
 from refold.bench.report import NO_DISK, Goal, Measure, Report, Samples
 from refold.bench.system import Options, Whole, machine, whole_system
+from refold.bench.usage import ProcessorClock
 from refold.bench.workload import NAMESPACE, Workload
 
 GOAL: Final = Goal(value=5_000)

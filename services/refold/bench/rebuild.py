@@ -9,31 +9,21 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from prometheus_client import CollectorRegistry
-
 from refold.bench.filling import fill
 from refold.bench.ground.disk import fsync_milliseconds
 from refold.bench.ground.reading import (
-    collect_as_projector,
     consume_with_nats_py,
     fold_in_memory,
     read_in_bulk,
 )
 from refold.bench.ground.rows import copy_documents, copy_journal
-from refold.bench.processes import Ended, ProcessorClock, Task, work
+from refold.bench.processes import Ended, Task, work
 from refold.bench.report import NO_DISK, Goal, Measure, Report, Samples
-from refold.bench.signals import Signals
 from refold.bench.system import Bare, Options, bare_servers, machine, refuse_url
+from refold.bench.tasks.replay import replay
+from refold.bench.usage import ProcessorClock
 from refold.bench.workload import Workload
 from refold.core.errors import RefoldError
-from refold.core.limits import TIME_MAX_NANOSECONDS
-from refold.core.shard import Shard
-from refold.log.memory import MemoryNotices
-from refold.projector.partition import Ports, ShardLoop
-from refold.store.postgres import PostgresStore
-from refold.telemetry.metrics import ProjectorMetrics
-from refold.wiring.log import open_log
-from refold.wiring.projector import bounds_of
 from refold.wiring.settings import load
 
 GOAL: Final = Goal(value=100_000)
@@ -70,27 +60,6 @@ async def run(options: Options, plan: Plan) -> Report:
         machine=machine(),
         figures=samples.figures(),
     )
-
-
-async def replay(signals: Signals, *, url: str, dsn: str, schema: str, until_sequence: int) -> dict[str, Any]:
-    """Fold a log into a schema that nobody has used; a task for `refold.bench.worker`."""
-    collect_as_projector()
-    log = await open_log(url, "refold-bench-replay")
-    store = await PostgresStore.open(dsn, schema=schema, readers_max=2)
-    try:
-        assert await store.own()
-        checkpoints = await store.bind((await log.info()).log_id)
-        loop = ShardLoop(_silent_ports(log, store), bounds_of(load()), Shard(checkpoints))
-        await signals.until_go()
-        begun = time.perf_counter()
-        await loop.run(until_sequence)
-        seconds = time.perf_counter() - begun
-        counts = [checkpoint.counts for checkpoint in await store.checkpoints()]
-        applied = sum(count.applied + count.merged for count in counts)
-        return {"seconds": seconds, "applied": applied}
-    finally:
-        await store.close()
-        await log.close()
 
 
 async def _replay(bare: Bare, plan: Plan, options: Options, samples: Samples, number: int) -> None:
@@ -148,17 +117,3 @@ async def _ground(bare: Bare, plan: Plan, options: Options, samples: Samples) ->
 
 def _rate(ended: Ended, counted: str) -> float:
     return float(ended.value[counted] / ended.value["seconds"])
-
-
-def _silent_ports(log: Any, store: PostgresStore) -> Ports:
-    nobody = MemoryNotices()
-    return Ports(
-        log=log,
-        store=store,
-        notices=nobody,
-        replies=nobody,
-        metrics=ProjectorMetrics(CollectorRegistry()),
-        # As in a rebuild, nothing is young enough for a notice.
-        broker_now=lambda: TIME_MAX_NANOSECONDS,
-        timer=time.perf_counter,
-    )

@@ -11,20 +11,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, NamedTuple
 
-import orjson
-
 from refold.bench.filling import fill, fill_over_http, fold_all
 from refold.bench.ground.reading import get_by_sequence
 from refold.bench.ground.selecting import select_states
 from refold.bench.http_load import read_each
-from refold.bench.processes import ProcessorClock, work
+from refold.bench.processes import work
 from refold.bench.report import NO_DISK, Goal, Measure, Report, Samples
-from refold.bench.signals import Signals
 from refold.bench.system import Options, Whole, machine, whole_system
-from refold.bench.workload import COUNTER, NAMESPACE, Workload
+from refold.bench.tasks.travel import read_store
+from refold.bench.usage import ProcessorClock
+from refold.bench.workload import NAMESPACE, Workload
 from refold.core.errors import RefoldError
-from refold.core.page import Clock, Point
-from refold.store.postgres import PostgresStore
 
 AXIS: Final = "events in the log"
 GOALS: Final = {"p99": Goal(value=5, is_upper=True)}
@@ -74,26 +71,6 @@ async def run(options: Options, plan: Plan) -> Report:
         machine=machine(),
         figures=samples.figures(),
     )
-
-
-async def read_store(
-    signals: Signals, *, dsn: str, schema: str, picks: list[tuple[str, int]]
-) -> dict[str, Any]:
-    """Read versions straight from the store, one after another. A task."""
-    store = await PostgresStore.open(dsn, schema=schema, readers_max=1)
-    taken, states = [], []
-    try:
-        await signals.until_go()
-        started = time.perf_counter()
-        for document, version in picks:
-            begun = time.perf_counter()
-            states.append(await store.state_at(NAMESPACE, document, Point(Clock.version, version)))
-            taken.append((time.perf_counter() - begun) * 1_000)
-        seconds = time.perf_counter() - started
-    finally:
-        await store.close()
-    counters = [orjson.loads(found.state or b"{}").get(COUNTER) if found else None for found in states]
-    return {"milliseconds": taken, "seconds": seconds, "counters": counters}
 
 
 class _Place(NamedTuple):
@@ -153,7 +130,7 @@ async def _times(
 async def _straight(place: _Place, system: Whole, picks: Sequence[Pick], samples: Samples) -> None:
     settings = system.reached
     dsn, schema = settings.required("postgres_url"), settings.postgres_schema
-    ended = await work(read_store, dsn=dsn, schema=schema, picks=picks)
+    ended = await work(read_store, dsn=dsn, schema=schema, picks=[[*pick] for pick in picks])
     for pick, counter in zip(picks, ended.value["counters"], strict=True):
         if counter != pick.version:
             raise RefoldError("not the version that was asked for", pick=pick, counter=counter)

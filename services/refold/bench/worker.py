@@ -14,8 +14,8 @@ from typing import Any, Final
 import orjson
 import uvloop
 
-from refold.bench.processes import peak_bytes
 from refold.bench.signals import Signals
+from refold.bench.usage import peak_bytes
 from refold.core.errors import RefoldError
 
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
