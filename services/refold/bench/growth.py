@@ -81,11 +81,11 @@ def slopes(figures: Iterable[Figure]) -> list[Figure]:
 async def _measure(options: Options, plan: Plan, name: str, events: int, documents: int) -> Report:
     options.say(f"{name}: {events:,} events, {documents:,} documents")
     if name == "rebuild":
-        return await rebuild.run(options, rebuild.Plan(events=events, documents=documents))
+        return await rebuild.run(options, rebuild.Plan(events=events, documents=documents, has_ground=False))
     if name == "live":
         given = live.Plan(rate=plan.rate, seconds=plan.seconds, documents=documents, prefilled=events)
         return await live.run(options, given)
-    return await travel.run(options, travel.Plan(sizes=(events,), documents=documents))
+    return await travel.run(options, travel.Plan(sizes=(events,), documents=documents, has_ground=False))
 
 
 def _points(report: Report, axis: str, at: int) -> list[Figure]:
