@@ -22,16 +22,16 @@ from refold.bench.usage import ProcessorClock
 from refold.core.errors import RefoldError
 from refold.wiring.log import open_log
 
-WRITERS: Final = (1, 8, 64)
-SIZES: Final = (100, 1_000)
 GOALS: Final = {"64 writers": Goal(value=10_000), "batches of 1,000": Goal(value=55_000)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How long each way of appending is measured in a round."""
+    """How long each way of appending is measured in a round, and which ways."""
 
     seconds: float = 3.0
+    writers: tuple[int, ...] = (1, 8, 64)
+    sizes: tuple[int, ...] = (100, 1_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +49,9 @@ async def run(options: Options, plan: Plan) -> Report:
     samples = Samples()
     async with _place(options) as place:
         for number in range(1, options.rounds + 1):
-            for writers in WRITERS:
+            for writers in plan.writers:
                 await _single(place, plan, options, samples, writers)
-            for size in SIZES:
+            for size in plan.sizes:
                 await _batches(place, plan, options, samples, size)
             await _ground(place, plan, options, samples)
             options.say(f"round {number} done")
@@ -79,7 +79,7 @@ async def _place(options: Options) -> AsyncIterator[Place]:
 async def _single(place: Place, plan: Plan, options: Options, samples: Samples, writers: int) -> None:
     name = _by(writers)
     ended = await _held(place, append_singly, url=place.url, writers=writers, seconds=plan.seconds)
-    ground = f"nats-py publish by {name}" if writers != 8 else "one fsync, p50"
+    ground = f"nats-py publish by {name}"
     measure = Measure(unit="events/s", durability=options.durability, goal=GOALS.get(name), ground=ground)
     samples.add(f"append by {name}", _rate(ended), measure)
     waited = Measure(unit="ms", durability=options.durability)
@@ -124,12 +124,11 @@ async def _ground(place: Place, plan: Plan, options: Options, samples: Samples) 
     given = {"url": place.author_url, "seconds": plan.seconds}
     tasks: list[tuple[str, Task, dict[str, Any]]] = [
         (f"nats-py publish by {_by(writers)}", publish_with_nats_py, {"writers": writers})
-        for writers in (1, 64)
+        for writers in plan.writers
     ]
-    tasks.append(("batches of 1,000 through nats-py", batches_with_nats_py, {"size": 1_000}))
-    tasks += [
-        (f"batches of {size:,} on the bare wire", batches_on_the_wire, {"size": size}) for size in SIZES
-    ]
+    for size in plan.sizes:
+        tasks.append((f"batches of {size:,} through nats-py", batches_with_nats_py, {"size": size}))
+        tasks.append((f"batches of {size:,} on the bare wire", batches_on_the_wire, {"size": size}))
     measure = Measure(unit="events/s", durability=options.durability, is_ground=True)
     for name, task, more in tasks:
         samples.add(name, _rate(await work(task, **given, **more)), measure)

@@ -29,6 +29,7 @@ from refold.wiring.settings import load
 GOAL: Final = Goal(value=100_000)
 CONSUMED_EVENTS_MAX: Final = 100_000
 JOURNAL_ROWS_MAX: Final = 200_000
+UPDATED_TIMES: Final = 20
 MEBIBYTE: Final = 1024 * 1024
 
 
@@ -104,7 +105,12 @@ async def _ground(bare: Bare, plan: Plan, samples: Samples) -> None:
             copy_journal,
             {"dsn": dsn, "events": rows, "commit_events": commit_events},
         ),
-        ("COPY + UPDATE of documents", "rows", copy_documents, {"dsn": dsn, "commits": 5, **shape}),
+        (
+            "COPY + UPDATE of documents",
+            "rows",
+            copy_documents,
+            {"dsn": dsn, "commits": UPDATED_TIMES, **shape},
+        ),
     ]
     for name, counted, task, given in tasks:
         ended = await work(task, **given)
