@@ -1,7 +1,9 @@
 """The work that is measured: the same each time, every event of it valid, the size that was asked for."""
 
 import orjson
+import pytest
 
+from refold.bench.tasks.publish import batch_events
 from refold.bench.workload import COUNTER, NAMESPACE, Workload, batches, small_events
 from refold.core import canonical
 from refold.core.document import ABSENT, Document
@@ -70,3 +72,8 @@ def test_batches_hold_every_event_in_order():
     cut = list(batches(iter(events), 10))
     assert [len(batch) for batch in cut] == [10, 10, 5]
     assert [event for batch in cut for event in batch] == events
+
+
+@pytest.mark.parametrize(("rate", "size"), [(0, 1_000), (1, 50), (10_000, 250), (128_000, 1_000)])
+def test_a_publisher_sends_large_batches_flat_out_and_even_ones_at_a_rate(rate, size):
+    assert batch_events(rate) == size

@@ -10,7 +10,11 @@ from refold.bench.signals import Signals
 from refold.bench.wire import BatchPublisher
 from refold.bench.workload import Workload, batches
 
-BATCH_EVENTS: Final = 250
+BATCH_EVENTS_MAX: Final = 1_000
+BATCH_EVENTS_MIN: Final = 50
+BATCHES_A_SECOND: Final = 40
+"""A rate is kept in so many batches a second, as far as their size allows."""
+
 FLAT_OUT_RATE: Final = 60_000
 """So many events a second are made ready when they are to be published as fast as it goes."""
 
@@ -32,13 +36,14 @@ async def publish_batches(
     publisher = await BatchPublisher.connect(url, f"live-{prefix}")
     workload = Workload(documents=documents, document_bytes=document_bytes, prefix=prefix)
     workload.skip(documents)
-    events = workload.events(int((rate or FLAT_OUT_RATE) * seconds) or BATCH_EVENTS)
-    parcels = [publisher.parcel(number, batch) for number, batch in enumerate(batches(events, BATCH_EVENTS))]
+    size = batch_events(rate)
+    events = workload.events(int((rate or FLAT_OUT_RATE) * seconds) or size)
+    parcels = [publisher.parcel(number, batch) for number, batch in enumerate(batches(events, size))]
     try:
         await signals.until_go()
         begun = time.perf_counter()
         for number, parcel in enumerate(parcels):
-            due = begun + number * BATCH_EVENTS / rate if rate else 0.0
+            due = begun + number * size / rate if rate else 0.0
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
             if signals.is_stopped or time.perf_counter() - begun >= seconds * LATE_SHARE:
                 break
@@ -49,3 +54,10 @@ async def publish_batches(
         return {"events": publisher.acknowledged, "seconds": time.perf_counter() - begun}
     finally:
         publisher.close()
+
+
+def batch_events(rate: float) -> int:
+    """Choose the size of a batch: as large as may be when flat out, else so that the rate is even."""
+    if not rate:
+        return BATCH_EVENTS_MAX
+    return min(BATCH_EVENTS_MAX, max(BATCH_EVENTS_MIN, int(rate / BATCHES_A_SECOND)))
