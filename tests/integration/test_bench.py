@@ -12,15 +12,14 @@ from refold.bench.system import Options
 from refold.cli import main
 from refold.core.errors import ChildFailed, Refused
 from support.measured import SMALL, named
+from support.up import run_refold
 
 
-def test_the_command_prints_json_for_machines_with_the_ground_of_the_same_run(monkeypatch, capsys):
-    arguments = ["rebuild", "--events", "400", "--documents", "40", "--rounds", "1", "--json"]
-    monkeypatch.setattr(sys, "argv", ["refold", "bench", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert not ended.value.code
-    told = json.loads(capsys.readouterr().out)
+def test_the_command_prints_json_alone_with_the_ground_of_the_same_run():
+    arguments = ("--events", "400", "--documents", "40", "--rounds", "1", "--json")
+    ended = run_refold("bench", "rebuild", *arguments)
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout)
     assert (told["command"], told["durability"]) == ("rebuild", "fsync")
     assert told["parameters"]["events"] == 400
     figures = {figure["name"]: figure for figure in told["figures"]}

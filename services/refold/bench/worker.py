@@ -17,6 +17,7 @@ import uvloop
 from refold.bench.signals import Signals
 from refold.bench.usage import peak_bytes
 from refold.core.errors import RefoldError
+from refold.telemetry.logging import configure
 
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 
@@ -61,5 +62,7 @@ def _say(message: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    # To stderr: stdout is for the parent.
+    configure("error", service="bench")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())

@@ -245,7 +245,10 @@ def _measure(
     from refold.bench.report import COLUMNS
     from refold.bench.system import Options
     from refold.cli.show import console, json_line, print_table
+    from refold.telemetry.logging import configure
 
+    # A broker that is started again is no news here, and stdout is for the figures.
+    configure("error", service="bench")
     if plot is not None:
         from refold.bench.plot import check_drawable
 
