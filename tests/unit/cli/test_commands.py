@@ -23,7 +23,9 @@ from refold.core.errors import (
 COMMANDS = {
     *("up", "demo", "projector", "gateway", "put", "patch", "merge", "delete", "import"),
     *("get", "history", "diff", "list", "rejections", "status", "config", "verify", "rebuild", "export"),
+    "bench",
 }
+MEASUREMENTS = ("rebuild", "append", "live", "latency", "travel", "read", "memory", "growth")
 NOBODY = "http://127.0.0.1:9"
 
 
@@ -52,8 +54,27 @@ def test_every_command_explains_itself(run, command):
     assert "Usage: refold" in found.output
 
 
+@pytest.mark.parametrize("measurement", MEASUREMENTS)
+def test_every_measurement_explains_itself(run, measurement):
+    found = run("bench", measurement, "--help")
+    assert found.exit_code == 0
+    for option in ("--rounds", "--durability", "--url", "--json", "--plot"):
+        assert option in found.output
+
+
 def test_help_imports_nothing_heavy():
-    heavy = ("httpx", "pydantic", "asyncio", "nats", "asyncpg", "fastapi", "faststream", "granian", "psutil")
+    heavy = (
+        "httpx",
+        "pydantic",
+        "asyncio",
+        "nats",
+        "asyncpg",
+        "fastapi",
+        "faststream",
+        "granian",
+        "psutil",
+        "matplotlib",
+    )
     code = f"import refold.cli.app, sys; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

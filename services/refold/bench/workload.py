@@ -1,0 +1,149 @@
+"""Seeded events: documents put whole, then small changes spread over them, all of them valid. Pure.
+
+Used by every measurement, and by whoever wants the same work done by something else.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+NAMESPACE: Final = "bench"
+COUNTER: Final = "version"
+"""The member that holds the document's version, in a counted workload."""
+
+MEMBER_BYTES: Final = 48
+EXTRAS_MAX: Final = 8
+LINES_MAX: Final = 8
+ACTORS: Final = 50
+
+
+class Event(NamedTuple):
+    """One event to publish."""
+
+    document: str
+    body: bytes
+
+
+@dataclass(slots=True)
+class _Shape:
+    """What the next change of a document must know of it to be valid."""
+
+    version: int = 0
+    lines: int = 0
+    extras: int = 0
+
+
+class Workload:
+    """Events over `documents` documents of about `document_bytes`; the same seed gives the same events.
+
+    Counted, every event also sets the member `version` to the version that it makes.
+    """
+
+    def __init__(
+        self,
+        *,
+        documents: int,
+        document_bytes: int = 2_048,
+        seed: int = 1,
+        is_counted: bool = False,
+        prefix: str = "d",
+    ) -> None:
+        """Begin before the first event."""
+        self.documents = documents
+        self._members = max(1, (document_bytes - 100) // (MEMBER_BYTES + 10))
+        self._random = random.Random(seed)  # noqa: S311 - the same work each time, no secret.
+        self._is_counted = is_counted
+        self._prefix = prefix
+        self._shapes: dict[int, _Shape] = {}
+
+    def events(self, count: int) -> Iterator[Event]:
+        """Go on: at first every document is put, then small patches fall on random documents."""
+        for _ in range(count):
+            number = len(self._shapes)
+            yield self._put(number) if number < self.documents else self._patch()
+
+    def puts(self) -> Iterator[Event]:
+        """Make every document."""
+        return self.events(self.documents)
+
+    def skip(self, count: int) -> None:
+        """Pass events that are in the log already."""
+        for _ in self.events(count):
+            pass
+
+    def name(self, document: int) -> str:
+        """Name a document by its number."""
+        return f"{self._prefix}{document}"
+
+    def version(self, document: int) -> int:
+        """Tell a document's version after the events made so far."""
+        shape = self._shapes.get(document)
+        return shape.version if shape else 0
+
+    def _put(self, number: int) -> Event:
+        self._shapes[number] = _Shape(version=1)
+        state: dict[str, Any] = {f"m{at}": self._text() for at in range(self._members)}
+        state |= {"lines": [], COUNTER: 1}
+        return Event(self.name(number), orjson.dumps({"put": state, **self._about("document.made")}))
+
+    def _patch(self) -> Event:
+        number = self._random.randrange(self.documents)
+        shape = self._shapes[number]
+        shape.version += 1
+        kind, operation = self._operation(shape)
+        patch = [operation]
+        if self._is_counted:
+            patch.append({"op": "replace", "path": f"/{COUNTER}", "value": shape.version})
+        return Event(self.name(number), orjson.dumps({"patch": patch, **self._about(kind)}))
+
+    def _operation(self, shape: _Shape) -> tuple[str, dict[str, Any]]:
+        choice = self._random.random()
+        if choice < 0.55:
+            path = f"/m{self._random.randrange(self._members)}"
+            return "member.replaced", {"op": "replace", "path": path, "value": self._text()}
+        if choice < 0.70:
+            return self._on_extras(shape)
+        if shape.lines == LINES_MAX or (shape.lines and choice > 0.85):
+            shape.lines -= 1
+            return "line.removed", {"op": "remove", "path": "/lines/0"}
+        shape.lines += 1
+        return "line.added", {"op": "add", "path": "/lines/-", "value": self._text()}
+
+    def _on_extras(self, shape: _Shape) -> tuple[str, dict[str, Any]]:
+        """Add members until there are enough, then take the last one away."""
+        if shape.extras == EXTRAS_MAX:
+            shape.extras -= 1
+            return "member.removed", {"op": "remove", "path": f"/extra{shape.extras}"}
+        shape.extras += 1
+        path = f"/extra{shape.extras - 1}"
+        return "member.added", {"op": "add", "path": path, "value": self._text()}
+
+    def _about(self, kind: str) -> dict[str, str]:
+        return {"type": kind, "actor": f"user-{self._random.randrange(ACTORS)}"}
+
+    def _text(self) -> str:
+        return f"{self._random.getrandbits(MEMBER_BYTES * 4):0{MEMBER_BYTES}x}"
+
+
+def small_events(count: int, *, documents: int = 1_000) -> list[Event]:
+    """Return small patches alone, for whoever does not fold them."""
+    workload = Workload(documents=documents)
+    workload.skip(documents)
+    return list(workload.events(count))
+
+
+def batches(events: Iterator[Event], size: int) -> Iterator[list[Event]]:
+    """Cut events into lists of `size`, the last one shorter."""
+    batch: list[Event] = []
+    for event in events:
+        batch.append(event)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,82 @@
+"""Measurements that need the servers alone, very small: they run, count what they did, say how durable it was."""
+
+import json
+import sys
+
+import pytest
+
+from refold.bench import append, growth, live, memory, rebuild
+from refold.bench.http_load import read_for
+from refold.bench.processes import work
+from refold.bench.system import Options
+from refold.cli import main
+from refold.core.errors import ChildFailed, Refused
+from support.measured import SMALL, named
+from support.up import run_refold
+
+
+def test_the_command_prints_json_alone_with_the_ground_of_the_same_run():
+    arguments = ("--events", "400", "--documents", "40", "--rounds", "1", "--json")
+    ended = run_refold("bench", "rebuild", *arguments)
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout)
+    assert (told["command"], told["durability"]) == ("rebuild", "fsync")
+    assert told["parameters"]["events"] == 400
+    figures = {figure["name"]: figure for figure in told["figures"]}
+    assert figures["rebuild"]["durability"] == "fsync"
+    assert figures["rebuild"]["ground"] in figures
+    assert figures["rebuild, projector's memory at most"]["median"] > 10
+    assert {name for name, figure in figures.items() if figure["is_ground"]} >= {
+        "bulk read alone",
+        "fold alone",
+        "nats-py consume",
+        "COPY of journal rows",
+        "COPY + UPDATE of documents",
+        "one fsync, p50",
+    }
+
+
+async def test_append_counts_what_was_acknowledged_one_by_one_and_in_batches():
+    plan = append.Plan(seconds=0.1, writers=(8,), sizes=(100,))
+    figures = named(await append.run(SMALL, plan))
+    assert figures["append by 8 writers"].median > 0
+    assert figures["append by 8 writers, p99.9"].unit == "ms"
+    assert figures["append in batches of 100"].median > 0
+    assert figures["nats-py publish by 8 writers"].is_ground
+    assert figures["batches of 100 through nats-py"].is_ground
+    assert figures["batches of 100 on the bare wire"].is_ground
+
+
+async def test_growth_compares_ten_times_the_log_and_ten_times_the_documents():
+    plan = growth.Plan(events=60, documents=5, measurements=("rebuild",))
+    report = await growth.run(SMALL, plan)
+    assert [(figure.axis, figure.at) for figure in report.figures if figure.axis] == [
+        ("events in the log", 60),
+        ("events in the log", 600),
+        ("documents", 5),
+        ("documents", 50),
+    ]
+    assert sum("times the" in figure.name for figure in report.figures) == 2
+
+
+@pytest.mark.parametrize("measurement", [rebuild, live, memory, growth])
+async def test_what_needs_a_system_of_its_own_takes_no_address(measurement):
+    with pytest.raises(Refused) as refused:
+        await measurement.run(Options(url="http://127.0.0.1:1"), measurement.Plan())
+    assert refused.value.field == "--url"
+
+
+async def test_a_task_that_fails_says_why():
+    with pytest.raises(ChildFailed, match="service_unavailable: no connection"):
+        await work(read_for, url="http://127.0.0.1:1", paths=["/"], in_flight=1, seconds=0.1)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["travel", "--sizes", "5,3"], ["travel", "--sizes", "x"], ["growth", "--of", "read"]]
+)
+def test_sizes_and_names_that_make_no_sense_are_wrong_usage(monkeypatch, capsys, arguments):
+    monkeypatch.setattr(sys, "argv", ["refold", "bench", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert arguments[1] in capsys.readouterr().err

@@ -1,0 +1,53 @@
+"""Measurements of the whole system, very small: they run, count what they did, and check what they read."""
+
+from refold.bench import latency, live, memory, read, travel
+from refold.bench.system import Options
+from support.measured import SMALL, named
+
+
+async def test_live_folds_all_that_it_publishes():
+    report = await live.run(SMALL, live.Plan(rate=2_000, seconds=0.5, documents=30, prefilled=60))
+    figures = named(report)
+    assert figures["live, published"].median > 0
+    assert figures["live, folded and committed"].durability == "os"
+    assert figures["live, lag p99"].unit == "s"
+    assert figures["live, lag at most"].unit == "events"
+
+
+async def test_latency_has_an_outcome_for_every_event_over_nats_and_http():
+    report = await latency.run(SMALL, latency.Plan(rate=200, seconds=0.5, documents=20))
+    figures = named(report)
+    for door in ("NATS", "HTTP"):
+        assert figures[f"publish → outcome over {door}, p99"].median > 0
+
+
+async def test_travel_reads_the_right_versions_while_the_log_grows():
+    report = await travel.run(SMALL, travel.Plan(sizes=(200, 900), reads=60, documents=15))
+    assert {figure.at for figure in report.figures} == {200, 900}
+    figures = named(report)
+    for kind in ("version", "time"):
+        assert figures[f"{kind} over HTTP, 8 in flight"].median > 0
+    assert figures["version straight from the store, p99"].median > 0
+
+
+async def test_read_measures_the_server_and_the_database_alone_too():
+    figures = named(await read.run(SMALL, read.Plan(documents=20, seconds=0.2)))
+    for in_flight in (1, 16, 64):
+        assert figures[f"latest over HTTP, {in_flight} in flight"].median > 0
+        assert figures[f"static answer, {in_flight} in flight"].is_ground
+    assert figures["latest by SQL view by 8 connections"].median > 0
+
+
+async def test_memory_goes_on_after_the_broker_was_started_again():
+    report = await memory.run(SMALL, memory.Plan(documents=300, cache_bytes_max=2**20))
+    figures = named(report)
+    assert figures["NATS, from its start to its first answer"].unit == "s"
+    assert figures["projector, memory at most"].median > 10
+    assert figures["PostgreSQL, database"].median > 1
+
+
+async def test_a_running_system_is_measured_over_http(system):
+    asked = Options(rounds=1, url=system.url)
+    assert named(await read.run(asked, read.Plan(documents=10, seconds=0.1)))
+    assert named(await latency.run(asked, latency.Plan(rate=100, seconds=0.2, documents=10)))
+    assert named(await travel.run(asked, travel.Plan(sizes=(40,), reads=20, documents=5)))

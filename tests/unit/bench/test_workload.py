@@ -1,0 +1,79 @@
+"""The work that is measured: the same each time, every event of it valid, the size that was asked for."""
+
+import orjson
+import pytest
+
+from refold.bench.tasks.publish import batch_events
+from refold.bench.workload import COUNTER, NAMESPACE, Workload, batches, small_events
+from refold.core import canonical
+from refold.core.document import ABSENT, Document
+from refold.core.fold import fold
+from refold.core.outcome import Status
+from refold.core.record import Record, partition_of, stored_subject
+
+
+def folded(events):
+    """Fold events, each of which must be applied; return the documents by name."""
+    documents = {}
+    for sequence, event in enumerate(events, 1):
+        partition = partition_of(NAMESPACE.encode(), event.document.encode())
+        document = documents.setdefault(
+            event.document, Document(namespace=NAMESPACE, document=event.document, partition=partition)
+        )
+        subject = stored_subject(partition, NAMESPACE, event.document)
+        record = Record(sequence, sequence, subject, b"", event.body)
+        outcome = fold(document, record, recorded_at=sequence, fold_number=1).outcome
+        assert outcome.status is Status.applied, (event, outcome)
+    return documents
+
+
+def test_the_same_seed_gives_the_same_events_and_another_gives_others():
+    first, again, other = (list(Workload(documents=20, seed=seed).events(500)) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_every_event_is_applied_and_states_keep_their_size():
+    workload = Workload(documents=20, document_bytes=2_048)
+    documents = folded(workload.events(4_000))
+    assert len(documents) == 20
+    sizes = [len(canonical.dumps(document.state)) for document in documents.values()]
+    assert all(1_600 < size < 3_400 for size in sizes), sizes
+
+
+def test_documents_are_made_first_and_changes_are_small_and_of_every_kind():
+    workload = Workload(documents=10)
+    made, changes = list(workload.puts()), list(workload.events(2_000))
+    assert [event.document for event in made] == [workload.name(number) for number in range(10)]
+    assert all(b'"put"' in event.body for event in made)
+    sizes = sorted(len(event.body) for event in changes)
+    assert 80 < sizes[0] < sizes[-1] < 250
+    operations = {operation["op"] for event in changes for operation in orjson.loads(event.body)["patch"]}
+    assert operations == {"add", "replace", "remove"}
+
+
+def test_a_counted_event_says_the_version_that_it_makes():
+    workload = Workload(documents=7, is_counted=True)
+    documents = folded(workload.events(600))
+    for number in range(7):
+        document = documents[workload.name(number)]
+        assert document.state is not ABSENT
+        assert document.state[COUNTER] == document.version == workload.version(number)
+
+
+def test_skipping_is_the_same_as_having_published():
+    whole, skipping = Workload(documents=5), Workload(documents=5)
+    skipping.skip(30)
+    assert list(whole.events(60))[30:] == list(skipping.events(30))
+
+
+def test_batches_hold_every_event_in_order():
+    events = small_events(25, documents=3)
+    cut = list(batches(iter(events), 10))
+    assert [len(batch) for batch in cut] == [10, 10, 5]
+    assert [event for batch in cut for event in batch] == events
+
+
+@pytest.mark.parametrize(("rate", "size"), [(0, 1_000), (1, 50), (10_000, 250), (128_000, 1_000)])
+def test_a_publisher_sends_large_batches_flat_out_and_even_ones_at_a_rate(rate, size):
+    assert batch_events(rate) == size
