@@ -19,9 +19,11 @@ from refold.store.postgres.cuts import write_cuts
 from refold.store.postgres.pool import Connection
 from refold.store.postgres.rows import (
     DOCUMENT_COLUMNS,
+    GIVEN,
     JOURNAL_COLUMNS,
     REJECTION_COLUMNS,
     chain_columns,
+    columns_of,
     document_row,
     rejection_row,
     rows_of,
@@ -37,29 +39,14 @@ async def write_commit(
     async with transaction(connection):
         if is_synchronous:
             await connection.execute(SQL["commit_synchronously"])
-        await _advance(connection, commit, epoch)
         if _are_few(commit.documents):
-            await _write_few(connection, commit.documents)
+            await _write(connection, commit, epoch, commit.documents)
         else:
+            await _write(connection, commit, epoch, [])
             await _write_documents(connection, commit.documents)
             await write_cuts(connection, [dirty for dirty in commit.documents if dirty.cuts])
             await _write_journal(connection, commit.documents)
         await _write_rejections(connection, commit)
-        await _count_namespaces(connection, commit)
-
-
-async def _advance(connection: Connection, commit: Commit, epoch: UUID | None) -> None:
-    partitions = [checkpoint.partition for checkpoint in commit.checkpoints]
-    expected = commit.expected_sequence
-    now = commit.checkpoints[0]
-    place = (now.read_sequence, now.recorded_at, now.fold)
-    touched = [checkpoint for checkpoint in commit.checkpoints if checkpoint.last_sequence > expected]
-    columns = chain_columns(touched)
-    status = await connection.execute(
-        SQL["advance_checkpoints"], partitions, expected, *place, epoch, *columns
-    )
-    if rows_of(status) != len(partitions):
-        raise FenceLost(expected_sequence=expected, partitions=len(partitions), as_expected=rows_of(status))
 
 
 def _are_few(documents: Sequence[Dirty]) -> bool:
@@ -68,21 +55,42 @@ def _are_few(documents: Sequence[Dirty]) -> bool:
         events += len(dirty.journal)
         if dirty.cuts or events > STORE_FEW_EVENTS_MAX:
             return False
-    return len(documents) > 0
+    return True
 
 
-async def _write_few(connection: Connection, documents: Sequence[Dirty]) -> None:
-    given = zip(
-        *((*document_row(dirty), dirty.writes_state, dirty.is_new) for dirty in documents), strict=True
+async def _write(
+    connection: Connection, commit: Commit, epoch: UUID | None, documents: Sequence[Dirty]
+) -> None:
+    """Pass the fence, and write the counts and these documents: one round trip."""
+    given = columns_of(
+        GIVEN, ((*document_row(dirty), dirty.writes_state, dirty.is_new) for dirty in documents)
     )
-    journal = [
-        (dirty.document.namespace, dirty.document.document, *entry)
-        for dirty in documents
-        for entry in dirty.journal
-    ]
-    kept = zip(*journal, strict=True) if journal else ((),) * len(JOURNAL_COLUMNS)
-    changed = await connection.fetchval(SQL["write_few"], *given, *kept)
-    _check_changed(changed, documents)
+    kept = columns_of(JOURNAL_COLUMNS, _journal_rows(documents))
+    row = await connection.fetchrow(
+        SQL["write_commit"], *_progress(commit, epoch), *given, *kept, *_counts(commit)
+    )
+    assert row is not None
+    expected = len(commit.checkpoints)
+    if row["advanced"] != expected:
+        raise FenceLost(
+            expected_sequence=commit.expected_sequence, partitions=expected, as_expected=row["advanced"]
+        )
+    _check_changed(row["changed"], documents)
+
+
+def _progress(commit: Commit, epoch: UUID | None) -> tuple[object, ...]:
+    """Return where all owned partitions are now, and what the events of some have made of these."""
+    expected, now = commit.expected_sequence, commit.checkpoints[0]
+    partitions = [checkpoint.partition for checkpoint in commit.checkpoints]
+    touched = [checkpoint for checkpoint in commit.checkpoints if checkpoint.last_sequence > expected]
+    place = (now.read_sequence, now.recorded_at, now.fold, epoch)
+    return (partitions, expected, *place, *chain_columns(touched))
+
+
+def _journal_rows(documents: Sequence[Dirty]) -> Iterator[tuple[object, ...]]:
+    for dirty in documents:
+        for entry in dirty.journal:
+            yield (dirty.document.namespace, dirty.document.document, *entry)
 
 
 async def _write_documents(connection: Connection, documents: Sequence[Dirty]) -> None:
@@ -114,16 +122,14 @@ async def _write_rejections(connection: Connection, commit: Commit) -> None:
         await connection.copy_records_to_table("rejections", records=rows, columns=REJECTION_COLUMNS)
 
 
-async def _count_namespaces(connection: Connection, commit: Commit) -> None:
+def _counts(commit: Commit) -> tuple[object, ...]:
     documents: Counter[str] = Counter()
     events: Counter[str] = Counter()
     for dirty in commit.documents:
         documents[dirty.document.namespace] += _gained(dirty)
         events[dirty.document.namespace] += sum(1 for _ in _entries(dirty))
-    if events:
-        shard = min(checkpoint.partition for checkpoint in commit.checkpoints)
-        columns = (list(events), [documents[name] for name in events], list(events.values()))
-        await connection.execute(SQL["count_namespaces"], shard, *columns)
+    shard = min(checkpoint.partition for checkpoint in commit.checkpoints)
+    return (shard, list(events), [documents[name] for name in events], list(events.values()))
 
 
 def _gained(dirty: Dirty) -> int:

@@ -37,6 +37,8 @@ _AWAY: Final = ("08", "28", "3D", "40", "53", "55", "57P", "25006")
 _QUICK: Final = {"jit": "off", "application_name": "refold"}
 _COMMITS: Final = {
     "synchronous_commit": "off",
+    # Planning the one statement of a commit costs more than running it, and its arrays' lengths change nothing.
+    "plan_cache_mode": "force_generic_plan",
     # A machine that vanished without a word must not own the shard for the two hours that are usual.
     "tcp_keepalives_idle": "15",
     "tcp_keepalives_interval": "5",

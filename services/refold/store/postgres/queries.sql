@@ -101,35 +101,37 @@ CREATE TEMPORARY TABLE IF NOT EXISTS closed_pages (
 -- name: commit_synchronously
 SET LOCAL synchronous_commit = on
 
--- name: advance_checkpoints
+-- name: write_commit
 -- The fence. All owned partitions ($1) move on; those with events of their own ($7 and further) get theirs. Whoever
 -- writes takes the log's row first, so that rivals wait for each other instead of dying. The epoch keeps out who knows
 -- the projection that a rebuild has replaced.
-WITH held AS (SELECT FROM log WHERE epoch = $6 FOR UPDATE)
-UPDATE checkpoints AS c
-SET
-    read_sequence = $3, recorded_at = $4, fold = $5,
-    chain = coalesce(n.chain, c.chain), chain_before = coalesce(n.chain_before, c.chain_before),
-    last_sequence = coalesce(n.last_sequence, c.last_sequence),
-    applied = coalesce(n.applied, c.applied), merged = coalesce(n.merged, c.merged),
-    rejected = coalesce(n.rejected, c.rejected), duplicate = coalesce(n.duplicate, c.duplicate)
-FROM held, checkpoints AS o
-LEFT JOIN unnest(
-    $7::smallint[], $8::bytea[], $9::bytea[], $10::bigint[],
-    $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[]
-) AS n (partition, chain, chain_before, last_sequence, applied, merged, rejected, duplicate) USING (partition)
-WHERE o.partition = c.partition AND c.partition = ANY ($1::smallint[]) AND c.read_sequence = $2
-
--- name: write_few
--- What a commit without pages writes of few documents (new ones: $18) and events, in one round trip. A state that is not
--- named again ($17) is not written again: the new row points to the same bytes. What it shows is of the version that the
--- row had when it began to lag.
-WITH given AS (
+-- Then, only where all have moved: few documents (new ones: $32) and events in the same round trip, and the counts. A
+-- state that is not named again ($31) is not written again: the new row points to the same bytes. What it shows is of the
+-- version that the row had when it began to lag.
+WITH held AS (SELECT FROM log WHERE epoch = $6 FOR UPDATE),
+advanced AS (
+    UPDATE checkpoints AS c
+    SET
+        read_sequence = $3, recorded_at = $4, fold = $5,
+        chain = coalesce(n.chain, c.chain), chain_before = coalesce(n.chain_before, c.chain_before),
+        last_sequence = coalesce(n.last_sequence, c.last_sequence),
+        applied = coalesce(n.applied, c.applied), merged = coalesce(n.merged, c.merged),
+        rejected = coalesce(n.rejected, c.rejected), duplicate = coalesce(n.duplicate, c.duplicate)
+    FROM held, checkpoints AS o
+    LEFT JOIN unnest(
+        $7::smallint[], $8::bytea[], $9::bytea[], $10::bigint[],
+        $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[]
+    ) AS n (partition, chain, chain_before, last_sequence, applied, merged, rejected, duplicate) USING (partition)
+    WHERE o.partition = c.partition AND c.partition = ANY ($1::smallint[]) AND c.read_sequence = $2
+    RETURNING 1
+),
+fence AS (SELECT FROM (SELECT count(*) AS found FROM advanced) AS a WHERE a.found = cardinality($1)),
+given AS (
     SELECT *
     FROM unnest(
-        $1::text[], $2::text[], $3::smallint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
-        $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[],
-        $16::json[], $17::boolean[], $18::boolean[]
+        $15::text[], $16::text[], $17::smallint[], $18::bigint[], $19::bigint[], $20::bigint[], $21::bigint[], $22::bigint[],
+        $23::bigint[], $24::bigint[], $25::bigint[], $26::bigint[], $27::bigint[], $28::bigint[], $29::bigint[],
+        $30::json[], $31::boolean[], $32::boolean[]
     ) AS n (
         namespace, document, partition, version, version_sequence, last_sequence, last_recorded_at, recorded_at,
         occurred_at, occurred_max, events, unpaged_events, unpaged_bytes, page_bytes, size, state, writes_state, is_new
@@ -145,7 +147,7 @@ changed AS (
         page_bytes = n.page_bytes, size = n.size,
         state = CASE WHEN n.writes_state THEN n.state ELSE d.state END,
         state_version = CASE WHEN NOT n.writes_state THEN nullif(coalesce(d.state_version, d.version), n.version) END
-    FROM given AS n
+    FROM given AS n, fence
     WHERE d.namespace = n.namespace AND d.document = n.document AND NOT n.is_new
     RETURNING 1
 ),
@@ -157,7 +159,7 @@ made AS (
     SELECT
         namespace, document, partition, version, version_sequence, last_sequence, last_recorded_at, recorded_at,
         occurred_at, occurred_max, events, unpaged_events, unpaged_bytes, page_bytes, size, state
-    FROM given
+    FROM given, fence
     WHERE is_new
 ),
 kept AS (
@@ -165,14 +167,20 @@ kept AS (
         namespace, document, sequence, time, recorded_at, occurred_at, version, status, kind, is_creation,
         subject, headers, body, effect, reason, detail, identity, first_sequence
     )
-    SELECT *
-    FROM unnest(
-        $19::text[], $20::text[], $21::bigint[], $22::bigint[], $23::bigint[], $24::bigint[], $25::bigint[],
-        $26::smallint[], $27::smallint[], $28::boolean[], $29::bytea[], $30::bytea[], $31::bytea[], $32::bytea[],
-        $33::text[], $34::text[], $35::bytea[], $36::bigint[]
-    )
+    SELECT k.*
+    FROM fence, unnest(
+        $33::text[], $34::text[], $35::bigint[], $36::bigint[], $37::bigint[], $38::bigint[], $39::bigint[],
+        $40::smallint[], $41::smallint[], $42::boolean[], $43::bytea[], $44::bytea[], $45::bytea[], $46::bytea[],
+        $47::text[], $48::text[], $49::bytea[], $50::bigint[]
+    ) AS k
+),
+counted AS (
+    INSERT INTO namespaces AS n (partition, namespace, documents, events)
+    SELECT $51::smallint, k.* FROM fence, unnest($52::text[], $53::bigint[], $54::bigint[]) AS k
+    ON CONFLICT (namespace, partition) DO UPDATE
+    SET documents = n.documents + excluded.documents, events = n.events + excluded.events
 )
-SELECT count(*) FROM changed
+SELECT (SELECT count(*) FROM advanced) AS advanced, (SELECT count(*) FROM changed) AS changed
 
 -- name: update_documents
 UPDATE documents AS d
@@ -215,12 +223,6 @@ INSERT INTO pages (
 SELECT c.namespace, c.document, 0, 0, 0, t.never, t.never, 0, t.never, c.last_sequence, c.events, c.ids, c.identities, c.payload
 FROM closed_pages AS c, (VALUES ((-9223372036854775808)::bigint)) AS t (never)
 WHERE NOT EXISTS (SELECT FROM pages AS p WHERE p.namespace = c.namespace AND p.document = c.document)
-
--- name: count_namespaces
-INSERT INTO namespaces AS n (partition, namespace, documents, events)
-SELECT $1, k.* FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS k
-ON CONFLICT (namespace, partition) DO UPDATE
-SET documents = n.documents + excluded.documents, events = n.events + excluded.events
 
 -- name: load_documents
 -- Heads with their id windows: the journal's identities, and those of the last pages that together hold $3 ids

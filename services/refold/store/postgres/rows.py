@@ -5,7 +5,7 @@ For this adapter alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from operator import attrgetter
 from typing import Any, Final
@@ -39,7 +39,10 @@ DOCUMENT_COLUMNS: Final = (
     "size",
     "state",
 )
-"""In the order of the first parameters of `write_few`."""
+
+GIVEN: Final = (*DOCUMENT_COLUMNS, "writes_state", "is_new")
+"""In the order of the documents' parameters of `write_commit`."""
+
 
 JOURNAL_COLUMNS: Final = ("namespace", "document", *Entry._fields)
 REJECTION_COLUMNS: Final = (*Rejection._fields[:-1], "time", "subject", "headers", "body")
@@ -60,10 +63,14 @@ _CHAIN: Final = (
     "last_sequence",
     "recorded_at",
 )
-_links = attrgetter(
-    "partition", "chain", "chain_before", "last_sequence", *(f"counts.{name}" for name in _COUNTS)
+_LINKS: Final = (
+    "partition",
+    "chain",
+    "chain_before",
+    "last_sequence",
+    *(f"counts.{name}" for name in _COUNTS),
 )
-_LINKS: Final = 4 + len(_COUNTS)
+_links = attrgetter(*_LINKS)
 _chain = attrgetter(*_CHAIN, *(f"counts.{name}" for name in _COUNTS))
 
 
@@ -143,8 +150,12 @@ def checkpoint_columns(checkpoints: Iterable[Checkpoint]) -> list[tuple[object, 
 
 def chain_columns(checkpoints: Iterable[Checkpoint]) -> list[list[object]]:
     """Return one array a column of what only a partition's own events change, for `unnest`."""
-    rows = [_links(checkpoint) for checkpoint in checkpoints]
-    return [list(column) for column in zip(*rows, strict=True)] if rows else [[]] * _LINKS
+    return columns_of(_LINKS, map(_links, checkpoints))
+
+
+def columns_of(names: Sequence[str], rows: Iterable[tuple[object, ...]]) -> list[list[object]]:
+    """Return one array a column, for `unnest`; empty ones where there is no row."""
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in names]
 
 
 def to_checkpoint(row: Row) -> Checkpoint:
