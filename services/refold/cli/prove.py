@@ -40,11 +40,10 @@ def verify(
     is_json: JsonOption = False,
 ) -> None:
     """Replay the log and hold documents, pages, journal, rejections and chains against it; exit 1 on a difference."""
-    import asyncio
-
     from refold.cli.failure import REFUSED
     from refold.cli.show import json_line
     from refold.projector.verify import Listener, Scope
+    from refold.wiring.folding import run_folding
     from refold.wiring.proof import reach, run_verify
 
     namespace, _, document = (target or "").partition("/")
@@ -65,7 +64,7 @@ def verify(
             done, total = tally.read_sequence + tally.events, 2 * tally.end_sequence
             progress.update(task, completed=done, total=total, description=said)
 
-        tally = asyncio.run(run_verify(reach(data), Listener(difference=tell, progress=advance), scope))
+        tally = run_folding(run_verify(reach(data), Listener(difference=tell, progress=advance), scope))
     seconds = time.monotonic() - begun
     if is_json:
         json_line({**_facts(tally, seconds), "found": found})
@@ -86,11 +85,10 @@ def rebuild(
     is_json: JsonOption = False,
 ) -> None:
     """Replay the log into a fresh schema, compare it with the live one, swap both; on a difference swap nothing."""
-    import asyncio
-
     from refold.cli.failure import REFUSED
     from refold.cli.show import json_line
     from refold.projector.rebuild import Listener
+    from refold.wiring.folding import run_folding
     from refold.wiring.proof import reach, run_rebuild
 
     settings = reach(data)
@@ -110,7 +108,7 @@ def rebuild(
             said = f"{stage.value}, {sequence:,} of {until:,} events"
             progress.update(task, completed=sequence, total=until, description=said)
 
-        ended = asyncio.run(run_rebuild(settings, schema, Listener(difference=tell, progress=advance)))
+        ended = run_folding(run_rebuild(settings, schema, Listener(difference=tell, progress=advance)))
     seconds = time.monotonic() - begun
     if is_json:
         json_line(_ending(ended, seconds) | {"found": found})

@@ -92,7 +92,7 @@ class _Rebuild:
     def __init__(self, parts: Parts, listener: Listener, shard: Shard) -> None:
         self._parts = parts
         self._listener = listener
-        self._loop = ShardLoop(_silent_ports(parts.log, parts.fresh), parts.bounds, shard)
+        self._loop = ShardLoop(silent_ports(parts.log, parts.fresh), parts.bounds, shard)
         self._begun_sequence = shard.read_sequence
         self._differences = 0
 
@@ -179,7 +179,8 @@ class _Rebuild:
         )
 
 
-def _silent_ports(log: EventLog, store: SnapshotStore) -> Ports:
+def silent_ports(log: EventLog, store: SnapshotStore) -> Ports:
+    """Return what a replay works on: nobody is told anything."""
     # Outcomes and changes were sent when they were new: nobody listens here.
     nobody = MemoryNotices()
     return Ports(

@@ -6,7 +6,6 @@ that lag are written, then the store lets go of the shard, then the connections 
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -27,12 +26,10 @@ from refold.projector.service import create_service
 from refold.store.postgres import PostgresStore
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import ProjectorMetrics
+from refold.wiring.folding import collect_seldom
 from refold.wiring.log import BrokerClock, connect_to, inbox_of, make_log, open_log
 from refold.wiring.serving import chosen_port, serve, stop_on_signals
 from refold.wiring.settings import Settings, split_address
-
-COLLECT_AFTER: Final = (50_000, 20, 100)
-"""Objects made before the young, generations of them before the older are searched for garbage."""
 
 _FOR_EVER: Final = -1
 _PING_SECONDS: Final = 5
@@ -41,9 +38,7 @@ _PING_SECONDS: Final = 5
 async def run(settings: Settings) -> None:
     """Run until SIGINT or SIGTERM; raises the error that stopped the projector for good."""
     stop = stop_on_signals()
-    # Folding makes many small objects that live until the next commit: the usual thresholds cost a fifth of it.
-    gc.freeze()
-    gc.set_threshold(*COLLECT_AFTER)
+    collect_seldom()
     registry = CollectorRegistry()
     async with _ports(settings, registry) as ports:
         runner = Runner(ports, bounds_of(settings))

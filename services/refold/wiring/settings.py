@@ -93,7 +93,12 @@ class Settings(BaseSettings):
     cache_bytes_max: int = Field(
         256 * _MEBIBYTE, ge=_MEBIBYTE, description="Documents that a projector keeps in memory, in bytes."
     )
-    commit_events_max: int = Field(5_000, ge=1, le=100_000, description="Events in one commit, at most.")
+    commit_events_max: int = Field(
+        50_000,
+        ge=1,
+        le=1_000_000,
+        description="Events in one commit, at most; a commit is as large as the backlog, within this and its memory.",
+    )
     state_lag_bytes: int = Field(
         STATE_LAG_BYTES,
         ge=0,

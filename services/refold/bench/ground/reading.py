@@ -5,7 +5,6 @@ Tasks for `refold.bench.worker`; used where a log is replayed.
 
 from __future__ import annotations
 
-import gc
 import time
 from contextlib import aclosing
 from itertools import islice
@@ -20,6 +19,7 @@ from refold.core.errors import LogHole
 from refold.core.record import Record
 from refold.core.shard import Shard, first_checkpoints
 from refold.log import EventLog
+from refold.wiring.folding import collect_seldom
 from refold.wiring.log import inbox_of, open_log
 
 STREAM: Final = "STATE"
@@ -61,7 +61,7 @@ async def read_in_bulk(signals: Signals, *, url: str, until_sequence: int) -> di
 
 async def fold_in_memory(signals: Signals, *, url: str, until_sequence: int) -> dict[str, Any]:
     """Fold records that are in memory already, into documents that stay there."""
-    collect_as_projector()
+    collect_seldom()
     log = await open_log(url, "refold-bench-fold")
     try:
         records = await _records(log, until_sequence)
@@ -72,15 +72,6 @@ async def fold_in_memory(signals: Signals, *, url: str, until_sequence: int) -> 
     begun = time.perf_counter()
     effective = _fold(shard, records)
     return {"events": len(records), "effective": effective, "seconds": time.perf_counter() - begun}
-
-
-def collect_as_projector() -> None:
-    """Look for garbage as rarely as the projector does: it costs a fifth of a fold otherwise."""
-    # Loaded by who folds alone: it takes a second.
-    from refold.wiring.projector import COLLECT_AFTER  # noqa: PLC0415
-
-    gc.freeze()
-    gc.set_threshold(*COLLECT_AFTER)
 
 
 async def get_by_sequence(signals: Signals, *, url: str, sequences: list[int]) -> dict[str, Any]:

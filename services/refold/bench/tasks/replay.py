@@ -5,16 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from prometheus_client import CollectorRegistry
-
-from refold.bench.ground.reading import collect_as_projector
 from refold.bench.signals import Signals
-from refold.core.limits import TIME_MAX_NANOSECONDS
 from refold.core.shard import Shard
-from refold.log.memory import MemoryNotices
-from refold.projector.partition import Ports, ShardLoop
+from refold.projector.partition import ShardLoop
+from refold.projector.rebuild import silent_ports
 from refold.store.postgres import PostgresStore
-from refold.telemetry.metrics import ProjectorMetrics
+from refold.wiring.folding import collect_seldom
 from refold.wiring.log import open_log
 from refold.wiring.projector import bounds_of
 from refold.wiring.settings import load
@@ -22,13 +18,13 @@ from refold.wiring.settings import load
 
 async def replay(signals: Signals, *, url: str, dsn: str, schema: str, until_sequence: int) -> dict[str, Any]:
     """Fold a log into a schema that nobody has used."""
-    collect_as_projector()
+    collect_seldom()
     log = await open_log(url, "refold-bench-replay")
     store = await PostgresStore.open(dsn, schema=schema, readers_max=2)
     try:
         assert await store.own()
         checkpoints = await store.bind((await log.info()).log_id)
-        loop = ShardLoop(_silent_ports(log, store), bounds_of(load()), Shard(checkpoints))
+        loop = ShardLoop(silent_ports(log, store), bounds_of(load()), Shard(checkpoints))
         await signals.until_go()
         begun = time.perf_counter()
         await loop.run(until_sequence)
@@ -39,17 +35,3 @@ async def replay(signals: Signals, *, url: str, dsn: str, schema: str, until_seq
     finally:
         await store.close()
         await log.close()
-
-
-def _silent_ports(log: Any, store: PostgresStore) -> Ports:
-    nobody = MemoryNotices()
-    return Ports(
-        log=log,
-        store=store,
-        notices=nobody,
-        replies=nobody,
-        metrics=ProjectorMetrics(CollectorRegistry()),
-        # As in a rebuild, nothing is young enough for a notice.
-        broker_now=lambda: TIME_MAX_NANOSECONDS,
-        timer=time.perf_counter,
-    )
