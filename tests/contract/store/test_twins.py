@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from itertools import count
 
-from hypothesis import HealthCheck, given, settings
+import pytest
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from refold.core.limits import STORE_FEW_EVENTS_MAX
 from refold.core.page import Clock, Point
 from support.scribe import NAMESPACE
 from support.stores import HOSTILE, all_entries, begin, memory_stores, postgres_stores
@@ -35,10 +37,18 @@ steps = st.tuples(
 _schemas = count(1)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+EVERY_EVENT = [("a", event, 0, "") for event in (*EVENTS, *EVENTS)]
+"""Twice, so that ids repeat, in one commit."""
+
+
+@pytest.mark.parametrize("few_events", [0, STORE_FEW_EVENTS_MAX], ids=["copied", "in one statement"])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(steps, min_size=1, max_size=30))
-def test_both_adapters_answer_alike_whatever_is_committed(postgres_dsn, plan):
-    asyncio.run(play(plan, postgres_dsn))
+@example(EVERY_EVENT)
+def test_both_adapters_answer_alike_whatever_is_committed(postgres_dsn, few_events, plan):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("refold.store.postgres.commit.STORE_FEW_EVENTS_MAX", few_events)
+        asyncio.run(play(plan, postgres_dsn))
 
 
 async def play(plan, dsn):
