@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from refold.core.errors import Refused
 from refold.core.record import (
@@ -119,3 +121,12 @@ def test_a_document_may_begin_with_an_underscore():
 )
 def test_the_authors_headers_are_all_whose_names_do_not_begin_with_nats(stored, authors):
     assert author_headers(stored) == authors
+
+
+PIECES = [b"Nats-", b"\r\n", b"\r", b"\n", b"A: b", b"nats-", b"Nats-Batch-Id: x", b" ", b": "]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=8).map(b"".join))
+def test_of_any_bytes_just_the_lines_that_begin_as_the_brokers_do_are_left_out(stored):
+    lines = [line for line in stored.split(b"\r\n") if not line.startswith(b"Nats-")]
+    assert author_headers(stored) == b"\r\n".join(lines)

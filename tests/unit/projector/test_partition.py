@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from refold.core.errors import FenceLost, FoldUnknown, LogHole
+from refold.core.limits import RUN_EVENTS_MIN
 from refold.core.outcome import Status
 from refold.core.page import Clock, Point
 from refold.core.record import SYSTEM_NAMESPACE
@@ -194,6 +195,30 @@ async def test_time_travel_after_many_pages_gives_each_version() -> None:
         snapshot = await store.state_at("n", "a", Point(Clock.version, version))
         assert snapshot is not None
         assert snapshot.state == b'{"n":%d}' % (version - 1)
+
+
+async def test_a_run_worth_a_snapshot_is_a_page_at_once_and_a_short_one_stays_in_the_journal() -> None:
+    log = MemoryLog("log-1")
+    for number in range(RUN_EVENTS_MIN):
+        await append(log, "long", {"put": {"n": number}})
+    for number in range(RUN_EVENTS_MIN - 1):
+        await append(log, "short", {"put": {"n": number}})
+    await append(log, "large", {"put": {"text": "x" * 1_000}})
+    for number in range(RUN_EVENTS_MIN):
+        await append(log, "large", {"merge": {"n": number}})
+    for number in range(2 * RUN_EVENTS_MIN):
+        await append(log, "late", {"put": number})
+    store = await project(log)
+    entries = {}
+    for document in ("long", "short", "large", "late"):
+        runs = [run async for run in store.runs("n", document, after_version=None, is_descending=False)]
+        entries[document] = [len(run.entries) for run in runs]
+    assert entries == {
+        "long": [RUN_EVENTS_MIN, 0],
+        "short": [RUN_EVENTS_MIN - 1],
+        "large": [RUN_EVENTS_MIN + 1, 0],
+        "late": [2 * RUN_EVENTS_MIN, 0],
+    }
 
 
 async def test_an_author_whose_names_make_no_document_hears_of_it() -> None:
