@@ -156,28 +156,39 @@ def replay_table(found: Sequence[Row]) -> str:
     return table(headings, lines)
 
 
-def goals_table(reports: Iterable[Any]) -> str:
-    """Write figures of `refold bench --json` beside their goals; what only bounds them stands in their lines."""
-    headings = ["figure", "unit", "goal", "min", "median", "max", "ground", "durability"]
+def goals_table(reports: Iterable[Any], before: Iterable[Any] = ()) -> str:
+    """Write figures of `refold bench --json` that have a goal or grow with something.
+
+    What bounds them stands in their lines, and what an earlier program had.
+    """
+    headings = ["figure", "unit", "goal", "before", "min", "median", "max", "ground", "durability"]
+    earlier = {_named(figure): figure for told in before for figure in _figures(told)}
     lines = []
     for told in reports:
-        figures = told["figures"] if isinstance(told, Mapping) else told
-        grounds = {_named(figure): figure for figure in figures}
-        lines += [_goal_line(figure, grounds) for figure in figures if not figure.get("is_ground")]
+        grounds = {_named(figure): figure for figure in _figures(told)}
+        lines += [
+            _goal_line(figure, grounds, earlier.get(_named(figure)))
+            for figure in _figures(told)
+            if not figure.get("is_ground") and (figure.get("goal") or figure.get("axis"))
+        ]
     return table(headings, lines)
+
+
+def _figures(told: Any) -> Any:
+    return told["figures"] if isinstance(told, Mapping) else told
 
 
 def markdown(
     found: Sequence[Row],
     rounds: Sequence[Mapping[str, Any]],
     machine: Mapping[str, str],
-    goals: Sequence[Any],
+    goals: str,
     drawn: Sequence[str],
 ) -> str:
-    """Write the whole page."""
+    """Write the whole page; `goals` is the table of goals, if there is one."""
     parts = [INTRODUCTION, _circumstances(rounds, machine)]
     if goals:
-        parts += ["## Refold beside its goals", goals_table(goals)]
+        parts += ["## Refold beside its goals", goals]
     parts += ["## Append", figures_table(found, APPEND), *_images(drawn, "append")]
     parts += ["## Load", figures_table(found, LOAD), *_images(drawn, "load")]
     parts += ["## Replay", replay_table(found), *_images(drawn, "replay")]
@@ -237,7 +248,9 @@ def _images(drawn: Sequence[str], name: str) -> list[str]:
     return [f"![{name}]({file})" for file in drawn if name in file]
 
 
-def _goal_line(figure: Mapping[str, Any], grounds: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _goal_line(
+    figure: Mapping[str, Any], grounds: Mapping[str, Mapping[str, Any]], earlier: Mapping[str, Any] | None
+) -> list[str]:
     spread = spread_of(figure["samples"])
     ground = figure.get("ground")
     found = grounds.get(_named({**figure, "name": ground})) or grounds.get(str(ground))
@@ -245,6 +258,7 @@ def _goal_line(figure: Mapping[str, Any], grounds: Mapping[str, Mapping[str, Any
         ground = f"{ground}: {shown(spread_of(found['samples']).median)} {found['unit']}"
     return [
         *(_named(figure), str(figure["unit"]), _goal_said(figure.get("goal"))),
+        shown(spread_of(earlier["samples"]).median) if earlier else ABSENT,
         *(shown(spread.least), shown(spread.median), shown(spread.most)),
         *(_said(ground), _said(figure.get("durability"))),
     ]

@@ -54,6 +54,9 @@ def arguments() -> Namespace:
     )
     parser.add_argument("--results", type=Path, help="Keep rounds here, and add to those that are there.")
     parser.add_argument("--include", type=Path, nargs="*", default=[], help="Files of `refold bench --json`.")
+    parser.add_argument(
+        "--before", type=Path, nargs="*", default=[], help="The same of an earlier program, to compare with."
+    )
     parser.add_argument("--out", type=Path, default=HERE.parent, help="Folder of RESULTS.md and the plots.")
     given = parser.parse_args()
     wanted = given.peers.split(",")
@@ -142,9 +145,11 @@ def render(given: Namespace, results: Path) -> None:
     rows = report.rows(PEERS, rounds)
     if not rows:
         sys.exit("there are no results to show")
-    goals = [json.loads(path.read_text()) for path in given.include]
+    goals, before = ([json.loads(path.read_text()) for path in of] for of in (given.include, given.before))
     drawn = plots.draw(rows, given.out)
-    text = report.markdown(rows, rounds, machine.described(), goals, drawn)
+    text = report.markdown(
+        rows, rounds, machine.described(), report.goals_table(goals, before) if goals else "", drawn
+    )
     (given.out / "RESULTS.md").write_text(text, encoding="utf-8")
 
 
