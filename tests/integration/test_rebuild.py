@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 
 import asyncpg
 import pytest
 
 from refold.core.errors import FenceLost, StoreDiffers
 from refold.core.page import Clock, Point
+from refold.core.shard import first_checkpoints
 from refold.log.memory import MemoryLog
 from refold.projector.lag import LagBounds
-from refold.projector.rebuild import Listener, Parts, rebuild
+from refold.projector.rebuild import Listener, Parts, Stage, rebuild
 from refold.projector.runner import Runner
+from refold.projector.shares import begin_share, shares_of
 from refold.projector.verify import Listener as Verifying
 from refold.projector.verify import Scope, verify
 from refold.store.postgres import PostgresStore
@@ -59,8 +62,23 @@ async def sql(postgres_dsn, live):
     await connection.close()
 
 
+async def replay_shares(log, dsn, shares, until_sequence):
+    """Do in this process what a rebuild does in several."""
+
+    async def replay(share):
+        store = await PostgresStore.open(dsn, schema="anew", share=share.name, readers_max=2)
+        try:
+            await (await begin_share(log, store, share, ROOMY)).run(until_sequence)
+        finally:
+            await store.close()
+
+    async with asyncio.TaskGroup() as tasks:
+        for share in shares:
+            tasks.create_task(replay(share))
+
+
 @asynccontextmanager
-async def parts(log, live, dsn):
+async def parts(log, live, dsn, processes=1):
     """What a rebuild works on."""
     async with AsyncExitStack() as endings:
         fresh = await PostgresStore.open(dsn, schema="anew", readers_max=2)
@@ -68,13 +86,21 @@ async def parts(log, live, dsn):
         succession = await endings.enter_async_context(
             PostgresSuccession.open(dsn, live="refold", fresh="anew")
         )
-        yield Parts(log=log, live=live, fresh=fresh, succession=succession, bounds=ROOMY)
+        yield Parts(
+            log=log,
+            live=live,
+            fresh=fresh,
+            succession=succession,
+            bounds=ROOMY,
+            processes=processes,
+            replay_in_shares=partial(replay_shares, log, dsn),
+        )
 
 
-async def rebuilt(log, live, dsn, progress=lambda *_: None):
+async def rebuilt(log, live, dsn, progress=lambda *_: None, processes=1):
     """Rebuild, and return how it ended with the differences told."""
     told = []
-    async with parts(log, live, dsn) as given:
+    async with parts(log, live, dsn, processes) as given:
         ended = await rebuild(given, Listener(difference=told.append, progress=progress))
     assert ended.differences == len(told)
     return ended, told
@@ -187,6 +213,47 @@ async def test_stopped_it_is_taken_up_where_it_was(log, live, sql, postgres_dsn)
     await folded_to(live, end)
     ended, _ = await rebuilt(log, live, postgres_dsn)
     assert (ended.is_swapped, ended.replayed_events) == (True, 1)
+
+
+@pytest.fixture
+def far(monkeypatch):
+    """Few events are far behind already."""
+    monkeypatch.setattr("refold.projector.rebuild.SHARED_EVENTS_MIN", EVENTS // 2)
+
+
+@pytest.mark.usefixtures("far")
+async def test_what_is_far_behind_is_folded_in_shares_to_the_same_projection(log, live, postgres_dsn):
+    seen = []
+    ended, told = await rebuilt(log, live, postgres_dsn, lambda *told: seen.append(told), processes=3)
+    end = (await log.info()).last_sequence
+    assert (ended.is_swapped, told, ended.replayed_events) == (True, [], end)
+    assert seen[0] == (Stage.replaying, 0, end)
+    assert await is_clean(log, live)
+    await folded_to(live, await append(log, "d1", {"put": "last"}))
+    assert (await live.head("n", "d1")).snapshot.state == b'"last"'
+
+
+async def test_shares_stopped_at_different_sequences_are_levelled_first(log, live, sql, postgres_dsn):
+    async with parts(log, live, postgres_dsn) as given:
+        await given.fresh.bind("log-1")
+    first, second = shares_of(first_checkpoints("log-1"), 2)
+    await replay_shares(log, postgres_dsn, [first], 100)
+    await replay_shares(log, postgres_dsn, [second], 250)
+    read = "SELECT DISTINCT read_sequence FROM anew.checkpoints ORDER BY 1"
+    assert [row[0] for row in await sql.fetch(read)] == [100, 250]
+    ended, told = await rebuilt(log, live, postgres_dsn)
+    assert (ended.is_swapped, told) == (True, [])
+    assert await is_clean(log, live)
+
+
+async def test_a_share_that_is_replayed_already_is_refused(log, live, postgres_dsn):
+    (share,) = shares_of(first_checkpoints("log-1"), 1)
+    store = await PostgresStore.open(postgres_dsn, schema="anew", share=share.name, readers_max=1)
+    assert await store.own()
+    with pytest.raises(ExceptionGroup) as raised:
+        await replay_shares(log, postgres_dsn, [share], 10)
+    assert isinstance(raised.value.exceptions[0], FenceLost)
+    await store.close()
 
 
 async def test_two_at_once_are_refused(log, live, postgres_dsn):

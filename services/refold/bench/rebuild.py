@@ -1,4 +1,4 @@
-"""Replay: the projector's own loop from an empty schema to the log's end, in a process of its own.
+"""Replay: the projector's own loop from an empty schema to the log's end, in as many processes as a rebuild takes.
 
 Run by the command, and by `refold.bench.growth` at several sizes.
 """
@@ -6,7 +6,8 @@ Run by the command, and by `refold.bench.growth` at several sizes.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from refold.bench.filling import fill
@@ -17,13 +18,16 @@ from refold.bench.ground.reading import (
     read_in_bulk,
 )
 from refold.bench.ground.rows import copy_documents, copy_journal
-from refold.bench.processes import Ended, Task, work
+from refold.bench.processes import Ended, Task, Worker, work
 from refold.bench.report import NO_DISK, Goal, Measure, Report, Samples
 from refold.bench.system import Bare, Options, bare_servers, machine, refuse_url
 from refold.bench.tasks.replay import replay
 from refold.bench.usage import ProcessorClock
 from refold.bench.workload import Workload
 from refold.core.errors import RefoldError
+from refold.core.shard import first_checkpoints
+from refold.projector.shares import shares_of
+from refold.wiring.replaying import PROCESSES_MAX, processors
 from refold.wiring.settings import load
 
 GOAL: Final = Goal(value=100_000)
@@ -40,6 +44,7 @@ class Plan:
     events: int = 300_000
     documents: int = 3_000
     document_bytes: int = 2_048
+    processes: int = field(default_factory=lambda: min(PROCESSES_MAX, processors()))
     has_ground: bool = True
 
 
@@ -67,25 +72,35 @@ async def run(options: Options, plan: Plan) -> Report:
 
 async def _replay(bare: Bare, plan: Plan, options: Options, samples: Samples, number: int) -> None:
     clock = ProcessorClock(bare.pids)
-    ended = await work(
-        replay,
-        url=bare.servers.nats.url("projector"),
-        dsn=bare.servers.postgres.dsn,
-        schema=f"bench_{number}",
-        until_sequence=plan.events + 1,
-    )
-    told = ended.value
-    if told["applied"] != plan.events + 1:
-        raise RefoldError("not every event was applied", events=plan.events + 1, applied=told["applied"])
-    rate = plan.events / told["seconds"]
+    ended = await _replay_in_shares(bare, plan, f"bench_{number}")
+    applied = sum(each.value["applied"] for each in ended)
+    if applied != plan.events + 1:
+        raise RefoldError("not every event was applied", events=plan.events + 1, applied=applied)
+    rate = plan.events / max(each.value["seconds"] for each in ended)
     options.say(f"round {number}: {rate:,.0f} events/s")
     kept, ground = options.durability, "bulk read alone" if plan.has_ground else ""
     samples.add("rebuild", rate, Measure(unit="events/s", durability=kept, goal=GOAL, ground=ground))
-    peak = ended.peak_bytes / MEBIBYTE
-    samples.add("rebuild, projector's memory at most", peak, Measure(unit="MiB", durability=kept))
-    used = {"projector": ended.cpu_seconds, **clock.seconds()}
+    peak = sum(each.peak_bytes for each in ended) / MEBIBYTE
+    samples.add("rebuild, memory of all its processes at most", peak, Measure(unit="MiB", durability=kept))
+    used = {"its processes": sum(each.cpu_seconds for each in ended), **clock.seconds()}
     for name, seconds in used.items():
         samples.add(f"rebuild, processor of {name}", seconds, Measure(unit="s", durability=kept))
+
+
+async def _replay_in_shares(bare: Bare, plan: Plan, schema: str) -> list[Ended]:
+    """Let all shares go at once, each at its first checkpoint."""
+    shares = shares_of(first_checkpoints(""), plan.processes)
+    given = {"url": bare.servers.nats.url("projector"), "dsn": bare.servers.postgres.dsn, "schema": schema}
+    async with AsyncExitStack() as endings:
+        workers = []
+        for share in shares:
+            told = {**given, "until_sequence": plan.events + 1, "partitions": share.partitions}
+            workers.append(await endings.enter_async_context(await Worker.start(replay, **told)))
+        for worker in workers:
+            await worker.ready()
+        for worker in workers:
+            worker.go()
+        return [await worker.ended() for worker in workers]
 
 
 async def _ground(bare: Bare, plan: Plan, samples: Samples) -> None:

@@ -81,6 +81,16 @@ def rebuild(
             "--into", metavar="SCHEMA", help="Schema to build in; the live one's name with _rebuild."
         ),
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes",
+            metavar="N",
+            min=1,
+            max=8,
+            help="Processes that fold a long log; as many as there are processors, at most 8.",
+        ),
+    ] = None,
     data: DataOption = None,
     is_json: JsonOption = False,
 ) -> None:
@@ -108,7 +118,9 @@ def rebuild(
             said = f"{stage.value}, {sequence:,} of {until:,} events"
             progress.update(task, completed=sequence, total=until, description=said)
 
-        ended = run_folding(run_rebuild(settings, schema, Listener(difference=tell, progress=advance)))
+        ended = run_folding(
+            run_rebuild(settings, schema, Listener(difference=tell, progress=advance), processes=processes)
+        )
     seconds = time.monotonic() - begun
     if is_json:
         json_line(_ending(ended, seconds) | {"found": found})

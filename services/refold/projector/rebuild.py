@@ -7,31 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from prometheus_client import CollectorRegistry
-
+from refold.core.checkpoint import Checkpoint
 from refold.core.errors import FenceLost, StoreUnavailable, TimedOut
-from refold.core.limits import (
-    REBUILD_ATTEMPTS_MAX,
-    REBUILD_HOLD_SECONDS,
-    REBUILD_NEAR_EVENTS,
-    TIME_MAX_NANOSECONDS,
-)
+from refold.core.limits import REBUILD_ATTEMPTS_MAX, REBUILD_HOLD_SECONDS, REBUILD_NEAR_EVENTS
 from refold.core.shard import Shard
 from refold.log import EventLog
-from refold.log.memory import MemoryNotices
-from refold.projector.partition import Bounds, Ports, ShardLoop
+from refold.projector.partition import Bounds, ShardLoop
+from refold.projector.shares import Share, shares_of, silent_ports
 from refold.projector.witness import hold_log_against
 from refold.store import SnapshotStore
 from refold.store.succession import Held, Succession, Unequal
-from refold.telemetry.metrics import ProjectorMetrics
 
 LOOK_SECONDS: Final = 0.1
+
+SHARED_EVENTS_MIN: Final = 20_000
+"""Behind by fewer, one process is there before others have started."""
 
 
 class Stage(Enum):
@@ -67,13 +63,15 @@ class Rebuilt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What a rebuild works on: the log, both projections, and what is between them."""
+    """What a rebuild works on: the log, both projections, what is between them; processes for what is far behind."""
 
     log: EventLog
     live: SnapshotStore
     fresh: SnapshotStore
     succession: Succession
     bounds: Bounds
+    processes: int
+    replay_in_shares: Callable[[Sequence[Share], int], Awaitable[None]]
 
 
 async def rebuild(parts: Parts, listener: Listener) -> Rebuilt:
@@ -85,15 +83,60 @@ async def rebuild(parts: Parts, listener: Listener) -> Rebuilt:
     await parts.succession.prepare()
     checkpoints = await parts.fresh.bind(log_id)
     await hold_log_against(parts.log, checkpoints)
-    return await _Rebuild(parts, listener, Shard(checkpoints)).run()
+    begun_sequence = min(checkpoint.read_sequence for checkpoint in checkpoints)
+    checkpoints = await _come_near(parts, listener, log_id, checkpoints)
+    return await _Rebuild(parts, listener, Shard(checkpoints), begun_sequence).run()
+
+
+async def _come_near(
+    parts: Parts, listener: Listener, log_id: str, checkpoints: list[Checkpoint]
+) -> list[Checkpoint]:
+    """Replay what is far behind in several processes; return the checkpoints there, all at one sequence."""
+    reached = [checkpoint.read_sequence for checkpoint in checkpoints]
+    until_sequence = max(await _sequence_of(parts.live), *reached)
+    is_even, is_far = min(reached) == max(reached), until_sequence - min(reached) >= SHARED_EVENTS_MIN
+    if is_even and not (is_far and parts.processes > 1):
+        return checkpoints
+
+    async def look() -> None:
+        # The owner's sign of life, too: its shares commit on connections of their own.
+        await parts.fresh.own()
+        listener.progress(Stage.replaying, await _sequence_of(parts.fresh), until_sequence)
+
+    async with _repeating(look):
+        await parts.replay_in_shares(shares_of(checkpoints, parts.processes), until_sequence)
+    return await parts.fresh.bind(log_id)
+
+
+async def _sequence_of(store: SnapshotStore) -> int:
+    return min(checkpoint.read_sequence for checkpoint in await store.checkpoints())
+
+
+@asynccontextmanager
+async def _repeating(look: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Look again and again while something is done; a look that fails is raised at its end."""
+
+    async def watch() -> None:
+        while True:
+            await look()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    watching = asyncio.create_task(watch(), name="progress")
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.wait({watching})
+        if not watching.cancelled():
+            watching.result()
 
 
 class _Rebuild:
-    def __init__(self, parts: Parts, listener: Listener, shard: Shard) -> None:
+    def __init__(self, parts: Parts, listener: Listener, shard: Shard, begun_sequence: int) -> None:
         self._parts = parts
         self._listener = listener
         self._loop = ShardLoop(silent_ports(parts.log, parts.fresh), parts.bounds, shard)
-        self._begun_sequence = shard.read_sequence
+        self._begun_sequence = begun_sequence
         self._differences = 0
 
     async def run(self) -> Rebuilt:
@@ -110,9 +153,9 @@ class _Rebuild:
     async def _catch_up(self) -> int:
         """Replay until the live projection is only a little ahead; return where both are comparable."""
         while True:
-            sequence = await self._live_sequence()
+            sequence = await _sequence_of(self._parts.live)
             await self._replay(sequence)
-            if await self._live_sequence() - sequence <= REBUILD_NEAR_EVENTS:
+            if await _sequence_of(self._parts.live) - sequence <= REBUILD_NEAR_EVENTS:
                 return sequence
 
     async def _succeed(self, compared_sequence: int) -> Rebuilt:
@@ -146,25 +189,11 @@ class _Rebuild:
                 self._tell(unequal)
 
     async def _replay(self, until_sequence: int) -> None:
-        async with self._watched(until_sequence):
+        async def look() -> None:
+            self._listener.progress(Stage.replaying, self._loop.committed_sequence, until_sequence)
+
+        async with _repeating(look):
             await self._loop.run(until_sequence)
-
-    @asynccontextmanager
-    async def _watched(self, until_sequence: int) -> AsyncIterator[None]:
-        async def watch() -> None:
-            while True:
-                self._listener.progress(Stage.replaying, self._loop.committed_sequence, until_sequence)
-                await asyncio.sleep(LOOK_SECONDS)
-
-        watching = asyncio.create_task(watch(), name="progress")
-        try:
-            yield
-        finally:
-            watching.cancel()
-            await asyncio.wait({watching})
-
-    async def _live_sequence(self) -> int:
-        return min(checkpoint.read_sequence for checkpoint in await self._parts.live.checkpoints())
 
     def _tell(self, unequal: Unequal) -> None:
         self._differences += 1
@@ -177,19 +206,3 @@ class _Rebuild:
             replayed_events=sequence - self._begun_sequence,
             held_seconds=held_seconds,
         )
-
-
-def silent_ports(log: EventLog, store: SnapshotStore) -> Ports:
-    """Return what a replay works on: nobody is told anything."""
-    # Outcomes and changes were sent when they were new: nobody listens here.
-    nobody = MemoryNotices()
-    return Ports(
-        log=log,
-        store=store,
-        notices=nobody,
-        replies=nobody,
-        metrics=ProjectorMetrics(CollectorRegistry()),
-        # Nothing is young enough for a notice.
-        broker_now=lambda: TIME_MAX_NANOSECONDS,
-        timer=time.perf_counter,
-    )

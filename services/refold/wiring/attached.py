@@ -23,7 +23,7 @@ _PR_SET_PDEATHSIG: Final = 1
 def main() -> None:
     """Tie our life to the parent's, then be the service."""
     service, parent = sys.argv[1], int(sys.argv[2])
-    _die_with(parent)
+    die_with(parent)
     run = importlib.import_module(f"refold.wiring.{service}").run
     handed = sys.stdin.buffer.readline()
     try:
@@ -33,7 +33,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Be ended by the kernel when the parent is gone (Linux); the parent may just have gone."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ from refold.store.postgres.succession import PostgresSuccession
 from refold.wiring.endpoints import ENDPOINTS, read_endpoints
 from refold.wiring.log import open_log
 from refold.wiring.projector import bounds_of
+from refold.wiring.replaying import PROCESSES_MAX, processors, replay_in_processes
 from refold.wiring.settings import Settings, load
 
 
@@ -30,8 +32,13 @@ async def run_verify(settings: Settings, listener: verify.Listener, scope: verif
         return await verify.verify(log, store, listener, scope)
 
 
-async def run_rebuild(settings: Settings, into: str, listener: rebuild.Listener) -> rebuild.Rebuilt:
-    """Make the projection anew in the schema `into`, and put it in the live one's place when it is equal."""
+async def run_rebuild(
+    settings: Settings, into: str, listener: rebuild.Listener, *, processes: int | None = None
+) -> rebuild.Rebuilt:
+    """Make the projection anew in the schema `into`, and put it in the live one's place when it is equal.
+
+    What is far behind is folded by so many processes; None: as many as there are processors, at most eight.
+    """
     live = settings.postgres_schema
     if into == live:
         raise Refused("bad_usage", "must be another schema than the live one", field="--into", shape=into)
@@ -44,6 +51,8 @@ async def run_rebuild(settings: Settings, into: str, listener: rebuild.Listener)
                 PostgresSuccession.open(settings.required("postgres_url"), live=live, fresh=into)
             ),
             bounds=bounds_of(settings),
+            processes=min(PROCESSES_MAX, processes or processors()),
+            replay_in_shares=partial(replay_in_processes, settings, into),
         )
         return await rebuild.rebuild(parts, listener)
 

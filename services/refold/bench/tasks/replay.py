@@ -1,4 +1,4 @@
-"""A log folded into an unused schema, by the loop that `refold rebuild` uses. A task for `refold.bench.worker`."""
+"""A share of a log folded into an unused schema, as `refold rebuild` does it. A task for `refold.bench.worker`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import time
 from typing import Any
 
 from refold.bench.signals import Signals
-from refold.core.shard import Shard
-from refold.projector.partition import ShardLoop
-from refold.projector.rebuild import silent_ports
+from refold.projector.shares import Share, begin_share
 from refold.store.postgres import PostgresStore
 from refold.wiring.folding import collect_seldom
 from refold.wiring.log import open_log
@@ -16,21 +14,22 @@ from refold.wiring.projector import bounds_of
 from refold.wiring.settings import load
 
 
-async def replay(signals: Signals, *, url: str, dsn: str, schema: str, until_sequence: int) -> dict[str, Any]:
-    """Fold a log into a schema that nobody has used."""
+async def replay(
+    signals: Signals, *, url: str, dsn: str, schema: str, until_sequence: int, partitions: list[int]
+) -> dict[str, Any]:
+    """Fold these partitions into a schema that nobody else uses."""
     collect_seldom()
+    share = Share(name=str(partitions[0]), partitions=tuple(partitions))
     log = await open_log(url, "refold-bench-replay")
-    store = await PostgresStore.open(dsn, schema=schema, readers_max=2)
+    store = await PostgresStore.open(dsn, schema=schema, share=share.name, readers_max=2)
     try:
-        assert await store.own()
-        checkpoints = await store.bind((await log.info()).log_id)
-        loop = ShardLoop(silent_ports(log, store), bounds_of(load()), Shard(checkpoints))
+        loop = await begin_share(log, store, share, bounds_of(load()))
         await signals.until_go()
         begun = time.perf_counter()
         await loop.run(until_sequence)
         seconds = time.perf_counter() - begun
-        counts = [checkpoint.counts for checkpoint in await store.checkpoints()]
-        applied = sum(count.applied + count.merged for count in counts)
+        own = [found.counts for found in await store.checkpoints() if found.partition in partitions]
+        applied = sum(counts.applied + counts.merged for counts in own)
         return {"seconds": seconds, "applied": applied}
     finally:
         await store.close()

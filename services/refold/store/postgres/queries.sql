@@ -103,12 +103,12 @@ SET LOCAL synchronous_commit = on
 
 -- name: write_commit
 -- The fence. All owned partitions ($1) move on; those with events of their own ($7 and further) get theirs. Whoever
--- writes takes the log's row first, so that rivals wait for each other instead of dying. The epoch keeps out who knows
--- the projection that a rebuild has replaced.
+-- writes shares the log's row first, which a rebuild takes for itself while it swaps. The epoch keeps out who knows the
+-- projection that it has replaced.
 -- Then, only where all have moved: few documents (new ones: $32) and events in the same round trip, and the counts. A
 -- state that is not named again ($31) is not written again: the new row points to the same bytes. What it shows is of the
 -- version that the row had when it began to lag.
-WITH held AS (SELECT FROM log WHERE epoch = $6 FOR UPDATE),
+WITH held AS (SELECT FROM log WHERE epoch = $6 FOR SHARE),
 advanced AS (
     UPDATE checkpoints AS c
     SET

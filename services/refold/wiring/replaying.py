@@ -1,0 +1,103 @@
+"""Replays a projection in several processes, one a share of its partitions, and is what runs in each of them.
+
+`python -m refold.wiring.replaying PARENT_PID`; on stdin it is handed settings, share and end, in one line of JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+from refold.core import canonical
+from refold.core.errors import ChildFailed, RefoldError
+from refold.projector.shares import Share, begin_share
+from refold.store.postgres import PostgresStore
+from refold.telemetry.logging import configure
+from refold.wiring.attached import die_with
+from refold.wiring.folding import run_folding
+from refold.wiring.log import open_log
+from refold.wiring.projector import bounds_of
+from refold.wiring.settings import Settings, environment_without, handed_on, load
+
+PROCESSES_MAX: Final = 8
+"""Each reads the whole log: with more, reading costs more than folding."""
+
+CACHE_BYTES_MIN: Final = 16 * 1024 * 1024
+
+
+def processors() -> int:
+    """Count the processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+async def replay_in_processes(
+    settings: Settings, schema: str, shares: Sequence[Share], until_sequence: int
+) -> None:
+    """Fold all shares of a schema up to a sequence. Raises `ChildFailed`, which ends the others too."""
+    cache = max(CACHE_BYTES_MIN, settings.cache_bytes_max // len(shares))
+    flags = handed_on(settings, postgres_schema=schema, cache_bytes_max=cache)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for share in shares:
+                told = {"share": share.name, "partitions": share.partitions, "until_sequence": until_sequence}
+                tasks.create_task(_replay_elsewhere({**told, "settings": flags}), name=f"share {share.name}")
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from group
+
+
+async def _replay_elsewhere(told: dict[str, Any]) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "refold.wiring.replaying",
+        str(os.getpid()),
+        env=environment_without(),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        said, _ = await process.communicate(canonical.dumps(told) + b"\n")
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+    if process.returncode:
+        why = said.decode(errors="replace").strip() or f"exit code {process.returncode}"
+        raise ChildFailed(f"a share of the replay failed: {why}", share=told["share"])
+
+
+def main() -> None:
+    """Replay the share that is handed to us; what fails is said on stdout."""
+    die_with(int(sys.argv[1]))
+    told = canonical.loads(sys.stdin.buffer.readline())
+    settings = load(**told["settings"])
+    configure(settings.log_level, service="replay")
+    share = Share(name=told["share"], partitions=tuple(told["partitions"]))
+    try:
+        run_folding(_replay(settings, share, told["until_sequence"]))
+    except RefoldError as error:
+        sys.stdout.write(f"{error.code}: {error}\n")
+        sys.exit(1)
+
+
+async def _replay(settings: Settings, share: Share, until_sequence: int) -> None:
+    log = await open_log(settings.required("nats_url"), "refold-replay")
+    try:
+        dsn, schema = settings.required("postgres_url"), settings.postgres_schema
+        store = await PostgresStore.open(dsn, schema=schema, share=share.name, readers_max=2)
+        try:
+            loop = await begin_share(log, store, share, bounds_of(settings))
+            await loop.run(until_sequence)
+        finally:
+            await store.close()
+    finally:
+        await log.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""A replay in several processes on real servers: the same projection; one that fails ends all and says why."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from refold.core import canonical
+from refold.core.errors import ChildFailed
+from refold.core.shard import first_checkpoints
+from refold.projector.shares import shares_of
+from refold.projector.verify import Listener, Scope
+from refold.store.postgres import PostgresStore
+from refold.wiring.proof import run_verify
+from refold.wiring.replaying import replay_in_processes
+from refold.wiring.settings import load
+from support.services import append_all, contents, log_of, make_site, undisturbed, until
+
+NAMES = [f"doc-{number}" for number in range(20)]
+
+
+def _events(count):
+    for number in range(count):
+        event = {"merge": {f"m{number % 7}": number}, "id": f"e{number % 90}"}
+        yield NAMES[number % len(NAMES)], canonical.dumps(event)
+
+
+@pytest.fixture
+async def site(fresh_nats, postgres_dsn):
+    return await make_site(fresh_nats, postgres_dsn)
+
+
+@pytest.fixture
+def settings(site):
+    return load(nats_url=site.nats.url("projector"), postgres_url=site.dsn)
+
+
+async def test_all_shares_together_are_an_undisturbed_replay(site, settings):
+    async with log_of(site) as log:
+        last = await append_all(log, list(_events(2_000)))
+        store = await PostgresStore.open(site.dsn, schema="anew")
+        await store.bind(site.log_id)
+        shares = shares_of(first_checkpoints(site.log_id), 2)
+        await replay_in_processes(settings, "anew", shares, last)
+        assert {checkpoint.read_sequence for checkpoint in await store.checkpoints()} == {last}
+        assert await contents(store, NAMES) == await contents(await undisturbed(site), NAMES)
+        await store.close()
+    told = []
+    listener = Listener(difference=told.append, progress=lambda _: None)
+    await run_verify(settings.model_copy(update={"postgres_schema": "anew"}), listener, Scope())
+    assert told == []
+
+
+async def test_a_share_that_cannot_be_replayed_ends_the_others_and_says_why(site, settings):
+    async with log_of(site) as log:
+        await append_all(log, list(_events(20)))
+    store = await PostgresStore.open(site.dsn, schema="anew")
+    await store.bind(site.log_id)
+    shares = shares_of(first_checkpoints(site.log_id), 2)
+    taken = await PostgresStore.open(site.dsn, schema="anew", share=shares[1].name)
+    assert await taken.own()
+    with pytest.raises(ChildFailed, match="fence_lost"):
+        # No event ever comes there: the other share would wait for ever.
+        await replay_in_processes(settings, "anew", shares, 10_000)
+    connection = await asyncpg.connect(site.dsn)
+    backends = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+    async with asyncio.timeout(20):
+        await until(lambda: _is_one(connection, backends))
+    await connection.close()
+    await taken.close()
+    await store.close()
+
+
+async def _is_one(connection, count):
+    return await connection.fetchval(count) == 1

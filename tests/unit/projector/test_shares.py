@@ -1,0 +1,30 @@
+"""How the partitions of a replay are divided among processes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from refold.core.limits import PARTITIONS
+from refold.core.shard import first_checkpoints
+from refold.projector.shares import shares_of
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_every_partition_is_of_just_one_share_and_shares_are_alike(count):
+    shares = shares_of(first_checkpoints("log-1"), count)
+    assert sorted(each for share in shares for each in share.partitions) == list(range(PARTITIONS))
+    assert len({share.name for share in shares}) == len(shares) == count
+    sizes = [len(share.partitions) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_what_an_earlier_replay_left_at_one_sequence_stays_together():
+    read = {0: 7, 1: 9, 2: 7}
+    checkpoints = [
+        replace(checkpoint, read_sequence=read.get(checkpoint.partition, 9))
+        for checkpoint in first_checkpoints("log-1")
+    ]
+    shares = shares_of(checkpoints, 8)
+    assert [share.partitions for share in shares] == [(0, 2), (1, *range(3, PARTITIONS))]
