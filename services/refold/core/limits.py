@@ -38,7 +38,6 @@ ID_CHARS_MAX: Final = 128
 
 ID_WINDOW_IDS: Final = 1_000
 """An id is looked for among so many of its document's last events that carried one, …"""
-
 ID_WINDOW_EVENTS: Final = 10_000
 """… within so many of its last events."""
 
@@ -112,7 +111,6 @@ PORT_ATTEMPTS_MAX: Final = 5
 
 DISK_RESERVE_BYTES: Final = 1024 * 1024 * 1024
 """The embedded log refuses events when no more than this is left on its disk, …"""
-
 DISK_RESERVE_SHARE: Final = 0.05
 """… or no more than this share of it, where that is less."""
 
@@ -137,6 +135,12 @@ DIFF_EDITS_MAX: Final = 128
 STORE_READERS_MAX: Final = 8
 """Connections that one process reads Postgres through."""
 
+READS_TOGETHER_MAX: Final = 64
+READ_TOGETHER_BYTES_MAX: Final = 64 * 1024
+"""So many heads are read by one statement, each with no more bytes as it is stored: a larger one is read alone."""
+READ_STATEMENTS_MAX: Final = 2
+"""Such statements on their way at once; the reads that come meanwhile go with the next."""
+
 STORE_CONNECT_SECONDS: Final = 10
 STORE_COMMAND_SECONDS: Final = 60
 """One statement, or one COPY, of the store."""
@@ -149,7 +153,6 @@ STORE_CLOSE_SECONDS: Final = 5
 
 STATE_LAG_BYTES: Final = 32 * 1024
 """A state of more canonical bytes is not written to its row with every commit: the row's may lag, …"""
-
 STATE_LAG_SECONDS: Final = 1.0
 """… for no longer than this. Reads fold what is missing."""
 
@@ -185,13 +188,11 @@ BULK_BATCHES_MAX: Final = 2
 
 BULK_REQUESTS_MAX: Final = 32
 """Bulk requests served at a time; more wait, …"""
-
 BULK_QUEUE_SECONDS: Final = 10.0
 """… so long, and are then told to come again."""
 
 BULK_ANSWER_BYTES_MAX: Final = 32 * 1024 * 1024
 """Answers kept for a client that does not read while it sends; past this, its lines are no longer read, …"""
-
 BULK_STALL_SECONDS: Final = 60
 """… and when it has not read anything for so long, the request ends."""
 
@@ -233,7 +234,6 @@ OVERTAKEN_MAX: Final = 2_000
 
 SOCKET_READ_BYTES: Final = 512 * 1024
 """What is taken from the broker's socket at once."""
-
 SOCKET_UNSENT_BYTES_MAX: Final = 4 * 1024 * 1024
 """Notices wait for the broker once so much of them is unsent."""
 
@@ -245,13 +245,11 @@ READ_SECONDS: Final = 30.0
 
 HEARTBEAT_SECONDS: Final = 1.0
 """A broker with nothing to send says so this often; …"""
-
 HEARTBEATS_MISSED_MAX: Final = 5
 """… after so many missed, its consumer is taken for lost."""
 
 RECONNECT_SECONDS: Final = 0.25
 """Pause between attempts to come back to a broker, or to make a lost consumer anew; doubled up to …"""
-
 RECONNECT_SECONDS_MAX: Final = 2.0
 
 STORE_FEW_EVENTS_MAX: Final = 200
@@ -260,7 +258,6 @@ STORE_FEW_EVENTS_MAX: Final = 200
 LIST_BATCH_DOCUMENTS_MAX: Final = 256
 LIST_BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 """A list as of a point reads so many documents in one statement, or so many bytes of states and pages; …"""
-
 LIST_BATCHES_MAX: Final = 64
 """… and looks through so many batches for one answer."""
 
@@ -275,7 +272,6 @@ ABOUT_CHARS_MAX: Final = 256
 
 SHARD_SIGN_SECONDS: Final = 1.0
 """A shard's owner shows its store this often that it lives; …"""
-
 SHARD_LEASE_SECONDS: Final = 5.0
 """… and loses the shard to whoever asks for it after a silence so long: it is stopped, or its machine is gone."""
 
@@ -287,10 +283,8 @@ VERIFY_LOCATED_MAX: Final = 100
 
 REBUILD_LOCK_SECONDS: Final = 5
 """A rebuild waits at most so long for the live projection to stand still; …"""
-
 REBUILD_HOLD_SECONDS: Final = 10.0
 """… holds it no longer than this, …"""
-
 REBUILD_ATTEMPTS_MAX: Final = 5
 """… and tries so often."""
 

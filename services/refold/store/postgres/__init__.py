@@ -39,6 +39,7 @@ from refold.store.postgres.owner import Owner
 from refold.store.postgres.pool import Pool
 from refold.store.postgres.rows import to_head
 from refold.store.postgres.sql import SQL
+from refold.store.postgres.together import Together
 
 
 class PostgresStore:
@@ -48,6 +49,7 @@ class PostgresStore:
         """Use `open`."""
         self._pool = pool
         self._owner = owner
+        self._heads = Together(pool, "heads")
         self._searching = Searching(where_seconds, asyncio.Semaphore(STORE_SEARCHES_MAX))
         self._timer = timer
         self._epoch: UUID | None = None
@@ -130,11 +132,11 @@ class PostgresStore:
 
     async def head(self, namespace: str, document: str) -> Head | None:
         """Read a document's row."""
+        row = await self._heads.read(namespace, document)
+        if row is None or row["state_version"] is None:
+            return to_head(row) if row else None
         async with self._pool.lend() as connection:
-            row = await connection.fetchrow(SQL["head"], namespace, document)
-            if row is not None and row["state_version"] is not None:
-                return (await read_exact(connection, [(namespace, document)])).get((namespace, document))
-        return to_head(row) if row else None
+            return (await read_exact(connection, [(namespace, document)])).get((namespace, document))
 
     async def run_at(self, namespace: str, document: str, point: Point) -> Run | None:
         """Read the page that holds a point, or the journal's run."""
@@ -216,4 +218,5 @@ class PostgresStore:
         try:
             await self._owner.close()
         finally:
+            await self._heads.close()
             await self._pool.close()

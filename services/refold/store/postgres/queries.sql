@@ -255,13 +255,18 @@ SELECT
 FROM unnest($1::text[], $2::text[]) AS k (namespace, document)
 JOIN documents AS d ON d.namespace = k.namespace AND d.document = k.document
 
--- name: head
--- Without its state where that lags.
+-- name: heads
+-- The rows of some documents; a state that takes more than $3 bytes as it is stored, or lags, is left out. The arrays
+-- stand in SELECTs so that the planner does not see how long they are, and keeps one plan.
 SELECT
-    namespace, document, version, version_sequence, last_sequence, recorded_at, occurred_at, occurred_max,
-    state_version, CASE WHEN state_version IS NULL THEN state END AS state
-FROM documents
-WHERE namespace = $1 AND document = $2
+    k.number::integer AS number, s.fits, d.namespace, d.document, d.version, d.version_sequence, d.last_sequence,
+    d.recorded_at, d.occurred_at, d.occurred_max, d.state_version,
+    CASE WHEN s.fits AND d.state_version IS NULL THEN d.state END AS state
+FROM unnest((SELECT $1::text[]), (SELECT $2::text[])) WITH ORDINALITY AS k (namespace, document, number)
+JOIN documents AS d ON d.namespace = k.namespace AND d.document = k.document
+CROSS JOIN LATERAL (
+    SELECT d.state_version IS NOT NULL OR coalesce(pg_column_size(d.state), 0) <= $3::integer AS fits
+) AS s
 
 -- name: exact_documents
 -- Rows with what makes their states exact where they lag: the row's own state, or the open page's snapshot where that
