@@ -25,7 +25,7 @@ def test_the_command_prints_json_alone_with_the_ground_of_the_same_run():
     figures = {figure["name"]: figure for figure in told["figures"]}
     assert figures["rebuild"]["durability"] == "fsync"
     assert figures["rebuild"]["ground"] in figures
-    assert figures["rebuild, projector's memory at most"]["median"] > 10
+    assert figures["rebuild, memory of all its processes at most"]["median"] > 10
     assert {name for name, figure in figures.items() if figure["is_ground"]} >= {
         "bulk read alone",
         "fold alone",

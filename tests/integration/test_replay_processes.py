@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
+from contextlib import AsyncExitStack
 
-import asyncpg
 import pytest
 
 from refold.core import canonical
@@ -54,24 +53,19 @@ async def test_all_shares_together_are_an_undisturbed_replay(site, settings):
 
 
 async def test_a_share_that_cannot_be_replayed_ends_the_others_and_says_why(site, settings):
-    async with log_of(site) as log:
+    async with log_of(site) as log, AsyncExitStack() as endings:
         await append_all(log, list(_events(20)))
-    store = await PostgresStore.open(site.dsn, schema="anew")
-    await store.bind(site.log_id)
-    shares = shares_of(first_checkpoints(site.log_id), 2)
-    taken = await PostgresStore.open(site.dsn, schema="anew", share=shares[1].name)
-    assert await taken.own()
-    with pytest.raises(ChildFailed, match="fence_lost"):
-        # No event ever comes there: the other share would wait for ever.
-        await replay_in_processes(settings, "anew", shares, 10_000)
-    connection = await asyncpg.connect(site.dsn)
-    backends = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
-    async with asyncio.timeout(20):
-        await until(lambda: _is_one(connection, backends))
-    await connection.close()
-    await taken.close()
-    await store.close()
-
-
-async def _is_one(connection, count):
-    return await connection.fetchval(count) == 1
+        store = await PostgresStore.open(site.dsn, schema="anew")
+        endings.push_async_callback(store.close)
+        await store.bind(site.log_id)
+        free, taken = shares_of(first_checkpoints(site.log_id), 2)
+        other = await PostgresStore.open(site.dsn, schema="anew", share=taken.name)
+        endings.push_async_callback(other.close)
+        assert await other.own()
+        with pytest.raises(ChildFailed, match="fence_lost"):
+            # No event ever comes there: the free share would wait for ever.
+            await replay_in_processes(settings, "anew", [free, taken], 10_000)
+        # Its process is gone, and with it its lock.
+        again = await PostgresStore.open(site.dsn, schema="anew", share=free.name)
+        endings.push_async_callback(again.close)
+        await until(again.own)

@@ -94,7 +94,13 @@ CacheBytesMax = Annotated[
     ),
 ]
 CommitEventsMax = Annotated[
-    int | None, _flag("--commit-events-max", "Events in one commit, at most.", "EVENTS", default="5000")
+    int | None,
+    _flag(
+        "--commit-events-max",
+        "Events in one commit, at most; a commit is as large as the backlog, within this and its memory.",
+        "EVENTS",
+        default="50000",
+    ),
 ]
 StateLagBytes = Annotated[
     int | None,
