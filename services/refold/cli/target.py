@@ -6,6 +6,7 @@ Used by the command modules alone.
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -65,7 +66,17 @@ def ask(url: str | None, work: Callable[[Refold], Awaitable[T]]) -> T:
         async with Refold(gateway_url(url)) as refold:
             return await work(refold)
 
-    return asyncio.run(run())
+    async def run_interruptibly() -> T:
+        working = asyncio.ensure_future(run())
+        if sys.platform != "win32":
+            # The kernel may give the signal to a thread that hangs in a pipe: this way it wakes the loop all the same.
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, working.cancel)
+        try:
+            return await working
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+
+    return asyncio.run(run_interruptibly())
 
 
 def read_json(argument: str, field: str) -> Any:
