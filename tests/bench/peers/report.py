@@ -157,10 +157,7 @@ def replay_table(found: Sequence[Row]) -> str:
 
 
 def goals_table(reports: Iterable[Any], before: Iterable[Any] = ()) -> str:
-    """Write figures of `refold bench --json` that have a goal or grow with something.
-
-    What bounds them stands in their lines, and what an earlier program had.
-    """
+    """Write the figures of `refold bench --json` that have a goal, with what bounds them and what they were before."""
     headings = ["figure", "unit", "goal", "before", "min", "median", "max", "ground", "durability"]
     earlier = {_named(figure): figure for told in before for figure in _figures(told)}
     lines = []
@@ -169,7 +166,7 @@ def goals_table(reports: Iterable[Any], before: Iterable[Any] = ()) -> str:
         lines += [
             _goal_line(figure, grounds, earlier.get(_named(figure)))
             for figure in _figures(told)
-            if not figure.get("is_ground") and (figure.get("goal") or figure.get("axis"))
+            if figure.get("goal")
         ]
     return table(headings, lines)
 
