@@ -17,6 +17,7 @@ SUFFIXES: Final = frozenset({".svg", ".png", ".pdf"})
 OURS: Final = "#2a6f97"
 GROUND: Final = "#b0b0b0"
 GOAL: Final = "#c1121f"
+EXTREMES: Final = (", p99.9", ", max")
 BAR_INCHES: Final = 0.32
 LINES_INCHES: Final = 3.2
 WIDTH_INCHES: Final = 10.0
@@ -82,7 +83,9 @@ def _draw_bars(axis: Any, figures: list[Figure], unit: str) -> None:
 def _draw_lines(axis: Any, figures: list[Figure], unit: str, grown: str) -> None:
     lines: dict[str, list[Figure]] = defaultdict(list)
     for figure in figures:
-        lines[figure.name].append(figure)
+        # So many lines would hide each other; the table has the extremes.
+        if not figure.name.endswith(EXTREMES):
+            lines[figure.name].append(figure)
     for name, points in lines.items():
         ordered = sorted(points, key=lambda point: point.at)
         at, middle = [point.at for point in ordered], [point.median for point in ordered]
@@ -90,9 +93,10 @@ def _draw_lines(axis: Any, figures: list[Figure], unit: str, grown: str) -> None
             [point.median - min(point.samples) for point in ordered],
             [max(point.samples) - point.median for point in ordered],
         ]
-        axis.errorbar(at, middle, yerr=spread, marker="o", capsize=3, label=name)
+        style = "--" if ordered[0].is_ground else "-"
+        axis.errorbar(at, middle, yerr=spread, marker="o", capsize=3, label=name, linestyle=style)
     axis.set_xscale("log")
     axis.set_ylim(bottom=0)
     axis.set_xlabel(grown)
     axis.set_ylabel(unit)
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
