@@ -17,7 +17,7 @@ from refold.log.memory import MemoryLog
 from refold.projector.lag import LagBounds
 from refold.projector.rebuild import Listener, Parts, Stage, rebuild
 from refold.projector.runner import Runner
-from refold.projector.shares import begin_share, shares_of
+from refold.projector.shards import begin_shard, shards_of
 from refold.projector.verify import Listener as Verifying
 from refold.projector.verify import Scope, verify
 from refold.store.postgres import PostgresStore
@@ -62,19 +62,19 @@ async def sql(postgres_dsn, live):
     await connection.close()
 
 
-async def replay_shares(log, dsn, shares, until_sequence):
+async def replay_shards(log, dsn, shards, until_sequence):
     """Do in this process what a rebuild does in several."""
 
-    async def replay(share):
-        store = await PostgresStore.open(dsn, schema="anew", share=share.name, readers_max=2)
+    async def replay(shard):
+        store = await PostgresStore.open(dsn, schema="anew", shard=shard.name, readers_max=2)
         try:
-            await (await begin_share(log, store, share, ROOMY)).run(until_sequence)
+            await (await begin_shard(log, store, shard, ROOMY)).run(until_sequence)
         finally:
             await store.close()
 
     async with asyncio.TaskGroup() as tasks:
-        for share in shares:
-            tasks.create_task(replay(share))
+        for shard in shards:
+            tasks.create_task(replay(shard))
 
 
 @asynccontextmanager
@@ -93,7 +93,7 @@ async def parts(log, live, dsn, processes=1):
             succession=succession,
             bounds=ROOMY,
             processes=processes,
-            replay_in_shares=partial(replay_shares, log, dsn),
+            replay_in_shards=partial(replay_shards, log, dsn),
         )
 
 
@@ -218,11 +218,11 @@ async def test_stopped_it_is_taken_up_where_it_was(log, live, sql, postgres_dsn)
 @pytest.fixture
 def far(monkeypatch):
     """Few events are far behind already."""
-    monkeypatch.setattr("refold.projector.rebuild.SHARED_EVENTS_MIN", EVENTS // 2)
+    monkeypatch.setattr("refold.projector.rebuild.SHARDED_EVENTS_MIN", EVENTS // 2)
 
 
 @pytest.mark.usefixtures("far")
-async def test_what_is_far_behind_is_folded_in_shares_to_the_same_projection(log, live, postgres_dsn):
+async def test_what_is_far_behind_is_folded_in_shards_to_the_same_projection(log, live, postgres_dsn):
     seen = []
     ended, told = await rebuilt(log, live, postgres_dsn, lambda *told: seen.append(told), processes=3)
     end = (await log.info()).last_sequence
@@ -233,12 +233,12 @@ async def test_what_is_far_behind_is_folded_in_shares_to_the_same_projection(log
     assert (await live.head("n", "d1")).snapshot.state == b'"last"'
 
 
-async def test_shares_stopped_at_different_sequences_are_levelled_first(log, live, sql, postgres_dsn):
+async def test_shards_stopped_at_different_sequences_are_levelled_first(log, live, sql, postgres_dsn):
     async with parts(log, live, postgres_dsn) as given:
         await given.fresh.bind("log-1")
-    first, second = shares_of(first_checkpoints("log-1"), 2)
-    await replay_shares(log, postgres_dsn, [first], 100)
-    await replay_shares(log, postgres_dsn, [second], 250)
+    first, second = shards_of(first_checkpoints("log-1"), 2)
+    await replay_shards(log, postgres_dsn, [first], 100)
+    await replay_shards(log, postgres_dsn, [second], 250)
     read = "SELECT DISTINCT read_sequence FROM anew.checkpoints ORDER BY 1"
     assert [row[0] for row in await sql.fetch(read)] == [100, 250]
     ended, told = await rebuilt(log, live, postgres_dsn)
@@ -247,11 +247,11 @@ async def test_shares_stopped_at_different_sequences_are_levelled_first(log, liv
 
 
 async def test_a_share_that_is_replayed_already_is_refused(log, live, postgres_dsn):
-    (share,) = shares_of(first_checkpoints("log-1"), 1)
-    store = await PostgresStore.open(postgres_dsn, schema="anew", share=share.name, readers_max=1)
+    (shard,) = shards_of(first_checkpoints("log-1"), 1)
+    store = await PostgresStore.open(postgres_dsn, schema="anew", shard=shard.name, readers_max=1)
     assert await store.own()
     with pytest.raises(ExceptionGroup) as raised:
-        await replay_shares(log, postgres_dsn, [share], 10)
+        await replay_shards(log, postgres_dsn, [shard], 10)
     assert isinstance(raised.value.exceptions[0], FenceLost)
     await store.close()
 

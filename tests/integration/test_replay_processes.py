@@ -9,7 +9,7 @@ import pytest
 from refold.core import canonical
 from refold.core.errors import ChildFailed
 from refold.core.shard import first_checkpoints
-from refold.projector.shares import shares_of
+from refold.projector.shards import shards_of
 from refold.projector.verify import Listener, Scope
 from refold.store.postgres import PostgresStore
 from refold.wiring.proof import run_verify
@@ -36,13 +36,13 @@ def settings(site):
     return load(nats_url=site.nats.url("projector"), postgres_url=site.dsn)
 
 
-async def test_all_shares_together_are_an_undisturbed_replay(site, settings):
+async def test_all_shards_together_are_an_undisturbed_replay(site, settings):
     async with log_of(site) as log:
         last = await append_all(log, list(_events(2_000)))
         store = await PostgresStore.open(site.dsn, schema="anew")
         await store.bind(site.log_id)
-        shares = shares_of(first_checkpoints(site.log_id), 2)
-        await replay_in_processes(settings, "anew", shares, last)
+        shards = shards_of(first_checkpoints(site.log_id), 2)
+        await replay_in_processes(settings, "anew", shards, last)
         assert {checkpoint.read_sequence for checkpoint in await store.checkpoints()} == {last}
         assert await contents(store, NAMES) == await contents(await undisturbed(site), NAMES)
         await store.close()
@@ -58,14 +58,14 @@ async def test_a_share_that_cannot_be_replayed_ends_the_others_and_says_why(site
         store = await PostgresStore.open(site.dsn, schema="anew")
         endings.push_async_callback(store.close)
         await store.bind(site.log_id)
-        free, taken = shares_of(first_checkpoints(site.log_id), 2)
-        other = await PostgresStore.open(site.dsn, schema="anew", share=taken.name)
+        free, taken = shards_of(first_checkpoints(site.log_id), 2)
+        other = await PostgresStore.open(site.dsn, schema="anew", shard=taken.name)
         endings.push_async_callback(other.close)
         assert await other.own()
         with pytest.raises(ChildFailed, match="fence_lost"):
-            # No event ever comes there: the free share would wait for ever.
+            # No event ever comes there: the free shard would wait for ever.
             await replay_in_processes(settings, "anew", [free, taken], 10_000)
         # Its process is gone, and with it its lock.
-        again = await PostgresStore.open(site.dsn, schema="anew", share=free.name)
+        again = await PostgresStore.open(site.dsn, schema="anew", shard=free.name)
         endings.push_async_callback(again.close)
         await until(again.own)

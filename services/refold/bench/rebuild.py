@@ -26,7 +26,7 @@ from refold.bench.usage import ProcessorClock
 from refold.bench.workload import Workload
 from refold.core.errors import RefoldError
 from refold.core.shard import first_checkpoints
-from refold.projector.shares import shares_of
+from refold.projector.shards import shards_of
 from refold.wiring.replaying import PROCESSES_MAX, processors
 from refold.wiring.settings import load
 
@@ -72,7 +72,7 @@ async def run(options: Options, plan: Plan) -> Report:
 
 async def _replay(bare: Bare, plan: Plan, options: Options, samples: Samples, number: int) -> None:
     clock = ProcessorClock(bare.pids)
-    ended = await _replay_in_shares(bare, plan, f"bench_{number}")
+    ended = await _replay_in_shards(bare, plan, f"bench_{number}")
     applied = sum(each.value["applied"] for each in ended)
     if applied != plan.events + 1:
         raise RefoldError("not every event was applied", events=plan.events + 1, applied=applied)
@@ -87,14 +87,14 @@ async def _replay(bare: Bare, plan: Plan, options: Options, samples: Samples, nu
         samples.add(f"rebuild, processor of {name}", seconds, Measure(unit="s", durability=kept))
 
 
-async def _replay_in_shares(bare: Bare, plan: Plan, schema: str) -> list[Ended]:
-    """Let all shares go at once, each at its first checkpoint."""
-    shares = shares_of(first_checkpoints(""), plan.processes)
+async def _replay_in_shards(bare: Bare, plan: Plan, schema: str) -> list[Ended]:
+    """Let all shards go at once, each at its first checkpoint."""
+    shards = shards_of(first_checkpoints(""), plan.processes)
     given = {"url": bare.servers.nats.url("projector"), "dsn": bare.servers.postgres.dsn, "schema": schema}
     async with AsyncExitStack() as endings:
         workers = []
-        for share in shares:
-            told = {**given, "until_sequence": plan.events + 1, "partitions": share.partitions}
+        for shard in shards:
+            told = {**given, "until_sequence": plan.events + 1, "partitions": shard.partitions}
             workers.append(await endings.enter_async_context(await Worker.start(replay, **told)))
         for worker in workers:
             await worker.ready()

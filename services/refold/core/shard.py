@@ -88,7 +88,7 @@ class Shard:
         if where[1] == SYSTEM_NAMESPACE and status.is_effective:
             # Genesis and every later number say it in the same member.
             self.fold_number = document.state["fold"]
-        entry = entry_of(record, folded, recorded_at, is_usual=subject in self._usual)
+        entry = entry_of(record, folded, recorded_at, is_usual=self._is_usual(subject, where))
         # Past the generated constructor: this runs for every event.
         return tuple.__new__(Step, (recorded_at, folded, entry))
 
@@ -116,6 +116,9 @@ class Shard:
             raise LogHole(expected=self.read_sequence + 1, found=sequence)
         self.read_sequence = sequence
         self.recorded_at = max(self.recorded_at, time)
+
+    def _is_usual(self, subject: bytes, where: Place) -> bool:
+        return subject in self._usual or subject == stored_subject(*where[:3])
 
     def _link(self, record: Record, partition: int) -> Checkpoint:
         checkpoint = self._checkpoints[partition]

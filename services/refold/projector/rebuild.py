@@ -19,14 +19,14 @@ from refold.core.limits import REBUILD_ATTEMPTS_MAX, REBUILD_HOLD_SECONDS, REBUI
 from refold.core.shard import Shard
 from refold.log import EventLog
 from refold.projector.partition import Bounds, ShardLoop
-from refold.projector.shares import Share, shares_of, silent_ports
+from refold.projector.shards import ReplayShard, shards_of, silent_ports
 from refold.projector.witness import hold_log_against
 from refold.store import SnapshotStore
 from refold.store.succession import Held, Succession, Unequal
 
 LOOK_SECONDS: Final = 0.1
 
-SHARED_EVENTS_MIN: Final = 20_000
+SHARDED_EVENTS_MIN: Final = 20_000
 """Behind by fewer, one process is there before others have started."""
 
 
@@ -71,7 +71,7 @@ class Parts:
     succession: Succession
     bounds: Bounds
     processes: int
-    replay_in_shares: Callable[[Sequence[Share], int], Awaitable[None]]
+    replay_in_shards: Callable[[Sequence[ReplayShard], int], Awaitable[None]]
 
 
 async def rebuild(parts: Parts, listener: Listener) -> Rebuilt:
@@ -94,17 +94,17 @@ async def _come_near(
     """Replay what is far behind in several processes; return the checkpoints there, all at one sequence."""
     reached = [checkpoint.read_sequence for checkpoint in checkpoints]
     until_sequence = max(await _sequence_of(parts.live), *reached)
-    is_even, is_far = min(reached) == max(reached), until_sequence - min(reached) >= SHARED_EVENTS_MIN
+    is_even, is_far = min(reached) == max(reached), until_sequence - min(reached) >= SHARDED_EVENTS_MIN
     if is_even and not (is_far and parts.processes > 1):
         return checkpoints
 
     async def look() -> None:
-        # The owner's sign of life, too: its shares commit on connections of their own.
+        # The owner's sign of life, too: its shards commit on connections of their own.
         await parts.fresh.own()
         listener.progress(Stage.replaying, await _sequence_of(parts.fresh), until_sequence)
 
     async with _repeating(look):
-        await parts.replay_in_shares(shares_of(checkpoints, parts.processes), until_sequence)
+        await parts.replay_in_shards(shards_of(checkpoints, parts.processes), until_sequence)
     return await parts.fresh.bind(log_id)
 
 

@@ -157,8 +157,7 @@ class Retrial:
             self._shown = _bytes_of(document)
         document.unpaged_events += 1
         document.unpaged_bytes += expected.size
-        name = expected.status.name
-        setattr(self.counts, name, getattr(self.counts, name) + 1)
+        self.counts.add(expected.status)
         if expected.status is Status.rejected:
             self._rejections[expected.sequence] = rejection_of(where, expected)
         if expected != found:

@@ -52,7 +52,7 @@ async def run_rebuild(
             ),
             bounds=bounds_of(settings),
             processes=min(PROCESSES_MAX, processes or processors()),
-            replay_in_shares=partial(replay_in_processes, settings, into),
+            replay_in_shards=partial(replay_in_processes, settings, into),
         )
         return await rebuild.rebuild(parts, listener)
 

@@ -1,6 +1,6 @@
-"""Replays a projection in several processes, one a share of its partitions, and is what runs in each of them.
+"""Replays a projection in several processes, one a shard of its partitions, and is what runs in each of them.
 
-`python -m refold.wiring.replaying PARENT_PID`; on stdin it is handed settings, share and end, in one line of JSON.
+`python -m refold.wiring.replaying PARENT_PID`; on stdin it is handed settings, shard and end, in one line of JSON.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from refold.core import canonical
 from refold.core.errors import ChildFailed, RefoldError
-from refold.projector.shares import Share, begin_share
+from refold.projector.shards import ReplayShard, begin_shard
 from refold.store.postgres import PostgresStore
 from refold.telemetry.logging import configure
 from refold.wiring.attached import die_with
@@ -34,16 +34,16 @@ def processors() -> int:
 
 
 async def replay_in_processes(
-    settings: Settings, schema: str, shares: Sequence[Share], until_sequence: int
+    settings: Settings, schema: str, shards: Sequence[ReplayShard], until_sequence: int
 ) -> None:
-    """Fold all shares of a schema up to a sequence. Raises `ChildFailed`, which ends the others too."""
-    cache = max(CACHE_BYTES_MIN, settings.cache_bytes_max // len(shares))
+    """Fold all shards of a schema up to a sequence. Raises `ChildFailed`, which ends the others too."""
+    cache = max(CACHE_BYTES_MIN, settings.cache_bytes_max // len(shards))
     flags = handed_on(settings, postgres_schema=schema, cache_bytes_max=cache)
     try:
         async with asyncio.TaskGroup() as tasks:
-            for share in shares:
-                told = {"share": share.name, "partitions": share.partitions, "until_sequence": until_sequence}
-                tasks.create_task(_replay_elsewhere({**told, "settings": flags}), name=f"share {share.name}")
+            for shard in shards:
+                told = {"shard": shard.name, "partitions": shard.partitions, "until_sequence": until_sequence}
+                tasks.create_task(_replay_elsewhere({**told, "settings": flags}), name=f"shard {shard.name}")
     except ExceptionGroup as group:
         raise group.exceptions[0] from group
 
@@ -68,30 +68,30 @@ async def _replay_elsewhere(told: dict[str, Any]) -> None:
             await process.wait()
     if process.returncode:
         why = said.decode(errors="replace").strip() or f"exit code {process.returncode}"
-        raise ChildFailed(f"a share of the replay failed: {why}", share=told["share"])
+        raise ChildFailed(f"a shard of the replay failed: {why}", shard=told["shard"])
 
 
 def main() -> None:
-    """Replay the share that is handed to us; what fails is said on stdout."""
+    """Replay the shard that is handed to us; what fails is said on stdout."""
     die_with(int(sys.argv[1]))
     told = canonical.loads(sys.stdin.buffer.readline())
     settings = load(**told["settings"])
     configure(settings.log_level, service="replay")
-    share = Share(name=told["share"], partitions=tuple(told["partitions"]))
+    shard = ReplayShard(name=told["shard"], partitions=tuple(told["partitions"]))
     try:
-        run_folding(_replay(settings, share, told["until_sequence"]))
+        run_folding(_replay(settings, shard, told["until_sequence"]))
     except RefoldError as error:
         sys.stdout.write(f"{error.code}: {error}\n")
         sys.exit(1)
 
 
-async def _replay(settings: Settings, share: Share, until_sequence: int) -> None:
+async def _replay(settings: Settings, shard: ReplayShard, until_sequence: int) -> None:
     log = await open_log(settings.required("nats_url"), "refold-replay")
     try:
         dsn, schema = settings.required("postgres_url"), settings.postgres_schema
-        store = await PostgresStore.open(dsn, schema=schema, share=share.name, readers_max=2)
+        store = await PostgresStore.open(dsn, schema=schema, shard=shard.name, readers_max=2)
         try:
-            loop = await begin_share(log, store, share, bounds_of(settings))
+            loop = await begin_shard(log, store, shard, bounds_of(settings))
             await loop.run(until_sequence)
         finally:
             await store.close()

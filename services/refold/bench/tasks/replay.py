@@ -1,4 +1,4 @@
-"""A share of a log folded into an unused schema, as `refold rebuild` does it. A task for `refold.bench.worker`."""
+"""A shard of a log folded into an unused schema, as `refold rebuild` does it. A task for `refold.bench.worker`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from refold.bench.signals import Signals
-from refold.projector.shares import Share, begin_share
+from refold.projector.shards import ReplayShard, begin_shard
 from refold.store.postgres import PostgresStore
 from refold.wiring.folding import collect_seldom
 from refold.wiring.log import open_log
@@ -19,11 +19,11 @@ async def replay(
 ) -> dict[str, Any]:
     """Fold these partitions into a schema that nobody else uses."""
     collect_seldom()
-    share = Share(name=str(partitions[0]), partitions=tuple(partitions))
+    shard = ReplayShard(name=str(partitions[0]), partitions=tuple(partitions))
     log = await open_log(url, "refold-bench-replay")
-    store = await PostgresStore.open(dsn, schema=schema, share=share.name, readers_max=2)
+    store = await PostgresStore.open(dsn, schema=schema, shard=shard.name, readers_max=2)
     try:
-        loop = await begin_share(log, store, share, bounds_of(load()))
+        loop = await begin_shard(log, store, shard, bounds_of(load()))
         await signals.until_go()
         begun = time.perf_counter()
         await loop.run(until_sequence)

@@ -15,6 +15,7 @@ import structlog
 from refold.core.errors import Refused
 from refold.core.limits import LOG_CONNECT_SECONDS, PAYLOAD_BYTES_MAX
 from refold.log.jetstream.client import DEFAULT_INBOX_PREFIX, BrokerClient, connect
+from refold.log.jetstream.frames import message_frame
 
 _TOGETHER_BYTES: Final = 256 * 1024
 _SUBJECT: Final = re.compile(r"[!-~]+", re.ASCII)
@@ -103,4 +104,4 @@ def _frame(subject: str, body: bytes) -> bytes:
         raise Refused("bad_subject", "a subject is printable ASCII without spaces", field="subject")
     if len(body) > PAYLOAD_BYTES_MAX:
         raise Refused("notice_too_large", f"at most {PAYLOAD_BYTES_MAX} bytes", shape=f"{len(body)} bytes")
-    return b"PUB %b  %d\r\n%b\r\n" % (subject.encode(), len(body), body)
+    return message_frame(subject.encode(), body)

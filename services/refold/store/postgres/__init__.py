@@ -61,13 +61,13 @@ class PostgresStore:
         dsn: str,
         *,
         schema: str = "refold",
-        share: str = "",
+        shard: str = "",
         readers_max: int = STORE_READERS_MAX,
         where_seconds: float = STORE_WHERE_SECONDS,
         lease_seconds: float = SHARD_LEASE_SECONDS,
         timer: Callable[[], float] = time.monotonic,
     ) -> Self:
-        """Connect, and bring the schema up to this program; a `share` of its partitions is owned by itself.
+        """Connect, and bring the schema up to this program; a `shard` of its partitions is owned by itself.
 
         Raises `StoreUnavailable`, `StoreDiffers`.
         """
@@ -79,7 +79,7 @@ class PostgresStore:
         except BaseException:
             await pool.close()
             raise
-        owner = Owner(pool, lock_key(f"shard {share}".rstrip(), schema), lease_seconds=lease_seconds)
+        owner = Owner(pool, lock_key(f"shard {shard}".rstrip(), schema), lease_seconds=lease_seconds)
         return cls(pool, owner, where_seconds=where_seconds, timer=timer)
 
     def never_before(self, told_sequence: Callable[[], int]) -> None:

@@ -11,10 +11,11 @@ from typing import Final
 
 from refold.core.outcome import Entry
 from refold.store import Dirty
+from refold.store.postgres.rows import JOURNAL_COLUMNS
 
 _SIGNATURE: Final = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _END: Final = b"\xff\xff"
-_COLUMNS: Final = (18).to_bytes(2, "big")
+_COLUMNS: Final = len(JOURNAL_COLUMNS).to_bytes(2, "big")
 _NULL: Final = b"\xff\xff\xff\xff"
 _EMPTY: Final = bytes(4)
 _LENGTH: Final = struct.Struct(">i")

@@ -8,15 +8,15 @@ import pytest
 
 from refold.core.limits import PARTITIONS
 from refold.core.shard import first_checkpoints
-from refold.projector.shares import shares_of
+from refold.projector.shards import shards_of
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
-def test_every_partition_is_of_just_one_share_and_shares_are_alike(count):
-    shares = shares_of(first_checkpoints("log-1"), count)
-    assert sorted(each for share in shares for each in share.partitions) == list(range(PARTITIONS))
-    assert len({share.name for share in shares}) == len(shares) == count
-    sizes = [len(share.partitions) for share in shares]
+def test_every_partition_is_of_just_one_share_and_shards_are_alike(count):
+    shards = shards_of(first_checkpoints("log-1"), count)
+    assert sorted(each for shard in shards for each in shard.partitions) == list(range(PARTITIONS))
+    assert len({shard.name for shard in shards}) == len(shards) == count
+    sizes = [len(shard.partitions) for shard in shards]
     assert max(sizes) - min(sizes) <= 1
 
 
@@ -26,5 +26,5 @@ def test_what_an_earlier_replay_left_at_one_sequence_stays_together():
         replace(checkpoint, read_sequence=read.get(checkpoint.partition, 9))
         for checkpoint in first_checkpoints("log-1")
     ]
-    shares = shares_of(checkpoints, 8)
-    assert [share.partitions for share in shares] == [(0, 2), (1, *range(3, PARTITIONS))]
+    shards = shards_of(checkpoints, 8)
+    assert [shard.partitions for shard in shards] == [(0, 2), (1, *range(3, PARTITIONS))]

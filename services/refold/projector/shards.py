@@ -1,6 +1,6 @@
-"""A replay in shares: the partitions of a fresh projection divided among processes that each fold their own.
+"""A replay in shards: the partitions of a fresh projection divided among processes that each fold their own.
 
-Planned by `refold.projector.rebuild`; a share's process is `refold.wiring.replaying`.
+Planned by `refold.projector.rebuild`; a shard's process is `refold.wiring.replaying`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from refold.telemetry.metrics import ProjectorMetrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
-    """Partitions that have all been read to the same sequence; `name` tells its lock from the other shares'."""
+class ReplayShard:
+    """Partitions that have all been read to the same sequence; `name` tells its lock from the other shards'."""
 
     name: str
     partitions: tuple[int, ...]
 
 
-def shares_of(checkpoints: Sequence[Checkpoint], count: int) -> list[Share]:
+def shards_of(checkpoints: Sequence[Checkpoint], count: int) -> list[ReplayShard]:
     """Divide the partitions; where an earlier replay was stopped, what stands at one sequence stays together."""
     by_sequence: dict[int, list[int]] = defaultdict(list)
     for checkpoint in checkpoints:
@@ -39,19 +39,19 @@ def shares_of(checkpoints: Sequence[Checkpoint], count: int) -> list[Share]:
     groups = list(by_sequence.values())
     if len(groups) == 1:
         groups = [groups[0][first::count] for first in range(count)]
-    return [Share(name=str(group[0]), partitions=tuple(group)) for group in groups if group]
+    return [ReplayShard(name=str(group[0]), partitions=tuple(group)) for group in groups if group]
 
 
-async def begin_share(log: EventLog, store: SnapshotStore, share: Share, bounds: Bounds) -> ShardLoop:
-    """Return the loop over a share, at its checkpoints. Raises `FenceLost` where it is replayed already.
+async def begin_shard(log: EventLog, store: SnapshotStore, shard: ReplayShard, bounds: Bounds) -> ShardLoop:
+    """Return the loop over a shard, at its checkpoints. Raises `FenceLost` where it is replayed already.
 
     It passes the events of foreign partitions. One that moves the fold's number on is therefore seen only by the
-    share whose it is: that one stops at a number it does not know, and the whole replay with it.
+    shard whose it is: that one stops at a number it does not know, and the whole replay with it.
     """
     if not await store.own():
-        raise FenceLost("another replay is at work on these partitions", share=share.name)
+        raise FenceLost("another replay is at work on these partitions", shard=shard.name)
     checkpoints = await store.bind((await log.info()).log_id)
-    own = [checkpoint for checkpoint in checkpoints if checkpoint.partition in share.partitions]
+    own = [checkpoint for checkpoint in checkpoints if checkpoint.partition in shard.partitions]
     return ShardLoop(silent_ports(log, store), bounds, Shard(own))
 
 
