@@ -67,7 +67,7 @@ def publish_some(scribe):
 
 
 @pytest.mark.parametrize(
-    "table", ["checkpoints", "documents", "journal", "pages", "rejections", "namespaces"]
+    "table", ["shards", "checkpoints", "documents", "journal", "pages", "rejections", "namespaces"]
 )
 async def test_a_full_disk_is_said_so_and_nothing_is_written(store, scribe, aside, table):
     publish_some(scribe)
@@ -130,6 +130,58 @@ async def test_a_connection_lost_while_it_commits_is_told_apart(store, scribe, a
     await store.commit(commit)
 
 
+@pytest.fixture
+async def small(store, scribe, clock):
+    """A commit that one statement writes, for the disk was waited for just now."""
+    scribe.put("a", 1)
+    await store.commit(scribe.commit())
+    scribe.put("a", 2)
+    scribe.put("b", 2)
+    return scribe.commit()
+
+
+async def assert_small_is_not_there(store, aside):
+    assert (await store.head(NAMESPACE, "a")).snapshot.state == b"1"
+    assert await store.head(NAMESPACE, "b") is None
+    assert {checkpoint.read_sequence for checkpoint in await store.checkpoints()} == {1}
+    counts = [await aside.fetchval(f"SELECT count(*) FROM {table}") for table in ("documents", "journal")]
+    assert counts == [1, 1]
+
+
+@pytest.mark.parametrize("table", ["shards", "checkpoints", "documents", "journal", "namespaces"])
+@pytest.mark.parametrize("is_deferred", [False, True])
+async def test_one_statement_that_fails_writes_nothing_and_says_so(store, small, aside, table, is_deferred):
+    await make_trigger(aside, table, "RAISE EXCEPTION USING ERRCODE = '53100'", is_deferred=is_deferred)
+    with pytest.raises(StoreFull) as raised:
+        await store.commit(small)
+    assert "is_unknown" not in raised.value.facts
+    await assert_small_is_not_there(store, aside)
+    await drop_trigger(aside, table)
+    await store.commit(small)
+    assert (await store.head(NAMESPACE, "b")).snapshot.state == b"2"
+
+
+@pytest.mark.parametrize("is_deferred", [False, True])
+async def test_one_statement_whose_connection_is_lost_may_be_committed(store, small, aside, is_deferred):
+    end = "PERFORM pg_terminate_backend(pg_backend_pid())"
+    await make_trigger(aside, "journal", end, is_deferred=is_deferred)
+    with pytest.raises(StoreUnavailable) as raised:
+        await store.commit(small)
+    assert raised.value.facts["is_unknown"] is True
+    await drop_trigger(aside, "journal")
+    await assert_small_is_not_there(store, aside)
+    assert await store.own()
+    await store.commit(small)
+
+
+async def test_one_statement_that_finds_a_document_gone_writes_nothing(store, small, aside):
+    await aside.execute("DELETE FROM documents")
+    with pytest.raises(StoreError, match="0 of 1"):
+        await store.commit(small)
+    assert await store.head(NAMESPACE, "b") is None
+    assert {checkpoint.read_sequence for checkpoint in await store.checkpoints()} == {1}
+
+
 async def test_a_cancelled_commit_wrote_nothing_and_the_store_goes_on(store, scribe, aside):
     publish_some(scribe)
     commit = scribe.commit()
@@ -152,7 +204,7 @@ async def test_a_cancelled_commit_wrote_nothing_and_the_store_goes_on(store, scr
 async def test_a_commit_waits_for_the_disk_at_least_once_a_second(store, scribe, aside, clock):
     await aside.execute("CREATE TABLE seen (at serial, synchronous text)")
     note = "INSERT INTO seen (synchronous) VALUES (current_setting('synchronous_commit'))"
-    await make_trigger(aside, "checkpoints", f"IF NEW.partition = 0 THEN {note}; END IF")
+    await make_trigger(aside, "shards", note)
     for seconds in (0, 0.4, 0.4, 0.4, 0.9, 0.2, 60):
         clock[0] += seconds
         await store.commit(scribe.commit())
@@ -164,13 +216,11 @@ async def test_a_commit_that_was_not_written_leaves_the_next_to_wait_for_the_dis
     store, scribe, aside, clock
 ):
     await aside.execute("CREATE TABLE seen (synchronous text)")
-    await make_trigger(aside, "checkpoints", "RAISE EXCEPTION USING ERRCODE = '53100'")
+    await make_trigger(aside, "shards", "RAISE EXCEPTION USING ERRCODE = '53100'")
     with pytest.raises(StoreFull):
         await store.commit(scribe.commit())
-    await drop_trigger(aside, "checkpoints")
-    await make_trigger(
-        aside, "checkpoints", "INSERT INTO seen VALUES (current_setting('synchronous_commit'))"
-    )
+    await drop_trigger(aside, "shards")
+    await make_trigger(aside, "shards", "INSERT INTO seen VALUES (current_setting('synchronous_commit'))")
     await store.commit(scribe.commit())
     assert await aside.fetchval("SELECT DISTINCT synchronous FROM seen") == "on"
 

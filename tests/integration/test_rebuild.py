@@ -208,7 +208,7 @@ async def test_stopped_it_is_taken_up_where_it_was(log, live, sql, postgres_dsn)
         given.succession.unequal = never
         with pytest.raises(asyncio.CancelledError):
             await rebuild(given, Listener(difference=pytest.fail, progress=lambda *_: None))
-    assert await sql.fetchval("SELECT max(read_sequence) FROM anew.checkpoints") >= EVENTS
+    assert await sql.fetchval("SELECT max(read_sequence) FROM anew.shards") >= EVENTS
     end = await append(log, "d0", {"put": 0})
     await folded_to(live, end)
     ended, _ = await rebuilt(log, live, postgres_dsn)
@@ -239,7 +239,7 @@ async def test_shards_stopped_at_different_sequences_are_levelled_first(log, liv
     first, second = shards_of(first_checkpoints("log-1"), 2)
     await replay_shards(log, postgres_dsn, [first], 100)
     await replay_shards(log, postgres_dsn, [second], 250)
-    read = "SELECT DISTINCT read_sequence FROM anew.checkpoints ORDER BY 1"
+    read = "SELECT DISTINCT read_sequence FROM anew.shards ORDER BY 1"
     assert [row[0] for row in await sql.fetch(read)] == [100, 250]
     ended, told = await rebuilt(log, live, postgres_dsn)
     assert (ended.is_swapped, told) == (True, [])

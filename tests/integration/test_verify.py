@@ -114,7 +114,7 @@ async def test_what_the_projector_made_is_clean_on_both_adapters(log, projected)
     assert (await verified(log, projected, "m"))[0].documents == 1
 
 
-TABLES = ("checkpoints", "documents", "journal", "pages", "rejections", "namespaces")
+TABLES = ("checkpoints", "shards", "documents", "journal", "pages", "rejections", "namespaces")
 
 DAMAGES = {
     "a state": (

@@ -92,11 +92,15 @@ class Scribe:
         row.unpaged_events = row.unpaged_bytes = 0
         row.page_bytes = len(closing.state or b"")
 
+    def checkpoints(self) -> list[Checkpoint]:
+        """Return all checkpoints as they will be once everything is committed."""
+        return self._shard.checkpoints()
+
     def commit(self, *, lagging: Collection[str] = ()) -> Commit:
         """Return one commit of all that was published since the last; the states of `lagging` are not written."""
         commit = Commit(
             expected_sequence=self._committed_sequence,
-            checkpoints=self._shard.checkpoints(),
+            advance=self._shard.advance(self._committed_sequence),
             documents=[
                 self._dirty(key, unwritten, lags=key[1] in lagging)
                 for key, unwritten in self._unwritten.items()

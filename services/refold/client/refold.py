@@ -256,8 +256,8 @@ class Refold:
         self, patience: Patience, namespace: str, lines: Sequence[bytes], headers: Mapping[str, str]
     ) -> Sequence[Outcome]:
         path, body = namespace_path(namespace, "events"), b"\n".join(lines) + b"\n"
-        response = await self._transport.ask_surely(patience, "POST", path, headers=headers, body=body)
-        answered = [outcome_of(canonical.loads(line)) for line in response.content.splitlines() if line]
+        answer = await self._transport.ask_surely(patience, "POST", path, headers=headers, body=body)
+        answered = [outcome_of(canonical.loads(line)) for line in answer.body.splitlines() if line]
         missing = Outcome(status=FAILED, reason=FAILED, detail="the answer ended early")
         return answered + [missing] * (len(lines) - len(answered))
 
@@ -280,7 +280,7 @@ class Refold:
                 error.facts["id"] = headers["Idempotency-Key"]
             raise
         answer = json_of(response)
-        if response.status_code == 412:
+        if response.status == 412:
             return Outcome(status=CONFLICT, reason=CONFLICT, detail=str(answer.get("detail") or ""))
         return outcome_of(answer.get("outcome") or answer)
 

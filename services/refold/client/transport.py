@@ -1,15 +1,16 @@
 """HTTP to one gateway: requests out, answers or errors of our own tree back. Only `refold.client` may use it.
 
-httpx is imported and its errors are translated here, nowhere else.
+aiohttp is imported and its errors are translated here, nowhere else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
-from urllib.parse import quote
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote, urlencode
 
-import httpx
+import aiohttp
+from yarl import URL
 
 from refold.client.patience import Patience
 from refold.core import canonical
@@ -28,22 +29,27 @@ CONNECTIONS_MAX: Final = 64
 _NAME_SAFE: Final = ":=@+~"
 
 
+class Answer(NamedTuple):
+    """What a gateway answered; the names of the headers are told apart without regard to case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
 class Transport:
     """One gateway's connections."""
 
     def __init__(self, url: str, *, timeout_seconds: float) -> None:
         """Connect when first asked. `timeout_seconds` bounds the silence while an answer is awaited."""
         self.url = url.rstrip("/")
-        self._http = httpx.AsyncClient(
-            base_url=self.url,
-            timeout=httpx.Timeout(timeout_seconds, connect=CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX),
-            # The settings are the only place that reads the environment.
-            trust_env=False,
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=CONNECT_SECONDS, sock_read=timeout_seconds
         )
+        self._session: aiohttp.ClientSession | None = None
         self.was_reached = False
 
-    async def ask_surely(self, patience: Patience, method: str, path: str, **asked: Any) -> httpx.Response:
+    async def ask_surely(self, patience: Patience, method: str, path: str, **asked: Any) -> Answer:
         """Ask, and ask again while no answer comes or the service says that it could not, as `patience` allows.
 
         Only for what may arrive twice: a write that carries an id. A service that this client has never reached is
@@ -65,30 +71,60 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         also: tuple[int, ...] = (),
-    ) -> httpx.Response:
+    ) -> Answer:
         """Return the answer where its status is a success or one of `also`; raise what it means otherwise."""
-        encoded = [(name.encode(), _header(name, value)) for name, value in (headers or {}).items()]
+        checked = {name: _header(name, value) for name, value in (headers or {}).items()}
         params = {name: value for name, value in (query or {}).items() if value is not None}
-        try:
-            response = await self._http.request(method, path, params=params, headers=encoded, content=body)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise ServiceUnavailable(f"no service answers at {self.url}: {_why(error)}") from error
-        except httpx.TimeoutException as error:
-            self.was_reached = True
-            raise TimedOut(f"{self.url} did not answer in time") from error
-        except httpx.TransportError as error:
-            self.was_reached = True
-            raise ServiceUnavailable(f"no service answers at {self.url}: {_why(error)}") from error
-        except httpx.InvalidURL as error:
-            raise Refused("bad_url", str(error), field="url") from error
+        asked = f"?{urlencode(params, quote_via=quote)}" if params else ""
+        answer = await self._answer(method, f"{self.url}{path}{asked}", checked, body)
         self.was_reached = True
-        if response.is_success or response.status_code in also:
-            return response
-        raise error_of(response.status_code, response.content)
+        if 200 <= answer.status < 300 or answer.status in also:
+            return answer
+        raise error_of(answer.status, answer.body)
 
     async def close(self) -> None:
         """Let go of the connections."""
-        await self._http.aclose()
+        if self._session is not None:
+            await self._session.close()
+
+    async def _answer(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
+        session = self._session = self._session or self._open()
+        try:
+            target = URL(url, encoded=True)
+            asking = session.request(method, target, headers=headers, data=body, allow_redirects=False)
+            async with asking as response:
+                return Answer(response.status, response.headers, await response.read())
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise ServiceUnavailable(f"no service answers at {self.url}: {_why(error)}") from error
+        except (ValueError, aiohttp.NonHttpUrlClientError) as error:
+            rule = f"an address is http:// or https://, a host and a port: {error}"
+            raise Refused("bad_url", rule, field="url", shape=repr(self.url[:80])) from error
+        except aiohttp.ServerTimeoutError as error:
+            self.was_reached = True
+            raise TimedOut(f"{self.url} did not answer in time") from error
+        except aiohttp.ClientError as error:
+            self.was_reached = True
+            raise ServiceUnavailable(f"no service answers at {self.url}: {_why(error)}") from error
+
+    def _open(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=self._timeout,
+            middlewares=(_once,),
+            # A body's type is said by who sends one.
+            skip_auto_headers=("Content-Type",),
+        )
+
+
+async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Keep the library from sending again by itself what its caller may not want sent twice."""
+    try:
+        return await handler(request)
+    except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError):
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise aiohttp.ClientConnectionError(_why(error)) from error
 
 
 def document_path(namespace: str, document: str, *rest: str) -> str:
@@ -102,9 +138,9 @@ def namespace_path(namespace: str, *rest: str) -> str:
     return "/".join(["/v1", quote(check_name(namespace, "namespace"), safe=_NAME_SAFE), *rest])
 
 
-def json_of(response: httpx.Response) -> Any:
+def json_of(answer: Answer) -> Any:
     """Parse an answer's body strictly."""
-    return canonical.loads(response.content)
+    return canonical.loads(answer.body)
 
 
 def error_of(status: int, body: bytes) -> RefoldError:
@@ -134,10 +170,12 @@ def _problem(body: bytes) -> dict[str, Any]:
     return problem if isinstance(problem, dict) else {}
 
 
-def _header(name: str, value: str) -> bytes:
+def _header(name: str, value: str) -> str:
     if any(character < " " or character == "\x7f" for character in value):
         raise Refused("bad_header", "a header holds no control characters", field=name)
-    return value.encode()
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise Refused("bad_header", "a header holds no lone surrogates", field=name)
+    return value
 
 
 def _why(error: Exception) -> str:

@@ -5,6 +5,7 @@ Moved on by the shard, kept by the store.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from refold.core.outcome import Status
@@ -48,3 +49,17 @@ class Checkpoint:
     last_sequence: int = 0
     recorded_at: int = 0
     counts: Counts = field(default_factory=Counts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advance:
+    """How far a shard has come: what all its partitions share, and the checkpoints of those that had events since.
+
+    `partitions` in their order. An idle partition's checkpoint has no other value of its own than before.
+    """
+
+    partitions: Sequence[int]
+    fold: int
+    read_sequence: int
+    recorded_at: int
+    touched: Sequence[Checkpoint]

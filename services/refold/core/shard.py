@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from refold.core import canonical, chain
-from refold.core.checkpoint import Checkpoint
+from refold.core.checkpoint import Advance, Checkpoint
 from refold.core.document import Document
 from refold.core.errors import FoldUnknown, LogHole
 from refold.core.fold import Folded, fold
@@ -32,6 +32,7 @@ class Shard:
     def __init__(self, checkpoints: list[Checkpoint]) -> None:
         """Go on from committed checkpoints of the partitions owned; all were read to the same sequence."""
         self._checkpoints = {checkpoint.partition: checkpoint for checkpoint in checkpoints}
+        self._partitions = tuple(sorted(self._checkpoints))
         newest = max(checkpoints, key=lambda checkpoint: checkpoint.read_sequence)
         self.read_sequence = newest.read_sequence
         self.recorded_at = newest.recorded_at
@@ -93,20 +94,36 @@ class Shard:
         return tuple.__new__(Step, (recorded_at, folded, entry))
 
     def checkpoints(self) -> list[Checkpoint]:
-        """Return what to commit: every owned partition, idle ones too, read up to here."""
-        return [
-            Checkpoint(
-                partition=partition,
-                chain=checkpoint.chain,
-                chain_before=checkpoint.chain_before,
-                fold=self.fold_number,
-                read_sequence=self.read_sequence,
-                last_sequence=checkpoint.last_sequence,
-                recorded_at=self.recorded_at,
-                counts=replace(checkpoint.counts),
-            )
-            for partition, checkpoint in self._checkpoints.items()
+        """Return the checkpoints of all owned partitions, idle ones too, read up to here."""
+        return [self._checkpoint(partition) for partition in self._partitions]
+
+    def advance(self, after_sequence: int) -> Advance:
+        """Return what to commit: where the shard is, and checkpoints of partitions with events behind a sequence."""
+        touched = [
+            self._checkpoint(checkpoint.partition)
+            for checkpoint in self._checkpoints.values()
+            if checkpoint.last_sequence > after_sequence
         ]
+        return Advance(
+            partitions=self._partitions,
+            fold=self.fold_number,
+            read_sequence=self.read_sequence,
+            recorded_at=self.recorded_at,
+            touched=touched,
+        )
+
+    def _checkpoint(self, partition: int) -> Checkpoint:
+        checkpoint = self._checkpoints[partition]
+        return Checkpoint(
+            partition=partition,
+            chain=checkpoint.chain,
+            chain_before=checkpoint.chain_before,
+            fold=self.fold_number,
+            read_sequence=self.read_sequence,
+            last_sequence=checkpoint.last_sequence,
+            recorded_at=self.recorded_at,
+            counts=replace(checkpoint.counts),
+        )
 
     def _advance(self, record: Record) -> None:
         sequence, time, *_ = record

@@ -235,10 +235,10 @@ class ShardLoop:
     async def _commit(self, taken: Pending) -> None:
         ports = self._ports
         taken.cut_runs()
-        commit = taken.to_commit(self._shard.checkpoints(), self._lag)
+        commit = taken.to_commit(self._shard.advance(taken.after_sequence), self._lag)
         started = ports.timer()
         await ports.store.commit(commit)
-        self.committed_sequence = commit.checkpoints[0].read_sequence
+        self.committed_sequence = commit.advance.read_sequence
         ports.metrics.commit_seconds.observe(ports.timer() - started)
         ports.metrics.commit_events.observe(taken.events)
         ports.metrics.commit_documents.observe(len(commit.documents))

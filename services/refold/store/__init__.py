@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from refold.core.checkpoint import Checkpoint, Counts
+from refold.core.checkpoint import Advance, Checkpoint, Counts
 from refold.core.document import Document
 from refold.core.outcome import Entry
 from refold.core.page import Point, Run, Snapshot
@@ -88,10 +88,10 @@ class Rejection(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """One transaction: every owned partition moves from `expected_sequence` (its `read_sequence` so far)."""
+    """One transaction: the shard moves on from `expected_sequence` (the `read_sequence` of its partitions so far)."""
 
     expected_sequence: int
-    checkpoints: Sequence[Checkpoint]
+    advance: Advance
     documents: Sequence[Dirty]
     rejections: Sequence[Rejection]
 

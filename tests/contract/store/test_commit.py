@@ -24,9 +24,8 @@ async def test_a_new_store_is_bound_at_the_logs_start_in_every_partition(store):
 
 async def test_binding_again_returns_what_was_committed(store, open_store, scribe):
     scribe.put("a", 1)
-    commit = scribe.commit()
-    await store.commit(commit)
-    expected = sorted(commit.checkpoints, key=lambda checkpoint: checkpoint.partition)
+    expected = scribe.checkpoints()
+    await store.commit(scribe.commit())
     assert await store.checkpoints() == expected
     assert await (await open_store()).bind(LOG_ID) == expected
 
@@ -82,8 +81,7 @@ async def test_a_commit_is_read_back(store, scribe):
 
 async def test_an_empty_commit_moves_every_checkpoint(store, scribe):
     commit = scribe.commit()
-    moved = [replace(checkpoint, read_sequence=7) for checkpoint in commit.checkpoints]
-    await store.commit(replace(commit, checkpoints=moved))
+    await store.commit(replace(commit, advance=replace(commit.advance, read_sequence=7)))
     assert {checkpoint.read_sequence for checkpoint in await store.checkpoints()} == {7}
 
 
@@ -111,11 +109,34 @@ async def test_a_lost_fence_changes_nothing(store, scribe):
 async def test_a_fence_lost_in_one_partition_is_lost_in_all(store, scribe):
     scribe.put("a", 1)
     commit = scribe.commit()
-    alone = [checkpoint for checkpoint in commit.checkpoints if checkpoint.partition == 5]
-    await store.commit(replace(commit, checkpoints=alone, documents=[]))
+    alone = replace(commit.advance, partitions=(5,), touched=())
+    await store.commit(replace(commit, advance=alone, documents=[]))
     with pytest.raises(FenceLost):
         await store.commit(commit)
     assert await store.head(NAMESPACE, "a") is None
+
+
+async def test_partitions_are_committed_in_the_groups_that_their_owner_says(store, scribe):
+    begun = scribe.commit()
+
+    async def move(partitions, expected_sequence, read_sequence):
+        place = replace(begun.advance, partitions=partitions, read_sequence=read_sequence, touched=())
+        await store.commit(replace(begun, expected_sequence=expected_sequence, advance=place, documents=[]))
+
+    low, high, every = tuple(range(20)), tuple(range(20, PARTITIONS)), tuple(range(PARTITIONS))
+    await move(low, 0, 4)
+    await move(high, 0, 6)
+    with pytest.raises(FenceLost):
+        await move(every, 4, 7)
+    with pytest.raises(FenceLost):
+        await move(every, 0, 7)
+    await move(low, 4, 6)
+    await move(every, 6, 9)
+    with pytest.raises(FenceLost):
+        await move(high, 6, 8)
+    await move((3, 41), 9, 12)
+    found = {checkpoint.partition: checkpoint.read_sequence for checkpoint in await store.checkpoints()}
+    assert found == dict.fromkeys(every, 9) | {3: 12, 41: 12}
 
 
 async def test_load_returns_what_was_committed_and_only_what_exists(store, scribe):

@@ -64,7 +64,7 @@ def test_every_measurement_explains_itself(run, measurement):
 
 def test_help_imports_nothing_heavy():
     heavy = (
-        "httpx",
+        "aiohttp",
         "pydantic",
         "asyncio",
         "nats",

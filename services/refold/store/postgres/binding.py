@@ -32,7 +32,12 @@ async def bind(connection: Connection, log_id: str) -> Bound:
         found, epoch = row
         if found != log_id:
             raise StoreDiffers("the database projects another log", expected=log_id, found=found)
-        await connection.execute(SQL["make_checkpoints"], *checkpoint_columns(first_checkpoints(log_id)))
+        checkpoints = first_checkpoints(log_id)
+        await connection.execute(SQL["make_checkpoints"], *checkpoint_columns(checkpoints))
+        first = checkpoints[0]
+        partitions = [checkpoint.partition for checkpoint in checkpoints]
+        place = (first.fold, first.read_sequence, first.recorded_at)
+        await connection.execute(SQL["make_shard"], partitions, *place)
         return Bound(await read_checkpoints(connection), epoch)
 
 

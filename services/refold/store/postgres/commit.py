@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from io import BytesIO
 from uuid import UUID
 
-from refold.core.errors import FenceLost, StoreError
+from refold.core.errors import FenceLost
 from refold.core.limits import STORE_FEW_EVENTS_MAX
 from refold.core.outcome import Entry
 from refold.store import Commit, Dirty
@@ -22,31 +22,59 @@ from refold.store.postgres.rows import (
     GIVEN,
     JOURNAL_COLUMNS,
     REJECTION_COLUMNS,
-    chain_columns,
+    checkpoint_columns,
     columns_of,
     document_row,
     rejection_row,
     rows_of,
 )
 from refold.store.postgres.sql import SQL
-from refold.store.postgres.transaction import transaction
+from refold.store.postgres.transaction import alone, transaction
 
 
 async def write_commit(
     connection: Connection, commit: Commit, epoch: UUID | None, *, is_synchronous: bool
 ) -> None:
-    """Write all of it or nothing. Raises `FenceLost`, and what `transaction` raises."""
-    async with transaction(connection):
-        if is_synchronous:
-            await connection.execute(SQL["commit_synchronously"])
-        if _are_few(commit.documents):
+    """Write all of it or nothing. Raises `FenceLost`, and what `transaction` and `alone` raise."""
+    try:
+        await _write_at_once(connection, commit, epoch, is_synchronous=is_synchronous)
+    except FenceLost:
+        # Its partitions may have been of other shards until now.
+        async with transaction(connection):
+            await _regroup(connection, commit)
+            await _write_parts(connection, commit, epoch, is_synchronous=is_synchronous)
+
+
+async def _write_at_once(
+    connection: Connection, commit: Commit, epoch: UUID | None, *, is_synchronous: bool
+) -> None:
+    if is_synchronous or commit.rejections or not _are_few(commit.documents):
+        async with transaction(connection):
+            await _write_parts(connection, commit, epoch, is_synchronous=is_synchronous)
+    else:
+        async with alone(connection):
             await _write(connection, commit, epoch, commit.documents)
-        else:
-            await _write(connection, commit, epoch, [])
-            await _write_documents(connection, commit.documents)
-            await write_cuts(connection, [dirty for dirty in commit.documents if dirty.cuts])
-            await _write_journal(connection, commit.documents)
-        await _write_rejections(connection, commit)
+
+
+async def _write_parts(
+    connection: Connection, commit: Commit, epoch: UUID | None, *, is_synchronous: bool
+) -> None:
+    if is_synchronous:
+        await connection.execute(SQL["commit_synchronously"])
+    if _are_few(commit.documents):
+        await _write(connection, commit, epoch, commit.documents)
+    else:
+        await _write(connection, commit, epoch, [])
+        await _write_documents(connection, commit.documents)
+        await write_cuts(connection, [dirty for dirty in commit.documents if dirty.cuts])
+        await _write_journal(connection, commit.documents)
+    await _write_rejections(connection, commit)
+
+
+async def _regroup(connection: Connection, commit: Commit) -> None:
+    """Make a shard of partitions that were of others; one writer at a time, so that no two divide the same one."""
+    await connection.execute(SQL["lock_log"])
+    await connection.execute(SQL["regroup_shards"], commit.advance.partitions, commit.expected_sequence)
 
 
 def _are_few(documents: Sequence[Dirty]) -> bool:
@@ -67,24 +95,17 @@ async def _write(
     )
     kept = columns_of(JOURNAL_COLUMNS, _journal_rows(documents))
     row = await connection.fetchrow(
-        SQL["write_commit"], *_progress(commit, epoch), *given, *kept, *_counts(commit)
+        SQL["write_commit"], *_progress(commit, epoch), *given, *kept, *_counts(commit), _changed(documents)
     )
-    assert row is not None
-    expected = len(commit.checkpoints)
-    if row["advanced"] != expected:
-        raise FenceLost(
-            expected_sequence=commit.expected_sequence, partitions=expected, as_expected=row["advanced"]
-        )
-    _check_changed(row["changed"], documents)
+    if row is None:
+        raise FenceLost(expected_sequence=commit.expected_sequence)
 
 
 def _progress(commit: Commit, epoch: UUID | None) -> tuple[object, ...]:
     """Return where all owned partitions are now, and what the events of some have made of these."""
-    expected, now = commit.expected_sequence, commit.checkpoints[0]
-    partitions = [checkpoint.partition for checkpoint in commit.checkpoints]
-    touched = [checkpoint for checkpoint in commit.checkpoints if checkpoint.last_sequence > expected]
+    now = commit.advance
     place = (now.read_sequence, now.recorded_at, now.fold, epoch)
-    return (partitions, expected, *place, *chain_columns(touched))
+    return (now.partitions, commit.expected_sequence, *place, *checkpoint_columns(now.touched))
 
 
 def _journal_rows(documents: Sequence[Dirty]) -> Iterator[tuple[object, ...]]:
@@ -101,13 +122,12 @@ async def _write_documents(connection: Connection, documents: Sequence[Dirty]) -
     if changed:
         columns = (*DOCUMENT_COLUMNS, "writes_state")
         await connection.copy_records_to_table("dirty_documents", records=changed, columns=columns)
-        _check_changed(rows_of(await connection.execute(SQL["update_documents"])), documents)
+        found = rows_of(await connection.execute(SQL["update_documents"]))
+        await connection.execute(SQL["changed_all"], found, len(changed))
 
 
-def _check_changed(found: int, documents: Sequence[Dirty]) -> None:
-    expected = sum(not dirty.is_new for dirty in documents)
-    if found != expected:
-        raise StoreError("a document that was loaded has no row", expected=expected, found=found)
+def _changed(documents: Sequence[Dirty]) -> int:
+    return sum(not dirty.is_new for dirty in documents)
 
 
 async def _write_journal(connection: Connection, documents: Sequence[Dirty]) -> None:
@@ -128,7 +148,7 @@ def _counts(commit: Commit) -> tuple[object, ...]:
     for dirty in commit.documents:
         documents[dirty.document.namespace] += _gained(dirty)
         events[dirty.document.namespace] += sum(1 for _ in _entries(dirty))
-    shard = min(checkpoint.partition for checkpoint in commit.checkpoints)
+    shard = commit.advance.partitions[0]
     return (shard, list(events), [documents[name] for name in events], list(events.values()))
 
 

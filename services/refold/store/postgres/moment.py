@@ -45,7 +45,7 @@ _DAMAGES: Final = (ZstdError, struct.error, IndexError, ValueError, TypeError)
 @asynccontextmanager
 async def hold_moment(pool: Pool) -> AsyncIterator[Moment]:
     """Hold a snapshot of the database on a connection of its own."""
-    connection = await pool.connect()
+    connection = await pool.connect(reads_all=True)
     try:
         with translated():
             async with connection.transaction(isolation="repeatable_read", readonly=True):

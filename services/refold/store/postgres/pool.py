@@ -35,6 +35,10 @@ _AWAY: Final = ("08", "28", "3D", "40", "53", "55", "57P", "25006")
 """SQLSTATEs that begin so: the server is away, full up, read-only or asks to try again."""
 
 _QUICK: Final = {"jit": "off", "application_name": "refold"}
+_BY_KEY: Final = {
+    # A plan is kept that may have been made while the tables were empty: what has a key is found by it all the same.
+    "enable_seqscan": "off",
+}
 _COMMITS: Final = {
     "synchronous_commit": "off",
     # Planning the one statement of a commit costs more than running it, and its arrays' lengths change nothing.
@@ -69,7 +73,7 @@ class Pool:
                 reset=_leave_as_it_is,
                 timeout=STORE_CONNECT_SECONDS,
                 command_timeout=STORE_COMMAND_SECONDS,
-                server_settings=self._settings,
+                server_settings=self._settings | _BY_KEY,
             )
 
     @asynccontextmanager
@@ -80,14 +84,15 @@ class Pool:
             async with self._pool.acquire(timeout=STORE_CONNECTION_WAIT_SECONDS) as connection:
                 yield connection
 
-    async def connect(self) -> asyncpg.Connection[Row]:
-        """Make a connection of one's own, set for commits."""
+    async def connect(self, *, reads_all: bool = False) -> asyncpg.Connection[Row]:
+        """Make a connection of one's own, set for commits; `reads_all`: for whole tables, not row by row."""
+        reading = {} if reads_all else _BY_KEY
         with translated():
             connection = await asyncpg.connect(
                 self._dsn,
                 timeout=STORE_CONNECT_SECONDS,
                 command_timeout=STORE_COMMAND_SECONDS,
-                server_settings=self._settings | _COMMITS,
+                server_settings=self._settings | _COMMITS | reading,
             )
             await _set_codecs(connection)
         return connection

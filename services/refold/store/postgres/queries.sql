@@ -42,26 +42,48 @@ INSERT INTO log (log_id) VALUES ($1) ON CONFLICT DO NOTHING
 SELECT log_id, epoch FROM log
 
 -- name: make_checkpoints
-INSERT INTO checkpoints (
-    partition, chain, chain_before, fold, read_sequence, last_sequence, recorded_at,
-    applied, merged, rejected, duplicate
-)
+INSERT INTO checkpoints (partition, chain, chain_before, last_sequence, applied, merged, rejected, duplicate)
 SELECT *
 FROM unnest(
-    $1::smallint[], $2::bytea[], $3::bytea[], $4::integer[], $5::bigint[], $6::bigint[], $7::bigint[],
-    $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[]
+    $1::smallint[], $2::bytea[], $3::bytea[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[]
 )
 ON CONFLICT DO NOTHING
 
+-- name: make_shard
+-- One of all partitions, where there is none.
+INSERT INTO shards (partitions, fold, read_sequence, recorded_at)
+SELECT $1, $2, $3, $4 WHERE NOT EXISTS (SELECT FROM shards)
+
 -- name: checkpoints
 SELECT
-    partition, chain, chain_before, fold, read_sequence, last_sequence, recorded_at,
-    applied, merged, rejected, duplicate
-FROM checkpoints
-ORDER BY partition
+    c.partition, c.chain, c.chain_before, s.fold, s.read_sequence, c.last_sequence, s.recorded_at,
+    c.applied, c.merged, c.rejected, c.duplicate
+FROM checkpoints AS c JOIN shards AS s ON c.partition = ANY (s.partitions)
+ORDER BY c.partition
 
 -- name: folded_sequence
-SELECT min(read_sequence) FROM checkpoints
+SELECT min(read_sequence) FROM shards
+
+-- name: lock_log
+SELECT FROM log FOR UPDATE
+
+-- name: regroup_shards
+-- Makes the partitions $1 a shard where all of them stand at $2; the others of their former shards stay together.
+WITH former AS (
+    DELETE FROM shards WHERE partitions && $1::smallint[] AND partitions <> $1 AND read_sequence = $2
+    RETURNING *
+),
+others AS (
+    INSERT INTO shards (partitions, fold, read_sequence, recorded_at)
+    SELECT ARRAY(SELECT p FROM unnest(f.partitions) AS p WHERE p <> ALL ($1) ORDER BY p), fold, read_sequence, recorded_at
+    FROM former AS f
+    WHERE NOT f.partitions <@ $1
+)
+INSERT INTO shards (partitions, fold, read_sequence, recorded_at)
+SELECT $1, max(fold), $2, max(recorded_at)
+FROM former, unnest(partitions) AS p
+WHERE p = ANY ($1)
+HAVING count(*) = cardinality($1)
 
 -- name: own_shard
 SELECT pg_try_advisory_lock($1)
@@ -102,30 +124,30 @@ CREATE TEMPORARY TABLE IF NOT EXISTS closed_pages (
 SET LOCAL synchronous_commit = on
 
 -- name: write_commit
--- The fence. All owned partitions ($1) move on; those with events of their own ($7 and further) get theirs. Whoever
+-- The fence. The shard of the partitions $1 moves on; those with events of their own ($7 and further) get theirs. Whoever
 -- writes shares the log's row first, which a rebuild takes for itself while it swaps. The epoch keeps out who knows the
 -- projection that it has replaced.
--- Then, only where all have moved: few documents (new ones: $32) and events in the same round trip, and the counts. A
+-- Then, only where it has moved: few documents (new ones: $32) and events in the same round trip, and the counts. A
 -- state that is not named again ($31) is not written again: the new row points to the same bytes. What it shows is of the
 -- version that the row had when it began to lag.
 WITH held AS (SELECT FROM log WHERE epoch = $6 FOR SHARE),
-advanced AS (
-    UPDATE checkpoints AS c
-    SET
-        read_sequence = $3, recorded_at = $4, fold = $5,
-        chain = coalesce(n.chain, c.chain), chain_before = coalesce(n.chain_before, c.chain_before),
-        last_sequence = coalesce(n.last_sequence, c.last_sequence),
-        applied = coalesce(n.applied, c.applied), merged = coalesce(n.merged, c.merged),
-        rejected = coalesce(n.rejected, c.rejected), duplicate = coalesce(n.duplicate, c.duplicate)
-    FROM held, checkpoints AS o
-    LEFT JOIN unnest(
-        $7::smallint[], $8::bytea[], $9::bytea[], $10::bigint[],
-        $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[]
-    ) AS n (partition, chain, chain_before, last_sequence, applied, merged, rejected, duplicate) USING (partition)
-    WHERE o.partition = c.partition AND c.partition = ANY ($1::smallint[]) AND c.read_sequence = $2
+fence AS (
+    UPDATE shards SET read_sequence = $3, recorded_at = $4, fold = $5
+    FROM held
+    WHERE partitions = $1::smallint[] AND read_sequence = $2
     RETURNING 1
 ),
-fence AS (SELECT FROM (SELECT count(*) AS found FROM advanced) AS a WHERE a.found = cardinality($1)),
+linked AS (
+    UPDATE checkpoints AS c
+    SET
+        chain = n.chain, chain_before = n.chain_before, last_sequence = n.last_sequence,
+        applied = n.applied, merged = n.merged, rejected = n.rejected, duplicate = n.duplicate
+    FROM fence, unnest(
+        $7::smallint[], $8::bytea[], $9::bytea[], $10::bigint[],
+        $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[]
+    ) AS n (partition, chain, chain_before, last_sequence, applied, merged, rejected, duplicate)
+    WHERE c.partition = n.partition
+),
 given AS (
     SELECT *
     FROM unnest(
@@ -180,7 +202,10 @@ counted AS (
     ON CONFLICT (namespace, partition) DO UPDATE
     SET documents = n.documents + excluded.documents, events = n.events + excluded.events
 )
-SELECT (SELECT count(*) FROM advanced) AS advanced, (SELECT count(*) FROM changed) AS changed
+SELECT changed_all((SELECT count(*) FROM changed), $55) FROM fence
+
+-- name: changed_all
+SELECT changed_all($1, $2)
 
 -- name: update_documents
 UPDATE documents AS d
@@ -502,7 +527,14 @@ ORDER BY namespace, document
 -- name: unequal_books
 -- Checkpoints and counts, as text for people.
 SELECT '' AS namespace, l::text AS live_row, f::text AS fresh_row
-FROM live.checkpoints AS l FULL JOIN fresh.checkpoints AS f USING (partition)
+FROM (
+    SELECT c.*, s.fold, s.read_sequence, s.recorded_at
+    FROM live.checkpoints AS c JOIN live.shards AS s ON c.partition = ANY (s.partitions)
+) AS l
+FULL JOIN (
+    SELECT c.*, s.fold, s.read_sequence, s.recorded_at
+    FROM fresh.checkpoints AS c JOIN fresh.shards AS s ON c.partition = ANY (s.partitions)
+) AS f USING (partition)
 WHERE l::text IS DISTINCT FROM f::text
 UNION ALL
 SELECT namespace, concat(l.documents, ' documents, ', l.events, ' events'), concat(f.documents, ' documents, ', f.events, ' events')
@@ -516,10 +548,10 @@ WHERE (l.documents, l.events) IS DISTINCT FROM (f.documents, f.events)
 SELECT FROM live.log FOR UPDATE
 
 -- name: hold_live
-SELECT read_sequence FROM live.checkpoints ORDER BY partition FOR UPDATE
+SELECT read_sequence FROM live.shards ORDER BY partitions FOR UPDATE
 
 -- name: end_live
-UPDATE live.checkpoints SET read_sequence = -1
+UPDATE live.shards SET read_sequence = -1
 
 -- name: rename_live
 ALTER SCHEMA live RENAME TO former
@@ -533,7 +565,7 @@ SELECT live.recreate_views()
 -- name: drop_former_tables
 -- Without CASCADE: nothing outside goes with them.
 DROP TABLE IF EXISTS
-    former.documents, former.journal, former.pages, former.rejections, former.namespaces, former.checkpoints,
+    former.documents, former.journal, former.pages, former.rejections, former.namespaces, former.checkpoints, former.shards,
     former.log, former.migrations
 
 -- name: drop_former

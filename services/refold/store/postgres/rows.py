@@ -54,15 +54,7 @@ _DECOMPRESSOR: Final = ZstdDecompressor()
 _STATUSES: Final = tuple(Status)
 _KINDS: Final = tuple(Kind)
 _COUNTS: Final = tuple(field.name for field in fields(Counts))
-_CHAIN: Final = (
-    "partition",
-    "chain",
-    "chain_before",
-    "fold",
-    "read_sequence",
-    "last_sequence",
-    "recorded_at",
-)
+_CHECKPOINT: Final = tuple(field.name for field in fields(Checkpoint) if field.name != "counts")
 _LINKS: Final = (
     "partition",
     "chain",
@@ -71,7 +63,6 @@ _LINKS: Final = (
     *(f"counts.{name}" for name in _COUNTS),
 )
 _links = attrgetter(*_LINKS)
-_chain = attrgetter(*_CHAIN, *(f"counts.{name}" for name in _COUNTS))
 
 
 def document_row(dirty: Dirty) -> tuple[object, ...]:
@@ -143,13 +134,8 @@ def to_entry(row: Iterable[Any]) -> Entry:
     return Entry(sequence, time, recorded_at, occurred_at, version, _STATUSES[status], _KINDS[kind], *rest)
 
 
-def checkpoint_columns(checkpoints: Iterable[Checkpoint]) -> list[tuple[object, ...]]:
-    """Return one array a column, for `unnest`."""
-    return list(zip(*map(_chain, checkpoints), strict=True))
-
-
-def chain_columns(checkpoints: Iterable[Checkpoint]) -> list[list[object]]:
-    """Return one array a column of what only a partition's own events change, for `unnest`."""
+def checkpoint_columns(checkpoints: Iterable[Checkpoint]) -> list[list[object]]:
+    """Return one array a column of what is not its shard's, for `unnest`."""
     return columns_of(_LINKS, map(_links, checkpoints))
 
 
@@ -161,7 +147,7 @@ def columns_of(names: Sequence[str], rows: Iterable[tuple[object, ...]]) -> list
 def to_checkpoint(row: Row) -> Checkpoint:
     """Return a partition's checkpoint."""
     counts = Counts(**{name: row[name] for name in _COUNTS})
-    return Checkpoint(**{name: row[name] for name in _CHAIN}, counts=counts)
+    return Checkpoint(**{name: row[name] for name in _CHECKPOINT}, counts=counts)
 
 
 def rejection_row(rejection: Rejection) -> tuple[object, ...]:

@@ -38,7 +38,7 @@ class PostgresSuccession:
     @asynccontextmanager
     async def open(cls, dsn: str, *, live: str, fresh: str) -> AsyncIterator[Self]:
         """Connect; both schemas are there. Raises `StoreUnavailable`."""
-        connection = await Pool(dsn, live, 1).connect()
+        connection = await Pool(dsn, live, 1).connect(reads_all=True)
         try:
             yield cls(_Pair(connection, live, fresh))
         finally:

@@ -1,4 +1,4 @@
-"""A transaction that tells what failed before COMMIT from what may have been committed.
+"""Transactions that tell what has failed from what may have been committed.
 
 For this adapter's commits.
 """
@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Final
 
 from refold.core.errors import StoreError, StoreUnavailable, TimedOut
 from refold.store.postgres.pool import Connection, translated
+
+_GONE: Final = ("08", "57P")
+"""SQLSTATEs that begin so: the connection is lost, or ended by the server at any point, behind the commit too."""
 
 
 @asynccontextmanager
@@ -36,6 +40,22 @@ async def transaction(connection: Connection) -> AsyncIterator[None]:
     except BaseException:
         connection.terminate()
         raise
+
+
+@asynccontextmanager
+async def alone(connection: Connection) -> AsyncIterator[None]:
+    """Run one statement as a transaction of its own.
+
+    Raises `StoreUnavailable` with `is_unknown=True` where its connection was lost: it may be committed all the same.
+    """
+    try:
+        with translated():
+            yield
+    except StoreUnavailable as error:
+        if not str(error.facts.get("sqlstate", "08")).startswith(_GONE):
+            raise
+        connection.terminate()
+        raise StoreUnavailable("a commit was not answered", is_unknown=True, **error.facts) from error
 
 
 async def _roll_back(connection: Connection, roll_back: Callable[[], Awaitable[None]]) -> None:
