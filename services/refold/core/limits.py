@@ -183,6 +183,9 @@ NOTICE_WAIT_SECONDS: Final = 0.25
 OUTCOMES_EARLY_MAX: Final = 20_000
 """Outcomes kept that came before the append's acknowledgement, or that nobody waited for."""
 
+DOCUMENTS_SEEN_MAX: Final = 20_000
+"""Documents of which a gateway remembers where they stood; about 300 bytes each."""
+
 BULK_BATCHES_MAX: Final = 2
 """Batches of one bulk request that are in the log and wait for their outcomes."""
 

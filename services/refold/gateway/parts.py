@@ -6,7 +6,7 @@ Every route module reads it from the application's state (`parts_of`).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, cast
 
 from prometheus_client import CollectorRegistry
@@ -16,6 +16,7 @@ from refold.core.canonical import Json
 from refold.core.page import Point, Snapshot
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.progress import Progress
+from refold.gateway.seen import Seen
 from refold.log import EventLog
 from refold.store import SnapshotStore
 from refold.telemetry.metrics import GatewayMetrics
@@ -96,6 +97,7 @@ class Parts:
     new_id: Callable[[], str]
     timer: Callable[[], float]
     wait_seconds: float
+    seen: Seen = field(default_factory=Seen)
 
 
 def parts_of(request: Request) -> Parts:

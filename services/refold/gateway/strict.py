@@ -5,7 +5,7 @@ Used by the routes that write; design.md, "Strict writes", is the recipe, step b
 
 from __future__ import annotations
 
-from typing import Final, NoReturn
+from typing import NoReturn
 
 from refold.core.errors import DocumentAbsent, TimedOut
 from refold.core.limits import APPEND_ATTEMPTS_MAX, LOST_ATTEMPTS_MAX
@@ -14,9 +14,9 @@ from refold.gateway.draft import Draft, event_id_of
 from refold.gateway.parts import Parts
 from refold.gateway.problems import RETRY, Problem
 from refold.gateway.recovery import catch_up, recover
+from refold.gateway.seen import Place
 from refold.gateway.submit import Written, append, never_acknowledged, repeated
 from refold.log import Appended, Publication, Stale
-from refold.store import Head
 
 
 async def append_strictly(parts: Parts, draft: Draft, condition: Condition, deadline: float) -> Written:
@@ -29,12 +29,12 @@ async def append_strictly(parts: Parts, draft: Draft, condition: Condition, dead
 
 async def refuse_absent(parts: Parts, draft: Draft, deadline: float) -> Written | None:
     """Refuse to delete what is absent; return a repeated delete's event; None: publish it."""
-    if _is_present(await _head(parts, draft)):
+    if not (await _place(parts, draft)).is_absent:
         return None
     # The row may be behind the log; where that cannot be known, the fold decides.
     if not await catch_up(parts, deadline):
         return None
-    if _is_present(await _head(parts, draft)):
+    if not (await _place(parts, draft)).is_absent:
         return None
     return await repeated(parts, draft) or _refuse_absence()
 
@@ -51,11 +51,12 @@ class _StrictWrite:
         self._lost: list[Publication] = []
 
     async def append(self) -> Written:
-        for _ in range(APPEND_ATTEMPTS_MAX):
-            settled = await self._settle()
+        seen = self._seen()
+        for attempt in range(APPEND_ATTEMPTS_MAX):
+            settled = seen if seen and attempt == 0 else await self._settle()
             if isinstance(settled, Written):
                 return settled
-            publication = self._draft.strict_publication(*settled)
+            publication = self._draft.strict_publication(settled.version, settled.last_sequence)
             acknowledgement = await append(self._parts, publication)
             if isinstance(acknowledgement, Appended):
                 return Written(acknowledgement.sequence)
@@ -66,26 +67,36 @@ class _StrictWrite:
         detail = f"others wrote to the document each of {APPEND_ATTEMPTS_MAX} times; nothing was published"
         raise Problem(503, "contended", detail, headers=RETRY)
 
-    async def _settle(self) -> Written | tuple[int, int]:
-        """Return version and last sequence at which the condition holds by the row; or what is written already."""
+    def _seen(self) -> Place | None:
+        """Return where the document was seen, where the condition holds there and tells this write from its retry."""
+        condition, draft = self._condition, self._draft
+        place = self._parts.seen.place(draft.namespace, draft.document)
+        if place is None or condition.may_hold_again or (place.is_absent and "delete" in draft.fields):
+            return None
+        return place if condition.holds(place.version, is_absent=place.is_absent) else None
+
+    async def _settle(self) -> Written | Place:
+        """Return where the condition holds by the document's row; or what is written already."""
         condition = self._condition
-        version, last_sequence, is_absent = _facts(await _head(self._parts, self._draft))
+        place = await _place(self._parts, self._draft)
+        version, _, is_absent = place
         if not condition.holds(version, is_absent=is_absent) and not condition.is_past(version):
             # The row may be behind the log: what is there now decides.
             if not await catch_up(self._parts, self._deadline):
                 raise TimedOut("the projection has not caught up with the log in time; nothing was published")
-            version, last_sequence, is_absent = _facts(await _head(self._parts, self._draft))
+            place = await _place(self._parts, self._draft)
+            version, _, is_absent = place
         is_open = condition.holds(version, is_absent=is_absent)
         is_vain = is_absent and "delete" in self._draft.fields
         if is_open and not is_vain and not condition.may_hold_again:
-            return version, last_sequence
+            return place
         # Looked for after the row was read: what is folded in between makes the append stale.
         written = await self._written_before()
         if written is not None:
             return written
         if not is_open:
             _refuse_condition(version, is_absent=is_absent)
-        return _refuse_absence() if is_vain else (version, last_sequence)
+        return _refuse_absence() if is_vain else place
 
     async def _written_before(self) -> Written | None:
         for publication in self._lost:
@@ -99,6 +110,7 @@ class _StrictWrite:
     async def _overtaken(self) -> Written | None:
         """After a stale append: our own event, if it is the last; else wait for what came."""
         draft = self._draft
+        self._parts.seen.forget(draft.namespace, draft.document)
         last = await self._parts.log.last_of(draft.namespace, draft.document)
         if last is None:
             return None
@@ -118,18 +130,9 @@ class _StrictWrite:
         return None
 
 
-async def _head(parts: Parts, draft: Draft) -> Head | None:
-    return await parts.store.head(draft.namespace, draft.document)
-
-
-def _facts(head: Head | None) -> tuple[int, int, bool]:
-    if head is None:
-        return _NEVER
-    return head.snapshot.version, head.last_sequence, head.snapshot.state is None
-
-
-def _is_present(head: Head | None) -> bool:
-    return head is not None and head.snapshot.state is not None
+async def _place(parts: Parts, draft: Draft) -> Place:
+    head = await parts.store.head(draft.namespace, draft.document)
+    return parts.seen.note_head(draft.namespace, draft.document, head)
 
 
 def _refuse_absence() -> NoReturn:
@@ -140,6 +143,3 @@ def _refuse_condition(version: int, *, is_absent: bool) -> NoReturn:
     state = ", absent" if is_absent else ""
     detail = f"the document is at version {version}{state}; nothing was published"
     raise Problem(412, "precondition_failed", detail, version=version, absent=is_absent)
-
-
-_NEVER: Final = (0, 0, True)

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from refold.core.canonical import Json
 from refold.core.headers import JSON_PATCH, MERGE_PATCH
+from refold.core.outcome import Status
 from refold.gateway.answers import outcome_answer, pending_answer
 from refold.gateway.asking import (
     carried_headers,
@@ -29,6 +30,7 @@ from refold.gateway.draft import Draft, draft
 from refold.gateway.parts import Parts, parts_of
 from refold.gateway.problems import Problem
 from refold.gateway.queries import refuse_query
+from refold.gateway.seen import Place
 from refold.gateway.strict import append_strictly, refuse_absent
 from refold.gateway.submit import Written, append_surely, as_duplicate
 from refold.log import Publication
@@ -89,8 +91,19 @@ async def _write(request: Request, made: Draft, change: dict[str, Json]) -> Resp
     if outcome is None and wait > 0:
         outcome = await parts.outcomes.wait(made.namespace, made.document, written.sequence, deadline)
     if outcome is None:
+        parts.seen.forget(made.namespace, made.document)
         return pending_answer(made.namespace, made.document, written.sequence, made.id)
+    _note(parts, made, outcome)
     return outcome_answer(as_duplicate(outcome) if written.is_repeat else outcome)
+
+
+def _note(parts: Parts, made: Draft, outcome: dict[str, Json]) -> None:
+    """Remember where the document stands now; of an ineffective event's outcome it is not told whether it is absent."""
+    if outcome["status"] in _EFFECTIVE:
+        place = Place(outcome["version"], outcome["sequence"], "delete" in made.fields)
+        parts.seen.note(made.namespace, made.document, place)
+    else:
+        parts.seen.forget(made.namespace, made.document)
 
 
 async def _publish(
@@ -111,6 +124,8 @@ def _joined(request: Request, name: str) -> str | None:
     values = request.headers.getlist(name)
     return ", ".join(values) if values else None
 
+
+_EFFECTIVE: Final = tuple(status.name for status in Status if status.is_effective)
 
 _DECIDE_SECONDS: Final = 5.0
 """How long a write may wait for what decides it, whatever `Refold-Wait` says of its outcome."""

@@ -1,0 +1,91 @@
+"""A strict write goes straight to the log where the gateway knows the document; the log decides whether it is right."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+
+from refold.core.limits import DOCUMENTS_SEEN_MAX
+from refold.gateway.seen import BEFORE_ALL, Place, Seen
+from refold.log import Publication
+from support.gateway import Twin, twin
+
+WRITTEN = {"If-Match": '"1"'}
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[Twin]:
+    async with twin() as made:
+        yield made
+
+
+async def others_write(gateway: Twin, body: object) -> None:
+    raw = json.dumps(body).encode()
+    await gateway.log.append(Publication(namespace="acme", document="d", body=raw))
+
+
+async def test_behind_its_own_write_or_read_the_store_is_not_asked(gateway: Twin) -> None:
+    first = await gateway.put("/v1/acme/d", {"n": 1})
+    gateway.store.is_down = True
+    second = await gateway.put("/v1/acme/d", {"n": 2}, **{"If-Match": first.headers["etag"]})
+    assert (second.status_code, second.headers["etag"]) == (200, '"2"')
+    gateway.store.is_down = False
+    await others_write(gateway, {"put": {"n": 3}})
+    assert (await gateway.request("GET", "/v1/acme/d?min_version=3")).status_code == 200
+    assert (await gateway.request("GET", "/v1/acme/d")).headers["etag"] == '"3"'
+    gateway.store.is_down = True
+    fourth = await gateway.put("/v1/acme/d", {"n": 4}, **{"If-Match": '"3"'})
+    assert (fourth.status_code, fourth.headers["etag"]) == (200, '"4"')
+
+
+async def test_what_has_moved_on_meanwhile_is_412_though_it_was_known_otherwise(gateway: Twin) -> None:
+    await gateway.put("/v1/acme/d", {"n": 1})
+    await others_write(gateway, {"put": {"n": 2}})
+    refused = await gateway.put("/v1/acme/d", {"n": 3}, **WRITTEN)
+    assert (refused.status_code, refused.json()["version"]) == (412, 2)
+    assert (await gateway.request("GET", "/v1/acme/d")).json() == {"n": 2}
+
+
+async def test_a_rejected_event_in_between_does_not_refuse_it(gateway: Twin) -> None:
+    await gateway.put("/v1/acme/d", {"n": 1})
+    await others_write(gateway, {"patch": 7})
+    assert (await gateway.put("/v1/acme/d", {"n": 2}, **WRITTEN)).status_code == 200
+    own = await gateway.request(
+        "PATCH",
+        "/v1/acme/d",
+        content=b'[{"op":"remove","path":"/absent"}]',
+        headers={"Content-Type": "application/json-patch+json"},
+    )
+    assert own.status_code == 409
+    assert (await gateway.put("/v1/acme/d", {"n": 3}, **{"If-Match": '"2"'})).status_code == 200
+
+
+async def test_what_was_deleted_is_known_as_absent(gateway: Twin) -> None:
+    await gateway.put("/v1/acme/d", {"n": 1})
+    assert (await gateway.request("DELETE", "/v1/acme/d", headers=WRITTEN)).status_code == 200
+    again = await gateway.request("DELETE", "/v1/acme/d", headers={"If-Match": '"2"'})
+    assert again.status_code == 404
+    put = await gateway.put("/v1/acme/d", {"n": 2}, **{"If-Match": '"2"'})
+    assert (put.status_code, put.json()["created"]) == (201, True)
+
+
+async def test_a_write_whose_outcome_was_not_waited_for_is_no_place_to_go_on_from(gateway: Twin) -> None:
+    await gateway.put("/v1/acme/d", {"n": 1})
+    await gateway.put("/v1/acme/d", {"n": 2}, **{"Refold-Wait": "0"})
+    assert gateway.parts.seen.place("acme", "d") is None
+    assert (await gateway.put("/v1/acme/d", {"n": 3}, **{"If-Match": '"2"'})).status_code == 200
+
+
+def test_places_are_bounded_and_the_newest_stays() -> None:
+    seen = Seen()
+    for number in range(DOCUMENTS_SEEN_MAX + 2):
+        seen.note("n", str(number), Place(1, number + 1, is_absent=False))
+    assert seen.place("n", "1") is None
+    assert seen.place("n", "2") == Place(1, 3, is_absent=False)
+    newest = Place(9, DOCUMENTS_SEEN_MAX * 2, is_absent=True)
+    seen.note("n", "5", newest)
+    seen.note("n", "5", Place(8, 7, is_absent=False))
+    assert seen.place("n", "5") == newest
+    assert seen.note_head("n", "none", None) == BEFORE_ALL
