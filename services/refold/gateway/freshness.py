@@ -82,7 +82,7 @@ async def wait_for_time(parts: Parts, time: int, deadline: float) -> None:
 
     A time before the folded clock needs no look at the log; else all that the log holds must be folded.
     """
-    if time < parts.progress.clock:
+    if await parts.progress.is_past(time):
         return
     try:
         info = await parts.log.info()

@@ -27,6 +27,7 @@ class Progress:
         self._read_checkpoints = read_checkpoints
         self.sequence = 0
         self.clock = TIME_MIN_NANOSECONDS
+        self._clock_sequence = 0
         self.released = asyncio.Event()
         self._moved = asyncio.Event()
         self._has_waiters = asyncio.Event()
@@ -43,7 +44,14 @@ class Progress:
         checkpoints = await self._read_checkpoints()
         if checkpoints:
             self.clock = max(self.clock, min(checkpoint.recorded_at for checkpoint in checkpoints))
-            self._advance(min(checkpoint.read_sequence for checkpoint in checkpoints))
+            self._clock_sequence = min(checkpoint.read_sequence for checkpoint in checkpoints)
+            self._advance(self._clock_sequence)
+
+    async def is_past(self, time: int) -> bool:
+        """Tell whether the folded clock is past a time; the store is asked where more is folded than when it was."""
+        if time >= self.clock and self.sequence > self._clock_sequence:
+            await self.refresh()
+        return time < self.clock
 
     async def reach(self, sequence: int, deadline: float) -> bool:
         """Wait until a sequence is folded; False where the deadline (the loop's clock) passes first."""

@@ -92,6 +92,22 @@ async def test_progress_never_goes_back(progress: Progress) -> None:
     assert progress.sequence == 7
 
 
+async def test_the_store_is_asked_for_the_folded_clock_once_more_is_folded_and_not_before(
+    store: Store, progress: Progress
+) -> None:
+    store.recorded_at = 500
+    assert not await progress.is_past(400)
+    store.read_sequence = 1
+    progress.hear("", b'{"sequence":1}')
+    assert await progress.is_past(400)
+    store.is_down = True
+    assert await progress.is_past(499)
+    assert not await progress.is_past(500)
+    progress.hear("", b'{"sequence":2}')
+    with pytest.raises(StoreUnavailable):
+        await progress.is_past(500)
+
+
 async def test_progress_whose_notice_is_lost_is_read_from_the_checkpoints(
     progress: Progress, store: Store
 ) -> None:
