@@ -42,9 +42,9 @@ def open_envelope(headers: bytes, body: bytes) -> Envelope:
     if len(body) > EVENT_BYTES_MAX:
         raise _too_large("event_too_large", "body", len(body), EVENT_BYTES_MAX)
     if headers:
-        return _envelope(_with_headers(headers, body))
+        return envelope_of(_with_headers(headers, body))
     fields = canonical.loads(body)
-    return _envelope(fields if type(fields) is dict else _native(fields))
+    return envelope_of(fields if type(fields) is dict else _native(fields))
 
 
 def _with_headers(headers: bytes, body: bytes) -> dict[str, Json]:
@@ -67,6 +67,15 @@ def reply_subject(headers: bytes) -> str | None:
     return str(named[0], "ascii")
 
 
+def envelope_of(fields: dict[str, Json]) -> Envelope:
+    """Take fields that have been read strictly as an event in the native form."""
+    event_id = fields.get("id")
+    if event_id is not None and not (type(event_id) is str and 1 <= len(event_id) <= ID_CHARS_MAX):
+        event_id = None
+    # Past the generated constructor: this runs for every event.
+    return tuple.__new__(Envelope, (fields, event_id))
+
+
 def content_of(envelope: Envelope) -> bytes:
     """Return what tells a retry from another event: canonical bytes of all fields but `id` (and `v`, if 1)."""
     fields = envelope.fields.copy()
@@ -74,14 +83,6 @@ def content_of(envelope: Envelope) -> bytes:
     if canonical.identical(fields.get("v"), 1):
         del fields["v"]
     return canonical.dumps(fields)
-
-
-def _envelope(fields: dict[str, Json]) -> Envelope:
-    event_id = fields.get("id")
-    if event_id is not None and not (type(event_id) is str and 1 <= len(event_id) <= ID_CHARS_MAX):
-        event_id = None
-    # Past the generated constructor: this runs for every event.
-    return tuple.__new__(Envelope, (fields, event_id))
 
 
 def _body_fields(ours: dict[str, str], body: bytes) -> dict[str, Json]:

@@ -30,7 +30,7 @@ from refold.gateway.asking import media_type, refuse_encoding, unsupported, wait
 from refold.gateway.buffers import Inbox, Item, Outbox
 from refold.gateway.bulk_append import Batch, append_batch
 from refold.gateway.described import APPENDING
-from refold.gateway.draft import checked_body
+from refold.gateway.draft import checked_line
 from refold.gateway.lines import Line, LineSplitter
 from refold.gateway.parts import Parts, parts_of
 from refold.gateway.problems import RETRY, Problem, problem_of
@@ -206,8 +206,10 @@ class BulkAnswer(Response):
             if type(document) is not str:
                 raise Refused("bad_name", "a line names its document", field="doc", shape=shape_of(document))
             check_name(document, "doc")
-            event_id = fields.setdefault("id", self._parts.new_id())
-            body = checked_body(fields)
+            if "id" not in fields:
+                fields["id"] = self._parts.new_id()
+            event_id = fields["id"]
+            body = checked_line(fields)
         except Refused as refused:
             return Item(line.number, None, refusal=_refusal(line.number, problem_of(refused)))
         publication = Publication(

@@ -10,9 +10,10 @@ from typing import Any
 
 from refold.core import canonical
 from refold.core.canonical import Json
-from refold.core.envelope import Envelope, content_of, open_envelope
+from refold.core.envelope import Envelope, content_of, envelope_of, open_envelope
 from refold.core.errors import Refused
-from refold.core.event import decode
+from refold.core.event import check_event, decode
+from refold.core.limits import EVENT_BYTES_MAX
 from refold.core.record import Record, author_headers, check_name, check_namespace
 from refold.log import Publication
 
@@ -85,6 +86,15 @@ def checked_body(fields: dict[str, Json]) -> bytes:
     """Return an event's body in canonical bytes. Raises `Refused` where the fold would reject it unseen."""
     body = canonical.dumps(fields)
     decode(b"", body)
+    return body
+
+
+def checked_line(fields: dict[str, Json]) -> bytes:
+    """Do the same for an event that was read whole, not put together here: it is no deeper than what was read."""
+    body = canonical.dumps(fields)
+    if len(body) > EVENT_BYTES_MAX:
+        decode(b"", body)
+    check_event(envelope_of(fields))
     return body
 
 

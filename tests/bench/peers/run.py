@@ -30,7 +30,8 @@ def main() -> None:
     given = arguments()
     with ExitStack() as endings:
         results = given.results or Path(endings.enter_context(TemporaryDirectory(prefix="refold-results-")))
-        results.mkdir(parents=True, exist_ok=True)
+        for folder in (results, given.out):
+            folder.mkdir(parents=True, exist_ok=True)
         failed = asyncio.run(run_all(given, results)) if given.rounds else []
         render(given, results)
     if failed:
