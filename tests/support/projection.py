@@ -31,6 +31,7 @@ def ports(
     notices: Notices | None = None,
     *,
     broker_now: Callable[[], int] = time.time_ns,
+    timer: Callable[[], float] = time.perf_counter,
 ) -> Ports:
     """Wire a loop's ports; outcomes and changes go to the same notices."""
     notices = notices or MemoryNotices()
@@ -41,7 +42,7 @@ def ports(
         replies=notices,
         metrics=ProjectorMetrics(CollectorRegistry()),
         broker_now=broker_now,
-        timer=time.perf_counter,
+        timer=timer,
     )
 
 

@@ -255,6 +255,9 @@ RECONNECT_SECONDS: Final = 0.25
 """Pause between attempts to come back to a broker, or to make a lost consumer anew; doubled up to …"""
 RECONNECT_SECONDS_MAX: Final = 2.0
 
+COMMIT_SECONDS: Final = 2.0
+"""A live commit that takes longer lets the next ones be smaller. A replay's may take as long as they do."""
+
 STORE_FEW_EVENTS_MAX: Final = 200
 """So many events of a commit without pages are written by one statement; more go through COPY."""
 

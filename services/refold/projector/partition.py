@@ -25,6 +25,7 @@ from refold.projector.notices import change_notice, progress_notice, refusal_not
 from refold.projector.pending import Pending
 from refold.projector.refusals import nowhere_rejection, rejection_of
 from refold.projector.settling import Settling
+from refold.projector.sizing import CommitSize
 from refold.store import Key, SnapshotStore
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import ProjectorMetrics
@@ -75,6 +76,8 @@ class ShardLoop:
         # By subject as stored: where its events belong, and the document where it is in memory.
         self._seats: dict[bytes, tuple[Place, Document | None]] = {}
         self._pending = Pending(shard.read_sequence)
+        self._size = CommitSize(bounds.pending_events_max)
+        self._is_live = True
         self._is_committing = False
         self._has_work = asyncio.Event()
         self._has_committed = asyncio.Event()
@@ -85,6 +88,7 @@ class ShardLoop:
 
         Goes on with the live tail, or ends when just the events up to `until_sequence` are committed and no state lags.
         """
+        self._is_live = until_sequence is None
         try:
             async with asyncio.TaskGroup() as tasks:
                 committing = tasks.create_task(self._commit_folded(), name="commit")
@@ -210,8 +214,8 @@ class ShardLoop:
             await self._has_committed.wait()
 
     def _is_full(self) -> bool:
-        pending, bounds = self._pending, self._bounds
-        return pending.events >= bounds.pending_events_max or pending.bytes >= bounds.pending_bytes_max
+        pending = self._pending
+        return pending.events >= self._size.events_max or pending.bytes >= self._bounds.pending_bytes_max
 
     async def _commit_folded(self) -> None:
         while True:
@@ -234,12 +238,16 @@ class ShardLoop:
 
     async def _commit(self, taken: Pending) -> None:
         ports = self._ports
+        taken_at = ports.timer()
         taken.cut_runs()
         commit = taken.to_commit(self._shard.advance(taken.after_sequence), self._lag)
         started = ports.timer()
         await ports.store.commit(commit)
         self.committed_sequence = commit.advance.read_sequence
-        ports.metrics.commit_seconds.observe(ports.timer() - started)
+        ended = ports.timer()
+        if self._is_live:
+            self._size.learn(taken.events, ended - taken_at)
+        ports.metrics.commit_seconds.observe(ended - started)
         ports.metrics.commit_events.observe(taken.events)
         ports.metrics.commit_documents.observe(len(commit.documents))
         await self._announce(taken)
