@@ -95,7 +95,10 @@ def _draw_lines(axis: Any, figures: list[Figure], unit: str, grown: str) -> None
         ]
         style = "--" if ordered[0].is_ground else "-"
         axis.errorbar(at, middle, yerr=spread, marker="o", capsize=3, label=name, linestyle=style)
+    sizes = sorted({figure.at for figure in figures})
     axis.set_xscale("log")
+    axis.minorticks_off()
+    axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axis.set_ylim(bottom=0)
     axis.set_xlabel(grown)
     axis.set_ylabel(unit)
