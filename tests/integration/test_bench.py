@@ -8,7 +8,6 @@ import pytest
 from refold.bench import append, growth, live, memory, rebuild
 from refold.bench.http_load import read_for
 from refold.bench.processes import work
-from refold.bench.report import Figure, Report
 from refold.bench.system import Options
 from refold.cli import main
 from refold.core.errors import ChildFailed, Refused
@@ -46,25 +45,6 @@ async def test_append_counts_what_was_acknowledged_one_by_one_and_in_batches():
     assert figures["nats-py publish by 8 writers"].is_ground
     assert figures["batches of 100 through nats-py"].is_ground
     assert figures["batches of 100 on the bare wire"].is_ground
-
-
-async def test_growth_compares_ten_times_the_log_and_ten_times_the_documents(monkeypatch):
-    async def by_sizes(options, plan):
-        """Stand for a measurement, which has a test of its own: slower by each size."""
-        rate = 1_000.0 / (plan.events * plan.documents)
-        figure = Figure(name="rebuild", unit="events/s", samples=(rate,), durability="fsync")
-        return Report(command="rebuild", durability="fsync", parameters={}, machine={}, figures=(figure,))
-
-    monkeypatch.setattr(rebuild, "run", by_sizes)
-    report = await growth.run(SMALL, growth.Plan(events=60, documents=5, measurements=("rebuild",)))
-    assert [(figure.axis, figure.at) for figure in report.figures if figure.axis] == [
-        ("events in the log", 60),
-        ("events in the log", 600),
-        ("documents", 5),
-        ("documents", 50),
-    ]
-    slopes = [figure for figure in report.figures if "times the" in figure.name]
-    assert [slope.median for slope in slopes] == pytest.approx([0.1, 0.1])
 
 
 @pytest.mark.parametrize("measurement", [rebuild, live, memory, growth])

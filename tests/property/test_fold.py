@@ -72,7 +72,7 @@ class Projection:
         for record in log[shard.read_sequence :]:
             await self._take(shard, taken, record)
             if record.sequence in commits or record is log[-1]:
-                await self.store.commit(taken.to_commit(shard.advance(taken.after_sequence), self.lag))
+                await self.store.commit(taken.to_commit(shard.checkpoint(taken.after_sequence), self.lag))
                 await look(record.sequence)
                 self.stored |= taken.keys
                 taken = Pending(shard.read_sequence)

@@ -100,7 +100,7 @@ class Scribe:
         """Return one commit of all that was published since the last; the states of `lagging` are not written."""
         commit = Commit(
             expected_sequence=self._committed_sequence,
-            advance=self._shard.advance(self._committed_sequence),
+            checkpoint=self._shard.checkpoint(self._committed_sequence),
             documents=[
                 self._dirty(key, unwritten, lags=key[1] in lagging)
                 for key, unwritten in self._unwritten.items()

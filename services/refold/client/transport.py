@@ -5,6 +5,7 @@ aiohttp is imported and its errors are translated here, nowhere else.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlencode
@@ -27,6 +28,8 @@ from refold.core.record import check_name
 CONNECT_SECONDS: Final = 5.0
 CONNECTIONS_MAX: Final = 64
 _NAME_SAFE: Final = ":=@+~"
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 
 
 class Answer(NamedTuple):
@@ -171,9 +174,9 @@ def _problem(body: bytes) -> dict[str, Any]:
 
 
 def _header(name: str, value: str) -> str:
-    if any(character < " " or character == "\x7f" for character in value):
+    if _CONTROL.search(value):
         raise Refused("bad_header", "a header holds no control characters", field=name)
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if _SURROGATE.search(value):
         raise Refused("bad_header", "a header holds no lone surrogates", field=name)
     return value
 

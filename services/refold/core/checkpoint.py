@@ -52,8 +52,8 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Advance:
-    """How far a shard has come: what all its partitions share, and the checkpoints of those that had events since.
+class ShardCheckpoint:
+    """A shard's place in the log: what all its partitions share, and the checkpoints of those that had events since.
 
     `partitions` in their order. An idle partition's checkpoint has no other value of its own than before.
     """

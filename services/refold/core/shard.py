@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from refold.core import canonical, chain
-from refold.core.checkpoint import Advance, Checkpoint
+from refold.core.checkpoint import Checkpoint, ShardCheckpoint
 from refold.core.document import Document
 from refold.core.errors import FoldUnknown, LogHole
 from refold.core.fold import Folded, fold
@@ -95,16 +95,16 @@ class Shard:
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return the checkpoints of all owned partitions, idle ones too, read up to here."""
-        return [self._checkpoint(partition) for partition in self._partitions]
+        return [self._checkpoint_of(partition) for partition in self._partitions]
 
-    def advance(self, after_sequence: int) -> Advance:
+    def checkpoint(self, after_sequence: int) -> ShardCheckpoint:
         """Return what to commit: where the shard is, and checkpoints of partitions with events behind a sequence."""
         touched = [
-            self._checkpoint(checkpoint.partition)
+            self._checkpoint_of(checkpoint.partition)
             for checkpoint in self._checkpoints.values()
             if checkpoint.last_sequence > after_sequence
         ]
-        return Advance(
+        return ShardCheckpoint(
             partitions=self._partitions,
             fold=self.fold_number,
             read_sequence=self.read_sequence,
@@ -112,7 +112,7 @@ class Shard:
             touched=touched,
         )
 
-    def _checkpoint(self, partition: int) -> Checkpoint:
+    def _checkpoint_of(self, partition: int) -> Checkpoint:
         checkpoint = self._checkpoints[partition]
         return Checkpoint(
             partition=partition,

@@ -42,7 +42,7 @@ async def read_document(request: Request, namespace: str, document: str) -> Resp
 
 async def _newest(parts: Parts, namespace: str, document: str) -> Snapshot:
     head = await parts.store.head(namespace, document)
-    parts.seen.note_head(namespace, document, head)
+    parts.seen.note_row(namespace, document, head)
     return NEVER if head is None else head.snapshot
 
 

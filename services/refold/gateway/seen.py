@@ -12,46 +12,46 @@ from refold.core.page import NEVER
 from refold.store import Head
 
 
-class Place(NamedTuple):
-    """A document behind its last event: its version, that event's sequence, and whether it is absent."""
+class BareHead(NamedTuple):
+    """A document's head without its state: its version, its last event's sequence, and whether it is absent."""
 
     version: int
     last_sequence: int
     is_absent: bool
 
 
-BEFORE_ALL: Final = Place(NEVER.version, 0, is_absent=True)
-"""Where a document stands that never had an event."""
+BEFORE_ALL: Final = BareHead(NEVER.version, 0, is_absent=True)
+"""The head of a document that never had an event."""
 
 
 class Seen:
-    """The places of the documents that were last seen; a bounded number."""
+    """The heads of the documents that were last seen; a bounded number."""
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._places: dict[tuple[str, str], Place] = {}
+        self._heads: dict[tuple[str, str], BareHead] = {}
 
-    def note(self, namespace: str, document: str, place: Place) -> None:
-        """Remember where a document stands, unless something newer is known."""
+    def note(self, namespace: str, document: str, head: BareHead) -> None:
+        """Remember a head, unless a newer one is known."""
         key = (namespace, document)
         # Taken out and put back, so that those seen last stand last.
-        known = self._places.pop(key, place)
-        self._places[key] = known if known.last_sequence > place.last_sequence else place
-        if len(self._places) > DOCUMENTS_SEEN_MAX:
-            del self._places[next(iter(self._places))]
+        known = self._heads.pop(key, head)
+        self._heads[key] = known if known.last_sequence > head.last_sequence else head
+        if len(self._heads) > DOCUMENTS_SEEN_MAX:
+            del self._heads[next(iter(self._heads))]
 
-    def note_head(self, namespace: str, document: str, head: Head | None) -> Place:
-        """Remember a document's row, and return it as a place."""
-        if head is None:
+    def note_row(self, namespace: str, document: str, row: Head | None) -> BareHead:
+        """Remember a document's row, and return what is remembered of one."""
+        if row is None:
             return BEFORE_ALL
-        place = Place(head.snapshot.version, head.last_sequence, head.snapshot.state is None)
-        self.note(namespace, document, place)
-        return place
+        head = BareHead(row.snapshot.version, row.last_sequence, row.snapshot.state is None)
+        self.note(namespace, document, head)
+        return head
 
-    def place(self, namespace: str, document: str) -> Place | None:
-        """Return where a document stood; None where nobody looked lately."""
-        return self._places.get((namespace, document))
+    def head(self, namespace: str, document: str) -> BareHead | None:
+        """Return a document's head as it was last seen; None where nobody looked lately."""
+        return self._heads.get((namespace, document))
 
     def forget(self, namespace: str, document: str) -> None:
         """Forget what has turned out to be old."""
-        self._places.pop((namespace, document), None)
+        self._heads.pop((namespace, document), None)

@@ -14,7 +14,7 @@ from refold.gateway.draft import Draft, event_id_of
 from refold.gateway.parts import Parts
 from refold.gateway.problems import RETRY, Problem
 from refold.gateway.recovery import catch_up, recover
-from refold.gateway.seen import Place
+from refold.gateway.seen import BareHead
 from refold.gateway.submit import Written, append, never_acknowledged, repeated
 from refold.log import Appended, Publication, Stale
 
@@ -29,12 +29,12 @@ async def append_strictly(parts: Parts, draft: Draft, condition: Condition, dead
 
 async def refuse_absent(parts: Parts, draft: Draft, deadline: float) -> Written | None:
     """Refuse to delete what is absent; return a repeated delete's event; None: publish it."""
-    if not (await _place(parts, draft)).is_absent:
+    if not (await _head(parts, draft)).is_absent:
         return None
     # The row may be behind the log; where that cannot be known, the fold decides.
     if not await catch_up(parts, deadline):
         return None
-    if not (await _place(parts, draft)).is_absent:
+    if not (await _head(parts, draft)).is_absent:
         return None
     return await repeated(parts, draft) or _refuse_absence()
 
@@ -52,8 +52,9 @@ class _StrictWrite:
 
     async def append(self) -> Written:
         seen = self._seen()
-        for attempt in range(APPEND_ATTEMPTS_MAX):
-            settled = seen if seen and attempt == 0 else await self._settle()
+        for _ in range(APPEND_ATTEMPTS_MAX):
+            settled = seen or await self._settle()
+            seen = None
             if isinstance(settled, Written):
                 return settled
             publication = self._draft.strict_publication(settled.version, settled.last_sequence)
@@ -67,36 +68,36 @@ class _StrictWrite:
         detail = f"others wrote to the document each of {APPEND_ATTEMPTS_MAX} times; nothing was published"
         raise Problem(503, "contended", detail, headers=RETRY)
 
-    def _seen(self) -> Place | None:
-        """Return where the document was seen, where the condition holds there and tells this write from its retry."""
+    def _seen(self) -> BareHead | None:
+        """Return the head that was seen, where the condition holds there and tells this write from its retry."""
         condition, draft = self._condition, self._draft
-        place = self._parts.seen.place(draft.namespace, draft.document)
-        if place is None or condition.may_hold_again or (place.is_absent and "delete" in draft.fields):
+        head = self._parts.seen.head(draft.namespace, draft.document)
+        if head is None or condition.may_hold_again or (head.is_absent and "delete" in draft.fields):
             return None
-        return place if condition.holds(place.version, is_absent=place.is_absent) else None
+        return head if condition.holds(head.version, is_absent=head.is_absent) else None
 
-    async def _settle(self) -> Written | Place:
-        """Return where the condition holds by the document's row; or what is written already."""
+    async def _settle(self) -> Written | BareHead:
+        """Return the head at which the condition holds, by the document's row; or what is written already."""
         condition = self._condition
-        place = await _place(self._parts, self._draft)
-        version, _, is_absent = place
+        head = await _head(self._parts, self._draft)
+        version, _, is_absent = head
         if not condition.holds(version, is_absent=is_absent) and not condition.is_past(version):
             # The row may be behind the log: what is there now decides.
             if not await catch_up(self._parts, self._deadline):
                 raise TimedOut("the projection has not caught up with the log in time; nothing was published")
-            place = await _place(self._parts, self._draft)
-            version, _, is_absent = place
+            head = await _head(self._parts, self._draft)
+            version, _, is_absent = head
         is_open = condition.holds(version, is_absent=is_absent)
         is_vain = is_absent and "delete" in self._draft.fields
         if is_open and not is_vain and not condition.may_hold_again:
-            return place
+            return head
         # Looked for after the row was read: what is folded in between makes the append stale.
         written = await self._written_before()
         if written is not None:
             return written
         if not is_open:
             _refuse_condition(version, is_absent=is_absent)
-        return _refuse_absence() if is_vain else place
+        return _refuse_absence() if is_vain else head
 
     async def _written_before(self) -> Written | None:
         for publication in self._lost:
@@ -130,9 +131,9 @@ class _StrictWrite:
         return None
 
 
-async def _place(parts: Parts, draft: Draft) -> Place:
-    head = await parts.store.head(draft.namespace, draft.document)
-    return parts.seen.note_head(draft.namespace, draft.document, head)
+async def _head(parts: Parts, draft: Draft) -> BareHead:
+    row = await parts.store.head(draft.namespace, draft.document)
+    return parts.seen.note_row(draft.namespace, draft.document, row)
 
 
 def _refuse_absence() -> NoReturn:

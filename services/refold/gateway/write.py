@@ -30,7 +30,7 @@ from refold.gateway.draft import Draft, draft
 from refold.gateway.parts import Parts, parts_of
 from refold.gateway.problems import Problem
 from refold.gateway.queries import refuse_query
-from refold.gateway.seen import Place
+from refold.gateway.seen import BareHead
 from refold.gateway.strict import append_strictly, refuse_absent
 from refold.gateway.submit import Written, append_surely, as_duplicate
 from refold.log import Publication
@@ -98,10 +98,10 @@ async def _write(request: Request, made: Draft, change: dict[str, Json]) -> Resp
 
 
 def _note(parts: Parts, made: Draft, outcome: dict[str, Json]) -> None:
-    """Remember where the document stands now; of an ineffective event's outcome it is not told whether it is absent."""
+    """Remember the head now; of an ineffective event's outcome it is not told whether the document is absent."""
     if outcome["status"] in _EFFECTIVE:
-        place = Place(outcome["version"], outcome["sequence"], "delete" in made.fields)
-        parts.seen.note(made.namespace, made.document, place)
+        head = BareHead(outcome["version"], outcome["sequence"], "delete" in made.fields)
+        parts.seen.note(made.namespace, made.document, head)
     else:
         parts.seen.forget(made.namespace, made.document)
 

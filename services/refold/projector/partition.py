@@ -240,10 +240,10 @@ class ShardLoop:
         ports = self._ports
         taken_at = ports.timer()
         taken.cut_runs()
-        commit = taken.to_commit(self._shard.advance(taken.after_sequence), self._lag)
+        commit = taken.to_commit(self._shard.checkpoint(taken.after_sequence), self._lag)
         started = ports.timer()
         await ports.store.commit(commit)
-        self.committed_sequence = commit.advance.read_sequence
+        self.committed_sequence = commit.checkpoint.read_sequence
         ended = ports.timer()
         if self._is_live:
             self._size.learn(taken.events, ended - taken_at)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from refold.core import canonical
-from refold.core.checkpoint import Advance
+from refold.core.checkpoint import ShardCheckpoint
 from refold.core.document import ABSENT, Document
 from refold.core.limits import PAGE_BYTES_MIN, PAGE_EVENTS_MAX, RUN_EVENTS_MIN
 from refold.core.outcome import Entry
@@ -84,11 +84,11 @@ class Pending:
             if len(unwritten.journal) >= RUN_EVENTS_MIN and document.unpaged_bytes >= document.size:
                 _cut(document, unwritten)
 
-    def to_commit(self, advance: Advance, lag: Lag) -> Commit:
+    def to_commit(self, checkpoint: ShardCheckpoint, lag: Lag) -> Commit:
         """Freeze everything as one transaction; documents may be folded on while it is written."""
         return Commit(
             expected_sequence=self.after_sequence,
-            advance=advance,
+            checkpoint=checkpoint,
             documents=[_dirty(unwritten, lag) for unwritten in self._unwritten.values()],
             rejections=self.rejections,
         )

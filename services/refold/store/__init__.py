@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from refold.core.checkpoint import Advance, Checkpoint, Counts
+from refold.core.checkpoint import Checkpoint, Counts, ShardCheckpoint
 from refold.core.document import Document
 from refold.core.outcome import Entry
 from refold.core.page import Point, Run, Snapshot
@@ -91,7 +91,7 @@ class Commit:
     """One transaction: the shard moves on from `expected_sequence` (the `read_sequence` of its partitions so far)."""
 
     expected_sequence: int
-    advance: Advance
+    checkpoint: ShardCheckpoint
     documents: Sequence[Dirty]
     rejections: Sequence[Rejection]
 

@@ -140,19 +140,19 @@ class MemoryStore:
         if tables.owner is not self:
             raise FenceLost
         tables.shown_at = self._timer()
-        advance = commit.advance
-        for partition in advance.partitions:
+        now = commit.checkpoint
+        for partition in now.partitions:
             found = tables.checkpoints[partition].read_sequence
             if found != commit.expected_sequence:
                 raise FenceLost(expected_sequence=commit.expected_sequence, found_sequence=found)
         for dirty in commit.documents:
             _write(tables.documents, dirty)
         tables.rejections.extend(commit.rejections)
-        tables.checkpoints.update({moved.partition: _copied(moved) for moved in advance.touched})
-        for partition in advance.partitions:
+        tables.checkpoints.update({moved.partition: _copied(moved) for moved in now.touched})
+        for partition in now.partitions:
             moved = tables.checkpoints[partition]
-            moved.read_sequence, moved.fold = advance.read_sequence, advance.fold
-            moved.recorded_at = advance.recorded_at
+            moved.read_sequence, moved.fold = now.read_sequence, now.fold
+            moved.recorded_at = now.recorded_at
 
     async def lagging(self, *, after: Key, limit: int) -> list[Key]:
         """Name documents whose row's state lags, in order."""

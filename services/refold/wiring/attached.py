@@ -1,7 +1,7 @@
 """Runs one service as a child of `refold up`: it ends when its parent does, however that ends.
 
-`python -m refold.wiring.attached SERVICE PARENT_PID`, never imported; on stdin it is handed its settings, in one
-line of JSON, else it has those of its environment.
+`python -m refold.wiring.attached SERVICE PARENT_PID`; on stdin it is handed its settings, in one line of JSON, else
+it has those of its environment. Other children end with their parent by `die_with`, too.
 """
 
 from __future__ import annotations

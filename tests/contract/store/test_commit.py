@@ -81,7 +81,7 @@ async def test_a_commit_is_read_back(store, scribe):
 
 async def test_an_empty_commit_moves_every_checkpoint(store, scribe):
     commit = scribe.commit()
-    await store.commit(replace(commit, advance=replace(commit.advance, read_sequence=7)))
+    await store.commit(replace(commit, checkpoint=replace(commit.checkpoint, read_sequence=7)))
     assert {checkpoint.read_sequence for checkpoint in await store.checkpoints()} == {7}
 
 
@@ -109,8 +109,8 @@ async def test_a_lost_fence_changes_nothing(store, scribe):
 async def test_a_fence_lost_in_one_partition_is_lost_in_all(store, scribe):
     scribe.put("a", 1)
     commit = scribe.commit()
-    alone = replace(commit.advance, partitions=(5,), touched=())
-    await store.commit(replace(commit, advance=alone, documents=[]))
+    alone = replace(commit.checkpoint, partitions=(5,), touched=())
+    await store.commit(replace(commit, checkpoint=alone, documents=[]))
     with pytest.raises(FenceLost):
         await store.commit(commit)
     assert await store.head(NAMESPACE, "a") is None
@@ -120,8 +120,10 @@ async def test_partitions_are_committed_in_the_groups_that_their_owner_says(stor
     begun = scribe.commit()
 
     async def move(partitions, expected_sequence, read_sequence):
-        place = replace(begun.advance, partitions=partitions, read_sequence=read_sequence, touched=())
-        await store.commit(replace(begun, expected_sequence=expected_sequence, advance=place, documents=[]))
+        place = replace(begun.checkpoint, partitions=partitions, read_sequence=read_sequence, touched=())
+        await store.commit(
+            replace(begun, expected_sequence=expected_sequence, checkpoint=place, documents=[])
+        )
 
     low, high, every = tuple(range(20)), tuple(range(20, PARTITIONS)), tuple(range(PARTITIONS))
     await move(low, 0, 4)

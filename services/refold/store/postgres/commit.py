@@ -74,7 +74,7 @@ async def _write_parts(
 async def _regroup(connection: Connection, commit: Commit) -> None:
     """Make a shard of partitions that were of others; one writer at a time, so that no two divide the same one."""
     await connection.execute(SQL["lock_log"])
-    await connection.execute(SQL["regroup_shards"], commit.advance.partitions, commit.expected_sequence)
+    await connection.execute(SQL["regroup_shards"], commit.checkpoint.partitions, commit.expected_sequence)
 
 
 def _are_few(documents: Sequence[Dirty]) -> bool:
@@ -103,7 +103,7 @@ async def _write(
 
 def _progress(commit: Commit, epoch: UUID | None) -> tuple[object, ...]:
     """Return where all owned partitions are now, and what the events of some have made of these."""
-    now = commit.advance
+    now = commit.checkpoint
     place = (now.read_sequence, now.recorded_at, now.fold, epoch)
     return (now.partitions, commit.expected_sequence, *place, *checkpoint_columns(now.touched))
 
@@ -148,7 +148,7 @@ def _counts(commit: Commit) -> tuple[object, ...]:
     for dirty in commit.documents:
         documents[dirty.document.namespace] += _gained(dirty)
         events[dirty.document.namespace] += sum(1 for _ in _entries(dirty))
-    shard = commit.advance.partitions[0]
+    shard = commit.checkpoint.partitions[0]
     return (shard, list(events), [documents[name] for name in events], list(events.values()))
 
 

@@ -68,7 +68,7 @@ class PostgresSuccession:
 
     @asynccontextmanager
     async def hold(self) -> AsyncIterator[Held]:
-        """Hold the live log's row, which every commit takes first, and the checkpoints' rows."""
+        """Hold the live log's row, which every commit takes first, and its shards' rows."""
         async with transaction(self._pair.connection):
             await self._pair.connection.execute(SQL["limit_locks"], f"{REBUILD_LOCK_SECONDS}s")
             await self._pair.fetch("hold_log")
