@@ -243,6 +243,51 @@ async def test_a_log_that_lost_its_end_is_a_hole_that_names_both_sequences(
     assert caught.value.facts == {"last_sequence": 6, "read_sequence": 9}
 
 
+async def test_a_block_that_cannot_be_read_is_a_hole_that_names_its_events(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "READ_QUIET_SECONDS", 0.3)
+    log = await broker.open_log()
+    last = await fill(log, 2_200, body=b"x" * 10_000)
+    await broker.server.stop()
+    (folder,) = (tmp_path / "nats").rglob("msgs")
+    assert sorted(path.name for path in folder.glob("*.blk")) == ["1.blk", "2.blk", "3.blk"]
+    (folder / "2.blk").unlink()
+    (folder / "2.blk").mkdir()
+    await broker.start()
+    await log.client.until_up()
+    records: list[Record] = []
+    with pytest.raises(LogHole, match="cannot read") as caught:
+        await read_until(log, last, into=records)
+    first = records[-1].sequence + 1
+    assert caught.value.facts["first_sequence"] == first
+    # The block's last event: the one before the first that can be read again.
+    end = caught.value.facts["last_sequence"]
+    assert isinstance(end, int)
+    assert first < end < last
+    assert await log.get(end) is None
+    assert await log.get(end + 1) is not None
+
+
+async def test_a_quiet_log_is_no_hole(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "READ_QUIET_SECONDS", 0.05)
+    checks: list[None] = []
+    check = reader.Reading.check_quiet
+
+    async def counted(self: reader.Reading) -> None:
+        await check(self)
+        checks.append(None)
+
+    monkeypatch.setattr(reader.Reading, "check_quiet", counted)
+    log = await broker.open_log()
+    async with asyncio.timeout(WAIT_SECONDS), aclosing(log.read(0)) as runs:
+        assert [record.sequence for record in await anext(runs)] == [1]
+        coming = asyncio.ensure_future(anext(runs))
+        await until_more(checks, 1)
+        await log.append(event("a"))
+        assert [record.sequence for record in await coming] == [2]
+
+
 async def test_what_is_not_taken_is_not_sent_without_bound(broker: Broker) -> None:
     log = await broker.open_log()
     events = 3 * READ_AHEAD_BYTES // 100_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from refold.core.record import Record
+from refold.embedded.child import wait_ready
 from refold.embedded.folder import DataFolder, open_folder
 from refold.embedded.nats import Durability, NatsServer, NatsUser, inbox_prefix, start_nats
 from refold.log import EventLog
@@ -39,6 +41,23 @@ class Broker:
             self._folder, port=self.port, sync=self._sync, file_bytes_max=file_bytes_max
         )
         self.port = self.server.port
+
+    async def restart_with(self, configuration: str) -> None:
+        """Start it with a configuration of the test's own, on its port; it has been stopped."""
+        command = self.server.child.command
+        (command.folder / "nats.conf").write_text(configuration)
+        child = self._folder.start(command)
+
+        async def look() -> bool | None:
+            try:
+                _, writer = await asyncio.open_connection(self.server.host, self.port)
+            except OSError:
+                return None
+            writer.close()
+            return True
+
+        await wait_ready(child, look)
+        self.server = replace(self.server, child=child)
 
     def kill(self) -> None:
         """End it as a power cut does."""

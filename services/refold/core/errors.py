@@ -7,6 +7,7 @@ RefoldError
 ├── LogError
 │   ├── LogUnavailable      the broker cannot be reached or does not answer
 │   ├── LogFull             the stream or its disk has no room
+│   ├── LogMissing          the broker has no log: none is created where there may have been one
 │   ├── LogDiffers          the stream is not the one that this system made: lists the differences
 │   ├── LogHole             sequences are missing or another event stands at one
 │   └── FoldUnknown         the log asks for a fold that this program does not have
@@ -94,6 +95,12 @@ class LogFull(LogError):
     """The log has no room: its stream or its disk is full."""
 
     code = "log_full"
+
+
+class LogMissing(LogError):
+    """The broker has no log."""
+
+    code = "log_missing"
 
 
 class LogDiffers(LogError):

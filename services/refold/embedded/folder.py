@@ -24,6 +24,7 @@ USERS: Final = ("administrator", "projector", "reply", "gateway", "author", "pos
 """Who has a password: the users of nats.conf.template, and PostgreSQL's one user."""
 
 ENDPOINTS: Final = "endpoints.json"
+_LOG_MARKER: Final = "log.json"
 _LOCK: Final = "lock"
 _SERVERS_LOCK: Final = "servers.lock"
 _SECRETS: Final = "secrets.json"
@@ -75,6 +76,30 @@ class DataFolder:
     def __exit__(self, *_: object) -> None:
         """Give it free."""
         self.close()
+
+
+class FolderMarker:
+    """A `LogMarker` in the data folder, outside of the log's own storage."""
+
+    def __init__(self, folder: Path) -> None:
+        """Use a data folder."""
+        self._path = folder / _LOG_MARKER
+
+    async def read(self) -> str | None:
+        """Return the id of the log that was created in this folder; None where none was."""
+        if not self._path.exists():
+            return None
+        try:
+            return str(orjson.loads(self._path.read_bytes())["log_id"])
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            message = (
+                "the file that says which log was created here cannot be read: delete it if the log is there"
+            )
+            raise EmbeddedError(message, path=str(self._path), reason=str(error)) from error
+
+    async def write(self, log_id: str) -> None:
+        """Remember the log that was created in this folder."""
+        write_private(self._path, _json({"log_id": log_id}))
 
 
 async def open_folder(path: Path) -> DataFolder:

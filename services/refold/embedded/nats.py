@@ -6,20 +6,22 @@ Every user but the author has an inbox prefix of his own (`inbox_prefix`), which
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import nats
 import orjson
 
-from refold.core.errors import ChildFailed
+from refold.core.errors import ChildFailed, EmbeddedError
 from refold.core.limits import (
+    CONNECT_SECONDS,
     DISK_RESERVE_BYTES,
     DISK_RESERVE_SHARE,
     LOG_UNCOUNTED_SHARE,
@@ -28,6 +30,7 @@ from refold.core.limits import (
 from refold.embedded import binaries
 from refold.embedded.child import Child, Command, wait_ready
 from refold.embedded.folder import DataFolder, write_private
+from refold.embedded.log_files import BlockCopies, stored_blocks
 from refold.embedded.ports import LOOPBACK, lost_port, port_taken, refuse_taken
 
 Durability = Literal["fsync", "os"]
@@ -40,6 +43,8 @@ _CONFIGURATION: Final = "nats.conf"
 _COUNTED: Final = "nats/counted_bytes"
 _SYNC_INTERVAL: Final = {"fsync": "always", "os": "2m"}
 _ANY_PORT: Final = -1
+_COMPLAINTS_MAX: Final = 3
+_STORAGE_COMPLAINT: Final = re.compile(r"\[(WRN|ERR|FTL)\](?!.*Plaintext passwords)")
 
 
 class _ConfigurationTemplate(Template):
@@ -50,12 +55,13 @@ class _ConfigurationTemplate(Template):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NatsServer:
-    """A running NATS server."""
+    """A running NATS server; `losses` says, a line each, what of the log's files it cut, deleted or did not read."""
 
     child: Child
     host: str
     port: int
     passwords: dict[str, str] = field(repr=False)
+    losses: tuple[str, ...] = ()
 
     @property
     def address(self) -> str:
@@ -65,6 +71,17 @@ class NatsServer:
     def url(self, user: NatsUser) -> str:
         """Give the address with a user's name and password: a secret."""
         return f"nats://{user}:{self.passwords[user]}@{self.host}:{self.port}"
+
+    def stored_blocks(self) -> list[str]:
+        """Say in words what its storage holds; nothing where no event is stored."""
+        return stored_blocks(self.child.command.folder)
+
+    def complaints(self) -> list[str]:
+        """Return the last different warnings and errors that it has logged about its storage since it started."""
+        log = self.child.command.logs[-1]
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+        told = [line[line.index("[", 1) :] for line in lines if _STORAGE_COMPLAINT.search(line)]
+        return list(dict.fromkeys(told))[-_COMPLAINTS_MAX:]
 
     async def stop(self) -> None:
         """End it cleanly."""
@@ -113,6 +130,11 @@ async def _start(
     settings = {"host": host, "port": port or _ANY_PORT, "sync_interval": _SYNC_INTERVAL[sync]}
     sizes = {"payload_bytes_max": PAYLOAD_BYTES_MAX, "file_bytes_max": file_bytes_max}
     write_private(home / _CONFIGURATION, _configuration({**folder.passwords, **settings, **sizes}))
+    try:
+        copies = BlockCopies.take(home)
+    except OSError as error:
+        message = f"the log's files cannot be kept safe before NATS starts: {error}"
+        raise EmbeddedError(message, folder=str(home)) from error
     child = folder.start(_command(home))
     try:
         listening = await wait_ready(child, lambda: _listening(home, host))
@@ -120,7 +142,9 @@ async def _start(
         if port and lost_port(error):
             raise port_taken(host, port) from error
         raise
-    return NatsServer(child=child, host=host, port=listening, passwords=folder.passwords)
+    server = NatsServer(child=child, host=host, port=listening, passwords=folder.passwords)
+    names = (await _ask(server, "$JS.API.STREAM.NAMES"))["streams"] or ()
+    return replace(server, losses=tuple(copies.settle(names)))
 
 
 def _configuration(values: dict[str, object]) -> bytes:
@@ -158,19 +182,25 @@ def _told_port(home: Path) -> int | None:
     return None
 
 
-async def _used_bytes(server: NatsServer) -> int:
-    """Ask how much the log holds, as the server counts it; the server is ended when it does not say."""
+async def _ask(server: NatsServer, subject: str) -> dict[str, Any]:
+    """Ask the server as its administrator; it is ended when it does not answer."""
     user: NatsUser = "administrator"
     try:
         client = await nats.connect(server.url(user), inbox_prefix=inbox_prefix(user), allow_reconnect=False)
         try:
-            answer = await client.request("$JS.API.INFO")
+            answer = await client.request(subject, timeout=CONNECT_SECONDS)
         finally:
             await client.close()
-        return int(orjson.loads(answer.data)["storage"])
+        said: dict[str, Any] = orjson.loads(answer.data)
     except BaseException:
         await server.stop()
         raise
+    return said
+
+
+async def _used_bytes(server: NatsServer) -> int:
+    """Ask how much the log holds, as the server counts it."""
+    return int((await _ask(server, "$JS.API.INFO"))["storage"])
 
 
 def _counted_bytes(folder: DataFolder) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -27,7 +28,7 @@ from refold.store.postgres import PostgresStore
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import ProjectorMetrics
 from refold.wiring.folding import collect_seldom
-from refold.wiring.log import BrokerClock, connect_to, inbox_of, make_log, open_log
+from refold.wiring.log import BrokerClock, connect_to, inbox_of, make_log, open_log, projection_traces
 from refold.wiring.serving import chosen_port, serve, stop_on_signals
 from refold.wiring.settings import Settings, split_address
 
@@ -65,7 +66,8 @@ def bounds_of(settings: Settings) -> Bounds:
 async def _ports(settings: Settings, registry: CollectorRegistry) -> AsyncIterator[Ports]:
     url = settings.required("nats_url")
     if settings.nats_admin_url is not None:
-        await make_log(settings.required("nats_admin_url"), replicas=settings.nats_replicas)
+        traces = partial(projection_traces, settings.required("postgres_url"), settings.postgres_schema)
+        await make_log(settings.required("nats_admin_url"), replicas=settings.nats_replicas, traces=traces)
     async with AsyncExitStack() as endings:
         log = await open_log(url, "refold-projector")
         endings.push_async_callback(log.close)

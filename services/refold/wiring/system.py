@@ -17,7 +17,7 @@ from refold.core.limits import CHILD_START_SECONDS
 from refold.embedded.nats import NatsServer, start_nats
 from refold.embedded.postgres import PostgresServer, start_postgres
 from refold.embedded.system import Servers, start_servers
-from refold.wiring.log import make_log
+from refold.wiring.log import make_embedded_log
 from refold.wiring.part import Part, Running
 from refold.wiring.service_process import ServiceProcess, start_service
 from refold.wiring.serving import chosen_port
@@ -54,7 +54,7 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
             settings.data, durability=settings.durability, nats_port=settings.nats_port
         )
         endings.push_async_callback(servers.stop)
-        log_id = await make_log(servers.nats.url("administrator"))
+        log_id = await make_embedded_log(servers, settings.postgres_schema)
         _say_servers(servers, settings, log_id, say)
         parts = _server_parts(servers, settings)
         for name, flags in _flags(servers, settings, port).items():
@@ -149,6 +149,8 @@ class _Server:
 def _say_servers(servers: Servers, settings: Settings, log_id: str, say: Say) -> None:
     say(f"postgres   {servers.postgres.host}:{servers.postgres.port}")
     say(f"nats       {servers.nats.host}:{servers.nats.port}")
+    for loss in servers.nats.losses:
+        say(f"           {loss}")
     is_safe = settings.durability == "fsync"
     flushed = "" if is_safe else ", durability os: the last moments may be lost with the machine's power"
     say(f"log        {log_id}{flushed}")

@@ -1,7 +1,8 @@
 """The EventLog port on NATS JetStream: one stream, `STATE`, read whole and appended to in groups.
 
 What its users may publish, beside their inbox prefix that they listen on:
-- whoever makes the log (`create`): `$JS.API.STREAM.{INFO,CREATE,UPDATE,MSG.GET}.STATE`, `state._refold.log`;
+- whoever creates the log: `$JS.API.STREAM.{INFO,CREATE,UPDATE,MSG.GET}.STATE`, `state._refold.log`, and for the marker
+  `$JS.API.STREAM.{CREATE,MSG.GET}.KV_refold`, `$KV.refold.log`;
 - whoever opens it: `$JS.API.STREAM.INFO.STATE`, `$JS.API.STREAM.MSG.GET.STATE`, and `$JS.API.DIRECT.GET.STATE`
   for events whose subject JSON cannot carry;
 - whoever reads it: `$JS.API.CONSUMER.CREATE.STATE`, `$JS.API.CONSUMER.{MSG.NEXT,DELETE}.STATE.*`;
@@ -21,9 +22,19 @@ from refold.log.jetstream.appender import Appender
 from refold.log.jetstream.client import DEFAULT_INBOX_PREFIX, BrokerClient, connect
 from refold.log.jetstream.notices import JetStreamNotices
 from refold.log.jetstream.reader import read_log
-from refold.log.jetstream.topology import check_log, create_log
+from refold.log.jetstream.topology import KeyValueMarker, LogMarker, Traces, check_log, create_log, no_traces
 
-__all__ = ["JetStreamLog", "JetStreamNotices", "check_log", "connect", "create_log"]
+__all__ = [
+    "JetStreamLog",
+    "JetStreamNotices",
+    "KeyValueMarker",
+    "LogMarker",
+    "Traces",
+    "check_log",
+    "connect",
+    "create_log",
+    "no_traces",
+]
 
 
 class JetStreamLog:
@@ -49,7 +60,7 @@ class JetStreamLog:
         connect_seconds: float = LOG_CONNECT_SECONDS,
         acknowledge_seconds: float = ACKNOWLEDGE_SECONDS,
     ) -> JetStreamLog:
-        """Connect and check the log. Raises `LogUnavailable`, `LogDiffers`, `LogHole`."""
+        """Connect and check the log. Raises `LogUnavailable`, `LogMissing`, `LogDiffers`, `LogHole`."""
         client = await connect(
             url,
             user=user,

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import orjson
 
-from refold.core.errors import LogDiffers, LogUnavailable
+from refold.core.errors import LogMissing, LogUnavailable
 from refold.core.record import Record
 from refold.core.timestamp import parse_rfc3339
 from refold.log.jetstream.client import BrokerClient
@@ -47,15 +47,44 @@ async def ask_api(client: BrokerClient, verb: str, request: dict[str, Any] | Non
 
 
 async def stream_info(client: BrokerClient, **details: bool) -> dict[str, Any]:
-    """Ask the stream's leader for configuration and state. Raises `LogDiffers` where there is no stream."""
+    """Ask the stream's leader for configuration and state. Raises `LogMissing` where there is no stream."""
     try:
         return await ask_api(client, f"STREAM.INFO.{STREAM}", details or None)
     except ApiRefused as refused:
         if refused.code == STREAM_ABSENT:
-            raise LogDiffers(
-                "there is no log: the administrator's user makes it at start", stream=STREAM
-            ) from refused
+            message = "there is no log: a projector with the administrator's address creates it at its start"
+            raise LogMissing(message, stream=STREAM) from refused
         raise LogUnavailable("the broker does not tell of the log", reason=str(refused)) from refused
+
+
+async def unreadable_range(client: BrokerClient, first_sequence: int, end_sequence: int) -> tuple[int, int]:
+    """Return the first and last sequence around `first_sequence` that the leader does not give.
+
+    `first_sequence` is known to be unreadable. One damaged block is one range: its end is found by doubling steps,
+    then by halving them, about 30 requests for a million events.
+    """
+    unreadable, readable, step = first_sequence, end_sequence + 1, 1
+    while unreadable + step < readable:
+        if await _is_readable(client, unreadable + step):
+            readable = unreadable + step
+        else:
+            unreadable += step
+            step *= 2
+    while readable - unreadable > 1:
+        middle = (readable + unreadable) // 2
+        if await _is_readable(client, middle):
+            readable = middle
+        else:
+            unreadable = middle
+    return first_sequence, unreadable
+
+
+async def _is_readable(client: BrokerClient, sequence: int) -> bool:
+    try:
+        await ask_api(client, f"STREAM.MSG.GET.{STREAM}", {"seq": sequence})
+    except ApiRefused:
+        return False
+    return True
 
 
 async def stored_record(client: BrokerClient, **which: int | str) -> Record | None:

@@ -14,7 +14,13 @@ from typing import Any, Final
 import orjson
 
 from refold.core.errors import LogUnavailable
-from refold.core.limits import HEARTBEAT_SECONDS, HEARTBEATS_MISSED_MAX, READ_AHEAD_BYTES, READ_SECONDS
+from refold.core.limits import (
+    HEARTBEAT_SECONDS,
+    HEARTBEATS_MISSED_MAX,
+    READ_AHEAD_BYTES,
+    READ_QUIET_SECONDS,
+    READ_SECONDS,
+)
 from refold.core.record import Record
 from refold.log.jetstream.api import STREAM, ApiRefused, ask_api
 from refold.log.jetstream.client import BrokerClient
@@ -96,10 +102,14 @@ class Feed:
         return feed
 
     async def take(self) -> list[Record]:
-        """Return what has come since, at least one record. Raises `FeedLost`."""
+        """Return what has come since, or nothing after `READ_QUIET_SECONDS` without an event. Raises `FeedLost`."""
+        loop = asyncio.get_running_loop()
+        quiet_at = loop.time() + READ_QUIET_SECONDS
         while not self._run:
             if self._lost is not None:
                 raise self._lost
+            if loop.time() >= quiet_at:
+                return []
             self._ask_ahead()
             self._news.clear()
             try:

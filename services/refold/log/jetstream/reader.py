@@ -11,10 +11,10 @@ from contextlib import aclosing
 
 import structlog
 
-from refold.core.errors import LogHole, LogUnavailable
-from refold.core.limits import RECONNECT_SECONDS, RECONNECT_SECONDS_MAX
+from refold.core.errors import LogHole, LogUnavailable, TimedOut
+from refold.core.limits import READ_STALLS_MAX, RECONNECT_SECONDS, RECONNECT_SECONDS_MAX
 from refold.core.record import Record
-from refold.log.jetstream.api import stored_record, stream_info
+from refold.log.jetstream.api import stored_record, stream_info, unreadable_range
 from refold.log.jetstream.client import BrokerClient
 from refold.log.jetstream.feed import Feed, FeedLost
 
@@ -24,7 +24,8 @@ _log = structlog.get_logger()
 async def read_log(client: BrokerClient, after_sequence: int) -> AsyncGenerator[list[Record], None]:
     """Yield every record after a sequence, run by run; ends only by `aclose`.
 
-    Raises `LogHole` where the log lacks a sequence, `LogUnavailable` once the client is closed for good.
+    Raises `LogHole` where the log lacks a sequence or the broker cannot read it, `TimedOut` where the broker delivers
+    nothing although it has more, `LogUnavailable` once the client is closed for good.
     """
     reading = Reading(client, after_sequence)
     while True:
@@ -33,6 +34,9 @@ async def read_log(client: BrokerClient, after_sequence: int) -> AsyncGenerator[
             try:
                 while True:
                     run = await feed.take()
+                    if not run:
+                        await reading.check_quiet()
+                        continue
                     async with aclosing(reading.within_leader(run)) as parts:
                         async for part in parts:
                             yield part
@@ -59,6 +63,8 @@ class Reading:
         self._has_replicas = False
         self._leader_sequence = 0
         self._gap_end = 0
+        self._quiet_sequence = -1
+        self._stalls = 0
 
     async def begin(self) -> Feed:
         """Make a consumer where reading has come to. Raises `LogHole` where the log ends before that."""
@@ -83,6 +89,26 @@ class Reading:
                 await self.pause()
         yield self._pass(run)
 
+    async def check_quiet(self) -> None:
+        """Tell a quiet log from one whose next event cannot be read, the second time that nothing has come.
+
+        Raises `LogHole` with the range that the broker cannot read, `FeedLost` where a new consumer may help.
+        """
+        await self._ask_leader()
+        next_sequence = self.last_sequence + 1
+        if self._leader_sequence < next_sequence or self._quiet_sequence != next_sequence:
+            self._quiet_sequence = next_sequence
+            return
+        if await stored_record(self._client, seq=next_sequence) is None:
+            first, last = await unreadable_range(self._client, next_sequence, self._leader_sequence)
+            message = "the broker has events that it cannot read: a block of its storage is damaged"
+            raise LogHole(message, first_sequence=first, last_sequence=last)
+        self._stalls += 1
+        if self._stalls > READ_STALLS_MAX:
+            message = "the broker delivers no events, although it has more"
+            raise TimedOut(message, next_sequence=next_sequence, last_sequence=self._leader_sequence)
+        raise FeedLost("the consumer delivers nothing, although there is more")
+
     async def lose(self, feed: Feed, lost: FeedLost) -> None:
         """Note how a consumer ended; one that gave nothing is not made anew at once."""
         if feed.first_sequence == self.last_sequence + 1:
@@ -97,6 +123,7 @@ class Reading:
     def _pass(self, run: list[Record]) -> list[Record]:
         self.last_sequence = run[-1].sequence
         self._pause_seconds = RECONNECT_SECONDS
+        self._stalls = 0
         return run
 
     async def _check_gap(self) -> None:

@@ -11,7 +11,7 @@ from uuid import UUID
 from refold.core.checkpoint import Checkpoint
 from refold.core.errors import StoreDiffers
 from refold.core.shard import first_checkpoints
-from refold.store.postgres.pool import Connection
+from refold.store.postgres.pool import Connection, Pool, translated
 from refold.store.postgres.rows import checkpoint_columns, to_checkpoint
 from refold.store.postgres.sql import SQL
 
@@ -39,6 +39,19 @@ async def bind(connection: Connection, log_id: str) -> Bound:
         place = (first.fold, first.read_sequence, first.recorded_at)
         await connection.execute(SQL["make_shard"], partitions, *place)
         return Bound(await read_checkpoints(connection), epoch)
+
+
+async def bound_log(dsn: str, schema: str) -> str | None:
+    """Return the id of the log that a schema projects, without a look at its other tables; None where there is none."""
+    connection = await Pool(dsn, schema, 1).connect()
+    try:
+        with translated():
+            if not await connection.fetchval(SQL["find_log"]):
+                return None
+            log_id: str | None = await connection.fetchval(SQL["bound_log_id"])
+            return log_id
+    finally:
+        connection.terminate()
 
 
 async def read_checkpoints(connection: Connection) -> list[Checkpoint]:

@@ -38,6 +38,12 @@ WHERE i.indrelid = 'documents'::regclass
 -- name: bind_log
 INSERT INTO log (log_id) VALUES ($1) ON CONFLICT DO NOTHING
 
+-- name: find_log
+SELECT to_regclass('log') IS NOT NULL
+
+-- name: bound_log_id
+SELECT log_id FROM log
+
 -- name: bound_log
 SELECT log_id, epoch FROM log
 

@@ -1,0 +1,171 @@
+"""The log's files: copied before nats-server starts, for it deletes a stream that it cannot read, and cuts blocks.
+
+Used by `refold.embedded.nats`. Seen with 2.15.1: one flipped bit in a sealed block, and the start removes the stream's
+folder. A sealed block is never changed in place: a hard link keeps it and costs nothing. An open block is cut where its
+content does not check: it is copied (at most 8 MB).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, NamedTuple
+
+STORAGE: Final = "jetstream"
+DAMAGED: Final = "damaged"
+_COPIES: Final = "before-start"
+_KEPT_SUFFIXES: Final = frozenset({".blk", ".key", ".inf", ".sum"})
+"""Blocks, keys and the stream's configuration; everything else is made anew from these."""
+
+_SEALED: Final = b"cmp"
+"""A block is compressed when it is sealed, and begins so from then on."""
+_OPEN_BLOCKS_MAX: Final = 2
+"""Only the newest blocks can be open: one that is written, one that is being sealed."""
+
+
+class _Copied(NamedTuple):
+    original: Path
+    copy: Path
+    size: int
+    is_sealed: bool
+
+
+class BlockCopies:
+    """Links and copies of every stream's files, taken while no server runs."""
+
+    def __init__(self, home: Path, copied: list[_Copied]) -> None:
+        """Use `take`."""
+        self._home = home
+        self._copied = copied
+
+    @classmethod
+    def take(cls, home: Path) -> BlockCopies:
+        """Link or copy the files of all streams under the server's folder. Raises `OSError` where there is no room.
+
+        Copies of an earlier start that did not come so far as to `settle` are older, hence more than what is there now:
+        they stay.
+        """
+        return cls(home, [_copy(home, path, is_open=is_open) for path, is_open in _stream_files(home)])
+
+    def settle(self, recovered: Iterable[str]) -> list[str]:
+        """Keep what the server has lost, drop the other copies; return what to tell the operator, a line each.
+
+        `recovered` names the streams that the server has read. Of any other, all files are kept, and put back where the
+        server deleted them. Of these, the blocks that are gone or were cut are kept.
+        """
+        known = set(recovered)
+        unread = [each for each in self._copied if _stream_of(each.original) not in known]
+        lost = [*unread, *(each for each in self._copied if each not in unread and _is_cut(each))]
+        lines = []
+        if lost:
+            kept = _kept_folder(self._home / DAMAGED, lost)
+            lines = [
+                *_unread_lines(unread, kept),
+                *(_cut_line(each, kept) for each in lost if each not in unread),
+            ]
+            for each in lost:
+                target = kept / each.original.relative_to(self._home)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                each.copy.replace(target)
+                if each in unread and not each.original.exists():
+                    each.original.parent.mkdir(parents=True, exist_ok=True)
+                    _duplicate(target, each.original, is_open=not each.is_sealed)
+        shutil.rmtree(self._home / _COPIES, ignore_errors=True)
+        return lines
+
+
+def stored_blocks(home: Path) -> list[str]:
+    """Say which folders hold blocks of a stream, in words; nothing where no event is stored."""
+    found: dict[Path, list[Path]] = {}
+    for path, _ in _stream_files(home):
+        if path.suffix == ".blk" and path.stat().st_size:
+            found.setdefault(path.parent, []).append(path)
+    return [_contents(folder, sorted(blocks, key=_number)) for folder, blocks in found.items()]
+
+
+def _contents(folder: Path, blocks: list[Path]) -> str:
+    size = sum(block.stat().st_size for block in blocks)
+    return f"{folder} holds {len(blocks)} blocks of {size:,} bytes, {blocks[0].name} to {blocks[-1].name}"
+
+
+def kept_folders(home: Path) -> list[Path]:
+    """Return the folders of what earlier starts have kept, oldest first."""
+    return sorted((home / DAMAGED).glob("*"))
+
+
+def _stream_files(home: Path) -> Iterator[tuple[Path, bool]]:
+    """Yield the files of every stream but its consumers', and whether each is open: may be changed in place."""
+    for stream in sorted((home / STORAGE).glob("*/streams/*")):
+        found = [
+            path for path in (*stream.glob("*"), *stream.glob("msgs/*")) if path.suffix in _KEPT_SUFFIXES
+        ]
+        blocks = sorted((path for path in found if path.suffix == ".blk"), key=_number)
+        for path in found:
+            is_block = path.suffix == ".blk"
+            if path.is_file():
+                yield path, not is_block or (path in blocks[-_OPEN_BLOCKS_MAX:] and not _is_sealed(path))
+
+
+def _number(block: Path) -> int:
+    return int(block.stem) if block.stem.isdecimal() else 0
+
+
+def _stream_of(path: Path) -> str:
+    return (path.parents[1] if path.parent.name == "msgs" else path.parent).name
+
+
+def _copy(home: Path, path: Path, *, is_open: bool) -> _Copied:
+    target = home / _COPIES / path.relative_to(home)
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _duplicate(path, target, is_open=is_open)
+    return _Copied(path, target, target.stat().st_size, not is_open)
+
+
+def _duplicate(source: Path, target: Path, *, is_open: bool) -> None:
+    """Link a file, or copy one that may be changed in place: whole or not at all."""
+    if not is_open:
+        os.link(source, target)
+        return
+    making = target.with_name(f"{target.name}.new")
+    shutil.copy2(source, making)
+    making.rename(target)
+
+
+def _is_sealed(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_SEALED)) == _SEALED
+
+
+def _is_cut(copied: _Copied) -> bool:
+    """Tell whether a block is gone or shorter; one that was sealed meanwhile is shorter, and whole."""
+    path = copied.original
+    if path.suffix != ".blk":
+        return False
+    if not path.exists():
+        return bool(copied.size)
+    return path.stat().st_size < copied.size and (copied.is_sealed or not _is_sealed(path))
+
+
+def _kept_folder(damaged: Path, lost: list[_Copied]) -> Path:
+    """Name a folder after the time and what is lost: the same loss, met by the next start, is kept once."""
+    facts = [(str(each.original), each.size, each.copy.stat().st_mtime_ns) for each in lost]
+    digest = sha256(repr(sorted(facts)).encode()).hexdigest()[:12]
+    known = sorted(damaged.glob(f"*-{digest}"))
+    return known[0] if known else damaged / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{digest}"
+
+
+def _unread_lines(unread: list[_Copied], kept: Path) -> list[str]:
+    folders = sorted({each.original.parent for each in unread if each.original.suffix == ".blk"})
+    said = "nats-server could not read the stream; its files are left as they were, and kept in"
+    return [f"{folder}: {said} {kept}" for folder in folders]
+
+
+def _cut_line(copied: _Copied, kept: Path) -> str:
+    path = copied.original
+    how = f"cut it from {copied.size:,} to {path.stat().st_size:,} bytes" if path.exists() else "deleted it"
+    return f"{path}: nats-server {how}; as it was, it is kept in {kept}"

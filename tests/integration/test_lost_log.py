@@ -1,0 +1,290 @@
+"""A log is never created where one may have been, and no start changes or deletes what is left of one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import httpx
+import psutil
+import pytest
+
+from refold.core.errors import LogDiffers, LogMissing
+from refold.log.jetstream.api import ask_api
+from refold.wiring.log import make_log, projection_traces
+from support.broker import Broker, running_broker
+from support.services import make_site, projector
+from support.up import END_SECONDS, Up, run_refold, until
+
+EVENTS_PER_BATCH = 500
+BATCHES = 11
+"""Together about 12 MB before compression: one sealed block and one that is open."""
+
+FLIPPED_AT = 1_000_000
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
+    async with running_broker(tmp_path / "data", sync="fsync") as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder whose system was stopped cleanly, with a log of two blocks."""
+    data = tmp_path_factory.mktemp("stopped") / "data"
+    up = Up.start(data, "--durability", "os")
+    for batch in range(BATCHES):
+        lines = [
+            {"doc": f"d{at}", "put": {"batch": batch, "noise": os.urandom(1_000).hex()}}
+            for at in range(EVENTS_PER_BATCH)
+        ]
+        body = "\n".join(map(json.dumps, lines)).encode()
+        headers = {"Content-Type": "application/x-ndjson"}
+        answer = httpx.post(f"{up.url}/v1/n/events", content=body, headers=headers, timeout=60)
+        assert answer.text.count('"applied"') == EVENTS_PER_BATCH
+    assert up.stop() == 0
+    assert len(blocks(data)) == 2
+    return data
+
+
+def copy_of(stopped: Path, path: Path) -> Path:
+    """Return a copy that a test may damage."""
+    data = path / "data"
+    shutil.copytree(stopped, data, symlinks=True)
+    for found in (stopped / "postgres").rglob("*"):
+        owner = found.stat()
+        os.chown(data / found.relative_to(stopped), owner.st_uid, owner.st_gid)
+    os.chown(data / "postgres", (stopped / "postgres").stat().st_uid, (stopped / "postgres").stat().st_gid)
+    return data
+
+
+def stream_of(data: Path) -> Path:
+    return data / "nats/jetstream/$G/streams/STATE"
+
+
+def blocks(data: Path) -> dict[str, str]:
+    """Digests of the blocks where nats-server keeps them, by file name."""
+    found = sorted((stream_of(data) / "msgs").glob("*.blk"))
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+
+def flip_a_bit(path: Path, at: int = FLIPPED_AT) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        (byte,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+
+
+def crash(data: Path) -> None:
+    """Start the system and kill all of its processes, as a power cut does."""
+    up = Up.start(data, "--durability", "os")
+    answer = httpx.put(f"{up.url}/v1/n/last", json={"crash": True}, timeout=60)
+    assert answer.status_code == 201
+    processes = [psutil.Process(up.process.pid), *up.children()]
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
+    up.process.wait(END_SECONDS)
+    until(lambda: not any(process.is_running() and process.status() != "zombie" for process in processes))
+
+
+def refused_start(data: Path) -> str:
+    """Start the system, which is to end by itself with exit code 1; return what it said."""
+    up = Up(data, "--http", "127.0.0.1:0", "--nats-port", "0", "--durability", "os")
+    assert up.process.wait(END_SECONDS) == 1, up.said()
+    assert not (data / "endpoints.json").exists()
+    return up.said()
+
+
+@pytest.mark.slow
+def test_one_bit_flipped_after_a_crash_costs_no_block_and_the_bit_put_back_brings_everything_back(
+    stopped: Path, tmp_path: Path
+) -> None:
+    data = copy_of(stopped, tmp_path)
+    crash(data)
+    sound = blocks(data)
+    flip_a_bit(stream_of(data) / "msgs/1.blk")
+    damaged = blocks(data)
+    for _ in range(2):
+        said = refused_start(data)
+        assert "log_missing" in said
+        assert "crc mismatch" in said
+        assert "2 blocks" in said
+        assert "log create --i-have-lost-the-log" in said
+        assert blocks(data) == damaged
+    # Two starts that met the same damage have kept it once.
+    (kept,) = (data / "nats/damaged").iterdir()
+    assert str(kept) in said
+    flip_a_bit(stream_of(data) / "msgs/1.blk")
+    assert blocks(data) == sound
+    up = Up.start(data, "--durability", "os")
+    assert httpx.get(f"{up.url}/v1/n/last", timeout=60).json() == {"crash": True}
+    verified = run_refold("verify", "--data", str(data))
+    assert verified.returncode == 0, verified.stderr
+    assert up.stop() == 0
+
+
+@pytest.mark.slow
+def test_one_bit_flipped_after_a_clean_stop_is_named_with_its_events_and_the_brokers_own_words(
+    stopped: Path, tmp_path: Path
+) -> None:
+    data = copy_of(stopped, tmp_path)
+    flip_a_bit(stream_of(data) / "msgs/1.blk")
+    damaged = blocks(data)
+    said = refused_start(data)
+    assert "log_hole" in said
+    assert "first_sequence=1, last_sequence=" in said
+    assert "crc mismatch" in said
+    assert "1.blk" in said
+    assert blocks(data) == damaged
+
+
+@pytest.mark.slow
+def test_an_open_block_that_the_broker_cuts_is_kept_as_it_was(stopped: Path, tmp_path: Path) -> None:
+    data = copy_of(stopped, tmp_path)
+    # Without its index, the server reads every block anew.
+    (stream_of(data) / "msgs/index.db").unlink()
+    newest = stream_of(data) / "msgs/2.blk"
+    flip_a_bit(newest, newest.stat().st_size // 2)
+    damaged = blocks(data)
+    said = refused_start(data)
+    assert "log_hole: the log ends before what has been folded from it" in said
+    assert "nats-server cut it from" in said
+    (kept,) = (data / "nats/damaged").rglob("2.blk")
+    assert hashlib.sha256(kept.read_bytes()).hexdigest() == damaged["2.blk"]
+    assert blocks(data)["1.blk"] == damaged["1.blk"]
+
+
+@pytest.mark.slow
+def test_a_log_whose_storage_is_gone_is_not_begun_anew_even_if_the_projection_is_gone_too(
+    stopped: Path, tmp_path: Path
+) -> None:
+    data = copy_of(stopped, tmp_path)
+    aside = tmp_path / "aside"
+    stream_of(data).rename(aside)
+    said = refused_start(data)
+    assert "log_missing" in said
+    assert "the projection (schema refold) is bound to log" in said
+    assert "the marker names log" in said
+    (data / "postgres").rename(tmp_path / "projection")
+    said = refused_start(data)
+    assert "log_missing" in said
+    assert "the marker names log" in said
+    assert blocks(data) == {}
+    aside.rename(stream_of(data))
+    up = Up.start(data, "--durability", "os")
+    verified = run_refold("verify", "--data", str(data))
+    assert verified.returncode == 0, verified.stderr
+    assert up.stop() == 0
+
+
+@pytest.mark.slow
+def test_blocks_that_are_left_on_disk_are_reason_enough(stopped: Path, tmp_path: Path) -> None:
+    data = copy_of(stopped, tmp_path)
+    (stream_of(data) / "meta.inf").unlink()
+    (data / "log.json").unlink()
+    (data / "postgres").rename(tmp_path / "projection")
+    left = blocks(data)
+    said = refused_start(data)
+    assert "log_missing" in said
+    assert "holds 2 blocks" in said
+    assert blocks(data) == left
+
+
+async def test_a_broker_without_the_key_of_its_storage_keeps_it(broker: Broker, tmp_path: Path) -> None:
+    stored = tmp_path / "data/nats"
+    plain = (stored / "nats.conf").read_text().replace("port: -1", f"port: {broker.port}")
+
+    async def restarted(key: str) -> None:
+        """Start the server again as an operator does who keeps the log encrypted."""
+        await broker.server.stop()
+        await broker.restart_with(plain.replace("jetstream {", f'jetstream {{ cipher: aes, key: "{key}"\n'))
+
+    await restarted("the right key")
+    made = await make_log(broker.server.url("administrator"))
+    await broker.publish_raw(b"PUB state.n.a 2\r\n{}\r\n")
+    left = blocks(tmp_path / "data")
+    await restarted("another key")
+    with pytest.raises(LogMissing, match="is bound to log"):
+        await make_log(broker.server.url("administrator"), traces=_bound)
+    assert blocks(tmp_path / "data") == left
+    await restarted("the right key")
+    assert await make_log(broker.server.url("administrator"), traces=_bound) == made
+
+
+async def _bound() -> list[str]:
+    return ["the projection is bound to log x"]
+
+
+async def test_the_brokers_marker_alone_forbids_a_second_log(broker: Broker) -> None:
+    url = broker.server.url("administrator")
+    made = await make_log(url)
+    assert await make_log(url) == made
+    client = await broker.connect()
+    await ask_api(client, "STREAM.DELETE.STATE")
+    with pytest.raises(LogMissing, match=f"the marker names log {made}"):
+        await make_log(url)
+    await ask_api(client, "STREAM.DELETE.KV_refold")
+    assert await make_log(url) != made
+
+
+async def test_a_stream_that_is_empty_and_once_was_not_gets_no_second_genesis(broker: Broker) -> None:
+    url = broker.server.url("administrator")
+    made = await make_log(url)
+    client = await broker.connect()
+    config = (await ask_api(client, "STREAM.INFO.STATE"))["config"]
+    await ask_api(client, "STREAM.DELETE.STATE")
+    await ask_api(client, "STREAM.CREATE.STATE", config)
+    with pytest.raises(LogMissing, match="is empty"):
+        await make_log(url)
+    await ask_api(client, "STREAM.DELETE.STATE")
+    await ask_api(client, "STREAM.CREATE.STATE", {**config, "subjects": ["state._refold.*"]})
+    with pytest.raises(LogMissing, match=f"the marker names log {made}"):
+        await make_log(url)
+    assert (await ask_api(client, "STREAM.INFO.STATE"))["state"]["last_seq"] == 0
+
+
+async def test_another_log_in_the_place_of_the_one_created_is_refused(broker: Broker) -> None:
+    url = broker.server.url("administrator")
+    await make_log(url)
+    client = await broker.connect()
+    await client.ask("$KV.refold.log", b"another")
+    with pytest.raises(LogDiffers, match="another log than the one created here"):
+        await make_log(url)
+
+
+async def test_a_projector_creates_no_log_for_a_projection_that_has_one(
+    broker: Broker, postgres_dsn: str
+) -> None:
+    site = await make_site(broker.server, postgres_dsn)
+    admin = broker.server.url("administrator")
+    async with projector(site, nats_admin_url=admin) as process:
+        await _until_bound(postgres_dsn)
+        process.terminate()
+        await process.wait()
+    client = await broker.connect()
+    for stream in ("STATE", "KV_refold"):
+        await ask_api(client, f"STREAM.DELETE.{stream}")
+    async with projector(site, nats_admin_url=admin) as process:
+        assert await process.wait() == 1
+    assert (await ask_api(client, "STREAM.NAMES"))["streams"] is None
+    (trace,) = await projection_traces(postgres_dsn, "refold")
+    assert site.log_id in trace
+
+
+async def _until_bound(dsn: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        while await connection.fetchval("SELECT to_regclass('refold.log') IS NULL"):
+            pass
+        while await connection.fetchval("SELECT count(*) FROM refold.log") == 0:
+            pass
+    finally:
+        await connection.close()

@@ -1,0 +1,101 @@
+"""Copies of the log's files: what a server deletes or cuts is kept, what it only seals is not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from refold.embedded.log_files import BlockCopies, kept_folders, stored_blocks
+
+SEALED = b"cmp\x01 sealed"
+
+
+@pytest.fixture
+def stream(tmp_path: Path) -> Path:
+    """A stream of one sealed and one open block, and its configuration."""
+    stream = tmp_path / "jetstream/$G/streams/STATE"
+    (stream / "msgs").mkdir(parents=True)
+    (stream / "meta.inf").write_bytes(b"{}")
+    (stream / "msgs/1.blk").write_bytes(SEALED)
+    (stream / "msgs/2.blk").write_bytes(b"open block")
+    (stream / "msgs/index.db").write_bytes(b"made anew")
+    return stream
+
+
+def kept(home: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (home / "damaged").rglob("*") if path.is_file()}
+
+
+def test_nothing_is_kept_where_the_server_has_lost_nothing(tmp_path: Path, stream: Path) -> None:
+    copies = BlockCopies.take(tmp_path)
+    (stream / "msgs/2.blk").write_bytes(b"open block, longer")
+    (stream / "msgs/index.db").unlink()
+    assert copies.settle(["STATE"]) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["jetstream"]
+
+
+def test_a_sealed_block_costs_no_room(tmp_path: Path, stream: Path) -> None:
+    BlockCopies.take(tmp_path)
+    assert (stream / "msgs/1.blk").stat().st_nlink == 2
+    assert (stream / "msgs/2.blk").stat().st_nlink == 1
+
+
+def test_a_block_that_is_sealed_at_start_is_shorter_and_whole(tmp_path: Path, stream: Path) -> None:
+    copies = BlockCopies.take(tmp_path)
+    (stream / "msgs/2.blk").write_bytes(b"cmp\x01")
+    assert copies.settle(["STATE"]) == []
+
+
+def test_a_block_that_was_cut_in_place_is_kept_as_it_was(tmp_path: Path, stream: Path) -> None:
+    copies = BlockCopies.take(tmp_path)
+    with (stream / "msgs/2.blk").open("r+b") as file:
+        file.truncate(4)
+    (line,) = copies.settle(["STATE"])
+    assert "cut it from 10 to 4 bytes" in line
+    assert kept(tmp_path) == {"2.blk": b"open block"}
+    assert (stream / "msgs/2.blk").read_bytes() == b"open"
+
+
+def test_a_block_that_was_deleted_is_kept(tmp_path: Path, stream: Path) -> None:
+    copies = BlockCopies.take(tmp_path)
+    (stream / "msgs/1.blk").unlink()
+    (line,) = copies.settle(["STATE"])
+    assert "deleted it" in line
+    assert kept(tmp_path) == {"1.blk": SEALED}
+
+
+def test_a_stream_that_the_server_could_not_read_is_kept_and_put_back(tmp_path: Path, stream: Path) -> None:
+    copies = BlockCopies.take(tmp_path)
+    shutil.rmtree(stream)
+    (line,) = copies.settle([])
+    assert "could not read the stream" in line
+    assert kept(tmp_path) == {"1.blk": SEALED, "2.blk": b"open block", "meta.inf": b"{}"}
+    assert (stream / "msgs/1.blk").read_bytes() == SEALED
+    assert (stream / "msgs/2.blk").read_bytes() == b"open block"
+    assert (stream / "meta.inf").read_bytes() == b"{}"
+
+
+def test_the_same_loss_is_kept_once(tmp_path: Path, stream: Path) -> None:
+    for _ in range(3):
+        copies = BlockCopies.take(tmp_path)
+        shutil.rmtree(stream)
+        copies.settle([])
+    assert len(kept_folders(tmp_path)) == 1
+
+
+def test_a_start_that_was_killed_leaves_its_older_copies_to_the_next(tmp_path: Path, stream: Path) -> None:
+    BlockCopies.take(tmp_path)
+    with (stream / "msgs/2.blk").open("r+b") as file:
+        file.truncate(4)
+    BlockCopies.take(tmp_path).settle(["STATE"])
+    assert kept(tmp_path) == {"2.blk": b"open block"}
+
+
+def test_only_blocks_with_content_are_stored_events(tmp_path: Path, stream: Path) -> None:
+    (said,) = stored_blocks(tmp_path)
+    assert "holds 2 blocks of 21 bytes, 1.blk to 2.blk" in said
+    (stream / "msgs/1.blk").write_bytes(b"")
+    (stream / "msgs/2.blk").unlink()
+    assert stored_blocks(tmp_path) == []
