@@ -251,11 +251,6 @@ HEARTBEAT_SECONDS: Final = 1.0
 HEARTBEATS_MISSED_MAX: Final = 5
 """… after so many missed, its consumer is taken for lost."""
 
-READ_QUIET_SECONDS: Final = 5.0
-"""A consumer that lives but has delivered nothing for this long is checked against the log's end."""
-READ_STALLS_MAX: Final = 3
-"""New consumers that deliver nothing, one after the other, although the log has more."""
-
 RECONNECT_SECONDS: Final = 0.25
 """Pause between attempts to come back to a broker, or to make a lost consumer anew; doubled up to …"""
 RECONNECT_SECONDS_MAX: Final = 2.0

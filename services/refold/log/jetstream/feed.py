@@ -18,13 +18,15 @@ from refold.core.limits import (
     HEARTBEAT_SECONDS,
     HEARTBEATS_MISSED_MAX,
     READ_AHEAD_BYTES,
-    READ_QUIET_SECONDS,
     READ_SECONDS,
 )
 from refold.core.record import Record
 from refold.log.jetstream.api import STREAM, ApiRefused, ask_api
 from refold.log.jetstream.client import BrokerClient
 from refold.log.jetstream.frames import HEADERS_BEGIN, HEADERS_END, message_frame, stored_lines
+
+READ_QUIET_SECONDS: Final = 5.0
+"""A consumer that lives but has delivered nothing for this long is checked against the log's end."""
 
 _DELIVERED: Final = b"$JS.ACK."
 _HEARTBEAT: Final = b"NATS/1.0 100"

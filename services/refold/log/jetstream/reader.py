@@ -8,15 +8,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Final
 
 import structlog
 
 from refold.core.errors import LogHole, LogUnavailable, TimedOut
-from refold.core.limits import READ_STALLS_MAX, RECONNECT_SECONDS, RECONNECT_SECONDS_MAX
+from refold.core.limits import RECONNECT_SECONDS, RECONNECT_SECONDS_MAX
 from refold.core.record import Record
 from refold.log.jetstream.api import stored_record, stream_info, unreadable_range
 from refold.log.jetstream.client import BrokerClient
 from refold.log.jetstream.feed import Feed, FeedLost
+
+READ_STALLS_MAX: Final = 3
+"""New consumers that deliver nothing, one after the other, although the log has more."""
 
 _log = structlog.get_logger()
 
