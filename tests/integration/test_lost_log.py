@@ -16,9 +16,11 @@ import psutil
 import pytest
 
 from refold.core.errors import LogDiffers, LogMissing
+from refold.log import Publication
 from refold.log.jetstream.api import ask_api
-from refold.wiring.log import make_log, projection_traces
+from refold.wiring.log import make_log, open_log, projection_traces
 from support.broker import Broker, running_broker
+from support.delivered import one_server
 from support.services import make_site, projector
 from support.up import END_SECONDS, Up, run_refold, until
 
@@ -217,6 +219,48 @@ async def test_a_broker_without_the_key_of_its_storage_keeps_it(broker: Broker, 
     assert blocks(tmp_path / "data") == left
     await restarted("the right key")
     assert await make_log(broker.server.url("administrator"), traces=_bound) == made
+
+
+async def test_the_delivered_broker_keeps_the_blocks_that_its_start_deletes(tmp_path: Path) -> None:
+    with one_server(tmp_path) as server:
+        await make_log(server.url("administrator"))
+        log = await open_log(server.url("gateway"), "test")
+        for _ in range(11):
+            batch = [Publication(namespace="n", document=f"d{at}", body=noise(10_000)) for at in range(100)]
+            assert isinstance(await log.append_atomically(batch), list)
+        await log.close()
+        server.kill()
+        (folder,) = (tmp_path / "data/jetstream").rglob("STATE/msgs")
+        flip_a_bit(folder / "1.blk")
+        (folder / "index.db").unlink(missing_ok=True)
+        damaged = {path.name: path.read_bytes() for path in folder.glob("*.blk")}
+        assert len(damaged) == 2
+        server.start()
+        assert not folder.exists()
+        with pytest.raises(LogMissing, match="is bound to log"):
+            await make_log(server.url("administrator"), marker=NoMarker(), traces=_bound)
+        server.kill()
+        server.start()
+        (moment,) = (tmp_path / "data/damaged").iterdir()
+        assert {
+            path.name: path.read_bytes() for path in moment.rglob("*.blk") if "STATE" in str(path)
+        } == damaged
+        assert "deleted or cut these blocks" in (tmp_path / "server.log").read_text()
+
+
+def noise(size: int) -> bytes:
+    """Bytes that do not compress to less than half."""
+    return os.urandom(size // 2).hex().encode()
+
+
+class NoMarker:
+    """A marker that was never written."""
+
+    async def read(self) -> str | None:
+        return None
+
+    async def write(self, log_id: str) -> None:
+        raise AssertionError(log_id)
 
 
 async def _bound() -> list[str]:

