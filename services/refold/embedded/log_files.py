@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -51,23 +51,21 @@ class BlockCopies:
         """
         return cls(home, [_copy(home, path, is_open=is_open) for path, is_open in _stream_files(home)])
 
-    def settle(self, recovered: Iterable[str]) -> list[str]:
+    def settle(self, recovered: Mapping[str, bool]) -> list[str]:
         """Keep what the server has lost, drop the other copies; return what to tell the operator, a line each.
 
-        `recovered` names the streams that the server has read. Of any other, all files are kept, and put back where the
-        server deleted them. Of these, the blocks that are gone or were cut are kept.
+        `recovered` names the streams that the server has read, and whether each is whole. Of one that is not, every block
+        that the start has changed is kept; of a whole one, those that are gone or shorter. Of a stream that was not read,
+        all files are kept, and put back where the server deleted them.
         """
-        known = set(recovered)
-        unread = [each for each in self._copied if _stream_of(each.original) not in known]
-        lost = [*unread, *(each for each in self._copied if each not in unread and _is_cut(each))]
+        unread = [each for each in self._copied if _stream_of(each.original) not in recovered]
+        read = [each for each in self._copied if each not in unread and each.original.suffix == ".blk"]
+        changed = [each for each in read if _is_changed(each, is_whole=recovered[_stream_of(each.original)])]
         lines = []
-        if lost:
-            kept = _kept_folder(self._home / DAMAGED, lost)
-            lines = [
-                *_unread_lines(unread, kept),
-                *(_cut_line(each, kept) for each in lost if each not in unread),
-            ]
-            for each in lost:
+        if unread or changed:
+            kept = _kept_folder(self._home / DAMAGED, [*unread, *changed])
+            lines = [*_unread_lines(unread, kept), *(_changed_line(each, kept) for each in changed)]
+            for each in (*unread, *changed):
                 target = kept / each.original.relative_to(self._home)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 each.copy.replace(target)
@@ -141,14 +139,15 @@ def _is_sealed(path: Path) -> bool:
         return file.read(len(_SEALED)) == _SEALED
 
 
-def _is_cut(copied: _Copied) -> bool:
-    """Tell whether a block is gone or shorter; one that was sealed meanwhile is shorter, and whole."""
+def _is_changed(copied: _Copied, *, is_whole: bool) -> bool:
+    """Tell whether a block may have lost events; in a whole stream, one that was sealed meanwhile is only shorter."""
     path = copied.original
-    if path.suffix != ".blk":
-        return False
     if not path.exists():
         return bool(copied.size)
-    return path.stat().st_size < copied.size and (copied.is_sealed or not _is_sealed(path))
+    now, before = path.stat(), copied.copy.stat()
+    if not is_whole:
+        return (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns)
+    return now.st_size < copied.size and (copied.is_sealed or not _is_sealed(path))
 
 
 def _kept_folder(damaged: Path, lost: list[_Copied]) -> Path:
@@ -165,7 +164,10 @@ def _unread_lines(unread: list[_Copied], kept: Path) -> list[str]:
     return [f"{folder}: {said} {kept}" for folder in folders]
 
 
-def _cut_line(copied: _Copied, kept: Path) -> str:
+def _changed_line(copied: _Copied, kept: Path) -> str:
     path = copied.original
-    how = f"cut it from {copied.size:,} to {path.stat().st_size:,} bytes" if path.exists() else "deleted it"
+    how = "deleted it"
+    if path.exists():
+        size = path.stat().st_size
+        how = f"cut it from {copied.size:,} to {size:,} bytes" if size < copied.size else "changed it"
     return f"{path}: nats-server {how}; as it was, it is kept in {kept}"

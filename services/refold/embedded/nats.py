@@ -143,8 +143,7 @@ async def _start(
             raise port_taken(host, port) from error
         raise
     server = NatsServer(child=child, host=host, port=listening, passwords=folder.passwords)
-    names = (await _ask(server, "$JS.API.STREAM.NAMES"))["streams"] or ()
-    return replace(server, losses=tuple(copies.settle(names)))
+    return replace(server, losses=tuple(copies.settle(await _recovered(server))))
 
 
 def _configuration(values: dict[str, object]) -> bytes:
@@ -196,6 +195,16 @@ async def _ask(server: NatsServer, subject: str) -> dict[str, Any]:
         await server.stop()
         raise
     return said
+
+
+async def _recovered(server: NatsServer) -> dict[str, bool]:
+    """Return the streams that the server has read, and whether they are whole: none that forbids deletion lacks any."""
+    streams: list[dict[str, Any]] = (await _ask(server, "$JS.API.STREAM.LIST"))["streams"] or []
+    return {
+        each["config"]["name"]: not each["config"].get("deny_delete")
+        or (each["state"]["first_seq"] <= 1 and not each["state"].get("num_deleted"))
+        for each in streams
+    }
 
 
 async def _used_bytes(server: NatsServer) -> int:

@@ -17,6 +17,7 @@ from refold.log import EventLog
 from refold.projector import rebuild, verify
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.succession import PostgresSuccession
+from refold.telemetry.logging import configure
 from refold.wiring.endpoints import ENDPOINTS, read_endpoints
 from refold.wiring.log import open_log
 from refold.wiring.projector import bounds_of
@@ -62,6 +63,8 @@ def reach(data: Path | None) -> Settings:
 
     Raises `ServiceUnavailable` where the folder's system does not run.
     """
+    # The command's output is its answer: what it logs meanwhile is not part of it.
+    configure("error", service="refold")
     settings = load(data=data)
     is_named = "data" in settings.model_fields_set
     if not is_named and settings.nats_url is not None and settings.postgres_url is not None:
