@@ -54,9 +54,9 @@ class BlockCopies:
     def settle(self, recovered: Mapping[str, bool]) -> list[str]:
         """Keep what the server has lost, drop the other copies; return what to tell the operator, a line each.
 
-        `recovered` names the streams that the server has read, and whether each is whole. Of one that is not, every block
-        that the start has changed is kept; of a whole one, those that are gone or shorter. Of a stream that was not read,
-        all files are kept, and put back where the server deleted them.
+        `recovered` names the streams that the server has read, and whether each is whole. Of one that is not, every
+        block that the start has changed is kept; of a whole one, those that are gone or shorter. Of a stream that was
+        not read, all files are kept, and put back where the server deleted them.
         """
         unread = [each for each in self._copied if _stream_of(each.original) not in recovered]
         read = [each for each in self._copied if each not in unread and each.original.suffix == ".blk"]
