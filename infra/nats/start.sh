@@ -2,14 +2,19 @@
 # Keeps the log's files, then becomes nats-server: a start of it deletes a stream that it cannot read (one damaged block
 # is enough, or a wrong key) and cuts a newest block whose content does not check. See ../runbooks/log-missing.md.
 #
-#   start.sh --config FILE …        (NATS_DATA: the folder of `store_dir`, /data unless said)
+#   start.sh --config FILE …
 #
+# NATS_DATA is the folder of `store_dir` (/data), NATS_MONITOR_PORT the port of `http` (8222).
 # DATA/kept holds the blocks as they were before this start: hard links, which cost nothing, and copies of the newest.
 # What the start before has lost is in DATA/damaged.
+#
+# After a write that failed (a full disk), the stream takes no event until the server starts again. So the server is ended
+# once there is room again, and the container's restart policy starts it: see ../runbooks/disk-full.md.
 set -eu
 
 data=${NATS_DATA:-/data}
 kept=$data/kept
+room_kib=65536
 
 sealed() { [ "$(head -c 3 "$1" | tr -d '\0')" = cmp ]; }
 
@@ -48,4 +53,25 @@ if [ -d "$data/jetstream" ]; then
     mv "$kept.new" "$kept"
 fi
 
+health() {
+    if command -v nc >/dev/null; then
+        printf 'GET /healthz HTTP/1.0\r\n\r\n' | nc -w 2 127.0.0.1 "${NATS_MONITOR_PORT:-8222}"
+    else
+        wget -q --content-on-error -O - "http://127.0.0.1:${NATS_MONITOR_PORT:-8222}/healthz"
+    fi 2>/dev/null
+}
+
+watch() {
+    while sleep 2 && kill -0 "$1" 2>/dev/null; do
+        case $(health) in *"write error"*)
+            if [ "$(df -Pk "$data" | awk 'NR == 2 { print $4 }')" -gt "$room_kib" ]; then
+                echo "nats-server could not write, and there is room again: it is ended to be started again" >&2
+                kill -TERM "$1"
+                return
+            fi ;;
+        esac
+    done
+}
+
+watch $$ &
 exec nats-server "$@"

@@ -89,7 +89,7 @@ async def test_stopping_ends_both_and_frees_the_folder(tmp_path: Path) -> None:
 
 
 async def test_secrets_are_for_their_owner_alone(servers: Servers) -> None:
-    servers.write_endpoints(http="http://127.0.0.1:1")
+    servers.write_endpoints(http="http://127.0.0.1:1", probe="http://127.0.0.1:2")
     folder = servers.folder.path
     for name in ("secrets.json", "endpoints.json", "nats/nats.conf", "children.json"):
         assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600, name
@@ -97,7 +97,9 @@ async def test_secrets_are_for_their_owner_alone(servers: Servers) -> None:
     told = json.loads((folder / "endpoints.json").read_text())
     assert told == {
         "http": "http://127.0.0.1:1",
+        "probe": "http://127.0.0.1:2",
         "nats": servers.nats.address,
+        "nats_monitor": servers.nats.monitor,
         "postgres": servers.postgres.dsn,
     }
     assert not any(password in repr(servers) for password in servers.folder.passwords.values())

@@ -46,7 +46,7 @@ def test_it_says_a_line_a_part_and_then_ready_with_the_addresses(up):
     endpoints = up.endpoints()
     assert endpoints["http"] in lines[-1]
     assert endpoints["nats"] in lines[-1]
-    assert set(endpoints) == {"http", "nats", "postgres"}
+    assert set(endpoints) == {"http", "nats", "nats_monitor", "postgres", "probe"}
 
 
 def test_nothing_that_it_prints_or_shows_to_others_holds_a_password(up):

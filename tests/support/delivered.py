@@ -132,10 +132,10 @@ def _delivered(
     """Copy the configuration; only its places differ: a port, a folder, and loopback."""
     shutil.copytree(INFRA / "nats", home / "nats")
     path = home / "nats" / configuration
-    text, (port, route_port) = path.read_text(), ports
+    text, (port, route_port), monitor_port = path.read_text(), ports, _steady_port()
     places = {
         "\nport: 4222\n": f'\nhost: "127.0.0.1"\nport: {port}\n',
-        '\nhttp: "127.0.0.1:8222"\n': "\n",
+        '\nhttp: "127.0.0.1:8222"\n': f'\nhttp: "127.0.0.1:{monitor_port}"\n',
         'store_dir: "/data"\n': f'store_dir: "{home}/data"\n',
     }
     if told:
@@ -150,5 +150,12 @@ def _delivered(
         port=port,
         route_port=route_port,
         command=[str(home / "nats/start.sh"), "--config", str(path)],
-        environment=os.environ | variables() | told | {"NATS_DATA": f"{home}/data", "PATH": _search_path()},
+        environment={
+            **os.environ,
+            **variables(),
+            **told,
+            "NATS_DATA": f"{home}/data",
+            "NATS_MONITOR_PORT": str(monitor_port),
+            "PATH": _search_path(),
+        },
     )

@@ -21,6 +21,7 @@ import orjson
 
 from refold.core.errors import ChildFailed, EmbeddedError
 from refold.core.limits import (
+    CHILD_STOP_SECONDS,
     CONNECT_SECONDS,
     DISK_RESERVE_BYTES,
     DISK_RESERVE_SHARE,
@@ -60,6 +61,7 @@ class NatsServer:
     child: Child
     host: str
     port: int
+    monitor_port: int
     passwords: dict[str, str] = field(repr=False)
     losses: tuple[str, ...] = ()
 
@@ -67,6 +69,11 @@ class NatsServer:
     def address(self) -> str:
         """Give the address for anyone: who names no user is the author."""
         return f"nats://{self.host}:{self.port}"
+
+    @property
+    def monitor(self) -> str:
+        """Give the address of its health and metrics."""
+        return f"http://{LOOPBACK}:{self.monitor_port}"
 
     def url(self, user: NatsUser) -> str:
         """Give the address with a user's name and password: a secret."""
@@ -83,9 +90,9 @@ class NatsServer:
         told = [line[line.index("[", 1) :] for line in lines if _STORAGE_COMPLAINT.search(line)]
         return list(dict.fromkeys(told))[-_COMPLAINTS_MAX:]
 
-    async def stop(self) -> None:
+    async def stop(self, *, wait_seconds: float = CHILD_STOP_SECONDS) -> None:
         """End it cleanly."""
-        await self.child.stop()
+        await self.child.stop(wait_seconds=wait_seconds)
 
 
 async def start_nats(
@@ -137,12 +144,15 @@ async def _start(
         raise EmbeddedError(message, folder=str(home)) from error
     child = folder.start(_command(home))
     try:
-        listening = await wait_ready(child, lambda: _listening(home, host))
+        ports = await wait_ready(child, lambda: _listening(home, host))
     except ChildFailed as error:
         if port and lost_port(error):
             raise port_taken(host, port) from error
         raise
-    server = NatsServer(child=child, host=host, port=listening, passwords=folder.passwords)
+    listening, monitoring = ports
+    server = NatsServer(
+        child=child, host=host, port=listening, monitor_port=monitoring, passwords=folder.passwords
+    )
     return replace(server, losses=tuple(copies.settle(await _recovered(server))))
 
 
@@ -158,27 +168,32 @@ def _command(home: Path) -> Command:
     )
 
 
-async def _listening(home: Path, host: str) -> int | None:
-    """Give the port once the server greets on it."""
-    port = _told_port(home)
-    if port is None:
+async def _listening(home: Path, host: str) -> tuple[int, int] | None:
+    """Give the ports for clients and for monitoring once the server greets on the first."""
+    ports = _told_ports(home)
+    if ports is None:
         return None
     try:
-        reader, writer = await asyncio.open_connection(host, port)
+        reader, writer = await asyncio.open_connection(host, ports[0])
         try:
-            return port if (await reader.readline()).startswith(b"INFO ") else None
+            return ports if (await reader.readline()).startswith(b"INFO ") else None
         finally:
             writer.close()
     except OSError:
         return None
 
 
-def _told_port(home: Path) -> int | None:
+def _told_ports(home: Path) -> tuple[int, int] | None:
     for told in home.glob("*.ports"):
         # It may be seen before it is written.
         with suppress(orjson.JSONDecodeError):
-            return int(orjson.loads(told.read_bytes())["nats"][0].rpartition(":")[2])
+            found = orjson.loads(told.read_bytes())
+            return _port_in(found["nats"][0]), _port_in(found["monitoring"][0])
     return None
+
+
+def _port_in(address: str) -> int:
+    return int(address.rpartition(":")[2])
 
 
 async def _ask(server: NatsServer, subject: str) -> dict[str, Any]:

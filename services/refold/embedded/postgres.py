@@ -71,9 +71,9 @@ class PostgresServer:
         """Give the address with the password: a secret."""
         return f"postgres://{USER}:{self.password}@{self.host}:{self.port}/{DATABASE}"
 
-    async def stop(self) -> None:
+    async def stop(self, *, wait_seconds: float = CHILD_STOP_SECONDS) -> None:
         """End it cleanly, whoever is connected."""
-        await self.child.stop()
+        await self.child.stop(wait_seconds=wait_seconds)
 
 
 async def start_postgres(

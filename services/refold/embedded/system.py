@@ -25,9 +25,14 @@ class Servers:
     nats: NatsServer
     postgres: PostgresServer
 
-    def write_endpoints(self, *, http: str) -> None:
+    def write_endpoints(self, *, http: str, probe: str) -> None:
         """Write the folder's endpoints file, once everything is ready."""
-        self.folder.write_endpoints({"http": http, "nats": self.nats.address, "postgres": self.postgres.dsn})
+        addresses = {
+            "nats": self.nats.address,
+            "nats_monitor": self.nats.monitor,
+            "postgres": self.postgres.dsn,
+        }
+        self.folder.write_endpoints({"http": http, "probe": probe, **addresses})
 
     async def stop(self) -> None:
         """End both and give the folder free; again is harmless."""

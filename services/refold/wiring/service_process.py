@@ -8,12 +8,15 @@ import signal
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Final
 
 from refold.core import canonical
 from refold.core.errors import ChildFailed
 from refold.core.limits import CHILD_LOG_TAIL_BYTES, CHILD_STOP_SECONDS
+from refold.wiring.health import service_fault
+from refold.wiring.part import Fault
 from refold.wiring.settings import environment_without
 
 LOG_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -29,16 +32,17 @@ class ServiceProcess:
         """Take over a process that has just been started (see `start_service`)."""
         self.name = name
         self._process = process
-        self._log: _LogFile | None = None
+        self._log: LogFile | None = None
         self._logging: asyncio.Task[None] | None = None
+        self._probe: tuple[str, int] | None = None
 
-    def hand(self, flags: Mapping[str, object], log: Path) -> None:
-        """Hand it its settings, which it waits for, and keep what it logs.
+    def hand(self, flags: Mapping[str, object], log: Path, probe: tuple[str, int]) -> None:
+        """Hand it its settings, which it waits for, and keep what it logs; `probe` is where it answers `/healthz`.
 
         Through a pipe: arguments can be read by everyone, and it has loaded its code meanwhile.
         """
         assert self._process.stdin is not None
-        self._log = _LogFile(log)
+        self._log, self._probe = LogFile(log), probe
         self._logging = asyncio.create_task(self._keep_log(self._log), name=f"{self.name} log")
         self._process.stdin.write(canonical.dumps(flags) + b"\n")
         self._process.stdin.close()
@@ -55,12 +59,16 @@ class ServiceProcess:
             await self._logging
         return code
 
-    async def stop(self) -> None:
+    async def fault(self) -> Fault | None:
+        """Ask its `/healthz`."""
+        return await service_fault(*self._probe) if self._probe else None
+
+    async def stop(self, *, wait_seconds: float = CHILD_STOP_SECONDS) -> None:
         """End it: ask, wait, then kill."""
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
         try:
-            async with asyncio.timeout(CHILD_STOP_SECONDS):
+            async with asyncio.timeout(wait_seconds):
                 await self._process.wait()
         except TimeoutError:
             with suppress(ProcessLookupError):
@@ -72,7 +80,7 @@ class ServiceProcess:
         said = self._log.tail.decode(errors="replace").strip() if self._log is not None else ""
         return ChildFailed(f"{self.name} {what}; its log ends:\n{said or '(empty)'}")
 
-    async def _keep_log(self, log: _LogFile) -> None:
+    async def _keep_log(self, log: LogFile) -> None:
         assert self._process.stderr is not None
         try:
             while chunk := await self._process.stderr.read(CHUNK_BYTES):
@@ -99,22 +107,45 @@ async def start_service(name: str) -> ServiceProcess:
     return ServiceProcess(name, process)
 
 
-class _LogFile:
-    """What a service logs; bounded, for nobody can be asked to clean up."""
+class LogFile:
+    """What a service logs, bounded. What the disk does not take is counted: nothing here may block the service."""
 
     def __init__(self, path: Path) -> None:
+        """Append to a file, and to its end in memory."""
         self._path = path
-        self._file = path.open("ab")
+        self._file: FileIO | None = None
+        self._dropped_bytes = 0
         self.tail = b""
 
     def write(self, chunk: bytes) -> None:
+        """Write what has come; what cannot be written is dropped, and told of by the next line that can be."""
         self.tail = (self.tail + chunk)[-CHILD_LOG_TAIL_BYTES:]
-        self._file.write(chunk)
-        self._file.flush()
-        if self._file.tell() > LOG_BYTES_MAX and chunk.endswith(b"\n"):
-            self._file.close()
-            self._path.replace(self._path.with_name(f"{self._path.name}.1"))
-            self._file = self._path.open("ab")
+        note = b"" if not self._dropped_bytes else b"\n%b\n" % _dropped_line(self._dropped_bytes)
+        written = self._written(note + chunk)
+        if written >= len(note):
+            self._dropped_bytes = len(note) + len(chunk) - written
+        else:
+            self._dropped_bytes += len(chunk)
 
     def close(self) -> None:
-        self._file.close()
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def _written(self, data: bytes) -> int:
+        """Return how many bytes the disk has taken."""
+        try:
+            if self._file is None:
+                self._file = FileIO(self._path, "ab")
+            written = self._file.write(data) or 0
+            if written == len(data) and data.endswith(b"\n") and self._file.tell() > LOG_BYTES_MAX:
+                self._file.close()
+                self._file = None
+                self._path.replace(self._path.with_name(f"{self._path.name}.1"))
+        except OSError:
+            return 0
+        return written
+
+
+def _dropped_line(size: int) -> bytes:
+    return canonical.dumps({"level": "error", "event": "log_lines_dropped", "bytes": size})

@@ -6,28 +6,35 @@ Used by `refold.wiring.up` and `refold.wiring.demo`. It ends in this order: gate
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from refold.core.errors import ChildFailed, TimedOut
-from refold.core.limits import CHILD_START_SECONDS
+from refold.core.limits import CHILD_START_SECONDS, CHILD_STOP_SECONDS
 from refold.embedded.nats import NatsServer, start_nats
+from refold.embedded.ports import LOOPBACK
 from refold.embedded.postgres import PostgresServer, start_postgres
 from refold.embedded.system import Servers, start_servers
+from refold.wiring.health import get, nats_fault, postgres_fault
 from refold.wiring.log import make_embedded_log
-from refold.wiring.part import Part, Running
+from refold.wiring.part import Fault, Part, Running
 from refold.wiring.service_process import ServiceProcess, start_service
 from refold.wiring.serving import chosen_port
-from refold.wiring.settings import Settings, handed_on
+from refold.wiring.settings import Settings, handed_on, split_address
 
 Say = Callable[[str], None]
 
 SERVICES: Final = ("projector", "gateway")
 LOOK_SECONDS: Final = 0.05
 WATCH_SECONDS: Final = 0.25
+ROOM_BYTES_MIN: Final = 32 * 1024 * 1024
+"""With less room, neither server can start: a WAL file of PostgreSQL has 16 MiB, a block of the log 8."""
+
 ANYWHERE: Final = frozenset({"0.0.0.0", "::"})
 
 
@@ -45,6 +52,9 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
     """Start everything, go on when it is ready, keep it alive, end it; a part that keeps dying ends it all."""
     port = chosen_port(settings.http_host, settings.http_port)
     url = f"http://{_reached(settings.http_host)}:{port}"
+    probe_host, probe_port = split_address(settings.probe)
+    probe = _reached(probe_host), chosen_port(probe_host, probe_port)
+    probes = {"projector": probe, "gateway": (_reached(settings.http_host), port)}
     async with AsyncExitStack() as endings:
         # While the servers start, these load their code.
         processes = {name: await start_service(name) for name in SERVICES}
@@ -56,15 +66,19 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
         endings.push_async_callback(servers.stop)
         log_id = await make_embedded_log(servers, settings.postgres_schema)
         _say_servers(servers, settings, log_id, say)
-        parts = _server_parts(servers, settings)
-        for name, flags in _flags(servers, settings, port).items():
-            parts.append(_service_part(processes[name], flags, servers.folder.path / f"{name}.log"))
+        parts = _server_parts(servers, settings, say)
+        given: dict[str, object] = {
+            "http": f"{_bracketed(settings.http_host)}:{port}",
+            "probe": f"{_bracketed(probe_host)}:{probe[1]}",
+        }
+        for name, flags in _flags(servers, settings, given).items():
+            parts.append(_service_part(processes[name], flags, servers.folder.path, probes[name]))
             say(f"{name:<10} process {parts[-1].pid}")
         for part in parts:
             endings.push_async_callback(part.stop)
         async with _kept(parts, say):
             await _until_ready(settings.http_host, port)
-            servers.write_endpoints(http=url)
+            servers.write_endpoints(http=url, probe=f"http://{probe[0]}:{probe[1]}")
             yield System(http=url, nats=servers.nats.address, postgres=servers.postgres.address)
 
 
@@ -80,32 +94,32 @@ async def _kept(parts: list[Part], say: Say) -> AsyncIterator[None]:
         raise group.exceptions[0] from group
 
 
-def _flags(servers: Servers, settings: Settings, port: int) -> dict[str, dict[str, object]]:
+def _flags(servers: Servers, settings: Settings, given: dict[str, object]) -> dict[str, dict[str, object]]:
     """Return each service's settings: every one is its own user of NATS, and none the administrator."""
     nats = servers.nats
-    given = {
-        "http": f"{_bracketed(settings.http_host)}:{port}",
-        "postgres_url": servers.postgres.dsn,
-        "nats_admin_url": None,
-    }
+    both = {**given, "postgres_url": servers.postgres.dsn, "nats_admin_url": None}
     users = {"nats_url": nats.url("projector"), "nats_reply_url": nats.url("reply")}
     return {
-        "projector": handed_on(settings, **given, **users),
-        "gateway": handed_on(settings, **given, nats_url=nats.url("gateway"), nats_reply_url=None),
+        "projector": handed_on(settings, **both, **users),
+        "gateway": handed_on(settings, **both, nats_url=nats.url("gateway"), nats_reply_url=None),
     }
 
 
-def _service_part(process: ServiceProcess, flags: dict[str, object], log: Path) -> Part:
+def _service_part(
+    process: ServiceProcess, flags: dict[str, object], folder: Path, probe: tuple[str, int]
+) -> Part:
+    log = folder / f"{process.name}.log"
+
     async def start() -> Running:
         started = await start_service(process.name)
-        started.hand(flags, log)
+        started.hand(flags, log, probe)
         return started
 
-    process.hand(flags, log)
-    return Part(process.name, process, start)
+    process.hand(flags, log, probe)
+    return Part(process.name, process, start, has_room=partial(_has_room, folder))
 
 
-def _server_parts(servers: Servers, settings: Settings) -> list[Part]:
+def _server_parts(servers: Servers, settings: Settings, say: Say) -> list[Part]:
     """Postgres first: parts are ended from the last to the first."""
 
     async def postgres() -> Running:
@@ -113,12 +127,23 @@ def _server_parts(servers: Servers, settings: Settings) -> list[Part]:
 
     async def nats() -> Running:
         port, sync = servers.nats.port, settings.durability
-        return _Server(await start_nats(servers.folder, port=port, sync=sync))
+        started = await start_nats(servers.folder, port=port, sync=sync)
+        for loss in started.losses:
+            say(f"nats       {loss}")
+        # It may have come back with less than it had: nothing may go on then.
+        await make_embedded_log(replace(servers, nats=started), settings.postgres_schema)
+        return _Server(started)
 
+    has_room = partial(_has_room, servers.folder.path)
     return [
-        Part("postgres", _Server(servers.postgres), postgres),
-        Part("nats", _Server(servers.nats), nats),
+        Part("postgres", _Server(servers.postgres), postgres, has_room=has_room),
+        Part("nats", _Server(servers.nats), nats, has_room=has_room),
     ]
+
+
+def _has_room(folder: Path) -> bool:
+    """Tell whether the servers can start: each needs room for one file of its log."""
+    return shutil.disk_usage(folder).free >= ROOM_BYTES_MIN
 
 
 class _Server:
@@ -139,8 +164,13 @@ class _Server:
                 return code
             await asyncio.sleep(WATCH_SECONDS)
 
-    async def stop(self) -> None:
-        await self._server.stop()
+    async def fault(self) -> Fault | None:
+        if isinstance(self._server, NatsServer):
+            return await nats_fault(LOOPBACK, self._server.monitor_port)
+        return await postgres_fault(self._server.dsn)
+
+    async def stop(self, *, wait_seconds: float = CHILD_STOP_SECONDS) -> None:
+        await self._server.stop(wait_seconds=wait_seconds)
 
     def failure(self, what: str) -> ChildFailed:
         return self._server.child.failure(what)
@@ -174,12 +204,8 @@ async def _look_until_ready(host: str, port: int) -> None:
 async def _is_ready(host: str, port: int) -> bool:
     """Ask the gateway's readiness probe."""
     with suppress(OSError):
-        reader, writer = await asyncio.open_connection(host.strip("[]"), port)
-        try:
-            writer.write(f"GET /readyz HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
-            return (await reader.readline()).split(b" ")[1:2] == [b"200"]
-        finally:
-            writer.close()
+        status, _ = await get(host, port, "/readyz")
+        return status == 200
     return False
 
 

@@ -15,7 +15,18 @@ from refold.wiring.system import running_system
 async def run(settings: Settings, say: Callable[[str], None]) -> None:
     """Say a line a part, then `ready` with the addresses; SIGINT and SIGTERM drain and end it all."""
     configure(settings.log_level, service="up")
-    await until_signal(_serve(settings, say), say)
+    spoken = _spoken(say)
+    await until_signal(_serve(settings, spoken), spoken)
+
+
+def _spoken(say: Callable[[str], None]) -> Callable[[str], None]:
+    """Say what can be said: a terminal that is gone, or a full disk behind stdout, ends no system."""
+
+    def speak(line: str) -> None:
+        with suppress(OSError):
+            say(line)
+
+    return speak
 
 
 async def until_signal(work: Awaitable[None], say: Callable[[str], None]) -> None:

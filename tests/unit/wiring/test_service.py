@@ -64,7 +64,7 @@ def test_a_bad_setting_starts_nothing(monkeypatch):
 def test_a_log_file_is_put_aside_when_it_is_full_and_one_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(service_process, "LOG_BYTES_MAX", 10)
     path = tmp_path / "gateway.log"
-    log = service_process._LogFile(path)
+    log = service_process.LogFile(path)
     for chunk in (b"first line\n", b"second\n", b"third, not", b" ended yet\n", b"last\n"):
         log.write(chunk)
     log.close()
