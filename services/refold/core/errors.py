@@ -157,6 +157,7 @@ class StoreDamaged(StoreError):
         """Say what is damaged; the message also names the command that mends it."""
         mend = "`refold rebuild --from-nothing` makes the projection anew from the log"
         super().__init__(f"{what}; {mend}", **facts)
+        self.what = what
 
 
 class FenceLost(StoreError):

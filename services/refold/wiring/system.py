@@ -17,7 +17,7 @@ from refold.core.limits import CHILD_START_SECONDS
 from refold.embedded.nats import NatsServer, start_nats
 from refold.embedded.postgres import PostgresServer, start_postgres
 from refold.embedded.system import Servers, start_servers
-from refold.wiring.log import make_embedded_log
+from refold.wiring.log import make_embedded_log, refuse_damaged
 from refold.wiring.part import Part, Running
 from refold.wiring.service_process import ServiceProcess, start_service
 from refold.wiring.serving import chosen_port
@@ -55,6 +55,7 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
         )
         endings.push_async_callback(servers.stop)
         log_id = await make_embedded_log(servers, settings.postgres_schema)
+        await refuse_damaged(servers, settings.postgres_schema, log_id)
         _say_servers(servers, settings, log_id, say)
         parts = _server_parts(servers, settings)
         for name, flags in _flags(servers, settings, port).items():

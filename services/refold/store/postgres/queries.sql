@@ -631,7 +631,7 @@ FROM pg_depend AS d
 JOIN pg_rewrite AS r ON r.oid = d.objid AND d.classid = 'pg_rewrite'::regclass
 JOIN pg_class AS v ON v.oid = r.ev_class
 JOIN pg_class AS t ON t.oid = d.refobjid AND d.refclassid = 'pg_class'::regclass
-WHERE t.relnamespace = 'live'::regnamespace
+WHERE t.relnamespace = to_regnamespace('live')
     AND coalesce(obj_description(v.oid, 'pg_class'), '') NOT LIKE 'refold namespace %'
 
 -- name: added_indexes
@@ -644,7 +644,44 @@ FROM pg_index AS i
 JOIN pg_class AS c ON c.oid = i.indexrelid
 JOIN pg_class AS t ON t.oid = i.indrelid
 JOIN pg_namespace AS n ON n.oid = t.relnamespace
-WHERE n.oid = 'live'::regnamespace
+WHERE n.oid = to_regnamespace('live')
     AND NOT EXISTS (
         SELECT FROM pg_class AS f WHERE f.relnamespace = 'fresh'::regnamespace AND f.relname = c.relname
     )
+
+-- name: log_of_live
+SELECT log_id FROM live.log
+
+-- name: sequence_of_live
+SELECT coalesce(min(read_sequence), 0) AS read_sequence FROM live.shards
+
+-- name: has_live
+SELECT WHERE to_regnamespace('live') IS NOT NULL
+
+-- name: has_live_log
+SELECT WHERE to_regclass('live.log') IS NOT NULL
+
+-- name: lock_live_log
+LOCK TABLE live.log IN ACCESS EXCLUSIVE MODE
+
+-- name: foreign_in_live
+SELECT c.relname::text
+FROM pg_class AS c
+WHERE c.relnamespace = to_regnamespace('live') AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname NOT IN (
+    'documents', 'journal', 'pages', 'rejections', 'namespaces', 'checkpoints', 'shards', 'log', 'migrations'
+)
+
+-- name: foreign_in_fresh
+SELECT c.relname::text
+FROM pg_class AS c
+WHERE c.relnamespace = to_regnamespace('fresh') AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname NOT IN (
+    'documents', 'journal', 'pages', 'rejections', 'namespaces', 'checkpoints', 'shards', 'log', 'migrations'
+)
+
+-- name: drop_fresh_tables
+DROP TABLE IF EXISTS
+    fresh.documents, fresh.journal, fresh.pages, fresh.rejections, fresh.namespaces, fresh.checkpoints, fresh.shards,
+    fresh.log, fresh.migrations
+
+-- name: drop_fresh
+DROP SCHEMA IF EXISTS fresh CASCADE
