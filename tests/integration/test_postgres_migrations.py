@@ -68,7 +68,7 @@ async def test_checkpoints_of_before_there_were_shards_stay_as_they_were(postgre
         rows = [(*(getattr(made, name) for name in columns), 1, 2, 3, 4) for made in expected]
         await connection.copy_records_to_table("checkpoints", records=rows)
     async with postgres_stores(postgres_dsn) as open_store:
-        found = await (await open_store()).bind("log-1")
+        found = await (await open_store()).checkpoints()
     counts = Counts(applied=1, merged=2, rejected=3, duplicate=4)
     assert found == [replace(made, counts=counts) for made in expected]
 

@@ -13,7 +13,9 @@ from refold.cli.progress import working
 from refold.cli.target import JsonOption
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from collections.abc import Callable
+
+    from rich.progress import Progress, TaskID
 
     from refold.projector.rebuild import Rebuilt, Stage
     from refold.projector.retrial import Difference
@@ -91,6 +93,14 @@ def rebuild(
             help="Processes that fold a long log; as many as there are processors, at most 8.",
         ),
     ] = None,
+    is_from_nothing: Annotated[
+        bool,
+        typer.Option(
+            "--from-nothing",
+            help="For a damaged projection: compare nothing, keep it under another name. "
+            "Starts the folder's servers where no system runs.",
+        ),
+    ] = False,
     data: DataOption = None,
     is_json: JsonOption = False,
 ) -> None:
@@ -101,6 +111,9 @@ def rebuild(
     from refold.wiring.folding import run_folding
     from refold.wiring.proof import reach, run_rebuild
 
+    if is_from_nothing:
+        _rebuild_from_nothing(data, into, processes, is_json=is_json)
+        return
     settings = reach(data)
     schema = into or f"{settings.postgres_schema}_rebuild"
     found: list[dict[str, Any]] = []
@@ -114,10 +127,7 @@ def rebuild(
             else:
                 _say(progress, _unequal_line(unequal))
 
-        def advance(stage: Stage, sequence: int, until: int) -> None:
-            said = f"{stage.value}, {sequence:,} of {until:,} events"
-            progress.update(task, completed=sequence, total=until, description=said)
-
+        advance = _advancing(progress, task)
         ended = run_folding(
             run_rebuild(settings, schema, Listener(difference=tell, progress=advance), processes=processes)
         )
@@ -128,6 +138,41 @@ def rebuild(
         _say_rebuilt(ended, schema, seconds)
     if not ended.is_swapped:
         raise typer.Exit(REFUSED)
+
+
+def _rebuild_from_nothing(
+    data: Path | None, into: str | None, processes: int | None, *, is_json: bool
+) -> None:
+    from refold.cli.show import console, json_line
+    from refold.projector.rebuild import Listener
+    from refold.wiring.folding import run_folding
+    from refold.wiring.proof import run_from_nothing
+
+    begun = time.monotonic()
+    with working() as progress:
+        listener = Listener(
+            difference=lambda _: None, progress=_advancing(progress, progress.add_task("", total=None))
+        )
+        ended, kept = run_folding(run_from_nothing(data, into, listener, processes=processes))
+    seconds = time.monotonic() - begun
+    if is_json:
+        json_line(_ending(ended, seconds) | {"kept": kept or None})
+        return
+    rate = _rate(ended.replayed_events, seconds)
+    replayed = f"{ended.replayed_events:,} events replayed in {seconds:.1f} s ({rate})"
+    console().print(f"[green]rebuilt from the log[/] to sequence {ended.sequence:,}: {replayed}")
+    if kept:
+        console().print(
+            f"The damaged projection is kept as schema {kept}; drop it when it is of no use any more."
+        )
+
+
+def _advancing(progress: Progress, task: TaskID) -> Callable[[Stage, int, int], None]:
+    def advance(stage: Stage, sequence: int, until: int) -> None:
+        said = f"{stage.value}, {sequence:,} of {until:,} events"
+        progress.update(task, completed=sequence, total=until, description=said)
+
+    return advance
 
 
 def register(app: typer.Typer) -> None:

@@ -15,6 +15,7 @@ RefoldError
 │   ├── StoreUnavailable    Postgres cannot be reached or does not answer
 │   ├── StoreFull           Postgres has no room
 │   ├── StoreDiffers        the database belongs to another log or to a newer program
+│   ├── StoreDamaged        a table is missing, or rows of it are missing or cannot be read
 │   └── FenceLost           another projector owns the shard
 ├── ServiceUnavailable      a running system cannot be reached over HTTP
 ├── TimedOut                what was waited for did not come in time
@@ -143,6 +144,20 @@ class StoreDiffers(StoreError):
     """The database belongs to another log or to a newer program."""
 
     code = "store_differs"
+
+
+class StoreDamaged(StoreError):
+    """A table of the projection is missing, or rows of it are missing or cannot be read."""
+
+    code = "store_damaged"
+
+    def __init__(
+        self, what: str = "a table of the projection is missing or damaged", **facts: object
+    ) -> None:
+        """Say what is damaged; the message also names the command that mends it."""
+        mend = "`refold rebuild --from-nothing` makes the projection anew from the log"
+        super().__init__(f"{what}; {mend}", **facts)
+        self.what = what
 
 
 class FenceLost(StoreError):

@@ -18,6 +18,7 @@ from refold.history.difference import difference
 from refold.history.outcomes import outcome_view
 from refold.history.rejections import rejection_view
 from refold.store import Entry, SnapshotStore
+from refold.store.damage import reading_stored
 
 THREADED_BYTES: Final = 256 * 1024
 """States larger than this together are compared in a thread, so that other requests go on."""
@@ -52,15 +53,17 @@ class History:
         ask = Ask(after=after, limit=limit, is_descending=is_descending, tokens=tokens)
         runs = self._store.runs(namespace, document, after_version=after, is_descending=is_descending)
         async with aclosing(runs) as opened:
-            return await gather(opened, ask)
+            with reading_stored(namespace, document):
+                return await gather(opened, ask)
 
     async def diff(self, namespace: str, document: str, from_version: int, to_version: int) -> list[Json]:
         """Return the patch that turns one version into the other."""
         before = await self.snapshot(namespace, document, Point(Clock.version, from_version))
         after = await self.snapshot(namespace, document, Point(Clock.version, to_version))
-        if len(before.state or b"") + len(after.state or b"") <= THREADED_BYTES:
-            return difference(before.state, after.state)
-        return await asyncio.to_thread(difference, before.state, after.state)
+        with reading_stored(namespace, document):
+            if len(before.state or b"") + len(after.state or b"") <= THREADED_BYTES:
+                return difference(before.state, after.state)
+            return await asyncio.to_thread(difference, before.state, after.state)
 
     async def outcome(self, namespace: str, document: str, sequence: int) -> dict[str, Json] | None:
         """Return what became of one of the document's events; None where it has none at that sequence."""
@@ -86,4 +89,5 @@ class History:
         first = None
         if entry.first_sequence:
             first = await self._store.entry(namespace, document, entry.first_sequence)
-        return outcome_view(namespace, document, entry, first)
+        with reading_stored(namespace, document):
+            return outcome_view(namespace, document, entry, first)

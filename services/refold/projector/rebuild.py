@@ -1,6 +1,7 @@
 """The projection made anew from the log beside the live one, held against it, and put in its place when equal.
 
-Run by `refold rebuild`. Stopped anywhere, it goes on where it was: the fresh projection has checkpoints of its own.
+Run by `refold rebuild`; with `--from-nothing` it replaces a damaged one without a comparison. Stopped anywhere, it goes
+on where it was: the fresh projection has checkpoints of its own.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from enum import Enum
 from typing import Final
 
 from refold.core.checkpoint import Checkpoint
-from refold.core.errors import FenceLost, StoreUnavailable, TimedOut
+from refold.core.errors import FenceLost, LogHole, StoreDiffers, StoreUnavailable, TimedOut
 from refold.core.limits import REBUILD_ATTEMPTS_MAX, REBUILD_HOLD_SECONDS, REBUILD_NEAR_EVENTS
 from refold.core.shard import Shard
-from refold.log import EventLog
+from refold.log import EventLog, LogInfo
 from refold.projector.partition import Bounds, ShardLoop
 from refold.projector.shards import ReplayShard, shards_of, silent_ports
 from refold.projector.witness import hold_log_against
 from refold.store import SnapshotStore
-from refold.store.succession import Held, Succession, Unequal
+from refold.store.succession import Bound, Held, Replacement, Succession, Unequal
 
 LOOK_SECONDS: Final = 0.1
 
@@ -62,16 +63,29 @@ class Rebuilt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """What a rebuild works on: the log, both projections, what is between them; processes for what is far behind."""
+class Replay:
+    """What a log is replayed with: into `fresh`, by several processes where it is far behind."""
 
     log: EventLog
-    live: SnapshotStore
     fresh: SnapshotStore
-    succession: Succession
     bounds: Bounds
     processes: int
     replay_in_shards: Callable[[Sequence[ReplayShard], int], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts(Replay):
+    """What a rebuild works on: a replay, the live projection, what is between both."""
+
+    live: SnapshotStore
+    succession: Succession
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FromNothing(Replay):
+    """What a rebuild from nothing works on: a replay, and what puts it in the damaged projection's place."""
+
+    replacement: Replacement
 
 
 async def rebuild(parts: Parts, listener: Listener) -> Rebuilt:
@@ -84,16 +98,89 @@ async def rebuild(parts: Parts, listener: Listener) -> Rebuilt:
     checkpoints = await parts.fresh.bind(log_id)
     await hold_log_against(parts.log, checkpoints)
     begun_sequence = min(checkpoint.read_sequence for checkpoint in checkpoints)
-    checkpoints = await _come_near(parts, listener, log_id, checkpoints)
+    until_sequence = await _sequence_of(parts.live)
+    checkpoints = await _come_near(parts, listener, log_id, checkpoints, until_sequence)
     return await _Rebuild(parts, listener, Shard(checkpoints), begun_sequence).run()
 
 
+async def rebuild_from_nothing(parts: FromNothing, listener: Listener) -> Rebuilt:
+    """Replay the log to its end, and put that in the damaged projection's place without a look at its content.
+
+    Raises `StoreDiffers` where the damaged projection is one of another log, `LogHole` where it had been folded further
+    than the log goes, `FenceLost` where another rebuild is at work.
+    """
+    await parts.replacement.prepare()
+    info = await parts.log.info()
+    _check_bound(await parts.replacement.bound(), info)
+    if not await parts.fresh.own():
+        raise FenceLost("another rebuild is at work in this schema")
+    checkpoints = await parts.fresh.bind(info.log_id)
+    await hold_log_against(parts.log, checkpoints)
+    begun_sequence = min(checkpoint.read_sequence for checkpoint in checkpoints)
+    checkpoints = await _come_near(parts, listener, info.log_id, checkpoints, info.last_sequence)
+    loop = ShardLoop(silent_ports(parts.log, parts.fresh), parts.bounds, Shard(checkpoints))
+    await _replay_to_end(parts, listener, loop)
+    await parts.replacement.copy_indexes()
+    for attempt in range(1, REBUILD_ATTEMPTS_MAX + 1):
+        try:
+            held_seconds = await _replace(parts, listener, loop)
+        except (StoreUnavailable, TimeoutError) as error:
+            if attempt == REBUILD_ATTEMPTS_MAX:
+                raise TimedOut("the damaged projection could not be held still for long enough") from error
+            await _replay_to_end(parts, listener, loop)
+        else:
+            sequence = loop.committed_sequence
+            replayed = sequence - begun_sequence
+            return Rebuilt(
+                sequence=sequence, differences=0, replayed_events=replayed, held_seconds=held_seconds
+            )
+    raise AssertionError
+
+
+def _check_bound(bound: Bound | None, info: LogInfo) -> None:
+    if bound is None:
+        return
+    if bound.log_id != info.log_id:
+        message = "the damaged projection was made from another log"
+        raise StoreDiffers(message, expected=info.log_id, found=bound.log_id)
+    if bound.read_sequence > info.last_sequence:
+        message = "the log ends before what has been folded from it: the projection has events that the log has lost"
+        raise LogHole(message, last_sequence=info.last_sequence, folded_sequence=bound.read_sequence)
+
+
+async def _replay_to_end(parts: FromNothing, listener: Listener, loop: ShardLoop) -> None:
+    """Replay until the log's end is near, for it may go on growing meanwhile."""
+    while True:
+        until_sequence = (await parts.log.info()).last_sequence
+        await _replay(loop, listener, until_sequence)
+        if (await parts.log.info()).last_sequence - until_sequence <= REBUILD_NEAR_EVENTS:
+            return
+
+
+async def _replace(parts: FromNothing, listener: Listener, loop: ShardLoop) -> float:
+    """Hold the damaged projection, replay what its projector may have folded, swap; return for how long it was held."""
+    begun = time.monotonic()
+    async with asyncio.timeout(REBUILD_HOLD_SECONDS), parts.replacement.hold():
+        until_sequence = (await parts.log.info()).last_sequence
+        listener.progress(Stage.swapping, until_sequence, until_sequence)
+        await _replay(loop, listener, until_sequence)
+    return time.monotonic() - begun
+
+
+async def _replay(loop: ShardLoop, listener: Listener, until_sequence: int) -> None:
+    async def look() -> None:
+        listener.progress(Stage.replaying, loop.committed_sequence, until_sequence)
+
+    async with _repeating(look):
+        await loop.run(until_sequence)
+
+
 async def _come_near(
-    parts: Parts, listener: Listener, log_id: str, checkpoints: list[Checkpoint]
+    parts: Replay, listener: Listener, log_id: str, checkpoints: list[Checkpoint], end_sequence: int
 ) -> list[Checkpoint]:
     """Replay what is far behind in several processes; return the checkpoints there, all at one sequence."""
     reached = [checkpoint.read_sequence for checkpoint in checkpoints]
-    until_sequence = max(await _sequence_of(parts.live), *reached)
+    until_sequence = max(end_sequence, *reached)
     is_even, is_far = min(reached) == max(reached), until_sequence - min(reached) >= SHARDED_EVENTS_MIN
     if is_even and not (is_far and parts.processes > 1):
         return checkpoints
@@ -189,11 +276,7 @@ class _Rebuild:
                 self._tell(unequal)
 
     async def _replay(self, until_sequence: int) -> None:
-        async def look() -> None:
-            self._listener.progress(Stage.replaying, self._loop.committed_sequence, until_sequence)
-
-        async with _repeating(look):
-            await self._loop.run(until_sequence)
+        await _replay(self._loop, self._listener, until_sequence)
 
     def _tell(self, unequal: Unequal) -> None:
         self._differences += 1

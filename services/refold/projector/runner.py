@@ -14,6 +14,7 @@ from refold.core.errors import (
     FenceLost,
     LogUnavailable,
     RefoldError,
+    StoreDamaged,
     StoreFull,
     StoreUnavailable,
     TimedOut,
@@ -26,8 +27,11 @@ from refold.projector.partition import Bounds, Ports, ShardLoop
 from refold.projector.witness import hold_log_against
 from refold.telemetry.logging import get_logger
 
-PASSING: Final = (FenceLost, LogUnavailable, StoreFull, StoreUnavailable, TimedOut)
-"""Failures that pass: the loop starts again, at the checkpoints. Any other stops the projector, saying so."""
+PASSING: Final = (FenceLost, LogUnavailable, StoreDamaged, StoreFull, StoreUnavailable, TimedOut)
+"""Failures that pass: the loop starts again, at the checkpoints. Any other stops the projector, saying so.
+
+A damaged store is replaced from outside (`refold rebuild --from-nothing`); the projector then goes on.
+"""
 
 STANDBY_SECONDS: Final = 0.5
 BACKOFF_SECONDS_MAX: Final = 5.0

@@ -57,3 +57,34 @@ class Succession(Protocol):
 
     async def drop_former(self) -> None:
         """Let go of the projection that was replaced."""
+
+
+class Bound(NamedTuple):
+    """What a projection says of the log that it was made from."""
+
+    log_id: str
+    read_sequence: int
+    """How far it had been folded; 0 where that cannot be read."""
+
+
+class Replacement(Protocol):
+    """A fresh projection that takes the place of a damaged one, which is kept under another name."""
+
+    async def prepare(self) -> None:
+        """Raise `StoreDiffers` where something reads the damaged projection and would not follow the replacement."""
+
+    async def bound(self) -> Bound | None:
+        """Read what the damaged projection was made from; None where it cannot be read."""
+
+    async def copy_indexes(self) -> None:
+        """Give the fresh projection the indexes that were added to the damaged one."""
+
+    def hold(self) -> AbstractAsyncContextManager[None]:
+        """Keep everyone from committing to the damaged projection; when the block ends, the fresh one takes its place.
+
+        Raises `StoreUnavailable` where that cannot be had in time.
+        """
+
+    @property
+    def kept(self) -> str:
+        """The name that the damaged projection is kept under; empty where nothing was left of it."""

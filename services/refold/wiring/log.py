@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit
 
-from refold.core.errors import LogDiffers, LogError, LogHole, LogMissing, StoreError
+from refold.core.errors import LogDiffers, LogError, LogHole, LogMissing, StoreDamaged, StoreError
 from refold.embedded.folder import FolderMarker
 from refold.embedded.log_files import kept_folders
 from refold.embedded.nats import NATS_USERS, NatsServer, inbox_prefix
@@ -108,6 +108,21 @@ async def _check_projected(url: str, dsn: str, schema: str) -> None:
             await hold_log_against(log, checkpoints)
     finally:
         await log.close()
+
+
+async def refuse_damaged(servers: Servers, schema: str, log_id: str) -> None:
+    """Raise `StoreDamaged` where tables or rows of the projection are missing; services report what else is wrong."""
+    try:
+        store = await PostgresStore.open(servers.postgres.dsn, schema=schema, readers_max=1)
+        try:
+            await store.bind(log_id)
+        finally:
+            await store.close()
+    except StoreDamaged as error:
+        run = f"refold rebuild --from-nothing --data {servers.folder.path}"
+        raise StoreDamaged(error.what, **error.facts, run=run) from error
+    except StoreError:
+        return
 
 
 async def _provoke(url: str, sequence: int) -> None:

@@ -21,7 +21,7 @@ from refold.embedded.ports import LOOPBACK
 from refold.embedded.postgres import PostgresServer, start_postgres
 from refold.embedded.system import Servers, start_servers
 from refold.wiring.health import get, nats_fault, postgres_fault
-from refold.wiring.log import make_embedded_log
+from refold.wiring.log import make_embedded_log, refuse_damaged
 from refold.wiring.part import Fault, Part, Running
 from refold.wiring.service_process import ServiceProcess, start_service
 from refold.wiring.serving import chosen_port
@@ -65,6 +65,7 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
         )
         endings.push_async_callback(servers.stop)
         log_id = await make_embedded_log(servers, settings.postgres_schema)
+        await refuse_damaged(servers, settings.postgres_schema, log_id)
         _say_servers(servers, settings, log_id, say)
         parts = _server_parts(servers, settings, say)
         given: dict[str, object] = {

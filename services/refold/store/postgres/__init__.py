@@ -26,6 +26,7 @@ from refold.core.outcome import Entry
 from refold.core.page import Point, Run, Snapshot
 from refold.store import Commit, Head, Key, Names, NamespaceCount, Page, Rejection
 from refold.store.bounds import Bounds
+from refold.store.damage import reading_stored
 from refold.store.moment import Moment
 from refold.store.postgres import listing, runs
 from refold.store.postgres.binding import bind, read_checkpoints
@@ -145,7 +146,10 @@ class PostgresStore:
     async def state_at(self, namespace: str, document: str, point: Point) -> Snapshot | None:
         """Fold the run that holds a point up to it."""
         run = await self.run_at(namespace, document, point)
-        return page.state_at(run, point) if run else None
+        if run is None:
+            return None
+        with reading_stored(namespace, document):
+            return page.state_at(run, point)
 
     def runs(
         self, namespace: str, document: str, *, after_version: int | None, is_descending: bool

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from uuid import UUID
 
 from refold.core.checkpoint import Checkpoint
-from refold.core.errors import StoreDiffers
+from refold.core.errors import StoreDamaged, StoreDiffers
+from refold.core.limits import PARTITIONS
 from refold.core.shard import first_checkpoints
 from refold.store.postgres.pool import Connection, Pool, translated
 from refold.store.postgres.rows import checkpoint_columns, to_checkpoint
@@ -26,6 +27,7 @@ class Bound(NamedTuple):
 async def bind(connection: Connection, log_id: str) -> Bound:
     """Make log and checkpoints where there are none; whoever comes second reads the first one's."""
     async with connection.transaction():
+        await refuse_emptied(connection)
         await connection.execute(SQL["bind_log"], log_id)
         row = await connection.fetchrow(SQL["bound_log"])
         assert row is not None
@@ -55,5 +57,15 @@ async def bound_log(dsn: str, schema: str) -> str | None:
 
 
 async def read_checkpoints(connection: Connection) -> list[Checkpoint]:
-    """Read every partition's checkpoint, in their order."""
-    return [to_checkpoint(row) for row in await connection.fetch(SQL["checkpoints"])]
+    """Read every partition's checkpoint, in their order; none before a log is bound. Raises `StoreDamaged`."""
+    rows = await connection.fetch(SQL["checkpoints"])
+    if len(rows) != PARTITIONS:
+        await refuse_emptied(connection)
+    return [to_checkpoint(row) for row in rows]
+
+
+async def refuse_emptied(connection: Connection) -> None:
+    """Raise `StoreDamaged` where a table has lost the rows that the others tell of."""
+    table = await connection.fetchval(SQL["find_emptied"], PARTITIONS)
+    if table is not None:
+        raise StoreDamaged("a table of the projection has lost rows", table=table)

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from io import BytesIO
+from typing import Final
 from uuid import UUID
 
-from refold.core.errors import FenceLost
+from refold.core.errors import FenceLost, StoreDamaged, StoreError
 from refold.core.limits import STORE_FEW_EVENTS_MAX
 from refold.core.outcome import Entry
 from refold.store import Commit, Dirty
@@ -31,6 +32,9 @@ from refold.store.postgres.rows import (
 from refold.store.postgres.sql import SQL
 from refold.store.postgres.transaction import alone, transaction
 
+_NOT_CHANGED: Final = "22000"
+"""What the function `changed_all` raises where a row that was to be changed is not there."""
+
 
 async def write_commit(
     connection: Connection, commit: Commit, epoch: UUID | None, *, is_synchronous: bool
@@ -38,7 +42,11 @@ async def write_commit(
     """Write all of it or nothing. Raises `FenceLost`, and what `transaction` and `alone` raise."""
     try:
         await _write_at_once(connection, commit, epoch, is_synchronous=is_synchronous)
-    except FenceLost:
+    except StoreError as error:
+        if error.facts.get("sqlstate") == _NOT_CHANGED:
+            raise StoreDamaged("a document has lost its row", cause=error.facts["cause"]) from error
+        if not isinstance(error, FenceLost):
+            raise
         # Its partitions may have been of other shards until now.
         async with transaction(connection):
             await _regroup(connection, commit)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from refold.core import page
-from refold.core.errors import StoreError
+from refold.core.errors import StoreDamaged
 from refold.core.identity import pack_identities
 from refold.core.outcome import Entry
 from refold.core.page import Snapshot
@@ -43,7 +43,7 @@ async def write_cuts(connection: Connection, documents: Sequence[Dirty]) -> None
     closed = await connection.execute(SQL["close_pages"])
     first = await connection.execute(SQL["close_first_pages"])
     if rows_of(closed) + rows_of(first) != len(documents):
-        raise StoreError(
+        raise StoreDamaged(
             "a page to be closed is not the open one", expected=len(documents), found=(closed, first)
         )
     opened = (row for dirty in documents for row in _opened_rows(dirty))
@@ -57,7 +57,7 @@ async def _take_journal(connection: Connection, documents: Sequence[Dirty]) -> d
         for row in await connection.fetch(SQL["take_journal"], *map(list, zip(*keys, strict=True))):
             taken[row["namespace"], row["document"]].append(to_entry(row))
     if len(taken) != len(keys):
-        raise StoreError("the journal lacks a document's events", expected=len(keys), found=len(taken))
+        raise StoreDamaged("the journal lacks a document's events", expected=len(keys), found=len(taken))
     for entries in taken.values():
         entries.sort(key=lambda entry: entry.sequence)
     return taken

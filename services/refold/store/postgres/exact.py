@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from refold.core import page
 from refold.core.page import NEVER, Clock, Point, Run
 from refold.store import Head, Key
+from refold.store.damage import damaged, reading_stored
 from refold.store.postgres.pool import Connection, Row, translated
 from refold.store.postgres.rows import decompress, to_entry, to_head
 from refold.store.postgres.sql import SQL
@@ -47,7 +48,14 @@ def _head(row: Row) -> Head:
     head = to_head(row)
     if row["state_version"] is None:
         return head
-    base = row["state"] if row["snapshot"] is None else decompress(row["snapshot"])
-    run = Run(NEVER._replace(state=base), 0, [to_entry(entry) for entry in row["journal"]])
-    exact = page.state_at(run, Point(Clock.version, head.snapshot.version))
+    with reading_stored(head.namespace, head.document):
+        base = row["state"] if row["snapshot"] is None else decompress(row["snapshot"])
+        run = Run(
+            NEVER._replace(state=base, version=row["base_version"]),
+            0,
+            [to_entry(entry) for entry in row["journal"]],
+        )
+        exact = page.state_at(run, Point(Clock.version, head.snapshot.version))
+    if exact.version != head.snapshot.version:
+        raise damaged(head.namespace, head.document, "the journal lacks events of it")
     return head._replace(snapshot=head.snapshot._replace(state=exact.state))

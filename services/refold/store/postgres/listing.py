@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, NamedTuple
 
 from refold.core import page
-from refold.core.errors import Refused, StoreError, StoreUnavailable, TimedOut
+from refold.core.errors import Refused, StoreDamaged, StoreError, StoreUnavailable, TimedOut
 from refold.core.limits import (
     ANSWER_BYTES_MAX,
     LIST_BATCH_BYTES_MAX,
@@ -24,6 +24,7 @@ from refold.core.page import Point, Snapshot
 from refold.store import Head, Key, Name, Names, NamespaceCount, Page, Rejection
 from refold.store.bounds import Bounds
 from refold.store.cursor import read_cursor, write_cursor
+from refold.store.damage import damaged, reading_stored
 from refold.store.postgres.exact import read_exact
 from refold.store.postgres.pool import Connection, Pool, Row
 from refold.store.postgres.rows import to_head, to_rejection, to_run
@@ -62,6 +63,8 @@ async def list_documents(
     if where is None:
         async with pool.lend() as connection, _one_moment(connection):
             rows, exact = await _list(connection, limit, (*within, *bounds, None, []))
+            if not (rows or after or prefix) and await connection.fetchval(SQL["count_documents"], namespace):
+                raise StoreDamaged("the namespace's documents have lost their rows", namespace=namespace)
     else:
         rows, exact = await _search(pool, where, within, bounds, searching)
     heads = [exact.get(_key(row)) or to_head(row) for row in rows[:limit] if row["fits"]]
@@ -113,7 +116,8 @@ async def read_rejections(
     before = TIME_MAX_NANOSECONDS if before_sequence is None else before_sequence
     async with pool.lend() as connection:
         rows = await connection.fetch(SQL["rejections"], namespace, document, before, limit)
-    return [to_rejection(row) for row in rows]
+    with reading_stored(namespace, document):
+        return [to_rejection(row) for row in rows]
 
 
 async def count_namespaces(pool: Pool) -> list[NamespaceCount]:
@@ -139,7 +143,12 @@ async def _batch_at(
 
 
 def _snapshot_at(row: Row, point: Point) -> Snapshot:
-    return to_head(row).snapshot if row["is_head"] else page.state_at(to_run(row), point)
+    if row["is_head"]:
+        return to_head(row).snapshot
+    if row["base_sequence"] is None and row["events"] != row["unpaged_events"]:
+        raise damaged(*_key(row), "a page of its history is missing")
+    with reading_stored(*_key(row)):
+        return page.state_at(to_run(row), point)
 
 
 def _is_name_like(prefix: str) -> bool:
@@ -182,7 +191,7 @@ async def _search(
         sqlstate = str(error.facts.get("sqlstate", "22"))
         if sqlstate == _OUT_OF_MEMORY:
             raise _bad_where("needs more memory than the database has for it", where) from error
-        if isinstance(error, StoreUnavailable) or not sqlstate.startswith(_BAD_PATH):
+        if isinstance(error, StoreDamaged | StoreUnavailable) or not sqlstate.startswith(_BAD_PATH):
             raise
         raise _bad_where(f"not a SQL/JSON path predicate: {error.facts['cause']}", where) from error
 

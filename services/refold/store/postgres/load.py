@@ -14,6 +14,7 @@ from refold.core.errors import FenceLost
 from refold.core.identity import admit, unpack_identities
 from refold.core.limits import ID_WINDOW_EVENTS, ID_WINDOW_IDS
 from refold.store import Key
+from refold.store.damage import reading_stored
 from refold.store.postgres.exact import read_exact
 from refold.store.postgres.pool import Connection, Row
 from refold.store.postgres.rows import to_document
@@ -41,12 +42,14 @@ async def _load_lagging(connection: Connection, documents: dict[Key, Document], 
         document, state = documents[key], head.snapshot.state
         if head.last_sequence != document.last_sequence:
             raise FenceLost("a document was written by another while it was loaded", document="/".join(key))
-        document.state = ABSENT if state is None else canonical.loads(state)
+        with reading_stored(*key):
+            document.state = ABSENT if state is None else canonical.loads(state)
 
 
 def _with_window(row: Row) -> Document:
     document = to_document(row)
-    paged = unpack_identities(row["paged_identities"] or b"")
-    for identity in chain(paged, row["journal_identities"]):
-        admit(document.identities, identity)
+    with reading_stored(document.namespace, document.document):
+        paged = unpack_identities(row["paged_identities"] or b"")
+        for identity in chain(paged, row["journal_identities"]):
+            admit(document.identities, identity)
     return document

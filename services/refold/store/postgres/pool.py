@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import asyncpg
 
-from refold.core.errors import Refused, StoreError, StoreFull, StoreUnavailable, TimedOut
+from refold.core.errors import Refused, StoreDamaged, StoreError, StoreFull, StoreUnavailable, TimedOut
 from refold.core.limits import (
     STORE_CLOSE_SECONDS,
     STORE_COMMAND_SECONDS,
@@ -31,6 +31,10 @@ Connection: TypeAlias = "asyncpg.Connection[Row] | PoolConnectionProxy[Row]"
 _SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}", re.ASCII)
 _DISK_FULL: Final = "53100"
 _CANCELED: Final = "57014"
+_DAMAGED: Final = ("XX001", "XX002", "58P01", "42P01", "42703", "42883")
+"""SQLSTATEs of corrupt data, a corrupt index, a missing file, an undefined table, column or function."""
+
+_RELATION: Final = re.compile(r'relation "(?:\w+\.)?(\w+)"')
 _AWAY: Final = ("08", "28", "3D", "40", "53", "55", "57P", "25006")
 """SQLSTATEs that begin so: the server is away, full up, read-only or asks to try again."""
 
@@ -133,6 +137,10 @@ def _as_store_error(error: Exception) -> StoreError | TimedOut:
             return StoreFull(cause=str(error))
         if sqlstate == _CANCELED:
             return TimedOut(cause=str(error))
+        if sqlstate in _DAMAGED:
+            named = _RELATION.search(str(error))
+            table = {"table": named[1]} if named else {}
+            return StoreDamaged(cause=str(error), sqlstate=sqlstate, **table)
         kind = StoreUnavailable if sqlstate.startswith(_AWAY) else StoreError
         return kind(cause=str(error), sqlstate=sqlstate)
     if isinstance(error, asyncpg.DataError):

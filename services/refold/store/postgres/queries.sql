@@ -6,6 +6,35 @@ SELECT 1
 -- name: server_version
 SELECT split_part(current_setting('server_version'), ' ', 1)
 
+-- name: find_tables
+SELECT c.relname::text
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relkind = 'r' AND c.relname = ANY ($2::text[])
+
+-- name: find_emptied
+-- The table that has lost the rows that other tables tell of, NULL where there is none; $1 is the number of partitions.
+-- Every look ends at a first row, but for the documents' where no row at all stands in journal or pages.
+SELECT CASE
+    WHEN NOT EXISTS (SELECT FROM log) THEN CASE
+        WHEN EXISTS (SELECT FROM shards) OR EXISTS (SELECT FROM checkpoints) OR EXISTS (SELECT FROM documents)
+            OR EXISTS (SELECT FROM journal) OR EXISTS (SELECT FROM pages) OR EXISTS (SELECT FROM rejections)
+            OR EXISTS (SELECT FROM namespaces)
+        THEN 'log'
+    END
+    WHEN (SELECT count(*) FROM checkpoints) <> $1::bigint THEN 'checkpoints'
+    WHEN (SELECT count(*) FROM shards, unnest(partitions)) <> $1::bigint THEN 'shards'
+    WHEN EXISTS (SELECT FROM checkpoints WHERE applied + merged > 0) AND NOT EXISTS (SELECT FROM documents) THEN 'documents'
+    WHEN EXISTS (SELECT FROM documents) AND NOT EXISTS (SELECT FROM namespaces) THEN 'namespaces'
+    WHEN EXISTS (SELECT FROM checkpoints WHERE rejected > 0) AND NOT EXISTS (SELECT FROM rejections) THEN 'rejections'
+    WHEN NOT EXISTS (SELECT FROM journal) AND EXISTS (SELECT FROM documents WHERE unpaged_events > 0) THEN 'journal'
+    WHEN NOT EXISTS (SELECT FROM pages) AND EXISTS (SELECT FROM documents WHERE events > unpaged_events) THEN 'pages'
+END
+
+-- name: find_rows_of
+-- Whether a document without a row has events all the same.
+SELECT EXISTS (SELECT FROM journal WHERE namespace = $1 AND document = $2)
+    OR EXISTS (SELECT FROM pages WHERE namespace = $1 AND document = $2)
+
 -- name: find_migrations
 SELECT to_regclass('migrations') IS NOT NULL
 
@@ -257,9 +286,10 @@ WHERE NOT EXISTS (SELECT FROM pages AS p WHERE p.namespace = c.namespace AND p.d
 
 -- name: load_documents
 -- Heads with their id windows: the journal's identities, and those of the last pages that together hold $3 ids
--- within $4 events. States only where $5 asks for them and they do not lag.
+-- within $4 events. States only where $5 asks for them and they do not lag. A document without a row is answered (with
+-- no version) where it has events all the same. Scalar subqueries, which the planner never hashes: a table is not read.
 SELECT
-    d.namespace, d.document, d.partition, d.version, d.version_sequence, d.last_sequence, d.last_recorded_at,
+    k.namespace, k.document, d.partition, d.version, d.version_sequence, d.last_sequence, d.last_recorded_at,
     d.recorded_at, d.occurred_at, d.occurred_max, d.events, d.unpaged_events, d.unpaged_bytes, d.page_bytes,
     d.size, d.state_version, CASE WHEN $5 AND d.state_version IS NULL THEN d.state END AS state,
     (
@@ -284,20 +314,27 @@ SELECT
         ORDER BY j.sequence
     ) AS journal_identities
 FROM unnest($1::text[], $2::text[]) AS k (namespace, document)
-JOIN documents AS d ON d.namespace = k.namespace AND d.document = k.document
+LEFT JOIN documents AS d ON d.namespace = k.namespace AND d.document = k.document
+WHERE d.version IS NOT NULL
+    OR (SELECT true FROM journal AS j WHERE j.namespace = k.namespace AND j.document = k.document LIMIT 1)
+    OR (SELECT true FROM pages AS p WHERE p.namespace = k.namespace AND p.document = k.document LIMIT 1)
 
 -- name: heads
 -- The rows of some documents; a state that takes more than $3 bytes as it is stored, or lags, is left out. The arrays
--- stand in SELECTs so that the planner does not see how long they are, and keeps one plan.
+-- stand in SELECTs so that the planner does not see how long they are, and keeps one plan. A document without a row
+-- is answered (with no version) where it has events all the same: its row was lost.
 SELECT
-    k.number::integer AS number, s.fits, d.namespace, d.document, d.version, d.version_sequence, d.last_sequence,
+    k.number::integer AS number, s.fits, k.namespace, k.document, d.version, d.version_sequence, d.last_sequence,
     d.recorded_at, d.occurred_at, d.occurred_max, d.state_version,
     CASE WHEN s.fits AND d.state_version IS NULL THEN d.state END AS state
 FROM unnest((SELECT $1::text[]), (SELECT $2::text[])) WITH ORDINALITY AS k (namespace, document, number)
-JOIN documents AS d ON d.namespace = k.namespace AND d.document = k.document
+LEFT JOIN documents AS d ON d.namespace = k.namespace AND d.document = k.document
 CROSS JOIN LATERAL (
     SELECT d.state_version IS NOT NULL OR coalesce(pg_column_size(d.state), 0) <= $3::integer AS fits
 ) AS s
+WHERE d.version IS NOT NULL
+    OR (SELECT true FROM journal AS j WHERE j.namespace = k.namespace AND j.document = k.document LIMIT 1)
+    OR (SELECT true FROM pages AS p WHERE p.namespace = k.namespace AND p.document = k.document LIMIT 1)
 
 -- name: exact_documents
 -- Rows with what makes their states exact where they lag: the row's own state, or the open page's snapshot where that
@@ -305,6 +342,7 @@ CROSS JOIN LATERAL (
 SELECT
     d.namespace, d.document, d.version, d.version_sequence, d.last_sequence, d.recorded_at, d.occurred_at,
     d.occurred_max, d.state_version, p.snapshot, CASE WHEN p.base_version IS NULL THEN d.state END AS state,
+    coalesce(p.base_version, d.state_version) AS base_version,
     ARRAY(
         SELECT j FROM journal AS j
         WHERE j.namespace = d.namespace AND j.document = d.document
@@ -339,7 +377,8 @@ WHERE namespace = $1 AND document = $2 AND state_version < $4
 
 -- name: run
 -- The last page whose base lies within every bound, with the journal where it is the open one: one statement,
--- hence one moment. Without such a page it is the first one, not closed yet.
+-- hence one moment. Without such a page it is the first one, not closed yet. The last columns show whether rows are
+-- missing: the document's counts, and whether the next page begins where a closed one ends.
 WITH page AS (
     SELECT * FROM pages
     WHERE namespace = $1 AND document = $2
@@ -353,7 +392,11 @@ SELECT
     page.base_occurred_at, page.base_occurred_max, page.snapshot, page.payload,
     CASE WHEN page.payload IS NULL THEN ARRAY(
         SELECT j FROM journal AS j WHERE j.namespace = $1 AND j.document = $2 ORDER BY j.sequence
-    ) END AS journal
+    ) END AS journal,
+    d.events, d.unpaged_events, page.payload IS NULL OR EXISTS (
+        SELECT FROM pages AS q
+        WHERE q.namespace = $1 AND q.document = $2 AND q.base_sequence = page.last_sequence
+    ) AS is_continued
 FROM documents AS d
 LEFT JOIN page ON true
 WHERE d.namespace = $1 AND d.document = $2
@@ -393,6 +436,9 @@ FROM (
 ) AS l
 ORDER BY l.document
 
+-- name: count_documents
+SELECT coalesce(sum(documents), 0)::bigint FROM namespaces WHERE namespace = $1
+
 -- name: list_lagging
 SELECT d.document
 FROM documents AS d
@@ -416,6 +462,7 @@ LIMIT $5
 SELECT
     l.namespace, l.document, l.is_head, l.fits,
     l.version, l.version_sequence, l.last_sequence, l.recorded_at, l.occurred_at, l.occurred_max,
+    l.events, l.unpaged_events,
     CASE WHEN l.fits AND l.is_head THEN l.state END AS state,
     l.base_sequence, l.base_version, l.base_version_sequence, l.base_recorded_at,
     l.base_occurred_at, l.base_occurred_max,
@@ -584,7 +631,7 @@ FROM pg_depend AS d
 JOIN pg_rewrite AS r ON r.oid = d.objid AND d.classid = 'pg_rewrite'::regclass
 JOIN pg_class AS v ON v.oid = r.ev_class
 JOIN pg_class AS t ON t.oid = d.refobjid AND d.refclassid = 'pg_class'::regclass
-WHERE t.relnamespace = 'live'::regnamespace
+WHERE t.relnamespace = to_regnamespace('live')
     AND coalesce(obj_description(v.oid, 'pg_class'), '') NOT LIKE 'refold namespace %'
 
 -- name: added_indexes
@@ -597,7 +644,44 @@ FROM pg_index AS i
 JOIN pg_class AS c ON c.oid = i.indexrelid
 JOIN pg_class AS t ON t.oid = i.indrelid
 JOIN pg_namespace AS n ON n.oid = t.relnamespace
-WHERE n.oid = 'live'::regnamespace
+WHERE n.oid = to_regnamespace('live')
     AND NOT EXISTS (
         SELECT FROM pg_class AS f WHERE f.relnamespace = 'fresh'::regnamespace AND f.relname = c.relname
     )
+
+-- name: log_of_live
+SELECT log_id FROM live.log
+
+-- name: sequence_of_live
+SELECT coalesce(min(read_sequence), 0) AS read_sequence FROM live.shards
+
+-- name: has_live
+SELECT WHERE to_regnamespace('live') IS NOT NULL
+
+-- name: has_live_log
+SELECT WHERE to_regclass('live.log') IS NOT NULL
+
+-- name: lock_live_log
+LOCK TABLE live.log IN ACCESS EXCLUSIVE MODE
+
+-- name: foreign_in_live
+SELECT c.relname::text
+FROM pg_class AS c
+WHERE c.relnamespace = to_regnamespace('live') AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname NOT IN (
+    'documents', 'journal', 'pages', 'rejections', 'namespaces', 'checkpoints', 'shards', 'log', 'migrations'
+)
+
+-- name: foreign_in_fresh
+SELECT c.relname::text
+FROM pg_class AS c
+WHERE c.relnamespace = to_regnamespace('fresh') AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname NOT IN (
+    'documents', 'journal', 'pages', 'rejections', 'namespaces', 'checkpoints', 'shards', 'log', 'migrations'
+)
+
+-- name: drop_fresh_tables
+DROP TABLE IF EXISTS
+    fresh.documents, fresh.journal, fresh.pages, fresh.rejections, fresh.namespaces, fresh.checkpoints, fresh.shards,
+    fresh.log, fresh.migrations
+
+-- name: drop_fresh
+DROP SCHEMA IF EXISTS fresh CASCADE

@@ -19,6 +19,7 @@ from refold.core.outcome import Entry, Kind, Status
 from refold.core.page import NEVER, Run, Snapshot
 from refold.core.record import Record
 from refold.store import Dirty, Head, Rejection
+from refold.store.damage import damaged, reading_stored
 from refold.store.postgres.pool import Row
 
 DOCUMENT_COLUMNS: Final = (
@@ -39,6 +40,8 @@ DOCUMENT_COLUMNS: Final = (
     "size",
     "state",
 )
+
+ROW_MISSING: Final = "its row is missing, while events of it are stored"
 
 GIVEN: Final = (*DOCUMENT_COLUMNS, "writes_state", "is_new")
 """In the order of the documents' parameters of `write_commit`."""
@@ -71,13 +74,18 @@ def document_row(dirty: Dirty) -> tuple[object, ...]:
 
 
 def to_document(row: Row) -> Document:
-    """Return a document without its id window."""
-    state = ABSENT if row["state"] is None else canonical.loads(row["state"])
+    """Return a document without its id window. Raises `StoreDamaged`."""
+    if row["version"] is None:
+        raise damaged(row["namespace"], row["document"], ROW_MISSING)
+    with reading_stored(row["namespace"], row["document"]):
+        state = ABSENT if row["state"] is None else canonical.loads(row["state"])
     return Document(**{name: row[name] for name in _NUMBERS}, state=state)
 
 
 def to_head(row: Row) -> Head:
-    """Return a document's row as the port has it."""
+    """Return a document's row as the port has it. Raises `StoreDamaged` for one that is missing."""
+    if row["version"] is None:
+        raise damaged(row["namespace"], row["document"], ROW_MISSING)
     return Head(row["namespace"], row["document"], _head_snapshot(row), row["last_sequence"])
 
 

@@ -11,16 +11,17 @@ from refold.core.identity import id_digest, recall
 from refold.core.outcome import Entry
 from refold.core.page import Run
 from refold.store.bounds import Bounds, first_bounds, next_bounds
+from refold.store.damage import damaged, reading_stored
 from refold.store.postgres.load import load_documents
 from refold.store.postgres.pool import Pool, Row
-from refold.store.postgres.rows import to_entries, to_run
+from refold.store.postgres.rows import ROW_MISSING, to_entries, to_run
 from refold.store.postgres.sql import SQL
 
 
 async def read_run(pool: Pool, namespace: str, document: str, bounds: Bounds) -> Run | None:
     """Read the last page within the bounds; None where the document never had an event."""
     row = await _read(pool, namespace, document, bounds)
-    return to_run(row) if row else None
+    return _run(namespace, document, row) if row else None
 
 
 async def read_runs(
@@ -34,7 +35,7 @@ async def read_runs(
     bounds = first_bounds(after_version, is_descending=is_descending)
     edge: int | None = None
     while row := await _read(pool, namespace, document, bounds):
-        run = _beyond(to_run(row), edge, is_descending=is_descending)
+        run = _beyond(_run(namespace, document, row), edge, is_descending=is_descending)
         yield run
         if is_descending and run.base_sequence == 0:
             return
@@ -62,7 +63,8 @@ async def read_entry(pool: Pool, namespace: str, document: str, sequence: int) -
     async with pool.lend() as connection:
         row = await connection.fetchrow(SQL["entry"], namespace, document, sequence)
     assert row is not None
-    return next((entry for entry in to_entries(row) if entry.sequence == sequence), None)
+    with reading_stored(namespace, document):
+        return next((entry for entry in to_entries(row) if entry.sequence == sequence), None)
 
 
 async def find_id(pool: Pool, namespace: str, document: str, event_id: str) -> Entry | None:
@@ -75,4 +77,20 @@ async def find_id(pool: Pool, namespace: str, document: str, event_id: str) -> E
 
 async def _read(pool: Pool, namespace: str, document: str, bounds: Bounds) -> Row | None:
     async with pool.lend() as connection:
-        return await connection.fetchrow(SQL["run"], namespace, document, *bounds)
+        row = await connection.fetchrow(SQL["run"], namespace, document, *bounds)
+        if row is None and await connection.fetchval(SQL["find_rows_of"], namespace, document):
+            raise damaged(namespace, document, ROW_MISSING)
+    return row
+
+
+def _run(namespace: str, document: str, row: Row) -> Run:
+    """Take a run apart, and hold its entries against the document's counts."""
+    with reading_stored(namespace, document):
+        run = to_run(row)
+    is_first, is_open = row["base_sequence"] is None, row["payload"] is None
+    if not row["is_continued"] or (is_first and row["events"] != row["unpaged_events"]):
+        raise damaged(namespace, document, "a page of its history is missing")
+    if is_open and len(run.entries) != row["unpaged_events"]:
+        counts = {"expected": row["unpaged_events"], "found": len(run.entries)}
+        raise damaged(namespace, document, "the journal lacks events of it", **counts)
+    return run

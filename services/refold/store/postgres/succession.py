@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from hashlib import sha256
 from typing import Final, Self
 
-from refold.core.errors import Refused, StoreDiffers
+from refold.core.errors import Refused, StoreDamaged, StoreDiffers
 from refold.core.limits import REBUILD_LOCK_SECONDS, STORE_CLOSE_SECONDS
 from refold.store import Key
 from refold.store.postgres.exact import read_exact
@@ -20,7 +20,7 @@ from refold.store.postgres.pool import Connection, Pool, translated
 from refold.store.postgres.pool import Row as SqlRow
 from refold.store.postgres.sql import SQL
 from refold.store.postgres.transaction import transaction
-from refold.store.succession import Held, Row, Unequal
+from refold.store.succession import Bound, Held, Row, Unequal
 
 _SCHEMAS: Final = re.compile(r"\b(live|fresh|former)\b")
 _ROWS_AHEAD: Final = 100
@@ -40,24 +40,19 @@ class PostgresSuccession:
         """Connect; both schemas are there. Raises `StoreUnavailable`."""
         connection = await Pool(dsn, live, 1).connect(reads_all=True)
         try:
-            yield cls(_Pair(connection, live, fresh))
+            yield cls(_Pair(connection, live, fresh, f"{live}_former"))
         finally:
             with translated():
                 await connection.close(timeout=STORE_CLOSE_SECONDS)
 
     async def prepare(self) -> None:
         """Refuse what would not follow a swap, and clear away what an earlier one left."""
-        found = [row[0] for row in await self._pair.fetch("readers_elsewhere")]
-        if found:
-            message = "these read the projection's tables, and would not follow a rebuild: use create_view"
-            raise StoreDiffers(message, found=found)
+        await _refuse_readers(self._pair)
         await self.drop_former()
 
     async def copy_indexes(self) -> None:
         """Give the fresh schema the indexes that were added to the live one."""
-        with translated():
-            for row in await self._pair.fetch("added_indexes"):
-                await self._pair.connection.execute(row["definition"])
+        await _copy_indexes(self._pair)
 
     async def unequal(self, until_sequence: int) -> AsyncGenerator[Unequal]:
         """Compare documents that have not changed since a sequence."""
@@ -104,12 +99,102 @@ class PostgresHeld:
             await self._pair.fetch(name)
 
 
+class PostgresReplacement:
+    """A Replacement of two schemas in one database, on a connection of its own."""
+
+    def __init__(self, pair: _Pair, kept: str) -> None:
+        """Use `open`."""
+        self._pair = pair
+        self._kept = kept
+        self.kept = ""
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, dsn: str, *, live: str, fresh: str, kept: str) -> AsyncIterator[Self]:
+        """Connect; the live schema need not be there. Raises `StoreUnavailable`."""
+        connection = await Pool(dsn, live, 1).connect(reads_all=True)
+        try:
+            yield cls(_Pair(connection, live, fresh, kept), kept)
+        finally:
+            with translated():
+                await connection.close(timeout=STORE_CLOSE_SECONDS)
+
+    async def clear(self) -> None:
+        """Drop what an earlier rebuild has left in the fresh schema. Raises `StoreDiffers` for foreign tables."""
+        await self._refuse_foreign("fresh")
+        with translated():
+            async with self._pair.connection.transaction():
+                await self._pair.fetch("drop_fresh_tables")
+                await self._pair.fetch("drop_fresh")
+
+    async def prepare(self) -> None:
+        """Refuse what would not follow."""
+        await self._refuse_foreign("live")
+        await _refuse_readers(self._pair)
+
+    async def bound(self) -> Bound | None:
+        """Read the log's row and the shards'."""
+        try:
+            log = await self._pair.fetch("log_of_live")
+        except StoreDamaged:
+            return None
+        if not log:
+            return None
+        try:
+            shards = await self._pair.fetch("sequence_of_live")
+        except StoreDamaged:
+            return Bound(log[0]["log_id"], 0)
+        return Bound(log[0]["log_id"], shards[0]["read_sequence"])
+
+    async def copy_indexes(self) -> None:
+        """Copy what was added to tables that are still there."""
+        await _copy_indexes(self._pair)
+
+    @asynccontextmanager
+    async def hold(self) -> AsyncIterator[None]:
+        """Lock the live log's table, which every commit reads first; then rename both schemas, and rebase the views.
+
+        Whoever commits later looks the tables up anew, and is kept out by the fresh one's epoch.
+        """
+        async with transaction(self._pair.connection):
+            await self._pair.connection.execute(SQL["limit_locks"], f"{REBUILD_LOCK_SECONDS}s")
+            # The lock takes no look at the rows, which may be unreadable. Without the table, nobody commits.
+            if await self._pair.fetch("has_live_log"):
+                await self._pair.fetch("lock_live_log")
+            yield
+            self.kept = ""
+            if await self._pair.fetch("has_live"):
+                await self._pair.fetch("rename_live")
+                self.kept = self._kept
+            await self._pair.fetch("rename_fresh")
+            await self._pair.fetch("recreate_views")
+
+    async def _refuse_foreign(self, side: str) -> None:
+        found = [row[0] for row in await self._pair.fetch(f"foreign_in_{side}")]
+        if found:
+            message = "the schema holds tables that are not the projection's: move them elsewhere"
+            raise StoreDiffers(message, schema=self._pair.names[side], found=found)
+
+
+async def _refuse_readers(pair: _Pair) -> None:
+    found = [row[0] for row in await pair.fetch("readers_elsewhere")]
+    if found:
+        message = "these read the projection's tables, and would not follow a rebuild: use create_view"
+        raise StoreDiffers(message, found=found)
+
+
+async def _copy_indexes(pair: _Pair) -> None:
+    with translated():
+        for row in await pair.fetch("added_indexes"):
+            await pair.connection.execute(row["definition"])
+
+
 class _Pair:
     """The two schemas on one connection."""
 
-    def __init__(self, connection: Connection, live: str, fresh: str) -> None:
+    def __init__(self, connection: Connection, live: str, fresh: str, former: str) -> None:
         self.connection = connection
-        self.names = {"live": live, "fresh": fresh, "former": f"{live}_former"}
+        self.names = {"live": live, "fresh": fresh, "former": former}
 
     def sql(self, name: str) -> str:
         """Put the schemas' names, which are checked, in a statement's place for them."""

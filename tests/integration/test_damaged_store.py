@@ -1,0 +1,199 @@
+"""A projection with a missing table, lost rows or unreadable content says so, and is never answered from."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+
+import asyncpg
+import pytest
+
+from refold.core.errors import StoreDamaged
+from refold.core.page import Clock, Point
+from refold.history import History
+from refold.log.memory import MemoryLog
+from refold.projector.runner import Runner, Stage
+from refold.store.postgres import PostgresStore
+from refold.store.postgres.migrate import MADE_BY
+from support.projection import ROOMY, append, ports
+from support.services import folded_to, until
+
+EVENTS = 400
+IN_JOURNAL = 3
+MEND = "refold rebuild --from-nothing"
+TABLES = (*MADE_BY, "migrations")
+
+
+@pytest.fixture
+async def log():
+    """A log of documents with pages and journal, one small document, and rejections."""
+    made = MemoryLog("log-1")
+    for number in range(EVENTS):
+        await append(made, "long", {"merge": {"n": number, f"k{number % 9}": "x" * 40}, "id": f"e{number}"})
+    await append(made, "small", {"put": {"n": 1}})
+    await append(made, "small", {"patch": [{"op": "test", "path": "/n", "value": 2}]})
+    return made
+
+
+@asynccontextmanager
+async def projected(log, dsn):
+    """A store that a running projector has brought to the log's end, and the runner."""
+    store = await PostgresStore.open(dsn)
+    runner = Runner(ports(log, store), ROOMY)
+    task = asyncio.create_task(runner.run())
+    try:
+        await folded_to(store, (await log.info()).last_sequence)
+        yield store, runner
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        await store.close()
+
+
+@pytest.fixture
+async def live(log, postgres_dsn):
+    """The store of a projection that is up to date; its projector has ended."""
+    async with projected(log, postgres_dsn) as (store, _):
+        # Few enough in one commit to stay in the journal.
+        for number in range(EVENTS, EVENTS + IN_JOURNAL):
+            await folded_to(store, await append(log, "long", {"merge": {"n": number}}))
+    store = await PostgresStore.open(postgres_dsn)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def sql(postgres_dsn, live):
+    """A connection that does damage."""
+    connection = await asyncpg.connect(postgres_dsn, server_settings={"search_path": "refold"})
+    yield connection
+    await connection.close()
+
+
+@pytest.mark.parametrize("table", TABLES)
+async def test_a_missing_table_is_named_with_what_mends_it_and_nothing_is_made_over_the_others(
+    live, sql, postgres_dsn, table
+):
+    await sql.execute(f"DROP TABLE {table} CASCADE")
+    with pytest.raises(StoreDamaged, match=MEND) as raised:
+        await PostgresStore.open(postgres_dsn)
+    assert raised.value.facts["table"] == table
+    assert await sql.fetchval("SELECT to_regclass($1)", table) is None
+
+
+async def test_an_empty_table_of_migrations_is_no_reason_to_apply_them_again(live, sql, postgres_dsn):
+    await sql.execute("TRUNCATE migrations")
+    with pytest.raises(StoreDamaged, match=MEND) as raised:
+        await PostgresStore.open(postgres_dsn)
+    assert raised.value.facts["table"] == "migrations"
+
+
+@pytest.mark.parametrize("table", MADE_BY)
+async def test_an_emptied_table_is_noticed_when_a_projector_binds(live, sql, table):
+    await sql.execute(f"TRUNCATE {table}")
+    with pytest.raises(StoreDamaged, match=MEND) as raised:
+        await live.bind("log-1")
+    assert raised.value.facts["table"] == table
+
+
+async def test_one_partitions_lost_checkpoint_is_not_made_anew(live, sql):
+    await sql.execute("DELETE FROM checkpoints WHERE partition = 7")
+    with pytest.raises(StoreDamaged):
+        await live.checkpoints()
+    with pytest.raises(StoreDamaged):
+        await live.bind("log-1")
+
+
+UNREADABLE = {
+    "a page's events": "UPDATE pages SET payload = 'x' WHERE payload IS NOT NULL",
+    "a page's snapshot": "UPDATE pages SET snapshot = 'x' WHERE document = 'long'",
+    "an event's body": "UPDATE journal SET body = '{', effect = NULL WHERE document = 'long'",
+    "an event's status": "UPDATE journal SET status = 77 WHERE document = 'long'",
+    "a page": "DELETE FROM pages WHERE document = 'long' AND payload IS NULL",
+    "the first page": "DELETE FROM pages WHERE document = 'long' AND base_sequence = 0",
+    "all pages": "TRUNCATE pages",
+    "the journal": "TRUNCATE journal",
+    "the row": "DELETE FROM documents WHERE document = 'long'",
+    "all rows": "TRUNCATE documents",
+}
+
+
+@pytest.mark.parametrize("what", UNREADABLE)
+async def test_damaged_history_is_an_error_that_names_the_document(live, sql, what):
+    versions = range(1, EVENTS + IN_JOURNAL + 1)
+    expected = {v: await live.state_at("n", "long", Point(Clock.version, v)) for v in versions}
+    await sql.execute(UNREADABLE[what])
+    found = []
+    for version in versions:
+        try:
+            answer = await live.state_at("n", "long", Point(Clock.version, version))
+        except StoreDamaged as error:
+            found.append(error)
+        else:
+            assert answer == expected[version]
+    assert found
+    assert {(error.facts["namespace"], error.facts["document"]) for error in found} == {("n", "long")}
+    with pytest.raises(StoreDamaged, match="n/long"):
+        await changes(live)
+
+
+async def changes(store):
+    """Read the whole history of the long document."""
+    after = None
+    while True:
+        found = await History(store).changes(
+            "n", "long", after=after, limit=1_000, is_descending=False, path=None
+        )
+        if (after := found.next) is None:
+            return
+
+
+async def test_a_row_that_is_lost_is_not_an_absent_document(live, sql):
+    assert await live.head("n", "never") is None
+    await sql.execute("DELETE FROM documents WHERE document = 'small'")
+    with pytest.raises(StoreDamaged, match="n/small"):
+        await live.head("n", "small")
+    with pytest.raises(StoreDamaged, match="n/small"):
+        await live.load([("n", "never"), ("n", "small")])
+    assert [document.document for document in await live.load([("n", "never"), ("n", "long")])] == ["long"]
+
+
+async def test_a_list_of_a_namespace_that_lost_its_rows_is_an_error(live, sql):
+    await sql.execute("TRUNCATE documents")
+    with pytest.raises(StoreDamaged):
+        await live.list_documents("n", prefix="", where=None, limit=10, cursor=None)
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["in memory", "not in memory"])
+async def test_an_event_for_a_document_whose_row_is_lost_is_not_folded_as_its_first(
+    log, postgres_dsn, is_known
+):
+    async with projected(log, postgres_dsn) as (store, runner):
+        connection = await asyncpg.connect(postgres_dsn, server_settings={"search_path": "refold"})
+        try:
+            row = await connection.fetchrow("DELETE FROM documents WHERE document = 'small' RETURNING *")
+            if not is_known:
+                await connection.execute("UPDATE log SET epoch = gen_random_uuid()")
+                await folded_to(store, await append(log, "other", {"put": 1}))
+            sequence = await append(log, "small", {"put": {"n": 2}})
+            await until(waiting(runner, "n/small"))
+            assert await connection.fetchval("SELECT count(*) FROM documents WHERE document = 'small'") == 0
+            # Back in its place, the projector goes on by itself.
+            columns = ", ".join(f"${at}" for at in range(1, len(row) + 1))
+            await connection.execute("ALTER TABLE documents ALTER state TYPE text")
+            await connection.execute(f"INSERT INTO documents VALUES ({columns})", *row.values())
+            await connection.execute("ALTER TABLE documents ALTER state TYPE json USING state::json")
+            await folded_to(store, sequence)
+            assert (await store.head("n", "small")).snapshot.version == 2
+        finally:
+            await connection.close()
+
+
+def waiting(runner, named):
+    """Tell whether the projector waits for a store to be mended, and names what is damaged."""
+
+    async def look():
+        return runner.stage is Stage.waiting and named in runner.error and MEND in runner.error
+
+    return look
