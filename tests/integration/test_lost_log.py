@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
 import shutil
 import signal
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import asyncpg
@@ -92,9 +94,11 @@ def crash(data: Path) -> None:
     assert answer.status_code == 201
     processes = [psutil.Process(up.process.pid), *up.children()]
     for process in processes:
-        process.send_signal(signal.SIGKILL)
+        # Some end with their parent.
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGKILL)
     up.process.wait(END_SECONDS)
-    until(lambda: not any(process.is_running() and process.status() != "zombie" for process in processes))
+    until(lambda: not any(process.is_running() for process in processes))
 
 
 def refused_start(data: Path) -> str:
@@ -200,6 +204,65 @@ def test_blocks_that_are_left_on_disk_are_reason_enough(stopped: Path, tmp_path:
     assert blocks(data) == left
 
 
+@pytest.mark.slow
+def test_only_who_says_so_begins_a_new_log_and_everything_left_of_the_lost_one_is_kept(
+    stopped: Path, tmp_path: Path
+) -> None:
+    data = copy_of(stopped, tmp_path)
+    left = blocks(data)
+    (stream_of(data) / "meta.inf").unlink()
+    refused = run_refold("log", "create", "--data", str(data))
+    assert refused.returncode == 1
+    assert "log_missing" in refused.stderr
+    created = run_refold("log", "create", "--i-have-lost-the-log", "--data", str(data), "--json")
+    assert created.returncode == 0, created.stderr
+    told = json.loads(created.stdout)
+    up = Up.start(data, "--durability", "os")
+    assert told["log_id"] in up.said()
+    assert httpx.get(f"{up.url}/v1/n/d0", timeout=60).status_code == 404
+    assert httpx.put(f"{up.url}/v1/n/d0", json={"new": True}, timeout=60).status_code == 201
+    schema, folder = told["kept"]
+    documents = asyncio.run(_count(up.endpoints()["postgres"], schema.removeprefix("schema ")))
+    # The log's own is one of them.
+    assert documents == EVENTS_PER_BATCH + 1
+    kept = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in Path(folder).rglob("*.blk")}
+    assert kept == left
+    again = run_refold("log", "create", "--data", str(data))
+    assert again.returncode == 1
+    assert "data_folder_in_use" in again.stderr
+    assert up.stop() == 0
+    checked = run_refold("log", "create", "--i-have-lost-the-log", "--data", str(data), "--json")
+    assert json.loads(checked.stdout) == {"log_id": told["log_id"], "kept": []}
+
+
+async def _count(dsn: str, schema: str) -> int:
+    connection = await asyncpg.connect(dsn)
+    try:
+        return int(await connection.fetchval(f'SELECT count(*) FROM "{schema}".documents'))
+    finally:
+        await connection.close()
+
+
+async def test_at_a_broker_too_only_who_says_so_begins_a_new_log(broker: Broker, postgres_dsn: str) -> None:
+    admin = broker.server.url("administrator")
+    addresses = {"REFOLD_NATS_ADMIN_URL": admin, "REFOLD_POSTGRES_URL": postgres_dsn}
+    site = await make_site(broker.server, postgres_dsn)
+    async with projector(site) as process:
+        await _until_bound(postgres_dsn)
+        process.terminate()
+        await process.wait()
+    checked = await asyncio.to_thread(run_refold, "log", "create", **addresses)
+    assert checked.stdout == f"log {site.log_id}\n"
+    await ask_api(await broker.connect(), "STREAM.DELETE.STATE")
+    refused = await asyncio.to_thread(run_refold, "log", "create", **addresses)
+    assert refused.returncode == 1
+    assert site.log_id in refused.stderr
+    created = await asyncio.to_thread(run_refold, "log", "create", "--i-have-lost-the-log", **addresses)
+    assert created.returncode == 0, created.stderr
+    assert "kept of the lost log: schema refold_lost_" in created.stdout
+    assert await projection_traces(postgres_dsn, "refold") == []
+
+
 async def test_a_broker_without_the_key_of_its_storage_keeps_it(broker: Broker, tmp_path: Path) -> None:
     stored = tmp_path / "data/nats"
     plain = (stored / "nats.conf").read_text().replace("port: -1", f"port: {broker.port}")
@@ -261,6 +324,9 @@ class NoMarker:
 
     async def write(self, log_id: str) -> None:
         raise AssertionError(log_id)
+
+    async def forget(self) -> None:
+        raise AssertionError
 
 
 async def _bound() -> list[str]:

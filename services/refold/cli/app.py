@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from refold.cli import bench, bring, demo, operate, prove, read, serve, take, write
+from refold.cli import bench, bring, demo, log, operate, prove, read, serve, take, write
 
 app = typer.Typer(
     name="refold",
@@ -38,5 +38,5 @@ def refold(
     """
 
 
-for _module in (serve, demo, write, bring, read, take, operate, prove, bench):
+for _module in (serve, demo, write, bring, read, take, operate, prove, log, bench):
     _module.register(app)

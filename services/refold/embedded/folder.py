@@ -101,6 +101,10 @@ class FolderMarker:
         """Remember the log that was created in this folder."""
         write_private(self._path, _json({"log_id": log_id}))
 
+    async def forget(self) -> None:
+        """Forget it, for its log is lost."""
+        self._path.unlink(missing_ok=True)
+
 
 async def open_folder(path: Path) -> DataFolder:
     """Make the folder if need be, lock it, and end what a killed run has left there."""

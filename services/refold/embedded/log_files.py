@@ -90,6 +90,16 @@ def _contents(folder: Path, blocks: list[Path]) -> str:
     return f"{folder} holds {len(blocks)} blocks of {size:,} bytes, {blocks[0].name} to {blocks[-1].name}"
 
 
+def put_streams_aside(home: Path) -> list[Path]:
+    """Move the streams' folders to where damaged files are kept, and return where each is now."""
+    aside = []
+    for stream in sorted((home / STORAGE).glob("*/streams/*")):
+        target = home / DAMAGED / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-put-aside" / stream.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside.append(stream.rename(target))
+    return aside
+
+
 def kept_folders(home: Path) -> list[Path]:
     """Return the folders of what earlier starts have kept, oldest first."""
     return sorted((home / DAMAGED).glob("*"))

@@ -31,7 +31,7 @@ from refold.core.limits import (
 from refold.embedded import binaries
 from refold.embedded.child import Child, Command, wait_ready
 from refold.embedded.folder import DataFolder, write_private
-from refold.embedded.log_files import BlockCopies, stored_blocks
+from refold.embedded.log_files import BlockCopies, put_streams_aside, stored_blocks
 from refold.embedded.ports import LOOPBACK, lost_port, port_taken, refuse_taken
 
 Durability = Literal["fsync", "os"]
@@ -82,6 +82,10 @@ class NatsServer:
     def stored_blocks(self) -> list[str]:
         """Say in words what its storage holds; nothing where no event is stored."""
         return stored_blocks(self.child.command.folder)
+
+    def put_streams_aside(self) -> list[Path]:
+        """Move the folders of streams that the server has not read out of its way; return where they are."""
+        return put_streams_aside(self.child.command.folder)
 
     def complaints(self) -> list[str]:
         """Return the last different warnings and errors that it has logged about its storage since it started."""

@@ -22,7 +22,15 @@ from refold.log.jetstream.appender import Appender
 from refold.log.jetstream.client import DEFAULT_INBOX_PREFIX, BrokerClient, connect
 from refold.log.jetstream.notices import JetStreamNotices
 from refold.log.jetstream.reader import read_log
-from refold.log.jetstream.topology import KeyValueMarker, LogMarker, Traces, check_log, create_log, no_traces
+from refold.log.jetstream.topology import (
+    KeyValueMarker,
+    LogMarker,
+    Traces,
+    check_log,
+    create_log,
+    delete_empty_stream,
+    no_traces,
+)
 
 __all__ = [
     "JetStreamLog",
@@ -33,6 +41,7 @@ __all__ = [
     "check_log",
     "connect",
     "create_log",
+    "delete_empty_stream",
     "no_traces",
 ]
 

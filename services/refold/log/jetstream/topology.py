@@ -104,6 +104,9 @@ class LogMarker(Protocol):
     async def write(self, log_id: str) -> None:
         """Remember a log that has been created."""
 
+    async def forget(self) -> None:
+        """Forget it, for its log is lost."""
+
 
 Traces = Callable[[], Awaitable[Sequence[str]]]
 """Says in words where there are traces of an earlier log; nothing where a log may be created."""
@@ -198,6 +201,28 @@ class KeyValueMarker:
         answer = read_pub_ack(*await self._client.ask(_MARKER_SUBJECT, log_id.encode()))
         if answer is not None and answer.code:
             raise answer.error()
+
+    async def forget(self) -> None:
+        """Empty the bucket."""
+        try:
+            await ask_api(self._client, f"STREAM.PURGE.{_BUCKET}")
+        except ApiRefused as refused:
+            if refused.code != STREAM_ABSENT:
+                message = "the broker does not forget the log's marker"
+                raise LogUnavailable(message, reason=str(refused)) from refused
+
+
+async def delete_empty_stream(client: BrokerClient) -> None:
+    """Delete the stream where it has no events, so that it can be created again. Raises `LogDiffers` else."""
+    info = await _find_stream(client)
+    if info is None:
+        return
+    if info["state"]["messages"] or info["state"]["last_seq"]:
+        raise LogDiffers("the log has events: it is not lost", last_sequence=info["state"]["last_seq"])
+    try:
+        await ask_api(client, f"STREAM.DELETE.{STREAM}")
+    except ApiRefused as refused:
+        raise LogUnavailable("the broker does not delete the stream", reason=str(refused)) from refused
 
 
 async def _find_stream(client: BrokerClient) -> dict[str, Any] | None:

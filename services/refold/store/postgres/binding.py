@@ -5,6 +5,7 @@ For this adapter alone.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -54,6 +55,20 @@ async def bound_log(dsn: str, schema: str) -> str | None:
             return log_id
     finally:
         connection.terminate()
+
+
+async def put_aside(dsn: str, schema: str) -> str | None:
+    """Rename a schema, with all that is in it; return its new name, or None where there is no such schema."""
+    kept = f"{schema[:39]}_lost_{datetime.now(UTC):%Y%m%d_%H%M%S}"
+    connection = await Pool(dsn, schema, 1).connect()
+    try:
+        with translated():
+            if not await connection.fetchval(SQL["find_schema"], schema):
+                return None
+            await connection.execute(f'ALTER SCHEMA "{schema}" RENAME TO "{kept}"')
+    finally:
+        connection.terminate()
+    return kept
 
 
 async def read_checkpoints(connection: Connection) -> list[Checkpoint]:

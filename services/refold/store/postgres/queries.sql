@@ -67,6 +67,9 @@ WHERE i.indrelid = 'documents'::regclass
 -- name: bind_log
 INSERT INTO log (log_id) VALUES ($1) ON CONFLICT DO NOTHING
 
+-- name: find_schema
+SELECT to_regnamespace(quote_ident($1)) IS NOT NULL
+
 -- name: find_log
 SELECT to_regclass('log') IS NOT NULL
 
