@@ -16,6 +16,7 @@ import psutil
 
 from refold.core.errors import ChildFailed, EmbeddedError
 from refold.core.limits import (
+    CHILD_START_SECONDS,
     CHILD_STOP_SECONDS,
     CONNECT_SECONDS,
     PORT_ATTEMPTS_MAX,
@@ -70,6 +71,17 @@ class PostgresServer:
     def dsn(self) -> str:
         """Give the address with the password: a secret."""
         return f"postgres://{USER}:{self.password}@{self.host}:{self.port}/{DATABASE}"
+
+    async def answers(self) -> bool:
+        """Ask for a connection, without a bound on the time; False where nothing listens. A refusal is an answer."""
+        try:
+            connection = await asyncpg.connect(self.dsn, timeout=CHILD_START_SECONDS, ssl=False)
+        except asyncpg.PostgresError:
+            return True
+        except OSError:
+            return False
+        connection.terminate()
+        return True
 
     async def stop(self, *, wait_seconds: float = CHILD_STOP_SECONDS) -> None:
         """End it cleanly, whoever is connected."""

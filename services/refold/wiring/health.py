@@ -1,4 +1,4 @@
-"""Asks the parts of the system how they are, by the ways that anyone has: HTTP probes, a statement.
+"""Asks the parts of the system how they are, by the ways that anyone has: HTTP probes, a connection.
 
 Used by `refold.wiring.system` and `refold.wiring.service_process`.
 """
@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-import asyncpg
 import orjson
 
 from refold.core.limits import CHILD_START_SECONDS
-from refold.wiring.part import ANSWER_SECONDS, SILENT_SECONDS, Fault
+from refold.embedded.postgres import PostgresServer
+from refold.wiring.part import SILENT_SECONDS, Fault
 
 _ANSWER_BYTES_MAX: Final = 64 * 1024
 _NOT_LISTENING: Final = Fault("it does not listen", CHILD_START_SECONDS)
@@ -56,18 +56,6 @@ async def nats_fault(host: str, port: int) -> Fault | None:
     return Fault(what, _WRITE_ERROR_SECONDS if _WRITE_ERROR in what else SILENT_SECONDS)
 
 
-async def postgres_fault(dsn: str) -> Fault | None:
-    """Connect and run a statement; a server that refuses does answer."""
-    try:
-        connection = await asyncpg.connect(dsn, timeout=ANSWER_SECONDS, ssl=False)
-    except asyncpg.PostgresError:
-        return None
-    except OSError:
-        return _NOT_LISTENING
-    try:
-        await connection.execute("SELECT 1")
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-        return None
-    finally:
-        connection.terminate()
-    return None
+async def postgres_fault(server: PostgresServer) -> Fault | None:
+    """Ask PostgreSQL for a connection; a server that refuses one does answer."""
+    return None if await server.answers() else _NOT_LISTENING

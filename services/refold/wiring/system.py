@@ -168,7 +168,7 @@ class _Server:
     async def fault(self) -> Fault | None:
         if isinstance(self._server, NatsServer):
             return await nats_fault(LOOPBACK, self._server.monitor_port)
-        return await postgres_fault(self._server.dsn)
+        return await postgres_fault(self._server)
 
     async def stop(self, *, wait_seconds: float = CHILD_STOP_SECONDS) -> None:
         await self._server.stop(wait_seconds=wait_seconds)
