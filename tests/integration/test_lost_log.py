@@ -169,6 +169,24 @@ def test_an_open_block_that_the_broker_cuts_is_kept_as_it_was(stopped: Path, tmp
 
 
 @pytest.mark.slow
+def test_verify_and_rebuild_end_where_a_block_cannot_be_read(stopped: Path, tmp_path: Path) -> None:
+    data = copy_of(stopped, tmp_path)
+    up = Up.start(data, "--durability", "os")
+    block = stream_of(data) / "msgs/1.blk"
+    block.unlink()
+    block.mkdir()
+    for command in ("verify", "rebuild"):
+        ended = run_refold(command, "--data", str(data))
+        assert ended.returncode == 1
+        assert ended.stderr.startswith("refold: log_hole: ")
+        assert "first_sequence=" in ended.stderr
+        assert "last_sequence=" in ended.stderr
+        assert ended.stdout == ""
+    assert up.process.poll() is None
+    assert up.stop() == 0
+
+
+@pytest.mark.slow
 def test_a_log_whose_storage_is_gone_is_not_begun_anew_even_if_the_projection_is_gone_too(
     stopped: Path, tmp_path: Path
 ) -> None:
