@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import orjson
 
 from refold.core.errors import ChildFailed, TimedOut
 from refold.core.limits import CHILD_START_SECONDS
@@ -28,6 +30,10 @@ Say = Callable[[str], None]
 SERVICES: Final = ("projector", "gateway")
 LOOK_SECONDS: Final = 0.05
 WATCH_SECONDS: Final = 0.25
+SAY_SECONDS: Final = 5.0
+"""A start that takes longer than this says what it waits for, this often."""
+PROBE_SECONDS: Final = 10.0
+"""One look at the readiness probe."""
 ANYWHERE: Final = frozenset({"0.0.0.0", "::"})
 
 
@@ -63,7 +69,7 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
         for part in parts:
             endings.push_async_callback(part.stop)
         async with _kept(parts, say):
-            await _until_ready(settings.http_host, port)
+            await _until_ready(_reached(settings.http_host), port, say)
             servers.write_endpoints(http=url)
             yield System(http=url, nats=servers.nats.address, postgres=servers.postgres.address)
 
@@ -154,31 +160,52 @@ def _say_servers(servers: Servers, settings: Settings, log_id: str, say: Say) ->
     say(f"log        {log_id}{flushed}")
 
 
-async def _until_ready(host: str, port: int) -> None:
-    try:
-        async with asyncio.timeout(CHILD_START_SECONDS):
-            await _look_until_ready(_reached(host), port)
-    except TimeoutError as error:
-        raise TimedOut("the system was not ready in time", seconds=CHILD_START_SECONDS) from error
+async def _until_ready(host: str, port: int, say: Say) -> None:
+    """Ask the gateway's readiness probe until it is ready; give up where nothing has moved for too long."""
+    loop = asyncio.get_running_loop()
+    deadline, say_at, folded_sequence = loop.time() + CHILD_START_SECONDS, loop.time() + SAY_SECONDS, -1
+    pause = LOOK_SECONDS
+    while (why := await _not_ready(host, port)) is not None:
+        now = loop.time()
+        if why.get("folded_sequence", -1) > folded_sequence:
+            folded_sequence, deadline = why["folded_sequence"], now + CHILD_START_SECONDS
+        if now >= deadline:
+            detail = why.get("detail", "the gateway does not answer")
+            raise TimedOut(f"the system was not ready in time: {detail}", seconds=CHILD_START_SECONDS)
+        if now >= say_at:
+            say(f"waiting    {_waited_for(why)}")
+            say_at, pause = now + SAY_SECONDS, WATCH_SECONDS
+        await asyncio.sleep(pause)
 
 
-async def _look_until_ready(host: str, port: int) -> None:
-    while True:
-        if await _is_ready(host, port):
-            return
-        await asyncio.sleep(LOOK_SECONDS)
+def _waited_for(why: dict[str, Any]) -> str:
+    if "required_sequence" in why:
+        return (
+            f"projection is being folded: {why['folded_sequence']:,} of {why['required_sequence']:,} events"
+        )
+    return str(why.get("detail", "the gateway does not answer yet"))
 
 
-async def _is_ready(host: str, port: int) -> bool:
-    """Ask the gateway's readiness probe."""
-    with suppress(OSError):
-        reader, writer = await asyncio.open_connection(host.strip("[]"), port)
-        try:
-            writer.write(f"GET /readyz HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
-            return (await reader.readline()).split(b" ")[1:2] == [b"200"]
-        finally:
-            writer.close()
-    return False
+async def _not_ready(host: str, port: int) -> dict[str, Any] | None:
+    """Return the problem document of the readiness probe, empty where there is none; None when it is ready."""
+    # An answer that is cut off is none: the gateway has just ended.
+    with suppress(OSError, orjson.JSONDecodeError):
+        async with asyncio.timeout(PROBE_SECONDS):
+            reader, writer = await asyncio.open_connection(host.strip("[]"), port)
+            try:
+                request = f"GET /readyz HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n"
+                writer.write(request.encode())
+                answer = await reader.read()
+            finally:
+                writer.close()
+        head, _, body = answer.partition(b"\r\n\r\n")
+        status = head.split(b" ")[1:2]
+        if status == [b"200"]:
+            return None
+        if status == [b"503"]:
+            view: dict[str, Any] = orjson.loads(body)
+            return view
+    return {}
 
 
 def _reached(host: str) -> str:
