@@ -8,7 +8,7 @@ from contextlib import suppress
 import asyncpg
 import pytest
 
-from refold.core.errors import FenceLost, StoreUnavailable
+from refold.core.errors import FenceLost, LogUnavailable, StoreUnavailable
 from support.scribe import NAMESPACE
 from support.services import until
 from support.stores import LOG_ID, begin, postgres_stores
@@ -194,6 +194,47 @@ async def test_a_database_that_has_lost_what_was_told_is_not_read_until_it_is_fo
     assert await _owns(store)
     await store.commit(scribe.commit())
     assert (await reader.head(NAMESPACE, "a")).snapshot.state == b"2"
+
+
+async def test_once_every_connection_is_lost_a_reader_waits_for_the_logs_end(open_store, aside):
+    """A commit may have been read before anyone announced it: then only the log knows that there was more."""
+    store, reader = await open_store(), await open_store()
+    scribe = await begin(store)
+    asked = []
+
+    async def end_sequence():
+        asked.append(scribe.sequence)
+        return scribe.sequence
+
+    reader.never_before(lambda: 0, end_sequence)
+    scribe.put("a", 1)
+    assert await reader.head(NAMESPACE, "a") is None
+    assert asked == []
+    await aside.fetch(EVERYONE_ELSE)
+    for ask in (reader.checkpoints, reader.ping, lambda: reader.head(NAMESPACE, "a")):
+        with pytest.raises(StoreUnavailable):
+            await ask()
+    end = scribe.sequence
+    assert await _owns(store)
+    await store.commit(scribe.commit())
+    # What the log took meanwhile is not waited for: under load there is always more.
+    scribe.put("a", 2)
+    assert (await reader.head(NAMESPACE, "a")).snapshot.state == b"1"
+    assert asked == [end]
+
+
+async def test_a_reader_that_cannot_ask_for_the_logs_end_does_not_read(open_store, aside):
+    store, reader = await open_store(), await open_store()
+    await begin(store)
+
+    async def end_sequence():
+        raise LogUnavailable
+
+    reader.never_before(lambda: 0, end_sequence)
+    await reader.ping()
+    await aside.fetch(EVERYONE_ELSE)
+    with pytest.raises(StoreUnavailable, match="the log's end is not known"):
+        await reader.ping()
 
 
 async def _owns(store):

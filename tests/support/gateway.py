@@ -22,6 +22,7 @@ from refold.gateway.app import Gateway, create_app
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.parts import About, Parts
 from refold.gateway.progress import Progress
+from refold.gateway.readiness import Readiness
 from refold.history import History
 from refold.log import PROGRESS_SUBJECT, Acknowledgement, Appended, LogInfo, Publication, Stale, Unknown
 from refold.log.memory import MemoryLog, MemoryNotices
@@ -178,6 +179,7 @@ async def _made(wait_seconds: float) -> Twin:
         history=history,
         outcomes=outcomes,
         progress=progress,
+        readiness=Readiness(log, progress, required_sequence=0, lag_seconds_max=5.0),
         reply_subject=REPLY_SUBJECT,
         checks={"nats": log.info, "postgres": store.ping},
         about=About("0.0.0"),

@@ -75,9 +75,16 @@ class Gateway:
 
     async def is_ready(self) -> bool:
         """Tell whether it says that everything can be reached."""
+        return await self._is_fine("/readyz")
+
+    async def is_alive(self) -> bool:
+        """Tell whether it listens."""
+        return await self._is_fine("/healthz")
+
+    async def _is_fine(self, path: str) -> bool:
         assert self.process.returncode is None
         try:
-            return (await self.client.get("/readyz")).status_code == 200
+            return (await self.client.get(path)).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -96,13 +103,14 @@ async def projector(site: Site, **settings: object) -> AsyncIterator[asyncio.sub
 
 
 @asynccontextmanager
-async def gateway(site: Site) -> AsyncIterator[Gateway]:
-    """Run a gateway's process until it is ready; it is killed at the end if it still runs."""
+async def gateway(site: Site, *, is_ready_awaited: bool = True, **settings: object) -> AsyncIterator[Gateway]:
+    """Run a gateway's process once it is ready, or listens; it is killed at the end if it still runs."""
     port = free_port()
     client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=DEADLINE_SECONDS)
-    async with client, _service("gateway", site.gateway_environment(port)) as process:
+    given = {f"REFOLD_{name.upper()}": str(value) for name, value in settings.items()}
+    async with client, _service("gateway", {**site.gateway_environment(port), **given}) as process:
         running = Gateway(process, client)
-        await until(running.is_ready)
+        await until(running.is_ready if is_ready_awaited else running.is_alive)
         yield running
 
 

@@ -129,6 +129,23 @@ WaitSeconds = Annotated[
         default="5.0",
     ),
 ]
+StaleReads = Annotated[
+    bool | None,
+    _flag(
+        "--stale-reads",
+        "Answer reads while a starting gateway waits for the projection, marked by `Refold-Lag-Events`.",
+        default="False",
+    ),
+]
+ReadyLagSeconds = Annotated[
+    float | None,
+    _flag(
+        "--ready-lag-seconds",
+        "A gateway is not ready while the projection is further behind the log than this.",
+        "SECONDS",
+        default="5.0",
+    ),
+]
 StatementTimeoutSeconds = Annotated[
     float | None,
     _flag(

@@ -19,6 +19,8 @@ def up(
     state_lag_bytes: flags.StateLagBytes = None,
     state_lag_seconds: flags.StateLagSeconds = None,
     wait_seconds: flags.WaitSeconds = None,
+    stale_reads: flags.StaleReads = None,
+    ready_lag_seconds: flags.ReadyLagSeconds = None,
     statement_timeout_seconds: flags.StatementTimeoutSeconds = None,
     log_level: flags.LogLevel = None,
 ) -> None:
@@ -38,6 +40,8 @@ def up(
         state_lag_bytes=state_lag_bytes,
         state_lag_seconds=state_lag_seconds,
         wait_seconds=wait_seconds,
+        stale_reads=stale_reads,
+        ready_lag_seconds=ready_lag_seconds,
         statement_timeout_seconds=statement_timeout_seconds,
         log_level=log_level,
     )
@@ -86,6 +90,8 @@ def gateway(
     postgres_schema: flags.PostgresSchema = None,
     http: flags.Http = None,
     wait_seconds: flags.WaitSeconds = None,
+    stale_reads: flags.StaleReads = None,
+    ready_lag_seconds: flags.ReadyLagSeconds = None,
     statement_timeout_seconds: flags.StatementTimeoutSeconds = None,
     log_level: flags.LogLevel = None,
 ) -> None:
@@ -101,6 +107,8 @@ def gateway(
         postgres_schema=postgres_schema,
         http=http,
         wait_seconds=wait_seconds,
+        stale_reads=stale_reads,
+        ready_lag_seconds=ready_lag_seconds,
         statement_timeout_seconds=statement_timeout_seconds,
         log_level=log_level,
     )

@@ -13,6 +13,7 @@ RefoldError
 │   └── FoldUnknown         the log asks for a fold that this program does not have
 ├── StoreError
 │   ├── StoreUnavailable    Postgres cannot be reached or does not answer
+│   ├── ProjectionBehind    the projection has not folded enough of the log yet
 │   ├── StoreFull           Postgres has no room
 │   ├── StoreDiffers        the database belongs to another log or to a newer program
 │   ├── StoreDamaged        a table is missing, or rows of it are missing or cannot be read
@@ -132,6 +133,12 @@ class StoreUnavailable(StoreError):
     """Postgres cannot be reached or does not answer."""
 
     code = "store_unavailable"
+
+
+class ProjectionBehind(StoreError):
+    """The projection has not folded enough of the log yet."""
+
+    code = "projection_behind"
 
 
 class StoreFull(StoreError):

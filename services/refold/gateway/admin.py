@@ -6,7 +6,7 @@ Mounted by `refold.gateway.app`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from fastapi import APIRouter, Depends
@@ -16,14 +16,14 @@ from starlette.responses import Response
 
 from refold.core.canonical import Json
 from refold.core.checkpoint import Checkpoint
-from refold.core.errors import RefoldError, TimedOut
-from refold.core.record import Record
+from refold.core.errors import ProjectionBehind, RefoldError, TimedOut
 from refold.gateway import models
 from refold.gateway.answers import json_answer
 from refold.gateway.described import described
-from refold.gateway.parts import Parts, parts_of
-from refold.gateway.problems import Problem
+from refold.gateway.parts import parts_of
+from refold.gateway.problems import Problem, shown
 from refold.gateway.queries import no_query
+from refold.gateway.readiness import lag_seconds
 from refold.log import LogInfo
 
 router: Final = APIRouter(tags=["operate"], dependencies=[Depends(no_query)])
@@ -40,13 +40,20 @@ async def read_health() -> Response:
 
 @router.get("/readyz", **described("Ready", "readReadiness", models.Health))
 async def read_readiness(request: Request) -> Response:
-    """Say whether log, store and projector can be reached; 503 names what cannot."""
-    checks = parts_of(request).checks
-    faults = await asyncio.gather(*(_fault(check) for check in checks.values()))
-    unreachable = {name: fault for name, fault in zip(checks, faults, strict=True) if fault}
-    if unreachable:
-        detail = "; ".join(f"{name}: {fault}" for name, fault in unreachable.items())
-        raise Problem(503, "not_ready", detail, unreachable=sorted(unreachable))
+    """Say whether log, store and projector can be reached and the projection is near the log's end; 503 names what not.
+
+    `folded_sequence` and `required_sequence` show how far a gateway that has just started still waits;
+    `lag_events` and `lag_seconds` a lag over the bound.
+    """
+    parts = parts_of(request)
+    checks = {**parts.checks, "projection": parts.readiness.check}
+    errors = await asyncio.gather(*(_error(check) for check in checks.values()))
+    faults = {name: error for name, error in zip(checks, errors, strict=True) if error is not None}
+    if faults:
+        detail = "; ".join(f"{name}: {_said(error)}" for name, error in faults.items())
+        behind = faults.get("projection")
+        facts = shown(behind.facts) if isinstance(behind, ProjectionBehind) else {}
+        raise Problem(503, "not_ready", detail, unreachable=sorted(faults), **facts)
     return json_answer({"status": "ready"})
 
 
@@ -70,7 +77,9 @@ async def read_status(request: Request) -> Response:
     parts = parts_of(request)
     checkpoints = await parts.store.checkpoints()
     info = await parts.log.info()
-    seconds = await _lag_seconds(parts, info, {checkpoint.read_sequence for checkpoint in checkpoints})
+    # Partitions share a few sequences.
+    sequences = {checkpoint.read_sequence for checkpoint in checkpoints}
+    seconds = {sequence: await lag_seconds(parts.log, info, sequence) for sequence in sequences}
     partitions = [_partition(info, checkpoint, seconds) for checkpoint in checkpoints]
     folded_sequence = min((checkpoint.read_sequence for checkpoint in checkpoints), default=0)
     view: dict[str, Json] = {
@@ -96,23 +105,17 @@ def _partition(info: LogInfo, checkpoint: Checkpoint, seconds: dict[int, float])
     }
 
 
-async def _lag_seconds(parts: Parts, info: LogInfo, folded: Iterable[int]) -> dict[int, float]:
-    """Return, for each folded sequence, the age of the event behind it; partitions share a few of them."""
-    ages: dict[int, float] = {}
-    for sequence in folded:
-        record: Record | None = None
-        if sequence < info.last_sequence:
-            record = await parts.log.get(sequence + 1)
-        ages[sequence] = 0.0 if record is None else max(0, info.time - record.time) / 1e9
-    return ages
-
-
-async def _fault(check: Callable[[], Awaitable[object]]) -> str:
+async def _error(check: Callable[[], Awaitable[object]]) -> RefoldError | None:
     try:
         async with asyncio.timeout(CHECK_SECONDS):
             await check()
     except TimeoutError:
-        return f"{TimedOut.code}: no answer in {CHECK_SECONDS} s"
+        return TimedOut(f"no answer in {CHECK_SECONDS} s")
     except RefoldError as error:
-        return f"{error.code}: {error}"
-    return ""
+        return error
+    return None
+
+
+def _said(error: RefoldError) -> str:
+    # What is behind says its numbers in a sentence.
+    return f"{error.code}: {error.message if isinstance(error, ProjectionBehind) else error}"

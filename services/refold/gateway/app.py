@@ -14,6 +14,7 @@ from refold.gateway.hot import HOT_PATH, HotRoutes
 from refold.gateway.measured import Measured
 from refold.gateway.parts import Parts
 from refold.gateway.read import read_document
+from refold.gateway.readiness import ReadGate
 
 
 class Gateway(FastAPI):
@@ -22,7 +23,8 @@ class Gateway(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """Wrap the whole stack."""
         parts: Parts = self.state.parts
-        return Measured(super().build_middleware_stack(), parts.metrics.http_seconds, parts.timer)
+        guarded = ReadGate(super().build_middleware_stack(), parts.readiness)
+        return Measured(guarded, parts.metrics.http_seconds, parts.timer)
 
 
 def create_app(parts: Parts) -> Gateway:

@@ -15,6 +15,7 @@ from refold.gateway.described import header, problem, told
 from refold.gateway.hot import HOT_PATH
 from refold.gateway.patterns import NAME, OWN_NAMESPACE, POINTER, PRINTED_TIME, TAG, TAGS, TIME
 from refold.gateway.queries import ReadQuery
+from refold.gateway.readiness import LAG_HEADER
 
 
 def install(app: FastAPI) -> None:
@@ -37,13 +38,22 @@ def document(app: FastAPI) -> dict[str, Any]:
     shared = models.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas |= shared.pop("$defs", {})
     schemas |= {"Problem": shared, "Operation": OPERATION}
-    for resource in paths.values():
+    for path, resource in paths.items():
         for method, operation in resource.items():
+            if method == "get" and path.startswith("/v1"):
+                _mark_lag(operation)
             operation["parameters"] = [
                 _precise(parameter, is_writing=method != "get")
                 for parameter in operation.get("parameters", ())
             ]
     return made
+
+
+def _mark_lag(operation: dict[str, Any]) -> None:
+    """Say that an answer may be stale where that is allowed."""
+    for status in operation["responses"].keys() & {"200", "202", "304", "404"}:
+        response = operation["responses"][status]
+        response["headers"] = {**response.get("headers", {}), LAG_HEADER: _LAG}
 
 
 def _precise(parameter: dict[str, Any], *, is_writing: bool) -> dict[str, Any]:
@@ -102,6 +112,14 @@ def _parameters() -> list[dict[str, Any]]:
 
 _PATTERNS: Final = {"namespace": NAME, "document": NAME, "at": TIME, "path": POINTER}
 _NUMBER: Final = "^(0|[1-9][0-9]{0,18})$"
+_LAG: Final = {
+    "description": (
+        "Only with `REFOLD_STALE_READS`, while the gateway waits for the projection after its start: how many of the "
+        "log's events of that moment the projection still lacked."
+    ),
+    "required": False,
+    "schema": {"type": "string", "pattern": _NUMBER},
+}
 _ANSWERED: Final = {
     "ETag": told('The version, as `"N"`.', TAG),
     "Refold-Version": told("The version.", _NUMBER),

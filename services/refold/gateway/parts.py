@@ -16,6 +16,7 @@ from refold.core.canonical import Json
 from refold.core.page import Point, Snapshot
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.progress import Progress
+from refold.gateway.readiness import Readiness
 from refold.gateway.seen import Seen
 from refold.log import EventLog
 from refold.store import SnapshotStore
@@ -89,6 +90,7 @@ class Parts:
     history: History
     outcomes: Outcomes
     progress: Progress
+    readiness: Readiness
     reply_subject: str
     checks: Mapping[str, Callable[[], Awaitable[object]]]
     about: About

@@ -89,7 +89,7 @@ def problem_of(error: RefoldError) -> Problem:
     status, headers = _STATUS.get(type(error)), None
     if isinstance(error, LogError | StoreError):
         status, headers = 503, RETRY
-    return Problem(status or 500, error.code, error.message, headers=headers, **_shown(error.facts))
+    return Problem(status or 500, error.code, error.message, headers=headers, **shown(error.facts))
 
 
 def _status_of(reason: str) -> int:
@@ -100,7 +100,8 @@ def _status_of(reason: str) -> int:
     return 413 if reason in TOO_LARGE else 422
 
 
-def _shown(facts: Mapping[str, object]) -> dict[str, Json]:
+def shown(facts: Mapping[str, object]) -> dict[str, Json]:
+    """Return the facts of an error that a problem document may show."""
     return {name: value for name, value in facts.items() if isinstance(value, str | int | float | bool)}
 
 

@@ -39,13 +39,15 @@ class Progress:
         if sequence is not None:
             self._advance(sequence)
 
-    async def refresh(self) -> None:
-        """Read the checkpoints."""
+    async def refresh(self) -> int:
+        """Read the checkpoints; return the sequence up to which everything is committed."""
         checkpoints = await self._read_checkpoints()
-        if checkpoints:
-            self.clock = max(self.clock, min(checkpoint.recorded_at for checkpoint in checkpoints))
-            self._clock_sequence = min(checkpoint.read_sequence for checkpoint in checkpoints)
-            self._advance(self._clock_sequence)
+        if not checkpoints:
+            return 0
+        self.clock = max(self.clock, min(checkpoint.recorded_at for checkpoint in checkpoints))
+        self._clock_sequence = min(checkpoint.read_sequence for checkpoint in checkpoints)
+        self._advance(self._clock_sequence)
+        return self._clock_sequence
 
     async def is_past(self, time: int) -> bool:
         """Tell whether the folded clock is past a time; the store is asked where more is folded than when it was."""

@@ -111,6 +111,9 @@ async def _publish(
 ) -> Written:
     # What must be known to decide is waited for even where the outcome is not.
     deadline = deadline_in(max(parts.wait_seconds, _DECIDE_SECONDS))
+    if condition is not None or "delete" in made.fields:
+        # Decided by the document's row, and a refusal shows it.
+        await parts.readiness.wait(deadline)
     if condition is not None:
         return await append_strictly(parts, made, condition, deadline)
     if "delete" in made.fields:

@@ -22,9 +22,11 @@ from refold.gateway.app import create_app
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.parts import About, Parts
 from refold.gateway.progress import Progress
+from refold.gateway.readiness import Readiness
 from refold.history import History
 from refold.log import CONTROL_SUBJECT, PROGRESS_SUBJECT
 from refold.log.jetstream import JetStreamLog, JetStreamNotices
+from refold.log.jetstream.client import NO_RESPONDERS
 from refold.store.postgres import PostgresStore
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import GatewayMetrics
@@ -33,6 +35,8 @@ from refold.wiring.serving import chosen_port, serve, stop_on_signals
 from refold.wiring.settings import Settings
 
 REPLY_SUBJECT: Final = "refold.reply.gateway"
+READY_WAIT_SECONDS: Final = 1.0
+"""A starting gateway listens at the latest after this, even if the projection has not caught up by then."""
 FOLDING_STAGES: Final = frozenset({"working", "standby"})
 
 
@@ -41,13 +45,19 @@ async def run(settings: Settings) -> None:
     stop = stop_on_signals()
     async with _parts(settings) as parts:
         port = chosen_port(settings.http_host, settings.http_port)
-        get_logger().info("gateway_listening", host=settings.http_host, port=port)
         async with asyncio.TaskGroup() as tasks:
-            watching = tasks.create_task(parts.progress.watch(), name="progress")
-            releasing = tasks.create_task(_release(parts, stop), name="release")
+            catching_up = tasks.create_task(parts.readiness.catch_up(), name="catch-up")
+            background = [
+                catching_up,
+                tasks.create_task(parts.progress.watch(), name="progress"),
+                tasks.create_task(_release(parts, stop), name="release"),
+            ]
+            # Mostly it takes milliseconds: then no read is refused at all.
+            await asyncio.wait({catching_up}, timeout=READY_WAIT_SECONDS)
+            get_logger().info("gateway_listening", host=settings.http_host, port=port)
             await serve(create_app(parts), host=settings.http_host, port=port, stop=stop)
-            watching.cancel()
-            releasing.cancel()
+            for task in background:
+                task.cancel()
         get_logger().info("gateway_stopped")
 
 
@@ -60,10 +70,17 @@ async def _parts(settings: Settings) -> AsyncIterator[Parts]:
         log = await open_log(settings.required("nats_url"), "refold-gateway")
         endings.push_async_callback(log.close)
         history, progress = History(store), Progress(store.checkpoints)
-        store.never_before(lambda: progress.sequence)
+        store.never_before(lambda: progress.sequence, lambda: _end_sequence(log))
         outcomes = Outcomes(history.outcome, progress)
         reply_subject = await _listen(JetStreamNotices(log.client), outcomes, progress)
         await progress.refresh()
+        readiness = Readiness(
+            log,
+            progress,
+            required_sequence=await _end_sequence(log),
+            lag_seconds_max=settings.ready_lag_seconds,
+            allows_stale_reads=settings.stale_reads,
+        )
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         yield Parts(
@@ -72,6 +89,7 @@ async def _parts(settings: Settings) -> AsyncIterator[Parts]:
             history=history,
             outcomes=outcomes,
             progress=progress,
+            readiness=readiness,
             reply_subject=reply_subject,
             checks=_checks(log, store),
             about=await _about(log, store),
@@ -81,6 +99,10 @@ async def _parts(settings: Settings) -> AsyncIterator[Parts]:
             timer=time.perf_counter,
             wait_seconds=settings.wait_seconds,
         )
+
+
+async def _end_sequence(log: JetStreamLog) -> int:
+    return (await log.info()).last_sequence
 
 
 async def _listen(notices: JetStreamNotices, outcomes: Outcomes, progress: Progress) -> str:
@@ -100,7 +122,9 @@ async def _about(log: JetStreamLog, store: PostgresStore) -> About:
 
 def _checks(log: JetStreamLog, store: PostgresStore) -> dict[str, Callable[[], Awaitable[object]]]:
     async def projector() -> None:
-        _, body = await log.client.ask(CONTROL_SUBJECT)
+        headers, body = await log.client.ask(CONTROL_SUBJECT)
+        if headers.startswith(NO_RESPONDERS):
+            raise ServiceUnavailable("no projector is running: start one with `refold projector`")
         told = canonical.loads(body)
         if told["stage"] not in FOLDING_STAGES:
             raise ServiceUnavailable(f"the projector is {told['stage']}: {told['error']}")
@@ -111,6 +135,7 @@ def _checks(log: JetStreamLog, store: PostgresStore) -> dict[str, Callable[[], A
 async def _release(parts: Parts, stop: asyncio.Event) -> None:
     """Once the gateway is to end, let go of whoever waits: the server ends when they are answered."""
     await stop.wait()
+    parts.readiness.release()
     parts.progress.release()
     parts.outcomes.release()
 

@@ -14,7 +14,6 @@ from refold.core.limits import CHILD_START_SECONDS
 from refold.embedded.postgres import PostgresServer
 from refold.wiring.part import SILENT_SECONDS, Fault
 
-_ANSWER_BYTES_MAX: Final = 64 * 1024
 _NOT_LISTENING: Final = Fault("it does not listen", CHILD_START_SECONDS)
 _WRITE_ERROR: Final = "write error"
 _WRITE_ERROR_SECONDS: Final = 2.0
@@ -25,7 +24,7 @@ async def get(host: str, port: int, path: str) -> tuple[int, bytes]:
     reader, writer = await asyncio.open_connection(host.strip("[]"), port)
     try:
         writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
-        head, _, body = (await reader.read(_ANSWER_BYTES_MAX)).partition(b"\r\n\r\n")
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
         status = head.split(b" ", 2)[1:2]
         return (int(status[0]) if status and status[0].isdigit() else 0), body
     finally:

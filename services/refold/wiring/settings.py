@@ -113,6 +113,16 @@ class Settings(BaseSettings):
     wait_seconds: float = Field(
         5.0, ge=0, le=300, description="How long a write waits for its outcome when it does not say."
     )
+    stale_reads: bool = Field(
+        False,
+        description="Answer reads while a starting gateway waits for the projection, marked by `Refold-Lag-Events`.",
+    )
+    ready_lag_seconds: float = Field(
+        5.0,
+        gt=0,
+        le=3_600,
+        description="A gateway is not ready while the projection is further behind the log than this.",
+    )
     statement_timeout_seconds: float = Field(
         10.0, gt=0, le=3_600, description="How long a reading statement may take in Postgres."
     )

@@ -12,7 +12,9 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import orjson
 
 from refold.core.errors import ChildFailed, TimedOut
 from refold.core.limits import CHILD_START_SECONDS, CHILD_STOP_SECONDS
@@ -35,6 +37,10 @@ WATCH_SECONDS: Final = 0.25
 ROOM_BYTES_MIN: Final = 32 * 1024 * 1024
 """With less room, neither server can start: a WAL file of PostgreSQL has 16 MiB, a block of the log 8."""
 
+SAY_SECONDS: Final = 5.0
+"""A start that takes longer than this says what it waits for, this often."""
+PROBE_SECONDS: Final = 10.0
+"""One look at the readiness probe."""
 ANYWHERE: Final = frozenset({"0.0.0.0", "::"})
 
 
@@ -78,7 +84,7 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
         for part in parts:
             endings.push_async_callback(part.stop)
         async with _kept(parts, say):
-            await _until_ready(settings.http_host, port)
+            await _until_ready(_reached(settings.http_host), port, say)
             servers.write_endpoints(http=url, probe=f"http://{probe[0]}:{probe[1]}")
             yield System(http=url, nats=servers.nats.address, postgres=servers.postgres.address)
 
@@ -187,27 +193,44 @@ def _say_servers(servers: Servers, settings: Settings, log_id: str, say: Say) ->
     say(f"log        {log_id}{flushed}")
 
 
-async def _until_ready(host: str, port: int) -> None:
-    try:
-        async with asyncio.timeout(CHILD_START_SECONDS):
-            await _look_until_ready(_reached(host), port)
-    except TimeoutError as error:
-        raise TimedOut("the system was not ready in time", seconds=CHILD_START_SECONDS) from error
+async def _until_ready(host: str, port: int, say: Say) -> None:
+    """Ask the gateway's readiness probe until it is ready; give up where nothing has moved for too long."""
+    loop = asyncio.get_running_loop()
+    deadline, say_at, folded_sequence = loop.time() + CHILD_START_SECONDS, loop.time() + SAY_SECONDS, -1
+    pause = LOOK_SECONDS
+    while (why := await _not_ready(host, port)) is not None:
+        now = loop.time()
+        if why.get("folded_sequence", -1) > folded_sequence:
+            folded_sequence, deadline = why["folded_sequence"], now + CHILD_START_SECONDS
+        if now >= deadline:
+            detail = why.get("detail", "the gateway does not answer")
+            raise TimedOut(f"the system was not ready in time: {detail}", seconds=CHILD_START_SECONDS)
+        if now >= say_at:
+            say(f"waiting    {_waited_for(why)}")
+            say_at, pause = now + SAY_SECONDS, WATCH_SECONDS
+        await asyncio.sleep(pause)
 
 
-async def _look_until_ready(host: str, port: int) -> None:
-    while True:
-        if await _is_ready(host, port):
-            return
-        await asyncio.sleep(LOOK_SECONDS)
+def _waited_for(why: dict[str, Any]) -> str:
+    if "required_sequence" in why:
+        return (
+            f"projection is being folded: {why['folded_sequence']:,} of {why['required_sequence']:,} events"
+        )
+    return str(why.get("detail", "the gateway does not answer yet"))
 
 
-async def _is_ready(host: str, port: int) -> bool:
-    """Ask the gateway's readiness probe."""
-    with suppress(OSError):
-        status, _ = await get(host, port, "/readyz")
-        return status == 200
-    return False
+async def _not_ready(host: str, port: int) -> dict[str, Any] | None:
+    """Return the problem document of the readiness probe, empty where there is none; None when it is ready."""
+    # An answer that is cut off is none: the gateway has just ended.
+    with suppress(OSError, orjson.JSONDecodeError):
+        async with asyncio.timeout(PROBE_SECONDS):
+            status, body = await get(host, port, "/readyz")
+        if status == 200:
+            return None
+        if status == 503:
+            view: dict[str, Any] = orjson.loads(body)
+            return view
+    return {}
 
 
 def _reached(host: str) -> str:

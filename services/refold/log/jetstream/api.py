@@ -13,7 +13,7 @@ import orjson
 from refold.core.errors import LogMissing, LogUnavailable
 from refold.core.record import Record
 from refold.core.timestamp import parse_rfc3339
-from refold.log.jetstream.client import BrokerClient
+from refold.log.jetstream.client import NO_RESPONDERS, BrokerClient
 from refold.log.jetstream.frames import stored_lines
 
 STREAM: Final = "STATE"
@@ -37,7 +37,7 @@ async def ask_api(client: BrokerClient, verb: str, request: dict[str, Any] | Non
     """Ask `$JS.API.<verb>`. Raises `ApiRefused`, `LogUnavailable`."""
     payload = b"" if request is None else orjson.dumps(request)
     headers, body = await client.ask(f"$JS.API.{verb}", payload)
-    if headers.startswith(b"NATS/1.0 503"):
+    if headers.startswith(NO_RESPONDERS):
         raise LogUnavailable("JetStream is not up at the broker", verb=verb)
     answer: dict[str, Any] = orjson.loads(body)
     error = answer.get("error")

@@ -33,6 +33,9 @@ from refold.log.jetstream.frames import message_frame
 from refold.log.jetstream.parser import RawHandler, RunHandler, WireParser
 
 DEFAULT_INBOX_PREFIX: Final = "_INBOX"
+NO_RESPONDERS: Final = b"NATS/1.0 503"
+"""An answer whose headers begin so comes from the broker: nothing is subscribed to the request's subject."""
+
 _PING_SECONDS: Final = 5
 _FOR_EVER: Final = -1
 

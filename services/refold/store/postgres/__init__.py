@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Self
 from uuid import UUID
@@ -83,12 +83,17 @@ class PostgresStore:
         owner = Owner(pool, lock_key(f"shard {shard}".rstrip(), schema), lease_seconds=lease_seconds)
         return cls(pool, owner, where_seconds=where_seconds, timer=timer)
 
-    def never_before(self, told_sequence: Callable[[], int]) -> None:
+    def never_before(
+        self, told_sequence: Callable[[], int], end_sequence: Callable[[], Awaitable[int]] | None = None
+    ) -> None:
         """Read no longer from a database that has not folded what was told: its reads raise `StoreUnavailable`.
 
-        A crashed one comes back without the last commits, which were not synced, until they are made again.
+        A crashed one comes back without the last commits, which were not synced, until they are made again. What was
+        read need not have been told: once every connection is lost, it must reach `end_sequence`, the log's end.
         """
         self._pool.told_sequence = told_sequence
+        if end_sequence is not None:
+            self._pool.end_sequence = end_sequence
 
     async def bind(self, log_id: str) -> list[Checkpoint]:
         """Return the checkpoints; makes them at the log's start, refuses another log's."""

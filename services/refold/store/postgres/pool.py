@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import asyncpg
 
-from refold.core.errors import Refused, StoreDamaged, StoreError, StoreFull, StoreUnavailable, TimedOut
+from refold.core.errors import (
+    LogError,
+    Refused,
+    StoreDamaged,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+    TimedOut,
+)
 from refold.core.limits import (
     STORE_CLOSE_SECONDS,
     STORE_COMMAND_SECONDS,
@@ -37,6 +45,9 @@ _DAMAGED: Final = ("XX001", "XX002", "58P01", "42P01", "42703", "42883")
 _RELATION: Final = re.compile(r'relation "(?:\w+\.)?(\w+)"')
 _AWAY: Final = ("08", "28", "3D", "40", "53", "55", "57P", "25006")
 """SQLSTATEs that begin so: the server is away, full up, read-only or asks to try again."""
+
+_NEVER_REPLACED: Final = 2**63
+"""Queries after which the driver would replace a connection: a lost one is the sign of a crash."""
 
 _QUICK: Final = {"jit": "off", "application_name": "refold"}
 _BY_KEY: Final = {
@@ -63,7 +74,10 @@ class Pool:
         self._settings = _settings(schema)
         self._size = size
         self._pool: asyncpg.Pool[Row] | None = None
+        self._checked: list[asyncpg.Connection[Row]] = []
+        self._end_sequence: int | None = None
         self.told_sequence: Callable[[], int] = int
+        self.end_sequence: Callable[[], Awaitable[int]] = _nothing
 
     async def open(self) -> None:
         """Begin without a connection: the first read makes it."""
@@ -73,6 +87,7 @@ class Pool:
                 min_size=0,
                 max_size=self._size,
                 max_inactive_connection_lifetime=0,
+                max_queries=_NEVER_REPLACED,
                 init=self._begin,
                 reset=_leave_as_it_is,
                 timeout=STORE_CONNECT_SECONDS,
@@ -102,14 +117,37 @@ class Pool:
         return connection
 
     async def _begin(self, connection: asyncpg.Connection[Row]) -> None:
-        """Take no database that has lost what was told of: its last commits were not synced when it crashed."""
+        """Take no database that has lost what was read: its last commits were not synced when it crashed."""
         await _set_codecs(connection)
-        told_sequence = self.told_sequence()
-        if told_sequence:
+        required_sequence = await self._required_sequence()
+        if required_sequence:
             folded_sequence = await connection.fetchval(SQL["folded_sequence"]) or 0
-            if folded_sequence < told_sequence:
-                message = "the database has lost what it told last, and is being folded anew"
-                raise StoreUnavailable(message, folded_sequence=folded_sequence, told_sequence=told_sequence)
+            if folded_sequence < required_sequence:
+                message = (
+                    "the database may have lost its last commits, and is being folded up to the log's end"
+                )
+                facts = {"folded_sequence": folded_sequence, "required_sequence": required_sequence}
+                raise StoreUnavailable(message, **facts)
+        self._checked.append(connection)
+        self._end_sequence = None
+
+    async def _required_sequence(self) -> int:
+        """Return what a new connection's database must have folded.
+
+        While another connection stands, the database has not crashed since that one was checked. Once none does, it
+        may have: commits that were read before, announced or not, are then all behind the log's end of now.
+        """
+        self._checked = [checked for checked in self._checked if not checked.is_closed()]
+        told_sequence = self.told_sequence()
+        if self._checked:
+            return told_sequence
+        if self._end_sequence is None:
+            try:
+                self._end_sequence = await self.end_sequence()
+            except LogError as error:
+                message = "the log's end is not known, and so not whether the database has lost commits"
+                raise StoreUnavailable(message, cause=str(error)) from error
+        return max(told_sequence, self._end_sequence)
 
     async def close(self) -> None:
         """Let reads in flight end, within a bound."""
@@ -160,6 +198,10 @@ async def _set_codecs(connection: asyncpg.Connection[Row]) -> None:
     await connection.set_type_codec(
         "json", schema="pg_catalog", encoder=_same, decoder=bytes, format="binary"
     )
+
+
+async def _nothing() -> int:
+    return 0
 
 
 async def _leave_as_it_is(_: object) -> None:

@@ -1,0 +1,165 @@
+"""No read goes back: after a crash of everything, of PostgreSQL alone, and after the database was lost."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from support.up import Up, until
+
+WRITERS = 8
+TOLD = 200
+"""Outcomes that all writers together have heard when the crash comes: enough for commits that are not synced."""
+ROUNDS = 3
+EVENTS = 5_000
+DOCUMENTS = 1_000
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Iterator[Path]:
+    """A data folder; whatever a failed test left running in it is killed."""
+    folder = tmp_path / "data"
+    yield folder
+    kill_all(
+        [process for process in psutil.Process().children(recursive=True) if str(folder) in _line(process)]
+    )
+
+
+def _line(process: psutil.Process) -> str:
+    with suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())
+    return ""
+
+
+def client(up: Up) -> httpx.Client:
+    return httpx.Client(base_url=up.url, trust_env=False, timeout=60)
+
+
+class Writers:
+    """Threads that write a document each; `told` is the version of its last outcome."""
+
+    def __init__(self, up: Up) -> None:
+        self.told: dict[str, int] = {}
+        self.count = 0
+        self._up = up
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._write, args=(f"d{n}",), daemon=True) for n in range(WRITERS)
+        ]
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Write until the block ends."""
+        for thread in self._threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            for thread in self._threads:
+                thread.join()
+
+    def _write(self, name: str) -> None:
+        with client(self._up) as http, suppress(httpx.TransportError):
+            # The crash: what was under way has no outcome.
+            while not self._stop.is_set():
+                response = http.put(f"/v1/n/{name}", json=1)
+                if response.status_code in (200, 201):
+                    self.told[name] = response.json()["version"]
+                    self.count += 1
+
+
+def first_version(http: httpx.Client, name: str) -> int:
+    """Read until there is an answer; return its version, 0 for an absent document."""
+
+    def look() -> httpx.Response | None:
+        response = http.get(f"/v1/n/{name}")
+        return None if response.status_code == 503 else response
+
+    response: httpx.Response = until(look)
+    return int(response.headers["etag"].strip('"')) if response.status_code == 200 else 0
+
+
+def behind(up: Up, told: dict[str, int]) -> dict[str, tuple[int, int]]:
+    """Read every document once; return what was told and what was read of those that were read as they were before."""
+    with client(up) as http:
+        read = {name: first_version(http, name) for name in told}
+    return {name: (version, read[name]) for name, version in told.items() if read[name] < version}
+
+
+def kill_all(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=60)
+
+
+def test_after_a_crash_of_everything_no_first_read_is_behind_what_was_acknowledged(data: Path) -> None:
+    up = Up.start(data)
+    for _ in range(ROUNDS):
+        writers = Writers(up)
+        with writers.writing():
+            until(lambda found=writers: found.count >= TOLD)
+            kill_all([psutil.Process(up.process.pid), *up.children()])
+            up.process.wait()
+        (up.data / "endpoints.json").unlink(missing_ok=True)
+        up = Up.start(up.data)
+        assert behind(up, writers.told) == {}
+    assert up.stop() == 0
+
+
+def test_after_a_crash_of_postgres_alone_a_living_gateway_never_reads_back_in_time(data: Path) -> None:
+    up = Up.start(data)
+    for _ in range(ROUNDS):
+        writers = Writers(up)
+        gateway = up.child("gateway").pid
+        with writers.writing():
+            until(lambda found=writers: found.count >= TOLD)
+            server = up.child("postgres")
+            kill_all([server, *server.children(recursive=True)])
+            assert behind(up, dict(writers.told)) == {}
+        assert up.child("gateway").pid == gateway
+    assert up.stop() == 0
+
+
+def test_after_the_database_was_lost_up_says_what_it_waits_for_and_is_ready_when_all_is_there(
+    data: Path,
+) -> None:
+    up = Up.start(data)
+    lines = b"".join(b'{"doc":"d%d","put":%d}\n' % (number % DOCUMENTS, number) for number in range(EVENTS))
+    about = {"Content-Type": "application/x-ndjson"}
+    with client(up) as http:
+        assert http.post("/v1/n/events", content=lines, headers=about).status_code == 200
+    assert up.stop() == 0
+    shutil.rmtree(up.data / "postgres")
+    up = Up(up.data, "--http", "127.0.0.1:0", "--nats-port", "0")
+    # It has not got its settings yet: it folds nothing before it goes on.
+    projector = until(lambda: _child(up, "projector"))
+    projector.send_signal(signal.SIGSTOP)
+    until(lambda: "waiting" in up.said())
+    assert f"waiting    projection is being folded: 0 of {EVENTS + 1:,} events" in up.said()
+    assert not (up.data / "endpoints.json").exists()
+    projector.send_signal(signal.SIGCONT)
+    until(lambda: "ready" in up.said())
+    with client(up) as http:
+        listed = http.get(f"/v1/n?limit={DOCUMENTS}").json()["items"]
+    states = {item["state"] for item in listed}
+    assert states == set(range(EVENTS - DOCUMENTS, EVENTS))
+    assert up.stop() == 0
+
+
+def _child(up: Up, name: str) -> psutil.Process | None:
+    try:
+        return up.child(name)
+    except (ValueError, psutil.NoSuchProcess):
+        return None

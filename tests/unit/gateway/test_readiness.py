@@ -1,0 +1,71 @@
+"""A starting gateway believes the store, not a notice, that its projection has caught up."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from refold.core.checkpoint import Checkpoint
+from refold.core.errors import ProjectionBehind, StoreUnavailable
+from refold.core.shard import first_checkpoints
+from refold.gateway.progress import Progress
+from refold.gateway.readiness import Readiness
+from refold.log.memory import MemoryLog
+
+REQUIRED = 10
+
+
+class Store:
+    """The checkpoints of a store that may be away; `looked` is set by every look."""
+
+    def __init__(self) -> None:
+        self.sequence = 0
+        self.is_down = False
+        self.looked = asyncio.Event()
+
+    async def checkpoints(self) -> list[Checkpoint]:
+        self.looked.set()
+        if self.is_down:
+            raise StoreUnavailable
+        return [replace(each, read_sequence=self.sequence) for each in first_checkpoints("log-1")]
+
+
+def behind(readiness: Readiness) -> tuple[object, object]:
+    facts = readiness.behind().facts
+    return facts["folded_sequence"], facts["required_sequence"]
+
+
+async def test_a_notice_alone_does_not_open_a_gateway_whose_database_was_set_back() -> None:
+    """A projector whose database has just crashed still announces what it committed before."""
+    store = Store()
+    store.sequence = 7
+    progress = Progress(store.checkpoints)
+    readiness = Readiness(MemoryLog("log-1"), progress, required_sequence=REQUIRED, lag_seconds_max=5.0)
+    progress.hear("refold.progress", b'{"sequence":10}')
+    catching_up = asyncio.create_task(readiness.catch_up())
+    async with asyncio.timeout(60):
+        for is_down in (False, True, False):
+            store.is_down = is_down
+            store.looked.clear()
+            await store.looked.wait()
+            await asyncio.sleep(0)
+            assert not readiness.is_caught_up
+        assert behind(readiness) == (7, REQUIRED)
+        with pytest.raises(ProjectionBehind, match="7 of 10 events"):
+            await readiness.check()
+        store.sequence = REQUIRED
+        await catching_up
+    assert readiness.is_caught_up
+    await readiness.check()
+
+
+async def test_a_wait_ends_with_the_deadline_or_with_the_gateway() -> None:
+    progress = Progress(Store().checkpoints)
+    readiness = Readiness(MemoryLog("log-1"), progress, required_sequence=REQUIRED, lag_seconds_max=5.0)
+    with pytest.raises(ProjectionBehind):
+        await readiness.wait(asyncio.get_running_loop().time())
+    readiness.release()
+    with pytest.raises(ProjectionBehind):
+        await readiness.wait(asyncio.get_running_loop().time() + 3_600)
