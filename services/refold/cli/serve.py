@@ -19,6 +19,10 @@ def up(
     state_lag_bytes: flags.StateLagBytes = None,
     state_lag_seconds: flags.StateLagSeconds = None,
     wait_seconds: flags.WaitSeconds = None,
+    http_idle_seconds: flags.HttpIdleSeconds = None,
+    http_body_seconds: flags.HttpBodySeconds = None,
+    http_waiting_max: flags.HttpWaitingMax = None,
+    http_waiting_per_client_max: flags.HttpWaitingPerClientMax = None,
     statement_timeout_seconds: flags.StatementTimeoutSeconds = None,
     log_level: flags.LogLevel = None,
 ) -> None:
@@ -38,6 +42,10 @@ def up(
         state_lag_bytes=state_lag_bytes,
         state_lag_seconds=state_lag_seconds,
         wait_seconds=wait_seconds,
+        http_idle_seconds=http_idle_seconds,
+        http_body_seconds=http_body_seconds,
+        http_waiting_max=http_waiting_max,
+        http_waiting_per_client_max=http_waiting_per_client_max,
         statement_timeout_seconds=statement_timeout_seconds,
         log_level=log_level,
     )
@@ -86,6 +94,10 @@ def gateway(
     postgres_schema: flags.PostgresSchema = None,
     http: flags.Http = None,
     wait_seconds: flags.WaitSeconds = None,
+    http_idle_seconds: flags.HttpIdleSeconds = None,
+    http_body_seconds: flags.HttpBodySeconds = None,
+    http_waiting_max: flags.HttpWaitingMax = None,
+    http_waiting_per_client_max: flags.HttpWaitingPerClientMax = None,
     statement_timeout_seconds: flags.StatementTimeoutSeconds = None,
     log_level: flags.LogLevel = None,
 ) -> None:
@@ -101,6 +113,10 @@ def gateway(
         postgres_schema=postgres_schema,
         http=http,
         wait_seconds=wait_seconds,
+        http_idle_seconds=http_idle_seconds,
+        http_body_seconds=http_body_seconds,
+        http_waiting_max=http_waiting_max,
+        http_waiting_per_client_max=http_waiting_per_client_max,
         statement_timeout_seconds=statement_timeout_seconds,
         log_level=log_level,
     )

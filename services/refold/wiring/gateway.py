@@ -19,6 +19,7 @@ from refold import __version__
 from refold.core import canonical
 from refold.core.errors import ServiceUnavailable
 from refold.gateway.app import create_app
+from refold.gateway.inflight import Bounds
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.parts import About, Parts
 from refold.gateway.progress import Progress
@@ -45,7 +46,13 @@ async def run(settings: Settings) -> None:
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(parts.progress.watch(), name="progress")
             releasing = tasks.create_task(_release(parts, stop), name="release")
-            await serve(create_app(parts), host=settings.http_host, port=port, stop=stop)
+            await serve(
+                create_app(parts),
+                host=settings.http_host,
+                port=port,
+                stop=stop,
+                idle_seconds=settings.http_idle_seconds,
+            )
             watching.cancel()
             releasing.cancel()
         get_logger().info("gateway_stopped")
@@ -80,6 +87,11 @@ async def _parts(settings: Settings) -> AsyncIterator[Parts]:
             new_id=_new_id,
             timer=time.perf_counter,
             wait_seconds=settings.wait_seconds,
+            bounds=Bounds(
+                waiting_max=settings.http_waiting_max,
+                waiting_per_client_max=settings.http_waiting_per_client_max,
+                body_seconds=settings.http_body_seconds,
+            ),
         )
 
 
