@@ -432,3 +432,28 @@ async def test_a_client_that_never_reads_its_answers_is_given_up(
         # It returns in the middle of its answer, at which the server breaks the connection off.
         await gateway.app(scope, receive, send)
     assert (await gateway.put("/v1/n/d", 1)).status_code == 200
+
+
+@pytest.mark.parametrize("text", ["1.0", "%201", "%2B1", "1e0", "01", "1_0", "-0", "", "%EF%BC%91"])
+async def test_a_number_in_a_request_is_plain_digits_or_422(gateway: Twin, text: str) -> None:
+    asked = [
+        *((f"/d?{name}={text}", name) for name in ("version", "sequence", "min_version", "min_sequence")),
+        *((f"/d/history?{name}={text}", name) for name in ("after", "limit")),
+        (f"/d/diff?from={text}&to=1", "from"),
+        (f"/d/diff?from=1&to={text}", "to"),
+        (f"/d/rejections?after={text}", "after"),
+        (f"?sequence={text}", "sequence"),
+        *([(f"/d/outcomes/{text}", "sequence")] if text else []),
+    ]
+    for path, field in asked:
+        answer = await gateway.request("GET", f"/v1/n{path}")
+        view = answer.json()
+        assert (answer.status_code, view["code"], view["field"]) == (422, "bad_parameter", field), path
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "%201", "%2B1", "1_0", ".5", "301"])
+async def test_seconds_to_wait_are_a_plain_number_or_422(gateway: Twin, text: str) -> None:
+    for path in ("/v1/n/d?", "/v1/n/d/outcomes?id=x&", "/v1/n?"):
+        answer = await gateway.request("GET", f"{path}timeout={text}")
+        view = answer.json()
+        assert (answer.status_code, view["code"], view["field"]) == (422, "bad_parameter", "timeout"), path

@@ -146,6 +146,42 @@ ReadyLagSeconds = Annotated[
         default="5.0",
     ),
 ]
+HttpIdleSeconds = Annotated[
+    float | None,
+    _flag(
+        "--http-idle-seconds",
+        "A connection on which no request's headers are complete after this is closed.",
+        "SECONDS",
+        default="30.0",
+    ),
+]
+HttpBodySeconds = Annotated[
+    float | None,
+    _flag(
+        "--http-body-seconds",
+        "A request whose body makes no progress for so long is ended: 408.",
+        "SECONDS",
+        default="30.0",
+    ),
+]
+HttpWaitingMax = Annotated[
+    int | None,
+    _flag(
+        "--http-waiting-max",
+        "Requests that may wait at a time, for what is not folded yet or for their body; more get 503.",
+        "REQUESTS",
+        default="8192",
+    ),
+]
+HttpWaitingPerClientMax = Annotated[
+    int | None,
+    _flag(
+        "--http-waiting-per-client-max",
+        "The same from one address; more get 429. Clients behind one proxy share an address.",
+        "REQUESTS",
+        default="4096",
+    ),
+]
 StatementTimeoutSeconds = Annotated[
     float | None,
     _flag(

@@ -21,6 +21,10 @@ def up(
     wait_seconds: flags.WaitSeconds = None,
     stale_reads: flags.StaleReads = None,
     ready_lag_seconds: flags.ReadyLagSeconds = None,
+    http_idle_seconds: flags.HttpIdleSeconds = None,
+    http_body_seconds: flags.HttpBodySeconds = None,
+    http_waiting_max: flags.HttpWaitingMax = None,
+    http_waiting_per_client_max: flags.HttpWaitingPerClientMax = None,
     statement_timeout_seconds: flags.StatementTimeoutSeconds = None,
     log_level: flags.LogLevel = None,
 ) -> None:
@@ -42,6 +46,10 @@ def up(
         wait_seconds=wait_seconds,
         stale_reads=stale_reads,
         ready_lag_seconds=ready_lag_seconds,
+        http_idle_seconds=http_idle_seconds,
+        http_body_seconds=http_body_seconds,
+        http_waiting_max=http_waiting_max,
+        http_waiting_per_client_max=http_waiting_per_client_max,
         statement_timeout_seconds=statement_timeout_seconds,
         log_level=log_level,
     )
@@ -92,6 +100,10 @@ def gateway(
     wait_seconds: flags.WaitSeconds = None,
     stale_reads: flags.StaleReads = None,
     ready_lag_seconds: flags.ReadyLagSeconds = None,
+    http_idle_seconds: flags.HttpIdleSeconds = None,
+    http_body_seconds: flags.HttpBodySeconds = None,
+    http_waiting_max: flags.HttpWaitingMax = None,
+    http_waiting_per_client_max: flags.HttpWaitingPerClientMax = None,
     statement_timeout_seconds: flags.StatementTimeoutSeconds = None,
     log_level: flags.LogLevel = None,
 ) -> None:
@@ -109,6 +121,10 @@ def gateway(
         wait_seconds=wait_seconds,
         stale_reads=stale_reads,
         ready_lag_seconds=ready_lag_seconds,
+        http_idle_seconds=http_idle_seconds,
+        http_body_seconds=http_body_seconds,
+        http_waiting_max=http_waiting_max,
+        http_waiting_per_client_max=http_waiting_per_client_max,
         statement_timeout_seconds=statement_timeout_seconds,
         log_level=log_level,
     )

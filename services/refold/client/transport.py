@@ -155,9 +155,9 @@ def error_of(status: int, body: bytes) -> RefoldError:
         return VersionUnknown(told)
     if status == 404 and code == DocumentAbsent.code:
         return DocumentAbsent(told)
-    if status == 504:
+    if status in (408, 504):
         return TimedOut(told)
-    if status >= 500:
+    if status == 429 or status >= 500:
         return ServiceUnavailable(told)
     field, shape = str(problem.get("field") or ""), str(problem.get("shape") or "")
     # The detail says both already, as our own errors would say them again.

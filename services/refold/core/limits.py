@@ -202,9 +202,6 @@ BULK_STALL_SECONDS: Final = 60
 DRAIN_BYTES_MAX: Final = 64 * 1024 * 1024
 """So much of a body that is too large is read and dropped, so that its sender sees the answer."""
 
-REQUESTS_MAX: Final = 1_024
-"""Requests served at a time, waiting ones included; more wait to be accepted."""
-
 SERVING_STOP_SECONDS: Final = 20.0
 """Requests still in hand when a service is told to end are given up after this."""
 

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from refold.gateway import admin, bulk, openapi, problems, views, write
 from refold.gateway.hot import HOT_PATH, HotRoutes
+from refold.gateway.inflight import Counted, InFlight
 from refold.gateway.measured import Measured
 from refold.gateway.parts import Parts
 from refold.gateway.read import read_document
@@ -18,13 +19,14 @@ from refold.gateway.readiness import ReadGate
 
 
 class Gateway(FastAPI):
-    """FastAPI, timed from outside its own error handling."""
+    """FastAPI, timed and counted from outside its own error handling."""
 
     def build_middleware_stack(self) -> ASGIApp:
         """Wrap the whole stack."""
         parts: Parts = self.state.parts
         guarded = ReadGate(super().build_middleware_stack(), parts.readiness)
-        return Measured(guarded, parts.metrics.http_seconds, parts.timer)
+        counted = Counted(guarded, InFlight(parts.bounds, parts.registry))
+        return Measured(counted, parts.metrics.http_seconds, parts.timer)
 
 
 def create_app(parts: Parts) -> Gateway:

@@ -16,11 +16,13 @@ from refold.core.canonical import Json
 from refold.core.errors import Refused
 from refold.core.headers import fields_of, read_headers
 from refold.core.limits import DRAIN_BYTES_MAX, EVENT_BYTES_MAX, WAIT_SECONDS_MAX
+from refold.gateway.inflight import BodyInMemory, body_seconds, waiting
+from refold.gateway.models import SECONDS
 from refold.gateway.problems import Problem
 
-_SECONDS: Final = re.compile(r"\d{1,9}(\.\d{1,40})?([eE][+-]?\d{1,3})?", re.ASCII)
-"""As any language prints a number."""
 _TRACE: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[!-~]{0,200}")
+_CLOSE: Final = {"Connection": "close"}
+"""What follows on the connection could not be told from the rest of the body."""
 _NOT_FIELDS: Final = frozenset({b"refold-wait"})
 _KEY: Final = b"idempotency-key"
 
@@ -38,17 +40,43 @@ async def read_body(request: Request, bytes_max: int) -> bytes:
     """Read the body; one that is too large is drained first, so that its sender hears of it."""
     parts: list[bytes] = []
     bytes_count = 0
-    async for part in request.stream():
-        bytes_count += len(part)
-        if bytes_count <= bytes_max:
-            parts.append(part)
-        elif bytes_count > DRAIN_BYTES_MAX:
-            break
+    is_complete = False
+    told = request.headers.get("content-length", "")
+    with BodyInMemory() as kept:
+        async with waiting():
+            while not is_complete:
+                piece, is_complete = await receive_piece(request)
+                bytes_count += len(piece)
+                # Not asking for the end of a body whose length was told saves a round trip to the server's thread.
+                is_complete = is_complete or told == str(bytes_count)
+                if bytes_count <= bytes_max:
+                    kept.add(len(piece))
+                    parts.append(piece)
+                elif bytes_count > DRAIN_BYTES_MAX:
+                    break
     if bytes_count > bytes_max:
-        told = request.headers.get("content-length", "")
         size = told if told.isdigit() else f"at least {bytes_count}"
         raise Refused("event_too_large", f"at most {bytes_max} bytes", field="body", shape=f"{size} bytes")
     return b"".join(parts)
+
+
+async def receive_piece(request: Request) -> tuple[bytes, bool]:
+    """Return the next piece of the body, and whether it is the last.
+
+    Raises:
+        Problem: 408 where nothing comes for a while, 400 where the body is cut or its chunks are malformed.
+    """
+    seconds = body_seconds()
+    try:
+        async with asyncio.timeout(seconds):
+            message = await request.receive()
+    except TimeoutError as error:
+        detail = f"nothing of the body came for {seconds:g} s (REFOLD_HTTP_BODY_SECONDS)"
+        raise Problem(408, "body_timeout", detail, headers=_CLOSE, field="body") from error
+    if message["type"] == "http.disconnect":
+        detail = "the body ends before its announced length, or its chunks are malformed"
+        raise Problem(400, "body_incomplete", detail, headers=_CLOSE, field="body")
+    return message.get("body", b""), not message.get("more_body", False)
 
 
 def event_fields(request: Request) -> dict[str, Json]:
@@ -93,7 +121,7 @@ def wait_seconds(request: Request, default: float) -> float:
 
 def seconds(text: str, field: str) -> float:
     """Read a time to wait, in seconds."""
-    if not _SECONDS.fullmatch(text) or float(text) > WAIT_SECONDS_MAX:
+    if not SECONDS.fullmatch(text) or float(text) > WAIT_SECONDS_MAX:
         detail = f"{field}: seconds from 0 to {WAIT_SECONDS_MAX}, such as 2.5 (got {text[:40]!r})"
         raise Problem(422, "bad_parameter", detail, field=field)
     return float(text)

@@ -6,12 +6,11 @@ Mounted by `refold.gateway.app`; `refold.gateway.bulk_append` puts a batch into 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import Final
 
 import orjson
 from fastapi import APIRouter
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -26,11 +25,12 @@ from refold.core.limits import (
 )
 from refold.core.record import check_name, check_namespace
 from refold.core.shape import shape_of
-from refold.gateway.asking import media_type, refuse_encoding, unsupported, wait_seconds
+from refold.gateway.asking import media_type, receive_piece, refuse_encoding, unsupported, wait_seconds
 from refold.gateway.buffers import Inbox, Item, Outbox
 from refold.gateway.bulk_append import Batch, append_batch
 from refold.gateway.described import APPENDING
 from refold.gateway.draft import checked_line
+from refold.gateway.inflight import waiting
 from refold.gateway.lines import Line, LineSplitter
 from refold.gateway.parts import Parts, parts_of
 from refold.gateway.problems import RETRY, Problem, problem_of
@@ -80,6 +80,11 @@ class BulkAnswer(Response):
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Serve it, among a bounded number of others."""
+        # Its slot is its permit: it is bounded apart from the requests that are over in a moment.
+        async with waiting():
+            await self._serve_in_turn(send)
+
+    async def _serve_in_turn(self, send: Send) -> None:
         slots: asyncio.Semaphore = self._request.app.state.bulk_slots
         try:
             await asyncio.wait_for(slots.acquire(), BULK_QUEUE_SECONDS)
@@ -111,10 +116,17 @@ class BulkAnswer(Response):
     async def _read(self) -> None:
         splitter = LineSplitter(PAYLOAD_BYTES_MAX)
         try:
-            with suppress(ClientDisconnect):
-                async for piece in self._request.stream():
-                    lines = splitter.feed(piece) if piece else splitter.finish()
-                    await self._inbox.put([self._item(line) for line in lines])
+            is_complete = False
+            while not is_complete:
+                piece, is_complete = await receive_piece(self._request)
+                lines = splitter.feed(piece) + (splitter.finish() if is_complete else [])
+                await self._inbox.put([self._item(line) for line in lines])
+        except Problem as problem:
+            if not splitter.lines_count:
+                raise
+            # The lines before are answered as ever; this one was never complete.
+            number = splitter.lines_count + 1
+            await self._inbox.put([Item(number, None, refusal=_refusal(number, problem))])
         finally:
             await self._inbox.close()
 

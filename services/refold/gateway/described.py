@@ -20,14 +20,16 @@ Description = dict[str, Any]
 _PROBLEMS: Final = {
     400: "What was sent does not parse.",
     404: "There is no such document, version, outcome or resource.",
+    408: "Nothing more of the body came in time; nothing was published.",
     409: "The fold refused the event: `reason` says why, `outcome` what became of it.",
     412: "The document is not at the version asked for; nothing was published.",
     413: "Too large: `detail` names size and limit.",
     415: "Another media type is taken.",
     422: "It parses, and is wrong.",
+    429: "Too many requests of this client's address wait already; nothing was begun.",
     500: "The gateway failed.",
     503: (
-        "The log or the store cannot be reached or has no room, or the gateway has just started and the projection "
+        "The log or the store cannot be reached or has no room, or all is busy, or the gateway has just started and the projection "
         "has not reached the log's end of that moment (`projection_behind`: `folded_sequence`, `required_sequence`); "
         "nothing is lost."
     ),
@@ -166,7 +168,7 @@ _WRITTEN: Final[dict[int, Description]] = {
         "links": {"outcome": _link("readOutcome", "What became of it.", sequence="$response.body#/sequence")},
     },
 }
-_FAULTS: Final = (400, 409, 412, 413, 415, 422, 504)
+_FAULTS: Final = (400, 408, 409, 412, 413, 415, 422, 429, 504)
 
 
 def _writing(summary: str, operation_id: str, body: Description, *problems: int) -> Description:
@@ -201,7 +203,9 @@ APPENDING: Final = described(
     "appendEvents",
     None,
     400,
+    408,
     415,
+    429,
     504,
     extra={"parameters": [_WAIT], **_body({"application/x-ndjson": _EVENT_LINE}, is_required=False)},
     also={200: {"description": "Outcomes.", "content": {"application/x-ndjson": {"schema": _OUTCOME_LINE}}}},

@@ -5,11 +5,14 @@ Used by the routes that read.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Literal, Protocol
 
 from refold.core.errors import LogUnavailable, TimedOut
 from refold.core.page import Clock, Point
 from refold.core.timestamp import format_time, parse_time
+from refold.gateway.inflight import waiting, waiting_count
+from refold.gateway.limits import VERSION_LOOKS_PER_SECOND_MAX
 from refold.gateway.parts import Parts
 from refold.gateway.problems import Problem
 
@@ -67,14 +70,24 @@ async def wait_for_version(
     parts: Parts, namespace: str, document: str, version: int, deadline: float
 ) -> None:
     """Wait until a document is at a version or past it. Raises `TimedOut`."""
-    while True:
-        folded_sequence = parts.progress.sequence
-        head = await parts.store.head(namespace, document)
-        found = 0 if head is None else head.snapshot.version
-        if found >= version:
-            return
-        if not await parts.progress.reach(folded_sequence + 1, deadline):
-            raise TimedOut("the document has not come so far in time", version=version, head=found)
+    folded_sequence = parts.progress.sequence
+    if await _version(parts, namespace, document) >= version:
+        return
+    async with waiting():
+        while True:
+            found = await _version(parts, namespace, document)
+            if found >= version:
+                return
+            if not await parts.progress.reach(folded_sequence + 1, deadline):
+                raise TimedOut("the document has not come so far in time", version=version, head=found)
+            # All that wait would look after every commit.
+            await asyncio.sleep(waiting_count() / VERSION_LOOKS_PER_SECOND_MAX)
+            folded_sequence = parts.progress.sequence
+
+
+async def _version(parts: Parts, namespace: str, document: str) -> int:
+    head = await parts.store.head(namespace, document)
+    return 0 if head is None else head.snapshot.version
 
 
 async def wait_for_time(parts: Parts, time: int, deadline: float) -> None:
@@ -85,7 +98,8 @@ async def wait_for_time(parts: Parts, time: int, deadline: float) -> None:
     if await parts.progress.is_past(time):
         return
     try:
-        info = await parts.log.info()
+        async with waiting():
+            info = await parts.log.info()
     except LogUnavailable:
         await parts.progress.refresh()
         if time < parts.progress.clock:

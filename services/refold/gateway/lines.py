@@ -33,7 +33,7 @@ class LineSplitter:
         self._bytes_max = bytes_max
         self._pieces: list[bytes] = []
         self._size = 0
-        self._number = 0
+        self.lines_count = 0
 
     def feed(self, piece: bytes) -> list[Line]:
         """Return the lines that end in this piece."""
@@ -57,10 +57,10 @@ class LineSplitter:
             self._pieces.clear()
 
     def _end(self) -> list[Line]:
-        self._number += 1
+        self.lines_count += 1
         data, size = b"".join(self._pieces), self._size
         self._pieces.clear()
         self._size = 0
         if size > self._bytes_max:
-            return [Line(self._number, b"", size)]
-        return [Line(self._number, data)] if data.strip() else []
+            return [Line(self.lines_count, b"", size)]
+        return [Line(self.lines_count, data)] if data.strip() else []

@@ -5,15 +5,39 @@ The answers themselves are made as bytes; a test holds them against these.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic_core import PydanticCustomError
 
-from refold.core.limits import ANSWER_ITEMS_MAX, TIME_MAX_NANOSECONDS
+from refold.core.limits import ANSWER_ITEMS_MAX, TIME_MAX_NANOSECONDS, WAIT_SECONDS_MAX
 from refold.gateway.patterns import PRINTED_TIME
 
-Version = Annotated[int, Field(ge=0, le=TIME_MAX_NANOSECONDS)]
-Sequence = Annotated[int, Field(ge=0, le=TIME_MAX_NANOSECONDS)]
+
+def _plain_integer(given: object) -> object:
+    """Refuse a text that Pydantic would read as an integer and that is none in JSON: `1.0`, ` 1`, `+1`, `01`, `1_0`."""
+    if isinstance(given, str) and not _INTEGER.fullmatch(given):
+        raise PydanticCustomError("integer", "a whole number in plain digits, such as 12")
+    return given
+
+
+def _plain_seconds(given: object) -> object:
+    """Refuse a text that no language prints for a number: ` 1`, `+1`, `1_0`, `nan`."""
+    if isinstance(given, str) and not SECONDS.fullmatch(given):
+        raise PydanticCustomError("seconds", "seconds, such as 2.5")
+    return given
+
+
+_INTEGER: Final = re.compile(r"0|-?[1-9][0-9]{0,39}")
+SECONDS: Final = re.compile(r"\d{1,9}(\.\d{1,40})?([eE][+-]?\d{1,3})?", re.ASCII)
+"""As any language prints a number."""
+
+_PLAIN: Final = BeforeValidator(_plain_integer)
+
+Version = Annotated[int, Field(ge=0, le=TIME_MAX_NANOSECONDS), _PLAIN]
+Sequence = Annotated[int, Field(ge=0, le=TIME_MAX_NANOSECONDS), _PLAIN]
+Timeout = Annotated[float, Field(ge=0, le=WAIT_SECONDS_MAX), BeforeValidator(_plain_seconds)]
 Time = Annotated[
     str,
     Field(
@@ -21,7 +45,7 @@ Time = Annotated[
         pattern=PRINTED_TIME,
     ),
 ]
-Limit = Annotated[int, Field(ge=1, le=ANSWER_ITEMS_MAX)]
+Limit = Annotated[int, Field(ge=1, le=ANSWER_ITEMS_MAX), _PLAIN]
 Status = Literal["applied", "merged", "rejected", "duplicate"]
 Operation = dict[str, Any]
 

@@ -91,7 +91,7 @@ def _hot_route() -> dict[str, Any]:
                 "content": {"application/json": {"schema": {}}},
             },
             "304": {"description": "The reader has it.", "headers": _ANSWERED},
-            **{str(status): problem(status) for status in (400, 404, 422, 500, 503, 504)},
+            **{str(status): problem(status) for status in (400, 404, 422, 429, 500, 503, 504)},
         },
     }
 

@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from refold.core.canonical import Json
 from refold.core.page import Point, Snapshot
+from refold.gateway.inflight import Bounds
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.progress import Progress
 from refold.gateway.readiness import Readiness
@@ -100,6 +101,7 @@ class Parts:
     timer: Callable[[], float]
     wait_seconds: float
     seen: Seen = field(default_factory=Seen)
+    bounds: Bounds = field(default_factory=Bounds)
 
 
 def parts_of(request: Request) -> Parts:

@@ -12,7 +12,8 @@ import orjson
 
 from refold.core.checkpoint import Checkpoint
 from refold.core.errors import StoreError
-from refold.core.limits import NOTICE_WAIT_SECONDS, TIME_MIN_NANOSECONDS
+from refold.core.limits import INTEGER_MAX, NOTICE_WAIT_SECONDS, TIME_MIN_NANOSECONDS
+from refold.gateway.inflight import waiting
 from refold.telemetry.logging import get_logger
 
 
@@ -29,9 +30,8 @@ class Progress:
         self.clock = TIME_MIN_NANOSECONDS
         self._clock_sequence = 0
         self.released = asyncio.Event()
-        self._moved = asyncio.Event()
+        self._awaited: dict[asyncio.Future[None], int] = {}
         self._has_waiters = asyncio.Event()
-        self._waiters = 0
 
     def hear(self, _: str, body: bytes) -> None:
         """Take a notice of progress."""
@@ -56,31 +56,34 @@ class Progress:
         return time < self.clock
 
     async def reach(self, sequence: int, deadline: float) -> bool:
-        """Wait until a sequence is folded; False where the deadline (the loop's clock) passes first."""
-        while self.sequence < sequence:
-            if not await self.move(deadline):
-                return False
-        return True
+        """Wait until a sequence is folded; False where the deadline (the loop's clock) passes first.
 
-    async def move(self, deadline: float) -> bool:
-        """Wait until anything more is folded; False where the deadline passes first."""
+        Raises `Crowded` where too many requests wait already.
+        """
+        if self.sequence >= sequence:
+            return True
         if self.released.is_set():
             return False
-        self._waiters += 1
+        async with waiting():
+            return await self._reached(sequence, deadline)
+
+    async def _reached(self, sequence: int, deadline: float) -> bool:
+        reached = asyncio.get_running_loop().create_future()
+        self._awaited[reached] = sequence
         self._has_waiters.set()
         try:
             async with asyncio.timeout_at(deadline):
-                await self._moved.wait()
+                await reached
         except TimeoutError:
             return False
         finally:
-            self._waiters -= 1
+            del self._awaited[reached]
         return not self.released.is_set()
 
     def release(self) -> None:
         """Let every waiter go, for the gateway is ending."""
         self.released.set()
-        self._wake()
+        self._wake(INTEGER_MAX)
 
     async def watch(self) -> None:
         """Look into the store while someone waits, for a notice may be lost."""
@@ -88,7 +91,7 @@ class Progress:
             await self._has_waiters.wait()
             known = self.sequence
             await asyncio.sleep(NOTICE_WAIT_SECONDS)
-            if not self._waiters:
+            if not self._awaited:
                 self._has_waiters.clear()
             elif self.sequence == known:
                 await self._look()
@@ -102,12 +105,13 @@ class Progress:
     def _advance(self, sequence: int) -> None:
         if sequence > self.sequence:
             self.sequence = sequence
-            self._wake()
+            self._wake(sequence)
 
-    def _wake(self) -> None:
-        # Whoever waits now is woken; whoever comes later waits for the next.
-        self._moved.set()
-        self._moved = asyncio.Event()
+    def _wake(self, sequence: int) -> None:
+        # Only those that have what they wait for: thousands may wait, and a notice comes with every commit.
+        for reached, awaited_sequence in self._awaited.items():
+            if awaited_sequence <= sequence and not reached.done():
+                reached.set_result(None)
 
 
 def _sequence_in(body: bytes) -> int | None:

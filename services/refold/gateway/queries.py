@@ -12,8 +12,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
-from refold.core.limits import ANSWER_ITEMS_MAX, ID_CHARS_MAX, NAME_CHARS_MAX, WAIT_SECONDS_MAX
-from refold.gateway.models import Limit, Sequence, Version
+from refold.core.limits import ANSWER_ITEMS_MAX, ID_CHARS_MAX, NAME_CHARS_MAX
+from refold.gateway.models import Limit, Sequence, Timeout, Version
 from refold.gateway.problems import unknown_parameter
 
 READ_SECONDS: Final = 5.0
@@ -36,9 +36,7 @@ class ReadQuery(_Query):
     path: str | None = Field(None, description="Only the value at this JSON Pointer.")
     min_version: Version | None = Field(None, description="Wait until this version is folded.")
     min_sequence: Sequence | None = Field(None, description="Wait until this sequence is folded.")
-    timeout: float = Field(
-        READ_SECONDS, ge=0, le=WAIT_SECONDS_MAX, description="Seconds to wait for either; then 504."
-    )
+    timeout: Timeout = Field(READ_SECONDS, description="Seconds to wait for either; then 504.")
 
 
 class HistoryQuery(_Query):
@@ -73,10 +71,8 @@ class ListQuery(_Query):
         None, description="By which times `at` goes: `recorded` unless said."
     )
     sequence: Sequence | None = Field(None, description="As of this sequence of the log.")
-    timeout: float = Field(
+    timeout: Timeout = Field(
         READ_SECONDS,
-        ge=0,
-        le=WAIT_SECONDS_MAX,
         description="Seconds to wait until `at` or `sequence` is folded; then 504.",
     )
     limit: Limit = ANSWER_ITEMS_MAX
@@ -102,10 +98,8 @@ class OutcomeQuery(_Query):
     """An event by its id."""
 
     id: str = Field(min_length=1, max_length=ID_CHARS_MAX, description="The event's id.")
-    timeout: float = Field(
+    timeout: Timeout = Field(
         READ_SECONDS,
-        ge=0,
-        le=WAIT_SECONDS_MAX,
         description="Seconds to wait until what the log holds is folded.",
     )
 

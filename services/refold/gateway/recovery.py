@@ -12,6 +12,7 @@ from contextlib import aclosing
 from refold.core.errors import LogUnavailable, StoreError
 from refold.core.limits import NOTICE_WAIT_SECONDS, RECOVER_SECONDS
 from refold.gateway.asking import deadline_in
+from refold.gateway.inflight import waiting
 from refold.gateway.parts import Parts
 from refold.gateway.problems import Problem
 from refold.log import Publication
@@ -37,6 +38,11 @@ async def recover(
 
 async def catch_up(parts: Parts, deadline: float) -> bool:
     """Wait until all is folded that the log holds now; False where the deadline passes first."""
+    async with waiting():
+        return await _caught_up(parts, deadline)
+
+
+async def _caught_up(parts: Parts, deadline: float) -> bool:
     while True:
         try:
             info = await parts.log.info()

@@ -92,7 +92,7 @@ async def read_rejections(
 
 @router.get(
     "/v1/{namespace}/{document}/outcomes",
-    **described("Outcome by id", "readOutcomeById", models.Outcome, 404, 422, 504),
+    **described("Outcome by id", "readOutcomeById", models.Outcome, 404, 422, 429, 504),
 )
 async def read_outcome_by_id(
     request: Request, namespace: str, document: str, query: Annotated[OutcomeQuery, Query()]
@@ -140,7 +140,7 @@ async def read_outcome(
     raise Problem(404, "outcome_unknown", detail, field="sequence")
 
 
-@router.get("/v1/{namespace}", **described("Documents", "listDocuments", models.Documents, 422, 504))
+@router.get("/v1/{namespace}", **described("Documents", "listDocuments", models.Documents, 422, 429, 504))
 async def list_documents(request: Request, namespace: str, query: Annotated[ListQuery, Query()]) -> Response:
     """List the namespace's present documents by id, bounded; none for a namespace that is unknown.
 

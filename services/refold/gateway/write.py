@@ -27,6 +27,7 @@ from refold.gateway.asking import (
 from refold.gateway.conditions import Condition, write_condition
 from refold.gateway.described import DELETING, PATCHING, PUTTING
 from refold.gateway.draft import Draft, draft
+from refold.gateway.inflight import waiting
 from refold.gateway.parts import Parts, parts_of
 from refold.gateway.problems import Problem
 from refold.gateway.queries import refuse_query
@@ -85,11 +86,13 @@ async def _write(request: Request, made: Draft, change: dict[str, Json]) -> Resp
     made = replace(made, fields={**made.fields, **change}, headers=headers)
     # Held to the rules before the first look at the store.
     publication = made.publication()
-    deadline = deadline_in(wait)
-    written = await _publish(parts, made, publication, condition)
-    outcome = written.outcome
-    if outcome is None and wait > 0:
-        outcome = await parts.outcomes.wait(made.namespace, made.document, written.sequence, deadline)
+    # Refused before it is published, never after: where too many wait, this write is not begun.
+    async with waiting():
+        deadline = deadline_in(wait)
+        written = await _publish(parts, made, publication, condition)
+        outcome = written.outcome
+        if outcome is None and wait > 0:
+            outcome = await parts.outcomes.wait(made.namespace, made.document, written.sequence, deadline)
     if outcome is None:
         parts.seen.forget(made.namespace, made.document)
         return pending_answer(made.namespace, made.document, written.sequence, made.id)

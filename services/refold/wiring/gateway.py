@@ -19,6 +19,7 @@ from refold import __version__
 from refold.core import canonical
 from refold.core.errors import ServiceUnavailable
 from refold.gateway.app import create_app
+from refold.gateway.inflight import Bounds
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.parts import About, Parts
 from refold.gateway.progress import Progress
@@ -55,7 +56,13 @@ async def run(settings: Settings) -> None:
             # Mostly it takes milliseconds: then no read is refused at all.
             await asyncio.wait({catching_up}, timeout=READY_WAIT_SECONDS)
             get_logger().info("gateway_listening", host=settings.http_host, port=port)
-            await serve(create_app(parts), host=settings.http_host, port=port, stop=stop)
+            await serve(
+                create_app(parts),
+                host=settings.http_host,
+                port=port,
+                stop=stop,
+                idle_seconds=settings.http_idle_seconds,
+            )
             for task in background:
                 task.cancel()
         get_logger().info("gateway_stopped")
@@ -98,6 +105,11 @@ async def _parts(settings: Settings) -> AsyncIterator[Parts]:
             new_id=_new_id,
             timer=time.perf_counter,
             wait_seconds=settings.wait_seconds,
+            bounds=Bounds(
+                waiting_max=settings.http_waiting_max,
+                waiting_per_client_max=settings.http_waiting_per_client_max,
+                body_seconds=settings.http_body_seconds,
+            ),
         )
 
 

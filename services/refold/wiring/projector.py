@@ -48,7 +48,7 @@ async def run(settings: Settings) -> None:
         host, port = split_address(settings.probe)
         port = chosen_port(host, port)
         get_logger().info("projector_listening", host=host, port=port)
-        await serve(service, host=host, port=port, stop=stop)
+        await serve(service, host=host, port=port, stop=stop, idle_seconds=settings.http_idle_seconds)
         runner.raise_if_stopped()
 
 

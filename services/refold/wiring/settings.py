@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from refold.core.errors import Refused
 from refold.core.limits import STATE_LAG_BYTES, STATE_LAG_SECONDS
+from refold.gateway.limits import BODY_SECONDS, IDLE_SECONDS, WAITING_MAX, WAITING_PER_CLIENT_MAX
 from refold.telemetry.redaction import redacted_text
 
 PREFIX: Final = "REFOLD_"
@@ -122,6 +123,30 @@ class Settings(BaseSettings):
         gt=0,
         le=3_600,
         description="A gateway is not ready while the projection is further behind the log than this.",
+    )
+    http_idle_seconds: float = Field(
+        IDLE_SECONDS,
+        ge=0.1,
+        le=3_600,
+        description="A connection on which no request's headers are complete after this is closed.",
+    )
+    http_body_seconds: float = Field(
+        BODY_SECONDS,
+        ge=0.1,
+        le=3_600,
+        description="A request whose body makes no progress for so long is ended: 408.",
+    )
+    http_waiting_max: int = Field(
+        WAITING_MAX,
+        ge=1,
+        le=1_000_000,
+        description="Requests that may wait at a time, for what is not folded yet or for their body; more get 503.",
+    )
+    http_waiting_per_client_max: int = Field(
+        WAITING_PER_CLIENT_MAX,
+        ge=1,
+        le=1_000_000,
+        description="The same from one address; more get 429. Clients behind one proxy share an address.",
     )
     statement_timeout_seconds: float = Field(
         10.0, gt=0, le=3_600, description="How long a reading statement may take in Postgres."

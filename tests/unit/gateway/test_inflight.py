@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+from prometheus_client import CollectorRegistry
+from starlette.types import Message, Receive, Scope, Send
+
+from refold.gateway import inflight
+from refold.gateway.inflight import BodyInMemory, Bounds, Counted, Crowded, InFlight, waiting
+
+
+class Held:
+    """An application whose requests stay in work, or wait, until they are released."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.released = asyncio.Event()
+        self.begun: list[str] = []
+        self._changed = asyncio.Condition()
+        self.app = Counted(self._serve, InFlight(bounds, CollectorRegistry()))
+
+    async def _serve(self, scope: Scope, _: Receive, send: Send) -> None:
+        async with self._changed:
+            self.begun.append(scope["path"])
+            self._changed.notify_all()
+        if scope["path"] == "/waits":
+            async with waiting():
+                await self.released.wait()
+        elif scope["path"] == "/works":
+            await self.released.wait()
+        await send({"type": "http.response.start", "status": 200})
+
+    async def begins(self, count: int) -> None:
+        """Wait until so many requests have begun."""
+        async with self._changed, asyncio.timeout(10):
+            await self._changed.wait_for(lambda: len(self.begun) >= count)
+
+    async def ask(self, path: str, client: str = "10.0.0.1") -> int:
+        """Ask; return the status."""
+        statuses: list[int] = []
+
+        async def send(message: Message) -> None:
+            statuses.extend([message["status"]] if "status" in message else [])
+
+        scope = {"type": "http", "method": "PUT", "path": path, "client": (client, 1)}
+        await self.app(scope, asyncio.Event().wait, send)  # type: ignore[arg-type]  # It is not received from.
+        return statuses[0]
+
+
+async def begun(held: Held, *paths: str) -> list[asyncio.Task[int]]:
+    """Ask for these, and wait until the application has begun them."""
+    tasks = [asyncio.create_task(held.ask(path)) for path in paths]
+    await held.begins(len(paths))
+    return tasks
+
+
+async def test_while_all_permits_are_taken_others_wait_and_probes_do_not() -> None:
+    held = Held(Bounds(requests_max=2))
+    working = await begun(held, "/works", "/works")
+    queued = asyncio.create_task(held.ask("/other"))
+    assert [await held.ask(path) for path in ("/healthz", "/readyz", "/metrics")] == [200, 200, 200]
+    assert not queued.done()
+    held.released.set()
+    assert await asyncio.gather(*working, queued) == [200, 200, 200]
+
+
+async def test_a_request_that_gets_no_permit_in_time_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inflight, "REQUEST_QUEUE_SECONDS", 0.01)
+    held = Held(Bounds(requests_max=1))
+    working = await begun(held, "/works")
+    assert await held.ask("/other") == 503
+    held.released.set()
+    assert await asyncio.gather(*working) == [200]
+    assert await held.ask("/other") == 200
+
+
+async def test_a_request_that_waits_leaves_its_permit_to_others() -> None:
+    held = Held(Bounds(requests_max=1))
+    waiters = await begun(held, "/waits", "/waits", "/waits")
+    assert await held.ask("/other") == 200
+    held.released.set()
+    assert await asyncio.gather(*waiters) == [200, 200, 200]
+
+
+async def test_what_waits_is_bounded_by_client() -> None:
+    held = Held(Bounds(waiting_per_client_max=2, waiting_max=3))
+    waiters = await begun(held, "/waits", "/waits")
+    with pytest.raises(Crowded) as refused:
+        await held.ask("/waits")
+    assert refused.value.status == 429
+    waiters.append(asyncio.create_task(held.ask("/waits", "10.0.0.2")))
+    await held.begins(4)
+    with pytest.raises(Crowded) as refused:
+        await held.ask("/waits", "10.0.0.3")
+    assert refused.value.status == 503
+    held.released.set()
+    assert await asyncio.gather(*waiters) == [200, 200, 200]
+
+
+async def test_a_request_cancelled_while_it_waits_leaves_no_trace() -> None:
+    held = Held(Bounds(requests_max=1, waiting_max=1))
+    (waiter,) = await begun(held, "/waits")
+    waiter.cancel()
+    with suppress(asyncio.CancelledError):
+        await waiter
+    held.released.set()
+    assert await held.ask("/waits") == 200
+    assert await held.ask("/works") == 200
+
+
+async def test_bodies_in_memory_are_bounded_together() -> None:
+    async def serve(_: Scope, __: Receive, send: Send) -> None:
+        with BodyInMemory() as first:
+            first.add(6)
+            with pytest.raises(Crowded) as refused, BodyInMemory() as second:
+                second.add(5)
+            assert refused.value.status == 503
+            first.add(4)
+        with BodyInMemory() as third:
+            third.add(10)
+        await send({"type": "http.response.start", "status": 200})
+
+    held = Held(Bounds(bodies_bytes_max=10))
+    held.app = Counted(serve, InFlight(Bounds(bodies_bytes_max=10), CollectorRegistry()))
+    assert await held.ask("/") == 200
