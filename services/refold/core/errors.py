@@ -6,6 +6,7 @@ RefoldError
 ├── VersionUnknown          the document has no such version
 ├── LogError
 │   ├── LogUnavailable      the broker cannot be reached or does not answer
+│   │   └── BatchRefused    it takes no atomic batch at present
 │   ├── LogFull             the stream or its disk has no room
 │   ├── LogDiffers          the stream is not the one that this system made: lists the differences
 │   ├── LogHole             sequences are missing or another event stands at one
@@ -88,6 +89,12 @@ class LogUnavailable(LogError):
     """The broker cannot be reached or does not answer."""
 
     code = "log_unavailable"
+
+
+class BatchRefused(LogUnavailable):
+    """The broker takes no atomic batch at present; nothing was stored. The same events one by one may be taken."""
+
+    code = "batch_refused"
 
 
 class LogFull(LogError):

@@ -229,6 +229,9 @@ APPENDS_WAITING_MAX: Final = 10_000
 APPEND_GROUPS_MAX: Final = 4
 """Groups of events on their way to the log at once (the server takes 50 batches a stream, of all its clients)."""
 
+BATCHES_REFUSED_SECONDS: Final = 2.0
+"""After the broker refused a batch, events are sent one by one for so long before the next batch is tried."""
+
 BATCH_EVENTS_MIN: Final = 10
 """Fewer waiting events are sent one by one: a batch has a fixed cost."""
 
