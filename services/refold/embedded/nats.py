@@ -23,6 +23,7 @@ from refold.core.limits import (
     DISK_RESERVE_BYTES,
     DISK_RESERVE_SHARE,
     LOG_UNCOUNTED_SHARE,
+    NATS_MEMORY_BYTES,
     PAYLOAD_BYTES_MAX,
 )
 from refold.embedded import binaries
@@ -131,7 +132,11 @@ def _configuration(values: dict[str, object]) -> bytes:
 def _command(home: Path) -> Command:
     arguments = (str(binaries.nats_server()), "-c", _CONFIGURATION, "--ports_file_dir", ".")
     return Command(
-        name="nats", arguments=arguments, folder=home, logs=(home / "nats.log", home / "server.log")
+        name="nats",
+        arguments=arguments,
+        folder=home,
+        logs=(home / "nats.log", home / "server.log"),
+        variable=f"GOMEMLIMIT={NATS_MEMORY_BYTES}",
     )
 
 
