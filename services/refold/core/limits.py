@@ -117,10 +117,6 @@ DISK_RESERVE_SHARE: Final = 0.05
 LOG_UNCOUNTED_SHARE: Final = 0.05
 """A log that has grown by more than this share of the disk's room is counted anew before its bound is set."""
 
-NATS_MEMORY_BYTES: Final = 384 * 1024 * 1024
-"""Over this, the embedded broker gives freed memory back at once. It is a target, not a bound (seen: 40 subscribers
-that did not read left 882 MiB behind without it). A million documents take about 350 MiB."""
-
 SHARED_BUFFERS_BYTES_MAX: Final = 256 * 1024 * 1024
 """The embedded database's page cache; less where memory is small."""
 
@@ -233,9 +229,6 @@ APPENDS_WAITING_MAX: Final = 10_000
 APPEND_GROUPS_MAX: Final = 4
 """Groups of events on their way to the log at once (the server takes 50 batches a stream, of all its clients)."""
 
-BATCHES_REFUSED_SECONDS: Final = 2.0
-"""After the broker refused a batch, events are sent one by one for so long before the next batch is tried."""
-
 BATCH_EVENTS_MIN: Final = 10
 """Fewer waiting events are sent one by one: a batch has a fixed cost."""
 
@@ -248,8 +241,7 @@ SOCKET_UNSENT_BYTES_MAX: Final = 4 * 1024 * 1024
 """Notices wait for the broker once so much of them is unsent."""
 
 READ_AHEAD_BYTES: Final = 4 * 1024 * 1024
-"""Events that the broker may send before their reader takes them: half of its `max_pending`, over which it would
-disconnect the reader."""
+"""Events that the broker may send before their reader takes them: half of its `max_pending`, where it disconnects."""
 
 READ_SECONDS: Final = 30.0
 """One request for events; asked again when it runs out."""

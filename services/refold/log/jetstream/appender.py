@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Final
 
 from refold.core.errors import BatchRefused, LogError, LogUnavailable
-from refold.core.limits import (
-    ACKNOWLEDGE_SECONDS,
-    APPEND_GROUPS_MAX,
-    APPENDS_WAITING_MAX,
-    BATCHES_REFUSED_SECONDS,
-)
+from refold.core.limits import ACKNOWLEDGE_SECONDS, APPEND_GROUPS_MAX, APPENDS_WAITING_MAX
 from refold.log import Acknowledgement, Appended, Publication, Stale, Unknown
 from refold.log.admission import admit, admit_together
 from refold.log.jetstream.acknowledgement import PubAck
@@ -23,6 +19,9 @@ from refold.log.jetstream.flights import Flights, Outcome
 from refold.log.jetstream.frames import Event
 from refold.log.jetstream.room import Room
 from refold.log.jetstream.waiting import Answer, Parcel, WaitingLine
+
+BATCHES_REFUSED_SECONDS: Final = 2.0
+"""After the broker refused a batch, events are sent one by one for so long before the next batch is tried."""
 
 
 class Appender:
