@@ -19,12 +19,14 @@ from prometheus_client import CollectorRegistry
 
 from refold.core.errors import LogUnavailable, RefoldError, StoreUnavailable
 from refold.gateway.app import Gateway, create_app
+from refold.gateway.early_outcomes import EarlyOutcomes
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.parts import About, Parts
 from refold.gateway.progress import Progress
 from refold.history import History
 from refold.log import PROGRESS_SUBJECT, Acknowledgement, Appended, LogInfo, Publication, Stale, Unknown
 from refold.log.memory import MemoryLog, MemoryNotices
+from refold.projector.notices import outcome_view
 from refold.store import Head
 from refold.store.memory import MemoryStore, Tables
 from refold.telemetry.metrics import GatewayMetrics
@@ -152,7 +154,7 @@ class Twin:
 async def twin(*, is_projecting: bool = True, wait_seconds: float = 5.0) -> AsyncIterator[Twin]:
     """Make a gateway over twins; without a projector nothing is folded until `projector` is entered."""
     made = await _made(wait_seconds)
-    watching = asyncio.create_task(made.parts.progress.watch())
+    watching = [asyncio.create_task(work) for work in (made.parts.progress.watch(), made.parts.early.run())]
     try:
         async with made.client:
             if is_projecting:
@@ -161,7 +163,8 @@ async def twin(*, is_projecting: bool = True, wait_seconds: float = 5.0) -> Asyn
             else:
                 yield made
     finally:
-        watching.cancel()
+        for task in watching:
+            task.cancel()
 
 
 async def _made(wait_seconds: float) -> Twin:
@@ -177,6 +180,7 @@ async def _made(wait_seconds: float) -> Twin:
         store=store,
         history=history,
         outcomes=outcomes,
+        early=EarlyOutcomes(log, store, progress, outcomes, outcome_view),
         progress=progress,
         reply_subject=REPLY_SUBJECT,
         checks={"nats": log.info, "postgres": store.ping},

@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from refold.core.canonical import Json
 from refold.core.page import Point, Snapshot
+from refold.gateway.early_outcomes import EarlyOutcomes
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.progress import Progress
 from refold.gateway.seen import Seen
@@ -88,6 +89,7 @@ class Parts:
     store: SnapshotStore
     history: History
     outcomes: Outcomes
+    early: EarlyOutcomes
     progress: Progress
     reply_subject: str
     checks: Mapping[str, Callable[[], Awaitable[object]]]

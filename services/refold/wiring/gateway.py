@@ -19,12 +19,14 @@ from refold import __version__
 from refold.core import canonical
 from refold.core.errors import ServiceUnavailable
 from refold.gateway.app import create_app
+from refold.gateway.early_outcomes import EarlyOutcomes
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.parts import About, Parts
 from refold.gateway.progress import Progress
 from refold.history import History
 from refold.log import CONTROL_SUBJECT, PROGRESS_SUBJECT
 from refold.log.jetstream import JetStreamLog, JetStreamNotices
+from refold.projector.notices import outcome_view
 from refold.store.postgres import PostgresStore
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import GatewayMetrics
@@ -44,9 +46,11 @@ async def run(settings: Settings) -> None:
         get_logger().info("gateway_listening", host=settings.http_host, port=port)
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(parts.progress.watch(), name="progress")
+            folding = tasks.create_task(parts.early.run(), name="early-outcomes")
             releasing = tasks.create_task(_release(parts, stop), name="release")
             await serve(create_app(parts), host=settings.http_host, port=port, stop=stop)
             watching.cancel()
+            folding.cancel()
             releasing.cancel()
         get_logger().info("gateway_stopped")
 
@@ -71,6 +75,7 @@ async def _parts(settings: Settings) -> AsyncIterator[Parts]:
             store=store,
             history=history,
             outcomes=outcomes,
+            early=EarlyOutcomes(log, store, progress, outcomes, outcome_view),
             progress=progress,
             reply_subject=reply_subject,
             checks=_checks(log, store),
