@@ -17,10 +17,25 @@ async def main(url: str) -> None:
     for number in range(3):
         event = {"merge": {"count": number}, "actor": "example"}
         await client.request("state.acme.counter", json.dumps(event).encode(), timeout=10)
-    for _ in range(3):
-        change = json.loads((await changes.next_msg(timeout=10)).data)
-        print("version", change["version"], "by", change["actor"], change["patch"])
+    shown = 0
+    while shown < 3:
+        change = change_in((await changes.next_msg(timeout=10)).data)
+        if change is not None:
+            print("version", change["version"], "by", change["actor"], change["patch"])
+            shown += 1
     await client.close()
+
+
+def change_in(body: bytes) -> dict | None:
+    """Return the change; None for anything else."""
+    # Whoever publishes an event may name any subject for the broker's acknowledgement, this one too:
+    # `{"stream": "STATE", "seq": 7}` can come here, or an error without a body.
+    try:
+        change = json.loads(body)
+    except ValueError:
+        return None
+    is_change = isinstance(change, dict) and change.keys() >= {"version", "sequence", "actor", "patch"}
+    return change if is_change else None
 
 
 asyncio.run(main(*sys.argv[1:] or ["nats://127.0.0.1:4222"]))

@@ -149,6 +149,9 @@ def test_the_log_is_kept_as_the_embedded_one_is(configuration: str) -> None:
     delivered = (INFRA / "nats" / configuration).read_text()
     assert re.search(r"^ +sync_interval: always$", delivered, re.MULTILINE)
     assert "max_payload: 2097152\n" in delivered
+    bounds = re.compile(r"^max_(?:pending|connections|subscriptions): .*|^write_deadline: .*", re.MULTILINE)
+    assert len(bounds.findall(template)) == 4
+    assert bounds.findall(delivered) == bounds.findall(template)
     stored = re.search(r"max_memory_store: \d+", template)
     assert stored
     assert stored[0] in delivered

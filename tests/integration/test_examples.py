@@ -1,8 +1,10 @@
 """Every example runs as it stands, and shows what it says."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -39,3 +41,19 @@ def test_an_example_shows_what_it_promises(up, name):
     )
     assert found.returncode == 0, found.stderr
     assert promised in found.stdout
+
+
+def test_a_listener_to_changes_passes_over_acknowledgements_that_anyone_can_have_sent_there(up):
+    url = up.endpoints()["nats"]
+    command = [sys.executable, str(EXAMPLES / "follow_changes.py"), url]
+    listener = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    author = urlsplit(url)
+    with socket.create_connection((author.hostname, author.port), timeout=10) as forger:
+        forger.sendall(b'CONNECT {"verbose": false}\r\n')
+        while listener.poll() is None:
+            forger.sendall(b'PUB state.forged.d change.acme.counter 9\r\n{"put":1}\r\nPING\r\n')
+            while not forger.recv(4096).endswith(b"PONG\r\n"):
+                pass
+    shown, errors = listener.communicate(timeout=60)
+    assert listener.returncode == 0, errors
+    assert [line.split()[2:4] for line in shown.splitlines()] == [["by", "example"]] * 3

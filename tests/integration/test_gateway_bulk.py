@@ -9,7 +9,9 @@ from typing import Any
 import orjson
 
 from refold.core.limits import EVENT_BYTES_MAX, PAYLOAD_BYTES_MAX
+from support.broker import held_batches
 from support.http import Api, problem
+from support.system import System
 
 
 async def test_events_are_folded_in_their_order_and_answered_in_it(api: Api) -> None:
@@ -178,6 +180,17 @@ async def test_many_bulk_requests_at_once_are_all_answered(api: Api) -> None:
 
     for answers in await asyncio.gather(*(one(f"d{number}") for number in range(24))):
         assert [answer["version"] for answer in answers] == list(range(1, 101))
+
+
+async def test_batches_held_by_an_author_keep_no_bulk_request_out(api: Api, system: System) -> None:
+    events = [{"doc": f"d{number % 20}", "put": number} for number in range(400)]
+    async with held_batches(system.nats, api.namespace):
+        for first_version in (1, 21):
+            answers = await api.append(events)
+            assert {answer["status"] for answer in answers} == {"applied"}
+            assert [answer["document"] for answer in answers] == [event["doc"] for event in events]
+            versions = [answer["version"] for answer in answers]
+            assert versions == [first_version + number // 20 for number in range(400)]
 
 
 async def _begin(api: Api, *, wait: bytes = b"5") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -10,7 +10,7 @@ import httpx
 import orjson
 import pytest
 
-from refold.core.errors import LogFull, LogUnavailable, StoreUnavailable
+from refold.core.errors import BatchRefused, LogFull, LogUnavailable, StoreUnavailable
 from refold.core.limits import ID_WINDOW_IDS
 from refold.gateway import recovery
 from refold.log import Publication
@@ -252,6 +252,33 @@ async def test_lines_in_doubt_are_told_with_their_ids_and_those_behind_were_not_
             for answer, version in zip(answers[2:], (3, 4, None, None), strict=True):
                 found = await gateway.request("GET", f"/v1/n/d/outcomes?id={answer['id']}")
                 assert found.json().get("version") == version
+
+
+async def test_lines_sent_one_by_one_while_batches_are_refused_are_each_made_once(gateway: Twin) -> None:
+    events = [{"doc": f"d{number}", "put": number} for number in range(6)]
+    gateway.log.faults = [BatchRefused(), None, "lost", "dropped", None, "lost", "dropped", "lost"]
+    answers = await bulk(gateway, events)
+    assert [answer["document"] for answer in answers] == [event["doc"] for event in events]
+    assert {(answer["status"], answer["version"]) for answer in answers} == {("applied", 1)}
+    assert await gateway.events() == 6
+
+
+async def test_lines_sent_one_by_one_of_which_some_find_no_room_are_answered_each(gateway: Twin) -> None:
+    gateway.log.faults = [BatchRefused(), None, LogFull(), None]
+    events = [{"doc": f"d{number}", "put": number} for number in range(3)]
+    answers = await bulk(gateway, events)
+    assert [answer["status"] for answer in answers] == ["applied", "refused", "applied"]
+    assert answers[1]["error"]["code"] == "log_full"
+    assert await gateway.events() == 2
+
+
+async def test_lines_sent_one_by_one_that_are_never_acknowledged_are_given_up_plainly(gateway: Twin) -> None:
+    gateway.log.faults = [BatchRefused(), *["dropped"] * 6]
+    events = [{"put": 1}, {"put": 2}]
+    content = b"".join(orjson.dumps({"doc": "d", **event}) + b"\n" for event in events)
+    response = await gateway.request("POST", "/v1/n/events", content=content)
+    assert (response.status_code, response.json()["code"]) == (503, "log_unavailable")
+    assert await gateway.events() == 0
 
 
 async def test_a_log_that_is_away_says_so_and_a_retry_is_made_once(gateway: Twin) -> None:

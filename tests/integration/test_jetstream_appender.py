@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from refold.core.errors import LogFull, LogUnavailable, Refused
+from refold.core.errors import BatchRefused, LogFull, LogUnavailable, Refused
 from refold.core.limits import APPENDS_WAITING_MAX, BATCH_EVENTS_MIN
 from refold.core.record import Record
 from refold.log import Appended, Publication, Unknown
 from refold.log.jetstream import JetStreamLog
 from refold.log.jetstream.api import ask_api
 from refold.log.jetstream.room import Room
-from support.broker import WAIT_SECONDS, Broker, read_until, running_broker
+from support.broker import WAIT_SECONDS, Broker, held_batches, read_until, running_broker
 
 
 @pytest.fixture
@@ -197,19 +197,43 @@ async def test_without_a_stream_nothing_is_stored_and_that_is_said(broker: Broke
             await appending
 
 
-async def test_batches_hoarded_by_another_client_do_not_keep_events_out(broker: Broker) -> None:
+async def test_batches_held_by_another_client_do_not_keep_events_out(broker: Broker) -> None:
     """The broker keeps 50 batches open a stream, for ten seconds each, and anyone may begin one."""
     log = await broker.open_log()
-    block = b"NATS/1.0\r\nNats-Batch-Id: hoard%d\r\nNats-Batch-Sequence: 1\r\n\r\n"
-    blocks = [block % number for number in range(60)]
-    await broker.publish_raw(*(b"HPUB state.n.x %d %d\r\n%b\r\n" % (len(b), len(b), b) for b in blocks))
     publications = [event(f"d{number % 20}", b"%03d" % number) for number in range(60)]
-    answers = await all_of(log, *publications)
-    assert [type(answer) for answer in answers] == [Appended] * 60
-    sequences = [answer.sequence for answer in answers]
-    assert all(sequences[at] < sequences[at + 20] for at in range(40))
-    with pytest.raises(LogUnavailable, match="too many inflight"):
-        await log.append_atomically(publications[:20])
+    async with held_batches(broker.server, "n"):
+        for _ in range(2):
+            answers = await all_of(log, *publications)
+            assert [type(answer) for answer in answers] == [Appended] * 60
+            sequences = [answer.sequence for answer in answers]
+            assert all(sequences[at] < sequences[at + 20] for at in range(40))
+            with pytest.raises(BatchRefused, match="too many inflight"):
+                await log.append_atomically(publications[:20])
+        stored = [record for record in await everything(log) if record.body != b""]
+        assert not any(map(is_of_batch, stored))
+
+
+async def test_an_event_behind_a_refused_batch_of_its_document_is_stored(broker: Broker) -> None:
+    log = await broker.open_log()
+    async with held_batches(broker.server, "n"):
+        answers = await asyncio.gather(
+            outcome_of(log.append_atomically([event("a"), event("b")])), log.append(event("a"))
+        )
+    assert [type(answer) for answer in answers] == [BatchRefused, Appended]
+
+
+async def test_batches_are_sent_again_once_the_broker_takes_them(broker: Broker) -> None:
+    log = await broker.open_log()
+    async with held_batches(broker.server, "n"):
+        with pytest.raises(BatchRefused):
+            await log.append_atomically([event("a"), event("b")])
+    async with asyncio.timeout(WAIT_SECONDS):
+        while isinstance(
+            answer := await outcome_of(log.append_atomically([event("a"), event("b")])), Exception
+        ):
+            assert isinstance(answer, BatchRefused)
+            await asyncio.sleep(0.05)
+    assert isinstance(answer, list)
 
 
 async def test_a_broker_out_of_space_says_so_at_once(tmp_path: Path) -> None:

@@ -95,22 +95,42 @@ class Broker:
 
     async def publish_raw(self, *frames: bytes) -> None:
         """Publish as an author what no client would; returns once the server has it."""
-        host, port = self.server.host, self.server.port
-        reader, writer = await asyncio.open_connection(host, port)
-        try:
-            connect_as = b'CONNECT {"verbose":false,"pedantic":false,"headers":true}\r\n'
-            writer.write(connect_as + b"".join(frames) + b"PING\r\n")
-            async with asyncio.timeout(WAIT_SECONDS):
-                while (line := await reader.readline()) != b"PONG\r\n":
-                    assert line.startswith((b"INFO", b"PING")), line
-        finally:
-            writer.close()
+        await publish_raw(self.server, *frames)
 
     async def close(self) -> None:
         """Close every client, then end the server."""
         for client in self._clients:
             await client.close()
         await self.server.stop()
+
+
+async def publish_raw(server: NatsServer, *frames: bytes) -> None:
+    """Publish as an author what no client would; returns once the server has it."""
+    reader, writer = await asyncio.open_connection(server.host, server.port)
+    try:
+        connect_as = b'CONNECT {"verbose":false,"pedantic":false,"headers":true}\r\n'
+        writer.write(connect_as + b"".join(frames) + b"PING\r\n")
+        async with asyncio.timeout(WAIT_SECONDS):
+            while (line := await reader.readline()) != b"PONG\r\n":
+                assert line.startswith((b"INFO", b"PING")), line
+    finally:
+        writer.close()
+
+
+@asynccontextmanager
+async def held_batches(server: NatsServer, namespace: str) -> AsyncIterator[None]:
+    """Hold every atomic batch that the server takes for the stream (50) open, as an author; commit them at the end."""
+    for number in range(2):
+        commit = b"Nats-Batch-Commit: 1\r\n" * number
+        heads = [
+            b"NATS/1.0\r\nNats-Batch-Id: held%d\r\nNats-Batch-Sequence: %d\r\n%b\r\n"
+            % (batch, number + 1, commit)
+            for batch in range(60)
+        ]
+        subject = f"state.{namespace}.held".encode()
+        await publish_raw(server, *(b"HPUB %b %d %d\r\n%b\r\n" % (subject, len(h), len(h), h) for h in heads))
+        if not number:
+            yield
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from refold.core.errors import LogUnavailable, RefoldError, StoreUnavailable
 from refold.gateway.app import Gateway, create_app
+from refold.gateway.early_outcomes import EarlyOutcomes
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.parts import About, Parts
 from refold.gateway.progress import Progress
@@ -26,6 +27,7 @@ from refold.gateway.readiness import Readiness
 from refold.history import History
 from refold.log import PROGRESS_SUBJECT, Acknowledgement, Appended, LogInfo, Publication, Stale, Unknown
 from refold.log.memory import MemoryLog, MemoryNotices
+from refold.projector.notices import outcome_view
 from refold.store import Head
 from refold.store.memory import MemoryStore, Tables
 from refold.telemetry.metrics import GatewayMetrics
@@ -153,7 +155,7 @@ class Twin:
 async def twin(*, is_projecting: bool = True, wait_seconds: float = 5.0) -> AsyncIterator[Twin]:
     """Make a gateway over twins; without a projector nothing is folded until `projector` is entered."""
     made = await _made(wait_seconds)
-    watching = asyncio.create_task(made.parts.progress.watch())
+    watching = [asyncio.create_task(work) for work in (made.parts.progress.watch(), made.parts.early.run())]
     try:
         async with made.client:
             if is_projecting:
@@ -162,7 +164,8 @@ async def twin(*, is_projecting: bool = True, wait_seconds: float = 5.0) -> Asyn
             else:
                 yield made
     finally:
-        watching.cancel()
+        for task in watching:
+            task.cancel()
 
 
 async def _made(wait_seconds: float) -> Twin:
@@ -178,6 +181,7 @@ async def _made(wait_seconds: float) -> Twin:
         store=store,
         history=history,
         outcomes=outcomes,
+        early=EarlyOutcomes(log, store, progress, outcomes, outcome_view),
         progress=progress,
         readiness=Readiness(log, progress, required_sequence=0, lag_seconds_max=5.0),
         reply_subject=REPLY_SUBJECT,

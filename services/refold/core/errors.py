@@ -6,6 +6,7 @@ RefoldError
 ├── VersionUnknown          the document has no such version
 ├── LogError
 │   ├── LogUnavailable      the broker cannot be reached or does not answer
+│   │   └── BatchRefused    it takes no atomic batch at present
 │   ├── LogFull             the stream or its disk has no room
 │   ├── LogMissing          the broker has no log: none is created where there may have been one
 │   ├── LogDiffers          the stream is not the one that this system made: lists the differences
@@ -91,6 +92,12 @@ class LogUnavailable(LogError):
     """The broker cannot be reached or does not answer."""
 
     code = "log_unavailable"
+
+
+class BatchRefused(LogUnavailable):
+    """The broker takes no atomic batch at present; nothing was stored. The same events one by one may be taken."""
+
+    code = "batch_refused"
 
 
 class LogFull(LogError):

@@ -237,8 +237,8 @@ SOCKET_READ_BYTES: Final = 512 * 1024
 SOCKET_UNSENT_BYTES_MAX: Final = 4 * 1024 * 1024
 """Notices wait for the broker once so much of them is unsent."""
 
-READ_AHEAD_BYTES: Final = 8 * 1024 * 1024
-"""Events that the broker may send before their reader takes them."""
+READ_AHEAD_BYTES: Final = 4 * 1024 * 1024
+"""Events that the broker may send before their reader takes them: half of its `max_pending`, where it disconnects."""
 
 READ_SECONDS: Final = 30.0
 """One request for events; asked again when it runs out."""

@@ -43,7 +43,8 @@ class Command:
     """What to run, in `folder`; `arguments` begin with the program's path.
 
     The first of the `logs` takes what it prints; others it writes itself. Each start begins them anew.
-    `process_bytes_max` bounds what each of its processes may allocate for itself; 0: nothing does.
+    `process_bytes_max` bounds what each of its processes may allocate for itself; 0: nothing does. `variable` is
+    added to its environment, as `NAME=value`.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Command:
     logs: tuple[Path, ...]
     identity: Identity | None = None
     process_bytes_max: int = 0
+    variable: str = ""
 
 
 class Child:
@@ -140,10 +142,10 @@ def _launch(command: Command, held: Iterable[int]) -> subprocess.Popen[bytes]:
         if log.exists():
             log.replace(log.with_name(log.name + ".1"))
     uid, gid = (command.identity.uid, command.identity.gid) if command.identity else (-1, -1)
-    ties = (str(os.getpid()), str(int(DEATH_SIGNAL)), str(uid), str(gid), str(command.process_bytes_max))
+    ties = (os.getpid(), int(DEATH_SIGNAL), uid, gid, command.process_bytes_max, command.variable)
     with command.logs[0].open("xb") as printed:
         return subprocess.Popen(
-            (sys.executable, "-I", "-S", str(_LAUNCH), *ties, *command.arguments),
+            (sys.executable, "-I", "-S", str(_LAUNCH), *map(str, ties), *command.arguments),
             cwd=command.folder,
             stdin=subprocess.DEVNULL,
             stdout=printed,

@@ -1,7 +1,7 @@
 """Becomes a server after giving up what it must not keep. Run by `refold.embedded.child`, never imported.
 
 Arguments: parent's pid, death signal (0: none), uid and gid (-1: keep), bytes that a process may allocate
-(0: any number), then the command.
+(0: any number), one variable of the environment (`NAME=value`, or empty), then the command.
 A program of its own, because none of this is safe between fork and exec in a process that has threads.
 """
 
@@ -17,7 +17,11 @@ _PR_SET_PDEATHSIG = 1
 def main() -> None:
     """Drop privileges, tie our life to the parent's, then become the command."""
     parent, death_signal, uid, gid, bytes_max = (int(argument) for argument in sys.argv[1:6])
-    command = sys.argv[6:]
+    variable, command = sys.argv[6], sys.argv[7:]
+    environment = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
+    if variable:
+        name, _, value = variable.partition("=")
+        environment[name] = value
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
         # A shell's background job ignores SIGINT, and that would be inherited.
         signal.signal(number, signal.SIG_DFL)
@@ -30,7 +34,7 @@ def main() -> None:
         os.setuid(uid)
     # After setuid, which clears it.
     _die_with(parent, death_signal)
-    os.execve(command[0], command, {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"})  # noqa: S606 - its purpose.
+    os.execve(command[0], command, environment)  # noqa: S606 - its purpose.
 
 
 def _die_with(parent: int, death_signal: int) -> None:

@@ -47,6 +47,10 @@ _ANY_PORT: Final = -1
 _COMPLAINTS_MAX: Final = 3
 _STORAGE_COMPLAINT: Final = re.compile(r"\[(WRN|ERR|FTL)\](?!.*Plaintext passwords)")
 
+_MEMORY_BYTES: Final = 384 * 1024 * 1024
+"""Over this, the server gives freed memory back at once. A target, not a bound: without it, 40 subscribers that did
+not read left 882 MiB behind. A million documents take about 350 MiB."""
+
 
 class _ConfigurationTemplate(Template):
     """`%{name}`, since `$` begins the broker's own subjects."""
@@ -168,7 +172,11 @@ def _configuration(values: dict[str, object]) -> bytes:
 def _command(home: Path) -> Command:
     arguments = (str(binaries.nats_server()), "-c", _CONFIGURATION, "--ports_file_dir", ".")
     return Command(
-        name="nats", arguments=arguments, folder=home, logs=(home / "nats.log", home / "server.log")
+        name="nats",
+        arguments=arguments,
+        folder=home,
+        logs=(home / "nats.log", home / "server.log"),
+        variable=f"GOMEMLIMIT={_MEMORY_BYTES}",
     )
 
 

@@ -49,7 +49,7 @@ async def append_events(request: Request, namespace: str) -> Response:
     """Append a line an event, in order; answer a line an outcome.
 
     A line that breaks a rule is answered by its own refusal, and the others go on. Where the log fails, what
-    follows in this request is refused with its problem, so that no later event overtakes an earlier one.
+    follows in this request is refused with its problem, so that no later event of a document overtakes an earlier one.
     """
     refuse_query(request)
     refuse_encoding(request)
@@ -150,7 +150,7 @@ class BulkAnswer(Response):
             await append_batch(self._parts, batch)
         except (RefoldError, Problem) as error:
             # Nothing is in the log yet, and nothing answered: then the whole request fails, plainly.
-            if not self._has_written and not self._has_started:
+            if not (self._has_written or batch.written or self._has_started):
                 raise
             batch.failure = error if isinstance(error, Problem) else problem_of(error)
             # Whatever is true of this batch, those behind it are not sent at all.

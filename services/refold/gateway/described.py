@@ -30,8 +30,8 @@ _PROBLEMS: Final = {
     500: "The gateway failed.",
     503: (
         "The log or the store cannot be reached or has no room, or all is busy, or the gateway has just started and "
-        "the projection has not reached the log's end of that moment (`projection_behind`: `folded_sequence`, `required_sequence`); "
-        "nothing is lost."
+        "the projection has not reached the log's end of that moment (`projection_behind`: `folded_sequence`, "
+        "`required_sequence`); nothing is lost."
     ),
     504: "What was waited for did not come in time.",
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 import orjson
 
@@ -18,6 +19,7 @@ from refold.gateway.progress import Progress
 from refold.telemetry.logging import get_logger
 
 View = dict[str, Json]
+WhenLate = Callable[[str, str, int], None]
 LookUp = Callable[[str, str, int], Awaitable[View | None]]
 
 
@@ -46,18 +48,35 @@ class Outcomes:
         elif not awaited.done():
             awaited.set_result(view)
 
+    def tell(self, view: View) -> None:
+        """Give an outcome, found by another way than its notice, to who waits for it."""
+        awaited = self._awaited.get(cast("int", view["sequence"]))
+        if awaited is not None and not awaited.done():
+            awaited.set_result(view)
+
     def arrived(self, sequence: int) -> View | None:
         """Take an outcome that has already come."""
         return self._early.pop(sequence, None)
 
-    async def wait(self, namespace: str, document: str, sequence: int, deadline: float) -> View | None:
-        """Wait for an event's outcome; None where the deadline (the loop's clock) passes first."""
+    async def wait(
+        self,
+        namespace: str,
+        document: str,
+        sequence: int,
+        deadline: float,
+        *,
+        when_late: WhenLate | None = None,
+    ) -> View | None:
+        """Wait for an event's outcome; None where the deadline (the loop's clock) passes first.
+
+        `when_late` is called again and again while neither its notice has come nor the store has it.
+        """
         early = self.arrived(sequence)
         if early is not None:
             return early
         awaited = self._awaited[sequence] = asyncio.get_running_loop().create_future()
         try:
-            return await self._heard_or_found(awaited, (namespace, document, sequence), deadline)
+            return await self._heard_or_found(awaited, (namespace, document, sequence), deadline, when_late)
         finally:
             self._awaited.pop(sequence, None)
 
@@ -68,7 +87,11 @@ class Outcomes:
                 awaited.set_result(None)
 
     async def _heard_or_found(
-        self, awaited: asyncio.Future[View | None], event: tuple[str, str, int], deadline: float
+        self,
+        awaited: asyncio.Future[View | None],
+        event: tuple[str, str, int],
+        deadline: float,
+        when_late: WhenLate | None,
     ) -> View | None:
         loop = asyncio.get_running_loop()
         while not awaited.done():
@@ -87,6 +110,8 @@ class Outcomes:
                 return None
             if is_lost:
                 self._lost_sequence = 0
+            if when_late is not None:
+                when_late(*event)
         return awaited.result()
 
     async def _note_loss(self) -> None:

@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from refold.core.canonical import Json
 from refold.core.page import Point, Snapshot
+from refold.gateway.early_outcomes import EarlyOutcomes
 from refold.gateway.inflight import Bounds
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.progress import Progress
@@ -90,6 +91,7 @@ class Parts:
     store: SnapshotStore
     history: History
     outcomes: Outcomes
+    early: EarlyOutcomes
     progress: Progress
     readiness: Readiness
     reply_subject: str

@@ -33,6 +33,7 @@ async def read_document(request: Request, namespace: str, document: str) -> Resp
     parts = parts_of(request)
     check_name(namespace, "namespace")
     check_name(document, "document")
+    await parts.early.caught_up(namespace, document, deadline_in(parts.wait_seconds))
     if not request.scope["query_string"]:
         return _answer(request, await _newest(parts, namespace, document), None)
     query = read_query(request)

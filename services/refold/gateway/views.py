@@ -45,12 +45,14 @@ _PATCH: Final[dict[int, Any]] = {
 }
 
 
-@router.get("/v1/{namespace}/{document}/history", **described("History", "readHistory", models.Changes, 422))
+@router.get(
+    "/v1/{namespace}/{document}/history", **described("History", "readHistory", models.Changes, 422, 504)
+)
 async def read_history(
     request: Request, namespace: str, document: str, query: Annotated[HistoryQuery, Query()]
 ) -> Response:
     """List the document's versions with the changes that made them, bounded; `next` continues."""
-    _check_names(namespace, document)
+    await _begin(request, namespace, document)
     found = await parts_of(request).history.changes(
         namespace,
         document,
@@ -64,26 +66,26 @@ async def read_history(
 
 @router.get(
     "/v1/{namespace}/{document}/diff",
-    **described("Diff of two versions", "readDiff", None, 404, 422, also=_PATCH),
+    **described("Diff of two versions", "readDiff", None, 404, 422, 504, also=_PATCH),
 )
 async def read_diff(
     request: Request, namespace: str, document: str, query: Annotated[DiffQuery, Query()]
 ) -> Response:
     """Return the patch that turns one version into the other; an earlier one last undoes."""
-    _check_names(namespace, document)
+    await _begin(request, namespace, document)
     patch = await parts_of(request).history.diff(namespace, document, query.from_, query.to)
     return Response(orjson.dumps(patch), 200, None, JSON_PATCH)
 
 
 @router.get(
     "/v1/{namespace}/{document}/rejections",
-    **described("Rejections", "readRejections", models.Rejections, 422),
+    **described("Rejections", "readRejections", models.Rejections, 422, 504),
 )
 async def read_rejections(
     request: Request, namespace: str, document: str, query: Annotated[RejectionsQuery, Query()]
 ) -> Response:
     """List what the fold refused for this document, newest first."""
-    _check_names(namespace, document)
+    await _begin(request, namespace, document)
     items, following = await parts_of(request).history.rejections(
         namespace, document, limit=query.limit, before_sequence=query.after
     )
@@ -98,7 +100,7 @@ async def read_outcome_by_id(
     request: Request, namespace: str, document: str, query: Annotated[OutcomeQuery, Query()]
 ) -> Response:
     """Return what became of the first event with this id, once all that the log holds now is folded."""
-    _check_names(namespace, document)
+    await _begin(request, namespace, document)
     parts = parts_of(request)
     found = await parts.history.outcome_of_id(namespace, document, query.id)
     if found is None:
@@ -119,6 +121,7 @@ async def read_outcome_by_id(
         models.Outcome,
         404,
         422,
+        504,
         also={202: {"model": models.Pending, "description": "Not folded yet."}},
     ),
 )
@@ -126,7 +129,7 @@ async def read_outcome(
     request: Request, namespace: str, document: str, sequence: models.Sequence
 ) -> Response:
     """Return what became of the document's event at this sequence."""
-    _check_names(namespace, document)
+    await _begin(request, namespace, document)
     parts = parts_of(request)
     found = await parts.history.outcome(namespace, document, sequence)
     if found is None:
@@ -150,9 +153,11 @@ async def list_documents(request: Request, namespace: str, query: Annotated[List
     """
     check_name(namespace, "namespace")
     refuse_contradictions(query, "where", "at", "sequence", "absent")
+    parts = parts_of(request)
+    await parts.early.caught_up(namespace, None, deadline_in(query.timeout))
     if query.absent is not None:
         return await _list_names(request, namespace, query)
-    parts, prefix, limit, cursor = parts_of(request), query.prefix, query.limit, query.cursor
+    prefix, limit, cursor = query.prefix, query.limit, query.cursor
     point = await folded_point(parts, query, deadline_in(query.timeout))
     if point is None:
         page = await parts.store.list_documents(
@@ -214,6 +219,9 @@ async def _is_coming(parts: Parts, sequence: int) -> bool:
     return sequence <= (await parts.log.info()).last_sequence
 
 
-def _check_names(namespace: str, document: str) -> None:
+async def _begin(request: Request, namespace: str, document: str) -> None:
+    """Check the names, and wait for what this gateway answered of the document."""
     check_name(namespace, "namespace")
     check_name(document, "document")
+    parts = parts_of(request)
+    await parts.early.caught_up(namespace, document, deadline_in(parts.wait_seconds))

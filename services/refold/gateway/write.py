@@ -92,7 +92,9 @@ async def _write(request: Request, made: Draft, change: dict[str, Json]) -> Resp
         written = await _publish(parts, made, publication, condition)
         outcome = written.outcome
         if outcome is None and wait > 0:
-            outcome = await parts.outcomes.wait(made.namespace, made.document, written.sequence, deadline)
+            outcome = await parts.outcomes.wait(
+                made.namespace, made.document, written.sequence, deadline, when_late=parts.early.want
+            )
     if outcome is None:
         parts.seen.forget(made.namespace, made.document)
         return pending_answer(made.namespace, made.document, written.sequence, made.id)

@@ -83,7 +83,8 @@ class EventLog(Protocol):
         """Append all next to each other, or none. At most `BATCH_EVENTS_MAX`, and `BATCH_BYTES_MAX` of bodies.
 
         Raises as `append` does, and `Refused` `batch_too_large`; `bad_batch` where a document's second event is
-        strict.
+        strict; `BatchRefused` while the log takes no batches, although it may take single events: those appended
+        behind it are not held back then.
         """
 
     def read(self, after_sequence: int) -> AsyncGenerator[list[Record], None]:

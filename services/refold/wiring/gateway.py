@@ -17,8 +17,9 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from refold import __version__
 from refold.core import canonical
-from refold.core.errors import ServiceUnavailable
+from refold.core.errors import LogHole, ServiceUnavailable
 from refold.gateway.app import create_app
+from refold.gateway.early_outcomes import EarlyOutcomes
 from refold.gateway.inflight import Bounds
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.parts import About, Parts
@@ -28,6 +29,7 @@ from refold.history import History
 from refold.log import CONTROL_SUBJECT, PROGRESS_SUBJECT
 from refold.log.jetstream import JetStreamLog, JetStreamNotices
 from refold.log.jetstream.client import NO_RESPONDERS
+from refold.projector.notices import outcome_view
 from refold.store.postgres import PostgresStore
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import GatewayMetrics
@@ -51,6 +53,7 @@ async def run(settings: Settings) -> None:
             background = [
                 catching_up,
                 tasks.create_task(parts.progress.watch(), name="progress"),
+                tasks.create_task(parts.early.run(), name="early-outcomes"),
                 tasks.create_task(_release(parts, stop), name="release"),
             ]
             # Mostly it takes milliseconds: then no read is refused at all.
@@ -81,10 +84,15 @@ async def _parts(settings: Settings) -> AsyncIterator[Parts]:
         outcomes = Outcomes(history.outcome, progress)
         reply_subject = await _listen(JetStreamNotices(log.client), outcomes, progress)
         await progress.refresh()
+        end_sequence = await _end_sequence(log)
+        if end_sequence < progress.sequence:
+            # Appended now, other events would stand where those were that the log has lost.
+            message = "the log ends before what has been folded from it"
+            raise LogHole(message, last_sequence=end_sequence, folded_sequence=progress.sequence)
         readiness = Readiness(
             log,
             progress,
-            required_sequence=await _end_sequence(log),
+            required_sequence=end_sequence,
             lag_seconds_max=settings.ready_lag_seconds,
             allows_stale_reads=settings.stale_reads,
         )
@@ -95,6 +103,7 @@ async def _parts(settings: Settings) -> AsyncIterator[Parts]:
             store=store,
             history=history,
             outcomes=outcomes,
+            early=EarlyOutcomes(log, store, progress, outcomes, outcome_view),
             progress=progress,
             readiness=readiness,
             reply_subject=reply_subject,

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Final
 
-from refold.core.errors import LogError, LogUnavailable
+from refold.core.errors import BatchRefused, LogError, LogUnavailable
 from refold.core.limits import ACKNOWLEDGE_SECONDS, APPEND_GROUPS_MAX, APPENDS_WAITING_MAX
 from refold.log import Acknowledgement, Appended, Publication, Stale, Unknown
 from refold.log.admission import admit, admit_together
+from refold.log.jetstream.acknowledgement import PubAck
 from refold.log.jetstream.client import BrokerClient
 from refold.log.jetstream.flights import Flights, Outcome
 from refold.log.jetstream.frames import Event
 from refold.log.jetstream.room import Room
 from refold.log.jetstream.waiting import Answer, Parcel, WaitingLine
+
+BATCHES_REFUSED_SECONDS: Final = 2.0
+"""After the broker refused a batch, events are sent one by one for so long before the next batch is tried."""
 
 
 class Appender:
@@ -38,6 +43,9 @@ class Appender:
         )
         self._is_scheduled = False
         self._is_closed = False
+        # Until then (the loop's clock) no batch is sent: the server bounds the open batches of all its clients.
+        self._singles_until = 0.0
+        self._refusal = BatchRefused()
         self._moved = asyncio.Event()
         self._forget = client.when_lost(self._lose_all)
 
@@ -65,6 +73,8 @@ class Appender:
         try:
             if self._is_closed:
                 raise LogUnavailable("the log was closed")
+            if len(publications) > 1 and self._sends_singles():
+                raise BatchRefused(self._refusal.message, **self._refusal.facts)
             parcel = Parcel(
                 events=[_event(*pair) for pair in zip(publications, lines, strict=True)],
                 is_strict=any(each.expected_last_sequence is not None for each in publications),
@@ -84,9 +94,15 @@ class Appender:
 
     def _send_waiting(self) -> None:
         self._is_scheduled = False
-        while len(self._flights) < APPEND_GROUPS_MAX and (parcels := self._line.take(self._flights.subjects)):
-            self._flights.send(parcels)
+        singles = self._sends_singles()
+        while len(self._flights) < APPEND_GROUPS_MAX and (
+            parcels := self._line.take(self._flights.subjects, as_singles=singles)
+        ):
+            self._flights.send(parcels, as_singles=singles)
         self._moved.set()
+
+    def _sends_singles(self) -> bool:
+        return asyncio.get_running_loop().time() < self._singles_until
 
     def _settle(self, parcels: list[Parcel], outcome: Outcome) -> None:
         if isinstance(outcome, Unknown):
@@ -96,16 +112,26 @@ class Appender:
             self._refuse(parcels, outcome, outcome)
         elif not outcome.code:
             _confirm(parcels, outcome.sequence)
-        elif len(parcels) > 1 and (outcome.is_stale or outcome.is_batch_refused):
-            # Who is at fault is not said: halves find him. A batch that was not taken at all goes one by one.
-            company = len(parcels) // 2 if outcome.is_stale else 1
+        elif outcome.is_batch_refused:
+            self._resend_singly(parcels, outcome)
+        elif len(parcels) > 1 and outcome.is_stale:
+            # The broker does not say which event was at fault: halves find it.
             for parcel in parcels:
-                parcel.company = company
+                parcel.company = len(parcels) // 2
             self._line.return_to_front(parcels)
         elif outcome.is_stale:
             parcels[0].resolve(Stale())
         else:
             self._refuse(parcels, outcome.error(), outcome.error())
+
+    def _resend_singly(self, parcels: list[Parcel], ack: PubAck) -> None:
+        """Send a refused group's events one by one. What must be stored together only its caller can split."""
+        self._singles_until = asyncio.get_running_loop().time() + BATCHES_REFUSED_SECONDS
+        self._refusal = BatchRefused(ack.error().message, broker_code=ack.code)
+        if len(parcels) > 1:
+            self._line.return_to_front(parcels)
+        else:
+            parcels[0].resolve(self._refusal)
 
     def _refuse(self, parcels: list[Parcel], answer: Unknown | LogError, for_those_behind: LogError) -> None:
         """Answer, and answer those behind: a document's later event must not be stored without the earlier one."""

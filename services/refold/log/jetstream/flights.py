@@ -70,11 +70,15 @@ class Flights:
         """Count the groups."""
         return len(self._flights)
 
-    def send(self, parcels: list[Parcel]) -> None:
-        """Put a group on the wire: as one batch where that is quicker, or where a document comes twice."""
+    def send(self, parcels: list[Parcel], *, as_singles: bool = False) -> None:
+        """Put a group on the wire: as one batch where that is quicker, or where a document comes twice.
+
+        `as_singles`: only what must be stored together goes as a batch.
+        """
         subjects = set[bytes]().union(*[parcel.subjects for parcel in parcels])
         events = sum(len(parcel.events) for parcel in parcels)
-        is_batch = self._pace.prefers_batch(events) or len(subjects) < events or len(parcels) < events
+        is_batch = len(subjects) < events or len(parcels) < events
+        is_batch = is_batch or (not as_singles and self._pace.prefers_batch(events))
         loop = asyncio.get_running_loop()
         flight = _Flight(subjects=subjects, events=events, is_batch=is_batch, sent_at=time.perf_counter())
         frames = self._as_batch(flight, parcels) if is_batch else self._as_singles(flight, parcels)

@@ -73,9 +73,12 @@ class WaitingLine:
         """Stand where they stood before they were sent in vain."""
         self._line.extendleft(reversed(parcels))
 
-    def take(self, travelling: Collection[bytes]) -> list[Parcel]:
-        """Take out the next group; nothing where everyone waits for a document that is travelling."""
-        group = _Group(travelling)
+    def take(self, travelling: Collection[bytes], *, as_singles: bool = False) -> list[Parcel]:
+        """Take out the next group; nothing where everyone waits for a document that is travelling.
+
+        `as_singles`: the group is sent event by event, so it has no document twice.
+        """
+        group = _Group(travelling, as_singles=as_singles)
         while self._line and not group.is_closed:
             parcel = self._line.popleft()
             if not parcel.answer.done():
@@ -101,11 +104,12 @@ class WaitingLine:
 class _Group:
     """A group in the making: who is chosen, who is passed over, and who may no longer be chosen for that."""
 
-    def __init__(self, travelling: Collection[bytes]) -> None:
+    def __init__(self, travelling: Collection[bytes], *, as_singles: bool) -> None:
         self.parcels: list[Parcel] = []
         self.passed: list[Parcel] = []
         self.is_closed = False
         self._barred = set(travelling)
+        self._as_singles = as_singles
         self._has_passed_plain = False
         self._subjects: set[bytes] = set()
         self._company = BATCH_EVENTS_MAX
@@ -137,7 +141,7 @@ class _Group:
             and parcel.is_strict == self.parcels[0].is_strict
             and min(self._company, parcel.company) > len(self.parcels)
             and self._size + parcel.size <= BATCH_BYTES_MAX
-            and not (parcel.is_strict and parcel.events[0].subject in self._subjects)
+            and not ((parcel.is_strict or self._as_singles) and parcel.events[0].subject in self._subjects)
         )
 
     def _is_plain_and_cut(self) -> bool:

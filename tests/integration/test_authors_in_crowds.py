@@ -1,0 +1,104 @@
+"""What an author on NATS, who needs no password, cannot do to the others."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import psutil
+
+from refold.gateway.early_outcomes import EARLY_LAG_EVENTS_MIN
+from support.broker import WAIT_SECONDS
+from support.http import Api, outcome, problem
+from support.system import System
+
+LISTENERS = 6
+CONNECTIONS = 128
+
+
+@asynccontextmanager
+async def author(system: System, frames: bytes = b"") -> AsyncIterator[bytes]:
+    """Connect as an author that sends frames and reads nothing more; yields how the server answered."""
+    reader, writer = await asyncio.open_connection(system.nats.host, system.nats.port, limit=4096)
+    try:
+        writer.write(b'CONNECT {"verbose":false,"pedantic":false}\r\n' + frames + b"PING\r\n")
+        async with asyncio.timeout(WAIT_SECONDS):
+            while (line := await reader.readline()) and not line.startswith((b"PONG", b"-ERR")):
+                pass
+        yield line
+    finally:
+        writer.close()
+
+
+async def test_a_subscriber_that_does_not_read_is_disconnected_and_no_other(api: Api, system: System) -> None:
+    log = system.nats.child.command.logs[1]
+    begun = log.stat().st_size
+    events = [{"doc": f"d{number % 100}", "put": "x" * 4_000} for number in range(6_000)]
+    async with AsyncExitStack() as listening:
+        subscribe = f"SUB change.{api.namespace}.> 1\r\n".encode()
+        for _ in range(LISTENERS):
+            await listening.enter_async_context(author(system, subscribe))
+        answers = await api.append(events, Refold_Wait="60")
+    assert {answer["status"] for answer in answers} == {"applied"}
+    cut = re.findall(rb"Slow Consumer.*", log.read_bytes()[begun:])
+    assert len(cut) == LISTENERS
+    assert all(b"MaxPending of 8388608 Exceeded" in line for line in cut), cut
+
+
+async def test_authors_that_take_all_connections_disconnect_no_service(api: Api, system: System) -> None:
+    async with AsyncExitStack() as connected:
+        for _ in range(CONNECTIONS):
+            answer = await connected.enter_async_context(author(system))
+        assert b"maximum connections exceeded" in answer
+        assert (await api.put("d", 1)).status_code == 201
+    async with asyncio.timeout(WAIT_SECONDS):
+        while answer.startswith(b"-ERR"):
+            async with author(system) as answer:
+                pass
+
+
+async def test_a_write_behind_a_flood_is_answered_before_the_projection_is_there(
+    api: Api, system: System
+) -> None:
+    """The outcome is what the projection has later, and a read that follows shows the write."""
+    assert (await api.put("old", {"n": 1}, Idempotency_Key="k")).status_code == 201
+    projector = psutil.Process(system.projector.process.pid)
+    projector.suspend()
+    try:
+        flood = [{"doc": "flood", "merge": {"n": number}} for number in range(EARLY_LAG_EVENTS_MIN + 1_000)]
+        await api.append(flood, Refold_Wait="0")
+        answers = await asyncio.gather(
+            api.put("new", {"n": 1}, Refold_Wait="60"),
+            api.merge("old", {"n": 2}, Refold_Wait="60"),
+            api.put("old", {"n": 1}, Idempotency_Key="k", Refold_Wait="60"),
+            api.patch("other", {"op": "test", "path": "/n", "value": 9}, Refold_Wait="60"),
+        )
+        assert [answer.status_code for answer in answers] == [201, 200, 201, 409]
+        reading = asyncio.create_task(api.get("new"))
+        done, _ = await asyncio.wait([reading], timeout=0.2)
+        assert not done
+    finally:
+        projector.resume()
+    assert (await reading).json() == {"n": 1}
+    assert (await api.get("old")).json() == {"n": 2}
+    for view in (answer.json() for answer in answers):
+        told = view.get("outcome", view)
+        assert (await api.get(f"{told['document']}/outcomes/{told['sequence']}")).json() == told
+
+
+async def test_a_read_behind_an_early_answer_says_so_when_the_projection_does_not_come(
+    api: Api, system: System
+) -> None:
+    projector = psutil.Process(system.projector.process.pid)
+    projector.suspend()
+    try:
+        flood = [{"doc": "flood", "put": number} for number in range(EARLY_LAG_EVENTS_MIN + 1_000)]
+        await api.append(flood, Refold_Wait="0")
+        written = outcome(await api.put("d", 1, Refold_Wait="60"), 201)
+        view = problem(await api.get("", timeout=0.1), 504, "timed_out")
+        assert view["sequence"] == written["sequence"] > view["folded_sequence"]
+    finally:
+        projector.resume()
+    assert (await api.get("", timeout=60)).json()["items"][0]["id"] == "d"
