@@ -107,20 +107,21 @@ async def start_nats(
     folder: DataFolder,
     *,
     port: int = 0,
+    monitor_port: int = 0,
     host: str = LOOPBACK,
     sync: Durability = "fsync",
     file_bytes_max: int | None = None,
 ) -> NatsServer:
-    """Start the server and wait until it answers; port 0 = any free one.
+    """Start the server and wait until it answers; ports 0 = any free one.
 
     `file_bytes_max` bounds the log in bytes before compression; left out = as much as the disk has room for.
     """
     refuse_taken(host, port)
-    start = partial(_start, folder, port=port, host=host, sync=sync)
+    start = partial(_start, folder, port=port, monitor_port=monitor_port, host=host, sync=sync)
     if file_bytes_max:
         return await start(file_bytes_max=file_bytes_max)
     # The bound counts bytes before compression, which no file tells: only the running server knows.
-    counted, room = _counted_bytes(folder), _room_bytes(folder.path)
+    counted, room = _counted_bytes(folder), room_bytes(folder.path)
     server = await start(file_bytes_max=counted + room)
     used = await _used_bytes(server)
     if abs(used - counted) <= room * LOG_UNCOUNTED_SHARE:
@@ -136,13 +137,14 @@ def inbox_prefix(user: NatsUser) -> str:
 
 
 async def _start(
-    folder: DataFolder, *, port: int, host: str, sync: Durability, file_bytes_max: int
+    folder: DataFolder, *, port: int, monitor_port: int, host: str, sync: Durability, file_bytes_max: int
 ) -> NatsServer:
     home = folder.path / "nats"
     home.mkdir(mode=0o700, exist_ok=True)
     for stale in home.glob("*.ports"):
         stale.unlink()
-    settings = {"host": host, "port": port or _ANY_PORT, "sync_interval": _SYNC_INTERVAL[sync]}
+    ports = {"port": port or _ANY_PORT, "monitor_port": monitor_port or _ANY_PORT}
+    settings = {"host": host, "sync_interval": _SYNC_INTERVAL[sync], **ports}
     sizes = {"payload_bytes_max": PAYLOAD_BYTES_MAX, "file_bytes_max": file_bytes_max}
     write_private(home / _CONFIGURATION, _configuration({**folder.passwords, **settings, **sizes}))
     try:
@@ -152,12 +154,11 @@ async def _start(
         raise EmbeddedError(message, folder=str(home)) from error
     child = folder.start(_command(home))
     try:
-        ports = await wait_ready(child, lambda: _listening(home, host))
+        listening, monitoring = await wait_ready(child, lambda: _listening(home, host))
     except ChildFailed as error:
         if port and lost_port(error):
             raise port_taken(host, port) from error
         raise
-    listening, monitoring = ports
     server = NatsServer(
         child=child, host=host, port=listening, monitor_port=monitoring, passwords=folder.passwords
     )
@@ -245,7 +246,8 @@ def _counted_bytes(folder: DataFolder) -> int:
     return int(path.read_bytes()) if path.exists() else 0
 
 
-def _room_bytes(path: Path) -> int:
+def room_bytes(path: Path) -> int:
+    """Give how much the log may grow on its disk: what is free, less a reserve."""
     disk = shutil.disk_usage(path)
     reserve = min(DISK_RESERVE_BYTES, int(disk.total * DISK_RESERVE_SHARE))
     return max(disk.free - reserve, 1)

@@ -6,17 +6,20 @@ Used by `refold.wiring.system` and `refold.wiring.service_process`.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 import orjson
 
-from refold.core.limits import CHILD_START_SECONDS
+from refold.core.limits import BATCH_BYTES_MAX, CHILD_START_SECONDS
 from refold.embedded.postgres import PostgresServer
 from refold.wiring.part import SILENT_SECONDS, Fault
 
 _NOT_LISTENING: Final = Fault("it does not listen", CHILD_START_SECONDS)
 _WRITE_ERROR: Final = "write error"
-_WRITE_ERROR_SECONDS: Final = 2.0
+_UNWRITABLE_SECONDS: Final = 2.0
+ROOM_AT_BOUND_BYTES: Final = 32 * 1024 * 1024
+"""A server at its bound is started again only where its bound would grow by more than this."""
 
 
 async def get(host: str, port: int, path: str) -> tuple[int, bytes]:
@@ -40,19 +43,38 @@ async def service_fault(host: str, port: int) -> Fault | None:
     return None if status == 200 else Fault(f"/healthz answered {status}", SILENT_SECONDS)
 
 
-async def nats_fault(host: str, port: int) -> Fault | None:
-    """Ask nats-server's monitoring. After a failed write, its stream takes no event until the server starts again."""
+async def nats_fault(host: str, port: int, room: Callable[[], int]) -> Fault | None:
+    """Ask nats-server's monitoring whether the log can be written; `room` returns how much it may grow, in bytes.
+
+    After a failed write, its stream takes no event until the server starts again; its bound is set when it starts.
+    """
     try:
         status, body = await get(host, port, "/healthz")
+        if status != 200:
+            what = _error_in(body) or f"/healthz answered {status}"
+            return Fault(what, _UNWRITABLE_SECONDS if _WRITE_ERROR in what else SILENT_SECONDS)
+        left = _left_bytes((await get(host, port, "/jsz"))[1])
     except OSError:
         return _NOT_LISTENING
-    if status == 200:
-        return None
+    if left is not None and left < BATCH_BYTES_MAX and room() > ROOM_AT_BOUND_BYTES:
+        return Fault("the log has reached its bound, and the disk has room", _UNWRITABLE_SECONDS)
+    return None
+
+
+def _error_in(body: bytes) -> str:
     try:
-        what = str(orjson.loads(body)["error"])
+        return str(orjson.loads(body)["error"])
     except (orjson.JSONDecodeError, LookupError, TypeError):
-        what = f"/healthz answered {status}"
-    return Fault(what, _WRITE_ERROR_SECONDS if _WRITE_ERROR in what else SILENT_SECONDS)
+        return ""
+
+
+def _left_bytes(body: bytes) -> int | None:
+    """Return how many bytes are left until the server's bound; None where it does not say."""
+    try:
+        told = orjson.loads(body)
+        return int(told["config"]["max_storage"]) - int(told["storage"])
+    except (orjson.JSONDecodeError, LookupError, TypeError, ValueError):
+        return None
 
 
 async def postgres_fault(server: PostgresServer) -> Fault | None:

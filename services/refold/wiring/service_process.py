@@ -8,13 +8,13 @@ import signal
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from io import FileIO
 from pathlib import Path
 from typing import Final
 
 from refold.core import canonical
 from refold.core.errors import ChildFailed
 from refold.core.limits import CHILD_LOG_TAIL_BYTES, CHILD_STOP_SECONDS
+from refold.telemetry.logging import LossyFile
 from refold.wiring.health import service_fault
 from refold.wiring.part import Fault
 from refold.wiring.settings import environment_without
@@ -56,7 +56,8 @@ class ServiceProcess:
         """Wait until it has ended and its last line is kept; return its exit code, negative: the signal."""
         code = await self._process.wait()
         if self._logging is not None:
-            await self._logging
+            # A caller that is cancelled must not end the reading.
+            await asyncio.wait({self._logging})
         return code
 
     async def fault(self) -> Fault | None:
@@ -108,44 +109,24 @@ async def start_service(name: str) -> ServiceProcess:
 
 
 class LogFile:
-    """What a service logs, bounded. What the disk does not take is counted: nothing here may block the service."""
+    """Keeps what a service logs: in a file of bounded size, with the last lines in memory."""
 
     def __init__(self, path: Path) -> None:
-        """Append to a file, and to its end in memory."""
+        """Append to a file; what the disk does not take is dropped and counted."""
         self._path = path
-        self._file: FileIO | None = None
-        self._dropped_bytes = 0
+        self._lines = LossyFile(lambda: path.open("ab", buffering=0), service=path.stem)
         self.tail = b""
 
     def write(self, chunk: bytes) -> None:
-        """Write what has come; what cannot be written is dropped, and told of by the next line that can be."""
+        """Write what has come."""
         self.tail = (self.tail + chunk)[-CHILD_LOG_TAIL_BYTES:]
-        note = b"" if not self._dropped_bytes else b"\n%b\n" % _dropped_line(self._dropped_bytes)
-        written = self._written(note + chunk)
-        if written >= len(note):
-            self._dropped_bytes = len(note) + len(chunk) - written
-        else:
-            self._dropped_bytes += len(chunk)
+        self._lines.write(chunk)
+        if self._lines.size() > LOG_BYTES_MAX and chunk.endswith(b"\n"):
+            self._lines.close()
+            # Where the disk does not even allow this, the file grows until it does.
+            with suppress(OSError):
+                self._path.replace(self._path.with_name(f"{self._path.name}.1"))
 
     def close(self) -> None:
-        """Let go of the file."""
-        if self._file is not None:
-            self._file.close()
-
-    def _written(self, data: bytes) -> int:
-        """Return how many bytes the disk has taken."""
-        try:
-            if self._file is None:
-                self._file = FileIO(self._path, "ab")
-            written = self._file.write(data) or 0
-            if written == len(data) and data.endswith(b"\n") and self._file.tell() > LOG_BYTES_MAX:
-                self._file.close()
-                self._file = None
-                self._path.replace(self._path.with_name(f"{self._path.name}.1"))
-        except OSError:
-            return 0
-        return written
-
-
-def _dropped_line(size: int) -> bytes:
-    return canonical.dumps({"level": "error", "event": "log_lines_dropped", "bytes": size})
+        """Close the file."""
+        self._lines.close()

@@ -18,7 +18,7 @@ import orjson
 
 from refold.core.errors import ChildFailed, TimedOut
 from refold.core.limits import CHILD_START_SECONDS, CHILD_STOP_SECONDS
-from refold.embedded.nats import NatsServer, start_nats
+from refold.embedded.nats import NatsServer, room_bytes, start_nats
 from refold.embedded.ports import LOOPBACK
 from refold.embedded.postgres import PostgresServer, start_postgres
 from refold.embedded.system import Servers, start_servers
@@ -133,8 +133,10 @@ def _server_parts(servers: Servers, settings: Settings, say: Say) -> list[Part]:
         return _Server(await start_postgres(servers.folder, port=servers.postgres.port))
 
     async def nats() -> Running:
-        port, sync = servers.nats.port, settings.durability
-        started = await start_nats(servers.folder, port=port, sync=sync)
+        port, monitor_port = servers.nats.port, servers.nats.monitor_port
+        started = await start_nats(
+            servers.folder, port=port, monitor_port=monitor_port, sync=settings.durability
+        )
         for loss in started.losses:
             say(f"nats       {loss}")
         # It may have come back with less than it had: nothing may go on then.
@@ -173,7 +175,8 @@ class _Server:
 
     async def fault(self) -> Fault | None:
         if isinstance(self._server, NatsServer):
-            return await nats_fault(LOOPBACK, self._server.monitor_port)
+            room = partial(room_bytes, self._server.child.command.folder)
+            return await nats_fault(LOOPBACK, self._server.monitor_port, room)
         return await postgres_fault(self._server)
 
     async def stop(self, *, wait_seconds: float = CHILD_STOP_SECONDS) -> None:

@@ -1,0 +1,105 @@
+"""A log that cannot be written stops nothing: lines are dropped, counted, and the count is written later."""
+
+import errno
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from refold.telemetry.logging import LossyFile
+
+
+class Disk(io.RawIOBase):
+    """A file on a disk with room for so many bytes."""
+
+    def __init__(self, room):
+        self.room = room
+        self.content = b""
+
+    def write(self, data):
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken = bytes(data[: self.room])
+        self.room -= len(taken)
+        self.content += taken
+        return len(taken)
+
+    def tell(self):
+        return len(self.content)
+
+
+def dropped(line):
+    told = json.loads(line)
+    assert (told["event"], told["level"], told["service"]) == ("log_lines_dropped", "warning", "gateway")
+    return told["lines"]
+
+
+def test_lines_that_cannot_be_written_are_dropped_and_counted_once_writing_works_again():
+    disk = Disk(room=10)
+    log = LossyFile(lambda: disk, service="gateway")
+    log.write(b"1234\n")
+    for _ in range(3):
+        log.write(b"lost after the first bytes\n")
+    log.write(b"in pieces, ")
+    log.write(b"lost too\n")
+    disk.room = 10_000
+    log.write(b"there again\n")
+    log.write(b"and again\n")
+    first, torn, notice, *rest = disk.content.decode().splitlines()
+    assert (first, torn) == ("1234", "lost ")
+    assert dropped(notice) == 4
+    assert rest == ["there again", "and again"]
+
+
+def test_the_rest_of_a_line_whose_beginning_was_dropped_is_not_written():
+    disk = Disk(room=0)
+    log = LossyFile(lambda: disk, service="gateway")
+    log.write(b"half of ")
+    disk.room = 10_000
+    log.write(b"a line\nwhole\n")
+    notice, *rest = disk.content.decode().splitlines()
+    assert dropped(notice) == 1
+    assert rest == ["whole"]
+
+
+def test_a_file_that_cannot_be_opened_is_opened_when_it_can_be():
+    disk, failures = Disk(room=10_000), [OSError(errno.ENOSPC, "no inode")]
+
+    def opened():
+        if failures:
+            raise failures.pop()
+        return disk
+
+    log = LossyFile(opened, service="gateway")
+    log.write(b"one\ntwo\n")
+    log.write(b"three\n")
+    notice, *rest = disk.content.decode().splitlines()
+    assert dropped(notice) == 2
+    assert rest == ["three"]
+
+
+@pytest.mark.parametrize("stream", ["/dev/full", "closed pipe"])
+def test_a_process_whose_standard_error_cannot_be_written_goes_on(stream):
+    code = (
+        "from refold.telemetry.logging import configure, get_logger\n"
+        "import logging\n"
+        "configure('info', service='gateway')\n"
+        "for n in range(1000): get_logger().error('failed', text='x' * 1000)\n"
+        "logging.getLogger('library').error('failed')\n"
+        "print('went on')\n"
+    )
+    if stream == "closed pipe":
+        reader, writer = os.pipe()
+        os.close(reader)
+    else:
+        writer = os.open(stream, os.O_WRONLY)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=writer, check=False
+        )
+    finally:
+        os.close(writer)
+    assert (ended.returncode, ended.stdout) == (0, b"went on\n")
