@@ -197,3 +197,20 @@ def waiting(runner, named):
         return runner.stage is Stage.waiting and named in runner.error and MEND in runner.error
 
     return look
+
+
+async def test_events_are_not_folded_again_into_documents_that_have_them(log, live, sql, postgres_dsn):
+    """The shards' table is an older copy: the projector would begin where it has been."""
+    await sql.execute("UPDATE shards SET read_sequence = 100")
+    before = await live.head("n", "long")
+    store = await PostgresStore.open(postgres_dsn)
+    runner = Runner(ports(log, store), ROOMY)
+    task = asyncio.create_task(runner.run())
+    try:
+        await until(waiting(runner, "has been folded further"))
+        assert await live.head("n", "long") == before
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        await store.close()
