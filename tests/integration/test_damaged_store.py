@@ -174,8 +174,8 @@ async def test_an_event_for_a_document_whose_row_is_lost_is_not_folded_as_its_fi
         try:
             row = await connection.fetchrow("DELETE FROM documents WHERE document = 'small' RETURNING *")
             if not is_known:
+                # It begins again, with an empty memory.
                 await connection.execute("UPDATE log SET epoch = gen_random_uuid()")
-                await folded_to(store, await append(log, "other", {"put": 1}))
             sequence = await append(log, "small", {"put": {"n": 2}})
             await until(waiting(runner, "n/small"))
             assert await connection.fetchval("SELECT count(*) FROM documents WHERE document = 'small'") == 0
@@ -197,3 +197,37 @@ def waiting(runner, named):
         return runner.stage is Stage.waiting and named in runner.error and MEND in runner.error
 
     return look
+
+
+OLDER = {
+    "the shards": "UPDATE shards SET read_sequence = 100",
+    "the documents": "UPDATE documents SET last_sequence = last_sequence - 1, version = version - 1",
+}
+
+
+@pytest.mark.parametrize("table", OLDER)
+async def test_a_table_that_is_an_older_copy_is_noticed_before_anything_is_folded(
+    log, live, sql, postgres_dsn, table
+):
+    await sql.execute(OLDER[table])
+    before = await sql.fetch("SELECT document, version, last_sequence FROM documents ORDER BY document")
+    store = await PostgresStore.open(postgres_dsn)
+    runner = Runner(ports(log, store), ROOMY)
+    task = asyncio.create_task(runner.run())
+    try:
+        await until(waiting(runner, OLDER_SAID[table]))
+        assert (
+            await sql.fetch("SELECT document, version, last_sequence FROM documents ORDER BY document")
+            == before
+        )
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        await store.close()
+
+
+OLDER_SAID = {
+    "the shards": "has been folded further than the checkpoints say",
+    "the documents": "are not of one moment",
+}

@@ -34,6 +34,12 @@ DataOption = Annotated[
 ]
 
 
+IntoOption = Annotated[
+    str | None,
+    typer.Option("--into", metavar="SCHEMA", help="Schema to build in; the live one's name with _rebuild."),
+]
+
+
 def verify(
     target: Annotated[
         str | None, typer.Argument(metavar="[NS[/DOC]]", help="A namespace or one document; all unless said.")
@@ -77,12 +83,7 @@ def verify(
 
 
 def rebuild(
-    into: Annotated[
-        str | None,
-        typer.Option(
-            "--into", metavar="SCHEMA", help="Schema to build in; the live one's name with _rebuild."
-        ),
-    ] = None,
+    into: IntoOption = None,
     processes: Annotated[
         int | None,
         typer.Option(

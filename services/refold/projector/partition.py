@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from refold.core.document import Document
-from refold.core.errors import FoldUnknown, LogUnavailable
+from refold.core.errors import FenceLost, FoldUnknown, LogUnavailable, StoreDamaged
 from refold.core.limits import RECORDS_FOLDED_MAX, REPLY_AGE_NANOSECONDS
 from refold.core.outcome import Status
 from refold.core.record import Place, Record, author_headers
@@ -154,6 +154,9 @@ class ShardLoop:
 
     async def _load(self, missing: dict[Key, Place]) -> None:
         found = await self._ports.store.load(list(missing))
+        ahead = [document for document in found if document.last_sequence > self._shard.read_sequence]
+        if ahead:
+            await self._refuse_ahead(ahead[0])
         loaded = {(document.namespace, document.document): document for document in found}
         for key, where in missing.items():
             document = loaded.get(key)
@@ -161,6 +164,15 @@ class ShardLoop:
                 self._new.add(key)
                 document = Document(namespace=key[0], document=key[1], partition=where.partition)
             self._documents.hold(document)
+
+    async def _refuse_ahead(self, document: Document) -> None:
+        """Raise: a document that has events behind this loop's place would be given them again."""
+        checkpoints = {it.partition: it for it in await self._ports.store.checkpoints()}
+        name = f"{document.namespace}/{document.document}"
+        if checkpoints[document.partition].read_sequence >= document.last_sequence:
+            raise FenceLost("a document was written by another while it was loaded", document=name)
+        message = f"{name} has been folded further than the checkpoints say"
+        raise StoreDamaged(message, namespace=document.namespace, document=document.document)
 
     def _fold(self, records: list[Record]) -> None:
         young = self._ports.broker_now() - REPLY_AGE_NANOSECONDS

@@ -24,7 +24,7 @@ from refold.core.shard import Shard
 from refold.log import LogInfo
 from refold.projector.notices import progress_notice
 from refold.projector.partition import Bounds, Ports, ShardLoop
-from refold.projector.witness import hold_log_against
+from refold.projector.witness import hold_documents_against, hold_log_against
 from refold.telemetry.logging import get_logger
 
 PASSING: Final = (FenceLost, LogUnavailable, StoreDamaged, StoreFull, StoreUnavailable, TimedOut)
@@ -137,6 +137,7 @@ class Runner:
         info = await self._ports.log.info()
         checkpoints = await self._ports.store.bind(info.log_id)
         await hold_log_against(self._ports.log, checkpoints)
+        await hold_documents_against(self._ports.log, self._ports.store, checkpoints)
         self._loop = ShardLoop(self._ports, self._bounds, Shard(checkpoints))
         self.stage, self.error = Stage.working, ""
         get_logger().info("projector_working", sequence=self._loop.committed_sequence, log_id=info.log_id)

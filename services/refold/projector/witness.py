@@ -5,11 +5,16 @@ Run by the projector at its start and from time to time.
 
 from __future__ import annotations
 
+import asyncio
+
 from refold.core import chain
 from refold.core.checkpoint import Checkpoint
-from refold.core.errors import FoldUnknown, LogHole
+from refold.core.errors import FenceLost, FoldUnknown, LogHole
 from refold.core.limits import FOLD_NEWEST
+from refold.core.record import place
 from refold.log import EventLog
+from refold.store import SnapshotStore
+from refold.store.damage import damaged
 
 
 async def hold_log_against(log: EventLog, checkpoints: list[Checkpoint]) -> None:
@@ -26,6 +31,25 @@ async def hold_log_against(log: EventLog, checkpoints: list[Checkpoint]) -> None
     for checkpoint in checkpoints:
         if checkpoint.last_sequence:
             await _check_last(log, checkpoint)
+
+
+async def hold_documents_against(log: EventLog, store: SnapshotStore, checkpoints: list[Checkpoint]) -> None:
+    """Raise `StoreDamaged` where the document of a partition's last event is older or newer than its checkpoint.
+
+    Then the tables are not of one moment: one of them is an older copy. Raises `FenceLost` where the checkpoints move.
+    """
+    last = {checkpoint.last_sequence for checkpoint in checkpoints if checkpoint.last_sequence}
+    records = await asyncio.gather(*(log.get(sequence) for sequence in last))
+    places = {record.sequence: place(record.subject) for record in records if record is not None}
+    expected = {where[1:3]: sequence for sequence, where in places.items() if not where.reason}
+    heads = await asyncio.gather(*(store.head(*key) for key in expected))
+    for (key, sequence), head in zip(expected.items(), heads, strict=True):
+        found = 0 if head is None else head.last_sequence
+        if found != sequence:
+            if await store.checkpoints() != checkpoints:
+                raise FenceLost("another projector writes to these documents", document="/".join(key))
+            what = "its row and the checkpoints are not of one moment"
+            raise damaged(*key, what, expected_sequence=sequence, last_sequence=found)
 
 
 async def _check_last(log: EventLog, checkpoint: Checkpoint) -> None:

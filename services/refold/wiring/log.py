@@ -17,7 +17,7 @@ from refold.embedded.system import Servers
 from refold.log.jetstream import JetStreamLog, KeyValueMarker, LogMarker, Traces, create_log, no_traces
 from refold.log.jetstream.client import DEFAULT_INBOX_PREFIX, BrokerClient, connect
 from refold.log.jetstream.feed import Feed, FeedLost
-from refold.projector.witness import hold_log_against
+from refold.projector.witness import hold_documents_against, hold_log_against
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.binding import bound_log
 
@@ -113,9 +113,13 @@ async def _check_projected(url: str, dsn: str, schema: str) -> None:
 async def refuse_damaged(servers: Servers, schema: str, log_id: str) -> None:
     """Raise `StoreDamaged` where tables or rows of the projection are missing; services report what else is wrong."""
     try:
-        store = await PostgresStore.open(servers.postgres.dsn, schema=schema, readers_max=1)
+        store = await PostgresStore.open(servers.postgres.dsn, schema=schema, readers_max=2)
         try:
-            await store.bind(log_id)
+            log = await open_log(servers.nats.url("projector"), "refold-start")
+            try:
+                await hold_documents_against(log, store, await store.bind(log_id))
+            finally:
+                await log.close()
         finally:
             await store.close()
     except StoreDamaged as error:

@@ -667,19 +667,10 @@ SELECT WHERE to_regclass('live.log') IS NOT NULL
 -- name: lock_live_log
 LOCK TABLE live.log IN ACCESS EXCLUSIVE MODE
 
--- name: foreign_in_live
+-- name: foreign_tables
 SELECT c.relname::text
-FROM pg_class AS c
-WHERE c.relnamespace = to_regnamespace('live') AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname NOT IN (
-    'documents', 'journal', 'pages', 'rejections', 'namespaces', 'checkpoints', 'shards', 'log', 'migrations'
-)
-
--- name: foreign_in_fresh
-SELECT c.relname::text
-FROM pg_class AS c
-WHERE c.relnamespace = to_regnamespace('fresh') AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname NOT IN (
-    'documents', 'journal', 'pages', 'rejections', 'namespaces', 'checkpoints', 'shards', 'log', 'migrations'
-)
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname <> ALL ($2::text[])
 
 -- name: drop_fresh_tables
 DROP TABLE IF EXISTS

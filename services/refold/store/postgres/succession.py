@@ -12,10 +12,11 @@ from contextlib import asynccontextmanager
 from hashlib import sha256
 from typing import Final, Self
 
-from refold.core.errors import Refused, StoreDamaged, StoreDiffers
+from refold.core.errors import StoreDamaged, StoreDiffers
 from refold.core.limits import REBUILD_LOCK_SECONDS, STORE_CLOSE_SECONDS
 from refold.store import Key
 from refold.store.postgres.exact import read_exact
+from refold.store.postgres.migrate import MADE_BY
 from refold.store.postgres.pool import Connection, Pool, translated
 from refold.store.postgres.pool import Row as SqlRow
 from refold.store.postgres.sql import SQL
@@ -170,7 +171,9 @@ class PostgresReplacement:
             await self._pair.fetch("recreate_views")
 
     async def _refuse_foreign(self, side: str) -> None:
-        found = [row[0] for row in await self._pair.fetch(f"foreign_in_{side}")]
+        given = (self._pair.names[side], [*MADE_BY, "migrations"])
+        with translated():
+            found = [row[0] for row in await self._pair.connection.fetch(SQL["foreign_tables"], *given)]
         if found:
             message = "the schema holds tables that are not the projection's: move them elsewhere"
             raise StoreDiffers(message, schema=self._pair.names[side], found=found)
@@ -218,7 +221,7 @@ class _Pair:
         """Make a live state exact, and hash it as the statement does; None where it is damaged beyond that."""
         try:
             state = (await read_exact(self.connection, [key]))[key].snapshot.state
-        except Refused:
+        except StoreDamaged:
             return None
         return None if state is None else sha256(state).hexdigest()
 

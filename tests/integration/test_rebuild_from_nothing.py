@@ -1,0 +1,291 @@
+"""A damaged projection is made anew from the log alone, beside whoever works on it; the damaged one is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shlex
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+import asyncpg
+import httpx
+import pytest
+
+from refold.core.errors import LogHole, StoreDiffers
+from refold.log.memory import MemoryLog
+from refold.projector.rebuild import FromNothing, Listener, Stage, rebuild_from_nothing
+from refold.projector.runner import Runner
+from refold.projector.verify import Listener as Verifying
+from refold.projector.verify import Scope, verify
+from refold.store.postgres import PostgresStore
+from refold.store.postgres.migrate import MADE_BY
+from refold.store.postgres.succession import PostgresReplacement
+from support.projection import ROOMY, append, ports
+from support.services import append_all, folded_to, log_of, make_site, projector, store_of, until
+from support.up import Up, run_refold
+from support.up import until as until_so
+
+EVENTS = 300
+TABLES = (*MADE_BY, "migrations")
+KEPT = "refold_damaged_20261129_073000"
+
+
+@pytest.fixture
+async def log():
+    """A log of documents with pages and journal, and a rejection."""
+    made = MemoryLog("log-1")
+    for number in range(EVENTS):
+        await append(made, f"d{number % 3}", {"merge": {"n": number}, "id": f"e{number}"})
+    await append(made, "bad", b"no event")
+    return made
+
+
+@pytest.fixture
+async def sql(postgres_dsn):
+    """A connection that does damage, and looks."""
+    connection = await asyncpg.connect(postgres_dsn, server_settings={"search_path": "refold"})
+    yield connection
+    await connection.close()
+
+
+@asynccontextmanager
+async def projecting(log, dsn):
+    """A projector that runs and has come to the log's end; its store."""
+    store = await PostgresStore.open(dsn)
+    task = asyncio.create_task(Runner(ports(log, store), ROOMY).run())
+    try:
+        await folded_to(store, (await log.info()).last_sequence)
+        yield store
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        await store.close()
+
+
+@pytest.fixture
+async def stopped(log, postgres_dsn):
+    """A projection whose projector has ended."""
+    async with projecting(log, postgres_dsn):
+        pass
+
+
+async def from_nothing(log, dsn, progress=lambda *_: None):
+    """Rebuild; return how it ended and what the damaged one is kept as."""
+    async with AsyncExitStack() as endings:
+        replacement = await endings.enter_async_context(
+            PostgresReplacement.open(dsn, live="refold", fresh="anew", kept=KEPT)
+        )
+        fresh = await PostgresStore.open(dsn, schema="anew", readers_max=2)
+        endings.push_async_callback(fresh.close)
+        parts = FromNothing(
+            log=log, fresh=fresh, replacement=replacement, bounds=ROOMY, processes=1, replay_in_shards=None
+        )
+        ended = await rebuild_from_nothing(parts, Listener(difference=print, progress=progress))
+        return ended, replacement.kept
+
+
+async def assert_clean(log, dsn):
+    """Verify the live projection."""
+    told = []
+    store = await PostgresStore.open(dsn)
+    try:
+        await verify(log, store, Verifying(difference=told.append, progress=lambda _: None), Scope())
+    finally:
+        await store.close()
+    assert told == []
+
+
+async def schemas(sql):
+    """Name the schemas that are there."""
+    rows = await sql.fetch(
+        "SELECT nspname FROM pg_namespace WHERE nspname ~ '^(refold|anew)' ORDER BY nspname"
+    )
+    return [row[0] for row in rows]
+
+
+DAMAGES = [f"{verb} TABLE {table}" for table in TABLES for verb in ("DROP", "TRUNCATE")]
+QUICK = {"DROP TABLE log", "TRUNCATE TABLE documents", "DROP TABLE pages"}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(pytest.param(it, marks=[] if it in QUICK else [pytest.mark.slow]) for it in DAMAGES),
+        "DROP SCHEMA refold",
+    ],
+)
+async def test_a_projector_that_runs_goes_on_by_itself_in_what_replaces_a_damaged_one(
+    log, sql, postgres_dsn, damage
+):
+    async with projecting(log, postgres_dsn) as store:
+        epoch = await sql.fetchval("SELECT epoch FROM log")
+        await sql.execute(f"{damage} CASCADE")
+        await append(log, "d1", {"put": "meanwhile"})
+        ended, kept = await from_nothing(log, postgres_dsn)
+        assert kept == ("" if "SCHEMA" in damage else KEPT)
+        assert await schemas(sql) == (["refold", KEPT] if kept else ["refold"])
+        assert await sql.fetchval("SELECT epoch FROM log") != epoch
+        assert ended.replayed_events == (await log.info()).last_sequence
+        end = await append(log, "d1", {"put": "after"})
+        await folded_to(store, end)
+        assert (await store.head("n", "d1")).snapshot.state == b'"after"'
+    await assert_clean(log, postgres_dsn)
+
+
+async def test_nothing_that_a_projector_commits_meanwhile_is_lost(log, sql, postgres_dsn):
+    """The damage is one that the projector does not see: it goes on committing up to the swap."""
+    is_over = asyncio.Event()
+
+    async def publish():
+        while not is_over.is_set():
+            await append(log, "d1", {"merge": {"late": True}})
+            await append(log, f"new-{(await log.info()).last_sequence}", {"put": 1})
+            await asyncio.sleep(0.001)
+
+    async with projecting(log, postgres_dsn) as store:
+        await sql.execute("UPDATE pages SET payload = 'x' WHERE payload IS NOT NULL")
+        publishing = asyncio.create_task(publish())
+        await from_nothing(log, postgres_dsn)
+        is_over.set()
+        await publishing
+        await folded_to(store, (await log.info()).last_sequence)
+    await assert_clean(log, postgres_dsn)
+
+
+@pytest.mark.parametrize("stage", [Stage.replaying, Stage.swapping])
+async def test_ended_anywhere_it_leaves_the_damaged_one_in_place_and_goes_on_when_run_again(
+    log, stopped, sql, postgres_dsn, stage
+):
+    await sql.execute("DROP TABLE pages")
+
+    class Ended(Exception):
+        pass
+
+    def end(now, *_):
+        if now is stage:
+            raise Ended
+
+    with pytest.raises(Ended):
+        await from_nothing(log, postgres_dsn, progress=end)
+    assert await schemas(sql) == ["anew", "refold"]
+    assert await sql.fetchval("SELECT to_regclass('refold.pages')") is None
+    await from_nothing(log, postgres_dsn)
+    assert await schemas(sql) == ["refold", KEPT]
+    await assert_clean(log, postgres_dsn)
+
+
+async def test_a_projection_of_another_log_is_not_replaced(stopped, sql, postgres_dsn):
+    other = MemoryLog("log-2")
+    await append(other, "d1", {"put": 1})
+    await sql.execute("DROP TABLE documents")
+    with pytest.raises(StoreDiffers) as raised:
+        await from_nothing(other, postgres_dsn)
+    assert raised.value.facts == {"expected": "log-2", "found": "log-1"}
+    assert await sql.fetchval("SELECT log_id FROM refold.log") == "log-1"
+
+
+async def test_a_projection_with_events_that_the_log_has_lost_is_not_replaced(stopped, sql, postgres_dsn):
+    shorter = MemoryLog("log-1")
+    await append(shorter, "d1", {"put": 1})
+    await sql.execute("DROP TABLE documents")
+    with pytest.raises(LogHole):
+        await from_nothing(shorter, postgres_dsn)
+    assert KEPT not in await schemas(sql)
+
+
+async def test_a_schema_with_tables_of_others_is_not_moved(log, stopped, sql, postgres_dsn):
+    await sql.execute("DROP TABLE pages; CREATE TABLE theirs (n integer)")
+    with pytest.raises(StoreDiffers) as raised:
+        await from_nothing(log, postgres_dsn)
+    assert raised.value.facts["found"] == ["theirs"]
+    assert KEPT not in await schemas(sql)
+
+
+async def test_views_and_indexes_that_were_added_come_along(log, stopped, sql, postgres_dsn):
+    await sql.fetch("SELECT create_view('n')")
+    await sql.execute("CREATE INDEX theirs ON documents ((refold_jsonb(state) -> 'n'))")
+    await sql.execute("TRUNCATE documents")
+    assert await sql.fetchval("SELECT count(*) FROM refold_views.n") == 0
+    await from_nothing(log, postgres_dsn)
+    assert await sql.fetchval("SELECT count(*) FROM refold_views.n") == 3
+    assert await sql.fetchval("SELECT to_regclass('refold.theirs')") is not None
+
+
+async def test_what_an_earlier_rebuild_left_damaged_is_begun_anew(fresh_nats, postgres_dsn, sql):
+    site = await make_site(fresh_nats, postgres_dsn)
+    async with projector(site), log_of(site) as log, store_of(site) as store:
+        end = await append_all(log, [("a", b'{"put":1}'), ("b", b'{"put":2}')])
+        await folded_to(store, end)
+        left = await PostgresStore.open(postgres_dsn, schema="refold_rebuild")
+        await left.bind(site.log_id)
+        await left.close()
+        await sql.execute("DROP TABLE refold_rebuild.journal; TRUNCATE refold.checkpoints")
+        given = {"REFOLD_NATS_URL": site.nats.url("projector"), "REFOLD_POSTGRES_URL": site.dsn}
+        rebuilt = await asyncio.to_thread(run_refold, "rebuild", "--from-nothing", "--json", **given)
+        assert rebuilt.returncode == 0, rebuilt.stderr
+        answer = json.loads(rebuilt.stdout)
+        assert (answer["swapped"], answer["sequence"]) == (True, end)
+        assert await schemas(sql) == ["refold", answer["kept"]]
+        # The projector, which has waited, goes on.
+        await folded_to(store, await append_all(log, [("a", b'{"put":3}')]))
+        assert await until(lambda: store.head("n", "a"))
+
+
+@pytest.mark.slow
+def test_refold_up_stays_on_a_damaged_projection_and_the_command_that_it_names_mends_it(tmp_path):
+    up = Up.start(tmp_path / "data", "--durability", "os")
+    try:
+        write(up, 1)
+        execute(up, "DROP TABLE refold.documents CASCADE")
+        answer = httpx.get(f"{up.url}/v1/n/d")
+        assert (answer.status_code, answer.json()["code"]) == (503, "store_damaged")
+        named = until_so(lambda: named_by(httpx.get(f"{up.url}/readyz").json().get("detail", "")))
+        rebuilt = run_refold(*named, "--data", str(up.data))
+        assert rebuilt.returncode == 0, rebuilt.stderr
+        assert re.search(r"kept as schema refold_damaged_\d{8}_\d{6}", rebuilt.stdout)
+        until_so(lambda: httpx.get(f"{up.url}/readyz").status_code == 200)
+        assert write(up, 2)["version"] == 2
+        # Now so that a start finds it.
+        execute(up, "TRUNCATE refold.log")
+        assert up.stop() == 0
+        again = Up(up.data, "--http", "127.0.0.1:0", "--nats-port", "0")
+        assert again.process.wait(60) == 1
+        line = again.said()[again.said().rfind("refold: ") :]
+        assert "store_damaged" in line
+        command = shlex.split(re.search(r"run='refold (.*?)'", line)[1])
+        assert run_refold(*command).returncode == 0
+    finally:
+        if up.process.poll() is None:
+            up.stop()
+    up = Up.start(tmp_path / "data", "--durability", "os")
+    try:
+        assert write(up, 3)["version"] == 3
+        assert run_refold("verify", "--data", str(up.data)).returncode == 0
+    finally:
+        up.stop()
+
+
+def write(up, number):
+    """Write the document; return the outcome."""
+    answer = httpx.put(f"{up.url}/v1/n/d", json={"n": number})
+    assert answer.json()["status"] == "applied"
+    return answer.json()
+
+
+def execute(up, statement):
+    """Do damage."""
+
+    async def run():
+        connection = await asyncpg.connect(up.endpoints()["postgres"])
+        await connection.execute(statement)
+        await connection.close()
+
+    asyncio.run(run())
+
+
+def named_by(detail):
+    """Return the command that a message names, without the program."""
+    found = re.search(r"`refold (rebuild --from-nothing)`", detail)
+    return found and found[1].split()
