@@ -12,10 +12,11 @@ from typing import Any, Protocol
 import pytest
 
 from refold.core.errors import LogFull, LogHole, LogUnavailable, Refused
-from refold.core.limits import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, EVENT_BYTES_MAX, HEADERS_BYTES_MAX
+from refold.core.limits import BATCH_EVENTS_MAX, EVENT_BYTES_MAX, HEADERS_BYTES_MAX
 from refold.core.record import Record, author_headers, partition_of, stored_subject
 from refold.core.system import read_genesis
 from refold.log import Appended, EventLog, Notices, Publication, Stale
+from refold.log.admission import ATOMIC_BYTES_MAX
 from refold.log.jetstream import JetStreamLog, JetStreamNotices
 from refold.log.jetstream.api import ask_api
 from refold.log.jetstream.topology import MEANING, WIDE
@@ -363,7 +364,7 @@ async def test_a_batch_past_its_bounds_is_refused(log: EventLog) -> None:
     too_many = [event(f"d{number}") for number in range(BATCH_EVENTS_MAX + 1)]
     too_large = [
         event(f"d{number}", b"x" * EVENT_BYTES_MAX)
-        for number in range(BATCH_BYTES_MAX // EVENT_BYTES_MAX + 1)
+        for number in range(ATOMIC_BYTES_MAX // EVENT_BYTES_MAX + 1)
     ]
     twice = [event("a"), event("a", expected_last_sequence=0)]
     for batch, reason in (

@@ -294,8 +294,9 @@ async def test_a_broker_without_the_key_of_its_storage_keeps_it(broker: Broker, 
     await restarted("the right key")
     made = await make_log(broker.server.url("administrator"))
     await broker.publish_raw(b"PUB state.n.a 2\r\n{}\r\n")
-    left = blocks(tmp_path / "data")
     await restarted("another key")
+    left = blocks(tmp_path / "data")
+    assert list(left) == ["1.blk"]
     with pytest.raises(LogMissing, match="is bound to log"):
         await make_log(broker.server.url("administrator"), traces=_bound)
     assert blocks(tmp_path / "data") == left

@@ -27,13 +27,13 @@ _NOT_FIELDS: Final = frozenset({b"refold-wait"})
 _KEY: Final = b"idempotency-key"
 
 
-async def read_json(request: Request, media_types: tuple[str, ...]) -> Json:
+async def read_json(request: Request, media_types: tuple[str, ...], bytes_max: int = EVENT_BYTES_MAX) -> Json:
     """Read and parse the body. Raises `Refused` where it is too large, not JSON, or of another media type."""
     refuse_encoding(request)
     media = media_type(request)
     if media not in media_types:
         raise unsupported(media, media_types)
-    return canonical.loads(await read_body(request, EVENT_BYTES_MAX))
+    return canonical.loads(await read_body(request, bytes_max))
 
 
 async def read_body(request: Request, bytes_max: int) -> bytes:

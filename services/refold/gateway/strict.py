@@ -96,7 +96,7 @@ class _StrictWrite:
         if written is not None:
             return written
         if not is_open:
-            _refuse_condition(version, is_absent=is_absent)
+            refuse_condition(version, is_absent=is_absent)
         return _refuse_absence() if is_vain else head
 
     async def _written_before(self) -> Written | None:
@@ -140,7 +140,8 @@ def _refuse_absence() -> NoReturn:
     raise DocumentAbsent("the document is absent; nothing was published")
 
 
-def _refuse_condition(version: int, *, is_absent: bool) -> NoReturn:
+def refuse_condition(version: int, *, is_absent: bool) -> NoReturn:
+    """Raise the 412 that says at which version the document is."""
     state = ", absent" if is_absent else ""
     detail = f"the document is at version {version}{state}; nothing was published"
     raise Problem(412, "precondition_failed", detail, version=version, absent=is_absent)

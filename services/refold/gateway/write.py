@@ -28,6 +28,7 @@ from refold.gateway.conditions import Condition, write_condition
 from refold.gateway.described import DELETING, PATCHING, PUTTING
 from refold.gateway.draft import Draft, draft
 from refold.gateway.inflight import waiting
+from refold.gateway.large_put import PUT_BYTES_MAX, append_large, drafts_of, is_large
 from refold.gateway.parts import Parts, parts_of
 from refold.gateway.problems import Problem
 from refold.gateway.queries import refuse_query
@@ -46,7 +47,7 @@ _PATCH_TYPES: Final = (JSON_PATCH, MERGE_PATCH)
 async def put_document(request: Request, namespace: str, document: str) -> Response:
     """Write the document's whole state."""
     made = _begin(request, namespace, document)
-    state = await read_json(request, _STATE_TYPES)
+    state = await read_json(request, _STATE_TYPES, PUT_BYTES_MAX)
     return await _write(request, made, {"put": state})
 
 
@@ -85,21 +86,32 @@ async def _write(request: Request, made: Draft, change: dict[str, Json]) -> Resp
     headers = made.headers + ((("Refold-Reply", parts.reply_subject),) if wait > 0 else ())
     made = replace(made, fields={**made.fields, **change}, headers=headers)
     # Held to the rules before the first look at the store.
-    publication = made.publication()
+    drafts = drafts_of(made) if "put" in change and is_large(made) else [made]
+    publications = [draft.publication() for draft in drafts]
     # Refused before it is published, never after: where too many wait, this write is not begun.
     async with waiting():
         deadline = deadline_in(wait)
-        written = await _publish(parts, made, publication, condition)
+        written = await _publish(parts, drafts, publications, condition)
         outcome = written.outcome
         if outcome is None and wait > 0:
-            outcome = await parts.outcomes.wait(
-                made.namespace, made.document, written.sequence, deadline, when_late=parts.early.want
-            )
+            outcome = await _outcome(parts, made, written.sequence, len(drafts), deadline)
     if outcome is None:
         parts.seen.forget(made.namespace, made.document)
         return pending_answer(made.namespace, made.document, written.sequence, made.id)
     _note(parts, made, outcome)
     return outcome_answer(as_duplicate(outcome) if written.is_repeat else outcome)
+
+
+async def _outcome(
+    parts: Parts, made: Draft, sequence: int, events: int, deadline: float
+) -> dict[str, Json] | None:
+    """Wait for the last event's outcome; of several, the first one says whether the document was created."""
+    names, when_late = (made.namespace, made.document), parts.early.want
+    outcome = await parts.outcomes.wait(*names, sequence, deadline, when_late=when_late)
+    if outcome is None or events == 1 or "created" not in outcome:
+        return outcome
+    first = await parts.outcomes.wait(*names, sequence - events + 1, deadline, when_late=when_late)
+    return outcome if first is None else {**outcome, "created": first.get("created", False)}
 
 
 def _note(parts: Parts, made: Draft, outcome: dict[str, Json]) -> None:
@@ -112,20 +124,23 @@ def _note(parts: Parts, made: Draft, outcome: dict[str, Json]) -> None:
 
 
 async def _publish(
-    parts: Parts, made: Draft, publication: Publication, condition: Condition | None
+    parts: Parts, drafts: list[Draft], publications: list[Publication], condition: Condition | None
 ) -> Written:
+    made = drafts[-1]
     # What must be known to decide is waited for even where the outcome is not.
     deadline = deadline_in(max(parts.wait_seconds, _DECIDE_SECONDS))
     if condition is not None or "delete" in made.fields:
         # Decided by the document's row, and a refusal shows it.
         await parts.readiness.wait(deadline)
+    if len(drafts) > 1:
+        return await append_large(parts, drafts, publications, condition, deadline)
     if condition is not None:
         return await append_strictly(parts, made, condition, deadline)
     if "delete" in made.fields:
         known = await refuse_absent(parts, made, deadline)
         if known is not None:
             return known
-    return await append_surely(parts, made, publication)
+    return await append_surely(parts, made, publications[0])
 
 
 def _joined(request: Request, name: str) -> str | None:

@@ -80,7 +80,7 @@ class EventLog(Protocol):
         """
 
     async def append_atomically(self, publications: list[Publication]) -> list[Appended] | Stale | Unknown:
-        """Append all next to each other, or none. At most `BATCH_EVENTS_MAX`, and `BATCH_BYTES_MAX` of bodies.
+        """Append all next to each other, or none. At most `BATCH_EVENTS_MAX`, and `ATOMIC_BYTES_MAX` of bodies.
 
         Raises as `append` does, and `Refused` `batch_too_large`; `bad_batch` where a document's second event is
         strict; `BatchRefused` while the log takes no batches, although it may take single events: those appended

@@ -10,9 +10,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from refold.core.errors import Refused
-from refold.core.limits import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, EVENT_BYTES_MAX, HEADERS_BYTES_MAX
+from refold.core.limits import BATCH_EVENTS_MAX, EVENT_BYTES_MAX, HEADERS_BYTES_MAX
 from refold.core.record import check_name
 from refold.log import Publication
+
+ATOMIC_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Bodies of one atomic append: the largest state in parts fits, with what its author says of each."""
 
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 
@@ -35,8 +38,8 @@ def admit_together(publications: Sequence[Publication]) -> list[bytes]:
         raise _too_many(len(publications), "events", BATCH_EVENTS_MAX)
     lines = [admit(publication) for publication in publications]
     taken = sum(len(publication.body) for publication in publications)
-    if taken > BATCH_BYTES_MAX:
-        raise _too_many(taken, "bytes of bodies", BATCH_BYTES_MAX)
+    if taken > ATOMIC_BYTES_MAX:
+        raise _too_many(taken, "bytes of bodies", ATOMIC_BYTES_MAX)
     _check_expectations(publications)
     return lines
 
