@@ -4,8 +4,7 @@ An outcome is a function of its document's own events and of the log's monotone 
 quicker than folding and committing all of it, so a write need not wait for a flood of events to other documents.
 `run` goes on as long as the gateway does, one pass over the log at a time: a write is answered after two passes at
 most, each as long as reading what the projection lacks (measured on two cores beside a busy projector: about 90,000
-events/s). Writes of one document are served so, bulk requests are not. Reads of a document answered so wait for the
-projection: see `caught_up`.
+events/s). Bulk requests are not served so. Reads of a document that was answered so wait: see `caught_up`.
 """
 
 from __future__ import annotations
