@@ -39,6 +39,17 @@ IntoOption = Annotated[
     typer.Option("--into", metavar="SCHEMA", help="Schema to build in; the live one's name with _rebuild."),
 ]
 
+ProcessesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--processes",
+        metavar="N",
+        min=1,
+        max=8,
+        help="Processes that fold a long log; as many as there are processors, at most 8.",
+    ),
+]
+
 
 def verify(
     target: Annotated[
@@ -84,16 +95,7 @@ def verify(
 
 def rebuild(
     into: IntoOption = None,
-    processes: Annotated[
-        int | None,
-        typer.Option(
-            "--processes",
-            metavar="N",
-            min=1,
-            max=8,
-            help="Processes that fold a long log; as many as there are processors, at most 8.",
-        ),
-    ] = None,
+    processes: ProcessesOption = None,
     is_from_nothing: Annotated[
         bool,
         typer.Option(

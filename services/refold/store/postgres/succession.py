@@ -26,6 +26,7 @@ from refold.store.succession import Bound, Held, Row, Unequal
 _SCHEMAS: Final = re.compile(r"\b(live|fresh|former)\b")
 _ROWS_AHEAD: Final = 100
 _BEGINNING: Final = -1
+_FOREIGN: Final = {"live": "foreign_in_live", "fresh": "foreign_in_fresh"}
 
 
 class PostgresSuccession:
