@@ -116,11 +116,13 @@ async def test_a_search_judges_a_document_by_what_it_is_and_not_by_what_its_row_
         "stays-1": ({"n": 1}, {"n": 1, "more": True}),
         "hostile": (HOSTILE, {"n": 1}),
         "made-hostile": ({"n": 1}, HOSTILE),
+        "stays-hostile": (HOSTILE, {**HOSTILE, "n": 4}),
     }
     await lag(store, scribe, states)
     assert await search(store, "$.n == 1") == (["exact-1", "hostile", "is-1", "stays-1"], None)
     assert await search(store, "$.n == 3") == (["was-1"], None)
     assert await search(store, "$.n == 2") == (["exact-2"], None)
+    assert await search(store, "$.n == 4") == (["stays-hostile"], None)
     assert await search(store, "$.n == 1", prefix="s") == (["stays-1"], None)
     found, cursor = await search(store, "$.n == 1", limit=2)
     assert found == ["exact-1", "hostile"]

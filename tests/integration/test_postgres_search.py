@@ -59,10 +59,10 @@ async def search(store, where, **asked):
 @pytest.mark.parametrize(
     ("where", "expected"),
     [
-        ("$.n == 2", ["n2"]),
+        ("$.n == 2", ["hostile", "hostile-key", "n2"]),
         ("$.n >= 4", ["huge-number", "n4", "n5"]),
         ('$.tags[*] == "even"', ["n0", "n2", "n4"]),
-        ("exists($.tags[0])", ["n0", "n2", "n4"]),
+        ("exists($.tags[0])", ["hostile", "n0", "n2", "n4"]),
         ("$ == null", ["null"]),
         ('$.n.type() == "string"', []),
         ("$.n / 0 > 1", []),
@@ -76,7 +76,7 @@ async def test_a_path_finds_the_documents_that_it_holds_of(store, where, expecte
 async def test_a_search_goes_on_by_cursor_and_within_a_prefix(store):
     first, cursor = await search(store, "$.n >= 0", limit=2)
     second, _ = await search(store, "$.n >= 0", limit=9, cursor=cursor)
-    assert first + second == ["huge-number", "n0", "n1", "n2", "n3", "n4", "n5"]
+    assert first + second == ["hostile", "hostile-key", "huge-number", "n0", "n1", "n2", "n3", "n4", "n5"]
     assert await search(store, "$.n >= 0", prefix="n", limit=2) == (["n0", "n1"], "bjE")
 
 
@@ -100,7 +100,7 @@ async def test_a_path_that_postgres_does_not_take_is_refused(store, where):
     with pytest.raises(Refused) as raised:
         await search(store, where)
     assert (raised.value.reason, raised.value.field) == ("bad_where", "where")
-    assert await search(store, "$.n == 2") == (["n2"], None)
+    assert await search(store, "$.n == 2", prefix="n") == (["n2"], None)
 
 
 async def test_a_search_that_takes_too_long_ends_and_the_store_goes_on(postgres_dsn):
@@ -154,7 +154,80 @@ async def test_a_search_that_wants_all_the_memory_is_refused_and_the_database_go
         await connection.close()
 
 
-async def test_a_search_finds_what_is_beside_documents_that_jsonb_cannot_hold(store):
+async def test_a_search_finds_documents_that_jsonb_cannot_hold(store):
     everything = await search(store, "exists($)")
-    assert everything == (["huge-number", "n0", "n1", "n2", "n3", "n4", "n5", "null"], None)
-    assert await search(store, "exists($)", prefix="hostile") == ([], None)
+    numbered = ["huge-number", "n0", "n1", "n2", "n3", "n4", "n5", "null"]
+    assert everything == (["hostile", "hostile-key", *numbered], None)
+    assert await search(store, "exists($)", prefix="hostile") == (["hostile", "hostile-key"], None)
+
+
+@pytest.fixture
+async def with_nul(open_store):
+    """Documents with U+0000 among others, and some that only look like them."""
+    store = await open_store()
+    scribe = await begin(store)
+    scribe.put("key", {"k\u0000": {"deep\u0000": ["a", "b\u0000"]}, "hit": 1})
+    scribe.put("nested", {"list": [[{"x": "x\u0000y"}]], "hit": 1})
+    scribe.put("plain", {"a": "x\u0001y", "hit": 1})
+    scribe.put("quoted", {"a": "x\\u0000y", "b": '\\"\\\\', "hit": 1})
+    scribe.put("quoted-nul", {"a": "\\\u0000\\u0000\u0000\u0000", "hit": 1})
+    scribe.put("value", {"a": "x\u0000y", "hit": 1})
+    scribe.put("with-substitutes", {"a": "x\u0000y", "b": "".join(map(chr, range(1, 32))), "hit": 1})
+    scribe.put("with-all", {"a": "\u0000", "b": "".join(map(chr, [*range(1, 32), *range(0xFDD0, 0xFDF0)]))})
+    await store.commit(scribe.commit())
+    return store
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("$.hit == 1", ["key", "nested", "plain", "quoted", "quoted-nul", "value", "with-substitutes"]),
+        ('$.a == "x\\u0001y"', ["plain"]),
+        ('$.a == "x\x01y"', ["plain"]),
+        ('$.a == "x\ufdd0y"', []),
+        ('$.a like_regex "^x.y$"', ["plain", "value", "with-substitutes"]),
+        ('$.a like_regex "^x[[:cntrl:]]y$"', ["plain", "value"]),
+        ('$.a like_regex "^x\\\\Dy$"', ["plain", "value", "with-substitutes"]),
+        ('$.a like_regex "^.{10}$"', ["quoted-nul"]),
+        ('$.a starts with "\\\\"', ["quoted-nul"]),
+        ('$.a starts with "x"', ["plain", "quoted", "value", "with-substitutes"]),
+        # It sorts before any other character, except in documents that hold all that could stand for it.
+        ('$.a < "x y"', ["plain", "quoted-nul", "value"]),
+        ('$.a < "x"', ["quoted-nul"]),
+        ('$.list[*].x == "xy"', []),
+        ('$.*.* == "a"', ["key"]),
+        ("$.a.size() == 1 && exists($.b)", ["quoted", "with-all", "with-substitutes"]),
+    ],
+)
+async def test_a_path_that_does_not_name_nul_is_judged_exactly(with_nul, where, expected):
+    assert await search(with_nul, where) == (expected, None)
+
+
+async def test_documents_with_nul_are_paged_among_the_others(with_nul):
+    everything, _ = await search(with_nul, "$.hit == 1")
+    for limit in range(1, len(everything) + 1):
+        found, cursor = [], None
+        while True:
+            page, cursor = await search(with_nul, "$.hit == 1", limit=limit, cursor=cursor)
+            assert len(page) == min(limit, len(everything) - len(found))
+            found += page
+            if cursor is None:
+                break
+        assert found == everything
+    assert await search(with_nul, "$.hit == 1", prefix="v") == (["value"], None)
+
+
+async def test_a_listed_document_with_nul_is_its_head(with_nul):
+    answer = await with_nul.list_documents(NAMESPACE, prefix="v", where="$.hit == 1", limit=9, cursor=None)
+    assert answer.heads == [await with_nul.head(NAMESPACE, "value")]
+
+
+async def test_a_search_over_documents_with_nul_ends_in_time(postgres_dsn):
+    async with postgres_stores(postgres_dsn, where_seconds=0.3) as open_store:
+        store = await open_store()
+        scribe = await begin(store)
+        scribe.put("big", {"n": list(range(30_000)), "s": "\u0000"})
+        await store.commit(scribe.commit())
+        with pytest.raises(TimedOut, match="took too long"):
+            await search(store, HEAVY)
+        assert await search(store, "$.n[29999] == 29999") == (["big"], None)

@@ -64,7 +64,10 @@ class ListQuery(_Query):
     where: str | None = Field(
         None,
         max_length=10_000,
-        description="A Postgres SQL/JSON path predicate over the states of now: `$.total > 10`.",
+        description=(
+            "A Postgres SQL/JSON path predicate over the states of now: `$.total > 10`. Documents that contain "
+            "U+0000 are searched too; one other character stands for it there."
+        ),
     )
     at: str | None = Field(None, description="As of this TIME: each document's last version at or before it.")
     clock: Literal["recorded", "occurred"] | None = Field(

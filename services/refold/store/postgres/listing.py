@@ -176,14 +176,11 @@ async def _search(
     pool: Pool, where: str, within: tuple[str, str, str, str], bounds: tuple[int, int], searching: Searching
 ) -> tuple[list[Row], dict[Key, Head]]:
     """List those that a SQL/JSON path holds of, under a timeout of the server's."""
-    milliseconds = str(round(searching.seconds * 1_000))
-    # The server's timeout speaks first.
-    seconds = searching.seconds + STORE_COMMAND_SECONDS
     try:
         async with _turn(searching), pool.lend() as connection, _one_moment(connection):
-            await connection.execute(SQL["limit_statement"], milliseconds)
+            await _limit_statement(connection, searching.seconds)
             named = await _match_lagging(connection, where, within, searching.seconds)
-            return await _list(connection, bounds[0] - 1, (*within, *bounds, where, named), seconds)
+            return await _list_matching(connection, where, within, bounds, named, searching.seconds)
     except TimedOut as error:
         message = "the search by `where` took too long: narrow it by `prefix`, or make the path simpler"
         raise TimedOut(message, seconds=searching.seconds) from error
@@ -194,6 +191,38 @@ async def _search(
         if isinstance(error, StoreDamaged | StoreUnavailable) or not sqlstate.startswith(_BAD_PATH):
             raise
         raise _bad_where(f"not a SQL/JSON path predicate: {error.facts['cause']}", where) from error
+
+
+async def _list_matching(
+    connection: Connection,
+    where: str,
+    within: tuple[str, str, str, str],
+    bounds: tuple[int, int],
+    named: list[str],
+    seconds: float,
+) -> tuple[list[Row], dict[Key, Head]]:
+    """List documents that a path holds of: by their jsonb, those named, and those with U+0000."""
+    # The server's timeout speaks first.
+    patience = seconds + STORE_COMMAND_SECONDS
+    limit = bounds[0] - 1
+    ends_at = asyncio.get_running_loop().time() + seconds
+    found = await _list(connection, limit, (*within, *bounds, where, named), patience)
+    # Where the answer is full, only those before its end can belong to it.
+    end = found[0][-1]["document"] if len(found[0]) > limit else within[3]
+    await _limit_statement(connection, ends_at - asyncio.get_running_loop().time())
+    rows = await connection.fetch(
+        SQL["list_matching_nul"], *within[:3], end, where, bounds[0], timeout=patience
+    )
+    if not rows:
+        return found
+    named = [*named, *(row["document"] for row in rows)]
+    await _limit_statement(connection, ends_at - asyncio.get_running_loop().time())
+    return await _list(connection, limit, (*within, *bounds, where, named), patience)
+
+
+async def _limit_statement(connection: Connection, seconds: float) -> None:
+    """Let the server end each of the transaction's statements after this time, which must not be 0 (no limit)."""
+    await connection.execute(SQL["limit_statement"], str(max(1, round(seconds * 1_000))))
 
 
 async def _match_lagging(

@@ -448,8 +448,21 @@ FROM documents AS d
 WHERE d.namespace = $1 AND d.document > $2 AND d.document >= $3 AND d.document < $4 AND d.state_version IS NOT NULL
 ORDER BY d.document
 
+-- name: list_matching_nul
+-- Documents with U+0000 anywhere, which refold_jsonb cannot show, that the path $5 holds of. The text is looked at first:
+-- that costs a third of a conversion, and few documents go further.
+SELECT d.document
+FROM documents AS d
+WHERE d.namespace = $1 AND d.document > $2 AND d.document >= $3 AND d.document < $4
+    AND d.state IS NOT NULL AND d.state_version IS NULL
+    AND strpos(d.state::text, '\u0000') > 0
+    AND refold_jsonb(d.state) IS NULL
+    AND refold_searchable(d.state, $5::text) @@ $5::text::jsonpath
+ORDER BY d.document
+LIMIT $6
+
 -- name: match_state
-SELECT refold_jsonb($1::json) @@ $2::text::jsonpath
+SELECT coalesce(refold_jsonb($1::json), refold_searchable($1::json, $2::text)) @@ $2::text::jsonpath
 
 -- name: list_names
 SELECT d.document, d.version, d.recorded_at, d.state IS NOT NULL
