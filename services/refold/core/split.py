@@ -33,7 +33,7 @@ class SplitWrite:
     """A write of a whole state as several events, to be appended next to each other, all or none.
 
     `texts`: JSON of the state that the first event puts, then of the patch of each other event. `fields`: what the
-    author says of the write, without its change, `base` and `on_conflict`; `id`, `type` and `meta` are in the last event.
+    author says of the write, without its change, `base` and `on_conflict`; the last event has `id`, `type`, `meta`.
     """
 
     texts: tuple[bytes, ...]

@@ -42,8 +42,8 @@ class Draft:
             headers=self.headers,
         )
 
-    def strict_publication(self, version: int, last_sequence: int | None) -> Publication:
-        """Return what the log takes only while the document's last event is this one; None: what the fold decides."""
+    def strict_publication(self, version: int, last_sequence: int) -> Publication:
+        """Return what the log takes only while the document's last event is this one."""
         return Publication(
             namespace=self.namespace,
             document=self.document,

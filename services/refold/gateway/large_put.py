@@ -1,116 +1,86 @@
 """A PUT of a state that is too large for one event: several events of one document, in one atomic batch.
 
-Each takes a version. The last one is the answer's, and carries the author's own id; the others have ids made of it and
-of the state, so that the same PUT sent again is known as a whole. Used by the route that puts.
+Each takes a version; the last one is the answer's, and carries the author's id. Used by the route that puts.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from hashlib import sha256
 from typing import Final
 
 from refold.core import canonical
-from refold.core.canonical import Json
-from refold.core.errors import Refused, TimedOut
-from refold.core.limits import (
-    APPEND_ATTEMPTS_MAX,
-    BATCH_EVENTS_MAX,
-    EVENT_BYTES_MAX,
-    LOST_ATTEMPTS_MAX,
-    STATE_BYTES_MAX,
-)
-from refold.core.parts import PART_BYTES_MAX, split_state
+from refold.core.errors import TimedOut
+from refold.core.limits import APPEND_ATTEMPTS_MAX, EVENT_BYTES_MAX, STATE_BYTES_MAX
+from refold.core.split import SplitWrite, split_write
 from refold.gateway.conditions import Condition
 from refold.gateway.draft import Draft
 from refold.gateway.parts import Parts
 from refold.gateway.problems import RETRY, Problem
 from refold.gateway.recovery import catch_up, recover
 from refold.gateway.strict import refuse_condition
-from refold.gateway.submit import Written, never_acknowledged, repeated
+from refold.gateway.submit import Written
 from refold.log import Appended, Publication, Stale
-from refold.log.admission import ATOMIC_BYTES_MAX
 
 PUT_BYTES_MAX: Final = STATE_BYTES_MAX + EVENT_BYTES_MAX
 """Body of a PUT: a state as it is answered, or one with a little white space."""
 
+_SPLIT_BYTES_MIN: Final = EVENT_BYTES_MAX // 2
+"""With a smaller state, no event is too large for its state."""
 
-def is_large(made: Draft) -> bool:
-    """Tell whether a draft of a PUT does not fit into one event. Raises `Refused` where no document may be so large."""
-    size = canonical.size(made.fields["put"])
-    if size > STATE_BYTES_MAX:
-        rule = f"a state has at most {STATE_BYTES_MAX} canonical bytes"
-        raise Refused("state_too_large", rule, field="body", shape=f"{size} bytes")
-    return size > PART_BYTES_MAX and canonical.size(made.fields) > EVENT_BYTES_MAX
+_BASE_FIELDS: Final = frozenset({"base", "on_conflict"})
 
 
-def drafts_of(made: Draft) -> list[Draft]:
-    """Return a draft for each part, in order. Raises `Refused` where they are too many, or one is still too large.
+def split_of(made: Draft) -> SplitWrite | None:
+    """Return the events that a PUT is written as; None where it fits into one.
 
-    A `base` of the author's is refused: were the first part rejected for it, the next could still fit.
+    Raises `Refused` where no document may be so large, `Problem` where the author names a base of his own.
     """
-    if "base" in made.fields:
-        detail = "a state that is written in several events takes If-Match instead of Refold-Base"
+    state = made.fields.get("put")
+    if canonical.size(state) < _SPLIT_BYTES_MIN or canonical.size(made.fields) <= EVENT_BYTES_MAX:
+        return None
+    if not _BASE_FIELDS.isdisjoint(made.fields):
+        detail = "a state that is written as several events takes If-Match instead of Refold-Base"
         raise Problem(422, "contradictory", detail, field="refold-base")
-    about = {name: value for name, value in made.fields.items() if name != "put"}
-    state = made.fields["put"]
-    changes = split_state(state, PART_BYTES_MAX)
-    _check_bounds(changes)
-    digest = sha256(made.id.encode() + b"\0" + canonical.dumps(state)).hexdigest()[:32]
-    drafts = [
-        replace(made, fields={**about, **change, "id": f"part:{digest}:{at}"}, has_own_id=True)
-        for at, change in enumerate(changes[:-1])
-    ]
-    return [*drafts, replace(made, fields={**about, **changes[-1]})]
+    return split_write(state, {name: value for name, value in made.fields.items() if name != "put"})
 
 
 async def append_large(
-    parts: Parts,
-    drafts: list[Draft],
-    publications: list[Publication],
-    condition: Condition | None,
-    deadline: float,
+    parts: Parts, made: Draft, write: SplitWrite, condition: Condition | None, deadline: float
 ) -> Written:
-    """Append all parts or none; return the last one. Raises 412 where the condition does not hold."""
-    if condition is not None or drafts[-1].has_own_id:
-        return await _append_at_head(parts, drafts, condition, deadline)
-    folded_sequence = parts.progress.sequence
-    for _ in range(LOST_ATTEMPTS_MAX):
-        written = await _append(parts, publications, folded_sequence, drafts[-1].id)
-        if written is not None:
-            return written
-    raise never_acknowledged()
+    """Append all events or none, at the document's head; return the last one.
 
-
-async def _append_at_head(
-    parts: Parts, drafts: list[Draft], condition: Condition | None, deadline: float
-) -> Written:
-    """Append at the document's head, each part at the version that the one before it makes.
-
-    So nothing comes between the look for the author's id, and the parts: were the last one rejected for its id, the
-    others would have been folded.
+    Raises 412 where the condition does not hold, 409 where the id was used for something else.
     """
     folded_sequence = parts.progress.sequence
-    namespace, document = drafts[-1].namespace, drafts[-1].document
     for _ in range(APPEND_ATTEMPTS_MAX):
         if not await catch_up(parts, deadline):
             raise TimedOut("the projection has not caught up with the log in time; nothing was published")
-        known = await _repeated(parts, drafts)
+        known = await _repeated(parts, made, write)
         if known is not None:
             return known
-        row = await parts.store.head(namespace, document)
-        head = parts.seen.note_row(namespace, document, row)
+        row = await parts.store.head(made.namespace, made.document)
+        head = parts.seen.note_row(made.namespace, made.document, row)
         if condition is not None and not condition.holds(head.version, is_absent=head.is_absent):
             refuse_condition(head.version, is_absent=head.is_absent)
-        publications = [
-            draft.strict_publication(head.version + at, head.last_sequence if at == 0 else None)
-            for at, draft in enumerate(drafts)
-        ]
-        written = await _append(parts, publications, folded_sequence, drafts[-1].id)
+        publications = _publications(made, write, head.version, head.last_sequence)
+        written = await _append(parts, publications, folded_sequence, made.id)
         if written is not None:
             return written
     detail = f"others wrote to the document each of {APPEND_ATTEMPTS_MAX} times; nothing was published"
     raise Problem(503, "contended", detail, headers=RETRY)
+
+
+def _publications(made: Draft, write: SplitWrite, version: int, last_sequence: int) -> list[Publication]:
+    """Return what the log takes only while the document's last event is this one."""
+    return [
+        Publication(
+            namespace=made.namespace,
+            document=made.document,
+            body=body,
+            headers=made.headers,
+            expected_last_sequence=None if at else last_sequence,
+        )
+        for at, body in enumerate(write.bodies(version))
+    ]
 
 
 async def _append(
@@ -128,22 +98,26 @@ async def _append(
     return None if first is None else Written(first + len(publications) - 1)
 
 
-async def _repeated(parts: Parts, drafts: list[Draft]) -> Written | None:
-    """Find the events that the author sends again, by the ids of the last and of the first part."""
-    last = drafts[-1]
-    if not last.has_own_id or await parts.store.find_id(last.namespace, last.document, last.id) is None:
+async def _repeated(parts: Parts, made: Draft, write: SplitWrite) -> Written | None:
+    """Find the events that the author sends again under his own id: the last has it, the others stand before it."""
+    names = (made.namespace, made.document)
+    last = await parts.store.find_id(*names, made.id) if made.has_own_id else None
+    if last is None:
         return None
-    known = await repeated(parts, last)
-    if known is not None and await repeated(parts, drafts[0]) is not None:
-        return known
-    raise Problem(409, "rejected", "the id was used for another event", reason="id_reused")
+    first_sequence = last.sequence - len(write) + 1
+    for at, body in enumerate(write.bodies(0)):
+        entry = await parts.store.entry(*names, first_sequence + at)
+        if entry is None or not _is_same(entry.body, body):
+            raise Problem(409, "rejected", "the id was used for another event", reason="id_reused")
+    outcome = await parts.history.outcome(*names, last.sequence)
+    return Written(last.sequence, outcome, is_repeat=True)
 
 
-def _check_bounds(changes: list[dict[str, Json]]) -> None:
-    size = sum(canonical.size(change) for change in changes)
-    if len(changes) > BATCH_EVENTS_MAX or size > ATOMIC_BYTES_MAX - EVENT_BYTES_MAX:
-        rule = (
-            "a state is written in one piece, and an array over one part grows by an operation an element: "
-            "this one has too many small elements"
-        )
-        raise Refused("state_too_large", rule, field="body", shape=f"{len(changes)} events of {size} bytes")
+def _is_same(recorded: bytes, ours: bytes) -> bool:
+    """Compare two events, whatever version each was written at."""
+    return canonical.identical(_without_base(recorded), _without_base(ours))
+
+
+def _without_base(body: bytes) -> canonical.Json:
+    fields = canonical.loads(body)
+    return {name: value for name, value in fields.items() if name not in _BASE_FIELDS}

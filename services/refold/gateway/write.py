@@ -15,6 +15,7 @@ from starlette.responses import Response
 from refold.core.canonical import Json
 from refold.core.headers import JSON_PATCH, MERGE_PATCH
 from refold.core.outcome import Status
+from refold.core.split import SplitWrite
 from refold.gateway.answers import outcome_answer, pending_answer
 from refold.gateway.asking import (
     carried_headers,
@@ -28,7 +29,7 @@ from refold.gateway.conditions import Condition, write_condition
 from refold.gateway.described import DELETING, PATCHING, PUTTING
 from refold.gateway.draft import Draft, draft
 from refold.gateway.inflight import waiting
-from refold.gateway.large_put import PUT_BYTES_MAX, append_large, drafts_of, is_large
+from refold.gateway.large_put import PUT_BYTES_MAX, append_large, split_of
 from refold.gateway.parts import Parts, parts_of
 from refold.gateway.problems import Problem
 from refold.gateway.queries import refuse_query
@@ -86,15 +87,17 @@ async def _write(request: Request, made: Draft, change: dict[str, Json]) -> Resp
     headers = made.headers + ((("Refold-Reply", parts.reply_subject),) if wait > 0 else ())
     made = replace(made, fields={**made.fields, **change}, headers=headers)
     # Held to the rules before the first look at the store.
-    drafts = drafts_of(made) if "put" in change and is_large(made) else [made]
-    publications = [draft.publication() for draft in drafts]
+    split = split_of(made) if "put" in change else None
+    what = made.publication() if split is None else split
     # Refused before it is published, never after: where too many wait, this write is not begun.
     async with waiting():
         deadline = deadline_in(wait)
-        written = await _publish(parts, drafts, publications, condition)
+        written = await _publish(parts, made, what, condition)
         outcome = written.outcome
         if outcome is None and wait > 0:
-            outcome = await _outcome(parts, made, written.sequence, len(drafts), deadline)
+            outcome = await _outcome(
+                parts, made, written.sequence, 1 if split is None else len(split), deadline
+            )
     if outcome is None:
         parts.seen.forget(made.namespace, made.document)
         return pending_answer(made.namespace, made.document, written.sequence, made.id)
@@ -124,23 +127,22 @@ def _note(parts: Parts, made: Draft, outcome: dict[str, Json]) -> None:
 
 
 async def _publish(
-    parts: Parts, drafts: list[Draft], publications: list[Publication], condition: Condition | None
+    parts: Parts, made: Draft, what: Publication | SplitWrite, condition: Condition | None
 ) -> Written:
-    made = drafts[-1]
     # What must be known to decide is waited for even where the outcome is not.
     deadline = deadline_in(max(parts.wait_seconds, _DECIDE_SECONDS))
-    if condition is not None or "delete" in made.fields:
+    if condition is not None or "delete" in made.fields or isinstance(what, SplitWrite):
         # Decided by the document's row, and a refusal shows it.
         await parts.readiness.wait(deadline)
-    if len(drafts) > 1:
-        return await append_large(parts, drafts, publications, condition, deadline)
+    if isinstance(what, SplitWrite):
+        return await append_large(parts, made, what, condition, deadline)
     if condition is not None:
         return await append_strictly(parts, made, condition, deadline)
     if "delete" in made.fields:
         known = await refuse_absent(parts, made, deadline)
         if known is not None:
             return known
-    return await append_surely(parts, made, publications[0])
+    return await append_surely(parts, made, what)
 
 
 def _joined(request: Request, name: str) -> str | None:

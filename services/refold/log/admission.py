@@ -14,8 +14,8 @@ from refold.core.limits import BATCH_EVENTS_MAX, EVENT_BYTES_MAX, HEADERS_BYTES_
 from refold.core.record import check_name
 from refold.log import Publication
 
-ATOMIC_BYTES_MAX: Final = 16 * 1024 * 1024
-"""Bodies of one atomic append: the largest state in parts fits, with what its author says of each."""
+ATOMIC_BYTES_MAX: Final = 40 * 1024 * 1024
+"""Bodies of one atomic append: the largest split write fits, with what its author says in each event."""
 
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 

@@ -15,6 +15,7 @@ from refold.core.diff import diff
 from refold.core.document import ABSENT
 from refold.core.errors import Refused
 from refold.core.limits import EVENT_BYTES_MAX
+from refold.core.split import split_write
 
 DIGEST_CHARS: Final = 16
 
@@ -23,14 +24,22 @@ class Planned(NamedTuple):
     """What a line comes to, and the head after it.
 
     `event`: the line for the service; None where the line changes nothing, is there already (`is_present`), or
-    is refused here (`refusal`).
+    is refused here (`refusal`). `put`: what its author says of a state that is too large for one event, which the
+    service writes as several; `version` is the one that it is put at.
     """
 
     line: Line
     after: Head
     event: bytes | None = None
+    put: dict[str, Json] | None = None
+    version: int = 0
     is_present: bool = False
     refusal: Refused | None = None
+
+    @property
+    def is_sent(self) -> bool:
+        """Tell whether the line goes to the service."""
+        return self.event is not None or self.put is not None
 
 
 def plan(line: Line, heads: Heads, file_digest: str, *, attempt: int = 0) -> Planned:
@@ -40,7 +49,7 @@ def plan(line: Line, heads: Heads, file_digest: str, *, attempt: int = 0) -> Pla
     line of the document may have gone through, and does not say that this one has.
     """
     planned = _plan(line, heads, file_digest, attempt)
-    if planned.event is not None:
+    if planned.event is not None or planned.put is not None:
         heads.put(line.document, planned.after, line.state)
     if planned.refusal is not None and line.version is not None:
         heads.broken_off.add(line.document)
@@ -56,12 +65,27 @@ def _plan(line: Line, heads: Heads, file_digest: str, attempt: int) -> Planned:
     change = _change(line, heads)
     if change is None:
         return Planned(line, head)
-    event = {"doc": line.document, **change, **_about(line, head, file_digest, attempt)}
-    written = canonical.dumps(event)
+    about = _about(line, head, file_digest, attempt)
+    written = canonical.dumps({"doc": line.document, **change, **about})
     if len(written) > EVENT_BYTES_MAX:
-        return Planned(line, head, refusal=_too_large(len(written)))
+        return _plan_put(line, head, {name: said for name, said in about.items() if name != "base"})
     text = None if line.state is ABSENT else line.text
     return Planned(line, Head(head.version + 1, text, line.number), written)
+
+
+def _plan_put(line: Line, head: Head, about: dict[str, Json]) -> Planned:
+    """Plan a state that is too large for one event: it takes as many versions as events."""
+    try:
+        events = len(split_write(line.state, about))
+    except Refused as refused:
+        return Planned(line, head, refusal=refused)
+    if line.version is not None and events > 1:
+        rule = f"its state is written as {events} events, which take as many versions"
+        return Planned(
+            line, head, refusal=Refused("version_differs", rule, field="version", shape=str(line.version))
+        )
+    after = Head(head.version + events, line.text, line.number)
+    return Planned(line, after, put=about, version=head.version)
 
 
 def _out_of_turn(version: int, line: Line, heads: Heads) -> Refused | None:
@@ -74,11 +98,6 @@ def _out_of_turn(version: int, line: Line, heads: Heads) -> Refused | None:
     else:
         return None
     return Refused("version_differs", rule, field="version", shape=str(version))
-
-
-def _too_large(count: int) -> Refused:
-    rule = f"its event may have at most {EVENT_BYTES_MAX} bytes"
-    return Refused("event_too_large", rule, field="state", shape=f"{count} bytes")
 
 
 def _change(line: Line, heads: Heads) -> dict[str, Json] | None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from itertools import groupby
+from typing import Any, Final, TypeVar, cast
 
+from refold.client.about import About
 from refold.client.importing.file import LINE_BYTES_MAX, LinesFile
 from refold.client.importing.heads import Heads
 from refold.client.importing.line import Line, parse_line
@@ -131,8 +133,14 @@ class Import:
             self._heads.forget(line.document)
 
     async def _send(self, plans: Sequence[Planned]) -> list[Outcome]:
-        sent = [planned for planned in plans if planned.event is not None]
-        outcomes = await self._append([planned.event for planned in sent if planned.event is not None])
+        sent = [planned for planned in plans if planned.is_sent]
+        outcomes: list[Outcome] = []
+        # In the file's order: events together, a state that is too large for one event by itself.
+        for is_put, group in groupby(sent, key=lambda planned: planned.put is not None):
+            if is_put:
+                outcomes += [await self._put(planned) for planned in group]
+            else:
+                outcomes += await self._append([each.event for each in group if each.event is not None])
         return [
             await self._looked_up(planned, outcome) if outcome.status == "pending" else outcome
             for planned, outcome in zip(sent, outcomes, strict=True)
@@ -144,6 +152,16 @@ class Import:
             return _complete(events, await self._refold.append(self._namespace, events, retry_seconds=0))
 
         return await self._answered(append) if events else []
+
+    async def _put(self, planned: Planned) -> Outcome:
+        line = planned.line
+        about = cast("About", {**(planned.put or {}), "if_version": planned.version})
+        try:
+            return await self._answered(
+                lambda: self._refold.put(self._namespace, line.document, line.state, **about)
+            )
+        except Refused as refused:
+            return Outcome(status="refused", reason=refused.reason, detail=str(refused))
 
     async def _looked_up(self, planned: Planned, outcome: Outcome) -> Outcome:
         names, sequence = (self._namespace, planned.line.document), outcome.sequence
@@ -187,9 +205,9 @@ class Import:
         broken: set[str] = set()
         answers = iter(outcomes)
         for planned in plans:
-            outcome = next(answers) if planned.event is not None else None
+            outcome = next(answers) if planned.is_sent else None
             line = planned.line
-            if line.document in broken or (outcome is not None and outcome.reason in _STALE):
+            if line.document in broken or (outcome is not None and _is_stale(outcome)):
                 broken.add(line.document)
                 again.append(line)
             elif not self._take(planned, outcome):
@@ -218,6 +236,11 @@ class Import:
     def _refuse(self, number: int, refused: Refused) -> None:
         self.tally.refused += 1
         self._listener.refused(number, refused)
+
+
+def _is_stale(outcome: Outcome) -> bool:
+    """Tell whether another's change came first: by the fold's reason, or by the log's own check."""
+    return outcome.reason in _STALE or outcome.status == "conflict"
 
 
 def _complete(events: Sequence[bytes], outcomes: list[Outcome]) -> list[Outcome]:
