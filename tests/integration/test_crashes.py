@@ -31,9 +31,9 @@ def data(tmp_path: Path) -> Iterator[Path]:
     """A data folder; whatever a failed test left running in it is killed."""
     folder = tmp_path / "data"
     yield folder
-    kill_all(
-        [process for process in psutil.Process().children(recursive=True) if str(folder) in _line(process)]
-    )
+    # Its services name no folder, and one that is stopped does not end with its parent.
+    ours = [process for process in psutil.Process().children() if str(folder) in _line(process)]
+    kill_all([*ours, *(child for process in ours for child in process.children(recursive=True))])
 
 
 def _line(process: psutil.Process) -> str:
