@@ -90,6 +90,7 @@ async def test_nothing_is_read_before_the_projection_has_reached_the_logs_end_of
             assert LAG_HEADER not in head.headers
 
 
+@pytest.mark.slow
 async def test_a_write_needs_the_log_only_and_a_conditional_one_waits_for_the_projection(site: Site) -> None:
     async with gateway(site, is_ready_awaited=False) as started:
         client, version = started.client, EVENTS // DOCUMENTS
@@ -113,6 +114,7 @@ async def test_a_write_needs_the_log_only_and_a_conditional_one_waits_for_the_pr
         assert (absent.status_code, absent.json()["code"]) == (404, "document_absent")
 
 
+@pytest.mark.slow
 async def test_stale_reads_are_answered_only_by_setting_and_marked(site: Site) -> None:
     async with gateway(site, is_ready_awaited=False, stale_reads=True) as started:
         listed = await started.client.get("/v1/n")
