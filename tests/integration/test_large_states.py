@@ -102,11 +102,15 @@ async def test_exported_and_imported_it_is_the_same(api: Api, tmp_path: Path, *,
     path, back = tmp_path / "out.jsonl", f"{api.namespace}-back"
     async with Refold(str(api.client.base_url)) as refold:
         with path.open("wb") as file:
+
+            async def write(lines: bytes) -> None:
+                file.write(lines)
+
             told = ExportListener(progress=lambda _: None, waiting=lambda _: None)
-            await export(refold, api.namespace, file.write, told, is_history=is_history)
+            await export(refold, api.namespace, write, told, is_history=is_history)
         if not is_history:
             # Another line of the document behind the large one, and a run again from the beginning.
-            line = {"doc": "grown", "state": {**state, "more": 1}, "ts": "2030-01-01T00:00:00Z"}
+            line = {"doc": "grown", "state": {**state, "more": 1}, "ts": "2020-01-01T00:00:00Z"}
             path.write_bytes(path.read_bytes() + orjson.dumps(line) + b"\n")
             state["more"] = 1
         refused: list[Any] = []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from io import BytesIO
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlencode
 
@@ -27,6 +28,7 @@ from refold.core.record import check_name
 
 CONNECT_SECONDS: Final = 5.0
 CONNECTIONS_MAX: Final = 64
+_WHOLE_BODY_BYTES_MAX: Final = 512 * 1024
 _NAME_SAFE: Final = ":=@+~"
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
@@ -94,7 +96,9 @@ class Transport:
         session = self._session = self._session or self._open()
         try:
             target = URL(url, encoded=True)
-            asking = session.request(method, target, headers=headers, data=body, allow_redirects=False)
+            # aiohttp sends a stream piece by piece: a large body at once would hold up everything else.
+            data = BytesIO(body) if body is not None and len(body) > _WHOLE_BODY_BYTES_MAX else body
+            asking = session.request(method, target, headers=headers, data=data, allow_redirects=False)
             async with asking as response:
                 return Answer(response.status, response.headers, await response.read())
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from refold.core import canonical
+from refold.core.canonical import Json
 from refold.core.errors import TimedOut
 from refold.core.limits import APPEND_ATTEMPTS_MAX, EVENT_BYTES_MAX, STATE_BYTES_MAX
 from refold.core.split import SplitWrite, split_write
@@ -110,7 +111,15 @@ async def _repeated(parts: Parts, made: Draft, write: SplitWrite) -> Written | N
         if entry is None or not _is_same(entry.body, body):
             raise Problem(409, "rejected", "the id was used for another event", reason="id_reused")
     outcome = await parts.history.outcome(*names, last.sequence)
-    return Written(last.sequence, outcome, is_repeat=True)
+    first = await parts.history.outcome(*names, first_sequence)
+    return Written(last.sequence, outcome and as_whole(outcome, first), is_repeat=True)
+
+
+def as_whole(last: dict[str, Json], first: dict[str, Json] | None) -> dict[str, Json]:
+    """Show the last event's outcome as the whole write's: the first event says whether it created the document."""
+    if first is None or "created" not in last:
+        return last
+    return {**last, "created": first.get("created", False)}
 
 
 def _is_same(recorded: bytes, ours: bytes) -> bool:
@@ -118,6 +127,6 @@ def _is_same(recorded: bytes, ours: bytes) -> bool:
     return canonical.identical(_without_base(recorded), _without_base(ours))
 
 
-def _without_base(body: bytes) -> canonical.Json:
+def _without_base(body: bytes) -> dict[str, Json]:
     fields = canonical.loads(body)
     return {name: value for name, value in fields.items() if name not in _BASE_FIELDS}

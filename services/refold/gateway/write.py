@@ -29,7 +29,7 @@ from refold.gateway.conditions import Condition, write_condition
 from refold.gateway.described import DELETING, PATCHING, PUTTING
 from refold.gateway.draft import Draft, draft
 from refold.gateway.inflight import waiting
-from refold.gateway.large_put import PUT_BYTES_MAX, append_large, split_of
+from refold.gateway.large_put import PUT_BYTES_MAX, append_large, as_whole, split_of
 from refold.gateway.parts import Parts, parts_of
 from refold.gateway.problems import Problem
 from refold.gateway.queries import refuse_query
@@ -46,7 +46,11 @@ _PATCH_TYPES: Final = (JSON_PATCH, MERGE_PATCH)
 
 @router.put("/v1/{namespace}/{document}", **PUTTING)
 async def put_document(request: Request, namespace: str, document: str) -> Response:
-    """Write the document's whole state."""
+    """Write the document's whole state.
+
+    A state that is too large for one event (1 MiB) is written as several, all or none: each takes a version, and the
+    answer is the last one's. A single string over 1 MiB cannot be written.
+    """
     made = _begin(request, namespace, document)
     state = await read_json(request, _STATE_TYPES, PUT_BYTES_MAX)
     return await _write(request, made, {"put": state})
@@ -111,10 +115,10 @@ async def _outcome(
     """Wait for the last event's outcome; of several, the first one says whether the document was created."""
     names, when_late = (made.namespace, made.document), parts.early.want
     outcome = await parts.outcomes.wait(*names, sequence, deadline, when_late=when_late)
-    if outcome is None or events == 1 or "created" not in outcome:
+    if outcome is None or events == 1:
         return outcome
     first = await parts.outcomes.wait(*names, sequence - events + 1, deadline, when_late=when_late)
-    return outcome if first is None else {**outcome, "created": first.get("created", False)}
+    return as_whole(outcome, first)
 
 
 def _note(parts: Parts, made: Draft, outcome: dict[str, Json]) -> None:
