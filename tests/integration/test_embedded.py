@@ -283,7 +283,7 @@ async def test_a_log_without_room_refuses_at_once_and_keeps_what_it_has(tmp_path
 async def test_a_log_may_grow_by_what_the_disk_has_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("refold.embedded.nats._room_bytes", lambda _: 200_000)
+    monkeypatch.setattr("refold.embedded.nats.room_bytes", lambda _: 200_000)
     for _ in range(3):
         with await open_folder(tmp_path) as folder:
             server = await start_nats(folder)

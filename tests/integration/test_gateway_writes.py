@@ -10,6 +10,7 @@ import pytest
 
 from refold.core.limits import EVENT_BYTES_MAX
 from refold.core.timestamp import parse_rfc3339
+from refold.gateway.large_put import PUT_BYTES_MAX
 from support.http import JSON_PATCH, Api, outcome, problem
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -234,16 +235,26 @@ async def test_too_deep_a_state_is_422(api: Api) -> None:
     outcome(await api.ask("PUT", "d", content=fits, Content_Type="application/json"), 201)
 
 
-@pytest.mark.parametrize("size", [EVENT_BYTES_MAX - 100, EVENT_BYTES_MAX + 1, 20 * EVENT_BYTES_MAX])
-async def test_a_large_body_is_taken_up_to_the_limit_and_413_past_it(api: Api, size: int) -> None:
-    response = await api.put("d", "x" * (size - 2))
-    if size < EVENT_BYTES_MAX:
-        outcome(response, 201)
-        assert len((await api.get("d")).content) == size
-        return
-    view = problem(response, 413, "event_too_large")
+async def test_one_string_is_taken_up_to_the_size_of_an_event(api: Api) -> None:
+    size = EVENT_BYTES_MAX - 100
+    outcome(await api.put("d", "x" * (size - 2)), 201)
+    assert len((await api.get("d")).content) == size
+
+
+@pytest.mark.parametrize(
+    ("size", "code", "limit"),
+    [
+        # One string is never split.
+        (EVENT_BYTES_MAX + 1, "event_too_large", EVENT_BYTES_MAX),
+        (20 * EVENT_BYTES_MAX, "state_too_large", PUT_BYTES_MAX),
+    ],
+)
+async def test_a_large_body_is_413_and_names_its_size_and_the_limit(
+    api: Api, size: int, code: str, limit: int
+) -> None:
+    view = problem(await api.put("d", "x" * (size - 2)), 413, code)
     assert str(size) in view["detail"]
-    assert str(EVENT_BYTES_MAX) in view["detail"]
+    assert str(limit) in view["detail"]
     outcome(await api.put("d", 1), 201)
 
 

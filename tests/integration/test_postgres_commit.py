@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 
 from refold.core.errors import FenceLost, StoreError, StoreFull, StoreUnavailable
+from refold.store.postgres.transaction import transaction
 from support.scribe import NAMESPACE
 from support.stores import begin, postgres_stores
 
@@ -249,3 +250,17 @@ async def test_the_state_stands_in_its_canonical_bytes(store, scribe, aside):
     scribe.publish("a", b'{ "put": {"b":1.50, "a":"\\u0041\\u0000", "c":null} }')
     await store.commit(scribe.commit())
     assert await aside.fetchval("SELECT state::text FROM documents") == '{"a":"A\\u0000","b":1.5,"c":null}'
+
+
+async def test_a_transaction_that_is_cancelled_while_it_begins_is_not_left_open(aside):
+    async def begin_one():
+        async with transaction(aside):
+            pytest.fail("it has begun already")
+
+    beginning = asyncio.create_task(begin_one())
+    # Once its turn has come, BEGIN is on its way, and its answer has not been read.
+    await asyncio.sleep(0)
+    beginning.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await beginning
+    assert aside.is_closed()

@@ -119,7 +119,7 @@ def test_a_string_that_nearly_fills_an_event_is_taken():
 
 
 def test_a_string_that_no_event_has_room_for_is_refused_with_its_place():
-    with pytest.raises(Refused, match="/a/1: one value with the path to it") as caught:
+    with pytest.raises(Refused, match="/a/1: a string and its path fit into one event") as caught:
         split_write({"a": ["x", "y" * EVENT_BYTES_MAX]}, SAID)
     assert caught.value.reason == "event_too_large"
 

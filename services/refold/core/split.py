@@ -145,7 +145,10 @@ class _Adding:
     def checked(self, operation: bytes, path: str, value: Json) -> bytes:
         """Refuse what does not fit into one event."""
         if len(operation) > self.bytes_max:
-            rule = f"one value with the path to it has at most {self.bytes_max} bytes here: no event can add part of it"
+            rule = (
+                f"a string and its path fit into one event of at most {EVENT_BYTES_MAX} bytes, "
+                f"which leaves {self.bytes_max} here"
+            )
             raise Refused(
                 "event_too_large",
                 rule,

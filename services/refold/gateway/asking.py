@@ -27,16 +27,21 @@ _NOT_FIELDS: Final = frozenset({b"refold-wait"})
 _KEY: Final = b"idempotency-key"
 
 
-async def read_json(request: Request, media_types: tuple[str, ...], bytes_max: int = EVENT_BYTES_MAX) -> Json:
+async def read_json(
+    request: Request,
+    media_types: tuple[str, ...],
+    bytes_max: int = EVENT_BYTES_MAX,
+    reason: str = "event_too_large",
+) -> Json:
     """Read and parse the body. Raises `Refused` where it is too large, not JSON, or of another media type."""
     refuse_encoding(request)
     media = media_type(request)
     if media not in media_types:
         raise unsupported(media, media_types)
-    return canonical.loads(await read_body(request, bytes_max))
+    return canonical.loads(await read_body(request, bytes_max, reason))
 
 
-async def read_body(request: Request, bytes_max: int) -> bytes:
+async def read_body(request: Request, bytes_max: int, reason: str) -> bytes:
     """Read the body; one that is too large is drained first, so that its sender hears of it."""
     parts: list[bytes] = []
     bytes_count = 0
@@ -56,7 +61,7 @@ async def read_body(request: Request, bytes_max: int) -> bytes:
                     break
     if bytes_count > bytes_max:
         size = told if told.isdigit() else f"at least {bytes_count}"
-        raise Refused("event_too_large", f"at most {bytes_max} bytes", field="body", shape=f"{size} bytes")
+        raise Refused(reason, f"at most {bytes_max} bytes", field="body", shape=f"{size} bytes")
     return b"".join(parts)
 
 

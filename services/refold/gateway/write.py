@@ -52,7 +52,7 @@ async def put_document(request: Request, namespace: str, document: str) -> Respo
     answer is the last one's. A single string over 1 MiB cannot be written.
     """
     made = _begin(request, namespace, document)
-    state = await read_json(request, _STATE_TYPES, PUT_BYTES_MAX)
+    state = await read_json(request, _STATE_TYPES, PUT_BYTES_MAX, "state_too_large")
     return await _write(request, made, {"put": state})
 
 

@@ -110,8 +110,10 @@ async def rebuild_from_nothing(parts: FromNothing, listener: Listener) -> Rebuil
     than the log goes, `FenceLost` where another rebuild is at work.
     """
     await parts.replacement.prepare()
+    # Before the log's end is asked for: a projector that still works may fold what is appended in between.
+    bound = await parts.replacement.bound()
     info = await parts.log.info()
-    _check_bound(await parts.replacement.bound(), info)
+    _check_bound(bound, info)
     if not await parts.fresh.own():
         raise FenceLost("another rebuild is at work in this schema")
     checkpoints = await parts.fresh.bind(info.log_id)

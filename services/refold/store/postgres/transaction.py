@@ -25,7 +25,12 @@ async def transaction(connection: Connection) -> AsyncIterator[None]:
     """
     begun = connection.transaction()
     with translated():
-        await begun.start()
+        try:
+            await begun.start()
+        except BaseException:
+            # BEGIN may be in force all the same: what follows on this connection would never be committed.
+            connection.terminate()
+            raise
         try:
             yield
         except BaseException:
@@ -64,3 +69,6 @@ async def _roll_back(connection: Connection, roll_back: Callable[[], Awaitable[N
             await roll_back()
     except (StoreError, TimedOut):
         connection.terminate()
+    except BaseException:
+        connection.terminate()
+        raise
