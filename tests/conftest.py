@@ -1,7 +1,10 @@
 """The fixtures that every test may use."""
 
 import signal
+from collections.abc import Iterator
 
+import pytest
+import structlog
 from hypothesis import settings
 
 from support.http import api
@@ -16,3 +19,10 @@ settings.load_profile("refold")
 
 # A shell starts what it runs in the background deaf to Ctrl-C; what tests start and interrupt must hear it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def reset_logging() -> Iterator[None]:
+    """Undo what a command that ran in this process configured: its standard error is closed after the test."""
+    yield
+    structlog.reset_defaults()

@@ -38,7 +38,7 @@ class LossyFile:
         self._ends_line = True
 
     def write(self, lines: bytes) -> None:
-        """Write lines, which may be handed over in pieces; never raise `OSError`."""
+        """Write lines, which may be handed over in pieces; never raise `OSError` or `ValueError`."""
         if self._is_skipping:
             # The beginning of this line was dropped: its end goes with it.
             end = lines.find(b"\n") + 1 or len(lines)
@@ -66,7 +66,8 @@ class LossyFile:
 
     def _unwritten(self, data: bytes) -> bytes:
         """Write what can be written and return the rest."""
-        with suppress(OSError):
+        # ValueError: the file was closed by another part of the process.
+        with suppress(OSError, ValueError):
             if self._file is None:
                 self._file = self._open()
             while data:

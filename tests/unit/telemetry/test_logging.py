@@ -20,6 +20,7 @@ class Disk(io.RawIOBase):
         self.content = b""
 
     def write(self, data):
+        self._checkClosed()
         if not self.room:
             raise OSError(errno.ENOSPC, "No space left on device")
         taken = bytes(data[: self.room])
@@ -79,6 +80,15 @@ def test_a_file_that_cannot_be_opened_is_opened_when_it_can_be():
     notice, *rest = disk.content.decode().splitlines()
     assert dropped(notice) == 2
     assert rest == ["three"]
+
+
+def test_a_file_that_another_closed_takes_no_lines_and_raises_nothing():
+    disk = Disk(room=10_000)
+    log = LossyFile(lambda: disk, service="gateway")
+    log.write(b"one\n")
+    disk.close()
+    log.write(b"two\n")
+    assert disk.content == b"one\n"
 
 
 @pytest.mark.parametrize("stream", ["/dev/full", "closed pipe"])
