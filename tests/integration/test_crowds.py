@@ -57,18 +57,18 @@ class Crowded(NamedTuple):
     def put(self, document: str, headers: bytes, body: bytes) -> bytes:
         """Return the bytes of a PUT."""
         path = f"/v1/{self.namespace}/{document}".encode()
-        head = b"PUT " + path + b" HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = b"PUT " + path + b" HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         return head + headers + b"\r\n" + body
 
     def append(self, headers: bytes, body: bytes) -> bytes:
         """Return the bytes of a bulk request."""
         path = f"/v1/{self.namespace}/events".encode()
-        return b"POST " + path + b" HTTP/1.1\r\nHost: x\r\n" + NDJSON + headers + b"\r\n" + body
+        return b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\n" + NDJSON + headers + b"\r\n" + body
 
     def wait_for(self, version: int) -> bytes:
         """Return the bytes of a read that waits."""
         path = f"/v1/{self.namespace}/d?min_version={version}&timeout=300".encode()
-        return b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n"
+        return b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
     def waiting(self) -> int:
         """Return how many requests wait, as the metrics say."""
@@ -133,7 +133,7 @@ def ends(opened: socket.socket) -> bool:
 
 @pytest.mark.parametrize(
     "sent",
-    [b"", b"GET /v1", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"],
+    [b"", b"GET /v1", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"],
     ids=["silent", "half a request line", "kept alive"],
 )
 def test_a_crowd_of_idle_connections_shuts_nobody_out(gateway: Crowded, sent: bytes) -> None:
@@ -228,7 +228,7 @@ def test_a_connection_on_which_no_headers_come_is_closed(
     try:
         wait_ready(f"http://127.0.0.1:{port}", {"gateway": service})
         short = Crowded(port, gateway.namespace, service)
-        for sent in (b"", b"GET /v1", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"):
+        for sent in (b"", b"GET /v1", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"):
             with short.open(sent) as opened:
                 assert ends(opened), sent
     finally:

@@ -98,11 +98,11 @@ def test_a_service_whose_log_could_not_be_written_goes_on(small_disk: Path) -> N
     for _ in range(50):
         httpx.get(f"{up.url}/v1/n/d", params={"min_version": 1, "timeout": 0.0}, timeout=30)
         with socket.create_connection((address.hostname, address.port), timeout=30) as peer:
-            peer.sendall(b"PUT /v1/n/d HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            peer.sendall(b"PUT /v1/n/d HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
     filler.unlink()
     for _ in range(300):
         with socket.create_connection((address.hostname, address.port), timeout=30) as peer:
-            peer.sendall(b"PUT /v1/n/d HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            peer.sendall(b"PUT /v1/n/d HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
     with httpx.Client(base_url=up.url, timeout=60) as client:
         until(lambda: put(client, 1), seconds=60)
         assert client.get("/v1/n/d1").json()["number"] == 1

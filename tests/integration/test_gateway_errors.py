@@ -386,24 +386,34 @@ async def test_an_ending_gateway_answers_whoever_waits() -> None:
         assert (await bulk).json()["status"] == "pending"
 
 
-async def test_too_many_bulk_requests_are_told_to_come_again(
-    gateway: Twin, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_too_many_bulk_requests_at_work_are_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("refold.gateway.bulk.BULK_QUEUE_SECONDS", 0.02)
+    async with twin(is_projecting=False) as gateway:
+        gateway.app.state.bulk_slots = asyncio.Semaphore(1)
+        line, long = b'{"doc":"d","put":1}\n', {"Refold-Wait": "60"}
+        first = asyncio.create_task(gateway.request("POST", "/v1/n/events", content=line, headers=long))
+        await gateway.appended(1)
+        problem(await gateway.request("POST", "/v1/n/events", content=line), 503, "busy")
+        async with gateway.projector():
+            assert (await first).json()["version"] == 1
+            assert (await gateway.request("POST", "/v1/n/events", content=line)).json()["version"] == 2
+
+
+async def test_an_idle_bulk_request_leaves_its_slot_and_takes_one_again(gateway: Twin) -> None:
     gateway.app.state.bulk_slots = asyncio.Semaphore(1)
-    is_over = asyncio.Event()
+    other_is_done = asyncio.Event()
 
     async def body() -> AsyncIterator[bytes]:
-        yield b'{"doc":"d","put":1}\n'
-        await is_over.wait()
+        yield b'{"doc":"d","put":1}\n{"doc"'
+        await other_is_done.wait()
+        yield b':"d","put":3}\n'
 
     first = asyncio.create_task(gateway.request("POST", "/v1/n/events", content=body()))
     await gateway.appended(1)
-    refused = await gateway.request("POST", "/v1/n/events", content=b'{"doc":"d","put":2}\n')
-    problem(refused, 503, "busy")
-    is_over.set()
-    assert (await first).json()["version"] == 1
-    assert (await gateway.request("POST", "/v1/n/events", content=b'{"doc":"d","put":2}')).status_code == 200
+    other = await gateway.request("POST", "/v1/n/events", content=b'{"doc":"d","put":2}\n')
+    assert other.json()["version"] == 2
+    other_is_done.set()
+    assert [orjson.loads(line)["version"] for line in (await first).content.splitlines()] == [1, 3]
 
 
 async def test_a_client_that_never_reads_its_answers_is_given_up(
@@ -417,7 +427,7 @@ async def test_a_client_that_never_reads_its_answers_is_given_up(
         "path": "/v1/n/events",
         "raw_path": b"/v1/n/events",
         "query_string": b"",
-        "headers": [(b"refold-wait", b"0")],
+        "headers": [(b"refold-wait", b"0"), (b"content-type", b"application/x-ndjson")],
     }
 
     async def receive() -> dict[str, Any]:

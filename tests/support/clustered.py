@@ -64,7 +64,11 @@ class Clustered:
             {"doc": f"d{number % DOCUMENTS}", "put": {"number": number}}
             for number in range(first, first + writes)
         ]
-        answer = await self.client.post("/v1/n/events", content=b"\n".join(map(orjson.dumps, lines)))
+        answer = await self.client.post(
+            "/v1/n/events",
+            content=b"\n".join(map(orjson.dumps, lines)),
+            headers={"Content-Type": "application/x-ndjson"},
+        )
         for line, told in zip(lines, map(orjson.loads, answer.content.splitlines()), strict=True):
             assert told["status"] == "applied", told
             self.acknowledged[told["sequence"]] = (line["doc"], line["put"]["number"])

@@ -35,6 +35,8 @@ from support.projection import DEADLINE_SECONDS, Projecting, ports, projecting
 
 REPLY_SUBJECT = "refold.reply.gateway.test"
 
+NDJSON = "application/x-ndjson"
+
 Fault = RefoldError | str
 """An error to raise, `lost` (stored, no acknowledgement) or `dropped` (not stored, no acknowledgement)."""
 
@@ -121,7 +123,9 @@ class Twin:
     notices: DeafNotices
 
     async def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Send one request."""
+        """Send one request; a POST is NDJSON unless its headers say otherwise."""
+        if method == "POST":
+            options["headers"] = {"Content-Type": NDJSON} | dict(options.get("headers", {}))
         return await self.client.request(method, path, **options)
 
     async def put(self, path: str, state: Any, **headers: str) -> httpx.Response:
@@ -195,5 +199,5 @@ async def _made(wait_seconds: float) -> Twin:
     )
     app = create_app(parts)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    client = httpx.AsyncClient(transport=transport, base_url="http://gateway")
+    client = httpx.AsyncClient(transport=transport, base_url="http://localhost")
     return Twin(client, parts, app, log, store, tables, notices)

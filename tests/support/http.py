@@ -16,6 +16,7 @@ from support.system import System
 
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
+NDJSON = "application/x-ndjson"
 PROBLEM = "application/problem+json"
 
 
@@ -29,9 +30,10 @@ class Api:
     async def ask(
         self, method: str, document: str = "", *, content: Any = None, query: Any = None, **headers: str
     ) -> httpx.Response:
-        """Send one request; `document` may go on as a path."""
+        """Send one request; `document` may go on as a path. A POST is NDJSON, `Content_Type=""`: without a type."""
         path = f"/v1/{self.namespace}/{document}" if document else f"/v1/{self.namespace}"
-        named = [(name.replace("_", "-"), value.encode()) for name, value in headers.items()]
+        given = {"Content_Type": NDJSON} | headers if method == "POST" else headers
+        named = [(name.replace("_", "-"), value.encode()) for name, value in given.items() if value]
         return await self.client.request(method, path, content=content, params=query, headers=named)
 
     async def put(self, document: str, state: Any, **headers: str) -> httpx.Response:

@@ -182,6 +182,24 @@ HttpWaitingPerClientMax = Annotated[
         default="4096",
     ),
 ]
+HttpHosts = Annotated[
+    str | None,
+    _flag(
+        "--http-hosts",
+        "Host names that the gateway serves besides loopback names and IP addresses, with commas between them; "
+        "`*.example.org` for all names below one, `*` for any.",
+        "NAMES",
+    ),
+]
+CorsOrigins = Annotated[
+    str | None,
+    _flag(
+        "--cors-origins",
+        "Origins whose web pages may use the gateway, such as https://app.example.org, with commas between them; "
+        "`*` for any.",
+        "ORIGINS",
+    ),
+]
 StatementTimeoutSeconds = Annotated[
     float | None,
     _flag(

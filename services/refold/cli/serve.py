@@ -25,6 +25,8 @@ def up(
     http_body_seconds: flags.HttpBodySeconds = None,
     http_waiting_max: flags.HttpWaitingMax = None,
     http_waiting_per_client_max: flags.HttpWaitingPerClientMax = None,
+    http_hosts: flags.HttpHosts = None,
+    cors_origins: flags.CorsOrigins = None,
     statement_timeout_seconds: flags.StatementTimeoutSeconds = None,
     log_level: flags.LogLevel = None,
 ) -> None:
@@ -50,6 +52,8 @@ def up(
         http_body_seconds=http_body_seconds,
         http_waiting_max=http_waiting_max,
         http_waiting_per_client_max=http_waiting_per_client_max,
+        http_hosts=http_hosts,
+        cors_origins=cors_origins,
         statement_timeout_seconds=statement_timeout_seconds,
         log_level=log_level,
     )
@@ -104,6 +108,8 @@ def gateway(
     http_body_seconds: flags.HttpBodySeconds = None,
     http_waiting_max: flags.HttpWaitingMax = None,
     http_waiting_per_client_max: flags.HttpWaitingPerClientMax = None,
+    http_hosts: flags.HttpHosts = None,
+    cors_origins: flags.CorsOrigins = None,
     statement_timeout_seconds: flags.StatementTimeoutSeconds = None,
     log_level: flags.LogLevel = None,
 ) -> None:
@@ -125,6 +131,8 @@ def gateway(
         http_body_seconds=http_body_seconds,
         http_waiting_max=http_waiting_max,
         http_waiting_per_client_max=http_waiting_per_client_max,
+        http_hosts=http_hosts,
+        cors_origins=cors_origins,
         statement_timeout_seconds=statement_timeout_seconds,
         log_level=log_level,
     )

@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp
 
 from refold.gateway import admin, bulk, openapi, problems, views, write
+from refold.gateway.access import Guarded
 from refold.gateway.hot import HOT_PATH, HotRoutes
 from refold.gateway.inflight import Counted, InFlight
 from refold.gateway.measured import Measured
@@ -26,7 +27,8 @@ class Gateway(FastAPI):
         parts: Parts = self.state.parts
         guarded = ReadGate(super().build_middleware_stack(), parts.readiness)
         counted = Counted(guarded, InFlight(parts.bounds, parts.registry))
-        return Measured(counted, parts.metrics.http_seconds, parts.timer)
+        allowed = Guarded(counted, parts.access)
+        return Measured(allowed, parts.metrics.http_seconds, parts.timer)
 
 
 def create_app(parts: Parts) -> Gateway:

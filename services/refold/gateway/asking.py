@@ -55,7 +55,7 @@ async def read_body(request: Request, bytes_max: int, reason: str) -> bytes:
                 # Not asking for the end of a body whose length was told saves a round trip to the server's thread.
                 is_complete = is_complete or told == str(bytes_count)
                 if bytes_count <= bytes_max:
-                    kept.add(len(piece))
+                    kept.keep(bytes_count)
                     parts.append(piece)
                 elif bytes_count > DRAIN_BYTES_MAX:
                     break
@@ -144,8 +144,10 @@ def media_type(request: Request) -> str:
 
 def unsupported(media: str, media_types: tuple[str, ...]) -> Refused:
     """Say which media types are taken."""
-    taken = " or ".join(media for media in media_types if media)
-    return Refused("unsupported_media_type", f"send {taken}", field="content-type", shape=repr(media[:80]))
+    shape = repr(media[:80]) if media else "none"
+    return Refused(
+        "unsupported_media_type", f"send {' or '.join(media_types)}", field="content-type", shape=shape
+    )
 
 
 def refuse_encoding(request: Request) -> None:

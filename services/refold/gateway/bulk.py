@@ -30,7 +30,7 @@ from refold.gateway.buffers import Inbox, Item, Outbox
 from refold.gateway.bulk_append import Batch, append_batch
 from refold.gateway.described import APPENDING
 from refold.gateway.draft import checked_line
-from refold.gateway.inflight import waiting
+from refold.gateway.inflight import BodyInMemory, waiting
 from refold.gateway.lines import Line, LineSplitter
 from refold.gateway.parts import Parts, parts_of
 from refold.gateway.problems import RETRY, Problem, problem_of
@@ -41,7 +41,7 @@ from refold.telemetry.logging import get_logger
 router: Final = APIRouter(tags=["write"])
 
 MEDIA_TYPE: Final = "application/x-ndjson"
-_TAKEN: Final = (MEDIA_TYPE, "application/ndjson", "application/jsonl", "")
+_TAKEN: Final = (MEDIA_TYPE, "application/ndjson", "application/jsonl")
 
 
 @router.post("/v1/{namespace}/events", **APPENDING)
@@ -77,29 +77,21 @@ class BulkAnswer(Response):
         self._failure: Problem | None = None
         self._has_written = False
         self._has_started = False
+        self._turn = Turn(request.app.state.bulk_slots)
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Serve it, among a bounded number of others."""
-        # Its slot is its permit: it is bounded apart from the requests that are over in a moment.
+        # Bulk requests hold a slot of their own kind instead of a permit for short requests.
         async with waiting():
-            await self._serve_in_turn(send)
-
-    async def _serve_in_turn(self, send: Send) -> None:
-        slots: asyncio.Semaphore = self._request.app.state.bulk_slots
-        try:
-            await asyncio.wait_for(slots.acquire(), BULK_QUEUE_SECONDS)
-        except TimeoutError as error:
-            detail = f"{BULK_REQUESTS_MAX} bulk requests are served already, and none has ended"
-            raise Problem(503, "busy", detail, headers=RETRY) from error
-        try:
-            await self._serve(send)
-        except TimedOut as error:
-            if not self._has_started:
-                raise
-            # The answer has begun: breaking it off is all that is left to say.
-            get_logger().warning("bulk_abandoned", code=error.code, error=str(error))
-        finally:
-            slots.release()
+            try:
+                await self._serve(send)
+            except TimedOut as error:
+                if not self._has_started:
+                    raise
+                # The answer has begun: breaking it off is all that is left to say.
+                get_logger().warning("bulk_abandoned", code=error.code, error=str(error))
+            finally:
+                self._turn.end()
 
     async def _serve(self, send: Send) -> None:
         try:
@@ -116,16 +108,21 @@ class BulkAnswer(Response):
     async def _read(self) -> None:
         splitter = LineSplitter(PAYLOAD_BYTES_MAX)
         try:
-            is_complete = False
-            while not is_complete:
-                piece, is_complete = await receive_piece(self._request)
-                lines = splitter.feed(piece) + (splitter.finish() if is_complete else [])
-                await self._inbox.put([self._item(line) for line in lines])
+            with BodyInMemory() as kept:
+                is_complete = False
+                while not is_complete:
+                    piece, is_complete = await self._turn.receive(self._request)
+                    lines = splitter.feed(piece) + (splitter.finish() if is_complete else [])
+                    kept.keep(splitter.pending_bytes)
+                    items = [self._item(line) for line in lines]
+                    self._turn.start_lines(len(items))
+                    await self._inbox.put(items)
         except Problem as problem:
             if not splitter.lines_count:
                 raise
             # The lines before are answered as ever; this one was never complete.
             number = splitter.lines_count + 1
+            self._turn.start_lines(1)
             await self._inbox.put([Item(number, None, refusal=_refusal(number, problem))])
         finally:
             await self._inbox.close()
@@ -194,12 +191,14 @@ class BulkAnswer(Response):
 
     async def _send(self, send: Send) -> None:
         while data := await self._outbox.take():
+            lines_count = data.count(b"\n")
             await self._start(send)
             try:
                 async with asyncio.timeout(BULK_STALL_SECONDS):
                     await send({"type": "http.response.body", "body": data, "more_body": True})
             except TimeoutError as error:
                 raise TimedOut("the client does not read its answers", seconds=BULK_STALL_SECONDS) from error
+            self._turn.end_lines(lines_count)
         await self._start(send)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -228,6 +227,54 @@ class BulkAnswer(Response):
             namespace=self._namespace, document=document, body=body, headers=self._carried
         )
         return Item(line.number, publication, event_id)
+
+
+class Turn:
+    """The slot of one bulk request, held only while it has work: an idle upload leaves its slot to others."""
+
+    def __init__(self, slots: asyncio.Semaphore) -> None:
+        """Hold none yet."""
+        self._slots = slots
+        self._is_held = False
+        self._is_receiving = False
+        self._lines_count = 0
+
+    async def receive(self, request: Request) -> tuple[bytes, bool]:
+        """Return the next piece of the body and whether it is the last, with a slot held. Raises `Problem`."""
+        self._is_receiving = True
+        self._release_if_idle()
+        piece, is_complete = await receive_piece(request)
+        self._is_receiving = False
+        if not self._is_held:
+            await self._take()
+        return piece, is_complete
+
+    def start_lines(self, count: int) -> None:
+        """Count lines that have been read."""
+        self._lines_count += count
+
+    def end_lines(self, count: int) -> None:
+        """Count lines whose answers have been sent."""
+        self._lines_count -= count
+        self._release_if_idle()
+
+    def end(self) -> None:
+        """Release the slot."""
+        if self._is_held:
+            self._is_held = False
+            self._slots.release()
+
+    async def _take(self) -> None:
+        try:
+            await asyncio.wait_for(self._slots.acquire(), BULK_QUEUE_SECONDS)
+        except TimeoutError as error:
+            detail = f"{BULK_REQUESTS_MAX} bulk requests are being served, and none ended in {BULK_QUEUE_SECONDS:g} s"
+            raise Problem(503, "busy", detail, headers=RETRY) from error
+        self._is_held = True
+
+    def _release_if_idle(self) -> None:
+        if self._is_receiving and not self._lines_count:
+            self.end()
 
 
 def new_slots() -> asyncio.Semaphore:

@@ -103,7 +103,7 @@ class InFlight:
 
     def hold_body(self, bytes_count: int) -> None:
         """Count bytes of bodies that are being read. Raises `Crowded`."""
-        if self._body_bytes + bytes_count > self.bounds.bodies_bytes_max:
+        if bytes_count > 0 and self._body_bytes + bytes_count > self.bounds.bodies_bytes_max:
             detail = f"request bodies that are being read take {self.bounds.bodies_bytes_max} bytes already"
             raise Crowded(503, "busy", detail, headers=RETRY)
         self._body_bytes += bytes_count
@@ -190,11 +190,11 @@ class BodyInMemory:
         self._in_flight = None if request is None else request.in_flight
         self._bytes = 0
 
-    def add(self, bytes_count: int) -> None:
-        """Count more. Raises `Crowded` where all bodies take too much."""
+    def keep(self, bytes_count: int) -> None:
+        """Count so many bytes from now on. Raises `Crowded` if all bodies together take too much."""
         if self._in_flight is not None:
-            self._in_flight.hold_body(bytes_count)
-            self._bytes += bytes_count
+            self._in_flight.hold_body(bytes_count - self._bytes)
+            self._bytes = bytes_count
 
     def __enter__(self) -> Self:
         """Begin."""

@@ -49,6 +49,11 @@ class LineSplitter:
         """Return the last line, where it did not end in a newline."""
         return self._end() if self._size else []
 
+    @property
+    def pending_bytes(self) -> int:
+        """Return the bytes of the line that has not ended yet, as far as they are kept."""
+        return self._size if self._size <= self._bytes_max else 0
+
     def _keep(self, piece: bytes) -> None:
         self._size += len(piece)
         if self._size <= self._bytes_max:

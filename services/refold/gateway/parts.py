@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from refold.core.canonical import Json
 from refold.core.page import Point, Snapshot
+from refold.gateway.access import Access
 from refold.gateway.early_outcomes import EarlyOutcomes
 from refold.gateway.inflight import Bounds
 from refold.gateway.outcomes import Outcomes
@@ -104,6 +105,7 @@ class Parts:
     wait_seconds: float
     seen: Seen = field(default_factory=Seen)
     bounds: Bounds = field(default_factory=Bounds)
+    access: Access = field(default_factory=Access)
 
 
 def parts_of(request: Request) -> Parts:

@@ -40,7 +40,7 @@ from refold.log import Publication
 
 router: Final = APIRouter(tags=["write"])
 
-_STATE_TYPES: Final = ("application/json", "")
+_STATE_TYPES: Final = ("application/json",)
 _PATCH_TYPES: Final = (JSON_PATCH, MERGE_PATCH)
 
 

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from refold import __version__
 from refold.core import canonical
 from refold.core.errors import LogHole, ServiceUnavailable
+from refold.gateway.access import Access
 from refold.gateway.app import create_app
 from refold.gateway.early_outcomes import EarlyOutcomes
 from refold.gateway.inflight import Bounds
@@ -114,6 +115,7 @@ async def _parts(settings: Settings) -> AsyncIterator[Parts]:
             new_id=_new_id,
             timer=time.perf_counter,
             wait_seconds=settings.wait_seconds,
+            access=Access(hosts=settings.http_hosts_allowed, cors_origins=settings.cors_origins_allowed),
             bounds=Bounds(
                 waiting_max=settings.http_waiting_max,
                 waiting_per_client_max=settings.http_waiting_per_client_max,

@@ -6,6 +6,7 @@ Made once by a command (`load`), then handed to whatever is wired.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -20,6 +21,8 @@ from refold.telemetry.redaction import redacted_text
 
 PREFIX: Final = "REFOLD_"
 _MEBIBYTE: Final = 1024 * 1024
+_HOST: Final = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_ORIGIN: Final = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s,@?#]+")
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -32,6 +35,22 @@ def split_address(text: str) -> tuple[str, int]:
 
 def _address(text: str) -> str:
     split_address(text)
+    return text
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _hosts(text: str) -> str:
+    if not all(_HOST.fullmatch(name) for name in _split(text)):
+        raise ValueError("must be host names without ports, such as state.example.org, *.example.org or *")
+    return text
+
+
+def _origins(text: str) -> str:
+    if not all(_ORIGIN.fullmatch(origin) for origin in _split(text)):
+        raise ValueError("must be origins without a path, such as https://app.example.org, or *")
     return text
 
 
@@ -148,6 +167,16 @@ class Settings(BaseSettings):
         le=1_000_000,
         description="The same from one address; more get 429. Clients behind one proxy share an address.",
     )
+    http_hosts: Annotated[str, AfterValidator(_hosts)] | None = Field(
+        None,
+        description="Host names that the gateway serves besides loopback names and IP addresses, with commas between "
+        "them; `*.example.org` for all names below one, `*` for any.",
+    )
+    cors_origins: Annotated[str, AfterValidator(_origins)] | None = Field(
+        None,
+        description="Origins whose web pages may use the gateway, such as https://app.example.org, with commas "
+        "between them; `*` for any.",
+    )
     statement_timeout_seconds: float = Field(
         10.0, gt=0, le=3_600, description="How long a reading statement may take in Postgres."
     )
@@ -162,6 +191,16 @@ class Settings(BaseSettings):
     def http_port(self) -> int:
         """The port of `http`."""
         return split_address(self.http)[1]
+
+    @property
+    def http_hosts_allowed(self) -> tuple[str, ...]:
+        """The names in `http_hosts`."""
+        return _split(self.http_hosts or "")
+
+    @property
+    def cors_origins_allowed(self) -> tuple[str, ...]:
+        """The origins in `cors_origins`."""
+        return _split(self.cors_origins or "")
 
     def required(self, name: str) -> str:
         """Return an address that a service cannot do without, its secret in the clear; refuse its absence."""

@@ -112,13 +112,13 @@ async def test_a_request_cancelled_while_it_waits_leaves_no_trace() -> None:
 async def test_bodies_in_memory_are_bounded_together() -> None:
     async def serve(_: Scope, __: Receive, send: Send) -> None:
         with BodyInMemory() as first:
-            first.add(6)
+            first.keep(6)
             with pytest.raises(Crowded) as refused, BodyInMemory() as second:
-                second.add(5)
+                second.keep(5)
             assert refused.value.status == 503
-            first.add(4)
+            first.keep(10)
         with BodyInMemory() as third:
-            third.add(10)
+            third.keep(10)
         await send({"type": "http.response.start", "status": 200})
 
     held = Held(Bounds(bodies_bytes_max=10))
