@@ -137,7 +137,7 @@ def test_the_status_says_how_far_the_fold_is(refold):
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        (("get", "acme/never-there"), "document_absent"),
+        (("get", "acme/never-there"), "document_unknown"),
         (("get", "acme/shown", "--version", "99"), "version_unknown"),
         (("get", "acme/shown", "--at", "yesterday"), "bad_time"),
         (("get", "acme/shown", "--at", "1990-01-01"), "document_absent"),
@@ -155,6 +155,66 @@ def test_what_cannot_be_is_one_clear_line_and_exit_code_1(refold, arguments, cod
     assert found.out == ""
     assert code in found.err
     assert found.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("list", "nope"), "namespace_unknown: there is no namespace nope"),
+        (("list", "shopp"), "did you mean shop?"),
+        (("export", "nope"), "namespace_unknown: there is no namespace nope"),
+        (("history", "nope/x"), "namespace_unknown: there is no namespace nope"),
+        (("history", "shop/nope"), "document_unknown: namespace shop has no document nope"),
+        (("rejections", "shop/nope"), "document_unknown: namespace shop has no document nope"),
+        (("get", "shop/nope"), "document_unknown: namespace shop has no document nope"),
+        (("diff", "shop/nope", "1", "2"), "document_unknown: namespace shop has no document nope"),
+        (("list", "shop", "--where", "$.price"), "bad_where: where: not a predicate"),
+    ],
+)
+def test_a_mistyped_name_does_not_look_like_success(refold, arguments, code):
+    refold("put", "shop/known", "1")
+    found = refold(*arguments)
+    assert (found.code, found.out) == (1, "")
+    assert code in found.err
+
+
+@pytest.mark.parametrize("target", ["nope", "shop/nope"])
+def test_verify_of_an_unknown_name_says_that_there_is_nothing(refold, up, target):
+    refold("put", "shop/known", "1")
+    found = refold("verify", target, "--data", str(up.data))
+    assert (found.code, found.out) == (1, "")
+    assert f"nothing_found: the log has no event of {target}" in found.err
+
+
+def test_an_empty_result_of_a_known_name_is_no_error(refold):
+    refold("put", "hollow/known", "1")
+    assert printed(refold("list", "hollow", "--prefix", "z", "--json")) == []
+    assert printed(refold("history", "hollow/known", "--after", "9", "--json")) == []
+    assert printed(refold("rejections", "hollow/known", "--json")) == []
+    refold("patch", "hollow/refused", '[{"op": "test", "path": "/a", "value": 2}]')
+    assert printed(refold("history", "hollow/refused", "--json")) == []
+    refold("delete", "hollow/known")
+    assert printed(refold("list", "hollow", "--json")) == []
+    assert refold("export", "hollow").code == 0
+
+
+def test_what_is_not_found_is_named_with_the_head_and_the_first_version(refold):
+    when = ("--occurred-at", "2020-01-01T00:00:00Z")
+    first = printed(refold("put", "lost/one", "1", *when, "--json"))
+    second = printed(refold("put", "lost/one", "2", "--json"))
+    head = f"its head is version 2, recorded at {second['recorded_at']}"
+    assert f"lost/one has no version 7; {head}" in refold("get", "lost/one", "--version", "7").err
+    assert f"lost/one has no version 9; {head}" in refold("diff", "lost/one", "1", "9").err
+    assert "lost/one is absent at version 0" in refold("get", "lost/one", "--version", "0").err
+    early = refold("get", "lost/one", "--at", "2021-01-01").err
+    assert f"its first version was recorded at {first['recorded_at']}" in early
+    assert "it occurred at 2020-01-01T00:00:00.000000000Z: try --clock occurred" in early
+    assert printed(refold("get", "lost/one", "--at", "2021-01-01", "--clock", "occurred")) == 1
+    earlier = refold("get", "lost/one", "--at", "2019-01-01", "--clock", "occurred").err
+    assert "its first version occurred at 2020-01-01" in earlier
+    refold("delete", "lost/one")
+    gone = refold("get", "lost/one").err
+    assert "lost/one was deleted; its head is version 3" in gone
 
 
 def test_a_service_that_is_not_there_exits_3(refold):
@@ -216,3 +276,19 @@ def test_a_projection_is_proven_renewed_and_its_damage_told(refold, up):
 def test_verify_without_a_running_system_exits_3(refold, tmp_path):
     found = refold("verify", "--data", str(tmp_path))
     assert (found.code, found.err.count("\n")) == (3, 1)
+
+
+@pytest.mark.parametrize("command", ["verify", "rebuild"])
+def test_a_dead_system_is_said_at_once_and_stdout_stays_empty(command, tmp_path):
+    """The endpoints of a system that was killed are still in its folder."""
+    endpoints = {
+        "http": "http://127.0.0.1:9",
+        "nats": "nats://127.0.0.1:9",
+        "postgres": "postgres://u:s3cret@127.0.0.1:9/x",
+    }
+    (tmp_path / "endpoints.json").write_text(json.dumps(endpoints))
+    (tmp_path / "secrets.json").write_text(json.dumps({"projector": "s3cret"}))
+    found = run_refold(command, "--data", str(tmp_path))
+    assert (found.returncode, found.stdout, found.stderr.count("\n")) == (3, "", 1)
+    assert "no system runs there: nothing listens at nats://" in found.stderr
+    assert "s3cret" not in found.stderr

@@ -103,6 +103,13 @@ async def test_a_path_that_postgres_does_not_take_is_refused(store, where):
     assert await search(store, "$.n == 2", prefix="n") == (["n2"], None)
 
 
+@pytest.mark.parametrize("where", ["$", "$.n", "$.n ? (@ == 2)", "$.n + 1", "strict $.n", "$.tags.size()"])
+async def test_a_where_that_is_no_predicate_is_refused(store, where):
+    with pytest.raises(Refused, match="not a predicate") as raised:
+        await search(store, where)
+    assert (raised.value.reason, raised.value.field) == ("bad_where", "where")
+
+
 async def test_a_search_that_takes_too_long_ends_and_the_store_goes_on(postgres_dsn):
     async with postgres_stores(postgres_dsn, where_seconds=0.05) as open_store:
         store = await open_store()

@@ -14,6 +14,7 @@ from support.stores import HOSTILE, begin, postgres_stores
 
 READER = (ROOT / "infra" / "postgres" / "reader.sql").read_text()
 ODD = "a:=@+~-_Z9"
+LONG = "n" * 128
 HOSTILE_NAMES = (None, "", " ", "a b", "é", "a\nb", "a';DROP TABLE documents--", 'a"b', "a.b", "x" * 129)
 FORBIDDEN = (
     "UPDATE refold_views.shop SET version = 9",
@@ -59,6 +60,7 @@ async def fill(store):
     scribe.put("gone", 1)
     scribe.publish("gone", {"delete": True})
     scribe.put("odd", 7, namespace=ODD)
+    scribe.put("long", 8, namespace=LONG)
     await store.commit(scribe.commit())
     return scribe
 
@@ -110,7 +112,7 @@ async def test_a_name_that_is_no_namespace_makes_no_view(filled, aside):
     for namespace in HOSTILE_NAMES:
         with pytest.raises(asyncpg.InvalidParameterValueError, match="A-Z a-z 0-9"):
             await aside.execute("SELECT refold.create_view($1)", namespace)
-    assert await aside.fetchval("SELECT count(*) FROM refold.documents") == 5
+    assert await aside.fetchval("SELECT count(*) FROM refold.documents") == 6
 
 
 async def test_a_view_that_cannot_bear_its_name_is_refused_with_the_rule(filled, aside):
@@ -118,7 +120,13 @@ async def test_a_view_that_cannot_bear_its_name_is_refused_with_the_rule(filled,
         places = ", ".join(f"${number + 1}" for number in range(len(arguments)))
         with pytest.raises(asyncpg.NameTooLongError, match="63 bytes"):
             await aside.execute(f"SELECT refold.create_view({places})", *arguments)
-    assert await aside.fetchval("SELECT refold.create_view($1, 'short')", "n" * 128) == "refold_views.short"
+    assert await aside.fetchval("SELECT refold.create_view($1, 'short')", LONG) == "refold_views.short"
+
+
+async def test_create_view_of_an_unknown_namespace_says_that_there_is_none(filled, aside):
+    with pytest.raises(asyncpg.UndefinedObjectError, match="there is no namespace nope"):
+        await aside.execute("SELECT refold.create_view('nope')")
+    assert await aside.fetchval("SELECT to_regclass('refold_views.nope')") is None
 
 
 async def test_what_others_made_in_the_views_schema_is_neither_replaced_nor_dropped(filled, aside):
@@ -161,11 +169,14 @@ async def test_a_rebuilt_projection_takes_the_views_over_with_their_grants(fille
 
 async def test_schemas_have_views_of_their_own(filled, aside, postgres_dsn):
     async with postgres_stores(postgres_dsn, schema="again") as open_store:
-        await open_store()
+        store = await open_store()
+        scribe = await begin(store)
+        scribe.put("alone", 1)
+        await store.commit(scribe.commit())
         assert await aside.fetchval("SELECT again.create_view('shop')") == "again_views.shop"
         await aside.execute("SELECT refold.create_view('shop')")
         counts = "SELECT (SELECT count(*) FROM again_views.shop), (SELECT count(*) FROM refold_views.shop)"
-        assert tuple(await aside.fetchrow(counts)) == (0, 3)
+        assert tuple(await aside.fetchrow(counts)) == (1, 3)
 
 
 async def test_the_reader_reads_the_views_and_nothing_else(aside, postgres_dsn):

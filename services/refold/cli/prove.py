@@ -11,6 +11,7 @@ import typer
 
 from refold.cli.progress import working
 from refold.cli.target import JsonOption
+from refold.core.errors import Refused, ServiceUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     from refold.projector.retrial import Difference
     from refold.projector.verify import Tally
     from refold.store.succession import Unequal
+    from refold.wiring.settings import Settings
 
 PANEL = "Operate"
+LISTENS_SECONDS = 2.0
 
 DataOption = Annotated[
     Path | None,
@@ -63,8 +66,9 @@ def verify(
     from refold.cli.show import json_line
     from refold.projector.verify import Listener, Scope
     from refold.wiring.folding import run_folding
-    from refold.wiring.proof import reach, run_verify
+    from refold.wiring.proof import run_verify
 
+    settings = _reach(data)
     namespace, _, document = (target or "").partition("/")
     scope = Scope(namespace=namespace or None, document=document or None)
     found: list[dict[str, Any]] = []
@@ -83,8 +87,10 @@ def verify(
             done, total = tally.read_sequence + tally.events, 2 * tally.end_sequence
             progress.update(task, completed=done, total=total, description=said)
 
-        tally = run_folding(run_verify(reach(data), Listener(difference=tell, progress=advance), scope))
+        tally = run_folding(run_verify(settings, Listener(difference=tell, progress=advance), scope))
     seconds = time.monotonic() - begun
+    if target and not (tally.documents or tally.events or tally.differences):
+        raise Refused("nothing_found", f"the log has no event of {target}, the projection no row")
     if is_json:
         json_line({**_facts(tally, seconds), "found": found})
     else:
@@ -112,12 +118,12 @@ def rebuild(
     from refold.cli.show import json_line
     from refold.projector.rebuild import Listener
     from refold.wiring.folding import run_folding
-    from refold.wiring.proof import reach, run_rebuild
+    from refold.wiring.proof import run_rebuild
 
     if is_from_nothing:
         _rebuild_from_nothing(data, into, processes, is_json=is_json)
         return
-    settings = reach(data)
+    settings = _reach(data)
     schema = into or f"{settings.postgres_schema}_rebuild"
     found: list[dict[str, Any]] = []
     begun = time.monotonic()
@@ -148,9 +154,11 @@ def _rebuild_from_nothing(
 ) -> None:
     from refold.cli.show import console, json_line
     from refold.projector.rebuild import Listener
+    from refold.telemetry.logging import configure
     from refold.wiring.folding import run_folding
     from refold.wiring.proof import run_from_nothing
 
+    configure("error", service="refold")
     begun = time.monotonic()
     with working() as progress:
         listener = Listener(
@@ -168,6 +176,38 @@ def _rebuild_from_nothing(
         console().print(
             f"The damaged projection is kept as schema {kept}; drop it when it is of no use any more."
         )
+
+
+def _reach(data: Path | None) -> Settings:
+    """Find the running system. Raises `ServiceUnavailable` at once where its servers do not listen."""
+    from refold.wiring.proof import reach
+
+    settings = reach(data)
+    silent = [url for url in map(settings.required, ("nats_url", "postgres_url")) if not _listens(url)]
+    if not silent:
+        return settings
+    from refold.telemetry.redaction import redacted_text
+
+    addresses = redacted_text(", ".join(silent))
+    message = f"no system runs there: nothing listens at {addresses}; start it with `refold up`"
+    raise ServiceUnavailable(message, missing=str(settings.data))
+
+
+def _listens(url: str) -> bool:
+    """Tell whether one of the servers of a URL takes connections."""
+    import socket
+    from contextlib import suppress
+    from urllib.parse import urlsplit
+
+    for address in url.split(","):
+        split = urlsplit(address)
+        usual = 4222 if split.scheme in {"nats", "tls"} else 5432
+        with (
+            suppress(OSError),
+            socket.create_connection((split.hostname or "127.0.0.1", split.port or usual), LISTENS_SECONDS),
+        ):
+            return True
+    return False
 
 
 def _advancing(progress: Progress, task: TaskID) -> Callable[[Stage, int, int], None]:

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from refold.cli.missing import check_document, check_namespace, explain
 from refold.cli.target import DocumentArgument, JsonOption, NamespaceArgument, UrlOption, ask
+from refold.core.errors import DocumentAbsent, VersionUnknown
 
 if TYPE_CHECKING:
-    from refold.client import Refold
+    from refold.client import Document, Refold
+    from refold.client.values import Patch
 
 PANEL = "Read"
 HISTORY_ITEMS = 50
@@ -42,7 +45,14 @@ def get(
 
     if version is not None and at is not None:
         raise typer.BadParameter("--version and --at: one of them")
-    found = ask(url, lambda refold: refold.get(*target, version=version, at=at, clock=clock, path=path))
+
+    async def work(refold: Refold) -> Document:
+        try:
+            return await refold.get(*target, version=version, at=at, clock=clock, path=path)
+        except (DocumentAbsent, VersionUnknown) as error:
+            await explain(refold, target, error, version=version, at=at, clock=clock)
+
+    found = ask(url, work)
     if is_json:
         json_line(found.state)
         return
@@ -69,7 +79,10 @@ def history(
 
     async def work(refold: Refold) -> list[Any]:
         changes = refold.history(*target, after=after, limit=limit, path=path, is_reversed=is_reversed)
-        return [change async for change in changes]
+        found = [change async for change in changes]
+        if not found:
+            await check_document(refold, target)
+        return found
 
     changes = ask(url, work)
     if is_json:
@@ -94,7 +107,13 @@ def diff(
     """Print the JSON Patch from one version to another."""
     from refold.cli.show import json_array, json_line
 
-    patch = ask(url, lambda refold: refold.diff(*target, from_version, to_version))
+    async def work(refold: Refold) -> Patch:
+        try:
+            return await refold.diff(*target, from_version, to_version)
+        except VersionUnknown as error:
+            await explain(refold, target, error, version=max(from_version, to_version))
+
+    patch = ask(url, work)
     if is_json:
         json_line(patch)
     else:
@@ -127,7 +146,10 @@ def list_documents(
         found = refold.list(
             namespace, prefix=prefix, where=where, at=at, clock=clock, sequence=sequence, limit=limit
         )
-        return [document async for document in found]
+        documents = [document async for document in found]
+        if not documents:
+            await check_namespace(refold, namespace)
+        return documents
 
     documents = ask(url, work)
     if is_json:
@@ -148,7 +170,10 @@ def rejections(
     from refold.client.values import as_json
 
     async def work(refold: Refold) -> list[Any]:
-        return [rejection async for rejection in refold.rejections(*target, limit=limit)]
+        found = [rejection async for rejection in refold.rejections(*target, limit=limit)]
+        if not found:
+            await check_document(refold, target)
+        return found
 
     found = ask(url, work)
     if is_json:

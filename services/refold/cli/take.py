@@ -37,6 +37,7 @@ def export_namespace(
             dir_okay=False, metavar="FILE", help="A file, packed by its name (.zst, .gz); else stdout."
         ),
     ] = None,
+    is_forced: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
     url: UrlOption = None,
     is_json: JsonOption = False,
 ) -> None:
@@ -52,7 +53,7 @@ def export_namespace(
             async def work(refold: Refold) -> Tally:
                 from refold.client.exporting import export
 
-                async with _target(out) as target:
+                async with _target(out, is_forced=is_forced) as target:
                     return await export(
                         refold, namespace, target.write, listener, at=at, is_history=is_history
                     )
@@ -73,11 +74,11 @@ def register(app: typer.Typer) -> None:
 
 
 @asynccontextmanager
-async def _target(out: Path | None) -> AsyncIterator[Target]:
+async def _target(out: Path | None, *, is_forced: bool) -> AsyncIterator[Target]:
     from refold.client.exporting import Target, target_file
 
     if out is not None:
-        async with target_file(out) as target:
+        async with target_file(out, is_replaced=is_forced) as target:
             yield target
         return
     # Past Python's own buffer: nothing is left in it when the reader is gone.

@@ -5,10 +5,13 @@ Times are RFC 3339 in UTC with nine digits, as the gateway writes them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from typing import Any, Final, TypeAlias
 
 from refold.core.canonical import Json
+from refold.core.errors import Refused
 
 Patch: TypeAlias = list[Json]
 """An RFC 6902 patch: a list of operations."""
@@ -152,6 +155,16 @@ def rejection_of(item: dict[str, Any]) -> Rejection:
 def namespace_of(item: dict[str, Any]) -> Namespace:
     """Read one item of the list of namespaces."""
     return Namespace(name=item["namespace"], documents=item["documents"], events=item["events"])
+
+
+def find_namespace(namespaces: Iterable[Namespace], name: str) -> Namespace:
+    """Return the namespace of this name. Raises `Refused` where there is none, with the name that is most like it."""
+    known = {namespace.name: namespace for namespace in namespaces}
+    if name in known:
+        return known[name]
+    similar = get_close_matches(name, known, n=1)
+    hint = f"; did you mean {similar[0]}?" if similar else ""
+    raise Refused("namespace_unknown", f"there is no namespace {name}{hint}")
 
 
 def listed(namespace: str, item: dict[str, Any]) -> Document:

@@ -43,7 +43,7 @@ async def test_an_export_that_ends_early_leaves_the_earlier_file(tmp_path):
     path.write_text("earlier")
 
     async def end_early():
-        async with target_file(path) as target:
+        async with target_file(path, is_replaced=True) as target:
             await target.write(b"half")
             raise asyncio.CancelledError
 
@@ -51,6 +51,26 @@ async def test_an_export_that_ends_early_leaves_the_earlier_file(tmp_path):
         await end_early()
     assert path.read_text() == "earlier"
     assert names_in(tmp_path) == [path.name]
+
+
+async def test_an_export_overwrites_a_file_only_when_it_is_asked_to(tmp_path):
+    path = tmp_path / "all.jsonl"
+    path.write_text("earlier")
+    with pytest.raises(Refused, match="--force") as refused:
+        await write_to(path, b"new")
+    assert refused.value.reason == "file_exists"
+    assert path.read_text() == "earlier"
+    async with target_file(path, is_replaced=True) as target:
+        await target.write(b"new")
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("name", ["x.jsonl.bz2", "x.xz", "x.parquet"])
+async def test_an_export_writes_no_plain_text_into_a_file_whose_suffix_says_otherwise(tmp_path, name):
+    with pytest.raises(Refused, match=r"\.jsonl.*\.zst, \.gz") as refused:
+        await write_to(tmp_path / name, b"x")
+    assert refused.value.reason == "bad_usage"
+    assert names_in(tmp_path) == []
 
 
 async def test_a_file_that_cannot_be_written_is_refused_by_its_name(tmp_path):

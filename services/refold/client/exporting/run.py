@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from refold.client.exporting.past import Past, state_line
 from refold.client.refold import Refold
-from refold.client.values import Change, Document
+from refold.client.values import Change, Document, find_namespace
 from refold.core.errors import TimedOut
 from refold.core.timestamp import format_time, parse_time
 
@@ -81,9 +81,8 @@ class Export:
         status = await self._refold.status()
         self.tally.sequence = int(status["last_sequence"])
         await self._reach()
-        for counted in await self._refold.namespaces():
-            if counted.name == self._namespace:
-                self.tally.expected_lines = counted.events if is_history else counted.documents
+        counted = find_namespace(await self._refold.namespaces(), self._namespace)
+        self.tally.expected_lines = counted.events if is_history else counted.documents
         await (self._versions() if is_history else self._states())
         await self._flush()
         return self.tally

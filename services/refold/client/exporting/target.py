@@ -24,6 +24,8 @@ from refold.core.errors import Refused
 WINDOW_BITS: Final = 24
 """A document's versions follow each other: the one before the largest state still lies within the window."""
 
+PLAIN_SUFFIXES: Final = frozenset({"", ".jsonl", ".ndjson", ".json", ".txt"})
+
 ZSTD_LEVEL: Final = 3
 GZIP_LEVEL: Final = 6
 
@@ -74,11 +76,25 @@ class Target:
 
 
 @asynccontextmanager
-async def target_file(path: Path) -> AsyncIterator[Target]:
-    """Open a file that stands under its name once everything is in it. Raises `Refused` where it cannot be written."""
+async def target_file(path: Path, *, is_replaced: bool = False) -> AsyncIterator[Target]:
+    """Open a file that appears under its name once it is complete.
+
+    Raises `Refused` where it exists (unless `is_replaced`), its suffix is unknown, or it cannot be written.
+    """
+    _check_name(path, is_replaced=is_replaced)
     with _placed(path) as file, closing(Target(file, str(path), path.suffix)) as target:
         yield target
         await target.finish()
+
+
+def _check_name(path: Path, *, is_replaced: bool) -> None:
+    if path.exists() and not path.is_file():
+        return
+    if path.exists() and not is_replaced:
+        raise Refused("file_exists", "the file exists; --force replaces it", field=str(path))
+    if path.suffix not in PLAIN_SUFFIXES and path.suffix not in _PACKERS:
+        known = ", ".join([*filter(None, sorted(PLAIN_SUFFIXES)), *_PACKERS])
+        raise Refused("bad_usage", f"the suffix must be one of {known}", field=str(path), shape=path.suffix)
 
 
 @contextmanager

@@ -179,6 +179,10 @@ async def _search(
     try:
         async with _turn(searching), pool.lend() as connection, _one_moment(connection):
             await _limit_statement(connection, searching.seconds)
+            if not await connection.fetchval(SQL["is_predicate"], where):
+                raise _bad_where(
+                    "not a predicate, which is true or false: $.total > 10, exists($.total)", where
+                )
             named = await _match_lagging(connection, where, within, searching.seconds)
             return await _list_matching(connection, where, within, bounds, named, searching.seconds)
     except TimedOut as error:

@@ -464,6 +464,10 @@ LIMIT $6
 -- name: match_state
 SELECT coalesce(refold_jsonb($1::json), refold_searchable($1::json, $2::text)) @@ $2::text::jsonpath
 
+-- name: is_predicate
+-- Whether a path is a predicate, which alone `@@` answers: of any value it gives one item, true, false or unknown.
+SELECT jsonb_path_query_array('{}'::jsonb, $1::text::jsonpath, silent => true) IN ('[true]', '[false]', '[null]')
+
 -- name: list_names
 SELECT d.document, d.version, d.recorded_at, d.state IS NOT NULL
 FROM documents AS d
