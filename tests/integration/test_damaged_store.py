@@ -177,7 +177,7 @@ async def test_an_event_for_a_document_whose_row_is_lost_is_not_folded_as_its_fi
                 # It begins again, with an empty memory.
                 await connection.execute("UPDATE log SET epoch = gen_random_uuid()")
             sequence = await append(log, "small", {"put": {"n": 2}})
-            await until(waiting(runner, "n/small"))
+            await waiting(runner, "n/small")
             assert await connection.fetchval("SELECT count(*) FROM documents WHERE document = 'small'") == 0
             # Back in its place, the projector goes on by itself.
             columns = ", ".join(f"${at}" for at in range(1, len(row) + 1))
@@ -190,13 +190,18 @@ async def test_an_event_for_a_document_whose_row_is_lost_is_not_folded_as_its_fi
             await connection.close()
 
 
-def waiting(runner, named):
-    """Tell whether the projector waits for a store to be mended, and names what is damaged."""
+async def waiting(runner, named):
+    """Wait until the projector waits for a store to be mended, and names what is damaged."""
+    shown = {}
 
     async def look():
+        shown[runner.stage, runner.error] = None
         return runner.stage is Stage.waiting and named in runner.error and MEND in runner.error
 
-    return look
+    try:
+        await until(look)
+    except TimeoutError:
+        raise AssertionError([*shown]) from None
 
 
 OLDER = {
@@ -215,7 +220,7 @@ async def test_a_table_that_is_an_older_copy_is_noticed_before_anything_is_folde
     runner = Runner(ports(log, store), ROOMY)
     task = asyncio.create_task(runner.run())
     try:
-        await until(waiting(runner, OLDER_SAID[table]))
+        await waiting(runner, OLDER_SAID[table])
         assert (
             await sql.fetch("SELECT document, version, last_sequence FROM documents ORDER BY document")
             == before

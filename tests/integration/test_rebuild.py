@@ -215,6 +215,46 @@ async def test_stopped_it_is_taken_up_where_it_was(log, live, sql, postgres_dsn)
     assert (ended.is_swapped, ended.replayed_events) == (True, 1)
 
 
+async def _stalls_before(commit, _store, _sql):
+    await asyncio.sleep(3_600)
+
+
+async def _stalls_after(commit, store, _sql):
+    await type(store).commit(store, commit)
+    await asyncio.sleep(3_600)
+
+
+async def _stalls_within(commit, store, sql):
+    async with sql.transaction():
+        await sql.fetch("SELECT FROM anew.shards FOR UPDATE")
+        await type(store).commit(store, commit)
+
+
+@pytest.mark.parametrize("stalled", [_stalls_before, _stalls_after, _stalls_within])
+async def test_a_rebuild_goes_on_after_a_timeout_in_mid_commit(
+    log, live, sql, postgres_dsn, monkeypatch, stalled
+):
+    monkeypatch.setattr("refold.projector.rebuild.REBUILD_HOLD_SECONDS", 1.0)
+    async with parts(log, live, postgres_dsn) as given:
+        copy_indexes = given.succession.copy_indexes
+
+        async def append_one_more():
+            """Leave an event that is committed only while the live projection is held."""
+            await copy_indexes()
+            await folded_to(live, await append(log, "d1", {"put": "last"}))
+            given.fresh.commit = stall
+
+        async def stall(commit):
+            del given.fresh.commit
+            await stalled(commit, given.fresh, sql)
+
+        given.succession.copy_indexes = append_one_more
+        ended = await rebuild(given, Listener(difference=pytest.fail, progress=lambda *_: None))
+    assert ended.is_swapped
+    assert (await live.head("n", "d1")).snapshot.state == b'"last"'
+    assert await is_clean(log, live)
+
+
 @pytest.fixture
 def far(monkeypatch):
     """Few events are far behind already."""

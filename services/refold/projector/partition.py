@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Final
 
 from refold.core.document import Document
 from refold.core.errors import FenceLost, FoldUnknown, LogUnavailable, StoreDamaged
@@ -29,6 +30,9 @@ from refold.projector.sizing import CommitSize
 from refold.store import Key, SnapshotStore
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import ProjectorMetrics
+
+SEATS_MAX: Final = 100_000
+"""Subjects whose document is remembered; over it they are forgotten and looked up again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +135,8 @@ class ShardLoop:
 
     async def _load_missing(self, records: list[Record]) -> None:
         """Bring every document of these records into memory, in one query for those that are not there."""
+        if len(self._seats) >= SEATS_MAX:
+            self._seats.clear()
         subjects = {record.subject for record in records}
         unseated = [self._shard.place(subject) for subject in subjects if subject not in self._seats]
         if not unseated:
@@ -203,10 +209,10 @@ class ShardLoop:
     def _notify(self, where: Place, step: Step) -> None:
         reply = reply_notice(where, step)
         if reply is not None:
-            self._pending.replies.append(reply)
+            self._pending.add_reply(reply)
         change = change_notice(where, step)
         if change is not None:
-            self._pending.notices.append(change)
+            self._pending.add_notice(change)
 
     def _refuse(self, record: Record, where: Place, *, is_young: bool) -> None:
         """Keep an event whose names make no document whole, beside the reason."""
@@ -214,10 +220,10 @@ class ShardLoop:
         stored = record._replace(headers=author_headers(record.headers))
         rejection = nowhere_rejection(where, stored, recorded_at)
         self._pending.rejections.append(rejection)
-        self._pending.count(len(stored.body) + len(stored.headers))
+        self._pending.count(len(stored.body) + len(stored.headers) + len(stored.subject))
         reply = refusal_notice(rejection, stored.headers) if is_young else None
         if reply is not None:
-            self._pending.replies.append(reply)
+            self._pending.add_reply(reply)
 
     async def _wait_until(self, is_so: Callable[[], bool]) -> None:
         """Wait for the committer to make something so."""

@@ -21,6 +21,12 @@ from refold.store import Commit, Cut, Dirty, Key, Rejection
 ENTRY_BYTES: Final = 300
 """What an entry costs in memory beside its bytes."""
 
+NOTICE_BYTES: Final = 200
+"""What a notice costs in memory beside its subject and body."""
+
+Notice = tuple[str, bytes]
+"""Subject and body."""
+
 
 @dataclass(slots=True)
 class _Unwritten:
@@ -41,8 +47,8 @@ class Pending:
     def __init__(self, after_sequence: int) -> None:
         """Begin behind what the checkpoints will have when this is committed."""
         self.after_sequence = after_sequence
-        self.notices: list[tuple[str, bytes]] = []
-        self.replies: list[tuple[str, bytes]] = []
+        self.notices: list[Notice] = []
+        self.replies: list[Notice] = []
         self.rejections: list[Rejection] = []
         self.events = 0
         self.bytes = 0
@@ -72,10 +78,24 @@ class Pending:
             _cut(document, unwritten)
             self.bytes += document.page_bytes
 
+    def add_reply(self, reply: Notice) -> None:
+        """Keep an outcome that is sent to its author after the commit."""
+        self.replies.append(reply)
+        self._count_notice(reply)
+
+    def add_notice(self, notice: Notice) -> None:
+        """Keep a change that is published after the commit."""
+        self.notices.append(notice)
+        self._count_notice(notice)
+
     def count(self, event_bytes: int) -> None:
         """Count an event and the memory that it takes until it is committed."""
         self.events += 1
-        self.bytes += event_bytes
+        self.bytes += event_bytes + ENTRY_BYTES
+
+    def _count_notice(self, notice: Notice) -> None:
+        subject, body = notice
+        self.bytes += len(subject) + len(body) + NOTICE_BYTES
 
     def cut_runs(self) -> None:
         """Cut a page wherever this commit's own events are a run worth a snapshot: they need no journal then."""

@@ -16,7 +16,12 @@ from typing import Final
 
 from refold.core.checkpoint import Checkpoint
 from refold.core.errors import FenceLost, LogHole, StoreDiffers, StoreUnavailable, TimedOut
-from refold.core.limits import REBUILD_ATTEMPTS_MAX, REBUILD_HOLD_SECONDS, REBUILD_NEAR_EVENTS
+from refold.core.limits import (
+    REBUILD_ATTEMPTS_MAX,
+    REBUILD_HOLD_SECONDS,
+    REBUILD_LOCK_SECONDS,
+    REBUILD_NEAR_EVENTS,
+)
 from refold.core.shard import Shard
 from refold.log import EventLog, LogInfo
 from refold.projector.partition import Bounds, ShardLoop
@@ -92,15 +97,14 @@ async def rebuild(parts: Parts, listener: Listener) -> Rebuilt:
     """Replay, compare, swap. Raises `FenceLost` where another rebuild is at work, and what stores and log raise."""
     log_id = (await parts.log.info()).log_id
     await parts.live.bind(log_id)
-    if not await parts.fresh.own():
-        raise FenceLost("another rebuild is at work in this schema")
+    await _own_fresh(parts.fresh, wait_seconds=0)
     await parts.succession.prepare()
     checkpoints = await parts.fresh.bind(log_id)
     await hold_log_against(parts.log, checkpoints)
     begun_sequence = min(checkpoint.read_sequence for checkpoint in checkpoints)
     until_sequence = await _sequence_of(parts.live)
-    checkpoints = await _come_near(parts, listener, log_id, checkpoints, until_sequence)
-    return await _Rebuild(parts, listener, Shard(checkpoints), begun_sequence).run()
+    await _come_near(parts, listener, checkpoints, until_sequence)
+    return await _Rebuild(parts, listener, _Replaying(parts, listener, log_id), begun_sequence).run()
 
 
 async def rebuild_from_nothing(parts: FromNothing, listener: Listener) -> Rebuilt:
@@ -114,24 +118,23 @@ async def rebuild_from_nothing(parts: FromNothing, listener: Listener) -> Rebuil
     bound = await parts.replacement.bound()
     info = await parts.log.info()
     _check_bound(bound, info)
-    if not await parts.fresh.own():
-        raise FenceLost("another rebuild is at work in this schema")
+    await _own_fresh(parts.fresh, wait_seconds=0)
     checkpoints = await parts.fresh.bind(info.log_id)
     await hold_log_against(parts.log, checkpoints)
     begun_sequence = min(checkpoint.read_sequence for checkpoint in checkpoints)
-    checkpoints = await _come_near(parts, listener, info.log_id, checkpoints, info.last_sequence)
-    loop = ShardLoop(silent_ports(parts.log, parts.fresh), parts.bounds, Shard(checkpoints))
-    await _replay_to_end(parts, listener, loop)
+    await _come_near(parts, listener, checkpoints, info.last_sequence)
+    replaying = _Replaying(parts, listener, info.log_id)
+    await _replay_to_end(parts, replaying)
     await parts.replacement.copy_indexes()
     for attempt in range(1, REBUILD_ATTEMPTS_MAX + 1):
         try:
-            held_seconds = await _replace(parts, listener, loop)
+            held_seconds = await _replace(parts, listener, replaying)
         except (StoreUnavailable, TimeoutError) as error:
             if attempt == REBUILD_ATTEMPTS_MAX:
                 raise TimedOut("the damaged projection could not be held still for long enough") from error
-            await _replay_to_end(parts, listener, loop)
+            await _replay_to_end(parts, replaying)
         else:
-            sequence = loop.committed_sequence
+            sequence = replaying.committed_sequence
             replayed = sequence - begun_sequence
             return Rebuilt(
                 sequence=sequence, differences=0, replayed_events=replayed, held_seconds=held_seconds
@@ -150,42 +153,75 @@ def _check_bound(bound: Bound | None, info: LogInfo) -> None:
         raise LogHole(message, last_sequence=info.last_sequence, folded_sequence=bound.read_sequence)
 
 
-async def _replay_to_end(parts: FromNothing, listener: Listener, loop: ShardLoop) -> None:
+async def _replay_to_end(parts: FromNothing, replaying: _Replaying) -> None:
     """Replay until the log's end is near, for it may go on growing meanwhile."""
     while True:
         until_sequence = (await parts.log.info()).last_sequence
-        await _replay(loop, listener, until_sequence)
+        await replaying.run(until_sequence)
         if (await parts.log.info()).last_sequence - until_sequence <= REBUILD_NEAR_EVENTS:
             return
 
 
-async def _replace(parts: FromNothing, listener: Listener, loop: ShardLoop) -> float:
+async def _replace(parts: FromNothing, listener: Listener, replaying: _Replaying) -> float:
     """Hold the damaged projection, replay what its projector may have folded, swap; return for how long it was held."""
     begun = time.monotonic()
     async with asyncio.timeout(REBUILD_HOLD_SECONDS), parts.replacement.hold():
         until_sequence = (await parts.log.info()).last_sequence
         listener.progress(Stage.swapping, until_sequence, until_sequence)
-        await _replay(loop, listener, until_sequence)
+        await replaying.run(until_sequence)
     return time.monotonic() - begun
 
 
-async def _replay(loop: ShardLoop, listener: Listener, until_sequence: int) -> None:
-    async def look() -> None:
-        listener.progress(Stage.replaying, loop.committed_sequence, until_sequence)
+class _Replaying:
+    """Fold the log into the fresh projection, with a loop that is replaced after any failure."""
 
-    async with _repeating(look):
-        await loop.run(until_sequence)
+    def __init__(self, parts: Replay, listener: Listener, log_id: str) -> None:
+        self._parts = parts
+        self._listener = listener
+        self._log_id = log_id
+        self._loop: ShardLoop | None = None
+        self.committed_sequence = 0
+
+    async def run(self, until_sequence: int) -> None:
+        """Fold and commit up to a sequence.
+
+        A loop stopped in mid-commit cannot go on: the next one begins at the checkpoints.
+        """
+        loop = self._loop or await self._begin()
+        self._loop = None
+
+        async def look() -> None:
+            self._listener.progress(Stage.replaying, loop.committed_sequence, until_sequence)
+
+        async with _repeating(look):
+            await loop.run(until_sequence)
+        self._loop, self.committed_sequence = loop, loop.committed_sequence
+
+    async def _begin(self) -> ShardLoop:
+        fresh = self._parts.fresh
+        await _own_fresh(fresh, wait_seconds=REBUILD_LOCK_SECONDS)
+        shard = Shard(await fresh.bind(self._log_id))
+        return ShardLoop(silent_ports(self._parts.log, fresh), self._parts.bounds, shard)
+
+
+async def _own_fresh(fresh: SnapshotStore, *, wait_seconds: float) -> None:
+    """Own the fresh projection; an earlier connection of this process may hold it for a moment."""
+    ends_at = time.monotonic() + wait_seconds
+    while not await fresh.own():
+        if time.monotonic() >= ends_at:
+            raise FenceLost("another rebuild is at work in this schema")
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 async def _come_near(
-    parts: Replay, listener: Listener, log_id: str, checkpoints: list[Checkpoint], end_sequence: int
-) -> list[Checkpoint]:
-    """Replay what is far behind in several processes; return the checkpoints there, all at one sequence."""
+    parts: Replay, listener: Listener, checkpoints: list[Checkpoint], end_sequence: int
+) -> None:
+    """Replay what is far behind in several processes, so that all checkpoints stand at one sequence."""
     reached = [checkpoint.read_sequence for checkpoint in checkpoints]
     until_sequence = max(end_sequence, *reached)
     is_even, is_far = min(reached) == max(reached), until_sequence - min(reached) >= SHARDED_EVENTS_MIN
     if is_even and not (is_far and parts.processes > 1):
-        return checkpoints
+        return
 
     async def look() -> None:
         # The owner's sign of life, too: its shards commit on connections of their own.
@@ -194,7 +230,6 @@ async def _come_near(
 
     async with _repeating(look):
         await parts.replay_in_shards(shards_of(checkpoints, parts.processes), until_sequence)
-    return await parts.fresh.bind(log_id)
 
 
 async def _sequence_of(store: SnapshotStore) -> int:
@@ -221,10 +256,10 @@ async def _repeating(look: Callable[[], Awaitable[None]]) -> AsyncIterator[None]
 
 
 class _Rebuild:
-    def __init__(self, parts: Parts, listener: Listener, shard: Shard, begun_sequence: int) -> None:
+    def __init__(self, parts: Parts, listener: Listener, replaying: _Replaying, begun_sequence: int) -> None:
         self._parts = parts
         self._listener = listener
-        self._loop = ShardLoop(silent_ports(parts.log, parts.fresh), parts.bounds, shard)
+        self._replaying = replaying
         self._begun_sequence = begun_sequence
         self._differences = 0
 
@@ -243,7 +278,7 @@ class _Rebuild:
         """Replay until the live projection is only a little ahead; return where both are comparable."""
         while True:
             sequence = await _sequence_of(self._parts.live)
-            await self._replay(sequence)
+            await self._replaying.run(sequence)
             if await _sequence_of(self._parts.live) - sequence <= REBUILD_NEAR_EVENTS:
                 return sequence
 
@@ -266,7 +301,7 @@ class _Rebuild:
         begun = time.monotonic()
         async with asyncio.timeout(REBUILD_HOLD_SECONDS), self._parts.succession.hold() as held:
             self._listener.progress(Stage.swapping, held.sequence, held.sequence)
-            await self._replay(held.sequence)
+            await self._replaying.run(held.sequence)
             await self._compare_rest(held, compared_sequence)
             if not self._differences:
                 await held.swap()
@@ -276,9 +311,6 @@ class _Rebuild:
         async with aclosing(held.unequal(compared_sequence)) as found:
             async for unequal in found:
                 self._tell(unequal)
-
-    async def _replay(self, until_sequence: int) -> None:
-        await _replay(self._loop, self._listener, until_sequence)
 
     def _tell(self, unequal: Unequal) -> None:
         self._differences += 1

@@ -37,6 +37,9 @@ STANDBY_SECONDS: Final = 0.5
 BACKOFF_SECONDS_MAX: Final = 5.0
 LAG_SECONDS: Final = 1.0
 WITNESS_SECONDS: Final = 60.0
+SILENT_CHECKS_MAX: Final = 3
+"""Checks of the log in a row that may end without an answer; after so many the loop starts again."""
+
 SETTLE_SECONDS: Final = 5.0
 """One that is told to end writes the states that lag for no longer than this; the rest is its successor's."""
 
@@ -169,9 +172,18 @@ class Runner:
         self._ports.metrics.lag_seconds.labels(partition=partition).set(seconds)
 
     async def _watch_log(self) -> None:
+        """Compare the log with the checkpoints again and again. Only a difference or repeated silence is an error."""
+        silent = 0
         while True:
             await asyncio.sleep(WITNESS_SECONDS)
-            await hold_log_against(self._ports.log, await self._ports.store.checkpoints())
+            try:
+                await hold_log_against(self._ports.log, await self._ports.store.checkpoints())
+                silent = 0
+            except (LogUnavailable, StoreUnavailable, TimedOut) as error:
+                silent += 1
+                get_logger().warning("log_unchecked", code=error.code, error=str(error), silent=silent)
+                if silent >= SILENT_CHECKS_MAX:
+                    raise
 
     def _fail(self, stage: Stage, error: RefoldError) -> None:
         self.stage, self.error = stage, f"{error.code}: {error}"

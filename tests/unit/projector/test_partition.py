@@ -10,15 +10,18 @@ import orjson
 import pytest
 
 from refold.core.errors import FenceLost, FoldUnknown, LogHole
-from refold.core.limits import RUN_EVENTS_MIN
+from refold.core.limits import RECORDS_FOLDED_MAX, RUN_EVENTS_MIN
 from refold.core.outcome import Status
 from refold.core.page import Clock, Point
 from refold.core.record import SYSTEM_NAMESPACE
 from refold.core.shard import Shard
 from refold.log.memory import MemoryLog, MemoryNotices
+from refold.projector import partition
 from refold.projector.partition import ShardLoop
+from refold.store import Commit
 from refold.store.memory import MemoryStore, Tables
 from support.projection import NARROW, ROOMY, append, ports, project, projecting
+from support.services import until
 
 DOCUMENTS = ("a", "b", "c")
 
@@ -243,3 +246,50 @@ async def test_large_effects_of_small_merges_are_bounded_in_memory_and_page() ->
     largest = max(sum(len(entry.effect or b"") + len(entry.body) for entry in run.entries) for run in runs)
     assert len(runs) > 1
     assert largest < 3 * len(runs[1].base.state or b"")
+
+
+async def test_the_memory_of_subjects_is_bounded_while_no_document_leaves_the_cache(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(partition, "SEATS_MAX", 100)
+    log, store = MemoryLog("log-1"), MemoryStore()
+    for number in range(2_000):
+        await append(log, "a", {"put": 1}, namespace=f"_bad{number}")
+    sequence = await append(log, "a", {"put": 1})
+    assert await store.own()
+    loop = ShardLoop(ports(log, store), NARROW, Shard(await store.bind("log-1")))
+    sizes = set()
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(loop.run(sequence))
+        while not running.done():
+            sizes.add(len(loop._seats))
+            await asyncio.sleep(0)
+    assert max(sizes) <= 100 + RECORDS_FOLDED_MAX
+    head = await store.head("n", "a")
+    assert head is not None
+
+
+async def test_the_bytes_of_what_waits_for_a_commit_include_its_notices() -> None:
+    class Stalled(MemoryStore):
+        async def commit(self, _: Commit) -> None:
+            await asyncio.Event().wait()
+
+    log, store = MemoryLog("log-1"), Stalled()
+    assert await store.own()
+    loop = ShardLoop(ports(log, store), ROOMY, Shard(await store.bind("log-1")))
+    running = asyncio.create_task(loop.run())
+    await until(lambda: _is(loop._is_committing))
+    for _ in range(10):
+        await append(log, "a", {"put": "x" * 10_000}, ("Refold-Reply", "_INBOX.me"))
+    await until(lambda: _is(loop._pending.events == 10))
+    waiting = loop._pending
+    assert (len(waiting.replies), len(waiting.notices)) == (10, 10)
+    sent = sum(len(body) for _, body in [*waiting.replies, *waiting.notices])
+    assert sent > 100_000
+    assert waiting.bytes > sent + 100_000
+    running.cancel()
+    await asyncio.wait({running})
+
+
+async def _is(fact: bool) -> bool:
+    return fact

@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from refold.core.errors import LogUnavailable
+from refold.log import LogInfo
 from refold.log.memory import MemoryLog
 from refold.projector import runner as runners
 from refold.projector.runner import Runner, Stage
@@ -51,3 +53,42 @@ async def test_what_nobody_foresaw_ends_it_and_is_not_swallowed() -> None:
 
 async def _reached(runner: Runner, sequence: int) -> bool:
     return runner.committed_sequence >= sequence
+
+
+class _Silent(MemoryLog):
+    """A log that leaves some requests for its state unanswered, once it is told to."""
+
+    unanswered = 0
+    asked = 0
+
+    async def info(self) -> LogInfo:
+        self.asked += 1
+        if self.unanswered:
+            self.unanswered -= 1
+            raise LogUnavailable
+        return await super().info()
+
+
+async def test_one_unanswered_check_of_the_log_does_not_restart_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runners, "WITNESS_SECONDS", 0.01)
+    monkeypatch.setattr(runners, "LAG_SECONDS", 3_600)
+    log, store = _Silent("log-1"), MemoryStore()
+    runner = Runner(ports(log, store), ROOMY)
+    task = asyncio.create_task(runner.run())
+    await until(lambda: _is(runner, Stage.working))
+    loop = runner._loop
+    log.unanswered = 1
+    asked = log.asked
+    await until(lambda: _has_asked(log, asked + 5))
+    assert (runner.stage, runner._loop is loop) == (Stage.working, True)
+    # Silence that goes on is an error.
+    log.unanswered = 3
+    await until(lambda: _is(runner, Stage.waiting))
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def _has_asked(log: _Silent, times: int) -> bool:
+    return log.asked >= times

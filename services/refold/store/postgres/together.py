@@ -1,4 +1,4 @@
-"""Reads that wait at the same time, asked in one statement: a round trip costs more than the rows that it brings.
+"""Coalesce concurrent reads into one statement; the round trip dominates.
 
 For this adapter alone.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final, NamedTuple
 
-from refold.core.errors import RefoldError
+from refold.core.errors import RefoldError, StoreUnavailable
 from refold.core.limits import READ_STATEMENTS_MAX, READ_TOGETHER_BYTES_MAX, READS_TOGETHER_MAX
 from refold.store.postgres.pool import Pool, Row
 from refold.store.postgres.sql import SQL
@@ -71,13 +71,15 @@ class Together:
             self._schedule()
 
     async def _answer(self, group: list[_Asked]) -> None:
-        """Answer everyone in a group, be it with what failed; who has gone is left out."""
+        """Resolve every waiter of a group that is still there, with its row or with an error of its own."""
         try:
             rows = await self._fetch([asked.key for asked in group], READ_TOGETHER_BYTES_MAX)
-        except RefoldError as error:
+        except BaseException as error:
             for asked in group:
                 if not asked.answer.done():
-                    asked.answer.set_exception(error)
+                    asked.answer.set_exception(_error_for_one(error))
+            if not isinstance(error, Exception):
+                raise
         else:
             for number, asked in enumerate(group, start=1):
                 if not asked.answer.done():
@@ -88,6 +90,18 @@ class Together:
         async with self._pool.lend() as connection:
             rows = await connection.fetch(self._sql, *arrays, bytes_max)
         return {row["number"]: row for row in rows}
+
+
+def _error_for_one(error: BaseException) -> Exception:
+    """Make one waiter's error: an instance raised twice would collect the tracebacks of both."""
+    if isinstance(error, RefoldError):
+        made: Exception = type(error)(error.message, **error.facts)
+    elif isinstance(error, Exception):
+        made = RuntimeError(f"a read failed: {error!r}")
+    else:
+        made = StoreUnavailable("the store was closed while a read waited")
+    made.__cause__ = error
+    return made
 
 
 _ANY_BYTES: Final = 2**31 - 1
