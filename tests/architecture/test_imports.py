@@ -12,8 +12,8 @@ from support.sources import ROOT, imports, is_within, modules
 
 # Each library, and the only modules that may import it.
 HOMES = {
-    "asyncpg": ["refold.store.postgres", "refold.embedded", "refold.bench"],
-    "nats": ["refold.log.jetstream", "refold.embedded", "refold.bench.ground"],
+    "asyncpg": ["refold.store.postgres", "refold.embedded"],
+    "nats": ["refold.log.jetstream", "refold.embedded"],
     "faststream": ["refold.projector.service", "refold.wiring"],
     "fastapi": ["refold.gateway"],
     "starlette": ["refold.gateway"],
@@ -26,7 +26,7 @@ HOMES = {
     "typer": ["refold.cli"],
     "rich": ["refold.cli"],
     "psutil": ["refold.embedded", "refold.wiring", "refold.bench"],
-    "matplotlib": ["refold.bench.plot"],
+    "matplotlib": [],
     "jsonpatch": [],
     "json": ["refold.core.canonical", "refold.cli"],
 }

@@ -1,7 +1,8 @@
 """A history imported through the gateway: events a second, and the memory and processor of every process.
 
-A command of its own, never a test: `python tests/bench/import_history.py HISTORY`. Durability is fsync. What it read
-is proven by tests/acceptance/read_back.py; everything else is measured by `refold bench`.
+A command of its own, never a test: `PYTHONPATH=tests python tests/bench/import_history.py HISTORY`.
+Durability is fsync. What it read is proven by tests/acceptance/read_back.py; everything
+else is measured by `python -m bench`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from refold.bench.system import Options, whole_system
-from refold.bench.usage import ProcessorClock, peak_bytes
+from bench.system import Options, whole_system
+from bench.usage import ProcessorClock, peak_bytes
 from refold.client import Refold
 from refold.client.importing import Listener, import_file
 

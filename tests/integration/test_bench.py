@@ -1,23 +1,35 @@
 """Measurements that need the servers alone, very small: they run, count what they did, say how durable it was."""
 
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from refold.bench import append, growth, live, memory, rebuild
-from refold.bench.http_load import read_for
-from refold.bench.processes import work
-from refold.bench.system import Options
-from refold.cli import main
+from bench import append, growth, live, memory, rebuild
+from bench.__main__ import app
+from bench.http_load import read_for
+from bench.processes import work
+from bench.system import Options
 from refold.core.errors import ChildFailed, Refused
 from support.measured import SMALL, named
-from support.up import run_refold
+
+TESTS = Path(__file__).parents[1]
 
 
 def test_the_command_prints_json_alone_with_the_ground_of_the_same_run():
     arguments = ("--events", "400", "--documents", "40", "--rounds", "1", "--json")
-    ended = run_refold("bench", "rebuild", *arguments)
+    ended = subprocess.run(
+        (sys.executable, "-m", "bench", "rebuild", *arguments),
+        env=os.environ | {"PYTHONPATH": str(TESTS)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     assert ended.returncode == 0, ended.stderr
     told = json.loads(ended.stdout)
     assert (told["command"], told["durability"]) == ("rebuild", "fsync")
@@ -62,9 +74,7 @@ async def test_a_task_that_fails_says_why():
 @pytest.mark.parametrize(
     "arguments", [["travel", "--sizes", "5,3"], ["travel", "--sizes", "x"], ["growth", "--of", "read"]]
 )
-def test_sizes_and_names_that_make_no_sense_are_wrong_usage(monkeypatch, capsys, arguments):
-    monkeypatch.setattr(sys, "argv", ["refold", "bench", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    assert arguments[1] in capsys.readouterr().err
+def test_sizes_and_names_that_make_no_sense_are_wrong_usage(arguments):
+    ended = CliRunner().invoke(app, arguments)
+    assert ended.exit_code == 2
+    assert arguments[1] in ended.stderr

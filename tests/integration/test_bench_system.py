@@ -1,7 +1,7 @@
 """Measurements of the whole system, very small: they run, count what they did, and check what they read."""
 
-from refold.bench import latency, live, memory, read, travel
-from refold.bench.system import Options
+from bench import latency, live, memory, read, travel
+from bench.system import Options
 from support.measured import SMALL, named
 
 

@@ -1,9 +1,9 @@
-"""What every report of a measurement has in common. Used by the tests of `refold bench`."""
+"""What every report of a measurement has in common. Used by the tests of `tests/bench`."""
 
 from __future__ import annotations
 
-from refold.bench.report import Figure, Report
-from refold.bench.system import Options
+from bench.report import Figure, Report
+from bench.system import Options
 
 SMALL = Options(rounds=1, durability="os")
 

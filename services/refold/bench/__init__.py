@@ -1,5 +1,4 @@
-"""`refold bench`: what the system does on this machine, beside what the machine could do. Used by the command alone.
+"""The load generator behind `refold bench`: five measurements of a running or a temporary system.
 
-A measurement is a module: `run` starts a system of its own, repeats its rounds and returns a `Report`. Whatever
-is measured runs in processes of its own (`processes`), the ground of it in the same round (`ground`).
+`tests/bench/` in the repository measures more: rebuild, memory, growth, and what the hardware and the servers do alone.
 """

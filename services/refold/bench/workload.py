@@ -1,6 +1,6 @@
-"""Seeded events: documents put whole, then small changes spread over them, all of them valid. Pure.
+"""Generate seeded events: each document is put whole, then small valid patches fall on random documents.
 
-Used by every measurement, and by whoever wants the same work done by something else.
+Used by the measurements, here and in `tests/bench/`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -31,7 +32,7 @@ class Event(NamedTuple):
 
 @dataclass(slots=True)
 class _Shape:
-    """What the next change of a document must know of it to be valid."""
+    """What must be known of a document to make its next valid patch."""
 
     version: int = 0
     lines: int = 0
@@ -41,7 +42,7 @@ class _Shape:
 class Workload:
     """Events over `documents` documents of about `document_bytes`; the same seed gives the same events.
 
-    Counted, every event also sets the member `version` to the version that it makes.
+    With `is_counted`, every event also sets the member `version` to the version that it makes.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Workload:
         is_counted: bool = False,
         prefix: str = "d",
     ) -> None:
-        """Begin before the first event."""
+        """Start before the first event."""
         self.documents = documents
         self._members = max(1, (document_bytes - 100) // (MEMBER_BYTES + 10))
         self._random = random.Random(seed)  # noqa: S311 - the same work each time, no secret.
@@ -62,26 +63,29 @@ class Workload:
         self._shapes: dict[int, _Shape] = {}
 
     def events(self, count: int) -> Iterator[Event]:
-        """Go on: at first every document is put, then small patches fall on random documents."""
+        """Return the next events: first a put of every document, then small patches of random documents.
+
+        Used by the measurements, here and in `tests/bench/`.
+        """
         for _ in range(count):
             number = len(self._shapes)
             yield self._put(number) if number < self.documents else self._patch()
 
     def puts(self) -> Iterator[Event]:
-        """Make every document."""
+        """Return a put of every document."""
         return self.events(self.documents)
 
     def skip(self, count: int) -> None:
-        """Pass events that are in the log already."""
+        """Drop events that are in the log already."""
         for _ in self.events(count):
             pass
 
     def name(self, document: int) -> str:
-        """Name a document by its number."""
+        """Return a document's id by its number."""
         return f"{self._prefix}{document}"
 
     def version(self, document: int) -> int:
-        """Tell a document's version after the events made so far."""
+        """Return a document's version after the events returned so far."""
         shape = self._shapes.get(document)
         return shape.version if shape else 0
 
@@ -115,7 +119,7 @@ class Workload:
         return "line.added", {"op": "add", "path": "/lines/-", "value": self._text()}
 
     def _on_extras(self, shape: _Shape) -> tuple[str, dict[str, Any]]:
-        """Add members until there are enough, then take the last one away."""
+        """Add members up to the limit, then remove the last one."""
         if shape.extras == EXTRAS_MAX:
             shape.extras -= 1
             return "member.removed", {"op": "remove", "path": f"/extra{shape.extras}"}
@@ -131,7 +135,7 @@ class Workload:
 
 
 def small_events(count: int, *, documents: int = 1_000) -> list[Event]:
-    """Return small patches alone, for whoever does not fold them."""
+    """Return patches without the puts before them, for measurements that do not fold."""
     workload = Workload(documents=documents)
     workload.skip(documents)
     return list(workload.events(count))
@@ -139,11 +143,5 @@ def small_events(count: int, *, documents: int = 1_000) -> list[Event]:
 
 def batches(events: Iterator[Event], size: int) -> Iterator[list[Event]]:
     """Cut events into lists of `size`, the last one shorter."""
-    batch: list[Event] = []
-    for event in events:
-        batch.append(event)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+    while batch := list(islice(events, size)):
         yield batch

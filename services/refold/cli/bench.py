@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -11,220 +11,120 @@ import typer
 from refold.cli.target import JsonOption
 
 if TYPE_CHECKING:
-    from refold.bench.report import Report
-    from refold.bench.system import Options
+    from refold.bench.figures import Figures
+    from refold.bench.measure import Options, Target
 
 PANEL = "Operate"
-GROWING = frozenset({"rebuild", "live", "travel"})
+_say = partial(typer.echo, err=True)
 
-RoundsOption = Annotated[int, typer.Option("--rounds", min=1, help="Times that everything is measured.")]
+RoundsOption = Annotated[int, typer.Option("--rounds", min=1, help="How often everything is measured.")]
+SecondsOption = Annotated[
+    float, typer.Option("--seconds", min=0.1, help="Duration of each measurement in a round.")
+]
+DocumentsOption = Annotated[int, typer.Option("--documents", min=1, help="Number of documents.")]
+DocumentBytesOption = Annotated[int, typer.Option("--document-bytes", min=200, help="Size of a document.")]
 DurabilityOption = Annotated[
-    Literal["fsync", "os"],
-    typer.Option(
-        "--durability",
-        help="How the log is kept: `fsync` survives power loss, `os` may lose the last moments.",
-    ),
+    Literal["fsync", "os"], typer.Option("--durability", help="Durability of a temporary system.")
 ]
 UrlOption = Annotated[
-    str | None,
-    typer.Option(
-        "--url", metavar="URL", help="A running system to measure, where the measurement allows it."
-    ),
-]
-DocumentsOption = Annotated[
-    int, typer.Option("--documents", min=1, help="Documents that the events fall on.")
-]
-DocumentBytesOption = Annotated[int, typer.Option("--document-bytes", min=200, help="Size of a document.")]
-PlotOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--plot", metavar="FILE.svg", dir_okay=False, help="Draw the figures too (needs the extra `bench`)."
-    ),
+    str | None, typer.Option("--url", metavar="URL", help="A running system; default: a temporary one.")
 ]
 
 group = typer.Typer(
     name="bench",
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Measure this machine with this system, and the ground that it stands on, in the same run.\n\n"
-    "Each measurement starts a system of its own in a temporary folder and ends it again.",
+    help="Load a temporary or a running system and print what it did: minimum, median and maximum of the rounds.\n\n"
+    "Events go to the namespace `bench`, so do not use a system that matters.",
 )
 
 
 @group.command()
-def rebuild(
-    events: Annotated[
-        int, typer.Option(min=1, help="Events in the log, each document's first one included.")
-    ] = 300_000,
-    documents: DocumentsOption = 3_000,
-    document_bytes: DocumentBytesOption = 2_048,
-    rounds: RoundsOption = 3,
-    durability: DurabilityOption = "fsync",
-    url: UrlOption = None,
-    is_json: JsonOption = False,
-    plot: PlotOption = None,
-) -> None:
-    """Replay of small events into an empty projection: events/s from the first read to the last commit."""
-    from refold.bench.rebuild import Plan, run
-
-    plan = Plan(events=events, documents=documents, document_bytes=document_bytes)
-    _measure(lambda options: run(options, plan), rounds, durability, url, is_json, plot)
-
-
-@group.command()
 def append(
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long each way is measured in a round.")] = 3.0,
+    seconds: SecondsOption = 3.0,
     rounds: RoundsOption = 3,
     durability: DurabilityOption = "fsync",
     url: UrlOption = None,
     is_json: JsonOption = False,
-    plot: PlotOption = None,
 ) -> None:
-    """Appends, acknowledged: one by one by 1, 8 and 64 writers, and in atomic batches of 100 and 1,000.
+    """Append to the log: single events by 1, 8 and 64 writers, and atomic batches of 100 and 1,000.
 
-    --url is a NATS address, of a user that may open the log.
+    --url is a NATS address with a user that may append and read the stream's state.
     """
-    from refold.bench.append import Plan, run
+    from refold.bench.measure import Options, append
 
-    _measure(lambda options: run(options, Plan(seconds=seconds)), rounds, durability, url, is_json, plot)
+    _run(append, Options(rounds, seconds, say=_say), durability, url, is_json)
 
 
 @group.command()
 def live(
-    seconds: Annotated[float, typer.Option(min=1, help="How long a round is.")] = 20.0,
-    rate: Annotated[float, typer.Option(min=0, help="Events published a second; 0 is flat out.")] = 0.0,
-    find: Annotated[
-        bool, typer.Option("--find", help="Look for the highest rate with lag under 1 s, then measure at it.")
-    ] = False,
+    rate: Annotated[float, typer.Option(min=0, help="Events a second; 0: as many as possible.")] = 0.0,
+    seconds: SecondsOption = 10.0,
     documents: DocumentsOption = 3_000,
     document_bytes: DocumentBytesOption = 2_048,
     rounds: RoundsOption = 3,
     durability: DurabilityOption = "fsync",
     url: UrlOption = None,
     is_json: JsonOption = False,
-    plot: PlotOption = None,
 ) -> None:
-    """Publisher, projector and both servers together: events/s folded and committed, and the lag."""
-    from refold.bench.live import Plan, run
+    """Upload and fold events, with the lag of the fold."""
+    from refold.bench.measure import Options, live
 
-    plan = Plan(
-        rate=rate, seconds=seconds, documents=documents, document_bytes=document_bytes, finds_rate=find
-    )
-    _measure(lambda options: run(options, plan), rounds, durability, url, is_json, plot)
+    options = Options(rounds, seconds, documents, document_bytes, _say)
+    _run(partial(live, rate=rate), options, durability, url, is_json)
 
 
 @group.command()
 def latency(
-    rate: Annotated[
-        float, typer.Option(min=1, help="Events due a second, whatever the answers do.")
-    ] = 1_000.0,
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long each door is measured in a round.")] = 8.0,
+    rate: Annotated[float, typer.Option(min=1, help="Patches that are due a second.")] = 500.0,
+    seconds: SecondsOption = 8.0,
     documents: DocumentsOption = 1_000,
     document_bytes: DocumentBytesOption = 2_048,
     rounds: RoundsOption = 3,
     durability: DurabilityOption = "fsync",
     url: UrlOption = None,
     is_json: JsonOption = False,
-    plot: PlotOption = None,
 ) -> None:
-    """From publish to outcome at a fixed rate, counted from the instant that was due: NATS and HTTP.
+    """Send patches at a fixed rate: from the instant that each was due to its outcome."""
+    from refold.bench.measure import Options, latency
 
-    --url is a gateway's address: it is measured over HTTP alone.
-    """
-    from refold.bench.latency import Plan, run
-
-    plan = Plan(rate=rate, seconds=seconds, documents=documents, document_bytes=document_bytes)
-    _measure(lambda options: run(options, plan), rounds, durability, url, is_json, plot)
-
-
-@group.command()
-def travel(
-    sizes: Annotated[
-        str,
-        typer.Option(
-            metavar="N,N,…", help="Events in the log when it is read; it grows from one to the next."
-        ),
-    ] = "100000,1000000,5000000",
-    reads: Annotated[int, typer.Option(min=1, help="Reads of each kind in a round.")] = 4_000,
-    documents: DocumentsOption = 3_000,
-    document_bytes: DocumentBytesOption = 2_048,
-    rounds: RoundsOption = 3,
-    durability: DurabilityOption = "fsync",
-    url: UrlOption = None,
-    is_json: JsonOption = False,
-    plot: PlotOption = None,
-) -> None:
-    """States at random versions and times of random documents, each checked, over HTTP and from the store.
-
-    --url is a gateway's address: the events are appended there, to the namespace `bench`.
-    """
-    from refold.bench.travel import Plan, run
-
-    plan = Plan(sizes=_sizes(sizes), reads=reads, documents=documents, document_bytes=document_bytes)
-    _measure(lambda options: run(options, plan), rounds, durability, url, is_json, plot)
+    options = Options(rounds, seconds, documents, document_bytes, _say)
+    _run(partial(latency, rate=rate), options, durability, url, is_json)
 
 
 @group.command()
 def read(
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long each way is measured in a round.")] = 4.0,
+    seconds: SecondsOption = 4.0,
     documents: DocumentsOption = 3_000,
     document_bytes: DocumentBytesOption = 2_048,
     rounds: RoundsOption = 3,
     durability: DurabilityOption = "fsync",
     url: UrlOption = None,
     is_json: JsonOption = False,
-    plot: PlotOption = None,
 ) -> None:
-    """Latest states, over HTTP by 1, 16 and 64 clients and by SQL.
+    """Read latest states with 1, 16 and 64 requests in flight."""
+    from refold.bench.measure import Options, read
 
-    --url is a gateway's address: the documents are put there, into the namespace `bench`.
-    """
-    from refold.bench.read import Plan, run
-
-    plan = Plan(seconds=seconds, documents=documents, document_bytes=document_bytes)
-    _measure(lambda options: run(options, plan), rounds, durability, url, is_json, plot)
+    options = Options(rounds, seconds, documents, document_bytes, _say)
+    _run(read, options, durability, url, is_json)
 
 
 @group.command()
-def memory(
-    documents: DocumentsOption = 1_000_000,
-    document_bytes: DocumentBytesOption = 512,
-    cache_bytes_max: Annotated[
-        int, typer.Option(min=1_048_576, help="The projector's setting of that name.")
-    ] = 268_435_456,
+def travel(
+    events: Annotated[int, typer.Option(min=1, help="Events over all documents.")] = 50_000,
+    reads: Annotated[int, typer.Option(min=1, help="Reads of each kind in a round.")] = 2_000,
+    documents: DocumentsOption = 1_000,
+    document_bytes: DocumentBytesOption = 2_048,
     rounds: RoundsOption = 3,
     durability: DurabilityOption = "fsync",
     url: UrlOption = None,
     is_json: JsonOption = False,
-    plot: PlotOption = None,
 ) -> None:
-    """A million documents: the projector's memory, the database, NATS and how long it takes to start again."""
-    from refold.bench.memory import Plan, run
+    """Read random versions and times of random documents, and check each state."""
+    from refold.bench.measure import Options, travel
 
-    plan = Plan(documents=documents, document_bytes=document_bytes, cache_bytes_max=cache_bytes_max)
-    _measure(lambda options: run(options, plan), rounds, durability, url, is_json, plot)
-
-
-@group.command()
-def growth(
-    events: Annotated[int, typer.Option(min=1, help="Events in the log at first.")] = 100_000,
-    documents: DocumentsOption = 3_000,
-    of: Annotated[
-        str, typer.Option(metavar="NAME,…", help="Which measurements are repeated.")
-    ] = "rebuild,live,travel",
-    seconds: Annotated[float, typer.Option(min=1, help="How long a round of `live` is.")] = 10.0,
-    rate: Annotated[float, typer.Option(min=0, help="Rate of `live`; 0 is flat out.")] = 0.0,
-    rounds: RoundsOption = 3,
-    durability: DurabilityOption = "fsync",
-    url: UrlOption = None,
-    is_json: JsonOption = False,
-    plot: PlotOption = None,
-) -> None:
-    """The slope: rebuild, live and travel again at ten times the log and ten times the documents."""
-    from refold.bench.growth import Plan, run
-
-    plan = Plan(events=events, documents=documents, seconds=seconds, rate=rate, measurements=_names(of))
-    _measure(lambda options: run(options, plan), rounds, durability, url, is_json, plot)
+    options = Options(rounds, 0.0, documents, document_bytes, _say)
+    _run(partial(travel, events=events, reads=reads), options, durability, url, is_json)
 
 
 def register(app: typer.Typer) -> None:
@@ -232,61 +132,32 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, rich_help_panel=PANEL)
 
 
-def _measure(
-    run: Callable[[Options], Coroutine[Any, Any, Report]],
-    rounds: int,
+def _run(
+    measure: Callable[[Target, Options, Figures], Coroutine[Any, Any, None]],
+    options: Options,
     durability: Literal["fsync", "os"],
     url: str | None,
     is_json: bool,
-    plot: Path | None,
 ) -> None:
     import asyncio
 
-    from refold.bench.report import COLUMNS
-    from refold.bench.system import Options
-    from refold.cli.show import console, json_line, print_table
+    from refold.bench.figures import COLUMNS, Figures
+    from refold.bench.measure import Target, temporary_system
+    from refold.cli.show import json_line, print_table
     from refold.telemetry.logging import configure
 
-    # A broker that is started again is no news here, and stdout is for the figures.
     configure("error", service="bench")
-    if plot is not None:
-        from refold.bench.plot import check_drawable
+    figures = Figures()
 
-        check_drawable(plot)
-    told = console(is_error=True)
-    options = Options(
-        rounds=rounds,
-        durability=durability,
-        url=url,
-        say=lambda line: told.print(line, style="dim", markup=False),
-    )
-    report = asyncio.run(run(options))
+    async def run() -> None:
+        if url is not None:
+            await measure(Target(http=url, nats=url), options, figures)
+            return
+        async with temporary_system(durability) as target:
+            await measure(target, options, figures)
+
+    asyncio.run(run())
     if is_json:
-        json_line(report.plain())
+        json_line(figures.plain(options.numbers() | {"durability": durability}))
     else:
-        print_table(COLUMNS, report.rows())
-    if plot is not None:
-        from refold.bench.plot import draw
-
-        draw(report, plot)
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    """Read sizes, each larger than the one before."""
-    try:
-        sizes = tuple(int(part.replace("_", "")) for part in text.split(","))
-    except ValueError:
-        sizes = ()
-    if not sizes or sizes[0] < 1 or list(sizes) != sorted(set(sizes)):
-        raise typer.BadParameter(
-            "must be whole numbers that grow, such as 100000,1000000", param_hint="--sizes"
-        )
-    return sizes
-
-
-def _names(text: str) -> tuple[str, ...]:
-    """Read names of measurements that can be repeated at other sizes."""
-    names = tuple(text.split(","))
-    if not set(names) <= GROWING:
-        raise typer.BadParameter(f"must be some of {', '.join(sorted(GROWING))}", param_hint="--of")
-    return names
+        print_table(COLUMNS, figures.rows())

@@ -157,7 +157,7 @@ def replay_table(found: Sequence[Row]) -> str:
 
 
 def goals_table(reports: Iterable[Any], before: Iterable[Any] = ()) -> str:
-    """Write the figures of `refold bench --json` that have a goal, with what bounds them and what they were before."""
+    """Write the figures of `python -m bench … --json` that have a goal, with what bounds them and earlier figures."""
     headings = ["figure", "unit", "goal", "before", "min", "median", "max", "ground", "durability"]
     earlier = {_named(figure): figure for told in before for figure in _figures(told)}
     lines = []

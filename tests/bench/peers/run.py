@@ -54,7 +54,9 @@ def arguments() -> Namespace:
         "--home", type=Path, default=Path.home() / ".cache/refold-peers", help="Environments."
     )
     parser.add_argument("--results", type=Path, help="Keep rounds here, and add to those that are there.")
-    parser.add_argument("--include", type=Path, nargs="*", default=[], help="Files of `refold bench --json`.")
+    parser.add_argument(
+        "--include", type=Path, nargs="*", default=[], help="Files of `python -m bench … --json`."
+    )
     parser.add_argument(
         "--before", type=Path, nargs="*", default=[], help="The same of an earlier program, to compare with."
     )

@@ -2,8 +2,8 @@
 
 import pytest
 
-from refold.bench import growth, rebuild
-from refold.bench.report import Figure, Report
+from bench import growth, rebuild
+from bench.report import Figure, Report
 from support.measured import SMALL
 
 

@@ -5,8 +5,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from refold.bench.plot import check_drawable, draw, grouped
-from refold.bench.report import Figure, Goal, Report
+from bench.plot import check_drawable, draw, grouped
+from bench.report import Figure, Goal, Report
 from refold.core.errors import Refused
 
 

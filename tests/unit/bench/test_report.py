@@ -2,8 +2,9 @@
 
 import pytest
 
-from refold.bench.growth import slopes
-from refold.bench.report import COLUMNS, Figure, Goal, Measure, Report, Samples, number, percentiles
+from bench.growth import slopes
+from bench.report import COLUMNS, Figure, Goal, Measure, Report, Samples
+from refold.bench.figures import number, percentiles
 
 RATE = Measure(unit="events/s", durability="fsync", goal=Goal(value=100), ground="read alone")
 

@@ -3,7 +3,7 @@
 import orjson
 import pytest
 
-from refold.bench.tasks.publish import batch_events
+from bench.tasks.publish import batch_events
 from refold.bench.workload import COUNTER, NAMESPACE, Workload, batches, small_events
 from refold.core import canonical
 from refold.core.document import ABSENT, Document

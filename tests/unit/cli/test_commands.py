@@ -25,7 +25,7 @@ COMMANDS = {
     *("get", "history", "diff", "list", "rejections", "status", "config", "verify", "rebuild", "export"),
     "bench",
 }
-MEASUREMENTS = ("rebuild", "append", "live", "latency", "travel", "read", "memory", "growth")
+MEASUREMENTS = ("append", "live", "latency", "read", "travel")
 NOBODY = "http://127.0.0.1:9"
 
 
@@ -58,7 +58,7 @@ def test_every_command_explains_itself(run, command):
 def test_every_measurement_explains_itself(run, measurement):
     found = run("bench", measurement, "--help")
     assert found.exit_code == 0
-    for option in ("--rounds", "--durability", "--url", "--json", "--plot"):
+    for option in ("--rounds", "--durability", "--url", "--json"):
         assert option in found.output
 
 

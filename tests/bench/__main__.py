@@ -1,0 +1,281 @@
+"""Measure Refold on this machine, beside what the hardware and the servers do alone in the same run.
+
+A command of its own, never a test: `PYTHONPATH=tests python -m bench rebuild`, or append, live, latency, read, travel,
+memory, growth.
+Each measurement starts a system of its own in a temporary folder, unless it takes `--url`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from bench.plot import check_drawable, draw
+from bench.report import COLUMNS, Report
+from bench.system import Options
+from refold.cli import failure
+from refold.cli.show import console, json_line, print_table
+from refold.telemetry.logging import configure
+
+GROWING = frozenset({"rebuild", "live", "travel"})
+
+RoundsOption = Annotated[int, typer.Option("--rounds", min=1, help="Times that everything is measured.")]
+DurabilityOption = Annotated[
+    Literal["fsync", "os"],
+    typer.Option(
+        "--durability",
+        help="How the log is kept: `fsync` survives power loss, `os` may lose the last moments.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+UrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--url", metavar="URL", help="A running system to measure, where the measurement allows it."
+    ),
+]
+DocumentsOption = Annotated[
+    int, typer.Option("--documents", min=1, help="Documents that the events fall on.")
+]
+DocumentBytesOption = Annotated[int, typer.Option("--document-bytes", min=200, help="Size of a document.")]
+PlotOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--plot", metavar="FILE.svg", dir_okay=False, help="Draw the figures too (needs the extra `bench`)."
+    ),
+]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+@app.command()
+def rebuild(
+    events: Annotated[
+        int, typer.Option(min=1, help="Events in the log, each document's first one included.")
+    ] = 300_000,
+    documents: DocumentsOption = 3_000,
+    document_bytes: DocumentBytesOption = 2_048,
+    rounds: RoundsOption = 3,
+    durability: DurabilityOption = "fsync",
+    url: UrlOption = None,
+    is_json: JsonOption = False,
+    plot: PlotOption = None,
+) -> None:
+    """Replay of small events into an empty projection: events/s from the first read to the last commit."""
+    from bench.rebuild import Plan, run
+
+    plan = Plan(events=events, documents=documents, document_bytes=document_bytes)
+    _measure(lambda options: run(options, plan), rounds, durability, url, is_json, plot)
+
+
+@app.command()
+def append(
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long each way is measured in a round.")] = 3.0,
+    rounds: RoundsOption = 3,
+    durability: DurabilityOption = "fsync",
+    url: UrlOption = None,
+    is_json: JsonOption = False,
+    plot: PlotOption = None,
+) -> None:
+    """Appends, acknowledged: one by one by 1, 8 and 64 writers, and in atomic batches of 100 and 1,000.
+
+    --url is a NATS address, of a user that may open the log.
+    """
+    from bench.append import Plan, run
+
+    _measure(lambda options: run(options, Plan(seconds=seconds)), rounds, durability, url, is_json, plot)
+
+
+@app.command()
+def live(
+    seconds: Annotated[float, typer.Option(min=1, help="How long a round is.")] = 20.0,
+    rate: Annotated[float, typer.Option(min=0, help="Events published a second; 0 is flat out.")] = 0.0,
+    find: Annotated[
+        bool, typer.Option("--find", help="Look for the highest rate with lag under 1 s, then measure at it.")
+    ] = False,
+    documents: DocumentsOption = 3_000,
+    document_bytes: DocumentBytesOption = 2_048,
+    rounds: RoundsOption = 3,
+    durability: DurabilityOption = "fsync",
+    url: UrlOption = None,
+    is_json: JsonOption = False,
+    plot: PlotOption = None,
+) -> None:
+    """Publisher, projector and both servers together: events/s folded and committed, and the lag."""
+    from bench.live import Plan, run
+
+    plan = Plan(
+        rate=rate, seconds=seconds, documents=documents, document_bytes=document_bytes, finds_rate=find
+    )
+    _measure(lambda options: run(options, plan), rounds, durability, url, is_json, plot)
+
+
+@app.command()
+def latency(
+    rate: Annotated[
+        float, typer.Option(min=1, help="Events due a second, whatever the answers do.")
+    ] = 1_000.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long each door is measured in a round.")] = 8.0,
+    documents: DocumentsOption = 1_000,
+    document_bytes: DocumentBytesOption = 2_048,
+    rounds: RoundsOption = 3,
+    durability: DurabilityOption = "fsync",
+    url: UrlOption = None,
+    is_json: JsonOption = False,
+    plot: PlotOption = None,
+) -> None:
+    """From publish to outcome at a fixed rate, counted from the instant that was due: NATS and HTTP.
+
+    --url is a gateway's address: it is measured over HTTP alone.
+    """
+    from bench.latency import Plan, run
+
+    plan = Plan(rate=rate, seconds=seconds, documents=documents, document_bytes=document_bytes)
+    _measure(lambda options: run(options, plan), rounds, durability, url, is_json, plot)
+
+
+@app.command()
+def travel(
+    sizes: Annotated[
+        str,
+        typer.Option(
+            metavar="N,N,…", help="Events in the log when it is read; it grows from one to the next."
+        ),
+    ] = "100000,1000000,5000000",
+    reads: Annotated[int, typer.Option(min=1, help="Reads of each kind in a round.")] = 4_000,
+    documents: DocumentsOption = 3_000,
+    document_bytes: DocumentBytesOption = 2_048,
+    rounds: RoundsOption = 3,
+    durability: DurabilityOption = "fsync",
+    url: UrlOption = None,
+    is_json: JsonOption = False,
+    plot: PlotOption = None,
+) -> None:
+    """States at random versions and times of random documents, each checked, over HTTP and from the store.
+
+    --url is a gateway's address: the events are appended there, to the namespace `bench`.
+    """
+    from bench.travel import Plan, run
+
+    plan = Plan(sizes=_sizes(sizes), reads=reads, documents=documents, document_bytes=document_bytes)
+    _measure(lambda options: run(options, plan), rounds, durability, url, is_json, plot)
+
+
+@app.command()
+def read(
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long each way is measured in a round.")] = 4.0,
+    documents: DocumentsOption = 3_000,
+    document_bytes: DocumentBytesOption = 2_048,
+    rounds: RoundsOption = 3,
+    durability: DurabilityOption = "fsync",
+    url: UrlOption = None,
+    is_json: JsonOption = False,
+    plot: PlotOption = None,
+) -> None:
+    """Latest states, over HTTP by 1, 16 and 64 clients and by SQL.
+
+    --url is a gateway's address: the documents are put there, into the namespace `bench`.
+    """
+    from bench.read import Plan, run
+
+    plan = Plan(seconds=seconds, documents=documents, document_bytes=document_bytes)
+    _measure(lambda options: run(options, plan), rounds, durability, url, is_json, plot)
+
+
+@app.command()
+def memory(
+    documents: DocumentsOption = 1_000_000,
+    document_bytes: DocumentBytesOption = 512,
+    cache_bytes_max: Annotated[
+        int, typer.Option(min=1_048_576, help="The projector's setting of that name.")
+    ] = 268_435_456,
+    rounds: RoundsOption = 3,
+    durability: DurabilityOption = "fsync",
+    url: UrlOption = None,
+    is_json: JsonOption = False,
+    plot: PlotOption = None,
+) -> None:
+    """A million documents: the projector's memory, the database, NATS and how long it takes to start again."""
+    from bench.memory import Plan, run
+
+    plan = Plan(documents=documents, document_bytes=document_bytes, cache_bytes_max=cache_bytes_max)
+    _measure(lambda options: run(options, plan), rounds, durability, url, is_json, plot)
+
+
+@app.command()
+def growth(
+    events: Annotated[int, typer.Option(min=1, help="Events in the log at first.")] = 100_000,
+    documents: DocumentsOption = 3_000,
+    of: Annotated[
+        str, typer.Option(metavar="NAME,…", help="Which measurements are repeated.")
+    ] = "rebuild,live,travel",
+    seconds: Annotated[float, typer.Option(min=1, help="How long a round of `live` is.")] = 10.0,
+    rate: Annotated[float, typer.Option(min=0, help="Rate of `live`; 0 is flat out.")] = 0.0,
+    rounds: RoundsOption = 3,
+    durability: DurabilityOption = "fsync",
+    url: UrlOption = None,
+    is_json: JsonOption = False,
+    plot: PlotOption = None,
+) -> None:
+    """The slope: rebuild, live and travel again at ten times the log and ten times the documents."""
+    from bench.growth import Plan, run
+
+    plan = Plan(events=events, documents=documents, seconds=seconds, rate=rate, measurements=_names(of))
+    _measure(lambda options: run(options, plan), rounds, durability, url, is_json, plot)
+
+
+def _measure(
+    run: Callable[[Options], Coroutine[Any, Any, Report]],
+    rounds: int,
+    durability: Literal["fsync", "os"],
+    url: str | None,
+    is_json: bool,
+    plot: Path | None,
+) -> None:
+    configure("error", service="bench")
+    if plot is not None:
+        check_drawable(plot)
+    progress = console(is_error=True)
+    options = Options(
+        rounds=rounds,
+        durability=durability,
+        url=url,
+        say=lambda line: progress.print(line, style="dim", markup=False),
+    )
+    report = asyncio.run(run(options))
+    if is_json:
+        json_line(report.plain())
+    else:
+        print_table(COLUMNS, report.rows())
+    if plot is not None:
+        draw(report, plot)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    """Read sizes, each larger than the one before."""
+    try:
+        sizes = tuple(int(part.replace("_", "")) for part in text.split(","))
+    except ValueError:
+        sizes = ()
+    if not sizes or sizes[0] < 1 or list(sizes) != sorted(set(sizes)):
+        raise typer.BadParameter(
+            "must be whole numbers that grow, such as 100000,1000000", param_hint="--sizes"
+        )
+    return sizes
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Read names of measurements that can be repeated at other sizes."""
+    names = tuple(text.split(","))
+    if not set(names) <= GROWING:
+        raise typer.BadParameter(f"must be some of {', '.join(sorted(GROWING))}", param_hint="--of")
+    return names
+
+
+if __name__ == "__main__":
+    with failure.exiting_clearly():
+        app()

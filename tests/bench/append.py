@@ -1,0 +1,145 @@
+"""Appends, acknowledged: one by one by several writers, and in atomic batches, through our own appender.
+
+Run by `python -m bench`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any, Final
+
+from bench.ground.disk import fsync_milliseconds
+from bench.ground.publishing import batches_on_the_wire, batches_with_nats_py, publish_with_nats_py
+from bench.processes import Ended, Task, work
+from bench.report import Goal, Measure, Report, Samples
+from bench.system import Options, bare_servers
+from bench.tasks.append import append_batches, append_singly
+from bench.usage import ProcessorClock
+from refold.bench.figures import machine
+from refold.core.errors import RefoldError
+from refold.wiring.log import open_log
+
+GOALS: Final = {"64 writers": Goal(value=10_000), "batches of 1,000": Goal(value=55_000)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How long each way of appending is measured in a round, and which ways."""
+
+    seconds: float = 3.0
+    writers: tuple[int, ...] = (1, 8, 64)
+    sizes: tuple[int, ...] = (100, 1_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where is appended: as our own user, and as anyone; what runs there is only known of our own."""
+
+    url: str
+    author_url: str
+    folder: Path
+    pids: tuple[tuple[str, int], ...] = ()
+
+
+async def run(options: Options, plan: Plan) -> Report:
+    """Append in every way, each in a process of its own, and the ground of it."""
+    samples = Samples()
+    async with _place(options) as place:
+        for number in range(1, options.rounds + 1):
+            for writers in plan.writers:
+                await _single(place, plan, options, samples, writers)
+            for size in plan.sizes:
+                await _batches(place, plan, options, samples, size)
+            await _ground(place, plan, options, samples)
+            options.say(f"round {number} done")
+    return Report(
+        command="append",
+        durability=options.durability,
+        parameters=asdict(plan),
+        machine=machine(),
+        figures=samples.figures(),
+    )
+
+
+@asynccontextmanager
+async def _place(options: Options) -> AsyncIterator[Place]:
+    if options.url is not None:
+        yield Place(url=options.url, author_url=options.url, folder=Path(gettempdir()))
+        return
+    async with bare_servers(options) as bare:
+        nats = bare.servers.nats
+        yield Place(
+            url=nats.url("gateway"), author_url=nats.address, folder=bare.folder, pids=tuple(bare.pids)
+        )
+
+
+async def _single(place: Place, plan: Plan, options: Options, samples: Samples, writers: int) -> None:
+    name = _by(writers)
+    ended = await _held(place, append_singly, url=place.url, writers=writers, seconds=plan.seconds)
+    ground = f"nats-py publish by {name}"
+    measure = Measure(unit="events/s", durability=options.durability, goal=GOALS.get(name), ground=ground)
+    samples.add(f"append by {name}", _rate(ended), measure)
+    waited = Measure(unit="ms", durability=options.durability)
+    samples.add_latency(f"append by {name}", ended.value["milliseconds"], waited)
+    _note_use(f"append by {name}", ended, options, samples)
+
+
+async def _batches(place: Place, plan: Plan, options: Options, samples: Samples, size: int) -> None:
+    name = f"batches of {size:,}"
+    ended = await _held(place, append_batches, url=place.url, size=size, seconds=plan.seconds)
+    ground = f"{name} on the bare wire"
+    measure = Measure(unit="events/s", durability=options.durability, goal=GOALS.get(name), ground=ground)
+    samples.add(f"append in {name}", _rate(ended), measure)
+    _note_use(f"append in {name}", ended, options, samples)
+
+
+async def _held(place: Place, task: Task, **given: Any) -> Ended:
+    """Run a task and hold what it was told of against the log's end."""
+    log = await open_log(place.url, "refold-bench-end")
+    try:
+        before = (await log.info()).last_sequence
+        clock = ProcessorClock(place.pids)
+        ended = await work(task, **given)
+        ended.value["used"] = clock.seconds()
+        gained = (await log.info()).last_sequence - before
+    finally:
+        await log.close()
+    if gained < ended.value["events"]:
+        raise RefoldError("acknowledged and not in the log", events=ended.value["events"], found=gained)
+    return ended
+
+
+def _note_use(name: str, ended: Ended, options: Options, samples: Samples) -> None:
+    measure = Measure(unit="µs/event", durability=options.durability)
+    used = {"the appender": ended.cpu_seconds, **ended.value["used"]}
+    used.pop("postgres", None)
+    for who, seconds in used.items():
+        samples.add(f"{name}, processor of {who}", seconds * 1e6 / ended.value["events"], measure)
+
+
+async def _ground(place: Place, plan: Plan, options: Options, samples: Samples) -> None:
+    given = {"url": place.author_url, "seconds": plan.seconds}
+    tasks: list[tuple[str, Task, dict[str, Any]]] = [
+        (f"nats-py publish by {_by(writers)}", publish_with_nats_py, {"writers": writers})
+        for writers in plan.writers
+    ]
+    for size in plan.sizes:
+        tasks.append((f"batches of {size:,} through nats-py", batches_with_nats_py, {"size": size}))
+        tasks.append((f"batches of {size:,} on the bare wire", batches_on_the_wire, {"size": size}))
+    measure = Measure(unit="events/s", durability=options.durability, is_ground=True)
+    for name, task, more in tasks:
+        samples.add(name, _rate(await work(task, **given, **more)), measure)
+    synced = Measure(unit="ms", durability="fsync", is_ground=True)
+    samples.add_latency("one fsync", fsync_milliseconds(place.folder), synced)
+
+
+def _by(writers: int) -> str:
+    return "1 writer" if writers == 1 else f"{writers} writers"
+
+
+def _rate(ended: Ended) -> float:
+    return float(ended.value["events"] / ended.value["seconds"])

@@ -1,0 +1,80 @@
+"""Puts a workload into a log, by bare batches: how it comes there is not what is measured.
+
+Used by the measurements that need a log, or a projection of one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Final
+
+import orjson
+
+from bench.system import Whole
+from bench.wire import BatchPublisher
+from refold.bench.workload import NAMESPACE, Event, batches
+from refold.client import Refold
+from refold.core.errors import RefoldError, TimedOut
+from refold.store.postgres import PostgresStore
+from refold.wiring.log import open_log
+
+BATCH_EVENTS: Final = 500
+LOOK_SECONDS: Final = 0.1
+STALLED_SECONDS: Final = 120
+
+
+async def fill(url: str, events: Iterator[Event]) -> int:
+    """Append them all, in order; return how many the broker has acknowledged."""
+    publisher = await BatchPublisher.connect(url, f"fill-{time.monotonic_ns()}")
+    try:
+        for number, batch in enumerate(batches(events, BATCH_EVENTS)):
+            await publisher.send(number, publisher.parcel(number, batch))
+        await publisher.drain()
+        return publisher.acknowledged
+    finally:
+        publisher.close()
+
+
+async def fold_all(system: Whole) -> int:
+    """Wait until the projector has committed the log up to its present end; return that sequence."""
+    settings = system.reached
+    log = await open_log(settings.required("nats_url"), "refold-bench-end")
+    try:
+        last = (await log.info()).last_sequence
+    finally:
+        await log.close()
+    store = await PostgresStore.open(settings.required("postgres_url"), schema=settings.postgres_schema)
+    try:
+        await until_committed(store, last)
+    finally:
+        await store.close()
+    return last
+
+
+async def until_committed(store: PostgresStore, sequence: int) -> None:
+    """Wait for a commit up to a sequence. Raises `TimedOut` where there is no progress for long."""
+    seen, deadline = -1, 0.0
+    while True:
+        read = min(checkpoint.read_sequence for checkpoint in await store.checkpoints() or [])
+        if read >= sequence:
+            return
+        if read > seen:
+            seen, deadline = read, time.monotonic() + STALLED_SECONDS
+        elif time.monotonic() > deadline:
+            raise TimedOut("the projector commits nothing more", committed=read, wanted=sequence)
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def fill_over_http(url: str, events: Iterator[Event]) -> None:
+    """Append them through a running gateway; all are folded then. Raises `RefoldError` where one is refused."""
+    async with Refold(url) as refold:
+        for batch in batches(events, BATCH_EVENTS):
+            lines = [{"doc": event.document, **orjson.loads(event.body)} for event in batch]
+            outcomes = await refold.append(NAMESPACE, lines)
+            refused = [outcome for outcome in outcomes if outcome.status != "applied"]
+            if refused:
+                raise RefoldError(
+                    "an event was not applied", status=refused[0].status, reason=refused[0].reason
+                )

@@ -1,0 +1,115 @@
+"""The log read and folded with nothing else to do: by a client of the shelf, by our own reader, and in memory alone.
+
+Tasks for `bench.worker`; used where a log is replayed.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import aclosing
+from itertools import islice
+from typing import Any, Final
+
+import nats
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+from bench.signals import Signals
+from refold.core.document import Document
+from refold.core.errors import LogHole
+from refold.core.record import Record
+from refold.core.shard import Shard, first_checkpoints
+from refold.log import EventLog
+from refold.wiring.folding import collect_seldom
+from refold.wiring.log import inbox_of, open_log
+
+STREAM: Final = "STATE"
+FETCH_EVENTS: Final = 1_000
+FETCH_SECONDS: Final = 30
+
+
+async def consume_with_nats_py(signals: Signals, *, url: str, until_sequence: int) -> dict[str, Any]:
+    """Read the log as any user of nats-py would: a pull consumer, a thousand messages a request."""
+    client = await nats.connect(url, inbox_prefix=inbox_of(url))
+    try:
+        wanted = ConsumerConfig(ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.ALL)
+        pulling = await client.jetstream().pull_subscribe("", stream=STREAM, config=wanted)
+        await signals.until_go()
+        begun, count = time.perf_counter(), 0
+        while count < until_sequence:
+            asked = min(FETCH_EVENTS, until_sequence - count)
+            count += len(await pulling.fetch(asked, timeout=FETCH_SECONDS))
+        return {"events": count, "seconds": time.perf_counter() - begun}
+    finally:
+        await client.close()
+
+
+async def read_in_bulk(signals: Signals, *, url: str, until_sequence: int) -> dict[str, Any]:
+    """Read the log by our own reader and do nothing with it."""
+    log = await open_log(url, "refold-bench-read")
+    try:
+        await signals.until_go()
+        begun, count = time.perf_counter(), 0
+        async with aclosing(log.read(0)) as runs:
+            async for records in runs:
+                count += len(records)
+                if count >= until_sequence:
+                    break
+        return {"events": count, "seconds": time.perf_counter() - begun}
+    finally:
+        await log.close()
+
+
+async def fold_in_memory(signals: Signals, *, url: str, until_sequence: int) -> dict[str, Any]:
+    """Fold records that are in memory already, into documents that stay there."""
+    collect_seldom()
+    log = await open_log(url, "refold-bench-fold")
+    try:
+        records = await _records(log, until_sequence)
+        shard = Shard(first_checkpoints((await log.info()).log_id))
+    finally:
+        await log.close()
+    await signals.until_go()
+    begun = time.perf_counter()
+    effective = _fold(shard, records)
+    return {"events": len(records), "effective": effective, "seconds": time.perf_counter() - begun}
+
+
+async def get_by_sequence(signals: Signals, *, url: str, sequences: list[int]) -> dict[str, Any]:
+    """Ask the broker for single events, one after another."""
+    log = await open_log(url, "refold-bench-get")
+    taken = []
+    try:
+        await signals.until_go()
+        for sequence in sequences:
+            begun = time.perf_counter()
+            if await log.get(sequence) is None:
+                raise LogHole(expected=sequence, found=None)
+            taken.append((time.perf_counter() - begun) * 1_000)
+        return {"milliseconds": taken}
+    finally:
+        await log.close()
+
+
+async def _records(log: EventLog, until_sequence: int) -> list[Record]:
+    read: list[Record] = []
+    async with aclosing(log.read(0)) as runs:
+        async for records in runs:
+            read += islice(records, until_sequence - len(read))
+            if len(read) == until_sequence:
+                break
+    return read
+
+
+def _fold(shard: Shard, records: list[Record]) -> int:
+    documents: dict[tuple[str, str], Document] = {}
+    effective = 0
+    for record in records:
+        where = shard.place(record.subject)
+        key = where[1:3]
+        document = documents.get(key)
+        if document is None:
+            document = documents[key] = Document(
+                namespace=where.namespace, document=where.document, partition=where.partition
+            )
+        effective += shard.fold(record, where, document).entry.status.is_effective
+    return effective

@@ -1,0 +1,219 @@
+"""Everything at once: a publisher, the projector, both servers; what is committed a second, and how far behind.
+
+Run by `python -m bench`, and by `bench.growth` at several sizes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from bench.filling import fill, fold_all, until_committed
+from bench.processes import Worker
+from bench.report import NO_DISK, Goal, Measure, Report, Samples
+from bench.system import Options, Whole, refuse_url, whole_system
+from bench.tasks.publish import publish_batches
+from bench.usage import ProcessorClock, peak_bytes
+from refold.bench.figures import machine, percentiles
+from refold.bench.workload import Workload
+from refold.core.errors import RefoldError
+from refold.log import EventLog
+from refold.store.postgres import PostgresStore
+from refold.wiring.log import open_log
+
+GOAL: Final = Goal(value=30_000)
+LAG_GOAL: Final = Goal(value=1, is_upper=True)
+LOOK_SECONDS: Final = 0.1
+WARM_UP_SHARE: Final = 0.15
+LEAST_RATE: Final = 500.0
+FIRST_RATE: Final = 4_000.0
+RATE_MAX: Final = 128_000.0
+PRECISION: Final = 1.08
+KEPT_PACE_SHARE: Final = 0.97
+MEBIBYTE: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How much. `rate` 0 is flat out; `finds_rate` looks for the highest that is kept up with, then measures at it."""
+
+    rate: float = 0.0
+    seconds: float = 20.0
+    documents: int = 3_000
+    document_bytes: int = 2_048
+    prefilled: int = 0
+    finds_rate: bool = False
+    trial_seconds: float = 6.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Course:
+    """What was seen while the publisher ran, a sample each tenth of a second."""
+
+    at: list[float] = field(default_factory=list)
+    committed: list[int] = field(default_factory=list)
+    behind_seconds: list[float] = field(default_factory=list)
+    behind_events: list[int] = field(default_factory=list)
+    published: int = 0
+    published_seconds: float = 0.0
+    used: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        """Events committed a second, once it was under way."""
+        first = self._first()
+        return (self.committed[-1] - self.committed[first]) / (self.at[-1] - self.at[first])
+
+    @property
+    def lags(self) -> list[float]:
+        """Seconds behind, once it was under way, in order of size."""
+        return sorted(self.behind_seconds[self._first() :])
+
+    def keeps_up_with(self, rate: float) -> bool:
+        """Tell whether a rate was published and folded with less than a second of lag."""
+        return (
+            self.published / self.published_seconds >= KEPT_PACE_SHARE * rate
+            and self.lags[-1] < LAG_GOAL.value
+        )
+
+    def _first(self) -> int:
+        return min(int(len(self.at) * WARM_UP_SHARE), len(self.at) - 2)
+
+
+async def run(options: Options, plan: Plan) -> Report:
+    """Publish for some seconds each round, at one rate."""
+    refuse_url(options, "it watches the log, the database and the processes of a system of its own")
+    samples = Samples()
+    async with whole_system(options) as system, _watching(system) as watch:
+        if plan.prefilled:
+            workload = Workload(
+                documents=plan.documents, document_bytes=plan.document_bytes, prefix="before-"
+            )
+            await fill(system.nats, workload.events(plan.prefilled))
+            await fold_all(system)
+        rate = await _find(system, watch, plan, options) if plan.finds_rate else plan.rate
+        if plan.finds_rate:
+            found = Measure(unit="events/s", durability=options.durability, goal=GOAL)
+            samples.add("live, highest rate with lag under 1 s", rate, found)
+        for number in range(1, options.rounds + 1):
+            course = await _publish(system, watch, plan, f"r{number}-", rate, plan.seconds)
+            _note(course, options, samples)
+            peak = peak_bytes(system.pid("projector")) / MEBIBYTE
+            samples.add("live, projector's memory at most", peak, Measure(unit="MiB", durability=NO_DISK))
+            options.say(f"round {number}: {course.rate:,.0f} events/s, lag at most {course.lags[-1]:.2f} s")
+    return Report(
+        command="live",
+        durability=options.durability,
+        parameters=asdict(plan),
+        machine=machine(),
+        figures=samples.figures(),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Watch:
+    log: EventLog
+    store: PostgresStore
+
+    async def look(self, course: Course) -> None:
+        """Take a sample: the newest committed event's age by the broker's clock, where there are newer ones."""
+        checkpoints = await self.store.checkpoints()
+        committed = min(checkpoint.read_sequence for checkpoint in checkpoints)
+        newest = max(checkpoint.recorded_at for checkpoint in checkpoints)
+        info = await self.log.info()
+        behind = info.last_sequence - committed
+        course.at.append(time.perf_counter())
+        course.committed.append(committed)
+        course.behind_events.append(behind)
+        course.behind_seconds.append(max(0.0, (info.time - newest) / 1e9) if behind else 0.0)
+
+
+@asynccontextmanager
+async def _watching(system: Whole) -> AsyncIterator[_Watch]:
+    settings = system.reached
+    log = await open_log(settings.required("nats_url"), "refold-bench-watch")
+    try:
+        store = await PostgresStore.open(settings.required("postgres_url"), schema=settings.postgres_schema)
+        try:
+            yield _Watch(log=log, store=store)
+        finally:
+            await store.close()
+    finally:
+        await log.close()
+
+
+async def _publish(
+    system: Whole, watch: _Watch, plan: Plan, prefix: str, rate: float, seconds: float
+) -> Course:
+    """Let the publisher run, sampling; then wait until all of it is folded."""
+    shape = {"documents": plan.documents, "document_bytes": plan.document_bytes}
+    workload = Workload(documents=plan.documents, document_bytes=plan.document_bytes, prefix=prefix)
+    await fill(system.nats, workload.puts())
+    await fold_all(system)
+    course, clock = Course(), ProcessorClock(system.pids)
+    given: dict[str, Any] = {"url": system.nats, "prefix": prefix, "rate": rate, "seconds": seconds}
+    async with await Worker.start(publish_batches, **given, **shape) as publisher:
+        await publisher.ready()
+        publisher.go()
+        ending = asyncio.create_task(publisher.ended(), name="publisher")
+        while not ending.done():
+            await watch.look(course)
+            await asyncio.wait({ending}, timeout=LOOK_SECONDS)
+        ended = ending.result()
+    await watch.look(course)
+    course.published, course.published_seconds = ended.value["events"], ended.value["seconds"]
+    course.used = {"publisher": ended.cpu_seconds, **clock.seconds()}
+    await _until_folded(watch, course)
+    return course
+
+
+async def _until_folded(watch: _Watch, course: Course) -> None:
+    """Wait for the rest, and hold the counts against what was published."""
+    last = (await watch.log.info()).last_sequence
+    await until_committed(watch.store, last)
+    if last - course.committed[0] < course.published:
+        raise RefoldError(
+            "acknowledged and not folded", events=course.published, found=last - course.committed[0]
+        )
+    rejected = sum(checkpoint.counts.rejected for checkpoint in await watch.store.checkpoints())
+    if rejected:
+        raise RefoldError("events were rejected", rejected=rejected)
+
+
+async def _find(system: Whole, watch: _Watch, plan: Plan, options: Options) -> float:
+    """Double the rate until it is too much, then halve what is between."""
+    low, high, number = 0.0, RATE_MAX, 0
+    while high / max(low, LEAST_RATE) > PRECISION:
+        trial = (
+            max(FIRST_RATE, low * 2)
+            if high == RATE_MAX and low < RATE_MAX / 2
+            else (max(low, LEAST_RATE) * high) ** 0.5
+        )
+        number += 1
+        course = await _publish(system, watch, plan, f"f{number}-", trial, plan.trial_seconds)
+        is_kept = course.keeps_up_with(trial)
+        low, high = (trial, high) if is_kept else (low, trial)
+        said = "kept up" if is_kept else "too much"
+        options.say(f"{trial:,.0f} events/s: {said}, lag at most {course.lags[-1]:.2f} s")
+    return low
+
+
+def _note(course: Course, options: Options, samples: Samples) -> None:
+    kept = options.durability
+    samples.add(
+        "live, folded and committed", course.rate, Measure(unit="events/s", durability=kept, goal=GOAL)
+    )
+    offered = course.published / course.published_seconds
+    samples.add("live, published", offered, Measure(unit="events/s", durability=kept))
+    for percentile, value in percentiles(course.lags).items():
+        goal = LAG_GOAL if percentile == "max" else None
+        samples.add(f"live, lag {percentile}", value, Measure(unit="s", durability=kept, goal=goal))
+    most = float(max(course.behind_events))
+    samples.add("live, lag at most", most, Measure(unit="events", durability=kept))
+    for who, seconds in course.used.items():
+        spent = seconds * 1e6 / max(1, course.published)
+        samples.add(f"live, processor of {who}", spent, Measure(unit="µs/event", durability=kept))

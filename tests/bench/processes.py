@@ -1,0 +1,117 @@
+"""Processes of their own for what is measured. Used by the measurements; `bench.worker` is what runs in them."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import orjson
+
+from refold.core.errors import ChildFailed
+from refold.wiring.settings import environment_without
+
+Task = Callable[..., Coroutine[Any, Any, Any]]
+"""A coroutine function at the top of a module: takes `Signals`, then its arguments by name, all of them JSON."""
+
+LINE_BYTES_MAX: Final = 64 * 1024 * 1024
+ERROR_BYTES_MAX: Final = 4_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """What a task returned, the most memory that its process held, and the processor's time since it was let go."""
+
+    value: Any
+    peak_bytes: int
+    cpu_seconds: float
+
+
+class Worker:
+    """A task in a process of its own; ended when its `async with` block ends."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
+        """Use `start`."""
+        self._name = name
+        self._process = process
+        self._has_ended = False
+
+    @classmethod
+    async def start(cls, task: Task, **given: Any) -> Self:
+        """Start it and hand it its arguments; it works once it is let `go`."""
+        name = f"{task.__module__}:{task.__qualname__}"
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "bench.worker",
+            name,
+            env=environment_without() | {"PYTHONPATH": str(Path(__file__).parents[1])},
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            limit=LINE_BYTES_MAX,
+            start_new_session=True,
+        )
+        worker = cls(name, process)
+        worker._tell(orjson.dumps(given))
+        return worker
+
+    async def ready(self) -> None:
+        """Wait until it is prepared. Raises `ChildFailed`."""
+        await self._heard()
+
+    def go(self) -> None:
+        """Let it work."""
+        self._tell(b"go")
+
+    def stop(self) -> None:
+        """Ask it to end with what it has."""
+        self._tell(b"stop")
+
+    async def ended(self) -> Ended:
+        """Wait for its result. Raises `ChildFailed`."""
+        told = await self._heard()
+        self._has_ended = True
+        return Ended(value=told["value"], peak_bytes=told["peak_bytes"], cpu_seconds=told["cpu_seconds"])
+
+    async def __aenter__(self) -> Self:
+        """Use it in an `async with` block."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """End it, whatever it is doing."""
+        # One that has ended by itself must not be signalled: that would take its exit code from whoever waits for it.
+        if not self._has_ended:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+        await self._process.wait()
+
+    def _tell(self, line: bytes) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + b"\n")
+
+    async def _heard(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = await self._process.stdout.readline()
+        if not line:
+            raise ChildFailed(f"{self._name} ended without a result: {await self._complaint()}")
+        told: dict[str, Any] = orjson.loads(line)
+        if "failed" in told:
+            raise ChildFailed(f"{self._name}: {told['failed']}")
+        return told
+
+    async def _complaint(self) -> str:
+        assert self._process.stderr is not None
+        return (await self._process.stderr.read())[-ERROR_BYTES_MAX:].decode(errors="replace").strip()
+
+
+async def work(task: Task, **given: Any) -> Ended:
+    """Run a task from its start to its end."""
+    async with await Worker.start(task, **given) as worker:
+        await worker.ready()
+        worker.go()
+        return await worker.ended()

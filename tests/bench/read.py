@@ -1,0 +1,121 @@
+"""Latest states over HTTP and by SQL, beside a static answer of the same server. Run by `python -m bench`."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from bench.filling import fill, fill_over_http, fold_all
+from bench.ground.selecting import select_states
+from bench.ground.static import static_server
+from bench.http_load import read_for
+from bench.processes import Ended, work
+from bench.report import NO_DISK, Goal, Measure, Report, Samples
+from bench.system import Options, Whole, whole_system
+from bench.usage import ProcessorClock
+from refold.bench.figures import machine
+from refold.bench.workload import NAMESPACE, Workload
+
+GOAL: Final = Goal(value=5_000)
+IN_FLIGHT: Final = (1, 16, 64)
+CONNECTIONS: Final = (1, 8)
+PATHS: Final = 5_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How much, and how long each way of reading is measured in a round."""
+
+    documents: int = 3_000
+    document_bytes: int = 2_048
+    seconds: float = 4.0
+
+
+async def run(options: Options, plan: Plan) -> Report:
+    """Make documents, then read them in every way each round."""
+    samples = Samples()
+    workload = Workload(documents=plan.documents, document_bytes=plan.document_bytes)
+    if options.url is not None:
+        await fill_over_http(options.url, workload.puts())
+        await _rounds(options.url, None, plan, options, samples)
+    else:
+        async with whole_system(options) as system:
+            await fill(system.nats, workload.puts())
+            await fold_all(system)
+            await _rounds(system.http, system, plan, options, samples)
+    return Report(
+        command="read",
+        durability=options.durability,
+        parameters=asdict(plan),
+        machine=machine(),
+        figures=samples.figures(),
+    )
+
+
+async def _rounds(url: str, system: Whole | None, plan: Plan, options: Options, samples: Samples) -> None:
+    for number in range(1, options.rounds + 1):
+        names = _names(plan, number)
+        for in_flight in IN_FLIGHT:
+            await _over_http(url, system, names, in_flight, plan, samples)
+        async with static_server(plan.document_bytes) as address:
+            await _static(address, names, plan, samples)
+        if system is not None:
+            await _by_sql(system, names, plan, samples)
+        options.say(f"round {number} done")
+
+
+async def _over_http(
+    url: str, system: Whole | None, names: list[str], in_flight: int, plan: Plan, samples: Samples
+) -> None:
+    paths = [f"/v1/{NAMESPACE}/{name}" for name in names]
+    clock = ProcessorClock(system.pids if system else ())
+    ended = await work(read_for, url=url, paths=paths, in_flight=in_flight, seconds=plan.seconds)
+    name = f"latest over HTTP, {in_flight} in flight"
+    goal = GOAL if in_flight > 1 else None
+    ground = f"static answer, {in_flight} in flight"
+    _note(name, ended, samples, Measure(unit="reads/s", durability=NO_DISK, goal=goal, ground=ground))
+    for who, seconds in clock.seconds().items():
+        if who in {"gateway", "postgres"}:
+            spent = seconds * 1e6 / len(ended.value["milliseconds"])
+            samples.add(f"{name}, processor of {who}", spent, Measure(unit="µs/read", durability=NO_DISK))
+
+
+async def _static(address: str, names: list[str], plan: Plan, samples: Samples) -> None:
+    for in_flight in IN_FLIGHT:
+        given: dict[str, Any] = {"paths": [f"/{name}" for name in names], "in_flight": in_flight}
+        ended = await work(read_for, url=address, seconds=plan.seconds, **given)
+        measure = Measure(unit="reads/s", durability=NO_DISK, is_ground=True)
+        _note(f"static answer, {in_flight} in flight", ended, samples, measure)
+        spent = ended.cpu_seconds * 1e6 / len(ended.value["milliseconds"])
+        own = Measure(unit="µs/read", durability=NO_DISK, is_ground=True)
+        samples.add(f"static answer, {in_flight} in flight, processor of the load client", spent, own)
+
+
+async def _by_sql(system: Whole, names: list[str], plan: Plan, samples: Samples) -> None:
+    dsn = system.reached.required("postgres_url")
+    for kind, is_ground in (("view", False), ("row", True)):
+        for connections in CONNECTIONS:
+            ended = await work(
+                select_states,
+                dsn=dsn,
+                kind=kind,
+                documents=names,
+                connections=connections,
+                seconds=plan.seconds,
+            )
+            by = "1 connection" if connections == 1 else f"{connections} connections"
+            name = f"plain SELECT of the row by {by}" if is_ground else f"latest by SQL view by {by}"
+            _note(name, ended, samples, Measure(unit="reads/s", durability=NO_DISK, is_ground=is_ground))
+
+
+def _note(name: str, ended: Ended, samples: Samples, measure: Measure) -> None:
+    taken = ended.value["milliseconds"]
+    samples.add(name, len(taken) / ended.value["seconds"], measure)
+    samples.add_latency(name, taken, Measure(unit="ms", durability=NO_DISK, is_ground=measure.is_ground))
+
+
+def _names(plan: Plan, seed: int) -> list[str]:
+    workload = Workload(documents=plan.documents)
+    chosen = random.Random(seed)
+    return [workload.name(chosen.randrange(plan.documents)) for _ in range(PATHS)]

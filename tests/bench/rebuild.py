@@ -1,0 +1,143 @@
+"""Replay: the projector's own loop from an empty schema to the log's end, in as many processes as a rebuild takes.
+
+Run by `python -m bench`, and by `bench.growth` at several sizes.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from bench.filling import fill
+from bench.ground.disk import fsync_milliseconds
+from bench.ground.reading import (
+    consume_with_nats_py,
+    fold_in_memory,
+    read_in_bulk,
+)
+from bench.ground.rows import copy_documents, copy_journal
+from bench.processes import Ended, Task, Worker, work
+from bench.report import NO_DISK, Goal, Measure, Report, Samples
+from bench.system import Bare, Options, bare_servers, refuse_url
+from bench.tasks.replay import replay
+from bench.usage import ProcessorClock
+from refold.bench.figures import machine
+from refold.bench.workload import Workload
+from refold.core.errors import RefoldError
+from refold.core.shard import first_checkpoints
+from refold.projector.shards import shards_of
+from refold.wiring.replaying import PROCESSES_MAX, processors
+from refold.wiring.settings import load
+
+GOAL: Final = Goal(value=100_000)
+CONSUMED_EVENTS_MAX: Final = 100_000
+JOURNAL_ROWS_MAX: Final = 200_000
+UPDATED_TIMES: Final = 20
+MEBIBYTE: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How much, and whether the ground is measured too."""
+
+    events: int = 300_000
+    documents: int = 3_000
+    document_bytes: int = 2_048
+    processes: int = field(default_factory=lambda: min(PROCESSES_MAX, processors()))
+    has_ground: bool = True
+
+
+async def run(options: Options, plan: Plan) -> Report:
+    """Fill a log once, then replay it into a fresh schema each round."""
+    refuse_url(options, "it replays into schemas of its own and measures its own processes")
+    samples = Samples()
+    async with bare_servers(options) as bare:
+        begun = time.perf_counter()
+        workload = Workload(documents=plan.documents, document_bytes=plan.document_bytes)
+        filled = await fill(bare.servers.nats.address, workload.events(plan.events))
+        options.say(f"{filled:,} events in the log in {time.perf_counter() - begun:.1f} s")
+        for number in range(1, options.rounds + 1):
+            await _replay(bare, plan, options, samples, number)
+            if plan.has_ground:
+                await _ground(bare, plan, samples)
+    return Report(
+        command="rebuild",
+        durability=options.durability,
+        parameters=asdict(plan),
+        machine=machine(),
+        figures=samples.figures(),
+    )
+
+
+async def _replay(bare: Bare, plan: Plan, options: Options, samples: Samples, number: int) -> None:
+    clock = ProcessorClock(bare.pids)
+    ended = await _replay_in_shards(bare, plan, f"bench_{number}")
+    applied = sum(each.value["applied"] for each in ended)
+    if applied != plan.events + 1:
+        raise RefoldError("not every event was applied", events=plan.events + 1, applied=applied)
+    rate = plan.events / max(each.value["seconds"] for each in ended)
+    options.say(f"round {number}: {rate:,.0f} events/s")
+    kept, ground = options.durability, "bulk read alone" if plan.has_ground else ""
+    samples.add("rebuild", rate, Measure(unit="events/s", durability=kept, goal=GOAL, ground=ground))
+    peak = sum(each.peak_bytes for each in ended) / MEBIBYTE
+    samples.add("rebuild, memory of all its processes at most", peak, Measure(unit="MiB", durability=kept))
+    used = {"its processes": sum(each.cpu_seconds for each in ended), **clock.seconds()}
+    for name, seconds in used.items():
+        samples.add(f"rebuild, processor of {name}", seconds, Measure(unit="s", durability=kept))
+
+
+async def _replay_in_shards(bare: Bare, plan: Plan, schema: str) -> list[Ended]:
+    """Let all shards go at once, each at its first checkpoint."""
+    shards = shards_of(first_checkpoints(""), plan.processes)
+    given = {"url": bare.servers.nats.url("projector"), "dsn": bare.servers.postgres.dsn, "schema": schema}
+    async with AsyncExitStack() as endings:
+        workers = []
+        for shard in shards:
+            told = {**given, "until_sequence": plan.events + 1, "partitions": shard.partitions}
+            workers.append(await endings.enter_async_context(await Worker.start(replay, **told)))
+        for worker in workers:
+            await worker.ready()
+        for worker in workers:
+            worker.go()
+        return [await worker.ended() for worker in workers]
+
+
+async def _ground(bare: Bare, plan: Plan, samples: Samples) -> None:
+    url, dsn = bare.servers.nats.url("administrator"), bare.servers.postgres.dsn
+    last = plan.events + 1
+    commit_events = load().commit_events_max
+    some = min(last, CONSUMED_EVENTS_MAX)
+    rows = min(plan.events, JOURNAL_ROWS_MAX)
+    shape = {"documents": plan.documents, "document_bytes": plan.document_bytes}
+    tasks: list[tuple[str, str, Task, dict[str, Any]]] = [
+        ("bulk read alone", "events", read_in_bulk, {"url": url, "until_sequence": last}),
+        ("fold alone", "events", fold_in_memory, {"url": url, "until_sequence": last}),
+        ("nats-py consume", "events", consume_with_nats_py, {"url": url, "until_sequence": some}),
+        (
+            "COPY of journal rows",
+            "rows",
+            copy_journal,
+            {"dsn": dsn, "events": rows, "commit_events": commit_events},
+        ),
+        (
+            "COPY + UPDATE of documents",
+            "rows",
+            copy_documents,
+            {"dsn": dsn, "commits": UPDATED_TIMES, **shape},
+        ),
+    ]
+    for name, counted, task, given in tasks:
+        ended = await work(task, **given)
+        # As the projector's, these commits do not wait for the disk.
+        measure = Measure(
+            unit=f"{counted}/s", durability="os" if counted == "rows" else NO_DISK, is_ground=True
+        )
+        samples.add(name, _rate(ended, counted), measure)
+    synced = Measure(unit="ms", durability="fsync", is_ground=True)
+    samples.add_latency("one fsync", fsync_milliseconds(bare.folder), synced)
+
+
+def _rate(ended: Ended, counted: str) -> float:
+    return float(ended.value[counted] / ended.value["seconds"])

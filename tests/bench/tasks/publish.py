@@ -1,0 +1,63 @@
+"""Atomic batches published at a rate, or as fast as it goes, lightly. A task for `bench.worker`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Final
+
+from bench.signals import Signals
+from bench.wire import BatchPublisher
+from refold.bench.workload import Workload, batches
+
+BATCH_EVENTS_MAX: Final = 1_000
+BATCH_EVENTS_MIN: Final = 50
+BATCHES_A_SECOND: Final = 40
+"""A rate is kept in so many batches a second, as far as their size allows."""
+
+FLAT_OUT_RATE: Final = 60_000
+"""So many events a second are made ready when they are to be published as fast as it goes."""
+
+LATE_SHARE: Final = 1.5
+"""A rate that cannot be kept ends after so many times the time that was meant."""
+
+
+async def publish_batches(
+    signals: Signals,
+    *,
+    url: str,
+    prefix: str,
+    rate: float,
+    seconds: float,
+    documents: int,
+    document_bytes: int,
+) -> dict[str, Any]:
+    """Publish small events in atomic batches, made before; at a rate, or flat out where it is 0."""
+    publisher = await BatchPublisher.connect(url, f"live-{prefix}")
+    workload = Workload(documents=documents, document_bytes=document_bytes, prefix=prefix)
+    workload.skip(documents)
+    size = batch_events(rate)
+    events = workload.events(int((rate or FLAT_OUT_RATE) * seconds) or size)
+    parcels = [publisher.parcel(number, batch) for number, batch in enumerate(batches(events, size))]
+    try:
+        await signals.until_go()
+        begun = time.perf_counter()
+        for number, parcel in enumerate(parcels):
+            due = begun + number * size / rate if rate else 0.0
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            if signals.is_stopped or time.perf_counter() - begun >= seconds * LATE_SHARE:
+                break
+            if not rate and time.perf_counter() - begun >= seconds:
+                break
+            await publisher.send(number, parcel)
+        await publisher.drain()
+        return {"events": publisher.acknowledged, "seconds": time.perf_counter() - begun}
+    finally:
+        publisher.close()
+
+
+def batch_events(rate: float) -> int:
+    """Choose the size of a batch: as large as may be when flat out, else so that the rate is even."""
+    if not rate:
+        return BATCH_EVENTS_MAX
+    return min(BATCH_EVENTS_MAX, max(BATCH_EVENTS_MIN, int(rate / BATCHES_A_SECOND)))

@@ -1,0 +1,36 @@
+"""A shard of a log folded into an unused schema, as `refold rebuild` does it. A task for `bench.worker`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from bench.signals import Signals
+from refold.projector.shards import ReplayShard, begin_shard
+from refold.store.postgres import PostgresStore
+from refold.wiring.folding import collect_seldom
+from refold.wiring.log import open_log
+from refold.wiring.projector import bounds_of
+from refold.wiring.settings import load
+
+
+async def replay(
+    signals: Signals, *, url: str, dsn: str, schema: str, until_sequence: int, partitions: list[int]
+) -> dict[str, Any]:
+    """Fold these partitions into a schema that nobody else uses."""
+    collect_seldom()
+    shard = ReplayShard(name=str(partitions[0]), partitions=tuple(partitions))
+    log = await open_log(url, "refold-bench-replay")
+    store = await PostgresStore.open(dsn, schema=schema, shard=shard.name, readers_max=2)
+    try:
+        loop = await begin_shard(log, store, shard, bounds_of(load()))
+        await signals.until_go()
+        begun = time.perf_counter()
+        await loop.run(until_sequence)
+        seconds = time.perf_counter() - begun
+        own = [found.counts for found in await store.checkpoints() if found.partition in partitions]
+        applied = sum(counts.applied + counts.merged for counts in own)
+        return {"seconds": seconds, "applied": applied}
+    finally:
+        await store.close()
+        await log.close()

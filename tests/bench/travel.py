@@ -1,0 +1,197 @@
+"""States at random versions and times of random documents, while the log grows under them; each one is checked.
+
+Run by `python -m bench`, and by `bench.growth`.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final, NamedTuple
+
+from bench.filling import fill, fill_over_http, fold_all
+from bench.ground.reading import get_by_sequence
+from bench.ground.selecting import select_states
+from bench.http_load import read_each
+from bench.processes import work
+from bench.report import NO_DISK, Goal, Measure, Report, Samples
+from bench.system import Options, Whole, whole_system
+from bench.tasks.travel import read_store
+from bench.usage import ProcessorClock
+from refold.bench.figures import machine
+from refold.bench.workload import NAMESPACE, Workload
+from refold.core.errors import RefoldError
+
+AXIS: Final = "events in the log"
+GOALS: Final = {"p99": Goal(value=5, is_upper=True)}
+RATE_GOAL: Final = Goal(value=3_000)
+IN_FLIGHT: Final = (1, 8)
+GOT_EVENTS: Final = 300
+SELECT_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How much; the log grows from size to size."""
+
+    sizes: tuple[int, ...] = (100_000, 1_000_000, 5_000_000)
+    reads: int = 4_000
+    documents: int = 3_000
+    document_bytes: int = 2_048
+    has_ground: bool = True
+
+
+class Pick(NamedTuple):
+    """A document and one of its versions."""
+
+    document: str
+    version: int
+
+
+async def run(options: Options, plan: Plan) -> Report:
+    """Grow the log, and at each size read in every way each round; a running system is read over HTTP alone."""
+    samples = Samples()
+    if options.url is not None:
+        workload = _workload(plan, f"t{time.time_ns()}-")
+        for grown, size in zip((0, *plan.sizes), plan.sizes, strict=False):
+            await fill_over_http(options.url, workload.events(size - grown))
+            await _rounds(_Place(options.url, None, size, has_ground=False), workload, plan, options, samples)
+    else:
+        async with whole_system(options) as system:
+            workload = _workload(plan, "d")
+            for grown, size in zip((0, *plan.sizes), plan.sizes, strict=False):
+                await fill(system.nats, workload.events(size - grown))
+                await fold_all(system)
+                options.say(f"{size:,} events folded")
+                await _rounds(
+                    _Place(system.http, system, size, plan.has_ground), workload, plan, options, samples
+                )
+    return Report(
+        command="travel",
+        durability=options.durability,
+        parameters=asdict(plan),
+        machine=machine(),
+        figures=samples.figures(),
+    )
+
+
+class _Place(NamedTuple):
+    """Where is read, how long the log is there, and whether the ground of it can be measured."""
+
+    url: str
+    system: Whole | None
+    size: int
+    has_ground: bool
+
+
+async def _rounds(place: _Place, workload: Workload, plan: Plan, options: Options, samples: Samples) -> None:
+    for number in range(1, options.rounds + 1):
+        for in_flight in IN_FLIGHT:
+            picks = _picks(workload, plan.reads, seed=number * 100 + in_flight)
+            times = await _versions(place, picks, in_flight, samples)
+            await _times(place, picks, times, in_flight, samples)
+        if place.system is not None:
+            picks = _picks(workload, plan.reads, seed=number)
+            await _straight(place, place.system, picks, samples)
+            if place.has_ground:
+                await _ground(place, place.system, picks, samples)
+        options.say(f"{place.size:,} events, round {number} done")
+
+
+async def _versions(place: _Place, picks: Sequence[Pick], in_flight: int, samples: Samples) -> list[str]:
+    """Read versions over HTTP; return when each was recorded."""
+    paths = [f"/v1/{NAMESPACE}/{pick.document}?version={pick.version}" for pick in picks]
+    clock = ProcessorClock(place.system.pids if place.system else ())
+    ended = await work(read_each, url=place.url, paths=paths, in_flight=in_flight)
+    for pick, answer in zip(picks, ended.value["answers"], strict=True):
+        if (answer["version"], answer["counter"]) != (pick.version, pick.version):
+            raise RefoldError("not the version that was asked for", pick=pick, answer=answer)
+    name = f"version over HTTP, {in_flight} in flight"
+    _note(place, name, ended.value, samples, GOALS if in_flight == 1 else None, _rate_goal(in_flight))
+    measure = Measure(unit="µs/read", durability=NO_DISK)
+    for who, seconds in clock.seconds().items():
+        if who in {"gateway", "postgres"}:
+            spent = seconds * 1e6 / len(paths)
+            samples.add(f"{name}, processor of {who}", spent, measure, axis=AXIS, at=place.size)
+    return [answer["recorded_at"] for answer in ended.value["answers"]]
+
+
+async def _times(
+    place: _Place, picks: Sequence[Pick], times: Sequence[str], in_flight: int, samples: Samples
+) -> None:
+    paths = [f"/v1/{NAMESPACE}/{pick.document}?at={at}" for pick, at in zip(picks, times, strict=True)]
+    ended = await work(read_each, url=place.url, paths=paths, in_flight=in_flight)
+    for pick, at, answer in zip(picks, times, ended.value["answers"], strict=True):
+        # Of versions recorded in the same moment the last one counts.
+        is_it = answer["counter"] == answer["version"] >= pick.version and answer["recorded_at"] == at
+        if not is_it:
+            raise RefoldError("not the state of that time", pick=pick, at=at, answer=answer)
+    goals = GOALS if in_flight == 1 else None
+    name = f"time over HTTP, {in_flight} in flight"
+    _note(place, name, ended.value, samples, goals, _rate_goal(in_flight))
+
+
+async def _straight(place: _Place, system: Whole, picks: Sequence[Pick], samples: Samples) -> None:
+    settings = system.reached
+    dsn, schema = settings.required("postgres_url"), settings.postgres_schema
+    ended = await work(read_store, dsn=dsn, schema=schema, picks=[[*pick] for pick in picks])
+    for pick, counter in zip(picks, ended.value["counters"], strict=True):
+        if counter != pick.version:
+            raise RefoldError("not the version that was asked for", pick=pick, counter=counter)
+    _note(place, "version straight from the store", ended.value, samples, GOALS)
+
+
+async def _ground(place: _Place, system: Whole, picks: Sequence[Pick], samples: Samples) -> None:
+    settings = system.reached
+    selected = await work(
+        select_states,
+        dsn=settings.required("postgres_url"),
+        kind="row",
+        documents=[pick.document for pick in picks],
+        connections=1,
+        seconds=SELECT_SECONDS,
+    )
+    chosen = random.Random(place.size)
+    sequences = [chosen.randrange(2, place.size) for _ in range(GOT_EVENTS)]
+    got = await work(get_by_sequence, url=settings.required("nats_url"), sequences=sequences)
+    measure = Measure(unit="ms", durability=NO_DISK, is_ground=True)
+    for name, ended in (("plain SELECT of the row", selected), ("one event from JetStream", got)):
+        samples.add_latency(name, ended.value["milliseconds"], measure, axis=AXIS, at=place.size)
+
+
+def _note(
+    place: _Place,
+    name: str,
+    told: dict[str, Any],
+    samples: Samples,
+    goals: dict[str, Goal] | None,
+    rate_goal: Goal | None = None,
+) -> None:
+    rate = len(told["milliseconds"]) / told["seconds"]
+    ground = "plain SELECT of the row, p50" if place.has_ground else ""
+    measure = Measure(unit="reads/s", durability=NO_DISK, goal=rate_goal, ground=ground)
+    samples.add(name, rate, measure, axis=AXIS, at=place.size)
+    waited = Measure(unit="ms", durability=NO_DISK, ground=ground)
+    samples.add_latency(name, told["milliseconds"], waited, goals, axis=AXIS, at=place.size)
+
+
+def _rate_goal(in_flight: int) -> Goal | None:
+    return RATE_GOAL if in_flight > 1 else None
+
+
+def _workload(plan: Plan, prefix: str) -> Workload:
+    return Workload(
+        documents=plan.documents, document_bytes=plan.document_bytes, is_counted=True, prefix=prefix
+    )
+
+
+def _picks(workload: Workload, count: int, *, seed: int) -> list[Pick]:
+    chosen = random.Random(seed)
+    picks: list[Pick] = []
+    while len(picks) < count:
+        document = chosen.randrange(workload.documents)
+        if head := workload.version(document):
+            picks.append(Pick(workload.name(document), chosen.randint(1, head)))
+    return picks
