@@ -15,7 +15,7 @@ from refold.core.errors import ChildFailed, EmbeddedError
 
 DEATHS_MAX: Final = 5
 DEATHS_SECONDS: Final = 60.0
-"""So many deaths within this time are too many."""
+"""At most so many restarts of one kind within this time: after it has ended by itself, or after it was unwell."""
 
 BACKOFF_SECONDS: Final = (0.0, 0.5, 1.0, 2.0)
 """Waited before it is started again, by how many times it has died lately."""
@@ -75,6 +75,7 @@ class Part:
         self._start = start
         self._has_room = has_room
         self._deaths: deque[float] = deque(maxlen=DEATHS_MAX)
+        self._faults: deque[float] = deque(maxlen=DEATHS_MAX)
 
     @property
     def pid(self) -> int:
@@ -84,26 +85,28 @@ class Part:
     async def keep(self, say: Callable[[str], None]) -> None:
         """Start it again whenever it has ended or is unwell; raises `ChildFailed` when that happens too often."""
         while True:
-            how = await self._until_over()
+            fault = await self._until_over()
+            how = f"was ended ({fault.what})" if fault else _ending(await self._running.ended())
             say(f"{self.name:<10} {how}, is started again")
-            self._running = await self._started_again(self._running.failure(how), say)
+            # Counted apart: a full disk may end NATS several times while it also dies of something else.
+            lately = self._faults if fault else self._deaths
+            self._running = await self._started_again(self._running.failure(how), lately, say)
 
     async def stop(self) -> None:
         """End it for good. Nobody may be keeping it any more."""
         await self._running.stop()
 
-    async def _until_over(self) -> str:
-        """Wait until it has ended, or end it once it has been unwell for too long; return how it went."""
+    async def _until_over(self) -> Fault | None:
+        """Wait until it has ended, or end it once it has been unwell for too long; return what was wrong with it."""
         ending = asyncio.create_task(self._running.ended(), name=f"{self.name} ends")
         watching = asyncio.create_task(self._watch(), name=f"{self.name} answers")
         try:
             await asyncio.wait({ending, watching}, return_when=asyncio.FIRST_COMPLETED)
             if ending.done():
-                code = ending.result()
-                return f"ended (exit code {code})" if code >= 0 else f"ended (signal {-code})"
+                return None
             fault = watching.result()
             await self._running.stop(wait_seconds=UNWELL_STOP_SECONDS)
-            return f"was ended ({fault.what})"
+            return fault
         finally:
             for task in (ending, watching):
                 task.cancel()
@@ -127,11 +130,13 @@ class Part:
         except TimeoutError:
             return Fault("it did not answer", SILENT_SECONDS)
 
-    async def _started_again(self, failure: ChildFailed, say: Callable[[str], None]) -> Running:
+    async def _started_again(
+        self, failure: ChildFailed, lately: deque[float], say: Callable[[str], None]
+    ) -> Running:
         while True:
             if not await self._wait_for_room(say):
-                self._count(failure)
-            await asyncio.sleep(BACKOFF_SECONDS[min(len(self._deaths), len(BACKOFF_SECONDS)) - 1])
+                self._count(failure, lately)
+            await asyncio.sleep(BACKOFF_SECONDS[min(len(lately), len(BACKOFF_SECONDS)) - 1])
             try:
                 return await self._start()
             except ChildFailed as error:
@@ -148,9 +153,14 @@ class Part:
             await asyncio.sleep(ROOM_SECONDS)
         return True
 
-    def _count(self, failure: ChildFailed) -> None:
+    def _count(self, failure: ChildFailed, lately: deque[float]) -> None:
         now = time.monotonic()
-        self._deaths.append(now)
-        if len(self._deaths) == DEATHS_MAX and now - self._deaths[0] <= DEATHS_SECONDS:
-            message = f"{self.name} died {DEATHS_MAX} times within {DEATHS_SECONDS:.0f} seconds"
+        lately.append(now)
+        if len(lately) == DEATHS_MAX and now - lately[0] <= DEATHS_SECONDS:
+            what = "was unwell" if lately is self._faults else "died"
+            message = f"{self.name} {what} {DEATHS_MAX} times within {DEATHS_SECONDS:.0f} seconds"
             raise ChildFailed(f"{message}: {failure.message}")
+
+
+def _ending(code: int) -> str:
+    return f"ended (exit code {code})" if code >= 0 else f"ended (signal {-code})"

@@ -165,3 +165,20 @@ async def test_what_ends_while_the_disk_is_full_is_started_once_there_is_room_an
     process.end.set_result(1)
     await kept(Part("nats", process, start, has_room=lambda: next(room)), said, started)
     assert "waits: the disk of the data folder is full" in said[1]
+
+
+async def test_restarts_after_faults_and_after_deaths_are_counted_apart(monkeypatch):
+    monkeypatch.setattr(module, "ASK_SECONDS", 0.0)
+    broken = Fault("write error: no space left on device", 0.0)
+    starts = []
+
+    async def start():
+        starts.append(1)
+        fresh = Process(faults=[broken] if len(starts) % 2 else [None])
+        if not len(starts) % 2:
+            fresh.end.set_result(-9)
+        return fresh
+
+    with pytest.raises(ChildFailed, match=f"nats was unwell {DEATHS_MAX} times"):
+        await asyncio.wait_for(Part("nats", await start(), start).keep(lambda _: None), 5)
+    assert len(starts) == 2 * DEATHS_MAX - 1
