@@ -13,7 +13,7 @@ from support.sources import ROOT, imports, is_within, modules
 # Each library, and the only modules that may import it.
 HOMES = {
     "asyncpg": ["refold.store.postgres", "refold.embedded"],
-    "nats": ["refold.log.jetstream", "refold.embedded"],
+    "nats": ["refold.embedded"],
     "faststream": ["refold.projector.service", "refold.wiring"],
     "fastapi": ["refold.gateway"],
     "starlette": ["refold.gateway"],

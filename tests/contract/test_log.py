@@ -15,11 +15,10 @@ from refold.core.errors import LogFull, LogHole, LogUnavailable, Refused
 from refold.core.limits import BATCH_EVENTS_MAX, EVENT_BYTES_MAX, HEADERS_BYTES_MAX
 from refold.core.record import Record, author_headers, partition_of, stored_subject
 from refold.core.system import read_genesis
-from refold.log import Appended, EventLog, Notices, Publication, Stale
-from refold.log.admission import ATOMIC_BYTES_MAX
+from refold.log import ATOMIC_BYTES_MAX, Appended, EventLog, Notices, Publication, Stale
 from refold.log.jetstream import JetStreamLog, JetStreamNotices
-from refold.log.jetstream.api import ask_api
-from refold.log.jetstream.topology import MEANING, WIDE
+from refold.log.jetstream.api import request_api
+from refold.log.jetstream.stream import CONFIGURATION, WIDE
 from refold.log.memory import MemoryLog, MemoryNotices
 from support.broker import LOG_ID, WAIT_SECONDS, Broker, read_until, running_broker
 
@@ -62,10 +61,12 @@ class JetStreamMaker:
     async def log_with_holes(self) -> tuple[EventLog, Punch]:
         """Make a stream that lets events be deleted: `open` would refuse it."""
         client = await self._broker.connect()
-        await ask_api(client, "STREAM.CREATE.STATE", MEANING | {"subjects": WIDE, "deny_delete": False})
+        await request_api(
+            client, "STREAM.CREATE.STATE", CONFIGURATION | {"subjects": WIDE, "deny_delete": False}
+        )
 
         async def punch(sequence: int) -> None:
-            await ask_api(client, "STREAM.MSG.DELETE.STATE", {"seq": sequence})
+            await request_api(client, "STREAM.MSG.DELETE.STATE", {"seq": sequence})
 
         return JetStreamLog(client, LOG_ID), punch
 

@@ -11,9 +11,8 @@ import orjson
 import pytest
 
 from refold.embedded.nats import inbox_prefix
-from refold.log.jetstream import connect
-from refold.log.jetstream.client import BrokerClient
-from refold.log.jetstream.frames import Event, batch_frames, message_frame
+from refold.log.jetstream import Client, connect
+from refold.log.jetstream.protocol import Event, batch_frames, message_frame
 from support.http import JSON_PATCH, MERGE_PATCH, Api, outcome, problem
 from support.system import System
 
@@ -25,7 +24,7 @@ Change = dict[str, Any]
 class Author:
     """One author with a connection of his own to NATS, beside the gateway."""
 
-    def __init__(self, api: Api, broker: BrokerClient) -> None:
+    def __init__(self, api: Api, broker: Client) -> None:
         self.api = api
         self.broker = broker
         self.requests = 0
@@ -79,7 +78,7 @@ class Author:
 
         def frames(reply: str) -> bytes:
             subject, lines, body = self.frame(document, event, reply, *headers)
-            return message_frame(subject, body, lines=lines)
+            return message_frame(subject, body, headers=lines)
 
         [told] = await self.heard(1, frames)
         return told
@@ -95,7 +94,7 @@ class Author:
 
         def frames(reply: str) -> bytes:
             members = [self.frame(document, event, reply) for document, event in events]
-            return batch_frames(members, uuid4().hex.encode(), begun=inbox, committed=inbox)
+            return batch_frames(members, uuid4().hex.encode(), first_reply=inbox, last_reply=inbox)
 
         return await self.heard(len(events), frames)
 
@@ -110,11 +109,11 @@ class Author:
                 has_all.set()
 
         reply = self.broker.new_inbox()
-        sid = self.broker.subscribe_raw(reply, take)
+        sid = self.broker.subscribe(reply, take)
         self.broker.write(frames(reply))
         async with asyncio.timeout(WAIT_SECONDS):
             await has_all.wait()
-        self.broker.unsubscribe_raw(sid)
+        self.broker.unsubscribe(sid)
         return sorted(heard, key=lambda told: told["sequence"])
 
     def trace(self) -> str:

@@ -19,7 +19,7 @@ import pytest
 
 from refold.core.errors import LogDiffers, LogMissing
 from refold.log import Publication
-from refold.log.jetstream.api import ask_api
+from refold.log.jetstream.api import request_api
 from refold.wiring.log import make_log, open_log, projection_traces
 from support.broker import Broker, running_broker
 from support.delivered import one_server
@@ -272,7 +272,7 @@ async def test_at_a_broker_too_only_who_says_so_begins_a_new_log(broker: Broker,
         await process.wait()
     checked = await asyncio.to_thread(run_refold, "log", "create", **addresses)
     assert checked.stdout == f"log {site.log_id}\n"
-    await ask_api(await broker.connect(), "STREAM.DELETE.STATE")
+    await request_api(await broker.connect(), "STREAM.DELETE.STATE")
     refused = await asyncio.to_thread(run_refold, "log", "create", **addresses)
     assert refused.returncode == 1
     assert site.log_id in refused.stderr
@@ -358,10 +358,10 @@ async def test_the_brokers_marker_alone_forbids_a_second_log(broker: Broker) -> 
     made = await make_log(url)
     assert await make_log(url) == made
     client = await broker.connect()
-    await ask_api(client, "STREAM.DELETE.STATE")
+    await request_api(client, "STREAM.DELETE.STATE")
     with pytest.raises(LogMissing, match=f"the marker names log {made}"):
         await make_log(url)
-    await ask_api(client, "STREAM.DELETE.KV_refold")
+    await request_api(client, "STREAM.DELETE.KV_refold")
     assert await make_log(url) != made
 
 
@@ -369,23 +369,23 @@ async def test_a_stream_that_is_empty_and_once_was_not_gets_no_second_genesis(br
     url = broker.server.url("administrator")
     made = await make_log(url)
     client = await broker.connect()
-    config = (await ask_api(client, "STREAM.INFO.STATE"))["config"]
-    await ask_api(client, "STREAM.DELETE.STATE")
-    await ask_api(client, "STREAM.CREATE.STATE", config)
+    config = (await request_api(client, "STREAM.INFO.STATE"))["config"]
+    await request_api(client, "STREAM.DELETE.STATE")
+    await request_api(client, "STREAM.CREATE.STATE", config)
     with pytest.raises(LogMissing, match="is empty"):
         await make_log(url)
-    await ask_api(client, "STREAM.DELETE.STATE")
-    await ask_api(client, "STREAM.CREATE.STATE", {**config, "subjects": ["state._refold.*"]})
+    await request_api(client, "STREAM.DELETE.STATE")
+    await request_api(client, "STREAM.CREATE.STATE", {**config, "subjects": ["state._refold.*"]})
     with pytest.raises(LogMissing, match=f"the marker names log {made}"):
         await make_log(url)
-    assert (await ask_api(client, "STREAM.INFO.STATE"))["state"]["last_seq"] == 0
+    assert (await request_api(client, "STREAM.INFO.STATE"))["state"]["last_seq"] == 0
 
 
 async def test_another_log_in_the_place_of_the_one_created_is_refused(broker: Broker) -> None:
     url = broker.server.url("administrator")
     await make_log(url)
     client = await broker.connect()
-    await client.ask("$KV.refold.log", b"another")
+    await client.request("$KV.refold.log", b"another")
     with pytest.raises(LogDiffers, match="another log than the one created here"):
         await make_log(url)
 
@@ -401,10 +401,10 @@ async def test_a_projector_creates_no_log_for_a_projection_that_has_one(
         await process.wait()
     client = await broker.connect()
     for stream in ("STATE", "KV_refold"):
-        await ask_api(client, f"STREAM.DELETE.{stream}")
+        await request_api(client, f"STREAM.DELETE.{stream}")
     async with projector(site, nats_admin_url=admin) as process:
         assert await process.wait() == 1
-    assert (await ask_api(client, "STREAM.NAMES"))["streams"] is None
+    assert (await request_api(client, "STREAM.NAMES"))["streams"] is None
     (trace,) = await projection_traces(postgres_dsn, "refold")
     assert site.log_id in trace
 

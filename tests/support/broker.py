@@ -17,8 +17,7 @@ from refold.embedded.child import wait_ready
 from refold.embedded.folder import DataFolder, open_folder
 from refold.embedded.nats import Durability, NatsServer, NatsUser, inbox_prefix, start_nats
 from refold.log import EventLog
-from refold.log.jetstream import JetStreamLog, connect, create_log
-from refold.log.jetstream.client import BrokerClient
+from refold.log.jetstream import Client, JetStreamLog, connect, create_log
 
 LOG_ID = "0123456789abcdef"
 WAIT_SECONDS = 20
@@ -31,7 +30,7 @@ class Broker:
     def __init__(self, folder: DataFolder, sync: Durability) -> None:
         self._folder = folder
         self._sync: Durability = sync
-        self._clients: list[BrokerClient] = []
+        self._clients: list[Client] = []
         self.server: NatsServer
         self.port = 0
 
@@ -77,7 +76,7 @@ class Broker:
             with suppress(psutil.NoSuchProcess):
                 server.resume()
 
-    async def connect(self, user: NatsUser = "administrator") -> BrokerClient:
+    async def connect(self, user: NatsUser = "administrator") -> Client:
         """Connect as a user; closed with the broker."""
         client = await connect(self.server.url(user), inbox_prefix=inbox_prefix(user))
         self._clients.append(client)

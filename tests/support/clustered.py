@@ -17,8 +17,8 @@ import httpx
 import orjson
 
 from refold.core.errors import LogError
+from refold.log.jetstream import Client
 from refold.log.jetstream.api import stream_info
-from refold.log.jetstream.client import BrokerClient
 from refold.wiring.log import connect_to, make_log, open_log
 from refold.wiring.settings import environment_without
 from support.delivered import Delivered, three_servers, urls
@@ -172,7 +172,7 @@ async def made(servers: list[Delivered]) -> str:
 
 async def asked(url: str) -> dict[str, Any]:
     """Ask for the stream's configuration, state and cluster."""
-    client: BrokerClient = await connect_to(url, "test-administrator")
+    client: Client = await connect_to(url, "test-administrator")
     try:
         return await stream_info(client)
     finally:

@@ -208,50 +208,6 @@ SERVING_STOP_SECONDS: Final = 20.0
 PENDING_BYTES_MAX: Final = 32 * 1024 * 1024
 """Events folded and not yet committed, with what they cost in memory."""
 
-LOG_CONNECT_SECONDS: Final = 10.0
-"""A connection to the broker stands by then, or the log is unavailable."""
-
-LOG_ANSWER_SECONDS: Final = 5.0
-"""One answer of the broker's API."""
-
-LOG_CLOSE_SECONDS: Final = 5.0
-"""Notices still unsent are given up after this when their connection is closed."""
-
-ACKNOWLEDGE_SECONDS: Final = 5.0
-"""No acknowledgement by then: the log may have the event or not."""
-
-APPENDS_WAITING_MAX: Final = 10_000
-"""Appends that wait for their turn or their acknowledgement; more wait to be taken in."""
-
-APPEND_GROUPS_MAX: Final = 4
-"""Groups of events on their way to the log at once (the server takes 50 batches a stream, of all its clients)."""
-
-BATCH_EVENTS_MIN: Final = 10
-"""Fewer waiting events are sent one by one: a batch has a fixed cost."""
-
-OVERTAKEN_MAX: Final = 2_000
-"""Waiting appends that may be passed over in search of those which can travel together."""
-
-SOCKET_READ_BYTES: Final = 512 * 1024
-"""What is taken from the broker's socket at once."""
-SOCKET_UNSENT_BYTES_MAX: Final = 4 * 1024 * 1024
-"""Notices wait for the broker once so much of them is unsent."""
-
-READ_AHEAD_BYTES: Final = 4 * 1024 * 1024
-"""Events that the broker may send before their reader takes them: half of its `max_pending`, where it disconnects."""
-
-READ_SECONDS: Final = 30.0
-"""One request for events; asked again when it runs out."""
-
-HEARTBEAT_SECONDS: Final = 1.0
-"""A broker with nothing to send says so this often; …"""
-HEARTBEATS_MISSED_MAX: Final = 5
-"""… after so many missed, its consumer is taken for lost."""
-
-RECONNECT_SECONDS: Final = 0.25
-"""Pause between attempts to come back to a broker, or to make a lost consumer anew; doubled up to …"""
-RECONNECT_SECONDS_MAX: Final = 2.0
-
 COMMIT_SECONDS: Final = 2.0
 """A live commit that takes longer lets the next ones be smaller. A replay's may take as long as they do."""
 

@@ -15,8 +15,7 @@ from refold.gateway.asking import deadline_in
 from refold.gateway.inflight import waiting
 from refold.gateway.parts import Parts
 from refold.gateway.problems import Problem
-from refold.log import Publication
-from refold.log.admission import admit
+from refold.log import Publication, validated_headers
 from refold.store import SnapshotStore
 
 
@@ -71,7 +70,7 @@ async def _sequences_of(
     store: SnapshotStore, publication: Publication, after_sequence: int
 ) -> AsyncGenerator[int, None]:
     """Yield where a document has events of these very bytes, newest first."""
-    content = admit(publication), publication.body
+    content = validated_headers(publication), publication.body
     names = publication.namespace, publication.document
     async with aclosing(store.runs(*names, after_version=None, is_descending=True)) as runs:
         async for run in runs:
@@ -84,7 +83,10 @@ async def _sequences_of(
 
 async def _is_at(store: SnapshotStore, publication: Publication, sequence: int) -> bool:
     entry = await store.entry(publication.namespace, publication.document, sequence)
-    return entry is not None and (entry.headers, entry.body) == (admit(publication), publication.body)
+    return entry is not None and (entry.headers, entry.body) == (
+        validated_headers(publication),
+        publication.body,
+    )
 
 
 def _in_doubt(event_id: str) -> Problem:

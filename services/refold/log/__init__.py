@@ -1,29 +1,37 @@
-"""The EventLog port: append, ordered bulk read with its live tail, and what the log says of itself.
+"""The EventLog and Notices ports, and the rules for what may be appended, which every adapter applies.
 
-Adapters: `refold.log.jetstream` (the real one) and `refold.log.memory` (the reference twin).
+Adapters: `refold.log.jetstream` for production, `refold.log.memory` as its twin for tests.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
-from refold.core.record import Record
+from refold.core.errors import Refused
+from refold.core.limits import BATCH_EVENTS_MAX, EVENT_BYTES_MAX, HEADERS_BYTES_MAX
+from refold.core.record import Record, check_name
 
 PROGRESS_SUBJECT: Final = "refold.progress"
-"""The projector tells how far it has come: after each commit, and each second as a sign of life."""
+"""The projector publishes its progress here after each commit, and every second while there is none."""
 
 CONTROL_SUBJECT: Final = "refold.control.projector"
-"""Asked there, the projector answers what it is doing."""
+"""The projector replies to requests on this subject with its state."""
+
+ATOMIC_BYTES_MAX: Final = 40 * 1024 * 1024
+"""Bodies of one atomic append: enough for the largest state that is split, with its metadata in each event."""
+
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
     """One event to append.
 
-    `headers` are names and values in order, without CR or LF. `expected_last_sequence` makes it strict: the
-    log takes it only while the document's last event has that sequence (0 = it has none).
+    `headers` are names and values in order, without CR or LF. With `expected_last_sequence` the event is strict: it
+    is stored only while the document's last event has that sequence (0: the document has no event).
     """
 
     namespace: str
@@ -34,17 +42,17 @@ class Publication:
 
 
 class Appended(NamedTuple):
-    """The log has the event, durably, at this sequence."""
+    """The event is stored durably at this sequence."""
 
     sequence: int
 
 
 class Stale(NamedTuple):
-    """A strict append was refused: the document's last event is no longer the expected one. Nothing was stored."""
+    """The document's last event is not the one that a strict event expects. Nothing was stored."""
 
 
 class Unknown(NamedTuple):
-    """No acknowledgement came: the log may have the event or not. Its outcome tells."""
+    """No acknowledgement arrived: the event may be stored or not. Its outcome will show which."""
 
     why: str
 
@@ -54,7 +62,7 @@ Acknowledgement = Appended | Stale | Unknown
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogInfo:
-    """What the log's leader says of it. `time` is the broker's clock now, in nanoseconds."""
+    """The state of the log at its leader. `time` is the broker's clock in nanoseconds."""
 
     log_id: str
     first_sequence: int
@@ -66,32 +74,35 @@ class LogInfo:
 class EventLog(Protocol):
     """One log of events in one total order.
 
-    Errors: `LogUnavailable`, `LogFull`, `LogHole`, `LogDiffers`.
+    Every method may raise `LogUnavailable`.
     """
 
     async def info(self) -> LogInfo:
-        """Ask the leader for the log's ends and clock."""
+        """Return the log's first and last sequence and the broker's time, from the leader."""
 
     async def append(self, publication: Publication) -> Acknowledgement:
-        """Append one event; waiting appends are grouped into atomic batches by the adapter.
+        """Append one event. The adapter groups concurrent appends into batches.
 
-        Raises `Refused` (`event_too_large`, `headers_too_large`, `bad_name`, `bad_header`) before anything is
-        sent, `LogFull`, `LogUnavailable` (surely not stored).
+        Raises:
+            Refused: `event_too_large`, `headers_too_large`, `bad_name` or `bad_header`; nothing was sent.
+            LogFull: the event was not stored.
+            LogUnavailable: the event was certainly not stored.
         """
 
     async def append_atomically(self, publications: list[Publication]) -> list[Appended] | Stale | Unknown:
-        """Append all next to each other, or none. At most `BATCH_EVENTS_MAX`, and `ATOMIC_BYTES_MAX` of bodies.
+        """Append all events contiguously, or none: at most `BATCH_EVENTS_MAX`, with `ATOMIC_BYTES_MAX` of bodies.
 
-        Raises as `append` does, and `Refused` `batch_too_large`; `bad_batch` where a document's second event is
-        strict; `BatchRefused` while the log takes no batches, although it may take single events: those appended
-        behind it are not held back then.
+        Raises:
+            Refused: as `append`, and `batch_too_large`; `bad_batch` where a document's second event is strict.
+            BatchRefused: the log accepts no batches at present; single events may still be appended.
+            LogFull, LogUnavailable: as `append`.
         """
 
     def read(self, after_sequence: int) -> AsyncGenerator[list[Record], None]:
-        """Yield every event after a sequence, in order and without a gap, then go on with the live tail.
+        """Yield every event after a sequence, in order and without a gap, then the live tail.
 
-        A run is whatever has arrived; it never passes the leader's last sequence. Ends only by `aclose`.
-        Raises `LogHole` where the log lacks a sequence. A lost connection is taken up where it broke.
+        Yields lists of what has arrived, never past the leader's last sequence. It continues after a lost connection
+        and ends only by `aclose`. Raises `LogHole` if the log lacks a sequence.
         """
 
     async def get(self, sequence: int) -> Record | None:
@@ -101,20 +112,75 @@ class EventLog(Protocol):
         """Return a document's last event, from the leader."""
 
     async def close(self) -> None:
-        """Send what waits, then let go of the connection."""
+        """Send the waiting appends, then close the connection."""
 
 
 class Notices(Protocol):
-    """Core messages at most once: outcomes to their authors, changes and progress to subscribers."""
+    """Messages that are delivered at most once: outcomes to their authors, changes and progress to subscribers."""
 
     async def send(self, subject: str, body: bytes) -> None:
         """Send one message; it may be lost."""
 
     async def send_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        """Send subjects and bodies in their order; each may be lost."""
+        """Send messages, given as subject and body, in their order; each may be lost."""
 
     async def flush(self) -> None:
-        """Wait until the broker has what was sent."""
+        """Wait until the broker has received what was sent."""
 
     async def listen(self, subject: str, handle: Callable[[str, bytes], None]) -> Callable[[], None]:
         """Call `handle(subject, body)` for each message until the returned function is called."""
+
+
+def validated_headers(publication: Publication) -> bytes:
+    """Validate an event and return its headers as they are stored. Raises `Refused`."""
+    check_name(publication.namespace, "namespace")
+    check_name(publication.document, "document")
+    if len(publication.body) > EVENT_BYTES_MAX:
+        raise _too_large("event_too_large", "body", len(publication.body), EVENT_BYTES_MAX)
+    lines = b"".join([_header_line(name, value) for name, value in publication.headers])
+    if len(lines) > HEADERS_BYTES_MAX:
+        raise _too_large("headers_too_large", "headers", len(lines), HEADERS_BYTES_MAX)
+    return lines
+
+
+def validated_batch(publications: Sequence[Publication]) -> list[bytes]:
+    """Validate the events of one atomic append and return the headers of each. Raises `Refused`."""
+    if len(publications) > BATCH_EVENTS_MAX:
+        raise _batch_too_large(len(publications), "events", BATCH_EVENTS_MAX)
+    headers = [validated_headers(publication) for publication in publications]
+    body_bytes = sum(len(publication.body) for publication in publications)
+    if body_bytes > ATOMIC_BYTES_MAX:
+        raise _batch_too_large(body_bytes, "bytes of bodies", ATOMIC_BYTES_MAX)
+    documents: set[tuple[str, str]] = set()
+    for publication in publications:
+        # The sequence of a document's last event is known only for the first event of the batch.
+        document = publication.namespace, publication.document
+        if publication.expected_last_sequence is not None and document in documents:
+            message = "only a document's first event in a batch can be strict"
+            raise Refused("bad_batch", message, field="expected_last_sequence", shape="/".join(document))
+        documents.add(document)
+    return headers
+
+
+def _header_line(name: str, value: str) -> bytes:
+    if not _HEADER_NAME.fullmatch(name) or name.lower().startswith("nats-"):
+        message = (
+            "a header's name is an HTTP token, and names that begin with Nats- are reserved for the broker"
+        )
+        raise Refused("bad_header", message, field="headers", shape=repr(name[:64]))
+    if "\r" in value or "\n" in value:
+        raise Refused("bad_header", "a header's value is one line", field=name, shape=repr(value[:64]))
+    try:
+        return f"{name}: {value}\r\n".encode()
+    except UnicodeEncodeError as error:
+        message = "a header's value must be encodable as UTF-8"
+        raise Refused("bad_header", message, field=name, shape=repr(value[:64])) from error
+
+
+def _too_large(reason: str, field: str, size: int, bound: int) -> Refused:
+    return Refused(reason, f"at most {bound} bytes", field=field, shape=f"{size} bytes")
+
+
+def _batch_too_large(size: int, unit: str, bound: int) -> Refused:
+    message = f"a batch has at most {bound} {unit}"
+    return Refused("batch_too_large", message, field="batch", shape=f"{size} {unit}")

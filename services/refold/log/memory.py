@@ -1,6 +1,6 @@
-"""The reference twin of the EventLog and Notices ports: in this process, gone with it.
+"""The EventLog and Notices ports in memory: the twin that shows in few lines what the real adapter promises.
 
-For tests, and to say in few lines what the real one promises.
+For tests, and for notices that stay within one process.
 """
 
 from __future__ import annotations
@@ -14,10 +14,19 @@ from refold.core import canonical
 from refold.core.errors import LogFull, LogHole, LogUnavailable
 from refold.core.record import SYSTEM_NAMESPACE, Record, check_name, partition_of, stored_subject
 from refold.core.system import GENESIS_DOCUMENT, genesis
-from refold.log import Acknowledgement, Appended, LogInfo, Publication, Stale, Unknown
-from refold.log.admission import admit, admit_together
+from refold.log import (
+    Acknowledgement,
+    Appended,
+    LogInfo,
+    Publication,
+    Stale,
+    Unknown,
+    validated_batch,
+    validated_headers,
+)
 
-RUN_EVENTS_MAX: Final = 1_000
+READ_EVENTS_MAX: Final = 1_000
+"""Events that `read` yields at once."""
 
 
 class MemoryLog:
@@ -26,7 +35,7 @@ class MemoryLog:
     def __init__(
         self, log_id: str, *, now: Callable[[], int] = time.time_ns, bytes_max: int | None = None
     ) -> None:
-        """Make a log; `now` is its clock in nanoseconds, `bytes_max` how much it holds."""
+        """Create a log; `now` is its clock in nanoseconds, `bytes_max` bounds its bodies."""
         self._log_id = log_id
         self._now = now
         self._bytes_max = bytes_max
@@ -39,7 +48,6 @@ class MemoryLog:
         self._store(Publication(namespace=SYSTEM_NAMESPACE, document=GENESIS_DOCUMENT, body=body), b"")
 
     async def info(self) -> LogInfo:
-        """Tell the log's ends and clock."""
         self._check_open()
         return LogInfo(
             log_id=self._log_id,
@@ -50,26 +58,22 @@ class MemoryLog:
         )
 
     async def append(self, publication: Publication) -> Acknowledgement:
-        """Append one event."""
-        lines = admit(publication)
-        stored = self._store_all([publication], [lines])
+        stored = self._store_all([publication], [validated_headers(publication)])
         return stored if isinstance(stored, Stale) else stored[0]
 
     async def append_atomically(self, publications: list[Publication]) -> list[Appended] | Stale | Unknown:
-        """Append all next to each other, or none."""
-        return self._store_all(publications, admit_together(publications))
+        return self._store_all(publications, validated_batch(publications))
 
     async def read(self, after_sequence: int) -> AsyncGenerator[list[Record], None]:
-        """Yield every event after a sequence, then go on with the live tail."""
         if after_sequence > len(self._records):
-            message = "the log ends before what has been read from it"
+            message = "the log ends before the last event that was read from it"
             raise LogHole(message, last_sequence=len(self._records), read_sequence=after_sequence)
         while True:
             self._check_open()
-            run = self._records[after_sequence : after_sequence + RUN_EVENTS_MAX]
-            whole = [record for record in run if record is not None]
-            if len(whole) < len(run):
-                missing = [after_sequence + 1 + at for at, record in enumerate(run) if record is None]
+            records = self._records[after_sequence : after_sequence + READ_EVENTS_MAX]
+            whole = [record for record in records if record is not None]
+            if len(whole) < len(records):
+                missing = [after_sequence + 1 + at for at, record in enumerate(records) if record is None]
                 raise LogHole("the log lacks events", first_sequence=missing[0], last_sequence=missing[-1])
             if whole:
                 after_sequence += len(whole)
@@ -79,23 +83,21 @@ class MemoryLog:
                 await self._grown.wait()
 
     async def get(self, sequence: int) -> Record | None:
-        """Return one event by its sequence."""
         self._check_open()
         return self._records[sequence - 1] if 0 < sequence <= len(self._records) else None
 
     async def last_of(self, namespace: str, document: str) -> Record | None:
-        """Return a document's last event."""
         self._check_open()
         subject = _subject(check_name(namespace, "namespace"), check_name(document, "document"))
         return self._last.get(subject)
 
     async def close(self) -> None:
-        """Let readers and writers know that it is over."""
+        """Fail readers and writers from now on."""
         self._is_closed = True
         self._grown.set()
 
     def punch(self, sequence: int) -> None:
-        """Lose one event, as no log should: for tests of who notices."""
+        """Lose one event, for tests that must detect it."""
         self._records[sequence - 1] = None
 
     def _store_all(self, publications: list[Publication], lines: list[bytes]) -> list[Appended] | Stale:
@@ -126,28 +128,24 @@ class MemoryLog:
 
 
 class MemoryNotices:
-    """Messages handed to whoever listens, at once and in this process."""
+    """Notices that are delivered at once, within the process."""
 
     def __init__(self) -> None:
-        """Begin with nobody listening."""
         self._listeners: list[tuple[list[str], Callable[[str, bytes], None]]] = []
 
     async def send(self, subject: str, body: bytes) -> None:
-        """Send one message."""
         for pattern, handle in tuple(self._listeners):
             if _matches(pattern, subject.split(".")):
                 handle(subject, body)
 
     async def send_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        """Send messages in their order."""
         for subject, body in messages:
             await self.send(subject, body)
 
     async def flush(self) -> None:
-        """Return: what was sent has been handled."""
+        """Do nothing: what was sent has been handled."""
 
     async def listen(self, subject: str, handle: Callable[[str, bytes], None]) -> Callable[[], None]:
-        """Call `handle(subject, body)` for each message until the returned function is called."""
         listener = (subject.split("."), handle)
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)

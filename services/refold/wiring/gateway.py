@@ -29,7 +29,6 @@ from refold.gateway.readiness import Readiness
 from refold.history import History
 from refold.log import CONTROL_SUBJECT, PROGRESS_SUBJECT
 from refold.log.jetstream import JetStreamLog, JetStreamNotices
-from refold.log.jetstream.client import NO_RESPONDERS
 from refold.projector.notices import outcome_view
 from refold.store.postgres import PostgresStore
 from refold.telemetry.logging import get_logger
@@ -138,17 +137,16 @@ async def _listen(notices: JetStreamNotices, outcomes: Outcomes, progress: Progr
 
 
 async def _about(log: JetStreamLog, store: PostgresStore) -> About:
-    broker = log.client.connected_server_version
-    nats = f"{broker.major}.{broker.minor}.{broker.patch}"
-    return About(refold=__version__, nats=nats, postgres=await store.server_version())
+    nats, postgres = log.client.server_version, await store.server_version()
+    return About(refold=__version__, nats=nats, postgres=postgres)
 
 
 def _checks(log: JetStreamLog, store: PostgresStore) -> dict[str, Callable[[], Awaitable[object]]]:
     async def projector() -> None:
-        headers, body = await log.client.ask(CONTROL_SUBJECT)
-        if headers.startswith(NO_RESPONDERS):
+        reply = await log.client.request(CONTROL_SUBJECT)
+        if reply.has_no_responders:
             raise ServiceUnavailable("no projector is running: start one with `refold projector`")
-        told = canonical.loads(body)
+        told = canonical.loads(reply.payload)
         if told["stage"] not in FOLDING_STAGES:
             raise ServiceUnavailable(f"the projector is {told['stage']}: {told['error']}")
 

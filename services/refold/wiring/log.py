@@ -14,9 +14,19 @@ from refold.embedded.folder import FolderMarker
 from refold.embedded.log_files import kept_folders
 from refold.embedded.nats import NATS_USERS, NatsServer, inbox_prefix
 from refold.embedded.system import Servers
-from refold.log.jetstream import JetStreamLog, KeyValueMarker, LogMarker, Traces, create_log, no_traces
-from refold.log.jetstream.client import DEFAULT_INBOX_PREFIX, BrokerClient, connect
-from refold.log.jetstream.feed import Feed, FeedLost
+from refold.log.jetstream import (
+    DEFAULT_INBOX_PREFIX,
+    Client,
+    Consumer,
+    ConsumerLost,
+    JetStreamLog,
+    KeyValueMarker,
+    LogMarker,
+    Traces,
+    connect,
+    create_log,
+    no_traces,
+)
 from refold.projector.witness import hold_documents_against, hold_log_against
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.binding import bound_log
@@ -30,7 +40,7 @@ def inbox_of(url: str) -> str:
     return prefixes.get(urlsplit(url).username or "", DEFAULT_INBOX_PREFIX)
 
 
-async def connect_to(url: str, name: str) -> BrokerClient:
+async def connect_to(url: str, name: str) -> Client:
     """Connect as the URL's user. Raises `LogUnavailable`."""
     return await connect(url, inbox_prefix=inbox_of(url), name=name)
 
@@ -133,11 +143,11 @@ async def _provoke(url: str, sequence: int) -> None:
     """Read at a sequence that cannot be read, so that nats-server logs why: a single request it refuses in silence."""
     client = await connect_to(url, "refold-start")
     try:
-        feed = await Feed.open(client, sequence)
-        with suppress(TimeoutError, FeedLost):
+        consumer = await Consumer.create(client, sequence)
+        with suppress(TimeoutError, ConsumerLost):
             async with asyncio.timeout(_PROVOKE_SECONDS):
-                await feed.take()
-        feed.close()
+                await consumer.take()
+        consumer.close()
     finally:
         await client.close()
 

@@ -18,8 +18,7 @@ from faststream.nats.security import NatsUserPassword
 from prometheus_client import CollectorRegistry
 
 from refold.core.limits import PENDING_BYTES_MAX
-from refold.log.jetstream import JetStreamNotices
-from refold.log.jetstream.client import user_of
+from refold.log.jetstream import JetStreamNotices, credentials_of
 from refold.projector.lag import LagBounds
 from refold.projector.partition import Bounds, Ports
 from refold.projector.runner import Runner
@@ -89,7 +88,7 @@ async def _ports(settings: Settings, registry: CollectorRegistry) -> AsyncIterat
 def _control(url: str) -> NatsBroker:
     """Make the connection that control subjects come by: to any of the servers, and never given up."""
     servers = url.split(",")
-    user, password = user_of(servers)
+    user, password = credentials_of(servers)
     # nats-py would forget the addresses' user for a server that it discovers; FastStream takes him in one place only.
     security = None if user is None else NatsUserPassword(user, password or "")
     return NatsBroker(

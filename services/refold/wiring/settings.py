@@ -70,7 +70,7 @@ def _url(*schemes: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-_NatsUrl = Annotated[SecretStr, _url("nats", "tls", "ws", "wss")]
+_NatsUrl = Annotated[SecretStr, _url("nats", "tls")]
 _PostgresUrl = Annotated[SecretStr, _url("postgres", "postgresql")]
 
 

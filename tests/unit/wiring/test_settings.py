@@ -62,6 +62,13 @@ def test_a_bad_variable_is_named_with_its_rule(monkeypatch, variable, value):
     assert refused.value.field == variable
 
 
+@pytest.mark.parametrize("name", ["nats_url", "nats_admin_url", "nats_reply_url"])
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+def test_a_websocket_address_is_refused_as_the_client_refuses_it(name, scheme):
+    with pytest.raises(Refused, match="must begin with nats:// or tls://"):
+        load(**{name: f"nats://a:4222,{scheme}://b:443"})
+
+
 def test_a_bad_flag_is_named_as_a_flag():
     with pytest.raises(Refused) as refused:
         load(http="8080")

@@ -1,28 +1,35 @@
-"""The EventLog port on NATS JetStream: one stream, `STATE`, read whole and appended to in groups.
+"""The EventLog and Notices ports on NATS: the stream `STATE` of JetStream, and core NATS messages.
 
-What its users may publish, beside their inbox prefix that they listen on:
-- whoever creates the log: `$JS.API.STREAM.{INFO,CREATE,UPDATE,MSG.GET}.STATE`, `state._refold.log`, and for the marker
+Permissions to publish that a user needs, besides subscribing to its inbox prefix:
+- to create the log: `$JS.API.STREAM.{INFO,CREATE,UPDATE,MSG.GET}.STATE`, `state._refold.log`, and for the marker
   `$JS.API.STREAM.{CREATE,MSG.GET}.KV_refold`, `$KV.refold.log`;
-- whoever opens it: `$JS.API.STREAM.INFO.STATE`, `$JS.API.STREAM.MSG.GET.STATE`, and `$JS.API.DIRECT.GET.STATE`
-  for events whose subject JSON cannot carry;
-- whoever reads it: `$JS.API.CONSUMER.CREATE.STATE`, `$JS.API.CONSUMER.{MSG.NEXT,DELETE}.STATE.*`;
-- whoever appends: `state.*.*`.
+- to open it: `$JS.API.STREAM.INFO.STATE`, `$JS.API.STREAM.MSG.GET.STATE`, and `$JS.API.DIRECT.GET.STATE` for events
+  whose subject JSON cannot carry;
+- to read it: `$JS.API.CONSUMER.CREATE.STATE`, `$JS.API.CONSUMER.{MSG.NEXT,DELETE}.STATE.*`;
+- to append: `state.*.*`.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Final
 
-from refold.core.limits import ACKNOWLEDGE_SECONDS, LOG_CONNECT_SECONDS
+import structlog
+
+from refold.core.errors import Refused
+from refold.core.limits import PAYLOAD_BYTES_MAX
 from refold.core.record import Record, check_name, partition_of, stored_subject
 from refold.core.timestamp import parse_rfc3339
 from refold.log import Acknowledgement, Appended, LogInfo, Publication, Stale, Unknown
 from refold.log.jetstream.api import stored_record, stream_info
-from refold.log.jetstream.appender import Appender
-from refold.log.jetstream.client import DEFAULT_INBOX_PREFIX, BrokerClient, connect
-from refold.log.jetstream.notices import JetStreamNotices
-from refold.log.jetstream.reader import read_log
-from refold.log.jetstream.topology import (
+from refold.log.jetstream.append import ACKNOWLEDGE_SECONDS, Appender
+from refold.log.jetstream.client import CONNECT_SECONDS, DEFAULT_INBOX_PREFIX, Client, connect
+from refold.log.jetstream.connection import credentials_of
+from refold.log.jetstream.consume import Consumer, ConsumerLost, read_log
+from refold.log.jetstream.protocol import message_frame
+from refold.log.jetstream.stream import (
     KeyValueMarker,
     LogMarker,
     Traces,
@@ -33,6 +40,10 @@ from refold.log.jetstream.topology import (
 )
 
 __all__ = [
+    "DEFAULT_INBOX_PREFIX",
+    "Client",
+    "Consumer",
+    "ConsumerLost",
     "JetStreamLog",
     "JetStreamNotices",
     "KeyValueMarker",
@@ -41,18 +52,26 @@ __all__ = [
     "check_log",
     "connect",
     "create_log",
+    "credentials_of",
     "delete_empty_stream",
     "no_traces",
 ]
 
+WRITE_BYTES: Final = 256 * 1024
+"""Notices are written to the connection at the end of a turn of the event loop, or when there are so many bytes."""
+
+_SUBJECT: Final = re.compile(r"[!-~]+", re.ASCII)
+
+_log = structlog.get_logger()
+
 
 class JetStreamLog:
-    """The log over one connection."""
+    """The `EventLog` over one connection."""
 
     def __init__(
-        self, client: BrokerClient, log_id: str, *, acknowledge_seconds: float = ACKNOWLEDGE_SECONDS
+        self, client: Client, log_id: str, *, acknowledge_seconds: float = ACKNOWLEDGE_SECONDS
     ) -> None:
-        """Use a connection that stands, to a log that was checked: see `open`."""
+        """Use a connected client and a log that was checked; see `open`."""
         self.client = client
         self._log_id = log_id
         self._appender = Appender(client, acknowledge_seconds=acknowledge_seconds)
@@ -62,22 +81,13 @@ class JetStreamLog:
         cls,
         url: str,
         *,
-        user: str | None = None,
-        password: str | None = None,
         inbox_prefix: str = DEFAULT_INBOX_PREFIX,
         name: str = "refold",
-        connect_seconds: float = LOG_CONNECT_SECONDS,
+        connect_seconds: float = CONNECT_SECONDS,
         acknowledge_seconds: float = ACKNOWLEDGE_SECONDS,
     ) -> JetStreamLog:
-        """Connect and check the log. Raises `LogUnavailable`, `LogMissing`, `LogDiffers`, `LogHole`."""
-        client = await connect(
-            url,
-            user=user,
-            password=password,
-            inbox_prefix=inbox_prefix,
-            name=name,
-            connect_seconds=connect_seconds,
-        )
+        """Connect, as `connect` does, and check the log. Raises as `check_log`."""
+        client = await connect(url, inbox_prefix=inbox_prefix, name=name, connect_seconds=connect_seconds)
         try:
             log_id = await check_log(client)
         except BaseException:
@@ -86,7 +96,6 @@ class JetStreamLog:
         return cls(client, log_id, acknowledge_seconds=acknowledge_seconds)
 
     async def info(self) -> LogInfo:
-        """Ask the leader for the log's ends and clock."""
         info = await stream_info(self.client)
         state = info["state"]
         return LogInfo(
@@ -98,25 +107,20 @@ class JetStreamLog:
         )
 
     async def append(self, publication: Publication) -> Acknowledgement:
-        """Append one event."""
         return await self._appender.append(publication)
 
     async def append_atomically(
         self, publications: Sequence[Publication]
     ) -> list[Appended] | Stale | Unknown:
-        """Append all next to each other, or none."""
         return await self._appender.append_atomically(publications)
 
     def read(self, after_sequence: int) -> AsyncGenerator[list[Record], None]:
-        """Yield every event after a sequence, then go on with the live tail."""
         return read_log(self.client, after_sequence)
 
     async def get(self, sequence: int) -> Record | None:
-        """Return one event by its sequence, from the leader."""
         return await stored_record(self.client, seq=sequence) if sequence > 0 else None
 
     async def last_of(self, namespace: str, document: str) -> Record | None:
-        """Return a document's last event, from the leader."""
         check_name(namespace, "namespace")
         check_name(document, "document")
         partition = partition_of(namespace.encode(), document.encode())
@@ -124,6 +128,64 @@ class JetStreamLog:
         return await stored_record(self.client, last_by_subj=subject)
 
     async def close(self) -> None:
-        """Send what waits, then let go of the connection."""
         await self._appender.close()
         await self.client.close()
+
+
+class JetStreamNotices:
+    """The `Notices` over one connection; what is sent while it is lost is lost, too."""
+
+    def __init__(self, client: Client) -> None:
+        """Use a connected client."""
+        self._client = client
+        self._frames: list[bytes] = []
+        self._unwritten_bytes = 0
+
+    async def send(self, subject: str, body: bytes) -> None:
+        """Send one message. Raises `Refused` for one that would break the connection."""
+        await self.send_all([(subject, body)])
+
+    async def send_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Send messages in their order. Raises `Refused`: that message and those after it are not sent."""
+        for subject, body in messages:
+            frame = _notice_frame(subject, body)
+            if not self._frames:
+                asyncio.get_running_loop().call_soon(self._write)
+            self._frames.append(frame)
+            self._unwritten_bytes += len(frame)
+            if self._unwritten_bytes > WRITE_BYTES:
+                self._write()
+                await self._client.wait_writable()
+
+    async def flush(self) -> None:
+        """Wait until the broker has received what was sent. Raises `LogUnavailable`: it may be lost."""
+        self._write()
+        await self._client.flush()
+
+    async def listen(self, subject: str, handle: Callable[[str, bytes], None]) -> Callable[[], None]:
+        def take(subject: bytes, _: bytes, __: bytes, body: bytes) -> None:
+            try:
+                handle(subject.decode(errors="replace"), body)
+            except Exception:  # noqa: BLE001 - one listener's error must not end the connection of the others.
+                _log.exception("notice_handler_failed", subject=repr(subject[:128]))
+
+        sid = self._client.subscribe(subject, take)
+        return lambda: self._client.unsubscribe(sid)
+
+    async def close(self) -> None:
+        """Send what is unsent, then close the connection."""
+        self._write()
+        await self._client.close()
+
+    def _write(self) -> None:
+        frames, self._frames, self._unwritten_bytes = self._frames, [], 0
+        if frames:
+            self._client.write_if_connected(b"".join(frames))
+
+
+def _notice_frame(subject: str, body: bytes) -> bytes:
+    if not _SUBJECT.fullmatch(subject):
+        raise Refused("bad_subject", "a subject is printable ASCII without spaces", field="subject")
+    if len(body) > PAYLOAD_BYTES_MAX:
+        raise Refused("notice_too_large", f"at most {PAYLOAD_BYTES_MAX} bytes", shape=f"{len(body)} bytes")
+    return message_frame(subject.encode(), body)

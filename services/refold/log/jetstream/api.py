@@ -1,4 +1,4 @@
-"""The broker's JetStream API, as far as the log needs it: JSON asked, JSON answered, errors told apart.
+"""The JetStream API as far as the log needs it: requests and replies in JSON, acknowledgements of published events.
 
 Used by the other modules of this package.
 """
@@ -6,62 +6,95 @@ Used by the other modules of this package.
 from __future__ import annotations
 
 import base64
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
-from refold.core.errors import LogMissing, LogUnavailable
+from refold.core.errors import LogError, LogFull, LogMissing, LogUnavailable
 from refold.core.record import Record
 from refold.core.timestamp import parse_rfc3339
-from refold.log.jetstream.client import NO_RESPONDERS, BrokerClient
-from refold.log.jetstream.frames import stored_lines
+from refold.log.jetstream.client import Client, Reply
+from refold.log.jetstream.protocol import header_lines
 
 STREAM: Final = "STATE"
-STREAM_ABSENT: Final = 10059
-EVENT_ABSENT: Final = 10037
+STREAM_NOT_FOUND: Final = 10059
+MESSAGE_NOT_FOUND: Final = 10037
 
-_REPLACED: Final = "\ufffd"
-_STORED_SUBJECT: Final = b"\r\nNats-Subject: "
+_STALE: Final = {10071, 10164}
+_FULL: Final = {10002, 10023, 10028, 10047}
+_STORE_FAILED: Final = 10077
+_BATCH_REFUSED: Final = {10176, 10199, 10210}
+"""Incomplete (open for too long, or an event was refused), too large, too many open batches."""
+_NO_RESPONDERS: Final = 503
+
+_REPLACEMENT_CHARACTER: Final = "\ufffd"
+_SUBJECT_HEADER: Final = b"\r\nNats-Subject: "
 
 
-class ApiRefused(Exception):
-    """The broker's API refused: caught in this package, never shown outside of it."""
+class ApiError(Exception):
+    """The broker's API refused a request. The modules of this package handle it; it never leaves the package."""
 
     def __init__(self, code: int, description: str) -> None:
-        """Keep the broker's own number and words."""
+        """Keep the broker's error code."""
         super().__init__(f"{description} ({code})")
         self.code = code
 
 
-async def ask_api(client: BrokerClient, verb: str, request: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Ask `$JS.API.<verb>`. Raises `ApiRefused`, `LogUnavailable`."""
-    payload = b"" if request is None else orjson.dumps(request)
-    headers, body = await client.ask(f"$JS.API.{verb}", payload)
-    if headers.startswith(NO_RESPONDERS):
-        raise LogUnavailable("JetStream is not up at the broker", verb=verb)
-    answer: dict[str, Any] = orjson.loads(body)
+async def request_api(client: Client, verb: str, request: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Send a request to `$JS.API.<verb>`. Raises `ApiError`, `LogUnavailable`."""
+    reply = await client.request(f"$JS.API.{verb}", b"" if request is None else orjson.dumps(request))
+    if reply.has_no_responders:
+        raise LogUnavailable("JetStream is not available at the broker", verb=verb)
+    answer: dict[str, Any] = orjson.loads(reply.payload)
     error = answer.get("error")
     if error is not None:
-        raise ApiRefused(error.get("err_code", 0), error.get("description", ""))
+        raise ApiError(error.get("err_code", 0), error.get("description", ""))
     return answer
 
 
-async def stream_info(client: BrokerClient, **details: bool) -> dict[str, Any]:
-    """Ask the stream's leader for configuration and state. Raises `LogMissing` where there is no stream."""
+async def stream_info(client: Client, **options: bool) -> dict[str, Any]:
+    """Ask the stream's leader for its configuration and state. Raises `LogMissing` if there is no stream."""
     try:
-        return await ask_api(client, f"STREAM.INFO.{STREAM}", details or None)
-    except ApiRefused as refused:
-        if refused.code == STREAM_ABSENT:
-            message = "there is no log: a projector with the administrator's address creates it at its start"
-            raise LogMissing(message, stream=STREAM) from refused
-        raise LogUnavailable("the broker does not tell of the log", reason=str(refused)) from refused
+        return await request_api(client, f"STREAM.INFO.{STREAM}", options or None)
+    except ApiError as error:
+        if error.code == STREAM_NOT_FOUND:
+            message = (
+                "there is no log; a projector that has the administrator's address creates it when it starts"
+            )
+            raise LogMissing(message, stream=STREAM) from error
+        raise LogUnavailable("the broker does not return the log's state", reason=str(error)) from error
 
 
-async def unreadable_range(client: BrokerClient, first_sequence: int, end_sequence: int) -> tuple[int, int]:
-    """Return the first and last sequence around `first_sequence` that the leader does not give.
+async def stored_record(client: Client, **which: int | str) -> Record | None:
+    """Ask the leader for one event: by `seq`, or the last one of a subject, `last_by_subj`."""
+    try:
+        answer = await request_api(client, f"STREAM.MSG.GET.{STREAM}", dict(which))
+    except ApiError as error:
+        if error.code == MESSAGE_NOT_FOUND:
+            return None
+        raise LogUnavailable("the broker does not return the event", reason=str(error)) from error
+    message = answer["message"]
+    sequence, subject = message["seq"], message["subject"]
+    headers, body = (base64.b64decode(message.get(name, "")) for name in ("hdrs", "data"))
+    # JSON cannot carry every subject that can be stored; where it replaced bytes, request the subject as bytes.
+    exact = await _subject_bytes(client, sequence) if _REPLACEMENT_CHARACTER in subject else subject.encode()
+    return Record(sequence, parse_rfc3339(message["time"], "time"), exact, header_lines(headers), body)
 
-    `first_sequence` is known to be unreadable. One damaged block is one range: its end is found by doubling steps,
-    then by halving them, about 30 requests for a million events.
+
+async def _subject_bytes(client: Client, sequence: int) -> bytes:
+    reply = await client.request(f"$JS.API.DIRECT.GET.{STREAM}", orjson.dumps({"seq": sequence}))
+    # The broker appends its own headers, so the last one of this name is the broker's.
+    _, found, rest = reply.headers.rpartition(_SUBJECT_HEADER)
+    if not found:
+        raise LogUnavailable("the broker does not return the event's subject", sequence=sequence)
+    return rest.partition(b"\r\n")[0]
+
+
+async def unreadable_range(client: Client, first_sequence: int, end_sequence: int) -> tuple[int, int]:
+    """Return the first and the last sequence of the range that the leader cannot read.
+
+    `first_sequence` is known to be unreadable. A damaged block is one range, so its end is found by doubling steps,
+    then by bisection: about 30 requests for a million events.
     """
     unreadable, readable, step = first_sequence, end_sequence + 1, 1
     while unreadable + step < readable:
@@ -79,34 +112,52 @@ async def unreadable_range(client: BrokerClient, first_sequence: int, end_sequen
     return first_sequence, unreadable
 
 
-async def _is_readable(client: BrokerClient, sequence: int) -> bool:
+async def _is_readable(client: Client, sequence: int) -> bool:
     try:
-        await ask_api(client, f"STREAM.MSG.GET.{STREAM}", {"seq": sequence})
-    except ApiRefused:
+        await request_api(client, f"STREAM.MSG.GET.{STREAM}", {"seq": sequence})
+    except ApiError:
         return False
     return True
 
 
-async def stored_record(client: BrokerClient, **which: int | str) -> Record | None:
-    """Ask the leader for one event: `seq`, or the last one of a subject (`last_by_subj`)."""
-    try:
-        answer = await ask_api(client, f"STREAM.MSG.GET.{STREAM}", dict(which))
-    except ApiRefused as refused:
-        if refused.code == EVENT_ABSENT:
-            return None
-        raise LogUnavailable("the broker does not give the event", reason=str(refused)) from refused
-    message = answer["message"]
-    sequence, subject = message["seq"], message["subject"]
-    headers, body = (base64.b64decode(message.get(name, "")) for name in ("hdrs", "data"))
-    # JSON cannot carry every subject that can be stored: what it replaced is asked for as bytes.
-    exact = await _subject_bytes(client, sequence) if _REPLACED in subject else subject.encode()
-    return Record(sequence, parse_rfc3339(message["time"], "time"), exact, stored_lines(headers), body)
+class PubAck(NamedTuple):
+    """The sequence of the last stored event, or 0 and the broker's error."""
+
+    sequence: int
+    code: int = 0
+    description: str = ""
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the document's last event is not the one that a strict event expects."""
+        return self.code in _STALE
+
+    @property
+    def is_batch_refused(self) -> bool:
+        """Whether the broker refused the batch as such, not its events."""
+        return self.code in _BATCH_REFUSED
+
+    def error(self) -> LogError:
+        """Return the error to raise where nothing was stored."""
+        is_full = self.code in _FULL or (self.code == _STORE_FAILED and _is_about_space(self.description))
+        kind = LogFull if is_full else LogUnavailable
+        return kind(f"the broker did not store the event: {self.description}", broker_code=self.code)
 
 
-async def _subject_bytes(client: BrokerClient, sequence: int) -> bytes:
-    block, _ = await client.ask(f"$JS.API.DIRECT.GET.{STREAM}", orjson.dumps({"seq": sequence}))
-    # The broker adds its lines behind all others, so that nobody's own `Nats-Subject` can be taken for it.
-    _, found, rest = block.rpartition(_STORED_SUBJECT)
-    if not found:
-        raise LogUnavailable("the broker does not give the event's subject", sequence=sequence)
-    return rest.partition(b"\r\n")[0]
+def parse_pub_ack(reply: Reply) -> PubAck | None:
+    """Read the broker's reply to a published event; None if it is empty, which confirms only that a batch began."""
+    if reply.has_no_responders:
+        return PubAck(
+            0, _NO_RESPONDERS, "no stream receives it: JetStream is not available, or there is no log"
+        )
+    if not reply.payload:
+        return None
+    answer = orjson.loads(reply.payload)
+    error = answer.get("error")
+    if error is not None:
+        return PubAck(0, error.get("err_code", 0) or error.get("code", 0), error.get("description", ""))
+    return PubAck(answer["seq"])
+
+
+def _is_about_space(description: str) -> bool:
+    return any(words in description for words in ("maximum", "space", "insufficient"))

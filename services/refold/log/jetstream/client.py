@@ -1,356 +1,297 @@
-"""nats-py's client with a parser of our own, that no message can end. Used by the adapters of this package alone.
+"""A NATS client that reconnects until it is closed: subscriptions, requests, flush.
 
-Private attributes of nats-py are touched here and nowhere else: it is pinned, and a test crosses a reconnect.
+Used by the other modules of this package and by the compositions.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
+import random
+import secrets
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from itertools import count
 from typing import Any, Final, NamedTuple
-from urllib.parse import unquote, urlsplit
 
-import nats.errors
-import orjson
 import structlog
-from nats.aio.client import Client
-from nats.aio.subscription import Subscription
-from nats.aio.transport import TcpTransport
 
-from refold.core.errors import LogUnavailable, Refused
-from refold.core.limits import (
-    LOG_ANSWER_SECONDS,
-    LOG_CLOSE_SECONDS,
-    LOG_CONNECT_SECONDS,
-    RECONNECT_SECONDS,
-    SOCKET_READ_BYTES,
-    SOCKET_UNSENT_BYTES_MAX,
+from refold.core.errors import LogUnavailable
+from refold.log.jetstream.connection import (
+    AuthorizationError,
+    Connection,
+    Server,
+    connect_command,
+    credentials_of,
 )
-from refold.log.jetstream.frames import message_frame
-from refold.log.jetstream.parser import RawHandler, RunHandler, WireParser
+from refold.log.jetstream.protocol import BulkHandler, MessageHandler, Subscription, message_frame
 
 DEFAULT_INBOX_PREFIX: Final = "_INBOX"
-NO_RESPONDERS: Final = b"NATS/1.0 503"
-"""An answer whose headers begin so comes from the broker: nothing is subscribed to the request's subject."""
+CONNECT_SECONDS: Final = 10.0
+"""`connect` fails after this."""
+REQUEST_SECONDS: Final = 5.0
+"""A request or flush fails after this."""
+RECONNECT_SECONDS: Final = 0.25
+"""Pause after every server was tried once."""
 
-_PING_SECONDS: Final = 5
-_FOR_EVER: Final = -1
+_LOST: Final = "the connection to the broker was lost"
+_CLOSED: Final = "the connection was closed"
+_NOT_CONNECTED: Final = "not connected to the broker"
+_NO_ANSWER: Final = "the broker did not answer in time"
 
 _log = structlog.get_logger()
+
+
+class Reply(NamedTuple):
+    """The reply to a request: its header block and its payload."""
+
+    headers: bytes
+    payload: bytes
+
+    @property
+    def has_no_responders(self) -> bool:
+        """Whether the broker itself replied, because nothing subscribes to the request's subject."""
+        return self.headers.startswith(b"NATS/1.0 503")
+
+
+class _Request(NamedTuple):
+    subject: str
+    reply: asyncio.Future[Reply]
 
 
 async def connect(
     url: str,
     *,
-    user: str | None = None,
-    password: str | None = None,
     inbox_prefix: str = DEFAULT_INBOX_PREFIX,
     name: str = "refold",
-    connect_seconds: float = LOG_CONNECT_SECONDS,
-) -> BrokerClient:
-    """Connect, or raise `LogUnavailable` once the deadline has passed or the broker refuses the user.
+    connect_seconds: float = CONNECT_SECONDS,
+) -> Client:
+    """Connect; the client reconnects from then on, until it is closed.
 
-    The URL may carry user and password; of a cluster, several are told, with commas between them. The connection
-    comes back by itself until it is closed.
+    Args:
+        url: `nats://` or `tls://` addresses, separated by commas. The user and password, or the token, of the first
+            address that has them are used for all servers, also for those that a cluster announces.
+        inbox_prefix: the subjects under which the user may receive replies.
+        name: shown by the broker's monitoring.
+        connect_seconds: servers that do not answer are tried again until then.
+
+    Raises:
+        LogUnavailable: no server answered in time, or one rejected the user.
+        Refused: `bad_address`.
     """
-    servers = url.split(",")
-    if user is None:
-        user, password = user_of(servers)
+    addresses = url.split(",")
+    servers = [Server.parse(address) for address in addresses]
+    command = connect_command(*credentials_of(addresses), name)
+    client = Client(servers, command, inbox_prefix)
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + connect_seconds
+    deadline, reason = loop.time() + connect_seconds, _NO_ANSWER
     while True:
-        client = BrokerClient()
         try:
             async with asyncio.timeout_at(deadline):
-                await client.start(
-                    servers, user=user, password=password, inbox_prefix=inbox_prefix, name=name
-                )
-        except (OSError, nats.errors.Error) as error:
-            client.abort()
-            reason = str(client.last_error or error)
-            if loop.time() + RECONNECT_SECONDS >= deadline or "authorization" in reason.lower():
+                await client.connect_once()
+        except OSError as error:
+            # A timeout has no text: then an earlier error is the reason.
+            reason = str(error) or reason
+            if isinstance(error, AuthorizationError) or loop.time() + RECONNECT_SECONDS >= deadline:
                 raise LogUnavailable("no connection to the broker", reason=reason) from error
             await asyncio.sleep(RECONNECT_SECONDS)
-        except BaseException:
-            client.abort()
-            raise
         else:
             return client
 
 
-class _Question(NamedTuple):
-    """A request on its way."""
+class Client:
+    """Subscriptions and requests over one connection at a time; whatever ends it, the client reconnects."""
 
-    subject: str
-    answer: asyncio.Future[tuple[bytes, bytes]]
-
-
-class BrokerClient(Client):
-    """One connection that is never given up: what makes nats-py close a client makes this one reconnect."""
-
-    # nats-py means its own parser and any transport; here it is ours, over a socket.
-    _ps: Any
-    _transport: Any
-
-    def __init__(self) -> None:
+    def __init__(self, servers: list[Server], command: bytes, inbox_prefix: str) -> None:
         """Not connected yet: see `connect`."""
-        super().__init__()
-        self._wire = WireParser(self)
-        self._ps = self._wire
-        self._is_up = asyncio.Event()
-        self._when_lost: set[Callable[[], None]] = set()
-        self._questions: dict[bytes, _Question] = {}
-        self._answer_prefix = b""
-        self._barriers: set[asyncio.Future[Any]] = set()
-        self._tokens = count(1)
+        self.is_closed = False
+        self.reconnects = 0
+        self._servers = servers
+        self._command = command
+        self._inbox_prefix = inbox_prefix
+        self._info: dict[str, Any] = {}
+        self._connection: Connection | None = None
+        self._last_server: Server | None = None
+        self._connected = asyncio.Event()
+        self._reconnecting: asyncio.Task[None] | None = None
+        self._subscriptions: dict[bytes, Subscription] = {}
+        self._requests: dict[bytes, _Request] = {}
+        self._reply_prefix = b""
+        self._on_disconnect: set[Callable[[], None]] = set()
+        self._sids, self._tokens = count(1), count(1)
 
-    async def start(
-        self, servers: list[str], *, user: str | None, password: str | None, inbox_prefix: str, name: str
-    ) -> None:
-        """Connect once; from then on the connection comes back by itself."""
-        await super().connect(
-            servers,
-            user=user,
-            password=password,
-            inbox_prefix=inbox_prefix,
-            name=name,
-            error_cb=self._note,
-            reconnected_cb=self._note_return,
-            allow_reconnect=False,
-            max_reconnect_attempts=_FOR_EVER,
-            reconnect_time_wait=RECONNECT_SECONDS,  # type: ignore[arg-type]  # Said to be whole seconds; it is slept.
-            ping_interval=_PING_SECONDS,
-        )
-        self.options["allow_reconnect"] = True
-        self._is_up.set()
+    @property
+    def is_connected(self) -> bool:
+        """Whether what is written now is sent."""
+        return self._connection is not None
 
-    # --- What this package uses ----------------------------------------------------------------------
+    @property
+    def server_version(self) -> str:
+        """Version of the server that the client is, or was last, connected to."""
+        return str(self._info.get("version", ""))
 
-    def subscribe_raw(self, subject: str, handler: RawHandler, *, take_run: RunHandler | None = None) -> int:
-        """Call the handler with every message as it is, now and after each reconnect; return the sid.
-
-        `take_run` is offered them first, many at once.
-        """
-        self._sid += 1
-        sid: int = self._sid
-        # nats-py subscribes again by this table.
-        self._subs[sid] = Subscription(self, sid, subject)
-        self._wire.raw[b"%d" % sid] = handler
-        if take_run is not None:
-            self._wire.runs[b"%d" % sid] = take_run
-        self.write_if_connected(b"SUB %b %d\r\n" % (subject.encode(), sid))
+    def subscribe(
+        self, subject: str, handle: MessageHandler, *, handle_bulk: BulkHandler | None = None
+    ) -> bytes:
+        """Call `handle` with every message, now and after each reconnect; return the subscription's id."""
+        sid = b"%d" % next(self._sids)
+        subscription = self._subscriptions[sid] = Subscription(subject.encode(), handle, handle_bulk)
+        self.write_if_connected(subscription.frame(sid))
         return sid
 
-    def unsubscribe_raw(self, sid: int) -> None:
-        """Call the handler no more."""
-        self._subs.pop(sid, None)
-        self._wire.runs.pop(b"%d" % sid, None)
-        if self._wire.raw.pop(b"%d" % sid, None) is not None:
-            self.write_if_connected(b"UNSUB %d\r\n" % sid)
+    def unsubscribe(self, sid: bytes) -> None:
+        """Do not call the handler again."""
+        if self._subscriptions.pop(sid, None) is not None:
+            self.write_if_connected(b"UNSUB %b\r\n" % sid)
 
     def write(self, frames: bytes) -> None:
-        """Put whole commands on the wire. Raises `LogUnavailable`: then nothing was sent."""
+        """Send whole commands. Raises `LogUnavailable`: nothing was sent."""
         if not self.write_if_connected(frames):
-            raise LogUnavailable("not connected to the broker")
+            raise LogUnavailable(_NOT_CONNECTED)
 
     def write_if_connected(self, frames: bytes) -> bool:
-        """Put whole commands on the wire, or return that nothing was sent."""
-        if not self.is_connected:
-            return False
-        self._transport.write(frames)
-        return True
+        """Send whole commands; return whether there was a connection."""
+        if self._connection is not None:
+            self._connection.write(frames)
+        return self._connection is not None
 
-    async def until_sent(self) -> None:
-        """Wait while too much of what was written has not left this machine; a break ends the waiting."""
-        # nats-py does not say how much is unsent, and has no writer while it connects anew.
-        writer = getattr(self._transport, "_io_writer", None)
-        if writer is not None and writer.transport.get_write_buffer_size() > SOCKET_UNSENT_BYTES_MAX:
-            with suppress(OSError):
-                await writer.drain()
+    async def wait_writable(self) -> None:
+        """Wait while too much of what was written is unsent; return at once if not connected."""
+        if self._connection is not None:
+            await self._connection.wait_writable()
 
-    async def ask(
-        self, subject: str, payload: bytes = b"", *, lines: bytes = b"", seconds: float = LOG_ANSWER_SECONDS
-    ) -> tuple[bytes, bytes]:
-        """Request one answer; return its header block and payload. Raises `LogUnavailable`."""
+    async def flush(self, seconds: float = REQUEST_SECONDS) -> None:
+        """Wait until the broker has received what was written. Raises `LogUnavailable`: some of it may be lost."""
+        if self._connection is None:
+            raise LogUnavailable(_NOT_CONNECTED)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._connection.ping()
+        except TimeoutError as error:
+            raise LogUnavailable(_NO_ANSWER) from error
+        except OSError as error:
+            raise LogUnavailable(_CLOSED if self.is_closed else _LOST) from error
+
+    async def request(
+        self, subject: str, payload: bytes = b"", *, headers: bytes = b"", seconds: float = REQUEST_SECONDS
+    ) -> Reply:
+        """Send a request as soon as there is a connection, and return its reply. Raises `LogUnavailable`."""
         token = b"%d" % next(self._tokens)
-        question = self._questions[token] = _Question(subject, asyncio.get_running_loop().create_future())
+        request = self._requests[token] = _Request(subject, asyncio.get_running_loop().create_future())
         try:
             async with asyncio.timeout(seconds):
-                await self.until_up()
-                reply = self._inbox() + token
-                self.write(message_frame(subject.encode(), payload, lines=lines, reply=reply))
-                headers, body = await question.answer
+                await self.wait_connected()
+                reply_to = self._reply_subject(token)
+                self.write(message_frame(subject.encode(), payload, headers=headers, reply=reply_to))
+                return await request.reply
         except TimeoutError as error:
-            raise LogUnavailable("the broker did not answer in time", subject=subject) from error
+            raise LogUnavailable(_NO_ANSWER, subject=subject) from error
         finally:
-            del self._questions[token]
-        return headers, body
+            del self._requests[token]
 
-    async def until_taken(self, seconds: float = LOG_ANSWER_SECONDS) -> None:
-        """Wait until the broker has what was written. Raises `LogUnavailable`: then some of it may be lost."""
-        if not self.is_connected:
-            raise LogUnavailable("not connected to the broker")
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._barriers.add(answer)
-        try:
-            async with asyncio.timeout(seconds):
-                await self._send_ping(answer)
-                await answer
-        except TimeoutError as error:
-            raise LogUnavailable("the broker did not answer in time") from error
-        finally:
-            self._barriers.discard(answer)
+    def new_inbox(self) -> str:
+        """Return a new subject on which this user may receive replies."""
+        return f"{self._inbox_prefix}.{secrets.token_hex(11)}"
 
-    async def until_up(self) -> None:
-        """Wait for the connection to stand. Raises `LogUnavailable` once it is closed for good."""
-        await self._is_up.wait()
+    async def wait_connected(self) -> None:
+        """Wait until there is a connection. Raises `LogUnavailable` if the client is closed."""
+        await self._connected.wait()
         if self.is_closed:
-            raise LogUnavailable("the connection was closed")
+            raise LogUnavailable(_CLOSED)
 
-    def when_lost(self, call: Callable[[], None]) -> Callable[[], None]:
-        """Call this whenever the connection breaks, until the returned function is called."""
-        self._when_lost.add(call)
-        return lambda: self._when_lost.discard(call)
+    def on_disconnect(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Call `call` whenever the connection is lost or closed, until the returned function is called."""
+        self._on_disconnect.add(call)
+        return lambda: self._on_disconnect.discard(call)
 
     async def close(self) -> None:
         """Send what is unsent, then end the connection for good."""
-        self._break("the connection was closed")
-        try:
-            async with asyncio.timeout(LOG_CLOSE_SECONDS):
-                await super().close()
-        except TimeoutError:
-            self.abort()
-        except asyncio.CancelledError:
-            # Where the connection is just breaking, nats-py waits for what it has cancelled itself.
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            self.abort()
-        # Whoever waits for the connection is to learn that it will not come back.
-        self._is_up.set()
+        self.is_closed = True
+        connection, self._connection = self._connection, None
+        self._disconnect(_CLOSED)
+        # `wait_connected` wakes up and sees that the client is closed.
+        self._connected.set()
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
+            await asyncio.gather(self._reconnecting, return_exceptions=True)
+        if connection is not None:
+            await connection.close()
 
-    def abort(self) -> None:
-        """Drop the socket with whatever is unsent: a close would wait for a peer that may be gone."""
-        writer = getattr(self._transport, "_io_writer", None)
-        if writer is not None:
-            writer.transport.abort()
-
-    # --- What the parser hands on ---------------------------------------------------------------------
-
-    async def take_message(
-        self, sid: int, subject: bytes, reply: bytes, headers: bytes, payload: bytes
-    ) -> None:
-        """Let nats-py have a message, and drop it where nats-py cannot stand it."""
-        try:
-            await self._process_msg(sid, subject, reply, payload, headers)
-        except Exception as error:  # noqa: BLE001 - one hostile message must not end the connection.
-            _log.warning("message_dropped", subject=repr(subject[:128]), error=repr(error))
-
-    async def take_operation(self, operation: bytes, argument: bytes) -> None:
-        """Let nats-py have a line that is no message."""
-        if operation == b"PING":
-            await self._process_ping()
-        elif operation == b"PONG":
-            # nats-py resolves flushes that have given up waiting, too.
-            with suppress(asyncio.InvalidStateError):
-                await self._process_pong()
-        elif operation == b"-ERR":
-            await self._process_err(argument.decode(errors="replace").strip("'"))
-        elif operation == b"INFO":
-            await self._process_info(orjson.loads(argument))
-        elif operation != b"+OK":
-            raise nats.errors.ProtocolError
-
-    # --- What is otherwise than in nats-py --------------------------------------------------------------
-
-    async def _connect_to_server(self, server: Any) -> None:
-        """Read much more at once."""
-        server.last_attempt = time.monotonic()
-        self._transport = TcpTransport()  # type: ignore[no-untyped-call]  # nats-py's own.
-        await self._transport.connect(server.uri, SOCKET_READ_BYTES, self.options["connect_timeout"])
-
-    async def _read_loop(self) -> None:
-        """Reconnect after whatever ends the reading, not only after what nats-py foresees."""
-        try:
-            while data := await self._transport.read(SOCKET_READ_BYTES):
-                await self._ps.parse(data)
-            raise nats.errors.UnexpectedEOF
-        except Exception as error:  # noqa: BLE001 - a client that has stopped reading must not look alive.
-            await self._process_op_err(error)
-
-    async def _process_err(self, message: str) -> None:
-        """Reconnect where nats-py would close itself: the broker's other errors end the connection, not our work."""
-        error = nats.errors.Error(message)
-        if "permissions violation" in message.lower():
-            _log.warning("broker_denied", error=message)
-            asked = [each.answer for each in self._questions.values() if f'"{each.subject}"' in message]
-            _give_up(asked, f"the broker does not let this user ask: {message}")
-            return
-        await self._process_op_err(error)
-
-    async def _process_op_err(self, error: Exception) -> None:
-        self._err = error
-        await super()._process_op_err(error)
-
-    async def _attempt_reconnect(self) -> None:
-        self._break("the connection to the broker broke")
-        self.abort()
-        _log.warning("broker_lost", error=repr(self._err))
-        while not (self.is_closed or self.is_connected):
+    async def connect_once(self) -> None:
+        """Try every server, in random order and the last used one at the end. Raises the last server's `OSError`."""
+        last, servers = self._last_server, list(self._servers)
+        if last is not None:
+            servers += [last.announced(address) for address in self._info.get("connect_urls") or []]
+        servers = list(dict.fromkeys(servers))
+        random.shuffle(servers)
+        servers.sort(key=lambda server: server == last)
+        subscribed = dict(self._subscriptions)
+        # Sent with the login, so that the subscriptions are in place once the connection is.
+        login = b"".join([self._command, *(each.frame(sid) for sid, each in subscribed.items())])
+        for server in servers:
+            connection = Connection(
+                self._subscriptions, on_info=self._take_info, on_denied=self._deny, on_lost=self._lose
+            )
             try:
-                await super()._attempt_reconnect()
-            except Exception as error:  # noqa: BLE001 - nats-py would never try again after what it does not foresee.
-                _log.error("reconnect_failed", error=repr(error))
-                await asyncio.sleep(RECONNECT_SECONDS)
+                await connection.open(server, login)
+            except OSError as error:
+                if isinstance(error, AuthorizationError) or server == servers[-1]:
+                    raise
+                _log.debug("connect_failed", host=server.host, port=server.port, error=repr(error))
             else:
+                self._last_server = server
+                self._connection = connection
+                for sid, each in self._subscriptions.items() - subscribed.items():
+                    connection.write(each.frame(sid))
+                for sid in subscribed.keys() - self._subscriptions.keys():
+                    connection.write(b"UNSUB %b\r\n" % sid)
+                self._connected.set()
                 return
 
-    # --- Its own ------------------------------------------------------------------------------------------
+    async def _reconnect(self) -> None:
+        while not self.is_connected:
+            try:
+                await self.connect_once()
+            except Exception as error:  # noqa: BLE001 - whatever the error, the client must reconnect.
+                _log.debug("reconnect_failed", error=repr(error))
+                await asyncio.sleep(RECONNECT_SECONDS)
+        self.reconnects += 1
+        _log.info("broker_reconnected")
 
-    def _inbox(self) -> bytes:
-        if not self._answer_prefix:
-            inbox = self.new_inbox()
-            self._answer_prefix = f"{inbox}.".encode()
-            self.subscribe_raw(f"{inbox}.*", self._take_answer)
-        return self._answer_prefix
+    def _take_info(self, info: dict[str, Any]) -> None:
+        self._info |= info
 
-    def _take_answer(self, subject: bytes, _: bytes, headers: bytes, payload: bytes) -> None:
-        question = self._questions.get(subject[len(self._answer_prefix) :])
-        if question is not None and not question.answer.done():
-            question.answer.set_result((headers, payload))
+    def _deny(self, message: str) -> None:
+        """Fail the requests to a subject that the user may not publish to."""
+        _log.warning("broker_denied", error=message)
+        denied = [request.reply for request in self._requests.values() if f'"{request.subject}"' in message]
+        _fail(denied, f"the broker does not allow this user the request: {message}")
 
-    def _break(self, why: str) -> None:
-        self._is_up.clear()
-        _give_up([question.answer for question in self._questions.values()], why)
-        _give_up(self._barriers, why)
-        for call in tuple(self._when_lost):
+    def _lose(self, connection: Connection, error: Exception) -> None:
+        if connection is self._connection:
+            self._connection = None
+            _log.warning("broker_disconnected", error=repr(error))
+            self._disconnect(_LOST)
+            self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect(), name="reconnect")
+
+    def _disconnect(self, reason: str) -> None:
+        self._connected.clear()
+        _fail([request.reply for request in self._requests.values()], reason)
+        for call in tuple(self._on_disconnect):
             call()
 
-    async def _note(self, error: Exception) -> None:
-        _log.debug("broker_error", error=repr(error))
+    def _reply_subject(self, token: bytes) -> bytes:
+        if not self._reply_prefix:
+            inbox = self.new_inbox()
+            self._reply_prefix = f"{inbox}.".encode()
+            self.subscribe(f"{inbox}.*", self._take_reply)
+        return self._reply_prefix + token
 
-    async def _note_return(self) -> None:
-        self._is_up.set()
-        _log.info("broker_back")
-
-
-def user_of(servers: list[str]) -> tuple[str | None, str | None]:
-    """Read user and password out of the addresses: nats-py would forget them for a server that it discovers."""
-    for server in servers:
-        parts = urlsplit(server)
-        if parts.scheme in {"ws", "wss"}:
-            raise Refused(
-                "bad_address", "the broker is reached by nats:// or tls://", shape=f"{parts.scheme}://"
-            )
-        if parts.username is not None:
-            return unquote(parts.username), None if parts.password is None else unquote(parts.password)
-    return None, None
+    def _take_reply(self, subject: bytes, _: bytes, headers: bytes, payload: bytes) -> None:
+        request = self._requests.get(subject[len(self._reply_prefix) :])
+        if request is not None and not request.reply.done():
+            request.reply.set_result(Reply(headers, payload))
 
 
-def _give_up(answers: Iterable[asyncio.Future[Any]], why: str) -> None:
-    for answer in answers:
-        if not answer.done():
-            answer.set_exception(LogUnavailable(why))
+def _fail(waiters: Iterable[asyncio.Future[Any]], reason: str) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_exception(LogUnavailable(reason))

@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 
 from refold.core.errors import LogHole, LogUnavailable
-from refold.core.limits import BATCH_BYTES_MAX, READ_AHEAD_BYTES
+from refold.core.limits import BATCH_BYTES_MAX
 from refold.core.record import Record, partition_of, place
 from refold.log import Publication
-from refold.log.jetstream import JetStreamLog, feed, reader
-from refold.log.jetstream.api import ask_api, stored_record
-from refold.log.jetstream.feed import Feed
-from refold.log.jetstream.frames import message_frame
-from refold.log.jetstream.parser import WireParser
+from refold.log.jetstream import Consumer, JetStreamLog, consume
+from refold.log.jetstream.api import request_api, stored_record
+from refold.log.jetstream.consume import READ_AHEAD_BYTES, LogReader
+from refold.log.jetstream.protocol import Parser, message_frame
 from support.broker import WAIT_SECONDS, Broker, read_until, running_broker
 
 
@@ -75,7 +74,7 @@ async def test_hostile_subjects_are_read_and_got_byte_for_byte(broker: Broker, u
     if user == "projector":
         assert await read_until(log, last, after_sequence=1) == got
         assert [place(record.subject).reason for record in got[:4] if record] == ["bad_name"] * 4
-    assert log.client.stats["reconnects"] == 0
+    assert log.client.reconnects == 0
 
 
 HOSTILE_HEADERS = [
@@ -106,7 +105,7 @@ async def test_hostile_headers_are_read_and_got_byte_for_byte(broker: Broker) ->
     assert [place(record.subject).reason for record in read[:-1]] == ["bad_name"] * len(HOSTILE_HEADERS)
     for block, record in list(zip(HOSTILE_HEADERS, read, strict=False))[:7]:
         assert record.headers == block.removeprefix(b"NATS/1.0\r\n")[:-2]
-    assert log.client.stats["reconnects"] == 0
+    assert log.client.reconnects == 0
 
 
 async def test_a_million_bytes_of_body_and_a_batch_of_a_thousand_are_read_as_they_are(broker: Broker) -> None:
@@ -135,7 +134,7 @@ async def test_the_broker_killed_in_mid_read_costs_no_event_and_repeats_none(bro
             if len(seen) >= last:
                 break
     assert seen == list(range(1, last + 1))
-    assert log.client.stats["reconnects"] >= 1
+    assert log.client.reconnects >= 1
 
 
 async def test_the_broker_killed_while_nothing_comes_is_waited_for(broker: Broker) -> None:
@@ -147,7 +146,7 @@ async def test_the_broker_killed_while_nothing_comes_is_waited_for(broker: Broke
             coming = asyncio.ensure_future(anext(runs))
             broker.kill()
             await broker.start()
-            await writer.client.until_up()
+            await writer.client.wait_connected()
             await writer.append(event("a"))
             seen += [record.sequence for record in await coming]
     assert seen == [1, 2, 3, 4]
@@ -159,9 +158,9 @@ async def test_a_consumer_that_was_taken_away_is_made_anew(broker: Broker) -> No
         await anext(runs)
         coming = asyncio.ensure_future(anext(runs))
         for _ in range(2):
-            consumers = (await ask_api(log.client, "CONSUMER.NAMES.STATE"))["consumers"]
+            consumers = (await request_api(log.client, "CONSUMER.NAMES.STATE"))["consumers"]
             for name in consumers:
-                await ask_api(log.client, f"CONSUMER.DELETE.STATE.{name}")
+                await request_api(log.client, f"CONSUMER.DELETE.STATE.{name}")
         await log.append(event("a"))
         assert [record.sequence for record in await coming] == [2]
 
@@ -170,18 +169,18 @@ async def test_a_reader_that_ends_leaves_no_consumer(broker: Broker) -> None:
     log = await broker.open_log()
     for _ in range(3):
         await read_until(log, 1)
-    await log.client.until_taken()
+    await log.client.flush()
     # The broker deletes behind its answers; left alone, a consumer would outlive this wait by far.
     async with asyncio.timeout(WAIT_SECONDS / 2):
         await until_no_consumer(log)
 
 
 async def test_a_broker_that_is_silent_is_noticed(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "HEARTBEAT_SECONDS", 0.1)
-    monkeypatch.setattr(feed, "HEARTBEATS_MISSED_MAX", 3)
+    monkeypatch.setattr(consume, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(consume, "HEARTBEATS_MISSED_MAX", 3)
     log = await broker.open_log()
-    made = count_calls(monkeypatch, feed, "ask_api")
-    leader = count_calls(monkeypatch, reader, "stream_info")
+    made = count_calls(monkeypatch, consume, "request_api")
+    leader = count_calls(monkeypatch, consume, "stream_info")
     async with asyncio.timeout(WAIT_SECONDS), aclosing(log.read(1)) as runs:
         coming = asyncio.ensure_future(anext(runs))
         await until_more(made, 0)
@@ -208,7 +207,7 @@ def count_calls(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list
 async def until_no_consumer(log: JetStreamLog) -> None:
     """Wait until the broker knows of no consumer of the log."""
     while True:
-        if not (await ask_api(log.client, "CONSUMER.NAMES.STATE"))["consumers"]:
+        if not (await request_api(log.client, "CONSUMER.NAMES.STATE"))["consumers"]:
             return
         await asyncio.sleep(0.01)
 
@@ -228,7 +227,7 @@ async def test_a_log_that_lost_its_end_is_a_hole_that_names_both_sequences(
     broker.kill()
     shutil.copytree(stream, copy)
     await broker.start()
-    await log.client.until_up()
+    await log.client.wait_connected()
     last = await fill(log, 3)
     async with asyncio.timeout(WAIT_SECONDS), aclosing(log.read(0)) as runs:
         read = 0
@@ -246,7 +245,7 @@ async def test_a_log_that_lost_its_end_is_a_hole_that_names_both_sequences(
 async def test_a_block_that_cannot_be_read_is_a_hole_that_names_its_events(
     broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "READ_QUIET_SECONDS", 0.3)
+    monkeypatch.setattr(consume, "QUIET_SECONDS", 0.3)
     log = await broker.open_log()
     last = await fill(log, 2_200, body=b"x" * 10_000)
     await broker.server.stop()
@@ -255,7 +254,7 @@ async def test_a_block_that_cannot_be_read_is_a_hole_that_names_its_events(
     (folder / "2.blk").unlink()
     (folder / "2.blk").mkdir()
     await broker.start()
-    await log.client.until_up()
+    await log.client.wait_connected()
     records: list[Record] = []
     with pytest.raises(LogHole, match="cannot read") as caught:
         await read_until(log, last, into=records)
@@ -270,15 +269,15 @@ async def test_a_block_that_cannot_be_read_is_a_hole_that_names_its_events(
 
 
 async def test_a_quiet_log_is_no_hole(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "READ_QUIET_SECONDS", 0.05)
+    monkeypatch.setattr(consume, "QUIET_SECONDS", 0.05)
     checks: list[None] = []
-    check = reader.Reading.check_quiet
+    check = LogReader.check_quiet
 
-    async def counted(self: reader.Reading) -> None:
+    async def counted(self: LogReader) -> None:
         await check(self)
         checks.append(None)
 
-    monkeypatch.setattr(reader.Reading, "check_quiet", counted)
+    monkeypatch.setattr(LogReader, "check_quiet", counted)
     log = await broker.open_log()
     async with asyncio.timeout(WAIT_SECONDS), aclosing(log.read(0)) as runs:
         assert [record.sequence for record in await anext(runs)] == [1]
@@ -292,38 +291,38 @@ async def test_what_is_not_taken_is_not_sent_without_bound(broker: Broker) -> No
     log = await broker.open_log()
     events = 3 * READ_AHEAD_BYTES // 100_000
     await fill(log, events, body=b"x" * 100_000)
-    begun = await Feed.open(log.client, 1)
-    taken = len(await begun.take())
+    consumer = await Consumer.create(log.client, 1)
+    taken = len(await consumer.take())
     # All that the first request allows has come when the broker answers another one.
-    await log.client.until_taken()
+    await log.client.flush()
     async with asyncio.timeout(WAIT_SECONDS):
-        while begun._asked_bytes > 200_000:  # noqa: ASYNC110 - what is looked at belongs to the feed.
+        while consumer._requested_bytes > 200_000:  # noqa: ASYNC110 - what is looked at belongs to the consumer.
             await asyncio.sleep(0.005)
     assert taken * 100_000 <= READ_AHEAD_BYTES
-    assert len(begun._run) * 100_000 <= READ_AHEAD_BYTES
-    begun.close()
+    assert len(consumer._records) * 100_000 <= READ_AHEAD_BYTES
+    consumer.close()
 
 
 async def test_what_was_asked_for_is_counted_as_the_broker_counts_it(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a reader would ask for too much, or not ask again."""
-    monkeypatch.setattr(feed, "READ_SECONDS", 0.5)
-    monkeypatch.setattr(feed, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(consume, "PULL_SECONDS", 0.5)
+    monkeypatch.setattr(consume, "HEARTBEAT_SECONDS", 0.1)
     frames = [b"HPUB state.n.\xff %d %d\r\n%b\r\n" % (len(b), len(b), b) for b in HOSTILE_HEADERS]
     await broker.publish_raw(*frames, *(message_frame(subject, b"x") for subject, _ in HOSTILE))
     log = await broker.open_log()
     await log.append(event("plain", b"x" * 12_000))
     last = await fill(log, 2000, body=b"x" * 99)
-    begun = await Feed.open(log.client, 1)
+    consumer = await Consumer.create(log.client, 1)
     taken = 0
     while taken < last:
-        taken += len(await begun.take())
+        taken += len(await consumer.take())
     # The broker says what of each request was left when it ran out.
     async with asyncio.timeout(WAIT_SECONDS):
-        while begun._asked_bytes:  # noqa: ASYNC110 - what is looked at belongs to the feed.
+        while consumer._requested_bytes:  # noqa: ASYNC110 - what is looked at belongs to the consumer.
             await asyncio.sleep(0.01)
-    begun.close()
+    consumer.close()
 
 
 async def test_a_gap_that_the_log_has_not_is_read_again(
@@ -354,16 +353,16 @@ async def test_a_gap_at_the_very_beginning_is_asked_of_the_leader(
 def lose(monkeypatch: pytest.MonkeyPatch, body: bytes, *, times: int) -> list[bytes]:
     """Cut an event out of what has come, each time that it comes, before anyone has looked at it."""
     lost: list[bytes] = []
-    scan = WireParser._scan
+    scan = Parser._scan
     whole = re.compile(rb"HMSG [^\r]*\r\nNATS/1\.0\r\n(?:[^\r]+\r\n)*\r\n%b\r\n" % body)
 
-    async def scan_the_rest(self: WireParser, buffer: bytes, connection: object) -> tuple[bytes, int]:
+    def scan_the_rest(self: Parser, buffer: bytes) -> tuple[bytes, int]:
         if len(lost) < times and whole.search(buffer):
             buffer = whole.sub(b"", buffer, count=1)
             lost.append(body)
-        return await scan(self, buffer, connection)
+        return scan(self, buffer)
 
-    monkeypatch.setattr(WireParser, "_scan", scan_the_rest)
+    monkeypatch.setattr(Parser, "_scan", scan_the_rest)
     return lost
 
 
@@ -374,7 +373,7 @@ def count_calls_of_records(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         asked.append(seq)
         return await stored_record(client, seq=seq)
 
-    monkeypatch.setattr(reader, "stored_record", counting)
+    monkeypatch.setattr(consume, "stored_record", counting)
     return asked
 
 
@@ -393,8 +392,8 @@ async def test_nothing_is_read_that_a_replicated_streams_leader_has_not(
 ) -> None:
     log = await broker.open_log()
     last = await fill(log, 9)
-    monkeypatch.setattr(reader, "RECONNECT_SECONDS", 0.001)
-    monkeypatch.setattr(reader, "stream_info", leader_that_has(0, 4, 4, 4, 7, 7, 20))
+    monkeypatch.setattr(consume, "RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(consume, "stream_info", leader_that_has(0, 4, 4, 4, 7, 7, 20))
     runs: list[list[int]] = []
     async with asyncio.timeout(WAIT_SECONDS), aclosing(log.read(0)) as reading:
         async for run in reading:

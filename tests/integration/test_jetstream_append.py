@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from refold.core.errors import BatchRefused, LogFull, LogUnavailable, Refused
-from refold.core.limits import APPENDS_WAITING_MAX, BATCH_EVENTS_MIN
 from refold.core.record import Record
 from refold.log import Appended, Publication, Unknown
 from refold.log.jetstream import JetStreamLog
-from refold.log.jetstream.api import ask_api
-from refold.log.jetstream.room import Room
+from refold.log.jetstream.api import request_api
+from refold.log.jetstream.append import APPENDS_MAX, BATCH_EVENTS_MIN
+from refold.log.jetstream.append_queue import Semaphore
 from support.broker import WAIT_SECONDS, Broker, held_batches, read_until, running_broker
 
 
@@ -121,7 +121,7 @@ async def test_the_broker_killed_in_mid_append_keeps_what_it_acknowledged_and_th
                 if isinstance(answer, Appended):
                     acknowledged[body] = answer.sequence
             if not log.client.is_connected:
-                await log.client.until_up()
+                await log.client.wait_connected()
 
     async with asyncio.timeout(3 * WAIT_SECONDS), asyncio.TaskGroup() as tasks:
         for writer in range(24):
@@ -176,24 +176,24 @@ async def test_what_is_on_its_way_when_the_connection_breaks_is_unknown_at_once(
         await asyncio.sleep(0)
         broker.kill()
     async with asyncio.timeout(WAIT_SECONDS):
-        assert await on_its_way == Unknown("the connection broke before the acknowledgement")
+        assert await on_its_way == Unknown("the connection was lost before the acknowledgement")
         assert isinstance(await behind, LogUnavailable)
         answers = await all_of(log, event("a"), event("b"))
     assert [type(answer) for answer in answers] == [LogUnavailable] * 2
     await broker.start()
-    await log.client.until_up()
+    await log.client.wait_connected()
     assert await log.append(event("a")) == Appended(2)
 
 
 async def test_without_a_stream_nothing_is_stored_and_that_is_said(broker: Broker) -> None:
     log = await broker.open_log()
-    await ask_api(await broker.connect(), "STREAM.DELETE.STATE")
+    await request_api(await broker.connect(), "STREAM.DELETE.STATE")
     for appending in (
         log.append(event("a")),
         log.append_atomically([event("a"), event("b")]),
         log.append(event("a", expected_last_sequence=0)),
     ):
-        with pytest.raises(LogUnavailable, match="no stream takes it"):
+        with pytest.raises(LogUnavailable, match="no stream receives it"):
             await appending
 
 
@@ -278,47 +278,47 @@ async def test_an_oversized_event_is_refused_and_the_client_goes_on(broker: Brok
     with pytest.raises(Refused, match="at most 1048576 bytes"):
         await log.append(event("a", b"x" * (3 * 1024 * 1024)))
     assert await log.append(event("a")) == Appended(2)
-    assert log.client.stats["reconnects"] == 0
+    assert log.client.reconnects == 0
 
 
-async def test_more_appends_than_there_is_room_for_wait_in_their_order(broker: Broker) -> None:
+async def test_more_appends_than_there_are_places_wait_in_their_order(broker: Broker) -> None:
     log = await broker.open_log()
-    count = APPENDS_WAITING_MAX + 500
+    count = APPENDS_MAX + 500
     answers = await asyncio.gather(*(log.append(event(f"d{number % 3000}")) for number in range(count)))
     assert [answer.sequence for answer in answers if isinstance(answer, Appended)] == list(
         range(2, count + 2)
     )
 
 
-async def test_nobody_overtakes_another_in_front_of_a_full_room() -> None:
-    room = Room(2)
-    await room.enter()
-    await room.enter()
+async def test_a_newcomer_does_not_overtake_a_waiter_that_was_just_woken() -> None:
+    places = Semaphore(2)
+    await places.acquire()
+    await places.acquire()
     entered: list[str] = []
 
     async def visit(name: str) -> None:
-        await room.enter()
+        await places.acquire()
         entered.append(name)
-        room.leave()
+        places.release()
 
     first, gone = asyncio.ensure_future(visit("first")), asyncio.ensure_future(visit("gone"))
     await asyncio.sleep(0)
     gone.cancel()
     # The newcomer's turn is next, that of the first, who is called now, after it; and another place is free.
     newcomer = asyncio.ensure_future(visit("newcomer"))
-    room.leave()
-    room.leave()
+    places.release()
+    places.release()
     async with asyncio.timeout(WAIT_SECONDS):
         await asyncio.gather(first, gone, newcomer, return_exceptions=True)
     assert entered == ["first", "newcomer"]
 
 
-async def test_a_place_called_out_to_someone_who_is_gone_goes_to_the_next() -> None:
-    room = Room(1)
-    await room.enter()
-    waiting = [asyncio.ensure_future(room.enter()) for _ in range(2)]
+async def test_a_place_given_to_a_cancelled_waiter_goes_to_the_next() -> None:
+    places = Semaphore(1)
+    await places.acquire()
+    waiting = [asyncio.ensure_future(places.acquire()) for _ in range(2)]
     await asyncio.sleep(0)
-    room.leave()
+    places.release()
     waiting[0].cancel()
     async with asyncio.timeout(WAIT_SECONDS):
         await waiting[1]

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from refold.core.errors import LogDiffers, LogHole, LogMissing, LogUnavailable
-from refold.log.jetstream import check_log, create_log
-from refold.log.jetstream.api import ask_api, stored_record, stream_info
-from refold.log.jetstream.client import BrokerClient
-from refold.log.jetstream.topology import MEANING, NARROW, WIDE
+from refold.log.jetstream import Client, check_log, create_log
+from refold.log.jetstream.api import request_api, stored_record, stream_info
+from refold.log.jetstream.client import Reply
+from refold.log.jetstream.stream import CONFIGURATION, NARROW, WIDE
 from support.broker import LOG_ID, Broker, running_broker
 
 DESIGNED = {
@@ -51,33 +51,33 @@ class Crash(Exception):
 class DyingClient:
     """Passes requests on, and dies before or after the broker has done one of them."""
 
-    def __init__(self, client: BrokerClient, *, at: int, has_sent: bool) -> None:
+    def __init__(self, client: Client, *, at: int, has_sent: bool) -> None:
         self._client = client
         self._left = at
         self._has_sent = has_sent
 
-    async def ask(self, *request: Any, **options: Any) -> tuple[bytes, bytes]:
+    async def request(self, *request: Any, **options: Any) -> Reply:
         self._left -= 1
         if self._left:
-            return await self._client.ask(*request, **options)
+            return await self._client.request(*request, **options)
         if self._has_sent:
-            await self._client.ask(*request, **options)
+            await self._client.request(*request, **options)
         raise Crash
 
 
-async def make_stream(client: BrokerClient, **changes: Any) -> None:
-    config = {**MEANING, "subjects": WIDE, "num_replicas": 1, "max_bytes": -1, **changes}
-    await ask_api(client, "STREAM.CREATE.STATE", config)
+async def make_stream(client: Client, **changes: Any) -> None:
+    config = {**CONFIGURATION, "subjects": WIDE, "num_replicas": 1, "max_bytes": -1, **changes}
+    await request_api(client, "STREAM.CREATE.STATE", config)
 
 
-async def change_stream(client: BrokerClient, **changes: Any) -> None:
+async def change_stream(client: Client, **changes: Any) -> None:
     config = (await stream_info(client))["config"]
-    await ask_api(client, "STREAM.UPDATE.STATE", {**config, **changes})
+    await request_api(client, "STREAM.UPDATE.STATE", {**config, **changes})
 
 
-async def publish(client: BrokerClient, *documents: str) -> None:
+async def publish(client: Client, *documents: str) -> None:
     for document in documents:
-        await client.ask(f"state.n.{document}", b"{}")
+        await client.request(f"state.n.{document}", b"{}")
 
 
 async def test_the_log_is_made_as_designed(broker: Broker) -> None:
@@ -132,7 +132,7 @@ async def test_of_racing_starts_all_get_the_winners_log(broker: Broker) -> None:
 async def test_nobodys_event_comes_before_the_genesis(broker: Broker) -> None:
     client = await broker.connect()
     await make_stream(client, subjects=NARROW)
-    headers, _ = await client.ask("state.n.a", b"{}")
+    headers, _ = await client.request("state.n.a", b"{}")
     assert headers.startswith(b"NATS/1.0 503")
     assert await create_log(client, log_id=LOG_ID) == LOG_ID
     await publish(client, "a")
@@ -142,7 +142,7 @@ async def test_nobodys_event_comes_before_the_genesis(broker: Broker) -> None:
 @pytest.mark.parametrize("subjects", [NARROW, WIDE], ids=["narrow", "wide"])
 async def test_a_log_in_the_making_is_not_open_yet(broker: Broker, subjects: list[str]) -> None:
     await make_stream(await broker.connect(), subjects=subjects)
-    with pytest.raises(LogUnavailable, match="still being made"):
+    with pytest.raises(LogUnavailable, match="still creating the log"):
         await check_log(await broker.connect("gateway"))
 
 
@@ -152,7 +152,7 @@ async def test_where_there_is_no_log_a_service_says_so(broker: Broker) -> None:
 
 
 async def test_only_the_administrator_makes_the_log(broker: Broker) -> None:
-    with pytest.raises(LogUnavailable, match="does not let this user ask"):
+    with pytest.raises(LogUnavailable, match="does not allow this user the request"):
         await create_log(await broker.connect("projector"), log_id=LOG_ID)
 
 
@@ -219,7 +219,7 @@ async def test_the_administrator_says_how_large_the_log_is(broker: Broker) -> No
 
 
 async def test_replicas_that_the_broker_has_not_are_told(broker: Broker) -> None:
-    with pytest.raises(LogUnavailable, match="does not make the log"):
+    with pytest.raises(LogUnavailable, match="does not create the log"):
         await create_log(await broker.connect(), log_id=LOG_ID, replicas=3)
 
 
@@ -235,7 +235,7 @@ async def test_a_log_that_begins_with_another_event_is_refused(broker: Broker) -
 async def test_a_genesis_of_another_kind_is_refused(broker: Broker) -> None:
     client = await broker.connect()
     await make_stream(client)
-    await client.ask("state._refold.log", b'{"put":{"log_id":"x","partitions":32}}')
+    await client.request("state._refold.log", b'{"put":{"log_id":"x","partitions":32}}')
     with pytest.raises(LogDiffers, match="not a genesis"):
         await check_log(client)
 
@@ -243,10 +243,10 @@ async def test_a_genesis_of_another_kind_is_refused(broker: Broker) -> None:
 async def test_deleted_events_are_a_hole_that_names_them(broker: Broker) -> None:
     client = await broker.connect()
     await make_stream(client, deny_delete=False, subjects=WIDE)
-    await client.ask("state._refold.log", b"{}")
+    await client.request("state._refold.log", b"{}")
     await publish(client, "a", "b", "c")
     for sequence in (2, 3):
-        await ask_api(client, "STREAM.MSG.DELETE.STATE", {"seq": sequence})
+        await request_api(client, "STREAM.MSG.DELETE.STATE", {"seq": sequence})
     await change_stream(client, deny_delete=True)
     with pytest.raises(LogHole) as caught:
         await check_log(client)
@@ -257,7 +257,7 @@ async def test_a_log_without_its_beginning_is_a_hole(broker: Broker) -> None:
     client = await broker.connect()
     await make_stream(client, deny_purge=False)
     await publish(client, "a", "b", "c")
-    await ask_api(client, "STREAM.PURGE.STATE", {"seq": 3})
+    await request_api(client, "STREAM.PURGE.STATE", {"seq": 3})
     await change_stream(client, deny_purge=True)
     with pytest.raises(LogHole) as caught:
         await check_log(client)

@@ -1,0 +1,350 @@
+"""Reads the whole log in order, without a filter, then its live tail; an ordered consumer that survives failures.
+
+Used by `refold.log.jetstream`. A subject filter would make reading ten times slower.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from functools import partial
+from itertools import count
+from typing import Any, Final
+
+import orjson
+import structlog
+
+from refold.core.errors import LogHole, LogUnavailable, TimedOut
+from refold.core.record import Record
+from refold.log.jetstream.api import (
+    STREAM,
+    ApiError,
+    request_api,
+    stored_record,
+    stream_info,
+    unreadable_range,
+)
+from refold.log.jetstream.client import Client
+from refold.log.jetstream.protocol import HEADERS_END, HEADERS_START, header_lines, message_frame
+
+READ_AHEAD_BYTES: Final = 4 * 1024 * 1024
+"""Events that the broker may send before they are processed; half of the `max_pending` at which it disconnects."""
+PULL_SECONDS: Final = 30.0
+"""A request for events expires after this, and is renewed."""
+HEARTBEAT_SECONDS: Final = 1.0
+HEARTBEATS_MISSED_MAX: Final = 5
+"""A consumer that misses so many heartbeats is considered lost."""
+QUIET_SECONDS: Final = 5.0
+"""A consumer that has delivered nothing for so long is compared with the log's end."""
+STALLS_MAX: Final = 3
+"""Consumers in succession that deliver nothing although the log has more events."""
+RETRY_SECONDS: Final = 0.25
+"""Pause before a consumer is created again, doubled while none delivers anything, up to …"""
+RETRY_SECONDS_MAX: Final = 2.0
+
+_ACK_PREFIX: Final = b"$JS.ACK."
+_HEARTBEAT: Final = b"NATS/1.0 100"
+_UNUSED_BYTES: Final = b"Nats-Pending-Bytes: "
+_NANOSECONDS: Final = 1_000_000_000
+_INACTIVE_SECONDS: Final = 60
+_PULL_EVENTS: Final = 1_000_000
+"""Not a bound: bytes bound a request."""
+
+_CONSUMER: Final[dict[str, Any]] = {
+    "deliver_policy": "by_start_sequence",
+    "ack_policy": "none",
+    "replay_policy": "instant",
+    "mem_storage": True,
+    "num_replicas": 1,
+    "inactive_threshold": _INACTIVE_SECONDS * _NANOSECONDS,
+}
+
+_H: Final = ord("H")
+_LINE_BYTES: Final = len("MSG    ")
+"""What a message's line contains besides subject, subscription id, reply subject and size."""
+_INTEGERS: Final = {b"%d" % number: number for number in range(10_000)}
+"""Sizes by their digits: `int()` takes three times as long."""
+_record = partial(tuple.__new__, Record)
+"""A NamedTuple's own constructor takes three times as long."""
+
+_log = structlog.get_logger()
+
+
+async def read_log(client: Client, after_sequence: int) -> AsyncGenerator[list[Record], None]:
+    """Yield the records after a sequence in lists, as they arrive; ends only by `aclose`.
+
+    Raises:
+        LogHole: the log lacks a sequence, or the broker cannot read it.
+        TimedOut: the broker delivers nothing although it has more.
+        LogUnavailable: the client was closed.
+    """
+    reader = LogReader(client, after_sequence)
+    while True:
+        try:
+            consumer = await reader.create_consumer()
+            try:
+                while True:
+                    records = await consumer.take()
+                    if not records:
+                        await reader.check_quiet()
+                        continue
+                    async with aclosing(reader.confirmed(records)) as parts:
+                        async for part in parts:
+                            yield part
+            finally:
+                consumer.close()
+        except ConsumerLost as lost:
+            _log.info("consumer_lost", reason=str(lost), sequence=reader.last_sequence + 1)
+            await reader.note_lost(consumer, lost)
+        except LogUnavailable as error:
+            if client.is_closed:
+                raise
+            _log.info("log_unreadable", error=str(error), sequence=reader.last_sequence + 1)
+            await reader.pause()
+
+
+class LogReader:
+    """The position of one reader, across the consumers that it uses one after the other."""
+
+    def __init__(self, client: Client, after_sequence: int) -> None:
+        """Begin after a sequence."""
+        self.last_sequence = after_sequence
+        self._client = client
+        self._retry_seconds = RETRY_SECONDS
+        self._has_replicas = False
+        self._leader_sequence = 0
+        self._gap_end = 0
+        self._quiet_sequence = -1
+        self._stalls = 0
+
+    async def create_consumer(self) -> Consumer:
+        """Create a consumer after the last sequence read. Raises `LogHole` if the log ends before it."""
+        await self._client.wait_connected()
+        await self._ask_leader()
+        if self._leader_sequence < self.last_sequence:
+            message = "the log ends before the last event that was read from it"
+            raise LogHole(message, last_sequence=self._leader_sequence, read_sequence=self.last_sequence)
+        if self._gap_end:
+            await self._check_gap()
+        return await Consumer.create(self._client, self.last_sequence + 1)
+
+    async def confirmed(self, records: list[Record]) -> AsyncGenerator[list[Record], None]:
+        """Yield the records up to the last sequence of the stream's leader; a replica may have more, wrongly."""
+        while self._has_replicas and records[-1].sequence > self._leader_sequence:
+            await self._ask_leader()
+            known = self._leader_sequence - self.last_sequence
+            if 0 < known < len(records):
+                yield self._advance(records[:known])
+                records = records[known:]
+            elif known <= 0:
+                await self.pause()
+        yield self._advance(records)
+
+    async def check_quiet(self) -> None:
+        """Distinguish a log without news from one whose next event cannot be read, at the second quiet interval.
+
+        Raises `LogHole` with the range that the broker cannot read, `ConsumerLost` where a new consumer may help.
+        """
+        await self._ask_leader()
+        next_sequence = self.last_sequence + 1
+        if self._leader_sequence < next_sequence or self._quiet_sequence != next_sequence:
+            self._quiet_sequence = next_sequence
+            return
+        if await stored_record(self._client, seq=next_sequence) is None:
+            first, last = await unreadable_range(self._client, next_sequence, self._leader_sequence)
+            message = "the broker has events that it cannot read: a block of its storage is damaged"
+            raise LogHole(message, first_sequence=first, last_sequence=last)
+        self._stalls += 1
+        if self._stalls > STALLS_MAX:
+            message = "the broker delivers no events although it has more"
+            raise TimedOut(message, next_sequence=next_sequence, last_sequence=self._leader_sequence)
+        raise ConsumerLost("the consumer delivers nothing although the log has more events")
+
+    async def note_lost(self, consumer: Consumer, lost: ConsumerLost) -> None:
+        """Note how a consumer ended; pause if it delivered nothing."""
+        if consumer.first_sequence == self.last_sequence + 1:
+            self._gap_end = lost.found_sequence
+            await self.pause()
+
+    async def pause(self) -> None:
+        """Wait before the next attempt, longer each time until something is read."""
+        await asyncio.sleep(self._retry_seconds)
+        self._retry_seconds = min(2 * self._retry_seconds, RETRY_SECONDS_MAX)
+
+    def _advance(self, records: list[Record]) -> list[Record]:
+        self.last_sequence = records[-1].sequence
+        self._retry_seconds = RETRY_SECONDS
+        self._stalls = 0
+        return records
+
+    async def _check_gap(self) -> None:
+        """Raise `LogHole` if the leader lacks the event, too, where the last consumer found a gap."""
+        first, last = self.last_sequence + 1, self._gap_end - 1
+        self._gap_end = 0
+        if await stored_record(self._client, seq=first) is None:
+            raise LogHole("the log lacks events", first_sequence=first, last_sequence=last)
+
+    async def _ask_leader(self) -> None:
+        info = await stream_info(self._client)
+        self._has_replicas = info["config"]["num_replicas"] > 1
+        self._leader_sequence = info["state"]["last_seq"]
+
+
+class ConsumerLost(Exception):
+    """The consumer delivers no more. `found_sequence` is the event that came instead of the expected one, or 0."""
+
+    def __init__(self, reason: str, *, found_sequence: int = 0) -> None:
+        """Keep the reason."""
+        super().__init__(reason)
+        self.found_sequence = found_sequence
+
+
+class Consumer:
+    """An ordered pull consumer: it requests bytes ahead and returns records without a gap, or is lost."""
+
+    def __init__(self, client: Client, first_sequence: int) -> None:
+        """Not created yet: see `create`."""
+        self.first_sequence = first_sequence
+        self._client = client
+        self._expected = first_sequence
+        self._records: list[Record] = []
+        self._requested_bytes = 0
+        self._lost: ConsumerLost | None = None
+        self._news = asyncio.Event()
+        self._numbers = count(1)
+        self._name = ""
+        self._inbox = client.new_inbox()
+        self._sid = client.subscribe(f"{self._inbox}.*", self._take_message, handle_bulk=self._take_messages)
+        # The bytes between an event's subject and its sequence; the first message shows them.
+        self._separator = b""
+        self._forget = client.on_disconnect(partial(self._lose, "the connection was lost"))
+
+    @classmethod
+    async def create(cls, client: Client, first_sequence: int) -> Consumer:
+        """Create the consumer at the broker. Raises `LogUnavailable`."""
+        consumer = cls(client, first_sequence)
+        config = _CONSUMER | {"opt_start_seq": first_sequence}
+        try:
+            request = {"stream_name": STREAM, "config": config}
+            consumer._name = (await request_api(client, f"CONSUMER.CREATE.{STREAM}", request))["name"]
+        except ApiError as error:
+            consumer.close()
+            raise LogUnavailable("the broker does not create a consumer", reason=str(error)) from error
+        except BaseException:
+            consumer.close()
+            raise
+        return consumer
+
+    async def take(self) -> list[Record]:
+        """Return what has arrived, or nothing after `QUIET_SECONDS` without an event. Raises `ConsumerLost`."""
+        loop = asyncio.get_running_loop()
+        quiet_at = loop.time() + QUIET_SECONDS
+        while not self._records:
+            if self._lost is not None:
+                raise self._lost
+            if loop.time() >= quiet_at:
+                return []
+            self._request_ahead()
+            self._news.clear()
+            try:
+                async with asyncio.timeout(HEARTBEAT_SECONDS * HEARTBEATS_MISSED_MAX):
+                    await self._news.wait()
+            except TimeoutError:
+                self._lose("the consumer sends no heartbeat")
+        records, self._records = self._records, []
+        self._request_ahead()
+        return records
+
+    def close(self) -> None:
+        """Delete the consumer at the broker."""
+        self._forget()
+        self._client.unsubscribe(self._sid)
+        if self._name:
+            subject = f"$JS.API.CONSUMER.DELETE.{STREAM}.{self._name}".encode()
+            self._client.write_if_connected(message_frame(subject, b""))
+
+    def _request_ahead(self) -> None:
+        """Request more while what has arrived is processed."""
+        if self._requested_bytes > READ_AHEAD_BYTES // 2:
+            return
+        request = {
+            "batch": _PULL_EVENTS,
+            "max_bytes": READ_AHEAD_BYTES - self._requested_bytes,
+            "expires": int(PULL_SECONDS * _NANOSECONDS),
+            "idle_heartbeat": int(HEARTBEAT_SECONDS * _NANOSECONDS),
+        }
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{self._name}".encode()
+        reply = f"{self._inbox}.{next(self._numbers)}".encode()
+        self._client.write_if_connected(message_frame(subject, orjson.dumps(request), reply=reply))
+        self._requested_bytes = READ_AHEAD_BYTES
+
+    def _take_messages(self, buffer: bytes, position: int) -> int:
+        """Take the complete events that follow each other in the usual form; `_take_message` takes any other.
+
+        Runs for every event of a replay, so it parses in place and calls nothing that it can avoid.
+        """
+        start, expected, requested_bytes = position, self._expected, self._requested_bytes
+        find, separator, last, keep = buffer.find, self._separator, len(buffer) - 2, self._records.append
+        line_bytes = _LINE_BYTES + len(self._sid)
+        # A message of another form fails to unpack.
+        with suppress(ValueError):
+            while separator and (end := find(b"\r\n", position)) >= 0:
+                head, _, tail = buffer[position:end].partition(separator)
+                sequence, _, time, sizes = tail.split(b".")
+                block = payload = end + 2
+                counted_bytes = end - position - line_bytes
+                if buffer[position] == _H:
+                    _, headers_size, size = sizes.split(b" ")
+                    subject = head[5:]
+                    payload += _INTEGERS.get(headers_size) or int(headers_size)
+                    counted_bytes -= 2 + len(headers_size)
+                else:
+                    _, size = sizes.split(b" ")
+                    subject = head[4:]
+                message_bytes = _INTEGERS.get(size) or int(size)
+                stop = block + message_bytes
+                if stop > last or int(sequence) != expected:
+                    break
+                headers = buffer[block:payload]
+                if headers[:10] == HEADERS_START and headers[-4:] == HEADERS_END:
+                    headers = headers[10:-2]
+                keep(_record((expected, int(time), subject, headers, buffer[payload:stop])))
+                expected += 1
+                requested_bytes -= counted_bytes - len(size) + message_bytes
+                position = stop + 2
+        if position > start:
+            self._expected, self._requested_bytes = expected, requested_bytes
+            self._news.set()
+        return position
+
+    def _take_message(self, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> None:
+        # A status of the broker has no such reply subject, whatever headers a stored event may have.
+        if not reply.startswith(_ACK_PREFIX):
+            self._take_status(headers)
+            return
+        consumer, sequence_text, _, time_text, _ = reply.rsplit(b".", 4)
+        sequence = int(sequence_text)
+        if sequence != self._expected:
+            if sequence > self._expected and self._lost is None:
+                self._lose("an event is missing", found_sequence=sequence)
+            return
+        self._expected += 1
+        self._separator = b" %b %b." % (self._sid, consumer)
+        self._records.append(_record((sequence, int(time_text), subject, header_lines(headers), payload)))
+        self._requested_bytes -= len(subject) + len(reply) + len(headers) + len(payload)
+        self._news.set()
+
+    def _take_status(self, headers: bytes) -> None:
+        if not headers.startswith(_HEARTBEAT):
+            _, found, rest = headers.partition(_UNUSED_BYTES)
+            if found:
+                self._requested_bytes -= int(rest.partition(b"\r\n")[0])
+            else:
+                self._lose(headers[9:].partition(b"\r\n")[0].decode(errors="replace"))
+        self._news.set()
+
+    def _lose(self, reason: str, *, found_sequence: int = 0) -> None:
+        if self._lost is None:
+            self._lost = ConsumerLost(reason, found_sequence=found_sequence)
+        self._news.set()
