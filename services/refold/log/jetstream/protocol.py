@@ -85,25 +85,29 @@ class Parser:
 
     def _scan(self, buffer: bytes) -> tuple[bytes, int]:
         """Hand on what is complete; return the rest, and how many bytes the next message needs if that is known."""
-        find, length = buffer.find, len(buffer)
+        find, length, subscriptions = buffer.find, len(buffer), self._subscriptions
         position = 0
-        while not self._is_stopped and (end := find(b"\r\n", position)) >= 0:
+        while (end := find(b"\r\n", position)) >= 0:
             words = buffer[position:end].split(b" ")
             if words[0] not in {b"MSG", b"HMSG"}:
                 self._take_operation(words[0], buffer[position + len(words[0]) + 1 : end])
                 position = end + 2
+                if self._is_stopped:
+                    break
                 continue
             subject, sid, reply, headers_size, size = _message_words(words)
-            subscription = self._subscriptions.get(sid)
-            handle_bulk = subscription and subscription.handle_bulk
-            if handle_bulk and (after := handle_bulk(buffer, position)) > position:
-                position = after
-                continue
+            # None: the unsubscription has not reached the server yet.
+            subscription = subscriptions.get(sid)
+            if subscription is not None and subscription.handle_bulk is not None:
+                after = subscription.handle_bulk(buffer, position)
+                if after > position:
+                    position = after
+                    continue
             payload, stop = end + 2 + int(headers_size), end + 2 + int(size)
             if stop + 2 > length:
                 return buffer[position:], stop + 2 - position
             position = stop + 2
-            if subscription:
+            if subscription is not None:
                 subscription.handle(subject, reply, buffer[end + 2 : payload], buffer[payload:stop])
         return buffer[position:], 0
 
