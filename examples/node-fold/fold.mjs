@@ -1,4 +1,5 @@
-// Fold 1: (document, event) -> (document, outcome); and what places and chains a log's records.
+// The fold: (document, event) -> (document, outcome), by the rules that a number names; and what places and chains a
+// log's records.
 
 import { createHash } from "node:crypto";
 
@@ -9,6 +10,31 @@ import { Refused, TEXT_DEPTH_MAX, identical, parse, refuse, write } from "./json
 const [PARTITIONS, NAME_CHARS_MAX, FOLD_MAX] = [64, 128, 2n ** 31n - 1n];
 const [ID_WINDOW_IDS, ID_WINDOW_EVENTS] = [1_000, 10_000];
 const OCCURRED_AHEAD_NANOSECONDS = 300_000_000_000n;
+
+/** Every fold number that this program knows, with its rules. A number's rules never change once they are released. */
+const RULES = new Map([[1n, { number: 1n, decide: decided, limits: limitsOfFold1() }]]);
+
+/** The rules that a number names; a program that does not know it stops, naming it. */
+export function rulesOf(number) {
+  const known = [...RULES.keys()].join(", ");
+  return RULES.get(number) ?? raise(`the log asks for fold ${number}; this program knows ${known}`);
+}
+
+/** The rules for the event at sequence 1: a genesis is folded by those of its own number. */
+export function genesisRules({ headers, body }) {
+  try {
+    const state = openEvent(authorHeaders(headers), body).get("put");
+    const number = state instanceof Map ? state.get("fold") : undefined;
+    return rulesOf(typeof number === "bigint" && number >= 1n && number <= FOLD_MAX ? number : 1n);
+  } catch (refused) {
+    if (!(refused instanceof Refused)) throw refused;
+    return rulesOf(1n);
+  }
+}
+
+function raise(message) {
+  throw new Error(message);
+}
 const NAME = new RegExp(`^[A-Za-z0-9_\\-:=@+~]{1,${NAME_CHARS_MAX}}$`);
 
 export const ABSENT = undefined;
@@ -18,13 +44,13 @@ export function newDocument(namespace, document) {
 }
 
 /** Fold one record into its document, in place. `recordedAt` is the broker's time made monotone over the log. */
-export function fold(document, record, recordedAt, foldNumber = 1n) {
+export function fold(document, record, recordedAt, rules) {
   document.events += 1;
   document.lastSequence = record.sequence;
   return attempted(document, recordedAt, () => {
     const fields = openEvent(authorHeaders(record.headers), record.body);
     const id = idOf(fields);
-    const act = () => decided(document, fields, record, recordedAt, foldNumber);
+    const act = () => rules.decide(document, fields, record, recordedAt, rules);
     const decide = () => attempted(document, recordedAt, act);
     return id === undefined ? decide() : decidedOnce(document, fields, id, record.sequence, recordedAt, decide);
   });
@@ -63,11 +89,11 @@ function contentOf(fields) {
   return sha256(Buffer.from(write(told))).toString("hex");
 }
 
-function decided(document, fields, record, recordedAt, foldNumber) {
+function decided(document, fields, record, recordedAt, rules) {
   const event = checkEvent(fields);
   const occurredAt = event.occurredAt ?? recordedAt;
   if (occurredAt > recordedAt + OCCURRED_AHEAD_NANOSECONDS) refuse("occurred_in_future");
-  if (document.namespace === "_refold") checkSystemEvent(document.document, event, record.sequence, foldNumber);
+  if (document.namespace === "_refold") checkSystemEvent(document.document, event, record.sequence, rules);
   checkBase(document, event);
   const { state, size, effect } = changed(document, event);
   Object.assign(document, { state, size, version: document.version + 1n });
@@ -96,16 +122,21 @@ function changed(document, event) {
   return { state: event.value, size: event.bytes };
 }
 
-function checkSystemEvent(document, event, sequence, foldNumber) {
-  const isLog = document === "log" && isGenesis(event.value, sequence);
-  const isFold = document === "fold" && isFoldNumber(event.value, foldNumber);
+function checkSystemEvent(document, event, sequence, rules) {
+  const isLog = document === "log" && isGenesis(event.value, sequence, rules);
+  const isFold = document === "fold" && isFoldNumber(event.value, rules.number);
   if (event.kind !== "put" || !(isLog || isFold)) refuse("bad_system_event");
 }
 
-function isGenesis(state, sequence) {
+function isGenesis(state, sequence, { number, limits }) {
   const logId = state instanceof Map ? state.get("log_id") : "";
   if (sequence !== 1 || typeof logId !== "string" || logId === "") return false;
-  const limits = {
+  const expected = { log_id: logId, partitions: PARTITIONS, fold: Number(number), limits };
+  return identical(state, parse(Buffer.from(JSON.stringify(expected))));
+}
+
+function limitsOfFold1() {
+  return {
     depth: change.DEPTH_MAX,
     operations: change.OPERATIONS_MAX,
     state_bytes: change.STATE_BYTES_MAX,
@@ -120,8 +151,6 @@ function isGenesis(state, sequence) {
     id_window_events: ID_WINDOW_EVENTS,
     occurred_ahead_nanoseconds: Number(OCCURRED_AHEAD_NANOSECONDS),
   };
-  const expected = { log_id: logId, partitions: PARTITIONS, fold: 1, limits };
-  return identical(state, parse(Buffer.from(JSON.stringify(expected))));
 }
 
 function isFoldNumber(state, foldNumber) {

@@ -6,10 +6,8 @@
 
 import { createInterface } from "node:readline";
 
-import { ABSENT, chainLink, chainSeed, fold, newDocument, place } from "./fold.mjs";
+import { ABSENT, chainLink, chainSeed, fold, genesisRules, newDocument, place, rulesOf } from "./fold.mjs";
 import { write } from "./json.mjs";
-
-const FOLD_KNOWN = 1n;
 
 class Log {
   documents = new Map();
@@ -20,7 +18,7 @@ class Log {
   sequence = 0;
 
   take(record) {
-    if (this.foldNumber > FOLD_KNOWN) throw new Error(`the log asks for fold ${this.foldNumber}`);
+    rulesOf(this.foldNumber);
     if (record.sequence !== this.sequence + 1) throw new Error(`a hole before ${record.sequence}`);
     this.sequence = record.sequence;
     if (record.time > this.recordedAt) this.recordedAt = record.time;
@@ -52,7 +50,9 @@ class Log {
     const key = `${namespace}/${document}`;
     const held = this.documents.get(key) ?? newDocument(namespace, document);
     this.documents.set(key, held);
-    const outcome = fold(held, record, this.recordedAt, this.foldNumber);
+    const isGenesis = record.sequence === 1 && key === "_refold/log";
+    const rules = isGenesis ? genesisRules(record) : rulesOf(this.foldNumber);
+    const outcome = fold(held, record, this.recordedAt, rules);
     if (namespace === "_refold" && outcome.status === "applied") this.foldNumber = held.state.get("fold");
     return outcome;
   }

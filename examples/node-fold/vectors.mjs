@@ -6,7 +6,7 @@ import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
 import { applyMerge, applyPatch, compilePatch, parsePointer, resolve } from "./change.mjs";
-import { ABSENT, chainLink, chainSeed, fold, newDocument, partitionOf, place } from "./fold.mjs";
+import { ABSENT, chainLink, chainSeed, fold, newDocument, partitionOf, place, rulesOf } from "./fold.mjs";
 import { Refused, parse, size, write } from "./json.mjs";
 
 const folder = process.argv[2] ?? fileURLToPath(new URL("../../schemas/vectors", import.meta.url));
@@ -89,7 +89,7 @@ function historyProblem(history) {
     for (let number = 0; number < (row.get("times") ?? 1); number += 1) {
       const record = recordOf(row, Buffer.alloc(0), number);
       recordedAt = record.time > recordedAt ? record.time : recordedAt;
-      const outcome = fold(document, record, recordedAt);
+      const outcome = fold(document, record, recordedAt, rulesOf(1n));
       const now = document.state === ABSENT ? null : write(document.state);
       const said = { ...outcome, recorded_at: `${recordedAt}`, occurred_at: `${outcome.occurredAt}`, state: now };
       for (const time of ["recorded_at", "occurred_at"]) if (!expected.has(time)) delete said[time];

@@ -28,7 +28,6 @@ from read_back import ABSENT, Change, changes_of
 from refold.client import Document, Outcome, Refold
 from refold.client.importing.file import LinesFile
 from refold.client.importing.run import RUN_LINES_MAX
-from refold.core.envelope import open_envelope
 from refold.core.errors import LogUnavailable, ServiceUnavailable, TimedOut
 from refold.core.outcome import Status
 from refold.core.record import SYSTEM_NAMESPACE
@@ -36,6 +35,7 @@ from refold.embedded.system import start_servers
 from refold.log import Appended, Publication
 from refold.store import SnapshotStore
 from refold.telemetry.logging import configure
+from support.fold1 import open_envelope
 from support.services import Site, contents, folded_to, log_of, make_site, store_of, undisturbed
 from support.system import free_port
 from support.victims import Victims

@@ -16,6 +16,7 @@ from refold.core.record import Record
 from refold.core.system import genesis
 from support import node
 from support.events import LOGS, START, subject_of
+from support.recorded import DATA, recorded_log, shortened
 
 VECTORS = Path(__file__).parents[2] / "schemas" / "vectors"
 GENESIS = Record(1, START, subject_of("_refold", "log"), b"", canonical.dumps(genesis("log-1")))
@@ -93,3 +94,31 @@ def test_any_log_comes_to_the_same_outcomes_states_and_chain(foreign, log):
         whole = whole[: unknown.facts["sequence"] - 1]
         ours = node.own_fold(whole, "log-1")
     assert foreign.fold(whole) == ours
+
+
+@pytest.mark.parametrize("path", sorted((DATA / "fold1").glob("*.jsonl")), ids=lambda path: path.stem)
+def test_a_recorded_log_comes_to_what_was_recorded(foreign, path):
+    log = recorded_log(path)
+    found = foreign.fold(log.records)
+    assert found["outcomes"] == log.outcomes
+    assert found["chains"] == log.chains
+    heads = {key: {**head, "state": shortened(head["state"])} for key, head in found["documents"].items()}
+    assert heads == log.documents
+
+
+FOLD_9 = b'{"put":{"fold":9}}'
+MOVED_ON = [
+    GENESIS,
+    Record(2, START, subject_of("_refold", "fold"), b"", FOLD_9),
+    Record(3, START, subject_of("n", "d"), b"", b'{"put":1}'),
+]
+GENESIS_9 = GENESIS._replace(body=GENESIS.body.replace(b'"fold":1', b'"fold":9'))
+
+
+@pytest.mark.parametrize("log", [MOVED_ON, [GENESIS_9]], ids=["moved on", "made so"])
+def test_a_log_that_asks_for_an_unknown_fold_stops_it_and_is_named(log):
+    lines = b"".join(canonical.dumps(node.line_of(record)) + b"\n" for record in log)
+    command = [node.program("node"), str(node.FOREIGN_FOLD / "log.mjs")]
+    done = subprocess.run(command, input=lines, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"the log asks for fold 9; this program knows 1" in done.stderr

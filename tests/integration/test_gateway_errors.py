@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from refold.core.errors import LogFull, LogUnavailable
-from refold.core.limits import EVENT_BYTES_MAX
+from refold.core.fold import EVENT_BYTES_MAX
 from refold.gateway import problems, recovery
 from support.gateway import Twin, twin
 

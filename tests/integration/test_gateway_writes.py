@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from refold.core.limits import EVENT_BYTES_MAX
+from refold.core.fold import EVENT_BYTES_MAX
 from refold.core.timestamp import parse_rfc3339
 from refold.gateway.large_put import PUT_BYTES_MAX
 from support.http import JSON_PATCH, Api, outcome, problem

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from refold.core.errors import BatchRefused, LogFull, LogUnavailable, StoreUnavailable
-from refold.core.limits import ID_WINDOW_IDS
+from refold.core.fold import ID_WINDOW_IDS
 from refold.gateway import recovery
 from refold.log import Publication
 from refold.log.memory import MemoryLog

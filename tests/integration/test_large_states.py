@@ -14,7 +14,7 @@ from refold.client.exporting import Listener as ExportListener
 from refold.client.exporting import export
 from refold.client.importing import Listener, import_file
 from refold.core import canonical
-from refold.core.limits import EVENT_BYTES_MAX, STATE_BYTES_MAX
+from refold.core.fold import EVENT_BYTES_MAX, STATE_BYTES_MAX
 from support.http import Api, outcome, problem
 
 ROW_BYTES = 300_000

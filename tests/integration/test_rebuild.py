@@ -10,7 +10,7 @@ from functools import partial
 import asyncpg
 import pytest
 
-from refold.core.errors import FenceLost, StoreDiffers
+from refold.core.errors import FenceLost, FoldUnknown, StoreDiffers
 from refold.core.page import Clock, Point
 from refold.core.shard import first_checkpoints
 from refold.log.memory import MemoryLog
@@ -22,6 +22,7 @@ from refold.projector.verify import Listener as Verifying
 from refold.projector.verify import Scope, verify
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.succession import PostgresSuccession
+from support.fold2 import MOVE_ON, inc, known_fold_2
 from support.projection import ROOMY, append, ports, projecting
 from support.services import folded_to
 from support.stores import postgres_stores
@@ -316,3 +317,48 @@ async def test_added_indexes_and_views_follow_and_foreign_readers_prevent_it(log
     await sql.execute("CREATE VIEW public.other AS SELECT * FROM documents")
     with pytest.raises(StoreDiffers, match="other"):
         await rebuilt(log, live, postgres_dsn)
+
+
+@pytest.mark.parametrize("stopped_at", [0, EVENTS + 20])
+async def test_a_rebuild_in_shards_crosses_to_another_fold_in_all_of_them(
+    log, postgres_dsn, monkeypatch, stopped_at
+):
+    monkeypatch.setattr("refold.projector.rebuild.SHARDED_EVENTS_MIN", 1)
+    with known_fold_2():
+        for number in range(40):
+            if number == 10:
+                await append(log, "fold", MOVE_ON, namespace="_refold")
+            await append(log, f"d{number % 3}", inc("/n", base=number))
+        async with AsyncExitStack() as endings:
+            live = await PostgresStore.open(postgres_dsn)
+            endings.push_async_callback(live.close)
+            end = (await log.info()).last_sequence
+            async with projecting(ports(log, live)) as running:
+                await running.committed(end)
+            if stopped_at:
+                fresh = await PostgresStore.open(postgres_dsn, schema="anew", readers_max=2)
+                shards = shards_of(await fresh.bind("log-1"), 3)
+                await fresh.close()
+                # Of three shards one has crossed already, and the others have not.
+                await replay_shards(log, postgres_dsn, shards[:1], stopped_at)
+            ended, told = await rebuilt(log, live, postgres_dsn, processes=3)
+            assert (ended.is_swapped, told) == (True, [])
+            assert {checkpoint.fold for checkpoint in await live.checkpoints()} == {2}
+            assert await is_clean(log, live)
+
+
+async def test_a_rebuild_in_shards_stops_at_a_fold_that_it_does_not_know(log, postgres_dsn, monkeypatch):
+    monkeypatch.setattr("refold.projector.rebuild.SHARDED_EVENTS_MIN", 1)
+    moved = await append(log, "fold", MOVE_ON, namespace="_refold")
+    await append(log, "d0", {"put": 1})
+    live = await PostgresStore.open(postgres_dsn)
+    try:
+        await live.bind("log-1")
+        shards = shards_of(await live.checkpoints(), 3)
+        with pytest.raises(ExceptionGroup) as stopped:
+            await replay_shards(log, postgres_dsn, shards, moved + 1)
+    finally:
+        await live.close()
+    for unknown in stopped.value.exceptions:
+        assert isinstance(unknown, FoldUnknown)
+        assert unknown.facts == {"fold": 2, "known": 1, "sequence": moved + 1}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from refold.core import canonical
 from refold.core.diff import diff
-from refold.core.patch import apply_patch, compile_patch
+from support.fold1 import apply_patch, compile_patch
 from support.json_values import RECORDS, containers, copied, edited, json_values
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from refold.core import canonical, page
 from refold.core.document import ABSENT, Document
-from refold.core.fold import fold
+from refold.core.fold import RULES, fold
 from refold.core.limits import TIME_MIN_NANOSECONDS
 from refold.core.outcome import Status
 from refold.core.page import NEVER, Clock, Point, Snapshot, pack, snapshot_of, unpack
@@ -35,8 +35,9 @@ def _small_bounds():
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("refold.projector.pending.PAGE_EVENTS_MAX", 2)
         patched.setattr("refold.projector.pending.PAGE_BYTES_MIN", 200)
-        patched.setattr("refold.core.identity.ID_WINDOW_IDS", 2)
-        patched.setattr("refold.core.identity.ID_WINDOW_EVENTS", 4)
+        limits = replace(RULES[1].limits, id_window_ids=2, id_window_events=4)
+        patched.setitem(RULES, 1, replace(RULES[1], limits=limits))
+        patched.setattr("refold.store.memory.ID_WINDOW_IDS", 2)
         patched.setattr("refold.store.memory.ID_WINDOW_EVENTS", 4)
         yield
 
@@ -330,5 +331,5 @@ def test_no_headers_and_no_json_stop_the_fold(headers, cloud_event, media, data)
     body = data.draw(values | EVENTS.map(canonical.dumps))
     said = {**cloud_event, **headers}
     stored = lines(("Content-Type", f"application/{media}"), *said.items())
-    folded = fold(document, Record(1, START, b"log.0.n.d", stored, body), recorded_at=START)
+    folded = fold(document, Record(1, START, b"log.0.n.d", stored, body), RULES[1], recorded_at=START)
     event(folded.outcome.reason or folded.outcome.status.name)

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from refold.core import canonical
 from refold.core.errors import Refused
-from refold.core.merge import apply_merge
-from refold.core.patch import apply_patch, compile_patch
+from support.fold1 import apply_merge, apply_patch, compile_patch
 from support.json_values import containers, copied, edited, json_values, operations, patches
 
 STATES = containers()

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from refold.core import canonical, split
 from refold.core.errors import Refused
-from refold.core.event import decode
-from refold.core.limits import EVENT_BYTES_MAX, OPERATIONS_MAX, STATE_BYTES_MAX
+from refold.core.fold import EVENT_BYTES_MAX, OPERATIONS_MAX, STATE_BYTES_MAX
 from refold.core.outcome import Status
 from refold.core.split import PARTS_BYTES_MAX, split_write
 from support.events import History
+from support.fold1 import decode
 from support.json_values import copied, json_values
 
 SAID = {"id": "write-1", "type": "made", "actor": "ann", "meta": {"note": "x" * 60}}

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from refold.core import canonical
 from refold.core.document import ABSENT, Document
-from refold.core.fold import Folded, fold
-from refold.core.limits import OCCURRED_AHEAD_NANOSECONDS
+from refold.core.fold import RULES, Folded, fold
 from refold.core.outcome import Outcome
 from refold.core.record import Record, partition_of, stored_subject
 from refold.core.timestamp import format_time
 
+OCCURRED_AHEAD_NANOSECONDS = RULES[1].limits.occurred_ahead_nanoseconds
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND
 
@@ -80,7 +80,7 @@ class History:
         published = record(
             event, *headers, sequence=self.sequence, time=at, namespace=row.namespace, document=row.document
         )
-        self.folded.append(fold(row, published, recorded_at=published.time))
+        self.folded.append(fold(row, published, RULES[1], recorded_at=published.time))
         return self.folded[-1].outcome
 
     def publish_many(self, count: int, event: Any) -> None:

@@ -62,7 +62,7 @@ class ForeignFold:
         assert told is not None
         assert answers is not None
         for record in log:
-            told.write(orjson.dumps(_line(record)) + b"\n")
+            told.write(orjson.dumps(line_of(record)) + b"\n")
         told.write(b"\n")
         told.flush()
         found: dict[str, Any] = orjson.loads(answers.readline())
@@ -100,7 +100,8 @@ def own_fold(log: Iterable[Record], log_id: str) -> dict[str, Any]:
     return {"documents": heads, "outcomes": outcomes, "chains": chains}
 
 
-def _line(record: Record) -> dict[str, Any]:
+def line_of(record: Record) -> dict[str, Any]:
+    """Write a record as the foreign fold reads it."""
     parts = {"subject": record.subject, "headers": record.headers, "body": record.body}
     told = {name: base64.b64encode(part).decode() for name, part in parts.items()}
     return {"sequence": record.sequence, "time": str(record.time), **told}

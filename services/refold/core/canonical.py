@@ -20,7 +20,7 @@ Json: TypeAlias = Any
 """What `loads` makes: None, bool, int, float, str, list, dict; never -0.0, never a lone surrogate."""
 
 
-def loads(data: bytes) -> Json:
+def loads(data: bytes, depth_max: int = TEXT_DEPTH_MAX) -> Json:
     """Parse strictly, or raise `Refused`.
 
     Of several faults the one named is the first of: not UTF-8, too deep, not JSON, a number out of range,
@@ -30,11 +30,11 @@ def loads(data: bytes) -> Json:
         value = orjson.loads(data)
         # What is written again byte for byte hid nothing; but a negative zero also survives this.
         if orjson.dumps(value) != data or (b"-0.0" in data and _NEGATIVE_ZERO.search(data)):
-            return _scan(data)
+            return _scan(data, depth_max)
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):
-        return _scan(data)
-    if len(data) > 2 * TEXT_DEPTH_MAX and _nesting_bound(data) > TEXT_DEPTH_MAX:
-        _refuse_deeper(value, TEXT_DEPTH_MAX)
+        return _scan(data, depth_max)
+    if len(data) > 2 * depth_max and _nesting_bound(data) > depth_max:
+        _refuse_deeper(value, depth_max)
     return value
 
 
@@ -136,14 +136,14 @@ def _refuse_too_deep(levels: int, value: object) -> NoReturn:
 # The slow path: what the fast one cannot prove, or must explain.
 
 
-def _scan(data: bytes) -> Json:
+def _scan(data: bytes, depth_max: int) -> Json:
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         message = f"not UTF-8 at byte {error.start}"
         raise Refused("bad_json", message, shape=shape_of(data)) from None
-    if _text_depth(data) > TEXT_DEPTH_MAX:
-        _refuse_too_deep(TEXT_DEPTH_MAX, data)
+    if _text_depth(data, depth_max) > depth_max:
+        _refuse_too_deep(depth_max, data)
     try:
         value = _STRICT.decode(text)
     except (Refused, ValueError):
@@ -153,9 +153,9 @@ def _scan(data: bytes) -> Json:
     return value
 
 
-def _text_depth(data: bytes) -> int:
+def _text_depth(data: bytes, enough: int) -> int:
     bound = _nesting_bound(data)
-    if bound <= TEXT_DEPTH_MAX:
+    if bound <= enough:
         return bound
     steps = _STRINGS.sub(b"", data).translate(_STEPS, _NOT_BRACKETS)
     return max(accumulate(memoryview(steps).cast("b")), default=0)

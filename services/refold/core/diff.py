@@ -9,14 +9,16 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import compress, count
 from operator import ne
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import orjson
 
 from refold.core.align import Pair, longest_rising, pair_by_turns, pair_equal
 from refold.core.canonical import Json, dumps, identical, size
-from refold.core.limits import COPY_BYTES_MAX, OPERATIONS_MAX, SHIFTS_MAX, STATE_BYTES_MAX
+from refold.core.fold import NEWEST
 from refold.core.pointer import escape
+
+_LIMITS: Final = NEWEST.limits
 
 
 def diff(a: Json, b: Json) -> list[dict[str, Json]]:
@@ -52,16 +54,16 @@ class _Draft:
     def add(self, operation: dict[str, Json]) -> None:
         self.operations.append(operation)
         self.bytes_count += len(orjson.dumps(operation)) + 1
-        if self.bytes_count > STATE_BYTES_MAX:
+        if self.bytes_count > _LIMITS.state_bytes:
             raise _Overrun
 
     def would_be_applied(self, a: Json) -> bool:
         """Whether the fold's limits hold on the way, even if everything is added before anything goes."""
         return (
-            len(self.operations) <= OPERATIONS_MAX
-            and self.carried_bytes <= COPY_BYTES_MAX
-            and self.shifts <= SHIFTS_MAX
-            and size(a) + self.bytes_count <= STATE_BYTES_MAX
+            len(self.operations) <= _LIMITS.operations
+            and self.carried_bytes <= _LIMITS.copy_bytes
+            and self.shifts <= _LIMITS.shifts
+            and size(a) + self.bytes_count <= _LIMITS.state_bytes
         )
 
 

@@ -11,18 +11,20 @@ from orjson import dumps
 
 from refold.core.canonical import Json
 from refold.core.errors import Refused
-from refold.core.limits import COPY_BYTES_MAX, SHIFTS_MAX, STATE_BYTES_MAX
+from refold.core.limits import Limits
 
 
 class Edit:
     """One event's changes to one state, and the way back."""
 
-    __slots__ = ("_carried_bytes", "_shifts", "_steps", "root", "size")
+    __slots__ = ("_carried_bytes", "_limits", "_shifts", "_steps", "depth_max", "root", "size")
 
-    def __init__(self, root: Json, size: int) -> None:
+    def __init__(self, root: Json, size: int, limits: Limits) -> None:
         """`size` is the canonical size of `root`."""
         self.root = root
         self.size = size
+        self.depth_max = limits.depth
+        self._limits = limits
         self._steps: list[tuple[int, Json, Json, Json]] = []
         self._carried_bytes = 0
         self._shifts = 0
@@ -75,13 +77,15 @@ class Edit:
     def count_carried(self, value_bytes: int) -> None:
         """Charge what a move or a copy carries: without a bound a short event could cost minutes."""
         self._carried_bytes += value_bytes
-        if self._carried_bytes > COPY_BYTES_MAX:
-            raise Refused("copy_too_large", f"one event moves and copies more than {COPY_BYTES_MAX} bytes")
+        bytes_max = self._limits.copy_bytes
+        if self._carried_bytes > bytes_max:
+            raise Refused("copy_too_large", f"one event moves and copies more than {bytes_max} bytes")
 
     def check_size(self) -> None:
         """Refuse a state that has grown too large."""
-        if self.size > STATE_BYTES_MAX:
-            raise Refused("state_too_large", f"the state would take {self.size} bytes of {STATE_BYTES_MAX}")
+        bytes_max = self._limits.state_bytes
+        if self.size > bytes_max:
+            raise Refused("state_too_large", f"the state would take {self.size} bytes of {bytes_max}")
 
     def undo(self) -> None:
         """Restore the state that was given; the order of an object's keys may differ."""
@@ -95,8 +99,9 @@ class Edit:
 
     def _count_shifts(self, elements: int) -> None:
         self._shifts += elements
-        if self._shifts > SHIFTS_MAX:
-            raise Refused("too_many_shifts", f"one event shifts more than {SHIFTS_MAX} array elements")
+        shifts_max = self._limits.shifts
+        if self._shifts > shifts_max:
+            raise Refused("too_many_shifts", f"one event shifts more than {shifts_max} array elements")
 
 
 _SET: Final = 0

@@ -20,7 +20,7 @@ from refold.core.headers import (
     media_type,
     read_headers,
 )
-from refold.core.limits import EVENT_BYTES_MAX, HEADERS_BYTES_MAX, ID_CHARS_MAX, REPLY_CHARS_MAX
+from refold.core.limits import REPLY_CHARS_MAX, Limits
 from refold.core.shape import shape_of
 
 _REPLY_LINE: Final = re.compile(
@@ -37,22 +37,22 @@ class Envelope(NamedTuple):
     id: str | None
 
 
-def open_envelope(headers: bytes, body: bytes) -> Envelope:
+def open_envelope(headers: bytes, body: bytes, limits: Limits) -> Envelope:
     """Open any form. `headers` are the author's stored lines. Raises `Refused`."""
-    if len(body) > EVENT_BYTES_MAX:
-        raise _too_large("event_too_large", "body", len(body), EVENT_BYTES_MAX)
+    if len(body) > limits.event_bytes:
+        raise _too_large("event_too_large", "body", len(body), limits.event_bytes)
     if headers:
-        return envelope_of(_with_headers(headers, body))
-    fields = canonical.loads(body)
-    return envelope_of(fields if type(fields) is dict else _native(fields))
+        return envelope_of(_with_headers(headers, body, limits), limits)
+    fields = canonical.loads(body, limits.text_depth)
+    return envelope_of(fields if type(fields) is dict else _native(fields), limits)
 
 
-def _with_headers(headers: bytes, body: bytes) -> dict[str, Json]:
-    if len(headers) > HEADERS_BYTES_MAX:
-        raise _too_large("headers_too_large", "headers", len(headers), HEADERS_BYTES_MAX)
+def _with_headers(headers: bytes, body: bytes, limits: Limits) -> dict[str, Json]:
+    if len(headers) > limits.headers_bytes:
+        raise _too_large("headers_too_large", "headers", len(headers), limits.headers_bytes)
     ours = read_headers(headers)
-    fields = _body_fields(ours, body)
-    _agree(fields, fields_of(ours), "Refold header")
+    fields = _body_fields(ours, canonical.loads(body, limits.text_depth))
+    _agree(fields, fields_of(ours, limits), "Refold header")
     return fields
 
 
@@ -67,10 +67,10 @@ def reply_subject(headers: bytes) -> str | None:
     return str(named[0], "ascii")
 
 
-def envelope_of(fields: dict[str, Json]) -> Envelope:
+def envelope_of(fields: dict[str, Json], limits: Limits) -> Envelope:
     """Take fields that have been read strictly as an event in the native form."""
     event_id = fields.get("id")
-    if event_id is not None and not (type(event_id) is str and 1 <= len(event_id) <= ID_CHARS_MAX):
+    if event_id is not None and not (type(event_id) is str and 1 <= len(event_id) <= limits.id_chars):
         event_id = None
     # Past the generated constructor: this runs for every event.
     return tuple.__new__(Envelope, (fields, event_id))
@@ -85,8 +85,8 @@ def content_of(envelope: Envelope) -> bytes:
     return canonical.dumps(fields)
 
 
-def _body_fields(ours: dict[str, str], body: bytes) -> dict[str, Json]:
-    value, attributes = canonical.loads(body), cloud_attributes(ours)
+def _body_fields(ours: dict[str, str], value: Json) -> dict[str, Json]:
+    attributes = cloud_attributes(ours)
     media = media_type(ours.get("content-type", ""))
     if media == CLOUD_EVENT:
         event = _native(value)

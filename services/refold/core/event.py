@@ -1,4 +1,4 @@
-"""What is published: one immutable change, decoded from its recorded bytes and held to the rules of fold 1.
+"""What is published: one immutable change, decoded from its recorded bytes and held to a rule set's limits.
 
 Used by the fold, by history (which reads recorded events again) and by the gateway before it publishes.
 """
@@ -10,9 +10,9 @@ from typing import Final, NamedTuple
 from refold.core.canonical import Json, identical, size_within
 from refold.core.envelope import Envelope, open_envelope
 from refold.core.errors import Refused
-from refold.core.limits import DEPTH_MAX, ID_CHARS_MAX, VERSION_MAX
+from refold.core.limits import VERSION_MAX, Limits
 from refold.core.outcome import Kind
-from refold.core.patch import Operation, compile_patch
+from refold.core.patch import Operation, Operations, compile_patch
 from refold.core.shape import shape_of
 from refold.core.timestamp import parse_rfc3339
 
@@ -51,12 +51,12 @@ class Event(NamedTuple):
         return self.fields.get("actor")
 
 
-def decode(headers: bytes, body: bytes) -> Event:
+def decode(headers: bytes, body: bytes, limits: Limits, operations: Operations) -> Event:
     """Decode an event from its author's stored header lines and its body. Raises `Refused`."""
-    return check_event(open_envelope(headers, body))
+    return check_event(open_envelope(headers, body, limits), limits, operations)
 
 
-def check_event(envelope: Envelope) -> Event:
+def check_event(envelope: Envelope, limits: Limits, operations: Operations) -> Event:
     """Hold an opened event to the rules. Raises `Refused`, naming field, rule and shape."""
     fields, event_id = envelope
     change = ""
@@ -64,16 +64,18 @@ def check_event(envelope: Envelope) -> Event:
         if type(value) is str and (name in _TOLD or (name == "id" and event_id is not None)):
             continue
         if change or name not in CHANGES:
-            return _check_all(envelope)
+            return _check_all(envelope, limits, operations)
         change = name
     if change == "patch":
         value = fields["patch"]
         # Past the generated constructor: this runs for every event.
-        return tuple.__new__(Event, (_PATCH, value, compile_patch(value), 0, fields, None, None, None))
-    return _check_all(envelope)
+        return tuple.__new__(
+            Event, (_PATCH, value, compile_patch(value, limits, operations), 0, fields, None, None, None)
+        )
+    return _check_all(envelope, limits, operations)
 
 
-def _check_all(envelope: Envelope) -> Event:
+def _check_all(envelope: Envelope, limits: Limits, shapes: Operations) -> Event:
     """Check what is more than a patch and who made it, or explain."""
     fields = envelope.fields
     if not fields.keys() <= FIELDS:
@@ -82,10 +84,10 @@ def _check_all(envelope: Envelope) -> Event:
     operations: list[Operation] = []
     size = 0
     if kind is Kind.patch:
-        operations = compile_patch(value)
+        operations = compile_patch(value, limits, shapes)
     elif kind is Kind.put:
-        size = size_within(value, DEPTH_MAX)
-    return Event(kind, value, operations, size, fields, *_check_others(envelope))
+        size = size_within(value, limits.depth)
+    return Event(kind, value, operations, size, fields, *_check_others(envelope, limits))
 
 
 def _change(fields: dict[str, Json]) -> tuple[Kind, Json]:
@@ -99,7 +101,7 @@ def _change(fields: dict[str, Json]) -> tuple[Kind, Json]:
     return CHANGES[named[0]], value
 
 
-def _check_others(envelope: Envelope) -> tuple[int | None, str | None, int | None]:
+def _check_others(envelope: Envelope, limits: Limits) -> tuple[int | None, str | None, int | None]:
     """Return `base`, `on_conflict` and `occurred_at`, the others being as they must be."""
     fields = envelope.fields
     if "v" in fields and not identical(fields["v"], 1):
@@ -108,7 +110,7 @@ def _check_others(envelope: Envelope) -> tuple[int | None, str | None, int | Non
         if name in fields and type(fields[name]) is not str:
             raise _bad(name, "must be a string", fields[name])
     if "id" in fields and envelope.id is None:
-        raise _bad("id", f"must be of 1 to {ID_CHARS_MAX} characters", fields["id"])
+        raise _bad("id", f"must be of 1 to {limits.id_chars} characters", fields["id"])
     base = _base(fields["base"]) if "base" in fields else None
     on_conflict = _strategy(fields["on_conflict"]) if "on_conflict" in fields else None
     occurred_at = None

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from refold.core import canonical
 from refold.core.errors import Refused
-from refold.core.limits import INTEGER_MIN
+from refold.core.limits import INTEGER_MIN, Limits
 
 JSON_PATCH: Final = "application/json-patch+json"
 MERGE_PATCH: Final = "application/merge-patch+json"
@@ -66,7 +66,7 @@ def media_type(content_type: str) -> str:
     return content_type.partition(";")[0].strip(" \t").lower()
 
 
-def fields_of(ours: dict[str, str]) -> dict[str, canonical.Json]:
+def fields_of(ours: dict[str, str], limits: Limits) -> dict[str, canonical.Json]:
     """Read the event's fields that stand in `Refold-*` headers, `Refold-Reply` left out."""
     fields: dict[str, canonical.Json] = {}
     for name, value in ours.items():
@@ -75,7 +75,7 @@ def fields_of(ours: dict[str, str]) -> dict[str, canonical.Json]:
         elif name in _INTEGER_FIELDS:
             fields[_INTEGER_FIELDS[name]] = _integer(name, value)
         elif name in _JSON_FIELDS:
-            fields[_JSON_FIELDS[name]] = canonical.loads(value.encode())
+            fields[_JSON_FIELDS[name]] = canonical.loads(value.encode(), limits.text_depth)
         elif name.startswith("refold-") and name != "refold-reply":
             raise Refused("unknown_field", "no such Refold header", field=name)
     return fields

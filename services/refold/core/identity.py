@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import Final
 
-from refold.core.limits import ID_WINDOW_EVENTS, ID_WINDOW_IDS
 from refold.core.outcome import STATUSES, First
 
 DIGEST_BYTES: Final = 16
@@ -30,32 +29,32 @@ def content_digest(canonical: bytes) -> bytes:
     return sha256(canonical).digest()[:DIGEST_BYTES]
 
 
-def remember(window: dict[bytes, bytes], digest: bytes, content: bytes, first: First) -> bytes:
-    """Put an identity in the window, letting go of the oldest; return it as bytes."""
+def remember(window: dict[bytes, bytes], digest: bytes, content: bytes, first: First, ids_max: int) -> bytes:
+    """Put an identity in a window of at most `ids_max`, letting go of the oldest; return it as bytes."""
     packed = _FIRST.pack(
         first.ordinal, first.sequence, first.recorded_at, first.version, first.status, first.is_creation
     )
     identity = digest + content + packed + first.reason.encode("ascii")
-    admit(window, identity)
+    admit(window, identity, ids_max)
     return identity
 
 
-def admit(window: dict[bytes, bytes], identity: bytes) -> None:
+def admit(window: dict[bytes, bytes], identity: bytes, ids_max: int) -> None:
     """Put an identity, as bytes, behind all others in the window."""
     digest = identity[:DIGEST_BYTES]
     window.pop(digest, None)
     window[digest] = identity
-    if len(window) > ID_WINDOW_IDS:
+    if len(window) > ids_max:
         del window[next(iter(window))]
 
 
-def recall(window: dict[bytes, bytes], digest: bytes, ordinal: int) -> tuple[bytes, First] | None:
-    """Find an id seen before the document's event number `ordinal`: its content digest and first outcome."""
+def recall(window: dict[bytes, bytes], digest: bytes, oldest_ordinal: int) -> tuple[bytes, First] | None:
+    """Find an id that an event from number `oldest_ordinal` on carried: its content digest and first outcome."""
     identity = window.get(digest)
     if identity is None:
         return None
     first = first_outcome(identity)
-    if first.ordinal < ordinal - ID_WINDOW_EVENTS:
+    if first.ordinal < oldest_ordinal:
         return None
     return identity[DIGEST_BYTES:_OUTCOME_AT], first
 

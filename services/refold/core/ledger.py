@@ -67,5 +67,8 @@ class Ledger:
     def _fold(self, record: Record, where: Place) -> None:
         fresh = Document(namespace=where.namespace, document=where.document, partition=where.partition)
         self._shard.fold(record, where, self._system.setdefault(where.document, fresh))
-        if self._shard.fold_number != self._fold_numbers[-1][1]:
+        if record.sequence == 1:
+            # A genesis is folded by the rules of its own number.
+            self._fold_numbers = [(0, self._shard.fold_number)]
+        elif self._shard.fold_number != self._fold_numbers[-1][1]:
             self._fold_numbers.append((record.sequence + 1, self._shard.fold_number))

@@ -5,62 +5,62 @@ The first group belongs to fold 1: changing one could alter an outcome, so it ne
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
-# --- Fold 1: part of the log's meaning ---------------------------------------------------------------
+# --- Bounds of a rule set, and what stores' integers hold ----------------------------------------------
 
-FOLD_NEWEST: Final = 1
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Every bound that can alter an outcome. A fold number names them, and a genesis states them by these names."""
+
+    depth: int
+    """Nesting of a state: a scalar is 0, `[]` is 1, `[[]]` is 2."""
+    operations: int
+    """Operations of one patch."""
+    state_bytes: int
+    """Canonical bytes of a state, checked after every operation."""
+    copy_bytes: int
+    """Canonical bytes that one event's `copy` and `move` operations may carry in all."""
+    shifts: int
+    """Array elements that the insertions and removals of one event may push aside in all."""
+    event_bytes: int
+    """Body of one event."""
+    headers_bytes: int
+    """An author's headers: all whose names do not begin with `Nats-`."""
+    text_depth: int
+    """Nesting of an event's JSON text: more than a state may have, less than orjson can write (254)."""
+    name_chars: int
+    """A namespace or a document id."""
+    id_chars: int
+    """An event's own id."""
+    id_window_ids: int
+    """An id is looked up among so many of its document's last events that carried one."""
+    id_window_events: int
+    """An id is looked up within so many of its document's last events of any kind."""
+    occurred_ahead_nanoseconds: int
+    """`occurred_at` may be this far after recorded time."""
+
+
+UNBOUNDED: Final = Limits(**dict.fromkeys(Limits.__dataclass_fields__, 2**62))
+"""For events that were accepted once, whatever the rules were: their changes apply again."""
+
 PARTITIONS: Final = 64
-
-DEPTH_MAX: Final = 128
-"""Nesting of a state: a scalar is 0, `[]` is 1, `[[]]` is 2."""
-
-OPERATIONS_MAX: Final = 10_000
-"""Operations of one patch."""
-
-STATE_BYTES_MAX: Final = 8 * 1024 * 1024
-"""Canonical bytes of a state, checked after every operation."""
-
-COPY_BYTES_MAX: Final = 16 * 1024 * 1024
-"""Canonical bytes that one event's `copy` and `move` operations may carry in all: a copy bomb is a rejection."""
-
-EVENT_BYTES_MAX: Final = 1024 * 1024
-"""Body of one event."""
-
-HEADERS_BYTES_MAX: Final = 32 * 1024
-"""An author's headers: all whose names do not begin with `Nats-`."""
-
 NAME_CHARS_MAX: Final = 128
-"""A namespace or a document id."""
-
-ID_CHARS_MAX: Final = 128
-"""An event's own id."""
-
-ID_WINDOW_IDS: Final = 1_000
-"""An id is looked for among so many of its document's last events that carried one, …"""
-ID_WINDOW_EVENTS: Final = 10_000
-"""… within so many of its last events."""
+TEXT_DEPTH_MAX: Final = 160
+"""Nesting of any JSON text that is read."""
 
 DETAIL_CHARS_MAX: Final = 500
 """A rejection's detail, for people."""
-
-OCCURRED_AHEAD_NANOSECONDS: Final = 300 * 1_000_000_000
-"""`occurred_at` may lie this far after recorded time."""
 
 INTEGER_MIN: Final = -(2**63)
 INTEGER_MAX: Final = 2**64 - 1
 VERSION_MAX: Final = 2**63 - 1
 FOLD_MAX: Final = 2**31 - 1
-"""What a store's integers hold."""
 
 TIME_MIN_NANOSECONDS: Final = -(2**63)
 TIME_MAX_NANOSECONDS: Final = 2**63 - 1
-
-TEXT_DEPTH_MAX: Final = 160
-"""Nesting of any JSON text that is read: more than a state may have, less than orjson can write (254)."""
-
-SHIFTS_MAX: Final = 256 * 1024 * 1024
-"""Array elements that the insertions and removals of one event may push aside in all."""
 
 # --- The services: free to change ---------------------------------------------------------------------
 

@@ -10,11 +10,13 @@ import orjson
 from refold.core.canonical import Json, identical, size_within
 from refold.core.edit import Edit
 from refold.core.errors import Refused
-from refold.core.limits import DEPTH_MAX, EVENT_BYTES_MAX, OPERATIONS_MAX
+from refold.core.limits import Limits
 from refold.core.pointer import render
 
 
-def apply_merge(state: Json, merge: Json, *, size: int) -> tuple[Json, int, list[dict[str, Json]]]:
+def apply_merge(
+    state: Json, merge: Json, *, size: int, limits: Limits
+) -> tuple[Json, int, list[dict[str, Json]]]:
     """Apply in place: root, canonical size and effect. Or raise `Refused`, the state being as before.
 
     `size` is the canonical size of `state`; the merge's values become part of the state. The effect is a JSON
@@ -22,7 +24,7 @@ def apply_merge(state: Json, merge: Json, *, size: int) -> tuple[Json, int, list
     of their code points; one that stays as it was, byte for byte, makes no operation. An effect that would be
     too long for a patch is one `replace` of the root.
     """
-    merging = _Merging(Edit(state, size))
+    merging = _Merging(state, size, limits)
     try:
         merging.change_root(merge)
     except Refused as refusal:
@@ -33,10 +35,11 @@ def apply_merge(state: Json, merge: Json, *, size: int) -> tuple[Json, int, list
 
 
 class _Merging:
-    __slots__ = ("_operations", "_path_chars", "edit", "tokens")
+    __slots__ = ("_limits", "_operations", "_path_chars", "edit", "tokens")
 
-    def __init__(self, edit: Edit) -> None:
-        self.edit = edit
+    def __init__(self, state: Json, size: int, limits: Limits) -> None:
+        self.edit = Edit(state, size, limits)
+        self._limits = limits
         self.tokens: list[str] = []
         self._operations: list[dict[str, Json]] = []
         self._path_chars = 0
@@ -53,7 +56,7 @@ class _Merging:
             return
         value = _without_nulls(merge)
         if not identical(root, value):
-            self.edit.set_root(value, size_within(value, DEPTH_MAX))
+            self.edit.set_root(value, size_within(value, self._limits.depth))
             self._record("replace", value)
 
     def _change_members(self, target: dict[str, Json], changes: dict[str, Json]) -> None:
@@ -77,7 +80,7 @@ class _Merging:
         kind = "replace" if key in target else "add"
         if kind == "replace" and identical(target[key], value):
             return
-        self.edit.add_member(target, key, value, size_within(value, DEPTH_MAX - len(self.tokens)))
+        self.edit.add_member(target, key, value, size_within(value, self._limits.depth - len(self.tokens)))
         self._record(kind, value)
 
     def _record(self, kind: str, value: Json) -> None:
@@ -91,7 +94,8 @@ class _Merging:
             self._operations.append(operation)
 
     def _is_short(self) -> bool:
-        return len(self._operations) <= OPERATIONS_MAX and self._path_chars <= EVENT_BYTES_MAX
+        limits = self._limits
+        return len(self._operations) <= limits.operations and self._path_chars <= limits.event_bytes
 
 
 def _without_nulls(value: Json) -> Json:

@@ -12,9 +12,9 @@ from typing import Final, NamedTuple
 from refold.core import canonical
 from refold.core.document import ABSENT, Document
 from refold.core.envelope import open_envelope
-from refold.core.limits import TIME_MIN_NANOSECONDS
+from refold.core.limits import TIME_MIN_NANOSECONDS, UNBOUNDED
 from refold.core.outcome import KINDS, STATUSES, Entry, Kind, Status
-from refold.core.patch import Operation, apply_patch, compile_patch
+from refold.core.patch import apply_again
 
 
 class Clock(Enum):
@@ -102,7 +102,7 @@ def operations_of(entry: Entry) -> list[canonical.Json]:
 
 def _fields(entry: Entry) -> dict[str, canonical.Json]:
     """Open an accepted event; it was held to the rules when it was folded."""
-    return open_envelope(entry.headers, entry.body).fields
+    return open_envelope(entry.headers, entry.body, UNBOUNDED).fields
 
 
 def _effective_until(run: Run, point: Point) -> tuple[list[Entry], int]:
@@ -134,7 +134,7 @@ def _replay(base: bytes | None, entries: list[Entry]) -> bytes | None:
     for entry in entries[start + 1 :]:
         if state is ABSENT:
             state, size = {}, 2
-        state, size = apply_patch(state, _compiled(entry), size=size)
+        state, size = apply_again(state, _patch_of(entry), size=size)
     return None if state is ABSENT else canonical.dumps(state)
 
 
@@ -149,10 +149,8 @@ def _written(entry: Entry) -> tuple[canonical.Json, int]:
     return state, canonical.size(state)
 
 
-def _compiled(entry: Entry) -> list[Operation]:
-    if entry.effect is not None:
-        return compile_patch(canonical.reread(entry.effect))
-    return compile_patch(_fields(entry)["patch"])
+def _patch_of(entry: Entry) -> canonical.Json:
+    return _fields(entry)["patch"] if entry.effect is None else canonical.reread(entry.effect)
 
 
 _ENTRY: Final = struct.Struct(">QqqqQQBBBHIIIHHH")

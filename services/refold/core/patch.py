@@ -5,56 +5,68 @@ For the fold, the client and whoever replays changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, NamedTuple, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple, NoReturn, TypeAlias
 
 import orjson
 
 from refold.core.canonical import Json, equal, size_within
 from refold.core.edit import Edit
 from refold.core.errors import Refused
-from refold.core.limits import DEPTH_MAX, OPERATIONS_MAX, STATE_BYTES_MAX
+from refold.core.limits import UNBOUNDED, Limits
 from refold.core.pointer import as_container, index, missing_member, parse, resolve, resolve_parent
 from refold.core.shape import shape_of
 
 
 class Operation(NamedTuple):
-    """One operation whose shape has been checked."""
+    """One operation whose shape has been checked, with the function that applies it."""
 
-    kind: str
+    apply: Callable[[Edit, Operation], None]
     tokens: tuple[str, ...]
     value: Json
     source: tuple[str, ...]
 
 
-def compile_patch(raw: Json) -> list[Operation]:
+class OperationShape(NamedTuple):
+    """What an `op` names: the function that applies it, and which members it needs beside `path`."""
+
+    apply: Callable[[Edit, Operation], None]
+    has_value: bool = False
+    has_source: bool = False
+
+
+Operations: TypeAlias = Mapping[str, OperationShape]
+
+
+def compile_patch(raw: Json, limits: Limits, shapes: Operations) -> list[Operation]:
     """Check a patch's shape, or raise `Refused`; members that an operation does not define are ignored."""
     if type(raw) is not list:
         raise Refused("bad_patch", "a patch is an array of operations", field="patch", shape=shape_of(raw))
-    if len(raw) > OPERATIONS_MAX:
-        message = f"a patch has at most {OPERATIONS_MAX} operations"
+    if len(raw) > limits.operations:
+        message = f"a patch has at most {limits.operations} operations"
         raise Refused("too_many_operations", message, field="patch", shape=shape_of(raw))
     operations: list[Operation] = []
     try:
         for item in raw:
-            operations.append(_compile(item))  # noqa: PERF401 - the count tells which one was refused
+            operations.append(_compile(item, shapes))  # noqa: PERF401 - the count tells which one was refused
     except Refused as refusal:
         _refuse_at(len(operations), refusal)
     return operations
 
 
-def apply_patch(state: Json, operations: list[Operation], *, size: int) -> tuple[Json, int]:
+def apply_patch(state: Json, operations: list[Operation], *, size: int, limits: Limits) -> tuple[Json, int]:
     """Apply in place: root and canonical size. Or raise `Refused`, the state being as before.
 
     `size` is the canonical size of `state`. The operations' values become part of the state, where later
     operations and later patches change them: compile anew from the bytes to apply a second time.
     """
-    edit = Edit(state, size)
+    edit = Edit(state, size, limits)
+    bytes_max = limits.state_bytes
     done = 0
     try:
         for operation in operations:
-            _APPLY[operation[0]](edit, operation)
-            if edit.size > STATE_BYTES_MAX:
+            operation[0](edit, operation)
+            if edit.size > bytes_max:
                 edit.check_size()
             done += 1
     except Refused as refusal:
@@ -63,43 +75,48 @@ def apply_patch(state: Json, operations: list[Operation], *, size: int) -> tuple
     return edit.root, edit.size
 
 
+def apply_again(state: Json, raw: Json, *, size: int) -> tuple[Json, int]:
+    """Apply an effective patch, which was accepted once, to the version before it: root and canonical size."""
+    return apply_patch(state, compile_patch(raw, UNBOUNDED, RFC_6902), size=size, limits=UNBOUNDED)
+
+
 def _refuse_at(position: int, refusal: Refused) -> NoReturn:
     field = f"patch/{position}/{refusal.field or 'path'}"
     raise Refused(refusal.reason, refusal.message, field=field, shape=refusal.shape) from None
 
 
-def _compile(item: Json) -> Operation:
+def _compile(item: Json, shapes: Operations) -> Operation:
     if type(item) is dict:
         kind, path = item.get("op"), item.get("path")
         # What nearly all are; the rest is looked at one rule after another.
         if type(path) is str and path[:1] == "/" and "~" not in path and type(kind) is str:
-            tokens = tuple(path[1:].split("/"))
-            # Past the generated constructor: this runs for every operation of every event.
-            if kind in _WITH_VALUE and "value" in item:
-                return tuple.__new__(Operation, (kind, tokens, item["value"], ()))
-            if kind == "remove":
-                return tuple.__new__(Operation, (kind, tokens, None, ()))
-    return _compile_any(item)
+            shape = shapes.get(kind)
+            if shape is not None and not shape[2] and (not shape[1] or "value" in item):
+                value = item["value"] if shape[1] else None
+                # Past the generated constructor: this runs for every operation of every event.
+                return tuple.__new__(Operation, (shape[0], tuple(path[1:].split("/")), value, ()))
+    return _compile_any(item, shapes)
 
 
-def _compile_any(item: Json) -> Operation:
+def _compile_any(item: Json, shapes: Operations) -> Operation:
     if type(item) is not dict:
         raise Refused("bad_patch", "an operation is an object", field="op", shape=shape_of(item))
     kind = item.get("op")
-    if type(kind) is not str or kind not in _APPLY:
-        _refuse_kind(item)
+    if type(kind) is not str or kind not in shapes:
+        _refuse_kind(item, shapes)
+    apply, has_value, has_source = shapes[kind]
     tokens = _pointer(item, "path")
     value: Json = None
     source: tuple[str, ...] = ()
-    if kind in _WITH_VALUE:
+    if has_value:
         if "value" not in item:
             raise Refused("bad_patch", f"{kind} needs a value", field="value", shape="nothing")
         value = item["value"]
-    elif kind in _WITH_SOURCE:
+    elif has_source:
         source = _source(item, tokens)
     elif not tokens:
         raise Refused("remove_root", "use delete to remove the root", field="path", shape=shape_of(""))
-    return Operation(kind, tokens, value, source)
+    return Operation(apply, tokens, value, source)
 
 
 def _source(item: dict[str, Json], tokens: tuple[str, ...]) -> tuple[str, ...]:
@@ -109,13 +126,13 @@ def _source(item: dict[str, Json], tokens: tuple[str, ...]) -> tuple[str, ...]:
     return source
 
 
-def _refuse_kind(item: dict[str, Json]) -> NoReturn:
+def _refuse_kind(item: dict[str, Json], shapes: Operations) -> NoReturn:
     if "op" not in item:
         raise Refused("bad_patch", "an operation needs an op", field="op", shape="nothing")
     kind = item["op"]
     if type(kind) is str and kind in _LATER:
         raise Refused("not_in_this_fold", f"{kind} belongs to a later fold", field="op", shape=shape_of(kind))
-    message = f"op is one of {', '.join(sorted(_APPLY))}"
+    message = f"op is one of {', '.join(sorted(shapes))}"
     raise Refused("bad_patch", message, field="op", shape=shape_of(kind))
 
 
@@ -142,17 +159,17 @@ def _add(edit: Edit, operation: Operation) -> None:
 def _replace(edit: Edit, operation: Operation) -> None:
     _, tokens, value, _ = operation
     if not tokens:
-        edit.set_root(value, size_within(value, DEPTH_MAX))
+        edit.set_root(value, size_within(value, edit.depth_max))
         return
     key = tokens[-1]
     parent = edit.root if len(tokens) == 1 else resolve(edit.root, tokens[:-1])
     if type(parent) is dict:
         if key not in parent:
             raise missing_member(parent, key)
-        edit.replace(parent, key, value, size_within(value, DEPTH_MAX - len(tokens)))
+        edit.replace(parent, key, value, size_within(value, edit.depth_max - len(tokens)))
     else:
         place = index(key, len(as_container(parent)))
-        edit.replace(parent, place, value, size_within(value, DEPTH_MAX - len(tokens)))
+        edit.replace(parent, place, value, size_within(value, edit.depth_max - len(tokens)))
 
 
 def _remove(edit: Edit, operation: Operation) -> None:
@@ -195,14 +212,16 @@ def _resolve_source(root: Json, source: tuple[str, ...]) -> Json:
 def _put(edit: Edit, tokens: tuple[str, ...], value: Json, known_bytes: int | None = None) -> None:
     """Do what `add` does; the size is known only of a value that is also known to be shallow enough."""
     if not tokens:
-        edit.set_root(value, known_bytes or size_within(value, DEPTH_MAX))
+        edit.set_root(value, known_bytes or size_within(value, edit.depth_max))
         return
     parent, key = resolve_parent(edit.root, tokens), tokens[-1]
     if type(parent) is dict:
-        edit.add_member(parent, key, value, known_bytes or size_within(value, DEPTH_MAX - len(tokens)))
+        edit.add_member(parent, key, value, known_bytes or size_within(value, edit.depth_max - len(tokens)))
     else:
         place = len(parent) if key == "-" else index(key, len(parent) + 1)
-        edit.insert_element(parent, place, value, known_bytes or size_within(value, DEPTH_MAX - len(tokens)))
+        edit.insert_element(
+            parent, place, value, known_bytes or size_within(value, edit.depth_max - len(tokens))
+        )
 
 
 def _take(edit: Edit, tokens: tuple[str, ...]) -> int:
@@ -215,14 +234,12 @@ def _take(edit: Edit, tokens: tuple[str, ...]) -> int:
     return edit.remove_member(parent, key)
 
 
-_APPLY: Final[dict[str, Callable[[Edit, Operation], None]]] = {
-    "add": _add,
-    "copy": _copy,
-    "move": _move,
-    "remove": _remove,
-    "replace": _replace,
-    "test": _test,
+RFC_6902: Final[Operations] = {
+    "add": OperationShape(_add, has_value=True),
+    "copy": OperationShape(_copy, has_source=True),
+    "move": OperationShape(_move, has_source=True),
+    "remove": OperationShape(_remove),
+    "replace": OperationShape(_replace, has_value=True),
+    "test": OperationShape(_test, has_value=True),
 }
-_WITH_VALUE: Final = frozenset({"add", "replace", "test"})
-_WITH_SOURCE: Final = frozenset({"move", "copy"})
 _LATER: Final = frozenset({"inc", "str_ins", "str_del"})

@@ -12,6 +12,10 @@ from refold.core.errors import Refused
 from refold.core.limits import NAME_CHARS_MAX, PARTITIONS
 
 SYSTEM_NAMESPACE: Final = "_refold"
+GENESIS_DOCUMENT: Final = "log"
+FOLD_DOCUMENT: Final = "fold"
+SYSTEM_DOCUMENTS: Final = (GENESIS_DOCUMENT, FOLD_DOCUMENT)
+"""Those that say which fold is in force."""
 
 _NAME: Final = re.compile(rf"[A-Za-z0-9_\-:=@+~]{{1,{NAME_CHARS_MAX}}}", re.ASCII)
 _FNV_OFFSET: Final = 0x811C9DC5

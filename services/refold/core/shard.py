@@ -11,11 +11,21 @@ from typing import Final, NamedTuple
 from refold.core import canonical, chain
 from refold.core.checkpoint import Checkpoint, ShardCheckpoint
 from refold.core.document import Document
-from refold.core.errors import FoldUnknown, LogHole
-from refold.core.fold import Folded, fold
-from refold.core.limits import FOLD_NEWEST, PARTITIONS, SUBJECTS_CACHED_MAX
+from refold.core.errors import LogHole
+from refold.core.fold import RULES, Decoded, Folded, Rules, Window, fold, rules_of
+from refold.core.limits import PARTITIONS, SUBJECTS_CACHED_MAX
 from refold.core.outcome import Entry, Status
-from refold.core.record import SYSTEM_NAMESPACE, Place, Record, author_headers, place, stored_subject
+from refold.core.record import (
+    GENESIS_DOCUMENT,
+    SYSTEM_DOCUMENTS,
+    SYSTEM_NAMESPACE,
+    Place,
+    Record,
+    author_headers,
+    place,
+    stored_subject,
+)
+from refold.core.system import genesis_rules
 
 
 class Step(NamedTuple):
@@ -37,6 +47,8 @@ class Shard:
         self.read_sequence = newest.read_sequence
         self.recorded_at = newest.recorded_at
         self.fold_number = newest.fold
+        self._rules = RULES.get(newest.fold)
+        self._system: dict[str, Document] = {}
         self._places: dict[bytes, Place] = {}
         self._usual: set[bytes] = set()
 
@@ -56,39 +68,75 @@ class Shard:
         """Tell whether the partition is of this shard."""
         return partition in self._checkpoints
 
-    def skip(self, record: Record) -> None:
-        """Pass a record of a foreign partition: only clock and place move on."""
-        self._advance(record)
+    @property
+    def rules(self) -> Rules:
+        """The rules in force for the next record. Raises `FoldUnknown`."""
+        return self._rules or rules_of(self.fold_number, self.read_sequence + 1)
+
+    def skip(self, record: Record, where: Place) -> None:
+        """Pass a record of a foreign partition. Clock and sequence move on; a system event is folded.
+
+        It may move the fold number on, which is in force in every shard.
+        """
+        if where.namespace != SYSTEM_NAMESPACE or where.document not in SYSTEM_DOCUMENTS:
+            self._advance(record, self._next(record))
+            return
+        document = self._system.setdefault(
+            where.document,
+            Document(namespace=SYSTEM_NAMESPACE, document=where.document, partition=where.partition),
+        )
+        recorded_at = self._next(record)
+        rules = self._rules_for(record, where)
+        folded = fold(document, record, rules, recorded_at=recorded_at)
+        self._advance(record, recorded_at)
+        self._follow(document, folded)
+
+    def resume_system(self, document: Document) -> None:
+        """Go on from a foreign system document as the log had it at this shard's checkpoint."""
+        self._system[document.document] = document
 
     def refuse(self, record: Record, where: Place) -> int:
-        """Pass a record whose names make no document; return its monotone time."""
+        """Pass a record whose names make no document; return its monotonic time."""
         self.witness(record, where).counts.rejected += 1
         return self.recorded_at
 
     def witness(self, record: Record, where: Place) -> Checkpoint:
         """Take a record into clock and chain without folding it; return its partition's checkpoint."""
-        self._advance(record)
+        self._advance(record, self._next(record))
         return self._link(record, where.partition)
 
-    def fold(self, record: Record, where: Place, document: Document) -> Step:
-        """Fold a record into its document, in place. Raises `FoldUnknown`, `LogHole`."""
-        self._advance(record)
-        recorded_at = self.recorded_at
+    def fold(
+        self,
+        record: Record,
+        where: Place,
+        document: Document,
+        decoded: Decoded | None = None,
+        window: Window = (),
+    ) -> Step:
+        """Fold a record into its document, in place. Raises `FoldUnknown`, `LogHole`.
+
+        `decoded` and `window` are what its rules asked for, where they need more than the document (`Rules.needs`).
+        """
+        recorded_at = self._next(record)
         sequence, time, subject, headers, body = record
         if headers:
             # The broker's own lines are cut once, not by each who reads the author's.
             headers = author_headers(headers)
             record = tuple.__new__(Record, (sequence, time, subject, headers, body))
-        folded = fold(document, record, recorded_at=recorded_at, fold_number=self.fold_number)
+        is_system = where[1] == SYSTEM_NAMESPACE
+        rules = self._rules_for(record, where) if is_system else self._rules
+        assert rules is not None
+        folded = fold(document, record, rules, recorded_at=recorded_at, decoded=decoded, window=window)
+        self.read_sequence = sequence
+        self.recorded_at = recorded_at
         status = folded[0][0]
         counts = self._link(record, where[0]).counts
         if status is _APPLIED:
             counts.applied += 1
         else:
             counts.add(status)
-        if where[1] == SYSTEM_NAMESPACE and status.is_effective:
-            # Genesis and every later number say it in the same member.
-            self.fold_number = document.state["fold"]
+        if is_system:
+            self._follow(document, folded)
         entry = entry_of(record, folded, recorded_at, is_usual=self._is_usual(subject, where))
         # Past the generated constructor: this runs for every event.
         return tuple.__new__(Step, (recorded_at, folded, entry))
@@ -125,14 +173,30 @@ class Shard:
             counts=replace(checkpoint.counts),
         )
 
-    def _advance(self, record: Record) -> None:
+    def _next(self, record: Record) -> int:
+        """Return the monotonic time of a record, which must be the next one and fall under rules that are known."""
         sequence, time, *_ = record
-        if self.fold_number > FOLD_NEWEST:
-            raise FoldUnknown(fold=self.fold_number, known=FOLD_NEWEST, sequence=sequence)
+        if self._rules is None:
+            rules_of(self.fold_number, sequence)
         if sequence != self.read_sequence + 1:
             raise LogHole(expected=self.read_sequence + 1, found=sequence)
-        self.read_sequence = sequence
-        self.recorded_at = max(self.recorded_at, time)
+        return max(self.recorded_at, time)
+
+    def _advance(self, record: Record, recorded_at: int) -> None:
+        self.read_sequence = record.sequence
+        self.recorded_at = recorded_at
+
+    def _rules_for(self, record: Record, where: Place) -> Rules:
+        """Return the rules for a system event: a genesis is folded by those of its own number."""
+        is_genesis = record.sequence == 1 and where.document == GENESIS_DOCUMENT
+        return genesis_rules(record) if is_genesis else self.rules
+
+    def _follow(self, document: Document, folded: Folded) -> None:
+        """Move the fold number on for what follows, where a system event says so."""
+        if folded.outcome.status.is_effective:
+            # The genesis and every later number say it in the same member.
+            self.fold_number = document.state["fold"]
+            self._rules = RULES.get(self.fold_number)
 
     def _is_usual(self, subject: bytes, where: Place) -> bool:
         return subject in self._usual or subject == stored_subject(*where[:3])

@@ -14,7 +14,8 @@ import orjson
 from refold.core import canonical
 from refold.core.canonical import Json
 from refold.core.errors import Refused
-from refold.core.limits import DEPTH_MAX, EVENT_BYTES_MAX, OPERATIONS_MAX, STATE_BYTES_MAX, VERSION_MAX
+from refold.core.fold import EVENT_BYTES_MAX, NEWEST, OPERATIONS_MAX, STATE_BYTES_MAX
+from refold.core.limits import VERSION_MAX
 from refold.core.pointer import escape
 from refold.core.shape import shape_of
 
@@ -62,7 +63,7 @@ def split_write(state: Json, fields: dict[str, Json], *, reserved_bytes: int = 0
         Refused: `state_too_large`, `too_deep`; `event_too_large` where a single string with the path to it does not
             fit into one event, or where so many small elements would take more than `PARTS_BYTES_MAX`.
     """
-    count = canonical.size_within(state, DEPTH_MAX)
+    count = canonical.size_within(state, NEWEST.limits.depth)
     if count > STATE_BYTES_MAX:
         rule = f"at most {STATE_BYTES_MAX} bytes"
         raise Refused("state_too_large", rule, field="put", shape=f"{count} bytes")

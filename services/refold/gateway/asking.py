@@ -14,8 +14,9 @@ from starlette.requests import Request
 from refold.core import canonical
 from refold.core.canonical import Json
 from refold.core.errors import Refused
+from refold.core.fold import EVENT_BYTES_MAX, NEWEST
 from refold.core.headers import fields_of, read_headers
-from refold.core.limits import DRAIN_BYTES_MAX, EVENT_BYTES_MAX, WAIT_SECONDS_MAX
+from refold.core.limits import DRAIN_BYTES_MAX, WAIT_SECONDS_MAX
 from refold.gateway.inflight import BodyInMemory, body_seconds, waiting
 from refold.gateway.models import SECONDS
 from refold.gateway.problems import Problem
@@ -100,7 +101,7 @@ def event_fields(request: Request) -> dict[str, Json]:
     ours = read_headers(b"".join(lines))
     if "refold-reply" in ours:
         raise Refused("unknown_field", "over HTTP the answer is the reply", field="refold-reply")
-    fields = fields_of(ours)
+    fields = fields_of(ours, NEWEST.limits)
     if len(keys) > 1:
         raise Refused("repeated_header", "a header may stand once", field="idempotency-key")
     if keys:

@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from refold.core.fold import ID_CHARS_MAX, OPERATIONS_MAX
 from refold.core.headers import JSON_PATCH, MERGE_PATCH
-from refold.core.limits import ID_CHARS_MAX, OPERATIONS_MAX, VERSION_MAX, WAIT_SECONDS_MAX
+from refold.core.limits import VERSION_MAX, WAIT_SECONDS_MAX
 from refold.gateway import models
 from refold.gateway.patterns import RFC3339, STRATEGY, TAG, TAGS
 from refold.gateway.problems import MEDIA_TYPE

@@ -13,7 +13,7 @@ from refold.core.canonical import Json
 from refold.core.envelope import Envelope, content_of, envelope_of, open_envelope
 from refold.core.errors import Refused
 from refold.core.event import check_event, decode
-from refold.core.limits import EVENT_BYTES_MAX
+from refold.core.fold import EVENT_BYTES_MAX, NEWEST
 from refold.core.record import Record, author_headers, check_name, check_namespace
 from refold.log import Publication
 
@@ -55,7 +55,7 @@ class Draft:
     def is_content_of(self, headers: bytes, body: bytes) -> bool:
         """Tell whether a recorded event is this very one, published before (strictly or not)."""
         try:
-            known = open_envelope(author_headers(headers), body)
+            known = open_envelope(author_headers(headers), body, NEWEST.limits)
         except Refused:
             return False
         ours = self.fields
@@ -85,7 +85,7 @@ def draft(
 def checked_body(fields: dict[str, Json]) -> bytes:
     """Return an event's body in canonical bytes. Raises `Refused` where the fold would reject it unseen."""
     body = canonical.dumps(fields)
-    decode(b"", body)
+    decode(b"", body, NEWEST.limits, NEWEST.operations)
     return body
 
 
@@ -93,14 +93,17 @@ def checked_line(fields: dict[str, Json]) -> bytes:
     """Do the same for an event that was read whole, not put together here: it is no deeper than what was read."""
     body = canonical.dumps(fields)
     # What is too large is refused by who opens it.
-    check_event(envelope_of(fields) if len(body) <= EVENT_BYTES_MAX else open_envelope(b"", body))
+    limits = NEWEST.limits
+    is_small = len(body) <= EVENT_BYTES_MAX
+    envelope = envelope_of(fields, limits) if is_small else open_envelope(b"", body, limits)
+    check_event(envelope, limits, NEWEST.operations)
     return body
 
 
 def event_id_of(record: Record) -> str | None:
     """Return the id that a recorded event carries."""
     try:
-        return open_envelope(author_headers(record.headers), record.body).id
+        return open_envelope(author_headers(record.headers), record.body, NEWEST.limits).id
     except Refused:
         return None
 

@@ -136,14 +136,14 @@ class EarlyOutcomes:
     def _fold(
         self, shard: Shard, records: list[Record], documents: dict[Key, Document], left: set[int]
     ) -> bool:
-        """Fold a part; False where an event of the system comes, which may change the rules."""
+        """Fold a part; False where a system event may change the rules, or where these need more than heads."""
         for record in records:
             where = shard.place(record.subject)
-            if where.namespace == SYSTEM_NAMESPACE:
+            if where.namespace == SYSTEM_NAMESPACE or shard.rules.needs is not None:
                 return False
             document = None if where.reason else documents.get((where.namespace, where.document))
             if document is None or record.sequence <= document.last_sequence:
-                shard.skip(record)
+                shard.skip(record, where)
                 continue
             step = shard.fold(record, where, document)
             if record.sequence in left:

@@ -10,7 +10,8 @@ from typing import Final
 from refold.core import canonical
 from refold.core.canonical import Json
 from refold.core.errors import TimedOut
-from refold.core.limits import APPEND_ATTEMPTS_MAX, EVENT_BYTES_MAX, STATE_BYTES_MAX
+from refold.core.fold import EVENT_BYTES_MAX, STATE_BYTES_MAX
+from refold.core.limits import APPEND_ATTEMPTS_MAX
 from refold.core.split import SplitWrite, split_write
 from refold.gateway.conditions import Condition
 from refold.gateway.draft import Draft

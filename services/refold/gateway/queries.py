@@ -12,7 +12,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
-from refold.core.limits import ANSWER_ITEMS_MAX, ID_CHARS_MAX, NAME_CHARS_MAX
+from refold.core.fold import ID_CHARS_MAX
+from refold.core.limits import ANSWER_ITEMS_MAX, NAME_CHARS_MAX
 from refold.gateway.models import Limit, Sequence, Timeout, Version
 from refold.gateway.problems import unknown_parameter
 

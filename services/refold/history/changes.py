@@ -12,7 +12,7 @@ from typing import NamedTuple
 from refold.core import canonical
 from refold.core.canonical import Json
 from refold.core.envelope import open_envelope
-from refold.core.limits import ANSWER_BYTES_MAX, HISTORY_SCAN_MAX
+from refold.core.limits import ANSWER_BYTES_MAX, HISTORY_SCAN_MAX, UNBOUNDED
 from refold.core.outcome import Entry
 from refold.core.page import Run, operations_of
 from refold.core.pointer import parse
@@ -59,7 +59,7 @@ def change_of(entry: Entry, tokens: tuple[str, ...] | None = None) -> bytes | No
     operations = operations_of(entry)
     if tokens is not None and not touches(operations, tokens):
         return None
-    said = open_envelope(entry.headers, entry.body).fields
+    said = open_envelope(entry.headers, entry.body, UNBOUNDED).fields
     view: dict[str, Json] = {
         "version": entry.version,
         "sequence": entry.sequence,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from refold.core.canonical import Json
 from refold.core.envelope import open_envelope
 from refold.core.errors import Refused
+from refold.core.fold import NEWEST
 from refold.core.outcome import Entry
 from refold.core.timestamp import format_time
 
@@ -32,7 +33,7 @@ def outcome_view(namespace: str, document: str, entry: Entry, first: Entry | Non
 def event_id_of(entry: Entry) -> str | None:
     """Return the id that an event carried; None where it had none that is valid."""
     try:
-        return open_envelope(entry.headers, entry.body).id
+        return open_envelope(entry.headers, entry.body, NEWEST.limits).id
     except Refused:
         return None
 

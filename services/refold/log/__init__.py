@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from refold.core.errors import Refused
-from refold.core.limits import BATCH_EVENTS_MAX, EVENT_BYTES_MAX, HEADERS_BYTES_MAX
+from refold.core.fold import EVENT_BYTES_MAX, HEADERS_BYTES_MAX
+from refold.core.limits import BATCH_EVENTS_MAX
 from refold.core.record import Record, check_name
 
 PROGRESS_SUBJECT: Final = "refold.progress"

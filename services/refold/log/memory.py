@@ -12,8 +12,15 @@ from typing import Final
 
 from refold.core import canonical
 from refold.core.errors import LogFull, LogHole, LogUnavailable
-from refold.core.record import SYSTEM_NAMESPACE, Record, check_name, partition_of, stored_subject
-from refold.core.system import GENESIS_DOCUMENT, genesis
+from refold.core.record import (
+    GENESIS_DOCUMENT,
+    SYSTEM_NAMESPACE,
+    Record,
+    check_name,
+    partition_of,
+    stored_subject,
+)
+from refold.core.system import genesis
 from refold.log import (
     Acknowledgement,
     Appended,

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Final
 
 from refold.core.document import Document
 from refold.core.errors import FenceLost, FoldUnknown, LogUnavailable, StoreDamaged
 from refold.core.limits import RECORDS_FOLDED_MAX, REPLY_AGE_NANOSECONDS
-from refold.core.outcome import Status
+from refold.core.outcome import Entry, Status
 from refold.core.record import Place, Record, author_headers
 from refold.core.shard import Shard, Step
 from refold.log import EventLog, Notices
 from refold.projector.cache import DocumentCache
+from refold.projector.crossing import Windows, load_windows, resume_system, split_by_rules
 from refold.projector.lag import Lag, LagBounds
 from refold.projector.notices import change_notice, progress_notice, refusal_notice, reply_notice
 from refold.projector.pending import Pending
@@ -82,7 +84,7 @@ class ShardLoop:
         self._pending = Pending(shard.read_sequence)
         self._size = CommitSize(bounds.pending_events_max)
         self._is_live = True
-        self._is_committing = False
+        self._committing: Pending | None = None
         self._has_work = asyncio.Event()
         self._has_committed = asyncio.Event()
         self.committed_sequence = shard.read_sequence
@@ -109,6 +111,7 @@ class ShardLoop:
         await self._settling.finish()
 
     async def _fold_log(self, until_sequence: int | None) -> None:
+        await resume_system(self._shard, self._ports.log, self._ports.store)
         if self._shard.read_sequence == until_sequence:
             return
         async with aclosing(self._ports.log.read(self._shard.read_sequence)) as runs:
@@ -123,11 +126,12 @@ class ShardLoop:
     async def _fold_part(self, records: list[Record]) -> None:
         await self._load_missing(records)
         try:
-            self._fold(records)
+            for part in split_by_rules(records, self._shard.place):
+                self._fold(part, await self._load_windows(part))
         except FoldUnknown:
             # What came before is folded by rules that are known: it is committed before this stops.
             self._has_work.set()
-            await self._wait_until(lambda: not self._is_committing and not self._pending.events)
+            await self._wait_until(lambda: self._committing is None and not self._pending.events)
             raise
         self._has_work.set()
         await asyncio.sleep(0)
@@ -180,28 +184,47 @@ class ShardLoop:
         message = f"{name} has been folded further than the checkpoints say"
         raise StoreDamaged(message, namespace=document.namespace, document=document.document)
 
-    def _fold(self, records: list[Record]) -> None:
+    async def _load_windows(self, records: list[Record]) -> Windows | None:
+        """Load what the rules in force need beside the documents; None where they need nothing."""
+        rules = self._shard.rules
+        if rules.needs is None:
+            return None
+        events = ((record, self._seats[record.subject][1]) for record in records)
+        held = [(record, document) for record, document in events if document is not None]
+        # The committer may shrink the cache meanwhile: these stay, and get their seats again.
+        self._wanted = {self._shard.place(record.subject)[1:3] for record in records}
+        windows = await load_windows(self._ports.store, rules, held, self._uncommitted)
+        await self._load_missing(records)
+        return windows
+
+    def _uncommitted(self, key: Key) -> Iterator[Entry]:
+        if self._committing is not None:
+            yield from self._committing.entries_of(key)
+        yield from self._pending.entries_of(key)
+
+    def _fold(self, records: list[Record], windows: Windows | None) -> None:
         young = self._ports.broker_now() - REPLY_AGE_NANOSECONDS
         seats, fold_one = self._seats, self._fold_one
+        fold = self._shard.fold if windows is None else partial(windows.fold, self._shard)
         outcomes: Counter[Status] = Counter()
         for record in records:
             where, document = seats[record.subject]
             if document is not None:
-                outcomes[fold_one(record, where, document, record.time > young)] += 1
+                step = fold(record, where, document)
+                outcomes[fold_one(step, where, document, record.time > young)] += 1
             elif where.reason and self._shard.owns(where.partition):
                 self._refuse(record, where, is_young=record.time > young)
                 outcomes[Status.rejected] += 1
             else:
-                self._shard.skip(record)
+                self._shard.skip(record, where)
         for status, count in outcomes.items():
             self._ports.metrics.events_folded.labels(outcome=status.name).inc(count)
 
-    def _fold_one(self, record: Record, where: Place, document: Document, is_young: bool) -> Status:
-        step = self._shard.fold(record, where, document)
+    def _fold_one(self, step: Step, where: Place, document: Document, is_young: bool) -> Status:
         entry = step.entry
         self._pending.add(document, entry, is_new=bool(self._new) and where[1:3] in self._new)
         if entry.status is Status.rejected:
-            self._pending.rejections.append(rejection_of(where, entry))
+            self._pending.rejections.append(rejection_of(where, entry, self._shard.rules.limits))
         if is_young:
             self._notify(where, step)
         return entry.status
@@ -241,7 +264,7 @@ class ShardLoop:
             self._has_work.clear()
             taken = self._take()
             await self._commit(taken)
-            self._is_committing = False
+            self._committing = None
             self._has_committed.set()
             if self._documents.shrink(taken.keys, self._pending.keys | self._wanted):
                 self._seats.clear()
@@ -249,7 +272,7 @@ class ShardLoop:
     def _take(self) -> Pending:
         """Begin a new pending behind the one to commit; its new documents will have rows by then."""
         taken, self._pending = self._pending, Pending(self._shard.read_sequence)
-        self._is_committing = True
+        self._committing = taken
         self._new -= taken.keys
         self._has_committed.set()
         return taken

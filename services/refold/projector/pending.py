@@ -88,6 +88,11 @@ class Pending:
         self.notices.append(notice)
         self._count_notice(notice)
 
+    def entries_of(self, key: Key) -> list[Entry]:
+        """Return a document's entries, in order."""
+        unwritten = self._unwritten.get(key)
+        return [] if unwritten is None else list(unwritten.entries())
+
     def count(self, event_bytes: int) -> None:
         """Count an event and the memory that it takes until it is committed."""
         self.events += 1

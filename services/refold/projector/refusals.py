@@ -5,13 +5,13 @@ from __future__ import annotations
 from refold.core import canonical
 from refold.core.envelope import open_envelope
 from refold.core.errors import Refused
-from refold.core.limits import ABOUT_CHARS_MAX
+from refold.core.limits import ABOUT_CHARS_MAX, Limits
 from refold.core.outcome import Entry
 from refold.core.record import Place, Record
 from refold.store import Rejection
 
 
-def rejection_of(where: Place, entry: Entry) -> Rejection:
+def rejection_of(where: Place, entry: Entry, limits: Limits) -> Rejection:
     """Make the rejection of a document's own event, which stands in its journal or page."""
     return Rejection(
         where.namespace,
@@ -21,7 +21,7 @@ def rejection_of(where: Place, entry: Entry) -> Rejection:
         entry.recorded_at,
         entry.reason,
         entry.detail,
-        _about(entry.headers, entry.body),
+        _about(entry.headers, entry.body, limits),
         None,
     )
 
@@ -34,10 +34,10 @@ def nowhere_rejection(where: Place, record: Record, recorded_at: int) -> Rejecti
     )
 
 
-def _about(headers: bytes, body: bytes) -> bytes:
+def _about(headers: bytes, body: bytes, limits: Limits) -> bytes:
     """Say what the author said of a refused event, as far as it can be read."""
     try:
-        fields = open_envelope(headers, body).fields
+        fields = open_envelope(headers, body, limits).fields
     except Refused:
         return b"{}"
     told = ("id", "actor", "type")

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from refold.core import canonical
 from refold.core.checkpoint import Counts
 from refold.core.document import ABSENT, Document
-from refold.core.fold import fold
+from refold.core.fold import RULES, fold, rules_of
 from refold.core.identity import pack_identities
 from refold.core.ledger import NOTHING, digest_of
 from refold.core.outcome import Entry, Status
@@ -58,6 +58,8 @@ class Retrial:
         self._document = Document(namespace=key[0], document=key[1], partition=partition)
         self._head: StoredHead | None = None
         self._shown: bytes | None = None
+        self._keeps_changes = any(rules.needs is not None for rules in RULES.values())
+        self._changes: list[Entry] = []
         self._rejections: dict[int, Rejection] = {}
         self.digest = NOTHING
         self.counts = Counts()
@@ -150,16 +152,21 @@ class Retrial:
         subject = usual if found.subject is None else found.subject
         record = Record(found.sequence, found.time, subject, found.headers, found.body)
         self.digest = digest_of(self.digest, record, found.recorded_at)
-        number = self._fold_number_at(record.sequence)
-        folded = fold(document, record, recorded_at=found.recorded_at, fold_number=number)
+        rules = rules_of(self._fold_number_at(record.sequence))
+        decoded = rules.decode(record, rules)
+        version = None if rules.needs is None else rules.needs(decoded, document)
+        window = [] if version is None else [entry for entry in self._changes if entry.version > version]
+        folded = fold(document, record, rules, recorded_at=found.recorded_at, decoded=decoded, window=window)
         expected = entry_of(record, folded, found.recorded_at, is_usual=subject == usual)
         if self._head and expected.version == self._head.state_version and expected.status.is_effective:
             self._shown = _bytes_of(document)
+        if self._keeps_changes and expected.status.is_effective:
+            self._changes.append(expected)
         document.unpaged_events += 1
         document.unpaged_bytes += expected.size
         self.counts.add(expected.status)
         if expected.status is Status.rejected:
-            self._rejections[expected.sequence] = rejection_of(where, expected)
+            self._rejections[expected.sequence] = rejection_of(where, expected, rules.limits)
         if expected != found:
             yield from self._compare(found.sequence, part, expected._asdict(), found._asdict())
 

@@ -9,8 +9,8 @@ import asyncio
 
 from refold.core import chain
 from refold.core.checkpoint import Checkpoint
-from refold.core.errors import FenceLost, FoldUnknown, LogHole
-from refold.core.limits import FOLD_NEWEST
+from refold.core.errors import FenceLost, LogHole
+from refold.core.fold import rules_of
 from refold.core.record import place
 from refold.log import EventLog
 from refold.store import SnapshotStore
@@ -20,8 +20,7 @@ from refold.store.damage import damaged
 async def hold_log_against(log: EventLog, checkpoints: list[Checkpoint]) -> None:
     """Raise `LogHole`, naming the sequences, where the log lacks or changed what was folded; `FoldUnknown`."""
     newest = max(checkpoints, key=lambda checkpoint: checkpoint.read_sequence)
-    if newest.fold > FOLD_NEWEST:
-        raise FoldUnknown(fold=newest.fold, known=FOLD_NEWEST)
+    rules_of(newest.fold)
     info = await log.info()
     if info.first_sequence != 1:
         raise LogHole("the log does not begin at sequence 1", first_sequence=info.first_sequence)

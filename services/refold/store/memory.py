@@ -15,8 +15,9 @@ from operator import attrgetter
 from refold.core import canonical, page
 from refold.core.document import ABSENT, Document
 from refold.core.errors import FenceLost, Refused, StoreDiffers
+from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
 from refold.core.identity import admit, id_digest, recall
-from refold.core.limits import ANSWER_BYTES_MAX, ID_WINDOW_EVENTS, SHARD_LEASE_SECONDS
+from refold.core.limits import ANSWER_BYTES_MAX, SHARD_LEASE_SECONDS
 from refold.core.page import NEVER, Clock, snapshot_of
 from refold.core.shard import first_checkpoints
 from refold.store import (
@@ -209,7 +210,7 @@ class MemoryStore:
     async def find_id(self, namespace: str, document: str, event_id: str) -> Entry | None:
         """Find the first event that carried this id in the document's id window."""
         for found in await self.load([(namespace, document)]):
-            known = recall(found.identities, id_digest(event_id), found.events + 1)
+            known = recall(found.identities, id_digest(event_id), found.events + 1 - ID_WINDOW_EVENTS)
             if known is not None:
                 return await self.entry(namespace, document, known[1].sequence)
         return None
@@ -338,7 +339,7 @@ def _loaded(kept: _Kept) -> Document:
     window: dict[bytes, bytes] = {}
     for entry in kept.entries[-ID_WINDOW_EVENTS:]:
         if entry.identity is not None:
-            admit(window, entry.identity)
+            admit(window, entry.identity, ID_WINDOW_IDS)
     exact = kept.exact_state
     state = ABSENT if exact is None else canonical.loads(exact)
     return replace(kept.document, state=state, identities=window)

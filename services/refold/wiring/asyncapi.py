@@ -12,8 +12,9 @@ import orjson
 from faststream.nats import NatsBroker
 from faststream.specification.asyncapi import AsyncAPI
 
+from refold.core.fold import EVENT_BYTES_MAX, HEADERS_BYTES_MAX
 from refold.core.headers import CLOUD_EVENT, JSON_PATCH, MERGE_PATCH
-from refold.core.limits import EVENT_BYTES_MAX, HEADERS_BYTES_MAX, NAME_CHARS_MAX
+from refold.core.limits import NAME_CHARS_MAX
 from refold.log import PROGRESS_SUBJECT
 from refold.projector.service import answer_control
 

@@ -13,11 +13,13 @@ from jsonschema import Draft202012Validator
 from refold.core import limits
 from refold.core.canonical import dumps
 from refold.core.errors import Refused
-from refold.core.event import FIELDS, LATER_FIELDS, STRATEGIES, decode
+from refold.core.event import FIELDS, LATER_FIELDS, STRATEGIES
+from refold.core.fold import NEWEST
 from refold.core.outcome import Status
-from refold.core.patch import _APPLY, _LATER
+from refold.core.patch import _LATER, RFC_6902
 from support.contracts import contract, validator
 from support.events import EVENTS
+from support.fold1 import LIMITS, decode
 from support.sources import is_within, modules
 
 EVENT = contract("event.schema.json")
@@ -101,14 +103,14 @@ def test_an_event_is_an_object(value: Any) -> None:
 
 def test_at_a_bound_an_event_is_taken_and_past_it_refused() -> None:
     for event, past in [
-        ({"put": 1, "id": "x" * limits.ID_CHARS_MAX}, {"put": 1, "id": "x" * (limits.ID_CHARS_MAX + 1)}),
+        ({"put": 1, "id": "x" * LIMITS.id_chars}, {"put": 1, "id": "x" * (LIMITS.id_chars + 1)}),
         ({"put": 1, "base": limits.VERSION_MAX}, {"put": 1, "base": limits.VERSION_MAX + 1}),
     ]:
         assert refusal_of(event) is None
         assert IS_EVENT.is_valid(event)
         assert refusal_of(past) is not None
         assert not IS_EVENT.is_valid(past)
-    assert EVENT["properties"]["patch"]["maxItems"] == limits.OPERATIONS_MAX
+    assert EVENT["properties"]["patch"]["maxItems"] == LIMITS.operations
 
 
 def test_every_field_strategy_and_operation_of_fold_1_is_in_the_schema() -> None:
@@ -117,7 +119,7 @@ def test_every_field_strategy_and_operation_of_fold_1_is_in_the_schema() -> None
         assert IS_EVENT.is_valid({"put": 1, "on_conflict": strategy})
     named = EVENT["$defs"]["operation"]["oneOf"]
     kinds = [kind for branch in named for kind in _kinds(branch["properties"]["op"])]
-    assert sorted(kinds) == sorted(_APPLY)
+    assert sorted(kinds) == sorted(RFC_6902)
     for name in LATER_FIELDS | _LATER:
         assert name in EVENT["$comment"]
 
@@ -125,7 +127,7 @@ def test_every_field_strategy_and_operation_of_fold_1_is_in_the_schema() -> None
 def test_the_rules_that_no_keyword_says_name_the_cores_bounds() -> None:
     said = EVENT["$comment"]
     for bound in (
-        *(limits.EVENT_BYTES_MAX, limits.TEXT_DEPTH_MAX, limits.DEPTH_MAX, limits.STATE_BYTES_MAX),
+        *(LIMITS.event_bytes, limits.TEXT_DEPTH_MAX, LIMITS.depth, LIMITS.state_bytes),
         f"2^{limits.INTEGER_MAX.bit_length()}-1",
     ):
         assert str(bound) in said, bound
@@ -142,7 +144,7 @@ def test_every_reason_of_the_core_is_in_the_outcomes_schema() -> None:
 def test_a_schema_is_a_schema_and_agrees_with_its_sisters(name: str) -> None:
     schema = contract(f"{name}.schema.json")
     Draft202012Validator.check_schema(schema)
-    assert schema["$id"] == f"urn:refold:schema:{name}:{limits.FOLD_NEWEST}"
+    assert schema["$id"] == f"urn:refold:schema:{name}:{NEWEST.number}"
     assert schema["additionalProperties"] is False
     for shared in schema["$defs"].keys() & {"pointer", "time"}:
         for other in ("event", "outcome", "change"):

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from refold.core import identity
-from refold.core.limits import ID_WINDOW_EVENTS, ID_WINDOW_IDS
+from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
 from refold.core.outcome import Status
 from refold.store import memory
 from refold.store.postgres import load

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
 from refold.core.identity import id_digest, recall
-from refold.core.limits import ID_WINDOW_EVENTS, ID_WINDOW_IDS
 from support.scribe import NAMESPACE
 
 
@@ -69,9 +69,9 @@ async def test_an_id_is_forgotten_after_the_windows_events(store, scribe):
     for ordinal in range(loaded.events + 1, loaded.events + 4):
         for number in range(3):
             digest = id_digest(f"id-{number}")
-            expected = recall(scribe.documents[NAMESPACE, "a"].identities, digest, ordinal)
-            assert recall(loaded.identities, digest, ordinal) == expected
-    assert recall(loaded.identities, id_digest("id-0"), loaded.events + 1) is None
-    assert recall(loaded.identities, id_digest("id-1"), loaded.events + 1) is not None
+            expected = recall(scribe.documents[NAMESPACE, "a"].identities, digest, ordinal - ID_WINDOW_EVENTS)
+            assert recall(loaded.identities, digest, ordinal - ID_WINDOW_EVENTS) == expected
+    assert recall(loaded.identities, id_digest("id-0"), loaded.events + 1 - ID_WINDOW_EVENTS) is None
+    assert recall(loaded.identities, id_digest("id-1"), loaded.events + 1 - ID_WINDOW_EVENTS) is not None
     assert await store.find_id(NAMESPACE, "a", "id-0") is None
     assert (await store.find_id(NAMESPACE, "a", "id-1")).sequence == 2

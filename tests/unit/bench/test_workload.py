@@ -7,7 +7,7 @@ from bench.tasks.publish import batch_events
 from refold.bench.workload import COUNTER, NAMESPACE, Workload, batches, small_events
 from refold.core import canonical
 from refold.core.document import ABSENT, Document
-from refold.core.fold import fold
+from refold.core.fold import RULES, fold
 from refold.core.outcome import Status
 from refold.core.record import Record, partition_of, stored_subject
 
@@ -22,7 +22,7 @@ def folded(events):
         )
         subject = stored_subject(partition, NAMESPACE, event.document)
         record = Record(sequence, sequence, subject, b"", event.body)
-        outcome = fold(document, record, recorded_at=sequence, fold_number=1).outcome
+        outcome = fold(document, record, RULES[1], recorded_at=sequence).outcome
         assert outcome.status is Status.applied, (event, outcome)
     return documents
 

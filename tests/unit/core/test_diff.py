@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,8 +10,8 @@ import pytest
 from refold.core import canonical
 from refold.core import diff as diff_module
 from refold.core.diff import diff
-from refold.core.limits import OPERATIONS_MAX, STATE_BYTES_MAX
-from refold.core.patch import apply_patch, compile_patch
+from refold.core.fold import OPERATIONS_MAX, STATE_BYTES_MAX
+from support.fold1 import LIMITS, apply_patch, compile_patch
 from support.json_values import copied
 
 
@@ -169,7 +170,7 @@ def test_a_diff_that_would_shift_too_much_replaces_the_root(monkeypatch):
     a, b = things(300), things(300)
     del b[10]
     assert len(checked(a, b)) == 1
-    monkeypatch.setattr(diff_module, "SHIFTS_MAX", 100)
+    monkeypatch.setattr(diff_module, "_LIMITS", replace(LIMITS, shifts=100))
     assert checked(a, b)[0]["path"] == ""
 
 

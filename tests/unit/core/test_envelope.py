@@ -7,10 +7,12 @@ from itertools import product
 
 import pytest
 
-from refold.core.envelope import content_of, open_envelope, reply_subject
+from refold.core.envelope import content_of, reply_subject
 from refold.core.errors import Refused
-from refold.core.limits import EVENT_BYTES_MAX, HEADERS_BYTES_MAX, REPLY_CHARS_MAX
+from refold.core.fold import EVENT_BYTES_MAX, HEADERS_BYTES_MAX
+from refold.core.limits import REPLY_CHARS_MAX
 from support.events import CLOUD_EVENT, JSON_PATCH, MERGE_PATCH, lines
+from support.fold1 import open_envelope
 
 CE = {"specversion": "1.0", "id": "7", "source": "/till/3", "type": "order.paid"}
 CE_HEADERS = tuple((f"ce-{name}", value) for name, value in CE.items())

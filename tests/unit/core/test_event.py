@@ -7,10 +7,11 @@ import json
 import pytest
 
 from refold.core.errors import Refused
-from refold.core.event import FIELDS, LATER_FIELDS, TEXTS, decode
-from refold.core.limits import DEPTH_MAX, OPERATIONS_MAX
+from refold.core.event import FIELDS, LATER_FIELDS, TEXTS
+from refold.core.fold import OPERATIONS_MAX
 from refold.core.outcome import Kind
 from support.events import JSON_PATCH, SECOND, lines
+from support.fold1 import LIMITS, decode
 
 
 def decoded(event, *headers):
@@ -200,8 +201,8 @@ def test_meta_is_an_object(meta):
 
 
 def test_a_state_that_is_put_nests_up_to_the_bound():
-    assert decoded(b'{"put":%s}' % nested(DEPTH_MAX)).kind is Kind.put
-    assert refusal(b'{"put":%s}' % nested(DEPTH_MAX + 1))[0] == "too_deep"
+    assert decoded(b'{"put":%s}' % nested(LIMITS.depth)).kind is Kind.put
+    assert refusal(b'{"put":%s}' % nested(LIMITS.depth + 1))[0] == "too_deep"
 
 
 def test_a_patch_has_operations_up_to_the_bound():

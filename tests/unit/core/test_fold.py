@@ -5,19 +5,12 @@ from __future__ import annotations
 import pytest
 
 from refold.core.document import ABSENT
-from refold.core.limits import (
-    DEPTH_MAX,
-    DETAIL_CHARS_MAX,
-    EVENT_BYTES_MAX,
-    ID_WINDOW_EVENTS,
-    ID_WINDOW_IDS,
-    OCCURRED_AHEAD_NANOSECONDS,
-    OPERATIONS_MAX,
-    STATE_BYTES_MAX,
-)
+from refold.core.fold import EVENT_BYTES_MAX, ID_WINDOW_EVENTS, ID_WINDOW_IDS, OPERATIONS_MAX, STATE_BYTES_MAX
+from refold.core.limits import DETAIL_CHARS_MAX
 from refold.core.outcome import Kind, Status
 from refold.core.timestamp import format_time
 from support.events import CLOUD_EVENT, JSON_PATCH, SECOND, START, History
+from support.fold1 import LIMITS
 
 NO_OP = {"patch": []}
 BROKEN = {"patch": [{"op": "test", "path": "", "value": "never"}]}
@@ -178,7 +171,7 @@ def test_a_patch_is_all_or_nothing(history):
 
 def test_a_merge_that_fails_leaves_the_state_as_it_was(history):
     history.publish({"put": {"a": 1, "z": {}}})
-    deep = b"[" * DEPTH_MAX + b"]" * DEPTH_MAX
+    deep = b"[" * LIMITS.depth + b"]" * LIMITS.depth
     outcome = history.publish(b'{"merge":{"a":null,"b":2,"z":{"y":%s}}}' % deep)
     assert outcome.reason == "too_deep"
     assert history.state_bytes == b'{"a":1,"z":{}}'
@@ -301,8 +294,8 @@ def test_rejected_events_and_duplicates_do_not_make_a_base_stale(history):
 
 
 def test_an_event_may_have_occurred_up_to_five_minutes_after_its_recorded_time(history):
-    assert OCCURRED_AHEAD_NANOSECONDS == 5 * 60 * SECOND
-    latest = START + OCCURRED_AHEAD_NANOSECONDS
+    assert LIMITS.occurred_ahead_nanoseconds == 5 * 60 * SECOND
+    latest = START + LIMITS.occurred_ahead_nanoseconds
     assert history.publish({"put": 1, "occurred_at": format_time(latest)}, at=START).status is Status.applied
     outcome = history.publish({"put": 1, "occurred_at": format_time(latest + 1)}, at=START)
     assert outcome.reason == "occurred_in_future"

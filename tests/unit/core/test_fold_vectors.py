@@ -9,7 +9,7 @@ import pytest
 
 from refold.core import canonical, chain
 from refold.core.document import ABSENT, Document
-from refold.core.fold import fold
+from refold.core.fold import RULES, fold
 from refold.core.record import Record, partition_of, place
 from support.events import lines, subject_of
 
@@ -72,7 +72,7 @@ def test_the_fold_makes_of_every_event_what_the_vectors_say(case):
     recorded_at = 0
     for record, expected in records(case):
         recorded_at = max(recorded_at, record.time)
-        folded = fold(document, record, recorded_at=recorded_at)
+        folded = fold(document, record, RULES[1], recorded_at=recorded_at)
         texts = {name: written_out(expected[name]) for name in ("state", "effect") if name in expected}
         wanted = {**expected, **texts}
         assert found(folded, document, recorded_at, expected) == wanted, (

@@ -7,10 +7,11 @@ import pytest
 from refold.core.errors import Refused
 from refold.core.headers import cloud_attributes, fields_of, media_type, read_headers
 from support.events import lines
+from support.fold1 import LIMITS
 
 
 def fields(*headers):
-    return fields_of(read_headers(lines(*headers)))
+    return fields_of(read_headers(lines(*headers)), LIMITS)
 
 
 def reason_of(call, *arguments):

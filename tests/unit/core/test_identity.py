@@ -6,6 +6,7 @@ from hashlib import sha256
 
 import pytest
 
+from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
 from refold.core.identity import (
     admit,
     content_digest,
@@ -16,7 +17,6 @@ from refold.core.identity import (
     remember,
     unpack_identities,
 )
-from refold.core.limits import ID_WINDOW_EVENTS, ID_WINDOW_IDS
 from refold.core.outcome import First, Status
 
 CONTENT = content_digest(b"content")
@@ -30,7 +30,7 @@ def first(ordinal, **said):
 def filled(count):
     window = {}
     for ordinal in range(1, count + 1):
-        remember(window, id_digest(f"id-{ordinal}"), CONTENT, first(ordinal))
+        remember(window, id_digest(f"id-{ordinal}"), CONTENT, first(ordinal), ID_WINDOW_IDS)
     return window
 
 
@@ -49,34 +49,34 @@ def test_digests_are_the_first_16_bytes_of_sha_256():
 )
 def test_a_first_outcome_comes_back_as_it_was_remembered(outcome):
     window = {}
-    identity = remember(window, id_digest("x"), CONTENT, outcome)
+    identity = remember(window, id_digest("x"), CONTENT, outcome, ID_WINDOW_IDS)
     assert first_outcome(identity) == outcome
-    assert recall(window, id_digest("x"), outcome.ordinal + 1) == (CONTENT, outcome)
+    assert recall(window, id_digest("x"), outcome.ordinal + 1 - ID_WINDOW_EVENTS) == (CONTENT, outcome)
 
 
 def test_an_id_that_was_never_seen_is_not_found():
-    assert recall(filled(3), id_digest("other"), 4) is None
+    assert recall(filled(3), id_digest("other"), 4 - ID_WINDOW_EVENTS) is None
 
 
 def test_the_last_1000_ids_are_remembered_and_no_more():
     window = filled(ID_WINDOW_IDS + 1)
     assert len(window) == ID_WINDOW_IDS == 1_000
-    assert recall(window, id_digest("id-1"), ID_WINDOW_IDS + 2) is None
-    assert recall(window, id_digest("id-2"), ID_WINDOW_IDS + 2) is not None
+    assert recall(window, id_digest("id-1"), ID_WINDOW_IDS + 2 - ID_WINDOW_EVENTS) is None
+    assert recall(window, id_digest("id-2"), ID_WINDOW_IDS + 2 - ID_WINDOW_EVENTS) is not None
 
 
 def test_an_id_is_looked_for_within_the_last_10000_events():
     window = filled(1)
-    assert recall(window, id_digest("id-1"), 1 + ID_WINDOW_EVENTS) is not None
-    assert recall(window, id_digest("id-1"), 2 + ID_WINDOW_EVENTS) is None
+    assert recall(window, id_digest("id-1"), 1) is not None
+    assert recall(window, id_digest("id-1"), 2) is None
 
 
 def test_an_id_used_again_after_its_window_stands_behind_all_others():
     window = filled(ID_WINDOW_IDS)
-    remember(window, id_digest("id-1"), CONTENT, first(20_000))
+    remember(window, id_digest("id-1"), CONTENT, first(20_000), ID_WINDOW_IDS)
     assert len(window) == ID_WINDOW_IDS
     assert list(window)[-1] == id_digest("id-1")
-    remember(window, id_digest("new"), CONTENT, first(20_001))
+    remember(window, id_digest("new"), CONTENT, first(20_001), ID_WINDOW_IDS)
     assert id_digest("id-1") in window
     assert id_digest("id-2") not in window
 
@@ -87,14 +87,16 @@ def test_a_window_is_made_again_from_the_identities_of_the_stored_events():
     for ordinal in range(1, 1_500):
         # Every seventh id returns when its window is long past.
         name = f"id-{ordinal % 7 or ordinal}"
-        identities.append(remember(window, id_digest(name), CONTENT, first(ordinal * 20_000)))
+        identities.append(remember(window, id_digest(name), CONTENT, first(ordinal * 20_000), ID_WINDOW_IDS))
     loaded = {}
     for identity in identities[-ID_WINDOW_IDS:]:
-        admit(loaded, identity)
+        admit(loaded, identity, ID_WINDOW_IDS)
     last = 1_500 * 20_000
     for digest in window | loaded:
         for ordinal in (last, last - 5_000, last - 20_000 + 1):
-            assert recall(window, digest, ordinal) == recall(loaded, digest, ordinal)
+            assert recall(window, digest, ordinal - ID_WINDOW_EVENTS) == recall(
+                loaded, digest, ordinal - ID_WINDOW_EVENTS
+            )
 
 
 @pytest.mark.parametrize("identities", [[], [b"x"], [b"a" * 59, b"", b"b" * 65_535]])

@@ -8,9 +8,8 @@ import pytest
 
 from refold.core import canonical
 from refold.core.errors import Refused
-from refold.core.limits import EVENT_BYTES_MAX, OPERATIONS_MAX, STATE_BYTES_MAX
-from refold.core.merge import apply_merge
-from refold.core.patch import apply_patch, compile_patch
+from refold.core.fold import EVENT_BYTES_MAX, OPERATIONS_MAX, STATE_BYTES_MAX
+from support.fold1 import apply_merge, apply_patch, compile_patch
 from support.json_values import copied
 from support.vectors import vectors
 

@@ -19,11 +19,11 @@ from refold.core.page import (
     state_at,
     unpack,
 )
-from refold.core.patch import apply_patch, compile_patch
 from refold.core.record import Place
 from refold.core.shard import Shard, first_checkpoints
 from refold.core.timestamp import format_time
 from support.events import JSON_PATCH, SECOND, START, History, record
+from support.fold1 import apply_patch, compile_patch
 
 EVENTS = [
     ({"patch": [{"op": "add", "path": "/a", "value": 1}], "id": "x"}, ()),

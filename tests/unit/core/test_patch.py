@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from refold.core import canonical, edit, patch
+from refold.core import canonical, patch
 from refold.core.errors import Refused
-from refold.core.limits import OPERATIONS_MAX, STATE_BYTES_MAX
-from refold.core.patch import apply_patch, compile_patch
+from refold.core.fold import OPERATIONS_MAX, STATE_BYTES_MAX
+from refold.core.limits import Limits
+from support.fold1 import LIMITS, apply_patch, compile_patch
 from support.json_values import copied
 from support.vectors import vectors
 
 
-def applied(doc: Any, raw: Any) -> Any:
-    root, size = apply_patch(doc, compile_patch(raw), size=canonical.size(doc))
+def applied(doc: Any, raw: Any, limits: Limits = LIMITS) -> Any:
+    root, size = apply_patch(doc, compile_patch(raw), size=canonical.size(doc), limits=limits)
     assert size == len(canonical.dumps(root))
     return root
 
 
-def refused(doc: Any, raw: Any) -> Refused:
+def refused(doc: Any, raw: Any, limits: Limits = LIMITS) -> Refused:
     before = canonical.dumps(doc)
     with pytest.raises(Refused) as caught:
-        applied(doc, raw)
+        applied(doc, raw, limits)
     assert canonical.dumps(doc) == before
     return caught.value
 
@@ -110,23 +112,23 @@ def test_a_copy_bomb_is_refused():
 
 
 @pytest.mark.parametrize("kind", ["copy", "move"])
-def test_what_one_event_carries_about_is_bounded(kind, monkeypatch):
-    monkeypatch.setattr(edit, "COPY_BYTES_MAX", 1000)
+def test_what_one_event_carries_about_is_bounded(kind):
+    limits = replace(LIMITS, copy_bytes=1000)
     state = {"a": "x" * 98, "b": {}}
     there = {"op": kind, "from": "/a", "path": "/b/c"}
     back = {"op": "move", "from": "/b/c", "path": "/a"}
-    assert applied(copied(state), [there, back] * 5)
-    error = refused(state, [*[there, back] * 5, there])
+    assert applied(copied(state), [there, back] * 5, limits)
+    error = refused(state, [*[there, back] * 5, there], limits)
     assert (error.reason, error.field) == ("copy_too_large", "patch/10/path")
 
 
-def test_the_elements_that_one_event_shifts_are_bounded(monkeypatch):
-    monkeypatch.setattr(edit, "SHIFTS_MAX", 100)
+def test_the_elements_that_one_event_shifts_are_bounded():
+    limits = replace(LIMITS, shifts=100)
     state = list(range(50))
     add, remove = {"op": "add", "path": "/0", "value": 0}, {"op": "remove", "path": "/0"}
-    assert refused(state, [add, add]).reason == "too_many_shifts"
-    assert refused(state, [remove, remove, remove]).reason == "too_many_shifts"
-    assert len(applied(state, [{"op": "add", "path": "/-", "value": 0}] * 200)) == 250
+    assert refused(state, [add, add], limits).reason == "too_many_shifts"
+    assert refused(state, [remove, remove, remove], limits).reason == "too_many_shifts"
+    assert len(applied(state, [{"op": "add", "path": "/-", "value": 0}] * 200, limits)) == 250
 
 
 def test_a_move_to_a_deeper_place_is_held_to_the_depth_limit():
@@ -157,5 +159,5 @@ def test_an_operation_of_a_later_fold_is_told_from_an_unknown_one():
 
 def test_a_compiled_operation_tells_its_kind_and_places():
     [operation] = compile_patch([{"op": "move", "from": "/a~1b/0", "path": "/c"}])
-    assert operation == patch.Operation("move", ("c",), None, ("a/b", "0"))
+    assert operation == patch.Operation(patch.RFC_6902["move"].apply, ("c",), None, ("a/b", "0"))
     assert operation.source == ("a/b", "0")

@@ -35,6 +35,11 @@ class Log:
             )
         )
 
+    def skip(self, event, to=("n", "d"), at=None):
+        sequence = self.shard.read_sequence + 1
+        passed = record(event, sequence=sequence, time=at, namespace=to[0], document=to[1])
+        self.shard.skip(passed, self.shard.place(passed.subject))
+
     def take(self, taken):
         where = self.shard.place(taken.subject)
         if where.reason:
@@ -117,7 +122,7 @@ def test_a_foreign_record_and_one_without_a_document_also_move_the_clock():
     foreign, mine = partition_of(b"n", b"a"), partition_of(b"n", b"d")
     log = Log([checkpoint for checkpoint in first_checkpoints("log-1") if checkpoint.partition != foreign])
     assert (log.shard.owns(foreign), log.shard.owns(mine)) == (False, True)
-    log.shard.skip(record({"put": 1}, sequence=1, time=START + 5, document="a"))
+    log.skip({"put": 1}, to=("n", "a"), at=START + 5)
     assert log.publish({"put": 1}, at=START).recorded_at == START + 5
     log.take(Record(3, START + 9, b"log.15.n.*", b"", b""))
     assert log.publish({"put": 1}, at=START).recorded_at == START + 9
@@ -151,7 +156,7 @@ def test_a_sequence_that_is_not_the_next_is_a_hole_in_the_log(log, found):
 
 def test_a_hole_is_seen_among_foreign_and_nameless_records_too(log):
     with pytest.raises(LogHole):
-        log.shard.skip(record({"put": 1}, sequence=2))
+        log.shard.skip(record({"put": 1}, sequence=2), log.shard.place(subject_of("n", "d")))
     with pytest.raises(LogHole):
         log.take(Record(2, START, b"x", b"", b""))
 
@@ -222,7 +227,7 @@ def test_a_fold_number_moves_on_for_what_follows_and_is_not_folded_by_who_does_n
     assert {checkpoint.fold for checkpoint in log.shard.checkpoints()} == {2}
     for follow in (
         lambda: log.publish({"put": 1}),
-        lambda: log.shard.skip(record({"put": 1}, sequence=3)),
+        lambda: log.skip({"put": 1}),
         lambda: log.take(Record(3, START, b"x", b"", b"")),
     ):
         with pytest.raises(FoldUnknown) as unknown:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
 
-from refold.core import limits
 from refold.core.document import ABSENT
-from refold.core.errors import LogDiffers
+from refold.core.errors import FoldUnknown, LogDiffers
+from refold.core.limits import NAME_CHARS_MAX, TEXT_DEPTH_MAX
 from refold.core.outcome import Status
-from refold.core.system import LIMITS_OF_FOLD_1, genesis, read_genesis
+from refold.core.system import genesis, read_genesis
 from support.events import History, record
+from support.fold1 import LIMITS
+
+LIMITS_OF_FOLD_1 = asdict(LIMITS)
 
 
 def changed(**members):
@@ -29,7 +34,7 @@ NOT_A_GENESIS = [
     changed(partitions=32),
     changed(partitions=64.0),
     changed(partitions=None),
-    changed(fold=2),
+    changed(fold=0),
     changed(fold=True),
     changed(limits=None),
     changed(limits={}),
@@ -53,11 +58,25 @@ def test_a_genesis_names_the_log_its_partitions_its_fold_and_every_limit():
         "fold": 1,
         "limits": LIMITS_OF_FOLD_1,
     }
-    assert LIMITS_OF_FOLD_1["depth"] == limits.DEPTH_MAX == 128
-    assert LIMITS_OF_FOLD_1["operations"] == limits.OPERATIONS_MAX == 10_000
-    assert LIMITS_OF_FOLD_1["state_bytes"] == limits.STATE_BYTES_MAX == 8 * 2**20
-    assert LIMITS_OF_FOLD_1["event_bytes"] == limits.EVENT_BYTES_MAX == 2**20
-    assert LIMITS_OF_FOLD_1["headers_bytes"] == limits.HEADERS_BYTES_MAX == 32 * 2**10
+
+
+def test_the_limits_of_fold_1_are_what_they_were_when_it_was_released():
+    assert LIMITS_OF_FOLD_1 == {
+        "depth": 128,
+        "operations": 10_000,
+        "state_bytes": 8 * 2**20,
+        "copy_bytes": 16 * 2**20,
+        "shifts": 256 * 2**20,
+        "event_bytes": 2**20,
+        "headers_bytes": 32 * 2**10,
+        "text_depth": 160,
+        "name_chars": 128,
+        "id_chars": 128,
+        "id_window_ids": 1_000,
+        "id_window_events": 10_000,
+        "occurred_ahead_nanoseconds": 300_000_000_000,
+    }
+    assert (LIMITS.name_chars, LIMITS.text_depth) == (NAME_CHARS_MAX, TEXT_DEPTH_MAX)
 
 
 def test_a_genesis_at_sequence_1_is_applied_and_read_back():
@@ -77,6 +96,13 @@ def test_anything_else_is_no_genesis_for_the_fold_nor_for_who_checks_a_log(event
     assert log.state is ABSENT
     with pytest.raises(LogDiffers):
         read_genesis(record(event, namespace="_refold", document="log"))
+
+
+@pytest.mark.parametrize("number", [2, 3, 2**31 - 1])
+def test_a_genesis_of_a_number_that_is_not_known_stops_the_program_and_names_it(number):
+    with pytest.raises(FoldUnknown) as unknown:
+        read_genesis(record(changed(fold=number), namespace="_refold", document="log"))
+    assert unknown.value.facts == {"fold": number, "known": 1, "sequence": 1}
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"put":1,"put":1}'])

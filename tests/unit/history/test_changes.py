@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
-from refold.core import limits
 from refold.core.errors import Refused, VersionUnknown
+from refold.core.fold import EVENT_BYTES_MAX
 from refold.core.page import Clock, Point
 from refold.history import History, changes
 from refold.history.changes import touches
@@ -187,7 +187,7 @@ async def test_diff_turns_one_version_into_the_other_in_both_directions(told: To
 
 
 async def test_large_states_are_compared_too(told: Told) -> None:
-    large = "x" * (limits.EVENT_BYTES_MAX // 2)
+    large = "x" * (EVENT_BYTES_MAX // 2)
     await told.publish({"put": [large, 1]}, {"put": [large, 2]})
     assert await told.history.diff(NAMESPACE, "d", 1, 2) == [{"op": "replace", "path": "/1", "value": 2}]
 

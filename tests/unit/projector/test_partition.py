@@ -278,7 +278,7 @@ async def test_the_bytes_of_what_waits_for_a_commit_include_its_notices() -> Non
     assert await store.own()
     loop = ShardLoop(ports(log, store), ROOMY, Shard(await store.bind("log-1")))
     running = asyncio.create_task(loop.run())
-    await until(lambda: _is(loop._is_committing))
+    await until(lambda: _is(loop._committing is not None))
     for _ in range(10):
         await append(log, "a", {"put": "x" * 10_000}, ("Refold-Reply", "_INBOX.me"))
     await until(lambda: _is(loop._pending.events == 10))

@@ -12,7 +12,7 @@ from refold.core import canonical
 from refold.core.canonical import Json
 from refold.core.document import ABSENT
 from refold.core.errors import RefoldError
-from refold.core.patch import apply_patch, compile_patch
+from refold.core.patch import apply_again
 
 _DELETED: Final = [{"op": "remove", "path": ""}]
 """How history shows a delete; no author's patch can be this."""
@@ -43,7 +43,7 @@ class Past:
         else:
             state, size = ({}, 2) if self._state is ABSENT else (self._state, self._size)
             # They were accepted once: they apply again.
-            self._state, self._size = apply_patch(state, compile_patch(change.patch), size=size)
+            self._state, self._size = apply_again(state, change.patch, size=size)
         said = {"actor": change.actor, "type": change.type, "meta": change.meta}
         return _line(
             doc=self._document,

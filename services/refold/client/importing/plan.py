@@ -14,7 +14,7 @@ from refold.core.canonical import Json
 from refold.core.diff import diff
 from refold.core.document import ABSENT
 from refold.core.errors import Refused
-from refold.core.limits import EVENT_BYTES_MAX
+from refold.core.fold import EVENT_BYTES_MAX
 from refold.core.split import split_write
 
 DIGEST_CHARS: Final = 16

@@ -14,8 +14,8 @@ from typing import Any, Final, Protocol
 from refold.core import canonical
 from refold.core.errors import LogDiffers, LogHole, LogMissing, LogUnavailable
 from refold.core.limits import PARTITIONS
-from refold.core.record import SYSTEM_NAMESPACE, partition_of, stored_subject
-from refold.core.system import GENESIS_DOCUMENT, genesis, read_genesis
+from refold.core.record import GENESIS_DOCUMENT, SYSTEM_NAMESPACE, partition_of, stored_subject
+from refold.core.system import genesis, read_genesis
 from refold.log.jetstream.api import (
     MESSAGE_NOT_FOUND,
     STREAM,

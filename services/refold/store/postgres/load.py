@@ -11,8 +11,8 @@ from itertools import chain
 from refold.core import canonical
 from refold.core.document import ABSENT, Document
 from refold.core.errors import FenceLost
+from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
 from refold.core.identity import admit, unpack_identities
-from refold.core.limits import ID_WINDOW_EVENTS, ID_WINDOW_IDS
 from refold.store import Key
 from refold.store.damage import reading_stored
 from refold.store.postgres.exact import read_exact
@@ -51,5 +51,5 @@ def _with_window(row: Row) -> Document:
     with reading_stored(document.namespace, document.document):
         paged = unpack_identities(row["paged_identities"] or b"")
         for identity in chain(paged, row["journal_identities"]):
-            admit(document.identities, identity)
+            admit(document.identities, identity, ID_WINDOW_IDS)
     return document

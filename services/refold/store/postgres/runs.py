@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
+from refold.core.fold import ID_WINDOW_EVENTS
 from refold.core.identity import id_digest, recall
 from refold.core.outcome import Entry
 from refold.core.page import Run
@@ -71,7 +72,10 @@ async def find_id(pool: Pool, namespace: str, document: str, event_id: str) -> E
     """Find the first event that carried this id in the document's id window."""
     async with pool.lend() as connection:
         found = await load_documents(connection, [(namespace, document)], has_states=False)
-    known = recall(found[0].identities, id_digest(event_id), found[0].events + 1) if found else None
+    if not found:
+        return None
+    oldest = found[0].events + 1 - ID_WINDOW_EVENTS
+    known = recall(found[0].identities, id_digest(event_id), oldest)
     return await read_entry(pool, namespace, document, known[1].sequence) if known else None
 
 

@@ -1,0 +1,91 @@
+"""The fold: (document, event) -> (document, outcome), pure, by the rules that a number names.
+
+A number's rules never change once they are released. A log says by its genesis, and by later events of `_refold`,
+which number is in force; a program that does not know it stops (`FoldUnknown`).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from refold.core.document import Document
+from refold.core.errors import FoldUnknown
+from refold.core.fold import v1
+from refold.core.fold.rules import Decoded, Folded, Rules, Window
+from refold.core.record import Record
+
+RULES: Final[dict[int, Rules]] = {1: v1.RULES}
+"""Every number that this program knows."""
+
+NEWEST: Final = v1.RULES
+"""The rules of a log that is created now."""
+
+EVENT_BYTES_MAX: Final = NEWEST.limits.event_bytes
+HEADERS_BYTES_MAX: Final = NEWEST.limits.headers_bytes
+ID_CHARS_MAX: Final = NEWEST.limits.id_chars
+OPERATIONS_MAX: Final = NEWEST.limits.operations
+STATE_BYTES_MAX: Final = NEWEST.limits.state_bytes
+"""For what is refused before it is published; the fold of a log goes by the limits of its own number."""
+
+ID_WINDOW_IDS: Final = max(rules.limits.id_window_ids for rules in RULES.values())
+ID_WINDOW_EVENTS: Final = max(rules.limits.id_window_events for rules in RULES.values())
+"""How much of a document's dedup window a store keeps at hand, whatever number is in force."""
+
+
+def rules_of(number: int, sequence: int | None = None) -> Rules:
+    """Return a number's rules. Raises `FoldUnknown`, which names the number and the event that asks for it."""
+    rules = RULES.get(number)
+    if rules is None:
+        known = max(RULES)
+        if sequence is None:
+            raise FoldUnknown(fold=number, known=known)
+        raise FoldUnknown(fold=number, known=known, sequence=sequence)
+    return rules
+
+
+def fold(
+    document: Document,
+    record: Record,
+    rules: Rules,
+    *,
+    recorded_at: int,
+    decoded: Decoded | None = None,
+    window: Window = (),
+) -> Folded:
+    """Fold one event into its document, in place.
+
+    Args:
+        document: the head that the record before it left.
+        record: the event as recorded.
+        rules: those in force at the event's sequence.
+        recorded_at: the broker's time of the record, made monotonic over the log.
+        decoded: what `rules.decode` made of the record, where that has been done before.
+        window: the document's changes from the version that `rules.needs` asked for.
+
+    An event that breaks any rule has the outcome `rejected` and leaves the state as it was.
+    """
+    if decoded is None:
+        decoded = rules.decode(record, rules)
+    document.events += 1
+    document.last_sequence = record.sequence
+    document.last_recorded_at = recorded_at
+    return rules.decide(document, record, decoded, recorded_at, rules, window)
+
+
+__all__ = [
+    "EVENT_BYTES_MAX",
+    "HEADERS_BYTES_MAX",
+    "ID_CHARS_MAX",
+    "ID_WINDOW_EVENTS",
+    "ID_WINDOW_IDS",
+    "NEWEST",
+    "OPERATIONS_MAX",
+    "RULES",
+    "STATE_BYTES_MAX",
+    "Decoded",
+    "Folded",
+    "Rules",
+    "Window",
+    "fold",
+    "rules_of",
+]

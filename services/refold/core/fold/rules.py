@@ -1,0 +1,68 @@
+"""The shape of a rule set: what a fold number names.
+
+Filled in by the modules beside it, one for each number; used by whoever folds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import NamedTuple, TypeAlias
+
+from refold.core.canonical import Json
+from refold.core.document import Document
+from refold.core.envelope import Envelope
+from refold.core.errors import Refused
+from refold.core.event import Event
+from refold.core.limits import PARTITIONS, Limits
+from refold.core.outcome import Entry, Outcome
+from refold.core.patch import OperationShape
+from refold.core.record import Record
+
+
+class Decoded(NamedTuple):
+    """An event before it meets its document: decoded, or as far as it could be, with the rule that it breaks."""
+
+    envelope: Envelope | None
+    event: Event | None
+    refused: Refused | None
+
+
+class Folded(NamedTuple):
+    """An outcome with what is known of the event behind it.
+
+    `event` is None where it was not decoded, `identity` where it takes no place in the dedup window; `occurred_at`
+    is the author's time, else the recorded one.
+    """
+
+    outcome: Outcome
+    occurred_at: int
+    event: Event | None = None
+    event_id: str | None = None
+    identity: bytes | None = None
+
+
+Window: TypeAlias = Sequence[Entry]
+"""Effective entries of one document, in order, from the version that an event's rules asked for to the head."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """A fold number's rules and limits. Never changed once released: another rule is another number.
+
+    `decode` reads a record without its document. `needs` returns the version after which `decide` must be given the
+    document's changes, None where it needs none; it is None where no event of this number ever needs any. `decide`
+    folds the event into its document, in place, and leaves the state as it was where it rejects.
+    """
+
+    number: int
+    limits: Limits
+    operations: Mapping[str, OperationShape]
+    decode: Callable[[Record, Rules], Decoded]
+    needs: Callable[[Decoded, Document], int | None] | None
+    decide: Callable[[Document, Record, Decoded, int, Rules, Window], Folded]
+
+    def genesis_state(self, log_id: str) -> dict[str, Json]:
+        """Return what a log made under these rules says of itself at sequence 1."""
+        limits: dict[str, Json] = asdict(self.limits)
+        return {"log_id": log_id, "partitions": PARTITIONS, "fold": self.number, "limits": limits}

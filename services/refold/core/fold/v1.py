@@ -1,0 +1,229 @@
+"""Fold 1, frozen: its limits, how an event is decoded, and what becomes of it.
+
+Registered in `refold.core.fold`. The recorded logs in `tests/data/` hold every outcome, state and chain of it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from refold.core import canonical
+from refold.core.document import ABSENT, Document
+from refold.core.envelope import content_of, open_envelope
+from refold.core.errors import Refused
+from refold.core.event import Event, check_event
+from refold.core.fold.rules import Decoded, Folded, Rules, Window
+from refold.core.identity import content_digest, id_digest, recall, remember
+from refold.core.limits import DETAIL_CHARS_MAX, FOLD_MAX, Limits
+from refold.core.merge import apply_merge
+from refold.core.outcome import First, Kind, Outcome, Status
+from refold.core.patch import RFC_6902, apply_patch
+from refold.core.record import FOLD_DOCUMENT, GENESIS_DOCUMENT, SYSTEM_NAMESPACE, Record, author_headers
+
+LIMITS: Final = Limits(
+    depth=128,
+    operations=10_000,
+    state_bytes=8 * 1024 * 1024,
+    copy_bytes=16 * 1024 * 1024,
+    shifts=256 * 1024 * 1024,
+    event_bytes=1024 * 1024,
+    headers_bytes=32 * 1024,
+    text_depth=160,
+    name_chars=128,
+    id_chars=128,
+    id_window_ids=1_000,
+    id_window_events=10_000,
+    occurred_ahead_nanoseconds=300 * 1_000_000_000,
+)
+
+
+def decode(record: Record, rules: Rules) -> Decoded:
+    """Decode a record without its document."""
+    headers = record.headers
+    try:
+        envelope = open_envelope(author_headers(headers) if headers else headers, record.body, rules.limits)
+    except Refused as refused:
+        return Decoded(None, None, refused)
+    try:
+        event = check_event(envelope, rules.limits, rules.operations)
+    except Refused as refused:
+        return Decoded(envelope, None, refused)
+    # Past the generated constructor: this runs for every event.
+    return tuple.__new__(Decoded, (envelope, event, None))
+
+
+def decide(
+    document: Document, record: Record, decoded: Decoded, recorded_at: int, rules: Rules, _window: Window
+) -> Folded:
+    """Fold a decoded event into its document: at most once for each id."""
+    envelope, event, refused = decoded
+    if envelope is None:
+        assert refused is not None
+        return Folded(_rejected(document, Kind.unknown, refused), recorded_at)
+    event_id = envelope.id
+    if event_id is None:
+        return _decide(document, record, event, refused, recorded_at, rules)
+    limits = rules.limits
+    digest, content = id_digest(event_id), content_digest(content_of(envelope))
+    known = recall(document.identities, digest, document.events - limits.id_window_events)
+    if known is not None:
+        return Folded(_repeated(document, content, *known), recorded_at, event_id=event_id)
+    outcome, occurred_at, _, _, _ = _decide(document, record, event, refused, recorded_at, rules)
+    first = First(
+        document.events,
+        record.sequence,
+        recorded_at,
+        outcome.version,
+        outcome.status,
+        outcome.is_creation,
+        outcome.reason,
+    )
+    identity = remember(document.identities, digest, content, first, limits.id_window_ids)
+    return Folded(outcome, occurred_at, event, event_id, identity)
+
+
+def _repeated(document: Document, content: bytes, first_content: bytes, first: First) -> Outcome:
+    if content == first_content:
+        return Outcome(Status.duplicate, first.version, Kind.unknown, first.is_creation, first=first)
+    detail = f"id: the event at sequence {first.sequence} carries it with other content"
+    return Outcome(Status.rejected, document.version, Kind.unknown, reason="id_reused", detail=detail)
+
+
+def _decide(
+    document: Document,
+    record: Record,
+    event: Event | None,
+    refused: Refused | None,
+    recorded_at: int,
+    rules: Rules,
+) -> Folded:
+    try:
+        if event is None:
+            assert refused is not None
+            raise refused
+        kind, _, _, _, _, base, _, occurred_at = event
+        if occurred_at is None:
+            occurred_at = recorded_at
+        elif occurred_at > recorded_at + rules.limits.occurred_ahead_nanoseconds:
+            raise Refused(
+                "occurred_in_future", "more than five minutes after recorded time", field="occurred_at"
+            )
+        if document.namespace == SYSTEM_NAMESPACE:
+            check_system_event(document.document, event, record.sequence, rules)
+        if base is not None:
+            _check_base(document, event, base)
+        is_creation = document.state is ABSENT
+        effect = _apply(document, event, rules)
+    except Refused as broken:
+        kind = event.kind if event is not None else Kind.unknown
+        return Folded(_rejected(document, kind, broken), recorded_at, event)
+    document.version += 1
+    document.version_sequence = record.sequence
+    document.recorded_at = recorded_at
+    document.occurred_at = occurred_at
+    if occurred_at > document.occurred_max or document.version == 1:
+        document.occurred_max = occurred_at
+    # Past the generated constructors: this runs for every event.
+    outcome = tuple.__new__(Outcome, (_APPLIED, document.version, kind, is_creation, "", "", effect, None))
+    return tuple.__new__(Folded, (outcome, occurred_at, event, None, None))
+
+
+def check_system_event(document: str, event: Event, sequence: int, rules: Rules) -> None:
+    """Refuse an event of `_refold` that is not valid. Raises `Refused`."""
+    if event.kind is not Kind.put:
+        raise _bad_system("system documents are put whole")
+    if document == GENESIS_DOCUMENT:
+        _check_genesis(event.value, sequence, rules)
+    elif document == FOLD_DOCUMENT:
+        _check_fold_number(event.value, rules.number)
+    else:
+        raise _bad_system("there is no such system document")
+
+
+def _check_genesis(state: canonical.Json, sequence: int, rules: Rules) -> None:
+    if sequence != 1:
+        raise _bad_system("a genesis stands at sequence 1")
+    if not isinstance(state, dict) or not isinstance(state.get("log_id"), str) or not state["log_id"]:
+        raise _bad_system("a genesis names its log_id")
+    expected = rules.genesis_state(state["log_id"])
+    # Not by `==`, which takes true for 1.
+    if canonical.identical(state, expected):
+        return
+    differing = [
+        name
+        for name in sorted(expected.keys() | state.keys())
+        if name not in state or name not in expected or not canonical.identical(state[name], expected[name])
+    ]
+    raise _bad_system(f"a genesis of fold {rules.number} differs in {', '.join(differing)}")
+
+
+def _check_fold_number(state: canonical.Json, current: int) -> None:
+    number = state.get("fold") if isinstance(state, dict) and len(state) == 1 else None
+    if type(number) is not int or not current < number <= FOLD_MAX:
+        raise _bad_system(f"a fold's number is an integer above {current}, at most {FOLD_MAX}")
+
+
+def _bad_system(rule: str) -> Refused:
+    return Refused("bad_system_event", rule, field="_refold")
+
+
+def _check_base(document: Document, event: Event, base: int) -> None:
+    """Refuse a stale base: `reject` is the only strategy, and the default."""
+    if base == document.version:
+        return
+    if base > document.version:
+        raise Refused("base_in_future", f"the document is at version {document.version}", field="base")
+    if event.on_conflict not in {None, "reject"}:
+        raise Refused(
+            "strategy_unavailable", "fold 1 knows only reject for a stale base", field="on_conflict"
+        )
+    raise Refused("conflict", f"version {base + 1} came after it", field="base", shape=str(base))
+
+
+def _apply(document: Document, event: Event, rules: Rules) -> list[canonical.Json] | None:
+    """Change the document; return the effective patch where it is not the event's own."""
+    kind, value, operations, *_ = event
+    state, size = document.state, document.size
+    is_absent = state is ABSENT
+    if is_absent:
+        state, size = {}, 2
+    effect: list[canonical.Json] | None = None
+    if kind is _PATCH:
+        state, size = apply_patch(state, operations, size=size, limits=rules.limits)
+    elif kind is Kind.merge:
+        state, size, effect = apply_merge(state, value, size=size, limits=rules.limits)
+    elif kind is Kind.put:
+        state, size = _put(event, rules.limits.state_bytes)
+    elif is_absent:
+        raise Refused("document_absent", "there is nothing to delete", field="delete")
+    else:
+        state, size = ABSENT, 0
+    document.state, document.size = state, size
+    return effect
+
+
+def _put(event: Event, bytes_max: int) -> tuple[canonical.Json, int]:
+    if event.size > bytes_max:
+        raise Refused(
+            "state_too_large", f"at most {bytes_max} bytes", field="put", shape=f"{event.size} bytes"
+        )
+    return event.value, event.size
+
+
+def _rejected(document: Document, kind: Kind, refused: Refused) -> Outcome:
+    detail = str(refused)
+    if not detail.isprintable():
+        detail = detail.translate(_CONTROLS)
+    return Outcome(
+        Status.rejected, document.version, kind, reason=refused.reason, detail=detail[:DETAIL_CHARS_MAX]
+    )
+
+
+_APPLIED: Final = Status.applied
+_PATCH: Final = Kind.patch
+"""An enumeration's own look-up costs as much as the rest of a comparison."""
+
+# A NUL is legal in JSON text but not in the store's; the others would play with a terminal.
+_CONTROLS: Final = {code: f"\\u{code:04x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+
+RULES: Final = Rules(number=1, limits=LIMITS, operations=RFC_6902, decode=decode, needs=None, decide=decide)

@@ -1,0 +1,129 @@
+"""What the fold needs beside the documents: changes that an event's rules ask for, and the system's fold number.
+
+Used by the projector's loop, before it folds a part of the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from refold.core.checkpoint import Checkpoint
+from refold.core.document import Document
+from refold.core.errors import LogHole
+from refold.core.fold import Decoded, Rules, fold, rules_of
+from refold.core.outcome import Entry
+from refold.core.record import FOLD_DOCUMENT, SYSTEM_NAMESPACE, Place, Record, place, stored_subject
+from refold.core.shard import Shard, Step
+from refold.core.system import genesis_rules
+from refold.log import EventLog
+from refold.store import Key, SnapshotStore
+
+
+@dataclass(slots=True, kw_only=True)
+class Windows:
+    """A part of the log decoded, with the changes that its events need."""
+
+    decoded: dict[int, Decoded] = field(default_factory=dict)
+    since: dict[int, int] = field(default_factory=dict)
+    """By sequence: the version after which an event needs its document's changes."""
+    changes: dict[Key, list[Entry]] = field(default_factory=dict)
+
+    def fold(self, shard: Shard, record: Record, where: Place, document: Document) -> Step:
+        """Fold a record of the part, and keep its change for those that follow."""
+        changes = self.changes.get(where[1:3], [])
+        version = self.since.get(record.sequence)
+        window = [] if version is None else [entry for entry in changes if entry.version > version]
+        step = shard.fold(record, where, document, self.decoded[record.sequence], window)
+        if step.entry.status.is_effective:
+            changes.append(step.entry)
+        return step
+
+
+async def load_windows(
+    store: SnapshotStore,
+    rules: Rules,
+    events: Iterable[tuple[Record, Document]],
+    uncommitted: Callable[[Key], Iterable[Entry]],
+) -> Windows:
+    """Decode a part of the log, and load the changes that its events need: from memory, else from the store."""
+    windows = Windows()
+    oldest: dict[Key, int] = {}
+    for record, document in events:
+        decoded = windows.decoded[record.sequence] = rules.decode(record, rules)
+        version = rules.needs(decoded, document) if rules.needs is not None else None
+        if version is not None:
+            windows.since[record.sequence] = version
+            key = (document.namespace, document.document)
+            oldest[key] = min(version, oldest.get(key, version))
+    # First from memory: what is committed meanwhile is in the store when that is asked.
+    held = {key: [entry for entry in uncommitted(key) if entry.status.is_effective] for key in oldest}
+    loaded = await asyncio.gather(*(_changes_since(store, key, version) for key, version in oldest.items()))
+    for (key, version), stored in zip(oldest.items(), loaded, strict=True):
+        by_version = {entry.version: entry for entry in (*stored, *held[key]) if entry.version > version}
+        windows.changes[key] = [by_version[at] for at in sorted(by_version)]
+    return windows
+
+
+async def _changes_since(store: SnapshotStore, key: Key, version: int) -> list[Entry]:
+    async with aclosing(store.runs(*key, after_version=version, is_descending=False)) as runs:
+        return [entry async for run in runs for entry in run.entries if entry.status.is_effective]
+
+
+def split_by_rules(records: list[Record], place_of: Callable[[bytes], Place]) -> Iterator[list[Record]]:
+    """Divide records so that a system event, which may move the fold number on, is the last of its part."""
+    begin = 0
+    for at, record in enumerate(records, 1):
+        if place_of(record.subject).namespace == SYSTEM_NAMESPACE:
+            yield records[begin:at]
+            begin = at
+    if begin < len(records):
+        yield records[begin:]
+
+
+async def resume_system(shard: Shard, log: EventLog, store: SnapshotStore) -> None:
+    """Give a shard the foreign document that moves the fold number, as of the shard's checkpoint.
+
+    Its owner may have committed more or less of the log: its stored events are folded again up to the checkpoint, and
+    where they end before it, the log is read on from there.
+    """
+    where = place(f"log.{SYSTEM_NAMESPACE}.{FOLD_DOCUMENT}".encode())
+    if not shard.read_sequence or shard.owns(where.partition):
+        return
+    genesis = await log.get(1)
+    if genesis is None:
+        raise LogHole("the log lacks its genesis", sequence=1)
+    document = Document(namespace=where.namespace, document=where.document, partition=where.partition)
+    owner = next(it for it in await store.checkpoints() if it.partition == where.partition)
+    rules = genesis_rules(genesis)
+    async with aclosing(store.runs(*where[1:3], after_version=None, is_descending=False)) as runs:
+        async for run in runs:
+            for entry in run.entries:
+                if entry.sequence <= min(owner.read_sequence, shard.read_sequence):
+                    rules = _fold_again(document, entry, rules, where)
+    if owner.read_sequence < shard.read_sequence:
+        await _read_on(log, owner, document, shard.read_sequence)
+    shard.resume_system(document)
+
+
+def _fold_again(document: Document, entry: Entry, rules: Rules, where: Place) -> Rules:
+    subject = stored_subject(*where[:3]) if entry.subject is None else entry.subject
+    record = Record(entry.sequence, entry.time, subject, entry.headers, entry.body)
+    fold(document, record, rules, recorded_at=entry.recorded_at)
+    return rules_of(document.state["fold"]) if entry.status.is_effective else rules
+
+
+async def _read_on(log: EventLog, owner: Checkpoint, document: Document, until_sequence: int) -> None:
+    owners = Shard([owner])
+    async with aclosing(log.read(owner.read_sequence)) as runs:
+        async for records in runs:
+            for record in records:
+                where = owners.place(record.subject)
+                if where[1:3] == (document.namespace, document.document):
+                    owners.fold(record, where, document)
+                else:
+                    owners.skip(record, where)
+                if record.sequence == until_sequence:
+                    return

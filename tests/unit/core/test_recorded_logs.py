@@ -1,0 +1,80 @@
+"""Logs that were recorded under a fold number come to the same outcomes, states and chains in every later program."""
+
+from __future__ import annotations
+
+import pytest
+
+from refold.core.fold import RULES
+from refold.core.outcome import Status
+from support.fold2 import known_fold_2
+from support.node import own_fold
+from support.recorded import DATA, recorded_log, shortened
+
+FOLD_1 = sorted((DATA / "fold1").glob("*.jsonl"))
+
+
+def found_in(log):
+    """Fold a recorded log, and say what came of it as the file does."""
+    found = own_fold(log.records, log.log_id)
+    heads = {key: {**head, "state": shortened(head["state"])} for key, head in found["documents"].items()}
+    return found["outcomes"], heads, found["chains"]
+
+
+@pytest.mark.parametrize("path", FOLD_1, ids=lambda path: path.stem)
+def test_a_recorded_log_of_fold_1_comes_to_what_was_recorded(path):
+    log = recorded_log(path)
+    outcomes, documents, chains = found_in(log)
+    for record, found, expected in zip(log.records, outcomes, log.outcomes, strict=True):
+        assert found == expected, record
+    assert (documents, chains) == (log.documents, log.chains)
+
+
+@pytest.mark.parametrize("path", FOLD_1, ids=lambda path: path.stem)
+def test_a_program_that_knows_a_later_number_folds_it_the_same(path):
+    log = recorded_log(path)
+    with known_fold_2():
+        assert found_in(log) == (log.outcomes, log.documents, log.chains)
+
+
+REASONS = [
+    "bad_event",
+    "bad_field",
+    "bad_header",
+    "bad_json",
+    "bad_name",
+    "bad_patch",
+    "bad_pointer",
+    "bad_system_event",
+    "bad_time",
+    "base_in_future",
+    "conflict",
+    "contradictory",
+    "copy_too_large",
+    "document_absent",
+    "duplicate_key",
+    "event_too_large",
+    "headers_too_large",
+    "id_reused",
+    "lone_surrogate",
+    "not_in_this_fold",
+    "number_out_of_range",
+    "occurred_in_future",
+    "remove_root",
+    "repeated_header",
+    "reserved_namespace",
+    "state_too_large",
+    "strategy_unavailable",
+    "target_missing",
+    "test_failed",
+    "too_deep",
+    "too_many_operations",
+    "too_many_shifts",
+    "unknown_field",
+]
+
+
+def test_the_recorded_logs_of_fold_1_hold_every_outcome_and_every_reason():
+    outcomes = [outcome for path in FOLD_1 for outcome in recorded_log(path).outcomes]
+    assert {status for status, *_ in outcomes} == {it.name for it in Status} - {"merged"}
+    assert sorted({reason for _, _, reason, *_ in outcomes if reason}) == REASONS
+    assert set(RULES) == {1}

@@ -1,0 +1,157 @@
+"""A log that moves on to another fold, under the projector's loop, in shards and across stops."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from refold.core.errors import FoldUnknown
+from refold.core.fold import RULES
+from refold.core.limits import PARTITIONS
+from refold.core.record import partition_of
+from refold.core.shard import Shard
+from refold.log.memory import MemoryLog
+from refold.projector.crossing import resume_system
+from refold.projector.verify import Listener, Scope, verify
+from refold.store.memory import MemoryStore, Tables
+from support.fold2 import FOLD_2, MOVE_ON, NUMBER, inc, known_fold_2
+from support.projection import NARROW, ROOMY, append, ports, project, projecting
+
+SYSTEM = "_refold"
+
+
+@pytest.fixture(autouse=True)
+def two_numbers():
+    with known_fold_2():
+        yield
+
+
+async def write(log: MemoryLog, rounds: int = 40) -> None:
+    """Write before, at and behind the crossing, stale events among them."""
+    for number in range(rounds):
+        if number == rounds // 2:
+            await append(log, "fold", MOVE_ON, namespace=SYSTEM)
+        for document in ("a", "b", "c"):
+            await append(log, document, {"merge": {"n": number, "m": 0}} if number < 3 else inc())
+            await append(log, document, {"patch": [{"op": "add", "path": "/x", "value": number}]})
+            await append(log, document, inc("/m", base=max(0, number - 1)))
+            await append(log, document, inc("/x", base=number // 2))
+
+
+async def contents(store: MemoryStore) -> dict[str, object]:
+    """Everything that must not depend on how the log was read."""
+    found: dict[str, object] = {"chains": [checkpoint.chain for checkpoint in await store.checkpoints()]}
+    for document in ("a", "b", "c"):
+        runs = [run async for run in store.runs("n", document, after_version=None, is_descending=False)]
+        found[document] = [entry for run in runs for entry in run.entries], await store.head("n", document)
+    return found
+
+
+async def test_a_crossing_is_the_same_with_a_cache_of_one_document_and_commits_of_three_events() -> None:
+    log = MemoryLog("log-1")
+    await write(log)
+    store = await project(log, ROOMY)
+    assert await contents(await project(log, NARROW)) == await contents(store)
+    assert (await store.checkpoints())[0].fold == NUMBER
+
+
+async def test_an_event_is_given_the_changes_since_its_base_whatever_is_committed() -> None:
+    log = MemoryLog("log-1")
+    await append(log, "fold", MOVE_ON, namespace=SYSTEM)
+    await append(log, "d", {"put": {"n": 0, "x": 0}})
+    for number in range(300):
+        await append(log, "d", {"patch": [{"op": "replace", "path": "/x", "value": number}]})
+    await append(log, "d", inc("/n", base=1))
+    await append(log, "d", inc("/x", base=100))
+    for bounds in (ROOMY, NARROW):
+        store = await project(log, bounds)
+        head = await store.head("n", "d")
+        assert head is not None
+        assert head.snapshot.state == b'{"n":1,"x":299}'
+        assert [it.reason for it in await store.rejections("n", "d", limit=9, before_sequence=None)] == [
+            "conflict"
+        ]
+
+
+async def test_a_stop_anywhere_around_the_crossing_changes_nothing() -> None:
+    log = MemoryLog("log-1")
+    await write(log, 8)
+    last, tables = (await log.info()).last_sequence, Tables()
+    for stop_at in [*range(40, 60, 3), last]:
+        async with projecting(ports(log, MemoryStore(tables)), NARROW) as running:
+            await running.committed(stop_at)
+        tables.owner = None
+    assert await contents(MemoryStore(tables)) == await contents(await project(log))
+
+
+async def test_verify_folds_every_event_by_the_rules_at_its_sequence() -> None:
+    log = MemoryLog("log-1")
+    await write(log)
+    store, told = await project(log), []
+    await verify(log, store, Listener(difference=told.append, progress=lambda _: None), Scope())
+    assert told == []
+
+
+async def test_a_log_that_asks_for_an_unknown_fold_is_folded_up_to_there_and_then_stops() -> None:
+    log, store = MemoryLog("log-1"), MemoryStore()
+    await append(log, "a", {"put": 1})
+    moved = await append(log, "fold", {"put": {"fold": 9}}, namespace=SYSTEM)
+    await append(log, "a", {"put": 2})
+    with pytest.raises(FoldUnknown) as unknown:
+        async with projecting(ports(log, store)) as running:
+            await running.committed(moved + 1)
+    assert unknown.value.facts == {"fold": 9, "known": NUMBER, "sequence": moved + 1}
+    assert {checkpoint.read_sequence for checkpoint in await store.checkpoints()} == {moved}
+
+
+FOLD_PARTITION = partition_of(SYSTEM.encode(), b"fold")
+
+
+@pytest.mark.parametrize("owner_at", [1, 3, 5, 8])
+@pytest.mark.parametrize("shard_at", [1, 3, 5, 8])
+async def test_a_foreign_shard_that_starts_again_knows_the_system_document_as_of_its_checkpoint(
+    owner_at: int, shard_at: int
+) -> None:
+    log = MemoryLog("log-1")
+    await append(log, "d", {"put": {"n": 1}})
+    # Rejected, for its base; the retry is a duplicate wherever the first is known, and would move the number else.
+    early = {**MOVE_ON, "id": "x", "occurred_at": "2999-01-01T00:00:00Z"}
+    await append(log, "fold", early, namespace=SYSTEM)
+    await append(log, "fold", {"put": {"fold": 0}}, namespace=SYSTEM)
+    await append(log, "fold", {**MOVE_ON, "id": "y"}, namespace=SYSTEM)
+    await append(log, "d", inc())
+    await append(log, "fold", {"put": {"fold": 2}, "id": "x"}, namespace=SYSTEM)
+    await append(log, "d", inc())
+    owner = MemoryStore()
+    async with projecting(ports(_Prefix(log, owner_at), owner)) as running:
+        await running.committed(owner_at)
+    checkpoints = await (await project(_Prefix(log, shard_at))).checkpoints()
+    shard = Shard([it for it in checkpoints if it.partition != FOLD_PARTITION])
+    await resume_system(shard, log, owner)
+    found = shard._system.get("fold")
+    whole = (await (await project(_Prefix(log, shard_at))).load([(SYSTEM, "fold")])) if shard_at > 1 else []
+    if not whole:
+        assert found is None or found.events == 0
+        return
+    assert found is not None
+    assert (found.version, found.events, found.identities) == (
+        whole[0].version,
+        whole[0].events,
+        whole[0].identities,
+    )
+    assert found.last_sequence == whole[0].last_sequence
+
+
+class _Prefix(MemoryLog):
+    """A log as it was at a sequence."""
+
+    def __init__(self, whole: MemoryLog, until_sequence: int) -> None:
+        super().__init__("log-1")
+        self._records = whole._records[:until_sequence]
+
+
+def test_the_rules_of_the_test_are_not_those_that_are_released() -> None:
+    assert FOLD_2.limits != RULES[1].limits
+    assert replace(FOLD_2.limits, operations=10_000) == RULES[1].limits
+    assert PARTITIONS == 64
