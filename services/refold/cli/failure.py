@@ -47,7 +47,7 @@ def exiting_clearly() -> Iterator[None]:
 
 def complain(error: RefoldError) -> None:
     """Say what went wrong, in one line, with no secret in it."""
-    from refold.telemetry.redaction import redacted_text
+    from refold.telemetry import redacted_text
 
     code = error.reason if isinstance(error, Refused) else error.code
     told = redacted_text(str(error))

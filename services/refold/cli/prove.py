@@ -186,7 +186,7 @@ def _reach(data: Path | None) -> Settings:
     silent = [url for url in map(settings.required, ("nats_url", "postgres_url")) if not _listens(url)]
     if not silent:
         return settings
-    from refold.telemetry.redaction import redacted_text
+    from refold.telemetry import redacted_text
 
     addresses = redacted_text(", ".join(silent))
     message = f"no system runs there: nothing listens at {addresses}; start it with `refold up`"

@@ -1,4 +1,43 @@
-"""Logging and metrics of the services, and the redaction of secrets.
+"""Logging, metrics, and the redaction of secrets from whatever is shown: log lines, settings, errors.
 
-For everyone above the core; it imports nothing of the services.
+For every package above the core. This module, the redaction, imports only the standard library.
 """
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+HIDDEN: Final = "***"
+
+_SECRET_KEY: Final = re.compile(
+    r"(?i)pass(word|wd|phrase)?$|pwd$|secret|token|dsn$|credential|authorization|api_?key|private_?key|cookie|(^|_)seed$"
+)
+_URL_PASSWORD: Final = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s/?#@:]*):[^\s/?#]*@")
+_URL_TOKEN: Final = re.compile(r"(?i)\b(nats|tls|wss?)://[^\s/?#@:]+@")
+_ASSIGNED: Final = re.compile(
+    r"""(?i)\b(password|passwd|pwd|secret|token)(["']?\s*[=:]\s*)(["']?)[^\s"'&,;]+\3"""
+)
+
+
+def redacted(value: Any, key: str = "") -> Any:
+    """Return the value without secrets, at any depth: members named like a secret, passwords in URLs and texts."""
+    if _SECRET_KEY.search(key) and value is not None:
+        return HIDDEN
+    if isinstance(value, str):
+        return redacted_text(value)
+    if isinstance(value, Mapping):
+        return {name: redacted(item, str(name)) for name, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [redacted(item) for item in value]
+    if isinstance(value, bytes):
+        return redacted_text(value.decode(errors="backslashreplace"))
+    return value if isinstance(value, int | float | bool | None) else redacted_text(str(value))
+
+
+def redacted_text(text: str) -> str:
+    """Return a text without the passwords and tokens of its URLs, and without what follows `password=` and the like."""
+    if "@" in text:
+        text = _URL_TOKEN.sub(rf"\1://{HIDDEN}@", _URL_PASSWORD.sub(rf"\1:{HIDDEN}@", text))
+    return _ASSIGNED.sub(rf"\1\2{HIDDEN}", text)

@@ -1,6 +1,6 @@
-"""Log lines: one fact a line, JSON on stderr, never a secret. For every service and command.
+"""Structured log lines: JSON on standard error, without secrets. For every service and command.
 
-`configure` once at start; then `get_logger()` and `log.info("commit_written", events=12, seconds=0.004)`.
+`configure` once at start; then `get_logger().info("commit_written", events=12, seconds=0.004)`.
 """
 
 from __future__ import annotations
@@ -11,111 +11,22 @@ from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from io import FileIO
-from typing import Any, Final, TextIO, cast
+from typing import Any, TextIO, cast
 
 import orjson
 import structlog
 
-from refold.telemetry.redaction import redacted
-
-LEVELS: Final = ("debug", "info", "warning", "error")
-
-
-class LossyFile:
-    """Write log lines to a file; drop and count those that cannot be written.
-
-    A full disk or a closed pipe must neither stop nor block the process that logs. When writing works again, a line
-    `log_lines_dropped` says how many lines are missing.
-    """
-
-    def __init__(self, open_file: Callable[[], FileIO], *, service: str) -> None:
-        """Open the file at the first write, and again after `close`. It must be unbuffered."""
-        self._open = open_file
-        self._service = service
-        self._file: FileIO | None = None
-        self._dropped = 0
-        self._is_skipping = False
-        self._ends_line = True
-
-    def write(self, lines: bytes) -> None:
-        """Write lines, which may be handed over in pieces; never raise `OSError` or `ValueError`."""
-        if self._is_skipping:
-            # The beginning of this line was dropped: its end goes with it.
-            end = lines.find(b"\n") + 1 or len(lines)
-            self._drop(lines[:end])
-            lines = lines[end:]
-        if lines and self._dropped:
-            if self._unwritten(self._notice()):
-                self._drop(lines)
-                return
-            self._dropped = 0
-        unwritten = self._unwritten(lines)
-        if unwritten:
-            self._drop(unwritten)
-
-    def size(self) -> int:
-        """Return the file's size in bytes; 0 while it is not open."""
-        return 0 if self._file is None else self._file.tell()
-
-    def close(self) -> None:
-        """Close the file; the next write opens it again."""
-        if self._file is not None:
-            with suppress(OSError):
-                self._file.close()
-            self._file = None
-
-    def _unwritten(self, data: bytes) -> bytes:
-        """Write what can be written and return the rest."""
-        # ValueError: the file was closed by another part of the process.
-        with suppress(OSError, ValueError):
-            if self._file is None:
-                self._file = self._open()
-            while data:
-                # None: the file is non-blocking and takes nothing now.
-                count = self._file.write(data)
-                if not count:
-                    break
-                self._ends_line = data[count - 1 : count] == b"\n"
-                data = data[count:]
-        return data
-
-    def _drop(self, data: bytes) -> None:
-        self._dropped += data.count(b"\n")
-        self._is_skipping = not data.endswith(b"\n")
-
-    def _notice(self) -> bytes:
-        line = {
-            "time": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
-            "level": "warning",
-            "service": self._service,
-            "event": "log_lines_dropped",
-            "lines": self._dropped,
-        }
-        return (b"" if self._ends_line else b"\n") + orjson.dumps(line) + b"\n"
-
-
-class _LossyText:
-    """Standard error as `structlog` and `logging` need it, over a `LossyFile`."""
-
-    def __init__(self, file: LossyFile) -> None:
-        self._file = file
-
-    def write(self, text: str) -> int:
-        self._file.write(text.encode(errors="backslashreplace"))
-        return len(text)
-
-    def flush(self) -> None:
-        """Do nothing: the file is unbuffered."""
+from refold.telemetry import redacted
 
 
 def get_logger(**facts: object) -> structlog.typing.FilteringBoundLogger:
-    """Return a logger whose every line carries these facts."""
+    """Return a logger that adds these facts to every line."""
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(**facts)
     return logger
 
 
 def configure(level: str, *, service: str, stream: TextIO | None = None) -> None:
-    """Send all log lines, other libraries' included, to the stream (stderr) from this level on."""
+    """Write the log lines of this level and above to the stream (standard error), also those of libraries."""
     number = logging.getLevelNamesMapping()[level.upper()]
     out = stream or _standard_error(service)
 
@@ -148,13 +59,13 @@ def _standard_error(service: str) -> TextIO:
     buffer = getattr(sys.stderr, "buffer", None)
     raw = getattr(buffer, "raw", buffer)
     if not isinstance(raw, FileIO):
-        # Standard error was replaced by a stream in memory.
+        # Standard error has been replaced by a stream in memory.
         return sys.stderr
     return cast(TextIO, _LossyText(LossyFile(lambda: raw, service=service)))
 
 
 def hide_secrets(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Processor: nothing that is or holds a secret leaves the process."""
+    """Processor: remove secrets from a log line."""
     return {key: redacted(value, key) for key, value in line.items()}
 
 
@@ -185,3 +96,90 @@ def _name_library(logger: Any, _: str, line: MutableMapping[str, Any]) -> Mutabl
 def _line(line: MutableMapping[str, Any], **_: Any) -> str:
     first = {name: line.pop(name) for name in ("time", "level", "service", "event") if name in line}
     return orjson.dumps(first | dict(line), default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+class LossyFile:
+    """Write log lines to a file; drop and count those that cannot be written.
+
+    A full disk or a closed pipe must neither stop nor block the process that logs. When writing works again, a line
+    `log_lines_dropped` says how many lines are missing.
+    """
+
+    def __init__(self, open_file: Callable[[], FileIO], *, service: str) -> None:
+        """Open the file at the first write, and again after `close`. It must be unbuffered."""
+        self._open = open_file
+        self._service = service
+        self._file: FileIO | None = None
+        self._dropped = 0
+        self._is_skipping = False
+        self._ends_line = True
+
+    def write(self, lines: bytes) -> None:
+        """Write lines, or pieces of lines. Never raises `OSError` or `ValueError`."""
+        if self._is_skipping:
+            # The beginning of this line was dropped, so its end is dropped as well.
+            end = lines.find(b"\n") + 1 or len(lines)
+            self._drop(lines[:end])
+            lines = lines[end:]
+        if lines and self._dropped:
+            if self._unwritten(self._notice()):
+                self._drop(lines)
+                return
+            self._dropped = 0
+        unwritten = self._unwritten(lines)
+        if unwritten:
+            self._drop(unwritten)
+
+    def size(self) -> int:
+        """Return the file's size in bytes; 0 while it is not open."""
+        return 0 if self._file is None else self._file.tell()
+
+    def close(self) -> None:
+        """Close the file; the next write opens it again."""
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
+            self._file = None
+
+    def _unwritten(self, data: bytes) -> bytes:
+        """Write what can be written and return the rest."""
+        # ValueError: the file was closed by another part of the process.
+        with suppress(OSError, ValueError):
+            if self._file is None:
+                self._file = self._open()
+            while data:
+                # None: the file is non-blocking and would block now.
+                count = self._file.write(data)
+                if not count:
+                    break
+                self._ends_line = data[count - 1 : count] == b"\n"
+                data = data[count:]
+        return data
+
+    def _drop(self, data: bytes) -> None:
+        self._dropped += data.count(b"\n")
+        self._is_skipping = not data.endswith(b"\n")
+
+    def _notice(self) -> bytes:
+        line = {
+            "time": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+            "level": "warning",
+            "service": self._service,
+            "event": "log_lines_dropped",
+            "lines": self._dropped,
+        }
+        return (b"" if self._ends_line else b"\n") + orjson.dumps(line) + b"\n"
+
+
+class _LossyText:
+    """A text stream over a `LossyFile`, as `structlog` and `logging` need it."""
+
+    def __init__(self, file: LossyFile) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        self._file.write(text.encode(errors="backslashreplace"))
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: the file is unbuffered."""

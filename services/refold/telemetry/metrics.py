@@ -1,6 +1,6 @@
-"""What the services count and time, for Prometheus: base units, bounded labels (never a document's name).
+"""Prometheus metrics of the services: base units, bounded labels (never a document's name).
 
-The projector and the gateway make one each, in a registry of their own.
+Each service creates its own in a registry of its own.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ _COUNTS: Final = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
 
 
 class ProjectorMetrics:
-    """One projector's: what was folded, how far behind it is, how large and how long its commits are."""
+    """Metrics of a projector: outcomes, lag, size and duration of commits."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        """Register them."""
+        """Register the metrics."""
         self.events_folded = Counter(
             "refold_events_folded_total", "Events folded, by outcome.", ["outcome"], registry=registry
         )
@@ -39,10 +39,10 @@ class ProjectorMetrics:
 
 
 class GatewayMetrics:
-    """One gateway's: how long appends take, and answers by route (the template, never the path)."""
+    """Metrics of a gateway: duration of appends, and of requests by route (the template, not the path)."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        """Register them."""
+        """Register the metrics."""
         self.append_seconds = Histogram(
             "refold_append_seconds", "Time until an append is durable.", buckets=_SECONDS, registry=registry
         )

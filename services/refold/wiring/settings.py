@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from refold.core.errors import Refused
 from refold.core.limits import STATE_LAG_BYTES, STATE_LAG_SECONDS
 from refold.gateway.limits import BODY_SECONDS, IDLE_SECONDS, WAITING_MAX, WAITING_PER_CLIENT_MAX
-from refold.telemetry.redaction import redacted_text
+from refold.telemetry import redacted_text
 
 PREFIX: Final = "REFOLD_"
 _MEBIBYTE: Final = 1024 * 1024

@@ -7,8 +7,8 @@ import logging
 import pytest
 import structlog
 
+from refold.telemetry import HIDDEN, redacted, redacted_text
 from refold.telemetry.logging import configure, get_logger
-from refold.telemetry.redaction import HIDDEN, redacted, redacted_text
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ async def read_log(client: Client, after_sequence: int) -> AsyncGenerator[list[R
                 consumer.close()
         except ConsumerLost as lost:
             _log.info("consumer_lost", reason=str(lost), sequence=reader.last_sequence + 1)
-            await reader.note_lost(consumer, lost)
+            await reader.note_lost(consumer)
         except LogUnavailable as error:
             if client.is_closed:
                 raise
@@ -114,7 +114,7 @@ class LogReader:
         self._retry_seconds = RETRY_SECONDS
         self._has_replicas = False
         self._leader_sequence = 0
-        self._gap_end = 0
+        self._is_next_in_doubt = False
         self._quiet_sequence = -1
         self._stalls = 0
 
@@ -125,8 +125,9 @@ class LogReader:
         if self._leader_sequence < self.last_sequence:
             message = "the log ends before the last event that was read from it"
             raise LogHole(message, last_sequence=self._leader_sequence, read_sequence=self.last_sequence)
-        if self._gap_end:
-            await self._check_gap()
+        if self._is_next_in_doubt:
+            self._is_next_in_doubt = False
+            await self._check_next()
         return await Consumer.create(self._client, self.last_sequence + 1)
 
     async def confirmed(self, records: list[Record]) -> AsyncGenerator[list[Record], None]:
@@ -142,29 +143,26 @@ class LogReader:
         yield self._advance(records)
 
     async def check_quiet(self) -> None:
-        """Distinguish a log without news from one whose next event cannot be read, at the second quiet interval.
+        """Find out, at the second quiet interval, why nothing arrives although the log has more.
 
-        Raises `LogHole` with the range that the broker cannot read, `ConsumerLost` where a new consumer may help.
+        Raises `LogHole` if the broker cannot read the next event, `ConsumerLost` if a new one may help, `TimedOut`.
         """
         await self._ask_leader()
         next_sequence = self.last_sequence + 1
         if self._leader_sequence < next_sequence or self._quiet_sequence != next_sequence:
             self._quiet_sequence = next_sequence
             return
-        if await stored_record(self._client, seq=next_sequence) is None:
-            first, last = await unreadable_range(self._client, next_sequence, self._leader_sequence)
-            message = "the broker has events that it cannot read: a block of its storage is damaged"
-            raise LogHole(message, first_sequence=first, last_sequence=last)
+        await self._check_next()
         self._stalls += 1
         if self._stalls > STALLS_MAX:
             message = "the broker delivers no events although it has more"
             raise TimedOut(message, next_sequence=next_sequence, last_sequence=self._leader_sequence)
         raise ConsumerLost("the consumer delivers nothing although the log has more events")
 
-    async def note_lost(self, consumer: Consumer, lost: ConsumerLost) -> None:
-        """Note how a consumer ended; pause if it delivered nothing."""
+    async def note_lost(self, consumer: Consumer) -> None:
+        """Note that a consumer is lost; pause if it delivered nothing."""
         if consumer.first_sequence == self.last_sequence + 1:
-            self._gap_end = lost.found_sequence
+            self._is_next_in_doubt = True
             await self.pause()
 
     async def pause(self) -> None:
@@ -178,12 +176,13 @@ class LogReader:
         self._stalls = 0
         return records
 
-    async def _check_gap(self) -> None:
-        """Raise `LogHole` if the leader lacks the event, too, where the last consumer found a gap."""
-        first, last = self.last_sequence + 1, self._gap_end - 1
-        self._gap_end = 0
-        if await stored_record(self._client, seq=first) is None:
-            raise LogHole("the log lacks events", first_sequence=first, last_sequence=last)
+    async def _check_next(self) -> None:
+        """Raise `LogHole` if the leader has the next sequence, but not its event."""
+        sequence, end_sequence = self.last_sequence + 1, self._leader_sequence
+        if sequence <= end_sequence and await stored_record(self._client, seq=sequence) is None:
+            first, last = await unreadable_range(self._client, sequence, end_sequence)
+            message = "the broker cannot read events: they were deleted, or a block of its storage is damaged"
+            raise LogHole(message, first_sequence=first, last_sequence=last)
 
     async def _ask_leader(self) -> None:
         info = await stream_info(self._client)
@@ -192,12 +191,7 @@ class LogReader:
 
 
 class ConsumerLost(Exception):
-    """The consumer delivers no more. `found_sequence` is the event that came instead of the expected one, or 0."""
-
-    def __init__(self, reason: str, *, found_sequence: int = 0) -> None:
-        """Keep the reason."""
-        super().__init__(reason)
-        self.found_sequence = found_sequence
+    """The consumer delivers no more."""
 
 
 class Consumer:
@@ -326,8 +320,8 @@ class Consumer:
         consumer, sequence_text, _, time_text, _ = reply.rsplit(b".", 4)
         sequence = int(sequence_text)
         if sequence != self._expected:
-            if sequence > self._expected and self._lost is None:
-                self._lose("an event is missing", found_sequence=sequence)
+            if sequence > self._expected:
+                self._lose(f"{sequence} arrived instead of {self._expected}")
             return
         self._expected += 1
         self._separator = b" %b %b." % (self._sid, consumer)
@@ -344,7 +338,7 @@ class Consumer:
                 self._lose(headers[9:].partition(b"\r\n")[0].decode(errors="replace"))
         self._news.set()
 
-    def _lose(self, reason: str, *, found_sequence: int = 0) -> None:
+    def _lose(self, reason: str) -> None:
         if self._lost is None:
-            self._lost = ConsumerLost(reason, found_sequence=found_sequence)
+            self._lost = ConsumerLost(reason)
         self._news.set()
