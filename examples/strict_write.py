@@ -1,4 +1,4 @@
-"""Two authors, one document: whoever saw an old version is told so, as a value, and nothing is published.
+"""Two authors, one document: the second one saw an old version, gets `Conflict`, and nothing is published.
 
 `refold up`, then `python examples/strict_write.py [http://127.0.0.1:8080]`
 """
@@ -6,7 +6,7 @@
 import asyncio
 import sys
 
-from refold.client import Refold
+from refold.client import Conflict, Refold
 
 
 async def main(url: str) -> None:
@@ -17,8 +17,12 @@ async def main(url: str) -> None:
 
         async def book(who: str) -> None:
             booked = {"seats": 0, "last": who}
-            outcome = await refold.put("acme", "flight-7", booked, if_version=seen.version, actor=who)
-            print(f"{who}: {outcome.status} {outcome.detail}")
+            try:
+                outcome = await refold.put("acme", "flight-7", booked, if_version=seen.version, actor=who)
+            except Conflict as conflict:
+                print(f"{who}: conflict: {conflict}")
+            else:
+                print(f"{who}: {outcome.status}")
 
         await asyncio.gather(book("ada"), book("bob"))
 

@@ -24,9 +24,9 @@ from typing import Any
 from uuid import uuid4
 
 from refold.client import Change, Document, Refold
-from refold.client.importing.file import LinesFile
 from refold.core import canonical
 from refold.core.errors import DocumentAbsent
+from refold.transfer import LinesFile
 from support.up import Up, environment
 
 AT_ONCE = 16

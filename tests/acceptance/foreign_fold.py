@@ -21,8 +21,8 @@ from typing import Any
 import asyncpg
 import httpx
 
-from refold.client.importing.file import LinesFile
 from refold.core.record import Record
+from refold.transfer import LinesFile
 from refold.wiring.log import open_log
 from support.node import foreign_fold, own_fold
 from support.servers import running_postgres

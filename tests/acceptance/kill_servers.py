@@ -26,8 +26,6 @@ import orjson
 from read_back import ABSENT, Change, changes_of
 
 from refold.client import Document, Outcome, Refold
-from refold.client.importing.file import LinesFile
-from refold.client.importing.run import RUN_LINES_MAX
 from refold.core.errors import LogUnavailable, ServiceUnavailable, TimedOut
 from refold.core.outcome import Status
 from refold.core.record import SYSTEM_NAMESPACE
@@ -35,6 +33,8 @@ from refold.embedded.system import start_servers
 from refold.log import Appended, Publication
 from refold.store import SnapshotStore
 from refold.telemetry.logging import configure
+from refold.transfer import LinesFile
+from refold.transfer.importer import BATCH_LINES_MAX
 from support.fold1 import open_envelope
 from support.services import Site, contents, folded_to, log_of, make_site, store_of, undisturbed
 from support.system import free_port
@@ -126,7 +126,7 @@ def _kills(given: argparse.Namespace, expected_events: int) -> list[tuple[str, f
     names = ["nats", "postgres"] * given.kills
     chance.shuffle(names)
     # The import's last run is appended at once: what comes after that is not in the midst of it.
-    last = 0.9 * max(0, expected_events - RUN_LINES_MAX)
+    last = 0.9 * max(0, expected_events - BATCH_LINES_MAX)
     events = sorted(chance.uniform(0, last) for _ in names)
     return [
         (name, after, chance.uniform(0, MOMENT_SECONDS)) for name, after in zip(names, events, strict=True)
@@ -186,7 +186,7 @@ async def _author(url: str, name: str, report: Report) -> None:
     async with Refold(url) as refold:
         for version in count():
             event_id, expected = f"{name}-{version}", version + 1
-            put = partial(refold.put, AUTHORED, name, event_id, id=event_id, if_version=version)
+            put = partial(refold.put, AUTHORED, name, event_id, id=event_id, if_version=version, strict=False)
             told: Outcome = await _patiently(put, report)
             found = told.is_effective, told.version
             report.authored[told.status] += 1

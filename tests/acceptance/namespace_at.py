@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from refold.client.importing.file import LinesFile
 from refold.embedded.nats import NatsServer
+from refold.transfer import LinesFile
 from refold.wiring.log import open_log
 from support.prefix import Prefix, differences, listed
 from support.servers import running_postgres

@@ -17,9 +17,9 @@ from itertools import accumulate
 from pathlib import Path
 
 from refold.client import Document, Refold
-from refold.client.importing.file import LinesFile
 from refold.core import canonical
 from refold.core.errors import DocumentAbsent
+from refold.transfer import LinesFile
 
 AT_ONCE = 32
 ABSENT = b"absent"

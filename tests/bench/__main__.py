@@ -18,7 +18,7 @@ from bench.plot import check_drawable, draw
 from bench.report import COLUMNS, Report
 from bench.system import Options
 from refold.cli import failure
-from refold.cli.show import console, json_line, print_table
+from refold.cli.output import console, json_line, print_table
 from refold.telemetry.logging import configure
 
 GROWING = frozenset({"rebuild", "live", "travel"})

@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.system import Options, whole_system
 from bench.usage import ProcessorClock, peak_bytes
 from refold.client import Refold
-from refold.client.importing import Listener, import_file
+from refold.transfer import ImportListener, import_file
 
 
 async def main(history: Path) -> None:
@@ -23,7 +23,7 @@ async def main(history: Path) -> None:
     begun = time.perf_counter()
     async with whole_system(Options()) as system, Refold(system.http) as refold:
         print(f"start     {time.perf_counter() - begun:.2f} s to ready, durability fsync")
-        listener = Listener(refused=lambda *_: None, progress=lambda _: None, waiting=lambda _: None)
+        listener = ImportListener(refused=lambda *_: None, progress=lambda _: None, waiting=lambda _: None)
         begun, own, clock = time.perf_counter(), time.process_time(), ProcessorClock(system.pids)
         tally = await import_file(refold, "history", history, listener)
         seconds, own = time.perf_counter() - begun, time.process_time() - own

@@ -139,12 +139,10 @@ def test_the_status_says_how_far_the_fold_is(refold):
     [
         (("get", "acme/never-there"), "document_unknown"),
         (("get", "acme/shown", "--version", "99"), "version_unknown"),
-        (("get", "acme/shown", "--at", "yesterday"), "bad_time"),
         (("get", "acme/shown", "--at", "1990-01-01"), "document_absent"),
-        (("get", "acme/bad name"), "bad_name"),
         (("put", "_refold/log", "1"), "reserved_namespace"),
         (("put", "acme/shown", '{"a":1,"a":2}'), "duplicate_key"),
-        (("delete", "acme/never-there"), "document_absent"),
+        (("delete", "acme/never-there"), "document_unknown"),
         (("list", "shop", "--where", "not a path"), ""),
     ],
 )
@@ -217,6 +215,24 @@ def test_what_is_not_found_is_named_with_the_head_and_the_first_version(refold):
     assert "lost/one was deleted; its head is version 3" in gone
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("get", "acme/shown", "--at", "yesterday"), "bad_time"),
+        (("put", "acme/shown", "1", "--occurred-at", "soon"), "bad_time"),
+        (("get", "acme/bad name"), "bad_name"),
+        (("put", "acme/shown", "no-such-file.json"), "bad_usage"),
+        (("export", "acme", "--out", "x.jsonl.bz2"), "bad_usage"),
+        (("get", "acme/shown", "--url", "ftp://gateway"), "bad_url"),
+    ],
+)
+def test_wrong_usage_of_any_kind_is_one_clear_line_and_exit_code_2(refold, arguments, code):
+    refold("put", "acme/shown", "1")
+    found = refold(*arguments)
+    assert (found.code, found.out, found.err.count("\n")) == (2, "", 1), found.err
+    assert code in found.err
+
+
 def test_a_service_that_is_not_there_exits_3(refold):
     assert refold("status", "--url", "http://127.0.0.1:9").code == 3
 
@@ -259,7 +275,7 @@ def test_a_projection_is_proven_renewed_and_its_damage_told(refold, up):
     assert "clean" in refold("verify", *data).out
     refold("put", "proof/one", '{"n": 3}')
     assert printed(refold("get", "proof/one")) == {"n": 3}
-    damage(up, "UPDATE refold.documents SET state = '{\"n\":7}' WHERE document = 'one'")
+    damage(up, "UPDATE refold.documents SET state = '{\"n\":7}' WHERE namespace = 'proof'")
     told = refold("verify", "proof/one", *data)
     assert (told.code, told.out.count("\n")) == (1, 2)
     assert "proof/one: document state: expected b'{\"n\":3}', found b'{\"n\":7}'" in told.out
@@ -267,7 +283,7 @@ def test_a_projection_is_proven_renewed_and_its_damage_told(refold, up):
     assert told.code == 1
     assert "proof/one: live version 4, last sequence" in told.out
     assert "nothing swapped" in told.out
-    damage(up, "UPDATE refold.documents SET state = '{\"n\":3}' WHERE document = 'one'")
+    damage(up, "UPDATE refold.documents SET state = '{\"n\":3}' WHERE namespace = 'proof'")
     assert refold("verify", *data).code == 0
     # What was rebuilt in vain is not lost: it is taken up again.
     assert printed(refold("rebuild", *data, "--into", "beside", "--json"))["replayed"] == 0
@@ -292,3 +308,139 @@ def test_a_dead_system_is_said_at_once_and_stdout_stays_empty(command, tmp_path)
     assert (found.returncode, found.stdout, found.stderr.count("\n")) == (3, "", 1)
     assert "no system runs there: nothing listens at nats://" in found.stderr
     assert "s3cret" not in found.stderr
+
+
+def test_an_old_state_is_restored_as_a_new_version(refold):
+    for value in ("1", "2"):
+        refold("put", "past/one", value)
+    restored = printed(refold("restore", "past/one", "--version", "1", "--actor", "ada", "--json"))
+    assert (restored["status"], restored["version"]) == ("applied", 3)
+    (change,) = printed(refold("history", "past/one", "--after", "2", "-o", "json"))
+    assert (change["actor"], change["meta"]) == ("ada", {"restored": {"version": 1}})
+    assert printed(refold("get", "past/one")) == 1
+    refold("delete", "past/one")
+    assert printed(refold("restore", "past/one", "--at", change["recorded_at"], "--json"))["version"] == 5
+    assert printed(refold("restore", "past/one", "--version", "4", "--json"))["version"] == 6
+    assert "past/one was deleted" in refold("get", "past/one").err
+    assert "past/one has no version 9" in refold("restore", "past/one", "--version", "9").err
+    assert "no document nope" in refold("restore", "past/nope", "--version", "1").err
+
+
+def test_a_document_is_edited_in_an_editor_under_a_strict_write(refold, tmp_path, monkeypatch):
+    refold("put", "edited/one", '{"n": 1}')
+    monkeypatch.setenv("EDITOR", "sed -i s/1/2/")
+    assert printed(refold("edit", "edited/one", "--json"))["version"] == 2
+    assert printed(refold("get", "edited/one")) == {"n": 2}
+    assert (refold("edit", "edited/one").code, printed(refold("get", "edited/one"))) == (0, {"n": 2})
+    assert refold("edit", "edited/new", "--editor", "sed -i 's/{/{\"n\":7/'").code == 0
+    assert printed(refold("get", "edited/new")) == {"n": 7}
+
+
+def test_a_document_that_changes_while_it_is_edited_is_not_overwritten(refold, up, tmp_path):
+    refold("put", "edited/two", "1")
+    editor = tmp_path / "editor"
+    command = f"{sys.executable} -m refold put edited/two 5 --url {up.url}"
+    editor.write_text(f"#!/bin/sh\n{command} >/dev/null\nsed -i s/1/2/ $1\n")
+    editor.chmod(0o755)
+    found = refold("edit", "edited/two", "--editor", str(editor))
+    assert found.code == 1
+    assert "the edited text is kept: " in found.err
+    assert "conflict" in found.err
+    assert printed(refold("get", "edited/two")) == 5
+
+
+def test_a_diff_goes_to_the_head_unless_said(refold):
+    for value in ("1", "2", "3"):
+        refold("put", "head/one", value)
+    assert printed(refold("diff", "head/one", "1")) == printed(refold("diff", "head/one", "1", "3"))
+
+
+def test_a_history_is_filtered_by_author_type_and_time(refold):
+    for number, (actor, kind) in enumerate(
+        (("ada", "made"), ("bob", "paid"), ("ada", "paid"), ("bob", "sent"))
+    ):
+        refold("put", "filtered/one", str(number), "--actor", actor, "--type", kind)
+    changes = printed(refold("history", "filtered/one", "--json"))
+
+    def versions(*arguments):
+        return [it["version"] for it in printed(refold("history", "filtered/one", *arguments, "--json"))]
+
+    assert versions("--actor", "ada") == [1, 3]
+    assert versions("--actor", "ada", "--type", "paid") == [3]
+    assert versions("--since", changes[1]["recorded_at"], "--until", changes[2]["recorded_at"]) == [2, 3]
+    assert versions("--since", changes[2]["recorded_at"], "--reverse") == [4, 3]
+    assert versions("--type", "paid", "-n", "1", "--reverse") == [3]
+    assert versions("--since", "-5m") == [1, 2, 3, 4]
+    assert versions("--until", "5m ago") == []
+
+
+def test_a_time_is_given_in_any_form(refold):
+    refold("put", "timed/one", "1")
+    for time in ("now", "-0s", "0s ago"):
+        assert printed(refold("get", "timed/one", "--at", time)) == 1
+    assert refold("get", "timed/one", "--at", "-5m").code == 1
+    assert "is local time" in refold("get", "timed/one", "--at", "2026-01-01 10:00").err
+    put = printed(refold("put", "timed/two", "1", "--occurred-at", "1764410400000", "--json"))
+    assert put["status"] == "applied"
+    (change,) = printed(refold("history", "timed/two", "--json"))
+    assert change["occurred_at"] == "2025-11-29T10:00:00.000000000Z"
+
+
+def test_every_command_finds_the_system_the_same_way(up, tmp_path):
+    address = up.url.removeprefix("http://")
+    for arguments, variables in (
+        (("--url", address), {}),
+        (("--data", str(up.data)), {}),
+        (("--data", str(up.data)), {"REFOLD_URL": "http://127.0.0.1:9"}),
+        (("--url", address), {"REFOLD_DATA": str(tmp_path)}),
+        ((), {"REFOLD_URL": address}),
+        ((), {"REFOLD_DATA": str(up.data)}),
+    ):
+        found = run_refold("status", *arguments, **variables)
+        assert found.returncode == 0, found.stderr
+        assert f"url     {up.url}\n" in found.stdout
+    nothing = run_refold("status", "--data", str(tmp_path))
+    assert (nothing.returncode, nothing.stdout) == (3, "")
+    assert f"refold up --data {tmp_path}" in nothing.stderr
+
+
+def test_the_status_gives_a_postgres_url_that_works(refold, up):
+    async def read(url):
+        connection = await asyncpg.connect(url)
+        try:
+            return await connection.fetchval("SELECT 1")
+        finally:
+            await connection.close()
+
+    assert asyncio.run(read(run_refold("status", "--sql", "--data", str(up.data)).stdout.strip())) == 1
+
+
+def test_an_import_is_tried_without_writing_and_stops_at_an_error_if_asked(refold, tmp_path):
+    path = tmp_path / "lines.jsonl"
+    lines = [{"doc": "a", "state": 1, "ts": 1}, {"doc": "b", "ts": 2}, {"doc": "c", "state": 3, "ts": 3}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    dry = refold("import", "brought", str(path), "--dry-run", "--json")
+    assert (dry.code, json.loads(dry.out)["events"], json.loads(dry.out)["refused"]) == (1, 2, 1)
+    assert "lines.jsonl:2: bad_line" in dry.err
+    assert "no namespace brought" in refold("list", "brought").err
+    stopped = refold("import", "brought", str(path), "--stop-on-error", "--json")
+    assert (stopped.code, json.loads(stopped.out)["events"]) == (1, 1)
+    assert [it["id"] for it in printed(refold("list", "brought", "--json"))] == ["a"]
+    assert refold("import", "brought", str(path)).code == 1
+    assert [it["id"] for it in printed(refold("list", "brought", "--json"))] == ["a", "c"]
+
+
+def test_an_export_says_on_the_command_line_when_a_file_exists(refold, tmp_path):
+    refold("put", "out/one", "1")
+    path = tmp_path / "out.jsonl"
+    assert refold("export", "out", "--out", str(path)).code == 0
+    again = refold("export", "out", "--out", str(path))
+    assert (again.code, "file_exists" in again.err) == (1, True)
+    assert refold("export", "out", "--out", str(path), "--force").code == 0
+
+
+def test_requests_are_shown_on_stderr_if_asked(refold, up):
+    refold("put", "shown/one", "1")
+    found = refold("get", "shown/one", "-v")
+    assert found.out == "1\n"
+    assert f"GET {up.url}/v1/shown/one: 200, 1 bytes" in found.err

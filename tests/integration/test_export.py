@@ -13,10 +13,8 @@ import pytest
 
 from refold.cli import main
 from refold.client import Refold
-from refold.client.exporting import Listener, export
-from refold.client.importing import Listener as ImportListener
-from refold.client.importing import import_file
-from refold.client.importing import run as importing
+from refold.transfer import ExportListener, ImportListener, export, import_file
+from refold.transfer import importer as importing
 from support.http import problem
 from support.up import environment
 
@@ -164,11 +162,15 @@ def test_an_import_of_a_history_that_is_interrupted_ends_the_same(system, writte
 
     written.run(
         lambda refold: export(
-            refold, written.name, write, Listener(progress=lambda _: None, waiting=print), is_history=True
+            refold,
+            written.name,
+            write,
+            ExportListener(progress=lambda _: None, waiting=print),
+            is_history=True,
         )
     )
     path.write_bytes(b"".join(lines))
-    monkeypatch.setattr(importing, "RUN_LINES_MAX", 300)
+    monkeypatch.setattr(importing, "BATCH_LINES_MAX", 300)
     for _ in range(2):
         with pytest.raises(InterruptedError):
             written.run(lambda refold: import_file(refold, copy, path, listener(interrupt)))
@@ -208,7 +210,7 @@ def test_a_time_in_the_past_is_exported_as_it_was(written, refold):
         code, out, err = refold("export", written.name, "--at", "2200-01-01", *history)
         assert (code, out) == (1, "")
         assert "time_in_future" in err
-    assert refold("export", written.name, "--at", "soon")[0] == 1
+    assert refold("export", written.name, "--at", "soon")[0] == 2
 
 
 async def states_at(refold, namespace, at):
@@ -235,7 +237,7 @@ async def test_an_export_is_one_moment_while_others_write(system, is_history):
 
         await publish()
         writer = asyncio.create_task(go_on())
-        listener = Listener(progress=lambda _: None, waiting=print)
+        listener = ExportListener(progress=lambda _: None, waiting=print)
         tally = await export(refold, namespace, write, listener, is_history=is_history)
         writer.cancel()
         await asyncio.wait({writer})

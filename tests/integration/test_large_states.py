@@ -10,11 +10,9 @@ import orjson
 import pytest
 
 from refold.client import Refold
-from refold.client.exporting import Listener as ExportListener
-from refold.client.exporting import export
-from refold.client.importing import Listener, import_file
 from refold.core import canonical
 from refold.core.fold import EVENT_BYTES_MAX, STATE_BYTES_MAX
+from refold.transfer import ExportListener, ImportListener, export, import_file
 from support.http import Api, outcome, problem
 
 ROW_BYTES = 300_000
@@ -114,7 +112,7 @@ async def test_exported_and_imported_it_is_the_same(api: Api, tmp_path: Path, *,
             path.write_bytes(path.read_bytes() + orjson.dumps(line) + b"\n")
             state["more"] = 1
         refused: list[Any] = []
-        listener = Listener(
+        listener = ImportListener(
             refused=lambda *why: refused.append(why), progress=lambda _: None, waiting=lambda _: None
         )
         await import_file(refold, back, path, listener)
@@ -133,7 +131,7 @@ async def test_a_line_that_must_make_one_version_of_it_is_refused(api: Api, tmp_
     path.write_text(json.dumps({"doc": "d", "state": LARGE, "ts": 1, "version": 1}) + "\n")
     refused: list[Any] = []
     async with Refold(str(api.client.base_url)) as refold:
-        listener = Listener(
+        listener = ImportListener(
             refused=lambda *why: refused.append(why), progress=lambda _: None, waiting=lambda _: None
         )
         await import_file(refold, api.namespace, path, listener)

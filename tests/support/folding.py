@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from refold.client.values import Change, Namespace, Outcome
-from refold.client.values import Document as Found
+from refold.client.responses import Change, Namespace, Outcome
+from refold.client.responses import Document as Found
 from refold.core import canonical
 from refold.core.document import ABSENT
 from refold.core.errors import DocumentAbsent

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from refold.client.values import Change, Document, Namespace, change_of
+from refold.client.responses import Change, Document, Namespace, change_of
 from refold.core import canonical
 from refold.core.page import Clock, Point
 from refold.core.shard import first_checkpoints

@@ -1,15 +1,15 @@
-"""The `refold` command. Its console script and `python -m refold` come in here.
+"""The `refold` command. Its console script and `python -m refold` start here.
 
-Everything heavy is imported inside the commands: `refold --help` is to be there at once.
+Commands import what they need when they run, so that each of them starts quickly.
 """
 
 from __future__ import annotations
 
 
 def main() -> None:
-    """Run the command line; an error of our tree is one clear line on stderr and an exit code."""
+    """Run the command line. An error of Refold's tree becomes one line on stderr and an exit code."""
     from refold.cli.app import app
-    from refold.cli.failure import exiting_clearly
+    from refold.cli.errors import exiting_clearly
 
     with exiting_clearly():
         app()

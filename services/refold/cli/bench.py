@@ -1,4 +1,4 @@
-"""Commands that measure: `refold bench …`. Registered by `refold.cli.app`."""
+"""Commands that measure: `refold bench …`. Loaded by `refold.cli.app`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from refold.cli.target import JsonOption
+from refold.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from refold.bench.figures import Figures
     from refold.bench.measure import Options, Target
 
-PANEL = "Operate"
 _say = partial(typer.echo, err=True)
 
 RoundsOption = Annotated[int, typer.Option("--rounds", min=1, help="How often everything is measured.")]
@@ -127,11 +126,6 @@ def travel(
     _run(partial(travel, events=events, reads=reads), options, durability, url, is_json)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the group."""
-    app.add_typer(group, rich_help_panel=PANEL)
-
-
 def _run(
     measure: Callable[[Target, Options, Figures], Coroutine[Any, Any, None]],
     options: Options,
@@ -143,7 +137,7 @@ def _run(
 
     from refold.bench.figures import COLUMNS, Figures
     from refold.bench.measure import Target, temporary_system
-    from refold.cli.show import json_line, print_table
+    from refold.cli.output import json_line, print_table
     from refold.telemetry.logging import configure
 
     configure("error", service="bench")
@@ -161,3 +155,6 @@ def _run(
         json_line(figures.plain(options.numbers() | {"durability": durability}))
     else:
         print_table(COLUMNS, figures.rows())
+
+
+COMMANDS = {"bench": group}

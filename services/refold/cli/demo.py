@@ -1,4 +1,4 @@
-"""The command that shows it all: demo. Registered by `refold.cli.app`."""
+"""The command `demo`. Loaded by `refold.cli.app`."""
 
 from __future__ import annotations
 
@@ -13,27 +13,21 @@ if TYPE_CHECKING:
     from refold.wiring.demo import Recording
     from refold.wiring.system import System
 
-PANEL = "Run"
 SHOWN_CHANGES = 5
 SHOWN_OPERATIONS = 6
 SHOWN_VERSIONS = 20
 
 
 def demo(
-    is_once: Annotated[bool, typer.Option("--once", help="End afterwards, instead of serving.")] = False,
+    is_once: Annotated[bool, typer.Option("--once", help="Exit afterwards instead of serving.")] = False,
     seconds: Annotated[float, typer.Option(min=0.5, max=3_600, help="How long it records.")] = 10.0,
 ) -> None:
-    """See it work, on this machine's vital signs."""
+    """Record this machine's vital signs and look back at them."""
     import asyncio
 
     from refold.wiring.up import until_signal
 
     asyncio.run(until_signal(_demonstrate(seconds, is_once=is_once), _say))
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(rich_help_panel=PANEL)(demo)
 
 
 async def _demonstrate(seconds: float, *, is_once: bool) -> None:
@@ -92,7 +86,7 @@ def _counted(recording: Recording) -> str:
 
 
 def _changes(changes: list[Change]) -> None:
-    from refold.cli.show import change_summary, print_table, short_time
+    from refold.cli.output import change_summary, print_table, short_time
 
     rows = [(str(it.version), short_time(it.recorded_at), change_summary(it.patch)) for it in changes]
     print_table(("version", "recorded", "change"), rows)
@@ -106,26 +100,26 @@ def _operations(patch: list[Any]) -> None:
 
 
 def _document(document: Document) -> None:
-    from refold.cli.show import short_json
+    from refold.cli.output import short_json
 
     _print(f"version {document.version}:")
     _text(short_json(document.state))
 
 
 def _json(value: Any) -> None:
-    from refold.cli.show import short_json
+    from refold.cli.output import short_json
 
     _text(short_json(value))
 
 
 def _title(text: str, command: str = "") -> None:
-    from refold.cli.show import console
+    from refold.cli.output import console
 
     console().print(f"\n[bold cyan]▸ {text}[/]" + (f"   [dim]{command}[/]" if command else ""))
 
 
 def _print(text: str) -> None:
-    from refold.cli.show import console
+    from refold.cli.output import console
 
     console().print(f"  {text}")
 
@@ -134,7 +128,7 @@ def _text(text: str) -> None:
     """Print what others wrote: no markup in it means anything."""
     from rich.text import Text
 
-    from refold.cli.show import console, printable
+    from refold.cli.output import console, printable
 
     console().print(Text(f"  {printable(text)}"))
 
@@ -144,6 +138,9 @@ def _say(line: str) -> None:
 
 
 def _status() -> Status:
-    from refold.cli.show import console
+    from refold.cli.output import console
 
     return console().status("  starting")
+
+
+COMMANDS = {"demo": demo}

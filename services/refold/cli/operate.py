@@ -1,65 +1,131 @@
-"""Commands that tell how things are: status, config. Registered by `refold.cli.app`."""
+"""Commands about the system as a whole: status, config, log create. Loaded by `refold.cli.app`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from refold.cli.target import JsonOption, UrlOption, ask
+from refold.cli.options import DataOption, Output, System, expanded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from refold.client import Namespace, Refold
 
-PANEL = "Operate"
 
+@expanded
+def status(
+    system: System,
+    output: Output,
+    is_sql: Annotated[
+        bool,
+        typer.Option(
+            "--sql", help='Print only the URL of Postgres, password included: psql "$(refold status --sql)"'
+        ),
+    ] = False,
+) -> None:
+    """Print the system's state, addresses and lag."""
+    from refold.cli.output import json_line, say
 
-def status(url: UrlOption = None, is_json: JsonOption = False) -> None:
-    """Print how the system is, and how far the fold is behind."""
-    from refold.cli.show import json_line
+    if is_sql:
+        say(_postgres_url(system))
+        return
 
     async def work(refold: Refold) -> tuple[dict[str, Any], tuple[Namespace, ...]]:
         return await refold.status(), await refold.namespaces()
 
-    told, namespaces = ask(url, work)
-    if is_json:
-        json_line(told)
-        return
-    _print_status(told, namespaces)
+    facts, namespaces = system.ask(work)
+    if output.is_json:
+        json_line(facts)
+    else:
+        _print_status(system, facts, namespaces)
 
 
-def config(is_json: JsonOption = False) -> None:
-    """Print the settings in force and where each comes from."""
-    from refold.cli.show import console, json_array, print_table
+@expanded
+def config(output: Output) -> None:
+    """Print the settings that a service started here would use.
+
+    A running system has the settings that it was started with.
+    """
+    from refold.cli.output import json_array, print_table, say
     from refold.wiring.settings import described, load, unknown_variables
 
     rows = described(load())
-    if is_json:
+    if output.is_json:
         json_array([dict(zip(("setting", "value", "from", "description"), row, strict=True)) for row in rows])
         return
     print_table(("setting", "value", "from", "what it is"), rows)
     for name in unknown_variables():
-        console(is_error=True).print(f"[yellow]{name} is no setting: misspelt?[/]")
+        say(f"{name} is not a setting: misspelt?", "yellow", is_error=True)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    for command in (status, config):
-        app.command(rich_help_panel=PANEL)(command)
+log = typer.Typer(name="log", no_args_is_help=True, help="Create the log.")
 
 
-def _print_status(told: dict[str, Any], namespaces: Iterable[Namespace]) -> None:
-    from refold.cli.show import console, print_table
+@log.callback()
+def _log() -> None:
+    """Create the log."""
 
-    colour = "yellow" if told["lag_events"] else "green"
-    out = console()
-    out.print(f"log     {told['log_id']}, fold {told['fold']}, {told['last_sequence']:,} events")
-    out.print(
-        f"folded  {told['folded_sequence']:,}, [{colour}]behind by {told['lag_events']:,} events"
-        f" ({told['lag_seconds']:.3f} s)[/]"
-    )
-    out.print("with    " + ", ".join(f"{name} {version}" for name, version in told["versions"].items()))
+
+@log.command()
+@expanded
+def create(
+    output: Output,
+    has_lost_the_log: Annotated[
+        bool,
+        typer.Option(
+            "--i-have-lost-the-log",
+            help="Create a new log although there was one before; the rest of the lost one is kept.",
+        ),
+    ] = False,
+    data: DataOption = None,
+) -> None:
+    """Create the log where there is none; where there was one, only if it is lost.
+
+    Works on a data folder on which `refold up` does not run (--data), otherwise by REFOLD_NATS_ADMIN_URL and
+    REFOLD_POSTGRES_URL.
+    """
+    import asyncio
+
+    from refold.cli.output import json_line, say
+    from refold.wiring.lost_log import create_log
+
+    created = asyncio.run(create_log(data, has_lost_the_log=has_lost_the_log))
+    if output.is_json:
+        json_line({"log_id": created.log_id, "kept": list(created.kept)})
+        return
+    say(f"log {created.log_id}")
+    for kept in created.kept:
+        say(f"kept of the lost log: {kept}")
+
+
+def _postgres_url(system: System) -> str:
+    from refold.cli.options import DEFAULT_DATA
+    from refold.core.errors import ServiceUnavailable
+
+    endpoints = system.endpoints()
+    if "postgres" not in endpoints:
+        folder: Path = system.data or DEFAULT_DATA
+        raise ServiceUnavailable(
+            f"no system runs on {folder}: name its folder by --data", missing=str(folder)
+        )
+    return str(endpoints["postgres"])
+
+
+def _print_status(system: System, facts: dict[str, Any], namespaces: tuple[Namespace, ...]) -> None:
+    from refold.cli.output import print_table, say
+    from refold.client.transport import full_url
+
+    say(f"url     {full_url(system.gateway_url())}")
+    if not system.url and "postgres" in system.endpoints():
+        option = f" --data {system.data}" if system.data else ""
+        say(f'sql     psql "$(refold status{option} --sql)"')
+    say(f"log     {facts['log_id']}, fold {facts['fold']}, {facts['last_sequence']:,} events")
+    lag = f"behind by {facts['lag_events']:,} events ({facts['lag_seconds']:.3f} s)"
+    say(f"folded  {facts['folded_sequence']:,}, {lag}", "yellow" if facts["lag_events"] else "")
+    say("with    " + ", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
     rows = [(it.name, f"{it.documents:,}", f"{it.events:,}") for it in namespaces]
     print_table(("namespace", "documents", "events"), rows)
+
+
+COMMANDS = {"status": status, "config": config, "log": log}

@@ -1,50 +1,83 @@
-"""Commands that read: get, history, diff, list, rejections. Registered by `refold.cli.app`."""
+"""Commands that read: get, history, diff, list, rejections. Loaded by `refold.cli.app`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from refold.cli.missing import check_document, check_namespace, explain
-from refold.cli.target import DocumentArgument, JsonOption, NamespaceArgument, UrlOption, ask
+from refold.cli.errors import check_document, check_namespace, explain
+from refold.cli.options import (
+    AtOption,
+    ClockOption,
+    DocumentArgument,
+    LimitOption,
+    NamespaceArgument,
+    Output,
+    System,
+    expanded,
+    read_time,
+)
 from refold.core.errors import DocumentAbsent, VersionUnknown
 
 if TYPE_CHECKING:
-    from refold.client import Document, Refold
-    from refold.client.values import Patch
+    from refold.cli.options import Target
+    from refold.client import Change, Document, Patch, Refold
 
-PANEL = "Read"
-HISTORY_ITEMS = 50
-
+ITEMS = 50
+ABSENT = "(absent)"
+VersionOption = Annotated[int | None, typer.Option("--version", min=0, help="As of this version.")]
 PathOption = Annotated[
-    str | None, typer.Option("--path", metavar="/JSON/POINTER", help="Only this place of the document.")
+    str | None, typer.Option("--path", metavar="/JSON/POINTER", help="Only this part of the document.")
 ]
-AtOption = Annotated[
-    str | None,
-    typer.Option("--at", metavar="TIME", help="As it was then: RFC 3339, a date, or unix seconds."),
-]
-ClockOption = Annotated[
-    Literal["recorded", "occurred"],
-    typer.Option("--clock", help="Whose time --at is: the log's, or the author's."),
-]
-Limit = Annotated[int, typer.Option(min=1, help="At most so many.")]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Which changes of a history are wanted."""
+
+    actor: str | None
+    type: str | None
+    since: str
+    until: str | None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether every change is wanted."""
+        return not (self.actor or self.type or self.since or self.until)
+
+    async def take(self, changes: AsyncIterator[Change], limit: int, *, is_reversed: bool) -> list[Change]:
+        """Return the first wanted changes; stop where recorded times show that no more can follow."""
+        found: list[Change] = []
+        async for change in changes:
+            is_late = self.until is not None and change.recorded_at > self.until
+            is_early = change.recorded_at < self.since
+            is_named = self.actor in (None, change.actor) and self.type in (None, change.type)
+            if is_named and not is_early and not is_late:
+                found.append(change)
+            if len(found) == limit or (is_early if is_reversed else is_late):
+                break
+        return found
+
+
+@expanded
 def get(
     target: DocumentArgument,
-    version: Annotated[int | None, typer.Option(min=0, help="As it was at this version.")] = None,
+    system: System,
+    output: Output,
+    version: VersionOption = None,
     at: AtOption = None,
     clock: ClockOption = "recorded",
     path: PathOption = None,
-    url: UrlOption = None,
-    is_json: JsonOption = False,
 ) -> None:
     """Print a document, as it is or as it was."""
-    from refold.cli.show import console, json_document, json_line
+    from refold.cli.output import json_document, json_line, note
 
     if version is not None and at is not None:
-        raise typer.BadParameter("--version and --at: one of them")
+        raise typer.BadParameter("--version and --at: give one of them")
 
     async def work(refold: Refold) -> Document:
         try:
@@ -52,40 +85,51 @@ def get(
         except (DocumentAbsent, VersionUnknown) as error:
             await explain(refold, target, error, version=version, at=at, clock=clock)
 
-    found = ask(url, work)
-    if is_json:
+    found = system.ask(work)
+    if output.is_json:
         json_line(found.state)
         return
     json_document(found.state)
-    told = console(is_error=True)
-    if told.is_terminal:
-        told.print(f"[dim]version {found.version}, recorded {found.recorded_at}[/]")
+    note(f"version {found.version}, recorded {found.recorded_at}")
 
 
+@expanded
 def history(
     target: DocumentArgument,
-    after: Annotated[
-        int | None, typer.Option(min=0, help="Go on behind this version, in the order asked.")
-    ] = None,
-    limit: Limit = HISTORY_ITEMS,
+    system: System,
+    output: Output,
+    limit: LimitOption = ITEMS,
+    after: Annotated[int | None, typer.Option(min=0, help="Continue after this version.")] = None,
+    is_reversed: Annotated[bool, typer.Option("--reverse", "-r", help="Newest first.")] = False,
     path: PathOption = None,
-    is_reversed: Annotated[bool, typer.Option("--reverse", help="Newest first.")] = False,
-    url: UrlOption = None,
-    is_json: JsonOption = False,
+    actor: Annotated[str | None, typer.Option(help="Only changes by this author.")] = None,
+    event_type: Annotated[str | None, typer.Option("--type", help="Only changes of this type.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(parser=read_time, metavar="TIME", help="Only changes recorded then or later."),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(parser=read_time, metavar="TIME", help="Only changes recorded then or before."),
+    ] = None,
 ) -> None:
-    """Print a document's changes, one a line."""
-    from refold.cli.show import change_summary, console, json_array, print_table, short_time
-    from refold.client.values import as_json
+    """Print a document's changes, oldest first."""
+    from refold.cli.output import change_summary, json_array, note, print_table, short_time
+    from refold.client import as_json
 
-    async def work(refold: Refold) -> list[Any]:
-        changes = refold.history(*target, after=after, limit=limit, path=path, is_reversed=is_reversed)
-        found = [change async for change in changes]
+    wanted = Filter(actor=actor, type=event_type, since=since or "", until=until)
+
+    async def work(refold: Refold) -> list[Change]:
+        changes = refold.history(
+            *target, after=after, limit=limit if wanted.is_empty else None, path=path, is_reversed=is_reversed
+        )
+        found = await wanted.take(changes, limit, is_reversed=is_reversed)
         if not found:
             await check_document(refold, target)
         return found
 
-    changes = ask(url, work)
-    if is_json:
+    changes = system.ask(work)
+    if output.is_json:
         json_array([as_json(change) for change in changes])
         return
     rows = [
@@ -94,55 +138,71 @@ def history(
     ]
     print_table(("version", "occurred", "actor", "type", "change"), rows)
     if len(changes) == limit:
-        console(is_error=True).print(f"[dim]{limit} shown; more: --after {changes[-1].version}[/]")
+        note(f"{limit} shown; more: --after {changes[-1].version}")
 
 
+@expanded
 def diff(
     target: DocumentArgument,
     from_version: Annotated[int, typer.Argument(metavar="FROM", min=0)],
-    to_version: Annotated[int, typer.Argument(metavar="TO", min=0)],
-    url: UrlOption = None,
-    is_json: JsonOption = False,
+    system: System,
+    output: Output,
+    to_version: Annotated[
+        int | None, typer.Argument(metavar="[TO]", min=0, help="By default the newest version.")
+    ] = None,
 ) -> None:
-    """Print the JSON Patch from one version to another."""
-    from refold.cli.show import json_array, json_line
+    """Print what changed between two versions.
 
-    async def work(refold: Refold) -> Patch:
+    On a terminal as lines of both states; when piped as a JSON Patch (RFC 6902).
+    """
+    from refold.cli.output import json_array, json_line
+
+    is_for_people = sys.stdout.isatty() and not output.is_json
+
+    async def work(refold: Refold) -> tuple[Patch, list[str]]:
+        to = to_version if to_version is not None else await head_version(refold, target)
         try:
-            return await refold.diff(*target, from_version, to_version)
+            patch = await refold.diff(*target, from_version, to)
         except VersionUnknown as error:
-            await explain(refold, target, error, version=max(from_version, to_version))
+            await explain(refold, target, error, version=max(from_version, to))
+        states = [await _state_text(refold, target, it) for it in (from_version, to)] if is_for_people else []
+        return patch, states
 
-    patch = ask(url, work)
-    if is_json:
+    patch, states = system.ask(work)
+    if states:
+        _print_lines_diff(*states)
+    elif output.is_json:
         json_line(patch)
     else:
         json_array(patch)
 
 
+@expanded
 def list_documents(
     namespace: NamespaceArgument,
-    prefix: Annotated[str | None, typer.Option(help="Only ids that begin so.")] = None,
+    system: System,
+    output: Output,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "-n", min=1, help="Print at most this many; by default all.")
+    ] = None,
+    prefix: Annotated[str | None, typer.Option(help="Only ids with this prefix.")] = None,
     where: Annotated[
-        str | None, typer.Option(metavar="JSONPATH", help="Only states for which it is true: $.total > 10")
+        str | None, typer.Option(metavar="JSONPATH", help="Only states for which it is true: '$.total > 10'")
     ] = None,
     at: AtOption = None,
     clock: ClockOption = "recorded",
     sequence: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="As it was at this sequence of the log.")
+        int | None, typer.Option(min=0, metavar="N", help="As of this sequence of the log.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many; else all.")] = None,
-    url: UrlOption = None,
-    is_json: JsonOption = False,
 ) -> None:
-    """Print a namespace's documents, by id, as they are or as they were."""
-    from refold.cli.show import json_array, print_table, short_json, short_time
-    from refold.client.values import as_json
+    """Print a namespace's documents by id, as they are or as they were."""
+    from refold.cli.output import json_array, print_table, short_json, short_time
+    from refold.client import as_json
 
     if sum(given is not None for given in (where, at, sequence)) > 1:
-        raise typer.BadParameter("--where, --at and --sequence: one of them")
+        raise typer.BadParameter("--where, --at and --sequence: give one of them")
 
-    async def work(refold: Refold) -> list[Any]:
+    async def work(refold: Refold) -> list[Document]:
         found = refold.list(
             namespace, prefix=prefix, where=where, at=at, clock=clock, sequence=sequence, limit=limit
         )
@@ -151,23 +211,19 @@ def list_documents(
             await check_namespace(refold, namespace)
         return documents
 
-    documents = ask(url, work)
-    if is_json:
+    documents = system.ask(work)
+    if output.is_json:
         json_array([as_json(document) for document in documents])
         return
     rows = [(it.id, str(it.version), short_time(it.recorded_at), short_json(it.state)) for it in documents]
     print_table(("document", "version", "recorded", "state"), rows)
 
 
-def rejections(
-    target: DocumentArgument,
-    limit: Limit = HISTORY_ITEMS,
-    url: UrlOption = None,
-    is_json: JsonOption = False,
-) -> None:
-    """Print what the fold refused for a document."""
-    from refold.cli.show import json_array, print_table, short_time
-    from refold.client.values import as_json
+@expanded
+def rejections(target: DocumentArgument, system: System, output: Output, limit: LimitOption = ITEMS) -> None:
+    """Print a document's rejected events, newest first."""
+    from refold.cli.output import json_array, print_table, short_time
+    from refold.client import as_json
 
     async def work(refold: Refold) -> list[Any]:
         found = [rejection async for rejection in refold.rejections(*target, limit=limit)]
@@ -175,8 +231,8 @@ def rejections(
             await check_document(refold, target)
         return found
 
-    found = ask(url, work)
-    if is_json:
+    found = system.ask(work)
+    if output.is_json:
         json_array([as_json(rejection) for rejection in found])
         return
     rows = [
@@ -186,13 +242,37 @@ def rejections(
     print_table(("sequence", "recorded", "reason", "actor", "detail"), rows)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    for name, command in (
-        ("get", get),
-        ("history", history),
-        ("diff", diff),
-        ("list", list_documents),
-        ("rejections", rejections),
-    ):
-        app.command(name, rich_help_panel=PANEL)(command)
+async def head_version(refold: Refold, target: Target) -> int:
+    """Return a document's newest version; 0 if it never existed."""
+    async for change in refold.history(*target, limit=1, is_reversed=True):
+        return change.version
+    return 0
+
+
+async def _state_text(refold: Refold, target: Target, version: int) -> str:
+    from refold.cli.output import json_text
+
+    try:
+        return json_text((await refold.get(*target, version=version)).state)
+    except DocumentAbsent:
+        return ABSENT
+
+
+def _print_lines_diff(before: str, after: str) -> None:
+    """Print the lines of two texts that differ, with their surroundings."""
+    from difflib import unified_diff
+
+    from refold.cli.output import printable, say
+
+    styles = {"+": "green", "-": "red", "@": "cyan"}
+    for line in list(unified_diff(before.splitlines(), after.splitlines(), lineterm=""))[2:]:
+        say(printable(line), styles.get(line[0], ""))
+
+
+COMMANDS = {
+    "get": get,
+    "history": history,
+    "diff": diff,
+    "list": list_documents,
+    "rejections": rejections,
+}

@@ -1,154 +1,206 @@
-"""Commands that write: put, patch, merge, delete. Registered by `refold.cli.app`."""
+"""Commands that write: put, patch, merge, delete, restore, edit. Loaded by `refold.cli.app`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+import shlex
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from refold.cli.target import DocumentArgument, JsonOption, UrlOption, ask, read_json
+from refold.cli.errors import check_document, explain
+from refold.cli.options import (
+    AtOption,
+    ClockOption,
+    DocumentArgument,
+    Output,
+    System,
+    expanded,
+    read_json,
+    read_time,
+)
+from refold.cli.output import json_text, note, print_outcome
+from refold.cli.read import VersionOption, head_version
+from refold.core.errors import DocumentAbsent, Refused, VersionUnknown
 
 if TYPE_CHECKING:
-    from refold.client import Outcome
-    from refold.client.about import About
-
-PANEL = "Write"
+    from refold.client import Outcome, Refold, WriteOptions
 
 ValueArgument = Annotated[
     str, typer.Argument(metavar="JSON", help="A file, - for stdin, or the JSON itself.")
 ]
-StateArgument = Annotated[
-    str, typer.Argument(metavar="STATE.json", help="A file, - for stdin, or the JSON itself.")
-]
-IfVersion = Annotated[
-    int | None, typer.Option(min=0, help="Only while the document is at this version; 0 = never existed.")
-]
-Base = Annotated[int | None, typer.Option(min=0, help="The version that the change was made from.")]
-EventId = Annotated[str | None, typer.Option("--id", help="The event's own id: sent twice, it counts once.")]
-EventType = Annotated[str | None, typer.Option("--type", help="A name for what happened: order.paid")]
-Actor = Annotated[str | None, typer.Option(help="Who did it.")]
-OccurredAt = Annotated[str | None, typer.Option(metavar="TIME", help="When it happened; else now.")]
-Meta = Annotated[str | None, typer.Option(metavar="JSON", help="An object that is kept with the event.")]
-Wait = Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="Wait so long for the outcome.")]
 
 
-def put(
-    target: DocumentArgument,
-    state: StateArgument,
-    url: UrlOption = None,
-    if_version: IfVersion = None,
-    base: Base = None,
-    event_id: EventId = None,
-    event_type: EventType = None,
-    actor: Actor = None,
-    occurred_at: OccurredAt = None,
-    meta: Meta = None,
-    wait: Wait = None,
-    is_json: JsonOption = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """What the author says of a write."""
+
+    if_version: Annotated[
+        int | None,
+        typer.Option(min=0, help="Write only if the document is at this version; 0 = never existed."),
+    ] = None
+    base: Annotated[int | None, typer.Option(min=0, help="The version that the change was made from.")] = None
+    id: Annotated[
+        str | None, typer.Option(help="The event's id: an event that is sent twice counts once.")
+    ] = None
+    type: Annotated[str | None, typer.Option(help="A name for what happened: order.paid")] = None
+    actor: Annotated[str | None, typer.Option(help="The author.")] = None
+    occurred_at: Annotated[
+        str | None, typer.Option(parser=read_time, metavar="TIME", help="When it happened; by default now.")
+    ] = None
+    meta: Annotated[
+        str | None, typer.Option(metavar="JSON", help="An object that is kept with the event.")
+    ] = None
+    wait: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="How long to wait for the outcome.")
+    ] = None
+
+    def options(self, **others: Any) -> WriteOptions:
+        """Return the client's options."""
+        given = {
+            "if_version": self.if_version,
+            "base": self.base,
+            "id": self.id,
+            "type": self.type,
+            "actor": self.actor,
+            "occurred_at": self.occurred_at,
+            "meta": None if self.meta is None else read_json(self.meta, "meta"),
+            "wait_seconds": self.wait,
+        }
+        # The outcome is printed, so that a conflict is a value here.
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return cast("WriteOptions", {"strict": False} | others | chosen)
+
+
+@expanded
+def put(target: DocumentArgument, state: ValueArgument, event: Event, system: System, output: Output) -> None:
     """Write a document's whole state."""
-    about = _about(if_version, base, event_id, event_type, actor, occurred_at, meta, wait)
-    value = read_json(state, "state")
-    _show(ask(url, lambda refold: refold.put(*target, value, **about)), is_json=is_json)
+    value, options = read_json(state, "state"), event.options()
+    print_outcome(system.ask(lambda refold: refold.put(*target, value, **options)), is_json=output.is_json)
 
 
+@expanded
 def patch(
-    target: DocumentArgument,
-    operations: ValueArgument,
-    url: UrlOption = None,
-    if_version: IfVersion = None,
-    base: Base = None,
-    event_id: EventId = None,
-    event_type: EventType = None,
-    actor: Actor = None,
-    occurred_at: OccurredAt = None,
-    meta: Meta = None,
-    wait: Wait = None,
-    is_json: JsonOption = False,
+    target: DocumentArgument, operations: ValueArgument, event: Event, system: System, output: Output
 ) -> None:
     """Apply a JSON Patch (RFC 6902), all or nothing."""
-    about = _about(if_version, base, event_id, event_type, actor, occurred_at, meta, wait)
-    value = read_json(operations, "patch")
-    _show(ask(url, lambda refold: refold.patch(*target, value, **about)), is_json=is_json)
+    value, options = read_json(operations, "patch"), event.options()
+    print_outcome(system.ask(lambda refold: refold.patch(*target, value, **options)), is_json=output.is_json)
 
 
+@expanded
 def merge(
-    target: DocumentArgument,
-    value: ValueArgument,
-    url: UrlOption = None,
-    if_version: IfVersion = None,
-    base: Base = None,
-    event_id: EventId = None,
-    event_type: EventType = None,
-    actor: Actor = None,
-    occurred_at: OccurredAt = None,
-    meta: Meta = None,
-    wait: Wait = None,
-    is_json: JsonOption = False,
+    target: DocumentArgument, value: ValueArgument, event: Event, system: System, output: Output
 ) -> None:
-    """Apply a merge patch (RFC 7396): members set to null go."""
-    about = _about(if_version, base, event_id, event_type, actor, occurred_at, meta, wait)
-    merged = read_json(value, "merge")
-    _show(ask(url, lambda refold: refold.merge(*target, merged, **about)), is_json=is_json)
+    """Apply a merge patch (RFC 7396): members set to null are removed."""
+    merged, options = read_json(value, "merge"), event.options()
+    print_outcome(system.ask(lambda refold: refold.merge(*target, merged, **options)), is_json=output.is_json)
 
 
-def delete(
+@expanded
+def delete(target: DocumentArgument, event: Event, system: System, output: Output) -> None:
+    """Delete a document; its history stays."""
+    options = event.options()
+
+    async def work(refold: Refold) -> Outcome:
+        try:
+            return await refold.delete(*target, **options)
+        except DocumentAbsent as error:
+            await explain(refold, target, error)
+
+    print_outcome(system.ask(work), is_json=output.is_json)
+
+
+@expanded
+def restore(
     target: DocumentArgument,
-    url: UrlOption = None,
-    if_version: IfVersion = None,
-    base: Base = None,
-    event_id: EventId = None,
-    event_type: EventType = None,
-    actor: Actor = None,
-    occurred_at: OccurredAt = None,
-    meta: Meta = None,
-    wait: Wait = None,
-    is_json: JsonOption = False,
+    event: Event,
+    system: System,
+    output: Output,
+    version: VersionOption = None,
+    at: AtOption = None,
+    clock: ClockOption = "recorded",
 ) -> None:
-    """Make a document absent; its history stays."""
-    about = _about(if_version, base, event_id, event_type, actor, occurred_at, meta, wait)
-    _show(ask(url, lambda refold: refold.delete(*target, **about)), is_json=is_json)
+    """Write an old state as a new version.
+
+    If VERSION is a delete, the document is deleted. Nothing is written if the document changes meanwhile.
+    """
+    if (version is None) == (at is None):
+        raise typer.BadParameter("--version or --at: give one of them")
+
+    async def work(refold: Refold) -> Outcome:
+        await check_document(refold, target)
+        options = event.options(if_version=await head_version(refold, target))
+        try:
+            old = await refold.get(*target, version=version, at=at, clock=clock)
+        except VersionUnknown as error:
+            await explain(refold, target, error, version=version)
+        except DocumentAbsent as error:
+            if version == 0 or at is not None:
+                await explain(refold, target, error, version=version, at=at, clock=clock)
+            return await refold.delete(*target, **options)
+        options = event.options(if_version=options["if_version"], meta={"restored": {"version": old.version}})
+        return await refold.put(*target, old.state, **options)
+
+    print_outcome(system.ask(work), is_json=output.is_json)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    for command in (put, patch, merge, delete):
-        app.command(rich_help_panel=PANEL)(command)
+@expanded
+def edit(
+    target: DocumentArgument,
+    event: Event,
+    system: System,
+    output: Output,
+    editor: Annotated[str, typer.Option(envvar=["VISUAL", "EDITOR"], help="The editor's command.")] = "vi",
+) -> None:
+    """Edit a document in your editor.
 
+    An absent document starts as {}. Nothing is written if the document changes meanwhile; the edited text is kept.
+    """
 
-def _about(
-    if_version: int | None,
-    base: int | None,
-    event_id: str | None,
-    event_type: str | None,
-    actor: str | None,
-    occurred_at: str | None,
-    meta: str | None,
-    wait: float | None,
-) -> About:
-    given: dict[str, Any] = {
-        "if_version": if_version,
-        "base": base,
-        "id": event_id,
-        "type": event_type,
-        "actor": actor,
-        "occurred_at": occurred_at,
-        "meta": None if meta is None else read_json(meta, "meta"),
-        "wait_seconds": wait,
-    }
-    about: About = {name: value for name, value in given.items() if value is not None}  # type: ignore[assignment]
-    return about
+    async def read(refold: Refold) -> tuple[int, Any]:
+        try:
+            found = await refold.get(*target)
+        except DocumentAbsent:
+            return await head_version(refold, target), {}
+        return found.version, found.state
 
+    version, state = system.ask(read)
+    path = Path(tempfile.mkdtemp(prefix="refold-")) / f"{target.document[:64]}.json"
+    path.write_text(json_text(state) + "\n")
+    subprocess.run([*shlex.split(editor), str(path)], check=True)
+    try:
+        edited = read_json(f"@{path}", str(path))
+    except Refused as refused:
+        raise Refused(refused.reason, refused.message, field=str(path), shape=refused.shape) from refused
+    from refold.core import canonical
 
-def _show(outcome: Outcome, *, is_json: bool) -> None:
-    from refold.cli.failure import REFUSED
-    from refold.cli.show import console, json_line, outcome_line
-    from refold.client.values import as_json
-
-    is_failed = not outcome.is_effective and outcome.status != "pending"
-    if is_json:
-        json_line(as_json(outcome))
+    if canonical.identical(edited, state):
+        _remove(path)
+        note("nothing changed")
+        return
+    options = event.options(if_version=version)
+    outcome = system.ask(lambda refold: refold.put(*target, edited, **options))
+    if outcome.is_effective:
+        _remove(path)
     else:
-        console(is_error=is_failed).print(outcome_line(outcome))
-    if is_failed:
-        raise typer.Exit(REFUSED)
+        typer.echo(f"the edited text is kept: {path}", err=True)
+    print_outcome(outcome, is_json=output.is_json)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.parent.rmdir()
+
+
+COMMANDS = {
+    "put": put,
+    "patch": patch,
+    "merge": merge,
+    "delete": delete,
+    "restore": restore,
+    "edit": edit,
+}

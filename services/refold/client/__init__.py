@@ -1,9 +1,51 @@
-"""The Python client of a running Refold. Anyone may use it; it imports nothing of the services.
+"""The Python client of a running Refold. It imports nothing of the services.
 
-`from refold.client import Refold`
+`from refold.client import Refold`; the synchronous one is `from refold.client.sync import Refold`.
 """
 
-from refold.client.refold import Refold
-from refold.client.values import Change, Document, Namespace, Outcome, Rejection
+from refold.client.client import Refold
+from refold.client.requests import Time, WriteOptions
+from refold.client.responses import (
+    Change,
+    Conflict,
+    Document,
+    Namespace,
+    Outcome,
+    OutcomeError,
+    Patch,
+    Rejected,
+    Rejection,
+    as_json,
+    find_namespace,
+)
+from refold.core.errors import (
+    DocumentAbsent,
+    RefoldError,
+    Refused,
+    ServiceUnavailable,
+    TimedOut,
+    VersionUnknown,
+)
 
-__all__ = ["Change", "Document", "Namespace", "Outcome", "Refold", "Rejection"]
+__all__ = [
+    "Change",
+    "Conflict",
+    "Document",
+    "DocumentAbsent",
+    "Namespace",
+    "Outcome",
+    "OutcomeError",
+    "Patch",
+    "Refold",
+    "RefoldError",
+    "Refused",
+    "Rejected",
+    "Rejection",
+    "ServiceUnavailable",
+    "Time",
+    "TimedOut",
+    "VersionUnknown",
+    "WriteOptions",
+    "as_json",
+    "find_namespace",
+]

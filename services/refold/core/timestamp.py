@@ -18,9 +18,17 @@ _RFC3339: Final = re.compile(
     re.ASCII,
 )
 _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
-_UNIX: Final = re.compile(r"-?\d{1,12}(\.\d{1,9})?", re.ASCII)
+_UNIX: Final = re.compile(r"-?\d{1,16}(\.\d{1,9})?", re.ASCII)
+_SPACED: Final = re.compile(
+    r"(\d{4}-\d{2}-\d{2})[ Tt](\d{2}:\d{2})(:\d{2}(?:\.\d{1,9})?)?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
+)
+_AGO: Final = re.compile(r"-(\d{1,9})\s*([smhdw])|(\d{1,9})\s*([smhdw])(?:\s+ago)", re.ASCII)
 _EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 _SECOND: Final = 1_000_000_000
+_MILLISECONDS_DIGITS: Final = 11
+"""Seconds of so many digits would lie after the year 2262."""
+
+_UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
 def parse_rfc3339(text: str, field: str = "occurred_at") -> int:
@@ -41,12 +49,25 @@ def parse_rfc3339(text: str, field: str = "occurred_at") -> int:
     return _checked(seconds * _SECOND + int((found[7] or "").ljust(9, "0")), text, field)
 
 
-def parse_time(text: str, field: str = "at") -> int:
-    """Read nanoseconds from RFC 3339, a bare date (midnight UTC) or unix seconds (fractions allowed)."""
+def parse_time(text: str, field: str = "at", *, now: int | None = None) -> int:
+    """Read nanoseconds from any form of TIME.
+
+    RFC 3339 (a space for the `T`; seconds may be omitted), a bare date (midnight UTC), unix seconds (fractions allowed)
+    or milliseconds (eleven digits and more); with `now` also `now`, `-5m` and `5m ago`, with the
+    units s, m, h, d and w.
+    """
     if _DATE.fullmatch(text):
         return parse_rfc3339(f"{text}T00:00:00Z", field)
     if _UNIX.fullmatch(text):
-        return _checked(int(Decimal(text) * _SECOND), text, field)
+        is_milliseconds = len(text.partition(".")[0].lstrip("-")) >= _MILLISECONDS_DIGITS
+        return _checked(int(Decimal(text) * (_SECOND // 1_000 if is_milliseconds else _SECOND)), text, field)
+    if now is not None and text == "now":
+        return now
+    if now is not None and (found := _AGO.fullmatch(text)):
+        count, unit = (found[1], found[2]) if found[1] else (found[3], found[4])
+        return _checked(now - int(count) * _UNIT_SECONDS[unit] * _SECOND, text, field)
+    if found := _SPACED.fullmatch(text):
+        text = f"{found[1]}T{found[2]}{found[3] or ':00'}{found[4]}"
     return parse_rfc3339(text, field)
 
 

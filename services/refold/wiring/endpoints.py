@@ -1,6 +1,6 @@
-"""Where a running system is: said by flag, by setting, by the data folder's endpoints file, or the usual place.
+"""The addresses of a running system, in its data folder. Used by the commands.
 
-Used by the commands over a running system.
+Nothing heavy is imported here: every command over a running system comes by.
 """
 
 from __future__ import annotations
@@ -10,16 +10,8 @@ from typing import Any, Final
 
 from refold.core import canonical
 from refold.core.errors import Refused
-from refold.wiring.settings import load
 
 ENDPOINTS: Final = "endpoints.json"
-USUAL_URL: Final = "http://127.0.0.1:8080"
-
-
-def gateway_url(flag: str | None) -> str:
-    """Return the gateway's address."""
-    settings = load(url=flag)
-    return settings.url or str(read_endpoints(settings.data).get("http") or USUAL_URL)
 
 
 def read_endpoints(data: Path) -> dict[str, Any]:

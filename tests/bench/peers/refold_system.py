@@ -38,7 +38,9 @@ class OverHttp:
     async def append(self, document: str, version: int, changes: list[Change]) -> None:
         """One as a strict write, which leaves no trace in the log when it is stale; many with each its base."""
         if len(changes) == 1:
-            outcome = await self._refold.patch(NAMESPACE, document, list(changes[0]), if_version=version)
+            outcome = await self._refold.patch(
+                NAMESPACE, document, list(changes[0]), if_version=version, strict=False
+            )
             assert outcome.status == "applied", outcome
             return
         outcomes = await self._refold.append(NAMESPACE, _lines(document, version, changes))

@@ -11,11 +11,23 @@ from aiohttp import web
 from aiohttp.test_utils import RawTestServer
 from multidict import CIMultiDictProxy
 
-from refold.client import Refold, patience
-from refold.core.errors import DocumentAbsent, Refused, ServiceUnavailable, TimedOut, VersionUnknown
+from refold.client import (
+    Conflict,
+    DocumentAbsent,
+    Outcome,
+    Refold,
+    Refused,
+    Rejected,
+    ServiceUnavailable,
+    TimedOut,
+    VersionUnknown,
+    sync,
+    transport,
+)
 
 NOW = "2026-01-02T03:04:05.000000006Z"
 SILENCE_SECONDS = 0.2
+DEADLINE_SECONDS = 60.0
 APPLIED = {"status": "applied", "version": 3, "sequence": 9, "recorded_at": NOW}
 
 
@@ -46,6 +58,10 @@ class Gateway:
         self.url = ""
         self.asked = []
         self.answers = []
+        self.framings = []
+        self.was_asked = asyncio.Event()
+        self.peers = []
+        self.connections = []
 
     def answer(self, status=200, body=None, headers=None):
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -56,7 +72,11 @@ class Gateway:
 
     async def handle(self, request):
         raw = sorted(request.raw_headers)
-        content = await request.read()
+        self.peers.append(request.transport.get_extra_info("peername"))
+        self.connections.append(request)
+        self.was_asked.set()
+        framing = self.framings.pop(0) if self.framings else ""
+        content = b"" if framing == "early" else await request.read()
         self.asked.append(
             Asked(request.method, request.path, dict(request.query), request.headers, raw, content)
         )
@@ -64,7 +84,22 @@ class Gateway:
         if isinstance(answer, Fault):
             return await self._fail(request, answer)
         status, body, headers = answer
+        if framing in ("chunked", "close"):
+            return await self._framed(request, framing, body)
         return web.Response(status=status, body=body, headers=headers)
+
+    async def _framed(self, request, framing, body):
+        response = web.StreamResponse()
+        if framing == "chunked":
+            response.enable_chunked_encoding()
+        else:
+            response.force_close()
+            response.headers["Connection"] = "close"
+        await response.prepare(request)
+        for start in range(0, len(body), 70_000):
+            await response.write(body[start : start + 70_000])
+        await response.write_eof()
+        return response
 
     async def _fail(self, request, fault):
         if fault is Fault.silent:
@@ -153,11 +188,46 @@ async def test_a_rejection_is_a_value(gateway, refold):
     assert (found.status, found.reason, found.is_effective) == ("rejected", "test_failed", False)
 
 
-async def test_a_conflict_is_a_value(gateway, refold):
-    gateway.problem(412, "precondition_failed", detail="the document is at version 5")
-    found = await refold.delete("acme", "d", if_version=4)
+async def test_a_conflict_is_raised_unless_it_is_asked_for_as_a_value(gateway, refold):
+    for _ in range(3):
+        gateway.problem(412, "precondition_failed", detail="the document is at version 5")
+    found = await refold.delete("acme", "d", if_version=4, strict=False)
     assert (found.status, found.is_effective) == ("conflict", False)
     assert "version 5" in found.detail
+    for asked in ({"if_version": 4}, {"if_absent": True}):
+        with pytest.raises(Conflict, match="version 5") as raised:
+            await refold.delete("acme", "d", **asked)
+        assert raised.value.outcome == found
+
+
+async def test_a_conflict_that_the_fold_finds_under_if_version_is_raised_too(gateway, refold):
+    outcome = {"status": "rejected", "version": 5, "sequence": 9, "reason": "conflict"}
+    gateway.problem(409, "conflict", detail="…", outcome=outcome)
+    with pytest.raises(Conflict) as raised:
+        await refold.put("acme", "d", 1, if_version=4)
+    assert raised.value.outcome.sequence == 9
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error"),
+    [
+        (Outcome(status="conflict", reason="conflict"), Conflict),
+        (Outcome(status="rejected", reason="test_failed"), Rejected),
+        (Outcome(status="duplicate", first_status="rejected", reason="test_failed"), Rejected),
+        (Outcome(status="refused", reason="bad_json", detail="bad_json"), Refused),
+        (Outcome(status="failed", reason="log_full"), ServiceUnavailable),
+    ],
+)
+def test_an_outcome_without_effect_raises_for_its_status(outcome, error):
+    with pytest.raises(error, match=outcome.reason) as raised:
+        outcome.raise_for_status()
+    assert getattr(raised.value, "outcome", outcome) is outcome
+
+
+@pytest.mark.parametrize("status", ["applied", "merged", "duplicate", "pending"])
+def test_an_outcome_with_effect_is_returned_by_raise_for_status(status):
+    outcome = Outcome(status=status)
+    assert outcome.raise_for_status() is outcome
 
 
 async def test_a_duplicate_of_a_rejected_event_is_not_effective(gateway, refold):
@@ -213,7 +283,9 @@ async def test_a_service_that_does_not_answer_is_named_by_its_address(gateway, r
         await refold.status()
 
 
-@pytest.mark.parametrize("url", ["http://gateway:port", "gateway", "ftp://gateway", "http://[::1"])
+@pytest.mark.parametrize(
+    "url", ["http://gateway:port", "gate way", "ftp://gateway", "http://[::1", "http://"]
+)
 async def test_what_is_no_address_is_refused(url):
     async with Refold(url) as refold:
         with pytest.raises(Refused) as refused:
@@ -296,7 +368,7 @@ def pauses(monkeypatch):
         taken.append(self)
         return len(taken) < 6
 
-    monkeypatch.setattr(patience.Patience, "pause", pause)
+    monkeypatch.setattr(transport.Backoff, "pause", pause)
     return taken
 
 
@@ -380,8 +452,8 @@ async def test_patience_is_bounded_in_time_and_its_pauses_grow(monkeypatch):
     async def sleep(seconds):
         slept.append(seconds)
 
-    monkeypatch.setattr(patience.asyncio, "sleep", sleep)
-    given = patience.Patience(0.5)
+    monkeypatch.setattr(transport.asyncio, "sleep", sleep)
+    given = transport.Backoff(0.5)
     assert [await given.pause() for _ in range(4)] == [True, True, True, False]
     assert slept == [0.1, 0.2, 0.4]
 
@@ -421,3 +493,94 @@ async def test_every_one_of_many_events_carries_an_id_however_it_is_given(gatewa
     first, *others = gateway.asked[0].content.splitlines()
     assert json.loads(first)["id"]
     assert others == [*events[1:3], b'{"doc":"d","id":7}']
+
+
+# The HTTP of the transport
+
+
+async def test_connections_are_kept_and_one_that_the_service_closed_is_replaced(gateway, refold):
+    for _ in range(3):
+        gateway.answer(200, {"last_sequence": 1})
+    await refold.status()
+    await refold.status()
+    first, second = gateway.peers
+    assert first == second
+    gateway.connections[0].transport.close()
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while refold._transport._idle[0].is_alive():  # noqa: ASYNC110 - the client has no event for it
+            await asyncio.sleep(0)
+    await refold.status()
+    assert gateway.peers[2] != first
+
+
+async def test_an_answer_may_come_in_chunks_or_end_with_the_connection(gateway, refold):
+    for framing in ("chunked", "close"):
+        gateway.framings.append(framing)
+        gateway.answer(200, {"last_sequence": 1, "text": "x" * 300_000})
+        assert (await refold.status())["last_sequence"] == 1
+
+
+async def test_a_body_that_is_refused_before_it_is_read_is_answered(gateway, refold):
+    gateway.framings.append("early")
+    gateway.problem(413, "state_too_large", detail="too large")
+    with pytest.raises(Refused, match="too large"):
+        await refold.put("acme", "d", "x" * 8_000_000)
+
+
+async def test_a_large_body_arrives_whole(gateway, refold):
+    gateway.answer(200, APPLIED)
+    await refold.put("acme", "d", "x" * 900_000)
+    assert len(gateway.asked[0].content) == 900_002
+
+
+async def test_a_scheme_may_be_left_out_and_an_address_may_hold_a_user(gateway):
+    address = gateway.url.removeprefix("http://")
+    for url in (address, f"http://ada:pass%20word@{address}"):
+        gateway.answer(200, {})
+        async with Refold(url) as refold:
+            await refold.status()
+    assert gateway.asked[1].headers["authorization"] == "Basic YWRhOnBhc3Mgd29yZA=="
+
+
+async def test_many_requests_at_once_are_all_answered(gateway):
+    for _ in range(300):
+        gateway.answer(200, {})
+    async with Refold(gateway.url) as refold:
+        assert len(await asyncio.gather(*(refold.status() for _ in range(300)))) == 300
+    assert len(set(gateway.peers)) <= transport.CONNECTIONS_MAX
+
+
+async def test_a_request_that_is_cancelled_leaves_the_client_usable(gateway, refold):
+    gateway.answers.append(Fault.silent)
+    asking = asyncio.create_task(refold.status())
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await gateway.was_asked.wait()
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    gateway.answer(200, {"last_sequence": 7})
+    assert (await refold.status())["last_sequence"] == 7
+
+
+def test_the_synchronous_client_has_every_method_of_the_asynchronous_one():
+    def methods(kind):
+        return {name for name in dir(kind) if not name.startswith("_")}
+
+    assert methods(Refold) - methods(sync.Refold) == {"trace", "url"}
+
+
+async def test_the_synchronous_client_asks_the_same(gateway):
+    gateway.answer(201, APPLIED)
+    gateway.answer(200, {"items": [item(1), item(2)], "next": 2})
+    gateway.answer(200, {"items": [item(3)], "next": None})
+    gateway.problem(412, "precondition_failed", detail="the document is at version 5")
+
+    def work():
+        with sync.Refold(gateway.url) as refold:
+            assert refold.put("acme", "d", 1, id="mine").version == 3
+            assert [change.version for change in refold.history("acme", "d")] == [1, 2, 3]
+            with pytest.raises(Conflict):
+                refold.put("acme", "d", 1, if_version=4)
+
+    await asyncio.to_thread(work)
+    assert gateway.asked[0].headers["idempotency-key"] == "mine"

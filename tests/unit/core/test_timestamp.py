@@ -104,7 +104,7 @@ def test_the_edges_also_take_a_date_and_unix_seconds(text, nanoseconds):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "now", "1e9", ".5", "1.", "1.0000000001", "9223372036.854775808", "1" * 13, "1970-1-1", "+1", "NaN"],
+    ["", "now", "1e9", ".5", "1.", "1.0000000001", "9223372036.854775808", "1" * 17, "1970-1-1", "+1", "NaN"],
 )
 def test_any_other_time_is_refused_at_the_edges_too(text):
     assert is_refused(text, parse_time)
@@ -121,3 +121,41 @@ def test_a_time_is_printed_in_utc_with_nine_digits_and_read_back(nanoseconds):
     text = format_time(nanoseconds)
     assert len(text) == len("1970-01-01T00:00:00.000000000Z")
     assert parse_rfc3339(text) == nanoseconds
+
+
+NOW = 1_000_000 * 1_000_000_000
+MINUTE = 60 * 1_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "nanoseconds"),
+    [
+        ("now", NOW),
+        ("-5m", NOW - 5 * MINUTE),
+        ("5m ago", NOW - 5 * MINUTE),
+        ("90s ago", NOW - 90 * 1_000_000_000),
+        ("-2h", NOW - 120 * MINUTE),
+        ("-1d", NOW - 1_440 * MINUTE),
+        ("1w ago", NOW - 7 * 1_440 * MINUTE),
+        ("1970-01-02 10:00Z", 34 * 60 * MINUTE),
+        ("1970-01-02 10:00:30.5+02:00", 32 * 60 * MINUTE + 30_500_000_000),
+        ("1970-01-02T10:00Z", 34 * 60 * MINUTE),
+        ("1764410400000", 1_764_410_400 * 1_000_000_000),
+        ("1764410400123.5", 1_764_410_400_123_500_000),
+        ("1764410400", 1_764_410_400 * 1_000_000_000),
+    ],
+)
+def test_a_time_is_also_relative_spaced_or_in_milliseconds(text, nanoseconds):
+    assert parse_time(text, now=NOW) == nanoseconds
+
+
+@pytest.mark.parametrize("text", ["now", "-5m", "5m ago"])
+def test_a_relative_time_needs_a_now(text):
+    assert is_refused(text, parse_time)
+
+
+@pytest.mark.parametrize(
+    "text", ["5m", "--5m", "5 minutes ago", "- 5m", "-999999999w", "1970-01-02 10:00", "Now"]
+)
+def test_what_is_no_form_of_a_time_is_refused(text):
+    assert is_refused(text, lambda text: parse_time(text, now=NOW))

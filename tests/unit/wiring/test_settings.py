@@ -1,11 +1,10 @@
 """Settings: flags before variables before defaults; secrets never shown; a bad one is named."""
 
 import json
-import typing
 
 import pytest
 
-from refold.cli import flags
+from refold.cli import serve
 from refold.core.errors import Refused
 from refold.wiring.settings import (
     Settings,
@@ -126,13 +125,12 @@ def test_a_child_inherits_no_setting_of_ours(monkeypatch):
     assert not any(name.startswith("REFOLD_") for name in given)
 
 
-def test_every_setting_has_a_flag_that_says_the_same():
-    offered = {}
-    for annotated in vars(flags).values():
-        if typing.get_origin(annotated) is typing.Annotated:
-            option = annotated.__metadata__[0]
-            # Within Annotated, what stands first is the flag's name.
-            default = option.show_default or "None"
-            offered[option.default.removeprefix("--").replace("-", "_")] = (option.help, default)
-    wanted = {name: (field.description, str(field.default)) for name, field in Settings.model_fields.items()}
-    assert offered == {name: text for name, text in wanted.items() if name not in NOT_A_SERVICE_FLAG}
+def test_every_setting_is_an_option_of_a_service():
+    offered = {name for command in serve.COMMANDS.values() for name in command.__signature__.parameters}
+    assert set(Settings.model_fields) - offered == NOT_A_SERVICE_FLAG
+
+
+def test_an_option_of_a_service_says_what_its_setting_says():
+    option = serve.up.__signature__.parameters["commit_events_max"].annotation.__metadata__[0]
+    setting = Settings.model_fields["commit_events_max"]
+    assert (option.help, option.show_default) == (setting.description, str(setting.default))

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from refold.client.exporting import Target, target_file
-from refold.client.importing.file import LinesFile
 from refold.core.errors import Refused
+from refold.transfer import LinesFile, Target, target_file
 from support.up import until
 
 LINES = [b'{"n":%d}' % number for number in range(20_000)]

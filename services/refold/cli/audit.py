@@ -1,4 +1,4 @@
-"""Commands that prove a projection and make it anew: verify, rebuild. Registered by `refold.cli.app`."""
+"""Commands that check and rebuild a projection: verify, rebuild. Loaded by `refold.cli.app`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from refold.cli.progress import working
-from refold.cli.target import JsonOption
+from refold.cli.options import DataOption, Output, expanded
+from refold.cli.output import json_line, printable, say, working
 from refold.core.errors import Refused, ServiceUnavailable
 
 if TYPE_CHECKING:
@@ -24,22 +24,13 @@ if TYPE_CHECKING:
     from refold.store.succession import Unequal
     from refold.wiring.settings import Settings
 
-PANEL = "Operate"
 LISTENS_SECONDS = 2.0
-
-DataOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        metavar="DIR",
-        help="Data folder of the running system: else REFOLD_NATS_URL and REFOLD_POSTGRES_URL, else ./.refold.",
-    ),
-]
-
 
 IntoOption = Annotated[
     str | None,
-    typer.Option("--into", metavar="SCHEMA", help="Schema to build in; the live one's name with _rebuild."),
+    typer.Option(
+        "--into", metavar="SCHEMA", help="Schema to build in; by default the live one's name with _rebuild."
+    ),
 ]
 
 ProcessesOption = Annotated[
@@ -49,21 +40,25 @@ ProcessesOption = Annotated[
         metavar="N",
         min=1,
         max=8,
-        help="Processes that fold a long log; as many as there are processors, at most 8.",
+        help="Processes that fold a long log; by default one a processor, at most 8.",
     ),
 ]
 
 
+@expanded
 def verify(
+    output: Output,
     target: Annotated[
-        str | None, typer.Argument(metavar="[NS[/DOC]]", help="A namespace or one document; all unless said.")
+        str | None,
+        typer.Argument(metavar="[NS[/DOC]]", help="A namespace or one document; by default everything."),
     ] = None,
     data: DataOption = None,
-    is_json: JsonOption = False,
 ) -> None:
-    """Replay the log and hold documents, pages, journal, rejections and chains against it; exit 1 on a difference."""
-    from refold.cli.failure import REFUSED
-    from refold.cli.show import json_line
+    """Replay the log and compare the whole projection with it.
+
+    Documents, pages, journal, rejections and hash chains are compared; a difference is exit code 1.
+    """
+    from refold.cli.errors import REFUSED
     from refold.projector.verify import Listener, Scope
     from refold.wiring.folding import run_folding
     from refold.wiring.proof import run_verify
@@ -76,22 +71,24 @@ def verify(
     with working() as progress:
         task = progress.add_task("", total=None)
 
-        def tell(difference: Difference) -> None:
-            if is_json:
+        def found_difference(difference: Difference) -> None:
+            if output.is_json:
                 found.append(difference._asdict())
             else:
                 _say(progress, _difference_line(difference))
 
         def advance(tally: Tally) -> None:
-            said = f"{tally.read_sequence:,} events read, {tally.events:,} folded again"
+            description = f"{tally.read_sequence:,} events read, {tally.events:,} folded again"
             done, total = tally.read_sequence + tally.events, 2 * tally.end_sequence
-            progress.update(task, completed=done, total=total, description=said)
+            progress.update(task, completed=done, total=total, description=description)
 
-        tally = run_folding(run_verify(settings, Listener(difference=tell, progress=advance), scope))
+        tally = run_folding(
+            run_verify(settings, Listener(difference=found_difference, progress=advance), scope)
+        )
     seconds = time.monotonic() - begun
     if target and not (tally.documents or tally.events or tally.differences):
         raise Refused("nothing_found", f"the log has no event of {target}, the projection no row")
-    if is_json:
+    if output.is_json:
         json_line({**_facts(tally, seconds), "found": found})
     else:
         _say_verified(tally, seconds)
@@ -99,29 +96,32 @@ def verify(
         raise typer.Exit(REFUSED)
 
 
+@expanded
 def rebuild(
+    output: Output,
     into: IntoOption = None,
     processes: ProcessesOption = None,
     is_from_nothing: Annotated[
         bool,
         typer.Option(
             "--from-nothing",
-            help="For a damaged projection: compare nothing, keep it under another name. "
-            "Starts the folder's servers where no system runs.",
+            help="For a damaged projection: compare nothing and keep it under another name. "
+            "Starts the folder's servers if no system runs.",
         ),
     ] = False,
     data: DataOption = None,
-    is_json: JsonOption = False,
 ) -> None:
-    """Replay the log into a fresh schema, compare it with the live one, swap both; on a difference swap nothing."""
-    from refold.cli.failure import REFUSED
-    from refold.cli.show import json_line
+    """Rebuild the projection from the log beside the live one, and swap both.
+
+    They are compared first; on a difference nothing is swapped.
+    """
+    from refold.cli.errors import REFUSED
     from refold.projector.rebuild import Listener
     from refold.wiring.folding import run_folding
     from refold.wiring.proof import run_rebuild
 
     if is_from_nothing:
-        _rebuild_from_nothing(data, into, processes, is_json=is_json)
+        _rebuild_from_nothing(data, into, processes, is_json=output.is_json)
         return
     settings = _reach(data)
     schema = into or f"{settings.postgres_schema}_rebuild"
@@ -130,18 +130,20 @@ def rebuild(
     with working() as progress:
         task = progress.add_task("", total=None)
 
-        def tell(unequal: Unequal) -> None:
-            if is_json:
+        def found_difference(unequal: Unequal) -> None:
+            if output.is_json:
                 found.append(_plain(unequal))
             else:
                 _say(progress, _unequal_line(unequal))
 
         advance = _advancing(progress, task)
         ended = run_folding(
-            run_rebuild(settings, schema, Listener(difference=tell, progress=advance), processes=processes)
+            run_rebuild(
+                settings, schema, Listener(difference=found_difference, progress=advance), processes=processes
+            )
         )
     seconds = time.monotonic() - begun
-    if is_json:
+    if output.is_json:
         json_line(_ending(ended, seconds) | {"found": found})
     else:
         _say_rebuilt(ended, schema, seconds)
@@ -152,7 +154,6 @@ def rebuild(
 def _rebuild_from_nothing(
     data: Path | None, into: str | None, processes: int | None, *, is_json: bool
 ) -> None:
-    from refold.cli.show import console, json_line
     from refold.projector.rebuild import Listener
     from refold.telemetry.logging import configure
     from refold.wiring.folding import run_folding
@@ -171,11 +172,9 @@ def _rebuild_from_nothing(
         return
     rate = _rate(ended.replayed_events, seconds)
     replayed = f"{ended.replayed_events:,} events replayed in {seconds:.1f} s ({rate})"
-    console().print(f"[green]rebuilt from the log[/] to sequence {ended.sequence:,}: {replayed}")
+    say(f"rebuilt from the log to sequence {ended.sequence:,}: {replayed}", "green")
     if kept:
-        console().print(
-            f"The damaged projection is kept as schema {kept}; drop it when it is of no use any more."
-        )
+        say(f"The damaged projection is kept as schema {kept}; drop it when you no longer need it.")
 
 
 def _reach(data: Path | None) -> Settings:
@@ -212,23 +211,17 @@ def _listens(url: str) -> bool:
 
 def _advancing(progress: Progress, task: TaskID) -> Callable[[Stage, int, int], None]:
     def advance(stage: Stage, sequence: int, until: int) -> None:
-        said = f"{stage.value}, {sequence:,} of {until:,} events"
-        progress.update(task, completed=sequence, total=until, description=said)
+        description = f"{stage.value}, {sequence:,} of {until:,} events"
+        progress.update(task, completed=sequence, total=until, description=description)
 
     return advance
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    for command in (verify, rebuild):
-        app.command(rich_help_panel=PANEL)(command)
-
-
 def _say(progress: Progress, line: str) -> None:
-    """Print a line of an answer, which is on stdout, without breaking the bar."""
+    """Print a line of the result on stdout without breaking the bar."""
     from rich.text import Text
 
-    from refold.cli.show import console, printable
+    from refold.cli.output import console
 
     out = progress.console if sys.stdout.isatty() and not progress.disable else console()
     out.print(Text(printable(line)), soft_wrap=True)
@@ -237,8 +230,8 @@ def _say(progress: Progress, line: str) -> None:
 def _difference_line(difference: Difference) -> str:
     where = "/".join(filter(None, (difference.namespace, difference.document))) or "the log"
     at = "" if difference.sequence is None else f" at sequence {difference.sequence}"
-    said = f"{difference.part} {difference.field}"
-    return f"{where}{at}: {said}: expected {difference.expected}, found {difference.found}"
+    description = f"{difference.part} {difference.field}"
+    return f"{where}{at}: {description}: expected {difference.expected}, found {difference.found}"
 
 
 def _unequal_line(unequal: Unequal) -> str:
@@ -270,12 +263,10 @@ def _facts(tally: Tally, seconds: float) -> dict[str, Any]:
 
 
 def _say_verified(tally: Tally, seconds: float) -> None:
-    from refold.cli.show import console
-
     rate = _rate(tally.read_sequence, seconds)
     held = f"{tally.documents:,} documents, {tally.events:,} events, up to sequence {tally.end_sequence:,}"
-    result = f"[red]{tally.differences:,} differences[/]" if tally.differences else "[green]clean[/]"
-    console().print(f"{result}: {held}, in {seconds:.1f} s ({rate})")
+    result = f"{tally.differences:,} differences" if tally.differences else "clean"
+    say(f"{result}: {held}, in {seconds:.1f} s ({rate})", "red" if tally.differences else "green")
 
 
 def _ending(ended: Rebuilt, seconds: float) -> dict[str, Any]:
@@ -290,20 +281,17 @@ def _ending(ended: Rebuilt, seconds: float) -> dict[str, Any]:
 
 
 def _say_rebuilt(ended: Rebuilt, schema: str, seconds: float) -> None:
-    from refold.cli.show import console
-
     rate = _rate(ended.replayed_events, seconds)
     replayed = f"{ended.replayed_events:,} events replayed in {seconds:.1f} s ({rate})"
     if ended.is_swapped:
         held = f"{ended.held_seconds * 1_000:,.0f} ms"
-        console().print(
-            f"[green]equal and swapped[/] at sequence {ended.sequence:,}: {replayed}, live held for {held}"
-        )
+        say(f"equal and swapped at sequence {ended.sequence:,}: {replayed}, live held for {held}", "green")
     else:
-        console().print(
-            f"[red]{ended.differences:,} differences[/], nothing swapped: {replayed}; it stands in {schema}"
-        )
+        say(f"{ended.differences:,} differences, nothing swapped: {replayed}; it is kept in {schema}", "red")
 
 
 def _rate(count: int, seconds: float) -> str:
     return f"{count / seconds if seconds else 0.0:,.0f} events/s"
+
+
+COMMANDS = {"verify": verify, "rebuild": rebuild}

@@ -5,10 +5,10 @@ import random
 
 import pytest
 
-from refold.client.importing import Listener, import_file
-from refold.client.importing import run as module
 from refold.core.document import ABSENT
 from refold.core.errors import ServiceUnavailable
+from refold.transfer import ImportListener, import_file
+from refold.transfer import importer as module
 from support.folding import FoldingRefold
 
 
@@ -24,7 +24,7 @@ class Heard:
         def waiting(_):
             self.waited += 1
 
-        return Listener(
+        return ImportListener(
             refused=lambda number, why: self.refused.append((number, why.reason)),
             progress=lambda tally: self.tallies.append(tally.lines),
             waiting=waiting,
@@ -33,7 +33,7 @@ class Heard:
 
 @pytest.fixture(autouse=True)
 def small_runs(monkeypatch):
-    monkeypatch.setattr(module, "RUN_LINES_MAX", 3)
+    monkeypatch.setattr(module, "BATCH_LINES_MAX", 3)
     monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
 
 
@@ -184,7 +184,7 @@ async def test_a_line_that_the_fold_refuses_is_named_and_later_ones_stand_on_wha
 
 
 async def test_many_refused_lines_of_one_document_are_named_one_by_one_and_cost_few_events(path, monkeypatch):
-    monkeypatch.setattr(module, "RUN_LINES_MAX", 1_000)
+    monkeypatch.setattr(module, "BATCH_LINES_MAX", 1_000)
     lines = states("d", [{**BIG, "k1": number} for number in range(40)])
     for line in lines[5:25]:
         line["ts"] = "2200-01-01"
@@ -265,7 +265,7 @@ async def test_stopped_anywhere_and_run_again_it_ends_the_same(path, seed, monke
     write(path, lines)
     undisturbed, disturbed = FoldingRefold(), FoldingRefold()
     await bring(undisturbed, path)
-    monkeypatch.setattr(module, "UNANSWERED_MAX", 0)
+    monkeypatch.setattr(module, "UNANSWERED_TRIES_MAX", 0)
     while True:
         disturbed.faults = [ServiceUnavailable("killed")] if chance.random() < 0.5 else []
         try:

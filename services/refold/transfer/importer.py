@@ -1,41 +1,42 @@
-"""The import itself: read a run of lines, plan their events, send them while the next run is planned.
+"""Import a file: read a batch of lines, plan their events, append them while the next batch is planned.
 
-Used by `refold.client.importing.import_file` alone. Within a document everything happens in the file's order.
+Used through `refold.transfer`. The lines of one document are imported in the file's order.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+import math
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
-from refold.client.about import About
-from refold.client.importing.file import LINE_BYTES_MAX, LinesFile
-from refold.client.importing.heads import Heads
-from refold.client.importing.line import Line, parse_line
-from refold.client.importing.plan import Planned, plan
-from refold.client.importing.turns import Turns
-from refold.client.refold import Refold
-from refold.client.values import Outcome
+from refold.client import Outcome, Refold, WriteOptions
 from refold.core.errors import Refused, ServiceUnavailable, TimedOut
+from refold.transfer.files import LINE_BYTES_MAX, Line, LinesFile, parse_line
+from refold.transfer.planner import HeadCache, Planned, plan
 
 T = TypeVar("T")
 
-RUN_LINES_MAX: Final = 1_000
-RUN_BYTES_MAX: Final = 2 * 1024 * 1024
-UNANSWERED_MAX: Final = 120
+BATCH_LINES_MAX: Final = 1_000
+BATCH_BYTES_MAX: Final = 2 * 1024 * 1024
+UNANSWERED_TRIES_MAX: Final = 120
 RETRY_SECONDS: Final = 1.0
-"""What the service does not answer is asked again so often, so long apart: the same events, the same ids."""
+"""The pause between tries of a request that was not answered; the events keep their ids."""
 
-PENDING_LOOKS_MAX: Final = 60
+PENDING_TRIES_MAX: Final = 60
+STALE_TRIES_MAX: Final = 5
+"""Tries of a line whose document other writers keep changing."""
+
 _STALE: Final = frozenset({"conflict", "base_in_future"})
 
 
 @dataclass(slots=True, kw_only=True)
-class Tally:
-    """How far an import is: lines read, and what became of them. `present`: an earlier run brought them."""
+class ImportTally:
+    """Progress of an import: lines read, and their results. `present`: imported by an earlier run."""
 
     lines: int = 0
     events: int = 0
@@ -47,37 +48,68 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listener:
-    """Who is told: of every line refused, of progress, and of waiting for a service that does not answer."""
+class ImportListener:
+    """Callbacks: for each refused line, for progress, and for waiting for a service that does not answer."""
 
     refused: Callable[[int, Refused], None]
-    progress: Callable[[Tally], None]
+    progress: Callable[[ImportTally], None]
     waiting: Callable[[Exception], None]
 
 
-class Import:
+async def import_file(
+    refold: Refold,
+    namespace: str,
+    path: Path,
+    listener: ImportListener,
+    *,
+    is_dry: bool = False,
+    stops_on_error: bool = False,
+) -> ImportTally:
+    """Import a file's lines into a namespace; refused lines go to the listener.
+
+    `is_dry`: check and count everything, append nothing. `stops_on_error`: import no line behind the first that is
+    refused, except those of the same batch (`BATCH_LINES_MAX`) when the fold rejects it.
+    """
+    importing = _Import(
+        refold, namespace, LinesFile(path), listener, is_dry=is_dry, stops_on_error=stops_on_error
+    )
+    return await importing.run()
+
+
+class _Import:
     """One import of one file into one namespace."""
 
-    def __init__(self, refold: Refold, namespace: str, file: LinesFile, listener: Listener) -> None:
-        """Read nothing yet."""
+    def __init__(
+        self,
+        refold: Refold,
+        namespace: str,
+        file: LinesFile,
+        listener: ImportListener,
+        *,
+        is_dry: bool,
+        stops_on_error: bool,
+    ) -> None:
         self._refold = refold
         self._namespace = namespace
         self._file = file
         self._listener = listener
         self._digest = file.digest()
-        self._heads = Heads(refold, namespace, self._digest)
-        self.tally = Tally(size_bytes=file.size_bytes)
+        self._heads = HeadCache(refold, namespace, self._digest)
+        self._is_dry = is_dry
+        self._stops_on_error = stops_on_error
+        self._end_line: float = math.inf
+        self.tally = ImportTally(size_bytes=file.size_bytes)
 
-    async def run(self) -> Tally:
-        """Import every line that is not there yet; returns what became of the lines."""
-        # A service that is not there to begin with is told of at once.
+    async def run(self) -> ImportTally:
+        # Fails at once if the service does not run.
         await self._heads.load(())
-        runs = self._runs()
-        plans = await self._next(runs)
-        while plans is not None:
-            outcomes, following = await _both(self._send(plans), self._next(runs))
-            if await self._settle(plans, outcomes) and following is not None:
-                # What was planned ahead stands on heads that never came to be.
+        batches = self._batches()
+        plans = await self._next(batches)
+        while plans:
+            outcomes, following = await _both(self._send(plans), self._next(batches))
+            is_failed = await self._settle(plans, outcomes)
+            if following is not None and (is_failed or following[0].line.number >= self._end_line):
+                # The next batch was planned on heads that do not exist.
                 lines = [planned.line for planned in following]
                 self._forget(lines)
                 following = await self._plan(lines)
@@ -85,16 +117,18 @@ class Import:
             plans = following
         return self.tally
 
-    async def _next(self, runs: Iterator[list[Line]]) -> list[Planned] | None:
-        # The run that has just been handed over is to be on its way before this one takes the processor.
+    async def _next(self, batches: Iterator[list[Line]]) -> list[Planned] | None:
+        # Lets the previous batch be sent before this one takes the processor.
         await asyncio.sleep(0)
-        lines = next(runs, None)
+        lines = next(batches, None)
         return None if lines is None else await self._plan(lines)
 
-    def _runs(self) -> Iterator[list[Line]]:
+    def _batches(self) -> Iterator[list[Line]]:
         lines: list[Line] = []
         count_bytes = 0
         for number, text in self._file.lines():
+            if number >= self._end_line:
+                break
             self.tally.lines += 1
             self.tally.read_bytes = self._file.read_bytes
             line = self._parsed(number, text)
@@ -102,7 +136,7 @@ class Import:
                 continue
             lines.append(line)
             count_bytes += len(text)
-            if len(lines) >= RUN_LINES_MAX or count_bytes >= RUN_BYTES_MAX:
+            if len(lines) >= BATCH_LINES_MAX or count_bytes >= BATCH_BYTES_MAX:
                 yield lines
                 lines, count_bytes = [], 0
         if lines:
@@ -122,9 +156,13 @@ class Import:
 
     async def _plan(self, lines: Sequence[Line], *, attempt: int = 0) -> list[Planned]:
         await self._answered(lambda: self._heads.load(line.document for line in lines))
-        plans = []
+        plans: list[Planned] = []
         for line in lines:
+            if line.number >= self._end_line:
+                break
             plans.append(plan(line, self._heads, self._digest, attempt=attempt))
+            if plans[-1].refusal is not None and self._stops_on_error:
+                break
             await asyncio.sleep(0)
         return plans
 
@@ -134,8 +172,10 @@ class Import:
 
     async def _send(self, plans: Sequence[Planned]) -> list[Outcome]:
         sent = [planned for planned in plans if planned.is_sent]
+        if self._is_dry:
+            return [Outcome(status="applied") for _ in sent]
         outcomes: list[Outcome] = []
-        # In the file's order: events together, a state that is too large for one event by itself.
+        # In the file's order: events in batches, states that are too large for one event alone.
         for is_put, group in groupby(sent, key=lambda planned: planned.put is not None):
             if is_put:
                 outcomes += [await self._put(planned) for planned in group]
@@ -147,7 +187,7 @@ class Import:
         ]
 
     async def _append(self, events: list[bytes]) -> list[Outcome]:
-        # Sent again here, not by the client: whoever waits is told.
+        # Retried here, not by the client, so that the listener is called.
         async def append() -> list[Outcome]:
             return _complete(events, await self._refold.append(self._namespace, events, retry_seconds=0))
 
@@ -155,28 +195,30 @@ class Import:
 
     async def _put(self, planned: Planned) -> Outcome:
         line = planned.line
-        about = cast("About", {**(planned.put or {}), "if_version": planned.version})
+        options = cast(
+            "WriteOptions", {**(planned.put or {}), "if_version": planned.version, "strict": False}
+        )
         try:
             return await self._answered(
-                lambda: self._refold.put(self._namespace, line.document, line.state, **about)
+                lambda: self._refold.put(self._namespace, line.document, line.state, **options)
             )
         except Refused as refused:
             return Outcome(status="refused", reason=refused.reason, detail=str(refused))
 
     async def _looked_up(self, planned: Planned, outcome: Outcome) -> Outcome:
         names, sequence = (self._namespace, planned.line.document), outcome.sequence
-        for _ in range(PENDING_LOOKS_MAX):
-            # Asked at once: behind one that was waited for, the others of its run are folded too.
+        for _ in range(PENDING_TRIES_MAX):
+            # The first look needs no pause: the batch's other events are usually folded by now.
             outcome = await self._answered(lambda: self._refold.outcome(*names, sequence=sequence))
             if outcome.status != "pending":
                 return outcome
             await asyncio.sleep(RETRY_SECONDS)
         raise TimedOut(
-            "events are in the log, but nobody folds them: does the projector run?", document=names[1]
+            "events are in the log but are not folded: is the projector running?", document=names[1]
         )
 
     async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T:
-        for left in reversed(range(UNANSWERED_MAX + 1)):
+        for left in reversed(range(UNANSWERED_TRIES_MAX + 1)):
             try:
                 return await ask()
             except (ServiceUnavailable, TimedOut) as error:
@@ -187,20 +229,22 @@ class Import:
         raise AssertionError
 
     async def _settle(self, plans: Sequence[Planned], outcomes: Sequence[Outcome]) -> bool:
-        """Take note of the outcomes; try again what a failure before it has made stale. True if anything failed."""
+        """Count the outcomes and retry the lines that a failure made stale. Returns whether anything failed."""
         again, is_broken = self._judge(plans, outcomes)
-        turns, attempt = Turns(again), 0
-        while tried := turns.take():
+        queue, attempt = RetryQueue(again), 0
+        while tried := queue.take():
             attempt += 1
             plans = await self._plan(tried, attempt=attempt)
             left, _ = self._judge(plans, await self._send(plans))
-            turns.settle(tried, left)
-        for line in turns.given_up:
-            self._refuse(line.number, Refused("conflict", "others keep changing the document", field="doc"))
+            queue.settle(tried, left)
+        for line in queue.given_up:
+            self._refuse(
+                line.number, Refused("conflict", "other writers keep changing the document", field="doc")
+            )
         return is_broken
 
     def _judge(self, plans: Sequence[Planned], outcomes: Sequence[Outcome]) -> tuple[list[Line], bool]:
-        """Return the lines to try again: the stale ones, and all that follow a failure in its document."""
+        """Return the lines to retry: stale ones, and all that follow a failure in their document."""
         again: list[Line] = []
         broken: set[str] = set()
         answers = iter(outcomes)
@@ -217,7 +261,7 @@ class Import:
         return again, bool(broken)
 
     def _take(self, planned: Planned, outcome: Outcome | None) -> bool:
-        """Count what became of a line; False where it was refused by the service."""
+        """Count a line's result; False if the service refused it."""
         if planned.refusal is not None:
             self._refuse(planned.line.number, planned.refusal)
         elif planned.is_present:
@@ -228,23 +272,25 @@ class Import:
             self.tally.events += 1
         else:
             if planned.line.version is not None:
-                self._heads.broken_off.add(planned.line.document)
+                self._heads.broken.add(planned.line.document)
             self._refuse(planned.line.number, Refused(outcome.reason or outcome.status, outcome.detail))
             return False
         return True
 
     def _refuse(self, number: int, refused: Refused) -> None:
         self.tally.refused += 1
+        if self._stops_on_error:
+            self._end_line = min(self._end_line, number)
         self._listener.refused(number, refused)
 
 
 def _is_stale(outcome: Outcome) -> bool:
-    """Tell whether another's change came first: by the fold's reason, or by the log's own check."""
+    """Tell whether another writer's change came first, by the fold's reason or the log's check."""
     return outcome.reason in _STALE or outcome.status == "conflict"
 
 
 def _complete(events: Sequence[bytes], outcomes: list[Outcome]) -> list[Outcome]:
-    """An answer that stops early, or says that the log did, is none: the whole run is sent again."""
+    """Raise `ServiceUnavailable` for an incomplete answer: the whole batch is sent again."""
     if len(outcomes) != len(events):
         raise ServiceUnavailable("the answer ended early", events=len(events), outcomes=len(outcomes))
     failed = next((outcome for outcome in outcomes if outcome.status == "failed"), None)
@@ -256,10 +302,41 @@ def _complete(events: Sequence[bytes], outcomes: list[Outcome]) -> list[Outcome]
 async def _both(
     sending: Coroutine[Any, Any, list[Outcome]], planning: Coroutine[Any, Any, list[Planned] | None]
 ) -> tuple[list[Outcome], list[Planned] | None]:
-    """Run both at once; the first failure ends the other."""
+    """Run both concurrently; the first failure cancels the other."""
     try:
         async with asyncio.TaskGroup() as tasks:
             sent, planned = tasks.create_task(sending), tasks.create_task(planning)
     except ExceptionGroup as group:
         raise group.exceptions[0] from group
     return sent.result(), planned.result()
+
+
+class RetryQueue:
+    """Lines to retry, in order by document: one first, twice as many after each success."""
+
+    def __init__(self, lines: Iterable[Line]) -> None:
+        """Queue lines, which must be in the file's order."""
+        self._waiting: defaultdict[str, list[Line]] = defaultdict(list)
+        for line in lines:
+            self._waiting[line.document].append(line)
+        self._widths = dict.fromkeys(self._waiting, 1)
+        self._misses: Counter[str] = Counter()
+        self.given_up: list[Line] = []
+
+    def take(self) -> list[Line]:
+        """Return the lines to send next; none at the end."""
+        lines = [line for name, waiting in self._waiting.items() for line in waiting[: self._widths[name]]]
+        return sorted(lines, key=lambda line: line.number)
+
+    def settle(self, tried: Sequence[Line], left: Sequence[Line]) -> None:
+        """Remove the lines that are done: all but the last ones of each document (`left`)."""
+        missed = Counter(line.document for line in left)
+        for document, count in Counter(line.document for line in tried).items():
+            waiting = self._waiting[document]
+            done = count - missed[document]
+            del waiting[:done]
+            self._misses[document] = 0 if done else self._misses[document] + 1
+            self._widths[document] = 1 if missed[document] else 2 * count
+            if self._misses[document] == STALE_TRIES_MAX:
+                self.given_up += waiting
+                waiting.clear()

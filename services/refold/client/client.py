@@ -1,21 +1,20 @@
-"""The client: one class, asynchronous, one method a thing that can be asked. Anyone may use it.
+"""The client: one asynchronous class with one method a question. For users of the client.
 
-A rejected write and a conflict are returned values; exceptions mean that the world or the caller failed.
+A rejected write is a returned value; exceptions mean that the request was wrong or could not be answered.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, Final, Literal, Self, Unpack
 
-from refold.client.about import About, Time, bytes_of, headers_of, line_of, time_text
-from refold.client.patience import RETRY_SECONDS, Patience
-from refold.client.transport import Transport, document_path, json_of, namespace_path
-from refold.client.values import (
+from refold.client.requests import Time, WriteOptions, bytes_of, headers_of, line_of, time_text
+from refold.client.responses import (
     CONFLICT,
     FAILED,
     Change,
+    Conflict,
     Document,
     Namespace,
     Outcome,
@@ -26,6 +25,14 @@ from refold.client.values import (
     namespace_of,
     outcome_of,
     rejection_of,
+)
+from refold.client.transport import (
+    RETRY_SECONDS,
+    Backoff,
+    Transport,
+    document_path,
+    json_of,
+    namespace_path,
 )
 from refold.core import canonical
 from refold.core.canonical import Json
@@ -54,39 +61,52 @@ class Refold:
         timeout_seconds: float = TIMEOUT_SECONDS,
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:
-        """Connect when first asked. An answer that is silent for `timeout_seconds` is `TimedOut`.
+        """Connect on first use. `TimedOut` is raised after `timeout_seconds` of silence.
 
-        A write whose connection broke, or that the service could not answer (5xx), is sent again under its id for
-        `retry_seconds` (0: never), so that it is made once; what was made already is answered as `duplicate`. The
-        error that ends it names the id: the write may have been made.
+        A write that was not answered, or that the service could not answer (5xx), is sent again under its id for
+        `retry_seconds` (0: never), so that it takes effect once; a repeated one is answered as `duplicate`. The
+        error raised at the end names the id: the write may have taken effect.
         """
         self._transport = Transport(url, timeout_seconds=timeout_seconds)
         self._retry_seconds = retry_seconds
+
+    @property
+    def trace(self) -> Callable[[str], None] | None:
+        """Called with a line about each answer, if set."""
+        return self._transport.trace
+
+    @trace.setter
+    def trace(self, trace: Callable[[str], None]) -> None:
+        self._transport.trace = trace
 
     @property
     def url(self) -> str:
         """The gateway's address."""
         return self._transport.url
 
-    async def put(self, namespace: str, document: str, state: Json, **about: Unpack[About]) -> Outcome:
+    async def put(
+        self, namespace: str, document: str, state: Json, **options: Unpack[WriteOptions]
+    ) -> Outcome:
         """Write the whole state; JSON null is a state."""
-        return await self._write("PUT", namespace, document, state, "application/json", about)
+        return await self._write("PUT", namespace, document, state, "application/json", options)
 
     async def patch(
-        self, namespace: str, document: str, operations: Patch, **about: Unpack[About]
+        self, namespace: str, document: str, operations: Patch, **options: Unpack[WriteOptions]
     ) -> Outcome:
         """Apply a JSON Patch (RFC 6902), all or nothing. An absent document reads as `{}`."""
         return await self._write(
-            "PATCH", namespace, document, operations, "application/json-patch+json", about
+            "PATCH", namespace, document, operations, "application/json-patch+json", options
         )
 
-    async def merge(self, namespace: str, document: str, patch: Json, **about: Unpack[About]) -> Outcome:
+    async def merge(
+        self, namespace: str, document: str, patch: Json, **options: Unpack[WriteOptions]
+    ) -> Outcome:
         """Apply a merge patch (RFC 7396): members set to null are removed."""
-        return await self._write("PATCH", namespace, document, patch, "application/merge-patch+json", about)
+        return await self._write("PATCH", namespace, document, patch, "application/merge-patch+json", options)
 
-    async def delete(self, namespace: str, document: str, **about: Unpack[About]) -> Outcome:
+    async def delete(self, namespace: str, document: str, **options: Unpack[WriteOptions]) -> Outcome:
         """Make the document absent; its history stays. `DocumentAbsent` where it already is."""
-        return await self._write("DELETE", namespace, document, None, "", about)
+        return await self._write("DELETE", namespace, document, None, "", options)
 
     async def append(
         self,
@@ -98,24 +118,24 @@ class Refold:
     ) -> list[Outcome]:
         """Append many events, `{"doc": id, …event fields}` each (or such a line's bytes), in their order.
 
-        Each is folded for itself; the outcomes come back in the same order. What the service could not append is
-        sent again as other writes are; `failed` outcomes are those for which the time did not suffice.
+        Each event is folded by itself; the outcomes have the same order. Events that the service could not append
+        are sent again as other writes are; those that are not appended in time have the outcome `failed`.
         """
         seconds = self._retry_seconds if retry_seconds is None else retry_seconds
         lines = [line_of(event) if seconds else bytes_of(event) for event in events]
         headers = {"Content-Type": "application/x-ndjson"}
         if wait_seconds is not None:
             headers["Refold-Wait"] = str(wait_seconds)
-        patience = Patience(seconds)
+        backoff = Backoff(seconds)
         outcomes: list[Outcome] = []
         while True:
-            answered = await self._appended(patience, namespace, lines[len(outcomes) :], headers)
-            # Behind one that failed, all have failed.
+            answered = await self._appended(backoff, namespace, lines[len(outcomes) :], headers)
+            # After one that failed, all have failed.
             outcomes += takewhile(lambda outcome: outcome.status != FAILED, answered)
             left = len(lines) - len(outcomes)
             if not left:
                 return outcomes
-            if not await patience.pause():
+            if not await backoff.pause():
                 return [*outcomes, *answered[-left:]]
 
     async def get(
@@ -143,7 +163,7 @@ class Refold:
             "min_sequence": min_sequence,
             "timeout": timeout_seconds,
         }
-        response = await self._transport.ask("GET", document_path(namespace, document), query=query)
+        response = await self._transport.request("GET", document_path(namespace, document), query=query)
         found = response.headers
         return Document(
             namespace=namespace,
@@ -165,7 +185,7 @@ class Refold:
         path: str | None = None,
         is_reversed: bool = False,
     ) -> AsyncIterator[Change]:
-        """Yield a document's changes, oldest first, from after a version on; `is_reversed`: newest first."""
+        """Yield a document's changes after a version, oldest first; `is_reversed`: newest first."""
         query = {"path": path, "order": "desc" if is_reversed else None}
         items = self._items(document_path(namespace, document, "history"), query, "after", after, limit)
         async for item in items:
@@ -175,7 +195,7 @@ class Refold:
         """Return the JSON Patch that turns one version into the other."""
         query = {"from": from_version, "to": to_version}
         path = document_path(namespace, document, "diff")
-        patch: Patch = json_of(await self._transport.ask("GET", path, query=query))
+        patch: Patch = json_of(await self._transport.request("GET", path, query=query))
         return patch
 
     async def list(
@@ -192,8 +212,8 @@ class Refold:
     ) -> AsyncIterator[Document]:
         """Yield a namespace's documents by id; `where` is an SQL/JSON path predicate.
 
-        With `at` or `sequence`: all that was there then, as it was. By recorded time and by sequence that is one
-        moment, whatever is written while it is read.
+        With `at` or `sequence`: the documents as they were then. By recorded time and by sequence that is one
+        moment, even if others write while it is read.
         """
         query = {
             "prefix": prefix,
@@ -207,7 +227,7 @@ class Refold:
             yield listed(namespace, item)
 
     async def names(self, namespace: str, *, prefix: str | None = None) -> AsyncIterator[str]:
-        """Yield the ids of all documents that a namespace ever had, whether they are present now or not."""
+        """Yield the ids of all documents that a namespace ever had, present or deleted."""
         query = {"prefix": prefix, "fields": "id", "absent": "true"}
         async for item in self._items(namespace_path(namespace), query, "cursor", None, None):
             yield str(item["id"])
@@ -215,7 +235,7 @@ class Refold:
     async def rejections(
         self, namespace: str, document: str, *, limit: int | None = None
     ) -> AsyncIterator[Rejection]:
-        """Yield what the fold refused for a document, newest first."""
+        """Yield a document's rejected events, newest first."""
         path = document_path(namespace, document, "rejections")
         async for item in self._items(path, {}, "after", None, limit):
             yield rejection_of(item)
@@ -227,21 +247,21 @@ class Refold:
         rest = ("outcomes",) if sequence is None else ("outcomes", str(sequence))
         path = document_path(namespace, document, *rest)
         return outcome_of(
-            json_of(await self._transport.ask("GET", path, query={"id": event_id}, also=(202, 409)))
+            json_of(await self._transport.request("GET", path, query={"id": event_id}, also=(202, 409)))
         )
 
     async def namespaces(self) -> tuple[Namespace, ...]:
         """Count documents and events by namespace."""
-        answer = json_of(await self._transport.ask("GET", "/v1"))
+        answer = json_of(await self._transport.request("GET", "/v1"))
         return tuple(namespace_of(item) for item in answer["items"])
 
     async def status(self) -> dict[str, Any]:
-        """Return what the system says of itself: log, fold, versions, and each partition's lag."""
-        status: dict[str, Any] = json_of(await self._transport.ask("GET", "/status"))
+        """Return the system's log, fold, versions and the lag of each partition."""
+        status: dict[str, Any] = json_of(await self._transport.request("GET", "/status"))
         return status
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         await self._transport.close()
 
     async def __aenter__(self) -> Self:
@@ -249,50 +269,61 @@ class Refold:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         await self.close()
 
     async def _appended(
-        self, patience: Patience, namespace: str, lines: Sequence[bytes], headers: Mapping[str, str]
+        self, backoff: Backoff, namespace: str, lines: Sequence[bytes], headers: Mapping[str, str]
     ) -> Sequence[Outcome]:
         path, body = namespace_path(namespace, "events"), b"\n".join(lines) + b"\n"
-        answer = await self._transport.ask_surely(patience, "POST", path, headers=headers, body=body)
+        answer = await self._transport.request_retrying(backoff, "POST", path, headers=headers, body=body)
         answered = [outcome_of(canonical.loads(line)) for line in answer.body.splitlines() if line]
         missing = Outcome(status=FAILED, reason=FAILED, detail="the answer ended early")
         return answered + [missing] * (len(lines) - len(answered))
 
     async def _write(
-        self, method: str, namespace: str, document: str, value: Json, content_type: str, about: About
+        self,
+        method: str,
+        namespace: str,
+        document: str,
+        value: Json,
+        content_type: str,
+        options: WriteOptions,
     ) -> Outcome:
-        headers = headers_of(about)
+        headers = headers_of(options)
         body = None
         if content_type:
             headers["Content-Type"], body = content_type, canonical.dumps(value)
         path = document_path(namespace, document)
-        patience = Patience(self._retry_seconds)
+        backoff = Backoff(self._retry_seconds)
         try:
-            response = await self._transport.ask_surely(
-                patience, method, path, headers=headers, body=body, also=(409, 412)
+            response = await self._transport.request_retrying(
+                backoff, method, path, headers=headers, body=body, also=(409, 412)
             )
         except (ServiceUnavailable, TimedOut) as error:
             if self._transport.was_reached:
-                # It may have been written all the same: by this its author can ask.
+                # The event may be in the log: its outcome can be looked up by the id.
                 error.facts["id"] = headers["Idempotency-Key"]
             raise
         answer = json_of(response)
         if response.status == 412:
-            return Outcome(status=CONFLICT, reason=CONFLICT, detail=str(answer.get("detail") or ""))
-        return outcome_of(answer.get("outcome") or answer)
+            outcome = Outcome(status=CONFLICT, reason=CONFLICT, detail=str(answer.get("detail") or ""))
+        else:
+            outcome = outcome_of(answer.get("outcome") or answer)
+        is_strict = options.get("strict", True) and ("if_version" in options or "if_absent" in options)
+        if is_strict and outcome.reason == CONFLICT and not outcome.is_effective:
+            raise Conflict(outcome.detail or "the document has changed", outcome=outcome)
+        return outcome
 
     async def _items(
         self, path: str, query: Mapping[str, Any], continued_by: str, start: Any, limit: int | None
     ) -> AsyncIterator[dict[str, Any]]:
-        """Follow `next` until the end, or until so many items have come."""
+        """Yield items page by page, at most `limit`."""
         left = limit
         while left is None or left > 0:
             count = ITEMS_PAGE if left is None else min(left, ITEMS_PAGE)
-            asked = {**query, continued_by: start, "limit": count}
-            answer = json_of(await self._transport.ask("GET", path, query=asked))
+            params = {**query, continued_by: start, "limit": count}
+            answer = json_of(await self._transport.request("GET", path, query=params))
             for item in answer["items"]:
                 yield item
             start = answer.get("next")

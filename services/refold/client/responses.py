@@ -1,6 +1,6 @@
-"""What the client returns: frozen values, made from the gateway's answers. Anyone may use them.
+"""The client's results: frozen values made from the gateway's answers. For users of the client.
 
-Times are RFC 3339 in UTC with nine digits, as the gateway writes them.
+Times are RFC 3339 in UTC with nine fractional digits.
 """
 
 from __future__ import annotations
@@ -8,22 +8,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 from refold.core.canonical import Json
-from refold.core.errors import Refused
+from refold.core.errors import RefoldError, Refused, ServiceUnavailable
 
 Patch: TypeAlias = list[Json]
 """An RFC 6902 patch: a list of operations."""
 
 CONFLICT: Final = "conflict"
 FAILED: Final = "failed"
+PENDING: Final = "pending"
+REFUSED: Final = "refused"
 EFFECTIVE: Final = frozenset({"applied", "merged", "duplicate"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of a write.
+    """The result of a write.
 
     `status`: `applied`, `merged`, `duplicate` (of an event with the same id), `rejected` (by the fold),
     `conflict` (the document is not at the version that the write asked for; nothing was published) or
@@ -43,8 +45,46 @@ class Outcome:
 
     @property
     def is_effective(self) -> bool:
-        """Tell whether the document has the change."""
+        """Whether the document has the change."""
         return (self.first_status or self.status) in EFFECTIVE
+
+    def raise_for_status(self) -> Self:
+        """Return the outcome if the document has the change or it is pending; otherwise raise its error.
+
+        Raises `Conflict`, `Rejected` (also for the duplicate of a rejected event), `Refused` for a line that breaks a
+        rule, `ServiceUnavailable` for one that was not appended.
+        """
+        if self.is_effective or self.status == PENDING:
+            return self
+        text = ": ".join(filter(None, (self.reason, self.detail))) or self.status
+        if self.status == CONFLICT:
+            raise Conflict(text, outcome=self)
+        if self.status == FAILED:
+            raise ServiceUnavailable(text)
+        if self.status == REFUSED:
+            raise Refused(self.reason or REFUSED, self.detail)
+        raise Rejected(text, outcome=self)
+
+
+class OutcomeError(RefoldError):
+    """A write has no effect; `outcome` says why."""
+
+    def __init__(self, message: str, *, outcome: Outcome) -> None:
+        """Keep the outcome."""
+        super().__init__(message)
+        self.outcome = outcome
+
+
+class Conflict(OutcomeError):
+    """The document is not at the version that the write asked for; nothing was published."""
+
+    code = "conflict"
+
+
+class Rejected(OutcomeError):
+    """The fold rejected the event."""
+
+    code = "rejected"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +118,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """One event that the fold refused. `about` holds what its author said of it."""
+    """One event that the fold rejected. `about` holds the event's other fields, as far as it could be read."""
 
     sequence: int
     recorded_at: str
@@ -97,7 +137,7 @@ class Namespace:
 
 
 def as_json(value: Outcome | Change | Document | Rejection | Namespace) -> dict[str, Json]:
-    """Write a value's members; those of an outcome that say nothing are left out."""
+    """Return a value's members for JSON, an outcome without its empty ones."""
     members = {member.name: getattr(value, member.name) for member in fields(value)}
     if isinstance(value, Outcome):
         return {name: member for name, member in members.items() if member not in (None, "", ())}
@@ -120,7 +160,7 @@ def outcome_of(answer: dict[str, Any]) -> Outcome:
 
 
 def _is_failed(error: Any) -> bool:
-    """Tell whether a line's problem is the service's, not the line's."""
+    """Tell whether a line failed because of the service."""
     return isinstance(error, dict) and int(error.get("status", 0)) >= 500
 
 
@@ -158,7 +198,7 @@ def namespace_of(item: dict[str, Any]) -> Namespace:
 
 
 def find_namespace(namespaces: Iterable[Namespace], name: str) -> Namespace:
-    """Return the namespace of this name. Raises `Refused` where there is none, with the name that is most like it."""
+    """Return the namespace of this name. Raises `Refused` where there is none, with the most similar name."""
     known = {namespace.name: namespace for namespace in namespaces}
     if name in known:
         return known[name]

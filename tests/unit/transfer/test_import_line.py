@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from refold.client.importing.line import parse_line
 from refold.core.document import ABSENT
 from refold.core.errors import Refused
+from refold.transfer.files import parse_line
 
 
 def line(**fields):

@@ -1,6 +1,6 @@
-"""What an author may say of a write, and how a time may be given. For users of the client.
+"""The options of a write and the forms of a time. For users of the client.
 
-Every write carries an id, made here where none is given, so that a lost answer can be looked up or sent again.
+Every write carries an id, made here if none is given, so that a lost answer can be looked up or sent again.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ Time = str | int | float | datetime
 """RFC 3339, a bare date, unix seconds, or a datetime that knows its zone."""
 
 
-class About(TypedDict, total=False):
+class WriteOptions(TypedDict, total=False):
     """The keyword arguments of every write.
 
-    `if_version`: only while the document is at this version (0 = never existed); `if_absent`: only while it is
-    absent; else the outcome is `conflict` and nothing is published. `base`: the version that the author saw.
-    `wait_seconds`: how long to wait for the outcome (0 = not at all: `pending`).
+    `if_version`: write only if the document is at this version (0 = never existed); `if_absent`: only if it is absent.
+    Otherwise nothing is published and `Conflict` is raised; with `strict=False` the outcome `conflict` is returned.
+    `base`: the version that the author saw. `wait_seconds`: how long to wait for the outcome (0: do not wait, the
+    outcome is `pending`).
     """
 
     id: str
@@ -37,38 +38,39 @@ class About(TypedDict, total=False):
     if_version: int
     if_absent: bool
     wait_seconds: float
+    strict: bool
 
 
-def headers_of(about: About) -> dict[str, str]:
-    """Write them as the request's headers."""
-    headers = {"Idempotency-Key": about["id"] if "id" in about else new_id()}
+def headers_of(options: WriteOptions) -> dict[str, str]:
+    """Return the options as request headers."""
+    headers = {"Idempotency-Key": options["id"] if "id" in options else new_id()}
     for name in ("type", "actor", "correlation_id", "causation_id", "base"):
-        if name in about:
-            headers[_HEADERS[name]] = str(about[name])
-    if "occurred_at" in about:
-        headers["Refold-Occurred-At"] = time_text(about["occurred_at"]) or ""
-    if "meta" in about:
-        headers["Refold-Meta"] = canonical.dumps(about["meta"]).decode()
-    if "if_version" in about:
-        headers["If-Match"] = f'"{about["if_version"]}"'
-    if about.get("if_absent"):
+        if name in options:
+            headers[_HEADERS[name]] = str(options[name])
+    if "occurred_at" in options:
+        headers["Refold-Occurred-At"] = time_text(options["occurred_at"]) or ""
+    if "meta" in options:
+        headers["Refold-Meta"] = canonical.dumps(options["meta"]).decode()
+    if "if_version" in options:
+        headers["If-Match"] = f'"{options["if_version"]}"'
+    if options.get("if_absent"):
         headers["If-None-Match"] = "*"
-    if "wait_seconds" in about:
-        headers["Refold-Wait"] = str(about["wait_seconds"])
+    if "wait_seconds" in options:
+        headers["Refold-Wait"] = str(options["wait_seconds"])
     return headers
 
 
 def bytes_of(event: Mapping[str, Json] | bytes) -> bytes:
-    """Write an event of many as its line."""
+    """Return an event as its line."""
     return event if isinstance(event, bytes) else canonical.dumps(event)
 
 
 def line_of(event: Mapping[str, Json] | bytes) -> bytes:
-    """Write an event of many as a line that may be sent again: one without an id gets one."""
+    """Return an event as a line that may be sent again: with an id."""
     try:
         fields = canonical.loads(event) if isinstance(event, bytes) else event
     except Refused:
-        # The service answers which rule it breaks.
+        # The service answers with the rule that it breaks.
         return bytes_of(event)
     if not isinstance(fields, Mapping) or "id" in fields:
         return bytes_of(event)
@@ -76,12 +78,12 @@ def line_of(event: Mapping[str, Json] | bytes) -> bytes:
 
 
 def new_id() -> str:
-    """Make an id for a write whose author gave none."""
+    """Return a new event id."""
     return uuid4().hex
 
 
 def time_text(time: Time | None) -> str | None:
-    """Write a time as the gateway takes it."""
+    """Return a time as text for the gateway."""
     if isinstance(time, datetime):
         if time.tzinfo is None:
             raise Refused("bad_time", "a datetime must know its zone", field="time", shape="naive datetime")

@@ -7,16 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refold.client.exporting import Listener, export
-from refold.client.exporting import run as module
-from refold.client.exporting.past import Past
-from refold.client.importing import Listener as ImportListener
-from refold.client.importing import import_file
-from refold.client.values import Change
+from refold.client.responses import Change
 from refold.core import canonical
 from refold.core.document import ABSENT
 from refold.core.errors import RefoldError, Refused, TimedOut
 from refold.core.timestamp import format_time
+from refold.transfer import ExportListener, ImportListener, export, import_file
+from refold.transfer import exporter as module
+from refold.transfer.exporter import VersionLines
 from support.events import EVENTS
 from support.folding import FoldingRefold
 from support.scribe import NAMESPACE
@@ -36,7 +34,7 @@ async def lines_of(told, *, meanwhile=None, waiting=None, **asked):
         if meanwhile is not None:
             meanwhile()
 
-    listener = Listener(progress=lambda _: None, waiting=waiting or pytest.fail)
+    listener = ExportListener(progress=lambda _: None, waiting=waiting or pytest.fail)
     tally = await export(told, NAMESPACE, write, listener, **asked)
     lines = bytes(written).splitlines()
     assert (tally.lines, tally.bytes) == (len(lines), len(written))
@@ -158,7 +156,7 @@ async def test_it_waits_for_a_projection_that_lags_and_says_so(told, monkeypatch
     waited = []
     _, lines = await lines_of(told, waiting=waited.append)
     assert (len(lines), len(waited)) == (1, 2)
-    monkeypatch.setattr(module, "LAG_LOOKS_MAX", 1)
+    monkeypatch.setattr(module, "LAG_TRIES_MAX", 1)
     told.faults = [TimedOut("never")] * 2
     with pytest.raises(TimedOut):
         await lines_of(told, waiting=waited.append)
@@ -182,7 +180,7 @@ async def test_few_histories_are_asked_for_before_their_turn(told, monkeypatch):
 async def test_a_history_with_a_gap_is_never_written_on(told):
     change = Change(version=2, sequence=2, recorded_at="", occurred_at="", patch=[])
     with pytest.raises(RefoldError, match="gap"):
-        Past("d").line(change)
+        VersionLines("d").line(change)
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError, asyncio.CancelledError])

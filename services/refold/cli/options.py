@@ -1,0 +1,231 @@
+"""Options that commands share, each declared once; where the system is; documents, times and JSON as arguments.
+
+Used by the command modules. A parameter whose type is a dataclass stands for the options in it (`expanded`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, TypeVar, get_type_hints
+
+import typer
+
+from refold.core.errors import Refused, ServiceUnavailable
+
+if TYPE_CHECKING:
+    from refold.client import Refold
+
+T = TypeVar("T")
+DEFAULT_URL: Final = "http://127.0.0.1:8080"
+DEFAULT_DATA: Final = Path(".refold")
+_OPENINGS: Final = frozenset('{["')
+_SCALARS: Final = frozenset({"true", "false", "null"})
+_NUMBER: Final = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
+_LOCAL_TIME: Final = re.compile(r"\d{4}-\d{2}-\d{2}[ T]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?", re.ASCII)
+
+
+class Target(NamedTuple):
+    """A document: `NAMESPACE/DOCUMENT`."""
+
+    namespace: str
+    document: str
+
+    def __str__(self) -> str:
+        """Return it as it is given."""
+        return f"{self.namespace}/{self.document}"
+
+
+def read_target(text: str) -> Target:
+    """Split `NAMESPACE/DOCUMENT`; the service checks the names."""
+    namespace, slash, document = text.partition("/")
+    if not (slash and namespace and document):
+        raise typer.BadParameter("must be NAMESPACE/DOCUMENT, such as acme/order-1")
+    return Target(namespace, document)
+
+
+def read_time(text: str) -> str:
+    """Return a time as RFC 3339; one without a zone is local, which a note on stderr says."""
+    import time
+
+    from refold.core.timestamp import format_time, parse_time
+
+    if _LOCAL_TIME.fullmatch(text):
+        from datetime import datetime
+
+        utc = format_time(parse_time(datetime.fromisoformat(text).astimezone().isoformat()))
+        sys.stderr.write(f"note: {text} is local time, {utc[:19]}Z; write {text}Z for UTC\n")
+        return utc
+    return format_time(parse_time(text, "time", now=time.time_ns()))
+
+
+DocumentArgument = Annotated[
+    Target, typer.Argument(parser=read_target, metavar="NS/DOC", help="Namespace and document.")
+]
+NamespaceArgument = Annotated[str, typer.Argument(metavar="NS", help="Namespace.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+UrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        envvar="REFOLD_URL",
+        metavar="URL",
+        help=f"Gateway of the system; by default of the one on ./.refold, else {DEFAULT_URL}.",
+    ),
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", envvar="REFOLD_DATA", metavar="DIR", help="Data folder of a running `refold up`."),
+]
+AtOption = Annotated[
+    str | None,
+    typer.Option(
+        "--at",
+        parser=read_time,
+        metavar="TIME",
+        help="As of this time: RFC 3339, 2026-11-29, '2026-11-29 10:00', now, -5m, '5m ago', unix seconds.",
+    ),
+]
+ClockOption = Annotated[
+    Literal["recorded", "occurred"],
+    typer.Option("--clock", help="Whose times --at means: the log's, or the author's."),
+]
+LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, help="Print at most this many.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """How a result is printed."""
+
+    json: JsonOption = False
+    output: Annotated[
+        Literal["text", "json"], typer.Option("--output", "-o", help="Print text, or JSON for programs.")
+    ] = "text"
+
+    @property
+    def is_json(self) -> bool:
+        """Whether a program reads the result."""
+        return self.json or self.output == "json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """Where the running system is: its gateway, or its data folder."""
+
+    url: UrlOption = None
+    data: DataOption = None
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print each request to stderr.")] = False
+
+    def gateway_url(self) -> str:
+        """Return the gateway's address. Raises `ServiceUnavailable` if no system runs on the data folder."""
+        if self.url:
+            return self.url
+        endpoints = self.endpoints()
+        if self.data is not None and not endpoints:
+            message = f"no system runs on {self.data}; start it with `refold up --data {self.data}`"
+            raise ServiceUnavailable(message, missing=str(self.data / "endpoints.json"))
+        return str(endpoints.get("http") or DEFAULT_URL)
+
+    def endpoints(self) -> dict[str, Any]:
+        """Return the addresses that the data folder's `refold up` wrote; none if it does not run."""
+        from refold.wiring.endpoints import read_endpoints
+
+        return read_endpoints(self.data or DEFAULT_DATA)
+
+    def ask(self, work: Callable[[Refold], Awaitable[T]]) -> T:
+        """Run something with a client of the system."""
+        import asyncio
+
+        from refold.client import Refold
+
+        async def run() -> T:
+            async with Refold(self.gateway_url()) as refold:
+                if self.verbose:
+                    refold.trace = lambda line: typer.echo(line, err=True)
+                return await work(refold)
+
+        async def run_interruptibly() -> T:
+            working = asyncio.ensure_future(run())
+            if sys.platform != "win32":
+                # The kernel may give the signal to a thread that waits in a pipe; this wakes the loop all the same.
+                asyncio.get_running_loop().add_signal_handler(signal.SIGINT, working.cancel)
+            try:
+                return await working
+            except asyncio.CancelledError:
+                raise KeyboardInterrupt from None
+
+        return asyncio.run(run_interruptibly())
+
+
+def expanded(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a command of a function: a parameter whose type is a dataclass becomes the options in it."""
+    hints = get_type_hints(function, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, tuple[Callable[..., Any], list[str]]] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        kind = hints[parameter.name]
+        if not (isinstance(kind, type) and is_dataclass(kind)):
+            parameters.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        options = get_type_hints(kind, include_extras=True)
+        groups[parameter.name] = (kind, [field.name for field in fields(kind)])
+        parameters += [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=options[field.name],
+            )
+            for field in fields(kind)
+        ]
+
+    @wraps(function)
+    def run(context: typer.Context, **given: Any) -> None:
+        if _is_given(context, "data") and not _is_given(context, "url"):
+            # --data precedes REFOLD_URL.
+            given |= {"url": None} if "url" in given else {}
+        made = {
+            name: kind(**{option: given.pop(option) for option in names})
+            for name, (kind, names) in groups.items()
+        }
+        function(**given, **made)
+
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    run.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]
+    run.__annotations__ = {it.name: it.annotation for it in (context, *parameters)}
+    return run
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def read_json(argument: str, field: str) -> Any:
+    """Read JSON from a file, from stdin (`-`), or from the argument itself."""
+    from refold.core import canonical
+
+    try:
+        return canonical.loads(_bytes_of(argument))
+    except Refused as refused:
+        raise Refused(refused.reason, refused.message, field=field, shape=refused.shape) from None
+
+
+def _bytes_of(argument: str) -> bytes:
+    if argument == "-":
+        return sys.stdin.buffer.read()
+    is_inline = argument.lstrip()[:1] in _OPENINGS or argument in _SCALARS or _NUMBER.fullmatch(argument)
+    return argument.encode() if is_inline else _read(Path(argument.removeprefix("@")))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise Refused("bad_usage", f"neither JSON nor a file: {error}", field=repr(str(path)[:80])) from error

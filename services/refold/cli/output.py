@@ -1,0 +1,199 @@
+"""How results are printed: in colour on a terminal, plain when piped, as JSON for programs.
+
+Used by the command modules. `rich` is imported only for a terminal: it takes longer than most commands.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from refold.client import Outcome
+
+SUMMARY_CHARS: Final = 100
+VALUE_CHARS: Final = 40
+NUMBERS: Final = frozenset({"version", "documents", "events", "sequence", "lag", "folded", "last"})
+LONG: Final = frozenset({"change", "state", "detail", "what it is"})
+PIPED_COLUMNS: Final = 200
+"""Width of what `rich` prints when it is not on a terminal."""
+
+COLOURS: Final = {
+    "applied": "green",
+    "merged": "green",
+    "duplicate": "cyan",
+    "pending": "yellow",
+    "rejected": "red",
+    "conflict": "red",
+}
+
+
+@cache
+def console(*, is_error: bool = False) -> Console:
+    """Return the console of stdout, or of stderr."""
+    from rich.console import Console
+
+    stream = sys.stderr if is_error else sys.stdout
+    width = None if stream.isatty() else PIPED_COLUMNS
+    return Console(stderr=is_error, width=width, highlight=False, soft_wrap=not stream.isatty())
+
+
+def working() -> Progress:
+    """Return a progress bar on stderr for a `with` block; it is hidden when piped."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TextColumn("{task.description}"))
+    stderr = console(is_error=True)
+    return Progress(
+        *columns, TimeRemainingColumn(), console=stderr, disable=not stderr.is_terminal, transient=True
+    )
+
+
+def note(text: str) -> None:
+    """Print a remark for people on stderr, only on a terminal."""
+    if sys.stderr.isatty():
+        console(is_error=True).print(text, style="dim", markup=False)
+
+
+def say(text: str, style: str = "", *, is_error: bool = False) -> None:
+    """Print one line, on a terminal in a style."""
+    stream = sys.stderr if is_error else sys.stdout
+    if stream.isatty() and style:
+        console(is_error=is_error).print(text, style=style, markup=False, soft_wrap=True)
+    else:
+        stream.write(text + "\n")
+
+
+def json_line(value: Any) -> None:
+    """Print one value as canonical JSON, in one line."""
+    from refold.core import canonical
+
+    sys.stdout.write(canonical.dumps(value).decode() + "\n")
+
+
+def json_array(items: list[Any]) -> None:
+    """Print a JSON array, one element a line."""
+    from refold.core import canonical
+
+    lines = ",\n".join(canonical.dumps(item).decode() for item in items)
+    sys.stdout.write(f"[\n{lines}\n]\n" if items else "[]\n")
+
+
+def json_document(value: Any) -> None:
+    """Print a value for people: indented, in colour on a terminal."""
+    text = json_text(value)
+    if not sys.stdout.isatty():
+        sys.stdout.write(text + "\n")
+        return
+    from rich.json import JSON
+
+    console().print(JSON(text, indent=2))
+
+
+def json_text(value: Any) -> str:
+    """Return a value as indented JSON, keys in the order that they have."""
+    import json
+
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table without its empty columns; control characters in cells are replaced."""
+    shown = [place for place in range(len(columns)) if any(row[place] not in (None, "") for row in rows)]
+    names = [columns[place] for place in shown]
+    cells = [[printable(row[place]) for place in shown] for row in rows]
+    if not rows:
+        note("none")
+    elif sys.stdout.isatty():
+        _print_rich(names, cells)
+    else:
+        widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
+        for row in (names, *cells):
+            padded = (
+                cell.rjust(width) if name in NUMBERS else cell.ljust(width)
+                for name, cell, width in zip(names, row, widths, strict=True)
+            )
+            sys.stdout.write("  ".join(padded).rstrip() + "\n")
+
+
+def _print_rich(names: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for name in names:
+        table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=name not in LONG)
+    for row in cells:
+        table.add_row(*map(Text, row))
+    console().print(table)
+
+
+def print_outcome(outcome: Outcome, *, is_json: bool) -> None:
+    """Print an outcome, and exit with 1 if the write has no effect."""
+    import typer
+
+    from refold.cli.errors import REFUSED
+    from refold.client import as_json
+
+    is_failed = not outcome.is_effective and outcome.status != "pending"
+    if is_json:
+        json_line(as_json(outcome))
+    else:
+        say(outcome_line(outcome), COLOURS.get(outcome.status, ""), is_error=is_failed)
+    if is_failed:
+        raise typer.Exit(REFUSED)
+
+
+def outcome_line(outcome: Outcome) -> str:
+    """Return an outcome as one line."""
+    parts = [outcome.status]
+    parts += [f"version {outcome.version}"] if outcome.version is not None else []
+    parts += [f"sequence {outcome.sequence}"] if outcome.sequence is not None else []
+    parts += [outcome.recorded_at or "", ": ".join(filter(None, (outcome.reason, outcome.detail)))]
+    return printable("  ".join(filter(None, parts)))
+
+
+def printable(cell: Any) -> str:
+    """Return a cell's text without the characters that control a terminal."""
+    text = "" if cell is None else str(cell)
+    return "".join(character if character.isprintable() else "�" for character in text)
+
+
+def short_time(time: str | None) -> str:
+    """Shorten a time of nine digits to milliseconds."""
+    return "" if time is None else f"{time[:23]}Z"
+
+
+def short_json(value: Any) -> str:
+    """Return the beginning of a value."""
+    from refold.core import canonical
+
+    return _shortened(canonical.dumps(value).decode(), SUMMARY_CHARS)
+
+
+def change_summary(patch: list[Any], *, chars_max: int = SUMMARY_CHARS) -> str:
+    """Return a patch in a few words: `replace /total 12, add /items/-`."""
+    from refold.core import canonical
+
+    parts: list[str] = []
+    for operation in patch:
+        value = canonical.dumps(operation["value"]).decode() if "value" in operation else ""
+        source = f"{operation['from']} →" if "from" in operation else ""
+        path = operation["path"] or '""'
+        words = (operation["op"], source, path, _shortened(value, VALUE_CHARS))
+        parts.append(" ".join(filter(None, words)))
+        if sum(map(len, parts)) > chars_max:
+            break
+    rest = len(patch) - len(parts)
+    text = _shortened(", ".join(parts), chars_max)
+    return f"{text} (+{rest} more)" if rest else text
+
+
+def _shortened(text: str, chars_max: int) -> str:
+    return text if len(text) <= chars_max else f"{text[: chars_max - 1]}…"

@@ -1,0 +1,231 @@
+"""Commands that move whole namespaces: import, export. Loaded by `refold.cli.app`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from refold.cli.options import AtOption, NamespaceArgument, Output, System, expanded
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from refold.client import Refold
+    from refold.core.errors import Refused
+    from refold.transfer import ExportTally, ImportListener, ImportTally, Target
+
+COMPLAINTS_MAX: Final = 1_000
+"""Refused lines that are named one by one; further ones are only counted."""
+
+
+@expanded
+def import_history(
+    namespace: NamespaceArgument,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, readable=True, metavar="FILE.jsonl", help="Plain, .zst or .gz."
+        ),
+    ],
+    system: System,
+    output: Output,
+    is_dry: Annotated[
+        bool, typer.Option("--dry-run", help="Check and count all lines, write nothing.")
+    ] = False,
+    stops_on_error: Annotated[
+        bool, typer.Option("--stop-on-error", help="Stop at the first refused line; by default skip it.")
+    ] = False,
+) -> None:
+    """Import a history from a file of JSON lines.
+
+    One object a line, the oldest first: {"doc": ID, "state": VALUE, "ts": TIME, "actor"?: …, "meta"?: {…}}. It is the
+    document's whole state at that time; null means deleted. TIME is RFC 3339 or unix seconds. Other members are kept
+    in meta. A line becomes an event with what has changed; a line without a change becomes none.
+
+    Run the command again after an interruption: it continues where it stopped. Lines of `refold export --history` also
+    restore their versions.
+    """
+    from refold.cli.errors import INTERRUPTED, REFUSED
+    from refold.cli.output import json_line, say, working
+    from refold.transfer import import_file
+
+    begun = time.monotonic()
+    try:
+        with working() as progress:
+            listener = _import_listener(progress, file)
+
+            async def work(refold: Refold) -> ImportTally:
+                return await import_file(
+                    refold, namespace, file, listener, is_dry=is_dry, stops_on_error=stops_on_error
+                )
+
+            tally = system.ask(work)
+    except KeyboardInterrupt:
+        say("stopped; run the same command again to continue", is_error=True)
+        raise typer.Exit(INTERRUPTED) from None
+    seconds = time.monotonic() - begun
+    if output.is_json:
+        json_line(_facts(tally, seconds))
+    else:
+        say(_summary(tally, seconds, is_dry=is_dry))
+    if tally.refused:
+        raise typer.Exit(REFUSED)
+
+
+@expanded
+def export_namespace(
+    namespace: NamespaceArgument,
+    system: System,
+    output: Output,
+    at: AtOption = None,
+    is_history: Annotated[
+        bool, typer.Option("--history", help="Every version of every document, deleted ones included.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False,
+            metavar="FILE",
+            help="A file, packed by its suffix (.zst, .gz); by default stdout.",
+        ),
+    ] = None,
+    is_forced: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
+) -> None:
+    """Export a namespace as JSON lines, all as of one moment.
+
+    `refold import` reads them back. The summary goes to stderr.
+    """
+    from refold.cli.errors import INTERRUPTED
+    from refold.cli.output import say, working
+
+    begun = time.monotonic()
+    try:
+        with working() as progress:
+            # The lines themselves would disturb the bar.
+            progress.disable |= out is None and sys.stdout.isatty()
+
+            async def work(refold: Refold) -> ExportTally:
+                from refold.transfer import ExportListener, export
+
+                listener = ExportListener(progress=_advance(progress), waiting=_waiting(progress))
+                async with _target(out, is_forced=is_forced) as target:
+                    return await export(
+                        refold, namespace, target.write, listener, at=at, is_history=is_history
+                    )
+
+            tally = system.ask(work)
+    except KeyboardInterrupt:
+        say("stopped; the export is not complete", is_error=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        # The reader has enough; typer would call it a failure.
+        raise typer.Exit from None
+    _print_exported(tally, time.monotonic() - begun, is_json=output.is_json)
+
+
+def _import_listener(progress: Progress, file: Path) -> ImportListener:
+    from refold.transfer import ImportListener
+
+    task = progress.add_task("", total=None)
+    complaints = 0
+
+    def refused(number: int, why: Refused) -> None:
+        nonlocal complaints
+        complaints += 1
+        if complaints <= COMPLAINTS_MAX:
+            _print_beside(progress, f"{file}:{number}: {why.reason}: {why}")
+        if complaints == COMPLAINTS_MAX:
+            _print_beside(progress, "further refused lines are only counted")
+
+    def advanced(tally: ImportTally) -> None:
+        description = f"{tally.lines:,} lines, {tally.events:,} events"
+        progress.update(task, completed=tally.read_bytes, total=tally.size_bytes, description=description)
+
+    return ImportListener(refused=refused, progress=advanced, waiting=_waiting(progress))
+
+
+def _facts(tally: ImportTally, seconds: float) -> dict[str, int | float]:
+    return {
+        "lines": tally.lines,
+        "events": tally.events,
+        "unchanged": tally.unchanged,
+        "present": tally.present,
+        "refused": tally.refused,
+        "seconds": round(seconds, 3),
+    }
+
+
+def _summary(tally: ImportTally, seconds: float, *, is_dry: bool) -> str:
+    parts = [f"{tally.lines:,} lines", f"{tally.events:,} events", f"{tally.unchanged:,} unchanged"]
+    parts += [f"{tally.present:,} already there"] if tally.present else []
+    parts += [f"{tally.refused:,} refused"] if tally.refused else []
+    counts = ", ".join(parts)
+    if is_dry:
+        return f"{counts}; nothing was written (--dry-run)"
+    return f"{counts} in {seconds:.1f} s ({tally.events / seconds if seconds else 0.0:,.0f} events/s)"
+
+
+@asynccontextmanager
+async def _target(out: Path | None, *, is_forced: bool) -> AsyncIterator[Target]:
+    from refold.transfer import Target, target_file
+
+    if out is not None:
+        async with target_file(out, is_replaced=is_forced) as target:
+            yield target
+        return
+    # Below Python's buffer, so that nothing is left in it when the reader is gone.
+    stream: Any = sys.stdout.buffer
+    with closing(Target(getattr(stream, "raw", stream), "stdout")) as target:
+        yield target
+
+
+def _advance(progress: Progress) -> Callable[[ExportTally], None]:
+    task = progress.add_task("", total=None)
+
+    def advanced(tally: ExportTally) -> None:
+        total = tally.expected_lines or None
+        progress.update(task, completed=tally.lines, total=total, description=_counts(tally))
+
+    return advanced
+
+
+def _waiting(progress: Progress) -> Callable[[Exception], None]:
+    return lambda error: _print_beside(progress, f"waiting: {error}")
+
+
+def _print_beside(progress: Progress, line: str) -> None:
+    from rich.text import Text
+
+    from refold.cli.output import printable
+
+    progress.console.print(Text(printable(line)), soft_wrap=True)
+
+
+def _print_exported(tally: ExportTally, seconds: float, *, is_json: bool) -> None:
+    """Print the summary on stderr: stdout is for the lines."""
+    from refold.cli.output import say
+    from refold.core import canonical
+
+    facts = {
+        "documents": tally.documents,
+        "lines": tally.lines,
+        "bytes": tally.bytes,
+        "sequence": tally.sequence,
+        "seconds": round(seconds, 3),
+    }
+    rate = f"{tally.lines / seconds:,.0f} lines/s, {tally.bytes / 1e6 / seconds:,.1f} MB/s"
+    text = f"{_counts(tally)} as of sequence {tally.sequence} in {seconds:.1f} s ({rate})"
+    say(canonical.dumps(facts).decode() if is_json else text, is_error=True)
+
+
+def _counts(tally: ExportTally) -> str:
+    return f"{tally.lines:,} lines of {tally.documents:,} documents, {tally.bytes / 1e6:,.1f} MB"
+
+
+COMMANDS = {"import": import_history, "export": export_namespace}

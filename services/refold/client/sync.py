@@ -1,0 +1,101 @@
+"""The client for programs without asyncio: the methods of `refold.client.Refold`, each run to its end.
+
+`from refold.client.sync import Refold`. One thread at a time may use an instance.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from refold.client import client
+from refold.client.client import TIMEOUT_SECONDS
+from refold.client.transport import RETRY_SECONDS
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _run(
+    method: Callable[Concatenate[client.Refold, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Refold, P], T]:
+    @wraps(method)
+    def run(self: Refold, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self.runner.run(method(self.wrapped, *args, **kwargs))
+
+    return run
+
+
+def _iterate(
+    method: Callable[Concatenate[client.Refold, P], AsyncIterator[T]],
+) -> Callable[Concatenate[Refold, P], Iterator[T]]:
+    @wraps(method)
+    def iterate(self: Refold, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        items = method(self.wrapped, *args, **kwargs)
+
+        async def following() -> T | _End:
+            return await anext(items, _END)
+
+        while not isinstance(item := self.runner.run(following()), _End):
+            yield item
+
+    return iterate
+
+
+class _End:
+    pass
+
+
+_END = _End()
+
+
+class Refold:
+    """A running Refold, by its gateway's address.
+
+    ```python
+    with Refold("http://127.0.0.1:8080") as refold:
+        refold.put("acme", "order-1", {"total": 10})
+        print(refold.get("acme", "order-1").state)
+    ```
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8080",
+        *,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        retry_seconds: float = RETRY_SECONDS,
+    ) -> None:
+        """Connect on first use; the arguments are those of `refold.client.Refold`."""
+        self.runner = asyncio.Runner()
+        self.wrapped = client.Refold(url, timeout_seconds=timeout_seconds, retry_seconds=retry_seconds)
+
+    put = _run(client.Refold.put)
+    patch = _run(client.Refold.patch)
+    merge = _run(client.Refold.merge)
+    delete = _run(client.Refold.delete)
+    append = _run(client.Refold.append)
+    get = _run(client.Refold.get)
+    history = _iterate(client.Refold.history)
+    diff = _run(client.Refold.diff)
+    list = _iterate(client.Refold.list)
+    names = _iterate(client.Refold.names)
+    rejections = _iterate(client.Refold.rejections)
+    outcome = _run(client.Refold.outcome)
+    namespaces = _run(client.Refold.namespaces)
+    status = _run(client.Refold.status)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.runner.run(self.wrapped.close())
+        self.runner.close()
+
+    def __enter__(self) -> Self:
+        """Use it in a `with` block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connections."""
+        self.close()

@@ -1,0 +1,225 @@
+"""Export a namespace as lines that an import restores, all as of one moment.
+
+Used through `refold.transfer`. Memory does not grow with a document's history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, NamedTuple, TypeAlias
+
+from refold.client import Change, Document, Refold, find_namespace
+from refold.core import canonical
+from refold.core.canonical import Json
+from refold.core.document import ABSENT
+from refold.core.errors import RefoldError, TimedOut
+from refold.core.patch import apply_again
+from refold.core.timestamp import format_time, parse_time
+
+CHUNK_BYTES: Final = 1024 * 1024
+"""Lines are written in chunks of this size."""
+
+AHEAD_MAX: Final = 4
+"""Documents whose histories are requested before their turn."""
+
+LAG_TRIES_MAX: Final = 60
+"""Tries to read the chosen moment; each waits as long as the service does."""
+
+_DELETED: Final = [{"op": "remove", "path": ""}]
+"""How history shows a delete; an author's patch cannot be this."""
+
+Write: TypeAlias = Callable[[bytes], Awaitable[None]]
+"""Takes whole lines, a chunk at a time."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ExportTally:
+    """Progress of an export: documents with lines, lines and their bytes. `sequence`: the log's end at its start.
+
+    `expected_lines`: the namespace's count of documents or events; rejected events are among them.
+    """
+
+    documents: int = 0
+    lines: int = 0
+    bytes: int = 0
+    sequence: int = 0
+    expected_lines: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportListener:
+    """Callbacks: for progress, and for waiting until the projection reaches the log's end."""
+
+    progress: Callable[[ExportTally], None]
+    waiting: Callable[[Exception], None]
+
+
+async def export(
+    refold: Refold,
+    namespace: str,
+    write: Write,
+    listener: ExportListener,
+    *,
+    at: str | None = None,
+    is_history: bool = False,
+) -> ExportTally:
+    """Write a namespace as it is, or as it was at a time; with `is_history`, every version up to then.
+
+    Raises `Refused` for a namespace that does not exist and for a time that cannot be read.
+    """
+    moment = None if at is None else format_time(parse_time(at))
+    return await _Export(refold, namespace, write, listener, moment).run(is_history=is_history)
+
+
+class VersionLines:
+    """Turn one document's changes into the line of each version."""
+
+    def __init__(self, document: str) -> None:
+        """Start before the first version."""
+        self._document = document
+        self._version = 0
+        self._state: Json = ABSENT
+        self._size = 0
+
+    def line(self, change: Change) -> bytes:
+        """Apply the next change and return the line of the version that it makes."""
+        self._version += 1
+        if change.version != self._version:
+            raise RefoldError(
+                "a document's history has a gap",
+                document=self._document,
+                expected_version=self._version,
+                found_version=change.version,
+            )
+        if change.patch == _DELETED:
+            self._state, self._size = ABSENT, 0
+        else:
+            state, size = ({}, 2) if self._state is ABSENT else (self._state, self._size)
+            self._state, self._size = apply_again(state, change.patch, size=size)
+        about = {"actor": change.actor, "type": change.type, "meta": change.meta}
+        return _line(
+            doc=self._document,
+            ts=change.occurred_at,
+            version=change.version,
+            **_state_fields(self._state),
+            **{name: value for name, value in about.items() if value is not None},
+        )
+
+
+class _Opened(NamedTuple):
+    """A document whose history has been requested."""
+
+    document: str
+    changes: AsyncIterator[Change]
+    first: asyncio.Task[Change | None]
+
+
+class _Export:
+    """One export of one namespace as of one moment; what is written meanwhile is left out."""
+
+    def __init__(
+        self, refold: Refold, namespace: str, write: Write, listener: ExportListener, at: str | None
+    ) -> None:
+        self._refold = refold
+        self._namespace = namespace
+        self._write = write
+        self._listener = listener
+        self._at = at
+        self._lines: list[bytes] = []
+        self._chunk_bytes = 0
+        self._tally = ExportTally()
+
+    async def run(self, *, is_history: bool) -> ExportTally:
+        status = await self._refold.status()
+        self._tally.sequence = int(status["last_sequence"])
+        await self._reach()
+        counted = find_namespace(await self._refold.namespaces(), self._namespace)
+        self._tally.expected_lines = counted.events if is_history else counted.documents
+        await (self._versions() if is_history else self._states())
+        await self._flush()
+        return self._tally
+
+    async def _reach(self) -> None:
+        """Wait until the moment is folded; the service refuses a time in the future."""
+        for left in reversed(range(LAG_TRIES_MAX + 1)):
+            try:
+                async for _ in self._list(limit=1):
+                    pass
+            except TimedOut as error:
+                if not left:
+                    raise
+                self._listener.waiting(error)
+            else:
+                return
+
+    def _list(self, *, limit: int | None = None) -> AsyncIterator[Document]:
+        if self._at is not None:
+            return self._refold.list(self._namespace, at=self._at, limit=limit)
+        return self._refold.list(self._namespace, sequence=self._tally.sequence, limit=limit)
+
+    async def _states(self) -> None:
+        async for document in self._list():
+            self._tally.documents += 1
+            await self._take(_line(doc=document.id, ts=document.occurred_at, **_state_fields(document.state)))
+
+    async def _versions(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                ahead: deque[_Opened] = deque()
+                async for document in self._refold.names(self._namespace):
+                    ahead.append(self._open(document, tasks))
+                    if len(ahead) > AHEAD_MAX:
+                        await self._write_history(ahead.popleft())
+                while ahead:
+                    await self._write_history(ahead.popleft())
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group
+
+    def _open(self, document: str, tasks: asyncio.TaskGroup) -> _Opened:
+        changes = self._refold.history(self._namespace, document)
+        return _Opened(document, changes, tasks.create_task(_next(changes)))
+
+    async def _write_history(self, opened: _Opened) -> None:
+        versions = VersionLines(opened.document)
+        change = await opened.first
+        if change is not None and self._is_before_end(change):
+            self._tally.documents += 1
+        while change is not None and self._is_before_end(change):
+            await self._take(versions.line(change))
+            change = await _next(opened.changes)
+
+    def _is_before_end(self, change: Change) -> bool:
+        return change.sequence <= self._tally.sequence and (
+            self._at is None or change.recorded_at <= self._at
+        )
+
+    async def _take(self, line: bytes) -> None:
+        self._tally.lines += 1
+        self._tally.bytes += len(line)
+        self._lines.append(line)
+        self._chunk_bytes += len(line)
+        if self._chunk_bytes >= CHUNK_BYTES:
+            await self._flush()
+
+    async def _flush(self) -> None:
+        lines, self._lines, self._chunk_bytes = self._lines, [], 0
+        if lines:
+            await self._write(b"".join(lines))
+        self._listener.progress(self._tally)
+
+
+async def _next(changes: AsyncIterator[Change]) -> Change | None:
+    return await anext(changes, None)
+
+
+def _state_fields(state: Json) -> dict[str, Json]:
+    if state is ABSENT:
+        return {"state": None}
+    return {"state": state} if state is not None else {"state": None, "present": True}
+
+
+def _line(**fields: Json) -> bytes:
+    return canonical.dumps(fields) + b"\n"

@@ -1,0 +1,364 @@
+"""Files of JSON Lines, plain or packed (`.zst`, `.gz`): read a line, check a line, write a file.
+
+Used through `refold.transfer`. Memory is bounded whatever the file's size.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass
+from hashlib import file_digest
+from io import FileIO
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import BinaryIO, Final, Protocol, TypeAlias
+
+import zstandard
+
+from refold.core import canonical
+from refold.core.canonical import Json
+from refold.core.document import ABSENT
+from refold.core.errors import Refused
+from refold.core.limits import VERSION_MAX
+from refold.core.record import check_name
+from refold.core.shape import shape_of
+from refold.core.timestamp import format_time, parse_time
+
+PACKED_CHUNK_BYTES: Final = 4 * 1024
+"""Read at once from a packed file: four bytes may unpack to 128 KiB."""
+
+PLAIN_CHUNK_BYTES: Final = 1024 * 1024
+UNPACK_WINDOW_BYTES_MAX: Final = 2**27
+LINE_BYTES_MAX: Final = 32 * 1024 * 1024
+
+PLAIN_SUFFIXES: Final = frozenset({"", ".jsonl", ".ndjson", ".json", ".txt"})
+ZSTD_WINDOW_BITS: Final = 24
+"""A document's versions follow each other: the one before the largest state still lies within the window."""
+
+ZSTD_LEVEL: Final = 3
+GZIP_LEVEL: Final = 6
+
+FIELDS: Final = frozenset({"doc", "state", "ts", "actor", "meta", "version", "present"})
+EXPORT_FIELDS: Final = FIELDS | {"type"}
+"""A line with a version comes from an export: its `type` is the event's; in other lines it is kept in `meta`."""
+
+
+class LinesFile:
+    """A file to import: its digest, and its lines with their numbers."""
+
+    def __init__(self, path: Path) -> None:
+        """Note the file's size; nothing is kept open."""
+        self.path = path
+        self.size_bytes = path.stat().st_size
+        self.read_bytes = 0
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the file's bytes as they are, in hexadecimal digits."""
+        with self.path.open("rb") as file:
+            return file_digest(file, "sha256").hexdigest()
+
+    def lines(self) -> Iterator[tuple[int, bytes | None]]:
+        """Yield each line's number (from 1) and bytes; None for a line over `LINE_BYTES_MAX`.
+
+        Raises `Refused` where the packing is broken.
+        """
+        number = 0
+        rest = bytearray()
+        is_oversized = False
+        for chunk in self._chunks():
+            start = 0
+            while (end := chunk.find(b"\n", start)) >= 0:
+                number += 1
+                yield number, None if is_oversized else bytes(rest + chunk[start:end])
+                rest.clear()
+                is_oversized = False
+                start = end + 1
+            rest += chunk[start:]
+            if len(rest) > LINE_BYTES_MAX:
+                rest.clear()
+                is_oversized = True
+        if rest or is_oversized:
+            yield number + 1, None if is_oversized else bytes(rest)
+
+    def _chunks(self) -> Iterator[bytes]:
+        unpack = _UNPACKERS.get(self.path.suffix)
+        with self.path.open("rb") as file:
+            if unpack is None:
+                while chunk := self._read(file, PLAIN_CHUNK_BYTES):
+                    yield chunk
+                return
+            try:
+                yield from self._unpacked(file, unpack())
+            except (zstandard.ZstdError, zlib.error, EOFError, gzip.BadGzipFile) as error:
+                told = f"cannot be unpacked: {error}"
+                raise Refused("bad_file", told, field=str(self.path)) from error
+
+    def _unpacked(self, file: BinaryIO, unpacker: _Unpacker) -> Iterator[bytes]:
+        is_between = True
+        while chunk := self._read(file, PACKED_CHUNK_BYTES):
+            while chunk:
+                is_between = False
+                yield unpacker.decompress(chunk)
+                if not unpacker.eof:
+                    break
+                # Another frame may follow in the same file.
+                chunk = unpacker.unused_data
+                unpacker = _UNPACKERS[self.path.suffix]()
+                is_between = True
+        if not is_between:
+            raise EOFError("it ends in the middle")
+
+    def _read(self, file: BinaryIO, count: int) -> bytes:
+        chunk = file.read(count)
+        self.read_bytes += len(chunk)
+        return chunk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A document's whole state after one change; `ABSENT` where the change removed it. `text`: the line's bytes.
+
+    `version`: the line comes from an export; it is an event even if it changes nothing, and must make this version.
+    """
+
+    number: int
+    text: bytes
+    document: str
+    state: Json
+    occurred_at: str
+    actor: str | None
+    meta: dict[str, Json]
+    version: int | None
+    type: str | None
+
+
+def parse_line(number: int, text: bytes) -> Line:
+    """Parse and check a line. Raises `Refused` with field, rule and shape."""
+    fields = canonical.loads(text)
+    if not isinstance(fields, dict):
+        raise Refused("bad_line", "a line is a JSON object", shape=shape_of(fields))
+    for name in ("doc", "state", "ts"):
+        if name not in fields:
+            raise Refused("bad_line", "must be there", field=name, shape="nothing")
+    version = _version(fields)
+    return Line(
+        number=number,
+        text=text,
+        document=check_name(_text(fields["doc"], "doc"), "doc"),
+        state=_state(fields),
+        occurred_at=_time(fields["ts"]),
+        actor=_optional_text(fields, "actor"),
+        meta=_meta(fields, FIELDS if version is None else EXPORT_FIELDS),
+        version=version,
+        type=None if version is None else _optional_text(fields, "type"),
+    )
+
+
+def _state(fields: dict[str, Json]) -> Json:
+    """Return the state: null means deleted unless `present` is true."""
+    return ABSENT if fields["state"] is None and fields.get("present") is not True else fields["state"]
+
+
+def _time(value: Json) -> str:
+    if isinstance(value, str):
+        return format_time(parse_time(value, "ts"))
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return format_time(parse_time(_digits(value), "ts"))
+    raise Refused("bad_time", "must be unix seconds or RFC 3339", field="ts", shape=shape_of(value))
+
+
+def _digits(value: float) -> str:
+    text = repr(value)
+    return format(value, ".9f") if "e" in text else text
+
+
+def _version(fields: dict[str, Json]) -> int | None:
+    if "version" not in fields:
+        return None
+    version = fields["version"]
+    if type(version) is not int or not 1 <= version <= VERSION_MAX:
+        raise Refused("bad_line", "must be an integer from 1", field="version", shape=shape_of(version))
+    return version
+
+
+def _meta(fields: dict[str, Json], known: frozenset[str]) -> dict[str, Json]:
+    given = fields.get("meta")
+    if given is not None and not isinstance(given, dict):
+        raise Refused("bad_line", "must be an object", field="meta", shape=shape_of(given))
+    others = {name: value for name, value in fields.items() if name not in known}
+    meta = dict(given or {})
+    for name, value in others.items():
+        if name in meta and not canonical.equal(meta[name], value):
+            raise Refused("contradictory", "the line and its meta differ", field=name, shape=shape_of(value))
+        meta[name] = value
+    return meta
+
+
+def _optional_text(fields: dict[str, Json], name: str) -> str | None:
+    return None if fields.get(name) is None else _text(fields[name], name)
+
+
+def _text(value: Json, field: str) -> str:
+    if not isinstance(value, str):
+        raise Refused("bad_line", "must be a string", field=field, shape=shape_of(value))
+    return value
+
+
+class Stream(Protocol):
+    """A byte stream; `write` may take fewer bytes than given."""
+
+    def write(self, data: bytes | memoryview, /) -> int | None:
+        """Write bytes and return how many."""
+
+
+class Target:
+    """Write in a thread: a slow reader stops neither the connections nor Ctrl-C."""
+
+    def __init__(self, stream: Stream, name: str, suffix: str = "") -> None:
+        """Write to the stream, packed by suffix; errors name it `name`."""
+        self._stream = stream
+        self._name = name
+        packer = _PACKERS.get(suffix)
+        self._packer = None if packer is None else packer()
+        self._work: SimpleQueue[_Work | None] = SimpleQueue()
+        # A daemon: it may block in a pipe that is not read.
+        Thread(target=_serve, args=(self._work,), name="export-write", daemon=True).start()
+
+    async def write(self, chunk: bytes) -> None:
+        """Write a whole chunk. Raises `Refused` on failure, `BrokenPipeError` when the reader is gone."""
+        await self._do(lambda: self._put(chunk if self._packer is None else self._packer.compress(chunk)))
+
+    async def finish(self) -> None:
+        """Write what the packer still holds."""
+        if self._packer is not None:
+            await self._do(lambda: self._put(self._packer.flush() if self._packer else b""))
+
+    def close(self) -> None:
+        """End the thread after its queued work."""
+        self._work.put(None)
+
+    def _put(self, data: bytes) -> None:
+        left = memoryview(data)
+        with _refusing(self._name):
+            while left:
+                left = left[self._stream.write(left) or 0 :]
+
+    async def _do(self, work: Callable[[], None]) -> None:
+        done: Future[None] = Future()
+        self._work.put((work, done))
+        await asyncio.wrap_future(done)
+
+
+@asynccontextmanager
+async def target_file(path: Path, *, is_replaced: bool = False) -> AsyncIterator[Target]:
+    """Open a file that appears under its name once it is complete.
+
+    Raises `Refused` where it exists (unless `is_replaced`), its suffix is unknown, or it cannot be written.
+    """
+    _check_name(path, is_replaced=is_replaced)
+    with _placed(path) as file, closing(Target(file, str(path), path.suffix)) as target:
+        yield target
+        await target.finish()
+
+
+def _check_name(path: Path, *, is_replaced: bool) -> None:
+    if path.exists() and not path.is_file():
+        return
+    if path.exists() and not is_replaced:
+        raise Refused("file_exists", "the file exists; --force replaces it", field=str(path))
+    if path.suffix not in PLAIN_SUFFIXES and path.suffix not in _PACKERS:
+        known = ", ".join([*filter(None, sorted(PLAIN_SUFFIXES)), *_PACKERS])
+        raise Refused("bad_usage", f"the suffix must be one of {known}", field=str(path), shape=path.suffix)
+
+
+@contextmanager
+def _placed(path: Path) -> Iterator[FileIO]:
+    """Write to a temporary file beside it, then rename; a pipe or a device is written directly."""
+    if path.exists() and not path.is_file():
+        with _opened(path, str(path)) as file:
+            yield file
+        return
+    beside = path.with_name(f"{path.name}.part")
+    try:
+        with _opened(beside, str(path)) as file:
+            yield file
+            os.fsync(file.fileno())
+        with _refusing(str(path)):
+            beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _opened(path: Path, name: str) -> FileIO:
+    with _refusing(name):
+        return path.open("wb", buffering=0)
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Refused("cannot_write", f"cannot be written: {error.strerror}", field=name) from error
+
+
+_Work: TypeAlias = tuple[Callable[[], None], Future[None]]
+
+
+def _serve(work: SimpleQueue[_Work | None]) -> None:
+    while (given := work.get()) is not None:
+        do, done = given
+        if not done.set_running_or_notify_cancel():
+            continue
+        try:
+            do()
+        except BaseException as error:  # noqa: BLE001 - handed to the waiter
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+
+class _Unpacker(Protocol):
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+class _Packer(Protocol):
+    def compress(self, data: bytes, /) -> bytes: ...
+
+    def flush(self) -> bytes: ...
+
+
+def _zstd_unpacker() -> _Unpacker:
+    return zstandard.ZstdDecompressor(max_window_size=UNPACK_WINDOW_BYTES_MAX).decompressobj()
+
+
+def _zstd_packer() -> _Packer:
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        ZSTD_LEVEL, window_log=ZSTD_WINDOW_BITS, enable_ldm=True
+    )
+    return zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+
+
+_UNPACKERS: Final[dict[str, Callable[[], _Unpacker]]] = {
+    ".zst": _zstd_unpacker,
+    ".gz": lambda: zlib.decompressobj(wbits=31),
+}
+_PACKERS: Final[dict[str, Callable[[], _Packer]]] = {
+    ".zst": _zstd_packer,
+    ".gz": lambda: zlib.compressobj(GZIP_LEVEL, wbits=31),
+}
