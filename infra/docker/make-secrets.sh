@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes random passwords, once, and writes for each container only what it needs: infra/docker/secrets/*.env, mode 0600.
-# Never overwrites: a password that a volume was made with cannot be changed by writing another here.
+# Creates random passwords, once, and writes for each container only what it needs: infra/docker/secrets/*.env, mode 0600.
+# Never overwrites: the password of an existing volume cannot be changed by writing another one here.
 set -eu
 umask 077
 folder="${1:-$(dirname "$0")/secrets}"
@@ -9,7 +9,7 @@ if [ -e "$folder" ]; then
     exit 1
 fi
 
-# Begins with a letter: the broker reads a bare variable as its configuration's syntax, where digits are a number.
+# Begins with a letter: the broker parses a variable as configuration syntax, where digits are a number.
 password() {
     printf 'p%s' "$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')"
 }
@@ -66,7 +66,7 @@ END
 cat > "$making/gateway.cluster.env" <<END
 REFOLD_NATS_URL=$(addresses gateway "$gateway")
 END
-# For whoever publishes from this machine; no container reads it.
+# For clients that publish from this machine; no container reads it.
 cat > "$making/author.env" <<END
 NATS_URL=nats://author:$author@127.0.0.1:4222
 END

@@ -1,5 +1,5 @@
 #!/refold/bin/python
-"""Asks a service whether it is ready, prints its answer, and ends with 1 when it is not. Run by the health checks.
+"""Asks a service whether it is ready, prints its answer, and exits with 1 if it is not. Run by the health checks.
 
 `docker inspect` shows the answer, so that one can see what is missing.
 """

@@ -1,15 +1,15 @@
 #!/bin/sh
-# Keeps the log's files, then becomes nats-server: a start of it deletes a stream that it cannot read (one damaged block
-# is enough, or a wrong key) and cuts a newest block whose content does not check. See ../runbooks/log-missing.md.
+# Copies the log's files, then runs nats-server: when it starts, it deletes a stream that it cannot read (one damaged
+# block is enough, or a wrong key) and truncates the newest block where a checksum is wrong. See ../runbooks/log-missing.md.
 #
 #   start.sh --config FILE …
 #
 # NATS_DATA is the folder of `store_dir` (/data), NATS_MONITOR_PORT the port of `http` (8222).
-# DATA/kept holds the blocks as they were before this start: hard links, which cost nothing, and copies of the newest.
-# What the start before has lost is in DATA/damaged.
+# DATA/kept has the blocks as they were before this start: hard links, which cost nothing, and copies of the newest.
+# DATA/damaged has the blocks that the previous start lost.
 #
-# After a write that failed (a full disk), the stream takes no event until the server starts again. So the server is ended
-# once there is room again, and the container's restart policy starts it: see ../runbooks/disk-full.md.
+# After a failed write (a full disk), the stream accepts no event until the server restarts. So the server is ended
+# once there is space again, and the container's restart policy starts it: see ../runbooks/disk-full.md.
 set -eu
 
 data=${NATS_DATA:-/data}
@@ -20,7 +20,7 @@ sealed() { [ "$(head -c 3 "$1" | tr -d '\0')" = cmp ]; }
 
 lost() {
     [ -e "$2" ] || return 0
-    # A block that was sealed meanwhile is shorter, and whole.
+    # A block that was sealed meanwhile is shorter, and complete.
     [ "$(wc -c <"$2")" -lt "$(wc -c <"$1")" ] && { sealed "$1" || ! sealed "$2"; }
 }
 
@@ -38,7 +38,7 @@ if [ -d "$kept" ]; then
 fi
 
 if [ -d "$data/jetstream" ]; then
-    # Whole or not at all: a start that is killed here leaves nothing that looks like copies.
+    # Atomic: a start that is killed here leaves nothing that looks like copies.
     rm -rf "$kept.new"
     mkdir -p "$kept.new"
     (cd "$data/jetstream" && find . -path '*/streams/*' \( -name '*.blk' -o -name 'meta.*' -o -name '*.key' \) ! -path '*/obs/*') |

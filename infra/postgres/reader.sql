@@ -1,10 +1,10 @@
--- Makes the group role refold_reader, which may read the views of the schema refold_views, those to come included,
--- and nothing else. Run it as a superuser, or as the role that owns the projection's tables where that may make
--- roles; again as often as you like. Where REFOLD_POSTGRES_SCHEMA is not refold, put that name in the place of both: refold, refold_views.
+-- Creates the group role refold_reader, which may read the present and future views of the schema refold_views,
+-- and nothing else. Run it as a superuser, or as the role that owns the projection's tables if it may create roles;
+-- it can be run again. If REFOLD_POSTGRES_SCHEMA is not refold, replace both names: refold, refold_views.
 
 DO $$
 BEGIN
-    -- A role is the whole server's: another database may have made it, even just now.
+    -- A role belongs to the whole server: another database may have created it, even at this moment.
     IF to_regrole('refold_reader') IS NULL THEN
         CREATE ROLE refold_reader NOLOGIN;
     END IF;
@@ -13,7 +13,7 @@ EXCEPTION WHEN duplicate_object OR unique_violation THEN
 END
 $$;
 
--- The views are made by create_view, hence by the owner of the tables: what he makes is granted as he makes it.
+-- The owner of the tables creates the views (create_view); its default privileges grant each new one.
 DO $$
 DECLARE
     owner name;
@@ -30,7 +30,7 @@ $$;
 GRANT USAGE ON SCHEMA refold_views TO refold_reader;
 GRANT SELECT ON ALL TABLES IN SCHEMA refold_views TO refold_reader;
 
--- What an earlier hand may have given.
+-- Rights that may have been granted before.
 REVOKE ALL ON SCHEMA refold FROM refold_reader;
 REVOKE ALL ON ALL TABLES IN SCHEMA refold FROM refold_reader;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA refold FROM refold_reader;
