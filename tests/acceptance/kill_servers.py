@@ -31,7 +31,7 @@ from refold.core.outcome import Status
 from refold.core.record import SYSTEM_NAMESPACE
 from refold.embedded.system import start_servers
 from refold.log import Appended, Publication
-from refold.store import SnapshotStore
+from refold.store.ports import SnapshotStore
 from refold.telemetry.logging import configure
 from refold.transfer import LinesFile
 from refold.transfer.importer import BATCH_LINES_MAX

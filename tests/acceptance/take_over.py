@@ -20,7 +20,7 @@ import orjson
 from refold.core.limits import SHARD_LEASE_SECONDS
 from refold.embedded.system import start_servers
 from refold.log.jetstream import JetStreamLog
-from refold.store import SnapshotStore
+from refold.store.ports import SnapshotStore
 from refold.telemetry.logging import configure
 from support.services import (
     append_all,

@@ -11,7 +11,7 @@ import random
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -24,10 +24,9 @@ from refold.core import canonical
 from refold.embedded.folder import open_folder
 from refold.embedded.postgres import PostgresServer, start_postgres
 from refold.log.memory import MemoryLog
-from refold.projector.lag import LagBounds
-from refold.projector.partition import Bounds
 from refold.store.postgres import PostgresStore
-from support.projection import ROOMY, append, ports, projecting
+from refold.store.postgres.flush import StateLag
+from support.projection import append, ports, projecting
 
 SIZES: Final = {"1 KB": 1_000, "50 KB": 50_000, "500 KB": 500_000}
 RATES: Final = (20, 500)
@@ -59,15 +58,15 @@ class Cost:
     commits: int
 
 
-async def measure(server: PostgresServer, size: int, rate: int, seconds: float, bounds: Bounds) -> Cost:
+async def measure(server: PostgresServer, size: int, rate: int, seconds: float, lag: float) -> Cost:
     """Patch one document of a size at a rate, in a schema of its own, and see what that wrote."""
     schema = f"bench_{next(_numbers)}"
     connection = await asyncpg.connect(server.dsn, ssl=False)
-    store = await PostgresStore.open(server.dsn, schema=schema)
+    store = await PostgresStore.open(server.dsn, schema=schema, state_lag=StateLag(seconds=lag))
     log = MemoryLog(schema)
     given = ports(log, store)
     try:
-        async with projecting(given, bounds) as running:
+        async with projecting(given) as running:
             await running.committed(await append(log, "large", {"put": state_of(size)}))
             await connection.execute("CHECKPOINT")
             before, commits = await _written(connection, schema), _commits(given.metrics.commit_seconds)
@@ -148,8 +147,7 @@ async def main(seconds: float, rounds: int) -> None:
             for name, size in SIZES.items():
                 for rate in RATES:
                     for lag in LAGS:
-                        bounds = replace(ROOMY, state_lag=LagBounds(seconds=lag))
-                        costs = [await measure(server, size, rate, seconds, bounds) for _ in range(rounds)]
+                        costs = [await measure(server, size, rate, seconds, lag) for _ in range(rounds)]
                         _say(name, rate, lag, costs)
 
 

@@ -10,11 +10,11 @@ import pytest
 
 from refold.core.errors import StoreDamaged
 from refold.core.page import Clock, Point
-from refold.history import History
+from refold.history import History, state_at
 from refold.log.memory import MemoryLog
 from refold.projector.runner import Runner, Stage
 from refold.store.postgres import PostgresStore
-from refold.store.postgres.migrate import MADE_BY
+from refold.store.postgres.schema import MADE_BY
 from support.projection import ROOMY, append, ports
 from support.services import folded_to, until
 
@@ -122,12 +122,12 @@ UNREADABLE = {
 @pytest.mark.parametrize("what", UNREADABLE)
 async def test_damaged_history_is_an_error_that_names_the_document(live, sql, what):
     versions = range(1, EVENTS + IN_JOURNAL + 1)
-    expected = {v: await live.state_at("n", "long", Point(Clock.version, v)) for v in versions}
+    expected = {v: await state_at(live, "n", "long", Point(Clock.version, v)) for v in versions}
     await sql.execute(UNREADABLE[what])
     found = []
     for version in versions:
         try:
-            answer = await live.state_at("n", "long", Point(Clock.version, version))
+            answer = await state_at(live, "n", "long", Point(Clock.version, version))
         except StoreDamaged as error:
             found.append(error)
         else:

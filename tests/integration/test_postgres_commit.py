@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from refold.core.errors import FenceLost, StoreError, StoreFull, StoreUnavailable
-from refold.store.postgres.transaction import transaction
+from refold.store.postgres.pool import transaction
 from support.scribe import NAMESPACE
 from support.stores import begin, postgres_stores
 
@@ -112,7 +112,7 @@ async def test_a_connection_lost_before_commit_wrote_nothing_and_says_so(store, 
     await assert_nothing_of_it_is_there(store, aside)
     with pytest.raises((StoreUnavailable, FenceLost)):
         await store.commit(commit)
-    assert await store.own()
+    assert await store.acquire_lease()
     await store.commit(commit)
 
 
@@ -127,7 +127,7 @@ async def test_a_connection_lost_while_it_commits_is_told_apart(store, scribe, a
     assert raised.value.facts["is_unknown"] is True
     await drop_trigger(aside, "checkpoints")
     await assert_nothing_of_it_is_there(store, aside)
-    assert await store.own()
+    assert await store.acquire_lease()
     await store.commit(commit)
 
 
@@ -171,7 +171,7 @@ async def test_one_statement_whose_connection_is_lost_may_be_committed(store, sm
     assert raised.value.facts["is_unknown"] is True
     await drop_trigger(aside, "journal")
     await assert_small_is_not_there(store, aside)
-    assert await store.own()
+    assert await store.acquire_lease()
     await store.commit(small)
 
 
@@ -197,7 +197,7 @@ async def test_a_cancelled_commit_wrote_nothing_and_the_store_goes_on(store, scr
         with pytest.raises(asyncio.CancelledError):
             await committing
     await assert_nothing_of_it_is_there(store, aside)
-    assert await store.own()
+    assert await store.acquire_lease()
     await store.commit(commit)
     assert (await store.head(NAMESPACE, "a")).snapshot.state == b"2"
 

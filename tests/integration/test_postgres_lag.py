@@ -9,8 +9,8 @@ import asyncpg
 import pytest
 
 from refold.core.errors import FenceLost, Refused, StoreError, TimedOut
-from refold.store.postgres import load
-from refold.store.postgres.sql import MIGRATIONS
+from refold.store.postgres import flush, read
+from refold.store.postgres.schema import MIGRATIONS
 from support.scribe import NAMESPACE
 from support.services import until
 from support.stores import HOSTILE, begin, postgres_stores
@@ -69,7 +69,7 @@ async def test_a_commit_writes_nothing_of_a_state_that_lags(store, scribe, aside
     written = await aside.fetchval("SELECT pg_current_wal_insert_lsn() - $1::pg_lsn", before)
     assert await chunks(aside) == stored
     assert written < 2 * LARGE_BYTES, "three states written would be more"
-    await store.settle(NAMESPACE, "large")
+    await store.flusher.write(NAMESPACE, "large")
     assert await aside.fetchval("SELECT state ->> 'n' FROM documents WHERE document = 'large'") == "2"
 
 
@@ -145,23 +145,23 @@ async def test_a_search_over_what_lags_is_bounded_in_time(postgres_dsn):
 
 
 async def test_a_state_that_was_read_before_others_came_is_written_as_the_version_that_it_is_of(
-    store, scribe, aside
+    store, scribe, aside, monkeypatch
 ):
     """Between the reading and the writing of what is settled, commits go on; and one of them may have written more."""
     await lag(store, scribe, {"a": (0, 1), "b": (0, 1)})
-    read = store.head
+    read_exact = flush.read_exact
 
-    async def read_then_others_come(namespace, document):
-        head = await read(namespace, document)
+    async def read_then_others_come(connection, keys):
+        heads = await read_exact(connection, keys)
         for value in (2, 3):
-            scribe.put(document, value)
+            scribe.put(keys[0][1], value)
             await store.commit(scribe.commit(lagging=["a"]))
-        return head
+        return heads
 
-    store.head = read_then_others_come
-    for name in ("a", "b"):
-        await store.settle(NAMESPACE, name)
-    store.head = read
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(flush, "read_exact", read_then_others_come)
+        for name in ("a", "b"):
+            await store.flusher.write(NAMESPACE, name)
     rows = await aside.fetch(
         "SELECT document, version, state::text, state_version FROM documents ORDER BY document"
     )
@@ -181,7 +181,7 @@ async def test_a_view_says_which_version_its_state_is_of(store, scribe, aside):
 
 async def test_views_made_before_say_it_too_once_the_schema_is_brought_up(postgres_dsn, aside, monkeypatch):
     with monkeypatch.context() as before:
-        before.setattr(import_module("refold.store.postgres.migrate"), "MIGRATIONS", MIGRATIONS[:3])
+        before.setattr(import_module("refold.store.postgres.schema"), "MIGRATIONS", MIGRATIONS[:3])
         async with postgres_stores(postgres_dsn) as open_store:
             await open_store()
     await aside.execute(
@@ -192,7 +192,7 @@ async def test_views_made_before_say_it_too_once_the_schema_is_brought_up(postgr
     async with postgres_stores(postgres_dsn) as open_store:
         store = await open_store()
         assert (await store.head("shop", "old")).snapshot.state == b"7"
-        assert await store.lagging(after=("", ""), limit=9) == []
+        assert await store.flusher.lagging(after=("", ""), limit=9) == []
     found = await aside.fetchrow("SELECT document, version, state, state_version FROM refold_views.shop")
     assert tuple(found) == ("old", 4, "7", 4)
 
@@ -204,9 +204,9 @@ async def test_a_row_without_a_state_cannot_lag(store, scribe):
         await store.commit(scribe.commit())
     scribe.put("a", 2)
     commit = scribe.commit()
-    [dirty] = commit.documents
+    [write] = commit.documents
     with pytest.raises(StoreError, match="documents_lagging_state"):
-        await store.commit(replace(commit, documents=[replace(dirty, state=None, writes_state=False)]))
+        await store.commit(replace(commit, documents=[replace(write, state=None, has_state=False)]))
     await store.commit(commit)
     assert (await store.head(NAMESPACE, "a")).snapshot.state == b"2"
 
@@ -214,15 +214,15 @@ async def test_a_row_without_a_state_cannot_lag(store, scribe):
 async def test_a_load_that_another_owner_overtook_is_not_believed(store, scribe, monkeypatch):
     """Between heads and exact states, someone else has written: the shard is lost."""
     await lag(store, scribe, {"a": (1, 2)})
-    read = load.read_exact
+    read_exact = read.read_exact
 
     async def others_come(connection, keys):
         scribe.put("a", 3)
         await store.commit(scribe.commit(lagging=["a"]))
-        return await read(connection, keys)
+        return await read_exact(connection, keys)
 
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(load, "read_exact", others_come)
+        meanwhile.setattr(read, "read_exact", others_come)
         with pytest.raises(FenceLost):
             await store.load([(NAMESPACE, "a")])
     assert [loaded.state for loaded in await store.load([(NAMESPACE, "a")])] == [3]

@@ -15,8 +15,8 @@ from refold.core.checkpoint import Counts
 from refold.core.errors import Refused, StoreDiffers, StoreUnavailable
 from refold.core.shard import first_checkpoints
 from refold.store.postgres import PostgresStore
-from refold.store.postgres.migrate import migrate
-from refold.store.postgres.sql import MIGRATIONS, SQL
+from refold.store.postgres.pool import SQL
+from refold.store.postgres.schema import MIGRATIONS, migrate
 from support.stores import postgres_stores
 
 
@@ -112,8 +112,8 @@ async def test_schemas_of_one_database_are_separate_projections(postgres_dsn):
         live, again = await open_live(), await open_again()
         await live.bind("log-1")
         await again.bind("log-2")
-        assert await live.own()
-        assert await again.own()
+        assert await live.acquire_lease()
+        assert await again.acquire_lease()
 
 
 @pytest.mark.parametrize("schema", ["", "1a", 'a"b', "A", "a b", "x" * 64, "\u00e9"])

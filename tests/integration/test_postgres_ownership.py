@@ -53,12 +53,12 @@ async def test_an_owner_whose_connection_dies_has_lost_the_shard(open_store, asi
     scribe.put("a", 1)
     commit = scribe.commit()
     await kill_owner(aside)
-    assert await rival.own()
+    assert await rival.acquire_lease()
     with pytest.raises(StoreUnavailable):
         await store.commit(commit)
     with pytest.raises(FenceLost):
         await store.commit(commit)
-    assert not await store.own()
+    assert not await store.acquire_lease()
     assert await store.head(NAMESPACE, "a") is None
     await rival.commit(commit)
 
@@ -73,7 +73,7 @@ async def test_owning_again_after_a_loss_is_no_way_around_the_fence(open_store, 
     rivals.put("a", "theirs")
     await rival.commit(rivals.commit())
     await rival.close()
-    assert await store.own()
+    assert await store.acquire_lease()
     with pytest.raises(FenceLost):
         await store.commit(stale)
     assert (await store.head(NAMESPACE, "a")).snapshot.state == b'"theirs"'
@@ -85,8 +85,8 @@ async def test_two_that_commit_at_once_without_a_lock_are_told_apart_by_the_fenc
     scribe = await begin(store)
     scribe.put("a", 1)
     commit = scribe.commit()
-    rival._owner._key += 1
-    assert await rival.own()
+    rival._lease._key += 1
+    assert await rival.acquire_lease()
     results = await asyncio.gather(store.commit(commit), rival.commit(commit), return_exceptions=True)
     assert sorted(type(result).__name__ for result in results) == ["FenceLost", "NoneType"]
     assert [document.events for document in await store.load([(NAMESPACE, "a")])] == [1]
@@ -105,10 +105,10 @@ async def test_reads_go_on_without_the_shard(open_store, aside):
 async def test_an_owner_that_asks_learns_that_its_connection_died(open_store, aside):
     store, rival = await open_store(), await open_store()
     await begin(store)
-    assert await store.own()
+    assert await store.acquire_lease()
     await kill_owner(aside)
-    assert await rival.own()
-    assert not await store.own()
+    assert await rival.acquire_lease()
+    assert not await store.acquire_lease()
 
 
 async def test_a_database_that_lets_nobody_in_is_said_so_and_recovered_from(
@@ -122,19 +122,19 @@ async def test_a_database_that_lets_nobody_in_is_said_so_and_recovered_from(
         await outside.fetch(
             "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = $1", name
         )
-        for ask in (store.ping, store.own, store.checkpoints):
+        for ask in (store.ping, store.acquire_lease, store.checkpoints):
             with pytest.raises(StoreUnavailable):
                 await ask()
         await outside.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
     finally:
         await outside.close()
     await store.ping()
-    assert await store.own()
+    assert await store.acquire_lease()
 
 
 async def test_closing_twice_does_no_harm(open_store):
     store = await open_store()
-    await store.own()
+    await store.acquire_lease()
     await store.close()
     await store.close()
 
@@ -142,12 +142,12 @@ async def test_closing_twice_does_no_harm(open_store):
 async def test_an_owner_that_works_on_a_statement_is_not_silent(open_store, aside):
     store, rival = await open_store(), await open_store(lease_seconds=0.0)
     await begin(store)
-    owner = store._owner._connection
+    owner = store._lease._connection
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(owner.execute("SELECT pg_sleep(0.5)"))
         await until(lambda: aside.fetchval(WORKS, owner.get_server_pid()))
-        assert not await rival.own()
-    assert await store.own()
+        assert not await rival.acquire_lease()
+    assert await store.acquire_lease()
 
 
 @pytest.mark.parametrize("place", ["idle", "idle in transaction", "active"])
@@ -155,11 +155,11 @@ async def test_an_owner_that_stops_anywhere_is_silent(open_store, place):
     """Stopped as a process is: its connection stands, and nothing comes by it."""
     store, rival = await open_store(), await open_store(lease_seconds=0.1)
     await begin(store)
-    owner = store._owner._connection
+    owner = store._lease._connection
     if place == "idle in transaction":
         await owner.execute("BEGIN")
     copying = asyncio.create_task(_half_a_copy(owner)) if place == "active" else None
-    await until(rival.own)
+    await until(rival.acquire_lease)
     if copying is not None:
         copying.cancel()
         await asyncio.wait({copying})
@@ -170,12 +170,12 @@ async def test_who_lost_the_shard_is_more_patient_until_nobody_disputes_it(open_
     store, rival = await open_store(lease_seconds=3.0), await open_store()
     await begin(store)
     await kill_owner(aside)
-    assert await rival.own()
+    assert await rival.acquire_lease()
     assert not await _owns(store)
-    assert store._owner._patience_seconds == 6.0
+    assert store._lease._takeover_seconds == 6.0
     await rival.close()
-    assert await store.own()
-    assert store._owner._patience_seconds == 3.0
+    assert await store.acquire_lease()
+    assert store._lease._takeover_seconds == 3.0
 
 
 async def test_a_database_that_has_lost_what_was_told_is_not_read_until_it_is_folded_again(open_store, aside):
@@ -184,7 +184,7 @@ async def test_a_database_that_has_lost_what_was_told_is_not_read_until_it_is_fo
     scribe = await begin(store)
     scribe.put("a", 1)
     await store.commit(scribe.commit())
-    reader.never_before(lambda: scribe.sequence)
+    reader.refuse_stale(lambda: [scribe.sequence] * 64)
     assert (await reader.head(NAMESPACE, "a")).snapshot.state == b"1"
     scribe.put("a", 2)
     await aside.fetch(EVERYONE_ELSE)
@@ -206,7 +206,7 @@ async def test_once_every_connection_is_lost_a_reader_waits_for_the_logs_end(ope
         asked.append(scribe.sequence)
         return scribe.sequence
 
-    reader.never_before(lambda: 0, end_sequence)
+    reader.refuse_stale(lambda: [0] * 64, end_sequence)
     scribe.put("a", 1)
     assert await reader.head(NAMESPACE, "a") is None
     assert asked == []
@@ -230,7 +230,7 @@ async def test_a_reader_that_cannot_ask_for_the_logs_end_does_not_read(open_stor
     async def end_sequence():
         raise LogUnavailable
 
-    reader.never_before(lambda: 0, end_sequence)
+    reader.refuse_stale(lambda: [0] * 64, end_sequence)
     await reader.ping()
     await aside.fetch(EVERYONE_ELSE)
     with pytest.raises(StoreUnavailable, match="the log's end is not known"):
@@ -240,8 +240,8 @@ async def test_a_reader_that_cannot_ask_for_the_logs_end_does_not_read(open_stor
 async def _owns(store):
     """Ask until the connection's death has been noticed."""
     with suppress(StoreUnavailable):
-        return await store.own()
-    return await store.own()
+        return await store.acquire_lease()
+    return await store.acquire_lease()
 
 
 async def _half_a_copy(connection):
@@ -249,4 +249,4 @@ async def _half_a_copy(connection):
         yield b"PGCOPY"
         await asyncio.Event().wait()
 
-    await connection.copy_to_table("dirty_documents", source=lines(), format="binary")
+    await connection.copy_to_table("changed_documents", source=lines(), format="binary")

@@ -64,7 +64,7 @@ async def test_versions_have_no_gap_and_no_double_after_kills(site: Site) -> Non
         async with projector(site):
             await folded_to(store, last)
         for name in NAMES:
-            runs = [run async for run in store.runs("n", name, after_version=None, is_descending=False)]
+            runs = [run async for run in store.segments("n", name, after_version=None, is_descending=False)]
             effective = [entry for run in runs for entry in run.entries if entry.status.is_effective]
             assert [entry.version for entry in effective] == list(range(1, len(effective) + 1))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import replace
 from functools import partial
 
 import asyncpg
@@ -13,15 +12,16 @@ import pytest
 from refold.core.errors import FenceLost, FoldUnknown, StoreDiffers
 from refold.core.page import Clock, Point
 from refold.core.shard import first_checkpoints
+from refold.history import state_at
 from refold.log.memory import MemoryLog
-from refold.projector.lag import LagBounds
 from refold.projector.rebuild import Listener, Parts, Stage, rebuild
 from refold.projector.runner import Runner
 from refold.projector.shards import begin_shard, shards_of
 from refold.projector.verify import Listener as Verifying
 from refold.projector.verify import Scope, verify
 from refold.store.postgres import PostgresStore
-from refold.store.postgres.succession import PostgresSuccession
+from refold.store.postgres.flush import StateLag
+from refold.store.postgres.swap import PostgresSchemaSwap
 from support.fold2 import MOVE_ON, inc, known_fold_2
 from support.projection import ROOMY, append, ports, projecting
 from support.services import folded_to
@@ -84,14 +84,12 @@ async def parts(log, live, dsn, processes=1):
     async with AsyncExitStack() as endings:
         fresh = await PostgresStore.open(dsn, schema="anew", readers_max=2)
         endings.push_async_callback(fresh.close)
-        succession = await endings.enter_async_context(
-            PostgresSuccession.open(dsn, live="refold", fresh="anew")
-        )
+        swap = await endings.enter_async_context(PostgresSchemaSwap.open(dsn, live="refold", fresh="anew"))
         yield Parts(
             log=log,
             live=live,
             fresh=fresh,
-            succession=succession,
+            swap=swap,
             bounds=ROOMY,
             processes=processes,
             replay_in_shards=partial(replay_shards, log, dsn),
@@ -121,7 +119,7 @@ async def is_clean(log, store):
 
 async def test_an_equal_one_takes_its_place_while_events_go_on(log, live, sql, postgres_dsn):
     epoch = await sql.fetchval("SELECT epoch FROM log")
-    await live.state_at("n", "d0", Point(Clock.version, 100))
+    await state_at(live, "n", "d0", Point(Clock.version, 100))
     is_over = asyncio.Event()
 
     async def publish():
@@ -141,7 +139,7 @@ async def test_an_equal_one_takes_its_place_while_events_go_on(log, live, sql, p
     end = await append(log, "d1", {"put": "last"})
     await folded_to(live, end)
     assert (await live.head("n", "d1")).snapshot.state == b'"last"'
-    assert (await live.state_at("n", "d0", Point(Clock.version, 100))).version == 100
+    assert (await state_at(live, "n", "d0", Point(Clock.version, 100))).version == 100
     assert await is_clean(log, live)
 
 
@@ -172,20 +170,19 @@ async def test_any_difference_is_told_and_nothing_is_swapped(log, live, sql, pos
 @pytest.fixture
 async def lagging(log, postgres_dsn):
     """A live projection of which one row lags, and whose projector has nothing more to do."""
-    bounds = replace(ROOMY, state_lag=LagBounds(bytes_min=0, seconds=3_600))
     async with postgres_stores(postgres_dsn) as open_store:
-        store = await open_store()
-        async with projecting(ports(log, store), bounds) as running:
+        store = await open_store(state_lag=StateLag(bytes_min=0, seconds=3_600))
+        async with projecting(ports(log, store)) as running:
             for number in range(3):
                 await running.committed(await append(log, "lags", {"merge": {"n": number}}))
             yield store
 
 
 async def test_a_live_row_that_lags_is_compared_by_its_exact_state(log, lagging, postgres_dsn):
-    assert ("n", "lags") in await lagging.lagging(after=("", ""), limit=99)
+    assert ("n", "lags") in await lagging.flusher.lagging(after=("", ""), limit=99)
     ended, told = await rebuilt(log, lagging, postgres_dsn)
     assert (ended.is_swapped, told) == (True, [])
-    assert await lagging.lagging(after=("", ""), limit=99) == []
+    assert await lagging.flusher.lagging(after=("", ""), limit=99) == []
     assert (await lagging.head("n", "lags")).snapshot.state == b'{"n":2}'
 
 
@@ -206,7 +203,7 @@ async def test_stopped_it_is_taken_up_where_it_was(log, live, sql, postgres_dsn)
             raise asyncio.CancelledError
             yield
 
-        given.succession.unequal = never
+        given.swap.unequal = never
         with pytest.raises(asyncio.CancelledError):
             await rebuild(given, Listener(difference=pytest.fail, progress=lambda *_: None))
     assert await sql.fetchval("SELECT max(read_sequence) FROM anew.shards") >= EVENTS
@@ -237,7 +234,7 @@ async def test_a_rebuild_goes_on_after_a_timeout_in_mid_commit(
 ):
     monkeypatch.setattr("refold.projector.rebuild.REBUILD_HOLD_SECONDS", 1.0)
     async with parts(log, live, postgres_dsn) as given:
-        copy_indexes = given.succession.copy_indexes
+        copy_indexes = given.swap.copy_indexes
 
         async def append_one_more():
             """Leave an event that is committed only while the live projection is held."""
@@ -249,7 +246,7 @@ async def test_a_rebuild_goes_on_after_a_timeout_in_mid_commit(
             del given.fresh.commit
             await stalled(commit, given.fresh, sql)
 
-        given.succession.copy_indexes = append_one_more
+        given.swap.copy_indexes = append_one_more
         ended = await rebuild(given, Listener(difference=pytest.fail, progress=lambda *_: None))
     assert ended.is_swapped
     assert (await live.head("n", "d1")).snapshot.state == b'"last"'
@@ -290,7 +287,7 @@ async def test_shards_stopped_at_different_sequences_are_levelled_first(log, liv
 async def test_a_share_that_is_replayed_already_is_refused(log, live, postgres_dsn):
     (shard,) = shards_of(first_checkpoints("log-1"), 1)
     store = await PostgresStore.open(postgres_dsn, schema="anew", shard=shard.name, readers_max=1)
-    assert await store.own()
+    assert await store.acquire_lease()
     with pytest.raises(ExceptionGroup) as raised:
         await replay_shards(log, postgres_dsn, [shard], 10)
     assert isinstance(raised.value.exceptions[0], FenceLost)
@@ -299,7 +296,7 @@ async def test_a_share_that_is_replayed_already_is_refused(log, live, postgres_d
 
 async def test_two_at_once_are_refused(log, live, postgres_dsn):
     async with parts(log, live, postgres_dsn) as first, parts(log, live, postgres_dsn) as second:
-        assert await first.fresh.own()
+        assert await first.fresh.acquire_lease()
         with pytest.raises(FenceLost):
             await rebuild(second, Listener(difference=pytest.fail, progress=lambda *_: None))
 

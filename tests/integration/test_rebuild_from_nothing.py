@@ -19,8 +19,8 @@ from refold.projector.runner import Runner
 from refold.projector.verify import Listener as Verifying
 from refold.projector.verify import Scope, verify
 from refold.store.postgres import PostgresStore
-from refold.store.postgres.migrate import MADE_BY
-from refold.store.postgres.succession import PostgresReplacement
+from refold.store.postgres.schema import MADE_BY
+from refold.store.postgres.swap import PostgresReplacement
 from support.projection import ROOMY, append, ports
 from support.services import append_all, folded_to, log_of, make_site, projector, store_of, until
 from support.up import Up, run_refold

@@ -61,11 +61,11 @@ async def test_a_share_that_cannot_be_replayed_ends_the_others_and_says_why(site
         free, taken = shards_of(first_checkpoints(site.log_id), 2)
         other = await PostgresStore.open(site.dsn, schema="anew", shard=taken.name)
         endings.push_async_callback(other.close)
-        assert await other.own()
+        assert await other.acquire_lease()
         with pytest.raises(ChildFailed, match="fence_lost"):
             # No event ever comes there: the free shard would wait for ever.
             await replay_in_processes(settings, "anew", [free, taken], 10_000)
         # Its process is gone, and with it its lock.
         again = await PostgresStore.open(site.dsn, schema="anew", shard=free.name)
         endings.push_async_callback(again.close)
-        await until(again.own)
+        await until(again.acquire_lease)

@@ -13,6 +13,7 @@ import pytest
 
 from refold.core.page import Clock, Point
 from refold.embedded.nats import NatsServer
+from refold.history import state_at
 from refold.projector.verify import Listener, Scope, verify
 from refold.store.postgres import PostgresStore
 from support.services import (
@@ -77,7 +78,7 @@ async def fill(site: Site, store: PostgresStore, numbers: range) -> None:
 
 
 async def lagging(store: PostgresStore) -> list[str]:
-    return [document for _, document in await store.lagging(after=("", ""), limit=99)]
+    return [document for _, document in await store.flusher.lagging(after=("", ""), limit=99)]
 
 
 async def nothing_lags(store: PostgresStore) -> None:
@@ -96,7 +97,7 @@ async def assert_exact(site: Site, store: PostgresStore) -> None:
         assert head is not None
         for version in range(1, head.snapshot.version + 1, 7):
             point = Point(Clock.version, version)
-            assert await store.state_at("n", name, point) == await oracle.state_at("n", name, point)
+            assert await state_at(store, "n", name, point) == await state_at(oracle, "n", name, point)
     told: list[Any] = []
     async with log_of(site, "projector") as log:
         await verify(log, store, Listener(difference=told.append, progress=lambda _: None), Scope())

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import asyncpg
 import pytest
 
 from refold.log.memory import MemoryLog
-from refold.projector.lag import LagBounds
 from refold.projector.verify import Listener, Scope, verify
 from refold.store.memory import MemoryStore
 from refold.store.postgres import PostgresStore
-from support.projection import ROOMY, append, ports, projecting
+from refold.store.postgres.flush import StateLag
+from support.projection import append, ports, projecting
 
 PAGED = 300
 """Events that make two closed pages and leave some in the journal."""
@@ -33,8 +31,8 @@ async def fill(log: MemoryLog) -> None:
 
 async def lag(log: MemoryLog, store: PostgresStore) -> None:
     """Change a document so that its row goes on showing what it was, several versions long."""
-    bounds = replace(ROOMY, state_lag=LagBounds(bytes_min=0, seconds=3_600))
-    async with projecting(ports(log, store), bounds) as running:
+    store.flusher._bounds = StateLag(bytes_min=0, seconds=3_600)
+    async with projecting(ports(log, store)) as running:
         for number in range(1, 6):
             await running.committed(await append(log, "lags", {"merge": {"n": number}}))
 

@@ -20,9 +20,7 @@ from refold.core.outcome import Status
 from refold.core.page import NEVER, Clock, Point, Snapshot, pack, snapshot_of, unpack
 from refold.core.record import Record
 from refold.core.shard import Shard, first_checkpoints
-from refold.projector.lag import Lag, LagBounds
 from refold.projector.pending import Pending
-from refold.projector.settling import Settling
 from refold.store import Key, Rejection
 from refold.store.memory import MemoryStore, Tables
 from support.events import EVENTS, LOGS, START, History, lines
@@ -49,15 +47,11 @@ async def look_away(_: int) -> None:
     """Look at nothing."""
 
 
-NEVER_LAGS = Lag(LagBounds(seconds=0), int)
-
-
 class Projection:
     """Folds a log into the memory store; documents are forgotten at commits, as a projector's cache does."""
 
-    def __init__(self, tables: Tables, lag: Lag = NEVER_LAGS) -> None:
+    def __init__(self, tables: Tables) -> None:
         self.store = MemoryStore(tables)
-        self.lag = lag
         self.outcomes: list[Any] = []
         self.documents: dict[Key, Document] = {}
         self.stored: set[Key] = set()
@@ -66,14 +60,14 @@ class Projection:
         self, log: list[Record], commits: set[int], *, held_max: int, look: Look = look_away
     ) -> None:
         """Fold the log, commit behind the sequences in `commits`, look, then hold at most so many documents."""
-        assert await self.store.own()
+        assert await self.store.acquire_lease()
         shard = Shard(await self.store.bind("log-1"))
         self.stored = set(self.store._tables.documents)
         taken = Pending(shard.read_sequence)
         for record in log[shard.read_sequence :]:
             await self._take(shard, taken, record)
             if record.sequence in commits or record is log[-1]:
-                await self.store.commit(taken.to_commit(shard.checkpoint(taken.after_sequence), self.lag))
+                await self.store.commit(taken.to_commit(shard.checkpoint(taken.after_sequence), self.store))
                 await look(record.sequence)
                 self.stored |= taken.keys
                 taken = Pending(shard.read_sequence)
@@ -136,38 +130,17 @@ async def test_a_fold_that_starts_again_at_its_checkpoints_ends_the_same(log, da
 
 
 @given(LOGS, st.data())
-async def test_states_that_lag_are_read_exactly_and_end_as_if_they_had_not(log, data):
-    reference, (every, settles) = Reference(log), data.draw(st.tuples(st.booleans(), st.booleans()))
-    commits = set(range(1, len(log) + 1)) if every else data.draw(st.sets(st.integers(1, len(log))))
-    lag = Lag(LagBounds(bytes_min=data.draw(st.sampled_from([0, 20])), seconds=1), Ticking(data))
-    projection = Projection(Tables(), lag)
-    settling = Settling(projection.store, lag)
+async def test_every_head_is_what_a_plain_fold_has_after_each_commit(log, data):
+    reference = Reference(log)
+    projection = Projection(Tables())
 
     async def look(sequence: int) -> None:
-        if settles and data.draw(st.booleans()):
-            await settling._settle(lag.is_due)
-        for key, kept in projection.store._tables.documents.items():
+        for key in projection.store._tables.documents:
             head = await projection.store.head(*key)
             assert head.snapshot == reference.at(key, Point(Clock.sequence, sequence))
-            event("lags" if kept.state_version is not None else "shows its version")
 
+    commits = data.draw(st.sets(st.integers(1, len(log))))
     await projection.fold(log, commits, held_max=data.draw(st.integers(0, 3)), look=look)
-    await settling.finish()
-    undisturbed = await projected(log, set())
-    assert projection.store._tables.documents == undisturbed.store._tables.documents
-    assert projection.outcomes == undisturbed.outcomes
-
-
-class Ticking:
-    """A clock that goes on by what is drawn."""
-
-    def __init__(self, data: st.DataObject) -> None:
-        self._data = data
-        self._now = 0.0
-
-    def __call__(self) -> float:
-        self._now += self._data.draw(st.sampled_from([0.0, 0.1, 0.5, 2.0]))
-        return self._now
 
 
 @given(LOGS)
@@ -227,7 +200,7 @@ async def test_any_point_read_from_packed_pages_is_what_a_plain_fold_had_there(l
     reference = Reference(log)
     for key in reference.snapshots:
         for point in reference.points(key):
-            run = await store.run_at(*key, point)
+            run = await store.segment_at(*key, point)
             assert run is not None
             packed = run._replace(entries=unpack(pack(run.entries)))
             assert page.state_at(packed, point) == reference.at(key, point), (key, point)

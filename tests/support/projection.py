@@ -15,8 +15,8 @@ from refold.core.shard import Shard
 from refold.log import Appended, EventLog, Notices, Publication
 from refold.log.memory import MemoryLog, MemoryNotices
 from refold.projector.partition import Bounds, Ports, ShardLoop
-from refold.store import SnapshotStore
 from refold.store.memory import MemoryStore
+from refold.store.ports import SnapshotStore
 from refold.telemetry.metrics import ProjectorMetrics
 
 ROOMY = Bounds(cache_bytes_max=2**28, pending_events_max=5_000, pending_bytes_max=2**25)
@@ -77,7 +77,7 @@ class Projecting:
 @asynccontextmanager
 async def projecting(given: Ports, bounds: Bounds = ROOMY) -> AsyncIterator[Projecting]:
     """Run a loop from the store's checkpoints; it is cancelled at the end."""
-    assert await given.store.own()
+    assert await given.store.acquire_lease()
     checkpoints = await given.store.bind((await given.log.info()).log_id)
     running = Projecting(ShardLoop(given, bounds, Shard(checkpoints)))
     try:

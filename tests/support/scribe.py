@@ -17,7 +17,7 @@ from refold.core.outcome import Entry, Status
 from refold.core.page import NEVER, Clock, Point, Snapshot, snapshot_of
 from refold.core.record import Record, partition_of, place, stored_subject
 from refold.core.shard import Shard
-from refold.store import Commit, Cut, Dirty, Key, Rejection
+from refold.store import ClosedPage, Commit, DocumentWrite, Key, Rejection
 
 NAMESPACE = "shop"
 SECOND = 1_000_000_000
@@ -27,7 +27,7 @@ _START = 1_700_000_000 * SECOND
 @dataclass
 class _Unwritten:
     is_new: bool
-    cuts: list[Cut] = field(default_factory=list)
+    pages: list[ClosedPage] = field(default_factory=list)
     journal: list[Entry] = field(default_factory=list)
 
 
@@ -87,7 +87,9 @@ class Scribe:
         assert unwritten.journal, "a page is cut behind an event of this commit"
         has_journal = row.unpaged_events > len(unwritten.journal)
         closing = self.snapshots[key][-1]
-        unwritten.cuts.append(Cut(entries=unwritten.journal, closing=closing, has_journal=has_journal))
+        unwritten.pages.append(
+            ClosedPage(entries=unwritten.journal, closing=closing, has_journal=has_journal)
+        )
         unwritten.journal = []
         row.unpaged_events = row.unpaged_bytes = 0
         row.page_bytes = len(closing.state or b"")
@@ -102,7 +104,7 @@ class Scribe:
             expected_sequence=self._committed_sequence,
             checkpoint=self._shard.checkpoint(self._committed_sequence),
             documents=[
-                self._dirty(key, unwritten, lags=key[1] in lagging)
+                self._write(key, unwritten, lags=key[1] in lagging)
                 for key, unwritten in self._unwritten.items()
             ],
             rejections=self._rejections,
@@ -110,6 +112,18 @@ class Scribe:
         self._unwritten, self._rejections = {}, []
         self._committed_sequence = self.sequence
         return commit
+
+    def with_states(self, commit: Commit) -> Commit:
+        """Put the states in that the newest commit leaves out."""
+        documents = [
+            replace(
+                write,
+                state=state_bytes(self.documents[write.document.namespace, write.document.document]),
+                has_state=True,
+            )
+            for write in commit.documents
+        ]
+        return replace(commit, documents=documents)
 
     def at(self, document: str, point: Point, *, namespace: str = NAMESPACE) -> Snapshot:
         """Say what a point holds: the last snapshot at or before it, by a plain search."""
@@ -137,18 +151,18 @@ class Scribe:
         if entry.status.is_effective:
             self.snapshots[key].append(snapshot_of(row, state_bytes(row)))
 
-    def _dirty(self, key: Key, unwritten: _Unwritten, *, lags: bool) -> Dirty:
+    def _write(self, key: Key, unwritten: _Unwritten, *, lags: bool) -> DocumentWrite:
         """A state lags only where the row holds one, and the document is there."""
         row = self.documents[key]
         lags = lags and key in self._stated and row.state is not ABSENT
         self._stated -= {key}
         self._stated |= {key} if row.state is not ABSENT else set()
-        return Dirty(
+        return DocumentWrite(
             document=replace(row, state=None, identities={}),
             state=None if lags else state_bytes(row),
             is_new=unwritten.is_new,
-            writes_state=not lags,
-            cuts=unwritten.cuts,
+            has_state=not lags,
+            pages=unwritten.pages,
             journal=unwritten.journal,
         )
 

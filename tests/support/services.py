@@ -22,8 +22,9 @@ from refold.core.outcome import Entry
 from refold.embedded.nats import NatsServer, NatsUser
 from refold.log import Appended, Publication
 from refold.log.jetstream import JetStreamLog
-from refold.store import Head, SnapshotStore
+from refold.store import Head
 from refold.store.memory import MemoryStore
+from refold.store.ports import SnapshotStore
 from refold.store.postgres import PostgresStore
 from refold.wiring.log import make_log, open_log
 from support.projection import ports, projecting
@@ -202,7 +203,7 @@ async def contents(store: SnapshotStore, names: list[str], namespace: str = "n")
     """Read all that must be the same however the log was read: chains, heads, entries."""
     found: dict[str, Any] = {"chains": [checkpoint.chain for checkpoint in await store.checkpoints()]}
     for name in names:
-        runs = [run async for run in store.runs(namespace, name, after_version=None, is_descending=False)]
+        runs = [run async for run in store.segments(namespace, name, after_version=None, is_descending=False)]
         entries: list[Entry] = [entry for run in runs for entry in run.entries]
         head: Head | None = await store.head(namespace, name)
         found[name] = (head, entries)

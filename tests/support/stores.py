@@ -7,8 +7,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from refold.core.outcome import Entry
-from refold.store import SnapshotStore
 from refold.store.memory import MemoryStore, Tables
+from refold.store.ports import SnapshotStore
 from refold.store.postgres import PostgresStore
 from support.scribe import NAMESPACE, Scribe
 
@@ -51,11 +51,11 @@ async def postgres_stores(dsn: str, **options: Any) -> AsyncIterator[OpenStore]:
 async def begin(store: SnapshotStore) -> Scribe:
     """Bind and own a store, and go on from its checkpoints."""
     checkpoints = await store.bind(LOG_ID)
-    assert await store.own()
+    assert await store.acquire_lease()
     return Scribe(checkpoints)
 
 
 async def all_entries(store: SnapshotStore, document: str, **asked: Any) -> list[list[Entry]]:
     """Return a document's entries, run by run, in the order asked."""
-    runs = store.runs(NAMESPACE, document, **({"after_version": None, "is_descending": False} | asked))
+    runs = store.segments(NAMESPACE, document, **({"after_version": None, "is_descending": False} | asked))
     return [run.entries async for run in runs]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from refold.projector.rebuild import Rebuilt, Stage
     from refold.projector.retrial import Difference
     from refold.projector.verify import Tally
-    from refold.store.succession import Unequal
+    from refold.store.ports import Unequal
     from refold.wiring.settings import Settings
 
 LISTENS_SECONDS = 2.0

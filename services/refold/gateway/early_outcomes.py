@@ -26,7 +26,8 @@ from refold.core.shard import Shard
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.progress import Progress
 from refold.log import EventLog
-from refold.store import Key, SnapshotStore
+from refold.store import Key
+from refold.store.ports import SnapshotStore
 from refold.telemetry.logging import get_logger
 
 EARLY_LAG_EVENTS_MIN: Final = 10_000

@@ -22,7 +22,7 @@ from refold.gateway.progress import Progress
 from refold.gateway.readiness import Readiness
 from refold.gateway.seen import Seen
 from refold.log import EventLog
-from refold.store import SnapshotStore
+from refold.store.ports import SnapshotStore
 from refold.telemetry.metrics import GatewayMetrics
 
 

@@ -16,7 +16,7 @@ from refold.gateway.inflight import waiting
 from refold.gateway.parts import Parts
 from refold.gateway.problems import Problem
 from refold.log import Publication, validated_headers
-from refold.store import SnapshotStore
+from refold.store.ports import SnapshotStore
 
 
 async def recover(
@@ -72,7 +72,7 @@ async def _sequences_of(
     """Yield where a document has events of these very bytes, newest first."""
     content = validated_headers(publication), publication.body
     names = publication.namespace, publication.document
-    async with aclosing(store.runs(*names, after_version=None, is_descending=True)) as runs:
+    async with aclosing(store.segments(*names, after_version=None, is_descending=True)) as runs:
         async for run in runs:
             for entry in reversed(run.entries):
                 if entry.sequence > after_sequence and (entry.headers, entry.body) == content:

@@ -3,6 +3,6 @@
 Reads the store alone; wiring hands it to the gateway, which sees that the store is fresh enough.
 """
 
-from refold.history.history import History
+from refold.history.history import History, state_at
 
-__all__ = ["History"]
+__all__ = ["History", "state_at"]

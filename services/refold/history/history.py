@@ -9,31 +9,42 @@ import asyncio
 from contextlib import aclosing
 from typing import Final
 
+from refold.core import page
 from refold.core.canonical import Json
 from refold.core.errors import VersionUnknown
+from refold.core.outcome import Entry
 from refold.core.page import NEVER, Clock, Point, Snapshot
 from refold.core.pointer import parse
 from refold.history.changes import Ask, Slice, gather
 from refold.history.difference import difference
 from refold.history.outcomes import outcome_view
 from refold.history.rejections import rejection_view
-from refold.store import Entry, SnapshotStore
-from refold.store.damage import reading_stored
+from refold.store import reading_stored
+from refold.store.ports import HistoryReader
 
 THREADED_BYTES: Final = 256 * 1024
 """States larger than this together are compared in a thread, so that other requests go on."""
 
 
+async def state_at(store: HistoryReader, namespace: str, document: str, point: Point) -> Snapshot | None:
+    """Fold the segment that holds a point up to it; None where the document never had an event."""
+    segment = await store.segment_at(namespace, document, point)
+    if segment is None:
+        return None
+    with reading_stored(namespace, document):
+        return page.state_at(segment, point)
+
+
 class History:
     """Answers from what is folded; how much must be folded is the caller's business."""
 
-    def __init__(self, store: SnapshotStore) -> None:
+    def __init__(self, store: HistoryReader) -> None:
         """Read this store."""
         self._store = store
 
     async def snapshot(self, namespace: str, document: str, point: Point) -> Snapshot:
         """Return the document at a point; its state is None where it was absent. Raises `VersionUnknown`."""
-        found = await self._store.state_at(namespace, document, point) or NEVER
+        found = await state_at(self._store, namespace, document, point) or NEVER
         if point.clock is Clock.version and found.version != point.value:
             raise VersionUnknown(version=point.value, head=found.version)
         return found
@@ -51,7 +62,7 @@ class History:
         """Return effective changes in the order asked, bounded; raises `Refused` for a bad pointer."""
         tokens = None if path is None else parse(path)
         ask = Ask(after=after, limit=limit, is_descending=is_descending, tokens=tokens)
-        runs = self._store.runs(namespace, document, after_version=after, is_descending=is_descending)
+        runs = self._store.segments(namespace, document, after_version=after, is_descending=is_descending)
         async with aclosing(runs) as opened:
             with reading_stored(namespace, document):
                 return await gather(opened, ask)

@@ -19,7 +19,8 @@ from refold.core.record import FOLD_DOCUMENT, SYSTEM_NAMESPACE, Place, Record, p
 from refold.core.shard import Shard, Step
 from refold.core.system import genesis_rules
 from refold.log import EventLog
-from refold.store import Key, SnapshotStore
+from refold.store import Key
+from refold.store.ports import HistoryReader, SnapshotStore
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,7 +44,7 @@ class Windows:
 
 
 async def load_windows(
-    store: SnapshotStore,
+    store: HistoryReader,
     rules: Rules,
     events: Iterable[tuple[Record, Document]],
     uncommitted: Callable[[Key], Iterable[Entry]],
@@ -67,8 +68,8 @@ async def load_windows(
     return windows
 
 
-async def _changes_since(store: SnapshotStore, key: Key, version: int) -> list[Entry]:
-    async with aclosing(store.runs(*key, after_version=version, is_descending=False)) as runs:
+async def _changes_since(store: HistoryReader, key: Key, version: int) -> list[Entry]:
+    async with aclosing(store.segments(*key, after_version=version, is_descending=False)) as runs:
         return [entry async for run in runs for entry in run.entries if entry.status.is_effective]
 
 
@@ -98,7 +99,7 @@ async def resume_system(shard: Shard, log: EventLog, store: SnapshotStore) -> No
     document = Document(namespace=where.namespace, document=where.document, partition=where.partition)
     owner = next(it for it in await store.checkpoints() if it.partition == where.partition)
     rules = genesis_rules(genesis)
-    async with aclosing(store.runs(*where[1:3], after_version=None, is_descending=False)) as runs:
+    async with aclosing(store.segments(*where[1:3], after_version=None, is_descending=False)) as runs:
         async for run in runs:
             for entry in run.entries:
                 if entry.sequence <= min(owner.read_sequence, shard.read_sequence):

@@ -13,19 +13,21 @@ from refold.core.outcome import Entry
 from refold.core.record import Record, author_headers, partition_of, place, stored_subject
 from refold.projector.retrial import Difference
 from refold.store import Key, Rejection
-from refold.store.moment import Item, Moment, StoredEntry, StoredPage
+from refold.store.ports import Item, ReadSnapshot, StoredEntry, StoredPage
 
 Digests = dict[int, bytes]
 """Digests of single events by their sequence."""
 
 
-async def locate(runs: AsyncIterator[list[Record]], moment: Moment, keys: list[Key]) -> list[Difference]:
+async def locate(
+    runs: AsyncIterator[list[Record]], snapshot: ReadSnapshot, keys: list[Key]
+) -> list[Difference]:
     """Read the log again for these documents, and hold every one of their events against it."""
     logged = await _logged(runs, keys)
     found: list[Difference] = []
     for key in keys:
         stored: Digests = {}
-        async with aclosing(moment.items(*key)) as items:
+        async with aclosing(snapshot.items(*key)) as items:
             async for item in items:
                 for record, recorded_at in _records(key, item):
                     stored[record.sequence] = digest_of(NOTHING, record, recorded_at)

@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Final
@@ -23,13 +23,12 @@ from refold.core.shard import Shard, Step
 from refold.log import EventLog, Notices
 from refold.projector.cache import DocumentCache
 from refold.projector.crossing import Windows, load_windows, resume_system, split_by_rules
-from refold.projector.lag import Lag, LagBounds
 from refold.projector.notices import change_notice, progress_notice, refusal_notice, reply_notice
 from refold.projector.pending import Pending
 from refold.projector.refusals import nowhere_rejection, rejection_of
-from refold.projector.settling import Settling
 from refold.projector.sizing import CommitSize
-from refold.store import Key, SnapshotStore
+from refold.store import Key
+from refold.store.ports import SnapshotStore
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import ProjectorMetrics
 
@@ -39,12 +38,11 @@ SEATS_MAX: Final = 100_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """How much the loop may hold: documents cached, events folded but not yet committed, and states not yet written."""
+    """How much the loop may hold: documents cached, and events folded but not yet committed."""
 
     cache_bytes_max: int
     pending_events_max: int
     pending_bytes_max: int
-    state_lag: LagBounds = field(default_factory=LagBounds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +73,6 @@ class ShardLoop:
         self._bounds = bounds
         self._shard = shard
         self._documents = DocumentCache(bounds.cache_bytes_max)
-        self._lag = Lag(bounds.state_lag, ports.timer)
-        self._settling = Settling(ports.store, self._lag)
         self._new: set[Key] = set()
         self._wanted: set[Key] = set()
         # By subject as stored: where its events belong, and the document where it is in memory.
@@ -92,23 +88,30 @@ class ShardLoop:
     async def run(self, until_sequence: int | None = None) -> None:
         """Fold and commit side by side; raises what either of them raised.
 
-        Goes on with the live tail, or ends when just the events up to `until_sequence` are committed and no state lags.
+        Follows the log without end, or ends when all up to `until_sequence` is committed and all states are written.
         """
         self._is_live = until_sequence is None
         try:
             async with asyncio.TaskGroup() as tasks:
                 committing = tasks.create_task(self._commit_folded(), name="commit")
-                settling = tasks.create_task(self._settling.run(), name="settle")
+                flushing = tasks.create_task(self._flush_states(), name="flush")
                 await self._fold_log(until_sequence)
                 committing.cancel()
-                settling.cancel()
-            await self._settling.finish()
+                flushing.cancel()
+            await self.flush_states()
         except ExceptionGroup as group:
             raise group.exceptions[0] from group
 
-    async def settle(self) -> None:
-        """Write the states that lag, once `run` has been ended from outside."""
-        await self._settling.finish()
+    async def flush_states(self) -> None:
+        """Write all states that commits left out, once `run` has ended."""
+        await self._ports.store.flush_states(is_final=True)
+
+    async def _flush_states(self) -> None:
+        store = self._ports.store
+        await store.flush_states()
+        while store.flush_seconds:
+            await asyncio.sleep(store.flush_seconds)
+            await store.flush_states()
 
     async def _fold_log(self, until_sequence: int | None) -> None:
         await resume_system(self._shard, self._ports.log, self._ports.store)
@@ -281,7 +284,7 @@ class ShardLoop:
         ports = self._ports
         taken_at = ports.timer()
         taken.cut_runs()
-        commit = taken.to_commit(self._shard.checkpoint(taken.after_sequence), self._lag)
+        commit = taken.to_commit(self._shard.checkpoint(taken.after_sequence), ports.store)
         started = ports.timer()
         await ports.store.commit(commit)
         self.committed_sequence = commit.checkpoint.read_sequence

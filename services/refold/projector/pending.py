@@ -15,8 +15,8 @@ from refold.core.document import ABSENT, Document
 from refold.core.limits import PAGE_BYTES_MIN, PAGE_EVENTS_MAX, RUN_EVENTS_MIN
 from refold.core.outcome import Entry
 from refold.core.page import snapshot_of
-from refold.projector.lag import Lag
-from refold.store import Commit, Cut, Dirty, Key, Rejection
+from refold.store import ClosedPage, Commit, DocumentWrite, Key, Rejection
+from refold.store.ports import ProjectionWriter
 
 ENTRY_BYTES: Final = 300
 """What an entry costs in memory beside its bytes."""
@@ -32,12 +32,12 @@ Notice = tuple[str, bytes]
 class _Unwritten:
     document: Document
     is_new: bool
-    cuts: list[Cut] = field(default_factory=list)
+    pages: list[ClosedPage] = field(default_factory=list)
     journal: list[Entry] = field(default_factory=list)
 
     def entries(self) -> Iterator[Entry]:
-        for cut in self.cuts:
-            yield from cut.entries
+        for page in self.pages:
+            yield from page.entries
         yield from self.journal
 
 
@@ -109,12 +109,12 @@ class Pending:
             if len(unwritten.journal) >= RUN_EVENTS_MIN and document.unpaged_bytes >= document.size:
                 _cut(document, unwritten)
 
-    def to_commit(self, checkpoint: ShardCheckpoint, lag: Lag) -> Commit:
+    def to_commit(self, checkpoint: ShardCheckpoint, store: ProjectionWriter) -> Commit:
         """Freeze everything as one transaction; documents may be folded on while it is written."""
         return Commit(
             expected_sequence=self.after_sequence,
             checkpoint=checkpoint,
-            documents=[_dirty(unwritten, lag) for unwritten in self._unwritten.values()],
+            documents=[_write_of(unwritten, store) for unwritten in self._unwritten.values()],
             rejections=self.rejections,
         )
 
@@ -128,8 +128,8 @@ def _is_full(document: Document) -> bool:
 
 def _cut(document: Document, unwritten: _Unwritten) -> None:
     state = _bytes_of(document)
-    unwritten.cuts.append(
-        Cut(
+    unwritten.pages.append(
+        ClosedPage(
             entries=unwritten.journal,
             closing=snapshot_of(document, state),
             has_journal=document.unpaged_events > len(unwritten.journal),
@@ -140,16 +140,17 @@ def _cut(document: Document, unwritten: _Unwritten) -> None:
     document.page_bytes = len(state or b"")
 
 
-def _dirty(unwritten: _Unwritten, lag: Lag) -> Dirty:
+def _write_of(unwritten: _Unwritten, store: ProjectionWriter) -> DocumentWrite:
     document = unwritten.document
-    writes_state = lag.writes(document, unwritten.entries())
-    return Dirty(
+    is_changed = any(entry.status.is_effective for entry in unwritten.entries())
+    has_state = store.wants_state(document, is_changed=is_changed)
+    return DocumentWrite(
         # A copy: the document itself goes on changing while this is written.
         document=replace(document, state=None, identities={}),
-        state=_bytes_of(document) if writes_state else None,
+        state=_bytes_of(document) if has_state else None,
         is_new=unwritten.is_new,
-        writes_state=writes_state,
-        cuts=unwritten.cuts,
+        has_state=has_state,
+        pages=unwritten.pages,
         journal=unwritten.journal,
     )
 

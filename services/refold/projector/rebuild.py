@@ -27,8 +27,15 @@ from refold.log import EventLog, LogInfo
 from refold.projector.partition import Bounds, ShardLoop
 from refold.projector.shards import ReplayShard, shards_of, silent_ports
 from refold.projector.witness import hold_log_against
-from refold.store import SnapshotStore
-from refold.store.succession import Bound, Held, Replacement, Succession, Unequal
+from refold.store.ports import (
+    BoundLog,
+    HeldProjection,
+    ProjectionWriter,
+    Replacement,
+    SchemaSwap,
+    SnapshotStore,
+    Unequal,
+)
 
 LOOK_SECONDS: Final = 0.1
 
@@ -82,8 +89,8 @@ class Replay:
 class Parts(Replay):
     """What a rebuild works on: a replay, the live projection, what is between both."""
 
-    live: SnapshotStore
-    succession: Succession
+    live: ProjectionWriter
+    swap: SchemaSwap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +105,7 @@ async def rebuild(parts: Parts, listener: Listener) -> Rebuilt:
     log_id = (await parts.log.info()).log_id
     await parts.live.bind(log_id)
     await _own_fresh(parts.fresh, wait_seconds=0)
-    await parts.succession.prepare()
+    await parts.swap.prepare()
     checkpoints = await parts.fresh.bind(log_id)
     await hold_log_against(parts.log, checkpoints)
     begun_sequence = min(checkpoint.read_sequence for checkpoint in checkpoints)
@@ -142,7 +149,7 @@ async def rebuild_from_nothing(parts: FromNothing, listener: Listener) -> Rebuil
     raise AssertionError
 
 
-def _check_bound(bound: Bound | None, info: LogInfo) -> None:
+def _check_bound(bound: BoundLog | None, info: LogInfo) -> None:
     if bound is None:
         return
     if bound.log_id != info.log_id:
@@ -207,7 +214,7 @@ class _Replaying:
 async def _own_fresh(fresh: SnapshotStore, *, wait_seconds: float) -> None:
     """Own the fresh projection; an earlier connection of this process may hold it for a moment."""
     ends_at = time.monotonic() + wait_seconds
-    while not await fresh.own():
+    while not await fresh.acquire_lease():
         if time.monotonic() >= ends_at:
             raise FenceLost("another rebuild is at work in this schema")
         await asyncio.sleep(LOOK_SECONDS)
@@ -225,14 +232,14 @@ async def _come_near(
 
     async def look() -> None:
         # The owner's sign of life, too: its shards commit on connections of their own.
-        await parts.fresh.own()
+        await parts.fresh.acquire_lease()
         listener.progress(Stage.replaying, await _sequence_of(parts.fresh), until_sequence)
 
     async with _repeating(look):
         await parts.replay_in_shards(shards_of(checkpoints, parts.processes), until_sequence)
 
 
-async def _sequence_of(store: SnapshotStore) -> int:
+async def _sequence_of(store: ProjectionWriter) -> int:
     return min(checkpoint.read_sequence for checkpoint in await store.checkpoints())
 
 
@@ -265,9 +272,9 @@ class _Rebuild:
 
     async def run(self) -> Rebuilt:
         sequence = await self._catch_up()
-        await self._parts.succession.copy_indexes()
+        await self._parts.swap.copy_indexes()
         self._listener.progress(Stage.comparing, sequence, sequence)
-        async with aclosing(self._parts.succession.unequal(sequence)) as found:
+        async with aclosing(self._parts.swap.unequal(sequence)) as found:
             async for unequal in found:
                 self._tell(unequal)
         if self._differences:
@@ -293,13 +300,13 @@ class _Rebuild:
                 await self._catch_up()
             else:
                 if ended.is_swapped:
-                    await self._parts.succession.drop_former()
+                    await self._parts.swap.drop_former()
                 return ended
         raise AssertionError
 
     async def _try_to_succeed(self, compared_sequence: int) -> Rebuilt:
         begun = time.monotonic()
-        async with asyncio.timeout(REBUILD_HOLD_SECONDS), self._parts.succession.hold() as held:
+        async with asyncio.timeout(REBUILD_HOLD_SECONDS), self._parts.swap.hold() as held:
             self._listener.progress(Stage.swapping, held.sequence, held.sequence)
             await self._replaying.run(held.sequence)
             await self._compare_rest(held, compared_sequence)
@@ -307,7 +314,7 @@ class _Rebuild:
                 await held.swap()
         return self._ended(held.sequence, time.monotonic() - begun)
 
-    async def _compare_rest(self, held: Held, compared_sequence: int) -> None:
+    async def _compare_rest(self, held: HeldProjection, compared_sequence: int) -> None:
         async with aclosing(held.unequal(compared_sequence)) as found:
             async for unequal in found:
                 self._tell(unequal)

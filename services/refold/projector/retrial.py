@@ -1,6 +1,6 @@
 """One document's stored rows, folded again from the first event and held against what the projection says of each.
 
-Used by `refold.projector.verify`; pure, fed in the order of `refold.store.moment.place_of`.
+Used by `refold.projector.verify`; pure, fed in the order of `refold.store.ports.position_of`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from refold.core.record import Place, Record, partition_of, stored_subject
 from refold.core.shard import entry_of
 from refold.projector.refusals import rejection_of
 from refold.store import Key, Rejection
-from refold.store.moment import Closed, Item, StoredEntry, StoredHead, StoredPage, Unreadable
+from refold.store.ports import Item, StoredClosed, StoredEntry, StoredHead, StoredPage, Unreadable
 
 VALUE_CHARS_MAX: Final = 200
 """A value in a difference is shown up to here."""
@@ -112,12 +112,12 @@ class Retrial:
         yield from self._finish_state(self._head)
 
     def _finish_state(self, head: StoredHead) -> Iterator[Difference]:
-        """Hold the row's state against the version that it is of: the newest, unless it says that it lags."""
-        version, lagging = self._document.version, head.state_version
-        if lagging is not None and not 0 < lagging < version:
-            yield self._difference(None, "document", "state_version", f"none, or below {version}", lagging)
+        """Compare the row's state with the fold's state at the version that the row names."""
+        version, older = self._document.version, head.state_version
+        if older is not None and not 0 < older < version:
+            yield self._difference(None, "document", "state_version", f"none, or below {version}", older)
             return
-        state = _bytes_of(self._document) if lagging is None else self._shown
+        state = _bytes_of(self._document) if older is None else self._shown
         yield from self._compare(None, "document", {"state": state}, {"state": head.state})
 
     def _take_page(self, page: StoredPage) -> Iterator[Difference]:
@@ -134,7 +134,7 @@ class Retrial:
         if page.closed is not None:
             yield from self._take_closed(page.closed, at)
 
-    def _take_closed(self, closed: Closed, at: int) -> Iterator[Difference]:
+    def _take_closed(self, closed: StoredClosed, at: int) -> Iterator[Difference]:
         identities = [entry.identity for entry in closed.entries if entry.identity is not None]
         expected = {
             "last_sequence": closed.entries[-1].sequence if closed.entries else None,

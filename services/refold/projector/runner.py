@@ -40,8 +40,8 @@ WITNESS_SECONDS: Final = 60.0
 SILENT_CHECKS_MAX: Final = 3
 """Checks of the log in a row that may end without an answer; after so many the loop starts again."""
 
-SETTLE_SECONDS: Final = 5.0
-"""One that is told to end writes the states that lag for no longer than this; the rest is its successor's."""
+FLUSH_SECONDS: Final = 5.0
+"""At its end a projector writes the states that commits left out for no longer than this."""
 
 
 class Stage(Enum):
@@ -100,14 +100,14 @@ class Runner:
                 return
 
     async def finish(self) -> None:
-        """Once `run` has ended, write the states that lag; what cannot be written now is the successor's."""
+        """Once `run` has ended, write the states that commits left out; the next projector writes the rest."""
         if self._loop is None:
             return
         try:
-            async with asyncio.timeout(SETTLE_SECONDS):
-                await self._loop.settle()
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await self._loop.flush_states()
         except (RefoldError, TimeoutError) as error:
-            get_logger().warning("states_left_lagging", error=str(error))
+            get_logger().warning("states_not_flushed", error=str(error))
 
     def raise_if_stopped(self) -> None:
         """Raise the error that stopped the projector for good, if one did."""
@@ -115,7 +115,7 @@ class Runner:
             raise self._stopped_by
 
     async def _own(self) -> None:
-        while not await self._ports.store.own():
+        while not await self._ports.store.acquire_lease():
             self.stage = Stage.standby
             await asyncio.sleep(STANDBY_SECONDS)
 
@@ -131,7 +131,7 @@ class Runner:
     async def _keep_shard(self) -> None:
         """Nothing here waits for the log: an owner that cannot reach it is no dead one."""
         while True:
-            if not await self._ports.store.own():
+            if not await self._ports.store.acquire_lease():
                 raise FenceLost("another projector has taken the shard over")
             await asyncio.sleep(SHARD_SIGN_SECONDS)
 

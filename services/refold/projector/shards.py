@@ -19,7 +19,7 @@ from refold.core.shard import Shard
 from refold.log import EventLog
 from refold.log.memory import MemoryNotices
 from refold.projector.partition import Bounds, Ports, ShardLoop
-from refold.store import SnapshotStore
+from refold.store.ports import SnapshotStore
 from refold.telemetry.metrics import ProjectorMetrics
 
 
@@ -48,7 +48,7 @@ async def begin_shard(log: EventLog, store: SnapshotStore, shard: ReplayShard, b
     It passes the events of foreign partitions. One that moves the fold's number on is therefore seen only by the
     shard whose it is: that one stops at a number it does not know, and the whole replay with it.
     """
-    if not await store.own():
+    if not await store.acquire_lease():
         raise FenceLost("another replay is at work on these partitions", shard=shard.name)
     checkpoints = await store.bind((await log.info()).log_id)
     own = [checkpoint for checkpoint in checkpoints if checkpoint.partition in shard.partitions]

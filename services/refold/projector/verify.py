@@ -1,6 +1,6 @@
 """Proof that a projection is what its log makes of it: the log read once, every stored document folded again.
 
-Run by `refold verify`; reads only, holds one moment of the projection, and needs about 250 bytes a document.
+Run by `refold verify`; reads only, in one consistent view, and needs about 250 bytes a document.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from refold.log import EventLog
 from refold.projector.locate import locate
 from refold.projector.refusals import nowhere_rejection
 from refold.projector.retrial import Difference, Retrial, shown
-from refold.store import Key, NamespaceCount, Rejection, SnapshotStore
-from refold.store.moment import Item, Moment, place_of
+from refold.store import Key, NamespaceCount, Rejection
+from refold.store.ports import Auditor, Item, ReadSnapshot, position_of
 
 REPORT_EVERY: int = 500
 """Rows between two reports of progress."""
@@ -58,18 +58,18 @@ class Scope:
         return where.namespace == self.namespace and self.document in {None, where.document}
 
 
-async def verify(log: EventLog, store: SnapshotStore, listener: Listener, scope: Scope) -> Tally:
+async def verify(log: EventLog, store: Auditor, listener: Listener, scope: Scope) -> Tally:
     """Hold the projection, as it is now, against the log. Raises `LogHole`, `StoreDiffers`, `FoldUnknown`."""
     log_id = (await log.info()).log_id
     await store.bind(log_id)
-    async with store.moment() as moment:
-        return await _Verification(log, moment, listener, scope).run(log_id)
+    async with store.read_snapshot() as snapshot:
+        return await _Verification(log, snapshot, listener, scope).run(log_id)
 
 
 class _Verification:
-    def __init__(self, log: EventLog, moment: Moment, listener: Listener, scope: Scope) -> None:
+    def __init__(self, log: EventLog, snapshot: ReadSnapshot, listener: Listener, scope: Scope) -> None:
         self._log = log
-        self._moment = moment
+        self._snapshot = snapshot
         self._listener = listener
         self._scope = scope
         self._tally = Tally()
@@ -78,7 +78,7 @@ class _Verification:
         self._suspects: list[Key] = []
 
     async def run(self, log_id: str) -> Tally:
-        stored = await self._moment.checkpoints()
+        stored = await self._snapshot.checkpoints()
         end = self._tally.end_sequence = max(checkpoint.read_sequence for checkpoint in stored)
         info = await self._log.info()
         if info.last_sequence < end:
@@ -109,9 +109,9 @@ class _Verification:
         """Try document after document; each takes its digest out of the ledger."""
         retrial: Retrial | None = None
         rows = 0
-        async with aclosing(self._moment.items(self._scope.namespace, self._scope.document)) as items:
+        async with aclosing(self._snapshot.items(self._scope.namespace, self._scope.document)) as items:
             async for item in self._past_nowhere(items, ledger):
-                key = place_of(item)[:2]
+                key = position_of(item)[:2]
                 if retrial is None or retrial.key != key:
                     self._close(retrial, ledger)
                     retrial = Retrial(key, ledger.fold_number_at)
@@ -143,7 +143,7 @@ class _Verification:
         """Hold what made no document against the log's, then hand on the rest."""
         digest = NOTHING
         async for item in items:
-            if place_of(item)[:2] != NOWHERE:
+            if position_of(item)[:2] != NOWHERE:
                 yield item
                 continue
             assert isinstance(item, Rejection)
@@ -189,7 +189,7 @@ class _Verification:
             return
         expected = [NamespaceCount(name, *self._namespaces[name]) for name in sorted(self._namespaces)]
         wanted = self._scope.namespace
-        found = [count for count in await self._moment.namespaces() if wanted in {None, count.namespace}]
+        found = [count for count in await self._snapshot.namespaces() if wanted in {None, count.namespace}]
         by_name = {count.namespace: count for count in found}
         for count in expected:
             other = by_name.pop(count.namespace, None)
@@ -208,7 +208,7 @@ class _Verification:
         if named:
             runs = records_until(self._log, self._tally.end_sequence)
             async with aclosing(runs):
-                for difference in await locate(runs, self._moment, named):
+                for difference in await locate(runs, self._snapshot, named):
                     self._tell(difference)
 
     def _tell(self, difference: Difference) -> None:

@@ -13,8 +13,8 @@ from refold.core.errors import FenceLost, LogHole
 from refold.core.fold import rules_of
 from refold.core.record import place
 from refold.log import EventLog
-from refold.store import SnapshotStore
-from refold.store.damage import damaged
+from refold.store import damaged
+from refold.store.ports import LatestReader
 
 
 async def hold_log_against(log: EventLog, checkpoints: list[Checkpoint]) -> None:
@@ -32,7 +32,7 @@ async def hold_log_against(log: EventLog, checkpoints: list[Checkpoint]) -> None
             await _check_last(log, checkpoint)
 
 
-async def hold_documents_against(log: EventLog, store: SnapshotStore, checkpoints: list[Checkpoint]) -> None:
+async def hold_documents_against(log: EventLog, store: LatestReader, checkpoints: list[Checkpoint]) -> None:
     """Raise `StoreDamaged` where the document of a partition's last event is older or newer than its checkpoint.
 
     Then the tables are not of one moment: one of them is an older copy. Raises `FenceLost` where the checkpoints move.

@@ -1,39 +1,43 @@
-"""Where a point lies among a document's pages: at most which base each clock allows.
+"""Where a read begins: the page that holds a point, and the cursor that continues a list.
 
-Used by the store's adapters to find the page that holds a point.
+Shared by the adapters, so that a cursor of one is a cursor of the other.
 """
 
 from __future__ import annotations
 
+import binascii
+from base64 import b64decode, urlsafe_b64encode
 from typing import NamedTuple, Self
 
+from refold.core.errors import Refused
 from refold.core.limits import TIME_MAX_NANOSECONDS
 from refold.core.page import NEVER, Clock, Point, Run, Snapshot
+from refold.core.record import check_name
 
-ANY = TIME_MAX_NANOSECONDS
-"""No base lies beyond it on any clock."""
+_ANY = TIME_MAX_NANOSECONDS
+"""No base is beyond it on any clock."""
 
 
 class Bounds(NamedTuple):
-    """The last page whose base lies at or before all of these is the one that is looked for."""
+    """The page that is looked for is the last one whose base is at or before all of these."""
 
-    base_sequence: int = ANY
-    version: int = ANY
-    version_sequence: int = ANY
-    recorded_at: int = ANY
-    occurred_max: int = ANY
+    base_sequence: int = _ANY
+    version: int = _ANY
+    version_sequence: int = _ANY
+    recorded_at: int = _ANY
+    occurred_max: int = _ANY
 
     @classmethod
     def of(cls, point: Point) -> Self:
-        """Bound one clock, within what every document's first page satisfies and an int64 holds."""
+        """Bound one clock, within int64 and no lower than the first page of every document."""
         name = _FIELDS[point.clock]
         first = getattr(NEVER, "sequence" if name == "version_sequence" else name)
-        return cls(**{name: min(max(point.value, first), ANY)})
+        return cls(**{name: min(max(point.value, first), _ANY)})
 
     def hold(self, base: Snapshot, base_sequence: int) -> bool:
-        """Tell whether a page's base lies within."""
-        place = (base_sequence, base.version, base.sequence, base.recorded_at, base.occurred_max)
-        return all(value <= bound for value, bound in zip(place, self, strict=True))
+        """Tell whether a page's base is within."""
+        position = (base_sequence, base.version, base.sequence, base.recorded_at, base.occurred_max)
+        return all(value <= bound for value, bound in zip(position, self, strict=True))
 
 
 _FIELDS = {
@@ -45,12 +49,30 @@ _FIELDS = {
 
 
 def first_bounds(after_version: int | None, *, is_descending: bool) -> Bounds:
-    """Bound the run that a history begins with."""
+    """Bound the segment that a history begins with."""
     if after_version is None:
         return Bounds() if is_descending else Bounds(base_sequence=0)
     return Bounds.of(Point(Clock.version, after_version - 1 if is_descending else after_version))
 
 
-def next_bounds(run: Run, *, is_descending: bool) -> Bounds:
-    """Bound the run that follows a closed one, or lies before any."""
-    return Bounds(base_sequence=run.base_sequence - 1 if is_descending else run.entries[-1].sequence)
+def next_bounds(segment: Run, *, is_descending: bool) -> Bounds:
+    """Bound the segment after a closed one, or before any."""
+    return Bounds(base_sequence=segment.base_sequence - 1 if is_descending else segment.entries[-1].sequence)
+
+
+def write_cursor(document: str) -> str:
+    """Make the cursor after the last document of a page."""
+    return urlsafe_b64encode(document.encode()).decode().rstrip("=")
+
+
+def read_cursor(cursor: str | None) -> str:
+    """Return the document that a list continues after; without a cursor the empty name, which sorts first."""
+    if cursor is None:
+        return ""
+    try:
+        return check_name(
+            b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).decode(), "cursor"
+        )
+    except (Refused, binascii.Error, ValueError):
+        rule = "is not one that a list answered as `next`"
+        raise Refused("bad_cursor", rule, field="cursor", shape=repr(cursor[:40])) from None

@@ -1,6 +1,6 @@
-"""The reference twin of the SnapshotStore port: the same promises in plain Python, for tests.
+"""A store of full depth in plain Python: the reference that the other adapters are compared with.
 
-Several `MemoryStore`s over one `Tables` are to each other as processes on one database.
+Several `MemoryStore`s over one `Tables` behave like processes on one database.
 """
 
 from __future__ import annotations
@@ -13,102 +13,107 @@ from dataclasses import dataclass, field, replace
 from operator import attrgetter
 
 from refold.core import canonical, page
+from refold.core.checkpoint import Checkpoint
 from refold.core.document import ABSENT, Document
 from refold.core.errors import FenceLost, Refused, StoreDiffers
 from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
-from refold.core.identity import admit, id_digest, recall
+from refold.core.identity import admit, id_digest, pack_identities, recall
 from refold.core.limits import ANSWER_BYTES_MAX, SHARD_LEASE_SECONDS
-from refold.core.page import NEVER, Clock, snapshot_of
+from refold.core.outcome import Entry
+from refold.core.page import NEVER, Point, Run, snapshot_of
 from refold.core.shard import first_checkpoints
 from refold.store import (
-    Checkpoint,
+    Capabilities,
     Commit,
-    Dirty,
-    Entry,
+    Depth,
+    DocumentWrite,
     Head,
     Key,
     Name,
     Names,
     NamespaceCount,
     Page,
-    Point,
     Rejection,
-    Run,
-    Snapshot,
 )
-from refold.store.bounds import Bounds, first_bounds, next_bounds
-from refold.store.cursor import read_cursor, write_cursor
-from refold.store.memory_moment import MemoryMoment, closed_of
-from refold.store.moment import Item, Moment, StoredEntry, StoredHead, StoredPage
+from refold.store.bounds import Bounds, first_bounds, next_bounds, read_cursor, write_cursor
+from refold.store.ports import (
+    Item,
+    ReadSnapshot,
+    StoredClosed,
+    StoredEntry,
+    StoredHead,
+    StoredPage,
+    position_of,
+)
 
 
 @dataclass(slots=True)
 class _Kept:
-    """A document's row, its closed pages, and the open one. `state_version` is None where the state does not lag."""
+    """A document's row, its closed pages, and the open one."""
 
     document: Document
     state: bytes | None
-    state_version: int | None = None
     closed: list[Run] = field(default_factory=list)
     open: Run = field(default_factory=lambda: Run(NEVER, 0, []))
 
     @property
-    def runs(self) -> list[Run]:
+    def segments(self) -> list[Run]:
         return [*self.closed, self.open]
 
     @property
     def entries(self) -> list[Entry]:
-        return [entry for run in self.runs for entry in run.entries]
+        return [entry for run in self.segments for entry in run.entries]
 
     @property
     def head(self) -> Head:
         row = self.document
-        return Head(row.namespace, row.document, snapshot_of(row, self.exact_state), row.last_sequence)
+        return Head(row.namespace, row.document, snapshot_of(row, self.state), row.last_sequence)
 
-    @property
-    def exact_state(self) -> bytes | None:
-        if self.state_version is None:
-            return self.state
-        newest = Point(Clock.version, self.document.version)
-        return page.state_at(self.run(Bounds.of(newest)), newest).state
-
-    def show(self, state: bytes | None, version: int) -> None:
-        self.state = state
-        self.state_version = None if version == self.document.version else version
-
-    def run(self, bounds: Bounds) -> Run:
-        run = next(run for run in reversed(self.runs) if bounds.hold(run.base, run.base_sequence))
+    def segment(self, bounds: Bounds) -> Run:
+        run = next(run for run in reversed(self.segments) if bounds.hold(run.base, run.base_sequence))
         return run._replace(entries=list(run.entries))
 
     def head_at(self, point: Point) -> Head:
-        found = page.state_at(self.run(Bounds.of(point)), point)
+        found = page.state_at(self.segment(Bounds.of(point)), point)
         return Head(self.document.namespace, self.document.document, found, found.sequence)
 
 
 @dataclass(slots=True)
+class Lease:
+    """Which store holds a shard, and when it last renewed or committed."""
+
+    holder: object
+    renewed_at: float
+
+
+@dataclass(slots=True)
 class Tables:
-    """All that a database would hold, who owns the shard, and when he last showed that he lives."""
+    """What a database would hold, and the leases by shard."""
 
     log_id: str | None = None
     checkpoints: dict[int, Checkpoint] = field(default_factory=dict)
     documents: dict[Key, _Kept] = field(default_factory=dict)
     rejections: list[Rejection] = field(default_factory=list)
-    owner: object = None
-    shown_at: float = 0.0
+    leases: dict[str, Lease] = field(default_factory=dict)
 
 
 class MemoryStore:
-    """A SnapshotStore in memory. `where` needs Postgres: it is refused here."""
+    """A SnapshotStore in memory."""
+
+    capabilities = Capabilities(depth=Depth.full, has_where=False)
+    flush_seconds = 0.0
 
     def __init__(
         self,
         tables: Tables | None = None,
         *,
+        shard: str = "",
         lease_seconds: float = SHARD_LEASE_SECONDS,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Stand over tables of its own, or over those of another."""
+        """Use tables of its own, or those of another store."""
         self._tables = tables or Tables()
+        self._shard = shard
         self._lease_seconds = lease_seconds
         self._timer = timer
 
@@ -122,14 +127,13 @@ class MemoryStore:
             raise StoreDiffers(expected=log_id, found=tables.log_id)
         return await self.checkpoints()
 
-    async def own(self) -> bool:
-        """Own the shard unless another store does, and has shown it lately."""
-        tables, now = self._tables, self._timer()
-        if tables.owner is None or now - tables.shown_at >= self._lease_seconds:
-            tables.owner = self
-        if tables.owner is self:
-            tables.shown_at = now
-        return tables.owner is self
+    async def acquire_lease(self) -> bool:
+        """Acquire or renew the lease, unless another store holds one that is not expired."""
+        now = self._timer()
+        lease = self._tables.leases.get(self._shard)
+        if lease is None or lease.holder is self or now - lease.renewed_at >= self._lease_seconds:
+            self._tables.leases[self._shard] = Lease(self, now)
+        return self._tables.leases[self._shard].holder is self
 
     async def load(self, keys: Sequence[Key]) -> list[Document]:
         """Load those documents that exist, with their id windows."""
@@ -138,16 +142,17 @@ class MemoryStore:
     async def commit(self, commit: Commit) -> None:
         """Write all of it or nothing."""
         tables = self._tables
-        if tables.owner is not self:
+        lease = tables.leases.get(self._shard)
+        if lease is None or lease.holder is not self:
             raise FenceLost
-        tables.shown_at = self._timer()
+        lease.renewed_at = self._timer()
         now = commit.checkpoint
         for partition in now.partitions:
             found = tables.checkpoints[partition].read_sequence
             if found != commit.expected_sequence:
                 raise FenceLost(expected_sequence=commit.expected_sequence, found_sequence=found)
-        for dirty in commit.documents:
-            _write(tables.documents, dirty)
+        for write in commit.documents:
+            _write(tables.documents, write)
         tables.rejections.extend(commit.rejections)
         tables.checkpoints.update({moved.partition: _copied(moved) for moved in now.touched})
         for partition in now.partitions:
@@ -155,18 +160,12 @@ class MemoryStore:
             moved.read_sequence, moved.fold = now.read_sequence, now.fold
             moved.recorded_at = now.recorded_at
 
-    async def lagging(self, *, after: Key, limit: int) -> list[Key]:
-        """Name documents whose row's state lags, in order."""
-        kept = sorted(self._tables.documents.items())
-        return [key for key, row in kept if key > after and row.state_version is not None][:limit]
+    def wants_state(self, document: Document, *, is_changed: bool) -> bool:  # noqa: ARG002
+        """Want every state: they cost nothing here."""
+        return True
 
-    async def settle(self, namespace: str, document: str) -> None:
-        """Write a document's state as it is now into its row."""
-        if self._tables.owner is not self:
-            raise FenceLost
-        kept = self._tables.documents.get((namespace, document))
-        if kept:
-            kept.show(kept.exact_state, kept.document.version)
+    async def flush_states(self, *, is_final: bool = False) -> None:
+        """Do nothing: no state is left out."""
 
     async def checkpoints(self) -> list[Checkpoint]:
         """Read the checkpoints as committed."""
@@ -177,29 +176,22 @@ class MemoryStore:
         kept = self._tables.documents.get((namespace, document))
         return kept.head if kept else None
 
-    async def run_at(self, namespace: str, document: str, point: Point) -> Run | None:
-        """Read the page that holds a point."""
-        return self._run(namespace, document, Bounds.of(point))
+    async def segment_at(self, namespace: str, document: str, point: Point) -> Run | None:
+        """Read the segment that holds a point."""
+        return self._segment(namespace, document, Bounds.of(point))
 
-    async def state_at(self, namespace: str, document: str, point: Point) -> Snapshot | None:
-        """Fold the run that holds a point up to it."""
-        run = await self.run_at(namespace, document, point)
-        return page.state_at(run, point) if run else None
-
-    async def runs(
+    async def segments(
         self, namespace: str, document: str, *, after_version: int | None, is_descending: bool
     ) -> AsyncGenerator[Run, None]:
-        """Yield the runs of a document's history in the order asked."""
-        run = self._run(namespace, document, first_bounds(after_version, is_descending=is_descending))
-        while run:
-            open_run = self._tables.documents[namespace, document].open
-            is_last = run.base_sequence == (0 if is_descending else open_run.base_sequence)
-            yield run
-            run = (
-                None
-                if is_last
-                else self._run(namespace, document, next_bounds(run, is_descending=is_descending))
-            )
+        """Yield a document's segments in the order asked."""
+        found = self._segment(namespace, document, first_bounds(after_version, is_descending=is_descending))
+        while found:
+            last = self._tables.documents[namespace, document].open
+            is_last = found.base_sequence == (0 if is_descending else last.base_sequence)
+            yield found
+            if is_last:
+                return
+            found = self._segment(namespace, document, next_bounds(found, is_descending=is_descending))
 
     async def entry(self, namespace: str, document: str, sequence: int) -> Entry | None:
         """Read one of a document's events with its outcome."""
@@ -208,7 +200,7 @@ class MemoryStore:
         return next((entry for entry in entries if entry.sequence == sequence), None)
 
     async def find_id(self, namespace: str, document: str, event_id: str) -> Entry | None:
-        """Find the first event that carried this id in the document's id window."""
+        """Find the first event that carried this id in the dedup window."""
         for found in await self.load([(namespace, document)]):
             known = recall(found.identities, id_digest(event_id), found.events + 1 - ID_WINDOW_EVENTS)
             if known is not None:
@@ -220,7 +212,7 @@ class MemoryStore:
     ) -> Page:
         """List present documents by id."""
         if where is not None:
-            raise Refused("bad_where", "only Postgres knows SQL/JSON paths", field="where")
+            raise Refused("where_needs_postgres", "only Postgres evaluates SQL/JSON paths", field="where")
         found = self._listed(namespace, prefix, read_cursor(cursor))
         return _bounded((kept.head for kept in found), limit)
 
@@ -243,7 +235,7 @@ class MemoryStore:
     async def rejections(
         self, namespace: str, document: str, *, limit: int, before_sequence: int | None
     ) -> list[Rejection]:
-        """Read what the fold refused of a document, newest first."""
+        """Read a document's rejections, newest first."""
         found = [
             rejection
             for rejection in self._tables.rejections
@@ -262,25 +254,26 @@ class MemoryStore:
         return [NamespaceCount(name, documents[name], events[name]) for name in sorted(events)]
 
     @asynccontextmanager
-    async def moment(self) -> AsyncIterator[Moment]:
-        """Hold one moment of the whole projection."""
+    async def read_snapshot(self) -> AsyncIterator[ReadSnapshot]:
+        """Hold a copy of the projection."""
         kept = self._tables.documents.values()
         items = [item for each in kept for item in _items(each)]
-        yield MemoryMoment(
+        yield _ReadSnapshot(
             await self.checkpoints(), await self.namespaces(), [*items, *self._tables.rejections]
         )
 
     async def ping(self) -> None:
-        """Be there."""
+        """Do nothing: memory is always reachable."""
 
     async def close(self) -> None:
-        """Let go of the shard."""
-        if self._tables.owner is self:
-            self._tables.owner = None
+        """Release the lease."""
+        lease = self._tables.leases.get(self._shard)
+        if lease is not None and lease.holder is self:
+            del self._tables.leases[self._shard]
 
-    def _run(self, namespace: str, document: str, bounds: Bounds) -> Run | None:
+    def _segment(self, namespace: str, document: str, bounds: Bounds) -> Run | None:
         kept = self._tables.documents.get((namespace, document))
-        return kept.run(bounds) if kept else None
+        return kept.segment(bounds) if kept else None
 
     def _listed(self, namespace: str, prefix: str, after: str) -> Iterator[_Kept]:
         for (name, document), kept in sorted(self._tables.documents.items()):
@@ -301,34 +294,29 @@ def _bounded(found: Iterator[Head], limit: int) -> Page:
     return Page(heads, None)
 
 
-def _write(documents: dict[Key, _Kept], dirty: Dirty) -> None:
-    key = (dirty.document.namespace, dirty.document.document)
-    assert dirty.is_new == (key not in documents), key
-    row = replace(dirty.document, state=None, identities={})
-    kept = documents.setdefault(key, _Kept(row, dirty.state))
-    shown = kept.document.version if kept.state_version is None else kept.state_version
-    kept.document = row
-    if dirty.writes_state:
-        kept.show(dirty.state, row.version)
-    else:
-        assert kept.state is not None, key
-        kept.show(kept.state, shown)
-    for cut in dirty.cuts:
-        assert cut.has_journal == bool(kept.open.entries), key
-        kept.open.entries.extend(cut.entries)
+def _write(documents: dict[Key, _Kept], write: DocumentWrite) -> None:
+    key = (write.document.namespace, write.document.document)
+    assert write.has_state, key
+    assert write.is_new == (key not in documents), key
+    row = replace(write.document, state=None, identities={})
+    kept = documents.setdefault(key, _Kept(row, write.state))
+    kept.document, kept.state = row, write.state
+    for closed in write.pages:
+        assert closed.has_journal == bool(kept.open.entries), key
+        kept.open.entries.extend(closed.entries)
         kept.closed.append(kept.open)
-        kept.open = Run(cut.closing, kept.open.entries[-1].sequence, [])
-    kept.open.entries.extend(dirty.journal)
+        kept.open = Run(closed.closing, kept.open.entries[-1].sequence, [])
+    kept.open.entries.extend(write.journal)
 
 
 def _items(kept: _Kept) -> Iterator[Item]:
     row = kept.document
-    yield StoredHead(replace(row, state=ABSENT), kept.state, kept.state_version)
+    yield StoredHead(replace(row, state=ABSENT), kept.state, None)
     events = 0
-    for run in kept.runs:
+    for run in kept.segments:
         is_open = run is kept.open
         if run.base_sequence or not is_open:
-            closed = None if is_open else closed_of(list(run.entries))
+            closed = None if is_open else _closed(list(run.entries))
             yield StoredPage(row.namespace, row.document, run.base, run.base_sequence, events, closed)
         events += len(run.entries)
     for entry in kept.open.entries:
@@ -340,9 +328,35 @@ def _loaded(kept: _Kept) -> Document:
     for entry in kept.entries[-ID_WINDOW_EVENTS:]:
         if entry.identity is not None:
             admit(window, entry.identity, ID_WINDOW_IDS)
-    exact = kept.exact_state
-    state = ABSENT if exact is None else canonical.loads(exact)
+    state = ABSENT if kept.state is None else canonical.loads(kept.state)
     return replace(kept.document, state=state, identities=window)
+
+
+def _closed(entries: list[Entry]) -> StoredClosed:
+    identities = [entry.identity for entry in entries if entry.identity is not None]
+    packed = pack_identities(identities)
+    return StoredClosed(entries, entries[-1].sequence, len(entries), len(identities), packed)
+
+
+class _ReadSnapshot:
+    def __init__(
+        self, checkpoints: list[Checkpoint], namespaces: list[NamespaceCount], items: list[Item]
+    ) -> None:
+        self._checkpoints = checkpoints
+        self._namespaces = namespaces
+        self._items = sorted(items, key=position_of)
+
+    async def checkpoints(self) -> list[Checkpoint]:
+        return self._checkpoints
+
+    async def namespaces(self) -> list[NamespaceCount]:
+        return self._namespaces
+
+    async def items(self, namespace: str | None, document: str | None) -> AsyncGenerator[Item]:
+        for item in self._items:
+            name = position_of(item)
+            if namespace in {None, name[0]} and document in {None, name[1]}:
+                yield item
 
 
 def _copied(checkpoint: Checkpoint) -> Checkpoint:

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from refold import __version__
 from refold.core import canonical
 from refold.core.errors import LogHole, ServiceUnavailable
+from refold.core.limits import PARTITIONS
 from refold.gateway.access import Access
 from refold.gateway.app import create_app
 from refold.gateway.early_outcomes import EarlyOutcomes
@@ -80,7 +81,7 @@ async def _parts(settings: Settings) -> AsyncIterator[Parts]:
         log = await open_log(settings.required("nats_url"), "refold-gateway")
         endings.push_async_callback(log.close)
         history, progress = History(store), Progress(store.checkpoints)
-        store.never_before(lambda: progress.sequence, lambda: _end_sequence(log))
+        store.refuse_stale(lambda: [progress.sequence] * PARTITIONS, lambda: _end_sequence(log))
         outcomes = Outcomes(history.outcome, progress)
         reply_subject = await _listen(JetStreamNotices(log.client), outcomes, progress)
         await progress.refresh()

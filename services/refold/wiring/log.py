@@ -29,7 +29,7 @@ from refold.log.jetstream import (
 )
 from refold.projector.witness import hold_documents_against, hold_log_against
 from refold.store.postgres import PostgresStore
-from refold.store.postgres.binding import bound_log
+from refold.store.postgres.schema import bound_log
 
 _PROVOKE_SECONDS: Final = 2.0
 

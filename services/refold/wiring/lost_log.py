@@ -13,7 +13,7 @@ from refold.core.errors import LogMissing
 from refold.embedded.folder import FolderMarker
 from refold.embedded.system import Servers
 from refold.log.jetstream import KeyValueMarker, LogMarker, delete_empty_stream
-from refold.store.postgres.binding import put_aside
+from refold.store.postgres.schema import put_aside
 from refold.telemetry.logging import configure
 from refold.wiring.log import connect_to, make_embedded_log, make_log, projection_traces
 from refold.wiring.offline import servers_of

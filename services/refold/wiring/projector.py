@@ -19,11 +19,11 @@ from prometheus_client import CollectorRegistry
 
 from refold.core.limits import PENDING_BYTES_MAX
 from refold.log.jetstream import JetStreamNotices, credentials_of
-from refold.projector.lag import LagBounds
 from refold.projector.partition import Bounds, Ports
 from refold.projector.runner import Runner
 from refold.projector.service import create_service
 from refold.store.postgres import PostgresStore
+from refold.store.postgres.flush import StateLag
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import ProjectorMetrics
 from refold.wiring.folding import collect_seldom
@@ -57,8 +57,12 @@ def bounds_of(settings: Settings) -> Bounds:
         cache_bytes_max=settings.cache_bytes_max,
         pending_events_max=settings.commit_events_max,
         pending_bytes_max=PENDING_BYTES_MAX,
-        state_lag=LagBounds(bytes_min=settings.state_lag_bytes, seconds=settings.state_lag_seconds),
     )
+
+
+def state_lag_of(settings: Settings) -> StateLag:
+    """Read out of the settings by how much a row's state may be older than the row."""
+    return StateLag(bytes_min=settings.state_lag_bytes, seconds=settings.state_lag_seconds)
 
 
 @asynccontextmanager
@@ -72,7 +76,11 @@ async def _ports(settings: Settings, registry: CollectorRegistry) -> AsyncIterat
         endings.push_async_callback(log.close)
         replies = JetStreamNotices(await connect_to(_reply_url(settings), "refold-replies"))
         endings.push_async_callback(replies.close)
-        store = await PostgresStore.open(settings.required("postgres_url"), schema=settings.postgres_schema)
+        store = await PostgresStore.open(
+            settings.required("postgres_url"),
+            schema=settings.postgres_schema,
+            state_lag=state_lag_of(settings),
+        )
         endings.push_async_callback(store.close)
         yield Ports(
             log=log,

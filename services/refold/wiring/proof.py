@@ -18,12 +18,12 @@ from refold.embedded.folder import read_passwords
 from refold.log import EventLog
 from refold.projector import rebuild, verify
 from refold.store.postgres import PostgresStore
-from refold.store.postgres.succession import PostgresReplacement, PostgresSuccession
+from refold.store.postgres.swap import PostgresReplacement, PostgresSchemaSwap
 from refold.telemetry.logging import configure
 from refold.wiring.endpoints import ENDPOINTS, read_endpoints
 from refold.wiring.log import make_embedded_log, open_log
 from refold.wiring.offline import reaching, servers_of
-from refold.wiring.projector import bounds_of
+from refold.wiring.projector import bounds_of, state_lag_of
 from refold.wiring.replaying import PROCESSES_MAX, processors, replay_in_processes
 from refold.wiring.settings import Settings, load
 
@@ -58,8 +58,8 @@ async def run_rebuild(
             log=await endings.enter_async_context(_log(settings)),
             live=await endings.enter_async_context(_store(settings, live)),
             fresh=await endings.enter_async_context(_store(settings, into)),
-            succession=await endings.enter_async_context(
-                PostgresSuccession.open(settings.required("postgres_url"), live=live, fresh=into)
+            swap=await endings.enter_async_context(
+                PostgresSchemaSwap.open(settings.required("postgres_url"), live=live, fresh=into)
             ),
             bounds=bounds_of(settings),
             processes=min(PROCESSES_MAX, processes or processors()),
@@ -171,7 +171,8 @@ async def _log(settings: Settings) -> AsyncIterator[EventLog]:
 
 @asynccontextmanager
 async def _store(settings: Settings, schema: str) -> AsyncIterator[PostgresStore]:
-    store = await PostgresStore.open(settings.required("postgres_url"), schema=schema, readers_max=2)
+    dsn, state_lag = settings.required("postgres_url"), state_lag_of(settings)
+    store = await PostgresStore.open(dsn, schema=schema, readers_max=2, state_lag=state_lag)
     try:
         yield store
     finally:

@@ -19,7 +19,7 @@ from refold.telemetry.logging import configure
 from refold.wiring.attached import die_with
 from refold.wiring.folding import run_folding
 from refold.wiring.log import open_log
-from refold.wiring.projector import bounds_of
+from refold.wiring.projector import bounds_of, state_lag_of
 from refold.wiring.settings import Settings, environment_without, handed_on, load
 
 PROCESSES_MAX: Final = 8
@@ -89,7 +89,9 @@ async def _replay(settings: Settings, shard: ReplayShard, until_sequence: int) -
     log = await open_log(settings.required("nats_url"), "refold-replay")
     try:
         dsn, schema = settings.required("postgres_url"), settings.postgres_schema
-        store = await PostgresStore.open(dsn, schema=schema, shard=shard.name, readers_max=2)
+        store = await PostgresStore.open(
+            dsn, schema=schema, shard=shard.name, readers_max=2, state_lag=state_lag_of(settings)
+        )
         try:
             loop = await begin_shard(log, store, shard, bounds_of(settings))
             await loop.run(until_sequence)

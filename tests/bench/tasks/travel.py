@@ -10,6 +10,7 @@ import orjson
 from bench.signals import Signals
 from refold.bench.workload import COUNTER, NAMESPACE
 from refold.core.page import Clock, Point
+from refold.history import state_at
 from refold.store.postgres import PostgresStore
 
 
@@ -24,7 +25,7 @@ async def read_store(
         started = time.perf_counter()
         for document, version in picks:
             begun = time.perf_counter()
-            states.append(await store.state_at(NAMESPACE, document, Point(Clock.version, version)))
+            states.append(await state_at(store, NAMESPACE, document, Point(Clock.version, version)))
             taken.append((time.perf_counter() - begun) * 1_000)
         seconds = time.perf_counter() - started
     finally:

@@ -11,6 +11,7 @@ from refold.core.errors import FenceLost, StoreDiffers, StoreUnavailable
 from refold.core.limits import PARTITIONS
 from refold.core.page import NEVER, Clock, Point
 from refold.core.record import partition_of
+from refold.history import state_at
 from support.scribe import NAMESPACE, state_bytes
 from support.stores import HOSTILE, LOG_ID, all_entries
 
@@ -39,10 +40,10 @@ async def test_another_log_is_refused(store):
 
 async def test_one_store_owns_the_shard_until_it_is_closed(store, open_store, scribe):
     rival = await open_store()
-    assert not await rival.own()
-    assert await store.own()
+    assert not await rival.acquire_lease()
+    assert await store.acquire_lease()
     await store.close()
-    assert await rival.own()
+    assert await rival.acquire_lease()
 
 
 async def test_an_owner_silent_for_the_lease_loses_the_shard_and_learns_of_it(store, open_store, scribe):
@@ -50,11 +51,11 @@ async def test_an_owner_silent_for_the_lease_loses_the_shard_and_learns_of_it(st
     await rival.bind(LOG_ID)
     scribe.put("a", 1)
     commit = scribe.commit()
-    assert not await patient.own()
-    assert await rival.own()
+    assert not await patient.acquire_lease()
+    assert await rival.acquire_lease()
     with pytest.raises((FenceLost, StoreUnavailable)):
         await store.commit(commit)
-    assert not await store.own()
+    assert not await store.acquire_lease()
     assert await store.head(NAMESPACE, "a") is None
     await rival.commit(commit)
 
@@ -199,7 +200,7 @@ async def test_a_document_that_was_only_ever_refused_is_at_version_0(store, scri
     head = await store.head(NAMESPACE, "a")
     assert head.snapshot == NEVER
     assert head.last_sequence == 1
-    assert await store.state_at(NAMESPACE, "a", Point(Clock.version, 0)) == NEVER
+    assert await state_at(store, NAMESPACE, "a", Point(Clock.version, 0)) == NEVER
     assert (await store.list_documents(NAMESPACE, prefix="", where=None, limit=9, cursor=None)).heads == []
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from refold.core.outcome import Kind, Status
 from refold.core.page import NEVER, Clock, Point
+from refold.history import state_at
 from support.scribe import NAMESPACE, SECOND
 from support.stores import all_entries
 
@@ -19,7 +20,7 @@ async def assert_every_point(store, scribe, document):
     for time in sorted(times):
         points += [Point(clock, time + d) for clock in (Clock.recorded, Clock.occurred) for d in (-1, 0, 1)]
     for point in points:
-        assert await store.state_at(NAMESPACE, document, point) == scribe.at(document, point), point
+        assert await state_at(store, NAMESPACE, document, point) == scribe.at(document, point), point
 
 
 async def write_a_life(store, scribe, cut_after=frozenset(), commit_after=frozenset()):
@@ -84,9 +85,9 @@ async def test_of_equal_times_the_last_counts(store, scribe):
     scribe.put("a", 4, at=6)
     await store.commit(scribe.commit())
     at = scribe.entries[NAMESPACE, "a"][0].recorded_at
-    assert (await store.state_at(NAMESPACE, "a", Point(Clock.recorded, at))).state == b"3"
-    assert (await store.state_at(NAMESPACE, "a", Point(Clock.recorded, at + SECOND))).state == b"4"
-    assert await store.state_at(NAMESPACE, "a", Point(Clock.recorded, at - 1)) == NEVER
+    assert (await state_at(store, NAMESPACE, "a", Point(Clock.recorded, at))).state == b"3"
+    assert (await state_at(store, NAMESPACE, "a", Point(Clock.recorded, at + SECOND))).state == b"4"
+    assert await state_at(store, NAMESPACE, "a", Point(Clock.recorded, at - 1)) == NEVER
 
 
 async def test_occurred_time_is_a_running_maximum(store, scribe):
@@ -95,7 +96,7 @@ async def test_occurred_time_is_a_running_maximum(store, scribe):
         scribe.cut("a")
     await store.commit(scribe.commit())
     times = [entry.occurred_at for entry in scribe.entries[NAMESPACE, "a"]]
-    states = [(await store.state_at(NAMESPACE, "a", Point(Clock.occurred, time))).state for time in times]
+    states = [(await state_at(store, NAMESPACE, "a", Point(Clock.occurred, time))).state for time in times]
     assert states == [b"0", b"2", b"0", b"3"]
 
 
@@ -113,14 +114,14 @@ async def test_points_beyond_every_clock_are_the_ends(store, scribe):
     scribe.put("a", 2)
     await store.commit(scribe.commit())
     for clock in Clock:
-        assert await store.state_at(NAMESPACE, "a", Point(clock, -(10**30))) == NEVER
-        assert (await store.state_at(NAMESPACE, "a", Point(clock, 10**30))).state == b"2"
+        assert await state_at(store, NAMESPACE, "a", Point(clock, -(10**30))) == NEVER
+        assert (await state_at(store, NAMESPACE, "a", Point(clock, 10**30))).state == b"2"
 
 
 async def test_a_document_that_never_had_an_event_has_no_runs(store, scribe):
     point = Point(Clock.version, 0)
-    assert await store.state_at(NAMESPACE, "a", point) is None
-    assert await store.run_at(NAMESPACE, "a", point) is None
+    assert await state_at(store, NAMESPACE, "a", point) is None
+    assert await store.segment_at(NAMESPACE, "a", point) is None
     assert await all_entries(store, "a") == []
     assert await all_entries(store, "a", is_descending=True) == []
 
@@ -153,7 +154,7 @@ async def test_a_cut_in_mid_iteration_neither_loses_nor_repeats_an_entry(store, 
     await store.commit(scribe.commit())
     expected = [entry.sequence for entry in scribe.entries[NAMESPACE, "a"]]
     seen = []
-    async for run in store.runs(NAMESPACE, "a", after_version=None, is_descending=is_descending):
+    async for run in store.segments(NAMESPACE, "a", after_version=None, is_descending=is_descending):
         seen.extend(entry.sequence for entry in (run.entries[::-1] if is_descending else run.entries))
         if len(seen) < len(expected):
             scribe.put("a", "more")
@@ -174,9 +175,9 @@ async def test_a_page_cut_while_its_document_is_absent_opens_the_next_on_nothing
     await store.commit(scribe.commit())
     scribe.publish("a", {"merge": {"b": None, "c": 1}})
     await store.commit(scribe.commit())
-    run = await store.run_at(NAMESPACE, "a", Point(Clock.version, 2))
+    run = await store.segment_at(NAMESPACE, "a", Point(Clock.version, 2))
     assert (run.base.state, run.base.version, run.base_sequence) == (None, 2, 2)
-    assert (await store.state_at(NAMESPACE, "a", Point(Clock.version, 3))).state == b'{"c":1}'
+    assert (await state_at(store, NAMESPACE, "a", Point(Clock.version, 3))).state == b'{"c":1}'
 
 
 async def test_every_entry_is_found_by_its_sequence_in_page_and_journal(store, scribe):

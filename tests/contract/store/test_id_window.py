@@ -10,7 +10,7 @@ from refold.core import identity
 from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
 from refold.core.outcome import Status
 from refold.store import memory
-from refold.store.postgres import load
+from refold.store.postgres import read
 from support.scribe import NAMESPACE, Scribe
 
 IDS, EVENTS = 4, 9
@@ -20,9 +20,9 @@ NAMES = "abcdefg"
 @pytest.fixture
 def _small(monkeypatch):
     """Bounds so small that every log crosses them many times."""
-    for module in (identity, load):
+    for module in (identity, read):
         monkeypatch.setattr(module, "ID_WINDOW_IDS", IDS)
-    for module in (identity, load, memory):
+    for module in (identity, read, memory):
         monkeypatch.setattr(module, "ID_WINDOW_EVENTS", EVENTS)
 
 

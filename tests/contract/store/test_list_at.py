@@ -11,7 +11,7 @@ from refold.core.errors import Refused
 from refold.core.limits import ANSWER_BYTES_MAX, TIME_MAX_NANOSECONDS, TIME_MIN_NANOSECONDS
 from refold.core.page import Clock, Point
 from refold.core.timestamp import format_time
-from refold.store.postgres import listing
+from refold.store.postgres import list as lists
 from support.scribe import NAMESPACE, SECOND
 from support.stores import HOSTILE
 
@@ -64,7 +64,7 @@ def publish_something(scribe, rng, document):
 async def test_a_namespace_as_of_any_point_is_what_a_plain_search_finds(store, scribe, narrow, monkeypatch):
     print(f"seed {SEED}")
     for name, bound in narrow.items():
-        monkeypatch.setattr(listing, name, bound)
+        monkeypatch.setattr(lists, name, bound)
     rng = random.Random(SEED)
     scribe.put("a", 1, namespace="elsewhere")
     names = [name for name in DOCUMENTS if name not in ("late", "never")]

@@ -10,6 +10,7 @@ import pytest
 from refold.core.errors import StoreUnavailable
 from refold.core.limits import READ_TOGETHER_BYTES_MAX, READS_TOGETHER_MAX
 from refold.core.page import Clock, Point
+from refold.history import state_at
 from refold.store.postgres import PostgresStore
 from support.scribe import NAMESPACE
 
@@ -53,7 +54,7 @@ async def test_states_asked_at_once_are_each_documents_own(filled, scribe):
     asked = [(name, Point(Clock.version, version)) for version in range(4) for name in names]
     asked += [(name, Point(Clock.sequence, scribe.sequence - 7)) for name in names]
     states = await asyncio.gather(
-        *(filled.state_at(NAMESPACE, *each) for each in [*asked, ("none", asked[0][1])])
+        *(state_at(filled, NAMESPACE, *each) for each in [*asked, ("none", asked[0][1])])
     )
     assert states.pop() is None
     for each, state in zip(asked, states, strict=True):

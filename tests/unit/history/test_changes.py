@@ -45,7 +45,7 @@ class Told:
 async def told() -> Told:
     store = MemoryStore(Tables())
     checkpoints = await store.bind("log-1")
-    assert await store.own()
+    assert await store.acquire_lease()
     return Told(store, Scribe(checkpoints))
 
 

@@ -43,7 +43,7 @@ async def contents(store: MemoryStore) -> dict[str, object]:
     """Everything that must not depend on how the log was read."""
     found: dict[str, object] = {"chains": [checkpoint.chain for checkpoint in await store.checkpoints()]}
     for document in ("a", "b", "c"):
-        runs = [run async for run in store.runs("n", document, after_version=None, is_descending=False)]
+        runs = [run async for run in store.segments("n", document, after_version=None, is_descending=False)]
         found[document] = [entry for run in runs for entry in run.entries], await store.head("n", document)
     return found
 
@@ -81,7 +81,7 @@ async def test_a_stop_anywhere_around_the_crossing_changes_nothing() -> None:
     for stop_at in [*range(40, 60, 3), last]:
         async with projecting(ports(log, MemoryStore(tables)), NARROW) as running:
             await running.committed(stop_at)
-        tables.owner = None
+        tables.leases.clear()
     assert await contents(MemoryStore(tables)) == await contents(await project(log))
 
 

@@ -15,6 +15,7 @@ from refold.core.outcome import Status
 from refold.core.page import Clock, Point
 from refold.core.record import SYSTEM_NAMESPACE
 from refold.core.shard import Shard
+from refold.history import state_at
 from refold.log.memory import MemoryLog, MemoryNotices
 from refold.projector import partition
 from refold.projector.partition import ShardLoop
@@ -44,7 +45,7 @@ async def _contents(store: MemoryStore) -> dict[str, Any]:
     """Everything that must not depend on how the log was read."""
     found: dict[str, Any] = {"chains": [checkpoint.chain for checkpoint in await store.checkpoints()]}
     for document in DOCUMENTS:
-        runs = [run async for run in store.runs("n", document, after_version=None, is_descending=False)]
+        runs = [run async for run in store.segments("n", document, after_version=None, is_descending=False)]
         head = await store.head("n", document)
         assert head is not None
         found[document] = (head, [entry for run in runs for entry in run.entries])
@@ -64,7 +65,7 @@ async def test_a_stop_anywhere_and_a_new_start_change_nothing() -> None:
     for stop_at in (1, 2, 50, 51, 300, (await log.info()).last_sequence):
         async with projecting(ports(log, MemoryStore(tables)), NARROW) as running:
             await running.committed(stop_at)
-        tables.owner = None
+        tables.leases.clear()
     assert await _contents(MemoryStore(tables)) == await _contents(await project(log))
 
 
@@ -73,7 +74,7 @@ async def test_versions_are_without_gap_or_double() -> None:
     await _write(log, 300)
     store = await project(log, NARROW)
     for document in DOCUMENTS:
-        runs = [run async for run in store.runs("n", document, after_version=None, is_descending=False)]
+        runs = [run async for run in store.segments("n", document, after_version=None, is_descending=False)]
         effective = [entry for run in runs for entry in run.entries if entry.status.is_effective]
         assert [entry.version for entry in effective] == list(range(1, len(effective) + 1))
 
@@ -164,12 +165,12 @@ async def test_who_lost_the_fence_stops_and_writes_nothing() -> None:
     log, tables = MemoryLog("log-1"), Tables()
     await append(log, "a", {"put": 1})
     slow = MemoryStore(tables)
-    assert await slow.own()
+    assert await slow.acquire_lease()
     stale = Shard(await slow.bind("log-1"))
-    tables.owner = None
+    tables.leases.clear()
     async with projecting(ports(log, MemoryStore(tables))) as running:
         await running.committed(2)
-    tables.owner = slow
+    tables.leases[""].holder = slow
     with pytest.raises(FenceLost):
         await ShardLoop(ports(log, slow), ROOMY, stale).run()
     assert [checkpoint.read_sequence for checkpoint in await slow.checkpoints()] == [2] * 64
@@ -195,7 +196,7 @@ async def test_time_travel_after_many_pages_gives_each_version() -> None:
         await append(log, "a", {"patch": [{"op": "add", "path": "/n", "value": number}]})
     store = await project(log)
     for version in (1, 127, 128, 129, 255, 256, 257, 500):
-        snapshot = await store.state_at("n", "a", Point(Clock.version, version))
+        snapshot = await state_at(store, "n", "a", Point(Clock.version, version))
         assert snapshot is not None
         assert snapshot.state == b'{"n":%d}' % (version - 1)
 
@@ -214,7 +215,7 @@ async def test_a_run_worth_a_snapshot_is_a_page_at_once_and_a_short_one_stays_in
     store = await project(log)
     entries = {}
     for document in ("long", "short", "large", "late"):
-        runs = [run async for run in store.runs("n", document, after_version=None, is_descending=False)]
+        runs = [run async for run in store.segments("n", document, after_version=None, is_descending=False)]
         entries[document] = [len(run.entries) for run in runs]
     assert entries == {
         "long": [RUN_EVENTS_MIN, 0],
@@ -242,7 +243,7 @@ async def test_large_effects_of_small_merges_are_bounded_in_memory_and_page() ->
         await append(log, "a", {"merge": dict.fromkeys(members, 1)})
         await append(log, "a", {"merge": members})
     store = await project(log)
-    runs = [run async for run in store.runs("n", "a", after_version=None, is_descending=False)]
+    runs = [run async for run in store.segments("n", "a", after_version=None, is_descending=False)]
     largest = max(sum(len(entry.effect or b"") + len(entry.body) for entry in run.entries) for run in runs)
     assert len(runs) > 1
     assert largest < 3 * len(runs[1].base.state or b"")
@@ -256,7 +257,7 @@ async def test_the_memory_of_subjects_is_bounded_while_no_document_leaves_the_ca
     for number in range(2_000):
         await append(log, "a", {"put": 1}, namespace=f"_bad{number}")
     sequence = await append(log, "a", {"put": 1})
-    assert await store.own()
+    assert await store.acquire_lease()
     loop = ShardLoop(ports(log, store), NARROW, Shard(await store.bind("log-1")))
     sizes = set()
     async with asyncio.TaskGroup() as tasks:
@@ -275,7 +276,7 @@ async def test_the_bytes_of_what_waits_for_a_commit_include_its_notices() -> Non
             await asyncio.Event().wait()
 
     log, store = MemoryLog("log-1"), Stalled()
-    assert await store.own()
+    assert await store.acquire_lease()
     loop = ShardLoop(ports(log, store), ROOMY, Shard(await store.bind("log-1")))
     running = asyncio.create_task(loop.run())
     await until(lambda: _is(loop._committing is not None))

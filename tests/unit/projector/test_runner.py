@@ -26,22 +26,22 @@ async def test_a_silent_owner_loses_the_shard_and_stands_by_when_it_is_back(
     monkeypatch.setattr(runners, "STANDBY_SECONDS", 0.01)
     log, tables = MemoryLog("log-1"), Tables()
     silent = MemoryStore(tables)
-    assert await silent.own()
+    assert await silent.acquire_lease()
     runner = Runner(ports(log, MemoryStore(tables)), ROOMY)
     task = asyncio.create_task(runner.run())
     await until(lambda: _is(runner, Stage.standby))
-    tables.shown_at -= 60
+    tables.leases[""].renewed_at -= 60
     await until(lambda: _is(runner, Stage.working))
     sequence = await append(log, "a", {"put": 1})
     await until(lambda: _reached(runner, sequence))
-    assert not await silent.own()
+    assert not await silent.acquire_lease()
     task.cancel()
     await asyncio.wait({task})
 
 
 async def test_what_nobody_foresaw_ends_it_and_is_not_swallowed() -> None:
     class Broken(MemoryStore):
-        async def own(self) -> bool:
+        async def acquire_lease(self) -> bool:
             raise ZeroDivisionError
 
     runner = Runner(ports(MemoryLog("log-1"), Broken()), ROOMY)

@@ -1,45 +1,47 @@
-"""One commit as one transaction: the fence, documents, pages, journal, rejections and counts.
+"""Write one commit as one transaction: the fence, documents, pages, journal, rejections and counts.
 
-For this adapter alone; runs on the connection that owns the shard.
+Part of the PostgreSQL adapter.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import struct
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from typing import Final
 from uuid import UUID
 
+from refold.core import page
 from refold.core.errors import FenceLost, StoreDamaged, StoreError
+from refold.core.identity import pack_identities
 from refold.core.limits import STORE_FEW_EVENTS_MAX
 from refold.core.outcome import Entry
-from refold.store import Commit, Dirty
-from refold.store.postgres.copying import journal_copy
-from refold.store.postgres.cuts import write_cuts
-from refold.store.postgres.pool import Connection
+from refold.core.page import Snapshot
+from refold.store import Commit, DocumentWrite, Key
+from refold.store.postgres.pool import SQL, Connection, single_statement, transaction
 from refold.store.postgres.rows import (
+    COMMIT_COLUMNS,
     DOCUMENT_COLUMNS,
-    GIVEN,
     JOURNAL_COLUMNS,
     REJECTION_COLUMNS,
     checkpoint_columns,
     columns_of,
+    compress,
     document_row,
     rejection_row,
     rows_of,
+    to_entry,
 )
-from refold.store.postgres.sql import SQL
-from refold.store.postgres.transaction import alone, transaction
 
 _NOT_CHANGED: Final = "22000"
-"""What the function `changed_all` raises where a row that was to be changed is not there."""
+"""SQLSTATE that `changed_all` raises where a row that should change is missing."""
 
 
 async def write_commit(
     connection: Connection, commit: Commit, epoch: UUID | None, *, is_synchronous: bool
 ) -> None:
-    """Write all of it or nothing. Raises `FenceLost`, and what `transaction` and `alone` raise."""
+    """Write all of it or nothing. Raises `FenceLost`, and what `transaction` and `single_statement` raise."""
     try:
         await _write_at_once(connection, commit, epoch, is_synchronous=is_synchronous)
     except StoreError as error:
@@ -47,7 +49,7 @@ async def write_commit(
             raise StoreDamaged("a document has lost its row", cause=error.facts["cause"]) from error
         if not isinstance(error, FenceLost):
             raise
-        # Its partitions may have been of other shards until now.
+        # The partitions may have belonged to other shards until now.
         async with transaction(connection):
             await _regroup(connection, commit)
             await _write_parts(connection, commit, epoch, is_synchronous=is_synchronous)
@@ -60,7 +62,7 @@ async def _write_at_once(
         async with transaction(connection):
             await _write_parts(connection, commit, epoch, is_synchronous=is_synchronous)
     else:
-        async with alone(connection):
+        async with single_statement(connection):
             await _write(connection, commit, epoch, commit.documents)
 
 
@@ -74,73 +76,71 @@ async def _write_parts(
     else:
         await _write(connection, commit, epoch, [])
         await _write_documents(connection, commit.documents)
-        await write_cuts(connection, [dirty for dirty in commit.documents if dirty.cuts])
+        await _write_pages(connection, [write for write in commit.documents if write.pages])
         await _write_journal(connection, commit.documents)
     await _write_rejections(connection, commit)
 
 
 async def _regroup(connection: Connection, commit: Commit) -> None:
-    """Make a shard of partitions that were of others; one writer at a time, so that no two divide the same one."""
+    """Make a shard of partitions of other shards. Under the log's lock, so that no two divide the same shard."""
     await connection.execute(SQL["lock_log"])
     await connection.execute(SQL["regroup_shards"], commit.checkpoint.partitions, commit.expected_sequence)
 
 
-def _are_few(documents: Sequence[Dirty]) -> bool:
+def _are_few(documents: Sequence[DocumentWrite]) -> bool:
     events = 0
-    for dirty in documents:
-        events += len(dirty.journal)
-        if dirty.cuts or events > STORE_FEW_EVENTS_MAX:
+    for write in documents:
+        events += len(write.journal)
+        if write.pages or events > STORE_FEW_EVENTS_MAX:
             return False
     return True
 
 
 async def _write(
-    connection: Connection, commit: Commit, epoch: UUID | None, documents: Sequence[Dirty]
+    connection: Connection, commit: Commit, epoch: UUID | None, documents: Sequence[DocumentWrite]
 ) -> None:
     """Pass the fence, and write the counts and these documents: one round trip."""
-    given = columns_of(
-        GIVEN, ((*document_row(dirty), dirty.writes_state, dirty.is_new) for dirty in documents)
-    )
-    kept = columns_of(JOURNAL_COLUMNS, _journal_rows(documents))
+    rows = ((*document_row(write), write.has_state, write.is_new) for write in documents)
     row = await connection.fetchrow(
-        SQL["write_commit"], *_progress(commit, epoch), *given, *kept, *_counts(commit), _changed(documents)
+        SQL["write_commit"],
+        *_progress(commit, epoch),
+        *columns_of(COMMIT_COLUMNS, rows),
+        *columns_of(JOURNAL_COLUMNS, _journal_rows(documents)),
+        *_counts(commit),
+        sum(not write.is_new for write in documents),
     )
     if row is None:
         raise FenceLost(expected_sequence=commit.expected_sequence)
 
 
 def _progress(commit: Commit, epoch: UUID | None) -> tuple[object, ...]:
-    """Return where all owned partitions are now, and what the events of some have made of these."""
+    """Return the shard's new checkpoint, and those of the partitions that had events."""
     now = commit.checkpoint
-    place = (now.read_sequence, now.recorded_at, now.fold, epoch)
-    return (now.partitions, commit.expected_sequence, *place, *checkpoint_columns(now.touched))
+    position = (now.read_sequence, now.recorded_at, now.fold, epoch)
+    return (now.partitions, commit.expected_sequence, *position, *checkpoint_columns(now.touched))
 
 
-def _journal_rows(documents: Sequence[Dirty]) -> Iterator[tuple[object, ...]]:
-    for dirty in documents:
-        for entry in dirty.journal:
-            yield (dirty.document.namespace, dirty.document.document, *entry)
+def _journal_rows(documents: Sequence[DocumentWrite]) -> Iterator[tuple[object, ...]]:
+    for write in documents:
+        for entry in write.journal:
+            yield (write.document.namespace, write.document.document, *entry)
 
 
-async def _write_documents(connection: Connection, documents: Sequence[Dirty]) -> None:
-    new = [document_row(dirty) for dirty in documents if dirty.is_new]
+async def _write_documents(connection: Connection, documents: Sequence[DocumentWrite]) -> None:
+    new = [document_row(write) for write in documents if write.is_new]
     if new:
         await connection.copy_records_to_table("documents", records=new, columns=DOCUMENT_COLUMNS)
-    changed = [(*document_row(dirty), dirty.writes_state) for dirty in documents if not dirty.is_new]
+    changed = [(*document_row(write), write.has_state) for write in documents if not write.is_new]
     if changed:
-        columns = (*DOCUMENT_COLUMNS, "writes_state")
-        await connection.copy_records_to_table("dirty_documents", records=changed, columns=columns)
+        columns = (*DOCUMENT_COLUMNS, "has_state")
+        await connection.copy_records_to_table("changed_documents", records=changed, columns=columns)
         found = rows_of(await connection.execute(SQL["update_documents"]))
         await connection.execute(SQL["changed_all"], found, len(changed))
 
 
-def _changed(documents: Sequence[Dirty]) -> int:
-    return sum(not dirty.is_new for dirty in documents)
-
-
-async def _write_journal(connection: Connection, documents: Sequence[Dirty]) -> None:
-    if any(dirty.journal for dirty in documents):
-        rows = BytesIO(journal_copy(documents))
+async def _write_journal(connection: Connection, documents: Sequence[DocumentWrite]) -> None:
+    if any(write.journal for write in documents):
+        rows = BytesIO(_journal_copy(documents))
         await connection.copy_to_table("journal", source=rows, format="binary", columns=JOURNAL_COLUMNS)
 
 
@@ -153,21 +153,153 @@ async def _write_rejections(connection: Connection, commit: Commit) -> None:
 def _counts(commit: Commit) -> tuple[object, ...]:
     documents: Counter[str] = Counter()
     events: Counter[str] = Counter()
-    for dirty in commit.documents:
-        documents[dirty.document.namespace] += _gained(dirty)
-        events[dirty.document.namespace] += sum(1 for _ in _entries(dirty))
+    for write in commit.documents:
+        documents[write.document.namespace] += _gained(write)
+        events[write.document.namespace] += sum(1 for _ in write.entries())
     shard = commit.checkpoint.partitions[0]
     return (shard, list(events), [documents[name] for name in events], list(events.values()))
 
 
-def _gained(dirty: Dirty) -> int:
-    """Tell by how many (-1, 0, 1) a document adds to those present: its first effective event knew it."""
-    first = next((entry for entry in _entries(dirty) if entry.status.is_effective), None)
-    was_present = not dirty.is_new and first is not None and not first.is_creation
-    return 0 if first is None else dirty.is_present - was_present
+def _gained(write: DocumentWrite) -> int:
+    """Return what a document adds (-1, 0, 1) to the number of present ones; its first effective event says what was."""
+    first = next((entry for entry in write.entries() if entry.status.is_effective), None)
+    was_present = not write.is_new and first is not None and not first.is_creation
+    return 0 if first is None else write.is_present - was_present
 
 
-def _entries(dirty: Dirty) -> Iterator[Entry]:
-    for cut in dirty.cuts:
-        yield from cut.entries
-    yield from dirty.journal
+_CLOSED: Final = ("last_sequence", "events", "ids", "identities", "payload")
+_BASE: Final = (
+    "base_sequence",
+    "base_version",
+    "base_version_sequence",
+    "base_recorded_at",
+    "base_occurred_max",
+    "base_events",
+    "base_occurred_at",
+    "snapshot",
+)
+_NAME: Final = ("namespace", "document")
+
+
+async def _write_pages(connection: Connection, documents: Sequence[DocumentWrite]) -> None:
+    """Close each document's open page, write those that this commit both opens and closes, open the last."""
+    if not documents:
+        return
+    journal = await _take_journal(connection, documents)
+    closing = (
+        (*_key(write), *_closed([*journal[_key(write)], *write.pages[0].entries])) for write in documents
+    )
+    await connection.copy_records_to_table("closed_pages", records=closing, columns=(*_NAME, *_CLOSED))
+    closed = await connection.execute(SQL["close_pages"])
+    first = await connection.execute(SQL["close_first_pages"])
+    if rows_of(closed) + rows_of(first) != len(documents):
+        raise StoreDamaged(
+            "a page to be closed is not the open one", expected=len(documents), found=(closed, first)
+        )
+    opened = (row for write in documents for row in _opened_rows(write))
+    await connection.copy_records_to_table("pages", records=opened, columns=(*_NAME, *_BASE, *_CLOSED))
+
+
+async def _take_journal(connection: Connection, documents: Sequence[DocumentWrite]) -> dict[Key, list[Entry]]:
+    keys = [_key(write) for write in documents if write.pages[0].has_journal]
+    taken: dict[Key, list[Entry]] = defaultdict(list)
+    if keys:
+        for row in await connection.fetch(SQL["take_journal"], *map(list, zip(*keys, strict=True))):
+            taken[row["namespace"], row["document"]].append(to_entry(row))
+    if len(taken) != len(keys):
+        raise StoreDamaged("the journal lacks a document's events", expected=len(keys), found=len(taken))
+    for entries in taken.values():
+        entries.sort(key=lambda entry: entry.sequence)
+    return taken
+
+
+def _opened_rows(write: DocumentWrite) -> Iterator[tuple[object, ...]]:
+    """Each page opens the one that the next closes; the last stays open."""
+    events = write.document.events - sum(1 for _ in write.entries())
+    for closed, following in zip(write.pages, [*write.pages[1:], None], strict=True):
+        events += len(closed.entries)
+        base = _base(closed.closing, closed.entries[-1].sequence, events)
+        yield (*_key(write), *base, *(_closed(following.entries) if following else (None,) * len(_CLOSED)))
+
+
+def _base(snapshot: Snapshot, base_sequence: int, events: int) -> tuple[object, ...]:
+    return (
+        base_sequence,
+        snapshot.version,
+        snapshot.sequence,
+        snapshot.recorded_at,
+        snapshot.occurred_max,
+        events,
+        snapshot.occurred_at,
+        None if snapshot.state is None else compress(snapshot.state),
+    )
+
+
+def _closed(entries: list[Entry]) -> tuple[object, ...]:
+    identities = [entry.identity for entry in entries if entry.identity is not None]
+    return (
+        entries[-1].sequence,
+        len(entries),
+        len(identities),
+        pack_identities(identities),
+        compress(page.pack(entries)),
+    )
+
+
+def _key(write: DocumentWrite) -> Key:
+    return write.document.namespace, write.document.document
+
+
+_SIGNATURE: Final = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
+_END: Final = b"\xff\xff"
+_COLUMNS: Final = len(JOURNAL_COLUMNS).to_bytes(2, "big")
+_NULL: Final = b"\xff\xff\xff\xff"
+_EMPTY: Final = bytes(4)
+_LENGTH: Final = struct.Struct(">i")
+_NUMBERS: Final = struct.Struct(">iqiqiqiqiqihihi?")
+_LAST: Final = struct.Struct(">iq")
+_USUAL_TAIL: Final = b"".join((_NULL, _EMPTY, _EMPTY, _NULL, _LAST.pack(8, 0)))
+"""No effect, no reason, no detail, no identity, no first sequence."""
+
+
+def _journal_copy(documents: Iterable[DocumentWrite]) -> bytes:
+    """Return the journal entries as input of a binary COPY into `JOURNAL_COLUMNS`.
+
+    Most of an entry's columns are of fixed width and packed at once; the driver looks up a codec for each value.
+    """
+    parts = [_SIGNATURE]
+    for write in documents:
+        if write.journal:
+            document = write.document
+            names = b"".join((_text(document.namespace), _text(document.document)))
+            head = _COLUMNS + names
+            for entry in write.journal:
+                _add_row(parts, head, entry)
+    parts.append(_END)
+    return b"".join(parts)
+
+
+def _add_row(parts: list[bytes], head: bytes, e: Entry) -> None:
+    whence = (8, e.sequence, 8, e.time, 8, e.recorded_at, 8, e.occurred_at)
+    numbers = _NUMBERS.pack(*whence, 8, e.version, 2, e.status, 2, e.kind, 1, e.is_creation)
+    headers, body = e.headers, e.body
+    length = _LENGTH.pack
+    subject = _nullable(e.subject)
+    parts += (head, numbers, subject, length(len(headers)), headers, length(len(body)), body)
+    if e.effect is e.identity is None and not e.reason and not e.first_sequence:
+        parts.append(_USUAL_TAIL)
+        return
+    made = (_nullable(e.effect), _text(e.reason), _text(e.detail), _nullable(e.identity))
+    parts += (*made, _LAST.pack(8, e.first_sequence))
+
+
+def _nullable(value: bytes | None) -> bytes:
+    return _NULL if value is None else _bytes(value)
+
+
+def _text(text: str) -> bytes:
+    return _bytes(text.encode())
+
+
+def _bytes(value: bytes) -> bytes:
+    return _LENGTH.pack(len(value)) + value

@@ -1,14 +1,15 @@
-"""Connections to PostgreSQL, and the only place that imports the driver or knows its errors.
+"""Connections, transactions and named statements; the only module that imports the driver or knows its errors.
 
-For this adapter alone.
+Part of the PostgreSQL adapter.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from importlib.resources import files
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import asyncpg
@@ -28,13 +29,23 @@ from refold.core.limits import (
     STORE_CONNECT_SECONDS,
     STORE_CONNECTION_WAIT_SECONDS,
 )
-from refold.store.postgres.sql import SQL
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
 Row = asyncpg.Record
 Connection: TypeAlias = "asyncpg.Connection[Row] | PoolConnectionProxy[Row]"
+
+_NAME: Final = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+
+
+def _statements() -> Mapping[str, str]:
+    parts = _NAME.split((files(__package__) / "queries.sql").read_text(encoding="utf-8"))
+    return {name: text.strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+SQL: Final = _statements()
+"""The statements of `queries.sql` by name."""
 
 _SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}", re.ASCII)
 _DISK_FULL: Final = "53100"
@@ -46,19 +57,22 @@ _RELATION: Final = re.compile(r'relation "(?:\w+\.)?(\w+)"')
 _AWAY: Final = ("08", "28", "3D", "40", "53", "55", "57P", "25006")
 """SQLSTATEs that begin so: the server is away, full up, read-only or asks to try again."""
 
+_GONE: Final = ("08", "57P")
+"""SQLSTATEs that begin so: the connection is lost, or ended by the server at any point, after the commit too."""
+
 _NEVER_REPLACED: Final = 2**63
 """Queries after which the driver would replace a connection: a lost one is the sign of a crash."""
 
 _QUICK: Final = {"jit": "off", "application_name": "refold"}
 _BY_KEY: Final = {
-    # A plan is kept that may have been made while the tables were empty: what has a key is found by it all the same.
+    # A plan may have been made while the tables were empty, and is kept: look-ups by key must use the index.
     "enable_seqscan": "off",
 }
 _COMMITS: Final = {
     "synchronous_commit": "off",
-    # Planning the one statement of a commit costs more than running it, and its arrays' lengths change nothing.
+    # Planning a commit's one statement costs more than running it, and the lengths of its arrays change nothing.
     "plan_cache_mode": "force_generic_plan",
-    # A machine that vanished without a word must not own the shard for the two hours that are usual.
+    # A machine that vanished must not hold the lease for the usual two hours.
     "tcp_keepalives_idle": "15",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
@@ -76,11 +90,11 @@ class Pool:
         self._pool: asyncpg.Pool[Row] | None = None
         self._checked: list[asyncpg.Connection[Row]] = []
         self._end_sequence: int | None = None
-        self.told_sequence: Callable[[], int] = int
-        self.end_sequence: Callable[[], Awaitable[int]] = _nothing
+        self.sent_sequences: Callable[[], Sequence[int]] = list
+        self.end_sequence: Callable[[], Awaitable[int]] = _no_sequence
 
     async def open(self) -> None:
-        """Begin without a connection: the first read makes it."""
+        """Create the pool without a connection: the first read makes one."""
         with translated():
             self._pool = await asyncpg.create_pool(
                 self._dsn,
@@ -89,7 +103,7 @@ class Pool:
                 max_inactive_connection_lifetime=0,
                 max_queries=_NEVER_REPLACED,
                 init=self._begin,
-                reset=_leave_as_it_is,
+                reset=_keep_session,
                 timeout=STORE_CONNECT_SECONDS,
                 command_timeout=STORE_COMMAND_SECONDS,
                 server_settings=self._settings | _BY_KEY,
@@ -97,14 +111,14 @@ class Pool:
 
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[Connection]:
-        """Lend a connection; what fails with it is raised as an error of the store."""
+        """Lend a connection; the driver's errors are raised as errors of the store."""
         assert self._pool is not None
         with translated():
             async with self._pool.acquire(timeout=STORE_CONNECTION_WAIT_SECONDS) as connection:
                 yield connection
 
     async def connect(self, *, reads_all: bool = False) -> asyncpg.Connection[Row]:
-        """Make a connection of one's own, set for commits; `reads_all`: for whole tables, not row by row."""
+        """Make a connection outside the pool, set for commits; `reads_all`: for whole tables, not row by row."""
         reading = {} if reads_all else _BY_KEY
         with translated():
             connection = await asyncpg.connect(
@@ -117,37 +131,37 @@ class Pool:
         return connection
 
     async def _begin(self, connection: asyncpg.Connection[Row]) -> None:
-        """Take no database that has lost what was read: its last commits were not synced when it crashed."""
+        """Check a new connection's database: a crash may have lost commits that were read or announced before."""
         await _set_codecs(connection)
-        required_sequence = await self._required_sequence()
-        if required_sequence:
-            folded_sequence = await connection.fetchval(SQL["folded_sequence"]) or 0
-            if folded_sequence < required_sequence:
-                message = (
-                    "the database may have lost its last commits, and is being folded up to the log's end"
-                )
-                facts = {"folded_sequence": folded_sequence, "required_sequence": required_sequence}
-                raise StoreUnavailable(message, **facts)
+        sent, end_sequence = self.sent_sequences(), await self._end_sequence_if_crashed()
+        if end_sequence or any(sent):
+            for partition, folded_sequence in await connection.fetch(SQL["folded_sequences"]):
+                required_sequence = max(end_sequence, sent[partition] if sent else 0)
+                if folded_sequence < required_sequence:
+                    message = (
+                        "the database may have lost its last commits, and is being folded up to the log's end"
+                    )
+                    facts = {"folded_sequence": folded_sequence, "required_sequence": required_sequence}
+                    raise StoreUnavailable(message, **facts)
         self._checked.append(connection)
         self._end_sequence = None
 
-    async def _required_sequence(self) -> int:
-        """Return what a new connection's database must have folded.
+    async def _end_sequence_if_crashed(self) -> int:
+        """Return the log's end where the database may have crashed since the last check, else 0.
 
-        While another connection stands, the database has not crashed since that one was checked. Once none does, it
-        may have: commits that were read before, announced or not, are then all behind the log's end of now.
+        It has not while another checked connection lives. Otherwise every commit that was read before is at or before
+        the log's end of now.
         """
         self._checked = [checked for checked in self._checked if not checked.is_closed()]
-        told_sequence = self.told_sequence()
         if self._checked:
-            return told_sequence
+            return 0
         if self._end_sequence is None:
             try:
                 self._end_sequence = await self.end_sequence()
             except LogError as error:
                 message = "the log's end is not known, and so not whether the database has lost commits"
                 raise StoreUnavailable(message, cause=str(error)) from error
-        return max(told_sequence, self._end_sequence)
+        return self._end_sequence
 
     async def close(self) -> None:
         """Let reads in flight end, within a bound."""
@@ -166,6 +180,64 @@ def translated() -> Iterator[None]:
         yield
     except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
         raise _as_store_error(error) from error
+
+
+@asynccontextmanager
+async def transaction(connection: Connection) -> AsyncIterator[None]:
+    """Commit what is done within, or roll it back and raise.
+
+    Raises `StoreUnavailable` with `is_unknown=True` where COMMIT was not answered. A connection whose
+    transaction did not end is ended itself: the server then rolls back.
+    """
+    begun = connection.transaction()
+    with translated():
+        try:
+            await begun.start()
+        except BaseException:
+            # BEGIN may be in force: what follows on this connection would never be committed.
+            connection.terminate()
+            raise
+        try:
+            yield
+        except BaseException:
+            await _roll_back(connection, begun.rollback)
+            raise
+    try:
+        with translated():
+            await begun.commit()
+    except (StoreUnavailable, TimedOut) as error:
+        connection.terminate()
+        raise StoreUnavailable("COMMIT was not answered", is_unknown=True, **error.facts) from error
+    except BaseException:
+        connection.terminate()
+        raise
+
+
+@asynccontextmanager
+async def single_statement(connection: Connection) -> AsyncIterator[None]:
+    """Run one statement as a transaction of its own.
+
+    Raises `StoreUnavailable` with `is_unknown=True` where its connection was lost: it may be committed.
+    """
+    try:
+        with translated():
+            yield
+    except StoreUnavailable as error:
+        if not str(error.facts.get("sqlstate", "08")).startswith(_GONE):
+            raise
+        connection.terminate()
+        raise StoreUnavailable("a commit was not answered", is_unknown=True, **error.facts) from error
+
+
+async def _roll_back(connection: Connection, roll_back: Callable[[], Awaitable[None]]) -> None:
+    try:
+        with translated():
+            await roll_back()
+    except (StoreError, TimedOut):
+        connection.terminate()
+    except BaseException:
+        connection.terminate()
+        raise
 
 
 def _as_store_error(error: Exception) -> StoreError | TimedOut:
@@ -194,18 +266,18 @@ def _settings(schema: str) -> dict[str, str]:
 
 
 async def _set_codecs(connection: asyncpg.Connection[Row]) -> None:
-    """Give and take JSON as its bytes: Postgres keeps a `json` value's text as it came."""
+    """Exchange JSON as bytes: Postgres keeps the text of a `json` value."""
     await connection.set_type_codec(
         "json", schema="pg_catalog", encoder=_same, decoder=bytes, format="binary"
     )
 
 
-async def _nothing() -> int:
+async def _no_sequence() -> int:
     return 0
 
 
-async def _leave_as_it_is(_: object) -> None:
-    """Readers change nothing of their session (settings are LOCAL): the driver's reset was half of a read."""
+async def _keep_session(_: object) -> None:
+    """Skip the driver's reset, which was half of a read: readers change nothing of their session."""
 
 
 def _same(text: bytes) -> bytes:

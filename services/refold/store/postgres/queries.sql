@@ -99,8 +99,8 @@ SELECT
 FROM checkpoints AS c JOIN shards AS s ON c.partition = ANY (s.partitions)
 ORDER BY c.partition
 
--- name: folded_sequence
-SELECT min(read_sequence) FROM shards
+-- name: folded_sequences
+SELECT p::integer AS partition, read_sequence FROM shards, unnest(partitions) AS p
 
 -- name: lock_log
 SELECT FROM log FOR UPDATE
@@ -123,10 +123,10 @@ FROM former, unnest(partitions) AS p
 WHERE p = ANY ($1)
 HAVING count(*) = cardinality($1)
 
--- name: own_shard
+-- name: lock_shard
 SELECT pg_try_advisory_lock($1)
 
--- name: end_silent_owner
+-- name: end_silent_holder
 -- A backend that waits for its client (idle, within a transaction, in a COPY) shows that the client says nothing;
 -- one that works on a statement, or waits for a lock or the disk, is left alone. Materialized: nobody else is ended.
 WITH silent AS MATERIALIZED (
@@ -143,8 +143,8 @@ WITH silent AS MATERIALIZED (
 )
 SELECT pid, state, silent_seconds, pg_terminate_backend(pid, $3::bigint) AS is_ended FROM silent
 
--- name: make_dirty_documents
-CREATE TEMPORARY TABLE IF NOT EXISTS dirty_documents (LIKE documents, writes_state boolean NOT NULL)
+-- name: make_changed_documents
+CREATE TEMPORARY TABLE IF NOT EXISTS changed_documents (LIKE documents, has_state boolean NOT NULL)
 ON COMMIT DELETE ROWS
 
 -- name: make_closed_pages
@@ -194,7 +194,7 @@ given AS (
         $30::json[], $31::boolean[], $32::boolean[]
     ) AS n (
         namespace, document, partition, version, version_sequence, last_sequence, last_recorded_at, recorded_at,
-        occurred_at, occurred_max, events, unpaged_events, unpaged_bytes, page_bytes, size, state, writes_state, is_new
+        occurred_at, occurred_max, events, unpaged_events, unpaged_bytes, page_bytes, size, state, has_state, is_new
     )
 ),
 changed AS (
@@ -205,8 +205,8 @@ changed AS (
         recorded_at = n.recorded_at, occurred_at = n.occurred_at, occurred_max = n.occurred_max,
         events = n.events, unpaged_events = n.unpaged_events, unpaged_bytes = n.unpaged_bytes,
         page_bytes = n.page_bytes, size = n.size,
-        state = CASE WHEN n.writes_state THEN n.state ELSE d.state END,
-        state_version = CASE WHEN NOT n.writes_state THEN nullif(coalesce(d.state_version, d.version), n.version) END
+        state = CASE WHEN n.has_state THEN n.state ELSE d.state END,
+        state_version = CASE WHEN NOT n.has_state THEN nullif(coalesce(d.state_version, d.version), n.version) END
     FROM given AS n, fence
     WHERE d.namespace = n.namespace AND d.document = n.document AND NOT n.is_new
     RETURNING 1
@@ -253,9 +253,9 @@ SET
     recorded_at = n.recorded_at, occurred_at = n.occurred_at, occurred_max = n.occurred_max,
     events = n.events, unpaged_events = n.unpaged_events, unpaged_bytes = n.unpaged_bytes,
     page_bytes = n.page_bytes, size = n.size,
-    state = CASE WHEN n.writes_state THEN n.state ELSE d.state END,
-    state_version = CASE WHEN NOT n.writes_state THEN nullif(coalesce(d.state_version, d.version), n.version) END
-FROM dirty_documents AS n
+    state = CASE WHEN n.has_state THEN n.state ELSE d.state END,
+    state_version = CASE WHEN NOT n.has_state THEN nullif(coalesce(d.state_version, d.version), n.version) END
+FROM changed_documents AS n
 WHERE d.namespace = n.namespace AND d.document = n.document
 
 -- name: take_journal
@@ -341,7 +341,7 @@ WHERE d.version IS NOT NULL
 
 -- name: exact_documents
 -- Rows with what makes their states exact where they lag: the row's own state, or the open page's snapshot where that
--- is newer, and the journal behind it. One statement, hence one moment.
+-- is newer, and the journal behind it. One statement, hence one consistent view.
 SELECT
     d.namespace, d.document, d.version, d.version_sequence, d.last_sequence, d.recorded_at, d.occurred_at,
     d.occurred_max, d.state_version, p.snapshot, CASE WHEN p.base_version IS NULL THEN d.state END AS state,
@@ -372,7 +372,7 @@ WHERE (namespace, document) > ($1, $2) AND state_version IS NOT NULL
 ORDER BY namespace, document
 LIMIT $3
 
--- name: settle_document
+-- name: flush_state
 -- Versions may have come since the state was read ($4 is its own), or a newer state.
 UPDATE documents
 SET state = $3, state_version = nullif($4, version)
@@ -380,7 +380,7 @@ WHERE namespace = $1 AND document = $2 AND state_version < $4
 
 -- name: run
 -- The last page whose base lies within every bound, with the journal where it is the open one: one statement,
--- hence one moment. Without such a page it is the first one, not closed yet. The last columns show whether rows are
+-- hence one consistent view. Without such a page it is the first one, not closed yet. The last columns show whether rows are
 -- missing: the document's counts, and whether the next page begins where a closed one ends.
 WITH page AS (
     SELECT * FROM pages
@@ -546,22 +546,22 @@ FROM namespaces
 GROUP BY namespace
 ORDER BY namespace
 
--- name: moment_documents
+-- name: snapshot_documents
 SELECT * FROM documents
 WHERE namespace BETWEEN $1 AND $2 AND document BETWEEN $3 AND $4
 ORDER BY namespace, document
 
--- name: moment_pages
+-- name: snapshot_pages
 SELECT * FROM pages
 WHERE namespace BETWEEN $1 AND $2 AND document BETWEEN $3 AND $4
 ORDER BY namespace, document, base_sequence
 
--- name: moment_journal
+-- name: snapshot_journal
 SELECT * FROM journal
 WHERE namespace BETWEEN $1 AND $2 AND document BETWEEN $3 AND $4
 ORDER BY namespace, document, sequence
 
--- name: moment_rejections
+-- name: snapshot_rejections
 SELECT * FROM rejections
 WHERE namespace BETWEEN $1 AND $2 AND document BETWEEN $3 AND $4
 ORDER BY namespace, document, sequence
@@ -597,7 +597,7 @@ WHERE coalesce(l.last_sequence, 0) <= $2 AND greatest(l.last_sequence, f.last_se
     )
 ORDER BY namespace, document
 
--- name: unequal_books
+-- name: unequal_checkpoints
 -- Checkpoints and counts, as text for people.
 SELECT '' AS namespace, l::text AS live_row, f::text AS fresh_row
 FROM (

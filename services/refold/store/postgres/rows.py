@@ -1,6 +1,6 @@
-"""Core values as rows and back: the one place that knows the columns' order.
+"""Convert core values to rows and back: the only module that knows the order of columns.
 
-For this adapter alone.
+Part of the PostgreSQL adapter.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import fields
 from operator import attrgetter
 from typing import Any, Final
 
-from zstandard import ZstdCompressor, ZstdDecompressor
+from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError
 
 from refold.core import canonical, page
 from refold.core.checkpoint import Checkpoint, Counts
@@ -18,8 +18,7 @@ from refold.core.document import ABSENT, Document
 from refold.core.outcome import Entry, Kind, Status
 from refold.core.page import NEVER, Run, Snapshot
 from refold.core.record import Record
-from refold.store import Dirty, Head, Rejection
-from refold.store.damage import damaged, reading_stored
+from refold.store import DocumentWrite, Head, Rejection, damaged, reading_stored
 from refold.store.postgres.pool import Row
 
 DOCUMENT_COLUMNS: Final = (
@@ -43,7 +42,7 @@ DOCUMENT_COLUMNS: Final = (
 
 ROW_MISSING: Final = "its row is missing, while events of it are stored"
 
-GIVEN: Final = (*DOCUMENT_COLUMNS, "writes_state", "is_new")
+COMMIT_COLUMNS: Final = (*DOCUMENT_COLUMNS, "has_state", "is_new")
 """In the order of the documents' parameters of `write_commit`."""
 
 
@@ -68,13 +67,13 @@ _LINKS: Final = (
 _links = attrgetter(*_LINKS)
 
 
-def document_row(dirty: Dirty) -> tuple[object, ...]:
+def document_row(write: DocumentWrite) -> tuple[object, ...]:
     """Return the values of `DOCUMENT_COLUMNS`."""
-    return (*_numbers(dirty.document), dirty.state)
+    return (*_numbers(write.document), write.state)
 
 
 def to_document(row: Row) -> Document:
-    """Return a document without its id window. Raises `StoreDamaged`."""
+    """Return a document without its dedup window. Raises `StoreDamaged`."""
     if row["version"] is None:
         raise damaged(row["namespace"], row["document"], ROW_MISSING)
     with reading_stored(row["namespace"], row["document"]):
@@ -83,7 +82,7 @@ def to_document(row: Row) -> Document:
 
 
 def to_head(row: Row) -> Head:
-    """Return a document's row as the port has it. Raises `StoreDamaged` for one that is missing."""
+    """Return a document's head. Raises `StoreDamaged` for a row that is missing."""
     if row["version"] is None:
         raise damaged(row["namespace"], row["document"], ROW_MISSING)
     return Head(row["namespace"], row["document"], _head_snapshot(row), row["last_sequence"])
@@ -103,7 +102,7 @@ def _head_snapshot(row: Row) -> Snapshot:
 
 
 def to_run(row: Row) -> Run:
-    """Return a page with its entries; without one, the document's first, which is still open."""
+    """Return a page with its entries; without a page, the document's first segment, which is still open."""
     entries = to_entries(row)
     return (
         Run(NEVER, 0, entries)
@@ -143,12 +142,12 @@ def to_entry(row: Iterable[Any]) -> Entry:
 
 
 def checkpoint_columns(checkpoints: Iterable[Checkpoint]) -> list[list[object]]:
-    """Return one array a column of what is not its shard's, for `unnest`."""
+    """Return one array a column, for `unnest`, of what differs between a shard's partitions."""
     return columns_of(_LINKS, map(_links, checkpoints))
 
 
 def columns_of(names: Sequence[str], rows: Iterable[tuple[object, ...]]) -> list[list[object]]:
-    """Return one array a column, for `unnest`; empty ones where there is no row."""
+    """Return one array a column, for `unnest`; empty arrays where there is no row."""
     return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in names]
 
 
@@ -166,7 +165,7 @@ def rejection_row(rejection: Rejection) -> tuple[object, ...]:
 
 
 def to_rejection(row: Row) -> Rejection:
-    """Return a rejection; the event itself only where its names made no document."""
+    """Return a rejection, with the event itself where its subject names no document."""
     values = [row[name] for name in REJECTION_COLUMNS]
     time, subject, headers, body = values[-4:]
     record = None if time is None else Record(row["sequence"], time, subject, headers, body)
@@ -179,10 +178,13 @@ def rows_of(status: str) -> int:
 
 
 def compress(plain: bytes) -> bytes:
-    """Compress what goes into a page."""
+    """Compress a part of a page."""
     return _COMPRESSOR.compress(plain)
 
 
 def decompress(compressed: bytes) -> bytes:
-    """Return what went into a page."""
-    return _DECOMPRESSOR.decompress(compressed)
+    """Decompress a part of a page. Raises `ValueError` for bytes that are damaged."""
+    try:
+        return _DECOMPRESSOR.decompress(compressed)
+    except ZstdError as error:
+        raise ValueError(str(error)) from error

@@ -1,6 +1,6 @@
-"""Lists: documents of a namespace, what the fold refused, the namespaces.
+"""Read lists: documents of a namespace, now or as of a point, rejections, namespaces.
 
-For this adapter alone.
+Part of the PostgreSQL adapter.
 """
 
 from __future__ import annotations
@@ -21,17 +21,24 @@ from refold.core.limits import (
     TIME_MAX_NANOSECONDS,
 )
 from refold.core.page import Point, Snapshot
-from refold.store import Head, Key, Name, Names, NamespaceCount, Page, Rejection
-from refold.store.bounds import Bounds
-from refold.store.cursor import read_cursor, write_cursor
-from refold.store.damage import damaged, reading_stored
-from refold.store.postgres.exact import read_exact
-from refold.store.postgres.pool import Connection, Pool, Row
+from refold.store import (
+    Head,
+    Key,
+    Name,
+    Names,
+    NamespaceCount,
+    Page,
+    Rejection,
+    damaged,
+    reading_stored,
+)
+from refold.store.bounds import Bounds, read_cursor, write_cursor
+from refold.store.postgres.flush import read_exact
+from refold.store.postgres.pool import SQL, Connection, Pool, Row
 from refold.store.postgres.rows import to_head, to_rejection, to_run
-from refold.store.postgres.sql import SQL
 
 _LAST: Final = "\x7f"
-"""Behind every character of a name, so that `prefix + _LAST` ends the names that begin with the prefix."""
+"""Sorts after every character of a name, so that `prefix + _LAST` ends the names that begin with the prefix."""
 
 _OUT_OF_MEMORY: Final = "53200"
 _BAD_PATH: Final = ("22", "42", "54", "0A")
@@ -42,7 +49,7 @@ class Searching(NamedTuple):
     """How searches by `where` are bounded: each in time, and how many run at once."""
 
     seconds: float
-    turns: asyncio.Semaphore
+    semaphore: asyncio.Semaphore
 
 
 async def list_documents(
@@ -61,7 +68,7 @@ async def list_documents(
         return Page([], None)
     within, bounds = (namespace, after, prefix, prefix + _LAST), (limit + 1, ANSWER_BYTES_MAX)
     if where is None:
-        async with pool.lend() as connection, _one_moment(connection):
+        async with pool.lend() as connection, _consistent(connection):
             rows, exact = await _list(connection, limit, (*within, *bounds, None, []))
             if not (rows or after or prefix) and await connection.fetchval(SQL["count_documents"], namespace):
                 raise StoreDamaged("the namespace's documents have lost their rows", namespace=namespace)
@@ -85,9 +92,9 @@ async def list_names(pool: Pool, namespace: str, *, prefix: str, limit: int, cur
 async def list_at(
     pool: Pool, namespace: str, point: Point, *, prefix: str, limit: int, cursor: str | None
 ) -> Page:
-    """List what was present at a point: batch by batch, each of one moment.
+    """List what was present at a point, in batches.
 
-    The point lies in the folded past, so that batches of different moments say the same of it.
+    The point is in the folded past, so batches that are read one after another agree about it.
     """
     heads: list[Head] = []
     answer_bytes = 0
@@ -102,7 +109,7 @@ async def list_at(
                     return Page(heads, write_cursor(heads[-1].document))
                 heads.append(Head(namespace, row["document"], found, found.sequence))
             looked = row["document"]
-            # Folding many pages is work: others get their turn between two.
+            # Folding many pages takes time: other tasks run between two.
             await asyncio.sleep(0)
         if is_last:
             return Page(heads, None)
@@ -112,7 +119,7 @@ async def list_at(
 async def read_rejections(
     pool: Pool, namespace: str, document: str, *, limit: int, before_sequence: int | None
 ) -> list[Rejection]:
-    """Read what the fold refused of a document, newest first."""
+    """Read a document's rejections, newest first."""
     before = TIME_MAX_NANOSECONDS if before_sequence is None else before_sequence
     async with pool.lend() as connection:
         rows = await connection.fetch(SQL["rejections"], namespace, document, before, limit)
@@ -129,7 +136,7 @@ async def count_namespaces(pool: Pool) -> list[NamespaceCount]:
 async def _batch_at(
     pool: Pool, namespace: str, point: Point, prefix: str, after: str
 ) -> tuple[list[Row], bool]:
-    """Read the documents behind one, as many as fit, and tell whether they are the last."""
+    """Read the documents after one, as many as fit, and tell whether they are the last."""
     if not _is_name_like(prefix):
         return [], True
     bounds = Bounds.of(point)
@@ -155,14 +162,14 @@ def _is_name_like(prefix: str) -> bool:
     return prefix.isascii() and prefix.isprintable()
 
 
-def _one_moment(connection: Connection) -> AbstractAsyncContextManager[object]:
+def _consistent(connection: Connection) -> AbstractAsyncContextManager[object]:
     return connection.transaction(isolation="repeatable_read", readonly=True)
 
 
 async def _list(
     connection: Connection, limit: int, arguments: tuple[object, ...], seconds: float | None = None
 ) -> tuple[list[Row], dict[Key, Head]]:
-    """Read rows, and the heads of those whose states lag."""
+    """Read rows, and the exact heads of those whose state is older than the row."""
     rows = await connection.fetch(SQL["list_documents"], *arguments, timeout=seconds)
     lagging = [_key(row) for row in rows[:limit] if row["fits"] and row["state_version"] is not None]
     return rows, await read_exact(connection, lagging)
@@ -175,9 +182,9 @@ def _key(row: Row) -> Key:
 async def _search(
     pool: Pool, where: str, within: tuple[str, str, str, str], bounds: tuple[int, int], searching: Searching
 ) -> tuple[list[Row], dict[Key, Head]]:
-    """List those that a SQL/JSON path holds of, under a timeout of the server's."""
+    """List documents that match a SQL/JSON path, under a statement timeout."""
     try:
-        async with _turn(searching), pool.lend() as connection, _one_moment(connection):
+        async with _acquired(searching), pool.lend() as connection, _consistent(connection):
             await _limit_statement(connection, searching.seconds)
             if not await connection.fetchval(SQL["is_predicate"], where):
                 raise _bad_where(
@@ -205,34 +212,34 @@ async def _list_matching(
     named: list[str],
     seconds: float,
 ) -> tuple[list[Row], dict[Key, Head]]:
-    """List documents that a path holds of: by their jsonb, those named, and those with U+0000."""
-    # The server's timeout speaks first.
-    patience = seconds + STORE_COMMAND_SECONDS
+    """List documents that match a path: by their jsonb, those in `named`, and those with U+0000."""
+    # The server's own timeout comes first.
+    command_seconds = seconds + STORE_COMMAND_SECONDS
     limit = bounds[0] - 1
     ends_at = asyncio.get_running_loop().time() + seconds
-    found = await _list(connection, limit, (*within, *bounds, where, named), patience)
-    # Where the answer is full, only those before its end can belong to it.
+    found = await _list(connection, limit, (*within, *bounds, where, named), command_seconds)
+    # In a full page, only documents before its end can belong to it.
     end = found[0][-1]["document"] if len(found[0]) > limit else within[3]
     await _limit_statement(connection, ends_at - asyncio.get_running_loop().time())
     rows = await connection.fetch(
-        SQL["list_matching_nul"], *within[:3], end, where, bounds[0], timeout=patience
+        SQL["list_matching_nul"], *within[:3], end, where, bounds[0], timeout=command_seconds
     )
     if not rows:
         return found
     named = [*named, *(row["document"] for row in rows)]
     await _limit_statement(connection, ends_at - asyncio.get_running_loop().time())
-    return await _list(connection, limit, (*within, *bounds, where, named), patience)
+    return await _list(connection, limit, (*within, *bounds, where, named), command_seconds)
 
 
 async def _limit_statement(connection: Connection, seconds: float) -> None:
-    """Let the server end each of the transaction's statements after this time, which must not be 0 (no limit)."""
+    """Set the transaction's statement timeout; 0 would mean no limit."""
     await connection.execute(SQL["limit_statement"], str(max(1, round(seconds * 1_000))))
 
 
 async def _match_lagging(
     connection: Connection, where: str, within: tuple[str, str, str, str], seconds: float
 ) -> list[str]:
-    """Name the documents whose states lag, and whose exact ones a path holds of: made and asked one by one."""
+    """List the documents whose state is older than their row and whose exact state matches: folded one by one."""
     named = []
     try:
         async with asyncio.timeout(seconds):
@@ -247,17 +254,17 @@ async def _match_lagging(
 
 
 @asynccontextmanager
-async def _turn(searching: Searching) -> AsyncIterator[None]:
-    """Wait until one more search may run, no longer than it may run itself."""
+async def _acquired(searching: Searching) -> AsyncIterator[None]:
+    """Wait for the semaphore, no longer than the search itself may run."""
     try:
         async with asyncio.timeout(searching.seconds):
-            await searching.turns.acquire()
+            await searching.semaphore.acquire()
     except TimeoutError as error:
         raise TimedOut from error
     try:
         yield
     finally:
-        searching.turns.release()
+        searching.semaphore.release()
 
 
 def _bad_where(rule: str, where: str) -> Refused:

@@ -1,61 +1,54 @@
-"""One moment of the projection read row by row: a repeatable-read transaction and four sorted cursors.
+"""Read a whole projection row by row, in one consistent view: a repeatable-read transaction and four sorted cursors.
 
-For this adapter alone.
+Part of the PostgreSQL adapter.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from zstandard import ZstdError
-
 from refold.core.checkpoint import Checkpoint
 from refold.core.document import Document
-from refold.store import NamespaceCount
-from refold.store.moment import (
-    Closed,
+from refold.store import DAMAGES, NamespaceCount
+from refold.store.ports import (
     Item,
-    Moment,
+    ReadSnapshot,
+    StoredClosed,
     StoredEntry,
     StoredHead,
     StoredPage,
     Unreadable,
-    place_of,
+    position_of,
 )
-from refold.store.postgres.binding import read_checkpoints
-from refold.store.postgres.pool import Connection, Pool, Row, translated
+from refold.store.postgres.pool import SQL, Connection, Pool, Row, translated
 from refold.store.postgres.rows import DOCUMENT_COLUMNS, to_base, to_closed, to_entry, to_rejection
-from refold.store.postgres.sql import SQL
+from refold.store.postgres.schema import read_checkpoints
 
 _HEADS_AHEAD: Final = 10
 _PAGES_AHEAD: Final = 4
 _ROWS_AHEAD: Final = 100
-"""Rows fetched at once: large ones few at a time."""
+"""Rows prefetched: large ones few at a time."""
 
 _FIRST, _LAST = "", "\x7f"
-"""Before and behind every name."""
-
-_DAMAGES: Final = (ZstdError, struct.error, IndexError, ValueError, TypeError)
-"""What taking a damaged row apart may raise."""
+"""Sort before and after every name."""
 
 
 @asynccontextmanager
-async def hold_moment(pool: Pool) -> AsyncIterator[Moment]:
-    """Hold a snapshot of the database on a connection of its own."""
+async def hold_read_snapshot(pool: Pool) -> AsyncIterator[ReadSnapshot]:
+    """Hold a snapshot of the database on its own connection."""
     connection = await pool.connect(reads_all=True)
     try:
         with translated():
             async with connection.transaction(isolation="repeatable_read", readonly=True):
-                yield PostgresMoment(connection)
+                yield PostgresReadSnapshot(connection)
     finally:
         await connection.close()
 
 
-class PostgresMoment:
-    """A Moment in one transaction."""
+class PostgresReadSnapshot:
+    """A ReadSnapshot in one transaction."""
 
     def __init__(self, connection: Connection) -> None:
         """Take the connection, within its transaction."""
@@ -70,17 +63,17 @@ class PostgresMoment:
         return [NamespaceCount(*row) for row in await self._connection.fetch(SQL["namespaces"])]
 
     async def items(self, namespace: str | None, document: str | None) -> AsyncGenerator[Item]:
-        """Yield rows, pages, journal and rejections in the order of `place_of`."""
+        """Yield rows, pages, journal and rejections in the order of `position_of`."""
         bounds = (*_bounds(namespace), *_bounds(document))
         sources = [
-            self._rows("moment_documents", bounds, _head, _HEADS_AHEAD),
-            self._rows("moment_pages", bounds, _page, _PAGES_AHEAD),
-            self._rows("moment_journal", bounds, _entry, _ROWS_AHEAD),
-            self._rows("moment_rejections", bounds, to_rejection, _ROWS_AHEAD),
+            self._rows("snapshot_documents", bounds, _head, _HEADS_AHEAD),
+            self._rows("snapshot_pages", bounds, _page, _PAGES_AHEAD),
+            self._rows("snapshot_journal", bounds, _entry, _ROWS_AHEAD),
+            self._rows("snapshot_rejections", bounds, to_rejection, _ROWS_AHEAD),
         ]
         waiting = [(item, source) for source in sources if (item := await anext(source, None)) is not None]
         while waiting:
-            first = min(range(len(waiting)), key=lambda index: place_of(waiting[index][0]))
+            first = min(range(len(waiting)), key=lambda index: position_of(waiting[index][0]))
             item, source = waiting.pop(first)
             yield item
             following = await anext(source, None)
@@ -108,8 +101,8 @@ def _page(row: Row) -> Item:
     said = (row["last_sequence"], row["events"], row["ids"], row["identities"])
     try:
         base = to_base(row)
-        closed = None if row["payload"] is None else Closed(to_closed(row["payload"]), *said)
-    except _DAMAGES as error:
+        closed = None if row["payload"] is None else StoredClosed(to_closed(row["payload"]), *said)
+    except DAMAGES as error:
         return Unreadable(*name, row["base_sequence"], "page", f"{type(error).__name__}: {error}")
     return StoredPage(*name, base, row["base_sequence"], row["base_events"], closed)
 
@@ -118,5 +111,5 @@ def _entry(row: Row) -> Item:
     name = (row["namespace"], row["document"])
     try:
         return StoredEntry(*name, to_entry(row))
-    except _DAMAGES as error:
+    except DAMAGES as error:
         return Unreadable(*name, row["sequence"], "journal", f"{type(error).__name__}: {error}")

@@ -1,7 +1,7 @@
-"""A rebuilt schema beside the live one: compared by joins, swapped by renaming both in one transaction.
+"""Compare a rebuilt schema with the live one by joins, and swap both by renaming them in one transaction.
 
-For this adapter; opened by wiring. Whoever commits to the live schema is fenced twice: by its checkpoints, which
-are spoilt under the row locks that every commit takes first, and by the epoch that he read when he bound.
+Commits to the replaced schema are fenced twice: by its checkpoints, which are invalidated under the row locks that
+every commit takes first, and by the epoch that a projector reads when it binds.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ from typing import Final, Self
 from refold.core.errors import StoreDamaged, StoreDiffers
 from refold.core.limits import REBUILD_LOCK_SECONDS, STORE_CLOSE_SECONDS
 from refold.store import Key
-from refold.store.postgres.exact import read_exact
-from refold.store.postgres.migrate import MADE_BY
-from refold.store.postgres.pool import Connection, Pool, translated
+from refold.store.ports import BoundLog, HeldProjection, Row, Unequal
+from refold.store.postgres.flush import read_exact
+from refold.store.postgres.pool import SQL, Connection, Pool, transaction, translated
 from refold.store.postgres.pool import Row as SqlRow
-from refold.store.postgres.sql import SQL
-from refold.store.postgres.transaction import transaction
-from refold.store.succession import Bound, Held, Row, Unequal
+from refold.store.postgres.schema import MADE_BY
 
 _SCHEMAS: Final = re.compile(r"\b(live|fresh|former)\b")
 _ROWS_AHEAD: Final = 100
@@ -29,8 +27,8 @@ _BEGINNING: Final = -1
 _FOREIGN: Final = {"live": "foreign_in_live", "fresh": "foreign_in_fresh"}
 
 
-class PostgresSuccession:
-    """A Succession of two schemas in one database, on a connection of its own."""
+class PostgresSchemaSwap:
+    """A SchemaSwap of two schemas in one database, on its own connection."""
 
     def __init__(self, pair: _Pair) -> None:
         """Use `open`."""
@@ -48,7 +46,7 @@ class PostgresSuccession:
                 await connection.close(timeout=STORE_CLOSE_SECONDS)
 
     async def prepare(self) -> None:
-        """Refuse what would not follow a swap, and clear away what an earlier one left."""
+        """Refuse readers that would not follow a swap, and drop what an earlier one left."""
         await _refuse_readers(self._pair)
         await self.drop_former()
 
@@ -64,13 +62,13 @@ class PostgresSuccession:
                     yield found
 
     @asynccontextmanager
-    async def hold(self) -> AsyncIterator[Held]:
-        """Hold the live log's row, which every commit takes first, and its shards' rows."""
+    async def hold(self) -> AsyncIterator[HeldProjection]:
+        """Lock the live log's row, which every commit takes first, and its shards' rows."""
         async with transaction(self._pair.connection):
             await self._pair.connection.execute(SQL["limit_locks"], f"{REBUILD_LOCK_SECONDS}s")
             await self._pair.fetch("hold_log")
             rows = await self._pair.fetch("hold_live")
-            yield PostgresHeld(self._pair, min(row["read_sequence"] for row in rows))
+            yield PostgresHeldProjection(self._pair, min(row["read_sequence"] for row in rows))
 
     async def drop_former(self) -> None:
         """Drop the replaced schema; its tables first, so that nothing outside goes with them."""
@@ -80,8 +78,8 @@ class PostgresSuccession:
                 await self._pair.fetch("drop_former")
 
 
-class PostgresHeld:
-    """The live schema, held still by the transaction that this is used in."""
+class PostgresHeldProjection:
+    """The live schema, locked by the transaction that this is used in."""
 
     def __init__(self, pair: _Pair, sequence: int) -> None:
         """Take the pair within the transaction."""
@@ -89,20 +87,20 @@ class PostgresHeld:
         self.sequence = sequence
 
     async def unequal(self, after_sequence: int) -> AsyncGenerator[Unequal]:
-        """Compare what changed behind a sequence, and the books."""
+        """Compare what changed after a sequence, and the checkpoints and counts."""
         async for found in self._pair.unequal(after_sequence, self.sequence):
             yield found
-        for row in await self._pair.fetch("unequal_books"):
+        for row in await self._pair.fetch("unequal_checkpoints"):
             yield Unequal(row["namespace"], "", row["live_row"], row["fresh_row"])
 
     async def swap(self) -> None:
-        """Rename both schemas, and let the views read the new tables."""
+        """Rename both schemas, and recreate the views on the new tables."""
         for name in ("end_live", "rename_live", "rename_fresh", "recreate_views"):
             await self._pair.fetch(name)
 
 
 class PostgresReplacement:
-    """A Replacement of two schemas in one database, on a connection of its own."""
+    """A Replacement of two schemas in one database, on its own connection."""
 
     def __init__(self, pair: _Pair, kept: str) -> None:
         """Use `open`."""
@@ -113,7 +111,7 @@ class PostgresReplacement:
     @classmethod
     @asynccontextmanager
     async def open(cls, dsn: str, *, live: str, fresh: str, kept: str) -> AsyncIterator[Self]:
-        """Connect; the live schema need not be there. Raises `StoreUnavailable`."""
+        """Connect; the live schema need not exist. Raises `StoreUnavailable`."""
         connection = await Pool(dsn, live, 1).connect(reads_all=True)
         try:
             yield cls(_Pair(connection, live, fresh, kept), kept)
@@ -122,7 +120,7 @@ class PostgresReplacement:
                 await connection.close(timeout=STORE_CLOSE_SECONDS)
 
     async def clear(self) -> None:
-        """Drop what an earlier rebuild has left in the fresh schema. Raises `StoreDiffers` for foreign tables."""
+        """Drop what an earlier rebuild left in the fresh schema. Raises `StoreDiffers` for foreign tables."""
         await self._refuse_foreign("fresh")
         with translated():
             async with self._pair.connection.transaction():
@@ -130,11 +128,11 @@ class PostgresReplacement:
                 await self._pair.fetch("drop_fresh")
 
     async def prepare(self) -> None:
-        """Refuse what would not follow."""
+        """Refuse readers that would not follow."""
         await self._refuse_foreign("live")
         await _refuse_readers(self._pair)
 
-    async def bound(self) -> Bound | None:
+    async def bound(self) -> BoundLog | None:
         """Read the log's row and the shards'."""
         try:
             log = await self._pair.fetch("log_of_live")
@@ -145,22 +143,22 @@ class PostgresReplacement:
         try:
             shards = await self._pair.fetch("sequence_of_live")
         except StoreDamaged:
-            return Bound(log[0]["log_id"], 0)
-        return Bound(log[0]["log_id"], shards[0]["read_sequence"])
+            return BoundLog(log[0]["log_id"], 0)
+        return BoundLog(log[0]["log_id"], shards[0]["read_sequence"])
 
     async def copy_indexes(self) -> None:
-        """Copy what was added to tables that are still there."""
+        """Copy the indexes of tables that still exist."""
         await _copy_indexes(self._pair)
 
     @asynccontextmanager
     async def hold(self) -> AsyncIterator[None]:
-        """Lock the live log's table, which every commit reads first; then rename both schemas, and rebase the views.
+        """Lock the live log's table, which every commit reads first; then rename both schemas and recreate the views.
 
-        Whoever commits later looks the tables up anew, and is kept out by the fresh one's epoch.
+        A later commit looks the tables up again, and fails at the fresh projection's epoch.
         """
         async with transaction(self._pair.connection):
             await self._pair.connection.execute(SQL["limit_locks"], f"{REBUILD_LOCK_SECONDS}s")
-            # The lock takes no look at the rows, which may be unreadable. Without the table, nobody commits.
+            # A table lock reads no rows, which may be damaged. Without the table, no commit is possible.
             if await self._pair.fetch("has_live_log"):
                 await self._pair.fetch("lock_live_log")
             yield
@@ -201,7 +199,7 @@ class _Pair:
         self.names = {"live": live, "fresh": fresh, "former": former}
 
     def sql(self, name: str) -> str:
-        """Put the schemas' names, which are checked, in a statement's place for them."""
+        """Replace the schemas' placeholders in a statement by their names, which are validated."""
         return _SCHEMAS.sub(lambda found: f'"{self.names[found[1]]}"', SQL[name])
 
     async def fetch(self, name: str) -> list[SqlRow]:
@@ -219,7 +217,7 @@ class _Pair:
             yield Unequal(*key, live, fresh)
 
     async def _exact_hash(self, key: Key) -> str | None:
-        """Make a live state exact, and hash it as the statement does; None where it is damaged beyond that."""
+        """Hash a live document's exact state as the statement does; None where it is too damaged for that."""
         try:
             state = (await read_exact(self.connection, [key]))[key].snapshot.state
         except StoreDamaged:

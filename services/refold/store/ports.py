@@ -1,0 +1,302 @@
+"""The ports of a store: one for each of its users.
+
+A store that keeps everything implements all of them (`SnapshotStore`). Every method may raise `StoreUnavailable`,
+`StoreFull`, `StoreDiffers`, `StoreDamaged` or `TimedOut`; docstrings name what else they raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple, Protocol
+
+from refold.core.checkpoint import Checkpoint
+from refold.core.document import Document
+from refold.core.outcome import Entry
+from refold.core.page import Point, Run, Snapshot
+from refold.store import Capabilities, Commit, Head, Key, Names, NamespaceCount, Page, Rejection
+
+
+class ProjectionWriter(Protocol):
+    """What a projector needs: a fenced lease on a shard, and commits."""
+
+    async def bind(self, log_id: str) -> list[Checkpoint]:
+        """Return the checkpoints by partition. Create them at the log's start; refuse another log's."""
+
+    async def acquire_lease(self) -> bool:
+        """Acquire or renew the shard's lease; False while another holds it.
+
+        A holder renews at least every `SHARD_SIGN_SECONDS`. One that has neither renewed nor committed for
+        `SHARD_LEASE_SECONDS` loses the lease to the next that asks, and sees an error or False.
+        """
+
+    async def load(self, keys: Sequence[Key]) -> list[Document]:
+        """Load those documents that exist, with their dedup windows."""
+
+    async def commit(self, commit: Commit) -> None:
+        """Write all of it or nothing.
+
+        Raises `FenceLost` where a checkpoint is not as expected or the lease is not held, and `StoreUnavailable` with
+        the fact `is_unknown=True` where only the checkpoints can tell what was written.
+        """
+
+    async def checkpoints(self) -> list[Checkpoint]:
+        """Read the committed checkpoints."""
+
+    def wants_state(self, document: Document, *, is_changed: bool) -> bool:
+        """Tell whether the commit that is made now should carry a document's state.
+
+        A store for which a large state is expensive may leave it to `flush_states`; its reads are exact all the same.
+        Only the holder of the lease asks, once for each document of a commit, and then commits.
+        """
+
+    @property
+    def flush_seconds(self) -> float:
+        """How often `flush_states` is due; 0 where a store never leaves a state out."""
+
+    async def flush_states(self, *, is_final: bool = False) -> None:
+        """Write states that were left out of commits, where they are due; all of them, if this is the last call."""
+
+    async def close(self) -> None:
+        """Release connections and the lease."""
+
+
+class LatestReader(Protocol):
+    """What is now: heads, lists, counts."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Say what this store can do."""
+
+    async def checkpoints(self) -> list[Checkpoint]:
+        """Read the committed checkpoints."""
+
+    async def head(self, namespace: str, document: str) -> Head | None:
+        """Read a document's head; None where it never had an event."""
+
+    async def list_documents(
+        self, namespace: str, *, prefix: str, where: str | None, limit: int, cursor: str | None
+    ) -> Page:
+        """List present documents by id, bounded by `limit` and `ANSWER_BYTES_MAX` (at least one is answered).
+
+        Raises `Refused` (`bad_where`, `bad_cursor`), and `TimedOut` where the search by `where` takes too long.
+        """
+
+    async def list_names(self, namespace: str, *, prefix: str, limit: int, cursor: str | None) -> Names:
+        """List every document that ever had a version, by id, absent ones too. Raises `Refused` (`bad_cursor`)."""
+
+    async def namespaces(self) -> list[NamespaceCount]:
+        """Count documents and events by namespace."""
+
+    async def ping(self) -> None:
+        """Raise where the store cannot be reached."""
+
+
+class HistoryReader(Protocol):
+    """What was: the segments of a document's history, single events, lists as of a point."""
+
+    async def segment_at(self, namespace: str, document: str, point: Point) -> Run | None:
+        """Read the segment that holds a point; None where the document never had an event."""
+
+    def segments(
+        self, namespace: str, document: str, *, after_version: int | None, is_descending: bool
+    ) -> AsyncGenerator[Run, None]:
+        """Yield a document's segments in the order asked, from the one that holds `after_version`."""
+
+    async def entry(self, namespace: str, document: str, sequence: int) -> Entry | None:
+        """Read one of a document's events with its outcome."""
+
+    async def find_id(self, namespace: str, document: str, event_id: str) -> Entry | None:
+        """Find the first event that carried this id in the document's dedup window."""
+
+    async def rejections(
+        self, namespace: str, document: str, *, limit: int, before_sequence: int | None
+    ) -> list[Rejection]:
+        """Read a document's rejections, newest first; with empty names, those of events that name no document."""
+
+    async def list_at(
+        self, namespace: str, point: Point, *, prefix: str, limit: int, cursor: str | None
+    ) -> Page:
+        """List what was present at a point (by sequence, recorded or occurred time).
+
+        Bounded as `list_documents` is. A head is the document as it was, its `last_sequence` the version's own.
+        A page may be short, or empty, with a cursor all the same: the search is bounded too.
+        Raises `Refused` (`bad_cursor`).
+        """
+
+
+class StoredHead(NamedTuple):
+    """A document's row: its columns (without state and dedup window), and its state's bytes.
+
+    `state_version` is the version that the state is of where that is an older one, else None.
+    """
+
+    document: Document
+    state: bytes | None
+    state_version: int | None
+
+
+class StoredClosed(NamedTuple):
+    """What a closed page holds, and what its row says of that."""
+
+    entries: list[Entry]
+    last_sequence: int
+    events: int
+    ids: int
+    identities: bytes
+
+
+class StoredPage(NamedTuple):
+    """A page's row; `closed` is None while its events are in the journal."""
+
+    namespace: str
+    document: str
+    base: Snapshot
+    base_sequence: int
+    base_events: int
+    closed: StoredClosed | None
+
+
+class StoredEntry(NamedTuple):
+    """A journal's row."""
+
+    namespace: str
+    document: str
+    entry: Entry
+
+
+class Unreadable(NamedTuple):
+    """A row whose content cannot be decoded; `part` is `page` or `journal`, `why` is for people."""
+
+    namespace: str
+    document: str
+    sequence: int
+    part: str
+    why: str
+
+
+Item = StoredHead | StoredPage | StoredEntry | Unreadable | Rejection
+
+
+def position_of(item: Item) -> tuple[str, str, int]:
+    """Return an item's sort key: by document, its row first, then by sequence.
+
+    At one sequence, an event comes before its rejection, and that before the page that begins after it.
+    """
+    if isinstance(item, StoredHead):
+        return item.document.namespace, item.document.document, -1
+    if isinstance(item, StoredPage):
+        return item.namespace, item.document, 4 * item.base_sequence + 2
+    if isinstance(item, StoredEntry):
+        return item.namespace, item.document, 4 * item.entry.sequence
+    return item.namespace, item.document, 4 * item.sequence + (2 if isinstance(item, Unreadable) else 1)
+
+
+class ReadSnapshot(Protocol):
+    """One consistent view of a projection, whatever is written meanwhile."""
+
+    async def checkpoints(self) -> list[Checkpoint]:
+        """Read every partition's checkpoint."""
+
+    async def namespaces(self) -> list[NamespaceCount]:
+        """Read the counts by namespace."""
+
+    def items(self, namespace: str | None, document: str | None) -> AsyncGenerator[Item]:
+        """Yield rows, pages, journal and rejections in the order of `position_of`; of all, a namespace or a document.
+
+        Events whose subject names no document come first, as rejections with empty names, and only where all is
+        asked for.
+        """
+
+
+class Auditor(Protocol):
+    """What `verify` needs. The other half, swapping two projections, is `SchemaSwap`."""
+
+    async def bind(self, log_id: str) -> list[Checkpoint]:
+        """Return the checkpoints; refuse another log's."""
+
+    def read_snapshot(self) -> AbstractAsyncContextManager[ReadSnapshot]:
+        """Hold one consistent view of the projection, to be read row by row."""
+
+
+class SnapshotStore(ProjectionWriter, LatestReader, HistoryReader, Auditor, Protocol):
+    """A store of full depth."""
+
+
+class Row(NamedTuple):
+    """What is compared of a document; `state_hash` is the SHA-256 of its canonical bytes, None where it is absent."""
+
+    version: int
+    last_sequence: int
+    state_hash: str | None
+
+
+class Unequal(NamedTuple):
+    """A document, or (with empty names) a checkpoint or count, that differs between two projections."""
+
+    namespace: str
+    document: str
+    live: Row | str | None
+    fresh: Row | str | None
+
+
+class HeldProjection(Protocol):
+    """The live projection while nothing can be committed to it."""
+
+    sequence: int
+    """How far it has been folded."""
+
+    def unequal(self, after_sequence: int) -> AsyncGenerator[Unequal]:
+        """Compare what changed after a sequence, and the checkpoints and counts."""
+
+    async def swap(self) -> None:
+        """Replace the live projection by the fresh one when the hold ends."""
+
+
+class SchemaSwap(Protocol):
+    """Two projections of one log in one database: a live one, and a fresh one that is to replace it."""
+
+    async def prepare(self) -> None:
+        """Raise `StoreDiffers` for readers that would not follow a swap; drop what an earlier one left."""
+
+    async def copy_indexes(self) -> None:
+        """Create the indexes on the fresh projection that were added to the live one."""
+
+    def unequal(self, until_sequence: int) -> AsyncGenerator[Unequal]:
+        """Compare what has not changed since a sequence that the fresh one has reached and the live one has passed."""
+
+    def hold(self) -> AbstractAsyncContextManager[HeldProjection]:
+        """Keep commits out of the live projection. Raises `StoreUnavailable` where the locks are not free in time."""
+
+    async def drop_former(self) -> None:
+        """Drop the projection that was replaced."""
+
+
+class BoundLog(NamedTuple):
+    """The log that a projection was made from, and how far it was folded (0 where that cannot be read)."""
+
+    log_id: str
+    read_sequence: int
+
+
+class Replacement(Protocol):
+    """A fresh projection that replaces a damaged one, which is kept under another name."""
+
+    async def prepare(self) -> None:
+        """Raise `StoreDiffers` where something reads the damaged projection and would not follow the replacement."""
+
+    async def bound(self) -> BoundLog | None:
+        """Read what the damaged projection was made from; None where that cannot be read."""
+
+    async def copy_indexes(self) -> None:
+        """Create the indexes on the fresh projection that were added to the damaged one."""
+
+    def hold(self) -> AbstractAsyncContextManager[None]:
+        """Keep commits out of the damaged projection; replace it when the block ends.
+
+        Raises `StoreUnavailable` where the locks are not free in time.
+        """
+
+    @property
+    def kept(self) -> str:
+        """The name that the damaged projection is kept under; empty where nothing was left of it."""

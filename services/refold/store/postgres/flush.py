@@ -1,0 +1,146 @@
+"""Large states, written less often than their documents change: rewriting a TOASTed value dominates a commit.
+
+A row's state is of `state_version` where that is set; reads fold what is missing, here. The projector asks
+`StateFlusher` which states a commit carries, and calls `flush` for those that no commit has written in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from refold.core import page
+from refold.core.document import ABSENT, Document
+from refold.core.limits import STATE_LAG_BYTES, STATE_LAG_SECONDS
+from refold.core.page import NEVER, Clock, Point, Run
+from refold.store import Head, Key, damaged, reading_stored
+from refold.store.postgres.lease import ShardLease
+from refold.store.postgres.pool import SQL, Connection, Pool, Row, translated
+from refold.store.postgres.rows import decompress, to_entry, to_head
+
+_COMMITTED_AFTER: Final = 0.75
+_FLUSHED_AFTER: Final = 0.875
+"""Shares of the allowed time: a document that goes on changing is written by its commits before the flush."""
+
+_FLUSHES: Final = 8
+"""Flushes within the allowed time: what the last one finds is still written in time."""
+
+_KEYS_MAX: Final = 1_000
+"""Documents named by one statement."""
+
+_BEFORE_ALL: Final = ("", "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateLag:
+    """A state of more than `bytes_min` may be older than its row by so many `seconds`; none may where they are 0."""
+
+    bytes_min: int = STATE_LAG_BYTES
+    seconds: float = STATE_LAG_SECONDS
+
+
+class StateFlusher:
+    """Decide when a row's state is written. Remembers, for as long as that matters, when each was written last."""
+
+    def __init__(self, pool: Pool, lease: ShardLease, bounds: StateLag, timer: Callable[[], float]) -> None:
+        """Begin with nothing remembered: then every state is written."""
+        self._pool = pool
+        self._lease = lease
+        self._bounds = bounds
+        self._timer = timer
+        self._written_at: dict[Key, float] = {}
+
+    @property
+    def seconds(self) -> float:
+        """How often `flush` is due."""
+        return self._bounds.seconds / _FLUSHES
+
+    def wants(self, document: Document, *, is_changed: bool) -> bool:
+        """Tell whether a commit should carry a document's state. `is_changed`: it has effective events there."""
+        key = (document.namespace, document.document)
+        if document.state is ABSENT or document.size <= self._bounds.bytes_min or not self._bounds.seconds:
+            self._written_at.pop(key, None)
+            return True
+        if not is_changed or not self._is_older(key, _COMMITTED_AFTER):
+            return False
+        self._remember(key)
+        return True
+
+    def forget(self) -> None:
+        """Forget all that was written: a commit failed, so the rows may not hold it."""
+        self._written_at.clear()
+
+    async def flush(self, *, is_final: bool = False) -> None:
+        """Write the states that are due; all, if this is the last call. Raises `FenceLost` without the lease."""
+        after = _BEFORE_ALL
+        while keys := await self.lagging(after=after, limit=_KEYS_MAX):
+            for key in keys:
+                if is_final or self._is_older(key, _FLUSHED_AFTER):
+                    await self.write(*key)
+                    # A commit may have deleted the document meanwhile: only a row with a state is remembered.
+                    if key in self._written_at:
+                        self._remember(key)
+            after = keys[-1]
+
+    async def lagging(self, *, after: Key = _BEFORE_ALL, limit: int = _KEYS_MAX) -> list[Key]:
+        """List documents whose row's state is older than the row, in order, after a name."""
+        async with self._pool.lend() as connection:
+            return [
+                (row[0], row[1]) for row in await connection.fetch(SQL["lagging_documents"], *after, limit)
+            ]
+
+    async def write(self, namespace: str, document: str) -> None:
+        """Write a document's exact state into its row, unless the row has caught up.
+
+        The state is folded before the lease is used, because commits wait meanwhile; versions may come in between.
+        """
+        async with self._pool.lend() as connection:
+            head = (await read_exact(connection, [(namespace, document)])).get((namespace, document))
+        async with self._lease.connection() as connection:
+            if head is None:
+                return
+            with translated():
+                await connection.execute(
+                    SQL["flush_state"], namespace, document, head.snapshot.state, head.snapshot.version
+                )
+
+    def _remember(self, key: Key) -> None:
+        now = self._timer()
+        self._written_at.pop(key, None)
+        self._written_at[key] = now
+        while now - self._written_at[oldest := next(iter(self._written_at))] > self._bounds.seconds:
+            del self._written_at[oldest]
+
+    def _is_older(self, key: Key, share: float) -> bool:
+        written_at = self._written_at.get(key)
+        return written_at is None or self._timer() - written_at >= share * self._bounds.seconds
+
+
+async def read_exact(connection: Connection, keys: Sequence[Key]) -> dict[Key, Head]:
+    """Read the documents that exist with their exact states, in one consistent view."""
+    if not keys:
+        return {}
+    rows = await connection.fetch(SQL["exact_documents"], *map(list, zip(*keys, strict=True)))
+    heads = {}
+    for row in rows:
+        heads[row["namespace"], row["document"]] = _exact_head(row)
+        # Folding large documents takes time: other tasks run between two.
+        await asyncio.sleep(0)
+    return heads
+
+
+def _exact_head(row: Row) -> Head:
+    """Fold the journal after the row's own state, or after the open page's snapshot where that is newer."""
+    head = to_head(row)
+    if row["state_version"] is None:
+        return head
+    with reading_stored(head.namespace, head.document):
+        base = row["state"] if row["snapshot"] is None else decompress(row["snapshot"])
+        entries = [to_entry(entry) for entry in row["journal"]]
+        segment = Run(NEVER._replace(state=base, version=row["base_version"]), 0, entries)
+        exact = page.state_at(segment, Point(Clock.version, head.snapshot.version))
+    if exact.version != head.snapshot.version:
+        raise damaged(head.namespace, head.document, "the journal lacks events of it")
+    return head._replace(snapshot=head.snapshot._replace(state=exact.state))

@@ -1,0 +1,178 @@
+"""One schema, one projection: its tables and migrations, and the log that it is bound to.
+
+Part of the PostgreSQL adapter.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib.resources import files
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from refold.core.checkpoint import Checkpoint
+from refold.core.errors import StoreDamaged, StoreDiffers
+from refold.core.limits import PARTITIONS
+from refold.core.shard import first_checkpoints
+from refold.store.postgres.pool import SQL, Connection, Pool, translated
+from refold.store.postgres.rows import checkpoint_columns, to_checkpoint
+
+
+class Migration(NamedTuple):
+    """One step from an older schema to the next; `text` may hold many statements."""
+
+    number: int
+    name: str
+    text: str
+
+
+def _migrations() -> list[Migration]:
+    folder = files(__package__) / "migrations"
+    found = sorted(
+        (entry for entry in folder.iterdir() if entry.name.endswith(".sql")), key=lambda entry: entry.name
+    )
+    return [
+        Migration(int(entry.name[:4]), entry.name.removesuffix(".sql"), entry.read_text(encoding="utf-8"))
+        for entry in found
+    ]
+
+
+MIGRATIONS: Final = _migrations()
+
+MADE_BY: Final = {
+    "checkpoints": 1,
+    "documents": 1,
+    "journal": 1,
+    "log": 1,
+    "namespaces": 1,
+    "pages": 1,
+    "rejections": 1,
+    "shards": 5,
+}
+"""The migration that makes each table."""
+
+
+async def migrate(connection: Connection, schema: str) -> None:
+    """Apply missing migrations in a transaction. Raises `StoreDiffers`, or `StoreDamaged` where a table is missing."""
+    newest = MIGRATIONS[-1].number
+    if await _applied(connection) != newest:
+        async with connection.transaction():
+            await connection.execute(SQL["lock_migrations"], lock_key("migrations", schema))
+            await _apply_missing(connection, schema)
+    applied = await _applied(connection)
+    if applied > newest:
+        message = "the database was made by a newer program"
+        raise StoreDiffers(message, schema=schema, migration=applied, known=newest)
+    await _check_tables(connection, schema, applied)
+    await _refuse_state_indexes(connection)
+
+
+def lock_key(purpose: str, schema: str) -> int:
+    """Return an advisory lock's key: locks belong to the database, so the schema is part of it."""
+    return int.from_bytes(sha256(f"refold {purpose} {schema}".encode()).digest()[:8], "big", signed=True)
+
+
+async def _applied(connection: Connection) -> int:
+    if not await connection.fetchval(SQL["find_migrations"]):
+        return 0
+    return int(await connection.fetchval(SQL["newest_migration"]))
+
+
+async def _apply_missing(connection: Connection, schema: str) -> None:
+    await connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
+    await connection.execute(SQL["make_migrations"])
+    applied = await _applied(connection)
+    await _check_tables(connection, schema, applied)
+    for migration in MIGRATIONS:
+        if migration.number > applied:
+            await connection.execute(migration.text)
+            await connection.execute(SQL["add_migration"], migration.number, migration.name)
+
+
+async def _check_tables(connection: Connection, schema: str, applied: int) -> None:
+    """Compare the tables with the migrations that the schema says were applied."""
+    found = {row[0] for row in await connection.fetch(SQL["find_tables"], schema, list(MADE_BY))}
+    expected = {table for table, number in MADE_BY.items() if number <= applied}
+    missing = sorted(expected - found)
+    if missing:
+        raise StoreDamaged("a table of the projection is missing", schema=schema, table=", ".join(missing))
+    if found - expected:
+        message = "the table that says which migrations were applied is missing or has lost rows"
+        raise StoreDamaged(message, schema=schema, table="migrations")
+
+
+async def _refuse_state_indexes(connection: Connection) -> None:
+    """Refuse indexes directly on `state`: they make writes fail once a document holds U+0000."""
+    found = [row[0] for row in await connection.fetch(SQL["find_state_indexes"])]
+    if found:
+        message = "an index reads documents.state without refold_jsonb: drop it, or write refold_jsonb(state)"
+        raise StoreDiffers(message, indexes=found)
+
+
+class Bound(NamedTuple):
+    """A projection's checkpoints, and its epoch: a rebuild begins another."""
+
+    checkpoints: list[Checkpoint]
+    epoch: UUID
+
+
+async def bind(connection: Connection, log_id: str) -> Bound:
+    """Create log and checkpoints where there are none; the second of two processes reads those of the first."""
+    async with connection.transaction():
+        await _refuse_emptied(connection)
+        await connection.execute(SQL["bind_log"], log_id)
+        row = await connection.fetchrow(SQL["bound_log"])
+        assert row is not None
+        found, epoch = row
+        if found != log_id:
+            raise StoreDiffers("the database projects another log", expected=log_id, found=found)
+        checkpoints = first_checkpoints(log_id)
+        await connection.execute(SQL["make_checkpoints"], *checkpoint_columns(checkpoints))
+        first = checkpoints[0]
+        partitions = [checkpoint.partition for checkpoint in checkpoints]
+        position = (first.fold, first.read_sequence, first.recorded_at)
+        await connection.execute(SQL["make_shard"], partitions, *position)
+        return Bound(await read_checkpoints(connection), epoch)
+
+
+async def bound_log(dsn: str, schema: str) -> str | None:
+    """Return the id of the log that a schema projects, without reading its other tables; None where there is none."""
+    connection = await Pool(dsn, schema, 1).connect()
+    try:
+        with translated():
+            if not await connection.fetchval(SQL["find_log"]):
+                return None
+            log_id: str | None = await connection.fetchval(SQL["bound_log_id"])
+            return log_id
+    finally:
+        connection.terminate()
+
+
+async def put_aside(dsn: str, schema: str) -> str | None:
+    """Rename a schema with its content; return the new name, or None where there is no such schema."""
+    kept = f"{schema[:39]}_lost_{datetime.now(UTC):%Y%m%d_%H%M%S}"
+    connection = await Pool(dsn, schema, 1).connect()
+    try:
+        with translated():
+            if not await connection.fetchval(SQL["find_schema"], schema):
+                return None
+            await connection.execute(f'ALTER SCHEMA "{schema}" RENAME TO "{kept}"')
+    finally:
+        connection.terminate()
+    return kept
+
+
+async def read_checkpoints(connection: Connection) -> list[Checkpoint]:
+    """Read every partition's checkpoint, in their order; none before a log is bound. Raises `StoreDamaged`."""
+    rows = await connection.fetch(SQL["checkpoints"])
+    if len(rows) != PARTITIONS:
+        await _refuse_emptied(connection)
+    return [to_checkpoint(row) for row in rows]
+
+
+async def _refuse_emptied(connection: Connection) -> None:
+    """Raise `StoreDamaged` where a table has lost rows that other tables refer to."""
+    table = await connection.fetchval(SQL["find_emptied"], PARTITIONS)
+    if table is not None:
+        raise StoreDamaged("a table of the projection has lost rows", table=table)
