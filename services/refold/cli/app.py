@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_ori
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-MARKUP: Final = "rich"
+MARKUP: Final = "markdown"
 
 
 class Entry(NamedTuple):

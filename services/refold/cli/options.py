@@ -46,7 +46,8 @@ def read_target(text: str) -> Target:
     """Split `NAMESPACE/DOCUMENT`; the service checks the names."""
     namespace, slash, document = text.partition("/")
     if not (slash and namespace and document):
-        raise typer.BadParameter("must be NAMESPACE/DOCUMENT, such as acme/order-1")
+        hint = f"; `refold list {namespace}` prints the documents" if namespace and not slash else ""
+        raise typer.BadParameter(f"must be NAMESPACE/DOCUMENT, such as acme/order-1{hint}")
     return Target(namespace, document)
 
 
@@ -164,9 +165,13 @@ class System:
 
 
 def expanded(function: Callable[..., None]) -> Callable[..., None]:
-    """Make a command of a function: a parameter whose type is a dataclass becomes the options in it."""
+    """Make a command of a function: a parameter whose type is a dataclass becomes the options in it.
+
+    The function's own options come first in its help.
+    """
     hints = get_type_hints(function, include_extras=True)
     parameters: list[inspect.Parameter] = []
+    shared: list[inspect.Parameter] = []
     groups: dict[str, tuple[Callable[..., Any], list[str]]] = {}
     for parameter in inspect.signature(function).parameters.values():
         kind = hints[parameter.name]
@@ -175,7 +180,7 @@ def expanded(function: Callable[..., None]) -> Callable[..., None]:
             continue
         options = get_type_hints(kind, include_extras=True)
         groups[parameter.name] = (kind, [field.name for field in fields(kind)])
-        parameters += [
+        shared += [
             inspect.Parameter(
                 field.name,
                 inspect.Parameter.KEYWORD_ONLY,
@@ -197,8 +202,9 @@ def expanded(function: Callable[..., None]) -> Callable[..., None]:
         function(**given, **made)
 
     context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-    run.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]
-    run.__annotations__ = {it.name: it.annotation for it in (context, *parameters)}
+    signature = inspect.Signature([context, *parameters, *shared])
+    run.__signature__ = signature  # type: ignore[attr-defined]
+    run.__annotations__ = {name: it.annotation for name, it in signature.parameters.items()}
     return run
 
 

@@ -67,6 +67,7 @@ def say(text: str, style: str = "", *, is_error: bool = False) -> None:
         console(is_error=is_error).print(text, style=style, markup=False, soft_wrap=True)
     else:
         stream.write(text + "\n")
+        stream.flush()
 
 
 def json_line(value: Any) -> None:

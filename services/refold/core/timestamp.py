@@ -67,7 +67,9 @@ def parse_time(text: str, field: str = "at", *, now: int | None = None) -> int:
         count, unit = (found[1], found[2]) if found[1] else (found[3], found[4])
         return _checked(now - int(count) * _UNIT_SECONDS[unit] * _SECOND, text, field)
     if found := _SPACED.fullmatch(text):
-        text = f"{found[1]}T{found[2]}{found[3] or ':00'}{found[4]}"
+        return parse_rfc3339(f"{found[1]}T{found[2]}{found[3] or ':00'}{found[4]}", field)
+    if now is not None and _RFC3339.fullmatch(text) is None:
+        raise _refused(field, text, "RFC 3339, a date, now, -5m, '5m ago', or unix seconds or milliseconds")
     return parse_rfc3339(text, field)
 
 
