@@ -28,7 +28,7 @@ HOMES = {
     "psutil": ["refold.embedded", "refold.wiring", "refold.bench"],
     "matplotlib": [],
     "jsonpatch": [],
-    "json": ["refold.core.canonical", "refold.cli"],
+    "json": ["refold.core.json_text", "refold.cli"],
 }
 
 ENVIRONMENT_READERS = ["refold.wiring.settings"]

@@ -10,30 +10,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refold.core import canonical
+from refold.core import json_text
 from refold.core.errors import Refused
 from support.json_values import json_values
 
 
 @given(json_values())
 def test_canonical_bytes_survive_a_round_trip(value):
-    data = canonical.dumps(value)
-    again = canonical.loads(data)
-    assert canonical.dumps(again) == data
-    assert canonical.identical(again, value)
-    assert canonical.size(value) == canonical.size_within(value, canonical.depth(value)) == len(data)
+    data = json_text.dumps(value)
+    again = json_text.loads(data)
+    assert json_text.dumps(again) == data
+    assert json_text.identical(again, value)
+    assert json_text.size(value) == json_text.size_within(value, json_text.depth(value)) == len(data)
 
 
 @given(json_values(), st.sampled_from([None, 1, "\t"]), st.booleans(), st.booleans())
 def test_both_paths_of_the_door_make_the_same_value(value, indent, ascii_only, sort):
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only, sort_keys=sort)
-    assert canonical.dumps(canonical.loads(text.encode())) == canonical.dumps(value)
+    assert json_text.dumps(json_text.loads(text.encode())) == json_text.dumps(value)
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_a_number_keeps_its_bits_however_it_is_written(number):
     for text in (repr(number), f"{number:.17e}", f"{number:.20E}", orjson.dumps(number).decode()):
-        read = canonical.loads(text.encode())
+        read = json_text.loads(text.encode())
         assert read == number
         assert isinstance(read, float)
         assert math.copysign(1.0, read) == 1.0 or number < 0
@@ -44,22 +44,22 @@ def test_any_number_token_is_read_as_python_reads_it_or_refused(text):
     expected = float(text) if set(text) & set(".eE") else int(text)
     within = math.isfinite(expected) if isinstance(expected, float) else -(2**63) <= expected < 2**64
     if within:
-        read = canonical.loads(text.encode())
+        read = json_text.loads(text.encode())
         assert (read, type(read)) == (expected, type(expected))
         return
     with pytest.raises(Refused) as caught:
-        canonical.loads(text.encode())
+        json_text.loads(text.encode())
     assert caught.value.reason == "number_out_of_range"
 
 
 @given(st.binary(max_size=40) | st.text('[]{}",:\\ue0123456789.-+ntf ').map(str.encode))
 def test_whatever_the_bytes_they_are_read_as_json_or_refused(data):
     try:
-        value = canonical.loads(data)
+        value = json_text.loads(data)
     except Refused:
         return
     assert json.loads(data) == value
-    assert canonical.loads(canonical.dumps(value)) == value
+    assert json_text.loads(json_text.dumps(value)) == value
 
 
 @given(json_values(), json_values())
@@ -72,4 +72,4 @@ def test_equality_is_that_of_the_numbers_and_not_of_the_booleans(a, b):
         return str(value) if isinstance(value, bool) else (value,)
 
     for left, right in ((a, b), (a, a)):
-        assert canonical.equal(left, right) == (named(left) == named(right))
+        assert json_text.equal(left, right) == (named(left) == named(right))

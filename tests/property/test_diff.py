@@ -8,24 +8,24 @@ import jsonpatch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refold.core import canonical
+from refold.core import json_text
 from refold.core.diff import diff
 from support.fold1 import apply_patch, compile_patch
 from support.json_values import RECORDS, containers, copied, edited, json_values
 
 
 def check(a: Any, b: Any) -> None:
-    before, after = canonical.dumps(a), canonical.dumps(b)
+    before, after = json_text.dumps(a), json_text.dumps(b)
     patch = diff(a, b)
-    assert (canonical.dumps(a), canonical.dumps(b)) == (before, after)
+    assert (json_text.dumps(a), json_text.dumps(b)) == (before, after)
     assert (not patch) == (before == after)
-    root, size = apply_patch(canonical.loads(before), compile_patch(copied(patch)), size=len(before))
-    assert canonical.dumps(root) == after
+    root, size = apply_patch(json_text.loads(before), compile_patch(copied(patch)), size=len(before))
+    assert json_text.dumps(root) == after
     assert size == len(after)
     whole = [{"op": "replace", "path": "", "value": b}]
-    assert canonical.size(patch) <= canonical.size(whole)
+    assert json_text.size(patch) <= json_text.size(whole)
     if patch:
-        assert canonical.identical(jsonpatch.JsonPatch(copied(patch)).apply(canonical.loads(before)), b)
+        assert json_text.identical(jsonpatch.JsonPatch(copied(patch)).apply(json_text.loads(before)), b)
 
 
 @given(st.data())
@@ -58,4 +58,4 @@ def test_a_diff_leads_from_any_order_to_any_other(a, data):
 @given(st.data())
 def test_a_diff_depends_on_values_and_not_on_the_order_of_members(data):
     a, b = data.draw(containers()), data.draw(containers())
-    assert canonical.dumps(diff(a, b)) == canonical.dumps(diff(copied(a), copied(b)))
+    assert json_text.dumps(diff(a, b)) == json_text.dumps(diff(copied(a), copied(b)))

@@ -12,14 +12,13 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from refold.core import canonical, page
-from refold.core.document import ABSENT, Document
+from refold.core import history, json_text
+from refold.core.document import ABSENT, Document, Status
 from refold.core.fold import RULES, fold
-from refold.core.limits import TIME_MIN_NANOSECONDS
-from refold.core.outcome import Status
-from refold.core.page import NEVER, Clock, Point, Snapshot, pack, snapshot_of, unpack
-from refold.core.record import Record
-from refold.core.shard import Shard, first_checkpoints
+from refold.core.fold_state import FoldState, first_checkpoints
+from refold.core.history import NEVER, Clock, Point, Snapshot, pack, snapshot_of, unpack
+from refold.core.stream import Record
+from refold.core.timestamp import TIME_MIN_NANOSECONDS
 from refold.projector.pending import Pending
 from refold.store import Key, Rejection
 from refold.store.memory import MemoryStore, Tables
@@ -61,7 +60,7 @@ class Projection:
     ) -> None:
         """Fold the log, commit behind the sequences in `commits`, look, then hold at most so many documents."""
         assert await self.store.acquire_lease()
-        shard = Shard(await self.store.bind("log-1"))
+        shard = FoldState(await self.store.bind("log-1"))
         self.stored = set(self.store._tables.documents)
         taken = Pending(shard.read_sequence)
         for record in log[shard.read_sequence :]:
@@ -74,8 +73,8 @@ class Projection:
                 for key in list(self.documents)[: max(0, len(self.documents) - held_max)]:
                     del self.documents[key]
 
-    async def _take(self, shard: Shard, taken: Pending, record: Record) -> None:
-        where = shard.place(record.subject)
+    async def _take(self, shard: FoldState, taken: Pending, record: Record) -> None:
+        where = shard.route(record.subject)
         if where.reason:
             recorded_at = shard.refuse(record, where)
             refused = (where.partition, record.sequence, recorded_at, where.reason, "", b"{}", record)
@@ -157,9 +156,9 @@ class Reference:
 
     def __init__(self, log: list[Record]) -> None:
         self.snapshots: dict[Key, list[Snapshot]] = {}
-        shard, documents = Shard(first_checkpoints("log-1")), {}
+        shard, documents = FoldState(first_checkpoints("log-1")), {}
         for record in log:
-            where = shard.place(record.subject)
+            where = shard.route(record.subject)
             if where.reason:
                 shard.refuse(record, where)
                 continue
@@ -170,7 +169,7 @@ class Reference:
             document = documents[key]
             step = shard.fold(record, where, document)
             if step.entry.status.is_effective:
-                state = None if document.state is ABSENT else canonical.dumps(document.state)
+                state = None if document.state is ABSENT else json_text.dumps(document.state)
                 self.snapshots[key].append(snapshot_of(document, state))
 
     def at(self, key: Key, point: Point) -> Snapshot:
@@ -203,7 +202,7 @@ async def test_any_point_read_from_packed_pages_is_what_a_plain_fold_had_there(l
             run = await store.segment_at(*key, point)
             assert run is not None
             packed = run._replace(entries=unpack(pack(run.entries)))
-            assert page.state_at(packed, point) == reference.at(key, point), (key, point)
+            assert history.state_at(packed, point) == reference.at(key, point), (key, point)
 
 
 @given(LOGS)
@@ -261,7 +260,7 @@ def test_an_independent_fold_by_the_jsonpatch_library_agrees_on_logs_of_puts_and
             state, version = copied(result[0]), version + 1
         assert (outcome.status is Status.applied) == (result is not None), outcome
         assert history.row.version == version
-        assert history.state_bytes == (None if state is ABSENT else canonical.dumps(state))
+        assert history.state_bytes == (None if state is ABSENT else json_text.dumps(state))
 
 
 @settings(max_examples=300)
@@ -269,9 +268,9 @@ def test_an_independent_fold_by_the_jsonpatch_library_agrees_on_logs_of_puts_and
     st.binary(max_size=60), st.binary(max_size=60), st.binary(max_size=20), st.integers(-(2**63), 2**63 - 1)
 )
 def test_no_bytes_at_all_stop_the_fold(headers, body, subject, time):
-    shard = Shard(first_checkpoints("log-1"))
+    shard = FoldState(first_checkpoints("log-1"))
     record = Record(1, time, subject + b".n.d", headers, body)
-    where = shard.place(record.subject)
+    where = shard.route(record.subject)
     step = shard.fold(record, where, Document(namespace="n", document="d", partition=where.partition))
     assert unpack(pack([step.entry])) == [step.entry]
 
@@ -300,8 +299,8 @@ MEDIA = st.sampled_from(["json-patch+json", "merge-patch+json", "cloudevents+jso
 @given(OUR_HEADERS, CLOUD_EVENTS, MEDIA, st.data())
 def test_no_headers_and_no_json_stop_the_fold(headers, cloud_event, media, data):
     document = Document(namespace="n", document="d", partition=0)
-    values = containers().map(canonical.dumps) | JSON_LIKE.map(str.encode)
-    body = data.draw(values | EVENTS.map(canonical.dumps))
+    values = containers().map(json_text.dumps) | JSON_LIKE.map(str.encode)
+    body = data.draw(values | EVENTS.map(json_text.dumps))
     said = {**cloud_event, **headers}
     stored = lines(("Content-Type", f"application/{media}"), *said.items())
     folded = fold(document, Record(1, START, b"log.0.n.d", stored, body), RULES[1], recorded_at=START)

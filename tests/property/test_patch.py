@@ -9,7 +9,7 @@ import jsonpointer
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from refold.core import canonical
+from refold.core import json_text
 from refold.core.errors import Refused
 from support.fold1 import apply_merge, apply_patch, compile_patch
 from support.json_values import containers, copied, edited, json_values, operations, patches
@@ -19,13 +19,13 @@ STATES = containers()
 
 def ours(state: Any, raw: list[Any]) -> Any:
     """Return the result in a list, or None when it is refused; check what must hold either way."""
-    before = canonical.dumps(state)
+    before = json_text.dumps(state)
     try:
         root, size = apply_patch(state, compile_patch(copied(raw)), size=len(before))
     except Refused:
-        assert canonical.dumps(state) == before
+        assert json_text.dumps(state) == before
         return None
-    assert size == len(canonical.dumps(root))
+    assert size == len(json_text.dumps(root))
     return [root]
 
 
@@ -43,7 +43,7 @@ def test_a_patch_does_what_jsonpatch_does_and_is_refused_where_jsonpatch_refuses
     expected = theirs(state, raw)
     got = ours(copied(state), raw)
     event("accepted" if got else "refused")
-    assert canonical.identical(got, expected)
+    assert json_text.identical(got, expected)
 
 
 @given(st.data())
@@ -56,15 +56,15 @@ def test_a_refused_patch_leaves_the_very_same_bytes(data):
 @given(st.data())
 def test_the_size_is_right_after_any_sequence_of_patches(data):
     state = data.draw(STATES)
-    size = canonical.size(state)
+    size = json_text.size(state)
     for _ in range(data.draw(st.integers(1, 6))):
         raw = data.draw(st.lists(operations(state), min_size=1, max_size=2))
         try:
             state, size = apply_patch(state, compile_patch(copied(raw)), size=size)
         except Refused:
             continue
-    assert size == len(canonical.dumps(state))
-    assert canonical.identical(canonical.loads(canonical.dumps(state)), state)
+    assert size == len(json_text.dumps(state))
+    assert json_text.identical(json_text.loads(json_text.dumps(state)), state)
 
 
 @given(st.data())
@@ -100,11 +100,11 @@ def reference_merge(target: Any, patch: Any) -> Any:
 def test_a_merge_does_what_the_rfc_says_and_its_effect_does_it_again(data):
     state = data.draw(containers() | json_values())
     merge = data.draw(edited(state) | json_values())
-    expected = canonical.dumps(reference_merge(state, merge))
-    before = canonical.dumps(state)
+    expected = json_text.dumps(reference_merge(state, merge))
+    before = json_text.dumps(state)
     root, size, effect = apply_merge(state, merge, size=len(before))
-    assert canonical.dumps(root) == expected
+    assert json_text.dumps(root) == expected
     assert size == len(expected)
-    replayed = canonical.loads(before)
+    replayed = json_text.loads(before)
     replayed, _ = apply_patch(replayed, compile_patch(copied(effect)), size=len(before))
-    assert canonical.dumps(replayed) == expected
+    assert json_text.dumps(replayed) == expected

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from refold.core import canonical, split
+from refold.core import json_text, split
+from refold.core.document import Status
 from refold.core.errors import Refused
 from refold.core.fold import EVENT_BYTES_MAX, OPERATIONS_MAX, STATE_BYTES_MAX
-from refold.core.outcome import Status
 from refold.core.split import PARTS_BYTES_MAX, split_write
 from support.events import History
 from support.fold1 import decode
@@ -29,7 +29,7 @@ def fold_all(texts: split.SplitWrite, history: History) -> list[Any]:
     for body in texts.bodies(history.row.version):
         assert len(body) <= split.EVENT_BYTES_MAX
         # The quick way into the fold: nothing in them has to be explained.
-        assert canonical.dumps(canonical.loads(body)) == canonical.dumps(decode(b"", body).fields)
+        assert json_text.dumps(json_text.loads(body)) == json_text.dumps(decode(b"", body).fields)
         outcomes.append(history.publish(body))
         sizes.append(history.row.size)
         assert outcomes[-1].status is Status.applied, outcomes[-1]
@@ -38,15 +38,15 @@ def fold_all(texts: split.SplitWrite, history: History) -> list[Any]:
 
 
 def check(state: Any, said: dict[str, Any] = SAID) -> split.SplitWrite:
-    written = canonical.dumps(state)
+    written = json_text.dumps(state)
     made = split_write(state, said)
-    assert canonical.dumps(state) == written
+    assert json_text.dumps(state) == written
     history = History(document="a")
     history.publish({"put": ["what", "was", "there"]})
     outcomes = fold_all(made, history)
-    assert canonical.dumps(history.row.state) == written
+    assert json_text.dumps(history.row.state) == written
     assert history.row.version == outcomes[-1].version == 1 + len(made)
-    told = [canonical.loads(body) for body in made.bodies(1)]
+    told = [json_text.loads(body) for body in made.bodies(1)]
     assert [event.get("id") for event in told] == [None] * (len(made) - 1) + ["write-1"]
     assert all(event["actor"] == "ann" for event in told)
     return made
@@ -96,15 +96,15 @@ LARGE = {
 @pytest.mark.parametrize("name", LARGE)
 def test_a_large_state_of_any_shape_is_rebuilt(name):
     state = LARGE[name]
-    assert EVENT_BYTES_MAX < canonical.size(state) <= STATE_BYTES_MAX
+    assert EVENT_BYTES_MAX < json_text.size(state) <= STATE_BYTES_MAX
     made = check(copied(state))
     assert sum(map(len, made.texts)) <= PARTS_BYTES_MAX
-    assert max(len(canonical.loads(text)) for text in made.texts[1:]) <= OPERATIONS_MAX
+    assert max(len(json_text.loads(text)) for text in made.texts[1:]) <= OPERATIONS_MAX
 
 
 def test_the_largest_state_is_taken_and_one_byte_more_is_refused():
     state = {"rows": ["x" * 1000] * 8_000}
-    missing = STATE_BYTES_MAX - canonical.size({**state, "rest": ""})
+    missing = STATE_BYTES_MAX - json_text.size({**state, "rest": ""})
     check({**state, "rest": "x" * missing})
     with pytest.raises(
         Refused, match=f"at most {STATE_BYTES_MAX} bytes .got {STATE_BYTES_MAX + 1} bytes"

@@ -1,15 +1,19 @@
-"""A document in memory, as the fold changes it in place.
+"""A document in memory, changed in place by the fold, and the outcome of each event.
 
-Made by the fold's caller from a store's row; `ABSENT` is what a document is before its first event and
-after a delete.
+`UndoLog` belongs to patch and merge; the other types are used by all who fold or store documents.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from enum import IntEnum
+from typing import Final, NamedTuple
 
-from refold.core.canonical import Json
+from orjson import dumps
+
+from refold.core.errors import Refused
+from refold.core.json_text import Json
+from refold.core.limits import Limits
 
 
 class Absent:
@@ -52,3 +56,159 @@ class Document:
     unpaged_bytes: int = 0
     page_bytes: int = 0
     identities: dict[bytes, bytes] = field(default_factory=dict)
+
+
+class Status(IntEnum):
+    """An outcome's status; only the first two are effective."""
+
+    applied = 0
+    merged = 1
+    rejected = 2
+    duplicate = 3
+
+    @property
+    def is_effective(self) -> bool:
+        """Tell whether the event took a version."""
+        return self <= Status.merged
+
+
+class Kind(IntEnum):
+    """Which of the four an event was; `unknown` where it could not be decoded."""
+
+    unknown = 0
+    patch = 1
+    merge = 2
+    put = 3
+    delete = 4
+
+
+STATUSES: Final = tuple(Status)
+KINDS: Final = tuple(Kind)
+"""By number, as journal and pages hold them: a look-up costs a tenth of the enumeration's own."""
+
+
+class First(NamedTuple):
+    """The outcome that an event's id had when it was first seen.
+
+    `ordinal` counts the document's events from 1.
+    """
+
+    ordinal: int
+    sequence: int
+    recorded_at: int
+    version: int
+    status: Status
+    is_creation: bool
+    reason: str
+
+
+class Outcome(NamedTuple):
+    """What the fold made of one event.
+
+    `version` is the document's after it (for a duplicate: its first outcome's). `effect` is the effective
+    RFC 6902 patch where it is not the event's own. `is_creation`: the document was absent before.
+    """
+
+    status: Status
+    version: int
+    kind: Kind
+    is_creation: bool = False
+    reason: str = ""
+    detail: str = ""
+    effect: list[Json] | None = None
+    first: First | None = None
+
+
+class UndoLog:
+    """One event's changes to one state, and the way back."""
+
+    __slots__ = ("_carried_bytes", "_limits", "_shifts", "_steps", "depth_max", "root", "size")
+
+    def __init__(self, root: Json, size: int, limits: Limits) -> None:
+        """`size` is the canonical size of `root`."""
+        self.root = root
+        self.size = size
+        self.depth_max = limits.depth
+        self._limits = limits
+        self._steps: list[tuple[int, Json, Json, Json]] = []
+        self._carried_bytes = 0
+        self._shifts = 0
+
+    def set_root(self, value: Json, value_bytes: int) -> None:
+        """Put another value in the place of the whole state."""
+        self.root = value
+        self.size = value_bytes
+
+    def replace(self, parent: Json, place: str | int, value: Json, value_bytes: int) -> None:
+        """Replace a member or an element, which must be there."""
+        old = parent[place]
+        self.size += value_bytes - len(dumps(old))
+        self._steps.append((_SET, parent, place, old))
+        parent[place] = value
+
+    def add_member(self, parent: dict[str, Json], key: str, value: Json, value_bytes: int) -> None:
+        """Add a member to an object, or replace the one that is there."""
+        if key in parent:
+            self.replace(parent, key, value, value_bytes)
+            return
+        self.size += value_bytes + len(dumps(key)) + (2 if parent else 1)
+        self._steps.append((_TAKE_OUT, parent, key, None))
+        parent[key] = value
+
+    def remove_member(self, parent: dict[str, Json], key: str) -> int:
+        """Remove an object's member, which must be there; return its value's size."""
+        old = parent.pop(key)
+        old_bytes = len(dumps(old))
+        self.size -= old_bytes + len(dumps(key)) + (2 if parent else 1)
+        self._steps.append((_SET, parent, key, old))
+        return old_bytes
+
+    def insert_element(self, parent: list[Json], place: int, value: Json, value_bytes: int) -> None:
+        """Insert before an array's element, or at its end."""
+        self._count_shifts(len(parent) - place)
+        self.size += value_bytes + (1 if parent else 0)
+        self._steps.append((_TAKE_OUT, parent, place, None))
+        parent.insert(place, value)
+
+    def remove_element(self, parent: list[Json], place: int) -> int:
+        """Remove an array's element; return its size."""
+        self._count_shifts(len(parent) - place)
+        old = parent.pop(place)
+        old_bytes = len(dumps(old))
+        self.size -= old_bytes + (1 if parent else 0)
+        self._steps.append((_PUT_BACK, parent, place, old))
+        return old_bytes
+
+    def count_carried(self, value_bytes: int) -> None:
+        """Charge what a move or a copy carries: without a bound a short event could cost minutes."""
+        self._carried_bytes += value_bytes
+        bytes_max = self._limits.copy_bytes
+        if self._carried_bytes > bytes_max:
+            raise Refused("copy_too_large", f"one event moves and copies more than {bytes_max} bytes")
+
+    def check_size(self) -> None:
+        """Refuse a state that has grown too large."""
+        bytes_max = self._limits.state_bytes
+        if self.size > bytes_max:
+            raise Refused("state_too_large", f"the state would take {self.size} bytes of {bytes_max}")
+
+    def undo(self) -> None:
+        """Restore the state that was given; the order of an object's keys may differ."""
+        for step, parent, place, old in reversed(self._steps):
+            if step == _SET:
+                parent[place] = old
+            elif step == _TAKE_OUT:
+                del parent[place]
+            else:
+                parent.insert(place, old)
+
+    def _count_shifts(self, elements: int) -> None:
+        self._shifts += elements
+        shifts_max = self._limits.shifts
+        if self._shifts > shifts_max:
+            raise Refused("too_many_shifts", f"one event shifts more than {shifts_max} array elements")
+
+
+_SET: Final = 0
+_TAKE_OUT: Final = 1
+_PUT_BACK: Final = 2

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from refold.core.canonical import Json, identical, size_within
+from refold.core.document import Kind
 from refold.core.envelope import Envelope, open_envelope
 from refold.core.errors import Refused
-from refold.core.limits import VERSION_MAX, Limits
-from refold.core.outcome import Kind
+from refold.core.json_text import Json, identical, shape_of, size_within
+from refold.core.limits import Limits
 from refold.core.patch import Operation, Operations, compile_patch
-from refold.core.shape import shape_of
 from refold.core.timestamp import parse_rfc3339
+
+VERSION_MAX: Final = 2**63 - 1
+"""What a store's integers hold."""
 
 CHANGES: Final = {"patch": Kind.patch, "merge": Kind.merge, "put": Kind.put, "delete": Kind.delete}
 TEXTS: Final = ("id", "type", "actor", "correlation_id", "causation_id")

@@ -1,82 +1,27 @@
-"""The id window: which ids a document's last events carried, and what became of them.
-
-One identity is `id digest (16) | content digest (16) | first outcome`, kept as bytes in memory, in the journal
-and beside each page, never with the document's row.
-"""
+"""Former names of what moved, for callers that have not followed yet. Nothing new imports from here."""
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable
-from hashlib import sha256
-from typing import Final
+from refold.core.dedup import (
+    DIGEST_BYTES,
+    admit,
+    content_digest,
+    first_outcome,
+    id_digest,
+    pack_identities,
+    recall,
+    remember,
+    unpack_identities,
+)
 
-from refold.core.outcome import STATUSES, First
-
-DIGEST_BYTES: Final = 16
-_FIRST: Final = struct.Struct(">QQqQBB")
-_OUTCOME_AT: Final = 2 * DIGEST_BYTES
-_REASON_AT: Final = _OUTCOME_AT + _FIRST.size
-
-
-def id_digest(event_id: str) -> bytes:
-    """Return the 16 bytes by which an id is looked for."""
-    return sha256(event_id.encode()).digest()[:DIGEST_BYTES]
-
-
-def content_digest(canonical: bytes) -> bytes:
-    """Return the 16 bytes that tell a retry from another event under the same id."""
-    return sha256(canonical).digest()[:DIGEST_BYTES]
-
-
-def remember(window: dict[bytes, bytes], digest: bytes, content: bytes, first: First, ids_max: int) -> bytes:
-    """Put an identity in a window of at most `ids_max`, letting go of the oldest; return it as bytes."""
-    packed = _FIRST.pack(
-        first.ordinal, first.sequence, first.recorded_at, first.version, first.status, first.is_creation
-    )
-    identity = digest + content + packed + first.reason.encode("ascii")
-    admit(window, identity, ids_max)
-    return identity
-
-
-def admit(window: dict[bytes, bytes], identity: bytes, ids_max: int) -> None:
-    """Put an identity, as bytes, behind all others in the window."""
-    digest = identity[:DIGEST_BYTES]
-    window.pop(digest, None)
-    window[digest] = identity
-    if len(window) > ids_max:
-        del window[next(iter(window))]
-
-
-def recall(window: dict[bytes, bytes], digest: bytes, oldest_ordinal: int) -> tuple[bytes, First] | None:
-    """Find an id that an event from number `oldest_ordinal` on carried: its content digest and first outcome."""
-    identity = window.get(digest)
-    if identity is None:
-        return None
-    first = first_outcome(identity)
-    if first.ordinal < oldest_ordinal:
-        return None
-    return identity[DIGEST_BYTES:_OUTCOME_AT], first
-
-
-def first_outcome(identity: bytes) -> First:
-    """Read the first outcome out of an identity."""
-    ordinal, sequence, recorded_at, version, status, is_creation = _FIRST.unpack_from(identity, _OUTCOME_AT)
-    reason = identity[_REASON_AT:].decode("ascii")
-    return First(ordinal, sequence, recorded_at, version, STATUSES[status], bool(is_creation), reason)
-
-
-def pack_identities(identities: Iterable[bytes]) -> bytes:
-    """Join identities, in order, into a page's column."""
-    return b"".join(len(identity).to_bytes(2, "big") + identity for identity in identities)
-
-
-def unpack_identities(column: bytes) -> list[bytes]:
-    """Take a page's column apart."""
-    identities = []
-    at = 0
-    while at < len(column):
-        end = at + 2 + int.from_bytes(column[at : at + 2], "big")
-        identities.append(column[at + 2 : end])
-        at = end
-    return identities
+__all__ = [
+    "DIGEST_BYTES",
+    "admit",
+    "content_digest",
+    "first_outcome",
+    "id_digest",
+    "pack_identities",
+    "recall",
+    "remember",
+    "unpack_identities",
+]

@@ -1,74 +1,10 @@
-"""What the log itself says, read once in order: clock, chains, fold numbers, and a digest of each document's events.
-
-Nothing is folded but the system's own documents. Held against a projection by `refold.projector.verify`.
-"""
+"""Former names of what moved, for callers that have not followed yet. Nothing new imports from here."""
 
 from __future__ import annotations
 
-import struct
-from bisect import bisect_right
-from collections.abc import Callable
-from hashlib import sha256
-from typing import Final
+from refold.core.log_digest import EMPTY_DIGEST as NOTHING
+from refold.core.log_digest import UNROUTABLE as NOWHERE
+from refold.core.log_digest import LogDigest as Ledger
+from refold.core.log_digest import digest_of
 
-from refold.core.document import Document
-from refold.core.limits import FOLD_MAX, PARTITIONS
-from refold.core.record import SYSTEM_NAMESPACE, Place, Record, author_headers
-from refold.core.shard import Shard, first_checkpoints
-
-_EVENT: Final = struct.Struct(">16sQqqII")
-_DIGEST_BYTES: Final = 16
-NOTHING: Final = bytes(_DIGEST_BYTES)
-"""The digest of a document without events."""
-
-NOWHERE: Final = ("", "")
-"""Stands for the document of all events whose names make none."""
-
-
-def digest_of(previous: bytes, record: Record, recorded_at: int) -> bytes:
-    """Return a document's digest after one more event, given with its author's headers only."""
-    sequence, time, subject, headers, body = record
-    packed = _EVENT.pack(previous, sequence, time, recorded_at, len(subject), len(headers))
-    return sha256(b"".join((packed, subject, headers, body))).digest()[:_DIGEST_BYTES]
-
-
-class Ledger:
-    """The log up to where it has been read."""
-
-    def __init__(self, log_id: str, wants: Callable[[Place], bool]) -> None:
-        """Begin before the first event; documents that are not wanted have no digest."""
-        self._shard = Shard(first_checkpoints(log_id))
-        self._wants = wants
-        self._system: dict[str, Document] = {}
-        self._fold_numbers = [(0, 1)]
-        self.digests: dict[tuple[str, str], bytes] = {}
-        self.refused = [0] * PARTITIONS
-        self.checkpoints = self._shard.checkpoints
-
-    def add(self, record: Record) -> None:
-        """Read one more event. Raises `FoldUnknown`, `LogHole`."""
-        shard = self._shard
-        where = shard.place(record.subject)
-        record = record._replace(headers=author_headers(record.headers))
-        if where.namespace == SYSTEM_NAMESPACE:
-            self._fold(record, where)
-        else:
-            shard.witness(record, where)
-            if where.reason:
-                self.refused[where.partition] += 1
-        if self._wants(where):
-            key = where[1:3]
-            self.digests[key] = digest_of(self.digests.get(key, NOTHING), record, shard.recorded_at)
-
-    def fold_number_at(self, sequence: int) -> int:
-        """Return the number of the rules in force for the event at a sequence."""
-        return self._fold_numbers[bisect_right(self._fold_numbers, (sequence, FOLD_MAX)) - 1][1]
-
-    def _fold(self, record: Record, where: Place) -> None:
-        fresh = Document(namespace=where.namespace, document=where.document, partition=where.partition)
-        self._shard.fold(record, where, self._system.setdefault(where.document, fresh))
-        if record.sequence == 1:
-            # A genesis is folded by the rules of its own number.
-            self._fold_numbers = [(0, self._shard.fold_number)]
-        elif self._shard.fold_number != self._fold_numbers[-1][1]:
-            self._fold_numbers.append((record.sequence + 1, self._shard.fold_number))
+__all__ = ["NOTHING", "NOWHERE", "Ledger", "digest_of"]

@@ -49,16 +49,9 @@ UNBOUNDED: Final = Limits(**dict.fromkeys(Limits.__dataclass_fields__, 2**62))
 PARTITIONS: Final = 64
 NAME_CHARS_MAX: Final = 128
 TEXT_DEPTH_MAX: Final = 160
-"""Nesting of any JSON text that is read."""
-
-DETAIL_CHARS_MAX: Final = 500
-"""A rejection's detail, for people."""
-
 INTEGER_MIN: Final = -(2**63)
 INTEGER_MAX: Final = 2**64 - 1
 VERSION_MAX: Final = 2**63 - 1
-FOLD_MAX: Final = 2**31 - 1
-
 TIME_MIN_NANOSECONDS: Final = -(2**63)
 TIME_MAX_NANOSECONDS: Final = 2**63 - 1
 
@@ -120,17 +113,11 @@ LOG_UNCOUNTED_SHARE: Final = 0.05
 SHARED_BUFFERS_BYTES_MAX: Final = 256 * 1024 * 1024
 """The embedded database's page cache; less where memory is small."""
 
-SUBJECTS_CACHED_MAX: Final = 100_000
-"""Subjects whose partition and names a shard remembers."""
-
 NOTICE_BYTES_MAX: Final = PAYLOAD_BYTES_MAX - 64 * 1024
 """A change notice over this goes without its patch."""
 
 RECORDS_FOLDED_MAX: Final = 500
 """Records folded before other tasks get their turn (about ten milliseconds)."""
-
-DIFF_EDITS_MAX: Final = 128
-"""A diff looks for the very best alignment of two arrays only up to so many insertions and removals."""
 
 STORE_READERS_MAX: Final = 8
 """Connections that one process reads Postgres through."""

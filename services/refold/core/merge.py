@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import orjson
 
-from refold.core.canonical import Json, identical, size_within
-from refold.core.edit import Edit
+from refold.core.document import UndoLog
 from refold.core.errors import Refused
+from refold.core.json_text import Json, identical, size_within
 from refold.core.limits import Limits
 from refold.core.pointer import render
 
@@ -38,7 +38,7 @@ class _Merging:
     __slots__ = ("_limits", "_operations", "_path_chars", "edit", "tokens")
 
     def __init__(self, state: Json, size: int, limits: Limits) -> None:
-        self.edit = Edit(state, size, limits)
+        self.edit = UndoLog(state, size, limits)
         self._limits = limits
         self.tokens: list[str] = []
         self._operations: list[dict[str, Json]] = []

@@ -10,18 +10,17 @@ from typing import Final, NamedTuple, NoReturn, TypeAlias
 
 import orjson
 
-from refold.core.canonical import Json, equal, size_within
-from refold.core.edit import Edit
+from refold.core.document import UndoLog
 from refold.core.errors import Refused
+from refold.core.json_text import Json, equal, shape_of, size_within
 from refold.core.limits import UNBOUNDED, Limits
 from refold.core.pointer import as_container, index, missing_member, parse, resolve, resolve_parent
-from refold.core.shape import shape_of
 
 
 class Operation(NamedTuple):
     """One operation whose shape has been checked, with the function that applies it."""
 
-    apply: Callable[[Edit, Operation], None]
+    apply: Callable[[UndoLog, Operation], None]
     tokens: tuple[str, ...]
     value: Json
     source: tuple[str, ...]
@@ -30,7 +29,7 @@ class Operation(NamedTuple):
 class OperationShape(NamedTuple):
     """What an `op` names: the function that applies it, and which members it needs beside `path`."""
 
-    apply: Callable[[Edit, Operation], None]
+    apply: Callable[[UndoLog, Operation], None]
     has_value: bool = False
     has_source: bool = False
 
@@ -60,7 +59,7 @@ def apply_patch(state: Json, operations: list[Operation], *, size: int, limits: 
     `size` is the canonical size of `state`. The operations' values become part of the state, where later
     operations and later patches change them: compile anew from the bytes to apply a second time.
     """
-    edit = Edit(state, size, limits)
+    edit = UndoLog(state, size, limits)
     bytes_max = limits.state_bytes
     done = 0
     try:
@@ -151,12 +150,12 @@ def _refuse_in(field: str, refusal: Refused) -> NoReturn:
     raise Refused(refusal.reason, refusal.message, field=field, shape=refusal.shape) from None
 
 
-def _add(edit: Edit, operation: Operation) -> None:
+def _add(edit: UndoLog, operation: Operation) -> None:
     _, tokens, value, _ = operation
     _put(edit, tokens, value)
 
 
-def _replace(edit: Edit, operation: Operation) -> None:
+def _replace(edit: UndoLog, operation: Operation) -> None:
     _, tokens, value, _ = operation
     if not tokens:
         edit.set_root(value, size_within(value, edit.depth_max))
@@ -172,11 +171,11 @@ def _replace(edit: Edit, operation: Operation) -> None:
         edit.replace(parent, place, value, size_within(value, edit.depth_max - len(tokens)))
 
 
-def _remove(edit: Edit, operation: Operation) -> None:
+def _remove(edit: UndoLog, operation: Operation) -> None:
     _take(edit, operation.tokens)
 
 
-def _move(edit: Edit, operation: Operation) -> None:
+def _move(edit: UndoLog, operation: Operation) -> None:
     _, tokens, _, source = operation
     value = _resolve_source(edit.root, source)
     if tokens == source:
@@ -187,7 +186,7 @@ def _move(edit: Edit, operation: Operation) -> None:
     _put(edit, tokens, value, value_bytes if len(tokens) <= len(source) else None)
 
 
-def _copy(edit: Edit, operation: Operation) -> None:
+def _copy(edit: UndoLog, operation: Operation) -> None:
     _, tokens, _, source = operation
     written = orjson.dumps(_resolve_source(edit.root, source))
     edit.count_carried(len(written))
@@ -195,7 +194,7 @@ def _copy(edit: Edit, operation: Operation) -> None:
     _put(edit, tokens, orjson.loads(written))
 
 
-def _test(edit: Edit, operation: Operation) -> None:
+def _test(edit: UndoLog, operation: Operation) -> None:
     _, tokens, value, _ = operation
     found = resolve(edit.root, tokens)
     if not equal(found, value):
@@ -209,7 +208,7 @@ def _resolve_source(root: Json, source: tuple[str, ...]) -> Json:
         _refuse_in("from", refusal)
 
 
-def _put(edit: Edit, tokens: tuple[str, ...], value: Json, known_bytes: int | None = None) -> None:
+def _put(edit: UndoLog, tokens: tuple[str, ...], value: Json, known_bytes: int | None = None) -> None:
     """Do what `add` does; the size is known only of a value that is also known to be shallow enough."""
     if not tokens:
         edit.set_root(value, known_bytes or size_within(value, edit.depth_max))
@@ -224,7 +223,7 @@ def _put(edit: Edit, tokens: tuple[str, ...], value: Json, known_bytes: int | No
         )
 
 
-def _take(edit: Edit, tokens: tuple[str, ...]) -> int:
+def _take(edit: UndoLog, tokens: tuple[str, ...]) -> int:
     """Remove a value and return its size."""
     parent, key = resolve_parent(edit.root, tokens), tokens[-1]
     if type(parent) is list:

@@ -9,9 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from refold.core.canonical import Json
 from refold.core.errors import Refused
-from refold.core.shape import shape_of, shortened
+from refold.core.json_text import Json, shape_of, shortened
 
 
 def parse(pointer: str) -> tuple[str, ...]:

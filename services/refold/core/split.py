@@ -11,13 +11,12 @@ from typing import Final
 
 import orjson
 
-from refold.core import canonical
-from refold.core.canonical import Json
+from refold.core import json_text
 from refold.core.errors import Refused
+from refold.core.event import VERSION_MAX
 from refold.core.fold import EVENT_BYTES_MAX, NEWEST, OPERATIONS_MAX, STATE_BYTES_MAX
-from refold.core.limits import VERSION_MAX
+from refold.core.json_text import Json, shape_of
 from refold.core.pointer import escape
-from refold.core.shape import shape_of
 
 PART_BYTES: Final = 768 * 1024
 """Most parts are no larger, so that an import of the document's history has room for what it adds to each event."""
@@ -63,7 +62,7 @@ def split_write(state: Json, fields: dict[str, Json], *, reserved_bytes: int = 0
         Refused: `state_too_large`, `too_deep`; `event_too_large` where a single string with the path to it does not
             fit into one event, or where so many small elements would take more than `PARTS_BYTES_MAX`.
     """
-    count = canonical.size_within(state, NEWEST.limits.depth)
+    count = json_text.size_within(state, NEWEST.limits.depth)
     if count > STATE_BYTES_MAX:
         rule = f"at most {STATE_BYTES_MAX} bytes"
         raise Refused("state_too_large", rule, field="put", shape=f"{count} bytes")
@@ -86,7 +85,7 @@ def _fields_of(fields: dict[str, Json], base: int, *, is_last: bool) -> dict[str
 
 
 def _body(fields: dict[str, Json], change: str, text: bytes) -> bytes:
-    return b'%b,"%b":%b}' % (canonical.dumps(fields)[:-1], change.encode(), text)
+    return b'%b,"%b":%b}' % (json_text.dumps(fields)[:-1], change.encode(), text)
 
 
 def _texts(state: Json, bytes_max: int) -> list[bytes]:
@@ -94,7 +93,7 @@ def _texts(state: Json, bytes_max: int) -> list[bytes]:
     part_bytes = min(PART_BYTES, bytes_max)
     adding = _Adding(part_bytes, bytes_max - 2)
     beginning, rest = _begin(state, part_bytes)
-    texts = [adding.checked(canonical.dumps(beginning), "", beginning)]
+    texts = [adding.checked(json_text.dumps(beginning), "", beginning)]
     bytes_count = len(texts[0])
     operations: list[bytes] = []
     patch_bytes = 1

@@ -11,7 +11,9 @@ from decimal import Decimal
 from typing import Final
 
 from refold.core.errors import Refused
-from refold.core.limits import TIME_MAX_NANOSECONDS, TIME_MIN_NANOSECONDS
+
+TIME_MIN_NANOSECONDS: Final = -(2**63)
+TIME_MAX_NANOSECONDS: Final = 2**63 - 1
 
 _RFC3339: Final = re.compile(
     r"(\d{4})-(\d{2})-(\d{2})[Tt](\d{2}):(\d{2}):(\d{2})(?:\.(\d{1,9}))?(?:[Zz]|([+-])(\d{2}):(\d{2}))",

@@ -15,6 +15,7 @@ from refold.core.canonical import dumps
 from refold.core.errors import Refused
 from refold.core.event import FIELDS, LATER_FIELDS, STRATEGIES
 from refold.core.fold import NEWEST
+from refold.core.fold.v1 import DETAIL_CHARS_MAX
 from refold.core.outcome import Status
 from refold.core.patch import _LATER, RFC_6902
 from support.contracts import contract, validator
@@ -137,7 +138,7 @@ def test_every_reason_of_the_core_is_in_the_outcomes_schema() -> None:
     schema = contract("outcome.schema.json")
     assert schema["$defs"]["reason"]["enum"] == sorted(_reasons())
     assert schema["properties"]["status"]["enum"] == [status.name for status in Status]
-    assert schema["properties"]["detail"]["maxLength"] == limits.DETAIL_CHARS_MAX
+    assert schema["properties"]["detail"]["maxLength"] == DETAIL_CHARS_MAX
 
 
 @pytest.mark.parametrize("name", ["event", "outcome", "change"])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refold.core import align
+from refold.core import diff as align
 
 WORDS = st.text("abc", max_size=12)
 

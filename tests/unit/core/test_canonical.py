@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 import pytest
 
-from refold.core import canonical
+from refold.core import json_text
 from refold.core.errors import Refused
-from refold.core.limits import TEXT_DEPTH_MAX
+from refold.core.json_text import TEXT_DEPTH_MAX
 from support.vectors import vectors
 
 
@@ -23,7 +23,7 @@ def nested(levels: int) -> Any:
 
 def refusal(data: bytes) -> Refused:
     with pytest.raises(Refused) as caught:
-        canonical.loads(data)
+        json_text.loads(data)
     return caught.value
 
 
@@ -37,7 +37,7 @@ def test_every_vector_is_read_to_its_canonical_bytes_or_refused(vector):
     if "error" in vector:
         assert refusal(data).reason == vector["error"]
     else:
-        assert canonical.dumps(canonical.loads(data)) == vector["canonical"].encode()
+        assert json_text.dumps(json_text.loads(data)) == vector["canonical"].encode()
 
 
 @pytest.mark.parametrize("vector", vectors("canonical.json"))
@@ -46,7 +46,7 @@ def test_white_space_around_a_text_changes_nothing(vector):
     if "error" in vector:
         assert refusal(data).reason == vector["error"]
     else:
-        assert canonical.dumps(canonical.loads(data)) == vector["canonical"].encode()
+        assert json_text.dumps(json_text.loads(data)) == vector["canonical"].encode()
 
 
 @pytest.mark.parametrize("vector", [row for row in vectors("canonical.json") if "error" in row.values[0]])
@@ -56,8 +56,8 @@ def test_a_fault_is_found_wherever_in_a_text_it_stands(vector):
 
 
 def test_a_negative_zero_never_gets_in_beside_other_numbers():
-    value = canonical.loads(b'{"a":[-0.0,-0.05,0.0,"-0.0"],"b":-0.0}')
-    assert canonical.dumps(value) == b'{"a":[0.0,-0.05,0.0,"-0.0"],"b":0.0}'
+    value = json_text.loads(b'{"a":[-0.0,-0.05,0.0,"-0.0"],"b":-0.0}')
+    assert json_text.dumps(value) == b'{"a":[0.0,-0.05,0.0,"-0.0"],"b":0.0}'
 
 
 def test_an_integer_of_a_million_digits_is_refused_at_once():
@@ -76,8 +76,8 @@ def test_a_deep_text_is_refused_without_using_the_stack():
 
 def test_many_brackets_side_by_side_are_not_deep():
     data = b"[" + b",".join([b'{"a":[]}'] * 1000) + b"]"
-    assert canonical.dumps(canonical.loads(data)) == data
-    assert canonical.loads(data.replace(b":", b": ")) == canonical.loads(data)
+    assert json_text.dumps(json_text.loads(data)) == data
+    assert json_text.loads(data.replace(b":", b": ")) == json_text.loads(data)
 
 
 def test_a_refusal_names_the_rule_and_the_shape_but_not_the_value():
@@ -101,26 +101,26 @@ def test_orjson_writes_exactly_254_levels():
 @pytest.mark.parametrize("levels", [1, 2, 3, 127, 128])
 def test_a_size_is_given_only_within_the_levels_asked_for(levels):
     value = nested(levels)
-    assert canonical.size_within(value, levels) == canonical.size(value) == len(canonical.dumps(value))
+    assert json_text.size_within(value, levels) == json_text.size(value) == len(json_text.dumps(value))
     with pytest.raises(Refused) as caught:
-        canonical.size_within(value, levels - 1)
+        json_text.size_within(value, levels - 1)
     assert caught.value.reason == "too_deep"
 
 
 def test_a_wide_value_and_one_with_brackets_in_its_strings_are_not_deep():
     wide = [[] for _ in range(500)]
-    assert canonical.size_within(wide, 2) == len(canonical.dumps(wide))
-    assert canonical.size_within("[" * 500, 0) == 502
+    assert json_text.size_within(wide, 2) == len(json_text.dumps(wide))
+    assert json_text.size_within("[" * 500, 0) == 502
 
 
 @pytest.mark.parametrize("levels", [0, 1, 2, 159, 160])
 def test_depth_counts_levels(levels):
-    assert canonical.depth(nested(levels)) == levels
-    assert canonical.depth([nested(levels), 1, []]) == levels + 1 if levels else 2
+    assert json_text.depth(nested(levels)) == levels
+    assert json_text.depth([nested(levels), 1, []]) == levels + 1 if levels else 2
 
 
 def test_the_depth_of_empty_containers_is_one():
-    assert (canonical.depth([]), canonical.depth({}), canonical.depth("[]")) == (1, 1, 0)
+    assert (json_text.depth([]), json_text.depth({}), json_text.depth("[]")) == (1, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -138,8 +138,8 @@ def test_the_depth_of_empty_containers_is_one():
     ],
 )
 def test_equal_values_are_equal_both_ways(a, b):
-    assert canonical.equal(a, b)
-    assert canonical.equal(b, a)
+    assert json_text.equal(a, b)
+    assert json_text.equal(b, a)
 
 
 @pytest.mark.parametrize(
@@ -163,18 +163,18 @@ def test_equal_values_are_equal_both_ways(a, b):
     ],
 )
 def test_different_values_are_not_equal_either_way(a, b):
-    assert not canonical.equal(a, b)
-    assert not canonical.equal(b, a)
+    assert not json_text.equal(a, b)
+    assert not json_text.equal(b, a)
 
 
 def test_identical_is_equality_of_bytes():
-    assert canonical.identical({"a": [1.0], "b": {}}, {"b": {}, "a": [1.0]})
-    assert not canonical.identical({"a": [1.0]}, {"a": [1]})
-    assert not canonical.identical(1, 1.0)
-    assert not canonical.identical([1], [True])
-    assert not canonical.identical(0, False)
+    assert json_text.identical({"a": [1.0], "b": {}}, {"b": {}, "a": [1.0]})
+    assert not json_text.identical({"a": [1.0]}, {"a": [1]})
+    assert not json_text.identical(1, 1.0)
+    assert not json_text.identical([1], [True])
+    assert not json_text.identical(0, False)
 
 
 def test_the_text_may_be_deeper_than_a_state_but_not_than_orjson_writes():
-    assert canonical.depth(canonical.loads(canonical.dumps(nested(TEXT_DEPTH_MAX)))) == TEXT_DEPTH_MAX
+    assert json_text.depth(json_text.loads(json_text.dumps(nested(TEXT_DEPTH_MAX)))) == TEXT_DEPTH_MAX
     assert refusal(orjson.dumps(nested(TEXT_DEPTH_MAX + 1))).reason == "too_deep"

@@ -6,8 +6,7 @@ from hashlib import sha256
 
 import pytest
 
-from refold.core.chain import link, seed
-from refold.core.record import Record
+from refold.core.stream import Record, chain_link, chain_seed
 from support.events import START, lines
 
 # SHA-256 of 00000001 4c 0000000000000000; then of that, the numbers, and each length with its bytes.
@@ -38,17 +37,17 @@ def described(previous, sequence, time, subject, headers, body):
 
 
 def test_a_chain_begins_at_its_log_id_and_partition():
-    assert seed("é-1", 63) == sha256(four(len("é-1".encode())) + "é-1".encode() + eight(63)).digest()
+    assert chain_seed("é-1", 63) == sha256(four(len("é-1".encode())) + "é-1".encode() + eight(63)).digest()
 
 
 def test_every_log_and_every_partition_has_a_chain_of_its_own():
-    assert len({seed(log_id, partition) for log_id in ("a", "b") for partition in range(64)}) == 128
+    assert len({chain_seed(log_id, partition) for log_id in ("a", "b") for partition in range(64)}) == 128
 
 
 def test_a_known_chain_stays_the_same_for_ever():
     genesis = Record(1, START, b"log.0.a.b", b"A: 1\r\n", b"{}")
-    assert seed("L", 0).hex() == SEED
-    assert link(seed("L", 0), genesis).hex() == LINKED
+    assert chain_seed("L", 0).hex() == SEED
+    assert chain_link(chain_seed("L", 0), genesis).hex() == LINKED
 
 
 @pytest.mark.parametrize(
@@ -61,14 +60,14 @@ def test_a_known_chain_stays_the_same_for_ever():
 )
 def test_a_link_covers_previous_sequence_time_subject_headers_and_body(record):
     previous = bytes(range(32))
-    assert link(previous, record) == described(previous, *record)
+    assert chain_link(previous, record) == described(previous, *record)
 
 
 def test_the_brokers_own_headers_are_not_covered_wherever_they_stand():
     stored = lines(("Nats-Msg-Id", "1"), ("B", "2"), ("Nats-Expected-Stream", "S"), ("A", "1"))
     record = Record(1, START, b"log.0.a.b", stored, b"{}")
     authors = lines(("B", "2"), ("A", "1"))
-    assert link(b"\x00" * 32, record) == described(b"\x00" * 32, 1, START, b"log.0.a.b", authors, b"{}")
+    assert chain_link(b"\x00" * 32, record) == described(b"\x00" * 32, 1, START, b"log.0.a.b", authors, b"{}")
 
 
 ORIGINAL = Record(5, START, b"log.0.a.b", lines(("A", "1"), ("B", "2")), b"{}")
@@ -87,8 +86,8 @@ ORIGINAL = Record(5, START, b"log.0.a.b", lines(("A", "1"), ("B", "2")), b"{}")
     ],
 )
 def test_any_change_of_an_event_changes_its_link(other):
-    assert link(b"\x00" * 32, other) != link(b"\x00" * 32, ORIGINAL)
+    assert chain_link(b"\x00" * 32, other) != chain_link(b"\x00" * 32, ORIGINAL)
 
 
 def test_any_change_of_what_came_before_changes_a_link():
-    assert link(seed("L", 0), ORIGINAL) != link(seed("L", 1), ORIGINAL)
+    assert chain_link(chain_seed("L", 0), ORIGINAL) != chain_link(chain_seed("L", 1), ORIGINAL)

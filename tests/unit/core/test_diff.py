@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from refold.core import canonical
 from refold.core import diff as diff_module
+from refold.core import json_text
 from refold.core.diff import diff
 from refold.core.fold import OPERATIONS_MAX, STATE_BYTES_MAX
 from support.fold1 import LIMITS, apply_patch, compile_patch
@@ -16,12 +16,12 @@ from support.json_values import copied
 
 
 def checked(a: Any, b: Any) -> list[Any]:
-    before = canonical.dumps(a), canonical.dumps(b)
+    before = json_text.dumps(a), json_text.dumps(b)
     patch = diff(a, b)
-    assert (canonical.dumps(a), canonical.dumps(b)) == before
-    state = canonical.loads(before[0])
+    assert (json_text.dumps(a), json_text.dumps(b)) == before
+    state = json_text.loads(before[0])
     root, _ = apply_patch(state, compile_patch(copied(patch)), size=len(before[0]))
-    assert canonical.dumps(root) == before[1]
+    assert json_text.dumps(root) == before[1]
     return patch
 
 
@@ -117,7 +117,7 @@ def test_a_reversed_array_is_moves_and_its_one_edit_stays_one_operation():
     b.reverse()
     moves = checked(a, b)
     assert {operation["op"] for operation in moves} == {"move"}
-    assert len(canonical.dumps(moves)) < len(canonical.dumps(b)) // 2
+    assert len(json_text.dumps(moves)) < len(json_text.dumps(b)) // 2
     b[70]["price"] = 0
     assert len(checked(a, b)) == len(moves) + 1
 

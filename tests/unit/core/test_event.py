@@ -6,10 +6,10 @@ import json
 
 import pytest
 
+from refold.core.document import Kind
 from refold.core.errors import Refused
 from refold.core.event import FIELDS, LATER_FIELDS, TEXTS
 from refold.core.fold import OPERATIONS_MAX
-from refold.core.outcome import Kind
 from support.events import JSON_PATCH, SECOND, lines
 from support.fold1 import LIMITS, decode
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from refold.core.document import ABSENT
+from refold.core.document import ABSENT, Kind, Status
 from refold.core.fold import EVENT_BYTES_MAX, ID_WINDOW_EVENTS, ID_WINDOW_IDS, OPERATIONS_MAX, STATE_BYTES_MAX
-from refold.core.limits import DETAIL_CHARS_MAX
-from refold.core.outcome import Kind, Status
+from refold.core.fold.v1 import DETAIL_CHARS_MAX
 from refold.core.timestamp import format_time
 from support.events import CLOUD_EVENT, JSON_PATCH, SECOND, START, History
 from support.fold1 import LIMITS

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from refold.core import canonical
+from refold.core import json_text
 from refold.core.document import Document
 from refold.core.errors import FoldUnknown
-from refold.core.fold import RULES, rules_of
-from refold.core.record import partition_of
-from refold.core.shard import Shard, first_checkpoints
-from refold.core.system import genesis, genesis_rules, read_genesis
+from refold.core.fold import RULES, genesis, genesis_rules, read_genesis, rules_of
+from refold.core.fold_state import FoldState, first_checkpoints
+from refold.core.stream import partition_of
 from support.events import START, record
 from support.fold2 import FOLD_2, MOVE_ON, inc, known_fold_2
 
@@ -27,21 +26,21 @@ class Log:
     """One log, folded by a shard of every partition, or of some."""
 
     def __init__(self, checkpoints=None):
-        self.shard = Shard(first_checkpoints("log-1") if checkpoints is None else checkpoints)
+        self.shard = FoldState(first_checkpoints("log-1") if checkpoints is None else checkpoints)
         self.documents = {}
 
     def publish(self, event, to=("n", "d"), at=None):
         """Fold an event; None where its partition is another shard's."""
         sequence = self.shard.read_sequence + 1
         taken = record(event, sequence=sequence, time=at, namespace=to[0], document=to[1])
-        where = self.shard.place(taken.subject)
+        where = self.shard.route(taken.subject)
         if not self.shard.owns(where.partition):
             return self.shard.skip(taken, where)
         new = Document(namespace=to[0], document=to[1], partition=where.partition)
         return self.shard.fold(taken, where, self.documents.setdefault(to, new)).folded.outcome
 
     def state(self, to=("n", "d")):
-        return canonical.dumps(self.documents[to].state)
+        return json_text.dumps(self.documents[to].state)
 
 
 def is_foreign(checkpoint):

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from refold.core import canonical, chain
+from refold.core import json_text
 from refold.core.document import ABSENT, Document
 from refold.core.fold import RULES, fold
-from refold.core.record import Record, partition_of, place
+from refold.core.stream import Record, chain_link, chain_seed, partition_of, route
 from support.events import lines, subject_of
 
 VECTORS = json.loads((Path(__file__).parents[3] / "schemas" / "vectors" / "fold.json").read_text())
@@ -53,11 +53,11 @@ def found(folded, document, recorded_at, expected):
     said = {
         "status": outcome.status.name,
         "version": outcome.version,
-        "state": None if document.state is ABSENT else canonical.dumps(document.state).decode(),
+        "state": None if document.state is ABSENT else json_text.dumps(document.state).decode(),
         "reason": outcome.reason,
         "recorded_at": str(recorded_at),
         "occurred_at": str(folded.occurred_at),
-        "effect": None if outcome.effect is None else canonical.dumps(outcome.effect).decode(),
+        "effect": None if outcome.effect is None else json_text.dumps(outcome.effect).decode(),
     }
     if outcome.first is not None:
         first = outcome.first
@@ -93,7 +93,7 @@ def test_a_documents_partition_is_what_the_vectors_say(namespace, document, part
 
 @pytest.mark.parametrize("row", VECTORS["places"])
 def test_a_subject_belongs_where_the_vectors_say(row):
-    where = place(bytes_of(row, "subject"))
+    where = route(bytes_of(row, "subject"))
     assert (where.partition, where.reason) == (row["partition"], row.get("reason", ""))
     assert (where.namespace, where.document) == (
         row.get("namespace", ""),
@@ -103,10 +103,10 @@ def test_a_subject_belongs_where_the_vectors_say(row):
 
 def test_the_chain_is_what_the_vectors_say():
     vector = VECTORS["chain"]
-    link = chain.seed(vector["log_id"], vector["partition"])
+    link = chain_seed(vector["log_id"], vector["partition"])
     assert link.hex() == vector["seed"]
     for row in vector["records"]:
         headers = lines(*row["headers"])
         subject, body = row["subject"].encode(), row["body"].encode()
-        link = chain.link(link, Record(row["sequence"], int(row["time"]), subject, headers, body))
+        link = chain_link(link, Record(row["sequence"], int(row["time"]), subject, headers, body))
         assert link.hex() == row["chain"], row["sequence"]

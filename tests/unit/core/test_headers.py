@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from refold.core.envelope import cloud_attributes, fields_of, media_type, read_headers
 from refold.core.errors import Refused
-from refold.core.headers import cloud_attributes, fields_of, media_type, read_headers
 from support.events import lines
 from support.fold1 import LIMITS
 

@@ -6,8 +6,7 @@ from hashlib import sha256
 
 import pytest
 
-from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
-from refold.core.identity import (
+from refold.core.dedup import (
     admit,
     content_digest,
     first_outcome,
@@ -17,7 +16,8 @@ from refold.core.identity import (
     remember,
     unpack_identities,
 )
-from refold.core.outcome import First, Status
+from refold.core.document import First, Status
+from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
 
 CONTENT = content_digest(b"content")
 

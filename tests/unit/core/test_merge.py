@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from refold.core import canonical
+from refold.core import json_text
 from refold.core.errors import Refused
 from refold.core.fold import EVENT_BYTES_MAX, OPERATIONS_MAX, STATE_BYTES_MAX
 from support.fold1 import apply_merge, apply_patch, compile_patch
@@ -16,18 +16,18 @@ from support.vectors import vectors
 
 def merged(doc: Any, merge: Any) -> tuple[Any, list[Any]]:
     before = copied(doc)
-    root, size, effect = apply_merge(doc, merge, size=canonical.size(doc))
-    assert size == len(canonical.dumps(root))
-    replayed, _ = apply_patch(before, compile_patch(copied(effect)), size=canonical.size(before))
-    assert canonical.identical(replayed, root)
+    root, size, effect = apply_merge(doc, merge, size=json_text.size(doc))
+    assert size == len(json_text.dumps(root))
+    replayed, _ = apply_patch(before, compile_patch(copied(effect)), size=json_text.size(before))
+    assert json_text.identical(replayed, root)
     return root, effect
 
 
 def refused(doc: Any, merge: Any) -> Refused:
-    before = canonical.dumps(doc)
+    before = json_text.dumps(doc)
     with pytest.raises(Refused) as caught:
         apply_merge(doc, merge, size=len(before))
-    assert canonical.dumps(doc) == before
+    assert json_text.dumps(doc) == before
     return caught.value
 
 
@@ -37,7 +37,7 @@ def test_every_vector_comes_out_as_it_says(vector):
     if "error" in vector:
         assert refused(doc, vector["patch"]).reason == vector["error"]
     else:
-        assert canonical.identical(merged(doc, copied(vector["patch"]))[0], vector["expected"])
+        assert json_text.identical(merged(doc, copied(vector["patch"]))[0], vector["expected"])
 
 
 def test_the_effect_is_told_in_the_order_of_code_points():

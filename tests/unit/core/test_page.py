@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from refold.core import canonical
-from refold.core.limits import TIME_MIN_NANOSECONDS
-from refold.core.outcome import Entry, Kind, Status
-from refold.core.page import (
+from refold.core import json_text
+from refold.core.document import Kind, Status
+from refold.core.fold_state import FoldState, first_checkpoints
+from refold.core.history import (
     NEVER,
     Clock,
+    Entry,
     Point,
-    Run,
+    Segment,
     Snapshot,
     operations_of,
     pack,
@@ -19,9 +20,8 @@ from refold.core.page import (
     state_at,
     unpack,
 )
-from refold.core.record import Place
-from refold.core.shard import Shard, first_checkpoints
-from refold.core.timestamp import format_time
+from refold.core.stream import Route
+from refold.core.timestamp import TIME_MIN_NANOSECONDS, format_time
 from support.events import JSON_PATCH, SECOND, START, History, record
 from support.fold1 import apply_patch, compile_patch
 
@@ -46,14 +46,14 @@ class Recorded(History):
 
     def __init__(self):
         super().__init__()
-        self.shard = Shard(first_checkpoints("log-1"))
+        self.shard = FoldState(first_checkpoints("log-1"))
         self.entries = []
         self.snapshots = [NEVER]
 
     def keep(self, event, *headers):
         self.sequence += 1
         published = record(event, *headers, sequence=self.sequence)
-        step = self.shard.fold(published, Place(15, "n", "d"), self.row)
+        step = self.shard.fold(published, Route(15, "n", "d"), self.row)
         self.entries.append(step.entry)
         if step.entry.status.is_effective:
             self.snapshots.append(snapshot_of(self.row, self.state_bytes))
@@ -133,7 +133,7 @@ def searched(recorded, point):
 
 
 def test_a_point_holds_the_last_effective_event_at_or_before_it_on_its_clock(recorded):
-    run = Run(NEVER, 0, unpack(pack(recorded.entries)))
+    run = Segment(NEVER, 0, unpack(pack(recorded.entries)))
     for point in points(recorded):
         assert state_at(run, point) == searched(recorded, point), point
 
@@ -141,7 +141,7 @@ def test_a_point_holds_the_last_effective_event_at_or_before_it_on_its_clock(rec
 def test_it_does_not_matter_where_a_page_begins(recorded):
     for cut in range(1, len(recorded.entries)):
         effective = sum(entry.status.is_effective for entry in recorded.entries[:cut])
-        run = Run(recorded.snapshots[effective], cut, recorded.entries[cut:])
+        run = Segment(recorded.snapshots[effective], cut, recorded.entries[cut:])
         for point in points(recorded):
             expected = searched(recorded, point)
             if expected.version >= effective:
@@ -149,7 +149,7 @@ def test_it_does_not_matter_where_a_page_begins(recorded):
 
 
 def test_a_run_can_be_folded_twice(recorded):
-    run = Run(NEVER, 0, recorded.entries)
+    run = Segment(NEVER, 0, recorded.entries)
     point = Point(Clock.version, 6)
     assert state_at(run, point) == state_at(run, point) == recorded.snapshots[6]
 
@@ -158,20 +158,20 @@ def test_of_equal_occurred_times_the_last_counts():
     history = Recorded()
     for n, ahead in enumerate([0, -5, 0, 3, 3]):
         history.keep({"put": n, "occurred_at": format_time(START + ahead)})
-    run = Run(NEVER, 0, history.entries)
+    run = Segment(NEVER, 0, history.entries)
     versions = [state_at(run, Point(Clock.occurred, START + at)).version for at in (-6, -1, 0, 1, 2, 3, 9)]
     assert versions == [0, 0, 3, 3, 3, 5, 5]
 
 
 def test_before_its_first_event_a_document_is_absent_at_version_0(recorded):
-    found = state_at(Run(NEVER, 0, recorded.entries), Point(Clock.recorded, START))
+    found = state_at(Segment(NEVER, 0, recorded.entries), Point(Clock.recorded, START))
     assert (found.version, found.state) == (0, None)
 
 
 def test_at_a_delete_the_document_is_absent_and_the_version_is_the_deletes(recorded):
     deleted = [s for s in recorded.snapshots if s.state is None and s.version]
     assert [s.version for s in deleted] == [6]
-    assert state_at(Run(NEVER, 0, recorded.entries), Point(Clock.version, 6)) == deleted[0]
+    assert state_at(Segment(NEVER, 0, recorded.entries), Point(Clock.version, 6)) == deleted[0]
 
 
 def test_the_operations_of_every_version_turn_the_one_before_into_it(recorded):
@@ -180,9 +180,9 @@ def test_the_operations_of_every_version_turn_the_one_before_into_it(recorded):
         if entry.kind is Kind.delete:
             assert operations_of(entry) == [{"op": "remove", "path": ""}]
             continue
-        state = {} if before.state is None else canonical.loads(before.state)
-        result, size = apply_patch(state, compile_patch(operations_of(entry)), size=canonical.size(state))
-        assert (canonical.dumps(result), size) == (after.state, len(after.state))
+        state = {} if before.state is None else json_text.loads(before.state)
+        result, size = apply_patch(state, compile_patch(operations_of(entry)), size=json_text.size(state))
+        assert (json_text.dumps(result), size) == (after.state, len(after.state))
 
 
 def test_a_put_is_shown_as_a_root_replace_and_a_documents_first_as_an_add():

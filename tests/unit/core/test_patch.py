@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from refold.core import canonical, patch
+from refold.core import json_text, patch
 from refold.core.errors import Refused
 from refold.core.fold import OPERATIONS_MAX, STATE_BYTES_MAX
 from refold.core.limits import Limits
@@ -17,16 +17,16 @@ from support.vectors import vectors
 
 
 def applied(doc: Any, raw: Any, limits: Limits = LIMITS) -> Any:
-    root, size = apply_patch(doc, compile_patch(raw), size=canonical.size(doc), limits=limits)
-    assert size == len(canonical.dumps(root))
+    root, size = apply_patch(doc, compile_patch(raw), size=json_text.size(doc), limits=limits)
+    assert size == len(json_text.dumps(root))
     return root
 
 
 def refused(doc: Any, raw: Any, limits: Limits = LIMITS) -> Refused:
-    before = canonical.dumps(doc)
+    before = json_text.dumps(doc)
     with pytest.raises(Refused) as caught:
         applied(doc, raw, limits)
-    assert canonical.dumps(doc) == before
+    assert json_text.dumps(doc) == before
     return caught.value
 
 
@@ -35,12 +35,12 @@ def test_every_vector_comes_out_as_it_says(vector):
     doc = copied(vector["doc"])
     if "patch_text" in vector:
         with pytest.raises(Refused) as caught:
-            canonical.loads(vector["patch_text"].encode())
+            json_text.loads(vector["patch_text"].encode())
         assert caught.value.reason == vector["error"]
     elif "error" in vector:
         assert refused(doc, vector["patch"]).reason == vector["error"]
     else:
-        assert canonical.identical(applied(doc, vector["patch"]), vector["expected"])
+        assert json_text.identical(applied(doc, vector["patch"]), vector["expected"])
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refold.core.errors import Refused
-from refold.core.record import (
-    Place,
+from refold.core.stream import (
+    Route,
     author_headers,
     check_name,
     check_namespace,
     partition_of,
-    place,
+    route,
     stored_subject,
 )
 
@@ -51,12 +51,12 @@ def test_the_names_are_hashed_without_anything_between_them():
     "subject", [b"log.15.n.d", b"state.n.d", b"n.d", b"a.b.c.n.d", b"log.99.n.d", b"\xff.n.d"]
 )
 def test_only_the_last_two_tokens_say_where_an_event_belongs(subject):
-    assert place(subject) == Place(15, "n", "d")
+    assert route(subject) == Route(15, "n", "d")
 
 
 @pytest.mark.parametrize("name", [ALPHABET, "x", LONGEST, "-", "~", "0"])
 def test_a_name_is_one_token_of_the_written_alphabet(name):
-    assert place(stored_subject(0, "n", name))[1:] == ("n", name, "")
+    assert route(stored_subject(0, "n", name))[1:] == ("n", name, "")
     assert check_name(name, "document") == name
 
 
@@ -73,19 +73,19 @@ def test_any_other_name_is_refused_with_the_rule(name):
     "token", [b"", b"*", b">", b"x" * 129, b"\xff\xfe", b"a\x00", "é".encode(), b"a b", b"d\n"]
 )
 def test_a_bad_name_makes_no_document_but_keeps_the_partition_that_the_broker_would_give_it(token):
-    expected = Place(partition_of(b"n", token), "", "", "bad_name")
-    assert place(b"log.7.n." + token) == expected
-    assert place(b"state." + token + b".d") == expected._replace(partition=partition_of(token, b"d"))
+    expected = Route(partition_of(b"n", token), "", "", "bad_name")
+    assert route(b"log.7.n." + token) == expected
+    assert route(b"state." + token + b".d") == expected._replace(partition=partition_of(token, b"d"))
 
 
 @pytest.mark.parametrize("subject", [b"", b"one", b".", b"..", b"x" * 3000, b"\x00"])
 def test_a_subject_without_two_names_makes_no_document(subject):
-    assert place(subject).reason == "bad_name"
+    assert route(subject).reason == "bad_name"
 
 
 @pytest.mark.parametrize("namespace", ["_", "_refold2", "_REFOLD", "__", "_mine"])
 def test_a_namespace_that_begins_with_an_underscore_is_reserved(namespace):
-    assert place(f"log.1.{namespace}.d".encode()) == Place(
+    assert route(f"log.1.{namespace}.d".encode()) == Route(
         partition_of(namespace.encode(), b"d"), "", "", "reserved_namespace"
     )
     with pytest.raises(Refused) as refused:
@@ -94,13 +94,13 @@ def test_a_namespace_that_begins_with_an_underscore_is_reserved(namespace):
 
 
 def test_the_systems_own_namespace_is_a_place_but_no_author_may_name_it():
-    assert place(b"log.50._refold.log") == Place(50, "_refold", "log")
+    assert route(b"log.50._refold.log") == Route(50, "_refold", "log")
     with pytest.raises(Refused):
         check_namespace("_refold")
 
 
 def test_a_document_may_begin_with_an_underscore():
-    assert place(stored_subject(0, "n", "_d")).reason == ""
+    assert route(stored_subject(0, "n", "_d")).reason == ""
 
 
 @pytest.mark.parametrize(

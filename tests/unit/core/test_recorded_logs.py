@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from refold.core.document import Status
 from refold.core.fold import RULES
-from refold.core.outcome import Status
 from support.fold2 import known_fold_2
 from support.node import own_fold
 from support.recorded import DATA, recorded_log, shortened

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from refold.core import canonical
-from refold.core.outcome import Status
+from refold.core import json_text
+from refold.core.document import Status
 from support.events import CLOUD_EVENT, JSON_PATCH, History
 
 TIME = "2020-01-02T03:04:05Z"
@@ -111,7 +111,7 @@ def test_whatever_became_of_the_first_its_retry_is_answered_by_it(name):
     history.publish({"put": {}})
     first = history.publish({**OTHERS[name], "id": ID})
     history.publish({"delete": True})
-    again = history.publish(canonical.dumps({**OTHERS[name], "id": ID}), *TRANSPORT)
+    again = history.publish(json_text.dumps({**OTHERS[name], "id": ID}), *TRANSPORT)
     assert (again.status, again.version) == (Status.duplicate, first.version)
     assert (again.first.status, again.first.reason) == (first.status, first.reason)
     assert history.publish({**NATIVE, "id": ID}).reason == "id_reused"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from refold.core.shape import shape_of, shortened
+from refold.core.json_text import shape_of, shortened
 
 
 @pytest.mark.parametrize(

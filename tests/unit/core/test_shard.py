@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from refold.core import chain
-from refold.core.checkpoint import Counts
-from refold.core.document import Document
+from refold.core.document import Document, Status
 from refold.core.errors import FoldUnknown, LogHole
-from refold.core.limits import PARTITIONS, SUBJECTS_CACHED_MAX
-from refold.core.outcome import Status
-from refold.core.record import Record, partition_of
-from refold.core.shard import Shard, first_checkpoints
-from refold.core.system import genesis
+from refold.core.fold import genesis
+from refold.core.fold_state import SUBJECTS_CACHED_MAX, FoldState, first_checkpoints
+from refold.core.stream import PARTITIONS, Counts, Record, chain_link, chain_seed, partition_of
 from support.events import SECOND, START, body_of, lines, record, subject_of
 
 
@@ -20,7 +16,7 @@ class Log:
     """Folds what is published to it, as a projector would."""
 
     def __init__(self, checkpoints=None):
-        self.shard = Shard(first_checkpoints("log-1") if checkpoints is None else checkpoints)
+        self.shard = FoldState(first_checkpoints("log-1") if checkpoints is None else checkpoints)
         self.documents = {}
 
     def publish(self, event, *headers, to=("n", "d"), at=None):
@@ -38,10 +34,10 @@ class Log:
     def skip(self, event, to=("n", "d"), at=None):
         sequence = self.shard.read_sequence + 1
         passed = record(event, sequence=sequence, time=at, namespace=to[0], document=to[1])
-        self.shard.skip(passed, self.shard.place(passed.subject))
+        self.shard.skip(passed, self.shard.route(passed.subject))
 
     def take(self, taken):
-        where = self.shard.place(taken.subject)
+        where = self.shard.route(taken.subject)
         if where.reason:
             return self.shard.refuse(taken, where)
         key = where[1:3]
@@ -63,7 +59,7 @@ def test_a_log_begins_with_64_seeded_checkpoints_under_fold_1():
     checkpoints = first_checkpoints("log-1")
     assert [checkpoint.partition for checkpoint in checkpoints] == list(range(PARTITIONS)) == list(range(64))
     for checkpoint in checkpoints:
-        assert checkpoint.chain == checkpoint.chain_before == chain.seed("log-1", checkpoint.partition)
+        assert checkpoint.chain == checkpoint.chain_before == chain_seed("log-1", checkpoint.partition)
         assert (checkpoint.fold, checkpoint.read_sequence, checkpoint.last_sequence) == (1, 0, 0)
         assert checkpoint.counts == Counts()
 
@@ -84,10 +80,10 @@ def test_the_chain_is_the_partitions_own_and_the_link_before_is_kept(log):
     log.publish({"put": 1}, to=("other", "document"))
     log.publish({"put": 2}, ("Nats-Msg-Id", "x"), ("A", "1"))
     records = [record({"put": 1}), record({"put": 2}, ("A", "1"), sequence=3)]
-    after_first = chain.link(chain.seed("log-1", 15), records[0])
+    after_first = chain_link(chain_seed("log-1", 15), records[0])
     assert first.sequence == 1
     assert log.checkpoint().chain_before == after_first
-    assert log.checkpoint().chain == chain.link(after_first, records[1])
+    assert log.checkpoint().chain == chain_link(after_first, records[1])
 
 
 def test_outcomes_are_counted_by_partition(log):
@@ -140,7 +136,7 @@ def test_an_event_whose_names_make_no_document_is_linked_and_counted_as_rejected
     partition = partition_of(b"n", b"*")
     assert log.take(stray) == START
     found = next(checkpoint for checkpoint in log.shard.checkpoints() if checkpoint.partition == partition)
-    assert found.chain == chain.link(chain.seed("log-1", partition), stray)
+    assert found.chain == chain_link(chain_seed("log-1", partition), stray)
     assert (found.counts, found.last_sequence) == (Counts(rejected=1), 1)
 
 
@@ -156,7 +152,7 @@ def test_a_sequence_that_is_not_the_next_is_a_hole_in_the_log(log, found):
 
 def test_a_hole_is_seen_among_foreign_and_nameless_records_too(log):
     with pytest.raises(LogHole):
-        log.shard.skip(record({"put": 1}, sequence=2), log.shard.place(subject_of("n", "d")))
+        log.shard.skip(record({"put": 1}, sequence=2), log.shard.route(subject_of("n", "d")))
     with pytest.raises(LogHole):
         log.take(Record(2, START, b"x", b"", b""))
 
@@ -210,9 +206,9 @@ def test_an_unusual_subject_is_kept(log, subject):
 
 def test_a_subjects_place_is_remembered_within_bounds(log):
     for n in range(SUBJECTS_CACHED_MAX + 2):
-        log.shard.place(b"log.1.n.d%d" % n)
-    assert len(log.shard._places) <= SUBJECTS_CACHED_MAX
-    assert log.shard.place(subject_of("n", "d")).partition == 15
+        log.shard.route(b"log.1.n.d%d" % n)
+    assert len(log.shard._routes) <= SUBJECTS_CACHED_MAX
+    assert log.shard.route(subject_of("n", "d")).partition == 15
 
 
 def test_a_genesis_is_folded_like_any_event_and_sets_the_number(log):

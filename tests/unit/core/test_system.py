@@ -6,11 +6,11 @@ from dataclasses import asdict
 
 import pytest
 
-from refold.core.document import ABSENT
+from refold.core.document import ABSENT, Status
 from refold.core.errors import FoldUnknown, LogDiffers
-from refold.core.limits import NAME_CHARS_MAX, TEXT_DEPTH_MAX
-from refold.core.outcome import Status
-from refold.core.system import genesis, read_genesis
+from refold.core.fold import genesis, read_genesis
+from refold.core.json_text import TEXT_DEPTH_MAX
+from refold.core.stream import NAME_CHARS_MAX
 from support.events import History, record
 from support.fold1 import LIMITS
 

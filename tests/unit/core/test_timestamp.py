@@ -7,8 +7,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from refold.core.errors import Refused
-from refold.core.limits import TIME_MAX_NANOSECONDS, TIME_MIN_NANOSECONDS
-from refold.core.timestamp import format_time, parse_rfc3339, parse_time
+from refold.core.timestamp import (
+    TIME_MAX_NANOSECONDS,
+    TIME_MIN_NANOSECONDS,
+    format_time,
+    parse_rfc3339,
+    parse_time,
+)
 
 FIRST = "1677-09-21T00:12:43.145224192Z"
 LAST = "2262-04-11T23:47:16.854775807Z"

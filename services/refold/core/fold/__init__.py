@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import Final
 
 from refold.core.document import Document
-from refold.core.errors import FoldUnknown
+from refold.core.envelope import open_envelope
+from refold.core.errors import FoldUnknown, LogDiffers, Refused
 from refold.core.fold import v1
-from refold.core.fold.rules import Decoded, Folded, Rules, Window
-from refold.core.record import Record
+from refold.core.fold.rules import FOLD_MAX, Decoded, Folded, Rules, Window
+from refold.core.json_text import Json
+from refold.core.stream import GENESIS_DOCUMENT, SYSTEM_NAMESPACE, Record, author_headers, route
 
 RULES: Final[dict[int, Rules]] = {1: v1.RULES}
 """Every number that this program knows."""
@@ -72,6 +74,45 @@ def fold(
     return rules.decide(document, record, decoded, recorded_at, rules, window)
 
 
+def genesis(log_id: str, rules: Rules = NEWEST) -> dict[str, Json]:
+    """Return the event that begins a log: `put` of what all who fold it must agree on."""
+    return {"put": rules.genesis_state(log_id)}
+
+
+def genesis_rules(record: Record) -> Rules:
+    """Return the rules that the event at sequence 1 names, or those of fold 1 where it names none.
+
+    Raises `FoldUnknown`.
+    """
+    try:
+        state = open_envelope(author_headers(record.headers), record.body, v1.RULES.limits).fields.get("put")
+    except Refused:
+        return v1.RULES
+    number = state.get("fold") if isinstance(state, dict) else None
+    return rules_of(number, record.sequence) if type(number) is int and 1 <= number <= FOLD_MAX else v1.RULES
+
+
+def read_genesis(record: Record) -> str:
+    """Return the log id from a log's first event.
+
+    Raises `LogDiffers` where it is no genesis, `FoldUnknown` where its number is one that this program does not know.
+    """
+    where = route(record.subject)
+    if (where.namespace, where.document) != (SYSTEM_NAMESPACE, GENESIS_DOCUMENT):
+        raise LogDiffers("sequence 1 is not a genesis", subject=record.subject)
+    rules = genesis_rules(record)
+    _, event, refused = rules.decode(record, rules)
+    try:
+        if event is None:
+            assert refused is not None
+            raise refused
+        v1.check_system_event(GENESIS_DOCUMENT, event, record.sequence, rules)
+    except Refused as broken:
+        message = "sequence 1 is not a genesis of this program's kind"
+        raise LogDiffers(message, found=str(broken)) from broken
+    return str(event.value["log_id"])
+
+
 __all__ = [
     "EVENT_BYTES_MAX",
     "HEADERS_BYTES_MAX",
@@ -87,5 +128,8 @@ __all__ = [
     "Rules",
     "Window",
     "fold",
+    "genesis",
+    "genesis_rules",
+    "read_genesis",
     "rules_of",
 ]

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
-from refold.core.canonical import Json
-from refold.core.document import Document
+from refold.core.document import Document, Outcome
 from refold.core.envelope import Envelope
 from refold.core.errors import Refused
 from refold.core.event import Event
-from refold.core.limits import PARTITIONS, Limits
-from refold.core.outcome import Entry, Outcome
+from refold.core.history import Entry
+from refold.core.json_text import Json
+from refold.core.limits import Limits
 from refold.core.patch import OperationShape
-from refold.core.record import Record
+from refold.core.stream import PARTITIONS, Record
+
+FOLD_MAX: Final = 2**31 - 1
+"""What a store's integers hold."""
 
 
 class Decoded(NamedTuple):

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from typing import Final
 
-from refold.core import canonical
-from refold.core.document import ABSENT, Document
+from refold.core import json_text
+from refold.core.dedup import content_digest, id_digest, recall, remember
+from refold.core.document import ABSENT, Document, First, Kind, Outcome, Status
 from refold.core.envelope import content_of, open_envelope
 from refold.core.errors import Refused
 from refold.core.event import Event, check_event
-from refold.core.fold.rules import Decoded, Folded, Rules, Window
-from refold.core.identity import content_digest, id_digest, recall, remember
-from refold.core.limits import DETAIL_CHARS_MAX, FOLD_MAX, Limits
+from refold.core.fold.rules import FOLD_MAX, Decoded, Folded, Rules, Window
+from refold.core.limits import Limits
 from refold.core.merge import apply_merge
-from refold.core.outcome import First, Kind, Outcome, Status
 from refold.core.patch import RFC_6902, apply_patch
-from refold.core.record import FOLD_DOCUMENT, GENESIS_DOCUMENT, SYSTEM_NAMESPACE, Record, author_headers
+from refold.core.stream import FOLD_DOCUMENT, GENESIS_DOCUMENT, SYSTEM_NAMESPACE, Record, author_headers
+
+DETAIL_CHARS_MAX: Final = 500
+"""A rejection's detail, for people."""
 
 LIMITS: Final = Limits(
     depth=128,
@@ -140,24 +142,24 @@ def check_system_event(document: str, event: Event, sequence: int, rules: Rules)
         raise _bad_system("there is no such system document")
 
 
-def _check_genesis(state: canonical.Json, sequence: int, rules: Rules) -> None:
+def _check_genesis(state: json_text.Json, sequence: int, rules: Rules) -> None:
     if sequence != 1:
         raise _bad_system("a genesis stands at sequence 1")
     if not isinstance(state, dict) or not isinstance(state.get("log_id"), str) or not state["log_id"]:
         raise _bad_system("a genesis names its log_id")
     expected = rules.genesis_state(state["log_id"])
     # Not by `==`, which takes true for 1.
-    if canonical.identical(state, expected):
+    if json_text.identical(state, expected):
         return
     differing = [
         name
         for name in sorted(expected.keys() | state.keys())
-        if name not in state or name not in expected or not canonical.identical(state[name], expected[name])
+        if name not in state or name not in expected or not json_text.identical(state[name], expected[name])
     ]
     raise _bad_system(f"a genesis of fold {rules.number} differs in {', '.join(differing)}")
 
 
-def _check_fold_number(state: canonical.Json, current: int) -> None:
+def _check_fold_number(state: json_text.Json, current: int) -> None:
     number = state.get("fold") if isinstance(state, dict) and len(state) == 1 else None
     if type(number) is not int or not current < number <= FOLD_MAX:
         raise _bad_system(f"a fold's number is an integer above {current}, at most {FOLD_MAX}")
@@ -180,14 +182,14 @@ def _check_base(document: Document, event: Event, base: int) -> None:
     raise Refused("conflict", f"version {base + 1} came after it", field="base", shape=str(base))
 
 
-def _apply(document: Document, event: Event, rules: Rules) -> list[canonical.Json] | None:
+def _apply(document: Document, event: Event, rules: Rules) -> list[json_text.Json] | None:
     """Change the document; return the effective patch where it is not the event's own."""
     kind, value, operations, *_ = event
     state, size = document.state, document.size
     is_absent = state is ABSENT
     if is_absent:
         state, size = {}, 2
-    effect: list[canonical.Json] | None = None
+    effect: list[json_text.Json] | None = None
     if kind is _PATCH:
         state, size = apply_patch(state, operations, size=size, limits=rules.limits)
     elif kind is Kind.merge:
@@ -202,7 +204,7 @@ def _apply(document: Document, event: Event, rules: Rules) -> list[canonical.Jso
     return effect
 
 
-def _put(event: Event, bytes_max: int) -> tuple[canonical.Json, int]:
+def _put(event: Event, bytes_max: int) -> tuple[json_text.Json, int]:
     if event.size > bytes_max:
         raise Refused(
             "state_too_large", f"at most {bytes_max} bytes", field="put", shape=f"{event.size} bytes"

@@ -1,0 +1,188 @@
+"""The log as a stream of records: routing to partitions, the hash chain, and checkpoints.
+
+Read by all code that folds, chains, verifies or stores events.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Final, NamedTuple
+
+from refold.core.document import Status
+from refold.core.errors import Refused
+
+PARTITIONS: Final = 64
+NAME_CHARS_MAX: Final = 128
+"""A namespace or a document id."""
+
+SYSTEM_NAMESPACE: Final = "_refold"
+GENESIS_DOCUMENT: Final = "log"
+FOLD_DOCUMENT: Final = "fold"
+SYSTEM_DOCUMENTS: Final = (GENESIS_DOCUMENT, FOLD_DOCUMENT)
+"""Those that say which fold is in force."""
+
+_NAME: Final = re.compile(rf"[A-Za-z0-9_\-:=@+~]{{1,{NAME_CHARS_MAX}}}", re.ASCII)
+_FNV_OFFSET: Final = 0x811C9DC5
+_FNV_PRIME: Final = 0x01000193
+
+
+class Record(NamedTuple):
+    """One stored event.
+
+    `time` is the broker's clock in nanoseconds, `subject` the bytes as stored (anyone can publish any),
+    `headers` the stored lines, each `Name: value` ending in CRLF, `body` the payload.
+    """
+
+    sequence: int
+    time: int
+    subject: bytes
+    headers: bytes
+    body: bytes
+
+
+class Route(NamedTuple):
+    """Where an event belongs: its partition and its document, or the reason why its names make none."""
+
+    partition: int
+    namespace: str
+    document: str
+    reason: str = ""
+
+
+def route(subject: bytes) -> Route:
+    """Read partition and names from a subject's last two tokens; invalid names make no document."""
+    namespace, document = _last_two_tokens(subject)
+    partition = partition_of(namespace, document)
+    try:
+        names = namespace.decode("ascii"), document.decode("ascii")
+    except UnicodeDecodeError:
+        return Route(partition, "", "", "bad_name")
+    if not all(map(_NAME.fullmatch, names)):
+        return Route(partition, "", "", "bad_name")
+    if names[0].startswith("_") and names[0] != SYSTEM_NAMESPACE:
+        return Route(partition, "", "", "reserved_namespace")
+    return Route(partition, *names)
+
+
+def partition_of(namespace: bytes, document: bytes) -> int:
+    """FNV-1a-32 over both names, modulo the number of partitions, as the broker's `partition()` has it."""
+    hashed = _FNV_OFFSET
+    for byte in namespace + document:
+        hashed = (hashed ^ byte) * _FNV_PRIME & 0xFFFFFFFF
+    return hashed % PARTITIONS
+
+
+def stored_subject(partition: int, namespace: str, document: str) -> bytes:
+    """Name the subject under which the stream keeps a document's events."""
+    return f"log.{partition}.{namespace}.{document}".encode()
+
+
+def author_headers(headers: bytes) -> bytes:
+    """Leave out the broker's own lines, whose names begin with `Nats-`; nothing but CRLF ends a line."""
+    if b"Nats-" not in headers:
+        return headers
+    # Most events carry what their batch needed, and nothing else: every line begins so.
+    ends = headers.count(b"\r\n")
+    if headers.startswith(b"Nats-") and headers.count(b"\r\nNats-") + 1 == ends and headers.endswith(b"\r\n"):
+        return b""
+    return b"\r\n".join([line for line in headers.split(b"\r\n") if not line.startswith(b"Nats-")])
+
+
+def check_name(name: str, field: str) -> str:
+    """Return the name, or refuse it with the rule."""
+    if _NAME.fullmatch(name):
+        return name
+    message = f"a name is 1 to {NAME_CHARS_MAX} of A-Z a-z 0-9 _ - : = @ + ~"
+    raise Refused("bad_name", message, field=field, shape=f"string of {len(name)} characters: {name[:40]!r}")
+
+
+def check_namespace(namespace: str) -> str:
+    """Return a namespace that an author may write to, or refuse it with the rule."""
+    check_name(namespace, "namespace")
+    if namespace.startswith("_"):
+        message = "names that begin with _ are the system's own"
+        raise Refused("reserved_namespace", message, field="namespace", shape=repr(namespace))
+    return namespace
+
+
+def _last_two_tokens(subject: bytes) -> tuple[bytes, bytes]:
+    tokens = subject.rsplit(b".", 2)
+    return (tokens[-2], tokens[-1]) if len(tokens) > 1 else (b"", tokens[-1])
+
+
+_LINK: Final = struct.Struct(">32sQqI")
+_LENGTH: Final = struct.Struct(">I")
+
+
+def chain_seed(log_id: str, partition: int) -> bytes:
+    """Return the chain before a partition's first event: SHA-256 over (length, log id, partition)."""
+    name = log_id.encode()
+    return sha256(_LENGTH.pack(len(name)) + name + partition.to_bytes(8, "big")).digest()
+
+
+def chain_link(previous: bytes, record: Record) -> bytes:
+    """Return the chain after one more event."""
+    sequence, time, subject, headers, body = record
+    if headers:
+        headers = author_headers(headers)
+    head = _LINK.pack(previous, sequence, time, len(subject))
+    length = _LENGTH.pack
+    return sha256(b"".join((head, subject, length(len(headers)), headers, length(len(body)), body))).digest()
+
+
+@dataclass(slots=True, kw_only=True)
+class Counts:
+    """Events of a partition by outcome, since the log began."""
+
+    applied: int = 0
+    merged: int = 0
+    rejected: int = 0
+    duplicate: int = 0
+
+    def add(self, status: Status) -> None:
+        """Count one more event."""
+        if status is Status.applied:
+            self.applied += 1
+        elif status is Status.merged:
+            self.merged += 1
+        elif status is Status.rejected:
+            self.rejected += 1
+        else:
+            self.duplicate += 1
+
+
+@dataclass(slots=True, kw_only=True)
+class Checkpoint:
+    """One partition's place in the log.
+
+    `read_sequence`: the whole log has been read so far. `last_sequence`: this partition's last event folded.
+    `chain` is the hash chain after that event, `chain_before` the one before it, so that the event can be
+    checked again. `recorded_at` is the monotone clock at `read_sequence`, `fold` the rules in force there.
+    """
+
+    partition: int
+    chain: bytes
+    chain_before: bytes
+    fold: int
+    read_sequence: int = 0
+    last_sequence: int = 0
+    recorded_at: int = 0
+    counts: Counts = field(default_factory=Counts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardCheckpoint:
+    """A shard's place in the log: what all its partitions share, and the checkpoints of those that had events since.
+
+    `partitions` in their order. An idle partition's checkpoint has no other value of its own than before.
+    """
+
+    partitions: Sequence[int]
+    fold: int
+    read_sequence: int
+    recorded_at: int
+    touched: Sequence[Checkpoint]
