@@ -1,4 +1,4 @@
-"""What every adapter of the EventLog and Notices ports promises: one suite, run on the twin and on the real one."""
+"""The contract of the EventLog and Notices ports: one suite, run on the adapter in memory and on JetStream."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Punch = Callable[[int], Awaitable[None]]
 
 
 class Maker(Protocol):
-    """Makes logs and notices of one kind."""
+    """Creates the logs and notices of one adapter."""
 
     async def log(self, *, bytes_max: int | None = None) -> EventLog: ...
     async def log_with_holes(self) -> tuple[EventLog, Punch]: ...
@@ -60,7 +60,7 @@ class JetStreamMaker:
         return await self._broker.open_log()
 
     async def log_with_holes(self) -> tuple[EventLog, Punch]:
-        """Make a stream that lets events be deleted: `open` would refuse it."""
+        """Create a stream in which events can be deleted; `open` would refuse it."""
         client = await self._broker.connect()
         await request_api(
             client, "STREAM.CREATE.STATE", CONFIGURATION | {"subjects": WIDE, "deny_delete": False}
@@ -100,7 +100,7 @@ def subject_of(document: str) -> bytes:
 
 
 async def append(log: EventLog, *publications: Publication) -> list[int]:
-    """Append one after the other; each must be taken."""
+    """Append one after the other; each must be stored."""
     answers = [await log.append(publication) for publication in publications]
     return [sequence_of(answer) for answer in answers]
 
@@ -127,7 +127,7 @@ async def test_a_log_begins_with_its_genesis(log: EventLog) -> None:
     assert genesis.subject == stored_subject(partition_of(b"_refold", b"log"), "_refold", "log")
 
 
-async def test_info_follows_the_log_and_tells_the_time_there(log: EventLog) -> None:
+async def test_info_returns_the_end_and_the_time_of_the_log(log: EventLog) -> None:
     before = await log.info()
     await append(log, event(), event())
     after = await log.info()
@@ -156,7 +156,7 @@ async def test_an_event_without_headers_has_none(log: EventLog) -> None:
     assert (record.headers, record.body) == (b"", b"")
 
 
-async def test_get_gives_the_record_that_reading_gives(log: EventLog) -> None:
+async def test_get_returns_the_same_record_as_read(log: EventLog) -> None:
     batch = [event("b", b"1", headers=(("Refold-Id", "i"),)), event("c", b"")]
     await append(log, event("a", b"\x00\xff", headers=(("X", "ü"),)), event("a", expected_last_sequence=2))
     await log.append_atomically(batch)
@@ -164,11 +164,11 @@ async def test_get_gives_the_record_that_reading_gives(log: EventLog) -> None:
         assert await log.get(record.sequence) == record
 
 
-async def test_get_gives_nothing_where_there_is_nothing(log: EventLog) -> None:
+async def test_get_returns_none_for_an_unknown_sequence(log: EventLog) -> None:
     assert [await log.get(sequence) for sequence in (-1, 0, 2, 10**12)] == [None] * 4
 
 
-async def test_a_documents_last_event_is_its_own(log: EventLog) -> None:
+async def test_last_of_returns_the_last_event_of_that_document(log: EventLog) -> None:
     first, *_ = await append(log, event("a", b"1"), event("b", b"2"), event("ab", b"3"))
     (last,) = await append(log, event("b", b"4"))
     assert (await log.last_of("shop", "a")) == await log.get(first)
@@ -178,7 +178,7 @@ async def test_a_documents_last_event_is_its_own(log: EventLog) -> None:
         await log.last_of("shop", "*")
 
 
-async def test_reading_begins_after_any_sequence_and_goes_on_with_what_comes(log: EventLog) -> None:
+async def test_reading_begins_after_any_sequence_and_continues_with_the_live_tail(log: EventLog) -> None:
     await append(log, *(event(f"d{number}") for number in range(20)))
     for after_sequence in (0, 1, 7, 20):
         async with asyncio.timeout(WAIT_SECONDS), aclosing(log.read(after_sequence)) as runs:
@@ -206,13 +206,13 @@ async def test_two_readers_read_the_same(log: EventLog) -> None:
     assert await read_until(log, 6) == await read_until(log, 6)
 
 
-async def test_reading_past_the_end_is_a_hole_that_names_both_sequences(log: EventLog) -> None:
+async def test_reading_past_the_end_raises_a_hole_with_both_sequences(log: EventLog) -> None:
     with pytest.raises(LogHole) as caught:
         await read_until(log, 100, after_sequence=99)
     assert caught.value.facts == {"last_sequence": 1, "read_sequence": 99}
 
 
-async def test_a_missing_event_is_a_hole_that_names_it(make: Maker) -> None:
+async def test_missing_events_raise_a_hole_with_their_sequences(make: Maker) -> None:
     log, punch = await make.log_with_holes()
     sequences = [sequence_of(await log.append(event(f"d{number}"))) for number in range(9)]
     await punch(sequences[4])
@@ -227,7 +227,7 @@ async def test_a_missing_event_is_a_hole_that_names_it(make: Maker) -> None:
     assert await log.get(sequences[4]) is None
 
 
-async def test_a_strict_event_is_taken_while_the_document_is_as_expected(log: EventLog) -> None:
+async def test_a_strict_event_is_stored_while_the_document_is_as_expected(log: EventLog) -> None:
     (first,) = await append(log, event("a", b"1", expected_last_sequence=0))
     await append(log, event("other"))
     (second,) = await append(log, event("a", b"2", expected_last_sequence=first))
@@ -241,13 +241,13 @@ async def test_a_strict_event_that_is_stale_is_not_stored(log: EventLog) -> None
     assert (await log.info()).last_sequence == first
 
 
-async def test_of_strict_events_on_one_document_one_is_taken(log: EventLog) -> None:
+async def test_of_concurrent_strict_events_on_one_document_one_is_stored(log: EventLog) -> None:
     answers = await asyncio.gather(*(log.append(event("a", expected_last_sequence=0)) for _ in range(40)))
     assert sum(isinstance(answer, Appended) for answer in answers) == 1
     assert answers.count(Stale()) == 39
 
 
-async def test_each_strict_author_gets_his_own_answer(log: EventLog) -> None:
+async def test_each_strict_append_gets_its_own_answer(log: EventLog) -> None:
     taken = await append(log, *(event(f"d{number}") for number in range(60)))
     stale = {3, 17, 18, 59}
     publications = [
@@ -289,7 +289,7 @@ async def test_plain_and_strict_events_of_a_document_keep_their_order(log: Event
     assert all(sequences[at] < sequences[at + 1] for at in range(0, len(sequences), 2))
 
 
-async def test_a_batch_is_stored_next_to_each_other(log: EventLog) -> None:
+async def test_a_batch_is_stored_contiguously(log: EventLog) -> None:
     batches = [[event(f"{name}{number % 3}", b"%d" % number) for number in range(25)] for name in "abcd"]
     plain = [log.append(event(f"p{number}")) for number in range(30)]
     answers = await asyncio.gather(*map(log.append_atomically, batches), *plain)
@@ -314,7 +314,7 @@ async def test_a_batch_with_a_stale_event_is_not_stored_at_all(log: EventLog) ->
     ]
 
 
-async def test_a_batch_of_none_or_one_needs_no_company(log: EventLog) -> None:
+async def test_a_batch_may_have_no_event_or_one(log: EventLog) -> None:
     assert await log.append_atomically([]) == []
     assert await log.append_atomically([event()]) == [Appended(2)]
     assert await log.append_atomically([event(expected_last_sequence=0)]) == Stale()
@@ -339,7 +339,7 @@ async def test_what_breaks_a_rule_is_refused_before_it_is_sent(log: EventLog, re
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a\r\nb", "a*", ">", "x" * 129, "ä", "a\x00"])
-async def test_a_name_that_is_no_token_is_refused(log: EventLog, name: str) -> None:
+async def test_a_name_that_is_not_a_token_is_refused(log: EventLog, name: str) -> None:
     for publication in (event(name), Publication(namespace=name, document="a", body=b"")):
         with pytest.raises(Refused, match="a name is"):
             await log.append(publication)
@@ -354,7 +354,7 @@ async def test_a_header_that_could_be_misread_is_refused(log: EventLog, header: 
     assert caught.value.reason == "bad_header"
 
 
-async def test_the_largest_event_is_taken(log: EventLog) -> None:
+async def test_the_largest_event_is_stored(log: EventLog) -> None:
     largest = event(body=b"x" * EVENT_BYTES_MAX, headers=(("X", "x" * (HEADERS_BYTES_MAX - 5)),))
     (sequence,) = await append(log, largest)
     (record,) = await read_until(log, sequence, after_sequence=sequence - 1)
@@ -362,7 +362,7 @@ async def test_the_largest_event_is_taken(log: EventLog) -> None:
     assert await log.get(sequence) == record
 
 
-async def test_a_batch_past_its_bounds_is_refused(log: EventLog) -> None:
+async def test_a_batch_over_its_bounds_is_refused(log: EventLog) -> None:
     too_many = [event(f"d{number}") for number in range(BATCH_EVENTS_MAX + 1)]
     too_large = [
         event(f"d{number}", b"x" * EVENT_BYTES_MAX)
@@ -382,7 +382,7 @@ async def test_a_batch_past_its_bounds_is_refused(log: EventLog) -> None:
     assert len(answer) == BATCH_EVENTS_MAX
 
 
-async def test_a_full_log_says_so_and_can_be_read(make: Maker) -> None:
+async def test_a_full_log_refuses_appends_and_can_be_read(make: Maker) -> None:
     log = await make.log(bytes_max=64 * 1024)
     stored = 0
     # Appended one by one, until the first that finds no room.
@@ -400,7 +400,7 @@ async def test_a_full_log_says_so_and_can_be_read(make: Maker) -> None:
     assert len(await read_until(log, stored + 1)) == stored + 1
 
 
-async def test_a_closed_log_says_that_it_is(log: EventLog) -> None:
+async def test_a_closed_log_raises_log_unavailable(log: EventLog) -> None:
     async with asyncio.timeout(WAIT_SECONDS), aclosing(log.read(1)) as runs:
         reading = asyncio.ensure_future(drain(runs))
         await log.info()
@@ -415,7 +415,7 @@ async def test_a_closed_log_says_that_it_is(log: EventLog) -> None:
             await reading
 
 
-async def test_an_append_whose_caller_is_gone_harms_nobody(log: EventLog) -> None:
+async def test_a_cancelled_append_does_not_affect_others(log: EventLog) -> None:
     appends = [asyncio.ensure_future(log.append(event(f"d{number}"))) for number in range(50)]
     await asyncio.sleep(0)
     for at in range(0, 50, 3):
@@ -424,7 +424,7 @@ async def test_an_append_whose_caller_is_gone_harms_nobody(log: EventLog) -> Non
     assert all(isinstance(answer, Appended) for at, answer in enumerate(answers) if at % 3)
 
 
-async def test_a_notice_reaches_those_who_listen_until_they_stop(make: Maker) -> None:
+async def test_a_notice_reaches_its_listeners_until_they_stop(make: Maker) -> None:
     notices = await make.notices()
     heard: list[tuple[str, bytes]] = []
     exact: list[bytes] = []
@@ -442,7 +442,7 @@ async def test_a_notice_reaches_those_who_listen_until_they_stop(make: Maker) ->
     assert exact == [b"1", b"2"]
 
 
-async def test_who_listens_to_all_below_hears_all_below(make: Maker) -> None:
+async def test_a_wildcard_receives_all_subjects_below(make: Maker) -> None:
     notices = await make.notices()
     heard: list[str] = []
     await notices.listen("change.>", lambda subject, _: heard.append(subject))
@@ -452,7 +452,7 @@ async def test_who_listens_to_all_below_hears_all_below(make: Maker) -> None:
     assert heard == ["change.a", "change.a.b.c"]
 
 
-async def test_a_thousand_notices_come_in_their_order(make: Maker) -> None:
+async def test_a_thousand_notices_arrive_in_order(make: Maker) -> None:
     notices = await make.notices()
     heard: list[bytes] = []
     await notices.listen("change.a", lambda _, body: heard.append(body))
@@ -463,7 +463,7 @@ async def test_a_thousand_notices_come_in_their_order(make: Maker) -> None:
     assert heard == bodies
 
 
-async def test_notices_sent_together_come_in_their_order_with_those_around_them(make: Maker) -> None:
+async def test_notices_sent_together_arrive_in_order_with_others(make: Maker) -> None:
     notices = await make.notices()
     heard: list[tuple[str, bytes]] = []
     await notices.listen("change.>", lambda subject, body: heard.append((subject, body)))

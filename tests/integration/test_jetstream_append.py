@@ -39,7 +39,7 @@ def event(document: str, body: bytes = b"{}", **fields: Any) -> Publication:
 
 
 async def all_of(log: JetStreamLog, *publications: Publication) -> list[Any]:
-    """Append all at once; errors are answers too."""
+    """Append all concurrently; errors are answers, too."""
     return await asyncio.gather(*map(log.append, publications), return_exceptions=True)
 
 
@@ -166,7 +166,7 @@ async def test_an_event_whose_acknowledgement_does_not_come_is_unknown_and_those
     assert bodies == [(b"a", b"1"), (b"b", b"1"), (b"c", b"1"), (b"a", b"3")]
 
 
-async def test_what_is_on_its_way_when_the_connection_breaks_is_unknown_at_once(broker: Broker) -> None:
+async def test_an_append_in_flight_is_unknown_at_once_when_the_connection_is_lost(broker: Broker) -> None:
     log = await broker.open_log()
     with broker.frozen():
         on_its_way = asyncio.ensure_future(log.append(event("a")))
@@ -185,7 +185,7 @@ async def test_what_is_on_its_way_when_the_connection_breaks_is_unknown_at_once(
     assert await log.append(event("a")) == Appended(2)
 
 
-async def test_without_a_stream_nothing_is_stored_and_that_is_said(broker: Broker) -> None:
+async def test_appends_without_a_stream_are_refused(broker: Broker) -> None:
     log = await broker.open_log()
     await request_api(await broker.connect(), "STREAM.DELETE.STATE")
     for appending in (
@@ -197,8 +197,8 @@ async def test_without_a_stream_nothing_is_stored_and_that_is_said(broker: Broke
             await appending
 
 
-async def test_batches_held_by_another_client_do_not_keep_events_out(broker: Broker) -> None:
-    """The broker keeps 50 batches open a stream, for ten seconds each, and anyone may begin one."""
+async def test_open_batches_of_another_client_do_not_block_events(broker: Broker) -> None:
+    """The broker allows 50 open batches per stream, for ten seconds each, and any client may begin one."""
     log = await broker.open_log()
     publications = [event(f"d{number % 20}", b"%03d" % number) for number in range(60)]
     async with held_batches(broker.server, "n"):
@@ -222,7 +222,7 @@ async def test_an_event_behind_a_refused_batch_of_its_document_is_stored(broker:
     assert [type(answer) for answer in answers] == [BatchRefused, Appended]
 
 
-async def test_batches_are_sent_again_once_the_broker_takes_them(broker: Broker) -> None:
+async def test_batches_are_used_again_once_the_broker_accepts_them(broker: Broker) -> None:
     log = await broker.open_log()
     async with held_batches(broker.server, "n"):
         with pytest.raises(BatchRefused):
@@ -236,7 +236,7 @@ async def test_batches_are_sent_again_once_the_broker_takes_them(broker: Broker)
     assert isinstance(answer, list)
 
 
-async def test_a_broker_out_of_space_says_so_at_once(tmp_path: Path) -> None:
+async def test_a_broker_without_space_refuses_at_once(tmp_path: Path) -> None:
     async with running_broker(tmp_path) as broker:
         await broker.server.stop()
         await broker.start(file_bytes_max=200_000)
@@ -257,7 +257,7 @@ async def test_a_broker_out_of_space_says_so_at_once(tmp_path: Path) -> None:
         assert (await log.info()).last_sequence == stored + 1
 
 
-async def test_after_an_event_that_found_no_room_no_later_one_of_its_document_is_stored(
+async def test_after_an_event_that_does_not_fit_no_later_one_of_its_document_is_stored(
     tmp_path: Path,
 ) -> None:
     async with running_broker(tmp_path) as broker:
@@ -273,7 +273,7 @@ async def test_after_an_event_that_found_no_room_no_later_one_of_its_document_is
         assert len((await everything(log))[1:]) <= 2
 
 
-async def test_an_oversized_event_is_refused_and_the_client_goes_on(broker: Broker) -> None:
+async def test_an_oversized_event_is_refused_and_the_client_keeps_working(broker: Broker) -> None:
     log = await broker.open_log()
     with pytest.raises(Refused, match="at most 1048576 bytes"):
         await log.append(event("a", b"x" * (3 * 1024 * 1024)))
@@ -290,7 +290,7 @@ async def test_more_appends_than_there_are_places_wait_in_their_order(broker: Br
     )
 
 
-async def test_a_newcomer_does_not_overtake_a_waiter_that_was_just_woken() -> None:
+async def test_a_new_caller_does_not_overtake_a_waiter_that_was_just_woken() -> None:
     places = Semaphore(2)
     await places.acquire()
     await places.acquire()

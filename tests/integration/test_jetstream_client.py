@@ -1,4 +1,4 @@
-"""The NATS client: it comes back from whatever ends its connection, and nothing that a server sends ends it."""
+"""The NATS client: it reconnects after any error, and nothing that a server sends ends it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ async def echo(client: Client) -> None:
     await client.flush()
 
 
-async def test_everything_goes_on_after_the_broker_was_killed_and_came_back(broker: Broker) -> None:
+async def test_subscriptions_and_requests_work_after_the_broker_was_killed_and_restarted(
+    broker: Broker,
+) -> None:
     client, other = await broker.connect(), await broker.connect()
     await echo(other)
     heard: list[bytes] = []
@@ -68,12 +70,12 @@ async def test_everything_goes_on_after_the_broker_was_killed_and_came_back(brok
     assert heard == [b"0", b"1", b"2"]
 
 
-async def test_a_subscription_made_while_the_broker_is_away_is_there_when_it_is_back(broker: Broker) -> None:
+async def test_a_subscription_made_while_disconnected_exists_after_the_reconnect(broker: Broker) -> None:
     client = await broker.connect()
     heard: list[bytes] = []
     broker.kill()
     await until(lambda: not client.is_connected)
-    client.subscribe("told", lambda _, __, ___, body: heard.append(body))
+    client.subscribe("news", lambda _, __, ___, body: heard.append(body))
     asked = asyncio.ensure_future(client.request("echo", b"1", seconds=WAIT_SECONDS))
     await broker.start()
     other = await broker.connect()
@@ -82,11 +84,11 @@ async def test_a_subscription_made_while_the_broker_is_away_is_there_when_it_is_
         await client.wait_connected()
         # Nobody may have answered yet when it was asked: then the broker says so.
         assert (await asked)[1] in {b"1", b""}
-    other.write(message_frame(b"told", b"2"))
+    other.write(message_frame(b"news", b"2"))
     await until(lambda: heard == [b"2"])
 
 
-async def test_a_question_on_its_way_when_the_broker_dies_is_answered_at_once(broker: Broker) -> None:
+async def test_a_request_in_flight_fails_at_once_when_the_broker_dies(broker: Broker) -> None:
     client = await broker.connect()
     other = await broker.connect()
     other.subscribe("silent", lambda *_: None)
@@ -100,17 +102,17 @@ async def test_a_question_on_its_way_when_the_broker_dies_is_answered_at_once(br
     assert time.monotonic() - begun < WAIT_SECONDS / 2
 
 
-async def test_a_question_that_nobody_answers_has_a_deadline(broker: Broker) -> None:
+async def test_a_request_without_a_reply_has_a_deadline(broker: Broker) -> None:
     client = await broker.connect()
     client.subscribe("silent", lambda *_: None)
     with pytest.raises(LogUnavailable, match="did not answer in time"):
         await client.request("silent", seconds=0.05)
-    headers, body = await client.request("nobody.is.here")
+    headers, body = await client.request("no.subscriber")
     assert headers.startswith(b"NATS/1.0 503\r\n")
     assert body == b""
 
 
-async def test_what_a_user_may_not_ask_is_told_at_once(broker: Broker) -> None:
+async def test_a_request_that_the_user_may_not_send_fails_at_once(broker: Broker) -> None:
     client = await broker.connect("gateway")
     with pytest.raises(
         LogUnavailable, match=r"Permissions Violation for Publish to \"\$JS.API.STREAM.NAMES\""
@@ -118,7 +120,7 @@ async def test_what_a_user_may_not_ask_is_told_at_once(broker: Broker) -> None:
         await client.request("$JS.API.STREAM.NAMES", seconds=WAIT_SECONDS)
 
 
-async def test_more_than_the_broker_takes_does_not_end_the_client(broker: Broker) -> None:
+async def test_a_message_over_the_payload_limit_does_not_end_the_client(broker: Broker) -> None:
     client = await broker.connect()
     await echo(client)
     lost: list[bool] = []
@@ -168,7 +170,9 @@ async def test_a_handler_that_fails_ends_the_connection_and_not_the_client(broke
     assert await client.request("echo", b"here") == (b"", b"here")
 
 
-async def test_a_server_that_falls_silent_is_left(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_to_a_silent_server_is_given_up(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("refold.log.jetstream.connection.PING_SECONDS", 0.05)
     client = await broker.connect()
     with broker.frozen():
@@ -178,21 +182,21 @@ async def test_a_server_that_falls_silent_is_left(broker: Broker, monkeypatch: p
     await client.flush()
 
 
-async def test_connecting_to_nobody_has_a_deadline(broker: Broker) -> None:
+async def test_connecting_to_a_closed_port_has_a_deadline(broker: Broker) -> None:
     address = host_of(broker.server.url("gateway"))
     broker.kill()
     with pytest.raises(LogUnavailable, match="no connection to the broker"):
         await connect(address, connect_seconds=0.4)
 
 
-async def test_connecting_to_someone_silent_has_a_deadline() -> None:
+async def test_connecting_to_a_silent_server_has_a_deadline() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         async with asyncio.timeout(WAIT_SECONDS):
             with pytest.raises(LogUnavailable, match="no connection to the broker"):
                 await connect(f"nats://127.0.0.1:{silent.getsockname()[1]}", connect_seconds=0.4)
 
 
-async def test_a_wrong_password_is_told_at_once_and_not_repeated(broker: Broker) -> None:
+async def test_a_wrong_password_fails_at_once_and_is_not_shown(broker: Broker) -> None:
     address = host_of(broker.server.url("gateway")).replace("nats://", "nats://gateway:not-the-secret@")
     begun = time.monotonic()
     with pytest.raises(LogUnavailable) as caught:
@@ -209,7 +213,7 @@ async def with_configuration(broker: Broker, text: str) -> str:
     return f"127.0.0.1:{broker.port}"
 
 
-async def test_user_and_password_may_have_any_characters(broker: Broker) -> None:
+async def test_user_and_password_may_contain_any_characters(broker: Broker) -> None:
     host = await with_configuration(broker, r'authorization {user: "a@b:c", password: "p/@:%ä"}')
     client = await connect(f"nats://a%40b%3Ac:p%2F%40%3A%25%C3%A4@{host}")
     await client.flush()
@@ -237,7 +241,7 @@ def in_loop(request: pytest.FixtureRequest) -> Callable[[Any], None]:
     return run
 
 
-def test_a_server_that_requires_tls_is_reached_and_its_certificate_is_checked(
+def test_tls_is_used_where_the_server_requires_it_and_the_certificate_is_verified(
     in_loop: Callable[[Any], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
@@ -264,12 +268,12 @@ def test_a_server_that_requires_tls_is_reached_and_its_certificate_is_checked(
     in_loop(run())
 
 
-async def test_tls_is_not_given_up_for_a_server_without_it(broker: Broker) -> None:
+async def test_a_tls_address_never_falls_back_to_plain_text(broker: Broker) -> None:
     with pytest.raises(LogUnavailable):
         await connect(f"tls://127.0.0.1:{broker.port}", connect_seconds=0.1)
 
 
-def test_a_client_works_on_the_loop_of_the_services(tmp_path: Path) -> None:
+def test_a_client_works_on_uvloop(tmp_path: Path) -> None:
     async def run() -> None:
         async with running_broker(tmp_path) as broker:
             client = await broker.connect()
@@ -284,14 +288,12 @@ def test_a_client_works_on_the_loop_of_the_services(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("address", ["ws://127.0.0.1:1", "http://127.0.0.1", "nats://", "nats://h:99999"])
-async def test_an_address_of_another_kind_is_refused(address: str) -> None:
+async def test_an_address_with_another_scheme_is_refused(address: str) -> None:
     with pytest.raises(Refused, match="nats://HOST:PORT or tls://HOST:PORT"):
         await connect(address)
 
 
-def test_a_server_that_the_cluster_announces_has_its_own_name_or_the_certificate_of_the_one_that_did() -> (
-    None
-):
+def test_an_announced_server_is_verified_by_its_own_name_or_by_that_of_the_announcing_one() -> None:
     server = Server.parse("tls://nats.example:4222")
     assert server.announced("nats-2.example:4333") == ("nats-2.example", 4333, True, "nats-2.example")
     assert server.announced("10.0.0.7:4222") == ("10.0.0.7", 4222, True, "nats.example")
@@ -322,28 +324,28 @@ async def test_a_connection_waits_for_a_broker_that_is_starting(broker: Broker) 
         await client.wait_connected()
 
 
-async def test_notices_sent_while_the_broker_is_away_are_lost_and_later_ones_not(broker: Broker) -> None:
+async def test_notices_sent_while_disconnected_are_lost_and_later_ones_are_not(broker: Broker) -> None:
     client, other = await broker.connect(), await broker.connect()
     notices, ears = JetStreamNotices(client), JetStreamNotices(other)
     heard: list[bytes] = []
-    await ears.listen("told", lambda _, body: heard.append(body))
+    await ears.listen("news", lambda _, body: heard.append(body))
     await ears.flush()
-    await notices.send("told", b"1")
+    await notices.send("news", b"1")
     await until(lambda: heard == [b"1"])
     broker.kill()
     await until(lambda: not client.is_connected)
-    await notices.send("told", b"lost")
+    await notices.send("news", b"lost")
     with pytest.raises(LogUnavailable):
         await notices.flush()
     await broker.start()
     async with asyncio.timeout(WAIT_SECONDS):
         await client.wait_connected()
         await other.wait_connected()
-    await notices.send("told", b"2")
+    await notices.send("news", b"2")
     await until(lambda: heard == [b"1", b"2"])
 
 
-async def test_a_flush_on_its_way_when_the_broker_dies_fails_at_once(broker: Broker) -> None:
+async def test_a_flush_in_flight_fails_at_once_when_the_broker_dies(broker: Broker) -> None:
     notices = JetStreamNotices(await broker.connect())
     with broker.frozen():
         flushed = asyncio.ensure_future(notices.flush())
@@ -353,7 +355,7 @@ async def test_a_flush_on_its_way_when_the_broker_dies_fails_at_once(broker: Bro
         await flushed
 
 
-async def test_a_listener_that_fails_fails_alone(broker: Broker) -> None:
+async def test_a_failing_listener_does_not_affect_others(broker: Broker) -> None:
     client = await broker.connect()
     notices = JetStreamNotices(client)
     heard: list[bytes] = []
@@ -361,9 +363,9 @@ async def test_a_listener_that_fails_fails_alone(broker: Broker) -> None:
     def fail(_: str, __: bytes) -> None:
         raise ValueError
 
-    await notices.listen("told", fail)
-    await notices.listen("told", lambda _, body: heard.append(body))
-    await notices.send("told", b"1")
+    await notices.listen("news", fail)
+    await notices.listen("news", lambda _, body: heard.append(body))
+    await notices.send("news", b"1")
     await notices.flush()
     assert heard == [b"1"]
     assert client.reconnects == 0
@@ -417,7 +419,7 @@ class Taken:
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 2, 3, 7, 20, 64, 10_000])
-def test_however_the_socket_cuts_its_bytes_the_messages_are_the_same(chunk_bytes: int) -> None:
+def test_messages_do_not_depend_on_how_the_bytes_are_split(chunk_bytes: int) -> None:
     taken = Taken()
     for _ in range(3):
         for at in range(0, len(STREAM), chunk_bytes):
@@ -429,7 +431,7 @@ def test_however_the_socket_cuts_its_bytes_the_messages_are_the_same(chunk_bytes
 @pytest.mark.parametrize(
     "line", [b"MSG a 1\r\n", b"MSG a 1 x y z 3\r\n", b"HMSG a 1 2\r\n", b"MSG a b c d\r\n"]
 )
-def test_a_line_that_is_no_protocol_is_an_error(line: bytes) -> None:
+def test_a_line_that_is_not_the_protocol_is_an_error(line: bytes) -> None:
     with pytest.raises(ProtocolError):
         Taken().parser.feed(line)
 
@@ -447,7 +449,7 @@ def test_a_parser_that_is_stopped_in_mid_parse_drops_the_rest() -> None:
     assert taken.operations == [(b"-ERR", b"'x'")]
 
 
-async def test_waiting_until_the_socket_is_writable_ends_where_there_is_no_connection(broker: Broker) -> None:
+async def test_waiting_until_writable_returns_while_disconnected(broker: Broker) -> None:
     client = await broker.connect()
     broker.kill()
     await until(lambda: not client.is_connected)

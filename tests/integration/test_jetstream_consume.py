@@ -1,4 +1,4 @@
-"""The bulk reader: no bytes stop it, no failure of the broker makes it skip, repeat or invent an event."""
+"""The log reader: no bytes stop it, and no failure of the broker makes it skip, repeat or invent an event."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("user", ["projector", "gateway"])
-async def test_hostile_subjects_are_read_and_got_byte_for_byte(broker: Broker, user: Any) -> None:
+async def test_hostile_subjects_are_returned_byte_for_byte(broker: Broker, user: Any) -> None:
     frames = [message_frame(subject, b"%d" % at) for at, (subject, _) in enumerate(HOSTILE)]
     await broker.publish_raw(*frames, message_frame(b"state.n.end", b"end"))
     log = await broker.open_log(user)
@@ -91,7 +91,7 @@ HOSTILE_HEADERS = [
 ]
 
 
-async def test_hostile_headers_are_read_and_got_byte_for_byte(broker: Broker) -> None:
+async def test_hostile_headers_are_returned_byte_for_byte(broker: Broker) -> None:
     frames = [
         b"HPUB state.n.\xff%d %d %d\r\n%bbody\r\n" % (at, len(block), len(block) + 4, block)
         for at, block in enumerate(HOSTILE_HEADERS)
@@ -108,7 +108,7 @@ async def test_hostile_headers_are_read_and_got_byte_for_byte(broker: Broker) ->
     assert log.client.reconnects == 0
 
 
-async def test_a_million_bytes_of_body_and_a_batch_of_a_thousand_are_read_as_they_are(broker: Broker) -> None:
+async def test_large_bodies_and_a_batch_of_a_thousand_are_read_unchanged(broker: Broker) -> None:
     log = await broker.open_log()
     large = [event(f"l{number}", bytes([number]) * (1024 * 1024)) for number in range(20)]
     for publication in large:
@@ -119,7 +119,7 @@ async def test_a_million_bytes_of_body_and_a_batch_of_a_thousand_are_read_as_the
     assert [record.body for record in records[20:]] == [b"%d" % number for number in range(1000)]
 
 
-async def test_the_broker_killed_in_mid_read_costs_no_event_and_repeats_none(broker: Broker) -> None:
+async def test_a_broker_killed_during_a_read_loses_and_repeats_no_event(broker: Broker) -> None:
     log = await broker.open_log()
     last = await fill(log, 30_000, body=b"x" * 500)
     seen: list[int] = []
@@ -137,7 +137,7 @@ async def test_the_broker_killed_in_mid_read_costs_no_event_and_repeats_none(bro
     assert log.client.reconnects >= 1
 
 
-async def test_the_broker_killed_while_nothing_comes_is_waited_for(broker: Broker) -> None:
+async def test_a_quiet_reader_continues_after_the_broker_was_killed(broker: Broker) -> None:
     log, writer = await broker.open_log("projector"), await broker.open_log()
     seen: list[int] = []
     async with asyncio.timeout(3 * WAIT_SECONDS), aclosing(log.read(0)) as runs:
@@ -152,7 +152,7 @@ async def test_the_broker_killed_while_nothing_comes_is_waited_for(broker: Broke
     assert seen == [1, 2, 3, 4]
 
 
-async def test_a_consumer_that_was_taken_away_is_made_anew(broker: Broker) -> None:
+async def test_a_deleted_consumer_is_created_again(broker: Broker) -> None:
     log = await broker.open_log()
     async with asyncio.timeout(WAIT_SECONDS), aclosing(log.read(0)) as runs:
         await anext(runs)
@@ -175,7 +175,9 @@ async def test_a_reader_that_ends_leaves_no_consumer(broker: Broker) -> None:
         await until_no_consumer(log)
 
 
-async def test_a_broker_that_is_silent_is_noticed(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_consumer_without_heartbeats_is_replaced(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(consume, "HEARTBEAT_SECONDS", 0.1)
     monkeypatch.setattr(consume, "HEARTBEATS_MISSED_MAX", 3)
     log = await broker.open_log()
@@ -205,7 +207,7 @@ def count_calls(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list
 
 
 async def until_no_consumer(log: JetStreamLog) -> None:
-    """Wait until the broker knows of no consumer of the log."""
+    """Wait until the broker has no consumer of the log."""
     while True:
         if not (await request_api(log.client, "CONSUMER.NAMES.STATE"))["consumers"]:
             return
@@ -218,7 +220,7 @@ async def until_more(calls: list[Any], than: int) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_a_log_that_lost_its_end_is_a_hole_that_names_both_sequences(
+async def test_a_log_that_lost_its_end_raises_a_hole_with_both_sequences(
     broker: Broker, tmp_path: Path
 ) -> None:
     log = await broker.open_log()
@@ -242,7 +244,7 @@ async def test_a_log_that_lost_its_end_is_a_hole_that_names_both_sequences(
     assert caught.value.facts == {"last_sequence": 6, "read_sequence": 9}
 
 
-async def test_a_block_that_cannot_be_read_is_a_hole_that_names_its_events(
+async def test_an_unreadable_block_raises_a_hole_with_its_sequences(
     broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consume, "QUIET_SECONDS", 0.3)
@@ -268,7 +270,7 @@ async def test_a_block_that_cannot_be_read_is_a_hole_that_names_its_events(
     assert await log.get(end + 1) is not None
 
 
-async def test_a_quiet_log_is_no_hole(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_quiet_log_is_not_a_hole(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consume, "QUIET_SECONDS", 0.05)
     checks: list[None] = []
     check = LogReader.check_quiet
@@ -287,7 +289,7 @@ async def test_a_quiet_log_is_no_hole(broker: Broker, monkeypatch: pytest.Monkey
         assert [record.sequence for record in await coming] == [2]
 
 
-async def test_what_is_not_taken_is_not_sent_without_bound(broker: Broker) -> None:
+async def test_a_slow_reader_receives_a_bounded_amount_ahead(broker: Broker) -> None:
     log = await broker.open_log()
     events = 3 * READ_AHEAD_BYTES // 100_000
     await fill(log, events, body=b"x" * 100_000)
@@ -303,10 +305,10 @@ async def test_what_is_not_taken_is_not_sent_without_bound(broker: Broker) -> No
     consumer.close()
 
 
-async def test_what_was_asked_for_is_counted_as_the_broker_counts_it(
+async def test_requested_bytes_are_counted_as_the_broker_counts_them(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else a reader would ask for too much, or not ask again."""
+    """Otherwise a reader would request too much, or stop requesting."""
     monkeypatch.setattr(consume, "PULL_SECONDS", 0.5)
     monkeypatch.setattr(consume, "HEARTBEAT_SECONDS", 0.1)
     frames = [b"HPUB state.n.\xff %d %d\r\n%b\r\n" % (len(b), len(b), b) for b in HOSTILE_HEADERS]
@@ -325,7 +327,7 @@ async def test_what_was_asked_for_is_counted_as_the_broker_counts_it(
     consumer.close()
 
 
-async def test_a_gap_that_the_log_has_not_is_read_again(
+async def test_a_gap_that_is_not_in_the_log_is_read_again(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One message is lost between broker and reader; the log still has it."""
@@ -337,7 +339,7 @@ async def test_a_gap_that_the_log_has_not_is_read_again(
     assert lost == [b"700"]
 
 
-async def test_a_gap_at_the_very_beginning_is_asked_of_the_leader(
+async def test_a_gap_at_the_first_event_is_checked_with_the_leader(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = await broker.open_log()
@@ -351,7 +353,7 @@ async def test_a_gap_at_the_very_beginning_is_asked_of_the_leader(
 
 
 def lose(monkeypatch: pytest.MonkeyPatch, body: bytes, *, times: int) -> list[bytes]:
-    """Cut an event out of what has come, each time that it comes, before anyone has looked at it."""
+    """Remove an event from the received bytes, the first `times` times, before they are parsed."""
     lost: list[bytes] = []
     scan = Parser._scan
     whole = re.compile(rb"HMSG [^\r]*\r\nNATS/1\.0\r\n(?:[^\r]+\r\n)*\r\n%b\r\n" % body)
@@ -387,7 +389,7 @@ def leader_that_has(*ends: int) -> Callable[[Any], Any]:
     return info
 
 
-async def test_nothing_is_read_that_a_replicated_streams_leader_has_not(
+async def test_events_that_the_leader_does_not_have_are_not_read(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = await broker.open_log()
@@ -404,7 +406,7 @@ async def test_nothing_is_read_that_a_replicated_streams_leader_has_not(
     assert [sequence for run in runs for sequence in run] == list(range(1, last + 1))
 
 
-async def test_a_closed_connection_ends_the_reading(broker: Broker) -> None:
+async def test_a_closed_client_ends_the_reading(broker: Broker) -> None:
     log = await broker.open_log()
     async with asyncio.timeout(WAIT_SECONDS), aclosing(log.read(1)) as runs:
         coming = asyncio.ensure_future(anext(runs))

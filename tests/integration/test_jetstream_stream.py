@@ -1,4 +1,4 @@
-"""The stream and its genesis: made as designed, completed after any crash, checked by everyone, never changed."""
+"""The stream and its genesis: created as designed, completed after any crash, checked at every start, never changed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Crash(Exception):
 
 
 class DyingClient:
-    """Passes requests on, and dies before or after the broker has done one of them."""
+    """Forwards requests, and crashes before or after the broker has handled one of them."""
 
     def __init__(self, client: Client, *, at: int, has_sent: bool) -> None:
         self._client = client
@@ -80,7 +80,7 @@ async def publish(client: Client, *documents: str) -> None:
         await client.request(f"state.n.{document}", b"{}")
 
 
-async def test_the_log_is_made_as_designed(broker: Broker) -> None:
+async def test_the_log_is_created_as_designed(broker: Broker) -> None:
     client = await broker.connect()
     assert await create_log(client, log_id=LOG_ID) == LOG_ID
     info = await stream_info(client)
@@ -92,7 +92,7 @@ async def test_the_log_is_made_as_designed(broker: Broker) -> None:
     assert genesis.body.endswith(b',"log_id":"0123456789abcdef","partitions":64}}')
 
 
-async def test_a_log_that_is_there_is_kept(broker: Broker) -> None:
+async def test_an_existing_log_is_kept(broker: Broker) -> None:
     client = await broker.connect()
     await create_log(client, log_id=LOG_ID)
     await publish(client, "a")
@@ -102,7 +102,7 @@ async def test_a_log_that_is_there_is_kept(broker: Broker) -> None:
 
 @pytest.mark.parametrize("has_sent", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("at", range(1, 7))
-async def test_a_start_that_died_halfway_is_completed_by_the_next(
+async def test_an_interrupted_creation_is_completed_by_the_next_start(
     broker: Broker, at: int, *, has_sent: bool
 ) -> None:
     client = await broker.connect()
@@ -116,20 +116,20 @@ async def test_a_start_that_died_halfway_is_completed_by_the_next(
     assert (await stream_info(client))["state"]["last_seq"] == 1
 
 
-async def test_six_requests_make_a_log_so_that_every_crash_is_tried(broker: Broker) -> None:
+async def test_six_requests_create_a_log_so_every_crash_is_tested(broker: Broker) -> None:
     client = await broker.connect()
     dying: Any = DyingClient(client, at=7, has_sent=False)
     assert await create_log(dying, log_id=LOG_ID) == LOG_ID
 
 
-async def test_of_racing_starts_all_get_the_winners_log(broker: Broker) -> None:
+async def test_concurrent_creations_return_the_same_log(broker: Broker) -> None:
     clients = [await broker.connect() for _ in range(6)]
     found = await asyncio.gather(*(create_log(each, log_id=f"log-{at}") for at, each in enumerate(clients)))
     assert len(set(found)) == 1
     assert (await stream_info(clients[0]))["state"]["last_seq"] == 1
 
 
-async def test_nobodys_event_comes_before_the_genesis(broker: Broker) -> None:
+async def test_no_event_can_be_stored_before_the_genesis(broker: Broker) -> None:
     client = await broker.connect()
     await make_stream(client, subjects=NARROW)
     headers, _ = await client.request("state.n.a", b"{}")
@@ -140,23 +140,23 @@ async def test_nobodys_event_comes_before_the_genesis(broker: Broker) -> None:
 
 
 @pytest.mark.parametrize("subjects", [NARROW, WIDE], ids=["narrow", "wide"])
-async def test_a_log_in_the_making_is_not_open_yet(broker: Broker, subjects: list[str]) -> None:
+async def test_a_log_that_is_being_created_cannot_be_opened(broker: Broker, subjects: list[str]) -> None:
     await make_stream(await broker.connect(), subjects=subjects)
     with pytest.raises(LogUnavailable, match="still creating the log"):
         await check_log(await broker.connect("gateway"))
 
 
-async def test_where_there_is_no_log_a_service_says_so(broker: Broker) -> None:
+async def test_opening_without_a_log_raises_log_missing(broker: Broker) -> None:
     with pytest.raises(LogMissing, match="there is no log"):
         await check_log(await broker.connect("gateway"))
 
 
-async def test_only_the_administrator_makes_the_log(broker: Broker) -> None:
+async def test_only_the_administrator_creates_the_log(broker: Broker) -> None:
     with pytest.raises(LogUnavailable, match="does not allow this user the request"):
         await create_log(await broker.connect("projector"), log_id=LOG_ID)
 
 
-async def test_every_difference_is_listed_and_none_is_mended(broker: Broker) -> None:
+async def test_every_difference_is_listed_and_none_is_changed(broker: Broker) -> None:
     client = await broker.connect()
     await make_stream(
         client, subjects=["state.*.*", "more.*"], max_age=10**12, compression="none", deny_purge=False
@@ -166,10 +166,10 @@ async def test_every_difference_is_listed_and_none_is_mended(broker: Broker) -> 
         with pytest.raises(LogDiffers) as caught:
             await check
         assert caught.value.facts["names"] == ["compression", "deny_purge", "max_age", "subjects"]
-        told = caught.value.message
-        assert "max_age: expected 0, found 1000000000000" in told
-        assert "compression: expected 's2', found None" in told or "found 'none'" in told
-        assert "subjects: expected ['state.*.*'], found ['state.*.*', 'more.*']" in told
+        message = caught.value.message
+        assert "max_age: expected 0, found 1000000000000" in message
+        assert "compression: expected 's2', found None" in message or "found 'none'" in message
+        assert "subjects: expected ['state.*.*'], found ['state.*.*', 'more.*']" in message
     assert (await stream_info(client))["config"] == before
 
 
@@ -197,9 +197,7 @@ async def test_every_difference_is_listed_and_none_is_mended(broker: Broker) -> 
     ],
     ids="-".join,
 )
-async def test_a_stream_that_would_keep_events_otherwise_is_refused(
-    broker: Broker, change: dict[str, Any]
-) -> None:
+async def test_a_stream_with_another_configuration_is_refused(broker: Broker, change: dict[str, Any]) -> None:
     client = await broker.connect()
     await make_stream(client, **change)
     with pytest.raises(LogDiffers) as caught:
@@ -207,7 +205,7 @@ async def test_a_stream_that_would_keep_events_otherwise_is_refused(
     assert set(change) <= set(caught.value.facts["names"])  # type: ignore[call-overload]
 
 
-async def test_the_administrator_says_how_large_the_log_is(broker: Broker) -> None:
+async def test_the_administrator_sets_the_size_of_the_log(broker: Broker) -> None:
     client = await broker.connect()
     await create_log(client, log_id=LOG_ID, bytes_max=10**6)
     assert (await stream_info(client))["config"]["max_bytes"] == 10**6
@@ -218,7 +216,7 @@ async def test_the_administrator_says_how_large_the_log_is(broker: Broker) -> No
         await create_log(client, log_id=LOG_ID, bytes_max=10**6, replicas=3)
 
 
-async def test_replicas_that_the_broker_has_not_are_told(broker: Broker) -> None:
+async def test_more_replicas_than_servers_are_refused(broker: Broker) -> None:
     with pytest.raises(LogUnavailable, match="does not create the log"):
         await create_log(await broker.connect(), log_id=LOG_ID, replicas=3)
 
@@ -232,7 +230,7 @@ async def test_a_log_that_begins_with_another_event_is_refused(broker: Broker) -
             await check
 
 
-async def test_a_genesis_of_another_kind_is_refused(broker: Broker) -> None:
+async def test_an_invalid_genesis_is_refused(broker: Broker) -> None:
     client = await broker.connect()
     await make_stream(client)
     await client.request("state._refold.log", b'{"put":{"log_id":"x","partitions":32}}')
@@ -240,7 +238,7 @@ async def test_a_genesis_of_another_kind_is_refused(broker: Broker) -> None:
         await check_log(client)
 
 
-async def test_deleted_events_are_a_hole_that_names_them(broker: Broker) -> None:
+async def test_deleted_events_raise_a_hole_with_their_sequences(broker: Broker) -> None:
     client = await broker.connect()
     await make_stream(client, deny_delete=False, subjects=WIDE)
     await client.request("state._refold.log", b"{}")
@@ -253,7 +251,7 @@ async def test_deleted_events_are_a_hole_that_names_them(broker: Broker) -> None
     assert caught.value.facts == {"sequences": "2-3", "count": 2}
 
 
-async def test_a_log_without_its_beginning_is_a_hole(broker: Broker) -> None:
+async def test_a_log_without_its_beginning_raises_a_hole(broker: Broker) -> None:
     client = await broker.connect()
     await make_stream(client, deny_purge=False)
     await publish(client, "a", "b", "c")

@@ -35,7 +35,7 @@ class Broker:
         self.port = 0
 
     async def start(self, *, file_bytes_max: int = _LOG_BYTES_MAX) -> None:
-        """Start it, on the port that it had."""
+        """Start it, on the same port as before."""
         self.server = await start_nats(
             self._folder, port=self.port, sync=self._sync, file_bytes_max=file_bytes_max
         )
@@ -59,12 +59,12 @@ class Broker:
         self.server = replace(self.server, child=child)
 
     def kill(self) -> None:
-        """End it as a power cut does."""
+        """Kill it."""
         self.server.child.kill()
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Stop it in its tracks, as a machine does that hangs."""
+        """Suspend the process."""
         server = psutil.Process(self.server.child.pid)
         server.suspend()
         # Its threads stop one by one.
@@ -83,7 +83,7 @@ class Broker:
         return client
 
     async def make_log(self, **settings: Any) -> str:
-        """Make the log as the administrator."""
+        """Create the log as the administrator."""
         return await create_log(await self.connect(), log_id=LOG_ID, **settings)
 
     async def open_log(self, user: NatsUser = "administrator", **settings: Any) -> JetStreamLog:
@@ -93,7 +93,7 @@ class Broker:
         return log
 
     async def publish_raw(self, *frames: bytes) -> None:
-        """Publish as an author what no client would; returns once the server has it."""
+        """Publish raw commands as an author; return when the server has received them."""
         await publish_raw(self.server, *frames)
 
     async def close(self) -> None:
@@ -104,7 +104,7 @@ class Broker:
 
 
 async def publish_raw(server: NatsServer, *frames: bytes) -> None:
-    """Publish as an author what no client would; returns once the server has it."""
+    """Publish raw commands as an author; return when the server has received them."""
     reader, writer = await asyncio.open_connection(server.host, server.port)
     try:
         connect_as = b'CONNECT {"verbose":false,"pedantic":false,"headers":true}\r\n'
@@ -118,7 +118,7 @@ async def publish_raw(server: NatsServer, *frames: bytes) -> None:
 
 @asynccontextmanager
 async def held_batches(server: NatsServer, namespace: str) -> AsyncIterator[None]:
-    """Hold every atomic batch that the server takes for the stream (50) open, as an author; commit them at the end."""
+    """Hold all atomic batches that the server allows for the stream (50) open, as an author; commit them at the end."""
     for number in range(2):
         commit = b"Nats-Batch-Commit: 1\r\n" * number
         heads = [
@@ -134,7 +134,7 @@ async def held_batches(server: NatsServer, namespace: str) -> AsyncIterator[None
 
 @asynccontextmanager
 async def running_broker(path: Path, *, sync: Durability = "os") -> AsyncIterator[Broker]:
-    """Run a broker of one's own."""
+    """Run a broker."""
     with await open_folder(path) as folder:
         broker = Broker(folder, sync)
         await broker.start()
@@ -147,7 +147,7 @@ async def running_broker(path: Path, *, sync: Durability = "os") -> AsyncIterato
 async def read_until(
     log: EventLog, last_sequence: int, *, after_sequence: int = 0, into: list[Record] | None = None
 ) -> list[Record]:
-    """Read up to a sequence, which is to come in time; `into` keeps what was read when it does not."""
+    """Read up to a sequence, with a deadline; `into` keeps what was read if it passes."""
     records = [] if into is None else into
     async with asyncio.timeout(WAIT_SECONDS), aclosing(log.read(after_sequence)) as runs:
         while not records or records[-1].sequence < last_sequence:
@@ -156,6 +156,6 @@ async def read_until(
 
 
 def host_of(url: str) -> str:
-    """Give an address without its secrets."""
+    """Return an address without its secrets."""
     parts = urlsplit(url)
     return f"nats://{parts.hostname}:{parts.port}"

@@ -1,4 +1,4 @@
-"""A TCP proxy between a client and a real server that loses bytes and cuts connections as told.
+"""A TCP proxy between a client and a real server that loses bytes and cuts connections on demand.
 
 It runs in threads of its own, so that a fixture of a whole module may hold it.
 """
@@ -49,7 +49,7 @@ class Proxy:
         self._left_bytes = count_bytes
 
     def cut(self) -> None:
-        """Cut every connection; new ones are whole."""
+        """Cut every connection; new ones work."""
         with self._changed:
             for each in self._sockets:
                 with suppress(OSError):
@@ -58,7 +58,7 @@ class Proxy:
             self.heal()
 
     def heal(self) -> None:
-        """Let everything through from now on, also where a fault that was asked for has not come."""
+        """Forward everything from now on, and cancel a fault that has not happened yet."""
         self._is_deaf = self._is_mute = False
         self._left_bytes = None
         self._lost_bytes = 0
@@ -69,7 +69,7 @@ class Proxy:
             assert self._changed.wait_for(lambda: self._lost_bytes >= count_bytes, seconds)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         # Closing alone would leave `accept` waiting.
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""The way that a group of events takes follows what the broker has shown."""
+"""Whether a group is sent as a batch follows from the measured costs of the broker."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ def learned(cost: BatchCost, *groups: tuple[int, bool, float]) -> BatchCost:
     return cost
 
 
-def test_who_has_seen_nothing_sends_few_one_by_one_and_many_as_a_batch() -> None:
+def test_initially_few_events_are_sent_one_by_one_and_many_as_a_batch() -> None:
     assert not BatchCost().prefers_batch(BATCH_EVENTS_MIN - 1)
     assert BatchCost().prefers_batch(BATCH_EVENTS_MIN)
 
 
-def test_where_staging_a_batch_takes_long_only_large_groups_are_batches() -> None:
+def test_if_staging_a_batch_is_slow_only_large_groups_are_batches() -> None:
     cost = learned(BatchCost(), *[(64, True, 0.012), (64, False, 0.007)] * 20)
     assert [cost.prefers_batch(events) for events in (16, 64, 400, 1000)] == [False, False, True, True]
 
 
-def test_where_each_sync_takes_long_small_groups_are_batches_too() -> None:
+def test_if_each_sync_is_slow_small_groups_are_batches_too() -> None:
     cost = learned(BatchCost(), *[(64, True, 0.005), (64, False, 0.025)] * 20)
     assert [cost.prefers_batch(events) for events in (9, 16, 64)] == [False, True, True]
 
@@ -37,7 +37,7 @@ def test_the_way_not_taken_is_tried_again(is_batch: bool, seconds: float) -> Non
     assert cost.prefers_batch(64) is not is_batch
 
 
-def test_a_group_that_waited_for_another_is_not_charged_for_that() -> None:
+def test_waiting_for_another_group_does_not_count_as_cost() -> None:
     cost = BatchCost()
     for number in range(1, 20):
         cost.learn(1000, is_batch=True, sent_at=0.0, now=0.02 * number)

@@ -1,4 +1,4 @@
-"""A log that cannot be written stops nothing: lines are dropped, counted, and the count is written later."""
+"""A log that cannot be written stops no process: lines are dropped and counted, and the count is written later."""
 
 import errno
 import io
@@ -33,9 +33,9 @@ class Disk(io.RawIOBase):
 
 
 def dropped(line):
-    told = json.loads(line)
-    assert (told["event"], told["level"], told["service"]) == ("log_lines_dropped", "warning", "gateway")
-    return told["lines"]
+    written = json.loads(line)
+    assert (written["event"], written["level"], written["service"]) == ("log_lines_dropped", "warning", "gateway")
+    return written["lines"]
 
 
 def test_lines_that_cannot_be_written_are_dropped_and_counted_once_writing_works_again():
@@ -82,7 +82,7 @@ def test_a_file_that_cannot_be_opened_is_opened_when_it_can_be():
     assert rest == ["three"]
 
 
-def test_a_file_that_another_closed_takes_no_lines_and_raises_nothing():
+def test_a_closed_file_drops_lines_and_raises_nothing():
     disk = Disk(room=10_000)
     log = LossyFile(lambda: disk, service="gateway")
     log.write(b"one\n")
@@ -92,7 +92,7 @@ def test_a_file_that_another_closed_takes_no_lines_and_raises_nothing():
 
 
 @pytest.mark.parametrize("stream", ["/dev/full", "closed pipe"])
-def test_a_process_whose_standard_error_cannot_be_written_goes_on(stream):
+def test_a_process_whose_standard_error_cannot_be_written_keeps_running(stream):
     code = (
         "from refold.telemetry.logging import configure, get_logger\n"
         "import logging\n"

@@ -44,7 +44,7 @@ def test_a_member_with_a_secret_name_is_hidden_at_any_depth(key):
     assert redacted({"outer": [{key: "s3cret"}]}) == {"outer": [{key: HIDDEN}]}
 
 
-def test_what_is_no_secret_stays_as_it_is():
+def test_what_is_not_a_secret_is_unchanged():
     facts = {"sequence": 7, "seconds": 0.25, "is_new": True, "why": None, "passes": "two"}
     assert redacted(facts) == facts
 
@@ -54,7 +54,7 @@ def test_a_log_line_never_holds_a_secret(lines):
     assert "s3cret" not in json.dumps(lines())
 
 
-def test_an_exception_never_brings_a_secret_into_the_log(lines):
+def test_an_exception_does_not_log_a_secret(lines):
     try:
         raise ValueError("cannot connect to postgres://u:s3cret@h/db")
     except ValueError:
@@ -77,7 +77,7 @@ def test_a_line_below_the_level_is_not_written(lines):
     assert lines() == []
 
 
-def test_a_line_begins_with_when_what_and_who(lines):
+def test_a_line_begins_with_time_level_and_service(lines):
     get_logger(partition=3).info("commit_written", events=12)
     (line,) = lines()
     assert list(line)[:4] == ["time", "level", "service", "event"]
