@@ -12,7 +12,7 @@ import pytest
 
 from refold.core.errors import LogFull, LogUnavailable
 from refold.core.fold import EVENT_BYTES_MAX
-from refold.gateway import problems, recovery
+from refold.gateway import recovery, responses
 from support.gateway import Twin, twin
 
 JSON_PATCH = {"Content-Type": "application/json-patch+json"}
@@ -25,7 +25,7 @@ async def gateway() -> AsyncIterator[Twin]:
 
 
 def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    assert response.headers["content-type"] == problems.MEDIA_TYPE, response.text
+    assert response.headers["content-type"] == responses.PROBLEM, response.text
     view: dict[str, Any] = response.json()
     assert (response.status_code, view["status"], view["code"]) == (status, status, code), view
     assert view["type"].endswith(f":{code}")
@@ -181,7 +181,7 @@ async def test_a_pending_strict_write_is_decided_only_by_what_is_folded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with twin(is_projecting=False, wait_seconds=0.05) as gateway:
-        monkeypatch.setattr("refold.gateway.write._DECIDE_SECONDS", 0.05)
+        monkeypatch.setattr("refold.gateway.documents.DECIDE_SECONDS", 0.05)
         await gateway.put("/v1/n/d", 1, Refold_Wait="0")
         problem(await gateway.put("/v1/n/d", 2, If_Match='"1"'), 504, "timed_out")
         assert await gateway.events() == 1
@@ -192,7 +192,7 @@ async def test_a_pending_strict_write_is_decided_only_by_what_is_folded(
 async def test_a_delete_of_what_is_not_folded_yet_is_published_where_it_cannot_be_known(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("refold.gateway.write._DECIDE_SECONDS", 0.05)
+    monkeypatch.setattr("refold.gateway.documents.DECIDE_SECONDS", 0.05)
     async with twin(is_projecting=False, wait_seconds=0.05) as gateway:
         await gateway.put("/v1/n/d", 1)
         assert (await gateway.request("DELETE", "/v1/n/d")).status_code == 202
@@ -300,7 +300,8 @@ async def test_a_batch_whose_acknowledgement_is_lost_is_in_the_log_once(gateway:
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/", 404, "not_found"),
+        ("GET", "/nothing", 404, "not_found"),
+        ("GET", "/docs/nothing", 404, "not_found"),
         ("GET", "/v1/n/d/nothing", 404, "not_found"),
         ("GET", "/v1/n/d/", 404, "not_found"),
         ("GET", "/v1/n/a%2Fb/c/d", 422, "bad_name"),
@@ -317,6 +318,9 @@ async def test_a_batch_whose_acknowledgement_is_lost_is_in_the_log_once(gateway:
         ("GET", "/v1?x=1", 422, "unknown_parameter"),
         ("GET", "/status?x=1", 422, "unknown_parameter"),
         ("GET", "/v1/n/d?x=1", 422, "unknown_parameter"),
+        ("GET", "/v1/n/d?version=1&version=2", 422, "repeated_parameter"),
+        ("GET", "/v1/n/d/history?limit=1&limit=1", 422, "repeated_parameter"),
+        ("GET", "/v1/n?prefix=a&prefix=b", 422, "repeated_parameter"),
         ("GET", "/v1/n/d?version=-1", 422, "bad_parameter"),
         ("GET", "/v1/n/d?version=one", 422, "bad_parameter"),
         ("GET", "/v1/n/d?at=yesterday", 422, "bad_time"),
@@ -336,7 +340,7 @@ async def test_a_method_that_a_resource_has_not_is_405_and_the_others_are_named(
     response = await gateway.request("POST", "/v1/n/d")
     problem(response, 405, "method_not_allowed")
     assert response.headers["allow"] == "DELETE, GET, HEAD, PATCH, PUT"
-    assert (await gateway.request("POST", "/v1/n/d/history")).headers["allow"] == "GET"
+    assert (await gateway.request("POST", "/v1/n/d/history")).headers["allow"] == "GET, HEAD"
 
 
 async def test_a_body_that_is_too_large_is_413_with_size_and_limit(gateway: Twin) -> None:
@@ -379,8 +383,8 @@ async def test_an_ending_gateway_answers_whoever_waits() -> None:
         headers = {"Refold-Wait": "60"}
         bulk = asyncio.create_task(gateway.request("POST", "/v1/n/events", content=body(), headers=headers))
         await gateway.appended(2)
-        gateway.parts.progress.release()
-        gateway.parts.outcomes.release()
+        gateway.context.consistency.release()
+        gateway.context.outcomes.release()
         assert (await writing).status_code == 202
         problem(await reading, 504, "timed_out")
         assert (await bulk).json()["status"] == "pending"
@@ -388,8 +392,7 @@ async def test_an_ending_gateway_answers_whoever_waits() -> None:
 
 async def test_too_many_bulk_requests_at_work_are_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("refold.gateway.bulk.BULK_QUEUE_SECONDS", 0.02)
-    async with twin(is_projecting=False) as gateway:
-        gateway.app.state.bulk_slots = asyncio.Semaphore(1)
+    async with twin(is_projecting=False, bulk_slots=asyncio.Semaphore(1)) as gateway:
         line, long = b'{"doc":"d","put":1}\n', {"Refold-Wait": "60"}
         first = asyncio.create_task(gateway.request("POST", "/v1/n/events", content=line, headers=long))
         await gateway.appended(1)
@@ -399,8 +402,7 @@ async def test_too_many_bulk_requests_at_work_are_told_to_come_again(monkeypatch
             assert (await gateway.request("POST", "/v1/n/events", content=line)).json()["version"] == 2
 
 
-async def test_an_idle_bulk_request_leaves_its_slot_and_takes_one_again(gateway: Twin) -> None:
-    gateway.app.state.bulk_slots = asyncio.Semaphore(1)
+async def test_an_idle_bulk_request_leaves_its_slot_and_takes_one_again() -> None:
     other_is_done = asyncio.Event()
 
     async def body() -> AsyncIterator[bytes]:
@@ -408,19 +410,20 @@ async def test_an_idle_bulk_request_leaves_its_slot_and_takes_one_again(gateway:
         await other_is_done.wait()
         yield b':"d","put":3}\n'
 
-    first = asyncio.create_task(gateway.request("POST", "/v1/n/events", content=body()))
-    await gateway.appended(1)
-    other = await gateway.request("POST", "/v1/n/events", content=b'{"doc":"d","put":2}\n')
-    assert other.json()["version"] == 2
-    other_is_done.set()
-    assert [orjson.loads(line)["version"] for line in (await first).content.splitlines()] == [1, 3]
+    async with twin(bulk_slots=asyncio.Semaphore(1)) as gateway:
+        first = asyncio.create_task(gateway.request("POST", "/v1/n/events", content=body()))
+        await gateway.appended(1)
+        other = await gateway.request("POST", "/v1/n/events", content=b'{"doc":"d","put":2}\n')
+        assert other.json()["version"] == 2
+        other_is_done.set()
+        assert [orjson.loads(line)["version"] for line in (await first).content.splitlines()] == [1, 3]
 
 
 async def test_a_client_that_never_reads_its_answers_is_given_up(
     gateway: Twin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("refold.gateway.bulk.BULK_STALL_SECONDS", 0.05)
-    monkeypatch.setattr("refold.gateway.buffers.BULK_ANSWER_BYTES_MAX", 1_000)
+    monkeypatch.setattr("refold.gateway.bulk_batches.BULK_ANSWER_BYTES_MAX", 1_000)
     scope = {
         "type": "http",
         "method": "POST",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from typing import Any
 
@@ -113,16 +112,19 @@ async def test_a_list_at_a_sequence_is_one_moment_though_others_write_between_it
     assert listed(items) == [Listed(name, 1, f'"{name}"') for name in "abcde"]
 
 
-async def test_a_list_waits_for_what_the_log_holds_until_its_timeout(api: Api) -> None:
+async def test_a_list_waits_for_what_the_log_holds(api: Api) -> None:
     for number in range(0, 10, 2):
         pending = (await api.put("d", number, Refold_Wait="0")).json()
         [item] = await followed(api, sequence=pending["sequence"])
         assert item["state"] == number
-    problem(await api.get(sequence=10**9, timeout=0), 504, "timed_out")
-    waiting = asyncio.create_task(api.get(sequence=pending["sequence"] + 1, timeout=30))
-    await api.put("d", "new", Refold_Wait="0")
-    [item] = (await waiting).json()["items"]
-    assert item["state"] == "new"
+
+
+async def test_a_list_beyond_the_logs_end_says_where_the_log_ends(api: Api) -> None:
+    last = (await api.put("d", 1)).json()["sequence"]
+    for timeout in (0, 300):
+        view = problem(await api.get(sequence=10**9, timeout=timeout), 422, "sequence_in_future")
+        assert view["last_sequence"] >= last
+        assert f"the log ends at {view['last_sequence']}" in view["detail"]
 
 
 async def test_only_one_parameter_says_what_is_asked_for(api: Api) -> None:

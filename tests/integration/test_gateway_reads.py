@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from itertools import pairwise
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from refold import __version__
 from refold.core import limits
 from refold.core.timestamp import format_time, parse_rfc3339
 from support.http import Api, outcome, problem
@@ -283,18 +285,61 @@ async def test_the_operators_resources_answer(api: Api) -> None:
     assert (await api.client.get("/healthz")).json() == {"status": "alive"}
     assert (await api.client.get("/readyz")).json() == {"status": "ready"}
     assert "refold_http_request_seconds_bucket" in (await api.client.get("/metrics")).text
-    assert (await api.client.get("/docs")).headers["content-type"].startswith("text/html")
 
 
-async def test_the_openapi_document_describes_the_hot_route_beside_the_others(api: Api) -> None:
-    document = (await api.client.get("/openapi.json")).json()
-    resource = document["paths"]["/v1/{namespace}/{document}"]
-    assert resource.keys() == {"get", "put", "patch", "delete"}
-    names = [parameter["name"] for parameter in resource["get"]["parameters"]]
-    assert {"version", "at", "clock", "sequence", "path", "min_version", "min_sequence"} <= set(names)
-    for operations in document["paths"].values():
-        for operation in operations.values():
-            assert "application/problem+json" in operation["responses"]["503"]["content"]
+async def test_the_first_page_says_what_this_is_and_where_things_are(api: Api) -> None:
+    index = (await api.client.get("/")).json()
+    assert (index["name"], index["version"]) == ("Refold", __version__)
+    page = await api.client.get("/", headers={"Accept": "text/html,*/*;q=0.8"})
+    assert page.headers["content-type"].startswith("text/html")
+    for path in index["links"].values():
+        assert f'href="{path}"' in page.text
+        assert (await api.client.get(path)).status_code == 200, path
+
+
+async def test_the_page_of_the_api_needs_nothing_from_the_network(api: Api) -> None:
+    page = await api.client.get("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    paths = re.findall(r'(?:src|href|url)(?:=|: )"([^"]*)"', page.text)
+    assert "/openapi.json" in paths
+    for path in paths:
+        assert path.startswith("/"), path
+        assert (await api.client.get(path)).status_code == 200, path
+
+
+async def test_not_found_names_the_document_its_head_and_its_first_version(api: Api) -> None:
+    name = f"{api.namespace}/d"
+    first = (await api.put("d", 1, Refold_Occurred_At="2020-01-01T00:00:00Z")).json()
+    await api.put("d", 2)
+    view = problem(await api.get("d", at="2021-01-01"), 404, "document_absent")
+    assert (view["version"], view["head"]) == (0, 2)
+    for fact in (name, "head is version 2", first["recorded_at"], "2020-01-01T00:00:00.0", "clock=occurred"):
+        assert fact in view["detail"]
+    view = problem(await api.get("d", at="2019-01-01"), 404, "document_absent")
+    assert first["recorded_at"] in view["detail"]
+    assert "clock=occurred" not in view["detail"]
+    view = problem(await api.get("d", at="2019-01-01", clock="occurred"), 404, "document_absent")
+    assert "2020-01-01T00:00:00.0" in view["detail"]
+    view = problem(await api.get("d", sequence=first["sequence"] - 1), 404, "document_absent")
+    assert f"sequence {first['sequence']}" in view["detail"]
+    view = problem(await api.get("d", version=9), 404, "version_unknown")
+    assert view["detail"] == f"{name} has no version 9; its head is version 2"
+    problem(await api.get("d/diff", **{"from": 1, "to": 9}), 404, "version_unknown")
+    await api.delete("d")
+    view = problem(await api.get("d"), 404, "document_absent")
+    assert view["detail"] == f"{name} is absent: version 3 deleted it; its head is version 3"
+
+
+async def test_an_unknown_document_is_said_and_an_empty_answer_of_a_known_one_is_none(api: Api) -> None:
+    for path in ("d", "d/history", "d/rejections"):
+        view = problem(await api.get(path), 404, "document_absent")
+        assert view["detail"] == f"{api.namespace}/d never existed"
+    assert problem(await api.get("d", version=1), 404, "version_unknown")["detail"].endswith("never existed")
+    await api.put("d", 1)
+    await api.patch("rejected", {"op": "remove", "path": "/a"})
+    for path in ("d/rejections", "rejected/history"):
+        assert (await api.get(path)).json() == {"items": [], "next": None}
+    assert (await api.get("d/history", after=1)).json() == {"items": [], "next": None}
 
 
 async def _diff(api: Api, from_version: int, to_version: int) -> Any:

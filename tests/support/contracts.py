@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
+import yaml
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
 from referencing import Registry, Resource
@@ -20,17 +22,25 @@ from support.sources import ROOT
 FOLDER = ROOT / "schemas"
 
 
+@cache
 def contract(name: str) -> dict[str, Any]:
-    """Read one of the files."""
-    found: dict[str, Any] = json.loads((FOLDER / name).read_text(encoding="utf-8"))
+    """Read one of the files, once."""
+    text = (FOLDER / name).read_text(encoding="utf-8")
+    found: dict[str, Any] = yaml.load(text, yaml.CSafeLoader) if name.endswith(".yaml") else json.loads(text)
     return found
 
 
 def validator(schema: dict[str, Any]) -> Any:
     """Make a validator of a schema, which may refer to the files by their names."""
-    names = [path.name for path in FOLDER.glob("*.json")]
-    resources = [(name, Resource(contract(name), DRAFT202012)) for name in names]
-    return _Validator(schema, registry=Registry().with_resources(resources))
+    return _Validator(schema, registry=_registry())
+
+
+@cache
+def _registry() -> Registry[Any]:
+    names = [path.name for path in FOLDER.iterdir() if path.suffix in {".json", ".yaml"}]
+    return (
+        Registry().with_resources([(name, Resource(contract(name), DRAFT202012)) for name in names]).crawl()
+    )
 
 
 def _pattern(_: Any, pattern: str, instance: Any, __: Any) -> Iterator[ValidationError]:

@@ -18,11 +18,10 @@ import orjson
 from prometheus_client import CollectorRegistry
 
 from refold.core.errors import LogUnavailable, RefoldError, StoreUnavailable
-from refold.gateway.app import Gateway, create_app
-from refold.gateway.early_outcomes import EarlyOutcomes
-from refold.gateway.outcomes import Outcomes
-from refold.gateway.parts import About, Parts
-from refold.gateway.progress import Progress
+from refold.gateway.app import Gateway
+from refold.gateway.consistency import Consistency
+from refold.gateway.context import Context, Versions
+from refold.gateway.outcomes import EarlyOutcomes, Outcomes
 from refold.gateway.readiness import Readiness
 from refold.history import History
 from refold.log import PROGRESS_SUBJECT, Acknowledgement, Appended, LogInfo, Publication, Stale, Unknown
@@ -115,7 +114,7 @@ class Twin:
     """The gateway and all that it stands on."""
 
     client: httpx.AsyncClient
-    parts: Parts
+    context: Context
     app: Gateway
     log: FaultyLog
     store: FaultyStore
@@ -156,10 +155,13 @@ class Twin:
 
 
 @asynccontextmanager
-async def twin(*, is_projecting: bool = True, wait_seconds: float = 5.0) -> AsyncIterator[Twin]:
+async def twin(
+    *, is_projecting: bool = True, wait_seconds: float = 5.0, **context: Any
+) -> AsyncIterator[Twin]:
     """Make a gateway over twins; without a projector nothing is folded until `projector` is entered."""
-    made = await _made(wait_seconds)
-    watching = [asyncio.create_task(work) for work in (made.parts.progress.watch(), made.parts.early.run())]
+    made = await _made(wait_seconds, **context)
+    background = (made.context.consistency.watch(), made.context.early_outcomes.run())
+    watching = [asyncio.create_task(work) for work in background]
     try:
         async with made.client:
             if is_projecting:
@@ -172,32 +174,33 @@ async def twin(*, is_projecting: bool = True, wait_seconds: float = 5.0) -> Asyn
             task.cancel()
 
 
-async def _made(wait_seconds: float) -> Twin:
+async def _made(wait_seconds: float, **given: Any) -> Twin:
     log, notices, tables = FaultyLog(), DeafNotices(), Tables()
     store = FaultyStore(tables)
     history, registry, numbers = History(store), CollectorRegistry(), count(1)
-    progress = Progress(store.checkpoints)
-    outcomes = Outcomes(history.outcome, progress)
+    consistency = Consistency(log, store, notices.listen)
+    outcomes = Outcomes(history.outcome, consistency)
     await notices.listen(REPLY_SUBJECT, outcomes.hear)
-    await notices.listen(PROGRESS_SUBJECT, progress.hear)
-    parts = Parts(
+    await notices.listen(PROGRESS_SUBJECT, consistency.hear)
+    context = Context(
         log=log,
         store=store,
         history=history,
         outcomes=outcomes,
-        early=EarlyOutcomes(log, store, progress, outcomes, outcome_view),
-        progress=progress,
-        readiness=Readiness(log, progress, required_sequence=0, lag_seconds_max=5.0),
+        consistency=consistency,
+        early_outcomes=EarlyOutcomes(log, store, consistency, outcomes, outcome_view),
+        readiness=Readiness(log, consistency, required_sequence=0, lag_seconds_max=5.0),
         reply_subject=REPLY_SUBJECT,
         checks={"nats": log.info, "postgres": store.ping},
-        about=About("0.0.0"),
+        versions=Versions("0.0.0"),
         metrics=GatewayMetrics(registry),
         registry=registry,
         new_id=lambda: f"made-{next(numbers)}",
         timer=time.perf_counter,
         wait_seconds=wait_seconds,
+        **given,
     )
-    app = create_app(parts)
+    app = Gateway(context)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     client = httpx.AsyncClient(transport=transport, base_url="http://localhost")
-    return Twin(client, parts, app, log, store, tables, notices)
+    return Twin(client, context, app, log, store, tables, notices)

@@ -17,7 +17,7 @@ from typing import Final
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from refold.gateway.problems import Problem
+from refold.gateway.responses import Problem
 
 ANY: Final = "*"
 HOSTS_CACHED_MAX: Final = 1_024

@@ -9,7 +9,6 @@ import asyncio
 from typing import Final
 
 import orjson
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -25,59 +24,51 @@ from refold.core.limits import (
 )
 from refold.core.record import check_name, check_namespace
 from refold.core.shape import shape_of
-from refold.gateway.asking import media_type, receive_piece, refuse_encoding, unsupported, wait_seconds
-from refold.gateway.buffers import Inbox, Item, Outbox
-from refold.gateway.bulk_append import Batch, append_batch
-from refold.gateway.described import APPENDING
-from refold.gateway.draft import checked_line
+from refold.gateway.bulk_batches import Batch, Inbox, Item, Line, LineSplitter, Outbox, append_batch
+from refold.gateway.context import Context, context_of
 from refold.gateway.inflight import BodyInMemory, waiting
-from refold.gateway.lines import Line, LineSplitter
-from refold.gateway.parts import Parts, parts_of
-from refold.gateway.problems import RETRY, Problem, problem_of
-from refold.gateway.queries import refuse_query
+from refold.gateway.requests import check_media_type, receive_piece, refuse_query, wait_seconds
+from refold.gateway.responses import RETRY, Problem, problem_of
+from refold.gateway.writes import checked_line
 from refold.log import Publication
 from refold.telemetry.logging import get_logger
 
-router: Final = APIRouter(tags=["write"])
-
 MEDIA_TYPE: Final = "application/x-ndjson"
-_TAKEN: Final = (MEDIA_TYPE, "application/ndjson", "application/jsonl")
+_MEDIA_TYPES: Final = (MEDIA_TYPE, "application/ndjson", "application/jsonl")
 
 
-@router.post("/v1/{namespace}/events", **APPENDING)
-async def append_events(request: Request, namespace: str) -> Response:
+async def append_events(request: Request) -> Response:
     """Append a line an event, in order; answer a line an outcome.
 
     A line that breaks a rule is answered by its own refusal, and the others go on. Where the log fails, what
     follows in this request is refused with its problem, so that no later event of a document overtakes an earlier one.
     """
     refuse_query(request)
-    refuse_encoding(request)
-    if media_type(request) not in _TAKEN:
-        raise unsupported(media_type(request), (MEDIA_TYPE,))
+    check_media_type(request, _MEDIA_TYPES)
+    namespace = request.path_params["namespace"]
     check_namespace(namespace)
-    parts = parts_of(request)
-    return BulkAnswer(request, parts, namespace, wait_seconds(request, parts.wait_seconds))
+    context = context_of(request)
+    return BulkResponse(request, context, namespace, wait_seconds(request, context.wait_seconds))
 
 
-class BulkAnswer(Response):
+class BulkResponse(Response):
     """Reads, appends, waits and answers side by side, each stage bounded."""
 
-    def __init__(self, request: Request, parts: Parts, namespace: str, wait: float) -> None:
+    def __init__(self, request: Request, context: Context, namespace: str, wait: float) -> None:
         """Serve this request."""
         super().__init__(None, 200, None, MEDIA_TYPE)
         self._request = request
-        self._parts = parts
+        self._context = context
         self._namespace = namespace
         self._wait = wait
-        self._carried = (("Refold-Reply", parts.reply_subject),) if wait > 0 else ()
+        self._carried = (("Refold-Reply", context.reply_subject),) if wait > 0 else ()
         self._inbox = Inbox()
         self._outbox = Outbox()
         self._batches: asyncio.Queue[Batch | None] = asyncio.Queue(BULK_BATCHES_MAX)
         self._failure: Problem | None = None
         self._has_written = False
-        self._has_started = False
-        self._turn = Turn(request.app.state.bulk_slots)
+        self.has_started = False
+        self._turn = Turn(context.bulk_slots)
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Serve it, among a bounded number of others."""
@@ -86,7 +77,7 @@ class BulkAnswer(Response):
             try:
                 await self._serve(send)
             except TimedOut as error:
-                if not self._has_started:
+                if not self.has_started:
                     raise
                 # The answer has begun: breaking it off is all that is left to say.
                 get_logger().warning("bulk_abandoned", code=error.code, error=str(error))
@@ -129,7 +120,7 @@ class BulkAnswer(Response):
 
     async def _end_reading(self, reading: asyncio.Task[None]) -> None:
         """Take no more lines once the gateway is ending."""
-        await self._parts.progress.released.wait()
+        await self._context.consistency.released.wait()
         reading.cancel()
 
     async def _append(self) -> None:
@@ -144,10 +135,10 @@ class BulkAnswer(Response):
 
     async def _append_one(self, batch: Batch) -> None:
         try:
-            await append_batch(self._parts, batch)
+            await append_batch(self._context, batch)
         except (RefoldError, Problem) as error:
             # Nothing is in the log yet, and nothing answered: then the whole request fails, plainly.
-            if not (self._has_written or batch.written or self._has_started):
+            if not (self._has_written or batch.written or self.has_started):
                 raise
             batch.failure = error if isinstance(error, Problem) else problem_of(error)
             # Whatever is true of this batch, those behind it are not sent at all.
@@ -177,7 +168,7 @@ class BulkAnswer(Response):
             return _refusal(item.number, batch.failure, item.event_id)
         if self._wait == 0:
             return b'{"sequence":%d,"status":"pending"}\n' % written.sequence
-        outcome = written.outcome or self._parts.outcomes.arrived(written.sequence)
+        outcome = written.outcome or self._context.outcomes.arrived(written.sequence)
         return None if outcome is None else _line(outcome)
 
     async def _outcome(self, batch: Batch, index: int, item: Item) -> bytes:
@@ -186,7 +177,7 @@ class BulkAnswer(Response):
             (item.publication.namespace, item.publication.document),
             batch.written[index].sequence,
         )
-        outcome = await self._parts.outcomes.wait(*names, sequence, batch.deadline)
+        outcome = await self._context.outcomes.wait(*names, sequence, batch.deadline)
         return _line(outcome or {"sequence": sequence, "status": "pending"})
 
     async def _send(self, send: Send) -> None:
@@ -203,8 +194,8 @@ class BulkAnswer(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _start(self, send: Send) -> None:
-        if not self._has_started:
-            self._has_started = True
+        if not self.has_started:
+            self.has_started = True
             headers = [(name, value) for name, value in self.raw_headers if name != b"content-length"]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
 
@@ -218,7 +209,7 @@ class BulkAnswer(Response):
                 raise Refused("bad_name", "a line names its document", field="doc", shape=shape_of(document))
             check_name(document, "doc")
             if "id" not in fields:
-                fields["id"] = self._parts.new_id()
+                fields["id"] = self._context.new_id()
             event_id = fields["id"]
             body = checked_line(fields)
         except Refused as refused:
@@ -275,11 +266,6 @@ class Turn:
     def _release_if_idle(self) -> None:
         if self._is_receiving and not self._lines_count:
             self.end()
-
-
-def new_slots() -> asyncio.Semaphore:
-    """Return what bounds the bulk requests served at a time."""
-    return asyncio.Semaphore(BULK_REQUESTS_MAX)
 
 
 def _refusal(number: int, problem: Problem, event_id: str = "") -> bytes:

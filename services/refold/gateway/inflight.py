@@ -25,13 +25,13 @@ from refold.gateway.limits import (
     WAITING_MAX,
     WAITING_PER_CLIENT_MAX,
 )
-from refold.gateway.problems import RETRY, Problem
+from refold.gateway.responses import RETRY, Problem
 
 PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
+class InFlightLimits:
     """How many requests may be in work or wait, and how long one may be silent in the middle of its body."""
 
     requests_max: int = REQUESTS_MAX
@@ -48,11 +48,11 @@ class Crowded(Problem):
 class InFlight:
     """The requests that one gateway serves now."""
 
-    def __init__(self, bounds: Bounds, registry: CollectorRegistry) -> None:
+    def __init__(self, limits: InFlightLimits, registry: CollectorRegistry) -> None:
         """Begin with none, and register gauges of both kinds."""
-        self.bounds = bounds
+        self.limits = limits
         self.waiting_count = 0
-        self._permits = asyncio.Semaphore(bounds.requests_max)
+        self._permits = asyncio.Semaphore(limits.requests_max)
         self._working_count = 0
         self._waiting: Counter[str] = Counter()
         self._body_bytes = 0
@@ -80,7 +80,7 @@ class InFlight:
 
     def busy(self) -> Problem:
         """Say that all permits are taken."""
-        detail = f"{self.bounds.requests_max} requests are in work, and none of them ended in {REQUEST_QUEUE_SECONDS} s"
+        detail = f"{self.limits.requests_max} requests are in work, and none of them ended in {REQUEST_QUEUE_SECONDS} s"
         return Problem(503, "busy", detail, headers=RETRY)
 
     def end_work(self) -> None:
@@ -103,8 +103,8 @@ class InFlight:
 
     def hold_body(self, bytes_count: int) -> None:
         """Count bytes of bodies that are being read. Raises `Crowded`."""
-        if bytes_count > 0 and self._body_bytes + bytes_count > self.bounds.bodies_bytes_max:
-            detail = f"request bodies that are being read take {self.bounds.bodies_bytes_max} bytes already"
+        if bytes_count > 0 and self._body_bytes + bytes_count > self.limits.bodies_bytes_max:
+            detail = f"request bodies that are being read take {self.limits.bodies_bytes_max} bytes already"
             raise Crowded(503, "busy", detail, headers=RETRY)
         self._body_bytes += bytes_count
 
@@ -113,15 +113,15 @@ class InFlight:
         self._body_bytes -= bytes_count
 
     def _check_room(self, client: str) -> None:
-        bounds = self.bounds
-        if self._waiting[client] >= bounds.waiting_per_client_max:
+        limits = self.limits
+        if self._waiting[client] >= limits.waiting_per_client_max:
             detail = (
-                f"{bounds.waiting_per_client_max} requests of this client's address wait already "
+                f"{limits.waiting_per_client_max} requests of this client's address wait already "
                 "(REFOLD_HTTP_WAITING_PER_CLIENT_MAX); let some end, or wait less long"
             )
             raise Crowded(429, "too_many_waiting", detail, headers=RETRY)
-        if self.waiting_count >= bounds.waiting_max:
-            detail = f"{bounds.waiting_max} requests wait already (REFOLD_HTTP_WAITING_MAX)"
+        if self.waiting_count >= limits.waiting_max:
+            detail = f"{limits.waiting_max} requests wait already (REFOLD_HTTP_WAITING_MAX)"
             raise Crowded(503, "busy", detail, headers=RETRY)
 
 
@@ -176,7 +176,7 @@ def waiting_count() -> int:
 def body_seconds() -> float:
     """Return how long the current request's client may be silent in the middle of its body."""
     request = _current.get()
-    return BODY_SECONDS if request is None else request.in_flight.bounds.body_seconds
+    return BODY_SECONDS if request is None else request.in_flight.limits.body_seconds
 
 
 class BodyInMemory:

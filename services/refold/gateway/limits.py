@@ -27,3 +27,33 @@ BODY_SECONDS: Final = 30.0
 
 BODIES_BYTES_MAX: Final = 256 * 1024 * 1024
 """Request bodies in memory while they are being read."""
+
+READ_SECONDS: Final = 5.0
+"""How long a read waits for the projection by default."""
+
+WHERE_CHARS_MAX: Final = 10_000
+"""A predicate of a list."""
+
+DECIDE_SECONDS: Final = 5.0
+"""How long a write may wait for what decides it, whatever `Refold-Wait` says of its outcome."""
+
+VERSION_LOOK_SECONDS: Final = 1.0
+"""A read that waits for a version looks at the head this often where no notice of a change came but more is folded."""
+
+DOCS_CACHE_SECONDS: Final = 86_400
+"""How long a browser may keep the files of the page of the API."""
+
+EARLY_LAG_EVENTS_MIN: Final = 10_000
+"""With fewer events behind, the projection is as quick."""
+EARLY_LAG_EVENTS_MAX: Final = 2_000_000
+"""With more behind, a pass takes longer than most requests wait: they are answered as pending."""
+EARLY_DOCUMENTS_MAX: Final = 64
+"""Documents that one pass folds."""
+EARLY_STATE_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Bytes of the states that one pass folds, the last state aside."""
+EARLY_ANSWERED_MAX: Final = 10_000
+"""Documents that were answered and that the projection has not reached; no pass starts with more."""
+EARLY_PASS_SECONDS: Final = 60.0
+
+CHECK_SECONDS: Final = 2.0
+"""A part that has not answered a probe by then is not reachable."""

@@ -1,35 +1,61 @@
-"""Outcomes on their way from the projector to the requests that wait for them.
+"""Bring outcomes to the requests that wait for them: from the projector's notices, from the store, or from the log.
 
-One subject for the whole process: outcomes are told apart by their sequence, and may come before the append's
-own acknowledgement. At most once, so whoever waits in vain looks into the store.
+`Outcomes`: one subject for the whole process; outcomes are told apart by their sequence and may arrive before the
+append's own acknowledgement. They are sent at most once, so a request that waits too long looks into the store.
+
+`EarlyOutcomes`: while the projection is far behind, the gateway folds the outcomes of its own writes itself. An outcome
+is a function of its document's own events and of the log's monotone clock, and reading the log is several times faster
+than folding and committing all of it. A write is answered after two passes over the log at most, each as long as
+reading what the projection lacks (measured on two cores beside a busy projector: about 90,000 events/s). Reads of a
+document that was answered this way wait (`caught_up`). Bulk requests are not served this way.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from typing import cast
 
 import orjson
 
 from refold.core.canonical import Json
-from refold.core.errors import StoreError
-from refold.core.limits import NOTICE_WAIT_SECONDS, OUTCOMES_EARLY_MAX
-from refold.gateway.progress import Progress
+from refold.core.checkpoint import Checkpoint
+from refold.core.document import Document
+from refold.core.errors import FenceLost, LogError, StoreError
+from refold.core.fold import Folded
+from refold.core.limits import NOTICE_WAIT_SECONDS, OUTCOMES_EARLY_MAX, PARTITIONS, RECORDS_FOLDED_MAX
+from refold.core.outcome import Entry
+from refold.core.record import SYSTEM_NAMESPACE, Record, partition_of
+from refold.core.shard import Shard
+from refold.gateway.consistency import Consistency
+from refold.gateway.limits import (
+    EARLY_ANSWERED_MAX,
+    EARLY_DOCUMENTS_MAX,
+    EARLY_LAG_EVENTS_MAX,
+    EARLY_LAG_EVENTS_MIN,
+    EARLY_PASS_SECONDS,
+    EARLY_STATE_BYTES_MAX,
+)
+from refold.log import EventLog
+from refold.store import Key
+from refold.store.ports import SnapshotStore
 from refold.telemetry.logging import get_logger
 
 View = dict[str, Json]
 WhenLate = Callable[[str, str, int], None]
 LookUp = Callable[[str, str, int], Awaitable[View | None]]
+ViewOf = Callable[[str, str, Entry, Folded], dict[str, Json]]
+"""How an outcome is shown: as the projector's notice shows it."""
 
 
 class Outcomes:
     """Who waits for which sequence, and what came before anyone did."""
 
-    def __init__(self, look_up: LookUp, progress: Progress) -> None:
+    def __init__(self, look_up: LookUp, consistency: Consistency) -> None:
         """Look lost outcomes up through `look_up(namespace, document, sequence)`."""
         self._look_up = look_up
-        self._progress = progress
+        self._consistency = consistency
         self._awaited: dict[int, asyncio.Future[View | None]] = {}
         self._early: dict[int, View] = {}
         self._lost_sequence = 0
@@ -106,7 +132,7 @@ class Outcomes:
                 if not is_lost:
                     await self._note_loss()
                 return found
-            if left_seconds <= 0 or self._progress.released.is_set():
+            if left_seconds <= 0 or self._consistency.released.is_set():
                 return None
             if is_lost:
                 self._lost_sequence = 0
@@ -117,10 +143,10 @@ class Outcomes:
     async def _note_loss(self) -> None:
         """Notices come in order: with one lost, all that are folded by now have come or are lost too."""
         try:
-            await self._progress.refresh()
+            await self._consistency.refresh()
         except StoreError:
             return
-        self._lost_sequence = self._progress.sequence
+        self._lost_sequence = self._consistency.sequence
 
     async def _found(self, event: tuple[str, str, int]) -> View | None:
         try:
@@ -131,6 +157,123 @@ class Outcomes:
             return None
 
 
+class EarlyOutcomes:
+    """The writes that wait for a late outcome, and the documents whose projection is behind their answers."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        store: SnapshotStore,
+        consistency: Consistency,
+        outcomes: Outcomes,
+        view_of: ViewOf,
+    ) -> None:
+        """Nothing is read before `run`."""
+        self._log = log
+        self._store = store
+        self._consistency = consistency
+        self._outcomes = outcomes
+        self._view_of = view_of
+        self._wanted: dict[int, Key] = {}
+        self._has_wanted = asyncio.Event()
+        self._answered: dict[Key, int] = {}
+
+    def want(self, namespace: str, document: str, sequence: int) -> None:
+        """Ask for the outcome of a write that waits; it is told to `Outcomes`. Ask again while it has not come."""
+        behind = sequence - self._consistency.sequence
+        if EARLY_LAG_EVENTS_MIN <= behind <= EARLY_LAG_EVENTS_MAX:
+            self._wanted[sequence] = (namespace, document)
+            self._has_wanted.set()
+
+    async def caught_up(self, key: Key, deadline: float) -> None:
+        """Wait until the projection has what this gateway answered early about a document. Raises `TimedOut`."""
+        sequence = self._answered.get(key) if self._answered else None
+        if sequence is not None:
+            await self._consistency.wait_for_sequence(sequence, deadline, key)
+
+    async def namespace_caught_up(self, namespace: str, deadline: float) -> None:
+        """Do the same for all documents of a namespace."""
+        if self._answered:
+            answered = (last for key, last in self._answered.items() if key[0] == namespace)
+            await self._consistency.wait_for_sequence(max(answered, default=0), deadline)
+
+    async def run(self) -> None:
+        """Make one pass after another while writes wait."""
+        while True:
+            await self._has_wanted.wait()
+            self._has_wanted.clear()
+            # Whoever still waits asks again.
+            wanted, self._wanted = self._wanted, {}
+            self._forget_reached()
+            if len(self._answered) >= EARLY_ANSWERED_MAX:
+                continue
+            try:
+                async with asyncio.timeout(EARLY_PASS_SECONDS):
+                    await self._read(wanted)
+            except (LogError, StoreError, TimeoutError) as error:
+                # The writes go on waiting for the projection.
+                get_logger().warning("early_outcomes_failed", error=repr(error))
+
+    async def _read(self, wanted: dict[int, Key]) -> None:
+        """Read from the projection's checkpoint, and fold the wanted documents alone.
+
+        A document's row may be ahead of the checkpoint that was read before it: its events up to there are passed.
+        """
+        shard = _shard_at(min(await self._store.checkpoints(), key=lambda each: each.read_sequence))
+        documents = await self._load(wanted)
+        left = {sequence for sequence, key in wanted.items() if key in documents}
+        async with aclosing(self._log.read(shard.read_sequence)) as runs:
+            async for records in runs:
+                for start in range(0, len(records), RECORDS_FOLDED_MAX):
+                    part = records[start : start + RECORDS_FOLDED_MAX]
+                    if not self._fold(shard, part, documents, left):
+                        return
+                    await asyncio.sleep(0)
+                    if not left or self._consistency.sequence >= max(left):
+                        return
+
+    async def _load(self, wanted: dict[int, Key]) -> dict[Key, Document]:
+        documents: dict[Key, Document] = {}
+        size = 0
+        for key in dict.fromkeys(wanted.values()):
+            if len(documents) == EARLY_DOCUMENTS_MAX or size > EARLY_STATE_BYTES_MAX:
+                break
+            try:
+                found = await self._store.load([key])
+            except FenceLost:
+                # It was written while it was loaded: the projection is at this document already.
+                continue
+            partition = partition_of(key[0].encode(), key[1].encode())
+            new = Document(namespace=key[0], document=key[1], partition=partition)
+            documents[key] = found[0] if found else new
+            size += documents[key].size
+        return documents
+
+    def _fold(
+        self, shard: Shard, records: list[Record], documents: dict[Key, Document], left: set[int]
+    ) -> bool:
+        """Fold a part; False where a system event may change the rules, or where these need more than heads."""
+        for record in records:
+            where = shard.place(record.subject)
+            if where.namespace == SYSTEM_NAMESPACE or shard.rules.needs is not None:
+                return False
+            document = None if where.reason else documents.get((where.namespace, where.document))
+            if document is None or record.sequence <= document.last_sequence:
+                shard.skip(record, where)
+                continue
+            step = shard.fold(record, where, document)
+            if record.sequence in left:
+                left.remove(record.sequence)
+                key = (where.namespace, where.document)
+                self._answered[key] = max(record.sequence, self._answered.get(key, 0))
+                self._outcomes.tell(self._view_of(*key, step.entry, step.folded))
+        return True
+
+    def _forget_reached(self) -> None:
+        reached = self._consistency.sequence
+        self._answered = {key: last for key, last in self._answered.items() if last > reached}
+
+
 def _view_in(body: bytes) -> View | None:
     """Read a notice; None for a body that is none: the broker's acknowledgements can be sent to any subject."""
     try:
@@ -138,3 +281,20 @@ def _view_in(body: bytes) -> View | None:
     except orjson.JSONDecodeError:
         return None
     return view if isinstance(view, dict) and view.keys() >= {"sequence", "status"} else None
+
+
+def _shard_at(checkpoint: Checkpoint) -> Shard:
+    """Make a fold over the whole log from there; its chains are not used."""
+    return Shard(
+        [
+            Checkpoint(
+                partition=partition,
+                chain=b"",
+                chain_before=b"",
+                fold=checkpoint.fold,
+                read_sequence=checkpoint.read_sequence,
+                recorded_at=checkpoint.recorded_at,
+            )
+            for partition in range(PARTITIONS)
+        ]
+    )

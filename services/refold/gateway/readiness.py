@@ -1,6 +1,6 @@
 """Decide whether the gateway is ready: how far the projection is behind the log, at start and while it runs.
 
-`ReadGate` wraps the application of `refold.gateway.app`; the routes of `refold.gateway.admin` ask the rest.
+`ReadGate` wraps the application of `refold.gateway.app`; the routes of `refold.gateway.ops` ask the rest.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from refold.core.errors import LogUnavailable, ProjectionBehind, StoreError, StoreUnavailable
 from refold.core.limits import NOTICE_WAIT_SECONDS
-from refold.gateway.problems import problem_of
-from refold.gateway.progress import Progress
+from refold.gateway.consistency import Consistency
+from refold.gateway.responses import problem_of
 from refold.log import EventLog, LogInfo
 from refold.telemetry.logging import get_logger
 
@@ -31,7 +31,7 @@ class Readiness:
     def __init__(
         self,
         log: EventLog,
-        progress: Progress,
+        consistency: Consistency,
         *,
         required_sequence: int,
         lag_seconds_max: float,
@@ -39,7 +39,7 @@ class Readiness:
     ) -> None:
         """Wait for `required_sequence`, the log's end at start (0: for nothing); `check` allows so much lag."""
         self._log = log
-        self._progress = progress
+        self._consistency = consistency
         self._lag_seconds_max = lag_seconds_max
         self._committed_sequence = 0
         self._decided = asyncio.Event()
@@ -50,8 +50,8 @@ class Readiness:
     @property
     def folded_sequence(self) -> int:
         """Return how far the projection is known to be committed."""
-        if self._progress.sequence < self.required_sequence:
-            return self._progress.sequence
+        if self._consistency.sequence < self.required_sequence:
+            return self._consistency.sequence
         return self._committed_sequence
 
     async def catch_up(self) -> None:
@@ -60,9 +60,9 @@ class Readiness:
         A notice is not enough: just after a crash of the database, the projector still announces what it committed
         before, until it notices the loss.
         """
-        while not (self.is_caught_up or self._progress.released.is_set()):
+        while not (self.is_caught_up or self._consistency.released.is_set()):
             deadline = asyncio.get_running_loop().time() + NOTICE_WAIT_SECONDS
-            if not await self._progress.reach(self.required_sequence, deadline):
+            if not await self._consistency.reach(self.required_sequence, deadline):
                 continue
             if await self._is_committed():
                 self.is_caught_up = True
@@ -111,7 +111,7 @@ class Readiness:
             bound = f"more than {self._lag_seconds_max:g} s"
             raise ProjectionBehind(
                 f"the projection is behind the log by {events:,} events and {seconds:.1f} s, {bound}",
-                folded_sequence=self._progress.sequence,
+                folded_sequence=self._consistency.sequence,
                 lag_events=events,
                 lag_seconds=round(seconds, 3),
             )
@@ -119,14 +119,14 @@ class Readiness:
     async def _lag(self) -> tuple[int, float]:
         """Return the lag in events and seconds: one request to the log, two more only where something is behind."""
         info = await self._log.info()
-        if self._progress.sequence < info.last_sequence:
-            await self._progress.refresh()
-        folded = self._progress.sequence
+        if self._consistency.sequence < info.last_sequence:
+            await self._consistency.refresh()
+        folded = self._consistency.sequence
         return max(0, info.last_sequence - folded), await lag_seconds(self._log, info, folded)
 
     async def _is_committed(self) -> bool:
         try:
-            self._committed_sequence = await self._progress.refresh()
+            self._committed_sequence = await self._consistency.refresh()
         except StoreError as error:
             get_logger().warning("progress_unknown", code=error.code, error=str(error))
             return False

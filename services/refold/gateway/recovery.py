@@ -5,53 +5,34 @@ Used by the modules of the gateway that append; design.md, "The stream", says wh
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from refold.core.errors import LogUnavailable, StoreError
-from refold.core.limits import NOTICE_WAIT_SECONDS, RECOVER_SECONDS
-from refold.gateway.asking import deadline_in
-from refold.gateway.inflight import waiting
-from refold.gateway.parts import Parts
-from refold.gateway.problems import Problem
+from refold.core.errors import StoreError
+from refold.core.limits import RECOVER_SECONDS
+from refold.gateway.context import Context
+from refold.gateway.requests import deadline_in
+from refold.gateway.responses import Problem
 from refold.log import Publication, validated_headers
 from refold.store.ports import SnapshotStore
 
 
 async def recover(
-    parts: Parts, publications: Sequence[Publication], after_sequence: int, *, event_id: str = ""
+    context: Context, publications: Sequence[Publication], after_sequence: int, *, event_id: str = ""
 ) -> int | None:
     """Return the first sequence of what went together unacknowledged; None where the log has it not.
 
     `after_sequence`: folded before it was sent, so that an event of an earlier request is never taken for ours.
     It is told apart by its bytes, not by its id: that may have been used before, or have left the id window since.
     """
-    if not await catch_up(parts, deadline_in(RECOVER_SECONDS)):
+    last = publications[-1]
+    key = (last.namespace, last.document)
+    if not await context.consistency.catch_up(deadline_in(RECOVER_SECONDS), key):
         raise _in_doubt(event_id)
     try:
-        return await _first_sequence(parts.store, publications, after_sequence)
+        return await _first_sequence(context.store, publications, after_sequence)
     except StoreError as error:
         raise _in_doubt(event_id) from error
-
-
-async def catch_up(parts: Parts, deadline: float) -> bool:
-    """Wait until all is folded that the log holds now; False where the deadline passes first."""
-    async with waiting():
-        return await _caught_up(parts, deadline)
-
-
-async def _caught_up(parts: Parts, deadline: float) -> bool:
-    while True:
-        try:
-            info = await parts.log.info()
-        except LogUnavailable:
-            if asyncio.get_running_loop().time() + NOTICE_WAIT_SECONDS >= deadline:
-                return False
-            # The broker is being reached again: its adapter says so only by answering.
-            await asyncio.sleep(NOTICE_WAIT_SECONDS)
-        else:
-            return await parts.progress.reach(info.last_sequence, deadline)
 
 
 async def _first_sequence(

@@ -46,7 +46,9 @@ class History:
         """Return the document at a point; its state is None where it was absent. Raises `VersionUnknown`."""
         found = await state_at(self._store, namespace, document, point) or NEVER
         if point.clock is Clock.version and found.version != point.value:
-            raise VersionUnknown(version=point.value, head=found.version)
+            name, head = f"{namespace}/{document}", found.version
+            detail = f"has no version {point.value}; its head is version {head}" if head else "never existed"
+            raise VersionUnknown(f"{name} {detail}", version=point.value, head=head)
         return found
 
     async def changes(

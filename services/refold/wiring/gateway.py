@@ -18,14 +18,12 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from refold import __version__
 from refold.core import canonical
 from refold.core.errors import LogHole, ServiceUnavailable
-from refold.core.limits import PARTITIONS
 from refold.gateway.access import Access
-from refold.gateway.app import create_app
-from refold.gateway.early_outcomes import EarlyOutcomes
-from refold.gateway.inflight import Bounds
-from refold.gateway.outcomes import Outcomes
-from refold.gateway.parts import About, Parts
-from refold.gateway.progress import Progress
+from refold.gateway.app import Gateway
+from refold.gateway.consistency import Consistency
+from refold.gateway.context import Context, Versions
+from refold.gateway.inflight import InFlightLimits
+from refold.gateway.outcomes import EarlyOutcomes, Outcomes
 from refold.gateway.readiness import Readiness
 from refold.history import History
 from refold.log import CONTROL_SUBJECT, PROGRESS_SUBJECT
@@ -47,21 +45,21 @@ FOLDING_STAGES: Final = frozenset({"working", "standby"})
 async def run(settings: Settings) -> None:
     """Run until SIGINT or SIGTERM."""
     stop = stop_on_signals()
-    async with _parts(settings) as parts:
+    async with _context(settings) as context:
         port = chosen_port(settings.http_host, settings.http_port)
         async with asyncio.TaskGroup() as tasks:
-            catching_up = tasks.create_task(parts.readiness.catch_up(), name="catch-up")
+            catching_up = tasks.create_task(context.readiness.catch_up(), name="catch-up")
             background = [
                 catching_up,
-                tasks.create_task(parts.progress.watch(), name="progress"),
-                tasks.create_task(parts.early.run(), name="early-outcomes"),
-                tasks.create_task(_release(parts, stop), name="release"),
+                tasks.create_task(context.consistency.watch(), name="consistency"),
+                tasks.create_task(context.early_outcomes.run(), name="early-outcomes"),
+                tasks.create_task(_release(context, stop), name="release"),
             ]
             # Mostly it takes milliseconds: then no read is refused at all.
             await asyncio.wait({catching_up}, timeout=READY_WAIT_SECONDS)
             get_logger().info("gateway_listening", host=settings.http_host, port=port)
             await serve(
-                create_app(parts),
+                Gateway(context),
                 host=settings.http_host,
                 port=port,
                 stop=stop,
@@ -73,50 +71,51 @@ async def run(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def _parts(settings: Settings) -> AsyncIterator[Parts]:
+async def _context(settings: Settings) -> AsyncIterator[Context]:
     async with AsyncExitStack() as endings:
         dsn, schema = settings.required("postgres_url"), settings.postgres_schema
         store = await PostgresStore.open(dsn, schema=schema, where_seconds=settings.statement_timeout_seconds)
         endings.push_async_callback(store.close)
         log = await open_log(settings.required("nats_url"), "refold-gateway")
         endings.push_async_callback(log.close)
-        history, progress = History(store), Progress(store.checkpoints)
-        store.refuse_stale(lambda: [progress.sequence] * PARTITIONS, lambda: _end_sequence(log))
-        outcomes = Outcomes(history.outcome, progress)
-        reply_subject = await _listen(JetStreamNotices(log.client), outcomes, progress)
-        await progress.refresh()
+        history, notices = History(store), JetStreamNotices(log.client)
+        consistency = Consistency(log, store, notices.listen)
+        store.refuse_stale(lambda: consistency.sequences, lambda: _end_sequence(log))
+        outcomes = Outcomes(history.outcome, consistency)
+        reply_subject = await _listen(notices, outcomes, consistency)
+        await consistency.refresh()
         end_sequence = await _end_sequence(log)
-        if end_sequence < progress.sequence:
+        if end_sequence < consistency.sequence:
             # Appended now, other events would stand where those were that the log has lost.
             message = "the log ends before what has been folded from it"
-            raise LogHole(message, last_sequence=end_sequence, folded_sequence=progress.sequence)
+            raise LogHole(message, last_sequence=end_sequence, folded_sequence=consistency.sequence)
         readiness = Readiness(
             log,
-            progress,
+            consistency,
             required_sequence=end_sequence,
             lag_seconds_max=settings.ready_lag_seconds,
             allows_stale_reads=settings.stale_reads,
         )
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        yield Parts(
+        yield Context(
             log=log,
             store=store,
             history=history,
             outcomes=outcomes,
-            early=EarlyOutcomes(log, store, progress, outcomes, outcome_view),
-            progress=progress,
+            consistency=consistency,
+            early_outcomes=EarlyOutcomes(log, store, consistency, outcomes, outcome_view),
             readiness=readiness,
             reply_subject=reply_subject,
             checks=_checks(log, store),
-            about=await _about(log, store),
+            versions=await _versions(log, store),
             metrics=GatewayMetrics(registry),
             registry=registry,
             new_id=_new_id,
             timer=time.perf_counter,
             wait_seconds=settings.wait_seconds,
             access=Access(hosts=settings.http_hosts_allowed, cors_origins=settings.cors_origins_allowed),
-            bounds=Bounds(
+            in_flight_limits=InFlightLimits(
                 waiting_max=settings.http_waiting_max,
                 waiting_per_client_max=settings.http_waiting_per_client_max,
                 body_seconds=settings.http_body_seconds,
@@ -128,18 +127,18 @@ async def _end_sequence(log: JetStreamLog) -> int:
     return (await log.info()).last_sequence
 
 
-async def _listen(notices: JetStreamNotices, outcomes: Outcomes, progress: Progress) -> str:
+async def _listen(notices: JetStreamNotices, outcomes: Outcomes, consistency: Consistency) -> str:
     """Listen to progress and, on a subject that nobody can guess, to outcomes; return that subject."""
     reply_subject = f"{REPLY_SUBJECT}.{_new_id()}"
     await notices.listen(reply_subject, outcomes.hear)
-    await notices.listen(PROGRESS_SUBJECT, progress.hear)
+    await notices.listen(PROGRESS_SUBJECT, consistency.hear)
     await notices.flush()
     return reply_subject
 
 
-async def _about(log: JetStreamLog, store: PostgresStore) -> About:
+async def _versions(log: JetStreamLog, store: PostgresStore) -> Versions:
     nats, postgres = log.client.server_version, await store.server_version()
-    return About(refold=__version__, nats=nats, postgres=postgres)
+    return Versions(refold=__version__, nats=nats, postgres=postgres)
 
 
 def _checks(log: JetStreamLog, store: PostgresStore) -> dict[str, Callable[[], Awaitable[object]]]:
@@ -154,12 +153,12 @@ def _checks(log: JetStreamLog, store: PostgresStore) -> dict[str, Callable[[], A
     return {"nats": log.info, "postgres": store.ping, "projector": projector}
 
 
-async def _release(parts: Parts, stop: asyncio.Event) -> None:
+async def _release(context: Context, stop: asyncio.Event) -> None:
     """Once the gateway is to end, let go of whoever waits: the server ends when they are answered."""
     await stop.wait()
-    parts.readiness.release()
-    parts.progress.release()
-    parts.outcomes.release()
+    context.readiness.release()
+    context.consistency.release()
+    context.outcomes.release()
 
 
 def _new_id() -> str:

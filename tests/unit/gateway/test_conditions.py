@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from refold.gateway.conditions import Condition, is_unchanged, tag_of, write_condition
-from refold.gateway.problems import Problem
+from refold.gateway.requests import Condition, is_unchanged, write_condition
+from refold.gateway.responses import Problem, tag_of
 
 
 def test_a_tag_is_the_quoted_version() -> None:

@@ -8,17 +8,17 @@ from prometheus_client import CollectorRegistry
 from starlette.types import Message, Receive, Scope, Send
 
 from refold.gateway import inflight
-from refold.gateway.inflight import BodyInMemory, Bounds, Counted, Crowded, InFlight, waiting
+from refold.gateway.inflight import BodyInMemory, Counted, Crowded, InFlight, InFlightLimits, waiting
 
 
 class Held:
     """An application whose requests stay in work, or wait, until they are released."""
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, limits: InFlightLimits) -> None:
         self.released = asyncio.Event()
         self.begun: list[str] = []
         self._changed = asyncio.Condition()
-        self.app = Counted(self._serve, InFlight(bounds, CollectorRegistry()))
+        self.app = Counted(self._serve, InFlight(limits, CollectorRegistry()))
 
     async def _serve(self, scope: Scope, _: Receive, send: Send) -> None:
         async with self._changed:
@@ -56,7 +56,7 @@ async def begun(held: Held, *paths: str) -> list[asyncio.Task[int]]:
 
 
 async def test_while_all_permits_are_taken_others_wait_and_probes_do_not() -> None:
-    held = Held(Bounds(requests_max=2))
+    held = Held(InFlightLimits(requests_max=2))
     working = await begun(held, "/works", "/works")
     queued = asyncio.create_task(held.ask("/other"))
     assert [await held.ask(path) for path in ("/healthz", "/readyz", "/metrics")] == [200, 200, 200]
@@ -67,7 +67,7 @@ async def test_while_all_permits_are_taken_others_wait_and_probes_do_not() -> No
 
 async def test_a_request_that_gets_no_permit_in_time_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inflight, "REQUEST_QUEUE_SECONDS", 0.01)
-    held = Held(Bounds(requests_max=1))
+    held = Held(InFlightLimits(requests_max=1))
     working = await begun(held, "/works")
     assert await held.ask("/other") == 503
     held.released.set()
@@ -76,7 +76,7 @@ async def test_a_request_that_gets_no_permit_in_time_is_503(monkeypatch: pytest.
 
 
 async def test_a_request_that_waits_leaves_its_permit_to_others() -> None:
-    held = Held(Bounds(requests_max=1))
+    held = Held(InFlightLimits(requests_max=1))
     waiters = await begun(held, "/waits", "/waits", "/waits")
     assert await held.ask("/other") == 200
     held.released.set()
@@ -84,7 +84,7 @@ async def test_a_request_that_waits_leaves_its_permit_to_others() -> None:
 
 
 async def test_what_waits_is_bounded_by_client() -> None:
-    held = Held(Bounds(waiting_per_client_max=2, waiting_max=3))
+    held = Held(InFlightLimits(waiting_per_client_max=2, waiting_max=3))
     waiters = await begun(held, "/waits", "/waits")
     with pytest.raises(Crowded) as refused:
         await held.ask("/waits")
@@ -99,7 +99,7 @@ async def test_what_waits_is_bounded_by_client() -> None:
 
 
 async def test_a_request_cancelled_while_it_waits_leaves_no_trace() -> None:
-    held = Held(Bounds(requests_max=1, waiting_max=1))
+    held = Held(InFlightLimits(requests_max=1, waiting_max=1))
     (waiter,) = await begun(held, "/waits")
     waiter.cancel()
     with suppress(asyncio.CancelledError):
@@ -121,6 +121,6 @@ async def test_bodies_in_memory_are_bounded_together() -> None:
             third.keep(10)
         await send({"type": "http.response.start", "status": 200})
 
-    held = Held(Bounds(bodies_bytes_max=10))
-    held.app = Counted(serve, InFlight(Bounds(bodies_bytes_max=10), CollectorRegistry()))
+    held = Held(InFlightLimits(bodies_bytes_max=10))
+    held.app = Counted(serve, InFlight(InFlightLimits(bodies_bytes_max=10), CollectorRegistry()))
     assert await held.ask("/") == 200

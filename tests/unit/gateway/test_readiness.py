@@ -10,9 +10,9 @@ import pytest
 from refold.core.checkpoint import Checkpoint
 from refold.core.errors import ProjectionBehind, StoreUnavailable
 from refold.core.shard import first_checkpoints
-from refold.gateway.progress import Progress
+from refold.gateway.consistency import Consistency
 from refold.gateway.readiness import Readiness
-from refold.log.memory import MemoryLog
+from refold.log.memory import MemoryLog, MemoryNotices
 
 REQUIRED = 10
 
@@ -41,9 +41,9 @@ async def test_a_notice_alone_does_not_open_a_gateway_whose_database_was_set_bac
     """A projector whose database has just crashed still announces what it committed before."""
     store = Store()
     store.sequence = 7
-    progress = Progress(store.checkpoints)
-    readiness = Readiness(MemoryLog("log-1"), progress, required_sequence=REQUIRED, lag_seconds_max=5.0)
-    progress.hear("refold.progress", b'{"sequence":10}')
+    consistency = Consistency(MemoryLog("log-1"), store, MemoryNotices().listen)
+    readiness = Readiness(MemoryLog("log-1"), consistency, required_sequence=REQUIRED, lag_seconds_max=5.0)
+    consistency.hear("refold.progress", b'{"sequence":10}')
     catching_up = asyncio.create_task(readiness.catch_up())
     async with asyncio.timeout(60):
         for is_down in (False, True, False):
@@ -62,8 +62,8 @@ async def test_a_notice_alone_does_not_open_a_gateway_whose_database_was_set_bac
 
 
 async def test_a_wait_ends_with_the_deadline_or_with_the_gateway() -> None:
-    progress = Progress(Store().checkpoints)
-    readiness = Readiness(MemoryLog("log-1"), progress, required_sequence=REQUIRED, lag_seconds_max=5.0)
+    consistency = Consistency(MemoryLog("log-1"), Store(), MemoryNotices().listen)
+    readiness = Readiness(MemoryLog("log-1"), consistency, required_sequence=REQUIRED, lag_seconds_max=5.0)
     with pytest.raises(ProjectionBehind):
         await readiness.wait(asyncio.get_running_loop().time())
     readiness.release()

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from refold.core.limits import DOCUMENTS_SEEN_MAX
-from refold.gateway.seen import BEFORE_ALL, BareHead, Seen
+from refold.gateway.consistency import BEFORE_ALL, BareHead, HeadCache
 from refold.log import Publication
 from support.gateway import Twin, twin
 
@@ -74,18 +74,18 @@ async def test_what_was_deleted_is_known_as_absent(gateway: Twin) -> None:
 async def test_a_write_whose_outcome_was_not_waited_for_is_no_place_to_go_on_from(gateway: Twin) -> None:
     await gateway.put("/v1/acme/d", {"n": 1})
     await gateway.put("/v1/acme/d", {"n": 2}, **{"Refold-Wait": "0"})
-    assert gateway.parts.seen.head("acme", "d") is None
+    assert gateway.context.head_cache.get(("acme", "d")) is None
     assert (await gateway.put("/v1/acme/d", {"n": 3}, **{"If-Match": '"2"'})).status_code == 200
 
 
 def test_heads_are_bounded_and_the_newest_stays() -> None:
-    seen = Seen()
+    cache = HeadCache()
     for number in range(DOCUMENTS_SEEN_MAX + 2):
-        seen.note("n", str(number), BareHead(1, number + 1, is_absent=False))
-    assert seen.head("n", "1") is None
-    assert seen.head("n", "2") == BareHead(1, 3, is_absent=False)
+        cache.put(("n", str(number)), BareHead(1, number + 1, is_absent=False))
+    assert cache.get(("n", "1")) is None
+    assert cache.get(("n", "2")) == BareHead(1, 3, is_absent=False)
     newest = BareHead(9, DOCUMENTS_SEEN_MAX * 2, is_absent=True)
-    seen.note("n", "5", newest)
-    seen.note("n", "5", BareHead(8, 7, is_absent=False))
-    assert seen.head("n", "5") == newest
-    assert seen.note_row("n", "none", None) == BEFORE_ALL
+    cache.put(("n", "5"), newest)
+    cache.put(("n", "5"), BareHead(8, 7, is_absent=False))
+    assert cache.get(("n", "5")) == newest
+    assert cache.put_row(("n", "none"), None) == BEFORE_ALL

@@ -7,12 +7,12 @@ import pytest
 
 from refold.core import errors
 from refold.core.errors import RefoldError, Refused
-from refold.gateway.problems import MEDIA_TYPE, Problem, problem_of
+from refold.gateway.responses import PROBLEM, Problem, problem_of
 
 
 def test_a_problem_has_the_members_of_rfc_9457_and_its_facts() -> None:
     response = Problem(412, "precondition_failed", "at version 3", version=3).response()
-    assert response.media_type == MEDIA_TYPE
+    assert response.media_type == PROBLEM
     assert response.status_code == 412
     assert orjson.loads(bytes(response.body)) == {
         "type": "urn:refold:problem:precondition_failed",

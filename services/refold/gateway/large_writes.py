@@ -13,13 +13,11 @@ from refold.core.errors import TimedOut
 from refold.core.fold import EVENT_BYTES_MAX, STATE_BYTES_MAX
 from refold.core.limits import APPEND_ATTEMPTS_MAX
 from refold.core.split import SplitWrite, split_write
-from refold.gateway.conditions import Condition
-from refold.gateway.draft import Draft
-from refold.gateway.parts import Parts
-from refold.gateway.problems import RETRY, Problem
-from refold.gateway.recovery import catch_up, recover
-from refold.gateway.strict import refuse_condition
-from refold.gateway.submit import Written
+from refold.gateway.context import Context
+from refold.gateway.recovery import recover
+from refold.gateway.requests import Condition
+from refold.gateway.responses import RETRY, Problem
+from refold.gateway.writes import Draft, Written, refuse_condition
 from refold.log import Appended, Publication, Stale
 
 PUT_BYTES_MAX: Final = STATE_BYTES_MAX + EVENT_BYTES_MAX
@@ -46,25 +44,25 @@ def split_of(made: Draft) -> SplitWrite | None:
 
 
 async def append_large(
-    parts: Parts, made: Draft, write: SplitWrite, condition: Condition | None, deadline: float
+    context: Context, made: Draft, write: SplitWrite, condition: Condition | None, deadline: float
 ) -> Written:
     """Append all events or none, at the document's head; return the last one.
 
     Raises 412 where the condition does not hold, 409 where the id was used for something else.
     """
-    folded_sequence = parts.progress.sequence
+    folded_sequence = context.consistency.sequence
     for _ in range(APPEND_ATTEMPTS_MAX):
-        if not await catch_up(parts, deadline):
+        if not await context.consistency.catch_up(deadline, made.key):
             raise TimedOut("the projection has not caught up with the log in time; nothing was published")
-        known = await _repeated(parts, made, write)
+        known = await _repeated(context, made, write)
         if known is not None:
             return known
-        row = await parts.store.head(made.namespace, made.document)
-        head = parts.seen.note_row(made.namespace, made.document, row)
+        row = await context.store.head(*made.key)
+        head = context.head_cache.put_row(made.key, row)
         if condition is not None and not condition.holds(head.version, is_absent=head.is_absent):
             refuse_condition(head.version, is_absent=head.is_absent)
         publications = _publications(made, write, head.version, head.last_sequence)
-        written = await _append(parts, publications, folded_sequence, made.id)
+        written = await _append(context, publications, folded_sequence, made.id)
         if written is not None:
             return written
     detail = f"others wrote to the document each of {APPEND_ATTEMPTS_MAX} times; nothing was published"
@@ -86,33 +84,33 @@ def _publications(made: Draft, write: SplitWrite, version: int, last_sequence: i
 
 
 async def _append(
-    parts: Parts, publications: list[Publication], folded_sequence: int, event_id: str
+    context: Context, publications: list[Publication], folded_sequence: int, event_id: str
 ) -> Written | None:
     """Append once; None where nothing was stored."""
-    answer = await parts.log.append_atomically(publications)
+    answer = await context.log.append_atomically(publications)
     if isinstance(answer, Stale):
         return None
     if isinstance(answer, list):
         last = answer[-1]
         assert isinstance(last, Appended)
         return Written(last.sequence)
-    first = await recover(parts, publications, folded_sequence, event_id=event_id)
+    first = await recover(context, publications, folded_sequence, event_id=event_id)
     return None if first is None else Written(first + len(publications) - 1)
 
 
-async def _repeated(parts: Parts, made: Draft, write: SplitWrite) -> Written | None:
+async def _repeated(context: Context, made: Draft, write: SplitWrite) -> Written | None:
     """Find the events that the author sends again under his own id: the last has it, the others stand before it."""
     names = (made.namespace, made.document)
-    last = await parts.store.find_id(*names, made.id) if made.has_own_id else None
+    last = await context.store.find_id(*names, made.id) if made.has_own_id else None
     if last is None:
         return None
     first_sequence = last.sequence - len(write) + 1
     for at, body in enumerate(write.bodies(0)):
-        entry = await parts.store.entry(*names, first_sequence + at)
+        entry = await context.store.entry(*names, first_sequence + at)
         if entry is None or not _is_same(entry.body, body):
             raise Problem(409, "rejected", "the id was used for another event", reason="id_reused")
-    outcome = await parts.history.outcome(*names, last.sequence)
-    first = await parts.history.outcome(*names, first_sequence)
+    outcome = await context.history.outcome(*names, last.sequence)
+    first = await context.history.outcome(*names, first_sequence)
     return Written(last.sequence, outcome and as_whole(outcome, first), is_repeat=True)
 
 

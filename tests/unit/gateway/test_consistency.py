@@ -1,4 +1,4 @@
-"""Waiting for the projection: notices wake whoever waits, and lost ones are made up for by the store."""
+"""Waiting for the projection: notices end the waits, and the store makes up for lost ones."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import pytest
 from refold.core import canonical
 from refold.core.checkpoint import Checkpoint
 from refold.core.errors import StoreUnavailable
+from refold.core.record import partition_of
+from refold.gateway import consistency as consistency_module
 from refold.gateway import outcomes as outcomes_module
-from refold.gateway import progress as progress_module
+from refold.gateway.consistency import Consistency
 from refold.gateway.outcomes import Outcomes
-from refold.gateway.progress import Progress
+from refold.log.memory import MemoryLog, MemoryNotices
 
 
 class Store:
@@ -45,7 +47,7 @@ class Store:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress_module, "NOTICE_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(consistency_module, "NOTICE_WAIT_SECONDS", 0.01)
     monkeypatch.setattr(outcomes_module, "NOTICE_WAIT_SECONDS", 0.01)
 
 
@@ -55,16 +57,16 @@ def store() -> Store:
 
 
 @pytest.fixture
-async def progress(store: Store) -> AsyncIterator[Progress]:
-    made = Progress(store.checkpoints)
+async def consistency(store: Store) -> AsyncIterator[Consistency]:
+    made = Consistency(MemoryLog("log-1"), store, MemoryNotices().listen)
     watching = asyncio.create_task(made.watch())
     yield made
     watching.cancel()
 
 
 @pytest.fixture
-def outcomes(store: Store, progress: Progress) -> Outcomes:
-    return Outcomes(store.look_up, progress)
+def outcomes(store: Store, consistency: Consistency) -> Outcomes:
+    return Outcomes(store.look_up, consistency)
 
 
 def later(seconds: float = 30.0) -> float:
@@ -75,70 +77,92 @@ def told(outcomes: Outcomes, sequence: int) -> None:
     outcomes.hear("refold.reply.x", canonical.dumps({"sequence": sequence, "status": "applied"}))
 
 
-async def test_a_notice_of_progress_wakes_whoever_waits_for_it(progress: Progress) -> None:
-    waiting = asyncio.create_task(progress.reach(5, later()))
+async def test_a_notice_of_progress_wakes_whoever_waits_for_it(consistency: Consistency) -> None:
+    waiting = asyncio.create_task(consistency.reach(5, later()))
     await asyncio.sleep(0)
-    progress.hear("", b'{"sequence":4}')
+    consistency.hear("", b'{"sequence":4}')
     await asyncio.sleep(0)
     assert not waiting.done()
-    progress.hear("", b'{"sequence":7}')
+    consistency.hear("", b'{"sequence":7}')
     assert await waiting
-    assert progress.sequence == 7
+    assert consistency.sequence == 7
 
 
-async def test_progress_never_goes_back(progress: Progress) -> None:
-    progress.hear("", b'{"sequence":7}')
-    progress.hear("", b'{"sequence":3}')
-    assert progress.sequence == 7
+async def test_a_shards_notice_counts_for_its_own_partitions_only(consistency: Consistency) -> None:
+    keys = {partition_of(b"n", str(number).encode()): ("n", str(number)) for number in range(1_000)}
+    first, second = keys[3], keys[40]
+    consistency.hear("", b'{"sequence":9,"shard":"0-31"}')
+    assert await consistency.reach(9, later(-1), first)
+    assert not await consistency.reach(9, later(-1), second)
+    assert not await consistency.reach(9, later(-1))
+    both = asyncio.create_task(consistency.reach(7, later()))
+    other = asyncio.create_task(consistency.reach(7, later(), second))
+    await asyncio.sleep(0)
+    consistency.hear("", b'{"sequence":7,"shard":"32-63"}')
+    assert await both
+    assert await other
+    assert consistency.sequence == 7
+
+
+async def test_a_notice_of_no_known_shard_is_ignored(consistency: Consistency) -> None:
+    for shard in ('"64-70"', '"a-b"', '"5-3"', "7", "{}"):
+        consistency.hear("", b'{"sequence":9,"shard":%b}' % shard.encode())
+    assert consistency.sequence == 0
+
+
+async def test_progress_never_goes_back(consistency: Consistency) -> None:
+    consistency.hear("", b'{"sequence":7}')
+    consistency.hear("", b'{"sequence":3}')
+    assert consistency.sequence == 7
 
 
 async def test_the_store_is_asked_for_the_folded_clock_once_more_is_folded_and_not_before(
-    store: Store, progress: Progress
+    store: Store, consistency: Consistency
 ) -> None:
     store.recorded_at = 500
-    assert not await progress.is_past(400)
+    assert not await consistency.is_past(400)
     store.read_sequence = 1
-    progress.hear("", b'{"sequence":1}')
-    assert await progress.is_past(400)
+    consistency.hear("", b'{"sequence":1}')
+    assert await consistency.is_past(400)
     store.is_down = True
-    assert await progress.is_past(499)
-    assert not await progress.is_past(500)
-    progress.hear("", b'{"sequence":2}')
+    assert await consistency.is_past(499)
+    assert not await consistency.is_past(500)
+    consistency.hear("", b'{"sequence":2}')
     with pytest.raises(StoreUnavailable):
-        await progress.is_past(500)
+        await consistency.is_past(500)
 
 
 async def test_progress_whose_notice_is_lost_is_read_from_the_checkpoints(
-    progress: Progress, store: Store
+    consistency: Consistency, store: Store
 ) -> None:
     store.read_sequence, store.recorded_at = 9, 1_000
-    assert await progress.reach(9, later())
-    assert progress.clock == 1_000
+    assert await consistency.reach(9, later())
+    assert consistency.clock == 1_000
 
 
-async def test_a_store_that_is_down_for_a_while_delays_only(progress: Progress, store: Store) -> None:
+async def test_a_store_that_is_down_for_a_while_delays_only(consistency: Consistency, store: Store) -> None:
     store.is_down = True
-    waiting = asyncio.create_task(progress.reach(2, later()))
+    waiting = asyncio.create_task(consistency.reach(2, later()))
     await asyncio.sleep(0.03)
     store.is_down, store.read_sequence = False, 2
     assert await waiting
 
 
-async def test_waiting_for_progress_ends_at_the_deadline(progress: Progress) -> None:
-    assert not await progress.reach(1, later(0.02))
-    assert not await progress.reach(1, later(-1))
-    assert await progress.reach(0, later(-1)), "what is there is there"
+async def test_waiting_for_progress_ends_at_the_deadline(consistency: Consistency) -> None:
+    assert not await consistency.reach(1, later(0.02))
+    assert not await consistency.reach(1, later(-1))
+    assert await consistency.reach(0, later(-1)), "what is there is there"
 
 
-async def test_an_ending_gateway_lets_everyone_go(progress: Progress, outcomes: Outcomes) -> None:
-    waiting = asyncio.create_task(progress.reach(1, later()))
+async def test_an_ending_gateway_lets_everyone_go(consistency: Consistency, outcomes: Outcomes) -> None:
+    waiting = asyncio.create_task(consistency.reach(1, later()))
     outcome = asyncio.create_task(outcomes.wait("n", "d", 1, later()))
     await asyncio.sleep(0)
-    progress.release()
+    consistency.release()
     outcomes.release()
     assert not await waiting
     assert await outcome is None
-    assert not await progress.reach(1, later())
+    assert not await consistency.reach(1, later())
     assert await outcomes.wait("n", "d", 1, later()) is None
 
 
@@ -175,7 +199,7 @@ async def test_an_outcome_whose_notice_is_lost_is_looked_up(outcomes: Outcomes, 
 
 
 async def test_with_one_notice_lost_those_folded_with_it_are_looked_up_at_once(
-    outcomes: Outcomes, progress: Progress, store: Store, monkeypatch: pytest.MonkeyPatch
+    outcomes: Outcomes, consistency: Consistency, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.views |= {sequence: {"sequence": sequence} for sequence in (1, 2)}
     store.read_sequence = 2

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refold.core.errors import Refused
-from refold.gateway.lines import Line, LineSplitter
+from refold.gateway.bulk_batches import Line, LineSplitter
 
 BODY = b'{"a":1}\n\n  \r\n{"b":2}\r\n{"c":3}'
 LINES = [Line(1, b'{"a":1}'), Line(4, b'{"b":2}\r'), Line(5, b'{"c":3}')]

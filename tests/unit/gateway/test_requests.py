@@ -6,8 +6,8 @@ import pytest
 from starlette.requests import Request
 
 from refold.core.errors import Refused
-from refold.gateway.asking import carried_headers, event_fields, refuse_encoding, wait_seconds
-from refold.gateway.problems import Problem
+from refold.gateway.requests import carried_headers, check_media_type, event_fields, wait_seconds
+from refold.gateway.responses import Problem
 
 
 def request(*headers: tuple[str, str]) -> Request:
@@ -84,7 +84,8 @@ def test_a_valid_traceparent_is_carried_on_and_an_invalid_one_dropped() -> None:
 
 
 def test_an_encoded_body_is_refused() -> None:
+    typed = ("Content-Type", "application/json")
     with pytest.raises(Refused) as raised:
-        refuse_encoding(request(("Content-Encoding", "gzip")))
+        check_media_type(request(typed, ("Content-Encoding", "gzip")), ("application/json",))
     assert raised.value.reason == "unsupported_media_type"
-    refuse_encoding(request(("Content-Encoding", "identity")))
+    check_media_type(request(typed, ("Content-Encoding", "identity")), ("application/json",))

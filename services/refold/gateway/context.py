@@ -1,10 +1,11 @@
-"""What the gateway is made of, handed to it by the wiring: ports, clocks, ids, bounds.
+"""What the gateway's handlers work with, handed to them by the wiring: ports, clocks, ids, limits.
 
-Every route module reads it from the application's state (`parts_of`).
+Every route module gets it by `context_of`.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, cast
@@ -13,14 +14,13 @@ from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 
 from refold.core.canonical import Json
+from refold.core.limits import BULK_REQUESTS_MAX
 from refold.core.page import Point, Snapshot
 from refold.gateway.access import Access
-from refold.gateway.early_outcomes import EarlyOutcomes
-from refold.gateway.inflight import Bounds
-from refold.gateway.outcomes import Outcomes
-from refold.gateway.progress import Progress
+from refold.gateway.consistency import Consistency, HeadCache
+from refold.gateway.inflight import InFlightLimits
+from refold.gateway.outcomes import EarlyOutcomes, Outcomes
 from refold.gateway.readiness import Readiness
-from refold.gateway.seen import Seen
 from refold.log import EventLog
 from refold.store.ports import SnapshotStore
 from refold.telemetry.metrics import GatewayMetrics
@@ -39,7 +39,7 @@ class Changes(Protocol):
 
 
 class History(Protocol):
-    """What the gateway asks of `refold.history`, its brother."""
+    """What the gateway needs of `refold.history`."""
 
     async def snapshot(self, namespace: str, document: str, point: Point) -> Snapshot:
         """Return the document at a point; raises `VersionUnknown`."""
@@ -71,8 +71,8 @@ class History(Protocol):
         """Return what the fold refused, newest first, and the sequence to go on from."""
 
 
-class About(NamedTuple):
-    """What a running system says of its make: program, broker and database, where they are known."""
+class Versions(NamedTuple):
+    """The versions of program, broker and database, where they are known."""
 
     refold: str
     nats: str | None = None
@@ -80,34 +80,35 @@ class About(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """The gateway's parts.
+class Context:
+    """What the handlers work with.
 
-    `reply_subject` is this process's own, on which its outcomes come. `checks` raise, by name, where what
-    the gateway needs cannot be reached. `timer` counts seconds, for metrics. `wait_seconds` is how long a
-    write waits for its outcome when it does not say.
+    `reply_subject` is this process's own, on which its outcomes arrive. `checks` raise, by name, if what the gateway
+    needs cannot be reached. `timer` counts seconds, for metrics. `wait_seconds` is how long a write waits for its
+    outcome by default.
     """
 
     log: EventLog
     store: SnapshotStore
     history: History
+    consistency: Consistency
     outcomes: Outcomes
-    early: EarlyOutcomes
-    progress: Progress
+    early_outcomes: EarlyOutcomes
     readiness: Readiness
     reply_subject: str
     checks: Mapping[str, Callable[[], Awaitable[object]]]
-    about: About
+    versions: Versions
     metrics: GatewayMetrics
     registry: CollectorRegistry
     new_id: Callable[[], str]
     timer: Callable[[], float]
     wait_seconds: float
-    seen: Seen = field(default_factory=Seen)
-    bounds: Bounds = field(default_factory=Bounds)
+    head_cache: HeadCache = field(default_factory=HeadCache)
+    in_flight_limits: InFlightLimits = field(default_factory=InFlightLimits)
     access: Access = field(default_factory=Access)
+    bulk_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(BULK_REQUESTS_MAX))
 
 
-def parts_of(request: Request) -> Parts:
-    """Return the parts of the application that serves a request."""
-    return cast("Parts", request.app.state.parts)
+def context_of(request: Request) -> Context:
+    """Return the context of the application that serves a request."""
+    return cast("Context", request.app.context)

@@ -1,0 +1,324 @@
+"""The routes of documents: read and write one, list a namespace's, list the namespaces.
+
+Nothing is published that the fold would reject unseen. Part of `refold.gateway.app`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from refold.core import canonical
+from refold.core.canonical import Json
+from refold.core.errors import DocumentAbsent, Refused
+from refold.core.headers import JSON_PATCH, MERGE_PATCH
+from refold.core.outcome import Status
+from refold.core.page import NEVER, Clock, Point, Snapshot
+from refold.core.pointer import parse, resolve
+from refold.core.record import check_name
+from refold.core.split import SplitWrite
+from refold.core.timestamp import format_time, parse_time
+from refold.gateway.consistency import BareHead
+from refold.gateway.context import Context, context_of
+from refold.gateway.inflight import waiting
+from refold.gateway.large_writes import PUT_BYTES_MAX, append_large, as_whole, split_of
+from refold.gateway.limits import DECIDE_SECONDS
+from refold.gateway.requests import (
+    Condition,
+    ListQuery,
+    ReadQuery,
+    carried_headers,
+    deadline_in,
+    document_name,
+    event_fields,
+    is_unchanged,
+    joined_header,
+    media_type,
+    read_json,
+    read_query,
+    refuse_contradictions,
+    refuse_query,
+    wait_seconds,
+    write_condition,
+)
+from refold.gateway.responses import (
+    JSON,
+    Problem,
+    json_response,
+    outcome_response,
+    page_response,
+    pending_response,
+    tag_of,
+)
+from refold.gateway.writes import (
+    Draft,
+    Written,
+    append_strictly,
+    append_surely,
+    as_duplicate,
+    draft,
+    refuse_absent,
+)
+from refold.log import Publication
+from refold.store import Head, Key, Name
+
+# --- Read one --------------------------------------------------------------------------------------------
+
+
+async def read_document(request: Request) -> Response:
+    """Return the state at the head or at any version, time or sequence; 304 if the client has it."""
+    context = context_of(request)
+    key = document_name(request)
+    await context.early_outcomes.caught_up(key, deadline_in(context.wait_seconds))
+    query = read_query(request, ReadQuery) if request.scope["query_string"] else _AT_HEAD
+    snapshot = await (_newest(context, key) if query is _AT_HEAD else _snapshot(context, key, query))
+    if snapshot.state is None:
+        raise await _absent(context, key, snapshot, query)
+    return _state_response(request, snapshot, snapshot.state, query.path)
+
+
+async def _newest(context: Context, key: Key) -> Snapshot:
+    head = await context.store.head(*key)
+    context.head_cache.put_row(key, head)
+    return NEVER if head is None else head.snapshot
+
+
+async def _snapshot(context: Context, key: Key, query: ReadQuery) -> Snapshot:
+    refuse_contradictions(query, "version", "at", "sequence")
+    deadline, consistency = deadline_in(query.timeout), context.consistency
+    if query.min_sequence is not None:
+        await consistency.wait_for_sequence(query.min_sequence, deadline, key)
+    if query.min_version is not None:
+        await consistency.wait_for_version(key, query.min_version, deadline)
+    if query.version is not None:
+        return await context.history.snapshot(*key, Point(Clock.version, query.version))
+    point = await consistency.wait_for_point(query, deadline, key)
+    if point is None:
+        return await _newest(context, key)
+    return await context.history.snapshot(*key, point)
+
+
+async def _absent(context: Context, key: Key, snapshot: Snapshot, query: ReadQuery) -> DocumentAbsent:
+    """Return the error that names the document, its head and, for a point before it existed, its first version."""
+    name, head = "/".join(key), await context.store.head(*key)
+    head_version = 0 if head is None else head.snapshot.version
+    facts: dict[str, object] = {"version": snapshot.version, "head": head_version}
+    if not head_version:
+        return DocumentAbsent(f"{name} never existed", **facts)
+    if snapshot.version:
+        deleted = f"{name} is absent: version {snapshot.version} deleted it"
+        return DocumentAbsent(f"{deleted}; its head is version {head_version}", **facts)
+    first = await context.history.snapshot(*key, Point(Clock.version, 1))
+    recorded_at, occurred_at = format_time(first.recorded_at), format_time(first.occurred_at)
+    begun = f"{name} did not exist then: its first version"
+    detail = f"{begun}, of sequence {first.sequence}, was recorded at {recorded_at}"
+    if query.at is not None and query.clock == "occurred":
+        detail = f"{begun} occurred at {occurred_at}"
+    elif query.at is not None and first.occurred_at <= parse_time(query.at):
+        detail += f" and occurred at {occurred_at}: ask with clock=occurred"
+    return DocumentAbsent(f"{detail}; its head is version {head_version}", **facts)
+
+
+def _state_response(request: Request, snapshot: Snapshot, state: bytes, path: str | None) -> Response:
+    headers = {
+        "ETag": tag_of(snapshot.version),
+        "Refold-Version": str(snapshot.version),
+        "Refold-Sequence": str(snapshot.sequence),
+        "Refold-Recorded-At": format_time(snapshot.recorded_at),
+        "Refold-Occurred-At": format_time(snapshot.occurred_at),
+    }
+    known = joined_header(request, "if-none-match")
+    if known is not None and is_unchanged(known, snapshot.version):
+        return Response(None, 304, headers)
+    body = state if path is None else _value_at(state, path)
+    return Response(body, 200, headers, JSON)
+
+
+def _value_at(state: bytes, path: str) -> bytes:
+    try:
+        tokens = parse(path)
+    except Refused as refused:
+        raise Refused(refused.reason, refused.message, field="path", shape=refused.shape) from refused
+    try:
+        return canonical.dumps(resolve(canonical.loads(state), tokens))
+    except Refused as refused:
+        raise Problem(404, "path_absent", f"path: {refused}", field="path") from refused
+
+
+_AT_HEAD: Final = ReadQuery()
+
+
+# --- Write one -------------------------------------------------------------------------------------------
+
+_STATE_TYPES: Final = (JSON,)
+_PATCH_TYPES: Final = (JSON_PATCH, MERGE_PATCH)
+_EFFECTIVE: Final = tuple(status.name for status in Status if status.is_effective)
+
+
+async def put_document(request: Request) -> Response:
+    """Write the whole state; one that is too large for one event is written as several, all or none."""
+    made = _begin(request)
+    state = await read_json(request, _STATE_TYPES, PUT_BYTES_MAX, "state_too_large")
+    return await _write(request, made, {"put": state})
+
+
+async def patch_document(request: Request) -> Response:
+    """Change the document by a JSON Patch or a merge patch, all or nothing."""
+    made = _begin(request)
+    patch = await read_json(request, _PATCH_TYPES)
+    kind = "patch" if media_type(request) == JSON_PATCH else "merge"
+    return await _write(request, made, {kind: patch})
+
+
+async def delete_document(request: Request) -> Response:
+    """Make the document absent; its history stays."""
+    return await _write(request, _begin(request), {"delete": True})
+
+
+def _begin(request: Request) -> Draft:
+    """Read everything before the body first, so that errors in it are reported first."""
+    refuse_query(request)
+    namespace, document = request.path_params["namespace"], request.path_params["document"]
+    made_id, headers = context_of(request).new_id(), carried_headers(request)
+    return draft(namespace, document, event_fields(request), made_id=made_id, headers=headers)
+
+
+async def _write(request: Request, made: Draft, change: dict[str, Json]) -> Response:
+    context = context_of(request)
+    wait = wait_seconds(request, context.wait_seconds)
+    condition = write_condition(joined_header(request, "if-match"), joined_header(request, "if-none-match"))
+    if condition is not None and not made.fields.keys().isdisjoint(("base", "on_conflict")):
+        detail = (
+            "If-Match and If-None-Match say base and strategy; leave Refold-Base and Refold-On-Conflict out"
+        )
+        raise Problem(422, "contradictory", detail)
+    headers = made.headers + ((("Refold-Reply", context.reply_subject),) if wait > 0 else ())
+    made = replace(made, fields={**made.fields, **change}, headers=headers)
+    # The event is checked before the first look at the store.
+    split = split_of(made) if "put" in change else None
+    what = made.publication() if split is None else split
+    # Refused before it is published, never after: if too many wait, this write is not started.
+    async with waiting():
+        deadline = deadline_in(wait)
+        written = await _publish(context, made, what, condition)
+        outcome = written.outcome
+        if outcome is None and wait > 0:
+            events_count = 1 if split is None else len(split)
+            outcome = await _outcome(context, made, written.sequence, events_count, deadline)
+    if outcome is None:
+        context.head_cache.forget(made.key)
+        return pending_response(*made.key, written.sequence, made.id)
+    _cache_head(context, made, outcome)
+    return outcome_response(as_duplicate(outcome) if written.is_repeat else outcome)
+
+
+async def _publish(
+    context: Context, made: Draft, what: Publication | SplitWrite, condition: Condition | None
+) -> Written:
+    # What decides the write is waited for even if its outcome is not.
+    deadline = deadline_in(max(context.wait_seconds, DECIDE_SECONDS))
+    if condition is not None or "delete" in made.fields or isinstance(what, SplitWrite):
+        # Decided by the document's row, and an error shows the row.
+        await context.readiness.wait(deadline)
+    if isinstance(what, SplitWrite):
+        return await append_large(context, made, what, condition, deadline)
+    if condition is not None:
+        return await append_strictly(context, made, condition, deadline)
+    if "delete" in made.fields:
+        known = await refuse_absent(context, made, deadline)
+        if known is not None:
+            return known
+    return await append_surely(context, made, what)
+
+
+async def _outcome(
+    context: Context, made: Draft, sequence: int, events_count: int, deadline: float
+) -> dict[str, Json] | None:
+    """Wait for the last event's outcome; of several events, the first says whether the document was created."""
+    wait, when_late = context.outcomes.wait, context.early_outcomes.want
+    outcome = await wait(*made.key, sequence, deadline, when_late=when_late)
+    if outcome is None or events_count == 1:
+        return outcome
+    first = await wait(*made.key, sequence - events_count + 1, deadline, when_late=when_late)
+    return as_whole(outcome, first)
+
+
+def _cache_head(context: Context, made: Draft, outcome: dict[str, Json]) -> None:
+    """Remember the new head; an ineffective event's outcome does not say whether the document is absent."""
+    if outcome["status"] in _EFFECTIVE:
+        head = BareHead(outcome["version"], outcome["sequence"], "delete" in made.fields)
+        context.head_cache.put(made.key, head)
+    else:
+        context.head_cache.forget(made.key)
+
+
+# --- Lists -----------------------------------------------------------------------------------------------
+
+
+async def list_documents(request: Request) -> Response:
+    """List the namespace's present documents by id, bounded; none for an unknown namespace.
+
+    With `sequence`, or `at` by recorded time, every response along `next` is of that one moment.
+    """
+    namespace, query = request.path_params["namespace"], read_query(request, ListQuery)
+    check_name(namespace, "namespace")
+    refuse_contradictions(query, "where", "at", "sequence", "absent")
+    context = context_of(request)
+    await context.early_outcomes.namespace_caught_up(namespace, deadline_in(query.timeout))
+    if query.absent is not None:
+        return await _list_names(context, namespace, query)
+    if query.sequence is not None:
+        await context.consistency.refuse_future(query.sequence)
+    point = await context.consistency.wait_for_point(query, deadline_in(query.timeout))
+    prefix, limit, cursor = query.prefix, query.limit, query.cursor
+    if point is None:
+        page = await context.store.list_documents(
+            namespace, prefix=prefix, where=query.where, limit=limit, cursor=cursor
+        )
+    else:
+        page = await context.store.list_at(namespace, point, prefix=prefix, limit=limit, cursor=cursor)
+    items = [_item(head, is_bare=query.fields == "id") for head in page.heads]
+    return page_response(items, page.cursor)
+
+
+async def list_namespaces(request: Request) -> Response:
+    """List the namespaces with their document and event counts."""
+    refuse_query(request)
+    counts = await context_of(request).store.namespaces()
+    return json_response({"items": [count._asdict() for count in counts]})
+
+
+async def _list_names(context: Context, namespace: str, query: ListQuery) -> Response:
+    if query.fields is None:
+        detail = "absent: only with fields=id, for an absent document has no state"
+        raise Problem(422, "contradictory", detail, field="absent")
+    found = await context.store.list_names(
+        namespace, prefix=query.prefix, limit=query.limit, cursor=query.cursor
+    )
+    return page_response([_named(name) for name in found.names], found.cursor)
+
+
+def _item(head: Head, *, is_bare: bool) -> bytes:
+    view: dict[str, Json] = {
+        "id": head.document,
+        "version": head.snapshot.version,
+        "recorded_at": format_time(head.snapshot.recorded_at),
+        "occurred_at": format_time(head.snapshot.occurred_at),
+    }
+    if not is_bare:
+        assert head.snapshot.state is not None, head.document
+        view["state"] = orjson.Fragment(head.snapshot.state)
+    return orjson.dumps(view)
+
+
+def _named(name: Name) -> bytes:
+    view: dict[str, Json] = {
+        "id": name.document,
+        "version": name.version,
+        "recorded_at": format_time(name.recorded_at),
+    }
+    return orjson.dumps(view if name.is_present else view | {"absent": True})

@@ -1,0 +1,109 @@
+"""The routes of a document's past: its versions, differences, rejections and outcomes. Part of `refold.gateway.app`."""
+
+from __future__ import annotations
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from refold.core.errors import DocumentAbsent, TimedOut
+from refold.core.headers import JSON_PATCH
+from refold.gateway.context import Context, context_of
+from refold.gateway.requests import (
+    DiffQuery,
+    HistoryQuery,
+    OutcomeQuery,
+    RejectionsQuery,
+    deadline_in,
+    document_name,
+    path_sequence,
+    read_query,
+    refuse_query,
+)
+from refold.gateway.responses import Problem, json_response, page_response
+from refold.store import Key
+
+
+async def read_history(request: Request) -> Response:
+    """List the document's versions with the patches that made them, bounded; `next` continues."""
+    query = read_query(request, HistoryQuery)
+    context, key = await _begin(request)
+    found = await context.history.changes(
+        *key,
+        after=query.after,
+        limit=query.limit,
+        is_descending=query.order == "desc",
+        path=query.path,
+    )
+    if not found.items:
+        await _refuse_unknown(context, key)
+    return page_response(found.items, found.next)
+
+
+async def read_diff(request: Request) -> Response:
+    """Return the patch that turns one version into the other."""
+    query = read_query(request, DiffQuery)
+    context, key = await _begin(request)
+    patch = await context.history.diff(*key, query.from_, query.to)
+    return Response(orjson.dumps(patch), 200, None, JSON_PATCH)
+
+
+async def read_rejections(request: Request) -> Response:
+    """List the events that the fold rejected for this document, newest first."""
+    query = read_query(request, RejectionsQuery)
+    context, key = await _begin(request)
+    items, following = await context.history.rejections(*key, limit=query.limit, before_sequence=query.after)
+    if not items:
+        await _refuse_unknown(context, key)
+    return json_response({"items": items, "next": following})
+
+
+async def read_outcome_by_id(request: Request) -> Response:
+    """Return the outcome of the first event with this id, once everything that the log holds now is folded."""
+    query = read_query(request, OutcomeQuery)
+    context, key = await _begin(request)
+    found = await context.history.outcome_of_id(*key, query.id)
+    if found is None:
+        if not await context.consistency.catch_up(deadline_in(query.timeout), key):
+            raise TimedOut("the projection did not catch up with the log in time")
+        found = await context.history.outcome_of_id(*key, query.id)
+    if found is None:
+        raise Problem(404, "outcome_unknown", "the document's last events have none with this id", field="id")
+    return json_response(found)
+
+
+async def read_outcome(request: Request) -> Response:
+    """Return the outcome of the event at a sequence; 202 while it is not folded."""
+    refuse_query(request)
+    sequence = path_sequence(request)
+    context, key = await _begin(request)
+    found = await context.history.outcome(*key, sequence)
+    if found is None:
+        await context.consistency.refresh()
+        found = await context.history.outcome(*key, sequence)
+    if found is not None:
+        return json_response(found)
+    if await _is_coming(context, sequence):
+        return json_response({"status": "pending", "sequence": sequence}, 202)
+    detail = f"the document has no event at sequence {sequence}"
+    raise Problem(404, "outcome_unknown", detail, field="sequence")
+
+
+async def _begin(request: Request) -> tuple[Context, Key]:
+    """Check the names, and wait for what this gateway has answered about the document."""
+    context, key = context_of(request), document_name(request)
+    await context.early_outcomes.caught_up(key, deadline_in(context.wait_seconds))
+    return context, key
+
+
+async def _refuse_unknown(context: Context, key: Key) -> None:
+    """Refuse a document that never had an event: an empty answer would hide a misspelled name."""
+    if await context.store.head(*key) is None:
+        raise DocumentAbsent(f"{'/'.join(key)} never existed", version=0, head=0)
+
+
+async def _is_coming(context: Context, sequence: int) -> bool:
+    """Return whether the log holds a sequence that is not folded yet."""
+    if sequence <= context.consistency.sequence:
+        return False
+    return sequence <= (await context.log.info()).last_sequence

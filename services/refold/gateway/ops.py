@@ -1,0 +1,184 @@
+"""The routes about the system: probes, metrics, status, the contract and its page. Part of `refold.gateway.app`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
+
+import orjson
+import yaml
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from refold.core.canonical import Json
+from refold.core.checkpoint import Checkpoint
+from refold.core.errors import ProjectionBehind, RefoldError, TimedOut
+from refold.gateway.context import context_of
+from refold.gateway.limits import CHECK_SECONDS, DOCS_CACHE_SECONDS
+from refold.gateway.readiness import lag_seconds
+from refold.gateway.requests import refuse_query
+from refold.gateway.responses import JSON, Problem, json_response, shown
+from refold.log import LogInfo
+
+# --- Probes, metrics, status -----------------------------------------------------------------------------
+
+
+async def read_health(request: Request) -> Response:
+    """Say that the process is alive."""
+    refuse_query(request)
+    return json_response({"status": "alive"})
+
+
+async def read_readiness(request: Request) -> Response:
+    """Say whether log, store and projector can be reached and the projection is near the log's end, else what not."""
+    refuse_query(request)
+    context = context_of(request)
+    checks = {**context.checks, "projection": context.readiness.check}
+    errors = await asyncio.gather(*(_error(check) for check in checks.values()))
+    faults = {name: error for name, error in zip(checks, errors, strict=True) if error is not None}
+    if faults:
+        detail = "; ".join(f"{name}: {_shown(error)}" for name, error in faults.items())
+        behind = faults.get("projection")
+        facts = shown(behind.facts) if isinstance(behind, ProjectionBehind) else {}
+        raise Problem(503, "not_ready", detail, unreachable=sorted(faults), **facts)
+    return json_response({"status": "ready"})
+
+
+async def read_metrics(request: Request) -> Response:
+    """Return this process's metrics for Prometheus."""
+    refuse_query(request)
+    return Response(generate_latest(context_of(request).registry), 200, None, CONTENT_TYPE_LATEST)
+
+
+async def read_status(request: Request) -> Response:
+    """Say what the system consists of and how far each partition is folded."""
+    refuse_query(request)
+    context = context_of(request)
+    checkpoints = await context.store.checkpoints()
+    info = await context.log.info()
+    # Partitions share a few sequences.
+    sequences = {checkpoint.read_sequence for checkpoint in checkpoints}
+    seconds = {sequence: await lag_seconds(context.log, info, sequence) for sequence in sequences}
+    folded_sequence = min(sequences, default=0)
+    view: dict[str, Json] = {
+        "log_id": info.log_id,
+        "fold": max((checkpoint.fold for checkpoint in checkpoints), default=0),
+        "versions": context.versions._asdict(),
+        **_lag(info, folded_sequence, max(seconds.values(), default=0.0)),
+        "partitions": [_partition(info, checkpoint, seconds) for checkpoint in checkpoints],
+    }
+    return json_response(view)
+
+
+def _partition(info: LogInfo, checkpoint: Checkpoint, seconds: dict[int, float]) -> dict[str, Json]:
+    sequence = checkpoint.read_sequence
+    return {"partition": checkpoint.partition, **_lag(info, sequence, seconds[sequence])}
+
+
+def _lag(info: LogInfo, folded_sequence: int, seconds: float) -> dict[str, Json]:
+    return {
+        "last_sequence": info.last_sequence,
+        "folded_sequence": folded_sequence,
+        "lag_events": max(0, info.last_sequence - folded_sequence),
+        "lag_seconds": seconds,
+    }
+
+
+async def _error(check: Callable[[], Awaitable[object]]) -> RefoldError | None:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            await check()
+    except TimeoutError:
+        return TimedOut(f"no answer in {CHECK_SECONDS} s")
+    except RefoldError as error:
+        return error
+    return None
+
+
+def _shown(error: RefoldError) -> str:
+    # The message of a lag has its numbers in a sentence.
+    return f"{error.code}: {error.message if isinstance(error, ProjectionBehind) else error}"
+
+
+# --- What this is, the contract, and its page ------------------------------------------------------------
+
+ABOUT: Final = "JSON documents as the fold of an immutable log: any version, at any time."
+LINKS: Final = {
+    "documentation": "/docs",
+    "contract": "/openapi.json",
+    "namespaces": "/v1",
+    "status": "/status",
+    "readiness": "/readyz",
+    "health": "/healthz",
+    "metrics": "/metrics",
+}
+DOCS_FILES: Final = {
+    "swagger-ui.css": "text/css",
+    "swagger-ui-bundle.js": "text/javascript",
+    "favicon-32x32.png": "image/png",
+}
+
+
+async def read_index(request: Request) -> Response:
+    """Say what this is and where things are: a page for browsers, JSON for others."""
+    refuse_query(request)
+    version = context_of(request).versions.refold
+    if "text/html" in request.headers.get("accept", ""):
+        links = "".join(f'<li><a href="{path}">{name}</a></li>' for name, path in LINKS.items())
+        return Response(_INDEX.format(version=version, about=ABOUT, links=links), 200, None, _HTML)
+    return json_response({"name": "Refold", "version": version, "about": ABOUT, "links": LINKS})
+
+
+async def read_openapi(request: Request) -> Response:
+    """Return the contract."""
+    refuse_query(request)
+    contract = await asyncio.to_thread(openapi_document)
+    return Response(orjson.dumps(contract), 200, None, JSON)
+
+
+async def read_docs(request: Request) -> Response:
+    """Return the page of the contract."""
+    refuse_query(request)
+    return Response(_DOCS, 200, None, _HTML)
+
+
+async def read_docs_file(request: Request) -> Response:
+    """Return a file of that page, which needs nothing from the network."""
+    refuse_query(request)
+    name: str = request.path_params["file"]
+    media_type = DOCS_FILES.get(name)
+    if media_type is None:
+        raise Problem(404, "not_found", f"there is no file {name[:80]!r} here")
+    content = await asyncio.to_thread(_docs_file, name)
+    return Response(content, 200, {"Cache-Control": f"max-age={DOCS_CACHE_SECONDS}"}, media_type)
+
+
+@cache
+def openapi_document() -> dict[str, Any]:
+    """Return the contract, `openapi.yaml` of this package."""
+    text = files("refold.gateway").joinpath("openapi.yaml").read_bytes()
+    document: dict[str, Any] = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe.
+    return document
+
+
+def _docs_file(name: str) -> bytes:
+    [folder] = files("swagger_ui_bundle").joinpath("vendor").iterdir()
+    return folder.joinpath(name).read_bytes()
+
+
+_HTML: Final = "text/html"
+_INDEX: Final = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Refold</title><meta name="color-scheme" content="light dark">
+<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:40rem;margin:4rem auto;padding:0 1rem}}</style></head>
+<body><h1>Refold {version}</h1><p>{about}</p><ul>{links}</ul></body></html>
+"""
+_DOCS: Final = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Refold: HTTP API</title>
+<link rel="icon" href="/docs/favicon-32x32.png"><link rel="stylesheet" href="/docs/swagger-ui.css"></head>
+<body><div id="page"></div><script src="/docs/swagger-ui-bundle.js"></script>
+<script>SwaggerUIBundle({url: "/openapi.json", dom_id: "#page", deepLinking: true})</script></body></html>
+"""

@@ -1,0 +1,394 @@
+"""Read what a request asks for: names, query parameters, conditions, the event's fields in headers, a bounded body.
+
+Used by the routes. Headers that carry event fields are read by the same code that reads them from the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal, TypeVar
+from urllib.parse import parse_qsl
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
+from starlette.requests import Request
+
+from refold.core import canonical
+from refold.core.canonical import Json
+from refold.core.errors import Refused
+from refold.core.fold import EVENT_BYTES_MAX, ID_CHARS_MAX, NEWEST
+from refold.core.headers import fields_of, read_headers
+from refold.core.limits import (
+    ANSWER_ITEMS_MAX,
+    DRAIN_BYTES_MAX,
+    NAME_CHARS_MAX,
+    VERSION_MAX,
+    WAIT_SECONDS_MAX,
+)
+from refold.core.record import check_name
+from refold.gateway.inflight import BodyInMemory, body_seconds, waiting
+from refold.gateway.limits import READ_SECONDS, WHERE_CHARS_MAX
+from refold.gateway.responses import Problem
+
+# --- Names and query parameters ------------------------------------------------------------------------
+
+
+def document_name(request: Request) -> tuple[str, str]:
+    """Return namespace and document. Raises `Refused` where one is no name."""
+    namespace, document = request.path_params["namespace"], request.path_params["document"]
+    check_name(namespace, "namespace")
+    check_name(document, "document")
+    return namespace, document
+
+
+def path_sequence(request: Request) -> int:
+    """Return the sequence in the path."""
+    text: str = request.path_params["sequence"]
+    if not _INTEGER.fullmatch(text) or not 0 <= int(text) <= VERSION_MAX:
+        raise Problem(422, "bad_parameter", f"sequence: {_INTEGER_RULE}", field="sequence")
+    return int(text)
+
+
+def _plain_integer(given: object) -> object:
+    """Refuse a text that Pydantic reads as an integer but JSON does not: `1.0`, ` 1`, `+1`, `01`, `1_0`."""
+    if isinstance(given, str) and not _INTEGER.fullmatch(given):
+        raise PydanticCustomError("integer", _INTEGER_RULE)
+    return given
+
+
+def _plain_seconds(given: object) -> object:
+    """Refuse a text that no language prints for a number: ` 1`, `+1`, `1_0`, `nan`."""
+    if isinstance(given, str) and not _SECONDS.fullmatch(given):
+        raise PydanticCustomError("seconds", "seconds, such as 2.5")
+    return given
+
+
+_INTEGER: Final = re.compile(r"0|-?[1-9][0-9]{0,39}")
+_INTEGER_RULE: Final = "a whole number in plain digits, such as 12"
+_SECONDS: Final = re.compile(r"\d{1,9}(\.\d{1,40})?([eE][+-]?\d{1,3})?", re.ASCII)
+
+_Version = Annotated[int, Field(ge=0, le=VERSION_MAX), BeforeValidator(_plain_integer)]
+_Limit = Annotated[int, Field(ge=1, le=ANSWER_ITEMS_MAX), BeforeValidator(_plain_integer)]
+_Timeout = Annotated[float, Field(ge=0, le=WAIT_SECONDS_MAX), BeforeValidator(_plain_seconds)]
+_Clock = Literal["recorded", "occurred"]
+
+
+class NoQuery(BaseModel):
+    """No query parameters."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PointQuery(NoQuery):
+    """A point in the past, and how long to wait until it is folded."""
+
+    at: str | None = None
+    clock: _Clock | None = None
+    sequence: _Version | None = None
+    timeout: _Timeout = READ_SECONDS
+
+
+class ReadQuery(PointQuery):
+    """One document: at its head, or as of a version, a time or a sequence of the log."""
+
+    version: _Version | None = None
+    path: str | None = None
+    min_version: _Version | None = None
+    min_sequence: _Version | None = None
+
+
+class ListQuery(PointQuery):
+    """A part of a namespace, at its head or as of a time or a sequence of the log."""
+
+    prefix: str = Field("", max_length=NAME_CHARS_MAX)
+    where: str | None = Field(None, max_length=WHERE_CHARS_MAX)
+    limit: _Limit = ANSWER_ITEMS_MAX
+    cursor: str | None = Field(None, max_length=1_000)
+    fields: Literal["id"] | None = None
+    absent: Literal["true"] | None = None
+
+
+class HistoryQuery(NoQuery):
+    """A part of a document's history."""
+
+    after: _Version | None = None
+    limit: _Limit = ANSWER_ITEMS_MAX
+    order: Literal["asc", "desc"] = "asc"
+    path: str | None = None
+
+
+class DiffQuery(NoQuery):
+    """Two versions."""
+
+    from_: _Version = Field(alias="from")
+    to: _Version
+
+
+class RejectionsQuery(NoQuery):
+    """A part of a document's rejections, newest first."""
+
+    after: _Version | None = None
+    limit: _Limit = ANSWER_ITEMS_MAX
+
+
+class OutcomeQuery(NoQuery):
+    """An event by its id."""
+
+    id: str = Field(min_length=1, max_length=ID_CHARS_MAX)
+    timeout: _Timeout = READ_SECONDS
+
+
+Query = TypeVar("Query", bound=NoQuery)
+
+
+def read_query(request: Request, model: type[Query]) -> Query:
+    """Read the query parameters; refuse an unknown, a repeated and an invalid one by name."""
+    pairs = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    given = dict(pairs)
+    if len(given) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        detail = f"{repeated}: a query parameter may be given once"
+        raise Problem(422, "repeated_parameter", detail, field=repeated)
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        field = str(fault["loc"][-1]) if fault["loc"] else ""
+        if fault["type"] == "extra_forbidden":
+            detail = f"{field}: this resource has no such parameter"
+            raise Problem(422, "unknown_parameter", detail, field=field) from error
+        raise Problem(422, "bad_parameter", f"{field}: {fault['msg']}", field=field) from error
+
+
+def refuse_query(request: Request) -> None:
+    """Refuse any query parameter."""
+    if request.scope["query_string"]:
+        read_query(request, NoQuery)
+
+
+def refuse_contradictions(query: PointQuery, *names: str) -> None:
+    """Refuse more than one of these parameters, and a clock without a time."""
+    given = [name for name in names if getattr(query, name) is not None]
+    if len(given) > 1:
+        raise Problem(422, "contradictory", f"{' and '.join(given)}: only one of them", field=given[1])
+    if query.clock is not None and query.at is None:
+        raise Problem(422, "contradictory", "clock: it says which times `at` means", field="clock")
+
+
+# --- Conditions (RFC 9110, section 13): a document's entity tag is its version --------------------------
+
+_TAG: Final = re.compile(r'[ \t]*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"[ \t]*(?:,|$)')
+_TAG_VERSION: Final = re.compile(r"0|[1-9]\d{0,18}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """What must hold for a write: the document is at one of these versions, or (None) at any; or is absent."""
+
+    versions: frozenset[int] | None = None
+    must_be_absent: bool = False
+
+    def holds(self, version: int, *, is_absent: bool) -> bool:
+        """Return whether it holds at a document's row."""
+        if self.must_be_absent:
+            return is_absent
+        return not is_absent if self.versions is None else version in self.versions
+
+    @property
+    def may_hold_again(self) -> bool:
+        """Return whether it may hold after a write that it allowed; then it does not tell a write from its retry."""
+        return self.versions is None or len(self.versions) > 1
+
+    def is_past(self, version: int) -> bool:
+        """Return whether it can never hold again, whatever else the log has."""
+        return self.versions is not None and version > max(self.versions, default=-1)
+
+
+def write_condition(if_match: str | None, if_none_match: str | None) -> Condition | None:
+    """Read `If-Match` and `If-None-Match` of a write; None where there are none."""
+    if if_match is None and if_none_match is None:
+        return None
+    if if_match is not None and if_none_match is not None:
+        raise _malformed("If-Match and If-None-Match contradict each other")
+    if if_none_match is not None:
+        if if_none_match.strip() != "*":
+            raise _malformed("a write takes only `If-None-Match: *` (absent now)")
+        return Condition(must_be_absent=True)
+    assert if_match is not None
+    if if_match.strip() == "*":
+        return Condition()
+    # A weak tag never matches here (RFC 9110, 13.1.1), nor does one that is no version.
+    strong = [opaque for is_weak, opaque in _tags("If-Match", if_match) if not is_weak]
+    return Condition(versions=frozenset(int(opaque) for opaque in strong if _TAG_VERSION.fullmatch(opaque)))
+
+
+def is_unchanged(if_none_match: str, version: int) -> bool:
+    """Return whether a reader already has this version (compared weakly)."""
+    if if_none_match.strip() == "*":
+        return True
+    return any(opaque == str(version) for _, opaque in _tags("If-None-Match", if_none_match))
+
+
+def joined_header(request: Request, name: str) -> str | None:
+    """Return all values of a header that is a list; None where it is not given."""
+    values = request.headers.getlist(name)
+    return ", ".join(values) if values else None
+
+
+def _tags(name: str, header: str) -> list[tuple[bool, str]]:
+    tags: list[tuple[bool, str]] = []
+    at = 0
+    while at < len(header) or not tags:
+        found = _TAG.match(header, at)
+        if found is None:
+            raise _malformed(f'{name} is a list of entity tags such as "3", or *')
+        tags.append((found[1] is not None, found[2]))
+        at = found.end()
+    return tags
+
+
+def _malformed(rule: str) -> Problem:
+    return Problem(400, "bad_precondition", rule)
+
+
+# --- The event's fields in headers, and how long to wait ------------------------------------------------
+
+_TRACE: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[!-~]{0,200}")
+_NOT_FIELDS: Final = frozenset({b"refold-wait"})
+
+
+def event_fields(request: Request) -> dict[str, Json]:
+    """Read the event's fields from headers: `Refold-*`, and `Idempotency-Key` as its id."""
+    lines: list[bytes] = []
+    keys: list[bytes] = []
+    for name, value in request.scope["headers"]:
+        if name == b"idempotency-key":
+            keys.append(value)
+        elif name.startswith(b"refold-") and name not in _NOT_FIELDS:
+            lines.append(name + b": " + value + b"\r\n")
+        elif name.startswith(b"ce-"):
+            raise Refused(
+                "unknown_field", "CloudEvents are for NATS; here it is Refold-*", field=name.decode()
+            )
+    ours = read_headers(b"".join(lines))
+    if "refold-reply" in ours:
+        raise Refused("unknown_field", "over HTTP the response is the reply", field="refold-reply")
+    fields = fields_of(ours, NEWEST.limits)
+    if len(keys) > 1:
+        raise Refused("repeated_header", "a header may be given once", field="idempotency-key")
+    if keys:
+        event_id = _text(keys[0])
+        if fields.setdefault("id", event_id) != event_id:
+            raise Refused("contradictory", "Idempotency-Key and Refold-Id differ", field="id")
+    return fields
+
+
+def carried_headers(request: Request) -> tuple[tuple[str, str], ...]:
+    """Return the tracing headers that go into the log with the event; an invalid one is dropped (W3C)."""
+    trace = [value for name, value in request.scope["headers"] if name == b"traceparent"]
+    if len(trace) == 1 and _TRACE.fullmatch(trace[0]):
+        return (("traceparent", trace[0].decode("ascii")),)
+    return ()
+
+
+def wait_seconds(request: Request, default: float) -> float:
+    """Read `Refold-Wait`."""
+    text = request.headers.get("refold-wait")
+    if text is None:
+        return default
+    if not _SECONDS.fullmatch(text) or float(text) > WAIT_SECONDS_MAX:
+        detail = f"Refold-Wait: seconds from 0 to {WAIT_SECONDS_MAX}, such as 2.5 (got {text[:40]!r})"
+        raise Problem(422, "bad_parameter", detail, field="Refold-Wait")
+    return float(text)
+
+
+def deadline_in(wait: float) -> float:
+    """Return a time on the loop's clock."""
+    return asyncio.get_running_loop().time() + wait
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise Refused("bad_header", "a header's value must be UTF-8", field="idempotency-key") from None
+
+
+# --- Bodies ---------------------------------------------------------------------------------------------
+
+_CLOSE: Final = {"Connection": "close"}
+"""The rest of the body cannot be told from a next request on the same connection."""
+
+
+async def read_json(
+    request: Request,
+    media_types: tuple[str, ...],
+    bytes_max: int = EVENT_BYTES_MAX,
+    reason: str = "event_too_large",
+) -> Json:
+    """Read and parse the body. Raises `Refused` where it is too large, not JSON, or of another media type."""
+    check_media_type(request, media_types)
+    return canonical.loads(await _read_body(request, bytes_max, reason))
+
+
+def check_media_type(request: Request, media_types: tuple[str, ...]) -> None:
+    """Refuse a body of no or another media type, and a compressed one, whose size its length does not bound."""
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding != "identity":
+        rule = "send the body as it is, not encoded"
+        raise Refused("unsupported_media_type", rule, field="content-encoding", shape=repr(coding[:80]))
+    media = media_type(request)
+    if media not in media_types:
+        rule, shape = f"send {' or '.join(media_types)}", repr(media[:80]) if media else "none"
+        raise Refused("unsupported_media_type", rule, field="content-type", shape=shape)
+
+
+def media_type(request: Request) -> str:
+    """Return the body's media type without its parameters; empty where none is given."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def receive_piece(request: Request) -> tuple[bytes, bool]:
+    """Return the next piece of the body, and whether it is the last.
+
+    Raises:
+        Problem: 408 where nothing comes for a while, 400 where the body is cut or its chunks are malformed.
+    """
+    seconds = body_seconds()
+    try:
+        async with asyncio.timeout(seconds):
+            message = await request.receive()
+    except TimeoutError as error:
+        detail = f"nothing of the body came for {seconds:g} s (REFOLD_HTTP_BODY_SECONDS)"
+        raise Problem(408, "body_timeout", detail, headers=_CLOSE, field="body") from error
+    if message["type"] == "http.disconnect":
+        detail = "the body ends before its announced length, or its chunks are malformed"
+        raise Problem(400, "body_incomplete", detail, headers=_CLOSE, field="body")
+    return message.get("body", b""), not message.get("more_body", False)
+
+
+async def _read_body(request: Request, bytes_max: int, reason: str) -> bytes:
+    """Read the body; drain one that is too large, so that its sender reads the response."""
+    pieces: list[bytes] = []
+    bytes_count = 0
+    is_complete = False
+    announced = request.headers.get("content-length", "")
+    with BodyInMemory() as kept:
+        async with waiting():
+            while not is_complete:
+                piece, is_complete = await receive_piece(request)
+                bytes_count += len(piece)
+                # Not asking for the end of a body of known length saves a round trip to the server's thread.
+                is_complete = is_complete or announced == str(bytes_count)
+                if bytes_count <= bytes_max:
+                    kept.keep(bytes_count)
+                    pieces.append(piece)
+                elif bytes_count > DRAIN_BYTES_MAX:
+                    break
+    if bytes_count > bytes_max:
+        size = announced if announced.isdigit() else f"at least {bytes_count}"
+        raise Refused(reason, f"at most {bytes_max} bytes", field="body", shape=f"{size} bytes")
+    return b"".join(pieces)

@@ -1,0 +1,311 @@
+"""The running gateway and `schemas/openapi.yaml` say the same, in both directions.
+
+What the gateway does is documented (`support.openapi` fails on anything else), and what is documented occurs here:
+every operation, status, parameter and header.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from refold import __version__
+from refold.core.errors import LogUnavailable
+from refold.core.event import FIELDS
+from refold.core.fold import EVENT_BYTES_MAX
+from refold.core.envelope import _INTEGER_FIELDS, _JSON_FIELDS, _TEXT_FIELDS
+from refold.gateway.app import ROUTES
+from refold.gateway.inflight import InFlightLimits
+from refold.gateway.ops import openapi_document
+from refold.gateway.readiness import Readiness
+from support.gateway import Twin, twin
+from support.openapi import DOCUMENT, OPERATIONS, Operation, Recorder, operation_of
+
+PUT, PATCH, DELETE, POST = ("putDocument", "patchDocument", "deleteDocument", "appendEvents")
+WRITES = (PUT, PATCH, DELETE, POST)
+JSON = {"Content-Type": "application/json"}
+JSON_PATCH = {"Content-Type": "application/json-patch+json"}
+MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
+BODIES: dict[str, tuple[bytes, dict[str, str]]] = {
+    PUT: (b'{"a":1}', JSON),
+    PATCH: (b'[{"op":"test","path":"","value":{"a":1}}]', JSON_PATCH),
+    POST: (b'{"doc":"d","put":{"a":1}}\n', {}),
+}
+REQUIRED = {"readDiff": {"from": "0", "to": "1"}, "readOutcomeById": {"id": "k"}}
+"""Query parameters that an operation cannot do without."""
+
+RECORDED = Recorder()
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("refold.gateway.recovery.RECOVER_SECONDS", 0.05)
+    monkeypatch.setattr("refold.gateway.documents.DECIDE_SECONDS", 0.05)
+
+
+@asynccontextmanager
+async def recorded(**options: Any) -> AsyncIterator[Twin]:
+    async with twin(**options) as gateway:
+        gateway.client.event_hooks = {"response": [RECORDED.check]}
+        yield gateway
+
+
+async def ask(
+    gateway: Twin, name: str, status: int, *, document: str = "d", **options: Any
+) -> httpx.Response:
+    """Send a request of one operation, and expect a status."""
+    operation = OPERATIONS[name]
+    path = operation.path.format(
+        namespace="n", document=document, sequence=options.pop("sequence", 2), file="swagger-ui.css"
+    )
+    body, typed = BODIES.get(name, (None, {}))
+    given = {"content": options.pop("content", body), "headers": typed | options.pop("headers", {})}
+    params = REQUIRED.get(name, {}) | options.pop("params", {})
+    response = await gateway.request(operation.method, path, params=params, **given, **options)
+    assert response.status_code == status, (name, response.text)
+    return response
+
+
+async def write(gateway: Twin, status: int = 201, **options: Any) -> httpx.Response:
+    return await ask(gateway, PUT, status, **options)
+
+
+async def exercise_writes(gateway: Twin) -> None:
+    fields = {
+        "Refold-V": "1",
+        "Refold-Type": "t",
+        "Refold-Actor": "a",
+        "Refold-Occurred-At": "2020-01-01T00:00:00Z",
+        "Refold-Correlation-Id": "c",
+        "Refold-Causation-Id": "c",
+        "Refold-Meta": '{"a":1}',
+        "Refold-Wait": "5",
+        "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    }
+    await write(gateway, 201)
+    for version, name in enumerate((PUT, PATCH, DELETE), start=1):
+        based = {"Refold-Base": str(version), "Refold-On-Conflict": "reject"}
+        await ask(gateway, name, 200, headers=fields | based | {"Idempotency-Key": name, "Refold-Id": name})
+    for name in (PUT, PATCH, DELETE):
+        await write(gateway, 201, document=name)
+        await ask(gateway, name, 412, document=name, headers={"If-None-Match": "*"})
+        await ask(gateway, name, 202, document=name, headers={"Refold-Wait": "0"})
+    for version, name in enumerate((PUT, PATCH, DELETE), start=1):
+        await ask(
+            gateway,
+            name,
+            201 if version == 1 else 200,
+            document="s",
+            headers={"If-Match": f'"{version - 1}"'},
+        )
+    await ask(gateway, PATCH, 201, document="e", content=b"{}", headers=MERGE_PATCH)
+    await ask(gateway, POST, 200, headers={"Refold-Wait": "5"})
+
+
+async def exercise_reads(gateway: Twin) -> None:
+    await write(gateway, 201, document="r", headers={"Idempotency-Key": "k"})
+    last = (await write(gateway, 200, document="r", headers={"Refold-Actor": "a"})).json()
+    refused = await ask(gateway, PATCH, 409, document="r", content=b'[{"op":"test","path":"","value":1}]')
+    sequence = refused.json()["outcome"]["sequence"]
+    for params in (
+        {},
+        {"version": "1", "path": "/a"},
+        {"at": last["recorded_at"], "clock": "recorded"},
+        {"sequence": str(last["sequence"])},
+        {"min_version": "1", "min_sequence": "1", "timeout": "1"},
+    ):
+        await ask(gateway, "readDocument", 200, document="r", params=params)
+    await ask(gateway, "readDocument", 304, document="r", headers={"If-None-Match": '"2"'})
+    listed = {"prefix": "", "limit": "1", "fields": "id", "absent": "true"}
+    cursor = (await ask(gateway, "listDocuments", 200, params=listed)).json()["next"]
+    for params in (
+        {"cursor": cursor, "limit": "1", "absent": "true", "fields": "id"},
+        {"at": last["recorded_at"], "clock": "recorded", "timeout": "1"},
+        {"sequence": str(last["sequence"])},
+    ):
+        await ask(gateway, "listDocuments", 200, params=params)
+    history = {"after": "1", "limit": "1", "order": "asc", "path": "/a"}
+    await ask(gateway, "readHistory", 200, document="r", params=history)
+    await ask(gateway, "readDiff", 200, document="r", params={"from": "0", "to": "2"})
+    await ask(gateway, "readRejections", 200, document="r", params={"after": "10000", "limit": "1"})
+    await ask(gateway, "readOutcomeById", 200, document="r", params={"timeout": "1"})
+    await ask(gateway, "readOutcome", 200, document="r", sequence=sequence)
+    for operation in OPERATIONS.values():
+        if not operation.path.startswith("/v1/"):
+            await ask(gateway, operation.id, 200)
+    await ask(gateway, "readIndex", 200, headers={"Accept": "text/html"})
+
+
+async def exercise_refusals() -> None:
+    async with recorded() as gateway:
+        for name in OPERATIONS:
+            await ask(gateway, name, 403, headers={"Origin": "https://attacker.example"})
+            await ask(gateway, name, 421, headers={"Host": "attacker.example"})
+            await ask(gateway, name, 422, params={"unknown": "1"})
+        await write(gateway)
+        for name in (PUT, PATCH, DELETE):
+            await ask(gateway, name, 409, headers={"Refold-Base": "0"})
+            await ask(gateway, name, 412, headers={"If-Match": '"9"'})
+            await ask(gateway, name, 400, headers={"Refold-Meta": "{"})
+        for name in (PUT, PATCH, POST):
+            await ask(gateway, name, 415, headers={"Content-Type": "text/plain"})
+        for name in (PUT, PATCH):
+            await ask(gateway, name, 413, content=b'"' + b"x" * EVENT_BYTES_MAX + b'"')
+        await ask(gateway, "readDocument", 400, headers={"If-None-Match": "1"})
+        await RECORDED.check(await cut_off(gateway, OPERATIONS[POST]))
+        for name in ("readDocument", DELETE, "readHistory", "readDiff", "readRejections", "readOutcomeById"):
+            await ask(gateway, name, 404, document="absent")
+        await ask(gateway, "readOutcome", 404, sequence=999)
+        found = await gateway.request("GET", "/docs/nothing.css")
+        assert found.status_code == 404
+
+
+async def cut_off(gateway: Twin, operation: Operation) -> httpx.Response:
+    """Send a request whose client disconnects in the middle of its body."""
+    headers = [(b"content-type", b"application/x-ndjson")]
+    path = operation.path.format(namespace="n")
+    scope = {
+        "type": "http",
+        "method": operation.method,
+        "path": path,
+        "query_string": b"",
+        "headers": headers,
+    }
+    messages: list[Any] = []
+
+    async def receive() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    await gateway.app(scope, receive, send)  # type: ignore[arg-type]
+    request = httpx.Request(operation.method, f"http://localhost{path}")
+    head, body = messages
+    assert head["status"] == 400
+    return httpx.Response(400, headers=head["headers"], content=body["body"], request=request)
+
+
+async def exercise_crowds_and_crashes() -> None:
+    async with recorded(in_flight_limits=InFlightLimits(waiting_per_client_max=0)) as gateway:
+        gateway.context.early_outcomes._answered[("n", "d")] = 10**6
+        for name, operation in OPERATIONS.items():
+            if "429" in operation.responses:
+                await ask(gateway, name, 429)
+    async with recorded(in_flight_limits=InFlightLimits(body_seconds=0.05)) as gateway:
+        for name in (PUT, PATCH, POST):
+            await ask(gateway, name, 408, content=stalled())
+    async with recorded() as gateway:
+        gateway.app.context = None  # type: ignore[assignment]
+        for name, operation in OPERATIONS.items():
+            if "500" in operation.responses:
+                await ask(gateway, name, 500)
+
+
+async def stalled() -> AsyncIterator[bytes]:
+    yield b"["
+    await asyncio.Event().wait()
+
+
+async def exercise_failures() -> None:
+    async with recorded() as gateway:
+        context = gateway.context
+        behind = Readiness(gateway.log, context.consistency, required_sequence=10**6, lag_seconds_max=5.0)
+        for attribute in ("required_sequence", "is_caught_up"):
+            setattr(context.readiness, attribute, getattr(behind, attribute))
+        gateway.log.is_down = True
+        for name, operation in OPERATIONS.items():
+            if "503" in operation.responses:
+                gateway.log.faults = [LogUnavailable()]
+                await ask(gateway, name, 503)
+        context.readiness.allows_stale_reads, gateway.log.is_down = True, False
+        await ask(gateway, "listNamespaces", 200)
+    async with recorded(is_projecting=False, wait_seconds=0.02) as gateway:
+        gateway.context.early_outcomes._answered[("n", "behind")] = 10**6
+        for name in WRITES:
+            gateway.log.faults = ["lost"]
+            await ask(gateway, name, 504)
+        await ask(gateway, "readOutcome", 202, sequence=2)
+        for name, operation in OPERATIONS.items():
+            if "504" in operation.responses and name not in WRITES:
+                timeout = {"timeout": "0.02"} if ("query", "timeout") in operation.parameters else {}
+                await ask(gateway, name, 504, document="behind", params=timeout)
+
+
+async def test_everything_that_is_documented_occurs_and_nothing_else() -> None:
+    async with recorded() as gateway:
+        await exercise_writes(gateway)
+        await exercise_reads(gateway)
+    await exercise_refusals()
+    await exercise_crowds_and_crashes()
+    await exercise_failures()
+    documented = {(each.id, status) for each in OPERATIONS.values() for status in each.responses}
+    assert RECORDED.statuses == documented
+    wanted = {(each.id, *parameter) for each in OPERATIONS.values() for parameter in each.parameters}
+    # The memory twin has no `where`; tests/integration/test_gateway_reads.py exercises it.
+    assert wanted - RECORDED.parameters == {("listDocuments", "query", "where")}
+    assert RECORDED.headers == set(documented_headers())
+
+
+def documented_headers() -> Iterator[str]:
+    for operation in OPERATIONS.values():
+        for response in operation.responses.values():
+            yield from (name.lower() for name in response.get("headers", {}))
+
+
+def test_every_route_is_documented_and_every_documented_one_is_there() -> None:
+    routes = {(method, path) for method, path, _ in ROUTES}
+    assert routes == {(each.method, each.path) for each in OPERATIONS.values()}
+    assert len(ROUTES) == len(OPERATIONS)
+
+
+async def test_every_accepted_query_parameter_is_documented_and_every_documented_one_accepted() -> None:
+    names = {name for each in OPERATIONS.values() for place, name in each.parameters if place == "query"}
+    async with twin() as gateway:
+        for operation in OPERATIONS.values():
+            documented = {name for place, name in operation.parameters if place == "query"}
+            for name in sorted(names):
+                params = REQUIRED.get(operation.id, {}) | {name: ""}
+                path = operation.path.format(namespace="n", document="d", sequence=2, file="swagger-ui.css")
+                body, typed = BODIES.get(operation.id, (None, {}))
+                response = await gateway.request(
+                    operation.method, path, params=params, content=body, headers=typed
+                )
+                is_json = response.headers.get("content-type", "").endswith("json")
+                code = response.json().get("code") if is_json and response.status_code >= 400 else None
+                assert (code != "unknown_parameter") == (name in documented), (operation.id, name)
+
+
+def test_every_header_of_an_event_is_documented_for_every_write() -> None:
+    fields = {**_TEXT_FIELDS, **_INTEGER_FIELDS, **_JSON_FIELDS}
+    known = {name for name, field in fields.items() if field in FIELDS and name.startswith("refold-")}
+    known |= {"if-match", "if-none-match", "idempotency-key", "traceparent", "refold-wait"}
+    for name in (PUT, PATCH, DELETE):
+        assert {header for place, header in OPERATIONS[name].parameters if place == "header"} == known
+
+
+def test_the_gateway_serves_the_file_and_the_program_its_version() -> None:
+    assert openapi_document() == DOCUMENT
+    assert DOCUMENT["info"]["version"] == __version__
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body"),
+    [
+        (418, {}, b"{}"),
+        (200, {"X-Unknown": "1"}, b'{"items":[]}'),
+        (200, {}, b'{"items":[],"more":1}'),
+        (200, {"Content-Type": "text/plain"}, b"x"),
+    ],
+)
+async def test_what_is_not_documented_is_found(status: int, headers: dict[str, str], body: bytes) -> None:
+    request = httpx.Request("GET", "http://localhost/v1")
+    response = httpx.Response(status, headers=JSON | headers, content=body, request=request)
+    with pytest.raises(Exception, match=r"not documented|not allowed"):
+        await Recorder().check(response)
+    assert operation_of("GET", "/undocumented/route/of/a/gateway") is None
