@@ -86,9 +86,9 @@ def _settle_headers(headers: MutableMapping[str, Any]) -> None:
     key, occurred = named.get("idempotency-key", ""), named.get("refold-occurred-at", "")
     if key and not str(headers[key]).strip():
         lost.append(key)
-    if key and "refold-id" in named:
-        lost.append(named["refold-id"])
-    elif "refold-id" in named and not str(headers[named["refold-id"]]).strip():
+    if (key and "refold-id" in named) or (
+        "refold-id" in named and not str(headers[named["refold-id"]]).strip()
+    ):
         lost.append(named["refold-id"])
     if occurred and not _is_time(str(headers[occurred])):
         lost.append(occurred)
