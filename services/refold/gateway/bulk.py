@@ -13,8 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from refold.core import canonical
+from refold.core import json_text
 from refold.core.errors import RefoldError, Refused, TimedOut
+from refold.core.json_text import shape_of
 from refold.core.limits import (
     BULK_BATCHES_MAX,
     BULK_QUEUE_SECONDS,
@@ -22,8 +23,7 @@ from refold.core.limits import (
     BULK_STALL_SECONDS,
     PAYLOAD_BYTES_MAX,
 )
-from refold.core.record import check_name, check_namespace
-from refold.core.shape import shape_of
+from refold.core.stream import check_name, check_namespace
 from refold.gateway.bulk_batches import Batch, Inbox, Item, Line, LineSplitter, Outbox, append_batch
 from refold.gateway.context import Context, context_of
 from refold.gateway.inflight import BodyInMemory, waiting
@@ -201,7 +201,7 @@ class BulkResponse(Response):
 
     def _item(self, line: Line) -> Item:
         try:
-            fields = canonical.loads(line.checked(PAYLOAD_BYTES_MAX))
+            fields = json_text.loads(line.checked(PAYLOAD_BYTES_MAX))
             if type(fields) is not dict:
                 raise Refused("bad_event", "a line is an object", field="line", shape=shape_of(fields))
             document = fields.pop("doc", None)

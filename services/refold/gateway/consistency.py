@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 import orjson
 
 from refold.core.errors import LogUnavailable, StoreError, TimedOut
+from refold.core.history import NEVER, Clock, Point
 from refold.core.limits import (
     DOCUMENTS_SEEN_MAX,
     INTEGER_MAX,
@@ -20,8 +21,7 @@ from refold.core.limits import (
     PARTITIONS,
     TIME_MIN_NANOSECONDS,
 )
-from refold.core.page import NEVER, Clock, Point
-from refold.core.record import partition_of
+from refold.core.stream import partition_of
 from refold.core.timestamp import format_time, parse_time
 from refold.gateway.inflight import waiting, waiting_count
 from refold.gateway.limits import VERSION_LOOK_SECONDS, VERSION_LOOKS_PER_SECOND_MAX

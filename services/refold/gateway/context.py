@@ -13,9 +13,9 @@ from typing import NamedTuple, Protocol, cast
 from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 
-from refold.core.canonical import Json
+from refold.core.history import Point, Snapshot
+from refold.core.json_text import Json
 from refold.core.limits import BULK_REQUESTS_MAX
-from refold.core.page import Point, Snapshot
 from refold.gateway.access import Access
 from refold.gateway.consistency import Consistency, HeadCache
 from refold.gateway.inflight import InFlightLimits

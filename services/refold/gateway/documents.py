@@ -12,15 +12,15 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from refold.core import canonical
-from refold.core.canonical import Json
+from refold.core import json_text
+from refold.core.document import Status
+from refold.core.envelope import JSON_PATCH, MERGE_PATCH
 from refold.core.errors import DocumentAbsent, Refused
-from refold.core.headers import JSON_PATCH, MERGE_PATCH
-from refold.core.outcome import Status
-from refold.core.page import NEVER, Clock, Point, Snapshot
+from refold.core.history import NEVER, Clock, Point, Snapshot
+from refold.core.json_text import Json
 from refold.core.pointer import parse, resolve
-from refold.core.record import check_name
 from refold.core.split import SplitWrite
+from refold.core.stream import check_name
 from refold.core.timestamp import format_time, parse_time
 from refold.gateway.consistency import BareHead
 from refold.gateway.context import Context, context_of
@@ -144,7 +144,7 @@ def _value_at(state: bytes, path: str) -> bytes:
     except Refused as refused:
         raise Refused(refused.reason, refused.message, field="path", shape=refused.shape) from refused
     try:
-        return canonical.dumps(resolve(canonical.loads(state), tokens))
+        return json_text.dumps(resolve(json_text.loads(state), tokens))
     except Refused as refused:
         raise Problem(404, "path_absent", f"path: {refused}", field="path") from refused
 

@@ -6,8 +6,8 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from refold.core.envelope import JSON_PATCH
 from refold.core.errors import DocumentAbsent, TimedOut
-from refold.core.headers import JSON_PATCH
 from refold.gateway.context import Context, context_of
 from refold.gateway.requests import (
     DiffQuery,

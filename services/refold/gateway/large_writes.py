@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from refold.core import canonical
-from refold.core.canonical import Json
+from refold.core import json_text
 from refold.core.errors import TimedOut
 from refold.core.fold import EVENT_BYTES_MAX, STATE_BYTES_MAX
+from refold.core.json_text import Json
 from refold.core.limits import APPEND_ATTEMPTS_MAX
 from refold.core.split import SplitWrite, split_write
 from refold.gateway.context import Context
@@ -35,7 +35,7 @@ def split_of(made: Draft) -> SplitWrite | None:
     Raises `Refused` where no document may be so large, `Problem` where the author names a base of his own.
     """
     state = made.fields.get("put")
-    if canonical.size(state) < _SPLIT_BYTES_MIN or canonical.size(made.fields) <= EVENT_BYTES_MAX:
+    if json_text.size(state) < _SPLIT_BYTES_MIN or json_text.size(made.fields) <= EVENT_BYTES_MAX:
         return None
     if not _BASE_FIELDS.isdisjoint(made.fields):
         detail = "a state that is written as several events takes If-Match instead of Refold-Base"
@@ -123,9 +123,9 @@ def as_whole(last: dict[str, Json], first: dict[str, Json] | None) -> dict[str, 
 
 def _is_same(recorded: bytes, ours: bytes) -> bool:
     """Compare two events, whatever version each was written at."""
-    return canonical.identical(_without_base(recorded), _without_base(ours))
+    return json_text.identical(_without_base(recorded), _without_base(ours))
 
 
 def _without_base(body: bytes) -> dict[str, Json]:
-    fields = canonical.loads(body)
+    fields = json_text.loads(body)
     return {name: value for name, value in fields.items() if name not in _BASE_FIELDS}

@@ -14,9 +14,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from refold.core.canonical import Json
-from refold.core.checkpoint import Checkpoint
 from refold.core.errors import ProjectionBehind, RefoldError, TimedOut
+from refold.core.json_text import Json
+from refold.core.stream import Checkpoint
 from refold.gateway.context import context_of
 from refold.gateway.limits import CHECK_SECONDS, DOCS_CACHE_SECONDS
 from refold.gateway.readiness import lag_seconds

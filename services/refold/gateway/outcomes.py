@@ -19,15 +19,14 @@ from typing import cast
 
 import orjson
 
-from refold.core.canonical import Json
-from refold.core.checkpoint import Checkpoint
 from refold.core.document import Document
 from refold.core.errors import FenceLost, LogError, StoreError
 from refold.core.fold import Folded
+from refold.core.fold_state import FoldState
+from refold.core.history import Entry
+from refold.core.json_text import Json
 from refold.core.limits import NOTICE_WAIT_SECONDS, OUTCOMES_EARLY_MAX, PARTITIONS, RECORDS_FOLDED_MAX
-from refold.core.outcome import Entry
-from refold.core.record import SYSTEM_NAMESPACE, Record, partition_of
-from refold.core.shard import Shard
+from refold.core.stream import SYSTEM_NAMESPACE, Checkpoint, Record, partition_of
 from refold.gateway.consistency import Consistency
 from refold.gateway.limits import (
     EARLY_ANSWERED_MAX,
@@ -219,14 +218,14 @@ class EarlyOutcomes:
 
         A document's row may be ahead of the checkpoint that was read before it: its events up to there are passed.
         """
-        shard = _shard_at(min(await self._store.checkpoints(), key=lambda each: each.read_sequence))
+        fold_state = _state_at(min(await self._store.checkpoints(), key=lambda each: each.read_sequence))
         documents = await self._load(wanted)
         left = {sequence for sequence, key in wanted.items() if key in documents}
-        async with aclosing(self._log.read(shard.read_sequence)) as runs:
+        async with aclosing(self._log.read(fold_state.read_sequence)) as runs:
             async for records in runs:
                 for start in range(0, len(records), RECORDS_FOLDED_MAX):
                     part = records[start : start + RECORDS_FOLDED_MAX]
-                    if not self._fold(shard, part, documents, left):
+                    if not self._fold(fold_state, part, documents, left):
                         return
                     await asyncio.sleep(0)
                     if not left or self._consistency.sequence >= max(left):
@@ -250,18 +249,18 @@ class EarlyOutcomes:
         return documents
 
     def _fold(
-        self, shard: Shard, records: list[Record], documents: dict[Key, Document], left: set[int]
+        self, fold_state: FoldState, records: list[Record], documents: dict[Key, Document], left: set[int]
     ) -> bool:
         """Fold a part; False where a system event may change the rules, or where these need more than heads."""
         for record in records:
-            where = shard.place(record.subject)
-            if where.namespace == SYSTEM_NAMESPACE or shard.rules.needs is not None:
+            where = fold_state.place(record.subject)
+            if where.namespace == SYSTEM_NAMESPACE or fold_state.rules.needs is not None:
                 return False
             document = None if where.reason else documents.get((where.namespace, where.document))
             if document is None or record.sequence <= document.last_sequence:
-                shard.skip(record, where)
+                fold_state.skip(record, where)
                 continue
-            step = shard.fold(record, where, document)
+            step = fold_state.fold(record, where, document)
             if record.sequence in left:
                 left.remove(record.sequence)
                 key = (where.namespace, where.document)
@@ -283,9 +282,9 @@ def _view_in(body: bytes) -> View | None:
     return view if isinstance(view, dict) and view.keys() >= {"sequence", "status"} else None
 
 
-def _shard_at(checkpoint: Checkpoint) -> Shard:
+def _state_at(checkpoint: Checkpoint) -> FoldState:
     """Make a fold over the whole log from there; its chains are not used."""
-    return Shard(
+    return FoldState(
         [
             Checkpoint(
                 partition=partition,

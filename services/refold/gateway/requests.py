@@ -15,11 +15,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 
-from refold.core import canonical
-from refold.core.canonical import Json
+from refold.core import json_text
+from refold.core.envelope import fields_of, read_headers
 from refold.core.errors import Refused
 from refold.core.fold import EVENT_BYTES_MAX, ID_CHARS_MAX, NEWEST
-from refold.core.headers import fields_of, read_headers
+from refold.core.json_text import Json
 from refold.core.limits import (
     ANSWER_ITEMS_MAX,
     DRAIN_BYTES_MAX,
@@ -27,7 +27,7 @@ from refold.core.limits import (
     VERSION_MAX,
     WAIT_SECONDS_MAX,
 )
-from refold.core.record import check_name
+from refold.core.stream import check_name
 from refold.gateway.inflight import BodyInMemory, body_seconds, waiting
 from refold.gateway.limits import READ_SECONDS, WHERE_CHARS_MAX
 from refold.gateway.responses import Problem
@@ -331,7 +331,7 @@ async def read_json(
 ) -> Json:
     """Read and parse the body. Raises `Refused` where it is too large, not JSON, or of another media type."""
     check_media_type(request, media_types)
-    return canonical.loads(await _read_body(request, bytes_max, reason))
+    return json_text.loads(await _read_body(request, bytes_max, reason))
 
 
 def check_media_type(request: Request, media_types: tuple[str, ...]) -> None:

@@ -12,7 +12,6 @@ from typing import Final
 import orjson
 from starlette.responses import Response
 
-from refold.core.canonical import Json
 from refold.core.errors import (
     DocumentAbsent,
     LogError,
@@ -22,6 +21,7 @@ from refold.core.errors import (
     TimedOut,
     VersionUnknown,
 )
+from refold.core.json_text import Json
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"

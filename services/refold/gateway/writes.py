@@ -10,14 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
-from refold.core import canonical
-from refold.core.canonical import Json
+from refold.core import json_text
 from refold.core.envelope import Envelope, content_of, envelope_of, open_envelope
 from refold.core.errors import DocumentAbsent, LogUnavailable, Refused, TimedOut
 from refold.core.event import check_event, decode
 from refold.core.fold import EVENT_BYTES_MAX, NEWEST
+from refold.core.json_text import Json
 from refold.core.limits import APPEND_ATTEMPTS_MAX, LOST_ATTEMPTS_MAX
-from refold.core.record import Record, author_headers, check_name, check_namespace
+from refold.core.stream import Record, author_headers, check_name, check_namespace
 from refold.gateway.consistency import BareHead
 from refold.gateway.context import Context
 from refold.gateway.recovery import recover
@@ -98,14 +98,14 @@ def draft(
 
 def checked_body(fields: dict[str, Json]) -> bytes:
     """Return an event's body in canonical bytes. Raises `Refused` where the fold would reject it unseen."""
-    body = canonical.dumps(fields)
+    body = json_text.dumps(fields)
     decode(b"", body, NEWEST.limits, NEWEST.operations)
     return body
 
 
 def checked_line(fields: dict[str, Json]) -> bytes:
     """Do the same for an event that was read whole, not put together here: it is no deeper than what was read."""
-    body = canonical.dumps(fields)
+    body = json_text.dumps(fields)
     # What is too large is refused by who opens it.
     limits = NEWEST.limits
     is_small = len(body) <= EVENT_BYTES_MAX
