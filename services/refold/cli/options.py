@@ -215,10 +215,10 @@ def _is_given(context: typer.Context, name: str) -> bool:
 
 def read_json(argument: str, field: str) -> Any:
     """Read JSON from a file, from stdin (`-`), or from the argument itself."""
-    from refold.core import canonical
+    from refold.core import json_text
 
     try:
-        return canonical.loads(_bytes_of(argument))
+        return json_text.loads(_bytes_of(argument))
     except Refused as refused:
         raise Refused(refused.reason, refused.message, field=field, shape=refused.shape) from None
 

@@ -72,16 +72,16 @@ def say(text: str, style: str = "", *, is_error: bool = False) -> None:
 
 def json_line(value: Any) -> None:
     """Print one value as canonical JSON, in one line."""
-    from refold.core import canonical
+    from refold.core import json_text
 
-    sys.stdout.write(canonical.dumps(value).decode() + "\n")
+    sys.stdout.write(json_text.dumps(value).decode() + "\n")
 
 
 def json_array(items: list[Any]) -> None:
     """Print a JSON array, one element a line."""
-    from refold.core import canonical
+    from refold.core import json_text
 
-    lines = ",\n".join(canonical.dumps(item).decode() for item in items)
+    lines = ",\n".join(json_text.dumps(item).decode() for item in items)
     sys.stdout.write(f"[\n{lines}\n]\n" if items else "[]\n")
 
 
@@ -173,18 +173,18 @@ def short_time(time: str | None) -> str:
 
 def short_json(value: Any) -> str:
     """Return the beginning of a value."""
-    from refold.core import canonical
+    from refold.core import json_text
 
-    return _shortened(canonical.dumps(value).decode(), SUMMARY_CHARS)
+    return _shortened(json_text.dumps(value).decode(), SUMMARY_CHARS)
 
 
 def change_summary(patch: list[Any], *, chars_max: int = SUMMARY_CHARS) -> str:
     """Return a patch in a few words: `replace /total 12, add /items/-`."""
-    from refold.core import canonical
+    from refold.core import json_text
 
     parts: list[str] = []
     for operation in patch:
-        value = canonical.dumps(operation["value"]).decode() if "value" in operation else ""
+        value = json_text.dumps(operation["value"]).decode() if "value" in operation else ""
         source = f"{operation['from']} →" if "from" in operation else ""
         path = operation["path"] or '""'
         words = (operation["op"], source, path, _shortened(value, VALUE_CHARS))

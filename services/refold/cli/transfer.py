@@ -210,7 +210,7 @@ def _print_beside(progress: Progress, line: str) -> None:
 def _print_exported(tally: ExportTally, seconds: float, *, is_json: bool) -> None:
     """Print the summary on stderr: stdout is for the lines."""
     from refold.cli.output import say
-    from refold.core import canonical
+    from refold.core import json_text
 
     facts = {
         "documents": tally.documents,
@@ -221,7 +221,7 @@ def _print_exported(tally: ExportTally, seconds: float, *, is_json: bool) -> Non
     }
     rate = f"{tally.lines / seconds:,.0f} lines/s, {tally.bytes / 1e6 / seconds:,.1f} MB/s"
     text = f"{_counts(tally)} as of sequence {tally.sequence} in {seconds:.1f} s ({rate})"
-    say(canonical.dumps(facts).decode() if is_json else text, is_error=True)
+    say(json_text.dumps(facts).decode() if is_json else text, is_error=True)
 
 
 def _counts(tally: ExportTally) -> str:

@@ -176,9 +176,9 @@ def edit(
         edited = read_json(f"@{path}", str(path))
     except Refused as refused:
         raise Refused(refused.reason, refused.message, field=str(path), shape=refused.shape) from refused
-    from refold.core import canonical
+    from refold.core.json_text import identical
 
-    if canonical.identical(edited, state):
+    if identical(edited, state):
         _remove(path)
         note("nothing changed")
         return

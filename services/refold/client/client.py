@@ -34,9 +34,9 @@ from refold.client.transport import (
     json_of,
     namespace_path,
 )
-from refold.core import canonical
-from refold.core.canonical import Json
+from refold.core import json_text
 from refold.core.errors import ServiceUnavailable, TimedOut
+from refold.core.json_text import Json
 
 TIMEOUT_SECONDS: Final = 60.0
 ITEMS_PAGE: Final = 1_000
@@ -277,7 +277,7 @@ class Refold:
     ) -> Sequence[Outcome]:
         path, body = namespace_path(namespace, "events"), b"\n".join(lines) + b"\n"
         answer = await self._transport.request_retrying(backoff, "POST", path, headers=headers, body=body)
-        answered = [outcome_of(canonical.loads(line)) for line in answer.body.splitlines() if line]
+        answered = [outcome_of(json_text.loads(line)) for line in answer.body.splitlines() if line]
         missing = Outcome(status=FAILED, reason=FAILED, detail="the answer ended early")
         return answered + [missing] * (len(lines) - len(answered))
 
@@ -293,7 +293,7 @@ class Refold:
         headers = headers_of(options)
         body = None
         if content_type:
-            headers["Content-Type"], body = content_type, canonical.dumps(value)
+            headers["Content-Type"], body = content_type, json_text.dumps(value)
         path = document_path(namespace, document)
         backoff = Backoff(self._retry_seconds)
         try:

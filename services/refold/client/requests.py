@@ -10,9 +10,9 @@ from datetime import datetime
 from typing import TypedDict
 from uuid import uuid4
 
-from refold.core import canonical
-from refold.core.canonical import Json
+from refold.core import json_text
 from refold.core.errors import Refused
+from refold.core.json_text import Json
 
 Time = str | int | float | datetime
 """RFC 3339, a bare date, unix seconds, or a datetime that knows its zone."""
@@ -50,7 +50,7 @@ def headers_of(options: WriteOptions) -> dict[str, str]:
     if "occurred_at" in options:
         headers["Refold-Occurred-At"] = time_text(options["occurred_at"]) or ""
     if "meta" in options:
-        headers["Refold-Meta"] = canonical.dumps(options["meta"]).decode()
+        headers["Refold-Meta"] = json_text.dumps(options["meta"]).decode()
     if "if_version" in options:
         headers["If-Match"] = f'"{options["if_version"]}"'
     if options.get("if_absent"):
@@ -62,19 +62,19 @@ def headers_of(options: WriteOptions) -> dict[str, str]:
 
 def bytes_of(event: Mapping[str, Json] | bytes) -> bytes:
     """Return an event as its line."""
-    return event if isinstance(event, bytes) else canonical.dumps(event)
+    return event if isinstance(event, bytes) else json_text.dumps(event)
 
 
 def line_of(event: Mapping[str, Json] | bytes) -> bytes:
     """Return an event as a line that may be sent again: with an id."""
     try:
-        fields = canonical.loads(event) if isinstance(event, bytes) else event
+        fields = json_text.loads(event) if isinstance(event, bytes) else event
     except Refused:
         # The service answers with the rule that it breaks.
         return bytes_of(event)
     if not isinstance(fields, Mapping) or "id" in fields:
         return bytes_of(event)
-    return canonical.dumps({**fields, "id": new_id()})
+    return json_text.dumps({**fields, "id": new_id()})
 
 
 def new_id() -> str:

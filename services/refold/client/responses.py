@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, Final, Self, TypeAlias
 
-from refold.core.canonical import Json
 from refold.core.errors import RefoldError, Refused, ServiceUnavailable
+from refold.core.json_text import Json
 
 Patch: TypeAlias = list[Json]
 """An RFC 6902 patch: a list of operations."""

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit
 
-from refold.core import canonical
+from refold.core import json_text
 from refold.core.errors import (
     DocumentAbsent,
     RefoldError,
@@ -23,7 +23,7 @@ from refold.core.errors import (
     TimedOut,
     VersionUnknown,
 )
-from refold.core.record import check_name
+from refold.core.stream import check_name
 
 T = TypeVar("T")
 
@@ -298,7 +298,7 @@ def namespace_path(namespace: str, *rest: str) -> str:
 
 def json_of(answer: Answer) -> Any:
     """Parse an answer's body strictly."""
-    return canonical.loads(answer.body)
+    return json_text.loads(answer.body)
 
 
 def error_of(status: int, body: bytes) -> RefoldError:
@@ -322,7 +322,7 @@ def error_of(status: int, body: bytes) -> RefoldError:
 
 def _problem(body: bytes) -> dict[str, Any]:
     try:
-        problem = canonical.loads(body)
+        problem = json_text.loads(body)
     except Refused:
         return {}
     return problem if isinstance(problem, dict) else {}

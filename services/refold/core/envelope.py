@@ -55,6 +55,14 @@ def _with_headers(headers: bytes, body: bytes, limits: Limits) -> dict[str, Json
     return fields
 
 
+def id_of(headers: bytes, body: bytes, limits: Limits) -> str | None:
+    """Return the valid id that an event carries; None where it has none or cannot be opened."""
+    try:
+        return open_envelope(headers, body, limits).id
+    except Refused:
+        return None
+
+
 def reply_subject(headers: bytes) -> str | None:
     """Return the subject that an author named for the outcome, where it is one that is honoured.
 

@@ -15,6 +15,7 @@ from refold.core.envelope import open_envelope
 from refold.core.json_text import Json
 from refold.core.limits import UNBOUNDED
 from refold.core.patch import apply_again
+from refold.core.pointer import parse
 from refold.core.timestamp import TIME_MIN_NANOSECONDS
 
 
@@ -132,6 +133,19 @@ def operations_of(entry: Entry) -> list[Json]:
     if entry.kind is Kind.put:
         return [{"op": "add" if entry.is_creation else "replace", "path": "", "value": fields["put"]}]
     return list(fields["patch"])
+
+
+def touches(operations: list[Json], tokens: tuple[str, ...]) -> bool:
+    """Return whether a patch wrote the value at a path, a value inside it or one around it."""
+    for operation in operations:
+        written = [operation["path"]] if operation["op"] != "test" else []
+        if operation["op"] == "move":
+            written.append(operation["from"])
+        for pointer in written:
+            shared = min(len(parts := parse(pointer)), len(tokens))
+            if parts[:shared] == tokens[:shared]:
+                return True
+    return False
 
 
 def _fields(entry: Entry) -> dict[str, Json]:

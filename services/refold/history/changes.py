@@ -9,14 +9,11 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from refold.core import canonical
-from refold.core.canonical import Json
+from refold.core import json_text
 from refold.core.envelope import open_envelope
+from refold.core.history import Entry, Segment, operations_of, touches
 from refold.core.limits import ANSWER_BYTES_MAX, HISTORY_SCAN_MAX, UNBOUNDED
-from refold.core.outcome import Entry
-from refold.core.page import Run, operations_of
-from refold.core.pointer import parse
-from refold.core.timestamp import format_time
+from refold.core.views import change_view
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +33,7 @@ class Slice(NamedTuple):
     next: int | None
 
 
-async def gather(runs: AsyncIterator[Run], ask: Ask) -> Slice:
+async def gather(runs: AsyncIterator[Segment], ask: Ask) -> Slice:
     """Take changes from runs, in the order asked, until a bound is met."""
     items: list[bytes] = []
     bytes_count = scanned = last = 0
@@ -59,37 +56,12 @@ def change_of(entry: Entry, tokens: tuple[str, ...] | None = None) -> bytes | No
     operations = operations_of(entry)
     if tokens is not None and not touches(operations, tokens):
         return None
-    said = open_envelope(entry.headers, entry.body, UNBOUNDED).fields
-    view: dict[str, Json] = {
-        "version": entry.version,
-        "sequence": entry.sequence,
-        "recorded_at": format_time(entry.recorded_at),
-        "occurred_at": format_time(entry.occurred_at),
-        "patch": operations,
-        "status": entry.status.name,
-    }
-    return canonical.dumps(view | {name: said.get(name) for name in ("actor", "id", "meta", "type")})
+    fields = open_envelope(entry.headers, entry.body, UNBOUNDED).fields
+    view = change_view(entry, operations, fields) | {"status": entry.status.name, "meta": fields.get("meta")}
+    return json_text.dumps(view)
 
 
-def touches(operations: list[Json], tokens: tuple[str, ...]) -> bool:
-    """Tell whether a patch wrote the place, something under it or something over it."""
-    return any(_is_related(parse(pointer), tokens) for pointer in _written(operations))
-
-
-def _written(operations: list[Json]) -> Iterator[str]:
-    for operation in operations:
-        if operation["op"] != "test":
-            yield operation["path"]
-        if operation["op"] == "move":
-            yield operation["from"]
-
-
-def _is_related(written: tuple[str, ...], tokens: tuple[str, ...]) -> bool:
-    shared = min(len(written), len(tokens))
-    return written[:shared] == tokens[:shared]
-
-
-def _wanted(run: Run, ask: Ask) -> Iterator[Entry]:
+def _wanted(run: Segment, ask: Ask) -> Iterator[Entry]:
     entries = reversed(run.entries) if ask.is_descending else iter(run.entries)
     for entry in entries:
         if entry.status.is_effective and _is_behind(entry.version, ask):

@@ -5,8 +5,8 @@ Used by `refold.history.History`; pure.
 
 from __future__ import annotations
 
-from refold.core.canonical import Json, loads
 from refold.core.diff import diff
+from refold.core.json_text import Json, loads
 
 
 def difference(before: bytes | None, after: bytes | None) -> list[Json]:

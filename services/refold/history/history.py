@@ -9,16 +9,16 @@ import asyncio
 from contextlib import aclosing
 from typing import Final
 
-from refold.core import page
-from refold.core.canonical import Json
+from refold.core import history
+from refold.core.envelope import id_of
 from refold.core.errors import VersionUnknown
-from refold.core.outcome import Entry
-from refold.core.page import NEVER, Clock, Point, Snapshot
+from refold.core.fold import NEWEST
+from refold.core.history import NEVER, Clock, Entry, Point, Snapshot
+from refold.core.json_text import Json
 from refold.core.pointer import parse
+from refold.core.views import outcome_view, rejection_view
 from refold.history.changes import Ask, Slice, gather
 from refold.history.difference import difference
-from refold.history.outcomes import outcome_view
-from refold.history.rejections import rejection_view
 from refold.store import reading_stored
 from refold.store.ports import HistoryReader
 
@@ -32,7 +32,7 @@ async def state_at(store: HistoryReader, namespace: str, document: str, point: P
     if segment is None:
         return None
     with reading_stored(namespace, document):
-        return page.state_at(segment, point)
+        return history.state_at(segment, point)
 
 
 class History:
@@ -93,7 +93,7 @@ class History:
         found = await self._store.rejections(
             namespace, document, limit=limit, before_sequence=before_sequence
         )
-        views = [rejection_view(rejection) for rejection in found]
+        views = [rejection_view(it.sequence, it.recorded_at, it.reason, it.detail, it.about) for it in found]
         return views, found[-1].sequence if len(found) == limit else None
 
     async def _view(self, namespace: str, document: str, entry: Entry | None) -> dict[str, Json] | None:
@@ -103,4 +103,5 @@ class History:
         if entry.first_sequence:
             first = await self._store.entry(namespace, document, entry.first_sequence)
         with reading_stored(namespace, document):
-            return outcome_view(namespace, document, entry, first)
+            event_id = id_of(entry.headers, entry.body, NEWEST.limits)
+            return outcome_view(namespace, document, entry, event_id=event_id, first=first)

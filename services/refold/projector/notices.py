@@ -5,17 +5,16 @@ Built at once when an event is folded, sent when it is committed; at most once, 
 
 from __future__ import annotations
 
-from refold.core import canonical
+from refold.core import canonical, views
 from refold.core.canonical import Json
 from refold.core.envelope import reply_subject
 from refold.core.event import Event
 from refold.core.fold import Folded
 from refold.core.limits import NOTICE_BYTES_MAX
-from refold.core.outcome import Entry, First, Status
+from refold.core.outcome import Entry
 from refold.core.page import operations_of
 from refold.core.record import Place
 from refold.core.shard import Step
-from refold.core.timestamp import format_time
 from refold.log import PROGRESS_SUBJECT
 from refold.store import Rejection
 
@@ -33,18 +32,9 @@ def refusal_notice(rejection: Rejection, headers: bytes) -> tuple[str, bytes] | 
     subject = reply_subject(headers)
     if subject is None:
         return None
-    view = {
-        "namespace": "",
-        "document": "",
-        "sequence": rejection.sequence,
-        "status": Status.rejected.name,
-        "version": 0,
-        "recorded_at": format_time(rejection.recorded_at),
-        "created": False,
-        "id": None,
-        "reason": rejection.reason,
-        "detail": rejection.detail,
-    }
+    view = views.unroutable_view(
+        rejection.sequence, rejection.recorded_at, rejection.reason, rejection.detail
+    )
     return subject, canonical.dumps(view)
 
 
@@ -66,60 +56,21 @@ def progress_notice(read_sequence: int) -> tuple[str, bytes]:
 
 def outcome_view(namespace: str, document: str, entry: Entry, folded: Folded) -> dict[str, Json]:
     """Show an outcome as its author gets it."""
-    outcome = folded.outcome
-    view: dict[str, Json] = {
-        "namespace": namespace,
-        "document": document,
-        "sequence": entry.sequence,
-        "status": outcome.status.name,
-        "version": outcome.version,
-        "recorded_at": format_time(entry.recorded_at),
-        "created": outcome.is_creation,
-        "id": folded.event_id,
-    }
-    if outcome.status.is_effective:
-        view["occurred_at"] = format_time(entry.occurred_at)
-    if outcome.reason:
-        view |= {"reason": outcome.reason, "detail": outcome.detail}
-    if outcome.first is not None:
-        view["first"] = _first_view(outcome.first)
-    return view
-
-
-def _first_view(first: First) -> dict[str, Json]:
-    view: dict[str, Json] = {
-        "status": first.status.name,
-        "version": first.version,
-        "sequence": first.sequence,
-        "recorded_at": format_time(first.recorded_at),
-        "created": first.is_creation,
-    }
-    return view | ({"reason": first.reason} if first.reason else {})
+    first = folded.outcome.first
+    return views.outcome_view(namespace, document, entry, event_id=folded.event_id, first=first)
 
 
 def _change_view(where: Place, step: Step) -> dict[str, Json]:
-    recorded_at, folded, entry = step
-    event = folded.event
-    recorded = format_time(recorded_at)
-    is_now = entry.occurred_at == recorded_at
-    return {
-        "namespace": where.namespace,
-        "document": where.document,
-        "version": entry.version,
-        "sequence": entry.sequence,
-        "recorded_at": recorded,
-        "occurred_at": recorded if is_now else format_time(entry.occurred_at),
-        "type": event.type if event is not None else None,
-        "actor": event.actor if event is not None else None,
-        "id": folded.event_id,
-        "patch": _patch_of(event, entry),
-    }
+    event, entry = step.folded.event, step.entry
+    fields = {} if event is None else event.fields
+    named = {"namespace": where.namespace, "document": where.document}
+    return named | views.change_view(entry, _patch_of(event, entry), fields)
 
 
 def _patch_of(event: Event | None, entry: Entry) -> list[Json]:
     """Return the effective patch. One operation's value is still as it was sent; of several, the bytes tell it:
     they have changed each other's values by now, which belong to the document.
     """
-    if event is not None and len(event.operations) == 1:
+    if entry.effect is None and event is not None and len(event.operations) == 1:
         return list(event.value)
     return operations_of(entry)

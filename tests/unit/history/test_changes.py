@@ -9,9 +9,8 @@ import pytest
 
 from refold.core.errors import Refused, VersionUnknown
 from refold.core.fold import EVENT_BYTES_MAX
-from refold.core.page import Clock, Point
+from refold.core.history import Clock, Point, touches
 from refold.history import History, changes
-from refold.history.changes import touches
 from refold.store.memory import MemoryStore, Tables
 from support.scribe import NAMESPACE, Scribe
 

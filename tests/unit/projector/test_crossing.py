@@ -6,17 +6,19 @@ from dataclasses import replace
 
 import pytest
 
+from refold.core import json_text
 from refold.core.errors import FoldUnknown
 from refold.core.fold import RULES
 from refold.core.limits import PARTITIONS
 from refold.core.record import partition_of
 from refold.core.shard import Shard
-from refold.log.memory import MemoryLog
+from refold.log.memory import MemoryLog, MemoryNotices
 from refold.projector.crossing import resume_system
 from refold.projector.verify import Listener, Scope, verify
 from refold.store.memory import MemoryStore, Tables
 from support.fold2 import FOLD_2, MOVE_ON, NUMBER, inc, known_fold_2
 from support.projection import NARROW, ROOMY, append, ports, project, projecting
+from support.services import until
 
 SYSTEM = "_refold"
 
@@ -155,3 +157,19 @@ def test_the_rules_of_the_test_are_not_those_that_are_released() -> None:
     assert FOLD_2.limits != RULES[1].limits
     assert replace(FOLD_2.limits, operations=10_000) == RULES[1].limits
     assert PARTITIONS == 64
+
+
+async def test_a_change_shows_the_effective_patch_of_an_operation_that_json_patch_does_not_have() -> None:
+    log, notices, heard = MemoryLog("log-1"), MemoryNotices(), []
+    await notices.listen("change.n.*", lambda _, body: heard.append(json_text.loads(body)["patch"]))
+    await append(log, "fold", MOVE_ON, namespace=SYSTEM)
+    await append(log, "d", {"put": {"n": 1}})
+    last = await append(log, "d", inc())
+    async with projecting(ports(log, MemoryStore(), notices)) as running:
+        await running.committed(last)
+        await until(lambda: _has(heard, 2))
+    assert heard[1] == [{"op": "replace", "path": "/n", "value": 2}]
+
+
+async def _has(heard: list[object], count: int) -> bool:
+    return len(heard) == count
