@@ -1,4 +1,4 @@
-"""Many events in one request: appended in their order, each with an outcome of its own.
+"""Append many events with one request, in their order; each has its own outcome.
 
 `refold up`, then `python examples/bulk.py [http://127.0.0.1:8080]`
 """

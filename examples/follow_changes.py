@@ -1,4 +1,4 @@
-"""Every change of a document, as it is folded, to whoever listens: plain NATS, contiguous versions.
+"""Follow every change of a document by plain NATS; versions are contiguous.
 
 `refold up`, then `python examples/follow_changes.py [nats://127.0.0.1:4222]`; it makes three changes itself.
 """
@@ -11,7 +11,7 @@ import nats
 
 
 async def main(url: str) -> None:
-    """Listen, publish, and print what comes."""
+    """Subscribe, publish, and print the changes."""
     client = await nats.connect(url)
     changes = await client.subscribe("change.acme.counter")
     for number in range(3):
@@ -28,7 +28,7 @@ async def main(url: str) -> None:
 
 def change_in(body: bytes) -> dict | None:
     """Return the change; None for anything else."""
-    # Whoever publishes an event may name any subject for the broker's acknowledgement, this one too:
+    # The publisher of an event may name any subject for the broker's acknowledgement, also this one:
     # `{"stream": "STATE", "seq": 7}` can come here, or an error without a body.
     try:
         change = json.loads(body)

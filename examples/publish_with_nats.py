@@ -1,4 +1,4 @@
-"""Any NATS client is an author: publish an event, get the outcome of its fold on a subject of one's own.
+"""Publish an event with a NATS client, and receive its outcome on a reply subject.
 
 `refold up`, then `python examples/publish_with_nats.py [nats://127.0.0.1:4222]`
 """

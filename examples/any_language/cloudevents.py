@@ -1,4 +1,4 @@
-"""One change as a CloudEvent 1.0, structured and binary, each to a document of its own, by nats-py.
+"""Publish a CloudEvent 1.0 by nats-py, structured and binary, each to a document of its own.
 
 The event's id is `source|id`; its `time`, left out here, is when it occurred. HTTP has headers of its own for that.
 `refold up`, then `python examples/any_language/cloudevents.py [nats://127.0.0.1:4222]`

@@ -1,4 +1,4 @@
-"""One change by nats-py, in ten lines; its outcome comes to a subject of one's own.
+"""Publish one change by nats-py, and receive its outcome on a reply subject.
 
 `refold up`, then `python examples/any_language/nats_py.py [nats://127.0.0.1:4222]`
 """
@@ -11,7 +11,7 @@ import nats
 
 
 async def main(url: str) -> None:
-    """Publish, and print what the fold made of it: by then it is durable, too."""
+    """Publish, and print the outcome of the fold; the event is durable by then."""
     client = await nats.connect(url)
     inbox = client.new_inbox()
     outcomes = await client.subscribe(inbox)

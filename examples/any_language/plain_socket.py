@@ -1,4 +1,4 @@
-"""One change with no client at all: a socket, and five lines of NATS' own protocol.
+"""Publish one change without a client library: a socket and five lines of the NATS protocol.
 
 `refold up`, then `python examples/any_language/plain_socket.py [nats://127.0.0.1:4222]`
 """
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 
 def main(url: str) -> None:
-    """Publish with a header that names the subject for the outcome, and print what comes there."""
+    """Publish with a header that names the reply subject, and print the outcome."""
     patch = [{"op": "add", "path": "/paid", "value": 17.5}, {"op": "add", "path": "/by", "value": "Zoë"}]
     event = {"patch": patch, "id": "payment-77", "type": "order.paid", "actor": "till-3"}
     body = json.dumps(event, ensure_ascii=False).encode()
