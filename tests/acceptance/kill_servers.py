@@ -29,12 +29,12 @@ from refold.client import Document, Outcome, Refold
 from refold.core.errors import LogUnavailable, ServiceUnavailable, TimedOut
 from refold.core.outcome import Status
 from refold.core.record import SYSTEM_NAMESPACE
-from refold.embedded.system import start_servers
 from refold.log import Appended, Publication
 from refold.store.ports import SnapshotStore
 from refold.telemetry.logging import configure
 from refold.transfer import LinesFile
 from refold.transfer.importer import BATCH_LINES_MAX
+from refold.wiring.servers import start_servers
 from support.fold1 import open_envelope
 from support.services import Site, contents, folded_to, log_of, make_site, store_of, undisturbed
 from support.system import free_port

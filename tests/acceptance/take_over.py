@@ -18,10 +18,10 @@ from tempfile import mkdtemp
 import orjson
 
 from refold.core.limits import SHARD_LEASE_SECONDS
-from refold.embedded.system import start_servers
 from refold.log.jetstream import JetStreamLog
 from refold.store.ports import SnapshotStore
 from refold.telemetry.logging import configure
+from refold.wiring.servers import start_servers
 from support.services import (
     append_all,
     contents,

@@ -17,7 +17,7 @@ import typer
 from bench.plot import check_drawable, draw
 from bench.report import COLUMNS, Report
 from bench.system import Options
-from refold.cli import failure
+from refold.cli.errors import exiting_clearly
 from refold.cli.output import console, json_line, print_table
 from refold.telemetry.logging import configure
 
@@ -277,5 +277,5 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    with failure.exiting_clearly():
+    with exiting_clearly():
         app()

@@ -37,7 +37,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where is appended: as our own user, and as anyone; what runs there is only known of our own."""
+    """Where events are appended, as the service's user and as an author; `pids` are known of an own system."""
 
     url: str
     author_url: str
@@ -46,7 +46,7 @@ class Place:
 
 
 async def run(options: Options, plan: Plan) -> Report:
-    """Append in every way, each in a process of its own, and the ground of it."""
+    """Append in every way, each in a process of its own, and measure the ground."""
     samples = Samples()
     async with _place(options) as place:
         for number in range(1, options.rounds + 1):
@@ -98,7 +98,7 @@ async def _batches(place: Place, plan: Plan, options: Options, samples: Samples,
 
 
 async def _held(place: Place, task: Task, **given: Any) -> Ended:
-    """Run a task and hold what it was told of against the log's end."""
+    """Run a task and compare what was acknowledged with the log's end."""
     log = await open_log(place.url, "refold-bench-end")
     try:
         before = (await log.info()).last_sequence

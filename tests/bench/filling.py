@@ -1,4 +1,4 @@
-"""Puts a workload into a log, by bare batches: how it comes there is not what is measured.
+"""Put a workload into a log by bare batches, where filling is not what is measured.
 
 Used by the measurements that need a log, or a projection of one.
 """
@@ -54,7 +54,7 @@ async def fold_all(system: Whole) -> int:
 
 
 async def until_committed(store: PostgresStore, sequence: int) -> None:
-    """Wait for a commit up to a sequence. Raises `TimedOut` where there is no progress for long."""
+    """Wait for a commit up to a sequence. Raises `TimedOut` if there is no progress."""
     seen, deadline = -1, 0.0
     while True:
         read = min(checkpoint.read_sequence for checkpoint in await store.checkpoints() or [])
@@ -68,7 +68,7 @@ async def until_committed(store: PostgresStore, sequence: int) -> None:
 
 
 async def fill_over_http(url: str, events: Iterator[Event]) -> None:
-    """Append them through a running gateway; all are folded then. Raises `RefoldError` where one is refused."""
+    """Append them through a running gateway and wait until all are folded. Raises `RefoldError` if one is refused."""
     async with Refold(url) as refold:
         for batch in batches(events, BATCH_EVENTS):
             lines = [{"doc": event.document, **orjson.loads(event.body)} for event in batch]

@@ -28,7 +28,7 @@ SHOWN: Final = frozenset(
         "version straight from the store, p99",
     }
 )
-"""Of all that the measurements find, what is compared."""
+"""The figures that are compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ async def run(options: Options, plan: Plan) -> Report:
 
 
 def slopes(figures: Iterable[Figure]) -> list[Figure]:
-    """Return, of every figure taken at two sizes, the second over the first."""
+    """Return the ratio of the last to the first of every figure taken at several sizes."""
     points: dict[tuple[str, str], list[Figure]] = {}
     for figure in figures:
         points.setdefault((figure.name, figure.axis), []).append(figure)

@@ -14,7 +14,7 @@ from refold.bench.workload import COUNTER
 
 
 async def read_each(signals: Signals, *, url: str, paths: Sequence[str], in_flight: int) -> dict[str, Any]:
-    """Read every path once, in order; return what each state and its headers said."""
+    """Read every path once, in order; return facts of each state and its headers."""
     requests = enumerate([get_request(url, path) for path in paths])
     loaded = await keep_in_flight(url, requests, in_flight, kept=len(paths), prepared=signals.until_go)
     answers = [_facts(loaded.responses[number]) for number in range(len(paths))]

@@ -37,7 +37,7 @@ class Plan:
 
 
 async def run(options: Options, plan: Plan) -> Report:
-    """Publish by each door in turn; a running system is asked over HTTP alone."""
+    """Publish over NATS, then over HTTP; a running system only over HTTP."""
     samples = Samples()
     if options.url is not None:
         for number in range(1, options.rounds + 1):

@@ -1,4 +1,4 @@
-"""Everything at once: a publisher, the projector, both servers; what is committed a second, and how far behind.
+"""A publisher, the projector and both servers together: events committed a second, and the lag.
 
 Run by `python -m bench`, and by `bench.growth` at several sizes.
 """
@@ -52,7 +52,7 @@ class Plan:
 
 @dataclass(slots=True, kw_only=True)
 class Course:
-    """What was seen while the publisher ran, a sample each tenth of a second."""
+    """Samples taken while the publisher ran, one each tenth of a second."""
 
     at: list[float] = field(default_factory=list)
     committed: list[int] = field(default_factory=list)
@@ -74,7 +74,7 @@ class Course:
         return sorted(self.behind_seconds[self._first() :])
 
     def keeps_up_with(self, rate: float) -> bool:
-        """Tell whether a rate was published and folded with less than a second of lag."""
+        """Return whether a rate was published and folded with less than a second of lag."""
         return (
             self.published / self.published_seconds >= KEPT_PACE_SHARE * rate
             and self.lags[-1] < LAG_GOAL.value
@@ -172,7 +172,7 @@ async def _publish(
 
 
 async def _until_folded(watch: _Watch, course: Course) -> None:
-    """Wait for the rest, and hold the counts against what was published."""
+    """Wait for the rest and compare the counts with what was published."""
     last = (await watch.log.info()).last_sequence
     await until_committed(watch.store, last)
     if last - course.committed[0] < course.published:
@@ -185,7 +185,7 @@ async def _until_folded(watch: _Watch, course: Course) -> None:
 
 
 async def _find(system: Whole, watch: _Watch, plan: Plan, options: Options) -> float:
-    """Double the rate until it is too much, then halve what is between."""
+    """Double the rate until it is too high, then bisect."""
     low, high, number = 0.0, RATE_MAX, 0
     while high / max(low, LEAST_RATE) > PRECISION:
         trial = (

@@ -42,7 +42,7 @@ class Plan:
 
 
 async def run(options: Options, plan: Plan) -> Report:
-    """Make the documents anew each round, change some of them, start the broker again, go on."""
+    """In each round, make the documents in a new system, change some, restart the broker and continue."""
     refuse_url(options, "it fills a system of its own and starts its broker again")
     samples = Samples()
     for number in range(1, options.rounds + 1):
@@ -94,7 +94,7 @@ async def _note_sizes(system: Whole, samples: Samples) -> None:
 
 
 async def _restart_nats(system: Whole) -> float:
-    """End the broker cleanly; whoever keeps the system starts it again. Return how long that took it."""
+    """End the broker cleanly, so that the supervisor restarts it; return how long its start took."""
     former = system.pid("nats")
     os.kill(former, signal.SIGINT)
     try:
@@ -108,7 +108,7 @@ async def _restart_nats(system: Whole) -> float:
 
 
 async def _began_after(system: Whole, former: int) -> float:
-    """Wait for the broker's next process, and tell when it began."""
+    """Wait for the broker's next process; return when it started."""
     while True:
         await asyncio.sleep(LOOK_SECONDS)
         try:
@@ -120,7 +120,7 @@ async def _began_after(system: Whole, former: int) -> float:
 
 
 async def _go_on(system: Whole, workload: Workload) -> None:
-    """Append more; it must be folded, on top of all that was there."""
+    """Append more events and check that they are folded."""
     before = await fold_all(system)
     appended = await fill(system.nats, workload.events(LATER_EVENTS))
     after = await fold_all(system)

@@ -1,4 +1,4 @@
-"""Processes of their own for what is measured. Used by the measurements; `bench.worker` is what runs in them."""
+"""Run what is measured in processes of its own (`bench.worker`). Used by the measurements."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ERROR_BYTES_MAX: Final = 4_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """What a task returned, the most memory that its process held, and the processor's time since it was let go."""
+    """What a task returned, its peak memory, and its processor time since `go`."""
 
     value: Any
     peak_bytes: int
@@ -42,7 +42,7 @@ class Worker:
 
     @classmethod
     async def start(cls, task: Task, **given: Any) -> Self:
-        """Start it and hand it its arguments; it works once it is let `go`."""
+        """Start it with its arguments; it begins at `go`."""
         name = f"{task.__module__}:{task.__qualname__}"
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -65,7 +65,7 @@ class Worker:
         await self._heard()
 
     def go(self) -> None:
-        """Let it work."""
+        """Begin the task."""
         self._tell(b"go")
 
     def stop(self) -> None:
@@ -83,7 +83,7 @@ class Worker:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """End it, whatever it is doing."""
+        """Kill it if it has not ended."""
         # One that has ended by itself must not be signalled: that would take its exit code from whoever waits for it.
         if not self._has_ended:
             with suppress(ProcessLookupError):

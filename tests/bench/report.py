@@ -1,4 +1,4 @@
-"""What a measurement found: figures with their samples, goals and ground, as table rows and as JSON.
+"""The report of a measurement: figures with samples, goals and ground, as table rows and as JSON.
 
 Made by the measurements, shown by the command and by `bench.plot`.
 """
@@ -16,22 +16,22 @@ COLUMNS: Final = ("figure", "durability", "goal", "min", "median", "max", "unit"
 NO_DISK: Final = "none"
 
 Durability = Literal["fsync", "os", "none"]
-"""How what was measured is kept: `none` where nothing is written at all."""
+"""The durability of what was measured; `none` if nothing is written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """A bound that the median is held to. It is a goal, not a test."""
+    """A bound for the median: a goal, not a test."""
 
     value: float
     is_upper: bool = False
 
     def is_met(self, value: float) -> bool:
-        """Tell whether a value is on the right side."""
+        """Return whether a value meets it."""
         return value <= self.value if self.is_upper else value >= self.value
 
     def __str__(self) -> str:
-        """Say it with its direction."""
+        """Format it with its direction."""
         return f"{'≤' if self.is_upper else '≥'} {number(self.value)}"
 
 
@@ -67,7 +67,7 @@ class Figure:
         return (name, self.durability, goal, *map(number, spread), self.unit)
 
     def plain(self) -> dict[str, Any]:
-        """Return it for machines."""
+        """Return it for programs."""
         goal = self.goal
         told: dict[str, Any] = {
             "name": self.name,
@@ -91,7 +91,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Everything one run of one measurement found, with what it ran on and with."""
+    """All figures of one run of one measurement, its parameters and its machine."""
 
     command: str
     durability: str
@@ -104,7 +104,7 @@ class Report:
         return [figure.row() for figure in self.figures]
 
     def plain(self) -> dict[str, Any]:
-        """Return it for machines."""
+        """Return it for programs."""
         return {
             "command": self.command,
             "durability": self.durability,
@@ -155,7 +155,7 @@ class Samples:
             self.add(f"{name}, {percentile}", value, own, axis=axis, at=at)
 
     def figures(self) -> tuple[Figure, ...]:
-        """Return what was collected: each figure, and behind it the grounds that came after it."""
+        """Return the figures in the order in which they were added."""
         return tuple(
             Figure(
                 name=name,

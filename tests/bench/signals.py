@@ -1,4 +1,4 @@
-"""What a task hears from the process that started it: begin now, end now. Made by `bench.worker`."""
+"""Signals from the process that started a task: begin, end. Made by `bench.worker`."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ class Signals:
     """A task prepares, waits in `until_go`, works, and ends when it is done or when `is_stopped`."""
 
     def __init__(self, say_ready: Callable[[], None]) -> None:
-        """`say_ready` tells the parent that all is prepared."""
+        """`say_ready` is called when the task is prepared."""
         self._say_ready = say_ready
         self._go = asyncio.Event()
         self.stop = asyncio.Event()
         self._begun_cpu = 0.0
 
     async def until_go(self) -> None:
-        """Say that all is prepared, then wait to be let go."""
+        """Report that the task is prepared, then wait for `go`."""
         self._say_ready()
         await self._go.wait()
         self._begun_cpu = time.process_time()
 
     def cpu_seconds(self) -> float:
-        """Tell what processor time has gone since the beginning."""
+        """Return the processor time since `go`."""
         return time.process_time() - self._begun_cpu
 
     @property
     def is_stopped(self) -> bool:
-        """Tell whether the parent wants an end."""
+        """Whether the parent asks the task to end."""
         return self.stop.is_set()
 
     def hear(self, word: str) -> None:
-        """Take the parent's word."""
+        """Handle a line from the parent."""
         (self._go if word == "go" else self.stop).set()

@@ -1,4 +1,4 @@
-"""What is measured: servers alone or the whole system, in a temporary folder that is gone afterwards.
+"""Systems to measure: servers alone or the whole system, in a temporary folder.
 
 Used by the measurements.
 """
@@ -16,19 +16,19 @@ import psutil
 
 from bench.report import Durability
 from refold.core.errors import ChildFailed, Refused
-from refold.embedded.system import Servers, start_servers
 from refold.wiring.log import make_log
+from refold.wiring.servers import Servers, start_servers
 from refold.wiring.settings import Settings, load
 from refold.wiring.system import running_system
 
 PREFIX: Final = "refold-bench-"
 SERVER_MARKS: Final = {"nats": "nats-server", "postgres": "postgres"}
-SERVICE_MODULE: Final = "refold.wiring.attached"
+SERVICE_MODULE: Final = "refold.wiring.service"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What every measurement is told. `say` hears what is going on, for people."""
+    """Options of every measurement; `say` is called with progress for people."""
 
     rounds: int = 3
     durability: Durability = "fsync"
@@ -38,20 +38,20 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bare:
-    """Servers and a log, no service of ours."""
+    """The servers and a log, without services."""
 
     servers: Servers
     folder: Path
 
     @property
     def pids(self) -> list[tuple[str, int]]:
-        """Who works here."""
+        """Names and ids of the processes."""
         return [("nats", self.servers.nats.child.pid), ("postgres", self.servers.postgres.child.pid)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whole:
-    """The system as `refold up` runs it, and how its insides are reached."""
+    """The system as `refold up` runs it, and settings that reach its servers."""
 
     http: str
     nats: str
@@ -60,11 +60,11 @@ class Whole:
 
     @property
     def pids(self) -> list[tuple[str, int]]:
-        """Who works here: of the present processes, since one that dies is started again."""
+        """Names and ids of the present processes; one that dies is started again."""
         return [*_services(), *_servers(self.folder)]
 
     def pid(self, name: str) -> int:
-        """Name one of them."""
+        """Return the id of one of them."""
         return dict(self.pids)[name]
 
 
@@ -83,7 +83,7 @@ async def whole_system(options: Options, **settings: Any) -> AsyncIterator[Whole
     """Start everything."""
     with TemporaryDirectory(prefix=PREFIX) as name:
         # Loaded here alone: tasks know this module too, and each of them would wait for it.
-        from refold.wiring.proof import reach  # noqa: PLC0415
+        from refold.wiring.servers import reach  # noqa: PLC0415
 
         folder = Path(name)
         given = load(
@@ -99,7 +99,7 @@ async def whole_system(options: Options, **settings: Any) -> AsyncIterator[Whole
 
 
 def refuse_url(options: Options, why: str) -> None:
-    """Refuse a running system where the measurement must have one of its own."""
+    """Refuse a running system if the measurement needs one of its own."""
     if options.url is not None:
         raise Refused("bad_usage", f"takes no address: {why}", field="--url")
 
@@ -118,7 +118,7 @@ def _services() -> list[tuple[str, int]]:
 
 
 def _servers(folder: Path) -> list[tuple[str, int]]:
-    """Find those that work within a folder: other systems' may run beside them."""
+    """Find the servers that run in a folder; other systems may run beside them."""
     found = []
     for child in psutil.Process().children():
         program = Path((_words(child) or [""])[0]).name

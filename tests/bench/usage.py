@@ -1,4 +1,4 @@
-"""What a process has used: memory at most, processor time. Used by the measurements and their tasks."""
+"""Peak memory and processor time of a process. Used by the measurements and their tasks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import psutil
 
 
 def peak_bytes(pid: int | str) -> int:
-    """Tell the most memory that a process has ever held; 0 where the system does not tell."""
+    """Return a process's peak memory; 0 if the system does not report it."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
@@ -19,7 +19,7 @@ def peak_bytes(pid: int | str) -> int:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Tell the processor time of a process and all it has started, also of those that have ended."""
+    """Return the processor time of a process and of all that it has started."""
     try:
         process = psutil.Process(pid)
         return sum(_own_seconds(each) for each in [process, *process.children(recursive=True)])
@@ -28,14 +28,14 @@ def cpu_seconds(pid: int) -> float:
 
 
 class ProcessorClock:
-    """What each of some processes has used since it was made."""
+    """Processor time of some processes since this was made."""
 
     def __init__(self, pids: Iterable[tuple[str, int]]) -> None:
         """Begin now."""
         self._begun = [(name, pid, cpu_seconds(pid)) for name, pid in pids]
 
     def seconds(self) -> dict[str, float]:
-        """Tell it by name."""
+        """Return the seconds by name."""
         return {name: max(0.0, cpu_seconds(pid) - begun) for name, pid, begun in self._begun}
 
 

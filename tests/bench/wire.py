@@ -1,4 +1,4 @@
-"""The broker's wire without a client library: the least that publishing and hearing can cost. Used by the measurements.
+"""The NATS protocol without a client library: the least that publishing can cost. Used by the measurements.
 
 Fills logs, publishes at a pace, and is the ground that our own appender and any client stand on.
 """
@@ -31,7 +31,7 @@ class Parcel(NamedTuple):
 
 
 class Wire(asyncio.Protocol):
-    """One bare connection. Whatever is not a message or a ping is an error or nothing."""
+    """One bare connection that handles messages, pings and errors."""
 
     def __init__(self, handle: Handler) -> None:
         """Use `connect`."""
@@ -57,7 +57,7 @@ class Wire(asyncio.Protocol):
         return wire
 
     async def greet(self, user: str | None, password: str | None) -> None:
-        """Say who we are, and wait until the broker takes it."""
+        """Send CONNECT and wait until the broker accepts it."""
         options: dict[str, object] = {
             "verbose": False,
             "pedantic": False,
@@ -70,7 +70,7 @@ class Wire(asyncio.Protocol):
         await self._connected
 
     def subscribe(self, subject: str) -> None:
-        """Have the handler called with what comes on a subject."""
+        """Subscribe the handler to a subject."""
         self.write(b"SUB %b 1\r\n" % subject.encode())
 
     def write(self, frames: bytes) -> None:
@@ -139,7 +139,7 @@ class BatchPublisher:
 
     @classmethod
     async def connect(cls, url: str, token: str) -> Self:
-        """Connect; `token` tells this publisher's batches from all others'."""
+        """Connect; `token` distinguishes this publisher's batches from others."""
         publisher = cls(f"{inbox_of(url)}.{token}")
         await publisher.open(url)
         return publisher
@@ -195,7 +195,7 @@ class BatchPublisher:
 
 
 def frame(event: Event, *, reply: str = "", lines: bytes = b"") -> bytes:
-    """Write one event as the broker wants it; `lines` are headers, each ending in CRLF."""
+    """Return the frame of one event; `lines` are headers, each ending in CRLF."""
     subject, answer, size = f"state.{NAMESPACE}.{event.document}", reply, len(event.body)
     if not lines:
         return b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), answer.encode(), size, event.body)

@@ -23,7 +23,7 @@ LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 
 
 async def main() -> None:
-    """Be the task."""
+    """Run the task."""
     stdin = asyncio.StreamReader(limit=LINE_BYTES_MAX)
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin.buffer)

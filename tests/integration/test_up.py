@@ -1,16 +1,20 @@
 """`refold up` as a user has it: a process with children that starts, heals, drains and says what is wrong."""
 
 import asyncio
+import json
 import signal
 import socket
 import stat
 from contextlib import suppress
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
 
 from refold.client import Refold
 from refold.core.errors import RefoldError
+from refold.wiring.endpoints import read_endpoints, running_settings
+from support.system import free_port
 from support.up import Up, run_refold, until
 
 
@@ -41,8 +45,11 @@ def test_it_says_a_line_a_part_and_then_ready_with_the_addresses(up):
         "log",
         "projector",
         "gateway",
+        "commands",
         "ready",
     ]
+    assert f"--data {up.data}" in lines[-2]
+    assert f"REFOLD_DATA={up.data}" in lines[-2]
     endpoints = up.endpoints()
     assert endpoints["http"] in lines[-1]
     assert endpoints["nats"] in lines[-1]
@@ -89,7 +96,7 @@ def test_a_second_one_in_the_same_folder_is_refused_by_name(up):
     assert str(up.process.pid) in found.stderr
 
 
-@pytest.mark.parametrize("flag", ["--http", "--nats-port"])
+@pytest.mark.parametrize("flag", ["--http", "--nats-port", "--postgres-port"])
 def test_a_taken_port_is_a_clear_error(tmp_path, flag):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -119,8 +126,26 @@ async def test_stopped_it_leaves_nothing_running_and_started_again_it_has_everyt
     children = again.children()
     again.kill()
     until(lambda: not any(child.is_running() for child in children))
+    assert (up.data / "endpoints.json").exists()
+    assert read_endpoints(up.data) == {}, "the endpoints of a killed run are stale"
     after_kill = Up.start(up.data)
     assert after_kill.stop() == 0
+
+
+def test_commands_find_it_with_its_settings_and_sighup_ends_it_and_its_endpoints_file(tmp_path):
+    port = free_port()
+    running = Up.start(tmp_path / "data", "--durability", "os", "--postgres-port", str(port))
+    assert urlsplit(running.endpoints()["postgres"]).port == port
+    assert read_endpoints(running.data) == running.endpoints()
+    found = run_refold("config", "--running", "--data", str(running.data), "--json")
+    assert json.loads(found.stdout) == running_settings(running.data)
+    found = run_refold("psql", "--", "-Atc", "SELECT 40 + 2", REFOLD_DATA=str(running.data))
+    assert (found.returncode, found.stdout) == (0, "42\n"), found.stderr
+    shown = {row["setting"]: row["value"] for row in running_settings(running.data)}
+    assert (shown["postgres_port"], shown["durability"]) == (str(port), "os")
+    assert running.stop(signal.SIGHUP) == 0
+    assert not (running.data / "endpoints.json").exists()
+    assert not (running.data / "settings.json").exists()
 
 
 def test_a_part_that_keeps_dying_ends_it_by_name(tmp_path):

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 import psutil
 
 from refold.core.record import Record
-from refold.embedded.child import wait_ready
 from refold.embedded.folder import DataFolder, open_folder
 from refold.embedded.nats import Durability, NatsServer, NatsUser, inbox_prefix, start_nats
+from refold.embedded.process import wait_ready
 from refold.log import EventLog
 from refold.log.jetstream import Client, JetStreamLog, connect, create_log
 

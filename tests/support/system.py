@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-import os
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +24,7 @@ import pytest
 from refold.embedded.folder import open_folder
 from refold.embedded.nats import NatsServer, start_nats
 from refold.embedded.postgres import DATABASE, PostgresServer
+from refold.embedded.process import Command, tied
 from refold.wiring.log import make_log
 from refold.wiring.settings import environment_without, handed_on, load
 from support.servers import complete
@@ -102,7 +103,8 @@ def running_system(postgres_server: PostgresServer, path: Path, **settings: obje
 
 def start_service(name: str, given: Mapping[str, str], log: Path) -> Service:
     """Start a service as a process of its own, which ends when this one does."""
-    command = [sys.executable, "-m", "refold.wiring.attached", name, str(os.getpid())]
+    arguments = (sys.executable, "-m", "refold.wiring.service", name)
+    command = tied(Command(name=name, arguments=arguments, stop_signal=signal.SIGTERM))
     with log.open("ab") as file:
         process = subprocess.Popen(command, env=dict(given), stderr=file, stdin=subprocess.DEVNULL)
     return Service(process=process, log=log)

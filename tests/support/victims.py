@@ -8,7 +8,7 @@ from typing import Any
 
 from refold.embedded.nats import start_nats
 from refold.embedded.postgres import start_postgres
-from refold.embedded.system import Servers
+from refold.wiring.servers import Servers
 
 
 class Victims:

@@ -43,6 +43,9 @@ COMMANDS: Final = {
     "export": Entry("transfer", "Read", "Export a namespace as JSON lines, all as of one moment."),
     "status": Entry("operate", "Operate", "Print the system's state, addresses and lag."),
     "config": Entry("operate", "Operate", "Print the settings that a service started here would use."),
+    "psql": Entry(
+        "operate", "Operate", "Run psql on the database of the system that runs on the data folder."
+    ),
     "verify": Entry("audit", "Operate", "Replay the log and compare the whole projection with it."),
     "rebuild": Entry(
         "audit", "Operate", "Rebuild the projection from the log beside the live one, and swap both."

@@ -60,8 +60,8 @@ def verify(
     """
     from refold.cli.errors import REFUSED
     from refold.projector.verify import Listener, Scope
-    from refold.wiring.folding import run_folding
     from refold.wiring.proof import run_verify
+    from refold.wiring.service import run_folding
 
     settings = _reach(data)
     namespace, _, document = (target or "").partition("/")
@@ -117,8 +117,8 @@ def rebuild(
     """
     from refold.cli.errors import REFUSED
     from refold.projector.rebuild import Listener
-    from refold.wiring.folding import run_folding
     from refold.wiring.proof import run_rebuild
+    from refold.wiring.service import run_folding
 
     if is_from_nothing:
         _rebuild_from_nothing(data, into, processes, is_json=output.is_json)
@@ -156,8 +156,8 @@ def _rebuild_from_nothing(
 ) -> None:
     from refold.projector.rebuild import Listener
     from refold.telemetry.logging import configure
-    from refold.wiring.folding import run_folding
     from refold.wiring.proof import run_from_nothing
+    from refold.wiring.service import run_folding
 
     configure("error", service="refold")
     begun = time.monotonic()
@@ -179,7 +179,7 @@ def _rebuild_from_nothing(
 
 def _reach(data: Path | None) -> Settings:
     """Find the running system. Raises `ServiceUnavailable` at once where its servers do not listen."""
-    from refold.wiring.proof import reach
+    from refold.wiring.servers import reach
 
     settings = reach(data)
     silent = [url for url in map(settings.required, ("nats_url", "postgres_url")) if not _listens(url)]

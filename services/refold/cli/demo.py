@@ -23,7 +23,7 @@ def demo(
     """Record this machine's vital signs and look back at them."""
     import asyncio
 
-    from refold.wiring.up import until_signal
+    from refold.wiring.system import until_signal
 
     asyncio.run(until_signal(_demonstrate(seconds, is_once=is_once), _print_dim))
 
@@ -33,10 +33,10 @@ async def _demonstrate(seconds: float, *, is_once: bool) -> None:
 
     from refold.cli.output import console
     from refold.client import Refold
-    from refold.wiring.demo import passing_system, record
+    from refold.wiring.demo import record, temporary_system
 
     _title("Starting NATS, PostgreSQL, a projector and a gateway in a temporary folder")
-    async with passing_system(_print_dim) as system, Refold(system.http) as refold:
+    async with temporary_system(_print_dim) as system, Refold(system.http) as refold:
         _title(f"Recording this machine's vital signs for {seconds:g} seconds, ten times a second")
         with console().status("  starting") as status:
             recording = await record(refold, seconds, lambda so_far: status.update(_counts(so_far)))

@@ -73,7 +73,7 @@ def _hint(error: RefoldError) -> str:
     if isinstance(error, ServiceUnavailable) and "missing" not in error.facts:
         return "; is it running (`refold up`), is --url right?"
     if isinstance(error, EmbeddedError) and error.code == "port_taken":
-        return "; choose another (--http HOST:PORT, --nats-port N; 0 = any free one)"
+        return "; choose another (--http HOST:PORT, --nats-port N, --postgres-port N; 0 = any free one)"
     return ""
 
 

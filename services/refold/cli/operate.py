@@ -42,21 +42,57 @@ def status(
 
 
 @expanded
-def config(output: Output) -> None:
+def config(
+    output: Output,
+    is_running: Annotated[
+        bool, typer.Option("--running", help="Print the settings of the system that runs on the data folder.")
+    ] = False,
+    data: DataOption = None,
+) -> None:
     """Print the settings that a service started here would use.
 
-    A running system has the settings that it was started with.
+    A running system has the settings that it was started with: --running prints them.
     """
+    from refold.cli.options import DEFAULT_DATA
     from refold.cli.output import json_array, print_table, say
-    from refold.wiring.settings import described, load, unknown_variables
 
-    rows = described(load())
+    if is_running:
+        from refold.wiring.endpoints import running_settings
+
+        rows, whose = (
+            running_settings(data or DEFAULT_DATA),
+            f"the system that runs on {data or DEFAULT_DATA}",
+        )
+    else:
+        from refold.wiring.settings import described, load, unknown_variables
+
+        rows, whose = described(load(data=data)), "a service started here; --running: of the running system"
+        for name in unknown_variables():
+            say(f"{name} is not a setting: misspelt?", "yellow", is_error=True)
     if output.is_json:
-        json_array([dict(zip(("setting", "value", "from", "description"), row, strict=True)) for row in rows])
+        json_array(list(rows))
         return
-    print_table(("setting", "value", "from", "what it is"), rows)
-    for name in unknown_variables():
-        say(f"{name} is not a setting: misspelt?", "yellow", is_error=True)
+    say(f"Settings of {whose}.", is_error=True)
+    print_table(("setting", "value", "from", "what it is"), [tuple(row.values()) for row in rows])
+
+
+def psql(
+    arguments: Annotated[list[str] | None, typer.Argument(help="Arguments of psql, after --.")] = None,
+    data: DataOption = None,
+) -> None:
+    """Run psql on the database of the system that runs on the data folder."""
+    import os
+    from urllib.parse import urlsplit
+
+    from refold.embedded.postgres import postgres_program
+    from refold.wiring.settings import environment_without
+
+    url = urlsplit(_postgres_url(System(data=data)))
+    address = url._replace(netloc=f"{url.username}@{url.hostname}:{url.port}").geturl()
+    program = str(postgres_program("psql"))
+    # In the environment, because everyone can read a process's arguments.
+    environment = environment_without() | {"PGPASSWORD": url.password or ""}
+    os.execve(program, [program, address, *(arguments or [])], environment)  # noqa: S606 - psql takes over.
 
 
 log = typer.Typer(name="log", no_args_is_help=True, help="Create the log.")
@@ -88,7 +124,7 @@ def create(
     import asyncio
 
     from refold.cli.output import json_line, say
-    from refold.wiring.lost_log import create_log
+    from refold.wiring.log import create_log
 
     created = asyncio.run(create_log(data, has_lost_the_log=has_lost_the_log))
     if output.is_json:
@@ -119,7 +155,7 @@ def _print_status(system: System, facts: dict[str, Any], namespaces: tuple[Names
     say(f"url     {full_url(system.gateway_url())}")
     if not system.url and "postgres" in system.endpoints():
         option = f" --data {system.data}" if system.data else ""
-        say(f'sql     psql "$(refold status{option} --sql)"')
+        say(f"sql     refold psql{option}")
     say(f"log     {facts['log_id']}, fold {facts['fold']}, {facts['last_sequence']:,} events")
     lag = f"behind by {facts['lag_events']:,} events ({facts['lag_seconds']:.3f} s)"
     say(f"folded  {facts['folded_sequence']:,}, {lag}", "yellow" if facts["lag_events"] else "")
@@ -128,4 +164,4 @@ def _print_status(system: System, facts: dict[str, Any], namespaces: tuple[Names
     print_table(("namespace", "documents", "events"), rows)
 
 
-COMMANDS = {"status": status, "config": config, "log": log}
+COMMANDS = {"status": status, "config": config, "psql": psql, "log": log}

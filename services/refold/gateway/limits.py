@@ -1,4 +1,4 @@
-"""Bounds of HTTP requests, with their units. Those of connections are in `refold.wiring.serving`."""
+"""Bounds of HTTP requests, with their units. Those of connections are in `refold.wiring.service`."""
 
 from __future__ import annotations
 

@@ -1,19 +1,20 @@
-"""What `refold demo` does before it tells of it: a system in a temporary folder, and a recording of vital signs.
-
-Used by the command alone.
-"""
+"""Record this machine's vital signs in a system in a temporary folder. Used by `refold demo`."""
 
 from __future__ import annotations
 
 import asyncio
+import platform
+import re
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Final
+
+import psutil
 
 from refold.client import Outcome, Refold
 from refold.core.canonical import Json
@@ -21,11 +22,17 @@ from refold.core.diff import diff
 from refold.telemetry.logging import configure
 from refold.wiring.settings import load
 from refold.wiring.system import Say, System, running_system
-from refold.wiring.vitals import Vitals
 
 NAMESPACE: Final = "machine"
 ACTOR: Final = "refold-demo"
 TICK_SECONDS: Final = 0.1
+BUSIEST_MAX: Final = 5
+DISKS_MAX: Final = 5
+PROCESSES_EVERY: Final = 5
+"""Listing all processes takes a while: it is done at every fifth look."""
+
+_MEBIBYTE: Final = 1024 * 1024
+_NOT_NAME: Final = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,13 +46,13 @@ class Recording:
 
     @property
     def wait_seconds(self) -> float:
-        """The middle one of the waits."""
+        """The median of the waits."""
         return median(self.waits) if self.waits else 0.0
 
 
 @asynccontextmanager
-async def passing_system(say: Say) -> AsyncIterator[System]:
-    """A whole system in a folder that is removed afterwards, on ports that are free."""
+async def temporary_system(say: Say) -> AsyncIterator[System]:
+    """Run a whole system in a temporary folder, on free ports."""
     configure("error", service="demo")
     with TemporaryDirectory(prefix="refold-demo-") as folder:
         settings = load(data=Path(folder), http="127.0.0.1:0", nats_port=0)
@@ -54,7 +61,7 @@ async def passing_system(say: Say) -> AsyncIterator[System]:
 
 
 async def record(refold: Refold, seconds: float, listen: Callable[[Recording], None]) -> Recording:
-    """Publish what changes of the vital signs, ten times a second, each change as a small patch."""
+    """Publish the changes of the vital signs ten times a second, each as a small patch."""
     recording = Recording()
     vitals = Vitals()
     states: dict[str, Json] = {}
@@ -82,7 +89,7 @@ async def _publish(
     outcomes = await refold.append(NAMESPACE, events)
     recording.waits.append(time.monotonic() - sent)
     for event, outcome in zip(events, outcomes, strict=True):
-        _take(recording, event["doc"], outcome)
+        _count(recording, event["doc"], outcome)
     states.update(signs)
 
 
@@ -94,7 +101,85 @@ def _event(document: str, before: Json, after: Json) -> dict[str, Json] | None:
     return {**about, "type": f"{document}.changed", "patch": patch} if patch else None
 
 
-def _take(recording: Recording, document: str, outcome: Outcome) -> None:
+def _count(recording: Recording, document: str, outcome: Outcome) -> None:
     recording.events += 1
     if outcome.is_effective and outcome.version is not None:
         recording.versions[document] = outcome.version
+
+
+class Vitals:
+    """Reads the vital signs; rates are measured since the previous look."""
+
+    def __init__(self) -> None:
+        """Start the rates."""
+        self._looks = 0
+        self._disks = _disks()
+        self._processes: Json = {}
+        psutil.cpu_percent(percpu=True)
+
+    def look(self) -> dict[str, Json]:
+        """Return the state of each document, by its id."""
+        if self._looks % PROCESSES_EVERY == 0:
+            self._processes = _processes()
+        self._looks += 1
+        signs = {"cpu": _cpu(), "memory": _memory(), "network": _network(), "processes": self._processes}
+        for name, mount in self._disks.items():
+            signs[name] = _disk(mount)
+        return signs
+
+
+def _cpu() -> Json:
+    cores = psutil.cpu_percent(percpu=True)
+    load = (round(average, 2) for average in psutil.getloadavg())
+    return {
+        "machine": platform.platform(),
+        "percent": round(sum(cores) / max(1, len(cores)), 1),
+        "cores": {f"core-{number}": percent for number, percent in enumerate(cores)},
+        "load": dict(zip(("1m", "5m", "15m"), load, strict=True)),
+    }
+
+
+def _memory() -> Json:
+    memory = psutil.virtual_memory()
+    return {
+        "total_mib": memory.total // _MEBIBYTE,
+        "used_mib": memory.used // _MEBIBYTE,
+        "available_mib": memory.available // _MEBIBYTE,
+        "percent": memory.percent,
+        "swap_mib": psutil.swap_memory().used // _MEBIBYTE,
+    }
+
+
+def _network() -> Json:
+    counters = psutil.net_io_counters(pernic=True)
+    return {
+        name: {"received_bytes": it.bytes_recv, "sent_bytes": it.bytes_sent}
+        for name, it in counters.items()
+        if it.bytes_recv or it.bytes_sent
+    }
+
+
+def _disks() -> dict[str, str]:
+    mounts = {"/", *(partition.mountpoint for partition in psutil.disk_partitions())}
+    named = {f"disk-{_NOT_NAME.sub('-', mount).strip('-') or 'root'}"[:128]: mount for mount in mounts}
+    return dict(sorted(named.items())[:DISKS_MAX])
+
+
+def _disk(mount: str) -> Json:
+    with suppress(OSError):
+        usage = psutil.disk_usage(mount)
+        return {"mount": mount, "percent": usage.percent, "used_mib": usage.used // _MEBIBYTE}
+    return {"mount": mount}
+
+
+def _processes() -> Json:
+    found = []
+    for process in psutil.process_iter():
+        # It may have ended since the list was made.
+        with suppress(psutil.Error), process.oneshot():
+            found.append((process.cpu_percent(), process.memory_info().rss, process.pid, process.name()))
+    busiest = [
+        {"name": name, "pid": pid, "percent": percent, "memory_mib": rss // _MEBIBYTE}
+        for percent, rss, pid, name in sorted(found, reverse=True)[:BUSIEST_MAX]
+    ]
+    return {"count": len(found), "busiest": busiest}

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from refold import __version__
 from refold.core import canonical
 from refold.core.errors import LogHole, ServiceUnavailable
+from refold.embedded.process import choose_port
 from refold.gateway.access import Access
 from refold.gateway.app import Gateway
 from refold.gateway.consistency import Consistency
@@ -33,7 +34,7 @@ from refold.store.postgres import PostgresStore
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import GatewayMetrics
 from refold.wiring.log import open_log
-from refold.wiring.serving import chosen_port, serve, stop_on_signals
+from refold.wiring.service import serve, stop_on_signals
 from refold.wiring.settings import Settings
 
 REPLY_SUBJECT: Final = "refold.reply.gateway"
@@ -46,7 +47,7 @@ async def run(settings: Settings) -> None:
     """Run until SIGINT or SIGTERM."""
     stop = stop_on_signals()
     async with _context(settings) as context:
-        port = chosen_port(settings.http_host, settings.http_port)
+        port = choose_port(settings.http_host, settings.http_port)
         async with asyncio.TaskGroup() as tasks:
             catching_up = tasks.create_task(context.readiness.catch_up(), name="catch-up")
             background = [

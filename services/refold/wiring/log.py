@@ -1,4 +1,9 @@
-"""Opens the log, and tells the broker's time. Used by every composition that needs the log."""
+"""Open, create and check the log, and read the broker's clock. Used by every composition that needs the log.
+
+`create_log` is `refold log create`: a new log where there has been none, or where the operator says that the old one is
+lost. Nothing of the lost log is deleted: its projection stays as a schema of another name, and the files that are left
+of it stay beside the broker's.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +11,14 @@ import asyncio
 import time
 import uuid
 from contextlib import suppress
-from typing import Final
+from pathlib import Path
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from refold.core.errors import LogDiffers, LogError, LogHole, LogMissing, StoreDamaged, StoreError
 from refold.embedded.folder import FolderMarker
 from refold.embedded.log_files import kept_folders
 from refold.embedded.nats import NATS_USERS, NatsServer, inbox_prefix
-from refold.embedded.system import Servers
 from refold.log.jetstream import (
     DEFAULT_INBOX_PREFIX,
     Client,
@@ -24,18 +29,22 @@ from refold.log.jetstream import (
     LogMarker,
     Traces,
     connect,
-    create_log,
+    delete_empty_stream,
     no_traces,
 )
+from refold.log.jetstream import create_log as create_stream
 from refold.projector.witness import hold_documents_against, hold_log_against
 from refold.store.postgres import PostgresStore
-from refold.store.postgres.schema import bound_log
+from refold.store.postgres.schema import bound_log, put_aside
+from refold.telemetry.logging import configure
+from refold.wiring.servers import Servers, servers_of
+from refold.wiring.settings import Settings, load
 
 _PROVOKE_SECONDS: Final = 2.0
 
 
 def inbox_of(url: str) -> str:
-    """Return the inbox prefix of the URL's user: each of ours has its own, anyone else the usual one."""
+    """Return the inbox prefix of the URL's user: that of `NATS_USERS`, else the client's default."""
     prefixes: dict[str, str] = {user: inbox_prefix(user) for user in NATS_USERS}
     return prefixes.get(urlsplit(url).username or "", DEFAULT_INBOX_PREFIX)
 
@@ -48,13 +57,13 @@ async def connect_to(url: str, name: str) -> Client:
 async def make_log(
     admin_url: str, *, replicas: int = 1, marker: LogMarker | None = None, traces: Traces = no_traces
 ) -> str:
-    """Create the log where there has been none, or complete or check the one that is there; return its id.
+    """Create the log if there has been none, else complete or check the one that is there; return its id.
 
-    Without a marker of the caller's, it is in the broker's key-value store. Raises `LogMissing`.
+    The default marker is in the broker's key-value store. Raises `LogMissing`.
     """
     client = await connect_to(admin_url, "refold-administrator")
     try:
-        return await create_log(
+        return await create_stream(
             client,
             log_id=uuid.uuid4().hex,
             replicas=replicas,
@@ -66,10 +75,10 @@ async def make_log(
 
 
 async def make_embedded_log(servers: Servers, schema: str) -> str:
-    """Create or check the log of a data folder, hold it against the projection, and return its id.
+    """Create or check the log of a data folder, compare it with the projection, and return its id.
 
     Nothing may write before this has returned. Raises `LogMissing`, `LogHole`, `LogDiffers`, with what the folder holds
-    and what nats-server says of it as facts.
+    and what nats-server logged about it.
     """
     nats, dsn = servers.nats, servers.postgres.dsn
 
@@ -88,7 +97,7 @@ async def make_embedded_log(servers: Servers, schema: str) -> str:
 
 
 def _with_findings(error: LogError, nats: NatsServer) -> LogError:
-    """Add what is on disk, what nats-server says of it, and what was kept."""
+    """Add what is on disk, what nats-server logged about it, and what was kept."""
     message, losses = str(error), "\n".join(nats.losses)
     earlier = [kept for kept in kept_folders(nats.child.command.folder) if str(kept) not in losses]
     found = [
@@ -101,7 +110,7 @@ def _with_findings(error: LogError, nats: NatsServer) -> LogError:
 
 
 async def _check_projected(url: str, dsn: str, schema: str) -> None:
-    """Hold the log against the checkpoints; a projection that cannot be read is reported by the projector."""
+    """Compare the log with the checkpoints; a projection that cannot be read is reported by the projector."""
     log = await open_log(url, "refold-start")
     try:
         try:
@@ -121,7 +130,7 @@ async def _check_projected(url: str, dsn: str, schema: str) -> None:
 
 
 async def refuse_damaged(servers: Servers, schema: str, log_id: str) -> None:
-    """Raise `StoreDamaged` where tables or rows of the projection are missing; services report what else is wrong."""
+    """Raise `StoreDamaged` if tables or rows of the projection are missing; services report other errors."""
     try:
         store = await PostgresStore.open(servers.postgres.dsn, schema=schema, readers_max=2)
         try:
@@ -140,7 +149,7 @@ async def refuse_damaged(servers: Servers, schema: str, log_id: str) -> None:
 
 
 async def _provoke(url: str, sequence: int) -> None:
-    """Read at a sequence that cannot be read, so that nats-server logs why: a single request it refuses in silence."""
+    """Read from a sequence that cannot be read, so that nats-server logs why: for a single request it logs nothing."""
     client = await connect_to(url, "refold-start")
     try:
         consumer = await Consumer.create(client, sequence)
@@ -153,16 +162,16 @@ async def _provoke(url: str, sequence: int) -> None:
 
 
 async def projection_traces(dsn: str, schema: str) -> list[str]:
-    """Say which log a projection is bound to; nothing where it is bound to none. Raises `StoreUnavailable`."""
+    """Describe which log a projection is bound to; empty if none. Raises `StoreUnavailable`."""
     log_id = await bound_log(dsn, schema)
     return [] if log_id is None else [f"the projection (schema {schema}) is bound to log {log_id}"]
 
 
 class BrokerClock:
-    """The broker's clock, carried on by our own monotonic one."""
+    """The broker's clock, continued by this process's monotonic one."""
 
     def __init__(self, broker_nanoseconds: int) -> None:
-        """Set it to what the broker just said."""
+        """Set it to the time that the broker has just returned."""
         self._offset = broker_nanoseconds - time.monotonic_ns()
 
     def __call__(self) -> int:
@@ -171,5 +180,65 @@ class BrokerClock:
 
 
 async def open_log(url: str, name: str) -> JetStreamLog:
-    """Open the log that is there. Raises `LogUnavailable`, `LogMissing`, `LogDiffers`, `LogHole`."""
+    """Open an existing log. Raises `LogUnavailable`, `LogMissing`, `LogDiffers`, `LogHole`."""
     return await JetStreamLog.open(url, inbox_prefix=inbox_of(url), name=name)
+
+
+class Created(NamedTuple):
+    """The log's id, and where the projection and the files of a lost one are kept."""
+
+    log_id: str
+    kept: tuple[str, ...]
+
+
+async def create_log(data: Path | None, *, has_lost_the_log: bool) -> Created:
+    """Create the log, or check the existing one; a lost one is replaced only if the operator says so.
+
+    Works on a data folder on which no system runs, else with the administrator's NATS address. Raises `LogMissing`.
+    """
+    configure("error", service="refold")
+    settings = load(data=data)
+    if "data" not in settings.model_fields_set and settings.nats_admin_url and settings.postgres_url:
+        return await _create_at_broker(settings, has_lost_the_log=has_lost_the_log)
+    async with servers_of(settings) as servers:
+        return await _create_in_folder(servers, settings.postgres_schema, has_lost_the_log=has_lost_the_log)
+
+
+async def _create_in_folder(servers: Servers, schema: str, *, has_lost_the_log: bool) -> Created:
+    try:
+        return Created(await make_embedded_log(servers, schema), ())
+    except LogMissing:
+        if not has_lost_the_log:
+            raise
+    marker = FolderMarker(servers.folder.path)
+    kept = await _forget(servers.nats.url("administrator"), servers.postgres.dsn, schema, marker)
+    files = [str(folder) for folder in servers.nats.put_streams_aside()]
+    return Created(await make_embedded_log(servers, schema), (*kept, *files))
+
+
+async def _create_at_broker(settings: Settings, *, has_lost_the_log: bool) -> Created:
+    url, replicas = settings.required("nats_admin_url"), settings.nats_replicas
+    dsn, schema = settings.required("postgres_url"), settings.postgres_schema
+
+    async def traces() -> list[str]:
+        return await projection_traces(dsn, schema)
+
+    try:
+        return Created(await make_log(url, replicas=replicas, traces=traces), ())
+    except LogMissing:
+        if not has_lost_the_log:
+            raise
+    kept = await _forget(url, dsn, schema, None)
+    return Created(await make_log(url, replicas=replicas, traces=traces), tuple(kept))
+
+
+async def _forget(url: str, dsn: str, schema: str, marker: LogMarker | None) -> list[str]:
+    """Rename the projection, then remove the marker and a stream without events; return what is kept."""
+    client = await connect_to(url, "refold-administrator")
+    try:
+        kept = await put_aside(dsn, schema)
+        await delete_empty_stream(client)
+        await (marker or KeyValueMarker(client)).forget()
+    finally:
+        await client.close()
+    return [] if kept is None else [f"schema {kept}"]

@@ -18,6 +18,7 @@ from faststream.nats.security import NatsUserPassword
 from prometheus_client import CollectorRegistry
 
 from refold.core.limits import PENDING_BYTES_MAX
+from refold.embedded.process import choose_port
 from refold.log.jetstream import JetStreamNotices, credentials_of
 from refold.projector.partition import Bounds, Ports
 from refold.projector.runner import Runner
@@ -26,9 +27,8 @@ from refold.store.postgres import PostgresStore
 from refold.store.postgres.flush import StateLag
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import ProjectorMetrics
-from refold.wiring.folding import collect_seldom
 from refold.wiring.log import BrokerClock, connect_to, inbox_of, make_log, open_log, projection_traces
-from refold.wiring.serving import chosen_port, serve, stop_on_signals
+from refold.wiring.service import collect_seldom, serve, stop_on_signals
 from refold.wiring.settings import Settings, split_address
 
 _FOR_EVER: Final = -1
@@ -45,7 +45,7 @@ async def run(settings: Settings) -> None:
         url = settings.required("nats_url")
         service = create_service(runner, _control(url), registry, when_ended=stop.set)
         host, port = split_address(settings.probe)
-        port = chosen_port(host, port)
+        port = choose_port(host, port)
         get_logger().info("projector_listening", host=host, port=port)
         await serve(service, host=host, port=port, stop=stop, idle_seconds=settings.http_idle_seconds)
         runner.raise_if_stopped()

@@ -11,20 +11,16 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
-from refold.core.errors import DataFolderInUse, Refused, ServiceUnavailable, StoreDamaged
-from refold.embedded.folder import read_passwords
+from refold.core.errors import DataFolderInUse, Refused, StoreDamaged
 from refold.log import EventLog
 from refold.projector import rebuild, verify
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.swap import PostgresReplacement, PostgresSchemaSwap
-from refold.telemetry.logging import configure
-from refold.wiring.endpoints import ENDPOINTS, read_endpoints
 from refold.wiring.log import make_embedded_log, open_log
-from refold.wiring.offline import reaching, servers_of
 from refold.wiring.projector import bounds_of, state_lag_of
 from refold.wiring.replaying import PROCESSES_MAX, processors, replay_in_processes
+from refold.wiring.servers import reach, reaching, servers_of
 from refold.wiring.settings import Settings, load
 
 
@@ -136,28 +132,6 @@ async def _reached(data: Path | None) -> AsyncIterator[Settings]:
             await make_embedded_log(servers, settings.postgres_schema)
             settings = reaching(servers, settings)
         yield settings
-
-
-def reach(data: Path | None) -> Settings:
-    """Find the servers: of the folder named, else by `REFOLD_NATS_URL` and `REFOLD_POSTGRES_URL`, else of `./.refold`.
-
-    Raises `ServiceUnavailable` where the folder's system does not run.
-    """
-    # The command's output is its answer: what it logs meanwhile is not part of it.
-    configure("error", service="refold")
-    settings = load(data=data)
-    is_named = "data" in settings.model_fields_set
-    if not is_named and settings.nats_url is not None and settings.postgres_url is not None:
-        return settings
-    endpoints, passwords = read_endpoints(settings.data), read_passwords(settings.data)
-    if not endpoints or "projector" not in passwords:
-        message = (
-            "no system runs there: name its folder (--data), or set REFOLD_NATS_URL and REFOLD_POSTGRES_URL"
-        )
-        raise ServiceUnavailable(message, missing=str(settings.data / ENDPOINTS))
-    address = urlsplit(str(endpoints["nats"])).netloc
-    nats_url = f"nats://projector:{passwords['projector']}@{address}"
-    return load(data=data, nats_url=nats_url, postgres_url=endpoints["postgres"])
 
 
 @asynccontextmanager

@@ -1,25 +1,26 @@
 """Replays a projection in several processes, one a shard of its partitions, and is what runs in each of them.
 
-`python -m refold.wiring.replaying PARENT_PID`; on stdin it is handed settings, shard and end, in one line of JSON.
+`python -m refold.wiring.replaying`; on stdin it is handed settings, shard and end, in one line of JSON.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
 from refold.core import canonical
 from refold.core.errors import ChildFailed, RefoldError
+from refold.embedded.process import Command, tied
 from refold.projector.shards import ReplayShard, begin_shard
 from refold.store.postgres import PostgresStore
 from refold.telemetry.logging import configure
-from refold.wiring.attached import die_with
-from refold.wiring.folding import run_folding
 from refold.wiring.log import open_log
 from refold.wiring.projector import bounds_of, state_lag_of
+from refold.wiring.service import run_folding
 from refold.wiring.settings import Settings, environment_without, handed_on, load
 
 PROCESSES_MAX: Final = 8
@@ -49,11 +50,9 @@ async def replay_in_processes(
 
 
 async def _replay_elsewhere(told: dict[str, Any]) -> None:
+    arguments = (sys.executable, "-m", "refold.wiring.replaying")
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "refold.wiring.replaying",
-        str(os.getpid()),
+        *tied(Command(name="replay", arguments=arguments, stop_signal=signal.SIGTERM)),
         env=environment_without(),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -73,7 +72,6 @@ async def _replay_elsewhere(told: dict[str, Any]) -> None:
 
 def main() -> None:
     """Replay the shard that is handed to us; what fails is said on stdout."""
-    die_with(int(sys.argv[1]))
     told = canonical.loads(sys.stdin.buffer.readline())
     settings = load(**told["settings"])
     configure(settings.log_level, service="replay")

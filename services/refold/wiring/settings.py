@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from refold.core.errors import Refused
@@ -91,6 +90,12 @@ class Settings(BaseSettings):
         description="Where the projector answers probes and metrics, HOST:PORT; port 0 = any free one.",
     )
     nats_port: int = Field(4222, ge=0, le=65_535, description="Port of the embedded NATS; 0 = any free one.")
+    postgres_port: int = Field(
+        0,
+        ge=0,
+        le=65_535,
+        description="Port of the embedded PostgreSQL; 0 = that of the last start if it is free, else any free one.",
+    )
     durability: Literal["fsync", "os"] = Field(
         "fsync", description="Embedded log: `fsync` survives power loss, `os` is for throw-away data."
     )
@@ -233,14 +238,17 @@ def environment_without() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)}
 
 
-def described(settings: Settings) -> list[tuple[str, str, str, str]]:
-    """List name, value (secrets hidden), where it comes from, and description of every setting."""
-    rows = []
-    for name, field in Settings.model_fields.items():
-        value = getattr(settings, name)
-        source = f"{PREFIX}{name.upper()}" if name in settings.model_fields_set else "default"
-        rows.append((name, _shown(value), source, _described(field)))
-    return rows
+def described(settings: Settings) -> list[dict[str, str]]:
+    """Return `setting`, `value` (secrets hidden), `from` (where it comes from) and `description` of every setting."""
+    return [
+        {
+            "setting": name,
+            "value": _shown(getattr(settings, name)),
+            "from": f"{PREFIX}{name.upper()}" if name in settings.model_fields_set else "default",
+            "description": field.description or "",
+        }
+        for name, field in Settings.model_fields.items()
+    ]
 
 
 def unknown_variables() -> list[str]:
@@ -261,10 +269,6 @@ def _plain(value: object) -> object:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     return str(value) if isinstance(value, Path) else value
-
-
-def _described(field: FieldInfo) -> str:
-    return field.description or ""
 
 
 def _rule(message: str) -> str:

@@ -23,7 +23,7 @@ POOL_EVENTS: Final = 20_000
 ACKNOWLEDGE_SECONDS: Final = 10
 BATCHES_IN_FLIGHT: Final = 4
 WIRE_RATE: Final = 80_000
-"""So many events a second are made ready for the wire."""
+"""Events prepared a second for the wire."""
 
 
 async def publish_with_nats_py(signals: Signals, *, url: str, writers: int, seconds: float) -> dict[str, Any]:

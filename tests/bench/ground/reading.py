@@ -1,4 +1,4 @@
-"""The log read and folded with nothing else to do: by a client of the shelf, by our own reader, and in memory alone.
+"""The log read and folded with nothing else to do: with nats-py, with the projector's reader, and in memory alone.
 
 Tasks for `bench.worker`; used where a log is replayed.
 """
@@ -19,8 +19,8 @@ from refold.core.errors import LogHole
 from refold.core.record import Record
 from refold.core.shard import Shard, first_checkpoints
 from refold.log import EventLog
-from refold.wiring.folding import collect_seldom
 from refold.wiring.log import inbox_of, open_log
+from refold.wiring.service import collect_seldom
 
 STREAM: Final = "STATE"
 FETCH_EVENTS: Final = 1_000

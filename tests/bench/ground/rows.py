@@ -49,7 +49,7 @@ async def copy_journal(signals: Signals, *, dsn: str, events: int, commit_events
 async def copy_documents(
     signals: Signals, *, dsn: str, documents: int, document_bytes: int, commits: int
 ) -> dict[str, Any]:
-    """Write every document anew in each commit: COPY into a temporary table, one UPDATE from it."""
+    """Write every document in each commit: COPY into a temporary table, one UPDATE from it."""
     connection = await connect(dsn)
     try:
         await _make_documents(connection)
@@ -70,7 +70,7 @@ async def copy_documents(
 
 
 async def connect(dsn: str) -> asyncpg.Connection:
-    """Connect as the projector does: what is committed is not waited for, `json` comes as bytes."""
+    """Connect as the projector does: commits do not wait for the disk, `json` is read as bytes."""
     settings = {"synchronous_commit": "off"}
     connection = await asyncpg.connect(dsn, ssl=False, server_settings=settings)
     await connection.set_type_codec(

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from bench.processes import Worker
 from bench.signals import Signals
-from refold.wiring.serving import chosen_port, serve
+from refold.embedded.process import choose_port
+from refold.wiring.service import serve
 
 HOST: Final = "127.0.0.1"
 LOOK_SECONDS: Final = 0.02
@@ -20,7 +21,7 @@ START_SECONDS: Final = 20
 
 
 async def serve_static(signals: Signals, *, port: int, size: int) -> None:
-    """Answer everything with the same bytes, until told to stop."""
+    """Answer everything with the same bytes until `stop`."""
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % size)]
     body = b'"%b"' % (b"x" * (size - 2))
 
@@ -36,7 +37,7 @@ async def serve_static(signals: Signals, *, port: int, size: int) -> None:
 @asynccontextmanager
 async def static_server(size: int) -> AsyncIterator[str]:
     """Run it in a process of its own; gives its address."""
-    port = chosen_port(HOST, 0)
+    port = choose_port(HOST, 0)
     async with await Worker.start(serve_static, port=port, size=size) as worker:
         await worker.ready()
         worker.go()

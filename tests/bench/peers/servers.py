@@ -12,8 +12,8 @@ from registry import Peer
 
 from refold.embedded.folder import open_folder
 from refold.embedded.nats import start_nats
-from refold.embedded.ports import LOOPBACK, free_port
 from refold.embedded.postgres import start_postgres
+from refold.embedded.process import LOOPBACK, choose_port
 from refold.wiring.settings import load
 from refold.wiring.system import running_system
 
@@ -46,7 +46,7 @@ async def serving(peer: Peer, folder: Path, home: Path) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def _umadb(folder: Path, home: Path) -> AsyncIterator[str]:
-    port = free_port(LOOPBACK)
+    port = choose_port(LOOPBACK)
     folder.mkdir()  # noqa: ASYNC240 - nothing else waits.
     command = ("--listen", f"{LOOPBACK}:{port}", "--db-path", str(folder / "uma.db"))
     with (folder / "umadb.log").open("wb") as log:

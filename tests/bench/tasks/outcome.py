@@ -50,7 +50,7 @@ async def patch_over_http(signals: Signals, *, url: str, rate: float, **work: An
 
 
 class _Hearing:
-    """Notes how late each answer comes."""
+    """Records how late each answer comes."""
 
     def __init__(self, count: int, *, is_outcome: bool) -> None:
         self.pace: Pace

@@ -13,13 +13,13 @@ from refold.bench.workload import Workload, batches
 BATCH_EVENTS_MAX: Final = 1_000
 BATCH_EVENTS_MIN: Final = 50
 BATCHES_A_SECOND: Final = 40
-"""A rate is kept in so many batches a second, as far as their size allows."""
+"""A rate is divided into this many batches a second, if their size allows it."""
 
 FLAT_OUT_RATE: Final = 60_000
-"""So many events a second are made ready when they are to be published as fast as it goes."""
+"""Events prepared a second when they are published as fast as possible."""
 
 LATE_SHARE: Final = 1.5
-"""A rate that cannot be kept ends after so many times the time that was meant."""
+"""A rate that cannot be kept ends after this many times the planned time."""
 
 
 async def publish_batches(

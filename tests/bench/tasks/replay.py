@@ -8,16 +8,16 @@ from typing import Any
 from bench.signals import Signals
 from refold.projector.shards import ReplayShard, begin_shard
 from refold.store.postgres import PostgresStore
-from refold.wiring.folding import collect_seldom
 from refold.wiring.log import open_log
 from refold.wiring.projector import bounds_of
+from refold.wiring.service import collect_seldom
 from refold.wiring.settings import load
 
 
 async def replay(
     signals: Signals, *, url: str, dsn: str, schema: str, until_sequence: int, partitions: list[int]
 ) -> dict[str, Any]:
-    """Fold these partitions into a schema that nobody else uses."""
+    """Fold these partitions into an unused schema."""
     collect_seldom()
     shard = ReplayShard(name=str(partitions[0]), partitions=tuple(partitions))
     log = await open_log(url, "refold-bench-replay")

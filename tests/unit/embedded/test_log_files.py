@@ -32,7 +32,7 @@ def test_nothing_is_kept_where_the_server_has_lost_nothing(tmp_path: Path, strea
     copies = BlockCopies.take(tmp_path)
     (stream / "msgs/2.blk").write_bytes(b"open block, longer")
     (stream / "msgs/index.db").unlink()
-    assert copies.settle({"STATE": True}) == []
+    assert copies.keep_losses({"STATE": True}) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["jetstream"]
 
 
@@ -45,14 +45,14 @@ def test_a_sealed_block_costs_no_room(tmp_path: Path, stream: Path) -> None:
 def test_a_block_that_is_sealed_at_start_is_shorter_and_whole(tmp_path: Path, stream: Path) -> None:
     copies = BlockCopies.take(tmp_path)
     (stream / "msgs/2.blk").write_bytes(b"cmp\x01")
-    assert copies.settle({"STATE": True}) == []
+    assert copies.keep_losses({"STATE": True}) == []
 
 
 def test_a_block_that_was_cut_in_place_is_kept_as_it_was(tmp_path: Path, stream: Path) -> None:
     copies = BlockCopies.take(tmp_path)
     with (stream / "msgs/2.blk").open("r+b") as file:
         file.truncate(4)
-    (line,) = copies.settle({"STATE": True})
+    (line,) = copies.keep_losses({"STATE": True})
     assert "cut it from 10 to 4 bytes" in line
     assert kept(tmp_path) == {"2.blk": b"open block"}
     assert (stream / "msgs/2.blk").read_bytes() == b"open"
@@ -63,7 +63,7 @@ def test_of_a_stream_with_a_hole_every_block_that_the_start_has_changed_is_kept(
 ) -> None:
     copies = BlockCopies.take(tmp_path)
     (stream / "msgs/2.blk").write_bytes(b"cmp\x01 sealed without the damaged end")
-    (line,) = copies.settle({"STATE": False})
+    (line,) = copies.keep_losses({"STATE": False})
     assert "changed it" in line
     assert kept(tmp_path) == {"2.blk": b"open block"}
 
@@ -71,7 +71,7 @@ def test_of_a_stream_with_a_hole_every_block_that_the_start_has_changed_is_kept(
 def test_a_block_that_was_deleted_is_kept(tmp_path: Path, stream: Path) -> None:
     copies = BlockCopies.take(tmp_path)
     (stream / "msgs/1.blk").unlink()
-    (line,) = copies.settle({"STATE": True})
+    (line,) = copies.keep_losses({"STATE": True})
     assert "deleted it" in line
     assert kept(tmp_path) == {"1.blk": SEALED}
 
@@ -79,7 +79,7 @@ def test_a_block_that_was_deleted_is_kept(tmp_path: Path, stream: Path) -> None:
 def test_a_stream_that_the_server_could_not_read_is_kept_and_put_back(tmp_path: Path, stream: Path) -> None:
     copies = BlockCopies.take(tmp_path)
     shutil.rmtree(stream)
-    (line,) = copies.settle({})
+    (line,) = copies.keep_losses({})
     assert "could not read the stream" in line
     assert kept(tmp_path) == {"1.blk": SEALED, "2.blk": b"open block", "meta.inf": b"{}"}
     assert (stream / "msgs/1.blk").read_bytes() == SEALED
@@ -91,7 +91,7 @@ def test_the_same_loss_is_kept_once(tmp_path: Path, stream: Path) -> None:
     for _ in range(3):
         copies = BlockCopies.take(tmp_path)
         shutil.rmtree(stream)
-        copies.settle({})
+        copies.keep_losses({})
     assert len(kept_folders(tmp_path)) == 1
 
 
@@ -99,7 +99,7 @@ def test_a_start_that_was_killed_leaves_its_older_copies_to_the_next(tmp_path: P
     BlockCopies.take(tmp_path)
     with (stream / "msgs/2.blk").open("r+b") as file:
         file.truncate(4)
-    BlockCopies.take(tmp_path).settle({"STATE": True})
+    BlockCopies.take(tmp_path).keep_losses({"STATE": True})
     assert kept(tmp_path) == {"2.blk": b"open block"}
 
 

@@ -1,14 +1,16 @@
-"""A service says in its log why it ended, and never a secret; its log file is bounded."""
+"""A service says in its log why it ended, and never a secret."""
 
+import asyncio
 import json
 import logging
+import os
+import signal
 
 import pytest
 import structlog
 
 from refold.core.errors import LogHole, Refused
-from refold.wiring import service_process
-from refold.wiring.service import start
+from refold.wiring.service import start, stop_on_signals
 
 
 @pytest.fixture
@@ -61,13 +63,18 @@ def test_a_bad_setting_starts_nothing(monkeypatch):
         start("gateway", None)
 
 
-def test_a_log_file_is_put_aside_when_it_is_full_and_one_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(service_process, "LOG_BYTES_MAX", 10)
-    path = tmp_path / "gateway.log"
-    log = service_process.LogFile(path)
-    for chunk in (b"first line\n", b"second\n", b"third, not", b" ended yet\n", b"last\n"):
-        log.write(chunk)
-    log.close()
-    assert path.read_bytes() == b"last\n"
-    assert path.with_name("gateway.log.1").read_bytes() == b"second\nthird, not ended yet\n"
-    assert log.tail.endswith(b"last\n")
+async def test_sighup_stops_a_service_unless_nohup_ignores_it():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stop = stop_on_signals()
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop.is_set()
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        stop = stop_on_signals()
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.wait_for(stop.wait(), 5)
+    finally:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.remove_signal_handler(number)
+        signal.signal(signal.SIGHUP, before)

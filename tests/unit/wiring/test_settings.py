@@ -84,7 +84,7 @@ def test_a_bad_secret_is_not_repeated_in_the_error(monkeypatch):
 
 def test_what_is_in_force_is_listed_without_secrets_and_with_its_source(monkeypatch):
     monkeypatch.setenv("REFOLD_NATS_URL", "nats://projector:s3cret@h:4222")
-    rows = {name: (value, source) for name, value, source, _ in described(load())}
+    rows = {row["setting"]: (row["value"], row["from"]) for row in described(load())}
     assert rows["nats_url"] == ("nats://projector:***@h:4222", "REFOLD_NATS_URL")
     assert rows["http"] == ("127.0.0.1:8080", "default")
 

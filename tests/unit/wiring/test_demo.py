@@ -2,7 +2,7 @@
 
 from refold.core import canonical
 from refold.core.record import check_name
-from refold.wiring.vitals import PROCESSES_EVERY, Vitals
+from refold.wiring.demo import PROCESSES_EVERY, Vitals
 
 
 def test_every_sign_is_a_document_with_a_good_name_and_a_canonical_state():

