@@ -28,7 +28,7 @@ from refold.bench.workload import Workload
 from refold.core.errors import RefoldError
 from refold.core.shard import first_checkpoints
 from refold.projector.shards import shards_of
-from refold.wiring.replaying import PROCESSES_MAX, processors
+from refold.wiring.audit import PROCESSES_MAX, processors
 from refold.wiring.settings import load
 
 GOAL: Final = Goal(value=100_000)

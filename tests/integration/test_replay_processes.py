@@ -12,8 +12,7 @@ from refold.core.shard import first_checkpoints
 from refold.projector.shards import shards_of
 from refold.projector.verify import Listener, Scope
 from refold.store.postgres import PostgresStore
-from refold.wiring.proof import run_verify
-from refold.wiring.replaying import replay_in_processes
+from refold.wiring.audit import replay_in_processes, run_verify
 from refold.wiring.settings import load
 from support.services import append_all, contents, log_of, make_site, undisturbed, until
 

@@ -60,7 +60,7 @@ def verify(
     """
     from refold.cli.errors import REFUSED
     from refold.projector.verify import Listener, Scope
-    from refold.wiring.proof import run_verify
+    from refold.wiring.audit import run_verify
     from refold.wiring.service import run_folding
 
     settings = _reach(data)
@@ -117,7 +117,7 @@ def rebuild(
     """
     from refold.cli.errors import REFUSED
     from refold.projector.rebuild import Listener
-    from refold.wiring.proof import run_rebuild
+    from refold.wiring.audit import run_rebuild
     from refold.wiring.service import run_folding
 
     if is_from_nothing:
@@ -156,7 +156,7 @@ def _rebuild_from_nothing(
 ) -> None:
     from refold.projector.rebuild import Listener
     from refold.telemetry.logging import configure
-    from refold.wiring.proof import run_from_nothing
+    from refold.wiring.audit import run_from_nothing
     from refold.wiring.service import run_folding
 
     configure("error", service="refold")

@@ -1,6 +1,6 @@
 """A replay in shards: the partitions of a fresh projection divided among processes that each fold their own.
 
-Planned by `refold.projector.rebuild`; a shard's process is `refold.wiring.replaying`.
+Planned by `refold.projector.rebuild`; a shard's process is `refold.wiring.audit`.
 """
 
 from __future__ import annotations

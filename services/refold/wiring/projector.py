@@ -31,12 +31,12 @@ from refold.wiring.log import BrokerClock, connect_to, inbox_of, make_log, open_
 from refold.wiring.service import collect_seldom, serve, stop_on_signals
 from refold.wiring.settings import Settings, split_address
 
-_FOR_EVER: Final = -1
+_UNLIMITED: Final = -1
 _PING_SECONDS: Final = 5
 
 
 async def run(settings: Settings) -> None:
-    """Run until SIGINT or SIGTERM; raises the error that stopped the projector for good."""
+    """Run until a stop signal. Raises the error that stopped the projector."""
     stop = stop_on_signals()
     collect_seldom()
     registry = CollectorRegistry()
@@ -52,7 +52,7 @@ async def run(settings: Settings) -> None:
 
 
 def bounds_of(settings: Settings) -> Bounds:
-    """Read the loop's bounds out of the settings."""
+    """Return the loop's bounds."""
     return Bounds(
         cache_bytes_max=settings.cache_bytes_max,
         pending_events_max=settings.commit_events_max,
@@ -61,7 +61,7 @@ def bounds_of(settings: Settings) -> Bounds:
 
 
 def state_lag_of(settings: Settings) -> StateLag:
-    """Read out of the settings by how much a row's state may be older than the row."""
+    """Return by how much a row's state may be older than the row."""
     return StateLag(bytes_min=settings.state_lag_bytes, seconds=settings.state_lag_seconds)
 
 
@@ -94,16 +94,16 @@ async def _ports(settings: Settings, registry: CollectorRegistry) -> AsyncIterat
 
 
 def _control(url: str) -> NatsBroker:
-    """Make the connection that control subjects come by: to any of the servers, and never given up."""
+    """Return the broker connection for control subjects: to any of the servers, reconnecting without limit."""
     servers = url.split(",")
     user, password = credentials_of(servers)
-    # nats-py would forget the addresses' user for a server that it discovers; FastStream takes him in one place only.
+    # nats-py would forget the addresses' user for a server that it discovers; FastStream accepts one user for all.
     security = None if user is None else NatsUserPassword(user, password or "")
     return NatsBroker(
         [_without_user(server) for server in servers],
         security=security,
         inbox_prefix=inbox_of(url),
-        max_reconnect_attempts=_FOR_EVER,
+        max_reconnect_attempts=_UNLIMITED,
         ping_interval=_PING_SECONDS,
         logger=None,
     )

@@ -103,13 +103,13 @@ class Settings(BaseSettings):
         None, description="NATS, as the service's own user; a cluster's servers with commas between them."
     )
     nats_admin_url: _NatsUrl | None = Field(
-        None, description="NATS, as the administrator: makes the log at start where there is none."
+        None, description="NATS, as the administrator: creates the log at start if there is none."
     )
     nats_reply_url: _NatsUrl | None = Field(
         None, description="NATS, as a user that can do nothing but reply: the projector sends outcomes by it."
     )
     nats_replicas: int = Field(
-        1, ge=1, le=5, description="Servers of a NATS cluster that keep the log, where it is made at start."
+        1, ge=1, le=5, description="Servers of a NATS cluster that store the log, if it is created at start."
     )
     postgres_url: _PostgresUrl | None = Field(None, description="Postgres, with all rights on the schema.")
     postgres_schema: Annotated[str, AfterValidator(_schema)] = Field(

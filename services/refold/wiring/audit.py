@@ -1,38 +1,52 @@
-"""What proves and renews a projection, put together: verify and rebuild, straight at NATS and PostgreSQL.
+"""Verify and rebuild a projection, straight at NATS and PostgreSQL. Used by the commands of the same names.
 
-Used by the commands of the same names.
+A long replay is divided into shards of the partitions, each folded by a process of its own: `python -m
+refold.wiring.audit`, which is handed settings, shard and end on stdin in one line of JSON.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
-from refold.core.errors import DataFolderInUse, Refused, StoreDamaged
+from refold.core import canonical
+from refold.core.errors import DataFolderInUse, RefoldError, Refused, StoreDamaged
+from refold.embedded.process import Command, LogFile, Process
 from refold.log import EventLog
 from refold.projector import rebuild, verify
+from refold.projector.shards import ReplayShard, begin_shard
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.swap import PostgresReplacement, PostgresSchemaSwap
+from refold.telemetry.logging import configure
 from refold.wiring.log import make_embedded_log, open_log
 from refold.wiring.projector import bounds_of, state_lag_of
-from refold.wiring.replaying import PROCESSES_MAX, processors, replay_in_processes
 from refold.wiring.servers import reach, reaching, servers_of
-from refold.wiring.settings import Settings, load
+from refold.wiring.service import run_folding
+from refold.wiring.settings import Settings, environment_without, handed_on, load
+
+PROCESSES_MAX: Final = 8
+"""Each reads the whole log: with more, reading costs more than folding."""
+
+CACHE_BYTES_MIN: Final = 16 * 1024 * 1024
 
 
 class Replaced(NamedTuple):
-    """How a rebuild from nothing ended, and the schema that the damaged projection is kept in."""
+    """The result of a rebuild from nothing, and the schema in which the damaged projection is kept."""
 
     rebuilt: rebuild.Rebuilt
     kept: str
 
 
 async def run_verify(settings: Settings, listener: verify.Listener, scope: verify.Scope) -> verify.Tally:
-    """Hold the projection against its log."""
+    """Compare the projection with its log."""
     async with AsyncExitStack() as endings:
         log = await endings.enter_async_context(_log(settings))
         store = await endings.enter_async_context(_store(settings, settings.postgres_schema))
@@ -42,9 +56,9 @@ async def run_verify(settings: Settings, listener: verify.Listener, scope: verif
 async def run_rebuild(
     settings: Settings, into: str, listener: rebuild.Listener, *, processes: int | None = None
 ) -> rebuild.Rebuilt:
-    """Make the projection anew in the schema `into`, and put it in the live one's place when it is equal.
+    """Rebuild the projection in the schema `into`, and swap it with the live one if both are equal.
 
-    What is far behind is folded by so many processes; None: as many as there are processors, at most eight.
+    `processes` fold what is far behind; None: as many as there are processors, at most `PROCESSES_MAX`.
     """
     live = settings.postgres_schema
     if into == live:
@@ -67,9 +81,9 @@ async def run_rebuild(
 async def run_from_nothing(
     data: Path | None, into: str | None, listener: rebuild.Listener, *, processes: int | None = None
 ) -> Replaced:
-    """Make the projection anew from the log alone; the damaged one is kept in a schema of another name.
+    """Rebuild the projection from the log alone; the damaged one is kept in a schema of another name.
 
-    Where no system runs on the data folder, its servers are started for as long as this takes.
+    If no system runs on the data folder, its servers are started for as long as this takes.
     """
     async with _reached(data) as settings:
         live = settings.postgres_schema
@@ -86,7 +100,7 @@ async def run_from_nothing(
             )
             parts = rebuild.FromNothing(
                 log=log,
-                fresh=await endings.enter_async_context(_begun_again(settings, fresh, replacement)),
+                fresh=await endings.enter_async_context(_resumed(settings, fresh, replacement)),
                 replacement=replacement,
                 bounds=bounds_of(settings),
                 processes=min(PROCESSES_MAX, processes or processors()),
@@ -96,15 +110,15 @@ async def run_from_nothing(
 
 
 def _kept_name(live: str) -> str:
-    """Name the schema that a damaged one is kept as; PostgreSQL allows 63 bytes."""
+    """Return the name under which a damaged schema is kept; PostgreSQL allows 63 bytes."""
     return f"{live[:39]}_damaged_{datetime.now(UTC):%Y%m%d_%H%M%S}"
 
 
 @asynccontextmanager
-async def _begun_again(
+async def _resumed(
     settings: Settings, schema: str, replacement: PostgresReplacement
 ) -> AsyncIterator[PostgresStore]:
-    """Open what an earlier rebuild has left, to go on with it; where that is damaged itself, begin anew."""
+    """Open what an earlier rebuild has left, to continue it; if that is damaged, start from an empty schema."""
     async with _log(settings) as log:
         log_id = (await log.info()).log_id
     try:
@@ -118,7 +132,7 @@ async def _begun_again(
 
 @asynccontextmanager
 async def _reached(data: Path | None) -> AsyncIterator[Settings]:
-    """Reach the servers as `reach` does; where no system runs on the data folder, start them."""
+    """Reach the servers as `reach` does; if no system runs on the data folder, start them."""
     settings = load(data=data)
     if "data" not in settings.model_fields_set and settings.nats_url and settings.postgres_url:
         yield reach(data)
@@ -136,7 +150,7 @@ async def _reached(data: Path | None) -> AsyncIterator[Settings]:
 
 @asynccontextmanager
 async def _log(settings: Settings) -> AsyncIterator[EventLog]:
-    log = await open_log(settings.required("nats_url"), "refold-proof")
+    log = await open_log(settings.required("nats_url"), "refold-audit")
     try:
         yield log
     finally:
@@ -151,3 +165,72 @@ async def _store(settings: Settings, schema: str) -> AsyncIterator[PostgresStore
         yield store
     finally:
         await store.close()
+
+
+def processors() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+async def replay_in_processes(
+    settings: Settings, schema: str, shards: Sequence[ReplayShard], until_sequence: int
+) -> None:
+    """Fold all shards of a schema up to a sequence. Raises `ChildFailed`, which ends the others too."""
+    cache = max(CACHE_BYTES_MIN, settings.cache_bytes_max // len(shards))
+    flags = handed_on(settings, postgres_schema=schema, cache_bytes_max=cache)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for shard in shards:
+                work = {"shard": shard.name, "partitions": shard.partitions, "until_sequence": until_sequence}
+                tasks.create_task(_replay_in_process({**work, "settings": flags}), name=f"shard {shard.name}")
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from group
+
+
+async def _replay_in_process(work: dict[str, Any]) -> None:
+    command = Command(
+        name=f"shard {work['shard']} of the replay",
+        arguments=(sys.executable, "-m", "refold.wiring.audit"),
+        environment=environment_without(),
+        stop_signal=signal.SIGTERM,
+    )
+    process = Process(command)
+    try:
+        process.hand(canonical.dumps(work) + b"\n", LogFile(Path(os.devnull)))
+        if await process.ended():
+            raise process.failure("failed")
+    finally:
+        await process.stop()
+
+
+def main() -> None:
+    """Replay the shard that is handed to this process; the last line of its log says what failed."""
+    work = canonical.loads(sys.stdin.buffer.readline())
+    settings = load(**work["settings"])
+    configure(settings.log_level, service="replay")
+    shard = ReplayShard(name=work["shard"], partitions=tuple(work["partitions"]))
+    try:
+        run_folding(_replay(settings, shard, work["until_sequence"]))
+    except RefoldError as error:
+        sys.stderr.write(f"{error.code}: {error}\n")
+        sys.exit(1)
+
+
+async def _replay(settings: Settings, shard: ReplayShard, until_sequence: int) -> None:
+    log = await open_log(settings.required("nats_url"), "refold-replay")
+    try:
+        dsn, schema = settings.required("postgres_url"), settings.postgres_schema
+        store = await PostgresStore.open(
+            dsn, schema=schema, shard=shard.name, readers_max=2, state_lag=state_lag_of(settings)
+        )
+        try:
+            loop = await begin_shard(log, store, shard, bounds_of(settings))
+            await loop.run(until_sequence)
+        finally:
+            await store.close()
+    finally:
+        await log.close()
+
+
+if __name__ == "__main__":
+    main()
