@@ -20,7 +20,7 @@ from typing import Final
 
 import asyncpg
 
-from refold.core import canonical
+from refold.core import json_text
 from refold.embedded.folder import open_folder
 from refold.embedded.postgres import PostgresServer, start_postgres
 from refold.log.memory import MemoryLog
@@ -103,7 +103,7 @@ def state_of(size: int) -> dict[str, object]:
         name = f"m{len(state)}"
         record = {"amount": rng.randrange(10_000), "id": f"{rng.getrandbits(64):x}", "text": _text(rng)}
         state[name] = record
-        size_bytes += len(canonical.dumps({name: record}))
+        size_bytes += len(json_text.dumps({name: record}))
     return state
 
 

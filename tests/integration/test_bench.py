@@ -24,7 +24,7 @@ def test_the_command_prints_json_alone_with_the_ground_of_the_same_run():
     arguments = ("--events", "400", "--documents", "40", "--rounds", "1", "--json")
     ended = subprocess.run(
         (sys.executable, "-m", "bench", "rebuild", *arguments),
-        env=os.environ | {"PYTHONPATH": str(TESTS)},
+        env=os.environ | {"PYTHONPATH": f"{TESTS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
         capture_output=True,
         text=True,
         check=False,

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from refold.core import canonical
+from refold.core import json_text
 from refold.core.errors import DataFolderInUse, RefoldError, Refused, StoreDamaged
 from refold.embedded.process import Command, LogFile, Process
 from refold.log import EventLog
@@ -196,7 +196,7 @@ async def _replay_in_process(work: dict[str, Any]) -> None:
     )
     process = Process(command)
     try:
-        process.hand(canonical.dumps(work) + b"\n", LogFile(Path(os.devnull)))
+        process.hand(json_text.dumps(work) + b"\n", LogFile(Path(os.devnull)))
         if await process.ended():
             raise process.failure("failed")
     finally:
@@ -205,7 +205,7 @@ async def _replay_in_process(work: dict[str, Any]) -> None:
 
 def main() -> None:
     """Replay the shard that is handed to this process; the last line of its log says what failed."""
-    work = canonical.loads(sys.stdin.buffer.readline())
+    work = json_text.loads(sys.stdin.buffer.readline())
     settings = load(**work["settings"])
     configure(settings.log_level, service="replay")
     shard = ReplayShard(name=work["shard"], partitions=tuple(work["partitions"]))

@@ -17,8 +17,8 @@ from typing import Final
 import psutil
 
 from refold.client import Outcome, Refold
-from refold.core.canonical import Json
 from refold.core.diff import diff
+from refold.core.json_text import Json
 from refold.telemetry.logging import configure
 from refold.wiring.settings import load
 from refold.wiring.system import Say, System, running_system

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
-from refold.core import canonical
+from refold.core import json_text
 from refold.core.errors import Refused, ServiceUnavailable
 
 ENDPOINTS: Final = "endpoints.json"
@@ -39,7 +39,7 @@ def running_settings(data: Path) -> list[dict[str, Any]]:
 
 def _read(data: Path, name: str) -> dict[str, Any]:
     try:
-        content = canonical.loads((data / name).read_bytes())
+        content = json_text.loads((data / name).read_bytes())
         is_stale = not _is_in_use(data)
     except (FileNotFoundError, NotADirectoryError):
         return {}

@@ -16,7 +16,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from refold import __version__
-from refold.core import canonical
+from refold.core import json_text
 from refold.core.errors import LogHole, ServiceUnavailable
 from refold.embedded.process import choose_port
 from refold.gateway.access import Access
@@ -147,7 +147,7 @@ def _checks(log: JetStreamLog, store: PostgresStore) -> dict[str, Callable[[], A
         reply = await log.client.request(CONTROL_SUBJECT)
         if reply.has_no_responders:
             raise ServiceUnavailable("no projector is running: start one with `refold projector`")
-        told = canonical.loads(reply.payload)
+        told = json_text.loads(reply.payload)
         if told["stage"] not in FOLDING_STAGES:
             raise ServiceUnavailable(f"the projector is {told['stage']}: {told['error']}")
 

@@ -24,7 +24,7 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
-from refold.core import canonical
+from refold.core import json_text
 from refold.core.errors import RefoldError
 from refold.gateway.limits import IDLE_SECONDS
 from refold.telemetry.logging import configure, get_logger
@@ -159,7 +159,7 @@ def main() -> None:
     run = importlib.import_module(f"refold.wiring.{name}").run
     handed = sys.stdin.buffer.readline()
     try:
-        start(name, run, **(canonical.loads(handed) if handed else {}))
+        start(name, run, **(json_text.loads(handed) if handed else {}))
     except RefoldError:
         # Its last log line is the reason.
         sys.exit(1)

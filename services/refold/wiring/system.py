@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import orjson
 
-from refold.core import canonical
+from refold.core import json_text
 from refold.core.errors import TimedOut
 from refold.embedded.nats import room_bytes, start_nats
 from refold.embedded.postgres import start_postgres
@@ -170,7 +170,7 @@ def _service_part(process: Process, flags: dict[str, object], folder: Path, prob
 
     def hand(started: Process) -> Process:
         # Through a pipe, because everyone can read a process's arguments.
-        started.hand(canonical.dumps(flags) + b"\n", LogFile(folder / f"{name}.log"))
+        started.hand(json_text.dumps(flags) + b"\n", LogFile(folder / f"{name}.log"))
         return started
 
     async def start() -> Process:
