@@ -15,10 +15,10 @@ import httpx
 import pytest
 
 from refold import __version__
+from refold.core.envelope import _INTEGER_FIELDS, _JSON_FIELDS, _TEXT_FIELDS
 from refold.core.errors import LogUnavailable
 from refold.core.event import FIELDS
 from refold.core.fold import EVENT_BYTES_MAX
-from refold.core.envelope import _INTEGER_FIELDS, _JSON_FIELDS, _TEXT_FIELDS
 from refold.gateway.app import ROUTES
 from refold.gateway.inflight import InFlightLimits
 from refold.gateway.ops import openapi_document

@@ -34,7 +34,11 @@ class Disk(io.RawIOBase):
 
 def dropped(line):
     written = json.loads(line)
-    assert (written["event"], written["level"], written["service"]) == ("log_lines_dropped", "warning", "gateway")
+    assert (written["event"], written["level"], written["service"]) == (
+        "log_lines_dropped",
+        "warning",
+        "gateway",
+    )
     return written["lines"]
 
 
