@@ -12,7 +12,7 @@ import pytest
 
 from refold.core.errors import LogFull, LogUnavailable
 from refold.core.fold import EVENT_BYTES_MAX
-from refold.gateway import recovery, responses
+from refold.gateway import responses, writes
 from support.gateway import Twin, twin
 
 JSON_PATCH = {"Content-Type": "application/json-patch+json"}
@@ -70,7 +70,7 @@ async def test_events_that_are_never_acknowledged_are_given_up_plainly(gateway: 
 
 
 async def test_what_cannot_be_known_is_said_with_the_id_to_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "RECOVER_SECONDS", 0.05)
+    monkeypatch.setattr(writes, "RECOVER_SECONDS", 0.05)
     async with twin(is_projecting=False) as gateway:
         gateway.log.faults = ["lost"]
         view = problem(await gateway.put("/v1/n/d", 1, Idempotency_Key="k"), 504, "acknowledgement_lost")

@@ -12,7 +12,7 @@ import pytest
 
 from refold.core.errors import BatchRefused, LogFull, LogUnavailable, StoreUnavailable
 from refold.core.fold import ID_WINDOW_IDS
-from refold.gateway import recovery
+from refold.gateway import writes
 from refold.log import Publication
 from refold.log.memory import MemoryLog
 from support.gateway import Twin, twin
@@ -166,7 +166,7 @@ async def test_where_the_store_cannot_tell_what_became_of_it_that_is_said_with_t
     def away(*_: Any, **__: Any) -> Any:
         raise StoreUnavailable
 
-    monkeypatch.setattr(gateway.store, "runs", away)
+    monkeypatch.setattr(gateway.store, "segments", away)
     for headers in ({}, {"If_None_Match": "*"}):
         gateway.log.faults = ["lost"]
         response = await gateway.put("/v1/n/d" + "e" * len(headers), 1, **headers)
@@ -241,7 +241,7 @@ async def test_lines_in_doubt_are_told_with_their_ids_and_those_behind_were_not_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("refold.gateway.bulk_batches.BATCH_EVENTS_MAX", 2)
-    monkeypatch.setattr(recovery, "RECOVER_SECONDS", 0.05)
+    monkeypatch.setattr(writes, "RECOVER_SECONDS", 0.05)
     async with twin(is_projecting=False) as gateway:
         gateway.log.faults = [None, "lost"]
         answers = await bulk(gateway, [{"put": n} for n in range(6)], headers={"Refold-Wait": "0.2"})

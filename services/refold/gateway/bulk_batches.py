@@ -15,9 +15,8 @@ from typing import Final, NamedTuple
 from refold.core.errors import BatchRefused, LogUnavailable, Refused
 from refold.core.limits import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BULK_ANSWER_BYTES_MAX, LOST_ATTEMPTS_MAX
 from refold.gateway.context import Context
-from refold.gateway.recovery import recover
 from refold.gateway.responses import Problem
-from refold.gateway.writes import Written, never_acknowledged
+from refold.gateway.writes import Written, never_acknowledged, recover
 from refold.log import Acknowledgement, Appended, Publication, Stale, Unknown
 
 ENVELOPE_BYTES: Final = 512

@@ -14,10 +14,9 @@ from refold.core.json_text import Json
 from refold.core.limits import APPEND_ATTEMPTS_MAX
 from refold.core.split import SplitWrite, split_write
 from refold.gateway.context import Context
-from refold.gateway.recovery import recover
 from refold.gateway.requests import Condition
 from refold.gateway.responses import RETRY, Problem
-from refold.gateway.writes import Draft, Written, refuse_condition
+from refold.gateway.writes import Draft, Written, recover, refuse_condition
 from refold.log import Appended, Publication, Stale
 
 PUT_BYTES_MAX: Final = STATE_BYTES_MAX + EVENT_BYTES_MAX

@@ -1,30 +1,32 @@
 """Write one event: draft it by the fold's own rules, append it exactly once, and only while its condition holds.
 
-Used by the routes that write. `refold.gateway.recovery` looks for an event whose acknowledgement was lost. Strict
-writes (`If-Match`, `If-None-Match: *`) are decided by the log's own check of the document's last sequence; design.md,
-"Strict writes", is the recipe.
+Used by the routes that write. An event whose acknowledgement was lost is looked for among what was folded (design.md,
+"The stream"). Strict writes (`If-Match`, `If-None-Match: *`) are decided by the log's own check of the document's last
+sequence (design.md, "Strict writes").
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
 from refold.core import json_text
 from refold.core.envelope import Envelope, content_of, envelope_of, open_envelope
-from refold.core.errors import DocumentAbsent, LogUnavailable, Refused, TimedOut
+from refold.core.errors import DocumentAbsent, LogUnavailable, Refused, StoreError, TimedOut
 from refold.core.event import check_event, decode
 from refold.core.fold import EVENT_BYTES_MAX, NEWEST
 from refold.core.json_text import Json
-from refold.core.limits import APPEND_ATTEMPTS_MAX, LOST_ATTEMPTS_MAX
+from refold.core.limits import APPEND_ATTEMPTS_MAX, LOST_ATTEMPTS_MAX, RECOVER_SECONDS
 from refold.core.stream import Record, author_headers, check_name, check_namespace
 from refold.gateway.consistency import BareHead
 from refold.gateway.context import Context
-from refold.gateway.recovery import recover
-from refold.gateway.requests import Condition
+from refold.gateway.requests import Condition, deadline_in
 from refold.gateway.responses import RETRY, Problem
-from refold.log import Acknowledgement, Appended, Publication, Stale
+from refold.log import Acknowledgement, Appended, Publication, Stale, validated_headers
 from refold.store import Key
+from refold.store.ports import SnapshotStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,3 +313,70 @@ def refuse_condition(version: int, *, is_absent: bool) -> NoReturn:
     state = ", absent" if is_absent else ""
     detail = f"the document is at version {version}{state}; nothing was published"
     raise Problem(412, "precondition_failed", detail, version=version, absent=is_absent)
+
+
+# --- After a lost acknowledgement ----------------------------------------------------------------------
+
+
+async def recover(
+    context: Context, publications: Sequence[Publication], after_sequence: int, *, event_id: str = ""
+) -> int | None:
+    """Return the first sequence of what went together unacknowledged; None where the log has it not.
+
+    `after_sequence`: folded before it was sent, so that an event of an earlier request is never taken for ours.
+    It is told apart by its bytes, not by its id: that may have been used before, or have left the id window since.
+    """
+    last = publications[-1]
+    key = (last.namespace, last.document)
+    if not await context.consistency.catch_up(deadline_in(RECOVER_SECONDS), key):
+        raise _in_doubt(event_id)
+    try:
+        return await _first_sequence(context.store, publications, after_sequence)
+    except StoreError as error:
+        raise _in_doubt(event_id) from error
+
+
+async def _first_sequence(
+    store: SnapshotStore, publications: Sequence[Publication], after_sequence: int
+) -> int | None:
+    """Look for the last of them; a batch is there when its first stands as far before it as it must."""
+    before = len(publications) - 1
+    async with aclosing(_sequences_of(store, publications[-1], after_sequence)) as found:
+        async for sequence in found:
+            if not before or await _is_at(store, publications[0], sequence - before):
+                return sequence - before
+    return None
+
+
+async def _sequences_of(
+    store: SnapshotStore, publication: Publication, after_sequence: int
+) -> AsyncGenerator[int, None]:
+    """Yield where a document has events of these very bytes, newest first."""
+    content = validated_headers(publication), publication.body
+    names = publication.namespace, publication.document
+    async with aclosing(store.segments(*names, after_version=None, is_descending=True)) as runs:
+        async for run in runs:
+            for entry in reversed(run.entries):
+                if entry.sequence > after_sequence and (entry.headers, entry.body) == content:
+                    yield entry.sequence
+            if run.base_sequence <= after_sequence:
+                return
+
+
+async def _is_at(store: SnapshotStore, publication: Publication, sequence: int) -> bool:
+    entry = await store.entry(publication.namespace, publication.document, sequence)
+    return entry is not None and (entry.headers, entry.body) == (
+        validated_headers(publication),
+        publication.body,
+    )
+
+
+def _in_doubt(event_id: str) -> Problem:
+    detail = (
+        "no acknowledgement came, so the log may have what was sent or not: send it again under the same id, "
+        "or ask for the id's outcome"
+    )
+    problem = Problem(504, "acknowledgement_lost", detail)
+    if event_id:
+        problem.facts["id"] = event_id
+    return problem

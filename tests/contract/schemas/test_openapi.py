@@ -44,7 +44,7 @@ RECORDED = Recorder()
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("refold.gateway.recovery.RECOVER_SECONDS", 0.05)
+    monkeypatch.setattr("refold.gateway.writes.RECOVER_SECONDS", 0.05)
     monkeypatch.setattr("refold.gateway.documents.DECIDE_SECONDS", 0.05)
 
 
