@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from refold.core.errors import (
@@ -86,10 +86,11 @@ async def check_namespace(refold: Refold, namespace: str) -> None:
 
 async def check_document(refold: Refold, target: Target) -> None:
     """Raise `Refused` where the document has neither versions nor rejections."""
-    async for _ in refold.history(*target, limit=1):
-        return
-    async for _ in refold.rejections(*target, limit=1):
-        return
+    with suppress(DocumentAbsent):
+        async for _ in refold.history(*target, limit=1):
+            return
+        async for _ in refold.rejections(*target, limit=1):
+            return
     await check_namespace(refold, target.namespace)
     raise Refused("document_unknown", f"namespace {target.namespace} has no document {target.document}")
 

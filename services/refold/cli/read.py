@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,7 +26,7 @@ from refold.core.errors import DocumentAbsent, VersionUnknown
 
 if TYPE_CHECKING:
     from refold.cli.options import Target
-    from refold.client import Change, Document, Patch, Refold
+    from refold.client import Change, Document, Patch, Refold, Rejection
 
 ITEMS = 50
 ABSENT = "(absent)"
@@ -123,7 +124,9 @@ def history(
         changes = refold.history(
             *target, after=after, limit=limit if wanted.is_empty else None, path=path, is_reversed=is_reversed
         )
-        found = await wanted.take(changes, limit, is_reversed=is_reversed)
+        found: list[Change] = []
+        with suppress(DocumentAbsent):
+            found = await wanted.take(changes, limit, is_reversed=is_reversed)
         if not found:
             await check_document(refold, target)
         return found
@@ -163,7 +166,7 @@ def diff(
         to = to_version if to_version is not None else await head_version(refold, target)
         try:
             patch = await refold.diff(*target, from_version, to)
-        except VersionUnknown as error:
+        except (DocumentAbsent, VersionUnknown) as error:
             await explain(refold, target, error, version=max(from_version, to))
         states = [await _state_text(refold, target, it) for it in (from_version, to)] if is_for_people else []
         return patch, states
@@ -225,8 +228,10 @@ def rejections(target: DocumentArgument, system: System, output: Output, limit: 
     from refold.cli.output import json_array, print_table, short_time
     from refold.client import as_json
 
-    async def work(refold: Refold) -> list[Any]:
-        found = [rejection async for rejection in refold.rejections(*target, limit=limit)]
+    async def work(refold: Refold) -> list[Rejection]:
+        found: list[Rejection] = []
+        with suppress(DocumentAbsent):
+            found = [rejection async for rejection in refold.rejections(*target, limit=limit)]
         if not found:
             await check_document(refold, target)
         return found
@@ -244,8 +249,9 @@ def rejections(target: DocumentArgument, system: System, output: Output, limit: 
 
 async def head_version(refold: Refold, target: Target) -> int:
     """Return a document's newest version; 0 if it never existed."""
-    async for change in refold.history(*target, limit=1, is_reversed=True):
-        return change.version
+    with suppress(DocumentAbsent):
+        async for change in refold.history(*target, limit=1, is_reversed=True):
+            return change.version
     return 0
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from refold.client import Change, Refold
@@ -267,9 +268,9 @@ class HeadCache:
         return Head(newest.version, canonical.dumps({"state": found.state}), line), found.state
 
     async def _last_change(self, document: str) -> Change | None:
-        changes = self._refold.history(self._namespace, document, limit=1, is_reversed=True)
-        async for change in changes:
-            return change
+        with suppress(DocumentAbsent):
+            async for change in self._refold.history(self._namespace, document, limit=1, is_reversed=True):
+                return change
         return None
 
     async def _last_line(self, document: str) -> int:
