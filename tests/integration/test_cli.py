@@ -85,6 +85,15 @@ def test_what_the_fold_refuses_exits_1_and_is_listed_among_the_rejections(refold
     assert rejection["reason"] == "test_failed"
 
 
+def test_rejections_are_listed_of_a_document_of_a_namespace_and_of_all(refold):
+    for name in ("poor/one", "poor/two"):
+        refold("patch", name, '[{"op": "remove", "path": "/a"}]')
+    assert [it["document"] for it in printed(refold("rejections", "poor", "--json"))] == ["two", "one"]
+    assert [it["document"] for it in printed(refold("rejections", "poor/one", "--json"))] == ["one"]
+    assert "poor/two" in refold("rejections", "-n", "1").out
+    assert "no namespace nope" in refold("rejections", "nope").err
+
+
 def test_a_conflict_exits_1_and_says_where_the_document_is(refold):
     refold("put", "acme/conflict", "1")
     found = refold("put", "acme/conflict", "2", "--if-version", "7")

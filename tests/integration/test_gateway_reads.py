@@ -13,7 +13,7 @@ import pytest
 
 from refold import __version__
 from refold.core import limits
-from refold.core.timestamp import format_time, parse_rfc3339
+from refold.core.timestamp import format_time, parse_rfc3339, parse_time
 from support.http import Api, outcome, problem
 
 YEARS = [f"20{year:02}-06-01T00:00:00Z" for year in range(10, 15)]
@@ -256,6 +256,32 @@ async def test_rejections_come_newest_first_and_continue(api: Api) -> None:
     found = await _followed(api, "d/rejections", "after", limit=2)
     assert [item["actor"] for item in found] == ["a4", "a3", "a2", "a1", "a0"]
     assert {item["reason"] for item in found} == {"target_missing"}
+
+
+async def test_rejections_of_a_namespace_and_of_all_come_newest_first_and_continue(api: Api) -> None:
+    for number in range(3):
+        await api.patch(f"d{number}", {"op": "remove", "path": "/a"})
+    query: dict[str, str | int] = {"namespace": api.namespace, "limit": 2}
+    first = (await api.client.get("/v1/_rejections", params=query)).json()
+    rest = (await api.client.get("/v1/_rejections", params={**query, "after": first["next"]})).json()
+    assert [item["document"] for item in first["items"] + rest["items"]] == ["d2", "d1", "d0"]
+    assert rest["next"] is None
+    (newest,) = (await api.client.get("/v1/_rejections", params={"limit": 1})).json()["items"]
+    assert newest["sequence"] >= first["items"][0]["sequence"]
+    assert (await api.client.get("/v1/_rejections?namespace=never")).json() == {"items": [], "next": None}
+    problem(await api.client.get("/v1/_rejections?namespace=a.b"), 422, "bad_name")
+
+
+async def test_a_time_may_be_relative_or_in_milliseconds(api: Api) -> None:
+    written = outcome(await api.put("d", 1), 201)
+    milliseconds = parse_time(written["recorded_at"]) // 1_000_000 + 1
+    for at in ("now", "-0s", "0s ago", str(milliseconds)):
+        assert (await api.get("d", at=at)).json() == 1
+    problem(await api.get("d", at="-5m"), 404, "document_absent")
+    problem(await api.get("d", at="1h ago"), 404, "document_absent")
+    await api.put("e", 1)
+    cursor = (await api.get("", limit=1)).json()["next"]
+    assert problem(await api.get("", at="now", cursor=cursor), 422, "bad_time")["field"] == "at"
 
 
 async def test_namespaces_count_documents_and_events(api: Api) -> None:

@@ -39,7 +39,9 @@ COMMANDS: Final = {
     "history": Entry("read", "Read", "Print a document's changes, oldest first."),
     "diff": Entry("read", "Read", "Print what changed between two versions."),
     "list": Entry("read", "Read", "Print a namespace's documents by id, as they are or as they were."),
-    "rejections": Entry("read", "Read", "Print a document's rejected events, newest first."),
+    "rejections": Entry(
+        "read", "Read", "Print rejected events of a document, a namespace or all, newest first."
+    ),
     "export": Entry("transfer", "Read", "Export a namespace as JSON lines, all as of one moment."),
     "status": Entry("operate", "Operate", "Print the system's state, addresses and lag."),
     "config": Entry("operate", "Operate", "Print the settings that a service started here would use."),

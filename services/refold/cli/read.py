@@ -19,13 +19,13 @@ from refold.cli.options import (
     NamespaceArgument,
     Output,
     System,
+    Target,
     expanded,
     read_time,
 )
 from refold.core.errors import DocumentAbsent, VersionUnknown
 
 if TYPE_CHECKING:
-    from refold.cli.options import Target
     from refold.client import Change, Document, Patch, Refold, Rejection
 
 ITEMS = 50
@@ -223,17 +223,29 @@ def list_documents(
 
 
 @expanded
-def rejections(target: DocumentArgument, system: System, output: Output, limit: LimitOption = ITEMS) -> None:
-    """Print a document's rejected events, newest first."""
+def rejections(
+    system: System,
+    output: Output,
+    target: Annotated[
+        str | None, typer.Argument(metavar="[NS[/DOC]]", help="A document or a namespace; by default all.")
+    ] = None,
+    limit: LimitOption = ITEMS,
+) -> None:
+    """Print rejected events of a document, a namespace or all, newest first."""
     from refold.cli.output import json_array, print_table, short_time
     from refold.client import as_json
+
+    namespace, _, document = (target or "").partition("/")
 
     async def work(refold: Refold) -> list[Rejection]:
         found: list[Rejection] = []
         with suppress(DocumentAbsent):
-            found = [rejection async for rejection in refold.rejections(*target, limit=limit)]
-        if not found:
-            await check_document(refold, target)
+            names = (namespace or None, document or None)
+            found = [rejection async for rejection in refold.rejections(*names, limit=limit)]
+        if not found and document:
+            await check_document(refold, Target(namespace, document))
+        elif not found and namespace:
+            await check_namespace(refold, namespace)
         return found
 
     found = system.ask(work)
@@ -241,10 +253,17 @@ def rejections(target: DocumentArgument, system: System, output: Output, limit: 
         json_array([as_json(rejection) for rejection in found])
         return
     rows = [
-        (str(it.sequence), short_time(it.recorded_at), it.reason, it.about.get("actor"), it.detail)
+        (
+            str(it.sequence),
+            short_time(it.recorded_at),
+            "" if document else "/".join(filter(None, (it.namespace, it.document))),
+            it.reason,
+            it.about.get("actor"),
+            it.detail,
+        )
         for it in found
     ]
-    print_table(("sequence", "recorded", "reason", "actor", "detail"), rows)
+    print_table(("sequence", "recorded", "document", "reason", "actor", "detail"), rows)
 
 
 async def head_version(refold: Refold, target: Target) -> int:

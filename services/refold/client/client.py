@@ -9,7 +9,15 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, Final, Literal, Self, Unpack
 
-from refold.client.requests import Time, WriteOptions, bytes_of, headers_of, line_of, time_text
+from refold.client.requests import (
+    Time,
+    WriteOptions,
+    bytes_of,
+    fixed_time,
+    headers_of,
+    line_of,
+    time_text,
+)
 from refold.client.responses import (
     CONFLICT,
     FAILED,
@@ -218,7 +226,7 @@ class Refold:
         query = {
             "prefix": prefix,
             "where": where,
-            "at": time_text(at),
+            "at": fixed_time(at),
             "clock": clock if at is not None else None,
             "sequence": sequence,
             "timeout": timeout_seconds,
@@ -233,11 +241,13 @@ class Refold:
             yield str(item["id"])
 
     async def rejections(
-        self, namespace: str, document: str, *, limit: int | None = None
+        self, namespace: str | None = None, document: str | None = None, *, limit: int | None = None
     ) -> AsyncIterator[Rejection]:
-        """Yield a document's rejected events, newest first."""
-        path = document_path(namespace, document, "rejections")
-        async for item in self._items(path, {}, "after", None, limit):
+        """Yield rejected events, newest first: of a document, of a namespace, or all."""
+        path, query = "/v1/_rejections", {"namespace": namespace}
+        if namespace is not None and document is not None:
+            path, query = document_path(namespace, document, "rejections"), {}
+        async for item in self._items(path, query, "after", None, limit):
             yield rejection_of(item)
 
     async def outcome(

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from time import time_ns
 from typing import TypedDict
 from uuid import uuid4
 
 from refold.core import json_text
 from refold.core.errors import Refused
 from refold.core.json_text import Json
+from refold.core.timestamp import format_time, is_relative, parse_time
 
 Time = str | int | float | datetime
-"""RFC 3339, a bare date, unix seconds, or a datetime that knows its zone."""
+"""RFC 3339, a bare date, unix seconds or milliseconds, `now`, `-5m`, `5m ago`, or a datetime with a zone."""
 
 
 class WriteOptions(TypedDict, total=False):
@@ -80,6 +82,14 @@ def line_of(event: Mapping[str, Json] | bytes) -> bytes:
 def new_id() -> str:
     """Return a new event id."""
     return uuid4().hex
+
+
+def fixed_time(moment: Time | None) -> str | None:
+    """Return a time as text that means the same in every request: a relative one is resolved here."""
+    text = time_text(moment)
+    if text is not None and is_relative(text):
+        return format_time(parse_time(text, now=time_ns()))
+    return text
 
 
 def time_text(time: Time | None) -> str | None:

@@ -118,8 +118,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """One event that the fold rejected. `about` holds the event's other fields, as far as it could be read."""
+    """One event that the fold rejected. `about` holds the event's other fields, as far as it could be read.
 
+    The names are empty if the event's subject names no document.
+    """
+
+    namespace: str = ""
+    document: str = ""
     sequence: int
     recorded_at: str
     reason: str
@@ -182,8 +187,10 @@ def change_of(item: dict[str, Any]) -> Change:
 
 def rejection_of(item: dict[str, Any]) -> Rejection:
     """Read one item of a document's rejections."""
-    named = ("sequence", "recorded_at", "reason", "detail")
+    named = ("namespace", "document", "sequence", "recorded_at", "reason", "detail")
     return Rejection(
+        namespace=str(item.get("namespace") or ""),
+        document=str(item.get("document") or ""),
         sequence=item["sequence"],
         recorded_at=item["recorded_at"],
         reason=item["reason"],

@@ -24,7 +24,7 @@ _UNIX: Final = re.compile(r"-?\d{1,16}(\.\d{1,9})?", re.ASCII)
 _SPACED: Final = re.compile(
     r"(\d{4}-\d{2}-\d{2})[ Tt](\d{2}:\d{2})(:\d{2}(?:\.\d{1,9})?)?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
 )
-_AGO: Final = re.compile(r"-(\d{1,9})\s*([smhdw])|(\d{1,9})\s*([smhdw])(?:\s+ago)", re.ASCII)
+_AGO: Final = re.compile(r"-(\d{1,9})([smhdw])|(\d{1,9})([smhdw]) ago", re.ASCII)
 _EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 _SECOND: Final = 1_000_000_000
 _MILLISECONDS_DIGITS: Final = 11
@@ -73,6 +73,11 @@ def parse_time(text: str, field: str = "at", *, now: int | None = None) -> int:
     if now is not None and _RFC3339.fullmatch(text) is None:
         raise _refused(field, text, "RFC 3339, a date, now, -5m, '5m ago', or unix seconds or milliseconds")
     return parse_rfc3339(text, field)
+
+
+def is_relative(text: str) -> bool:
+    """Return whether a time depends on when it is read."""
+    return text == "now" or _AGO.fullmatch(text) is not None
 
 
 def format_time(nanoseconds: int) -> str:

@@ -62,6 +62,7 @@ ROUTES: Final[list[tuple[str, str, Handler]]] = [
     ("GET", "/v1/{namespace}/{document}/rejections", history.read_rejections),
     ("GET", "/v1/{namespace}/{document}/outcomes", history.read_outcome_by_id),
     ("GET", "/v1/{namespace}/{document}/outcomes/{sequence}", history.read_outcome),
+    ("GET", "/v1/_rejections", history.read_all_rejections),
     ("GET", "/v1/{namespace}", documents.list_documents),
     ("GET", "/v1", documents.list_namespaces),
     ("GET", "/healthz", ops.read_health),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from time import time_ns
 from typing import Final, NamedTuple
 
 import orjson
@@ -120,7 +121,7 @@ class Consistency:
             return Point(Clock.sequence, query.sequence)
         if query.at is None:
             return None
-        time = parse_time(query.at)
+        time = parse_time(query.at, now=time_ns())
         if query.clock == "occurred":
             return Point(Clock.occurred, time)
         await self.wait_for_time(time, deadline, key)

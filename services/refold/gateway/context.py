@@ -66,7 +66,7 @@ class History(Protocol):
         """Return the outcome of the first event that carried an id."""
 
     async def rejections(
-        self, namespace: str, document: str, *, limit: int, before_sequence: int | None
+        self, namespace: str | None, document: str | None, *, limit: int, before_sequence: int | None
     ) -> tuple[list[dict[str, Json]], int | None]:
         """Return what the fold refused, newest first, and the sequence to go on from."""
 

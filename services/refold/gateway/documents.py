@@ -6,6 +6,7 @@ Nothing is published that the fold would reject unseen. Part of `refold.gateway.
 from __future__ import annotations
 
 from dataclasses import replace
+from time import time_ns
 from typing import Final
 
 import orjson
@@ -21,7 +22,7 @@ from refold.core.json_text import Json
 from refold.core.pointer import parse, resolve
 from refold.core.split import SplitWrite
 from refold.core.stream import check_name
-from refold.core.timestamp import format_time, parse_time
+from refold.core.timestamp import format_time, is_relative, parse_time
 from refold.gateway.consistency import BareHead
 from refold.gateway.context import Context, context_of
 from refold.gateway.inflight import waiting
@@ -118,7 +119,7 @@ async def _absent(context: Context, key: Key, snapshot: Snapshot, query: ReadQue
     detail = f"{begun}, of sequence {first.sequence}, was recorded at {recorded_at}"
     if query.at is not None and query.clock == "occurred":
         detail = f"{begun} occurred at {occurred_at}"
-    elif query.at is not None and first.occurred_at <= parse_time(query.at):
+    elif query.at is not None and first.occurred_at <= parse_time(query.at, now=time_ns()):
         detail += f" and occurred at {occurred_at}: ask with clock=occurred"
     return DocumentAbsent(f"{detail}; its head is version {head_version}", **facts)
 
@@ -267,6 +268,9 @@ async def list_documents(request: Request) -> Response:
     namespace, query = request.path_params["namespace"], read_query(request, ListQuery)
     check_name(namespace, "namespace")
     refuse_contradictions(query, "where", "at", "sequence", "absent")
+    if query.cursor is not None and query.at is not None and is_relative(query.at):
+        rule = "a relative time would mean another moment in each part of the list: give the time itself"
+        raise Refused("bad_time", rule, field="at", shape=repr(query.at))
     context = context_of(request)
     await context.early_outcomes.namespace_caught_up(namespace, deadline_in(query.timeout))
     if query.absent is not None:

@@ -8,8 +8,10 @@ from starlette.responses import Response
 
 from refold.core.envelope import JSON_PATCH
 from refold.core.errors import DocumentAbsent, TimedOut
+from refold.core.stream import check_name
 from refold.gateway.context import Context, context_of
 from refold.gateway.requests import (
+    AllRejectionsQuery,
     DiffQuery,
     HistoryQuery,
     OutcomeQuery,
@@ -56,6 +58,19 @@ async def read_rejections(request: Request) -> Response:
     if not items:
         await _refuse_unknown(context, key)
     return json_response({"items": items, "next": following})
+
+
+async def read_all_rejections(request: Request) -> Response:
+    """List the events that the fold rejected in a namespace, or everywhere, newest first."""
+    query = read_query(request, AllRejectionsQuery)
+    if query.namespace is not None:
+        check_name(query.namespace, "namespace")
+    context = context_of(request)
+    await context.early_outcomes.namespace_caught_up(query.namespace, deadline_in(context.wait_seconds))
+    found = await context.history.rejections(
+        query.namespace, None, limit=query.limit, before_sequence=query.after
+    )
+    return json_response({"items": found[0], "next": found[1]})
 
 
 async def read_outcome_by_id(request: Request) -> Response:

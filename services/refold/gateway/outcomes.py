@@ -190,10 +190,10 @@ class EarlyOutcomes:
         if sequence is not None:
             await self._consistency.wait_for_sequence(sequence, deadline, key)
 
-    async def namespace_caught_up(self, namespace: str, deadline: float) -> None:
-        """Do the same for all documents of a namespace."""
+    async def namespace_caught_up(self, namespace: str | None, deadline: float) -> None:
+        """Do the same for all documents of a namespace, or for all documents (None)."""
         if self._answered:
-            answered = (last for key, last in self._answered.items() if key[0] == namespace)
+            answered = (last for key, last in self._answered.items() if namespace in (None, key[0]))
             await self._consistency.wait_for_sequence(max(answered, default=0), deadline)
 
     async def run(self) -> None:

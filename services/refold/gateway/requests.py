@@ -133,6 +133,12 @@ class RejectionsQuery(NoQuery):
     limit: _Limit = ANSWER_ITEMS_MAX
 
 
+class AllRejectionsQuery(RejectionsQuery):
+    """A part of the rejections of a namespace, or of all."""
+
+    namespace: str | None = None
+
+
 class OutcomeQuery(NoQuery):
     """An event by its id."""
 

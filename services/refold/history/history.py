@@ -87,13 +87,20 @@ class History:
         return await self._view(namespace, document, await self._store.find_id(namespace, document, event_id))
 
     async def rejections(
-        self, namespace: str, document: str, *, limit: int, before_sequence: int | None
+        self, namespace: str | None, document: str | None, *, limit: int, before_sequence: int | None
     ) -> tuple[list[dict[str, Json]], int | None]:
-        """Return what the fold refused, newest first, and the sequence to go on from."""
+        """Return rejected events, newest first, and the sequence that continues.
+
+        Of a document, of a namespace (document None), or all (both None).
+        """
         found = await self._store.rejections(
             namespace, document, limit=limit, before_sequence=before_sequence
         )
-        views = [rejection_view(it.sequence, it.recorded_at, it.reason, it.detail, it.about) for it in found]
+        views = [
+            {"namespace": it.namespace, "document": it.document}
+            | rejection_view(it.sequence, it.recorded_at, it.reason, it.detail, it.about)
+            for it in found
+        ]
         return views, found[-1].sequence if len(found) == limit else None
 
     async def _view(self, namespace: str, document: str, entry: Entry | None) -> dict[str, Json] | None:

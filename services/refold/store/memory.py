@@ -233,13 +233,14 @@ class MemoryStore:
         return _bounded((kept.head_at(point) for kept in found), limit)
 
     async def rejections(
-        self, namespace: str, document: str, *, limit: int, before_sequence: int | None
+        self, namespace: str | None, document: str | None, *, limit: int, before_sequence: int | None
     ) -> list[Rejection]:
-        """Read a document's rejections, newest first."""
+        """Read rejections, newest first."""
         found = [
             rejection
             for rejection in self._tables.rejections
-            if (rejection.namespace, rejection.document) == (namespace, document)
+            if namespace in (None, rejection.namespace)
+            and document in (None, rejection.document)
             and (before_sequence is None or rejection.sequence < before_sequence)
         ]
         return sorted(found, key=attrgetter("sequence"), reverse=True)[:limit]

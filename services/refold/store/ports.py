@@ -110,9 +110,12 @@ class HistoryReader(Protocol):
         """Find the first event that carried this id in the document's dedup window."""
 
     async def rejections(
-        self, namespace: str, document: str, *, limit: int, before_sequence: int | None
+        self, namespace: str | None, document: str | None, *, limit: int, before_sequence: int | None
     ) -> list[Rejection]:
-        """Read a document's rejections, newest first; with empty names, those of events that name no document."""
+        """Read rejections, newest first: of a document, of a namespace (document None), or all (both None).
+
+        With empty names: those of events that name no document.
+        """
 
     async def list_at(
         self, namespace: str, point: Point, *, prefix: str, limit: int, cursor: str | None

@@ -133,6 +133,8 @@ async def exercise_reads(gateway: Twin) -> None:
     await ask(gateway, "readHistory", 200, document="r", params=history)
     await ask(gateway, "readDiff", 200, document="r", params={"from": "0", "to": "2"})
     await ask(gateway, "readRejections", 200, document="r", params={"after": "10000", "limit": "1"})
+    of_all = {"namespace": "n", "after": "10000", "limit": "1"}
+    await ask(gateway, "readAllRejections", 200, params=of_all)
     await ask(gateway, "readOutcomeById", 200, document="r", params={"timeout": "1"})
     await ask(gateway, "readOutcome", 200, document="r", sequence=sequence)
     for operation in OPERATIONS.values():

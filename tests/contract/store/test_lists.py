@@ -94,6 +94,15 @@ async def test_rejections_are_read_newest_first(store, scribe):
     assert await store.rejections(NAMESPACE, "a", limit=2, before_sequence=None) == mine[:2]
     assert await store.rejections(NAMESPACE, "a", limit=2, before_sequence=mine[1].sequence) == mine[2:4]
     assert await store.rejections(NAMESPACE, "c", limit=9, before_sequence=None) == []
+    of_all = sorted(commit.rejections, key=lambda rejection: -rejection.sequence)
+    of_namespace = [rejection for rejection in of_all if rejection.namespace == NAMESPACE]
+    assert await store.rejections(None, None, limit=99, before_sequence=None) == of_all
+    assert await store.rejections(None, None, limit=2, before_sequence=of_all[0].sequence) == of_all[1:3]
+    assert await store.rejections(NAMESPACE, None, limit=99, before_sequence=None) == of_namespace
+    assert (
+        await store.rejections(NAMESPACE, None, limit=1, before_sequence=of_namespace[0].sequence)
+        == (of_namespace[1:2])
+    )
 
 
 async def test_an_event_whose_names_make_no_document_is_kept_whole(store, scribe):

@@ -191,7 +191,7 @@ class PostgresStore:
         return await lists.list_at(self._pool, namespace, point, prefix=prefix, limit=limit, cursor=cursor)
 
     async def rejections(
-        self, namespace: str, document: str, *, limit: int, before_sequence: int | None
+        self, namespace: str | None, document: str | None, *, limit: int, before_sequence: int | None
     ) -> list[Rejection]:
         return await lists.read_rejections(
             self._pool, namespace, document, limit=limit, before_sequence=before_sequence

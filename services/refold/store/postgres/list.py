@@ -117,13 +117,19 @@ async def list_at(
 
 
 async def read_rejections(
-    pool: Pool, namespace: str, document: str, *, limit: int, before_sequence: int | None
+    pool: Pool, namespace: str | None, document: str | None, *, limit: int, before_sequence: int | None
 ) -> list[Rejection]:
-    """Read a document's rejections, newest first."""
+    """Read rejections, newest first: of a document, of a namespace, or all."""
     before = TIME_MAX_NANOSECONDS if before_sequence is None else before_sequence
+    if namespace is None:
+        statement, names = "rejections_of_all", []
+    elif document is None:
+        statement, names = "rejections_of_namespace", [namespace]
+    else:
+        statement, names = "rejections", [namespace, document]
     async with pool.lend() as connection:
-        rows = await connection.fetch(SQL["rejections"], namespace, document, before, limit)
-    with reading_stored(namespace, document):
+        rows = await connection.fetch(SQL[statement], *names, before, limit)
+    with reading_stored(namespace or "", document or ""):
         return [to_rejection(row) for row in rows]
 
 

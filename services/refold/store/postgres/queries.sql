@@ -540,6 +540,18 @@ WHERE namespace = $1 AND document = $2 AND sequence < $3
 ORDER BY sequence DESC
 LIMIT $4
 
+-- name: rejections_of_namespace
+SELECT * FROM rejections
+WHERE namespace = $1 AND sequence < $2
+ORDER BY sequence DESC
+LIMIT $3
+
+-- name: rejections_of_all
+SELECT * FROM rejections
+WHERE sequence < $1
+ORDER BY sequence DESC
+LIMIT $2
+
 -- name: namespaces
 SELECT namespace, sum(documents)::bigint AS documents, sum(events)::bigint AS events
 FROM namespaces
