@@ -14,7 +14,7 @@ from support.sources import ROOT, imports, is_within, modules
 HOMES = {
     "asyncpg": ["refold.store.postgres", "refold.embedded"],
     "nats": ["refold.embedded"],
-    "faststream": ["refold.projector.service", "refold.wiring"],
+    "faststream": ["refold.projector.app", "refold.wiring"],
     "fastapi": [],
     "starlette": ["refold.gateway"],
     "granian": ["refold.wiring"],

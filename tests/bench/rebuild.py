@@ -23,11 +23,11 @@ from bench.report import NO_DISK, Goal, Measure, Report, Samples
 from bench.system import Bare, Options, bare_servers, refuse_url
 from bench.tasks.replay import replay
 from bench.usage import ProcessorClock
+from refold.audit.rebuild import shards_of
 from refold.bench.figures import machine
 from refold.bench.workload import Workload
 from refold.core.errors import RefoldError
 from refold.core.shard import first_checkpoints
-from refold.projector.shards import shards_of
 from refold.wiring.audit import PROCESSES_MAX, processors
 from refold.wiring.settings import load
 

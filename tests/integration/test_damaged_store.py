@@ -12,7 +12,7 @@ from refold.core.errors import StoreDamaged
 from refold.core.page import Clock, Point
 from refold.history import History, state_at
 from refold.log.memory import MemoryLog
-from refold.projector.runner import Runner, Stage
+from refold.projector.supervisor import Stage, Supervisor
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.schema import MADE_BY
 from support.projection import ROOMY, append, ports
@@ -39,7 +39,7 @@ async def log():
 async def projected(log, dsn):
     """A store that a running projector has brought to the log's end, and the runner."""
     store = await PostgresStore.open(dsn)
-    runner = Runner(ports(log, store), ROOMY)
+    runner = Supervisor(ports(log, store), ROOMY)
     task = asyncio.create_task(runner.run())
     try:
         await folded_to(store, (await log.info()).last_sequence)
@@ -215,7 +215,7 @@ async def test_a_table_that_is_an_older_copy_is_noticed_before_anything_is_folde
     await sql.execute(OLDER[table])
     before = await sql.fetch("SELECT document, version, last_sequence FROM documents ORDER BY document")
     store = await PostgresStore.open(postgres_dsn)
-    runner = Runner(ports(log, store), ROOMY)
+    runner = Supervisor(ports(log, store), ROOMY)
     task = asyncio.create_task(runner.run())
     try:
         await waiting(runner, OLDER_SAID[table])

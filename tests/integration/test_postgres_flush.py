@@ -13,8 +13,8 @@ import pytest
 
 from refold.core.shard import Shard
 from refold.log.memory import MemoryLog
-from refold.projector.partition import ShardLoop
-from refold.projector.runner import Runner
+from refold.projector.loop import ShardLoop
+from refold.projector.supervisor import Supervisor
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.flush import StateLag
 from support.projection import ROOMY, Projecting, append, ports, projecting
@@ -112,7 +112,7 @@ async def test_a_runner_flushes_once_it_has_ended_and_leaves_what_it_cannot_to_i
     open_store: OpenStore, sql: Any
 ) -> None:
     log, store = MemoryLog("log-1"), await open_store(state_lag=LONG)
-    runner = Runner(ports(log, store), ROOMY)
+    runner = Supervisor(ports(log, store), ROOMY)
     await runner.finish()
     task = asyncio.create_task(runner.run())
     async for sequence in fill(log):
@@ -127,5 +127,5 @@ async def test_a_runner_flushes_once_it_has_ended_and_leaves_what_it_cannot_to_i
     assert await shows(sql, store) == (None, True)
 
 
-async def reached(runner: Runner, sequence: int) -> bool:
+async def reached(runner: Supervisor, sequence: int) -> bool:
     return runner.committed_sequence >= sequence

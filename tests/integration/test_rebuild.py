@@ -9,16 +9,16 @@ from functools import partial
 import asyncpg
 import pytest
 
+from refold.audit.rebuild import Listener, Parts, Stage, rebuild, shards_of
+from refold.audit.verify import Listener as Verifying
+from refold.audit.verify import Scope, verify
 from refold.core.errors import FenceLost, FoldUnknown, StoreDiffers
 from refold.core.page import Clock, Point
 from refold.core.shard import first_checkpoints
 from refold.history import state_at
 from refold.log.memory import MemoryLog
-from refold.projector.rebuild import Listener, Parts, Stage, rebuild
-from refold.projector.runner import Runner
-from refold.projector.shards import begin_shard, shards_of
-from refold.projector.verify import Listener as Verifying
-from refold.projector.verify import Scope, verify
+from refold.projector.loop import begin_replay, replay_loop
+from refold.projector.supervisor import Supervisor
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.flush import StateLag
 from refold.store.postgres.swap import PostgresSchemaSwap
@@ -46,7 +46,7 @@ async def log():
 async def live(log, postgres_dsn):
     """A projection that its projector keeps up to date."""
     store = await PostgresStore.open(postgres_dsn)
-    projector = asyncio.create_task(Runner(ports(log, store), ROOMY).run())
+    projector = asyncio.create_task(Supervisor(ports(log, store), ROOMY).run())
     await folded_to(store, (await log.info()).last_sequence)
     yield store
     projector.cancel()
@@ -69,7 +69,7 @@ async def replay_shards(log, dsn, shards, until_sequence):
     async def replay(shard):
         store = await PostgresStore.open(dsn, schema="anew", shard=shard.name, readers_max=2)
         try:
-            await (await begin_shard(log, store, shard, ROOMY)).run(until_sequence)
+            await (await begin_replay(log, store, ROOMY, shard.partitions)).run(until_sequence)
         finally:
             await store.close()
 
@@ -90,7 +90,7 @@ async def parts(log, live, dsn, processes=1):
             live=live,
             fresh=fresh,
             swap=swap,
-            bounds=ROOMY,
+            open_loop=partial(replay_loop, log, fresh, ROOMY),
             processes=processes,
             replay_in_shards=partial(replay_shards, log, dsn),
         )
@@ -232,7 +232,7 @@ async def _stalls_within(commit, store, sql):
 async def test_a_rebuild_goes_on_after_a_timeout_in_mid_commit(
     log, live, sql, postgres_dsn, monkeypatch, stalled
 ):
-    monkeypatch.setattr("refold.projector.rebuild.REBUILD_HOLD_SECONDS", 1.0)
+    monkeypatch.setattr("refold.audit.rebuild.REBUILD_HOLD_SECONDS", 1.0)
     async with parts(log, live, postgres_dsn) as given:
         copy_indexes = given.swap.copy_indexes
 
@@ -256,7 +256,7 @@ async def test_a_rebuild_goes_on_after_a_timeout_in_mid_commit(
 @pytest.fixture
 def far(monkeypatch):
     """Few events are far behind already."""
-    monkeypatch.setattr("refold.projector.rebuild.SHARDED_EVENTS_MIN", EVENTS // 2)
+    monkeypatch.setattr("refold.audit.rebuild.SHARDED_EVENTS_MIN", EVENTS // 2)
 
 
 @pytest.mark.usefixtures("far")
@@ -320,7 +320,7 @@ async def test_added_indexes_and_views_follow_and_foreign_readers_prevent_it(log
 async def test_a_rebuild_in_shards_crosses_to_another_fold_in_all_of_them(
     log, postgres_dsn, monkeypatch, stopped_at
 ):
-    monkeypatch.setattr("refold.projector.rebuild.SHARDED_EVENTS_MIN", 1)
+    monkeypatch.setattr("refold.audit.rebuild.SHARDED_EVENTS_MIN", 1)
     with known_fold_2():
         for number in range(40):
             if number == 10:
@@ -345,7 +345,7 @@ async def test_a_rebuild_in_shards_crosses_to_another_fold_in_all_of_them(
 
 
 async def test_a_rebuild_in_shards_stops_at_a_fold_that_it_does_not_know(log, postgres_dsn, monkeypatch):
-    monkeypatch.setattr("refold.projector.rebuild.SHARDED_EVENTS_MIN", 1)
+    monkeypatch.setattr("refold.audit.rebuild.SHARDED_EVENTS_MIN", 1)
     moved = await append(log, "fold", MOVE_ON, namespace="_refold")
     await append(log, "d0", {"put": 1})
     live = await PostgresStore.open(postgres_dsn)

@@ -7,17 +7,19 @@ import json
 import re
 import shlex
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 
 import asyncpg
 import httpx
 import pytest
 
+from refold.audit.rebuild import FromNothing, Listener, Stage, rebuild_from_nothing
+from refold.audit.verify import Listener as Verifying
+from refold.audit.verify import Scope, verify
 from refold.core.errors import LogHole, StoreDiffers
 from refold.log.memory import MemoryLog
-from refold.projector.rebuild import FromNothing, Listener, Stage, rebuild_from_nothing
-from refold.projector.runner import Runner
-from refold.projector.verify import Listener as Verifying
-from refold.projector.verify import Scope, verify
+from refold.projector.loop import replay_loop
+from refold.projector.supervisor import Supervisor
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.schema import MADE_BY
 from refold.store.postgres.swap import PostgresReplacement
@@ -53,7 +55,7 @@ async def sql(postgres_dsn):
 async def projecting(log, dsn):
     """A projector that runs and has come to the log's end; its store."""
     store = await PostgresStore.open(dsn)
-    task = asyncio.create_task(Runner(ports(log, store), ROOMY).run())
+    task = asyncio.create_task(Supervisor(ports(log, store), ROOMY).run())
     try:
         await folded_to(store, (await log.info()).last_sequence)
         yield store
@@ -80,7 +82,12 @@ async def from_nothing(log, dsn, progress=lambda *_: None):
         fresh = await PostgresStore.open(dsn, schema="anew", readers_max=2)
         endings.push_async_callback(fresh.close)
         parts = FromNothing(
-            log=log, fresh=fresh, replacement=replacement, bounds=ROOMY, processes=1, replay_in_shards=None
+            log=log,
+            fresh=fresh,
+            replacement=replacement,
+            open_loop=partial(replay_loop, log, fresh, ROOMY),
+            processes=1,
+            replay_in_shards=None,
         )
         ended = await rebuild_from_nothing(parts, Listener(difference=print, progress=progress))
         return ended, replacement.kept

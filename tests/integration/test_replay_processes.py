@@ -6,11 +6,11 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from refold.audit.rebuild import shards_of
+from refold.audit.verify import Listener, Scope
 from refold.core import canonical
 from refold.core.errors import ChildFailed
 from refold.core.shard import first_checkpoints
-from refold.projector.shards import shards_of
-from refold.projector.verify import Listener, Scope
 from refold.store.postgres import PostgresStore
 from refold.wiring.audit import replay_in_processes, run_verify
 from refold.wiring.settings import load

@@ -11,10 +11,10 @@ import asyncpg
 import orjson
 import pytest
 
+from refold.audit.verify import Listener, Scope, verify
 from refold.core.page import Clock, Point
 from refold.embedded.nats import NatsServer
 from refold.history import state_at
-from refold.projector.verify import Listener, Scope, verify
 from refold.store.postgres import PostgresStore
 from support.services import (
     Site,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
+from refold.audit.verify import Listener, Scope, verify
 from refold.log.memory import MemoryLog
-from refold.projector.verify import Listener, Scope, verify
 from refold.store.memory import MemoryStore
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.flush import StateLag

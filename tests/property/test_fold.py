@@ -19,7 +19,7 @@ from refold.core.fold_state import FoldState, first_checkpoints
 from refold.core.history import NEVER, Clock, Point, Snapshot, pack, snapshot_of, unpack
 from refold.core.stream import Record
 from refold.core.timestamp import TIME_MIN_NANOSECONDS
-from refold.projector.pending import Pending
+from refold.projector.commit_buffer import CommitBuffer
 from refold.store import Key, Rejection
 from refold.store.memory import MemoryStore, Tables
 from support.events import EVENTS, LOGS, START, History, lines
@@ -30,8 +30,8 @@ from support.json_values import containers, copied, patches
 def _small_bounds():
     """Cut pages and forget ids so early that it happens in short logs."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("refold.projector.pending.PAGE_EVENTS_MAX", 2)
-        patched.setattr("refold.projector.pending.PAGE_BYTES_MIN", 200)
+        patched.setattr("refold.projector.commit_buffer.PAGE_EVENTS_MAX", 2)
+        patched.setattr("refold.projector.commit_buffer.PAGE_BYTES_MIN", 200)
         limits = replace(RULES[1].limits, id_window_ids=2, id_window_events=4)
         patched.setitem(RULES, 1, replace(RULES[1], limits=limits))
         patched.setattr("refold.store.memory.ID_WINDOW_IDS", 2)
@@ -62,18 +62,18 @@ class Projection:
         assert await self.store.acquire_lease()
         shard = FoldState(await self.store.bind("log-1"))
         self.stored = set(self.store._tables.documents)
-        taken = Pending(shard.read_sequence)
+        taken = CommitBuffer(shard.read_sequence)
         for record in log[shard.read_sequence :]:
             await self._take(shard, taken, record)
             if record.sequence in commits or record is log[-1]:
                 await self.store.commit(taken.to_commit(shard.checkpoint(taken.after_sequence), self.store))
                 await look(record.sequence)
                 self.stored |= taken.keys
-                taken = Pending(shard.read_sequence)
+                taken = CommitBuffer(shard.read_sequence)
                 for key in list(self.documents)[: max(0, len(self.documents) - held_max)]:
                     del self.documents[key]
 
-    async def _take(self, shard: FoldState, taken: Pending, record: Record) -> None:
+    async def _take(self, shard: FoldState, taken: CommitBuffer, record: Record) -> None:
         where = shard.route(record.subject)
         if where.reason:
             recorded_at = shard.refuse(record, where)

@@ -14,7 +14,7 @@ from refold.core import canonical
 from refold.core.shard import Shard
 from refold.log import Appended, EventLog, Notices, Publication
 from refold.log.memory import MemoryLog, MemoryNotices
-from refold.projector.partition import Bounds, Ports, ShardLoop
+from refold.projector.loop import Bounds, Ports, ShardLoop
 from refold.store.memory import MemoryStore
 from refold.store.ports import SnapshotStore
 from refold.telemetry.metrics import ProjectorMetrics

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
+from refold.core.checkpoint import Checkpoint
 from refold.core.outcome import Entry
+from refold.projector.supervisor import ShardOf
+from refold.store import Commit
 from refold.store.memory import MemoryStore, Tables
 from refold.store.ports import SnapshotStore
 from refold.store.postgres import PostgresStore
@@ -46,6 +50,55 @@ async def postgres_stores(dsn: str, **options: Any) -> AsyncIterator[OpenStore]:
             return store
 
         yield open_store
+
+
+HALVES = ("0-31", "32-63")
+
+
+class TwoShards:
+    """A store whose commits are made by two writers, each of 32 partitions."""
+
+    def __init__(self, *writers: SnapshotStore) -> None:
+        self.writers = writers
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.writers[0], name)
+
+    async def bind(self, log_id: str) -> list[Checkpoint]:
+        bound = [await writer.bind(log_id) for writer in self.writers]
+        return bound[0]
+
+    async def acquire_lease(self) -> bool:
+        return all([await writer.acquire_lease() for writer in self.writers])
+
+    async def commit(self, commit: Commit) -> None:
+        for shard, writer in zip(HALVES, self.writers, strict=True):
+            part = _part_of(commit, ShardOf.parse(shard))
+            if part.checkpoint.partitions:
+                await writer.commit(part)
+
+    async def flush_states(self, *, is_final: bool = False) -> None:
+        for writer in self.writers:
+            await writer.flush_states(is_final=is_final)
+
+    async def close(self) -> None:
+        for writer in self.writers:
+            await writer.close()
+
+
+def _part_of(commit: Commit, shard: ShardOf) -> Commit:
+    now = commit.checkpoint
+    checkpoint = replace(
+        now,
+        partitions=[partition for partition in now.partitions if shard.has(partition)],
+        touched=[checkpoint for checkpoint in now.touched if shard.has(checkpoint.partition)],
+    )
+    return Commit(
+        expected_sequence=commit.expected_sequence,
+        checkpoint=checkpoint,
+        documents=[write for write in commit.documents if shard.has(write.document.partition)],
+        rejections=[rejection for rejection in commit.rejections if shard.has(rejection.partition)],
+    )
 
 
 async def begin(store: SnapshotStore) -> Scribe:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress, TaskID
 
-    from refold.projector.rebuild import Rebuilt, Stage
-    from refold.projector.retrial import Difference
-    from refold.projector.verify import Tally
+    from refold.audit.rebuild import Rebuilt, Stage
+    from refold.audit.replay_check import Difference
+    from refold.audit.verify import Tally
     from refold.store.ports import Unequal
     from refold.wiring.settings import Settings
 
@@ -58,8 +58,8 @@ def verify(
 
     Documents, pages, journal, rejections and hash chains are compared; a difference is exit code 1.
     """
+    from refold.audit.verify import Listener, Scope
     from refold.cli.errors import REFUSED
-    from refold.projector.verify import Listener, Scope
     from refold.wiring.audit import run_verify
     from refold.wiring.service import run_folding
 
@@ -115,8 +115,8 @@ def rebuild(
 
     They are compared first; on a difference nothing is swapped.
     """
+    from refold.audit.rebuild import Listener
     from refold.cli.errors import REFUSED
-    from refold.projector.rebuild import Listener
     from refold.wiring.audit import run_rebuild
     from refold.wiring.service import run_folding
 
@@ -154,7 +154,7 @@ def rebuild(
 def _rebuild_from_nothing(
     data: Path | None, into: str | None, processes: int | None, *, is_json: bool
 ) -> None:
-    from refold.projector.rebuild import Listener
+    from refold.audit.rebuild import Listener
     from refold.telemetry.logging import configure
     from refold.wiring.audit import run_from_nothing
     from refold.wiring.service import run_folding

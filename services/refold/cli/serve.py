@@ -61,7 +61,7 @@ def _metavar(name: str, annotation: Any) -> str:
 
 UpFlags = flags("data", "nats_port", "postgres_port", "durability", *HTTP, *FOLD, "log_level")
 ProjectorFlags = flags(
-    *SERVERS, "nats_admin_url", "nats_reply_url", "nats_replicas", "probe", *FOLD, "log_level"
+    *SERVERS, "nats_admin_url", "nats_reply_url", "nats_replicas", "probe", "shard", *FOLD, "log_level"
 )
 GatewayFlags = flags(*SERVERS, *HTTP, "log_level")
 

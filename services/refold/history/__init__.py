@@ -1,8 +1,125 @@
-"""What a document was and how it came to be: versions, times, changes, diffs, outcomes, rejections.
+"""A document's past: states, changes, diffs, outcomes and rejections. Reads the store alone.
 
-Reads the store alone; wiring hands it to the gateway, which sees that the store is fresh enough.
+How much of the log must be folded before it is asked is its caller's decision.
 """
 
-from refold.history.history import History, state_at
+from __future__ import annotations
 
-__all__ = ["History", "state_at"]
+import asyncio
+from contextlib import aclosing
+from typing import Final
+
+from refold.core import history
+from refold.core.diff import diff
+from refold.core.envelope import id_of
+from refold.core.errors import VersionUnknown
+from refold.core.fold import NEWEST
+from refold.core.history import NEVER, Clock, Entry, Point, Snapshot
+from refold.core.json_text import Json, loads
+from refold.core.pointer import parse
+from refold.core.views import outcome_view, rejection_view
+from refold.history.changes import Ask, Slice, gather
+from refold.store import reading_stored
+from refold.store.ports import HistoryReader
+
+THREADED_BYTES: Final = 256 * 1024
+"""Two states larger than this together are compared in a thread, so that other requests go on."""
+
+
+async def state_at(store: HistoryReader, namespace: str, document: str, point: Point) -> Snapshot | None:
+    """Fold the segment that holds a point up to it; None where the document never had an event."""
+    segment = await store.segment_at(namespace, document, point)
+    if segment is None:
+        return None
+    with reading_stored(namespace, document):
+        return history.state_at(segment, point)
+
+
+class History:
+    """Answer from what is folded."""
+
+    def __init__(self, store: HistoryReader) -> None:
+        """Use this store."""
+        self._store = store
+
+    async def snapshot(self, namespace: str, document: str, point: Point) -> Snapshot:
+        """Return the document at a point; its state is None where it was absent. Raises `VersionUnknown`."""
+        found = await state_at(self._store, namespace, document, point) or NEVER
+        if point.clock is Clock.version and found.version != point.value:
+            name, head = f"{namespace}/{document}", found.version
+            detail = f"has no version {point.value}; its head is version {head}" if head else "never existed"
+            raise VersionUnknown(f"{name} {detail}", version=point.value, head=head)
+        return found
+
+    async def changes(
+        self,
+        namespace: str,
+        document: str,
+        *,
+        after: int | None,
+        limit: int,
+        is_descending: bool,
+        path: str | None,
+    ) -> Slice:
+        """Return effective changes in the order asked, bounded; raises `Refused` for a bad pointer."""
+        tokens = None if path is None else parse(path)
+        ask = Ask(after=after, limit=limit, is_descending=is_descending, tokens=tokens)
+        segments = self._store.segments(namespace, document, after_version=after, is_descending=is_descending)
+        async with aclosing(segments) as opened:
+            with reading_stored(namespace, document):
+                return await gather(opened, ask)
+
+    async def diff(self, namespace: str, document: str, from_version: int, to_version: int) -> list[Json]:
+        """Return the patch that turns one version into the other."""
+        before = await self.snapshot(namespace, document, Point(Clock.version, from_version))
+        after = await self.snapshot(namespace, document, Point(Clock.version, to_version))
+        with reading_stored(namespace, document):
+            if len(before.state or b"") + len(after.state or b"") <= THREADED_BYTES:
+                return _patch_between(before.state, after.state)
+            return await asyncio.to_thread(_patch_between, before.state, after.state)
+
+    async def outcome(self, namespace: str, document: str, sequence: int) -> dict[str, Json] | None:
+        """Return the outcome of one of the document's events; None where it has none at that sequence."""
+        return await self._view(namespace, document, await self._store.entry(namespace, document, sequence))
+
+    async def outcome_of_id(self, namespace: str, document: str, event_id: str) -> dict[str, Json] | None:
+        """Return the outcome of the first event that carried an id, within the dedup window."""
+        return await self._view(namespace, document, await self._store.find_id(namespace, document, event_id))
+
+    async def rejections(
+        self, namespace: str | None, document: str | None, *, limit: int, before_sequence: int | None
+    ) -> tuple[list[dict[str, Json]], int | None]:
+        """Return rejected events, newest first, and the sequence that continues.
+
+        Of a document, of a namespace (document None), or all (both None).
+        """
+        found = await self._store.rejections(
+            namespace, document, limit=limit, before_sequence=before_sequence
+        )
+        views = [
+            {"namespace": it.namespace, "document": it.document}
+            | rejection_view(it.sequence, it.recorded_at, it.reason, it.detail, it.about)
+            for it in found
+        ]
+        return views, found[-1].sequence if len(found) == limit else None
+
+    async def _view(self, namespace: str, document: str, entry: Entry | None) -> dict[str, Json] | None:
+        if entry is None:
+            return None
+        first = None
+        if entry.first_sequence:
+            first = await self._store.entry(namespace, document, entry.first_sequence)
+        with reading_stored(namespace, document):
+            event_id = id_of(entry.headers, entry.body, NEWEST.limits)
+            return outcome_view(namespace, document, entry, event_id=event_id, first=first)
+
+
+def _patch_between(before: bytes | None, after: bytes | None) -> list[Json]:
+    """Return the patch from one canonical state to another: `add ""` from absence, `remove ""` into it."""
+    if before == after:
+        return []
+    if after is None:
+        return [{"op": "remove", "path": ""}]
+    if before is None:
+        return [{"op": "add", "path": "", "value": loads(after)}]
+    return list(diff(loads(before), loads(after)))

@@ -1,4 +1,4 @@
-"""A document's effective changes as history shows them, gathered from runs within the answer's bounds.
+"""A document's effective changes as history shows them, gathered from segments within the answer's bounds.
 
 Used by `refold.history.History`.
 """
@@ -33,12 +33,12 @@ class Slice(NamedTuple):
     next: int | None
 
 
-async def gather(runs: AsyncIterator[Segment], ask: Ask) -> Slice:
-    """Take changes from runs, in the order asked, until a bound is met."""
+async def gather(segments: AsyncIterator[Segment], ask: Ask) -> Slice:
+    """Take changes from segments, in the order asked, until a bound is met."""
     items: list[bytes] = []
     bytes_count = scanned = last = 0
-    async for run in runs:
-        for entry in _wanted(run, ask):
+    async for segment in segments:
+        for entry in _wanted(segment, ask):
             is_full = len(items) >= ask.limit or scanned >= HISTORY_SCAN_MAX
             change = None if is_full else change_of(entry, ask.tokens)
             bytes_count += len(change or b"")
@@ -61,8 +61,8 @@ def change_of(entry: Entry, tokens: tuple[str, ...] | None = None) -> bytes | No
     return json_text.dumps(view)
 
 
-def _wanted(run: Segment, ask: Ask) -> Iterator[Entry]:
-    entries = reversed(run.entries) if ask.is_descending else iter(run.entries)
+def _wanted(segment: Segment, ask: Ask) -> Iterator[Entry]:
+    entries = reversed(segment.entries) if ask.is_descending else iter(segment.entries)
     for entry in entries:
         if entry.status.is_effective and _is_behind(entry.version, ask):
             yield entry

@@ -1,4 +1,4 @@
-"""Documents in memory, bounded in bytes: the least lately used leave first, never one that is not yet committed.
+"""Documents in memory, bounded in bytes; the least recently used leave first, never one that is not yet committed.
 
 Used by the projector's loop alone.
 """
@@ -12,7 +12,7 @@ from refold.core.document import Document
 from refold.store import Key
 
 STATE_FACTOR: Final = 6
-"""A parsed state takes about so many times its canonical bytes (measured on the real history: 4 to 7)."""
+"""A parsed state takes about this many times its canonical bytes (measured on the real history: 4 to 7)."""
 
 DOCUMENT_BYTES: Final = 1_000
 IDENTITY_BYTES: Final = 200
@@ -22,7 +22,7 @@ class DocumentCache:
     """Documents by key, oldest use first."""
 
     def __init__(self, bytes_max: int) -> None:
-        """Hold about so many bytes of memory."""
+        """Hold about this many bytes of memory."""
         self._bytes_max = bytes_max
         self._documents: dict[Key, Document] = {}
         self._costs: dict[Key, int] = {}
@@ -37,15 +37,15 @@ class DocumentCache:
         return self._documents.get(key)
 
     def hold(self, document: Document) -> None:
-        """Take a document in."""
+        """Add a document."""
         key = (document.namespace, document.document)
         self._documents[key] = document
         self._weigh(key)
 
     def shrink(self, used: Collection[Key], pinned: Collection[Key]) -> bool:
-        """Weigh what was used, then let go of the least lately used until the rest fits; `pinned` ones stay.
+        """Measure what was used, then drop the least recently used until the rest fits; `pinned` ones stay.
 
-        Tells whether anything went.
+        Returns whether the cache was over its bound.
         """
         for key in used:
             document = self._documents.pop(key, None)

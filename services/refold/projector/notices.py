@@ -1,6 +1,6 @@
-"""What the projector tells the world after a commit: outcomes to their authors, changes, progress.
+"""The messages that the projector sends after a commit: outcomes to their authors, changes, progress.
 
-Built at once when an event is folded, sent when it is committed; at most once, never in a replay.
+Made when an event is folded, sent when it is committed; at most once, never in a replay.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from refold.core.outcome import Entry
 from refold.core.page import operations_of
 from refold.core.record import Place
 from refold.core.shard import Step
+from refold.core.timestamp import format_time
 from refold.log import PROGRESS_SUBJECT
 from refold.store import Rejection
 
 
 def reply_notice(where: Place, step: Step) -> tuple[str, bytes] | None:
-    """Return the author's subject and the outcome for it; None where he asked for none."""
+    """Return the author's subject and the outcome for it; None where none was asked for."""
     subject = reply_subject(step.entry.headers)
     if subject is None:
         return None
@@ -28,7 +29,7 @@ def reply_notice(where: Place, step: Step) -> tuple[str, bytes] | None:
 
 
 def refusal_notice(rejection: Rejection, headers: bytes) -> tuple[str, bytes] | None:
-    """Return the author's subject and the outcome of an event whose names make no document."""
+    """Return the author's subject and the outcome of an event whose subject names no document."""
     subject = reply_subject(headers)
     if subject is None:
         return None
@@ -49,9 +50,16 @@ def change_notice(where: Place, step: Step) -> tuple[str, bytes] | None:
     return f"change.{where.namespace}.{where.document}", body
 
 
-def progress_notice(read_sequence: int) -> tuple[str, bytes]:
-    """Return subject and body that say how far the log has been folded and committed."""
-    return PROGRESS_SUBJECT, canonical.dumps({"sequence": read_sequence})
+class ProgressNotices:
+    """Make the notices that say how far a shard has folded and committed the log."""
+
+    def __init__(self, shard: str, *, started_at: int) -> None:
+        """Name the shard, and its epoch by the projector's start (nanoseconds of the broker's clock)."""
+        self._named: dict[str, Json] = {"shard": shard, "epoch": format_time(started_at)}
+
+    def notice(self, committed_sequence: int) -> tuple[str, bytes]:
+        """Return subject and body."""
+        return PROGRESS_SUBJECT, canonical.dumps({"sequence": committed_sequence, **self._named})
 
 
 def outcome_view(namespace: str, document: str, entry: Entry, folded: Folded) -> dict[str, Json]:

@@ -17,12 +17,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from refold.audit import rebuild, verify
+from refold.audit.rebuild import ReplayShard
 from refold.core import json_text
 from refold.core.errors import DataFolderInUse, RefoldError, Refused, StoreDamaged
 from refold.embedded.process import Command, LogFile, Process
 from refold.log import EventLog
-from refold.projector import rebuild, verify
-from refold.projector.shards import ReplayShard, begin_shard
+from refold.projector.loop import begin_replay, replay_loop
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.swap import PostgresReplacement, PostgresSchemaSwap
 from refold.telemetry.logging import configure
@@ -64,14 +65,16 @@ async def run_rebuild(
     if into == live:
         raise Refused("bad_usage", "must be another schema than the live one", field="--into", shape=into)
     async with AsyncExitStack() as endings:
+        log = await endings.enter_async_context(_log(settings))
+        fresh = await endings.enter_async_context(_store(settings, into))
         parts = rebuild.Parts(
-            log=await endings.enter_async_context(_log(settings)),
+            log=log,
             live=await endings.enter_async_context(_store(settings, live)),
-            fresh=await endings.enter_async_context(_store(settings, into)),
+            fresh=fresh,
             swap=await endings.enter_async_context(
                 PostgresSchemaSwap.open(settings.required("postgres_url"), live=live, fresh=into)
             ),
-            bounds=bounds_of(settings),
+            open_loop=partial(replay_loop, log, fresh, bounds_of(settings)),
             processes=min(PROCESSES_MAX, processes or processors()),
             replay_in_shards=partial(replay_in_processes, settings, into),
         )
@@ -98,11 +101,12 @@ async def run_from_nothing(
             replacement = await endings.enter_async_context(
                 PostgresReplacement.open(dsn, live=live, fresh=fresh, kept=kept)
             )
+            store = await endings.enter_async_context(_resumed(settings, fresh, replacement))
             parts = rebuild.FromNothing(
                 log=log,
-                fresh=await endings.enter_async_context(_resumed(settings, fresh, replacement)),
+                fresh=store,
                 replacement=replacement,
-                bounds=bounds_of(settings),
+                open_loop=partial(replay_loop, log, store, bounds_of(settings)),
                 processes=min(PROCESSES_MAX, processes or processors()),
                 replay_in_shards=partial(replay_in_processes, settings, fresh),
             )
@@ -224,7 +228,7 @@ async def _replay(settings: Settings, shard: ReplayShard, until_sequence: int) -
             dsn, schema=schema, shard=shard.name, readers_max=2, state_lag=state_lag_of(settings)
         )
         try:
-            loop = await begin_shard(log, store, shard, bounds_of(settings))
+            loop = await begin_replay(log, store, bounds_of(settings), shard.partitions)
             await loop.run(until_sequence)
         finally:
             await store.close()

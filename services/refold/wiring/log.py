@@ -19,6 +19,7 @@ from refold.core.errors import LogDiffers, LogError, LogHole, LogMissing, StoreD
 from refold.embedded.folder import FolderMarker
 from refold.embedded.log_files import kept_folders
 from refold.embedded.nats import NATS_USERS, NatsServer, inbox_prefix
+from refold.history.log_integrity import check_documents, check_log
 from refold.log.jetstream import (
     DEFAULT_INBOX_PREFIX,
     Client,
@@ -33,7 +34,6 @@ from refold.log.jetstream import (
     no_traces,
 )
 from refold.log.jetstream import create_log as create_stream
-from refold.projector.witness import hold_documents_against, hold_log_against
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.schema import bound_log, put_aside
 from refold.telemetry.logging import configure
@@ -124,7 +124,7 @@ async def _check_projected(url: str, dsn: str, schema: str) -> None:
         finally:
             await store.close()
         if checkpoints:
-            await hold_log_against(log, checkpoints)
+            await check_log(log, checkpoints)
     finally:
         await log.close()
 
@@ -136,7 +136,7 @@ async def refuse_damaged(servers: Servers, schema: str, log_id: str) -> None:
         try:
             log = await open_log(servers.nats.url("projector"), "refold-start")
             try:
-                await hold_documents_against(log, store, await store.bind(log_id))
+                await check_documents(log, store, await store.bind(log_id))
             finally:
                 await log.close()
         finally:

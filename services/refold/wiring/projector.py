@@ -1,4 +1,4 @@
-"""The projector's composition: ports, runner, service. Run by `refold projector` and, as a child, by `refold up`.
+"""The projector's composition: ports, supervisor, service. Run by `refold projector` and, as a child, by `refold up`.
 
 Shutdown order: the probes stop, the loop is cancelled (what it had not committed is folded again from the log), states
 that lag are written, then the store lets go of the shard, then the connections to the log close.
@@ -20,9 +20,9 @@ from prometheus_client import CollectorRegistry
 from refold.core.limits import PENDING_BYTES_MAX
 from refold.embedded.process import choose_port
 from refold.log.jetstream import JetStreamNotices, credentials_of
-from refold.projector.partition import Bounds, Ports
-from refold.projector.runner import Runner
-from refold.projector.service import create_service
+from refold.projector.app import create_service
+from refold.projector.loop import Bounds, Ports
+from refold.projector.supervisor import ShardOf, Supervisor
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.flush import StateLag
 from refold.telemetry.logging import get_logger
@@ -41,14 +41,14 @@ async def run(settings: Settings) -> None:
     collect_seldom()
     registry = CollectorRegistry()
     async with _ports(settings, registry) as ports:
-        runner = Runner(ports, bounds_of(settings))
+        supervisor = Supervisor(ports, bounds_of(settings))
         url = settings.required("nats_url")
-        service = create_service(runner, _control(url), registry, when_ended=stop.set)
+        service = create_service(supervisor, _control(url), registry, when_ended=stop.set)
         host, port = split_address(settings.probe)
         port = choose_port(host, port)
         get_logger().info("projector_listening", host=host, port=port)
         await serve(service, host=host, port=port, stop=stop, idle_seconds=settings.http_idle_seconds)
-        runner.raise_if_stopped()
+        supervisor.raise_if_stopped()
 
 
 def bounds_of(settings: Settings) -> Bounds:
@@ -79,6 +79,7 @@ async def _ports(settings: Settings, registry: CollectorRegistry) -> AsyncIterat
         store = await PostgresStore.open(
             settings.required("postgres_url"),
             schema=settings.postgres_schema,
+            shard=ShardOf.parse(settings.shard).lease_name,
             state_lag=state_lag_of(settings),
         )
         endings.push_async_callback(store.close)
@@ -90,6 +91,7 @@ async def _ports(settings: Settings, registry: CollectorRegistry) -> AsyncIterat
             metrics=ProjectorMetrics(registry),
             broker_now=BrokerClock((await log.info()).time),
             timer=time.perf_counter,
+            shard=settings.shard,
         )
 
 

@@ -118,6 +118,11 @@ class Settings(BaseSettings):
     cache_bytes_max: int = Field(
         256 * _MEBIBYTE, ge=_MEBIBYTE, description="Documents that a projector keeps in memory, in bytes."
     )
+    shard: str = Field(
+        "0-63",
+        pattern=r"^\d{1,2}-\d{1,2}$",
+        description="The partitions that a projector folds, as FIRST-LAST; all documents are in one of 64.",
+    )
     commit_events_max: int = Field(
         50_000,
         ge=1,

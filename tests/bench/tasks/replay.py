@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from bench.signals import Signals
-from refold.projector.shards import ReplayShard, begin_shard
+from refold.projector.loop import begin_replay
 from refold.store.postgres import PostgresStore
 from refold.wiring.log import open_log
 from refold.wiring.projector import bounds_of
@@ -19,11 +19,10 @@ async def replay(
 ) -> dict[str, Any]:
     """Fold these partitions into an unused schema."""
     collect_seldom()
-    shard = ReplayShard(name=str(partitions[0]), partitions=tuple(partitions))
     log = await open_log(url, "refold-bench-replay")
-    store = await PostgresStore.open(dsn, schema=schema, shard=shard.name, readers_max=2)
+    store = await PostgresStore.open(dsn, schema=schema, shard=str(partitions[0]), readers_max=2)
     try:
-        loop = await begin_shard(log, store, shard, bounds_of(load()))
+        loop = await begin_replay(log, store, bounds_of(load()), partitions)
         await signals.until_go()
         begun = time.perf_counter()
         await loop.run(until_sequence)

@@ -23,7 +23,7 @@ from refold.core.timestamp import format_time, parse_rfc3339, parse_time
 from refold.gateway.requests import write_condition
 from refold.gateway.responses import Problem
 from refold.log import CONTROL_SUBJECT, PROGRESS_SUBJECT
-from refold.projector.service import answer_control
+from refold.projector.app import answer_control
 from support.contracts import contract
 
 ASYNCAPI = contract("asyncapi.yaml")

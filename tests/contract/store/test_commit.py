@@ -38,6 +38,7 @@ async def test_another_log_is_refused(store):
     assert raised.value.facts == {"expected": "log-2", "found": LOG_ID}
 
 
+@pytest.mark.usefixtures("single_writer")
 async def test_one_store_owns_the_shard_until_it_is_closed(store, open_store, scribe):
     rival = await open_store()
     assert not await rival.acquire_lease()
@@ -46,6 +47,7 @@ async def test_one_store_owns_the_shard_until_it_is_closed(store, open_store, sc
     assert await rival.acquire_lease()
 
 
+@pytest.mark.usefixtures("single_writer")
 async def test_an_owner_silent_for_the_lease_loses_the_shard_and_learns_of_it(store, open_store, scribe):
     patient, rival = await open_store(), await open_store(lease_seconds=0.0)
     await rival.bind(LOG_ID)
@@ -107,6 +109,7 @@ async def test_a_lost_fence_changes_nothing(store, scribe):
     assert (await store.head(NAMESPACE, "b")).snapshot.state == b"2"
 
 
+@pytest.mark.usefixtures("single_writer")
 async def test_a_fence_lost_in_one_partition_is_lost_in_all(store, scribe):
     scribe.put("a", 1)
     commit = scribe.commit()
@@ -117,6 +120,7 @@ async def test_a_fence_lost_in_one_partition_is_lost_in_all(store, scribe):
     assert await store.head(NAMESPACE, "a") is None
 
 
+@pytest.mark.usefixtures("single_writer")
 async def test_partitions_are_committed_in_the_groups_that_their_owner_says(store, scribe):
     begun = scribe.commit()
 

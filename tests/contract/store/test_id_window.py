@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
-from refold.core import identity
-from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
+from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS, RULES
 from refold.core.outcome import Status
 from refold.store import memory
 from refold.store.postgres import read
@@ -20,9 +20,10 @@ NAMES = "abcdefg"
 @pytest.fixture
 def _small(monkeypatch):
     """Bounds so small that every log crosses them many times."""
-    for module in (identity, read):
+    limits = replace(RULES[1].limits, id_window_ids=IDS, id_window_events=EVENTS)
+    monkeypatch.setitem(RULES, 1, replace(RULES[1], limits=limits))
+    for module in (read, memory):
         monkeypatch.setattr(module, "ID_WINDOW_IDS", IDS)
-    for module in (identity, read, memory):
         monkeypatch.setattr(module, "ID_WINDOW_EVENTS", EVENTS)
 
 

@@ -19,10 +19,10 @@ DOCUMENTS = ("a", "b", "c")
 FIRST = ("", "")
 
 
-@pytest.fixture
-def store_dsn(postgres_dsn):
+@pytest.fixture(params=["postgres", "postgres in two shards"])
+def kind(request):
     """Only PostgreSQL leaves states out of commits."""
-    return postgres_dsn
+    return request.param
 
 
 def add(number):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from refold.audit.verify import Listener, Scope, verify
 from refold.core import json_text
 from refold.core.errors import FoldUnknown
 from refold.core.fold import RULES
@@ -14,7 +15,6 @@ from refold.core.record import partition_of
 from refold.core.shard import Shard
 from refold.log.memory import MemoryLog, MemoryNotices
 from refold.projector.crossing import resume_system
-from refold.projector.verify import Listener, Scope, verify
 from refold.store.memory import MemoryStore, Tables
 from support.fold2 import FOLD_2, MOVE_ON, NUMBER, inc, known_fold_2
 from support.projection import NARROW, ROOMY, append, ports, project, projecting

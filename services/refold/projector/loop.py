@@ -1,38 +1,42 @@
-"""The projector's loop over its shard: read, fold, commit, notify.
+"""The projector's loop over its shard: read, fold, commit, notify. Folding continues while the store commits.
 
-Run by `refold.projector.runner`, which owns the shard; folding goes on while the store commits.
+Run by `refold.projector.supervisor`, which holds the shard's lease, and by a replay.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Final
 
+from prometheus_client import CollectorRegistry
+
+from refold.core.checkpoint import Checkpoint
 from refold.core.document import Document
 from refold.core.errors import FenceLost, FoldUnknown, LogUnavailable, StoreDamaged
-from refold.core.limits import RECORDS_FOLDED_MAX, REPLY_AGE_NANOSECONDS
+from refold.core.limits import RECORDS_FOLDED_MAX, REPLY_AGE_NANOSECONDS, TIME_MAX_NANOSECONDS
 from refold.core.outcome import Entry, Status
 from refold.core.record import Place, Record, author_headers
 from refold.core.shard import Shard, Step
+from refold.history.rejections import rejection_of, unroutable_rejection
 from refold.log import EventLog, Notices
+from refold.log.memory import MemoryNotices
 from refold.projector.cache import DocumentCache
+from refold.projector.commit_buffer import AdaptiveBatch, CommitBuffer
 from refold.projector.crossing import Windows, load_windows, resume_system, split_by_rules
-from refold.projector.notices import change_notice, progress_notice, refusal_notice, reply_notice
-from refold.projector.pending import Pending
-from refold.projector.refusals import nowhere_rejection, rejection_of
-from refold.projector.sizing import CommitSize
+from refold.projector.notices import ProgressNotices, change_notice, refusal_notice, reply_notice
 from refold.store import Key
 from refold.store.ports import SnapshotStore
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import ProjectorMetrics
 
-SEATS_MAX: Final = 100_000
+SUBJECTS_MAX: Final = 100_000
 """Subjects whose document is remembered; over it they are forgotten and looked up again."""
 
 
@@ -47,9 +51,9 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """What the loop works on. `replies` is a connection that may publish outcomes and nothing else.
+    """What the loop uses. `replies` is a connection that may publish outcomes and nothing else.
 
-    `broker_now` returns the broker's clock in nanoseconds.
+    `broker_now` returns the broker's clock in nanoseconds. `shard` is the shard's name in notices of progress.
     """
 
     log: EventLog
@@ -59,34 +63,36 @@ class Ports:
     metrics: ProjectorMetrics
     broker_now: Callable[[], int]
     timer: Callable[[], float]
+    shard: str = "0-63"
 
 
 class ShardLoop:
-    """Folds the log, from the checkpoints on, until it is cancelled or the world fails.
+    """Fold the log from the checkpoints on, until cancelled or a port fails.
 
-    A failure leaves nothing half done: whoever starts again begins at the checkpoints with an empty memory.
+    A loop that failed cannot run again; the next one begins at the checkpoints with an empty memory.
     """
 
     def __init__(self, ports: Ports, bounds: Bounds, shard: Shard) -> None:
-        """Take the shard as the checkpoints have it."""
+        """Begin at the shard's checkpoints."""
         self._ports = ports
         self._bounds = bounds
         self._shard = shard
         self._documents = DocumentCache(bounds.cache_bytes_max)
         self._new: set[Key] = set()
         self._wanted: set[Key] = set()
-        # By subject as stored: where its events belong, and the document where it is in memory.
-        self._seats: dict[bytes, tuple[Place, Document | None]] = {}
-        self._pending = Pending(shard.read_sequence)
-        self._size = CommitSize(bounds.pending_events_max)
+        # By stored subject: the names and partition, and the document where it is in memory.
+        self._routes: dict[bytes, tuple[Place, Document | None]] = {}
+        self._buffer = CommitBuffer(shard.read_sequence)
+        self._batch = AdaptiveBatch(bounds.pending_events_max)
         self._is_live = True
-        self._committing: Pending | None = None
+        self._committing: CommitBuffer | None = None
         self._has_work = asyncio.Event()
         self._has_committed = asyncio.Event()
+        self.progress = ProgressNotices(ports.shard, started_at=ports.broker_now())
         self.committed_sequence = shard.read_sequence
 
     async def run(self, until_sequence: int | None = None) -> None:
-        """Fold and commit side by side; raises what either of them raised.
+        """Fold and commit concurrently; raises what either of them raised.
 
         Follows the log without end, or ends when all up to `until_sequence` is committed and all states are written.
         """
@@ -132,35 +138,35 @@ class ShardLoop:
             for part in split_by_rules(records, self._shard.place):
                 self._fold(part, await self._load_windows(part))
         except FoldUnknown:
-            # What came before is folded by rules that are known: it is committed before this stops.
+            # The events before were folded by known rules: commit them before stopping.
             self._has_work.set()
-            await self._wait_until(lambda: self._committing is None and not self._pending.events)
+            await self._wait_until(lambda: self._committing is None and not self._buffer.events)
             raise
         self._has_work.set()
         await asyncio.sleep(0)
         await self._wait_until(lambda: not self._is_full())
 
     async def _load_missing(self, records: list[Record]) -> None:
-        """Bring every document of these records into memory, in one query for those that are not there."""
-        if len(self._seats) >= SEATS_MAX:
-            self._seats.clear()
+        """Load the documents of these records that are not in memory, in one query."""
+        if len(self._routes) >= SUBJECTS_MAX:
+            self._routes.clear()
         subjects = {record.subject for record in records}
-        unseated = [self._shard.place(subject) for subject in subjects if subject not in self._seats]
-        if not unseated:
+        unknown = [self._shard.place(subject) for subject in subjects if subject not in self._routes]
+        if not unknown:
             return
         missing = {
             where[1:3]: where
-            for where in unseated
+            for where in unknown
             if self._is_folded(where) and self._documents.get(where[1:3]) is None
         }
         if missing:
-            # All are held until they are folded: the committer may shrink the cache while these are loaded.
+            # Keep all of them until they are folded: the committer may shrink the cache meanwhile.
             self._wanted = {self._shard.place(subject)[1:3] for subject in subjects}
             await self._load(missing)
         for subject in subjects:
             where = self._shard.place(subject)
             document = self._documents.get(where[1:3]) if self._is_folded(where) else None
-            self._seats[subject] = (where, document)
+            self._routes[subject] = (where, document)
 
     def _is_folded(self, where: Place) -> bool:
         return not where.reason and self._shard.owns(where.partition)
@@ -179,7 +185,7 @@ class ShardLoop:
             self._documents.hold(document)
 
     async def _refuse_ahead(self, document: Document) -> None:
-        """Raise: a document that has events behind this loop's place would be given them again."""
+        """Raise: the document has events after this loop's position, which would be folded twice."""
         checkpoints = {it.partition: it for it in await self._ports.store.checkpoints()}
         name = f"{document.namespace}/{document.document}"
         if checkpoints[document.partition].read_sequence >= document.last_sequence:
@@ -192,7 +198,7 @@ class ShardLoop:
         rules = self._shard.rules
         if rules.needs is None:
             return None
-        events = ((record, self._seats[record.subject][1]) for record in records)
+        events = ((record, self._routes[record.subject][1]) for record in records)
         held = [(record, document) for record, document in events if document is not None]
         # The committer may shrink the cache meanwhile: these stay, and get their seats again.
         self._wanted = {self._shard.place(record.subject)[1:3] for record in records}
@@ -203,15 +209,15 @@ class ShardLoop:
     def _uncommitted(self, key: Key) -> Iterator[Entry]:
         if self._committing is not None:
             yield from self._committing.entries_of(key)
-        yield from self._pending.entries_of(key)
+        yield from self._buffer.entries_of(key)
 
     def _fold(self, records: list[Record], windows: Windows | None) -> None:
         young = self._ports.broker_now() - REPLY_AGE_NANOSECONDS
-        seats, fold_one = self._seats, self._fold_one
+        routes, fold_one = self._routes, self._fold_one
         fold = self._shard.fold if windows is None else partial(windows.fold, self._shard)
         outcomes: Counter[Status] = Counter()
         for record in records:
-            where, document = seats[record.subject]
+            where, document = routes[record.subject]
             if document is not None:
                 step = fold(record, where, document)
                 outcomes[fold_one(step, where, document, record.time > young)] += 1
@@ -225,9 +231,9 @@ class ShardLoop:
 
     def _fold_one(self, step: Step, where: Place, document: Document, is_young: bool) -> Status:
         entry = step.entry
-        self._pending.add(document, entry, is_new=bool(self._new) and where[1:3] in self._new)
+        self._buffer.add(document, entry, is_new=bool(self._new) and where[1:3] in self._new)
         if entry.status is Status.rejected:
-            self._pending.rejections.append(rejection_of(where, entry, self._shard.rules.limits))
+            self._buffer.rejections.append(rejection_of(where, entry, self._shard.rules.limits))
         if is_young:
             self._notify(where, step)
         return entry.status
@@ -235,31 +241,31 @@ class ShardLoop:
     def _notify(self, where: Place, step: Step) -> None:
         reply = reply_notice(where, step)
         if reply is not None:
-            self._pending.add_reply(reply)
+            self._buffer.add_reply(reply)
         change = change_notice(where, step)
         if change is not None:
-            self._pending.add_notice(change)
+            self._buffer.add_notice(change)
 
     def _refuse(self, record: Record, where: Place, *, is_young: bool) -> None:
-        """Keep an event whose names make no document whole, beside the reason."""
+        """Reject an event whose subject names no document; the rejection keeps the event itself."""
         recorded_at = self._shard.refuse(record, where)
         stored = record._replace(headers=author_headers(record.headers))
-        rejection = nowhere_rejection(where, stored, recorded_at)
-        self._pending.rejections.append(rejection)
-        self._pending.count(len(stored.body) + len(stored.headers) + len(stored.subject))
+        rejection = unroutable_rejection(where, stored, recorded_at)
+        self._buffer.rejections.append(rejection)
+        self._buffer.count(len(stored.body) + len(stored.headers) + len(stored.subject))
         reply = refusal_notice(rejection, stored.headers) if is_young else None
         if reply is not None:
-            self._pending.add_reply(reply)
+            self._buffer.add_reply(reply)
 
     async def _wait_until(self, is_so: Callable[[], bool]) -> None:
-        """Wait for the committer to make something so."""
+        """Wait until a condition holds; the committer wakes this."""
         while not is_so():
             self._has_committed.clear()
             await self._has_committed.wait()
 
     def _is_full(self) -> bool:
-        pending = self._pending
-        return pending.events >= self._size.events_max or pending.bytes >= self._bounds.pending_bytes_max
+        buffer = self._buffer
+        return buffer.events >= self._batch.events_max or buffer.bytes >= self._bounds.pending_bytes_max
 
     async def _commit_folded(self) -> None:
         while True:
@@ -269,40 +275,40 @@ class ShardLoop:
             await self._commit(taken)
             self._committing = None
             self._has_committed.set()
-            if self._documents.shrink(taken.keys, self._pending.keys | self._wanted):
-                self._seats.clear()
+            if self._documents.shrink(taken.keys, self._buffer.keys | self._wanted):
+                self._routes.clear()
 
-    def _take(self) -> Pending:
-        """Begin a new pending behind the one to commit; its new documents will have rows by then."""
-        taken, self._pending = self._pending, Pending(self._shard.read_sequence)
+    def _take(self) -> CommitBuffer:
+        """Take the buffer to commit, and begin the next; its new documents will have rows by then."""
+        taken, self._buffer = self._buffer, CommitBuffer(self._shard.read_sequence)
         self._committing = taken
         self._new -= taken.keys
         self._has_committed.set()
         return taken
 
-    async def _commit(self, taken: Pending) -> None:
+    async def _commit(self, taken: CommitBuffer) -> None:
         ports = self._ports
         taken_at = ports.timer()
-        taken.cut_runs()
+        taken.close_segments()
         commit = taken.to_commit(self._shard.checkpoint(taken.after_sequence), ports.store)
         started = ports.timer()
         await ports.store.commit(commit)
         self.committed_sequence = commit.checkpoint.read_sequence
         ended = ports.timer()
         if self._is_live:
-            self._size.learn(taken.events, ended - taken_at)
+            self._batch.learn(taken.events, ended - taken_at)
         ports.metrics.commit_seconds.observe(ended - started)
         ports.metrics.commit_events.observe(taken.events)
         ports.metrics.commit_documents.observe(len(commit.documents))
         await self._announce(taken)
 
-    async def _announce(self, taken: Pending) -> None:
-        """Tell what was committed, outcomes first."""
+    async def _announce(self, taken: CommitBuffer) -> None:
+        """Send outcomes, then changes and progress, of what was committed."""
         await self._send(self._ports.replies, taken.replies)
-        await self._send(self._ports.notices, [*taken.notices, progress_notice(self.committed_sequence)])
+        await self._send(self._ports.notices, [*taken.notices, self.progress.notice(self.committed_sequence)])
 
     async def _send(self, notices: Notices, messages: list[tuple[str, bytes]]) -> None:
-        """Send messages; a lost one is no loss of state, so a dead connection only is a log line."""
+        """Send messages. Notices may be lost without harm to the state, so a dead connection is only logged."""
         try:
             await notices.send_all(messages)
         except LogUnavailable as error:
@@ -313,3 +319,36 @@ def _until(records: list[Record], sequence: int | None) -> list[Record]:
     if sequence is None or records[-1].sequence <= sequence:
         return records
     return [record for record in records if record.sequence <= sequence]
+
+
+def replay_loop(
+    log: EventLog, store: SnapshotStore, bounds: Bounds, checkpoints: Sequence[Checkpoint]
+) -> ShardLoop:
+    """Return a loop over these partitions that sends no notices."""
+    # Outcomes and changes were sent when they were new.
+    unsent = MemoryNotices()
+    ports = Ports(
+        log=log,
+        store=store,
+        notices=unsent,
+        replies=unsent,
+        metrics=ProjectorMetrics(CollectorRegistry()),
+        # No event is young enough for a notice.
+        broker_now=lambda: TIME_MAX_NANOSECONDS,
+        timer=time.perf_counter,
+    )
+    return ShardLoop(ports, bounds, Shard(list(checkpoints)))
+
+
+async def begin_replay(
+    log: EventLog, store: SnapshotStore, bounds: Bounds, partitions: Sequence[int]
+) -> ShardLoop:
+    """Return a replay's loop at its checkpoints. Raises `FenceLost` where these partitions are being replayed already.
+
+    Every shard folds the system's documents, so each sees a change of the fold number; one that it does not know stops
+    the whole replay.
+    """
+    if not await store.acquire_lease():
+        raise FenceLost("another replay is at work on these partitions", partitions=list(partitions))
+    checkpoints = await store.bind((await log.info()).log_id)
+    return replay_loop(log, store, bounds, [each for each in checkpoints if each.partition in partitions])

@@ -1,6 +1,6 @@
-"""What has been folded since the last commit was begun: it becomes one transaction.
+"""What has been folded since the last commit began: it becomes one transaction. Used by the projector's loop.
 
-Used by the projector's loop, which folds into one while another is being committed.
+The loop folds into one buffer while another is being committed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ from typing import Final
 from refold.core import canonical
 from refold.core.checkpoint import ShardCheckpoint
 from refold.core.document import ABSENT, Document
-from refold.core.limits import PAGE_BYTES_MIN, PAGE_EVENTS_MAX, RUN_EVENTS_MIN
+from refold.core.limits import (
+    COMMIT_SECONDS,
+    PAGE_BYTES_MIN,
+    PAGE_EVENTS_MAX,
+    RECORDS_FOLDED_MAX,
+    RUN_EVENTS_MIN,
+)
 from refold.core.outcome import Entry
 from refold.core.page import snapshot_of
 from refold.store import ClosedPage, Commit, DocumentWrite, Key, Rejection
@@ -41,11 +47,11 @@ class _Unwritten:
         yield from self.journal
 
 
-class Pending:
+class CommitBuffer:
     """Entries by document, rejections and notices, in the order of the log."""
 
     def __init__(self, after_sequence: int) -> None:
-        """Begin behind what the checkpoints will have when this is committed."""
+        """Begin after the sequence that the checkpoints have when this is committed."""
         self.after_sequence = after_sequence
         self.notices: list[Notice] = []
         self.replies: list[Notice] = []
@@ -56,11 +62,11 @@ class Pending:
 
     @property
     def keys(self) -> set[Key]:
-        """Name the documents that are not yet committed."""
+        """Return the documents that are not yet committed."""
         return set(self._unwritten)
 
     def add(self, document: Document, entry: Entry, *, is_new: bool) -> None:
-        """Take a folded event in; cut a page where the document's run has grown to one."""
+        """Add a folded event; close a page where the document's open segment is full."""
         key = (document.namespace, document.document)
         unwritten = self._unwritten.get(key)
         if unwritten is None:
@@ -75,7 +81,7 @@ class Pending:
         if document.unpaged_events < PAGE_EVENTS_MAX and document.unpaged_bytes < PAGE_BYTES_MIN:
             return
         if _is_full(document):
-            _cut(document, unwritten)
+            _close_page(document, unwritten)
             self.bytes += document.page_bytes
 
     def add_reply(self, reply: Notice) -> None:
@@ -102,15 +108,15 @@ class Pending:
         subject, body = notice
         self.bytes += len(subject) + len(body) + NOTICE_BYTES
 
-    def cut_runs(self) -> None:
-        """Cut a page wherever this commit's own events are a run worth a snapshot: they need no journal then."""
+    def close_segments(self) -> None:
+        """Close a page where this commit's own events are worth a snapshot: they need no journal then."""
         for unwritten in self._unwritten.values():
             document = unwritten.document
             if len(unwritten.journal) >= RUN_EVENTS_MIN and document.unpaged_bytes >= document.size:
-                _cut(document, unwritten)
+                _close_page(document, unwritten)
 
     def to_commit(self, checkpoint: ShardCheckpoint, store: ProjectionWriter) -> Commit:
-        """Freeze everything as one transaction; documents may be folded on while it is written."""
+        """Make one transaction of everything; the documents may change while it is written."""
         return Commit(
             expected_sequence=self.after_sequence,
             checkpoint=checkpoint,
@@ -126,7 +132,7 @@ def _is_full(document: Document) -> bool:
     return is_long or document.unpaged_bytes >= max(PAGE_BYTES_MIN, document.page_bytes)
 
 
-def _cut(document: Document, unwritten: _Unwritten) -> None:
+def _close_page(document: Document, unwritten: _Unwritten) -> None:
     state = _bytes_of(document)
     unwritten.pages.append(
         ClosedPage(
@@ -145,7 +151,7 @@ def _write_of(unwritten: _Unwritten, store: ProjectionWriter) -> DocumentWrite:
     is_changed = any(entry.status.is_effective for entry in unwritten.entries())
     has_state = store.wants_state(document, is_changed=is_changed)
     return DocumentWrite(
-        # A copy: the document itself goes on changing while this is written.
+        # A copy: the document itself changes while this is written.
         document=replace(document, state=None, identities={}),
         state=_bytes_of(document) if has_state else None,
         is_new=unwritten.is_new,
@@ -157,3 +163,20 @@ def _write_of(unwritten: _Unwritten, store: ProjectionWriter) -> DocumentWrite:
 
 def _bytes_of(document: Document) -> bytes | None:
     return None if document.state is ABSENT else canonical.dumps(document.state)
+
+
+class AdaptiveBatch:
+    """Bound the next commit's events by the last one's duration: large commits cost least, but delay every event."""
+
+    def __init__(self, events_max: int) -> None:
+        """Begin with, and never exceed, this many."""
+        self._events_max_ever = events_max
+        self.events_max = events_max
+
+    def learn(self, events: int, seconds: float) -> None:
+        """Adapt to how long a commit of so many events took."""
+        if seconds <= COMMIT_SECONDS:
+            self.events_max = min(2 * self.events_max, self._events_max_ever)
+        else:
+            fitting = int(events * COMMIT_SECONDS / seconds)
+            self.events_max = min(max(fitting, RECORDS_FOLDED_MAX), self._events_max_ever)

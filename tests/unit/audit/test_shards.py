@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from refold.audit.rebuild import shards_of
 from refold.core.limits import PARTITIONS
 from refold.core.shard import first_checkpoints
-from refold.projector.shards import shards_of
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])

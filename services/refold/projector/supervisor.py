@@ -1,42 +1,47 @@
-"""Owns the shard and keeps its loop going: standby, start at the checkpoints, start again after a failure.
+"""Hold a shard's lease and keep its loop running: standby, start at the checkpoints, restart after a transient error.
 
-Run by the service; ends only when cancelled or by an error that a new start could not mend.
+Run by the service; ends only when cancelled or by a fatal error.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, Self
 
 from refold.core.checkpoint import Checkpoint
 from refold.core.errors import (
     FenceLost,
     LogUnavailable,
     RefoldError,
+    Refused,
     StoreDamaged,
     StoreFull,
     StoreUnavailable,
     TimedOut,
 )
-from refold.core.limits import SHARD_SIGN_SECONDS
+from refold.core.limits import PARTITIONS, SHARD_SIGN_SECONDS
 from refold.core.shard import Shard
+from refold.history.log_integrity import check_documents, check_log
 from refold.log import LogInfo
-from refold.projector.notices import progress_notice
-from refold.projector.partition import Bounds, Ports, ShardLoop
-from refold.projector.witness import hold_documents_against, hold_log_against
+from refold.projector.loop import Bounds, Ports, ShardLoop
 from refold.telemetry.logging import get_logger
 
-PASSING: Final = (FenceLost, LogUnavailable, StoreDamaged, StoreFull, StoreUnavailable, TimedOut)
-"""Failures that pass: the loop starts again, at the checkpoints. Any other stops the projector, saying so.
+TRANSIENT: Final = (FenceLost, LogUnavailable, StoreDamaged, StoreFull, StoreUnavailable, TimedOut)
+"""Transient errors: the supervisor restarts the loop from its checkpoints. Anything else is fatal.
 
-A damaged store is replaced from outside (`refold rebuild --from-nothing`); the projector then goes on.
+A damaged store is replaced from outside (`refold rebuild --from-nothing`); the projector then continues.
 """
+
+_SHARD: Final = re.compile(r"(\d{1,2})-(\d{1,2})", re.ASCII)
 
 STANDBY_SECONDS: Final = 0.5
 BACKOFF_SECONDS_MAX: Final = 5.0
 LAG_SECONDS: Final = 1.0
-WITNESS_SECONDS: Final = 60.0
+LOG_CHECK_SECONDS: Final = 60.0
 SILENT_CHECKS_MAX: Final = 3
 """Checks of the log in a row that may end without an answer; after so many the loop starts again."""
 
@@ -54,13 +59,44 @@ class Stage(Enum):
     stopped = "stopped"
 
 
-class Runner:
-    """One projector's life."""
+@dataclass(frozen=True, slots=True)
+class ShardOf:
+    """The partitions that one projector folds: from the first to the last."""
+
+    first: int
+    last: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `FIRST-LAST`, as `0-63`. Raises `Refused`."""
+        found = _SHARD.fullmatch(text)
+        if found is None or not int(found[1]) <= int(found[2]) < PARTITIONS:
+            rule = f"FIRST-LAST, two partitions from 0 to {PARTITIONS - 1}, such as 0-31"
+            raise Refused("bad_shard", rule, field="shard", shape=repr(text[:40]))
+        return cls(int(found[1]), int(found[2]))
+
+    @property
+    def lease_name(self) -> str:
+        """Name its lease; the lease of all partitions has no name."""
+        return "" if self.last - self.first == PARTITIONS - 1 else f"{self.first}-{self.last}"
+
+    def has(self, partition: int) -> bool:
+        """Tell whether a partition is one of these."""
+        return self.first <= partition <= self.last
+
+    def of(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+        """Return the checkpoints of its partitions."""
+        return [each for each in checkpoints if self.has(each.partition)]
+
+
+class Supervisor:
+    """Run one shard's projector."""
 
     def __init__(self, ports: Ports, bounds: Bounds) -> None:
         """Take the ports; nothing starts before `run`."""
         self._ports = ports
         self._bounds = bounds
+        self._shard = ShardOf.parse(ports.shard)
         self._loop: ShardLoop | None = None
         self.stage = Stage.starting
         self.error = ""
@@ -68,15 +104,15 @@ class Runner:
 
     @property
     def committed_sequence(self) -> int:
-        """Tell how far the log has been folded and committed by this projector."""
+        """Return how far this projector has folded and committed the log."""
         return self._loop.committed_sequence if self._loop is not None else 0
 
     async def run(self) -> None:
-        """Work until cancelled, or until an error that no new start could mend (see `raise_if_stopped`)."""
+        """Work until cancelled or until a fatal error (see `raise_if_stopped`)."""
         try:
             await self._run()
-        except Exception as error:  # noqa: BLE001 - whoever runs us raises it again, see `raise_if_stopped`.
-            # Nobody foresaw it: the server that this runs within would swallow it.
+        except Exception as error:  # noqa: BLE001 - the caller raises it again, see `raise_if_stopped`.
+            # Unexpected; the ASGI server would swallow it.
             self.stage, self.error = Stage.stopped, repr(error)
             self._stopped_by = error
 
@@ -85,9 +121,9 @@ class Runner:
         while True:
             begun_sequence = self.committed_sequence
             try:
-                await self._own()
-                await self._work_as_owner()
-            except PASSING as error:
+                await self._await_lease()
+                await self._work_with_lease()
+            except TRANSIENT as error:
                 self._fail(Stage.waiting, error)
                 has_progressed = self.committed_sequence > begun_sequence
                 wait_seconds = (
@@ -114,34 +150,34 @@ class Runner:
         if self._stopped_by is not None:
             raise self._stopped_by
 
-    async def _own(self) -> None:
+    async def _await_lease(self) -> None:
         while not await self._ports.store.acquire_lease():
             self.stage = Stage.standby
             await asyncio.sleep(STANDBY_SECONDS)
 
-    async def _work_as_owner(self) -> None:
-        """Work while showing that the owner lives; the failure of either ends the other."""
+    async def _work_with_lease(self) -> None:
+        """Work while the lease is renewed; the failure of either ends the other."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._keep_shard(), name="shard")
+                tasks.create_task(self._renew_lease(), name="shard")
                 tasks.create_task(self._work(), name="work")
         except ExceptionGroup as group:
             raise group.exceptions[0] from group
 
-    async def _keep_shard(self) -> None:
-        """Nothing here waits for the log: an owner that cannot reach it is no dead one."""
+    async def _renew_lease(self) -> None:
+        """Renew the lease. Nothing here waits for the log: a holder that cannot reach it is still alive."""
         while True:
             if not await self._ports.store.acquire_lease():
                 raise FenceLost("another projector has taken the shard over")
             await asyncio.sleep(SHARD_SIGN_SECONDS)
 
     async def _work(self) -> None:
-        """Start at the checkpoints with an empty memory, hold the log against them, then fold."""
+        """Compare the log with the shard's checkpoints, then fold from there with an empty memory."""
         info = await self._ports.log.info()
-        checkpoints = await self._ports.store.bind(info.log_id)
-        await hold_log_against(self._ports.log, checkpoints)
-        await hold_documents_against(self._ports.log, self._ports.store, checkpoints)
-        self._loop = ShardLoop(self._ports, self._bounds, Shard(checkpoints))
+        checkpoints = self._shard.of(await self._ports.store.bind(info.log_id))
+        await check_log(self._ports.log, checkpoints)
+        await check_documents(self._ports.log, self._ports.store, checkpoints)
+        self._loop = ShardLoop(self._ports, self._bounds, Shard(await self._level(checkpoints)))
         self.stage, self.error = Stage.working, ""
         get_logger().info("projector_working", sequence=self._loop.committed_sequence, log_id=info.log_id)
         try:
@@ -152,14 +188,24 @@ class Runner:
         except ExceptionGroup as group:
             raise group.exceptions[0] from group
 
+    async def _level(self, checkpoints: list[Checkpoint]) -> list[Checkpoint]:
+        """Fold partitions that former shards left behind, step by step, until all are at one sequence."""
+        while len(levels := sorted({each.read_sequence for each in checkpoints})) > 1:
+            behind = [each for each in checkpoints if each.read_sequence == levels[0]]
+            await ShardLoop(self._ports, self._bounds, Shard(behind)).run(levels[1])
+            checkpoints = self._shard.of(await self._ports.store.checkpoints())
+        return checkpoints
+
     async def _watch_lag(self) -> None:
-        """Show the lag, and tell of progress as a sign of life; what is away for a moment stops nothing here."""
+        """Measure the lag, and send progress as a sign of life. An unreachable port is only logged here."""
         while True:
             await asyncio.sleep(LAG_SECONDS)
             try:
-                await self._ports.notices.send(*progress_notice(self.committed_sequence))
+                loop = self._loop
+                if loop is not None:
+                    await self._ports.notices.send(*loop.progress.notice(loop.committed_sequence))
                 info = await self._ports.log.info()
-                for checkpoint in await self._ports.store.checkpoints():
+                for checkpoint in self._shard.of(await self._ports.store.checkpoints()):
                     self._measure(info, checkpoint)
             except (LogUnavailable, StoreUnavailable, TimedOut) as error:
                 get_logger().warning("lag_unknown", code=error.code, error=str(error))
@@ -175,9 +221,9 @@ class Runner:
         """Compare the log with the checkpoints again and again. Only a difference or repeated silence is an error."""
         silent = 0
         while True:
-            await asyncio.sleep(WITNESS_SECONDS)
+            await asyncio.sleep(LOG_CHECK_SECONDS)
             try:
-                await hold_log_against(self._ports.log, await self._ports.store.checkpoints())
+                await check_log(self._ports.log, self._shard.of(await self._ports.store.checkpoints()))
                 silent = 0
             except (LogUnavailable, StoreUnavailable, TimedOut) as error:
                 silent += 1

@@ -1,6 +1,6 @@
-"""One document's stored rows, folded again from the first event and held against what the projection says of each.
+"""One document's stored rows, folded again from the first event and compared with what the projection says of each.
 
-Used by `refold.projector.verify`; pure, fed in the order of `refold.store.ports.position_of`.
+Used by `refold.audit.verify`; pure, fed in the order of `refold.store.ports.position_of`.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from refold.core.outcome import Entry, Status
 from refold.core.page import snapshot_of
 from refold.core.record import Place, Record, partition_of, stored_subject
 from refold.core.shard import entry_of
-from refold.projector.refusals import rejection_of
+from refold.history.rejections import rejection_of
 from refold.store import Key, Rejection
 from refold.store.ports import Item, StoredClosed, StoredEntry, StoredHead, StoredPage, Unreadable
 
 VALUE_CHARS_MAX: Final = 200
-"""A value in a difference is shown up to here."""
+"""Longer values are cut in a difference."""
 
 _PROSE: Final = {"detail"}
-"""For people, and made of parsers' messages, which differ between versions of Python: not compared."""
+"""Not compared: made of parsers' messages, which differ between versions of Python."""
 
 
 class Difference(NamedTuple):
-    """Where a projection does not say what the log makes of it.
+    """A value of a projection that differs from what the log makes of it.
 
     `part`: `document`, `page`, `journal`, `rejection`, `checkpoint`, `namespace` or `log`; `sequence` is the
     event's (a page's: of the last event before it), None where it is not about one.
@@ -46,8 +46,8 @@ class Difference(NamedTuple):
     found: str
 
 
-class Retrial:
-    """One document's retrial."""
+class ReplayCheck:
+    """Fold one document's stored events again, and compare its rows with the result."""
 
     def __init__(self, key: Key, fold_number_at: Callable[[int], int]) -> None:
         """Begin before the document's first event."""
@@ -67,7 +67,7 @@ class Retrial:
 
     @property
     def partition(self) -> int:
-        """Name the document's partition."""
+        """Return the document's partition."""
         return self._where.partition
 
     @property
@@ -77,18 +77,18 @@ class Retrial:
 
     @property
     def is_present(self) -> bool:
-        """Tell whether the document is there after all of them."""
+        """Tell whether the document is present after all of them."""
         return self._document.state is not ABSENT
 
     def take(self, item: Item) -> Iterator[Difference]:
-        """Hold one row against the fold so far, and fold on through its events."""
+        """Compare one row with the fold so far, and fold its events."""
         if isinstance(item, StoredHead):
             self._head = item
         elif isinstance(item, Unreadable):
             self.is_readable = False
             yield self._difference(item.sequence, item.part, "content", "readable", item.why)
         elif not self.is_readable:
-            # What follows an unreadable row cannot be judged: the row itself has been told.
+            # What follows an unreadable row cannot be checked; the row itself was reported.
             return
         elif isinstance(item, StoredPage):
             yield from self._take_page(item)
@@ -98,7 +98,7 @@ class Retrial:
             yield from self._take_rejection(item)
 
     def finish(self) -> Iterator[Difference]:
-        """Hold the document's row against the fold of all its events."""
+        """Compare the document's row with the fold of all its events."""
         if not self.is_readable:
             return
         document = self._document
@@ -191,7 +191,7 @@ class Retrial:
 
 
 def shown(value: object) -> str:
-    """Show a value in a difference."""
+    """Format a value for a difference."""
     if value is None:
         return "none"
     text = value if isinstance(value, str) else repr(value)

@@ -9,25 +9,25 @@ import pytest
 from refold.core.errors import LogUnavailable
 from refold.log import LogInfo
 from refold.log.memory import MemoryLog
-from refold.projector import runner as runners
-from refold.projector.runner import Runner, Stage
+from refold.projector import supervisor as supervisors
+from refold.projector.supervisor import Stage, Supervisor
 from refold.store.memory import MemoryStore, Tables
 from support.projection import ROOMY, append, ports
 from support.services import until
 
 
-async def _is(runner: Runner, stage: Stage) -> bool:
+async def _is(runner: Supervisor, stage: Stage) -> bool:
     return runner.stage is stage
 
 
 async def test_a_silent_owner_loses_the_shard_and_stands_by_when_it_is_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(runners, "STANDBY_SECONDS", 0.01)
+    monkeypatch.setattr(supervisors, "STANDBY_SECONDS", 0.01)
     log, tables = MemoryLog("log-1"), Tables()
     silent = MemoryStore(tables)
     assert await silent.acquire_lease()
-    runner = Runner(ports(log, MemoryStore(tables)), ROOMY)
+    runner = Supervisor(ports(log, MemoryStore(tables)), ROOMY)
     task = asyncio.create_task(runner.run())
     await until(lambda: _is(runner, Stage.standby))
     tables.leases[""].renewed_at -= 60
@@ -44,14 +44,14 @@ async def test_what_nobody_foresaw_ends_it_and_is_not_swallowed() -> None:
         async def acquire_lease(self) -> bool:
             raise ZeroDivisionError
 
-    runner = Runner(ports(MemoryLog("log-1"), Broken()), ROOMY)
+    runner = Supervisor(ports(MemoryLog("log-1"), Broken()), ROOMY)
     await runner.run()
     assert runner.stage is Stage.stopped
     with pytest.raises(ZeroDivisionError):
         runner.raise_if_stopped()
 
 
-async def _reached(runner: Runner, sequence: int) -> bool:
+async def _reached(runner: Supervisor, sequence: int) -> bool:
     return runner.committed_sequence >= sequence
 
 
@@ -72,10 +72,10 @@ class _Silent(MemoryLog):
 async def test_one_unanswered_check_of_the_log_does_not_restart_the_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(runners, "WITNESS_SECONDS", 0.01)
-    monkeypatch.setattr(runners, "LAG_SECONDS", 3_600)
+    monkeypatch.setattr(supervisors, "LOG_CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(supervisors, "LAG_SECONDS", 3_600)
     log, store = _Silent("log-1"), MemoryStore()
-    runner = Runner(ports(log, store), ROOMY)
+    runner = Supervisor(ports(log, store), ROOMY)
     task = asyncio.create_task(runner.run())
     await until(lambda: _is(runner, Stage.working))
     loop = runner._loop

@@ -1,4 +1,4 @@
-"""What is kept of an event that the fold refused, beside the event itself. Used by the loop and by who verifies it."""
+"""Rejections as the store keeps them, made from what the fold rejected. Used by the projector and the audit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from refold.store import Rejection
 
 
 def rejection_of(where: Place, entry: Entry, limits: Limits) -> Rejection:
-    """Make the rejection of a document's own event, which stands in its journal or page."""
+    """Make the rejection of a document's own event, which is in its journal or page."""
     return Rejection(
         where.namespace,
         where.document,
@@ -26,8 +26,8 @@ def rejection_of(where: Place, entry: Entry, limits: Limits) -> Rejection:
     )
 
 
-def nowhere_rejection(where: Place, record: Record, recorded_at: int) -> Rejection:
-    """Keep an event whose names make no document whole; `record` has its author's headers only."""
+def unroutable_rejection(where: Place, record: Record, recorded_at: int) -> Rejection:
+    """Make the rejection of an event whose subject names no document; `record` has its author's headers only."""
     detail = f"subject: {record.subject[:200]!r}"
     return Rejection(
         "", "", where.partition, record.sequence, recorded_at, where.reason, detail, b"{}", record
@@ -35,11 +35,11 @@ def nowhere_rejection(where: Place, record: Record, recorded_at: int) -> Rejecti
 
 
 def _about(headers: bytes, body: bytes, limits: Limits) -> bytes:
-    """Say what the author said of a refused event, as far as it can be read."""
+    """Return id, actor and type of a rejected event, as far as they can be read."""
     try:
         fields = open_envelope(headers, body, limits).fields
     except Refused:
         return b"{}"
-    told = ("id", "actor", "type")
-    texts = {name: fields[name][:ABOUT_CHARS_MAX] for name in told if isinstance(fields.get(name), str)}
+    names = ("id", "actor", "type")
+    texts = {name: fields[name][:ABOUT_CHARS_MAX] for name in names if isinstance(fields.get(name), str)}
     return canonical.dumps(texts)

@@ -1,7 +1,4 @@
-"""The second witness: holds the log against what the checkpoints say it once held.
-
-Run by the projector at its start and from time to time.
-"""
+"""Compare the log with the checkpoints of what was folded from it. Run by projectors, at start and periodically."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from refold.store import damaged
 from refold.store.ports import LatestReader
 
 
-async def hold_log_against(log: EventLog, checkpoints: list[Checkpoint]) -> None:
+async def check_log(log: EventLog, checkpoints: list[Checkpoint]) -> None:
     """Raise `LogHole`, naming the sequences, where the log lacks or changed what was folded; `FoldUnknown`."""
     newest = max(checkpoints, key=lambda checkpoint: checkpoint.read_sequence)
     rules_of(newest.fold)
@@ -32,10 +29,10 @@ async def hold_log_against(log: EventLog, checkpoints: list[Checkpoint]) -> None
             await _check_last(log, checkpoint)
 
 
-async def hold_documents_against(log: EventLog, store: LatestReader, checkpoints: list[Checkpoint]) -> None:
+async def check_documents(log: EventLog, store: LatestReader, checkpoints: list[Checkpoint]) -> None:
     """Raise `StoreDamaged` where the document of a partition's last event is older or newer than its checkpoint.
 
-    Then the tables are not of one moment: one of them is an older copy. Raises `FenceLost` where the checkpoints move.
+    One of the tables is then an older copy. Raises `FenceLost` where the checkpoints advance meanwhile.
     """
     last = {checkpoint.last_sequence for checkpoint in checkpoints if checkpoint.last_sequence}
     records = await asyncio.gather(*(log.get(sequence) for sequence in last))
@@ -45,7 +42,8 @@ async def hold_documents_against(log: EventLog, store: LatestReader, checkpoints
     for (key, sequence), head in zip(expected.items(), heads, strict=True):
         found = 0 if head is None else head.last_sequence
         if found != sequence:
-            if await store.checkpoints() != checkpoints:
+            partitions = {checkpoint.partition for checkpoint in checkpoints}
+            if [each for each in await store.checkpoints() if each.partition in partitions] != checkpoints:
                 raise FenceLost("another projector writes to these documents", document="/".join(key))
             what = "its row and the checkpoints are not of one moment"
             raise damaged(*key, what, expected_sequence=sequence, last_sequence=found)

@@ -6,15 +6,15 @@ import pytest
 
 from refold.core.limits import COMMIT_SECONDS, RECORDS_FOLDED_MAX
 from refold.log.memory import MemoryLog
-from refold.projector.partition import Bounds
-from refold.projector.sizing import CommitSize
+from refold.projector.commit_buffer import AdaptiveBatch
+from refold.projector.loop import Bounds
 from refold.store import Commit
 from refold.store.memory import MemoryStore
 from support.projection import append, ports, projecting
 
 
 def test_a_slow_commit_bounds_the_next_and_quick_ones_free_them_again() -> None:
-    size = CommitSize(50_000)
+    size = AdaptiveBatch(50_000)
     size.learn(50_000, 10 * COMMIT_SECONDS)
     assert size.events_max == 5_000
     size.learn(5_000, COMMIT_SECONDS)
@@ -26,13 +26,13 @@ def test_a_slow_commit_bounds_the_next_and_quick_ones_free_them_again() -> None:
 
 @pytest.mark.parametrize("events", [0, 1, 400])
 def test_it_never_falls_below_what_is_folded_at_a_time(events: int) -> None:
-    size = CommitSize(50_000)
+    size = AdaptiveBatch(50_000)
     size.learn(events, 60.0)
     assert size.events_max == RECORDS_FOLDED_MAX
 
 
 def test_it_never_exceeds_its_setting() -> None:
-    size = CommitSize(3)
+    size = AdaptiveBatch(3)
     size.learn(3, 60.0)
     size.learn(3, 0.0)
     assert size.events_max == 3

@@ -17,8 +17,8 @@ from refold.core.record import SYSTEM_NAMESPACE
 from refold.core.shard import Shard
 from refold.history import state_at
 from refold.log.memory import MemoryLog, MemoryNotices
-from refold.projector import partition
-from refold.projector.partition import ShardLoop
+from refold.projector import loop as loops
+from refold.projector.loop import ShardLoop
 from refold.store import Commit
 from refold.store.memory import MemoryStore, Tables
 from support.projection import NARROW, ROOMY, append, ports, project, projecting
@@ -252,7 +252,7 @@ async def test_large_effects_of_small_merges_are_bounded_in_memory_and_page() ->
 async def test_the_memory_of_subjects_is_bounded_while_no_document_leaves_the_cache(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(partition, "SEATS_MAX", 100)
+    monkeypatch.setattr(loops, "SUBJECTS_MAX", 100)
     log, store = MemoryLog("log-1"), MemoryStore()
     for number in range(2_000):
         await append(log, "a", {"put": 1}, namespace=f"_bad{number}")
@@ -263,7 +263,7 @@ async def test_the_memory_of_subjects_is_bounded_while_no_document_leaves_the_ca
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(loop.run(sequence))
         while not running.done():
-            sizes.add(len(loop._seats))
+            sizes.add(len(loop._routes))
             await asyncio.sleep(0)
     assert max(sizes) <= 100 + RECORDS_FOLDED_MAX
     head = await store.head("n", "a")
@@ -282,8 +282,8 @@ async def test_the_bytes_of_what_waits_for_a_commit_include_its_notices() -> Non
     await until(lambda: _is(loop._committing is not None))
     for _ in range(10):
         await append(log, "a", {"put": "x" * 10_000}, ("Refold-Reply", "_INBOX.me"))
-    await until(lambda: _is(loop._pending.events == 10))
-    waiting = loop._pending
+    await until(lambda: _is(loop._buffer.events == 10))
+    waiting = loop._buffer
     assert (len(waiting.replies), len(waiting.notices)) == (10, 10)
     sent = sum(len(body) for _, body in [*waiting.replies, *waiting.notices])
     assert sent > 100_000

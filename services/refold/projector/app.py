@@ -1,6 +1,6 @@
-"""The projector's service shell: a FastStream application with life cycle, probes, metrics and control subjects.
+"""The projector's service: a FastStream application with life cycle, probes, metrics and the control subject.
 
-Made by `refold.wiring.projector`; the hot loop is the runner's, not FastStream's.
+Made by `refold.wiring.projector`; the hot loop is not FastStream's but the supervisor's.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from prometheus_client import CollectorRegistry, make_asgi_app
 
 from refold.core import canonical
 from refold.log import CONTROL_SUBJECT
-from refold.projector.runner import Runner, Stage
+from refold.projector.supervisor import Stage, Supervisor
 
 
 def create_service(
-    runner: Runner, broker: NatsBroker, registry: CollectorRegistry, *, when_ended: Callable[[], None]
+    supervisor: Supervisor, broker: NatsBroker, registry: CollectorRegistry, *, when_ended: Callable[[], None]
 ) -> AsgiFastStream:
-    """Return the ASGI application. `when_ended` is called when the runner ends, whatever the reason."""
+    """Return the ASGI application. `when_ended` is called when the supervisor ends, whatever the reason."""
 
-    answer_control(broker, lambda: view_of(runner))
+    answer_control(broker, lambda: view_of(supervisor))
 
     @get
     async def healthz(_: Any) -> AsgiResponse:
@@ -32,20 +32,20 @@ def create_service(
 
     @get
     async def readyz(_: Any) -> AsgiResponse:
-        return _json(200 if runner.stage in {Stage.working, Stage.standby} else 503, view_of(runner))
+        return _json(200 if supervisor.stage in {Stage.working, Stage.standby} else 503, view_of(supervisor))
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        task = asyncio.create_task(runner.run(), name="projector")
+        task = asyncio.create_task(supervisor.run(), name="projector")
         task.add_done_callback(lambda _: when_ended())
         try:
             yield
         finally:
             task.cancel()
-            # Cancelling is how it ends here; an error of its own is raised, for nobody foresaw it.
+            # Cancelling is the normal end; an unexpected error is raised.
             with suppress(asyncio.CancelledError):
                 await task
-            await runner.finish()
+            await supervisor.finish()
 
     routes: list[tuple[str, Any]] = [
         ("/healthz", healthz),
@@ -56,7 +56,7 @@ def create_service(
 
 
 def answer_control(broker: NatsBroker, view: Callable[[], dict[str, Any]]) -> None:
-    """Answer whoever asks on the control subject; the AsyncAPI document is made of the same subscriber."""
+    """Answer requests on the control subject; the AsyncAPI document is made of the same subscriber."""
 
     @broker.subscriber(CONTROL_SUBJECT, title="projector.control")
     async def control(_: Any) -> dict[str, Any]:
@@ -64,9 +64,13 @@ def answer_control(broker: NatsBroker, view: Callable[[], dict[str, Any]]) -> No
         return view()
 
 
-def view_of(runner: Runner) -> dict[str, Any]:
-    """Show what the projector is doing: its stage, the sequence committed, its last error."""
-    return {"stage": runner.stage.value, "sequence": runner.committed_sequence, "error": runner.error}
+def view_of(supervisor: Supervisor) -> dict[str, Any]:
+    """Return what the projector is doing: its stage, the committed sequence, its last error."""
+    return {
+        "stage": supervisor.stage.value,
+        "sequence": supervisor.committed_sequence,
+        "error": supervisor.error,
+    }
 
 
 def _json(status: int, value: dict[str, Any]) -> AsgiResponse:

@@ -1,18 +1,19 @@
-"""The projection made anew from the log beside the live one, held against it, and put in its place when equal.
+"""Rebuild the projection from the log beside the live one, compare both, and swap them when they are equal.
 
-Run by `refold rebuild`; with `--from-nothing` it replaces a damaged one without a comparison. Stopped anywhere, it goes
-on where it was: the fresh projection has checkpoints of its own.
+Run by `refold rebuild`; with `--from-nothing` it replaces a damaged one without a comparison. A stopped rebuild
+continues where it was: the fresh projection has its own checkpoints.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, Protocol
 
 from refold.core.checkpoint import Checkpoint
 from refold.core.errors import FenceLost, LogHole, StoreDiffers, StoreUnavailable, TimedOut
@@ -22,25 +23,21 @@ from refold.core.limits import (
     REBUILD_LOCK_SECONDS,
     REBUILD_NEAR_EVENTS,
 )
-from refold.core.shard import Shard
+from refold.history.log_integrity import check_log
 from refold.log import EventLog, LogInfo
-from refold.projector.partition import Bounds, ShardLoop
-from refold.projector.shards import ReplayShard, shards_of, silent_ports
-from refold.projector.witness import hold_log_against
 from refold.store.ports import (
     BoundLog,
     HeldProjection,
     ProjectionWriter,
     Replacement,
     SchemaSwap,
-    SnapshotStore,
     Unequal,
 )
 
 LOOK_SECONDS: Final = 0.1
 
 SHARDED_EVENTS_MIN: Final = 20_000
-"""Behind by fewer, one process is there before others have started."""
+"""Behind by fewer events, one process is faster than starting several."""
 
 
 class Stage(Enum):
@@ -53,7 +50,7 @@ class Stage(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """Whom a rebuild tells: each difference, and how far it has come towards a sequence."""
+    """Callbacks of a rebuild: each difference, and its progress towards a sequence."""
 
     difference: Callable[[Unequal], None]
     progress: Callable[[Stage, int, int], None]
@@ -61,7 +58,7 @@ class Listener:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rebuilt:
-    """How a rebuild ended: swapped at a sequence, or not, for so many differences."""
+    """The result of a rebuild: swapped at a sequence, or not, because of differences."""
 
     sequence: int
     differences: int
@@ -75,19 +72,47 @@ class Rebuilt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayShard:
+    """Partitions that have all been read to the same sequence; `name` distinguishes its lease from other shards'."""
+
+    name: str
+    partitions: tuple[int, ...]
+
+
+def shards_of(checkpoints: Sequence[Checkpoint], count: int) -> list[ReplayShard]:
+    """Divide the partitions into shards; partitions that an earlier replay left at one sequence stay together."""
+    by_sequence: dict[int, list[int]] = defaultdict(list)
+    for checkpoint in checkpoints:
+        by_sequence[checkpoint.read_sequence].append(checkpoint.partition)
+    groups = list(by_sequence.values())
+    if len(groups) == 1:
+        groups = [groups[0][first::count] for first in range(count)]
+    return [ReplayShard(name=str(group[0]), partitions=tuple(group)) for group in groups if group]
+
+
+class ReplayLoop(Protocol):
+    """Folds the log into a projection, and sends no notices."""
+
+    committed_sequence: int
+
+    async def run(self, until_sequence: int) -> None:
+        """Fold and commit up to a sequence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
     """What a log is replayed with: into `fresh`, by several processes where it is far behind."""
 
     log: EventLog
-    fresh: SnapshotStore
-    bounds: Bounds
+    fresh: ProjectionWriter
+    open_loop: Callable[[Sequence[Checkpoint]], ReplayLoop]
     processes: int
     replay_in_shards: Callable[[Sequence[ReplayShard], int], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts(Replay):
-    """What a rebuild works on: a replay, the live projection, what is between both."""
+    """What a rebuild uses: a replay, the live projection, and the swap between both."""
 
     live: ProjectionWriter
     swap: SchemaSwap
@@ -95,7 +120,7 @@ class Parts(Replay):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FromNothing(Replay):
-    """What a rebuild from nothing works on: a replay, and what puts it in the damaged projection's place."""
+    """What a rebuild from nothing uses: a replay, and what replaces the damaged projection by it."""
 
     replacement: Replacement
 
@@ -104,10 +129,10 @@ async def rebuild(parts: Parts, listener: Listener) -> Rebuilt:
     """Replay, compare, swap. Raises `FenceLost` where another rebuild is at work, and what stores and log raise."""
     log_id = (await parts.log.info()).log_id
     await parts.live.bind(log_id)
-    await _own_fresh(parts.fresh, wait_seconds=0)
+    await _lease_fresh(parts.fresh, wait_seconds=0)
     await parts.swap.prepare()
     checkpoints = await parts.fresh.bind(log_id)
-    await hold_log_against(parts.log, checkpoints)
+    await check_log(parts.log, checkpoints)
     begun_sequence = min(checkpoint.read_sequence for checkpoint in checkpoints)
     until_sequence = await _sequence_of(parts.live)
     await _come_near(parts, listener, checkpoints, until_sequence)
@@ -115,19 +140,19 @@ async def rebuild(parts: Parts, listener: Listener) -> Rebuilt:
 
 
 async def rebuild_from_nothing(parts: FromNothing, listener: Listener) -> Rebuilt:
-    """Replay the log to its end, and put that in the damaged projection's place without a look at its content.
+    """Replay the log to its end, and replace the damaged projection without reading its content.
 
     Raises `StoreDiffers` where the damaged projection is one of another log, `LogHole` where it had been folded further
     than the log goes, `FenceLost` where another rebuild is at work.
     """
     await parts.replacement.prepare()
-    # Before the log's end is asked for: a projector that still works may fold what is appended in between.
+    # Read before the log's end: a running projector may fold what is appended in between.
     bound = await parts.replacement.bound()
     info = await parts.log.info()
     _check_bound(bound, info)
-    await _own_fresh(parts.fresh, wait_seconds=0)
+    await _lease_fresh(parts.fresh, wait_seconds=0)
     checkpoints = await parts.fresh.bind(info.log_id)
-    await hold_log_against(parts.log, checkpoints)
+    await check_log(parts.log, checkpoints)
     begun_sequence = min(checkpoint.read_sequence for checkpoint in checkpoints)
     await _come_near(parts, listener, checkpoints, info.last_sequence)
     replaying = _Replaying(parts, listener, info.log_id)
@@ -161,7 +186,7 @@ def _check_bound(bound: BoundLog | None, info: LogInfo) -> None:
 
 
 async def _replay_to_end(parts: FromNothing, replaying: _Replaying) -> None:
-    """Replay until the log's end is near, for it may go on growing meanwhile."""
+    """Replay until the log's end is near; the log may grow meanwhile."""
     while True:
         until_sequence = (await parts.log.info()).last_sequence
         await replaying.run(until_sequence)
@@ -170,7 +195,7 @@ async def _replay_to_end(parts: FromNothing, replaying: _Replaying) -> None:
 
 
 async def _replace(parts: FromNothing, listener: Listener, replaying: _Replaying) -> float:
-    """Hold the damaged projection, replay what its projector may have folded, swap; return for how long it was held."""
+    """Hold the damaged projection, replay what its projector may have folded, swap; return the seconds it was held."""
     begun = time.monotonic()
     async with asyncio.timeout(REBUILD_HOLD_SECONDS), parts.replacement.hold():
         until_sequence = (await parts.log.info()).last_sequence
@@ -186,7 +211,7 @@ class _Replaying:
         self._parts = parts
         self._listener = listener
         self._log_id = log_id
-        self._loop: ShardLoop | None = None
+        self._loop: ReplayLoop | None = None
         self.committed_sequence = 0
 
     async def run(self, until_sequence: int) -> None:
@@ -204,15 +229,13 @@ class _Replaying:
             await loop.run(until_sequence)
         self._loop, self.committed_sequence = loop, loop.committed_sequence
 
-    async def _begin(self) -> ShardLoop:
-        fresh = self._parts.fresh
-        await _own_fresh(fresh, wait_seconds=REBUILD_LOCK_SECONDS)
-        shard = Shard(await fresh.bind(self._log_id))
-        return ShardLoop(silent_ports(self._parts.log, fresh), self._parts.bounds, shard)
+    async def _begin(self) -> ReplayLoop:
+        await _lease_fresh(self._parts.fresh, wait_seconds=REBUILD_LOCK_SECONDS)
+        return self._parts.open_loop(await self._parts.fresh.bind(self._log_id))
 
 
-async def _own_fresh(fresh: SnapshotStore, *, wait_seconds: float) -> None:
-    """Own the fresh projection; an earlier connection of this process may hold it for a moment."""
+async def _lease_fresh(fresh: ProjectionWriter, *, wait_seconds: float) -> None:
+    """Acquire the fresh projection's lease; an earlier connection of this process may still hold it for a moment."""
     ends_at = time.monotonic() + wait_seconds
     while not await fresh.acquire_lease():
         if time.monotonic() >= ends_at:
@@ -223,7 +246,7 @@ async def _own_fresh(fresh: SnapshotStore, *, wait_seconds: float) -> None:
 async def _come_near(
     parts: Replay, listener: Listener, checkpoints: list[Checkpoint], end_sequence: int
 ) -> None:
-    """Replay what is far behind in several processes, so that all checkpoints stand at one sequence."""
+    """Replay in several processes what is far behind, so that all checkpoints are at one sequence."""
     reached = [checkpoint.read_sequence for checkpoint in checkpoints]
     until_sequence = max(end_sequence, *reached)
     is_even, is_far = min(reached) == max(reached), until_sequence - min(reached) >= SHARDED_EVENTS_MIN
@@ -231,7 +254,7 @@ async def _come_near(
         return
 
     async def look() -> None:
-        # The owner's sign of life, too: its shards commit on connections of their own.
+        # Renews the lease, too: the shards commit on their own connections.
         await parts.fresh.acquire_lease()
         listener.progress(Stage.replaying, await _sequence_of(parts.fresh), until_sequence)
 
@@ -245,7 +268,7 @@ async def _sequence_of(store: ProjectionWriter) -> int:
 
 @asynccontextmanager
 async def _repeating(look: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Look again and again while something is done; a look that fails is raised at its end."""
+    """Call `look` repeatedly while the block runs; its failure is raised at the end of the block."""
 
     async def watch() -> None:
         while True:
@@ -276,13 +299,13 @@ class _Rebuild:
         self._listener.progress(Stage.comparing, sequence, sequence)
         async with aclosing(self._parts.swap.unequal(sequence)) as found:
             async for unequal in found:
-                self._tell(unequal)
+                self._report(unequal)
         if self._differences:
             return self._ended(sequence, 0.0)
         return await self._succeed(sequence)
 
     async def _catch_up(self) -> int:
-        """Replay until the live projection is only a little ahead; return where both are comparable."""
+        """Replay until the live projection is only a little ahead; return a sequence at which both are comparable."""
         while True:
             sequence = await _sequence_of(self._parts.live)
             await self._replaying.run(sequence)
@@ -290,7 +313,7 @@ class _Rebuild:
                 return sequence
 
     async def _succeed(self, compared_sequence: int) -> Rebuilt:
-        """Hold the live projection, go the last steps, compare them, swap; too slow, let go and come nearer."""
+        """Hold the live projection, replay and compare the rest, swap. If that takes too long, release it and retry."""
         for attempt in range(1, REBUILD_ATTEMPTS_MAX + 1):
             try:
                 ended = await self._try_to_succeed(compared_sequence)
@@ -317,9 +340,9 @@ class _Rebuild:
     async def _compare_rest(self, held: HeldProjection, compared_sequence: int) -> None:
         async with aclosing(held.unequal(compared_sequence)) as found:
             async for unequal in found:
-                self._tell(unequal)
+                self._report(unequal)
 
-    def _tell(self, unequal: Unequal) -> None:
+    def _report(self, unequal: Unequal) -> None:
         self._differences += 1
         self._listener.difference(unequal)
 

@@ -1,0 +1,1 @@
+"""Prove a projection (`verify`) and make it again (`rebuild`). Composed by `refold.wiring.audit`."""

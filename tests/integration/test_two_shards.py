@@ -1,0 +1,117 @@
+"""Two projectors, each of half of the partitions, beside each other on one log and one database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import orjson
+import pytest
+
+from refold.audit.verify import Listener, Scope, verify
+from refold.core.errors import Refused
+from refold.log.memory import MemoryLog, MemoryNotices
+from refold.projector.supervisor import ShardOf, Stage, Supervisor
+from support.projection import ROOMY, append, ports, project
+from support.services import contents, folded_to, until
+from support.stores import OpenStore, postgres_stores
+
+NAMES = [f"d{number}" for number in range(20)]
+
+
+@pytest.fixture
+async def open_store(postgres_dsn: str) -> AsyncIterator[OpenStore]:
+    async with postgres_stores(postgres_dsn) as opener:
+        yield opener
+
+
+@asynccontextmanager
+async def projector(
+    log: MemoryLog, open_store: OpenStore, shard: str, notices: MemoryNotices | None = None
+) -> AsyncIterator[Supervisor]:
+    """Run a projector of one shard."""
+    store = await open_store(shard=ShardOf.parse(shard).lease_name)
+    supervisor = Supervisor(replace(ports(log, store, notices), shard=shard), ROOMY)
+    task = asyncio.create_task(supervisor.run())
+    try:
+        yield supervisor
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+        await store.close()
+
+
+async def write(log: MemoryLog, numbers: range) -> int:
+    """Change every document in turn; some events are rejected."""
+    for number in numbers:
+        event: Any = {"merge": {"n": number}, "id": f"e{number % 50}"}
+        last = await append(log, NAMES[number % len(NAMES)], event if number % 7 else b"no event")
+    return last
+
+
+async def assert_whole(log: MemoryLog, open_store: OpenStore) -> None:
+    """Compare the projection with one that a single loop makes of the log, and verify it."""
+    store = await open_store()
+    assert await contents(store, NAMES) == await contents(await project(log), NAMES)
+    found: list[Any] = []
+    await verify(log, store, Listener(difference=found.append, progress=lambda _: None), Scope())
+    assert found == []
+
+
+async def test_two_shards_beside_each_other_make_the_projection_that_one_makes(open_store: OpenStore) -> None:
+    log, reader = MemoryLog("log-1"), await open_store()
+    await write(log, range(300))
+    async with projector(log, open_store, "0-31") as first, projector(log, open_store, "32-63") as second:
+        await folded_to(reader, await write(log, range(300, 600)))
+        assert {first.stage, second.stage} == {Stage.working}
+    await assert_whole(log, open_store)
+
+
+async def test_one_projector_continues_where_two_shards_stopped_at_different_sequences(
+    open_store: OpenStore,
+) -> None:
+    log, reader = MemoryLog("log-1"), await open_store()
+    last = await write(log, range(100))
+    async with projector(log, open_store, "0-31") as first:
+        await until(lambda: _reached(first, last))
+    last = await write(log, range(100, 200))
+    async with projector(log, open_store, "32-63") as second:
+        await until(lambda: _reached(second, last))
+    assert len({checkpoint.read_sequence for checkpoint in await reader.checkpoints()}) == 2
+    async with projector(log, open_store, "0-63"):
+        await folded_to(reader, await write(log, range(200, 300)))
+    await assert_whole(log, open_store)
+
+
+async def test_a_notice_of_progress_names_shard_epoch_and_the_shards_sequence(open_store: OpenStore) -> None:
+    log, notices = MemoryLog("log-1"), MemoryNotices()
+    heard: list[dict[str, Any]] = []
+    await notices.listen("refold.progress", lambda _, body: heard.append(orjson.loads(body)))
+    last = await write(log, range(10))
+    epochs = set()
+    for _ in range(2):
+        async with projector(log, open_store, "32-63", notices) as running:
+            await until(partial(_reached, running, last))
+            last = await write(log, range(10))
+            await until(partial(_has_heard, heard, last))
+        assert {notice["shard"] for notice in heard} == {"32-63"}
+        epochs |= {notice["epoch"] for notice in heard}
+    assert len(epochs) == 2
+
+
+@pytest.mark.parametrize("text", ["", "1", "0/2", "2-1", "0-64", "-1-2", "0-2-3", "a-b", "00-100"])
+def test_a_shard_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(Refused):
+        ShardOf.parse(text)
+
+
+async def _reached(supervisor: Supervisor, sequence: int) -> bool:
+    return supervisor.committed_sequence >= sequence
+
+
+async def _has_heard(heard: list[dict[str, Any]], sequence: int) -> bool:
+    return any(notice["sequence"] == sequence for notice in heard)
