@@ -43,6 +43,7 @@ TABLES = (
     "rejections",
     "namespaces",
 )
+MEND = "refold rebuild --from-nothing"
 FLAGS = ("--http", "127.0.0.1:0", "--nats-port", "0", "--durability", "os")
 
 States = dict[str, list[object]]
@@ -257,15 +258,18 @@ def prove(seen: Seen, up: Up) -> None:
 
 
 def start(seen: Seen, data: Path) -> Up | None:
-    """Start the system; None where it ends by itself."""
+    """Start the system; None where it ends by itself or says that it waits for what only a person can mend."""
     up = Up(data, *FLAGS)
     until(
-        lambda: (data / "endpoints.json").exists() or up.process.poll() is not None, seconds=2 * READY_SECONDS
+        lambda: (data / "endpoints.json").exists() or up.process.poll() is not None or MEND in up.said(),
+        seconds=2 * READY_SECONDS,
     )
-    if up.process.poll() is None:
+    if (data / "endpoints.json").exists() and up.process.poll() is None:
         return up
     said = up.said()
-    _note(seen, "start", said[said.rfind("refold: ") :])
+    _note(seen, "start", said[max(said.rfind("refold: "), said.rfind("waiting ")) :])
+    if up.process.poll() is None:
+        up.stop()
     return None
 
 

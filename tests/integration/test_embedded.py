@@ -269,6 +269,7 @@ async def test_a_server_that_does_not_start_shows_the_end_of_its_log(tmp_path: P
         with pytest.raises(ChildFailed, match="incompatible with server") as failed:
             await start_postgres(folder)
         assert failed.value.facts["exit_code"] == 1
+        assert f"move {folder.path / 'postgres'} away" in str(failed.value)
 
 
 async def test_a_database_made_with_another_password_is_refused_at_once(tmp_path: Path) -> None:
@@ -279,6 +280,16 @@ async def test_a_database_made_with_another_password_is_refused_at_once(tmp_path
     with await open_folder(tmp_path) as folder, pytest.raises(EmbeddedError, match="password"):
         await start_postgres(folder)
     assert set(psutil.Process().children()) <= before
+
+
+async def test_damaged_passwords_are_named_with_what_mends_them(tmp_path: Path) -> None:
+    with await open_folder(tmp_path):
+        pass
+    secrets_file = tmp_path / "secrets.json"
+    secrets_file.write_bytes(secrets_file.read_bytes()[:40])
+    with pytest.raises(EmbeddedError, match="move it and the folder `postgres` away") as raised:
+        await open_folder(tmp_path)
+    assert raised.value.facts["path"] == str(secrets_file)
 
 
 async def test_a_log_without_room_refuses_at_once_and_keeps_what_it_has(tmp_path: Path) -> None:

@@ -147,10 +147,20 @@ def remove_endpoints(path: Path) -> None:
 
 
 def read_passwords(path: Path) -> dict[str, str]:
-    """Return a data folder's passwords by user; empty if it has none."""
+    """Return a data folder's passwords by user; empty if it has none. Raises `EmbeddedError` if they are unreadable."""
     secrets_file = path / _SECRETS
-    known: dict[str, str] = orjson.loads(secrets_file.read_bytes()) if secrets_file.exists() else {}
-    return known
+    if not secrets_file.exists():
+        return {}
+    try:
+        return {
+            str(user): str(password) for user, password in orjson.loads(secrets_file.read_bytes()).items()
+        }
+    except (OSError, ValueError, AttributeError) as error:
+        message = (
+            "the file with the passwords cannot be read: restore it, or move it and the folder `postgres` away; "
+            "the projection is then made anew from the log"
+        )
+        raise EmbeddedError(message, path=str(secrets_file), reason=str(error)) from error
 
 
 def write_private(path: Path, content: bytes) -> None:

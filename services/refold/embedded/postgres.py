@@ -146,7 +146,7 @@ async def start_postgres(
             server = await _start_after_crash(partial(_start, folder, cluster, host, chosen, settings or {}))
         except ChildFailed as error:
             if not lost_port(error):
-                raise
+                raise _with_way_back(error, cluster) from error
             if port or attempt == PORT_ATTEMPTS_MAX:
                 raise port_taken(host, chosen) from error
         else:
@@ -154,6 +154,11 @@ async def start_postgres(
                 folder.keep_port("postgres", server.port)
             return server
     raise AssertionError
+
+
+def _with_way_back(error: ChildFailed, cluster: Cluster) -> ChildFailed:
+    message = f"{error.message}\nIf its files are damaged, move {cluster.home} away: "
+    return ChildFailed(f"{message}the projection is then made anew from the log", **error.facts)
 
 
 def _last_port(folder: DataFolder, host: str) -> int | None:

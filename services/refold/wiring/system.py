@@ -241,7 +241,7 @@ async def _until_ready(host: str, port: int, say: Say) -> None:
 
 
 def _waited_for(problem: dict[str, Any]) -> str:
-    if "required_sequence" in problem:
+    if problem.get("unreachable") == ["projection"] and "required_sequence" in problem:
         folded, required = problem["folded_sequence"], problem["required_sequence"]
         return f"projection is being folded: {folded:,} of {required:,} events"
     return str(problem.get("detail", "the gateway does not answer yet"))
