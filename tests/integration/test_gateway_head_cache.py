@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from refold.core.limits import DOCUMENTS_SEEN_MAX
 from refold.gateway.consistency import BEFORE_ALL, BareHead, HeadCache
+from refold.gateway.limits import DOCUMENTS_SEEN_MAX
 from refold.log import Publication
 from support.gateway import Twin, twin
 

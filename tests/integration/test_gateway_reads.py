@@ -14,6 +14,7 @@ import pytest
 from refold import __version__
 from refold.core import limits
 from refold.core.timestamp import format_time, parse_rfc3339, parse_time
+from refold.gateway.limits import ANSWER_ITEMS_MAX
 from support.http import Api, outcome, problem
 
 YEARS = [f"20{year:02}-06-01T00:00:00Z" for year in range(10, 15)]
@@ -176,11 +177,11 @@ async def test_history_by_path_keeps_what_touched_it(api: Api) -> None:
 
 
 async def test_a_long_history_is_answered_in_parts(api: Api) -> None:
-    count = limits.ANSWER_ITEMS_MAX + 200
+    count = ANSWER_ITEMS_MAX + 200
     await api.append({"doc": "d", "put": number} for number in range(count))
     first = (await api.get("d/history")).json()
-    assert len(first["items"]) == limits.ANSWER_ITEMS_MAX
-    assert first["next"] == limits.ANSWER_ITEMS_MAX
+    assert len(first["items"]) == ANSWER_ITEMS_MAX
+    assert first["next"] == ANSWER_ITEMS_MAX
     rest = (await api.get("d/history", after=first["next"])).json()
     assert (len(rest["items"]), rest["next"]) == (200, None)
     middle = await api.get("d", version=count // 2)

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from refold.core.errors import LogHole, LogUnavailable
-from refold.core.limits import BATCH_BYTES_MAX
 from refold.core.record import Record, partition_of, place
 from refold.log import Publication
 from refold.log.jetstream import Consumer, JetStreamLog, consume
 from refold.log.jetstream.api import request_api, stored_record
 from refold.log.jetstream.consume import READ_AHEAD_BYTES, LogReader
 from refold.log.jetstream.protocol import Parser, message_frame
+from refold.log.limits import BATCH_BYTES_MAX
 from support.broker import WAIT_SECONDS, Broker, read_until, running_broker
 
 

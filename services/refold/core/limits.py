@@ -66,25 +66,13 @@ PAGE_BYTES_MIN: Final = 64 * 1024
 RUN_EVENTS_MIN: Final = 8
 """So many events of one document in one commit, and its snapshot's size in bytes, are a page at once: no journal."""
 
-PAYLOAD_BYTES_MAX: Final = 2 * 1024 * 1024
-"""The broker's `max_payload`: more makes it cut the connection."""
-
-REPLY_CHARS_MAX: Final = 512
-"""A `Refold-Reply` subject: over 4,096 the broker would cut the connection that answers."""
+ANSWER_BYTES_MAX: Final = 8 * 1024 * 1024
+"""A list or a history answers at most so much, then `next`."""
 
 REPLY_AGE_NANOSECONDS: Final = 60 * 1_000_000_000
 """An outcome is sent to `Refold-Reply` only for events younger than this by the broker's clock."""
 
-BATCH_EVENTS_MAX: Final = 1_000
-"""Messages in one atomic batch (the server's own bound)."""
-
-BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
-
-ANSWER_ITEMS_MAX: Final = 1_000
-ANSWER_BYTES_MAX: Final = 8 * 1024 * 1024
-"""A list or a history answers at most so much, then `next`."""
-
-NOTICE_BYTES_MAX: Final = PAYLOAD_BYTES_MAX - 64 * 1024
+NOTICE_BYTES_MAX: Final = 2 * 1024 * 1024 - 64 * 1024
 """A change notice over this goes without its patch."""
 
 RECORDS_FOLDED_MAX: Final = 500
@@ -122,43 +110,6 @@ STORE_WHERE_SECONDS: Final = 5.0
 
 HISTORY_SCAN_MAX: Final = 20_000
 """Changes that one answer of a history looks at in search of those that touched a path."""
-
-APPEND_ATTEMPTS_MAX: Final = 8
-"""How often a strict write that others overtake is tried."""
-
-LOST_ATTEMPTS_MAX: Final = 3
-"""How often an event is sent whose acknowledgement is lost each time."""
-
-RECOVER_SECONDS: Final = 10.0
-"""After a lost acknowledgement, the projection has caught up with the log by then, or nobody knows."""
-
-WAIT_SECONDS_MAX: Final = 300
-"""The longest that a request may ask to wait."""
-
-NOTICE_WAIT_SECONDS: Final = 0.25
-"""An outcome whose notice has not come by then is looked up in the store, again and again."""
-
-OUTCOMES_EARLY_MAX: Final = 20_000
-"""Outcomes kept that came before the append's acknowledgement, or that nobody waited for."""
-
-DOCUMENTS_SEEN_MAX: Final = 20_000
-"""Documents of which a gateway remembers where they stood; about 300 bytes each."""
-
-BULK_BATCHES_MAX: Final = 2
-"""Batches of one bulk request that are in the log and wait for their outcomes."""
-
-BULK_REQUESTS_MAX: Final = 32
-"""Bulk requests served at a time; more wait, …"""
-BULK_QUEUE_SECONDS: Final = 10.0
-"""… so long, and are then told to come again."""
-
-BULK_ANSWER_BYTES_MAX: Final = 32 * 1024 * 1024
-"""Answers kept for a client that does not read while it sends; past this, its lines are no longer read, …"""
-BULK_STALL_SECONDS: Final = 60
-"""… and when it has not read anything for so long, the request ends."""
-
-DRAIN_BYTES_MAX: Final = 64 * 1024 * 1024
-"""So much of a body that is too large is read and dropped, so that its sender sees the answer."""
 
 PENDING_BYTES_MAX: Final = 32 * 1024 * 1024
 """Events folded and not yet committed, with what they cost in memory."""

@@ -20,7 +20,6 @@ import nats
 import orjson
 
 from refold.core.errors import ChildFailed, EmbeddedError
-from refold.core.limits import PAYLOAD_BYTES_MAX
 from refold.embedded.folder import DataFolder, write_private
 from refold.embedded.log_files import BlockCopies, put_streams_aside, stored_blocks
 from refold.embedded.process import (
@@ -36,6 +35,7 @@ from refold.embedded.process import (
     program,
     wait_ready,
 )
+from refold.log.limits import PAYLOAD_BYTES_MAX
 
 Durability = Literal["fsync", "os"]
 """`fsync`: an acknowledged event survives power loss. `os`: for data that may be lost."""

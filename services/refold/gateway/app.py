@@ -17,7 +17,7 @@ from starlette.routing import Match, Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from refold.core.errors import RefoldError
-from refold.core.limits import NAME_CHARS_MAX
+from refold.core.stream import NAME_CHARS_MAX
 from refold.gateway import bulk, documents, history, ops
 from refold.gateway.access import Guarded
 from refold.gateway.context import Context

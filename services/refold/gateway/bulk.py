@@ -16,21 +16,16 @@ from starlette.types import Receive, Scope, Send
 from refold.core import json_text
 from refold.core.errors import RefoldError, Refused, TimedOut
 from refold.core.json_text import shape_of
-from refold.core.limits import (
-    BULK_BATCHES_MAX,
-    BULK_QUEUE_SECONDS,
-    BULK_REQUESTS_MAX,
-    BULK_STALL_SECONDS,
-    PAYLOAD_BYTES_MAX,
-)
 from refold.core.stream import check_name, check_namespace
 from refold.gateway.bulk_batches import Batch, Inbox, Item, Line, LineSplitter, Outbox, append_batch
 from refold.gateway.context import Context, context_of
 from refold.gateway.inflight import BodyInMemory, waiting
+from refold.gateway.limits import BULK_BATCHES_MAX, BULK_QUEUE_SECONDS, BULK_REQUESTS_MAX, BULK_STALL_SECONDS
 from refold.gateway.requests import check_media_type, receive_piece, refuse_query, wait_seconds
 from refold.gateway.responses import RETRY, Problem, problem_of
 from refold.gateway.writes import checked_line
 from refold.log import Publication
+from refold.log.limits import PAYLOAD_BYTES_MAX
 from refold.telemetry.logging import get_logger
 
 MEDIA_TYPE: Final = "application/x-ndjson"

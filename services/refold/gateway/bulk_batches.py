@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from refold.core.errors import BatchRefused, LogUnavailable, Refused
-from refold.core.limits import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BULK_ANSWER_BYTES_MAX, LOST_ATTEMPTS_MAX
 from refold.gateway.context import Context
+from refold.gateway.limits import BULK_ANSWER_BYTES_MAX, LOST_ATTEMPTS_MAX
 from refold.gateway.responses import Problem
 from refold.gateway.writes import Written, never_acknowledged, recover
 from refold.log import Acknowledgement, Appended, Publication, Stale, Unknown
+from refold.log.limits import BATCH_BYTES_MAX, BATCH_EVENTS_MAX
 
 ENVELOPE_BYTES: Final = 512
 """Subject, headers and framing of one message, at most: names are bounded."""

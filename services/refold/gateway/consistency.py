@@ -15,17 +15,16 @@ import orjson
 
 from refold.core.errors import LogUnavailable, StoreError, TimedOut
 from refold.core.history import NEVER, Clock, Point
-from refold.core.limits import (
-    DOCUMENTS_SEEN_MAX,
-    INTEGER_MAX,
-    NOTICE_WAIT_SECONDS,
-    PARTITIONS,
-    TIME_MIN_NANOSECONDS,
-)
-from refold.core.stream import partition_of
-from refold.core.timestamp import format_time, parse_time
+from refold.core.json_text import INTEGER_MAX
+from refold.core.stream import PARTITIONS, partition_of
+from refold.core.timestamp import TIME_MIN_NANOSECONDS, format_time, parse_time
 from refold.gateway.inflight import waiting, waiting_count
-from refold.gateway.limits import VERSION_LOOK_SECONDS, VERSION_LOOKS_PER_SECOND_MAX
+from refold.gateway.limits import (
+    DOCUMENTS_SEEN_MAX,
+    NOTICE_WAIT_SECONDS,
+    VERSION_LOOK_SECONDS,
+    VERSION_LOOKS_PER_SECOND_MAX,
+)
 from refold.gateway.requests import PointQuery
 from refold.gateway.responses import Problem
 from refold.log import EventLog

@@ -15,10 +15,10 @@ from starlette.requests import Request
 
 from refold.core.history import Point, Snapshot
 from refold.core.json_text import Json
-from refold.core.limits import BULK_REQUESTS_MAX
 from refold.gateway.access import Access
 from refold.gateway.consistency import Consistency, HeadCache
 from refold.gateway.inflight import InFlightLimits
+from refold.gateway.limits import BULK_REQUESTS_MAX
 from refold.gateway.outcomes import EarlyOutcomes, Outcomes
 from refold.gateway.readiness import Readiness
 from refold.log import EventLog

@@ -11,9 +11,9 @@ from refold.core import json_text
 from refold.core.errors import TimedOut
 from refold.core.fold import EVENT_BYTES_MAX, STATE_BYTES_MAX
 from refold.core.json_text import Json
-from refold.core.limits import APPEND_ATTEMPTS_MAX
 from refold.core.split import SplitWrite, split_write
 from refold.gateway.context import Context
+from refold.gateway.limits import APPEND_ATTEMPTS_MAX
 from refold.gateway.requests import Condition
 from refold.gateway.responses import RETRY, Problem
 from refold.gateway.writes import Draft, Written, recover, refuse_condition

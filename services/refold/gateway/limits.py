@@ -57,3 +57,44 @@ EARLY_PASS_SECONDS: Final = 60.0
 
 CHECK_SECONDS: Final = 2.0
 """A part that has not answered a probe by then is not reachable."""
+
+ANSWER_ITEMS_MAX: Final = 1_000
+
+RECOVER_SECONDS: Final = 10.0
+"""After a lost acknowledgement, the projection must catch up with the log within this; else the outcome is unknown."""
+
+WAIT_SECONDS_MAX: Final = 300
+"""The longest that a request may ask to wait."""
+
+NOTICE_WAIT_SECONDS: Final = 0.25
+"""Without a notice, an outcome is looked up in the store at this interval."""
+
+OUTCOMES_EARLY_MAX: Final = 20_000
+"""Outcomes kept that arrived before the append's acknowledgement, or that no request waits for."""
+
+DOCUMENTS_SEEN_MAX: Final = 20_000
+"""Documents in the head cache; about 300 bytes each."""
+
+BULK_BATCHES_MAX: Final = 2
+"""Batches of one bulk request that are in the log and wait for their outcomes."""
+
+BULK_REQUESTS_MAX: Final = 32
+"""Bulk requests served at a time; more wait in a queue."""
+
+BULK_QUEUE_SECONDS: Final = 10.0
+"""The longest wait in that queue; then the request is answered 503."""
+
+BULK_ANSWER_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Answers kept for a client that does not read while it sends; beyond this, no more of its lines are read."""
+
+BULK_STALL_SECONDS: Final = 60
+"""A client that reads no answers for so long ends its request."""
+
+DRAIN_BYTES_MAX: Final = 64 * 1024 * 1024
+"""How much of a body that is too large is read and dropped, so that its sender sees the answer."""
+
+APPEND_ATTEMPTS_MAX: Final = 8
+"""Attempts of a strict write that other writes overtake."""
+
+LOST_ATTEMPTS_MAX: Final = 3
+"""Attempts to send an event whose acknowledgement is lost each time."""

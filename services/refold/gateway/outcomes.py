@@ -25,8 +25,8 @@ from refold.core.fold import Folded
 from refold.core.fold_state import FoldState
 from refold.core.history import Entry
 from refold.core.json_text import Json
-from refold.core.limits import NOTICE_WAIT_SECONDS, OUTCOMES_EARLY_MAX, PARTITIONS, RECORDS_FOLDED_MAX
-from refold.core.stream import SYSTEM_NAMESPACE, Checkpoint, Record, partition_of
+from refold.core.limits import RECORDS_FOLDED_MAX
+from refold.core.stream import PARTITIONS, SYSTEM_NAMESPACE, Checkpoint, Record, partition_of
 from refold.gateway.consistency import Consistency
 from refold.gateway.limits import (
     EARLY_ANSWERED_MAX,
@@ -35,6 +35,8 @@ from refold.gateway.limits import (
     EARLY_LAG_EVENTS_MIN,
     EARLY_PASS_SECONDS,
     EARLY_STATE_BYTES_MAX,
+    NOTICE_WAIT_SECONDS,
+    OUTCOMES_EARLY_MAX,
 )
 from refold.log import EventLog
 from refold.store import Key

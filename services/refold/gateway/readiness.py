@@ -13,8 +13,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from refold.core.errors import LogUnavailable, ProjectionBehind, StoreError, StoreUnavailable
-from refold.core.limits import NOTICE_WAIT_SECONDS
 from refold.gateway.consistency import Consistency
+from refold.gateway.limits import NOTICE_WAIT_SECONDS
 from refold.gateway.responses import problem_of
 from refold.log import EventLog, LogInfo
 from refold.telemetry.logging import get_logger

@@ -18,18 +18,18 @@ from starlette.requests import Request
 from refold.core import json_text
 from refold.core.envelope import fields_of, read_headers
 from refold.core.errors import Refused
+from refold.core.event import VERSION_MAX
 from refold.core.fold import EVENT_BYTES_MAX, ID_CHARS_MAX, NEWEST
 from refold.core.json_text import Json
-from refold.core.limits import (
+from refold.core.stream import NAME_CHARS_MAX, check_name
+from refold.gateway.inflight import BodyInMemory, body_seconds, waiting
+from refold.gateway.limits import (
     ANSWER_ITEMS_MAX,
     DRAIN_BYTES_MAX,
-    NAME_CHARS_MAX,
-    VERSION_MAX,
+    READ_SECONDS,
     WAIT_SECONDS_MAX,
+    WHERE_CHARS_MAX,
 )
-from refold.core.stream import check_name
-from refold.gateway.inflight import BodyInMemory, body_seconds, waiting
-from refold.gateway.limits import READ_SECONDS, WHERE_CHARS_MAX
 from refold.gateway.responses import Problem
 
 # --- Names and query parameters ------------------------------------------------------------------------

@@ -18,10 +18,10 @@ from refold.core.errors import DocumentAbsent, LogUnavailable, Refused, StoreErr
 from refold.core.event import check_event, decode
 from refold.core.fold import EVENT_BYTES_MAX, NEWEST
 from refold.core.json_text import Json
-from refold.core.limits import APPEND_ATTEMPTS_MAX, LOST_ATTEMPTS_MAX, RECOVER_SECONDS
 from refold.core.stream import Record, author_headers, check_name, check_namespace
 from refold.gateway.consistency import BareHead
 from refold.gateway.context import Context
+from refold.gateway.limits import APPEND_ATTEMPTS_MAX, LOST_ATTEMPTS_MAX, RECOVER_SECONDS
 from refold.gateway.requests import Condition, deadline_in
 from refold.gateway.responses import RETRY, Problem
 from refold.log import Acknowledgement, Appended, Publication, Stale, validated_headers

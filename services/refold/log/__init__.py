@@ -12,8 +12,8 @@ from typing import Final, NamedTuple, Protocol
 
 from refold.core.errors import Refused
 from refold.core.fold import EVENT_BYTES_MAX, HEADERS_BYTES_MAX
-from refold.core.limits import BATCH_EVENTS_MAX
 from refold.core.record import Record, check_name
+from refold.log.limits import BATCH_EVENTS_MAX
 
 PROGRESS_SUBJECT: Final = "refold.progress"
 """The projector publishes its progress here after each commit, and every second while there is none."""

@@ -14,9 +14,9 @@ from typing import Final, NamedTuple
 import orjson
 
 from refold.core.errors import ChildFailed, EmbeddedError
-from refold.core.limits import BATCH_BYTES_MAX
 from refold.embedded.postgres import PostgresServer
 from refold.embedded.process import START_SECONDS, Process
+from refold.log.limits import BATCH_BYTES_MAX
 
 DEATHS_MAX: Final = 5
 DEATHS_SECONDS: Final = 60.0

@@ -19,7 +19,6 @@ from typing import Final
 import structlog
 
 from refold.core.errors import Refused
-from refold.core.limits import PAYLOAD_BYTES_MAX
 from refold.core.record import Record, check_name, partition_of, stored_subject
 from refold.core.timestamp import parse_rfc3339
 from refold.log import Acknowledgement, Appended, LogInfo, Publication, Stale, Unknown
@@ -38,6 +37,7 @@ from refold.log.jetstream.stream import (
     delete_empty_stream,
     no_traces,
 )
+from refold.log.limits import PAYLOAD_BYTES_MAX
 
 __all__ = [
     "DEFAULT_INBOX_PREFIX",

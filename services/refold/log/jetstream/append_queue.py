@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from refold.core.errors import LogError
-from refold.core.limits import BATCH_BYTES_MAX, BATCH_EVENTS_MAX
 from refold.log import Appended, Stale, Unknown
 from refold.log.jetstream.protocol import Event
+from refold.log.limits import BATCH_BYTES_MAX, BATCH_EVENTS_MAX
 
 PASSED_OVER_MAX: Final = 2_000
 """Appends that may be passed over in search of those that can be sent together."""
