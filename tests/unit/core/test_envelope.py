@@ -7,10 +7,9 @@ from itertools import product
 
 import pytest
 
-from refold.core.envelope import content_of, reply_subject
+from refold.core.envelope import REPLY_CHARS_MAX, content_of, reply_subject
 from refold.core.errors import Refused
 from refold.core.fold import EVENT_BYTES_MAX, HEADERS_BYTES_MAX
-from refold.core.limits import REPLY_CHARS_MAX
 from support.events import CLOUD_EVENT, JSON_PATCH, MERGE_PATCH, lines
 from support.fold1 import open_envelope
 
