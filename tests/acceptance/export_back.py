@@ -24,7 +24,7 @@ from typing import Any
 from uuid import uuid4
 
 from refold.client import Change, Document, Refold
-from refold.core import canonical
+from refold.core import json_text
 from refold.core.errors import DocumentAbsent
 from refold.transfer import LinesFile
 from support.up import Up, environment
@@ -64,7 +64,7 @@ class Place:
 
 async def _digest(reading: Awaitable[Document]) -> str:
     try:
-        return sha256(canonical.dumps((await reading).state)).hexdigest()
+        return sha256(json_text.dumps((await reading).state)).hexdigest()
     except DocumentAbsent:
         return ABSENT
 
@@ -97,7 +97,7 @@ async def _compare(first: Place, second: Place, waiting: Iterator[str], report: 
 def _told(change: Change) -> tuple[Any, ...]:
     meta = change.meta if isinstance(change.meta, dict) else {}
     # Each import notes its own file and line.
-    rest = canonical.dumps({name: value for name, value in meta.items() if name != "import"})
+    rest = json_text.dumps({name: value for name, value in meta.items() if name != "import"})
     return change.version, change.occurred_at, change.actor, change.type, change.status, rest
 
 

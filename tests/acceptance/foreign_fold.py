@@ -21,7 +21,7 @@ from typing import Any
 import asyncpg
 import httpx
 
-from refold.core.record import Record
+from refold.core.stream import Record
 from refold.transfer import LinesFile
 from refold.wiring.log import open_log
 from support.node import foreign_fold, own_fold

@@ -26,9 +26,9 @@ import orjson
 from read_back import ABSENT, Change, changes_of
 
 from refold.client import Document, Outcome, Refold
+from refold.core.document import Status
 from refold.core.errors import LogUnavailable, ServiceUnavailable, TimedOut
-from refold.core.outcome import Status
-from refold.core.record import SYSTEM_NAMESPACE
+from refold.core.stream import SYSTEM_NAMESPACE
 from refold.log import Appended, Publication
 from refold.store.ports import SnapshotStore
 from refold.telemetry.logging import configure

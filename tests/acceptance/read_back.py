@@ -17,7 +17,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from refold.client import Document, Refold
-from refold.core import canonical
+from refold.core import json_text
 from refold.core.errors import DocumentAbsent
 from refold.transfer import LinesFile
 
@@ -57,9 +57,9 @@ def changes_of(path: Path) -> list[Change]:
     by_document: dict[str, list[tuple[int, int, bytes]]] = {}
     for number, text in LinesFile(path).lines():
         assert text is not None, number
-        line = canonical.loads(text)
+        line = json_text.loads(text)
         state = line["state"]
-        digest = ABSENT if state is None else sha256(canonical.dumps(state)).digest()
+        digest = ABSENT if state is None else sha256(json_text.dumps(state)).digest()
         made = by_document.setdefault(line["doc"], [])
         if digest != (made[-1][2] if made else ABSENT):
             made.append((number, line["ts"], digest))
@@ -102,7 +102,7 @@ async def _reader(refold: Refold, namespace: str, waiting: Iterable[Change], rep
 
 async def _digest(reading: Awaitable[Document]) -> bytes:
     try:
-        return sha256(canonical.dumps((await reading).state)).digest()
+        return sha256(json_text.dumps((await reading).state)).digest()
     except DocumentAbsent:
         return ABSENT
 

@@ -27,7 +27,7 @@ from refold.audit.rebuild import shards_of
 from refold.bench.figures import machine
 from refold.bench.workload import Workload
 from refold.core.errors import RefoldError
-from refold.core.shard import first_checkpoints
+from refold.core.fold_state import first_checkpoints
 from refold.wiring.audit import PROCESSES_MAX, processors
 from refold.wiring.settings import load
 

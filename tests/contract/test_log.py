@@ -12,9 +12,8 @@ from typing import Any, Protocol
 import pytest
 
 from refold.core.errors import LogFull, LogHole, LogUnavailable, Refused
-from refold.core.fold import EVENT_BYTES_MAX, HEADERS_BYTES_MAX
-from refold.core.record import Record, author_headers, partition_of, stored_subject
-from refold.core.system import read_genesis
+from refold.core.fold import EVENT_BYTES_MAX, HEADERS_BYTES_MAX, read_genesis
+from refold.core.stream import Record, author_headers, partition_of, stored_subject
 from refold.log import ATOMIC_BYTES_MAX, Appended, EventLog, Notices, Publication, Stale
 from refold.log.jetstream import JetStreamLog, JetStreamNotices
 from refold.log.jetstream.api import request_api

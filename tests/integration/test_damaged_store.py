@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from refold.core.errors import StoreDamaged
-from refold.core.page import Clock, Point
+from refold.core.history import Clock, Point
 from refold.history import History, state_at
 from refold.log.memory import MemoryLog
 from refold.projector.supervisor import Stage, Supervisor

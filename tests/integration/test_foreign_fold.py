@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from refold.core import canonical
+from refold.core import json_text
 from refold.core.errors import FoldUnknown
-from refold.core.record import Record
-from refold.core.system import genesis
+from refold.core.fold import genesis
+from refold.core.stream import Record
 from support import node
 from support.events import LOGS, START, subject_of
 from support.recorded import DATA, recorded_log, shortened
 
 VECTORS = Path(__file__).parents[2] / "schemas" / "vectors"
-GENESIS = Record(1, START, subject_of("_refold", "log"), b"", canonical.dumps(genesis("log-1")))
+GENESIS = Record(1, START, subject_of("_refold", "log"), b"", json_text.dumps(genesis("log-1")))
 
 
 def held_to(vectors: Path) -> subprocess.CompletedProcess[str]:
@@ -117,7 +117,7 @@ GENESIS_9 = GENESIS._replace(body=GENESIS.body.replace(b'"fold":1', b'"fold":9')
 
 @pytest.mark.parametrize("log", [MOVED_ON, [GENESIS_9]], ids=["moved on", "made so"])
 def test_a_log_that_asks_for_an_unknown_fold_stops_it_and_is_named(log):
-    lines = b"".join(canonical.dumps(node.line_of(record)) + b"\n" for record in log)
+    lines = b"".join(json_text.dumps(node.line_of(record)) + b"\n" for record in log)
     command = [node.program("node"), str(node.FOREIGN_FOLD / "log.mjs")]
     done = subprocess.run(command, input=lines, capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (1, b"")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from refold.core.errors import BatchRefused, LogFull, LogUnavailable, Refused
-from refold.core.record import Record
+from refold.core.stream import Record
 from refold.log import Appended, Publication, Unknown
 from refold.log.jetstream import JetStreamLog
 from refold.log.jetstream.api import request_api

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from refold.core.errors import LogHole, LogUnavailable
-from refold.core.record import Record, partition_of, place
+from refold.core.stream import Record, partition_of, route
 from refold.log import Publication
 from refold.log.jetstream import Consumer, JetStreamLog, consume
 from refold.log.jetstream.api import request_api, stored_record
@@ -73,7 +73,7 @@ async def test_hostile_subjects_are_returned_byte_for_byte(broker: Broker, user:
     assert [record and record.subject for record in got[:-1]] == [stored for _, stored in HOSTILE]
     if user == "projector":
         assert await read_until(log, last, after_sequence=1) == got
-        assert [place(record.subject).reason for record in got[:4] if record] == ["bad_name"] * 4
+        assert [route(record.subject).reason for record in got[:4] if record] == ["bad_name"] * 4
     assert log.client.reconnects == 0
 
 
@@ -102,7 +102,7 @@ async def test_hostile_headers_are_returned_byte_for_byte(broker: Broker) -> Non
     read = await read_until(log, last, after_sequence=1)
     assert read == [await log.get(sequence) for sequence in range(2, last + 1)]
     assert [record.body for record in read] == [b"body"] * len(HOSTILE_HEADERS) + [b"end"]
-    assert [place(record.subject).reason for record in read[:-1]] == ["bad_name"] * len(HOSTILE_HEADERS)
+    assert [route(record.subject).reason for record in read[:-1]] == ["bad_name"] * len(HOSTILE_HEADERS)
     for block, record in list(zip(HOSTILE_HEADERS, read, strict=False))[:7]:
         assert record.headers == block.removeprefix(b"NATS/1.0\r\n")[:-2]
     assert log.client.reconnects == 0

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from refold.client import Refold
-from refold.core import canonical
+from refold.core import json_text
 from refold.core.fold import EVENT_BYTES_MAX, STATE_BYTES_MAX
 from refold.transfer import ExportListener, ImportListener, export, import_file
 from support.http import Api, outcome, problem
@@ -33,7 +33,7 @@ async def grown(api: Api, document: str) -> dict[str, Any]:
         added = {"op": "add", "path": "/rows/-", "value": LARGE["rows"][at]}
         outcome(await api.patch(document, added))
     state = (await api.get(document)).json()
-    assert canonical.size(state) > 2 * EVENT_BYTES_MAX
+    assert json_text.size(state) > 2 * EVENT_BYTES_MAX
     return dict(state)
 
 
@@ -81,9 +81,9 @@ async def test_sent_again_under_its_id_it_is_a_duplicate(api: Api) -> None:
 
 async def test_a_state_that_no_document_may_have_is_refused_with_its_size_and_the_limit(api: Api) -> None:
     state = {"a": "x" * 900_000, "b": ["y" * 900_000 for _ in range(8)], "c": ""}
-    state["c"] = "z" * (STATE_BYTES_MAX - canonical.size(state))
+    state["c"] = "z" * (STATE_BYTES_MAX - json_text.size(state))
     written = outcome(await api.put("d", state), 201)
-    assert (await api.get("d")).content == canonical.dumps(state)
+    assert (await api.get("d")).content == json_text.dumps(state)
     state["c"] += "z"
     view = problem(await api.put("d", state), 413, "state_too_large")
     assert str(STATE_BYTES_MAX) in view["detail"]
@@ -120,7 +120,7 @@ async def test_exported_and_imported_it_is_the_same(api: Api, tmp_path: Path, *,
         assert refused == []
         assert again.events == 0
         found = await refold.get(back, "grown")
-        assert canonical.dumps(found.state) == canonical.dumps(state)
+        assert json_text.dumps(found.state) == json_text.dumps(state)
         assert (await refold.get(back, "small")).state == {"a": 1}
         if is_history:
             assert found.version == (await refold.get(api.namespace, "grown")).version

@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from refold.core.shard import Shard
+from refold.core.fold_state import FoldState
 from refold.log.memory import MemoryLog
 from refold.projector.loop import ShardLoop
 from refold.projector.supervisor import Supervisor
@@ -81,7 +81,7 @@ async def test_a_loop_that_ends_leaves_no_state_out_and_one_that_is_cancelled_fl
 ) -> None:
     log, store = MemoryLog("log-1"), await open_store(state_lag=LONG)
     assert await store.acquire_lease()
-    loop = ShardLoop(ports(log, store), ROOMY, Shard(await store.bind("log-1")))
+    loop = ShardLoop(ports(log, store), ROOMY, FoldState(await store.bind("log-1")))
     async for sequence in fill(log):
         await loop.run(sequence)
         assert await shows(sql, store) == (None, True)

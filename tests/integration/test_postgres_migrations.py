@@ -11,9 +11,9 @@ from importlib.resources import files
 import asyncpg
 import pytest
 
-from refold.core.checkpoint import Counts
 from refold.core.errors import Refused, StoreDiffers, StoreUnavailable
-from refold.core.shard import first_checkpoints
+from refold.core.fold_state import first_checkpoints
+from refold.core.stream import Counts
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.pool import SQL
 from refold.store.postgres.schema import MIGRATIONS, migrate

@@ -8,7 +8,7 @@ import signal
 import asyncpg
 import pytest
 
-from refold.core import canonical
+from refold.core import json_text
 from refold.embedded.nats import NatsServer
 from refold.store.postgres import PostgresStore
 from support.services import (
@@ -38,7 +38,7 @@ def _events(count: int, begin: int = 0) -> list[tuple[str, bytes]]:
     for number in range(begin, begin + count):
         operation = {"op": "add", "path": f"/m{number % 7}", "value": number}
         event = {"patch": [operation], "id": f"e{number}", **({"nope": 1} if number % 11 == 0 else {})}
-        events.append((NAMES[number % len(NAMES)], canonical.dumps(event)))
+        events.append((NAMES[number % len(NAMES)], json_text.dumps(event)))
     return events
 
 

@@ -13,8 +13,8 @@ from refold.audit.rebuild import Listener, Parts, Stage, rebuild, shards_of
 from refold.audit.verify import Listener as Verifying
 from refold.audit.verify import Scope, verify
 from refold.core.errors import FenceLost, FoldUnknown, StoreDiffers
-from refold.core.page import Clock, Point
-from refold.core.shard import first_checkpoints
+from refold.core.fold_state import first_checkpoints
+from refold.core.history import Clock, Point
 from refold.history import state_at
 from refold.log.memory import MemoryLog
 from refold.projector.loop import begin_replay, replay_loop

@@ -8,9 +8,9 @@ import pytest
 
 from refold.audit.rebuild import shards_of
 from refold.audit.verify import Listener, Scope
-from refold.core import canonical
+from refold.core import json_text
 from refold.core.errors import ChildFailed
-from refold.core.shard import first_checkpoints
+from refold.core.fold_state import first_checkpoints
 from refold.store.postgres import PostgresStore
 from refold.wiring.audit import replay_in_processes, run_verify
 from refold.wiring.settings import load
@@ -22,7 +22,7 @@ NAMES = [f"doc-{number}" for number in range(20)]
 def _events(count):
     for number in range(count):
         event = {"merge": {f"m{number % 7}": number}, "id": f"e{number % 90}"}
-        yield NAMES[number % len(NAMES)], canonical.dumps(event)
+        yield NAMES[number % len(NAMES)], json_text.dumps(event)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from refold.audit.verify import Listener, Scope, verify
-from refold.core.page import Clock, Point
+from refold.core.history import Clock, Point
 from refold.embedded.nats import NatsServer
 from refold.history import state_at
 from refold.store.postgres import PostgresStore

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from refold.core.record import Record
+from refold.core.stream import Record
 from refold.embedded.folder import DataFolder, open_folder
 from refold.embedded.nats import Durability, NatsServer, NatsUser, inbox_prefix, start_nats
 from refold.embedded.process import wait_ready

@@ -9,11 +9,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from refold.core import canonical
-from refold.core.document import ABSENT, Document
+from refold.core import json_text
+from refold.core.document import ABSENT, Document, Outcome
 from refold.core.fold import RULES, Folded, fold
-from refold.core.outcome import Outcome
-from refold.core.record import Record, partition_of, stored_subject
+from refold.core.stream import Record, partition_of, stored_subject
 from refold.core.timestamp import format_time
 
 OCCURRED_AHEAD_NANOSECONDS = RULES[1].limits.occurred_ahead_nanoseconds
@@ -32,7 +31,7 @@ def lines(*headers: tuple[str, str]) -> bytes:
 
 def body_of(event: Any) -> bytes:
     """Write an event's body; bytes stand for themselves."""
-    return event if isinstance(event, bytes) else canonical.dumps(event)
+    return event if isinstance(event, bytes) else json_text.dumps(event)
 
 
 def subject_of(namespace: str, document: str) -> bytes:
@@ -71,7 +70,7 @@ class History:
     @property
     def state_bytes(self) -> bytes | None:
         """The head's canonical bytes."""
-        return None if self.row.state is ABSENT else canonical.dumps(self.row.state)
+        return None if self.row.state is ABSENT else json_text.dumps(self.row.state)
 
     def publish(self, event: Any, *headers: tuple[str, str], at: int | None = None) -> Outcome:
         """Fold one more event; `at` is its recorded time in nanoseconds."""

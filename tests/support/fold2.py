@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 
-from refold.core import canonical
+from refold.core import json_text
 from refold.core.document import Document
 from refold.core.errors import Refused
-from refold.core.fold import RULES, Decoded, Folded, Rules, Window, v1
+from refold.core.fold import RULES, Decoded, Folded, Rules, Window, genesis, v1
 from refold.core.patch import RFC_6902, Operation, OperationShape
 from refold.core.pointer import parse, resolve
-from refold.core.record import Record
-from refold.core.system import genesis
+from refold.core.stream import Record
 
 NUMBER = 2
 
@@ -87,4 +86,4 @@ def inc(path: str = "/n", by: int = 1, **fields: Any) -> dict[str, Any]:
 
 
 MOVE_ON: dict[str, Any] = {"put": {"fold": NUMBER}}
-GENESIS_2 = canonical.dumps(genesis("log-2", FOLD_2))
+GENESIS_2 = json_text.dumps(genesis("log-2", FOLD_2))

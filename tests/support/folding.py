@@ -9,7 +9,7 @@ from typing import Any
 
 from refold.client.responses import Change, Namespace, Outcome
 from refold.client.responses import Document as Found
-from refold.core import canonical
+from refold.core import json_text
 from refold.core.document import ABSENT
 from refold.core.errors import DocumentAbsent
 from refold.core.fold import Folded
@@ -57,7 +57,7 @@ class FoldingRefold:
         self.requests += 1
         outcomes = []
         for line in events:
-            event = canonical.loads(line)
+            event = json_text.loads(line)
             self.appended.append(event)
             outcomes.append(self.publish(event.pop("doc"), event))
         if self.faults:

@@ -6,8 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from refold.core import canonical
-from refold.core.limits import INTEGER_MAX, INTEGER_MIN
+from refold.core import json_text
+from refold.core.json_text import INTEGER_MAX, INTEGER_MIN
 from refold.core.pointer import render
 
 # Few keys and small numbers, so that two values have much in common; the odd ones are there too.
@@ -29,7 +29,7 @@ SCALARS = st.one_of(st.none(), st.booleans(), INTEGERS, FLOATS, TEXTS)
 
 
 def json_values(max_leaves: int = 12) -> st.SearchStrategy[Any]:
-    """Return any JSON value that `canonical.loads` could make."""
+    """Return any JSON value that `json_text.loads` could make."""
     return st.recursive(
         SCALARS,
         lambda inner: st.one_of(st.lists(inner, max_size=5), st.dictionaries(KEYS, inner, max_size=5)),
@@ -54,7 +54,7 @@ RECORDS = st.lists(
 
 def copied(value: Any) -> Any:
     """Copy a value, sharing nothing."""
-    return canonical.loads(canonical.dumps(value))
+    return json_text.loads(json_text.dumps(value))
 
 
 def places(value: Any) -> list[tuple[str, ...]]:

@@ -17,11 +17,11 @@ from typing import Any, NoReturn
 import orjson
 import pytest
 
-from refold.core import canonical
+from refold.core import json_text
 from refold.core.document import ABSENT, Document
 from refold.core.fold import Folded
-from refold.core.record import Record
-from refold.core.shard import Shard, first_checkpoints
+from refold.core.fold_state import FoldState, first_checkpoints
+from refold.core.stream import Record
 
 FOREIGN_FOLD = Path(__file__).parents[2] / "examples" / "node-fold"
 INSTALL_SECONDS = 300
@@ -79,12 +79,12 @@ def foreign_fold() -> Iterator[ForeignFold]:
 
 def own_fold(log: Iterable[Record], log_id: str) -> dict[str, Any]:
     """Fold a log by Refold's own fold, and say what came of it in the foreign one's words."""
-    shard = Shard(first_checkpoints(log_id))
+    shard = FoldState(first_checkpoints(log_id))
     documents: dict[str, Document] = {}
     outcomes: list[Any] = []
     touched: set[int] = set()
     for record in log:
-        where = shard.place(record.subject)
+        where = shard.route(record.subject)
         touched.add(where.partition)
         if where.reason:
             outcomes.append(["rejected", "0", where.reason, 0, str(shard.refuse(record, where)), None])
@@ -110,13 +110,13 @@ def line_of(record: Record) -> dict[str, Any]:
 def _outcome(folded: Folded) -> list[Any]:
     outcome = folded.outcome
     first = outcome.first.sequence if outcome.first else 0
-    effect = None if outcome.effect is None else canonical.dumps(outcome.effect).decode()
+    effect = None if outcome.effect is None else json_text.dumps(outcome.effect).decode()
     said = [outcome.status.name, str(outcome.version), outcome.reason]
     return [*said, first, str(folded.occurred_at), effect]
 
 
 def _head(document: Document) -> dict[str, Any]:
-    state = None if document.state is ABSENT else canonical.dumps(document.state).decode()
+    state = None if document.state is ABSENT else json_text.dumps(document.state).decode()
     return {"version": str(document.version), "last_sequence": document.last_sequence, "state": state}
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from refold.core import canonical
-from refold.core.shard import Shard
+from refold.core import json_text
+from refold.core.fold_state import FoldState
 from refold.log import Appended, EventLog, Notices, Publication
 from refold.log.memory import MemoryLog, MemoryNotices
 from refold.projector.loop import Bounds, Ports, ShardLoop
@@ -50,7 +50,7 @@ async def append(
     log: MemoryLog, document: str, event: Any, *headers: tuple[str, str], namespace: str = "n"
 ) -> int:
     """Append one event, a JSON value or bytes; return its sequence."""
-    body = event if isinstance(event, bytes) else canonical.dumps(event)
+    body = event if isinstance(event, bytes) else json_text.dumps(event)
     acknowledged = await log.append(
         Publication(namespace=namespace, document=document, body=body, headers=headers)
     )
@@ -79,7 +79,7 @@ async def projecting(given: Ports, bounds: Bounds = ROOMY) -> AsyncIterator[Proj
     """Run a loop from the store's checkpoints; it is cancelled at the end."""
     assert await given.store.acquire_lease()
     checkpoints = await given.store.bind((await given.log.info()).log_id)
-    running = Projecting(ShardLoop(given, bounds, Shard(checkpoints)))
+    running = Projecting(ShardLoop(given, bounds, FoldState(checkpoints)))
     try:
         yield running
     finally:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refold.core.record import Record
+from refold.core.stream import Record
 
 DATA = Path(__file__).parents[1] / "data"
 

@@ -16,7 +16,7 @@ import orjson
 import schemathesis
 
 from refold.core.errors import Refused
-from refold.core.limits import INTEGER_MAX, INTEGER_MIN
+from refold.core.json_text import INTEGER_MAX, INTEGER_MIN
 from refold.core.timestamp import parse_rfc3339, parse_time
 
 ADDRESS_BYTES_MAX = 60_000

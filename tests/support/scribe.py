@@ -10,13 +10,11 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from refold.core import canonical
-from refold.core.checkpoint import Checkpoint
-from refold.core.document import ABSENT, Document
-from refold.core.outcome import Entry, Status
-from refold.core.page import NEVER, Clock, Point, Snapshot, snapshot_of
-from refold.core.record import Record, partition_of, place, stored_subject
-from refold.core.shard import Shard
+from refold.core import json_text
+from refold.core.document import ABSENT, Document, Status
+from refold.core.fold_state import FoldState
+from refold.core.history import NEVER, Clock, Entry, Point, Snapshot, snapshot_of
+from refold.core.stream import Checkpoint, Record, partition_of, route, stored_subject
 from refold.store import ClosedPage, Commit, DocumentWrite, Key, Rejection
 
 NAMESPACE = "shop"
@@ -35,7 +33,7 @@ class Scribe:
     """Publishes and folds at once; `commit` hands out what has come since the last one."""
 
     def __init__(self, checkpoints: list[Checkpoint]) -> None:
-        self._shard = Shard(checkpoints)
+        self._shard = FoldState(checkpoints)
         self._committed_sequence = self._shard.read_sequence
         self._unwritten: dict[Key, _Unwritten] = {}
         self._rejections: list[Rejection] = []
@@ -51,11 +49,11 @@ class Scribe:
         """Fold one event, a JSON value or bytes; `at` seconds after the start, else one for each sequence."""
         key = (namespace, document)
         self.sequence += 1
-        body = event if isinstance(event, bytes) else canonical.dumps(event)
+        body = event if isinstance(event, bytes) else json_text.dumps(event)
         partition = partition_of(namespace.encode(), document.encode())
         seconds = self.sequence if at is None else at
         record = Record(self.sequence, _START + seconds * SECOND, stored_subject(partition, *key), b"", body)
-        where = place(record.subject)
+        where = route(record.subject)
         assert where[1:3] == key
         row = self._head(key, where.partition)
         entry = self._shard.fold(record, where, row).entry
@@ -69,7 +67,7 @@ class Scribe:
         """Pass an event whose subject makes no document."""
         self.sequence += 1
         record = Record(self.sequence, _START + self.sequence * SECOND, subject, b"A: b\r\n", body)
-        where = place(subject)
+        where = route(subject)
         recorded_at = self._shard.refuse(record, where)
         numbers = (where.partition, record.sequence, recorded_at)
         rejection = Rejection("", "", *numbers, where.reason, "subject", b"{}", record)
@@ -169,4 +167,4 @@ class Scribe:
 
 def state_bytes(document: Document) -> bytes | None:
     """Return a head's canonical bytes."""
-    return None if document.state is ABSENT else canonical.dumps(document.state)
+    return None if document.state is ABSENT else json_text.dumps(document.state)

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 import asyncpg
 import httpx
 
-from refold.core.checkpoint import Checkpoint
-from refold.core.outcome import Entry
+from refold.core.history import Entry
+from refold.core.stream import Checkpoint
 from refold.embedded.nats import NatsServer, NatsUser
 from refold.log import Appended, Publication
 from refold.log.jetstream import JetStreamLog

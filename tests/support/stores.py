@@ -7,8 +7,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from refold.core.checkpoint import Checkpoint
-from refold.core.outcome import Entry
+from refold.core.history import Entry
+from refold.core.stream import Checkpoint
 from refold.projector.supervisor import ShardOf
 from refold.store import Commit
 from refold.store.memory import MemoryStore, Tables

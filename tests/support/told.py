@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from refold.client.responses import Change, Document, Namespace, change_of
-from refold.core import canonical
-from refold.core.page import Clock, Point
-from refold.core.shard import first_checkpoints
+from refold.core import json_text
+from refold.core.fold_state import first_checkpoints
+from refold.core.history import Clock, Point
 from refold.core.timestamp import format_time, parse_time
 from refold.history import changes
 from support.scribe import NAMESPACE, Scribe
@@ -48,7 +48,7 @@ class ToldRefold:
                     "recorded_at": format_time(found.recorded_at),
                     "occurred_at": format_time(found.occurred_at),
                 }
-                state = canonical.loads(found.state)
+                state = json_text.loads(found.state)
                 yield Document(namespace=NAMESPACE, id=name, version=found.version, state=state, **times)
 
     async def names(self, _: str) -> AsyncIterator[str]:
@@ -63,7 +63,7 @@ class ToldRefold:
             if entry.status.is_effective:
                 item = changes.change_of(entry)
                 assert item is not None
-                yield change_of(canonical.loads(item))
+                yield change_of(json_text.loads(item))
 
     def _names(self) -> list[str]:
         return sorted(name for (_, name), found in self.scribe.snapshots.items() if found[-1].version)

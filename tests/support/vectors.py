@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from refold.core import canonical
+from refold.core import json_text
 
 _FOLDER = Path(__file__).parents[2] / "schemas" / "vectors"
 
 
 def vectors(name: str) -> list[Any]:
     """Return a file's vectors as pytest parameters, each under its comment."""
-    rows = canonical.loads((_FOLDER / name).read_bytes())
+    rows = json_text.loads((_FOLDER / name).read_bytes())
     return [pytest.param(row, id=f"{number}: {row['comment']}") for number, row in enumerate(rows)]

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
 
-from refold.core.checkpoint import Checkpoint
 from refold.core.errors import FenceLost, LogHole, StoreDiffers, StoreUnavailable, TimedOut
 from refold.core.limits import (
     REBUILD_ATTEMPTS_MAX,
@@ -23,6 +22,7 @@ from refold.core.limits import (
     REBUILD_LOCK_SECONDS,
     REBUILD_NEAR_EVENTS,
 )
+from refold.core.stream import Checkpoint
 from refold.history.log_integrity import check_log
 from refold.log import EventLog, LogInfo
 from refold.store.ports import (

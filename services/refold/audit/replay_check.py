@@ -9,16 +9,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
-from refold.core import canonical
-from refold.core.checkpoint import Counts
-from refold.core.document import ABSENT, Document
+from refold.core import json_text
+from refold.core.dedup import pack_identities
+from refold.core.document import ABSENT, Document, Status
 from refold.core.fold import RULES, fold, rules_of
-from refold.core.identity import pack_identities
-from refold.core.ledger import NOTHING, digest_of
-from refold.core.outcome import Entry, Status
-from refold.core.page import snapshot_of
-from refold.core.record import Place, Record, partition_of, stored_subject
-from refold.core.shard import entry_of
+from refold.core.fold_state import entry_of
+from refold.core.history import Entry, snapshot_of
+from refold.core.log_digest import EMPTY_DIGEST, digest_of
+from refold.core.stream import Counts, Record, Route, partition_of, stored_subject
 from refold.history.rejections import rejection_of
 from refold.store import Key, Rejection
 from refold.store.ports import Item, StoredClosed, StoredEntry, StoredHead, StoredPage, Unreadable
@@ -53,7 +51,7 @@ class ReplayCheck:
         """Begin before the document's first event."""
         partition = partition_of(key[0].encode(), key[1].encode())
         self.key = key
-        self._where = Place(partition, *key)
+        self._where = Route(partition, *key)
         self._fold_number_at = fold_number_at
         self._document = Document(namespace=key[0], document=key[1], partition=partition)
         self._head: StoredHead | None = None
@@ -61,7 +59,7 @@ class ReplayCheck:
         self._keeps_changes = any(rules.needs is not None for rules in RULES.values())
         self._changes: list[Entry] = []
         self._rejections: dict[int, Rejection] = {}
-        self.digest = NOTHING
+        self.digest = EMPTY_DIGEST
         self.counts = Counts()
         self.is_readable = True
 
@@ -204,4 +202,4 @@ def _columns(document: Document) -> dict[str, Any]:
 
 
 def _bytes_of(document: Document) -> bytes | None:
-    return None if document.state is ABSENT else canonical.dumps(document.state)
+    return None if document.state is ABSENT else json_text.dumps(document.state)

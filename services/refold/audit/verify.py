@@ -10,11 +10,21 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from refold.audit.replay_check import Difference, ReplayCheck, shown
-from refold.core.checkpoint import Checkpoint, Counts
-from refold.core.ledger import NOTHING, NOWHERE, Ledger, digest_of
-from refold.core.limits import PARTITIONS, VERIFY_LOCATED_MAX
-from refold.core.outcome import Entry, Status
-from refold.core.record import Place, Record, author_headers, partition_of, place, stored_subject
+from refold.core.document import Status
+from refold.core.history import Entry
+from refold.core.limits import VERIFY_LOCATED_MAX
+from refold.core.log_digest import EMPTY_DIGEST, UNROUTABLE, LogDigest, digest_of
+from refold.core.stream import (
+    PARTITIONS,
+    Checkpoint,
+    Counts,
+    Record,
+    Route,
+    author_headers,
+    partition_of,
+    route,
+    stored_subject,
+)
 from refold.history.rejections import unroutable_rejection
 from refold.log import EventLog
 from refold.store import Key, NamespaceCount, Rejection
@@ -50,7 +60,7 @@ class Scope:
     namespace: str | None = None
     document: str | None = None
 
-    def holds(self, where: Place) -> bool:
+    def holds(self, where: Route) -> bool:
         """Tell whether a document is in scope."""
         if self.namespace is None:
             return True
@@ -83,7 +93,7 @@ class _Verification:
         if info.last_sequence < end:
             self._report(Difference("", "", end, "log", "last_sequence", str(end), str(info.last_sequence)))
             return self._tally
-        ledger = Ledger(log_id, self._scope.holds)
+        ledger = LogDigest(log_id, self._scope.holds)
         await self._read_log(ledger, end)
         self._check_checkpoints(ledger.checkpoints(), stored)
         await self._check_documents(ledger)
@@ -96,7 +106,7 @@ class _Verification:
         self._listener.progress(self._tally)
         return self._tally
 
-    async def _read_log(self, ledger: Ledger, end: int) -> None:
+    async def _read_log(self, ledger: LogDigest, end: int) -> None:
         async with aclosing(records_until(self._log, end)) as runs:
             async for records in runs:
                 for record in records:
@@ -104,7 +114,7 @@ class _Verification:
                 self._tally.read_sequence = records[-1].sequence
                 self._listener.progress(self._tally)
 
-    async def _check_documents(self, ledger: Ledger) -> None:
+    async def _check_documents(self, ledger: LogDigest) -> None:
         """Check one document after another; each takes its digest out of the ledger."""
         check: ReplayCheck | None = None
         rows = 0
@@ -121,12 +131,12 @@ class _Verification:
                     self._listener.progress(self._tally)
         self._close(check, ledger)
 
-    def _close(self, check: ReplayCheck | None, ledger: Ledger) -> None:
+    def _close(self, check: ReplayCheck | None, ledger: LogDigest) -> None:
         if check is None:
             return
         for difference in check.finish():
             self._report(difference)
-        expected = ledger.digests.pop(check.key, NOTHING)
+        expected = ledger.digests.pop(check.key, EMPTY_DIGEST)
         if check.is_readable and check.digest != expected:
             self._suspects.append(check.key)
         self._tally.documents += 1
@@ -138,25 +148,25 @@ class _Verification:
         counted[0] += check.is_present
         counted[1] += check.events
 
-    async def _past_unroutable(self, items: AsyncIterator[Item], ledger: Ledger) -> AsyncGenerator[Item]:
+    async def _past_unroutable(self, items: AsyncIterator[Item], ledger: LogDigest) -> AsyncGenerator[Item]:
         """Compare events that name no document with the log's, and yield the rest."""
-        digest = NOTHING
+        digest = EMPTY_DIGEST
         async for item in items:
-            if position_of(item)[:2] != NOWHERE:
+            if position_of(item)[:2] != UNROUTABLE:
                 yield item
                 continue
             assert isinstance(item, Rejection)
             if item.record is not None:
                 digest = digest_of(digest, item.record, item.recorded_at)
             self._check_unroutable(item)
-        if ledger.digests.pop(NOWHERE, NOTHING) != digest:
-            self._suspects.append(NOWHERE)
+        if ledger.digests.pop(UNROUTABLE, EMPTY_DIGEST) != digest:
+            self._suspects.append(UNROUTABLE)
 
     def _check_unroutable(self, found: Rejection) -> None:
         if found.record is None:
             self._report(Difference("", "", found.sequence, "rejection", "record", "the event", "none"))
             return
-        expected = unroutable_rejection(place(found.record.subject), found.record, found.recorded_at)
+        expected = unroutable_rejection(route(found.record.subject), found.record, found.recorded_at)
         for name, value in expected._asdict().items():
             if name != "detail" and getattr(found, name) != value:
                 values = (shown(value), shown(getattr(found, name)))
@@ -176,7 +186,7 @@ class _Verification:
             field = f"partition {partition} {name}"
             self._report(Difference("", "", None, "checkpoint", field, shown(expected), shown(found)))
 
-    def _check_counts(self, stored: list[Checkpoint], ledger: Ledger) -> None:
+    def _check_counts(self, stored: list[Checkpoint], ledger: LogDigest) -> None:
         """Compare the counts of all outcomes; they differ where a document could not be read."""
         for checkpoint in stored:
             counts = self._counts[checkpoint.partition]
@@ -243,7 +253,7 @@ async def _locate(
         async with aclosing(snapshot.items(*key)) as items:
             async for item in items:
                 for record, recorded_at in _records(key, item):
-                    stored[record.sequence] = digest_of(NOTHING, record, recorded_at)
+                    stored[record.sequence] = digest_of(EMPTY_DIGEST, record, recorded_at)
         found += _differences(key, logged[key], stored)
     return found
 
@@ -254,10 +264,10 @@ async def _logged_digests(runs: AsyncIterator[list[Record]], keys: list[Key]) ->
     async for records in runs:
         for record in records:
             recorded_at = max(recorded_at, record.time)
-            events = logged.get(place(record.subject)[1:3])
+            events = logged.get(route(record.subject)[1:3])
             if events is not None:
                 stored = record._replace(headers=author_headers(record.headers))
-                events[record.sequence] = digest_of(NOTHING, stored, recorded_at)
+                events[record.sequence] = digest_of(EMPTY_DIGEST, stored, recorded_at)
     return logged
 
 
@@ -266,7 +276,7 @@ def _records(key: Key, item: Item) -> Iterator[tuple[Record, int]]:
         yield from (_recorded(key, entry) for entry in item.closed.entries)
     elif isinstance(item, StoredEntry):
         yield _recorded(key, item.entry)
-    elif isinstance(item, Rejection) and key == NOWHERE and item.record is not None:
+    elif isinstance(item, Rejection) and key == UNROUTABLE and item.record is not None:
         yield item.record, item.recorded_at
 
 

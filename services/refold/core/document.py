@@ -35,7 +35,7 @@ class Document:
 
     `size` counts the state's canonical bytes. `occurred_max` is the running maximum of the effective events'
     occurred times. `events` counts the document's events of any outcome. `identities` is the id window,
-    oldest first (`refold.core.identity`). `unpaged_events` and `unpaged_bytes` say what has come since the
+    oldest first (`refold.core.dedup`). `unpaged_events` and `unpaged_bytes` say what has come since the
     last page was cut, `page_bytes` how large that page's closing snapshot was.
     """
 

@@ -69,8 +69,6 @@ class FoldState:
                 self._usual.add(subject)
         return known
 
-    place = route
-
     def owns(self, partition: int) -> bool:
         """Tell whether the partition is of this shard."""
         return partition in self._checkpoints

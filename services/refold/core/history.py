@@ -25,7 +25,7 @@ class Entry(NamedTuple):
     Times are nanoseconds since 1970; `time` is the broker's clock, `recorded_at` the same made monotone,
     `occurred_at` the author's, else `recorded_at`. `subject` is None where it is the document's usual one;
     `headers` are the author's; `effect` the effective patch in canonical bytes where the fold changed it;
-    `identity` what the id window keeps (`refold.core.identity`), None for an event that takes no place there.
+    `identity` what the id window keeps (`refold.core.dedup`), None for an event that takes no place there.
     """
 
     sequence: int

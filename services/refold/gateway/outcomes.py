@@ -255,7 +255,7 @@ class EarlyOutcomes:
     ) -> bool:
         """Fold a part; False where a system event may change the rules, or where these need more than heads."""
         for record in records:
-            where = fold_state.place(record.subject)
+            where = fold_state.route(record.subject)
             if where.namespace == SYSTEM_NAMESPACE or fold_state.rules.needs is not None:
                 return False
             document = None if where.reason else documents.get((where.namespace, where.document))

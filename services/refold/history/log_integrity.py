@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from refold.core import chain
-from refold.core.checkpoint import Checkpoint
 from refold.core.errors import FenceLost, LogHole
 from refold.core.fold import rules_of
-from refold.core.record import place
+from refold.core.stream import Checkpoint, chain_link, route
 from refold.log import EventLog
 from refold.store import damaged
 from refold.store.ports import LatestReader
@@ -36,7 +34,7 @@ async def check_documents(log: EventLog, store: LatestReader, checkpoints: list[
     """
     last = {checkpoint.last_sequence for checkpoint in checkpoints if checkpoint.last_sequence}
     records = await asyncio.gather(*(log.get(sequence) for sequence in last))
-    places = {record.sequence: place(record.subject) for record in records if record is not None}
+    places = {record.sequence: route(record.subject) for record in records if record is not None}
     expected = {where[1:3]: sequence for sequence, where in places.items() if not where.reason}
     heads = await asyncio.gather(*(store.head(*key) for key in expected))
     for (key, sequence), head in zip(expected.items(), heads, strict=True):
@@ -53,6 +51,6 @@ async def _check_last(log: EventLog, checkpoint: Checkpoint) -> None:
     record = await log.get(checkpoint.last_sequence)
     if record is None:
         raise LogHole("the log lacks an event that was folded", sequence=checkpoint.last_sequence)
-    if chain.link(checkpoint.chain_before, record) != checkpoint.chain:
+    if chain_link(checkpoint.chain_before, record) != checkpoint.chain:
         message = "another event stands where one was folded"
         raise LogHole(message, sequence=checkpoint.last_sequence, partition=checkpoint.partition)

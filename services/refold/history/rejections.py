@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from refold.core import canonical
+from refold.core import json_text
 from refold.core.envelope import open_envelope
 from refold.core.errors import Refused
+from refold.core.history import Entry
 from refold.core.limits import ABOUT_CHARS_MAX, Limits
-from refold.core.outcome import Entry
-from refold.core.record import Place, Record
+from refold.core.stream import Record, Route
 from refold.store import Rejection
 
 
-def rejection_of(where: Place, entry: Entry, limits: Limits) -> Rejection:
+def rejection_of(where: Route, entry: Entry, limits: Limits) -> Rejection:
     """Make the rejection of a document's own event, which is in its journal or page."""
     return Rejection(
         where.namespace,
@@ -26,7 +26,7 @@ def rejection_of(where: Place, entry: Entry, limits: Limits) -> Rejection:
     )
 
 
-def unroutable_rejection(where: Place, record: Record, recorded_at: int) -> Rejection:
+def unroutable_rejection(where: Route, record: Record, recorded_at: int) -> Rejection:
     """Make the rejection of an event whose subject names no document; `record` has its author's headers only."""
     detail = f"subject: {record.subject[:200]!r}"
     return Rejection(
@@ -42,4 +42,4 @@ def _about(headers: bytes, body: bytes, limits: Limits) -> bytes:
         return b"{}"
     names = ("id", "actor", "type")
     texts = {name: fields[name][:ABOUT_CHARS_MAX] for name in names if isinstance(fields.get(name), str)}
-    return canonical.dumps(texts)
+    return json_text.dumps(texts)

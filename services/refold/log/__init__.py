@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, Protocol
 
 from refold.core.errors import Refused
 from refold.core.fold import EVENT_BYTES_MAX, HEADERS_BYTES_MAX
-from refold.core.record import Record, check_name
+from refold.core.stream import Record, check_name
 from refold.log.limits import BATCH_EVENTS_MAX
 
 PROGRESS_SUBJECT: Final = "refold.progress"

@@ -10,9 +10,10 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final
 
-from refold.core import canonical
+from refold.core import json_text
 from refold.core.errors import LogFull, LogHole, LogUnavailable
-from refold.core.record import (
+from refold.core.fold import genesis
+from refold.core.stream import (
     GENESIS_DOCUMENT,
     SYSTEM_NAMESPACE,
     Record,
@@ -20,7 +21,6 @@ from refold.core.record import (
     partition_of,
     stored_subject,
 )
-from refold.core.system import genesis
 from refold.log import (
     Acknowledgement,
     Appended,
@@ -51,7 +51,7 @@ class MemoryLog:
         self._size_bytes = 0
         self._is_closed = False
         self._grown = asyncio.Event()
-        body = canonical.dumps(genesis(log_id))
+        body = json_text.dumps(genesis(log_id))
         self._store(Publication(namespace=SYSTEM_NAMESPACE, document=GENESIS_DOCUMENT, body=body), b"")
 
     async def info(self) -> LogInfo:

@@ -14,7 +14,7 @@ from faststream.asgi import AsgiFastStream, AsgiResponse, get
 from faststream.nats import NatsBroker
 from prometheus_client import CollectorRegistry, make_asgi_app
 
-from refold.core import canonical
+from refold.core import json_text
 from refold.log import CONTROL_SUBJECT
 from refold.projector.supervisor import Stage, Supervisor
 
@@ -74,4 +74,4 @@ def view_of(supervisor: Supervisor) -> dict[str, Any]:
 
 
 def _json(status: int, value: dict[str, Any]) -> AsgiResponse:
-    return AsgiResponse(canonical.dumps(value), status, headers={"content-type": "application/json"})
+    return AsgiResponse(json_text.dumps(value), status, headers={"content-type": "application/json"})

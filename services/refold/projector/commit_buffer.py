@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from refold.core import canonical
-from refold.core.checkpoint import ShardCheckpoint
+from refold.core import json_text
 from refold.core.document import ABSENT, Document
+from refold.core.history import Entry, snapshot_of
 from refold.core.limits import (
     COMMIT_SECONDS,
     PAGE_BYTES_MIN,
@@ -19,8 +19,7 @@ from refold.core.limits import (
     RECORDS_FOLDED_MAX,
     RUN_EVENTS_MIN,
 )
-from refold.core.outcome import Entry
-from refold.core.page import snapshot_of
+from refold.core.stream import ShardCheckpoint
 from refold.store import ClosedPage, Commit, DocumentWrite, Key, Rejection
 from refold.store.ports import ProjectionWriter
 
@@ -162,7 +161,7 @@ def _write_of(unwritten: _Unwritten, store: ProjectionWriter) -> DocumentWrite:
 
 
 def _bytes_of(document: Document) -> bytes | None:
-    return None if document.state is ABSENT else canonical.dumps(document.state)
+    return None if document.state is ABSENT else json_text.dumps(document.state)
 
 
 class AdaptiveBatch:

@@ -10,14 +10,20 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from refold.core.checkpoint import Checkpoint
 from refold.core.document import Document
 from refold.core.errors import LogHole
-from refold.core.fold import Decoded, Rules, fold, rules_of
-from refold.core.outcome import Entry
-from refold.core.record import FOLD_DOCUMENT, SYSTEM_NAMESPACE, Place, Record, place, stored_subject
-from refold.core.shard import Shard, Step
-from refold.core.system import genesis_rules
+from refold.core.fold import Decoded, Rules, fold, genesis_rules, rules_of
+from refold.core.fold_state import FoldState, Step
+from refold.core.history import Entry
+from refold.core.stream import (
+    FOLD_DOCUMENT,
+    SYSTEM_NAMESPACE,
+    Checkpoint,
+    Record,
+    Route,
+    route,
+    stored_subject,
+)
 from refold.log import EventLog
 from refold.store import Key
 from refold.store.ports import HistoryReader, SnapshotStore
@@ -32,7 +38,7 @@ class Windows:
     """By sequence: the version after which an event needs its document's changes."""
     changes: dict[Key, list[Entry]] = field(default_factory=dict)
 
-    def fold(self, shard: Shard, record: Record, where: Place, document: Document) -> Step:
+    def fold(self, shard: FoldState, record: Record, where: Route, document: Document) -> Step:
         """Fold a record of the part, and keep its change for those that follow."""
         changes = self.changes.get(where[1:3], [])
         version = self.since.get(record.sequence)
@@ -73,7 +79,7 @@ async def _changes_since(store: HistoryReader, key: Key, version: int) -> list[E
         return [entry async for run in runs for entry in run.entries if entry.status.is_effective]
 
 
-def split_by_rules(records: list[Record], place_of: Callable[[bytes], Place]) -> Iterator[list[Record]]:
+def split_by_rules(records: list[Record], place_of: Callable[[bytes], Route]) -> Iterator[list[Record]]:
     """Divide records so that a system event, which may move the fold number on, is the last of its part."""
     begin = 0
     for at, record in enumerate(records, 1):
@@ -84,13 +90,13 @@ def split_by_rules(records: list[Record], place_of: Callable[[bytes], Place]) ->
         yield records[begin:]
 
 
-async def resume_system(shard: Shard, log: EventLog, store: SnapshotStore) -> None:
+async def resume_system(shard: FoldState, log: EventLog, store: SnapshotStore) -> None:
     """Give a shard the foreign document that moves the fold number, as of the shard's checkpoint.
 
     Its owner may have committed more or less of the log: its stored events are folded again up to the checkpoint, and
     where they end before it, the log is read on from there.
     """
-    where = place(f"log.{SYSTEM_NAMESPACE}.{FOLD_DOCUMENT}".encode())
+    where = route(f"log.{SYSTEM_NAMESPACE}.{FOLD_DOCUMENT}".encode())
     if not shard.read_sequence or shard.owns(where.partition):
         return
     genesis = await log.get(1)
@@ -109,7 +115,7 @@ async def resume_system(shard: Shard, log: EventLog, store: SnapshotStore) -> No
     shard.resume_system(document)
 
 
-def _fold_again(document: Document, entry: Entry, rules: Rules, where: Place) -> Rules:
+def _fold_again(document: Document, entry: Entry, rules: Rules, where: Route) -> Rules:
     subject = stored_subject(*where[:3]) if entry.subject is None else entry.subject
     record = Record(entry.sequence, entry.time, subject, entry.headers, entry.body)
     fold(document, record, rules, recorded_at=entry.recorded_at)
@@ -117,11 +123,11 @@ def _fold_again(document: Document, entry: Entry, rules: Rules, where: Place) ->
 
 
 async def _read_on(log: EventLog, owner: Checkpoint, document: Document, until_sequence: int) -> None:
-    owners = Shard([owner])
+    owners = FoldState([owner])
     async with aclosing(log.read(owner.read_sequence)) as runs:
         async for records in runs:
             for record in records:
-                where = owners.place(record.subject)
+                where = owners.route(record.subject)
                 if where[1:3] == (document.namespace, document.document):
                     owners.fold(record, where, document)
                 else:

@@ -17,13 +17,13 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
-from refold.core.checkpoint import Checkpoint
-from refold.core.document import Document
+from refold.core.document import Document, Status
 from refold.core.errors import FenceLost, FoldUnknown, LogUnavailable, StoreDamaged
-from refold.core.limits import RECORDS_FOLDED_MAX, REPLY_AGE_NANOSECONDS, TIME_MAX_NANOSECONDS
-from refold.core.outcome import Entry, Status
-from refold.core.record import Place, Record, author_headers
-from refold.core.shard import Shard, Step
+from refold.core.fold_state import FoldState, Step
+from refold.core.history import Entry
+from refold.core.limits import RECORDS_FOLDED_MAX, REPLY_AGE_NANOSECONDS
+from refold.core.stream import Checkpoint, Record, Route, author_headers
+from refold.core.timestamp import TIME_MAX_NANOSECONDS
 from refold.history.rejections import rejection_of, unroutable_rejection
 from refold.log import EventLog, Notices
 from refold.log.memory import MemoryNotices
@@ -72,7 +72,7 @@ class ShardLoop:
     A loop that failed cannot run again; the next one begins at the checkpoints with an empty memory.
     """
 
-    def __init__(self, ports: Ports, bounds: Bounds, shard: Shard) -> None:
+    def __init__(self, ports: Ports, bounds: Bounds, shard: FoldState) -> None:
         """Begin at the shard's checkpoints."""
         self._ports = ports
         self._bounds = bounds
@@ -81,7 +81,7 @@ class ShardLoop:
         self._new: set[Key] = set()
         self._wanted: set[Key] = set()
         # By stored subject: the names and partition, and the document where it is in memory.
-        self._routes: dict[bytes, tuple[Place, Document | None]] = {}
+        self._routes: dict[bytes, tuple[Route, Document | None]] = {}
         self._buffer = CommitBuffer(shard.read_sequence)
         self._batch = AdaptiveBatch(bounds.pending_events_max)
         self._is_live = True
@@ -135,7 +135,7 @@ class ShardLoop:
     async def _fold_part(self, records: list[Record]) -> None:
         await self._load_missing(records)
         try:
-            for part in split_by_rules(records, self._shard.place):
+            for part in split_by_rules(records, self._shard.route):
                 self._fold(part, await self._load_windows(part))
         except FoldUnknown:
             # The events before were folded by known rules: commit them before stopping.
@@ -151,7 +151,7 @@ class ShardLoop:
         if len(self._routes) >= SUBJECTS_MAX:
             self._routes.clear()
         subjects = {record.subject for record in records}
-        unknown = [self._shard.place(subject) for subject in subjects if subject not in self._routes]
+        unknown = [self._shard.route(subject) for subject in subjects if subject not in self._routes]
         if not unknown:
             return
         missing = {
@@ -161,17 +161,17 @@ class ShardLoop:
         }
         if missing:
             # Keep all of them until they are folded: the committer may shrink the cache meanwhile.
-            self._wanted = {self._shard.place(subject)[1:3] for subject in subjects}
+            self._wanted = {self._shard.route(subject)[1:3] for subject in subjects}
             await self._load(missing)
         for subject in subjects:
-            where = self._shard.place(subject)
+            where = self._shard.route(subject)
             document = self._documents.get(where[1:3]) if self._is_folded(where) else None
             self._routes[subject] = (where, document)
 
-    def _is_folded(self, where: Place) -> bool:
+    def _is_folded(self, where: Route) -> bool:
         return not where.reason and self._shard.owns(where.partition)
 
-    async def _load(self, missing: dict[Key, Place]) -> None:
+    async def _load(self, missing: dict[Key, Route]) -> None:
         found = await self._ports.store.load(list(missing))
         ahead = [document for document in found if document.last_sequence > self._shard.read_sequence]
         if ahead:
@@ -201,7 +201,7 @@ class ShardLoop:
         events = ((record, self._routes[record.subject][1]) for record in records)
         held = [(record, document) for record, document in events if document is not None]
         # The committer may shrink the cache meanwhile: these stay, and get their seats again.
-        self._wanted = {self._shard.place(record.subject)[1:3] for record in records}
+        self._wanted = {self._shard.route(record.subject)[1:3] for record in records}
         windows = await load_windows(self._ports.store, rules, held, self._uncommitted)
         await self._load_missing(records)
         return windows
@@ -229,7 +229,7 @@ class ShardLoop:
         for status, count in outcomes.items():
             self._ports.metrics.events_folded.labels(outcome=status.name).inc(count)
 
-    def _fold_one(self, step: Step, where: Place, document: Document, is_young: bool) -> Status:
+    def _fold_one(self, step: Step, where: Route, document: Document, is_young: bool) -> Status:
         entry = step.entry
         self._buffer.add(document, entry, is_new=bool(self._new) and where[1:3] in self._new)
         if entry.status is Status.rejected:
@@ -238,7 +238,7 @@ class ShardLoop:
             self._notify(where, step)
         return entry.status
 
-    def _notify(self, where: Place, step: Step) -> None:
+    def _notify(self, where: Route, step: Step) -> None:
         reply = reply_notice(where, step)
         if reply is not None:
             self._buffer.add_reply(reply)
@@ -246,7 +246,7 @@ class ShardLoop:
         if change is not None:
             self._buffer.add_notice(change)
 
-    def _refuse(self, record: Record, where: Place, *, is_young: bool) -> None:
+    def _refuse(self, record: Record, where: Route, *, is_young: bool) -> None:
         """Reject an event whose subject names no document; the rejection keeps the event itself."""
         recorded_at = self._shard.refuse(record, where)
         stored = record._replace(headers=author_headers(record.headers))
@@ -337,7 +337,7 @@ def replay_loop(
         broker_now=lambda: TIME_MAX_NANOSECONDS,
         timer=time.perf_counter,
     )
-    return ShardLoop(ports, bounds, Shard(list(checkpoints)))
+    return ShardLoop(ports, bounds, FoldState(list(checkpoints)))
 
 
 async def begin_replay(

@@ -5,27 +5,26 @@ Made when an event is folded, sent when it is committed; at most once, never in 
 
 from __future__ import annotations
 
-from refold.core import canonical, views
-from refold.core.canonical import Json
+from refold.core import json_text, views
 from refold.core.envelope import reply_subject
 from refold.core.event import Event
 from refold.core.fold import Folded
+from refold.core.fold_state import Step
+from refold.core.history import Entry, operations_of
+from refold.core.json_text import Json
 from refold.core.limits import NOTICE_BYTES_MAX
-from refold.core.outcome import Entry
-from refold.core.page import operations_of
-from refold.core.record import Place
-from refold.core.shard import Step
+from refold.core.stream import Route
 from refold.core.timestamp import format_time
 from refold.log import PROGRESS_SUBJECT
 from refold.store import Rejection
 
 
-def reply_notice(where: Place, step: Step) -> tuple[str, bytes] | None:
+def reply_notice(where: Route, step: Step) -> tuple[str, bytes] | None:
     """Return the author's subject and the outcome for it; None where none was asked for."""
     subject = reply_subject(step.entry.headers)
     if subject is None:
         return None
-    return subject, canonical.dumps(outcome_view(where.namespace, where.document, step.entry, step.folded))
+    return subject, json_text.dumps(outcome_view(where.namespace, where.document, step.entry, step.folded))
 
 
 def refusal_notice(rejection: Rejection, headers: bytes) -> tuple[str, bytes] | None:
@@ -36,17 +35,17 @@ def refusal_notice(rejection: Rejection, headers: bytes) -> tuple[str, bytes] | 
     view = views.unroutable_view(
         rejection.sequence, rejection.recorded_at, rejection.reason, rejection.detail
     )
-    return subject, canonical.dumps(view)
+    return subject, json_text.dumps(view)
 
 
-def change_notice(where: Place, step: Step) -> tuple[str, bytes] | None:
+def change_notice(where: Route, step: Step) -> tuple[str, bytes] | None:
     """Return subject and body of an effective event's change; None for any other."""
     if not step.folded.outcome.status.is_effective:
         return None
     view = _change_view(where, step)
-    body = canonical.dumps(view)
+    body = json_text.dumps(view)
     if len(body) > NOTICE_BYTES_MAX:
-        body = canonical.dumps({**view, "patch": None})
+        body = json_text.dumps({**view, "patch": None})
     return f"change.{where.namespace}.{where.document}", body
 
 
@@ -59,7 +58,7 @@ class ProgressNotices:
 
     def notice(self, committed_sequence: int) -> tuple[str, bytes]:
         """Return subject and body."""
-        return PROGRESS_SUBJECT, canonical.dumps({"sequence": committed_sequence, **self._named})
+        return PROGRESS_SUBJECT, json_text.dumps({"sequence": committed_sequence, **self._named})
 
 
 def outcome_view(namespace: str, document: str, entry: Entry, folded: Folded) -> dict[str, Json]:
@@ -68,7 +67,7 @@ def outcome_view(namespace: str, document: str, entry: Entry, folded: Folded) ->
     return views.outcome_view(namespace, document, entry, event_id=folded.event_id, first=first)
 
 
-def _change_view(where: Place, step: Step) -> dict[str, Json]:
+def _change_view(where: Route, step: Step) -> dict[str, Json]:
     event, entry = step.folded.event, step.entry
     fields = {} if event is None else event.fields
     named = {"namespace": where.namespace, "document": where.document}

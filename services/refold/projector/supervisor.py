@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Self
 
-from refold.core.checkpoint import Checkpoint
 from refold.core.errors import (
     FenceLost,
     LogUnavailable,
@@ -23,8 +22,9 @@ from refold.core.errors import (
     StoreUnavailable,
     TimedOut,
 )
-from refold.core.limits import PARTITIONS, SHARD_SIGN_SECONDS
-from refold.core.shard import Shard
+from refold.core.fold_state import FoldState
+from refold.core.limits import SHARD_SIGN_SECONDS
+from refold.core.stream import PARTITIONS, Checkpoint
 from refold.history.log_integrity import check_documents, check_log
 from refold.log import LogInfo
 from refold.projector.loop import Bounds, Ports, ShardLoop
@@ -177,7 +177,7 @@ class Supervisor:
         checkpoints = self._shard.of(await self._ports.store.bind(info.log_id))
         await check_log(self._ports.log, checkpoints)
         await check_documents(self._ports.log, self._ports.store, checkpoints)
-        self._loop = ShardLoop(self._ports, self._bounds, Shard(await self._level(checkpoints)))
+        self._loop = ShardLoop(self._ports, self._bounds, FoldState(await self._level(checkpoints)))
         self.stage, self.error = Stage.working, ""
         get_logger().info("projector_working", sequence=self._loop.committed_sequence, log_id=info.log_id)
         try:
@@ -192,7 +192,7 @@ class Supervisor:
         """Fold partitions that former shards left behind, step by step, until all are at one sequence."""
         while len(levels := sorted({each.read_sequence for each in checkpoints})) > 1:
             behind = [each for each in checkpoints if each.read_sequence == levels[0]]
-            await ShardLoop(self._ports, self._bounds, Shard(behind)).run(levels[1])
+            await ShardLoop(self._ports, self._bounds, FoldState(behind)).run(levels[1])
             checkpoints = self._shard.of(await self._ports.store.checkpoints())
         return checkpoints
 

@@ -12,12 +12,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NamedTuple
 
-from refold.core.checkpoint import Checkpoint, ShardCheckpoint
 from refold.core.document import Document
 from refold.core.errors import Refused, StoreDamaged
-from refold.core.outcome import Entry
-from refold.core.page import Snapshot
-from refold.core.record import Record
+from refold.core.history import Entry, Snapshot
+from refold.core.stream import Checkpoint, Record, ShardCheckpoint
 
 Key = tuple[str, str]
 """Namespace and document."""

@@ -10,9 +10,9 @@ from base64 import b64decode, urlsafe_b64encode
 from typing import NamedTuple, Self
 
 from refold.core.errors import Refused
-from refold.core.limits import TIME_MAX_NANOSECONDS
-from refold.core.page import NEVER, Clock, Point, Run, Snapshot
-from refold.core.record import check_name
+from refold.core.history import NEVER, Clock, Point, Segment, Snapshot
+from refold.core.stream import check_name
+from refold.core.timestamp import TIME_MAX_NANOSECONDS
 
 _ANY = TIME_MAX_NANOSECONDS
 """No base is beyond it on any clock."""
@@ -55,7 +55,7 @@ def first_bounds(after_version: int | None, *, is_descending: bool) -> Bounds:
     return Bounds.of(Point(Clock.version, after_version - 1 if is_descending else after_version))
 
 
-def next_bounds(segment: Run, *, is_descending: bool) -> Bounds:
+def next_bounds(segment: Segment, *, is_descending: bool) -> Bounds:
     """Bound the segment after a closed one, or before any."""
     return Bounds(base_sequence=segment.base_sequence - 1 if is_descending else segment.entries[-1].sequence)
 

@@ -12,16 +12,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 
-from refold.core import canonical, page
-from refold.core.checkpoint import Checkpoint
+from refold.core import history, json_text
+from refold.core.dedup import admit, id_digest, pack_identities, recall
 from refold.core.document import ABSENT, Document
 from refold.core.errors import FenceLost, Refused, StoreDiffers
 from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
-from refold.core.identity import admit, id_digest, pack_identities, recall
+from refold.core.fold_state import first_checkpoints
+from refold.core.history import NEVER, Entry, Point, Segment, snapshot_of
 from refold.core.limits import ANSWER_BYTES_MAX, SHARD_LEASE_SECONDS
-from refold.core.outcome import Entry
-from refold.core.page import NEVER, Point, Run, snapshot_of
-from refold.core.shard import first_checkpoints
+from refold.core.stream import Checkpoint
 from refold.store import (
     Capabilities,
     Commit,
@@ -53,11 +52,11 @@ class _Kept:
 
     document: Document
     state: bytes | None
-    closed: list[Run] = field(default_factory=list)
-    open: Run = field(default_factory=lambda: Run(NEVER, 0, []))
+    closed: list[Segment] = field(default_factory=list)
+    open: Segment = field(default_factory=lambda: Segment(NEVER, 0, []))
 
     @property
-    def segments(self) -> list[Run]:
+    def segments(self) -> list[Segment]:
         return [*self.closed, self.open]
 
     @property
@@ -69,12 +68,12 @@ class _Kept:
         row = self.document
         return Head(row.namespace, row.document, snapshot_of(row, self.state), row.last_sequence)
 
-    def segment(self, bounds: Bounds) -> Run:
+    def segment(self, bounds: Bounds) -> Segment:
         run = next(run for run in reversed(self.segments) if bounds.hold(run.base, run.base_sequence))
         return run._replace(entries=list(run.entries))
 
     def head_at(self, point: Point) -> Head:
-        found = page.state_at(self.segment(Bounds.of(point)), point)
+        found = history.state_at(self.segment(Bounds.of(point)), point)
         return Head(self.document.namespace, self.document.document, found, found.sequence)
 
 
@@ -176,13 +175,13 @@ class MemoryStore:
         kept = self._tables.documents.get((namespace, document))
         return kept.head if kept else None
 
-    async def segment_at(self, namespace: str, document: str, point: Point) -> Run | None:
+    async def segment_at(self, namespace: str, document: str, point: Point) -> Segment | None:
         """Read the segment that holds a point."""
         return self._segment(namespace, document, Bounds.of(point))
 
     async def segments(
         self, namespace: str, document: str, *, after_version: int | None, is_descending: bool
-    ) -> AsyncGenerator[Run, None]:
+    ) -> AsyncGenerator[Segment, None]:
         """Yield a document's segments in the order asked."""
         found = self._segment(namespace, document, first_bounds(after_version, is_descending=is_descending))
         while found:
@@ -272,7 +271,7 @@ class MemoryStore:
         if lease is not None and lease.holder is self:
             del self._tables.leases[self._shard]
 
-    def _segment(self, namespace: str, document: str, bounds: Bounds) -> Run | None:
+    def _segment(self, namespace: str, document: str, bounds: Bounds) -> Segment | None:
         kept = self._tables.documents.get((namespace, document))
         return kept.segment(bounds) if kept else None
 
@@ -306,7 +305,7 @@ def _write(documents: dict[Key, _Kept], write: DocumentWrite) -> None:
         assert closed.has_journal == bool(kept.open.entries), key
         kept.open.entries.extend(closed.entries)
         kept.closed.append(kept.open)
-        kept.open = Run(closed.closing, kept.open.entries[-1].sequence, [])
+        kept.open = Segment(closed.closing, kept.open.entries[-1].sequence, [])
     kept.open.entries.extend(write.journal)
 
 
@@ -329,7 +328,7 @@ def _loaded(kept: _Kept) -> Document:
     for entry in kept.entries[-ID_WINDOW_EVENTS:]:
         if entry.identity is not None:
             admit(window, entry.identity, ID_WINDOW_IDS)
-    state = ABSENT if kept.state is None else canonical.loads(kept.state)
+    state = ABSENT if kept.state is None else json_text.loads(kept.state)
     return replace(kept.document, state=state, identities=window)
 
 

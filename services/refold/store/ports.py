@@ -10,10 +10,9 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
-from refold.core.checkpoint import Checkpoint
 from refold.core.document import Document
-from refold.core.outcome import Entry
-from refold.core.page import Point, Run, Snapshot
+from refold.core.history import Entry, Point, Segment, Snapshot
+from refold.core.stream import Checkpoint
 from refold.store import Capabilities, Commit, Head, Key, Names, NamespaceCount, Page, Rejection
 
 
@@ -95,12 +94,12 @@ class LatestReader(Protocol):
 class HistoryReader(Protocol):
     """What was: the segments of a document's history, single events, lists as of a point."""
 
-    async def segment_at(self, namespace: str, document: str, point: Point) -> Run | None:
+    async def segment_at(self, namespace: str, document: str, point: Point) -> Segment | None:
         """Read the segment that holds a point; None where the document never had an event."""
 
     def segments(
         self, namespace: str, document: str, *, after_version: int | None, is_descending: bool
-    ) -> AsyncGenerator[Run, None]:
+    ) -> AsyncGenerator[Segment, None]:
         """Yield a document's segments in the order asked, from the one that holds `after_version`."""
 
     async def entry(self, namespace: str, document: str, sequence: int) -> Entry | None:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
 from refold.client import Change, Document, Refold, find_namespace
-from refold.core import canonical
-from refold.core.canonical import Json
+from refold.core import json_text
 from refold.core.document import ABSENT
 from refold.core.errors import RefoldError, TimedOut
+from refold.core.json_text import Json
 from refold.core.patch import apply_again
 from refold.core.timestamp import format_time, parse_time
 
@@ -222,4 +222,4 @@ def _state_fields(state: Json) -> dict[str, Json]:
 
 
 def _line(**fields: Json) -> bytes:
-    return canonical.dumps(fields) + b"\n"
+    return json_text.dumps(fields) + b"\n"

@@ -22,13 +22,12 @@ from typing import BinaryIO, Final, Protocol, TypeAlias
 
 import zstandard
 
-from refold.core import canonical
-from refold.core.canonical import Json
+from refold.core import json_text
 from refold.core.document import ABSENT
 from refold.core.errors import Refused
-from refold.core.limits import VERSION_MAX
-from refold.core.record import check_name
-from refold.core.shape import shape_of
+from refold.core.event import VERSION_MAX
+from refold.core.json_text import Json, shape_of
+from refold.core.stream import check_name
 from refold.core.timestamp import format_time, parse_time
 
 PACKED_CHUNK_BYTES: Final = 4 * 1024
@@ -141,7 +140,7 @@ class Line:
 
 def parse_line(number: int, text: bytes) -> Line:
     """Parse and check a line. Raises `Refused` with field, rule and shape."""
-    fields = canonical.loads(text)
+    fields = json_text.loads(text)
     if not isinstance(fields, dict):
         raise Refused("bad_line", "a line is a JSON object", shape=shape_of(fields))
     for name in ("doc", "state", "ts"):
@@ -195,7 +194,7 @@ def _meta(fields: dict[str, Json], known: frozenset[str]) -> dict[str, Json]:
     others = {name: value for name, value in fields.items() if name not in known}
     meta = dict(given or {})
     for name, value in others.items():
-        if name in meta and not canonical.equal(meta[name], value):
+        if name in meta and not json_text.equal(meta[name], value):
             raise Refused("contradictory", "the line and its meta differ", field=name, shape=shape_of(value))
         meta[name] = value
     return meta

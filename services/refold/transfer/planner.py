@@ -11,12 +11,12 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from refold.client import Change, Refold
-from refold.core import canonical
-from refold.core.canonical import Json
+from refold.core import json_text
 from refold.core.diff import diff
 from refold.core.document import ABSENT
 from refold.core.errors import DocumentAbsent, Refused
 from refold.core.fold import EVENT_BYTES_MAX
+from refold.core.json_text import Json
 from refold.core.split import split_write
 from refold.transfer.files import Line
 
@@ -93,7 +93,7 @@ def _plan(line: Line, heads: HeadCache, file_digest: str, attempt: int) -> Plann
     if change is None:
         return Planned(line, head)
     fields = _fields(line, head, file_digest, attempt)
-    written = canonical.dumps({"doc": line.document, **change, **fields})
+    written = json_text.dumps({"doc": line.document, **change, **fields})
     if len(written) > EVENT_BYTES_MAX:
         return _plan_put(line, head, {name: given for name, given in fields.items() if name != "base"})
     text = None if line.state is ABSENT else line.text
@@ -142,9 +142,9 @@ def _change(line: Line, heads: HeadCache) -> dict[str, Json] | None:
 
 def _is_small(patch: list[Json], line: Line) -> bool:
     """Tell whether a patch is smaller than its state, without writing the state where the line's size shows it."""
-    count = len(canonical.dumps(patch))
+    count = len(json_text.dumps(patch))
     # A line may be mostly white space, so its length alone does not decide.
-    return count * 4 < len(line.text) or not patch or count < canonical.size(line.state)
+    return count * 4 < len(line.text) or not patch or count < json_text.size(line.state)
 
 
 def _fields(line: Line, head: Head, file_digest: str, attempt: int) -> dict[str, Json]:
@@ -197,7 +197,7 @@ class HeadCache:
             return self._parsed[document]
         text = self._heads[document].text
         assert text is not None
-        return canonical.loads(text)["state"]
+        return json_text.loads(text)["state"]
 
     def put(self, document: str, head: Head, state: Json) -> None:
         """Store a head; `state` is the parsed state of its text."""
@@ -265,7 +265,7 @@ class HeadCache:
             found = await self._refold.get(self._namespace, document, version=newest.version)
         except DocumentAbsent:
             return Head(newest.version, None, line), None
-        return Head(newest.version, canonical.dumps({"state": found.state}), line), found.state
+        return Head(newest.version, json_text.dumps({"state": found.state}), line), found.state
 
     async def _last_change(self, document: str) -> Change | None:
         with suppress(DocumentAbsent):

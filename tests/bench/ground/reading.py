@@ -16,8 +16,8 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from bench.signals import Signals
 from refold.core.document import Document
 from refold.core.errors import LogHole
-from refold.core.record import Record
-from refold.core.shard import Shard, first_checkpoints
+from refold.core.fold_state import FoldState, first_checkpoints
+from refold.core.stream import Record
 from refold.log import EventLog
 from refold.wiring.log import inbox_of, open_log
 from refold.wiring.service import collect_seldom
@@ -65,7 +65,7 @@ async def fold_in_memory(signals: Signals, *, url: str, until_sequence: int) -> 
     log = await open_log(url, "refold-bench-fold")
     try:
         records = await _records(log, until_sequence)
-        shard = Shard(first_checkpoints((await log.info()).log_id))
+        shard = FoldState(first_checkpoints((await log.info()).log_id))
     finally:
         await log.close()
     await signals.until_go()
@@ -100,11 +100,11 @@ async def _records(log: EventLog, until_sequence: int) -> list[Record]:
     return read
 
 
-def _fold(shard: Shard, records: list[Record]) -> int:
+def _fold(shard: FoldState, records: list[Record]) -> int:
     documents: dict[tuple[str, str], Document] = {}
     effective = 0
     for record in records:
-        where = shard.place(record.subject)
+        where = shard.route(record.subject)
         key = where[1:3]
         document = documents.get(key)
         if document is None:

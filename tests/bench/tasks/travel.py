@@ -9,7 +9,7 @@ import orjson
 
 from bench.signals import Signals
 from refold.bench.workload import COUNTER, NAMESPACE
-from refold.core.page import Clock, Point
+from refold.core.history import Clock, Point
 from refold.history import state_at
 from refold.store.postgres import PostgresStore
 

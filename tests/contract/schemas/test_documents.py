@@ -18,7 +18,7 @@ from refold.core.envelope import _INTEGER_FIELDS, _JSON_FIELDS, _TEXT_FIELDS
 from refold.core.errors import Refused
 from refold.core.event import FIELDS
 from refold.core.pointer import parse
-from refold.core.record import SYSTEM_NAMESPACE, check_name, check_namespace
+from refold.core.stream import SYSTEM_NAMESPACE, check_name, check_namespace
 from refold.core.timestamp import format_time, parse_rfc3339, parse_time
 from refold.gateway.requests import write_condition
 from refold.gateway.responses import Problem

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from refold.core import limits
-from refold.core.canonical import dumps
+from refold.core.document import Status
 from refold.core.errors import Refused
 from refold.core.event import FIELDS, LATER_FIELDS, STRATEGIES
 from refold.core.fold import NEWEST
 from refold.core.fold.v1 import DETAIL_CHARS_MAX
-from refold.core.outcome import Status
+from refold.core.json_text import dumps
 from refold.core.patch import _LATER, RFC_6902
 from support.contracts import contract, validator
 from support.events import EVENTS

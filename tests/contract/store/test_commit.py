@@ -8,9 +8,8 @@ import pytest
 
 from refold.core.document import ABSENT
 from refold.core.errors import FenceLost, StoreDiffers, StoreUnavailable
-from refold.core.limits import PARTITIONS
-from refold.core.page import NEVER, Clock, Point
-from refold.core.record import partition_of
+from refold.core.history import NEVER, Clock, Point
+from refold.core.stream import PARTITIONS, partition_of
 from refold.history import state_at
 from support.scribe import NAMESPACE, state_bytes
 from support.stores import HOSTILE, LOG_ID, all_entries

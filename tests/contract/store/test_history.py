@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from refold.core.outcome import Kind, Status
-from refold.core.page import NEVER, Clock, Point
+from refold.core.document import Kind, Status
+from refold.core.history import NEVER, Clock, Point
 from refold.history import state_at
 from support.scribe import NAMESPACE, SECOND
 from support.stores import all_entries

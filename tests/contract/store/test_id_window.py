@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from refold.core.document import Status
 from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS, RULES
-from refold.core.outcome import Status
 from refold.store import memory
 from refold.store.postgres import read
 from support.scribe import NAMESPACE, Scribe

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from refold.core.dedup import id_digest, recall
 from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
-from refold.core.identity import id_digest, recall
 from support.scribe import NAMESPACE
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from refold.core.document import ABSENT
 from refold.core.errors import FenceLost
-from refold.core.page import Clock, Point
+from refold.core.history import Clock, Point
 from refold.history import state_at
 from refold.store.ports import StoredHead
 from support.scribe import NAMESPACE, state_bytes

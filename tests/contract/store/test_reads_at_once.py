@@ -8,8 +8,8 @@ import random
 import pytest
 
 from refold.core.errors import StoreUnavailable
+from refold.core.history import Clock, Point
 from refold.core.limits import READ_TOGETHER_BYTES_MAX, READS_TOGETHER_MAX
-from refold.core.page import Clock, Point
 from refold.history import state_at
 from refold.store.postgres import PostgresStore
 from support.scribe import NAMESPACE

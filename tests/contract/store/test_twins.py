@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from refold.core.history import Clock, Point
 from refold.core.limits import STORE_FEW_EVENTS_MAX
-from refold.core.page import Clock, Point
 from refold.history import state_at
 from support.scribe import NAMESPACE
 from support.stores import HOSTILE, all_entries, begin, memory_stores, postgres_stores

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from refold.core import canonical
+from refold.core import json_text
+from refold.core.fold import genesis
 from refold.core.fold.v1 import RULES
-from refold.core.record import Record
-from refold.core.system import genesis
+from refold.core.stream import Record
 from support.events import CLOUD_EVENT, JSON_PATCH, MERGE_PATCH, SECOND, START, body_of, lines, subject_of
 from support.node import own_fold
 from support.recorded import shortened
@@ -255,7 +255,7 @@ def main() -> None:
     write(draft)
     with (FOLDER / f"{sys.argv[1]}.jsonl").open("x") as file:
         file.writelines(f"{line}\n" for line in texts_of(draft))
-    print(f"{len(draft.records)} events, {len(canonical.dumps(draft.texts))} bytes")
+    print(f"{len(draft.records)} events, {len(json_text.dumps(draft.texts))} bytes")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from refold.audit.rebuild import shards_of
-from refold.core.limits import PARTITIONS
-from refold.core.shard import first_checkpoints
+from refold.core.fold_state import first_checkpoints
+from refold.core.stream import PARTITIONS
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])

@@ -5,11 +5,10 @@ import pytest
 
 from bench.tasks.publish import batch_events
 from refold.bench.workload import COUNTER, NAMESPACE, Workload, batches, small_events
-from refold.core import canonical
-from refold.core.document import ABSENT, Document
+from refold.core import json_text
+from refold.core.document import ABSENT, Document, Status
 from refold.core.fold import RULES, fold
-from refold.core.outcome import Status
-from refold.core.record import Record, partition_of, stored_subject
+from refold.core.stream import Record, partition_of, stored_subject
 
 
 def folded(events):
@@ -37,7 +36,7 @@ def test_every_event_is_applied_and_states_keep_their_size():
     workload = Workload(documents=20, document_bytes=2_048)
     documents = folded(workload.events(4_000))
     assert len(documents) == 20
-    sizes = [len(canonical.dumps(document.state)) for document in documents.values()]
+    sizes = [len(json_text.dumps(document.state)) for document in documents.values()]
     assert all(1_600 < size < 3_400 for size in sizes), sizes
 
 

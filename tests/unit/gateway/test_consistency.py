@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from refold.core import canonical
-from refold.core.checkpoint import Checkpoint
+from refold.core import json_text
 from refold.core.errors import StoreUnavailable
-from refold.core.record import partition_of
+from refold.core.stream import Checkpoint, partition_of
 from refold.gateway import consistency as consistency_module
 from refold.gateway import outcomes as outcomes_module
 from refold.gateway.consistency import Consistency
@@ -74,7 +73,7 @@ def later(seconds: float = 30.0) -> float:
 
 
 def told(outcomes: Outcomes, sequence: int) -> None:
-    outcomes.hear("refold.reply.x", canonical.dumps({"sequence": sequence, "status": "applied"}))
+    outcomes.hear("refold.reply.x", json_text.dumps({"sequence": sequence, "status": "applied"}))
 
 
 async def test_a_notice_of_progress_wakes_whoever_waits_for_it(consistency: Consistency) -> None:

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from refold.core.checkpoint import Checkpoint
 from refold.core.errors import ProjectionBehind, StoreUnavailable
-from refold.core.shard import first_checkpoints
+from refold.core.fold_state import first_checkpoints
+from refold.core.stream import Checkpoint
 from refold.gateway.consistency import Consistency
 from refold.gateway.readiness import Readiness
 from refold.log.memory import MemoryLog, MemoryNotices

@@ -10,9 +10,8 @@ from refold.audit.verify import Listener, Scope, verify
 from refold.core import json_text
 from refold.core.errors import FoldUnknown
 from refold.core.fold import RULES
-from refold.core.limits import PARTITIONS
-from refold.core.record import partition_of
-from refold.core.shard import Shard
+from refold.core.fold_state import FoldState
+from refold.core.stream import PARTITIONS, partition_of
 from refold.log.memory import MemoryLog, MemoryNotices
 from refold.projector.crossing import resume_system
 from refold.store.memory import MemoryStore, Tables
@@ -129,7 +128,7 @@ async def test_a_foreign_shard_that_starts_again_knows_the_system_document_as_of
     async with projecting(ports(_Prefix(log, owner_at), owner)) as running:
         await running.committed(owner_at)
     checkpoints = await (await project(_Prefix(log, shard_at))).checkpoints()
-    shard = Shard([it for it in checkpoints if it.partition != FOLD_PARTITION])
+    shard = FoldState([it for it in checkpoints if it.partition != FOLD_PARTITION])
     await resume_system(shard, log, owner)
     found = shard._system.get("fold")
     whole = (await (await project(_Prefix(log, shard_at))).load([(SYSTEM, "fold")])) if shard_at > 1 else []

@@ -9,12 +9,12 @@ from typing import Any
 import orjson
 import pytest
 
+from refold.core.document import Status
 from refold.core.errors import FenceLost, FoldUnknown, LogHole
+from refold.core.fold_state import FoldState
+from refold.core.history import Clock, Point
 from refold.core.limits import RECORDS_FOLDED_MAX, RUN_EVENTS_MIN
-from refold.core.outcome import Status
-from refold.core.page import Clock, Point
-from refold.core.record import SYSTEM_NAMESPACE
-from refold.core.shard import Shard
+from refold.core.stream import SYSTEM_NAMESPACE
 from refold.history import state_at
 from refold.log.memory import MemoryLog, MemoryNotices
 from refold.projector import loop as loops
@@ -166,7 +166,7 @@ async def test_who_lost_the_fence_stops_and_writes_nothing() -> None:
     await append(log, "a", {"put": 1})
     slow = MemoryStore(tables)
     assert await slow.acquire_lease()
-    stale = Shard(await slow.bind("log-1"))
+    stale = FoldState(await slow.bind("log-1"))
     tables.leases.clear()
     async with projecting(ports(log, MemoryStore(tables))) as running:
         await running.committed(2)
@@ -258,7 +258,7 @@ async def test_the_memory_of_subjects_is_bounded_while_no_document_leaves_the_ca
         await append(log, "a", {"put": 1}, namespace=f"_bad{number}")
     sequence = await append(log, "a", {"put": 1})
     assert await store.acquire_lease()
-    loop = ShardLoop(ports(log, store), NARROW, Shard(await store.bind("log-1")))
+    loop = ShardLoop(ports(log, store), NARROW, FoldState(await store.bind("log-1")))
     sizes = set()
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(loop.run(sequence))
@@ -277,7 +277,7 @@ async def test_the_bytes_of_what_waits_for_a_commit_include_its_notices() -> Non
 
     log, store = MemoryLog("log-1"), Stalled()
     assert await store.acquire_lease()
-    loop = ShardLoop(ports(log, store), ROOMY, Shard(await store.bind("log-1")))
+    loop = ShardLoop(ports(log, store), ROOMY, FoldState(await store.bind("log-1")))
     running = asyncio.create_task(loop.run())
     await until(lambda: _is(loop._committing is not None))
     for _ in range(10):

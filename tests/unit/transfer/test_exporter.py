@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refold.client.responses import Change
-from refold.core import canonical
+from refold.core import json_text
 from refold.core.document import ABSENT
 from refold.core.errors import RefoldError, Refused, TimedOut
 from refold.core.timestamp import format_time
@@ -82,7 +82,7 @@ async def test_whatever_was_folded_the_same_versions_come_of_its_lines(events, t
         states = [json.loads(line) for line in lines if json.loads(line)["doc"] == document]
         for line, first in zip(states, snapshots, strict=True):
             is_absent = line["state"] is None and not line.get("present")
-            assert (None if is_absent else canonical.dumps(line["state"])) == first.state
+            assert (None if is_absent else json_text.dumps(line["state"])) == first.state
 
 
 async def test_a_line_says_document_version_time_author_type_and_meta_exactly(told):
@@ -93,7 +93,7 @@ async def test_a_line_says_document_version_time_author_type_and_meta_exactly(to
     told.scribe.publish("d", {"delete": True})
     _, lines = await lines_of(told, is_history=True)
     first, second, third = map(json.loads, lines)
-    assert canonical.dumps(first["state"]) == told.scribe.snapshots[NAMESPACE, "d"][1].state
+    assert json_text.dumps(first["state"]) == told.scribe.snapshots[NAMESPACE, "d"][1].state
     assert first == {
         "doc": "d",
         "version": 1,

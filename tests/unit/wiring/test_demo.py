@@ -1,7 +1,7 @@
 """Vital signs are documents that change in small steps."""
 
-from refold.core import canonical
-from refold.core.record import check_name
+from refold.core import json_text
+from refold.core.stream import check_name
 from refold.wiring.demo import PROCESSES_EVERY, Vitals
 
 
@@ -11,7 +11,7 @@ def test_every_sign_is_a_document_with_a_good_name_and_a_canonical_state():
     assert any(name.startswith("disk-") for name in signs)
     for name, state in signs.items():
         assert check_name(name, "doc") == name
-        assert canonical.loads(canonical.dumps(state)) == state
+        assert json_text.loads(json_text.dumps(state)) == state
 
 
 def test_processes_are_gone_through_only_now_and_then():

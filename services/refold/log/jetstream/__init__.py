@@ -19,7 +19,7 @@ from typing import Final
 import structlog
 
 from refold.core.errors import Refused
-from refold.core.record import Record, check_name, partition_of, stored_subject
+from refold.core.stream import Record, check_name, partition_of, stored_subject
 from refold.core.timestamp import parse_rfc3339
 from refold.log import Acknowledgement, Appended, LogInfo, Publication, Stale, Unknown
 from refold.log.jetstream.api import stored_record, stream_info

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from refold.core.errors import LogError, LogFull, LogMissing, LogUnavailable
-from refold.core.record import Record
+from refold.core.stream import Record
 from refold.core.timestamp import parse_rfc3339
 from refold.log.jetstream.client import Client, Reply
 from refold.log.jetstream.protocol import header_lines

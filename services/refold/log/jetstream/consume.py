@@ -16,7 +16,7 @@ import orjson
 import structlog
 
 from refold.core.errors import LogHole, LogUnavailable, TimedOut
-from refold.core.record import Record
+from refold.core.stream import Record
 from refold.log.jetstream.api import (
     STREAM,
     ApiError,

@@ -11,11 +11,10 @@ import base64
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
-from refold.core import canonical
+from refold.core import json_text
 from refold.core.errors import LogDiffers, LogHole, LogMissing, LogUnavailable
-from refold.core.limits import PARTITIONS
-from refold.core.record import GENESIS_DOCUMENT, SYSTEM_NAMESPACE, partition_of, stored_subject
-from refold.core.system import genesis, read_genesis
+from refold.core.fold import genesis, read_genesis
+from refold.core.stream import GENESIS_DOCUMENT, PARTITIONS, SYSTEM_NAMESPACE, partition_of, stored_subject
 from refold.log.jetstream.api import (
     MESSAGE_NOT_FOUND,
     STREAM,
@@ -245,7 +244,7 @@ async def _create_stream(client: Client, wanted: dict[str, Any]) -> dict[str, An
 
 
 async def _publish_genesis(client: Client, log_id: str) -> None:
-    body = canonical.dumps(genesis(log_id))
+    body = json_text.dumps(genesis(log_id))
     headers = b"Nats-Expected-Last-Sequence: 0\r\n"
     ack = parse_pub_ack(await client.request(_GENESIS_SUBJECT, body, headers=headers))
     # Stale: another process has published its genesis, which is read instead.

@@ -9,8 +9,8 @@ from contextlib import AbstractAsyncContextManager
 from typing import Self
 from uuid import UUID
 
-from refold.core.checkpoint import Checkpoint
 from refold.core.document import Document
+from refold.core.history import Entry, Point, Segment
 from refold.core.limits import (
     SHARD_LEASE_SECONDS,
     STORE_READERS_MAX,
@@ -18,8 +18,7 @@ from refold.core.limits import (
     STORE_SYNC_SECONDS,
     STORE_WHERE_SECONDS,
 )
-from refold.core.outcome import Entry
-from refold.core.page import Point, Run
+from refold.core.stream import Checkpoint
 from refold.store import (
     Capabilities,
     Commit,
@@ -153,12 +152,12 @@ class PostgresStore:
     async def head(self, namespace: str, document: str) -> Head | None:
         return await self._heads.read(namespace, document)
 
-    async def segment_at(self, namespace: str, document: str, point: Point) -> Run | None:
+    async def segment_at(self, namespace: str, document: str, point: Point) -> Segment | None:
         return await read.read_segment(self._pool, namespace, document, Bounds.of(point))
 
     def segments(
         self, namespace: str, document: str, *, after_version: int | None, is_descending: bool
-    ) -> AsyncGenerator[Run, None]:
+    ) -> AsyncGenerator[Segment, None]:
         return read.read_segments(
             self._pool, namespace, document, after_version=after_version, is_descending=is_descending
         )

@@ -12,12 +12,11 @@ from io import BytesIO
 from typing import Final
 from uuid import UUID
 
-from refold.core import page
+from refold.core import history
+from refold.core.dedup import pack_identities
 from refold.core.errors import FenceLost, StoreDamaged, StoreError
-from refold.core.identity import pack_identities
+from refold.core.history import Entry, Snapshot
 from refold.core.limits import STORE_FEW_EVENTS_MAX
-from refold.core.outcome import Entry
-from refold.core.page import Snapshot
 from refold.store import Commit, DocumentWrite, Key
 from refold.store.postgres.pool import SQL, Connection, single_statement, transaction
 from refold.store.postgres.rows import (
@@ -242,7 +241,7 @@ def _closed(entries: list[Entry]) -> tuple[object, ...]:
         len(entries),
         len(identities),
         pack_identities(identities),
-        compress(page.pack(entries)),
+        compress(history.pack(entries)),
     )
 
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from refold.core import page
+from refold.core import history
 from refold.core.document import ABSENT, Document
+from refold.core.history import NEVER, Clock, Point, Segment
 from refold.core.limits import STATE_LAG_BYTES, STATE_LAG_SECONDS
-from refold.core.page import NEVER, Clock, Point, Run
 from refold.store import Head, Key, damaged, reading_stored
 from refold.store.postgres.lease import ShardLease
 from refold.store.postgres.pool import SQL, Connection, Pool, Row, translated
@@ -139,8 +139,8 @@ def _exact_head(row: Row) -> Head:
     with reading_stored(head.namespace, head.document):
         base = row["state"] if row["snapshot"] is None else decompress(row["snapshot"])
         entries = [to_entry(entry) for entry in row["journal"]]
-        segment = Run(NEVER._replace(state=base, version=row["base_version"]), 0, entries)
-        exact = page.state_at(segment, Point(Clock.version, head.snapshot.version))
+        segment = Segment(NEVER._replace(state=base, version=row["base_version"]), 0, entries)
+        exact = history.state_at(segment, Point(Clock.version, head.snapshot.version))
     if exact.version != head.snapshot.version:
         raise damaged(head.namespace, head.document, "the journal lacks events of it")
     return head._replace(snapshot=head.snapshot._replace(state=exact.state))

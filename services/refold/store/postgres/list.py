@@ -10,17 +10,17 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, NamedTuple
 
-from refold.core import page
+from refold.core import history
 from refold.core.errors import Refused, StoreDamaged, StoreError, StoreUnavailable, TimedOut
+from refold.core.history import Point, Snapshot
 from refold.core.limits import (
     ANSWER_BYTES_MAX,
     LIST_BATCH_BYTES_MAX,
     LIST_BATCH_DOCUMENTS_MAX,
     LIST_BATCHES_MAX,
     STORE_COMMAND_SECONDS,
-    TIME_MAX_NANOSECONDS,
 )
-from refold.core.page import Point, Snapshot
+from refold.core.timestamp import TIME_MAX_NANOSECONDS
 from refold.store import (
     Head,
     Key,
@@ -161,7 +161,7 @@ def _snapshot_at(row: Row, point: Point) -> Snapshot:
     if row["base_sequence"] is None and row["events"] != row["unpaged_events"]:
         raise damaged(*_key(row), "a page of its history is missing")
     with reading_stored(*_key(row)):
-        return page.state_at(to_run(row), point)
+        return history.state_at(to_run(row), point)
 
 
 def _is_name_like(prefix: str) -> bool:

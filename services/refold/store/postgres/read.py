@@ -10,18 +10,13 @@ from collections.abc import AsyncGenerator, Sequence
 from itertools import chain
 from typing import Final, NamedTuple
 
-from refold.core import canonical
+from refold.core import json_text
+from refold.core.dedup import admit, id_digest, recall, unpack_identities
 from refold.core.document import ABSENT, Document
 from refold.core.errors import FenceLost, RefoldError, StoreUnavailable
 from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
-from refold.core.identity import admit, id_digest, recall, unpack_identities
-from refold.core.limits import (
-    READ_STATEMENTS_MAX,
-    READ_TOGETHER_BYTES_MAX,
-    READS_TOGETHER_MAX,
-)
-from refold.core.outcome import Entry
-from refold.core.page import Run
+from refold.core.history import Entry, Segment
+from refold.core.limits import READ_STATEMENTS_MAX, READ_TOGETHER_BYTES_MAX, READS_TOGETHER_MAX
 from refold.store import Head, Key, damaged, reading_stored
 from refold.store.bounds import Bounds, first_bounds, next_bounds
 from refold.store.postgres.flush import read_exact
@@ -143,7 +138,7 @@ async def _load_lagging(connection: Connection, documents: dict[Key, Document], 
         if head.last_sequence != document.last_sequence:
             raise FenceLost("a document was written by another while it was loaded", document="/".join(key))
         with reading_stored(*key):
-            document.state = ABSENT if state is None else canonical.loads(state)
+            document.state = ABSENT if state is None else json_text.loads(state)
 
 
 def _with_window(row: Row) -> Document:
@@ -155,7 +150,7 @@ def _with_window(row: Row) -> Document:
     return document
 
 
-async def read_segment(pool: Pool, namespace: str, document: str, bounds: Bounds) -> Run | None:
+async def read_segment(pool: Pool, namespace: str, document: str, bounds: Bounds) -> Segment | None:
     """Read the last page within the bounds; None where the document never had an event."""
     row = await _read(pool, namespace, document, bounds)
     return _segment(namespace, document, row) if row else None
@@ -163,7 +158,7 @@ async def read_segment(pool: Pool, namespace: str, document: str, bounds: Bounds
 
 async def read_segments(
     pool: Pool, namespace: str, document: str, *, after_version: int | None, is_descending: bool
-) -> AsyncGenerator[Run, None]:
+) -> AsyncGenerator[Segment, None]:
     """Yield segments in the order asked, one statement each.
 
     A closed page never changes and the next begins where it ends, so that a page closed in between neither loses
@@ -182,7 +177,7 @@ async def read_segments(
         edge = segment.base_sequence if is_descending else segment.entries[-1].sequence
 
 
-def _beyond(segment: Run, edge: int | None, *, is_descending: bool) -> Run:
+def _beyond(segment: Segment, edge: int | None, *, is_descending: bool) -> Segment:
     """Leave out what is before the edge, in the order asked."""
     if edge is None or not segment.entries:
         return segment
@@ -223,7 +218,7 @@ async def _read(pool: Pool, namespace: str, document: str, bounds: Bounds) -> Ro
     return row
 
 
-def _segment(namespace: str, document: str, row: Row) -> Run:
+def _segment(namespace: str, document: str, row: Row) -> Segment:
     """Decode a segment, and compare its entries with the document's counts."""
     with reading_stored(namespace, document):
         segment = to_run(row)

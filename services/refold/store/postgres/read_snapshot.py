@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from refold.core.checkpoint import Checkpoint
 from refold.core.document import Document
+from refold.core.stream import Checkpoint
 from refold.store import DAMAGES, NamespaceCount
 from refold.store.ports import (
     Item,

@@ -12,12 +12,10 @@ from typing import Any, Final
 
 from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError
 
-from refold.core import canonical, page
-from refold.core.checkpoint import Checkpoint, Counts
-from refold.core.document import ABSENT, Document
-from refold.core.outcome import Entry, Kind, Status
-from refold.core.page import NEVER, Run, Snapshot
-from refold.core.record import Record
+from refold.core import history, json_text
+from refold.core.document import ABSENT, Document, Kind, Status
+from refold.core.history import NEVER, Entry, Segment, Snapshot
+from refold.core.stream import Checkpoint, Counts, Record
 from refold.store import DocumentWrite, Head, Rejection, damaged, reading_stored
 from refold.store.postgres.pool import Row
 
@@ -77,7 +75,7 @@ def to_document(row: Row) -> Document:
     if row["version"] is None:
         raise damaged(row["namespace"], row["document"], ROW_MISSING)
     with reading_stored(row["namespace"], row["document"]):
-        state = ABSENT if row["state"] is None else canonical.loads(row["state"])
+        state = ABSENT if row["state"] is None else json_text.loads(row["state"])
     return Document(**{name: row[name] for name in _NUMBERS}, state=state)
 
 
@@ -101,13 +99,13 @@ def _head_snapshot(row: Row) -> Snapshot:
     )
 
 
-def to_run(row: Row) -> Run:
+def to_run(row: Row) -> Segment:
     """Return a page with its entries; without a page, the document's first segment, which is still open."""
     entries = to_entries(row)
     return (
-        Run(NEVER, 0, entries)
+        Segment(NEVER, 0, entries)
         if row["base_sequence"] is None
-        else Run(to_base(row), row["base_sequence"], entries)
+        else Segment(to_base(row), row["base_sequence"], entries)
     )
 
 
@@ -125,7 +123,7 @@ def to_base(row: Row) -> Snapshot:
 
 def to_closed(payload: bytes) -> list[Entry]:
     """Return a closed page's entries."""
-    return page.unpack(decompress(payload))
+    return history.unpack(decompress(payload))
 
 
 def to_entries(row: Row) -> list[Entry]:

@@ -11,10 +11,9 @@ from importlib.resources import files
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from refold.core.checkpoint import Checkpoint
 from refold.core.errors import StoreDamaged, StoreDiffers
-from refold.core.limits import PARTITIONS
-from refold.core.shard import first_checkpoints
+from refold.core.fold_state import first_checkpoints
+from refold.core.stream import PARTITIONS, Checkpoint
 from refold.store.postgres.pool import SQL, Connection, Pool, translated
 from refold.store.postgres.rows import checkpoint_columns, to_checkpoint
 
