@@ -66,9 +66,9 @@ class Seen:
     def row(self) -> str:
         """Return the table's line."""
         answers = f"{self.right} right, {self.refused} refused, {self.wrong} wrong"
-        said = self.said.replace("|", "\\|").replace("\n", " ")
+        said, back = (" ".join(text.replace("|", "\\|").split()) for text in (self.said, self.back))
         when = ", ".join(self.when) or "nothing is wrong"
-        return f"| {self.case} | {when} | {said} | {answers} | {self.back} | {self.log} |"
+        return f"| {self.case} | {when} | {said} | {answers} | {back} | {self.log} |"
 
 
 # --- The base ------------------------------------------------------------------------------------

@@ -100,7 +100,8 @@ async def _read_own_writes(one: Gateway, other: Gateway) -> None:
 async def _read_a_bulk(one: Gateway, other: Gateway) -> None:
     """Bulk by one, reads by the other: every outcome comes, in order, and is there to be read."""
     lines = [orjson.dumps({"doc": "bulk", "put": number, "id": f"bulk-{number}"}) for number in range(BULK)]
-    answer = await one.client.post("/v1/n/events", content=b"\n".join(lines), headers={"Refold-Wait": "60"})
+    given = {"Content-Type": "application/x-ndjson", "Refold-Wait": "60"}
+    answer = await one.client.post("/v1/n/events", content=b"\n".join(lines), headers=given)
     outcomes = [orjson.loads(line) for line in answer.content.splitlines()]
     assert [(told["status"], told["version"]) for told in outcomes] == [
         ("applied", version) for version in range(1, BULK + 1)

@@ -148,10 +148,11 @@ class Counted:
         except asyncio.CancelledError:
             if not request.is_abandoned:
                 raise
-            # Nobody is there to read it: it is what the metrics count.
+            # The client is gone: the status is for the metrics only.
             await Response(status_code=499)(scope, receive, send)
         finally:
             _current.reset(token)
+            request.end()
             if request.is_working:
                 self._in_flight.end_work()
 
@@ -207,11 +208,10 @@ class BodyInMemory:
 
 
 class _Waiting:
-    __slots__ = ("_request", "_watching")
+    __slots__ = ("_request",)
 
     def __init__(self) -> None:
         self._request: _Request | None = None
-        self._watching: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> None:
         request = _current.get()
@@ -222,14 +222,13 @@ class _Waiting:
         request.in_flight.end_work()
         self._request = request
         if request.is_reading:
-            self._watching = asyncio.create_task(request.end_with_client(asyncio.current_task()))
+            request.start_watching(asyncio.current_task())
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         request = self._request
         if request is None:
             return
-        if self._watching is not None:
-            self._watching.cancel()
+        request.waiter = None
         request.in_flight.end_waiting(request.client)
         if kind is None:
             await request.in_flight.start_work()
@@ -239,7 +238,10 @@ class _Waiting:
 class _Request:
     """A request in flight: in work, or waiting."""
 
-    __slots__ = ("_receive", "client", "in_flight", "is_abandoned", "is_reading", "is_working")
+    __slots__ = (
+        *("_is_gone", "_receive", "_watching", "client", "in_flight"),
+        *("is_abandoned", "is_reading", "is_working", "waiter"),
+    )
 
     def __init__(self, in_flight: InFlight, scope: Scope, receive: Receive) -> None:
         client = scope.get("client")
@@ -248,15 +250,38 @@ class _Request:
         self.is_reading = scope["method"] in ("GET", "HEAD")
         self.is_working = True
         self.is_abandoned = False
+        self.waiter: asyncio.Task[None] | None = None
+        self._is_gone = False
         self._receive = receive
+        self._watching: asyncio.Task[None] | None = None
 
-    async def end_with_client(self, task: asyncio.Task[None] | None) -> None:
-        """Cancel the request's task when the client disconnects, so that it does not wait on for nobody."""
+    def start_watching(self, waiter: asyncio.Task[None] | None) -> None:
+        """Cancel `waiter`, the request's task, if the client disconnects while it waits.
+
+        One task watches for the whole request: granian reports a disconnect after a `receive` was cancelled.
+        """
+        self.waiter = waiter
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch(), name="client disconnects")
+        elif self._is_gone:
+            self._abandon()
+
+    def end(self) -> None:
+        """Stop watching."""
+        self.waiter = None
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self.is_abandoned = True
-        if task is not None:
-            task.cancel()
+        self._is_gone = True
+        self._abandon()
+
+    def _abandon(self) -> None:
+        if self.waiter is not None:
+            self.is_abandoned = True
+            self.waiter.cancel()
 
 
 _current: ContextVar[_Request | None] = ContextVar("request", default=None)

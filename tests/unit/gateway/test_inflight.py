@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from contextlib import suppress
 
 import pytest
@@ -124,3 +125,53 @@ async def test_bodies_in_memory_are_bounded_together() -> None:
     held = Held(InFlightLimits(bodies_bytes_max=10))
     held.app = Counted(serve, InFlight(InFlightLimits(bodies_bytes_max=10), CollectorRegistry()))
     assert await held.ask("/") == 200
+
+
+class Leaving:
+    """A server's `receive` that, as granian's does, reports a disconnect once a call to it was cancelled."""
+
+    def __init__(self) -> None:
+        self.is_gone = asyncio.Event()
+
+    async def __call__(self) -> Message:
+        try:
+            await self.is_gone.wait()
+        except asyncio.CancelledError:
+            self.is_gone.set()
+            raise
+        return {"type": "http.disconnect"}
+
+
+async def read_that_waits(receive: Leaving, *blocks: Awaitable[object]) -> int:
+    """Serve a read that waits once per block; return its status."""
+    statuses: list[int] = []
+
+    async def serve(_: Scope, __: Receive, send: Send) -> None:
+        for block in blocks:
+            async with waiting():
+                await block
+        await send({"type": "http.response.start", "status": 200})
+
+    async def send(message: Message) -> None:
+        statuses.extend([message["status"]] if "status" in message else [])
+
+    scope = {"type": "http", "method": "GET", "path": "/waits", "client": ("10.0.0.1", 1)}
+    await Counted(serve, InFlight(InFlightLimits(), CollectorRegistry()))(scope, receive, send)
+    return statuses[0]
+
+
+async def test_a_read_that_waits_twice_is_not_taken_for_abandoned() -> None:
+    assert await read_that_waits(Leaving(), asyncio.sleep(0.01), asyncio.sleep(0.01)) == 200
+
+
+@pytest.mark.parametrize("blocks_before", [0, 1])
+async def test_a_read_ends_when_its_client_leaves_while_it_waits(blocks_before: int) -> None:
+    receive, never = Leaving(), asyncio.Event()
+
+    async def leave() -> None:
+        receive.is_gone.set()
+        await never.wait()
+
+    async with asyncio.timeout(10):
+        before = [asyncio.sleep(0) for _ in range(blocks_before)]
+        assert await read_that_waits(receive, *before, leave()) == 499
