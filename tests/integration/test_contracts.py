@@ -181,6 +181,9 @@ def test_a_member_that_no_schema_names_is_found(schema: str, member: str) -> Non
 def test_the_gateway_answers_everything_as_its_openapi_document_says(system: System) -> None:
     found = hold_to_openapi(system.url, examples=3, seed=1)
     assert (found.exit_code, found.failures, found.errors) == (0, 0, 0), found.said
-    resources = contract("openapi.yaml")["paths"].values()
+    # schemathesis leaves out the document that it has read; tests/contract/schemas holds that one.
+    resources = [
+        resource for path, resource in contract("openapi.yaml")["paths"].items() if path != "/openapi.json"
+    ]
     assert found.operations == sum(len(resource.keys() - {"parameters"}) for resource in resources)
     assert found.accepted > found.operations
