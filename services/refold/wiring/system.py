@@ -241,10 +241,14 @@ async def _until_ready(host: str, port: int, say: Say) -> None:
 
 
 def _waited_for(problem: dict[str, Any]) -> str:
-    if problem.get("unreachable") == ["projection"] and "required_sequence" in problem:
-        folded, required = problem["folded_sequence"], problem["required_sequence"]
-        return f"projection is being folded: {folded:,} of {required:,} events"
-    return str(problem.get("detail", "the gateway does not answer yet"))
+    detail = str(problem.get("detail", "the gateway does not answer yet"))
+    if "required_sequence" not in problem:
+        return detail
+    folded, required = problem["folded_sequence"], problem["required_sequence"]
+    progress = f"projection is being folded: {folded:,} of {required:,} events"
+    # The projection is named last, after what may keep it from going on.
+    others = detail.partition("projection: projection_behind")[0].rstrip("; ")
+    return f"{progress}; {others}" if others else progress
 
 
 async def _not_ready(host: str, port: int) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""While the system starts, what it waits for is said: a fault that only a person can mend comes before progress."""
+"""While the system starts, `up` says what it waits for, and what keeps that from happening."""
 
 from refold.wiring.system import _waited_for
 
@@ -6,10 +6,11 @@ BEHIND = {"folded_sequence": 4_405, "required_sequence": 6_007}
 
 
 def test_a_projection_that_is_being_folded_is_shown_with_its_progress():
-    problem = {"unreachable": ["projection"], "detail": "projection: projection_behind", **BEHIND}
-    assert _waited_for(problem) == "projection is being folded: 4,405 of 6,007 events"
+    detail = "projection: projection_behind: the projection is being folded: 4,405 of 6,007 events"
+    assert _waited_for({"detail": detail, **BEHIND}) == "projection is being folded: 4,405 of 6,007 events"
 
 
 def test_a_projector_that_waits_for_a_damaged_store_is_shown_with_its_error():
-    detail = "projector: store_damaged: `refold rebuild --from-nothing` makes the projection anew"
-    assert _waited_for({"unreachable": ["projection", "projector"], "detail": detail, **BEHIND}) == detail
+    damaged = "projector: store_damaged: `refold rebuild --from-nothing` makes the projection anew"
+    said = _waited_for({"detail": f"{damaged}; projection: projection_behind: it is being folded", **BEHIND})
+    assert said == f"projection is being folded: 4,405 of 6,007 events; {damaged}"
