@@ -258,7 +258,7 @@ async def test_the_memory_of_subjects_is_bounded_while_no_document_leaves_the_ca
         await append(log, "a", {"put": 1}, namespace=f"_bad{number}")
     sequence = await append(log, "a", {"put": 1})
     assert await store.acquire_lease()
-    loop = ShardLoop(ports(log, store), NARROW, FoldState(await store.bind("log-1")))
+    loop = ShardLoop(ports(log, store), ROOMY, FoldState(await store.bind("log-1")))
     sizes = set()
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(loop.run(sequence))
