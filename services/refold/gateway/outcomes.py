@@ -180,7 +180,7 @@ class EarlyOutcomes:
         self._answered: dict[Key, int] = {}
 
     def want(self, namespace: str, document: str, sequence: int) -> None:
-        """Ask for the outcome of a write that waits; it is told to `Outcomes`. Ask again while it has not come."""
+        """Ask for the outcome of a write that waits; `Outcomes` receives it. Ask again while it has not come."""
         behind = sequence - self._consistency.sequence
         if EARLY_LAG_EVENTS_MIN <= behind <= EARLY_LAG_EVENTS_MAX:
             self._wanted[sequence] = (namespace, document)

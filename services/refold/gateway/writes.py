@@ -180,7 +180,7 @@ def as_duplicate(outcome: dict[str, Json]) -> dict[str, Json]:
 
 
 def never_acknowledged() -> LogUnavailable:
-    """Say that an event was sent in vain again and again."""
+    """Return the error for an event that was sent repeatedly without success."""
     return LogUnavailable(f"the log acknowledged none of {LOST_ATTEMPTS_MAX} attempts")
 
 

@@ -1,6 +1,6 @@
 """The shape of a rule set: what a fold number names.
 
-Filled in by the modules beside it, one for each number; used by whoever folds.
+Filled in by the modules beside it, one for each number; used by everything that folds.
 """
 
 from __future__ import annotations
