@@ -7,7 +7,7 @@ import pytest
 from support.stores import HALVES, TwoShards, begin, memory_stores, postgres_stores
 
 
-@pytest.fixture(params=["memory", "postgres", "postgres in two shards"])
+@pytest.fixture(params=["memory", "postgres", pytest.param("postgres in two shards", marks=pytest.mark.slow)])
 def kind(request):
     """Which store."""
     return request.param

@@ -19,7 +19,7 @@ DOCUMENTS = ("a", "b", "c")
 FIRST = ("", "")
 
 
-@pytest.fixture(params=["postgres", "postgres in two shards"])
+@pytest.fixture(params=["postgres", pytest.param("postgres in two shards", marks=pytest.mark.slow)])
 def kind(request):
     """Only PostgreSQL leaves states out of commits."""
     return request.param
