@@ -66,7 +66,7 @@ def id_of(headers: bytes, body: bytes, limits: Limits) -> str | None:
 def reply_subject(headers: bytes) -> str | None:
     """Return the subject that an author named for the outcome, where it is one that is honoured.
 
-    Also of headers that are refused: their author is told so.
+    Also of headers that are refused: the author gets the reason.
     """
     named = _REPLY_LINE.findall(headers) if headers else []
     if len(named) != 1 or len(named[0]) > REPLY_CHARS_MAX or not _REPLY.fullmatch(named[0]):

@@ -1,6 +1,6 @@
-"""Every bound of the fold and of the services, named, with its unit.
+"""The bounds that a rule set states, and those of store, projector and history, each with its unit.
 
-The first group belongs to fold 1: changing one could alter an outcome, so it needs a new fold number.
+The values of a rule set are in `refold.core.fold`: changing one could alter an outcome, so it needs a new number.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-# --- Bounds of a rule set, and what stores' integers hold ----------------------------------------------
+# --- Bounds of a rule set ----------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,15 +45,6 @@ class Limits:
 
 UNBOUNDED: Final = Limits(**dict.fromkeys(Limits.__dataclass_fields__, 2**62))
 """For events that were accepted once, whatever the rules were: their changes apply again."""
-
-PARTITIONS: Final = 64
-NAME_CHARS_MAX: Final = 128
-TEXT_DEPTH_MAX: Final = 160
-INTEGER_MIN: Final = -(2**63)
-INTEGER_MAX: Final = 2**64 - 1
-VERSION_MAX: Final = 2**63 - 1
-TIME_MIN_NANOSECONDS: Final = -(2**63)
-TIME_MAX_NANOSECONDS: Final = 2**63 - 1
 
 # --- The services: free to change ---------------------------------------------------------------------
 

@@ -169,7 +169,7 @@ def _problem_for(request: Request, error: Exception) -> Problem:
 
 async def _not_found(request: Request) -> Response:
     if b"%2f" in request.scope.get("raw_path", b"").lower():
-        rule = f"a name is 1 to {NAME_CHARS_MAX} of A-Z a-z 0-9 _ - : = @ + ~, hence never with a /"
+        rule = f"a name is 1 to {NAME_CHARS_MAX} of A-Z a-z 0-9 _ - : = @ + ~, so it contains no /"
         raise Problem(422, "bad_name", rule, field="path")
     raise Problem(404, "not_found", f"there is no resource at {request.url.path}")
 

@@ -1,6 +1,6 @@
 """Bring outcomes to the requests that wait for them: from the projector's notices, from the store, or from the log.
 
-`Outcomes`: one subject for the whole process; outcomes are told apart by their sequence and may arrive before the
+`Outcomes`: one subject for the whole process; outcomes are distinguished by sequence and may arrive before the
 append's own acknowledgement. They are sent at most once, so a request that waits too long looks into the store.
 
 `EarlyOutcomes`: while the projection is far behind, the gateway folds the outcomes of its own writes itself. An outcome

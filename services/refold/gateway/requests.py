@@ -326,7 +326,7 @@ def _text(raw: bytes) -> str:
 # --- Bodies ---------------------------------------------------------------------------------------------
 
 _CLOSE: Final = {"Connection": "close"}
-"""The rest of the body cannot be told from a next request on the same connection."""
+"""The rest of the body cannot be distinguished from a next request on the same connection."""
 
 
 async def read_json(

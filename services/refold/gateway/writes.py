@@ -173,8 +173,8 @@ def as_duplicate(outcome: dict[str, Json]) -> dict[str, Json]:
     """Show an event's outcome to who sent it again, as the fold shows a duplicate's."""
     if outcome["status"] == "duplicate":
         return outcome
-    told = ("status", "version", "sequence", "recorded_at", "created", "reason")
-    first = {name: outcome[name] for name in told if name in outcome}
+    shown = ("status", "version", "sequence", "recorded_at", "created", "reason")
+    first = {name: outcome[name] for name in shown if name in outcome}
     left = {name: value for name, value in outcome.items() if name not in _OF_THE_FIRST}
     return {**left, "status": "duplicate", "first": first}
 
@@ -324,7 +324,7 @@ async def recover(
     """Return the first sequence of what went together unacknowledged; None where the log has it not.
 
     `after_sequence`: folded before it was sent, so that an event of an earlier request is never taken for ours.
-    It is told apart by its bytes, not by its id: that may have been used before, or have left the id window since.
+    It is recognised by its bytes, not by its id: the id may have been used before, or have left the id window since.
     """
     last = publications[-1]
     key = (last.namespace, last.document)

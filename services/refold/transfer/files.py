@@ -96,8 +96,8 @@ class LinesFile:
             try:
                 yield from self._unpacked(file, unpack())
             except (zstandard.ZstdError, zlib.error, EOFError, gzip.BadGzipFile) as error:
-                told = f"cannot be unpacked: {error}"
-                raise Refused("bad_file", told, field=str(self.path)) from error
+                rule = f"cannot be unpacked: {error}"
+                raise Refused("bad_file", rule, field=str(self.path)) from error
 
     def _unpacked(self, file: BinaryIO, unpacker: _Unpacker) -> Iterator[bytes]:
         is_between = True

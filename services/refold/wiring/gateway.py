@@ -147,9 +147,9 @@ def _checks(log: JetStreamLog, store: PostgresStore) -> dict[str, Callable[[], A
         reply = await log.client.request(CONTROL_SUBJECT)
         if reply.has_no_responders:
             raise ServiceUnavailable("no projector is running: start one with `refold projector`")
-        told = json_text.loads(reply.payload)
-        if told["stage"] not in FOLDING_STAGES:
-            raise ServiceUnavailable(f"the projector is {told['stage']}: {told['error']}")
+        answer = json_text.loads(reply.payload)
+        if answer["stage"] not in FOLDING_STAGES:
+            raise ServiceUnavailable(f"the projector is {answer['stage']}: {answer['error']}")
 
     return {"nats": log.info, "postgres": store.ping, "projector": projector}
 

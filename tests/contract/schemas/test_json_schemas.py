@@ -10,13 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from refold.core import limits
 from refold.core.document import Status
 from refold.core.errors import Refused
-from refold.core.event import FIELDS, LATER_FIELDS, STRATEGIES
+from refold.core.event import FIELDS, LATER_FIELDS, STRATEGIES, VERSION_MAX
 from refold.core.fold import NEWEST
 from refold.core.fold.v1 import DETAIL_CHARS_MAX
-from refold.core.json_text import dumps
+from refold.core.json_text import INTEGER_MAX, TEXT_DEPTH_MAX, dumps
 from refold.core.patch import _LATER, RFC_6902
 from support.contracts import contract, validator
 from support.events import EVENTS
@@ -105,7 +104,7 @@ def test_an_event_is_an_object(value: Any) -> None:
 def test_at_a_bound_an_event_is_taken_and_past_it_refused() -> None:
     for event, past in [
         ({"put": 1, "id": "x" * LIMITS.id_chars}, {"put": 1, "id": "x" * (LIMITS.id_chars + 1)}),
-        ({"put": 1, "base": limits.VERSION_MAX}, {"put": 1, "base": limits.VERSION_MAX + 1}),
+        ({"put": 1, "base": VERSION_MAX}, {"put": 1, "base": VERSION_MAX + 1}),
     ]:
         assert refusal_of(event) is None
         assert IS_EVENT.is_valid(event)
@@ -128,8 +127,8 @@ def test_every_field_strategy_and_operation_of_fold_1_is_in_the_schema() -> None
 def test_the_rules_that_no_keyword_says_name_the_cores_bounds() -> None:
     said = EVENT["$comment"]
     for bound in (
-        *(LIMITS.event_bytes, limits.TEXT_DEPTH_MAX, LIMITS.depth, LIMITS.state_bytes),
-        f"2^{limits.INTEGER_MAX.bit_length()}-1",
+        *(LIMITS.event_bytes, TEXT_DEPTH_MAX, LIMITS.depth, LIMITS.state_bytes),
+        f"2^{INTEGER_MAX.bit_length()}-1",
     ):
         assert str(bound) in said, bound
 

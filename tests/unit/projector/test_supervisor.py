@@ -1,4 +1,4 @@
-"""The projector's runner over the memory twins: standby, takeover, and errors that nobody foresaw."""
+"""The projector's runner over the memory twins: standby, takeover, and unexpected errors."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def _reached(runner: Supervisor, sequence: int) -> bool:
 
 
 class _Silent(MemoryLog):
-    """A log that leaves some requests for its state unanswered, once it is told to."""
+    """A log that leaves some requests for its state unanswered, once it is set to."""
 
     unanswered = 0
     asked = 0

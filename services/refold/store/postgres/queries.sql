@@ -341,7 +341,7 @@ WHERE d.version IS NOT NULL
 
 -- name: exact_documents
 -- Rows with what makes their states exact where they lag: the row's own state, or the open page's snapshot where that
--- is newer, and the journal behind it. One statement, hence one consistent view.
+-- is newer, and the journal behind it. One statement gives one consistent view.
 SELECT
     d.namespace, d.document, d.version, d.version_sequence, d.last_sequence, d.recorded_at, d.occurred_at,
     d.occurred_max, d.state_version, p.snapshot, CASE WHEN p.base_version IS NULL THEN d.state END AS state,
@@ -380,7 +380,7 @@ WHERE namespace = $1 AND document = $2 AND state_version < $4
 
 -- name: run
 -- The last page whose base lies within every bound, with the journal where it is the open one: one statement,
--- hence one consistent view. Without such a page it is the first one, not closed yet. The last columns show whether rows are
+-- so the view is consistent. Without such a page it is the first one, not closed yet. The last columns show whether rows are
 -- missing: the document's counts, and whether the next page begins where a closed one ends.
 WITH page AS (
     SELECT * FROM pages
