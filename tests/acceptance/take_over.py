@@ -17,8 +17,8 @@ from tempfile import mkdtemp
 
 import orjson
 
-from refold.core.limits import SHARD_LEASE_SECONDS
 from refold.log.jetstream import JetStreamLog
+from refold.store import SHARD_LEASE_SECONDS
 from refold.store.ports import SnapshotStore
 from refold.telemetry.logging import configure
 from refold.wiring.servers import start_servers

@@ -16,15 +16,10 @@ from enum import Enum
 from typing import Final, Protocol
 
 from refold.core.errors import FenceLost, LogHole, StoreDiffers, StoreUnavailable, TimedOut
-from refold.core.limits import (
-    REBUILD_ATTEMPTS_MAX,
-    REBUILD_HOLD_SECONDS,
-    REBUILD_LOCK_SECONDS,
-    REBUILD_NEAR_EVENTS,
-)
 from refold.core.stream import Checkpoint
 from refold.history.log_integrity import check_log
 from refold.log import EventLog, LogInfo
+from refold.store import REBUILD_LOCK_SECONDS
 from refold.store.ports import (
     BoundLog,
     HeldProjection,
@@ -35,6 +30,14 @@ from refold.store.ports import (
 )
 
 LOOK_SECONDS: Final = 0.1
+
+REBUILD_NEAR_EVENTS: Final = 2_000
+"""A rebuild compares once it is behind by no more than this; before, it continues to catch up."""
+
+REBUILD_HOLD_SECONDS: Final = 10.0
+"""The longest that a rebuild holds the live projection."""
+
+REBUILD_ATTEMPTS_MAX: Final = 5
 
 SHARDED_EVENTS_MIN: Final = 20_000
 """Behind by fewer events, one process is faster than starting several."""

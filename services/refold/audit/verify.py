@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Final
 
 from refold.audit.replay_check import Difference, ReplayCheck, shown
 from refold.core.document import Status
 from refold.core.history import Entry
-from refold.core.limits import VERIFY_LOCATED_MAX
 from refold.core.log_digest import EMPTY_DIGEST, UNROUTABLE, LogDigest, digest_of
 from refold.core.stream import (
     PARTITIONS,
@@ -29,6 +29,9 @@ from refold.history.rejections import unroutable_rejection
 from refold.log import EventLog
 from refold.store import Key, NamespaceCount, Rejection
 from refold.store.ports import Auditor, Item, ReadSnapshot, StoredEntry, StoredPage, position_of
+
+VERIFY_LOCATED_MAX: Final = 100
+"""Differing documents whose events are named one by one; of the others only the document is named."""
 
 REPORT_EVERY: int = 500
 """Rows between two reports of progress."""

@@ -53,6 +53,8 @@ EARLY_STATE_BYTES_MAX: Final = 16 * 1024 * 1024
 """Bytes of the states that one pass folds, the last state aside."""
 EARLY_ANSWERED_MAX: Final = 10_000
 """Documents that were answered and that the projection has not reached; no pass starts with more."""
+EARLY_RECORDS_MAX: Final = 500
+"""Records that one pass folds before other tasks run (about ten milliseconds)."""
 EARLY_PASS_SECONDS: Final = 60.0
 
 CHECK_SECONDS: Final = 2.0

@@ -25,7 +25,6 @@ from refold.core.fold import Folded
 from refold.core.fold_state import FoldState
 from refold.core.history import Entry
 from refold.core.json_text import Json
-from refold.core.limits import RECORDS_FOLDED_MAX
 from refold.core.stream import PARTITIONS, SYSTEM_NAMESPACE, Checkpoint, Record, partition_of
 from refold.gateway.consistency import Consistency
 from refold.gateway.limits import (
@@ -34,6 +33,7 @@ from refold.gateway.limits import (
     EARLY_LAG_EVENTS_MAX,
     EARLY_LAG_EVENTS_MIN,
     EARLY_PASS_SECONDS,
+    EARLY_RECORDS_MAX,
     EARLY_STATE_BYTES_MAX,
     NOTICE_WAIT_SECONDS,
     OUTCOMES_EARLY_MAX,
@@ -225,8 +225,8 @@ class EarlyOutcomes:
         left = {sequence for sequence, key in wanted.items() if key in documents}
         async with aclosing(self._log.read(fold_state.read_sequence)) as runs:
             async for records in runs:
-                for start in range(0, len(records), RECORDS_FOLDED_MAX):
-                    part = records[start : start + RECORDS_FOLDED_MAX]
+                for start in range(0, len(records), EARLY_RECORDS_MAX):
+                    part = records[start : start + EARLY_RECORDS_MAX]
                     if not self._fold(fold_state, part, documents, left):
                         return
                     await asyncio.sleep(0)

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from refold.core import json_text
 from refold.core.envelope import open_envelope
 from refold.core.history import Entry, Segment, operations_of, touches
-from refold.core.limits import ANSWER_BYTES_MAX, HISTORY_SCAN_MAX, UNBOUNDED
+from refold.core.limits import UNBOUNDED
 from refold.core.views import change_view
+from refold.store import ANSWER_BYTES_MAX
+
+HISTORY_SCAN_MAX: Final = 20_000
+"""Changes that one answer looks at in search of those that touched a path."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from refold.core import json_text
 from refold.core.envelope import open_envelope
 from refold.core.errors import Refused
 from refold.core.history import Entry
-from refold.core.limits import ABOUT_CHARS_MAX, Limits
+from refold.core.limits import Limits
 from refold.core.stream import Record, Route
 from refold.store import Rejection
+
+ABOUT_CHARS_MAX: Final = 256
+"""Characters of each of the author's texts in a rejection's row; the event itself is kept whole."""
 
 
 def rejection_of(where: Route, entry: Entry, limits: Limits) -> Rejection:

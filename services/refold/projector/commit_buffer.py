@@ -12,16 +12,28 @@ from typing import Final
 from refold.core import json_text
 from refold.core.document import ABSENT, Document
 from refold.core.history import Entry, snapshot_of
-from refold.core.limits import (
-    COMMIT_SECONDS,
-    PAGE_BYTES_MIN,
-    PAGE_EVENTS_MAX,
-    RECORDS_FOLDED_MAX,
-    RUN_EVENTS_MIN,
-)
 from refold.core.stream import ShardCheckpoint
 from refold.store import ClosedPage, Commit, DocumentWrite, Key, Rejection
 from refold.store.ports import ProjectionWriter
+
+RECORDS_FOLDED_MAX: Final = 500
+"""Records folded before other tasks run (about ten milliseconds)."""
+
+PENDING_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Memory of events that are folded and not yet committed."""
+
+COMMIT_SECONDS: Final = 2.0
+"""A live commit that takes longer makes the next ones smaller. A replay's commits have no such bound."""
+
+PAGE_EVENTS_MAX: Final = 128
+"""Events in one page."""
+
+PAGE_BYTES_MIN: Final = 64 * 1024
+"""A page is also full at this many bytes of events, or at its snapshot's size if that is larger."""
+
+RUN_EVENTS_MIN: Final = 8
+"""A commit's events of one document become a page at once, without a journal, from this many on and with as many
+bytes as its snapshot."""
 
 ENTRY_BYTES: Final = 300
 """What an entry costs in memory beside its bytes."""

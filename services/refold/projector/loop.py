@@ -21,20 +21,22 @@ from refold.core.document import Document, Status
 from refold.core.errors import FenceLost, FoldUnknown, LogUnavailable, StoreDamaged
 from refold.core.fold_state import FoldState, Step
 from refold.core.history import Entry
-from refold.core.limits import RECORDS_FOLDED_MAX, REPLY_AGE_NANOSECONDS
 from refold.core.stream import Checkpoint, Record, Route, author_headers
 from refold.core.timestamp import TIME_MAX_NANOSECONDS
 from refold.history.rejections import rejection_of, unroutable_rejection
 from refold.log import EventLog, Notices
 from refold.log.memory import MemoryNotices
 from refold.projector.cache import DocumentCache
-from refold.projector.commit_buffer import AdaptiveBatch, CommitBuffer
+from refold.projector.commit_buffer import RECORDS_FOLDED_MAX, AdaptiveBatch, CommitBuffer
 from refold.projector.crossing import Windows, load_windows, resume_system, split_by_rules
 from refold.projector.notices import ProgressNotices, change_notice, refusal_notice, reply_notice
 from refold.store import Key
 from refold.store.ports import SnapshotStore
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import ProjectorMetrics
+
+REPLY_AGE_NANOSECONDS: Final = 60 * 1_000_000_000
+"""An outcome is sent to `Refold-Reply` only for events younger than this by the broker's clock."""
 
 SUBJECTS_MAX: Final = 100_000
 """Subjects whose document is remembered; over it they are forgotten and looked up again."""

@@ -5,6 +5,8 @@ Made when an event is folded, sent when it is committed; at most once, never in 
 
 from __future__ import annotations
 
+from typing import Final
+
 from refold.core import json_text, views
 from refold.core.envelope import reply_subject
 from refold.core.event import Event
@@ -12,11 +14,13 @@ from refold.core.fold import Folded
 from refold.core.fold_state import Step
 from refold.core.history import Entry, operations_of
 from refold.core.json_text import Json
-from refold.core.limits import NOTICE_BYTES_MAX
 from refold.core.stream import Route
 from refold.core.timestamp import format_time
 from refold.log import PROGRESS_SUBJECT
 from refold.store import Rejection
+
+NOTICE_BYTES_MAX: Final = 2 * 1024 * 1024 - 64 * 1024
+"""A larger change notice is sent without its patch."""
 
 
 def reply_notice(where: Route, step: Step) -> tuple[str, bytes] | None:

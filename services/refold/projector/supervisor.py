@@ -23,7 +23,6 @@ from refold.core.errors import (
     TimedOut,
 )
 from refold.core.fold_state import FoldState
-from refold.core.limits import SHARD_SIGN_SECONDS
 from refold.core.stream import PARTITIONS, Checkpoint
 from refold.history.log_integrity import check_documents, check_log
 from refold.log import LogInfo
@@ -37,6 +36,9 @@ A damaged store is replaced from outside (`refold rebuild --from-nothing`); the 
 """
 
 _SHARD: Final = re.compile(r"(\d{1,2})-(\d{1,2})", re.ASCII)
+
+SHARD_SIGN_SECONDS: Final = 1.0
+"""How often a holder of a lease renews it."""
 
 STANDBY_SECONDS: Final = 0.5
 BACKOFF_SECONDS_MAX: Final = 5.0

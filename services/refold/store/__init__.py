@@ -17,6 +17,21 @@ from refold.core.errors import Refused, StoreDamaged
 from refold.core.history import Entry, Snapshot
 from refold.core.stream import Checkpoint, Record, ShardCheckpoint
 
+ANSWER_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Bytes of one answer of a list or a history; `next` continues it."""
+
+SHARD_LEASE_SECONDS: Final = 5.0
+"""A shard's lease can be taken over after its holder has been silent for this long."""
+
+STATE_LAG_BYTES: Final = 32 * 1024
+"""Canonical bytes of a state; a larger one is not written to its row with every commit."""
+
+STATE_LAG_SECONDS: Final = 1.0
+"""The longest that a row keeps an older state; reads fold what is missing."""
+
+REBUILD_LOCK_SECONDS: Final = 5
+"""The longest that a rebuild waits for the live projection's locks and lease."""
+
 Key = tuple[str, str]
 """Namespace and document."""
 

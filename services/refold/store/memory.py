@@ -19,9 +19,10 @@ from refold.core.errors import FenceLost, Refused, StoreDiffers
 from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
 from refold.core.fold_state import first_checkpoints
 from refold.core.history import NEVER, Entry, Point, Segment, snapshot_of
-from refold.core.limits import ANSWER_BYTES_MAX, SHARD_LEASE_SECONDS
 from refold.core.stream import Checkpoint
 from refold.store import (
+    ANSWER_BYTES_MAX,
+    SHARD_LEASE_SECONDS,
     Capabilities,
     Commit,
     Depth,

@@ -17,10 +17,10 @@ from faststream.nats import NatsBroker
 from faststream.nats.security import NatsUserPassword
 from prometheus_client import CollectorRegistry
 
-from refold.core.limits import PENDING_BYTES_MAX
 from refold.embedded.process import choose_port
 from refold.log.jetstream import JetStreamNotices, credentials_of
 from refold.projector.app import create_service
+from refold.projector.commit_buffer import PENDING_BYTES_MAX
 from refold.projector.loop import Bounds, Ports
 from refold.projector.supervisor import ShardOf, Supervisor
 from refold.store.postgres import PostgresStore

@@ -9,8 +9,8 @@ import pytest
 
 from refold.core.errors import Refused
 from refold.core.history import Clock, Point
-from refold.core.limits import ANSWER_BYTES_MAX
 from refold.core.timestamp import TIME_MAX_NANOSECONDS, TIME_MIN_NANOSECONDS, format_time
+from refold.store import ANSWER_BYTES_MAX
 from refold.store.postgres import list as lists
 from support.scribe import NAMESPACE, SECOND
 from support.stores import HOSTILE

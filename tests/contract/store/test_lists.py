@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from refold.core.errors import Refused
-from refold.core.limits import ANSWER_BYTES_MAX
+from refold.store import ANSWER_BYTES_MAX
 from support.scribe import NAMESPACE
 from support.stores import HOSTILE
 

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from refold.core.history import Clock, Point
-from refold.core.limits import STORE_FEW_EVENTS_MAX
 from refold.history import state_at
+from refold.store.postgres.commit import STORE_FEW_EVENTS_MAX
 from support.scribe import NAMESPACE
 from support.stores import HOSTILE, all_entries, begin, memory_stores, postgres_stores
 

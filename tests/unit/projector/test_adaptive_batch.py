@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from refold.core.limits import COMMIT_SECONDS, RECORDS_FOLDED_MAX
 from refold.log.memory import MemoryLog
-from refold.projector.commit_buffer import AdaptiveBatch
+from refold.projector.commit_buffer import COMMIT_SECONDS, RECORDS_FOLDED_MAX, AdaptiveBatch
 from refold.projector.loop import Bounds
 from refold.store import Commit
 from refold.store.memory import MemoryStore

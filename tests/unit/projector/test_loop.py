@@ -13,11 +13,11 @@ from refold.core.document import Status
 from refold.core.errors import FenceLost, FoldUnknown, LogHole
 from refold.core.fold_state import FoldState
 from refold.core.history import Clock, Point
-from refold.core.limits import RECORDS_FOLDED_MAX, RUN_EVENTS_MIN
 from refold.core.stream import SYSTEM_NAMESPACE
 from refold.history import state_at
 from refold.log.memory import MemoryLog, MemoryNotices
 from refold.projector import loop as loops
+from refold.projector.commit_buffer import RECORDS_FOLDED_MAX, RUN_EVENTS_MIN
 from refold.projector.loop import ShardLoop
 from refold.store import Commit
 from refold.store.memory import MemoryStore, Tables

@@ -6,20 +6,14 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Self
+from typing import Final, Self
 from uuid import UUID
 
 from refold.core.document import Document
 from refold.core.history import Entry, Point, Segment
-from refold.core.limits import (
-    SHARD_LEASE_SECONDS,
-    STORE_READERS_MAX,
-    STORE_SEARCHES_MAX,
-    STORE_SYNC_SECONDS,
-    STORE_WHERE_SECONDS,
-)
 from refold.core.stream import Checkpoint
 from refold.store import (
+    SHARD_LEASE_SECONDS,
     Capabilities,
     Commit,
     Depth,
@@ -40,6 +34,18 @@ from refold.store.postgres.lease import ShardLease
 from refold.store.postgres.pool import SQL, Pool
 from refold.store.postgres.read_snapshot import hold_read_snapshot
 from refold.store.postgres.schema import bind, lock_key, migrate, read_checkpoints
+
+STORE_READERS_MAX: Final = 8
+"""Connections that one process reads through."""
+
+STORE_SEARCHES_MAX: Final = 2
+"""Concurrent searches by `where` of one process: each takes a core, and memory as long as it runs."""
+
+STORE_WHERE_SECONDS: Final = 5.0
+"""The longest run of a search by `where`."""
+
+STORE_SYNC_SECONDS: Final = 1.0
+"""The longest time between commits that wait for the disk: what a power cut can take from Postgres."""
 
 
 class PostgresStore:

@@ -16,7 +16,6 @@ from refold.core import history
 from refold.core.dedup import pack_identities
 from refold.core.errors import FenceLost, StoreDamaged, StoreError
 from refold.core.history import Entry, Snapshot
-from refold.core.limits import STORE_FEW_EVENTS_MAX
 from refold.store import Commit, DocumentWrite, Key
 from refold.store.postgres.pool import SQL, Connection, single_statement, transaction
 from refold.store.postgres.rows import (
@@ -32,6 +31,9 @@ from refold.store.postgres.rows import (
     rows_of,
     to_entry,
 )
+
+STORE_FEW_EVENTS_MAX: Final = 200
+"""Events of a commit without pages that one statement writes; more go through COPY."""
 
 _NOT_CHANGED: Final = "22000"
 """SQLSTATE that `changed_all` raises where a row that should change is missing."""

@@ -14,8 +14,7 @@ from typing import Final
 from refold.core import history
 from refold.core.document import ABSENT, Document
 from refold.core.history import NEVER, Clock, Point, Segment
-from refold.core.limits import STATE_LAG_BYTES, STATE_LAG_SECONDS
-from refold.store import Head, Key, damaged, reading_stored
+from refold.store import STATE_LAG_BYTES, STATE_LAG_SECONDS, Head, Key, damaged, reading_stored
 from refold.store.postgres.lease import ShardLease
 from refold.store.postgres.pool import SQL, Connection, Pool, Row, translated
 from refold.store.postgres.rows import decompress, to_entry, to_head

@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 import structlog
 
 from refold.core.errors import FenceLost, StoreError, StoreUnavailable
-from refold.core.limits import SHARD_LEASE_SECONDS_MAX, STORE_CLOSE_SECONDS
-from refold.store.postgres.pool import SQL, Connection, Pool, translated
+from refold.store.postgres.pool import SQL, STORE_CLOSE_SECONDS, Connection, Pool, translated
+
+SHARD_LEASE_SECONDS_MAX: Final = 60.0
+"""The takeover delay, which doubles after each lost lease, grows no longer than this."""
 
 _log = structlog.get_logger()
 

@@ -13,15 +13,9 @@ from typing import Final, NamedTuple
 from refold.core import history
 from refold.core.errors import Refused, StoreDamaged, StoreError, StoreUnavailable, TimedOut
 from refold.core.history import Point, Snapshot
-from refold.core.limits import (
-    ANSWER_BYTES_MAX,
-    LIST_BATCH_BYTES_MAX,
-    LIST_BATCH_DOCUMENTS_MAX,
-    LIST_BATCHES_MAX,
-    STORE_COMMAND_SECONDS,
-)
 from refold.core.timestamp import TIME_MAX_NANOSECONDS
 from refold.store import (
+    ANSWER_BYTES_MAX,
     Head,
     Key,
     Name,
@@ -34,8 +28,15 @@ from refold.store import (
 )
 from refold.store.bounds import Bounds, read_cursor, write_cursor
 from refold.store.postgres.flush import read_exact
-from refold.store.postgres.pool import SQL, Connection, Pool, Row
+from refold.store.postgres.pool import SQL, STORE_COMMAND_SECONDS, Connection, Pool, Row
 from refold.store.postgres.rows import to_head, to_rejection, to_run
+
+LIST_BATCH_DOCUMENTS_MAX: Final = 256
+LIST_BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Documents, and bytes of states and pages, that one statement of a list as of a point reads."""
+
+LIST_BATCHES_MAX: Final = 64
+"""Batches that one answer of such a list looks through."""
 
 _LAST: Final = "\x7f"
 """Sorts after every character of a name, so that `prefix + _LAST` ends the names that begin with the prefix."""

@@ -23,18 +23,23 @@ from refold.core.errors import (
     StoreUnavailable,
     TimedOut,
 )
-from refold.core.limits import (
-    STORE_CLOSE_SECONDS,
-    STORE_COMMAND_SECONDS,
-    STORE_CONNECT_SECONDS,
-    STORE_CONNECTION_WAIT_SECONDS,
-)
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
 Row = asyncpg.Record
 Connection: TypeAlias = "asyncpg.Connection[Row] | PoolConnectionProxy[Row]"
+
+STORE_CONNECT_SECONDS: Final = 10
+
+STORE_COMMAND_SECONDS: Final = 60
+"""The longest run of one statement, or one COPY."""
+
+STORE_CONNECTION_WAIT_SECONDS: Final = 10
+"""The longest wait of a read for a free connection."""
+
+STORE_CLOSE_SECONDS: Final = 5
+"""How long reads in flight may take to end when a store is closed."""
 
 _NAME: Final = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 

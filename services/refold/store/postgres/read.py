@@ -16,12 +16,20 @@ from refold.core.document import ABSENT, Document
 from refold.core.errors import FenceLost, RefoldError, StoreUnavailable
 from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
 from refold.core.history import Entry, Segment
-from refold.core.limits import READ_STATEMENTS_MAX, READ_TOGETHER_BYTES_MAX, READS_TOGETHER_MAX
 from refold.store import Head, Key, damaged, reading_stored
 from refold.store.bounds import Bounds, first_bounds, next_bounds
 from refold.store.postgres.flush import read_exact
 from refold.store.postgres.pool import SQL, Connection, Pool, Row
 from refold.store.postgres.rows import ROW_MISSING, to_document, to_entries, to_head, to_run
+
+READS_TOGETHER_MAX: Final = 64
+"""Heads that one statement reads."""
+
+READ_TOGETHER_BYTES_MAX: Final = 64 * 1024
+"""Stored bytes of a head that is read with others; a larger one is read alone."""
+
+READ_STATEMENTS_MAX: Final = 2
+"""Such statements in flight; later reads go with the next one."""
 
 _ANY_BYTES: Final = 2**31 - 1
 

@@ -13,11 +13,10 @@ from hashlib import sha256
 from typing import Final, Self
 
 from refold.core.errors import StoreDamaged, StoreDiffers
-from refold.core.limits import REBUILD_LOCK_SECONDS, STORE_CLOSE_SECONDS
-from refold.store import Key
+from refold.store import REBUILD_LOCK_SECONDS, Key
 from refold.store.ports import BoundLog, HeldProjection, Row, Unequal
 from refold.store.postgres.flush import read_exact
-from refold.store.postgres.pool import SQL, Connection, Pool, transaction, translated
+from refold.store.postgres.pool import SQL, STORE_CLOSE_SECONDS, Connection, Pool, transaction, translated
 from refold.store.postgres.pool import Row as SqlRow
 from refold.store.postgres.schema import MADE_BY
 
