@@ -5,8 +5,10 @@ Used by `refold.audit.verify`; pure, fed in the order of `refold.store.ports.pos
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
 from refold.core import json_text
@@ -15,7 +17,6 @@ from refold.core.document import ABSENT, Document, Status
 from refold.core.fold import RULES, fold, rules_of
 from refold.core.fold_state import entry_of
 from refold.core.history import Entry, snapshot_of
-from refold.core.log_digest import EMPTY_DIGEST, digest_of
 from refold.core.stream import Counts, Record, Route, partition_of, stored_subject
 from refold.history.rejections import rejection_of
 from refold.store import Key, Rejection
@@ -23,6 +24,11 @@ from refold.store.ports import Item, StoredClosed, StoredEntry, StoredHead, Stor
 
 VALUE_CHARS_MAX: Final = 200
 """Longer values are cut in a difference."""
+
+EMPTY_DIGEST: Final = bytes(16)
+"""The digest of a document without events."""
+
+_EVENT: Final = struct.Struct(">16sQqqII")
 
 _PROSE: Final = {"detail"}
 """Not compared: made of parsers' messages, which differ between versions of Python."""
@@ -186,6 +192,13 @@ class ReplayCheck:
         self, sequence: int | None, part: str, field: str, expected: object, found: object
     ) -> Difference:
         return Difference(*self._where[1:3], sequence, part, field, shown(expected), shown(found))
+
+
+def digest_of(previous: bytes, record: Record, recorded_at: int) -> bytes:
+    """Return a document's digest after one more event, given with its author's headers only."""
+    sequence, time, subject, headers, body = record
+    packed = _EVENT.pack(previous, sequence, time, recorded_at, len(subject), len(headers))
+    return sha256(b"".join((packed, subject, headers, body))).digest()[: len(EMPTY_DIGEST)]
 
 
 def shown(value: object) -> str:

@@ -5,17 +5,20 @@ Run by `refold verify`; reads only, in one consistent view, and needs about 250 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Final
 
-from refold.audit.replay_check import Difference, ReplayCheck, shown
-from refold.core.document import Status
+from refold.audit.replay_check import EMPTY_DIGEST, Difference, ReplayCheck, digest_of, shown
+from refold.core.document import Document, Status
+from refold.core.fold_state import FoldState, first_checkpoints
 from refold.core.history import Entry
-from refold.core.log_digest import EMPTY_DIGEST, UNROUTABLE, LogDigest, digest_of
 from refold.core.stream import (
     PARTITIONS,
+    SYSTEM_NAMESPACE,
     Checkpoint,
     Counts,
     Record,
@@ -32,6 +35,9 @@ from refold.store.ports import Auditor, Item, ReadSnapshot, StoredEntry, StoredP
 
 VERIFY_LOCATED_MAX: Final = 100
 """Differing documents whose events are named one by one; of the others only the document is named."""
+
+UNROUTABLE: Final = ("", "")
+"""The key of all events that belong to no document."""
 
 REPORT_EVERY: int = 500
 """Rows between two reports of progress."""
@@ -96,50 +102,50 @@ class _Verification:
         if info.last_sequence < end:
             self._report(Difference("", "", end, "log", "last_sequence", str(end), str(info.last_sequence)))
             return self._tally
-        ledger = LogDigest(log_id, self._scope.holds)
-        await self._read_log(ledger, end)
-        self._check_checkpoints(ledger.checkpoints(), stored)
-        await self._check_documents(ledger)
-        for key in list(ledger.digests):
+        log_digest = LogDigest(log_id, self._scope.holds)
+        await self._read_log(log_digest, end)
+        self._check_checkpoints(log_digest.checkpoints(), stored)
+        await self._check_documents(log_digest)
+        for key in list(log_digest.digests):
             self._report(Difference(*key, None, "document", "row", "there", "missing"))
         if self._scope.namespace is None:
-            self._check_counts(stored, ledger)
+            self._check_counts(stored, log_digest)
         await self._check_namespaces()
         await self._locate_suspects()
         self._listener.progress(self._tally)
         return self._tally
 
-    async def _read_log(self, ledger: LogDigest, end: int) -> None:
+    async def _read_log(self, log_digest: LogDigest, end: int) -> None:
         async with aclosing(records_until(self._log, end)) as runs:
             async for records in runs:
                 for record in records:
-                    ledger.add(record)
+                    log_digest.add(record)
                 self._tally.read_sequence = records[-1].sequence
                 self._listener.progress(self._tally)
 
-    async def _check_documents(self, ledger: LogDigest) -> None:
-        """Check one document after another; each takes its digest out of the ledger."""
+    async def _check_documents(self, log_digest: LogDigest) -> None:
+        """Check one document after another; each takes its digest out of the log digest."""
         check: ReplayCheck | None = None
         rows = 0
         async with aclosing(self._snapshot.items(self._scope.namespace, self._scope.document)) as items:
-            async for item in self._past_unroutable(items, ledger):
+            async for item in self._past_unroutable(items, log_digest):
                 key = position_of(item)[:2]
                 if check is None or check.key != key:
-                    self._close(check, ledger)
-                    check = ReplayCheck(key, ledger.fold_number_at)
+                    self._close(check, log_digest)
+                    check = ReplayCheck(key, log_digest.fold_number_at)
                 for difference in check.take(item):
                     self._report(difference)
                 rows += 1
                 if rows % REPORT_EVERY == 0:
                     self._listener.progress(self._tally)
-        self._close(check, ledger)
+        self._close(check, log_digest)
 
-    def _close(self, check: ReplayCheck | None, ledger: LogDigest) -> None:
+    def _close(self, check: ReplayCheck | None, log_digest: LogDigest) -> None:
         if check is None:
             return
         for difference in check.finish():
             self._report(difference)
-        expected = ledger.digests.pop(check.key, EMPTY_DIGEST)
+        expected = log_digest.digests.pop(check.key, EMPTY_DIGEST)
         if check.is_readable and check.digest != expected:
             self._suspects.append(check.key)
         self._tally.documents += 1
@@ -151,7 +157,9 @@ class _Verification:
         counted[0] += check.is_present
         counted[1] += check.events
 
-    async def _past_unroutable(self, items: AsyncIterator[Item], ledger: LogDigest) -> AsyncGenerator[Item]:
+    async def _past_unroutable(
+        self, items: AsyncIterator[Item], log_digest: LogDigest
+    ) -> AsyncGenerator[Item]:
         """Compare events that name no document with the log's, and yield the rest."""
         digest = EMPTY_DIGEST
         async for item in items:
@@ -162,7 +170,7 @@ class _Verification:
             if item.record is not None:
                 digest = digest_of(digest, item.record, item.recorded_at)
             self._check_unroutable(item)
-        if ledger.digests.pop(UNROUTABLE, EMPTY_DIGEST) != digest:
+        if log_digest.digests.pop(UNROUTABLE, EMPTY_DIGEST) != digest:
             self._suspects.append(UNROUTABLE)
 
     def _check_unroutable(self, found: Rejection) -> None:
@@ -189,11 +197,11 @@ class _Verification:
             field = f"partition {partition} {name}"
             self._report(Difference("", "", None, "checkpoint", field, shown(expected), shown(found)))
 
-    def _check_counts(self, stored: list[Checkpoint], ledger: LogDigest) -> None:
+    def _check_counts(self, stored: list[Checkpoint], log_digest: LogDigest) -> None:
         """Compare the counts of all outcomes; they differ where a document could not be read."""
         for checkpoint in stored:
             counts = self._counts[checkpoint.partition]
-            counts.rejected += ledger.refused[checkpoint.partition]
+            counts.rejected += log_digest.refused[checkpoint.partition]
             self._check_checkpoint(checkpoint.partition, "counts", counts, checkpoint.counts)
 
     async def _check_namespaces(self) -> None:
@@ -226,6 +234,53 @@ class _Verification:
     def _report(self, difference: Difference) -> None:
         self._tally.differences += 1
         self._listener.difference(difference)
+
+
+class LogDigest:
+    """The log read in order: its chains, counts and fold numbers, and one digest for each document that is wanted.
+
+    Only the system's own documents are folded.
+    """
+
+    def __init__(self, log_id: str, wants: Callable[[Route], bool]) -> None:
+        """Begin before the first event."""
+        self._fold_state = FoldState(first_checkpoints(log_id))
+        self._wants = wants
+        self._system: dict[str, Document] = {}
+        self._fold_numbers = [(0, 1)]
+        self.digests: dict[Key, bytes] = {}
+        self.refused = [0] * PARTITIONS
+        self.checkpoints = self._fold_state.checkpoints
+
+    def add(self, record: Record) -> None:
+        """Read one more event. Raises `FoldUnknown`, `LogHole`."""
+        fold_state = self._fold_state
+        where = fold_state.route(record.subject)
+        record = record._replace(headers=author_headers(record.headers))
+        if where.namespace == SYSTEM_NAMESPACE:
+            self._fold(record, where)
+        else:
+            fold_state.witness(record, where)
+            if where.reason:
+                self.refused[where.partition] += 1
+        if self._wants(where):
+            key = where[1:3]
+            digest = self.digests.get(key, EMPTY_DIGEST)
+            self.digests[key] = digest_of(digest, record, fold_state.recorded_at)
+
+    def fold_number_at(self, sequence: int) -> int:
+        """Return the fold number in force for the event at a sequence."""
+        return self._fold_numbers[bisect_right(self._fold_numbers, sequence, key=itemgetter(0)) - 1][1]
+
+    def _fold(self, record: Record, where: Route) -> None:
+        fresh = Document(namespace=where.namespace, document=where.document, partition=where.partition)
+        self._fold_state.fold(record, where, self._system.setdefault(where.document, fresh))
+        number = self._fold_state.fold_number
+        if record.sequence == 1:
+            # A genesis is folded by the rules of its own number.
+            self._fold_numbers = [(0, number)]
+        elif number != self._fold_numbers[-1][1]:
+            self._fold_numbers.append((record.sequence + 1, number))
 
 
 async def records_until(log: EventLog, end_sequence: int) -> AsyncGenerator[list[Record]]:
