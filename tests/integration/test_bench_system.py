@@ -1,8 +1,12 @@
 """Measurements of the whole system, very small: they run, count what they did, and check what they read."""
 
+import pytest
+
 from bench import latency, live, memory, read, travel
 from bench.system import Options
 from support.measured import SMALL, named
+
+pytestmark = pytest.mark.slow
 
 
 async def test_live_folds_all_that_it_publishes():
