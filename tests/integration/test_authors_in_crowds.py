@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import psutil
 
-from refold.gateway.limits import EARLY_LAG_EVENTS_MIN
+from refold.gateway.outcomes import EARLY_LAG_EVENTS_MIN
 from support.broker import WAIT_SECONDS
 from support.http import Api, outcome, problem
 from support.system import System

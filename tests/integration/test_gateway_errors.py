@@ -423,7 +423,7 @@ async def test_a_client_that_never_reads_its_answers_is_given_up(
     gateway: Twin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("refold.gateway.bulk.BULK_STALL_SECONDS", 0.05)
-    monkeypatch.setattr("refold.gateway.bulk_batches.BULK_ANSWER_BYTES_MAX", 1_000)
+    monkeypatch.setattr("refold.gateway.bulk.BULK_ANSWER_BYTES_MAX", 1_000)
     scope = {
         "type": "http",
         "method": "POST",

@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from refold.gateway.consistency import BEFORE_ALL, BareHead, HeadCache
-from refold.gateway.limits import DOCUMENTS_SEEN_MAX
+from refold.gateway.consistency import BEFORE_ALL, HEADS_MAX, BareHead, HeadCache
 from refold.log import Publication
 from support.gateway import Twin, twin
 
@@ -80,11 +79,11 @@ async def test_a_write_whose_outcome_was_not_waited_for_is_no_place_to_go_on_fro
 
 def test_heads_are_bounded_and_the_newest_stays() -> None:
     cache = HeadCache()
-    for number in range(DOCUMENTS_SEEN_MAX + 2):
+    for number in range(HEADS_MAX + 2):
         cache.put(("n", str(number)), BareHead(1, number + 1, is_absent=False))
     assert cache.get(("n", "1")) is None
     assert cache.get(("n", "2")) == BareHead(1, 3, is_absent=False)
-    newest = BareHead(9, DOCUMENTS_SEEN_MAX * 2, is_absent=True)
+    newest = BareHead(9, HEADS_MAX * 2, is_absent=True)
     cache.put(("n", "5"), newest)
     cache.put(("n", "5"), BareHead(8, 7, is_absent=False))
     assert cache.get(("n", "5")) == newest

@@ -14,7 +14,7 @@ import pytest
 from refold import __version__
 from refold.core.stream import PARTITIONS
 from refold.core.timestamp import format_time, parse_rfc3339, parse_time
-from refold.gateway.limits import ANSWER_ITEMS_MAX
+from refold.gateway.requests import ANSWER_ITEMS_MAX
 from support.http import Api, outcome, problem
 
 YEARS = [f"20{year:02}-06-01T00:00:00Z" for year in range(10, 15)]

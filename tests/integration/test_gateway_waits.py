@@ -32,7 +32,7 @@ async def waiting_for(gateway: Twin, version: int) -> list[asyncio.Task[object]]
     async with asyncio.timeout(60):
         while True:
             watched = gateway.context.consistency._watched.get("change.n.awaited")
-            if watched is not None and len(watched._awaited) == READERS:
+            if watched is not None and len(watched.waiters) == READERS:
                 break
             await asyncio.sleep(0)
     return tasks

@@ -10,7 +10,7 @@ import pytest
 
 from refold.core.fold import EVENT_BYTES_MAX
 from refold.core.timestamp import parse_rfc3339
-from refold.gateway.large_writes import PUT_BYTES_MAX
+from refold.gateway.documents import PUT_BYTES_MAX
 from support.http import JSON_PATCH, Api, outcome, problem
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

@@ -227,7 +227,7 @@ async def test_a_strict_write_that_is_never_acknowledged_is_given_up_plainly(gat
 async def test_a_bulk_request_that_fails_behind_a_batch_in_the_log_answers_line_by_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("refold.gateway.bulk_batches.BATCH_EVENTS_MAX", 2)
+    monkeypatch.setattr("refold.gateway.bulk.BATCH_EVENTS_MAX", 2)
     async with twin(is_projecting=False) as gateway:
         # Nothing is folded, hence nothing answered, when the second batch fails.
         gateway.log.faults = [None, LogFull()]
@@ -240,7 +240,7 @@ async def test_a_bulk_request_that_fails_behind_a_batch_in_the_log_answers_line_
 async def test_lines_in_doubt_are_told_with_their_ids_and_those_behind_were_not_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("refold.gateway.bulk_batches.BATCH_EVENTS_MAX", 2)
+    monkeypatch.setattr("refold.gateway.bulk.BATCH_EVENTS_MAX", 2)
     monkeypatch.setattr(writes, "RECOVER_SECONDS", 0.05)
     async with twin(is_projecting=False) as gateway:
         gateway.log.faults = [None, "lost"]

@@ -26,7 +26,6 @@ from refold.gateway.readiness import Readiness
 from refold.history import History
 from refold.log import PROGRESS_SUBJECT, Acknowledgement, Appended, LogInfo, Publication, Stale, Unknown
 from refold.log.memory import MemoryLog, MemoryNotices
-from refold.projector.notices import outcome_view
 from refold.store import Head
 from refold.store.memory import MemoryStore, Tables
 from refold.telemetry.metrics import GatewayMetrics
@@ -188,7 +187,7 @@ async def _made(wait_seconds: float, **given: Any) -> Twin:
         history=history,
         outcomes=outcomes,
         consistency=consistency,
-        early_outcomes=EarlyOutcomes(log, store, consistency, outcomes, outcome_view),
+        early_outcomes=EarlyOutcomes(log, store, consistency, outcomes),
         readiness=Readiness(log, consistency, required_sequence=0, lag_seconds_max=5.0),
         reply_subject=REPLY_SUBJECT,
         checks={"nats": log.info, "postgres": store.ping},

@@ -1,4 +1,21 @@
-"""HTTP for those without NATS: writes by group commit with their outcomes, reads of any version.
+"""HTTP for clients without NATS: writes by group commit with their outcomes, reads of any version.
 
-`refold.gateway.app.create_app` makes the ASGI application from `refold.gateway.parts.Parts`; wiring does that.
+`refold.gateway.app.Gateway` is the ASGI application; wiring makes its `Context`. Here are the bounds that a setting can
+change; every other bound is beside its user.
 """
+
+from __future__ import annotations
+
+from typing import Final
+
+WAITING_MAX: Final = 8_192
+"""Requests that wait at a time: for the projection, for an outcome, for the rest of their body."""
+
+WAITING_PER_CLIENT_MAX: Final = 4_096
+"""The same from one address: half of all, so that one client cannot keep others from waiting."""
+
+BODY_SECONDS: Final = 30.0
+"""A request whose body makes no progress for so long is ended: 408."""
+
+IDLE_SECONDS: Final = 30.0
+"""A connection on which no request's headers are complete after this is closed, new or kept alive."""

@@ -1,21 +1,19 @@
-"""Check the Host and Origin of every request, and answer CORS.
+"""Decide which hosts and web pages may reach the gateway; every request is checked by `refold.gateway.app`.
 
 The gateway asks for no password, so a web page in a browser on the same machine must not reach it: neither by a
 cross-origin request (a `no-cors` POST needs no preflight) nor by DNS rebinding (a name that resolves to 127.0.0.1).
-Wraps the application of `refold.gateway.app`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final
 
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Scope
 
 from refold.gateway.responses import Problem
 
@@ -41,59 +39,48 @@ class Access:
     hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
 
-
-class Guarded:
-    """An ASGI application that refuses requests for unknown hosts and from foreign origins."""
-
-    def __init__(self, app: ASGIApp, access: Access) -> None:
-        """Guard an application."""
-        self._app = app
-        if access.cors_origins:
-            self._app = CORSMiddleware(
-                app,
-                allow_origins=access.cors_origins,
-                allow_methods=METHODS,
-                allow_headers=(ANY,),
-                expose_headers=EXPOSED_HEADERS,
-                max_age=PREFLIGHT_SECONDS,
-            )
-        self._origins = frozenset(origin.lower() for origin in access.cors_origins)
-        self._is_allowed = lru_cache(HOSTS_CACHED_MAX)(lambda host: _is_allowed(host, access.hosts))
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Serve."""
-        if scope["type"] == "http":
-            refusal = self._refusal(scope)
-            if refusal is not None:
-                return refusal.response()(scope, receive, send)
-        return self._app(scope, receive, send)
-
-    def _refusal(self, scope: Scope) -> Problem | None:
+    def refusal(self, scope: Scope) -> Problem | None:
+        """Return the problem of a request for an unknown host or from a foreign origin; None for any other."""
         host = origin = b""
         for name, value in scope["headers"]:
             if name == b"host":
                 host = value
             elif name == b"origin":
                 origin = value
-        if host and not self._is_allowed(host):
+        if host and not _is_host_allowed(host, self.hosts):
             detail = f"this gateway does not serve the host {_text(host)}: add its name to REFOLD_HTTP_HOSTS"
             return Problem(421, "host_not_allowed", detail, field="host")
-        if origin and not self._is_same_or_known(origin, host):
+        if origin and not self._is_origin_allowed(origin, host):
             detail = (
                 f"requests of web pages of {_text(origin)} are not allowed: add it to REFOLD_CORS_ORIGINS"
             )
             return Problem(403, "origin_not_allowed", detail, field="origin")
         return None
 
-    def _is_same_or_known(self, origin: bytes, host: bytes) -> bool:
+    def answering_cors(self, app: ASGIApp) -> ASGIApp:
+        """Return an application that lets browsers show its answers to pages of the allowed origins."""
+        if not self.cors_origins:
+            return app
+        return CORSMiddleware(
+            app,
+            allow_origins=self.cors_origins,
+            allow_methods=METHODS,
+            allow_headers=(ANY,),
+            expose_headers=EXPOSED_HEADERS,
+            max_age=PREFLIGHT_SECONDS,
+        )
+
+    def _is_origin_allowed(self, origin: bytes, host: bytes) -> bool:
         # Only the authority is compared: a proxy that ends TLS changes the scheme.
         if host and origin.lower().partition(b"://")[2] == host.lower():
             return True
-        return ANY in self._origins or _text(origin).lower() in self._origins
+        allowed = [each.lower() for each in self.cors_origins]
+        return ANY in allowed or _text(origin).lower() in allowed
 
 
-def _is_allowed(host: bytes, allowed: tuple[str, ...]) -> bool:
-    """Tell whether a Host header is allowed; one with an IP address cannot come from DNS rebinding."""
+@lru_cache(HOSTS_CACHED_MAX)
+def _is_host_allowed(host: bytes, allowed: tuple[str, ...]) -> bool:
+    """Return whether a Host header is allowed; one with an IP address cannot come from DNS rebinding."""
     found = _HOST.fullmatch(_text(host).lower())
     if found is None:
         return False

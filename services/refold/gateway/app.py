@@ -1,55 +1,36 @@
-"""The gateway's ASGI application: routes, errors, and the layers around them. Composed by `refold.wiring.gateway`.
+"""The gateway's ASGI application: routes, errors, and what happens to every request.
 
-From the outside in: `Timed` (metrics), `Guarded` (hosts and origins), `Counted` (requests in flight), `ReadGate`
-(readiness), then Starlette's router. The routes of one document come first: they are the hot ones.
+From the outside in: metrics, hosts and origins, CORS, readiness, a permit, the route. The routes of one document come
+first: they are the hot ones. Composed by `refold.wiring.gateway`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import Final
 
 from prometheus_client import Histogram
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route, Router
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from refold.core.errors import RefoldError
 from refold.core.stream import NAME_CHARS_MAX
 from refold.gateway import bulk, documents, history, ops
-from refold.gateway.access import Guarded
 from refold.gateway.context import Context
-from refold.gateway.inflight import Counted, InFlight
-from refold.gateway.readiness import ReadGate
+from refold.gateway.inflight import InFlight
+from refold.gateway.readiness import with_lag
 from refold.gateway.responses import Problem, problem_of
 from refold.telemetry.logging import get_logger
 
 UNROUTED: Final = "none"
 METHODS: Final = frozenset({"GET", "HEAD", "PUT", "PATCH", "DELETE", "POST", "OPTIONS"})
+LABELS_MAX: Final = 1_024
+"""Histograms kept at hand, by route, method and status."""
 
 Handler = Callable[[Request], Awaitable[Response]]
-
-
-class Gateway:
-    """The application; handlers find its context as `request.app.context`."""
-
-    def __init__(self, context: Context) -> None:
-        """Put the layers together."""
-        self.context = context
-        self.routes = [Route(path, Endpoint(handle), methods=[method]) for method, path, handle in ROUTES]
-        router = Router(self.routes, redirect_slashes=False, default=Endpoint(_not_found))
-        gated = ReadGate(_Refusing(router), context.readiness)
-        counted = Counted(gated, InFlight(context.in_flight_limits, context.registry))
-        guarded = Guarded(counted, context.access)
-        self._app = Timed(guarded, context.metrics.http_seconds, context.timer)
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Serve."""
-        scope["app"] = self
-        return self._app(scope, receive, send)
-
 
 ROUTES: Final[list[tuple[str, str, Handler]]] = [
     ("GET", "/v1/{namespace}/{document}", documents.read_document),
@@ -77,58 +58,24 @@ ROUTES: Final[list[tuple[str, str, Handler]]] = [
 """Method, path and handler; `HEAD` goes to the handler of `GET`."""
 
 
-class Endpoint:
-    """An ASGI application that runs a handler and turns its errors into problems."""
+class Gateway:
+    """The application; handlers find its context as `request.app.context`."""
 
-    def __init__(self, handle: Handler) -> None:
-        """Run this handler."""
-        self._handle = handle
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        request, response = Request(scope, receive, send), None
-        try:
-            response = await self._handle(request)
-            await response(scope, receive, send)
-        except Exception as error:
-            # A response that streams may still fail before it starts.
-            if response is not None and getattr(response, "has_started", True):
-                raise
-            await _problem_for(request, error).response()(scope, receive, send)
-
-
-class _Refusing:
-    """An ASGI application that turns the router's own refusals into problems."""
-
-    def __init__(self, router: Router) -> None:
-        self._router = router
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self._access, self._readiness, self._timer = context.access, context.readiness, context.timer
+        self._in_flight = InFlight(context.in_flight_limits, context.registry)
+        self._routes = [Route(path, handle, methods=[method]) for method, path, handle in ROUTES]
+        self._admitted = context.access.answering_cors(self._admit)
+        self._observed = lru_cache(LABELS_MAX)(context.metrics.http_seconds.labels)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await self._router(scope, receive, send)
-        except HTTPException:
-            request = Request(scope)
-            methods = ", ".join(_allowed(self._router, scope))
-            detail = f"{request.method} is not supported by this resource; {methods} is"
-            problem = Problem(405, "method_not_allowed", detail, headers={"Allow": methods})
-            await problem.response()(scope, receive, send)
-
-
-class Timed:
-    """An ASGI application that observes the duration of another's requests by route template, never by path."""
-
-    def __init__(self, app: ASGIApp, http_seconds: Histogram, timer: Callable[[], float]) -> None:
-        """Observe into a histogram with the labels route, method and status."""
-        self._app = app
-        self._http_seconds = http_seconds
-        self._timer = timer
-        self._children: dict[tuple[str, str, int], Histogram] = {}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve, and time HTTP requests."""
+        """Serve a request, and observe its duration by route template, never by path."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            # Starlette's router answers the server's start and end, and closes web sockets.
+            await Router()(scope, receive, send)
             return
+        scope["app"] = self
         status = 500
 
         async def watched(message: Message) -> None:
@@ -139,20 +86,65 @@ class Timed:
 
         started = self._timer()
         try:
-            await self._app(scope, receive, watched)
+            refusal = self._access.refusal(scope)
+            await (refusal.response() if refusal else self._admitted)(scope, receive, watched)
         finally:
-            self._child(scope, status).observe(self._timer() - started)
+            self._histogram(scope, status).observe(self._timer() - started)
 
-    def _child(self, scope: Scope, status: int) -> Histogram:
-        route = getattr(scope.get("route"), "path", UNROUTED)
+    def _histogram(self, scope: Scope, status: int) -> Histogram:
         method = scope["method"] if scope["method"] in METHODS else "other"
-        labels = (route, method, status)
-        child = self._children.get(labels)
-        if child is None:
-            child = self._children[labels] = self._http_seconds.labels(
-                route=route, method=method, status=str(status)
-            )
-        return child
+        return self._observed(scope.get("route", UNROUTED), method, status)
+
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer reads of the projection 503, or mark them, until it has caught up. Writes pass: they need the log."""
+        readiness = self._readiness
+        if not readiness.is_caught_up and _is_read(scope):
+            if not readiness.allows_stale_reads:
+                await problem_of(readiness.behind()).response()(scope, receive, send)
+                return
+            send = with_lag(send, readiness)
+        await self._in_flight.serve(self._answer, scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the handler; turn its errors into problems."""
+        request, response = Request(scope, receive, send), None
+        try:
+            response = await self._handler(request)(request)
+            await response(scope, receive, send)
+        except Exception as error:
+            # A response that streams may still fail before it starts.
+            if response is not None and getattr(response, "has_started", True):
+                raise
+            await _problem_for(request, error).response()(scope, receive, send)
+
+    def _handler(self, request: Request) -> Handler:
+        scope = request.scope
+        allowed: set[str] = set()
+        for route in self._routes:
+            match, found = route.matches(scope)
+            if match is not Match.NONE:
+                scope["route"] = route.path
+                allowed |= route.methods or set()
+            if match is Match.FULL:
+                scope.update(found)
+                handler: Handler = route.endpoint
+                return handler
+        raise _unrouted(request, ", ".join(sorted(allowed)))
+
+
+def _unrouted(request: Request, allowed: str) -> Problem:
+    if allowed:
+        detail = f"{request.method} is not supported by this resource; {allowed} is"
+        return Problem(405, "method_not_allowed", detail, headers={"Allow": allowed})
+    if b"%2f" in request.scope.get("raw_path", b"").lower():
+        rule = f"a name is 1 to {NAME_CHARS_MAX} of A-Z a-z 0-9 _ - : = @ + ~, so it contains no /"
+        return Problem(422, "bad_name", rule, field="path")
+    return Problem(404, "not_found", f"there is no resource at {request.url.path}")
+
+
+def _is_read(scope: Scope) -> bool:
+    path: str = scope["path"]
+    return scope["method"] in ("GET", "HEAD") and (path == "/v1" or path.startswith("/v1/"))
 
 
 def _problem_for(request: Request, error: Exception) -> Problem:
@@ -165,19 +157,3 @@ def _problem_for(request: Request, error: Exception) -> Problem:
         return problem
     get_logger().error("request_crashed", method=request.method, path=request.url.path, exc_info=error)
     return Problem(500, "internal_error", "the gateway failed unexpectedly; its log has the traceback")
-
-
-async def _not_found(request: Request) -> Response:
-    if b"%2f" in request.scope.get("raw_path", b"").lower():
-        rule = f"a name is 1 to {NAME_CHARS_MAX} of A-Z a-z 0-9 _ - : = @ + ~, so it contains no /"
-        raise Problem(422, "bad_name", rule, field="path")
-    raise Problem(404, "not_found", f"there is no resource at {request.url.path}")
-
-
-def _allowed(router: Router, scope: Scope) -> list[str]:
-    methods: set[str] = set()
-    for route in router.routes:
-        match, _ = route.matches(scope)
-        if match is not Match.NONE:
-            methods |= getattr(route, "methods", None) or set()
-    return sorted(methods)

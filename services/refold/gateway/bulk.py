@@ -1,12 +1,15 @@
 """The bulk route: NDJSON in, appended in its order by group commit, one outcome a line out in the same order.
 
-Mounted by `refold.gateway.app`; `refold.gateway.bulk_append` puts a batch into the log.
+Mounted by `refold.gateway.app`. Reading, appending, waiting and sending go on side by side, each bounded. An atomic
+batch is in the log as a whole or not at all; while the broker refuses batches, the events are appended one by one.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 import orjson
 from starlette.requests import Request
@@ -14,22 +17,39 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from refold.core import json_text
-from refold.core.errors import RefoldError, Refused, TimedOut
-from refold.core.json_text import shape_of
+from refold.core.envelope import envelope_of, open_envelope
+from refold.core.errors import BatchRefused, RefoldError, Refused, TimedOut
+from refold.core.event import check_event
+from refold.core.fold import EVENT_BYTES_MAX, NEWEST
+from refold.core.json_text import Json, shape_of
 from refold.core.stream import check_name, check_namespace
-from refold.gateway.bulk_batches import Batch, Inbox, Item, Line, LineSplitter, Outbox, append_batch
-from refold.gateway.context import Context, context_of
-from refold.gateway.inflight import BodyInMemory, waiting
-from refold.gateway.limits import BULK_BATCHES_MAX, BULK_QUEUE_SECONDS, BULK_REQUESTS_MAX, BULK_STALL_SECONDS
+from refold.gateway.bulk_stages import Line, LineSplitter, Pipe
+from refold.gateway.context import BULK_REQUESTS_MAX, Context, context_of
+from refold.gateway.inflight import deadline_in, hold_body, waiting
 from refold.gateway.requests import check_media_type, receive_piece, refuse_query, wait_seconds
 from refold.gateway.responses import RETRY, Problem, problem_of
-from refold.gateway.writes import checked_line
+from refold.gateway.writes import append_surely
 from refold.log import Publication
-from refold.log.limits import PAYLOAD_BYTES_MAX
+from refold.log.limits import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, PAYLOAD_BYTES_MAX
 from refold.telemetry.logging import get_logger
 
 MEDIA_TYPE: Final = "application/x-ndjson"
 _MEDIA_TYPES: Final = (MEDIA_TYPE, "application/ndjson", "application/jsonl")
+
+BULK_BATCHES_MAX: Final = 2
+"""Batches of one bulk request that are in the log and wait for their outcomes."""
+
+BULK_QUEUE_SECONDS: Final = 10.0
+"""The longest wait for a slot; then the request is answered 503."""
+
+BULK_ANSWER_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Answers kept for a client that does not read while it sends; beyond this, no more of its lines are read."""
+
+BULK_STALL_SECONDS: Final = 60
+"""A client that reads no answers for so long ends its request."""
+
+ENVELOPE_BYTES: Final = 512
+"""Subject, headers and framing of one message, at most: names are bounded."""
 
 
 async def append_events(request: Request) -> Response:
@@ -42,28 +62,51 @@ async def append_events(request: Request) -> Response:
     check_media_type(request, _MEDIA_TYPES)
     namespace = request.path_params["namespace"]
     check_namespace(namespace)
-    context = context_of(request)
-    return BulkResponse(request, context, namespace, wait_seconds(request, context.wait_seconds))
+    return BulkResponse(request, namespace)
+
+
+class Item(NamedTuple):
+    """A line: what is to be published for it, or the answer that refuses it."""
+
+    number: int
+    publication: Publication | None
+    event_id: str = ""
+    refusal: bytes = b""
+
+    @property
+    def weight(self) -> int:
+        """Return the bytes that it adds to a batch, roughly."""
+        return len(self.refusal) if self.publication is None else len(self.publication.body) + ENVELOPE_BYTES
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """Lines on their way. `sequences` by index, once they are in the log; `failure` of those that are not."""
+
+    items: list[Item]
+    sequences: dict[int, int] = field(default_factory=dict)
+    failure: Problem | None = None
+    deadline: float = 0.0
 
 
 class BulkResponse(Response):
     """Reads, appends, waits and answers side by side, each stage bounded."""
 
-    def __init__(self, request: Request, context: Context, namespace: str, wait: float) -> None:
-        """Serve this request."""
+    def __init__(self, request: Request, namespace: str) -> None:
         super().__init__(None, 200, None, MEDIA_TYPE)
         self._request = request
-        self._context = context
+        self._context = context_of(request)
         self._namespace = namespace
-        self._wait = wait
-        self._carried = (("Refold-Reply", context.reply_subject),) if wait > 0 else ()
-        self._inbox = Inbox()
-        self._outbox = Outbox()
+        self._wait = wait_seconds(request, self._context.wait_seconds)
+        self._carried = (("Refold-Reply", self._context.reply_subject),) if self._wait > 0 else ()
+        self._inbox: Pipe[Item] = Pipe(lambda item: item.weight, BATCH_BYTES_MAX, BATCH_EVENTS_MAX)
+        self._outbox: Pipe[bytes] = Pipe(len, BULK_ANSWER_BYTES_MAX)
         self._batches: asyncio.Queue[Batch | None] = asyncio.Queue(BULK_BATCHES_MAX)
         self._failure: Problem | None = None
         self._has_written = False
         self.has_started = False
-        self._turn = Turn(context.bulk_slots)
+        self._has_slot = False
+        self._lines_count = 0
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Serve it, among a bounded number of others."""
@@ -74,10 +117,10 @@ class BulkResponse(Response):
             except TimedOut as error:
                 if not self.has_started:
                     raise
-                # The answer has begun: breaking it off is all that is left to say.
+                # The answer has begun: all that is left is to break it off.
                 get_logger().warning("bulk_abandoned", code=error.code, error=str(error))
             finally:
-                self._turn.end()
+                self._count_lines(-self._lines_count)
 
     async def _serve(self, send: Send) -> None:
         try:
@@ -94,24 +137,40 @@ class BulkResponse(Response):
     async def _read(self) -> None:
         splitter = LineSplitter(PAYLOAD_BYTES_MAX)
         try:
-            with BodyInMemory() as kept:
-                is_complete = False
-                while not is_complete:
-                    piece, is_complete = await self._turn.receive(self._request)
-                    lines = splitter.feed(piece) + (splitter.finish() if is_complete else [])
-                    kept.keep(splitter.pending_bytes)
-                    items = [self._item(line) for line in lines]
-                    self._turn.start_lines(len(items))
-                    await self._inbox.put(items)
+            is_complete = False
+            while not is_complete:
+                piece, is_complete = await receive_piece(self._request)
+                await self._take_slot()
+                items = [self._item(line) for line in splitter.feed(piece, is_last=is_complete)]
+                hold_body(splitter.pending_bytes)
+                self._count_lines(len(items))
+                await self._inbox.put(items)
         except Problem as problem:
             if not splitter.lines_count:
                 raise
             # The lines before are answered as ever; this one was never complete.
             number = splitter.lines_count + 1
-            self._turn.start_lines(1)
+            self._count_lines(1)
             await self._inbox.put([Item(number, None, refusal=_refusal(number, problem))])
         finally:
             await self._inbox.close()
+
+    async def _take_slot(self) -> None:
+        if self._has_slot:
+            return
+        try:
+            await asyncio.wait_for(self._context.bulk_slots.acquire(), BULK_QUEUE_SECONDS)
+        except TimeoutError as error:
+            detail = f"{BULK_REQUESTS_MAX} bulk requests are being served, and none ended in {BULK_QUEUE_SECONDS:g} s"
+            raise Problem(503, "busy", detail, headers=RETRY) from error
+        self._has_slot = True
+
+    def _count_lines(self, count: int) -> None:
+        """Count lines that wait for their answers; without any, an idle upload leaves its slot to others."""
+        self._lines_count += count
+        if self._has_slot and not self._lines_count:
+            self._has_slot = False
+            self._context.bulk_slots.release()
 
     async def _end_reading(self, reading: asyncio.Task[None]) -> None:
         """Take no more lines once the gateway is ending."""
@@ -124,7 +183,7 @@ class BulkResponse(Response):
             if self._failure is None:
                 await self._append_one(batch)
             batch.failure = batch.failure or self._failure
-            batch.deadline = asyncio.get_running_loop().time() + self._wait
+            batch.deadline = deadline_in(self._wait)
             await self._batches.put(batch)
         await self._batches.put(None)
 
@@ -133,12 +192,12 @@ class BulkResponse(Response):
             await append_batch(self._context, batch)
         except (RefoldError, Problem) as error:
             # Nothing is in the log yet, and nothing answered: then the whole request fails, plainly.
-            if not (self._has_written or batch.written or self.has_started):
+            if not (self._has_written or batch.sequences or self.has_started):
                 raise
             batch.failure = error if isinstance(error, Problem) else problem_of(error)
             # Whatever is true of this batch, those behind it are not sent at all.
             self._failure = _NOT_SENT if batch.failure.status == 504 else batch.failure
-        self._has_written |= bool(batch.written)
+        self._has_written |= bool(batch.sequences)
 
     async def _answer(self) -> None:
         while (batch := await self._batches.get()) is not None:
@@ -147,44 +206,40 @@ class BulkResponse(Response):
                 answer = self._ready(batch, index, item)
                 if answer is None:
                     # What is known is sent while the next is waited for.
-                    await self._outbox.put(b"".join(made))
-                    made.clear()
+                    await self._outbox.put(made)
+                    made = []
                     answer = await self._outcome(batch, index, item)
                 made.append(answer)
-            await self._outbox.put(b"".join(made))
+            await self._outbox.put(made)
         await self._outbox.close()
 
     def _ready(self, batch: Batch, index: int, item: Item) -> bytes | None:
         if item.refusal:
             return item.refusal
-        written = batch.written.get(index)
-        if written is None:
+        sequence = batch.sequences.get(index)
+        if sequence is None:
             assert batch.failure is not None
             return _refusal(item.number, batch.failure, item.event_id)
         if self._wait == 0:
-            return b'{"sequence":%d,"status":"pending"}\n' % written.sequence
-        outcome = written.outcome or self._context.outcomes.arrived(written.sequence)
+            return b'{"sequence":%d,"status":"pending"}\n' % sequence
+        outcome = self._context.outcomes.arrived(sequence)
         return None if outcome is None else _line(outcome)
 
     async def _outcome(self, batch: Batch, index: int, item: Item) -> bytes:
         assert item.publication is not None
-        names, sequence = (
-            (item.publication.namespace, item.publication.document),
-            batch.written[index].sequence,
-        )
+        names, sequence = (item.publication.namespace, item.publication.document), batch.sequences[index]
         outcome = await self._context.outcomes.wait(*names, sequence, batch.deadline)
         return _line(outcome or {"sequence": sequence, "status": "pending"})
 
     async def _send(self, send: Send) -> None:
-        while data := await self._outbox.take():
-            lines_count = data.count(b"\n")
+        while lines := await self._outbox.take():
             await self._start(send)
             try:
                 async with asyncio.timeout(BULK_STALL_SECONDS):
-                    await send({"type": "http.response.body", "body": data, "more_body": True})
+                    await send({"type": "http.response.body", "body": b"".join(lines), "more_body": True})
             except TimeoutError as error:
                 raise TimedOut("the client does not read its answers", seconds=BULK_STALL_SECONDS) from error
-            self._turn.end_lines(lines_count)
+            self._count_lines(-len(lines))
         await self._start(send)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -196,17 +251,18 @@ class BulkResponse(Response):
 
     def _item(self, line: Line) -> Item:
         try:
-            fields = json_text.loads(line.checked(PAYLOAD_BYTES_MAX))
+            if line.size:
+                rule = f"a line has at most {PAYLOAD_BYTES_MAX} bytes"
+                raise Refused("event_too_large", rule, field="line", shape=f"{line.size} bytes")
+            fields = json_text.loads(line.data)
             if type(fields) is not dict:
                 raise Refused("bad_event", "a line is an object", field="line", shape=shape_of(fields))
             document = fields.pop("doc", None)
             if type(document) is not str:
                 raise Refused("bad_name", "a line names its document", field="doc", shape=shape_of(document))
             check_name(document, "doc")
-            if "id" not in fields:
-                fields["id"] = self._context.new_id()
-            event_id = fields["id"]
-            body = checked_line(fields)
+            event_id = fields.setdefault("id", self._context.new_id())
+            body = _checked_body(fields)
         except Refused as refused:
             return Item(line.number, None, refusal=_refusal(line.number, problem_of(refused)))
         publication = Publication(
@@ -215,60 +271,53 @@ class BulkResponse(Response):
         return Item(line.number, publication, event_id)
 
 
-class Turn:
-    """The slot of one bulk request, held only while it has work: an idle upload leaves its slot to others."""
+async def append_batch(context: Context, batch: Batch) -> None:
+    """Append a batch's events in order, each exactly once in effect, for each carries an id.
 
-    def __init__(self, slots: asyncio.Semaphore) -> None:
-        """Hold none yet."""
-        self._slots = slots
-        self._is_held = False
-        self._is_receiving = False
-        self._lines_count = 0
+    Raises where not all are in the log for sure; `batch.sequences` says which are.
+    """
+    wanted = {at: item.publication for at, item in enumerate(batch.items) if item.publication is not None}
+    if not wanted:
+        return
+    try:
+        first_sequence = await append_surely(context, list(wanted.values()))
+    except BatchRefused:
+        await _append_singly(context, batch, wanted)
+    else:
+        batch.sequences = {at: sequence for sequence, at in enumerate(wanted, first_sequence)}
 
-    async def receive(self, request: Request) -> tuple[bytes, bool]:
-        """Return the next piece of the body and whether it is the last, with a slot held. Raises `Problem`."""
-        self._is_receiving = True
-        self._release_if_idle()
-        piece, is_complete = await receive_piece(request)
-        self._is_receiving = False
-        if not self._is_held:
-            await self._take()
-        return piece, is_complete
 
-    def start_lines(self, count: int) -> None:
-        """Count lines that have been read."""
-        self._lines_count += count
+async def _append_singly(context: Context, batch: Batch, wanted: dict[int, Publication]) -> None:
+    """Append each event on its own: a document's in order, and none behind one that failed."""
+    by_document: defaultdict[str, list[int]] = defaultdict(list)
+    for at, publication in wanted.items():
+        by_document[publication.document].append(at)
 
-    def end_lines(self, count: int) -> None:
-        """Count lines whose answers have been sent."""
-        self._lines_count -= count
-        self._release_if_idle()
+    async def append_in_order(positions: list[int]) -> None:
+        for at in positions:
+            batch.sequences[at] = await append_surely(context, [wanted[at]])
 
-    def end(self) -> None:
-        """Release the slot."""
-        if self._is_held:
-            self._is_held = False
-            self._slots.release()
+    tasks = map(append_in_order, by_document.values())
+    for error in await asyncio.gather(*tasks, return_exceptions=True):
+        if error is not None:
+            raise error
 
-    async def _take(self) -> None:
-        try:
-            await asyncio.wait_for(self._slots.acquire(), BULK_QUEUE_SECONDS)
-        except TimeoutError as error:
-            detail = f"{BULK_REQUESTS_MAX} bulk requests are being served, and none ended in {BULK_QUEUE_SECONDS:g} s"
-            raise Problem(503, "busy", detail, headers=RETRY) from error
-        self._is_held = True
 
-    def _release_if_idle(self) -> None:
-        if self._is_receiving and not self._lines_count:
-            self.end()
+def _checked_body(fields: dict[str, Json]) -> bytes:
+    """Return an event's body. Raises `Refused` where the fold would reject it; it is no deeper than what was read."""
+    body, limits = json_text.dumps(fields), NEWEST.limits
+    # What is too large is refused by who opens it.
+    is_small = len(body) <= EVENT_BYTES_MAX
+    envelope = envelope_of(fields, limits) if is_small else open_envelope(b"", body, limits)
+    check_event(envelope, limits, NEWEST.operations)
+    return body
 
 
 def _refusal(number: int, problem: Problem, event_id: str = "") -> bytes:
-    told = {"reason": problem.code, "detail": problem.detail}
-    if event_id:
-        # What was made here must be known to who would send it again.
-        told["id"] = event_id
-    return _line({"line": number, "status": "refused", **told, "error": problem.view()})
+    # An id that was made here must be known to who would send the line again.
+    named = {"id": event_id} if event_id else {}
+    reason = {"reason": problem.code, "detail": problem.detail}
+    return _line({"line": number, "status": "refused", **reason, **named, "error": problem.view()})
 
 
 def _line(value: object) -> bytes:

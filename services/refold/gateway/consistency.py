@@ -1,6 +1,7 @@
 """Know how far the projection is, by partition, and wait for it: no read answers behind what it asks for.
 
 Used by everything that must not answer before the projection is there; `watch` runs as long as the gateway does.
+`HeadCache` spares strict writes a look at the store.
 """
 
 from __future__ import annotations
@@ -8,34 +9,37 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from time import time_ns
 from typing import Final, NamedTuple
 
 import orjson
 
 from refold.core.errors import LogUnavailable, StoreError, TimedOut
-from refold.core.history import NEVER, Clock, Point
-from refold.core.json_text import INTEGER_MAX
+from refold.core.history import NEVER
 from refold.core.stream import PARTITIONS, partition_of
-from refold.core.timestamp import TIME_MIN_NANOSECONDS, format_time, parse_time
-from refold.gateway.inflight import waiting, waiting_count
-from refold.gateway.limits import (
-    DOCUMENTS_SEEN_MAX,
-    NOTICE_WAIT_SECONDS,
-    VERSION_LOOK_SECONDS,
-    VERSION_LOOKS_PER_SECOND_MAX,
-)
-from refold.gateway.requests import PointQuery
+from refold.core.timestamp import TIME_MIN_NANOSECONDS, format_time
+from refold.gateway.inflight import Waiters, deadline_in, waiting
 from refold.gateway.responses import Problem
 from refold.log import EventLog
 from refold.store import Head, Key
 from refold.store.ports import SnapshotStore
 from refold.telemetry.logging import get_logger
 
-Listen = Callable[[str, Callable[[str, bytes], None]], Awaitable[Callable[[], None]]]
-"""Subscribe to a subject; the returned function ends the subscription."""
+NOTICE_WAIT_SECONDS: Final = 0.25
+"""Without a notice, the store is asked at this interval."""
+
+VERSION_LOOK_SECONDS: Final = 1.0
+"""A read that waits for a version looks at the head this often where no notice of a change came but more is folded."""
+
+VERSION_LOOKS_PER_SECOND_MAX: Final = 1_000
+"""Looks, per second, by all reads that wait for a version: while many wait, each looks less often."""
+
+HEADS_MAX: Final = 20_000
+"""Documents in the head cache; about 300 bytes each."""
 
 ALL_PARTITIONS: Final = range(PARTITIONS)
+
+Listen = Callable[[str, Callable[[str, bytes], None]], Awaitable[Callable[[], None]]]
+"""Subscribe to a subject; the returned function ends the subscription."""
 
 
 class Consistency:
@@ -46,18 +50,20 @@ class Consistency:
     """
 
     def __init__(self, log: EventLog, store: SnapshotStore, listen: Listen) -> None:
-        """Read what no notice said from log and store; subscribe to the changes that a read waits for."""
         self._log = log
         self._store = store
         self._listen = listen
         self.sequences = [0] * PARTITIONS
-        self._clock_sequence = 0
-        self._awaited: dict[asyncio.Future[None], tuple[int, range]] = {}
-        self._has_waiters = asyncio.Event()
-        self._watched: dict[str, _Watched] = {}
         self.sequence = 0
         self.clock = TIME_MIN_NANOSECONDS
+        self._clock_sequence = 0
+        self._waiters: Waiters[tuple[int, range]] = Waiters()
+        self._watched: dict[str, _Watched] = {}
+        self._watchers_count = 0
+        self._answered: dict[Key, int] = {}
         self.released = asyncio.Event()
+
+    # --- What is known -----------------------------------------------------------------------------------
 
     def hear(self, _: str, body: bytes) -> None:
         """Take a progress notice: of one shard, or of all partitions where it names none."""
@@ -74,13 +80,31 @@ class Consistency:
             return 0
         self.clock = max(self.clock, min(checkpoint.recorded_at for checkpoint in checkpoints))
         self._clock_sequence = min(checkpoint.read_sequence for checkpoint in checkpoints)
-        if all(checkpoint.read_sequence == self._clock_sequence for checkpoint in checkpoints):
-            self._advance(self._clock_sequence, ALL_PARTITIONS)
-        else:
-            for checkpoint in checkpoints:
-                partition = checkpoint.partition
-                self._advance(checkpoint.read_sequence, range(partition, partition + 1))
+        self._advance(self._clock_sequence, ALL_PARTITIONS)
+        for checkpoint in checkpoints:
+            if checkpoint.read_sequence > self._clock_sequence:
+                self._advance(checkpoint.read_sequence, range(checkpoint.partition, checkpoint.partition + 1))
         return self._clock_sequence
+
+    async def watch(self) -> None:
+        """Read the checkpoints while a request waits, since a notice may be lost."""
+        while True:
+            known = list(self.sequences)
+            await asyncio.sleep(NOTICE_WAIT_SECONDS)
+            if (len(self._waiters) or self._watched) and self.sequences == known:
+                try:
+                    await self.refresh()
+                except StoreError as error:
+                    get_logger().warning("progress_unknown", code=error.code, error=str(error))
+
+    def release(self) -> None:
+        """End every wait, because the gateway is stopping."""
+        self.released.set()
+        self._waiters.release()
+        for watched in self._watched.values():
+            watched.waiters.release()
+
+    # --- Waits -------------------------------------------------------------------------------------------
 
     async def reach(self, sequence: int, deadline: float, key: Key | None = None) -> bool:
         """Wait until a sequence is folded, in a document's partition or in all.
@@ -89,10 +113,10 @@ class Consistency:
         """
         if self.sequence >= sequence:
             return True
-        if self.released.is_set():
-            return False
-        async with waiting():
-            return await self._reached(sequence, deadline, _partitions(key))
+        partitions = _partitions(key)
+        return self._least(partitions) >= sequence or await self._waiters.wait(
+            (sequence, partitions), deadline
+        )
 
     async def catch_up(self, deadline: float, key: Key | None = None) -> bool:
         """Wait until everything that the log holds now is folded; False if the deadline passes first."""
@@ -101,30 +125,12 @@ class Consistency:
                 try:
                     info = await self._log.info()
                 except LogUnavailable:
-                    if asyncio.get_running_loop().time() + NOTICE_WAIT_SECONDS >= deadline:
+                    if deadline_in(NOTICE_WAIT_SECONDS) >= deadline:
                         return False
                     # The log's adapter reconnects by itself; asking again is the only way to know when it has.
                     await asyncio.sleep(NOTICE_WAIT_SECONDS)
                 else:
                     return await self.reach(info.last_sequence, deadline, key)
-
-    async def wait_for_point(
-        self, query: PointQuery, deadline: float, key: Key | None = None
-    ) -> Point | None:
-        """Return the point that a query asks for, once everything before it is folded; None if it asks for none.
-
-        A point by occurred time is of what is folded now: an author may always add something earlier.
-        """
-        if query.sequence is not None:
-            await self.wait_for_sequence(query.sequence, deadline, key)
-            return Point(Clock.sequence, query.sequence)
-        if query.at is None:
-            return None
-        time = parse_time(query.at, now=time_ns())
-        if query.clock == "occurred":
-            return Point(Clock.occurred, time)
-        await self.wait_for_time(time, deadline, key)
-        return Point(Clock.recorded, time)
 
     async def refuse_future(self, sequence: int) -> None:
         """Refuse a sequence that the log does not have yet."""
@@ -146,25 +152,25 @@ class Consistency:
         """Wait until a document is at a version or past it, woken by its own change notices. Raises `TimedOut`."""
         if await self._version(key) >= version:
             return
+        partitions = _partitions(key)
         async with waiting(), self._watching(key) as watched:
             found, looked_at, announced = 0, -1, 0
             while True:
-                folded = self._least(_partitions(key))
+                folded = self._least(partitions)
                 if folded > looked_at:
                     looked_at, found = folded, await self._version(key)
                     if found >= version:
                         return
-                if self.released.is_set() or _now() >= deadline:
+                if self.released.is_set() or deadline_in(0) >= deadline:
                     raise TimedOut(
                         "the document did not reach the version in time", version=version, head=found
                     )
                 # A notice may be lost: look again if the partition has moved, but less often in a crowd.
-                look_seconds = max(VERSION_LOOK_SECONDS, waiting_count() / VERSION_LOOKS_PER_SECOND_MAX)
-                until = min(deadline, _now() + look_seconds)
-                sequence = await watched.reach(version, until, after=announced)
-                if sequence:
-                    announced = sequence
-                    await self.reach(sequence, deadline, key)
+                look_seconds = max(VERSION_LOOK_SECONDS, self._watchers_count / VERSION_LOOKS_PER_SECOND_MAX)
+                until = min(deadline, deadline_in(look_seconds))
+                if await watched.reach(version, until, after=announced):
+                    announced = watched.sequence
+                    await self.reach(announced, deadline, key)
 
     async def wait_for_time(self, time: int, deadline: float, key: Key | None = None) -> None:
         """Wait until no event that is not folded yet can be recorded at or before a time. Raises `TimedOut`.
@@ -192,58 +198,40 @@ class Consistency:
             await self.refresh()
         return time < self.clock
 
-    def release(self) -> None:
-        """End every wait, because the gateway is stopping."""
-        self.released.set()
-        self._wake(INTEGER_MAX)
-        for watched in self._watched.values():
-            watched.release()
+    # --- What this gateway has answered before the projection had it -------------------------------------
 
-    async def watch(self) -> None:
-        """Read the checkpoints while a request waits, since a notice may be lost."""
-        while True:
-            await self._has_waiters.wait()
-            known = list(self.sequences)
-            await asyncio.sleep(NOTICE_WAIT_SECONDS)
-            if not (self._awaited or self._watched):
-                self._has_waiters.clear()
-            elif self.sequences == known:
-                try:
-                    await self.refresh()
-                except StoreError as error:
-                    get_logger().warning("progress_unknown", code=error.code, error=str(error))
+    def note_answer(self, key: Key, sequence: int) -> None:
+        """Let reads of a document wait for an event whose outcome was answered before it is committed."""
+        self._answered[key] = max(sequence, self._answered.get(key, 0))
 
-    async def _reached(self, sequence: int, deadline: float, partitions: range) -> bool:
-        if self._least(partitions) >= sequence:
-            return True
-        reached = asyncio.get_running_loop().create_future()
-        self._awaited[reached] = sequence, partitions
-        self._has_waiters.set()
-        try:
-            async with asyncio.timeout_at(deadline):
-                await reached
-        except TimeoutError:
-            return False
-        finally:
-            del self._awaited[reached]
-        return not self.released.is_set()
+    def answered_count(self) -> int:
+        """Forget the answers that the projection has reached; count the documents of the others."""
+        self._answered = {key: last for key, last in self._answered.items() if last > self.sequence}
+        return len(self._answered)
+
+    async def wait_for_answers(
+        self, deadline: float, namespace: str | None = None, document: str | None = None
+    ) -> None:
+        """Wait until the projection has what was answered: about a document, a namespace or all. Raises `TimedOut`."""
+        if not self._answered:
+            return
+        if namespace is not None and document is not None:
+            key = namespace, document
+            await self.wait_for_sequence(self._answered.get(key, 0), deadline, key)
+        else:
+            answered = (last for key, last in self._answered.items() if namespace in (None, key[0]))
+            await self.wait_for_sequence(max(answered, default=0), deadline)
+
+    # --- Within ------------------------------------------------------------------------------------------
 
     def _advance(self, sequence: int, partitions: range) -> None:
-        is_news = False
-        for partition in partitions:
-            if sequence > self.sequences[partition]:
-                self.sequences[partition] = sequence
-                is_news = True
-        if is_news:
+        behind = [partition for partition in partitions if sequence > self.sequences[partition]]
+        for partition in behind:
+            self.sequences[partition] = sequence
+        if behind:
             self.sequence = min(self.sequences)
-            self._wake(sequence)
-
-    def _wake(self, sequence: int) -> None:
-        # Only those that have what they wait for: thousands may wait, and a notice comes with every commit.
-        for reached, (awaited, partitions) in self._awaited.items():
-            is_folded = self.released.is_set() or self._least(partitions) >= awaited
-            if awaited <= sequence and is_folded and not reached.done():
-                reached.set_result(None)
+            # Only those that have what they wait for: thousands may wait, and a notice comes with every commit.
+            self._waiters.wake(lambda wanted: wanted[0] <= sequence and self._least(wanted[1]) >= wanted[0])
 
     def _least(self, partitions: range) -> int:
         return self.sequence if partitions is ALL_PARTITIONS else self.sequences[partitions.start]
@@ -256,69 +244,46 @@ class Consistency:
     async def _watching(self, key: Key) -> AsyncIterator[_Watched]:
         """Subscribe to a document's changes, once for all that wait for it."""
         subject = f"change.{key[0]}.{key[1]}"
-        watched = self._watched.get(subject)
-        if watched is None:
-            watched = self._watched[subject] = _Watched()
-            self._has_waiters.set()
+        watched = self._watched.setdefault(subject, _Watched())
         watched.users_count += 1
+        self._watchers_count += 1
         try:
-            await watched.subscribe(self._listen, subject)
+            async with watched.lock:
+                watched.end = watched.end or await self._listen(subject, watched.hear)
             yield watched
         finally:
+            self._watchers_count -= 1
             watched.users_count -= 1
             if not watched.users_count:
                 del self._watched[subject]
-                watched.unsubscribe()
+                if watched.end is not None:
+                    watched.end()
 
 
 class _Watched:
-    """A document that reads wait for: the newest change heard of, and who waits for which version."""
+    """A document that reads wait for: the newest change heard of, and which version each waits for."""
 
     def __init__(self) -> None:
         self.users_count = 0
+        self.sequence = 0
+        self.waiters: Waiters[int] = Waiters()
+        self.lock = asyncio.Lock()
+        self.end: Callable[[], None] | None = None
         self._version = 0
-        self._sequence = 0
-        self._awaited: dict[asyncio.Future[None], int] = {}
-        self._lock = asyncio.Lock()
-        self._end: Callable[[], None] | None = None
 
-    async def subscribe(self, listen: Listen, subject: str) -> None:
-        async with self._lock:
-            if self._end is None:
-                self._end = await listen(subject, self._hear)
+    async def reach(self, version: int, deadline: float, *, after: int) -> bool:
+        """Wait for a change to a version or past it, newer than `after`; False if the deadline passes first."""
+        if self._version >= version and self.sequence > after:
+            return True
+        return await self.waiters.wait(version, deadline)
 
-    def unsubscribe(self) -> None:
-        if self._end is not None:
-            self._end()
-
-    async def reach(self, version: int, deadline: float, *, after: int) -> int:
-        """Return the sequence of a change at or past a version, newer than `after`; 0 if the deadline passes first."""
-        if self._version < version or self._sequence <= after:
-            reached = asyncio.get_running_loop().create_future()
-            self._awaited[reached] = version
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await reached
-            except TimeoutError:
-                return 0
-            finally:
-                del self._awaited[reached]
-        return self._sequence if self._version >= version else 0
-
-    def release(self) -> None:
-        for reached in self._awaited:
-            if not reached.done():
-                reached.set_result(None)
-
-    def _hear(self, _: str, body: bytes) -> None:
+    def hear(self, _: str, body: bytes) -> None:
+        """Take a change notice."""
         change = _object_in(body)
         version, sequence = change.get("version"), change.get("sequence")
-        if type(version) is not int or type(sequence) is not int or version <= self._version:
-            return
-        self._version, self._sequence = version, sequence
-        for reached, awaited in self._awaited.items():
-            if awaited <= version and not reached.done():
-                reached.set_result(None)
+        if type(version) is int and type(sequence) is int and version > self._version:
+            self._version, self.sequence = version, sequence
+            self.waiters.wake(lambda wanted: wanted <= version)
 
 
 class BareHead(NamedTuple):
@@ -340,7 +305,6 @@ class HeadCache:
     """
 
     def __init__(self) -> None:
-        """Start empty."""
         self._heads: dict[Key, BareHead] = {}
 
     def put(self, key: Key, head: BareHead) -> None:
@@ -348,7 +312,7 @@ class HeadCache:
         # Taken out and put back, so that the dictionary is in the order of use.
         known = self._heads.pop(key, head)
         self._heads[key] = known if known.last_sequence > head.last_sequence else head
-        if len(self._heads) > DOCUMENTS_SEEN_MAX:
+        if len(self._heads) > HEADS_MAX:
             del self._heads[next(iter(self._heads))]
 
     def put_row(self, key: Key, row: Head | None) -> BareHead:
@@ -392,7 +356,3 @@ def _object_in(body: bytes) -> dict[str, object]:
     except orjson.JSONDecodeError:
         return {}
     return notice if isinstance(notice, dict) else {}
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -8,67 +8,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, cast
+from typing import Final, NamedTuple, cast
 
 from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 
-from refold.core.history import Point, Snapshot
-from refold.core.json_text import Json
 from refold.gateway.access import Access
 from refold.gateway.consistency import Consistency, HeadCache
 from refold.gateway.inflight import InFlightLimits
-from refold.gateway.limits import BULK_REQUESTS_MAX
 from refold.gateway.outcomes import EarlyOutcomes, Outcomes
 from refold.gateway.readiness import Readiness
+from refold.history import History
 from refold.log import EventLog
 from refold.store.ports import SnapshotStore
 from refold.telemetry.metrics import GatewayMetrics
 
-
-class Changes(Protocol):
-    """A bounded part of a history: canonical bytes an item, and the `after` that continues."""
-
-    @property
-    def items(self) -> list[bytes]:
-        """Return the items in the order asked."""
-
-    @property
-    def next(self) -> int | None:
-        """Return what continues them; None at the end."""
-
-
-class History(Protocol):
-    """What the gateway needs of `refold.history`."""
-
-    async def snapshot(self, namespace: str, document: str, point: Point) -> Snapshot:
-        """Return the document at a point; raises `VersionUnknown`."""
-
-    async def changes(
-        self,
-        namespace: str,
-        document: str,
-        *,
-        after: int | None,
-        limit: int,
-        is_descending: bool,
-        path: str | None,
-    ) -> Changes:
-        """Return effective changes in the order asked."""
-
-    async def diff(self, namespace: str, document: str, from_version: int, to_version: int) -> list[Json]:
-        """Return the patch between two versions."""
-
-    async def outcome(self, namespace: str, document: str, sequence: int) -> dict[str, Json] | None:
-        """Return the outcome of the document's event at a sequence."""
-
-    async def outcome_of_id(self, namespace: str, document: str, event_id: str) -> dict[str, Json] | None:
-        """Return the outcome of the first event that carried an id."""
-
-    async def rejections(
-        self, namespace: str | None, document: str | None, *, limit: int, before_sequence: int | None
-    ) -> tuple[list[dict[str, Json]], int | None]:
-        """Return what the fold refused, newest first, and the sequence to go on from."""
+BULK_REQUESTS_MAX: Final = 32
+"""Bulk requests served at a time; more wait in a queue."""
 
 
 class Versions(NamedTuple):

@@ -17,23 +17,21 @@ from refold.core import json_text
 from refold.core.document import Status
 from refold.core.envelope import JSON_PATCH, MERGE_PATCH
 from refold.core.errors import DocumentAbsent, Refused
+from refold.core.fold import EVENT_BYTES_MAX, STATE_BYTES_MAX
 from refold.core.history import NEVER, Clock, Point, Snapshot
 from refold.core.json_text import Json
 from refold.core.pointer import parse, resolve
-from refold.core.split import SplitWrite
-from refold.core.stream import check_name
+from refold.core.stream import check_name, check_namespace
 from refold.core.timestamp import format_time, is_relative, parse_time
 from refold.gateway.consistency import BareHead
 from refold.gateway.context import Context, context_of
-from refold.gateway.inflight import waiting
-from refold.gateway.large_writes import PUT_BYTES_MAX, append_large, as_whole, split_of
-from refold.gateway.limits import DECIDE_SECONDS
+from refold.gateway.inflight import deadline_in, waiting
 from refold.gateway.requests import (
     Condition,
     ListQuery,
+    PointQuery,
     ReadQuery,
     carried_headers,
-    deadline_in,
     document_name,
     event_fields,
     is_unchanged,
@@ -49,6 +47,7 @@ from refold.gateway.requests import (
 from refold.gateway.responses import (
     JSON,
     Problem,
+    as_duplicate,
     json_response,
     outcome_response,
     page_response,
@@ -60,9 +59,9 @@ from refold.gateway.writes import (
     Written,
     append_strictly,
     append_surely,
-    as_duplicate,
-    draft,
+    as_whole,
     refuse_absent,
+    split_of,
 )
 from refold.log import Publication
 from refold.store import Head, Key, Name
@@ -74,7 +73,7 @@ async def read_document(request: Request) -> Response:
     """Return the state at the head or at any version, time or sequence; 304 if the client has it."""
     context = context_of(request)
     key = document_name(request)
-    await context.early_outcomes.caught_up(key, deadline_in(context.wait_seconds))
+    await context.consistency.wait_for_answers(deadline_in(context.wait_seconds), *key)
     query = read_query(request, ReadQuery) if request.scope["query_string"] else _AT_HEAD
     snapshot = await (_newest(context, key) if query is _AT_HEAD else _snapshot(context, key, query))
     if snapshot.state is None:
@@ -97,10 +96,29 @@ async def _snapshot(context: Context, key: Key, query: ReadQuery) -> Snapshot:
         await consistency.wait_for_version(key, query.min_version, deadline)
     if query.version is not None:
         return await context.history.snapshot(*key, Point(Clock.version, query.version))
-    point = await consistency.wait_for_point(query, deadline, key)
+    point = await _point(context, query, deadline, key)
     if point is None:
         return await _newest(context, key)
     return await context.history.snapshot(*key, point)
+
+
+async def _point(
+    context: Context, query: PointQuery, deadline: float, key: Key | None = None
+) -> Point | None:
+    """Return the point that a query asks for, once everything before it is folded; None if it asks for none.
+
+    A point by occurred time is of what is folded now: an author may always add something earlier.
+    """
+    if query.sequence is not None:
+        await context.consistency.wait_for_sequence(query.sequence, deadline, key)
+        return Point(Clock.sequence, query.sequence)
+    if query.at is None:
+        return None
+    time = parse_time(query.at, now=time_ns())
+    if query.clock == "occurred":
+        return Point(Clock.occurred, time)
+    await context.consistency.wait_for_time(time, deadline, key)
+    return Point(Clock.recorded, time)
 
 
 async def _absent(context: Context, key: Key, snapshot: Snapshot, query: ReadQuery) -> DocumentAbsent:
@@ -155,6 +173,12 @@ _AT_HEAD: Final = ReadQuery()
 
 # --- Write one -------------------------------------------------------------------------------------------
 
+DECIDE_SECONDS: Final = 5.0
+"""How long a write may wait for what decides it, whatever `Refold-Wait` says of its outcome."""
+
+PUT_BYTES_MAX: Final = STATE_BYTES_MAX + EVENT_BYTES_MAX
+"""Body of a PUT: a state as it is answered, or one with a little white space."""
+
 _STATE_TYPES: Final = (JSON,)
 _PATCH_TYPES: Final = (JSON_PATCH, MERGE_PATCH)
 _EFFECTIVE: Final = tuple(status.name for status in Status if status.is_effective)
@@ -184,8 +208,16 @@ def _begin(request: Request) -> Draft:
     """Read everything before the body first, so that errors in it are reported first."""
     refuse_query(request)
     namespace, document = request.path_params["namespace"], request.path_params["document"]
-    made_id, headers = context_of(request).new_id(), carried_headers(request)
-    return draft(namespace, document, event_fields(request), made_id=made_id, headers=headers)
+    fields = event_fields(request)
+    check_namespace(namespace)
+    check_name(document, "document")
+    return Draft(
+        namespace=namespace,
+        document=document,
+        fields=fields if "id" in fields else {**fields, "id": context_of(request).new_id()},
+        headers=carried_headers(request),
+        has_own_id="id" in fields,
+    )
 
 
 async def _write(request: Request, made: Draft, change: dict[str, Json]) -> Response:
@@ -198,18 +230,17 @@ async def _write(request: Request, made: Draft, change: dict[str, Json]) -> Resp
         )
         raise Problem(422, "contradictory", detail)
     headers = made.headers + ((("Refold-Reply", context.reply_subject),) if wait > 0 else ())
-    made = replace(made, fields={**made.fields, **change}, headers=headers)
+    fields = {**made.fields, **change}
+    made = replace(made, fields=fields, headers=headers, split=split_of(fields) if "put" in change else None)
     # The event is checked before the first look at the store.
-    split = split_of(made) if "put" in change else None
-    what = made.publication() if split is None else split
+    publications = made.publications()
     # Refused before it is published, never after: if too many wait, this write is not started.
     async with waiting():
         deadline = deadline_in(wait)
-        written = await _publish(context, made, what, condition)
+        written = await _publish(context, made, publications, condition)
         outcome = written.outcome
         if outcome is None and wait > 0:
-            events_count = 1 if split is None else len(split)
-            outcome = await _outcome(context, made, written.sequence, events_count, deadline)
+            outcome = await _outcome(context, made, written.sequence, deadline)
     if outcome is None:
         context.head_cache.forget(made.key)
         return pending_response(*made.key, written.sequence, made.id)
@@ -218,33 +249,30 @@ async def _write(request: Request, made: Draft, change: dict[str, Json]) -> Resp
 
 
 async def _publish(
-    context: Context, made: Draft, what: Publication | SplitWrite, condition: Condition | None
+    context: Context, made: Draft, publications: list[Publication], condition: Condition | None
 ) -> Written:
     # What decides the write is waited for even if its outcome is not.
     deadline = deadline_in(max(context.wait_seconds, DECIDE_SECONDS))
-    if condition is not None or "delete" in made.fields or isinstance(what, SplitWrite):
+    is_strict, is_delete = condition is not None or made.split is not None, "delete" in made.fields
+    if is_strict or is_delete:
         # Decided by the document's row, and an error shows the row.
         await context.readiness.wait(deadline)
-    if isinstance(what, SplitWrite):
-        return await append_large(context, made, what, condition, deadline)
-    if condition is not None:
-        return await append_strictly(context, made, condition, deadline)
-    if "delete" in made.fields:
+    if is_strict:
+        return await append_strictly(context, made, condition or Condition(is_always=True), deadline)
+    if is_delete:
         known = await refuse_absent(context, made, deadline)
         if known is not None:
             return known
-    return await append_surely(context, made, what)
+    return Written(await append_surely(context, publications, event_id=made.id))
 
 
-async def _outcome(
-    context: Context, made: Draft, sequence: int, events_count: int, deadline: float
-) -> dict[str, Json] | None:
+async def _outcome(context: Context, made: Draft, sequence: int, deadline: float) -> dict[str, Json] | None:
     """Wait for the last event's outcome; of several events, the first says whether the document was created."""
     wait, when_late = context.outcomes.wait, context.early_outcomes.want
     outcome = await wait(*made.key, sequence, deadline, when_late=when_late)
-    if outcome is None or events_count == 1:
+    if outcome is None or made.split is None:
         return outcome
-    first = await wait(*made.key, sequence - events_count + 1, deadline, when_late=when_late)
+    first = await wait(*made.key, sequence - made.events_count + 1, deadline, when_late=when_late)
     return as_whole(outcome, first)
 
 
@@ -272,12 +300,12 @@ async def list_documents(request: Request) -> Response:
         rule = "a relative time would mean another moment in each part of the list: give the time itself"
         raise Refused("bad_time", rule, field="at", shape=repr(query.at))
     context = context_of(request)
-    await context.early_outcomes.namespace_caught_up(namespace, deadline_in(query.timeout))
+    await context.consistency.wait_for_answers(deadline_in(query.timeout), namespace)
     if query.absent is not None:
         return await _list_names(context, namespace, query)
     if query.sequence is not None:
         await context.consistency.refuse_future(query.sequence)
-    point = await context.consistency.wait_for_point(query, deadline_in(query.timeout))
+    point = await _point(context, query, deadline_in(query.timeout))
     prefix, limit, cursor = query.prefix, query.limit, query.cursor
     if point is None:
         page = await context.store.list_documents(

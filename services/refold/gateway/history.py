@@ -10,13 +10,13 @@ from refold.core.envelope import JSON_PATCH
 from refold.core.errors import DocumentAbsent, TimedOut
 from refold.core.stream import check_name
 from refold.gateway.context import Context, context_of
+from refold.gateway.inflight import deadline_in
 from refold.gateway.requests import (
     AllRejectionsQuery,
     DiffQuery,
     HistoryQuery,
     OutcomeQuery,
     RejectionsQuery,
-    deadline_in,
     document_name,
     path_sequence,
     read_query,
@@ -66,7 +66,7 @@ async def read_all_rejections(request: Request) -> Response:
     if query.namespace is not None:
         check_name(query.namespace, "namespace")
     context = context_of(request)
-    await context.early_outcomes.namespace_caught_up(query.namespace, deadline_in(context.wait_seconds))
+    await context.consistency.wait_for_answers(deadline_in(context.wait_seconds), query.namespace)
     found = await context.history.rejections(
         query.namespace, None, limit=query.limit, before_sequence=query.after
     )
@@ -107,7 +107,7 @@ async def read_outcome(request: Request) -> Response:
 async def _begin(request: Request) -> tuple[Context, Key]:
     """Check the names, and wait for what this gateway has answered about the document."""
     context, key = context_of(request), document_name(request)
-    await context.early_outcomes.caught_up(key, deadline_in(context.wait_seconds))
+    await context.consistency.wait_for_answers(deadline_in(context.wait_seconds), *key)
     return context, key
 
 

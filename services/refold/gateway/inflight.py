@@ -9,25 +9,31 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Gauge
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from refold.gateway.limits import (
-    BODIES_BYTES_MAX,
-    BODY_SECONDS,
-    REQUEST_QUEUE_SECONDS,
-    REQUESTS_MAX,
-    WAITING_MAX,
-    WAITING_PER_CLIENT_MAX,
-)
+from refold.gateway import BODY_SECONDS, WAITING_MAX, WAITING_PER_CLIENT_MAX
 from refold.gateway.responses import RETRY, Problem
 
+REQUESTS_MAX: Final = 1_024
+"""Requests in work at a time, those that wait for something not counted; more wait for their turn."""
+
+REQUEST_QUEUE_SECONDS: Final = 10.0
+"""A request that has not had its turn by then is answered 503."""
+
+BODIES_BYTES_MAX: Final = 256 * 1024 * 1024
+"""Request bodies in memory while they are being read."""
+
 PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+
+Wanted = TypeVar("Wanted")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,106 +51,101 @@ class Crowded(Problem):
     """Too many requests wait already; this one was not started."""
 
 
+def waiting() -> AbstractAsyncContextManager[object]:
+    """Count the current request as waiting instead of working, for the length of an `async with` block.
+
+    Nested blocks count once. A block that ends in an error does not take a permit again: only an answer is left to do.
+
+    Raises:
+        Crowded: On entry, when too many wait already, of this client or in all.
+    """
+    return _current.get() or nullcontext()
+
+
+def hold_body(bytes_count: int) -> None:
+    """Count so many bytes of the current request's body in memory; 0 once it is read. Raises `Crowded`."""
+    request = _current.get()
+    if request is not None:
+        request.hold_body(bytes_count)
+
+
+def deadline_in(seconds: float) -> float:
+    """Return a time on the loop's clock."""
+    return asyncio.get_running_loop().time() + seconds
+
+
+class Waiters(Generic[Wanted]):
+    """Requests that wait, each for something of its own, until it has come or their deadline passes."""
+
+    def __init__(self) -> None:
+        self.is_released = False
+        self._futures: dict[asyncio.Future[None], Wanted] = {}
+
+    def __len__(self) -> int:
+        """Count them."""
+        return len(self._futures)
+
+    async def wait(self, wanted: Wanted, deadline: float) -> bool:
+        """Wait until woken. False if the deadline (the loop's clock) passes first, or if the gateway stops.
+
+        Raises `Crowded` if too many requests wait.
+        """
+        if self.is_released:
+            return False
+        reached = asyncio.get_running_loop().create_future()
+        self._futures[reached] = wanted
+        try:
+            async with waiting(), asyncio.timeout_at(deadline):
+                await reached
+        except TimeoutError:
+            return False
+        finally:
+            del self._futures[reached]
+        return not self.is_released
+
+    def wake(self, has_come: Callable[[Wanted], bool]) -> None:
+        """End the waits for what has come."""
+        for reached, wanted in self._futures.items():
+            if not reached.done() and has_come(wanted):
+                reached.set_result(None)
+
+    def release(self) -> None:
+        """End every wait, now and later, because the gateway is stopping."""
+        self.is_released = True
+        self.wake(lambda _: True)
+
+
 class InFlight:
     """The requests that one gateway serves now."""
 
     def __init__(self, limits: InFlightLimits, registry: CollectorRegistry) -> None:
-        """Begin with none, and register gauges of both kinds."""
         self.limits = limits
+        self.permits = asyncio.Semaphore(limits.requests_max)
+        self.working_count = 0
         self.waiting_count = 0
-        self._permits = asyncio.Semaphore(limits.requests_max)
-        self._working_count = 0
-        self._waiting: Counter[str] = Counter()
-        self._body_bytes = 0
+        self.waiting_by_client: Counter[str] = Counter()
+        self.body_bytes = 0
         working = Gauge("refold_http_requests_working", "HTTP requests in work.", registry=registry)
-        working.set_function(lambda: self._working_count)
+        working.set_function(lambda: self.working_count)
         waiting_ = Gauge("refold_http_requests_waiting", "HTTP requests that wait.", registry=registry)
         waiting_.set_function(lambda: self.waiting_count)
 
-    async def start_work(self) -> None:
-        """Take a permit, in the order of arrival."""
-        await self._permits.acquire()
-        self._working_count += 1
-
-    async def start_work_soon(self) -> bool:
-        """Take a permit; False where none comes free in time."""
-        if not self._permits.locked():
-            await self.start_work()
-            return True
-        try:
-            async with asyncio.timeout(REQUEST_QUEUE_SECONDS):
-                await self.start_work()
-        except TimeoutError:
-            return False
-        return True
-
-    def busy(self) -> Problem:
-        """Say that all permits are taken."""
-        detail = f"{self.limits.requests_max} requests are in work, and none of them ended in {REQUEST_QUEUE_SECONDS} s"
-        return Problem(503, "busy", detail, headers=RETRY)
-
-    def end_work(self) -> None:
-        """Return the permit."""
-        self._working_count -= 1
-        self._permits.release()
-
-    def start_waiting(self, client: str) -> None:
-        """Count a waiting request. Raises `Crowded`."""
-        self._check_room(client)
-        self.waiting_count += 1
-        self._waiting[client] += 1
-
-    def end_waiting(self, client: str) -> None:
-        """Count it no more."""
-        self.waiting_count -= 1
-        self._waiting[client] -= 1
-        if not self._waiting[client]:
-            del self._waiting[client]
-
-    def hold_body(self, bytes_count: int) -> None:
-        """Count bytes of bodies that are being read. Raises `Crowded`."""
-        if bytes_count > 0 and self._body_bytes + bytes_count > self.limits.bodies_bytes_max:
-            detail = f"request bodies that are being read take {self.limits.bodies_bytes_max} bytes already"
-            raise Crowded(503, "busy", detail, headers=RETRY)
-        self._body_bytes += bytes_count
-
-    def release_body(self, bytes_count: int) -> None:
-        """Count them no more."""
-        self._body_bytes -= bytes_count
-
-    def _check_room(self, client: str) -> None:
-        limits = self.limits
-        if self._waiting[client] >= limits.waiting_per_client_max:
+    async def serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request with a permit, or answer 503 when none comes free in time."""
+        if scope["path"] in PROBES:
+            await app(scope, receive, send)
+            return
+        request = _Request(self, scope, receive)
+        if not await self._start_soon(request):
             detail = (
-                f"{limits.waiting_per_client_max} requests of this client's address wait already "
-                "(REFOLD_HTTP_WAITING_PER_CLIENT_MAX); let some end, or wait less long"
+                f"{self.limits.requests_max} requests are in work, "
+                f"and none of them ended in {REQUEST_QUEUE_SECONDS} s"
             )
-            raise Crowded(429, "too_many_waiting", detail, headers=RETRY)
-        if self.waiting_count >= limits.waiting_max:
-            detail = f"{limits.waiting_max} requests wait already (REFOLD_HTTP_WAITING_MAX)"
-            raise Crowded(503, "busy", detail, headers=RETRY)
-
-
-class Counted:
-    """An ASGI application that gives each request of another a permit."""
-
-    def __init__(self, app: ASGIApp, in_flight: InFlight) -> None:
-        """Count in `in_flight`."""
-        self._app = app
-        self._in_flight = in_flight
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve, or answer 503 when no permit comes free in time."""
-        if scope["type"] != "http" or scope["path"] in PROBES:
-            await self._app(scope, receive, send)
+            await Problem(503, "busy", detail, headers=RETRY).response()(scope, receive, send)
             return
-        if not await self._in_flight.start_work_soon():
-            await self._in_flight.busy().response()(scope, receive, send)
-            return
-        request = _Request(self._in_flight, scope, receive)
         token = _current.set(request)
         try:
-            await self._app(scope, receive, send)
+            await app(scope, receive, send)
         except asyncio.CancelledError:
             if not request.is_abandoned:
                 raise
@@ -153,135 +154,128 @@ class Counted:
         finally:
             _current.reset(token)
             request.end()
-            if request.is_working:
-                self._in_flight.end_work()
 
-
-def waiting() -> _Waiting:
-    """Count the current request as waiting instead of working, for the length of an `async with` block.
-
-    Nested blocks count once. A block that ends in an error does not take a permit again: only an answer is left to do.
-
-    Raises:
-        Crowded: On entry, when too many wait already, of this client or in all.
-    """
-    return _Waiting()
-
-
-def waiting_count() -> int:
-    """Return how many requests wait now, the current one included."""
-    request = _current.get()
-    return 0 if request is None else request.in_flight.waiting_count
-
-
-def body_seconds() -> float:
-    """Return how long the current request's client may be silent in the middle of its body."""
-    request = _current.get()
-    return BODY_SECONDS if request is None else request.in_flight.limits.body_seconds
-
-
-class BodyInMemory:
-    """The bytes kept of a body while it is read; they count until the block ends."""
-
-    __slots__ = ("_bytes", "_in_flight")
-
-    def __init__(self) -> None:
-        """Begin with none, for the current request."""
-        request = _current.get()
-        self._in_flight = None if request is None else request.in_flight
-        self._bytes = 0
-
-    def keep(self, bytes_count: int) -> None:
-        """Count so many bytes from now on. Raises `Crowded` if all bodies together take too much."""
-        if self._in_flight is not None:
-            self._in_flight.hold_body(bytes_count - self._bytes)
-            self._bytes = bytes_count
-
-    def __enter__(self) -> Self:
-        """Begin."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Count them no more."""
-        if self._in_flight is not None:
-            self._in_flight.release_body(self._bytes)
-
-
-class _Waiting:
-    __slots__ = ("_request",)
-
-    def __init__(self) -> None:
-        self._request: _Request | None = None
-
-    async def __aenter__(self) -> None:
-        request = _current.get()
-        if request is None or not request.is_working:
-            return
-        request.in_flight.start_waiting(request.client)
-        request.is_working = False
-        request.in_flight.end_work()
-        self._request = request
-        if request.is_reading:
-            request.start_watching(asyncio.current_task())
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        request = self._request
-        if request is None:
-            return
-        request.waiter = None
-        request.in_flight.end_waiting(request.client)
-        if kind is None:
-            await request.in_flight.start_work()
-            request.is_working = True
+    async def _start_soon(self, request: _Request) -> bool:
+        if not self.permits.locked():
+            await request.start_work()
+            return True
+        try:
+            async with asyncio.timeout(REQUEST_QUEUE_SECONDS):
+                await request.start_work()
+        except TimeoutError:
+            return False
+        return True
 
 
 class _Request:
-    """A request in flight: in work, or waiting."""
+    """A request in flight; for the length of an `async with` block, it waits instead of working."""
 
     __slots__ = (
-        *("_is_gone", "_receive", "_watching", "client", "in_flight"),
-        *("is_abandoned", "is_reading", "is_working", "waiter"),
+        *("_body_bytes", "_client", "_depth", "_in_flight", "_is_gone", "_is_reading", "_is_waiting"),
+        *("_is_working", "_receive", "_waiter", "_watching", "is_abandoned"),
     )
 
     def __init__(self, in_flight: InFlight, scope: Scope, receive: Receive) -> None:
         client = scope.get("client")
-        self.in_flight = in_flight
-        self.client = client[0] if client else ""
-        self.is_reading = scope["method"] in ("GET", "HEAD")
-        self.is_working = True
-        self.is_abandoned = False
-        self.waiter: asyncio.Task[None] | None = None
-        self._is_gone = False
+        self._client: str = client[0] if client else ""
+        self._in_flight = in_flight
         self._receive = receive
+        self._is_reading = scope["method"] in ("GET", "HEAD")
+        self._is_working = self._is_waiting = self._is_gone = self.is_abandoned = False
+        self._depth = self._body_bytes = 0
+        self._waiter: asyncio.Task[object] | None = None
         self._watching: asyncio.Task[None] | None = None
 
-    def start_watching(self, waiter: asyncio.Task[None] | None) -> None:
+    async def start_work(self) -> None:
+        """Take a permit, in the order of arrival."""
+        await self._in_flight.permits.acquire()
+        self._in_flight.working_count += 1
+        self._is_working = True
+
+    def end(self) -> None:
+        """Return the permit, stop watching, and count the body no more."""
+        self._end_work()
+        self._waiter = None
+        if self._watching is not None:
+            self._watching.cancel()
+        self._in_flight.body_bytes -= self._body_bytes
+
+    async def __aenter__(self) -> None:
+        """Wait from now on. Raises `Crowded`."""
+        if self._is_working:
+            self._refuse_crowd()
+            self._in_flight.waiting_count += 1
+            self._in_flight.waiting_by_client[self._client] += 1
+            self._end_work()
+            self._is_waiting = True
+            if self._is_reading:
+                self._watch(asyncio.current_task())
+        self._depth += 1
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Work again, unless the block ends in an error."""
+        self._depth -= 1
+        if self._depth or not self._is_waiting:
+            return
+        self._is_waiting = False
+        self._waiter = None
+        in_flight, by_client = self._in_flight, self._in_flight.waiting_by_client
+        in_flight.waiting_count -= 1
+        by_client[self._client] -= 1
+        if not by_client[self._client]:
+            del by_client[self._client]
+        if kind is None:
+            await self.start_work()
+
+    def hold_body(self, bytes_count: int) -> None:
+        """Count so many bytes of the body from now on. Raises `Crowded` if all bodies together take too much."""
+        in_flight, added = self._in_flight, bytes_count - self._body_bytes
+        bytes_max = in_flight.limits.bodies_bytes_max
+        if added > 0 and in_flight.body_bytes + added > bytes_max:
+            detail = f"request bodies that are being read take {bytes_max} bytes already"
+            raise Crowded(503, "busy", detail, headers=RETRY)
+        in_flight.body_bytes += added
+        self._body_bytes = bytes_count
+
+    def _end_work(self) -> None:
+        if self._is_working:
+            self._is_working = False
+            self._in_flight.working_count -= 1
+            self._in_flight.permits.release()
+
+    def _refuse_crowd(self) -> None:
+        in_flight, limits = self._in_flight, self._in_flight.limits
+        if in_flight.waiting_by_client[self._client] >= limits.waiting_per_client_max:
+            detail = (
+                f"{limits.waiting_per_client_max} requests of this client's address wait already "
+                "(REFOLD_HTTP_WAITING_PER_CLIENT_MAX); let some end, or wait less long"
+            )
+            raise Crowded(429, "too_many_waiting", detail, headers=RETRY)
+        if in_flight.waiting_count >= limits.waiting_max:
+            detail = f"{limits.waiting_max} requests wait already (REFOLD_HTTP_WAITING_MAX)"
+            raise Crowded(503, "busy", detail, headers=RETRY)
+
+    def _watch(self, waiter: asyncio.Task[object] | None) -> None:
         """Cancel `waiter`, the request's task, if the client disconnects while it waits.
 
         One task watches for the whole request: granian reports a disconnect after a `receive` was cancelled.
         """
-        self.waiter = waiter
+        self._waiter = waiter
         if self._watching is None:
-            self._watching = asyncio.create_task(self._watch(), name="client disconnects")
+            self._watching = asyncio.create_task(self._wait_for_disconnect(), name="client disconnects")
         elif self._is_gone:
             self._abandon()
 
-    def end(self) -> None:
-        """Stop watching."""
-        self.waiter = None
-        if self._watching is not None:
-            self._watching.cancel()
-
-    async def _watch(self) -> None:
+    async def _wait_for_disconnect(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self._is_gone = True
         self._abandon()
 
     def _abandon(self) -> None:
-        if self.waiter is not None:
+        if self._waiter is not None:
             self.is_abandoned = True
-            self.waiter.cancel()
+            self._waiter.cancel()
 
 
 _current: ContextVar[_Request | None] = ContextVar("request", default=None)

@@ -18,11 +18,16 @@ from refold.core.errors import ProjectionBehind, RefoldError, TimedOut
 from refold.core.json_text import Json
 from refold.core.stream import Checkpoint
 from refold.gateway.context import context_of
-from refold.gateway.limits import CHECK_SECONDS, DOCS_CACHE_SECONDS
 from refold.gateway.readiness import lag_seconds
 from refold.gateway.requests import refuse_query
 from refold.gateway.responses import JSON, Problem, json_response, shown
 from refold.log import LogInfo
+
+CHECK_SECONDS: Final = 2.0
+"""A part that has not answered a probe by then is not reachable."""
+
+DOCS_CACHE_SECONDS: Final = 86_400
+"""How long a browser may keep the files of the page of the API."""
 
 # --- Probes, metrics, status -----------------------------------------------------------------------------
 

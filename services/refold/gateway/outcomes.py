@@ -7,7 +7,7 @@ append's own acknowledgement. They are sent at most once, so a request that wait
 is a function of its document's own events and of the log's monotone clock, and reading the log is several times faster
 than folding and committing all of it. A write is answered after two passes over the log at most, each as long as
 reading what the projection lacks (measured on two cores beside a busy projector: about 90,000 events/s). Reads of a
-document that was answered this way wait (`caught_up`). Bulk requests are not served this way.
+document that was answered this way wait (`Consistency.wait_for_answers`). Bulk requests are not served this way.
 """
 
 from __future__ import annotations
@@ -15,43 +15,47 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import cast
+from typing import Final
 
 import orjson
 
 from refold.core.document import Document
 from refold.core.errors import FenceLost, LogError, StoreError
-from refold.core.fold import Folded
 from refold.core.fold_state import FoldState
-from refold.core.history import Entry
 from refold.core.json_text import Json
 from refold.core.stream import PARTITIONS, SYSTEM_NAMESPACE, Checkpoint, Record, partition_of
-from refold.gateway.consistency import Consistency
-from refold.gateway.limits import (
-    EARLY_ANSWERED_MAX,
-    EARLY_DOCUMENTS_MAX,
-    EARLY_LAG_EVENTS_MAX,
-    EARLY_LAG_EVENTS_MIN,
-    EARLY_PASS_SECONDS,
-    EARLY_RECORDS_MAX,
-    EARLY_STATE_BYTES_MAX,
-    NOTICE_WAIT_SECONDS,
-    OUTCOMES_EARLY_MAX,
-)
+from refold.core.views import outcome_view
+from refold.gateway.consistency import NOTICE_WAIT_SECONDS, Consistency
+from refold.gateway.inflight import deadline_in
 from refold.log import EventLog
 from refold.store import Key
 from refold.store.ports import SnapshotStore
 from refold.telemetry.logging import get_logger
 
+OUTCOMES_EARLY_MAX: Final = 20_000
+"""Outcomes kept that arrived before the append's acknowledgement, or that no request waits for."""
+
+EARLY_LAG_EVENTS_MIN: Final = 10_000
+"""With fewer events behind, the projection is as quick."""
+EARLY_LAG_EVENTS_MAX: Final = 2_000_000
+"""With more behind, a pass takes longer than most requests wait: they are answered as pending."""
+EARLY_DOCUMENTS_MAX: Final = 64
+"""Documents that one pass folds."""
+EARLY_STATE_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Bytes of the states that one pass folds, the last state aside."""
+EARLY_ANSWERED_MAX: Final = 10_000
+"""Documents that were answered and that the projection has not reached; no pass starts with more."""
+EARLY_RECORDS_MAX: Final = 500
+"""Records that one pass folds before other tasks run (about ten milliseconds)."""
+EARLY_PASS_SECONDS: Final = 60.0
+
 View = dict[str, Json]
 WhenLate = Callable[[str, str, int], None]
 LookUp = Callable[[str, str, int], Awaitable[View | None]]
-ViewOf = Callable[[str, str, Entry, Folded], dict[str, Json]]
-"""How an outcome is shown: as the projector's notice shows it."""
 
 
 class Outcomes:
-    """Who waits for which sequence, and what came before anyone did."""
+    """Which request waits for which sequence, and the outcomes that arrived before their request waited."""
 
     def __init__(self, look_up: LookUp, consistency: Consistency) -> None:
         """Look lost outcomes up through `look_up(namespace, document, sequence)`."""
@@ -64,22 +68,17 @@ class Outcomes:
     def hear(self, _: str, body: bytes) -> None:
         """Take an outcome's notice."""
         view = _view_in(body)
-        if view is None:
-            return
-        sequence = view["sequence"]
-        awaited = self._awaited.pop(sequence, None)
-        if awaited is None:
-            self._early[sequence] = view
+        if view is not None and not self.resolve(view):
+            self._early[view["sequence"]] = view
             if len(self._early) > OUTCOMES_EARLY_MAX:
                 del self._early[next(iter(self._early))]
-        elif not awaited.done():
-            awaited.set_result(view)
 
-    def tell(self, view: View) -> None:
-        """Give an outcome, found by another way than its notice, to who waits for it."""
-        awaited = self._awaited.get(cast("int", view["sequence"]))
+    def resolve(self, view: View) -> bool:
+        """Give an outcome to the request that waits for it; False where none does."""
+        awaited = self._awaited.get(view["sequence"])
         if awaited is not None and not awaited.done():
             awaited.set_result(view)
+        return awaited is not None
 
     def arrived(self, sequence: int) -> View | None:
         """Take an outcome that has already come."""
@@ -105,10 +104,10 @@ class Outcomes:
         try:
             return await self._heard_or_found(awaited, (namespace, document, sequence), deadline, when_late)
         finally:
-            self._awaited.pop(sequence, None)
+            del self._awaited[sequence]
 
     def release(self) -> None:
-        """Let every waiter go without an outcome, for the gateway is ending."""
+        """End every wait without an outcome, because the gateway is stopping."""
         for awaited in self._awaited.values():
             if not awaited.done():
                 awaited.set_result(None)
@@ -120,9 +119,8 @@ class Outcomes:
         deadline: float,
         when_late: WhenLate | None,
     ) -> View | None:
-        loop = asyncio.get_running_loop()
         while not awaited.done():
-            left_seconds = deadline - loop.time()
+            left_seconds = deadline - deadline_in(0)
             is_lost = event[2] <= self._lost_sequence
             if not is_lost and left_seconds > 0:
                 await asyncio.wait({awaited}, timeout=min(NOTICE_WAIT_SECONDS, left_seconds))
@@ -142,7 +140,7 @@ class Outcomes:
         return awaited.result()
 
     async def _note_loss(self) -> None:
-        """Notices come in order: with one lost, all that are folded by now have come or are lost too."""
+        """Notices are ordered: after a lost one, look up all that are folded by now instead of waiting for each."""
         try:
             await self._consistency.refresh()
         except StoreError:
@@ -159,25 +157,17 @@ class Outcomes:
 
 
 class EarlyOutcomes:
-    """The writes that wait for a late outcome, and the documents whose projection is behind their answers."""
+    """The writes that wait for a late outcome, answered from the log."""
 
     def __init__(
-        self,
-        log: EventLog,
-        store: SnapshotStore,
-        consistency: Consistency,
-        outcomes: Outcomes,
-        view_of: ViewOf,
+        self, log: EventLog, store: SnapshotStore, consistency: Consistency, outcomes: Outcomes
     ) -> None:
-        """Nothing is read before `run`."""
         self._log = log
         self._store = store
         self._consistency = consistency
         self._outcomes = outcomes
-        self._view_of = view_of
         self._wanted: dict[int, Key] = {}
         self._has_wanted = asyncio.Event()
-        self._answered: dict[Key, int] = {}
 
     def want(self, namespace: str, document: str, sequence: int) -> None:
         """Ask for the outcome of a write that waits; `Outcomes` receives it. Ask again while it has not come."""
@@ -186,27 +176,14 @@ class EarlyOutcomes:
             self._wanted[sequence] = (namespace, document)
             self._has_wanted.set()
 
-    async def caught_up(self, key: Key, deadline: float) -> None:
-        """Wait until the projection has what this gateway answered early about a document. Raises `TimedOut`."""
-        sequence = self._answered.get(key) if self._answered else None
-        if sequence is not None:
-            await self._consistency.wait_for_sequence(sequence, deadline, key)
-
-    async def namespace_caught_up(self, namespace: str | None, deadline: float) -> None:
-        """Do the same for all documents of a namespace, or for all documents (None)."""
-        if self._answered:
-            answered = (last for key, last in self._answered.items() if namespace in (None, key[0]))
-            await self._consistency.wait_for_sequence(max(answered, default=0), deadline)
-
     async def run(self) -> None:
         """Make one pass after another while writes wait."""
         while True:
             await self._has_wanted.wait()
             self._has_wanted.clear()
-            # Whoever still waits asks again.
+            # A write that still waits asks again.
             wanted, self._wanted = self._wanted, {}
-            self._forget_reached()
-            if len(self._answered) >= EARLY_ANSWERED_MAX:
+            if self._consistency.answered_count() >= EARLY_ANSWERED_MAX:
                 continue
             try:
                 async with asyncio.timeout(EARLY_PASS_SECONDS):
@@ -266,13 +243,10 @@ class EarlyOutcomes:
             if record.sequence in left:
                 left.remove(record.sequence)
                 key = (where.namespace, where.document)
-                self._answered[key] = max(record.sequence, self._answered.get(key, 0))
-                self._outcomes.tell(self._view_of(*key, step.entry, step.folded))
+                self._consistency.note_answer(key, record.sequence)
+                event_id, first = step.folded.event_id, step.folded.outcome.first
+                self._outcomes.resolve(outcome_view(*key, step.entry, event_id=event_id, first=first))
         return True
-
-    def _forget_reached(self) -> None:
-        reached = self._consistency.sequence
-        self._answered = {key: last for key, last in self._answered.items() if last > reached}
 
 
 def _view_in(body: bytes) -> View | None:

@@ -1,21 +1,19 @@
 """Decide whether the gateway is ready: how far the projection is behind the log, at start and while it runs.
 
-`ReadGate` wraps the application of `refold.gateway.app`; the routes of `refold.gateway.ops` ask the rest.
+`refold.gateway.app` asks before each read, the routes of `refold.gateway.ops` ask for the lag.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from typing import Final
 
 from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Send
 
 from refold.core.errors import LogUnavailable, ProjectionBehind, StoreError, StoreUnavailable
-from refold.gateway.consistency import Consistency
-from refold.gateway.limits import NOTICE_WAIT_SECONDS
-from refold.gateway.responses import problem_of
+from refold.gateway.consistency import NOTICE_WAIT_SECONDS, Consistency
+from refold.gateway.inflight import Waiters, deadline_in
 from refold.log import EventLog, LogInfo
 from refold.telemetry.logging import get_logger
 
@@ -42,7 +40,7 @@ class Readiness:
         self._consistency = consistency
         self._lag_seconds_max = lag_seconds_max
         self._committed_sequence = 0
-        self._decided = asyncio.Event()
+        self._waiters: Waiters[None] = Waiters()
         self.required_sequence = required_sequence
         self.allows_stale_reads = allows_stale_reads
         self.is_caught_up = required_sequence == 0
@@ -61,31 +59,24 @@ class Readiness:
         before, until it notices the loss.
         """
         while not (self.is_caught_up or self._consistency.released.is_set()):
-            deadline = asyncio.get_running_loop().time() + NOTICE_WAIT_SECONDS
+            deadline = deadline_in(NOTICE_WAIT_SECONDS)
             if not await self._consistency.reach(self.required_sequence, deadline):
                 continue
             if await self._is_committed():
                 self.is_caught_up = True
-                self._decided.set()
+                self._waiters.wake(lambda _: True)
                 get_logger().info("projection_caught_up", sequence=self.required_sequence)
             else:
                 await asyncio.sleep(NOTICE_WAIT_SECONDS)
 
     async def wait(self, deadline: float) -> None:
         """Wait until caught up. Raises `ProjectionBehind` if the deadline (the loop's clock) passes first."""
-        if self.is_caught_up:
-            return
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._decided.wait()
-        except TimeoutError as error:
-            raise self.behind() from error
-        if not self.is_caught_up:
+        if not self.is_caught_up and not await self._waiters.wait(None, deadline):
             raise self.behind()
 
     def release(self) -> None:
         """End every wait, because the gateway is stopping."""
-        self._decided.set()
+        self._waiters.release()
 
     def behind(self) -> ProjectionBehind:
         """Make the error that says how far the projection still has to go."""
@@ -141,45 +132,13 @@ async def lag_seconds(log: EventLog, info: LogInfo, folded_sequence: int) -> flo
     return 0.0 if record is None else max(0, info.time - record.time) / 1e9
 
 
-class ReadGate:
-    """An ASGI application that answers 503 to reads until the projection has caught up.
+def with_lag(send: Send, readiness: Readiness) -> Send:
+    """Return a `send` that adds how many events the response may lack, counted before the read."""
+    lag = max(0, readiness.required_sequence - readiness.folded_sequence)
 
-    Everything under `/v1` that is read comes from the projection. Writes pass: they need the log.
-    """
+    async def marked(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message)[LAG_HEADER] = str(lag)
+        await send(message)
 
-    def __init__(self, app: ASGIApp, readiness: Readiness) -> None:
-        """Guard an application."""
-        self._app = app
-        self._readiness = readiness
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Serve. Not a coroutine of its own: once caught up, a request pays for one attribute."""
-        if self._readiness.is_caught_up:
-            return self._app(scope, receive, send)
-        return self._guard(scope, receive, send)
-
-    async def _guard(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not _is_read(scope):
-            await self._app(scope, receive, send)
-        elif self._readiness.allows_stale_reads:
-            await self._app(scope, receive, self._marking(send))
-        else:
-            await problem_of(self._readiness.behind()).response()(scope, receive, send)
-
-    def _marking(self, send: Send) -> Send:
-        # Counted before the read: the answer lacks at most so many events.
-        lag = max(0, self._readiness.required_sequence - self._readiness.folded_sequence)
-
-        async def marked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[LAG_HEADER] = str(lag)
-            await send(message)
-
-        return marked
-
-
-def _is_read(scope: Scope) -> bool:
-    if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
-        return False
-    path: str = scope["path"]
-    return path == "/v1" or path.startswith("/v1/")
+    return marked

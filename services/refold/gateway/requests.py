@@ -22,15 +22,23 @@ from refold.core.event import VERSION_MAX
 from refold.core.fold import EVENT_BYTES_MAX, ID_CHARS_MAX, NEWEST
 from refold.core.json_text import Json
 from refold.core.stream import NAME_CHARS_MAX, check_name
-from refold.gateway.inflight import BodyInMemory, body_seconds, waiting
-from refold.gateway.limits import (
-    ANSWER_ITEMS_MAX,
-    DRAIN_BYTES_MAX,
-    READ_SECONDS,
-    WAIT_SECONDS_MAX,
-    WHERE_CHARS_MAX,
-)
+from refold.gateway.context import context_of
+from refold.gateway.inflight import hold_body, waiting
 from refold.gateway.responses import Problem
+
+READ_SECONDS: Final = 5.0
+"""How long a read waits for the projection by default."""
+
+WAIT_SECONDS_MAX: Final = 300
+"""The longest that a request may ask to wait."""
+
+ANSWER_ITEMS_MAX: Final = 1_000
+
+WHERE_CHARS_MAX: Final = 10_000
+"""A predicate of a list."""
+
+DRAIN_BYTES_MAX: Final = 64 * 1024 * 1024
+"""How much of a body that is too large is read and dropped, so that its sender sees the answer."""
 
 # --- Names and query parameters ------------------------------------------------------------------------
 
@@ -192,13 +200,19 @@ _TAG_VERSION: Final = re.compile(r"0|[1-9]\d{0,18}", re.ASCII)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """What must hold for a write: the document is at one of these versions, or (None) at any; or is absent."""
+    """What must hold for a write: the document is at one of these versions, or (None) at any; or is absent.
+
+    With `is_always`, nothing.
+    """
 
     versions: frozenset[int] | None = None
     must_be_absent: bool = False
+    is_always: bool = False
 
     def holds(self, version: int, *, is_absent: bool) -> bool:
         """Return whether it holds at a document's row."""
+        if self.is_always:
+            return True
         if self.must_be_absent:
             return is_absent
         return not is_absent if self.versions is None else version in self.versions
@@ -311,11 +325,6 @@ def wait_seconds(request: Request, default: float) -> float:
     return float(text)
 
 
-def deadline_in(wait: float) -> float:
-    """Return a time on the loop's clock."""
-    return asyncio.get_running_loop().time() + wait
-
-
 def _text(raw: bytes) -> str:
     try:
         return raw.decode()
@@ -363,7 +372,7 @@ async def receive_piece(request: Request) -> tuple[bytes, bool]:
     Raises:
         Problem: 408 where nothing comes for a while, 400 where the body is cut or its chunks are malformed.
     """
-    seconds = body_seconds()
+    seconds = context_of(request).in_flight_limits.body_seconds
     try:
         async with asyncio.timeout(seconds):
             message = await request.receive()
@@ -382,18 +391,18 @@ async def _read_body(request: Request, bytes_max: int, reason: str) -> bytes:
     bytes_count = 0
     is_complete = False
     announced = request.headers.get("content-length", "")
-    with BodyInMemory() as kept:
-        async with waiting():
-            while not is_complete:
-                piece, is_complete = await receive_piece(request)
-                bytes_count += len(piece)
-                # Not asking for the end of a body of known length saves a round trip to the server's thread.
-                is_complete = is_complete or announced == str(bytes_count)
-                if bytes_count <= bytes_max:
-                    kept.keep(bytes_count)
-                    pieces.append(piece)
-                elif bytes_count > DRAIN_BYTES_MAX:
-                    break
+    async with waiting():
+        while not is_complete:
+            piece, is_complete = await receive_piece(request)
+            bytes_count += len(piece)
+            # Not asking for the end of a body of known length saves a round trip to the server's thread.
+            is_complete = is_complete or announced == str(bytes_count)
+            if bytes_count <= bytes_max:
+                hold_body(bytes_count)
+                pieces.append(piece)
+            elif bytes_count > DRAIN_BYTES_MAX:
+                break
+    hold_body(0)
     if bytes_count > bytes_max:
         size = announced if announced.isdigit() else f"at least {bytes_count}"
         raise Refused(reason, f"at most {bytes_max} bytes", field="body", shape=f"{size} bytes")

@@ -31,6 +31,8 @@ RETRY: Final = {"Retry-After": "1"}
 _UNPARSED: Final = frozenset(
     {"bad_json", "duplicate_key", "lone_surrogate", "number_out_of_range", "bad_header", "repeated_header"}
 )
+_OF_FIRST: Final = ("status", "version", "sequence", "recorded_at", "created", "reason")
+_ONLY_OF_FIRST: Final = frozenset({"occurred_at", "reason", "detail"})
 _TOO_LARGE: Final = frozenset({"event_too_large", "headers_too_large", "state_too_large"})
 _STATUS: Final[dict[type[RefoldError], int]] = {DocumentAbsent: 404, VersionUnknown: 404, TimedOut: 504}
 
@@ -100,6 +102,15 @@ def outcome_response(outcome: dict[str, Json]) -> Response:
         return rejection_problem(outcome, decisive).response()
     status = 201 if decisive["created"] else 200
     return Response(orjson.dumps(outcome), status, {"ETag": tag_of(outcome["version"])}, JSON)
+
+
+def as_duplicate(outcome: dict[str, Json]) -> dict[str, Json]:
+    """Show an event's outcome to its author who sent it again, as the fold shows a duplicate's."""
+    if outcome["status"] == "duplicate":
+        return outcome
+    first = {name: outcome[name] for name in _OF_FIRST if name in outcome}
+    rest = {name: value for name, value in outcome.items() if name not in _ONLY_OF_FIRST}
+    return {**rest, "status": "duplicate", "first": first}
 
 
 def rejection_problem(outcome: dict[str, Json], decisive: dict[str, Json]) -> Problem:

@@ -29,7 +29,6 @@ from refold.gateway.readiness import Readiness
 from refold.history import History
 from refold.log import CONTROL_SUBJECT, PROGRESS_SUBJECT
 from refold.log.jetstream import JetStreamLog, JetStreamNotices
-from refold.projector.notices import outcome_view
 from refold.store.postgres import PostgresStore
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import GatewayMetrics
@@ -105,7 +104,7 @@ async def _context(settings: Settings) -> AsyncIterator[Context]:
             history=history,
             outcomes=outcomes,
             consistency=consistency,
-            early_outcomes=EarlyOutcomes(log, store, consistency, outcomes, outcome_view),
+            early_outcomes=EarlyOutcomes(log, store, consistency, outcomes),
             readiness=readiness,
             reply_subject=reply_subject,
             checks=_checks(log, store),

@@ -26,7 +26,7 @@ from granian.server.embed import Server
 
 from refold.core import json_text
 from refold.core.errors import RefoldError
-from refold.gateway.limits import IDLE_SECONDS
+from refold.gateway import IDLE_SECONDS
 from refold.telemetry.logging import configure, get_logger
 from refold.wiring.settings import Settings, load, unknown_variables
 

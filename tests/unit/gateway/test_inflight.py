@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import Message, Receive, Scope, Send
 
 from refold.gateway import inflight
-from refold.gateway.inflight import BodyInMemory, Counted, Crowded, InFlight, InFlightLimits, waiting
+from refold.gateway.inflight import Crowded, InFlight, InFlightLimits, hold_body, waiting
 
 
 class Held:
@@ -19,7 +19,7 @@ class Held:
         self.released = asyncio.Event()
         self.begun: list[str] = []
         self._changed = asyncio.Condition()
-        self.app = Counted(self._serve, InFlight(limits, CollectorRegistry()))
+        self.in_flight = InFlight(limits, CollectorRegistry())
 
     async def _serve(self, scope: Scope, _: Receive, send: Send) -> None:
         async with self._changed:
@@ -30,6 +30,10 @@ class Held:
                 await self.released.wait()
         elif scope["path"] == "/works":
             await self.released.wait()
+        elif scope["path"].startswith("/body/"):
+            hold_body(int(scope["path"].removeprefix("/body/")))
+            await self.released.wait()
+            hold_body(0)
         await send({"type": "http.response.start", "status": 200})
 
     async def begins(self, count: int) -> None:
@@ -45,7 +49,7 @@ class Held:
             statuses.extend([message["status"]] if "status" in message else [])
 
         scope = {"type": "http", "method": "PUT", "path": path, "client": (client, 1)}
-        await self.app(scope, asyncio.Event().wait, send)  # type: ignore[arg-type]  # It is not received from.
+        await self.in_flight.serve(self._serve, scope, asyncio.Event().wait, send)  # type: ignore[arg-type]  # It is not received from.
         return statuses[0]
 
 
@@ -111,20 +115,26 @@ async def test_a_request_cancelled_while_it_waits_leaves_no_trace() -> None:
 
 
 async def test_bodies_in_memory_are_bounded_together() -> None:
-    async def serve(_: Scope, __: Receive, send: Send) -> None:
-        with BodyInMemory() as first:
-            first.keep(6)
-            with pytest.raises(Crowded) as refused, BodyInMemory() as second:
-                second.keep(5)
-            assert refused.value.status == 503
-            first.keep(10)
-        with BodyInMemory() as third:
-            third.keep(10)
-        await send({"type": "http.response.start", "status": 200})
-
     held = Held(InFlightLimits(bodies_bytes_max=10))
-    held.app = Counted(serve, InFlight(InFlightLimits(bodies_bytes_max=10), CollectorRegistry()))
-    assert await held.ask("/") == 200
+    reading = await begun(held, "/body/6")
+    with pytest.raises(Crowded) as refused:
+        await held.ask("/body/5")
+    assert refused.value.status == 503
+    reading += [asyncio.create_task(held.ask("/body/4"))]
+    await held.begins(3)
+    held.released.set()
+    assert await asyncio.gather(*reading) == [200, 200]
+    assert await held.ask("/body/10") == 200
+
+
+async def test_a_request_that_is_cancelled_holds_no_body() -> None:
+    held = Held(InFlightLimits(bodies_bytes_max=10))
+    (reading,) = await begun(held, "/body/10")
+    reading.cancel()
+    with suppress(asyncio.CancelledError):
+        await reading
+    held.released.set()
+    assert await held.ask("/body/10") == 200
 
 
 class Leaving:
@@ -156,7 +166,7 @@ async def read_that_waits(receive: Leaving, *blocks: Awaitable[object]) -> int:
         statuses.extend([message["status"]] if "status" in message else [])
 
     scope = {"type": "http", "method": "GET", "path": "/waits", "client": ("10.0.0.1", 1)}
-    await Counted(serve, InFlight(InFlightLimits(), CollectorRegistry()))(scope, receive, send)
+    await InFlight(InFlightLimits(), CollectorRegistry()).serve(serve, scope, receive, send)
     return statuses[0]
 
 
