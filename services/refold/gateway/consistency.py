@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -67,7 +67,7 @@ class Consistency:
 
     def hear(self, _: str, body: bytes) -> None:
         """Take a progress notice: of one shard, or of all partitions where it names none."""
-        notice = _object_in(body)
+        notice = notice_in(body)
         sequence = notice.get("sequence")
         partitions = _partitions_of(notice.get("shard"))
         if type(sequence) is int and partitions is not None:
@@ -222,8 +222,6 @@ class Consistency:
             answered = (last for key, last in self._answered.items() if namespace in (None, key[0]))
             await self.wait_for_sequence(max(answered, default=0), deadline)
 
-    # --- Within ------------------------------------------------------------------------------------------
-
     def _advance(self, sequence: int, partitions: range) -> None:
         behind = [partition for partition in partitions if sequence > self.sequences[partition]]
         for partition in behind:
@@ -278,8 +276,7 @@ class _Watched:
         return await self.waiters.wait(version, deadline)
 
     def hear(self, _: str, body: bytes) -> None:
-        """Take a change notice."""
-        change = _object_in(body)
+        change = notice_in(body)
         version, sequence = change.get("version"), change.get("sequence")
         if type(version) is int and type(sequence) is int and version > self._version:
             self._version, self.sequence = version, sequence
@@ -298,22 +295,19 @@ BEFORE_ALL: Final = BareHead(NEVER.version, 0, is_absent=True)
 """The head of a document that never had an event."""
 
 
-class HeadCache:
+class HeadCache(dict[Key, BareHead]):
     """The heads of the documents that this gateway read or wrote last, so that a strict write need not ask.
 
     A head may be old, never wrong: the log itself refuses an append after a sequence that is no longer the last.
     """
 
-    def __init__(self) -> None:
-        self._heads: dict[Key, BareHead] = {}
-
     def put(self, key: Key, head: BareHead) -> None:
         """Remember a head, unless a newer one is known."""
         # Taken out and put back, so that the dictionary is in the order of use.
-        known = self._heads.pop(key, head)
-        self._heads[key] = known if known.last_sequence > head.last_sequence else head
-        if len(self._heads) > HEADS_MAX:
-            del self._heads[next(iter(self._heads))]
+        known = self.pop(key, head)
+        self[key] = known if known.last_sequence > head.last_sequence else head
+        if len(self) > HEADS_MAX:
+            del self[next(iter(self))]
 
     def put_row(self, key: Key, row: Head | None) -> BareHead:
         """Remember a document's row, and return its head."""
@@ -322,14 +316,6 @@ class HeadCache:
         head = BareHead(row.snapshot.version, row.last_sequence, row.snapshot.state is None)
         self.put(key, head)
         return head
-
-    def get(self, key: Key) -> BareHead | None:
-        """Return a document's head as it was last seen; None if it is not known."""
-        return self._heads.get(key)
-
-    def forget(self, key: Key) -> None:
-        """Forget a head that is known to be old."""
-        self._heads.pop(key, None)
 
 
 def _partitions(key: Key | None) -> range:
@@ -349,7 +335,7 @@ def _partitions_of(shard: object) -> range | None:
     return range(int(first), int(last) + 1)
 
 
-def _object_in(body: bytes) -> dict[str, object]:
+def notice_in(body: bytes) -> dict[str, Any]:
     """Read a notice; empty for a body that is none: any client can make the broker send to any subject."""
     try:
         notice = orjson.loads(body)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from time import time_ns
-from typing import Final
+from typing import Final, Literal
 
 import orjson
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -21,21 +22,22 @@ from refold.core.fold import EVENT_BYTES_MAX, STATE_BYTES_MAX
 from refold.core.history import NEVER, Clock, Point, Snapshot
 from refold.core.json_text import Json
 from refold.core.pointer import parse, resolve
-from refold.core.stream import check_name, check_namespace
+from refold.core.stream import NAME_CHARS_MAX, check_name, check_namespace
 from refold.core.timestamp import format_time, is_relative, parse_time
 from refold.gateway.consistency import BareHead
 from refold.gateway.context import Context, context_of
 from refold.gateway.inflight import deadline_in, waiting
 from refold.gateway.requests import (
+    ANSWER_ITEMS_MAX,
+    ANYTHING,
     Condition,
-    ListQuery,
+    Limit,
     PointQuery,
-    ReadQuery,
+    Version,
     carried_headers,
     document_name,
     event_fields,
     is_unchanged,
-    joined_header,
     media_type,
     read_json,
     read_query,
@@ -64,9 +66,21 @@ from refold.gateway.writes import (
     split_of,
 )
 from refold.log import Publication
-from refold.store import Head, Key, Name
+from refold.store import Head, Key
 
 # --- Read one --------------------------------------------------------------------------------------------
+
+
+class ReadQuery(PointQuery):
+    """One document: at its head, or as of a version, a time or a sequence of the log."""
+
+    version: Version | None = None
+    path: str | None = None
+    min_version: Version | None = None
+    min_sequence: Version | None = None
+
+
+_AT_HEAD: Final = ReadQuery()
 
 
 async def read_document(request: Request) -> Response:
@@ -150,8 +164,7 @@ def _state_response(request: Request, snapshot: Snapshot, state: bytes, path: st
         "Refold-Recorded-At": format_time(snapshot.recorded_at),
         "Refold-Occurred-At": format_time(snapshot.occurred_at),
     }
-    known = joined_header(request, "if-none-match")
-    if known is not None and is_unchanged(known, snapshot.version):
+    if is_unchanged(request, snapshot.version):
         return Response(None, 304, headers)
     body = state if path is None else _value_at(state, path)
     return Response(body, 200, headers, JSON)
@@ -166,9 +179,6 @@ def _value_at(state: bytes, path: str) -> bytes:
         return json_text.dumps(resolve(json_text.loads(state), tokens))
     except Refused as refused:
         raise Problem(404, "path_absent", f"path: {refused}", field="path") from refused
-
-
-_AT_HEAD: Final = ReadQuery()
 
 
 # --- Write one -------------------------------------------------------------------------------------------
@@ -212,8 +222,7 @@ def _begin(request: Request) -> Draft:
     check_namespace(namespace)
     check_name(document, "document")
     return Draft(
-        namespace=namespace,
-        document=document,
+        key=(namespace, document),
         fields=fields if "id" in fields else {**fields, "id": context_of(request).new_id()},
         headers=carried_headers(request),
         has_own_id="id" in fields,
@@ -223,8 +232,8 @@ def _begin(request: Request) -> Draft:
 async def _write(request: Request, made: Draft, change: dict[str, Json]) -> Response:
     context = context_of(request)
     wait = wait_seconds(request, context.wait_seconds)
-    condition = write_condition(joined_header(request, "if-match"), joined_header(request, "if-none-match"))
-    if condition is not None and not made.fields.keys().isdisjoint(("base", "on_conflict")):
+    condition = write_condition(request)
+    if condition is not ANYTHING and not made.fields.keys().isdisjoint(("base", "on_conflict")):
         detail = (
             "If-Match and If-None-Match say base and strategy; leave Refold-Base and Refold-On-Conflict out"
         )
@@ -233,7 +242,7 @@ async def _write(request: Request, made: Draft, change: dict[str, Json]) -> Resp
     fields = {**made.fields, **change}
     made = replace(made, fields=fields, headers=headers, split=split_of(fields) if "put" in change else None)
     # The event is checked before the first look at the store.
-    publications = made.publications()
+    publications = made.publications() if made.split is None else []
     # Refused before it is published, never after: if too many wait, this write is not started.
     async with waiting():
         deadline = deadline_in(wait)
@@ -242,23 +251,23 @@ async def _write(request: Request, made: Draft, change: dict[str, Json]) -> Resp
         if outcome is None and wait > 0:
             outcome = await _outcome(context, made, written.sequence, deadline)
     if outcome is None:
-        context.head_cache.forget(made.key)
+        context.head_cache.pop(made.key, None)
         return pending_response(*made.key, written.sequence, made.id)
     _cache_head(context, made, outcome)
     return outcome_response(as_duplicate(outcome) if written.is_repeat else outcome)
 
 
 async def _publish(
-    context: Context, made: Draft, publications: list[Publication], condition: Condition | None
+    context: Context, made: Draft, publications: list[Publication], condition: Condition
 ) -> Written:
     # What decides the write is waited for even if its outcome is not.
     deadline = deadline_in(max(context.wait_seconds, DECIDE_SECONDS))
-    is_strict, is_delete = condition is not None or made.split is not None, "delete" in made.fields
+    is_strict, is_delete = condition is not ANYTHING or made.split is not None, "delete" in made.fields
     if is_strict or is_delete:
         # Decided by the document's row, and an error shows the row.
         await context.readiness.wait(deadline)
     if is_strict:
-        return await append_strictly(context, made, condition or Condition(is_always=True), deadline)
+        return await append_strictly(context, made, condition, deadline)
     if is_delete:
         known = await refuse_absent(context, made, deadline)
         if known is not None:
@@ -282,10 +291,24 @@ def _cache_head(context: Context, made: Draft, outcome: dict[str, Json]) -> None
         head = BareHead(outcome["version"], outcome["sequence"], "delete" in made.fields)
         context.head_cache.put(made.key, head)
     else:
-        context.head_cache.forget(made.key)
+        context.head_cache.pop(made.key, None)
 
 
 # --- Lists -----------------------------------------------------------------------------------------------
+
+WHERE_CHARS_MAX: Final = 10_000
+"""A predicate of a list."""
+
+
+class ListQuery(PointQuery):
+    """A part of a namespace, at its head or as of a time or a sequence of the log."""
+
+    prefix: str = Field("", max_length=NAME_CHARS_MAX)
+    where: str | None = Field(None, max_length=WHERE_CHARS_MAX)
+    limit: Limit = ANSWER_ITEMS_MAX
+    cursor: str | None = Field(None, max_length=1_000)
+    fields: Literal["id"] | None = None
+    absent: Literal["true"] | None = None
 
 
 async def list_documents(request: Request) -> Response:
@@ -331,26 +354,22 @@ async def _list_names(context: Context, namespace: str, query: ListQuery) -> Res
     found = await context.store.list_names(
         namespace, prefix=query.prefix, limit=query.limit, cursor=query.cursor
     )
-    return page_response([_named(name) for name in found.names], found.cursor)
+    items = [
+        _named(name.document, name.version, name.recorded_at) | ({} if name.is_present else {"absent": True})
+        for name in found.names
+    ]
+    return page_response([orjson.dumps(item) for item in items], found.cursor)
 
 
 def _item(head: Head, *, is_bare: bool) -> bytes:
-    view: dict[str, Json] = {
-        "id": head.document,
-        "version": head.snapshot.version,
-        "recorded_at": format_time(head.snapshot.recorded_at),
-        "occurred_at": format_time(head.snapshot.occurred_at),
-    }
+    snapshot = head.snapshot
+    item = _named(head.document, snapshot.version, snapshot.recorded_at)
+    item["occurred_at"] = format_time(snapshot.occurred_at)
     if not is_bare:
-        assert head.snapshot.state is not None, head.document
-        view["state"] = orjson.Fragment(head.snapshot.state)
-    return orjson.dumps(view)
+        assert snapshot.state is not None, head.document
+        item["state"] = orjson.Fragment(snapshot.state)
+    return orjson.dumps(item)
 
 
-def _named(name: Name) -> bytes:
-    view: dict[str, Json] = {
-        "id": name.document,
-        "version": name.version,
-        "recorded_at": format_time(name.recorded_at),
-    }
-    return orjson.dumps(view if name.is_present else view | {"absent": True})
+def _named(document: str, version: int, recorded_at: int) -> dict[str, Json]:
+    return {"id": document, "version": version, "recorded_at": format_time(recorded_at)}

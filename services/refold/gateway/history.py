@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import orjson
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from refold.core.envelope import JSON_PATCH
 from refold.core.errors import DocumentAbsent, TimedOut
+from refold.core.fold import ID_CHARS_MAX
 from refold.core.stream import check_name
 from refold.gateway.context import Context, context_of
 from refold.gateway.inflight import deadline_in
 from refold.gateway.requests import (
-    AllRejectionsQuery,
-    DiffQuery,
-    HistoryQuery,
-    OutcomeQuery,
-    RejectionsQuery,
+    ANSWER_ITEMS_MAX,
+    READ_SECONDS,
+    Limit,
+    NoQuery,
+    Timeout,
+    Version,
     document_name,
     path_sequence,
     read_query,
@@ -24,6 +29,42 @@ from refold.gateway.requests import (
 )
 from refold.gateway.responses import Problem, json_response, page_response
 from refold.store import Key
+
+
+class HistoryQuery(NoQuery):
+    """A part of a document's history."""
+
+    after: Version | None = None
+    limit: Limit = ANSWER_ITEMS_MAX
+    order: Literal["asc", "desc"] = "asc"
+    path: str | None = None
+
+
+class DiffQuery(NoQuery):
+    """Two versions."""
+
+    from_: Version = Field(alias="from")
+    to: Version
+
+
+class RejectionsQuery(NoQuery):
+    """A part of a document's rejections, newest first."""
+
+    after: Version | None = None
+    limit: Limit = ANSWER_ITEMS_MAX
+
+
+class AllRejectionsQuery(RejectionsQuery):
+    """A part of the rejections of a namespace, or of all."""
+
+    namespace: str | None = None
+
+
+class OutcomeQuery(NoQuery):
+    """An event by its id."""
+
+    id: str = Field(min_length=1, max_length=ID_CHARS_MAX)
+    timeout: Timeout = READ_SECONDS
 
 
 async def read_history(request: Request) -> Response:

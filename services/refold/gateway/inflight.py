@@ -82,7 +82,6 @@ class Waiters(Generic[Wanted]):
         self._futures: dict[asyncio.Future[None], Wanted] = {}
 
     def __len__(self) -> int:
-        """Count them."""
         return len(self._futures)
 
     async def wait(self, wanted: Wanted, deadline: float) -> bool:
@@ -127,8 +126,8 @@ class InFlight:
         self.body_bytes = 0
         working = Gauge("refold_http_requests_working", "HTTP requests in work.", registry=registry)
         working.set_function(lambda: self.working_count)
-        waiting_ = Gauge("refold_http_requests_waiting", "HTTP requests that wait.", registry=registry)
-        waiting_.set_function(lambda: self.waiting_count)
+        that_wait = Gauge("refold_http_requests_waiting", "HTTP requests that wait.", registry=registry)
+        that_wait.set_function(lambda: self.waiting_count)
 
     async def serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request with a permit, or answer 503 when none comes free in time."""
@@ -136,7 +135,10 @@ class InFlight:
             await app(scope, receive, send)
             return
         request = _Request(self, scope, receive)
-        if not await self._start_soon(request):
+        try:
+            async with asyncio.timeout(REQUEST_QUEUE_SECONDS if self.permits.locked() else None):
+                await request.start_work()
+        except TimeoutError:
             detail = (
                 f"{self.limits.requests_max} requests are in work, "
                 f"and none of them ended in {REQUEST_QUEUE_SECONDS} s"
@@ -154,17 +156,6 @@ class InFlight:
         finally:
             _current.reset(token)
             request.end()
-
-    async def _start_soon(self, request: _Request) -> bool:
-        if not self.permits.locked():
-            await request.start_work()
-            return True
-        try:
-            async with asyncio.timeout(REQUEST_QUEUE_SECONDS):
-                await request.start_work()
-        except TimeoutError:
-            return False
-        return True
 
 
 class _Request:
@@ -193,7 +184,6 @@ class _Request:
         self._is_working = True
 
     def end(self) -> None:
-        """Return the permit, stop watching, and count the body no more."""
         self._end_work()
         self._waiter = None
         if self._watching is not None:
@@ -201,7 +191,6 @@ class _Request:
         self._in_flight.body_bytes -= self._body_bytes
 
     async def __aenter__(self) -> None:
-        """Wait from now on. Raises `Crowded`."""
         if self._is_working:
             self._refuse_crowd()
             self._in_flight.waiting_count += 1
@@ -213,7 +202,6 @@ class _Request:
         self._depth += 1
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Work again, unless the block ends in an error."""
         self._depth -= 1
         if self._depth or not self._is_waiting:
             return
@@ -228,7 +216,6 @@ class _Request:
             await self.start_work()
 
     def hold_body(self, bytes_count: int) -> None:
-        """Count so many bytes of the body from now on. Raises `Crowded` if all bodies together take too much."""
         in_flight, added = self._in_flight, bytes_count - self._body_bytes
         bytes_max = in_flight.limits.bodies_bytes_max
         if added > 0 and in_flight.body_bytes + added > bytes_max:

@@ -16,7 +16,6 @@ from starlette.responses import Response
 
 from refold.core.errors import ProjectionBehind, RefoldError, TimedOut
 from refold.core.json_text import Json
-from refold.core.stream import Checkpoint
 from refold.gateway.context import context_of
 from refold.gateway.readiness import lag_seconds
 from refold.gateway.requests import refuse_query
@@ -74,14 +73,12 @@ async def read_status(request: Request) -> Response:
         "fold": max((checkpoint.fold for checkpoint in checkpoints), default=0),
         "versions": context.versions._asdict(),
         **_lag(info, folded_sequence, max(seconds.values(), default=0.0)),
-        "partitions": [_partition(info, checkpoint, seconds) for checkpoint in checkpoints],
+        "partitions": [
+            {"partition": each.partition, **_lag(info, each.read_sequence, seconds[each.read_sequence])}
+            for each in checkpoints
+        ],
     }
     return json_response(view)
-
-
-def _partition(info: LogInfo, checkpoint: Checkpoint, seconds: dict[int, float]) -> dict[str, Json]:
-    sequence = checkpoint.read_sequence
-    return {"partition": checkpoint.partition, **_lag(info, sequence, seconds[sequence])}
 
 
 def _lag(info: LogInfo, folded_sequence: int, seconds: float) -> dict[str, Json]:

@@ -17,15 +17,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Final
 
-import orjson
-
 from refold.core.document import Document
 from refold.core.errors import FenceLost, LogError, StoreError
 from refold.core.fold_state import FoldState
 from refold.core.json_text import Json
 from refold.core.stream import PARTITIONS, SYSTEM_NAMESPACE, Checkpoint, Record, partition_of
 from refold.core.views import outcome_view
-from refold.gateway.consistency import NOTICE_WAIT_SECONDS, Consistency
+from refold.gateway.consistency import NOTICE_WAIT_SECONDS, Consistency, notice_in
 from refold.gateway.inflight import deadline_in
 from refold.log import EventLog
 from refold.store import Key
@@ -67,8 +65,9 @@ class Outcomes:
 
     def hear(self, _: str, body: bytes) -> None:
         """Take an outcome's notice."""
-        view = _view_in(body)
-        if view is not None and not self.resolve(view):
+        # The broker's acknowledgements, and others' messages, can be sent to any subject.
+        view = notice_in(body)
+        if view.keys() >= {"sequence", "status"} and not self.resolve(view):
             self._early[view["sequence"]] = view
             if len(self._early) > OUTCOMES_EARLY_MAX:
                 del self._early[next(iter(self._early))]
@@ -100,9 +99,27 @@ class Outcomes:
         early = self.arrived(sequence)
         if early is not None:
             return early
-        awaited = self._awaited[sequence] = asyncio.get_running_loop().create_future()
+        awaited: asyncio.Future[View | None] = asyncio.get_running_loop().create_future()
+        self._awaited[sequence] = awaited
         try:
-            return await self._heard_or_found(awaited, (namespace, document, sequence), deadline, when_late)
+            while True:
+                left_seconds = deadline - deadline_in(0)
+                is_lost = sequence <= self._lost_sequence
+                if not is_lost and left_seconds > 0:
+                    await asyncio.wait({awaited}, timeout=min(NOTICE_WAIT_SECONDS, left_seconds))
+                if awaited.done():
+                    return awaited.result()
+                found = await self._found(namespace, document, sequence)
+                if found is not None:
+                    if not is_lost:
+                        await self._note_loss()
+                    return found
+                if left_seconds <= 0 or self._consistency.released.is_set():
+                    return None
+                if is_lost:
+                    self._lost_sequence = 0
+                if when_late is not None:
+                    when_late(namespace, document, sequence)
         finally:
             del self._awaited[sequence]
 
@@ -112,33 +129,6 @@ class Outcomes:
             if not awaited.done():
                 awaited.set_result(None)
 
-    async def _heard_or_found(
-        self,
-        awaited: asyncio.Future[View | None],
-        event: tuple[str, str, int],
-        deadline: float,
-        when_late: WhenLate | None,
-    ) -> View | None:
-        while not awaited.done():
-            left_seconds = deadline - deadline_in(0)
-            is_lost = event[2] <= self._lost_sequence
-            if not is_lost and left_seconds > 0:
-                await asyncio.wait({awaited}, timeout=min(NOTICE_WAIT_SECONDS, left_seconds))
-            if awaited.done():
-                break
-            found = await self._found(event)
-            if found is not None:
-                if not is_lost:
-                    await self._note_loss()
-                return found
-            if left_seconds <= 0 or self._consistency.released.is_set():
-                return None
-            if is_lost:
-                self._lost_sequence = 0
-            if when_late is not None:
-                when_late(*event)
-        return awaited.result()
-
     async def _note_loss(self) -> None:
         """Notices are ordered: after a lost one, look up all that are folded by now instead of waiting for each."""
         try:
@@ -147,12 +137,12 @@ class Outcomes:
             return
         self._lost_sequence = self._consistency.sequence
 
-    async def _found(self, event: tuple[str, str, int]) -> View | None:
+    async def _found(self, namespace: str, document: str, sequence: int) -> View | None:
         try:
-            return await self._look_up(*event)
+            return await self._look_up(namespace, document, sequence)
         except StoreError as error:
             # The log has the event: a store that does not answer makes it pending, not failed.
-            get_logger().warning("outcome_unknown", sequence=event[2], code=error.code, error=str(error))
+            get_logger().warning("outcome_unknown", sequence=sequence, code=error.code, error=str(error))
             return None
 
 
@@ -247,15 +237,6 @@ class EarlyOutcomes:
                 event_id, first = step.folded.event_id, step.folded.outcome.first
                 self._outcomes.resolve(outcome_view(*key, step.entry, event_id=event_id, first=first))
         return True
-
-
-def _view_in(body: bytes) -> View | None:
-    """Read a notice; None for a body that is none: the broker's acknowledgements can be sent to any subject."""
-    try:
-        view = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    return view if isinstance(view, dict) and view.keys() >= {"sequence", "status"} else None
 
 
 def _state_at(checkpoint: Checkpoint) -> FoldState:

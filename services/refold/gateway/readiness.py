@@ -62,7 +62,11 @@ class Readiness:
             deadline = deadline_in(NOTICE_WAIT_SECONDS)
             if not await self._consistency.reach(self.required_sequence, deadline):
                 continue
-            if await self._is_committed():
+            try:
+                self._committed_sequence = await self._consistency.refresh()
+            except StoreError as error:
+                get_logger().warning("progress_unknown", code=error.code, error=str(error))
+            if self._committed_sequence >= self.required_sequence:
                 self.is_caught_up = True
                 self._waiters.wake(lambda _: True)
                 get_logger().info("projection_caught_up", sequence=self.required_sequence)
@@ -114,14 +118,6 @@ class Readiness:
             await self._consistency.refresh()
         folded = self._consistency.sequence
         return max(0, info.last_sequence - folded), await lag_seconds(self._log, info, folded)
-
-    async def _is_committed(self) -> bool:
-        try:
-            self._committed_sequence = await self._consistency.refresh()
-        except StoreError as error:
-            get_logger().warning("progress_unknown", code=error.code, error=str(error))
-            return False
-        return self._committed_sequence >= self.required_sequence
 
 
 async def lag_seconds(log: EventLog, info: LogInfo, folded_sequence: int) -> float:

@@ -19,9 +19,10 @@ from refold.core import json_text
 from refold.core.envelope import fields_of, read_headers
 from refold.core.errors import Refused
 from refold.core.event import VERSION_MAX
-from refold.core.fold import EVENT_BYTES_MAX, ID_CHARS_MAX, NEWEST
+from refold.core.fold import EVENT_BYTES_MAX, NEWEST
 from refold.core.json_text import Json
-from refold.core.stream import NAME_CHARS_MAX, check_name
+from refold.core.stream import check_name
+from refold.gateway.consistency import BareHead
 from refold.gateway.context import context_of
 from refold.gateway.inflight import hold_body, waiting
 from refold.gateway.responses import Problem
@@ -33,9 +34,6 @@ WAIT_SECONDS_MAX: Final = 300
 """The longest that a request may ask to wait."""
 
 ANSWER_ITEMS_MAX: Final = 1_000
-
-WHERE_CHARS_MAX: Final = 10_000
-"""A predicate of a list."""
 
 DRAIN_BYTES_MAX: Final = 64 * 1024 * 1024
 """How much of a body that is too large is read and dropped, so that its sender sees the answer."""
@@ -59,28 +57,26 @@ def path_sequence(request: Request) -> int:
     return int(text)
 
 
-def _plain_integer(given: object) -> object:
-    """Refuse a text that Pydantic reads as an integer but JSON does not: `1.0`, ` 1`, `+1`, `01`, `1_0`."""
-    if isinstance(given, str) and not _INTEGER.fullmatch(given):
-        raise PydanticCustomError("integer", _INTEGER_RULE)
-    return given
-
-
-def _plain_seconds(given: object) -> object:
-    """Refuse a text that no language prints for a number: ` 1`, `+1`, `1_0`, `nan`."""
-    if isinstance(given, str) and not _SECONDS.fullmatch(given):
-        raise PydanticCustomError("seconds", "seconds, such as 2.5")
-    return given
-
-
 _INTEGER: Final = re.compile(r"0|-?[1-9][0-9]{0,39}")
 _INTEGER_RULE: Final = "a whole number in plain digits, such as 12"
 _SECONDS: Final = re.compile(r"\d{1,9}(\.\d{1,40})?([eE][+-]?\d{1,3})?", re.ASCII)
 
-_Version = Annotated[int, Field(ge=0, le=VERSION_MAX), BeforeValidator(_plain_integer)]
-_Limit = Annotated[int, Field(ge=1, le=ANSWER_ITEMS_MAX), BeforeValidator(_plain_integer)]
-_Timeout = Annotated[float, Field(ge=0, le=WAIT_SECONDS_MAX), BeforeValidator(_plain_seconds)]
-_Clock = Literal["recorded", "occurred"]
+
+def _written_as(pattern: re.Pattern[str], rule: str) -> BeforeValidator:
+    """Refuse a text that Pydantic reads as a number but no language prints for one: `1.0`, ` 1`, `+1`, `01`, `1_0`."""
+
+    def check(given: object) -> object:
+        if isinstance(given, str) and not pattern.fullmatch(given):
+            raise PydanticCustomError("number", rule)
+        return given
+
+    return BeforeValidator(check)
+
+
+_PLAIN_INTEGER: Final = _written_as(_INTEGER, _INTEGER_RULE)
+Version = Annotated[int, Field(ge=0, le=VERSION_MAX), _PLAIN_INTEGER]
+Limit = Annotated[int, Field(ge=1, le=ANSWER_ITEMS_MAX), _PLAIN_INTEGER]
+Timeout = Annotated[float, Field(ge=0, le=WAIT_SECONDS_MAX), _written_as(_SECONDS, "seconds, such as 2.5")]
 
 
 class NoQuery(BaseModel):
@@ -93,65 +89,9 @@ class PointQuery(NoQuery):
     """A point in the past, and how long to wait until it is folded."""
 
     at: str | None = None
-    clock: _Clock | None = None
-    sequence: _Version | None = None
-    timeout: _Timeout = READ_SECONDS
-
-
-class ReadQuery(PointQuery):
-    """One document: at its head, or as of a version, a time or a sequence of the log."""
-
-    version: _Version | None = None
-    path: str | None = None
-    min_version: _Version | None = None
-    min_sequence: _Version | None = None
-
-
-class ListQuery(PointQuery):
-    """A part of a namespace, at its head or as of a time or a sequence of the log."""
-
-    prefix: str = Field("", max_length=NAME_CHARS_MAX)
-    where: str | None = Field(None, max_length=WHERE_CHARS_MAX)
-    limit: _Limit = ANSWER_ITEMS_MAX
-    cursor: str | None = Field(None, max_length=1_000)
-    fields: Literal["id"] | None = None
-    absent: Literal["true"] | None = None
-
-
-class HistoryQuery(NoQuery):
-    """A part of a document's history."""
-
-    after: _Version | None = None
-    limit: _Limit = ANSWER_ITEMS_MAX
-    order: Literal["asc", "desc"] = "asc"
-    path: str | None = None
-
-
-class DiffQuery(NoQuery):
-    """Two versions."""
-
-    from_: _Version = Field(alias="from")
-    to: _Version
-
-
-class RejectionsQuery(NoQuery):
-    """A part of a document's rejections, newest first."""
-
-    after: _Version | None = None
-    limit: _Limit = ANSWER_ITEMS_MAX
-
-
-class AllRejectionsQuery(RejectionsQuery):
-    """A part of the rejections of a namespace, or of all."""
-
-    namespace: str | None = None
-
-
-class OutcomeQuery(NoQuery):
-    """An event by its id."""
-
-    id: str = Field(min_length=1, max_length=ID_CHARS_MAX)
-    timeout: _Timeout = READ_SECONDS
+    clock: Literal["recorded", "occurred"] | None = None
+    sequence: Version | None = None
+    timeout: Timeout = READ_SECONDS
 
 
 Query = TypeVar("Query", bound=NoQuery)
@@ -200,60 +140,58 @@ _TAG_VERSION: Final = re.compile(r"0|[1-9]\d{0,18}", re.ASCII)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """What must hold for a write: the document is at one of these versions, or (None) at any; or is absent.
-
-    With `is_always`, nothing.
-    """
+    """What must hold for a write: the document is at one of these versions, is absent, or is present; else nothing."""
 
     versions: frozenset[int] | None = None
     must_be_absent: bool = False
-    is_always: bool = False
+    must_be_present: bool = False
 
-    def holds(self, version: int, *, is_absent: bool) -> bool:
-        """Return whether it holds at a document's row."""
-        if self.is_always:
-            return True
-        if self.must_be_absent:
-            return is_absent
-        return not is_absent if self.versions is None else version in self.versions
+    def holds(self, head: BareHead) -> bool:
+        """Return whether it holds at a document's head."""
+        if self.versions is not None:
+            return head.version in self.versions
+        return not (self.must_be_present if head.is_absent else self.must_be_absent)
 
     @property
     def may_hold_again(self) -> bool:
         """Return whether it may hold after a write that it allowed; then it does not tell a write from its retry."""
         return self.versions is None or len(self.versions) > 1
 
-    def is_past(self, version: int) -> bool:
+    def is_past(self, head: BareHead) -> bool:
         """Return whether it can never hold again, whatever else the log has."""
-        return self.versions is not None and version > max(self.versions, default=-1)
+        return self.versions is not None and head.version > max(self.versions, default=-1)
 
 
-def write_condition(if_match: str | None, if_none_match: str | None) -> Condition | None:
-    """Read `If-Match` and `If-None-Match` of a write; None where there are none."""
-    if if_match is None and if_none_match is None:
-        return None
+ANYTHING: Final = Condition()
+
+
+def write_condition(request: Request) -> Condition:
+    """Read `If-Match` and `If-None-Match` of a write."""
+    if_match, if_none_match = _joined(request, "if-match"), _joined(request, "if-none-match")
     if if_match is not None and if_none_match is not None:
         raise _malformed("If-Match and If-None-Match contradict each other")
     if if_none_match is not None:
         if if_none_match.strip() != "*":
             raise _malformed("a write takes only `If-None-Match: *` (absent now)")
         return Condition(must_be_absent=True)
-    assert if_match is not None
+    if if_match is None:
+        return ANYTHING
     if if_match.strip() == "*":
-        return Condition()
+        return Condition(must_be_present=True)
     # A weak tag never matches here (RFC 9110, 13.1.1), nor does one that is no version.
     strong = [opaque for is_weak, opaque in _tags("If-Match", if_match) if not is_weak]
     return Condition(versions=frozenset(int(opaque) for opaque in strong if _TAG_VERSION.fullmatch(opaque)))
 
 
-def is_unchanged(if_none_match: str, version: int) -> bool:
+def is_unchanged(request: Request, version: int) -> bool:
     """Return whether a reader already has this version (compared weakly)."""
-    if if_none_match.strip() == "*":
-        return True
-    return any(opaque == str(version) for _, opaque in _tags("If-None-Match", if_none_match))
+    known = _joined(request, "if-none-match")
+    if known is None:
+        return False
+    return known.strip() == "*" or any(opaque == str(version) for _, opaque in _tags("If-None-Match", known))
 
 
-def joined_header(request: Request, name: str) -> str | None:
-    """Return all values of a header that is a list; None where it is not given."""
+def _joined(request: Request, name: str) -> str | None:
     values = request.headers.getlist(name)
     return ", ".join(values) if values else None
 

@@ -58,26 +58,18 @@ class Draft:
     `split`: the events that write it, where its state is too large for one.
     """
 
-    namespace: str
-    document: str
+    key: Key
     fields: View
     headers: tuple[tuple[str, str], ...] = ()
     has_own_id: bool = False
     split: SplitWrite | None = None
 
     @property
-    def key(self) -> Key:
-        """Return the event's document."""
-        return self.namespace, self.document
-
-    @property
     def id(self) -> str:
-        """Return the event's id."""
         return str(self.fields["id"])
 
     @property
     def events_count(self) -> int:
-        """Count the events that it is published as."""
         return 1 if self.split is None else len(self.split)
 
     def publications(self, head: BareHead | None = None) -> list[Publication]:
@@ -92,8 +84,8 @@ class Draft:
         last_sequence = None if head is None else head.last_sequence
         return [
             Publication(
-                namespace=self.namespace,
-                document=self.document,
+                namespace=self.key[0],
+                document=self.key[1],
                 body=body,
                 headers=self.headers,
                 expected_last_sequence=None if at else last_sequence,
@@ -252,19 +244,19 @@ class _StrictWrite:
         head = self._context.head_cache.get(self._draft.key)
         if head is None or self._looks_for_repeat or (head.is_absent and "delete" in self._draft.fields):
             return None
-        return head if self._condition.holds(head.version, is_absent=head.is_absent) else None
+        return head if self._condition.holds(head) else None
 
     async def _decide(self) -> Written | BareHead:
         """Return the head at which the condition holds, by the document's row; or what is written already."""
         condition = self._condition
         head = await _head(self._context, self._draft)
-        is_open = condition.holds(head.version, is_absent=head.is_absent)
-        if not is_open and not condition.is_past(head.version):
+        is_open = condition.holds(head)
+        if not is_open and not condition.is_past(head):
             # The row may be behind the log: what is there now decides.
             if not await self._context.consistency.catch_up(self._deadline, self._draft.key):
                 raise TimedOut("the projection has not caught up with the log in time; nothing was published")
             head = await _head(self._context, self._draft)
-            is_open = condition.holds(head.version, is_absent=head.is_absent)
+            is_open = condition.holds(head)
         is_vain = head.is_absent and "delete" in self._draft.fields
         if is_open and not is_vain and not self._looks_for_repeat:
             return head
@@ -286,7 +278,7 @@ class _StrictWrite:
     async def _overtaken(self) -> Written | None:
         """After a stale append: our own event, if it is the last; else wait for what came."""
         draft = self._draft
-        self._context.head_cache.forget(draft.key)
+        self._context.head_cache.pop(draft.key, None)
         last = await self._context.log.last_of(*draft.key)
         if last is None:
             return None

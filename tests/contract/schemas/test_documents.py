@@ -12,6 +12,7 @@ import pytest
 from faststream.nats import NatsBroker
 from faststream.specification.asyncapi import AsyncAPI
 from jsonschema import Draft202012Validator
+from starlette.requests import Request
 
 from refold import __version__
 from refold.core.envelope import _INTEGER_FIELDS, _JSON_FIELDS, _TEXT_FIELDS
@@ -130,6 +131,10 @@ def test_the_openapi_document_says_of_an_outcome_and_of_an_operation_what_the_js
     assert ours == plain
 
 
+def with_header(name: bytes, value: str) -> Request:
+    return Request({"type": "http", "headers": [(name, value.encode("latin-1", "replace"))]})
+
+
 TEXTS = [
     *("", "a", "A-Z_0:=@+~", "_mine", SYSTEM_NAMESPACE, "a b", "é", "a/b", "x" * 128, "x" * 129, "n\n", "*"),
     *("/", "/a~1b", "/~2", "/~", "//", "a/", "/a\n"),
@@ -156,7 +161,7 @@ CHECKS = [
     ("Name", lambda text: check_name(text, "name")),
     ("AuthorNamespace", check_namespace),
     ("Pointer", parse),
-    ("Tags", lambda text: write_condition(text, None)),
+    ("Tags", lambda text: write_condition(with_header(b"if-match", text))),
     ("Rfc3339", parse_rfc3339),
     ("Time", parse_time),
 ]

@@ -3,9 +3,34 @@
 from __future__ import annotations
 
 import pytest
+from starlette.requests import Request
 
-from refold.gateway.requests import Condition, is_unchanged, write_condition
+from refold.gateway import requests
+from refold.gateway.consistency import BareHead
+from refold.gateway.requests import ANYTHING, Condition
 from refold.gateway.responses import Problem, tag_of
+
+
+def request(**headers: str | None) -> Request:
+    """Make a request with the headers that are given: `if_match` is `If-Match`."""
+    raw = [
+        (name.replace("_", "-").encode(), value.encode())
+        for name, value in headers.items()
+        if value is not None
+    ]
+    return Request({"type": "http", "headers": raw})
+
+
+def is_unchanged(if_none_match: str, version: int) -> bool:
+    return requests.is_unchanged(request(if_none_match=if_none_match), version)
+
+
+def write_condition(if_match: str | None, if_none_match: str | None) -> Condition:
+    return requests.write_condition(request(if_match=if_match, if_none_match=if_none_match))
+
+
+def head(version: int, *, is_absent: bool = False) -> BareHead:
+    return BareHead(version, 1, is_absent=is_absent)
 
 
 def test_a_tag_is_the_quoted_version() -> None:
@@ -32,47 +57,42 @@ def test_a_malformed_tag_is_400(header: str) -> None:
 
 
 def test_no_headers_make_no_condition() -> None:
-    assert write_condition(None, None) is None
+    assert write_condition(None, None) is ANYTHING
 
 
 def test_if_match_names_versions() -> None:
     condition = write_condition('"3", "5"', None)
     assert condition == Condition(versions=frozenset({3, 5}))
-    assert condition is not None
-    assert condition.holds(5, is_absent=False)
-    assert not condition.holds(4, is_absent=False)
-    assert condition.is_past(6)
-    assert not condition.is_past(4)
+    assert condition.holds(head(5))
+    assert not condition.holds(head(4))
+    assert condition.is_past(head(6))
+    assert not condition.is_past(head(4))
 
 
 def test_if_match_0_means_never_existed() -> None:
     condition = write_condition('"0"', None)
-    assert condition is not None
-    assert condition.holds(0, is_absent=True)
-    assert not condition.holds(2, is_absent=True)
+    assert condition.holds(head(0, is_absent=True))
+    assert not condition.holds(head(2, is_absent=True))
 
 
 @pytest.mark.parametrize("header", ['W/"3"', '"abc"', '"03"'])
 def test_a_weak_or_foreign_tag_never_matches_a_write(header: str) -> None:
     condition = write_condition(header, None)
     assert condition == Condition(versions=frozenset())
-    assert condition is not None
-    assert condition.is_past(0)
+    assert condition.is_past(head(0))
 
 
 def test_if_match_star_means_present() -> None:
     condition = write_condition("*", None)
-    assert condition is not None
-    assert condition.holds(7, is_absent=False)
-    assert not condition.holds(7, is_absent=True)
+    assert condition.holds(head(7))
+    assert not condition.holds(head(7, is_absent=True))
 
 
 def test_if_none_match_star_means_absent_now() -> None:
     condition = write_condition(None, "*")
-    assert condition is not None
-    assert condition.holds(7, is_absent=True)
-    assert not condition.holds(7, is_absent=False)
-    assert not condition.is_past(7), "a delete may be on its way"
+    assert condition.holds(head(7, is_absent=True))
+    assert not condition.holds(head(7))
+    assert not condition.is_past(head(7)), "a delete may be on its way"
 
 
 @pytest.mark.parametrize(("if_match", "if_none_match"), [(None, '"3"'), ('"3"', "*"), (None, "3")])
