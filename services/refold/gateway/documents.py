@@ -58,8 +58,8 @@ from refold.gateway.responses import (
 )
 from refold.gateway.writes import (
     Draft,
+    StrictWrite,
     Written,
-    append_strictly,
     append_surely,
     as_whole,
     refuse_absent,
@@ -267,7 +267,7 @@ async def _publish(
         # Decided by the document's row, and an error shows the row.
         await context.readiness.wait(deadline)
     if is_strict:
-        return await append_strictly(context, made, condition, deadline)
+        return await StrictWrite(context, made, condition, deadline).append()
     if is_delete:
         known = await refuse_absent(context, made, deadline)
         if known is not None:

@@ -188,14 +188,6 @@ def _never_acknowledged() -> LogUnavailable:
 # --- Writes that depend on the document --------------------------------------------------------------------
 
 
-async def append_strictly(context: Context, draft: Draft, condition: Condition, deadline: float) -> Written:
-    """Append only while the condition holds; else raise the 412 that says at which version the document is.
-
-    An event that its author sends again under his own id is no new write: the answer is the first one's outcome.
-    """
-    return await _StrictWrite(context, draft, condition, deadline).append()
-
-
 async def refuse_absent(context: Context, draft: Draft, deadline: float) -> Written | None:
     """Refuse to delete what is absent; return a repeated delete's event; None: publish it."""
     if not (await _head(context, draft)).is_absent:
@@ -208,8 +200,12 @@ async def refuse_absent(context: Context, draft: Draft, deadline: float) -> Writ
     return await _repeated(context, draft) or _refuse_absence()
 
 
-class _StrictWrite:
-    """One strict write. `_lost`: what was sent and neither acknowledged nor found, but may be stored late."""
+class StrictWrite:
+    """One write that is appended only while its condition holds.
+
+    An event that its author sends again under his own id is no new write: the answer is the first one's outcome.
+    `_lost`: what was sent and neither acknowledged nor found, but may be stored late.
+    """
 
     def __init__(self, context: Context, draft: Draft, condition: Condition, deadline: float) -> None:
         self._context = context
@@ -222,6 +218,7 @@ class _StrictWrite:
         self._looks_for_repeat = condition.may_hold_again or draft.split is not None
 
     async def append(self) -> Written:
+        """Append; where the condition does not hold, raise the 412 that says at which version the document is."""
         head = self._cached_head()
         for _ in range(APPEND_ATTEMPTS_MAX):
             decided = head or await self._decide()
@@ -231,9 +228,9 @@ class _StrictWrite:
             publications = self._draft.publications(decided)
             answer = await _append(self._context, publications)
             if isinstance(answer, Appended):
-                return self._written(answer.sequence)
-            is_stale = isinstance(answer, Stale)
-            written = await (self._overtaken() if is_stale else self._recovered(publications))
+                return Written(answer.sequence + len(publications) - 1)
+            recovery = self._overtaken() if isinstance(answer, Stale) else self._recovered(publications)
+            written = await recovery
             if written is not None:
                 return written
         detail = f"others wrote to the document each of {APPEND_ATTEMPTS_MAX} times; nothing was published"
@@ -297,12 +294,10 @@ class _StrictWrite:
         return written
 
     async def _found(self, publications: list[Publication]) -> Written | None:
-        folded_sequence, event_id = self._folded_sequence, self._draft.id
-        first_sequence = await recover(self._context, publications, folded_sequence, event_id=event_id)
-        return None if first_sequence is None else self._written(first_sequence)
-
-    def _written(self, first_sequence: int) -> Written:
-        return Written(first_sequence + self._draft.events_count - 1)
+        first_sequence = await recover(
+            self._context, publications, self._folded_sequence, event_id=self._draft.id
+        )
+        return None if first_sequence is None else Written(first_sequence + len(publications) - 1)
 
 
 async def _head(context: Context, draft: Draft) -> BareHead:
@@ -328,20 +323,18 @@ async def _repeated(context: Context, draft: Draft) -> Written | None:
     last = await store.find_id(*key, draft.id) if draft.has_own_id else None
     if last is None:
         return None
+    first_sequence = last.sequence - draft.events_count + 1
     if draft.split is None:
         if not draft.is_published_as(last.headers, last.body):
             return None
     else:
-        bodies = draft.split.bodies(0)
-        for sequence, body in enumerate(bodies, last.sequence - len(bodies) + 1):
+        for sequence, body in enumerate(draft.split.bodies(0), first_sequence):
             entry = await store.entry(*key, sequence)
             if entry is None or not _is_same(entry.body, body):
                 raise Problem(409, "rejected", "the id was used for another event", reason="id_reused")
     outcome = await context.history.outcome(*key, last.sequence)
-    if outcome is not None and draft.split is not None:
-        first = await context.history.outcome(*key, last.sequence - draft.events_count + 1)
-        outcome = as_whole(outcome, first)
-    return Written(last.sequence, outcome, is_repeat=True)
+    first = outcome if draft.split is None else await context.history.outcome(*key, first_sequence)
+    return Written(last.sequence, outcome and as_whole(outcome, first), is_repeat=True)
 
 
 def as_whole(last: View, first: View | None) -> View:
@@ -389,10 +382,9 @@ async def _first_sequence(
 
 
 def _is_of(entry: Entry | None, publication: Publication) -> bool:
-    return entry is not None and (entry.headers, entry.body) == (
-        validated_headers(publication),
-        publication.body,
-    )
+    if entry is None or entry.body != publication.body:
+        return False
+    return entry.headers == validated_headers(publication)
 
 
 def _in_doubt(event_id: str) -> Problem:
