@@ -232,5 +232,5 @@ async def test_a_table_that_is_an_older_copy_is_noticed_before_anything_is_folde
 
 OLDER_SAID = {
     "the shards": "has been folded further than the checkpoints say",
-    "the documents": "are not of one moment",
+    "the documents": "are of different commits",
 }

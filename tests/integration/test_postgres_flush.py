@@ -76,7 +76,7 @@ async def test_a_document_that_no_longer_changes_is_flushed_in_time(open_store: 
         await until(partial(is_flushed, sql))
 
 
-async def test_a_loop_that_ends_leaves_no_state_out_and_one_that_is_cancelled_flushes_when_asked(
+async def test_a_loop_that_ends_writes_every_state_and_one_that_is_cancelled_leaves_them_to_the_final_flush(
     open_store: OpenStore, sql: Any
 ) -> None:
     log, store = MemoryLog("log-1"), await open_store(state_lag=LONG)
@@ -91,7 +91,7 @@ async def test_a_loop_that_ends_leaves_no_state_out_and_one_that_is_cancelled_fl
     running.task.cancel()
     await asyncio.wait({running.task})
     assert await shows(sql, store) == (6, False)
-    await loop.flush_states()
+    await store.flush_states(is_final=True)
     assert await shows(sql, store) == (None, True)
 
 

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from refold.core.errors import FenceLost, Refused, StoreError, TimedOut
-from refold.store.postgres import flush, read
+from refold.store.postgres import flush, load
 from refold.store.postgres.schema import MIGRATIONS
 from support.scribe import NAMESPACE
 from support.services import until
@@ -214,7 +214,7 @@ async def test_a_row_without_a_state_cannot_lag(store, scribe):
 async def test_a_load_that_another_owner_overtook_is_not_believed(store, scribe, monkeypatch):
     """Between heads and exact states, someone else has written: the shard is lost."""
     await lag(store, scribe, {"a": (1, 2)})
-    read_exact = read.read_exact
+    read_exact = load.read_exact
 
     async def others_come(connection, keys):
         scribe.put("a", 3)
@@ -222,7 +222,7 @@ async def test_a_load_that_another_owner_overtook_is_not_believed(store, scribe,
         return await read_exact(connection, keys)
 
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(read, "read_exact", others_come)
+        meanwhile.setattr(load, "read_exact", others_come)
         with pytest.raises(FenceLost):
             await store.load([(NAMESPACE, "a")])
     assert [loaded.state for loaded in await store.load([(NAMESPACE, "a")])] == [3]

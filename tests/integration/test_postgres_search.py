@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from refold.core.errors import Refused, TimedOut
-from refold.store import postgres
+from refold.store.postgres import latest
 from support.scribe import NAMESPACE
 from support.stores import HOSTILE, begin, postgres_stores
 
@@ -124,7 +124,7 @@ async def test_a_search_that_takes_too_long_ends_and_the_store_goes_on(postgres_
 
 
 async def test_searches_take_turns_so_that_other_reads_go_on(postgres_dsn, monkeypatch):
-    monkeypatch.setattr(postgres, "STORE_SEARCHES_MAX", 1)
+    monkeypatch.setattr(latest, "STORE_SEARCHES_MAX", 1)
     async with postgres_stores(postgres_dsn, where_seconds=0.4) as open_store:
         store = await open_store()
         scribe = await begin(store)

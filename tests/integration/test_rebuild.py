@@ -20,8 +20,8 @@ from refold.log.memory import MemoryLog
 from refold.projector.loop import begin_replay, replay_loop
 from refold.projector.supervisor import Supervisor
 from refold.store.postgres import PostgresStore
+from refold.store.postgres.audit import PostgresSchemaSwap
 from refold.store.postgres.flush import StateLag
-from refold.store.postgres.swap import PostgresSchemaSwap
 from support.fold2 import MOVE_ON, inc, known_fold_2
 from support.projection import ROOMY, append, ports, projecting
 from support.services import folded_to
@@ -199,7 +199,7 @@ async def test_damage_to_a_row_that_lags_is_told(log, lagging, postgres_dsn, sho
 async def test_stopped_it_is_taken_up_where_it_was(log, live, sql, postgres_dsn):
     async with parts(log, live, postgres_dsn) as given:
 
-        async def never(_):
+        async def never(*_):
             raise asyncio.CancelledError
             yield
 

@@ -13,7 +13,7 @@ import asyncpg
 import httpx
 import pytest
 
-from refold.audit.rebuild import FromNothing, Listener, Stage, rebuild_from_nothing
+from refold.audit.rebuild import Listener, Parts, Stage, rebuild
 from refold.audit.verify import Listener as Verifying
 from refold.audit.verify import Scope, verify
 from refold.core.errors import LogHole, StoreDiffers
@@ -21,8 +21,8 @@ from refold.log.memory import MemoryLog
 from refold.projector.loop import replay_loop
 from refold.projector.supervisor import Supervisor
 from refold.store.postgres import PostgresStore
+from refold.store.postgres.audit import PostgresSchemaSwap
 from refold.store.postgres.schema import MADE_BY
-from refold.store.postgres.swap import PostgresReplacement
 from support.projection import ROOMY, append, ports
 from support.services import append_all, folded_to, log_of, make_site, projector, store_of, until
 from support.up import Up, run_refold
@@ -77,19 +77,20 @@ async def from_nothing(log, dsn, progress=lambda *_: None):
     """Rebuild; return how it ended and what the damaged one is kept as."""
     async with AsyncExitStack() as endings:
         replacement = await endings.enter_async_context(
-            PostgresReplacement.open(dsn, live="refold", fresh="anew", kept=KEPT)
+            PostgresSchemaSwap.open(dsn, live="refold", fresh="anew", keep_as=KEPT)
         )
         fresh = await PostgresStore.open(dsn, schema="anew", readers_max=2)
         endings.push_async_callback(fresh.close)
-        parts = FromNothing(
+        parts = Parts(
             log=log,
+            live=None,
             fresh=fresh,
-            replacement=replacement,
+            swap=replacement,
             open_loop=partial(replay_loop, log, fresh, ROOMY),
             processes=1,
             replay_in_shards=None,
         )
-        ended = await rebuild_from_nothing(parts, Listener(difference=print, progress=progress))
+        ended = await rebuild(parts, Listener(difference=print, progress=progress))
         return ended, replacement.kept
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Container
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -112,3 +112,35 @@ async def all_entries(store: SnapshotStore, document: str, **asked: Any) -> list
     """Return a document's entries, run by run, in the order asked."""
     runs = store.segments(NAMESPACE, document, **({"after_version": None, "is_descending": False} | asked))
     return [run.entries async for run in runs]
+
+
+async def write_life(
+    store: SnapshotStore,
+    scribe: Scribe,
+    cut_after: Container[int] = (),
+    commit_after: Container[int] = (),
+) -> None:
+    """Write to the document `life` one of everything: states, null, absence, rejections, equal and earlier times."""
+    life: list[Any] = [
+        {"put": {"n": 0}, "occurred_at": "2020-01-01T00:00:00Z"},
+        {"patch": [{"op": "add", "path": "/m", "value": "\u0000𝄞"}], "occurred_at": "2020-01-01T00:00:00Z"},
+        b"garbage",
+        {"merge": {"m": None, "k": {"a": 1}}, "occurred_at": "2019-01-01T00:00:00Z"},
+        {"patch": [{"op": "test", "path": "/n", "value": 9}]},
+        {"delete": True, "occurred_at": "2021-01-01T00:00:00Z"},
+        {"delete": True},
+        {"patch": [{"op": "add", "path": "/again", "value": 1}], "occurred_at": "2020-06-01T00:00:00Z"},
+        {"put": None, "occurred_at": "2022-01-01T00:00:00Z"},
+        b"",
+        {"put": [1], "occurred_at": "2022-01-01T00:00:00Z", "base": 6},
+        {"patch": [{"op": "add", "path": "/-", "value": 2.0}]},
+        {"delete": True},
+    ]
+    for step, event in enumerate(life):
+        scribe.put("other", step)
+        scribe.publish("life", event, at=step // 3 * 10)
+        if step in cut_after:
+            scribe.cut("life")
+        if step in commit_after:
+            await store.commit(scribe.commit())
+    await store.commit(scribe.commit())

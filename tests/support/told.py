@@ -13,7 +13,7 @@ from refold.core import json_text
 from refold.core.fold_state import first_checkpoints
 from refold.core.history import Clock, Point
 from refold.core.timestamp import format_time, parse_time
-from refold.history import changes
+from refold.history import change_of as shown_change
 from support.scribe import NAMESPACE, Scribe
 
 
@@ -61,7 +61,7 @@ class ToldRefold:
         self.asked.append(document)
         for entry in list(self.scribe.entries[NAMESPACE, document]):
             if entry.status.is_effective:
-                item = changes.change_of(entry)
+                item = shown_change(entry)
                 assert item is not None
                 yield change_of(json_text.loads(item))
 

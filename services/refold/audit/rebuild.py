@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -18,18 +18,9 @@ from typing import Final, Protocol
 from refold.core.errors import FenceLost, LogHole, StoreDiffers, StoreUnavailable, TimedOut
 from refold.core.stream import Checkpoint
 from refold.history.log_integrity import check_log
-from refold.log import EventLog, LogInfo
+from refold.log import EventLog
 from refold.store import REBUILD_LOCK_SECONDS
-from refold.store.ports import (
-    BoundLog,
-    HeldProjection,
-    ProjectionWriter,
-    Replacement,
-    SchemaSwap,
-    Unequal,
-)
-
-LOOK_SECONDS: Final = 0.1
+from refold.store.ports import ProjectionWriter, SchemaSwap, Unequal
 
 REBUILD_NEAR_EVENTS: Final = 2_000
 """A rebuild compares once it is behind by no more than this; before, it continues to catch up."""
@@ -38,9 +29,13 @@ REBUILD_HOLD_SECONDS: Final = 10.0
 """The longest that a rebuild holds the live projection."""
 
 REBUILD_ATTEMPTS_MAX: Final = 5
+LOOK_SECONDS: Final = 0.1
 
 SHARDED_EVENTS_MIN: Final = 20_000
 """Behind by fewer events, one process is faster than starting several."""
+
+BEGINNING: Final = -1
+"""Every document has changed after it."""
 
 
 class Stage(Enum):
@@ -103,166 +98,169 @@ class ReplayLoop(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replay:
-    """What a log is replayed with: into `fresh`, by several processes where it is far behind."""
+class Parts:
+    """What a rebuild uses: the log is replayed into `fresh`, by several processes where it is far behind.
+
+    Without `live`, the live projection is damaged: it is replaced at the log's end, and nothing is compared.
+    """
 
     log: EventLog
+    live: ProjectionWriter | None
     fresh: ProjectionWriter
+    swap: SchemaSwap
     open_loop: Callable[[Sequence[Checkpoint]], ReplayLoop]
     processes: int
     replay_in_shards: Callable[[Sequence[ReplayShard], int], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts(Replay):
-    """What a rebuild uses: a replay, the live projection, and the swap between both."""
-
-    live: ProjectionWriter
-    swap: SchemaSwap
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FromNothing(Replay):
-    """What a rebuild from nothing uses: a replay, and what replaces the damaged projection by it."""
-
-    replacement: Replacement
-
-
 async def rebuild(parts: Parts, listener: Listener) -> Rebuilt:
-    """Replay, compare, swap. Raises `FenceLost` where another rebuild is at work, and what stores and log raise."""
-    log_id = (await parts.log.info()).log_id
-    await parts.live.bind(log_id)
-    await _lease_fresh(parts.fresh, wait_seconds=0)
-    await parts.swap.prepare()
-    checkpoints = await parts.fresh.bind(log_id)
-    await check_log(parts.log, checkpoints)
-    begun_sequence = min(checkpoint.read_sequence for checkpoint in checkpoints)
-    until_sequence = await _sequence_of(parts.live)
-    await _come_near(parts, listener, checkpoints, until_sequence)
-    return await _Rebuild(parts, listener, _Replaying(parts, listener, log_id), begun_sequence).run()
+    """Replay, compare, swap. Raises `FenceLost` where another rebuild is at work, and what stores and log raise.
 
-
-async def rebuild_from_nothing(parts: FromNothing, listener: Listener) -> Rebuilt:
-    """Replay the log to its end, and replace the damaged projection without reading its content.
-
-    Raises `StoreDiffers` where the damaged projection is one of another log, `LogHole` where it had been folded further
-    than the log goes, `FenceLost` where another rebuild is at work.
+    Raises `StoreDiffers` where the live projection is one of another log, and `LogHole` where a damaged one had been
+    folded further than the log goes.
     """
-    await parts.replacement.prepare()
-    # Read before the log's end: a running projector may fold what is appended in between.
-    bound = await parts.replacement.bound()
-    info = await parts.log.info()
-    _check_bound(bound, info)
-    await _lease_fresh(parts.fresh, wait_seconds=0)
-    checkpoints = await parts.fresh.bind(info.log_id)
-    await check_log(parts.log, checkpoints)
-    begun_sequence = min(checkpoint.read_sequence for checkpoint in checkpoints)
-    await _come_near(parts, listener, checkpoints, info.last_sequence)
-    replaying = _Replaying(parts, listener, info.log_id)
-    await _replay_to_end(parts, replaying)
-    await parts.replacement.copy_indexes()
-    for attempt in range(1, REBUILD_ATTEMPTS_MAX + 1):
-        try:
-            held_seconds = await _replace(parts, listener, replaying)
-        except (StoreUnavailable, TimeoutError) as error:
-            if attempt == REBUILD_ATTEMPTS_MAX:
-                raise TimedOut("the damaged projection could not be held still for long enough") from error
-            await _replay_to_end(parts, replaying)
-        else:
-            sequence = replaying.committed_sequence
-            replayed = sequence - begun_sequence
-            return Rebuilt(
-                sequence=sequence, differences=0, replayed_events=replayed, held_seconds=held_seconds
-            )
-    raise AssertionError
+    return await _Rebuild(parts, listener).run()
 
 
-def _check_bound(bound: BoundLog | None, info: LogInfo) -> None:
-    if bound is None:
-        return
-    if bound.log_id != info.log_id:
-        message = "the damaged projection was made from another log"
-        raise StoreDiffers(message, expected=info.log_id, found=bound.log_id)
-    if bound.read_sequence > info.last_sequence:
-        message = "the log ends before what has been folded from it: the projection has events that the log has lost"
-        raise LogHole(message, last_sequence=info.last_sequence, folded_sequence=bound.read_sequence)
-
-
-async def _replay_to_end(parts: FromNothing, replaying: _Replaying) -> None:
-    """Replay until the log's end is near; the log may grow meanwhile."""
-    while True:
-        until_sequence = (await parts.log.info()).last_sequence
-        await replaying.run(until_sequence)
-        if (await parts.log.info()).last_sequence - until_sequence <= REBUILD_NEAR_EVENTS:
-            return
-
-
-async def _replace(parts: FromNothing, listener: Listener, replaying: _Replaying) -> float:
-    """Hold the damaged projection, replay what its projector may have folded, swap; return the seconds it was held."""
-    begun = time.monotonic()
-    async with asyncio.timeout(REBUILD_HOLD_SECONDS), parts.replacement.hold():
-        until_sequence = (await parts.log.info()).last_sequence
-        listener.progress(Stage.swapping, until_sequence, until_sequence)
-        await replaying.run(until_sequence)
-    return time.monotonic() - begun
-
-
-class _Replaying:
-    """Fold the log into the fresh projection, with a loop that is replaced after any failure."""
-
-    def __init__(self, parts: Replay, listener: Listener, log_id: str) -> None:
+class _Rebuild:
+    def __init__(self, parts: Parts, listener: Listener) -> None:
         self._parts = parts
         self._listener = listener
-        self._log_id = log_id
+        self._log_id = ""
         self._loop: ReplayLoop | None = None
-        self.committed_sequence = 0
+        self._differences = 0
 
-    async def run(self, until_sequence: int) -> None:
-        """Fold and commit up to a sequence.
+    async def run(self) -> Rebuilt:
+        parts = self._parts
+        self._log_id = await self._check_live()
+        await self._lease(wait_seconds=0)
+        await parts.swap.prepare()
+        checkpoints = await parts.fresh.bind(self._log_id)
+        await check_log(parts.log, checkpoints)
+        begun_sequence = min(checkpoint.read_sequence for checkpoint in checkpoints)
+        await self._replay_in_shards(checkpoints)
+        sequence = await self._catch_up()
+        await parts.swap.copy_indexes()
+        if parts.live is not None:
+            self._listener.progress(Stage.comparing, sequence, sequence)
+            await self._report(parts.swap.unequal(BEGINNING, sequence))
+        held_seconds = 0.0
+        if not self._differences:
+            sequence, held_seconds = await self._swap(sequence)
+        if not self._differences:
+            await parts.swap.drop_former()
+        return Rebuilt(
+            sequence=sequence,
+            differences=self._differences,
+            replayed_events=sequence - begun_sequence,
+            held_seconds=held_seconds,
+        )
 
-        A loop stopped in mid-commit cannot go on: the next one begins at the checkpoints.
-        """
-        loop = self._loop or await self._begin()
-        self._loop = None
+    async def _check_live(self) -> str:
+        """Return the log's id, once the live projection is known to be of this log."""
+        parts = self._parts
+        if parts.live is not None:
+            log_id = (await parts.log.info()).log_id
+            await parts.live.bind(log_id)
+            return log_id
+        # Read before the log's end: a running projector may fold what is appended in between.
+        bound = await parts.swap.bound()
+        info = await parts.log.info()
+        if bound is not None and bound.log_id != info.log_id:
+            message = "the damaged projection was made from another log"
+            raise StoreDiffers(message, expected=info.log_id, found=bound.log_id)
+        if bound is not None and bound.read_sequence > info.last_sequence:
+            lost = "the projection has events that the log has lost"
+            message = f"the log ends before what has been folded from it: {lost}"
+            raise LogHole(message, last_sequence=info.last_sequence, folded_sequence=bound.read_sequence)
+        return info.log_id
+
+    async def _end_sequence(self) -> int:
+        """Return what the fresh projection must reach: the live one's sequence, or the log's end."""
+        if self._parts.live is not None:
+            return await _sequence_of(self._parts.live)
+        return (await self._parts.log.info()).last_sequence
+
+    async def _lease(self, *, wait_seconds: float) -> None:
+        """Acquire the fresh projection's lease, which an earlier connection of this process may hold for a moment."""
+        ends_at = time.monotonic() + wait_seconds
+        while not await self._parts.fresh.acquire_lease():
+            if time.monotonic() >= ends_at:
+                raise FenceLost("another rebuild is at work in this schema")
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _replay_in_shards(self, checkpoints: list[Checkpoint]) -> None:
+        """Replay in several processes what is far behind, so that all checkpoints are at one sequence."""
+        parts = self._parts
+        reached = [checkpoint.read_sequence for checkpoint in checkpoints]
+        until_sequence = max(await self._end_sequence(), *reached)
+        is_even, is_far = min(reached) == max(reached), until_sequence - min(reached) >= SHARDED_EVENTS_MIN
+        if is_even and not (is_far and parts.processes > 1):
+            return
+
+        async def look() -> None:
+            # Renews the lease, too: the shards commit on their own connections.
+            await parts.fresh.acquire_lease()
+            self._listener.progress(Stage.replaying, await _sequence_of(parts.fresh), until_sequence)
+
+        async with _repeating(look):
+            await parts.replay_in_shards(shards_of(checkpoints, parts.processes), until_sequence)
+
+    async def _catch_up(self) -> int:
+        """Replay until the end is near, which moves on meanwhile; return the sequence that was reached."""
+        while True:
+            sequence = await self._end_sequence()
+            await self._replay(sequence)
+            if await self._end_sequence() - sequence <= REBUILD_NEAR_EVENTS:
+                return sequence
+
+    async def _replay(self, until_sequence: int) -> None:
+        """Fold and commit up to a sequence. A loop stopped in mid-commit cannot go on: the next call makes another."""
+        loop, self._loop = self._loop, None
+        if loop is None:
+            await self._lease(wait_seconds=REBUILD_LOCK_SECONDS)
+            loop = self._parts.open_loop(await self._parts.fresh.bind(self._log_id))
 
         async def look() -> None:
             self._listener.progress(Stage.replaying, loop.committed_sequence, until_sequence)
 
         async with _repeating(look):
             await loop.run(until_sequence)
-        self._loop, self.committed_sequence = loop, loop.committed_sequence
+        self._loop = loop
 
-    async def _begin(self) -> ReplayLoop:
-        await _lease_fresh(self._parts.fresh, wait_seconds=REBUILD_LOCK_SECONDS)
-        return self._parts.open_loop(await self._parts.fresh.bind(self._log_id))
+    async def _swap(self, compared_sequence: int) -> tuple[int, float]:
+        """Hold the live projection, replay and compare the rest, swap. If that takes too long, release it and retry.
 
+        Returns the sequence of the swap, and the seconds that the live projection was held.
+        """
+        for attempt in range(1, REBUILD_ATTEMPTS_MAX + 1):
+            begun = time.monotonic()
+            try:
+                return await self._swap_once(compared_sequence), time.monotonic() - begun
+            except (StoreUnavailable, TimeoutError) as error:
+                if attempt == REBUILD_ATTEMPTS_MAX:
+                    raise TimedOut("the live projection could not be held still for long enough") from error
+                await self._catch_up()
+        raise AssertionError
 
-async def _lease_fresh(fresh: ProjectionWriter, *, wait_seconds: float) -> None:
-    """Acquire the fresh projection's lease; an earlier connection of this process may still hold it for a moment."""
-    ends_at = time.monotonic() + wait_seconds
-    while not await fresh.acquire_lease():
-        if time.monotonic() >= ends_at:
-            raise FenceLost("another rebuild is at work in this schema")
-        await asyncio.sleep(LOOK_SECONDS)
+    async def _swap_once(self, compared_sequence: int) -> int:
+        swap = self._parts.swap
+        async with asyncio.timeout(REBUILD_HOLD_SECONDS), swap.hold():
+            sequence = await self._end_sequence()
+            self._listener.progress(Stage.swapping, sequence, sequence)
+            await self._replay(sequence)
+            if self._parts.live is not None:
+                await self._report(swap.unequal(compared_sequence, sequence))
+                await self._report(swap.unequal_counts())
+            if not self._differences:
+                await swap.swap()
+        return sequence
 
-
-async def _come_near(
-    parts: Replay, listener: Listener, checkpoints: list[Checkpoint], end_sequence: int
-) -> None:
-    """Replay in several processes what is far behind, so that all checkpoints are at one sequence."""
-    reached = [checkpoint.read_sequence for checkpoint in checkpoints]
-    until_sequence = max(end_sequence, *reached)
-    is_even, is_far = min(reached) == max(reached), until_sequence - min(reached) >= SHARDED_EVENTS_MIN
-    if is_even and not (is_far and parts.processes > 1):
-        return
-
-    async def look() -> None:
-        # Renews the lease, too: the shards commit on their own connections.
-        await parts.fresh.acquire_lease()
-        listener.progress(Stage.replaying, await _sequence_of(parts.fresh), until_sequence)
-
-    async with _repeating(look):
-        await parts.replay_in_shards(shards_of(checkpoints, parts.processes), until_sequence)
+    async def _report(self, unequal: AsyncGenerator[Unequal]) -> None:
+        async with aclosing(unequal) as found:
+            async for each in found:
+                self._differences += 1
+                self._listener.difference(each)
 
 
 async def _sequence_of(store: ProjectionWriter) -> int:
@@ -286,73 +284,3 @@ async def _repeating(look: Callable[[], Awaitable[None]]) -> AsyncIterator[None]
         await asyncio.wait({watching})
         if not watching.cancelled():
             watching.result()
-
-
-class _Rebuild:
-    def __init__(self, parts: Parts, listener: Listener, replaying: _Replaying, begun_sequence: int) -> None:
-        self._parts = parts
-        self._listener = listener
-        self._replaying = replaying
-        self._begun_sequence = begun_sequence
-        self._differences = 0
-
-    async def run(self) -> Rebuilt:
-        sequence = await self._catch_up()
-        await self._parts.swap.copy_indexes()
-        self._listener.progress(Stage.comparing, sequence, sequence)
-        async with aclosing(self._parts.swap.unequal(sequence)) as found:
-            async for unequal in found:
-                self._report(unequal)
-        if self._differences:
-            return self._ended(sequence, 0.0)
-        return await self._succeed(sequence)
-
-    async def _catch_up(self) -> int:
-        """Replay until the live projection is only a little ahead; return a sequence at which both are comparable."""
-        while True:
-            sequence = await _sequence_of(self._parts.live)
-            await self._replaying.run(sequence)
-            if await _sequence_of(self._parts.live) - sequence <= REBUILD_NEAR_EVENTS:
-                return sequence
-
-    async def _succeed(self, compared_sequence: int) -> Rebuilt:
-        """Hold the live projection, replay and compare the rest, swap. If that takes too long, release it and retry."""
-        for attempt in range(1, REBUILD_ATTEMPTS_MAX + 1):
-            try:
-                ended = await self._try_to_succeed(compared_sequence)
-            except (StoreUnavailable, TimeoutError) as error:
-                if attempt == REBUILD_ATTEMPTS_MAX:
-                    raise TimedOut("the live projection could not be held still for long enough") from error
-                await self._catch_up()
-            else:
-                if ended.is_swapped:
-                    await self._parts.swap.drop_former()
-                return ended
-        raise AssertionError
-
-    async def _try_to_succeed(self, compared_sequence: int) -> Rebuilt:
-        begun = time.monotonic()
-        async with asyncio.timeout(REBUILD_HOLD_SECONDS), self._parts.swap.hold() as held:
-            self._listener.progress(Stage.swapping, held.sequence, held.sequence)
-            await self._replaying.run(held.sequence)
-            await self._compare_rest(held, compared_sequence)
-            if not self._differences:
-                await held.swap()
-        return self._ended(held.sequence, time.monotonic() - begun)
-
-    async def _compare_rest(self, held: HeldProjection, compared_sequence: int) -> None:
-        async with aclosing(held.unequal(compared_sequence)) as found:
-            async for unequal in found:
-                self._report(unequal)
-
-    def _report(self, unequal: Unequal) -> None:
-        self._differences += 1
-        self._listener.difference(unequal)
-
-    def _ended(self, sequence: int, held_seconds: float) -> Rebuilt:
-        return Rebuilt(
-            sequence=sequence,
-            differences=self._differences,
-            replayed_events=sequence - self._begun_sequence,
-            held_seconds=held_seconds,
-        )

@@ -6,9 +6,7 @@ Used by `refold.audit.verify`; pure, fed in the order of `refold.store.ports.pos
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from hashlib import sha256
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from refold.core import json_text
@@ -18,6 +16,7 @@ from refold.core.fold import RULES, fold, rules_of
 from refold.core.fold_state import entry_of
 from refold.core.history import Entry, snapshot_of
 from refold.core.stream import Counts, Record, Route, partition_of, stored_subject
+from refold.history import record_of
 from refold.history.rejections import rejection_of
 from refold.store import Key, Rejection
 from refold.store.ports import Item, StoredClosed, StoredEntry, StoredHead, StoredPage, Unreadable
@@ -29,7 +28,6 @@ EMPTY_DIGEST: Final = bytes(16)
 """The digest of a document without events."""
 
 _EVENT: Final = struct.Struct(">16sQqqII")
-
 _PROSE: Final = {"detail"}
 """Not compared: made of parsers' messages, which differ between versions of Python."""
 
@@ -50,18 +48,42 @@ class Difference(NamedTuple):
     found: str
 
 
+def compare(
+    key: Key, sequence: int | None, part: str, expected: Mapping[str, Any], found: Mapping[str, Any]
+) -> Iterator[Difference]:
+    """Yield the fields that differ."""
+    for name, value in expected.items():
+        if name not in _PROSE and found[name] != value:
+            yield Difference(*key, sequence, part, name, _shown(value), _shown(found[name]))
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "none"
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= VALUE_CHARS_MAX else f"{text[:VALUE_CHARS_MAX]}… ({len(text)} characters)"
+
+
+def digest_of(previous: bytes, record: Record, recorded_at: int) -> bytes:
+    """Return a document's digest after one more event, given with its author's headers only."""
+    sequence, time, subject, headers, body = record
+    packed = _EVENT.pack(previous, sequence, time, recorded_at, len(subject), len(headers))
+    return sha256(b"".join((packed, subject, headers, body))).digest()[: len(EMPTY_DIGEST)]
+
+
 class ReplayCheck:
     """Fold one document's stored events again, and compare its rows with the result."""
 
     def __init__(self, key: Key, fold_number_at: Callable[[int], int]) -> None:
         """Begin before the document's first event."""
-        partition = partition_of(key[0].encode(), key[1].encode())
         self.key = key
-        self._where = Route(partition, *key)
+        self.partition = partition_of(key[0].encode(), key[1].encode())
+        self.document = Document(namespace=key[0], document=key[1], partition=self.partition)
+        self._where = Route(self.partition, *key)
+        self._usual_subject = stored_subject(self.partition, *key)
         self._fold_number_at = fold_number_at
-        self._document = Document(namespace=key[0], document=key[1], partition=partition)
         self._head: StoredHead | None = None
-        self._shown: bytes | None = None
+        self._state_of_row: bytes | None = None
         self._keeps_changes = any(rules.needs is not None for rules in RULES.values())
         self._changes: list[Entry] = []
         self._rejections: dict[int, Rejection] = {}
@@ -69,28 +91,13 @@ class ReplayCheck:
         self.counts = Counts()
         self.is_readable = True
 
-    @property
-    def partition(self) -> int:
-        """Return the document's partition."""
-        return self._where.partition
-
-    @property
-    def events(self) -> int:
-        """Count the events folded again."""
-        return self._document.events
-
-    @property
-    def is_present(self) -> bool:
-        """Tell whether the document is present after all of them."""
-        return self._document.state is not ABSENT
-
     def take(self, item: Item) -> Iterator[Difference]:
         """Compare one row with the fold so far, and fold its events."""
         if isinstance(item, StoredHead):
             self._head = item
         elif isinstance(item, Unreadable):
             self.is_readable = False
-            yield self._difference(item.sequence, item.part, "content", "readable", item.why)
+            yield Difference(*self.key, item.sequence, item.part, "content", "readable", _shown(item.why))
         elif not self.is_readable:
             # What follows an unreadable row cannot be checked; the row itself was reported.
             return
@@ -105,34 +112,29 @@ class ReplayCheck:
         """Compare the document's row with the fold of all its events."""
         if not self.is_readable:
             return
-        document = self._document
+        document = self.document
         for sequence in self._rejections:
-            yield self._difference(sequence, "rejection", "row", "there", "missing")
+            yield Difference(*self.key, sequence, "rejection", "row", "there", "missing")
         if self._head is None:
-            yield self._difference(None, "document", "row", f"version {document.version}", "missing")
+            yield Difference(*self.key, None, "document", "row", f"version {document.version}", "missing")
             return
-        expected = replace(document, state=ABSENT, identities={})
-        yield from self._compare(None, "document", _columns(expected), _columns(self._head.document))
-        yield from self._finish_state(self._head)
-
-    def _finish_state(self, head: StoredHead) -> Iterator[Difference]:
-        """Compare the row's state with the fold's state at the version that the row names."""
-        version, older = self._document.version, head.state_version
-        if older is not None and not 0 < older < version:
-            yield self._difference(None, "document", "state_version", f"none, or below {version}", older)
+        yield from compare(self.key, None, "document", _columns(document), _columns(self._head.document))
+        older = self._head.state_version
+        if older is not None and not 0 < older < document.version:
+            limit = f"none, or below {document.version}"
+            yield Difference(*self.key, None, "document", "state_version", limit, _shown(older))
             return
-        state = _bytes_of(self._document) if older is None else self._shown
-        yield from self._compare(None, "document", {"state": state}, {"state": head.state})
+        # The row's state is of the version that the row names.
+        state = _bytes_of(document) if older is None else self._state_of_row
+        yield from compare(self.key, None, "document", {"state": state}, {"state": self._head.state})
 
     def _take_page(self, page: StoredPage) -> Iterator[Difference]:
-        document, at = self._document, page.base_sequence
+        document, at = self.document, page.base_sequence
         state = _bytes_of(document)
-        expected = snapshot_of(document, state)._asdict() | {
-            "base_sequence": document.last_sequence,
-            "base_events": document.events,
-        }
+        bases = {"base_sequence": document.last_sequence, "base_events": document.events}
+        expected = snapshot_of(document, state)._asdict() | bases
         found = page.base._asdict() | {"base_sequence": at, "base_events": page.base_events}
-        yield from self._compare(at, "page", expected, found)
+        yield from compare(self.key, at, "page", expected, found)
         document.unpaged_events = document.unpaged_bytes = 0
         document.page_bytes = len(state or b"")
         if page.closed is not None:
@@ -146,67 +148,40 @@ class ReplayCheck:
             "ids": len(identities),
             "identities": pack_identities(identities),
         }
-        yield from self._compare(at, "page", expected, {name: getattr(closed, name) for name in expected})
+        yield from compare(self.key, at, "page", expected, closed._asdict())
         for entry in closed.entries:
             yield from self._take_entry(entry, "page")
 
     def _take_entry(self, found: Entry, part: str) -> Iterator[Difference]:
-        document, where = self._document, self._where
-        usual = stored_subject(*where[:3])
-        subject = usual if found.subject is None else found.subject
-        record = Record(found.sequence, found.time, subject, found.headers, found.body)
+        document = self.document
+        record = record_of(found, self._where)
         self.digest = digest_of(self.digest, record, found.recorded_at)
         rules = rules_of(self._fold_number_at(record.sequence))
         decoded = rules.decode(record, rules)
         version = None if rules.needs is None else rules.needs(decoded, document)
         window = [] if version is None else [entry for entry in self._changes if entry.version > version]
         folded = fold(document, record, rules, recorded_at=found.recorded_at, decoded=decoded, window=window)
-        expected = entry_of(record, folded, found.recorded_at, is_usual=subject == usual)
-        if self._head and expected.version == self._head.state_version and expected.status.is_effective:
-            self._shown = _bytes_of(document)
-        if self._keeps_changes and expected.status.is_effective:
-            self._changes.append(expected)
+        is_usual = record.subject == self._usual_subject
+        expected = entry_of(record, folded, found.recorded_at, is_usual=is_usual)
+        if expected.status.is_effective:
+            if self._head and expected.version == self._head.state_version:
+                self._state_of_row = _bytes_of(document)
+            if self._keeps_changes:
+                self._changes.append(expected)
         document.unpaged_events += 1
         document.unpaged_bytes += expected.size
         self.counts.add(expected.status)
         if expected.status is Status.rejected:
-            self._rejections[expected.sequence] = rejection_of(where, expected, rules.limits)
+            self._rejections[expected.sequence] = rejection_of(self._where, expected, rules.limits)
         if expected != found:
-            yield from self._compare(found.sequence, part, expected._asdict(), found._asdict())
+            yield from compare(self.key, found.sequence, part, expected._asdict(), found._asdict())
 
     def _take_rejection(self, found: Rejection) -> Iterator[Difference]:
         expected = self._rejections.pop(found.sequence, None)
         if expected is None:
-            yield self._difference(found.sequence, "rejection", "row", "none", found.reason)
+            yield Difference(*self.key, found.sequence, "rejection", "row", "none", _shown(found.reason))
         elif expected != found:
-            yield from self._compare(found.sequence, "rejection", expected._asdict(), found._asdict())
-
-    def _compare(
-        self, sequence: int | None, part: str, expected: dict[str, Any], found: dict[str, Any]
-    ) -> Iterator[Difference]:
-        for name, value in expected.items():
-            if name not in _PROSE and found[name] != value:
-                yield self._difference(sequence, part, name, value, found[name])
-
-    def _difference(
-        self, sequence: int | None, part: str, field: str, expected: object, found: object
-    ) -> Difference:
-        return Difference(*self._where[1:3], sequence, part, field, shown(expected), shown(found))
-
-
-def digest_of(previous: bytes, record: Record, recorded_at: int) -> bytes:
-    """Return a document's digest after one more event, given with its author's headers only."""
-    sequence, time, subject, headers, body = record
-    packed = _EVENT.pack(previous, sequence, time, recorded_at, len(subject), len(headers))
-    return sha256(b"".join((packed, subject, headers, body))).digest()[: len(EMPTY_DIGEST)]
-
-
-def shown(value: object) -> str:
-    """Format a value for a difference."""
-    if value is None:
-        return "none"
-    text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= VALUE_CHARS_MAX else f"{text[:VALUE_CHARS_MAX]}… ({len(text)} characters)"
+            yield from compare(self.key, found.sequence, "rejection", expected._asdict(), found._asdict())
 
 
 def _columns(document: Document) -> dict[str, Any]:

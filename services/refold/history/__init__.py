@@ -1,29 +1,41 @@
 """A document's past: states, changes, diffs, outcomes and rejections. Reads the store alone.
 
-How much of the log must be folded before it is asked is its caller's decision.
+The caller decides how much of the log must be folded before.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from contextlib import aclosing
-from typing import Final
+from typing import Final, NamedTuple
 
-from refold.core import history
+from refold.core import history, json_text
 from refold.core.diff import diff
-from refold.core.envelope import id_of
+from refold.core.envelope import id_of, open_envelope
 from refold.core.errors import VersionUnknown
 from refold.core.fold import NEWEST
-from refold.core.history import NEVER, Clock, Entry, Point, Snapshot
+from refold.core.history import NEVER, Clock, Entry, Point, Segment, Snapshot, operations_of, touches
 from refold.core.json_text import Json, loads
+from refold.core.limits import UNBOUNDED
 from refold.core.pointer import parse
-from refold.core.views import outcome_view, rejection_view
-from refold.history.changes import Ask, Slice, gather
-from refold.store import reading_stored
+from refold.core.stream import Record, Route, stored_subject
+from refold.core.views import change_view, outcome_view, rejection_view
+from refold.store import ANSWER_BYTES_MAX, reading_stored
 from refold.store.ports import HistoryReader
+
+HISTORY_SCAN_MAX: Final = 20_000
+"""Changes that one answer looks at in search of those that touched a path."""
 
 THREADED_BYTES: Final = 256 * 1024
 """Two states larger than this together are compared in a thread, so that other requests go on."""
+
+
+class Slice(NamedTuple):
+    """Changes as canonical bytes, in the order asked; `next` is the `after` that continues, None at the end."""
+
+    items: list[bytes]
+    next: int | None
 
 
 async def state_at(store: HistoryReader, namespace: str, document: str, point: Point) -> Snapshot | None:
@@ -61,13 +73,29 @@ class History:
         is_descending: bool,
         path: str | None,
     ) -> Slice:
-        """Return effective changes in the order asked, bounded; raises `Refused` for a bad pointer."""
+        """Return changes beyond version `after` in the order asked, bounded; of those that touched `path`, if given.
+
+        Raises `Refused` for a bad pointer.
+        """
         tokens = None if path is None else parse(path)
-        ask = Ask(after=after, limit=limit, is_descending=is_descending, tokens=tokens)
+        items: list[bytes] = []
+        answer_bytes = scanned = last = 0
         segments = self._store.segments(namespace, document, after_version=after, is_descending=is_descending)
         async with aclosing(segments) as opened:
             with reading_stored(namespace, document):
-                return await gather(opened, ask)
+                async for segment in opened:
+                    for entry in _effective(segment, after, is_descending=is_descending):
+                        if len(items) >= limit or scanned >= HISTORY_SCAN_MAX:
+                            return Slice(items, last)
+                        change = change_of(entry, tokens)
+                        answer_bytes += len(change or b"")
+                        if answer_bytes > ANSWER_BYTES_MAX and items and change:
+                            return Slice(items, last)
+                        scanned += 1
+                        last = entry.version
+                        if change is not None:
+                            items.append(change)
+        return Slice(items, None)
 
     async def diff(self, namespace: str, document: str, from_version: int, to_version: int) -> list[Json]:
         """Return the patch that turns one version into the other."""
@@ -89,10 +117,7 @@ class History:
     async def rejections(
         self, namespace: str | None, document: str | None, *, limit: int, before_sequence: int | None
     ) -> tuple[list[dict[str, Json]], int | None]:
-        """Return rejected events, newest first, and the sequence that continues.
-
-        Of a document, of a namespace (document None), or all (both None).
-        """
+        """Return rejected events as `HistoryReader.rejections` does, and the sequence that continues."""
         found = await self._store.rejections(
             namespace, document, limit=limit, before_sequence=before_sequence
         )
@@ -112,6 +137,30 @@ class History:
         with reading_stored(namespace, document):
             event_id = id_of(entry.headers, entry.body, NEWEST.limits)
             return outcome_view(namespace, document, entry, event_id=event_id, first=first)
+
+
+def record_of(entry: Entry, where: Route) -> Record:
+    """Return the record that an entry keeps, with its author's headers only."""
+    subject = stored_subject(*where[:3]) if entry.subject is None else entry.subject
+    return Record(entry.sequence, entry.time, subject, entry.headers, entry.body)
+
+
+def change_of(entry: Entry, tokens: tuple[str, ...] | None = None) -> bytes | None:
+    """Show an effective entry; None where it did not touch the value at a path."""
+    operations = operations_of(entry)
+    if tokens is not None and not touches(operations, tokens):
+        return None
+    fields = open_envelope(entry.headers, entry.body, UNBOUNDED).fields
+    view = change_view(entry, operations, fields) | {"status": entry.status.name, "meta": fields.get("meta")}
+    return json_text.dumps(view)
+
+
+def _effective(segment: Segment, after: int | None, *, is_descending: bool) -> Iterator[Entry]:
+    """Yield effective entries beyond a version, in the order asked."""
+    for entry in reversed(segment.entries) if is_descending else segment.entries:
+        is_beyond = after is None or (entry.version < after if is_descending else entry.version > after)
+        if entry.status.is_effective and is_beyond:
+            yield entry
 
 
 def _patch_between(before: bytes | None, after: bytes | None) -> list[Json]:

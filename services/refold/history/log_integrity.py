@@ -34,8 +34,8 @@ async def check_documents(log: EventLog, store: LatestReader, checkpoints: list[
     """
     last = {checkpoint.last_sequence for checkpoint in checkpoints if checkpoint.last_sequence}
     records = await asyncio.gather(*(log.get(sequence) for sequence in last))
-    places = {record.sequence: route(record.subject) for record in records if record is not None}
-    expected = {where[1:3]: sequence for sequence, where in places.items() if not where.reason}
+    routes = {record.sequence: route(record.subject) for record in records if record is not None}
+    expected = {where[1:3]: sequence for sequence, where in routes.items() if not where.reason}
     heads = await asyncio.gather(*(store.head(*key) for key in expected))
     for (key, sequence), head in zip(expected.items(), heads, strict=True):
         found = 0 if head is None else head.last_sequence
@@ -43,7 +43,7 @@ async def check_documents(log: EventLog, store: LatestReader, checkpoints: list[
             partitions = {checkpoint.partition for checkpoint in checkpoints}
             if [each for each in await store.checkpoints() if each.partition in partitions] != checkpoints:
                 raise FenceLost("another projector writes to these documents", document="/".join(key))
-            what = "its row and the checkpoints are not of one moment"
+            what = "its row and the checkpoints are of different commits"
             raise damaged(*key, what, expected_sequence=sequence, last_sequence=found)
 
 
@@ -52,5 +52,5 @@ async def _check_last(log: EventLog, checkpoint: Checkpoint) -> None:
     if record is None:
         raise LogHole("the log lacks an event that was folded", sequence=checkpoint.last_sequence)
     if chain_link(checkpoint.chain_before, record) != checkpoint.chain:
-        message = "another event stands where one was folded"
+        message = "another event has the sequence of one that was folded"
         raise LogHole(message, sequence=checkpoint.last_sequence, partition=checkpoint.partition)

@@ -1,4 +1,4 @@
-"""Documents in memory, bounded in bytes; the least recently used leave first, never one that is not yet committed.
+"""Documents in memory, bounded in bytes; the least recently used are dropped first, but none that is not yet committed.
 
 Used by the projector's loop alone.
 """
@@ -27,10 +27,6 @@ class DocumentCache:
         self._documents: dict[Key, Document] = {}
         self._costs: dict[Key, int] = {}
         self._bytes = 0
-
-    def __len__(self) -> int:
-        """Count the documents held."""
-        return len(self._documents)
 
     def get(self, key: Key) -> Document | None:
         """Return a document; None where it is not held."""

@@ -5,8 +5,7 @@ The loop folds into one buffer while another is being committed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 from refold.core import json_text
@@ -36,26 +35,13 @@ RUN_EVENTS_MIN: Final = 8
 bytes as its snapshot."""
 
 ENTRY_BYTES: Final = 300
-"""What an entry costs in memory beside its bytes."""
+"""What an entry costs in memory in addition to its bytes."""
 
 NOTICE_BYTES: Final = 200
-"""What a notice costs in memory beside its subject and body."""
+"""What a notice costs in memory in addition to its subject and body."""
 
 Notice = tuple[str, bytes]
 """Subject and body."""
-
-
-@dataclass(slots=True)
-class _Unwritten:
-    document: Document
-    is_new: bool
-    pages: list[ClosedPage] = field(default_factory=list)
-    journal: list[Entry] = field(default_factory=list)
-
-    def entries(self) -> Iterator[Entry]:
-        for page in self.pages:
-            yield from page.entries
-        yield from self.journal
 
 
 class CommitBuffer:
@@ -69,20 +55,27 @@ class CommitBuffer:
         self.rejections: list[Rejection] = []
         self.events = 0
         self.bytes = 0
-        self._unwritten: dict[Key, _Unwritten] = {}
+        self._writes: dict[Key, DocumentWrite] = {}
 
     @property
     def keys(self) -> set[Key]:
         """Return the documents that are not yet committed."""
-        return set(self._unwritten)
+        return set(self._writes)
 
-    def add(self, document: Document, entry: Entry, *, is_new: bool) -> None:
+    def entries_of(self, key: Key) -> list[Entry]:
+        """Return a document's entries, in order."""
+        return list(self._writes[key].entries()) if key in self._writes else []
+
+    def add(self, document: Document, entry: Entry) -> None:
         """Add a folded event; close a page where the document's open segment is full."""
         key = (document.namespace, document.document)
-        unwritten = self._unwritten.get(key)
-        if unwritten is None:
-            unwritten = self._unwritten[key] = _Unwritten(document, is_new)
-        unwritten.journal.append(entry)
+        write = self._writes.get(key)
+        if write is None:
+            # Its state is taken when the commit is made. Before its first event of all, the store has no row of it.
+            write = self._writes[key] = DocumentWrite(
+                document=document, state=None, is_new=document.events == 1
+            )
+        write.journal.append(entry)
         entry_bytes = entry.size
         self.events += 1
         self.bytes += entry_bytes + ENTRY_BYTES
@@ -92,8 +85,13 @@ class CommitBuffer:
         if document.unpaged_events < PAGE_EVENTS_MAX and document.unpaged_bytes < PAGE_BYTES_MIN:
             return
         if _is_full(document):
-            _close_page(document, unwritten)
+            _close_page(write)
             self.bytes += document.page_bytes
+
+    def count(self, event_bytes: int) -> None:
+        """Count an event and the memory that it takes until it is committed."""
+        self.events += 1
+        self.bytes += event_bytes + ENTRY_BYTES
 
     def add_reply(self, reply: Notice) -> None:
         """Keep an outcome that is sent to its author after the commit."""
@@ -105,33 +103,23 @@ class CommitBuffer:
         self.notices.append(notice)
         self._count_notice(notice)
 
-    def entries_of(self, key: Key) -> list[Entry]:
-        """Return a document's entries, in order."""
-        unwritten = self._unwritten.get(key)
-        return [] if unwritten is None else list(unwritten.entries())
-
-    def count(self, event_bytes: int) -> None:
-        """Count an event and the memory that it takes until it is committed."""
-        self.events += 1
-        self.bytes += event_bytes + ENTRY_BYTES
-
     def _count_notice(self, notice: Notice) -> None:
         subject, body = notice
         self.bytes += len(subject) + len(body) + NOTICE_BYTES
 
     def close_segments(self) -> None:
         """Close a page where this commit's own events are worth a snapshot: they need no journal then."""
-        for unwritten in self._unwritten.values():
-            document = unwritten.document
-            if len(unwritten.journal) >= RUN_EVENTS_MIN and document.unpaged_bytes >= document.size:
-                _close_page(document, unwritten)
+        for write in self._writes.values():
+            document = write.document
+            if len(write.journal) >= RUN_EVENTS_MIN and document.unpaged_bytes >= document.size:
+                _close_page(write)
 
     def to_commit(self, checkpoint: ShardCheckpoint, store: ProjectionWriter) -> Commit:
         """Make one transaction of everything; the documents may change while it is written."""
         return Commit(
             expected_sequence=self.after_sequence,
             checkpoint=checkpoint,
-            documents=[_write_of(unwritten, store) for unwritten in self._unwritten.values()],
+            documents=[_with_state(write, store) for write in self._writes.values()],
             rejections=self.rejections,
         )
 
@@ -143,33 +131,28 @@ def _is_full(document: Document) -> bool:
     return is_long or document.unpaged_bytes >= max(PAGE_BYTES_MIN, document.page_bytes)
 
 
-def _close_page(document: Document, unwritten: _Unwritten) -> None:
-    state = _bytes_of(document)
-    unwritten.pages.append(
+def _close_page(write: DocumentWrite) -> None:
+    document, state = write.document, _bytes_of(write.document)
+    write.pages.append(
         ClosedPage(
-            entries=unwritten.journal,
+            entries=write.journal.copy(),
             closing=snapshot_of(document, state),
-            has_journal=document.unpaged_events > len(unwritten.journal),
+            has_journal=document.unpaged_events > len(write.journal),
         )
     )
-    unwritten.journal = []
+    write.journal.clear()
     document.unpaged_events = document.unpaged_bytes = 0
     document.page_bytes = len(state or b"")
 
 
-def _write_of(unwritten: _Unwritten, store: ProjectionWriter) -> DocumentWrite:
-    document = unwritten.document
-    is_changed = any(entry.status.is_effective for entry in unwritten.entries())
+def _with_state(write: DocumentWrite, store: ProjectionWriter) -> DocumentWrite:
+    document = write.document
+    is_changed = any(entry.status.is_effective for entry in write.entries())
     has_state = store.wants_state(document, is_changed=is_changed)
-    return DocumentWrite(
-        # A copy: the document itself changes while this is written.
-        document=replace(document, state=None, identities={}),
-        state=_bytes_of(document) if has_state else None,
-        is_new=unwritten.is_new,
-        has_state=has_state,
-        pages=unwritten.pages,
-        journal=unwritten.journal,
-    )
+    # A copy: the document itself changes while this is written.
+    unchanging = replace(document, state=None, identities={})
+    state = _bytes_of(document) if has_state else None
+    return replace(write, document=unchanging, state=state, has_state=has_state)
 
 
 def _bytes_of(document: Document) -> bytes | None:

@@ -1,4 +1,4 @@
-"""What the fold needs beside the documents: changes that an event's rules ask for, and the system's fold number.
+"""Load what the fold needs in addition to the documents: changes that rules need, and the system's fold number.
 
 Used by the projector's loop, before it folds a part of the log.
 """
@@ -15,15 +15,8 @@ from refold.core.errors import LogHole
 from refold.core.fold import Decoded, Rules, fold, genesis_rules, rules_of
 from refold.core.fold_state import FoldState, Step
 from refold.core.history import Entry
-from refold.core.stream import (
-    FOLD_DOCUMENT,
-    SYSTEM_NAMESPACE,
-    Checkpoint,
-    Record,
-    Route,
-    route,
-    stored_subject,
-)
+from refold.core.stream import FOLD_DOCUMENT, SYSTEM_NAMESPACE, Record, Route, route
+from refold.history import record_of
 from refold.log import EventLog
 from refold.store import Key
 from refold.store.ports import HistoryReader, SnapshotStore
@@ -65,18 +58,18 @@ async def load_windows(
             windows.since[record.sequence] = version
             key = (document.namespace, document.document)
             oldest[key] = min(version, oldest.get(key, version))
-    # First from memory: what is committed meanwhile is in the store when that is asked.
-    held = {key: [entry for entry in uncommitted(key) if entry.status.is_effective] for key in oldest}
+    # First from memory: what is committed meanwhile is in the store when that is read.
+    recent = {key: [entry for entry in uncommitted(key) if entry.status.is_effective] for key in oldest}
     loaded = await asyncio.gather(*(_changes_since(store, key, version) for key, version in oldest.items()))
     for (key, version), stored in zip(oldest.items(), loaded, strict=True):
-        by_version = {entry.version: entry for entry in (*stored, *held[key]) if entry.version > version}
+        by_version = {entry.version: entry for entry in (*stored, *recent[key]) if entry.version > version}
         windows.changes[key] = [by_version[at] for at in sorted(by_version)]
     return windows
 
 
 async def _changes_since(store: HistoryReader, key: Key, version: int) -> list[Entry]:
-    async with aclosing(store.segments(*key, after_version=version, is_descending=False)) as runs:
-        return [entry async for run in runs for entry in run.entries if entry.status.is_effective]
+    async with aclosing(store.segments(*key, after_version=version, is_descending=False)) as segments:
+        return [entry async for segment in segments for entry in segment.entries if entry.status.is_effective]
 
 
 def split_by_rules(records: list[Record], place_of: Callable[[bytes], Route]) -> Iterator[list[Record]]:
@@ -93,8 +86,8 @@ def split_by_rules(records: list[Record], place_of: Callable[[bytes], Route]) ->
 async def resume_system(shard: FoldState, log: EventLog, store: SnapshotStore) -> None:
     """Give a shard the foreign document that moves the fold number, as of the shard's checkpoint.
 
-    Its owner may have committed more or less of the log: its stored events are folded again up to the checkpoint, and
-    where they end before it, the log is read on from there.
+    The shard that owns it may have committed more or less of the log: its stored events are folded again up to the
+    checkpoint, and where they end before it, the log is read on from there.
     """
     where = route(f"log.{SYSTEM_NAMESPACE}.{FOLD_DOCUMENT}".encode())
     if not shard.read_sequence or shard.owns(where.partition):
@@ -103,34 +96,19 @@ async def resume_system(shard: FoldState, log: EventLog, store: SnapshotStore) -
     if genesis is None:
         raise LogHole("the log lacks its genesis", sequence=1)
     document = Document(namespace=where.namespace, document=where.document, partition=where.partition)
-    owner = next(it for it in await store.checkpoints() if it.partition == where.partition)
+    stored = next(it for it in await store.checkpoints() if it.partition == where.partition)
     rules = genesis_rules(genesis)
-    async with aclosing(store.segments(*where[1:3], after_version=None, is_descending=False)) as runs:
-        async for run in runs:
-            for entry in run.entries:
-                if entry.sequence <= min(owner.read_sequence, shard.read_sequence):
-                    rules = _fold_again(document, entry, rules, where)
-    if owner.read_sequence < shard.read_sequence:
-        await _read_on(log, owner, document, shard.read_sequence)
+    async with aclosing(store.segments(*where[1:3], after_version=None, is_descending=False)) as segments:
+        async for entry in (entry async for segment in segments for entry in segment.entries):
+            if entry.sequence <= min(stored.read_sequence, shard.read_sequence):
+                fold(document, record_of(entry, where), rules, recorded_at=entry.recorded_at)
+                rules = rules_of(document.state["fold"]) if entry.status.is_effective else rules
     shard.resume_system(document)
-
-
-def _fold_again(document: Document, entry: Entry, rules: Rules, where: Route) -> Rules:
-    subject = stored_subject(*where[:3]) if entry.subject is None else entry.subject
-    record = Record(entry.sequence, entry.time, subject, entry.headers, entry.body)
-    fold(document, record, rules, recorded_at=entry.recorded_at)
-    return rules_of(document.state["fold"]) if entry.status.is_effective else rules
-
-
-async def _read_on(log: EventLog, owner: Checkpoint, document: Document, until_sequence: int) -> None:
-    owners = FoldState([owner])
-    async with aclosing(log.read(owner.read_sequence)) as runs:
-        async for records in runs:
-            for record in records:
-                where = owners.route(record.subject)
-                if where[1:3] == (document.namespace, document.document):
-                    owners.fold(record, where, document)
-                else:
-                    owners.skip(record, where)
-                if record.sequence == until_sequence:
+    if stored.read_sequence < shard.read_sequence:
+        ahead = FoldState([stored])
+        ahead.resume_system(document)
+        async with aclosing(log.read(stored.read_sequence)) as parts:
+            async for record in (record async for records in parts for record in records):
+                ahead.skip(record, ahead.route(record.subject))
+                if record.sequence == shard.read_sequence:
                     return

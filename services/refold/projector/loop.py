@@ -27,9 +27,9 @@ from refold.history.rejections import rejection_of, unroutable_rejection
 from refold.log import EventLog, Notices
 from refold.log.memory import MemoryNotices
 from refold.projector.cache import DocumentCache
-from refold.projector.commit_buffer import RECORDS_FOLDED_MAX, AdaptiveBatch, CommitBuffer
+from refold.projector.commit_buffer import RECORDS_FOLDED_MAX, AdaptiveBatch, CommitBuffer, Notice
 from refold.projector.crossing import Windows, load_windows, resume_system, split_by_rules
-from refold.projector.notices import ProgressNotices, change_notice, refusal_notice, reply_notice
+from refold.projector.notices import change_notice, progress_notice, refusal_notice, reply_notice
 from refold.store import Key
 from refold.store.ports import SnapshotStore
 from refold.telemetry.logging import get_logger
@@ -39,7 +39,7 @@ REPLY_AGE_NANOSECONDS: Final = 60 * 1_000_000_000
 """An outcome is sent to `Refold-Reply` only for events younger than this by the broker's clock."""
 
 SUBJECTS_MAX: Final = 100_000
-"""Subjects whose document is remembered; over it they are forgotten and looked up again."""
+"""Subjects whose document is cached; beyond it the cache is cleared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +80,6 @@ class ShardLoop:
         self._bounds = bounds
         self._shard = shard
         self._documents = DocumentCache(bounds.cache_bytes_max)
-        self._new: set[Key] = set()
         self._wanted: set[Key] = set()
         # By stored subject: the names and partition, and the document where it is in memory.
         self._routes: dict[bytes, tuple[Route, Document | None]] = {}
@@ -90,7 +89,7 @@ class ShardLoop:
         self._committing: CommitBuffer | None = None
         self._has_work = asyncio.Event()
         self._has_committed = asyncio.Event()
-        self.progress = ProgressNotices(ports.shard, started_at=ports.broker_now())
+        self._started_at = ports.broker_now()
         self.committed_sequence = shard.read_sequence
 
     async def run(self, until_sequence: int | None = None) -> None:
@@ -106,13 +105,9 @@ class ShardLoop:
                 await self._fold_log(until_sequence)
                 committing.cancel()
                 flushing.cancel()
-            await self.flush_states()
+            await self._ports.store.flush_states(is_final=True)
         except ExceptionGroup as group:
             raise group.exceptions[0] from group
-
-    async def flush_states(self) -> None:
-        """Write all states that commits left out, once `run` has ended."""
-        await self._ports.store.flush_states(is_final=True)
 
     async def _flush_states(self) -> None:
         store = self._ports.store
@@ -182,7 +177,6 @@ class ShardLoop:
         for key, where in missing.items():
             document = loaded.get(key)
             if document is None:
-                self._new.add(key)
                 document = Document(namespace=key[0], document=key[1], partition=where.partition)
             self._documents.hold(document)
 
@@ -202,7 +196,7 @@ class ShardLoop:
             return None
         events = ((record, self._routes[record.subject][1]) for record in records)
         held = [(record, document) for record, document in events if document is not None]
-        # The committer may shrink the cache meanwhile: these stay, and get their seats again.
+        # The committer may shrink the cache meanwhile: these stay in it.
         self._wanted = {self._shard.route(record.subject)[1:3] for record in records}
         windows = await load_windows(self._ports.store, rules, held, self._uncommitted)
         await self._load_missing(records)
@@ -232,21 +226,17 @@ class ShardLoop:
             self._ports.metrics.events_folded.labels(outcome=status.name).inc(count)
 
     def _fold_one(self, step: Step, where: Route, document: Document, is_young: bool) -> Status:
-        entry = step.entry
-        self._buffer.add(document, entry, is_new=bool(self._new) and where[1:3] in self._new)
+        entry, buffer = step.entry, self._buffer
+        buffer.add(document, entry)
         if entry.status is Status.rejected:
-            self._buffer.rejections.append(rejection_of(where, entry, self._shard.rules.limits))
+            buffer.rejections.append(rejection_of(where, entry, self._shard.rules.limits))
         if is_young:
-            self._notify(where, step)
+            reply, change = reply_notice(where, step), change_notice(where, step)
+            if reply is not None:
+                buffer.add_reply(reply)
+            if change is not None:
+                buffer.add_notice(change)
         return entry.status
-
-    def _notify(self, where: Route, step: Step) -> None:
-        reply = reply_notice(where, step)
-        if reply is not None:
-            self._buffer.add_reply(reply)
-        change = change_notice(where, step)
-        if change is not None:
-            self._buffer.add_notice(change)
 
     def _refuse(self, record: Record, where: Route, *, is_young: bool) -> None:
         """Reject an event whose subject names no document; the rejection keeps the event itself."""
@@ -273,20 +263,14 @@ class ShardLoop:
         while True:
             await self._has_work.wait()
             self._has_work.clear()
-            taken = self._take()
+            taken, self._buffer = self._buffer, CommitBuffer(self._shard.read_sequence)
+            self._committing = taken
+            self._has_committed.set()
             await self._commit(taken)
             self._committing = None
             self._has_committed.set()
             if self._documents.shrink(taken.keys, self._buffer.keys | self._wanted):
                 self._routes.clear()
-
-    def _take(self) -> CommitBuffer:
-        """Take the buffer to commit, and begin the next; its new documents will have rows by then."""
-        taken, self._buffer = self._buffer, CommitBuffer(self._shard.read_sequence)
-        self._committing = taken
-        self._new -= taken.keys
-        self._has_committed.set()
-        return taken
 
     async def _commit(self, taken: CommitBuffer) -> None:
         ports = self._ports
@@ -302,12 +286,15 @@ class ShardLoop:
         ports.metrics.commit_seconds.observe(ended - started)
         ports.metrics.commit_events.observe(taken.events)
         ports.metrics.commit_documents.observe(len(commit.documents))
-        await self._announce(taken)
+        await self._send(ports.replies, taken.replies)
+        await self._send(ports.notices, [*taken.notices, self._progress()])
 
-    async def _announce(self, taken: CommitBuffer) -> None:
-        """Send outcomes, then changes and progress, of what was committed."""
-        await self._send(self._ports.replies, taken.replies)
-        await self._send(self._ports.notices, [*taken.notices, self.progress.notice(self.committed_sequence)])
+    async def send_progress(self) -> None:
+        """Send how far the shard is: after every commit, and as a sign of life."""
+        await self._send(self._ports.notices, [self._progress()])
+
+    def _progress(self) -> Notice:
+        return progress_notice(self._ports.shard, self._started_at, self.committed_sequence)
 
     async def _send(self, notices: Notices, messages: list[tuple[str, bytes]]) -> None:
         """Send messages. Notices may be lost without harm to the state, so a dead connection is only logged."""

@@ -44,25 +44,25 @@ def refusal_notice(rejection: Rejection, headers: bytes) -> tuple[str, bytes] | 
 
 def change_notice(where: Route, step: Step) -> tuple[str, bytes] | None:
     """Return subject and body of an effective event's change; None for any other."""
-    if not step.folded.outcome.status.is_effective:
+    event, entry = step.folded.event, step.entry
+    if not entry.status.is_effective:
         return None
-    view = _change_view(where, step)
+    fields = {} if event is None else event.fields
+    view = {"namespace": where.namespace, "document": where.document}
+    view |= views.change_view(entry, _patch_of(event, entry), fields)
     body = json_text.dumps(view)
     if len(body) > NOTICE_BYTES_MAX:
-        body = json_text.dumps({**view, "patch": None})
+        body = json_text.dumps(view | {"patch": None})
     return f"change.{where.namespace}.{where.document}", body
 
 
-class ProgressNotices:
-    """Make the notices that say how far a shard has folded and committed the log."""
+def progress_notice(shard: str, started_at: int, committed_sequence: int) -> tuple[str, bytes]:
+    """Return subject and body of how far a shard has folded and committed the log.
 
-    def __init__(self, shard: str, *, started_at: int) -> None:
-        """Name the shard, and its epoch by the projector's start (nanoseconds of the broker's clock)."""
-        self._named: dict[str, Json] = {"shard": shard, "epoch": format_time(started_at)}
-
-    def notice(self, committed_sequence: int) -> tuple[str, bytes]:
-        """Return subject and body."""
-        return PROGRESS_SUBJECT, json_text.dumps({"sequence": committed_sequence, **self._named})
+    Its epoch is the projector's start (nanoseconds of the broker's clock).
+    """
+    view: Json = {"sequence": committed_sequence, "shard": shard, "epoch": format_time(started_at)}
+    return PROGRESS_SUBJECT, json_text.dumps(view)
 
 
 def outcome_view(namespace: str, document: str, entry: Entry, folded: Folded) -> dict[str, Json]:
@@ -71,16 +71,9 @@ def outcome_view(namespace: str, document: str, entry: Entry, folded: Folded) ->
     return views.outcome_view(namespace, document, entry, event_id=folded.event_id, first=first)
 
 
-def _change_view(where: Route, step: Step) -> dict[str, Json]:
-    event, entry = step.folded.event, step.entry
-    fields = {} if event is None else event.fields
-    named = {"namespace": where.namespace, "document": where.document}
-    return named | views.change_view(entry, _patch_of(event, entry), fields)
-
-
 def _patch_of(event: Event | None, entry: Entry) -> list[Json]:
-    """Return the effective patch. One operation's value is still as it was sent; of several, the bytes tell it:
-    they have changed each other's values by now, which belong to the document.
+    """Return the effective patch. One operation's value is still as it was sent; several may have changed each other's
+    values, which belong to the document by now, so that only the bytes tell them.
     """
     if entry.effect is None and event is not None and len(event.operations) == 1:
         return list(event.value)

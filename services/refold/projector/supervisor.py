@@ -111,14 +111,6 @@ class Supervisor:
 
     async def run(self) -> None:
         """Work until cancelled or until a fatal error (see `raise_if_stopped`)."""
-        try:
-            await self._run()
-        except Exception as error:  # noqa: BLE001 - the caller raises it again, see `raise_if_stopped`.
-            # Unexpected; the ASGI server would swallow it.
-            self.stage, self.error = Stage.stopped, repr(error)
-            self._stopped_by = error
-
-    async def _run(self) -> None:
         wait_seconds = STANDBY_SECONDS
         while True:
             begun_sequence = self.committed_sequence
@@ -132,7 +124,7 @@ class Supervisor:
                     STANDBY_SECONDS if has_progressed else min(2 * wait_seconds, BACKOFF_SECONDS_MAX)
                 )
                 await asyncio.sleep(wait_seconds)
-            except RefoldError as error:
+            except Exception as error:  # noqa: BLE001 - the ASGI server would swallow it; the caller raises it again.
                 self._fail(Stage.stopped, error)
                 self._stopped_by = error
                 return
@@ -143,7 +135,7 @@ class Supervisor:
             return
         try:
             async with asyncio.timeout(FLUSH_SECONDS):
-                await self._loop.flush_states()
+                await self._ports.store.flush_states(is_final=True)
         except (RefoldError, TimeoutError) as error:
             get_logger().warning("states_not_flushed", error=str(error))
 
@@ -161,13 +153,13 @@ class Supervisor:
         """Work while the lease is renewed; the failure of either ends the other."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._renew_lease(), name="shard")
+                tasks.create_task(self._renew_lease(), name="lease")
                 tasks.create_task(self._work(), name="work")
         except ExceptionGroup as group:
             raise group.exceptions[0] from group
 
     async def _renew_lease(self) -> None:
-        """Renew the lease. Nothing here waits for the log: a holder that cannot reach it is still alive."""
+        """Renew the lease. Nothing here waits for the log: a holder that cannot reach the log is still alive."""
         while True:
             if not await self._ports.store.acquire_lease():
                 raise FenceLost("another projector has taken the shard over")
@@ -186,12 +178,12 @@ class Supervisor:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._loop.run(), name="loop")
                 tasks.create_task(self._watch_lag(), name="lag")
-                tasks.create_task(self._watch_log(), name="witness")
+                tasks.create_task(self._watch_log(), name="log-check")
         except ExceptionGroup as group:
             raise group.exceptions[0] from group
 
     async def _level(self, checkpoints: list[Checkpoint]) -> list[Checkpoint]:
-        """Fold partitions that former shards left behind, step by step, until all are at one sequence."""
+        """Fold partitions that former shards had folded less far, until all are at one sequence."""
         while len(levels := sorted({each.read_sequence for each in checkpoints})) > 1:
             behind = [each for each in checkpoints if each.read_sequence == levels[0]]
             await ShardLoop(self._ports, self._bounds, FoldState(behind)).run(levels[1])
@@ -203,9 +195,8 @@ class Supervisor:
         while True:
             await asyncio.sleep(LAG_SECONDS)
             try:
-                loop = self._loop
-                if loop is not None:
-                    await self._ports.notices.send(*loop.progress.notice(loop.committed_sequence))
+                if self._loop is not None:
+                    await self._loop.send_progress()
                 info = await self._ports.log.info()
                 for checkpoint in self._shard.of(await self._ports.store.checkpoints()):
                     self._measure(info, checkpoint)
@@ -233,6 +224,7 @@ class Supervisor:
                 if silent >= SILENT_CHECKS_MAX:
                     raise
 
-    def _fail(self, stage: Stage, error: RefoldError) -> None:
-        self.stage, self.error = stage, f"{error.code}: {error}"
-        get_logger().error("projector_failed", stage=stage.value, code=error.code, error=str(error))
+    def _fail(self, stage: Stage, error: Exception) -> None:
+        code = error.code if isinstance(error, RefoldError) else type(error).__name__
+        self.stage, self.error = stage, f"{code}: {error}"
+        get_logger().error("projector_failed", stage=stage.value, code=code, error=str(error))

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from refold.core.document import Document
 from refold.core.errors import Refused, StoreDamaged
 from refold.core.history import Entry, Snapshot
-from refold.core.stream import Checkpoint, Record, ShardCheckpoint
+from refold.core.stream import Record, ShardCheckpoint
 
 ANSWER_BYTES_MAX: Final = 8 * 1024 * 1024
 """Bytes of one answer of a list or a history; `next` continues it."""
@@ -188,22 +188,3 @@ def reading_stored(namespace: str, document: str) -> Iterator[None]:
 def damaged(namespace: str, document: str, what: str, **facts: object) -> StoreDamaged:
     """Make the error that names a document."""
     return StoreDamaged(f"{namespace}/{document}: {what}", namespace=namespace, document=document, **facts)
-
-
-__all__ = [
-    "Capabilities",
-    "Checkpoint",
-    "ClosedPage",
-    "Commit",
-    "Depth",
-    "DocumentWrite",
-    "Head",
-    "Key",
-    "Name",
-    "Names",
-    "NamespaceCount",
-    "Page",
-    "Rejection",
-    "damaged",
-    "reading_stored",
-]

@@ -1,4 +1,4 @@
-"""Where a read begins: the page that holds a point, and the cursor that continues a list.
+"""Find where a read begins: the page that holds a point, or the cursor that continues a list.
 
 Shared by the adapters, so that a cursor of one is a cursor of the other.
 """
@@ -10,7 +10,7 @@ from base64 import b64decode, urlsafe_b64encode
 from typing import NamedTuple, Self
 
 from refold.core.errors import Refused
-from refold.core.history import NEVER, Clock, Point, Segment, Snapshot
+from refold.core.history import NEVER, Clock, Point, Snapshot
 from refold.core.stream import check_name
 from refold.core.timestamp import TIME_MAX_NANOSECONDS
 
@@ -19,7 +19,7 @@ _ANY = TIME_MAX_NANOSECONDS
 
 
 class Bounds(NamedTuple):
-    """The page that is looked for is the last one whose base is at or before all of these."""
+    """Bounds of a search for a page: the last one whose base is at or before all of them."""
 
     base_sequence: int = _ANY
     version: int = _ANY
@@ -34,8 +34,8 @@ class Bounds(NamedTuple):
         first = getattr(NEVER, "sequence" if name == "version_sequence" else name)
         return cls(**{name: min(max(point.value, first), _ANY)})
 
-    def hold(self, base: Snapshot, base_sequence: int) -> bool:
-        """Tell whether a page's base is within."""
+    def include(self, base: Snapshot, base_sequence: int) -> bool:
+        """Tell whether a page's base is within the bounds."""
         position = (base_sequence, base.version, base.sequence, base.recorded_at, base.occurred_max)
         return all(value <= bound for value, bound in zip(position, self, strict=True))
 
@@ -53,11 +53,6 @@ def first_bounds(after_version: int | None, *, is_descending: bool) -> Bounds:
     if after_version is None:
         return Bounds() if is_descending else Bounds(base_sequence=0)
     return Bounds.of(Point(Clock.version, after_version - 1 if is_descending else after_version))
-
-
-def next_bounds(segment: Segment, *, is_descending: bool) -> Bounds:
-    """Bound the segment after a closed one, or before any."""
-    return Bounds(base_sequence=segment.base_sequence - 1 if is_descending else segment.entries[-1].sequence)
 
 
 def write_cursor(document: str) -> str:

@@ -35,7 +35,7 @@ from refold.store import (
     Page,
     Rejection,
 )
-from refold.store.bounds import Bounds, first_bounds, next_bounds, read_cursor, write_cursor
+from refold.store.bounds import Bounds, first_bounds, read_cursor, write_cursor
 from refold.store.ports import (
     Item,
     ReadSnapshot,
@@ -49,33 +49,36 @@ from refold.store.ports import (
 
 @dataclass(slots=True)
 class _Kept:
-    """A document's row, its closed pages, and the open one."""
+    """A document's row, its state, and its segments: closed pages, and the open one."""
 
     document: Document
     state: bytes | None
-    closed: list[Segment] = field(default_factory=list)
-    open: Segment = field(default_factory=lambda: Segment(NEVER, 0, []))
-
-    @property
-    def segments(self) -> list[Segment]:
-        return [*self.closed, self.open]
+    segments: list[Segment] = field(default_factory=lambda: [Segment(NEVER, 0, [])])
 
     @property
     def entries(self) -> list[Entry]:
-        return [entry for run in self.segments for entry in run.entries]
+        return [entry for segment in self.segments for entry in segment.entries]
 
     @property
     def head(self) -> Head:
         row = self.document
         return Head(row.namespace, row.document, snapshot_of(row, self.state), row.last_sequence)
 
-    def segment(self, bounds: Bounds) -> Segment:
-        run = next(run for run in reversed(self.segments) if bounds.hold(run.base, run.base_sequence))
-        return run._replace(entries=list(run.entries))
-
     def head_at(self, point: Point) -> Head:
-        found = history.state_at(self.segment(Bounds.of(point)), point)
+        found = history.state_at(self.segments[self.at(Bounds.of(point))], point)
         return Head(self.document.namespace, self.document.document, found, found.sequence)
+
+    def at(self, bounds: Bounds) -> int:
+        """Find the last segment within the bounds."""
+        return max(at for at, it in enumerate(self.segments) if bounds.include(it.base, it.base_sequence))
+
+    def copy(self) -> _Kept:
+        """Return what no later commit changes."""
+        return replace(self, segments=[self.copy_of(at) for at in range(len(self.segments))])
+
+    def copy_of(self, at: int) -> Segment:
+        segment = self.segments[at]
+        return segment._replace(entries=segment.entries.copy())
 
 
 @dataclass(slots=True)
@@ -98,7 +101,7 @@ class Tables:
 
 
 class MemoryStore:
-    """A SnapshotStore in memory."""
+    """A SnapshotStore in memory; `refold.store.ports` says what each method does."""
 
     capabilities = Capabilities(depth=Depth.full, has_where=False)
     flush_seconds = 0.0
@@ -118,7 +121,6 @@ class MemoryStore:
         self._timer = timer
 
     async def bind(self, log_id: str) -> list[Checkpoint]:
-        """Return the checkpoints; makes them at the log's start."""
         tables = self._tables
         if tables.log_id is None:
             tables.log_id = log_id
@@ -128,7 +130,6 @@ class MemoryStore:
         return await self.checkpoints()
 
     async def acquire_lease(self) -> bool:
-        """Acquire or renew the lease, unless another store holds one that is not expired."""
         now = self._timer()
         lease = self._tables.leases.get(self._shard)
         if lease is None or lease.holder is self or now - lease.renewed_at >= self._lease_seconds:
@@ -136,11 +137,9 @@ class MemoryStore:
         return self._tables.leases[self._shard].holder is self
 
     async def load(self, keys: Sequence[Key]) -> list[Document]:
-        """Load those documents that exist, with their id windows."""
         return [_loaded(self._tables.documents[key]) for key in set(keys) if key in self._tables.documents]
 
     async def commit(self, commit: Commit) -> None:
-        """Write all of it or nothing."""
         tables = self._tables
         lease = tables.leases.get(self._shard)
         if lease is None or lease.holder is not self:
@@ -168,39 +167,32 @@ class MemoryStore:
         """Do nothing: no state is left out."""
 
     async def checkpoints(self) -> list[Checkpoint]:
-        """Read the checkpoints as committed."""
         return [_copied(found) for _, found in sorted(self._tables.checkpoints.items())]
 
     async def head(self, namespace: str, document: str) -> Head | None:
-        """Read a document's row."""
         kept = self._tables.documents.get((namespace, document))
         return kept.head if kept else None
 
     async def segment_at(self, namespace: str, document: str, point: Point) -> Segment | None:
-        """Read the segment that holds a point."""
-        return self._segment(namespace, document, Bounds.of(point))
+        kept = self._tables.documents.get((namespace, document))
+        return kept.copy_of(kept.at(Bounds.of(point))) if kept else None
 
     async def segments(
         self, namespace: str, document: str, *, after_version: int | None, is_descending: bool
     ) -> AsyncGenerator[Segment, None]:
-        """Yield a document's segments in the order asked."""
-        found = self._segment(namespace, document, first_bounds(after_version, is_descending=is_descending))
-        while found:
-            last = self._tables.documents[namespace, document].open
-            is_last = found.base_sequence == (0 if is_descending else last.base_sequence)
-            yield found
-            if is_last:
-                return
-            found = self._segment(namespace, document, next_bounds(found, is_descending=is_descending))
+        kept = self._tables.documents.get((namespace, document))
+        if kept is not None:
+            segments = kept.copy().segments
+            first = kept.at(first_bounds(after_version, is_descending=is_descending))
+            for segment in segments[first::-1] if is_descending else segments[first:]:
+                yield segment
 
     async def entry(self, namespace: str, document: str, sequence: int) -> Entry | None:
-        """Read one of a document's events with its outcome."""
         kept = self._tables.documents.get((namespace, document))
         entries = kept.entries if kept else []
         return next((entry for entry in entries if entry.sequence == sequence), None)
 
     async def find_id(self, namespace: str, document: str, event_id: str) -> Entry | None:
-        """Find the first event that carried this id in the dedup window."""
         for found in await self.load([(namespace, document)]):
             known = recall(found.identities, id_digest(event_id), found.events + 1 - ID_WINDOW_EVENTS)
             if known is not None:
@@ -210,14 +202,12 @@ class MemoryStore:
     async def list_documents(
         self, namespace: str, *, prefix: str, where: str | None, limit: int, cursor: str | None
     ) -> Page:
-        """List present documents by id."""
         if where is not None:
             raise Refused("where_needs_postgres", "only Postgres evaluates SQL/JSON paths", field="where")
         found = self._listed(namespace, prefix, read_cursor(cursor))
         return _bounded((kept.head for kept in found), limit)
 
     async def list_names(self, namespace: str, *, prefix: str, limit: int, cursor: str | None) -> Names:
-        """List every document that ever had a version."""
         found = [
             Name(row.document, row.version, row.recorded_at, kept.state is not None)
             for kept in self._listed(namespace, prefix, read_cursor(cursor))
@@ -228,14 +218,12 @@ class MemoryStore:
     async def list_at(
         self, namespace: str, point: Point, *, prefix: str, limit: int, cursor: str | None
     ) -> Page:
-        """List what was present at a point."""
         found = self._listed(namespace, prefix, read_cursor(cursor))
         return _bounded((kept.head_at(point) for kept in found), limit)
 
     async def rejections(
         self, namespace: str | None, document: str | None, *, limit: int, before_sequence: int | None
     ) -> list[Rejection]:
-        """Read rejections, newest first."""
         found = [
             rejection
             for rejection in self._tables.rejections
@@ -246,7 +234,6 @@ class MemoryStore:
         return sorted(found, key=attrgetter("sequence"), reverse=True)[:limit]
 
     async def namespaces(self) -> list[NamespaceCount]:
-        """Count documents and events by namespace."""
         documents: Counter[str] = Counter()
         events: Counter[str] = Counter()
         for (namespace, _), kept in self._tables.documents.items():
@@ -256,12 +243,18 @@ class MemoryStore:
 
     @asynccontextmanager
     async def read_snapshot(self) -> AsyncIterator[ReadSnapshot]:
-        """Hold a copy of the projection."""
-        kept = self._tables.documents.values()
-        items = [item for each in kept for item in _items(each)]
-        yield _ReadSnapshot(
-            await self.checkpoints(), await self.namespaces(), [*items, *self._tables.rejections]
-        )
+        tables = self._tables
+        documents = {key: kept.copy() for key, kept in tables.documents.items()}
+        checkpoints = {found.partition: found for found in await self.checkpoints()}
+        yield MemoryStore(Tables(tables.log_id, checkpoints, documents, tables.rejections.copy()))
+
+    async def items(self, namespace: str | None, document: str | None) -> AsyncGenerator[Item]:
+        """Be a ReadSnapshot, too: of tables that nothing else changes."""
+        stored = [item for kept in self._tables.documents.values() for item in _items(kept)]
+        for item in sorted([*stored, *self._tables.rejections], key=position_of):
+            name = position_of(item)
+            if namespace in {None, name[0]} and document in {None, name[1]}:
+                yield item
 
     async def ping(self) -> None:
         """Do nothing: memory is always reachable."""
@@ -271,10 +264,6 @@ class MemoryStore:
         lease = self._tables.leases.get(self._shard)
         if lease is not None and lease.holder is self:
             del self._tables.leases[self._shard]
-
-    def _segment(self, namespace: str, document: str, bounds: Bounds) -> Segment | None:
-        kept = self._tables.documents.get((namespace, document))
-        return kept.segment(bounds) if kept else None
 
     def _listed(self, namespace: str, prefix: str, after: str) -> Iterator[_Kept]:
         for (name, document), kept in sorted(self._tables.documents.items()):
@@ -303,24 +292,22 @@ def _write(documents: dict[Key, _Kept], write: DocumentWrite) -> None:
     kept = documents.setdefault(key, _Kept(row, write.state))
     kept.document, kept.state = row, write.state
     for closed in write.pages:
-        assert closed.has_journal == bool(kept.open.entries), key
-        kept.open.entries.extend(closed.entries)
-        kept.closed.append(kept.open)
-        kept.open = Segment(closed.closing, kept.open.entries[-1].sequence, [])
-    kept.open.entries.extend(write.journal)
+        entries = kept.segments[-1].entries
+        assert closed.has_journal == bool(entries), key
+        entries.extend(closed.entries)
+        kept.segments.append(Segment(closed.closing, entries[-1].sequence, []))
+    kept.segments[-1].entries.extend(write.journal)
 
 
 def _items(kept: _Kept) -> Iterator[Item]:
-    row = kept.document
+    row, (*closed, last) = kept.document, kept.segments
     yield StoredHead(replace(row, state=ABSENT), kept.state, None)
     events = 0
-    for run in kept.segments:
-        is_open = run is kept.open
-        if run.base_sequence or not is_open:
-            closed = None if is_open else _closed(list(run.entries))
-            yield StoredPage(row.namespace, row.document, run.base, run.base_sequence, events, closed)
-        events += len(run.entries)
-    for entry in kept.open.entries:
+    for segment in kept.segments if last.base_sequence else closed:
+        page = None if segment is last else _closed(segment.entries)
+        yield StoredPage(row.namespace, row.document, segment.base, segment.base_sequence, events, page)
+        events += len(segment.entries)
+    for entry in last.entries:
         yield StoredEntry(row.namespace, row.document, entry)
 
 
@@ -337,27 +324,6 @@ def _closed(entries: list[Entry]) -> StoredClosed:
     identities = [entry.identity for entry in entries if entry.identity is not None]
     packed = pack_identities(identities)
     return StoredClosed(entries, entries[-1].sequence, len(entries), len(identities), packed)
-
-
-class _ReadSnapshot:
-    def __init__(
-        self, checkpoints: list[Checkpoint], namespaces: list[NamespaceCount], items: list[Item]
-    ) -> None:
-        self._checkpoints = checkpoints
-        self._namespaces = namespaces
-        self._items = sorted(items, key=position_of)
-
-    async def checkpoints(self) -> list[Checkpoint]:
-        return self._checkpoints
-
-    async def namespaces(self) -> list[NamespaceCount]:
-        return self._namespaces
-
-    async def items(self, namespace: str | None, document: str | None) -> AsyncGenerator[Item]:
-        for item in self._items:
-            name = position_of(item)
-            if namespace in {None, name[0]} and document in {None, name[1]}:
-                yield item
 
 
 def _copied(checkpoint: Checkpoint) -> Checkpoint:

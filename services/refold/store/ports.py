@@ -61,7 +61,7 @@ class ProjectionWriter(Protocol):
 
 
 class LatestReader(Protocol):
-    """What is now: heads, lists, counts."""
+    """The newest state: heads, lists, counts."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -92,7 +92,7 @@ class LatestReader(Protocol):
 
 
 class HistoryReader(Protocol):
-    """What was: the segments of a document's history, single events, lists as of a point."""
+    """The past: the segments of a document's history, single events, lists as of a point."""
 
     async def segment_at(self, namespace: str, document: str, point: Point) -> Segment | None:
         """Read the segment that holds a point; None where the document never had an event."""
@@ -242,38 +242,6 @@ class Unequal(NamedTuple):
     fresh: Row | str | None
 
 
-class HeldProjection(Protocol):
-    """The live projection while nothing can be committed to it."""
-
-    sequence: int
-    """How far it has been folded."""
-
-    def unequal(self, after_sequence: int) -> AsyncGenerator[Unequal]:
-        """Compare what changed after a sequence, and the checkpoints and counts."""
-
-    async def swap(self) -> None:
-        """Replace the live projection by the fresh one when the hold ends."""
-
-
-class SchemaSwap(Protocol):
-    """Two projections of one log in one database: a live one, and a fresh one that is to replace it."""
-
-    async def prepare(self) -> None:
-        """Raise `StoreDiffers` for readers that would not follow a swap; drop what an earlier one left."""
-
-    async def copy_indexes(self) -> None:
-        """Create the indexes on the fresh projection that were added to the live one."""
-
-    def unequal(self, until_sequence: int) -> AsyncGenerator[Unequal]:
-        """Compare what has not changed since a sequence that the fresh one has reached and the live one has passed."""
-
-    def hold(self) -> AbstractAsyncContextManager[HeldProjection]:
-        """Keep commits out of the live projection. Raises `StoreUnavailable` where the locks are not free in time."""
-
-    async def drop_former(self) -> None:
-        """Drop the projection that was replaced."""
-
-
 class BoundLog(NamedTuple):
     """The log that a projection was made from, and how far it was folded (0 where that cannot be read)."""
 
@@ -281,24 +249,29 @@ class BoundLog(NamedTuple):
     read_sequence: int
 
 
-class Replacement(Protocol):
-    """A fresh projection that replaces a damaged one, which is kept under another name."""
-
-    async def prepare(self) -> None:
-        """Raise `StoreDiffers` where something reads the damaged projection and would not follow the replacement."""
+class SchemaSwap(Protocol):
+    """A fresh projection that is to replace the live one of the same log, in one database."""
 
     async def bound(self) -> BoundLog | None:
-        """Read what the damaged projection was made from; None where that cannot be read."""
+        """Read what the live projection was made from, though it may be damaged; None where that cannot be read."""
+
+    async def prepare(self) -> None:
+        """Raise `StoreDiffers` where something reads the live projection and would not follow the swap."""
 
     async def copy_indexes(self) -> None:
-        """Create the indexes on the fresh projection that were added to the damaged one."""
+        """Create the indexes on the fresh projection that were added to the live one."""
+
+    def unequal(self, after_sequence: int, until_sequence: int) -> AsyncGenerator[Unequal]:
+        """Compare documents that changed after one sequence, and in the live projection not after the other."""
+
+    def unequal_counts(self) -> AsyncGenerator[Unequal]:
+        """Compare the checkpoints and counts, while the live projection is held."""
 
     def hold(self) -> AbstractAsyncContextManager[None]:
-        """Keep commits out of the damaged projection; replace it when the block ends.
+        """Keep commits out of the live projection. Raises `StoreUnavailable` where the locks are not free in time."""
 
-        Raises `StoreUnavailable` where the locks are not free in time.
-        """
+    async def swap(self) -> None:
+        """Replace the live projection, which is held, by the fresh one when the hold ends."""
 
-    @property
-    def kept(self) -> str:
-        """The name that the damaged projection is kept under; empty where nothing was left of it."""
+    async def drop_former(self) -> None:
+        """Drop the projection that was replaced, unless it is to be kept."""

@@ -25,7 +25,7 @@ from refold.embedded.process import Command, LogFile, Process
 from refold.log import EventLog
 from refold.projector.loop import begin_replay, replay_loop
 from refold.store.postgres import PostgresStore
-from refold.store.postgres.swap import PostgresReplacement, PostgresSchemaSwap
+from refold.store.postgres.audit import PostgresSchemaSwap
 from refold.telemetry.logging import configure
 from refold.wiring.log import make_embedded_log, open_log
 from refold.wiring.projector import bounds_of, state_lag_of
@@ -99,18 +99,19 @@ async def run_from_nothing(
         async with AsyncExitStack() as endings:
             log = await endings.enter_async_context(_log(settings))
             replacement = await endings.enter_async_context(
-                PostgresReplacement.open(dsn, live=live, fresh=fresh, kept=kept)
+                PostgresSchemaSwap.open(dsn, live=live, fresh=fresh, keep_as=kept)
             )
             store = await endings.enter_async_context(_resumed(settings, fresh, replacement))
-            parts = rebuild.FromNothing(
+            parts = rebuild.Parts(
                 log=log,
+                live=None,
                 fresh=store,
-                replacement=replacement,
+                swap=replacement,
                 open_loop=partial(replay_loop, log, store, bounds_of(settings)),
                 processes=min(PROCESSES_MAX, processes or processors()),
                 replay_in_shards=partial(replay_in_processes, settings, fresh),
             )
-            return Replaced(await rebuild.rebuild_from_nothing(parts, listener), replacement.kept)
+            return Replaced(await rebuild.rebuild(parts, listener), replacement.kept)
 
 
 def _kept_name(live: str) -> str:
@@ -120,7 +121,7 @@ def _kept_name(live: str) -> str:
 
 @asynccontextmanager
 async def _resumed(
-    settings: Settings, schema: str, replacement: PostgresReplacement
+    settings: Settings, schema: str, replacement: PostgresSchemaSwap
 ) -> AsyncIterator[PostgresStore]:
     """Open what an earlier rebuild has left, to continue it; if that is damaged, start from an empty schema."""
     async with _log(settings) as log:

@@ -6,12 +6,12 @@ import asyncio
 import random
 
 import pytest
+from refold.store.postgres.read import READ_TOGETHER_BYTES_MAX, READS_TOGETHER_MAX
 
 from refold.core.errors import StoreUnavailable
 from refold.core.history import Clock, Point
 from refold.history import state_at
 from refold.store.postgres import PostgresStore
-from refold.store.postgres.read import READ_TOGETHER_BYTES_MAX, READS_TOGETHER_MAX
 from support.scribe import NAMESPACE
 
 DOCUMENTS = 2 * READS_TOGETHER_MAX + 5

@@ -7,10 +7,11 @@ from typing import Any
 import orjson
 import pytest
 
+from refold import history
 from refold.core.errors import Refused, VersionUnknown
 from refold.core.fold import EVENT_BYTES_MAX
 from refold.core.history import Clock, Point, touches
-from refold.history import History, changes
+from refold.history import History
 from refold.store.memory import MemoryStore, Tables
 from support.scribe import NAMESPACE, Scribe
 
@@ -117,7 +118,7 @@ async def test_a_full_answer_that_ends_with_the_history_has_no_next(told: Told) 
 async def test_an_answer_is_bounded_in_bytes_and_has_at_least_one_item(
     told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(changes, "ANSWER_BYTES_MAX", 900)
+    monkeypatch.setattr(history, "ANSWER_BYTES_MAX", 900)
     await told.publish({"put": "x" * 2000}, {"put": "x" * 200}, {"put": "x" * 200}, {"put": "x" * 200})
     assert await told.versions() == ([1], 1)
     assert await told.versions(after=1) == ([2, 3], 3)
@@ -144,7 +145,7 @@ async def test_path_keeps_what_touched_the_place_or_under_or_over_it(told: Told)
 async def test_a_search_for_a_path_looks_at_so_many_changes_and_then_goes_on(
     told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(changes, "HISTORY_SCAN_MAX", 3)
+    monkeypatch.setattr(history, "HISTORY_SCAN_MAX", 3)
     others = [{"patch": [{"op": "add", "path": "/b", "value": number}]} for number in range(4)]
     await told.publish({"put": {}}, *others, {"patch": [{"op": "add", "path": "/a", "value": 0}]})
     assert await told.versions(path="/a") == ([1], 3)

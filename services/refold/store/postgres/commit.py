@@ -45,15 +45,15 @@ async def write_commit(
     """Write all of it or nothing. Raises `FenceLost`, and what `transaction` and `single_statement` raise."""
     try:
         await _write_at_once(connection, commit, epoch, is_synchronous=is_synchronous)
-    except StoreError as error:
-        if error.facts.get("sqlstate") == _NOT_CHANGED:
-            raise StoreDamaged("a document has lost its row", cause=error.facts["cause"]) from error
-        if not isinstance(error, FenceLost):
-            raise
+    except FenceLost:
         # The partitions may have belonged to other shards until now.
         async with transaction(connection):
             await _regroup(connection, commit)
             await _write_parts(connection, commit, epoch, is_synchronous=is_synchronous)
+    except StoreError as error:
+        if error.facts.get("sqlstate") != _NOT_CHANGED:
+            raise
+        raise StoreDamaged("a document has lost its row", cause=error.facts["cause"]) from error
 
 
 async def _write_at_once(
@@ -83,7 +83,7 @@ async def _write_parts(
 
 
 async def _regroup(connection: Connection, commit: Commit) -> None:
-    """Make a shard of partitions of other shards. Under the log's lock, so that no two divide the same shard."""
+    """Make a shard of partitions of other shards, under the log's lock, so that no two divide the same shard."""
     await connection.execute(SQL["lock_log"])
     await connection.execute(SQL["regroup_shards"], commit.checkpoint.partitions, commit.expected_sequence)
 

@@ -6,18 +6,15 @@ A row's state is of `state_version` where that is set; reads fold what is missin
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from refold.core import history
 from refold.core.document import ABSENT, Document
-from refold.core.history import NEVER, Clock, Point, Segment
-from refold.store import STATE_LAG_BYTES, STATE_LAG_SECONDS, Head, Key, damaged, reading_stored
+from refold.store import STATE_LAG_BYTES, STATE_LAG_SECONDS, Key
 from refold.store.postgres.lease import ShardLease
-from refold.store.postgres.pool import SQL, Connection, Pool, Row, translated
-from refold.store.postgres.rows import decompress, to_entry, to_head
+from refold.store.postgres.load import read_exact
+from refold.store.postgres.pool import SQL, Pool, translated
 
 _COMMITTED_AFTER: Final = 0.75
 _FLUSHED_AFTER: Final = 0.875
@@ -41,10 +38,10 @@ class StateLag:
 
 
 class StateFlusher:
-    """Decide when a row's state is written. Remembers, for as long as that matters, when each was written last."""
+    """Decide when a row's state is written, by when each was written last."""
 
     def __init__(self, pool: Pool, lease: ShardLease, bounds: StateLag, timer: Callable[[], float]) -> None:
-        """Begin with nothing remembered: then every state is written."""
+        """Begin without times: then every state is written."""
         self._pool = pool
         self._lease = lease
         self._bounds = bounds
@@ -115,31 +112,3 @@ class StateFlusher:
     def _is_older(self, key: Key, share: float) -> bool:
         written_at = self._written_at.get(key)
         return written_at is None or self._timer() - written_at >= share * self._bounds.seconds
-
-
-async def read_exact(connection: Connection, keys: Sequence[Key]) -> dict[Key, Head]:
-    """Read the documents that exist with their exact states, in one consistent view."""
-    if not keys:
-        return {}
-    rows = await connection.fetch(SQL["exact_documents"], *map(list, zip(*keys, strict=True)))
-    heads = {}
-    for row in rows:
-        heads[row["namespace"], row["document"]] = _exact_head(row)
-        # Folding large documents takes time: other tasks run between two.
-        await asyncio.sleep(0)
-    return heads
-
-
-def _exact_head(row: Row) -> Head:
-    """Fold the journal after the row's own state, or after the open page's snapshot where that is newer."""
-    head = to_head(row)
-    if row["state_version"] is None:
-        return head
-    with reading_stored(head.namespace, head.document):
-        base = row["state"] if row["snapshot"] is None else decompress(row["snapshot"])
-        entries = [to_entry(entry) for entry in row["journal"]]
-        segment = Segment(NEVER._replace(state=base, version=row["base_version"]), 0, entries)
-        exact = history.state_at(segment, Point(Clock.version, head.snapshot.version))
-    if exact.version != head.snapshot.version:
-        raise damaged(head.namespace, head.document, "the journal lacks events of it")
-    return head._replace(snapshot=head.snapshot._replace(state=exact.state))

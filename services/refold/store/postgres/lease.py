@@ -34,7 +34,7 @@ class ShardLease:
         self._lock = asyncio.Lock()
 
     async def acquire(self) -> bool:
-        """Try for the lock; where it is held already, check that the connection lives."""
+        """Try for the lock; if it is held already, check that the connection is alive."""
         async with self._lock:
             if self._connection is None or self._connection.is_closed():
                 self._lose()
@@ -73,7 +73,7 @@ class ShardLease:
             await connection.execute(SQL["ping"])
             return True
         if await connection.fetchval(SQL["lock_shard"], self._key):
-            # No other process took it, so the silence was not too long.
+            # No other process took it: the takeover delay is long enough.
             self._takeover_seconds = self._lease_seconds
         elif not await self._take(connection):
             return False

@@ -12,8 +12,8 @@ FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relkind = 'r' AND c.relname = ANY ($2::text[])
 
 -- name: find_emptied
--- The table that has lost the rows that other tables tell of, NULL where there is none; $1 is the number of partitions.
--- Every look ends at a first row, but for the documents' where no row at all stands in journal or pages.
+-- The table that has lost rows that other tables refer to, NULL where there is none; $1 is the number of partitions.
+-- Every check stops at the first row, except those of the documents where journal or pages are empty.
 SELECT CASE
     WHEN NOT EXISTS (SELECT FROM log) THEN CASE
         WHEN EXISTS (SELECT FROM shards) OR EXISTS (SELECT FROM checkpoints) OR EXISTS (SELECT FROM documents)
@@ -31,7 +31,7 @@ SELECT CASE
 END
 
 -- name: find_rows_of
--- Whether a document without a row has events all the same.
+-- Whether a document without a row has events.
 SELECT EXISTS (SELECT FROM journal WHERE namespace = $1 AND document = $2)
     OR EXISTS (SELECT FROM pages WHERE namespace = $1 AND document = $2)
 
@@ -55,7 +55,7 @@ INSERT INTO migrations (number, name) VALUES ($1, $2)
 SELECT pg_advisory_xact_lock($1)
 
 -- name: find_state_indexes
--- Those that read the column otherwise than through refold_jsonb; quoted text may say "state" as it likes.
+-- Indexes that read the column other than through refold_jsonb; the word in quoted text does not count.
 SELECT i.indexrelid::regclass::text
 FROM pg_index AS i
 WHERE i.indrelid = 'documents'::regclass
@@ -88,7 +88,7 @@ FROM unnest(
 ON CONFLICT DO NOTHING
 
 -- name: make_shard
--- One of all partitions, where there is none.
+-- One shard of all partitions, where there is none.
 INSERT INTO shards (partitions, fold, read_sequence, recorded_at)
 SELECT $1, $2, $3, $4 WHERE NOT EXISTS (SELECT FROM shards)
 
@@ -106,7 +106,7 @@ SELECT p::integer AS partition, read_sequence FROM shards, unnest(partitions) AS
 SELECT FROM log FOR UPDATE
 
 -- name: regroup_shards
--- Makes the partitions $1 a shard where all of them stand at $2; the others of their former shards stay together.
+-- Make the partitions $1 a shard if all of them are at $2; the others of their former shards stay together.
 WITH former AS (
     DELETE FROM shards WHERE partitions && $1::smallint[] AND partitions <> $1 AND read_sequence = $2
     RETURNING *
@@ -127,8 +127,8 @@ HAVING count(*) = cardinality($1)
 SELECT pg_try_advisory_lock($1)
 
 -- name: end_silent_holder
--- A backend that waits for its client (idle, within a transaction, in a COPY) shows that the client says nothing;
--- one that works on a statement, or waits for a lock or the disk, is left alone. Materialized: nobody else is ended.
+-- A backend that waits for its client (idle, within a transaction, in a COPY) shows that the client is silent;
+-- one that works on a statement, or waits for a lock or the disk, is not ended. Materialized, so that no other is ended.
 WITH silent AS MATERIALIZED (
     SELECT
         a.pid, a.state,
@@ -162,12 +162,11 @@ CREATE TEMPORARY TABLE IF NOT EXISTS closed_pages (
 SET LOCAL synchronous_commit = on
 
 -- name: write_commit
--- The fence. The shard of the partitions $1 moves on; those with events of their own ($7 and further) get theirs. Whoever
--- writes shares the log's row first, which a rebuild takes for itself while it swaps. The epoch keeps out who knows the
--- projection that it has replaced.
--- Then, only where it has moved: few documents (new ones: $32) and events in the same round trip, and the counts. A
--- state that is not named again ($31) is not written again: the new row points to the same bytes. What it shows is of the
--- version that the row had when it began to lag.
+-- The fence: the shard of the partitions $1 advances, and partitions with events ($7 and later) get their checkpoints.
+-- Every commit reads the log's row first, whose table a rebuild locks while it swaps. The epoch fences a projector that was
+-- bound to the projection that a rebuild has replaced.
+-- Behind the fence: few documents (new ones: $32) and events in the same round trip, and the counts. A state that is
+-- left out ($31) is not written again: the new row points to the same bytes, of the version that the row had then.
 WITH held AS (SELECT FROM log WHERE epoch = $6 FOR SHARE),
 fence AS (
     UPDATE shards SET read_sequence = $3, recorded_at = $4, fold = $5
@@ -277,7 +276,7 @@ WHERE p.namespace = c.namespace AND p.document = c.document AND p.payload IS NUL
     )
 
 -- name: close_first_pages
--- A first page is based on version 0, before every time.
+-- A first page begins at version 0, before every time.
 INSERT INTO pages (
     namespace, document, base_sequence,
     base_version, base_version_sequence, base_recorded_at, base_occurred_max, base_events, base_occurred_at,
@@ -288,9 +287,9 @@ FROM closed_pages AS c, (VALUES ((-9223372036854775808)::bigint)) AS t (never)
 WHERE NOT EXISTS (SELECT FROM pages AS p WHERE p.namespace = c.namespace AND p.document = c.document)
 
 -- name: load_documents
--- Heads with their id windows: the journal's identities, and those of the last pages that together hold $3 ids
--- within $4 events. States only where $5 asks for them and they do not lag. A document without a row is answered (with
--- no version) where it has events all the same. Scalar subqueries, which the planner never hashes: a table is not read.
+-- Heads with their dedup windows: the journal's identities, and those of the last pages that together hold $3 ids
+-- within $4 events. States only if $5 is true and the row has the newest. A document with events that has lost its row is
+-- returned without a version. Scalar subqueries, which the planner never hashes, so that no table is read whole.
 SELECT
     k.namespace, k.document, d.partition, d.version, d.version_sequence, d.last_sequence, d.last_recorded_at,
     d.recorded_at, d.occurred_at, d.occurred_max, d.events, d.unpaged_events, d.unpaged_bytes, d.page_bytes,
@@ -323,9 +322,9 @@ WHERE d.version IS NOT NULL
     OR (SELECT true FROM pages AS p WHERE p.namespace = k.namespace AND p.document = k.document LIMIT 1)
 
 -- name: heads
--- The rows of some documents; a state that takes more than $3 bytes as it is stored, or lags, is left out. The arrays
--- stand in SELECTs so that the planner does not see how long they are, and keeps one plan. A document without a row
--- is answered (with no version) where it has events all the same: its row was lost.
+-- The rows of some documents, without states of more than $3 stored bytes and states that are older than their row. The
+-- arrays are in SELECTs so that the planner does not see their length, and keeps one plan. A document with events that
+-- has lost its row is returned without a version.
 SELECT
     k.number::integer AS number, s.fits, k.namespace, k.document, d.version, d.version_sequence, d.last_sequence,
     d.recorded_at, d.occurred_at, d.occurred_max, d.state_version,
@@ -340,8 +339,8 @@ WHERE d.version IS NOT NULL
     OR (SELECT true FROM pages AS p WHERE p.namespace = k.namespace AND p.document = k.document LIMIT 1)
 
 -- name: exact_documents
--- Rows with what makes their states exact where they lag: the row's own state, or the open page's snapshot where that
--- is newer, and the journal behind it. One statement gives one consistent view.
+-- Rows with what makes their states exact: the row's own state, or the open page's snapshot where that is newer, and the
+-- journal after it. One statement, for a consistent view.
 SELECT
     d.namespace, d.document, d.version, d.version_sequence, d.last_sequence, d.recorded_at, d.occurred_at,
     d.occurred_max, d.state_version, p.snapshot, CASE WHEN p.base_version IS NULL THEN d.state END AS state,
@@ -373,15 +372,15 @@ ORDER BY namespace, document
 LIMIT $3
 
 -- name: flush_state
--- Versions may have come since the state was read ($4 is its own), or a newer state.
+-- There may be newer versions since the state, of version $4, was read, or a newer state.
 UPDATE documents
 SET state = $3, state_version = nullif($4, version)
 WHERE namespace = $1 AND document = $2 AND state_version < $4
 
--- name: run
--- The last page whose base lies within every bound, with the journal where it is the open one: one statement,
--- so the view is consistent. Without such a page it is the first one, not closed yet. The last columns show whether rows are
--- missing: the document's counts, and whether the next page begins where a closed one ends.
+-- name: segment
+-- The last page whose base is within every bound, with the journal if it is the open one: one statement, for a consistent
+-- view. Without such a page it is the first one, not closed yet. The last columns show whether rows are missing: the
+-- document's counts, and whether the next page begins where a closed one ends.
 WITH page AS (
     SELECT * FROM pages
     WHERE namespace = $1 AND document = $2
@@ -417,8 +416,8 @@ SELECT
     ) AS journal
 
 -- name: list_documents
--- `fits` counts the states' bytes up to $6; the first always fits. One row more than asked tells of a next one.
--- Of those that lag, the path $7 holds of the ones named in $8; their states are left out.
+-- `fits` counts the states' bytes up to $6; the first always fits. One row more than wanted shows that there is a next one.
+-- Of documents whose state is older than their row, those in $8 match the path $7; their states are left out.
 SELECT
     l.namespace, l.document, l.version, l.version_sequence, l.last_sequence,
     l.recorded_at, l.occurred_at, l.occurred_max, l.state_version, l.fits,
@@ -449,7 +448,7 @@ WHERE d.namespace = $1 AND d.document > $2 AND d.document >= $3 AND d.document <
 ORDER BY d.document
 
 -- name: list_matching_nul
--- Documents with U+0000 anywhere, which refold_jsonb cannot show, that the path $5 holds of. The text is looked at first:
+-- Documents with U+0000 anywhere, which refold_jsonb cannot convert, that match the path $5. The text is searched first:
 -- that costs a third of a conversion, and few documents go further.
 SELECT d.document
 FROM documents AS d
@@ -465,7 +464,7 @@ LIMIT $6
 SELECT coalesce(refold_jsonb($1::json), refold_searchable($1::json, $2::text)) @@ $2::text::jsonpath
 
 -- name: is_predicate
--- Whether a path is a predicate, which alone `@@` answers: of any value it gives one item, true, false or unknown.
+-- Whether a path is a predicate, as `@@` requires: it returns one item for any value, true, false or unknown.
 SELECT jsonb_path_query_array('{}'::jsonb, $1::text::jsonpath, silent => true) IN ('[true]', '[false]', '[null]')
 
 -- name: list_names
@@ -476,9 +475,9 @@ ORDER BY d.document
 LIMIT $5
 
 -- name: list_at
--- A batch of documents as of a point, whose bounds are $7 to $9. Where the head lies within and its state does not lag,
--- it is the answer (an absent one is left out); the others come with the page that holds the point, and with the
--- journal up to there where that page is open. `fits` counts what is read up to $6 bytes; the first always fits.
+-- A batch of documents as of a point, whose bounds are $7 to $9. A head within them that has the newest state is the answer
+-- (an absent one is left out); the others are returned with the page that holds the point, and with the journal up to
+-- there if that page is open. `fits` counts what is read up to $6 bytes; the first always fits.
 SELECT
     l.namespace, l.document, l.is_head, l.fits,
     l.version, l.version_sequence, l.last_sequence, l.recorded_at, l.occurred_at, l.occurred_max,
@@ -582,9 +581,9 @@ ORDER BY namespace, document, sequence
 SELECT set_config('lock_timeout', $1, true)
 
 -- name: unequal_documents
--- Of documents that the live schema has not changed behind $2, those changed behind $1 that differ, or whose live
--- state lags: its exact one is still to be compared. A fresh one that lags is none of the log's end: it differs.
--- live, fresh and former stand for the schemas' names.
+-- Documents that changed after $1, and in the live schema not after $2, and that differ, or whose live state is older than
+-- its row and still to be compared. A fresh state that is older than its row differs. The names live, fresh and former are
+-- replaced by those of the schemas.
 SELECT
     namespace, document, l.state_version IS NOT NULL AS live_lags,
     (
@@ -629,15 +628,6 @@ FULL JOIN (
 ) AS f USING (namespace)
 WHERE (l.documents, l.events) IS DISTINCT FROM (f.documents, f.events)
 
--- name: hold_log
-SELECT FROM live.log FOR UPDATE
-
--- name: hold_live
-SELECT read_sequence FROM live.shards ORDER BY partitions FOR UPDATE
-
--- name: end_live
-UPDATE live.shards SET read_sequence = -1
-
 -- name: rename_live
 ALTER SCHEMA live RENAME TO former
 
@@ -648,7 +638,7 @@ ALTER SCHEMA fresh RENAME TO live
 SELECT live.recreate_views()
 
 -- name: drop_former_tables
--- Without CASCADE: nothing outside goes with them.
+-- Without CASCADE, so that nothing outside is dropped.
 DROP TABLE IF EXISTS
     former.documents, former.journal, former.pages, former.rejections, former.namespaces, former.checkpoints, former.shards,
     former.log, former.migrations
@@ -657,7 +647,7 @@ DROP TABLE IF EXISTS
 DROP SCHEMA IF EXISTS former CASCADE
 
 -- name: readers_elsewhere
--- Views that read a table of the live schema, other than those that create_view made.
+-- Views that read a table of the live schema, except those that create_view made.
 SELECT DISTINCT v.oid::regclass::text
 FROM pg_depend AS d
 JOIN pg_rewrite AS r ON r.oid = d.objid AND d.classid = 'pg_rewrite'::regclass
@@ -667,7 +657,7 @@ WHERE t.relnamespace = to_regnamespace('live')
     AND coalesce(obj_description(v.oid, 'pg_class'), '') NOT LIKE 'refold namespace %'
 
 -- name: added_indexes
--- Their definitions, told from the live schema's view, name its tables in full and its functions not at all.
+-- Definitions as seen from the live schema qualify its tables but not its functions.
 SELECT replace(
     replace(pg_get_indexdef(i.indexrelid), format(' ON %I.%I ', n.nspname, t.relname), format(' ON fresh.%I ', t.relname)),
     'refold_jsonb(', 'fresh.refold_jsonb('

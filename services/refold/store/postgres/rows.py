@@ -65,6 +65,9 @@ _LINKS: Final = (
 _links = attrgetter(*_LINKS)
 
 
+_SINCE: Final = ("version_sequence", "recorded_at", "occurred_at", "occurred_max")
+
+
 def document_row(write: DocumentWrite) -> tuple[object, ...]:
     """Return the values of `DOCUMENT_COLUMNS`."""
     return (*_numbers(write.document), write.state)
@@ -81,44 +84,27 @@ def to_document(row: Row) -> Document:
 
 def to_head(row: Row) -> Head:
     """Return a document's head. Raises `StoreDamaged` for a row that is missing."""
-    if row["version"] is None:
-        raise damaged(row["namespace"], row["document"], ROW_MISSING)
-    return Head(row["namespace"], row["document"], _head_snapshot(row), row["last_sequence"])
+    namespace, document, version = row["namespace"], row["document"], row["version"]
+    if version is None:
+        raise damaged(namespace, document, ROW_MISSING)
+    if version == 0:
+        return Head(namespace, document, NEVER, row["last_sequence"])
+    times = (row["recorded_at"], row["occurred_at"], row["occurred_max"])
+    snapshot = Snapshot(version, row["state"], row["version_sequence"], *times)
+    return Head(namespace, document, snapshot, row["last_sequence"])
 
 
-def _head_snapshot(row: Row) -> Snapshot:
-    if row["version"] == 0:
-        return NEVER
-    return Snapshot(
-        row["version"],
-        row["state"],
-        row["version_sequence"],
-        row["recorded_at"],
-        row["occurred_at"],
-        row["occurred_max"],
-    )
-
-
-def to_run(row: Row) -> Segment:
+def to_segment(row: Row) -> Segment:
     """Return a page with its entries; without a page, the document's first segment, which is still open."""
-    entries = to_entries(row)
-    return (
-        Segment(NEVER, 0, entries)
-        if row["base_sequence"] is None
-        else Segment(to_base(row), row["base_sequence"], entries)
-    )
+    if row["base_sequence"] is None:
+        return Segment(NEVER, 0, to_entries(row))
+    return Segment(to_base(row), row["base_sequence"], to_entries(row))
 
 
 def to_base(row: Row) -> Snapshot:
     """Return the snapshot that opens a page."""
-    return Snapshot(
-        row["base_version"],
-        None if row["snapshot"] is None else decompress(row["snapshot"]),
-        row["base_version_sequence"],
-        row["base_recorded_at"],
-        row["base_occurred_at"],
-        row["base_occurred_max"],
-    )
+    state = None if row["snapshot"] is None else decompress(row["snapshot"])
+    return Snapshot(row["base_version"], state, *(row[f"base_{name}"] for name in _SINCE))
 
 
 def to_closed(payload: bytes) -> list[Entry]:

@@ -26,18 +26,11 @@ class Migration(NamedTuple):
     text: str
 
 
-def _migrations() -> list[Migration]:
-    folder = files(__package__) / "migrations"
-    found = sorted(
-        (entry for entry in folder.iterdir() if entry.name.endswith(".sql")), key=lambda entry: entry.name
-    )
-    return [
-        Migration(int(entry.name[:4]), entry.name.removesuffix(".sql"), entry.read_text(encoding="utf-8"))
-        for entry in found
-    ]
-
-
-MIGRATIONS: Final = _migrations()
+MIGRATIONS: Final = [
+    Migration(int(file.name[:4]), file.name.removesuffix(".sql"), file.read_text(encoding="utf-8"))
+    for file in sorted((files(__package__) / "migrations").iterdir(), key=lambda file: file.name)
+    if file.name.endswith(".sql")
+]
 
 MADE_BY: Final = {
     "checkpoints": 1,
@@ -109,15 +102,11 @@ async def _refuse_state_indexes(connection: Connection) -> None:
         raise StoreDiffers(message, indexes=found)
 
 
-class Bound(NamedTuple):
-    """A projection's checkpoints, and its epoch: a rebuild begins another."""
+async def bind(connection: Connection, log_id: str) -> tuple[list[Checkpoint], UUID]:
+    """Create log and checkpoints where there are none, and return the checkpoints and the projection's epoch.
 
-    checkpoints: list[Checkpoint]
-    epoch: UUID
-
-
-async def bind(connection: Connection, log_id: str) -> Bound:
-    """Create log and checkpoints where there are none; the second of two processes reads those of the first."""
+    The second of two processes reads those of the first. A rebuild begins another epoch.
+    """
     async with connection.transaction():
         await _refuse_emptied(connection)
         await connection.execute(SQL["bind_log"], log_id)
@@ -128,11 +117,10 @@ async def bind(connection: Connection, log_id: str) -> Bound:
             raise StoreDiffers("the database projects another log", expected=log_id, found=found)
         checkpoints = first_checkpoints(log_id)
         await connection.execute(SQL["make_checkpoints"], *checkpoint_columns(checkpoints))
-        first = checkpoints[0]
-        partitions = [checkpoint.partition for checkpoint in checkpoints]
+        first, partitions = checkpoints[0], [checkpoint.partition for checkpoint in checkpoints]
         position = (first.fold, first.read_sequence, first.recorded_at)
         await connection.execute(SQL["make_shard"], partitions, *position)
-        return Bound(await read_checkpoints(connection), epoch)
+        return await read_checkpoints(connection), epoch
 
 
 async def bound_log(dsn: str, schema: str) -> str | None:

@@ -1,0 +1,168 @@
+"""The HistoryReader of PostgreSQL: segments of a history, single events, lists as of a point, rejections.
+
+Part of the PostgreSQL adapter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Final
+
+from refold.core import history
+from refold.core.history import Entry, Point, Segment, Snapshot
+from refold.core.timestamp import TIME_MAX_NANOSECONDS
+from refold.store import ANSWER_BYTES_MAX, Head, Page, Rejection, damaged, reading_stored
+from refold.store.bounds import Bounds, first_bounds, read_cursor, write_cursor
+from refold.store.postgres.load import find_first
+from refold.store.postgres.pool import SQL, Pool, Row
+from refold.store.postgres.rows import ROW_MISSING, to_entries, to_head, to_rejection, to_segment
+
+LIST_BATCH_DOCUMENTS_MAX: Final = 256
+LIST_BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Documents, and bytes of states and pages, that one statement of a list as of a point reads."""
+
+LIST_BATCHES_MAX: Final = 64
+"""Batches that one answer of such a list looks through."""
+
+LAST: Final = "\x7f"
+"""Sorts after every character of a name, so that `prefix + LAST` ends the names that begin with the prefix."""
+
+
+def is_name_like(prefix: str) -> bool:
+    """Tell whether a name can begin so; Postgres refuses some texts that cannot."""
+    return prefix.isascii() and prefix.isprintable()
+
+
+class PostgresHistory:
+    """Part of `PostgresStore`."""
+
+    _pool: Pool
+
+    async def segment_at(self, namespace: str, document: str, point: Point) -> Segment | None:
+        row = await self._segment_row(namespace, document, Bounds.of(point))
+        return _segment(namespace, document, row) if row else None
+
+    async def segments(
+        self, namespace: str, document: str, *, after_version: int | None, is_descending: bool
+    ) -> AsyncGenerator[Segment, None]:
+        """Yield segments in the order asked, one statement each.
+
+        A closed page never changes and the next begins where it ends, so that a page closed in between neither loses
+        nor repeats an entry. Only a rebuild's pages begin and end elsewhere: entries that were given are left out.
+        """
+        bounds = first_bounds(after_version, is_descending=is_descending)
+        edge: int | None = None
+        while row := await self._segment_row(namespace, document, bounds):
+            segment = _beyond(_segment(namespace, document, row), edge, is_descending=is_descending)
+            yield segment
+            is_last = segment.base_sequence == 0 if is_descending else row["payload"] is None
+            if is_last:
+                return
+            edge = segment.base_sequence if is_descending else segment.entries[-1].sequence
+            bounds = Bounds(base_sequence=edge - is_descending)
+
+    async def entry(self, namespace: str, document: str, sequence: int) -> Entry | None:
+        async with self._pool.lend() as connection:
+            row = await connection.fetchrow(SQL["entry"], namespace, document, sequence)
+        assert row is not None
+        with reading_stored(namespace, document):
+            return next((entry for entry in to_entries(row) if entry.sequence == sequence), None)
+
+    async def find_id(self, namespace: str, document: str, event_id: str) -> Entry | None:
+        async with self._pool.lend() as connection:
+            sequence = await find_first(connection, (namespace, document), event_id)
+        return await self.entry(namespace, document, sequence) if sequence else None
+
+    async def rejections(
+        self, namespace: str | None, document: str | None, *, limit: int, before_sequence: int | None
+    ) -> list[Rejection]:
+        before = TIME_MAX_NANOSECONDS if before_sequence is None else before_sequence
+        if namespace is None:
+            statement, names = "rejections_of_all", []
+        elif document is None:
+            statement, names = "rejections_of_namespace", [namespace]
+        else:
+            statement, names = "rejections", [namespace, document]
+        async with self._pool.lend() as connection:
+            rows = await connection.fetch(SQL[statement], *names, before, limit)
+        with reading_stored(namespace or "", document or ""):
+            return [to_rejection(row) for row in rows]
+
+    async def list_at(
+        self, namespace: str, point: Point, *, prefix: str, limit: int, cursor: str | None
+    ) -> Page:
+        """List in batches. The point is in the folded past, so batches read one after another agree about it."""
+        heads: list[Head] = []
+        answer_bytes = 0
+        looked = read_cursor(cursor)
+        if not is_name_like(prefix):
+            return Page([], None)
+        for _ in range(LIST_BATCHES_MAX):
+            rows, is_last = await self._batch_at(namespace, point, prefix, looked)
+            for row in rows:
+                found = _snapshot_at(row, point)
+                answer_bytes += len(found.state or b"")
+                if found.state is not None:
+                    if len(heads) == limit or (heads and answer_bytes > ANSWER_BYTES_MAX):
+                        return Page(heads, write_cursor(heads[-1].document))
+                    heads.append(Head(namespace, row["document"], found, found.sequence))
+                looked = row["document"]
+                # Folding many pages takes time: other tasks run between two.
+                await asyncio.sleep(0)
+            if is_last:
+                return Page(heads, None)
+        return Page(heads, write_cursor(looked))
+
+    async def _batch_at(
+        self, namespace: str, point: Point, prefix: str, after: str
+    ) -> tuple[list[Row], bool]:
+        """Read the documents after one, as many as fit, and tell whether they are the last."""
+        bounds = Bounds.of(point)
+        names = (namespace, after, prefix, prefix + LAST)
+        batch = (LIST_BATCH_DOCUMENTS_MAX, LIST_BATCH_BYTES_MAX)
+        within = (bounds.version_sequence, bounds.recorded_at, bounds.occurred_max)
+        async with self._pool.lend() as connection:
+            rows = await connection.fetch(SQL["list_at"], *names, *batch, *within)
+        fitting = [row for row in rows if row["fits"]]
+        return fitting, len(rows) < LIST_BATCH_DOCUMENTS_MAX and len(fitting) == len(rows)
+
+    async def _segment_row(self, namespace: str, document: str, bounds: Bounds) -> Row | None:
+        """Read the last page within the bounds; None where the document never had an event."""
+        async with self._pool.lend() as connection:
+            row = await connection.fetchrow(SQL["segment"], namespace, document, *bounds)
+            if row is None and await connection.fetchval(SQL["find_rows_of"], namespace, document):
+                raise damaged(namespace, document, ROW_MISSING)
+        return row
+
+
+def _segment(namespace: str, document: str, row: Row) -> Segment:
+    """Decode a segment, and compare its entries with the document's counts."""
+    with reading_stored(namespace, document):
+        segment = to_segment(row)
+    is_first, is_open = row["base_sequence"] is None, row["payload"] is None
+    if not row["is_continued"] or (is_first and row["events"] != row["unpaged_events"]):
+        raise damaged(namespace, document, "a page of its history is missing")
+    if is_open and len(segment.entries) != row["unpaged_events"]:
+        counts = {"expected": row["unpaged_events"], "found": len(segment.entries)}
+        raise damaged(namespace, document, "the journal lacks events of it", **counts)
+    return segment
+
+
+def _beyond(segment: Segment, edge: int | None, *, is_descending: bool) -> Segment:
+    """Leave out what is before the edge, in the order asked."""
+    if edge is None:
+        return segment
+    return segment._replace(
+        entries=[entry for entry in segment.entries if (entry.sequence > edge) is not is_descending]
+    )
+
+
+def _snapshot_at(row: Row, point: Point) -> Snapshot:
+    if row["is_head"]:
+        return to_head(row).snapshot
+    key = (row["namespace"], row["document"])
+    if row["base_sequence"] is None and row["events"] != row["unpaged_events"]:
+        raise damaged(*key, "a page of its history is missing")
+    with reading_stored(*key):
+        return history.state_at(to_segment(row), point)

@@ -1,0 +1,305 @@
+"""The LatestReader of PostgreSQL: heads in batches, documents of a namespace, names, counts.
+
+Part of the PostgreSQL adapter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AbstractAsyncContextManager
+from typing import Final, NamedTuple
+
+from refold.core.errors import (
+    RefoldError,
+    Refused,
+    StoreDamaged,
+    StoreError,
+    StoreUnavailable,
+    TimedOut,
+)
+from refold.core.stream import Checkpoint
+from refold.store import ANSWER_BYTES_MAX, Capabilities, Depth, Head, Key, Name, Names, NamespaceCount, Page
+from refold.store.bounds import read_cursor, write_cursor
+from refold.store.postgres.history import LAST, is_name_like
+from refold.store.postgres.load import read_exact
+from refold.store.postgres.pool import SQL, STORE_COMMAND_SECONDS, Connection, Pool, Row
+from refold.store.postgres.rows import to_head
+from refold.store.postgres.schema import read_checkpoints
+
+STORE_SEARCHES_MAX: Final = 2
+"""Concurrent searches by `where` of one process: each takes a core, and memory as long as it runs."""
+
+STORE_WHERE_SECONDS: Final = 5.0
+"""The longest run of a search by `where`."""
+
+READS_TOGETHER_MAX: Final = 64
+"""Heads that one statement reads."""
+
+READ_TOGETHER_BYTES_MAX: Final = 64 * 1024
+"""Stored bytes of a head that is read with others; a larger one is read alone."""
+
+READ_STATEMENTS_MAX: Final = 2
+"""Such statements in flight; later reads go with the next one."""
+
+_ANY_BYTES: Final = 2**31 - 1
+_OUT_OF_MEMORY: Final = "53200"
+_BAD_PATH: Final = ("22", "42", "54", "0A")
+"""SQLSTATEs that begin so: the path does not parse, asks for what Postgres has not, or nests too deep."""
+
+
+class PostgresLatest:
+    """Part of `PostgresStore`."""
+
+    capabilities = Capabilities(depth=Depth.full, has_where=True)
+
+    def __init__(self, pool: Pool, *, where_seconds: float) -> None:
+        """Read through this pool."""
+        self._pool = pool
+        self._heads = HeadReader(pool)
+        self._where_seconds = where_seconds
+        self._searches = asyncio.Semaphore(STORE_SEARCHES_MAX)
+
+    async def checkpoints(self) -> list[Checkpoint]:
+        async with self._pool.lend() as connection:
+            return await read_checkpoints(connection)
+
+    async def head(self, namespace: str, document: str) -> Head | None:
+        return await self._heads.read(namespace, document)
+
+    async def list_documents(
+        self, namespace: str, *, prefix: str, where: str | None, limit: int, cursor: str | None
+    ) -> Page:
+        after = read_cursor(cursor)
+        if not is_name_like(prefix):
+            return Page([], None)
+        query = _Query((namespace, after, prefix, prefix + LAST), limit, where)
+        rows, exact = await (self._list_all(query) if where is None else self._search(query, where))
+        heads = [exact.get(_key(row)) or to_head(row) for row in rows[:limit] if row["fits"]]
+        return Page(heads, write_cursor(heads[-1].document) if len(rows) > len(heads) else None)
+
+    async def list_names(self, namespace: str, *, prefix: str, limit: int, cursor: str | None) -> Names:
+        after = read_cursor(cursor)
+        if not is_name_like(prefix):
+            return Names([], None)
+        within = (namespace, after, prefix, prefix + LAST)
+        async with self._pool.lend() as connection:
+            rows = await connection.fetch(SQL["list_names"], *within, limit + 1)
+        names = [Name(*row) for row in rows[:limit]]
+        return Names(names, write_cursor(names[-1].document) if len(rows) > limit else None)
+
+    async def namespaces(self) -> list[NamespaceCount]:
+        async with self._pool.lend() as connection:
+            return [NamespaceCount(*row) for row in await connection.fetch(SQL["namespaces"])]
+
+    async def ping(self) -> None:
+        async with self._pool.lend() as connection:
+            await connection.execute(SQL["ping"])
+
+    async def _list_all(self, query: _Query) -> _Listed:
+        async with self._pool.lend() as connection, _consistent(connection):
+            found = await _list(connection, query)
+            namespace, after, prefix, _ = query.within
+            is_empty = not (found[0] or after or prefix)
+            if is_empty and await connection.fetchval(SQL["count_documents"], namespace):
+                raise StoreDamaged("the namespace's documents have lost their rows", namespace=namespace)
+            return found
+
+    async def _search(self, query: _Query, where: str) -> _Listed:
+        """List documents that match a SQL/JSON path, in bounded time."""
+        seconds = self._where_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                await self._searches.acquire()
+            try:
+                async with self._pool.lend() as connection, _consistent(connection):
+                    return await _Search(connection, query, where, seconds).run()
+            finally:
+                self._searches.release()
+        except (TimedOut, TimeoutError) as error:
+            message = "the search by `where` took too long: narrow it by `prefix`, or make the path simpler"
+            raise TimedOut(message, seconds=seconds) from error
+        except StoreError as error:
+            sqlstate = str(error.facts.get("sqlstate", "22"))
+            if sqlstate == _OUT_OF_MEMORY:
+                raise _bad_where("needs more memory than the database has for it", where) from error
+            if isinstance(error, StoreDamaged | StoreUnavailable) or not sqlstate.startswith(_BAD_PATH):
+                raise
+            raise _bad_where(f"not a SQL/JSON path predicate: {error.facts['cause']}", where) from error
+
+
+_Listed = tuple[list[Row], dict[Key, Head]]
+"""Rows, and the exact heads of those whose state is older than the row."""
+
+
+class _Query(NamedTuple):
+    """What is listed: `within` are the namespace, the name before the first, the prefix and its end."""
+
+    within: tuple[str, str, str, str]
+    limit: int
+    where: str | None
+
+
+async def _list(
+    connection: Connection, query: _Query, named: list[str] | None = None, seconds: float | None = None
+) -> _Listed:
+    """List what matches by its jsonb, and those in `named`; one row more shows that there is a next page."""
+    bounds = (query.limit + 1, ANSWER_BYTES_MAX)
+    rows = await connection.fetch(
+        SQL["list_documents"], *query.within, *bounds, query.where, named or [], timeout=seconds
+    )
+    lagging = [_key(row) for row in rows[: query.limit] if row["fits"] and row["state_version"] is not None]
+    return rows, await read_exact(connection, lagging)
+
+
+class _Search:
+    """A search by `where` in one transaction, all of whose statements end within its time."""
+
+    def __init__(self, connection: Connection, query: _Query, where: str, seconds: float) -> None:
+        self._connection = connection
+        self._query = query
+        self._where = where
+        self._ends_at = asyncio.get_running_loop().time() + seconds
+        # The server's own timeout comes first.
+        self._command_seconds = seconds + STORE_COMMAND_SECONDS
+
+    async def run(self) -> _Listed:
+        await self._limit_statements()
+        if not await self._connection.fetchval(SQL["is_predicate"], self._where):
+            rule = "not a predicate, which is true or false: $.total > 10, exists($.total)"
+            raise _bad_where(rule, self._where)
+        named = await self._match_lagging()
+        found = await self._list(named)
+        # Documents with U+0000 have no jsonb. In a full page, only those before its end can belong to it.
+        rows, limit = found[0], self._query.limit
+        end = rows[-1]["document"] if len(rows) > limit else self._query.within[3]
+        bounds = (*self._query.within[:3], end, self._where, limit + 1)
+        await self._limit_statements()
+        with_nul = await self._connection.fetch(
+            SQL["list_matching_nul"], *bounds, timeout=self._command_seconds
+        )
+        return await self._list([*named, *(row["document"] for row in with_nul)]) if with_nul else found
+
+    async def _list(self, named: list[str]) -> _Listed:
+        await self._limit_statements()
+        return await _list(self._connection, self._query, named, self._command_seconds)
+
+    async def _match_lagging(self) -> list[str]:
+        """List the documents whose state is older than their row and whose exact state matches: folded one by one."""
+        connection, named = self._connection, []
+        try:
+            async with asyncio.timeout_at(self._ends_at):
+                for row in await connection.fetch(SQL["list_lagging"], *self._query.within):
+                    key = (self._query.within[0], row["document"])
+                    state = (await read_exact(connection, [key]))[key].snapshot.state
+                    if await connection.fetchval(SQL["match_state"], state, self._where):
+                        named.append(row["document"])
+        except TimeoutError as error:
+            raise TimedOut from error
+        return named
+
+    async def _limit_statements(self) -> None:
+        """Set the statement timeout to the time that is left; 0 would mean no limit."""
+        seconds = self._ends_at - asyncio.get_running_loop().time()
+        await self._connection.execute(SQL["limit_statement"], str(max(1, round(seconds * 1_000))))
+
+
+def _bad_where(rule: str, where: str) -> Refused:
+    return Refused("bad_where", rule, field="where", shape=repr(where[:80]))
+
+
+def _consistent(connection: Connection) -> AbstractAsyncContextManager[object]:
+    return connection.transaction(isolation="repeatable_read", readonly=True)
+
+
+def _key(row: Row) -> Key:
+    return row["namespace"], row["document"]
+
+
+class _Waiter(NamedTuple):
+    key: Key
+    row: asyncio.Future[Row | None]
+
+
+class HeadReader:
+    """Coalesce concurrent reads of heads into one statement; the round trip dominates.
+
+    A state that is too large for a batch is read again alone, so that other reads do not wait for it.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        """Read through this pool."""
+        self._pool = pool
+        self._sql = SQL["heads"]
+        self._waiting: list[_Waiter] = []
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._is_scheduled = False
+
+    async def read(self, namespace: str, document: str) -> Head | None:
+        """Return a document's head as of now or later; None where it never had an event."""
+        key = (namespace, document)
+        waiter = _Waiter(key, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiter)
+        self._schedule()
+        row = await waiter.row
+        if row is not None and not row["fits"]:
+            row = (await self._fetch([key], _ANY_BYTES)).get(1)
+        if row is None or row["state_version"] is None:
+            return to_head(row) if row else None
+        async with self._pool.lend() as connection:
+            return (await read_exact(connection, [key])).get(key)
+
+    async def close(self) -> None:
+        """Wait for the statements in flight; the pool bounds their time."""
+        await asyncio.gather(*self._in_flight)
+
+    def _schedule(self) -> None:
+        """Send at the next turn of the event loop, with all that is asked in this one."""
+        if not self._is_scheduled and len(self._in_flight) < READ_STATEMENTS_MAX:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._send)
+
+    def _send(self) -> None:
+        self._is_scheduled = False
+        while self._waiting and len(self._in_flight) < READ_STATEMENTS_MAX:
+            group, self._waiting = self._waiting[:READS_TOGETHER_MAX], self._waiting[READS_TOGETHER_MAX:]
+            batch = asyncio.create_task(self._read_batch(group), name="read-heads")
+            self._in_flight.add(batch)
+            batch.add_done_callback(self._end)
+
+    def _end(self, batch: asyncio.Task[None]) -> None:
+        self._in_flight.discard(batch)
+        if self._waiting:
+            self._schedule()
+
+    async def _read_batch(self, group: list[_Waiter]) -> None:
+        """Resolve every waiter that is still there, with its row or with an error of its own."""
+        try:
+            rows = await self._fetch([waiter.key for waiter in group], READ_TOGETHER_BYTES_MAX)
+        except BaseException as error:
+            for waiter in group:
+                if not waiter.row.done():
+                    waiter.row.set_exception(_error_for_one(error))
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for number, waiter in enumerate(group, start=1):
+                if not waiter.row.done():
+                    waiter.row.set_result(rows.get(number))
+
+    async def _fetch(self, keys: list[Key], bytes_max: int) -> dict[int, Row]:
+        arrays = map(list, zip(*keys, strict=True))
+        async with self._pool.lend() as connection:
+            rows = await connection.fetch(self._sql, *arrays, bytes_max)
+        return {row["number"]: row for row in rows}
+
+
+def _error_for_one(error: BaseException) -> Exception:
+    """Make one waiter's error: an instance raised twice would collect the tracebacks of both."""
+    if isinstance(error, RefoldError):
+        made: Exception = type(error)(error.message, **error.facts)
+    elif isinstance(error, Exception):
+        made = RuntimeError(f"a read failed: {error!r}")
+    else:
+        made = StoreUnavailable("the store was closed while a read waited")
+    made.__cause__ = error
+    return made
