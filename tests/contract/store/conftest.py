@@ -1,34 +1,40 @@
-"""One suite for every store: each test runs in memory, on PostgreSQL, and on PostgreSQL with two shards' writers."""
+"""One suite for every store, a folder for each port of `refold.store.ports`.
+
+Each test runs in memory, on PostgreSQL, and on PostgreSQL with the writers of two shards.
+"""
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
+from refold.store.postgres.latest import READ_TOGETHER_BYTES_MAX, READS_TOGETHER_MAX
 from support.stores import HALVES, TwoShards, begin, memory_stores, postgres_stores
 
 
 @pytest.fixture(params=["memory", "postgres", pytest.param("postgres in two shards", marks=pytest.mark.slow)])
 def kind(request):
-    """Which store."""
+    """Choose a store."""
     return request.param
 
 
 @pytest.fixture
 def store_dsn(request, kind):
-    """The database's address; none for the store in memory."""
+    """Return the database's address; None for the store in memory."""
     return None if kind == "memory" else request.getfixturevalue("postgres_dsn")
 
 
 @pytest.fixture
 async def open_store(store_dsn):
-    """What opens one more store over the same tables."""
+    """Return a function that opens one more store over the same tables."""
     async with memory_stores() if store_dsn is None else postgres_stores(store_dsn) as opener:
         yield opener
 
 
 @pytest.fixture
 async def store(open_store, kind):
-    """A store, neither bound nor leased."""
+    """Open a store, neither bound nor leased."""
     if kind != "postgres in two shards":
         return await open_store()
     return TwoShards(*[await open_store(shard=shard) for shard in HALVES])
@@ -36,7 +42,7 @@ async def store(open_store, kind):
 
 @pytest.fixture
 async def scribe(store):
-    """A log whose commits the store takes: it is bound and owned."""
+    """Bind and lease the store; return a log whose commits it takes."""
     return await begin(store)
 
 
@@ -45,3 +51,28 @@ def single_writer(kind):
     """Skip where two writers commit: the test is about the lease and the fence of one."""
     if kind == "postgres in two shards":
         pytest.skip("about one writer")
+
+
+FILLED_DOCUMENTS = 2 * READS_TOGETHER_MAX + 5
+
+
+def large(number):
+    """A state that stays large however it is compressed."""
+    return random.Random(number).randbytes(READ_TOGETHER_BYTES_MAX).hex()
+
+
+@pytest.fixture
+async def filled(store, scribe):
+    """Write documents of three versions: every seventh is large, every fifth in closed pages, every third deleted."""
+    for number in range(FILLED_DOCUMENTS):
+        name = f"d{number}"
+        scribe.put(name, large(number) if number % 7 == 0 else number)
+        scribe.publish(name, {"put": {"n": number}})
+        if number % 5 == 0:
+            scribe.cut(name)
+        if number % 3 == 0:
+            scribe.publish(name, {"delete": True})
+        else:
+            scribe.put(name, large(number) if number % 11 == 0 else {"m": number})
+    await store.commit(scribe.commit())
+    return store

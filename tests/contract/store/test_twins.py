@@ -1,4 +1,4 @@
-"""Whatever is committed, the memory twin and PostgreSQL answer alike."""
+"""The memory twin and PostgreSQL answer alike, whatever is committed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EVENTS = (
     {"patch": [{"op": "add", "path": "", "value": 1.5}], "id": "x"},
     {"patch": [{"op": "test", "path": "/a/b", "value": 1}, {"op": "copy", "from": "/a", "path": "/z"}]},
     {"delete": True},
-    {"put": 1, "base": 2, "id": "refused"},
+    {"put": 1, "base": 2, "id": "rejected"},
     b"\x00garbage",
 )
 
@@ -33,7 +33,7 @@ steps = st.tuples(
     st.sampled_from(DOCUMENTS),
     st.sampled_from(EVENTS),
     st.integers(0, 30),
-    st.sampled_from(["", "cut", "commit", "cut, commit", "lag", "cut, lag", "settle"]),
+    st.sampled_from(["", "cut", "commit", "cut, commit", "lag", "cut, lag", "flush"]),
 )
 _schemas = count(1)
 
@@ -65,7 +65,7 @@ async def play(plan, dsn):
                 scribe.cut(document)
             if "commit" in then or "lag" in then:
                 await commit(twins, scribe, lagging=DOCUMENTS if "lag" in then else ())
-            if "settle" in then:
+            if "flush" in then:
                 await twins[1].flusher.write(NAMESPACE, document)
         await commit(twins, scribe)
         questions = list(points(scribe))
@@ -75,14 +75,14 @@ async def play(plan, dsn):
 
 
 async def commit(twins, scribe, **how):
-    """Commit to both; PostgreSQL alone leaves the states of some out."""
+    """Commit to both; only PostgreSQL leaves the states of some out."""
     made = scribe.commit(**how)
     await twins[0].commit(scribe.with_states(made))
     await twins[1].commit(made)
 
 
 def points(scribe):
-    """Ask for versions, sequences, and the moments around events."""
+    """Yield versions, sequences, and the times around events."""
     yield from (Point(Clock.version, version) for version in range(-1, 9))
     yield from (Point(Clock.sequence, sequence) for sequence in range(0, scribe.sequence + 2, 2))
     entries = [entry for entries in scribe.entries.values() for entry in entries]
@@ -93,23 +93,23 @@ def points(scribe):
 
 
 async def answers(store, questions):
-    """Ask a store everything that its port can be asked."""
+    """Read everything that a store can answer."""
     keys = [(NAMESPACE, document) for document in DOCUMENTS]
-    told = [await store.checkpoints(), await store.namespaces()]
-    told += [sorted(await store.load(keys), key=lambda document: document.document)]
-    told += [await store.list_documents(NAMESPACE, prefix="", where=None, limit=2, cursor=None)]
+    found = [await store.checkpoints(), await store.namespaces()]
+    found += [sorted(await store.load(keys), key=lambda document: document.document)]
+    found += [await store.list_documents(NAMESPACE, prefix="", where=None, limit=2, cursor=None)]
     for document in DOCUMENTS:
-        told += [await store.head(NAMESPACE, document), await all_entries(store, document)]
-        told += [await all_entries(store, document, is_descending=True, after_version=3)]
-        told += [await all_entries(store, document, after_version=3)]
-        told += [await store.rejections(NAMESPACE, document, limit=50, before_sequence=None)]
-        told += [
-            await store.find_id(NAMESPACE, document, event_id) for event_id in ("x", "y", "refused", "z")
+        found += [await store.head(NAMESPACE, document), await all_entries(store, document)]
+        found += [await all_entries(store, document, is_descending=True, after_version=3)]
+        found += [await all_entries(store, document, after_version=3)]
+        found += [await store.rejections(NAMESPACE, document, limit=50, before_sequence=None)]
+        found += [
+            await store.find_id(NAMESPACE, document, event_id) for event_id in ("x", "y", "rejected", "z")
         ]
-        told += [await store.entry(NAMESPACE, document, sequence) for sequence in range(0, 32, 3)]
-        told += [await state_at(store, NAMESPACE, document, point) for point in questions]
-        told += [await store.segment_at(NAMESPACE, document, point) for point in questions[:10]]
-    return told
+        found += [await store.entry(NAMESPACE, document, sequence) for sequence in range(0, 32, 3)]
+        found += [await state_at(store, NAMESPACE, document, point) for point in questions]
+        found += [await store.segment_at(NAMESPACE, document, point) for point in questions[:10]]
+    return found
 
 
 async def stored(store):

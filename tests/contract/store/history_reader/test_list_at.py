@@ -1,4 +1,4 @@
-"""The state of a whole namespace as of a point: exact on every clock, on every adapter, whatever came later."""
+"""Lists of a namespace as of a point: exact on every clock, whatever came later."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from refold.core.errors import Refused
 from refold.core.history import Clock, Point
 from refold.core.timestamp import TIME_MAX_NANOSECONDS, TIME_MIN_NANOSECONDS, format_time
 from refold.store import ANSWER_BYTES_MAX
-from refold.store.postgres import list as lists
+from refold.store.postgres import history
 from support.scribe import NAMESPACE, SECOND
 from support.stores import HOSTILE
 
@@ -36,13 +36,13 @@ async def listed(store, point, *, namespace=NAMESPACE, prefix="", limit=100):
 
 
 def expected(scribe, point, prefix=""):
-    """Say by a plain search what was present then."""
+    """Find by a plain search what was present at a point."""
     found = [(name, scribe.at(name, point)) for name in sorted(DOCUMENTS) if name.startswith(prefix)]
     return [(name, snapshot) for name, snapshot in found if snapshot.state is not None]
 
 
 def publish_something(scribe, rng, document):
-    """Publish one event of any kind: whole states, patches, deletes, what is refused, what claims another time."""
+    """Publish one event of any kind: whole states, patches, deletes, rejected events, other times."""
     event = rng.choice(
         [
             {"put": {"n": scribe.sequence, "of": HOSTILE if document == "hostile" else document}},
@@ -64,7 +64,7 @@ def publish_something(scribe, rng, document):
 async def test_a_namespace_as_of_any_point_is_what_a_plain_search_finds(store, scribe, narrow, monkeypatch):
     print(f"seed {SEED}")
     for name, bound in narrow.items():
-        monkeypatch.setattr(lists, name, bound)
+        monkeypatch.setattr(history, name, bound)
     rng = random.Random(SEED)
     scribe.put("a", 1, namespace="elsewhere")
     names = [name for name in DOCUMENTS if name not in ("late", "never")]
@@ -94,7 +94,7 @@ async def test_a_namespace_as_of_any_point_is_what_a_plain_search_finds(store, s
     assert await listed(store, middle, namespace="unknown") == []
 
 
-async def test_a_document_that_is_absent_now_is_listed_when_it_was_there(store, scribe):
+async def test_an_absent_document_is_listed_at_points_where_it_was_present(store, scribe):
     made = scribe.put("gone", {"was": "here"})
     gone = scribe.publish("gone", {"delete": True})
     again = scribe.put("gone", {"is": "back"})
@@ -107,7 +107,7 @@ async def test_a_document_that_is_absent_now_is_listed_when_it_was_there(store, 
     assert found == [[], ["gone"], [], ["gone"], ["gone", "kept"]]
 
 
-async def test_pages_of_a_list_at_a_fixed_sequence_are_one_moment_though_others_write(store, scribe):
+async def test_pages_of_a_list_at_a_fixed_sequence_agree_though_others_write(store, scribe):
     for document in "abcdef":
         scribe.put(document, [document])
     await store.commit(scribe.commit())
@@ -125,7 +125,7 @@ async def test_pages_of_a_list_at_a_fixed_sequence_are_one_moment_though_others_
     assert cursor is None
 
 
-async def test_a_head_of_then_is_exactly_the_state_of_then(store, scribe):
+async def test_a_listed_head_is_exactly_the_state_of_the_point(store, scribe):
     entry = scribe.put("a", HOSTILE)
     await store.commit(scribe.commit())
     for point in (Point(Clock.sequence, entry.sequence), Point(Clock.recorded, entry.recorded_at)):
@@ -134,7 +134,7 @@ async def test_a_head_of_then_is_exactly_the_state_of_then(store, scribe):
         assert answer.cursor is None
 
 
-async def test_a_list_of_then_is_bounded_in_bytes_but_answers_at_least_one(store, scribe):
+async def test_a_list_is_bounded_in_bytes_but_answers_at_least_one(store, scribe):
     for document in ("a", "b", "c", "d"):
         scribe.put(document, [])
         for _ in range(6 if document == "b" else 3):
@@ -156,7 +156,7 @@ async def test_a_list_of_then_is_bounded_in_bytes_but_answers_at_least_one(store
 
 
 @pytest.mark.parametrize("cursor", ["", "%", "AA"])
-async def test_a_cursor_that_no_list_of_then_made_is_refused(store, scribe, cursor):
+async def test_a_cursor_that_no_list_made_is_refused(store, scribe, cursor):
     with pytest.raises(Refused) as raised:
         await store.list_at(NAMESPACE, Point(Clock.sequence, 1), prefix="", limit=9, cursor=cursor)
     assert (raised.value.reason, raised.value.field) == ("bad_cursor", "cursor")

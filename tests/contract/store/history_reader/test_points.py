@@ -1,18 +1,19 @@
-"""Any point of a document's history, its runs and its events: on every adapter, wherever pages are cut."""
+"""The state at any point of a document's history, wherever pages are closed."""
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from refold.core.document import Kind, Status
 from refold.core.history import NEVER, Clock, Point
 from refold.history import state_at
 from support.scribe import NAMESPACE, SECOND
-from support.stores import all_entries
+from support.stores import all_entries, write_life
 
 
 async def assert_every_point(store, scribe, document):
-    """Hold every version, sequence and time, and those in between, against the plain search."""
+    """Compare every version, sequence and time, and those in between, with a plain search."""
     entries = scribe.entries[NAMESPACE, document]
     points = [Point(Clock.version, version) for version in range(len(entries) + 2)]
     points += [Point(Clock.sequence, sequence) for sequence in range(scribe.sequence + 2)]
@@ -21,33 +22,6 @@ async def assert_every_point(store, scribe, document):
         points += [Point(clock, time + d) for clock in (Clock.recorded, Clock.occurred) for d in (-1, 0, 1)]
     for point in points:
         assert await state_at(store, NAMESPACE, document, point) == scribe.at(document, point), point
-
-
-async def write_a_life(store, scribe, cut_after=frozenset(), commit_after=frozenset()):
-    """Write one of everything to a document: states, null, absence, refusals, equal and earlier times."""
-    life = [
-        {"put": {"n": 0}, "occurred_at": "2020-01-01T00:00:00Z"},
-        {"patch": [{"op": "add", "path": "/m", "value": "\u0000𝄞"}], "occurred_at": "2020-01-01T00:00:00Z"},
-        b"garbage",
-        {"merge": {"m": None, "k": {"a": 1}}, "occurred_at": "2019-01-01T00:00:00Z"},
-        {"patch": [{"op": "test", "path": "/n", "value": 9}]},
-        {"delete": True, "occurred_at": "2021-01-01T00:00:00Z"},
-        {"delete": True},
-        {"patch": [{"op": "add", "path": "/again", "value": 1}], "occurred_at": "2020-06-01T00:00:00Z"},
-        {"put": None, "occurred_at": "2022-01-01T00:00:00Z"},
-        b"",
-        {"put": [1], "occurred_at": "2022-01-01T00:00:00Z", "base": 6},
-        {"patch": [{"op": "add", "path": "/-", "value": 2.0}]},
-        {"delete": True},
-    ]
-    for step, event in enumerate(life):
-        scribe.put("other", step)
-        scribe.publish("life", event, at=step // 3 * 10)
-        if step in cut_after:
-            scribe.cut("life")
-        if step in commit_after:
-            await store.commit(scribe.commit())
-    await store.commit(scribe.commit())
 
 
 @pytest.mark.parametrize(
@@ -65,10 +39,8 @@ async def write_a_life(store, scribe, cut_after=frozenset(), commit_after=frozen
     ],
     ids=str,
 )
-async def test_every_point_of_a_life_is_read_back_wherever_pages_are_cut(
-    store, scribe, cut_after, commit_after
-):
-    await write_a_life(store, scribe, cut_after, commit_after)
+async def test_every_point_is_read_back_wherever_pages_are_closed(store, scribe, cut_after, commit_after):
+    await write_life(store, scribe, cut_after, commit_after)
     await assert_every_point(store, scribe, "life")
     runs = await all_entries(store, "life")
     assert [entry for run in runs for entry in run] == scribe.entries[NAMESPACE, "life"]
@@ -108,7 +80,7 @@ async def test_a_history_before_1970_is_read_by_its_times(store, scribe):
     await assert_every_point(store, scribe, "a")
 
 
-async def test_points_beyond_every_clock_are_the_ends(store, scribe):
+async def test_points_beyond_every_clock_are_the_first_and_last_version(store, scribe):
     scribe.put("a", 1)
     scribe.cut("a")
     scribe.put("a", 2)
@@ -118,7 +90,7 @@ async def test_points_beyond_every_clock_are_the_ends(store, scribe):
         assert (await state_at(store, NAMESPACE, "a", Point(clock, 10**30))).state == b"2"
 
 
-async def test_a_document_that_never_had_an_event_has_no_runs(store, scribe):
+async def test_a_document_without_events_has_no_segments(store, scribe):
     point = Point(Clock.version, 0)
     assert await state_at(store, NAMESPACE, "a", point) is None
     assert await store.segment_at(NAMESPACE, "a", point) is None
@@ -126,7 +98,7 @@ async def test_a_document_that_never_had_an_event_has_no_runs(store, scribe):
     assert await all_entries(store, "a", is_descending=True) == []
 
 
-async def test_a_history_begins_in_the_run_that_holds_the_version(store, scribe):
+async def test_a_history_begins_in_the_segment_that_holds_the_version(store, scribe):
     for number in range(9):
         scribe.put("a", number)
         if number % 3 == 2:
@@ -146,7 +118,9 @@ async def test_a_history_begins_in_the_run_that_holds_the_version(store, scribe)
 
 
 @pytest.mark.parametrize("is_descending", [False, True])
-async def test_a_cut_in_mid_iteration_neither_loses_nor_repeats_an_entry(store, scribe, is_descending):
+async def test_a_page_closed_during_iteration_neither_loses_nor_repeats_an_entry(
+    store, scribe, is_descending
+):
     for number in range(8):
         scribe.put("a", number)
         if number in {2, 5}:
@@ -168,7 +142,7 @@ async def test_a_cut_in_mid_iteration_neither_loses_nor_repeats_an_entry(store, 
         assert len(seen) >= len(expected)
 
 
-async def test_a_page_cut_while_its_document_is_absent_opens_the_next_on_nothing(store, scribe):
+async def test_a_page_closed_while_its_document_is_absent_opens_the_next_without_a_state(store, scribe):
     scribe.put("a", 1)
     scribe.publish("a", {"delete": True})
     scribe.cut("a")
@@ -180,22 +154,13 @@ async def test_a_page_cut_while_its_document_is_absent_opens_the_next_on_nothing
     assert (await state_at(store, NAMESPACE, "a", Point(Clock.version, 3))).state == b'{"c":1}'
 
 
-async def test_every_entry_is_found_by_its_sequence_in_page_and_journal(store, scribe):
-    await write_a_life(store, scribe, cut_after=(3, 7), commit_after=(2, 5))
-    for entry in scribe.entries[NAMESPACE, "life"]:
-        assert await store.entry(NAMESPACE, "life", entry.sequence) == entry
-    other = scribe.entries[NAMESPACE, "other"][0].sequence
-    for sequence in (0, other, scribe.sequence + 1):
-        assert await store.entry(NAMESPACE, "life", sequence) is None
-    assert await store.entry(NAMESPACE, "absent", 1) is None
-
-
-async def test_an_entry_keeps_the_event_as_it_was_recorded(store, scribe):
-    body = b' {"merge" : {"a":"\\u0000"}, "id":"\\u0000", "meta":{"\\"":1.0} } '
-    scribe.publish("a", body)
-    scribe.publish("a", b'\x00\xff{"id":1')
-    await store.commit(scribe.commit())
-    first, second = [await store.entry(NAMESPACE, "a", sequence) for sequence in (1, 2)]
-    assert (first.body, first.status, first.kind) == (body, Status.applied, Kind.merge)
-    assert type(first.status) is Status
-    assert (second.body, second.status, second.kind) == (b'\x00\xff{"id":1', Status.rejected, Kind.unknown)
+async def test_states_that_are_read_concurrently_are_each_documents_own(filled, scribe):
+    names = [name for namespace, name in scribe.documents if namespace == NAMESPACE]
+    asked = [(name, Point(Clock.version, version)) for version in range(4) for name in names]
+    asked += [(name, Point(Clock.sequence, scribe.sequence - 7)) for name in names]
+    states = await asyncio.gather(
+        *(state_at(filled, NAMESPACE, *each) for each in [*asked, ("none", asked[0][1])])
+    )
+    assert states.pop() is None
+    for each, state in zip(asked, states, strict=True):
+        assert state == scribe.at(*each), each

@@ -1,4 +1,4 @@
-"""The id window by its letter, whatever pages are cut and however often the projector begins again: every adapter."""
+"""The dedup window as design.md defines it, wherever pages are closed and however often the projector restarts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from refold.core.document import Status
 from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS, RULES
 from refold.store import memory
-from refold.store.postgres import read
+from refold.store.postgres import load
 from support.scribe import NAMESPACE, Scribe
 
 IDS, EVENTS = 4, 9
@@ -19,16 +19,16 @@ NAMES = "abcdefg"
 
 @pytest.fixture
 def _small(monkeypatch):
-    """Bounds so small that every log crosses them many times."""
+    """Set bounds so small that every log crosses them many times."""
     limits = replace(RULES[1].limits, id_window_ids=IDS, id_window_events=EVENTS)
     monkeypatch.setitem(RULES, 1, replace(RULES[1], limits=limits))
-    for module in (read, memory):
+    for module in (load, memory):
         monkeypatch.setattr(module, "ID_WINDOW_IDS", IDS)
         monkeypatch.setattr(module, "ID_WINDOW_EVENTS", EVENTS)
 
 
-async def begun_again(store, scribe):
-    """Commit, forget everything, and go on from what the store gives back."""
+async def restarted(store, scribe):
+    """Commit, and continue from what the store returns."""
     await store.commit(scribe.commit())
     again = Scribe(await store.checkpoints())
     loaded = await store.load(list(scribe.documents))
@@ -37,8 +37,8 @@ async def begun_again(store, scribe):
     return again
 
 
-class Letter:
-    """What design.md says of one document's ids, in its own words: a plain list of events."""
+class Model:
+    """What design.md says of one document's ids: a plain list of events."""
 
     def __init__(self):
         self.events = []
@@ -50,7 +50,7 @@ class Letter:
         return known[-1] if known else None
 
     def expect(self, event_id, content):
-        """Say what becomes of the next event, and note it."""
+        """Return what the next event becomes, and add it."""
         first = self.find(event_id) if event_id else None
         self.events.append((event_id, content, bool(event_id) and first is None))
         if first is None:
@@ -59,7 +59,7 @@ class Letter:
 
 
 def drawn(chance):
-    """Draw an event: few ids and contents, so that they meet again; some rejected, some deletes."""
+    """Draw an event of few ids and contents, so that they repeat; some rejected, some deletes."""
     event = chance.choice(
         [{"put": 1}, {"put": 2}, {"delete": True}, {"patch": [{"op": "remove", "path": "/x"}]}]
     )
@@ -67,27 +67,27 @@ def drawn(chance):
 
 
 @pytest.mark.usefixtures("_small")
-async def test_every_id_is_found_as_the_letter_says_after_every_commit(store, scribe):
+async def test_every_id_is_found_as_the_model_says_after_every_commit(store, scribe):
     chance = random.Random(4)
-    letters = {f"d{number}": Letter() for number in range(12)}
+    models = {f"d{number}": Model() for number in range(12)}
     seen = set()
     for _ in range(40):
-        for document in chance.sample(sorted(letters), 4):
+        for document in chance.sample(sorted(models), 4):
             for _ in range(chance.randrange(1, 6)):
                 event = drawn(chance)
                 content = {name: value for name, value in event.items() if name != "id"}
-                expected = letters[document].expect(event.get("id"), content)
+                expected = models[document].expect(event.get("id"), content)
                 entry = scribe.publish(document, event)
-                told = entry.reason if entry.reason == "id_reused" else entry.status.name
-                assert told == expected or (expected is None and told not in {"duplicate", "id_reused"})
-                assert (entry.identity is not None) == letters[document].events[-1][2]
+                found = entry.reason if entry.reason == "id_reused" else entry.status.name
+                assert found == expected or (expected is None and found not in {"duplicate", "id_reused"})
+                assert (entry.identity is not None) == models[document].events[-1][2]
                 seen.add(expected)
             if chance.random() < 0.5:
                 scribe.cut(document)
-        scribe = await begun_again(store, scribe)
-        document = chance.choice([name for name, letter in letters.items() if letter.events])
+        scribe = await restarted(store, scribe)
+        document = chance.choice([name for name, letter in models.items() if letter.events])
         for name in NAMES:
-            at = letters[document].find(name)
+            at = models[document].find(name)
             found = await store.find_id(NAMESPACE, document, name)
             expected = None if at is None else scribe.entries[NAMESPACE, document][at].sequence
             assert (found and found.sequence) == expected
@@ -98,7 +98,7 @@ async def test_every_id_is_found_as_the_letter_says_after_every_commit(store, sc
 async def test_the_1000th_id_back_is_known_after_a_restart_and_the_1001st_is_not(store, scribe, cut_every):
     assert ID_WINDOW_IDS == 1_000
     for number in range(ID_WINDOW_IDS):
-        # Others between them take no place: without an id, rejected for reuse, repeated.
+        # Events between them that the window does not keep: without an id, rejected for reuse, repeated.
         scribe.publish("a", {"put": number, "id": f"id-{number}"})
         if number % 100 == 50:
             scribe.put("a", number)
@@ -106,13 +106,13 @@ async def test_the_1000th_id_back_is_known_after_a_restart_and_the_1001st_is_not
             scribe.publish("a", {"put": number, "id": f"id-{number}"})
         if number % cut_every == cut_every - 1:
             scribe.cut("a")
-    scribe = await begun_again(store, scribe)
+    scribe = await restarted(store, scribe)
     again = scribe.publish("a", {"put": 0, "id": "id-0"})
     assert (again.status, again.first_sequence) == (Status.duplicate, 1)
-    scribe = await begun_again(store, scribe)
+    scribe = await restarted(store, scribe)
     assert (await store.find_id(NAMESPACE, "a", "id-0")).sequence == 1
     scribe.publish("a", {"put": 0, "id": "last"})
-    scribe = await begun_again(store, scribe)
+    scribe = await restarted(store, scribe)
     assert await store.find_id(NAMESPACE, "a", "id-0") is None
     assert (await store.find_id(NAMESPACE, "a", "id-1")).sequence == 2
     assert scribe.publish("a", {"put": 1, "id": "id-1"}).status is Status.duplicate
@@ -127,9 +127,9 @@ async def test_an_id_is_known_10000_events_long_through_restarts_and_no_event_lo
         if number % 1_500 == 700:
             scribe.cut("a")
     for _ in range(2):
-        scribe = await begun_again(store, scribe)
+        scribe = await restarted(store, scribe)
         assert (await store.find_id(NAMESPACE, "a", "x")).sequence == 1
         assert scribe.publish("a", {"put": 0, "id": "x"}).status is Status.duplicate
-    scribe = await begun_again(store, scribe)
+    scribe = await restarted(store, scribe)
     assert await store.find_id(NAMESPACE, "a", "x") is None
     assert scribe.publish("a", {"put": 0, "id": "x"}).status is Status.applied

@@ -1,35 +1,56 @@
-"""The id window as it comes back from pages and journal: on every adapter."""
+"""Load documents as they were committed, with their dedup windows."""
 
 from __future__ import annotations
 
 import pytest
 
 from refold.core.dedup import id_digest, recall
+from refold.core.document import ABSENT
 from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
-from support.scribe import NAMESPACE
+from refold.core.stream import partition_of
+from support.scribe import NAMESPACE, state_bytes
+from support.stores import HOSTILE
 
 
-async def test_an_id_finds_its_first_event(store, scribe):
-    scribe.publish("a", {"put": 1, "id": "x\u0000"})
-    scribe.publish("a", {"put": 1, "id": "x\u0000"})
-    scribe.publish("a", {"put": 2, "id": "x\u0000"})
-    scribe.publish("a", {"delete": False, "id": "refused"})
-    scribe.cut("a")
-    scribe.publish("a", {"put": 2, "id": "y"})
+async def test_load_returns_what_was_committed_and_only_what_exists(store, scribe):
+    scribe.put("a", {"n": [1, 2.5, None]})
+    scribe.put("b", None)
+    scribe.put("c", 1)
+    scribe.publish("c", {"delete": True})
     await store.commit(scribe.commit())
-    assert (await store.find_id(NAMESPACE, "a", "x\u0000")).sequence == 1
-    assert (await store.find_id(NAMESPACE, "a", "refused")).sequence == 4
-    assert (await store.find_id(NAMESPACE, "a", "y")).sequence == 5
-    assert await store.find_id(NAMESPACE, "a", "z") is None
-    assert await store.find_id(NAMESPACE, "b", "x\u0000") is None
+    scribe.publish("a", {"patch": [{"op": "add", "path": "/n/-", "value": HOSTILE}]})
+    scribe.cut("a")
+    await store.commit(scribe.commit())
+    keys = [(NAMESPACE, document) for document in ("a", "b", "c", "absent", "a")]
+    loaded = {document.document: document for document in await store.load(keys)}
+    assert loaded == {key[1]: document for key, document in scribe.documents.items()}
+    assert loaded["c"].state is ABSENT
+    assert loaded["b"].state is None
+    assert await store.load([]) == []
 
 
-def windows(documents):
-    return {document.document: document.identities for document in documents}
+async def test_thousands_are_loaded_at_once(store, scribe):
+    for number in range(2_000):
+        scribe.put(f"d{number}", number)
+    await store.commit(scribe.commit())
+    loaded = await store.load([(NAMESPACE, f"d{number}") for number in range(3_000)])
+    assert {document.document: document.state for document in loaded} == {f"d{n}": n for n in range(2_000)}
+
+
+async def test_changing_a_loaded_document_does_not_change_the_store(store, scribe):
+    scribe.put("a", {"n": [1]})
+    await store.commit(scribe.commit())
+    [loaded] = await store.load([(NAMESPACE, "a")])
+    loaded.state["n"].append(2)
+    loaded.version = 9
+    [again] = await store.load([(NAMESPACE, "a")])
+    assert (again.version, again.state) == (1, {"n": [1]})
+    assert state_bytes(again) == b'{"n":[1]}'
+    assert again.partition == partition_of(NAMESPACE.encode(), b"a")
 
 
 @pytest.mark.parametrize("cut_every", [1, 7, 128, 10_000])
-async def test_the_id_window_is_loaded_as_it_was_in_memory(store, scribe, cut_every):
+async def test_the_dedup_window_is_loaded_as_it_was_in_memory(store, scribe, cut_every):
     for number in range(ID_WINDOW_IDS + 50):
         event = {"put": number} if number % 10 == 9 else {"put": number, "id": f"id-{number}"}
         scribe.publish("a", event)
@@ -46,9 +67,9 @@ async def test_the_id_window_is_loaded_as_it_was_in_memory(store, scribe, cut_ev
     assert list(loaded.identities.items()) == list(expected.items())
 
 
-async def test_an_id_is_remembered_through_a_delete_and_as_refused(store, scribe):
+async def test_the_window_keeps_ids_of_deletes_and_of_rejected_events(store, scribe):
     scribe.publish("a", {"put": 1, "id": "first"})
-    scribe.publish("a", {"merge": {"a": 1}, "base": 7, "id": "refused"})
+    scribe.publish("a", {"merge": {"a": 1}, "base": 7, "id": "rejected"})
     scribe.publish("a", {"delete": True, "id": "deleted"})
     await store.commit(scribe.commit())
     [loaded] = await store.load([(NAMESPACE, "a")])
@@ -56,8 +77,8 @@ async def test_an_id_is_remembered_through_a_delete_and_as_refused(store, scribe
     assert len(loaded.identities) == 3
 
 
-async def test_an_id_is_forgotten_after_the_windows_events(store, scribe):
-    """The page that straddles the window's edge may bring older ids: none of them is recalled."""
+async def test_an_id_leaves_the_window_with_its_events(store, scribe):
+    """The page across the edge of the window may hold older ids: none of them is recalled."""
     for number in range(3):
         scribe.publish("a", {"put": number, "id": f"id-{number}"})
     for number in range(ID_WINDOW_EVENTS - 2):

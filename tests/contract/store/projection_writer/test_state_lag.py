@@ -1,4 +1,7 @@
-"""A PostgreSQL row's state may be older than its version: every read is exact all the same."""
+"""States that a commit leaves out (`wants_state`, `flush_states`): every read is exact all the same.
+
+Only PostgreSQL leaves any out: its row's state may be older than the row.
+"""
 
 from __future__ import annotations
 
@@ -26,20 +29,20 @@ def kind(request):
 
 
 def add(number):
-    """Make a small patch of what `put` has begun."""
+    """Make a small patch."""
     return {"patch": [{"op": "add", "path": f"/m{number % 5}", "value": [number, HOSTILE]}]}
 
 
 async def rows(store):
-    """Look at the rows themselves: what each shows, and of which version it says that this is, where it lags."""
-    async with store.read_snapshot() as moment:
-        items = [item async for item in moment.items(NAMESPACE, None)]
+    """Return the state of each row, and its version where that is older than the row's."""
+    async with store.read_snapshot() as snapshot:
+        items = [item async for item in snapshot.items(NAMESPACE, None)]
     heads = [item for item in items if isinstance(item, StoredHead)]
     return {head.document.document: (head.state, head.state_version) for head in heads}
 
 
 async def assert_exact(store, scribe):
-    """Ask for every document, and every version of it, in every way that there is."""
+    """Read every document, and every version of it, in every way that there is."""
     keys = [key for key in scribe.documents if key[0] == NAMESPACE]
     for _, name in keys:
         head, versions = await store.head(NAMESPACE, name), scribe.snapshots[NAMESPACE, name]
@@ -72,7 +75,7 @@ async def listed(ask, *asked, **more):
             return found
 
 
-async def test_a_row_keeps_its_state_and_says_of_which_version_it_is(store, scribe):
+async def test_a_row_keeps_an_older_state_with_its_version(store, scribe):
     scribe.put("a", {"m": 1})
     await store.commit(scribe.commit())
     shown = state_bytes(scribe.documents[NAMESPACE, "a"])
@@ -86,7 +89,7 @@ async def test_a_row_keeps_its_state_and_says_of_which_version_it_is(store, scri
     assert await rows(store) == {"a": (state_bytes(scribe.documents[NAMESPACE, "a"]), None)}
 
 
-async def test_events_that_change_nothing_make_nothing_lag(store, scribe):
+async def test_a_state_does_not_age_by_events_that_change_nothing(store, scribe):
     scribe.put("a", 1)
     scribe.put("b", 1)
     await store.commit(scribe.commit())
@@ -100,7 +103,7 @@ async def test_events_that_change_nothing_make_nothing_lag(store, scribe):
     await assert_exact(store, scribe)
 
 
-async def test_a_page_that_begins_behind_the_row_is_where_its_state_is_folded_from(store, scribe):
+async def test_a_state_is_folded_from_a_page_that_begins_after_it(store, scribe):
     scribe.put("a", {"m": 1})
     await store.commit(scribe.commit())
     for number in range(40):
@@ -112,7 +115,7 @@ async def test_a_page_that_begins_behind_the_row_is_where_its_state_is_folded_fr
     assert (await rows(store))["a"][1] == 1
 
 
-async def test_a_document_deleted_and_made_again_while_it_lags_is_what_it_is(store, scribe):
+async def test_a_document_that_is_deleted_and_created_again_meanwhile_is_exact(store, scribe):
     scribe.put("a", {"old": True})
     await store.commit(scribe.commit())
     scribe.publish("a", {"delete": True})
@@ -128,7 +131,7 @@ async def test_a_document_deleted_and_made_again_while_it_lags_is_what_it_is(sto
     await assert_exact(store, scribe)
 
 
-async def test_presence_and_counts_do_not_depend_on_what_a_row_shows(store, scribe):
+async def test_presence_and_counts_do_not_depend_on_the_row_state(store, scribe):
     scribe.put("a", 1)
     scribe.put("b", 1)
     await store.commit(scribe.commit())
@@ -143,7 +146,7 @@ async def test_presence_and_counts_do_not_depend_on_what_a_row_shows(store, scri
     ]
 
 
-async def test_documents_that_lag_are_named_in_order_a_part_at_a_time(store, scribe):
+async def test_documents_with_older_states_are_listed_in_order_and_in_pages(store, scribe):
     names = ["+", "Z", "a", "a-1", "b", "~"]
     for value in (1, 2):
         for name in [*names, "exact"]:
@@ -158,7 +161,7 @@ async def test_documents_that_lag_are_named_in_order_a_part_at_a_time(store, scr
     assert found == [("elsewhere", "x"), *((NAMESPACE, name) for name in names)]
 
 
-async def test_settled_a_row_shows_its_version_and_nothing_else_has_changed(store, scribe):
+async def test_a_flush_writes_the_state_of_the_row_and_nothing_else(store, scribe):
     for value in (1, 2, 3):
         for name in ("a", "b"):
             scribe.put(name, {"value": value})
@@ -177,7 +180,7 @@ async def test_settled_a_row_shows_its_version_and_nothing_else_has_changed(stor
     await assert_exact(store, scribe)
 
 
-async def test_who_does_not_own_the_shard_settles_nothing(store, open_store, scribe):
+async def test_a_store_without_the_lease_flushes_nothing(store, open_store, scribe):
     for value in (1, 2):
         scribe.put("a", value)
         await store.commit(scribe.commit(lagging=["a"]))
@@ -187,7 +190,7 @@ async def test_who_does_not_own_the_shard_settles_nothing(store, open_store, scr
     assert await rows(store) == {"a": (b"1", 1)}
 
 
-async def test_a_successor_loads_and_goes_on_where_the_rows_lag(store, open_store, scribe):
+async def test_the_next_holder_continues_from_rows_with_older_states(store, open_store, scribe):
     for number in range(5):
         scribe.publish("a", add(number))
         await store.commit(scribe.commit(lagging=["a"]))
@@ -201,8 +204,8 @@ async def test_a_successor_loads_and_goes_on_where_the_rows_lag(store, open_stor
     await assert_exact(successor, again)
 
 
-async def test_hundreds_lag_at_once(store, scribe):
-    """Another path than that for a few: through a table of the commit's own."""
+async def test_hundreds_of_states_are_left_out_of_one_commit(store, scribe):
+    """Commit by the path for many: through a temporary table."""
     for value in range(3):
         for number in range(300):
             scribe.put(f"d{number}", [value, number])
@@ -215,7 +218,7 @@ async def test_hundreds_lag_at_once(store, scribe):
     await assert_exact(store, scribe)
 
 
-async def test_whatever_lags_and_is_settled_in_between_every_read_is_exact(store, scribe):
+async def test_every_read_is_exact_whatever_is_left_out_and_flushed(store, scribe):
     print(f"seed {SEED}")
     rng = random.Random(SEED)
     for number in range(150):
@@ -229,7 +232,7 @@ async def test_whatever_lags_and_is_settled_in_between_every_read_is_exact(store
             scribe.cut(name)
         if rng.random() < 0.5:
             await store.commit(scribe.commit(lagging=rng.sample(DOCUMENTS, rng.randrange(4))))
-            for settled in rng.sample(DOCUMENTS, rng.choice([0, 0, 1])):
-                await store.flusher.write(NAMESPACE, settled)
+            for flushed in rng.sample(DOCUMENTS, rng.choice([0, 0, 1])):
+                await store.flusher.write(NAMESPACE, flushed)
             await assert_exact(store, scribe)
     assert any(row.state is not ABSENT for row in scribe.documents.values())

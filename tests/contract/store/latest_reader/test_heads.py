@@ -1,46 +1,18 @@
-"""Reads asked at the same time are answered each for itself, as if it had been asked alone: on every adapter."""
+"""Heads: each concurrent read gets its own document, as if it were the only one."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 
 import pytest
-from refold.store.postgres.read import READ_TOGETHER_BYTES_MAX, READS_TOGETHER_MAX
 
 from refold.core.errors import StoreUnavailable
-from refold.core.history import Clock, Point
-from refold.history import state_at
 from refold.store.postgres import PostgresStore
 from support.scribe import NAMESPACE
 
-DOCUMENTS = 2 * READS_TOGETHER_MAX + 5
 
-
-def large(number):
-    """A state that stays large however it is compressed."""
-    return random.Random(number).randbytes(READ_TOGETHER_BYTES_MAX).hex()
-
-
-@pytest.fixture
-async def filled(store, scribe):
-    """Many documents of three versions; every seventh is large, every fifth in closed pages, every third deleted."""
-    for number in range(DOCUMENTS):
-        name = f"d{number}"
-        scribe.put(name, large(number) if number % 7 == 0 else number)
-        scribe.publish(name, {"put": {"n": number}})
-        if number % 5 == 0:
-            scribe.cut(name)
-        if number % 3 == 0:
-            scribe.publish(name, {"delete": True})
-        else:
-            scribe.put(name, large(number) if number % 11 == 0 else {"m": number})
-    await store.commit(scribe.commit())
-    return store
-
-
-async def test_heads_asked_at_once_are_each_documents_own(filled, scribe):
-    names = [f"d{number}" for number in range(DOCUMENTS)] * 2
+async def test_heads_that_are_read_concurrently_are_each_documents_own(filled, scribe):
+    names = [name for namespace, name in scribe.documents if namespace == NAMESPACE] * 2
     heads = await asyncio.gather(*(filled.head(NAMESPACE, name) for name in [*names, "none"]))
     assert heads.pop() is None
     for name, head in zip(names, heads, strict=True):
@@ -49,28 +21,16 @@ async def test_heads_asked_at_once_are_each_documents_own(filled, scribe):
         assert head.last_sequence == scribe.entries[NAMESPACE, name][-1].sequence
 
 
-async def test_states_asked_at_once_are_each_documents_own(filled, scribe):
-    names = [f"d{number}" for number in range(DOCUMENTS)]
-    asked = [(name, Point(Clock.version, version)) for version in range(4) for name in names]
-    asked += [(name, Point(Clock.sequence, scribe.sequence - 7)) for name in names]
-    states = await asyncio.gather(
-        *(state_at(filled, NAMESPACE, *each) for each in [*asked, ("none", asked[0][1])])
-    )
-    assert states.pop() is None
-    for each, state in zip(asked, states, strict=True):
-        assert state == scribe.at(*each), each
-
-
-async def test_who_no_longer_waits_does_not_disturb_the_others(filled, scribe):
+async def test_a_cancelled_read_does_not_disturb_the_others(filled, scribe):
     gone, other = (asyncio.create_task(filled.head(NAMESPACE, name)) for name in ("d1", "d2"))
     await asyncio.sleep(0)
     gone.cancel()
     assert (await other).snapshot == scribe.snapshots[NAMESPACE, "d2"][-1]
-    # Unless it was answered at once, it has ended as it was told to.
+    # Cancelled, unless it had ended before.
     assert gone.cancelled() or gone.result().document == "d1"
 
 
-async def test_a_statement_that_fails_fails_for_all_who_asked_and_the_next_goes_well(filled, scribe):
+async def test_a_failed_statement_fails_every_read_of_its_batch_and_no_later_one(filled, scribe):
     if not isinstance(filled, PostgresStore):
         pytest.skip("the memory twin has no statements")
     real, filled._heads._sql = filled._heads._sql, "SELECT pg_terminate_backend(pg_backend_pid())"
@@ -94,3 +54,7 @@ async def test_an_error_of_any_kind_reaches_every_waiter_of_a_batched_read(fille
     assert len({id(error) for error in failed}) == 3
     filled._heads._sql = real
     assert (await filled.head(NAMESPACE, "d1")).snapshot == scribe.snapshots[NAMESPACE, "d1"][-1]
+
+
+async def test_a_reachable_store_answers_a_ping(store):
+    await store.ping()

@@ -1,4 +1,4 @@
-"""The names of all documents that ever were: absent ones too, bounded, in order, on every adapter."""
+"""The names of all documents that ever had a version, absent ones too: bounded and in order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def named(store, namespace=NAMESPACE, *, prefix="", limit=100):
             return answers
 
 
-async def test_a_document_that_is_gone_is_named_and_one_that_never_was_is_not(store, scribe):
+async def test_an_absent_document_is_named_and_one_without_a_version_is_not(store, scribe):
     for document in ("b", "a-1", "a", "gone"):
         scribe.put(document, None)
     scribe.publish("gone", {"delete": True})

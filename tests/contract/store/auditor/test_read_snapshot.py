@@ -1,0 +1,99 @@
+"""One consistent view of a projection, row by row: complete, in order, and not changed by later commits."""
+
+from __future__ import annotations
+
+import pytest
+
+from refold.core.errors import StoreDiffers
+from refold.store import NamespaceCount, Rejection
+from refold.store.ports import StoredEntry, StoredHead, StoredPage, position_of
+from support.scribe import NAMESPACE
+from support.stores import write_life
+
+
+async def read(snapshot, namespace=None, document=None):
+    return [item async for item in snapshot.items(namespace, document)]
+
+
+def entries_in(items):
+    """Return the entries of pages and journal by document, in the order of the rows."""
+    found = {}
+    for item in items:
+        if isinstance(item, StoredPage) and item.closed is not None:
+            found.setdefault((item.namespace, item.document), []).extend(item.closed.entries)
+        elif isinstance(item, StoredEntry):
+            found.setdefault((item.namespace, item.document), []).append(item.entry)
+    return found
+
+
+async def test_every_row_is_read_once_and_in_order(store, scribe):
+    scribe.publish_nowhere(b"log.3.n.*", b"\x00")
+    scribe.put("a", 1, namespace="elsewhere")
+    await write_life(store, scribe, cut_after=(2, 5), commit_after=(3, 7))
+    async with store.read_snapshot() as snapshot:
+        items = await read(snapshot)
+    positions = [position_of(item) for item in items]
+    assert positions == sorted(positions)
+    assert entries_in(items) == dict(scribe.entries)
+    heads = {position_of(item)[:2]: item for item in items if isinstance(item, StoredHead)}
+    for key, document in scribe.documents.items():
+        assert heads[key].document.version == document.version
+        assert heads[key].state == scribe.snapshots[key][-1].state
+    rejected = [item for item in items if isinstance(item, Rejection)]
+    assert sorted(rejected, key=lambda item: -item.sequence) == await store.rejections(
+        None, None, limit=99, before_sequence=None
+    )
+    assert position_of(items[0])[:2] == ("", "")
+
+
+async def test_a_closed_page_says_what_it_holds(store, scribe):
+    await write_life(store, scribe, cut_after=(2, 5), commit_after=(3, 7))
+    async with store.read_snapshot() as snapshot:
+        items = await read(snapshot, NAMESPACE, "life")
+    closed = [item.closed for item in items if isinstance(item, StoredPage) and item.closed is not None]
+    assert len(closed) == 2
+    for page in closed:
+        assert (page.events, page.last_sequence) == (len(page.entries), page.entries[-1].sequence)
+        identities = [entry.identity for entry in page.entries if entry.identity is not None]
+        assert page.ids == len(identities)
+
+
+async def test_a_namespace_or_one_document_is_read_alone(store, scribe):
+    for namespace in ("elsewhere", NAMESPACE):
+        for document in ("a", "b"):
+            scribe.put(document, 1, namespace=namespace)
+            scribe.publish(document, b"garbage", namespace=namespace)
+    scribe.publish_nowhere(b"log.3.n.*", b"\x00")
+    await store.commit(scribe.commit())
+    async with store.read_snapshot() as snapshot:
+        everything = await read(snapshot)
+        for asked in ((NAMESPACE, None), (NAMESPACE, "b"), ("elsewhere", "a"), ("elsewhere", "none")):
+            expected = [
+                item
+                for item in everything
+                if position_of(item)[0] == asked[0] and asked[1] in {None, position_of(item)[1]}
+            ]
+            assert await read(snapshot, *asked) == expected
+
+
+async def test_later_commits_do_not_change_what_is_read(store, scribe):
+    scribe.put("a", {"n": [1]})
+    await store.commit(scribe.commit())
+    checkpoints, namespaces = await store.checkpoints(), await store.namespaces()
+    async with store.read_snapshot() as snapshot:
+        before = await read(snapshot)
+        scribe.put("a", 2)
+        scribe.cut("a")
+        scribe.put("b", 1)
+        scribe.publish("b", b"garbage")
+        await store.commit(scribe.commit())
+        assert await read(snapshot) == before
+        assert await snapshot.checkpoints() == checkpoints
+        assert await snapshot.namespaces() == namespaces == [NamespaceCount(NAMESPACE, 1, 1)]
+
+
+async def test_the_projection_of_another_log_is_refused(store, scribe):
+    scribe.put("a", 1)
+    await store.commit(scribe.commit())
+    with pytest.raises(StoreDiffers):
+        await store.bind("log-2")
