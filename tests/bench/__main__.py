@@ -9,77 +9,57 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from bench.plot import check_drawable, draw
 from bench.report import COLUMNS, Report
 from bench.system import Options
+from refold.cli.bench import DocumentBytesOption, DocumentsOption, Run, SecondsOption
 from refold.cli.errors import exiting_clearly
+from refold.cli.options import expanded
 from refold.cli.output import console, json_line, print_table
 from refold.telemetry.logging import configure
 
 GROWING = frozenset({"rebuild", "live", "travel"})
 
-RoundsOption = Annotated[int, typer.Option("--rounds", min=1, help="Times that everything is measured.")]
-DurabilityOption = Annotated[
-    Literal["fsync", "os"],
-    typer.Option(
-        "--durability",
-        help="How the log is kept: `fsync` survives power loss, `os` may lose the last moments.",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-UrlOption = Annotated[
-    str | None,
-    typer.Option(
-        "--url", metavar="URL", help="A running system to measure, where the measurement allows it."
-    ),
-]
-DocumentsOption = Annotated[
-    int, typer.Option("--documents", min=1, help="Documents that the events fall on.")
-]
-DocumentBytesOption = Annotated[int, typer.Option("--document-bytes", min=200, help="Size of a document.")]
-PlotOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--plot", metavar="FILE.svg", dir_okay=False, help="Draw the figures too (needs the extra `bench`)."
-    ),
-]
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+@dataclass(frozen=True, kw_only=True)
+class Chosen(Run):
+    """The options of every measurement: those of `refold bench`, and a picture."""
+
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            metavar="FILE.svg",
+            dir_okay=False,
+            help="Draw the figures too (needs the extra `bench`).",
+        ),
+    ] = None
 
 
-@app.command()
 def rebuild(
+    chosen: Chosen,
     events: Annotated[
         int, typer.Option(min=1, help="Events in the log, each document's first one included.")
     ] = 300_000,
     documents: DocumentsOption = 3_000,
     document_bytes: DocumentBytesOption = 2_048,
-    rounds: RoundsOption = 3,
-    durability: DurabilityOption = "fsync",
-    url: UrlOption = None,
-    is_json: JsonOption = False,
-    plot: PlotOption = None,
 ) -> None:
     """Replay of small events into an empty projection: events/s from the first read to the last commit."""
     from bench.rebuild import Plan, run
 
     plan = Plan(events=events, documents=documents, document_bytes=document_bytes)
-    _measure(lambda options: run(options, plan), rounds, durability, url, is_json, plot)
+    _measure(run, plan, chosen)
 
 
-@app.command()
 def append(
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long each way is measured in a round.")] = 3.0,
-    rounds: RoundsOption = 3,
-    durability: DurabilityOption = "fsync",
-    url: UrlOption = None,
-    is_json: JsonOption = False,
-    plot: PlotOption = None,
+    chosen: Chosen,
+    seconds: SecondsOption = 3.0,
 ) -> None:
     """Appends, acknowledged: one by one by 1, 8 and 64 writers, and in atomic batches of 100 and 1,000.
 
@@ -87,11 +67,11 @@ def append(
     """
     from bench.append import Plan, run
 
-    _measure(lambda options: run(options, Plan(seconds=seconds)), rounds, durability, url, is_json, plot)
+    _measure(run, Plan(seconds=seconds), chosen)
 
 
-@app.command()
 def live(
+    chosen: Chosen,
     seconds: Annotated[float, typer.Option(min=1, help="How long a round is.")] = 20.0,
     rate: Annotated[float, typer.Option(min=0, help="Events published a second; 0 is flat out.")] = 0.0,
     find: Annotated[
@@ -99,11 +79,6 @@ def live(
     ] = False,
     documents: DocumentsOption = 3_000,
     document_bytes: DocumentBytesOption = 2_048,
-    rounds: RoundsOption = 3,
-    durability: DurabilityOption = "fsync",
-    url: UrlOption = None,
-    is_json: JsonOption = False,
-    plot: PlotOption = None,
 ) -> None:
     """Publisher, projector and both servers together: events/s folded and committed, and the lag."""
     from bench.live import Plan, run
@@ -111,22 +86,17 @@ def live(
     plan = Plan(
         rate=rate, seconds=seconds, documents=documents, document_bytes=document_bytes, finds_rate=find
     )
-    _measure(lambda options: run(options, plan), rounds, durability, url, is_json, plot)
+    _measure(run, plan, chosen)
 
 
-@app.command()
 def latency(
+    chosen: Chosen,
     rate: Annotated[
         float, typer.Option(min=1, help="Events due a second, whatever the answers do.")
     ] = 1_000.0,
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long each door is measured in a round.")] = 8.0,
+    seconds: SecondsOption = 8.0,
     documents: DocumentsOption = 1_000,
     document_bytes: DocumentBytesOption = 2_048,
-    rounds: RoundsOption = 3,
-    durability: DurabilityOption = "fsync",
-    url: UrlOption = None,
-    is_json: JsonOption = False,
-    plot: PlotOption = None,
 ) -> None:
     """From publish to outcome at a fixed rate, counted from the instant that was due: NATS and HTTP.
 
@@ -135,11 +105,11 @@ def latency(
     from bench.latency import Plan, run
 
     plan = Plan(rate=rate, seconds=seconds, documents=documents, document_bytes=document_bytes)
-    _measure(lambda options: run(options, plan), rounds, durability, url, is_json, plot)
+    _measure(run, plan, chosen)
 
 
-@app.command()
 def travel(
+    chosen: Chosen,
     sizes: Annotated[
         str,
         typer.Option(
@@ -149,11 +119,6 @@ def travel(
     reads: Annotated[int, typer.Option(min=1, help="Reads of each kind in a round.")] = 4_000,
     documents: DocumentsOption = 3_000,
     document_bytes: DocumentBytesOption = 2_048,
-    rounds: RoundsOption = 3,
-    durability: DurabilityOption = "fsync",
-    url: UrlOption = None,
-    is_json: JsonOption = False,
-    plot: PlotOption = None,
 ) -> None:
     """States at random versions and times of random documents, each checked, over HTTP and from the store.
 
@@ -162,19 +127,14 @@ def travel(
     from bench.travel import Plan, run
 
     plan = Plan(sizes=_sizes(sizes), reads=reads, documents=documents, document_bytes=document_bytes)
-    _measure(lambda options: run(options, plan), rounds, durability, url, is_json, plot)
+    _measure(run, plan, chosen)
 
 
-@app.command()
 def read(
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long each way is measured in a round.")] = 4.0,
+    chosen: Chosen,
+    seconds: SecondsOption = 4.0,
     documents: DocumentsOption = 3_000,
     document_bytes: DocumentBytesOption = 2_048,
-    rounds: RoundsOption = 3,
-    durability: DurabilityOption = "fsync",
-    url: UrlOption = None,
-    is_json: JsonOption = False,
-    plot: PlotOption = None,
 ) -> None:
     """Latest states, over HTTP by 1, 16 and 64 clients and by SQL.
 
@@ -183,31 +143,26 @@ def read(
     from bench.read import Plan, run
 
     plan = Plan(seconds=seconds, documents=documents, document_bytes=document_bytes)
-    _measure(lambda options: run(options, plan), rounds, durability, url, is_json, plot)
+    _measure(run, plan, chosen)
 
 
-@app.command()
 def memory(
+    chosen: Chosen,
     documents: DocumentsOption = 1_000_000,
     document_bytes: DocumentBytesOption = 512,
     cache_bytes_max: Annotated[
         int, typer.Option(min=1_048_576, help="The projector's setting of that name.")
     ] = 268_435_456,
-    rounds: RoundsOption = 3,
-    durability: DurabilityOption = "fsync",
-    url: UrlOption = None,
-    is_json: JsonOption = False,
-    plot: PlotOption = None,
 ) -> None:
     """A million documents: the projector's memory, the database, NATS and how long it takes to start again."""
     from bench.memory import Plan, run
 
     plan = Plan(documents=documents, document_bytes=document_bytes, cache_bytes_max=cache_bytes_max)
-    _measure(lambda options: run(options, plan), rounds, durability, url, is_json, plot)
+    _measure(run, plan, chosen)
 
 
-@app.command()
 def growth(
+    chosen: Chosen,
     events: Annotated[int, typer.Option(min=1, help="Events in the log at first.")] = 100_000,
     documents: DocumentsOption = 3_000,
     of: Annotated[
@@ -215,44 +170,32 @@ def growth(
     ] = "rebuild,live,travel",
     seconds: Annotated[float, typer.Option(min=1, help="How long a round of `live` is.")] = 10.0,
     rate: Annotated[float, typer.Option(min=0, help="Rate of `live`; 0 is flat out.")] = 0.0,
-    rounds: RoundsOption = 3,
-    durability: DurabilityOption = "fsync",
-    url: UrlOption = None,
-    is_json: JsonOption = False,
-    plot: PlotOption = None,
 ) -> None:
     """The slope: rebuild, live and travel again at ten times the log and ten times the documents."""
     from bench.growth import Plan, run
 
     plan = Plan(events=events, documents=documents, seconds=seconds, rate=rate, measurements=_names(of))
-    _measure(lambda options: run(options, plan), rounds, durability, url, is_json, plot)
+    _measure(run, plan, chosen)
 
 
-def _measure(
-    run: Callable[[Options], Coroutine[Any, Any, Report]],
-    rounds: int,
-    durability: Literal["fsync", "os"],
-    url: str | None,
-    is_json: bool,
-    plot: Path | None,
-) -> None:
+def _measure(run: Callable[..., Coroutine[Any, Any, Report]], plan: object, chosen: Chosen) -> None:
     configure("error", service="bench")
-    if plot is not None:
-        check_drawable(plot)
+    if chosen.plot is not None:
+        check_drawable(chosen.plot)
     progress = console(is_error=True)
     options = Options(
-        rounds=rounds,
-        durability=durability,
-        url=url,
+        rounds=chosen.rounds,
+        durability=chosen.durability,
+        url=chosen.url,
         say=lambda line: progress.print(line, style="dim", markup=False),
     )
-    report = asyncio.run(run(options))
-    if is_json:
+    report = asyncio.run(run(options, plan))
+    if chosen.json:
         json_line(report.plain())
     else:
         print_table(COLUMNS, report.rows())
-    if plot is not None:
-        draw(report, plot)
+    if chosen.plot is not None:
+        draw(report, chosen.plot)
 
 
 def _sizes(text: str) -> tuple[int, ...]:
@@ -275,6 +218,10 @@ def _names(text: str) -> tuple[str, ...]:
         raise typer.BadParameter(f"must be some of {', '.join(sorted(GROWING))}", param_hint="--of")
     return names
 
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+for _command in (rebuild, append, live, latency, travel, read, memory, growth):
+    app.command()(expanded(_command))
 
 if __name__ == "__main__":
     with exiting_clearly():

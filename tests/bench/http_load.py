@@ -1,4 +1,4 @@
-"""Tasks that read over HTTP, for `bench.worker`; the load client is that of `refold bench`."""
+"""Tasks that read over HTTP, for `bench.worker`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
+from bench.load import Response, get_request, keep_in_flight
 from bench.signals import Signals
-from refold.bench.load import Response, get_request, keep_in_flight
 from refold.bench.workload import COUNTER
 
 

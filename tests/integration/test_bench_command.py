@@ -6,8 +6,6 @@ import pytest
 
 from refold.bench import measure
 from refold.bench.figures import Figures
-from refold.bench.load import get_request, send_at_rate
-from refold.core.errors import ServiceUnavailable
 from support.up import run_refold
 
 SMALL = measure.Options(rounds=1, seconds=0.3, documents=20)
@@ -56,9 +54,3 @@ async def test_travel_reads_the_right_versions_and_times(target):
     figures = Figures()
     await measure.travel(target, SMALL, figures, events=200, reads=50)
     assert names(figures) >= {"version over HTTP, 8 in flight", "time over HTTP, 8 in flight"}
-
-
-async def test_a_request_that_fails_ends_the_load_with_its_reason(system):
-    requests = [get_request(system.url, "/v1/bench/absent")] * 20
-    with pytest.raises(ServiceUnavailable, match="answered 404"):
-        await send_at_rate(system.url, requests, rate=100, connections=4)

@@ -3,7 +3,9 @@
 import pytest
 
 from bench import latency, live, memory, read, travel
+from bench.load import get_request, send_at_rate
 from bench.system import Options
+from refold.core.errors import ServiceUnavailable
 from support.measured import SMALL, named
 
 pytestmark = pytest.mark.slow
@@ -55,3 +57,9 @@ async def test_a_running_system_is_measured_over_http(system):
     assert named(await read.run(asked, read.Plan(documents=10, seconds=0.1)))
     assert named(await latency.run(asked, latency.Plan(rate=100, seconds=0.2, documents=10)))
     assert named(await travel.run(asked, travel.Plan(sizes=(40,), reads=20, documents=5)))
+
+
+async def test_a_request_that_fails_ends_the_load_with_its_reason(system):
+    requests = [get_request(system.url, "/v1/bench/absent")] * 20
+    with pytest.raises(ServiceUnavailable, match="answered 404"):
+        await send_at_rate(system.url, requests, rate=100, connections=4)

@@ -3,6 +3,9 @@
 import asyncio
 import io
 import json
+import os
+import pty
+import subprocess
 import sys
 from typing import NamedTuple
 
@@ -11,7 +14,7 @@ import jsonpatch
 import pytest
 
 from refold.cli import main
-from support.up import Up, run_refold
+from support.up import Up, environment, run_refold
 
 
 @pytest.fixture(scope="module")
@@ -345,6 +348,15 @@ def test_a_document_is_edited_in_an_editor_under_a_strict_write(refold, tmp_path
     assert printed(refold("get", "edited/new")) == {"n": 7}
 
 
+@pytest.mark.parametrize("editor", ["false", "no-such-editor"])
+def test_an_editor_that_fails_is_said_in_one_line_and_nothing_is_written(refold, editor):
+    refold("put", "edited/failed", "1")
+    found = refold("edit", "edited/failed", "--editor", editor)
+    assert (found.code, found.out, found.err.count("\n")) == (1, "", 1)
+    assert f"editor_failed: {editor}: " in found.err
+    assert printed(refold("get", "edited/failed")) == 1
+
+
 def test_a_document_that_changes_while_it_is_edited_is_not_overwritten(refold, up, tmp_path):
     refold("put", "edited/two", "1")
     editor = tmp_path / "editor"
@@ -453,3 +465,84 @@ def test_requests_are_shown_on_stderr_if_asked(refold, up):
     found = refold("get", "shown/one", "-v")
     assert found.out == "1\n"
     assert f"GET {up.url}/v1/shown/one: 200, 1 bytes" in found.err
+
+
+def on_a_terminal(*arguments):
+    """Run a command whose stdout is a terminal; return what it prints."""
+    screen, terminal = pty.openpty()
+    variables = {"TERM": "xterm-256color", "NO_COLOR": ""}
+    with subprocess.Popen(
+        [sys.executable, "-m", "refold", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=terminal,
+        env=environment(**variables),
+    ) as process:
+        os.close(terminal)
+        printed = b"".join(_read_to_end(screen))
+    assert process.returncode == 0
+    return printed.decode()
+
+
+def _read_to_end(screen):
+    try:
+        while chunk := os.read(screen, 65_536):
+            yield chunk
+    except OSError:
+        # Linux says so when no process has the terminal open any more.
+        return
+    finally:
+        os.close(screen)
+
+
+def test_a_diff_on_a_terminal_is_coloured_lines_and_a_json_patch_when_piped(refold, up):
+    refold("put", "colour/one", '{"kept": 1, "total": 10}')
+    refold("put", "colour/one", '{"kept": 1, "total": 12}')
+    shown = on_a_terminal("diff", "colour/one", "1", "2", "--url", up.url)
+    assert '\x1b[31m-  "total": 10\x1b[0m' in shown
+    assert '\x1b[32m+  "total": 12\x1b[0m' in shown
+    assert '\r\n   "kept": 1,\r\n' in shown
+    piped = run_refold("diff", "colour/one", "1", "2", "--url", up.url)
+    assert json.loads(piped.stdout) == [{"op": "replace", "path": "/total", "value": 12}]
+
+
+def test_a_table_has_lines_and_styles_on_a_terminal_and_none_when_piped(refold, up):
+    refold("put", "table/one", '{"total": 10}')
+    refold("put", "table/two", '{"total": 12}')
+    shown = on_a_terminal("list", "table", "--url", up.url)
+    assert "\x1b[1mdocument" in shown
+    assert "────" in shown
+    header, *rows = run_refold("list", "table", "--url", up.url).stdout.splitlines()
+    assert header.split() == ["document", "version", "recorded", "state"]
+    assert [(row.split()[0], row.split()[-1]) for row in rows] == [
+        ("one", '{"total":10}'),
+        ("two", '{"total":12}'),
+    ]
+
+
+def test_get_imports_only_what_it_uses(refold, up):
+    """What `get` costs is what it imports; this counts modules because a time differs from run to run."""
+    refold("put", "light/one", "{}")
+    code = (
+        "import sys; from refold.cli import main\n"
+        f"sys.argv = ['refold', 'get', 'light/one', '--url', '{up.url}']\n"
+        "try: main()\n"
+        "finally: print(*sys.modules, file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
+    imported = found.stderr.split()
+    heavy = {
+        "pydantic",
+        "rich",
+        "structlog",
+        "psutil",
+        "nats",
+        "asyncpg",
+        "starlette",
+        "granian",
+        "zstandard",
+    }
+    assert not heavy & set(imported)
+    ours = {name for name in imported if name.partition(".")[0] == "refold"}
+    assert not {name for name in ours if name.split(".")[1:2] not in ([], ["cli"], ["client"], ["core"])}
+    assert len(ours) <= 20, sorted(ours)

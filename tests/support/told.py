@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from refold.client.responses import Change, Document, Namespace, change_of
+from refold.client.responses import Change, Document, Namespace, read_answer
 from refold.core import json_text
 from refold.core.fold_state import first_checkpoints
 from refold.core.history import Clock, Point
@@ -63,7 +63,7 @@ class ToldRefold:
             if entry.status.is_effective:
                 item = shown_change(entry)
                 assert item is not None
-                yield change_of(json_text.loads(item))
+                yield read_answer(Change, json_text.loads(item))
 
     def _names(self) -> list[str]:
         return sorted(name for (_, name), found in self.scribe.snapshots.items() if found[-1].version)

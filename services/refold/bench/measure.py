@@ -1,7 +1,7 @@
-"""The measurements of `refold bench`: append, live, latency, read, travel.
+"""The measurements of `refold bench`: append, live, latency, read, travel. Used by the command.
 
 Each writes to documents of its own in the namespace `bench`, repeats its rounds and adds what it counted to `Figures`.
-`append` takes a NATS address, the others a gateway's.
+`append` takes a NATS address, the others a gateway's; they use the Python client, as a program does.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from itertools import count, cycle
+from itertools import count, cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Literal, NamedTuple
@@ -21,9 +21,8 @@ from urllib.parse import urlsplit
 import orjson
 
 from refold.bench.figures import Figures
-from refold.bench.load import get_request, keep_in_flight, patch_request, send_at_rate
 from refold.bench.workload import COUNTER, NAMESPACE, Event, Workload, batches, small_events
-from refold.client import Refold
+from refold.client import Document, Outcome, Refold
 from refold.core.errors import RefoldError
 from refold.embedded.folder import read_passwords
 from refold.log import Appended, EventLog, Publication
@@ -39,9 +38,8 @@ UPLOADS: Final = 2
 UPLOAD_EVENTS: Final = 500
 UPLOADS_A_SECOND: Final = 20
 STATUS_SECONDS: Final = 0.1
-LATENCY_CONNECTIONS: Final = 64
-READ_CONNECTIONS: Final = (1, 16, 64)
-TRAVEL_CONNECTIONS: Final = (1, 8)
+READS_IN_FLIGHT: Final = (1, 16, 64)
+TRAVELS_IN_FLIGHT: Final = (1, 8)
 
 
 class Options(NamedTuple):
@@ -110,18 +108,12 @@ async def append(target: Target, options: Options, figures: Figures) -> None:
 async def _append_singly(
     log: EventLog, publications: Sequence[Publication], writers: int, options: Options
 ) -> list[float]:
-    milliseconds: list[float] = []
-    pool, until = cycle(publications), time.perf_counter() + options.seconds
+    async def append(publication: Publication) -> None:
+        answer = await log.append(publication)
+        if not isinstance(answer, Appended):
+            raise RefoldError("an append was not acknowledged", answer=answer)
 
-    async def write() -> None:
-        while (begun := time.perf_counter()) < until:
-            answer = await log.append(next(pool))
-            if not isinstance(answer, Appended):
-                raise RefoldError("an append was not acknowledged", answer=answer)
-            milliseconds.append((time.perf_counter() - begun) * 1_000)
-
-    await asyncio.gather(*(write() for _ in range(writers)))
-    return milliseconds
+    return await _time_each(append, cycle(publications), writers, seconds=options.seconds)
 
 
 async def _append_batches(log: EventLog, publications: list[Publication], size: int, options: Options) -> int:
@@ -177,36 +169,46 @@ async def _upload(refold: Refold, workload: Workload, options: Options, rate: fl
 
 
 async def latency(target: Target, options: Options, figures: Figures, *, rate: float) -> None:
-    """Send patches at a fixed rate and measure from the instant each was due to its outcome."""
-    for number in range(1, options.rounds + 1):
-        workload = options.workload()
-        async with Refold(target.http) as refold:
+    """Send patches at a fixed rate and measure from the instant each was due to its outcome.
+
+    A patch that is due while all connections are busy waits, and its wait counts. The clock of the event loop has a
+    resolution of one millisecond.
+    """
+    async with Refold(target.http) as refold:
+        for number in range(1, options.rounds + 1):
+            workload = options.workload()
             await _put(refold, workload.puts())
-        requests = [
-            patch_request(target.http, _path(event.document), orjson.dumps(orjson.loads(event.body)["patch"]))
-            for event in workload.events(max(1, int(rate * options.seconds)))
-        ]
-        milliseconds = await send_at_rate(target.http, requests, rate, LATENCY_CONNECTIONS)
-        figures.add_latency("patch → outcome over HTTP", milliseconds)
-        options.say(f"round {number} done")
+            events = list(workload.events(max(1, int(rate * options.seconds))))
+            begun = time.perf_counter()
+
+            async def send(place: int, event: Event, begun: float = begun) -> float:
+                due = begun + place / rate
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                patch = orjson.loads(event.body)["patch"]
+                _check_applied(await refold.patch(NAMESPACE, event.document, patch))
+                return (time.perf_counter() - due) * 1_000
+
+            milliseconds = await asyncio.gather(*(send(*numbered) for numbered in enumerate(events)))
+            figures.add_latency("patch → outcome over HTTP", milliseconds)
+            options.say(f"round {number} done")
 
 
 async def read(target: Target, options: Options, figures: Figures) -> None:
     """Read latest states with 1, 16 and 64 requests in flight."""
     workload = options.workload()
+    chosen = random.Random(1)  # noqa: S311 - the same reads each time, no secret.
+    names = [workload.name(chosen.randrange(options.documents)) for _ in range(5_000)]
     async with Refold(target.http) as refold:
         await _put(refold, workload.puts())
-    chosen = random.Random(1)  # noqa: S311 - the same reads each time, no secret.
-    numbers = [chosen.randrange(options.documents) for _ in range(5_000)]
-    requests = [get_request(target.http, _path(workload.name(number))) for number in numbers]
-    for number in range(1, options.rounds + 1):
-        for in_flight in READ_CONNECTIONS:
-            loaded = await keep_in_flight(
-                target.http, enumerate(cycle(requests)), in_flight, seconds=options.seconds
-            )
-            name = f"latest over HTTP, {in_flight} in flight"
-            figures.add_requests(name, loaded.milliseconds, loaded.seconds, "reads/s")
-        options.say(f"round {number} done")
+        for number in range(1, options.rounds + 1):
+            for in_flight in READS_IN_FLIGHT:
+                begun = time.perf_counter()
+                milliseconds = await _time_each(
+                    lambda name: refold.get(NAMESPACE, name), cycle(names), in_flight, seconds=options.seconds
+                )
+                name = f"latest over HTTP, {in_flight} in flight"
+                figures.add_requests(name, milliseconds, time.perf_counter() - begun, "reads/s")
+            options.say(f"round {number} done")
 
 
 async def travel(target: Target, options: Options, figures: Figures, *, events: int, reads: int) -> None:
@@ -214,50 +216,73 @@ async def travel(target: Target, options: Options, figures: Figures, *, events: 
     workload = options.workload(is_counted=True)
     async with Refold(target.http) as refold:
         await _put(refold, workload.events(events))
-    for number in range(1, options.rounds + 1):
-        for in_flight in TRAVEL_CONNECTIONS:
-            picks = _picks(workload, reads, seed=number * 100 + in_flight)
-            paths = [f"{_path(name)}?version={version}" for name, version in picks]
-            times = await _read_checked(target.http, "version", picks, paths, in_flight, figures)
-            paths = [f"{_path(name)}?at={at}" for (name, _), at in zip(picks, times, strict=True)]
-            await _read_checked(target.http, "time", picks, paths, in_flight, figures)
-        options.say(f"round {number} done")
+        for number in range(1, options.rounds + 1):
+            for in_flight in TRAVELS_IN_FLIGHT:
+                picks = _picks(workload, reads, seed=number * 100 + in_flight)
+                await _travel(refold, picks, in_flight, figures)
+            options.say(f"round {number} done")
 
 
-async def _read_checked(
-    url: str,
-    kind: Literal["version", "time"],
-    picks: Sequence[tuple[str, int]],
-    paths: Sequence[str],
-    in_flight: int,
-    figures: Figures,
-) -> list[str]:
-    """Read each path once and return when each state was recorded. Raises `RefoldError` for a wrong state."""
-    requests = [get_request(url, path) for path in paths]
-    loaded = await keep_in_flight(url, enumerate(requests), in_flight, kept=len(paths))
-    name = f"{kind} over HTTP, {in_flight} in flight"
-    figures.add_requests(name, loaded.milliseconds, loaded.seconds, "reads/s")
-    times = []
-    for number, (document, version) in enumerate(picks):
-        response = loaded.responses[number]
-        found = int(response.header(b"refold-version"))
-        counter = orjson.loads(response.body)[COUNTER]
+async def _travel(refold: Refold, picks: Sequence[tuple[str, int]], in_flight: int, figures: Figures) -> None:
+    """Read each version, then the document as it was when that version was recorded."""
+    times: dict[tuple[str, int], str | None] = {}
+
+    async def by_version(pick: tuple[str, int]) -> None:
+        document, version = pick
+        found = await refold.get(NAMESPACE, document, version=version)
+        times[pick] = found.recorded_at
+        _check(found, is_right=found.version == version)
+
+    async def by_time(pick: tuple[str, int]) -> None:
+        document, version = pick
+        found = await refold.get(NAMESPACE, document, at=times[pick])
         # Several versions can be recorded at the same time; the last of them counts.
-        is_right = counter == found and (found == version if kind == "version" else found >= version)
-        if not is_right:
-            raise RefoldError("not the state that was asked for", document=document, version=version)
-        times.append(response.header(b"refold-recorded-at").upper())
-    return times
+        _check(found, is_right=found.version >= version)
+
+    for kind, read_one in (("version", by_version), ("time", by_time)):
+        begun = time.perf_counter()
+        milliseconds = await _time_each(read_one, picks, in_flight)
+        name = f"{kind} over HTTP, {in_flight} in flight"
+        figures.add_requests(name, milliseconds, time.perf_counter() - begun, "reads/s")
+
+
+def _check(found: Document, *, is_right: bool) -> None:
+    """Raise `RefoldError` for a wrong state."""
+    if not is_right or not isinstance(found.state, dict) or found.state[COUNTER] != found.version:
+        raise RefoldError("not the state that was asked for", document=found.id, version=found.version)
 
 
 def _picks(workload: Workload, reads: int, *, seed: int) -> list[tuple[str, int]]:
     chosen = random.Random(seed)  # noqa: S311 - the same reads each time, no secret.
-    picks: list[tuple[str, int]] = []
-    while len(picks) < reads:
-        document = chosen.randrange(workload.documents)
-        if head := workload.version(document):
-            picks.append((workload.name(document), chosen.randint(1, head)))
-    return picks
+    documents = (chosen.randrange(workload.documents) for _ in count())
+    present = ((document, workload.version(document)) for document in documents)
+    return [
+        (workload.name(document), chosen.randint(1, head))
+        for document, head in islice(filter(lambda pick: pick[1], present), reads)
+    ]
+
+
+async def _time_each(
+    work: Callable[[Any], Awaitable[object]],
+    items: Iterable[Any],
+    in_flight: int,
+    *,
+    seconds: float | None = None,
+) -> list[float]:
+    """Do work on each item, so many at once, until they or the time run out; return the milliseconds of each."""
+    milliseconds: list[float] = []
+    left, started = iter(items), time.perf_counter()
+
+    async def run() -> None:
+        for item in left:
+            begun = time.perf_counter()
+            if seconds is not None and begun - started >= seconds:
+                return
+            await work(item)
+            milliseconds.append((time.perf_counter() - begun) * 1_000)
+
+    await asyncio.gather(*(run() for _ in range(in_flight)))
+    return milliseconds
 
 
 async def _put(refold: Refold, events: Iterator[Event]) -> None:
@@ -266,14 +291,13 @@ async def _put(refold: Refold, events: Iterator[Event]) -> None:
 
 
 async def _append(refold: Refold, events: Sequence[Event]) -> int:
-    """Append events by one bulk request. Raises `RefoldError` if one was not applied."""
+    """Append events by one bulk request and return how many."""
     lines = [{"doc": event.document, **orjson.loads(event.body)} for event in events]
-    outcomes = await refold.append(NAMESPACE, lines)
-    for outcome in outcomes:
-        if outcome.status != "applied":
-            raise RefoldError("an event was not applied", status=outcome.status, reason=outcome.reason)
-    return len(outcomes)
+    for outcome in await refold.append(NAMESPACE, lines):
+        _check_applied(outcome)
+    return len(lines)
 
 
-def _path(document: str) -> str:
-    return f"/v1/{NAMESPACE}/{document}"
+def _check_applied(outcome: Outcome) -> None:
+    if outcome.status != "applied":
+        raise RefoldError("an event was not applied", status=outcome.status, reason=outcome.reason)

@@ -63,10 +63,7 @@ class Workload:
         self._shapes: dict[int, _Shape] = {}
 
     def events(self, count: int) -> Iterator[Event]:
-        """Return the next events: first a put of every document, then small patches of random documents.
-
-        Used by the measurements, here and in `tests/bench/`.
-        """
+        """Yield the next events: first a put of every document, then small patches of random documents."""
         for _ in range(count):
             number = len(self._shapes)
             yield self._put(number) if number < self.documents else self._patch()

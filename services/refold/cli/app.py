@@ -1,6 +1,6 @@
-"""The command line: names of commands, loaded one by one. Used by `refold.cli.main` alone.
+"""The command line: all commands by name, each loaded when it is used. Used by `refold.cli.main` alone.
 
-A command's module is imported when the command runs or explains itself; `refold --help` needs the summaries only.
+`refold --help` needs the summaries only.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COMMANDS: Final = {
     "up": Entry("serve", "Run", "Run the whole system on this machine, with nothing to install."),
     "projector": Entry("serve", "Run", "Run one projector: it reads the log and folds it into Postgres."),
     "gateway": Entry("serve", "Run", "Run one gateway: HTTP in front of NATS and Postgres."),
-    "demo": Entry("demo", "Run", "Record this machine's vital signs and look back at them."),
+    "demo": Entry("serve", "Run", "Record this machine's vital signs and look back at them."),
     "put": Entry("write", "Write", "Write a document's whole state."),
     "patch": Entry("write", "Write", "Apply a JSON Patch (RFC 6902), all or nothing."),
     "merge": Entry("write", "Write", "Apply a merge patch (RFC 7396): members set to null are removed."),
@@ -78,12 +78,15 @@ class LazyGroup(TyperGroup):
 
 def load(name: str) -> Any:
     """Return a command that can be run."""
-    module = import_module(f"refold.cli.{COMMANDS[name].module}")
-    function = module.COMMANDS[name]
+    from refold.cli.options import expanded
+
+    module = vars(import_module(f"refold.cli.{COMMANDS[name].module}"))
+    # `import_` and `list_`: the others' names are neither keywords nor builtins.
+    function = module.get(f"{name}_") or module[name]
     if isinstance(function, typer.Typer):
         return typer.main.get_group(function)
     holder = typer.Typer(add_completion=False, rich_markup_mode=MARKUP, context_settings=_HELP)
-    holder.command(name, cls=PlainCommand)(function)
+    holder.command(name, cls=PlainCommand)(expanded(function))
     return typer.main.get_command(holder)
 
 
@@ -131,22 +134,17 @@ class PlainType(NamedTuple):
             if value not in get_args(self.kind):
                 raise ValueError(f"{value!r} is not one of {', '.join(map(repr, get_args(self.kind)))}")
             return value
-        if self.kind is bool:
-            raise ValueError(f"{value!r} is not a valid boolean")
-        if self.kind in {int, float}:
-            return self._number(value)
-        return self.kind(value)
-
-    def _number(self, value: Any) -> Any:
         try:
-            number = self.kind(value)
+            converted = None if self.kind is bool else self.kind(value)
         except ValueError:
-            raise ValueError(f"{value!r} is not a valid {self.kind.__name__}") from None
-        if self.info.min is not None and number < self.info.min:
+            converted = None
+        if converted is None:
+            raise ValueError(f"{value!r} is not a valid {self.kind.__name__}")
+        if self.info.min is not None and converted < self.info.min:
             raise ValueError(f"{value} is below the minimum, {self.info.min}")
-        if self.info.max is not None and number > self.info.max:
+        if self.info.max is not None and converted > self.info.max:
             raise ValueError(f"{value} is above the maximum, {self.info.max}")
-        return number
+        return converted
 
 
 _HELP: Final = {"help_option_names": ["-h", "--help"]}

@@ -9,43 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from refold.cli.options import DataOption, Output, expanded
-from refold.cli.output import json_line, printable, say, working
+from refold.cli.errors import REFUSED
+from refold.cli.options import DataOption, Output
+from refold.cli.output import console, json_line, print_beside, printable, say, working
 from refold.core.errors import Refused, ServiceUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from rich.progress import Progress
 
-    from rich.progress import Progress, TaskID
-
-    from refold.audit.rebuild import Rebuilt, Stage
+    from refold.audit import rebuild as rebuilding
     from refold.audit.replay_check import Difference
-    from refold.audit.verify import Tally
     from refold.store.ports import Unequal
     from refold.wiring.settings import Settings
 
 LISTENS_SECONDS = 2.0
 
-IntoOption = Annotated[
-    str | None,
-    typer.Option(
-        "--into", metavar="SCHEMA", help="Schema to build in; by default the live one's name with _rebuild."
-    ),
-]
 
-ProcessesOption = Annotated[
-    int | None,
-    typer.Option(
-        "--processes",
-        metavar="N",
-        min=1,
-        max=8,
-        help="Processes that fold a long log; by default one a processor, at most 8.",
-    ),
-]
-
-
-@expanded
 def verify(
     output: Output,
     target: Annotated[
@@ -59,48 +38,57 @@ def verify(
     Documents, pages, journal, rejections and hash chains are compared; a difference is exit code 1.
     """
     from refold.audit.verify import Listener, Scope
-    from refold.cli.errors import REFUSED
     from refold.wiring.audit import run_verify
     from refold.wiring.service import run_folding
 
     settings = _reach(data)
     namespace, _, document = (target or "").partition("/")
     scope = Scope(namespace=namespace or None, document=document or None)
-    found: list[dict[str, Any]] = []
-    begun = time.monotonic()
     with working() as progress:
-        task = progress.add_task("", total=None)
-
-        def found_difference(difference: Difference) -> None:
-            if output.is_json:
-                found.append(difference._asdict())
-            else:
-                _say(progress, _difference_line(difference))
-
-        def advance(tally: Tally) -> None:
-            description = f"{tally.read_sequence:,} events read, {tally.events:,} folded again"
-            done, total = tally.read_sequence + tally.events, 2 * tally.end_sequence
-            progress.update(task, completed=done, total=total, description=description)
-
-        tally = run_folding(
-            run_verify(settings, Listener(difference=found_difference, progress=advance), scope)
+        report = _Report(progress, is_json=output.is_json)
+        listener = Listener(
+            difference=lambda it: report.add(_difference_line(it), it._asdict()),
+            progress=lambda it: report.advance(
+                f"{it.read_sequence:,} events read, {it.events:,} folded again",
+                it.read_sequence + it.events,
+                2 * it.end_sequence,
+            ),
         )
-    seconds = time.monotonic() - begun
+        tally = run_folding(run_verify(settings, listener, scope))
     if target and not (tally.documents or tally.events or tally.differences):
         raise Refused("nothing_found", f"the log has no event of {target}, the projection no row")
     if output.is_json:
-        json_line({**_facts(tally, seconds), "found": found})
+        facts = {"documents": tally.documents, "events": tally.events, "differences": tally.differences}
+        report.print_json({"sequence": tally.end_sequence, **facts, "found": report.found})
     else:
-        _say_verified(tally, seconds)
+        result = f"{tally.differences:,} differences" if tally.differences else "clean"
+        counts = f"{tally.documents:,} documents, {tally.events:,} events"
+        text = f"{result}: {counts}, up to sequence {tally.end_sequence:,}, in "
+        say(text + report.pace(tally.read_sequence), "red" if tally.differences else "green")
     if tally.differences:
         raise typer.Exit(REFUSED)
 
 
-@expanded
 def rebuild(
     output: Output,
-    into: IntoOption = None,
-    processes: ProcessesOption = None,
+    into: Annotated[
+        str | None,
+        typer.Option(
+            "--into",
+            metavar="SCHEMA",
+            help="Schema to build in; by default the live one's name with _rebuild.",
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes",
+            metavar="N",
+            min=1,
+            max=8,
+            help="Processes that fold a long log; by default one a processor, at most 8.",
+        ),
+    ] = None,
     is_from_nothing: Annotated[
         bool,
         typer.Option(
@@ -115,8 +103,6 @@ def rebuild(
 
     They are compared first; on a difference nothing is swapped.
     """
-    from refold.audit.rebuild import Listener
-    from refold.cli.errors import REFUSED
     from refold.wiring.audit import run_rebuild
     from refold.wiring.service import run_folding
 
@@ -125,28 +111,17 @@ def rebuild(
         return
     settings = _reach(data)
     schema = into or f"{settings.postgres_schema}_rebuild"
-    found: list[dict[str, Any]] = []
-    begun = time.monotonic()
     with working() as progress:
-        task = progress.add_task("", total=None)
-
-        def found_difference(unequal: Unequal) -> None:
-            if output.is_json:
-                found.append(_plain(unequal))
-            else:
-                _say(progress, _unequal_line(unequal))
-
-        advance = _advancing(progress, task)
-        ended = run_folding(
-            run_rebuild(
-                settings, schema, Listener(difference=found_difference, progress=advance), processes=processes
-            )
-        )
-    seconds = time.monotonic() - begun
+        report = _Report(progress, is_json=output.is_json)
+        ended = run_folding(run_rebuild(settings, schema, _listener(report), processes=processes))
+    replayed = f"{ended.replayed_events:,} events replayed in {report.pace(ended.replayed_events)}"
     if output.is_json:
-        json_line(_ending(ended, seconds) | {"found": found})
+        report.print_json({**_facts(ended), "found": report.found})
+    elif ended.is_swapped:
+        held = f"live held for {ended.held_seconds * 1_000:,.0f} ms"
+        say(f"equal and swapped at sequence {ended.sequence:,}: {replayed}, {held}", "green")
     else:
-        _say_rebuilt(ended, schema, seconds)
+        say(f"{ended.differences:,} differences, nothing swapped: {replayed}; it is kept in {schema}", "red")
     if not ended.is_swapped:
         raise typer.Exit(REFUSED)
 
@@ -154,27 +129,62 @@ def rebuild(
 def _rebuild_from_nothing(
     data: Path | None, into: str | None, processes: int | None, *, is_json: bool
 ) -> None:
-    from refold.audit.rebuild import Listener
     from refold.telemetry.logging import configure
     from refold.wiring.audit import run_from_nothing
     from refold.wiring.service import run_folding
 
     configure("error", service="refold")
-    begun = time.monotonic()
     with working() as progress:
-        listener = Listener(
-            difference=lambda _: None, progress=_advancing(progress, progress.add_task("", total=None))
-        )
-        ended, kept = run_folding(run_from_nothing(data, into, listener, processes=processes))
-    seconds = time.monotonic() - begun
+        report = _Report(progress, is_json=is_json)
+        ended, kept = run_folding(run_from_nothing(data, into, _listener(report), processes=processes))
     if is_json:
-        json_line(_ending(ended, seconds) | {"kept": kept or None})
+        report.print_json({**_facts(ended), "kept": kept or None})
         return
-    rate = _rate(ended.replayed_events, seconds)
-    replayed = f"{ended.replayed_events:,} events replayed in {seconds:.1f} s ({rate})"
+    replayed = f"{ended.replayed_events:,} events replayed in {report.pace(ended.replayed_events)}"
     say(f"rebuilt from the log to sequence {ended.sequence:,}: {replayed}", "green")
     if kept:
         say(f"The damaged projection is kept as schema {kept}; drop it when you no longer need it.")
+
+
+class _Report:
+    """What a command has found so far, how far it is, and how long it takes."""
+
+    def __init__(self, progress: Progress, *, is_json: bool) -> None:
+        self.found: list[dict[str, Any]] = []
+        self._progress = progress
+        self._task = progress.add_task("", total=None)
+        self._is_json = is_json
+        self._begun = time.monotonic()
+
+    def add(self, line: str, plain: dict[str, Any]) -> None:
+        """Print a difference on stdout without breaking the bar, or keep it for JSON."""
+        if self._is_json:
+            self.found.append(plain)
+        elif sys.stdout.isatty() and not self._progress.disable:
+            print_beside(self._progress, line)
+        else:
+            console().print(printable(line), markup=False, soft_wrap=True)
+
+    def advance(self, description: str, done: int, total: int) -> None:
+        self._progress.update(self._task, completed=done, total=total, description=description)
+
+    def pace(self, events: int) -> str:
+        seconds = time.monotonic() - self._begun
+        return f"{seconds:.1f} s ({events / seconds:,.0f} events/s)"
+
+    def print_json(self, facts: dict[str, Any]) -> None:
+        json_line({**facts, "seconds": round(time.monotonic() - self._begun, 3)})
+
+
+def _listener(report: _Report) -> rebuilding.Listener:
+    from refold.audit.rebuild import Listener
+
+    return Listener(
+        difference=lambda it: report.add(_unequal_line(it), _plain(it)),
+        progress=lambda stage, sequence, until: report.advance(
+            f"{stage.value}, {sequence:,} of {until:,} events", sequence, until
+        ),
+    )
 
 
 def _reach(data: Path | None) -> Settings:
@@ -209,24 +219,6 @@ def _listens(url: str) -> bool:
     return False
 
 
-def _advancing(progress: Progress, task: TaskID) -> Callable[[Stage, int, int], None]:
-    def advance(stage: Stage, sequence: int, until: int) -> None:
-        description = f"{stage.value}, {sequence:,} of {until:,} events"
-        progress.update(task, completed=sequence, total=until, description=description)
-
-    return advance
-
-
-def _say(progress: Progress, line: str) -> None:
-    """Print a line of the result on stdout without breaking the bar."""
-    from rich.text import Text
-
-    from refold.cli.output import console
-
-    out = progress.console if sys.stdout.isatty() and not progress.disable else console()
-    out.print(Text(printable(line)), soft_wrap=True)
-
-
 def _difference_line(difference: Difference) -> str:
     where = "/".join(filter(None, (difference.namespace, difference.document))) or "the log"
     at = "" if difference.sequence is None else f" at sequence {difference.sequence}"
@@ -248,50 +240,15 @@ def _shown(row: Any) -> str:
 
 def _plain(unequal: Unequal) -> dict[str, Any]:
     sides = {"live": unequal.live, "rebuilt": unequal.fresh}
-    told = {name: side._asdict() if isinstance(side, tuple) else side for name, side in sides.items()}
-    return {"namespace": unequal.namespace, "document": unequal.document, **told}
+    rows = {name: side._asdict() if isinstance(side, tuple) else side for name, side in sides.items()}
+    return {"namespace": unequal.namespace, "document": unequal.document, **rows}
 
 
-def _facts(tally: Tally, seconds: float) -> dict[str, Any]:
-    return {
-        "sequence": tally.end_sequence,
-        "documents": tally.documents,
-        "events": tally.events,
-        "differences": tally.differences,
-        "seconds": round(seconds, 3),
-    }
-
-
-def _say_verified(tally: Tally, seconds: float) -> None:
-    rate = _rate(tally.read_sequence, seconds)
-    held = f"{tally.documents:,} documents, {tally.events:,} events, up to sequence {tally.end_sequence:,}"
-    result = f"{tally.differences:,} differences" if tally.differences else "clean"
-    say(f"{result}: {held}, in {seconds:.1f} s ({rate})", "red" if tally.differences else "green")
-
-
-def _ending(ended: Rebuilt, seconds: float) -> dict[str, Any]:
+def _facts(ended: rebuilding.Rebuilt) -> dict[str, Any]:
     return {
         "swapped": ended.is_swapped,
         "sequence": ended.sequence,
         "replayed": ended.replayed_events,
         "differences": ended.differences,
         "held_seconds": round(ended.held_seconds, 3),
-        "seconds": round(seconds, 3),
     }
-
-
-def _say_rebuilt(ended: Rebuilt, schema: str, seconds: float) -> None:
-    rate = _rate(ended.replayed_events, seconds)
-    replayed = f"{ended.replayed_events:,} events replayed in {seconds:.1f} s ({rate})"
-    if ended.is_swapped:
-        held = f"{ended.held_seconds * 1_000:,.0f} ms"
-        say(f"equal and swapped at sequence {ended.sequence:,}: {replayed}, live held for {held}", "green")
-    else:
-        say(f"{ended.differences:,} differences, nothing swapped: {replayed}; it is kept in {schema}", "red")
-
-
-def _rate(count: int, seconds: float) -> str:
-    return f"{count / seconds if seconds else 0.0:,.0f} events/s"
-
-
-COMMANDS = {"verify": verify, "rebuild": rebuild}

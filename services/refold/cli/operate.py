@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from refold.cli.options import DataOption, Output, System, expanded
+from refold.cli.options import DEFAULT_DATA, DataOption, Output, System, expanded
+from refold.cli.output import json_array, json_line, print_table, say
+from refold.core.errors import ServiceUnavailable
 
 if TYPE_CHECKING:
-    from refold.client import Namespace, Refold
+    from refold.client import Namespace
 
 
-@expanded
-def status(
+async def status(
     system: System,
     output: Output,
     is_sql: Annotated[
@@ -25,23 +26,17 @@ def status(
     ] = False,
 ) -> None:
     """Print the system's state, addresses and lag."""
-    from refold.cli.output import json_line, say
-
     if is_sql:
         say(_postgres_url(system))
         return
-
-    async def work(refold: Refold) -> tuple[dict[str, Any], tuple[Namespace, ...]]:
-        return await refold.status(), await refold.namespaces()
-
-    facts, namespaces = system.ask(work)
+    async with system.client() as refold:
+        facts, namespaces = await refold.status(), await refold.namespaces()
     if output.is_json:
         json_line(facts)
     else:
         _print_status(system, facts, namespaces)
 
 
-@expanded
 def config(
     output: Output,
     is_running: Annotated[
@@ -53,16 +48,11 @@ def config(
 
     A running system has the settings that it was started with: --running prints them.
     """
-    from refold.cli.options import DEFAULT_DATA
-    from refold.cli.output import json_array, print_table, say
-
     if is_running:
         from refold.wiring.endpoints import running_settings
 
-        rows, whose = (
-            running_settings(data or DEFAULT_DATA),
-            f"the system that runs on {data or DEFAULT_DATA}",
-        )
+        folder = data or DEFAULT_DATA
+        rows, whose = running_settings(folder), f"the system that runs on {folder}"
     else:
         from refold.wiring.settings import described, load, unknown_variables
 
@@ -95,17 +85,7 @@ def psql(
     os.execve(program, [program, address, *(arguments or [])], environment)  # noqa: S606 - psql takes over.
 
 
-log = typer.Typer(name="log", no_args_is_help=True, help="Create the log.")
-
-
-@log.callback()
-def _log() -> None:
-    """Create the log."""
-
-
-@log.command()
-@expanded
-def create(
+async def create(
     output: Output,
     has_lost_the_log: Annotated[
         bool,
@@ -121,12 +101,9 @@ def create(
     Works on a data folder on which `refold up` does not run (--data), otherwise by REFOLD_NATS_ADMIN_URL and
     REFOLD_POSTGRES_URL.
     """
-    import asyncio
-
-    from refold.cli.output import json_line, say
     from refold.wiring.log import create_log
 
-    created = asyncio.run(create_log(data, has_lost_the_log=has_lost_the_log))
+    created = await create_log(data, has_lost_the_log=has_lost_the_log)
     if output.is_json:
         json_line({"log_id": created.log_id, "kept": list(created.kept)})
         return
@@ -135,10 +112,12 @@ def create(
         say(f"kept of the lost log: {kept}")
 
 
-def _postgres_url(system: System) -> str:
-    from refold.cli.options import DEFAULT_DATA
-    from refold.core.errors import ServiceUnavailable
+log = typer.Typer(name="log", no_args_is_help=True)
+log.callback(help="Create the log.")(lambda: None)
+log.command("create")(expanded(create))
 
+
+def _postgres_url(system: System) -> str:
     endpoints = system.endpoints()
     if "postgres" not in endpoints:
         folder: Path = system.data or DEFAULT_DATA
@@ -149,7 +128,6 @@ def _postgres_url(system: System) -> str:
 
 
 def _print_status(system: System, facts: dict[str, Any], namespaces: tuple[Namespace, ...]) -> None:
-    from refold.cli.output import print_table, say
     from refold.client.transport import full_url
 
     say(f"url     {full_url(system.gateway_url())}")
@@ -162,6 +140,3 @@ def _print_status(system: System, facts: dict[str, Any], namespaces: tuple[Names
     say("with    " + ", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
     rows = [(it.name, f"{it.documents:,}", f"{it.events:,}") for it in namespaces]
     print_table(("namespace", "documents", "events"), rows)
-
-
-COMMANDS = {"status": status, "config": config, "psql": psql, "log": log}

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import inspect
 import re
-import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, get_type_hints
 
 import typer
 
@@ -22,7 +21,6 @@ from refold.core.errors import Refused, ServiceUnavailable
 if TYPE_CHECKING:
     from refold.client import Refold
 
-T = TypeVar("T")
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 DEFAULT_DATA: Final = Path(".refold")
 _OPENINGS: Final = frozenset('{["')
@@ -139,78 +137,73 @@ class System:
 
         return read_endpoints(self.data or DEFAULT_DATA)
 
-    def ask(self, work: Callable[[Refold], Awaitable[T]]) -> T:
-        """Run something with a client of the system."""
-        import asyncio
-
+    def client(self) -> Refold:
+        """Return a client of the system, to be used in an `async with` block."""
         from refold.client import Refold
 
-        async def run() -> T:
-            async with Refold(self.gateway_url()) as refold:
-                if self.verbose:
-                    refold.trace = lambda line: typer.echo(line, err=True)
-                return await work(refold)
-
-        async def run_interruptibly() -> T:
-            working = asyncio.ensure_future(run())
-            if sys.platform != "win32":
-                # The kernel may give the signal to a thread that waits in a pipe; this wakes the loop all the same.
-                asyncio.get_running_loop().add_signal_handler(signal.SIGINT, working.cancel)
-            try:
-                return await working
-            except asyncio.CancelledError:
-                raise KeyboardInterrupt from None
-
-        return asyncio.run(run_interruptibly())
+        return Refold(self.gateway_url(), trace=partial(typer.echo, err=True) if self.verbose else None)
 
 
-def expanded(function: Callable[..., None]) -> Callable[..., None]:
+def expanded(function: Callable[..., Any]) -> Callable[..., None]:
     """Make a command of a function: a parameter whose type is a dataclass becomes the options in it.
 
-    The function's own options come first in its help.
+    The function's own options come first in its help. An asynchronous function runs until it ends or is interrupted.
     """
     hints = get_type_hints(function, include_extras=True)
-    parameters: list[inspect.Parameter] = []
+    own: list[inspect.Parameter] = []
     shared: list[inspect.Parameter] = []
     groups: dict[str, tuple[Callable[..., Any], list[str]]] = {}
-    for parameter in inspect.signature(function).parameters.values():
-        kind = hints[parameter.name]
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind = hints[name]
         if not (isinstance(kind, type) and is_dataclass(kind)):
-            parameters.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
+            own.append(_option(name, parameter.default, kind))
             continue
         options = get_type_hints(kind, include_extras=True)
-        groups[parameter.name] = (kind, [field.name for field in fields(kind)])
-        shared += [
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=field.default,
-                annotation=options[field.name],
-            )
-            for field in fields(kind)
-        ]
+        shared += [_option(field.name, field.default, options[field.name]) for field in fields(kind)]
+        groups[name] = (kind, list(options))
 
     @wraps(function)
     def run(context: typer.Context, **given: Any) -> None:
-        if _is_given(context, "data") and not _is_given(context, "url"):
+        if "url" in given and _is_given(context, "data") and not _is_given(context, "url"):
             # --data precedes REFOLD_URL.
-            given |= {"url": None} if "url" in given else {}
-        made = {
-            name: kind(**{option: given.pop(option) for option in names})
-            for name, (kind, names) in groups.items()
-        }
-        function(**given, **made)
+            given["url"] = None
+        for name, (kind, names) in groups.items():
+            given[name] = kind(**{option: given.pop(option) for option in names})
+        if inspect.iscoroutinefunction(function):
+            _run_interruptibly(function, given)
+        else:
+            function(**given)
 
-    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-    signature = inspect.Signature([context, *parameters, *shared])
-    run.__signature__ = signature  # type: ignore[attr-defined]
-    run.__annotations__ = {name: it.annotation for name, it in signature.parameters.items()}
+    parameters = [_option("context", inspect.Parameter.empty, typer.Context), *own, *shared]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def _option(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def _run_interruptibly(function: Callable[..., Any], given: dict[str, Any]) -> None:
+    import asyncio
+    import signal
+
+    async def run() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        # The kernel may give the signal to a thread that waits in a pipe; this wakes the loop all the same.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
+        await function(**given)
+
+    try:
+        asyncio.run(run())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 def read_json(argument: str, field: str) -> Any:
@@ -226,12 +219,10 @@ def read_json(argument: str, field: str) -> Any:
 def _bytes_of(argument: str) -> bytes:
     if argument == "-":
         return sys.stdin.buffer.read()
-    is_inline = argument.lstrip()[:1] in _OPENINGS or argument in _SCALARS or _NUMBER.fullmatch(argument)
-    return argument.encode() if is_inline else _read(Path(argument.removeprefix("@")))
-
-
-def _read(path: Path) -> bytes:
+    if argument.lstrip()[:1] in _OPENINGS or argument in _SCALARS or _NUMBER.fullmatch(argument):
+        return argument.encode()
+    path = argument.removeprefix("@")
     try:
-        return path.read_bytes()
+        return Path(path).read_bytes()
     except (OSError, ValueError) as error:
-        raise Refused("bad_usage", f"neither JSON nor a file: {error}", field=repr(str(path)[:80])) from error
+        raise Refused("bad_usage", f"neither JSON nor a file: {error}", field=repr(path[:80])) from error

@@ -6,7 +6,7 @@ Used by the command modules. `rich` is imported only for a terminal: it takes lo
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -47,10 +47,15 @@ def working() -> Progress:
     """Return a progress bar on stderr for a `with` block; it is hidden when piped."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TextColumn("{task.description}"))
     stderr = console(is_error=True)
     return Progress(
-        *columns, TimeRemainingColumn(), console=stderr, disable=not stderr.is_terminal, transient=True
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.description}"),
+        TimeRemainingColumn(),
+        console=stderr,
+        disable=not stderr.is_terminal,
+        transient=True,
     )
 
 
@@ -87,16 +92,16 @@ def json_array(items: list[Any]) -> None:
 
 def json_document(value: Any) -> None:
     """Print a value for people: indented, in colour on a terminal."""
-    text = json_text(value)
-    if not sys.stdout.isatty():
+    text = indented_json(value)
+    if sys.stdout.isatty():
+        from rich.json import JSON
+
+        console().print(JSON(text, indent=2))
+    else:
         sys.stdout.write(text + "\n")
-        return
-    from rich.json import JSON
-
-    console().print(JSON(text, indent=2))
 
 
-def json_text(value: Any) -> str:
+def indented_json(value: Any) -> str:
     """Return a value as indented JSON, keys in the order that they have."""
     import json
 
@@ -135,8 +140,25 @@ def _print_rich(names: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
     console().print(table)
 
 
+def print_items(items: Sequence[Any], columns: Mapping[str, Callable[[Any], Any]], *, is_json: bool) -> None:
+    """Print values as a JSON array or as a table: of each column its name and its cell's text."""
+    if is_json:
+        from refold.client import as_json
+
+        json_array([as_json(item) for item in items])
+    else:
+        print_table(tuple(columns), [[cell(item) for cell in columns.values()] for item in items])
+
+
+def print_beside(progress: Progress, line: str) -> None:
+    """Print a line on stderr without breaking the bar."""
+    from rich.text import Text
+
+    progress.console.print(Text(printable(line)), soft_wrap=True)
+
+
 def print_outcome(outcome: Outcome, *, is_json: bool) -> None:
-    """Print an outcome, and exit with 1 if the write has no effect."""
+    """Print an outcome in one line, and exit with 1 if the write has no effect."""
     import typer
 
     from refold.cli.errors import REFUSED
@@ -146,18 +168,17 @@ def print_outcome(outcome: Outcome, *, is_json: bool) -> None:
     if is_json:
         json_line(as_json(outcome))
     else:
-        say(outcome_line(outcome), COLOURS.get(outcome.status, ""), is_error=is_failed)
+        parts = (
+            outcome.status,
+            "" if outcome.version is None else f"version {outcome.version}",
+            "" if outcome.sequence is None else f"sequence {outcome.sequence}",
+            outcome.recorded_at,
+            ": ".join(filter(None, (outcome.reason, outcome.detail))),
+        )
+        line = printable("  ".join(filter(None, parts)))
+        say(line, COLOURS.get(outcome.status, ""), is_error=is_failed)
     if is_failed:
         raise typer.Exit(REFUSED)
-
-
-def outcome_line(outcome: Outcome) -> str:
-    """Return an outcome as one line."""
-    parts = [outcome.status]
-    parts += [f"version {outcome.version}"] if outcome.version is not None else []
-    parts += [f"sequence {outcome.sequence}"] if outcome.sequence is not None else []
-    parts += [outcome.recorded_at or "", ": ".join(filter(None, (outcome.reason, outcome.detail)))]
-    return printable("  ".join(filter(None, parts)))
 
 
 def printable(cell: Any) -> str:

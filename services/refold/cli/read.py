@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,52 +18,36 @@ from refold.cli.options import (
     Output,
     System,
     Target,
-    expanded,
     read_time,
+)
+from refold.cli.output import (
+    change_summary,
+    indented_json,
+    json_array,
+    json_document,
+    json_line,
+    note,
+    print_items,
+    printable,
+    say,
+    short_json,
+    short_time,
 )
 from refold.core.errors import DocumentAbsent, VersionUnknown
 
 if TYPE_CHECKING:
-    from refold.client import Change, Document, Patch, Refold, Rejection
+    from refold.client import Change, Refold
 
 ITEMS = 50
 ABSENT = "(absent)"
+DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
 VersionOption = Annotated[int | None, typer.Option("--version", min=0, help="As of this version.")]
 PathOption = Annotated[
     str | None, typer.Option("--path", metavar="/JSON/POINTER", help="Only this part of the document.")
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Filter:
-    """Which changes of a history are wanted."""
-
-    actor: str | None
-    type: str | None
-    since: str
-    until: str | None
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether every change is wanted."""
-        return not (self.actor or self.type or self.since or self.until)
-
-    async def take(self, changes: AsyncIterator[Change], limit: int, *, is_reversed: bool) -> list[Change]:
-        """Return the first wanted changes; stop where recorded times show that no more can follow."""
-        found: list[Change] = []
-        async for change in changes:
-            is_late = self.until is not None and change.recorded_at > self.until
-            is_early = change.recorded_at < self.since
-            is_named = self.actor in (None, change.actor) and self.type in (None, change.type)
-            if is_named and not is_early and not is_late:
-                found.append(change)
-            if len(found) == limit or (is_early if is_reversed else is_late):
-                break
-        return found
-
-
-@expanded
-def get(
+async def get(
     target: DocumentArgument,
     system: System,
     output: Output,
@@ -75,27 +57,21 @@ def get(
     path: PathOption = None,
 ) -> None:
     """Print a document, as it is or as it was."""
-    from refold.cli.output import json_document, json_line, note
-
     if version is not None and at is not None:
         raise typer.BadParameter("--version and --at: give one of them")
-
-    async def work(refold: Refold) -> Document:
+    async with system.client() as refold:
         try:
-            return await refold.get(*target, version=version, at=at, clock=clock, path=path)
+            found = await refold.get(*target, version=version, at=at, clock=clock, path=path)
         except (DocumentAbsent, VersionUnknown) as error:
             await explain(refold, target, error, version=version, at=at, clock=clock)
-
-    found = system.ask(work)
     if output.is_json:
         json_line(found.state)
-        return
-    json_document(found.state)
-    note(f"version {found.version}, recorded {found.recorded_at}")
+    else:
+        json_document(found.state)
+        note(f"version {found.version}, recorded {found.recorded_at}")
 
 
-@expanded
-def history(
+async def history(
     target: DocumentArgument,
     system: System,
     output: Output,
@@ -115,37 +91,36 @@ def history(
     ] = None,
 ) -> None:
     """Print a document's changes, oldest first."""
-    from refold.cli.output import change_summary, json_array, note, print_table, short_time
-    from refold.client import as_json
-
-    wanted = Filter(actor=actor, type=event_type, since=since or "", until=until)
-
-    async def work(refold: Refold) -> list[Change]:
-        changes = refold.history(
-            *target, after=after, limit=limit if wanted.is_empty else None, path=path, is_reversed=is_reversed
-        )
-        found: list[Change] = []
+    is_filtered = bool(actor or event_type or since or until)
+    changes: list[Change] = []
+    async with system.client() as refold:
         with suppress(DocumentAbsent):
-            found = await wanted.take(changes, limit, is_reversed=is_reversed)
-        if not found:
+            async for change in refold.history(
+                *target, after=after, limit=None if is_filtered else limit, path=path, is_reversed=is_reversed
+            ):
+                is_early = since is not None and change.recorded_at < since
+                is_late = until is not None and change.recorded_at > until
+                is_named = actor in (None, change.actor) and event_type in (None, change.type)
+                if is_named and not is_early and not is_late:
+                    changes.append(change)
+                # Recorded times only grow: beyond the wanted ones there are no more.
+                if len(changes) == limit or (is_early if is_reversed else is_late):
+                    break
+        if not changes:
             await check_document(refold, target)
-        return found
-
-    changes = system.ask(work)
-    if output.is_json:
-        json_array([as_json(change) for change in changes])
-        return
-    rows = [
-        (str(it.version), short_time(it.occurred_at), it.actor, it.type, change_summary(it.patch))
-        for it in changes
-    ]
-    print_table(("version", "occurred", "actor", "type", "change"), rows)
-    if len(changes) == limit:
+    columns = {
+        "version": lambda it: it.version,
+        "occurred": lambda it: short_time(it.occurred_at),
+        "actor": lambda it: it.actor,
+        "type": lambda it: it.type,
+        "change": lambda it: change_summary(it.patch),
+    }
+    print_items(changes, columns, is_json=output.is_json)
+    if len(changes) == limit and not output.is_json:
         note(f"{limit} shown; more: --after {changes[-1].version}")
 
 
-@expanded
-def diff(
+async def diff(
     target: DocumentArgument,
     from_version: Annotated[int, typer.Argument(metavar="FROM", min=0)],
     system: System,
@@ -158,30 +133,21 @@ def diff(
 
     On a terminal as lines of both states; when piped as a JSON Patch (RFC 6902).
     """
-    from refold.cli.output import json_array, json_line
-
-    is_for_people = sys.stdout.isatty() and not output.is_json
-
-    async def work(refold: Refold) -> tuple[Patch, list[str]]:
+    async with system.client() as refold:
         to = to_version if to_version is not None else await head_version(refold, target)
         try:
             patch = await refold.diff(*target, from_version, to)
         except (DocumentAbsent, VersionUnknown) as error:
             await explain(refold, target, error, version=max(from_version, to))
-        states = [await _state_text(refold, target, it) for it in (from_version, to)] if is_for_people else []
-        return patch, states
-
-    patch, states = system.ask(work)
-    if states:
-        _print_lines_diff(*states)
-    elif output.is_json:
-        json_line(patch)
-    else:
-        json_array(patch)
+        if output.is_json:
+            json_line(patch)
+        elif sys.stdout.isatty():
+            _print_lines_diff(*[await _state_text(refold, target, it) for it in (from_version, to)])
+        else:
+            json_array(patch)
 
 
-@expanded
-def list_documents(
+async def list_(
     namespace: NamespaceArgument,
     system: System,
     output: Output,
@@ -199,31 +165,25 @@ def list_documents(
     ] = None,
 ) -> None:
     """Print a namespace's documents by id, as they are or as they were."""
-    from refold.cli.output import json_array, print_table, short_json, short_time
-    from refold.client import as_json
-
     if sum(given is not None for given in (where, at, sequence)) > 1:
         raise typer.BadParameter("--where, --at and --sequence: give one of them")
-
-    async def work(refold: Refold) -> list[Document]:
+    async with system.client() as refold:
         found = refold.list(
             namespace, prefix=prefix, where=where, at=at, clock=clock, sequence=sequence, limit=limit
         )
         documents = [document async for document in found]
         if not documents:
             await check_namespace(refold, namespace)
-        return documents
+    columns = {
+        "document": lambda it: it.id,
+        "version": lambda it: it.version,
+        "recorded": lambda it: short_time(it.recorded_at),
+        "state": lambda it: short_json(it.state),
+    }
+    print_items(documents, columns, is_json=output.is_json)
 
-    documents = system.ask(work)
-    if output.is_json:
-        json_array([as_json(document) for document in documents])
-        return
-    rows = [(it.id, str(it.version), short_time(it.recorded_at), short_json(it.state)) for it in documents]
-    print_table(("document", "version", "recorded", "state"), rows)
 
-
-@expanded
-def rejections(
+async def rejections(
     system: System,
     output: Output,
     target: Annotated[
@@ -232,13 +192,9 @@ def rejections(
     limit: LimitOption = ITEMS,
 ) -> None:
     """Print rejected events of a document, a namespace or all, newest first."""
-    from refold.cli.output import json_array, print_table, short_time
-    from refold.client import as_json
-
     namespace, _, document = (target or "").partition("/")
-
-    async def work(refold: Refold) -> list[Rejection]:
-        found: list[Rejection] = []
+    found = []
+    async with system.client() as refold:
         with suppress(DocumentAbsent):
             names = (namespace or None, document or None)
             found = [rejection async for rejection in refold.rejections(*names, limit=limit)]
@@ -246,24 +202,15 @@ def rejections(
             await check_document(refold, Target(namespace, document))
         elif not found and namespace:
             await check_namespace(refold, namespace)
-        return found
-
-    found = system.ask(work)
-    if output.is_json:
-        json_array([as_json(rejection) for rejection in found])
-        return
-    rows = [
-        (
-            str(it.sequence),
-            short_time(it.recorded_at),
-            "" if document else "/".join(filter(None, (it.namespace, it.document))),
-            it.reason,
-            it.about.get("actor"),
-            it.detail,
-        )
-        for it in found
-    ]
-    print_table(("sequence", "recorded", "document", "reason", "actor", "detail"), rows)
+    columns = {
+        "sequence": lambda it: it.sequence,
+        "recorded": lambda it: short_time(it.recorded_at),
+        "document": lambda it: "" if document else "/".join(filter(None, (it.namespace, it.document))),
+        "reason": lambda it: it.reason,
+        "actor": lambda it: it.about.get("actor"),
+        "detail": lambda it: it.detail,
+    }
+    print_items(found, columns, is_json=output.is_json)
 
 
 async def head_version(refold: Refold, target: Target) -> int:
@@ -275,10 +222,8 @@ async def head_version(refold: Refold, target: Target) -> int:
 
 
 async def _state_text(refold: Refold, target: Target, version: int) -> str:
-    from refold.cli.output import json_text
-
     try:
-        return json_text((await refold.get(*target, version=version)).state)
+        return indented_json((await refold.get(*target, version=version)).state)
     except DocumentAbsent:
         return ABSENT
 
@@ -287,17 +232,5 @@ def _print_lines_diff(before: str, after: str) -> None:
     """Print the lines of two texts that differ, with their surroundings."""
     from difflib import unified_diff
 
-    from refold.cli.output import printable, say
-
-    styles = {"+": "green", "-": "red", "@": "cyan"}
     for line in list(unified_diff(before.splitlines(), after.splitlines(), lineterm=""))[2:]:
-        say(printable(line), styles.get(line[0], ""))
-
-
-COMMANDS = {
-    "get": get,
-    "history": history,
-    "diff": diff,
-    "list": list_documents,
-    "rejections": rejections,
-}
+        say(printable(line), DIFF_STYLES.get(line[0], ""))

@@ -1,18 +1,27 @@
-"""Commands that run services: up, projector, gateway. Loaded by `refold.cli.app`.
+"""Commands that run services: up, projector, gateway, demo. Loaded by `refold.cli.app`.
 
-Their options are the settings of `refold.wiring.settings`, declared there.
+The options of services are the settings of `refold.wiring.settings`, declared there.
 """
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict, make_dataclass
-from typing import Annotated, Any, Final, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args, get_origin
 
 import typer
 
-from refold.cli.options import expanded
+from refold.cli.output import change_summary, console, print_table, printable, say, short_json, short_time
 from refold.wiring.settings import Settings
 
+if TYPE_CHECKING:
+    from refold.client import Refold
+    from refold.wiring.demo import Recording
+    from refold.wiring.system import System
+
+SHOWN_CHANGES: Final = 5
+SHOWN_OPERATIONS: Final = 6
+SHOWN_VERSIONS: Final = 20
 PANEL: Final = "Settings: each is also a REFOLD_… variable"
 _METAVARS: Final = {"bytes": "BYTES", "seconds": "SECONDS", "port": "PORT", "url": "URL", "http": "HOST:PORT"}
 
@@ -66,18 +75,14 @@ ProjectorFlags = flags(
 GatewayFlags = flags(*SERVERS, *HTTP, "log_level")
 
 
-@expanded
 def up(settings: UpFlags) -> None:  # type: ignore[valid-type]
     """Run the whole system on this machine, with nothing to install."""
-    import asyncio
-
     from refold.wiring.settings import load
     from refold.wiring.system import up as run
 
     asyncio.run(run(load(**asdict(settings)), say=typer.echo))
 
 
-@expanded
 def projector(settings: ProjectorFlags) -> None:  # type: ignore[valid-type]
     """Run one projector: it reads the log and folds it into Postgres."""
     from refold.wiring.projector import run
@@ -86,7 +91,6 @@ def projector(settings: ProjectorFlags) -> None:  # type: ignore[valid-type]
     start("projector", run, **asdict(settings))
 
 
-@expanded
 def gateway(settings: GatewayFlags) -> None:  # type: ignore[valid-type]
     """Run one gateway: HTTP in front of NATS and Postgres."""
     from refold.wiring.gateway import run
@@ -95,4 +99,88 @@ def gateway(settings: GatewayFlags) -> None:  # type: ignore[valid-type]
     start("gateway", run, **asdict(settings))
 
 
-COMMANDS = {"up": up, "projector": projector, "gateway": gateway}
+def demo(
+    is_once: Annotated[bool, typer.Option("--once", help="Exit afterwards instead of serving.")] = False,
+    seconds: Annotated[float, typer.Option(min=0.5, max=3_600, help="How long it records.")] = 10.0,
+) -> None:
+    """Record this machine's vital signs and look back at them."""
+    from refold.wiring.system import until_signal
+
+    asyncio.run(until_signal(_demonstrate(seconds, is_once=is_once), _print_dim))
+
+
+async def _demonstrate(seconds: float, *, is_once: bool) -> None:
+    from refold.client import Refold
+    from refold.wiring.demo import record, temporary_system
+
+    _title("Starting NATS, PostgreSQL, a projector and a gateway in a temporary folder")
+    async with temporary_system(_print_dim) as system, Refold(system.http) as refold:
+        _title(f"Recording this machine's vital signs for {seconds:g} seconds, ten times a second")
+        with console().status("  starting") as status:
+            recording = await record(refold, seconds, lambda so_far: status.update(_counts(so_far)))
+        await _print_results(refold, recording)
+        _print_farewell(system, is_once=is_once)
+        if not is_once:
+            await asyncio.Event().wait()
+
+
+async def _print_results(refold: Refold, recording: Recording) -> None:
+    """Print what was recorded, then one document's history, a diff and a state in the past."""
+    from refold.wiring.demo import NAMESPACE
+
+    status = await refold.status()
+    _print(f"{_counts(recording)}, {recording.events / recording.seconds:,.0f} events/s")
+    _print(
+        f"published → folded in {recording.wait_seconds * 1000:,.1f} ms (median), "
+        f"the fold is {status['lag_events']:,} events behind"
+    )
+    document = max(recording.versions, key=lambda name: recording.versions[name])
+    last = recording.versions[document]
+    name = f"{NAMESPACE}/{document}"
+
+    _title("Every change is kept", f"refold history {name} --reverse --limit {SHOWN_CHANGES}")
+    history = refold.history(NAMESPACE, document, limit=SHOWN_CHANGES, is_reversed=True)
+    rows = [(it.version, short_time(it.recorded_at), change_summary(it.patch)) async for it in history]
+    print_table(("version", "recorded", "change"), rows)
+
+    first = max(1, last - SHOWN_VERSIONS)
+    _title(f"What changed from version {first} to {last}", f"refold diff {name} {first} {last}")
+    patch = await refold.diff(NAMESPACE, document, first, last)
+    for operation in patch[:SHOWN_OPERATIONS]:
+        _print(short_json(operation))
+    if len(patch) > SHOWN_OPERATIONS:
+        _print_dim(f"and {len(patch) - SHOWN_OPERATIONS} more")
+
+    middle = await refold.get(NAMESPACE, document, version=max(1, last // 2))
+    _title("A look back in time", f"refold get {name} --at {middle.recorded_at}")
+    found = await refold.get(NAMESPACE, document, at=middle.recorded_at)
+    _print(f"version {found.version}:")
+    _print(short_json(found.state))
+
+
+def _print_farewell(system: System, *, is_once: bool) -> None:
+    if is_once:
+        _title(f"Done: the system at {system.http} stops now, and its data is removed")
+        _print("start one that stays: refold up; explore this one: refold demo, without --once")
+        return
+    _title(f"Explore it: {system.http}/docs", "Ctrl-C stops it and removes its data")
+    for command in ("status", "list machine", "history machine/memory --reverse"):
+        _print(f"refold {command} --url {system.http}")
+
+
+def _counts(recording: Recording) -> str:
+    documents, events = len(recording.versions), recording.events
+    return f"{documents} documents, {events:,} events in {recording.seconds:.1f} s"
+
+
+def _title(text: str, command: str = "") -> None:
+    say("")
+    say(f"▸ {text}" + (f"   {command}" if command else ""), "bold cyan")
+
+
+def _print(text: str) -> None:
+    say(f"  {printable(text)}")
+
+
+def _print_dim(line: str) -> None:
+    say(f"  {line}", "dim")

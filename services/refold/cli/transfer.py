@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from refold.cli.options import AtOption, NamespaceArgument, Output, System, expanded
+from refold.cli.errors import INTERRUPTED, REFUSED
+from refold.cli.options import AtOption, NamespaceArgument, Output, System
+from refold.cli.output import json_line, print_beside, say, working
+from refold.core import json_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from refold.client import Refold
     from refold.core.errors import Refused
-    from refold.transfer import ExportTally, ImportListener, ImportTally, Target
+    from refold.transfer import ExportListener, ExportTally, ImportListener, ImportTally, Target
 
 COMPLAINTS_MAX: Final = 1_000
 """Refused lines that are named one by one; further ones are only counted."""
 
 
-@expanded
-def import_history(
+async def import_(
     namespace: NamespaceArgument,
     file: Annotated[
         Path,
@@ -51,35 +52,31 @@ def import_history(
     Run the command again after an interruption: it continues where it stopped. Lines of `refold export --history` also
     restore their versions.
     """
-    from refold.cli.errors import INTERRUPTED, REFUSED
-    from refold.cli.output import json_line, say, working
     from refold.transfer import import_file
 
     begun = time.monotonic()
     try:
         with working() as progress:
             listener = _import_listener(progress, file)
-
-            async def work(refold: Refold) -> ImportTally:
-                return await import_file(
+            async with system.client() as refold:
+                tally = await import_file(
                     refold, namespace, file, listener, is_dry=is_dry, stops_on_error=stops_on_error
                 )
-
-            tally = system.ask(work)
-    except KeyboardInterrupt:
+    except asyncio.CancelledError:
         say("stopped; run the same command again to continue", is_error=True)
         raise typer.Exit(INTERRUPTED) from None
     seconds = time.monotonic() - begun
     if output.is_json:
-        json_line(_facts(tally, seconds))
+        names = ("lines", "events", "unchanged", "present", "refused")
+        facts = {name: getattr(tally, name) for name in names}
+        json_line({**facts, "seconds": round(seconds, 3)})
     else:
         say(_summary(tally, seconds, is_dry=is_dry))
     if tally.refused:
         raise typer.Exit(REFUSED)
 
 
-@expanded
-def export_namespace(
+async def export(
     namespace: NamespaceArgument,
     system: System,
     output: Output,
@@ -101,32 +98,32 @@ def export_namespace(
 
     `refold import` reads them back. The summary goes to stderr.
     """
-    from refold.cli.errors import INTERRUPTED
-    from refold.cli.output import say, working
+    from refold.transfer import export
 
     begun = time.monotonic()
     try:
         with working() as progress:
             # The lines themselves would disturb the bar.
             progress.disable |= out is None and sys.stdout.isatty()
-
-            async def work(refold: Refold) -> ExportTally:
-                from refold.transfer import ExportListener, export
-
-                listener = ExportListener(progress=_advance(progress), waiting=_waiting(progress))
-                async with _target(out, is_forced=is_forced) as target:
-                    return await export(
-                        refold, namespace, target.write, listener, at=at, is_history=is_history
-                    )
-
-            tally = system.ask(work)
-    except KeyboardInterrupt:
+            listener = _export_listener(progress)
+            async with system.client() as refold, _target(out, is_forced=is_forced) as target:
+                tally = await export(refold, namespace, target.write, listener, at=at, is_history=is_history)
+    except asyncio.CancelledError:
         say("stopped; the export is not complete", is_error=True)
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
         # The reader has enough; typer would call it a failure.
         raise typer.Exit from None
-    _print_exported(tally, time.monotonic() - begun, is_json=output.is_json)
+    seconds = time.monotonic() - begun
+    # stdout is for the lines.
+    if output.is_json:
+        names = ("documents", "lines", "bytes", "sequence")
+        facts = {name: getattr(tally, name) for name in names} | {"seconds": round(seconds, 3)}
+        say(json_text.dumps(facts).decode(), is_error=True)
+    else:
+        rate = f"{tally.lines / seconds:,.0f} lines/s, {tally.bytes / 1e6 / seconds:,.1f} MB/s"
+        text = f"{_counts(tally)} as of sequence {tally.sequence} in {seconds:.1f} s ({rate})"
+        say(text, is_error=True)
 
 
 def _import_listener(progress: Progress, file: Path) -> ImportListener:
@@ -139,26 +136,19 @@ def _import_listener(progress: Progress, file: Path) -> ImportListener:
         nonlocal complaints
         complaints += 1
         if complaints <= COMPLAINTS_MAX:
-            _print_beside(progress, f"{file}:{number}: {why.reason}: {why}")
+            print_beside(progress, f"{file}:{number}: {why.reason}: {why}")
         if complaints == COMPLAINTS_MAX:
-            _print_beside(progress, "further refused lines are only counted")
+            print_beside(progress, "further refused lines are only counted")
 
     def advanced(tally: ImportTally) -> None:
         description = f"{tally.lines:,} lines, {tally.events:,} events"
         progress.update(task, completed=tally.read_bytes, total=tally.size_bytes, description=description)
 
-    return ImportListener(refused=refused, progress=advanced, waiting=_waiting(progress))
-
-
-def _facts(tally: ImportTally, seconds: float) -> dict[str, int | float]:
-    return {
-        "lines": tally.lines,
-        "events": tally.events,
-        "unchanged": tally.unchanged,
-        "present": tally.present,
-        "refused": tally.refused,
-        "seconds": round(seconds, 3),
-    }
+    return ImportListener(
+        refused=refused,
+        progress=advanced,
+        waiting=lambda error: print_beside(progress, f"waiting: {error}"),
+    )
 
 
 def _summary(tally: ImportTally, seconds: float, *, is_dry: bool) -> str:
@@ -168,64 +158,32 @@ def _summary(tally: ImportTally, seconds: float, *, is_dry: bool) -> str:
     counts = ", ".join(parts)
     if is_dry:
         return f"{counts}; nothing was written (--dry-run)"
-    return f"{counts} in {seconds:.1f} s ({tally.events / seconds if seconds else 0.0:,.0f} events/s)"
+    return f"{counts} in {seconds:.1f} s ({tally.events / seconds:,.0f} events/s)"
 
 
-@asynccontextmanager
-async def _target(out: Path | None, *, is_forced: bool) -> AsyncIterator[Target]:
+def _target(out: Path | None, *, is_forced: bool) -> AbstractAsyncContextManager[Target]:
     from refold.transfer import Target, target_file
 
     if out is not None:
-        async with target_file(out, is_replaced=is_forced) as target:
-            yield target
-        return
+        return target_file(out, is_replaced=is_forced)
     # Below Python's buffer, so that nothing is left in it when the reader is gone.
     stream: Any = sys.stdout.buffer
-    with closing(Target(getattr(stream, "raw", stream), "stdout")) as target:
-        yield target
+    return nullcontext(Target(getattr(stream, "raw", stream), "stdout"))
 
 
-def _advance(progress: Progress) -> Callable[[ExportTally], None]:
+def _export_listener(progress: Progress) -> ExportListener:
+    from refold.transfer import ExportListener
+
     task = progress.add_task("", total=None)
 
     def advanced(tally: ExportTally) -> None:
         total = tally.expected_lines or None
         progress.update(task, completed=tally.lines, total=total, description=_counts(tally))
 
-    return advanced
-
-
-def _waiting(progress: Progress) -> Callable[[Exception], None]:
-    return lambda error: _print_beside(progress, f"waiting: {error}")
-
-
-def _print_beside(progress: Progress, line: str) -> None:
-    from rich.text import Text
-
-    from refold.cli.output import printable
-
-    progress.console.print(Text(printable(line)), soft_wrap=True)
-
-
-def _print_exported(tally: ExportTally, seconds: float, *, is_json: bool) -> None:
-    """Print the summary on stderr: stdout is for the lines."""
-    from refold.cli.output import say
-    from refold.core import json_text
-
-    facts = {
-        "documents": tally.documents,
-        "lines": tally.lines,
-        "bytes": tally.bytes,
-        "sequence": tally.sequence,
-        "seconds": round(seconds, 3),
-    }
-    rate = f"{tally.lines / seconds:,.0f} lines/s, {tally.bytes / 1e6 / seconds:,.1f} MB/s"
-    text = f"{_counts(tally)} as of sequence {tally.sequence} in {seconds:.1f} s ({rate})"
-    say(json_text.dumps(facts).decode() if is_json else text, is_error=True)
+    return ExportListener(
+        progress=advanced, waiting=lambda error: print_beside(progress, f"waiting: {error}")
+    )
 
 
 def _counts(tally: ExportTally) -> str:
     return f"{tally.lines:,} lines of {tally.documents:,} documents, {tally.bytes / 1e6:,.1f} MB"
-
-
-COMMANDS = {"import": import_history, "export": export_namespace}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +18,15 @@ from refold.cli.options import (
     DocumentArgument,
     Output,
     System,
-    expanded,
     read_json,
     read_time,
 )
-from refold.cli.output import json_text, note, print_outcome
+from refold.cli.output import indented_json, note, print_outcome
 from refold.cli.read import VersionOption, head_version
 from refold.core.errors import DocumentAbsent, Refused, VersionUnknown
 
 if TYPE_CHECKING:
-    from refold.client import Outcome, Refold, WriteOptions
+    from refold.client import WriteOptions
 
 ValueArgument = Annotated[
     str, typer.Argument(metavar="JSON", help="A file, - for stdin, or the JSON itself.")
@@ -54,68 +53,58 @@ class Event:
     meta: Annotated[
         str | None, typer.Option(metavar="JSON", help="An object that is kept with the event.")
     ] = None
-    wait: Annotated[
-        float | None, typer.Option(min=0, metavar="SECONDS", help="How long to wait for the outcome.")
+    wait_seconds: Annotated[
+        float | None,
+        typer.Option("--wait", min=0, metavar="SECONDS", help="How long to wait for the outcome."),
     ] = None
 
     def options(self, **others: Any) -> WriteOptions:
         """Return the client's options."""
-        given = {
-            "if_version": self.if_version,
-            "base": self.base,
-            "id": self.id,
-            "type": self.type,
-            "actor": self.actor,
-            "occurred_at": self.occurred_at,
-            "meta": None if self.meta is None else read_json(self.meta, "meta"),
-            "wait_seconds": self.wait,
-        }
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        if self.meta is not None:
+            given["meta"] = read_json(self.meta, "meta")
         # The outcome is printed, so that a conflict is a value here.
-        chosen = {name: value for name, value in given.items() if value is not None}
-        return cast("WriteOptions", {"strict": False} | others | chosen)
+        return cast("WriteOptions", {"strict": False} | others | given)
 
 
-@expanded
-def put(target: DocumentArgument, state: ValueArgument, event: Event, system: System, output: Output) -> None:
+async def put(
+    target: DocumentArgument, state: ValueArgument, event: Event, system: System, output: Output
+) -> None:
     """Write a document's whole state."""
     value, options = read_json(state, "state"), event.options()
-    print_outcome(system.ask(lambda refold: refold.put(*target, value, **options)), is_json=output.is_json)
+    async with system.client() as refold:
+        print_outcome(await refold.put(*target, value, **options), is_json=output.is_json)
 
 
-@expanded
-def patch(
+async def patch(
     target: DocumentArgument, operations: ValueArgument, event: Event, system: System, output: Output
 ) -> None:
     """Apply a JSON Patch (RFC 6902), all or nothing."""
     value, options = read_json(operations, "patch"), event.options()
-    print_outcome(system.ask(lambda refold: refold.patch(*target, value, **options)), is_json=output.is_json)
+    async with system.client() as refold:
+        print_outcome(await refold.patch(*target, value, **options), is_json=output.is_json)
 
 
-@expanded
-def merge(
+async def merge(
     target: DocumentArgument, value: ValueArgument, event: Event, system: System, output: Output
 ) -> None:
     """Apply a merge patch (RFC 7396): members set to null are removed."""
     merged, options = read_json(value, "merge"), event.options()
-    print_outcome(system.ask(lambda refold: refold.merge(*target, merged, **options)), is_json=output.is_json)
+    async with system.client() as refold:
+        print_outcome(await refold.merge(*target, merged, **options), is_json=output.is_json)
 
 
-@expanded
-def delete(target: DocumentArgument, event: Event, system: System, output: Output) -> None:
+async def delete(target: DocumentArgument, event: Event, system: System, output: Output) -> None:
     """Delete a document; its history stays."""
-    options = event.options()
-
-    async def work(refold: Refold) -> Outcome:
+    async with system.client() as refold:
         try:
-            return await refold.delete(*target, **options)
+            outcome = await refold.delete(*target, **event.options())
         except DocumentAbsent as error:
             await explain(refold, target, error)
+    print_outcome(outcome, is_json=output.is_json)
 
-    print_outcome(system.ask(work), is_json=output.is_json)
 
-
-@expanded
-def restore(
+async def restore(
     target: DocumentArgument,
     event: Event,
     system: System,
@@ -130,10 +119,9 @@ def restore(
     """
     if (version is None) == (at is None):
         raise typer.BadParameter("--version or --at: give one of them")
-
-    async def work(refold: Refold) -> Outcome:
+    async with system.client() as refold:
         await check_document(refold, target)
-        options = event.options(if_version=await head_version(refold, target))
+        head = await head_version(refold, target)
         try:
             old = await refold.get(*target, version=version, at=at, clock=clock)
         except VersionUnknown as error:
@@ -141,15 +129,14 @@ def restore(
         except DocumentAbsent as error:
             if version == 0 or at is not None:
                 await explain(refold, target, error, version=version, at=at, clock=clock)
-            return await refold.delete(*target, **options)
-        options = event.options(if_version=options["if_version"], meta={"restored": {"version": old.version}})
-        return await refold.put(*target, old.state, **options)
+            outcome = await refold.delete(*target, **event.options(if_version=head))
+        else:
+            options = event.options(if_version=head, meta={"restored": {"version": old.version}})
+            outcome = await refold.put(*target, old.state, **options)
+    print_outcome(outcome, is_json=output.is_json)
 
-    print_outcome(system.ask(work), is_json=output.is_json)
 
-
-@expanded
-def edit(
+async def edit(
     target: DocumentArgument,
     event: Event,
     system: System,
@@ -160,30 +147,23 @@ def edit(
 
     An absent document starts as {}. Nothing is written if the document changes meanwhile; the edited text is kept.
     """
-
-    async def read(refold: Refold) -> tuple[int, Any]:
-        try:
-            found = await refold.get(*target)
-        except DocumentAbsent:
-            return await head_version(refold, target), {}
-        return found.version, found.state
-
-    version, state = system.ask(read)
-    path = Path(tempfile.mkdtemp(prefix="refold-")) / f"{target.document[:64]}.json"
-    path.write_text(json_text(state) + "\n")
-    subprocess.run([*shlex.split(editor), str(path)], check=True)
-    try:
-        edited = read_json(f"@{path}", str(path))
-    except Refused as refused:
-        raise Refused(refused.reason, refused.message, field=str(path), shape=refused.shape) from refused
     from refold.core.json_text import identical
 
-    if identical(edited, state):
-        _remove(path)
-        note("nothing changed")
-        return
-    options = event.options(if_version=version)
-    outcome = system.ask(lambda refold: refold.put(*target, edited, **options))
+    async with system.client() as refold:
+        try:
+            found = await refold.get(*target)
+            version, state = found.version, found.state
+        except DocumentAbsent:
+            version, state = await head_version(refold, target), {}
+        path = Path(tempfile.mkdtemp(prefix="refold-")) / f"{target.document[:64]}.json"
+        path.write_text(indented_json(state) + "\n")
+        await _run_editor(editor, path)
+        edited = read_json(f"@{path}", str(path))
+        if identical(edited, state):
+            _remove(path)
+            note("nothing changed")
+            return
+        outcome = await refold.put(*target, edited, **event.options(if_version=version))
     if outcome.is_effective:
         _remove(path)
     else:
@@ -191,16 +171,15 @@ def edit(
     print_outcome(outcome, is_json=output.is_json)
 
 
+async def _run_editor(editor: str, path: Path) -> None:
+    try:
+        process = await asyncio.create_subprocess_exec(*shlex.split(editor), str(path))
+    except OSError as error:
+        raise Refused("editor_failed", f"cannot be started: {error.strerror}", field=editor) from error
+    if code := await process.wait():
+        raise Refused("editor_failed", f"ended with exit code {code}", field=editor)
+
+
 def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
     path.parent.rmdir()
-
-
-COMMANDS = {
-    "put": put,
-    "patch": patch,
-    "merge": merge,
-    "delete": delete,
-    "restore": restore,
-    "edit": edit,
-}

@@ -1,11 +1,11 @@
-"""The client: one asynchronous class with one method a question. For users of the client.
+"""The asynchronous client, one method per operation. For users of the client.
 
 A rejected write is a returned value; exceptions mean that the request was wrong or could not be answered.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from itertools import takewhile
 from typing import Any, Final, Literal, Self, Unpack
 
@@ -28,11 +28,9 @@ from refold.client.responses import (
     Outcome,
     Patch,
     Rejection,
-    change_of,
-    listed,
-    namespace_of,
-    outcome_of,
-    rejection_of,
+    read_answer,
+    read_outcome,
+    read_rejection,
 )
 from refold.client.transport import (
     RETRY_SECONDS,
@@ -51,6 +49,8 @@ ITEMS_PAGE: Final = 1_000
 
 Clock = Literal["recorded", "occurred"]
 
+_MISSING: Final = Outcome(status=FAILED, reason=FAILED, detail="the answer ended early")
+
 
 class Refold:
     """A running Refold, by its gateway's address.
@@ -68,29 +68,19 @@ class Refold:
         *,
         timeout_seconds: float = TIMEOUT_SECONDS,
         retry_seconds: float = RETRY_SECONDS,
+        trace: Callable[[str], None] | None = None,
     ) -> None:
         """Connect on first use. `TimedOut` is raised after `timeout_seconds` of silence.
 
         A write that was not answered, or that the service could not answer (5xx), is sent again under its id for
         `retry_seconds` (0: never), so that it takes effect once; a repeated one is answered as `duplicate`. The
         error raised at the end names the id: the write may have taken effect.
+
+        `trace` is called with a line about each answer.
         """
-        self._transport = Transport(url, timeout_seconds=timeout_seconds)
+        self._transport = Transport(url, timeout_seconds=timeout_seconds, trace=trace)
         self._retry_seconds = retry_seconds
-
-    @property
-    def trace(self) -> Callable[[str], None] | None:
-        """Called with a line about each answer, if set."""
-        return self._transport.trace
-
-    @trace.setter
-    def trace(self, trace: Callable[[str], None]) -> None:
-        self._transport.trace = trace
-
-    @property
-    def url(self) -> str:
-        """The gateway's address."""
-        return self._transport.url
+        self.url = self._transport.url
 
     async def put(
         self, namespace: str, document: str, state: Json, **options: Unpack[WriteOptions]
@@ -134,17 +124,20 @@ class Refold:
         headers = {"Content-Type": "application/x-ndjson"}
         if wait_seconds is not None:
             headers["Refold-Wait"] = str(wait_seconds)
-        backoff = Backoff(seconds)
+        path, backoff = namespace_path(namespace, "events"), Backoff(seconds)
         outcomes: list[Outcome] = []
-        while True:
-            answered = await self._appended(backoff, namespace, lines[len(outcomes) :], headers)
+        while left := lines[len(outcomes) :]:
+            answer = await self._transport.request_retrying(
+                backoff, "POST", path, headers=headers, body=b"\n".join(left) + b"\n"
+            )
+            answered = [read_outcome(json_text.loads(line)) for line in answer.body.splitlines() if line]
+            answered += [_MISSING] * (len(left) - len(answered))
             # After one that failed, all have failed.
-            outcomes += takewhile(lambda outcome: outcome.status != FAILED, answered)
-            left = len(lines) - len(outcomes)
-            if not left:
-                return outcomes
-            if not await backoff.pause():
-                return [*outcomes, *answered[-left:]]
+            taken = list(takewhile(lambda outcome: outcome.status != FAILED, answered))
+            outcomes += taken
+            if len(taken) < len(left) and not await backoff.pause():
+                return outcomes + answered[len(taken) :]
+        return outcomes
 
     async def get(
         self,
@@ -163,7 +156,7 @@ class Refold:
         """Read a document at its head, at a version, at a time on either clock, or at a sequence of the log."""
         query = {
             "version": version,
-            "at": time_text(at),
+            "at": None if at is None else time_text(at),
             "clock": clock if at is not None else None,
             "sequence": sequence,
             "path": path,
@@ -197,7 +190,7 @@ class Refold:
         query = {"path": path, "order": "desc" if is_reversed else None}
         items = self._items(document_path(namespace, document, "history"), query, "after", after, limit)
         async for item in items:
-            yield change_of(item)
+            yield read_answer(Change, item)
 
     async def diff(self, namespace: str, document: str, from_version: int, to_version: int) -> Patch:
         """Return the JSON Patch that turns one version into the other."""
@@ -232,7 +225,7 @@ class Refold:
             "timeout": timeout_seconds,
         }
         async for item in self._items(namespace_path(namespace), query, "cursor", None, limit):
-            yield listed(namespace, item)
+            yield read_answer(Document, item, namespace=namespace)
 
     async def names(self, namespace: str, *, prefix: str | None = None) -> AsyncIterator[str]:
         """Yield the ids of all documents that a namespace ever had, present or deleted."""
@@ -248,7 +241,7 @@ class Refold:
         if namespace is not None and document is not None:
             path, query = document_path(namespace, document, "rejections"), {}
         async for item in self._items(path, query, "after", None, limit):
-            yield rejection_of(item)
+            yield read_rejection(item)
 
     async def outcome(
         self, namespace: str, document: str, *, sequence: int | None = None, event_id: str | None = None
@@ -256,14 +249,14 @@ class Refold:
         """Look up an event's outcome by its sequence or its id: after a pending write or a lost answer."""
         rest = ("outcomes",) if sequence is None else ("outcomes", str(sequence))
         path = document_path(namespace, document, *rest)
-        return outcome_of(
+        return read_outcome(
             json_of(await self._transport.request("GET", path, query={"id": event_id}, also=(202, 409)))
         )
 
     async def namespaces(self) -> tuple[Namespace, ...]:
         """Count documents and events by namespace."""
         answer = json_of(await self._transport.request("GET", "/v1"))
-        return tuple(namespace_of(item) for item in answer["items"])
+        return tuple(read_answer(Namespace, item, name=item["namespace"]) for item in answer["items"])
 
     async def status(self) -> dict[str, Any]:
         """Return the system's log, fold, versions and the lag of each partition."""
@@ -281,15 +274,6 @@ class Refold:
     async def __aexit__(self, *_: object) -> None:
         """Close the connections."""
         await self.close()
-
-    async def _appended(
-        self, backoff: Backoff, namespace: str, lines: Sequence[bytes], headers: Mapping[str, str]
-    ) -> Sequence[Outcome]:
-        path, body = namespace_path(namespace, "events"), b"\n".join(lines) + b"\n"
-        answer = await self._transport.request_retrying(backoff, "POST", path, headers=headers, body=body)
-        answered = [outcome_of(json_text.loads(line)) for line in answer.body.splitlines() if line]
-        missing = Outcome(status=FAILED, reason=FAILED, detail="the answer ended early")
-        return answered + [missing] * (len(lines) - len(answered))
 
     async def _write(
         self,
@@ -317,9 +301,9 @@ class Refold:
             raise
         answer = json_of(response)
         if response.status == 412:
-            outcome = Outcome(status=CONFLICT, reason=CONFLICT, detail=str(answer.get("detail") or ""))
+            outcome = Outcome(status=CONFLICT, reason=CONFLICT, detail=answer.get("detail") or "")
         else:
-            outcome = outcome_of(answer.get("outcome") or answer)
+            outcome = read_outcome(answer.get("outcome") or answer)
         is_strict = options.get("strict", True) and ("if_version" in options or "if_absent" in options)
         if is_strict and outcome.reason == CONFLICT and not outcome.is_effective:
             raise Conflict(outcome.detail or "the document has changed", outcome=outcome)

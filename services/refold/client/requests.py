@@ -5,10 +5,10 @@ Every write carries an id, made here if none is given, so that a lost answer can
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from time import time_ns
-from typing import TypedDict
+from typing import Any, Final, TypedDict
 from uuid import uuid4
 
 from refold.core import json_text
@@ -45,21 +45,9 @@ class WriteOptions(TypedDict, total=False):
 
 def headers_of(options: WriteOptions) -> dict[str, str]:
     """Return the options as request headers."""
-    headers = {"Idempotency-Key": options["id"] if "id" in options else new_id()}
-    for name in ("type", "actor", "correlation_id", "causation_id", "base"):
-        if name in options:
-            headers[_HEADERS[name]] = str(options[name])
-    if "occurred_at" in options:
-        headers["Refold-Occurred-At"] = time_text(options["occurred_at"]) or ""
-    if "meta" in options:
-        headers["Refold-Meta"] = json_text.dumps(options["meta"]).decode()
-    if "if_version" in options:
-        headers["If-Match"] = f'"{options["if_version"]}"'
-    if options.get("if_absent"):
-        headers["If-None-Match"] = "*"
-    if "wait_seconds" in options:
-        headers["Refold-Wait"] = str(options["wait_seconds"])
-    return headers
+    given: dict[str, Any] = {"id": new_id(), **options}
+    headers = {header: form(given[name]) for name, (header, form) in _HEADERS.items() if name in given}
+    return headers | ({"If-None-Match": "*"} if given.get("if_absent") else {})
 
 
 def bytes_of(event: Mapping[str, Json] | bytes) -> bytes:
@@ -84,27 +72,34 @@ def new_id() -> str:
     return uuid4().hex
 
 
-def fixed_time(moment: Time | None) -> str | None:
+def fixed_time(time: Time | None) -> str | None:
     """Return a time as text that means the same in every request: a relative one is resolved here."""
-    text = time_text(moment)
-    if text is not None and is_relative(text):
-        return format_time(parse_time(text, now=time_ns()))
-    return text
+    text = None if time is None else time_text(time)
+    return format_time(parse_time(text, now=time_ns())) if text and is_relative(text) else text
 
 
-def time_text(time: Time | None) -> str | None:
+def time_text(time: Time) -> str:
     """Return a time as text for the gateway."""
     if isinstance(time, datetime):
         if time.tzinfo is None:
             raise Refused("bad_time", "a datetime must know its zone", field="time", shape="naive datetime")
         return time.isoformat()
-    return time if time is None else str(time)
+    return str(time)
 
 
-_HEADERS = {
-    "type": "Refold-Type",
-    "actor": "Refold-Actor",
-    "correlation_id": "Refold-Correlation-Id",
-    "causation_id": "Refold-Causation-Id",
-    "base": "Refold-Base",
+def _json_text(value: Json) -> str:
+    return json_text.dumps(value).decode()
+
+
+_HEADERS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
+    "id": ("Idempotency-Key", str),
+    "type": ("Refold-Type", str),
+    "actor": ("Refold-Actor", str),
+    "correlation_id": ("Refold-Correlation-Id", str),
+    "causation_id": ("Refold-Causation-Id", str),
+    "base": ("Refold-Base", str),
+    "occurred_at": ("Refold-Occurred-At", time_text),
+    "meta": ("Refold-Meta", _json_text),
+    "if_version": ("If-Match", '"{}"'.format),
+    "wait_seconds": ("Refold-Wait", str),
 }

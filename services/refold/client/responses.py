@@ -1,4 +1,4 @@
-"""The client's results: frozen values made from the gateway's answers. For users of the client.
+"""The client's results: frozen values, read from the gateway's answers. For users of the client.
 
 Times are RFC 3339 in UTC with nine fractional digits.
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias, TypeVar
 
 from refold.core.errors import RefoldError, Refused, ServiceUnavailable
 from refold.core.json_text import Json
+
+T = TypeVar("T", "Change", "Document", "Namespace", "Outcome", "Rejection")
 
 Patch: TypeAlias = list[Json]
 """An RFC 6902 patch: a list of operations."""
@@ -108,7 +110,7 @@ class Change:
     sequence: int
     recorded_at: str
     occurred_at: str
-    patch: Patch
+    patch: Patch = field(default_factory=list)
     status: str = "applied"
     id: str | None = None
     type: str | None = None
@@ -149,59 +151,35 @@ def as_json(value: Outcome | Change | Document | Rejection | Namespace) -> dict[
     return members
 
 
-def outcome_of(answer: dict[str, Any]) -> Outcome:
-    """Read an outcome; members that this client does not know are ignored."""
-    first = answer.get("first") or {}
-    return Outcome(
-        status=FAILED if _is_failed(answer.get("error")) else str(answer.get("status", "")),
-        version=answer.get("version"),
-        sequence=answer.get("sequence"),
-        recorded_at=answer.get("recorded_at"),
-        reason=str(answer.get("reason") or first.get("reason") or ""),
-        detail=str(answer.get("detail") or ""),
+def read_answer(kind: type[T], answer: dict[str, Any], **others: Any) -> T:
+    """Make a value of the members of an answer that it has; the rest and what is null are ignored."""
+    known = {name: answer[name] for name in kind.__dataclass_fields__ if answer.get(name) is not None}
+    return kind(**known | others)
+
+
+def read_outcome(answer: dict[str, Any]) -> Outcome:
+    """Read an outcome, or what stands for it in the answer to a bulk request."""
+    first, error = answer.get("first") or {}, answer.get("error")
+    # A line without effect failed if the service could not take it; otherwise it was refused.
+    is_failed = isinstance(error, dict) and int(error.get("status", 0)) >= 500
+    return read_answer(
+        Outcome,
+        answer,
+        status=FAILED if is_failed else answer.get("status", ""),
+        reason=answer.get("reason") or first.get("reason", ""),
         dropped=tuple(answer.get("dropped") or ()),
-        first_status=str(first.get("status") or ""),
+        first_status=first.get("status", ""),
     )
 
 
-def _is_failed(error: Any) -> bool:
-    """Tell whether a line failed because of the service."""
-    return isinstance(error, dict) and int(error.get("status", 0)) >= 500
-
-
-def change_of(item: dict[str, Any]) -> Change:
-    """Read one item of a history."""
-    return Change(
-        version=item["version"],
-        sequence=item["sequence"],
-        recorded_at=item["recorded_at"],
-        occurred_at=item["occurred_at"],
-        patch=item.get("patch") or [],
-        status=item.get("status", "applied"),
-        id=item.get("id"),
-        type=item.get("type"),
-        actor=item.get("actor"),
-        meta=item.get("meta"),
-    )
-
-
-def rejection_of(item: dict[str, Any]) -> Rejection:
-    """Read one item of a document's rejections."""
-    named = ("namespace", "document", "sequence", "recorded_at", "reason", "detail")
-    return Rejection(
-        namespace=str(item.get("namespace") or ""),
-        document=str(item.get("document") or ""),
-        sequence=item["sequence"],
-        recorded_at=item["recorded_at"],
-        reason=item["reason"],
-        detail=str(item.get("detail") or ""),
-        about={name: value for name, value in item.items() if name not in named and value is not None},
-    )
-
-
-def namespace_of(item: dict[str, Any]) -> Namespace:
-    """Read one item of the list of namespaces."""
-    return Namespace(name=item["namespace"], documents=item["documents"], events=item["events"])
+def read_rejection(item: dict[str, Any]) -> Rejection:
+    """Read a rejected event; members that describe the event itself go into `about`."""
+    about = {
+        name: value
+        for name, value in item.items()
+        if name not in Rejection.__dataclass_fields__ and value is not None
+    }
+    return read_answer(Rejection, item, about=about)
 
 
 def find_namespace(namespaces: Iterable[Namespace], name: str) -> Namespace:
@@ -212,16 +190,3 @@ def find_namespace(namespaces: Iterable[Namespace], name: str) -> Namespace:
     similar = get_close_matches(name, known, n=1)
     hint = f"; did you mean {similar[0]}?" if similar else ""
     raise Refused("namespace_unknown", f"there is no namespace {name}{hint}")
-
-
-def listed(namespace: str, item: dict[str, Any]) -> Document:
-    """Read one item of a list of documents."""
-    return Document(
-        namespace=namespace,
-        id=item["id"],
-        version=item["version"],
-        state=item.get("state"),
-        sequence=item.get("sequence"),
-        recorded_at=item.get("recorded_at"),
-        occurred_at=item.get("occurred_at"),
-    )

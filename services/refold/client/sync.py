@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import suppress
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -35,20 +36,14 @@ def _iterate(
     def iterate(self: Refold, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
         items = method(self.wrapped, *args, **kwargs)
 
-        async def following() -> T | _End:
-            return await anext(items, _END)
+        async def following() -> T:
+            return await anext(items)
 
-        while not isinstance(item := self.runner.run(following()), _End):
-            yield item
+        with suppress(StopAsyncIteration):
+            while True:
+                yield self.runner.run(following())
 
     return iterate
-
-
-class _End:
-    pass
-
-
-_END = _End()
 
 
 class Refold:
@@ -67,10 +62,13 @@ class Refold:
         *,
         timeout_seconds: float = TIMEOUT_SECONDS,
         retry_seconds: float = RETRY_SECONDS,
+        trace: Callable[[str], None] | None = None,
     ) -> None:
         """Connect on first use; the arguments are those of `refold.client.Refold`."""
         self.runner = asyncio.Runner()
-        self.wrapped = client.Refold(url, timeout_seconds=timeout_seconds, retry_seconds=retry_seconds)
+        self.wrapped = client.Refold(
+            url, timeout_seconds=timeout_seconds, retry_seconds=retry_seconds, trace=trace
+        )
 
     put = _run(client.Refold.put)
     patch = _run(client.Refold.patch)

@@ -1,6 +1,6 @@
 """HTTP/1.1 to one gateway over asyncio streams: requests out, answers or errors of Refold's tree back.
 
-Only `refold.client` may use it. There is no HTTP library below it: importing one takes longer than a command.
+Only `refold.client` may use it. There is no HTTP library below it: DECISIONS.md has the measurements.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import asyncio
 import base64
 import os
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit
 
 from refold.core import json_text
@@ -25,8 +25,6 @@ from refold.core.errors import (
 )
 from refold.core.stream import check_name
 
-T = TypeVar("T")
-
 CONNECT_SECONDS: Final = 5.0
 CONNECTIONS_MAX: Final = 64
 HEAD_BYTES_MAX: Final = 1024 * 1024
@@ -39,10 +37,8 @@ RETRY_PAUSE_SECONDS_MAX: Final = 2.0
 """Unanswered writes are sent again for `RETRY_SECONDS`; the pause between two tries doubles up to the maximum."""
 
 _NAME_SAFE: Final = ":=@+~"
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
-_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _STATUS: Final = re.compile(rb"HTTP/1\.([01]) (\d{3})(?: |$)")
+_NO_TEXT: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 class Answer(NamedTuple):
@@ -73,15 +69,16 @@ class Backoff:
 class Transport:
     """A pool of connections to one gateway."""
 
-    def __init__(self, url: str, *, timeout_seconds: float) -> None:
+    def __init__(self, url: str, *, timeout_seconds: float, trace: Callable[[str], None] | None) -> None:
         """Connect on first use. `timeout_seconds` bounds the silence while an answer is awaited."""
         self.url = full_url(url)
         self.was_reached = False
-        self.trace: Callable[[str], None] | None = None
-        self._timeout_seconds = timeout_seconds
-        self._slots = asyncio.Semaphore(CONNECTIONS_MAX)
-        self._idle: list[_Connection] = []
-        self._open: set[_Connection] = set()
+        self._trace = trace
+        self._connections = [_Connection(self.url, timeout_seconds) for _ in range(CONNECTIONS_MAX)]
+        # The last one used is the next one used.
+        self._free: asyncio.LifoQueue[_Connection] = asyncio.LifoQueue()
+        for connection in self._connections:
+            self._free.put_nowait(connection)
 
     async def request_retrying(self, backoff: Backoff, method: str, path: str, **options: Any) -> Answer:
         """Send a request, and send it again while it is not answered or the service fails (5xx).
@@ -107,117 +104,100 @@ class Transport:
         also: tuple[int, ...] = (),
     ) -> Answer:
         """Return the answer if its status is a success or in `also`; otherwise raise its error."""
-        checked = {name: _checked_header(name, value) for name, value in (headers or {}).items()}
         given = {name: value for name, value in (query or {}).items() if value is not None}
         target = f"{path}?{urlencode(given, quote_via=quote)}" if given else path
-        answer = await self._exchange(method, target, checked, body)
-        self.was_reached = True
-        if self.trace is not None:
-            self.trace(f"{method} {self.url}{target}: {answer.status}, {len(answer.body)} bytes")
+        address = _split(self.url)
+        head = _request_head(method, address, target, headers or {}, body)
+        answer = await self._exchange(address, head, body or b"")
+        if self._trace is not None:
+            self._trace(f"{method} {self.url}{target}: {answer.status}, {len(answer.body)} bytes")
         if 200 <= answer.status < 300 or answer.status in also:
             return answer
         raise error_of(answer.status, answer.body)
 
     async def close(self) -> None:
         """Close all connections."""
-        for connection in list(self._open):
-            self._discard(connection)
+        for connection in self._connections:
+            connection.close()
         # Lets the event loop close the sockets.
         await asyncio.sleep(0)
 
-    async def _exchange(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
-    ) -> Answer:
-        address = _split(self.url)
-        head = _request_head(method, address, target, headers, body)
-        async with self._slots:
-            connection = self._reused() or await self._connect(address)
-            try:
-                answer, is_reusable = await connection.exchange(
-                    head, body or b"", timeout_seconds=self._timeout_seconds
-                )
-            except TimeoutError as error:
-                self.was_reached = True
-                raise TimedOut(f"{self.url} did not answer in time") from error
-            except (OSError, EOFError, ValueError) as error:
-                self.was_reached = True
-                raise ServiceUnavailable(f"no service answers at {self.url}: {_why(error)}") from error
-            else:
-                if is_reusable:
-                    self._idle.append(connection)
-                return answer
-            finally:
-                if connection not in self._idle:
-                    self._discard(connection)
-
-    def _reused(self) -> _Connection | None:
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.is_alive():
-                return connection
-            self._discard(connection)
-        return None
-
-    async def _connect(self, address: SplitResult) -> _Connection:
-        is_secure = address.scheme == "https"
-        port = address.port or (443 if is_secure else 80)
+    async def _exchange(self, address: SplitResult, head: bytes, body: bytes) -> Answer:
+        connection = await self._free.get()
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                streams = await asyncio.open_connection(
-                    address.hostname, port, ssl=is_secure or None, limit=HEAD_BYTES_MAX
-                )
-        except OSError as error:
+            if not connection.is_open():
+                await connection.open(address)
+            self.was_reached = True
+            return await connection.exchange(head, body)
+        except (OSError, EOFError, ValueError) as error:
             raise ServiceUnavailable(f"no service answers at {self.url}: {_why(error)}") from error
-        connection = _Connection(*streams)
-        self._open.add(connection)
-        return connection
-
-    def _discard(self, connection: _Connection) -> None:
-        self._open.discard(connection)
-        if connection in self._idle:
-            self._idle.remove(connection)
-        connection.abort()
+        finally:
+            self._free.put_nowait(connection)
 
 
 class _Connection:
-    """One connection: one request and its answer at a time."""
+    """A connection that is opened when it is needed: one request and its answer at a time."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._timeout_seconds = 0.0
-        self._pieces_sent = 0
+    _reader: asyncio.StreamReader
+    _silence: asyncio.Timeout
 
-    def is_alive(self) -> bool:
-        return not (self._reader.at_eof() or self._writer.is_closing())
-
-    def abort(self) -> None:
-        self._writer.transport.abort()
-
-    async def exchange(self, head: bytes, body: bytes, *, timeout_seconds: float) -> tuple[Answer, bool]:
-        """Send a request and read its answer; return it, and whether the connection can be used again."""
+    def __init__(self, url: str, timeout_seconds: float) -> None:
+        self._url = url
         self._timeout_seconds = timeout_seconds
-        if len(body) <= PIECE_BYTES:
-            self._writer.write(head + body)
-            return await self._answer()
-        self._writer.write(head)
-        # The service may answer before it has read the whole body, for example that it is too large.
-        sending = asyncio.create_task(self._send(body))
-        try:
-            answer, is_reusable = await self._answer()
-            return answer, is_reusable and sending.done() and sending.exception() is None
-        finally:
-            sending.cancel()
-            with suppress(asyncio.CancelledError, OSError):
-                await sending
+        self._writer: asyncio.StreamWriter | None = None
 
-    async def _send(self, body: bytes) -> None:
+    def is_open(self) -> bool:
+        return self._writer is not None and not (self._reader.at_eof() or self._writer.is_closing())
+
+    async def open(self, address: SplitResult) -> None:
+        self.close()
+        is_secure = address.scheme == "https"
+        port = address.port or (443 if is_secure else 80)
+        async with asyncio.timeout(CONNECT_SECONDS):
+            self._reader, self._writer = await asyncio.open_connection(
+                address.hostname, port, ssl=is_secure or None, limit=HEAD_BYTES_MAX
+            )
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.transport.abort()
+            self._writer = None
+
+    async def exchange(self, head: bytes, body: bytes) -> Answer:
+        """Send a request and read its answer, which may come before a large body is sent."""
+        assert self._writer is not None
+        is_kept, sending = False, None
+        try:
+            async with asyncio.timeout(self._timeout_seconds) as self._silence:
+                if len(body) <= PIECE_BYTES:
+                    self._writer.write(head + body)
+                else:
+                    self._writer.write(head)
+                    sending = asyncio.create_task(self._send(self._writer, body))
+                answer, is_kept = await self._answer()
+                return answer
+        except TimeoutError as error:
+            raise TimedOut(f"{self._url} did not answer in time") from error
+        finally:
+            if not is_kept or (sending and not sending.done()):
+                self.close()
+            if sending is not None:
+                sending.cancel()
+                with suppress(asyncio.CancelledError, OSError):
+                    await sending
+
+    async def _send(self, writer: asyncio.StreamWriter, body: bytes) -> None:
         for start in range(0, len(body), PIECE_BYTES):
-            self._writer.write(body[start : start + PIECE_BYTES])
-            await self._writer.drain()
-            self._pieces_sent += 1
+            writer.write(body[start : start + PIECE_BYTES])
+            await writer.drain()
+            self._progress()
+
+    def _progress(self) -> None:
+        """Count the silence from now."""
+        self._silence.reschedule(asyncio.get_running_loop().time() + self._timeout_seconds)
 
     async def _answer(self) -> tuple[Answer, bool]:
+        """Read an answer; return it, and whether the service keeps the connection."""
         is_newest, status = False, 100
         while status < 200:
             first, *lines = (await self._read_head()).split(b"\r\n")
@@ -226,36 +206,25 @@ class _Connection:
                 raise ValueError(f"no HTTP answer: {first[:80]!r}")
             is_newest, status = found[1] == b"1", int(found[2])
         headers = dict(_header(line) for line in lines)
-        is_reusable = is_newest and headers.get("connection", "").lower() != "close"
+        is_kept = is_newest and headers.get("connection", "").lower() != "close"
         if status in (204, 304):
-            return Answer(status, headers, b""), is_reusable
-        if headers.get("transfer-encoding", "").lower() == "chunked":
-            return Answer(status, headers, await self._read_chunked()), is_reusable
-        if "content-length" in headers:
-            return Answer(status, headers, await self._read(int(headers["content-length"]))), is_reusable
-        return Answer(status, headers, await self._read_rest()), False
+            body = b""
+        elif headers.get("transfer-encoding", "").lower() == "chunked":
+            body = await self._read_chunked()
+        elif "content-length" in headers:
+            body = await self._read(int(headers["content-length"]))
+        else:
+            body, is_kept = await self._read(), False
+        return Answer(status, headers, body), is_kept
 
     async def _read_head(self) -> bytes:
-        """Read to the blank line; what is still being sent is no silence."""
-        while True:
-            pieces_sent = self._pieces_sent
-            try:
-                return (await self._timed(self._reader.readuntil(b"\r\n\r\n")))[:-4]
-            except TimeoutError:
-                if pieces_sent == self._pieces_sent:
-                    raise
-            except asyncio.LimitOverrunError as error:
-                raise ValueError("the answer's headers are too large") from error
+        try:
+            return await self._line(b"\r\n\r\n")
+        except asyncio.LimitOverrunError as error:
+            raise ValueError("the answer's headers are too large") from error
 
-    async def _read(self, count: int) -> bytes:
-        pieces = []
-        while count:
-            piece = await self._timed(self._reader.read(min(count, PIECE_BYTES)))
-            if not piece:
-                raise EOFError("the answer ended early")
-            pieces.append(piece)
-            count -= len(piece)
-        return b"".join(pieces)
+    async def _line(self, end: bytes = b"\r\n") -> bytes:
+        return (await self._reader.readuntil(end)).removesuffix(end)
 
     async def _read_chunked(self) -> bytes:
         pieces = []
@@ -266,23 +235,24 @@ class _Connection:
             pass
         return b"".join(pieces)
 
-    async def _line(self) -> bytes:
-        return (await self._timed(self._reader.readuntil(b"\r\n")))[:-2]
-
-    async def _read_rest(self) -> bytes:
-        pieces = []
-        while piece := await self._timed(self._reader.read(PIECE_BYTES)):
+    async def _read(self, count: int | None = None) -> bytes:
+        """Read this many bytes; without a count, to the end of the connection."""
+        pieces, left = [], count
+        while left is None or left > 0:
+            piece = await self._reader.read(PIECE_BYTES if left is None else min(left, PIECE_BYTES))
+            self._progress()
+            if not piece and left is None:
+                break
+            if not piece:
+                raise EOFError("the answer ended early")
             pieces.append(piece)
+            left = None if left is None else left - len(piece)
         return b"".join(pieces)
-
-    async def _timed(self, reading: Awaitable[T]) -> T:
-        async with asyncio.timeout(self._timeout_seconds):
-            return await reading
 
 
 def full_url(url: str) -> str:
     """Return a gateway's address with its scheme: `http://` if none is given."""
-    return (url if _SCHEME.match(url) else f"http://{url}").rstrip("/")
+    return (url if "://" in url else f"http://{url}").rstrip("/")
 
 
 def document_path(namespace: str, document: str, *rest: str) -> str:
@@ -343,28 +313,27 @@ def _split(url: str) -> SplitResult:
 def _request_head(
     method: str, address: SplitResult, target: str, headers: Mapping[str, str], body: bytes | None
 ) -> bytes:
-    host = address.netloc.rpartition("@")[2]
-    lines = [f"{method} {address.path}{target} HTTP/1.1", f"Host: {host.encode('idna').decode()}"]
+    fields = {"Host": address.netloc.rpartition("@")[2].encode("idna").decode()}
     if address.username:
         user = f"{unquote(address.username)}:{unquote(address.password or '')}"
-        lines.append(f"Authorization: Basic {base64.b64encode(user.encode()).decode()}")
-    lines += [f"{name}: {value}" for name, value in headers.items()]
+        fields["Authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
+    fields |= headers
     if body is not None or method in {"PUT", "POST", "PATCH"}:
-        lines.append(f"Content-Length: {len(body or b'')}")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+        fields["Content-Length"] = str(len(body or b""))
+    lines = [f"{name}: {_checked(name, value)}\r\n" for name, value in fields.items()]
+    return f"{method} {address.path}{target} HTTP/1.1\r\n{''.join(lines)}\r\n".encode()
+
+
+def _checked(name: str, value: str) -> str:
+    if found := _NO_TEXT.search(value):
+        kind = "lone surrogates" if found[0] >= "\ud800" else "control characters"
+        raise Refused("bad_header", f"a header holds no {kind}", field=name)
+    return value
 
 
 def _header(line: bytes) -> tuple[str, str]:
     name, _, value = line.partition(b":")
     return name.decode("latin-1").lower(), value.strip().decode("latin-1")
-
-
-def _checked_header(name: str, value: str) -> str:
-    if _CONTROL.search(value):
-        raise Refused("bad_header", "a header holds no control characters", field=name)
-    if _SURROGATE.search(value):
-        raise Refused("bad_header", "a header holds no lone surrogates", field=name)
-    return value
 
 
 def _why(error: Exception) -> str:

@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 from refold.client import Change, Document, Refold, find_namespace
 from refold.core import json_text
@@ -18,6 +18,8 @@ from refold.core.errors import RefoldError, TimedOut
 from refold.core.json_text import Json
 from refold.core.patch import apply_again
 from refold.core.timestamp import format_time, parse_time
+
+T = TypeVar("T")
 
 CHUNK_BYTES: Final = 1024 * 1024
 """Lines are written in chunks of this size."""
@@ -109,14 +111,6 @@ class VersionLines:
         )
 
 
-class _Opened(NamedTuple):
-    """A document whose history has been requested."""
-
-    document: str
-    changes: AsyncIterator[Change]
-    first: asyncio.Task[Change | None]
-
-
 class _Export:
     """One export of one namespace as of one moment; what is written meanwhile is left out."""
 
@@ -146,8 +140,7 @@ class _Export:
         """Wait until the moment is folded; the service refuses a time in the future."""
         for left in reversed(range(LAG_TRIES_MAX + 1)):
             try:
-                async for _ in self._list(limit=1):
-                    pass
+                await _next(self._list(limit=1))
             except TimedOut as error:
                 if not left:
                     raise
@@ -156,9 +149,8 @@ class _Export:
                 return
 
     def _list(self, *, limit: int | None = None) -> AsyncIterator[Document]:
-        if self._at is not None:
-            return self._refold.list(self._namespace, at=self._at, limit=limit)
-        return self._refold.list(self._namespace, sequence=self._tally.sequence, limit=limit)
+        sequence = self._tally.sequence if self._at is None else None
+        return self._refold.list(self._namespace, at=self._at, sequence=sequence, limit=limit)
 
     async def _states(self) -> None:
         async for document in self._list():
@@ -166,30 +158,28 @@ class _Export:
             await self._take(_line(doc=document.id, ts=document.occurred_at, **_state_fields(document.state)))
 
     async def _versions(self) -> None:
+        ahead: deque[tuple[str, AsyncIterator[Change], asyncio.Task[Change | None]]] = deque()
         try:
             async with asyncio.TaskGroup() as tasks:
-                ahead: deque[_Opened] = deque()
                 async for document in self._refold.names(self._namespace):
-                    ahead.append(self._open(document, tasks))
+                    changes = self._refold.history(self._namespace, document)
+                    ahead.append((document, changes, tasks.create_task(_next(changes))))
                     if len(ahead) > AHEAD_MAX:
-                        await self._write_history(ahead.popleft())
+                        await self._write_history(*ahead.popleft())
                 while ahead:
-                    await self._write_history(ahead.popleft())
+                    await self._write_history(*ahead.popleft())
         except ExceptionGroup as group:
             raise group.exceptions[0] from group
 
-    def _open(self, document: str, tasks: asyncio.TaskGroup) -> _Opened:
-        changes = self._refold.history(self._namespace, document)
-        return _Opened(document, changes, tasks.create_task(_next(changes)))
-
-    async def _write_history(self, opened: _Opened) -> None:
-        versions = VersionLines(opened.document)
-        change = await opened.first
+    async def _write_history(
+        self, document: str, changes: AsyncIterator[Change], first: asyncio.Task[Change | None]
+    ) -> None:
+        versions, change = VersionLines(document), await first
         if change is not None and self._is_before_end(change):
             self._tally.documents += 1
         while change is not None and self._is_before_end(change):
             await self._take(versions.line(change))
-            change = await _next(opened.changes)
+            change = await _next(changes)
 
     def _is_before_end(self, change: Change) -> bool:
         return change.sequence <= self._tally.sequence and (
@@ -211,8 +201,8 @@ class _Export:
         self._listener.progress(self._tally)
 
 
-async def _next(changes: AsyncIterator[Change]) -> Change | None:
-    return await anext(changes, None)
+async def _next(items: AsyncIterator[T]) -> T | None:
+    return await anext(items, None)
 
 
 def _state_fields(state: Json) -> dict[str, Json]:

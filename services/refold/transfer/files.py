@@ -1,4 +1,4 @@
-"""Files of JSON Lines, plain or packed (`.zst`, `.gz`): read a line, check a line, write a file.
+"""Files of JSON Lines, plain or packed (`.zst`, `.gz`): read lines, check a line, write a file.
 
 Used through `refold.transfer`. Memory is bounded whatever the file's size.
 """
@@ -11,14 +11,14 @@ import os
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from hashlib import file_digest
 from io import FileIO
 from pathlib import Path
-from queue import SimpleQueue
 from threading import Thread
-from typing import BinaryIO, Final, Protocol, TypeAlias
+from typing import Any, Final
 
 import zstandard
 
@@ -87,37 +87,33 @@ class LinesFile:
             yield number + 1, None if is_oversized else bytes(rest)
 
     def _chunks(self) -> Iterator[bytes]:
-        unpack = _UNPACKERS.get(self.path.suffix)
-        with self.path.open("rb") as file:
-            if unpack is None:
-                while chunk := self._read(file, PLAIN_CHUNK_BYTES):
-                    yield chunk
+        with self.path.open("rb", buffering=0) as file:
+            if self.path.suffix not in _UNPACKERS:
+                yield from self._read(file, PLAIN_CHUNK_BYTES)
                 return
             try:
-                yield from self._unpacked(file, unpack())
+                yield from self._unpacked(self._read(file, PACKED_CHUNK_BYTES))
             except (zstandard.ZstdError, zlib.error, EOFError, gzip.BadGzipFile) as error:
                 rule = f"cannot be unpacked: {error}"
                 raise Refused("bad_file", rule, field=str(self.path)) from error
 
-    def _unpacked(self, file: BinaryIO, unpacker: _Unpacker) -> Iterator[bytes]:
-        is_between = True
-        while chunk := self._read(file, PACKED_CHUNK_BYTES):
+    def _read(self, file: FileIO, count: int) -> Iterator[bytes]:
+        for chunk in iter(partial(file.read, count), b""):
+            self.read_bytes += len(chunk)
+            yield chunk
+
+    def _unpacked(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        unpacker = None
+        for packed in chunks:
+            chunk = packed
             while chunk:
-                is_between = False
+                unpacker = unpacker or _UNPACKERS[self.path.suffix]()
                 yield unpacker.decompress(chunk)
-                if not unpacker.eof:
-                    break
                 # Another frame may follow in the same file.
                 chunk = unpacker.unused_data
-                unpacker = _UNPACKERS[self.path.suffix]()
-                is_between = True
-        if not is_between:
+                unpacker = None if unpacker.eof else unpacker
+        if unpacker is not None:
             raise EOFError("it ends in the middle")
-
-    def _read(self, file: BinaryIO, count: int) -> bytes:
-        chunk = file.read(count)
-        self.read_bytes += len(chunk)
-        return chunk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,11 +143,12 @@ def parse_line(number: int, text: bytes) -> Line:
         if name not in fields:
             raise Refused("bad_line", "must be there", field=name, shape="nothing")
     version = _version(fields)
+    state = fields["state"]
     return Line(
         number=number,
         text=text,
-        document=check_name(_text(fields["doc"], "doc"), "doc"),
-        state=_state(fields),
+        document=check_name(_text(fields, "doc"), "doc"),
+        state=ABSENT if state is None and fields.get("present") is not True else state,
         occurred_at=_time(fields["ts"]),
         actor=_optional_text(fields, "actor"),
         meta=_meta(fields, FIELDS if version is None else EXPORT_FIELDS),
@@ -160,22 +157,13 @@ def parse_line(number: int, text: bytes) -> Line:
     )
 
 
-def _state(fields: dict[str, Json]) -> Json:
-    """Return the state: null means deleted unless `present` is true."""
-    return ABSENT if fields["state"] is None and fields.get("present") is not True else fields["state"]
-
-
 def _time(value: Json) -> str:
-    if isinstance(value, str):
-        return format_time(parse_time(value, "ts"))
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return format_time(parse_time(_digits(value), "ts"))
-    raise Refused("bad_time", "must be unix seconds or RFC 3339", field="ts", shape=shape_of(value))
-
-
-def _digits(value: float) -> str:
-    text = repr(value)
-    return format(value, ".9f") if "e" in text else text
+        text = repr(value)
+        value = format(value, ".9f") if "e" in text else text
+    if not isinstance(value, str):
+        raise Refused("bad_time", "must be unix seconds or RFC 3339", field="ts", shape=shape_of(value))
+    return format_time(parse_time(value, "ts"))
 
 
 def _version(fields: dict[str, Json]) -> int | None:
@@ -188,60 +176,44 @@ def _version(fields: dict[str, Json]) -> int | None:
 
 
 def _meta(fields: dict[str, Json], known: frozenset[str]) -> dict[str, Json]:
-    given = fields.get("meta")
-    if given is not None and not isinstance(given, dict):
-        raise Refused("bad_line", "must be an object", field="meta", shape=shape_of(given))
+    meta = {} if fields.get("meta") is None else fields["meta"]
+    if not isinstance(meta, dict):
+        raise Refused("bad_line", "must be an object", field="meta", shape=shape_of(meta))
     others = {name: value for name, value in fields.items() if name not in known}
-    meta = dict(given or {})
-    for name, value in others.items():
-        if name in meta and not json_text.equal(meta[name], value):
-            raise Refused("contradictory", "the line and its meta differ", field=name, shape=shape_of(value))
-        meta[name] = value
-    return meta
+    for name in meta.keys() & others:
+        if not json_text.equal(meta[name], others[name]):
+            shape = shape_of(others[name])
+            raise Refused("contradictory", "the line and its meta differ", field=name, shape=shape)
+    return meta | others
 
 
 def _optional_text(fields: dict[str, Json], name: str) -> str | None:
-    return None if fields.get(name) is None else _text(fields[name], name)
+    return None if fields.get(name) is None else _text(fields, name)
 
 
-def _text(value: Json, field: str) -> str:
+def _text(fields: dict[str, Json], name: str) -> str:
+    value = fields[name]
     if not isinstance(value, str):
-        raise Refused("bad_line", "must be a string", field=field, shape=shape_of(value))
+        raise Refused("bad_line", "must be a string", field=name, shape=shape_of(value))
     return value
 
 
-class Stream(Protocol):
-    """A byte stream; `write` may take fewer bytes than given."""
-
-    def write(self, data: bytes | memoryview, /) -> int | None:
-        """Write bytes and return how many."""
-
-
 class Target:
-    """Write in a thread: a slow reader stops neither the connections nor Ctrl-C."""
+    """Write in threads, so that a slow reader stops neither the connections nor Ctrl-C."""
 
-    def __init__(self, stream: Stream, name: str, suffix: str = "") -> None:
+    def __init__(self, stream: FileIO, name: str, suffix: str = "") -> None:
         """Write to the stream, packed by suffix; errors name it `name`."""
         self._stream = stream
         self._name = name
-        packer = _PACKERS.get(suffix)
-        self._packer = None if packer is None else packer()
-        self._work: SimpleQueue[_Work | None] = SimpleQueue()
-        # A daemon: it may block in a pipe that is not read.
-        Thread(target=_serve, args=(self._work,), name="export-write", daemon=True).start()
+        self._packer = _PACKERS[suffix]() if suffix in _PACKERS else None
 
     async def write(self, chunk: bytes) -> None:
         """Write a whole chunk. Raises `Refused` on failure, `BrokenPipeError` when the reader is gone."""
-        await self._do(lambda: self._put(chunk if self._packer is None else self._packer.compress(chunk)))
+        await _in_thread(lambda: self._put(chunk if self._packer is None else self._packer.compress(chunk)))
 
     async def finish(self) -> None:
         """Write what the packer still holds."""
-        if self._packer is not None:
-            await self._do(lambda: self._put(self._packer.flush() if self._packer else b""))
-
-    def close(self) -> None:
-        """End the thread after its queued work."""
-        self._work.put(None)
+        await _in_thread(lambda: self._put(b"" if self._packer is None else self._packer.flush()))
 
     def _put(self, data: bytes) -> None:
         left = memoryview(data)
@@ -249,10 +221,23 @@ class Target:
             while left:
                 left = left[self._stream.write(left) or 0 :]
 
-    async def _do(self, work: Callable[[], None]) -> None:
-        done: Future[None] = Future()
-        self._work.put((work, done))
-        await asyncio.wrap_future(done)
+
+async def _in_thread(work: Callable[[], None]) -> None:
+    """Run work in a thread that does not keep the process alive: it may block in a pipe that is not read."""
+    done: Future[None] = Future()
+    # A waiter that gives up cancels nothing here.
+    done.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - handed to the waiter
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    Thread(target=run, name="export-write", daemon=True).start()
+    await asyncio.wrap_future(done)
 
 
 @asynccontextmanager
@@ -262,7 +247,8 @@ async def target_file(path: Path, *, is_replaced: bool = False) -> AsyncIterator
     Raises `Refused` where it exists (unless `is_replaced`), its suffix is unknown, or it cannot be written.
     """
     _check_name(path, is_replaced=is_replaced)
-    with _placed(path) as file, closing(Target(file, str(path), path.suffix)) as target:
+    with _placed(path) as file:
+        target = Target(file, str(path), path.suffix)
         yield target
         await target.finish()
 
@@ -310,54 +296,18 @@ def _refusing(name: str) -> Iterator[None]:
         raise Refused("cannot_write", f"cannot be written: {error.strerror}", field=name) from error
 
 
-_Work: TypeAlias = tuple[Callable[[], None], Future[None]]
-
-
-def _serve(work: SimpleQueue[_Work | None]) -> None:
-    while (given := work.get()) is not None:
-        do, done = given
-        if not done.set_running_or_notify_cancel():
-            continue
-        try:
-            do()
-        except BaseException as error:  # noqa: BLE001 - handed to the waiter
-            done.set_exception(error)
-        else:
-            done.set_result(None)
-
-
-class _Unpacker(Protocol):
-    @property
-    def eof(self) -> bool: ...
-
-    @property
-    def unused_data(self) -> bytes: ...
-
-    def decompress(self, data: bytes, /) -> bytes: ...
-
-
-class _Packer(Protocol):
-    def compress(self, data: bytes, /) -> bytes: ...
-
-    def flush(self) -> bytes: ...
-
-
-def _zstd_unpacker() -> _Unpacker:
-    return zstandard.ZstdDecompressor(max_window_size=UNPACK_WINDOW_BYTES_MAX).decompressobj()
-
-
-def _zstd_packer() -> _Packer:
+def _zstd_packer() -> zstandard.ZstdCompressionObj:
     parameters = zstandard.ZstdCompressionParameters.from_level(
         ZSTD_LEVEL, window_log=ZSTD_WINDOW_BITS, enable_ldm=True
     )
     return zstandard.ZstdCompressor(compression_params=parameters).compressobj()
 
 
-_UNPACKERS: Final[dict[str, Callable[[], _Unpacker]]] = {
-    ".zst": _zstd_unpacker,
+_UNPACKERS: Final[dict[str, Callable[[], Any]]] = {
+    ".zst": lambda: zstandard.ZstdDecompressor(max_window_size=UNPACK_WINDOW_BYTES_MAX).decompressobj(),
     ".gz": lambda: zlib.decompressobj(wbits=31),
 }
-_PACKERS: Final[dict[str, Callable[[], _Packer]]] = {
+_PACKERS: Final[dict[str, Callable[[], Any]]] = {
     ".zst": _zstd_packer,
     ".gz": lambda: zlib.compressobj(GZIP_LEVEL, wbits=31),
 }

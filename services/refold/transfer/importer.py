@@ -9,12 +9,13 @@ import asyncio
 import math
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 from refold.client import Outcome, Refold, WriteOptions
+from refold.client.responses import FAILED
 from refold.core.errors import Refused, ServiceUnavailable, TimedOut
 from refold.transfer.files import LINE_BYTES_MAX, Line, LinesFile, parse_line
 from refold.transfer.planner import HeadCache, Planned, plan
@@ -32,6 +33,7 @@ STALE_TRIES_MAX: Final = 5
 """Tries of a line whose document other writers keep changing."""
 
 _STALE: Final = frozenset({"conflict", "base_in_future"})
+"""Reasons of an outcome that mean: another writer's change came first."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,50 +72,51 @@ async def import_file(
     `is_dry`: check and count everything, append nothing. `stops_on_error`: import no line behind the first that is
     refused, except those of the same batch (`BATCH_LINES_MAX`) when the fold rejects it.
     """
-    importing = _Import(
-        refold, namespace, LinesFile(path), listener, is_dry=is_dry, stops_on_error=stops_on_error
-    )
-    return await importing.run()
+    return await _Import(
+        refold=refold,
+        namespace=namespace,
+        file=LinesFile(path),
+        listener=listener,
+        is_dry=is_dry,
+        stops_on_error=stops_on_error,
+    ).run()
 
 
+@dataclass(slots=True, kw_only=True)
 class _Import:
     """One import of one file into one namespace."""
 
-    def __init__(
-        self,
-        refold: Refold,
-        namespace: str,
-        file: LinesFile,
-        listener: ImportListener,
-        *,
-        is_dry: bool,
-        stops_on_error: bool,
-    ) -> None:
-        self._refold = refold
-        self._namespace = namespace
-        self._file = file
-        self._listener = listener
-        self._digest = file.digest()
-        self._heads = HeadCache(refold, namespace, self._digest)
-        self._is_dry = is_dry
-        self._stops_on_error = stops_on_error
-        self._end_line: float = math.inf
-        self.tally = ImportTally(size_bytes=file.size_bytes)
+    refold: Refold
+    namespace: str
+    file: LinesFile
+    listener: ImportListener
+    is_dry: bool
+    stops_on_error: bool
+    digest: str = field(init=False)
+    heads: HeadCache = field(init=False)
+    tally: ImportTally = field(init=False)
+    end_line: float = math.inf
+
+    def __post_init__(self) -> None:
+        self.digest = self.file.digest()
+        self.heads = HeadCache(self.refold, self.namespace, self.digest)
+        self.tally = ImportTally(size_bytes=self.file.size_bytes)
 
     async def run(self) -> ImportTally:
         # Fails at once if the service does not run.
-        await self._heads.load(())
+        await self.heads.load(())
         batches = self._batches()
         plans = await self._next(batches)
         while plans:
             outcomes, following = await _both(self._send(plans), self._next(batches))
-            is_failed = await self._settle(plans, outcomes)
-            if following is not None and (is_failed or following[0].line.number >= self._end_line):
+            is_failed = await self._finish(plans, outcomes)
+            if following is not None and (is_failed or following[0].line.number >= self.end_line):
                 # The next batch was planned on heads that do not exist.
                 lines = [planned.line for planned in following]
-                self._forget(lines)
+                for line in lines:
+                    self.heads.forget(line.document)
                 following = await self._plan(lines)
-            self._listener.progress(self.tally)
+            self.listener.progress(self.tally)
             plans = following
         return self.tally
 
@@ -126,53 +129,45 @@ class _Import:
     def _batches(self) -> Iterator[list[Line]]:
         lines: list[Line] = []
         count_bytes = 0
-        for number, text in self._file.lines():
-            if number >= self._end_line:
+        for number, text in self.file.lines():
+            if number >= self.end_line:
                 break
             self.tally.lines += 1
-            self.tally.read_bytes = self._file.read_bytes
-            line = self._parsed(number, text)
-            if line is None or text is None:
+            self.tally.read_bytes = self.file.read_bytes
+            if (line := self._parse(number, text)) is None:
                 continue
             lines.append(line)
-            count_bytes += len(text)
+            count_bytes += len(line.text)
             if len(lines) >= BATCH_LINES_MAX or count_bytes >= BATCH_BYTES_MAX:
                 yield lines
                 lines, count_bytes = [], 0
         if lines:
             yield lines
 
-    def _parsed(self, number: int, text: bytes | None) -> Line | None:
-        if text is None:
-            self._refuse(number, Refused("line_too_long", f"a line has at most {LINE_BYTES_MAX} bytes"))
-            return None
-        if not text.strip():
-            return None
+    def _parse(self, number: int, text: bytes | None) -> Line | None:
         try:
-            return parse_line(number, text)
+            if text is None:
+                raise Refused("line_too_long", f"a line has at most {LINE_BYTES_MAX} bytes")
+            return parse_line(number, text) if text.strip() else None
         except Refused as refused:
             self._refuse(number, refused)
             return None
 
     async def _plan(self, lines: Sequence[Line], *, attempt: int = 0) -> list[Planned]:
-        await self._answered(lambda: self._heads.load(line.document for line in lines))
+        await self._answered(lambda: self.heads.load(line.document for line in lines))
         plans: list[Planned] = []
         for line in lines:
-            if line.number >= self._end_line:
+            if line.number >= self.end_line:
                 break
-            plans.append(plan(line, self._heads, self._digest, attempt=attempt))
-            if plans[-1].refusal is not None and self._stops_on_error:
+            plans.append(plan(line, self.heads, self.digest, attempt=attempt))
+            if plans[-1].refusal is not None and self.stops_on_error:
                 break
             await asyncio.sleep(0)
         return plans
 
-    def _forget(self, lines: Sequence[Line]) -> None:
-        for line in lines:
-            self._heads.forget(line.document)
-
     async def _send(self, plans: Sequence[Planned]) -> list[Outcome]:
         sent = [planned for planned in plans if planned.is_sent]
-        if self._is_dry:
+        if self.is_dry:
             return [Outcome(status="applied") for _ in sent]
         outcomes: list[Outcome] = []
         # In the file's order: events in batches, states that are too large for one event alone.
@@ -187,9 +182,13 @@ class _Import:
         ]
 
     async def _append(self, events: list[bytes]) -> list[Outcome]:
-        # Retried here, not by the client, so that the listener is called.
         async def append() -> list[Outcome]:
-            return _complete(events, await self._refold.append(self._namespace, events, retry_seconds=0))
+            # Retried here, not by the client, so that the listener is called; the whole batch is sent again.
+            outcomes = await self.refold.append(self.namespace, events, retry_seconds=0)
+            for outcome in outcomes:
+                if outcome.status == FAILED:
+                    raise ServiceUnavailable(outcome.detail or outcome.reason)
+            return outcomes
 
         return await self._answered(append) if events else []
 
@@ -200,16 +199,16 @@ class _Import:
         )
         try:
             return await self._answered(
-                lambda: self._refold.put(self._namespace, line.document, line.state, **options)
+                lambda: self.refold.put(self.namespace, line.document, line.state, **options)
             )
         except Refused as refused:
             return Outcome(status="refused", reason=refused.reason, detail=str(refused))
 
     async def _looked_up(self, planned: Planned, outcome: Outcome) -> Outcome:
-        names, sequence = (self._namespace, planned.line.document), outcome.sequence
+        names, sequence = (self.namespace, planned.line.document), outcome.sequence
         for _ in range(PENDING_TRIES_MAX):
             # The first look needs no pause: the batch's other events are usually folded by now.
-            outcome = await self._answered(lambda: self._refold.outcome(*names, sequence=sequence))
+            outcome = await self._answered(lambda: self.refold.outcome(*names, sequence=sequence))
             if outcome.status != "pending":
                 return outcome
             await asyncio.sleep(RETRY_SECONDS)
@@ -224,11 +223,11 @@ class _Import:
             except (ServiceUnavailable, TimedOut) as error:
                 if not left:
                     raise
-                self._listener.waiting(error)
+                self.listener.waiting(error)
                 await asyncio.sleep(RETRY_SECONDS)
         raise AssertionError
 
-    async def _settle(self, plans: Sequence[Planned], outcomes: Sequence[Outcome]) -> bool:
+    async def _finish(self, plans: Sequence[Planned], outcomes: Sequence[Outcome]) -> bool:
         """Count the outcomes and retry the lines that a failure made stale. Returns whether anything failed."""
         again, is_broken = self._judge(plans, outcomes)
         queue, attempt = RetryQueue(again), 0
@@ -236,11 +235,10 @@ class _Import:
             attempt += 1
             plans = await self._plan(tried, attempt=attempt)
             left, _ = self._judge(plans, await self._send(plans))
-            queue.settle(tried, left)
+            queue.record(tried, left)
         for line in queue.given_up:
-            self._refuse(
-                line.number, Refused("conflict", "other writers keep changing the document", field="doc")
-            )
+            refused = Refused("conflict", "other writers keep changing the document", field="doc")
+            self._refuse(line.number, refused)
         return is_broken
 
     def _judge(self, plans: Sequence[Planned], outcomes: Sequence[Outcome]) -> tuple[list[Line], bool]:
@@ -251,13 +249,13 @@ class _Import:
         for planned in plans:
             outcome = next(answers) if planned.is_sent else None
             line = planned.line
-            if line.document in broken or (outcome is not None and _is_stale(outcome)):
+            if line.document in broken or (outcome is not None and outcome.reason in _STALE):
                 broken.add(line.document)
                 again.append(line)
             elif not self._take(planned, outcome):
                 broken.add(line.document)
         for document in broken:
-            self._heads.forget(document)
+            self.heads.forget(document)
         return again, bool(broken)
 
     def _take(self, planned: Planned, outcome: Outcome | None) -> bool:
@@ -272,31 +270,16 @@ class _Import:
             self.tally.events += 1
         else:
             if planned.line.version is not None:
-                self._heads.broken.add(planned.line.document)
+                self.heads.broken.add(planned.line.document)
             self._refuse(planned.line.number, Refused(outcome.reason or outcome.status, outcome.detail))
             return False
         return True
 
     def _refuse(self, number: int, refused: Refused) -> None:
         self.tally.refused += 1
-        if self._stops_on_error:
-            self._end_line = min(self._end_line, number)
-        self._listener.refused(number, refused)
-
-
-def _is_stale(outcome: Outcome) -> bool:
-    """Tell whether another writer's change came first, by the fold's reason or the log's check."""
-    return outcome.reason in _STALE or outcome.status == "conflict"
-
-
-def _complete(events: Sequence[bytes], outcomes: list[Outcome]) -> list[Outcome]:
-    """Raise `ServiceUnavailable` for an incomplete answer: the whole batch is sent again."""
-    if len(outcomes) != len(events):
-        raise ServiceUnavailable("the answer ended early", events=len(events), outcomes=len(outcomes))
-    failed = next((outcome for outcome in outcomes if outcome.status == "failed"), None)
-    if failed is not None:
-        raise ServiceUnavailable(failed.detail or failed.reason)
-    return outcomes
+        if self.stops_on_error:
+            self.end_line = min(self.end_line, number)
+        self.listener.refused(number, refused)
 
 
 async def _both(
@@ -328,7 +311,7 @@ class RetryQueue:
         lines = [line for name, waiting in self._waiting.items() for line in waiting[: self._widths[name]]]
         return sorted(lines, key=lambda line: line.number)
 
-    def settle(self, tried: Sequence[Line], left: Sequence[Line]) -> None:
+    def record(self, tried: Sequence[Line], left: Sequence[Line]) -> None:
         """Remove the lines that are done: all but the last ones of each document (`left`)."""
         missed = Counter(line.document for line in left)
         for document, count in Counter(line.document for line in tried).items():

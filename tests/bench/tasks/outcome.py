@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import orjson
 
+from bench.load import Pace, patch_request, send_at_rate
 from bench.signals import Signals
 from bench.wire import Wire, frame
-from refold.bench.load import Pace, patch_request, send_at_rate
 from refold.bench.workload import NAMESPACE, Event, Workload
 from refold.core.errors import RefoldError, TimedOut
 

@@ -20,6 +20,7 @@ from refold.core.errors import (
     TimedOut,
     VersionUnknown,
 )
+from support.up import environment
 
 MEASUREMENTS = ("append", "live", "latency", "read", "travel")
 NOBODY = "http://127.0.0.1:9"
@@ -195,3 +196,36 @@ def test_a_piped_table_is_plain(capsys):
     assert capsys.readouterr().out == "document  version\na               1\nlonger         10\n"
     print_table(("document",), [])
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("refold ", set(COMMANDS)),
+        ("refold g", {"get", "gateway"}),
+        (
+            "refold get --",
+            {"--version", "--at", "--clock", "--path", "--url", "--data", "--json", "--output"},
+        ),
+        ("refold get n/d --clock ", {"recorded", "occurred"}),
+        ("refold bench ", set(MEASUREMENTS)),
+        ("refold log ", {"create"}),
+    ],
+)
+def test_a_shell_completes_commands_options_and_values(words, offered):
+    """The protocol of bash: the words so far and the number of the one to complete."""
+    typed = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    found = completion(_REFOLD_COMPLETE="complete_bash", **typed)
+    assert offered <= set(found.split())
+
+
+def test_the_script_for_a_shell_is_printed():
+    script = completion(_REFOLD_COMPLETE="source_bash")
+    assert "complete -o default -F _refold_completion refold" in script
+
+
+def completion(**variables):
+    code = "import sys; from refold.cli import main; sys.argv = ['refold']; main()"
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment(**variables))
+    return found.stdout

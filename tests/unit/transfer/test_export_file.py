@@ -3,7 +3,6 @@
 import asyncio
 import os
 import threading
-from contextlib import closing
 from io import FileIO
 from pathlib import Path
 
@@ -87,11 +86,10 @@ async def test_a_device_is_written_to_itself_and_a_full_disk_is_said():
 
 @pytest.fixture
 def pipe():
-    """A pipe that nobody reads yet, and what writes to it."""
+    """A pipe that is not read yet, and what writes to it."""
     reading, writing = os.pipe()
     with FileIO(reading, "rb") as reader, FileIO(writing, "wb") as writer:
-        with closing(Target(writer, "stdout")) as target:
-            yield reader, target
+        yield reader, Target(writer, "stdout")
         reader.close()
         until(lambda: "export-write" not in {thread.name for thread in threading.enumerate()})
 

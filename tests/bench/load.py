@@ -1,7 +1,7 @@
 """Send HTTP load: a number of requests in flight, or a fixed number a second.
 
 The client is as small as possible (kept connections, whole responses), so that the server is measured and not the
-client. It is for load only.
+client. Used by the measurements.
 """
 
 from __future__ import annotations
