@@ -1,4 +1,4 @@
-"""Measurements that need the servers alone, very small: they run, count what they did, say how durable it was."""
+"""Measurements that need the servers alone, very small: they run, count what they did, and name the durability."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from support.measured import SMALL, named
 TESTS = Path(__file__).parents[1]
 
 
-def test_the_command_prints_json_alone_with_the_ground_of_the_same_run():
+def test_the_command_prints_only_json_with_the_ground_of_the_same_run():
     arguments = ("--events", "400", "--documents", "40", "--rounds", "1", "--json")
     ended = subprocess.run(
         (sys.executable, "-m", "bench", "rebuild", *arguments),
@@ -31,10 +31,10 @@ def test_the_command_prints_json_alone_with_the_ground_of_the_same_run():
         timeout=300,
     )
     assert ended.returncode == 0, ended.stderr
-    told = json.loads(ended.stdout)
-    assert (told["command"], told["durability"]) == ("rebuild", "fsync")
-    assert told["parameters"]["events"] == 400
-    figures = {figure["name"]: figure for figure in told["figures"]}
+    report = json.loads(ended.stdout)
+    assert (report["command"], report["durability"]) == ("rebuild", "fsync")
+    assert report["parameters"]["events"] == 400
+    figures = {figure["name"]: figure for figure in report["figures"]}
     assert figures["rebuild"]["durability"] == "fsync"
     assert figures["rebuild"]["ground"] in figures
     assert figures["rebuild, memory of all its processes at most"]["median"] > 10
@@ -60,13 +60,13 @@ async def test_append_counts_what_was_acknowledged_one_by_one_and_in_batches():
 
 
 @pytest.mark.parametrize("measurement", [rebuild, live, memory, growth])
-async def test_what_needs_a_system_of_its_own_takes_no_address(measurement):
+async def test_a_measurement_with_its_own_system_takes_no_address(measurement):
     with pytest.raises(Refused) as refused:
         await measurement.run(Options(url="http://127.0.0.1:1"), measurement.Plan())
     assert refused.value.field == "--url"
 
 
-async def test_a_task_that_fails_says_why():
+async def test_a_failing_task_reports_its_error():
     with pytest.raises(ChildFailed, match="service_unavailable: no connection"):
         await work(read_for, url="http://127.0.0.1:1", paths=["/"], in_flight=1, seconds=0.1)
 
@@ -74,7 +74,7 @@ async def test_a_task_that_fails_says_why():
 @pytest.mark.parametrize(
     "arguments", [["travel", "--sizes", "5,3"], ["travel", "--sizes", "x"], ["growth", "--of", "read"]]
 )
-def test_sizes_and_names_that_make_no_sense_are_wrong_usage(arguments):
+def test_invalid_sizes_and_names_are_wrong_usage(arguments):
     ended = CliRunner().invoke(app, arguments)
     assert ended.exit_code == 2
     assert arguments[1] in ended.stderr

@@ -21,7 +21,7 @@ def target(system):
     return measure.Target(http=system.url, nats="")
 
 
-def test_append_starts_a_temporary_system_and_prints_json_alone():
+def test_append_starts_a_temporary_system_and_prints_only_json():
     ended = run_refold("bench", "append", "--seconds", "0.1", "--rounds", "1", "--durability", "os", "--json")
     assert ended.returncode == 0, ended.stderr
     report = json.loads(ended.stdout)

@@ -11,7 +11,7 @@ from support.measured import SMALL, named
 pytestmark = pytest.mark.slow
 
 
-async def test_live_folds_all_that_it_publishes():
+async def test_live_folds_everything_that_it_publishes():
     report = await live.run(SMALL, live.Plan(rate=2_000, seconds=0.5, documents=30, prefilled=60))
     figures = named(report)
     assert figures["live, published"].median > 0
@@ -23,8 +23,8 @@ async def test_live_folds_all_that_it_publishes():
 async def test_latency_has_an_outcome_for_every_event_over_nats_and_http():
     report = await latency.run(SMALL, latency.Plan(rate=200, seconds=0.5, documents=20))
     figures = named(report)
-    for door in ("NATS", "HTTP"):
-        assert figures[f"publish → outcome over {door}, p99"].median > 0
+    for protocol in ("NATS", "HTTP"):
+        assert figures[f"publish → outcome over {protocol}, p99"].median > 0
 
 
 async def test_travel_reads_the_right_versions_while_the_log_grows():
@@ -44,7 +44,7 @@ async def test_read_measures_the_server_and_the_database_alone_too():
     assert figures["latest by SQL view by 8 connections"].median > 0
 
 
-async def test_memory_goes_on_after_the_broker_was_started_again():
+async def test_memory_continues_after_a_restart_of_the_broker():
     report = await memory.run(SMALL, memory.Plan(documents=300, cache_bytes_max=2**20))
     figures = named(report)
     assert figures["NATS, from its start to its first answer"].unit == "s"

@@ -25,7 +25,7 @@ def up(tmp_path_factory):
 
 
 class Found(NamedTuple):
-    """What a command came to."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -52,7 +52,7 @@ def printed(found):
     return json.loads(found.out)
 
 
-def test_a_document_is_written_read_changed_and_looked_back_at(refold, tmp_path):
+def test_a_document_is_written_read_changed_and_read_as_it_was(refold, tmp_path):
     (tmp_path / "state.json").write_text('{"total": 10, "items": []}')
     put = printed(refold("put", "acme/order-1", str(tmp_path / "state.json"), "--json"))
     assert (put["status"], put["version"]) == ("applied", 1)
@@ -79,7 +79,7 @@ def test_a_document_is_written_read_changed_and_looked_back_at(refold, tmp_path)
     assert printed(refold("get", "acme/order-1", "--version", "3")) == {"items": ["pen"], "total": 12}
 
 
-def test_what_the_fold_refuses_exits_1_and_is_listed_among_the_rejections(refold):
+def test_a_rejected_event_exits_1_and_is_listed_among_the_rejections(refold):
     refold("put", "acme/refused", '{"a": 1}')
     found = refold("patch", "acme/refused", '[{"op": "test", "path": "/a", "value": 2}]')
     assert found.code == 1
@@ -97,7 +97,7 @@ def test_rejections_are_listed_of_a_document_of_a_namespace_and_of_all(refold):
     assert "no namespace nope" in refold("rejections", "nope").err
 
 
-def test_a_conflict_exits_1_and_says_where_the_document_is(refold):
+def test_a_conflict_exits_1_and_names_the_documents_version(refold):
     refold("put", "acme/conflict", "1")
     found = refold("put", "acme/conflict", "2", "--if-version", "7")
     assert found.code == 1
@@ -112,7 +112,7 @@ def test_the_same_id_sent_twice_counts_once(refold):
     assert first["version"] == second["version"] == 1
 
 
-def test_documents_are_listed_by_prefix_and_by_what_is_in_them(refold):
+def test_documents_are_listed_by_prefix_and_by_predicate(refold):
     for number in range(4):
         refold("put", f"shop/item-{number}", json.dumps({"price": number}))
     refold("put", "shop/other", '{"price": 9}')
@@ -139,7 +139,7 @@ def test_documents_are_listed_as_they_were(refold):
     assert refold("list", "then", "--sequence", "1", "--at", "2020-01-01").code == 2
 
 
-def test_the_status_says_how_far_the_fold_is(refold):
+def test_the_status_shows_the_lag(refold):
     status = printed(refold("status", "--json"))
     assert status["lag_events"] == 0
     assert len(status["partitions"]) == 64
@@ -158,7 +158,7 @@ def test_the_status_says_how_far_the_fold_is(refold):
         (("list", "shop", "--where", "not a path"), ""),
     ],
 )
-def test_what_cannot_be_is_one_clear_line_and_exit_code_1(refold, arguments, code):
+def test_a_refusal_is_one_line_and_exit_code_1(refold, arguments, code):
     refold("put", "acme/shown", "1")
     found = refold(*arguments)
     assert found.code == 1, found.out
@@ -189,7 +189,7 @@ def test_a_mistyped_name_does_not_look_like_success(refold, arguments, code):
 
 
 @pytest.mark.parametrize("target", ["nope", "shop/nope"])
-def test_verify_of_an_unknown_name_says_that_there_is_nothing(refold, up, target):
+def test_verify_of_an_unknown_name_finds_nothing(refold, up, target):
     refold("put", "shop/known", "1")
     found = refold("verify", target, "--data", str(up.data))
     assert (found.code, found.out) == (1, "")
@@ -208,7 +208,7 @@ def test_an_empty_result_of_a_known_name_is_no_error(refold):
     assert refold("export", "hollow").code == 0
 
 
-def test_what_is_not_found_is_named_with_the_head_and_the_first_version(refold):
+def test_a_not_found_message_names_the_head_and_the_first_version(refold):
     when = ("--occurred-at", "2020-01-01T00:00:00Z")
     first = printed(refold("put", "lost/one", "1", *when, "--json"))
     second = printed(refold("put", "lost/one", "2", "--json"))
@@ -238,30 +238,30 @@ def test_what_is_not_found_is_named_with_the_head_and_the_first_version(refold):
         (("get", "acme/shown", "--url", "ftp://gateway"), "bad_url"),
     ],
 )
-def test_wrong_usage_of_any_kind_is_one_clear_line_and_exit_code_2(refold, arguments, code):
+def test_wrong_usage_of_any_kind_is_one_line_and_exit_code_2(refold, arguments, code):
     refold("put", "acme/shown", "1")
     found = refold(*arguments)
     assert (found.code, found.out, found.err.count("\n")) == (2, "", 1), found.err
     assert code in found.err
 
 
-def test_a_service_that_is_not_there_exits_3(refold):
+def test_an_unreachable_service_exits_3(refold):
     assert refold("status", "--url", "http://127.0.0.1:9").code == 3
 
 
-def test_a_command_of_its_own_process_prints_nothing_but_its_answer(up):
+def test_a_command_in_its_own_process_prints_only_its_answer(up):
     run_refold("put", "acme/piped", "{}", "--url", up.url)
     found = run_refold("get", "acme/piped", "--url", up.url)
     assert (found.returncode, found.stdout, found.stderr) == (0, "{}\n", "")
 
 
-def test_the_endpoints_file_of_the_folder_at_hand_says_where_the_service_is(up):
+def test_the_endpoints_file_of_a_data_folder_names_the_service(up):
     found = run_refold("status", REFOLD_DATA=str(up.data))
     assert found.returncode == 0, found.stderr
 
 
 def damage(up, statement):
-    """Change the projection behind the projector's back."""
+    """Change the projection without the projector."""
 
     async def run():
         connection = await asyncpg.connect(up.endpoints()["postgres"])
@@ -271,7 +271,7 @@ def damage(up, statement):
     asyncio.run(run())
 
 
-def test_a_projection_is_proven_renewed_and_its_damage_told(refold, up):
+def test_a_projection_is_verified_rebuilt_and_its_damage_reported(refold, up):
     for number in range(3):
         refold("put", "proof/one", f'{{"n": {number}}}')
     data = ("--data", str(up.data))
@@ -288,16 +288,16 @@ def test_a_projection_is_proven_renewed_and_its_damage_told(refold, up):
     refold("put", "proof/one", '{"n": 3}')
     assert printed(refold("get", "proof/one")) == {"n": 3}
     damage(up, "UPDATE refold.documents SET state = '{\"n\":7}' WHERE namespace = 'proof'")
-    told = refold("verify", "proof/one", *data)
-    assert (told.code, told.out.count("\n")) == (1, 2)
-    assert "proof/one: document state: expected b'{\"n\":3}', found b'{\"n\":7}'" in told.out
-    told = refold("rebuild", *data, "--into", "beside")
-    assert told.code == 1
-    assert "proof/one: live version 4, last sequence" in told.out
-    assert "nothing swapped" in told.out
+    found = refold("verify", "proof/one", *data)
+    assert (found.code, found.out.count("\n")) == (1, 2)
+    assert "proof/one: document state: expected b'{\"n\":3}', found b'{\"n\":7}'" in found.out
+    found = refold("rebuild", *data, "--into", "beside")
+    assert found.code == 1
+    assert "proof/one: live version 4, last sequence" in found.out
+    assert "nothing swapped" in found.out
     damage(up, "UPDATE refold.documents SET state = '{\"n\":3}' WHERE namespace = 'proof'")
     assert refold("verify", *data).code == 0
-    # What was rebuilt in vain is not lost: it is taken up again.
+    # The rebuilt projection is kept, and the next rebuild continues it.
     assert printed(refold("rebuild", *data, "--into", "beside", "--json"))["replayed"] == 0
 
 
@@ -307,7 +307,7 @@ def test_verify_without_a_running_system_exits_3(refold, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["verify", "rebuild"])
-def test_a_dead_system_is_said_at_once_and_stdout_stays_empty(command, tmp_path):
+def test_a_dead_system_is_reported_at_once_and_stdout_stays_empty(command, tmp_path):
     """The endpoints of a system that was killed are still in its folder."""
     endpoints = {
         "http": "http://127.0.0.1:9",
@@ -349,7 +349,7 @@ def test_a_document_is_edited_in_an_editor_under_a_strict_write(refold, tmp_path
 
 
 @pytest.mark.parametrize("editor", ["false", "no-such-editor"])
-def test_an_editor_that_fails_is_said_in_one_line_and_nothing_is_written(refold, editor):
+def test_a_failing_editor_is_one_line_and_nothing_is_written(refold, editor):
     refold("put", "edited/failed", "1")
     found = refold("edit", "edited/failed", "--editor", editor)
     assert (found.code, found.out, found.err.count("\n")) == (1, "", 1)
@@ -370,7 +370,7 @@ def test_a_document_that_changes_while_it_is_edited_is_not_overwritten(refold, u
     assert printed(refold("get", "edited/two")) == 5
 
 
-def test_a_diff_goes_to_the_head_unless_said(refold):
+def test_a_diff_goes_to_the_head_by_default(refold):
     for value in ("1", "2", "3"):
         refold("put", "head/one", value)
     assert printed(refold("diff", "head/one", "1")) == printed(refold("diff", "head/one", "1", "3"))
@@ -436,22 +436,22 @@ def test_the_status_gives_a_postgres_url_that_works(refold, up):
     assert asyncio.run(read(run_refold("status", "--sql", "--data", str(up.data)).stdout.strip())) == 1
 
 
-def test_an_import_is_tried_without_writing_and_stops_at_an_error_if_asked(refold, tmp_path):
+def test_an_import_has_a_dry_run_and_stops_at_an_error_on_request(refold, tmp_path):
     path = tmp_path / "lines.jsonl"
     lines = [{"doc": "a", "state": 1, "ts": 1}, {"doc": "b", "ts": 2}, {"doc": "c", "state": 3, "ts": 3}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    dry = refold("import", "brought", str(path), "--dry-run", "--json")
+    dry = refold("import", "imported", str(path), "--dry-run", "--json")
     assert (dry.code, json.loads(dry.out)["events"], json.loads(dry.out)["refused"]) == (1, 2, 1)
     assert "lines.jsonl:2: bad_line" in dry.err
-    assert "no namespace brought" in refold("list", "brought").err
-    stopped = refold("import", "brought", str(path), "--stop-on-error", "--json")
+    assert "no namespace imported" in refold("list", "imported").err
+    stopped = refold("import", "imported", str(path), "--stop-on-error", "--json")
     assert (stopped.code, json.loads(stopped.out)["events"]) == (1, 1)
-    assert [it["id"] for it in printed(refold("list", "brought", "--json"))] == ["a"]
-    assert refold("import", "brought", str(path)).code == 1
-    assert [it["id"] for it in printed(refold("list", "brought", "--json"))] == ["a", "c"]
+    assert [it["id"] for it in printed(refold("list", "imported", "--json"))] == ["a"]
+    assert refold("import", "imported", str(path)).code == 1
+    assert [it["id"] for it in printed(refold("list", "imported", "--json"))] == ["a", "c"]
 
 
-def test_an_export_says_on_the_command_line_when_a_file_exists(refold, tmp_path):
+def test_an_export_refuses_an_existing_file_without_force(refold, tmp_path):
     refold("put", "out/one", "1")
     path = tmp_path / "out.jsonl"
     assert refold("export", "out", "--out", str(path)).code == 0
@@ -460,7 +460,7 @@ def test_an_export_says_on_the_command_line_when_a_file_exists(refold, tmp_path)
     assert refold("export", "out", "--out", str(path), "--force").code == 0
 
 
-def test_requests_are_shown_on_stderr_if_asked(refold, up):
+def test_verbose_shows_requests_on_stderr(refold, up):
     refold("put", "shown/one", "1")
     found = refold("get", "shown/one", "-v")
     assert found.out == "1\n"

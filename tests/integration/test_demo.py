@@ -8,15 +8,15 @@ import sys
 from support.up import environment, run_refold, until
 
 
-def test_once_it_tells_what_it_did_and_leaves_nothing_behind(tmp_path):
+def test_once_prints_its_results_and_leaves_nothing_behind(tmp_path):
     found = run_refold("demo", "--once", "--seconds", "1", TMPDIR=str(tmp_path))
     assert found.returncode == 0, found.stderr
-    for told in ("documents", "events/s", "behind", "refold history", "refold diff", "--at", "http://"):
-        assert told in found.stdout, told
+    for text in ("documents", "events/s", "behind", "refold history", "refold diff", "--at", "http://"):
+        assert text in found.stdout, text
     assert list(tmp_path.iterdir()) == []
 
 
-def test_stopped_by_ctrl_c_it_leaves_nothing_behind(tmp_path):
+def test_an_interrupted_demo_leaves_nothing_behind(tmp_path):
     output = tmp_path / "output"
     folder = tmp_path / "folder"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""What is taken out comes back the same: every version's state, time, author and type; and it is all of one moment."""
+"""An exported history is imported as it was: state, time, author and type of every version, all as of one moment."""
 
 import asyncio
 import json
@@ -37,8 +37,8 @@ def events():
     def event(doc, **change):
         return {"doc": doc, "occurred_at": next(times), **change}
 
-    said = {"actor": "ada", "type": "made", "meta": {"k": [1, 1.0]}}
-    yield event("plain", put={"a": 1}, **said)
+    about = {"actor": "ada", "type": "made", "meta": {"k": [1, 1.0]}}
+    yield event("plain", put={"a": 1}, **about)
     yield event("plain", patch=[{"op": "add", "path": "/b", "value": {"c": []}}], actor="\u0000")
     yield event("plain", merge={"b": {"c": None, "d": 1.0}}, type="")
     yield event("plain", put={"a": 1, "b": {"d": 1.0}})
@@ -54,7 +54,7 @@ def events():
     yield event("null", delete=True)
     yield event("null", put=None)
     yield event("gone", merge={"a": 1})
-    yield event("gone", delete=True, **said)
+    yield event("gone", delete=True, **about)
     yield event("again", patch=[])
     yield event("again", delete=True)
     yield event("again", merge=5)
@@ -81,7 +81,7 @@ class Written:
         return asyncio.run(ask())
 
     def versions(self, namespace):
-        """Read every version that a namespace has, as its bytes and what is told of it."""
+        """Read every version that a namespace has, as its bytes, with its time, author, type and status."""
         return self.run(lambda refold: versions_of(refold, namespace))
 
 
@@ -92,14 +92,14 @@ async def versions_of(refold, namespace):
             # Of the long one, those around the bound of an answer.
             wanted = {1, 2, 999, 1_000, 1_001, LONG} if document == "long" else range(9_999)
             async for change in refold.history(namespace, document):
-                told = (change.occurred_at, change.actor, change.type, change.status)
+                summary = (change.occurred_at, change.actor, change.type, change.status)
                 state = None
                 if change.version in wanted:
                     answer = await client.get(
                         f"/v1/{namespace}/{document}", params={"version": change.version}
                     )
                     state = (answer.status_code, answer.status_code == 200 and answer.content)
-                found[document, change.version] = (*told, state)
+                found[document, change.version] = (*summary, state)
     return found
 
 
@@ -127,13 +127,13 @@ def lines_in(out):
     return [json.loads(line) for line in out.split("\n") if line]
 
 
-def test_a_history_comes_back_into_another_namespace_version_by_version(system, written, refold, tmp_path):
+def test_a_history_is_imported_into_another_namespace_version_by_version(system, written, refold, tmp_path):
     path = tmp_path / "history.jsonl.zst"
     code, out, err = refold("export", written.name, "--history", "--out", path, "--json")
     assert (code, out) == (0, "")
-    told = json.loads(err)
+    summary = json.loads(err)
     first = written.versions(written.name)
-    assert (told["lines"], told["documents"]) == (len(first), 7)
+    assert (summary["lines"], summary["documents"]) == (len(first), 7)
     copy = system.namespace()
     code, out, err = refold("import", copy, path, "--json")
     assert code == 0, err
@@ -180,7 +180,7 @@ def test_an_import_of_a_history_that_is_interrupted_ends_the_same(system, writte
     assert written.versions(copy) == written.versions(written.name)
 
 
-def test_states_are_of_the_moment_that_is_named_and_come_back(system, written, refold, tmp_path):
+def test_states_are_exported_as_of_one_sequence_and_imported_again(system, written, refold, tmp_path):
     code, out, err = refold("export", written.name)
     assert code == 0
     now = {line["doc"]: line for line in lines_in(out)}
@@ -253,7 +253,7 @@ async def test_an_export_is_one_moment_while_others_write(system, is_history):
         }
 
 
-def test_a_document_with_a_history_of_its_own_is_not_given_another_ones_versions(system, refold, tmp_path):
+def test_a_document_with_its_own_history_gets_no_other_versions(system, refold, tmp_path):
     namespace = system.namespace()
     refold("put", f"{namespace}/d", '{"mine":1}')
     path = tmp_path / "history.jsonl"
@@ -267,7 +267,7 @@ def test_a_document_with_a_history_of_its_own_is_not_given_another_ones_versions
     assert json.loads(refold("get", f"{namespace}/e")[1]) == 2
 
 
-async def test_names_tell_of_what_is_absent_now_and_of_nothing_that_never_was(api):
+async def test_names_include_deleted_documents_and_none_that_never_existed(api):
     for document in ("a", "gone"):
         await api.put(document, 1)
     await api.delete("gone")
@@ -283,8 +283,8 @@ async def test_names_tell_of_what_is_absent_now_and_of_nothing_that_never_was(ap
         problem(await api.get(absent="true", **wrong), 422, "contradictory")
 
 
-@pytest.mark.parametrize(("number", "code", "said"), [(None, 0, ""), (signal.SIGINT, 130, "stopped")])
-def test_a_reader_that_leaves_and_a_user_who_stops_it_end_it_quietly(system, written, number, code, said):
+@pytest.mark.parametrize(("number", "code", "about"), [(None, 0, ""), (signal.SIGINT, 130, "stopped")])
+def test_a_closed_reader_and_an_interrupt_end_an_export_quietly(system, written, number, code, about):
     command = [sys.executable, "-m", "refold", "export", written.name, "--history", "--url", system.url]
     with subprocess.Popen(
         command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -296,6 +296,6 @@ def test_a_reader_that_leaves_and_a_user_who_stops_it_end_it_quietly(system, wri
         else:
             process.send_signal(number)
         assert process.wait(30) == code
-        told = process.stderr.read().decode()
-    assert told.startswith(said)
-    assert told.count("\n") == bool(said)
+        summary = process.stderr.read().decode()
+    assert summary.startswith(about)
+    assert summary.count("\n") == bool(about)

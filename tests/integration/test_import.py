@@ -70,7 +70,7 @@ def import_until(up, namespace, path, events, number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_ended_anywhere_and_run_again_it_ends_the_same(up, history, tmp_path, number):
+def test_an_import_killed_anywhere_ends_the_same_when_run_again(up, history, tmp_path, number):
     data, ends = history
     path = tmp_path / "history.jsonl.gz"
     path.write_bytes(gzip.compress(data, 1))
@@ -81,13 +81,13 @@ def test_ended_anywhere_and_run_again_it_ends_the_same(up, history, tmp_path, nu
     assert 0 < before < LINES
     done = run_refold("import", namespace, str(path), "--url", up.url, "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["events"] + told["present"] == told["lines"] == LINES
-    assert told["present"] > 0
+    summary = json.loads(done.stdout)
+    assert summary["events"] + summary["present"] == summary["lines"] == LINES
+    assert summary["present"] > 0
     assert ends_of(up, namespace) == ends
 
 
-def test_the_projector_killed_in_the_middle_loses_and_doubles_nothing(up, history, tmp_path):
+def test_a_killed_projector_loses_and_duplicates_nothing(up, history, tmp_path):
     data, ends = history
     path = tmp_path / "history.jsonl"
     path.write_bytes(data)
@@ -96,13 +96,13 @@ def test_the_projector_killed_in_the_middle_loses_and_doubles_nothing(up, histor
         while events_of(up, "healed") < 1_000:
             pass
         up.child("projector").kill()
-        told = json.loads(process.communicate(timeout=120)[0])
+        summary = json.loads(process.communicate(timeout=120)[0])
     assert process.returncode == 0
-    assert told["events"] == LINES
+    assert summary["events"] == LINES
     assert ends_of(up, "healed") == ends
 
 
-def test_a_malformed_line_is_named_with_its_file_and_the_rest_is_there(up, tmp_path):
+def test_a_malformed_line_is_named_with_its_file_and_the_rest_is_imported(up, tmp_path):
     path = tmp_path / "broken.jsonl.zst"
     lines = [
         b'{"doc":"d","state":{"a":1},"ts":1}',
@@ -119,13 +119,13 @@ def test_a_malformed_line_is_named_with_its_file_and_the_rest_is_there(up, tmp_p
     assert ends_of(up, "broken") == {"d": (2, {"a": 4})}
 
 
-async def test_every_event_says_from_where_and_when_it_came(up, tmp_path):
+async def test_every_event_holds_its_file_line_and_time(up, tmp_path):
     path = tmp_path / "one.jsonl"
     path.write_text('{"doc":"d","state":{"a":1},"ts":1600000000,"actor":"ada","commit":"abc"}\n')
-    assert run_refold("import", "said", str(path), "--url", up.url).returncode == 0
+    assert run_refold("import", "described", str(path), "--url", up.url).returncode == 0
     async with Refold(up.url) as refold:
-        (change,) = [it async for it in refold.history("said", "d")]
-        found = await refold.get("said", "d", at=1600000000, clock="occurred")
+        (change,) = [it async for it in refold.history("described", "d")]
+        found = await refold.get("described", "d", at=1600000000, clock="occurred")
     assert change.actor == "ada"
     assert change.meta["commit"] == "abc"
     assert change.meta["import"]["line"] == 1
@@ -133,7 +133,7 @@ async def test_every_event_says_from_where_and_when_it_came(up, tmp_path):
     assert found.state == {"a": 1}
 
 
-def test_a_service_that_is_not_there_ends_it_with_3(tmp_path):
+def test_an_import_without_a_service_exits_3(tmp_path):
     path = tmp_path / "one.jsonl"
     path.write_text('{"doc":"d","state":1,"ts":1}\n')
     found = run_refold("import", "n", str(path), "--url", "http://127.0.0.1:9")

@@ -1,6 +1,6 @@
 """A Refold that folds in memory: the client's methods that an import uses, over the real fold.
 
-For tests of what writes through the client. Changes of others, lost answers and late folds are made by hand.
+For tests of writes through the client. A test makes concurrent writes and lost answers by hand.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from support.events import History
 
 
 class FoldingRefold:
-    """Namespaces are not told apart: a test uses one."""
+    """It has one namespace."""
 
     def __init__(self) -> None:
         self.documents: dict[str, History] = {}
@@ -25,16 +25,16 @@ class FoldingRefold:
         self.appended: list[dict[str, Any]] = []
         self.requests = 0
         self.faults: list[Exception] = []
-        """Raised one after another by the next appends, after the events were folded."""
+        """Raised in order by the next appends, after the events were folded."""
         self.before_append: list[Any] = []
-        """Called one after another before the next appends."""
+        """Called in order before the next appends."""
 
     def state(self, document: str) -> Any:
-        """The head's state, ABSENT where there is none."""
+        """The head's state, ABSENT if there is none."""
         return self.documents[document].state
 
     def publish(self, document: str, event: dict[str, Any]) -> Outcome:
-        """Fold one event, whoever sends it."""
+        """Fold one event of any author."""
         history = self.documents.setdefault(document, History(document=document))
         self.sequence += 1
         history.sequence = self.sequence - 1
@@ -50,7 +50,7 @@ class FoldingRefold:
         )
 
     async def append(self, _: str, events: list[bytes], *, retry_seconds: float) -> list[Outcome]:
-        """Fold a run of events; who sends them again is their author, not this."""
+        """Fold a batch of events; the caller retries."""
         assert retry_seconds == 0
         if self.before_append:
             self.before_append.pop(0)()
@@ -65,11 +65,11 @@ class FoldingRefold:
         return outcomes
 
     async def namespaces(self) -> list[Namespace]:
-        """Count what was folded before."""
+        """Count the folded events."""
         return [Namespace(name="n", documents=len(self.documents), events=self.sequence)]
 
     async def get(self, namespace: str, document: str, *, version: int) -> Found:
-        """Read the head."""
+        """Return the head."""
         history = self.documents[document]
         assert version == history.row.version
         if history.state is ABSENT:
@@ -77,7 +77,7 @@ class FoldingRefold:
         return Found(namespace=namespace, id=document, version=version, state=history.state)
 
     async def history(self, _: str, document: str, *, limit: int | None = None, is_reversed: bool) -> Any:
-        """Read the changes, newest first."""
+        """Yield the changes, newest first."""
         assert is_reversed
         history = self.documents.get(document)
         effective = [it for it in (history.folded if history else []) if it.outcome.status.is_effective]

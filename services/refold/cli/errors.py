@@ -1,7 +1,7 @@
-"""Exit codes, and what an error says: 0 done, 1 refused, rejected or not found, 2 wrong usage, 3 no service reached.
+"""Exit codes and messages of errors: 0 done, 1 refused, rejected or not found, 2 wrong usage, 3 no service reached.
 
-Used by `refold.cli` alone. A read over HTTP answers an unknown name with an empty list; a person may have mistyped it,
-so that the commands ask what exists.
+Used by `refold.cli` alone. A read over HTTP answers an unknown name with an empty list; it may be mistyped, so the
+commands check what exists.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ async def explain(
 
 
 def _first_text(first: Change, at: str, clock: str) -> str:
-    """Say when the first version was made, where that was after the time asked for."""
+    """Return when the first version was made, if that was after the requested time."""
     from refold.core.timestamp import parse_time
 
     asked, recorded, occurred = parse_time(at), parse_time(first.recorded_at), parse_time(first.occurred_at)

@@ -35,7 +35,7 @@ ValueArgument = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """What the author says of a write."""
+    """The options of an event."""
 
     if_version: Annotated[
         int | None,

@@ -12,7 +12,6 @@ from typing import Any, Final, Literal, Self, Unpack
 from refold.client.requests import (
     Time,
     WriteOptions,
-    bytes_of,
     fixed_time,
     headers_of,
     line_of,
@@ -120,7 +119,7 @@ class Refold:
         are sent again as other writes are; those that are not appended in time have the outcome `failed`.
         """
         seconds = self._retry_seconds if retry_seconds is None else retry_seconds
-        lines = [line_of(event) if seconds else bytes_of(event) for event in events]
+        lines = [line_of(event, needs_id=seconds > 0) for event in events]
         headers = {"Content-Type": "application/x-ndjson"}
         if wait_seconds is not None:
             headers["Refold-Wait"] = str(wait_seconds)

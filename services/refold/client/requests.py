@@ -6,6 +6,7 @@ Every write carries an id, made here if none is given, so that a lost answer can
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from time import time_ns
 from typing import Any, Final, TypedDict
@@ -50,21 +51,14 @@ def headers_of(options: WriteOptions) -> dict[str, str]:
     return headers | ({"If-None-Match": "*"} if given.get("if_absent") else {})
 
 
-def bytes_of(event: Mapping[str, Json] | bytes) -> bytes:
-    """Return an event as its line."""
+def line_of(event: Mapping[str, Json] | bytes, *, needs_id: bool) -> bytes:
+    """Return an event as its line; one that may be sent again gets an id if it has none."""
+    # The service answers for a line that cannot be parsed.
+    with suppress(Refused):
+        fields = json_text.loads(event) if needs_id and isinstance(event, bytes) else event
+        if needs_id and isinstance(fields, Mapping) and "id" not in fields:
+            return json_text.dumps({**fields, "id": new_id()})
     return event if isinstance(event, bytes) else json_text.dumps(event)
-
-
-def line_of(event: Mapping[str, Json] | bytes) -> bytes:
-    """Return an event as a line that may be sent again: with an id."""
-    try:
-        fields = json_text.loads(event) if isinstance(event, bytes) else event
-    except Refused:
-        # The service answers with the rule that it breaks.
-        return bytes_of(event)
-    if not isinstance(fields, Mapping) or "id" in fields:
-        return bytes_of(event)
-    return json_text.dumps({**fields, "id": new_id()})
 
 
 def new_id() -> str:

@@ -273,29 +273,22 @@ def json_of(answer: Answer) -> Any:
 
 def error_of(status: int, body: bytes) -> RefoldError:
     """Return the error that a problem document describes."""
-    problem = _problem(body)
-    code = str(problem.get("code") or "")
+    problem: dict[str, Any] = {}
+    with suppress(Refused):
+        parsed = json_text.loads(body)
+        problem = parsed if isinstance(parsed, dict) else {}
+    code, field, shape = (str(problem.get(name) or "") for name in ("code", "field", "shape"))
     detail = str(problem.get("detail") or problem.get("title") or f"the service answered {status}")
-    if status == 404 and code == VersionUnknown.code:
-        return VersionUnknown(detail)
-    if status == 404 and code == DocumentAbsent.code:
-        return DocumentAbsent(detail)
+    for kind in (VersionUnknown, DocumentAbsent):
+        if status == 404 and code == kind.code:
+            return kind(detail)
     if status in (408, 504):
         return TimedOut(detail)
     if status == 429 or status >= 500:
         return ServiceUnavailable(detail)
-    field, shape = str(problem.get("field") or ""), str(problem.get("shape") or "")
     # `Refused` adds field and shape to its text, which the detail contains already.
     rule = detail.removeprefix(f"{field}: ").removesuffix(f" (got {shape})")
     return Refused(code or f"http_{status}", rule, field=field, shape=shape)
-
-
-def _problem(body: bytes) -> dict[str, Any]:
-    try:
-        problem = json_text.loads(body)
-    except Refused:
-        return {}
-    return problem if isinstance(problem, dict) else {}
 
 
 def _split(url: str) -> SplitResult:

@@ -30,7 +30,7 @@ def a_round(peer, syncs=1_000.0, version="1.0", **figures):
     }
 
 
-def test_a_spread_is_minimum_median_and_maximum_in_whatever_order_rounds_came():
+def test_a_spread_is_minimum_median_and_maximum_in_any_order_of_rounds():
     assert report.spread_of([3.0, 1.0, 7.0]) == (1.0, 3.0, 7.0)
     assert report.spread_of([4.0, 2.0]) == (2.0, 3.0, 4.0)
     assert report.spread_of([5.0]) == (5.0, 5.0, 5.0)
@@ -44,7 +44,7 @@ def test_a_number_is_shown_with_the_digits_that_matter(value, text):
     assert report.shown(value) == text
 
 
-def test_rounds_are_gathered_by_peer_in_the_peers_order_and_nobody_without_a_round_has_a_row():
+def test_rounds_are_gathered_by_peer_in_the_peers_order_and_peers_without_a_round_have_no_row():
     rounds = [a_round("other", append_1=5.0), a_round("ours", append_1=1.0), a_round("ours", append_1=3.0)]
     ours, other = report.rows(PEERS, rounds)
     assert (ours.title, ours.samples["append_1"]) == ("Ours", [1.0, 3.0])
@@ -63,7 +63,7 @@ def test_memory_is_shown_in_mebibytes():
     assert row.spread("memory") == (3.0, 3.0, 3.0)
 
 
-def test_a_table_shows_every_figure_with_its_spread_and_a_dash_for_what_a_peer_does_not_do():
+def test_a_table_shows_every_figure_with_its_spread_and_a_dash_for_a_missing_one():
     rounds = [a_round("ours", append_1=value) for value in (200.0, 100.0, 400.0)]
     found = report.rows(PEERS, [*rounds, a_round("other", append_8=1_000.0)])
     lines = report.figures_table(found, report.APPEND[:2]).splitlines()
@@ -83,7 +83,7 @@ def test_a_bar_in_a_cell_does_not_make_another_column():
     assert report.table(["a"], [["x|y"]]).splitlines()[2] == r"| x\|y |"
 
 
-def test_figures_of_the_bench_stand_beside_their_goals_and_what_bounds_them():
+def test_figures_of_the_bench_have_their_goals_and_grounds_beside_them():
     ground = {"name": "COPY alone", "unit": "rows/s", "samples": [200_000.0], "is_ground": True}
     rebuild = {"name": "rebuild", "unit": "events/s", "samples": [90.0, 120_000.0, 110_000.0]}
     rebuild |= {
@@ -107,7 +107,7 @@ def test_figures_of_the_bench_stand_beside_their_goals_and_what_bounds_them():
     ]
 
 
-def test_the_page_tells_machine_disk_work_and_rounds():
+def test_the_page_names_machine_disk_work_and_rounds():
     rounds = [a_round("ours", syncs=syncs, append_1=1.0) for syncs in (900.0, 1_100.0)]
     rounds.append(a_round("other", append_1=1.0))
     page = report.markdown(report.rows(PEERS, rounds), rounds, {"kernel": "6"}, "", ["peers-append.svg"])

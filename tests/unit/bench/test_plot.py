@@ -33,12 +33,12 @@ def test_a_report_is_drawn_with_its_names(tmp_path):
     with matplotlib.rc_context({"svg.fonttype": "none"}):
         draw(report(), path)
     texts = "".join(ET.parse(path).getroot().itertext())
-    for said in ("rebuild", "read alone", "version", "durability fsync"):
-        assert said in texts
+    for text in ("rebuild", "read alone", "version", "durability fsync"):
+        assert text in texts
 
 
 @pytest.mark.parametrize("name", ["rebuild.txt", "nowhere/rebuild.svg"])
-def test_what_could_not_be_written_is_refused(tmp_path, name):
+def test_an_unwritable_picture_is_refused(tmp_path, name):
     pytest.importorskip("matplotlib", reason="comes with the extra `bench`")
     with pytest.raises(Refused) as refused:
         check_drawable(tmp_path / name)

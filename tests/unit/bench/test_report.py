@@ -1,4 +1,4 @@
-"""Figures: their middle, their goals, their percentiles, and what people and machines are shown."""
+"""Figures: median, goals and percentiles, as a table and as JSON."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def report(samples):
     )
 
 
-def test_a_round_is_a_sample_and_the_middle_one_is_held_to_the_goal():
+def test_a_round_is_a_sample_and_the_median_is_compared_with_the_goal():
     samples = Samples()
     for value in (90.0, 300.0, 120.0):
         samples.add("rebuild", value, RATE)
@@ -61,10 +61,10 @@ def test_machines_get_samples_goal_ground_and_durability():
     samples = Samples()
     samples.add("rebuild", 120.0, RATE)
     samples.add("read alone", 9.0, Measure(unit="events/s", durability="none", is_ground=True))
-    told = report(samples).plain()
-    assert told["parameters"] == {"events": 3}
-    assert told["machine"] == {"cores": 2}
-    ours, ground = told["figures"]
+    plain = report(samples).plain()
+    assert plain["parameters"] == {"events": 3}
+    assert plain["machine"] == {"cores": 2}
+    ours, ground = plain["figures"]
     assert ours["goal"] == {"at_least": 100, "is_met": True}
     assert ours["ground"] == ground["name"] == "read alone"
     assert (ours["durability"], ground["durability"]) == ("fsync", "none")
@@ -89,6 +89,6 @@ def test_numbers_are_written_with_about_three_figures(value, written):
     assert number(value) == written
 
 
-def test_a_figure_says_its_own_ground():
+def test_a_ground_figure_is_marked_as_one():
     figure = Figure(name="a", unit="s", samples=(1.0,), durability="none", is_ground=True)
     assert figure.row()[0].strip() == "ground: a"

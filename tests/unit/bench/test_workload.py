@@ -40,7 +40,7 @@ def test_every_event_is_applied_and_states_keep_their_size():
     assert all(1_600 < size < 3_400 for size in sizes), sizes
 
 
-def test_documents_are_made_first_and_changes_are_small_and_of_every_kind():
+def test_documents_are_put_first_and_changes_are_small_and_of_every_kind():
     workload = Workload(documents=10)
     made, changes = list(workload.puts()), list(workload.events(2_000))
     assert [event.document for event in made] == [workload.name(number) for number in range(10)]
@@ -51,7 +51,7 @@ def test_documents_are_made_first_and_changes_are_small_and_of_every_kind():
     assert operations == {"add", "replace", "remove"}
 
 
-def test_a_counted_event_says_the_version_that_it_makes():
+def test_a_counted_event_holds_the_version_that_it_makes():
     workload = Workload(documents=7, is_counted=True)
     documents = folded(workload.events(600))
     for number in range(7):
@@ -60,7 +60,7 @@ def test_a_counted_event_says_the_version_that_it_makes():
         assert document.state[COUNTER] == document.version == workload.version(number)
 
 
-def test_skipping_is_the_same_as_having_published():
+def test_skipping_gives_the_same_events_as_publishing():
     whole, skipping = Workload(documents=5), Workload(documents=5)
     skipping.skip(30)
     assert list(whole.events(60))[30:] == list(skipping.events(30))
@@ -74,5 +74,5 @@ def test_batches_hold_every_event_in_order():
 
 
 @pytest.mark.parametrize(("rate", "size"), [(0, 1_000), (1, 50), (10_000, 250), (128_000, 1_000)])
-def test_a_publisher_sends_large_batches_flat_out_and_even_ones_at_a_rate(rate, size):
+def test_a_publisher_sends_large_batches_without_a_rate_and_even_ones_at_a_rate(rate, size):
     assert batch_events(rate) == size

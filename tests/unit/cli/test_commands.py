@@ -1,4 +1,4 @@
-"""The command line: one clear line and one exit code for everything that goes wrong; others' text is harmless."""
+"""The command line: one line and one exit code for every error; text of others cannot control the terminal."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ from refold.core.errors import (
 from support.up import environment
 
 MEASUREMENTS = ("append", "live", "latency", "read", "travel")
-NOBODY = "http://127.0.0.1:9"
+UNREACHABLE = "http://127.0.0.1:9"
 
 
 @pytest.fixture
@@ -132,23 +132,23 @@ def test_an_error_has_its_exit_code_and_one_line(error, code, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_an_error_is_told_without_its_secrets(capsys):
+def test_an_error_is_printed_without_its_secrets(capsys):
     with pytest.raises(SystemExit), errors.exiting_clearly():
         raise LogUnavailable("cannot reach nats://u:s3cret@h")
     assert "s3cret" not in capsys.readouterr().err
 
 
-def test_whoever_stops_reading_our_output_is_no_error(monkeypatch):
+def test_a_closed_output_is_no_error(monkeypatch):
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     with pytest.raises(SystemExit) as ended, errors.exiting_clearly():
         raise BrokenPipeError
     assert ended.value.code == 0
 
 
-def test_a_service_that_is_not_there_is_said_with_what_to_do(run):
-    found = run("get", "acme/order-1", "--url", NOBODY)
+def test_an_unreachable_service_is_named_with_a_hint(run):
+    found = run("get", "acme/order-1", "--url", UNREACHABLE)
     assert isinstance(found.exception, ServiceUnavailable)
-    assert NOBODY in str(found.exception)
+    assert UNREACHABLE in str(found.exception)
 
 
 def test_json_comes_from_a_file_from_stdin_or_from_the_argument(tmp_path, monkeypatch):
@@ -165,17 +165,17 @@ def test_json_comes_from_a_file_from_stdin_or_from_the_argument(tmp_path, monkey
     ("argument", "reason"),
     [("{", "bad_json"), ('{"a":1,"a":2}', "duplicate_key"), ("gone.json", "bad_usage"), ("[1", "bad_json")],
 )
-def test_json_that_is_none_is_refused_by_field(argument, reason):
+def test_invalid_json_is_refused_by_field(argument, reason):
     with pytest.raises(Refused) as refused:
         read_json(argument, "state")
     assert refused.value.reason == reason
 
 
-def test_what_would_steer_a_terminal_is_not_printed():
+def test_control_characters_are_not_printed():
     assert printable("a\x1b[2Jb\nc") == "a�[2Jb�c"
 
 
-def test_a_patch_is_told_in_a_few_words():
+def test_a_patch_is_summarised_in_a_few_words():
     patch = [{"op": "replace", "path": "/total", "value": 12}, {"op": "remove", "path": "/x"}]
     assert change_summary(patch) == "replace /total 12, remove /x"
     assert change_summary([{"op": "move", "path": "/a", "from": "/b"}]) == "move /b → /a"
@@ -183,7 +183,7 @@ def test_a_patch_is_told_in_a_few_words():
     assert change_summary(patch * 100).endswith("more)")
 
 
-def test_config_prints_what_is_in_force_without_secrets(run, monkeypatch):
+def test_config_prints_the_settings_in_force_without_secrets(run, monkeypatch):
     monkeypatch.setenv("REFOLD_NATS_URL", "nats://u:s3cret@h:4222")
     found = run("config", "--json")
     assert found.exit_code == 0

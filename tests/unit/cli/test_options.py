@@ -19,11 +19,11 @@ def running(folder, url):
     return folder
 
 
-def test_without_anything_it_is_the_usual_place():
+def test_without_options_the_default_address_is_used():
     assert System().gateway_url() == DEFAULT_URL
 
 
-def test_a_url_precedes_a_folder_which_precedes_the_folder_at_hand(here):
+def test_a_url_precedes_a_folder_which_precedes_the_current_folder(here):
     running(here / ".refold", "http://127.0.0.1:1")
     assert System().gateway_url() == "http://127.0.0.1:1"
     other = running(here / "other", "http://127.0.0.1:2")
@@ -31,12 +31,12 @@ def test_a_url_precedes_a_folder_which_precedes_the_folder_at_hand(here):
     assert System(data=other, url="host:3").gateway_url() == "host:3"
 
 
-def test_a_folder_on_which_no_system_runs_is_said(here):
+def test_a_folder_without_a_running_system_is_named(here):
     with pytest.raises(ServiceUnavailable, match="refold up --data nowhere"):
         System(data=here.relative_to(here) / "nowhere").gateway_url()
 
 
-def test_an_endpoints_file_that_is_no_json_is_named(here):
+def test_an_invalid_endpoints_file_is_named(here):
     (here / ".refold").mkdir()
     (here / ".refold" / "endpoints.json").write_text("{")
     with pytest.raises(Refused, match=r"endpoints\.json"):
@@ -52,7 +52,7 @@ def test_a_time_without_a_zone_is_local_and_a_note_says_so(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_what_is_no_time_is_refused():
+def test_an_invalid_time_is_refused():
     with pytest.raises(Refused) as refused:
         read_time("yesterday")
     assert refused.value.reason == "bad_time"

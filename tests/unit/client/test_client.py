@@ -1,4 +1,4 @@
-"""The client asks as the contract says, and returns values for what is no failure."""
+"""The client sends requests as the contract says, and returns values where nothing failed."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ APPLIED = {"status": "applied", "version": 3, "sequence": 9, "recorded_at": NOW}
 
 @dataclass
 class Asked:
-    """A request as it came."""
+    """A request as it arrived."""
 
     method: str
     path: str
@@ -52,7 +52,7 @@ class Fault(Enum):
 
 
 class Gateway:
-    """A server that answers what it is told to, and remembers what it was asked."""
+    """A server that gives prepared answers and records its requests."""
 
     def __init__(self):
         self.url = ""
@@ -127,12 +127,12 @@ async def refold(gateway):
 
 
 @pytest.fixture
-async def nobody(unused_tcp_port):
+async def unreachable(unused_tcp_port):
     async with Refold(f"http://127.0.0.1:{unused_tcp_port}/") as client:
         yield client
 
 
-async def test_a_write_carries_what_its_author_says_in_headers(gateway, refold):
+async def test_a_write_carries_its_options_as_headers(gateway, refold):
     gateway.answer(201, APPLIED)
     outcome = await refold.put(
         "acme",
@@ -149,13 +149,13 @@ async def test_a_write_carries_what_its_author_says_in_headers(gateway, refold):
     (request,) = gateway.asked
     assert (request.method, request.path) == ("PUT", "/v1/acme/order:1")
     assert request.content == '{"a":"ä","b":1}'.encode()
-    said = {name.lower(): value for name, value in request.raw_headers}
-    assert said[b"idempotency-key"] == b"mine"
-    assert said[b"refold-actor"] == "Zoë".encode()
-    assert said[b"refold-occurred-at"] == b"2026-01-02T00:00:00+00:00"
-    assert said[b"refold-meta"] == '{"k":"ü"}'.encode()
-    assert said[b"if-match"] == b'"2"'
-    assert said[b"refold-wait"] == b"0"
+    sent_headers = {name.lower(): value for name, value in request.raw_headers}
+    assert sent_headers[b"idempotency-key"] == b"mine"
+    assert sent_headers[b"refold-actor"] == "Zoë".encode()
+    assert sent_headers[b"refold-occurred-at"] == b"2026-01-02T00:00:00+00:00"
+    assert sent_headers[b"refold-meta"] == '{"k":"ü"}'.encode()
+    assert sent_headers[b"if-match"] == b'"2"'
+    assert sent_headers[b"refold-wait"] == b"0"
     assert outcome.is_effective
     assert (outcome.version, outcome.sequence) == (3, 9)
 
@@ -170,7 +170,7 @@ async def test_every_write_has_an_id_so_that_a_lost_answer_can_be_looked_up(gate
     assert keys[0] != keys[1]
 
 
-async def test_a_patch_and_a_merge_patch_are_told_apart_by_their_media_type(gateway, refold):
+async def test_a_patch_and_a_merge_patch_differ_by_media_type(gateway, refold):
     for _ in range(2):
         gateway.answer(200, APPLIED)
     await refold.patch("acme", "d", [])
@@ -254,7 +254,7 @@ async def test_a_write_that_is_not_folded_yet_is_pending(gateway, refold):
         (500, "internal_error", ServiceUnavailable),
     ],
 )
-async def test_a_problem_is_an_error_of_our_own_tree(gateway, refold, status, code, error):
+async def test_a_problem_document_becomes_an_error_of_refolds_tree(gateway, refold, status, code, error):
     gateway.problem(status, code, detail="what is wrong")
     with pytest.raises(error, match="what is wrong"):
         await refold.get("acme", "d")
@@ -269,15 +269,15 @@ async def test_a_refusal_names_field_rule_and_shape_once(gateway, refold):
     assert (refused.value.reason, refused.value.field) == ("bad_pointer", "path")
 
 
-async def test_an_answer_that_is_no_problem_document_is_still_an_error(gateway, refold):
+async def test_an_error_status_without_a_problem_document_is_an_error(gateway, refold):
     gateway.answer(502, b"<html>bad gateway</html>")
     with pytest.raises(ServiceUnavailable, match="502"):
         await refold.status()
 
 
-async def test_a_service_that_does_not_answer_is_named_by_its_address(gateway, refold, nobody):
-    with pytest.raises(ServiceUnavailable, match=nobody.url):
-        await nobody.status()
+async def test_a_service_that_does_not_answer_is_named_by_its_address(gateway, refold, unreachable):
+    with pytest.raises(ServiceUnavailable, match=unreachable.url):
+        await unreachable.status()
     gateway.answers.append(Fault.silent)
     with pytest.raises(TimedOut, match=refold.url):
         await refold.status()
@@ -286,7 +286,7 @@ async def test_a_service_that_does_not_answer_is_named_by_its_address(gateway, r
 @pytest.mark.parametrize(
     "url", ["http://gateway:port", "gate way", "ftp://gateway", "http://[::1", "http://"]
 )
-async def test_what_is_no_address_is_refused(url):
+async def test_an_invalid_address_is_refused(url):
     async with Refold(url) as refold:
         with pytest.raises(Refused) as refused:
             await refold.status()
@@ -308,7 +308,7 @@ async def test_a_header_with_a_line_break_is_refused_before_anything_is_sent(gat
     assert gateway.asked == []
 
 
-async def test_a_header_that_is_no_text_is_refused_before_anything_is_sent(gateway, refold):
+async def test_a_header_with_a_lone_surrogate_is_refused_before_anything_is_sent(gateway, refold):
     with pytest.raises(Refused, match="surrogates"):
         await refold.put("n", "d", 1, actor="\ud800")
     assert gateway.asked == []
@@ -320,7 +320,7 @@ async def test_a_time_without_a_zone_is_refused(gateway, refold):
     assert gateway.asked == []
 
 
-async def test_a_read_returns_the_state_with_where_it_stands(gateway, refold):
+async def test_a_read_returns_the_state_with_its_version_and_times(gateway, refold):
     headers = {"refold-version": "3", "refold-sequence": "9", "refold-recorded-at": NOW}
     gateway.answer(200, {"a": 1}, headers)
     found = await refold.get("acme", "d", at=datetime(2026, 1, 1, tzinfo=UTC), clock="occurred")
@@ -332,7 +332,7 @@ def item(version):
     return {"version": version, "sequence": version, "recorded_at": NOW, "occurred_at": NOW, "patch": []}
 
 
-async def test_a_history_is_followed_page_by_page_until_enough_has_come(gateway, refold):
+async def test_a_history_is_read_page_by_page_up_to_the_limit(gateway, refold):
     gateway.answer(200, {"items": [item(1), item(2)], "next": 2})
     gateway.answer(200, {"items": [item(3)], "next": None})
     assert [change.version async for change in refold.history("acme", "d")] == [1, 2, 3]
@@ -361,15 +361,15 @@ async def test_many_events_go_in_one_request_and_their_outcomes_come_back_in_ord
 
 @pytest.fixture
 def pauses(monkeypatch):
-    """Patience whose pauses take no time and are remembered."""
-    taken = []
+    """Record the pauses between retries instead of waiting."""
+    pauses = []
 
     async def pause(self):
-        taken.append(self)
-        return len(taken) < 6
+        pauses.append(self)
+        return len(pauses) < 6
 
     monkeypatch.setattr(transport.Backoff, "pause", pause)
-    return taken
+    return pauses
 
 
 WRITES = {
@@ -415,20 +415,20 @@ async def test_a_write_that_is_wrong_is_not_sent_again(gateway, refold, pauses, 
     assert pauses == []
 
 
-async def test_what_is_no_write_is_not_sent_again(gateway, refold, pauses):
+async def test_a_read_is_not_sent_again(gateway, refold, pauses):
     gateway.answers.append(Fault.cut)
     with pytest.raises(ServiceUnavailable):
         await refold.get("acme", "d")
     assert pauses == []
 
 
-async def test_a_service_that_was_never_reached_is_not_waited_for(nobody, pauses):
+async def test_a_service_that_was_never_reached_is_not_waited_for(unreachable, pauses):
     with pytest.raises(ServiceUnavailable, match="no service answers"):
-        await nobody.put("acme", "d", 1)
+        await unreachable.put("acme", "d", 1)
     assert pauses == []
 
 
-async def test_patience_ends_with_the_last_failure(gateway, refold, pauses):
+async def test_retries_end_with_the_last_failure(gateway, refold, pauses):
     for number in range(6):
         gateway.problem(503, "log_full", detail=f"full {number}")
     with pytest.raises(ServiceUnavailable, match="full 5") as ended:
@@ -436,7 +436,7 @@ async def test_patience_ends_with_the_last_failure(gateway, refold, pauses):
     assert ended.value.facts["id"] == gateway.asked[0].headers["idempotency-key"]
 
 
-async def test_without_patience_a_write_is_sent_once(gateway):
+async def test_without_retries_a_write_is_sent_once(gateway):
     async with Refold(gateway.url, retry_seconds=0) as refold:
         gateway.answers += [Fault.cut, Fault.cut]
         with pytest.raises(ServiceUnavailable):
@@ -446,7 +446,7 @@ async def test_without_patience_a_write_is_sent_once(gateway):
     assert len(gateway.asked) == 2
 
 
-async def test_patience_is_bounded_in_time_and_its_pauses_grow(monkeypatch):
+async def test_retries_are_bounded_in_time_and_their_pauses_grow(monkeypatch):
     slept = []
 
     async def sleep(seconds):
@@ -479,7 +479,7 @@ async def test_of_many_events_only_those_behind_a_failure_are_sent_again(gateway
     assert len({event["id"] for run in sent for event in run}) == 4
 
 
-async def test_of_many_events_those_that_failed_to_the_last_are_told(gateway, refold, pauses):
+async def test_events_that_fail_to_the_end_have_failed_outcomes(gateway, refold, pauses):
     for _ in range(6):
         gateway.answer(200, lines(FAILURE, FAILURE))
     outcomes = await refold.append("acme", [{"doc": "d", "put": 1}, {"doc": "d", "put": 2}])

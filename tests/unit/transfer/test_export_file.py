@@ -78,7 +78,7 @@ async def test_a_file_that_cannot_be_written_is_refused_by_its_name(tmp_path):
         assert (refused.value.reason, refused.value.field) == ("cannot_write", str(path))
 
 
-async def test_a_device_is_written_to_itself_and_a_full_disk_is_said():
+async def test_a_device_is_written_directly_and_a_full_disk_is_reported():
     await write_to(Path("/dev/null"), b"x")
     with pytest.raises(Refused, match="No space left"):
         await write_to(Path("/dev/full"), b"x")
@@ -107,7 +107,7 @@ async def test_a_reader_that_pauses_stops_neither_the_loop_nor_the_end(pipe):
     assert read == chunk
 
 
-async def test_a_write_that_hangs_can_be_given_up(pipe):
+async def test_a_blocked_write_can_be_cancelled(pipe):
     reader, target = pipe
     writing = asyncio.create_task(target.write(bytes(1_000_000)))
     await asyncio.to_thread(os.read, reader.fileno(), 10)
@@ -116,7 +116,7 @@ async def test_a_write_that_hangs_can_be_given_up(pipe):
         await writing
 
 
-async def test_a_reader_that_leaves_is_told_as_such(pipe):
+async def test_a_closed_reader_raises_broken_pipe(pipe):
     reader, target = pipe
     reader.close()
     with pytest.raises(BrokenPipeError):

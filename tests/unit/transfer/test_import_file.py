@@ -70,7 +70,7 @@ def test_an_empty_file_has_no_lines(tmp_path):
         assert list(LinesFile(tmp_path / name).lines()) == []
 
 
-def test_a_line_that_is_too_long_is_passed_over_without_being_held(tmp_path, monkeypatch):
+def test_a_line_that_is_too_long_is_skipped_in_bounded_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "LINE_BYTES_MAX", 1_000)
     monkeypatch.setattr(module, "PLAIN_CHUNK_BYTES", 64)
     path = tmp_path / "plain.jsonl"

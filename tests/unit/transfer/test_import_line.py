@@ -13,7 +13,7 @@ def line(**fields):
     return parse_line(7, json.dumps({"doc": "d", "state": {"a": 1}, "ts": 0, **fields}).encode())
 
 
-def test_a_line_says_document_state_and_time():
+def test_a_line_holds_document_state_and_time():
     read = line(actor="ada")
     assert (read.number, read.document, read.state, read.actor) == (7, "d", {"a": 1}, "ada")
     assert read.occurred_at == "1970-01-01T00:00:00.000000000Z"
@@ -34,7 +34,7 @@ def test_a_time_is_unix_seconds_or_rfc_3339(ts, occurred_at):
     assert line(ts=ts).occurred_at == occurred_at
 
 
-def test_null_means_deleted_unless_it_is_said_to_be_present():
+def test_null_means_deleted_unless_present_is_true():
     assert line(state=None).state is ABSENT
     assert line(state=None, present=True).state is None
 

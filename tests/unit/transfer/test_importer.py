@@ -1,4 +1,4 @@
-"""An import makes small events, ends the same however often it is run, and never loses a document's order."""
+"""An import makes small events, can be repeated, and keeps each document's order."""
 
 import json
 import random
@@ -12,8 +12,8 @@ from refold.transfer import importer as module
 from support.folding import FoldingRefold
 
 
-class Heard:
-    """A listener that remembers."""
+class Recorder:
+    """Keeps what a listener is called with."""
 
     def __init__(self):
         self.refused = []
@@ -32,7 +32,7 @@ class Heard:
 
 
 @pytest.fixture(autouse=True)
-def small_runs(monkeypatch):
+def small_batches(monkeypatch):
     monkeypatch.setattr(module, "BATCH_LINES_MAX", 3)
     monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
 
@@ -55,18 +55,18 @@ def versions(document, values, first=1, **others):
     return [line | {"version": version} for version, line in enumerate(lines, first)]
 
 
-async def bring(refold, path):
-    heard = Heard()
-    return await import_file(refold, "n", path, heard.listener()), heard
+async def run_import(refold, path):
+    recorder = Recorder()
+    return await import_file(refold, "n", path, recorder.listener()), recorder
 
 
 BIG = {f"k{i}": i for i in range(50)}
 
 
-async def test_the_first_event_puts_and_those_after_it_patch(path):
+async def test_the_first_event_is_a_put_and_the_next_ones_are_patches(path):
     write(path, states("d", [BIG, {**BIG, "k1": 0}, None, BIG]))
     refold = FoldingRefold()
-    tally, _ = await bring(refold, path)
+    tally, _ = await run_import(refold, path)
     assert [next(iter(event.keys() & {"put", "patch", "delete"})) for event in refold.appended] == [
         "put",
         "patch",
@@ -80,22 +80,22 @@ async def test_the_first_event_puts_and_those_after_it_patch(path):
 async def test_a_patch_larger_than_its_state_is_a_put(path):
     write(path, states("d", [BIG, {"a": 1}]))
     refold = FoldingRefold()
-    await bring(refold, path)
+    await run_import(refold, path)
     assert refold.appended[1]["put"] == {"a": 1}
 
 
 async def test_a_line_that_changes_nothing_makes_no_event_unless_it_has_a_version(path):
     write(path, [*states("d", [BIG, BIG]), *versions("e", [BIG, BIG])])
     refold = FoldingRefold()
-    tally, _ = await bring(refold, path)
+    tally, _ = await run_import(refold, path)
     assert (tally.events, tally.unchanged) == (3, 1)
     assert refold.documents["e"].row.version == 2
 
 
-async def test_an_event_says_when_who_and_from_which_line_of_which_file(path):
+async def test_an_event_holds_time_author_file_and_line(path):
     write(path, states("d", [BIG], actor="ada", commit="abc"))
     refold = FoldingRefold()
-    await bring(refold, path)
+    await run_import(refold, path)
     (event,) = refold.appended
     digest = module.LinesFile(path).digest()
     assert event["occurred_at"] == "1970-01-01T00:16:40.000000000Z"
@@ -103,82 +103,82 @@ async def test_an_event_says_when_who_and_from_which_line_of_which_file(path):
     assert event["meta"] == {"commit": "abc", "import": {"file": digest, "line": 1}}
 
 
-async def test_a_line_whose_version_would_be_another_one_is_refused_and_so_is_all_that_follows_it(path):
+async def test_a_line_with_another_version_than_the_next_is_refused_with_all_that_follow(path):
     lines = [*versions("gap", [1, 2, 3, 4]), *versions("late", [1], first=2), *versions("other", [1, 2])]
     del lines[1]
     write(path, lines)
     refold = FoldingRefold()
-    refold.publish("other", {"put": "somebody else's"})
-    tally, heard = await bring(refold, path)
-    assert heard.refused == [(number, "version_differs") for number in range(2, 7)]
+    refold.publish("other", {"put": "another writer's"})
+    tally, recorder = await run_import(refold, path)
+    assert recorder.refused == [(number, "version_differs") for number in range(2, 7)]
     assert (tally.events, tally.refused) == (1, 5)
-    assert (refold.state("gap"), refold.state("other")) == (1, "somebody else's")
+    assert (refold.state("gap"), refold.state("other")) == (1, "another writer's")
     assert "late" not in refold.documents
 
 
-async def test_an_author_who_comes_between_gives_no_line_another_version(path):
+async def test_a_concurrent_write_gives_no_line_another_version(path):
     write(path, versions("d", [1, 2, 3, 4]))
     refold = FoldingRefold()
-    refold.before_append = [lambda: None, lambda: refold.publish("d", {"put": "somebody else's"})]
-    tally, heard = await bring(refold, path)
-    assert heard.refused == [(4, "version_differs")]
-    assert (tally.events, refold.state("d"), refold.documents["d"].row.version) == (3, "somebody else's", 4)
+    refold.before_append = [lambda: None, lambda: refold.publish("d", {"put": "another writer's"})]
+    tally, recorder = await run_import(refold, path)
+    assert recorder.refused == [(4, "version_differs")]
+    assert (tally.events, refold.state("d"), refold.documents["d"].row.version) == (3, "another writer's", 4)
 
 
-async def test_an_exports_event_has_its_type_and_what_an_earlier_import_noted_is_kept_aside(path):
+async def test_an_exported_event_keeps_its_type_and_the_note_of_an_earlier_import(path):
     first = {"file": "f", "line": 7}
     notes = [{}, {"import": first}, {"import": {"file": "g", "line": 1, "origin": first}}, {"import": "x"}]
     lines = versions("d", [1, 2, 3, 4], type="t")
     write(path, [line | {"meta": meta} for line, meta in zip(lines, notes, strict=True)])
     refold = FoldingRefold()
-    await bring(refold, path)
+    await run_import(refold, path)
     assert {event["type"] for event in refold.appended} == {"t"}
     noted = [event["meta"]["import"] for event in refold.appended]
     assert [note["line"] for note in noted] == [1, 2, 3, 4]
     assert [note.get("origin") for note in noted] == [None, first, first, "x"]
 
 
-async def test_a_note_of_another_import_says_nothing_of_what_is_here(path, tmp_path):
+async def test_the_note_of_another_import_marks_no_line_as_imported(path, tmp_path):
     write(path, states("d", [1, 2, 3]))
     digest = module.LinesFile(path).digest()
     exported = tmp_path / "exported.jsonl"
     noted = {"import": {"file": digest, "line": 3}}
     write(exported, versions("d", [5], meta=noted))
     refold = FoldingRefold()
-    await bring(refold, exported)
-    # The first file's own lines were never imported here, whatever the export's metas hold of them.
-    tally, _ = await bring(refold, path)
+    await run_import(refold, exported)
+    # The first file's own lines were never imported here, although the export's meta names them.
+    tally, _ = await run_import(refold, path)
     assert (tally.events, tally.present, refold.state("d")) == (3, 0, 3)
-    tally, _ = await bring(refold, path)
+    tally, _ = await run_import(refold, path)
     assert (tally.events, tally.present) == (0, 3)
 
 
 async def test_running_it_again_publishes_nothing(path):
     write(path, [*states("d", [BIG, {**BIG, "k1": 0}, None, {"a": 1}]), *states("e", [1, 2, None])])
     refold = FoldingRefold()
-    first, _ = await bring(refold, path)
+    first, _ = await run_import(refold, path)
     count = len(refold.appended)
-    second, _ = await bring(refold, path)
+    second, _ = await run_import(refold, path)
     assert len(refold.appended) == count
     assert (second.events, second.present) == (0, first.events)
 
 
-async def test_a_malformed_line_is_named_and_the_rest_goes_on(path):
+async def test_a_malformed_line_is_named_and_the_rest_is_imported(path):
     write(path, [*states("d", [1]), "{", "", *states("d", [2]), '{"doc":"d","state":3}'])
     refold = FoldingRefold()
-    tally, heard = await bring(refold, path)
-    assert heard.refused == [(2, "bad_json"), (5, "bad_line")]
+    tally, recorder = await run_import(refold, path)
+    assert recorder.refused == [(2, "bad_json"), (5, "bad_line")]
     assert (tally.lines, tally.events, tally.refused) == (5, 2, 2)
     assert refold.state("d") == 2
 
 
-async def test_a_line_that_the_fold_refuses_is_named_and_later_ones_stand_on_what_was_before_it(path):
+async def test_a_rejected_line_is_named_and_later_lines_continue_from_the_state_before_it(path):
     lines = states("d", [BIG, {**BIG, "k1": "future"}, {**BIG, "k2": 0}, {**BIG, "k3": 0}, {**BIG, "k4": 0}])
     lines[1]["ts"] = "2200-01-01"
     write(path, lines)
     refold = FoldingRefold()
-    tally, heard = await bring(refold, path)
-    assert heard.refused == [(2, "occurred_in_future")]
+    tally, recorder = await run_import(refold, path)
+    assert recorder.refused == [(2, "occurred_in_future")]
     assert (tally.events, tally.refused) == (4, 1)
     assert refold.state("d") == {**BIG, "k4": 0}
 
@@ -190,8 +190,8 @@ async def test_many_refused_lines_of_one_document_are_named_one_by_one_and_cost_
         line["ts"] = "2200-01-01"
     write(path, [*lines, *states("e", [1, 2])])
     refold = FoldingRefold()
-    tally, heard = await bring(refold, path)
-    assert heard.refused == [(number, "occurred_in_future") for number in range(6, 26)]
+    tally, recorder = await run_import(refold, path)
+    assert recorder.refused == [(number, "occurred_in_future") for number in range(6, 26)]
     assert (tally.events, tally.refused) == (22, 20)
     assert (refold.state("d"), refold.state("e")) == ({**BIG, "k1": 39}, 2)
     assert len(refold.appended) < 4 * len(lines)
@@ -200,56 +200,56 @@ async def test_many_refused_lines_of_one_document_are_named_one_by_one_and_cost_
 async def test_an_event_too_large_to_publish_is_refused_before_it_is_sent(path):
     write(path, states("d", [1, {"a": "x" * 1_100_000}, 2]))
     refold = FoldingRefold()
-    tally, heard = await bring(refold, path)
-    assert heard.refused == [(2, "event_too_large")]
+    tally, recorder = await run_import(refold, path)
+    assert recorder.refused == [(2, "event_too_large")]
     assert tally.events == 2
     assert refold.state("d") == 2
 
 
 @pytest.mark.parametrize("when", range(4))
-async def test_another_authors_change_in_between_is_overcome_and_every_later_line_is_exact(path, when):
+async def test_after_a_concurrent_write_every_later_line_is_exact(path, when):
     values = [{**BIG, "k1": -i} for i in range(10)]
     write(path, states("d", values))
     refold = FoldingRefold()
     refold.before_append = [lambda: None] * when + [
-        lambda: refold.publish("d", {"put": {"somebody": "else"}})
+        lambda: refold.publish("d", {"put": {"another": "writer"}})
     ]
-    tally, heard = await bring(refold, path)
-    assert heard.refused == []
+    tally, recorder = await run_import(refold, path)
+    assert recorder.refused == []
     assert tally.events == 10
     assert refold.state("d") == values[-1]
 
 
-async def test_a_document_that_others_never_leave_alone_is_given_up_by_name(path):
+async def test_a_document_that_keeps_changing_is_given_up_by_name(path):
     write(path, states("d", [1, 2]))
     refold = FoldingRefold()
     refold.before_append = [lambda: refold.publish("d", {"merge": {"x": 1}})] * 100
-    tally, heard = await bring(refold, path)
-    assert heard.refused == [(1, "conflict"), (2, "conflict")]
+    tally, recorder = await run_import(refold, path)
+    assert recorder.refused == [(1, "conflict"), (2, "conflict")]
     assert (tally.events, tally.refused) == (0, 2)
 
 
-async def test_a_lost_answer_is_asked_for_again_without_doubling_anything(path):
+async def test_a_lost_answer_is_requested_again_without_duplicates(path):
     write(path, states("d", [1, 2, 3, 4, 5]))
     refold = FoldingRefold()
     refold.faults = [ServiceUnavailable("lost"), ServiceUnavailable("lost again")]
-    tally, heard = await bring(refold, path)
-    assert heard.waited == 2
+    tally, recorder = await run_import(refold, path)
+    assert recorder.waited == 2
     assert tally.events == 5
     assert refold.documents["d"].row.version == 5
     assert refold.state("d") == 5
 
 
-async def test_a_service_that_stays_away_ends_the_import(path):
+async def test_a_service_that_stays_unreachable_ends_the_import(path):
     write(path, states("d", [1]))
     refold = FoldingRefold()
     refold.faults = [ServiceUnavailable("away")] * 1_000
     with pytest.raises(ServiceUnavailable):
-        await bring(refold, path)
+        await run_import(refold, path)
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_stopped_anywhere_and_run_again_it_ends_the_same(path, seed, monkeypatch):
+async def test_an_import_interrupted_anywhere_ends_the_same_when_run_again(path, seed, monkeypatch):
     chance = random.Random(seed)
     documents = {name: {} for name in "abcde"}
     lines = []
@@ -264,12 +264,12 @@ async def test_stopped_anywhere_and_run_again_it_ends_the_same(path, seed, monke
         lines.append({"doc": name, "state": value, "ts": 1000 + number})
     write(path, lines)
     undisturbed, disturbed = FoldingRefold(), FoldingRefold()
-    await bring(undisturbed, path)
+    await run_import(undisturbed, path)
     monkeypatch.setattr(module, "UNANSWERED_TRIES_MAX", 0)
     while True:
         disturbed.faults = [ServiceUnavailable("killed")] if chance.random() < 0.5 else []
         try:
-            await bring(disturbed, path)
+            await run_import(disturbed, path)
         except ServiceUnavailable:
             continue
         break

@@ -1,6 +1,6 @@
-"""A Refold that tells what a scribe's log holds: the client's methods that an export uses, over the real fold.
+"""A Refold over a log in memory: the client's methods that an export uses, over the real fold.
 
-For tests of what reads through the client.
+For tests of reads through the client.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from refold.history import change_of as shown_change
 from support.scribe import NAMESPACE, Scribe
 
 
-class ToldRefold:
-    """One namespace, everything folded at once; `faults` are raised one after another by the next lists."""
+class LogRefold:
+    """One namespace, everything folded at once; `faults` are raised in order by the next lists."""
 
     def __init__(self) -> None:
         self.scribe = Scribe(first_checkpoints("log-1"))
@@ -26,7 +26,7 @@ class ToldRefold:
         self.asked: list[str] = []
 
     async def status(self) -> dict[str, Any]:
-        """Say where the log ends."""
+        """Return the log's end."""
         return {"last_sequence": self.scribe.sequence}
 
     async def namespaces(self) -> tuple[Namespace, ...]:
@@ -36,7 +36,7 @@ class ToldRefold:
     async def list(
         self, _: str, *, at: str | None = None, sequence: int | None = None, limit: int | None = None
     ) -> AsyncIterator[Document]:
-        """Read what was present then."""
+        """Yield the documents that were present then."""
         if self.faults:
             raise self.faults.pop(0)
         assert (at is None) != (sequence is None)
@@ -52,12 +52,12 @@ class ToldRefold:
                 yield Document(namespace=NAMESPACE, id=name, version=found.version, state=state, **times)
 
     async def names(self, _: str) -> AsyncIterator[str]:
-        """Name every document that ever had a version."""
+        """Yield every document that ever had a version."""
         for name in self._names():
             yield name
 
     async def history(self, _: str, document: str) -> AsyncIterator[Change]:
-        """Read the changes, oldest first."""
+        """Yield the changes, oldest first."""
         self.asked.append(document)
         for entry in list(self.scribe.entries[NAMESPACE, document]):
             if entry.status.is_effective:
