@@ -43,6 +43,11 @@ class Head(NamedTuple):
     text: bytes | None
     line: int
 
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes in a cache."""
+        return len(self.text or b"") + _OVERHEAD_BYTES
+
 
 NEVER: Final = Head(0, None, 0)
 
@@ -180,8 +185,8 @@ class HeadCache:
         self._namespace = namespace
         self._file_digest = file_digest
         self._heads: dict[str, Head] = {}
-        self._bytes = 0
         self._parsed: dict[str, Json] = {}
+        self._bytes = 0
         self._parsed_bytes = 0
         self._is_empty: bool | None = None
         self.broken: set[str] = set()
@@ -202,13 +207,11 @@ class HeadCache:
     def put(self, document: str, head: Head, state: Json) -> None:
         """Store a head; `state` is the parsed state of its text."""
         self._remove(document)
-        self._heads[document] = head
-        self._bytes += _bytes_of(head)
-        if head.text is not None:
-            self._parsed[document] = state
-            self._parsed_bytes += len(head.text)
-            while self._parsed_bytes > PARSED_BYTES_MAX:
-                self._remove_parsed(next(iter(self._parsed)))
+        self._heads[document], self._parsed[document] = head, state
+        self._bytes += head.size
+        self._parsed_bytes += head.size
+        while self._parsed_bytes > PARSED_BYTES_MAX:
+            self._remove_parsed(next(iter(self._parsed)))
 
     def forget(self, document: str) -> None:
         """Drop a head: it is loaded again on next use."""
@@ -218,7 +221,10 @@ class HeadCache:
     async def load(self, documents: Iterable[str]) -> None:
         """Load the heads that are missing, at most `LOADS_AT_ONCE` at a time."""
         wanted = set(documents)
-        self._make_room(wanted)
+        for document in [document for document in self._heads if document not in wanted]:
+            if self._bytes <= HEADS_BYTES_MAX:
+                break
+            self.forget(document)
         if self._is_empty is None:
             namespaces = await self._refold.namespaces()
             self._is_empty = not any(it.name == self._namespace and it.events for it in namespaces)
@@ -226,8 +232,7 @@ class HeadCache:
 
         async def load(document: str) -> None:
             async with at_once:
-                head, state = await self._load(document)
-                self.put(document, head, state)
+                self.put(document, *await self._load(document))
 
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -236,49 +241,44 @@ class HeadCache:
         except ExceptionGroup as group:
             raise group.exceptions[0] from group
 
-    def _make_room(self, wanted: set[str]) -> None:
-        for document in list(self._heads):
-            if self._bytes <= HEADS_BYTES_MAX:
-                return
-            if document not in wanted:
-                self.forget(document)
-
     def _remove(self, document: str) -> None:
-        self._remove_parsed(document)
-        head = self._heads.pop(document, None)
-        if head is not None:
-            self._bytes -= _bytes_of(head)
+        if document in self._heads:
+            self._remove_parsed(document)
+            self._bytes -= self._heads.pop(document).size
 
     def _remove_parsed(self, document: str) -> None:
         if document in self._parsed:
             del self._parsed[document]
-            self._parsed_bytes -= len(self._heads[document].text or b"")
+            self._parsed_bytes -= self._heads[document].size
 
     async def _load(self, document: str) -> tuple[Head, Json]:
-        # The namespace was empty when the import began. Events that were not folded yet then are met as duplicates or
-        # conflicts, and a conflict loads the head.
-        newest = None if self._is_empty else await self._last_change(document)
+        if self._is_empty:
+            # The namespace was empty when the import began. Events that were not folded yet then are met as duplicates
+            # or conflicts, and a conflict loads the head.
+            return NEVER, None
+        newest, line = await self._newest(document)
         if newest is None:
             return NEVER, None
-        line = self._line_of(newest) or await self._last_line(document)
         try:
             found = await self._refold.get(self._namespace, document, version=newest.version)
         except DocumentAbsent:
             return Head(newest.version, None, line), None
         return Head(newest.version, json_text.dumps({"state": found.state}), line), found.state
 
-    async def _last_change(self, document: str) -> Change | None:
-        with suppress(DocumentAbsent):
-            async for change in self._refold.history(self._namespace, document, limit=1, is_reversed=True):
-                return change
-        return None
-
-    async def _last_line(self, document: str) -> int:
-        """Return the newest line that this file's import made, below other writers' changes."""
-        async for change in self._refold.history(self._namespace, document, is_reversed=True):
-            if line := self._line_of(change):
-                return line
-        return 0
+    async def _newest(self, document: str) -> tuple[Change | None, int]:
+        """Return a document's newest change, and the newest line of this file that was imported into it."""
+        newest = None
+        # The newest change is usually this file's; other writers' changes may be above it.
+        for limit in (1, None):
+            with suppress(DocumentAbsent):
+                changes = self._refold.history(self._namespace, document, limit=limit, is_reversed=True)
+                async for change in changes:
+                    newest = newest or change
+                    if line := self._line_of(change):
+                        return newest, line
+            if newest is None:
+                break
+        return newest, 0
 
     def _line_of(self, change: Change) -> int:
         """Return the line of this file that made the change; 0 for any other change."""
@@ -287,7 +287,3 @@ class HeadCache:
             return 0
         line = note.get("line")
         return line if isinstance(line, int) else 0
-
-
-def _bytes_of(head: Head) -> int:
-    return len(head.text or b"") + _OVERHEAD_BYTES
