@@ -73,7 +73,9 @@ def append(
 def live(
     chosen: Chosen,
     seconds: Annotated[float, typer.Option(min=1, help="How long a round is.")] = 20.0,
-    rate: Annotated[float, typer.Option(min=0, help="Events published a second; 0 is flat out.")] = 0.0,
+    rate: Annotated[
+        float, typer.Option(min=0, help="Events published a second; 0: as fast as possible.")
+    ] = 0.0,
     find: Annotated[
         bool, typer.Option("--find", help="Look for the highest rate with lag under 1 s, then measure at it.")
     ] = False,
@@ -169,7 +171,7 @@ def growth(
         str, typer.Option(metavar="NAME,…", help="Which measurements are repeated.")
     ] = "rebuild,live,travel",
     seconds: Annotated[float, typer.Option(min=1, help="How long a round of `live` is.")] = 10.0,
-    rate: Annotated[float, typer.Option(min=0, help="Rate of `live`; 0 is flat out.")] = 0.0,
+    rate: Annotated[float, typer.Option(min=0, help="Rate of `live`; 0: as fast as possible.")] = 0.0,
 ) -> None:
     """The slope: rebuild, live and travel again at ten times the log and ten times the documents."""
     from bench.growth import Plan, run

@@ -60,12 +60,12 @@ async def run(options: Options, plan: Plan) -> Report:
 
 
 async def _round(system: Whole, plan: Plan, options: Options, samples: Samples, number: int) -> None:
-    doors: list[tuple[str, Task, dict[str, Any]]] = [
+    protocols: list[tuple[str, Task, dict[str, Any]]] = [
         ("publish → outcome over NATS", publish_over_nats, {"url": system.nats, "is_outcome": True}),
         ("publish → outcome over HTTP", patch_over_http, {"url": system.http}),
         (GROUND, publish_over_nats, {"url": system.nats, "is_outcome": False}),
     ]
-    for place, (name, task, given) in enumerate(doors):
+    for place, (name, task, given) in enumerate(protocols):
         prefix = f"l{number}-{place}-"
         await fill(system.nats, plan.workload(prefix).puts())
         await fold_all(system)

@@ -39,7 +39,7 @@ MEBIBYTE: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How much. `rate` 0 is flat out; `finds_rate` looks for the highest that is kept up with, then measures at it."""
+    """How much. `rate` 0 is as fast as possible; `finds_rate` finds the highest sustained rate, then measures at it."""
 
     rate: float = 0.0
     seconds: float = 20.0

@@ -57,26 +57,28 @@ class Worker:
             start_new_session=True,
         )
         worker = cls(name, process)
-        worker._tell(orjson.dumps(given))
+        worker._send(orjson.dumps(given))
         return worker
 
     async def ready(self) -> None:
         """Wait until it is prepared. Raises `ChildFailed`."""
-        await self._heard()
+        await self._receive()
 
     def go(self) -> None:
         """Begin the task."""
-        self._tell(b"go")
+        self._send(b"go")
 
     def stop(self) -> None:
         """Ask it to end with what it has."""
-        self._tell(b"stop")
+        self._send(b"stop")
 
     async def ended(self) -> Ended:
         """Wait for its result. Raises `ChildFailed`."""
-        told = await self._heard()
+        answer = await self._receive()
         self._has_ended = True
-        return Ended(value=told["value"], peak_bytes=told["peak_bytes"], cpu_seconds=told["cpu_seconds"])
+        return Ended(
+            value=answer["value"], peak_bytes=answer["peak_bytes"], cpu_seconds=answer["cpu_seconds"]
+        )
 
     async def __aenter__(self) -> Self:
         """Use it in an `async with` block."""
@@ -84,25 +86,25 @@ class Worker:
 
     async def __aexit__(self, *_: object) -> None:
         """Kill it if it has not ended."""
-        # One that has ended by itself must not be signalled: that would take its exit code from whoever waits for it.
+        # A signal to a process that has ended by itself would take its exit code from its waiter.
         if not self._has_ended:
             with suppress(ProcessLookupError):
                 self._process.kill()
         await self._process.wait()
 
-    def _tell(self, line: bytes) -> None:
+    def _send(self, line: bytes) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(line + b"\n")
 
-    async def _heard(self) -> dict[str, Any]:
+    async def _receive(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = await self._process.stdout.readline()
         if not line:
             raise ChildFailed(f"{self._name} ended without a result: {await self._complaint()}")
-        told: dict[str, Any] = orjson.loads(line)
-        if "failed" in told:
-            raise ChildFailed(f"{self._name}: {told['failed']}")
-        return told
+        answer: dict[str, Any] = orjson.loads(line)
+        if "failed" in answer:
+            raise ChildFailed(f"{self._name}: {answer['failed']}")
+        return answer
 
     async def _complaint(self) -> str:
         assert self._process.stderr is not None

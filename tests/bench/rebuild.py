@@ -95,8 +95,8 @@ async def _replay_in_shards(bare: Bare, plan: Plan, schema: str) -> list[Ended]:
     async with AsyncExitStack() as endings:
         workers = []
         for shard in shards:
-            told = {**given, "until_sequence": plan.events + 1, "partitions": shard.partitions}
-            workers.append(await endings.enter_async_context(await Worker.start(replay, **told)))
+            arguments = {**given, "until_sequence": plan.events + 1, "partitions": shard.partitions}
+            workers.append(await endings.enter_async_context(await Worker.start(replay, **arguments)))
         for worker in workers:
             await worker.ready()
         for worker in workers:

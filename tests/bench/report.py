@@ -69,7 +69,7 @@ class Figure:
     def plain(self) -> dict[str, Any]:
         """Return it for programs."""
         goal = self.goal
-        told: dict[str, Any] = {
+        plain: dict[str, Any] = {
             "name": self.name,
             "unit": self.unit,
             "durability": self.durability,
@@ -81,12 +81,12 @@ class Figure:
         }
         if goal is not None:
             bound = "at_most" if goal.is_upper else "at_least"
-            told["goal"] = {bound: goal.value, "is_met": goal.is_met(self.median)}
+            plain["goal"] = {bound: goal.value, "is_met": goal.is_met(self.median)}
         if self.ground:
-            told["ground"] = self.ground
+            plain["ground"] = self.ground
         if self.axis:
-            told |= {"axis": self.axis, "at": self.at}
-        return told
+            plain |= {"axis": self.axis, "at": self.at}
+        return plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -164,17 +164,17 @@ async def _ground(place: _Place, system: Whole, picks: Sequence[Pick], samples: 
 def _note(
     place: _Place,
     name: str,
-    told: dict[str, Any],
+    value: dict[str, Any],
     samples: Samples,
     goals: dict[str, Goal] | None,
     rate_goal: Goal | None = None,
 ) -> None:
-    rate = len(told["milliseconds"]) / told["seconds"]
+    rate = len(value["milliseconds"]) / value["seconds"]
     ground = "plain SELECT of the row, p50" if place.has_ground else ""
     measure = Measure(unit="reads/s", durability=NO_DISK, goal=rate_goal, ground=ground)
     samples.add(name, rate, measure, axis=AXIS, at=place.size)
     waited = Measure(unit="ms", durability=NO_DISK, ground=ground)
-    samples.add_latency(name, told["milliseconds"], waited, goals, axis=AXIS, at=place.size)
+    samples.add_latency(name, value["milliseconds"], waited, goals, axis=AXIS, at=place.size)
 
 
 def _rate_goal(in_flight: int) -> Goal | None:

@@ -25,14 +25,14 @@ async def publish_over_nats(
     events = _patches(rate=rate, prefix=prefix, **work)
     inbox = f"_INBOX.{prefix}{'o' if is_outcome else 'a'}"
     frames = [_with_reply(event, f"{inbox}.{number}", is_outcome) for number, event in enumerate(events)]
-    hearing = _Hearing(len(events), is_outcome=is_outcome)
-    wire = await Wire.connect(url, hearing.hear)
+    answers = _Answers(len(events), is_outcome=is_outcome)
+    wire = await Wire.connect(url, answers.receive)
     wire.subscribe(f"{inbox}.*")
     try:
         await signals.until_go()
-        hearing.pace = Pace(rate=rate, count=len(events))
-        await hearing.pace.keep(lambda number: wire.write(frames[number]))
-        return await hearing.told()
+        answers.pace = Pace(rate=rate, count=len(events))
+        await answers.pace.keep(lambda number: wire.write(frames[number]))
+        return await answers.result()
     finally:
         wire.close()
 
@@ -49,35 +49,37 @@ async def patch_over_http(signals: Signals, *, url: str, rate: float, **work: An
     return {"milliseconds": await send_at_rate(url, requests, rate, CONNECTIONS, prepared=prepared)}
 
 
-class _Hearing:
-    """Records how late each answer comes."""
+class _Answers:
+    """Records the latency of each answer."""
 
     def __init__(self, count: int, *, is_outcome: bool) -> None:
         self.pace: Pace
         self._count = count
         self._is_outcome = is_outcome
-        self._taken: list[float] = []
+        self._milliseconds: list[float] = []
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def hear(self, subject: bytes, payload: bytes) -> None:
+    def receive(self, subject: bytes, payload: bytes) -> None:
         if not subject:
             self._fail("the connection was lost")
             return
-        self._taken.append(self.pace.late_milliseconds(int(subject.rpartition(b".")[2])))
+        self._milliseconds.append(self.pace.late_milliseconds(int(subject.rpartition(b".")[2])))
         answer = orjson.loads(payload)
         if "error" in answer or (self._is_outcome and answer.get("status") not in EFFECTIVE):
             self._fail(payload.decode())
-        elif len(self._taken) == self._count and not self._done.done():
+        elif len(self._milliseconds) == self._count and not self._done.done():
             self._done.set_result(None)
 
-    async def told(self) -> dict[str, Any]:
+    async def result(self) -> dict[str, Any]:
         """Wait for the last answer."""
         try:
             async with asyncio.timeout(LAST_SECONDS):
                 await self._done
         except TimeoutError as error:
-            raise TimedOut("answers are missing", wanted=self._count, heard=len(self._taken)) from error
-        return {"milliseconds": self._taken}
+            raise TimedOut(
+                "answers are missing", wanted=self._count, received=len(self._milliseconds)
+            ) from error
+        return {"milliseconds": self._milliseconds}
 
     def _fail(self, why: str) -> None:
         if not self._done.done():

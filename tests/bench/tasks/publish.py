@@ -1,4 +1,4 @@
-"""Atomic batches published at a rate, or as fast as it goes, lightly. A task for `bench.worker`."""
+"""Atomic batches published at a rate, or as fast as possible. A task for `bench.worker`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def publish_batches(
     documents: int,
     document_bytes: int,
 ) -> dict[str, Any]:
-    """Publish small events in atomic batches, made before; at a rate, or flat out where it is 0."""
+    """Publish small events in atomic batches, made before; at a rate, or as fast as possible if it is 0."""
     publisher = await BatchPublisher.connect(url, f"live-{prefix}")
     workload = Workload(documents=documents, document_bytes=document_bytes, prefix=prefix)
     workload.skip(documents)
@@ -57,7 +57,7 @@ async def publish_batches(
 
 
 def batch_events(rate: float) -> int:
-    """Choose the size of a batch: as large as may be when flat out, else so that the rate is even."""
+    """Choose the size of a batch: as large as possible without a rate, otherwise small enough for an even rate."""
     if not rate:
         return BATCH_EVENTS_MAX
     return min(BATCH_EVENTS_MAX, max(BATCH_EVENTS_MIN, int(rate / BATCHES_A_SECOND)))
