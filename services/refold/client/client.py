@@ -36,8 +36,8 @@ from refold.client.transport import (
     Backoff,
     Transport,
     document_path,
-    json_of,
     namespace_path,
+    parse_json,
 )
 from refold.core import json_text
 from refold.core.errors import ServiceUnavailable, TimedOut
@@ -169,7 +169,7 @@ class Refold:
             namespace=namespace,
             id=document,
             version=int(found["refold-version"]),
-            state=json_of(response),
+            state=parse_json(response),
             sequence=int(found["refold-sequence"]),
             recorded_at=found.get("refold-recorded-at"),
             occurred_at=found.get("refold-occurred-at"),
@@ -195,7 +195,7 @@ class Refold:
         """Return the JSON Patch that turns one version into the other."""
         query = {"from": from_version, "to": to_version}
         path = document_path(namespace, document, "diff")
-        patch: Patch = json_of(await self._transport.request("GET", path, query=query))
+        patch: Patch = parse_json(await self._transport.request("GET", path, query=query))
         return patch
 
     async def list(
@@ -249,17 +249,17 @@ class Refold:
         rest = ("outcomes",) if sequence is None else ("outcomes", str(sequence))
         path = document_path(namespace, document, *rest)
         return read_outcome(
-            json_of(await self._transport.request("GET", path, query={"id": event_id}, also=(202, 409)))
+            parse_json(await self._transport.request("GET", path, query={"id": event_id}, also=(202, 409)))
         )
 
     async def namespaces(self) -> tuple[Namespace, ...]:
         """Count documents and events by namespace."""
-        answer = json_of(await self._transport.request("GET", "/v1"))
+        answer = parse_json(await self._transport.request("GET", "/v1"))
         return tuple(read_answer(Namespace, item, name=item["namespace"]) for item in answer["items"])
 
     async def status(self) -> dict[str, Any]:
         """Return the system's log, fold, versions and the lag of each partition."""
-        status: dict[str, Any] = json_of(await self._transport.request("GET", "/status"))
+        status: dict[str, Any] = parse_json(await self._transport.request("GET", "/status"))
         return status
 
     async def close(self) -> None:
@@ -298,7 +298,7 @@ class Refold:
                 # The event may be in the log: its outcome can be looked up by the id.
                 error.facts["id"] = headers["Idempotency-Key"]
             raise
-        answer = json_of(response)
+        answer = parse_json(response)
         if response.status == 412:
             outcome = Outcome(status=CONFLICT, reason=CONFLICT, detail=answer.get("detail") or "")
         else:
@@ -316,7 +316,7 @@ class Refold:
         while left is None or left > 0:
             count = ITEMS_PAGE if left is None else min(left, ITEMS_PAGE)
             params = {**query, continued_by: start, "limit": count}
-            answer = json_of(await self._transport.request("GET", path, query=params))
+            answer = parse_json(await self._transport.request("GET", path, query=params))
             for item in answer["items"]:
                 yield item
             start = answer.get("next")

@@ -113,7 +113,7 @@ class Transport:
             self._trace(f"{method} {self.url}{target}: {answer.status}, {len(answer.body)} bytes")
         if 200 <= answer.status < 300 or answer.status in also:
             return answer
-        raise error_of(answer.status, answer.body)
+        raise read_error(answer.status, answer.body)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -266,12 +266,12 @@ def namespace_path(namespace: str, *rest: str) -> str:
     return "/".join(["/v1", quote(check_name(namespace, "namespace"), safe=_NAME_SAFE), *rest])
 
 
-def json_of(answer: Answer) -> Any:
+def parse_json(answer: Answer) -> Any:
     """Parse an answer's body strictly."""
     return json_text.loads(answer.body)
 
 
-def error_of(status: int, body: bytes) -> RefoldError:
+def read_error(status: int, body: bytes) -> RefoldError:
     """Return the error that a problem document describes."""
     problem: dict[str, Any] = {}
     with suppress(Refused):

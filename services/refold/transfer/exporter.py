@@ -129,14 +129,14 @@ class _Export:
     async def run(self, *, is_history: bool) -> ExportTally:
         status = await self._refold.status()
         self._tally.sequence = int(status["last_sequence"])
-        await self._reach()
+        await self._wait_until_folded()
         counted = find_namespace(await self._refold.namespaces(), self._namespace)
         self._tally.expected_lines = counted.events if is_history else counted.documents
-        await (self._versions() if is_history else self._states())
+        await (self._write_versions() if is_history else self._write_states())
         await self._flush()
         return self._tally
 
-    async def _reach(self) -> None:
+    async def _wait_until_folded(self) -> None:
         """Wait until the moment is folded; the service refuses a time in the future."""
         for left in reversed(range(LAG_TRIES_MAX + 1)):
             try:
@@ -152,12 +152,12 @@ class _Export:
         sequence = self._tally.sequence if self._at is None else None
         return self._refold.list(self._namespace, at=self._at, sequence=sequence, limit=limit)
 
-    async def _states(self) -> None:
+    async def _write_states(self) -> None:
         async for document in self._list():
             self._tally.documents += 1
-            await self._take(_line(doc=document.id, ts=document.occurred_at, **_state_fields(document.state)))
+            await self._add(_line(doc=document.id, ts=document.occurred_at, **_state_fields(document.state)))
 
-    async def _versions(self) -> None:
+    async def _write_versions(self) -> None:
         ahead: deque[tuple[str, AsyncIterator[Change], asyncio.Task[Change | None]]] = deque()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -178,7 +178,7 @@ class _Export:
         if change is not None and self._is_before_end(change):
             self._tally.documents += 1
         while change is not None and self._is_before_end(change):
-            await self._take(versions.line(change))
+            await self._add(versions.line(change))
             change = await _next(changes)
 
     def _is_before_end(self, change: Change) -> bool:
@@ -186,7 +186,7 @@ class _Export:
             self._at is None or change.recorded_at <= self._at
         )
 
-    async def _take(self, line: bytes) -> None:
+    async def _add(self, line: bytes) -> None:
         self._tally.lines += 1
         self._tally.bytes += len(line)
         self._lines.append(line)

@@ -92,7 +92,7 @@ class LinesFile:
                 yield from self._read(file, PLAIN_CHUNK_BYTES)
                 return
             try:
-                yield from self._unpacked(self._read(file, PACKED_CHUNK_BYTES))
+                yield from self._unpack(self._read(file, PACKED_CHUNK_BYTES))
             except (zstandard.ZstdError, zlib.error, EOFError, gzip.BadGzipFile) as error:
                 rule = f"cannot be unpacked: {error}"
                 raise Refused("bad_file", rule, field=str(self.path)) from error
@@ -102,7 +102,7 @@ class LinesFile:
             self.read_bytes += len(chunk)
             yield chunk
 
-    def _unpacked(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    def _unpack(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         unpacker = None
         for packed in chunks:
             chunk = packed
@@ -217,7 +217,7 @@ class Target:
 
     def _put(self, data: bytes) -> None:
         left = memoryview(data)
-        with _refusing(self._name):
+        with _translating_errors(self._name):
             while left:
                 left = left[self._stream.write(left) or 0 :]
 
@@ -247,7 +247,7 @@ async def target_file(path: Path, *, is_replaced: bool = False) -> AsyncIterator
     Raises `Refused` where it exists (unless `is_replaced`), its suffix is unknown, or it cannot be written.
     """
     _check_name(path, is_replaced=is_replaced)
-    with _placed(path) as file:
+    with _open_beside(path) as file:
         target = Target(file, str(path), path.suffix)
         yield target
         await target.finish()
@@ -264,30 +264,30 @@ def _check_name(path: Path, *, is_replaced: bool) -> None:
 
 
 @contextmanager
-def _placed(path: Path) -> Iterator[FileIO]:
+def _open_beside(path: Path) -> Iterator[FileIO]:
     """Write to a temporary file beside it, then rename; a pipe or a device is written directly."""
     if path.exists() and not path.is_file():
-        with _opened(path, str(path)) as file:
+        with _open(path, str(path)) as file:
             yield file
         return
     beside = path.with_name(f"{path.name}.part")
     try:
-        with _opened(beside, str(path)) as file:
+        with _open(beside, str(path)) as file:
             yield file
             os.fsync(file.fileno())
-        with _refusing(str(path)):
+        with _translating_errors(str(path)):
             beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
 
 
-def _opened(path: Path, name: str) -> FileIO:
-    with _refusing(name):
+def _open(path: Path, name: str) -> FileIO:
+    with _translating_errors(name):
         return path.open("wb", buffering=0)
 
 
 @contextmanager
-def _refusing(name: str) -> Iterator[None]:
+def _translating_errors(name: str) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:

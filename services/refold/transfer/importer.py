@@ -108,7 +108,7 @@ class _Import:
         batches = self._batches()
         plans = await self._next(batches)
         while plans:
-            outcomes, following = await _both(self._send(plans), self._next(batches))
+            outcomes, following = await _run_both(self._send(plans), self._next(batches))
             is_failed = await self._finish(plans, outcomes)
             if following is not None and (is_failed or following[0].line.number >= self.end_line):
                 # The next batch was planned on heads that do not exist.
@@ -154,7 +154,7 @@ class _Import:
             return None
 
     async def _plan(self, lines: Sequence[Line], *, attempt: int = 0) -> list[Planned]:
-        await self._answered(lambda: self.heads.load(line.document for line in lines))
+        await self._retry(lambda: self.heads.load(line.document for line in lines))
         plans: list[Planned] = []
         for line in lines:
             if line.number >= self.end_line:
@@ -177,7 +177,7 @@ class _Import:
             else:
                 outcomes += await self._append([each.event for each in group if each.event is not None])
         return [
-            await self._looked_up(planned, outcome) if outcome.status == "pending" else outcome
+            await self._look_up(planned, outcome) if outcome.status == "pending" else outcome
             for planned, outcome in zip(sent, outcomes, strict=True)
         ]
 
@@ -190,7 +190,7 @@ class _Import:
                     raise ServiceUnavailable(outcome.detail or outcome.reason)
             return outcomes
 
-        return await self._answered(append) if events else []
+        return await self._retry(append) if events else []
 
     async def _put(self, planned: Planned) -> Outcome:
         line = planned.line
@@ -198,17 +198,17 @@ class _Import:
             "WriteOptions", {**(planned.put or {}), "if_version": planned.version, "strict": False}
         )
         try:
-            return await self._answered(
+            return await self._retry(
                 lambda: self.refold.put(self.namespace, line.document, line.state, **options)
             )
         except Refused as refused:
             return Outcome(status="refused", reason=refused.reason, detail=str(refused))
 
-    async def _looked_up(self, planned: Planned, outcome: Outcome) -> Outcome:
+    async def _look_up(self, planned: Planned, outcome: Outcome) -> Outcome:
         names, sequence = (self.namespace, planned.line.document), outcome.sequence
         for _ in range(PENDING_TRIES_MAX):
             # The first look needs no pause: the batch's other events are usually folded by now.
-            outcome = await self._answered(lambda: self.refold.outcome(*names, sequence=sequence))
+            outcome = await self._retry(lambda: self.refold.outcome(*names, sequence=sequence))
             if outcome.status != "pending":
                 return outcome
             await asyncio.sleep(RETRY_SECONDS)
@@ -216,7 +216,7 @@ class _Import:
             "events are in the log but are not folded: is the projector running?", document=names[1]
         )
 
-    async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T:
+    async def _retry(self, ask: Callable[[], Awaitable[T]]) -> T:
         for left in reversed(range(UNANSWERED_TRIES_MAX + 1)):
             try:
                 return await ask()
@@ -229,19 +229,19 @@ class _Import:
 
     async def _finish(self, plans: Sequence[Planned], outcomes: Sequence[Outcome]) -> bool:
         """Count the outcomes and retry the lines that a failure made stale. Returns whether anything failed."""
-        again, is_broken = self._judge(plans, outcomes)
+        again, is_broken = self._find_stale(plans, outcomes)
         queue, attempt = RetryQueue(again), 0
         while tried := queue.take():
             attempt += 1
             plans = await self._plan(tried, attempt=attempt)
-            left, _ = self._judge(plans, await self._send(plans))
+            left, _ = self._find_stale(plans, await self._send(plans))
             queue.record(tried, left)
         for line in queue.given_up:
             refused = Refused("conflict", "other writers keep changing the document", field="doc")
             self._refuse(line.number, refused)
         return is_broken
 
-    def _judge(self, plans: Sequence[Planned], outcomes: Sequence[Outcome]) -> tuple[list[Line], bool]:
+    def _find_stale(self, plans: Sequence[Planned], outcomes: Sequence[Outcome]) -> tuple[list[Line], bool]:
         """Return the lines to retry: stale ones, and all that follow a failure in their document."""
         again: list[Line] = []
         broken: set[str] = set()
@@ -252,13 +252,13 @@ class _Import:
             if line.document in broken or (outcome is not None and outcome.reason in _STALE):
                 broken.add(line.document)
                 again.append(line)
-            elif not self._take(planned, outcome):
+            elif not self._count(planned, outcome):
                 broken.add(line.document)
         for document in broken:
             self.heads.forget(document)
         return again, bool(broken)
 
-    def _take(self, planned: Planned, outcome: Outcome | None) -> bool:
+    def _count(self, planned: Planned, outcome: Outcome | None) -> bool:
         """Count a line's result; False if the service refused it."""
         if planned.refusal is not None:
             self._refuse(planned.line.number, planned.refusal)
@@ -282,7 +282,7 @@ class _Import:
         self.listener.refused(number, refused)
 
 
-async def _both(
+async def _run_both(
     sending: Coroutine[Any, Any, list[Outcome]], planning: Coroutine[Any, Any, list[Planned] | None]
 ) -> tuple[list[Outcome], list[Planned] | None]:
     """Run both concurrently; the first failure cancels the other."""
