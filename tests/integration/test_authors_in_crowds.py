@@ -1,4 +1,4 @@
-"""What an author on NATS, who needs no password, cannot do to the others."""
+"""What an author on NATS, which needs no password, cannot do to other clients."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ async def test_a_write_behind_a_flood_is_answered_before_the_projection_is_there
     assert (await reading).json() == {"n": 1}
     assert (await api.get("old")).json() == {"n": 2}
     for view in (answer.json() for answer in answers):
-        told = view.get("outcome", view)
-        assert (await api.get(f"{told['document']}/outcomes/{told['sequence']}")).json() == told
+        written = view.get("outcome", view)
+        assert (await api.get(f"{written['document']}/outcomes/{written['sequence']}")).json() == written
 
 
 async def test_a_read_behind_an_early_answer_says_so_when_the_projection_does_not_come(

@@ -136,14 +136,14 @@ def ends(opened: socket.socket) -> bool:
     [b"", b"GET /v1", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"],
     ids=["silent", "half a request line", "kept alive"],
 )
-def test_a_crowd_of_idle_connections_shuts_nobody_out(gateway: Crowded, sent: bytes) -> None:
+def test_a_crowd_of_idle_connections_shuts_no_client_out(gateway: Crowded, sent: bytes) -> None:
     with ExitStack() as crowd:
         for _ in range(CROWD):
             crowd.enter_context(gateway.open(sent))
         gateway.assert_answers()
 
 
-def test_a_crowd_of_half_sent_bodies_shuts_nobody_out(gateway: Crowded) -> None:
+def test_a_crowd_of_half_sent_bodies_shuts_no_client_out(gateway: Crowded) -> None:
     with ExitStack() as crowd:
         for _ in range(CROWD):
             crowd.enter_context(gateway.open(gateway.put("e", b"Content-Length: 9\r\n", b"1")))
@@ -151,7 +151,7 @@ def test_a_crowd_of_half_sent_bodies_shuts_nobody_out(gateway: Crowded) -> None:
     gateway.until_waiting(0)
 
 
-def test_a_crowd_of_waiting_reads_shuts_nobody_out_and_is_let_go_when_its_clients_leave(
+def test_a_crowd_of_waiting_reads_shuts_no_client_out_and_ends_when_its_clients_leave(
     gateway: Crowded,
 ) -> None:
     with ExitStack() as crowd:

@@ -80,8 +80,8 @@ async def test_a_line_that_is_wrong_is_answered_by_its_refusal_and_the_others_go
     ]
     response = await api.ask("POST", "events", content=b"\n".join(lines))
     answers = [orjson.loads(line) for line in response.content.splitlines()]
-    told = [(answer.get("line"), answer["status"], answer.get("reason")) for answer in answers]
-    assert told == [
+    found = [(answer.get("line"), answer["status"], answer.get("reason")) for answer in answers]
+    assert found == [
         (None, "applied", None),
         (2, "refused", "bad_json"),
         (4, "refused", "duplicate_key"),

@@ -63,7 +63,7 @@ async def test_a_strict_write_that_was_stored_unacknowledged_is_found(gateway: T
     assert await gateway.events() == 3
 
 
-async def test_events_that_are_never_acknowledged_are_given_up_plainly(gateway: Twin) -> None:
+async def test_events_that_are_never_acknowledged_are_given_up_with_503(gateway: Twin) -> None:
     gateway.log.faults = ["dropped"] * 10
     problem(await gateway.put("/v1/n/d", 1), 503, "log_unavailable")
     assert await gateway.events() == 0
@@ -112,11 +112,11 @@ async def test_readiness_names_what_cannot_be_reached(gateway: Twin) -> None:
 
 async def test_a_crash_is_a_problem_too(gateway: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
     async def crash() -> None:
-        raise RuntimeError("as told")
+        raise RuntimeError("injected")
 
     monkeypatch.setattr(gateway.store, "namespaces", crash)
     view = problem(await gateway.request("GET", "/v1"), 500, "internal_error")
-    assert "as told" not in view["detail"]
+    assert "injected" not in view["detail"]
 
 
 # Folding that is slow, notices that are lost
@@ -199,7 +199,7 @@ async def test_a_delete_of_what_is_not_folded_yet_is_published_where_it_cannot_b
         assert await gateway.events() == 2
 
 
-async def test_a_read_that_waits_in_vain_is_504() -> None:
+async def test_a_read_whose_wait_times_out_is_504() -> None:
     async with twin(is_projecting=False) as gateway:
         await gateway.put("/v1/n/d", 1, Refold_Wait="0")
         for query in ("min_version=1", "min_sequence=2", "sequence=2"):
@@ -371,7 +371,7 @@ async def test_requests_are_timed_by_route_and_never_by_name(gateway: Twin) -> N
     assert "refold_append_seconds_count 1.0" in text
 
 
-async def test_an_ending_gateway_answers_whoever_waits() -> None:
+async def test_a_stopping_gateway_answers_every_request_that_waits() -> None:
     async with twin(is_projecting=False) as gateway:
         writing = asyncio.create_task(gateway.put("/v1/n/d", 1, Refold_Wait="60"))
         reading = asyncio.create_task(gateway.request("GET", "/v1/n/d?min_version=1&timeout=60"))
@@ -384,13 +384,14 @@ async def test_an_ending_gateway_answers_whoever_waits() -> None:
         bulk = asyncio.create_task(gateway.request("POST", "/v1/n/events", content=body(), headers=headers))
         await gateway.appended(2)
         gateway.context.consistency.release()
-        gateway.context.outcomes.release()
         assert (await writing).status_code == 202
         problem(await reading, 504, "timed_out")
         assert (await bulk).json()["status"] == "pending"
 
 
-async def test_too_many_bulk_requests_at_work_are_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_bulk_requests_at_work_are_answered_503_with_a_retry_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("refold.gateway.bulk.BULK_QUEUE_SECONDS", 0.02)
     async with twin(is_projecting=False, bulk_slots=asyncio.Semaphore(1)) as gateway:
         line, long = b'{"doc":"d","put":1}\n', {"Refold-Wait": "60"}

@@ -66,9 +66,9 @@ async def test_a_namespace_at_a_sequence_is_an_independent_fold_of_the_logs_pref
 
 
 async def test_a_list_at_a_time_is_what_had_been_recorded_by_then(api: Api) -> None:
-    told = [(await api.put(name, [name])).json() for name in ("b", "a")]
+    present = [(await api.put(name, [name])).json() for name in ("b", "a")]
     gone = (await api.delete("b")).json()
-    times = [parse_rfc3339(outcome["recorded_at"]) for outcome in (*told, gone)]
+    times = [parse_rfc3339(outcome["recorded_at"]) for outcome in (*present, gone)]
     found = [
         [item["id"] for item in await followed(api, at=format_time(time))]
         for time in (times[0] - 1, times[0], times[1], times[2] - 1, times[2])
@@ -76,7 +76,7 @@ async def test_a_list_at_a_time_is_what_had_been_recorded_by_then(api: Api) -> N
     assert found == [[], ["b"], ["a", "b"], ["a", "b"], ["a"]]
     [item] = (await api.get(at=format_time(times[0]), fields="id")).json()["items"]
     assert "state" not in item
-    assert (item["id"], item["version"], item["recorded_at"]) == ("b", 1, told[0]["recorded_at"])
+    assert (item["id"], item["version"], item["recorded_at"]) == ("b", 1, present[0]["recorded_at"])
     assert await followed(api, at=format_time(times[1]), prefix="b") == [item | {"state": ["b"]}]
     tomorrow = format_time(times[2] + 86_400_000_000_000)
     assert problem(await api.get(at=tomorrow), 422, "time_in_future")["field"] == "at"

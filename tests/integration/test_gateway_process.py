@@ -50,7 +50,7 @@ def ended(system: System, path: Path, **settings: str) -> tuple[int, dict[str, o
     return code, events(service)["service_ended"]
 
 
-async def test_told_to_end_it_answers_whoever_waits_and_ends_cleanly(second: Second) -> None:
+async def test_after_sigterm_it_answers_the_requests_that_wait_and_ends_cleanly(second: Second) -> None:
     async with httpx.AsyncClient(base_url=second.url, trust_env=False, timeout=60) as client:
         waiting = asyncio.create_task(client.get("/v1/n/never?min_version=1&timeout=60"))
         metrics = await client.get("/metrics")
@@ -71,19 +71,19 @@ async def test_each_gateway_hears_of_its_own_outcomes(system: System, second: Se
             assert answer.json()["version"] == number + 1
 
 
-def test_a_taken_port_is_said_plainly(system: System, tmp_path: Path) -> None:
+def test_a_taken_port_is_named(system: System, tmp_path: Path) -> None:
     code, last = ended(system, tmp_path, http=system.url.removeprefix("http://"))
     assert (code, last["code"]) == (1, "port_taken")
 
 
-def test_an_unknown_user_is_said_plainly_and_no_password_shown(system: System, tmp_path: Path) -> None:
+def test_an_unknown_user_is_named_and_no_password_shown(system: System, tmp_path: Path) -> None:
     url = f"nats://gateway:wrong-password@127.0.0.1:{system.nats.port}"
     code, last = ended(system, tmp_path, nats_url=url, http="127.0.0.1:0")
     assert (code, last["code"]) == (1, "log_unavailable")
     assert "wrong-password" not in (tmp_path / "gateway.log").read_text()
 
 
-def test_port_0_is_any_free_one_and_told_in_the_log(system: System, tmp_path: Path) -> None:
+def test_port_0_is_any_free_one_and_the_log_names_it(system: System, tmp_path: Path) -> None:
     service = start_service("gateway", changed(system, http="127.0.0.1:0"), tmp_path / "gateway.log")
     try:
         port = complete(_listening(service))
@@ -95,7 +95,7 @@ def test_port_0_is_any_free_one_and_told_in_the_log(system: System, tmp_path: Pa
 async def _listening(service: Service) -> int:
     async with asyncio.timeout(READY_SECONDS):
         while True:
-            told = events(service).get("gateway_listening")
-            if told is not None:
-                return int(str(told["port"]))
+            event = events(service).get("gateway_listening")
+            if event is not None:
+                return int(str(event["port"]))
             await asyncio.sleep(0.05)

@@ -57,9 +57,9 @@ async def test_head_is_a_read_without_its_body(api: Api) -> None:
 
 
 async def test_every_version_can_be_read_again(api: Api) -> None:
-    told = await written(api)
+    views = await written(api)
     await api.delete("d")
-    for outcome_ in told:
+    for outcome_ in views:
         found = await api.get("d", version=outcome_["version"])
         assert found.json() == [outcome_["version"]]
         assert found.headers["etag"] == f'"{outcome_["version"]}"'
@@ -73,14 +73,14 @@ async def test_every_version_can_be_read_again(api: Api) -> None:
 
 
 async def test_a_read_at_a_time_is_the_last_version_recorded_by_then(api: Api) -> None:
-    told = await written(api)
-    for before, after in pairwise(told):
+    views = await written(api)
+    for before, after in pairwise(views):
         recorded = parse_rfc3339(before["recorded_at"])
         assert (await api.get("d", at=before["recorded_at"])).json() == [before["version"]]
         assert (await api.get("d", at=format_time(recorded + 1))).json() == [before["version"]]
         just_before = parse_rfc3339(after["recorded_at"]) - 1
         assert (await api.get("d", at=format_time(just_before))).json() == [before["version"]]
-    first = parse_rfc3339(told[0]["recorded_at"])
+    first = parse_rfc3339(views[0]["recorded_at"])
     problem(await api.get("d", at=format_time(first - 1)), 404, "document_absent")
 
 
@@ -107,10 +107,10 @@ async def test_a_read_by_occurred_time_goes_by_the_running_maximum(api: Api) -> 
 
 
 async def test_a_read_right_now_answers_at_once_on_a_quiet_log_and_tomorrow_is_422(api: Api) -> None:
-    [told] = await written(api, 1)
-    recorded = parse_rfc3339(told["recorded_at"])
+    [views] = await written(api, 1)
+    recorded = parse_rfc3339(views["recorded_at"])
     async with asyncio.timeout(4):
-        assert (await api.get("d", at=told["recorded_at"], clock="recorded")).json() == [1]
+        assert (await api.get("d", at=views["recorded_at"], clock="recorded")).json() == [1]
     tomorrow = format_time(recorded + 86_400_000_000_000)
     assert problem(await api.get("d", at=tomorrow), 422, "time_in_future")["field"] == "at"
     assert (await api.get("d", at=tomorrow, clock="occurred")).json() == [1]
@@ -127,13 +127,13 @@ async def test_a_read_by_time_or_sequence_waits_for_what_the_log_holds(api: Api)
 
 
 async def test_a_read_by_sequence_is_as_of_the_logs_sequence(api: Api) -> None:
-    told = await written(api, 3)
+    views = await written(api, 3)
     other = (await api.put("other", 1)).json()
     await written(api, 1)
-    for outcome_ in told:
+    for outcome_ in views:
         assert (await api.get("d", sequence=outcome_["sequence"])).json() == [outcome_["version"]]
     assert (await api.get("d", sequence=other["sequence"])).json() == [3]
-    problem(await api.get("d", sequence=told[0]["sequence"] - 1), 404, "document_absent")
+    problem(await api.get("d", sequence=views[0]["sequence"] - 1), 404, "document_absent")
     problem(await api.get("d", sequence=10**9, timeout=0.05), 504, "timed_out")
 
 
@@ -157,10 +157,10 @@ async def test_path_reads_one_place(api: Api) -> None:
 
 
 async def test_history_shows_versions_in_either_order_and_continues(api: Api) -> None:
-    told = await written(api, 7)
+    views = await written(api, 7)
     forward = await _followed(api, "d/history", "after", limit=3)
     assert [item["version"] for item in forward] == [1, 2, 3, 4, 5, 6, 7]
-    assert [item["sequence"] for item in forward] == [outcome_["sequence"] for outcome_ in told]
+    assert [item["sequence"] for item in forward] == [outcome_["sequence"] for outcome_ in views]
     assert forward[0]["patch"] == [{"op": "add", "path": "", "value": [1]}]
     assert forward[1]["patch"] == [{"op": "replace", "path": "", "value": [2]}]
     backward = await _followed(api, "d/history", "after", limit=3, order="desc")
@@ -295,10 +295,10 @@ async def test_namespaces_count_documents_and_events(api: Api) -> None:
 
 
 async def test_status_tells_how_far_each_partition_is_folded(api: Api) -> None:
-    told = outcome(await api.put("d", 1), 201)
+    views = outcome(await api.put("d", 1), 201)
     status = (await api.client.get("/status")).json()
-    assert status["last_sequence"] >= told["sequence"]
-    assert status["folded_sequence"] >= told["sequence"]
+    assert status["last_sequence"] >= views["sequence"]
+    assert status["folded_sequence"] >= views["sequence"]
     assert (status["fold"], len(status["partitions"])) == (1, PARTITIONS)
     assert status["log_id"]
     assert all(status["versions"][name] for name in ("refold", "nats", "postgres"))

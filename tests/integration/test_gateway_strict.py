@@ -1,4 +1,4 @@
-"""Strict writes over HTTP, on the real system: the log stays clean, and nobody's write is lost."""
+"""Strict writes over HTTP, on the real system: the log stays clean, and no write is lost."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ async def test_a_stale_base_is_rejected_and_a_true_one_taken(api: Api) -> None:
     assert problem(await api.put("d", 3, **headers), 409, "rejected")["reason"] == "strategy_unavailable"
 
 
-async def test_what_the_author_says_stands_in_history(api: Api) -> None:
+async def test_history_shows_the_fields_of_the_author(api: Api) -> None:
     said = {
         "Idempotency_Key": "event-1",
         "Refold_Type": "order.paid",
@@ -108,8 +108,8 @@ async def test_what_the_author_says_stands_in_history(api: Api) -> None:
     }
     outcome(await api.put("d", 1, **said), 201)
     [item] = (await api.get("d/history")).json()["items"]
-    told = {name: item[name] for name in ("id", "type", "actor", "meta", "occurred_at")}
-    assert told == {
+    shown = {name: item[name] for name in ("id", "type", "actor", "meta", "occurred_at")}
+    assert shown == {
         "id": "event-1",
         "type": "order.paid",
         "actor": "Zoë",
@@ -157,8 +157,8 @@ async def test_a_write_that_does_not_wait_is_pending_and_looked_up_later(api: Ap
 
 
 async def test_what_the_answer_says_is_what_the_store_keeps(api: Api) -> None:
-    told = outcome(await api.put("d", 1), 201)
-    assert (await api.get(f"d/outcomes/{told['sequence']}")).json() == told
+    view = outcome(await api.put("d", 1), 201)
+    assert (await api.get(f"d/outcomes/{view['sequence']}")).json() == view
 
 
 @pytest.mark.parametrize(

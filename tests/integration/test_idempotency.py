@@ -22,7 +22,7 @@ Change = dict[str, Any]
 
 
 class Author:
-    """One author with a connection of his own to NATS, beside the gateway."""
+    """One author with its own connection to NATS, beside the gateway."""
 
     def __init__(self, api: Api, broker: Client) -> None:
         self.api = api
@@ -80,8 +80,8 @@ class Author:
             subject, lines, body = self.frame(document, event, reply, *headers)
             return message_frame(subject, body, headers=lines)
 
-        [told] = await self.heard(1, frames)
-        return told
+        [answered] = await self.heard(1, frames)
+        return answered
 
     def frame(self, document: str, event: Any, reply: str, *headers: tuple[str, str]) -> Event:
         """Make an event's subject, header lines and body."""
@@ -114,14 +114,14 @@ class Author:
         async with asyncio.timeout(WAIT_SECONDS):
             await has_all.wait()
         self.broker.unsubscribe(sid)
-        return sorted(heard, key=lambda told: told["sequence"])
+        return sorted(heard, key=lambda answered: answered["sequence"])
 
     def trace(self) -> str:
         """Make a trace that no other request has."""
         return f"00-{uuid4().hex}-00f067aa0ba902b7-01"
 
     async def agrees(self, document: str, event_id: str, first: dict[str, Any]) -> None:
-        """Hold what is looked up by id against the first outcome that was told."""
+        """Hold what is looked up by id against the first outcome that was answered."""
         assert (await self.api.get(f"{document}/outcomes", id=event_id)).json() == first
 
     async def state(self, document: str) -> Any:
@@ -141,13 +141,13 @@ async def author(api: Api, system: System) -> AsyncIterator[Author]:
     await broker.close()
 
 
-def is_duplicate_of(told: dict[str, Any], first: dict[str, Any]) -> bool:
+def is_duplicate_of(answered: dict[str, Any], first: dict[str, Any]) -> bool:
     """Tell whether a duplicate carries a first outcome, member by member, and takes its version."""
     named = {"status", "version", "sequence", "recorded_at", "created", "reason"}
-    assert told["status"] == "duplicate", told
-    assert told["first"] == {name: value for name, value in first.items() if name in named}
-    assert told["version"] == first["version"]
-    assert not {"reason", "occurred_at"} & told.keys()
+    assert answered["status"] == "duplicate", answered
+    assert answered["first"] == {name: value for name, value in first.items() if name in named}
+    assert answered["version"] == first["version"]
+    assert not {"reason", "occurred_at"} & answered.keys()
     return True
 
 
@@ -198,8 +198,8 @@ async def test_what_is_sent_again_through_another_door_is_its_duplicate(
         for other in DOORS:
             again = await getattr(author, other)(name, change, event_id)
             assert is_duplicate_of(again, first), other
-            told = await author.api.get(f"{name}/outcomes/{again['sequence']}")
-            assert told.json() == again
+            answered = await author.api.get(f"{name}/outcomes/{again['sequence']}")
+            assert answered.json() == again
         reused = await getattr(author, other)(name, OTHER, event_id)
         assert reused["reason"] == "id_reused"
         await author.agrees(name, event_id, first)
@@ -209,9 +209,9 @@ async def test_what_is_sent_again_through_another_door_is_its_duplicate(
 async def test_of_many_at_once_under_one_id_one_is_applied(author: Author, name: str) -> None:
     send: Door = getattr(author, name)
     change = {"patch": [{"op": "add", "path": "/a", "value": 1}]}
-    told = await asyncio.gather(*(send("d", change, "s|1") for _ in range(12)))
-    [first] = [view for view in told if view["status"] == "applied"]
-    assert all(is_duplicate_of(view, first) for view in told if view is not first)
+    answered = await asyncio.gather(*(send("d", change, "s|1") for _ in range(12)))
+    [first] = [view for view in answered if view["status"] == "applied"]
+    assert all(is_duplicate_of(view, first) for view in answered if view is not first)
     assert (await author.api.get("d")).headers["refold-version"] == "1"
 
 
@@ -270,8 +270,8 @@ async def test_a_strict_write_that_the_fold_rejected_is_answered_so_again(author
         assert is_duplicate_of(await author.http("d", REFUSED, event_id, **condition), rejected)
     await author.http("d", {"merge": {"nothing": 1}}, "m")
     for event_id, condition in (("k", {"If_Match": '"1"'}), ("l", {"If_Match": "*"})):
-        told = await author.http("d", REFUSED, event_id, **condition)
-        assert (told["status"], told["first"]["reason"]) == ("duplicate", "target_missing")
+        answered = await author.http("d", REFUSED, event_id, **condition)
+        assert (answered["status"], answered["first"]["reason"]) == ("duplicate", "target_missing")
 
 
 async def test_other_content_under_a_strict_writes_id_is_never_taken_for_it(author: Author) -> None:
@@ -292,9 +292,9 @@ async def test_other_content_under_a_strict_writes_id_is_never_taken_for_it(auth
 
 async def test_many_of_one_strict_write_at_once_are_one_write(author: Author) -> None:
     await author.http("d", PUT, "p")
-    told = await asyncio.gather(*(author.http("d", OTHER, "k", If_Match='"1"') for _ in range(12)))
-    [first] = [view for view in told if view["status"] == "applied"]
-    assert all(is_duplicate_of(view, first) for view in told if view is not first)
+    answered = await asyncio.gather(*(author.http("d", OTHER, "k", If_Match='"1"') for _ in range(12)))
+    [first] = [view for view in answered if view["status"] == "applied"]
+    assert all(is_duplicate_of(view, first) for view in answered if view is not first)
     assert (await author.api.get("d")).headers["refold-version"] == "2"
 
 
@@ -340,8 +340,8 @@ async def test_a_batch_of_which_some_are_repeated_changes_each_document_once(aut
     ]
     lines = [{"doc": document, **event} for document, event in events]
     for number, send in enumerate((author.batch(events), author.api.append(lines), author.batch(events))):
-        told = await send
-        statuses = [(view["status"], view.get("reason"), view["version"]) for view in told]
+        answered = await send
+        statuses = [(view["status"], view.get("reason"), view["version"]) for view in answered]
         if number == 0:
             assert statuses == [
                 ("duplicate", None, 1),
@@ -353,13 +353,15 @@ async def test_a_batch_of_which_some_are_repeated_changes_each_document_once(aut
                 ("duplicate", None, 2),
                 ("applied", None, 3),
             ]
-            assert is_duplicate_of(told[0], first)
-            assert is_duplicate_of(told[3], told[1])
-            assert is_duplicate_of(told[6], told[5])
-            firsts = told
+            assert is_duplicate_of(answered[0], first)
+            assert is_duplicate_of(answered[3], answered[1])
+            assert is_duplicate_of(answered[6], answered[5])
+            firsts = answered
         else:
-            assert [view["status"] for view in told] == ["duplicate"] * 4 + ["rejected"] + ["duplicate"] * 3
-            assert told[4]["reason"] == "id_reused"
-            assert is_duplicate_of(told[7], firsts[7])
+            assert [view["status"] for view in answered] == ["duplicate"] * 4 + ["rejected"] + [
+                "duplicate"
+            ] * 3
+            assert answered[4]["reason"] == "id_reused"
+            assert is_duplicate_of(answered[7], firsts[7])
     assert await author.state("d") == {"a": 1, "n": 3}
     assert await author.state("e") == {"n": 1}

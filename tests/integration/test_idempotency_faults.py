@@ -148,7 +148,7 @@ async def answered(send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Respo
     return response
 
 
-def told(response: httpx.Response) -> tuple[int, str, int]:
+def summary(response: httpx.Response) -> tuple[int, str, int]:
     """Return an answer's status, its outcome's first status, and the version."""
     view = response.json()
     view = view.get("outcome", view)
@@ -224,7 +224,7 @@ async def test_writes_whose_connection_to_the_broker_breaks_are_made_once(
         lambda: api.patch("c", add, Idempotency_Key="p"),
         lambda: api.ask("POST", "events", content=content),
     )
-    assert [told(strict), told(gone), told(plain)] == [(200, "applied", 2)] * 3
+    assert [summary(strict), summary(gone), summary(plain)] == [(200, "applied", 2)] * 3
     outcomes = [orjson.loads(line) for line in bulk.content.splitlines()]
     assert [outcome["status"] for at, outcome in enumerate(outcomes) if at not in {30, 40}] == [
         "applied"
@@ -247,7 +247,7 @@ async def test_writes_whose_connection_to_the_broker_breaks_are_made_once(
         lambda: api.put("e", {"n": 1}, Idempotency_Key="first"),
     )
     assert again.json()["status"] == "duplicate"
-    assert [told(again), told(made)] == [(200, "applied", 2), (201, "applied", 1)]
+    assert [summary(again), summary(made)] == [(200, "applied", 2), (201, "applied", 1)]
     assert (refused.json()["reason"], reused.json()["reason"]) == ("target_missing", "id_reused")
     assert (await api.get("c/outcomes", id="p")).json()["sequence"] == again.json()["first"]["sequence"]
 
@@ -283,7 +283,7 @@ async def test_the_sdk_makes_each_write_once_though_the_gateway_is_killed_before
         many = asyncio.create_task(refold.append(api.namespace, events))
 
         async def all_are_there() -> bool:
-            assert [single.done(), many.done()] == [False, False], "nobody has been answered"
+            assert [single.done(), many.done()] == [False, False], "neither is answered"
             return await api.events() >= 3 + 7 + 50
 
         await until(all_are_there)

@@ -34,7 +34,7 @@ async def bulk(gateway: Twin, events: list[dict[str, Any]], **options: Any) -> l
     return [orjson.loads(line) for line in response.content.splitlines()]
 
 
-def told(response: httpx.Response) -> tuple[int, str, int]:
+def summary(response: httpx.Response) -> tuple[int, str, int]:
     """Return an answer's status, the outcome's, and its version."""
     view = response.json()
     view = view.get("outcome", view)
@@ -42,7 +42,7 @@ def told(response: httpx.Response) -> tuple[int, str, int]:
 
 
 async def others_write(gateway: Twin, count: int) -> None:
-    """Let somebody else write to the same document, each event with an id of its own."""
+    """Let other authors write to the same document, each event with its own id."""
     events = [
         Publication(namespace="n", document="d", body=b'{"merge":{"o":%d},"id":"o%d"}' % (number, number))
         for number in range(count)
@@ -55,7 +55,7 @@ async def others_write(gateway: Twin, count: int) -> None:
 async def written_before_the_look(
     gateway: Twin, monkeypatch: pytest.MonkeyPatch, write: Callable[[], Awaitable[object]]
 ) -> AsyncIterator[None]:
-    """Once somebody looks how far the log goes, there is more behind what he sent."""
+    """Write more events at the first look at the log's end."""
     asked: list[int] = []
     info = gateway.log.info
 
@@ -78,7 +78,7 @@ async def test_a_repeated_event_whose_acknowledgement_is_lost_is_still_a_duplica
     first = await gateway.put("/v1/n/d", 1, Idempotency_Key="k")
     gateway.log.faults = [fault]
     again = await gateway.put("/v1/n/d", 1, Idempotency_Key="k")
-    assert told(again) == (201, "duplicate", 1)
+    assert summary(again) == (201, "duplicate", 1)
     assert again.json()["first"]["sequence"] == first.json()["sequence"]
 
 
@@ -89,7 +89,7 @@ async def test_other_content_under_a_used_id_is_refused_though_its_acknowledgeme
     await gateway.put("/v1/n/d", 1, Idempotency_Key="k")
     gateway.log.faults = [fault]
     reused = await gateway.put("/v1/n/d", 2, Idempotency_Key="k")
-    assert told(reused) == (409, "rejected", 1)
+    assert summary(reused) == (409, "rejected", 1)
     assert reused.json()["reason"] == "id_reused"
     gateway.log.faults = [fault]
     answers = await bulk(gateway, [{"put": 1, "id": "k"}, {"put": 3, "id": "k"}, {"merge": {"a": 1}}])
@@ -110,11 +110,11 @@ async def test_an_event_that_left_the_id_window_before_it_was_looked_for_is_foun
     ):
         response = await gateway.put("/v1/n/d", {"a": 1}, **headers)
     if fault == "lost":
-        assert told(response) == (200, "applied", 2)
+        assert summary(response) == (200, "applied", 2)
     elif headers == {"If_Match": '"1"'}:
         assert response.status_code == 412
     else:
-        assert told(response) == (200, "applied", ID_WINDOW_IDS + 3)
+        assert summary(response) == (200, "applied", ID_WINDOW_IDS + 3)
     assert await gateway.events() == ID_WINDOW_IDS + (2 if response.status_code == 412 else 3)
 
 
@@ -177,7 +177,7 @@ async def test_where_the_store_cannot_tell_what_became_of_it_that_is_said_with_t
         assert found.json()["status"] == "applied"
 
 
-# Strict writes that are stored late: after they were looked for in vain
+# Strict writes that are stored late: after they were looked for and not found
 
 
 def stored_late(gateway: Twin, *, others: int = 0) -> list[Callable[[], Awaitable[None]]]:
@@ -210,11 +210,11 @@ async def test_a_strict_write_that_is_stored_late_is_not_412_and_not_made_twice(
     await gateway.put("/v1/n/d", {})
     gateway.log.before_append = stored_late(gateway, others=others)
     response = await gateway.put("/v1/n/d", {"a": 1}, **headers, **key)
-    assert told(response) == (200, "applied", 2)
+    assert summary(response) == (200, "applied", 2)
     assert await gateway.events() == 2 + others
 
 
-async def test_a_strict_write_that_is_never_acknowledged_is_given_up_plainly(gateway: Twin) -> None:
+async def test_a_strict_write_that_is_never_acknowledged_is_given_up_with_503(gateway: Twin) -> None:
     gateway.log.faults = ["dropped"] * 10
     response = await gateway.put("/v1/n/d", 1, If_None_Match="*")
     assert (response.status_code, response.json()["code"]) == (503, "log_unavailable")
@@ -237,7 +237,7 @@ async def test_a_bulk_request_that_fails_behind_a_batch_in_the_log_answers_line_
     assert await gateway.events() == 2
 
 
-async def test_lines_in_doubt_are_told_with_their_ids_and_those_behind_were_not_sent(
+async def test_lines_in_doubt_are_answered_with_their_ids_and_those_behind_were_not_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("refold.gateway.bulk.BATCH_EVENTS_MAX", 2)
@@ -263,7 +263,9 @@ async def test_lines_sent_one_by_one_while_batches_are_refused_are_each_made_onc
     assert await gateway.events() == 6
 
 
-async def test_lines_sent_one_by_one_of_which_some_find_no_room_are_answered_each(gateway: Twin) -> None:
+async def test_lines_sent_one_by_one_of_which_some_do_not_fit_into_the_log_are_answered_each(
+    gateway: Twin,
+) -> None:
     gateway.log.faults = [BatchRefused(), None, LogFull(), None]
     events = [{"doc": f"d{number}", "put": number} for number in range(3)]
     answers = await bulk(gateway, events)
@@ -272,7 +274,7 @@ async def test_lines_sent_one_by_one_of_which_some_find_no_room_are_answered_eac
     assert await gateway.events() == 2
 
 
-async def test_lines_sent_one_by_one_that_are_never_acknowledged_are_given_up_plainly(gateway: Twin) -> None:
+async def test_lines_sent_one_by_one_that_are_never_acknowledged_are_given_up_with_503(gateway: Twin) -> None:
     gateway.log.faults = [BatchRefused(), *["dropped"] * 6]
     events = [{"put": 1}, {"put": 2}]
     content = b"".join(orjson.dumps({"doc": "d", **event}) + b"\n" for event in events)
@@ -284,5 +286,5 @@ async def test_lines_sent_one_by_one_that_are_never_acknowledged_are_given_up_pl
 async def test_a_log_that_is_away_says_so_and_a_retry_is_made_once(gateway: Twin) -> None:
     gateway.log.faults = [LogUnavailable()]
     assert (await gateway.put("/v1/n/d", 1, Idempotency_Key="k")).status_code == 503
-    assert told(await gateway.put("/v1/n/d", 1, Idempotency_Key="k")) == (201, "applied", 1)
-    assert told(await gateway.put("/v1/n/d", 1, Idempotency_Key="k")) == (201, "duplicate", 1)
+    assert summary(await gateway.put("/v1/n/d", 1, Idempotency_Key="k")) == (201, "applied", 1)
+    assert summary(await gateway.put("/v1/n/d", 1, Idempotency_Key="k")) == (201, "duplicate", 1)

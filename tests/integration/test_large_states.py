@@ -104,8 +104,8 @@ async def test_exported_and_imported_it_is_the_same(api: Api, tmp_path: Path, *,
             async def write(lines: bytes) -> None:
                 file.write(lines)
 
-            told = ExportListener(progress=lambda _: None, waiting=lambda _: None)
-            await export(refold, api.namespace, write, told, is_history=is_history)
+            listener = ExportListener(progress=lambda _: None, waiting=lambda _: None)
+            await export(refold, api.namespace, write, listener, is_history=is_history)
         if not is_history:
             # Another line of the document behind the large one, and a run again from the beginning.
             line = {"doc": "grown", "state": {**state, "more": 1}, "ts": "2020-01-01T00:00:00Z"}

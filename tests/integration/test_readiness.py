@@ -130,7 +130,7 @@ async def test_stale_reads_are_answered_only_by_setting_and_marked(site: Site) -
 
 
 @pytest.mark.slow
-async def test_a_projector_that_is_not_running_is_said_plainly(site: Site) -> None:
+async def test_a_projector_that_is_not_running_is_named(site: Site) -> None:
     async with gateway(site, is_ready_awaited=False) as started:
         async with projector(site) as folding:
             await until(started.is_ready)

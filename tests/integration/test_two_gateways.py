@@ -66,9 +66,9 @@ async def test_two_gateways_agree_and_one_killed_in_mid_load_loses_and_doubles_n
         oracle = await undisturbed(site)
         names = [*WRITERS, RACED, "own", "bulk"]
         assert await contents(store, names) == await contents(oracle, names)
-        for name, event_id, told in kept:
+        for name, event_id, view in kept:
             entry = await store.find_id("n", name, event_id)
-            assert (entry.sequence, entry.version) == (_first(told)["sequence"], told["version"])
+            assert (entry.sequence, entry.version) == (_first(view)["sequence"], view["version"])
 
 
 async def _race(one: Gateway, other: Gateway) -> None:
@@ -87,12 +87,12 @@ async def _race(one: Gateway, other: Gateway) -> None:
 
 
 async def _read_own_writes(one: Gateway, other: Gateway) -> None:
-    """What one gateway was told, the other shows, by version and by sequence."""
+    """What one gateway answers, the other shows, by version and by sequence."""
     for number in range(ROUNDS):
         writing, reading = (one, other) if number % 2 else (other, one)
-        told = (await _put(writing, "own", {"n": number}, f"own-{number}")).json()
+        view = (await _put(writing, "own", {"n": number}, f"own-{number}")).json()
         for bound in ("version", "sequence"):
-            asked = {f"min_{bound}": told[bound], "timeout": 30}
+            asked = {f"min_{bound}": view[bound], "timeout": 30}
             shown = await reading.client.get("/v1/n/own", params=asked)
             assert (shown.status_code, shown.json()) == (200, {"n": number}), shown.text
 
@@ -103,14 +103,14 @@ async def _read_a_bulk(one: Gateway, other: Gateway) -> None:
     given = {"Content-Type": "application/x-ndjson", "Refold-Wait": "60"}
     answer = await one.client.post("/v1/n/events", content=b"\n".join(lines), headers=given)
     outcomes = [orjson.loads(line) for line in answer.content.splitlines()]
-    assert [(told["status"], told["version"]) for told in outcomes] == [
+    assert [(view["status"], view["version"]) for view in outcomes] == [
         ("applied", version) for version in range(1, BULK + 1)
     ]
-    for told in outcomes[:: BULK // 10]:
-        shown = await other.client.get("/v1/n/bulk", params={"version": told["version"]})
-        assert shown.json() == told["version"] - 1
-        found = await other.client.get(f"/v1/n/bulk/outcomes/{told['sequence']}")
-        assert found.json() == told
+    for view in outcomes[:: BULK // 10]:
+        shown = await other.client.get("/v1/n/bulk", params={"version": view["version"]})
+        assert shown.json() == view["version"] - 1
+        found = await other.client.get(f"/v1/n/bulk/outcomes/{view['sequence']}")
+        assert found.json() == view
 
 
 async def _write_while_one_dies(one: Gateway, other: Gateway) -> list[tuple[str, str, dict[str, Any]]]:
@@ -144,13 +144,13 @@ async def _write_while_one_dies(one: Gateway, other: Gateway) -> list[tuple[str,
         await until(is_in_midst)
         await kill(one.process)
         is_dead.set()
-    for name, event_id, told in written[-3 * len(WRITERS) :]:
-        repeated = await _put(other, name, {"n": told["version"] - 1}, event_id)
+    for name, event_id, view in written[-3 * len(WRITERS) :]:
+        repeated = await _put(other, name, {"n": view["version"] - 1}, event_id)
         assert repeated.json()["status"] == "duplicate"
-        assert _first(repeated.json())["sequence"] == _first(told)["sequence"]
+        assert _first(repeated.json())["sequence"] == _first(view)["sequence"]
     return written
 
 
-def _first(told: dict[str, Any]) -> dict[str, Any]:
-    first: dict[str, Any] = told.get("first") or told
+def _first(view: dict[str, Any]) -> dict[str, Any]:
+    first: dict[str, Any] = view.get("first") or view
     return first

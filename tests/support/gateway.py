@@ -1,6 +1,6 @@
 """A gateway over the memory twins, with a projector beside it, asked through httpx without a socket.
 
-For tests of what the gateway does when its ports fail; `FaultyLog` and `DeafNotices` fail as told.
+For tests of what the gateway does when its ports fail; `FaultyLog` and `DeafNotices` fail injected.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ class FaultyLog(MemoryLog):
         if isinstance(fault, RefoldError):
             raise fault
         if fault == "dropped":
-            return Unknown("as told")
+            return Unknown("injected")
         self.batches.append(len(publications))
         appended = await super().append_atomically(publications)
-        return Unknown("as told") if fault == "lost" else appended
+        return Unknown("injected") if fault == "lost" else appended
 
 
 class DeafNotices(MemoryNotices):
@@ -110,7 +110,7 @@ class FaultyStore(MemoryStore):
 
 @dataclass
 class Twin:
-    """The gateway and all that it stands on."""
+    """The gateway and its ports."""
 
     client: httpx.AsyncClient
     context: Context

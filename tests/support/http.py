@@ -56,7 +56,7 @@ class Api:
         return await self.ask("DELETE", document, **headers)
 
     async def get(self, document: str = "", **query: Any) -> httpx.Response:
-        """Read a document, what stands under it, or the namespace."""
+        """Read a document, a resource below it, or the namespace."""
         return await self.ask("GET", document, query=query)
 
     async def append(self, events: Iterable[Any], **headers: str) -> list[dict[str, Any]]:

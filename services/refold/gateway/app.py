@@ -148,11 +148,9 @@ def _is_read(scope: Scope) -> bool:
 
 
 def _problem_for(request: Request, error: Exception) -> Problem:
-    if isinstance(error, Problem):
-        return error
-    if isinstance(error, RefoldError):
+    if isinstance(error, Problem | RefoldError):
         problem = problem_of(error)
-        if problem.status >= 500:
+        if isinstance(error, RefoldError) and problem.status >= 500:
             get_logger().warning("request_failed", status=problem.status, code=error.code, error=str(error))
         return problem
     get_logger().error("request_crashed", method=request.method, path=request.url.path, exc_info=error)

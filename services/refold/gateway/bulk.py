@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 import orjson
 from starlette.requests import Request
@@ -65,28 +65,20 @@ async def append_events(request: Request) -> Response:
     return BulkResponse(request, namespace)
 
 
-class Item(NamedTuple):
-    """A line: what is to be published for it, or the answer that refuses it."""
+@dataclass(slots=True)
+class Item:
+    """A line: what is to be published for it, or the answer that refuses it; its sequence once it is in the log."""
 
     number: int
-    publication: Publication | None
+    publication: Publication | None = None
     event_id: str = ""
     refusal: bytes = b""
+    sequence: int = 0
 
     @property
     def weight(self) -> int:
         """Return the bytes that it adds to a batch, roughly."""
         return len(self.refusal) if self.publication is None else len(self.publication.body) + ENVELOPE_BYTES
-
-
-@dataclass(slots=True, kw_only=True)
-class Batch:
-    """Lines on their way. `sequences` by index, once they are in the log; `failure` of those that are not."""
-
-    items: list[Item]
-    sequences: dict[int, int] = field(default_factory=dict)
-    failure: Problem | None = None
-    deadline: float = 0.0
 
 
 class BulkResponse(Response):
@@ -101,7 +93,7 @@ class BulkResponse(Response):
         self._carried = (("Refold-Reply", self._context.reply_subject),) if self._wait > 0 else ()
         self._inbox: Pipe[Item] = Pipe(lambda item: item.weight, BATCH_BYTES_MAX, BATCH_EVENTS_MAX)
         self._outbox: Pipe[bytes] = Pipe(len, BULK_ANSWER_BYTES_MAX)
-        self._batches: asyncio.Queue[Batch | None] = asyncio.Queue(BULK_BATCHES_MAX)
+        self._appended: asyncio.Queue[tuple[list[Item], float]] = asyncio.Queue(BULK_BATCHES_MAX)
         self._failure: Problem | None = None
         self._has_written = False
         self.has_started = False
@@ -117,7 +109,7 @@ class BulkResponse(Response):
             except TimedOut as error:
                 if not self.has_started:
                     raise
-                # The answer has begun: all that is left is to break it off.
+                # The answer has begun: the only way left is to break it off.
                 get_logger().warning("bulk_abandoned", code=error.code, error=str(error))
             finally:
                 self._count_lines(-self._lines_count)
@@ -148,10 +140,10 @@ class BulkResponse(Response):
         except Problem as problem:
             if not splitter.lines_count:
                 raise
-            # The lines before are answered as ever; this one was never complete.
+            # The lines before it are answered as usual; this one was never complete.
             number = splitter.lines_count + 1
             self._count_lines(1)
-            await self._inbox.put([Item(number, None, refusal=_refusal(number, problem))])
+            await self._inbox.put([Item(number, refusal=_refusal(number, problem))])
         finally:
             await self._inbox.close()
 
@@ -179,56 +171,57 @@ class BulkResponse(Response):
 
     async def _append(self) -> None:
         while items := await self._inbox.take():
-            batch = Batch(items=items)
-            if self._failure is None:
-                await self._append_one(batch)
-            batch.failure = batch.failure or self._failure
-            batch.deadline = deadline_in(self._wait)
-            await self._batches.put(batch)
-        await self._batches.put(None)
+            failure = self._failure or await self._append_batch(items)
+            for item in items:
+                if failure is not None and not (item.refusal or item.sequence):
+                    item.refusal = _refusal(item.number, failure, item.event_id)
+            await self._appended.put((items, deadline_in(self._wait)))
+        await self._appended.put(([], 0))
 
-    async def _append_one(self, batch: Batch) -> None:
+    async def _append_batch(self, items: list[Item]) -> Problem | None:
+        """Append a batch; return why events of it, and all behind it, are not in the log."""
         try:
-            await append_batch(self._context, batch)
+            await append_items(self._context, [item for item in items if not item.refusal])
         except (RefoldError, Problem) as error:
-            # Nothing is in the log yet, and nothing answered: then the whole request fails, plainly.
-            if not (self._has_written or batch.sequences or self.has_started):
+            # Nothing is in the log yet, and nothing answered: the whole request fails.
+            if not (self._has_written or self.has_started or any(item.sequence for item in items)):
                 raise
-            batch.failure = error if isinstance(error, Problem) else problem_of(error)
-            # Whatever is true of this batch, those behind it are not sent at all.
-            self._failure = _NOT_SENT if batch.failure.status == 504 else batch.failure
-        self._has_written |= bool(batch.sequences)
+            failure = problem_of(error)
+            # Later batches are not sent at all.
+            self._failure = _NOT_SENT if failure.status == 504 else failure
+            return failure
+        self._has_written |= any(item.sequence for item in items)
+        return None
 
     async def _answer(self) -> None:
-        while (batch := await self._batches.get()) is not None:
-            made: list[bytes] = []
-            for index, item in enumerate(batch.items):
-                answer = self._ready(batch, index, item)
-                if answer is None:
+        while True:
+            items, deadline = await self._appended.get()
+            if not items:
+                break
+            lines: list[bytes] = []
+            for item in items:
+                line = self._known_line(item)
+                if line is None:
                     # What is known is sent while the next is waited for.
-                    await self._outbox.put(made)
-                    made = []
-                    answer = await self._outcome(batch, index, item)
-                made.append(answer)
-            await self._outbox.put(made)
+                    await self._outbox.put(lines)
+                    lines = []
+                    line = await self._awaited_line(item, deadline)
+                lines.append(line)
+            await self._outbox.put(lines)
         await self._outbox.close()
 
-    def _ready(self, batch: Batch, index: int, item: Item) -> bytes | None:
+    def _known_line(self, item: Item) -> bytes | None:
         if item.refusal:
             return item.refusal
-        sequence = batch.sequences.get(index)
-        if sequence is None:
-            assert batch.failure is not None
-            return _refusal(item.number, batch.failure, item.event_id)
         if self._wait == 0:
-            return b'{"sequence":%d,"status":"pending"}\n' % sequence
-        outcome = self._context.outcomes.arrived(sequence)
+            return b'{"sequence":%d,"status":"pending"}\n' % item.sequence
+        outcome = self._context.outcomes.arrived(item.sequence)
         return None if outcome is None else _line(outcome)
 
-    async def _outcome(self, batch: Batch, index: int, item: Item) -> bytes:
+    async def _awaited_line(self, item: Item, deadline: float) -> bytes:
         assert item.publication is not None
-        names, sequence = (item.publication.namespace, item.publication.document), batch.sequences[index]
-        outcome = await self._context.outcomes.wait(*names, sequence, batch.deadline)
+        names, sequence = (item.publication.namespace, item.publication.document), item.sequence
+        outcome = await self._context.outcomes.wait(*names, sequence, deadline)
         return _line(outcome or {"sequence": sequence, "status": "pending"})
 
     async def _send(self, send: Send) -> None:
@@ -264,41 +257,42 @@ class BulkResponse(Response):
             event_id = fields.setdefault("id", self._context.new_id())
             body = _checked_body(fields)
         except Refused as refused:
-            return Item(line.number, None, refusal=_refusal(line.number, problem_of(refused)))
+            return Item(line.number, refusal=_refusal(line.number, problem_of(refused)))
         publication = Publication(
             namespace=self._namespace, document=document, body=body, headers=self._carried
         )
         return Item(line.number, publication, event_id)
 
 
-async def append_batch(context: Context, batch: Batch) -> None:
-    """Append a batch's events in order, each exactly once in effect, for each carries an id.
+async def append_items(context: Context, items: list[Item]) -> None:
+    """Append events in order, each exactly once in effect, for each carries an id.
 
-    Raises where not all are in the log for sure; `batch.sequences` says which are.
+    Raises where not all are in the log for sure; those that are have their sequence.
     """
-    wanted = {at: item.publication for at, item in enumerate(batch.items) if item.publication is not None}
-    if not wanted:
+    publications = [item.publication for item in items if item.publication is not None]
+    if not publications:
         return
     try:
-        first_sequence = await append_surely(context, list(wanted.values()))
+        first_sequence = await append_surely(context, publications)
     except BatchRefused:
-        await _append_singly(context, batch, wanted)
+        await _append_singly(context, items)
     else:
-        batch.sequences = {at: sequence for sequence, at in enumerate(wanted, first_sequence)}
+        for sequence, item in enumerate(items, first_sequence):
+            item.sequence = sequence
 
 
-async def _append_singly(context: Context, batch: Batch, wanted: dict[int, Publication]) -> None:
+async def _append_singly(context: Context, items: list[Item]) -> None:
     """Append each event on its own: a document's in order, and none behind one that failed."""
-    by_document: defaultdict[str, list[int]] = defaultdict(list)
-    for at, publication in wanted.items():
-        by_document[publication.document].append(at)
+    by_document: defaultdict[str, list[tuple[Item, Publication]]] = defaultdict(list)
+    for item in items:
+        if item.publication is not None:
+            by_document[item.publication.document].append((item, item.publication))
 
-    async def append_in_order(positions: list[int]) -> None:
-        for at in positions:
-            batch.sequences[at] = await append_surely(context, [wanted[at]])
+    async def append_in_order(events: list[tuple[Item, Publication]]) -> None:
+        for item, publication in events:
+            item.sequence = await append_surely(context, [publication])
 
-    tasks = map(append_in_order, by_document.values())
-    for error in await asyncio.gather(*tasks, return_exceptions=True):
+    for error in await asyncio.gather(*map(append_in_order, by_document.values()), return_exceptions=True):
         if error is not None:
             raise error
 
@@ -306,7 +300,7 @@ async def _append_singly(context: Context, batch: Batch, wanted: dict[int, Publi
 def _checked_body(fields: dict[str, Json]) -> bytes:
     """Return an event's body. Raises `Refused` where the fold would reject it; it is no deeper than what was read."""
     body, limits = json_text.dumps(fields), NEWEST.limits
-    # What is too large is refused by who opens it.
+    # `open_envelope` refuses a body that is too large.
     is_small = len(body) <= EVENT_BYTES_MAX
     envelope = envelope_of(fields, limits) if is_small else open_envelope(b"", body, limits)
     check_event(envelope, limits, NEWEST.operations)
@@ -314,7 +308,7 @@ def _checked_body(fields: dict[str, Json]) -> bytes:
 
 
 def _refusal(number: int, problem: Problem, event_id: str = "") -> bytes:
-    # An id that was made here must be known to who would send the line again.
+    # A client needs the id that was made here to send the line again.
     named = {"id": event_id} if event_id else {}
     reason = {"reason": problem.code, "detail": problem.detail}
     return _line({"line": number, "status": "refused", **reason, **named, "error": problem.view()})

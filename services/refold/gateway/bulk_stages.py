@@ -75,9 +75,9 @@ class Pipe(Generic[T]):
         self._changed = asyncio.Condition()
 
     async def put(self, items: Sequence[T]) -> None:
-        """Add items, once there is room."""
+        """Add items, once the bounds allow."""
         async with self._changed:
-            await self._changed.wait_for(self._has_room)
+            await self._changed.wait_for(self._is_open_for_more)
             self._items.extend(items)
             self._bytes += sum(map(self._weigh, items))
             self._changed.notify_all()
@@ -104,5 +104,5 @@ class Pipe(Generic[T]):
             self._changed.notify_all()
             return taken
 
-    def _has_room(self) -> bool:
+    def _is_open_for_more(self) -> bool:
         return len(self._items) < self._items_max and self._bytes < self._bytes_max

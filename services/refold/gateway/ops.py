@@ -102,7 +102,7 @@ async def _error(check: Callable[[], Awaitable[object]]) -> RefoldError | None:
 
 
 def _shown(error: RefoldError) -> str:
-    # The message of a lag has its numbers in a sentence.
+    # The message of `ProjectionBehind` contains its facts.
     return f"{error.code}: {error.message if isinstance(error, ProjectionBehind) else error}"
 
 

@@ -59,7 +59,7 @@ class Outcomes:
         """Look lost outcomes up through `look_up(namespace, document, sequence)`."""
         self._look_up = look_up
         self._consistency = consistency
-        self._awaited: dict[int, asyncio.Future[View | None]] = {}
+        self._awaited: dict[int, asyncio.Future[View]] = {}
         self._early: dict[int, View] = {}
         self._lost_sequence = 0
 
@@ -92,14 +92,14 @@ class Outcomes:
         *,
         when_late: WhenLate | None = None,
     ) -> View | None:
-        """Wait for an event's outcome; None where the deadline (the loop's clock) passes first.
+        """Wait for an event's outcome; None where the deadline (the loop's clock) passes first, or the gateway stops.
 
         `when_late` is called again and again while neither its notice has come nor the store has it.
         """
         early = self.arrived(sequence)
         if early is not None:
             return early
-        awaited: asyncio.Future[View | None] = asyncio.get_running_loop().create_future()
+        awaited: asyncio.Future[View] = asyncio.get_running_loop().create_future()
         self._awaited[sequence] = awaited
         try:
             while True:
@@ -122,12 +122,6 @@ class Outcomes:
                     when_late(namespace, document, sequence)
         finally:
             del self._awaited[sequence]
-
-    def release(self) -> None:
-        """End every wait without an outcome, because the gateway is stopping."""
-        for awaited in self._awaited.values():
-            if not awaited.done():
-                awaited.set_result(None)
 
     async def _note_loss(self) -> None:
         """Notices are ordered: after a lost one, look up all that are folded by now instead of waiting for each."""

@@ -67,8 +67,10 @@ class Problem(Exception):
         return Response(orjson.dumps(self.view()), self.status, self.headers, PROBLEM)
 
 
-def problem_of(error: RefoldError) -> Problem:
+def problem_of(error: RefoldError | Problem) -> Problem:
     """Return the problem for an error of Refold's own."""
+    if isinstance(error, Problem):
+        return error
     if isinstance(error, Refused):
         named: dict[str, Json] = {"field": error.field, "shape": error.shape}
         facts = {name: value for name, value in named.items() if value}
@@ -99,25 +101,19 @@ def outcome_response(outcome: dict[str, Json]) -> Response:
     """Return the response to a write whose outcome is known; a duplicate has the status of its first outcome."""
     decisive = outcome.get("first", outcome)
     if decisive["status"] == "rejected":
-        return rejection_problem(outcome, decisive).response()
+        detail = outcome.get("detail") or f"the fold rejected the event: {decisive['reason']}"
+        return Problem(409, "rejected", detail, reason=decisive["reason"], outcome=outcome).response()
     status = 201 if decisive["created"] else 200
     return Response(orjson.dumps(outcome), status, {"ETag": tag_of(outcome["version"])}, JSON)
 
 
 def as_duplicate(outcome: dict[str, Json]) -> dict[str, Json]:
-    """Show an event's outcome to its author who sent it again, as the fold shows a duplicate's."""
+    """Show the outcome of an event that its author sends again, as the fold shows a duplicate's."""
     if outcome["status"] == "duplicate":
         return outcome
     first = {name: outcome[name] for name in _OF_FIRST if name in outcome}
     rest = {name: value for name, value in outcome.items() if name not in _ONLY_OF_FIRST}
     return {**rest, "status": "duplicate", "first": first}
-
-
-def rejection_problem(outcome: dict[str, Json], decisive: dict[str, Json]) -> Problem:
-    """Return the problem that says why the fold rejected an event."""
-    reason = decisive["reason"]
-    detail = outcome.get("detail") or f"the fold rejected the event: {reason}"
-    return Problem(409, "rejected", detail, reason=reason, outcome=outcome)
 
 
 def pending_response(namespace: str, document: str, sequence: int, event_id: str) -> Response:

@@ -110,7 +110,7 @@ class Draft:
 def split_of(fields: View) -> SplitWrite | None:
     """Return the events that a PUT is written as; None where it fits into one.
 
-    Raises `Refused` where no document may be so large, `Problem` where the author names a base of his own.
+    Raises `Refused` where no document may be so large, `Problem` where the author names a base.
     """
     state = fields["put"]
     if json_text.size(state) < _SPLIT_BYTES_MIN or json_text.size(fields) <= EVENT_BYTES_MAX:
@@ -203,7 +203,7 @@ async def refuse_absent(context: Context, draft: Draft, deadline: float) -> Writ
 class StrictWrite:
     """One write that is appended only while its condition holds.
 
-    An event that its author sends again under his own id is no new write: the answer is the first one's outcome.
+    An event that is sent again under its author's id is no new write: its answer is the first one's outcome.
     `_lost`: what was sent and neither acknowledged nor found, but may be stored late.
     """
 
@@ -254,8 +254,8 @@ class StrictWrite:
                 raise TimedOut("the projection has not caught up with the log in time; nothing was published")
             head = await _head(self._context, self._draft)
             is_open = condition.holds(head)
-        is_vain = head.is_absent and "delete" in self._draft.fields
-        if is_open and not is_vain and not self._looks_for_repeat:
+        is_absent_delete = head.is_absent and "delete" in self._draft.fields
+        if is_open and not is_absent_delete and not self._looks_for_repeat:
             return head
         # Looked for after the row was read: what is folded in between makes the append stale.
         written = await self._written_before()
@@ -263,7 +263,7 @@ class StrictWrite:
             return written
         if not is_open:
             _refuse_condition(head)
-        return _refuse_absence() if is_vain else head
+        return _refuse_absence() if is_absent_delete else head
 
     async def _written_before(self) -> Written | None:
         for publications in self._lost:
@@ -318,7 +318,7 @@ def _refuse_condition(head: BareHead) -> NoReturn:
 
 
 async def _repeated(context: Context, draft: Draft) -> Written | None:
-    """Find the event that its author sends again under his own id; None where there is none of this content."""
+    """Find the event that is sent again under its author's id; None where there is none of this content."""
     store, key = context.store, draft.key
     last = await store.find_id(*key, draft.id) if draft.has_own_id else None
     if last is None:

@@ -158,7 +158,6 @@ async def _release(context: Context, stop: asyncio.Event) -> None:
     await stop.wait()
     context.readiness.release()
     context.consistency.release()
-    context.outcomes.release()
 
 
 def _new_id() -> str:

@@ -38,7 +38,7 @@ def test_a_tag_is_the_quoted_version() -> None:
 
 
 @pytest.mark.parametrize("header", ['"3"', 'W/"3"', '"1", "3"', '"1" ,W/"3"', ' "3"', "*", '"x,3","3"'])
-def test_a_reader_that_has_the_version_is_told_so(header: str) -> None:
+def test_a_reader_that_has_the_version_is_answered_304(header: str) -> None:
     assert is_unchanged(header, 3)
 
 

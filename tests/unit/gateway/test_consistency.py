@@ -72,11 +72,11 @@ def later(seconds: float = 30.0) -> float:
     return asyncio.get_running_loop().time() + seconds
 
 
-def told(outcomes: Outcomes, sequence: int) -> None:
+def send_outcome(outcomes: Outcomes, sequence: int) -> None:
     outcomes.hear("refold.reply.x", json_text.dumps({"sequence": sequence, "status": "applied"}))
 
 
-async def test_a_notice_of_progress_wakes_whoever_waits_for_it(consistency: Consistency) -> None:
+async def test_a_notice_of_progress_wakes_those_that_wait_for_it(consistency: Consistency) -> None:
     waiting = asyncio.create_task(consistency.reach(5, later()))
     await asyncio.sleep(0)
     consistency.hear("", b'{"sequence":4}')
@@ -153,41 +153,40 @@ async def test_waiting_for_progress_ends_at_the_deadline(consistency: Consistenc
     assert await consistency.reach(0, later(-1)), "what is there is there"
 
 
-async def test_an_ending_gateway_lets_everyone_go(consistency: Consistency, outcomes: Outcomes) -> None:
+async def test_a_stopping_gateway_ends_every_wait(consistency: Consistency, outcomes: Outcomes) -> None:
     waiting = asyncio.create_task(consistency.reach(1, later()))
     outcome = asyncio.create_task(outcomes.wait("n", "d", 1, later()))
     await asyncio.sleep(0)
     consistency.release()
-    outcomes.release()
     assert not await waiting
     assert await outcome is None
     assert not await consistency.reach(1, later())
     assert await outcomes.wait("n", "d", 1, later()) is None
 
 
-async def test_an_outcome_comes_to_whoever_waits_for_its_sequence(outcomes: Outcomes) -> None:
+async def test_an_outcome_comes_to_the_request_that_waits_for_its_sequence(outcomes: Outcomes) -> None:
     waiting = asyncio.create_task(outcomes.wait("n", "d", 2, later()))
     await asyncio.sleep(0)
-    told(outcomes, 1)
-    told(outcomes, 2)
+    send_outcome(outcomes, 1)
+    send_outcome(outcomes, 2)
     found = await waiting
     assert found is not None
     assert found["sequence"] == 2
 
 
 async def test_an_outcome_may_come_before_the_acknowledgement(outcomes: Outcomes, store: Store) -> None:
-    told(outcomes, 3)
+    send_outcome(outcomes, 3)
     assert await outcomes.wait("n", "d", 3, later()) == {"sequence": 3, "status": "applied"}
     assert outcomes.arrived(3) is None
     assert store.looks == 0
 
 
-async def test_outcomes_that_nobody_waits_for_are_kept_within_bounds(
+async def test_outcomes_that_no_request_waits_for_are_kept_within_bounds(
     outcomes: Outcomes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outcomes_module, "OUTCOMES_EARLY_MAX", 2)
     for sequence in (1, 2, 3):
-        told(outcomes, sequence)
+        send_outcome(outcomes, sequence)
     assert outcomes.arrived(1) is None
     assert outcomes.arrived(2) is not None
 
@@ -220,5 +219,5 @@ async def test_a_notice_that_comes_while_the_store_is_asked_is_taken(
 ) -> None:
     waiting = asyncio.create_task(outcomes.wait("n", "d", 6, later()))
     await store.looked.wait()
-    told(outcomes, 6)
+    send_outcome(outcomes, 6)
     assert await waiting is not None

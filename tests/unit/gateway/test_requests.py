@@ -1,4 +1,4 @@
-"""What stands in a request's headers, read by the same code that reads it from the log."""
+"""What a request's headers say, read by the same code that reads it from the log."""
 
 from __future__ import annotations
 
@@ -58,21 +58,21 @@ def test_a_header_that_breaks_a_rule_is_refused(headers: list[tuple[str, str]], 
 
 
 @pytest.mark.parametrize(
-    ("told", "seconds"),
+    ("text", "seconds"),
     [("0", 0.0), ("2.5", 2.5), ("300", 300.0), ("1e-3", 0.001), ("0.30000000000000004", 0.30000000000000004)],
 )
-def test_refold_wait_is_seconds(told: str, seconds: float) -> None:
-    assert wait_seconds(request(("Refold-Wait", told)), 5.0) == seconds
+def test_refold_wait_is_seconds(text: str, seconds: float) -> None:
+    assert wait_seconds(request(("Refold-Wait", text)), 5.0) == seconds
 
 
 def test_without_refold_wait_the_setting_decides() -> None:
     assert wait_seconds(request(), 1.5) == 1.5
 
 
-@pytest.mark.parametrize("told", ["", "-1", "soon", "1e3", "inf", "nan", "301", "٣"])
-def test_a_wait_that_is_no_number_of_seconds_is_422(told: str) -> None:
+@pytest.mark.parametrize("text", ["", "-1", "soon", "1e3", "inf", "nan", "301", "٣"])
+def test_a_wait_that_is_no_number_of_seconds_is_422(text: str) -> None:
     with pytest.raises(Problem) as raised:
-        wait_seconds(request(("Refold-Wait", told)), 5.0)
+        wait_seconds(request(("Refold-Wait", text)), 5.0)
     assert (raised.value.status, raised.value.code) == (422, "bad_parameter")
 
 
