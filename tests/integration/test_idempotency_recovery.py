@@ -214,6 +214,31 @@ async def test_a_strict_write_that_is_stored_late_is_not_412_and_not_made_twice(
     assert await gateway.events() == 2 + others
 
 
+@pytest.mark.parametrize("key", [{}, {"Idempotency_Key": "k"}], ids=["made", "own"])
+async def test_a_large_state_that_is_stored_late_is_not_written_twice(
+    gateway: Twin, monkeypatch: pytest.MonkeyPatch, key: dict[str, str]
+) -> None:
+    sent: list[list[Publication]] = []
+    append = gateway.log.append_atomically
+
+    async def remembered(publications: list[Publication]) -> Any:
+        sent.append(publications)
+        return await append(publications)
+
+    async def early() -> None:
+        assert len(sent[0]) > 1
+
+    async def late() -> None:
+        await MemoryLog.append_atomically(gateway.log, sent[0])
+
+    monkeypatch.setattr(gateway.log, "append_atomically", remembered)
+    gateway.log.faults, gateway.log.before_append = ["dropped"], [early, late]
+    response = await gateway.put("/v1/n/d", ["x" * 400_000] * 5, **key)
+    events_count = len(sent[0])
+    assert summary(response) == (201, "applied", events_count)
+    assert await gateway.events() == events_count
+
+
 async def test_a_strict_write_that_is_never_acknowledged_is_given_up_with_503(gateway: Twin) -> None:
     gateway.log.faults = ["dropped"] * 10
     response = await gateway.put("/v1/n/d", 1, If_None_Match="*")

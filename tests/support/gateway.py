@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from refold.core.errors import LogUnavailable, RefoldError, StoreUnavailable
 from refold.gateway.app import Gateway
 from refold.gateway.consistency import Consistency
-from refold.gateway.context import Context, Versions
+from refold.gateway.context import Context
 from refold.gateway.outcomes import EarlyOutcomes, Outcomes
 from refold.gateway.readiness import Readiness
 from refold.history import History
@@ -191,7 +191,7 @@ async def _made(wait_seconds: float, **given: Any) -> Twin:
         readiness=Readiness(log, consistency, required_sequence=0, lag_seconds_max=5.0),
         reply_subject=REPLY_SUBJECT,
         checks={"nats": log.info, "postgres": store.ping},
-        versions=Versions("0.0.0"),
+        versions={"refold": "0.0.0", "nats": None, "postgres": None},
         metrics=GatewayMetrics(registry),
         registry=registry,
         new_id=lambda: f"made-{next(numbers)}",

@@ -26,40 +26,34 @@ class LineSplitter:
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
-        self._pieces: list[bytes] = []
-        self._size = 0
+        self._rest = b""
+        self._dropped_bytes = 0
         self.lines_count = 0
-
-    def feed(self, piece: bytes, *, is_last: bool) -> list[Line]:
-        """Return the lines that end in this piece; the last line needs no newline."""
-        *ends, rest = piece.split(b"\n")
-        lines: list[Line] = []
-        for end in ends:
-            self._keep(end)
-            lines += self._end()
-        self._keep(rest)
-        return lines + self._end() if is_last and self._size else lines
 
     @property
     def pending_bytes(self) -> int:
         """Return the bytes of the line that has not ended yet, as far as they are kept."""
-        return self._size if self._size <= self._bytes_max else 0
+        return len(self._rest)
 
-    def _keep(self, piece: bytes) -> None:
-        self._size += len(piece)
-        if self._size <= self._bytes_max:
-            self._pieces.append(piece)
-        else:
-            self._pieces.clear()
-
-    def _end(self) -> list[Line]:
-        self.lines_count += 1
-        data, size = b"".join(self._pieces), self._size
-        self._pieces.clear()
-        self._size = 0
-        if size > self._bytes_max:
-            return [Line(self.lines_count, b"", size)]
-        return [Line(self.lines_count, data)] if data.strip() else []
+    def feed(self, piece: bytes, *, is_last: bool) -> list[Line]:
+        """Return the lines that end in this piece; the last line needs no newline."""
+        *ends, rest = (self._rest + piece).split(b"\n")
+        if is_last and (rest or self._dropped_bytes):
+            ends.append(rest)
+            rest = b""
+        lines: list[Line] = []
+        for data in ends:
+            self.lines_count += 1
+            size, self._dropped_bytes = len(data) + self._dropped_bytes, 0
+            if size > self._bytes_max:
+                lines.append(Line(self.lines_count, b"", size))
+            elif data.strip():
+                lines.append(Line(self.lines_count, data))
+        if self._dropped_bytes or len(rest) > self._bytes_max:
+            self._dropped_bytes += len(rest)
+            rest = b""
+        self._rest = rest
+        return lines
 
 
 class Pipe(Generic[T]):

@@ -109,7 +109,7 @@ class Consistency:
     async def reach(self, sequence: int, deadline: float, key: Key | None = None) -> bool:
         """Wait until a sequence is folded, in a document's partition or in all.
 
-        Returns False if the deadline (the loop's clock) passes first. Raises `Crowded` if too many requests wait.
+        Returns False if the deadline (the loop's clock) passes first. Raises `Problem` if too many requests wait.
         """
         if self.sequence >= sequence:
             return True

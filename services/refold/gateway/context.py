@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, cast
+from typing import Final, cast
 
 from prometheus_client import CollectorRegistry
 from starlette.requests import Request
@@ -27,21 +27,13 @@ BULK_REQUESTS_MAX: Final = 32
 """Bulk requests served at a time; more wait in a queue."""
 
 
-class Versions(NamedTuple):
-    """The versions of program, broker and database, where they are known."""
-
-    refold: str
-    nats: str | None = None
-    postgres: str | None = None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """What the handlers work with.
 
     `reply_subject` is this process's own, on which its outcomes arrive. `checks` raise, by name, if what the gateway
-    needs cannot be reached. `timer` counts seconds, for metrics. `wait_seconds` is how long a write waits for its
-    outcome by default.
+    needs cannot be reached. `versions` are those of `refold`, `nats` and `postgres`, where known. `timer` counts
+    seconds, for metrics. `wait_seconds` is how long a write waits for its outcome by default.
     """
 
     log: EventLog
@@ -53,7 +45,7 @@ class Context:
     readiness: Readiness
     reply_subject: str
     checks: Mapping[str, Callable[[], Awaitable[object]]]
-    versions: Versions
+    versions: Mapping[str, str | None]
     metrics: GatewayMetrics
     registry: CollectorRegistry
     new_id: Callable[[], str]

@@ -35,10 +35,10 @@ from refold.gateway.requests import (
     PointQuery,
     Version,
     carried_headers,
+    check_media_type,
     document_name,
     event_fields,
     is_unchanged,
-    media_type,
     read_json,
     read_query,
     refuse_contradictions,
@@ -189,24 +189,23 @@ DECIDE_SECONDS: Final = 5.0
 PUT_BYTES_MAX: Final = STATE_BYTES_MAX + EVENT_BYTES_MAX
 """Body of a PUT: a state as it is answered, or one with a little white space."""
 
-_STATE_TYPES: Final = (JSON,)
-_PATCH_TYPES: Final = (JSON_PATCH, MERGE_PATCH)
 _EFFECTIVE: Final = tuple(status.name for status in Status if status.is_effective)
 
 
 async def put_document(request: Request) -> Response:
     """Write the whole state; one that is too large for one event is written as several, all or none."""
     made = _begin(request)
-    state = await read_json(request, _STATE_TYPES, PUT_BYTES_MAX, "state_too_large")
+    check_media_type(request, (JSON,))
+    state = await read_json(request, PUT_BYTES_MAX, "state_too_large")
     return await _write(request, made, {"put": state})
 
 
 async def patch_document(request: Request) -> Response:
     """Change the document by a JSON Patch or a merge patch, all or nothing."""
     made = _begin(request)
-    patch = await read_json(request, _PATCH_TYPES)
-    kind = "patch" if media_type(request) == JSON_PATCH else "merge"
-    return await _write(request, made, {kind: patch})
+    media = check_media_type(request, (JSON_PATCH, MERGE_PATCH))
+    change = await read_json(request)
+    return await _write(request, made, {"patch" if media == JSON_PATCH else "merge": change})
 
 
 async def delete_document(request: Request) -> Response:

@@ -47,23 +47,19 @@ class InFlightLimits:
     bodies_bytes_max: int = BODIES_BYTES_MAX
 
 
-class Crowded(Problem):
-    """Too many requests wait already; this one was not started."""
-
-
 def waiting() -> AbstractAsyncContextManager[object]:
     """Count the current request as waiting instead of working, for the length of an `async with` block.
 
     Nested blocks count once. A block that ends in an error does not take a permit again: only an answer is left to do.
 
     Raises:
-        Crowded: On entry, when too many wait already, of this client or in all.
+        Problem: On entry, when too many wait already, of this client or in all.
     """
     return _current.get() or nullcontext()
 
 
 def hold_body(bytes_count: int) -> None:
-    """Count so many bytes of the current request's body in memory; 0 once it is read. Raises `Crowded`."""
+    """Count so many bytes of the current request's body in memory; 0 once it is read. Raises `Problem`."""
     request = _current.get()
     if request is not None:
         request.hold_body(bytes_count)
@@ -87,7 +83,7 @@ class Waiters(Generic[Wanted]):
     async def wait(self, wanted: Wanted, deadline: float) -> bool:
         """Wait until woken. False if the deadline (the loop's clock) passes first, or if the gateway stops.
 
-        Raises `Crowded` if too many requests wait.
+        Raises `Problem` if too many requests wait.
         """
         if self.is_released:
             return False
@@ -220,7 +216,7 @@ class _Request:
         bytes_max = in_flight.limits.bodies_bytes_max
         if added > 0 and in_flight.body_bytes + added > bytes_max:
             detail = f"request bodies that are being read take {bytes_max} bytes already"
-            raise Crowded(503, "busy", detail, headers=RETRY)
+            raise Problem(503, "busy", detail, headers=RETRY)
         in_flight.body_bytes += added
         self._body_bytes = bytes_count
 
@@ -237,10 +233,10 @@ class _Request:
                 f"{limits.waiting_per_client_max} requests of this client's address wait already "
                 "(REFOLD_HTTP_WAITING_PER_CLIENT_MAX); let some end, or wait less long"
             )
-            raise Crowded(429, "too_many_waiting", detail, headers=RETRY)
+            raise Problem(429, "too_many_waiting", detail, headers=RETRY)
         if in_flight.waiting_count >= limits.waiting_max:
             detail = f"{limits.waiting_max} requests wait already (REFOLD_HTTP_WAITING_MAX)"
-            raise Crowded(503, "busy", detail, headers=RETRY)
+            raise Problem(503, "busy", detail, headers=RETRY)
 
     def _watch(self, waiter: asyncio.Task[object] | None) -> None:
         """Cancel `waiter`, the request's task, if the client disconnects while it waits.

@@ -71,7 +71,7 @@ async def read_status(request: Request) -> Response:
     view: dict[str, Json] = {
         "log_id": info.log_id,
         "fold": max((checkpoint.fold for checkpoint in checkpoints), default=0),
-        "versions": context.versions._asdict(),
+        "versions": dict(context.versions),
         **_lag(info, folded_sequence, max(seconds.values(), default=0.0)),
         "partitions": [
             {"partition": each.partition, **_lag(info, each.read_sequence, seconds[each.read_sequence])}
@@ -128,7 +128,7 @@ DOCS_FILES: Final = {
 async def read_index(request: Request) -> Response:
     """Say what this is and where things are: a page for browsers, JSON for others."""
     refuse_query(request)
-    version = context_of(request).versions.refold
+    version = context_of(request).versions["refold"]
     if "text/html" in request.headers.get("accept", ""):
         links = "".join(f'<li><a href="{path}">{name}</a></li>' for name, path in LINKS.items())
         return Response(_INDEX.format(version=version, about=ABOUT, links=links), 200, None, _HTML)

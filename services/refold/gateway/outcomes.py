@@ -15,13 +15,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Final
 
 from refold.core.document import Document
 from refold.core.errors import FenceLost, LogError, StoreError
 from refold.core.fold_state import FoldState
 from refold.core.json_text import Json
-from refold.core.stream import PARTITIONS, SYSTEM_NAMESPACE, Checkpoint, Record, partition_of
+from refold.core.stream import PARTITIONS, SYSTEM_NAMESPACE, Record, partition_of
 from refold.core.views import outcome_view
 from refold.gateway.consistency import NOTICE_WAIT_SECONDS, Consistency, notice_in
 from refold.gateway.inflight import deadline_in
@@ -181,7 +182,9 @@ class EarlyOutcomes:
 
         A document's row may be ahead of the checkpoint that was read before it: its events up to there are passed.
         """
-        fold_state = _state_at(min(await self._store.checkpoints(), key=lambda each: each.read_sequence))
+        checkpoint = min(await self._store.checkpoints(), key=lambda each: each.read_sequence)
+        # The chains of the partitions are not used.
+        fold_state = FoldState([replace(checkpoint, partition=number) for number in range(PARTITIONS)])
         documents = await self._load(wanted)
         left = {sequence for sequence, key in wanted.items() if key in documents}
         async with aclosing(self._log.read(fold_state.read_sequence)) as runs:
@@ -231,20 +234,3 @@ class EarlyOutcomes:
                 event_id, first = step.folded.event_id, step.folded.outcome.first
                 self._outcomes.resolve(outcome_view(*key, step.entry, event_id=event_id, first=first))
         return True
-
-
-def _state_at(checkpoint: Checkpoint) -> FoldState:
-    """Make a fold over the whole log from there; its chains are not used."""
-    return FoldState(
-        [
-            Checkpoint(
-                partition=partition,
-                chain=b"",
-                chain_before=b"",
-                fold=checkpoint.fold,
-                read_sequence=checkpoint.read_sequence,
-                recorded_at=checkpoint.recorded_at,
-            )
-            for partition in range(PARTITIONS)
-        ]
-    )

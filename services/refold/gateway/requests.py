@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 
 from refold.core import json_text
-from refold.core.envelope import fields_of, read_headers
+from refold.core.envelope import fields_of, media_type, read_headers
 from refold.core.errors import Refused
 from refold.core.event import VERSION_MAX
 from refold.core.fold import EVENT_BYTES_MAX, NEWEST
@@ -276,32 +276,27 @@ _CLOSE: Final = {"Connection": "close"}
 """The rest of the body cannot be distinguished from a next request on the same connection."""
 
 
-async def read_json(
-    request: Request,
-    media_types: tuple[str, ...],
-    bytes_max: int = EVENT_BYTES_MAX,
-    reason: str = "event_too_large",
-) -> Json:
-    """Read and parse the body. Raises `Refused` where it is too large, not JSON, or of another media type."""
-    check_media_type(request, media_types)
-    return json_text.loads(await _read_body(request, bytes_max, reason))
+def check_media_type(request: Request, media_types: tuple[str, ...]) -> str:
+    """Return the body's media type.
 
-
-def check_media_type(request: Request, media_types: tuple[str, ...]) -> None:
-    """Refuse a body of no or another media type, and a compressed one, whose size its length does not bound."""
+    Refuse a body of none or another, and a compressed one, whose size its length does not bound.
+    """
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding != "identity":
         rule = "send the body as it is, not encoded"
         raise Refused("unsupported_media_type", rule, field="content-encoding", shape=repr(coding[:80]))
-    media = media_type(request)
+    media = media_type(request.headers.get("content-type", ""))
     if media not in media_types:
         rule, shape = f"send {' or '.join(media_types)}", repr(media[:80]) if media else "none"
         raise Refused("unsupported_media_type", rule, field="content-type", shape=shape)
+    return media
 
 
-def media_type(request: Request) -> str:
-    """Return the body's media type without its parameters; empty where none is given."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+async def read_json(
+    request: Request, bytes_max: int = EVENT_BYTES_MAX, reason: str = "event_too_large"
+) -> Json:
+    """Read and parse the body. Raises `Refused` where it is too large (for this reason) or not JSON."""
+    return json_text.loads(await _read_body(request, bytes_max, reason))
 
 
 async def receive_piece(request: Request) -> tuple[bytes, bool]:

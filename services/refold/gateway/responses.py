@@ -12,15 +12,7 @@ from typing import Final
 import orjson
 from starlette.responses import Response
 
-from refold.core.errors import (
-    DocumentAbsent,
-    LogError,
-    RefoldError,
-    Refused,
-    StoreError,
-    TimedOut,
-    VersionUnknown,
-)
+from refold.core.errors import LogError, RefoldError, Refused, StoreError
 from refold.core.json_text import Json
 
 JSON: Final = "application/json"
@@ -28,13 +20,16 @@ PROBLEM: Final = "application/problem+json"
 PROBLEM_TYPE: Final = "urn:refold:problem:"
 RETRY: Final = {"Retry-After": "1"}
 
-_UNPARSED: Final = frozenset(
-    {"bad_json", "duplicate_key", "lone_surrogate", "number_out_of_range", "bad_header", "repeated_header"}
-)
+_STATUS: Final = {
+    **dict.fromkeys(("bad_json", "duplicate_key", "lone_surrogate", "number_out_of_range"), 400),
+    **dict.fromkeys(("bad_header", "repeated_header"), 400),
+    **dict.fromkeys(("document_absent", "version_unknown"), 404),
+    **dict.fromkeys(("event_too_large", "headers_too_large", "state_too_large"), 413),
+    "unsupported_media_type": 415,
+    "timed_out": 504,
+}
 _OF_FIRST: Final = ("status", "version", "sequence", "recorded_at", "created", "reason")
 _ONLY_OF_FIRST: Final = frozenset({"occurred_at", "reason", "detail"})
-_TOO_LARGE: Final = frozenset({"event_too_large", "headers_too_large", "state_too_large"})
-_STATUS: Final[dict[type[RefoldError], int]] = {DocumentAbsent: 404, VersionUnknown: 404, TimedOut: 504}
 
 
 class Problem(Exception):
@@ -74,11 +69,10 @@ def problem_of(error: RefoldError | Problem) -> Problem:
     if isinstance(error, Refused):
         named: dict[str, Json] = {"field": error.field, "shape": error.shape}
         facts = {name: value for name, value in named.items() if value}
-        return Problem(_status_of(error.reason), error.reason, str(error), **facts)
-    status, headers = _STATUS.get(type(error)), None
-    if isinstance(error, LogError | StoreError):
-        status, headers = 503, RETRY
-    return Problem(status or 500, error.code, error.message, headers=headers, **shown(error.facts))
+        return Problem(_STATUS.get(error.reason, 422), error.reason, str(error), **facts)
+    may_pass = isinstance(error, LogError | StoreError)
+    status, headers = (503, RETRY) if may_pass else (_STATUS.get(error.code, 500), None)
+    return Problem(status, error.code, error.message, headers=headers, **shown(error.facts))
 
 
 def shown(facts: Mapping[str, object]) -> dict[str, Json]:
@@ -125,11 +119,3 @@ def pending_response(namespace: str, document: str, sequence: int, event_id: str
 def tag_of(version: int) -> str:
     """Return a version's entity tag."""
     return f'"{version}"'
-
-
-def _status_of(reason: str) -> int:
-    if reason in _UNPARSED:
-        return 400
-    if reason == "unsupported_media_type":
-        return 415
-    return 413 if reason in _TOO_LARGE else 422

@@ -22,7 +22,7 @@ from refold.embedded.process import choose_port
 from refold.gateway.access import Access
 from refold.gateway.app import Gateway
 from refold.gateway.consistency import Consistency
-from refold.gateway.context import Context, Versions
+from refold.gateway.context import Context
 from refold.gateway.inflight import InFlightLimits
 from refold.gateway.outcomes import EarlyOutcomes, Outcomes
 from refold.gateway.readiness import Readiness
@@ -136,9 +136,9 @@ async def _listen(notices: JetStreamNotices, outcomes: Outcomes, consistency: Co
     return reply_subject
 
 
-async def _versions(log: JetStreamLog, store: PostgresStore) -> Versions:
+async def _versions(log: JetStreamLog, store: PostgresStore) -> dict[str, str | None]:
     nats, postgres = log.client.server_version, await store.server_version()
-    return Versions(refold=__version__, nats=nats, postgres=postgres)
+    return {"refold": __version__, "nats": nats, "postgres": postgres}
 
 
 def _checks(log: JetStreamLog, store: PostgresStore) -> dict[str, Callable[[], Awaitable[object]]]:

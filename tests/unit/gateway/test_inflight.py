@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry
 from starlette.types import Message, Receive, Scope, Send
 
 from refold.gateway import inflight
-from refold.gateway.inflight import Crowded, InFlight, InFlightLimits, hold_body, waiting
+from refold.gateway.inflight import InFlight, InFlightLimits, hold_body, waiting
+from refold.gateway.responses import Problem
 
 
 class Held:
@@ -91,12 +92,12 @@ async def test_a_request_that_waits_leaves_its_permit_to_others() -> None:
 async def test_what_waits_is_bounded_by_client() -> None:
     held = Held(InFlightLimits(waiting_per_client_max=2, waiting_max=3))
     waiters = await begun(held, "/waits", "/waits")
-    with pytest.raises(Crowded) as refused:
+    with pytest.raises(Problem) as refused:
         await held.ask("/waits")
     assert refused.value.status == 429
     waiters.append(asyncio.create_task(held.ask("/waits", "10.0.0.2")))
     await held.begins(4)
-    with pytest.raises(Crowded) as refused:
+    with pytest.raises(Problem) as refused:
         await held.ask("/waits", "10.0.0.3")
     assert refused.value.status == 503
     held.released.set()
@@ -117,7 +118,7 @@ async def test_a_request_cancelled_while_it_waits_leaves_no_trace() -> None:
 async def test_bodies_in_memory_are_bounded_together() -> None:
     held = Held(InFlightLimits(bodies_bytes_max=10))
     reading = await begun(held, "/body/6")
-    with pytest.raises(Crowded) as refused:
+    with pytest.raises(Problem) as refused:
         await held.ask("/body/5")
     assert refused.value.status == 503
     reading += [asyncio.create_task(held.ask("/body/4"))]
