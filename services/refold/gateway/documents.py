@@ -89,16 +89,10 @@ async def read_document(request: Request) -> Response:
     key = document_name(request)
     await context.consistency.wait_for_answers(deadline_in(context.wait_seconds), *key)
     query = read_query(request, ReadQuery) if request.scope["query_string"] else _AT_HEAD
-    snapshot = await (_newest(context, key) if query is _AT_HEAD else _snapshot(context, key, query))
+    snapshot = await _snapshot(context, key, query)
     if snapshot.state is None:
         raise await _absent(context, key, snapshot, query)
     return _state_response(request, snapshot, snapshot.state, query.path)
-
-
-async def _newest(context: Context, key: Key) -> Snapshot:
-    head = await context.store.head(*key)
-    context.head_cache.put_row(key, head)
-    return NEVER if head is None else head.snapshot
 
 
 async def _snapshot(context: Context, key: Key, query: ReadQuery) -> Snapshot:
@@ -109,11 +103,14 @@ async def _snapshot(context: Context, key: Key, query: ReadQuery) -> Snapshot:
     if query.min_version is not None:
         await consistency.wait_for_version(key, query.min_version, deadline)
     if query.version is not None:
-        return await context.history.snapshot(*key, Point(Clock.version, query.version))
-    point = await _point(context, query, deadline, key)
-    if point is None:
-        return await _newest(context, key)
-    return await context.history.snapshot(*key, point)
+        point: Point | None = Point(Clock.version, query.version)
+    else:
+        point = await _point(context, query, deadline, key)
+    if point is not None:
+        return await context.history.snapshot(*key, point)
+    head = await context.store.head(*key)
+    context.head_cache.put_row(key, head)
+    return NEVER if head is None else head.snapshot
 
 
 async def _point(
