@@ -13,7 +13,7 @@ from support.sources import ROOT, imports, is_within, modules
 # Each library, and the only modules that may import it.
 HOMES = {
     "asyncpg": ["refold.store.postgres", "refold.embedded"],
-    "nats": ["refold.embedded"],
+    "nats": ["refold.embedded", "refold.log.jetstream.connection"],
     "faststream": ["refold.projector.app", "refold.wiring"],
     "fastapi": [],
     "starlette": ["refold.gateway"],

@@ -16,9 +16,9 @@ import uvloop
 from refold.core.errors import LogUnavailable, Refused
 from refold.embedded.nats import inbox_prefix
 from refold.log.jetstream import Client, JetStreamNotices, connect
-from refold.log.jetstream.connection import Server
 from refold.log.jetstream.protocol import LINE_BYTES_MAX, Parser, ProtocolError, Subscription, message_frame
 from support.broker import WAIT_SECONDS, Broker, host_of, running_broker
+from support.system import free_port
 
 
 @pytest.fixture
@@ -241,21 +241,23 @@ def in_loop(request: pytest.FixtureRequest) -> Callable[[Any], None]:
     return run
 
 
-def test_tls_is_used_where_the_server_requires_it_and_the_certificate_is_verified(
-    in_loop: Callable[[Any], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return a server's configuration with a certificate for `localhost`, which this process trusts."""
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
     command += f" -addext subjectAltName=DNS:localhost -keyout {key} -out {certificate}"
     subprocess.run(command.split(), check=True, capture_output=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    return f'tls {{cert_file: "{certificate}", key_file: "{key}"}}\n'
 
+
+def test_tls_is_used_where_the_server_requires_it_and_the_certificate_is_verified(
+    in_loop: Callable[[Any], None], tmp_path: Path, tls: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def run() -> None:
         async with running_broker(tmp_path / "data") as broker:
-            tls = f'tls {{cert_file: "{certificate}", key_file: "{key}"}}'
             await with_configuration(broker, tls)
-            with pytest.raises(LogUnavailable, match="certificate verify failed"):
-                await connect(f"nats://localhost:{broker.port}", connect_seconds=2)
-            monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
             for scheme in ("nats", "tls"):
                 client = await connect(f"{scheme}://localhost:{broker.port}")
                 await echo(client)
@@ -264,6 +266,31 @@ def test_tls_is_used_where_the_server_requires_it_and_the_certificate_is_verifie
                 await client.close()
             with pytest.raises(LogUnavailable, match="IP address mismatch"):
                 await connect(f"tls://127.0.0.1:{broker.port}", connect_seconds=2)
+            monkeypatch.delenv("SSL_CERT_FILE")
+            with pytest.raises(LogUnavailable, match="certificate verify failed"):
+                await connect(f"nats://localhost:{broker.port}", connect_seconds=2)
+
+    in_loop(run())
+
+
+def test_an_announced_server_is_verified_by_the_name_of_the_announcing_one(
+    in_loop: Callable[[Any], None], tmp_path: Path, tls: str
+) -> None:
+    async def run() -> None:
+        async with running_broker(tmp_path / "1") as first, running_broker(tmp_path / "2") as second:
+            ports = {first: free_port(), second: free_port()}
+            routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports.values())
+            for broker, port in ports.items():
+                cluster = f'cluster {{name: c, listen: "127.0.0.1:{port}", routes: [{routes}]}}'
+                await with_configuration(broker, tls + cluster)
+            client = await connect(f"tls://localhost:{first.port}")
+            # A server that joins later is announced to the clients that are connected.
+            await until(lambda: f"127.0.0.1:{second.port}" in client.server_info.get("connect_urls", ()))
+            first.kill()
+            await until(lambda: client.reconnects == 1)
+            await client.flush()
+            assert client.server_info["port"] == second.port
+            await client.close()
 
     in_loop(run())
 
@@ -281,7 +308,7 @@ def test_a_client_works_on_uvloop(tmp_path: Path) -> None:
             broker.kill()
             await broker.start()
             assert await client.request("echo", b"x" * 100_000, seconds=WAIT_SECONDS)
-            assert client.server_version.startswith("2.")
+            assert client.server_info["version"].startswith("2.")
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())
@@ -291,13 +318,6 @@ def test_a_client_works_on_uvloop(tmp_path: Path) -> None:
 async def test_an_address_with_another_scheme_is_refused(address: str) -> None:
     with pytest.raises(Refused, match="nats://HOST:PORT or tls://HOST:PORT"):
         await connect(address)
-
-
-def test_an_announced_server_is_verified_by_its_own_name_or_by_that_of_the_announcing_one() -> None:
-    server = Server.parse("tls://nats.example:4222")
-    assert server.announced("nats-2.example:4333") == ("nats-2.example", 4333, True, "nats-2.example")
-    assert server.announced("10.0.0.7:4222") == ("10.0.0.7", 4222, True, "nats.example")
-    assert server.announced("[fd00::7]:4222") == ("fd00::7", 4222, True, "nats.example")
 
 
 async def test_of_several_addresses_one_that_answers_is_enough(broker: Broker) -> None:

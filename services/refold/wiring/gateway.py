@@ -137,7 +137,7 @@ async def _listen(notices: JetStreamNotices, outcomes: Outcomes, consistency: Co
 
 
 async def _versions(log: JetStreamLog, store: PostgresStore) -> dict[str, str | None]:
-    nats, postgres = log.client.server_version, await store.server_version()
+    nats, postgres = log.client.server_info["version"], await store.server_version()
     return {"refold": __version__, "nats": nats, "postgres": postgres}
 
 

@@ -6,7 +6,6 @@ Used by the other modules of this package and by the compositions.
 from __future__ import annotations
 
 import asyncio
-import random
 import secrets
 from collections.abc import Callable, Iterable
 from itertools import count
@@ -15,13 +14,7 @@ from typing import Any, Final, NamedTuple
 import structlog
 
 from refold.core.errors import LogUnavailable
-from refold.log.jetstream.connection import (
-    AuthorizationError,
-    Connection,
-    Server,
-    connect_command,
-    credentials_of,
-)
+from refold.log.jetstream.connection import AuthorizationError, Connection, Dialer
 from refold.log.jetstream.protocol import BulkHandler, MessageHandler, Subscription, message_frame
 
 DEFAULT_INBOX_PREFIX: Final = "_INBOX"
@@ -30,7 +23,7 @@ CONNECT_SECONDS: Final = 10.0
 REQUEST_SECONDS: Final = 5.0
 """A request or flush fails after this."""
 RECONNECT_SECONDS: Final = 0.25
-"""Pause after every server was tried once."""
+"""Pause after a server that could not be connected to."""
 
 _LOST: Final = "the connection to the broker was lost"
 _CLOSED: Final = "the connection was closed"
@@ -77,10 +70,7 @@ async def connect(
         LogUnavailable: no server answered in time, or one rejected the user.
         Refused: `bad_address`.
     """
-    addresses = url.split(",")
-    servers = [Server.parse(address) for address in addresses]
-    command = connect_command(*credentials_of(addresses), name)
-    client = Client(servers, command, inbox_prefix)
+    client = Client(Dialer(url, name), inbox_prefix)
     loop = asyncio.get_running_loop()
     deadline, reason = loop.time() + connect_seconds, _NO_ANSWER
     while True:
@@ -100,16 +90,13 @@ async def connect(
 class Client:
     """Subscriptions and requests over one connection at a time; whatever ends it, the client reconnects."""
 
-    def __init__(self, servers: list[Server], command: bytes, inbox_prefix: str) -> None:
+    def __init__(self, dialer: Dialer, inbox_prefix: str) -> None:
         """Not connected yet: see `connect`."""
         self.is_closed = False
         self.reconnects = 0
-        self._servers = servers
-        self._command = command
+        self._dialer = dialer
         self._inbox_prefix = inbox_prefix
-        self._info: dict[str, Any] = {}
         self._connection: Connection | None = None
-        self._last_server: Server | None = None
         self._connected = asyncio.Event()
         self._reconnecting: asyncio.Task[None] | None = None
         self._subscriptions: dict[bytes, Subscription] = {}
@@ -124,9 +111,9 @@ class Client:
         return self._connection is not None
 
     @property
-    def server_version(self) -> str:
-        """Version of the server that the client is, or was last, connected to."""
-        return str(self._info.get("version", ""))
+    def server_info(self) -> dict[str, Any]:
+        """What the server that the client is, or was last, connected to says of itself: `version`, `port`, …"""
+        return self._dialer.info
 
     def subscribe(
         self, subject: str, handle: MessageHandler, *, handle_bulk: BulkHandler | None = None
@@ -205,59 +192,40 @@ class Client:
     async def close(self) -> None:
         """Send what is unsent, then end the connection for good."""
         self.is_closed = True
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
+            await asyncio.gather(self._reconnecting, return_exceptions=True)
         connection, self._connection = self._connection, None
         self._disconnect(_CLOSED)
         # `wait_connected` wakes up and sees that the client is closed.
         self._connected.set()
-        if self._reconnecting is not None:
-            self._reconnecting.cancel()
-            await asyncio.gather(self._reconnecting, return_exceptions=True)
         if connection is not None:
             await connection.close()
 
     async def connect_once(self) -> None:
-        """Try every server, in random order and the last used one at the end. Raises the last server's `OSError`."""
-        last, servers = self._last_server, list(self._servers)
-        if last is not None:
-            servers += [last.announced(address) for address in self._info.get("connect_urls") or []]
-        servers = list(dict.fromkeys(servers))
-        random.shuffle(servers)
-        servers.sort(key=lambda server: server == last)
+        """Connect to the next server. Raises `OSError`."""
         subscribed = dict(self._subscriptions)
-        # Sent with the login, so that the subscriptions are in place once the connection is.
-        login = b"".join([self._command, *(each.frame(sid) for sid, each in subscribed.items())])
-        for server in servers:
-            connection = Connection(
-                self._subscriptions, on_info=self._take_info, on_denied=self._deny, on_lost=self._lose
-            )
-            try:
-                await connection.open(server, login)
-            except OSError as error:
-                if isinstance(error, AuthorizationError) or server == servers[-1]:
-                    raise
-                _log.debug("connect_failed", host=server.host, port=server.port, error=repr(error))
-            else:
-                self._last_server = server
-                self._connection = connection
-                for sid, each in self._subscriptions.items() - subscribed.items():
-                    connection.write(each.frame(sid))
-                for sid in subscribed.keys() - self._subscriptions.keys():
-                    connection.write(b"UNSUB %b\r\n" % sid)
-                self._connected.set()
-                return
+        connection = Connection(self._subscriptions, on_denied=self._deny, on_lost=self._lose)
+        await connection.open(self._dialer, b"".join([each.frame(sid) for sid, each in subscribed.items()]))
+        self._connection = connection
+        for sid, each in self._subscriptions.items() - subscribed.items():
+            connection.write(each.frame(sid))
+        for sid in subscribed.keys() - self._subscriptions.keys():
+            connection.write(b"UNSUB %b\r\n" % sid)
+        self._connected.set()
 
     async def _reconnect(self) -> None:
-        while not self.is_connected:
+        # `asyncio.wait_for`, which nats-py uses, may swallow a cancellation before Python 3.12.
+        while not self.is_closed:
             try:
                 await self.connect_once()
             except Exception as error:  # noqa: BLE001 - whatever the error, the client must reconnect.
                 _log.debug("reconnect_failed", error=repr(error))
                 await asyncio.sleep(RECONNECT_SECONDS)
-        self.reconnects += 1
-        _log.info("broker_reconnected")
-
-    def _take_info(self, info: dict[str, Any]) -> None:
-        self._info |= info
+            else:
+                self.reconnects += 1
+                _log.info("broker_reconnected")
+                return
 
     def _deny(self, message: str) -> None:
         """Fail the requests to a subject that the user may not publish to."""

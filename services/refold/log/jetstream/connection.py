@@ -1,30 +1,31 @@
-"""One connection to one NATS server: socket, handshake, keep-alive. It never comes back once it is lost.
+"""One connection to one NATS server: nats-py connects and logs in, then `Connection` takes its socket over.
 
-Used by `refold.log.jetstream.client`, which reconnects. Nothing of nats-py is on this path: its client has no public
-way to hand over its socket or its CONNECT command, decodes subjects (any client can make them invalid), and closes
-itself where this one must reconnect. So the handshake is performed here: TLS where the address or the server asks for
-it, and a user with password, or a token. NKeys and credentials files (JWT) are not supported.
+Used by `refold.log.jetstream.client`, which reconnects. nats-py knows the servers, also those that a cluster announces,
+negotiates TLS and authenticates. It does not read messages: it decodes subjects (any client can make them invalid), its
+callbacks cost more than the fold, and it closes itself where this client must reconnect.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ssl
+import random
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 from urllib.parse import unquote, urlsplit
 
 import orjson
 import structlog
+from nats.aio.client import Client as NatsClient
+from nats.aio.transport import TcpTransport
+from nats.errors import Error as NatsError
 
-from refold import __version__
 from refold.core.errors import Refused
 from refold.log.jetstream.protocol import Parser, Subscription
 
-ATTEMPT_SECONDS: Final = 2.0
-"""Connecting to one server fails after this."""
+ATTEMPT_SECONDS: Final = 2
+"""Each step of connecting to one server fails after this."""
 CLOSE_SECONDS: Final = 5.0
 """Bytes that are still unsent this long after `close` are dropped."""
 UNSENT_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -33,42 +34,19 @@ PING_SECONDS: Final = 5.0
 PINGS_UNANSWERED_MAX: Final = 2
 """A server that leaves so many pings unanswered is considered lost."""
 
-_PORT: Final = 4222
+# The private names of nats-py that are used here. pyproject.toml pins its version for them.
+_STREAMS: Final = ("_io_reader", "_io_writer")
+_TASKS: Final = ("_reading_task", "_ping_interval_task", "_flusher_task")
+_NAMES: Final = {*_STREAMS, *_TASKS, "_current_server", "_process_info", "_server_pool", "_transport"}
+_missing = _NAMES.difference(dir(NatsClient()), dir(TcpTransport()))  # type: ignore[no-untyped-call]
+if _missing:
+    raise ImportError(f"this version of nats-py lacks {', '.join(sorted(_missing))}: install the pinned one")
 
 _log = structlog.get_logger()
 
 
-class ServerError(ConnectionError):
-    """The server ended the connection with an error of its own."""
-
-
-class AuthorizationError(ServerError):
+class AuthorizationError(ConnectionError):
     """The server rejected the user."""
-
-
-class Server(NamedTuple):
-    """The address of a server; `tls_name` is the name that its certificate must have."""
-
-    host: str
-    port: int
-    is_tls: bool
-    tls_name: str
-
-    @classmethod
-    def parse(cls, address: str) -> Server:
-        """Read `nats://HOST:PORT` or `tls://HOST:PORT`. Raises `Refused`."""
-        parts = urlsplit(address if "://" in address else f"nats://{address}")
-        with suppress(ValueError):
-            if parts.scheme in {"nats", "tls"} and parts.hostname:
-                return cls(parts.hostname, parts.port or _PORT, parts.scheme == "tls", parts.hostname)
-        message = "the address of a NATS server is nats://HOST:PORT or tls://HOST:PORT"
-        raise Refused("bad_address", message, shape=f"{parts.scheme}://")
-
-    def announced(self, address: str) -> Server:
-        """Read the address of another server of the cluster; one without a name has the certificate of this one."""
-        server = Server.parse(address)
-        has_name = ":" not in server.host and not server.host.replace(".", "").isdigit()
-        return server._replace(is_tls=self.is_tls, tls_name=server.host if has_name else self.tls_name)
 
 
 def credentials_of(addresses: list[str]) -> tuple[str | None, str | None]:
@@ -80,57 +58,120 @@ def credentials_of(addresses: list[str]) -> tuple[str | None, str | None]:
     return None, None
 
 
-def connect_command(user: str | None, password: str | None, name: str) -> bytes:
-    """Write the command that logs in; `name` is shown by the server's monitoring."""
-    options = {"verbose": False, "pedantic": False, "headers": True, "no_responders": True, "protocol": 1}
-    credentials = {"auth_token": user} if password is None else {"user": user, "pass": password}
-    about = {"lang": "python", "version": __version__, "name": name}
-    return b"CONNECT %b\r\n" % orjson.dumps(options | about | (credentials if user is not None else {}))
+class Dialer(NatsClient):
+    """Connect to one server after the other with nats-py, each time to the one that was tried least recently."""
+
+    def __init__(self, url: str, name: str) -> None:
+        """Use addresses that are separated by commas. Raises `Refused`: `bad_address`."""
+        super().__init__()
+        self.info: dict[str, Any] = {}
+        addresses = url.split(",")
+        user, password = credentials_of(addresses)
+        login = {"token": user} if password is None else {"user": user, "password": password}
+        self._login: dict[str, Any] = {"name": name, **login}
+        random.shuffle(addresses)
+        self.set_server_pool([_without_user(address) for address in addresses])
+
+    async def dial(self, protocol: asyncio.Protocol) -> None:
+        """Connect to the next server, log in, and hand the socket over to `protocol`. Raises `OSError`."""
+        try:
+            if self.info:
+                # The cluster may have announced servers since the last login.
+                await self._process_info(self.info)
+            await self.connect(
+                [],
+                error_cb=_raise,
+                dont_randomize=True,
+                connect_timeout=ATTEMPT_SECONDS,
+                reconnect_time_wait=0,
+                max_reconnect_attempts=-1,
+                **self._login,
+            )
+            for name in _TASKS:
+                getattr(self, name).cancel()
+            if not self.is_connected:
+                raise ConnectionResetError("the server closed the connection during the login")
+            reader, writer = (getattr(self._transport, name) for name in _STREAMS)
+            # A reader that has ended returns what it has received and does not wait for more.
+            reader.feed_eof()
+            received = await reader.read()
+        except BaseException as error:
+            if self._transport is not None:
+                self._transport.close()  # type: ignore[no-untyped-call]
+            if isinstance(error, NatsError):
+                raise _error_of(str(error).removeprefix("nats: ")) from error
+            raise
+        writer.transport.set_protocol(protocol)
+        protocol.connection_made(writer.transport)
+        protocol.data_received(received)
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        self.info |= info
+        announced = info.get("connect_urls") or ()
+        pool = [each for each in self._server_pool if not each.discovered or each.uri.netloc in announced]
+        self._server_pool = pool
+        if self._current_server is not None and self._current_server.uri.scheme == "tls":
+            # Such an address never falls back to plain text.
+            info["tls_required"] = True
+        await super()._process_info(info, initial_connection)
+
+
+async def _raise(error: Exception) -> None:
+    """Let nats-py fail at its first error; the client decides what follows."""
+    raise error
+
+
+def _error_of(message: str) -> ConnectionError:
+    """Return the error for a message of the server."""
+    is_rejected = "authorization" in message.lower()
+    return (AuthorizationError if is_rejected else ConnectionError)(message.strip("'"))
+
+
+def _without_user(address: str) -> str:
+    parts = urlsplit(address if "://" in address else f"nats://{address}")
+    # A port that is no number is found when it is read.
+    with suppress(ValueError):
+        if parts.scheme in {"nats", "tls"} and parts.hostname and parts.port != 0:
+            return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    message = "the address of a NATS server is nats://HOST:PORT or tls://HOST:PORT"
+    raise Refused("bad_address", message, shape=f"{parts.scheme}://")
 
 
 class Connection(asyncio.Protocol):
-    """Bytes to and from one server."""
+    """Bytes to and from one server; it never comes back once it is lost."""
 
     def __init__(
         self,
         subscriptions: dict[bytes, Subscription],
         *,
-        on_info: Callable[[dict[str, Any]], None],
         on_denied: Callable[[str], None],
         on_lost: Callable[[Connection, Exception], None],
     ) -> None:
         """Use `open`. `on_denied` is called with a permission error of the server, `on_lost` once, at the end."""
         self._parser = Parser(subscriptions, self._take_operation)
-        self._on_info, self._on_denied, self._on_lost = on_info, on_denied, on_lost
+        self._on_denied, self._on_lost = on_denied, on_lost
+        self._info: dict[str, Any] = {}
         self._transport: asyncio.Transport | None = None
         self._error: Exception | None = None
-        self._info: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._pongs: deque[asyncio.Future[None] | None] = deque()
         self._pings_unanswered = 0
         self._next_ping: asyncio.TimerHandle | None = None
         self._writable, self._closed = asyncio.Event(), asyncio.Event()
         self._writable.set()
 
-    async def open(self, server: Server, login: bytes) -> None:
-        """Connect, and send a `connect_command` and what else belongs to the login. Raises `OSError`."""
-        loop = asyncio.get_running_loop()
+    async def open(self, dialer: Dialer, subscribe: bytes) -> None:
+        """Connect, and send these commands. Raises `OSError`."""
         try:
+            self._info = dialer.info
+            await dialer.dial(self)
             async with asyncio.timeout(ATTEMPT_SECONDS):
-                transport, _ = await loop.create_connection(lambda: self, server.host, server.port)
-                if (await self._info).get("tls_required") or server.is_tls:
-                    context = ssl.create_default_context()
-                    self._transport = await loop.start_tls(
-                        transport, self, context, server_hostname=server.tls_name
-                    )
-                self.write(login)
+                self.write(subscribe)
                 await self.ping()
             if self._error is not None:
                 raise self._error
         except BaseException:
             self.lose(ConnectionAbortedError("the handshake failed"))
             raise
-        if self._transport is not None:
-            self._transport.set_write_buffer_limits(high=UNSENT_BYTES_MAX)
         self._keep_alive()
 
     def write(self, frames: bytes) -> None:
@@ -170,12 +211,9 @@ class Connection(asyncio.Protocol):
         self._parser.stop()
         if self._next_ping is not None:
             self._next_ping.cancel()
-        for waiter in (self._info, *self._pongs):
-            if waiter is not None and not waiter.done():
-                waiter.set_exception(error)
-        if not self._info.cancelled():
-            # Mark it as retrieved: nothing awaits it if the socket could not be opened.
-            self._info.exception()
+        for pong in self._pongs:
+            if pong is not None and not pong.done():
+                pong.set_exception(error)
         self._writable.set()
         if self._transport is not None:
             self._transport.abort()
@@ -184,6 +222,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transport is not an instance of `asyncio.Transport`.
         self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=UNSENT_BYTES_MAX)
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -207,12 +246,9 @@ class Connection(asyncio.Protocol):
         elif operation == b"PONG":
             self._take_pong()
         elif operation == b"INFO":
-            info = orjson.loads(argument)
-            self._on_info(info)
-            if not self._info.done():
-                self._info.set_result(info)
+            self._info |= orjson.loads(argument)
         elif operation == b"-ERR":
-            self._take_error(argument.decode(errors="replace").strip("'"))
+            self._take_error(argument.decode(errors="replace"))
         elif operation != b"+OK":
             raise ValueError(operation)
 
@@ -220,8 +256,7 @@ class Connection(asyncio.Protocol):
         if "permissions violation" in message.lower():
             self._on_denied(message)
         else:
-            is_rejected = "authorization" in message.lower()
-            self.lose(AuthorizationError(message) if is_rejected else ServerError(message))
+            self.lose(_error_of(message))
 
     def _take_pong(self) -> None:
         self._pings_unanswered = 0
