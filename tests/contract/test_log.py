@@ -14,11 +14,10 @@ import pytest
 from refold.core.errors import LogFull, LogHole, LogUnavailable, Refused
 from refold.core.fold import EVENT_BYTES_MAX, HEADERS_BYTES_MAX, read_genesis
 from refold.core.stream import Record, author_headers, partition_of, stored_subject
-from refold.log import ATOMIC_BYTES_MAX, Appended, EventLog, Notices, Publication, Stale
+from refold.log import ATOMIC_BYTES_MAX, BATCH_EVENTS_MAX, Appended, EventLog, Notices, Publication, Stale
 from refold.log.jetstream import JetStreamLog, JetStreamNotices
 from refold.log.jetstream.api import request_api
 from refold.log.jetstream.stream import CONFIGURATION, WIDE
-from refold.log.limits import BATCH_EVENTS_MAX
 from refold.log.memory import MemoryLog, MemoryNotices
 from support.broker import LOG_ID, WAIT_SECONDS, Broker, read_until, running_broker
 

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from refold.core.fold import EVENT_BYTES_MAX
-from refold.log.limits import PAYLOAD_BYTES_MAX
+from refold.log import PAYLOAD_BYTES_MAX
 from support.broker import held_batches
 from support.http import Api, problem
 from support.system import System

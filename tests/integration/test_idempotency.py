@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from refold.embedded.nats import inbox_prefix
-from refold.log.jetstream import Client, connect
+from refold.log.jetstream.client import Client, connect
 from refold.log.jetstream.protocol import Event, batch_frames, message_frame
 from support.http import JSON_PATCH, MERGE_PATCH, Api, outcome, problem
 from support.system import System

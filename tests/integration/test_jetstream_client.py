@@ -15,7 +15,8 @@ import uvloop
 
 from refold.core.errors import LogUnavailable, Refused
 from refold.embedded.nats import inbox_prefix
-from refold.log.jetstream import Client, JetStreamNotices, connect
+from refold.log.jetstream import JetStreamNotices
+from refold.log.jetstream.client import Client, connect
 from refold.log.jetstream.protocol import LINE_BYTES_MAX, Parser, ProtocolError, Subscription, message_frame
 from support.broker import WAIT_SECONDS, Broker, host_of, running_broker
 from support.system import free_port

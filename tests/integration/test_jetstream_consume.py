@@ -14,12 +14,11 @@ import pytest
 
 from refold.core.errors import LogHole, LogUnavailable
 from refold.core.stream import Record, partition_of, route
-from refold.log import Publication
-from refold.log.jetstream import Consumer, JetStreamLog, consume
+from refold.log import BATCH_BYTES_MAX, Publication
+from refold.log.jetstream import JetStreamLog, consume
 from refold.log.jetstream.api import request_api, stored_record
-from refold.log.jetstream.consume import READ_AHEAD_BYTES, LogReader
+from refold.log.jetstream.consume import READ_AHEAD_BYTES, Consumer, LogReader
 from refold.log.jetstream.protocol import Parser, message_frame
-from refold.log.limits import BATCH_BYTES_MAX
 from support.broker import WAIT_SECONDS, Broker, read_until, running_broker
 
 

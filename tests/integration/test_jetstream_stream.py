@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from refold.core.errors import LogDiffers, LogHole, LogMissing, LogUnavailable
-from refold.log.jetstream import Client, check_log, create_log
 from refold.log.jetstream.api import request_api, stored_record, stream_info
-from refold.log.jetstream.client import Reply
-from refold.log.jetstream.stream import CONFIGURATION, NARROW, WIDE
+from refold.log.jetstream.client import Client, Reply
+from refold.log.jetstream.stream import CONFIGURATION, NARROW, WIDE, check_log, create_log
 from support.broker import LOG_ID, Broker, running_broker
 
 DESIGNED = {

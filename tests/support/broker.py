@@ -17,7 +17,9 @@ from refold.embedded.folder import DataFolder, open_folder
 from refold.embedded.nats import Durability, NatsServer, NatsUser, inbox_prefix, start_nats
 from refold.embedded.process import wait_ready
 from refold.log import EventLog
-from refold.log.jetstream import Client, JetStreamLog, connect, create_log
+from refold.log.jetstream import JetStreamLog
+from refold.log.jetstream.client import Client, connect
+from refold.log.jetstream.stream import create_log
 
 LOG_ID = "0123456789abcdef"
 WAIT_SECONDS = 20

@@ -17,8 +17,8 @@ import httpx
 import orjson
 
 from refold.core.errors import LogError
-from refold.log.jetstream import Client
 from refold.log.jetstream.api import stream_info
+from refold.log.jetstream.client import Client
 from refold.wiring.log import connect_to, make_log, open_log
 from refold.wiring.settings import environment_without
 from support.delivered import Delivered, three_servers, urls

@@ -35,7 +35,7 @@ from refold.embedded.process import (
     program,
     wait_ready,
 )
-from refold.log.limits import PAYLOAD_BYTES_MAX
+from refold.log import PAYLOAD_BYTES_MAX
 
 Durability = Literal["fsync", "os"]
 """`fsync`: an acknowledged event survives power loss. `os`: for data that may be lost."""

@@ -29,8 +29,7 @@ from refold.gateway.inflight import deadline_in, hold_body, waiting
 from refold.gateway.requests import check_media_type, receive_piece, refuse_query, wait_seconds
 from refold.gateway.responses import RETRY, Problem, problem_of
 from refold.gateway.writes import append_surely
-from refold.log import Publication
-from refold.log.limits import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, PAYLOAD_BYTES_MAX
+from refold.log import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, PAYLOAD_BYTES_MAX, Publication
 from refold.telemetry.logging import get_logger
 
 MEDIA_TYPE: Final = "application/x-ndjson"

@@ -13,13 +13,21 @@ from typing import Final, NamedTuple, Protocol
 from refold.core.errors import Refused
 from refold.core.fold import EVENT_BYTES_MAX, HEADERS_BYTES_MAX
 from refold.core.stream import Record, check_name
-from refold.log.limits import BATCH_EVENTS_MAX
 
 PROGRESS_SUBJECT: Final = "refold.progress"
 """The projector publishes its progress here after each commit, and every second while there is none."""
 
 CONTROL_SUBJECT: Final = "refold.control.projector"
 """The projector replies to requests on this subject with its state."""
+
+PAYLOAD_BYTES_MAX: Final = 2 * 1024 * 1024
+"""The broker's `max_payload`: a larger message makes it close the connection."""
+
+BATCH_EVENTS_MAX: Final = 1_000
+"""Events in one atomic batch: the server's own bound."""
+
+BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Bodies and headers that are sent as one batch."""
 
 ATOMIC_BYTES_MAX: Final = 40 * 1024 * 1024
 """Bodies of one atomic append: enough for the largest state that is split, with its metadata in each event."""

@@ -20,20 +20,11 @@ from refold.embedded.folder import FolderMarker
 from refold.embedded.log_files import kept_folders
 from refold.embedded.nats import NATS_USERS, NatsServer, inbox_prefix
 from refold.history.log_integrity import check_documents, check_log
-from refold.log.jetstream import (
-    DEFAULT_INBOX_PREFIX,
-    Client,
-    Consumer,
-    ConsumerLost,
-    JetStreamLog,
-    KeyValueMarker,
-    LogMarker,
-    Traces,
-    connect,
-    delete_empty_stream,
-    no_traces,
-)
-from refold.log.jetstream import create_log as create_stream
+from refold.log.jetstream import JetStreamLog
+from refold.log.jetstream.client import DEFAULT_INBOX_PREFIX, Client, connect
+from refold.log.jetstream.consume import Consumer, ConsumerLost
+from refold.log.jetstream.stream import KeyValueMarker, LogMarker, Traces, delete_empty_stream, no_traces
+from refold.log.jetstream.stream import create_log as create_stream
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.schema import bound_log, put_aside
 from refold.telemetry.logging import configure

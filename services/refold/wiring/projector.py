@@ -18,7 +18,8 @@ from faststream.nats.security import NatsUserPassword
 from prometheus_client import CollectorRegistry
 
 from refold.embedded.process import choose_port
-from refold.log.jetstream import JetStreamNotices, credentials_of
+from refold.log.jetstream import JetStreamNotices
+from refold.log.jetstream.connection import credentials_of
 from refold.projector.app import create_service
 from refold.projector.commit_buffer import PENDING_BYTES_MAX
 from refold.projector.loop import Bounds, Ports

@@ -16,7 +16,7 @@ import orjson
 from refold.core.errors import ChildFailed, EmbeddedError
 from refold.embedded.postgres import PostgresServer
 from refold.embedded.process import START_SECONDS, Process
-from refold.log.limits import BATCH_BYTES_MAX
+from refold.log import BATCH_BYTES_MAX
 
 DEATHS_MAX: Final = 5
 DEATHS_SECONDS: Final = 60.0

@@ -21,41 +21,13 @@ import structlog
 from refold.core.errors import Refused
 from refold.core.stream import Record, check_name, partition_of, stored_subject
 from refold.core.timestamp import parse_rfc3339
-from refold.log import Acknowledgement, Appended, LogInfo, Publication, Stale, Unknown
+from refold.log import PAYLOAD_BYTES_MAX, Acknowledgement, Appended, LogInfo, Publication, Stale, Unknown
 from refold.log.jetstream.api import stored_record, stream_info
 from refold.log.jetstream.append import ACKNOWLEDGE_SECONDS, Appender
 from refold.log.jetstream.client import CONNECT_SECONDS, DEFAULT_INBOX_PREFIX, Client, connect
-from refold.log.jetstream.connection import credentials_of
-from refold.log.jetstream.consume import Consumer, ConsumerLost, read_log
+from refold.log.jetstream.consume import read_log
 from refold.log.jetstream.protocol import message_frame
-from refold.log.jetstream.stream import (
-    KeyValueMarker,
-    LogMarker,
-    Traces,
-    check_log,
-    create_log,
-    delete_empty_stream,
-    no_traces,
-)
-from refold.log.limits import PAYLOAD_BYTES_MAX
-
-__all__ = [
-    "DEFAULT_INBOX_PREFIX",
-    "Client",
-    "Consumer",
-    "ConsumerLost",
-    "JetStreamLog",
-    "JetStreamNotices",
-    "KeyValueMarker",
-    "LogMarker",
-    "Traces",
-    "check_log",
-    "connect",
-    "create_log",
-    "credentials_of",
-    "delete_empty_stream",
-    "no_traces",
-]
+from refold.log.jetstream.stream import check_log
 
 WRITE_BYTES: Final = 256 * 1024
 """Notices are written to the connection at the end of a turn of the event loop, or when there are so many bytes."""

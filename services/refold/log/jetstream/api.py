@@ -31,48 +31,55 @@ _REPLACEMENT_CHARACTER: Final = "\ufffd"
 _SUBJECT_HEADER: Final = b"\r\nNats-Subject: "
 
 
-class ApiError(Exception):
-    """The broker's API refused a request. The modules of this package handle it; it never leaves the package."""
+class ApiError(LogUnavailable):
+    """The broker's API refused a request."""
 
-    def __init__(self, code: int, description: str) -> None:
+    def __init__(self, message: str, *, code: int, description: str) -> None:
         """Keep the broker's error code."""
-        super().__init__(f"{description} ({code})")
-        self.code = code
+        super().__init__(message, reason=f"{description} ({code})")
+        self.broker_code = code
 
 
-async def request_api(client: Client, verb: str, request: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Send a request to `$JS.API.<verb>`. Raises `ApiError`, `LogUnavailable`."""
+async def request_api(
+    client: Client,
+    verb: str,
+    request: dict[str, Any] | None = None,
+    failure: str = "the broker refused a request",
+) -> dict[str, Any]:
+    """Send a request to `$JS.API.<verb>`. Raises `ApiError` with the message `failure`, `LogUnavailable`."""
     reply = await client.request(f"$JS.API.{verb}", b"" if request is None else orjson.dumps(request))
     if reply.has_no_responders:
         raise LogUnavailable("JetStream is not available at the broker", verb=verb)
     answer: dict[str, Any] = orjson.loads(reply.payload)
     error = answer.get("error")
     if error is not None:
-        raise ApiError(error.get("err_code", 0), error.get("description", ""))
+        raise ApiError(failure, code=error.get("err_code", 0), description=error.get("description", ""))
     return answer
 
 
 async def stream_info(client: Client, **options: bool) -> dict[str, Any]:
     """Ask the stream's leader for its configuration and state. Raises `LogMissing` if there is no stream."""
+    failure = "the broker does not return the log's state"
     try:
-        return await request_api(client, f"STREAM.INFO.{STREAM}", options or None)
+        return await request_api(client, f"STREAM.INFO.{STREAM}", options or None, failure)
     except ApiError as error:
-        if error.code == STREAM_NOT_FOUND:
-            message = (
-                "there is no log; a projector that has the administrator's address creates it when it starts"
-            )
-            raise LogMissing(message, stream=STREAM) from error
-        raise LogUnavailable("the broker does not return the log's state", reason=str(error)) from error
+        if error.broker_code != STREAM_NOT_FOUND:
+            raise
+        message = (
+            "there is no log; a projector that has the administrator's address creates it when it starts"
+        )
+        raise LogMissing(message, stream=STREAM) from error
 
 
 async def stored_record(client: Client, **which: int | str) -> Record | None:
     """Ask the leader for one event: by `seq`, or the last one of a subject, `last_by_subj`."""
+    failure = "the broker does not return the event"
     try:
-        answer = await request_api(client, f"STREAM.MSG.GET.{STREAM}", dict(which))
+        answer = await request_api(client, f"STREAM.MSG.GET.{STREAM}", dict(which), failure)
     except ApiError as error:
-        if error.code == MESSAGE_NOT_FOUND:
-            return None
-        raise LogUnavailable("the broker does not return the event", reason=str(error)) from error
+        if error.broker_code != MESSAGE_NOT_FOUND:
+            raise
+        return None
     message = answer["message"]
     sequence, subject = message["seq"], message["subject"]
     headers, body = (base64.b64decode(message.get(name, "")) for name in ("hdrs", "data"))

@@ -97,7 +97,7 @@ class Appender:
                 is_strict=any(each.expected_last_sequence is not None for each in publications),
                 answer=asyncio.get_running_loop().create_future(),
             )
-            self._queue.add(append)
+            self._queue.append(append)
             self._schedule()
             return await append.answer
         finally:
@@ -135,7 +135,7 @@ class Appender:
             # The broker does not say which event was stale; halving the group finds it.
             for append in appends:
                 append.group_max = len(appends) // 2
-            self._queue.put_back(appends)
+            self._queue.extendleft(reversed(appends))
         elif outcome.is_stale:
             appends[0].resolve(Stale())
         else:
@@ -146,7 +146,7 @@ class Appender:
         self._singles_until = asyncio.get_running_loop().time() + BATCH_PAUSE_SECONDS
         self._refusal = BatchRefused(ack.error().message, broker_code=ack.code)
         if len(appends) > 1:
-            self._queue.put_back(appends)
+            self._queue.extendleft(reversed(appends))
         else:
             appends[0].resolve(self._refusal)
 
@@ -154,11 +154,11 @@ class Appender:
         """Answer a group, and fail the `later` appends to its documents that wait."""
         for append in appends:
             append.resolve(answer)
-        self._queue.fail(_subjects_of(appends), later)
+        self._queue.fail(later, _subjects_of(appends))
 
     def _fail_all(self) -> None:
         self._in_flight.fail_all()
-        self._queue.fail_all(LogUnavailable("not connected to the broker"))
+        self._queue.fail(LogUnavailable("not connected to the broker"))
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from refold.core.errors import LogError
-from refold.log import Appended, Stale, Unknown
+from refold.log import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Appended, Stale, Unknown
 from refold.log.jetstream.protocol import Event
-from refold.log.limits import BATCH_BYTES_MAX, BATCH_EVENTS_MAX
 
 PASSED_OVER_MAX: Final = 2_000
 """Appends that may be passed over in search of those that can be sent together."""
@@ -58,24 +57,8 @@ class PendingAppend:
             self.answer.set_result(answer)
 
 
-class AppendQueue:
-    """Appends in the order of their callers."""
-
-    def __init__(self) -> None:
-        """Begin empty."""
-        self._queue: deque[PendingAppend] = deque()
-
-    def __len__(self) -> int:
-        """Return how many wait."""
-        return len(self._queue)
-
-    def add(self, append: PendingAppend) -> None:
-        """Add one at the end."""
-        self._queue.append(append)
-
-    def put_back(self, appends: list[PendingAppend]) -> None:
-        """Return a group that was not stored to the front."""
-        self._queue.extendleft(reversed(appends))
+class AppendQueue(deque[PendingAppend]):
+    """Appends in the order of their callers; a group that was not stored returns to the front."""
 
     def take_group(self, in_flight: Collection[bytes], *, as_singles: bool) -> list[PendingAppend]:
         """Remove and return the next group; empty while every append waits for a document that is in flight.
@@ -83,26 +66,18 @@ class AppendQueue:
         `as_singles`: the group will not be a batch, so it must not contain a document twice.
         """
         group = _Group(in_flight, as_singles=as_singles)
-        while self._queue and not group.is_complete:
-            append = self._queue.popleft()
+        while self and not group.is_complete:
+            append = self.popleft()
             if not append.answer.done():
                 group.offer(append)
-        self._queue.extendleft(reversed(group.passed_over))
+        self.extendleft(reversed(group.passed_over))
         return group.appends
 
-    def fail(self, subjects: Collection[bytes], error: LogError) -> None:
-        """Fail the appends to these documents, after an earlier event of theirs failed."""
-        kept = [append for append in self._queue if append.subjects.isdisjoint(subjects)]
-        if len(kept) < len(self._queue):
-            for append in set(self._queue).difference(kept):
+    def fail(self, error: LogError, subjects: Collection[bytes] | None = None) -> None:
+        """Fail the appends to these documents, after an earlier event of theirs failed; without them, all."""
+        for append in self:
+            if subjects is None or not append.subjects.isdisjoint(subjects):
                 append.resolve(error)
-            self._queue = deque(kept)
-
-    def fail_all(self, error: LogError) -> None:
-        """Fail every append."""
-        for append in self._queue:
-            append.resolve(error)
-        self._queue.clear()
 
 
 class _Group:
@@ -156,7 +131,6 @@ class Semaphore:
     """FIFO semaphore with O(1) wake-up; `asyncio.Semaphore` takes quadratic time over its waiters."""
 
     def __init__(self, places: int) -> None:
-        """Begin with all places free."""
         self._free = places
         self._waking = 0
         self._waiters: deque[asyncio.Future[None]] = deque()

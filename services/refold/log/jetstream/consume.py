@@ -19,7 +19,6 @@ from refold.core.errors import LogHole, LogUnavailable, TimedOut
 from refold.core.stream import Record
 from refold.log.jetstream.api import (
     STREAM,
-    ApiError,
     request_api,
     stored_record,
     stream_info,
@@ -219,12 +218,12 @@ class Consumer:
         """Create the consumer at the broker. Raises `LogUnavailable`."""
         consumer = cls(client, first_sequence)
         config = _CONSUMER | {"opt_start_seq": first_sequence}
+        request = {"stream_name": STREAM, "config": config}
+        failure = "the broker does not create a consumer"
         try:
-            request = {"stream_name": STREAM, "config": config}
-            consumer._name = (await request_api(client, f"CONSUMER.CREATE.{STREAM}", request))["name"]
-        except ApiError as error:
-            consumer.close()
-            raise LogUnavailable("the broker does not create a consumer", reason=str(error)) from error
+            consumer._name = (await request_api(client, f"CONSUMER.CREATE.{STREAM}", request, failure))[
+                "name"
+            ]
         except BaseException:
             consumer.close()
             raise

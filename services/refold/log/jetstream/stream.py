@@ -153,9 +153,8 @@ async def create_log(
         await marker.write(found)
     if info["config"]["subjects"] == NARROW:
         update = {**wanted, "subjects": WIDE}
-        await _request(
-            client, f"STREAM.UPDATE.{STREAM}", update, "the broker does not widen the log's subjects"
-        )
+        failure = "the broker does not widen the log's subjects"
+        await request_api(client, f"STREAM.UPDATE.{STREAM}", update, failure)
     return await check_log(client, log_id=found)
 
 
@@ -177,7 +176,7 @@ async def delete_empty_stream(client: Client) -> None:
         return
     if info["state"]["messages"] or info["state"]["last_seq"]:
         raise LogDiffers("the log has events: it is not lost", last_sequence=info["state"]["last_seq"])
-    await _request(client, f"STREAM.DELETE.{STREAM}", None, "the broker does not delete the stream")
+    await request_api(client, f"STREAM.DELETE.{STREAM}", None, "the broker does not delete the stream")
 
 
 class KeyValueMarker:
@@ -191,41 +190,39 @@ class KeyValueMarker:
     async def read(self) -> str | None:
         """Return the log's id; None if there is no bucket, or no value."""
         request = {"last_by_subj": _MARKER_SUBJECT}
-        message = "the broker does not return the log's marker"
-        absent = (STREAM_NOT_FOUND, MESSAGE_NOT_FOUND)
-        answer = await _request(self._client, f"STREAM.MSG.GET.{_BUCKET}", request, message, absent=absent)
-        return None if answer is None else base64.b64decode(answer["message"]["data"]).decode()
+        failure = "the broker does not return the log's marker"
+        try:
+            answer = await request_api(self._client, f"STREAM.MSG.GET.{_BUCKET}", request, failure)
+        except ApiError as error:
+            if error.broker_code not in {STREAM_NOT_FOUND, MESSAGE_NOT_FOUND}:
+                raise
+            return None
+        return base64.b64decode(answer["message"]["data"]).decode()
 
     async def write(self, log_id: str) -> None:
         """Create the bucket and store the id in it."""
         configuration = _BUCKET_CONFIGURATION | {"num_replicas": self._replicas}
-        message = "the broker does not store the log's marker"
-        await _request(self._client, f"STREAM.CREATE.{_BUCKET}", configuration, message)
+        failure = "the broker does not store the log's marker"
+        await request_api(self._client, f"STREAM.CREATE.{_BUCKET}", configuration, failure)
         ack = parse_pub_ack(await self._client.request(_MARKER_SUBJECT, log_id.encode()))
         if ack is not None and ack.code:
             raise ack.error()
 
     async def forget(self) -> None:
         """Empty the bucket."""
-        message = "the broker does not delete the log's marker"
-        await _request(self._client, f"STREAM.PURGE.{_BUCKET}", None, message, absent=(STREAM_NOT_FOUND,))
-
-
-async def _request(
-    client: Client, verb: str, request: dict[str, Any] | None, message: str, *, absent: Sequence[int] = ()
-) -> dict[str, Any] | None:
-    """Send an API request; return None for an error code in `absent`, raise `LogUnavailable` for any other."""
-    try:
-        return await request_api(client, verb, request)
-    except ApiError as error:
-        if error.code in absent:
-            return None
-        raise LogUnavailable(message, reason=str(error)) from error
+        failure = "the broker does not delete the log's marker"
+        try:
+            await request_api(self._client, f"STREAM.PURGE.{_BUCKET}", None, failure)
+        except ApiError as error:
+            if error.broker_code != STREAM_NOT_FOUND:
+                raise
 
 
 async def _find_stream(client: Client) -> dict[str, Any] | None:
-    message = "the broker does not return the log's state"
-    return await _request(client, f"STREAM.INFO.{STREAM}", None, message, absent=(STREAM_NOT_FOUND,))
+    try:
+        return await stream_info(client)
+    except LogMissing:
+        return None
 
 
 async def _check_no_trace(marked: str | None, traces: Traces) -> None:
@@ -237,10 +234,14 @@ async def _check_no_trace(marked: str | None, traces: Traces) -> None:
 
 async def _create_stream(client: Client, wanted: dict[str, Any]) -> dict[str, Any]:
     request = {**wanted, "subjects": NARROW}
-    message = "the broker does not create the log"
-    created = await _request(client, f"STREAM.CREATE.{STREAM}", request, message, absent=(_NAME_IN_USE,))
-    # None: another process has created it, and may have widened its subjects.
-    return created or await stream_info(client)
+    failure = "the broker does not create the log"
+    try:
+        return await request_api(client, f"STREAM.CREATE.{STREAM}", request, failure)
+    except ApiError as error:
+        if error.broker_code != _NAME_IN_USE:
+            raise
+    # Another process has created it, and may have widened its subjects.
+    return await stream_info(client)
 
 
 async def _publish_genesis(client: Client, log_id: str) -> None:
