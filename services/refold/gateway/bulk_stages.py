@@ -1,4 +1,4 @@
-"""What the stages of a bulk request work with: whole lines of its body, and bounded pipes between the stages.
+"""Split the body of a bulk request into lines, and connect its stages by bounded pipes.
 
 Used by `refold.gateway.bulk`.
 """
@@ -77,7 +77,7 @@ class Pipe(Generic[T]):
             self._changed.notify_all()
 
     async def close(self) -> None:
-        """Say that no more come."""
+        """End the input: `take` returns what is left, then nothing."""
         async with self._changed:
             self._is_closed = True
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""Know how far the projection is, by partition, and wait for it: no read answers behind what it asks for.
+"""Track how far the projection is, by partition, and wait for it: no read answers behind what it asks for.
 
 Used by everything that must not answer before the projection is there; `watch` runs as long as the gateway does.
 `HeadCache` spares strict writes a look at the store.
@@ -43,7 +43,7 @@ Listen = Callable[[str, Callable[[str, bytes], None]], Awaitable[Callable[[], No
 
 
 class Consistency:
-    """How far each partition is known to be folded and committed; it only grows.
+    """Track how far each partition is known to be folded and committed; it only grows.
 
     `sequences` are by partition, and `sequence` is the least of them. `clock` is the monotone recorded time up to which
     everything is folded. `released` is set when the gateway stops.
@@ -201,7 +201,7 @@ class Consistency:
     # --- What this gateway has answered before the projection had it -------------------------------------
 
     def note_answer(self, key: Key, sequence: int) -> None:
-        """Let reads of a document wait for an event whose outcome was answered before it is committed."""
+        """Make reads of a document wait for an event whose outcome was answered before its commit."""
         self._answered[key] = max(sequence, self._answered.get(key, 0))
 
     def answered_count(self) -> int:

@@ -1,4 +1,4 @@
-"""What the gateway's handlers work with, handed to them by the wiring: ports, clocks, ids, limits.
+"""Hold what the gateway's handlers need, made by the wiring: ports, clocks, ids, limits.
 
 Every route module gets it by `context_of`.
 """
@@ -29,7 +29,7 @@ BULK_REQUESTS_MAX: Final = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What the handlers work with.
+    """What the handlers need.
 
     `reply_subject` is this process's own, on which its outcomes arrive. `checks` raise, by name, if what the gateway
     needs cannot be reached. `versions` are those of `refold`, `nats` and `postgres`, where known. `timer` counts

@@ -88,14 +88,15 @@ class Waiters(Generic[Wanted]):
         if self.is_released:
             return False
         reached = asyncio.get_running_loop().create_future()
-        self._futures[reached] = wanted
-        try:
-            async with waiting(), asyncio.timeout_at(deadline):
-                await reached
-        except TimeoutError:
-            return False
-        finally:
-            del self._futures[reached]
+        async with waiting():
+            self._futures[reached] = wanted
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await reached
+            except TimeoutError:
+                return False
+            finally:
+                del self._futures[reached]
         return not self.is_released
 
     def wake(self, has_come: Callable[[Wanted], bool]) -> None:

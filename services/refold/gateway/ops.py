@@ -32,13 +32,13 @@ DOCS_CACHE_SECONDS: Final = 86_400
 
 
 async def read_health(request: Request) -> Response:
-    """Say that the process is alive."""
+    """Answer while the process is alive."""
     refuse_query(request)
     return json_response({"status": "alive"})
 
 
 async def read_readiness(request: Request) -> Response:
-    """Say whether log, store and projector can be reached and the projection is near the log's end, else what not."""
+    """Check that log, store and projector can be reached and the projection is near the log's end; name what fails."""
     refuse_query(request)
     context = context_of(request)
     checks = {**context.checks, "projection": context.readiness.check}
@@ -59,7 +59,7 @@ async def read_metrics(request: Request) -> Response:
 
 
 async def read_status(request: Request) -> Response:
-    """Say what the system consists of and how far each partition is folded."""
+    """Describe the system, and how far each partition is folded."""
     refuse_query(request)
     context = context_of(request)
     checkpoints = await context.store.checkpoints()
@@ -126,7 +126,7 @@ DOCS_FILES: Final = {
 
 
 async def read_index(request: Request) -> Response:
-    """Say what this is and where things are: a page for browsers, JSON for others."""
+    """Describe the service and link its resources: a page for browsers, JSON for others."""
     refuse_query(request)
     version = context_of(request).versions["refold"]
     if "text/html" in request.headers.get("accept", ""):

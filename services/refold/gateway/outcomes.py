@@ -74,7 +74,7 @@ class Outcomes:
                 del self._early[next(iter(self._early))]
 
     def resolve(self, view: View) -> bool:
-        """Give an outcome to the request that waits for it; False where none does."""
+        """Pass an outcome to the request that waits for it; False where none does."""
         awaited = self._awaited.get(view["sequence"])
         if awaited is not None and not awaited.done():
             awaited.set_result(view)

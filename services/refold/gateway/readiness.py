@@ -21,7 +21,7 @@ LAG_HEADER: Final = "Refold-Lag-Events"
 
 
 class Readiness:
-    """Know whether the projection has reached the end that the log had when this gateway started.
+    """Track whether the projection has reached the end that the log had when this gateway started.
 
     `is_caught_up` turns true once and stays true: a projector that falls behind later changes only `/readyz`.
     """

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import Message, Receive, Scope, Send
 
 from refold.gateway import inflight
-from refold.gateway.inflight import InFlight, InFlightLimits, hold_body, waiting
+from refold.gateway.inflight import InFlight, InFlightLimits, Waiters, deadline_in, hold_body, waiting
 from refold.gateway.responses import Problem
 
 
@@ -113,6 +113,24 @@ async def test_a_request_cancelled_while_it_waits_leaves_no_trace() -> None:
     held.released.set()
     assert await held.ask("/waits") == 200
     assert await held.ask("/works") == 200
+
+
+async def test_a_request_whose_wait_times_out_is_in_work_again() -> None:
+    in_flight = InFlight(InFlightLimits(), CollectorRegistry())
+    counts: list[tuple[int, int]] = []
+
+    async def serve(_: Scope, __: Receive, send: Send) -> None:
+        assert not await Waiters[int]().wait(1, deadline_in(0.01))
+        counts.append((in_flight.working_count, in_flight.waiting_count))
+        await send({"type": "http.response.start", "status": 200})
+
+    async def send(_: Message) -> None:
+        pass
+
+    scope = {"type": "http", "method": "PUT", "path": "/waits"}
+    await in_flight.serve(serve, scope, asyncio.Event().wait, send)  # type: ignore[arg-type]
+    counts.append((in_flight.working_count, in_flight.waiting_count))
+    assert counts == [(1, 0), (0, 0)]
 
 
 async def test_bodies_in_memory_are_bounded_together() -> None:
