@@ -99,25 +99,21 @@ class Readiness:
         if not self.is_caught_up:
             raise self.behind()
         try:
-            events, seconds = await self._lag()
+            info = await self._log.info()
+            if self._consistency.sequence < info.last_sequence:
+                await self._consistency.refresh()
+            folded_sequence = self._consistency.sequence
+            seconds = await lag_seconds(self._log, info, folded_sequence)
         except (LogUnavailable, StoreUnavailable):
             return
         if seconds > self._lag_seconds_max:
-            bound = f"more than {self._lag_seconds_max:g} s"
+            events, bound = info.last_sequence - folded_sequence, f"more than {self._lag_seconds_max:g} s"
             raise ProjectionBehind(
                 f"the projection is behind the log by {events:,} events and {seconds:.1f} s, {bound}",
-                folded_sequence=self._consistency.sequence,
+                folded_sequence=folded_sequence,
                 lag_events=events,
                 lag_seconds=round(seconds, 3),
             )
-
-    async def _lag(self) -> tuple[int, float]:
-        """Return the lag in events and seconds: one request to the log, two more only where something is behind."""
-        info = await self._log.info()
-        if self._consistency.sequence < info.last_sequence:
-            await self._consistency.refresh()
-        folded = self._consistency.sequence
-        return max(0, info.last_sequence - folded), await lag_seconds(self._log, info, folded)
 
 
 async def lag_seconds(log: EventLog, info: LogInfo, folded_sequence: int) -> float:
