@@ -89,13 +89,23 @@ async def read_document(request: Request) -> Response:
     key = document_name(request)
     await context.consistency.wait_for_answers(deadline_in(context.wait_seconds), *key)
     query = read_query(request, ReadQuery) if request.scope["query_string"] else _AT_HEAD
-    snapshot = await _snapshot(context, key, query)
+    point = None if query is _AT_HEAD else await _read_point(context, key, query)
+    snapshot = await _snapshot(context, key, point)
     if snapshot.state is None:
         raise await _absent(context, key, snapshot, query)
     return _state_response(request, snapshot, snapshot.state, query.path)
 
 
-async def _snapshot(context: Context, key: Key, query: ReadQuery) -> Snapshot:
+async def _snapshot(context: Context, key: Key, point: Point | None) -> Snapshot:
+    if point is not None:
+        return await context.history.snapshot(*key, point)
+    head = await context.store.head(*key)
+    context.head_cache.put_row(key, head)
+    return NEVER if head is None else head.snapshot
+
+
+async def _read_point(context: Context, key: Key, query: ReadQuery) -> Point | None:
+    """Return the point that a query asks for, once all that it waits for is folded; None for the head."""
     refuse_contradictions(query, "version", "at", "sequence")
     deadline, consistency = deadline_in(query.timeout), context.consistency
     if query.min_sequence is not None:
@@ -103,14 +113,8 @@ async def _snapshot(context: Context, key: Key, query: ReadQuery) -> Snapshot:
     if query.min_version is not None:
         await consistency.wait_for_version(key, query.min_version, deadline)
     if query.version is not None:
-        point: Point | None = Point(Clock.version, query.version)
-    else:
-        point = await _point(context, query, deadline, key)
-    if point is not None:
-        return await context.history.snapshot(*key, point)
-    head = await context.store.head(*key)
-    context.head_cache.put_row(key, head)
-    return NEVER if head is None else head.snapshot
+        return Point(Clock.version, query.version)
+    return await _point(context, query, deadline, key)
 
 
 async def _point(

@@ -133,7 +133,7 @@ class InFlight:
             return
         request = _Request(self, scope, receive)
         try:
-            async with asyncio.timeout(REQUEST_QUEUE_SECONDS if self.permits.locked() else None):
+            async with asyncio.timeout(REQUEST_QUEUE_SECONDS) if self.permits.locked() else _AT_ONCE:
                 await request.start_work()
         except TimeoutError:
             detail = (
@@ -262,4 +262,5 @@ class _Request:
             self._waiter.cancel()
 
 
+_AT_ONCE: Final = nullcontext()
 _current: ContextVar[_Request | None] = ContextVar("request", default=None)
