@@ -120,7 +120,7 @@ async def test_what_is_wrong_with_the_whole_request_is_a_problem(api: Api) -> No
     assert await api.events() == 0
 
 
-async def test_a_document_may_be_called_events(api: Api) -> None:
+async def test_a_document_may_be_named_events(api: Api) -> None:
     assert (await api.put("events", 1)).status_code == 201
     assert (await api.get("events")).json() == 1
 
@@ -198,7 +198,7 @@ async def test_batches_held_by_an_author_keep_no_bulk_request_out(api: Api, syst
 
 
 async def _begin(api: Api, *, wait: bytes = b"5") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Open a bulk request whose body is sent piece by piece, past any client's own ideas."""
+    """Open a bulk request whose body is sent piece by piece, without a client library."""
     base = api.client.base_url
     reader, writer = await asyncio.open_connection(base.host, base.port)
     head = f"POST /v1/{api.namespace}/events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n".encode()

@@ -69,7 +69,7 @@ async def test_events_that_are_never_acknowledged_are_given_up_with_503(gateway:
     assert await gateway.events() == 0
 
 
-async def test_what_cannot_be_known_is_said_with_the_id_to_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unknown_result_is_504_with_the_id_to_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writes, "RECOVER_SECONDS", 0.05)
     async with twin(is_projecting=False) as gateway:
         gateway.log.faults = ["lost"]
@@ -94,7 +94,7 @@ async def test_a_log_that_takes_nothing_is_503_with_its_name(
     assert (await gateway.put("/v1/n/d", 1)).status_code == 201
 
 
-async def test_a_store_that_is_away_is_503_for_reads_and_no_hindrance_for_writes(gateway: Twin) -> None:
+async def test_a_store_that_is_away_is_503_for_reads_and_does_not_stop_writes(gateway: Twin) -> None:
     await gateway.put("/v1/n/d", 1)
     gateway.store.is_down = True
     problem(await gateway.request("GET", "/v1/n/d"), 503, "store_unavailable")
@@ -160,7 +160,7 @@ async def test_bulk_outcomes_whose_notices_are_lost_are_looked_up(gateway: Twin)
     assert [outcome["version"] for outcome in outcomes] == list(range(1, 51))
 
 
-async def test_the_notice_and_the_store_tell_the_same_outcome(gateway: Twin) -> None:
+async def test_the_notice_and_the_store_have_the_same_outcome(gateway: Twin) -> None:
     first = await gateway.put(
         "/v1/n/d", {"a": 1}, Idempotency_Key="k", Refold_Occurred_At="2020-01-01T00:00:00Z"
     )
@@ -336,7 +336,7 @@ async def test_every_refusal_is_a_problem(
     problem(await gateway.request(method, path), status, code)
 
 
-async def test_a_method_that_a_resource_has_not_is_405_and_the_others_are_named(gateway: Twin) -> None:
+async def test_an_unsupported_method_is_405_and_the_supported_ones_are_named(gateway: Twin) -> None:
     response = await gateway.request("POST", "/v1/n/d")
     problem(response, 405, "method_not_allowed")
     assert response.headers["allow"] == "DELETE, GET, HEAD, PATCH, PUT"
@@ -420,7 +420,7 @@ async def test_an_idle_bulk_request_leaves_its_slot_and_takes_one_again() -> Non
         assert [orjson.loads(line)["version"] for line in (await first).content.splitlines()] == [1, 3]
 
 
-async def test_a_client_that_never_reads_its_answers_is_given_up(
+async def test_a_client_that_never_reads_its_answers_is_disconnected(
     gateway: Twin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("refold.gateway.bulk.BULK_STALL_SECONDS", 0.05)

@@ -25,7 +25,7 @@ async def others_write(gateway: Twin, body: object) -> None:
     await gateway.log.append(Publication(namespace="acme", document="d", body=raw))
 
 
-async def test_behind_its_own_write_or_read_the_store_is_not_asked(gateway: Twin) -> None:
+async def test_after_its_own_write_or_read_the_store_is_not_asked(gateway: Twin) -> None:
     first = await gateway.put("/v1/acme/d", {"n": 1})
     gateway.store.is_down = True
     second = await gateway.put("/v1/acme/d", {"n": 2}, **{"If-Match": first.headers["etag"]})
@@ -39,7 +39,7 @@ async def test_behind_its_own_write_or_read_the_store_is_not_asked(gateway: Twin
     assert (fourth.status_code, fourth.headers["etag"]) == (200, '"4"')
 
 
-async def test_what_has_moved_on_meanwhile_is_412_though_it_was_known_otherwise(gateway: Twin) -> None:
+async def test_a_document_that_has_changed_since_it_was_cached_is_412(gateway: Twin) -> None:
     await gateway.put("/v1/acme/d", {"n": 1})
     await others_write(gateway, {"put": {"n": 2}})
     refused = await gateway.put("/v1/acme/d", {"n": 3}, **WRITTEN)
@@ -61,7 +61,7 @@ async def test_a_rejected_event_in_between_does_not_refuse_it(gateway: Twin) -> 
     assert (await gateway.put("/v1/acme/d", {"n": 3}, **{"If-Match": '"2"'})).status_code == 200
 
 
-async def test_what_was_deleted_is_known_as_absent(gateway: Twin) -> None:
+async def test_a_deleted_document_is_cached_as_absent(gateway: Twin) -> None:
     await gateway.put("/v1/acme/d", {"n": 1})
     assert (await gateway.request("DELETE", "/v1/acme/d", headers=WRITTEN)).status_code == 200
     again = await gateway.request("DELETE", "/v1/acme/d", headers={"If-Match": '"2"'})
@@ -70,7 +70,7 @@ async def test_what_was_deleted_is_known_as_absent(gateway: Twin) -> None:
     assert (put.status_code, put.json()["created"]) == (201, True)
 
 
-async def test_a_write_whose_outcome_was_not_waited_for_is_no_place_to_go_on_from(gateway: Twin) -> None:
+async def test_a_write_that_does_not_wait_for_its_outcome_is_not_cached(gateway: Twin) -> None:
     await gateway.put("/v1/acme/d", {"n": 1})
     await gateway.put("/v1/acme/d", {"n": 2}, **{"Refold-Wait": "0"})
     assert gateway.context.head_cache.get(("acme", "d")) is None

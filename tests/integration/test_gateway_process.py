@@ -44,7 +44,7 @@ def events(service: Service) -> dict[str, dict[str, object]]:
 
 
 def ended(system: System, path: Path, **settings: str) -> tuple[int, dict[str, object]]:
-    """Start a gateway that cannot work; return its exit code and its last word."""
+    """Start a gateway that cannot work; return its exit code and its last log line."""
     service = start_service("gateway", changed(system, **settings), path / "gateway.log")
     code = service.process.wait(READY_SECONDS)
     return code, events(service)["service_ended"]

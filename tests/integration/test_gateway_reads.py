@@ -25,7 +25,7 @@ async def written(api: Api, count: int = 5) -> list[dict[str, Any]]:
     return [(await api.put("d", [number])).json() for number in range(1, count + 1)]
 
 
-async def test_a_read_tells_version_sequence_and_times(api: Api) -> None:
+async def test_a_read_shows_version_sequence_and_times(api: Api) -> None:
     await api.put("d", 0)
     said = (await api.put("d", {"a": 1}, Refold_Occurred_At="2024-01-01T00:00:00Z")).json()
     found = await api.get("d")
@@ -294,7 +294,7 @@ async def test_namespaces_count_documents_and_events(api: Api) -> None:
     assert {"namespace": api.namespace, "documents": 1, "events": 4} in items
 
 
-async def test_status_tells_how_far_each_partition_is_folded(api: Api) -> None:
+async def test_status_shows_how_far_each_partition_is_folded(api: Api) -> None:
     views = outcome(await api.put("d", 1), 201)
     status = (await api.client.get("/status")).json()
     assert status["last_sequence"] >= views["sequence"]
@@ -357,7 +357,7 @@ async def test_not_found_names_the_document_its_head_and_its_first_version(api: 
     assert view["detail"] == f"{name} is absent: version 3 deleted it; its head is version 3"
 
 
-async def test_an_unknown_document_is_said_and_an_empty_answer_of_a_known_one_is_none(api: Api) -> None:
+async def test_an_unknown_document_is_named_and_an_empty_answer_of_a_known_one_is_no_error(api: Api) -> None:
     for path in ("d", "d/history", "d/rejections"):
         view = problem(await api.get(path), 404, "document_absent")
         assert view["detail"] == f"{api.namespace}/d never existed"

@@ -60,7 +60,7 @@ async def test_a_commit_wakes_only_the_reads_that_wait_for_its_documents(
         assert not [subject for subject, _ in gateway.notices._listeners if subject[0] == "change"]
 
 
-async def test_a_read_whose_change_notice_is_lost_finds_its_version_all_the_same(
+async def test_a_read_whose_change_notice_is_lost_still_finds_its_version(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("refold.gateway.consistency.VERSION_LOOK_SECONDS", 0.01)

@@ -38,7 +38,7 @@ async def test_a_merge_patch_merges(api: Api) -> None:
     assert (await api.get("d")).json() == {"b": {"c": 9, "d": 2}}
 
 
-async def test_the_first_patch_of_an_absent_document_needs_no_ceremony(api: Api) -> None:
+async def test_the_first_patch_of_an_absent_document_needs_no_preparation(api: Api) -> None:
     assert outcome(await api.patch("p", {"op": "add", "path": "/a", "value": 1}), 201)["created"]
     assert outcome(await api.merge("m", {"a": 1}), 201)["created"]
     assert (await api.get("p")).json() == (await api.get("m")).json() == {"a": 1}

@@ -1,4 +1,4 @@
-"""An event sent again changes nothing, through every door and between them, singly and in batches: the real system."""
+"""An event sent again changes nothing, by any way of sending, singly and in batches, on the real system."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Author:
         return f"00-{uuid4().hex}-00f067aa0ba902b7-01"
 
     async def agrees(self, document: str, event_id: str, first: dict[str, Any]) -> None:
-        """Hold what is looked up by id against the first outcome that was answered."""
+        """Compare the outcome found by id with the first outcome that was answered."""
         assert (await self.api.get(f"{document}/outcomes", id=event_id)).json() == first
 
     async def state(self, document: str) -> Any:
@@ -130,8 +130,8 @@ class Author:
         return found.json() if found.status_code == 200 else None
 
 
-DOORS = ("http", "bulk", "native", "headed", "cloud", "binary")
-Door = Callable[[str, Change, str], Awaitable[dict[str, Any]]]
+WAYS = ("http", "bulk", "native", "headed", "cloud", "binary")
+Way = Callable[[str, Change, str], Awaitable[dict[str, Any]]]
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ async def author(api: Api, system: System) -> AsyncIterator[Author]:
 
 
 def is_duplicate_of(answered: dict[str, Any], first: dict[str, Any]) -> bool:
-    """Tell whether a duplicate carries a first outcome, member by member, and takes its version."""
+    """Return whether a duplicate carries a first outcome, member by member, and takes its version."""
     named = {"status", "version", "sequence", "recorded_at", "created", "reason"}
     assert answered["status"] == "duplicate", answered
     assert answered["first"] == {name: value for name, value in first.items() if name in named}
@@ -156,11 +156,11 @@ OTHER: Change = {"put": {"a": 2}}
 REFUSED: Change = {"patch": [{"op": "remove", "path": "/nothing"}]}
 
 
-@pytest.mark.parametrize("name", DOORS)
-async def test_what_is_sent_again_through_the_same_door_is_answered_by_its_first_outcome(
+@pytest.mark.parametrize("name", WAYS)
+async def test_an_event_sent_again_the_same_way_is_answered_by_its_first_outcome(
     author: Author, name: str
 ) -> None:
-    send: Door = getattr(author, name)
+    send: Way = getattr(author, name)
     first = await send("d", PUT, "s|1")
     assert (first["status"], first["version"], first["created"], first["id"]) == ("applied", 1, True, "s|1")
     assert is_duplicate_of(await send("d", PUT, "s|1"), first)
@@ -188,14 +188,12 @@ async def test_what_is_sent_again_through_the_same_door_is_answered_by_its_first
 
 
 @pytest.mark.parametrize("change", [PUT, REFUSED, {"merge": {"b": None}}], ids=["put", "rejected", "merge"])
-async def test_what_is_sent_again_through_another_door_is_its_duplicate(
-    author: Author, change: Change
-) -> None:
-    for name in DOORS:
+async def test_an_event_sent_again_another_way_is_its_duplicate(author: Author, change: Change) -> None:
+    for name in WAYS:
         event_id = f"s|{name}"
         first = await getattr(author, name)(name, change, event_id)
         assert first["status"] == ("rejected" if change is REFUSED else "applied")
-        for other in DOORS:
+        for other in WAYS:
             again = await getattr(author, other)(name, change, event_id)
             assert is_duplicate_of(again, first), other
             answered = await author.api.get(f"{name}/outcomes/{again['sequence']}")
@@ -205,9 +203,9 @@ async def test_what_is_sent_again_through_another_door_is_its_duplicate(
         await author.agrees(name, event_id, first)
 
 
-@pytest.mark.parametrize("name", DOORS)
+@pytest.mark.parametrize("name", WAYS)
 async def test_of_many_at_once_under_one_id_one_is_applied(author: Author, name: str) -> None:
-    send: Door = getattr(author, name)
+    send: Way = getattr(author, name)
     change = {"patch": [{"op": "add", "path": "/a", "value": 1}]}
     answered = await asyncio.gather(*(send("d", change, "s|1") for _ in range(12)))
     [first] = [view for view in answered if view["status"] == "applied"]
@@ -262,7 +260,9 @@ async def test_a_creation_sent_again_is_answered_by_its_first_outcome_wherever_t
         assert is_duplicate_of(await author.http(name, PUT, "k", **condition), first)
 
 
-async def test_a_strict_write_that_the_fold_rejected_is_answered_so_again(author: Author) -> None:
+async def test_a_strict_write_that_the_fold_rejected_is_answered_with_that_rejection_again(
+    author: Author,
+) -> None:
     await author.http("d", PUT, "p")
     for event_id, condition in (("k", {"If_Match": '"1"'}), ("l", {"If_Match": "*"})):
         rejected = await author.http("d", REFUSED, event_id, **condition)

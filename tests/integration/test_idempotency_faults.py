@@ -140,7 +140,7 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def answered(send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
-    """Send until the log takes it: 503 says that it surely has it not, so that no id is needed to send again."""
+    """Send until the log takes it: 503 means that it was not stored, so that no id is needed to send it again."""
     async with asyncio.timeout(WAIT_SECONDS):
         while (response := await send()).status_code == 503:  # noqa: ASYNC110 - another process's, too.
             await asyncio.sleep(LOOK_SECONDS)
@@ -351,7 +351,7 @@ async def test_what_was_not_yet_folded_when_everything_was_killed_counts_once_wh
     ]
     site.kill("projector")
     firsts = [await send(Refold_Wait="0") for send in sends]
-    # Nobody folds: a retry is pending as its first was.
+    # No projector runs: a retry is pending as its first was.
     retries = [await send(Refold_Wait="0") for send in sends[:2]]
     assert [response.status_code for response in (*firsts, *retries)] == [
         202,

@@ -100,7 +100,7 @@ async def test_other_content_under_a_used_id_is_refused_though_its_acknowledgeme
 
 @pytest.mark.parametrize("fault", LOST)
 @pytest.mark.parametrize("headers", [{}, {"If_Match": '"1"'}, {"If_Match": "*"}], ids=["plain", "one", "any"])
-async def test_an_event_that_left_the_id_window_before_it_was_looked_for_is_found_all_the_same(
+async def test_an_event_that_left_the_id_window_before_it_was_looked_for_is_still_found(
     gateway: Twin, monkeypatch: pytest.MonkeyPatch, fault: str, headers: dict[str, str]
 ) -> None:
     await gateway.put("/v1/n/d", {})
@@ -137,12 +137,12 @@ async def test_a_batch_that_left_the_id_window_is_found_whole_and_is_not_sent_tw
 async def test_a_batch_is_not_taken_for_an_earlier_one_of_the_same_lines(gateway: Twin) -> None:
     events = [{"merge": {"n": number}, "id": f"id{number}"} for number in range(5)]
     firsts = await bulk(gateway, events)
-    # Not stored, and folded before it was sent: only what comes behind counts.
+    # Not stored, and folded before it was sent: only later events count.
     gateway.log.faults = ["dropped"]
     again = await bulk(gateway, events)
     assert [answer["status"] for answer in again] == ["duplicate"] * 5
     assert [answer["first"]["sequence"] for answer in again] == [first["sequence"] for first in firsts]
-    # One that begins alike, but is cut otherwise, is another.
+    # A batch with the same first line but fewer lines is another one.
     gateway.log.faults = ["dropped"]
     shorter = await bulk(gateway, [events[0], *events[2:]])
     assert [answer["status"] for answer in shorter] == ["duplicate"] * 4
@@ -160,7 +160,7 @@ async def test_a_batch_of_which_another_request_has_written_the_last_line_is_not
     assert await gateway.events() == 6
 
 
-async def test_where_the_store_cannot_tell_what_became_of_it_that_is_said_with_the_id(
+async def test_without_an_answer_of_the_store_the_result_is_unknown_and_the_id_is_named(
     gateway: Twin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: Any, **__: Any) -> Any:
@@ -181,7 +181,7 @@ async def test_where_the_store_cannot_tell_what_became_of_it_that_is_said_with_t
 
 
 def stored_late(gateway: Twin, *, others: int = 0) -> list[Callable[[], Awaitable[None]]]:
-    """Let the first append be dropped and come to the log before the second, perhaps with others' behind it."""
+    """Let the first append be dropped and come to the log before the second, perhaps with others' after it."""
     sent: list[Publication] = []
     append = gateway.log.append
 

@@ -78,7 +78,7 @@ class FaultyLog(MemoryLog):
 
 
 class DeafNotices(MemoryNotices):
-    """Notices that lose what is sent on a subject that begins so."""
+    """Notices that lose every message whose subject has one of the prefixes `lost`."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -141,7 +141,7 @@ def test_every_reason_of_the_core_is_in_the_outcomes_schema() -> None:
 
 
 @pytest.mark.parametrize("name", ["event", "outcome", "change"])
-def test_a_schema_is_a_schema_and_agrees_with_its_sisters(name: str) -> None:
+def test_a_schema_is_valid_and_agrees_with_the_others(name: str) -> None:
     schema = contract(f"{name}.schema.json")
     Draft202012Validator.check_schema(schema)
     assert schema["$id"] == f"urn:refold:schema:{name}:{NEWEST.number}"

@@ -19,7 +19,7 @@ from refold.log.memory import MemoryLog, MemoryNotices
 
 
 class Store:
-    """What the store would answer."""
+    """A store with set answers."""
 
     def __init__(self) -> None:
         self.read_sequence = 0

@@ -50,7 +50,7 @@ def test_an_error_has_its_status_and_keeps_its_code(error: RefoldError, status: 
     assert problem.detail
 
 
-def test_what_passes_may_be_tried_again() -> None:
+def test_a_transient_error_may_be_tried_again() -> None:
     assert problem_of(errors.LogFull()).headers == {"Retry-After": "1"}
     assert problem_of(errors.DocumentAbsent()).headers is None
 
@@ -61,6 +61,6 @@ def test_a_refusal_names_field_rule_and_shape() -> None:
     assert (view["field"], view["shape"]) == ("actor", "integer")
 
 
-def test_an_errors_facts_stand_in_its_problem() -> None:
+def test_a_problem_contains_the_facts_of_its_error() -> None:
     view = problem_of(errors.VersionUnknown(version=9, head=3)).view()
     assert (view["version"], view["head"]) == (9, 3)
