@@ -1,7 +1,4 @@
-"""Structured log lines: JSON on standard error, without secrets. For every service and command.
-
-`configure` once at start; then `get_logger().info("commit_written", events=12, seconds=0.004)`.
-"""
+"""Structured log lines: JSON on standard error, without secrets. For every service and command."""
 
 from __future__ import annotations
 
@@ -19,9 +16,9 @@ import structlog
 from refold.telemetry import redacted
 
 
-def get_logger(**facts: object) -> structlog.typing.FilteringBoundLogger:
-    """Return a logger that adds these facts to every line."""
-    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(**facts)
+def get_logger() -> structlog.typing.FilteringBoundLogger:
+    """Return a logger: `get_logger().info("commit_written", events=12, seconds=0.004)`."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
     return logger
 
 
@@ -29,29 +26,29 @@ def configure(level: str, *, service: str, stream: TextIO | None = None) -> None
     """Write the log lines of this level and above to the stream (standard error), also those of libraries."""
     number = logging.getLevelNamesMapping()[level.upper()]
     out = stream or _standard_error(service)
-
-    def name_service(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        line["service"] = service
-        return line
-
     shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-        name_service,
     ]
     rendering: list[structlog.typing.Processor] = [
         structlog.processors.format_exc_info,
         hide_secrets,
-        structlog.processors.JSONRenderer(serializer=_line),
+        structlog.processors.JSONRenderer(serializer=_line, service=service),
     ]
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(out),
-        cache_logger_on_first_use=False,
     )
-    _route_libraries(number, out, shared, rendering)
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _name_library],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
+        )
+    )
+    logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
+    logging.captureWarnings(capture=True)
 
 
 def _standard_error(service: str) -> TextIO:
@@ -61,30 +58,12 @@ def _standard_error(service: str) -> TextIO:
     if not isinstance(raw, FileIO):
         # Standard error has been replaced by a stream in memory.
         return sys.stderr
-    return cast(TextIO, _LossyText(LossyFile(lambda: raw, service=service)))
+    return cast(TextIO, LossyFile(lambda: raw, service=service))
 
 
 def hide_secrets(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Processor: remove secrets from a log line."""
     return {key: redacted(value, key) for key, value in line.items()}
-
-
-def _route_libraries(
-    level: int,
-    stream: TextIO,
-    shared: list[structlog.typing.Processor],
-    rendering: list[structlog.typing.Processor],
-) -> None:
-    remove_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _name_library],
-            processors=[remove_meta, *rendering],
-        )
-    )
-    logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
-    logging.captureWarnings(capture=True)
 
 
 def _name_library(logger: Any, _: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -93,7 +72,8 @@ def _name_library(logger: Any, _: str, line: MutableMapping[str, Any]) -> Mutabl
     return line
 
 
-def _line(line: MutableMapping[str, Any], **_: Any) -> str:
+def _line(line: MutableMapping[str, Any], *, service: str, **_: Any) -> str:
+    line["service"] = service
     first = {name: line.pop(name) for name in ("time", "level", "service", "event") if name in line}
     return orjson.dumps(first | dict(line), default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
@@ -114,8 +94,10 @@ class LossyFile:
         self._is_skipping = False
         self._ends_line = True
 
-    def write(self, lines: bytes) -> None:
+    def write(self, lines: bytes | str) -> None:
         """Write lines, or pieces of lines. Never raises `OSError` or `ValueError`."""
+        if isinstance(lines, str):
+            lines = lines.encode(errors="backslashreplace")
         if self._is_skipping:
             # The beginning of this line was dropped, so its end is dropped as well.
             end = lines.find(b"\n") + 1 or len(lines)
@@ -133,6 +115,9 @@ class LossyFile:
     def size(self) -> int:
         """Return the file's size in bytes; 0 while it is not open."""
         return 0 if self._file is None else self._file.tell()
+
+    def flush(self) -> None:
+        """Do nothing: the file is unbuffered."""
 
     def close(self) -> None:
         """Close the file; the next write opens it again."""
@@ -169,17 +154,3 @@ class LossyFile:
             "lines": self._dropped,
         }
         return (b"" if self._ends_line else b"\n") + orjson.dumps(line) + b"\n"
-
-
-class _LossyText:
-    """A text stream over a `LossyFile`, as `structlog` and `logging` need it."""
-
-    def __init__(self, file: LossyFile) -> None:
-        self._file = file
-
-    def write(self, text: str) -> int:
-        self._file.write(text.encode(errors="backslashreplace"))
-        return len(text)
-
-    def flush(self) -> None:
-        """Do nothing: the file is unbuffered."""

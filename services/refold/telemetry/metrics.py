@@ -5,6 +5,7 @@ Each service creates its own in a registry of its own.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -18,6 +19,7 @@ class ProjectorMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Register the metrics."""
+        counts = partial(Histogram, buckets=_COUNTS, registry=registry)
         self.events_folded = Counter(
             "refold_events_folded_total", "Events folded, by outcome.", ["outcome"], registry=registry
         )
@@ -30,12 +32,8 @@ class ProjectorMetrics:
         self.commit_seconds = Histogram(
             "refold_commit_seconds", "Time of one commit.", buckets=_SECONDS, registry=registry
         )
-        self.commit_events = Histogram(
-            "refold_commit_events", "Events in one commit.", buckets=_COUNTS, registry=registry
-        )
-        self.commit_documents = Histogram(
-            "refold_commit_documents", "Documents written by one commit.", buckets=_COUNTS, registry=registry
-        )
+        self.commit_events = counts("refold_commit_events", "Events in one commit.")
+        self.commit_documents = counts("refold_commit_documents", "Documents written by one commit.")
 
 
 class GatewayMetrics:
@@ -43,13 +41,7 @@ class GatewayMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Register the metrics."""
-        self.append_seconds = Histogram(
-            "refold_append_seconds", "Time until an append is durable.", buckets=_SECONDS, registry=registry
-        )
-        self.http_seconds = Histogram(
-            "refold_http_request_seconds",
-            "Time of one HTTP request.",
-            ["route", "method", "status"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
+        seconds = partial(Histogram, buckets=_SECONDS, registry=registry)
+        self.append_seconds = seconds("refold_append_seconds", "Time until an append is durable.")
+        labels = ["route", "method", "status"]
+        self.http_seconds = seconds("refold_http_request_seconds", "Time of one HTTP request.", labels)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
@@ -29,7 +31,7 @@ from refold.store.postgres import PostgresStore
 from refold.store.postgres.schema import bound_log, put_aside
 from refold.telemetry.logging import configure
 from refold.wiring.servers import Servers, servers_of
-from refold.wiring.settings import Settings, load
+from refold.wiring.settings import load
 
 _PROVOKE_SECONDS: Final = 2.0
 
@@ -45,6 +47,33 @@ async def connect_to(url: str, name: str) -> Client:
     return await connect(url, inbox_prefix=inbox_of(url), name=name)
 
 
+async def open_log(url: str, name: str) -> JetStreamLog:
+    """Open an existing log. Raises `LogUnavailable`, `LogMissing`, `LogDiffers`, `LogHole`."""
+    return await JetStreamLog.open(url, inbox_prefix=inbox_of(url), name=name)
+
+
+@asynccontextmanager
+async def _connected(url: str, name: str) -> AsyncIterator[Client]:
+    client = await connect_to(url, name)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+@asynccontextmanager
+async def _opened(url: str, dsn: str, schema: str) -> AsyncIterator[tuple[JetStreamLog, PostgresStore]]:
+    log = await open_log(url, "refold-start")
+    try:
+        store = await PostgresStore.open(dsn, schema=schema, readers_max=2)
+        try:
+            yield log, store
+        finally:
+            await store.close()
+    finally:
+        await log.close()
+
+
 async def make_log(
     admin_url: str, *, replicas: int = 1, marker: LogMarker | None = None, traces: Traces = no_traces
 ) -> str:
@@ -52,17 +81,10 @@ async def make_log(
 
     The default marker is in the broker's key-value store. Raises `LogMissing`.
     """
-    client = await connect_to(admin_url, "refold-administrator")
-    try:
-        return await create_stream(
-            client,
-            log_id=uuid.uuid4().hex,
-            replicas=replicas,
-            marker=marker or KeyValueMarker(client, replicas=replicas),
-            traces=traces,
-        )
-    finally:
-        await client.close()
+    async with _connected(admin_url, "refold-administrator") as client:
+        marker = marker or KeyValueMarker(client, replicas=replicas)
+        log_id = uuid.uuid4().hex
+        return await create_stream(client, log_id=log_id, replicas=replicas, marker=marker, traces=traces)
 
 
 async def make_embedded_log(servers: Servers, schema: str) -> str:
@@ -79,7 +101,11 @@ async def make_embedded_log(servers: Servers, schema: str) -> str:
     try:
         marker = FolderMarker(servers.folder.path)
         log_id = await make_log(nats.url("administrator"), marker=marker, traces=traces)
-        await _check_projected(nats.url("projector"), dsn, schema)
+        # A projection that cannot be read is reported by the projector.
+        with suppress(StoreError):
+            async with _opened(nats.url("projector"), dsn, schema) as (log, store):
+                if checkpoints := await store.checkpoints():
+                    await check_log(log, checkpoints)
     except (LogMissing, LogHole, LogDiffers) as error:
         if isinstance(error, LogHole) and "first_sequence" in error.facts:
             await _provoke(nats.url("projector"), int(str(error.facts["first_sequence"])))
@@ -100,38 +126,11 @@ def _with_findings(error: LogError, nats: NatsServer) -> LogError:
     return type(error)("\n  ".join([message, *found]))
 
 
-async def _check_projected(url: str, dsn: str, schema: str) -> None:
-    """Compare the log with the checkpoints; a projection that cannot be read is reported by the projector."""
-    log = await open_log(url, "refold-start")
-    try:
-        try:
-            store = await PostgresStore.open(dsn, schema=schema, readers_max=1)
-        except StoreError:
-            return
-        try:
-            checkpoints = await store.checkpoints()
-        except StoreError:
-            return
-        finally:
-            await store.close()
-        if checkpoints:
-            await check_log(log, checkpoints)
-    finally:
-        await log.close()
-
-
 async def refuse_damaged(servers: Servers, schema: str, log_id: str) -> None:
     """Raise `StoreDamaged` if tables or rows of the projection are missing; services report other errors."""
     try:
-        store = await PostgresStore.open(servers.postgres.dsn, schema=schema, readers_max=2)
-        try:
-            log = await open_log(servers.nats.url("projector"), "refold-start")
-            try:
-                await check_documents(log, store, await store.bind(log_id))
-            finally:
-                await log.close()
-        finally:
-            await store.close()
+        async with _opened(servers.nats.url("projector"), servers.postgres.dsn, schema) as (log, store):
+            await check_documents(log, store, await store.bind(log_id))
     except StoreDamaged as error:
         run = f"refold rebuild --from-nothing --data {servers.folder.path}"
         raise StoreDamaged(error.what, **error.facts, run=run) from error
@@ -141,15 +140,12 @@ async def refuse_damaged(servers: Servers, schema: str, log_id: str) -> None:
 
 async def _provoke(url: str, sequence: int) -> None:
     """Read from a sequence that cannot be read, so that nats-server logs why: for a single request it logs nothing."""
-    client = await connect_to(url, "refold-start")
-    try:
+    async with _connected(url, "refold-start") as client:
         consumer = await Consumer.create(client, sequence)
         with suppress(TimeoutError, ConsumerLost):
             async with asyncio.timeout(_PROVOKE_SECONDS):
                 await consumer.take()
         consumer.close()
-    finally:
-        await client.close()
 
 
 async def projection_traces(dsn: str, schema: str) -> list[str]:
@@ -170,11 +166,6 @@ class BrokerClock:
         return time.monotonic_ns() + self._offset
 
 
-async def open_log(url: str, name: str) -> JetStreamLog:
-    """Open an existing log. Raises `LogUnavailable`, `LogMissing`, `LogDiffers`, `LogHole`."""
-    return await JetStreamLog.open(url, inbox_prefix=inbox_of(url), name=name)
-
-
 class Created(NamedTuple):
     """The log's id, and where the projection and the files of a lost one are kept."""
 
@@ -189,47 +180,43 @@ async def create_log(data: Path | None, *, has_lost_the_log: bool) -> Created:
     """
     configure("error", service="refold")
     settings = load(data=data)
+    schema = settings.postgres_schema
     if "data" not in settings.model_fields_set and settings.nats_admin_url and settings.postgres_url:
-        return await _create_at_broker(settings, has_lost_the_log=has_lost_the_log)
+        url, dsn = settings.required("nats_admin_url"), settings.required("postgres_url")
+        make = partial(
+            make_log, url, replicas=settings.nats_replicas, traces=partial(projection_traces, dsn, schema)
+        )
+        return await _create(
+            make, partial(_forget, url, dsn, schema, None), has_lost_the_log=has_lost_the_log
+        )
     async with servers_of(settings) as servers:
-        return await _create_in_folder(servers, settings.postgres_schema, has_lost_the_log=has_lost_the_log)
+        make = partial(make_embedded_log, servers, schema)
+        forget = partial(_forget_embedded, servers, schema)
+        return await _create(make, forget, has_lost_the_log=has_lost_the_log)
 
 
-async def _create_in_folder(servers: Servers, schema: str, *, has_lost_the_log: bool) -> Created:
+async def _create(
+    make: Callable[[], Awaitable[str]], forget: Callable[[], Awaitable[list[str]]], *, has_lost_the_log: bool
+) -> Created:
     try:
-        return Created(await make_embedded_log(servers, schema), ())
+        return Created(await make(), ())
     except LogMissing:
         if not has_lost_the_log:
             raise
+    kept = await forget()
+    return Created(await make(), tuple(kept))
+
+
+async def _forget_embedded(servers: Servers, schema: str) -> list[str]:
     marker = FolderMarker(servers.folder.path)
     kept = await _forget(servers.nats.url("administrator"), servers.postgres.dsn, schema, marker)
-    files = [str(folder) for folder in servers.nats.put_streams_aside()]
-    return Created(await make_embedded_log(servers, schema), (*kept, *files))
-
-
-async def _create_at_broker(settings: Settings, *, has_lost_the_log: bool) -> Created:
-    url, replicas = settings.required("nats_admin_url"), settings.nats_replicas
-    dsn, schema = settings.required("postgres_url"), settings.postgres_schema
-
-    async def traces() -> list[str]:
-        return await projection_traces(dsn, schema)
-
-    try:
-        return Created(await make_log(url, replicas=replicas, traces=traces), ())
-    except LogMissing:
-        if not has_lost_the_log:
-            raise
-    kept = await _forget(url, dsn, schema, None)
-    return Created(await make_log(url, replicas=replicas, traces=traces), tuple(kept))
+    return [*kept, *map(str, servers.nats.put_streams_aside())]
 
 
 async def _forget(url: str, dsn: str, schema: str, marker: LogMarker | None) -> list[str]:
     """Rename the projection, then remove the marker and a stream without events; return what is kept."""
-    client = await connect_to(url, "refold-administrator")
-    try:
+    async with _connected(url, "refold-administrator") as client:
         kept = await put_aside(dsn, schema)
         await delete_empty_stream(client)
         await (marker or KeyValueMarker(client)).forget()
-    finally:
-        await client.close()
     return [] if kept is None else [f"schema {kept}"]

@@ -78,7 +78,7 @@ def test_a_line_below_the_level_is_not_written(lines):
 
 
 def test_a_line_begins_with_time_level_and_service(lines):
-    get_logger(partition=3).info("commit_written", events=12)
+    get_logger().bind(partition=3).info("commit_written", events=12)
     (line,) = lines()
     assert list(line)[:4] == ["time", "level", "service", "event"]
     assert (line["partition"], line["events"]) == (3, 12)

@@ -11,7 +11,6 @@ Permissions to publish that a user needs, besides subscribing to its inbox prefi
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final
@@ -30,7 +29,7 @@ from refold.log.jetstream.protocol import message_frame
 from refold.log.jetstream.stream import check_log
 
 WRITE_BYTES: Final = 256 * 1024
-"""Notices are written to the connection at the end of a turn of the event loop, or when there are so many bytes."""
+"""Notices are written to the connection in parts of so many bytes."""
 
 _SUBJECT: Final = re.compile(r"[!-~]+", re.ASCII)
 
@@ -110,8 +109,6 @@ class JetStreamNotices:
     def __init__(self, client: Client) -> None:
         """Use a connected client."""
         self._client = client
-        self._frames: list[bytes] = []
-        self._unwritten_bytes = 0
 
     async def send(self, subject: str, body: bytes) -> None:
         """Send one message. Raises `Refused` for one that would break the connection."""
@@ -119,19 +116,21 @@ class JetStreamNotices:
 
     async def send_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """Send messages in their order. Raises `Refused`: that message and those after it are not sent."""
-        for subject, body in messages:
-            frame = _notice_frame(subject, body)
-            if not self._frames:
-                asyncio.get_running_loop().call_soon(self._write)
-            self._frames.append(frame)
-            self._unwritten_bytes += len(frame)
-            if self._unwritten_bytes > WRITE_BYTES:
-                self._write()
-                await self._client.wait_writable()
+        frames: list[bytes] = []
+        size_bytes = 0
+        try:
+            for subject, body in messages:
+                frames.append(_notice_frame(subject, body))
+                size_bytes += len(body)
+                if size_bytes > WRITE_BYTES:
+                    self._client.write_if_connected(b"".join(frames))
+                    frames, size_bytes = [], 0
+                    await self._client.wait_writable()
+        finally:
+            self._client.write_if_connected(b"".join(frames))
 
     async def flush(self) -> None:
         """Wait until the broker has received what was sent. Raises `LogUnavailable`: it may be lost."""
-        self._write()
         await self._client.flush()
 
     async def listen(self, subject: str, handle: Callable[[str, bytes], None]) -> Callable[[], None]:
@@ -146,13 +145,7 @@ class JetStreamNotices:
 
     async def close(self) -> None:
         """Send what is unsent, then close the connection."""
-        self._write()
         await self._client.close()
-
-    def _write(self) -> None:
-        frames, self._frames, self._unwritten_bytes = self._frames, [], 0
-        if frames:
-            self._client.write_if_connected(b"".join(frames))
 
 
 def _notice_frame(subject: str, body: bytes) -> bytes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from typing import Any, Final
@@ -88,9 +88,10 @@ async def read_log(client: Client, after_sequence: int) -> AsyncGenerator[list[R
                     if not records:
                         await reader.check_quiet()
                         continue
-                    async with aclosing(reader.confirmed(records)) as parts:
-                        async for part in parts:
-                            yield part
+                    while records:
+                        count = await reader.confirm(records)
+                        yield reader.advance(records[:count])
+                        records = records[count:]
             finally:
                 consumer.close()
         except ConsumerLost as lost:
@@ -129,17 +130,23 @@ class LogReader:
             await self._check_next()
         return await Consumer.create(self._client, self.last_sequence + 1)
 
-    async def confirmed(self, records: list[Record]) -> AsyncGenerator[list[Record], None]:
-        """Yield the records up to the last sequence of the stream's leader; a replica may have more, wrongly."""
+    async def confirm(self, records: list[Record]) -> int:
+        """Return how many of the next records the stream's leader has; a replica may have more, wrongly."""
         while self._has_replicas and records[-1].sequence > self._leader_sequence:
             await self._ask_leader()
             known = self._leader_sequence - self.last_sequence
             if 0 < known < len(records):
-                yield self._advance(records[:known])
-                records = records[known:]
-            elif known <= 0:
+                return known
+            if known <= 0:
                 await self.pause()
-        yield self._advance(records)
+        return len(records)
+
+    def advance(self, records: list[Record]) -> list[Record]:
+        """Note that these records are read; return them."""
+        self.last_sequence = records[-1].sequence
+        self._retry_seconds = RETRY_SECONDS
+        self._stalls = 0
+        return records
 
     async def check_quiet(self) -> None:
         """Find out, at the second quiet interval, why nothing arrives although the log has more.
@@ -168,12 +175,6 @@ class LogReader:
         """Wait before the next attempt, longer each time until something is read."""
         await asyncio.sleep(self._retry_seconds)
         self._retry_seconds = min(2 * self._retry_seconds, RETRY_SECONDS_MAX)
-
-    def _advance(self, records: list[Record]) -> list[Record]:
-        self.last_sequence = records[-1].sequence
-        self._retry_seconds = RETRY_SECONDS
-        self._stalls = 0
-        return records
 
     async def _check_next(self) -> None:
         """Raise `LogHole` if the leader has the next sequence, but not its event."""
