@@ -1,4 +1,4 @@
-"""The projector writes the large states that its commits left out: in time, at its end, and after another's."""
+"""The projector writes the large states that commits left out: in time, at its end, and those of another projector."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def open_store(postgres_dsn: str) -> AsyncIterator[OpenStore]:
 
 @pytest.fixture
 async def sql(postgres_dsn: str) -> AsyncIterator[Any]:
-    """A connection that looks at the rows themselves."""
+    """Open a connection that reads the rows."""
     connection = await asyncpg.connect(postgres_dsn, server_settings={"search_path": "refold"})
     yield connection
     await connection.close()
@@ -96,7 +96,7 @@ async def test_a_loop_that_ends_writes_every_state_and_one_that_is_cancelled_lea
 
 
 @pytest.mark.parametrize("lag", [LONG, NEVER], ids=["as before", "never"])
-async def test_a_successor_flushes_what_it_finds_out_of_date(
+async def test_the_next_projector_flushes_states_that_it_finds_out_of_date(
     open_store: OpenStore, sql: Any, lag: StateLag
 ) -> None:
     log, store = MemoryLog("log-1"), await open_store(state_lag=LONG)
@@ -108,24 +108,24 @@ async def test_a_successor_flushes_what_it_finds_out_of_date(
         await until(partial(is_flushed, sql))
 
 
-async def test_a_runner_flushes_once_it_has_ended_and_leaves_what_it_cannot_to_its_successor(
+async def test_a_supervisor_flushes_at_its_end_and_leaves_the_rest_to_the_next(
     open_store: OpenStore, sql: Any
 ) -> None:
     log, store = MemoryLog("log-1"), await open_store(state_lag=LONG)
-    runner = Supervisor(ports(log, store), ROOMY)
-    await runner.finish()
-    task = asyncio.create_task(runner.run())
+    supervisor = Supervisor(ports(log, store), ROOMY)
+    await supervisor.finish()
+    task = asyncio.create_task(supervisor.run())
     async for sequence in fill(log):
-        await until(partial(reached, runner, sequence))
+        await until(partial(reached, supervisor, sequence))
     task.cancel()
     await asyncio.wait({task})
     store._lease._is_held = False
-    await runner.finish()
+    await supervisor.finish()
     assert await shows(sql, store) == (1, False)
     store._lease._is_held = True
-    await runner.finish()
+    await supervisor.finish()
     assert await shows(sql, store) == (None, True)
 
 
-async def reached(runner: Supervisor, sequence: int) -> bool:
-    return runner.committed_sequence >= sequence
+async def reached(supervisor: Supervisor, sequence: int) -> bool:
+    return supervisor.committed_sequence >= sequence

@@ -149,10 +149,15 @@ def _with_state(write: DocumentWrite, store: ProjectionWriter) -> DocumentWrite:
     document = write.document
     is_changed = any(entry.status.is_effective for entry in write.entries())
     has_state = store.wants_state(document, is_changed=is_changed)
-    # A copy: the document itself changes while this is written.
-    unchanging = replace(document, state=None, identities={})
-    state = _bytes_of(document) if has_state else None
-    return replace(write, document=unchanging, state=state, has_state=has_state)
+    return DocumentWrite(
+        # A copy: the document itself changes while this is written.
+        document=replace(document, state=None, identities={}),
+        state=_bytes_of(document) if has_state else None,
+        is_new=write.is_new,
+        has_state=has_state,
+        pages=write.pages,
+        journal=write.journal,
+    )
 
 
 def _bytes_of(document: Document) -> bytes | None:

@@ -116,7 +116,7 @@ class Supervisor:
             begun_sequence = self.committed_sequence
             try:
                 await self._await_lease()
-                await self._work_with_lease()
+                await self._work()
             except TRANSIENT as error:
                 self._fail(Stage.waiting, error)
                 has_progressed = self.committed_sequence > begun_sequence
@@ -149,12 +149,15 @@ class Supervisor:
             self.stage = Stage.standby
             await asyncio.sleep(STANDBY_SECONDS)
 
-    async def _work_with_lease(self) -> None:
-        """Work while the lease is renewed; the failure of either ends the other."""
+    async def _work(self) -> None:
+        """Work while the lease is renewed; the failure of any task ends the others."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._renew_lease(), name="lease")
-                tasks.create_task(self._work(), name="work")
+                loop = self._loop = await self._start()
+                tasks.create_task(loop.run(), name="loop")
+                tasks.create_task(self._watch_lag(loop), name="lag")
+                tasks.create_task(self._watch_log(), name="log-check")
         except ExceptionGroup as group:
             raise group.exceptions[0] from group
 
@@ -165,22 +168,16 @@ class Supervisor:
                 raise FenceLost("another projector has taken the shard over")
             await asyncio.sleep(SHARD_SIGN_SECONDS)
 
-    async def _work(self) -> None:
-        """Compare the log with the shard's checkpoints, then fold from there with an empty memory."""
+    async def _start(self) -> ShardLoop:
+        """Compare the log with the shard's checkpoints, and return a loop that begins there with an empty memory."""
         info = await self._ports.log.info()
         checkpoints = self._shard.of(await self._ports.store.bind(info.log_id))
         await check_log(self._ports.log, checkpoints)
         await check_documents(self._ports.log, self._ports.store, checkpoints)
-        self._loop = ShardLoop(self._ports, self._bounds, FoldState(await self._level(checkpoints)))
+        loop = ShardLoop(self._ports, self._bounds, FoldState(await self._level(checkpoints)))
         self.stage, self.error = Stage.working, ""
-        get_logger().info("projector_working", sequence=self._loop.committed_sequence, log_id=info.log_id)
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._loop.run(), name="loop")
-                tasks.create_task(self._watch_lag(), name="lag")
-                tasks.create_task(self._watch_log(), name="log-check")
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from group
+        get_logger().info("projector_working", sequence=loop.committed_sequence, log_id=info.log_id)
+        return loop
 
     async def _level(self, checkpoints: list[Checkpoint]) -> list[Checkpoint]:
         """Fold partitions that former shards had folded less far, until all are at one sequence."""
@@ -190,13 +187,12 @@ class Supervisor:
             checkpoints = self._shard.of(await self._ports.store.checkpoints())
         return checkpoints
 
-    async def _watch_lag(self) -> None:
+    async def _watch_lag(self, loop: ShardLoop) -> None:
         """Measure the lag, and send progress as a sign of life. An unreachable port is only logged here."""
         while True:
             await asyncio.sleep(LAG_SECONDS)
             try:
-                if self._loop is not None:
-                    await self._loop.send_progress()
+                await loop.send_progress()
                 info = await self._ports.log.info()
                 for checkpoint in self._shard.of(await self._ports.store.checkpoints()):
                     self._measure(info, checkpoint)

@@ -29,7 +29,7 @@ from refold.store.ports import (
     position_of,
 )
 from refold.store.postgres.load import read_exact
-from refold.store.postgres.pool import SQL, STORE_CLOSE_SECONDS, Connection, Pool, transaction, translated
+from refold.store.postgres.pool import SQL, Connection, Pool, transaction, translated
 from refold.store.postgres.pool import Row as SqlRow
 from refold.store.postgres.rows import DOCUMENT_COLUMNS, to_base, to_closed, to_entry, to_rejection
 from refold.store.postgres.schema import MADE_BY, read_checkpoints
@@ -48,13 +48,10 @@ _FIRST, _LAST = "", "\x7f"
 @asynccontextmanager
 async def hold_read_snapshot(pool: Pool) -> AsyncIterator[ReadSnapshot]:
     """Hold a snapshot of the database on its own connection."""
-    connection = await pool.connect(reads_all=True)
-    try:
+    async with pool.connected() as connection:
         with translated():
             async with connection.transaction(isolation="repeatable_read", readonly=True):
                 yield _ReadSnapshot(connection)
-    finally:
-        await connection.close()
 
 
 class _ReadSnapshot:
@@ -143,13 +140,9 @@ class PostgresSchemaSwap:
     @asynccontextmanager
     async def open(cls, dsn: str, *, live: str, fresh: str, keep_as: str = "") -> AsyncIterator[Self]:
         """Connect. `keep_as` is the name that a damaged schema is kept under. Raises `StoreUnavailable`."""
-        connection = await Pool(dsn, live, 1).connect(reads_all=True)
         names = {"live": live, "fresh": fresh, "former": keep_as or f"{live}_former"}
-        try:
+        async with Pool(dsn, live, 1).connected() as connection:
             yield cls(connection, names, keeps_former=bool(keep_as))
-        finally:
-            with translated():
-                await connection.close(timeout=STORE_CLOSE_SECONDS)
 
     async def bound(self) -> BoundLog | None:
         """Read the log's row and the shards'."""

@@ -101,24 +101,22 @@ async def _write(
     connection: Connection, commit: Commit, epoch: UUID | None, documents: Sequence[DocumentWrite]
 ) -> None:
     """Pass the fence, and write the counts and these documents: one round trip."""
+    now = commit.checkpoint
     rows = ((*document_row(write), write.has_state, write.is_new) for write in documents)
     row = await connection.fetchrow(
         SQL["write_commit"],
-        *_progress(commit, epoch),
+        now.partitions,
+        commit.expected_sequence,
+        *(now.read_sequence, now.recorded_at, now.fold, epoch),
+        *checkpoint_columns(now.touched),
         *columns_of(COMMIT_COLUMNS, rows),
         *columns_of(JOURNAL_COLUMNS, _journal_rows(documents)),
+        now.partitions[0],
         *_counts(commit),
         sum(not write.is_new for write in documents),
     )
     if row is None:
         raise FenceLost(expected_sequence=commit.expected_sequence)
-
-
-def _progress(commit: Commit, epoch: UUID | None) -> tuple[object, ...]:
-    """Return the shard's new checkpoint, and those of the partitions that had events."""
-    now = commit.checkpoint
-    position = (now.read_sequence, now.recorded_at, now.fold, epoch)
-    return (now.partitions, commit.expected_sequence, *position, *checkpoint_columns(now.touched))
 
 
 def _journal_rows(documents: Sequence[DocumentWrite]) -> Iterator[tuple[object, ...]]:
@@ -151,14 +149,14 @@ async def _write_rejections(connection: Connection, commit: Commit) -> None:
         await connection.copy_records_to_table("rejections", records=rows, columns=REJECTION_COLUMNS)
 
 
-def _counts(commit: Commit) -> tuple[object, ...]:
+def _counts(commit: Commit) -> tuple[list[str], list[int], list[int]]:
+    """Return the namespaces, and the documents and events that each gains."""
     documents: Counter[str] = Counter()
     events: Counter[str] = Counter()
     for write in commit.documents:
         documents[write.document.namespace] += _gained(write)
         events[write.document.namespace] += sum(1 for _ in write.entries())
-    shard = commit.checkpoint.partitions[0]
-    return (shard, list(events), [documents[name] for name in events], list(events.values()))
+    return list(events), [documents[name] for name in events], list(events.values())
 
 
 def _gained(write: DocumentWrite) -> int:

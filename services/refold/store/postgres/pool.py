@@ -135,6 +135,16 @@ class Pool:
             await _set_codecs(connection)
         return connection
 
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[asyncpg.Connection[Row]]:
+        """Make a connection outside the pool for the block, to read whole tables or to change the schema."""
+        connection = await self.connect(reads_all=True)
+        try:
+            yield connection
+        finally:
+            with translated():
+                await connection.close(timeout=STORE_CLOSE_SECONDS)
+
     async def _begin(self, connection: asyncpg.Connection[Row]) -> None:
         """Check a new connection's database: a crash may have lost commits that were read or announced before."""
         await _set_codecs(connection)

@@ -125,29 +125,23 @@ async def bind(connection: Connection, log_id: str) -> tuple[list[Checkpoint], U
 
 async def bound_log(dsn: str, schema: str) -> str | None:
     """Return the id of the log that a schema projects, without reading its other tables; None where there is none."""
-    connection = await Pool(dsn, schema, 1).connect()
-    try:
+    async with Pool(dsn, schema, 1).connected() as connection:
         with translated():
             if not await connection.fetchval(SQL["find_log"]):
                 return None
             log_id: str | None = await connection.fetchval(SQL["bound_log_id"])
             return log_id
-    finally:
-        connection.terminate()
 
 
 async def put_aside(dsn: str, schema: str) -> str | None:
     """Rename a schema with its content; return the new name, or None where there is no such schema."""
     kept = f"{schema[:39]}_lost_{datetime.now(UTC):%Y%m%d_%H%M%S}"
-    connection = await Pool(dsn, schema, 1).connect()
-    try:
+    async with Pool(dsn, schema, 1).connected() as connection:
         with translated():
             if not await connection.fetchval(SQL["find_schema"], schema):
                 return None
             await connection.execute(f'ALTER SCHEMA "{schema}" RENAME TO "{kept}"')
-    finally:
-        connection.terminate()
-    return kept
+            return kept
 
 
 async def read_checkpoints(connection: Connection) -> list[Checkpoint]:
