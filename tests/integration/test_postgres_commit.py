@@ -15,7 +15,7 @@ from support.stores import begin, postgres_stores
 
 @pytest.fixture
 async def aside(postgres_dsn):
-    """A connection beside the store's own."""
+    """Open a connection of the test's own."""
     connection = await asyncpg.connect(postgres_dsn, server_settings={"search_path": "refold"})
     yield connection
     await connection.close()
@@ -23,7 +23,7 @@ async def aside(postgres_dsn):
 
 @pytest.fixture
 def clock():
-    """Seconds that pass when a test says so."""
+    """A clock that a test advances."""
     return [1_000.0]
 
 
@@ -70,7 +70,7 @@ def publish_some(scribe):
 @pytest.mark.parametrize(
     "table", ["shards", "checkpoints", "documents", "journal", "pages", "rejections", "namespaces"]
 )
-async def test_a_full_disk_is_said_so_and_nothing_is_written(store, scribe, aside, table):
+async def test_a_full_disk_is_reported_and_nothing_is_written(store, scribe, aside, table):
     publish_some(scribe)
     commit = scribe.commit()
     await make_trigger(aside, table, "RAISE EXCEPTION USING ERRCODE = '53100'")
@@ -101,7 +101,7 @@ async def test_a_servers_error_keeps_its_code(store, scribe, aside, sqlstate, ki
     assert "is_unknown" not in raised.value.facts
 
 
-async def test_a_connection_lost_before_commit_wrote_nothing_and_says_so(store, scribe, aside):
+async def test_a_connection_lost_before_commit_wrote_nothing_and_is_reported(store, scribe, aside):
     publish_some(scribe)
     commit = scribe.commit()
     await make_trigger(aside, "journal", "PERFORM pg_terminate_backend(pg_backend_pid())")
@@ -116,7 +116,7 @@ async def test_a_connection_lost_before_commit_wrote_nothing_and_says_so(store, 
     await store.commit(commit)
 
 
-async def test_a_connection_lost_while_it_commits_is_told_apart(store, scribe, aside):
+async def test_a_connection_lost_during_commit_is_reported_as_unknown(store, scribe, aside):
     publish_some(scribe)
     commit = scribe.commit()
     await make_trigger(
@@ -133,7 +133,7 @@ async def test_a_connection_lost_while_it_commits_is_told_apart(store, scribe, a
 
 @pytest.fixture
 async def small(store, scribe, clock):
-    """A commit that one statement writes, for the disk was waited for just now."""
+    """Return a commit that one statement writes, because the last one waited for the disk."""
     scribe.put("a", 1)
     await store.commit(scribe.commit())
     scribe.put("a", 2)
@@ -151,7 +151,9 @@ async def assert_small_is_not_there(store, aside):
 
 @pytest.mark.parametrize("table", ["shards", "checkpoints", "documents", "journal", "namespaces"])
 @pytest.mark.parametrize("is_deferred", [False, True])
-async def test_one_statement_that_fails_writes_nothing_and_says_so(store, small, aside, table, is_deferred):
+async def test_one_statement_that_fails_writes_nothing_and_is_reported(
+    store, small, aside, table, is_deferred
+):
     await make_trigger(aside, table, "RAISE EXCEPTION USING ERRCODE = '53100'", is_deferred=is_deferred)
     with pytest.raises(StoreFull) as raised:
         await store.commit(small)
@@ -175,7 +177,7 @@ async def test_one_statement_whose_connection_is_lost_may_be_committed(store, sm
     await store.commit(small)
 
 
-async def test_one_statement_that_finds_a_document_gone_writes_nothing(store, small, aside):
+async def test_one_statement_that_finds_a_missing_document_writes_nothing(store, small, aside):
     await aside.execute("DELETE FROM documents")
     with pytest.raises(StoreError, match="0 of 1"):
         await store.commit(small)
@@ -183,7 +185,7 @@ async def test_one_statement_that_finds_a_document_gone_writes_nothing(store, sm
     assert {checkpoint.read_sequence for checkpoint in await store.checkpoints()} == {1}
 
 
-async def test_a_cancelled_commit_wrote_nothing_and_the_store_goes_on(store, scribe, aside):
+async def test_a_cancelled_commit_writes_nothing_and_the_store_continues(store, scribe, aside):
     publish_some(scribe)
     commit = scribe.commit()
     async with aside.transaction():
@@ -213,9 +215,7 @@ async def test_a_commit_waits_for_the_disk_at_least_once_a_second(store, scribe,
     assert seen == ["on", "off", "off", "on", "off", "on", "on"]
 
 
-async def test_a_commit_that_was_not_written_leaves_the_next_to_wait_for_the_disk(
-    store, scribe, aside, clock
-):
+async def test_after_a_failed_commit_the_next_one_waits_for_the_disk(store, scribe, aside, clock):
     await aside.execute("CREATE TABLE seen (synchronous text)")
     await make_trigger(aside, "shards", "RAISE EXCEPTION USING ERRCODE = '53100'")
     with pytest.raises(StoreFull):
@@ -226,7 +226,7 @@ async def test_a_commit_that_was_not_written_leaves_the_next_to_wait_for_the_dis
     assert await aside.fetchval("SELECT DISTINCT synchronous FROM seen") == "on"
 
 
-async def test_each_entry_stands_in_the_journal_or_in_one_page(store, scribe, aside):
+async def test_each_entry_is_in_the_journal_or_in_one_page(store, scribe, aside):
     for number in range(23):
         scribe.put("a", number)
         scribe.put("b", number)
@@ -245,7 +245,7 @@ async def test_each_entry_stands_in_the_journal_or_in_one_page(store, scribe, as
     assert await aside.fetchval("SELECT count(*) FROM pages WHERE document = 'b'") == 0
 
 
-async def test_the_state_stands_in_its_canonical_bytes(store, scribe, aside):
+async def test_the_state_is_stored_in_its_canonical_bytes(store, scribe, aside):
     scribe.publish("a", b'{ "put": {"b":1.50, "a":"\\u0041\\u0000", "c":1e400} }')
     scribe.publish("a", b'{ "put": {"b":1.50, "a":"\\u0041\\u0000", "c":null} }')
     await store.commit(scribe.commit())

@@ -21,7 +21,7 @@ COMMITS = 30
 
 @pytest.fixture
 async def aside(postgres_dsn):
-    """A connection beside the store's own."""
+    """Open a connection of the test's own."""
     connection = await asyncpg.connect(postgres_dsn, server_settings={"search_path": "refold"})
     yield connection
     await connection.close()
@@ -47,7 +47,7 @@ def large():
 
 
 async def chunks(aside):
-    """Name the pieces that the table's large values are stored in."""
+    """List the chunks that the table's large values are stored in."""
     toast = await aside.fetchval(
         "SELECT reltoastrelid::regclass::text FROM pg_class WHERE oid = 'documents'::regclass"
     )
@@ -55,7 +55,7 @@ async def chunks(aside):
 
 
 @pytest.mark.parametrize("beside", [0, 200], ids=["few", "many"])
-async def test_a_commit_writes_nothing_of_a_state_that_lags(store, scribe, aside, beside):
+async def test_a_commit_writes_nothing_of_a_state_that_is_left_out(store, scribe, aside, beside):
     scribe.put("large", large())
     await store.commit(scribe.commit())
     stored = await chunks(aside)
@@ -73,8 +73,8 @@ async def test_a_commit_writes_nothing_of_a_state_that_lags(store, scribe, aside
     assert await aside.fetchval("SELECT state ->> 'n' FROM documents WHERE document = 'large'") == "2"
 
 
-async def test_small_documents_stay_on_their_pages_though_one_can_ask_for_those_that_lag(postgres_dsn, aside):
-    """Heap-only updates: the partial index must not keep a row that never lags from them."""
+async def test_updates_of_small_documents_are_heap_only(postgres_dsn, aside):
+    """The partial index of older states must not prevent them."""
     async with postgres_stores(postgres_dsn) as open_store:
         store = await open_store()
         scribe = await begin(store)
@@ -91,7 +91,7 @@ async def test_small_documents_stay_on_their_pages_though_one_can_ask_for_those_
 
 
 async def lag(store, scribe, states):
-    """Make each document once, then change it so that its row shows what it was."""
+    """Create each document, then change it so that its row keeps the older state."""
     for name, (shown, exact) in states.items():
         scribe.put(name, shown)
         await store.commit(scribe.commit())
@@ -107,7 +107,7 @@ async def search(store, where, **asked):
     return [head.document for head in answer.heads], answer.cursor
 
 
-async def test_a_search_judges_a_document_by_what_it_is_and_not_by_what_its_row_shows(store, scribe):
+async def test_a_search_evaluates_the_exact_state_and_not_that_of_the_row(store, scribe):
     for name in ("exact-1", "exact-2"):
         scribe.put(name, {"n": int(name[-1])})
     states = {
@@ -133,7 +133,7 @@ async def test_a_search_judges_a_document_by_what_it_is_and_not_by_what_its_row_
         assert refused.value.reason == "bad_where"
 
 
-async def test_a_search_over_what_lags_is_bounded_in_time(postgres_dsn):
+async def test_a_search_over_older_states_is_bounded_in_time(postgres_dsn):
     heavy = "exists($.n[*] ? (@ == $.n[*] && @ < 0))"
     async with postgres_stores(postgres_dsn, where_seconds=0.3) as open_store:
         store = await open_store()
@@ -144,10 +144,8 @@ async def test_a_search_over_what_lags_is_bounded_in_time(postgres_dsn):
         assert await search(store, "$.n[0] == 0") == (["a"], None)
 
 
-async def test_a_state_that_was_read_before_others_came_is_written_as_the_version_that_it_is_of(
-    store, scribe, aside, monkeypatch
-):
-    """Between the reading and the writing of what is settled, commits go on; and one of them may have written more."""
+async def test_a_flushed_state_keeps_its_version_though_commits_go_on(store, scribe, aside, monkeypatch):
+    """Commits go on between reading and writing the state, and one of them may have written a newer one."""
     await lag(store, scribe, {"a": (0, 1), "b": (0, 1)})
     read_exact = flush.read_exact
 
@@ -169,7 +167,7 @@ async def test_a_state_that_was_read_before_others_came_is_written_as_the_versio
     assert (await store.head(NAMESPACE, "a")).snapshot.state == b"3"
 
 
-async def test_a_view_says_which_version_its_state_is_of(store, scribe, aside):
+async def test_a_view_shows_the_version_of_its_state(store, scribe, aside):
     scribe.put("exact", 5)
     await lag(store, scribe, {"lags": (6, 7)})
     await aside.execute("SELECT create_view($1)", NAMESPACE)
@@ -179,7 +177,7 @@ async def test_a_view_says_which_version_its_state_is_of(store, scribe, aside):
     assert [tuple(row) for row in found] == [("exact", 1, "5", 1), ("lags", 2, "6", 1)]
 
 
-async def test_views_made_before_say_it_too_once_the_schema_is_brought_up(postgres_dsn, aside, monkeypatch):
+async def test_older_views_show_it_too_after_the_migration(postgres_dsn, aside, monkeypatch):
     with monkeypatch.context() as before:
         before.setattr(import_module("refold.store.postgres.schema"), "MIGRATIONS", MIGRATIONS[:3])
         async with postgres_stores(postgres_dsn) as open_store:
@@ -197,8 +195,8 @@ async def test_views_made_before_say_it_too_once_the_schema_is_brought_up(postgr
     assert tuple(found) == ("old", 4, "7", 4)
 
 
-async def test_a_row_without_a_state_cannot_lag(store, scribe):
-    """Whoever would leave a state out that was never written is told so, and nothing is written."""
+async def test_a_state_that_was_never_written_cannot_be_left_out(store, scribe):
+    """The commit is refused, and nothing is written."""
     for event in ({"put": 1}, {"delete": True}):
         scribe.publish("a", event)
         await store.commit(scribe.commit())
@@ -211,8 +209,8 @@ async def test_a_row_without_a_state_cannot_lag(store, scribe):
     assert (await store.head(NAMESPACE, "a")).snapshot.state == b"2"
 
 
-async def test_a_load_that_another_owner_overtook_is_not_believed(store, scribe, monkeypatch):
-    """Between heads and exact states, someone else has written: the shard is lost."""
+async def test_a_load_during_another_holders_commit_fails(store, scribe, monkeypatch):
+    """Another process has written between heads and exact states: the lease is lost."""
     await lag(store, scribe, {"a": (1, 2)})
     read_exact = load.read_exact
 

@@ -1,4 +1,4 @@
-"""A schema is brought up by one process at a time, and only to what this program knows."""
+"""A schema is migrated by one process at a time, and only as far as this program knows."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ async def test_migrations_are_numbered_without_a_gap():
     assert [migration.number for migration in MIGRATIONS] == list(range(1, len(MIGRATIONS) + 1))
 
 
-async def test_checkpoints_of_before_there_were_shards_stay_as_they_were(postgres_dsn, monkeypatch):
-    """A rebuild in shards was stopped: half of the partitions stand at one sequence, half at another."""
+async def test_checkpoints_from_before_shards_are_migrated_unchanged(postgres_dsn, monkeypatch):
+    """A rebuild in shards was stopped: half of the partitions are at one sequence, half at another."""
     expected = [
         replace(
             made, read_sequence=7 + made.partition % 2, last_sequence=5, recorded_at=70 + made.partition % 2
@@ -132,7 +132,7 @@ async def test_a_schema_name_that_needs_quoting_is_refused(postgres_dsn, schema)
         "((refold_jsonb(state) ->> 'a'), (state ->> 'b'))",
     ],
 )
-async def test_an_index_straight_on_the_state_is_refused(postgres_dsn, definition):
+async def test_an_index_directly_on_the_state_is_refused(postgres_dsn, definition):
     async with postgres_stores(postgres_dsn) as open_store:
         await open_store()
         async with connected(postgres_dsn) as connection:
@@ -146,7 +146,7 @@ async def test_an_index_straight_on_the_state_is_refused(postgres_dsn, definitio
     assert raised.value.facts == {"indexes": ["wrong"]}
 
 
-async def test_indexes_through_refold_jsonb_are_welcome(postgres_dsn):
+async def test_indexes_through_refold_jsonb_are_accepted(postgres_dsn):
     async with postgres_stores(postgres_dsn) as open_store:
         await open_store()
         async with connected(postgres_dsn) as connection:
@@ -156,7 +156,7 @@ async def test_indexes_through_refold_jsonb_are_welcome(postgres_dsn):
         await open_store()
 
 
-async def test_a_server_that_is_not_there_is_said_so(postgres_dsn):
+async def test_a_missing_server_is_reported(postgres_dsn):
     with pytest.raises(StoreUnavailable):
         await PostgresStore.open("postgres://nobody@127.0.0.1:1/none")
     with pytest.raises(StoreUnavailable) as raised:
@@ -164,7 +164,7 @@ async def test_a_server_that_is_not_there_is_said_so(postgres_dsn):
     assert raised.value.facts["sqlstate"] == "3D000"
 
 
-def test_every_statement_is_used_and_none_is_twice():
+def test_every_statement_is_used_and_no_name_repeats():
     package = files("refold.store.postgres")
     code = "\n".join(file.read_text() for file in package.iterdir() if file.name.endswith(".py"))
     assert [name for name in SQL if f'"{name}"' not in code] == []

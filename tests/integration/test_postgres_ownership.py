@@ -1,4 +1,4 @@
-"""A shard has one owner; losing the connection is losing the shard, and the fence holds whatever a lock says."""
+"""A shard's lease has one holder, which loses it with its connection; the fence does not depend on the lock."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from support.scribe import NAMESPACE
 from support.services import until
 from support.stores import LOG_ID, begin, postgres_stores
 
-OWNERS = """
+HOLDERS = """
 SELECT pid FROM pg_locks
 WHERE locktype = 'advisory' AND granted
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 
-EVERYONE_ELSE = """
+ALL_OTHERS = """
 SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
@@ -28,7 +28,7 @@ WORKS = "SELECT true FROM pg_stat_activity WHERE pid = $1 AND state = 'active' A
 
 @pytest.fixture
 async def aside(postgres_dsn):
-    """A connection beside the stores' own."""
+    """Open a connection of the test's own."""
     connection = await asyncpg.connect(postgres_dsn, server_settings={"search_path": "refold"})
     yield connection
     await connection.close()
@@ -40,19 +40,19 @@ async def open_store(postgres_dsn):
         yield opener
 
 
-async def kill_owner(aside):
-    """End the owner's connection from the server's side, and wait until it is gone."""
-    [row] = await aside.fetch(OWNERS)
+async def kill_holder(aside):
+    """End the holder's connection on the server, and wait until it is gone."""
+    [row] = await aside.fetch(HOLDERS)
     await aside.execute("SELECT pg_terminate_backend($1, 10000)", row["pid"])
 
 
-async def test_an_owner_whose_connection_dies_has_lost_the_shard(open_store, aside):
+async def test_a_holder_whose_connection_dies_has_lost_the_lease(open_store, aside):
     store, rival = await open_store(), await open_store()
     scribe = await begin(store)
     await rival.bind(LOG_ID)
     scribe.put("a", 1)
     commit = scribe.commit()
-    await kill_owner(aside)
+    await kill_holder(aside)
     assert await rival.acquire_lease()
     with pytest.raises(StoreUnavailable):
         await store.commit(commit)
@@ -63,12 +63,12 @@ async def test_an_owner_whose_connection_dies_has_lost_the_shard(open_store, asi
     await rival.commit(commit)
 
 
-async def test_owning_again_after_a_loss_is_no_way_around_the_fence(open_store, aside):
+async def test_acquiring_the_lease_again_does_not_pass_the_fence(open_store, aside):
     store, rival = await open_store(), await open_store()
     scribe = await begin(store)
     scribe.put("a", "mine")
     stale = scribe.commit()
-    await kill_owner(aside)
+    await kill_holder(aside)
     rivals = await begin(rival)
     rivals.put("a", "theirs")
     await rival.commit(rivals.commit())
@@ -79,8 +79,8 @@ async def test_owning_again_after_a_loss_is_no_way_around_the_fence(open_store, 
     assert (await store.head(NAMESPACE, "a")).snapshot.state == b'"theirs"'
 
 
-async def test_two_that_commit_at_once_without_a_lock_are_told_apart_by_the_fence(open_store, aside):
-    """As if both had the lock: one of them wins, the other changes nothing and learns so."""
+async def test_of_two_concurrent_commits_without_a_lock_the_fence_lets_one_pass(open_store, aside):
+    """As if both had the lock: one is written, the other changes nothing and raises."""
     store, rival = await open_store(), await open_store()
     scribe = await begin(store)
     scribe.put("a", 1)
@@ -92,26 +92,26 @@ async def test_two_that_commit_at_once_without_a_lock_are_told_apart_by_the_fenc
     assert [document.events for document in await store.load([(NAMESPACE, "a")])] == [1]
 
 
-async def test_reads_go_on_without_the_shard(open_store, aside):
+async def test_reads_continue_without_the_lease(open_store, aside):
     store, reader = await open_store(), await open_store()
     scribe = await begin(store)
     scribe.put("a", 1)
     await store.commit(scribe.commit())
-    await kill_owner(aside)
+    await kill_holder(aside)
     assert (await store.head(NAMESPACE, "a")).snapshot.state == b"1"
     assert await reader.bind(LOG_ID) == await store.checkpoints()
 
 
-async def test_an_owner_that_asks_learns_that_its_connection_died(open_store, aside):
+async def test_renewing_the_lease_finds_that_the_connection_died(open_store, aside):
     store, rival = await open_store(), await open_store()
     await begin(store)
     assert await store.acquire_lease()
-    await kill_owner(aside)
+    await kill_holder(aside)
     assert await rival.acquire_lease()
     assert not await store.acquire_lease()
 
 
-async def test_a_database_that_lets_nobody_in_is_said_so_and_recovered_from(
+async def test_a_database_that_refuses_connections_is_reported_and_recovered_from(
     open_store, postgres_dsn, postgres_server
 ):
     store = await open_store()
@@ -132,33 +132,33 @@ async def test_a_database_that_lets_nobody_in_is_said_so_and_recovered_from(
     assert await store.acquire_lease()
 
 
-async def test_closing_twice_does_no_harm(open_store):
+async def test_closing_twice_is_harmless(open_store):
     store = await open_store()
     await store.acquire_lease()
     await store.close()
     await store.close()
 
 
-async def test_an_owner_that_works_on_a_statement_is_not_silent(open_store, aside):
+async def test_a_holder_that_executes_a_statement_is_not_silent(open_store, aside):
     store, rival = await open_store(), await open_store(lease_seconds=0.0)
     await begin(store)
-    owner = store._lease._connection
+    holder = store._lease._connection
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(owner.execute("SELECT pg_sleep(0.5)"))
-        await until(lambda: aside.fetchval(WORKS, owner.get_server_pid()))
+        tasks.create_task(holder.execute("SELECT pg_sleep(0.5)"))
+        await until(lambda: aside.fetchval(WORKS, holder.get_server_pid()))
         assert not await rival.acquire_lease()
     assert await store.acquire_lease()
 
 
 @pytest.mark.parametrize("place", ["idle", "idle in transaction", "active"])
-async def test_an_owner_that_stops_anywhere_is_silent(open_store, place):
-    """Stopped as a process is: its connection stands, and nothing comes by it."""
+async def test_a_holder_that_stops_anywhere_is_silent(open_store, place):
+    """Stopped as a process is: its connection is open, and nothing is received from it."""
     store, rival = await open_store(), await open_store(lease_seconds=0.1)
     await begin(store)
-    owner = store._lease._connection
+    holder = store._lease._connection
     if place == "idle in transaction":
-        await owner.execute("BEGIN")
-    copying = asyncio.create_task(_half_a_copy(owner)) if place == "active" else None
+        await holder.execute("BEGIN")
+    copying = asyncio.create_task(_half_a_copy(holder)) if place == "active" else None
     await until(rival.acquire_lease)
     if copying is not None:
         copying.cancel()
@@ -166,10 +166,12 @@ async def test_an_owner_that_stops_anywhere_is_silent(open_store, place):
     assert not await _owns(store)
 
 
-async def test_who_lost_the_shard_is_more_patient_until_nobody_disputes_it(open_store, aside):
+async def test_the_takeover_delay_doubles_after_a_lost_lease_until_it_is_acquired_undisputed(
+    open_store, aside
+):
     store, rival = await open_store(lease_seconds=3.0), await open_store()
     await begin(store)
-    await kill_owner(aside)
+    await kill_holder(aside)
     assert await rival.acquire_lease()
     assert not await _owns(store)
     assert store._lease._takeover_seconds == 6.0
@@ -178,8 +180,10 @@ async def test_who_lost_the_shard_is_more_patient_until_nobody_disputes_it(open_
     assert store._lease._takeover_seconds == 3.0
 
 
-async def test_a_database_that_has_lost_what_was_told_is_not_read_until_it_is_folded_again(open_store, aside):
-    """Told of a commit that a crash has taken back, as far as a reader can see."""
+async def test_a_database_that_has_lost_announced_commits_is_not_read_until_they_are_folded_again(
+    open_store, aside
+):
+    """A commit was announced that the database no longer has, as after a crash."""
     store, reader = await open_store(), await open_store()
     scribe = await begin(store)
     scribe.put("a", 1)
@@ -187,7 +191,7 @@ async def test_a_database_that_has_lost_what_was_told_is_not_read_until_it_is_fo
     reader.refuse_stale(lambda: [scribe.sequence] * 64)
     assert (await reader.head(NAMESPACE, "a")).snapshot.state == b"1"
     scribe.put("a", 2)
-    await aside.fetch(EVERYONE_ELSE)
+    await aside.fetch(ALL_OTHERS)
     for ask in (reader.checkpoints, reader.ping, lambda: reader.head(NAMESPACE, "a")):
         with pytest.raises(StoreUnavailable):
             await ask()
@@ -196,8 +200,8 @@ async def test_a_database_that_has_lost_what_was_told_is_not_read_until_it_is_fo
     assert (await reader.head(NAMESPACE, "a")).snapshot.state == b"2"
 
 
-async def test_once_every_connection_is_lost_a_reader_waits_for_the_logs_end(open_store, aside):
-    """A commit may have been read before anyone announced it: then only the log knows that there was more."""
+async def test_once_every_connection_is_lost_a_reader_waits_for_the_end_of_the_log(open_store, aside):
+    """A commit may have been read before it was announced: then only the log knows of it."""
     store, reader = await open_store(), await open_store()
     scribe = await begin(store)
     asked = []
@@ -210,7 +214,7 @@ async def test_once_every_connection_is_lost_a_reader_waits_for_the_logs_end(ope
     scribe.put("a", 1)
     assert await reader.head(NAMESPACE, "a") is None
     assert asked == []
-    await aside.fetch(EVERYONE_ELSE)
+    await aside.fetch(ALL_OTHERS)
     for ask in (reader.checkpoints, reader.ping, lambda: reader.head(NAMESPACE, "a")):
         with pytest.raises(StoreUnavailable):
             await ask()
@@ -223,7 +227,7 @@ async def test_once_every_connection_is_lost_a_reader_waits_for_the_logs_end(ope
     assert asked == [end]
 
 
-async def test_a_reader_that_cannot_ask_for_the_logs_end_does_not_read(open_store, aside):
+async def test_a_reader_that_cannot_know_the_end_of_the_log_does_not_read(open_store, aside):
     store, reader = await open_store(), await open_store()
     await begin(store)
 
@@ -232,13 +236,13 @@ async def test_a_reader_that_cannot_ask_for_the_logs_end_does_not_read(open_stor
 
     reader.refuse_stale(lambda: [0] * 64, end_sequence)
     await reader.ping()
-    await aside.fetch(EVERYONE_ELSE)
+    await aside.fetch(ALL_OTHERS)
     with pytest.raises(StoreUnavailable, match="the log's end is not known"):
         await reader.ping()
 
 
 async def _owns(store):
-    """Ask until the connection's death has been noticed."""
+    """Read until the lost connection has been noticed."""
     with suppress(StoreUnavailable):
         return await store.acquire_lease()
     return await store.acquire_lease()

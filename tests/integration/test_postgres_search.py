@@ -13,7 +13,7 @@ from support.scribe import NAMESPACE
 from support.stores import HOSTILE, begin, postgres_stores
 
 HEAVY = "exists($.n[*] ? (@ == $.n[*] && @ < 0))"
-"""Quadratic in time, and in memory: Postgres keeps what each round found until the path is done."""
+"""Quadratic in time and in memory: Postgres keeps the results of each round until the path is evaluated."""
 
 
 ACTIVE = (
@@ -34,7 +34,7 @@ async def open_store(postgres_dsn):
 
 @pytest.fixture
 async def store(open_store):
-    """Documents of many kinds, some of which jsonb cannot hold."""
+    """Write documents of many kinds, some of which jsonb cannot hold."""
     store = await open_store()
     scribe = await begin(store)
     for number in range(6):
@@ -69,11 +69,11 @@ async def search(store, where, **asked):
         ("strict $.absent == 1", []),
     ],
 )
-async def test_a_path_finds_the_documents_that_it_holds_of(store, where, expected):
+async def test_a_path_finds_the_documents_that_match(store, where, expected):
     assert await search(store, where) == (expected, None)
 
 
-async def test_a_search_goes_on_by_cursor_and_within_a_prefix(store):
+async def test_a_search_is_continued_by_cursor_and_bounded_by_prefix(store):
     first, cursor = await search(store, "$.n >= 0", limit=2)
     second, _ = await search(store, "$.n >= 0", limit=9, cursor=cursor)
     assert first + second == ["hostile", "hostile-key", "huge-number", "n0", "n1", "n2", "n3", "n4", "n5"]
@@ -96,7 +96,7 @@ async def test_a_search_goes_on_by_cursor_and_within_a_prefix(store):
     ],
     ids=lambda where: ascii(where[:20]),
 )
-async def test_a_path_that_postgres_does_not_take_is_refused(store, where):
+async def test_a_path_that_postgres_does_not_accept_is_refused(store, where):
     with pytest.raises(Refused) as raised:
         await search(store, where)
     assert (raised.value.reason, raised.value.field) == ("bad_where", "where")
@@ -110,7 +110,7 @@ async def test_a_where_that_is_no_predicate_is_refused(store, where):
     assert (raised.value.reason, raised.value.field) == ("bad_where", "where")
 
 
-async def test_a_search_that_takes_too_long_ends_and_the_store_goes_on(postgres_dsn):
+async def test_a_search_that_takes_too_long_ends_and_the_store_continues(postgres_dsn):
     async with postgres_stores(postgres_dsn, where_seconds=0.05) as open_store:
         store = await open_store()
         scribe = await begin(store)
@@ -123,7 +123,7 @@ async def test_a_search_that_takes_too_long_ends_and_the_store_goes_on(postgres_
         assert (await store.head(NAMESPACE, "big")).snapshot.version == 1
 
 
-async def test_searches_take_turns_so_that_other_reads_go_on(postgres_dsn, monkeypatch):
+async def test_concurrent_searches_are_bounded_so_that_other_reads_continue(postgres_dsn, monkeypatch):
     monkeypatch.setattr(latest, "STORE_SEARCHES_MAX", 1)
     async with postgres_stores(postgres_dsn, where_seconds=0.4) as open_store:
         store = await open_store()
@@ -144,7 +144,7 @@ async def test_searches_take_turns_so_that_other_reads_go_on(postgres_dsn, monke
         assert await search(store, "$.n[1] == 1") == (["big"], None)
 
 
-async def test_a_search_that_wants_all_the_memory_is_refused_and_the_database_goes_on(postgres_dsn):
+async def test_a_search_that_needs_too_much_memory_is_refused_and_the_database_continues(postgres_dsn):
     doubling = "$" + "[0,0]" * 12 + '.keyvalue().value == "y"'
     async with postgres_stores(postgres_dsn, where_seconds=60) as open_store:
         store = await open_store()
@@ -170,7 +170,7 @@ async def test_a_search_finds_documents_that_jsonb_cannot_hold(store):
 
 @pytest.fixture
 async def with_nul(open_store):
-    """Documents with U+0000 among others, and some that only look like them."""
+    """Write documents with U+0000 among others, and some that only look like them."""
     store = await open_store()
     scribe = await begin(store)
     scribe.put("key", {"k\u0000": {"deep\u0000": ["a", "b\u0000"]}, "hit": 1})
@@ -206,7 +206,7 @@ async def with_nul(open_store):
         ("$.a.size() == 1 && exists($.b)", ["quoted", "with-all", "with-substitutes"]),
     ],
 )
-async def test_a_path_that_does_not_name_nul_is_judged_exactly(with_nul, where, expected):
+async def test_a_path_that_does_not_name_nul_is_evaluated_exactly(with_nul, where, expected):
     assert await search(with_nul, where) == (expected, None)
 
 

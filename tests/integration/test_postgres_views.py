@@ -38,7 +38,7 @@ _numbers = count(1)
 
 @pytest.fixture
 async def aside(postgres_dsn):
-    """A connection of the tables' owner that names no schema of its own."""
+    """Open a connection of the tables' owner, without a search path."""
     connection = await asyncpg.connect(postgres_dsn, server_settings={"search_path": "pg_temp"})
     yield connection
     await connection.close()
@@ -46,7 +46,7 @@ async def aside(postgres_dsn):
 
 @pytest.fixture
 async def filled(postgres_dsn):
-    """Two namespaces, one of an odd name, and what jsonb cannot hold."""
+    """Write two namespaces, one of an odd name, and states that jsonb cannot hold."""
     async with postgres_stores(postgres_dsn) as open_store:
         yield await fill(await open_store())
 
@@ -88,7 +88,7 @@ async def test_a_view_shows_a_namespaces_present_documents(filled, aside):
     assert await rows(aside, by_content) == [{"document": "plain"}]
 
 
-async def test_a_state_that_jsonb_cannot_hold_is_null_there_and_exact_beside(filled, aside):
+async def test_a_state_that_jsonb_cannot_hold_is_null_as_jsonb_and_exact_as_json(filled, aside):
     await aside.execute("SELECT refold.create_view('shop')")
     found = await aside.fetchrow("SELECT state, state_json FROM refold_views.shop WHERE document = 'hostile'")
     assert found["state"] is None
@@ -115,7 +115,7 @@ async def test_a_name_that_is_no_namespace_makes_no_view(filled, aside):
     assert await aside.fetchval("SELECT count(*) FROM refold.documents") == 6
 
 
-async def test_a_view_that_cannot_bear_its_name_is_refused_with_the_rule(filled, aside):
+async def test_a_view_name_that_is_not_valid_is_refused_with_the_rule(filled, aside):
     for arguments in (("n" * 64,), ("shop", "é" * 32), ("shop", "")):
         places = ", ".join(f"${number + 1}" for number in range(len(arguments)))
         with pytest.raises(asyncpg.NameTooLongError, match="63 bytes"):
@@ -123,7 +123,7 @@ async def test_a_view_that_cannot_bear_its_name_is_refused_with_the_rule(filled,
     assert await aside.fetchval("SELECT refold.create_view($1, 'short')", LONG) == "refold_views.short"
 
 
-async def test_create_view_of_an_unknown_namespace_says_that_there_is_none(filled, aside):
+async def test_create_view_of_an_unknown_namespace_is_refused(filled, aside):
     with pytest.raises(asyncpg.UndefinedObjectError, match="there is no namespace nope"):
         await aside.execute("SELECT refold.create_view('nope')")
     assert await aside.fetchval("SELECT to_regclass('refold_views.nope')") is None
@@ -141,7 +141,7 @@ async def test_what_others_made_in_the_views_schema_is_neither_replaced_nor_drop
         await aside.execute("SELECT refold.drop_view('shop')")
 
 
-async def test_a_rebuilt_projection_takes_the_views_over_with_their_grants(filled, aside, postgres_dsn):
+async def test_a_rebuilt_projection_keeps_the_views_with_their_grants(filled, aside, postgres_dsn):
     role = await made_role(aside)
     await aside.execute(f"SELECT refold.create_view('shop'); SELECT refold.create_view('{ODD}', 'odd')")
     await aside.execute("ALTER VIEW refold_views.odd SET (security_barrier = true)")
@@ -180,7 +180,7 @@ async def test_schemas_have_views_of_their_own(filled, aside, postgres_dsn):
 
 
 async def test_the_reader_reads_the_views_and_nothing_else(aside, postgres_dsn):
-    """The tables belong to a role that is no superuser, as they should."""
+    """The tables belong to a role that is not a superuser."""
     database = await aside.fetchval("SELECT current_database()")
     owner = await made_role(aside)
     await aside.execute(

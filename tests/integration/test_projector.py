@@ -1,4 +1,4 @@
-"""The projector as a process on real servers: killed, doubled, poisoned."""
+"""The projector as a process on real servers: killed, run twice, given invalid events."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def site(fresh_nats: NatsServer, postgres_dsn: str) -> Site:
 
 
 def _events(count: int, begin: int = 0) -> list[tuple[str, bytes]]:
-    """Patches on twenty documents; every eleventh breaks a rule."""
+    """Make patches of twenty documents; every eleventh breaks a rule."""
     events = []
     for number in range(begin, begin + count):
         operation = {"op": "add", "path": f"/m{number % 7}", "value": number}
@@ -42,7 +42,7 @@ def _events(count: int, begin: int = 0) -> list[tuple[str, bytes]]:
     return events
 
 
-async def test_killed_again_and_again_it_ends_as_an_undisturbed_replay_does(site: Site) -> None:
+async def test_repeated_kills_end_in_the_projection_of_an_undisturbed_replay(site: Site) -> None:
     async with log_of(site) as log, store_of(site) as store:
         for round_number in range(6):
             async with projector(site) as process:
@@ -54,7 +54,7 @@ async def test_killed_again_and_again_it_ends_as_an_undisturbed_replay_does(site
         assert await contents(store, NAMES) == await contents(await undisturbed(site), NAMES)
 
 
-async def test_versions_have_no_gap_and_no_double_after_kills(site: Site) -> None:
+async def test_versions_have_no_gap_and_no_duplicate_after_kills(site: Site) -> None:
     async with log_of(site) as log, store_of(site) as store:
         for round_number in range(3):
             async with projector(site) as process:
@@ -69,7 +69,7 @@ async def test_versions_have_no_gap_and_no_double_after_kills(site: Site) -> Non
             assert [entry.version for entry in effective] == list(range(1, len(effective) + 1))
 
 
-async def test_sigterm_ends_it_with_0_and_nothing_is_lost(site: Site) -> None:
+async def test_sigterm_ends_it_with_exit_code_0_and_nothing_is_lost(site: Site) -> None:
     async with log_of(site) as log, store_of(site) as store:
         async with projector(site) as process:
             await folded_to(store, await append_all(log, _events(300)))
@@ -81,7 +81,7 @@ async def test_sigterm_ends_it_with_0_and_nothing_is_lost(site: Site) -> None:
         assert await contents(store, NAMES) == await contents(await undisturbed(site), NAMES)
 
 
-async def test_it_goes_on_after_postgres_has_thrown_out_every_connection(site: Site) -> None:
+async def test_it_continues_after_postgres_has_ended_every_connection(site: Site) -> None:
     async with log_of(site) as log, projector(site) as process:
         async with store_of(site) as store:
             await folded_to(store, await append_all(log, _events(200)))
@@ -98,7 +98,7 @@ async def test_it_goes_on_after_postgres_has_thrown_out_every_connection(site: S
             assert await contents(store, NAMES) == await contents(await undisturbed(site), NAMES)
 
 
-async def test_garbage_on_the_stream_is_kept_with_its_reason_and_stops_nothing(site: Site) -> None:
+async def test_invalid_events_are_kept_with_their_reason_and_stop_nothing(site: Site) -> None:
     names = [b"n.\xff\xfe", b"n.a\x00b", b"n." + b"x" * 3_000, b"n.*", b"_own.d", b"na\xc3\xafve.d"]
     async with projector(site), store_of(site) as store, log_of(site) as log:
         await _publish_raw(site, names)
@@ -116,9 +116,7 @@ async def test_garbage_on_the_stream_is_kept_with_its_reason_and_stops_nothing(s
     assert [rejection.reason for rejection in rejected] == ["bad_json"]
 
 
-async def test_a_projection_of_another_log_is_refused_not_folded_on(
-    site: Site, fresh_nats: NatsServer
-) -> None:
+async def test_a_projection_of_another_log_is_refused(site: Site, fresh_nats: NatsServer) -> None:
     store = await PostgresStore.open(site.dsn)
     await store.bind("another-log")
     await store.close()

@@ -1,4 +1,4 @@
-"""`rebuild` beside a real projection that goes on being written: equal and swapped, or every difference told."""
+"""`rebuild` beside a real projection that is written meanwhile: equal and swapped, or every difference reported."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EVENTS = 400
 
 @pytest.fixture
 async def log():
-    """A log of a few documents."""
+    """Make a log of a few documents."""
     made = MemoryLog("log-1")
     for number in range(EVENTS):
         await append(made, f"d{number % 3}", {"merge": {"n": number}, "id": f"e{number % 50}"})
@@ -44,7 +44,7 @@ async def log():
 
 @pytest.fixture
 async def live(log, postgres_dsn):
-    """A projection that its projector keeps up to date."""
+    """Run a projector, and return its store."""
     store = await PostgresStore.open(postgres_dsn)
     projector = asyncio.create_task(Supervisor(ports(log, store), ROOMY).run())
     await folded_to(store, (await log.info()).last_sequence)
@@ -57,14 +57,14 @@ async def live(log, postgres_dsn):
 
 @pytest.fixture
 async def sql(postgres_dsn, live):
-    """A connection that looks at the live schema, and does damage."""
+    """Open a connection that reads and damages the live schema."""
     connection = await asyncpg.connect(postgres_dsn, server_settings={"search_path": "refold"})
     yield connection
     await connection.close()
 
 
 async def replay_shards(log, dsn, shards, until_sequence):
-    """Do in this process what a rebuild does in several."""
+    """Replay shards in this process instead of several."""
 
     async def replay(shard):
         store = await PostgresStore.open(dsn, schema="anew", shard=shard.name, readers_max=2)
@@ -80,7 +80,7 @@ async def replay_shards(log, dsn, shards, until_sequence):
 
 @asynccontextmanager
 async def parts(log, live, dsn, processes=1):
-    """What a rebuild works on."""
+    """Open what a rebuild uses."""
     async with AsyncExitStack() as endings:
         fresh = await PostgresStore.open(dsn, schema="anew", readers_max=2)
         endings.push_async_callback(fresh.close)
@@ -97,27 +97,27 @@ async def parts(log, live, dsn, processes=1):
 
 
 async def rebuilt(log, live, dsn, progress=lambda *_: None, processes=1):
-    """Rebuild, and return how it ended with the differences told."""
-    told = []
+    """Rebuild, and return the result and the differences."""
+    found = []
     async with parts(log, live, dsn, processes) as given:
-        ended = await rebuild(given, Listener(difference=told.append, progress=progress))
-    assert ended.differences == len(told)
-    return ended, told
+        ended = await rebuild(given, Listener(difference=found.append, progress=progress))
+    assert ended.differences == len(found)
+    return ended, found
 
 
 async def schemas(sql):
-    """Name the schemas that are there."""
+    """List the schemas."""
     return {row[0] for row in await sql.fetch("SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_'")}
 
 
 async def is_clean(log, store):
     """Verify the live projection."""
-    told = []
-    await verify(log, store, Verifying(difference=told.append, progress=lambda _: None), Scope())
-    return not told
+    found = []
+    await verify(log, store, Verifying(difference=found.append, progress=lambda _: None), Scope())
+    return not found
 
 
-async def test_an_equal_one_takes_its_place_while_events_go_on(log, live, sql, postgres_dsn):
+async def test_an_equal_projection_is_swapped_while_events_are_appended(log, live, sql, postgres_dsn):
     epoch = await sql.fetchval("SELECT epoch FROM log")
     await state_at(live, "n", "d0", Point(Clock.version, 100))
     is_over = asyncio.Event()
@@ -129,10 +129,10 @@ async def test_an_equal_one_takes_its_place_while_events_go_on(log, live, sql, p
             await asyncio.sleep(0.001)
 
     publishing = asyncio.create_task(publish())
-    ended, told = await rebuilt(log, live, postgres_dsn)
+    ended, found = await rebuilt(log, live, postgres_dsn)
     is_over.set()
     await publishing
-    assert (ended.is_swapped, told) == (True, [])
+    assert (ended.is_swapped, found) == (True, [])
     assert await sql.fetchval("SELECT epoch FROM log") != epoch
     assert await schemas(sql) == {"public", "information_schema", "refold"}
     # The projector and the readers go on, in the tables that are live now.
@@ -152,14 +152,14 @@ DAMAGES = {
 }
 
 
-async def test_any_difference_is_told_and_nothing_is_swapped(log, live, sql, postgres_dsn):
+async def test_any_difference_is_reported_and_nothing_is_swapped(log, live, sql, postgres_dsn):
     epoch = await sql.fetchval("SELECT epoch FROM log")
     for damage, (statement, documents) in DAMAGES.items():
         await sql.execute("CREATE TABLE public.saved AS TABLE documents")
         await sql.execute(statement)
-        ended, told = await rebuilt(log, live, postgres_dsn)
+        ended, found = await rebuilt(log, live, postgres_dsn)
         assert not ended.is_swapped, damage
-        assert {unequal.document for unequal in told} == documents, damage
+        assert {unequal.document for unequal in found} == documents, damage
         await sql.execute("TRUNCATE documents; INSERT INTO documents SELECT * FROM public.saved")
         await sql.execute("DROP TABLE public.saved")
     await sql.execute("UPDATE namespaces SET events = 1")
@@ -169,7 +169,7 @@ async def test_any_difference_is_told_and_nothing_is_swapped(log, live, sql, pos
 
 @pytest.fixture
 async def lagging(log, postgres_dsn):
-    """A live projection of which one row lags, and whose projector has nothing more to do."""
+    """Make a live projection with one row of an older state, whose projector has nothing more to do."""
     async with postgres_stores(postgres_dsn) as open_store:
         store = await open_store(state_lag=StateLag(bytes_min=0, seconds=3_600))
         async with projecting(ports(log, store)) as running:
@@ -178,25 +178,25 @@ async def lagging(log, postgres_dsn):
             yield store
 
 
-async def test_a_live_row_that_lags_is_compared_by_its_exact_state(log, lagging, postgres_dsn):
+async def test_a_live_row_with_an_older_state_is_compared_by_its_exact_state(log, lagging, postgres_dsn):
     assert ("n", "lags") in await lagging.flusher.lagging(after=("", ""), limit=99)
-    ended, told = await rebuilt(log, lagging, postgres_dsn)
-    assert (ended.is_swapped, told) == (True, [])
+    ended, found = await rebuilt(log, lagging, postgres_dsn)
+    assert (ended.is_swapped, found) == (True, [])
     assert await lagging.flusher.lagging(after=("", ""), limit=99) == []
     assert (await lagging.head("n", "lags")).snapshot.state == b'{"n":2}'
 
 
 @pytest.mark.parametrize("shown", ['{"n":0,"x":1}', "[]"])
-async def test_damage_to_a_row_that_lags_is_told(log, lagging, postgres_dsn, shown):
+async def test_damage_to_a_row_with_an_older_state_is_reported(log, lagging, postgres_dsn, shown):
     sql = await asyncpg.connect(postgres_dsn)
     await sql.execute("UPDATE refold.documents SET state = $1 WHERE document = 'lags'", shown)
     await sql.close()
-    ended, told = await rebuilt(log, lagging, postgres_dsn)
+    ended, found = await rebuilt(log, lagging, postgres_dsn)
     assert not ended.is_swapped
-    assert [unequal.document for unequal in told] == ["lags"]
+    assert [unequal.document for unequal in found] == ["lags"]
 
 
-async def test_stopped_it_is_taken_up_where_it_was(log, live, sql, postgres_dsn):
+async def test_a_stopped_rebuild_is_continued(log, live, sql, postgres_dsn):
     async with parts(log, live, postgres_dsn) as given:
 
         async def never(*_):
@@ -255,23 +255,25 @@ async def test_a_rebuild_goes_on_after_a_timeout_in_mid_commit(
 
 @pytest.fixture
 def far(monkeypatch):
-    """Few events are far behind already."""
+    """Let a few events count as far behind."""
     monkeypatch.setattr("refold.audit.rebuild.SHARDED_EVENTS_MIN", EVENTS // 2)
 
 
 @pytest.mark.usefixtures("far")
 async def test_what_is_far_behind_is_folded_in_shards_to_the_same_projection(log, live, postgres_dsn):
     seen = []
-    ended, told = await rebuilt(log, live, postgres_dsn, lambda *told: seen.append(told), processes=3)
+    ended, found = await rebuilt(log, live, postgres_dsn, lambda *found: seen.append(found), processes=3)
     end = (await log.info()).last_sequence
-    assert (ended.is_swapped, told, ended.replayed_events) == (True, [], end)
+    assert (ended.is_swapped, found, ended.replayed_events) == (True, [], end)
     assert seen[0] == (Stage.replaying, 0, end)
     assert await is_clean(log, live)
     await folded_to(live, await append(log, "d1", {"put": "last"}))
     assert (await live.head("n", "d1")).snapshot.state == b'"last"'
 
 
-async def test_shards_stopped_at_different_sequences_are_levelled_first(log, live, sql, postgres_dsn):
+async def test_shards_that_were_stopped_at_different_sequences_are_brought_to_one_first(
+    log, live, sql, postgres_dsn
+):
     async with parts(log, live, postgres_dsn) as given:
         await given.fresh.bind("log-1")
     first, second = shards_of(first_checkpoints("log-1"), 2)
@@ -279,12 +281,12 @@ async def test_shards_stopped_at_different_sequences_are_levelled_first(log, liv
     await replay_shards(log, postgres_dsn, [second], 250)
     read = "SELECT DISTINCT read_sequence FROM anew.shards ORDER BY 1"
     assert [row[0] for row in await sql.fetch(read)] == [100, 250]
-    ended, told = await rebuilt(log, live, postgres_dsn)
-    assert (ended.is_swapped, told) == (True, [])
+    ended, found = await rebuilt(log, live, postgres_dsn)
+    assert (ended.is_swapped, found) == (True, [])
     assert await is_clean(log, live)
 
 
-async def test_a_share_that_is_replayed_already_is_refused(log, live, postgres_dsn):
+async def test_a_shard_that_is_being_replayed_is_refused(log, live, postgres_dsn):
     (shard,) = shards_of(first_checkpoints("log-1"), 1)
     store = await PostgresStore.open(postgres_dsn, schema="anew", shard=shard.name, readers_max=1)
     assert await store.acquire_lease()
@@ -317,7 +319,7 @@ async def test_added_indexes_and_views_follow_and_foreign_readers_prevent_it(log
 
 
 @pytest.mark.parametrize("stopped_at", [0, EVENTS + 20])
-async def test_a_rebuild_in_shards_crosses_to_another_fold_in_all_of_them(
+async def test_a_rebuild_in_shards_changes_the_fold_number_in_all_of_them(
     log, postgres_dsn, monkeypatch, stopped_at
 ):
     monkeypatch.setattr("refold.audit.rebuild.SHARDED_EVENTS_MIN", 1)
@@ -338,8 +340,8 @@ async def test_a_rebuild_in_shards_crosses_to_another_fold_in_all_of_them(
                 await fresh.close()
                 # Of three shards one has crossed already, and the others have not.
                 await replay_shards(log, postgres_dsn, shards[:1], stopped_at)
-            ended, told = await rebuilt(log, live, postgres_dsn, processes=3)
-            assert (ended.is_swapped, told) == (True, [])
+            ended, found = await rebuilt(log, live, postgres_dsn, processes=3)
+            assert (ended.is_swapped, found) == (True, [])
             assert {checkpoint.fold for checkpoint in await live.checkpoints()} == {2}
             assert await is_clean(log, live)
 

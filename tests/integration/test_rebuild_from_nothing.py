@@ -1,4 +1,4 @@
-"""A damaged projection is made anew from the log alone, beside whoever works on it; the damaged one is kept."""
+"""A damaged projection is rebuilt from the log alone while it is in use; the damaged one is kept."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ KEPT = "refold_damaged_20261129_073000"
 
 @pytest.fixture
 async def log():
-    """A log of documents with pages and journal, and a rejection."""
+    """Make a log of documents with pages and journal, and a rejection."""
     made = MemoryLog("log-1")
     for number in range(EVENTS):
         await append(made, f"d{number % 3}", {"merge": {"n": number}, "id": f"e{number}"})
@@ -45,7 +45,7 @@ async def log():
 
 @pytest.fixture
 async def sql(postgres_dsn):
-    """A connection that does damage, and looks."""
+    """Open a connection that reads and damages the live schema."""
     connection = await asyncpg.connect(postgres_dsn, server_settings={"search_path": "refold"})
     yield connection
     await connection.close()
@@ -53,7 +53,7 @@ async def sql(postgres_dsn):
 
 @asynccontextmanager
 async def projecting(log, dsn):
-    """A projector that runs and has come to the log's end; its store."""
+    """Run a projector that has folded the log; yield its store."""
     store = await PostgresStore.open(dsn)
     task = asyncio.create_task(Supervisor(ports(log, store), ROOMY).run())
     try:
@@ -68,13 +68,13 @@ async def projecting(log, dsn):
 
 @pytest.fixture
 async def stopped(log, postgres_dsn):
-    """A projection whose projector has ended."""
+    """Make a projection whose projector has ended."""
     async with projecting(log, postgres_dsn):
         pass
 
 
 async def from_nothing(log, dsn, progress=lambda *_: None):
-    """Rebuild; return how it ended and what the damaged one is kept as."""
+    """Rebuild; return the result and the name that the damaged projection is kept under."""
     async with AsyncExitStack() as endings:
         replacement = await endings.enter_async_context(
             PostgresSchemaSwap.open(dsn, live="refold", fresh="anew", keep_as=KEPT)
@@ -96,17 +96,17 @@ async def from_nothing(log, dsn, progress=lambda *_: None):
 
 async def assert_clean(log, dsn):
     """Verify the live projection."""
-    told = []
+    found = []
     store = await PostgresStore.open(dsn)
     try:
-        await verify(log, store, Verifying(difference=told.append, progress=lambda _: None), Scope())
+        await verify(log, store, Verifying(difference=found.append, progress=lambda _: None), Scope())
     finally:
         await store.close()
-    assert told == []
+    assert found == []
 
 
 async def schemas(sql):
-    """Name the schemas that are there."""
+    """List the schemas."""
     rows = await sql.fetch(
         "SELECT nspname FROM pg_namespace WHERE nspname ~ '^(refold|anew)' ORDER BY nspname"
     )
@@ -124,7 +124,7 @@ QUICK = {"DROP TABLE log", "TRUNCATE TABLE documents", "DROP TABLE pages"}
         "DROP SCHEMA refold",
     ],
 )
-async def test_a_projector_that_runs_goes_on_by_itself_in_what_replaces_a_damaged_one(
+async def test_a_running_projector_continues_in_the_projection_that_replaces_a_damaged_one(
     log, sql, postgres_dsn, damage
 ):
     async with projecting(log, postgres_dsn) as store:
@@ -142,8 +142,8 @@ async def test_a_projector_that_runs_goes_on_by_itself_in_what_replaces_a_damage
     await assert_clean(log, postgres_dsn)
 
 
-async def test_nothing_that_a_projector_commits_meanwhile_is_lost(log, sql, postgres_dsn):
-    """The damage is one that the projector does not see: it goes on committing up to the swap."""
+async def test_commits_of_a_running_projector_are_not_lost(log, sql, postgres_dsn):
+    """The projector does not notice the damage, and commits up to the swap."""
     is_over = asyncio.Event()
 
     async def publish():
@@ -163,7 +163,7 @@ async def test_nothing_that_a_projector_commits_meanwhile_is_lost(log, sql, post
 
 
 @pytest.mark.parametrize("stage", [Stage.replaying, Stage.swapping])
-async def test_ended_anywhere_it_leaves_the_damaged_one_in_place_and_goes_on_when_run_again(
+async def test_a_stopped_rebuild_leaves_the_damaged_projection_in_place_and_is_continued(
     log, stopped, sql, postgres_dsn, stage
 ):
     await sql.execute("DROP TABLE pages")
@@ -203,7 +203,7 @@ async def test_a_projection_with_events_that_the_log_has_lost_is_not_replaced(st
     assert KEPT not in await schemas(sql)
 
 
-async def test_a_schema_with_tables_of_others_is_not_moved(log, stopped, sql, postgres_dsn):
+async def test_a_schema_with_foreign_tables_is_not_moved(log, stopped, sql, postgres_dsn):
     await sql.execute("DROP TABLE pages; CREATE TABLE theirs (n integer)")
     with pytest.raises(StoreDiffers) as raised:
         await from_nothing(log, postgres_dsn)
@@ -211,7 +211,7 @@ async def test_a_schema_with_tables_of_others_is_not_moved(log, stopped, sql, po
     assert KEPT not in await schemas(sql)
 
 
-async def test_views_and_indexes_that_were_added_come_along(log, stopped, sql, postgres_dsn):
+async def test_added_views_and_indexes_are_kept(log, stopped, sql, postgres_dsn):
     await sql.fetch("SELECT create_view('n')")
     await sql.execute("CREATE INDEX theirs ON documents ((refold_jsonb(state) -> 'n'))")
     await sql.execute("TRUNCATE documents")
@@ -221,7 +221,7 @@ async def test_views_and_indexes_that_were_added_come_along(log, stopped, sql, p
     assert await sql.fetchval("SELECT to_regclass('refold.theirs')") is not None
 
 
-async def test_what_an_earlier_rebuild_left_damaged_is_begun_anew(fresh_nats, postgres_dsn, sql):
+async def test_a_damaged_fresh_schema_of_an_earlier_rebuild_is_dropped(fresh_nats, postgres_dsn, sql):
     site = await make_site(fresh_nats, postgres_dsn)
     async with projector(site), log_of(site) as log, store_of(site) as store:
         end = await append_all(log, [("a", b'{"put":1}'), ("b", b'{"put":2}')])
@@ -242,7 +242,7 @@ async def test_what_an_earlier_rebuild_left_damaged_is_begun_anew(fresh_nats, po
 
 
 @pytest.mark.slow
-def test_refold_up_stays_on_a_damaged_projection_and_the_command_that_it_names_mends_it(tmp_path):
+def test_refold_up_keeps_running_on_a_damaged_projection_and_names_the_command_that_repairs_it(tmp_path):
     up = Up.start(tmp_path / "data", "--durability", "os")
     try:
         write(up, 1)

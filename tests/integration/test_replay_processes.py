@@ -1,4 +1,4 @@
-"""A replay in several processes on real servers: the same projection; one that fails ends all and says why."""
+"""A replay in several processes on real servers: the same projection; one that fails ends all with its reason."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_all_shards_together_are_an_undisturbed_replay(site, settings):
     assert told == []
 
 
-async def test_a_share_that_cannot_be_replayed_ends_the_others_and_says_why(site, settings):
+async def test_a_shard_that_fails_ends_the_others_with_its_reason(site, settings):
     async with log_of(site) as log, AsyncExitStack() as endings:
         await append_all(log, list(_events(20)))
         store = await PostgresStore.open(site.dsn, schema="anew")

@@ -1,4 +1,4 @@
-"""Large documents on real servers: rows lag, for a bounded time, through kills and endings; reads are exact."""
+"""Large documents on real servers: rows keep older states for a bounded time, through kills; reads are exact."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def site(fresh_nats: NatsServer, postgres_dsn: str) -> Site:
 
 @pytest.fixture
 async def sql(site: Site) -> Any:
-    """A connection that looks at the rows themselves."""
+    """Open a connection that reads the rows."""
     connection = await asyncpg.connect(site.dsn, server_settings={"search_path": "refold"})
     yield connection
     await connection.close()
@@ -58,7 +58,7 @@ def made(name: str) -> tuple[str, bytes]:
 
 
 def patch(name: str, number: int) -> tuple[str, bytes]:
-    """Make a small change; every eleventh breaks a rule, every fiftieth writes anew."""
+    """Make a small change; every eleventh breaks a rule, every fiftieth replaces the document."""
     if number % 50 == 49:
         return made(name)
     operation = {"op": "add", "path": f"/m{number % 7}", "value": number}
@@ -89,7 +89,7 @@ async def nothing_lags(store: PostgresStore) -> None:
 
 
 async def assert_exact(site: Site, store: PostgresStore) -> None:
-    """Every head and every version is what a fold that nothing disturbs makes of the log, and verify says so too."""
+    """Compare every head and every version with an undisturbed fold, and verify."""
     oracle = await undisturbed(site)
     assert await contents(store, NAMES) == await contents(oracle, NAMES)
     for name in NAMES:
@@ -104,7 +104,7 @@ async def assert_exact(site: Site, store: PostgresStore) -> None:
     assert told == []
 
 
-async def test_killed_while_rows_lag_nothing_is_lost_and_the_successor_settles_them(site: Site) -> None:
+async def test_a_kill_loses_no_state_and_the_next_projector_flushes_them(site: Site) -> None:
     async with store_of(site) as store:
         for begin in (0, 100):
             async with projector(site, **LARGE) as process:
@@ -118,7 +118,7 @@ async def test_killed_while_rows_lag_nothing_is_lost_and_the_successor_settles_t
             await assert_exact(site, store)
 
 
-async def test_one_that_is_told_to_end_leaves_nothing_lagging(site: Site) -> None:
+async def test_a_projector_that_is_stopped_leaves_no_older_state(site: Site) -> None:
     async with store_of(site) as store:
         async with projector(site, **LARGE) as process:
             await fill(site, store, range(30))
@@ -129,7 +129,7 @@ async def test_one_that_is_told_to_end_leaves_nothing_lagging(site: Site) -> Non
         await assert_exact(site, store)
 
 
-async def test_while_a_document_goes_on_changing_its_row_follows_and_every_answer_is_exact(
+async def test_a_changing_document_is_flushed_in_time_and_every_answer_is_exact(
     site: Site, sql: asyncpg.Connection
 ) -> None:
     async with store_of(site) as store, projector(site, **BRIEF), gateway(site) as through:

@@ -1,4 +1,4 @@
-"""Two projectors on one shard under load: one works, the other takes over when the first is killed or only stopped."""
+"""Two projectors on one shard under load: one works, the other takes over when the first is killed or stopped."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def site(fresh_nats: NatsServer, postgres_dsn: str) -> Site:
 
 
 class Load:
-    """Appends, and writes over HTTP that wait for their outcomes, all the time; what was heard of changes."""
+    """Append, write over HTTP and wait for the outcomes, all the time; record the changes that were announced."""
 
     def __init__(self) -> None:
         self.last_sequence = 0
@@ -65,7 +65,7 @@ class Load:
                 await asyncio.sleep(0.02)
 
     async def write(self, through: Gateway) -> None:
-        """Write one by one, each waiting for its outcome as long as it takes."""
+        """Write one after another, waiting for each outcome without a bound."""
         for number in count():
             name = NAMES[number % len(NAMES)]
             headers = {"Idempotency-Key": f"h{number}", "Refold-Wait": "60"}
@@ -74,7 +74,7 @@ class Load:
             self.answers.append((name, answer.json()))
 
     async def goes_on(self, store: Any) -> None:
-        """Wait until something is folded that was appended after this was asked, and its author knows."""
+        """Wait until an event that is appended from now on is folded and its author has the outcome."""
         answered = len(self.answers)
         await folded_to(store, self.last_sequence + 1)
 
@@ -86,7 +86,7 @@ class Load:
 
 @asynccontextmanager
 async def loaded(site: Site, through: Gateway) -> AsyncIterator[Load]:
-    """Load the system; what it raised is raised."""
+    """Load the system, and raise what the load raised."""
     load = Load()
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(load.append(site)), tasks.create_task(load.write(through))]
@@ -95,7 +95,7 @@ async def loaded(site: Site, through: Gateway) -> AsyncIterator[Load]:
             task.cancel()
 
 
-async def test_stopped_then_killed_each_time_the_other_takes_over_and_nothing_is_folded_twice(
+async def test_the_other_takes_over_from_a_stopped_or_killed_projector_and_nothing_is_folded_twice(
     site: Site,
 ) -> None:
     async with store_of(site) as store, projector(site) as first, gateway(site) as through:
@@ -120,14 +120,14 @@ async def test_stopped_then_killed_each_time_the_other_takes_over_and_nothing_is
 
 
 async def _hold_answers(load: Load, oracle: Any) -> None:
-    """Every author was told what the undisturbed fold says."""
+    """Every author received the outcome of an undisturbed fold."""
     for name, told in load.answers:
         entry = await oracle.entry("n", name, told["sequence"])
         assert (told["status"], told["version"]) == (entry.status.name, entry.version)
 
 
 async def _hold_changes(load: Load, oracle: Any) -> None:
-    """A change was told of at most once, and as it is."""
+    """Every change was announced at most once, and correctly."""
     times = Counter((change["document"], change["version"]) for change in load.changes)
     assert set(times.values()) == {1}
     for change in load.changes:

@@ -1,4 +1,4 @@
-"""Two projectors, each of half of the partitions, beside each other on one log and one database."""
+"""Two projectors, each of half of the partitions, on one log and one database."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def assert_whole(log: MemoryLog, open_store: OpenStore) -> None:
     assert found == []
 
 
-async def test_two_shards_beside_each_other_make_the_projection_that_one_makes(open_store: OpenStore) -> None:
+async def test_two_shards_make_the_same_projection_as_one(open_store: OpenStore) -> None:
     log, reader = MemoryLog("log-1"), await open_store()
     await write(log, range(300))
     async with projector(log, open_store, "0-31") as first, projector(log, open_store, "32-63") as second:
@@ -104,7 +104,7 @@ async def test_a_notice_of_progress_names_shard_epoch_and_the_shards_sequence(op
 
 
 @pytest.mark.parametrize("text", ["", "1", "0/2", "2-1", "0-64", "-1-2", "0-2-3", "a-b", "00-100"])
-def test_a_shard_that_is_none_is_refused(text: str) -> None:
+def test_an_invalid_shard_is_refused(text: str) -> None:
     with pytest.raises(Refused):
         ShardOf.parse(text)
 

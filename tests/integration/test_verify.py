@@ -1,4 +1,4 @@
-"""`verify` holds a real projection against its log: clean where it is, and every damage done on purpose is named."""
+"""`verify` compares a real projection with its log: no difference where there is none, and every damage is named."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from refold.store.postgres.flush import StateLag
 from support.projection import append, ports, projecting
 
 PAGED = 300
-"""Events that make two closed pages and leave some in the journal."""
+"""Events for two closed pages and some in the journal."""
 
 
 async def fill(log: MemoryLog) -> None:
-    """Publish what leaves a row in every table."""
+    """Publish events that leave a row in every table."""
     for number in range(PAGED):
         await append(log, "long", {"merge": {"n": number}, "id": f"e{number % 290}"})
     await append(log, "short", {"put": {"text": "a\u0000b"}, "actor": "ann"})
@@ -30,7 +30,7 @@ async def fill(log: MemoryLog) -> None:
 
 
 async def lag(log: MemoryLog, store: PostgresStore) -> None:
-    """Change a document so that its row goes on showing what it was, several versions long."""
+    """Change a document for several versions so that its row keeps the older state."""
     store.flusher._bounds = StateLag(bytes_min=0, seconds=3_600)
     async with projecting(ports(log, store)) as running:
         for number in range(1, 6):
@@ -48,7 +48,7 @@ LAGGING = {
 }
 
 
-async def test_a_state_that_lags_is_held_against_the_version_that_it_is_of(log, projected, sql):
+async def test_an_older_state_is_compared_with_the_version_that_it_is_of(log, projected, sql):
     await lag(log, projected)
     row = await sql.fetchrow(
         "SELECT version, state::text, state_version FROM documents WHERE document = 'lags'"
@@ -65,7 +65,7 @@ async def test_a_state_that_lags_is_held_against_the_version_that_it_is_of(log, 
 
 @pytest.fixture
 async def log():
-    """A log that every test of this module finds alike."""
+    """Make the same log for every test of this module."""
     made = MemoryLog("log-1")
     await fill(made)
     return made
@@ -73,7 +73,7 @@ async def log():
 
 @pytest.fixture
 async def projected(log, postgres_dsn):
-    """The log's projection in PostgreSQL."""
+    """Project the log to PostgreSQL."""
     store = await PostgresStore.open(postgres_dsn, readers_max=2)
     async with projecting(ports(log, store)) as running:
         await running.committed((await log.info()).last_sequence)
@@ -83,7 +83,7 @@ async def projected(log, postgres_dsn):
 
 @pytest.fixture
 async def sql(postgres_dsn, projected):
-    """A connection that does damage."""
+    """Open a connection that damages the projection."""
     connection = await asyncpg.connect(postgres_dsn, server_settings={"search_path": "refold"})
     yield connection
     await connection.close()
@@ -98,7 +98,7 @@ async def verified(log, store, namespace=None, document=None):
     return tally, [(each.document, each.sequence, each.part, each.field) for each in found]
 
 
-async def test_what_the_projector_made_is_clean_on_both_adapters(log, projected):
+async def test_a_projection_has_no_differences_on_both_adapters(log, projected):
     end = (await log.info()).last_sequence
     memory = MemoryStore()
     async with projecting(ports(log, memory)) as running:
@@ -221,14 +221,14 @@ async def test_every_damage_is_named(log, projected, sql):
     assert (await verified(log, projected))[1] == []
 
 
-async def test_damage_elsewhere_is_not_of_the_document_that_is_asked_for(log, projected, sql):
+async def test_damage_outside_the_scope_is_not_reported(log, projected, sql):
     await sql.execute("DELETE FROM documents WHERE document = 'short'")
     assert (await verified(log, projected, "n", "long"))[1] == []
     assert (await verified(log, projected, "m"))[1] == []
     assert (await verified(log, projected, "n", "short"))[1] == [("short", None, "document", "row")]
 
 
-async def test_a_log_that_holds_another_event_than_was_folded_is_named(log, projected):
+async def test_another_event_in_the_log_than_was_folded_is_named(log, projected):
     forged = await log.get(306)
     log._records[305] = forged._replace(body=b'{"put":2}')
     differences = (await verified(log, projected))[1]
@@ -236,13 +236,13 @@ async def test_a_log_that_holds_another_event_than_was_folded_is_named(log, proj
     assert {each[3].split()[-1] for each in differences if each[2] == "checkpoint"} == {"chain"}
 
 
-async def test_a_projection_ahead_of_its_log_is_named_and_nothing_else_judged(log, projected):
+async def test_a_projection_ahead_of_its_log_is_named_and_nothing_else_compared(log, projected):
     del log._records[300:]
     assert (await verified(log, projected))[1] == [("", 308, "log", "last_sequence")]
 
 
-async def test_what_is_written_meanwhile_does_not_matter(log, projected, sql):
-    """The moment is held: damage and events that come after it began are not of it."""
+async def test_later_writes_do_not_matter(log, projected, sql):
+    """Damage and events after the beginning are not in the read snapshot."""
     begun = []
 
     def damage_later(tally):

@@ -1,4 +1,4 @@
-"""A log in miniature: folds what is published, makes commits of it, and knows every document's whole history.
+"""A small log: folds what is published, makes commits of it, and keeps every document's whole history.
 
 For tests of the store's adapters: commits are true ones, and the oracle is a plain list.
 """
@@ -30,7 +30,7 @@ class _Unwritten:
 
 
 class Scribe:
-    """Publishes and folds at once; `commit` hands out what has come since the last one."""
+    """Publish and fold at once; `commit` returns what was published since the last one."""
 
     def __init__(self, checkpoints: list[Checkpoint]) -> None:
         self._shard = FoldState(checkpoints)
@@ -64,7 +64,7 @@ class Scribe:
         return entry
 
     def publish_nowhere(self, subject: bytes, body: bytes) -> Rejection:
-        """Pass an event whose subject makes no document."""
+        """Reject an event whose subject names no document."""
         self.sequence += 1
         record = Record(self.sequence, _START + self.sequence * SECOND, subject, b"A: b\r\n", body)
         where = route(subject)
@@ -79,7 +79,7 @@ class Scribe:
         return self.publish(document, {"put": state}, **options)
 
     def cut(self, document: str, *, namespace: str = NAMESPACE) -> None:
-        """Close the document's page behind its last event."""
+        """Close the document's page after its last event."""
         key = (namespace, document)
         row, unwritten = self.documents[key], self._unwritten[key]
         assert unwritten.journal, "a page is cut behind an event of this commit"
@@ -112,7 +112,7 @@ class Scribe:
         return commit
 
     def with_states(self, commit: Commit) -> Commit:
-        """Put the states in that the newest commit leaves out."""
+        """Add the states that the newest commit leaves out."""
         documents = [
             replace(
                 write,
@@ -124,7 +124,7 @@ class Scribe:
         return replace(commit, documents=documents)
 
     def at(self, document: str, point: Point, *, namespace: str = NAMESPACE) -> Snapshot:
-        """Say what a point holds: the last snapshot at or before it, by a plain search."""
+        """Find the last snapshot at or before a point, by a plain search."""
         places = {
             Clock.version: lambda found: found.version,
             Clock.sequence: lambda found: found.sequence,
@@ -150,7 +150,7 @@ class Scribe:
             self.snapshots[key].append(snapshot_of(row, state_bytes(row)))
 
     def _write(self, key: Key, unwritten: _Unwritten, *, lags: bool) -> DocumentWrite:
-        """A state lags only where the row holds one, and the document is there."""
+        """Leave a state out only if the row has one and the document is present."""
         row = self.documents[key]
         lags = lags and key in self._stated and row.state is not ABSENT
         self._stated -= {key}

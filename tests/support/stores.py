@@ -1,4 +1,4 @@
-"""Both adapters of the SnapshotStore port, opened alike: as many stores as wanted over the same tables."""
+"""Open stores of both adapters: any number of them over the same tables."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ HOSTILE = {
     "\u0000": "a\u0000b",
     "𝄞\\u0000": ["\u2028", "\ud7ff", "\U0010ffff"],
 }
-"""A state of all that SQL, text types and JSON escapes are known to stumble over."""
+"""A state of texts that break careless SQL, text types and JSON escapes."""
 
 OpenStore = Callable[..., Awaitable[SnapshotStore]]
 
 
 @asynccontextmanager
 async def memory_stores() -> AsyncIterator[OpenStore]:
-    """Yield what opens a memory store; all stand over the same tables."""
+    """Yield a function that opens a memory store; all use the same tables."""
     tables = Tables()
 
     async def open_store(**options: Any) -> SnapshotStore:
@@ -41,7 +41,7 @@ async def memory_stores() -> AsyncIterator[OpenStore]:
 
 @asynccontextmanager
 async def postgres_stores(dsn: str, **options: Any) -> AsyncIterator[OpenStore]:
-    """Yield what opens a store on this database; all are closed in the end."""
+    """Yield a function that opens a store on this database; all are closed at the end."""
     async with AsyncExitStack() as opened:
 
         async def open_store(**more: Any) -> SnapshotStore:
@@ -102,14 +102,14 @@ def _part_of(commit: Commit, shard: ShardOf) -> Commit:
 
 
 async def begin(store: SnapshotStore) -> Scribe:
-    """Bind and own a store, and go on from its checkpoints."""
+    """Bind and lease a store; return a log that continues from its checkpoints."""
     checkpoints = await store.bind(LOG_ID)
     assert await store.acquire_lease()
     return Scribe(checkpoints)
 
 
 async def all_entries(store: SnapshotStore, document: str, **asked: Any) -> list[list[Entry]]:
-    """Return a document's entries, run by run, in the order asked."""
+    """Return a document's entries by segment, in either order."""
     runs = store.segments(NAMESPACE, document, **({"after_version": None, "is_descending": False} | asked))
     return [run.entries async for run in runs]
 

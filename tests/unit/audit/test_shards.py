@@ -12,7 +12,7 @@ from refold.core.stream import PARTITIONS
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
-def test_every_partition_is_of_just_one_share_and_shards_are_alike(count):
+def test_every_partition_is_in_one_shard_and_shards_are_of_equal_size(count):
     shards = shards_of(first_checkpoints("log-1"), count)
     assert sorted(each for shard in shards for each in shard.partitions) == list(range(PARTITIONS))
     assert len({shard.name for shard in shards}) == len(shards) == count
@@ -20,7 +20,7 @@ def test_every_partition_is_of_just_one_share_and_shards_are_alike(count):
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_what_an_earlier_replay_left_at_one_sequence_stays_together():
+def test_partitions_that_an_earlier_replay_left_at_one_sequence_stay_together():
     read = {0: 7, 1: 9, 2: 7}
     checkpoints = [
         replace(checkpoint, read_sequence=read.get(checkpoint.partition, 9))

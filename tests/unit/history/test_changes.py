@@ -1,4 +1,4 @@
-"""A document's changes as history shows them: effective ones, in the order asked, bounded."""
+"""A document's changes as history shows them: effective, in either order, bounded."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ async def test_rejected_events_and_duplicates_are_no_versions(told: Told) -> Non
 
 
 @pytest.mark.parametrize("is_descending", [False, True])
-async def test_the_parts_of_a_history_are_the_whole_in_either_order(
+async def test_the_slices_of_a_history_are_the_whole_in_either_order(
     told: Told, *, is_descending: bool
 ) -> None:
     await told.publish(*({"put": number} for number in range(10)), cut_after=4)
@@ -125,7 +125,7 @@ async def test_an_answer_is_bounded_in_bytes_and_has_at_least_one_item(
     assert await told.versions(after=3) == ([4], None)
 
 
-async def test_path_keeps_what_touched_the_place_or_under_or_over_it(told: Told) -> None:
+async def test_path_keeps_changes_at_below_or_above_it(told: Told) -> None:
     await told.publish(
         {"put": {"a": {"b": 1, "c": 2}, "ab": 0}},
         {"patch": [{"op": "replace", "path": "/a/b", "value": 2}]},
@@ -142,7 +142,7 @@ async def test_path_keeps_what_touched_the_place_or_under_or_over_it(told: Told)
     assert (await told.versions(path=""))[0] == [1, 2, 3, 5, 6, 7, 8]
 
 
-async def test_a_search_for_a_path_looks_at_so_many_changes_and_then_goes_on(
+async def test_a_search_for_a_path_looks_at_a_bounded_number_of_changes(
     told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(history, "HISTORY_SCAN_MAX", 3)
@@ -192,7 +192,7 @@ async def test_large_states_are_compared_too(told: Told) -> None:
     assert await told.history.diff(NAMESPACE, "d", 1, 2) == [{"op": "replace", "path": "/1", "value": 2}]
 
 
-async def test_rejections_come_newest_first_and_go_on(told: Told) -> None:
+async def test_rejections_are_newest_first_and_paged(told: Told) -> None:
     await told.publish({"delete": True}, {"put": 1}, {"delete": 1}, {"patch": 1})
     items, following = await told.history.rejections(NAMESPACE, "d", limit=2, before_sequence=None)
     assert [item["sequence"] for item in items] == [4, 3]

@@ -1,4 +1,4 @@
-"""A commit that took too long lets the next ones be smaller, until they do not."""
+"""A commit that takes too long makes the next ones smaller, until they are fast again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from refold.store.memory import MemoryStore
 from support.projection import append, ports, projecting
 
 
-def test_a_slow_commit_bounds_the_next_and_quick_ones_free_them_again() -> None:
+def test_a_slow_commit_makes_the_next_smaller_and_fast_ones_make_them_larger_again() -> None:
     size = AdaptiveBatch(50_000)
     size.learn(50_000, 10 * COMMIT_SECONDS)
     assert size.events_max == 5_000
@@ -44,7 +44,7 @@ async def test_a_live_projector_commits_less_at_a_time_where_the_store_is_slow()
     class SlowStore(MemoryStore):
         async def commit(self, commit: Commit) -> None:
             now[0] += 5 * COMMIT_SECONDS
-            counts.append(sum(len(dirty.journal) for dirty in commit.documents))
+            counts.append(sum(len(write.journal) for write in commit.documents))
             await super().commit(commit)
 
     for number in range(5_000):

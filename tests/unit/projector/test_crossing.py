@@ -1,4 +1,4 @@
-"""A log that moves on to another fold, under the projector's loop, in shards and across stops."""
+"""A log that changes its fold number, folded by the projector's loop, in shards and across restarts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def two_numbers():
 
 
 async def write(log: MemoryLog, rounds: int = 40) -> None:
-    """Write before, at and behind the crossing, stale events among them."""
+    """Write events before, at and after the change of the fold number, some with old bases."""
     for number in range(rounds):
         if number == rounds // 2:
             await append(log, "fold", MOVE_ON, namespace=SYSTEM)
@@ -41,7 +41,7 @@ async def write(log: MemoryLog, rounds: int = 40) -> None:
 
 
 async def contents(store: MemoryStore) -> dict[str, object]:
-    """Everything that must not depend on how the log was read."""
+    """Return everything that must not depend on how the log was read."""
     found: dict[str, object] = {"chains": [checkpoint.chain for checkpoint in await store.checkpoints()]}
     for document in ("a", "b", "c"):
         runs = [run async for run in store.segments("n", document, after_version=None, is_descending=False)]
@@ -89,12 +89,12 @@ async def test_a_stop_anywhere_around_the_crossing_changes_nothing() -> None:
 async def test_verify_folds_every_event_by_the_rules_at_its_sequence() -> None:
     log = MemoryLog("log-1")
     await write(log)
-    store, told = await project(log), []
-    await verify(log, store, Listener(difference=told.append, progress=lambda _: None), Scope())
-    assert told == []
+    store, found = await project(log), []
+    await verify(log, store, Listener(difference=found.append, progress=lambda _: None), Scope())
+    assert found == []
 
 
-async def test_a_log_that_asks_for_an_unknown_fold_is_folded_up_to_there_and_then_stops() -> None:
+async def test_a_log_with_an_unknown_fold_number_is_folded_up_to_there() -> None:
     log, store = MemoryLog("log-1"), MemoryStore()
     await append(log, "a", {"put": 1})
     moved = await append(log, "fold", {"put": {"fold": 9}}, namespace=SYSTEM)
@@ -111,12 +111,12 @@ FOLD_PARTITION = partition_of(SYSTEM.encode(), b"fold")
 
 @pytest.mark.parametrize("owner_at", [1, 3, 5, 8])
 @pytest.mark.parametrize("shard_at", [1, 3, 5, 8])
-async def test_a_foreign_shard_that_starts_again_knows_the_system_document_as_of_its_checkpoint(
+async def test_a_restarted_foreign_shard_has_the_system_document_as_of_its_checkpoint(
     owner_at: int, shard_at: int
 ) -> None:
     log = MemoryLog("log-1")
     await append(log, "d", {"put": {"n": 1}})
-    # Rejected, for its base; the retry is a duplicate wherever the first is known, and would move the number else.
+    # Rejected for its time; the retry is a duplicate where the first is known, and would change the number elsewhere.
     early = {**MOVE_ON, "id": "x", "occurred_at": "2999-01-01T00:00:00Z"}
     await append(log, "fold", early, namespace=SYSTEM)
     await append(log, "fold", {"put": {"fold": 0}}, namespace=SYSTEM)

@@ -42,7 +42,7 @@ async def _write(log: MemoryLog, count: int) -> None:
 
 
 async def _contents(store: MemoryStore) -> dict[str, Any]:
-    """Everything that must not depend on how the log was read."""
+    """Return everything that must not depend on how the log was read."""
     found: dict[str, Any] = {"chains": [checkpoint.chain for checkpoint in await store.checkpoints()]}
     for document in DOCUMENTS:
         runs = [run async for run in store.segments("n", document, after_version=None, is_descending=False)]
@@ -58,7 +58,7 @@ async def test_a_cache_of_one_document_and_commits_of_three_events_change_nothin
     assert await _contents(await project(log, NARROW)) == await _contents(await project(log, ROOMY))
 
 
-async def test_a_stop_anywhere_and_a_new_start_change_nothing() -> None:
+async def test_a_restart_anywhere_changes_nothing() -> None:
     log = MemoryLog("log-1")
     await _write(log, 400)
     tables = Tables()
@@ -69,7 +69,7 @@ async def test_a_stop_anywhere_and_a_new_start_change_nothing() -> None:
     assert await _contents(MemoryStore(tables)) == await _contents(await project(log))
 
 
-async def test_versions_are_without_gap_or_double() -> None:
+async def test_versions_have_no_gap_and_no_duplicate() -> None:
     log = MemoryLog("log-1")
     await _write(log, 300)
     store = await project(log, NARROW)
@@ -97,7 +97,7 @@ async def test_a_poison_event_is_rejected_and_the_next_one_is_folded(poison: byt
     assert (entry.body, entry.status) == (poison, Status.rejected)
 
 
-async def test_an_author_hears_the_outcome_once_it_can_be_read() -> None:
+async def test_an_author_receives_the_outcome_once_it_can_be_read() -> None:
     log, store, notices = MemoryLog("log-1"), MemoryStore(), MemoryNotices()
     heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     await notices.listen("_INBOX.me", lambda _, body: heard.put_nowait(orjson.loads(body)))
@@ -123,7 +123,7 @@ async def test_a_change_carries_the_patch_as_it_was_sent_though_later_operations
     assert (change["patch"], change["version"], change["actor"], change["type"]) == (patch, 1, "ann", "made")
 
 
-async def test_a_replay_tells_nobody() -> None:
+async def test_a_replay_sends_no_notices() -> None:
     log = MemoryLog("log-1")
     await append(log, "a", {"put": 1}, ("Refold-Reply", "_INBOX.me"))
     notices, heard = MemoryNotices(), []
@@ -135,7 +135,7 @@ async def test_a_replay_tells_nobody() -> None:
     assert heard == []
 
 
-async def test_an_outcome_is_never_sent_where_it_could_mean_something() -> None:
+async def test_an_outcome_is_never_sent_to_a_subject_that_is_not_an_inbox() -> None:
     log, notices, heard = MemoryLog("log-1"), MemoryNotices(), []
     await notices.listen(">", lambda subject, _: heard.append(subject))
     for subject in (
@@ -161,7 +161,7 @@ async def test_a_hole_in_the_log_stops_the_projector_naming_it() -> None:
     assert raised.value.facts["first_sequence"] == 9
 
 
-async def test_who_lost_the_fence_stops_and_writes_nothing() -> None:
+async def test_a_loop_that_lost_the_fence_stops_and_writes_nothing() -> None:
     log, tables = MemoryLog("log-1"), Tables()
     await append(log, "a", {"put": 1})
     slow = MemoryStore(tables)
@@ -176,7 +176,7 @@ async def test_who_lost_the_fence_stops_and_writes_nothing() -> None:
     assert [checkpoint.read_sequence for checkpoint in await slow.checkpoints()] == [2] * 64
 
 
-async def test_an_unknown_fold_stops_the_projector_after_all_that_came_before() -> None:
+async def test_an_unknown_fold_stops_the_projector_after_everything_before_it() -> None:
     log, store = MemoryLog("log-1"), MemoryStore()
     await append(log, "a", {"put": 1})
     moved = await append(log, "fold", {"put": {"fold": 2}}, namespace=SYSTEM_NAMESPACE)
@@ -201,7 +201,7 @@ async def test_time_travel_after_many_pages_gives_each_version() -> None:
         assert snapshot.state == b'{"n":%d}' % (version - 1)
 
 
-async def test_a_run_worth_a_snapshot_is_a_page_at_once_and_a_short_one_stays_in_the_journal() -> None:
+async def test_a_long_segment_of_one_commit_is_a_page_at_once_and_a_short_one_stays_in_the_journal() -> None:
     log = MemoryLog("log-1")
     for number in range(RUN_EVENTS_MIN):
         await append(log, "long", {"put": {"n": number}})
@@ -225,7 +225,7 @@ async def test_a_run_worth_a_snapshot_is_a_page_at_once_and_a_short_one_stays_in
     }
 
 
-async def test_an_author_whose_names_make_no_document_hears_of_it() -> None:
+async def test_the_author_of_an_unroutable_event_receives_its_rejection() -> None:
     log, notices = MemoryLog("log-1"), MemoryNotices()
     heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     await notices.listen("_INBOX.me", lambda _, body: heard.put_nowait(orjson.loads(body)))
@@ -249,7 +249,7 @@ async def test_large_effects_of_small_merges_are_bounded_in_memory_and_page() ->
     assert largest < 3 * len(runs[1].base.state or b"")
 
 
-async def test_the_memory_of_subjects_is_bounded_while_no_document_leaves_the_cache(
+async def test_the_cache_of_subjects_is_bounded_while_no_document_leaves_the_cache(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(loops, "SUBJECTS_MAX", 100)
@@ -270,7 +270,7 @@ async def test_the_memory_of_subjects_is_bounded_while_no_document_leaves_the_ca
     assert head is not None
 
 
-async def test_the_bytes_of_what_waits_for_a_commit_include_its_notices() -> None:
+async def test_the_pending_bytes_include_notices() -> None:
     class Stalled(MemoryStore):
         async def commit(self, _: Commit) -> None:
             await asyncio.Event().wait()

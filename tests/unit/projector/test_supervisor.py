@@ -1,4 +1,4 @@
-"""The projector's runner over the memory twins: standby, takeover, and unexpected errors."""
+"""The projector's supervisor over the memory twins: standby, takeover, and unexpected errors."""
 
 from __future__ import annotations
 
@@ -9,50 +9,50 @@ import pytest
 from refold.core.errors import LogUnavailable
 from refold.log import LogInfo
 from refold.log.memory import MemoryLog
-from refold.projector import supervisor as supervisors
+from refold.projector import supervisor as supervisor_module
 from refold.projector.supervisor import Stage, Supervisor
 from refold.store.memory import MemoryStore, Tables
 from support.projection import ROOMY, append, ports
 from support.services import until
 
 
-async def _is(runner: Supervisor, stage: Stage) -> bool:
-    return runner.stage is stage
+async def _is(supervisor: Supervisor, stage: Stage) -> bool:
+    return supervisor.stage is stage
 
 
-async def test_a_silent_owner_loses_the_shard_and_stands_by_when_it_is_back(
+async def test_a_silent_holder_loses_the_lease_and_is_on_standby_when_it_is_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(supervisors, "STANDBY_SECONDS", 0.01)
+    monkeypatch.setattr(supervisor_module, "STANDBY_SECONDS", 0.01)
     log, tables = MemoryLog("log-1"), Tables()
     silent = MemoryStore(tables)
     assert await silent.acquire_lease()
-    runner = Supervisor(ports(log, MemoryStore(tables)), ROOMY)
-    task = asyncio.create_task(runner.run())
-    await until(lambda: _is(runner, Stage.standby))
+    supervisor = Supervisor(ports(log, MemoryStore(tables)), ROOMY)
+    task = asyncio.create_task(supervisor.run())
+    await until(lambda: _is(supervisor, Stage.standby))
     tables.leases[""].renewed_at -= 60
-    await until(lambda: _is(runner, Stage.working))
+    await until(lambda: _is(supervisor, Stage.working))
     sequence = await append(log, "a", {"put": 1})
-    await until(lambda: _reached(runner, sequence))
+    await until(lambda: _reached(supervisor, sequence))
     assert not await silent.acquire_lease()
     task.cancel()
     await asyncio.wait({task})
 
 
-async def test_what_nobody_foresaw_ends_it_and_is_not_swallowed() -> None:
+async def test_an_unexpected_error_stops_it_and_is_raised() -> None:
     class Broken(MemoryStore):
         async def acquire_lease(self) -> bool:
             raise ZeroDivisionError
 
-    runner = Supervisor(ports(MemoryLog("log-1"), Broken()), ROOMY)
-    await runner.run()
-    assert runner.stage is Stage.stopped
+    supervisor = Supervisor(ports(MemoryLog("log-1"), Broken()), ROOMY)
+    await supervisor.run()
+    assert supervisor.stage is Stage.stopped
     with pytest.raises(ZeroDivisionError):
-        runner.raise_if_stopped()
+        supervisor.raise_if_stopped()
 
 
-async def _reached(runner: Supervisor, sequence: int) -> bool:
-    return runner.committed_sequence >= sequence
+async def _reached(supervisor: Supervisor, sequence: int) -> bool:
+    return supervisor.committed_sequence >= sequence
 
 
 class _Silent(MemoryLog):
@@ -72,20 +72,20 @@ class _Silent(MemoryLog):
 async def test_one_unanswered_check_of_the_log_does_not_restart_the_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(supervisors, "LOG_CHECK_SECONDS", 0.01)
-    monkeypatch.setattr(supervisors, "LAG_SECONDS", 3_600)
+    monkeypatch.setattr(supervisor_module, "LOG_CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(supervisor_module, "LAG_SECONDS", 3_600)
     log, store = _Silent("log-1"), MemoryStore()
-    runner = Supervisor(ports(log, store), ROOMY)
-    task = asyncio.create_task(runner.run())
-    await until(lambda: _is(runner, Stage.working))
-    loop = runner._loop
+    supervisor = Supervisor(ports(log, store), ROOMY)
+    task = asyncio.create_task(supervisor.run())
+    await until(lambda: _is(supervisor, Stage.working))
+    loop = supervisor._loop
     log.unanswered = 1
     asked = log.asked
     await until(lambda: _has_asked(log, asked + 5))
-    assert (runner.stage, runner._loop is loop) == (Stage.working, True)
+    assert (supervisor.stage, supervisor._loop is loop) == (Stage.working, True)
     # Silence that goes on is an error.
     log.unanswered = 3
-    await until(lambda: _is(runner, Stage.waiting))
+    await until(lambda: _is(supervisor, Stage.waiting))
     task.cancel()
     await asyncio.wait({task})
 

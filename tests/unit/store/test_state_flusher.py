@@ -16,7 +16,7 @@ KEY = ("n", "d")
 
 
 class Clock:
-    """Seconds that pass when a test says so."""
+    """A clock that a test advances."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -26,7 +26,7 @@ class Clock:
 
 
 class Flusher(StateFlusher):
-    """A flusher of rows that are all out of date, which notes what it writes."""
+    """A flusher of rows that are all out of date, which records what it writes."""
 
     def __init__(self, clock: Clock, **bounds: float) -> None:
         super().__init__(None, None, StateLag(**bounds), clock)
@@ -86,7 +86,7 @@ def test_events_that_change_nothing_write_nothing_of_a_large_document(clock: Clo
     assert flusher.wants(made(), is_changed=True)
 
 
-def test_a_document_made_again_after_a_delete_is_written(clock: Clock) -> None:
+def test_a_document_that_is_created_again_after_a_delete_is_written(clock: Clock) -> None:
     flusher = Flusher(clock, bytes_min=1_000, seconds=1)
     flusher.wants(made(), is_changed=True)
     assert flusher.wants(replace(made(0), state=ABSENT), is_changed=True)
@@ -108,7 +108,7 @@ def test_without_allowed_lag_every_commit_writes(clock: Clock) -> None:
     assert [flusher.wants(made(), is_changed=changed) for changed in (True, True, False)] == [True] * 3
 
 
-def test_no_more_is_remembered_than_matters(clock: Clock) -> None:
+def test_times_that_no_longer_matter_are_forgotten(clock: Clock) -> None:
     flusher = Flusher(clock, bytes_min=1_000, seconds=1)
     for number in range(1_000):
         flusher.wants(made(name=f"d{number}"), is_changed=True)
