@@ -18,7 +18,6 @@ from refold.core.fold_state import entry_of
 from refold.core.history import Entry, snapshot_of
 from refold.core.stream import Counts, Record, Route, partition_of, stored_subject
 from refold.history import record_of
-from refold.history.rejections import rejection_of
 from refold.store import Key, Rejection
 from refold.store.ports import Item, StoredClosed, StoredEntry, StoredHead, StoredPage, Unreadable
 
@@ -173,7 +172,7 @@ class ReplayCheck:
         document.unpaged_bytes += expected.size
         self.counts.add(expected.status)
         if expected.status is Status.rejected:
-            self._rejections[expected.sequence] = rejection_of(self._where, expected, rules.limits)
+            self._rejections[expected.sequence] = Rejection.of_entry(self._where, expected, rules.limits)
         if expected != found:
             yield from compare(self.key, found.sequence, part, expected._asdict(), found._asdict())
 

@@ -28,7 +28,6 @@ from refold.core.stream import (
     route,
 )
 from refold.history import record_of
-from refold.history.rejections import unroutable_rejection
 from refold.log import EventLog
 from refold.store import Key, NamespaceCount, Rejection
 from refold.store.ports import Auditor, Item, ReadSnapshot, StoredEntry, StoredPage, position_of
@@ -192,7 +191,7 @@ class _Verification:
                 self._report([Difference("", "", at, "rejection", "record", "the event", "none")])
                 continue
             digest = digest_of(digest, record, item.recorded_at)
-            expected = unroutable_rejection(route(record.subject), record, item.recorded_at)
+            expected = Rejection.unroutable(route(record.subject), record, item.recorded_at)
             self._report(compare(UNROUTABLE, at, "rejection", expected._asdict(), item._asdict()))
         if self._logged.digests.pop(UNROUTABLE, EMPTY_DIGEST) != digest:
             self._suspects.append(UNROUTABLE)

@@ -23,14 +23,13 @@ from refold.core.fold_state import FoldState, Step
 from refold.core.history import Entry
 from refold.core.stream import Checkpoint, Record, Route, author_headers
 from refold.core.timestamp import TIME_MAX_NANOSECONDS
-from refold.history.rejections import rejection_of, unroutable_rejection
 from refold.log import EventLog, Notices
 from refold.log.memory import MemoryNotices
 from refold.projector.cache import DocumentCache
 from refold.projector.commit_buffer import RECORDS_FOLDED_MAX, AdaptiveBatch, CommitBuffer, Notice
 from refold.projector.crossing import Windows, load_windows, resume_system, split_by_rules
 from refold.projector.notices import change_notice, progress_notice, refusal_notice, reply_notice
-from refold.store import Key
+from refold.store import Key, Rejection
 from refold.store.ports import SnapshotStore
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import ProjectorMetrics
@@ -229,7 +228,7 @@ class ShardLoop:
         entry, buffer = step.entry, self._buffer
         buffer.add(document, entry)
         if entry.status is Status.rejected:
-            buffer.rejections.append(rejection_of(where, entry, self._shard.rules.limits))
+            buffer.rejections.append(Rejection.of_entry(where, entry, self._shard.rules.limits))
         if is_young:
             reply, change = reply_notice(where, step), change_notice(where, step)
             if reply is not None:
@@ -242,7 +241,7 @@ class ShardLoop:
         """Reject an event whose subject names no document; the rejection keeps the event itself."""
         recorded_at = self._shard.refuse(record, where)
         stored = record._replace(headers=author_headers(record.headers))
-        rejection = unroutable_rejection(where, stored, recorded_at)
+        rejection = Rejection.unroutable(where, stored, recorded_at)
         self._buffer.rejections.append(rejection)
         self._buffer.count(len(stored.body) + len(stored.headers) + len(stored.subject))
         reply = refusal_notice(rejection, stored.headers) if is_young else None

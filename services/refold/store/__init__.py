@@ -1,21 +1,27 @@
-"""Values that every store takes and gives, and the error for stored content that cannot be read.
+"""Values that every store takes and returns, and the error for stored content that cannot be read.
 
 `refold.store.ports` has the protocols; adapters are `refold.store.postgres` and `refold.store.memory`.
 """
 
 from __future__ import annotations
 
+import binascii
 import struct
+from base64 import b64decode, urlsafe_b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
+from refold.core import json_text
 from refold.core.document import Document
+from refold.core.envelope import open_envelope
 from refold.core.errors import Refused, StoreDamaged
-from refold.core.history import Entry, Snapshot
-from refold.core.stream import Record, ShardCheckpoint
+from refold.core.history import NEVER, Clock, Entry, Point, Snapshot
+from refold.core.limits import Limits
+from refold.core.stream import Record, Route, ShardCheckpoint, check_name
+from refold.core.timestamp import TIME_MAX_NANOSECONDS
 
 ANSWER_BYTES_MAX: Final = 8 * 1024 * 1024
 """Bytes of one answer of a list or a history; `next` continues it."""
@@ -31,6 +37,9 @@ STATE_LAG_SECONDS: Final = 1.0
 
 REBUILD_LOCK_SECONDS: Final = 5
 """The longest that a rebuild waits for the live projection's locks and lease."""
+
+ABOUT_CHARS_MAX: Final = 256
+"""Characters of each of the author's texts in a rejection's row; the event itself is kept whole."""
 
 Key = tuple[str, str]
 """Namespace and document."""
@@ -120,6 +129,30 @@ class Rejection(NamedTuple):
     about: bytes
     record: Record | None
 
+    @classmethod
+    def of_entry(cls, where: Route, entry: Entry, limits: Limits) -> Self:
+        """Make the rejection of a document's own event."""
+        names = (where.namespace, where.document, where.partition)
+        about = _about(entry.headers, entry.body, limits)
+        return cls(*names, entry.sequence, entry.recorded_at, entry.reason, entry.detail, about, None)
+
+    @classmethod
+    def unroutable(cls, where: Route, record: Record, recorded_at: int) -> Self:
+        """Make the rejection of an event whose subject names no document; its record has the author's headers only."""
+        detail = f"subject: {record.subject[:200]!r}"
+        return cls("", "", where.partition, record.sequence, recorded_at, where.reason, detail, b"{}", record)
+
+
+def _about(headers: bytes, body: bytes, limits: Limits) -> bytes:
+    """Return id, actor and type of a rejected event, as far as they can be read."""
+    try:
+        fields = open_envelope(headers, body, limits).fields
+    except Refused:
+        return b"{}"
+    names = ("id", "actor", "type")
+    texts = {name: fields[name][:ABOUT_CHARS_MAX] for name in names if isinstance(fields.get(name), str)}
+    return json_text.dumps(texts)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
@@ -188,3 +221,64 @@ def reading_stored(namespace: str, document: str) -> Iterator[None]:
 def damaged(namespace: str, document: str, what: str, **facts: object) -> StoreDamaged:
     """Make the error that names a document."""
     return StoreDamaged(f"{namespace}/{document}: {what}", namespace=namespace, document=document, **facts)
+
+
+# --- Where a read begins: the page that holds a point, the cursor that continues a list --------------------
+
+_ANY = TIME_MAX_NANOSECONDS
+"""No base is beyond it on any clock."""
+
+
+class Bounds(NamedTuple):
+    """Bounds of a search for a page: the last one whose base is at or before all of them."""
+
+    base_sequence: int = _ANY
+    version: int = _ANY
+    version_sequence: int = _ANY
+    recorded_at: int = _ANY
+    occurred_max: int = _ANY
+
+    @classmethod
+    def of(cls, point: Point) -> Self:
+        """Bound one clock, within int64 and no lower than the first page of every document."""
+        name = _FIELDS[point.clock]
+        first = getattr(NEVER, "sequence" if name == "version_sequence" else name)
+        return cls(**{name: min(max(point.value, first), _ANY)})
+
+    def include(self, base: Snapshot, base_sequence: int) -> bool:
+        """Tell whether a page's base is within the bounds."""
+        position = (base_sequence, base.version, base.sequence, base.recorded_at, base.occurred_max)
+        return all(value <= bound for value, bound in zip(position, self, strict=True))
+
+
+_FIELDS = {
+    Clock.version: "version",
+    Clock.sequence: "version_sequence",
+    Clock.recorded: "recorded_at",
+    Clock.occurred: "occurred_max",
+}
+
+
+def first_bounds(after_version: int | None, *, is_descending: bool) -> Bounds:
+    """Bound the segment that a history begins with."""
+    if after_version is None:
+        return Bounds() if is_descending else Bounds(base_sequence=0)
+    return Bounds.of(Point(Clock.version, after_version - 1 if is_descending else after_version))
+
+
+def write_cursor(document: str) -> str:
+    """Make the cursor after the last document of a page."""
+    return urlsafe_b64encode(document.encode()).decode().rstrip("=")
+
+
+def read_cursor(cursor: str | None) -> str:
+    """Return the document that a list continues after; without a cursor the empty name, which sorts first."""
+    if cursor is None:
+        return ""
+    try:
+        return check_name(
+            b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).decode(), "cursor"
+        )
+    except (Refused, binascii.Error, ValueError):
+        rule = "is not one that a list answered as `next`"
+        raise Refused("bad_cursor", rule, field="cursor", shape=repr(cursor[:40])) from None

@@ -23,6 +23,7 @@ from refold.core.stream import Checkpoint
 from refold.store import (
     ANSWER_BYTES_MAX,
     SHARD_LEASE_SECONDS,
+    Bounds,
     Capabilities,
     Commit,
     Depth,
@@ -34,8 +35,10 @@ from refold.store import (
     NamespaceCount,
     Page,
     Rejection,
+    first_bounds,
+    read_cursor,
+    write_cursor,
 )
-from refold.store.bounds import Bounds, first_bounds, read_cursor, write_cursor
 from refold.store.ports import (
     Item,
     ReadSnapshot,

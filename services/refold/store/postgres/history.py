@@ -12,8 +12,18 @@ from typing import Final
 from refold.core import history
 from refold.core.history import Entry, Point, Segment, Snapshot
 from refold.core.timestamp import TIME_MAX_NANOSECONDS
-from refold.store import ANSWER_BYTES_MAX, Head, Page, Rejection, damaged, reading_stored
-from refold.store.bounds import Bounds, first_bounds, read_cursor, write_cursor
+from refold.store import (
+    ANSWER_BYTES_MAX,
+    Bounds,
+    Head,
+    Page,
+    Rejection,
+    damaged,
+    first_bounds,
+    read_cursor,
+    reading_stored,
+    write_cursor,
+)
 from refold.store.postgres.load import find_first
 from refold.store.postgres.pool import SQL, Pool, Row
 from refold.store.postgres.rows import ROW_MISSING, to_entries, to_head, to_rejection, to_segment

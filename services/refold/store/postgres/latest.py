@@ -18,8 +18,19 @@ from refold.core.errors import (
     TimedOut,
 )
 from refold.core.stream import Checkpoint
-from refold.store import ANSWER_BYTES_MAX, Capabilities, Depth, Head, Key, Name, Names, NamespaceCount, Page
-from refold.store.bounds import read_cursor, write_cursor
+from refold.store import (
+    ANSWER_BYTES_MAX,
+    Capabilities,
+    Depth,
+    Head,
+    Key,
+    Name,
+    Names,
+    NamespaceCount,
+    Page,
+    read_cursor,
+    write_cursor,
+)
 from refold.store.postgres.history import LAST, is_name_like
 from refold.store.postgres.load import read_exact
 from refold.store.postgres.pool import SQL, STORE_COMMAND_SECONDS, Connection, Pool, Row
