@@ -18,7 +18,7 @@ from refold.core import json_text
 from refold.core.document import Document
 from refold.core.envelope import open_envelope
 from refold.core.errors import Refused, StoreDamaged
-from refold.core.history import NEVER, Clock, Entry, Point, Snapshot
+from refold.core.history import NEVER, Clock, Entry, Point, Segment, Snapshot
 from refold.core.limits import Limits
 from refold.core.stream import Record, Route, ShardCheckpoint, check_name
 from refold.core.timestamp import TIME_MAX_NANOSECONDS
@@ -249,6 +249,20 @@ class Bounds(NamedTuple):
         """Tell whether a page's base is within the bounds."""
         position = (base_sequence, base.version, base.sequence, base.recorded_at, base.occurred_max)
         return all(value <= bound for value, bound in zip(position, self, strict=True))
+
+    def include_end(self, closed: Segment) -> bool:
+        """Tell whether the base of the page after a closed one is within the bounds."""
+        last = next((entry for entry in reversed(closed.entries) if entry.status.is_effective), closed.base)
+        is_beyond = (
+            closed.entries[-1].sequence > self.base_sequence
+            or last.version > self.version
+            or last.sequence > self.version_sequence
+            or last.recorded_at > self.recorded_at
+        )
+        if is_beyond:
+            return False
+        times = [entry.occurred_at for entry in closed.entries if entry.status.is_effective]
+        return max([closed.base.occurred_max, *times]) <= self.occurred_max
 
 
 _FIELDS = {

@@ -50,8 +50,9 @@ class PostgresHistory:
     _pool: Pool
 
     async def segment_at(self, namespace: str, document: str, point: Point) -> Segment | None:
-        row = await self._segment_row(namespace, document, Bounds.of(point))
-        return _segment(namespace, document, row) if row else None
+        bounds = Bounds.of(point)
+        row = await self._segment_row(namespace, document, bounds)
+        return _segment(namespace, document, row, bounds) if row else None
 
     async def segments(
         self, namespace: str, document: str, *, after_version: int | None, is_descending: bool
@@ -64,7 +65,7 @@ class PostgresHistory:
         bounds = first_bounds(after_version, is_descending=is_descending)
         edge: int | None = None
         while row := await self._segment_row(namespace, document, bounds):
-            segment = _beyond(_segment(namespace, document, row), edge, is_descending=is_descending)
+            segment = _beyond(_segment(namespace, document, row, bounds), edge, is_descending=is_descending)
             yield segment
             is_last = segment.base_sequence == 0 if is_descending else row["payload"] is None
             if is_last:
@@ -146,12 +147,14 @@ class PostgresHistory:
         return row
 
 
-def _segment(namespace: str, document: str, row: Row) -> Segment:
-    """Decode a segment, and compare its entries with the document's counts."""
+def _segment(namespace: str, document: str, row: Row, bounds: Bounds) -> Segment:
+    """Decode the last segment within the bounds, and compare it with the document's counts."""
     with reading_stored(namespace, document):
         segment = to_segment(row)
-    is_first, is_open = row["base_sequence"] is None, row["payload"] is None
-    if not row["is_continued"] or (is_first and row["events"] != row["unpaged_events"]):
+        is_first, is_open = row["base_sequence"] is None, row["payload"] is None
+        # The page after it would be the last within the bounds.
+        is_next_missing = not is_open and bounds.include_end(segment)
+    if is_next_missing or (is_first and row["events"] != row["unpaged_events"]):
         raise damaged(namespace, document, "a page of its history is missing")
     if is_open and len(segment.entries) != row["unpaged_events"]:
         counts = {"expected": row["unpaged_events"], "found": len(segment.entries)}

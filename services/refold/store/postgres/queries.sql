@@ -379,8 +379,7 @@ WHERE namespace = $1 AND document = $2 AND state_version < $4
 
 -- name: segment
 -- The last page whose base is within every bound, with the journal if it is the open one: one statement, for a consistent
--- view. Without such a page it is the first one, not closed yet. The last columns show whether rows are missing: the
--- document's counts, and whether the next page begins where a closed one ends.
+-- view. Without such a page it is the first one, not closed yet. The document's counts show whether rows are missing.
 WITH page AS (
     SELECT * FROM pages
     WHERE namespace = $1 AND document = $2
@@ -395,10 +394,7 @@ SELECT
     CASE WHEN page.payload IS NULL THEN ARRAY(
         SELECT j FROM journal AS j WHERE j.namespace = $1 AND j.document = $2 ORDER BY j.sequence
     ) END AS journal,
-    d.events, d.unpaged_events, page.payload IS NULL OR EXISTS (
-        SELECT FROM pages AS q
-        WHERE q.namespace = $1 AND q.document = $2 AND q.base_sequence = page.last_sequence
-    ) AS is_continued
+    d.events, d.unpaged_events
 FROM documents AS d
 LEFT JOIN page ON true
 WHERE d.namespace = $1 AND d.document = $2
