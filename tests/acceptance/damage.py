@@ -1,4 +1,4 @@
-"""Damages a file of a stopped system, or a table of a running one, and tells what is noticed, when, and what is said.
+"""Damages a file of a stopped system, or a table of a running one, and reports when and how that is noticed.
 
 A command of its own: `python tests/acceptance/damage.py [--only TEXT] [--table FILE.md]`. Every case works on a copy of
 the same data folder and must leave the log as it was: each block unchanged, or its content before the start kept.

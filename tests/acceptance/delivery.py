@@ -68,7 +68,7 @@ class Writer(threading.Thread):
         self.failed = 0
 
     def run(self) -> None:
-        """Write until told to end."""
+        """Write until cancelled."""
         number = 0
         with httpx.Client(base_url=self._url, timeout=30, trust_env=False) as client:
             while not self._ended.is_set():
@@ -140,10 +140,10 @@ def killed(containers: Containers, url: str, rounds: int) -> list[str]:
 def show_confinement(containers: Containers) -> None:
     """Print what each container may do."""
     for service in SERVICES:
-        told = containers.inspect(service)
-        host = told["HostConfig"]
+        described = containers.inspect(service)
+        host = described["HostConfig"]
         print(
-            f"{service}: user {told['Config']['User'] or 'root'}, read-only {host['ReadonlyRootfs']},"
+            f"{service}: user {described['Config']['User'] or 'root'}, read-only {host['ReadonlyRootfs']},"
             f" capabilities -{host['CapDrop']} +{host['CapAdd']}, {host['SecurityOpt']}"
         )
 

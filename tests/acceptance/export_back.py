@@ -84,17 +84,17 @@ async def compare(first: Place, second: Place) -> Report:
 async def _compare(first: Place, second: Place, waiting: Iterator[str], report: Report) -> None:
     for document in waiting:
         report.documents += 1
-        told = [_told(change) async for change in first.changes(document)]
-        again = [_told(change) async for change in second.changes(document)]
-        if told != again:
-            report.differing.append(f"{document}: what is told of its versions")
-        for version in range(1, max(len(told), len(again)) + 1):
+        printed = [_described(change) async for change in first.changes(document)]
+        again = [_described(change) async for change in second.changes(document)]
+        if printed != again:
+            report.differing.append(f"{document}: the description of its versions")
+        for version in range(1, max(len(printed), len(again)) + 1):
             report.versions += 1
             if await first.state(document, version) != await second.state(document, version):
                 report.differing.append(f"{document}: version {version}")
 
 
-def _told(change: Change) -> tuple[Any, ...]:
+def _described(change: Change) -> tuple[Any, ...]:
     meta = change.meta if isinstance(change.meta, dict) else {}
     # Each import notes its own file and line.
     rest = json_text.dumps({name: value for name, value in meta.items() if name != "import"})
@@ -103,9 +103,9 @@ def _told(change: Change) -> tuple[Any, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ran:
-    """A command that has ended: what it told as JSON, how long it took, and the most memory it had."""
+    """A command that has ended: the JSON that it printed, how long it took, and the most memory it had."""
 
-    told: dict[str, Any]
+    printed: dict[str, Any]
     seconds: float
     peak_bytes: int
 
@@ -119,10 +119,10 @@ def run(*arguments: str) -> Ran:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         said.seek(0)
-        told = said.read().decode()
-    assert process.returncode == 0, told
+        printed = said.read().decode()
+    assert process.returncode == 0, printed
     seconds = time.monotonic() - begun
-    return Ran(told=json.loads(told), seconds=seconds, peak_bytes=usage.ru_maxrss * 1024)
+    return Ran(printed=json.loads(printed), seconds=seconds, peak_bytes=usage.ru_maxrss * 1024)
 
 
 def export_back(file: Path, folder: Path, url: str, into: str) -> Report:
@@ -130,21 +130,23 @@ def export_back(file: Path, folder: Path, url: str, into: str) -> Report:
     first, second = f"first-{uuid4().hex[:8]}", f"second-{uuid4().hex[:8]}"
     exported = folder / "exported.jsonl.zst"
     imported = run("import", first, str(file), "--url", url)
-    _say("imported", imported, imported.told["events"], "events")
+    _say("imported", imported, imported.printed["events"], "events")
     taken = run("export", first, "--history", "--out", str(exported), "--url", url)
-    _say("exported", taken, taken.told["lines"], "lines")
-    rate = taken.told["bytes"] / 1e6 / taken.told["seconds"]
-    print(f"  {taken.told['bytes']:,} bytes of lines ({rate:,.1f} MB/s), {exported.stat().st_size:,} packed")
+    _say("exported", taken, taken.printed["lines"], "lines")
+    rate = taken.printed["bytes"] / 1e6 / taken.printed["seconds"]
+    print(
+        f"  {taken.printed['bytes']:,} bytes of lines ({rate:,.1f} MB/s), {exported.stat().st_size:,} packed"
+    )
     brought = run("import", second, str(exported), "--url", into)
-    _say("imported the export", brought, brought.told["events"], "events")
-    assert imported.told["events"] == taken.told["lines"] == brought.told["events"]
+    _say("imported the export", brought, brought.printed["events"], "events")
+    assert imported.printed["events"] == taken.printed["lines"] == brought.printed["events"]
     begun = time.monotonic()
     report = asyncio.run(_compared(url, into, first, second))
     seconds = time.monotonic() - begun
     for differing in report.differing[:20]:
         print(f"DIFFERS  {differing}")
     print(f"compared {report.versions:,} versions of {report.documents:,} documents in {seconds:.1f} s")
-    if report.versions != taken.told["lines"]:
+    if report.versions != taken.printed["lines"]:
         report.differing.append("the number of versions")
     print(f"{len(report.differing):,} differ")
     return report
@@ -156,10 +158,10 @@ async def _compared(url: str, into: str, first: str, second: str) -> Report:
 
 
 def _say(what: str, ran: Ran, count: int, unit: str) -> None:
-    rate = count / ran.told["seconds"]
+    rate = count / ran.printed["seconds"]
     peak = ran.peak_bytes / 1e6
     print(
-        f"{what}: {count:,} {unit} in {ran.told['seconds']:.1f} s ({rate:,.0f}/s), peak memory {peak:,.0f} MB"
+        f"{what}: {count:,} {unit} in {ran.printed['seconds']:.1f} s ({rate:,.0f}/s), peak memory {peak:,.0f} MB"
     )
 
 

@@ -35,15 +35,15 @@ SHOWN_MAX = 20
 
 
 def import_lines(url: str, history: Path, lines: int, path: Path) -> dict[str, Any]:
-    """Import the first lines of a history by the command, and return what it told."""
+    """Import the first lines of a history by the command, and return what it printed."""
     with path.open("wb") as file:
         for _, text in islice(LinesFile(history).lines(), lines):
             assert text is not None
             file.write(text.rstrip() + b"\n")
     done = run_refold("import", NAMESPACE, str(path), "--url", url, "--json")
     assert done.returncode == 0, done.stderr
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
+    printed: dict[str, Any] = json.loads(done.stdout)
+    return printed
 
 
 async def records_of(system: System) -> tuple[list[Record], str]:
@@ -121,8 +121,8 @@ def main() -> int:
             running_postgres(path / "postgres") as postgres,
             running_system(postgres, path / "system") as system,
         ):
-            told = import_lines(system.url, given.history, given.lines, path / "lines.jsonl")
-            print(f"{told['events']:,} events of {told['lines']:,} lines imported")
+            printed = import_lines(system.url, given.history, given.lines, path / "lines.jsonl")
+            print(f"{printed['events']:,} events of {printed['lines']:,} lines imported")
             differing = compare(system)
     for what in differing[:SHOWN_MAX]:
         print(f"differs: {what}")

@@ -34,7 +34,7 @@ from refold.store.ports import SnapshotStore
 from refold.telemetry.logging import configure
 from refold.transfer import LinesFile
 from refold.transfer.importer import BATCH_LINES_MAX
-from refold.wiring.servers import start_servers
+from refold.wiring.servers import running_servers
 from support.fold1 import open_envelope
 from support.services import Site, contents, folded_to, log_of, make_site, store_of, undisturbed
 from support.system import free_port
@@ -66,28 +66,27 @@ class Report:
     imported: dict[str, Any] = field(default_factory=dict)
     differing: list[str] = field(default_factory=list)
 
-    def expect(self, told: str, *, found: Any, expected: Any) -> None:
+    def expect(self, what: str, *, found: Any, expected: Any) -> None:
         """Note a difference."""
         if found != expected:
-            self.differing.append(f"{told}: {str(found)[:200]}, expected {str(expected)[:200]}")
+            self.differing.append(f"{what}: {str(found)[:200]}, expected {str(expected)[:200]}")
 
 
 async def soak(file: Path, folder: Path, given: argparse.Namespace) -> Report:
     """Run it all, and return what was found."""
     changes = changes_of(file)
     print(f"{len(changes):,} changes of {file.name}, {given.kills} kills of each server, seed {given.seed}")
-    servers = await start_servers(folder / "data", durability="fsync")
-    victims = Victims(servers)
-    report = Report(restart_seconds=victims.restart_seconds)
-    try:
-        site = await make_site(servers.nats, servers.postgres.dsn)
-        port = free_port()
-        async with _services(site, port, folder, given.projectors, report):
-            await _import(site, f"http://127.0.0.1:{port}", file, victims, report, given, len(changes))
-            await _check(site, changes, report)
-    finally:
-        await victims.stop()
-        servers.folder.close()
+    async with running_servers(folder / "data") as servers:
+        victims = Victims(servers)
+        report = Report(restart_seconds=victims.restart_seconds)
+        try:
+            site = await make_site(servers.nats, servers.postgres.dsn)
+            port = free_port()
+            async with _services(site, port, folder, given.projectors, report):
+                await _import(site, f"http://127.0.0.1:{port}", file, victims, report, given, len(changes))
+                await _check(site, changes, report)
+        finally:
+            await victims.stop()
     return report
 
 
@@ -109,7 +108,7 @@ async def _import(
         others += [tasks.create_task(_author(url, f"author-{it}", report)) for it in range(AUTHORS)]
         kills = _kills(given, expected_events)
         killing = tasks.create_task(_kill(site, victims, report, kills, has_ended))
-        told, _ = await process.communicate()
+        printed, _ = await process.communicate()
         has_ended.set()
         is_in_time = killing.done()
         await killing
@@ -117,7 +116,7 @@ async def _import(
             other.cancel()
     report.expect("all kills were done when the import ended", found=is_in_time, expected=True)
     report.expect("the import's exit code", found=process.returncode, expected=0)
-    report.imported = json.loads(told or b"{}") | {"seconds": round(time.monotonic() - begun, 1)}
+    report.imported = json.loads(printed or b"{}") | {"seconds": round(time.monotonic() - begun, 1)}
 
 
 def _kills(given: argparse.Namespace, expected_events: int) -> list[tuple[str, float, float]]:
@@ -182,16 +181,16 @@ async def _write_one(log: Any, number: int, report: Report) -> None:
 
 
 async def _author(url: str, name: str, report: Report) -> None:
-    """Write strictly, each on the version before, and read each back: nobody else writes here, so nothing conflicts."""
+    """Write strictly, each on the version before, and read each back: no one else writes here, so nothing conflicts."""
     async with Refold(url) as refold:
         for version in count():
             event_id, expected = f"{name}-{version}", version + 1
             put = partial(refold.put, AUTHORED, name, event_id, id=event_id, if_version=version, strict=False)
-            told: Outcome = await _patiently(put, report)
-            found = told.is_effective, told.version
-            report.authored[told.status] += 1
+            outcome: Outcome = await _patiently(put, report)
+            found = outcome.is_effective, outcome.version
+            report.authored[outcome.status] += 1
             report.expect(f"the outcome of {event_id}", found=found, expected=(True, expected))
-            get = partial(refold.get, AUTHORED, name, min_sequence=told.sequence)
+            get = partial(refold.get, AUTHORED, name, min_sequence=outcome.sequence)
             read: Document = await _patiently(get, report)
             found = read.version, read.state
             report.expect(f"what is read after {event_id}", found=found, expected=(expected, event_id))
@@ -294,18 +293,18 @@ async def _services(
     made["gateway"] = site.gateway_environment(port)
     async with AsyncExitStack() as endings:
         tasks = await endings.enter_async_context(asyncio.TaskGroup())
-        running = [tasks.create_task(_keep(name, told, folder, report)) for name, told in made.items()]
+        running = [tasks.create_task(_keep(name, given, folder, report)) for name, given in made.items()]
         for task in running:
             endings.callback(task.cancel)
         await _listening(port)
         yield
 
 
-async def _keep(name: str, told: Mapping[str, str], folder: Path, report: Report) -> None:
+async def _keep(name: str, given: Mapping[str, str], folder: Path, report: Report) -> None:
     command = (sys.executable, "-m", "refold", name.partition("-")[0])
     while True:
         with (folder / f"{name}.log").open("ab") as log:
-            process = await asyncio.create_subprocess_exec(*command, env=told, stderr=log)
+            process = await asyncio.create_subprocess_exec(*command, env=given, stderr=log)
         try:
             report.services_ended.append(f"{name}: {await process.wait()}")
         finally:
@@ -338,7 +337,7 @@ def _first_lines(file: Path, lines: int, folder: Path) -> Path:
 
 
 def main() -> int:
-    """Read the arguments, do it, tell what was found."""
+    """Read the arguments, do it, print what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path, nargs="?", default=HISTORY)
     parser.add_argument("--lines", type=int, default=0, help="only the first N; 0 = all")
@@ -353,8 +352,8 @@ def main() -> int:
     for name, seconds in report.restart_seconds.items():
         slowest = max(seconds, default=0.0)
         print(f"{name}: killed {len(seconds)} times, up again within {slowest:.1f} s")
-    told = len(report.acknowledged), report.in_doubt, report.not_sent
-    print("the writer: {:,} acknowledged, {:,} in doubt, {:,} not sent".format(*told))
+    counts = len(report.acknowledged), report.in_doubt, report.not_sent
+    print("the writer: {:,} acknowledged, {:,} in doubt, {:,} not sent".format(*counts))
     print(f"the strict authors: {dict(report.authored)}; asked again: {dict(report.unanswered)}")
     print(f"services that ended by themselves: {report.services_ended}")
     for difference in report.differing[:50]:

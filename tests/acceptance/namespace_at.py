@@ -69,7 +69,7 @@ async def compare(url: str, events: Sequence[Event], sequences: list[int], rng: 
             found = listed([item for part in parts for item in part])
             expected = prefix.listed()
             documents, answers = documents + len(expected), answers + len(parts)
-            differing += [f"sequence {sequence}: {told}" for told in differences(expected, found)]
+            differing += [f"sequence {sequence}: {line}" for line in differences(expected, found)]
     return Report(len(sequences), documents, answers, seconds, differing)
 
 
@@ -108,15 +108,15 @@ async def events_of(nats: NatsServer) -> tuple[list[Event], int]:
 
 
 def import_lines(url: str, history: Path, lines: int, path: Path) -> dict[str, Any]:
-    """Import the first lines of a history by the command, and return what it told."""
+    """Import the first lines of a history by the command, and return what it printed."""
     with path.open("wb") as file:
         for _, text in islice(LinesFile(history).lines(), lines):
             assert text is not None
             file.write(text.rstrip() + b"\n")
     done = run_refold("import", NAMESPACE, str(path), "--url", url, "--json")
     assert done.returncode == 0, done.stderr
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
+    printed: dict[str, Any] = json.loads(done.stdout)
+    return printed
 
 
 def measure(given: argparse.Namespace) -> Report:
@@ -130,10 +130,12 @@ def measure(given: argparse.Namespace) -> Report:
             running_system(postgres, path / "system") as system,
         ):
             begun = time.monotonic()
-            told = import_lines(system.url, given.history, given.lines, path / "lines.jsonl")
-            print(f"{told['events']:,} events of {told['lines']:,} lines in {time.monotonic() - begun:.1f} s")
+            printed = import_lines(system.url, given.history, given.lines, path / "lines.jsonl")
+            print(
+                f"{printed['events']:,} events of {printed['lines']:,} lines in {time.monotonic() - begun:.1f} s"
+            )
             events, last_sequence = asyncio.run(events_of(system.nats))
-            assert len(events) == told["events"], "each line that changes something is an event"
+            assert len(events) == printed["events"], "each line that changes something is an event"
             sequences = [rng.randint(0, last_sequence) for _ in range(given.sequences)]
             return asyncio.run(compare(system.url, events, sequences, rng))
 
@@ -148,8 +150,8 @@ def main() -> int:
     given = parser.parse_args()
     print(f"seed {given.seed}")
     report = measure(given)
-    for told in report.differing[:SHOWN_MAX]:
-        print(f"DIFFERS  {told}")
+    for line in report.differing[:SHOWN_MAX]:
+        print(f"DIFFERS  {line}")
     rate = report.documents / report.seconds
     print(
         f"{report.documents:,} documents compared at {report.sequences:,} sequences, {report.answers:,} answers"

@@ -118,8 +118,8 @@ def main() -> int:
     begun = time.monotonic()
     report = asyncio.run(read_back(given.url, given.namespace, changes))
     seconds = time.monotonic() - begun
-    for told in report.differing[:20]:
-        print(f"DIFFERS  {told}")
+    for line in report.differing[:20]:
+        print(f"DIFFERS  {line}")
     print(f"{report.changes:,} changes ({report.shared:,} share or precede their document's time before)")
     print(f"{report.by_version:,} equal by version, {report.by_time:,} equal by occurred time")
     print(f"{len(report.differing):,} differ; {2 * report.changes / seconds:,.0f} reads/s")

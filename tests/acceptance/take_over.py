@@ -21,7 +21,7 @@ from refold.log.jetstream import JetStreamLog
 from refold.store import SHARD_LEASE_SECONDS
 from refold.store.ports import SnapshotStore
 from refold.telemetry.logging import configure
-from refold.wiring.servers import start_servers
+from refold.wiring.servers import running_servers
 from support.services import (
     append_all,
     contents,
@@ -41,9 +41,9 @@ STOP_SECONDS_MAX = SHARD_LEASE_SECONDS + 2.0
 
 
 async def measure(times: int, folder: Path) -> dict[str, list[float]]:
-    """Take the shard away from its owner again and again, in both ways, while events are appended."""
+    """Take the shard away from its projector again and again, in both ways, while events are appended."""
     found: dict[str, list[float]] = {"killed": [], "stopped": []}
-    async with await start_servers(folder) as servers, AsyncExitStack() as endings:
+    async with running_servers(folder) as servers, AsyncExitStack() as endings:
         site = await make_site(servers.nats, servers.postgres.dsn)
         log, store = [await endings.enter_async_context(it) for it in (log_of(site), store_of(site))]
         owner = await endings.enter_async_context(projector(site))
@@ -95,7 +95,7 @@ async def _append(log: JetStreamLog) -> int:
 
 
 def main() -> int:
-    """Measure, tell, and fail where it took too long."""
+    """Measure, print, and fail if it took too long."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=5)
     given = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Four years of somebody else's changes, imported by the command: any version and any time is as its line says.
+"""Four years of real changes, imported by the command: any version and any time is as its line says.
 
 All 22,574 changes are read back by `read_back.py`, a command of its own; here a spread sample of them.
 """
@@ -43,9 +43,9 @@ def imported(tmp_path_factory):
 def test_every_change_is_an_event_and_nothing_else_is(imported):
     _, done = imported
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert (told["lines"], told["events"], told["unchanged"]) == (22_803, CHANGES, 229)
-    assert (told["present"], told["refused"]) == (0, 0)
+    printed = json.loads(done.stdout)
+    assert (printed["lines"], printed["events"], printed["unchanged"]) == (22_803, CHANGES, 229)
+    assert (printed["present"], printed["refused"]) == (0, 0)
 
 
 def test_a_spread_sample_reads_back_equal_by_version_and_by_occurred_time(imported, read_back):

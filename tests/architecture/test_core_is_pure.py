@@ -67,7 +67,7 @@ def test_the_list_of_pure_modules_is_of_the_standard_library_and_no_longer_than_
 
 
 def listed(is_strange):
-    """Name every place in the core where something strange stands."""
+    """List every place in the core with something that it must not have."""
     nodes = ((module, node) for module in CORE for node in ast.walk(module.tree))
     return "\n".join(
         f"{module.at(node)}: {ast.unparse(node)[:80]}" for module, node in nodes if is_strange(node)

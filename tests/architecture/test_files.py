@@ -78,7 +78,7 @@ def test_nothing_is_left_to_be_finished():
 
 
 def sections():
-    """Take every file of statements apart: what stands before the first name, then names and texts."""
+    """Yield each file of statements: its path, the text before the first name, and the named statements."""
     for path in sorted(SERVICES.rglob("queries*.sql")):
         preamble, *named = _NAMED.split(path.read_text(encoding="utf-8"))
         yield path.relative_to(ROOT), preamble, list(zip(named[::2], named[1::2], strict=True))
@@ -90,7 +90,7 @@ def without_comments(text):
 
 def test_every_sql_statement_is_named_once():
     for path, preamble, named in sections():
-        assert not without_comments(preamble), f"{path}: a statement stands before the first name"
+        assert not without_comments(preamble), f"{path}: a statement without a name"
         repeated = [name for name, count in Counter(name for name, _ in named).items() if count > 1]
         assert not repeated, f"{path}: {repeated}"
         for name, text in named:
@@ -124,6 +124,6 @@ def test_every_named_statement_is_used():
     assert not unused, "\n".join(unused)
 
 
-def test_sql_stands_in_sql_files():
+def test_sql_is_only_in_sql_files():
     found = [f"{where}: {text.strip()[:80]!r}" for where, text in strings() if _STATEMENT.match(text)]
     assert not found, "\n".join(found)

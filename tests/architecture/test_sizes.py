@@ -1,4 +1,4 @@
-"""Functions and modules stay small: the numbers of the house's first manner."""
+"""Functions and modules stay small: the numbers of the house rules."""
 
 from __future__ import annotations
 

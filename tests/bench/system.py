@@ -17,7 +17,7 @@ import psutil
 from bench.report import Durability
 from refold.core.errors import ChildFailed, Refused
 from refold.wiring.log import make_log
-from refold.wiring.servers import Servers, start_servers
+from refold.wiring.servers import Servers, running_servers
 from refold.wiring.settings import Settings, load
 from refold.wiring.system import running_system
 
@@ -73,7 +73,7 @@ async def bare_servers(options: Options) -> AsyncIterator[Bare]:
     """Start both servers and make the log."""
     with TemporaryDirectory(prefix=PREFIX) as name:
         folder = Path(name)
-        async with await start_servers(folder, durability=_kept(options)) as servers:
+        async with running_servers(folder, durability=_kept(options)) as servers:
             await make_log(servers.nats.url("administrator"))
             yield Bare(servers=servers, folder=folder)
 

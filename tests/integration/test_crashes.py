@@ -17,8 +17,8 @@ from support.system import free_port
 from support.up import Up, until
 
 WRITERS = 8
-TOLD = 200
-"""Outcomes that all writers together have heard when the crash comes: enough for commits that are not synced."""
+OUTCOMES = 200
+"""Outcomes that all writers together have received when the crash comes: enough for commits that are not synced."""
 ROUNDS = 3
 EVENTS = 5_000
 DOCUMENTS = 1_000
@@ -55,10 +55,10 @@ def started_without_folding(data: Path, http: str) -> tuple[Up, psutil.Process]:
 
 
 class Writers:
-    """Threads that write a document each; `told` is the version of its last outcome."""
+    """Threads that write a document each; `acknowledged` is the version of its last outcome."""
 
     def __init__(self, up: Up) -> None:
-        self.told: dict[str, int] = {}
+        self.acknowledged: dict[str, int] = {}
         self.count = 0
         self._up = up
         self._stop = threading.Event()
@@ -84,7 +84,7 @@ class Writers:
             while not self._stop.is_set():
                 response = http.put(f"/v1/n/{name}", json=1)
                 if response.status_code in (200, 201):
-                    self.told[name] = response.json()["version"]
+                    self.acknowledged[name] = response.json()["version"]
                     self.count += 1
 
 
@@ -105,11 +105,11 @@ def version_in(response: httpx.Response) -> int:
     return int(response.headers["etag"].strip('"')) if response.status_code == 200 else 0
 
 
-def behind(url: str, told: dict[str, int]) -> dict[str, tuple[int, int]]:
-    """Read every document once; return what was told and what was read of those that were read as they were before."""
+def behind(url: str, acknowledged: dict[str, int]) -> dict[str, tuple[int, int]]:
+    """Read every document once; return the acknowledged and the read version of those that were read older."""
     with client(url) as http:
-        read = {name: first_version(http, name) for name in told}
-    return {name: (version, read[name]) for name, version in told.items() if read[name] < version}
+        read = {name: first_version(http, name) for name in acknowledged}
+    return {name: (version, read[name]) for name, version in acknowledged.items() if read[name] < version}
 
 
 def kill_all(processes: list[psutil.Process]) -> None:
@@ -126,18 +126,20 @@ def test_after_a_crash_of_everything_no_first_read_is_behind_what_was_acknowledg
     for _ in range(ROUNDS):
         writers = Writers(up)
         with writers.writing():
-            until(lambda found=writers: found.count >= TOLD)
+            until(lambda found=writers: found.count >= OUTCOMES)
             kill_all([psutil.Process(up.process.pid), *up.children()])
             up.process.wait()
         up, projector = started_without_folding(data, http)
         with client(url) as asking:
             until(lambda asking=asking: _is_alive(asking))
-            early = {name: asking.get(f"/v1/n/{name}") for name in writers.told}
+            early = {name: asking.get(f"/v1/n/{name}") for name in writers.acknowledged}
         # Where the crash took nothing, the projection is complete as it is.
         answered = {name: version_in(answer) for name, answer in early.items() if answer.status_code != 503}
-        assert {name: version for name, version in answered.items() if version < writers.told[name]} == {}
+        assert {
+            name: version for name, version in answered.items() if version < writers.acknowledged[name]
+        } == {}
         projector.send_signal(signal.SIGCONT)
-        assert behind(url, writers.told) == {}
+        assert behind(url, writers.acknowledged) == {}
         until(lambda found=up: "ready" in found.said())
     assert up.stop() == 0
 
@@ -148,10 +150,10 @@ def test_after_a_crash_of_postgres_alone_a_living_gateway_never_reads_back_in_ti
         writers = Writers(up)
         gateway = up.child("gateway").pid
         with writers.writing():
-            until(lambda found=writers: found.count >= TOLD)
+            until(lambda found=writers: found.count >= OUTCOMES)
             server = up.child("postgres")
             kill_all([server, *server.children(recursive=True)])
-            assert behind(up.url, dict(writers.told)) == {}
+            assert behind(up.url, dict(writers.acknowledged)) == {}
         assert up.child("gateway").pid == gateway
     assert up.stop() == 0
 
@@ -168,7 +170,7 @@ def test_after_the_database_was_lost_up_says_what_it_waits_for_and_is_ready_when
     shutil.rmtree(up.data / "postgres")
     up, projector = started_without_folding(data, "127.0.0.1:0")
     until(lambda: "waiting" in up.said())
-    assert f"waiting    projection is being folded: 0 of {EVENTS + 1:,} events" in up.said()
+    assert f"the projection is being folded: 0 of {EVENTS + 1:,} events" in up.said()
     assert not (up.data / "endpoints.json").exists()
     projector.send_signal(signal.SIGCONT)
     until(lambda: "ready" in up.said())

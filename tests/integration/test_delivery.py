@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from refold.embedded.nats import NATS_USERS, nats_program
-from refold.embedded.postgres import postgres_program
+from refold.embedded.postgres import postgres_install
 from refold.wiring.settings import Settings, load
 from support.delivered import INFRA, TOP, variables
 
@@ -61,7 +61,7 @@ def test_a_container_is_confined_watched_and_started_again(name: str) -> None:
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     for port in service.get("ports", []):
-        assert re.fullmatch(r"\$\{[A-Z_]+:-127\.0\.0\.1:\d+\}:\d+", port), "loopback unless told"
+        assert re.fullmatch(r"\$\{[A-Z_]+:-127\.0\.0\.1:\d+\}:\d+", port), "loopback by default"
 
 
 def test_the_servers_are_those_that_are_tested_with() -> None:
@@ -114,15 +114,15 @@ def test_no_secret_stands_in_what_is_committed() -> None:
 
 @pytest.mark.parametrize("kind", ["", ".cluster"], ids=["one", "cluster"])
 @pytest.mark.parametrize("name", ["projector", "gateway"])
-def test_a_service_understands_what_it_is_told(
+def test_a_service_understands_its_settings(
     monkeypatch: pytest.MonkeyPatch, secrets: Path, name: str, kind: str
 ) -> None:
-    told = read_variables(secrets / f"{name}.env")
-    told |= read_variables(secrets / f"{name}.cluster.env") if kind else {}
-    told |= services()[name]["environment"]
-    told |= services()[f"{name} (cluster)"].get("environment", {}) if kind else {}
-    assert set(told) <= KNOWN
-    for variable, value in told.items():
+    given = read_variables(secrets / f"{name}.env")
+    given |= read_variables(secrets / f"{name}.cluster.env") if kind else {}
+    given |= services()[name]["environment"]
+    given |= services()[f"{name} (cluster)"].get("environment", {}) if kind else {}
+    assert set(given) <= KNOWN
+    for variable, value in given.items():
         monkeypatch.setenv(variable, value)
     settings = load()
     users = re.findall(r"nats://(\w+):", settings.required("nats_url"))
@@ -133,12 +133,12 @@ def test_a_service_understands_what_it_is_told(
 
 @pytest.mark.parametrize("configuration", NATS_CONFIGURATIONS)
 def test_the_broker_takes_the_configuration_with_these_secrets(secrets: Path, configuration: str) -> None:
-    told = read_variables(secrets / "nats.env") | read_variables(secrets / "nats.cluster.env")
-    known = {**os.environ, **variables(), **told, "NATS_SERVER_NAME": "nats-1"}
+    given = read_variables(secrets / "nats.env") | read_variables(secrets / "nats.cluster.env")
+    known = {**os.environ, **variables(), **given, "NATS_SERVER_NAME": "nats-1"}
     command = [nats_program(), "-t", "-c", INFRA / "nats" / configuration]
     done = subprocess.run(command, env=known, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    # A variable that nobody sets is an error, not an empty password.
+    # A variable that is not set is an error, not an empty password.
     del known["NATS_AUTHOR_PASSWORD"]
     assert subprocess.run(command, env=known, capture_output=True, check=False).returncode == 1
 
@@ -169,7 +169,7 @@ def test_permissions_stand_once() -> None:
 def test_the_database_takes_its_settings(tmp_path: Path) -> None:
     place = ["-D", tmp_path, "-c", f"config_file={INFRA / 'postgres' / 'refold.conf'}"]
     for name, value in {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}.items():
-        command = [postgres_program("postgres"), "-C", name, *place]
+        command = [postgres_install() / "bin" / "postgres", "-C", name, *place]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.stdout.strip() == value, done.stderr
 

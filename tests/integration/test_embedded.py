@@ -27,14 +27,14 @@ from nats.aio.client import Client
 from refold.core.errors import ChildFailed, DataFolderInUse, EmbeddedError, PortTaken
 from refold.embedded import folder as folder_module
 from refold.embedded import postgres as postgres_module
+from refold.embedded.files import write_endpoints
 from refold.embedded.folder import open_folder
 from refold.embedded.nats import NatsServer, NatsUser, inbox_prefix, start_nats
 from refold.embedded.postgres import PostgresServer, can_run, reachable_postgres, start_postgres
 from refold.embedded.process import Identity, pause
-from refold.wiring.servers import Servers, start_servers
+from refold.wiring.servers import Servers, running_servers
 
 WAIT_SECONDS = 30
-LOG_BYTES_MAX = 1024**3
 STREAM = {
     "name": "STATE",
     "subjects": ["state.*.*"],
@@ -43,19 +43,19 @@ STREAM = {
     "deny_purge": True,
 }
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as somebody else")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
 
 RUN = """
 import asyncio, json, sys
 from pathlib import Path
 from refold.embedded import process
-from refold.wiring.servers import start_servers
+from refold.wiring.servers import running_servers
 
 async def main():
     process.ends_with_parent = sys.argv[2] != "0"
-    servers = await start_servers(Path(sys.argv[1]), durability="os")
-    print(json.dumps([servers.nats.child.pid, servers.postgres.child.pid]), flush=True)
-    await asyncio.Event().wait()
+    async with running_servers(Path(sys.argv[1]), durability="os") as servers:
+        print(json.dumps([servers.nats.child.pid, servers.postgres.child.pid]), flush=True)
+        await asyncio.Event().wait()
 
 asyncio.run(main())
 """
@@ -63,7 +63,7 @@ asyncio.run(main())
 
 @pytest.fixture
 async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
-    async with await start_servers(tmp_path / "data", durability="os") as started:
+    async with running_servers(tmp_path / "data", durability="os") as started:
         yield started
 
 
@@ -80,22 +80,22 @@ async def test_both_servers_answer_once_they_are_started(servers: Servers) -> No
 
 
 async def test_stopping_ends_both_and_frees_the_folder(tmp_path: Path) -> None:
-    servers = await start_servers(tmp_path, durability="os")
-    pids = [servers.nats.child.pid, servers.postgres.child.pid]
-    await servers.stop()
+    async with running_servers(tmp_path, durability="os") as servers:
+        pids = [servers.nats.child.pid, servers.postgres.child.pid]
     assert [servers.nats.child.exit_code, servers.postgres.child.exit_code] == [0, 0]
     assert all(gone(pid) for pid in pids)
     (await open_folder(tmp_path)).close()
 
 
 async def test_secrets_are_for_their_owner_alone(servers: Servers) -> None:
-    servers.write_endpoints(http="http://127.0.0.1:1", probe="http://127.0.0.1:2")
     folder = servers.folder.path
+    addresses = {"http": "http://127.0.0.1:1", "probe": "http://127.0.0.1:2", **servers.addresses}
+    write_endpoints(folder, addresses)
     for name in ("secrets.json", "endpoints.json", "nats/nats.conf", "children.json"):
         assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600, name
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    told = json.loads((folder / "endpoints.json").read_text())
-    assert told == {
+    written = json.loads((folder / "endpoints.json").read_text())
+    assert written == {
         "http": "http://127.0.0.1:1",
         "probe": "http://127.0.0.1:2",
         "nats": servers.nats.address,
@@ -106,14 +106,14 @@ async def test_secrets_are_for_their_owner_alone(servers: Servers) -> None:
 
 
 async def test_data_survive_a_restart(tmp_path: Path) -> None:
-    async with await start_servers(tmp_path) as servers:
+    async with running_servers(tmp_path) as servers:
         async with connected(servers.nats, "administrator") as client:
             await make_stream(client)
         async with connected(servers.nats) as client:
             await client.jetstream().publish("state.a.b", b"{}")
         await select(servers.postgres, "CREATE TABLE kept AS SELECT 7 AS number")
         passwords = dict(servers.folder.passwords)
-    async with await start_servers(tmp_path) as servers:
+    async with running_servers(tmp_path) as servers:
         assert servers.folder.passwords == passwords
         async with connected(servers.nats, "projector") as client:
             state = await ask(client, "$JS.API.STREAM.INFO.STATE")
@@ -134,7 +134,7 @@ async def test_servers_that_a_killed_run_left_are_ended_by_the_next_start(tmp_pa
         parent.kill()
         parent.wait()
         assert not any(gone(pid) for pid in pids)
-        async with await start_servers(tmp_path, durability="os") as servers:
+        async with running_servers(tmp_path, durability="os") as servers:
             assert all(gone(pid) for pid in pids)
             assert await select(servers.postgres, "SELECT 1") == 1
 
@@ -157,7 +157,8 @@ async def test_a_process_that_only_has_the_recorded_pid_is_spared(
 async def test_a_second_start_on_the_same_folder_is_refused_and_names_the_process(tmp_path: Path) -> None:
     with await open_folder(tmp_path):
         with pytest.raises(DataFolderInUse) as refused:
-            await start_servers(tmp_path)
+            async with running_servers(tmp_path):
+                pass
         assert refused.value.facts["pid"] == os.getpid()
         assert str(os.getpid()) in str(refused.value)
     (await open_folder(tmp_path)).close()
@@ -169,7 +170,8 @@ async def test_a_taken_port_is_named_and_nothing_is_left_running(tmp_path: Path,
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(PortTaken) as refused:
-            await start_servers(tmp_path, durability="os", **{which: port})
+            async with running_servers(tmp_path, durability="os", **{which: port}):
+                pass
     assert refused.value.facts["port"] == port
     assert set(psutil.Process().children()) <= before
     (await open_folder(tmp_path)).close()
@@ -179,7 +181,7 @@ async def test_a_taken_port_is_named_and_nothing_is_left_running(tmp_path: Path,
 async def test_root_needs_no_right_for_others_on_the_folders_above(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    async with await start_servers(closed / "data", durability="os") as servers:
+    async with running_servers(closed / "data", durability="os") as servers:
         assert psutil.Process(servers.postgres.child.pid).uids().effective != 0
         assert await select(servers.postgres, "SELECT count(*) FROM generate_series(1, 3)") == 3
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
@@ -205,10 +207,12 @@ async def test_programs_that_the_other_user_cannot_reach_are_copied_once(
     assert (reachable_postgres(Identity(uid=65534, gid=65534)) / "bin" / "mark").exists()
 
 
+@as_root
 def test_a_program_below_a_closed_folder_is_not_for_others(reachable_folder: Path) -> None:
     program = reachable_folder / "closed" / "program"
     program.parent.mkdir()
-    program.touch(mode=0o755)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
     stranger = Identity(uid=65534, gid=65534)
     assert can_run(program, stranger)
     program.parent.chmod(0o700)
@@ -292,9 +296,12 @@ async def test_damaged_passwords_are_named_with_what_mends_them(tmp_path: Path) 
     assert raised.value.facts["path"] == str(secrets_file)
 
 
-async def test_a_log_without_room_refuses_at_once_and_keeps_what_it_has(tmp_path: Path) -> None:
+async def test_a_log_without_room_refuses_at_once_and_keeps_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("refold.embedded.nats.room_bytes", lambda _: 100_000)
     with await open_folder(tmp_path) as folder:
-        server = await start_nats(folder, sync="os", file_bytes_max=100_000)
+        server = await start_nats(folder, sync="os")
         async with connected(server, "administrator") as client:
             await make_stream(client)
             answers = [await ask(client, "state.a.b", os.urandom(80_000)) for _ in range(5)]
@@ -392,7 +399,7 @@ def sleeping(*held: int, user: int | None = None) -> Iterator[subprocess.Popen[b
 
 
 def gone(pid: int) -> bool:
-    """Say whether a process has ended; not everywhere does somebody bury orphans."""
+    """Return whether a process has ended; in some containers nothing reaps orphans."""
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -400,7 +407,7 @@ def gone(pid: int) -> bool:
 
 
 async def until(seen: Callable[[], bool]) -> None:
-    """Wait for it, but not for ever."""
+    """Wait until something holds, with a deadline."""
     async with asyncio.timeout(WAIT_SECONDS):
         while not seen():
             await pause()

@@ -21,7 +21,7 @@ from refold.wiring.settings import environment_without
 from support.http import Api
 from support.proxy import Proxy
 from support.servers import complete
-from support.system import LOG_BYTES_MAX, Service, free_port, start_service, wait_ready
+from support.system import Service, free_port, start_service, wait_ready
 
 WAIT_SECONDS = 30
 LOOK_SECONDS = 0.01
@@ -33,7 +33,7 @@ class Site:
     def __init__(self, folder: DataFolder, dsn: str) -> None:
         self._folder = folder
         self._dsn = dsn
-        self.nats = complete(start_nats(folder, sync="os", file_bytes_max=LOG_BYTES_MAX))
+        self.nats = complete(start_nats(folder, sync="os"))
         complete(make_log(self.nats.url("administrator")))
         self.http_port = free_port()
         self.to_broker = Proxy(self.nats.host, self.nats.port)
@@ -71,7 +71,7 @@ class Site:
         """
         self.nats.child.kill()
         port = self.nats.port
-        self.nats = await start_nats(self._folder, port=port, sync="os", file_bytes_max=LOG_BYTES_MAX)
+        self.nats = await start_nats(self._folder, port=port, sync="os")
 
     def ready(self) -> None:
         """Wait until everything can be reached."""

@@ -236,10 +236,11 @@ async def test_batches_are_used_again_once_the_broker_accepts_them(broker: Broke
     assert isinstance(answer, list)
 
 
-async def test_a_broker_without_space_refuses_at_once(tmp_path: Path) -> None:
+async def test_a_broker_without_space_refuses_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("refold.embedded.nats.room_bytes", lambda _: 200_000)
     async with running_broker(tmp_path) as broker:
-        await broker.server.stop()
-        await broker.start(file_bytes_max=200_000)
         await broker.make_log()
         log = await broker.open_log("gateway")
         stored = 0

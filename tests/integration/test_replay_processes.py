@@ -35,20 +35,24 @@ def settings(site):
     return load(nats_url=site.nats.url("projector"), postgres_url=site.dsn)
 
 
+def anew(settings):
+    return settings.model_copy(update={"postgres_schema": "anew"})
+
+
 async def test_all_shards_together_are_an_undisturbed_replay(site, settings):
     async with log_of(site) as log:
         last = await append_all(log, list(_events(2_000)))
         store = await PostgresStore.open(site.dsn, schema="anew")
         await store.bind(site.log_id)
         shards = shards_of(first_checkpoints(site.log_id), 2)
-        await replay_in_processes(settings, "anew", shards, last)
+        await replay_in_processes(anew(settings), shards, last)
         assert {checkpoint.read_sequence for checkpoint in await store.checkpoints()} == {last}
         assert await contents(store, NAMES) == await contents(await undisturbed(site), NAMES)
         await store.close()
-    told = []
-    listener = Listener(difference=told.append, progress=lambda _: None)
-    await run_verify(settings.model_copy(update={"postgres_schema": "anew"}), listener, Scope())
-    assert told == []
+    found = []
+    listener = Listener(difference=found.append, progress=lambda _: None)
+    await run_verify(anew(settings), listener, Scope())
+    assert found == []
 
 
 async def test_a_shard_that_fails_ends_the_others_with_its_reason(site, settings):
@@ -62,8 +66,8 @@ async def test_a_shard_that_fails_ends_the_others_with_its_reason(site, settings
         endings.push_async_callback(other.close)
         assert await other.acquire_lease()
         with pytest.raises(ChildFailed, match="fence_lost"):
-            # No event ever comes there: the free shard would wait for ever.
-            await replay_in_processes(settings, "anew", [free, taken], 10_000)
+            # No event ever comes there: the free shard would wait without end.
+            await replay_in_processes(anew(settings), [free, taken], 10_000)
         # Its process is gone, and with it its lock.
         again = await PostgresStore.open(site.dsn, schema="anew", shard=free.name)
         endings.push_async_callback(again.close)

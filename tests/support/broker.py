@@ -23,7 +23,6 @@ from refold.log.jetstream.stream import create_log
 
 LOG_ID = "0123456789abcdef"
 WAIT_SECONDS = 20
-_LOG_BYTES_MAX = 16 * 1024**3
 
 
 class Broker:
@@ -36,11 +35,9 @@ class Broker:
         self.server: NatsServer
         self.port = 0
 
-    async def start(self, *, file_bytes_max: int = _LOG_BYTES_MAX) -> None:
+    async def start(self) -> None:
         """Start it, on the same port as before."""
-        self.server = await start_nats(
-            self._folder, port=self.port, sync=self._sync, file_bytes_max=file_bytes_max
-        )
+        self.server = await start_nats(self._folder, port=self.port, sync=self._sync)
         self.port = self.server.port
 
     async def restart_with(self, configuration: str) -> None:

@@ -22,7 +22,6 @@ from refold.embedded.postgres import DATABASE, PostgresServer, start_postgres
 T = TypeVar("T")
 
 _THROWN_AWAY = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "64MB"}
-_LOG_BYTES_MAX = 16 * 1024**3
 _numbers = count(1)
 
 
@@ -85,7 +84,7 @@ def postgres_dsn(postgres_server: PostgresServer) -> Iterator[str]:
 
 def _nats(path: Path, sync: Durability) -> Iterator[NatsServer]:
     with complete(open_folder(path)) as folder:
-        server = complete(start_nats(folder, sync=sync, file_bytes_max=_LOG_BYTES_MAX))
+        server = complete(start_nats(folder, sync=sync))
         try:
             yield server
         finally:

@@ -30,7 +30,6 @@ from refold.wiring.settings import environment_without, handed_on, load
 from support.servers import complete
 
 READY_SECONDS = 60
-LOG_BYTES_MAX = 16 * 1024**3
 _numbers = count(1)
 
 
@@ -78,7 +77,7 @@ def running_system(postgres_server: PostgresServer, path: Path, **settings: obje
     dsn = postgres_server.dsn.removesuffix(DATABASE) + database
     with ExitStack() as endings:
         folder = endings.enter_context(complete(open_folder(path)))
-        nats = complete(start_nats(folder, sync="os", file_bytes_max=LOG_BYTES_MAX))
+        nats = complete(start_nats(folder, sync="os"))
         endings.callback(lambda: complete(nats.stop()))
         complete(make_log(nats.url("administrator")))
         port = free_port()

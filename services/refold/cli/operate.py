@@ -49,7 +49,7 @@ def config(
     A running system has the settings that it was started with: --running prints them.
     """
     if is_running:
-        from refold.wiring.endpoints import running_settings
+        from refold.embedded.files import running_settings
 
         folder = data or DEFAULT_DATA
         rows, whose = running_settings(folder), f"the system that runs on {folder}"
@@ -74,12 +74,12 @@ def psql(
     import os
     from urllib.parse import urlsplit
 
-    from refold.embedded.postgres import postgres_program
+    from refold.embedded.postgres import postgres_install
     from refold.wiring.settings import environment_without
 
     url = urlsplit(_postgres_url(System(data=data)))
     address = url._replace(netloc=f"{url.username}@{url.hostname}:{url.port}").geturl()
-    program = str(postgres_program("psql"))
+    program = str(postgres_install() / "bin" / "psql")
     # In the environment, because everyone can read a process's arguments.
     environment = environment_without() | {"PGPASSWORD": url.password or ""}
     os.execve(program, [program, address, *(arguments or [])], environment)  # noqa: S606 - psql takes over.

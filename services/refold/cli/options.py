@@ -133,7 +133,7 @@ class System:
 
     def endpoints(self) -> dict[str, Any]:
         """Return the addresses that the data folder's `refold up` wrote; none if it does not run."""
-        from refold.wiring.endpoints import read_endpoints
+        from refold.embedded.files import read_endpoints
 
         return read_endpoints(self.data or DEFAULT_DATA)
 

@@ -1,4 +1,4 @@
-"""The data folder: its locks, passwords, ports, endpoints and children. Used by `refold.embedded` and `refold.wiring`.
+"""The data folder: its locks, passwords and children. Used by `refold.embedded` and `refold.wiring`.
 
 Two locks: `lock` is held by the one process that may use the folder, `servers.lock` by its servers as long as any of
 them runs. So it is certain whether a killed run has left servers behind, and these are ended before anything else
@@ -13,7 +13,7 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Self
@@ -22,18 +22,14 @@ import orjson
 import psutil
 
 from refold.core.errors import DataFolderInUse, EmbeddedError
+from refold.embedded.files import LOCK, SECRETS, read_passwords, remove_endpoints, write_json
 from refold.embedded.process import STOP_SECONDS, Command, Process, pause
 
 USERS: Final = ("administrator", "projector", "reply", "gateway", "author", "postgres")
 """The users of nats.conf.template, and PostgreSQL's only user."""
 
-ENDPOINTS: Final = "endpoints.json"
-RUNNING_SETTINGS: Final = "settings.json"
-_LOCK: Final = "lock"
 _LOG_MARKER: Final = "log.json"
 _SERVERS_LOCK: Final = "servers.lock"
-_SECRETS: Final = "secrets.json"
-_PORTS: Final = "ports.json"
 _CHILDREN: Final = "children.json"
 _PASSWORD_BYTES: Final = 32
 _CLOCK_SECONDS: Final = 2
@@ -46,45 +42,29 @@ _LOCK_PAUSE_SECONDS: Final = 0.02
 class DataFolder:
     """A data folder that this process holds until `close`."""
 
-    def __init__(self, path: Path, *, lock: int, servers_lock: int) -> None:
-        """Take over the two locks' file descriptors (see `open_folder`)."""
+    def __init__(self, path: Path, *, locks: list[int]) -> None:
+        """Take over the file descriptors of the folder's and the servers' lock (see `open_folder`)."""
         self.path = path
         self.passwords = _passwords(path)
-        self._locks = [lock, servers_lock]
-        self._children: dict[str, Process] = {}
+        self._locks = locks
+        self._children: dict[str, dict[str, Any]] = {}
 
     def start(self, command: Command) -> Process:
         """Start a child that holds the servers' lock, and record it."""
         child = Process(command, held=self._locks[1:])
-        self._children[command.name] = child
         try:
-            rows = [{"name": name, "pid": c.pid, "started": c.started} for name, c in self._children.items()]
-            write_private(self.path / _CHILDREN, _json(rows))
+            started = psutil.Process(child.pid).create_time()
+            self._children[command.name] = {"name": command.name, "pid": child.pid, "started": started}
+            write_json(self.path / _CHILDREN, list(self._children.values()))
         except BaseException:
             child.kill()
             raise
         return child
 
-    def last_port(self, server: str) -> int | None:
-        """Return the port that a server had at its last start."""
-        with suppress(OSError, ValueError, LookupError, TypeError):
-            return int(orjson.loads((self.path / _PORTS).read_bytes())[server])
-        return None
-
-    def keep_port(self, server: str, port: int) -> None:
-        """Remember a server's port for its next start."""
-        write_private(self.path / _PORTS, _json({server: port}))
-
-    def write_endpoints(self, endpoints: Mapping[str, str], settings: Sequence[Mapping[str, str]]) -> None:
-        """Write where everything is, and the settings in force; for the owner alone, as addresses hold passwords."""
-        write_private(self.path / RUNNING_SETTINGS, _json({"settings": settings}))
-        write_private(self.path / ENDPOINTS, _json(dict(endpoints)))
-
     def close(self) -> None:
-        """Release the folder, after its children have ended."""
-        if not self._locks:
-            return
-        remove_endpoints(self.path)
+        """Release the folder, after its children have ended; a second call does nothing."""
+        if self._locks:
+            remove_endpoints(self.path)
         while self._locks:
             os.close(self._locks.pop())
 
@@ -118,7 +98,7 @@ class FolderMarker:
 
     async def write(self, log_id: str) -> None:
         """Remember the log that was created in this folder."""
-        write_private(self._path, _json({"log_id": log_id}))
+        write_json(self._path, {"log_id": log_id})
 
     async def forget(self) -> None:
         """Forget the log, because it is lost."""
@@ -130,53 +110,17 @@ async def open_folder(path: Path) -> DataFolder:
 
     Raises `DataFolderInUse`, `EmbeddedError`.
     """
-    path, lock = _lock_folder(path)
+    path, lock = _lock(path)
+    held = [lock]
     try:
         remove_endpoints(path)
-        servers_lock = await _lock_servers(path)
-        return DataFolder(path, lock=lock, servers_lock=servers_lock)
+        held.append(os.open(path / _SERVERS_LOCK, os.O_RDWR | os.O_CREAT, 0o600))
+        await _end_orphans(held[1], path)
+        return DataFolder(path, locks=held)
     except BaseException:
-        os.close(lock)
+        for file in held:
+            os.close(file)
         raise
-
-
-def remove_endpoints(path: Path) -> None:
-    """Remove what says where the system is."""
-    for name in (ENDPOINTS, RUNNING_SETTINGS):
-        (path / name).unlink(missing_ok=True)
-
-
-def read_passwords(path: Path) -> dict[str, str]:
-    """Return a data folder's passwords by user; empty if it has none. Raises `EmbeddedError` if they are unreadable."""
-    secrets_file = path / _SECRETS
-    if not secrets_file.exists():
-        return {}
-    try:
-        return {
-            str(user): str(password) for user, password in orjson.loads(secrets_file.read_bytes()).items()
-        }
-    except (OSError, ValueError, AttributeError) as error:
-        message = (
-            "the file with the passwords cannot be read: restore it, or move it and the folder `postgres` away; "
-            "the projection is then made anew from the log"
-        )
-        raise EmbeddedError(message, path=str(secrets_file), reason=str(error)) from error
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner may read, whole or not at all."""
-    making = path.with_name(path.name + ".new")
-    making.unlink(missing_ok=True)
-    file = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(file, "wb") as opened:
-        opened.write(content)
-        opened.flush()
-        os.fsync(file)
-    making.replace(path)
-
-
-def _json(content: Any) -> bytes:
-    return orjson.dumps(content, option=orjson.OPT_INDENT_2)
 
 
 def _passwords(path: Path) -> dict[str, str]:
@@ -184,33 +128,27 @@ def _passwords(path: Path) -> dict[str, str]:
     missing = [user for user in USERS if user not in known]
     if missing:
         known |= {user: secrets.token_urlsafe(_PASSWORD_BYTES) for user in missing}
-        write_private(path / _SECRETS, _json(known))
+        write_json(path / SECRETS, known)
     return known
 
 
-def _lock_folder(path: Path) -> tuple[Path, int]:
-    path = path.absolute()
+def _lock(path: Path) -> tuple[Path, int]:
+    folder = path.absolute()
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return path, _lock(path / _LOCK)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise EmbeddedError(f"the data folder cannot be used: {error}", folder=str(path)) from error
-
-
-def _lock(path: Path) -> int:
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        raise EmbeddedError(f"the data folder cannot be used: {error}", folder=str(folder)) from error
     for _ in range(_LOCK_ATTEMPTS_MAX):
         if _is_locked(file):
-            break
+            os.truncate(file, 0)
+            os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+            return folder, file
         time.sleep(_LOCK_PAUSE_SECONDS)
-    else:
-        holder = os.pread(file, 32, 0).decode().strip()
-        os.close(file)
-        message = f"process {holder or 'unknown'} uses this data folder"
-        raise DataFolderInUse(message, folder=str(path.parent), pid=int(holder or 0))
-    os.truncate(file, 0)
-    os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
-    return file
+    holder = os.pread(file, 32, 0).decode().strip()
+    os.close(file)
+    message = f"process {holder or 'unknown'} uses this data folder"
+    raise DataFolderInUse(message, folder=str(folder), pid=int(holder or 0))
 
 
 def _is_locked(file: int) -> bool:
@@ -220,17 +158,6 @@ def _is_locked(file: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-async def _lock_servers(folder: Path) -> int:
-    """Lock the servers' lock, ending the processes that still hold it; return its file descriptor."""
-    file = os.open(folder / _SERVERS_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        await _end_orphans(file, folder)
-    except BaseException:
-        os.close(file)
-        raise
-    return file
 
 
 async def _end_orphans(file: int, folder: Path) -> None:

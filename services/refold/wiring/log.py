@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from refold.core.errors import LogDiffers, LogError, LogHole, LogMissing, StoreDamaged, StoreError
 from refold.embedded.folder import FolderMarker
-from refold.embedded.log_files import kept_folders
+from refold.embedded.log_files import kept_folders, put_streams_aside, stored_blocks
 from refold.embedded.nats import NATS_USERS, NatsServer, inbox_prefix
 from refold.history.log_integrity import check_documents, check_log
 from refold.log.jetstream import JetStreamLog
@@ -96,7 +96,7 @@ async def make_embedded_log(servers: Servers, schema: str) -> str:
     nats, dsn = servers.nats, servers.postgres.dsn
 
     async def traces() -> list[str]:
-        return [*await projection_traces(dsn, schema), *nats.stored_blocks()]
+        return [*await projection_traces(dsn, schema), *stored_blocks(nats.home)]
 
     try:
         marker = FolderMarker(servers.folder.path)
@@ -116,9 +116,9 @@ async def make_embedded_log(servers: Servers, schema: str) -> str:
 def _with_findings(error: LogError, nats: NatsServer) -> LogError:
     """Add what is on disk, what nats-server logged about it, and what was kept."""
     message, losses = str(error), "\n".join(nats.losses)
-    earlier = [kept for kept in kept_folders(nats.child.command.folder) if str(kept) not in losses]
+    earlier = [kept for kept in kept_folders(nats.home) if str(kept) not in losses]
     found = [
-        *(line for line in nats.stored_blocks() if line not in message),
+        *(line for line in stored_blocks(nats.home) if line not in message),
         *(f"nats-server says: {line}" for line in nats.complaints()),
         *nats.losses,
         *(f"kept from an earlier start: {kept}" for kept in earlier),
@@ -210,7 +210,7 @@ async def _create(
 async def _forget_embedded(servers: Servers, schema: str) -> list[str]:
     marker = FolderMarker(servers.folder.path)
     kept = await _forget(servers.nats.url("administrator"), servers.postgres.dsn, schema, marker)
-    return [*kept, *map(str, servers.nats.put_streams_aside())]
+    return [*kept, *map(str, put_streams_aside(servers.nats.home))]
 
 
 async def _forget(url: str, dsn: str, schema: str, marker: LogMarker | None) -> list[str]:

@@ -1,8 +1,7 @@
-"""Run one service in this process: its settings, its log lines, its event loop, its HTTP server.
+"""Run one service in this process, or start one as a child: its settings, log lines, event loop, ports and HTTP server.
 
-Used by the commands and by the compositions of gateway and projector. `python -m refold.wiring.service NAME` runs a
-service as a child of `refold up`; its settings are handed to it on stdin in one line of JSON, else its environment
-holds them.
+Used by the commands and by the compositions of gateway, projector and replay. `python -m refold.wiring.service NAME`
+runs a service as a child; its settings come by `hand_work`, or from its environment if nothing is handed to it.
 """
 
 from __future__ import annotations
@@ -15,8 +14,11 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 import uvloop
 from granian._granian import ListenerSpec
@@ -26,9 +28,13 @@ from granian.server.embed import Server
 
 from refold.core import json_text
 from refold.core.errors import RefoldError
+from refold.embedded.process import LOOPBACK, Command, Process, choose_port
 from refold.gateway import IDLE_SECONDS
+from refold.log.jetstream import JetStreamLog
+from refold.store.postgres import PostgresStore
 from refold.telemetry.logging import configure, get_logger
-from refold.wiring.settings import Settings, load, unknown_variables
+from refold.wiring.log import open_log
+from refold.wiring.settings import Settings, environment_without, load, split_address, unknown_variables
 
 COLLECT_AFTER: Final = (50_000, 20, 100)
 """Objects made before the youngest generation is searched for garbage, and generations before the older ones are."""
@@ -52,7 +58,61 @@ UNSENT_SECONDS: Final = 60
 STOP_SECONDS: Final = 20.0
 """Requests that have not ended this long after the stop signal are abandoned."""
 
+ANYWHERE: Final = frozenset({"0.0.0.0", "::"})
+
 Result = TypeVar("Result")
+
+
+class Listener(NamedTuple):
+    """Where a service listens."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def choose(cls, setting: str) -> Self:
+        """Read HOST:PORT; port 0 is any free one. Raises `PortTaken`."""
+        host, port = split_address(setting)
+        return cls(host, choose_port(host, port))
+
+    @property
+    def address(self) -> str:
+        """The setting that chooses this port."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def reachable(self) -> Listener:
+        """The address by which it is reached from this machine."""
+        return Listener(LOOPBACK, self.port) if self.host in ANYWHERE else self
+
+
+def start_process(name: str) -> Process:
+    """Start a service as a child; it loads its code, then waits for `hand_work`."""
+    return Process(
+        Command(
+            name=name,
+            arguments=(sys.executable, "-m", "refold.wiring.service", name),
+            environment=environment_without(),
+            stop_signal=signal.SIGTERM,
+        )
+    )
+
+
+def hand_work(process: Process, log: Path, settings: Mapping[str, object], **arguments: object) -> None:
+    """Hand a child its settings and the other arguments of its `run`, by a pipe: process arguments are public."""
+    process.hand(json_text.dumps({"settings": dict(settings), "arguments": arguments}) + b"\n", log)
+
+
+def main() -> None:
+    """Run the service that is named."""
+    name = sys.argv[1]
+    run = importlib.import_module(f"refold.wiring.{name}").run
+    handed = json_text.loads(sys.stdin.buffer.readline() or b"{}")
+    try:
+        start(name, partial(run, **handed.get("arguments", {})), **handed.get("settings", {}))
+    except RefoldError:
+        # Its last log line is the reason.
+        sys.exit(1)
 
 
 def start(service: str, run: Callable[[Settings], Coroutine[Any, Any, None]], **flags: Any) -> None:
@@ -63,8 +123,7 @@ def start(service: str, run: Callable[[Settings], Coroutine[Any, Any, None]], **
     for name in unknown_variables():
         log.warning("variable_unknown", variable=name)
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run(settings))
+        uvloop.run(run(settings))
     except RefoldError as error:
         # An error of the environment: code and facts, without our stack.
         log.critical("service_ended", code=error.code, error=str(error))
@@ -75,11 +134,24 @@ def start(service: str, run: Callable[[Settings], Coroutine[Any, Any, None]], **
         sys.exit(1)
 
 
+@asynccontextmanager
+async def opened(
+    settings: Settings, name: str, **options: Any
+) -> AsyncIterator[tuple[JetStreamLog, PostgresStore]]:
+    """Open log and projection; `options` are those of `PostgresStore.open`."""
+    async with AsyncExitStack() as endings:
+        log = await open_log(settings.required("nats_url"), f"refold-{name}")
+        endings.push_async_callback(log.close)
+        dsn, schema = settings.required("postgres_url"), settings.postgres_schema
+        store = await PostgresStore.open(dsn, schema=schema, **options)
+        endings.push_async_callback(store.close)
+        yield log, store
+
+
 def run_folding(work: Coroutine[Any, Any, Result]) -> Result:
     """Run a coroutine that folds many events, in a process that does nothing else."""
     collect_seldom()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(work)
+    return uvloop.run(work)
 
 
 def collect_seldom() -> None:
@@ -124,14 +196,15 @@ def connections_max() -> int:
 
 
 async def serve(
-    app: Any, *, host: str, port: int, stop: asyncio.Event, idle_seconds: float = IDLE_SECONDS
+    app: Any, listener: Listener, *, name: str, stop: asyncio.Event, idle_seconds: float = IDLE_SECONDS
 ) -> None:
     """Serve an ASGI application on granian until `stop` is set, then let requests end and the application shut down."""
+    get_logger().info(f"{name}_listening", host=listener.host, port=listener.port)
     # Granian's own signal handling is its process manager's; here the caller decides when to stop.
     server = _Server(
         app,
-        address=host,
-        port=port,
+        address=listener.host,
+        port=listener.port,
         interface=Interfaces.ASGI,
         # In automatic mode, granian waits without end for the first bytes of a connection (seen with 2.8.9).
         http=HTTPModes.http1,
@@ -151,18 +224,6 @@ async def serve(
         await asyncio.wait_for(serving, STOP_SECONDS)
     except TimeoutError:
         get_logger().warning("requests_abandoned", seconds=STOP_SECONDS)
-
-
-def main() -> None:
-    """Run the service that is named, with the settings that are handed to it."""
-    name = sys.argv[1]
-    run = importlib.import_module(f"refold.wiring.{name}").run
-    handed = sys.stdin.buffer.readline()
-    try:
-        start(name, run, **(json_text.loads(handed) if handed else {}))
-    except RefoldError:
-        # Its last log line is the reason.
-        sys.exit(1)
 
 
 if __name__ == "__main__":

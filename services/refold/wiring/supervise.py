@@ -8,15 +8,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Final, NamedTuple
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final, NamedTuple
 
 import orjson
 
 from refold.core.errors import ChildFailed, EmbeddedError
+from refold.embedded.nats import NatsServer, room_bytes
 from refold.embedded.postgres import PostgresServer
-from refold.embedded.process import START_SECONDS, Process
+from refold.embedded.process import START_SECONDS, Process, http_get
 from refold.log import BATCH_BYTES_MAX
+
+Say = Callable[[str], None]
 
 DEATHS_MAX: Final = 5
 DEATHS_SECONDS: Final = 60.0
@@ -49,24 +53,19 @@ class Fault(NamedTuple):
 
 NOT_LISTENING: Final = Fault("it does not listen", START_SECONDS)
 
-Ask = Callable[[], Awaitable[Fault | None]]
-"""Asks a part whether it is healthy; None if nothing is wrong."""
-
 
 class Part:
     """A process that is to run until `stop`."""
 
     def __init__(
         self,
-        name: str,
         process: Process,
         start: Callable[[], Awaitable[Process]],
-        ask: Ask,
-        *,
-        has_room: Callable[[], bool] = lambda: True,
+        ask: Callable[[], Awaitable[Fault | None]],
+        has_room: Callable[[], bool],
     ) -> None:
         """Take a running process; `start` starts it again, which cannot work while the disk has no room."""
-        self.name = name
+        self.name = process.command.name
         self._process = process
         self._start = start
         self._ask_health = ask
@@ -79,48 +78,36 @@ class Part:
         """The id of the present process."""
         return self._process.pid
 
-    async def keep(self, say: Callable[[str], None]) -> None:
+    async def keep(self, say: Say) -> None:
         """Start it again whenever it has ended or is unhealthy. Raises `ChildFailed` if that happens too often."""
         while True:
-            fault = await self._until_over()
-            what = f"was ended ({fault.what})" if fault else _ending(await self._process.ended())
-            say(f"{self.name:<10} {what}, is started again")
+            fault = await self._watch()
+            code = await self._process.ended()
+            how = f"was ended ({fault.what})" if fault else f"ended ({_meaning(code)})"
+            say(f"{self.name:<10} {how}, is started again")
             # Counted apart: a full disk may end NATS several times while it also dies of something else.
             recent = self._faults if fault else self._deaths
-            self._process = await self._restarted(self._process.failure(what), recent, say)
+            self._process = await self._restarted(self._process.failure(how), recent, say)
 
     async def stop(self) -> None:
         """End it, after `keep` has ended."""
         await self._process.stop()
 
-    async def _until_over(self) -> Fault | None:
-        """Wait until it has ended, or end it if it is unhealthy for too long; return its fault."""
-        ending = asyncio.create_task(
-            self._process.ended(poll_seconds=WATCH_SECONDS), name=f"{self.name} ends"
-        )
-        watching = asyncio.create_task(self._watch(), name=f"{self.name} answers")
-        try:
-            await asyncio.wait({ending, watching}, return_when=asyncio.FIRST_COMPLETED)
-            if ending.done():
-                return None
-            fault = watching.result()
-            await self._process.stop(wait_seconds=UNHEALTHY_STOP_SECONDS)
-            return fault
-        finally:
-            for task in (ending, watching):
-                task.cancel()
-            await asyncio.wait({ending, watching})
-
-    async def _watch(self) -> Fault:
-        """Return the fault that has lasted for too long."""
-        healthy_at = time.monotonic()
-        while True:
-            await asyncio.sleep(ASK_SECONDS)
+    async def _watch(self) -> Fault | None:
+        """Return when it has ended; end it if it is unhealthy for too long, and return its fault."""
+        healthy_at = asked_at = time.monotonic()
+        while self._process.is_running:
+            await asyncio.sleep(WATCH_SECONDS)
+            if time.monotonic() - asked_at < ASK_SECONDS:
+                continue
             fault = await self._ask()
+            asked_at = time.monotonic()
             if fault is None:
-                healthy_at = time.monotonic()
-            elif time.monotonic() - healthy_at > fault.allowed_seconds and self._has_room():
+                healthy_at = asked_at
+            elif asked_at - healthy_at > fault.allowed_seconds and self._has_room():
+                await self._process.stop(wait_seconds=UNHEALTHY_STOP_SECONDS)
                 return fault
+        return None
 
     async def _ask(self) -> Fault | None:
         try:
@@ -129,9 +116,7 @@ class Part:
         except TimeoutError:
             return Fault("it did not answer", SILENT_SECONDS)
 
-    async def _restarted(
-        self, failure: ChildFailed, recent: deque[float], say: Callable[[str], None]
-    ) -> Process:
+    async def _restarted(self, failure: ChildFailed, recent: deque[float], say: Say) -> Process:
         while True:
             # A death on a full disk has a known cause, and does not count.
             if not await self._wait_for_room(say):
@@ -144,7 +129,7 @@ class Part:
             except (EmbeddedError, OSError) as error:
                 failure = ChildFailed(f"{self.name} could not be started: {error}")
 
-    async def _wait_for_room(self, say: Callable[[str], None]) -> bool:
+    async def _wait_for_room(self, say: Say) -> bool:
         """Wait until the disk has room; return whether this was necessary."""
         if self._has_room():
             return False
@@ -162,33 +147,48 @@ class Part:
             raise ChildFailed(f"{message}: {failure.message}")
 
 
-def _ending(code: int) -> str:
-    return f"ended (exit code {code})" if code >= 0 else f"ended (signal {-code})"
+def _meaning(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else f"signal {-code}"
+
+
+@asynccontextmanager
+async def kept(parts: Sequence[Part], say: Say) -> AsyncIterator[None]:
+    """Keep the parts running as long as the block runs. Raises what ends one of them for good."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            keeping = [tasks.create_task(part.keep(say), name=part.name) for part in parts]
+            yield
+            for task in keeping:
+                task.cancel()
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from group
 
 
 async def service_fault(host: str, port: int) -> Fault | None:
     """Ask a service's `/healthz`."""
     try:
-        status, _ = await get(host, port, "/healthz")
+        status, _ = await http_get(host, port, "/healthz")
     except OSError:
         return NOT_LISTENING
     return None if status == 200 else Fault(f"/healthz answered {status}", SILENT_SECONDS)
 
 
-async def nats_fault(host: str, port: int, room: Callable[[], int]) -> Fault | None:
-    """Ask nats-server's monitoring whether the log can be written; `room` returns how many bytes it may grow.
+async def nats_fault(server: NatsServer) -> Fault | None:
+    """Ask nats-server's monitoring whether the log can be written.
 
     After a failed write, its stream takes no event until the server is restarted; its bound is set when it starts.
     """
     try:
-        status, body = await get(host, port, "/healthz")
+        status, body = await http_get(server.host, server.monitor_port, "/healthz")
         if status != 200:
-            what = _error_in(body) or f"/healthz answered {status}"
+            what = str(_object(body).get("error") or f"/healthz answered {status}")
             return Fault(what, UNWRITABLE_SECONDS if _WRITE_ERROR in what else SILENT_SECONDS)
-        left = _left_bytes((await get(host, port, "/jsz"))[1])
+        _, body = await http_get(server.host, server.monitor_port, "/jsz")
     except OSError:
         return NOT_LISTENING
-    if left is not None and left < BATCH_BYTES_MAX and room() > ROOM_AT_BOUND_BYTES:
+    found = _object(body)
+    is_full = "config" in found and found["config"]["max_storage"] - found["storage"] < BATCH_BYTES_MAX
+    if is_full and room_bytes(server.home) > ROOM_AT_BOUND_BYTES:
         return Fault("the log has reached its bound, and the disk has room", UNWRITABLE_SECONDS)
     return None
 
@@ -198,29 +198,9 @@ async def postgres_fault(server: PostgresServer) -> Fault | None:
     return None if await server.answers() else NOT_LISTENING
 
 
-async def get(host: str, port: int, path: str) -> tuple[int, bytes]:
-    """Send a GET; return status and body. Raises `OSError` if nothing listens."""
-    reader, writer = await asyncio.open_connection(host.strip("[]"), port)
-    try:
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
-        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-        status = head.split(b" ", 2)[1:2]
-        return (int(status[0]) if status and status[0].isdigit() else 0), body
-    finally:
-        writer.close()
-
-
-def _error_in(body: bytes) -> str:
-    try:
-        return str(orjson.loads(body)["error"])
-    except (orjson.JSONDecodeError, LookupError, TypeError):
-        return ""
-
-
-def _left_bytes(body: bytes) -> int | None:
-    """Return how many bytes are left to the server's bound; None if it does not say."""
-    try:
+def _object(body: bytes) -> dict[str, Any]:
+    """Read a JSON object; empty if the body is none."""
+    with suppress(orjson.JSONDecodeError):
         found = orjson.loads(body)
-        return int(found["config"]["max_storage"]) - int(found["storage"])
-    except (orjson.JSONDecodeError, LookupError, TypeError, ValueError):
-        return None
+        return found if isinstance(found, dict) else {}
+    return {}

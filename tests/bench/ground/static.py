@@ -13,7 +13,7 @@ from typing import Any, Final
 from bench.processes import Worker
 from bench.signals import Signals
 from refold.embedded.process import choose_port
-from refold.wiring.service import serve
+from refold.wiring.service import Listener, serve
 
 HOST: Final = "127.0.0.1"
 LOOK_SECONDS: Final = 0.02
@@ -31,7 +31,7 @@ async def serve_static(signals: Signals, *, port: int, size: int) -> None:
             await send({"type": "http.response.body", "body": body})
 
     await signals.until_go()
-    await serve(app, host=HOST, port=port, stop=signals.stop)
+    await serve(app, Listener(HOST, port), name="static", stop=signals.stop)
 
 
 @asynccontextmanager

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from refold.embedded.log_files import BlockCopies, kept_folders, stored_blocks
+from refold.embedded.log_files import copy_files, keep_losses, kept_folders, stored_blocks, stored_bytes
 
-SEALED = b"cmp\x01 sealed"
+SEALED = b"cmp\x01\x14 sealed"
+"""A block of 20 bytes before compression."""
 
 
 @pytest.fixture
@@ -29,57 +30,57 @@ def kept(home: Path) -> dict[str, bytes]:
 
 
 def test_nothing_is_kept_where_the_server_has_lost_nothing(tmp_path: Path, stream: Path) -> None:
-    copies = BlockCopies.take(tmp_path)
+    copy_files(tmp_path)
     (stream / "msgs/2.blk").write_bytes(b"open block, longer")
     (stream / "msgs/index.db").unlink()
-    assert copies.keep_losses({"STATE": True}) == []
+    assert keep_losses(tmp_path, {"STATE"}) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["jetstream"]
 
 
 def test_a_sealed_block_costs_no_room(tmp_path: Path, stream: Path) -> None:
-    BlockCopies.take(tmp_path)
+    copy_files(tmp_path)
     assert (stream / "msgs/1.blk").stat().st_nlink == 2
     assert (stream / "msgs/2.blk").stat().st_nlink == 1
 
 
 def test_a_block_that_is_sealed_at_start_is_shorter_and_whole(tmp_path: Path, stream: Path) -> None:
-    copies = BlockCopies.take(tmp_path)
-    (stream / "msgs/2.blk").write_bytes(b"cmp\x01")
-    assert copies.keep_losses({"STATE": True}) == []
+    copy_files(tmp_path)
+    (stream / "msgs/2.blk").write_bytes(b"cmp\x01\x0a")
+    assert keep_losses(tmp_path, {"STATE"}) == []
 
 
 def test_a_block_that_was_cut_in_place_is_kept_as_it_was(tmp_path: Path, stream: Path) -> None:
-    copies = BlockCopies.take(tmp_path)
+    copy_files(tmp_path)
     with (stream / "msgs/2.blk").open("r+b") as file:
         file.truncate(4)
-    (line,) = copies.keep_losses({"STATE": True})
+    (line,) = keep_losses(tmp_path, {"STATE"})
     assert "cut it from 10 to 4 bytes" in line
     assert kept(tmp_path) == {"2.blk": b"open block"}
     assert (stream / "msgs/2.blk").read_bytes() == b"open"
 
 
-def test_of_a_stream_with_a_hole_every_block_that_the_start_has_changed_is_kept(
+def test_a_block_that_was_sealed_without_its_damaged_end_is_kept_as_it_was(
     tmp_path: Path, stream: Path
 ) -> None:
-    copies = BlockCopies.take(tmp_path)
-    (stream / "msgs/2.blk").write_bytes(b"cmp\x01 sealed without the damaged end")
-    (line,) = copies.keep_losses({"STATE": False})
-    assert "changed it" in line
+    copy_files(tmp_path)
+    (stream / "msgs/2.blk").write_bytes(b"cmp\x01\x06 sealed without the damaged end")
+    (line,) = keep_losses(tmp_path, {"STATE"})
+    assert "cut it from 10 to 6 bytes" in line
     assert kept(tmp_path) == {"2.blk": b"open block"}
 
 
 def test_a_block_that_was_deleted_is_kept(tmp_path: Path, stream: Path) -> None:
-    copies = BlockCopies.take(tmp_path)
+    copy_files(tmp_path)
     (stream / "msgs/1.blk").unlink()
-    (line,) = copies.keep_losses({"STATE": True})
+    (line,) = keep_losses(tmp_path, {"STATE"})
     assert "deleted it" in line
     assert kept(tmp_path) == {"1.blk": SEALED}
 
 
 def test_a_stream_that_the_server_could_not_read_is_kept_and_put_back(tmp_path: Path, stream: Path) -> None:
-    copies = BlockCopies.take(tmp_path)
+    copy_files(tmp_path)
     shutil.rmtree(stream)
-    (line,) = copies.keep_losses({})
+    (line,) = keep_losses(tmp_path, ())
     assert "could not read the stream" in line
     assert kept(tmp_path) == {"1.blk": SEALED, "2.blk": b"open block", "meta.inf": b"{}"}
     assert (stream / "msgs/1.blk").read_bytes() == SEALED
@@ -89,23 +90,40 @@ def test_a_stream_that_the_server_could_not_read_is_kept_and_put_back(tmp_path: 
 
 def test_the_same_loss_is_kept_once(tmp_path: Path, stream: Path) -> None:
     for _ in range(3):
-        copies = BlockCopies.take(tmp_path)
+        copy_files(tmp_path)
         shutil.rmtree(stream)
-        copies.keep_losses({})
+        keep_losses(tmp_path, ())
     assert len(kept_folders(tmp_path)) == 1
 
 
 def test_a_start_that_was_killed_leaves_its_older_copies_to_the_next(tmp_path: Path, stream: Path) -> None:
-    BlockCopies.take(tmp_path)
+    copy_files(tmp_path)
     with (stream / "msgs/2.blk").open("r+b") as file:
         file.truncate(4)
-    BlockCopies.take(tmp_path).keep_losses({"STATE": True})
+    copy_files(tmp_path)
+    keep_losses(tmp_path, {"STATE"})
     assert kept(tmp_path) == {"2.blk": b"open block"}
+
+
+def test_what_a_start_that_was_killed_has_deleted_is_put_back_by_the_next(
+    tmp_path: Path, stream: Path
+) -> None:
+    copy_files(tmp_path)
+    shutil.rmtree(stream)
+    copy_files(tmp_path)
+    keep_losses(tmp_path, ())
+    assert (stream / "msgs/1.blk").read_bytes() == SEALED
+    assert kept(tmp_path) == {"1.blk": SEALED, "2.blk": b"open block", "meta.inf": b"{}"}
+
+
+def test_the_size_of_a_sealed_block_is_the_one_before_compression(tmp_path: Path, stream: Path) -> None:
+    (stream / "msgs/1.blk").write_bytes(b"cmp\x01" + bytes([0xCC, 0xF6, 0xFF, 0x03]) + b"compressed")
+    assert stored_bytes(tmp_path) == 8_387_404 + len(b"open block")
 
 
 def test_only_blocks_with_content_are_stored_events(tmp_path: Path, stream: Path) -> None:
     (said,) = stored_blocks(tmp_path)
-    assert "holds 2 blocks of 21 bytes, 1.blk to 2.blk" in said
+    assert "holds 2 blocks of 22 bytes, 1.blk to 2.blk" in said
     (stream / "msgs/1.blk").write_bytes(b"")
     (stream / "msgs/2.blk").unlink()
     assert stored_blocks(tmp_path) == []

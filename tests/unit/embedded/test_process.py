@@ -23,21 +23,21 @@ def child(code=LOGGING):
 
 async def test_a_service_that_logs_more_than_a_pipe_holds_ends_while_its_log_cannot_be_written():
     process = child()
-    process.hand(b"{}", LogFile(Path("/dev/full")))
+    process.hand(b"{}", Path("/dev/full"))
     assert await asyncio.wait_for(process.ended(), 30) == 0
     assert "a line" in process.failure("ended").message
 
 
 async def test_a_service_whose_log_cannot_even_be_opened_runs():
     process = child()
-    process.hand(b"{}", LogFile(Path("/no folder/gateway.log")))
+    process.hand(b"{}", Path("/no folder/gateway.log"))
     assert await asyncio.wait_for(process.ended(), 30) == 0
 
 
 async def test_a_child_that_has_ended_before_it_is_handed_its_input_is_reported():
     process = child("import sys; sys.exit(3)")
     assert await asyncio.wait_for(process.ended(), 30) == 3
-    process.hand(b"{}" * 100_000, LogFile(Path("/dev/null")))
+    process.hand(b"{}" * 100_000, Path("/dev/null"))
     assert await asyncio.wait_for(process.ended(), 30) == 3
 
 

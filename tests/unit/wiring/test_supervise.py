@@ -1,6 +1,7 @@
 """A part that dies is started again; one that keeps dying ends it all, by name."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,15 +11,20 @@ from refold.wiring.supervise import DEATHS_MAX, Fault, Part
 
 
 class Process:
-    """A process that ends when it is told to."""
+    """A process that runs until its `end` has a result."""
 
-    def __init__(self, *, pid=1, faults=(None,)):
+    def __init__(self, *, name="gateway", pid=1, faults=(None,)):
+        self.command = SimpleNamespace(name=name)
         self.pid = pid
         self.faults = list(faults)
         self.end = asyncio.get_running_loop().create_future()
         self.is_stopped = False
 
-    async def ended(self, *, poll_seconds=0.0):  # noqa: ARG002 - the future says when.
+    @property
+    def is_running(self):
+        return not self.end.done()
+
+    async def ended(self):
         return await self.end
 
     async def fault(self):
@@ -26,6 +32,8 @@ class Process:
 
     async def stop(self, *, wait_seconds=0.0):  # noqa: ARG002 - it ends at once.
         self.is_stopped = True
+        if not self.end.done():
+            self.end.set_result(0)
 
     def failure(self, what):
         return ChildFailed(f"it {what}; its log ends:\nlast words")
@@ -34,6 +42,12 @@ class Process:
 @pytest.fixture(autouse=True)
 def no_backoff(monkeypatch):
     monkeypatch.setattr(module, "BACKOFF_SECONDS", (0.0,))
+    monkeypatch.setattr(module, "WATCH_SECONDS", 0.0)
+
+
+def part_of(process, start, has_room=lambda: True):
+    """A part that asks its process for its health."""
+    return Part(process, start, process.fault, has_room)
 
 
 async def test_a_dead_part_is_started_again():
@@ -45,7 +59,7 @@ async def test_a_dead_part_is_started_again():
         return second
 
     said = []
-    part = Part("projector", first, start, first.fault)
+    part = part_of(first, start)
     keeping = asyncio.create_task(part.keep(said.append))
     first.end.set_result(-9)
     await asyncio.wait_for(started.wait(), 5)
@@ -65,7 +79,7 @@ async def test_a_part_that_keeps_dying_is_named_with_its_last_words():
         return process
 
     first = await start()
-    part = Part("gateway", first, start, first.fault)
+    part = part_of(first, start)
     said = []
     with pytest.raises(ChildFailed, match=f"gateway died {DEATHS_MAX} times.*\nlast words"):
         await asyncio.wait_for(part.keep(said.append), 5)
@@ -82,12 +96,12 @@ async def test_a_part_that_cannot_be_started_again_counts_as_dying():
     process = Process()
     process.end.set_result(0)
     with pytest.raises(ChildFailed, match="nats could not be started"):
-        await asyncio.wait_for(Part("nats", process, start, process.fault).keep(lambda _: None), 5)
+        await asyncio.wait_for(part_of(process, start).keep(lambda _: None), 5)
     assert len(attempts) == DEATHS_MAX - 1
 
 
 HUNG = Fault("it did not answer", 0.0)
-"""As after all patience."""
+"""A fault that is not allowed to last."""
 
 
 async def kept(part, said, started):
@@ -108,7 +122,7 @@ async def test_a_part_that_is_unwell_for_too_long_is_ended_and_started_again(mon
         started.set()
         return fresh
 
-    part = Part("gateway", hung, start, hung.fault)
+    part = part_of(hung, start)
     await kept(part, said, started)
     assert hung.is_stopped
     assert part.pid == 2
@@ -119,7 +133,7 @@ async def test_a_part_that_answers_again_in_time_is_left_alone(monkeypatch):
     monkeypatch.setattr(module, "ASK_SECONDS", 0.0)
     slow = Fault("it did not answer", 60.0)
     process = Process(faults=[slow, slow, None, slow, None])
-    part = Part("gateway", process, None, process.fault)
+    part = part_of(process, None)
     keeping = asyncio.create_task(part.keep(lambda _: None))
     async with asyncio.timeout(5):
         while len(process.faults) > 1:  # noqa: ASYNC110 - the part asks on its own.
@@ -145,7 +159,7 @@ async def test_silence_is_a_fault(monkeypatch):
         started.set()
         return Process(pid=2)
 
-    await kept(Part("gateway", silent, start, silent.fault), said, started)
+    await kept(part_of(silent, start), said, started)
     assert silent.is_stopped
 
 
@@ -164,7 +178,7 @@ async def test_what_ends_while_the_disk_is_full_is_started_once_there_is_room_an
 
     process = Process()
     process.end.set_result(1)
-    await kept(Part("nats", process, start, process.fault, has_room=lambda: next(room)), said, started)
+    await kept(part_of(process, start, lambda: next(room)), said, started)
     assert "waits: the disk of the data folder is full" in said[1]
 
 
@@ -183,7 +197,7 @@ async def test_restarts_after_faults_and_after_deaths_are_counted_apart(monkeypa
     async def ask():
         return await processes[-1].fault()
 
-    part = Part("nats", await start(), start, ask)
-    with pytest.raises(ChildFailed, match=f"nats was unhealthy {DEATHS_MAX} times"):
+    part = Part(await start(), start, ask, lambda: True)
+    with pytest.raises(ChildFailed, match=f"gateway was unhealthy {DEATHS_MAX} times"):
         await asyncio.wait_for(part.keep(lambda _: None), 5)
     assert len(processes) == 2 * DEATHS_MAX - 1

@@ -5,7 +5,7 @@ import fcntl
 import pytest
 
 from refold.core.errors import Refused, ServiceUnavailable
-from refold.wiring.endpoints import read_endpoints, running_settings
+from refold.embedded.files import read_endpoints, running_settings
 
 
 def test_the_endpoints_of_a_run_that_was_killed_are_stale(tmp_path):
