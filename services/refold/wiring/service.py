@@ -92,7 +92,8 @@ def start_process(name: str) -> Process:
         Command(
             name=name,
             arguments=(sys.executable, "-m", "refold.wiring.service", name),
-            environment=environment_without(),
+            # Nothing is imported from the working folder, which may hold a `nats.py`.
+            environment=environment_without() | {"PYTHONSAFEPATH": "1"},
             stop_signal=signal.SIGTERM,
         )
     )

@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from refold.core.errors import LogHole, Refused
-from refold.wiring.service import start, stop_on_signals
+from refold.wiring.service import hand_work, start, start_process, stop_on_signals
 
 
 @pytest.fixture
@@ -61,6 +61,15 @@ def test_a_bad_setting_starts_nothing(monkeypatch):
     monkeypatch.setenv("REFOLD_HTTP", "nonsense")
     with pytest.raises(Refused):
         start("gateway", None)
+
+
+async def test_a_service_imports_nothing_from_the_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "uvloop.py").write_text("raise RuntimeError('of the working folder')")
+    monkeypatch.chdir(tmp_path)
+    process = start_process("gateway")
+    hand_work(process, tmp_path / "gateway.log", {"http": "nonsense"})
+    assert await asyncio.wait_for(process.ended(), 30) == 1
+    assert "of the working folder" not in process.failure("ended").message
 
 
 async def test_sighup_stops_a_service_unless_nohup_ignores_it():
