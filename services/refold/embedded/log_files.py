@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -49,21 +49,23 @@ def copy_files(home: Path) -> None:
             _duplicate(path, target)
 
 
-def keep_losses(home: Path, recovered: Container[str]) -> list[str]:
+def keep_losses(home: Path, recovered: Mapping[str, bool]) -> list[str]:
     """Keep the copies of what the server has lost, remove the others; return one line a loss for the operator.
 
-    `recovered` names the streams that the server has read: of these, blocks that hold less than before are kept. Of
-    another stream all files are kept, and restored if the server deleted them.
+    `recovered` names the streams that the server has read, and whether each is complete. Blocks that hold less than
+    before are kept; of an incomplete stream, all that the start has changed. Of a stream that was not read, all files
+    are kept, and restored if the server deleted them.
     """
     copies = home / _COPIES
     copied = [_Copied(home / path.relative_to(copies), path) for path in _stream_files(copies)]
     unread = [each for each in copied if each.stream not in recovered]
-    cut = [each for each in copied if each.stream in recovered and _is_cut(each)]
+    read = [each for each in copied if each.stream in recovered and each.original.suffix == ".blk"]
+    changed = [each for each in read if _is_changed(each, is_whole=recovered[each.stream])]
     lines = []
-    if unread or cut:
-        kept = _kept_folder(home / DAMAGED, [*unread, *cut])
-        lines = [*_unread_lines(unread, kept), *(_cut_line(each, kept) for each in cut)]
-        for each in (*unread, *cut):
+    if unread or changed:
+        kept = _kept_folder(home / DAMAGED, [*unread, *changed])
+        lines = [*_unread_lines(unread, kept), *(_changed_line(each, kept) for each in changed)]
+        for each in (*unread, *changed):
             if each.stream not in recovered and not each.original.exists():
                 _duplicate(each.copy, each.original)
             target = kept / each.original.relative_to(home)
@@ -155,17 +157,22 @@ def _stored_bytes(block: Path) -> int:
     return min(size, _BLOCK_BYTES_MAX)
 
 
-def _is_cut(copied: _Copied) -> bool:
-    """Return whether a block has lost events; one that was only sealed has its size before compression still."""
-    is_block = copied.original.suffix == ".blk"
-    return is_block and _stored_bytes(copied.original) < _stored_bytes(copied.copy)
+def _is_changed(copied: _Copied, *, is_whole: bool) -> bool:
+    """Return whether a block may have lost events; one that was only sealed has its size before compression still."""
+    original, copy = copied
+    is_cut = _stored_bytes(original) < _stored_bytes(copy)
+    return is_cut or (not is_whole and original.exists() and _state(original) != _state(copy))
+
+
+def _state(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def _kept_folder(damaged: Path, lost: Sequence[_Copied]) -> Path:
     """Name a folder after the time and the loss; the same loss at the next start is kept only once."""
-    states = [(str(each.original), each.copy.stat()) for each in lost]
-    facts = [(name, state.st_size, state.st_mtime_ns) for name, state in states]
-    digest = sha256(repr(sorted(facts)).encode()).hexdigest()[:12]
+    facts = sorted((str(each.original), *_state(each.copy)) for each in lost)
+    digest = sha256(repr(facts).encode()).hexdigest()[:12]
     known = sorted(damaged.glob(f"*-{digest}"))
     return known[0] if known else damaged / f"{_now()}-{digest}"
 
@@ -180,7 +187,8 @@ def _unread_lines(unread: list[_Copied], kept: Path) -> list[str]:
     return [f"{folder}: {what} {kept}" for folder in folders]
 
 
-def _cut_line(copied: _Copied, kept: Path) -> str:
-    path, before = copied.original, _stored_bytes(copied.copy)
-    how = f"cut it from {before:,} to {_stored_bytes(path):,} bytes" if path.exists() else "deleted it"
+def _changed_line(copied: _Copied, kept: Path) -> str:
+    path, before, now = copied.original, _stored_bytes(copied.copy), _stored_bytes(copied.original)
+    how = f"cut it from {before:,} to {now:,} bytes" if now < before else "changed it"
+    how = how if path.exists() else "deleted it"
     return f"{path}: nats-server {how}; as it was, it is kept in {kept}"

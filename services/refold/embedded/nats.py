@@ -161,11 +161,16 @@ async def _is_ready(monitor_port: int) -> bool | None:
     return status == 200 or None
 
 
-async def _recovered(server: NatsServer) -> set[str]:
-    """Return the names of the streams that the server has read."""
-    _, body = await http_get(LOOPBACK, server.monitor_port, "/jsz?streams=true")
+async def _recovered(server: NatsServer) -> dict[str, bool]:
+    """Return the streams that the server has read, and whether each is complete (one that allows no deletion)."""
+    _, body = await http_get(LOOPBACK, server.monitor_port, "/jsz?streams=true&config=true")
     accounts: list[dict[str, Any]] = orjson.loads(body).get("account_details", [])
-    return {stream["name"] for account in accounts for stream in account.get("stream_detail", [])}
+    return {
+        each["name"]: not each["config"].get("deny_delete")
+        or (each["state"]["first_seq"] <= 1 and not each["state"].get("num_deleted"))
+        for account in accounts
+        for each in account.get("stream_detail", [])
+    }
 
 
 def room_bytes(path: Path) -> int:

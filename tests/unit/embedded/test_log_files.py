@@ -33,7 +33,7 @@ def test_nothing_is_kept_where_the_server_has_lost_nothing(tmp_path: Path, strea
     copy_files(tmp_path)
     (stream / "msgs/2.blk").write_bytes(b"open block, longer")
     (stream / "msgs/index.db").unlink()
-    assert keep_losses(tmp_path, {"STATE"}) == []
+    assert keep_losses(tmp_path, {"STATE": True}) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["jetstream"]
 
 
@@ -46,14 +46,14 @@ def test_a_sealed_block_costs_no_room(tmp_path: Path, stream: Path) -> None:
 def test_a_block_that_is_sealed_at_start_is_shorter_and_whole(tmp_path: Path, stream: Path) -> None:
     copy_files(tmp_path)
     (stream / "msgs/2.blk").write_bytes(b"cmp\x01\x0a")
-    assert keep_losses(tmp_path, {"STATE"}) == []
+    assert keep_losses(tmp_path, {"STATE": True}) == []
 
 
 def test_a_block_that_was_cut_in_place_is_kept_as_it_was(tmp_path: Path, stream: Path) -> None:
     copy_files(tmp_path)
     with (stream / "msgs/2.blk").open("r+b") as file:
         file.truncate(4)
-    (line,) = keep_losses(tmp_path, {"STATE"})
+    (line,) = keep_losses(tmp_path, {"STATE": True})
     assert "cut it from 10 to 4 bytes" in line
     assert kept(tmp_path) == {"2.blk": b"open block"}
     assert (stream / "msgs/2.blk").read_bytes() == b"open"
@@ -64,15 +64,25 @@ def test_a_block_that_was_sealed_without_its_damaged_end_is_kept_as_it_was(
 ) -> None:
     copy_files(tmp_path)
     (stream / "msgs/2.blk").write_bytes(b"cmp\x01\x06 sealed without the damaged end")
-    (line,) = keep_losses(tmp_path, {"STATE"})
+    (line,) = keep_losses(tmp_path, {"STATE": True})
     assert "cut it from 10 to 6 bytes" in line
+    assert kept(tmp_path) == {"2.blk": b"open block"}
+
+
+def test_of_a_stream_with_a_hole_every_block_that_the_start_has_changed_is_kept(
+    tmp_path: Path, stream: Path
+) -> None:
+    copy_files(tmp_path)
+    (stream / "msgs/2.blk").write_bytes(b"cmp\x01\x0a sealed as it was")
+    (line,) = keep_losses(tmp_path, {"STATE": False})
+    assert "changed it" in line
     assert kept(tmp_path) == {"2.blk": b"open block"}
 
 
 def test_a_block_that_was_deleted_is_kept(tmp_path: Path, stream: Path) -> None:
     copy_files(tmp_path)
     (stream / "msgs/1.blk").unlink()
-    (line,) = keep_losses(tmp_path, {"STATE"})
+    (line,) = keep_losses(tmp_path, {"STATE": True})
     assert "deleted it" in line
     assert kept(tmp_path) == {"1.blk": SEALED}
 
@@ -80,7 +90,7 @@ def test_a_block_that_was_deleted_is_kept(tmp_path: Path, stream: Path) -> None:
 def test_a_stream_that_the_server_could_not_read_is_kept_and_put_back(tmp_path: Path, stream: Path) -> None:
     copy_files(tmp_path)
     shutil.rmtree(stream)
-    (line,) = keep_losses(tmp_path, ())
+    (line,) = keep_losses(tmp_path, {})
     assert "could not read the stream" in line
     assert kept(tmp_path) == {"1.blk": SEALED, "2.blk": b"open block", "meta.inf": b"{}"}
     assert (stream / "msgs/1.blk").read_bytes() == SEALED
@@ -92,7 +102,7 @@ def test_the_same_loss_is_kept_once(tmp_path: Path, stream: Path) -> None:
     for _ in range(3):
         copy_files(tmp_path)
         shutil.rmtree(stream)
-        keep_losses(tmp_path, ())
+        keep_losses(tmp_path, {})
     assert len(kept_folders(tmp_path)) == 1
 
 
@@ -101,7 +111,7 @@ def test_a_start_that_was_killed_leaves_its_older_copies_to_the_next(tmp_path: P
     with (stream / "msgs/2.blk").open("r+b") as file:
         file.truncate(4)
     copy_files(tmp_path)
-    keep_losses(tmp_path, {"STATE"})
+    keep_losses(tmp_path, {"STATE": True})
     assert kept(tmp_path) == {"2.blk": b"open block"}
 
 
@@ -111,7 +121,7 @@ def test_what_a_start_that_was_killed_has_deleted_is_put_back_by_the_next(
     copy_files(tmp_path)
     shutil.rmtree(stream)
     copy_files(tmp_path)
-    keep_losses(tmp_path, ())
+    keep_losses(tmp_path, {})
     assert (stream / "msgs/1.blk").read_bytes() == SEALED
     assert kept(tmp_path) == {"1.blk": SEALED, "2.blk": b"open block", "meta.inf": b"{}"}
 
