@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
@@ -203,18 +206,12 @@ def _reach(data: Path | None) -> Settings:
 
 
 def _listens(url: str) -> bool:
-    """Tell whether one of the servers of a URL takes connections."""
-    import socket
-    from contextlib import suppress
-    from urllib.parse import urlsplit
-
+    """Return whether one of the servers of a URL takes connections."""
     for address in url.split(","):
         split = urlsplit(address)
-        usual = 4222 if split.scheme in {"nats", "tls"} else 5432
-        with (
-            suppress(OSError),
-            socket.create_connection((split.hostname or "127.0.0.1", split.port or usual), LISTENS_SECONDS),
-        ):
+        port = split.port or (4222 if split.scheme in {"nats", "tls"} else 5432)
+        with suppress(OSError):
+            socket.create_connection((split.hostname or "127.0.0.1", port), LISTENS_SECONDS).close()
             return True
     return False
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Self, TypeAlias, TypeVar
 from refold.core.errors import RefoldError, Refused, ServiceUnavailable
 from refold.core.json_text import Json
 
-T = TypeVar("T", "Change", "Document", "Namespace", "Outcome", "Rejection")
+T = TypeVar("T", "Change", "Document", "Namespace", "Rejection")
 
 Patch: TypeAlias = list[Json]
 """An RFC 6902 patch: a list of operations."""
@@ -162,11 +162,13 @@ def read_outcome(answer: dict[str, Any]) -> Outcome:
     first, error = answer.get("first") or {}, answer.get("error")
     # A line without effect failed if the service could not take it; otherwise it was refused.
     is_failed = isinstance(error, dict) and int(error.get("status", 0)) >= 500
-    return read_answer(
-        Outcome,
-        answer,
+    return Outcome(
         status=FAILED if is_failed else answer.get("status", ""),
+        version=answer.get("version"),
+        sequence=answer.get("sequence"),
+        recorded_at=answer.get("recorded_at"),
         reason=answer.get("reason") or first.get("reason", ""),
+        detail=answer.get("detail") or "",
         dropped=tuple(answer.get("dropped") or ()),
         first_status=first.get("status", ""),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -72,13 +72,18 @@ async def import_file(
     `is_dry`: check and count everything, append nothing. `stops_on_error`: import no line behind the first that is
     refused, except those of the same batch (`BATCH_LINES_MAX`) when the fold rejects it.
     """
+    file = LinesFile(path)
+    digest = file.digest()
     return await _Import(
         refold=refold,
         namespace=namespace,
-        file=LinesFile(path),
+        file=file,
         listener=listener,
         is_dry=is_dry,
         stops_on_error=stops_on_error,
+        digest=digest,
+        heads=HeadCache(refold, namespace, digest),
+        tally=ImportTally(size_bytes=file.size_bytes),
     ).run()
 
 
@@ -92,15 +97,10 @@ class _Import:
     listener: ImportListener
     is_dry: bool
     stops_on_error: bool
-    digest: str = field(init=False)
-    heads: HeadCache = field(init=False)
-    tally: ImportTally = field(init=False)
+    digest: str
+    heads: HeadCache
+    tally: ImportTally
     end_line: float = math.inf
-
-    def __post_init__(self) -> None:
-        self.digest = self.file.digest()
-        self.heads = HeadCache(self.refold, self.namespace, self.digest)
-        self.tally = ImportTally(size_bytes=self.file.size_bytes)
 
     async def run(self) -> ImportTally:
         # Fails at once if the service does not run.
@@ -229,16 +229,21 @@ class _Import:
 
     async def _finish(self, plans: Sequence[Planned], outcomes: Sequence[Outcome]) -> bool:
         """Count the outcomes and retry the lines that a failure made stale. Returns whether anything failed."""
-        again, is_broken = self._find_stale(plans, outcomes)
-        queue, attempt = RetryQueue(again), 0
-        while tried := queue.take():
+        stale, is_broken = self._find_stale(plans, outcomes)
+        waiting: defaultdict[str, _Waiting] = defaultdict(_Waiting)
+        for line in stale:
+            waiting[line.document].lines.append(line)
+        attempt = 0
+        while tried := [line for each in waiting.values() for line in each.lines[: each.width]]:
             attempt += 1
+            tried.sort(key=lambda line: line.number)
             plans = await self._plan(tried, attempt=attempt)
-            left, _ = self._find_stale(plans, await self._send(plans))
-            queue.record(tried, left)
-        for line in queue.given_up:
-            refused = Refused("conflict", "other writers keep changing the document", field="doc")
-            self._refuse(line.number, refused)
+            stale, _ = self._find_stale(plans, await self._send(plans))
+            left = Counter(line.document for line in stale)
+            for document, count in Counter(line.document for line in tried).items():
+                for line in waiting[document].record(count, left[document]):
+                    refused = Refused("conflict", "other writers keep changing the document", field="doc")
+                    self._refuse(line.number, refused)
         return is_broken
 
     def _find_stale(self, plans: Sequence[Planned], outcomes: Sequence[Outcome]) -> tuple[list[Line], bool]:
@@ -294,32 +299,20 @@ async def _run_both(
     return sent.result(), planned.result()
 
 
-class RetryQueue:
-    """Lines to retry, in order by document: one first, twice as many after each success."""
+@dataclass(slots=True)
+class _Waiting:
+    """A document's lines to retry, in order: one first, twice as many after each success."""
 
-    def __init__(self, lines: Iterable[Line]) -> None:
-        """Queue lines, which must be in the file's order."""
-        self._waiting: defaultdict[str, list[Line]] = defaultdict(list)
-        for line in lines:
-            self._waiting[line.document].append(line)
-        self._widths = dict.fromkeys(self._waiting, 1)
-        self._misses: Counter[str] = Counter()
-        self.given_up: list[Line] = []
+    lines: list[Line] = field(default_factory=list)
+    width: int = 1
+    misses: int = 0
 
-    def take(self) -> list[Line]:
-        """Return the lines to send next; none at the end."""
-        lines = [line for name, waiting in self._waiting.items() for line in waiting[: self._widths[name]]]
-        return sorted(lines, key=lambda line: line.number)
-
-    def record(self, tried: Sequence[Line], left: Sequence[Line]) -> None:
-        """Remove the lines that are done: all but the last ones of each document (`left`)."""
-        missed = Counter(line.document for line in left)
-        for document, count in Counter(line.document for line in tried).items():
-            waiting = self._waiting[document]
-            done = count - missed[document]
-            del waiting[:done]
-            self._misses[document] = 0 if done else self._misses[document] + 1
-            self._widths[document] = 1 if missed[document] else 2 * count
-            if self._misses[document] == STALE_TRIES_MAX:
-                self.given_up += waiting
-                waiting.clear()
+    def record(self, tried: int, left: int) -> list[Line]:
+        """Remove the lines that are done, all of the tried ones but the last `left`; return those to give up."""
+        del self.lines[: tried - left]
+        self.misses = self.misses + 1 if left == tried else 0
+        self.width = 1 if left else 2 * tried
+        given_up: list[Line] = []
+        if self.misses == STALE_TRIES_MAX:
+            given_up, self.lines = self.lines, []
+        return given_up

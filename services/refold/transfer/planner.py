@@ -53,7 +53,7 @@ NEVER: Final = Head(0, None, 0)
 
 
 class Planned(NamedTuple):
-    """The plan for a line, and the head after it.
+    """The plan for a line.
 
     `event`: the event to append; None if the line changes nothing, was imported before (`is_present`) or is refused
     (`refusal`). `put`: the write options of a state that is too large for one event: the service splits it;
@@ -61,7 +61,6 @@ class Planned(NamedTuple):
     """
 
     line: Line
-    after: Head
     event: bytes | None = None
     put: dict[str, Json] | None = None
     version: int = 0
@@ -78,61 +77,53 @@ def plan(line: Line, heads: HeadCache, file_digest: str, *, attempt: int = 0) ->
     """Plan a line of a document whose head is loaded, and update the head.
 
     `attempt` counts from 1 when a line is tried again after another writer's change. A later line of the document
-    may then have been imported, so its number does not tell that this one was.
+    may then have been imported, so its number does not show that this one was.
     """
-    planned = _plan(line, heads, file_digest, attempt)
-    if planned.event is not None or planned.put is not None:
-        heads.put(line.document, planned.after, line.state)
-    if planned.refusal is not None and line.version is not None:
-        heads.broken.add(line.document)
+    head = heads[line.document]
+    if line.number <= head.line and not attempt:
+        return Planned(line, is_present=True)
+    try:
+        _check_version(line, heads)
+        change = _choose_change(line, heads)
+        if change is None:
+            return Planned(line)
+        fields = _fields(line, head, file_digest, attempt)
+        planned = Planned(line, event=json_text.dumps({"doc": line.document, **change, **fields}))
+        versions = 1
+        if len(planned.event or b"") > EVENT_BYTES_MAX:
+            del fields["base"]
+            planned, versions = Planned(line, put=fields, version=head.version), _count_events(line, fields)
+    except Refused as refused:
+        if line.version is not None:
+            heads.broken.add(line.document)
+        return Planned(line, refusal=refused)
+    text = None if line.state is ABSENT else line.text
+    heads.put(line.document, Head(head.version + versions, text, line.number), line.state)
     return planned
 
 
-def _plan(line: Line, heads: HeadCache, file_digest: str, attempt: int) -> Planned:
-    head = heads[line.document]
-    if line.number <= head.line and not attempt:
-        return Planned(line, head, is_present=True)
-    if line.version is not None and (refusal := _check_version(line.version, line, heads)):
-        return Planned(line, head, refusal=refusal)
-    change = _change(line, heads)
-    if change is None:
-        return Planned(line, head)
-    fields = _fields(line, head, file_digest, attempt)
-    written = json_text.dumps({"doc": line.document, **change, **fields})
-    if len(written) > EVENT_BYTES_MAX:
-        return _plan_put(line, head, {name: given for name, given in fields.items() if name != "base"})
-    text = None if line.state is ABSENT else line.text
-    return Planned(line, Head(head.version + 1, text, line.number), written)
-
-
-def _plan_put(line: Line, head: Head, fields: dict[str, Json]) -> Planned:
-    """Plan a state that is too large for one event: it takes one version an event."""
-    try:
-        events = len(split_write(line.state, fields))
-    except Refused as refused:
-        return Planned(line, head, refusal=refused)
-    if line.version is not None and events > 1:
-        rule = f"its state is written as {events} events, which take as many versions"
-        return Planned(
-            line, head, refusal=Refused("version_differs", rule, field="version", shape=str(line.version))
-        )
-    after = Head(head.version + events, line.text, line.number)
-    return Planned(line, after, put=fields, version=head.version)
-
-
-def _check_version(version: int, line: Line, heads: HeadCache) -> Refused | None:
-    """Refuse a line whose version is not the document's next one."""
+def _check_version(line: Line, heads: HeadCache) -> None:
+    """Raise `Refused` for a line whose version is not the document's next one."""
     following = heads[line.document].version + 1
-    if version != following:
-        rule = f"the document's next version here is {following}"
-    elif line.document in heads.broken:
-        rule = "a line of the document before it was refused"
-    else:
-        return None
-    return Refused("version_differs", rule, field="version", shape=str(version))
+    if line.version not in (None, following):
+        raise _version_differs(line, f"the document's next version here is {following}")
+    if line.version is not None and line.document in heads.broken:
+        raise _version_differs(line, "a line of the document before it was refused")
 
 
-def _change(line: Line, heads: HeadCache) -> dict[str, Json] | None:
+def _count_events(line: Line, fields: dict[str, Json]) -> int:
+    """Return how many events a state is that is too large for one: it takes one version an event."""
+    events = len(split_write(line.state, fields))
+    if line.version is not None and events > 1:
+        raise _version_differs(line, f"its state is written as {events} events, which take as many versions")
+    return events
+
+
+def _version_differs(line: Line, rule: str) -> Refused:
+    return Refused("version_differs", rule, field="version", shape=str(line.version))
+
+
+def _choose_change(line: Line, heads: HeadCache) -> dict[str, Json] | None:
     """Return the event's change; None if nothing changes and the line does not ask for a version."""
     is_absent = heads[line.document].text is None
     if line.state is ABSENT:
