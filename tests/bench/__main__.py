@@ -20,7 +20,7 @@ from bench.report import COLUMNS, Report
 from bench.system import Options
 from refold.cli.bench import DocumentBytesOption, DocumentsOption, Run, SecondsOption
 from refold.cli.errors import exiting_clearly
-from refold.cli.options import expanded
+from refold.cli.options import make_command
 from refold.cli.output import console, json_line, print_table
 from refold.telemetry.logging import configure
 
@@ -223,7 +223,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 for _command in (rebuild, append, live, latency, travel, read, memory, growth):
-    app.command()(expanded(_command))
+    app.command()(make_command(_command))
 
 if __name__ == "__main__":
     with exiting_clearly():

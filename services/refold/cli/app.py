@@ -57,7 +57,29 @@ COMMANDS: Final = {
 }
 
 
-class LazyGroup(TyperGroup):
+class PlainTypes:
+    """Converts the parameters of a command or group without pydantic, where that is simple.
+
+    typer converts even a string through pydantic, whose import takes longer than most commands (measured: 0.25 s of
+    CPU of 0.35 s). The attribute is private; typer is pinned exactly.
+    """
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters."""
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in parameters:
+            kind, info = parameter.type_descriptor.annotation, parameter.type_descriptor.parameter_info
+            is_checked_path = kind is Path and (info.exists or not info.dir_okay)
+            if parameter.nargs == 1 and not parameter.multiple and not is_checked_path:
+                parameter._runtime_param = PlainType(kind, info)  # noqa: SLF001
+        return parameters
+
+
+class PlainCommand(PlainTypes, TyperCommand):
+    """A command that is loaded."""
+
+
+class LazyGroup(PlainTypes, TyperGroup):
     """A group that knows its commands by summary and loads the one that is used."""
 
     def __init__(self, **attributes: Any) -> None:
@@ -65,10 +87,6 @@ class LazyGroup(TyperGroup):
         super().__init__(**attributes)
         for name, entry in COMMANDS.items():
             self.add_command(TyperCommand(name, help=entry.summary, rich_help_panel=entry.panel))
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """Return the options before the command's name."""
-        return use_plain_types(super().get_params(ctx))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Replace the stub by the command."""
@@ -78,7 +96,7 @@ class LazyGroup(TyperGroup):
 
 def load(name: str) -> Any:
     """Return a command that can be run."""
-    from refold.cli.options import expanded
+    from refold.cli.options import make_command
 
     module = vars(import_module(f"refold.cli.{COMMANDS[name].module}"))
     # `import_` and `list_`: the others' names are neither keywords nor builtins.
@@ -86,30 +104,8 @@ def load(name: str) -> Any:
     if isinstance(function, typer.Typer):
         return typer.main.get_group(function)
     holder = typer.Typer(add_completion=False, rich_markup_mode=MARKUP, context_settings=_HELP)
-    holder.command(name, cls=PlainCommand)(expanded(function))
+    holder.command(name, cls=PlainCommand)(make_command(function))
     return typer.main.get_command(holder)
-
-
-class PlainCommand(TyperCommand):
-    """A command whose parameters are converted without pydantic."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters."""
-        return use_plain_types(super().get_params(ctx))
-
-
-def use_plain_types(parameters: list[Any]) -> list[Any]:
-    """Convert parameters here where that is simple.
-
-    typer converts even a string through pydantic, whose import takes longer than most commands (measured: 0.25 s of
-    CPU of 0.35 s). The attribute is private; typer is pinned exactly.
-    """
-    for parameter in parameters:
-        kind, info = parameter.type_descriptor.annotation, parameter.type_descriptor.parameter_info
-        is_checked_path = kind is Path and (info.exists or not info.dir_okay)
-        if parameter.nargs == 1 and not parameter.multiple and not is_checked_path:
-            parameter._runtime_param = PlainType(kind, info)  # noqa: SLF001
-    return parameters
 
 
 class PlainType(NamedTuple):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from refold.cli.options import JsonOption, expanded
+from refold.cli.options import JsonOption, make_command
 from refold.cli.output import json_line, print_table
 
 if TYPE_CHECKING:
@@ -127,4 +127,4 @@ bench = typer.Typer(
     "Events go to the namespace `bench`, so do not use a system that matters.",
 )
 for _command in (append, live, latency, read, travel):
-    bench.command(_command.__name__)(expanded(_command))
+    bench.command(_command.__name__)(make_command(_command))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from refold.cli.options import DEFAULT_DATA, DataOption, Output, System, expanded
+from refold.cli.options import DEFAULT_DATA, DataOption, Output, System, make_command
 from refold.cli.output import json_array, json_line, print_table, say
 from refold.core.errors import ServiceUnavailable
 
@@ -114,7 +114,7 @@ async def create(
 
 log = typer.Typer(name="log", no_args_is_help=True)
 log.callback(help="Create the log.")(lambda: None)
-log.command("create")(expanded(create))
+log.command("create")(make_command(create))
 
 
 def _postgres_url(system: System) -> str:

@@ -1,6 +1,6 @@
 """Options that commands share, each declared once; where the system is; documents, times and JSON as arguments.
 
-Used by the command modules. A parameter whose type is a dataclass stands for the options in it (`expanded`).
+Used by the command modules. A parameter whose type is a dataclass stands for the options in it (`make_command`).
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class System:
         return Refold(self.gateway_url(), trace=partial(typer.echo, err=True) if self.verbose else None)
 
 
-def expanded(function: Callable[..., Any]) -> Callable[..., None]:
+def make_command(function: Callable[..., Any]) -> Callable[..., None]:
     """Make a command of a function: a parameter whose type is a dataclass becomes the options in it.
 
     The function's own options come first in its help. An asynchronous function runs until it ends or is interrupted.

@@ -3,7 +3,7 @@
 import pytest
 
 from refold.cli import read, write
-from refold.cli.options import DEFAULT_URL, System, expanded, read_time
+from refold.cli.options import DEFAULT_URL, System, make_command, read_time
 from refold.core.errors import Refused, ServiceUnavailable
 
 
@@ -60,5 +60,5 @@ def test_an_invalid_time_is_refused():
 
 def test_options_are_declared_once_and_expanded_into_each_command():
     for command in (read.get, write.put):
-        names = set(expanded(command).__signature__.parameters)
+        names = set(make_command(command).__signature__.parameters)
         assert {"url", "data", "verbose", "json", "output"} <= names

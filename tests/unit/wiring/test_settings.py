@@ -5,7 +5,7 @@ import json
 import pytest
 
 from refold.cli import serve
-from refold.cli.options import expanded
+from refold.cli.options import make_command
 from refold.core.errors import Refused
 from refold.wiring.settings import (
     Settings,
@@ -128,11 +128,11 @@ def test_a_child_inherits_no_setting_of_ours(monkeypatch):
 
 def test_every_setting_is_an_option_of_a_service():
     services = (serve.up, serve.projector, serve.gateway)
-    offered = {name for service in services for name in expanded(service).__signature__.parameters}
+    offered = {name for service in services for name in make_command(service).__signature__.parameters}
     assert set(Settings.model_fields) - offered == NOT_A_SERVICE_FLAG
 
 
 def test_an_option_of_a_service_says_what_its_setting_says():
-    option = expanded(serve.up).__signature__.parameters["commit_events_max"].annotation.__metadata__[0]
+    option = make_command(serve.up).__signature__.parameters["commit_events_max"].annotation.__metadata__[0]
     setting = Settings.model_fields["commit_events_max"]
     assert (option.help, option.show_default) == (setting.description, str(setting.default))
