@@ -296,10 +296,10 @@ async def test_damaged_passwords_are_named_with_what_mends_them(tmp_path: Path) 
     assert raised.value.facts["path"] == str(secrets_file)
 
 
-async def test_a_log_without_room_refuses_at_once_and_keeps_what_it_has(
+async def test_a_log_without_space_refuses_at_once_and_keeps_what_it_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("refold.embedded.nats.room_bytes", lambda _: 100_000)
+    monkeypatch.setattr("refold.embedded.nats.space_bytes", lambda _: 100_000)
     with await open_folder(tmp_path) as folder:
         server = await start_nats(folder, sync="os")
         async with connected(server, "administrator") as client:
@@ -315,7 +315,7 @@ async def test_a_log_without_room_refuses_at_once_and_keeps_what_it_has(
 async def test_a_log_may_grow_by_what_the_disk_has_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("refold.embedded.nats.room_bytes", lambda _: 200_000)
+    monkeypatch.setattr("refold.embedded.nats.space_bytes", lambda _: 200_000)
     for _ in range(3):
         with await open_folder(tmp_path) as folder:
             server = await start_nats(folder)

@@ -239,7 +239,7 @@ async def test_batches_are_used_again_once_the_broker_accepts_them(broker: Broke
 async def test_a_broker_without_space_refuses_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("refold.embedded.nats.room_bytes", lambda _: 200_000)
+    monkeypatch.setattr("refold.embedded.nats.space_bytes", lambda _: 200_000)
     async with running_broker(tmp_path) as broker:
         await broker.make_log()
         log = await broker.open_log("gateway")

@@ -39,7 +39,7 @@ class _Copied(NamedTuple):
 
 
 def copy_files(home: Path) -> None:
-    """Link or copy the files of all streams under the server's folder. Raises `OSError` if there is no room.
+    """Link or copy the files of all streams under the server's folder. Raises `OSError` if there is no space.
 
     Copies of an earlier start that did not reach `keep_losses` stay: they are older, so they hold more.
     """

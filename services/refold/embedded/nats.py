@@ -126,7 +126,7 @@ async def _start(
         "sync_interval": _SYNC_INTERVAL[sync],
         "payload_bytes_max": PAYLOAD_BYTES_MAX,
         # The server compares this bound with the size before compression.
-        "file_bytes_max": stored_bytes(home) + room_bytes(home),
+        "file_bytes_max": stored_bytes(home) + space_bytes(home),
     }
     text = files(__package__).joinpath("nats.conf.template").read_text(encoding="utf-8")
     for name, value in values.items():
@@ -173,7 +173,7 @@ async def _recovered(server: NatsServer) -> dict[str, bool]:
     }
 
 
-def room_bytes(path: Path) -> int:
+def space_bytes(path: Path) -> int:
     """Return how many bytes the log may grow on its disk: what is free, less a reserve."""
     disk = shutil.disk_usage(path)
     reserve = min(DISK_RESERVE_BYTES, int(disk.total * DISK_RESERVE_SHARE))

@@ -1,9 +1,8 @@
 """The PostgreSQL server as a child process: its cluster, settings, port and database. Used by `refold.wiring`.
 
-It listens on TCP alone, with a password; `dsn` is a secret. As root, the server runs as another user, who may not be
-able to walk down to the data folder: so its working folder is the cluster, and it finds itself there, which needs no
-right on the folders above. No mode of a folder that is not ours is changed: a program that the user cannot reach is
-copied to where it can.
+It listens on TCP alone, with a password; `dsn` is a secret. As root, the server runs as another user, which may have no
+right on the folders above the data folder: so it is started in the cluster and named by its working folder. Modes of
+foreign folders are never changed: a program that the user cannot reach is copied.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ _SETTINGS: Final = {
     "unix_socket_directories": "",
     "timezone": "UTC",
     "log_timezone": "UTC",
-    # Clients are sent their errors: the log is for what the server does, and stays small.
+    # Clients get their errors; the log stays small.
     "log_min_messages": "log",
     "log_checkpoints": "off",
     # The wheel's build has neither lz4 nor zstd; so TOAST stays with pglz too.
@@ -73,7 +72,7 @@ _SETTINGS: Final = {
     # Few and spread-out checkpoints: after each, every page is logged whole once.
     "max_wal_size": "2GB",
     "checkpoint_timeout": "15min",
-    # Short statements by the thousand: compiling them costs more than it gains.
+    # Compiling short statements costs more than it gains.
     "jit": "off",
 }
 _INITDB: Final = (
@@ -107,7 +106,7 @@ class PostgresServer(Server):
         return f"postgres://{USER}:{self.password}@{self.host}:{self.port}/{DATABASE}"
 
     async def answers(self) -> bool:
-        """Return whether it answers a connection, without a bound on the time. A refusal is an answer."""
+        """Return whether it answers a connection, which has no deadline here. A refusal is an answer."""
         try:
             connection = await asyncpg.connect(self.dsn, timeout=START_SECONDS, ssl=False)
         except asyncpg.PostgresError:

@@ -1,4 +1,4 @@
-"""Child processes: started with what they may keep, watched, ended, the end of their log kept for the error.
+"""Child processes: start them, watch them, end them, keep the end of their log for the error.
 
 Used by `refold.embedded` for the servers and by `refold.wiring` for services. On Linux a child ends with the thread
 that started it, so start it from one that outlives it, such as the main thread.
@@ -237,7 +237,7 @@ def _launch(command: Command, held: Iterable[int]) -> subprocess.Popen[bytes]:
             stderr=subprocess.STDOUT,
             pass_fds=tuple(held),
             bufsize=0,
-            # Ctrl-C in a terminal reaches this process alone, which decides what ends when.
+            # Ctrl-C in a terminal reaches this process alone, which ends its children in order.
             start_new_session=True,
         )
 

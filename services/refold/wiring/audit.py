@@ -123,9 +123,9 @@ async def _reached_or_started(data: Path | None) -> AsyncIterator[Settings]:
     if "data" not in settings.model_fields_set and settings.nats_url and settings.postgres_url:
         yield settings
         return
-    async with AsyncExitStack() as endings:
+    async with AsyncExitStack() as stack:
         try:
-            servers = await endings.enter_async_context(servers_of(settings))
+            servers = await stack.enter_async_context(servers_of(settings))
         except DataFolderInUse:
             settings = reach(data)
         else:

@@ -48,12 +48,12 @@ async def running_servers(
     path: Path, *, durability: Durability = "fsync", nats_port: int = 0, postgres_port: int = 0
 ) -> AsyncIterator[Servers]:
     """Lock the folder, end what a killed run has left in it, start both servers at once, and end them afterwards."""
-    async with AsyncExitStack() as endings:
-        folder = endings.enter_context(await open_folder(path))
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(await open_folder(path))
 
         async def started(start: Awaitable[AnyServer]) -> AnyServer:
             server = await start
-            endings.push_async_callback(server.stop)
+            stack.push_async_callback(server.stop)
             return server
 
         try:

@@ -37,7 +37,7 @@ from refold.wiring.log import open_log
 from refold.wiring.settings import Settings, environment_without, load, split_address, unknown_variables
 
 COLLECT_AFTER: Final = (50_000, 20, 100)
-"""Objects made before the youngest generation is searched for garbage, and generations before the older ones are."""
+"""Thresholds of the garbage collector's three generations."""
 
 BACKLOG: Final = 1_024
 """Connections that the kernel keeps until they are accepted."""
@@ -140,12 +140,12 @@ async def opened(
     settings: Settings, name: str, **options: Any
 ) -> AsyncIterator[tuple[JetStreamLog, PostgresStore]]:
     """Open log and projection; `options` are those of `PostgresStore.open`."""
-    async with AsyncExitStack() as endings:
+    async with AsyncExitStack() as stack:
         log = await open_log(settings.required("nats_url"), f"refold-{name}")
-        endings.push_async_callback(log.close)
+        stack.push_async_callback(log.close)
         dsn, schema = settings.required("postgres_url"), settings.postgres_schema
         store = await PostgresStore.open(dsn, schema=schema, **options)
-        endings.push_async_callback(store.close)
+        stack.push_async_callback(store.close)
         yield log, store
 
 
@@ -172,10 +172,10 @@ def stop_on_signals() -> asyncio.Event:
 
 
 class _Server(Server):
-    """Granian on a socket whose connections notice a peer that is gone or takes nothing."""
+    """Granian on a socket that closes connections whose peer is gone or takes nothing."""
 
     def _init_shared_socket(self) -> None:
-        # Elsewhere than on Linux granian does the same; there it makes the socket as it listens, out of reach.
+        # As granian does on other systems; on Linux it would create the socket later, out of reach.
         holder = ListenerSpec(self.bind_addr, self.bind_port, self.backlog).build()
         self._ssp, self._shd = None, holder  # type: ignore[assignment]  # Granian does not say what they hold.
         with socket.socket(fileno=os.dup(holder.get_fd())) as listening:

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from refold.core.errors import ChildFailed, EmbeddedError
-from refold.embedded.nats import NatsServer, room_bytes
+from refold.embedded.nats import NatsServer, space_bytes
 from refold.embedded.postgres import PostgresServer
 from refold.embedded.process import START_SECONDS, Process, http_get
 from refold.log import BATCH_BYTES_MAX
@@ -36,9 +36,9 @@ SILENT_SECONDS: Final = 30.0
 """A part that has not answered for this long is hung; a busy machine is slow, but not that slow."""
 UNHEALTHY_STOP_SECONDS: Final = 5.0
 """How long an unhealthy part may take to end by itself before it is killed."""
-ROOM_SECONDS: Final = 1.0
+SPACE_SECONDS: Final = 1.0
 """How often the disk is looked at while it is full."""
-ROOM_AT_BOUND_BYTES: Final = 32 * 1024 * 1024
+SPACE_AT_BOUND_BYTES: Final = 32 * 1024 * 1024
 """A NATS server at its bound is restarted only if its bound would grow by more than this."""
 UNWRITABLE_SECONDS: Final = 2.0
 _WRITE_ERROR: Final = "write error"
@@ -62,14 +62,14 @@ class Part:
         process: Process,
         start: Callable[[], Awaitable[Process]],
         ask: Callable[[], Awaitable[Fault | None]],
-        has_room: Callable[[], bool],
+        has_space: Callable[[], bool],
     ) -> None:
-        """Take a running process; `start` starts it again, which cannot work while the disk has no room."""
+        """Take a running process; `start` starts it again, which cannot work while the disk has no space."""
         self.name = process.command.name
         self._process = process
         self._start = start
         self._ask_health = ask
-        self._has_room = has_room
+        self._has_space = has_space
         self._deaths: deque[float] = deque(maxlen=DEATHS_MAX)
         self._faults: deque[float] = deque(maxlen=DEATHS_MAX)
 
@@ -104,7 +104,7 @@ class Part:
             asked_at = time.monotonic()
             if fault is None:
                 healthy_at = asked_at
-            elif asked_at - healthy_at > fault.allowed_seconds and self._has_room():
+            elif asked_at - healthy_at > fault.allowed_seconds and self._has_space():
                 await self._process.stop(wait_seconds=UNHEALTHY_STOP_SECONDS)
                 return fault
         return None
@@ -119,7 +119,7 @@ class Part:
     async def _restarted(self, failure: ChildFailed, recent: deque[float], say: Say) -> Process:
         while True:
             # A death on a full disk has a known cause, and does not count.
-            if not await self._wait_for_room(say):
+            if not await self._wait_for_space(say):
                 self._count(failure, recent)
             await asyncio.sleep(BACKOFF_SECONDS[min(len(recent), len(BACKOFF_SECONDS)) - 1])
             try:
@@ -129,13 +129,13 @@ class Part:
             except (EmbeddedError, OSError) as error:
                 failure = ChildFailed(f"{self.name} could not be started: {error}")
 
-    async def _wait_for_room(self, say: Say) -> bool:
-        """Wait until the disk has room; return whether this was necessary."""
-        if self._has_room():
+    async def _wait_for_space(self, say: Say) -> bool:
+        """Wait until the disk has space; return whether this was necessary."""
+        if self._has_space():
             return False
         say(f"{self.name:<10} waits: the disk of the data folder is full")
-        while not self._has_room():  # noqa: ASYNC110 - there is no event for room on a disk.
-            await asyncio.sleep(ROOM_SECONDS)
+        while not self._has_space():  # noqa: ASYNC110 - there is no event for space on a disk.
+            await asyncio.sleep(SPACE_SECONDS)
         return True
 
     def _count(self, failure: ChildFailed, recent: deque[float]) -> None:
@@ -188,8 +188,8 @@ async def nats_fault(server: NatsServer) -> Fault | None:
         return NOT_LISTENING
     found = _object(body)
     is_full = "config" in found and found["config"]["max_storage"] - found["storage"] < BATCH_BYTES_MAX
-    if is_full and room_bytes(server.home) > ROOM_AT_BOUND_BYTES:
-        return Fault("the log has reached its bound, and the disk has room", UNWRITABLE_SECONDS)
+    if is_full and space_bytes(server.home) > SPACE_AT_BOUND_BYTES:
+        return Fault("the log has reached its bound, and the disk has space", UNWRITABLE_SECONDS)
     return None
 
 

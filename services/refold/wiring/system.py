@@ -29,8 +29,8 @@ from refold.wiring.settings import Settings, described, handed_on
 from refold.wiring.supervise import Part, Say, kept, nats_fault, postgres_fault, service_fault
 
 LOOK_SECONDS: Final = 0.05
-ROOM_BYTES_MIN: Final = 32 * 1024 * 1024
-"""With less room, neither server can start: a WAL file of PostgreSQL has 16 MiB, a block of the log 8."""
+SPACE_BYTES_MIN: Final = 32 * 1024 * 1024
+"""With less space, neither server can start: a WAL file of PostgreSQL has 16 MiB, a block of the log 8."""
 SAY_SECONDS: Final = 5.0
 """A start that takes longer than this says what it waits for, this often."""
 PROBE_SECONDS: Final = 10.0
@@ -89,12 +89,12 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
     Raises `ChildFailed` if a part dies too often.
     """
     listeners = {"projector": Listener.choose(settings.probe), "gateway": Listener.choose(settings.http)}
-    async with AsyncExitStack() as endings:
+    async with AsyncExitStack() as stack:
         # They load their code while the servers start.
         processes = {name: start_process(name) for name in listeners}
         for process in processes.values():
-            endings.push_async_callback(process.stop)
-        servers = await endings.enter_async_context(
+            stack.push_async_callback(process.stop)
+        servers = await stack.enter_async_context(
             running_servers(
                 settings.data,
                 durability=settings.durability,
@@ -105,17 +105,17 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
         log_id = await make_embedded_log(servers, settings.postgres_schema)
         await refuse_damaged(servers, settings.postgres_schema, log_id)
         _say_servers(servers, settings, log_id, say)
-        has_room = partial(_has_room, servers.folder.path)
-        parts = _server_parts(servers, settings, has_room, say)
+        has_space = partial(_has_space, servers.folder.path)
+        parts = _server_parts(servers, settings, has_space, say)
         for name, listener in listeners.items():
             log, flags = servers.folder.path / f"{name}.log", _flags(name, servers, settings, listeners)
             start = partial(_start_service, name, flags, log)
             hand_work(processes[name], log, flags)
             ask = partial(service_fault, *listener.reachable)
-            parts.append(Part(processes[name], start, ask, has_room))
+            parts.append(Part(processes[name], start, ask, has_space))
             say(f"{name:<10} process {parts[-1].pid}")
         for part in parts:
-            endings.push_async_callback(part.stop)
+            stack.push_async_callback(part.stop)
         async with kept(parts, say):
             gateway, projector = listeners["gateway"].reachable, listeners["projector"].reachable
             await _until_ready(gateway, say)
@@ -147,7 +147,9 @@ async def _start_service(name: str, flags: dict[str, object], log: Path) -> Proc
     return process
 
 
-def _server_parts(servers: Servers, settings: Settings, has_room: Callable[[], bool], say: Say) -> list[Part]:
+def _server_parts(
+    servers: Servers, settings: Settings, has_space: Callable[[], bool], say: Say
+) -> list[Part]:
     """Return PostgreSQL first: parts are ended from the last to the first."""
     folder, nats, postgres = servers.folder, servers.nats, servers.postgres
 
@@ -165,14 +167,14 @@ def _server_parts(servers: Servers, settings: Settings, has_room: Callable[[], b
         return started.child
 
     return [
-        Part(postgres.child, start_postgres_again, partial(postgres_fault, postgres), has_room),
-        Part(nats.child, start_nats_again, partial(nats_fault, nats), has_room),
+        Part(postgres.child, start_postgres_again, partial(postgres_fault, postgres), has_space),
+        Part(nats.child, start_nats_again, partial(nats_fault, nats), has_space),
     ]
 
 
-def _has_room(folder: Path) -> bool:
-    """Return whether the servers can start: each needs room for one file of its log."""
-    return shutil.disk_usage(folder).free >= ROOM_BYTES_MIN
+def _has_space(folder: Path) -> bool:
+    """Return whether the servers can start: each needs space for one file of its log."""
+    return shutil.disk_usage(folder).free >= SPACE_BYTES_MIN
 
 
 def _say_servers(servers: Servers, settings: Settings, log_id: str, say: Say) -> None:

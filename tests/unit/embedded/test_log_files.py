@@ -37,7 +37,7 @@ def test_nothing_is_kept_where_the_server_has_lost_nothing(tmp_path: Path, strea
     assert sorted(path.name for path in tmp_path.iterdir()) == ["jetstream"]
 
 
-def test_a_sealed_block_costs_no_room(tmp_path: Path, stream: Path) -> None:
+def test_a_sealed_block_costs_no_space(tmp_path: Path, stream: Path) -> None:
     copy_files(tmp_path)
     assert (stream / "msgs/1.blk").stat().st_nlink == 2
     assert (stream / "msgs/2.blk").stat().st_nlink == 1

@@ -45,9 +45,9 @@ def no_backoff(monkeypatch):
     monkeypatch.setattr(module, "WATCH_SECONDS", 0.0)
 
 
-def part_of(process, start, has_room=lambda: True):
+def part_of(process, start, has_space=lambda: True):
     """A part that asks its process for its health."""
-    return Part(process, start, process.fault, has_room)
+    return Part(process, start, process.fault, has_space)
 
 
 async def test_a_dead_part_is_started_again():
@@ -163,9 +163,11 @@ async def test_silence_is_a_fault(monkeypatch):
     assert silent.is_stopped
 
 
-async def test_what_ends_while_the_disk_is_full_is_started_once_there_is_room_and_does_not_count(monkeypatch):
-    monkeypatch.setattr(module, "ROOM_SECONDS", 0.0)
-    room = iter([False, False, False, True] * DEATHS_MAX * 2)
+async def test_what_ends_while_the_disk_is_full_is_started_once_there_is_space_and_does_not_count(
+    monkeypatch,
+):
+    monkeypatch.setattr(module, "SPACE_SECONDS", 0.0)
+    space = iter([False, False, False, True] * DEATHS_MAX * 2)
     started, said = asyncio.Event(), []
     starts = []
 
@@ -178,7 +180,7 @@ async def test_what_ends_while_the_disk_is_full_is_started_once_there_is_room_an
 
     process = Process()
     process.end.set_result(1)
-    await kept(part_of(process, start, lambda: next(room)), said, started)
+    await kept(part_of(process, start, lambda: next(space)), said, started)
     assert "waits: the disk of the data folder is full" in said[1]
 
 
