@@ -58,7 +58,7 @@ class Clustered:
         self.longest_seconds = max(self.longest_seconds, time.monotonic() - begun)
 
     async def write_together(self, writes: int) -> None:
-        """Write by the bulk route: atomic batches, each over all documents, the numbers going on."""
+        """Write by the bulk route: atomic batches, each over all documents, numbered on."""
         first = len(self.acknowledged)
         lines = [
             {"doc": f"d{number % DOCUMENTS}", "put": {"number": number}}
@@ -69,9 +69,9 @@ class Clustered:
             content=b"\n".join(map(orjson.dumps, lines)),
             headers={"Content-Type": "application/x-ndjson"},
         )
-        for line, told in zip(lines, map(orjson.loads, answer.content.splitlines()), strict=True):
-            assert told["status"] == "applied", told
-            self.acknowledged[told["sequence"]] = (line["doc"], line["put"]["number"])
+        for line, outcome in zip(lines, map(orjson.loads, answer.content.splitlines()), strict=True):
+            assert outcome["status"] == "applied", outcome
+            self.acknowledged[outcome["sequence"]] = (line["doc"], line["put"]["number"])
 
     async def until_ready(self) -> None:
         """Wait until the gateway reaches everything."""
@@ -145,14 +145,14 @@ async def clustered(path: Path, dsn: str) -> AsyncIterator[Clustered]:
         port = free_port()
         started = {}
         for name in ("projector", "gateway"):
-            told = {
+            given = {
                 "REFOLD_NATS_URL": urls(servers, name),
                 "REFOLD_POSTGRES_URL": dsn,
                 "REFOLD_HTTP": f"127.0.0.1:{port}",
             }
             if name == "projector":
-                told["REFOLD_NATS_REPLY_URL"] = urls(servers, "reply")
-            started[name] = start_service(name, environment_without() | told, path / f"{name}.log")
+                given["REFOLD_NATS_REPLY_URL"] = urls(servers, "reply")
+            started[name] = start_service(name, environment_without() | given, path / f"{name}.log")
             endings.callback(started[name].stop)
         url = f"http://127.0.0.1:{port}"
         await asyncio.to_thread(wait_ready, url, started)

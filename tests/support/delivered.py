@@ -89,8 +89,8 @@ def three_servers(path: Path) -> Iterator[list[Delivered]]:
     servers = []
     for number, both in enumerate(ports, start=1):
         name = f"nats-{number}"
-        told = {"NATS_SERVER_NAME": name, "NATS_SERVER_PASSWORD": "pserver", "NATS_ROUTES": routes}
-        servers.append(_delivered(name, "cluster/server.conf", path / name, both, told))
+        given = {"NATS_SERVER_NAME": name, "NATS_SERVER_PASSWORD": "pserver", "NATS_ROUTES": routes}
+        servers.append(_delivered(name, "cluster/server.conf", path / name, both, given))
     try:
         for server in servers:
             server.start()
@@ -106,14 +106,14 @@ def urls(servers: list[Delivered], user: NatsUser) -> str:
 
 
 def variables() -> dict[str, str]:
-    """Return what every server is told by its environment."""
+    """Return the variables that every server needs."""
     return {f"NATS_{user.upper()}_PASSWORD": word for user, word in PASSWORDS.items()} | {
         "NATS_LOG_BYTES": str(LOG_BYTES)
     }
 
 
 def _search_path() -> str:
-    """Put the server in front: the wheel has it under its own name."""
+    """Return a search path that begins with the wheel's server."""
     return f"{nats_program().parent}:{os.environ['PATH']}"
 
 
@@ -126,7 +126,7 @@ def _steady_port() -> int:
 
 
 def _delivered(
-    name: str, configuration: str, home: Path, ports: tuple[int, int], told: dict[str, str]
+    name: str, configuration: str, home: Path, ports: tuple[int, int], given: dict[str, str]
 ) -> Delivered:
     """Copy the configuration; only its places differ: a port, a folder, and loopback."""
     shutil.copytree(INFRA / "nats", home / "nats")
@@ -137,7 +137,7 @@ def _delivered(
         '\nhttp: "127.0.0.1:8222"\n': f'\nhttp: "127.0.0.1:{monitor_port}"\n',
         'store_dir: "/data"\n': f'store_dir: "{home}/data"\n',
     }
-    if told:
+    if given:
         places["    port: 6222\n"] = f'    host: "127.0.0.1"\n    port: {route_port}\n'
     for there, here in places.items():
         assert text.count(there) == 1, there
@@ -152,7 +152,7 @@ def _delivered(
         environment={
             **os.environ,
             **variables(),
-            **told,
+            **given,
             "NATS_DATA": f"{home}/data",
             "NATS_MONITOR_PORT": str(monitor_port),
             "PATH": _search_path(),

@@ -50,7 +50,7 @@ class Site:
     log_id: str
 
     def environment(self) -> Mapping[str, str]:
-        """Return what a projector's process is told."""
+        """Return the environment of a projector's process."""
         return os.environ | {
             "REFOLD_NATS_URL": self.nats.url("projector"),
             "REFOLD_NATS_REPLY_URL": self.nats.url("reply"),
@@ -59,7 +59,7 @@ class Site:
         }
 
     def gateway_environment(self, port: int) -> Mapping[str, str]:
-        """Return what a gateway's process is told."""
+        """Return the environment of a gateway's process."""
         return os.environ | {
             "REFOLD_NATS_URL": self.nats.url("gateway"),
             "REFOLD_POSTGRES_URL": self.dsn,
@@ -116,9 +116,9 @@ async def gateway(site: Site, *, is_ready_awaited: bool = True, **settings: obje
 
 
 @asynccontextmanager
-async def _service(name: str, told: Mapping[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _service(name: str, variables: Mapping[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "refold", name, env=told, stderr=asyncio.subprocess.DEVNULL
+        sys.executable, "-m", "refold", name, env=variables, stderr=asyncio.subprocess.DEVNULL
     )
     try:
         yield process
@@ -173,7 +173,7 @@ async def until(look: Callable[[], Awaitable[T]]) -> T:
 
 
 async def standing_by(site: Site) -> None:
-    """Wait until a projector has asked for the shard in vain."""
+    """Wait until a projector has found the shard taken."""
     connection = await asyncpg.connect(site.dsn)
     try:
         await until(lambda: connection.fetchval(_STANDING_BY))
