@@ -297,7 +297,8 @@ def program(wheel: str, name: str) -> Path:
     except PackageNotFoundError as error:
         raise EmbeddedError(f"the embedded servers need the wheel {wheel}: pip install {wheel}") from error
     for file in files:
-        path = Path(str(file.locate()))
-        if (path.parent.name, path.name) == ("bin", name) and path.is_file():
-            return path.resolve()
+        if file.name == name and file.parent.name == "bin":
+            path = Path(str(file.locate())).resolve()
+            if path.is_file():
+                return path
     raise EmbeddedError(f"the wheel {wheel} lacks {name}: install it again")
