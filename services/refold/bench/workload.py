@@ -32,7 +32,7 @@ class Event(NamedTuple):
 
 @dataclass(slots=True)
 class _Shape:
-    """What must be known of a document to make its next valid patch."""
+    """The facts of a document that its next valid patch needs."""
 
     version: int = 0
     lines: int = 0

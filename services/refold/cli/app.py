@@ -76,7 +76,7 @@ class PlainTypes:
 
 
 class PlainCommand(PlainTypes, TyperCommand):
-    """A command that is loaded."""
+    """A command whose parameters are converted without pydantic."""
 
 
 class LazyGroup(PlainTypes, TyperGroup):

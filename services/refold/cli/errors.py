@@ -86,9 +86,9 @@ async def check_namespace(refold: Refold, namespace: str) -> None:
 
 async def check_document(refold: Refold, target: Target) -> None:
     """Raise `Refused` where the document has neither versions nor rejections."""
+    if await find_change(refold, target):
+        return
     with suppress(DocumentAbsent):
-        async for _ in refold.history(*target, limit=1):
-            return
         async for _ in refold.rejections(*target, limit=1):
             return
     await check_namespace(refold, target.namespace)
@@ -107,7 +107,7 @@ async def explain(
     """Raise the error again, with the document's head and what would find it."""
     await check_document(refold, target)
     name = str(target)
-    first, head = await _change(refold, target), await _change(refold, target, is_reversed=True)
+    first, head = await find_change(refold, target), await find_change(refold, target, is_newest=True)
     if first is None or head is None:
         raise DocumentAbsent(f"{name} has no version: all its events were rejected") from error
     if isinstance(error, VersionUnknown):
@@ -137,6 +137,8 @@ def _head_text(head: Change) -> str:
     return f"its head is version {head.version}, recorded at {head.recorded_at}"
 
 
-async def _change(refold: Refold, target: Target, *, is_reversed: bool = False) -> Change | None:
-    changes = refold.history(*target, limit=1, is_reversed=is_reversed)
-    return await anext(changes, None)
+async def find_change(refold: Refold, target: Target, *, is_newest: bool = False) -> Change | None:
+    """Return a document's first or newest change; None if it has none."""
+    with suppress(DocumentAbsent):
+        return await anext(refold.history(*target, limit=1, is_reversed=is_newest), None)
+    return None

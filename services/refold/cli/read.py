@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from refold.cli.errors import check_document, check_namespace, explain
+from refold.cli.errors import check_document, check_namespace, explain, find_change
 from refold.cli.options import (
     AtOption,
     ClockOption,
@@ -215,10 +215,8 @@ async def rejections(
 
 async def head_version(refold: Refold, target: Target) -> int:
     """Return a document's newest version; 0 if it never existed."""
-    with suppress(DocumentAbsent):
-        async for change in refold.history(*target, limit=1, is_reversed=True):
-            return change.version
-    return 0
+    newest = await find_change(refold, target, is_newest=True)
+    return newest.version if newest else 0
 
 
 async def _state_text(refold: Refold, target: Target, version: int) -> str:

@@ -6,8 +6,9 @@ A rejected write is a returned value; exceptions mean that the request was wrong
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from itertools import takewhile
-from typing import Any, Final, Literal, Self, Unpack
+from typing import Any, Final, Literal, Unpack
 
 from refold.client.requests import (
     Time,
@@ -51,7 +52,7 @@ Clock = Literal["recorded", "occurred"]
 _MISSING: Final = Outcome(status=FAILED, reason=FAILED, detail="the answer ended early")
 
 
-class Refold:
+class Refold(AbstractAsyncContextManager["Refold"]):
     """A running Refold, by its gateway's address.
 
     ```python
@@ -265,10 +266,6 @@ class Refold:
     async def close(self) -> None:
         """Close the connections."""
         await self._transport.close()
-
-    async def __aenter__(self) -> Self:
-        """Use it in an `async with` block."""
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         """Close the connections."""

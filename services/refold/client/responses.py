@@ -158,7 +158,7 @@ def read_answer(kind: type[T], answer: dict[str, Any], **others: Any) -> T:
 
 
 def read_outcome(answer: dict[str, Any]) -> Outcome:
-    """Read an outcome, or what stands for it in the answer to a bulk request."""
+    """Read an outcome, or the error of a line in the answer to a bulk request."""
     first, error = answer.get("first") or {}, answer.get("error")
     # A line without effect failed if the service could not take it; otherwise it was refused.
     is_failed = isinstance(error, dict) and int(error.get("status", 0)) >= 500

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from refold.client import client
 from refold.client.client import TIMEOUT_SECONDS
@@ -46,7 +46,7 @@ def _iterate(
     return iterate
 
 
-class Refold:
+class Refold(AbstractContextManager["Refold"]):
     """A running Refold, by its gateway's address.
 
     ```python
@@ -89,10 +89,6 @@ class Refold:
         """Close the connections."""
         self.runner.run(self.wrapped.close())
         self.runner.close()
-
-    def __enter__(self) -> Self:
-        """Use it in a `with` block."""
-        return self
 
     def __exit__(self, *_: object) -> None:
         """Close the connections."""

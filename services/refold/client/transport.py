@@ -75,7 +75,7 @@ class Transport:
         self.was_reached = False
         self._trace = trace
         self._connections = [_Connection(self.url, timeout_seconds) for _ in range(CONNECTIONS_MAX)]
-        # The last one used is the next one used.
+        # LIFO: the connection that was used last is used next.
         self._free: asyncio.LifoQueue[_Connection] = asyncio.LifoQueue()
         for connection in self._connections:
             self._free.put_nowait(connection)

@@ -157,7 +157,7 @@ def _fields(line: Line, head: Head, file_digest: str, attempt: int) -> dict[str,
 
 
 def _origin(line: Line) -> dict[str, Json]:
-    """Keep the note of the first import: only this import's note tells what is imported already."""
+    """Keep the note of the first import: only this import's own note shows which lines it has imported."""
     if IMPORT not in line.meta:
         return {}
     note = line.meta[IMPORT]
