@@ -383,7 +383,7 @@ async def test_a_batch_over_its_bounds_is_refused(log: EventLog) -> None:
 async def test_a_full_log_refuses_appends_and_can_be_read(make: Maker) -> None:
     log = await make.log(bytes_max=64 * 1024)
     stored = 0
-    # Appended one by one, until the first that finds no room.
+    # Appended one by one, until the first that does not fit.
     while not isinstance(await outcome_of(log.append(event(f"d{stored}", b"x" * 4096))), LogFull):
         stored += 1
         assert stored < 100
@@ -424,9 +424,9 @@ async def test_a_cancelled_append_does_not_affect_others(log: EventLog) -> None:
 
 async def test_a_notice_reaches_its_listeners_until_they_stop(make: Maker) -> None:
     notices = await make.notices()
-    heard: list[tuple[str, bytes]] = []
+    received: list[tuple[str, bytes]] = []
     exact: list[bytes] = []
-    stop = await notices.listen("change.shop.*", lambda subject, body: heard.append((subject, body)))
+    stop = await notices.listen("change.shop.*", lambda subject, body: received.append((subject, body)))
     await notices.listen("change.shop.a", lambda _, body: exact.append(body))
     await notices.send("change.shop.a", b"1")
     await notices.send("change.shop.b", b"")
@@ -436,39 +436,39 @@ async def test_a_notice_reaches_its_listeners_until_they_stop(make: Maker) -> No
     stop()
     await notices.send("change.shop.a", b"2")
     await notices.flush()
-    assert heard == [("change.shop.a", b"1"), ("change.shop.b", b"")]
+    assert received == [("change.shop.a", b"1"), ("change.shop.b", b"")]
     assert exact == [b"1", b"2"]
 
 
 async def test_a_wildcard_receives_all_subjects_below(make: Maker) -> None:
     notices = await make.notices()
-    heard: list[str] = []
-    await notices.listen("change.>", lambda subject, _: heard.append(subject))
+    received: list[str] = []
+    await notices.listen("change.>", lambda subject, _: received.append(subject))
     for subject in ("change", "change.a", "change.a.b.c", "changes.a"):
         await notices.send(subject, b"")
     await notices.flush()
-    assert heard == ["change.a", "change.a.b.c"]
+    assert received == ["change.a", "change.a.b.c"]
 
 
 async def test_a_thousand_notices_arrive_in_order(make: Maker) -> None:
     notices = await make.notices()
-    heard: list[bytes] = []
-    await notices.listen("change.a", lambda _, body: heard.append(body))
+    received: list[bytes] = []
+    await notices.listen("change.a", lambda _, body: received.append(body))
     bodies = [b"%d" % number + b"x" * 2000 for number in range(1000)]
     for body in bodies:
         await notices.send("change.a", body)
     await notices.flush()
-    assert heard == bodies
+    assert received == bodies
 
 
 async def test_notices_sent_together_arrive_in_order_with_others(make: Maker) -> None:
     notices = await make.notices()
-    heard: list[tuple[str, bytes]] = []
-    await notices.listen("change.>", lambda subject, body: heard.append((subject, body)))
+    received: list[tuple[str, bytes]] = []
+    await notices.listen("change.>", lambda subject, body: received.append((subject, body)))
     messages = [(f"change.{number % 7}", b"%d" % number + b"x" * 200) for number in range(3000)]
     await notices.send("change.before", b"")
     await notices.send_all(messages)
     await notices.send_all([])
     await notices.send("change.after", b"")
     await notices.flush()
-    assert heard == [("change.before", b""), *messages, ("change.after", b"")]
+    assert received == [("change.before", b""), *messages, ("change.after", b"")]

@@ -162,7 +162,7 @@ async def test_an_event_whose_acknowledgement_does_not_come_is_unknown_and_those
         assert [type(answer) for answer in await asyncio.gather(*behind)] == [LogUnavailable] * 3
     assert isinstance(await log.append(event("a", b"3")), Appended)
     bodies = [(record.subject.rsplit(b".")[-1], record.body) for record in (await everything(log))[1:]]
-    # In this case the broker had them all the time.
+    # The broker stored all of them, although it did not acknowledge them in time.
     assert bodies == [(b"a", b"1"), (b"b", b"1"), (b"c", b"1"), (b"a", b"3")]
 
 
@@ -302,15 +302,15 @@ async def test_a_new_caller_does_not_overtake_a_waiter_that_was_just_woken() -> 
         entered.append(name)
         places.release()
 
-    first, gone = asyncio.ensure_future(visit("first")), asyncio.ensure_future(visit("gone"))
+    first, cancelled = asyncio.ensure_future(visit("first")), asyncio.ensure_future(visit("cancelled"))
     await asyncio.sleep(0)
-    gone.cancel()
-    # The newcomer's turn is next, that of the first, who is called now, after it; and another place is free.
+    cancelled.cancel()
+    # The newcomer runs next, the first waiter, which is woken now, after it; and another place is free.
     newcomer = asyncio.ensure_future(visit("newcomer"))
     places.release()
     places.release()
     async with asyncio.timeout(WAIT_SECONDS):
-        await asyncio.gather(first, gone, newcomer, return_exceptions=True)
+        await asyncio.gather(first, cancelled, newcomer, return_exceptions=True)
     assert entered == ["first", "newcomer"]
 
 

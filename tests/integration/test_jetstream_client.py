@@ -46,18 +46,18 @@ async def test_subscriptions_and_requests_work_after_the_broker_was_killed_and_r
 ) -> None:
     client, other = await broker.connect(), await broker.connect()
     await echo(other)
-    heard: list[bytes] = []
+    received: list[bytes] = []
     lost: list[bool] = []
     client.on_disconnect(lambda: lost.append(True))
-    client.subscribe("news.>", lambda _, __, ___, body: heard.append(body))
-    gone = client.subscribe("news.>", lambda *_: heard.append(b"gone"))
-    client.unsubscribe(gone)
+    client.subscribe("news.>", lambda _, __, ___, body: received.append(body))
+    ended = client.subscribe("news.>", lambda *_: received.append(b"ended"))
+    client.unsubscribe(ended)
     await client.flush()
     for number in range(3):
         word = b"%d" % number
         assert await client.request("echo", word) == (b"", word)
         other.write(message_frame(b"news.a", word))
-        await until(lambda word=word: heard[-1:] == [word])
+        await until(lambda word=word: received[-1:] == [word])
         assert len(lost) == client.reconnects == number
         broker.kill()
         await until(lambda number=number: len(lost) == number + 1)
@@ -68,25 +68,25 @@ async def test_subscriptions_and_requests_work_after_the_broker_was_killed_and_r
             await client.wait_connected()
             await other.wait_connected()
         await client.flush()
-    assert heard == [b"0", b"1", b"2"]
+    assert received == [b"0", b"1", b"2"]
 
 
 async def test_a_subscription_made_while_disconnected_exists_after_the_reconnect(broker: Broker) -> None:
     client = await broker.connect()
-    heard: list[bytes] = []
+    received: list[bytes] = []
     broker.kill()
     await until(lambda: not client.is_connected)
-    client.subscribe("news", lambda _, __, ___, body: heard.append(body))
-    asked = asyncio.ensure_future(client.request("echo", b"1", seconds=WAIT_SECONDS))
+    client.subscribe("news", lambda _, __, ___, body: received.append(body))
+    request = asyncio.ensure_future(client.request("echo", b"1", seconds=WAIT_SECONDS))
     await broker.start()
     other = await broker.connect()
     await echo(other)
     async with asyncio.timeout(WAIT_SECONDS):
         await client.wait_connected()
-        # Nobody may have answered yet when it was asked: then the broker says so.
-        assert (await asked)[1] in {b"1", b""}
+        # If nothing was subscribed yet when the request arrived, the broker replies without a body.
+        assert (await request)[1] in {b"1", b""}
     other.write(message_frame(b"news", b"2"))
-    await until(lambda: heard == [b"2"])
+    await until(lambda: received == [b"2"])
 
 
 async def test_a_request_in_flight_fails_at_once_when_the_broker_dies(broker: Broker) -> None:
@@ -94,12 +94,12 @@ async def test_a_request_in_flight_fails_at_once_when_the_broker_dies(broker: Br
     other = await broker.connect()
     other.subscribe("silent", lambda *_: None)
     await other.flush()
-    asked = asyncio.ensure_future(client.request("silent", seconds=WAIT_SECONDS))
+    request = asyncio.ensure_future(client.request("silent", seconds=WAIT_SECONDS))
     await client.flush()
     broker.kill()
     begun = time.monotonic()
     with pytest.raises(LogUnavailable, match="lost"):
-        await asked
+        await request
     assert time.monotonic() - begun < WAIT_SECONDS / 2
 
 
@@ -144,16 +144,16 @@ HOSTILE_SUBJECTS = [b"x.\xff\xfe", b"x.\x00", b"x." + b"y" * 3000, b"x.\x0b\x0c"
 
 async def test_no_subject_ends_a_client(broker: Broker) -> None:
     client = await broker.connect()
-    heard: list[bytes] = []
-    client.subscribe("x.>", lambda subject, *_: heard.append(subject))
+    received: list[bytes] = []
+    client.subscribe("x.>", lambda subject, *_: received.append(subject))
     await client.flush()
     for subject in HOSTILE_SUBJECTS:
         client.write(message_frame(subject, b"{}"))
     block = b"NATS/1.0 \xff\xff\xff \xff\r\n\xff: \xff\r\n\r\n"
     client.write(b"HPUB x.h %d %d\r\n%b\r\n" % (len(block), len(block), block))
     client.write(message_frame(b"x.end", b""))
-    await until(lambda: heard[-1:] == [b"x.end"])
-    assert heard == [*HOSTILE_SUBJECTS, b"x.h", b"x.end"]
+    await until(lambda: received[-1:] == [b"x.end"])
+    assert received == [*HOSTILE_SUBJECTS, b"x.h", b"x.end"]
     assert client.reconnects == 0
 
 
@@ -347,12 +347,12 @@ async def test_a_connection_waits_for_a_broker_that_is_starting(broker: Broker) 
 
 async def test_notices_sent_while_disconnected_are_lost_and_later_ones_are_not(broker: Broker) -> None:
     client, other = await broker.connect(), await broker.connect()
-    notices, ears = JetStreamNotices(client), JetStreamNotices(other)
-    heard: list[bytes] = []
-    await ears.listen("news", lambda _, body: heard.append(body))
-    await ears.flush()
+    notices, listener = JetStreamNotices(client), JetStreamNotices(other)
+    received: list[bytes] = []
+    await listener.listen("news", lambda _, body: received.append(body))
+    await listener.flush()
     await notices.send("news", b"1")
-    await until(lambda: heard == [b"1"])
+    await until(lambda: received == [b"1"])
     broker.kill()
     await until(lambda: not client.is_connected)
     await notices.send("news", b"lost")
@@ -363,7 +363,7 @@ async def test_notices_sent_while_disconnected_are_lost_and_later_ones_are_not(b
         await client.wait_connected()
         await other.wait_connected()
     await notices.send("news", b"2")
-    await until(lambda: heard == [b"1", b"2"])
+    await until(lambda: received == [b"1", b"2"])
 
 
 async def test_a_flush_in_flight_fails_at_once_when_the_broker_dies(broker: Broker) -> None:
@@ -379,16 +379,16 @@ async def test_a_flush_in_flight_fails_at_once_when_the_broker_dies(broker: Brok
 async def test_a_failing_listener_does_not_affect_others(broker: Broker) -> None:
     client = await broker.connect()
     notices = JetStreamNotices(client)
-    heard: list[bytes] = []
+    received: list[bytes] = []
 
     def fail(_: str, __: bytes) -> None:
         raise ValueError
 
     await notices.listen("news", fail)
-    await notices.listen("news", lambda _, body: heard.append(body))
+    await notices.listen("news", lambda _, body: received.append(body))
     await notices.send("news", b"1")
     await notices.flush()
-    assert heard == [b"1"]
+    assert received == [b"1"]
     assert client.reconnects == 0
 
 

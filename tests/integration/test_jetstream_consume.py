@@ -186,7 +186,7 @@ async def test_a_consumer_without_heartbeats_is_replaced(
         coming = asyncio.ensure_future(anext(runs))
         await until_more(made, 0)
         with broker.frozen():
-            # Nobody answers what is asked for once the consumer is taken for lost.
+            # Nothing answers a request once the consumer is considered lost.
             await until_more(leader, len(leader))
         await until_more(made, 1)
         await log.append(event("a"))
@@ -294,7 +294,7 @@ async def test_a_slow_reader_receives_a_bounded_amount_ahead(broker: Broker) -> 
     await fill(log, events, body=b"x" * 100_000)
     consumer = await Consumer.create(log.client, 1)
     taken = len(await consumer.take())
-    # All that the first request allows has come when the broker answers another one.
+    # The broker answers another request after it has sent all that the first one allows.
     await log.client.flush()
     async with asyncio.timeout(WAIT_SECONDS):
         while consumer._requested_bytes > 200_000:  # noqa: ASYNC110 - what is looked at belongs to the consumer.
@@ -344,10 +344,10 @@ async def test_a_gap_at_the_first_event_is_checked_with_the_leader(
     log = await broker.open_log()
     last = await fill(log, 10)
     lost = lose(monkeypatch, b"0", times=2)
-    asked = count_calls_of_records(monkeypatch)
+    requested = count_calls_of_records(monkeypatch)
     records = await read_until(log, last, after_sequence=1)
     assert [record.sequence for record in records] == list(range(2, last + 1))
-    assert asked == [2, 2]
+    assert requested == [2, 2]
     assert lost == [b"0", b"0"]
 
 
@@ -368,14 +368,14 @@ def lose(monkeypatch: pytest.MonkeyPatch, body: bytes, *, times: int) -> list[by
 
 
 def count_calls_of_records(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    asked: list[int] = []
+    requested: list[int] = []
 
     async def counting(client: Any, *, seq: int) -> Record | None:
-        asked.append(seq)
+        requested.append(seq)
         return await stored_record(client, seq=seq)
 
     monkeypatch.setattr(consume, "stored_record", counting)
-    return asked
+    return requested
 
 
 def leader_that_has(*ends: int) -> Callable[[Any], Any]:

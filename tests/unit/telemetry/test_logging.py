@@ -13,18 +13,18 @@ from refold.telemetry.logging import LossyFile
 
 
 class Disk(io.RawIOBase):
-    """A file on a disk with room for so many bytes."""
+    """A file on a disk that has so many free bytes."""
 
-    def __init__(self, room):
-        self.room = room
+    def __init__(self, free_bytes):
+        self.free_bytes = free_bytes
         self.content = b""
 
     def write(self, data):
         self._checkClosed()
-        if not self.room:
+        if not self.free_bytes:
             raise OSError(errno.ENOSPC, "No space left on device")
-        taken = bytes(data[: self.room])
-        self.room -= len(taken)
+        taken = bytes(data[: self.free_bytes])
+        self.free_bytes -= len(taken)
         self.content += taken
         return len(taken)
 
@@ -43,14 +43,14 @@ def dropped(line):
 
 
 def test_lines_that_cannot_be_written_are_dropped_and_counted_once_writing_works_again():
-    disk = Disk(room=10)
+    disk = Disk(free_bytes=10)
     log = LossyFile(lambda: disk, service="gateway")
     log.write(b"1234\n")
     for _ in range(3):
         log.write(b"lost after the first bytes\n")
     log.write(b"in pieces, ")
     log.write(b"lost too\n")
-    disk.room = 10_000
+    disk.free_bytes = 10_000
     log.write(b"there again\n")
     log.write(b"and again\n")
     first, torn, notice, *rest = disk.content.decode().splitlines()
@@ -60,10 +60,10 @@ def test_lines_that_cannot_be_written_are_dropped_and_counted_once_writing_works
 
 
 def test_the_rest_of_a_line_whose_beginning_was_dropped_is_not_written():
-    disk = Disk(room=0)
+    disk = Disk(free_bytes=0)
     log = LossyFile(lambda: disk, service="gateway")
     log.write(b"half of ")
-    disk.room = 10_000
+    disk.free_bytes = 10_000
     log.write(b"a line\nwhole\n")
     notice, *rest = disk.content.decode().splitlines()
     assert dropped(notice) == 1
@@ -71,7 +71,7 @@ def test_the_rest_of_a_line_whose_beginning_was_dropped_is_not_written():
 
 
 def test_a_file_that_cannot_be_opened_is_opened_when_it_can_be():
-    disk, failures = Disk(room=10_000), [OSError(errno.ENOSPC, "no inode")]
+    disk, failures = Disk(free_bytes=10_000), [OSError(errno.ENOSPC, "no inode")]
 
     def opened():
         if failures:
@@ -87,7 +87,7 @@ def test_a_file_that_cannot_be_opened_is_opened_when_it_can_be():
 
 
 def test_a_closed_file_drops_lines_and_raises_nothing():
-    disk = Disk(room=10_000)
+    disk = Disk(free_bytes=10_000)
     log = LossyFile(lambda: disk, service="gateway")
     log.write(b"one\n")
     disk.close()

@@ -146,7 +146,8 @@ class PubAck(NamedTuple):
 
     def error(self) -> LogError:
         """Return the error to raise where nothing was stored."""
-        is_full = self.code in _FULL or (self.code == _STORE_FAILED and _is_about_space(self.description))
+        is_about_space = any(words in self.description for words in ("maximum", "space", "insufficient"))
+        is_full = self.code in _FULL or (self.code == _STORE_FAILED and is_about_space)
         kind = LogFull if is_full else LogUnavailable
         return kind(f"the broker did not store the event: {self.description}", broker_code=self.code)
 
@@ -164,7 +165,3 @@ def parse_pub_ack(reply: Reply) -> PubAck | None:
     if error is not None:
         return PubAck(0, error.get("err_code", 0) or error.get("code", 0), error.get("description", ""))
     return PubAck(answer["seq"])
-
-
-def _is_about_space(description: str) -> bool:
-    return any(words in description for words in ("maximum", "space", "insufficient"))

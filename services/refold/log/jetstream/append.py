@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Final
@@ -51,14 +51,20 @@ class Appender:
 
     def __init__(self, client: Client, *, acknowledge_seconds: float = ACKNOWLEDGE_SECONDS) -> None:
         """Begin with nothing in flight."""
+        self._client = client
+        self._acknowledge_seconds = acknowledge_seconds
         self._places = Semaphore(APPENDS_MAX)
         self._queue = AppendQueue()
-        self._in_flight = InFlight(
-            client,
-            acknowledge_seconds=acknowledge_seconds,
-            on_outcome=self._settle,
-            on_group_done=self._schedule,
-        )
+        self._cost = BatchCost()
+        # What is in flight: the groups, also by the tokens of the replies that they await, and their documents.
+        self._groups: set[_Group] = set()
+        self._by_token: dict[bytes, _Group] = {}
+        self._subjects: set[bytes] = set()
+        self._tokens = count(1)
+        inbox = client.new_inbox()
+        self._inbox = f"{inbox}.".encode()
+        self._batch_prefix = inbox.rpartition(".")[2].encode()
+        self._sid = client.subscribe(f"{inbox}.*", self._take_reply)
         self._is_scheduled = False
         self._is_closed = False
         self._singles_until = 0.0
@@ -79,11 +85,11 @@ class Appender:
     async def close(self) -> None:
         """Send what waits, and wait for the answers."""
         self._is_closed = True
-        while self._queue or self._in_flight:
+        while self._queue or self._groups:
             self._progress.clear()
             await self._progress.wait()
         self._forget()
-        self._in_flight.close()
+        self._client.unsubscribe(self._sid)
 
     async def _enqueue(self, publications: Sequence[Publication], headers: list[bytes]) -> Answer:
         await self._places.acquire()
@@ -112,102 +118,16 @@ class Appender:
     def _send_waiting(self) -> None:
         self._is_scheduled = False
         singles = self._sends_singles()
-        while len(self._in_flight) < GROUPS_MAX and (
-            appends := self._queue.take_group(self._in_flight.subjects, as_singles=singles)
+        while len(self._groups) < GROUPS_MAX and (
+            appends := self._queue.take_group(self._subjects, as_singles=singles)
         ):
-            self._in_flight.send(appends, as_singles=singles)
+            self._send(appends, as_singles=singles)
         self._progress.set()
 
     def _sends_singles(self) -> bool:
         return asyncio.get_running_loop().time() < self._singles_until
 
-    def _settle(self, appends: list[PendingAppend], outcome: Outcome) -> None:
-        if isinstance(outcome, Unknown):
-            in_doubt = "an earlier event of the document is in doubt; this one was not sent"
-            self._refuse(appends, outcome, LogUnavailable(in_doubt))
-        elif isinstance(outcome, LogUnavailable):
-            self._refuse(appends, outcome, outcome)
-        elif not outcome.code:
-            _confirm(appends, outcome.sequence)
-        elif outcome.is_batch_refused:
-            self._resend_singly(appends, outcome)
-        elif len(appends) > 1 and outcome.is_stale:
-            # The broker does not say which event was stale; halving the group finds it.
-            for append in appends:
-                append.group_max = len(appends) // 2
-            self._queue.extendleft(reversed(appends))
-        elif outcome.is_stale:
-            appends[0].resolve(Stale())
-        else:
-            self._refuse(appends, outcome.error(), outcome.error())
-
-    def _resend_singly(self, appends: list[PendingAppend], ack: PubAck) -> None:
-        """Send the events of a refused group one by one; only the caller can split an atomic append."""
-        self._singles_until = asyncio.get_running_loop().time() + BATCH_PAUSE_SECONDS
-        self._refusal = BatchRefused(ack.error().message, broker_code=ack.code)
-        if len(appends) > 1:
-            self._queue.extendleft(reversed(appends))
-        else:
-            appends[0].resolve(self._refusal)
-
-    def _refuse(self, appends: list[PendingAppend], answer: Unknown | LogError, later: LogError) -> None:
-        """Answer a group, and fail the `later` appends to its documents that wait."""
-        for append in appends:
-            append.resolve(answer)
-        self._queue.fail(later, _subjects_of(appends))
-
-    def _fail_all(self) -> None:
-        self._in_flight.fail_all()
-        self._queue.fail(LogUnavailable("not connected to the broker"))
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Group:
-    """A group in flight: the appends that each awaited reply answers, by the reply's token.
-
-    `first_token` is that of a batch's first event; its reply matters only if it is a refusal.
-    """
-
-    subjects: set[bytes]
-    events: int
-    is_batch: bool
-    sent_at: float
-    deadline: asyncio.TimerHandle | None = None
-    awaited: dict[bytes, list[PendingAppend]] = field(default_factory=dict)
-    first_token: bytes = b""
-    refusal: PubAck | None = None
-
-
-class InFlight:
-    """The groups that were sent and are not acknowledged yet."""
-
-    def __init__(
-        self,
-        client: Client,
-        *,
-        acknowledge_seconds: float,
-        on_outcome: Callable[[list[PendingAppend], Outcome], None],
-        on_group_done: Callable[[], None],
-    ) -> None:
-        """Begin with none; `on_group_done` is called after the last `on_outcome` of a group."""
-        self.subjects: set[bytes] = set()
-        self._client = client
-        self._acknowledge_seconds = acknowledge_seconds
-        self._on_outcome, self._on_group_done = on_outcome, on_group_done
-        self._groups: set[_Group] = set()
-        self._by_token: dict[bytes, _Group] = {}
-        self._tokens = count(1)
-        self._cost = BatchCost()
-        inbox = client.new_inbox()
-        self._inbox = f"{inbox}.".encode()
-        self._batch_prefix = inbox.rpartition(".")[2].encode()
-        self._sid = client.subscribe(f"{inbox}.*", self._take_reply)
-
-    def __len__(self) -> int:
-        """Return the number of groups."""
-        return len(self._groups)
-
-    def send(self, appends: list[PendingAppend], *, as_singles: bool) -> None:
+    def _send(self, appends: list[PendingAppend], *, as_singles: bool) -> None:
         """Send a group, as one batch where that is quicker or where a document occurs twice.
 
         `as_singles`: only an atomic append is sent as a batch.
@@ -222,20 +142,11 @@ class InFlight:
         loop = asyncio.get_running_loop()
         group.deadline = loop.call_later(self._acknowledge_seconds, self._end, group, late)
         self._groups.add(group)
-        self.subjects |= subjects
+        self._subjects |= subjects
         try:
             self._client.write(frames)
         except LogUnavailable as error:
             self._end(group, error)
-
-    def fail_all(self) -> None:
-        """Answer every group, because the connection is lost and no reply will come."""
-        for group in tuple(self._groups):
-            self._end(group, Unknown("the connection was lost before the acknowledgement"))
-
-    def close(self) -> None:
-        """Stop receiving replies."""
-        self._client.unsubscribe(self._sid)
 
     def _singles(self, group: _Group, appends: list[PendingAppend]) -> bytes:
         frames = []
@@ -271,10 +182,10 @@ class InFlight:
         if token == group.first_token:
             group.refusal = ack
         elif ack is None:
-            self._on_outcome(appends, Unknown("the broker's acknowledgement was empty"))
+            self._answer(appends, Unknown("the broker's acknowledgement was empty"))
         else:
             # The refusal of a batch's first event says why; that of its last only that it is incomplete.
-            self._on_outcome(appends, group.refusal if ack.code and group.refusal else ack)
+            self._answer(appends, group.refusal if ack.code and group.refusal else ack)
         if not any(group.awaited.values()):
             if ack is not None and not ack.code:
                 self._cost.learn(group.events, is_batch=group.is_batch, sent_at=group.sent_at)
@@ -284,7 +195,7 @@ class InFlight:
         """Answer what the broker has not answered."""
         unanswered = [append for appends in group.awaited.values() for append in appends]
         if unanswered:
-            self._on_outcome(unanswered, outcome)
+            self._answer(unanswered, outcome)
         self._remove(group)
 
     def _remove(self, group: _Group) -> None:
@@ -294,8 +205,65 @@ class InFlight:
             self._by_token.pop(token, None)
         group.awaited.clear()
         self._groups.discard(group)
-        self.subjects -= group.subjects
-        self._on_group_done()
+        self._subjects -= group.subjects
+        self._schedule()
+
+    def _answer(self, appends: list[PendingAppend], outcome: Outcome) -> None:
+        if isinstance(outcome, Unknown):
+            in_doubt = "an earlier event of the document is in doubt; this one was not sent"
+            self._refuse(appends, outcome, LogUnavailable(in_doubt))
+        elif isinstance(outcome, LogUnavailable):
+            self._refuse(appends, outcome, outcome)
+        elif not outcome.code:
+            _confirm(appends, outcome.sequence)
+        elif outcome.is_batch_refused:
+            self._resend_singly(appends, outcome)
+        elif len(appends) > 1 and outcome.is_stale:
+            # The broker does not say which event was stale; halving the group finds it.
+            for append in appends:
+                append.group_max = len(appends) // 2
+            self._queue.extendleft(reversed(appends))
+        elif outcome.is_stale:
+            appends[0].resolve(Stale())
+        else:
+            self._refuse(appends, outcome.error(), outcome.error())
+
+    def _resend_singly(self, appends: list[PendingAppend], ack: PubAck) -> None:
+        """Send the events of a refused group one by one; only the caller can split an atomic append."""
+        self._singles_until = asyncio.get_running_loop().time() + BATCH_PAUSE_SECONDS
+        self._refusal = BatchRefused(ack.error().message, broker_code=ack.code)
+        if len(appends) > 1:
+            self._queue.extendleft(reversed(appends))
+        else:
+            appends[0].resolve(self._refusal)
+
+    def _refuse(self, appends: list[PendingAppend], answer: Unknown | LogError, later: LogError) -> None:
+        """Answer a group, and fail the `later` appends to its documents that wait."""
+        for append in appends:
+            append.resolve(answer)
+        self._queue.fail(later, _subjects_of(appends))
+
+    def _fail_all(self) -> None:
+        for group in tuple(self._groups):
+            self._end(group, Unknown("the connection was lost before the acknowledgement"))
+        self._queue.fail(LogUnavailable("not connected to the broker"))
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Group:
+    """A group in flight: the appends that each awaited reply answers, by the reply's token.
+
+    `first_token` is that of a batch's first event; its reply matters only if it is a refusal.
+    """
+
+    subjects: set[bytes]
+    events: int
+    is_batch: bool
+    sent_at: float
+    deadline: asyncio.TimerHandle | None = None
+    awaited: dict[bytes, list[PendingAppend]] = field(default_factory=dict)
+    first_token: bytes = b""
+    refusal: PubAck | None = None
 
 
 class BatchCost:

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import structlog
 
 from refold.core.errors import LogUnavailable
-from refold.log.jetstream.connection import AuthorizationError, Connection, Dialer
+from refold.log.jetstream.connection import Connection, Dialer
 from refold.log.jetstream.protocol import BulkHandler, MessageHandler, Subscription, message_frame
 
 DEFAULT_INBOX_PREFIX: Final = "_INBOX"
@@ -80,7 +80,8 @@ async def connect(
         except OSError as error:
             # A timeout has no text: then an earlier error is the reason.
             reason = str(error) or reason
-            if isinstance(error, AuthorizationError) or loop.time() + RECONNECT_SECONDS >= deadline:
+            is_rejected = "authorization" in reason.lower()
+            if is_rejected or loop.time() + RECONNECT_SECONDS >= deadline:
                 raise LogUnavailable("no connection to the broker", reason=reason) from error
             await asyncio.sleep(RECONNECT_SECONDS)
         else:

@@ -45,10 +45,6 @@ if _missing:
 _log = structlog.get_logger()
 
 
-class AuthorizationError(ConnectionError):
-    """The server rejected the user."""
-
-
 def credentials_of(addresses: list[str]) -> tuple[str | None, str | None]:
     """Return user and password of the first address that has them; a token is a user without a password."""
     for address in addresses:
@@ -99,7 +95,7 @@ class Dialer(NatsClient):
             if self._transport is not None:
                 self._transport.close()  # type: ignore[no-untyped-call]
             if isinstance(error, NatsError):
-                raise _error_of(str(error).removeprefix("nats: ")) from error
+                raise ConnectionError(str(error).removeprefix("nats: ").strip("'")) from error
             raise
         writer.transport.set_protocol(protocol)
         protocol.connection_made(writer.transport)
@@ -119,12 +115,6 @@ class Dialer(NatsClient):
 async def _raise(error: Exception) -> None:
     """Let nats-py fail at its first error; the client decides what follows."""
     raise error
-
-
-def _error_of(message: str) -> ConnectionError:
-    """Return the error for a message of the server."""
-    is_rejected = "authorization" in message.lower()
-    return (AuthorizationError if is_rejected else ConnectionError)(message.strip("'"))
 
 
 def _without_user(address: str) -> str:
@@ -248,7 +238,7 @@ class Connection(asyncio.Protocol):
         elif operation == b"INFO":
             self._info |= orjson.loads(argument)
         elif operation == b"-ERR":
-            self._take_error(argument.decode(errors="replace"))
+            self._take_error(argument.decode(errors="replace").strip("'"))
         elif operation != b"+OK":
             raise ValueError(operation)
 
@@ -256,7 +246,7 @@ class Connection(asyncio.Protocol):
         if "permissions violation" in message.lower():
             self._on_denied(message)
         else:
-            self.lose(_error_of(message))
+            self.lose(ConnectionError(message))
 
     def _take_pong(self) -> None:
         self._pings_unanswered = 0
