@@ -1,4 +1,4 @@
-"""A projection with a missing table, lost rows or unreadable content says so, and is never answered from."""
+"""A projection with a missing table, lost rows or unreadable content is reported, and never gives a wrong answer."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from support.services import folded_to, until
 
 EVENTS = 400
 IN_JOURNAL = 3
-MEND = "refold rebuild --from-nothing"
+REPAIR = "refold rebuild --from-nothing"
 TABLES = (*MADE_BY, "migrations")
 
 
 @pytest.fixture
 async def log():
-    """A log of documents with pages and journal, one small document, and rejections."""
+    """Make a log of documents with pages and journal, one small document, and rejections."""
     made = MemoryLog("log-1")
     for number in range(EVENTS):
         await append(made, "long", {"merge": {"n": number, f"k{number % 9}": "x" * 40}, "id": f"e{number}"})
@@ -37,13 +37,13 @@ async def log():
 
 @asynccontextmanager
 async def projected(log, dsn):
-    """A store that a running projector has brought to the log's end, and the runner."""
+    """Run a projector that has folded the log; yield its store and supervisor."""
     store = await PostgresStore.open(dsn)
-    runner = Supervisor(ports(log, store), ROOMY)
-    task = asyncio.create_task(runner.run())
+    supervisor = Supervisor(ports(log, store), ROOMY)
+    task = asyncio.create_task(supervisor.run())
     try:
         await folded_to(store, (await log.info()).last_sequence)
-        yield store, runner
+        yield store, supervisor
     finally:
         task.cancel()
         with suppress(asyncio.CancelledError):
@@ -53,7 +53,7 @@ async def projected(log, dsn):
 
 @pytest.fixture
 async def live(log, postgres_dsn):
-    """The store of a projection that is up to date; its projector has ended."""
+    """Open the store of a projection that is up to date and whose projector has ended."""
     async with projected(log, postgres_dsn) as (store, _):
         # Few enough in one commit to stay in the journal.
         for number in range(EVENTS, EVENTS + IN_JOURNAL):
@@ -65,26 +65,26 @@ async def live(log, postgres_dsn):
 
 @pytest.fixture
 async def sql(postgres_dsn, live):
-    """A connection that does damage."""
+    """Open a connection that damages the projection."""
     connection = await asyncpg.connect(postgres_dsn, server_settings={"search_path": "refold"})
     yield connection
     await connection.close()
 
 
 @pytest.mark.parametrize("table", TABLES)
-async def test_a_missing_table_is_named_with_what_mends_it_and_nothing_is_made_over_the_others(
+async def test_a_missing_table_is_named_with_the_command_that_repairs_it_and_not_created_again(
     live, sql, postgres_dsn, table
 ):
     await sql.execute(f"DROP TABLE {table} CASCADE")
-    with pytest.raises(StoreDamaged, match=MEND) as raised:
+    with pytest.raises(StoreDamaged, match=REPAIR) as raised:
         await PostgresStore.open(postgres_dsn)
     assert raised.value.facts["table"] == table
     assert await sql.fetchval("SELECT to_regclass($1)", table) is None
 
 
-async def test_an_empty_table_of_migrations_is_no_reason_to_apply_them_again(live, sql, postgres_dsn):
+async def test_migrations_are_not_applied_again_where_their_table_is_empty(live, sql, postgres_dsn):
     await sql.execute("TRUNCATE migrations")
-    with pytest.raises(StoreDamaged, match=MEND) as raised:
+    with pytest.raises(StoreDamaged, match=REPAIR) as raised:
         await PostgresStore.open(postgres_dsn)
     assert raised.value.facts["table"] == "migrations"
 
@@ -92,17 +92,49 @@ async def test_an_empty_table_of_migrations_is_no_reason_to_apply_them_again(liv
 @pytest.mark.parametrize("table", MADE_BY)
 async def test_an_emptied_table_is_noticed_when_a_projector_binds(live, sql, table):
     await sql.execute(f"TRUNCATE {table}")
-    with pytest.raises(StoreDamaged, match=MEND) as raised:
+    with pytest.raises(StoreDamaged, match=REPAIR) as raised:
         await live.bind("log-1")
     assert raised.value.facts["table"] == table
 
 
-async def test_one_partitions_lost_checkpoint_is_not_made_anew(live, sql):
+async def test_a_lost_checkpoint_is_not_created_again(live, sql):
     await sql.execute("DELETE FROM checkpoints WHERE partition = 7")
     with pytest.raises(StoreDamaged):
         await live.checkpoints()
     with pytest.raises(StoreDamaged):
         await live.bind("log-1")
+
+
+async def test_without_a_page_every_read_is_right_or_fails(live, sql):
+    """Each page is taken out in turn: no read then answers from the page before it."""
+    entries = [
+        entry
+        async for segment in live.segments("n", "long", after_version=None, is_descending=False)
+        for entry in segment.entries
+    ]
+    points = [Point(Clock.version, entry.version) for entry in entries]
+    points += [Point(Clock.sequence, entry.sequence) for entry in entries[::7]]
+    points += [Point(Clock.recorded, entry.recorded_at) for entry in entries[::7]]
+    points += [Point(Clock.occurred, entry.occurred_at) for entry in entries[::7]]
+    expected = [await state_at(live, "n", "long", point) for point in points]
+    rows = await sql.fetch("SELECT base_sequence FROM pages WHERE document = 'long' ORDER BY base_sequence")
+    assert len(rows) > 2
+    for (base_sequence,) in rows:
+        chosen = f"FROM pages WHERE document = 'long' AND base_sequence = {base_sequence}"
+        await sql.execute(f"CREATE TEMP TABLE taken AS SELECT * {chosen}")
+        await sql.execute(f"DELETE {chosen}")
+        failed = 0
+        for point, snapshot in zip(points, expected, strict=True):
+            try:
+                assert await state_at(live, "n", "long", point) == snapshot
+            except StoreDamaged:
+                failed += 1
+        assert failed
+        for is_descending in (False, True):
+            with pytest.raises(StoreDamaged):
+                async for _ in live.segments("n", "long", after_version=None, is_descending=is_descending):
+                    pass
+        await sql.execute("INSERT INTO pages SELECT * FROM taken; DROP TABLE taken")
 
 
 UNREADABLE = {
@@ -169,7 +201,7 @@ async def test_a_list_of_a_namespace_that_lost_its_rows_is_an_error(live, sql):
 async def test_an_event_for_a_document_whose_row_is_lost_is_not_folded_as_its_first(
     log, postgres_dsn, is_known
 ):
-    async with projected(log, postgres_dsn) as (store, runner):
+    async with projected(log, postgres_dsn) as (store, supervisor):
         connection = await asyncpg.connect(postgres_dsn, server_settings={"search_path": "refold"})
         try:
             row = await connection.fetchrow("DELETE FROM documents WHERE document = 'small' RETURNING *")
@@ -177,7 +209,7 @@ async def test_an_event_for_a_document_whose_row_is_lost_is_not_folded_as_its_fi
                 # It begins again, with an empty memory.
                 await connection.execute("UPDATE log SET epoch = gen_random_uuid()")
             sequence = await append(log, "small", {"put": {"n": 2}})
-            await waiting(runner, "n/small")
+            await waiting(supervisor, "n/small")
             assert await connection.fetchval("SELECT count(*) FROM documents WHERE document = 'small'") == 0
             # Back in its place, the projector goes on by itself.
             columns = ", ".join(f"${at}" for at in range(1, len(row) + 1))
@@ -188,13 +220,13 @@ async def test_an_event_for_a_document_whose_row_is_lost_is_not_folded_as_its_fi
             await connection.close()
 
 
-async def waiting(runner, named):
+async def waiting(supervisor, named):
     """Wait until the projector waits for a store to be mended, and names what is damaged."""
     shown = {}
 
     async def look():
-        shown[runner.stage, runner.error] = None
-        return runner.stage is Stage.waiting and named in runner.error and MEND in runner.error
+        shown[supervisor.stage, supervisor.error] = None
+        return supervisor.stage is Stage.waiting and named in supervisor.error and REPAIR in supervisor.error
 
     try:
         await until(look)
@@ -215,10 +247,10 @@ async def test_a_table_that_is_an_older_copy_is_noticed_before_anything_is_folde
     await sql.execute(OLDER[table])
     before = await sql.fetch("SELECT document, version, last_sequence FROM documents ORDER BY document")
     store = await PostgresStore.open(postgres_dsn)
-    runner = Supervisor(ports(log, store), ROOMY)
-    task = asyncio.create_task(runner.run())
+    supervisor = Supervisor(ports(log, store), ROOMY)
+    task = asyncio.create_task(supervisor.run())
     try:
-        await waiting(runner, OLDER_SAID[table])
+        await waiting(supervisor, OLDER_SAID[table])
         assert (
             await sql.fetch("SELECT document, version, last_sequence FROM documents ORDER BY document")
             == before
