@@ -221,7 +221,7 @@ async def test_an_event_for_a_document_whose_row_is_lost_is_not_folded_as_its_fi
 
 
 async def waiting(supervisor, named):
-    """Wait until the projector waits for a store to be mended, and names what is damaged."""
+    """Wait until the projector waits for the repair of a store, and names what is damaged."""
     shown = {}
 
     async def look():

@@ -32,7 +32,7 @@ THREADED_BYTES: Final = 256 * 1024
 
 
 class Slice(NamedTuple):
-    """Changes as canonical bytes, in the order asked; `next` is the `after` that continues, None at the end."""
+    """Changes as canonical bytes, in the requested order; `next` is the `after` that continues, None at the end."""
 
     items: list[bytes]
     next: int | None
@@ -73,7 +73,7 @@ class History:
         is_descending: bool,
         path: str | None,
     ) -> Slice:
-        """Return changes beyond version `after` in the order asked, bounded; of those that touched `path`, if given.
+        """Return changes beyond version `after` in the requested order, bounded; with `path`, those that touched it.
 
         Raises `Refused` for a bad pointer.
         """
@@ -156,7 +156,7 @@ def change_of(entry: Entry, tokens: tuple[str, ...] | None = None) -> bytes | No
 
 
 def _effective(segment: Segment, after: int | None, *, is_descending: bool) -> Iterator[Entry]:
-    """Yield effective entries beyond a version, in the order asked."""
+    """Yield effective entries beyond a version, in the requested order."""
     for entry in reversed(segment.entries) if is_descending else segment.entries:
         is_beyond = after is None or (entry.version < after if is_descending else entry.version > after)
         if entry.status.is_effective and is_beyond:

@@ -24,7 +24,7 @@ NOTICE_BYTES_MAX: Final = 2 * 1024 * 1024 - 64 * 1024
 
 
 def reply_notice(where: Route, step: Step) -> tuple[str, bytes] | None:
-    """Return the author's subject and the outcome for it; None where none was asked for."""
+    """Return the author's subject and the outcome for it; None where the author wants none."""
     subject = reply_subject(step.entry.headers)
     if subject is None:
         return None

@@ -100,7 +100,7 @@ class HistoryReader(Protocol):
     def segments(
         self, namespace: str, document: str, *, after_version: int | None, is_descending: bool
     ) -> AsyncGenerator[Segment, None]:
-        """Yield a document's segments in the order asked, from the one that holds `after_version`."""
+        """Yield a document's segments in the requested order, from the one that holds `after_version`."""
 
     async def entry(self, namespace: str, document: str, sequence: int) -> Entry | None:
         """Read one of a document's events with its outcome."""
@@ -139,7 +139,7 @@ class StoredHead(NamedTuple):
 
 
 class StoredClosed(NamedTuple):
-    """What a closed page holds, and what its row says of that."""
+    """What a closed page holds, and what its row says of it."""
 
     entries: list[Entry]
     last_sequence: int
@@ -206,8 +206,7 @@ class ReadSnapshot(Protocol):
     def items(self, namespace: str | None, document: str | None) -> AsyncGenerator[Item]:
         """Yield rows, pages, journal and rejections in the order of `position_of`; of all, a namespace or a document.
 
-        Events whose subject names no document come first, as rejections with empty names, and only where all is
-        asked for.
+        Events whose subject names no document come first, as rejections with empty names, and only in a read of all.
         """
 
 

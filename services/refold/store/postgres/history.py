@@ -57,7 +57,7 @@ class PostgresHistory:
     async def segments(
         self, namespace: str, document: str, *, after_version: int | None, is_descending: bool
     ) -> AsyncGenerator[Segment, None]:
-        """Yield segments in the order asked, one statement each.
+        """Yield segments in the requested order, one statement each.
 
         A closed page never changes and the next begins where it ends, so that a page closed in between neither loses
         nor repeats an entry. Only a rebuild's pages begin and end elsewhere: entries that were given are left out.
@@ -163,7 +163,7 @@ def _segment(namespace: str, document: str, row: Row, bounds: Bounds) -> Segment
 
 
 def _beyond(segment: Segment, edge: int | None, *, is_descending: bool) -> Segment:
-    """Leave out what is before the edge, in the order asked."""
+    """Leave out what is before the edge, in the requested order."""
     if edge is None:
         return segment
     return segment._replace(

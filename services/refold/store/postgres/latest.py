@@ -264,7 +264,7 @@ class HeadReader:
         await asyncio.gather(*self._in_flight)
 
     def _schedule(self) -> None:
-        """Send at the next turn of the event loop, with all that is asked in this one."""
+        """Send at the next turn of the event loop, with all reads of this one."""
         if not self._is_scheduled and len(self._in_flight) < READ_STATEMENTS_MAX:
             self._is_scheduled = True
             asyncio.get_running_loop().call_soon(self._send)
