@@ -51,8 +51,11 @@ from pathlib import Path
 from refold.embedded import process
 from refold.wiring.servers import running_servers
 
+# With a death signal of 0, children outlive this process, as they do on other systems than Linux.
+tied = process.tied
+process.tied = lambda command: (*tied(command)[:5], sys.argv[2], *tied(command)[6:])
+
 async def main():
-    process.ends_with_parent = sys.argv[2] != "0"
     async with running_servers(Path(sys.argv[1]), durability="os") as servers:
         print(json.dumps([servers.nats.child.pid, servers.postgres.child.pid]), flush=True)
         await asyncio.Event().wait()

@@ -1,6 +1,6 @@
 """Becomes a child's program after giving up what it must not keep. Run by `refold.embedded.process`, never imported.
 
-Arguments: parent's pid, death signal (0: none), uid and gid (-1: keep), bytes of private memory that a process may have
+Arguments: parent's pid, death signal, uid and gid (-1: keep), bytes of private memory that a process may have
 (0: no bound), then the command. A program of its own, because none of this is safe between fork and exec in a process
 that has threads.
 """
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def _end_with(parent: int, death_signal: int) -> None:
-    if not death_signal or sys.platform != "linux":
+    if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:

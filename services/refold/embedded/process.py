@@ -42,9 +42,6 @@ _IN_THE_WAY: Final = ("address already in use", "pre-existing shared memory bloc
 LOOPBACK: Final = "127.0.0.1"
 SERVER_ENVIRONMENT: Final = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
-ends_with_parent = True
-"""False: children outlive this process, as they do on other systems than Linux. For tests."""
-
 _LAUNCHER: Final = Path(__file__).with_name("launch.py")
 
 
@@ -217,8 +214,7 @@ def _tail(log: Path) -> bytes:
 def tied(command: Command) -> tuple[str, ...]:
     """Return the arguments that run a command as a child which ends with this process (Linux)."""
     uid, gid = command.identity or (-1, -1)
-    death_signal = int(command.stop_signal) if ends_with_parent else 0
-    numbers = (os.getpid(), death_signal, uid, gid, command.process_bytes_max)
+    numbers = (os.getpid(), int(command.stop_signal), uid, gid, command.process_bytes_max)
     return (sys.executable, "-I", "-S", str(_LAUNCHER), *map(str, numbers), *command.arguments)
 
 

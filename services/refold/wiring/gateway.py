@@ -32,7 +32,7 @@ from refold.store.postgres import PostgresStore
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import GatewayMetrics
 from refold.wiring.service import Listener, opened, serve, stop_on_signals
-from refold.wiring.settings import Settings
+from refold.wiring.settings import Settings, parts_of
 
 REPLY_SUBJECT: Final = "refold.reply.gateway"
 READY_WAIT_SECONDS: Final = 1.0
@@ -109,7 +109,7 @@ async def _context(settings: Settings) -> AsyncIterator[Context]:
             new_id=_new_id,
             timer=time.perf_counter,
             wait_seconds=settings.wait_seconds,
-            access=Access(hosts=settings.http_hosts_allowed, cors_origins=settings.cors_origins_allowed),
+            access=Access(hosts=parts_of(settings.http_hosts), cors_origins=parts_of(settings.cors_origins)),
             in_flight_limits=InFlightLimits(
                 waiting_max=settings.http_waiting_max,
                 waiting_per_client_max=settings.http_waiting_per_client_max,

@@ -35,7 +35,8 @@ def _address(text: str) -> str:
     return text
 
 
-def _split(text: str | None) -> tuple[str, ...]:
+def parts_of(text: str | None) -> tuple[str, ...]:
+    """Return the parts of a list with commas."""
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
@@ -44,7 +45,7 @@ def _must(rule: str, pattern: str, *, is_list: bool = False) -> AfterValidator:
 
     def check(value: str | SecretStr) -> str | SecretStr:
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
-        if not all(re.fullmatch(pattern, part) for part in (_split(text) if is_list else (text,))):
+        if not all(re.fullmatch(pattern, part) for part in (parts_of(text) if is_list else (text,))):
             raise ValueError(f"must {rule}")
         return value
 
@@ -147,16 +148,6 @@ class Settings(BaseSettings):
     """How long a reading statement may take in Postgres."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level logged."""
-
-    @property
-    def http_hosts_allowed(self) -> tuple[str, ...]:
-        """The names in `http_hosts`."""
-        return _split(self.http_hosts)
-
-    @property
-    def cors_origins_allowed(self) -> tuple[str, ...]:
-        """The origins in `cors_origins`."""
-        return _split(self.cors_origins)
 
     def required(self, name: str) -> str:
         """Return an address that a service cannot do without, its secret in the clear; refuse its absence."""
