@@ -106,3 +106,15 @@ async def test_namespaces_are_counted(store, scribe):
     scribe.publish("b", b"garbage")
     await store.commit(scribe.commit())
     assert await counts() == [("elsewhere", 0, 2), ("empty", 0, 3), (NAMESPACE, 2, 8)]
+
+
+async def test_a_search_is_answered_or_refused_as_the_capabilities_say(store, scribe):
+    scribe.put("a", {"n": 1})
+    scribe.put("b", {"n": 2})
+    await store.commit(scribe.commit())
+    if store.capabilities.has_where:
+        assert await listed(store, where="$.n > 1") == [["b"]]
+        return
+    with pytest.raises(Refused) as raised:
+        await listed(store, where="$.n > 1")
+    assert raised.value.field == "where"
