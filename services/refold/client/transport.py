@@ -193,8 +193,9 @@ class _Connection:
             self._progress()
 
     def _progress(self) -> None:
-        """Count the silence from now."""
-        self._silence.reschedule(asyncio.get_running_loop().time() + self._timeout_seconds)
+        """Count the silence from now, unless it is over already."""
+        if not self._silence.expired():
+            self._silence.reschedule(asyncio.get_running_loop().time() + self._timeout_seconds)
 
     async def _answer(self) -> tuple[Answer, bool]:
         """Read an answer; return it, and whether the service keeps the connection."""
