@@ -15,7 +15,8 @@ from refold.client.requests import (
     WriteOptions,
     fixed_time,
     headers_of,
-    line_of,
+    json_bytes,
+    lines_of,
     time_text,
 )
 from refold.client.responses import (
@@ -120,7 +121,7 @@ class Refold(AbstractAsyncContextManager["Refold"]):
         are sent again as other writes are; those that are not appended in time have the outcome `failed`.
         """
         seconds = self._retry_seconds if retry_seconds is None else retry_seconds
-        lines = [line_of(event, needs_id=seconds > 0) for event in events]
+        lines = lines_of(events, needs_ids=seconds > 0)
         headers = {"Content-Type": "application/x-ndjson"}
         if wait_seconds is not None:
             headers["Refold-Wait"] = str(wait_seconds)
@@ -283,7 +284,7 @@ class Refold(AbstractAsyncContextManager["Refold"]):
         headers = headers_of(options)
         body = None
         if content_type:
-            headers["Content-Type"], body = content_type, json_text.dumps(value)
+            headers["Content-Type"], body = content_type, json_bytes(value)
         path = document_path(namespace, document)
         backoff = Backoff(self._retry_seconds)
         try:
@@ -297,7 +298,7 @@ class Refold(AbstractAsyncContextManager["Refold"]):
             raise
         answer = parse_json(response)
         if response.status == 412:
-            outcome = Outcome(status=CONFLICT, reason=CONFLICT, detail=answer.get("detail") or "")
+            outcome = read_outcome({**answer, "status": CONFLICT, "reason": CONFLICT})
         else:
             outcome = read_outcome(answer.get("outcome") or answer)
         is_strict = options.get("strict", True) and ("if_version" in options or "if_absent" in options)

@@ -5,9 +5,11 @@ Every write carries an id, made here if none is given, so that a lost answer can
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
+from difflib import get_close_matches
+from math import isfinite
 from time import time_ns
 from typing import Any, Final, TypedDict
 from uuid import uuid4
@@ -15,6 +17,7 @@ from uuid import uuid4
 from refold.core import json_text
 from refold.core.errors import Refused
 from refold.core.json_text import Json
+from refold.core.pointer import escape
 from refold.core.timestamp import format_time, is_relative, parse_time
 
 Time = str | int | float | datetime
@@ -45,20 +48,98 @@ class WriteOptions(TypedDict, total=False):
 
 
 def headers_of(options: WriteOptions) -> dict[str, str]:
-    """Return the options as request headers."""
+    """Return the options as request headers. Raises `TypeError` for one that is unknown."""
+    for name in options.keys() - WriteOptions.__annotations__.keys():
+        hint = did_you_mean(name, WriteOptions.__annotations__)
+        raise TypeError(f"a write got an unexpected keyword argument {name!r}{hint}")
     given: dict[str, Any] = {"id": new_id(), **options}
     headers = {header: form(given[name]) for name, (header, form) in _HEADERS.items() if name in given}
     return headers | ({"If-None-Match": "*"} if given.get("if_absent") else {})
 
 
-def line_of(event: Mapping[str, Json] | bytes, *, needs_id: bool) -> bytes:
-    """Return an event as its line; one that may be sent again gets an id if it has none."""
-    # The service answers for a line that cannot be parsed.
+def lines_of(events: Iterable[Mapping[str, Json] | bytes], *, needs_ids: bool) -> list[bytes]:
+    """Return events as their lines; those that may be sent again get an id if they have none.
+
+    Raises `Refused` for an unknown member or a value that is not JSON; the field is its pointer into the list. Given
+    bytes are not checked here: the service answers for a line that breaks a rule.
+    """
+    from refold.core.event import FIELDS  # noqa: PLC0415 - a program that only reads does without it.
+
+    known, lines = FIELDS | {"doc"}, []
+    for number, event in enumerate(events):
+        if isinstance(event, bytes):
+            lines.append(_with_id(event) if needs_ids else event)
+            continue
+        fields = {**event}
+        for name in fields.keys() - known:
+            rule = f"an event has no such member{did_you_mean(str(name), known)}"
+            raise Refused("unknown_field", rule, field=f"/{number}/{name}")
+        if isinstance(fields.get("occurred_at"), datetime):
+            fields["occurred_at"] = time_text(fields["occurred_at"])
+        if needs_ids and "id" not in fields:
+            fields["id"] = new_id()
+        lines.append(json_bytes(fields, f"/{number}"))
+    return lines
+
+
+def _with_id(line: bytes) -> bytes:
     with suppress(Refused):
-        fields = json_text.loads(event) if needs_id and isinstance(event, bytes) else event
-        if needs_id and isinstance(fields, Mapping) and "id" not in fields:
+        fields = json_text.loads(line)
+        if isinstance(fields, dict) and "id" not in fields:
             return json_text.dumps({**fields, "id": new_id()})
-    return event if isinstance(event, bytes) else json_text.dumps(event)
+    return line
+
+
+def json_bytes(value: Json, where: str = "") -> bytes:
+    """Return a value as canonical JSON. Raises `Refused` for what JSON does not have, naming its pointer.
+
+    `where` is the value's own pointer.
+    """
+    try:
+        text = json_text.dumps(value)
+        # NaN is written as null and a datetime as a string: reading the text again shows it.
+        if json_text.reread(text) != value:
+            _check_value(value, where)
+    except TypeError as error:
+        _check_value(value, where)
+        raise Refused("bad_json", f"not JSON: {error}", field=where) from error
+    return text
+
+
+def _check_value(value: object, where: str, levels: int = json_text.TEXT_DEPTH_MAX) -> None:
+    """Raise `Refused` for the first value that JSON does not have. A tuple is an array."""
+    if levels < 0:
+        raise Refused("too_deep", f"nested more than {json_text.TEXT_DEPTH_MAX} levels")
+    if isinstance(value, dict):
+        for key, member in value.items():
+            if type(key) is not str:
+                raise Refused("bad_json", "a member's name is a string", field=where, shape=repr(key)[:80])
+            _check_value(key, where)
+            _check_value(member, f"{where}/{escape(key)}", levels - 1)
+    elif isinstance(value, list) or type(value) is tuple:
+        for index, item in enumerate(value):
+            _check_value(item, f"{where}/{index}", levels - 1)
+    elif isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            rule = "half of a surrogate pair stands alone in a string"
+            raise Refused("lone_surrogate", rule, field=where) from error
+    elif isinstance(value, int):
+        if not json_text.INTEGER_MIN <= value <= json_text.INTEGER_MAX:
+            rule = "an integer is from -2^63 to 2^64-1"
+            raise Refused(
+                "number_out_of_range", rule, field=where, shape=f"an integer of {value.bit_length()} bits"
+            )
+    elif value is not None and not (type(value) is float and isfinite(value)):
+        name = _NOT_FINITE.get(str(value)) if type(value) is float else None
+        raise Refused("bad_json", f"{name or type(value).__name__} is not a JSON value", field=where)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a hint at the most similar name; empty where none is similar."""
+    similar = get_close_matches(name, known, n=1)
+    return f"; did you mean {similar[0]}?" if similar else ""
 
 
 def new_id() -> str:
@@ -81,10 +162,7 @@ def time_text(time: Time) -> str:
     return str(time)
 
 
-def _json_text(value: Json) -> str:
-    return json_text.dumps(value).decode()
-
-
+_NOT_FINITE: Final = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 _HEADERS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
     "id": ("Idempotency-Key", str),
     "type": ("Refold-Type", str),
@@ -93,7 +171,7 @@ _HEADERS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
     "causation_id": ("Refold-Causation-Id", str),
     "base": ("Refold-Base", str),
     "occurred_at": ("Refold-Occurred-At", time_text),
-    "meta": ("Refold-Meta", _json_text),
+    "meta": ("Refold-Meta", lambda meta: json_bytes(meta, "meta").decode()),
     "if_version": ("If-Match", '"{}"'.format),
     "wait_seconds": ("Refold-Wait", str),
 }

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from typing import Any, Final, Self, TypeAlias, TypeVar
 
+from refold.client.requests import did_you_mean
 from refold.core.errors import RefoldError, Refused, ServiceUnavailable
 from refold.core.json_text import Json
 
@@ -75,6 +75,11 @@ class OutcomeError(RefoldError):
         """Keep the outcome."""
         super().__init__(message)
         self.outcome = outcome
+
+    @property
+    def version(self) -> int | None:
+        """The document's version."""
+        return self.outcome.version
 
 
 class Conflict(OutcomeError):
@@ -189,6 +194,4 @@ def find_namespace(namespaces: Iterable[Namespace], name: str) -> Namespace:
     known = {namespace.name: namespace for namespace in namespaces}
     if name in known:
         return known[name]
-    similar = get_close_matches(name, known, n=1)
-    hint = f"; did you mean {similar[0]}?" if similar else ""
-    raise Refused("namespace_unknown", f"there is no namespace {name}{hint}")
+    raise Refused("namespace_unknown", f"there is no namespace {name}{did_you_mean(name, known)}")

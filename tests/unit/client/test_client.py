@@ -2,14 +2,17 @@
 
 import asyncio
 import json
+import math
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from enum import Enum, auto
+from uuid import UUID
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import RawTestServer
-from multidict import CIMultiDictProxy
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from refold.client import (
     Conflict,
@@ -181,6 +184,88 @@ async def test_a_patch_and_a_merge_patch_differ_by_media_type(gateway, refold):
     ]
 
 
+@pytest.mark.parametrize("write", ["put", "patch", "merge", "delete"])
+async def test_a_misspelt_option_of_a_write_is_an_error_and_nothing_is_sent(gateway, refold, write):
+    arguments = () if write == "delete" else ({},)
+    for name, similar in (("if_verison", "if_version"), ("occured_at", "occurred_at")):
+        with pytest.raises(TypeError, match=f"'{name}'; did you mean {similar}?"):
+            await getattr(refold, write)("acme", "d", *arguments, **{name: 1})
+    assert gateway.asked == []
+
+
+async def test_an_event_with_an_unknown_member_is_refused_by_its_pointer_and_nothing_is_sent(gateway, refold):
+    events = [{"doc": "d", "put": 1}, {"doc": "d", "put": 2, "occured_at": NOW}]
+    with pytest.raises(Refused, match="did you mean occurred_at") as refused:
+        await refold.append("acme", events)
+    assert (refused.value.reason, refused.value.field) == ("unknown_field", "/1/occured_at")
+    assert gateway.asked == []
+
+
+class Colour(Enum):
+    """What JSON does not have, though it has its value."""
+
+    red = "red"
+
+
+NOT_JSON = {
+    "NaN is not a JSON value": math.nan,
+    "Infinity is not a JSON value": math.inf,
+    "-Infinity is not a JSON value": -math.inf,
+    "datetime is not a JSON value": datetime(2026, 1, 1, tzinfo=UTC),
+    "date is not a JSON value": date(2026, 1, 1),
+    "Decimal is not a JSON value": Decimal(1),
+    "UUID is not a JSON value": UUID(int=1),
+    "Colour is not a JSON value": Colour.red,
+    "set is not a JSON value": {1},
+    "bytes is not a JSON value": b"1",
+    "Asked is not a JSON value": Asked("", "", {}, CIMultiDictProxy(CIMultiDict()), [], b""),
+    "a member's name is a string (got 1)": {1: 2},
+    "an integer is from -2^63 to 2^64-1 (got an integer of 71 bits)": 2**70,
+    "half of a surrogate pair stands alone in a string": "\ud800",
+}
+
+
+@pytest.mark.parametrize(("message", "value"), NOT_JSON.items(), ids=NOT_JSON)
+async def test_a_value_that_is_not_json_is_refused_by_its_pointer_and_nothing_is_sent(
+    gateway, refold, message, value
+):
+    state = {"a/b": [None, value]}
+    for write, field in (
+        (refold.put("acme", "d", state), "/a~1b/1"),
+        (refold.merge("acme", "d", state), "/a~1b/1"),
+        (refold.patch("acme", "d", [{"op": "add", "path": "/a", "value": value}]), "/0/value"),
+        (refold.put("acme", "d", 1, meta={"m": value}), "meta/m"),
+        (refold.append("acme", [{"doc": "d", "put": 1}, {"doc": "d", "put": value}]), "/1/put"),
+    ):
+        with pytest.raises(Refused) as refused:
+            await write
+        assert str(refused.value) == f"{field}: {message}"
+    assert gateway.asked == []
+
+
+async def test_a_value_that_contains_itself_is_refused(gateway, refold):
+    state = []
+    state.append(state)
+    with pytest.raises(Refused, match="nested more than"):
+        await refold.put("acme", "d", state)
+    assert gateway.asked == []
+
+
+async def test_every_json_value_is_sent_as_it_is(gateway, refold):
+    state = {"null": None, "numbers": [1, -1.5, 2**64 - 1, -(2**63), True], "text": "ü", "tuple": (1, 2)}
+    gateway.answer(201, APPLIED)
+    await refold.put("acme", "d", state)
+    assert json.loads(gateway.asked[0].content) == {**state, "tuple": [1, 2]}
+
+
+async def test_an_event_of_many_may_have_a_datetime_with_a_zone_as_its_time(gateway, refold):
+    gateway.answer(200, lines(APPLIED))
+    await refold.append("acme", [{"doc": "d", "put": 1, "occurred_at": datetime(2026, 1, 2, tzinfo=UTC)}])
+    assert json.loads(gateway.asked[0].content)["occurred_at"] == "2026-01-02T00:00:00+00:00"
+    with pytest.raises(Refused, match="zone"):
+        await refold.append("acme", [{"doc": "d", "put": 1, "occurred_at": datetime(2026, 1, 2)}])  # noqa: DTZ001
+
+
 async def test_a_rejection_is_a_value(gateway, refold):
     outcome = {"status": "rejected", "version": 2, "sequence": 9, "reason": "test_failed"}
     gateway.problem(409, "test_failed", detail="…", outcome=outcome)
@@ -190,7 +275,7 @@ async def test_a_rejection_is_a_value(gateway, refold):
 
 async def test_a_conflict_is_raised_unless_it_is_asked_for_as_a_value(gateway, refold):
     for _ in range(3):
-        gateway.problem(412, "precondition_failed", detail="the document is at version 5")
+        gateway.problem(412, "precondition_failed", detail="the document is at version 5", version=5)
     found = await refold.delete("acme", "d", if_version=4, strict=False)
     assert (found.status, found.is_effective) == ("conflict", False)
     assert "version 5" in found.detail
@@ -198,6 +283,15 @@ async def test_a_conflict_is_raised_unless_it_is_asked_for_as_a_value(gateway, r
         with pytest.raises(Conflict, match="version 5") as raised:
             await refold.delete("acme", "d", **asked)
         assert raised.value.outcome == found
+
+
+async def test_a_conflict_carries_the_version_that_the_document_is_at(gateway, refold):
+    for _ in range(2):
+        gateway.problem(412, "precondition_failed", detail="the document is at version 5", version=5)
+    assert (await refold.put("acme", "d", 1, if_version=4, strict=False)).version == 5
+    with pytest.raises(Conflict) as raised:
+        await refold.put("acme", "d", 1, if_version=4)
+    assert raised.value.version == 5
 
 
 async def test_a_conflict_that_the_fold_finds_under_if_version_is_raised_too(gateway, refold):
