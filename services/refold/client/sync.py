@@ -1,11 +1,12 @@
 """The client for programs without asyncio: the methods of `refold.client.Refold`, each run to its end.
 
-`from refold.client.sync import Refold`. One thread at a time may use an instance.
+`from refold.client.sync import Refold`. Several threads may use an instance; their calls run one after the other.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, suppress
 from functools import wraps
@@ -24,7 +25,7 @@ def _run(
 ) -> Callable[Concatenate[Refold, P], T]:
     @wraps(method)
     def run(self: Refold, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self.runner.run(method(self.wrapped, *args, **kwargs))
+        return self.run(lambda: method(self.wrapped, *args, **kwargs))
 
     return run
 
@@ -41,7 +42,7 @@ def _iterate(
 
         with suppress(StopAsyncIteration):
             while True:
-                yield self.runner.run(following())
+                yield self.run(following)
 
     return iterate
 
@@ -66,6 +67,7 @@ class Refold(AbstractContextManager["Refold"]):
     ) -> None:
         """Connect on first use; the arguments are those of `refold.client.Refold`."""
         self.runner = asyncio.Runner()
+        self.lock = threading.Lock()
         self.wrapped = client.Refold(
             url, timeout_seconds=timeout_seconds, retry_seconds=retry_seconds, trace=trace
         )
@@ -85,11 +87,28 @@ class Refold(AbstractContextManager["Refold"]):
     namespaces = _run(client.Refold.namespaces)
     status = _run(client.Refold.status)
 
+    def run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a call of the asynchronous client to its end. Raises `RuntimeError` inside a running event loop."""
+        if _is_in_event_loop():
+            raise RuntimeError(
+                "an event loop runs in this thread: use `from refold.client import Refold` and await its methods"
+            )
+        with self.lock:
+            return self.runner.run(call())
+
     def close(self) -> None:
         """Close the connections."""
-        self.runner.run(self.wrapped.close())
+        self.run(self.wrapped.close)
         self.runner.close()
 
     def __exit__(self, *_: object) -> None:
         """Close the connections."""
         self.close()
+
+
+def _is_in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

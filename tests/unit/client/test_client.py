@@ -678,3 +678,36 @@ async def test_the_synchronous_client_asks_the_same(gateway):
 
     await asyncio.to_thread(work)
     assert gateway.asked[0].headers["idempotency-key"] == "mine"
+
+
+async def test_threads_share_a_synchronous_client_and_their_calls_all_take_effect(gateway):
+    for _ in range(40):
+        gateway.answer(200, {"items": [item(1)], "next": None})
+    client = sync.Refold(gateway.url)
+
+    def work():
+        return [change.version for change in client.history("acme", "d")]
+
+    assert await asyncio.gather(*(asyncio.to_thread(work) for _ in range(40))) == [[1]] * 40
+    assert len(gateway.asked) == 40
+    await asyncio.to_thread(client.close)
+
+
+async def test_a_synchronous_client_in_a_running_event_loop_is_an_error_and_nothing_is_sent(gateway):
+    client = sync.Refold(gateway.url)
+    with pytest.raises(RuntimeError, match="an event loop runs in this thread: use"):
+        client.put("acme", "d", 1)
+    with pytest.raises(RuntimeError, match="an event loop runs in this thread"):
+        next(client.history("acme", "d"))
+    assert gateway.asked == []
+    await asyncio.to_thread(client.close)
+
+
+async def test_a_misspelt_option_of_a_synchronous_write_is_an_error(gateway):
+    def work():
+        with sync.Refold(gateway.url) as client:
+            client.put("acme", "d", 1, if_verison=1)
+
+    with pytest.raises(TypeError, match="if_verison"):
+        await asyncio.to_thread(work)
+    assert gateway.asked == []
