@@ -197,6 +197,19 @@ async def test_connecting_to_a_silent_server_has_a_deadline() -> None:
                 await connect(f"nats://127.0.0.1:{silent.getsockname()[1]}", connect_seconds=0.4)
 
 
+@pytest.mark.parametrize(
+    "first", [b"", b"HTTP/1.1 400 Bad Request\r\n", b"INFO x\r\n", b"INFO []\r\n", b"x" * 500_000]
+)
+async def test_connecting_to_what_is_no_nats_server_has_a_deadline(first: bytes) -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(first)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        with pytest.raises(LogUnavailable, match="no connection to the broker"):
+            await connect(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", connect_seconds=0.4)
+
+
 async def test_a_wrong_password_fails_at_once_and_is_not_shown(broker: Broker) -> None:
     address = host_of(broker.server.url("gateway")).replace("nats://", "nats://gateway:not-the-secret@")
     begun = time.monotonic()

@@ -154,16 +154,10 @@ async def projection_traces(dsn: str, schema: str) -> list[str]:
     return [] if log_id is None else [f"the projection (schema {schema}) is bound to log {log_id}"]
 
 
-class BrokerClock:
-    """The broker's clock, continued by this process's monotonic one."""
-
-    def __init__(self, broker_nanoseconds: int) -> None:
-        """Set it to the time that the broker has just returned."""
-        self._offset = broker_nanoseconds - time.monotonic_ns()
-
-    def __call__(self) -> int:
-        """Return nanoseconds since 1970."""
-        return time.monotonic_ns() + self._offset
+def broker_clock(now: int) -> Callable[[], int]:
+    """Return a clock that continues the broker's time by this process's monotonic one, in nanoseconds."""
+    offset = now - time.monotonic_ns()
+    return lambda: time.monotonic_ns() + offset
 
 
 class Created(NamedTuple):
@@ -183,20 +177,17 @@ async def create_log(data: Path | None, *, has_lost_the_log: bool) -> Created:
     schema = settings.postgres_schema
     if "data" not in settings.model_fields_set and settings.nats_admin_url and settings.postgres_url:
         url, dsn = settings.required("nats_admin_url"), settings.required("postgres_url")
-        make = partial(
-            make_log, url, replicas=settings.nats_replicas, traces=partial(projection_traces, dsn, schema)
-        )
-        return await _create(
-            make, partial(_forget, url, dsn, schema, None), has_lost_the_log=has_lost_the_log
-        )
+        traces = partial(projection_traces, dsn, schema)
+        make = partial(make_log, url, replicas=settings.nats_replicas, traces=traces)
+        return await _create(has_lost_the_log, make, partial(_forget, url, dsn, schema))
     async with servers_of(settings) as servers:
         make = partial(make_embedded_log, servers, schema)
         forget = partial(_forget_embedded, servers, schema)
-        return await _create(make, forget, has_lost_the_log=has_lost_the_log)
+        return await _create(has_lost_the_log, make, forget)
 
 
 async def _create(
-    make: Callable[[], Awaitable[str]], forget: Callable[[], Awaitable[list[str]]], *, has_lost_the_log: bool
+    has_lost_the_log: bool, make: Callable[[], Awaitable[str]], forget: Callable[[], Awaitable[list[str]]]
 ) -> Created:
     try:
         return Created(await make(), ())
@@ -213,7 +204,7 @@ async def _forget_embedded(servers: Servers, schema: str) -> list[str]:
     return [*kept, *map(str, put_streams_aside(servers.nats.home))]
 
 
-async def _forget(url: str, dsn: str, schema: str, marker: LogMarker | None) -> list[str]:
+async def _forget(url: str, dsn: str, schema: str, marker: LogMarker | None = None) -> list[str]:
     """Rename the projection, then remove the marker and a stream without events; return what is kept."""
     async with _connected(url, "refold-administrator") as client:
         kept = await put_aside(dsn, schema)

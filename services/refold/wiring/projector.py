@@ -25,7 +25,7 @@ from refold.projector.loop import Bounds, Ports
 from refold.projector.supervisor import ShardOf, Supervisor
 from refold.store.postgres.flush import StateLag
 from refold.telemetry.metrics import ProjectorMetrics
-from refold.wiring.log import BrokerClock, connect_to, inbox_of, make_log, projection_traces
+from refold.wiring.log import broker_clock, connect_to, inbox_of, make_log, projection_traces
 from refold.wiring.service import Listener, collect_seldom, opened, serve, stop_on_signals
 from refold.wiring.settings import Settings
 
@@ -77,7 +77,7 @@ async def _ports(settings: Settings, registry: CollectorRegistry) -> AsyncIterat
                 notices=JetStreamNotices(log.client),
                 replies=replies,
                 metrics=ProjectorMetrics(registry),
-                broker_now=BrokerClock((await log.info()).time),
+                broker_now=broker_clock((await log.info()).time),
                 timer=time.perf_counter,
                 shard=settings.shard,
             )

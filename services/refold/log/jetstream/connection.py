@@ -19,7 +19,6 @@ import orjson
 import structlog
 from nats.aio.client import Client as NatsClient
 from nats.aio.transport import TcpTransport
-from nats.errors import Error as NatsError
 
 from refold.core.errors import Refused
 from refold.log.jetstream.protocol import Parser, Subscription
@@ -94,9 +93,10 @@ class Dialer(NatsClient):
         except BaseException as error:
             if self._transport is not None:
                 self._transport.close()  # type: ignore[no-untyped-call]
-            if isinstance(error, NatsError):
-                raise ConnectionError(str(error).removeprefix("nats: ").strip("'")) from error
-            raise
+            if isinstance(error, OSError) or not isinstance(error, Exception):
+                raise
+            # An error of nats-py, or what its parsing raises for bytes that are not the protocol.
+            raise ConnectionError(str(error).removeprefix("nats: ").strip("'")) from error
         writer.transport.set_protocol(protocol)
         protocol.connection_made(writer.transport)
         protocol.data_received(received)
