@@ -20,6 +20,7 @@ from bench.tasks.publish import publish_batches
 from bench.usage import ProcessorClock, peak_bytes
 from refold.bench.figures import machine, percentiles
 from refold.bench.workload import Workload
+from refold.core.document import Status
 from refold.core.errors import RefoldError
 from refold.log import EventLog
 from refold.store.postgres import PostgresStore
@@ -179,7 +180,7 @@ async def _until_folded(watch: _Watch, course: Course) -> None:
         raise RefoldError(
             "acknowledged and not folded", events=course.published, found=last - course.committed[0]
         )
-    rejected = sum(checkpoint.counts.rejected for checkpoint in await watch.store.checkpoints())
+    rejected = sum(checkpoint.counts[Status.rejected] for checkpoint in await watch.store.checkpoints())
     if rejected:
         raise RefoldError("events were rejected", rejected=rejected)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from refold.core import json_text
 from refold.core.errors import Refused
-from support.json_values import json_values
+from support.json_values import depth, json_values
 
 
 @given(json_values())
@@ -21,7 +21,7 @@ def test_canonical_bytes_survive_a_round_trip(value):
     again = json_text.loads(data)
     assert json_text.dumps(again) == data
     assert json_text.identical(again, value)
-    assert json_text.size(value) == json_text.size_within(value, json_text.depth(value)) == len(data)
+    assert json_text.size(value) == json_text.size_within(value, depth(value)) == len(data)
 
 
 @given(json_values(), st.sampled_from([None, 1, "\t"]), st.booleans(), st.booleans())

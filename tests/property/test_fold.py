@@ -73,7 +73,7 @@ class Projection:
     async def _take(self, shard: FoldState, taken: CommitBuffer, record: Record) -> None:
         where = shard.route(record.subject)
         if where.reason:
-            recorded_at = shard.refuse(record, where)
+            recorded_at = shard.reject(record, where)
             refused = (where.partition, record.sequence, recorded_at, where.reason, "", b"{}", record)
             taken.rejections.append(Rejection("", "", *refused))
             return
@@ -157,7 +157,7 @@ class Reference:
         for record in log:
             where = shard.route(record.subject)
             if where.reason:
-                shard.refuse(record, where)
+                shard.reject(record, where)
                 continue
             key = where[1:3]
             if key not in documents:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from refold.core import json_text
 from refold.core.document import ABSENT, Document, Outcome
-from refold.core.fold import RULES, Folded, fold
+from refold.core.fold import RULES, fold
+from refold.core.fold.rules import Folded
 from refold.core.stream import Record, partition_of, stored_subject
 from refold.core.timestamp import format_time
 

@@ -15,7 +15,8 @@ import pytest
 from refold.core import json_text
 from refold.core.document import Document
 from refold.core.errors import Refused
-from refold.core.fold import RULES, Decoded, Folded, Rules, Window, genesis, v1
+from refold.core.fold import RULES, genesis, v1
+from refold.core.fold.rules import Decoded, Folded, Rules, Window
 from refold.core.patch import RFC_6902, Operation, OperationShape
 from refold.core.pointer import parse, resolve
 from refold.core.stream import Record

@@ -12,7 +12,7 @@ from refold.client.responses import Document as Found
 from refold.core import json_text
 from refold.core.document import ABSENT
 from refold.core.errors import DocumentAbsent
-from refold.core.fold import Folded
+from refold.core.fold.rules import Folded
 from support.events import History
 
 

@@ -28,6 +28,13 @@ FLOATS = st.one_of(
 SCALARS = st.one_of(st.none(), st.booleans(), INTEGERS, FLOATS, TEXTS)
 
 
+def depth(value: Any) -> int:
+    """Count the levels of nesting: a scalar is 0, `[]` is 1."""
+    if not isinstance(value, dict | list):
+        return 0
+    return 1 + max(map(depth, value.values() if isinstance(value, dict) else value), default=0)
+
+
 def json_values(max_leaves: int = 12) -> st.SearchStrategy[Any]:
     """Return any JSON value that `json_text.loads` could make."""
     return st.recursive(

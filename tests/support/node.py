@@ -19,7 +19,7 @@ import pytest
 
 from refold.core import json_text
 from refold.core.document import ABSENT, Document
-from refold.core.fold import Folded
+from refold.core.fold.rules import Folded
 from refold.core.fold_state import FoldState, first_checkpoints
 from refold.core.stream import Record
 
@@ -87,7 +87,7 @@ def own_fold(log: Iterable[Record], log_id: str) -> dict[str, Any]:
         where = shard.route(record.subject)
         touched.add(where.partition)
         if where.reason:
-            outcomes.append(["rejected", "0", where.reason, 0, str(shard.refuse(record, where)), None])
+            outcomes.append(["rejected", "0", where.reason, 0, str(shard.reject(record, where)), None])
             continue
         key = f"{where.namespace}/{where.document}"
         if key not in documents:

@@ -68,7 +68,7 @@ class Scribe:
         self.sequence += 1
         record = Record(self.sequence, _START + self.sequence * SECOND, subject, b"A: b\r\n", body)
         where = route(subject)
-        recorded_at = self._shard.refuse(record, where)
+        recorded_at = self._shard.reject(record, where)
         numbers = (where.partition, record.sequence, recorded_at)
         rejection = Rejection("", "", *numbers, where.reason, "subject", b"{}", record)
         self._rejections.append(rejection)

@@ -16,7 +16,7 @@ from refold.core.document import ABSENT, Document, Status
 from refold.core.fold import RULES, fold, rules_of
 from refold.core.fold_state import entry_of
 from refold.core.history import Entry, snapshot_of
-from refold.core.stream import Counts, Record, Route, partition_of, stored_subject
+from refold.core.stream import Record, Route, partition_of, stored_subject
 from refold.history import record_of
 from refold.store import Key, Rejection
 from refold.store.ports import Item, StoredClosed, StoredEntry, StoredHead, StoredPage, Unreadable
@@ -88,7 +88,7 @@ class ReplayCheck:
         self._changes: list[Entry] = []
         self._rejections: dict[int, Rejection] = {}
         self.digest = EMPTY_DIGEST
-        self.counts = Counts()
+        self.counts = [0] * len(Status)
         self.is_readable = True
 
     def take(self, item: Item) -> Iterator[Difference]:
@@ -170,7 +170,7 @@ class ReplayCheck:
                 self._changes.append(expected)
         document.unpaged_events += 1
         document.unpaged_bytes += expected.size
-        self.counts.add(expected.status)
+        self.counts[expected.status] += 1
         if expected.status is Status.rejected:
             self._rejections[expected.sequence] = Rejection.of_entry(self._where, expected, rules.limits)
         if expected != found:

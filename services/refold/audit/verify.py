@@ -9,18 +9,17 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Final
 
 from refold.audit.replay_check import EMPTY_DIGEST, Difference, ReplayCheck, compare, digest_of
-from refold.core.document import ABSENT, Document
+from refold.core.document import ABSENT, Document, Status
 from refold.core.fold_state import FoldState, first_checkpoints
 from refold.core.stream import (
     PARTITIONS,
     SYSTEM_NAMESPACE,
     Checkpoint,
-    Counts,
     Record,
     Route,
     author_headers,
@@ -93,7 +92,7 @@ class _Verification:
         self._scope = scope
         self._logged = LogDigest(log_id, scope.holds)
         self._tally = Tally()
-        self._counts = [Counts() for _ in range(PARTITIONS)]
+        self._counts = [[0] * len(Status) for _ in range(PARTITIONS)]
         self._namespaces: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         self._suspects: list[Key] = []
 
@@ -136,8 +135,8 @@ class _Verification:
         """Compare the counts of all outcomes; they differ where a document could not be read."""
         for checkpoint in stored:
             counts = self._counts[checkpoint.partition]
-            counts.rejected += self._logged.refused[checkpoint.partition]
-            self._check_partition(checkpoint.partition, {"counts": counts}, {"counts": checkpoint.counts})
+            counts[Status.rejected] += self._logged.refused[checkpoint.partition]
+            self._check_partition(checkpoint.partition, _named(counts), _named(checkpoint.counts))
 
     def _check_partition(self, partition: int, expected: dict[str, object], found: dict[str, object]) -> None:
         named = [
@@ -172,8 +171,8 @@ class _Verification:
         self._tally.documents += 1
         self._tally.events += check.document.events
         counts = self._counts[check.partition]
-        for name, count in asdict(check.counts).items():
-            setattr(counts, name, getattr(counts, name) + count)
+        for status in Status:
+            counts[status] += check.counts[status]
         counted = self._namespaces[check.key[0]]
         counted[0] += check.document.state is not ABSENT
         counted[1] += check.document.events
@@ -269,7 +268,7 @@ class LogDigest:
         if where.namespace == SYSTEM_NAMESPACE:
             self._fold(record, where)
         else:
-            fold_state.witness(record, where)
+            fold_state.link(record, where)
             if where.reason:
                 self.refused[where.partition] += 1
         if self._wants(where):
@@ -307,6 +306,10 @@ async def records_until(log: EventLog, end_sequence: int) -> AsyncGenerator[list
                 continue
             yield [record for record in records if record.sequence <= end_sequence]
             return
+
+
+def _named(counts: list[int]) -> dict[str, object]:
+    return {"counts": {status.name: counts[status] for status in Status}}
 
 
 def _position(checkpoint: Checkpoint) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """The dedup window: the ids of a document's last events, and the outcome of each.
 
-One identity is `id digest (16) | content digest (16) | first outcome`, kept as bytes in memory, in the journal and
-beside each page, never in the document's row.
+One identity is `id digest (16) | content digest (16) | first outcome`, as bytes in memory, in the journal and beside
+each page.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _REASON_AT: Final = _OUTCOME_AT + _FIRST.size
 
 
 def id_digest(event_id: str) -> bytes:
-    """Return the 16 bytes by which an id is looked for."""
+    """Return the 16 bytes by which an id is looked up."""
     return sha256(event_id.encode()).digest()[:DIGEST_BYTES]
 
 
@@ -30,7 +30,7 @@ def content_digest(canonical: bytes) -> bytes:
 
 
 def remember(window: dict[bytes, bytes], digest: bytes, content: bytes, first: First, ids_max: int) -> bytes:
-    """Put an identity in a window of at most `ids_max`, letting go of the oldest; return it as bytes."""
+    """Add an identity to a window of at most `ids_max`, which drops the oldest; return it as bytes."""
     packed = _FIRST.pack(
         first.ordinal, first.sequence, first.recorded_at, first.version, first.status, first.is_creation
     )
@@ -40,7 +40,7 @@ def remember(window: dict[bytes, bytes], digest: bytes, content: bytes, first: F
 
 
 def admit(window: dict[bytes, bytes], identity: bytes, ids_max: int) -> None:
-    """Put an identity, as bytes, behind all others in the window."""
+    """Add an identity, as bytes, as the window's newest."""
     digest = identity[:DIGEST_BYTES]
     window.pop(digest, None)
     window[digest] = identity
@@ -49,14 +49,12 @@ def admit(window: dict[bytes, bytes], identity: bytes, ids_max: int) -> None:
 
 
 def recall(window: dict[bytes, bytes], digest: bytes, oldest_ordinal: int) -> tuple[bytes, First] | None:
-    """Find an id that an event from number `oldest_ordinal` on carried: its content digest and first outcome."""
+    """Return content digest and first outcome of an id, where an event from number `oldest_ordinal` on carried it."""
     identity = window.get(digest)
     if identity is None:
         return None
     first = first_outcome(identity)
-    if first.ordinal < oldest_ordinal:
-        return None
-    return identity[DIGEST_BYTES:_OUTCOME_AT], first
+    return (identity[DIGEST_BYTES:_OUTCOME_AT], first) if first.ordinal >= oldest_ordinal else None
 
 
 def first_outcome(identity: bytes) -> First:

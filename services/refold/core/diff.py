@@ -1,7 +1,4 @@
-"""A small JSON Patch between two states: not the smallest possible, but small and quick to make.
-
-For history, the client and the import.
-"""
+"""A small JSON Patch between two states: not the smallest possible, but small and quick to make."""
 
 from __future__ import annotations
 
@@ -27,8 +24,7 @@ DIFF_EDITS_MAX: Final = 128
 def diff(a: Json, b: Json) -> list[dict[str, Json]]:
     """Return a patch that turns `a` into `b`, to the byte: 1 and 1.0 differ, and so do 1 and true.
 
-    Neither is changed. The patch's values are `b`'s own: write it out, or copy it, before it is applied in
-    this process.
+    Neither is changed. The patch's values are `b`'s own: serialise or copy it before it is applied in this process.
     """
     draft = _Draft()
     try:
@@ -42,7 +38,7 @@ def diff(a: Json, b: Json) -> list[dict[str, Json]]:
 
 
 class _Overrun(Exception):
-    """No patch is as large as this: the whole state is smaller."""
+    """The patch is larger than the whole state may be."""
 
 
 class _Draft:
@@ -61,7 +57,7 @@ class _Draft:
             raise _Overrun
 
     def would_be_applied(self, a: Json) -> bool:
-        """Whether the fold's limits hold on the way, even if everything is added before anything goes."""
+        """Tell whether the fold's limits hold on the way, even if all is added before anything is removed."""
         return (
             len(self.operations) <= _LIMITS.operations
             and self.carried_bytes <= _LIMITS.copy_bytes
@@ -71,7 +67,7 @@ class _Draft:
 
 
 def _change(draft: _Draft, path: str, a: Json, b: Json) -> None:
-    """Say how one value becomes another, in no more bytes than its replacement takes."""
+    """Turn one value into another, in no more bytes than its replacement takes."""
     replacement = {"op": "replace", "path": path, "value": b}
     if type(a) is not type(b) or (type(a) is not dict and type(a) is not list):
         draft.add(replacement)
@@ -113,7 +109,7 @@ def _without(members: dict[str, Json], keys: set[str]) -> dict[str, Json]:
 
 
 def _proved_identical(a: Json, b: Json) -> bool:
-    """Prove of many values at once what Python's equality leaves open: much quicker than one by one."""
+    """Compare many values at once, which is much quicker than one by one."""
     return orjson.dumps(a) == orjson.dumps(b) or identical(a, b)
 
 
@@ -121,7 +117,8 @@ def _change_elements(draft: _Draft, path: str, a: list[Json], b: list[Json]) -> 
     start, end = _common_ends(a, b)
     middle_a, middle_b = a[start : len(a) - end], b[start : len(b) - end]
     alignment = _align(middle_a, middle_b)
-    draft.shifts += max(len(a), len(b)) * alignment.displacements(len(middle_a), len(middle_b))
+    displaced = len(middle_a) + len(middle_b) - 2 * len(alignment.kept)
+    draft.shifts += max(len(a), len(b)) * displaced
     draft.carried_bytes += sum(size(middle_a[i]) for i, _ in alignment.moved)
     _rearrange(draft, path, start, middle_b, alignment)
     for i, j in alignment.changed:
@@ -148,13 +145,10 @@ class _Alignment(NamedTuple):
     moved: list[Pair]
     changed: list[Pair]
 
-    def displacements(self, count_a: int, count_b: int) -> int:
-        return count_a + count_b - 2 * len(self.kept)
-
 
 def _align(a: list[Json], b: list[Json]) -> _Alignment:
     pairs: list[Pair] = []
-    # One against one can only be the same place; and to none there is nothing to pair.
+    # One element against one is the same place.
     if a and b and len(a) + len(b) > 2:
         pairs = pair_equal([dumps(item) for item in a], [dumps(item) for item in b])
     same = set(pairs)
@@ -179,18 +173,17 @@ def _free(items: list[Json], pairs: list[Pair], side: int) -> list[int]:
 
 
 def _identities(items: list[Json], places: list[int]) -> Iterator[tuple[tuple[str, str | int], int]]:
-    """Tell by which name an object goes, where it has one."""
+    """Yield the objects that have an `id`, `name` or `key`, by the first of them."""
     for place in places:
         item = items[place]
-        if type(item) is dict:
-            for name in ("id", "name", "key"):
-                if type(item.get(name)) is str or type(item.get(name)) is int:
-                    yield (name, item[name]), place
-                    break
+        for name in ("id", "name", "key"):
+            if type(item) is dict and type(item.get(name)) in {str, int}:
+                yield (name, item[name]), place
+                break
 
 
 def _rearrange(draft: _Draft, path: str, offset: int, b: list[Json], alignment: _Alignment) -> None:
-    """Remove from the end, then go through `b` and bring to each place what belongs there."""
+    """Remove from the end, then go through `b` and add or move each element to its place."""
     for i in reversed(alignment.removed):
         draft.add({"op": "remove", "path": f"{path}/{offset + i}"})
     kept_a, kept_b = [i for i, _ in alignment.kept], [j for _, j in alignment.kept]
@@ -201,7 +194,7 @@ def _rearrange(draft: _Draft, path: str, offset: int, b: list[Json], alignment: 
         if passed < len(kept_b) and kept_b[passed] == j:
             passed += 1
             continue
-        # Elements that wait to be moved still stand between those that are in place.
+        # Elements that are moved later are still between those that are in place.
         anchor = kept_a[passed - 1] if passed else -1
         if j not in source_of:
             place = offset + j + bisect_left(waiting, anchor)
@@ -226,7 +219,7 @@ def pair_equal(a: Sequence[Hashable], b: Sequence[Hashable]) -> list[Pair]:
     places_a = [place for place, key in enumerate(a) if key in counts_b]
     places_b = [place for place, key in enumerate(b) if key in counts_a]
     pairs: list[Pair] = []
-    # Where every key stands once, turns find the same pairs.
+    # Where no key repeats, pairing by turns finds the same pairs.
     if any(counts_a[a[place]] > 1 or counts_b[a[place]] > 1 for place in places_a):
         kept = _common_subsequence([a[place] for place in places_a], [b[place] for place in places_b])
         pairs = [(places_a[i], places_b[j]) for i, j in kept]
@@ -246,7 +239,7 @@ def pair_by_turns(a: Iterable[tuple[Hashable, int]], b: Iterable[tuple[Hashable,
 
 
 def longest_rising(pairs: Iterable[Pair]) -> list[Pair]:
-    """Keep as many pairs as possible that stand in the same order in both."""
+    """Keep as many pairs as possible that are in the same order in both."""
     ordered = sorted(pairs)
     ends: list[int] = []
     chosen: list[int] = []
@@ -265,7 +258,7 @@ def longest_rising(pairs: Iterable[Pair]) -> list[Pair]:
 
 
 def _common_subsequence(a: Sequence[Hashable], b: Sequence[Hashable]) -> list[Pair]:
-    """Return the longest one (Myers), or nothing when it takes too many edits."""
+    """Return the longest one (Myers), or nothing where it takes too many edits."""
     furthest = {1: 0}
     trace: list[dict[int, int]] = []
     for edits in range(min(len(a) + len(b), DIFF_EDITS_MAX) + 1):

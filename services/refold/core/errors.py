@@ -1,32 +1,7 @@
-"""The whole tree of errors. Anyone may import it; a code is stable, a message is for people.
+"""The tree of errors. A code is stable, a message is for people.
 
-RefoldError
-├── Refused                 the input breaks a rule: names the field, the rule and the value's shape
-├── DocumentAbsent          there is no such document then
-├── VersionUnknown          the document has no such version
-├── LogError
-│   ├── LogUnavailable      the broker cannot be reached or does not answer
-│   │   └── BatchRefused    it takes no atomic batch at present
-│   ├── LogFull             the stream or its disk has no room
-│   ├── LogMissing          the broker has no log: none is created where there may have been one
-│   ├── LogDiffers          the stream is not the one that this system made: lists the differences
-│   ├── LogHole             sequences are missing or another event stands at one
-│   └── FoldUnknown         the log asks for a fold that this program does not have
-├── StoreError
-│   ├── StoreUnavailable    Postgres cannot be reached or does not answer
-│   ├── ProjectionBehind    the projection has not folded enough of the log yet
-│   ├── StoreFull           Postgres has no room
-│   ├── StoreDiffers        the database belongs to another log or to a newer program
-│   ├── StoreDamaged        a table is missing, or rows of it are missing or cannot be read
-│   └── FenceLost           another projector owns the shard
-├── ServiceUnavailable      a running system cannot be reached over HTTP
-├── TimedOut                what was waited for did not come in time
-└── EmbeddedError
-    ├── DataFolderInUse     another process holds the lock file
-    ├── PortTaken           a port that was asked for is not free
-    └── ChildFailed         a server could not be started, or ended
-
-A conflict, a rejection and a duplicate are values (`refold.core.fold`), not errors.
+A conflict, a rejection and a duplicate are values (`refold.core.fold`), not errors. An error that is raised without a
+message has its class's docstring as message.
 """
 
 from __future__ import annotations
@@ -39,178 +14,134 @@ class RefoldError(Exception):
 
     code: ClassVar[str] = "error"
 
+    def __init_subclass__(cls, *, code: str | None = None) -> None:
+        """Set the class's code; without one it has its parent's."""
+        cls.code = code or cls.code
+
     def __init__(self, message: str | None = None, **facts: object) -> None:
-        """Keep the facts as attributes; without a message, the class's docstring is the message."""
+        """Keep the facts as attributes."""
         self.message = message or (type(self).__doc__ or "").strip()
         self.facts = facts
         super().__init__(self.message)
 
     def __str__(self) -> str:
-        """Say the message, then the facts."""
-        told = ", ".join(f"{name}={value!r}" for name, value in self.facts.items())
-        return f"{self.message} ({told})" if told else self.message
+        """Return the message and the facts."""
+        facts = ", ".join(f"{name}={value!r}" for name, value in self.facts.items())
+        return f"{self.message} ({facts})" if facts else self.message
 
 
-class Refused(RefoldError):
+class Refused(RefoldError, code="refused"):
     """The input breaks a rule."""
 
-    code = "refused"
-
     def __init__(self, reason: str, message: str, *, field: str = "", shape: str = "") -> None:
-        """`reason` is the stable code; `field` a path into the input; `shape` what stands there."""
+        """`reason` is the stable code; `field` a path into the input; `shape` what was found there."""
         super().__init__(message)
         self.reason = reason
         self.field = field
         self.shape = shape
 
     def __str__(self) -> str:
-        """Name the field, the rule and the shape."""
+        """Return the field, the rule and the shape."""
         where = f"{self.field}: " if self.field else ""
         got = f" (got {self.shape})" if self.shape else ""
         return f"{where}{self.message}{got}"
 
 
-class DocumentAbsent(RefoldError):
+class DocumentAbsent(RefoldError, code="document_absent"):
     """The document is absent."""
 
-    code = "document_absent"
 
-
-class VersionUnknown(RefoldError):
+class VersionUnknown(RefoldError, code="version_unknown"):
     """The document has no such version."""
 
-    code = "version_unknown"
 
-
-class LogError(RefoldError):
+class LogError(RefoldError, code="log_error"):
     """The log failed."""
 
-    code = "log_error"
 
-
-class LogUnavailable(LogError):
+class LogUnavailable(LogError, code="log_unavailable"):
     """The broker cannot be reached or does not answer."""
 
-    code = "log_unavailable"
 
-
-class BatchRefused(LogUnavailable):
+class BatchRefused(LogUnavailable, code="batch_refused"):
     """The broker takes no atomic batch at present; nothing was stored. The same events one by one may be taken."""
 
-    code = "batch_refused"
 
-
-class LogFull(LogError):
+class LogFull(LogError, code="log_full"):
     """The log has no room: its stream or its disk is full."""
 
-    code = "log_full"
 
-
-class LogMissing(LogError):
+class LogMissing(LogError, code="log_missing"):
     """The broker has no log."""
 
-    code = "log_missing"
 
-
-class LogDiffers(LogError):
+class LogDiffers(LogError, code="log_differs"):
     """The stream is not the log that this system made."""
 
-    code = "log_differs"
 
-
-class LogHole(LogError):
+class LogHole(LogError, code="log_hole"):
     """The log lacks events that it once had."""
 
-    code = "log_hole"
 
-
-class FoldUnknown(LogError):
+class FoldUnknown(LogError, code="fold_unknown"):
     """The log asks for a fold that this program does not know."""
 
-    code = "fold_unknown"
 
-
-class StoreError(RefoldError):
+class StoreError(RefoldError, code="store_error"):
     """The store failed."""
 
-    code = "store_error"
 
-
-class StoreUnavailable(StoreError):
+class StoreUnavailable(StoreError, code="store_unavailable"):
     """Postgres cannot be reached or does not answer."""
 
-    code = "store_unavailable"
 
-
-class ProjectionBehind(StoreError):
+class ProjectionBehind(StoreError, code="projection_behind"):
     """The projection has not folded enough of the log yet."""
 
-    code = "projection_behind"
 
-
-class StoreFull(StoreError):
+class StoreFull(StoreError, code="store_full"):
     """Postgres has no room."""
 
-    code = "store_full"
 
-
-class StoreDiffers(StoreError):
+class StoreDiffers(StoreError, code="store_differs"):
     """The database belongs to another log or to a newer program."""
 
-    code = "store_differs"
 
-
-class StoreDamaged(StoreError):
+class StoreDamaged(StoreError, code="store_damaged"):
     """A table of the projection is missing, or rows of it are missing or cannot be read."""
-
-    code = "store_damaged"
 
     def __init__(
         self, what: str = "a table of the projection is missing or damaged", **facts: object
     ) -> None:
-        """Say what is damaged; the message also names the command that mends it."""
-        mend = "`refold rebuild --from-nothing` makes the projection anew from the log"
-        super().__init__(f"{what}; {mend}", **facts)
+        """`what` is damaged; the message also names the command that repairs it."""
+        repair = "`refold rebuild --from-nothing` makes the projection anew from the log"
+        super().__init__(f"{what}; {repair}", **facts)
         self.what = what
 
 
-class FenceLost(StoreError):
+class FenceLost(StoreError, code="fence_lost"):
     """Another projector has moved the checkpoints on: this one no longer owns the shard."""
 
-    code = "fence_lost"
 
-
-class ServiceUnavailable(RefoldError):
+class ServiceUnavailable(RefoldError, code="service_unavailable"):
     """The service could not be reached."""
 
-    code = "service_unavailable"
 
-
-class TimedOut(RefoldError):
+class TimedOut(RefoldError, code="timed_out"):
     """What was waited for did not come in time."""
 
-    code = "timed_out"
 
-
-class EmbeddedError(RefoldError):
+class EmbeddedError(RefoldError, code="embedded_error"):
     """The embedded system failed."""
 
-    code = "embedded_error"
 
-
-class DataFolderInUse(EmbeddedError):
+class DataFolderInUse(EmbeddedError, code="data_folder_in_use"):
     """Another process uses this data folder."""
 
-    code = "data_folder_in_use"
 
-
-class PortTaken(EmbeddedError):
+class PortTaken(EmbeddedError, code="port_taken"):
     """The port is taken."""
 
-    code = "port_taken"
 
-
-class ChildFailed(EmbeddedError):
+class ChildFailed(EmbeddedError, code="child_failed"):
     """A server that Refold started has failed."""
-
-    code = "child_failed"

@@ -1,17 +1,16 @@
-"""What is published: one immutable change, decoded from its recorded bytes and held to a rule set's limits.
+"""An event: one immutable change, decoded from its recorded bytes and checked against a rule set's limits.
 
-Used by the fold, by history (which reads recorded events again) and by the gateway before it publishes.
+Used by the fold, and by the gateway before it publishes.
 """
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from refold.core.document import Kind
+from refold.core.document import Kind, Limits
 from refold.core.envelope import Envelope, open_envelope
 from refold.core.errors import Refused
 from refold.core.json_text import Json, identical, shape_of, size_within
-from refold.core.limits import Limits
 from refold.core.patch import Operation, Operations, compile_patch
 from refold.core.timestamp import parse_rfc3339
 
@@ -42,16 +41,6 @@ class Event(NamedTuple):
     on_conflict: str | None
     occurred_at: int | None
 
-    @property
-    def type(self) -> str | None:
-        """What happened, in the author's words."""
-        return self.fields.get("type")
-
-    @property
-    def actor(self) -> str | None:
-        """Who, as claimed."""
-        return self.fields.get("actor")
-
 
 def decode(headers: bytes, body: bytes, limits: Limits, operations: Operations) -> Event:
     """Decode an event from its author's stored header lines and its body. Raises `Refused`."""
@@ -59,11 +48,11 @@ def decode(headers: bytes, body: bytes, limits: Limits, operations: Operations) 
 
 
 def check_event(envelope: Envelope, limits: Limits, operations: Operations) -> Event:
-    """Hold an opened event to the rules. Raises `Refused`, naming field, rule and shape."""
+    """Check an opened event. Raises `Refused`, naming field, rule and shape."""
     fields, event_id = envelope
     change = ""
     for name, value in fields.items():
-        if type(value) is str and (name in _TOLD or (name == "id" and event_id is not None)):
+        if type(value) is str and (name in _PLAIN_TEXTS or (name == "id" and event_id is not None)):
             continue
         if change or name not in CHANGES:
             return _check_all(envelope, limits, operations)
@@ -78,33 +67,32 @@ def check_event(envelope: Envelope, limits: Limits, operations: Operations) -> E
 
 
 def _check_all(envelope: Envelope, limits: Limits, shapes: Operations) -> Event:
-    """Check what is more than a patch and who made it, or explain."""
+    """Check an event that has more than a patch and texts, or say which rule it breaks."""
     fields = envelope.fields
     if not fields.keys() <= FIELDS:
-        raise _unknown(fields)
-    kind, value = _change(fields)
+        name = min(fields.keys() - FIELDS)
+        reason, rule, field = "unknown_field", "the envelope has no such field", repr(name[:64])
+        if name in LATER_FIELDS:
+            reason, rule, field = "not_in_this_fold", "belongs to a later fold", name
+        raise Refused(reason, rule, field=field, shape=shape_of(fields[name]))
+    named = sorted(fields.keys() & CHANGES.keys())
+    if len(named) != 1:
+        rule = "exactly one of patch, merge, put, delete"
+        raise Refused("bad_event", rule, field="body", shape=", ".join(named) or "none")
+    kind, value = CHANGES[named[0]], fields[named[0]]
     operations: list[Operation] = []
     size = 0
     if kind is Kind.patch:
         operations = compile_patch(value, limits, shapes)
     elif kind is Kind.put:
         size = size_within(value, limits.depth)
+    elif kind is Kind.delete and value is not True:
+        raise _bad("delete", "must be true", value)
     return Event(kind, value, operations, size, fields, *_check_others(envelope, limits))
 
 
-def _change(fields: dict[str, Json]) -> tuple[Kind, Json]:
-    named = [name for name in fields if name in CHANGES]
-    if len(named) != 1:
-        shape = ", ".join(sorted(named)) or "none"
-        raise Refused("bad_event", "exactly one of patch, merge, put, delete", field="body", shape=shape)
-    value = fields[named[0]]
-    if named[0] == "delete" and value is not True:
-        raise _bad("delete", "must be true", value)
-    return CHANGES[named[0]], value
-
-
 def _check_others(envelope: Envelope, limits: Limits) -> tuple[int | None, str | None, int | None]:
-    """Return `base`, `on_conflict` and `occurred_at`, the others being as they must be."""
+    """Check the fields beside the change; return `base`, `on_conflict` and `occurred_at`."""
     fields = envelope.fields
     if "v" in fields and not identical(fields["v"], 1):
         raise _bad("v", "the envelope's version is 1", fields["v"])
@@ -138,20 +126,8 @@ def _base(value: Json) -> int:
 def _strategy(value: Json) -> str:
     strategy = _text("on_conflict", value)
     if strategy not in STRATEGIES and not (strategy.startswith("custom:") and len(strategy) > 7):
-        rule = f"one of {', '.join(sorted(STRATEGIES))}, custom:NAME"
-        raise Refused("bad_field", rule, field="on_conflict", shape=shape_of(value))
+        raise _bad("on_conflict", f"one of {', '.join(sorted(STRATEGIES))}, custom:NAME", value)
     return strategy
-
-
-def _unknown(fields: dict[str, Json]) -> Refused:
-    name = min(fields.keys() - FIELDS)
-    if name in LATER_FIELDS:
-        return Refused(
-            "not_in_this_fold", "belongs to a later fold", field=name, shape=shape_of(fields[name])
-        )
-    return Refused(
-        "unknown_field", "the envelope has no such field", field=repr(name[:64]), shape=shape_of(fields[name])
-    )
 
 
 def _bad(field: str, rule: str, value: Json) -> Refused:
@@ -159,4 +135,4 @@ def _bad(field: str, rule: str, value: Json) -> Refused:
 
 
 _PATCH: Final = Kind.patch
-_TOLD: Final = frozenset(TEXTS) - {"id"}
+_PLAIN_TEXTS: Final = frozenset(TEXTS) - {"id"}

@@ -11,7 +11,8 @@ from typing import Final, NamedTuple
 from refold.core import json_text
 from refold.core.document import Document, Status
 from refold.core.errors import LogHole
-from refold.core.fold import RULES, Decoded, Folded, Rules, Window, fold, genesis_rules, rules_of
+from refold.core.fold import RULES, fold, genesis_rules, rules_of
+from refold.core.fold.rules import Decoded, Folded, Rules, Window
 from refold.core.history import Entry
 from refold.core.stream import (
     GENESIS_DOCUMENT,
@@ -34,18 +35,17 @@ SUBJECTS_CACHED_MAX: Final = 100_000
 
 
 class Step(NamedTuple):
-    """One record folded: its monotone time, what became of it, and the entry that keeps both."""
+    """One record folded: the outcome, and the entry that keeps both."""
 
-    recorded_at: int
     folded: Folded
     entry: Entry
 
 
 class FoldState:
-    """The fold's own memory over the log, beside the documents."""
+    """What the fold remembers of the log, beside the documents."""
 
     def __init__(self, checkpoints: list[Checkpoint]) -> None:
-        """Go on from committed checkpoints of the partitions owned; all were read to the same sequence."""
+        """Continue from the checkpoints of a shard's partitions, which were all read to the same sequence."""
         self._checkpoints = {checkpoint.partition: checkpoint for checkpoint in checkpoints}
         self._partitions = tuple(sorted(self._checkpoints))
         newest = max(checkpoints, key=lambda checkpoint: checkpoint.read_sequence)
@@ -58,7 +58,7 @@ class FoldState:
         self._usual: set[bytes] = set()
 
     def route(self, subject: bytes) -> Route:
-        """Tell where a subject's events belong, from memory where it was seen lately."""
+        """Return where a subject's events belong, from a cache."""
         known = self._routes.get(subject)
         if known is None:
             if len(self._routes) >= SUBJECTS_CACHED_MAX:
@@ -70,7 +70,7 @@ class FoldState:
         return known
 
     def owns(self, partition: int) -> bool:
-        """Tell whether the partition is of this shard."""
+        """Tell whether the partition is one of this shard's."""
         return partition in self._checkpoints
 
     @property
@@ -79,35 +79,32 @@ class FoldState:
         return self._rules or rules_of(self.fold_number, self.read_sequence + 1)
 
     def skip(self, record: Record, where: Route) -> None:
-        """Pass a record of a foreign partition. Clock and sequence move on; a system event is folded.
+        """Pass over a record of a foreign partition.
 
-        It may move the fold number on, which is in force in every shard.
+        A system event is folded: it may advance the fold number, which is in force in every shard.
         """
-        if where.namespace != SYSTEM_NAMESPACE or where.document not in SYSTEM_DOCUMENTS:
-            self._advance(record, self._next(record))
-            return
-        document = self._system.setdefault(
-            where.document,
-            Document(namespace=SYSTEM_NAMESPACE, document=where.document, partition=where.partition),
-        )
         recorded_at = self._next(record)
-        rules = self._rules_for(record, where)
-        folded = fold(document, record, rules, recorded_at=recorded_at)
-        self._advance(record, recorded_at)
-        self._follow(document, folded)
+        if where.namespace == SYSTEM_NAMESPACE and where.document in SYSTEM_DOCUMENTS:
+            fresh = Document(namespace=where.namespace, document=where.document, partition=where.partition)
+            document = self._system.setdefault(where.document, fresh)
+            rules = self._rules_for(record, where)
+            self._follow(document, fold(document, record, rules, recorded_at=recorded_at))
+        self.read_sequence = record.sequence
+        self.recorded_at = recorded_at
 
     def resume_system(self, document: Document) -> None:
-        """Go on from a foreign system document as the log had it at this shard's checkpoint."""
+        """Continue from a foreign system document as it was at this shard's checkpoint."""
         self._system[document.document] = document
 
-    def refuse(self, record: Record, where: Route) -> int:
-        """Pass a record whose names make no document; return its monotonic time."""
-        self.witness(record, where).counts.rejected += 1
+    def reject(self, record: Record, where: Route) -> int:
+        """Pass over a record whose names make no document, as rejected; return its monotonic time."""
+        self.link(record, where).counts[Status.rejected] += 1
         return self.recorded_at
 
-    def witness(self, record: Record, where: Route) -> Checkpoint:
-        """Take a record into clock and chain without folding it; return its partition's checkpoint."""
-        self._advance(record, self._next(record))
+    def link(self, record: Record, where: Route) -> Checkpoint:
+        """Add a record to clock and chain without folding it; return its partition's checkpoint."""
+        self.recorded_at = self._next(record)
+        self.read_sequence = record.sequence
         return self._link(record, where.partition)
 
     def fold(
@@ -125,7 +122,7 @@ class FoldState:
         recorded_at = self._next(record)
         sequence, time, subject, headers, body = record
         if headers:
-            # The broker's own lines are cut once, not by each who reads the author's.
+            # The broker's own lines are cut once, not by each reader of the author's.
             headers = author_headers(headers)
             record = tuple.__new__(Record, (sequence, time, subject, headers, body))
         is_system = where[1] == SYSTEM_NAMESPACE
@@ -134,48 +131,40 @@ class FoldState:
         folded = fold(document, record, rules, recorded_at=recorded_at, decoded=decoded, window=window)
         self.read_sequence = sequence
         self.recorded_at = recorded_at
-        status = folded[0][0]
-        counts = self._link(record, where[0]).counts
-        if status is _APPLIED:
-            counts.applied += 1
-        else:
-            counts.add(status)
+        self._link(record, where[0]).counts[folded[0][0]] += 1
         if is_system:
             self._follow(document, folded)
-        entry = entry_of(record, folded, recorded_at, is_usual=self._is_usual(subject, where))
+        is_usual = subject in self._usual or subject == stored_subject(*where[:3])
+        entry = entry_of(record, folded, recorded_at, is_usual=is_usual)
         # Past the generated constructor: this runs for every event.
-        return tuple.__new__(Step, (recorded_at, folded, entry))
+        return tuple.__new__(Step, (folded, entry))
 
     def checkpoints(self) -> list[Checkpoint]:
-        """Return the checkpoints of all owned partitions, idle ones too, read up to here."""
+        """Return the checkpoints of all partitions, idle ones too, read up to here."""
         return [self._checkpoint_of(partition) for partition in self._partitions]
 
     def checkpoint(self, after_sequence: int) -> ShardCheckpoint:
-        """Return what to commit: where the shard is, and checkpoints of partitions with events behind a sequence."""
-        touched = [
-            self._checkpoint_of(checkpoint.partition)
-            for checkpoint in self._checkpoints.values()
-            if checkpoint.last_sequence > after_sequence
-        ]
+        """Return what to commit: the shard's position, and checkpoints of partitions with events after a sequence."""
         return ShardCheckpoint(
             partitions=self._partitions,
             fold=self.fold_number,
             read_sequence=self.read_sequence,
             recorded_at=self.recorded_at,
-            touched=touched,
+            touched=[
+                self._checkpoint_of(partition)
+                for partition, checkpoint in self._checkpoints.items()
+                if checkpoint.last_sequence > after_sequence
+            ],
         )
 
     def _checkpoint_of(self, partition: int) -> Checkpoint:
         checkpoint = self._checkpoints[partition]
-        return Checkpoint(
-            partition=partition,
-            chain=checkpoint.chain,
-            chain_before=checkpoint.chain_before,
+        return replace(
+            checkpoint,
             fold=self.fold_number,
             read_sequence=self.read_sequence,
-            last_sequence=checkpoint.last_sequence,
             recorded_at=self.recorded_at,
-            counts=replace(checkpoint.counts),
+            counts=checkpoint.counts.copy(),
         )
 
     def _next(self, record: Record) -> int:
@@ -187,24 +176,17 @@ class FoldState:
             raise LogHole(expected=self.read_sequence + 1, found=sequence)
         return max(self.recorded_at, time)
 
-    def _advance(self, record: Record, recorded_at: int) -> None:
-        self.read_sequence = record.sequence
-        self.recorded_at = recorded_at
-
     def _rules_for(self, record: Record, where: Route) -> Rules:
         """Return the rules for a system event: a genesis is folded by those of its own number."""
         is_genesis = record.sequence == 1 and where.document == GENESIS_DOCUMENT
         return genesis_rules(record) if is_genesis else self.rules
 
     def _follow(self, document: Document, folded: Folded) -> None:
-        """Move the fold number on for what follows, where a system event says so."""
+        """Advance the fold number where a system event says so."""
         if folded.outcome.status.is_effective:
             # The genesis and every later number say it in the same member.
             self.fold_number = document.state["fold"]
             self._rules = RULES.get(self.fold_number)
-
-    def _is_usual(self, subject: bytes, where: Route) -> bool:
-        return subject in self._usual or subject == stored_subject(*where[:3])
 
     def _link(self, record: Record, partition: int) -> Checkpoint:
         checkpoint = self._checkpoints[partition]
@@ -252,7 +234,3 @@ def entry_of(record: Record, folded: Folded, recorded_at: int, *, is_usual: bool
             0 if first is None else first.sequence,
         ),
     )
-
-
-_APPLIED: Final = Status.applied
-"""An enumeration's own look-up costs as much as the rest of a comparison."""

@@ -1,6 +1,6 @@
 """The history of one document: entries, segments of them, and the state at any version or time.
 
-The projector makes entries and segments, the store keeps them (packed into pages), readers fold them again.
+The projector makes entries, the store keeps them in segments (packed into pages), and readers fold them again.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 from refold.core import json_text
-from refold.core.document import ABSENT, KINDS, STATUSES, Document, Kind, Status
+from refold.core.document import ABSENT, KINDS, STATUSES, UNBOUNDED, Document, Kind, Status
 from refold.core.envelope import open_envelope
 from refold.core.json_text import Json
-from refold.core.limits import UNBOUNDED
 from refold.core.patch import apply_again
 from refold.core.pointer import parse
 from refold.core.timestamp import TIME_MIN_NANOSECONDS
@@ -22,10 +21,11 @@ from refold.core.timestamp import TIME_MIN_NANOSECONDS
 class Entry(NamedTuple):
     """One event of a document with its outcome: what journal and pages keep, exactly once.
 
-    Times are nanoseconds since 1970; `time` is the broker's clock, `recorded_at` the same made monotone,
+    Times are nanoseconds since 1970; `time` is the broker's clock, `recorded_at` the same made monotonic,
     `occurred_at` the author's, else `recorded_at`. `subject` is None where it is the document's usual one;
-    `headers` are the author's; `effect` the effective patch in canonical bytes where the fold changed it;
-    `identity` what the id window keeps (`refold.core.dedup`), None for an event that takes no place there.
+    `headers` are the author's; `effect` is the effective patch in canonical bytes where the fold changed it;
+    `identity` what the dedup window keeps (`refold.core.dedup`), None for an event that takes no place there.
+    `first_sequence` is the sequence of the event that a duplicate repeats, else 0.
     """
 
     sequence: int
@@ -44,7 +44,6 @@ class Entry(NamedTuple):
     detail: str
     identity: bytes | None
     first_sequence: int
-    """For a duplicate: the sequence of the event it repeats; else 0."""
 
     @property
     def size(self) -> int:
@@ -53,7 +52,7 @@ class Entry(NamedTuple):
 
 
 class Clock(Enum):
-    """By what a point in a document's history is named."""
+    """What a point in a document's history is measured by."""
 
     version = "version"
     sequence = "sequence"
@@ -62,7 +61,7 @@ class Clock(Enum):
 
 
 class Point(NamedTuple):
-    """A place in a document's history: the last effective event at or before `value` on that clock."""
+    """A point in a document's history: the last effective event at or before `value` on that clock."""
 
     clock: Clock
     value: int
@@ -111,16 +110,51 @@ def snapshot_of(document: Document, state: bytes | None) -> Snapshot:
 
 
 def state_at(segment: Segment, point: Point) -> Snapshot:
-    """Fold a run up to a point that lies within it.
-
-    The entries were accepted once, so their patches apply again; nothing here decides anything.
-    """
-    chosen, occurred_max = _effective_until(segment, point)
+    """Fold a segment up to a point within it; its entries were accepted once, so that their patches apply again."""
+    occurred_max = segment.base.occurred_max
+    chosen: list[Entry] = []
+    for entry in segment.entries:
+        if entry.status <= Status.merged:
+            newest = max(occurred_max, entry.occurred_at)
+            if _value_on(point.clock, entry, newest) > point.value:
+                break
+            occurred_max = newest
+            chosen.append(entry)
     if not chosen:
         return segment.base
     last = chosen[-1]
     state = _replay(segment.base.state, chosen)
     return Snapshot(last.version, state, last.sequence, last.recorded_at, last.occurred_at, occurred_max)
+
+
+def _value_on(clock: Clock, entry: Entry, occurred_max: int) -> int:
+    if clock is Clock.version:
+        return entry.version
+    if clock is Clock.sequence:
+        return entry.sequence
+    return entry.recorded_at if clock is Clock.recorded else occurred_max
+
+
+def _replay(base: bytes | None, entries: list[Entry]) -> bytes | None:
+    """Start at the last write of the whole document, if there is one, else at the base."""
+    start = next((i for i in range(len(entries) - 1, -1, -1) if entries[i].kind in _WHOLE), None)
+    state: Json = ABSENT
+    size = 0
+    if start is None and base is not None:
+        state, size = json_text.reread(base), len(base)
+    elif start is not None and entries[start].kind is Kind.put:
+        state = _fields(entries[start])["put"]
+        size = json_text.size(state)
+    for entry in entries[0 if start is None else start + 1 :]:
+        if state is ABSENT:
+            state, size = {}, 2
+        patch = _fields(entry)["patch"] if entry.effect is None else json_text.reread(entry.effect)
+        state, size = apply_again(state, patch, size=size)
+    return None if state is ABSENT else json_text.dumps(state)
+
+
+def _fields(entry: Entry) -> dict[str, Json]:
+    return open_envelope(entry.headers, entry.body, UNBOUNDED).fields
 
 
 def operations_of(entry: Entry) -> list[Json]:
@@ -148,96 +182,28 @@ def touches(operations: list[Json], tokens: tuple[str, ...]) -> bool:
     return False
 
 
-def _fields(entry: Entry) -> dict[str, Json]:
-    """Open an accepted event; it was held to the rules when it was folded."""
-    return open_envelope(entry.headers, entry.body, UNBOUNDED).fields
-
-
-def _effective_until(segment: Segment, point: Point) -> tuple[list[Entry], int]:
-    occurred_max = segment.base.occurred_max
-    chosen: list[Entry] = []
-    for entry in segment.entries:
-        if entry.status > Status.merged:
-            continue
-        newest = max(occurred_max, entry.occurred_at)
-        if _place_on(point.clock, entry, newest) > point.value:
-            break
-        occurred_max = newest
-        chosen.append(entry)
-    return chosen, occurred_max
-
-
-def _place_on(clock: Clock, entry: Entry, occurred_max: int) -> int:
-    if clock is Clock.version:
-        return entry.version
-    if clock is Clock.sequence:
-        return entry.sequence
-    return entry.recorded_at if clock is Clock.recorded else occurred_max
-
-
-def _replay(base: bytes | None, entries: list[Entry]) -> bytes | None:
-    """Start at the last write of the whole document, if there is one, else at the base."""
-    start = next((i for i in range(len(entries) - 1, -1, -1) if entries[i].kind in _WHOLE), -1)
-    state, size = _loaded(base) if start < 0 else _written(entries[start])
-    for entry in entries[start + 1 :]:
-        if state is ABSENT:
-            state, size = {}, 2
-        state, size = apply_again(state, _patch_of(entry), size=size)
-    return None if state is ABSENT else json_text.dumps(state)
-
-
-def _loaded(base: bytes | None) -> tuple[Json, int]:
-    return (ABSENT, 0) if base is None else (json_text.reread(base), len(base))
-
-
-def _written(entry: Entry) -> tuple[Json, int]:
-    if entry.kind is Kind.delete:
-        return ABSENT, 0
-    state = _fields(entry)["put"]
-    return state, json_text.size(state)
-
-
-def _patch_of(entry: Entry) -> Json:
-    return _fields(entry)["patch"] if entry.effect is None else json_text.reread(entry.effect)
-
-
 _ENTRY: Final = struct.Struct(">QqqqQQBBBHIIIHHH")
 _CREATION, _SUBJECT, _EFFECT, _IDENTITY = 1, 2, 4, 8
 
 
 def pack(entries: list[Entry]) -> bytes:
-    """Pack a run's entries into one page's bytes: the count, a fixed index, then all that varies in length."""
+    """Pack a segment's entries into one page's bytes: the count, a fixed index, then all that varies in length."""
     index = [len(entries).to_bytes(4, "big")]
     blobs: list[bytes] = []
-    for entry in entries:
-        numbers, flags, texts = _parts(entry)
+    for e in entries:
+        numbers = (*e[:5], e.first_sequence, e.status, e.kind)
+        flags = _CREATION * e.is_creation
+        if e.subject is e.effect is e.identity is None and not e.reason:
+            # Most entries: a page is packed in less time without the rest.
+            texts = (b"", e.headers, e.body, b"", b"", b"", b"")
+        else:
+            flags |= _SUBJECT * (e.subject is not None)
+            flags |= _EFFECT * (e.effect is not None) | _IDENTITY * (e.identity is not None)
+            tail = (e.effect or b"", e.reason.encode(), e.detail.encode(), e.identity or b"")
+            texts = (e.subject or b"", e.headers, e.body, *tail)
         index.append(_ENTRY.pack(*numbers, flags, *map(len, texts)))
         blobs += texts
     return b"".join(index + blobs)
-
-
-def _parts(e: Entry) -> tuple[tuple[int, ...], int, tuple[bytes, ...]]:
-    """Take an entry apart: what the index holds, its flags, what varies in length."""
-    numbers = (
-        e.sequence,
-        e.time,
-        e.recorded_at,
-        e.occurred_at,
-        e.version,
-        e.first_sequence,
-        e.status,
-        e.kind,
-    )
-    if e.subject is e.effect is e.identity is None and not e.reason:
-        return numbers, _CREATION * e.is_creation, (b"", e.headers, e.body, b"", b"", b"", b"")
-    flags = (
-        _CREATION * e.is_creation
-        | _SUBJECT * (e.subject is not None)
-        | _EFFECT * (e.effect is not None)
-        | _IDENTITY * (e.identity is not None)
-    )
-    tail = (e.effect or b"", e.reason.encode(), e.detail.encode(), e.identity or b"")
-    return numbers, flags, (e.subject or b"", e.headers, e.body, *tail)
 
 
 def unpack(page: bytes) -> list[Entry]:
@@ -246,32 +212,25 @@ def unpack(page: bytes) -> list[Entry]:
     at = 4 + count * _ENTRY.size
     entries = []
     for numbers in _ENTRY.iter_unpack(page[4:at]):
+        first_sequence, status, kind, flags = numbers[5:9]
         blobs = []
         for length in numbers[9:]:
             blobs.append(page[at : at + length])
             at += length
-        entries.append(_entry(numbers, blobs))
+        subject, headers, body, effect, reason, detail, identity = blobs
+        entry = Entry(
+            *numbers[:5],
+            STATUSES[status],
+            KINDS[kind],
+            bool(flags & _CREATION),
+            subject if flags & _SUBJECT else None,
+            headers,
+            body,
+            effect if flags & _EFFECT else None,
+            reason.decode(),
+            detail.decode(),
+            identity if flags & _IDENTITY else None,
+            first_sequence,
+        )
+        entries.append(entry)
     return entries
-
-
-def _entry(numbers: tuple[int, ...], blobs: list[bytes]) -> Entry:
-    sequence, time, recorded_at, occurred_at, version, first_sequence, status, kind, flags = numbers[:9]
-    subject, headers, body, effect, reason, detail, identity = blobs
-    return Entry(
-        sequence,
-        time,
-        recorded_at,
-        occurred_at,
-        version,
-        STATUSES[status],
-        KINDS[kind],
-        bool(flags & _CREATION),
-        subject if flags & _SUBJECT else None,
-        headers,
-        body,
-        effect if flags & _EFFECT else None,
-        reason.decode(),
-        detail.decode(),
-        identity if flags & _IDENTITY else None,
-        first_sequence,
-    )

@@ -1,7 +1,4 @@
-"""JSON text: strict parsing, canonical bytes, sizes, comparison.
-
-For all code that reads or writes JSON of authors; the rest of the core builds on it.
-"""
+"""JSON text: strict parsing, canonical bytes, sizes, comparison. For all code that reads or writes authors' JSON."""
 
 from __future__ import annotations
 
@@ -29,12 +26,12 @@ Json: TypeAlias = Any
 def loads(data: bytes, depth_max: int = TEXT_DEPTH_MAX) -> Json:
     """Parse strictly, or raise `Refused`.
 
-    Of several faults the one named is the first of: not UTF-8, too deep, not JSON, a number out of range,
-    a duplicate key, a lone surrogate.
+    Of several faults it names the first of: not UTF-8, too deep, not JSON, a number out of range, a duplicate key,
+    a lone surrogate.
     """
     try:
         value = orjson.loads(data)
-        # What is written again byte for byte hid nothing; but a negative zero also survives this.
+        # A text that is written again byte for byte has no fault; but a negative zero also survives this.
         if orjson.dumps(value) != data or (b"-0.0" in data and _NEGATIVE_ZERO.search(data)):
             return _scan(data, depth_max)
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):
@@ -45,7 +42,7 @@ def loads(data: bytes, depth_max: int = TEXT_DEPTH_MAX) -> Json:
 
 
 def reread(data: bytes) -> Json:
-    """Parse what `dumps` wrote: nothing hides in canonical bytes."""
+    """Parse canonical bytes, which need no check."""
     return orjson.loads(data)
 
 
@@ -55,15 +52,15 @@ def dumps(value: Json) -> bytes:
 
 
 def size(value: Json) -> int:
-    """Count the canonical bytes; the order of keys does not matter to that."""
+    """Count the canonical bytes; they are as many in any order of keys."""
     return len(orjson.dumps(value))
 
 
 def size_within(value: Json, levels: int) -> int:
-    """Count the canonical bytes of a value that may nest so many levels, or raise `Refused`."""
+    """Count the canonical bytes of a value of at most so many levels, or raise `Refused`."""
     written = orjson.dumps(value)
     count = len(written)
-    # A level takes two bytes: most values prove themselves shallow by being small.
+    # A level takes two bytes, so that a small value is shallow.
     if count > 2 * levels and _nesting_bound(written) > levels:
         _refuse_deeper(value, levels)
     return count
@@ -71,7 +68,7 @@ def size_within(value: Json, levels: int) -> int:
 
 def equal(a: Json, b: Json) -> bool:
     """Compare as JSON does: 1 equals 1.0 at any depth, true never equals 1."""
-    # Python takes True for 1 and is right about everything else.
+    # Python's equality is right but for True, which equals 1.
     return bool(a == b) and (_plainly_same(a, b) or _same_booleans(a, b))
 
 
@@ -80,22 +77,8 @@ def identical(a: Json, b: Json) -> bool:
     return bool(a == b) and (_plainly_same(a, b) or dumps(a) == dumps(b))
 
 
-def depth(value: Json) -> int:
-    """Count the levels of nesting: a scalar is 0, `[]` is 1."""
-    levels = 0
-    layer = [value]
-    while True:
-        containers = [item for item in layer if type(item) is dict or type(item) is list]
-        if not containers:
-            return levels
-        levels += 1
-        layer = []
-        for container in containers:
-            layer.extend(container.values() if type(container) is dict else container)
-
-
 def _plainly_same(a: Json, b: Json) -> bool:
-    """Know it at once of values that Python calls equal: scalars of one type, keys in one order."""
+    """Recognise most values that Python calls equal as the same: scalars of one type, keys in one order."""
     if type(a) is dict or type(a) is list:
         return orjson.dumps(a) == orjson.dumps(b)
     return type(a) is type(b)
@@ -112,9 +95,6 @@ def _same_booleans(a: Json, b: Json) -> bool:
         elif (type(left) is bool) != (type(right) is bool):
             return False
     return True
-
-
-_NEGATIVE_ZERO: Final = re.compile(rb"-0\.0(?![0-9])")
 
 
 def _nesting_bound(text: bytes) -> int:
@@ -146,16 +126,18 @@ def _scan(data: bytes, depth_max: int) -> Json:
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        message = f"not UTF-8 at byte {error.start}"
-        raise Refused("bad_json", message, shape=shape_of(data)) from None
+        raise Refused("bad_json", f"not UTF-8 at byte {error.start}", shape=shape_of(data)) from None
     if _text_depth(data, depth_max) > depth_max:
         _refuse_too_deep(depth_max, data)
     try:
         value = _STRICT.decode(text)
+        if b"\\u" in data:
+            orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        message = "half of a surrogate pair stands alone in a string"
+        raise Refused("lone_surrogate", message, shape=shape_of(data)) from None
     except (Refused, ValueError):
-        return _explain(text)
-    if b"\\u" in data:
-        _refuse_lone_surrogate(value, data)
+        _explain(text)
     return value
 
 
@@ -167,25 +149,18 @@ def _text_depth(data: bytes, enough: int) -> int:
     return max(accumulate(memoryview(steps).cast("b")), default=0)
 
 
+_NEGATIVE_ZERO: Final = re.compile(rb"-0\.0(?![0-9])")
 _STRINGS: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 
 
-def _refuse_lone_surrogate(value: Json, data: bytes) -> None:
-    try:
-        orjson.dumps(value)
-    except orjson.JSONEncodeError:
-        message = "half of a surrogate pair stands alone in a string"
-        raise Refused("lone_surrogate", message, shape=shape_of(data)) from None
-
-
 def _explain(text: str) -> NoReturn:
+    """Raise the first fault in the order of `loads`."""
     try:
         _WELL_FORMED.decode(text)
     except ValueError as error:
-        message = f"not JSON: {error}"
-        raise Refused("bad_json", message, shape=shape_of(text)) from None
+        raise Refused("bad_json", f"not JSON: {error}", shape=shape_of(text)) from None
     _IN_RANGE.decode(text)
     _STRICT.decode(text)
     raise AssertionError("the same text was refused a moment ago")

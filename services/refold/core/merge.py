@@ -1,36 +1,32 @@
-"""JSON Merge Patch (RFC 7396), applied in place, all or nothing, and told as a JSON Patch.
-
-For the fold and whoever takes merges.
-"""
+"""JSON Merge Patch (RFC 7396), applied in place, all or nothing, and written as the JSON Patch that it amounts to."""
 
 from __future__ import annotations
 
 import orjson
 
-from refold.core.document import UndoLog
+from refold.core.document import Limits, UndoLog
 from refold.core.errors import Refused
 from refold.core.json_text import Json, identical, size_within
-from refold.core.limits import Limits
 from refold.core.pointer import render
 
 
 def apply_merge(
     state: Json, merge: Json, *, size: int, limits: Limits
 ) -> tuple[Json, int, list[dict[str, Json]]]:
-    """Apply in place: root, canonical size and effect. Or raise `Refused`, the state being as before.
+    """Apply in place, and return root, canonical size and effect. Or raise `Refused` and leave the state as it was.
 
     `size` is the canonical size of `state`; the merge's values become part of the state. The effect is a JSON
-    Patch from the same state to the same result that shares nothing with either. Members are taken in the order
-    of their code points; one that stays as it was, byte for byte, makes no operation. An effect that would be
-    too long for a patch is one `replace` of the root.
+    Patch from the same state to the same result that shares nothing with either. Members are in the order of their
+    code points; one that does not change, byte for byte, makes no operation. An effect that would be too long for a
+    patch is one `replace` of the root.
     """
     merging = _Merging(state, size, limits)
     try:
         merging.change_root(merge)
     except Refused as refusal:
         merging.edit.undo()
-        field = f"merge{render(merging.tokens)}"
-        raise Refused(refusal.reason, refusal.message, field=field, shape=refusal.shape) from None
+        refusal.field = f"merge{render(merging.tokens)}"
+        raise
     return merging.edit.root, merging.edit.size, merging.effect()
 
 
@@ -64,17 +60,14 @@ class _Merging:
             self.tokens.append(key)
             change = changes[key]
             if change is None:
-                self._remove(target, key)
+                if key in target:
+                    self.edit.remove_member(target, key)
+                    self._record("remove", None)
             elif type(change) is dict and type(target.get(key)) is dict:
                 self._change_members(target[key], change)
             else:
                 self._set(target, key, _without_nulls(change))
             self.tokens.pop()
-
-    def _remove(self, target: dict[str, Json], key: str) -> None:
-        if key in target:
-            self.edit.remove_member(target, key)
-            self._record("remove", None)
 
     def _set(self, target: dict[str, Json], key: str, value: Json) -> None:
         kind = "replace" if key in target else "add"
@@ -105,5 +98,5 @@ def _without_nulls(value: Json) -> Json:
 
 
 def _copied(value: Json) -> Json:
-    """Share no container with the state, which later events change."""
+    """Copy, so that it shares no container with the state, which later events change."""
     return orjson.loads(orjson.dumps(value))

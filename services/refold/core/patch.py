@@ -1,7 +1,4 @@
-"""JSON Patch (RFC 6902), checked once and then applied in place, all or nothing.
-
-For the fold, the client and whoever replays changes.
-"""
+"""JSON Patch (RFC 6902), checked once and then applied in place, all or nothing."""
 
 from __future__ import annotations
 
@@ -10,10 +7,9 @@ from typing import Final, NamedTuple, NoReturn, TypeAlias
 
 import orjson
 
-from refold.core.document import UndoLog
+from refold.core.document import UNBOUNDED, Limits, UndoLog
 from refold.core.errors import Refused
 from refold.core.json_text import Json, equal, shape_of, size_within
-from refold.core.limits import UNBOUNDED, Limits
 from refold.core.pointer import as_container, index, missing_member, parse, resolve, resolve_parent
 
 
@@ -47,17 +43,18 @@ def compile_patch(raw: Json, limits: Limits, shapes: Operations) -> list[Operati
     operations: list[Operation] = []
     try:
         for item in raw:
-            operations.append(_compile(item, shapes))  # noqa: PERF401 - the count tells which one was refused
+            operations.append(_compile(item, shapes))  # noqa: PERF401 - their count is the position of a refused one
     except Refused as refusal:
-        _refuse_at(len(operations), refusal)
+        refusal.field = f"patch/{len(operations)}/{refusal.field or 'path'}"
+        raise
     return operations
 
 
 def apply_patch(state: Json, operations: list[Operation], *, size: int, limits: Limits) -> tuple[Json, int]:
-    """Apply in place: root and canonical size. Or raise `Refused`, the state being as before.
+    """Apply in place, and return root and canonical size. Or raise `Refused` and leave the state as it was.
 
     `size` is the canonical size of `state`. The operations' values become part of the state, where later
-    operations and later patches change them: compile anew from the bytes to apply a second time.
+    operations and later patches change them: compile them again from the bytes to apply them again.
     """
     edit = UndoLog(state, size, limits)
     bytes_max = limits.state_bytes
@@ -70,24 +67,20 @@ def apply_patch(state: Json, operations: list[Operation], *, size: int, limits: 
             done += 1
     except Refused as refusal:
         edit.undo()
-        _refuse_at(done, refusal)
+        refusal.field = f"patch/{done}/{refusal.field or 'path'}"
+        raise
     return edit.root, edit.size
 
 
 def apply_again(state: Json, raw: Json, *, size: int) -> tuple[Json, int]:
-    """Apply an effective patch, which was accepted once, to the version before it: root and canonical size."""
+    """Apply an effective patch, which was accepted once, to the version before it; return root and canonical size."""
     return apply_patch(state, compile_patch(raw, UNBOUNDED, RFC_6902), size=size, limits=UNBOUNDED)
-
-
-def _refuse_at(position: int, refusal: Refused) -> NoReturn:
-    field = f"patch/{position}/{refusal.field or 'path'}"
-    raise Refused(refusal.reason, refusal.message, field=field, shape=refusal.shape) from None
 
 
 def _compile(item: Json, shapes: Operations) -> Operation:
     if type(item) is dict:
         kind, path = item.get("op"), item.get("path")
-        # What nearly all are; the rest is looked at one rule after another.
+        # Nearly all operations; the others are checked one rule after another.
         if type(path) is str and path[:1] == "/" and "~" not in path and type(kind) is str:
             shape = shapes.get(kind)
             if shape is not None and not shape[2] and (not shape[1] or "value" in item):
@@ -143,11 +136,8 @@ def _pointer(item: dict[str, Json], field: str) -> tuple[str, ...]:
     try:
         return parse(pointer)
     except Refused as refusal:
-        _refuse_in(field, refusal)
-
-
-def _refuse_in(field: str, refusal: Refused) -> NoReturn:
-    raise Refused(refusal.reason, refusal.message, field=field, shape=refusal.shape) from None
+        refusal.field = field
+        raise
 
 
 def _add(edit: UndoLog, operation: Operation) -> None:
@@ -162,13 +152,12 @@ def _replace(edit: UndoLog, operation: Operation) -> None:
         return
     key = tokens[-1]
     parent = edit.root if len(tokens) == 1 else resolve(edit.root, tokens[:-1])
-    if type(parent) is dict:
-        if key not in parent:
-            raise missing_member(parent, key)
-        edit.replace(parent, key, value, size_within(value, edit.depth_max - len(tokens)))
-    else:
+    place: str | int = key
+    if type(parent) is not dict:
         place = index(key, len(as_container(parent)))
-        edit.replace(parent, place, value, size_within(value, edit.depth_max - len(tokens)))
+    elif key not in parent:
+        raise missing_member(parent, key)
+    edit.replace(parent, place, value, size_within(value, edit.depth_max - len(tokens)))
 
 
 def _remove(edit: UndoLog, operation: Operation) -> None:
@@ -182,7 +171,7 @@ def _move(edit: UndoLog, operation: Operation) -> None:
         return
     value_bytes = _take(edit, source)
     edit.count_carried(value_bytes)
-    # What does not go deeper cannot become too deep.
+    # A value that does not go deeper cannot become too deep.
     _put(edit, tokens, value, value_bytes if len(tokens) <= len(source) else None)
 
 
@@ -190,7 +179,7 @@ def _copy(edit: UndoLog, operation: Operation) -> None:
     _, tokens, _, source = operation
     written = orjson.dumps(_resolve_source(edit.root, source))
     edit.count_carried(len(written))
-    # Two places never share one value: each is changed in place.
+    # Two places never share one value, as each is changed in place.
     _put(edit, tokens, orjson.loads(written))
 
 
@@ -205,11 +194,12 @@ def _resolve_source(root: Json, source: tuple[str, ...]) -> Json:
     try:
         return resolve(root, source)
     except Refused as refusal:
-        _refuse_in("from", refusal)
+        refusal.field = "from"
+        raise
 
 
 def _put(edit: UndoLog, tokens: tuple[str, ...], value: Json, known_bytes: int | None = None) -> None:
-    """Do what `add` does; the size is known only of a value that is also known to be shallow enough."""
+    """Add a value; `known_bytes` is the size of one that is also known to be shallow enough."""
     if not tokens:
         edit.set_root(value, known_bytes or size_within(value, edit.depth_max))
         return

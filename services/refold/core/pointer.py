@@ -1,13 +1,8 @@
-"""JSON Pointer (RFC 6901): `""` is the root, `"/"` the member with the empty key.
-
-For everyone who names a place in a document.
-"""
+"""JSON Pointer (RFC 6901): `""` is the root, `"/"` the member with the empty key."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import Final
 
 from refold.core.errors import Refused
 from refold.core.json_text import Json, shape_of, shortened
@@ -21,7 +16,7 @@ def parse(pointer: str) -> tuple[str, ...]:
         raise Refused("bad_pointer", 'a pointer is empty or begins with "/"', shape=shape_of(pointer))
     if "~" not in pointer:
         return tuple(pointer[1:].split("/"))
-    if _BAD_ESCAPE.search(pointer):
+    if pointer.count("~") != pointer.count("~0") + pointer.count("~1"):
         raise Refused("bad_pointer", 'in a pointer "~" is followed by 0 or 1', shape=shape_of(pointer))
     return tuple(token.replace("~1", "/").replace("~0", "~") for token in pointer[1:].split("/"))
 
@@ -32,7 +27,7 @@ def render(tokens: Sequence[str]) -> str:
 
 
 def escape(token: str) -> str:
-    """Write one token as it stands in a pointer."""
+    """Escape one token for a pointer."""
     return token.replace("~", "~0").replace("/", "~1")
 
 
@@ -41,7 +36,7 @@ def resolve(state: Json, tokens: Sequence[str]) -> Json:
     node = state
     try:
         for token in tokens:
-            node = node[token] if type(node) is dict else _element(node, token)
+            node = node[token] if type(node) is dict else node[index(token, len(as_container(node)))]
     except KeyError:
         raise missing_member(node, token) from None
     return node
@@ -53,10 +48,11 @@ def resolve_parent(state: Json, tokens: Sequence[str]) -> Json:
 
 
 def as_container(node: Json) -> Json:
-    """Return an object or an array as it is; refuse what has no members."""
+    """Return an object or an array as it is; refuse a value without members."""
     if type(node) is dict or type(node) is list:
         return node
-    raise _not_a_container(node)
+    message = "the path leads into a value that has no members"
+    raise Refused("target_missing", message, shape=shape_of(node))
 
 
 def index(token: str, count: int) -> int:
@@ -74,16 +70,3 @@ def index(token: str, count: int) -> int:
 def missing_member(node: dict[str, Json], key: str) -> Refused:
     """Say that an object lacks the key."""
     return Refused("target_missing", f"there is no member {shortened(key)}", shape=shape_of(node))
-
-
-def _element(node: Json, token: str) -> Json:
-    if type(node) is list:
-        return node[index(token, len(node))]
-    raise _not_a_container(node)
-
-
-def _not_a_container(node: Json) -> Refused:
-    return Refused("target_missing", "the path leads into a value that has no members", shape=shape_of(node))
-
-
-_BAD_ESCAPE: Final = re.compile(r"~(?![01])")

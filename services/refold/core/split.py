@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-import orjson
+from orjson import dumps
 
 from refold.core import json_text
 from refold.core.errors import Refused
@@ -19,21 +19,21 @@ from refold.core.json_text import Json, shape_of
 from refold.core.pointer import escape
 
 PART_BYTES: Final = 768 * 1024
-"""Most parts are no larger, so that an import of the document's history has room for what it adds to each event."""
+"""Bytes of a part that can be divided; the rest of an event is for what an import adds to it."""
 
 PARTS_BYTES_MAX: Final = 32 * 1024 * 1024
-"""Parts of one state, in all. Each element of an array that has no room in one event costs some 40 bytes more."""
+"""Parts of one state, in all. An array's element takes some 40 bytes more in an operation of its own."""
 
 LAST_FIELDS: Final = ("id", "type", "meta")
-"""Fields that only the last event of a split write carries: they tell of the write as a whole."""
+"""Fields of the whole write, which only its last event carries."""
 
 
 @dataclass(frozen=True, slots=True)
 class SplitWrite:
     """A write of a whole state as several events, to be appended next to each other, all or none.
 
-    `texts`: JSON of the state that the first event puts, then of the patch of each other event. `fields`: what the
-    author says of the write, without its change, `base` and `on_conflict`; the last event has `id`, `type`, `meta`.
+    `texts`: JSON of the state that the first event puts, then of the patch of each other event. `fields`: those of the
+    author's event without its change, `base` and `on_conflict`.
     """
 
     texts: tuple[bytes, ...]
@@ -46,7 +46,7 @@ class SplitWrite:
     def bodies(self, base: int) -> list[bytes]:
         """Return the events' bodies, for a document at version `base`.
 
-        Each event names the version before it as its base: where the fold rejects one, it rejects all that follow.
+        Each event has the version before it as its base: where the fold rejects one, it rejects all that follow.
         """
         last = len(self.texts) - 1
         return [
@@ -55,8 +55,8 @@ class SplitWrite:
         ]
 
 
-def split_write(state: Json, fields: dict[str, Json], *, reserved_bytes: int = 0) -> SplitWrite:
-    """Split the write of a state; `reserved_bytes` of each event's body are left to the caller.
+def split_write(state: Json, fields: dict[str, Json]) -> SplitWrite:
+    """Split the write of a state.
 
     Raises:
         Refused: `state_too_large`, `too_deep`; `event_too_large` where a single string with the path to it does not
@@ -66,22 +66,22 @@ def split_write(state: Json, fields: dict[str, Json], *, reserved_bytes: int = 0
     if count > STATE_BYTES_MAX:
         rule = f"at most {STATE_BYTES_MAX} bytes"
         raise Refused("state_too_large", rule, field="put", shape=f"{count} bytes")
-    room = EVENT_BYTES_MAX - reserved_bytes
-    texts = _texts(state, room - len(_body(_fields_of(fields, VERSION_MAX, is_last=False), "patch", b"")))
+    overhead = len(_body(_fields_of(fields, VERSION_MAX, is_last=False), "patch", b""))
+    texts = _texts(state, EVENT_BYTES_MAX - overhead)
     last = _fields_of(fields, VERSION_MAX, is_last=True)
-    if len(_body(last, "patch", texts[-1])) > room:
-        # What is said of the whole write gets an event of its own, which changes nothing.
+    if len(_body(last, "patch", texts[-1])) > EVENT_BYTES_MAX:
+        # The fields of the whole write get an event of their own, which changes nothing.
         texts.append(b"[]")
         least = len(_body(last, "patch", texts[-1]))
-        if least > room:
-            rule = f"at most {room} bytes of an event beside its change"
+        if least > EVENT_BYTES_MAX:
+            rule = f"at most {EVENT_BYTES_MAX} bytes of an event beside its change"
             raise Refused("event_too_large", rule, field="meta", shape=f"{least} bytes")
     return SplitWrite(tuple(texts), fields)
 
 
 def _fields_of(fields: dict[str, Json], base: int, *, is_last: bool) -> dict[str, Json]:
-    said = fields if is_last else {name: fields[name] for name in fields if name not in LAST_FIELDS}
-    return {**said, "base": base, "on_conflict": "reject"}
+    carried = {name: value for name, value in fields.items() if is_last or name not in LAST_FIELDS}
+    return {**carried, "base": base, "on_conflict": "reject"}
 
 
 def _body(fields: dict[str, Json], change: str, text: bytes) -> bytes:
@@ -90,22 +90,22 @@ def _body(fields: dict[str, Json], change: str, text: bytes) -> bytes:
 
 def _texts(state: Json, bytes_max: int) -> list[bytes]:
     """Return the state to put and the patches, each at most so large."""
-    part_bytes = min(PART_BYTES, bytes_max)
-    adding = _Adding(part_bytes, bytes_max - 2)
-    beginning, rest = _begin(state, part_bytes)
-    texts = [adding.checked(json_text.dumps(beginning), "", beginning)]
+    bounds = _Bounds(min(PART_BYTES, bytes_max - 2), bytes_max - 2)
+    beginning, rest = _begin(state, bounds.part_bytes)
+    texts = [_checked(json_text.dumps(beginning), "", beginning, bounds)]
     bytes_count = len(texts[0])
     operations: list[bytes] = []
     patch_bytes = 1
-    for operation in adding.rest(state, "", rest):
+    for operation in _add_rest(state, "", rest, bounds):
+        operation_bytes = len(operation) + 1
         if operations and (
-            patch_bytes + len(operation) + 1 > part_bytes or len(operations) == OPERATIONS_MAX
+            patch_bytes + operation_bytes > bounds.part_bytes or len(operations) == OPERATIONS_MAX
         ):
             texts.append(b"[%b]" % b",".join(operations))
             operations, patch_bytes = [], 1
         operations.append(operation)
-        patch_bytes += len(operation) + 1
-        bytes_count += len(operation) + 1
+        patch_bytes += operation_bytes
+        bytes_count += operation_bytes
         if bytes_count > PARTS_BYTES_MAX:
             rule = f"the events that write it would take more than {PARTS_BYTES_MAX} bytes: put it in parts yourself"
             raise Refused("event_too_large", rule, field="put", shape=shape_of(state))
@@ -114,88 +114,62 @@ def _texts(state: Json, bytes_max: int) -> list[bytes]:
     return texts
 
 
-@dataclass(frozen=True, slots=True)
-class _Adding:
-    """Writes `add` operations. What can be divided takes at most `part_bytes`, a single value `bytes_max`."""
-
+class _Bounds(NamedTuple):
     part_bytes: int
+    """An operation whose value can be divided."""
     bytes_max: int
+    """An operation with a single value."""
 
-    def rest(self, value: Json, path: str, keys: Iterator[str] | Iterator[int]) -> Iterator[bytes]:
-        """Add the members or elements that a container still lacks."""
-        # The same for all elements of an array, of which there may be a million.
-        end = _head(f"{path}/-")
-        for key in keys:
-            if type(key) is str:
-                place = f"{path}/{escape(key)}"
-                yield from self._add(_head(place), place, value[key])
-            else:
-                yield from self._add(end, f"{path}/{key}", value[key])
 
-    def _add(self, head: bytes, path: str, value: Json) -> Iterator[bytes]:
-        written = orjson.dumps(value)
-        count = len(head) + len(written) + 1
-        if count > self.part_bytes and value and type(value) in _CONTAINERS:
-            beginning, rest = _begin(value, self.part_bytes - len(head) - 1)
-            yield self.checked(b"%b%b}" % (head, orjson.dumps(beginning)), path, beginning)
-            yield from self.rest(value, path, rest)
+def _add_rest(value: Json, path: str, keys: Iterator[str | int], bounds: _Bounds) -> Iterator[bytes]:
+    """Write `add` operations for the members or elements that a container still lacks."""
+    # The same for all elements of an array, of which there may be a million.
+    end = _head(f"{path}/-")
+    for key in keys:
+        place = f"{path}/{escape(key) if type(key) is str else key}"
+        head = _head(place) if type(key) is str else end
+        item = value[key]
+        written = dumps(item)
+        if len(head) + len(written) + 1 > bounds.part_bytes:
+            beginning, rest = _begin(item, bounds.part_bytes - len(head) - 1)
+            yield _checked(b"%b%b}" % (head, dumps(beginning)), place, beginning, bounds)
+            yield from _add_rest(item, place, rest, bounds)
         else:
-            yield self.checked(b"%b%b}" % (head, written), path, value)
-
-    def checked(self, operation: bytes, path: str, value: Json) -> bytes:
-        """Refuse what does not fit into one event."""
-        if len(operation) > self.bytes_max:
-            rule = (
-                f"a string and its path fit into one event of at most {EVENT_BYTES_MAX} bytes, "
-                f"which leaves {self.bytes_max} here"
-            )
-            raise Refused(
-                "event_too_large",
-                rule,
-                field=_shown(path),
-                shape=f"{shape_of(value)}, {len(operation)} bytes",
-            )
-        return operation
+            yield b"%b%b}" % (head, written)
 
 
 def _head(path: str) -> bytes:
-    return b'{"op":"add","path":%b,"value":' % orjson.dumps(path)
+    return b'{"op":"add","path":%b,"value":' % dumps(path)
 
 
-def _begin(value: Json, bytes_max: int) -> tuple[Json, Iterator[str] | Iterator[int]]:
+def _begin(value: Json, bytes_max: int) -> tuple[Json, Iterator[str | int]]:
     """Return as much of a value as fits, and the keys of what it lacks."""
-    if type(value) is dict:
-        return _begin_object(value, bytes_max)
-    if type(value) is list:
-        return _begin_array(value, bytes_max)
-    return value, iter(())
-
-
-def _begin_object(value: dict[str, Json], bytes_max: int) -> tuple[Json, Iterator[str]]:
-    beginning: dict[str, Json] = {}
-    left: list[str] = []
     count = 2
+    if type(value) is list:
+        for place, element in enumerate(value):
+            count += len(dumps(element)) + 1
+            if count > bytes_max:
+                return value[:place], iter(range(place, len(value)))
+    if type(value) is not dict:
+        return value, iter(())
+    beginning: dict[str, Json] = {}
     for key in sorted(value):
-        member_bytes = len(orjson.dumps(key)) + len(orjson.dumps(value[key])) + 2
+        member_bytes = len(dumps(key)) + len(dumps(value[key])) + 2
         if count + member_bytes <= bytes_max:
             beginning[key] = value[key]
             count += member_bytes
-        else:
-            left.append(key)
-    return beginning, iter(left)
+    return beginning, (key for key in sorted(value) if key not in beginning)
 
 
-def _begin_array(value: list[Json], bytes_max: int) -> tuple[Json, Iterator[int]]:
-    count = 2
-    for place, element in enumerate(value):
-        count += len(orjson.dumps(element)) + 1
-        if count > bytes_max:
-            return value[:place], iter(range(place, len(value)))
-    return value, iter(())
-
-
-def _shown(path: str) -> str:
-    return path if len(path) <= 80 else f"{path[:77]}..."
-
-
-_CONTAINERS: Final = (dict, list)
+def _checked(operation: bytes, path: str, value: Json, bounds: _Bounds) -> bytes:
+    """Refuse what does not fit into one event."""
+    if len(operation) > bounds.bytes_max:
+        rule = (
+            f"a string and its path fit into one event of at most {EVENT_BYTES_MAX} bytes, "
+            f"which leaves {bounds.bytes_max} here"
+        )
+        field = path if len(path) <= 80 else f"{path[:77]}..."
+        raise Refused(
+            "event_too_large", rule, field=field, shape=f"{shape_of(value)}, {len(operation)} bytes"
+        )
+    return operation

@@ -5,14 +5,12 @@ Read by all code that folds, chains, verifies or stores events.
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final, NamedTuple
 
-from refold.core.document import Status
 from refold.core.errors import Refused
 
 PARTITIONS: Final = 64
@@ -25,7 +23,7 @@ FOLD_DOCUMENT: Final = "fold"
 SYSTEM_DOCUMENTS: Final = (GENESIS_DOCUMENT, FOLD_DOCUMENT)
 """Those that say which fold is in force."""
 
-_NAME: Final = re.compile(rf"[A-Za-z0-9_\-:=@+~]{{1,{NAME_CHARS_MAX}}}", re.ASCII)
+_NAME_CHARS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-:=@+~")
 _FNV_OFFSET: Final = 0x811C9DC5
 _FNV_PRIME: Final = 0x01000193
 
@@ -55,21 +53,19 @@ class Route(NamedTuple):
 
 def route(subject: bytes) -> Route:
     """Read partition and names from a subject's last two tokens; invalid names make no document."""
-    namespace, document = _last_two_tokens(subject)
-    partition = partition_of(namespace, document)
-    try:
-        names = namespace.decode("ascii"), document.decode("ascii")
-    except UnicodeDecodeError:
+    tokens = [b"", *subject.rsplit(b".", 2)][-2:]
+    partition = partition_of(*tokens)
+    # Latin-1 decodes all bytes, and no name has what is not ASCII.
+    namespace, document = (token.decode("latin-1") for token in tokens)
+    if not (_is_name(namespace) and _is_name(document)):
         return Route(partition, "", "", "bad_name")
-    if not all(map(_NAME.fullmatch, names)):
-        return Route(partition, "", "", "bad_name")
-    if names[0].startswith("_") and names[0] != SYSTEM_NAMESPACE:
+    if namespace.startswith("_") and namespace != SYSTEM_NAMESPACE:
         return Route(partition, "", "", "reserved_namespace")
-    return Route(partition, *names)
+    return Route(partition, namespace, document)
 
 
 def partition_of(namespace: bytes, document: bytes) -> int:
-    """FNV-1a-32 over both names, modulo the number of partitions, as the broker's `partition()` has it."""
+    """Hash both names with FNV-1a-32, modulo the number of partitions, as the broker's `partition()` does."""
     hashed = _FNV_OFFSET
     for byte in namespace + document:
         hashed = (hashed ^ byte) * _FNV_PRIME & 0xFFFFFFFF
@@ -77,15 +73,15 @@ def partition_of(namespace: bytes, document: bytes) -> int:
 
 
 def stored_subject(partition: int, namespace: str, document: str) -> bytes:
-    """Name the subject under which the stream keeps a document's events."""
+    """Return the subject under which the stream keeps a document's events."""
     return f"log.{partition}.{namespace}.{document}".encode()
 
 
 def author_headers(headers: bytes) -> bytes:
-    """Leave out the broker's own lines, whose names begin with `Nats-`; nothing but CRLF ends a line."""
+    """Remove the broker's own lines, whose names begin with `Nats-`; nothing but CRLF ends a line."""
     if b"Nats-" not in headers:
         return headers
-    # Most events carry what their batch needed, and nothing else: every line begins so.
+    # Most events have only the lines of their batch.
     ends = headers.count(b"\r\n")
     if headers.startswith(b"Nats-") and headers.count(b"\r\nNats-") + 1 == ends and headers.endswith(b"\r\n"):
         return b""
@@ -94,7 +90,7 @@ def author_headers(headers: bytes) -> bytes:
 
 def check_name(name: str, field: str) -> str:
     """Return the name, or refuse it with the rule."""
-    if _NAME.fullmatch(name):
+    if _is_name(name):
         return name
     message = f"a name is 1 to {NAME_CHARS_MAX} of A-Z a-z 0-9 _ - : = @ + ~"
     raise Refused("bad_name", message, field=field, shape=f"string of {len(name)} characters: {name[:40]!r}")
@@ -109,9 +105,8 @@ def check_namespace(namespace: str) -> str:
     return namespace
 
 
-def _last_two_tokens(subject: bytes) -> tuple[bytes, bytes]:
-    tokens = subject.rsplit(b".", 2)
-    return (tokens[-2], tokens[-1]) if len(tokens) > 1 else (b"", tokens[-1])
+def _is_name(text: str) -> bool:
+    return 1 <= len(text) <= NAME_CHARS_MAX and _NAME_CHARS.issuperset(text)
 
 
 _LINK: Final = struct.Struct(">32sQqI")
@@ -135,33 +130,13 @@ def chain_link(previous: bytes, record: Record) -> bytes:
 
 
 @dataclass(slots=True, kw_only=True)
-class Counts:
-    """Events of a partition by outcome, since the log began."""
-
-    applied: int = 0
-    merged: int = 0
-    rejected: int = 0
-    duplicate: int = 0
-
-    def add(self, status: Status) -> None:
-        """Count one more event."""
-        if status is Status.applied:
-            self.applied += 1
-        elif status is Status.merged:
-            self.merged += 1
-        elif status is Status.rejected:
-            self.rejected += 1
-        else:
-            self.duplicate += 1
-
-
-@dataclass(slots=True, kw_only=True)
 class Checkpoint:
-    """One partition's place in the log.
+    """How far one partition has been folded.
 
     `read_sequence`: the whole log has been read so far. `last_sequence`: this partition's last event folded.
     `chain` is the hash chain after that event, `chain_before` the one before it, so that the event can be
     checked again. `recorded_at` is the monotone clock at `read_sequence`, `fold` the rules in force there.
+    `counts` has the partition's events since the log began, by the number of their `Status`.
     """
 
     partition: int
@@ -171,14 +146,14 @@ class Checkpoint:
     read_sequence: int = 0
     last_sequence: int = 0
     recorded_at: int = 0
-    counts: Counts = field(default_factory=Counts)
+    counts: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardCheckpoint:
-    """A shard's place in the log: what all its partitions share, and the checkpoints of those that had events since.
+    """What a commit writes of a shard: what all its partitions share, and the checkpoints of those that had events.
 
-    `partitions` in their order. An idle partition's checkpoint has no other value of its own than before.
+    `partitions` are in order. The checkpoint of any other partition has no new value of its own.
     """
 
     partitions: Sequence[int]

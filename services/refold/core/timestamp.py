@@ -1,6 +1,6 @@
 """Times: int64 nanoseconds since 1970 inside, RFC 3339 at the edges.
 
-`parse_rfc3339` is the fold's own reading of `occurred_at`; `parse_time` is the edges' wider TIME.
+`parse_rfc3339` is how the fold reads `occurred_at`; `parse_time` reads the wider TIME of commands and requests.
 """
 
 from __future__ import annotations
@@ -15,40 +15,41 @@ from refold.core.errors import Refused
 TIME_MIN_NANOSECONDS: Final = -(2**63)
 TIME_MAX_NANOSECONDS: Final = 2**63 - 1
 
-_RFC3339: Final = re.compile(
-    r"(\d{4})-(\d{2})-(\d{2})[Tt](\d{2}):(\d{2}):(\d{2})(?:\.(\d{1,9}))?(?:[Zz]|([+-])(\d{2}):(\d{2}))",
+_TIME: Final = re.compile(
+    r"(\d{4})-(\d{2})-(\d{2})"
+    r"(?:([Tt ])(\d{2}):(\d{2})(?::(\d{2})(?:\.(\d{1,9}))?)?(?:[Zz]|([+-])(\d{2}):(\d{2})))?",
     re.ASCII,
 )
-_DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _UNIX: Final = re.compile(r"-?\d{1,16}(\.\d{1,9})?", re.ASCII)
-_SPACED: Final = re.compile(
-    r"(\d{4}-\d{2}-\d{2})[ Tt](\d{2}:\d{2})(:\d{2}(?:\.\d{1,9})?)?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
-)
 _AGO: Final = re.compile(r"-(\d{1,9})([smhdw])|(\d{1,9})([smhdw]) ago", re.ASCII)
 _EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 _SECOND: Final = 1_000_000_000
 _MILLISECONDS_DIGITS: Final = 11
-"""Seconds of so many digits would lie after the year 2262."""
+"""Seconds with so many digits would be after the year 2262."""
 
 _UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
 def parse_rfc3339(text: str, field: str = "occurred_at") -> int:
     """Read nanoseconds from RFC 3339 with an offset, at most nine fractional digits, no leap second."""
-    found = _RFC3339.fullmatch(text)
-    if found is None:
+    found = _TIME.fullmatch(text)
+    if found is None or found[7] is None or found[4] == " ":
         raise _refused(field, text, "RFC 3339 with an offset and at most nine fractional digits")
-    year, month, day, hour, minute, second = map(int, found.group(1, 2, 3, 4, 5, 6))
-    offset_hour, offset_minute = int(found[9] or 0), int(found[10] or 0)
+    return _nanoseconds(found, text, field)
+
+
+def _nanoseconds(found: re.Match[str], text: str, field: str) -> int:
+    numbers = [int(digits or 0) for digits in found.group(1, 2, 3, 5, 6, 7, 10, 11)]
+    year, month, day, hour, minute, second, offset_hour, offset_minute = numbers
     if hour > 23 or minute > 59 or second > 59 or offset_hour > 23 or offset_minute > 59:
         raise _refused(field, text, "hours to 23, minutes and seconds to 59")
     try:
         days = date(year, month, day).toordinal() - _EPOCH_DAY
     except ValueError:
         raise _refused(field, text, "a day of the calendar") from None
-    offset_seconds = (offset_hour * 60 + offset_minute) * (-60 if found[8] == "-" else 60)
+    offset_seconds = (offset_hour * 60 + offset_minute) * (-60 if found[9] == "-" else 60)
     seconds = ((days * 24 + hour) * 60 + minute) * 60 + second - offset_seconds
-    return _checked(seconds * _SECOND + int((found[7] or "").ljust(9, "0")), text, field)
+    return _checked(seconds * _SECOND + int((found[8] or "").ljust(9, "0")), text, field)
 
 
 def parse_time(text: str, field: str = "at", *, now: int | None = None) -> int:
@@ -58,21 +59,19 @@ def parse_time(text: str, field: str = "at", *, now: int | None = None) -> int:
     or milliseconds (eleven digits and more); with `now` also `now`, `-5m` and `5m ago`, with the
     units s, m, h, d and w.
     """
-    if _DATE.fullmatch(text):
-        return parse_rfc3339(f"{text}T00:00:00Z", field)
+    if found := _TIME.fullmatch(text):
+        return _nanoseconds(found, text, field)
     if _UNIX.fullmatch(text):
         is_milliseconds = len(text.partition(".")[0].lstrip("-")) >= _MILLISECONDS_DIGITS
         return _checked(int(Decimal(text) * (_SECOND // 1_000 if is_milliseconds else _SECOND)), text, field)
-    if now is not None and text == "now":
+    if now is None:
+        return parse_rfc3339(text, field)
+    if text == "now":
         return now
-    if now is not None and (found := _AGO.fullmatch(text)):
+    if found := _AGO.fullmatch(text):
         count, unit = (found[1], found[2]) if found[1] else (found[3], found[4])
         return _checked(now - int(count) * _UNIT_SECONDS[unit] * _SECOND, text, field)
-    if found := _SPACED.fullmatch(text):
-        return parse_rfc3339(f"{found[1]}T{found[2]}{found[3] or ':00'}{found[4]}", field)
-    if now is not None and _RFC3339.fullmatch(text) is None:
-        raise _refused(field, text, "RFC 3339, a date, now, -5m, '5m ago', or unix seconds or milliseconds")
-    return parse_rfc3339(text, field)
+    raise _refused(field, text, "RFC 3339, a date, now, -5m, '5m ago', or unix seconds or milliseconds")
 
 
 def is_relative(text: str) -> bool:

@@ -1,6 +1,6 @@
 """The shapes of outcomes, changes and rejections, as people and other programs see them.
 
-Notices, answers over HTTP and history are made from these alone, so that the same event looks the same everywhere.
+Notices, HTTP responses and history have no other shapes of their own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from refold.core.timestamp import format_time
 def outcome_view(
     namespace: str, document: str, entry: Entry, *, event_id: str | None, first: First | Entry | None
 ) -> dict[str, Json]:
-    """Show the outcome of a document's event; `first` is what a duplicate repeats."""
+    """Return the outcome of a document's event; `first` is what a duplicate repeats."""
     view = {"namespace": namespace, "document": document, "id": event_id, **_facts(entry)}
     if entry.status.is_effective:
         view["occurred_at"] = format_time(entry.occurred_at)
@@ -29,7 +29,7 @@ def outcome_view(
 
 
 def unroutable_view(sequence: int, recorded_at: int, reason: str, detail: str) -> dict[str, Json]:
-    """Show the outcome of an event whose names make no document."""
+    """Return the outcome of an event whose names make no document."""
     return {
         "namespace": "",
         "document": "",
@@ -45,7 +45,7 @@ def unroutable_view(sequence: int, recorded_at: int, reason: str, detail: str) -
 
 
 def change_view(entry: Entry, patch: list[Json], fields: dict[str, Any]) -> dict[str, Json]:
-    """Show an effective event as a change; `fields` are those of the event as it was published."""
+    """Return an effective event as a change; `fields` are those of the event as it was published."""
     recorded = format_time(entry.recorded_at)
     is_now = entry.occurred_at == entry.recorded_at
     return {
@@ -63,7 +63,7 @@ def change_view(entry: Entry, patch: list[Json], fields: dict[str, Any]) -> dict
 def rejection_view(
     sequence: int, recorded_at: int, reason: str, detail: str, about: bytes
 ) -> dict[str, Json]:
-    """Show a rejection; `about` is JSON of what could be read of the event (`id`, `actor`, `type`)."""
+    """Return a rejection; `about` is JSON of what could be read of the event (`id`, `actor`, `type`)."""
     fields = json_text.reread(about)
     return {
         "sequence": sequence,

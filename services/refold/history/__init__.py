@@ -12,12 +12,12 @@ from typing import Final, NamedTuple
 
 from refold.core import history, json_text
 from refold.core.diff import diff
+from refold.core.document import UNBOUNDED
 from refold.core.envelope import id_of, open_envelope
 from refold.core.errors import VersionUnknown
 from refold.core.fold import NEWEST
 from refold.core.history import NEVER, Clock, Entry, Point, Segment, Snapshot, operations_of, touches
 from refold.core.json_text import Json, loads
-from refold.core.limits import UNBOUNDED
 from refold.core.pointer import parse
 from refold.core.stream import Record, Route, stored_subject
 from refold.core.views import change_view, outcome_view, rejection_view

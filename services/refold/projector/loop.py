@@ -239,7 +239,7 @@ class ShardLoop:
 
     def _refuse(self, record: Record, where: Route, *, is_young: bool) -> None:
         """Reject an event whose subject names no document; the rejection keeps the event itself."""
-        recorded_at = self._shard.refuse(record, where)
+        recorded_at = self._shard.reject(record, where)
         stored = record._replace(headers=author_headers(record.headers))
         rejection = Rejection.unroutable(where, stored, recorded_at)
         self._buffer.rejections.append(rejection)

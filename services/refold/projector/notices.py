@@ -10,7 +10,7 @@ from typing import Final
 from refold.core import json_text, views
 from refold.core.envelope import reply_subject
 from refold.core.event import Event
-from refold.core.fold import Folded
+from refold.core.fold.rules import Folded
 from refold.core.fold_state import Step
 from refold.core.history import Entry, operations_of
 from refold.core.json_text import Json

@@ -15,11 +15,10 @@ from enum import Enum
 from typing import Final, NamedTuple, Self
 
 from refold.core import json_text
-from refold.core.document import Document
+from refold.core.document import Document, Limits
 from refold.core.envelope import open_envelope
 from refold.core.errors import Refused, StoreDamaged
 from refold.core.history import NEVER, Clock, Entry, Point, Segment, Snapshot
-from refold.core.limits import Limits
 from refold.core.stream import Record, Route, ShardCheckpoint, check_name
 from refold.core.timestamp import TIME_MAX_NANOSECONDS
 

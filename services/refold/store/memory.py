@@ -330,4 +330,4 @@ def _closed(entries: list[Entry]) -> StoredClosed:
 
 
 def _copied(checkpoint: Checkpoint) -> Checkpoint:
-    return replace(checkpoint, counts=replace(checkpoint.counts))
+    return replace(checkpoint, counts=checkpoint.counts.copy())

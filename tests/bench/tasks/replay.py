@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from bench.signals import Signals
+from refold.core.document import Status
 from refold.projector.loop import begin_replay
 from refold.store.postgres import PostgresStore
 from refold.wiring.log import open_log
@@ -28,7 +29,7 @@ async def replay(
         await loop.run(until_sequence)
         seconds = time.perf_counter() - begun
         own = [found.counts for found in await store.checkpoints() if found.partition in partitions]
-        applied = sum(counts.applied + counts.merged for counts in own)
+        applied = sum(counts[Status.applied] + counts[Status.merged] for counts in own)
         return {"seconds": seconds, "applied": applied}
     finally:
         await store.close()

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from refold.core import json_text, patch
+from refold.core.document import Limits
 from refold.core.errors import Refused
 from refold.core.fold import OPERATIONS_MAX, STATE_BYTES_MAX
-from refold.core.limits import Limits
 from support.fold1 import LIMITS, apply_patch, compile_patch
 from support.json_values import copied
 from support.vectors import vectors

@@ -1,7 +1,7 @@
 """The fold: (document, event) -> (document, outcome), pure, by the rules that a number names.
 
-A number's rules never change once they are released. A log says by its genesis, and by later events of `_refold`,
-which number is in force; a program that does not know it stops (`FoldUnknown`).
+A number's rules never change once they are released. A log's genesis, and later events in `_refold`, say which number
+is in force; a program that does not know it stops (`FoldUnknown`).
 """
 
 from __future__ import annotations
@@ -27,22 +27,19 @@ HEADERS_BYTES_MAX: Final = NEWEST.limits.headers_bytes
 ID_CHARS_MAX: Final = NEWEST.limits.id_chars
 OPERATIONS_MAX: Final = NEWEST.limits.operations
 STATE_BYTES_MAX: Final = NEWEST.limits.state_bytes
-"""For what is refused before it is published; the fold of a log goes by the limits of its own number."""
+"""For checks before an event is published; the fold of a log applies the limits of its own number."""
 
 ID_WINDOW_IDS: Final = max(rules.limits.id_window_ids for rules in RULES.values())
 ID_WINDOW_EVENTS: Final = max(rules.limits.id_window_events for rules in RULES.values())
-"""How much of a document's dedup window a store keeps at hand, whatever number is in force."""
+"""How much of a document's dedup window a store loads, whatever number is in force."""
 
 
 def rules_of(number: int, sequence: int | None = None) -> Rules:
     """Return a number's rules. Raises `FoldUnknown`, which names the number and the event that asks for it."""
-    rules = RULES.get(number)
-    if rules is None:
-        known = max(RULES)
-        if sequence is None:
-            raise FoldUnknown(fold=number, known=known)
-        raise FoldUnknown(fold=number, known=known, sequence=sequence)
-    return rules
+    if number not in RULES:
+        at = {} if sequence is None else {"sequence": sequence}
+        raise FoldUnknown(fold=number, known=max(RULES), **at)
+    return RULES[number]
 
 
 def fold(
@@ -57,12 +54,12 @@ def fold(
     """Fold one event into its document, in place.
 
     Args:
-        document: the head that the record before it left.
+        document: the document at its head.
         record: the event as recorded.
         rules: those in force at the event's sequence.
         recorded_at: the broker's time of the record, made monotonic over the log.
-        decoded: what `rules.decode` made of the record, where that has been done before.
-        window: the document's changes from the version that `rules.needs` asked for.
+        decoded: the result of `rules.decode`, where the record was decoded before.
+        window: the document's changes from the version that `rules.needs` returned.
 
     An event that breaks any rule has the outcome `rejected` and leaves the state as it was.
     """
@@ -75,7 +72,7 @@ def fold(
 
 
 def genesis(log_id: str, rules: Rules = NEWEST) -> dict[str, Json]:
-    """Return the event that begins a log: `put` of what all who fold it must agree on."""
+    """Return the event that begins a log: `put` of what everything that folds it must agree on."""
     return {"put": rules.genesis_state(log_id)}
 
 
@@ -93,43 +90,12 @@ def genesis_rules(record: Record) -> Rules:
 
 
 def read_genesis(record: Record) -> str:
-    """Return the log id from a log's first event.
-
-    Raises `LogDiffers` where it is no genesis, `FoldUnknown` where its number is one that this program does not know.
-    """
+    """Return the log id from a log's first event. Raises `LogDiffers` where it is no genesis, `FoldUnknown`."""
     where = route(record.subject)
     if (where.namespace, where.document) != (SYSTEM_NAMESPACE, GENESIS_DOCUMENT):
         raise LogDiffers("sequence 1 is not a genesis", subject=record.subject)
-    rules = genesis_rules(record)
-    _, event, refused = rules.decode(record, rules)
-    try:
-        if event is None:
-            assert refused is not None
-            raise refused
-        v1.check_system_event(GENESIS_DOCUMENT, event, record.sequence, rules)
-    except Refused as broken:
-        message = "sequence 1 is not a genesis of this program's kind"
-        raise LogDiffers(message, found=str(broken)) from broken
-    return str(event.value["log_id"])
-
-
-__all__ = [
-    "EVENT_BYTES_MAX",
-    "HEADERS_BYTES_MAX",
-    "ID_CHARS_MAX",
-    "ID_WINDOW_EVENTS",
-    "ID_WINDOW_IDS",
-    "NEWEST",
-    "OPERATIONS_MAX",
-    "RULES",
-    "STATE_BYTES_MAX",
-    "Decoded",
-    "Folded",
-    "Rules",
-    "Window",
-    "fold",
-    "genesis",
-    "genesis_rules",
-    "read_genesis",
-    "rules_of",
-]
+    document = Document(namespace=where.namespace, document=where.document, partition=where.partition)
+    outcome = fold(document, record, genesis_rules(record), recorded_at=record.time).outcome
+    if not outcome.status.is_effective:
+        raise LogDiffers("sequence 1 is not a genesis of this program's kind", found=outcome.detail)
+    return str(document.state["log_id"])

@@ -1,7 +1,4 @@
-"""The shape of a rule set: what a fold number names.
-
-Filled in by the modules beside it, one for each number; used by everything that folds.
-"""
+"""The shape of a rule set: what a fold number names. The modules beside this one fill it in, one for each number."""
 
 from __future__ import annotations
 
@@ -9,22 +6,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final, NamedTuple, TypeAlias
 
-from refold.core.document import Document, Outcome
+from refold.core.document import Document, Limits, Outcome
 from refold.core.envelope import Envelope
 from refold.core.errors import Refused
 from refold.core.event import Event
 from refold.core.history import Entry
 from refold.core.json_text import Json
-from refold.core.limits import Limits
 from refold.core.patch import OperationShape
 from refold.core.stream import PARTITIONS, Record
 
 FOLD_MAX: Final = 2**31 - 1
-"""What a store's integers hold."""
+"""The largest number that a store's integers hold."""
 
 
 class Decoded(NamedTuple):
-    """An event before it meets its document: decoded, or as far as it could be, with the rule that it breaks."""
+    """An event decoded without its document, as far as it could be, with the rule that it breaks."""
 
     envelope: Envelope | None
     event: Event | None
@@ -32,7 +28,7 @@ class Decoded(NamedTuple):
 
 
 class Folded(NamedTuple):
-    """An outcome with what is known of the event behind it.
+    """An outcome and its event.
 
     `event` is None where it was not decoded, `identity` where it takes no place in the dedup window; `occurred_at`
     is the author's time, else the recorded one.
@@ -51,7 +47,7 @@ Window: TypeAlias = Sequence[Entry]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """A fold number's rules and limits. Never changed once released: another rule is another number.
+    """A fold number's rules and limits, which never change once released: another rule is another number.
 
     `decode` reads a record without its document. `needs` returns the version after which `decide` must be given the
     document's changes, None where it needs none; it is None where no event of this number ever needs any. `decide`
@@ -66,6 +62,6 @@ class Rules:
     decide: Callable[[Document, Record, Decoded, int, Rules, Window], Folded]
 
     def genesis_state(self, log_id: str) -> dict[str, Json]:
-        """Return what a log made under these rules says of itself at sequence 1."""
+        """Return the state of the genesis of a log that is made under these rules."""
         limits: dict[str, Json] = asdict(self.limits)
         return {"log_id": log_id, "partitions": PARTITIONS, "fold": self.number, "limits": limits}

@@ -1,6 +1,6 @@
-"""Fold 1, frozen: its limits, how an event is decoded, and what becomes of it.
+"""Fold 1, frozen: its limits, how it decodes an event, and how it decides the outcome.
 
-Registered in `refold.core.fold`. The recorded logs in `tests/data/` hold every outcome, state and chain of it.
+Registered in `refold.core.fold`. A recorded log in `tests/data/` has its outcomes, states and chains.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from typing import Final
 
 from refold.core import json_text
 from refold.core.dedup import content_digest, id_digest, recall, remember
-from refold.core.document import ABSENT, Document, First, Kind, Outcome, Status
+from refold.core.document import ABSENT, Document, First, Kind, Limits, Outcome, Status
 from refold.core.envelope import content_of, open_envelope
 from refold.core.errors import Refused
 from refold.core.event import Event, check_event
 from refold.core.fold.rules import FOLD_MAX, Decoded, Folded, Rules, Window
-from refold.core.limits import Limits
 from refold.core.merge import apply_merge
 from refold.core.patch import RFC_6902, apply_patch
 from refold.core.stream import FOLD_DOCUMENT, GENESIS_DOCUMENT, SYSTEM_NAMESPACE, Record, author_headers
@@ -57,29 +56,22 @@ def decode(record: Record, rules: Rules) -> Decoded:
 def decide(
     document: Document, record: Record, decoded: Decoded, recorded_at: int, rules: Rules, _window: Window
 ) -> Folded:
-    """Fold a decoded event into its document: at most once for each id."""
+    """Fold a decoded event into its document, at most once for each id."""
     envelope, event, refused = decoded
     if envelope is None:
         assert refused is not None
         return Folded(_rejected(document, Kind.unknown, refused), recorded_at)
     event_id = envelope.id
     if event_id is None:
-        return _decide(document, record, event, refused, recorded_at, rules)
+        return _decide(document, record, decoded, recorded_at, rules)
     limits = rules.limits
     digest, content = id_digest(event_id), content_digest(content_of(envelope))
     known = recall(document.identities, digest, document.events - limits.id_window_events)
     if known is not None:
         return Folded(_repeated(document, content, *known), recorded_at, event_id=event_id)
-    outcome, occurred_at, _, _, _ = _decide(document, record, event, refused, recorded_at, rules)
-    first = First(
-        document.events,
-        record.sequence,
-        recorded_at,
-        outcome.version,
-        outcome.status,
-        outcome.is_creation,
-        outcome.reason,
-    )
+    outcome, occurred_at, _, _, _ = _decide(document, record, decoded, recorded_at, rules)
+    status, version, _, is_creation, reason, *_ = outcome
+    first = First(document.events, record.sequence, recorded_at, version, status, is_creation, reason)
     identity = remember(document.identities, digest, content, first, limits.id_window_ids)
     return Folded(outcome, occurred_at, event, event_id, identity)
 
@@ -91,14 +83,8 @@ def _repeated(document: Document, content: bytes, first_content: bytes, first: F
     return Outcome(Status.rejected, document.version, Kind.unknown, reason="id_reused", detail=detail)
 
 
-def _decide(
-    document: Document,
-    record: Record,
-    event: Event | None,
-    refused: Refused | None,
-    recorded_at: int,
-    rules: Rules,
-) -> Folded:
+def _decide(document: Document, record: Record, decoded: Decoded, recorded_at: int, rules: Rules) -> Folded:
+    _, event, refused = decoded
     try:
         if event is None:
             assert refused is not None
@@ -107,11 +93,10 @@ def _decide(
         if occurred_at is None:
             occurred_at = recorded_at
         elif occurred_at > recorded_at + rules.limits.occurred_ahead_nanoseconds:
-            raise Refused(
-                "occurred_in_future", "more than five minutes after recorded time", field="occurred_at"
-            )
+            rule = "more than five minutes after recorded time"
+            raise Refused("occurred_in_future", rule, field="occurred_at")
         if document.namespace == SYSTEM_NAMESPACE:
-            check_system_event(document.document, event, record.sequence, rules)
+            _check_system_event(document.document, event, record.sequence, rules)
         if base is not None:
             _check_base(document, event, base)
         is_creation = document.state is ABSENT
@@ -130,8 +115,7 @@ def _decide(
     return tuple.__new__(Folded, (outcome, occurred_at, event, None, None))
 
 
-def check_system_event(document: str, event: Event, sequence: int, rules: Rules) -> None:
-    """Refuse an event of `_refold` that is not valid. Raises `Refused`."""
+def _check_system_event(document: str, event: Event, sequence: int, rules: Rules) -> None:
     if event.kind is not Kind.put:
         raise _bad_system("system documents are put whole")
     if document == GENESIS_DOCUMENT:
@@ -148,15 +132,11 @@ def _check_genesis(state: json_text.Json, sequence: int, rules: Rules) -> None:
     if not isinstance(state, dict) or not isinstance(state.get("log_id"), str) or not state["log_id"]:
         raise _bad_system("a genesis names its log_id")
     expected = rules.genesis_state(state["log_id"])
-    # Not by `==`, which takes true for 1.
-    if json_text.identical(state, expected):
-        return
-    differing = [
-        name
-        for name in sorted(expected.keys() | state.keys())
-        if name not in state or name not in expected or not json_text.identical(state[name], expected[name])
-    ]
-    raise _bad_system(f"a genesis of fold {rules.number} differs in {', '.join(differing)}")
+    # Canonical bytes, as `==` takes true for 1.
+    found, wanted = ({name: json_text.dumps(each[name]) for name in each} for each in (state, expected))
+    differing = {name for name, _ in found.items() ^ wanted.items()}
+    if differing:
+        raise _bad_system(f"a genesis of fold {rules.number} differs in {', '.join(sorted(differing))}")
 
 
 def _check_fold_number(state: json_text.Json, current: int) -> None:
@@ -176,9 +156,8 @@ def _check_base(document: Document, event: Event, base: int) -> None:
     if base > document.version:
         raise Refused("base_in_future", f"the document is at version {document.version}", field="base")
     if event.on_conflict not in {None, "reject"}:
-        raise Refused(
-            "strategy_unavailable", "fold 1 knows only reject for a stale base", field="on_conflict"
-        )
+        rule = "fold 1 knows only reject for a stale base"
+        raise Refused("strategy_unavailable", rule, field="on_conflict")
     raise Refused("conflict", f"version {base + 1} came after it", field="base", shape=str(base))
 
 
@@ -195,7 +174,11 @@ def _apply(document: Document, event: Event, rules: Rules) -> list[json_text.Jso
     elif kind is Kind.merge:
         state, size, effect = apply_merge(state, value, size=size, limits=rules.limits)
     elif kind is Kind.put:
-        state, size = _put(event, rules.limits.state_bytes)
+        bytes_max = rules.limits.state_bytes
+        if event.size > bytes_max:
+            shape = f"{event.size} bytes"
+            raise Refused("state_too_large", f"at most {bytes_max} bytes", field="put", shape=shape)
+        state, size = value, event.size
     elif is_absent:
         raise Refused("document_absent", "there is nothing to delete", field="delete")
     else:
@@ -204,28 +187,19 @@ def _apply(document: Document, event: Event, rules: Rules) -> list[json_text.Jso
     return effect
 
 
-def _put(event: Event, bytes_max: int) -> tuple[json_text.Json, int]:
-    if event.size > bytes_max:
-        raise Refused(
-            "state_too_large", f"at most {bytes_max} bytes", field="put", shape=f"{event.size} bytes"
-        )
-    return event.value, event.size
-
-
 def _rejected(document: Document, kind: Kind, refused: Refused) -> Outcome:
     detail = str(refused)
     if not detail.isprintable():
         detail = detail.translate(_CONTROLS)
-    return Outcome(
-        Status.rejected, document.version, kind, reason=refused.reason, detail=detail[:DETAIL_CHARS_MAX]
-    )
+    detail = detail[:DETAIL_CHARS_MAX]
+    return Outcome(Status.rejected, document.version, kind, reason=refused.reason, detail=detail)
 
 
 _APPLIED: Final = Status.applied
 _PATCH: Final = Kind.patch
 """An enumeration's own look-up costs as much as the rest of a comparison."""
 
-# A NUL is legal in JSON text but not in the store's; the others would play with a terminal.
+# A NUL is legal in JSON but not in the store's text; a terminal would obey the others.
 _CONTROLS: Final = {code: f"\\u{code:04x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 
 RULES: Final = Rules(number=1, limits=LIMITS, operations=RFC_6902, decode=decode, needs=None, decide=decide)

@@ -15,7 +15,7 @@ from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError
 from refold.core import history, json_text
 from refold.core.document import ABSENT, Document, Kind, Status
 from refold.core.history import NEVER, Entry, Segment, Snapshot
-from refold.core.stream import Checkpoint, Counts, Record
+from refold.core.stream import Checkpoint, Record
 from refold.store import DocumentWrite, Head, Rejection, damaged, reading_stored
 from refold.store.postgres.pool import Row
 
@@ -53,16 +53,9 @@ _COMPRESSOR: Final = ZstdCompressor(level=1)
 _DECOMPRESSOR: Final = ZstdDecompressor()
 _STATUSES: Final = tuple(Status)
 _KINDS: Final = tuple(Kind)
-_COUNTS: Final = tuple(field.name for field in fields(Counts))
 _CHECKPOINT: Final = tuple(field.name for field in fields(Checkpoint) if field.name != "counts")
-_LINKS: Final = (
-    "partition",
-    "chain",
-    "chain_before",
-    "last_sequence",
-    *(f"counts.{name}" for name in _COUNTS),
-)
-_links = attrgetter(*_LINKS)
+_LINK: Final = ("partition", "chain", "chain_before", "last_sequence")
+_link = attrgetter(*_LINK)
 
 
 _SINCE: Final = ("version_sequence", "recorded_at", "occurred_at", "occurred_max")
@@ -127,7 +120,8 @@ def to_entry(row: Iterable[Any]) -> Entry:
 
 def checkpoint_columns(checkpoints: Iterable[Checkpoint]) -> list[list[object]]:
     """Return one array a column, for `unnest`, of what differs between a shard's partitions."""
-    return columns_of(_LINKS, map(_links, checkpoints))
+    names = (*_LINK, *(status.name for status in _STATUSES))
+    return columns_of(names, ((*_link(checkpoint), *checkpoint.counts) for checkpoint in checkpoints))
 
 
 def columns_of(names: Sequence[str], rows: Iterable[tuple[object, ...]]) -> list[list[object]]:
@@ -137,7 +131,7 @@ def columns_of(names: Sequence[str], rows: Iterable[tuple[object, ...]]) -> list
 
 def to_checkpoint(row: Row) -> Checkpoint:
     """Return a partition's checkpoint."""
-    counts = Counts(**{name: row[name] for name in _COUNTS})
+    counts = [row[status.name] for status in _STATUSES]
     return Checkpoint(**{name: row[name] for name in _CHECKPOINT}, counts=counts)
 
 
