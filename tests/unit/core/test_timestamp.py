@@ -118,7 +118,7 @@ def test_any_other_time_is_refused_at_the_edges_too(text):
 def test_a_refused_time_names_its_field_and_the_rule():
     with pytest.raises(Refused, match="since: a time must be within int64 nanoseconds") as refused:
         parse_time("9999-01-01", "since")
-    assert refused.value.shape == "'9999-01-01T00:00:00Z'"
+    assert refused.value.shape == "'9999-01-01'"
 
 
 @pytest.mark.parametrize("nanoseconds", [0, 1, -1, TIME_MIN_NANOSECONDS, TIME_MAX_NANOSECONDS, 10**18 + 7])
