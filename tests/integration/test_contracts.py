@@ -77,8 +77,8 @@ async def connection(system: System, user: NatsUser) -> AsyncIterator[Client]:
 
 def address(channel: str, **names: str) -> str:
     """Take a channel's address from the document, and fill it in."""
-    told: str = ASYNCAPI["channels"][channel]["address"]
-    return told.format(**names)
+    address: str = ASYNCAPI["channels"][channel]["address"]
+    return address.format(**names)
 
 
 def hold(message: str, payload: Any, headers: dict[str, str] | None = None) -> None:
@@ -97,8 +97,8 @@ async def publish(client: Client, subject: str, event: Any, headers: dict[str, s
     heard = await client.subscribe(inbox, max_msgs=1)
     body = event if isinstance(event, bytes) else orjson.dumps(event)
     await client.publish(subject, body, headers={**headers, "Refold-Reply": inbox})
-    told: dict[str, Any] = orjson.loads((await heard.next_msg(WAIT_SECONDS)).data)
-    return told
+    notice: dict[str, Any] = orjson.loads((await heard.next_msg(WAIT_SECONDS)).data)
+    return notice
 
 
 async def test_on_the_channels_of_the_asyncapi_document_there_is_real_traffic(system: System) -> None:
@@ -174,8 +174,8 @@ async def test_every_outcome_of_a_write_over_http_is_as_its_schema_says(api: Api
 )
 def test_a_member_that_no_schema_names_is_found(schema: str, member: str) -> None:
     assert member not in contract(schema)["properties"]
-    told = [error.message for error in validator(contract(schema)).iter_errors({member: 1})]
-    assert any("Additional properties are not allowed" in message for message in told)
+    messages = [error.message for error in validator(contract(schema)).iter_errors({member: 1})]
+    assert any("Additional properties are not allowed" in message for message in messages)
 
 
 def test_the_gateway_answers_everything_as_its_openapi_document_says(system: System) -> None:

@@ -38,9 +38,9 @@ def rows_of(path: Path) -> int:
 def test_a_fold_in_another_language_passes_every_vector():
     done = held_to(VECTORS)
     counts = {path.name: rows_of(path) for path in VECTORS.glob("*.json")}
-    told = [f"{name}: {count} of {count}" for name, count in counts.items()]
+    lines = [f"{name}: {count} of {count}" for name, count in counts.items()]
     whole = f"{sum(counts.values())} of {sum(counts.values())} vectors"
-    assert sorted(done.stdout.splitlines()) == sorted([*told, whole]), done.stdout
+    assert sorted(done.stdout.splitlines()) == sorted([*lines, whole]), done.stdout
     assert done.returncode == 0
     print(f"the foreign fold: {whole}")
 
@@ -67,8 +67,8 @@ def test_an_altered_vector_does_not_pass(tmp_path):
         (tmp_path / path.name).write_text(json.dumps(found))
     done = held_to(tmp_path)
     assert done.returncode == 1, done.stdout
-    told = re.findall(r"^[a-z0-9]+\.json: \d+ of \d+$", done.stdout, re.MULTILINE)
-    assert told == [
+    lines = re.findall(r"^[a-z0-9]+\.json: \d+ of \d+$", done.stdout, re.MULTILINE)
+    assert lines == [
         "canonical.json: 1 of 2",
         "rfc6901.json: 1 of 2",
         "rfc6902.json: 1 of 2",

@@ -98,10 +98,10 @@ async def assert_exact(site: Site, store: PostgresStore) -> None:
         for version in range(1, head.snapshot.version + 1, 7):
             point = Point(Clock.version, version)
             assert await state_at(store, "n", name, point) == await state_at(oracle, "n", name, point)
-    told: list[Any] = []
+    differences: list[Any] = []
     async with log_of(site, "projector") as log:
-        await verify(log, store, Listener(difference=told.append, progress=lambda _: None), Scope())
-    assert told == []
+        await verify(log, store, Listener(difference=differences.append, progress=lambda _: None), Scope())
+    assert differences == []
 
 
 async def test_a_kill_loses_no_state_and_the_next_projector_flushes_them(site: Site) -> None:

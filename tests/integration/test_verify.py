@@ -214,7 +214,7 @@ async def test_every_damage_is_named(log, projected, sql):
         await sql.execute(statement)
         _, differences = await verified(log, projected)
         assert tuple(expected) in differences, damage
-        # What hangs on the damage is told too, of the same document or as counts; nothing else is.
+        # What follows from the damage is reported too, of the same document or as counts; nothing else is.
         assert {each[0] for each in differences} <= {expected[0], ""}, damage
         for table in TABLES:
             await sql.execute(f"TRUNCATE {table}; INSERT INTO {table} SELECT * FROM saved.{table}")

@@ -44,15 +44,15 @@ def hold_to_openapi(
         given = os.environ | {"PYTHONPATH": str(ROOT / "tests"), "NO_PROXY": "*"}
         done = subprocess.run(command, cwd=folder, env=given, capture_output=True, text=True, check=False)
         assert report.exists(), done.stdout + done.stderr
-        told = json.loads(report.read_bytes())
-    rates = [rate for phases in told["valid_rates"].values() for rate in phases.values()]
+        found = json.loads(report.read_bytes())
+    rates = [rate for phases in found["valid_rates"].values() for rate in phases.values()]
     return Conformance(
         exit_code=done.returncode,
-        seconds=told["running_time"],
-        operations=told["operations"]["tested"],
-        cases=told["test_cases"]["generated"],
-        failures=len(told["failures"]),
-        errors=len(told["errors"]),
+        seconds=found["running_time"],
+        operations=found["operations"]["tested"],
+        cases=found["test_cases"]["generated"],
+        failures=len(found["failures"]),
+        errors=len(found["errors"]),
         accepted=sum(rate["accepted"] for rate in rates),
         said=done.stdout,
     )

@@ -58,13 +58,13 @@ class ForeignFold:
 
     def fold(self, log: Iterable[Record]) -> dict[str, Any]:
         """Fold a whole log, from its genesis on."""
-        told, answers = self._process.stdin, self._process.stdout
-        assert told is not None
+        requests, answers = self._process.stdin, self._process.stdout
+        assert requests is not None
         assert answers is not None
         for record in log:
-            told.write(orjson.dumps(line_of(record)) + b"\n")
-        told.write(b"\n")
-        told.flush()
+            requests.write(orjson.dumps(line_of(record)) + b"\n")
+        requests.write(b"\n")
+        requests.flush()
         found: dict[str, Any] = orjson.loads(answers.readline())
         return found
 
@@ -103,8 +103,8 @@ def own_fold(log: Iterable[Record], log_id: str) -> dict[str, Any]:
 def line_of(record: Record) -> dict[str, Any]:
     """Write a record as the foreign fold reads it."""
     parts = {"subject": record.subject, "headers": record.headers, "body": record.body}
-    told = {name: base64.b64encode(part).decode() for name, part in parts.items()}
-    return {"sequence": record.sequence, "time": str(record.time), **told}
+    encoded = {name: base64.b64encode(part).decode() for name, part in parts.items()}
+    return {"sequence": record.sequence, "time": str(record.time), **encoded}
 
 
 def _outcome(folded: Folded) -> list[Any]:

@@ -66,14 +66,16 @@ def text(state: Any) -> str:
 def differences(expected: list[Listed], found: list[Listed]) -> list[str]:
     """Name every document that is missing, too many, or other than expected."""
     wanted, given = ({row.id: row for row in rows} for rows in (expected, found))
-    told = [f"{name}: {_told(wanted.get(name), given.get(name))}" for name in sorted({*wanted, *given})]
+    compared = [
+        f"{name}: {_compared(wanted.get(name), given.get(name))}" for name in sorted({*wanted, *given})
+    ]
     order = (
         [] if [row.id for row in found] == sorted(given) else ["the answer is not in the order of the ids"]
     )
-    return order + [line for line in told if not line.endswith(": equal")]
+    return order + [line for line in compared if not line.endswith(": equal")]
 
 
-def _told(wanted: Listed | None, given: Listed | None) -> str:
+def _compared(wanted: Listed | None, given: Listed | None) -> str:
     if wanted == given:
         return "equal"
     if wanted is None or given is None:

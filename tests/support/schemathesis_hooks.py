@@ -1,4 +1,4 @@
-"""What OpenAPI cannot say of a valid request, told to schemathesis: it imports this by name (schemathesis.toml).
+"""What OpenAPI cannot express of a valid request. schemathesis imports this by name (schemathesis.toml).
 
 Only cases that are meant to be valid are touched: parameters that contradict each other, times that are not there
 yet, numbers out of range, texts that only Postgres or an answer gives a meaning to.

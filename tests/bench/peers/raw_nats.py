@@ -49,9 +49,9 @@ class RawNats:
             await self._client.publish(subject, json.dumps(each).encode(), headers=named)
         named = batch | {"Nats-Batch-Sequence": str(len(changes)), "Nats-Batch-Commit": "1"}
         answer = await self._client.request(subject, json.dumps(changes[-1]).encode(), headers=named)
-        told = json.loads(answer.data)
-        assert told.get("count") == len(changes), told
-        self._heads[document] = told["seq"]
+        reply = json.loads(answer.data)
+        assert reply.get("count") == len(changes), reply
+        self._heads[document] = reply["seq"]
 
     async def load(self, document: str, version: int | None) -> dict[str, Any]:
         """Get the subject's messages directly, in one request, and fold them."""

@@ -54,9 +54,9 @@ class OverHttp:
         """Run `refold rebuild`: all versions written anew, compared with the live ones, and swapped in."""
         command = (sys.executable, "-m", "refold", "rebuild", "--data", self._data, "--json")
         process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-        told = json.loads((await process.communicate())[0])
-        assert told["swapped"], told
-        return float(told["replayed"] / told["seconds"])
+        result = json.loads((await process.communicate())[0])
+        assert result["swapped"], result
+        return float(result["replayed"] / result["seconds"])
 
 
 class Stored:
@@ -113,9 +113,9 @@ class OverNats:
             named = batch | {"Nats-Batch-Sequence": str(at)} | (headers if at == 1 else {})
             await self._client.publish(subject, body, headers=named)
         named = batch | {"Nats-Batch-Sequence": str(len(bodies)), "Nats-Batch-Commit": "1"}
-        told = json.loads((await self._client.request(subject, bodies[-1], headers=named)).data)
-        assert told.get("count") == len(bodies), told
-        self._last[document] = told["seq"], version + len(bodies)
+        reply = json.loads((await self._client.request(subject, bodies[-1], headers=named)).data)
+        assert reply.get("count") == len(bodies), reply
+        self._last[document] = reply["seq"], version + len(bodies)
 
     async def load(self, document: str, _: None) -> Any:
         """Read the latest state by SQL, from the view that is made to be read."""

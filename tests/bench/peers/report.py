@@ -159,20 +159,20 @@ def replay_table(found: Sequence[Row]) -> str:
 def goals_table(reports: Iterable[Any], before: Iterable[Any] = ()) -> str:
     """Write the figures of `python -m bench … --json` that have a goal, with what bounds them and earlier figures."""
     headings = ["figure", "unit", "goal", "before", "min", "median", "max", "ground", "durability"]
-    earlier = {_named(figure): figure for told in before for figure in _figures(told)}
+    earlier = {_named(figure): figure for report in before for figure in _figures(report)}
     lines = []
-    for told in reports:
-        grounds = {_named(figure): figure for figure in _figures(told)}
+    for report in reports:
+        grounds = {_named(figure): figure for figure in _figures(report)}
         lines += [
             _goal_line(figure, grounds, earlier.get(_named(figure)))
-            for figure in _figures(told)
+            for figure in _figures(report)
             if figure.get("goal")
         ]
     return table(headings, lines)
 
 
-def _figures(told: Any) -> Any:
-    return told["figures"] if isinstance(told, Mapping) else told
+def _figures(report: Any) -> Any:
+    return report["figures"] if isinstance(report, Mapping) else report
 
 
 def markdown(

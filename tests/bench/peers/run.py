@@ -122,9 +122,9 @@ async def run_program(given: Namespace, peer: Peer, address: str) -> dict[str, f
     figures: dict[str, float] = {}
     try:
         async for line in process.stdout:
-            told = json.loads(line)
-            figures[told["figure"]] = told["value"]
-            print(f"  {told['figure']:<16}{told['value']:>16,.1f}", flush=True)
+            measured = json.loads(line)
+            figures[measured["figure"]] = measured["value"]
+            print(f"  {measured['figure']:<16}{measured['value']:>16,.1f}", flush=True)
         await process.wait()
     finally:
         if process.returncode is None:

@@ -22,7 +22,7 @@ START_SECONDS = 30
 
 @asynccontextmanager
 async def serving(peer: Peer, folder: Path, home: Path) -> AsyncIterator[str]:
-    """Start what a peer needs; give the address that its program is told."""
+    """Start what a peer needs; yield the address for its program."""
     if peer.server == "refold":
         settings = load(data=folder, http="127.0.0.1:0", nats_port=0)
         async with running_system(settings, lambda _: None):

@@ -237,12 +237,14 @@ def subjects(draft: Draft) -> None:
 
 def texts_of(draft: Draft) -> Iterator[str]:
     """Say the log and what its fold makes of it, a line each."""
-    told = own_fold(draft.records, LOG_ID)
+    folded = own_fold(draft.records, LOG_ID)
     yield json.dumps({"log_id": LOG_ID})
-    for text, outcome in zip(draft.texts, told["outcomes"], strict=True):
+    for text, outcome in zip(draft.texts, folded["outcomes"], strict=True):
         yield json.dumps({**text, "outcome": outcome})
-    documents = {key: {**head, "state": shortened(head["state"])} for key, head in told["documents"].items()}
-    yield json.dumps({"documents": documents, "chains": told["chains"]})
+    documents = {
+        key: {**head, "state": shortened(head["state"])} for key, head in folded["documents"].items()
+    }
+    yield json.dumps({"documents": documents, "chains": folded["chains"]})
 
 
 def _text(raw: bytes) -> str:
