@@ -29,7 +29,7 @@ export function compilePatch(raw) {
   return raw.map(compileOperation);
 }
 
-/** Return the new root and its canonical size; refused, the state is as before. */
+/** Return the new root and its canonical size. Where it throws, the state is as before. */
 export function applyPatch(state, operations, bytes) {
   return applied(new Edit(state, bytes), (edit) => {
     for (const operation of operations) {
@@ -39,7 +39,7 @@ export function applyPatch(state, operations, bytes) {
   });
 }
 
-/** The same, with the effect: a JSON Patch that does the same to the same state. */
+/** The same for a merge, with its effect: a JSON Patch that makes the same change to the same state. */
 export function applyMerge(state, merge, bytes) {
   const effect = new Effect();
   const { root, size: after } = applied(new Edit(state, bytes), (edit) => {
@@ -49,7 +49,7 @@ export function applyMerge(state, merge, bytes) {
   return { root, size: after, effect: effect.over(root) };
 }
 
-/** A value's canonical size, once it is known to nest no deeper than there is room for. */
+/** Return a value's canonical size, or throw where it nests too deep. */
 export function sizeWithin(value, levels) {
   return depth(value) > levels ? refuse("too_deep") : size(value);
 }
@@ -64,7 +64,7 @@ function applied(edit, change) {
   return edit;
 }
 
-/** Changes to one state, its size kept, and the way back. */
+/** An undo log: changes to one state, and its size. */
 class Edit {
   constructor(root, bytes) {
     Object.assign(this, { root, size: bytes, undoing: [], carried: 0, shifts: 0 });
@@ -229,7 +229,7 @@ function withoutNulls(value) {
   return new Map(kept.map(([key, item]) => [key, withoutNulls(item)]));
 }
 
-/** A merge's operations in canonical text; too many or too long, they are one `replace` of the root. */
+/** A merge's operations in canonical text, or one `replace` of the root where they are too many or too long. */
 class Effect {
   operations = [];
   pathChars = 0;

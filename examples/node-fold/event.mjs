@@ -1,4 +1,4 @@
-// An event as it was published, whatever its form (native, bare patch, CloudEvents), opened and held to fold 1.
+// An event in any published form (native, bare patch, CloudEvents), opened and checked by the rules of fold 1.
 
 import { DEPTH_MAX, EVENT_BYTES_MAX, compilePatch, sizeWithin } from "./change.mjs";
 import { byCodePoint, decoded, equal, identical, parse, refuse } from "./json.mjs";
@@ -19,7 +19,7 @@ const INTEGER_HEADERS = ["v", "base", "reverts", "resolves"];
 const JSON_HEADERS = ["meta", "all_or_nothing", "txn"];
 const TEXT_HEADERS = [...TEXTS, "occurred_at", "on_conflict", "principal", "session"];
 
-/** The event's fields, each said once; `headers` are the author's stored lines, as bytes. */
+/** Return the event's fields; `headers` are the author's stored lines, as bytes. */
 export function openEvent(headers, body) {
   if (body.length > EVENT_BYTES_MAX) refuse("event_too_large");
   if (headers.length > HEADERS_BYTES_MAX) refuse("headers_too_large");
@@ -27,13 +27,13 @@ export function openEvent(headers, body) {
   return agree(bodyFields(ours, parse(body)), refoldFields(ours));
 }
 
-/** The event's own id, where it carries a valid one. */
+/** Return the event's own id, where it has a valid one. */
 export function idOf(fields) {
   const id = fields.get("id");
   return typeof id === "string" && id !== "" && [...id].length <= ID_CHARS_MAX ? id : undefined;
 }
 
-/** Hold the fields to the rules: of several broken ones the first, in this order, is the reason. */
+/** Check the fields. The first broken rule, in this order, is the reason. */
 export function checkEvent(fields) {
   const [unknown] = [...fields.keys()].filter((name) => !FIELDS.includes(name)).sort(byCodePoint);
   if (unknown !== undefined) refuse(LATER_FIELDS.includes(unknown) ? "not_in_this_fold" : "unknown_field");
@@ -66,7 +66,7 @@ function parseTime(text) {
     /^(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:[Zz]|([+-])(\d\d):(\d\d))$/.exec(text);
   const [, year, month, day, hour, minute, second, fraction = "", sign, hours = "0", minutes = "0"] =
     found ?? refuse("bad_time");
-  // Before 1677 there is no int64 nanosecond, and JavaScript takes the year 50 for 1950.
+  // Before 1677 there is no int64 nanosecond, and JavaScript reads the year 50 as 1950.
   if (year < 1677 || hour > 23 || minute > 59 || second > 59 || hours > 23 || minutes > 59) refuse("bad_time");
   const date = new Date(Date.UTC(year, month - 1, day, hour, minute, second));
   if (date.getUTCMonth() !== month - 1 || date.getUTCDate() !== Number(day)) refuse("bad_time");
@@ -75,7 +75,7 @@ function parseTime(text) {
   return INT64_MIN <= time && time <= INT64_MAX ? time : refuse("bad_time");
 }
 
-/** `Content-Type`, `Refold-*` and `ce-*` by lower-case name; others are the transport's business. */
+/** `Content-Type`, `Refold-*` and `ce-*` by lower-case name; others belong to the transport. */
 function readHeaders(headers) {
   const ours = new Map();
   for (const line of headers.toString("latin1").split("\r\n").filter(Boolean)) {
@@ -143,7 +143,7 @@ function attribute(event, name) {
   return typeof value === "string" && value !== "" ? value : refuse("bad_event");
 }
 
-/** Add what another source says; where both say a field, they must agree. */
+/** Add another source's fields; a field that both have must agree. */
 function agree(fields, others) {
   for (const [name, value] of others) {
     if (fields.has(name) && !equal(fields.get(name), value)) refuse("contradictory");
@@ -158,6 +158,6 @@ const trimmed = (value) => value.replace(/^[ \t]+|[ \t]+$/g, "");
 
 const utf8 = (value, encoding) => decoded(Buffer.from(value, encoding), "bad_header");
 
-/** What is no percent-encoding stands for itself. */
+/** Decode percent-encoding; any other character is itself. */
 const percentDecoded = (value) =>
   value.replace(/(?:%[0-9A-Fa-f]{2})+/g, (run) => utf8(run.replaceAll("%", ""), "hex"));

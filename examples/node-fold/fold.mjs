@@ -1,5 +1,5 @@
-// The fold: (document, event) -> (document, outcome), by the rules that a number names; and what places and chains a
-// log's records.
+// The fold: (document, event) -> (document, outcome), by the rules that a number names; and how records are routed to
+// partitions and chained.
 
 import { createHash } from "node:crypto";
 
@@ -14,7 +14,7 @@ const OCCURRED_AHEAD_NANOSECONDS = 300_000_000_000n;
 /** Every fold number that this program knows, with its rules. A number's rules never change once they are released. */
 const RULES = new Map([[1n, { number: 1n, decide: decided, limits: limitsOfFold1() }]]);
 
-/** The rules that a number names; a program that does not know it stops, naming it. */
+/** Return the rules that a number names. A program that does not know the number stops with an error that names it. */
 export function rulesOf(number) {
   const known = [...RULES.keys()].join(", ");
   return RULES.get(number) ?? raise(`the log asks for fold ${number}; this program knows ${known}`);
@@ -43,7 +43,7 @@ export function newDocument(namespace, document) {
   return { namespace, document, state: ABSENT, size: 0, version: 0n, events: 0, lastSequence: 0, ids: new Map() };
 }
 
-/** Fold one record into its document, in place. `recordedAt` is the broker's time made monotone over the log. */
+/** Fold one record into its document, in place. `recordedAt` is the broker's time made monotonic over the log. */
 export function fold(document, record, recordedAt, rules) {
   document.events += 1;
   document.lastSequence = record.sequence;
@@ -66,7 +66,7 @@ function attempted(document, recordedAt, act) {
   }
 }
 
-/** A retry changes nothing; another event under a known id is refused. Neither takes a place in the window. */
+/** A retry changes nothing; another event with a known id is rejected. Neither takes a place in the window. */
 function decidedOnce(document, fields, id, sequence, recordedAt, decide) {
   const content = contentOf(fields);
   const known = document.ids.get(id);
@@ -83,10 +83,10 @@ function decidedOnce(document, fields, id, sequence, recordedAt, decide) {
 }
 
 function contentOf(fields) {
-  const told = new Map(fields);
-  told.delete("id");
-  if (told.get("v") === 1n) told.delete("v");
-  return sha256(Buffer.from(write(told))).toString("hex");
+  const content = new Map(fields);
+  content.delete("id");
+  if (content.get("v") === 1n) content.delete("v");
+  return sha256(Buffer.from(write(content))).toString("hex");
 }
 
 function decided(document, fields, record, recordedAt, rules) {
@@ -158,7 +158,7 @@ function isFoldNumber(state, foldNumber) {
   return typeof number === "bigint" && foldNumber < number && number <= FOLD_MAX;
 }
 
-/** Where a record belongs, by its subject's last two tokens; names that break the rule make no document. */
+/** Return where a record belongs, by its subject's last two tokens; invalid names make no document. */
 export function place(subject) {
   const tokens = subject.toString("latin1").split(".");
   const document = tokens.pop();
@@ -185,7 +185,7 @@ export function chainLink(previous, { sequence, time, subject, headers, body }) 
   return sha256(previous, int64(sequence), int64(time), ...parts.flatMap((part) => [uint32(part.length), part]));
 }
 
-/** All lines but the broker's own. */
+/** Return all lines but the broker's own. */
 function authorHeaders(headers) {
   const lines = headers.toString("latin1").split("\r\n");
   return Buffer.from(lines.filter((line) => !line.startsWith("Nats-")).join("\r\n"), "latin1");

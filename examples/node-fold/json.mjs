@@ -1,7 +1,7 @@
-// JSON as fold 1 reads and writes it: strict at the door, one form of bytes for one value. No dependency.
+// JSON as fold 1 reads and writes it: strict parsing, and one form of bytes for each value. No dependency.
 //
 // A value is null, a boolean, a BigInt (integer), a Number (float, for 1 is not 1.0), a string, an Array or a Map
-// (an object would take `__proto__` for something else and put the key "1" first).
+// (an object gives `__proto__` another meaning and puts the key "1" first).
 
 export const TEXT_DEPTH_MAX = 160;
 const INTEGER_MIN = -(2n ** 63n);
@@ -32,7 +32,7 @@ export function decoded(bytes, reason) {
   }
 }
 
-/** The canonical text; its UTF-8 is the canonical bytes. */
+/** Return the canonical text; its UTF-8 is the canonical bytes. */
 export function write(value) {
   if (typeof value === "string") return JSON.stringify(value);
   if (typeof value === "number") return writeFloat(value);
@@ -46,7 +46,7 @@ export const size = (value) => Buffer.byteLength(write(value));
 
 export const identical = (a, b) => write(a) === write(b);
 
-/** Equality as JSON has it: 1 equals 1.0, true never equals 1. */
+/** Compare as JSON does: 1 equals 1.0, true never equals 1. */
 export function equal(a, b) {
   if (isNumber(a) && isNumber(b)) return a == b; // Exact between a BigInt and a Number.
   if (Array.isArray(a) && Array.isArray(b)) return a.length === b.length && a.every((it, at) => equal(it, b[at]));
@@ -69,7 +69,7 @@ export function copy(value) {
 
 export const isContainer = (value) => Array.isArray(value) || value instanceof Map;
 
-/** UTF-16 units sort like code points, but for surrogates, which stand for what comes after U+FFFF. */
+/** UTF-16 units sort like code points, except surrogates, which encode what comes after U+FFFF. */
 export function byCodePoint(a, b) {
   let at = 0;
   while (at < a.length && at < b.length && a[at] === b[at]) at += 1;
@@ -80,14 +80,14 @@ const rank = (unit) => (Number.isNaN(unit) ? -1 : (unit & 0xf800) === 0xd800 ? u
 
 const isNumber = (value) => typeof value === "bigint" || typeof value === "number";
 
-/** JavaScript's own digits are the shortest that come back, and -0 is "0"; only its thresholds are others. */
+/** JavaScript's digits are the shortest that round-trip, and -0 is "0"; only its thresholds differ. */
 function writeFloat(value) {
   const magnitude = Math.abs(value);
   if (magnitude !== 0 && (magnitude < 1e-5 || magnitude >= 1e16)) return value.toExponential();
   return Number.isInteger(value) ? `${value}.0` : String(value);
 }
 
-/** Bracket levels outside of strings, also of what is not JSON: told before anything else is judged. */
+/** Count bracket levels outside of strings, also of a text that is not JSON: depth is checked first. */
 function textDepth(text) {
   let [level, deepest, inString] = [0, 0, false];
   for (let at = 0; at < text.length; at += 1) {
@@ -104,7 +104,7 @@ const NUMBER = /-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?/y;
 const SPACE = /[ \t\r\n]*/y;
 const WORDS = [["null", null], ["true", true], ["false", false]];
 
-/** What is JSON but says what no value holds is read to its end: of several such faults a fixed one counts. */
+/** A text that is JSON but has a value out of bounds is read to its end, as the order of faults is fixed. */
 class Parser {
   constructor(text) {
     this.text = text;

@@ -1,7 +1,7 @@
 // Folds whole logs from standard input: `node examples/node-fold/log.mjs < records.jsonl`
 //
 // A line is one record, from sequence 1 on: {"sequence", "time" (nanoseconds, as digits), "subject", "headers", "body"
-// (bytes in base64)}. An empty line, or the end, ends a log and prints what came of it as one line: each event's
+// (bytes in base64)}. An empty line, or the end, ends a log and prints the result as one line: each event's
 // outcome, each document's head with its state in canonical text, each partition's hash chain.
 
 import { createInterface } from "node:readline";
@@ -29,7 +29,7 @@ class Log {
     this.chains.set(where.partition, chainLink(before, record));
   }
 
-  told() {
+  result() {
     const documents = [...this.documents.values()].map((it) => [
       `${it.namespace}/${it.document}`,
       { version: `${it.version}`, last_sequence: it.lastSequence, state: stateOf(it) },
@@ -80,7 +80,7 @@ for await (const line of createInterface({ input: process.stdin })) {
     log.take(recordOf(line));
     continue;
   }
-  process.stdout.write(`${JSON.stringify(log.told())}\n`);
+  process.stdout.write(`${JSON.stringify(log.result())}\n`);
   log = new Log();
 }
-if (log.sequence) process.stdout.write(`${JSON.stringify(log.told())}\n`);
+if (log.sequence) process.stdout.write(`${JSON.stringify(log.result())}\n`);

@@ -1,6 +1,6 @@
-// Holds this fold to the conformance vectors: `node examples/node-fold/vectors.mjs [schemas/vectors]`
+// Checks this fold against the conformance vectors: `node examples/node-fold/vectors.mjs [schemas/vectors]`
 //
-// Prints how many of each file pass, names each that does not, and ends with 1 when there is one.
+// Prints how many of each file pass, names each that fails, and exits with 1 if any does.
 
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -11,7 +11,7 @@ import { Refused, parse, size, write } from "./json.mjs";
 
 const folder = process.argv[2] ?? fileURLToPath(new URL("../../schemas/vectors", import.meta.url));
 
-/** A row's check returns what it found, in canonical text; a row of the first four files says what that is to be. */
+/** Checks by file. Each returns its result in canonical text; a row of the first four files has the expected one. */
 const ROWS = {
   "canonical.json": (row) => write(parse(bytesOf(row, "text"))),
   "rfc6901.json": (row) => {
@@ -31,7 +31,7 @@ function expectedOf(row) {
   return write(row.has("tokens") ? [row.get("tokens"), row.get("expected")] : row.get("expected"));
 }
 
-/** Change the row's document; refused, it must be as before; else its size must be right. */
+/** Change the row's document. Where it throws, the document must be as before; else its size must be right. */
 function changed(row, apply) {
   const doc = row.get("doc");
   const before = write(doc);
@@ -101,10 +101,10 @@ function historyProblem(history) {
   return "";
 }
 
-/** What a vector may say of an outcome, in one order; what it leaves out must not be there. */
+/** The parts of an outcome that a vector may have, in one order; a part that it lacks must be absent. */
 function shownOutcome({ status, version, reason, first, effect, recorded_at, occurred_at, state }) {
-  const told = first instanceof Map ? Object.fromEntries(first) : first;
-  const known = told && [`${told.sequence}`, told.status, `${told.version}`];
+  const plain = first instanceof Map ? Object.fromEntries(first) : first;
+  const known = plain && [`${plain.sequence}`, plain.status, `${plain.version}`];
   return JSON.stringify([status, `${version}`, reason, known, effect ?? null, recorded_at, occurred_at, state]);
 }
 

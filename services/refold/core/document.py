@@ -1,6 +1,6 @@
 """A document in memory, changed in place by the fold, and the outcome of each event.
 
-`UndoLog` belongs to patch and merge; the other types are used by all who fold or store documents.
+`UndoLog` belongs to patch and merge; the other types are used by all code that folds or stores documents.
 """
 
 from __future__ import annotations

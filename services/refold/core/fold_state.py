@@ -27,7 +27,6 @@ from refold.core.stream import (
     chain_link,
     chain_seed,
     route,
-    stored_subject,
 )
 
 SUBJECTS_CACHED_MAX: Final = 100_000
@@ -55,7 +54,6 @@ class FoldState:
         self._rules = RULES.get(newest.fold)
         self._system: dict[str, Document] = {}
         self._routes: dict[bytes, Route] = {}
-        self._usual: set[bytes] = set()
 
     def route(self, subject: bytes) -> Route:
         """Return where a subject's events belong, from a cache."""
@@ -63,10 +61,7 @@ class FoldState:
         if known is None:
             if len(self._routes) >= SUBJECTS_CACHED_MAX:
                 self._routes.clear()
-                self._usual.clear()
             known = self._routes[subject] = route(subject)
-            if subject == stored_subject(*known[:3]):
-                self._usual.add(subject)
         return known
 
     def owns(self, partition: int) -> bool:
@@ -115,7 +110,9 @@ class FoldState:
         decoded: Decoded | None = None,
         window: Window = (),
     ) -> Step:
-        """Fold a record into its document, in place. Raises `FoldUnknown`, `LogHole`.
+        """Fold a record into its document, in place; `where` is the route of its subject.
+
+        Raises `FoldUnknown`, `LogHole`.
 
         `decoded` and `window` are what its rules asked for, where they need more than the document (`Rules.needs`).
         """
@@ -134,8 +131,7 @@ class FoldState:
         self._link(record, where[0]).counts[folded[0][0]] += 1
         if is_system:
             self._follow(document, folded)
-        is_usual = subject in self._usual or subject == stored_subject(*where[:3])
-        entry = entry_of(record, folded, recorded_at, is_usual=is_usual)
+        entry = entry_of(record, folded, recorded_at, is_usual=where[4])
         # Past the generated constructor: this runs for every event.
         return tuple.__new__(Step, (folded, entry))
 

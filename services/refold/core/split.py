@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from orjson import dumps
 
@@ -90,17 +90,17 @@ def _body(fields: dict[str, Json], change: str, text: bytes) -> bytes:
 
 def _texts(state: Json, bytes_max: int) -> list[bytes]:
     """Return the state to put and the patches, each at most so large."""
-    bounds = _Bounds(min(PART_BYTES, bytes_max - 2), bytes_max - 2)
-    beginning, rest = _begin(state, bounds.part_bytes)
-    texts = [_checked(json_text.dumps(beginning), "", beginning, bounds)]
+    # A patch puts its operations in brackets.
+    bytes_max -= 2
+    part_bytes = min(PART_BYTES, bytes_max)
+    beginning, rest = _begin(state, part_bytes)
+    texts = [_checked(json_text.dumps(beginning), "", beginning, bytes_max)]
     bytes_count = len(texts[0])
     operations: list[bytes] = []
     patch_bytes = 1
-    for operation in _add_rest(state, "", rest, bounds):
+    for operation in _add_rest(state, "", rest, bytes_max):
         operation_bytes = len(operation) + 1
-        if operations and (
-            patch_bytes + operation_bytes > bounds.part_bytes or len(operations) == OPERATIONS_MAX
-        ):
+        if operations and (patch_bytes + operation_bytes > part_bytes or len(operations) == OPERATIONS_MAX):
             texts.append(b"[%b]" % b",".join(operations))
             operations, patch_bytes = [], 1
         operations.append(operation)
@@ -114,15 +114,9 @@ def _texts(state: Json, bytes_max: int) -> list[bytes]:
     return texts
 
 
-class _Bounds(NamedTuple):
-    part_bytes: int
-    """An operation whose value can be divided."""
-    bytes_max: int
-    """An operation with a single value."""
-
-
-def _add_rest(value: Json, path: str, keys: Iterator[str | int], bounds: _Bounds) -> Iterator[bytes]:
+def _add_rest(value: Json, path: str, keys: Iterator[str | int], bytes_max: int) -> Iterator[bytes]:
     """Write `add` operations for the members or elements that a container still lacks."""
+    part_bytes = min(PART_BYTES, bytes_max)
     # The same for all elements of an array, of which there may be a million.
     end = _head(f"{path}/-")
     for key in keys:
@@ -130,10 +124,10 @@ def _add_rest(value: Json, path: str, keys: Iterator[str | int], bounds: _Bounds
         head = _head(place) if type(key) is str else end
         item = value[key]
         written = dumps(item)
-        if len(head) + len(written) + 1 > bounds.part_bytes:
-            beginning, rest = _begin(item, bounds.part_bytes - len(head) - 1)
-            yield _checked(b"%b%b}" % (head, dumps(beginning)), place, beginning, bounds)
-            yield from _add_rest(item, place, rest, bounds)
+        if len(head) + len(written) + 1 > part_bytes:
+            beginning, rest = _begin(item, part_bytes - len(head) - 1)
+            yield _checked(b"%b%b}" % (head, dumps(beginning)), place, beginning, bytes_max)
+            yield from _add_rest(item, place, rest, bytes_max)
         else:
             yield b"%b%b}" % (head, written)
 
@@ -161,12 +155,12 @@ def _begin(value: Json, bytes_max: int) -> tuple[Json, Iterator[str | int]]:
     return beginning, (key for key in sorted(value) if key not in beginning)
 
 
-def _checked(operation: bytes, path: str, value: Json, bounds: _Bounds) -> bytes:
+def _checked(operation: bytes, path: str, value: Json, bytes_max: int) -> bytes:
     """Refuse what does not fit into one event."""
-    if len(operation) > bounds.bytes_max:
+    if len(operation) > bytes_max:
         rule = (
             f"a string and its path fit into one event of at most {EVENT_BYTES_MAX} bytes, "
-            f"which leaves {bounds.bytes_max} here"
+            f"which leaves {bytes_max} here"
         )
         field = path if len(path) <= 80 else f"{path[:77]}..."
         raise Refused(

@@ -43,12 +43,16 @@ class Record(NamedTuple):
 
 
 class Route(NamedTuple):
-    """Where an event belongs: its partition and its document, or the reason why its names make none."""
+    """Where an event belongs: its partition and its document, or the reason why its names make none.
+
+    `is_usual`: the subject is the one under which the stream keeps the document's events.
+    """
 
     partition: int
     namespace: str
     document: str
     reason: str = ""
+    is_usual: bool = False
 
 
 def route(subject: bytes) -> Route:
@@ -61,7 +65,8 @@ def route(subject: bytes) -> Route:
         return Route(partition, "", "", "bad_name")
     if namespace.startswith("_") and namespace != SYSTEM_NAMESPACE:
         return Route(partition, "", "", "reserved_namespace")
-    return Route(partition, namespace, document)
+    is_usual = subject == stored_subject(partition, namespace, document)
+    return Route(partition, namespace, document, "", is_usual)
 
 
 def partition_of(namespace: bytes, document: bytes) -> int:

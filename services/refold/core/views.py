@@ -53,9 +53,7 @@ def change_view(entry: Entry, patch: list[Json], fields: dict[str, Any]) -> dict
         "sequence": entry.sequence,
         "recorded_at": recorded,
         "occurred_at": recorded if is_now else format_time(entry.occurred_at),
-        "type": fields.get("type"),
-        "actor": fields.get("actor"),
-        "id": fields.get("id"),
+        **{name: fields.get(name) for name in ("type", "actor", "id")},
         "patch": patch,
     }
 
@@ -70,9 +68,7 @@ def rejection_view(
         "recorded_at": format_time(recorded_at),
         "reason": reason,
         "detail": detail,
-        "id": fields.get("id"),
-        "actor": fields.get("actor"),
-        "type": fields.get("type"),
+        **{name: fields.get(name) for name in ("id", "actor", "type")},
     }
 
 

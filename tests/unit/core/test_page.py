@@ -20,7 +20,7 @@ from refold.core.history import (
     state_at,
     unpack,
 )
-from refold.core.stream import Route
+from refold.core.stream import route
 from refold.core.timestamp import TIME_MIN_NANOSECONDS, format_time
 from support.events import JSON_PATCH, SECOND, START, History, record
 from support.fold1 import apply_patch, compile_patch
@@ -53,7 +53,7 @@ class Recorded(History):
     def keep(self, event, *headers):
         self.sequence += 1
         published = record(event, *headers, sequence=self.sequence)
-        step = self.shard.fold(published, Route(15, "n", "d"), self.row)
+        step = self.shard.fold(published, route(published.subject), self.row)
         self.entries.append(step.entry)
         if step.entry.status.is_effective:
             self.snapshots.append(snapshot_of(self.row, self.state_bytes))

@@ -51,12 +51,12 @@ def test_the_names_are_hashed_without_anything_between_them():
     "subject", [b"log.15.n.d", b"state.n.d", b"n.d", b"a.b.c.n.d", b"log.99.n.d", b"\xff.n.d"]
 )
 def test_only_the_last_two_tokens_say_where_an_event_belongs(subject):
-    assert route(subject) == Route(15, "n", "d")
+    assert route(subject) == Route(15, "n", "d", "", subject == b"log.15.n.d")
 
 
 @pytest.mark.parametrize("name", [ALPHABET, "x", LONGEST, "-", "~", "0"])
 def test_a_name_is_one_token_of_the_written_alphabet(name):
-    assert route(stored_subject(0, "n", name))[1:] == ("n", name, "")
+    assert route(stored_subject(0, "n", name))[1:4] == ("n", name, "")
     assert check_name(name, "document") == name
 
 
@@ -94,7 +94,7 @@ def test_a_namespace_that_begins_with_an_underscore_is_reserved(namespace):
 
 
 def test_the_systems_own_namespace_is_a_place_but_no_author_may_name_it():
-    assert route(b"log.50._refold.log") == Route(50, "_refold", "log")
+    assert route(b"log.50._refold.log") == Route(50, "_refold", "log", "", True)
     with pytest.raises(Refused):
         check_namespace("_refold")
 
