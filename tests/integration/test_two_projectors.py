@@ -121,9 +121,9 @@ async def test_the_other_takes_over_from_a_stopped_or_killed_projector_and_nothi
 
 async def _hold_answers(load: Load, oracle: Any) -> None:
     """Every author received the outcome of an undisturbed fold."""
-    for name, told in load.answers:
-        entry = await oracle.entry("n", name, told["sequence"])
-        assert (told["status"], told["version"]) == (entry.status.name, entry.version)
+    for name, answer in load.answers:
+        entry = await oracle.entry("n", name, answer["sequence"])
+        assert (answer["status"], answer["version"]) == (entry.status.name, entry.version)
 
 
 async def _hold_changes(load: Load, oracle: Any) -> None:

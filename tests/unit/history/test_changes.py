@@ -16,7 +16,7 @@ from refold.store.memory import MemoryStore, Tables
 from support.scribe import NAMESPACE, Scribe
 
 
-class Told:
+class PublishedHistory:
     """A history over a memory store whose events are published by hand."""
 
     def __init__(self, store: MemoryStore, scribe: Scribe) -> None:
@@ -42,15 +42,15 @@ class Told:
 
 
 @pytest.fixture
-async def told() -> Told:
+async def published() -> PublishedHistory:
     store = MemoryStore(Tables())
     checkpoints = await store.bind("log-1")
     assert await store.acquire_lease()
-    return Told(store, Scribe(checkpoints))
+    return PublishedHistory(store, Scribe(checkpoints))
 
 
-async def test_each_kind_of_event_shows_the_patch_that_it_made(told: Told) -> None:
-    await told.publish(
+async def test_each_kind_of_event_shows_the_patch_that_it_made(published: PublishedHistory) -> None:
+    await published.publish(
         {"put": {"a": 1}},
         {"put": {"a": 2}},
         {"patch": [{"op": "add", "path": "/b", "value": 3}]},
@@ -58,7 +58,7 @@ async def test_each_kind_of_event_shows_the_patch_that_it_made(told: Told) -> No
         {"delete": True},
         {"put": {}},
     )
-    items, following = await told.items()
+    items, following = await published.items()
     assert following is None
     assert [item["patch"] for item in items] == [
         [{"op": "add", "path": "", "value": {"a": 1}}],
@@ -70,10 +70,10 @@ async def test_each_kind_of_event_shows_the_patch_that_it_made(told: Told) -> No
     ]
 
 
-async def test_an_item_has_the_contracts_members(told: Told) -> None:
+async def test_an_item_has_the_contracts_members(published: PublishedHistory) -> None:
     event = {"put": 1, "id": "e-1", "actor": "me", "type": "made", "meta": {"k": 1}}
-    await told.publish({**event, "occurred_at": "2020-01-01T00:00:00Z"})
-    [item], _ = await told.items()
+    await published.publish({**event, "occurred_at": "2020-01-01T00:00:00Z"})
+    [item], _ = await published.items()
     assert item.pop("recorded_at").endswith("Z")
     assert item == {
         "version": 1,
@@ -88,21 +88,21 @@ async def test_an_item_has_the_contracts_members(told: Told) -> None:
     }
 
 
-async def test_rejected_events_and_duplicates_are_no_versions(told: Told) -> None:
-    await told.publish({"put": 1, "id": "x"}, {"delete": False}, {"put": 1, "id": "x"}, {"put": 2})
-    items, _ = await told.items()
+async def test_rejected_events_and_duplicates_are_no_versions(published: PublishedHistory) -> None:
+    await published.publish({"put": 1, "id": "x"}, {"delete": False}, {"put": 1, "id": "x"}, {"put": 2})
+    items, _ = await published.items()
     assert [(item["version"], item["sequence"]) for item in items] == [(1, 1), (2, 4)]
 
 
 @pytest.mark.parametrize("is_descending", [False, True])
 async def test_the_slices_of_a_history_are_the_whole_in_either_order(
-    told: Told, *, is_descending: bool
+    published: PublishedHistory, *, is_descending: bool
 ) -> None:
-    await told.publish(*({"put": number} for number in range(10)), cut_after=4)
+    await published.publish(*({"put": number} for number in range(10)), cut_after=4)
     whole = list(range(1, 11))[:: -1 if is_descending else 1]
     after, gathered = None, []
     while True:
-        versions, after = await told.versions(after=after, limit=3, is_descending=is_descending)
+        versions, after = await published.versions(after=after, limit=3, is_descending=is_descending)
         gathered += versions
         if after is None:
             break
@@ -110,23 +110,23 @@ async def test_the_slices_of_a_history_are_the_whole_in_either_order(
     assert gathered == whole
 
 
-async def test_a_full_answer_that_ends_with_the_history_has_no_next(told: Told) -> None:
-    await told.publish({"put": 1}, {"put": 2})
-    assert await told.versions(limit=2) == ([1, 2], None)
+async def test_a_full_answer_that_ends_with_the_history_has_no_next(published: PublishedHistory) -> None:
+    await published.publish({"put": 1}, {"put": 2})
+    assert await published.versions(limit=2) == ([1, 2], None)
 
 
 async def test_an_answer_is_bounded_in_bytes_and_has_at_least_one_item(
-    told: Told, monkeypatch: pytest.MonkeyPatch
+    published: PublishedHistory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(history, "ANSWER_BYTES_MAX", 900)
-    await told.publish({"put": "x" * 2000}, {"put": "x" * 200}, {"put": "x" * 200}, {"put": "x" * 200})
-    assert await told.versions() == ([1], 1)
-    assert await told.versions(after=1) == ([2, 3], 3)
-    assert await told.versions(after=3) == ([4], None)
+    await published.publish({"put": "x" * 2000}, {"put": "x" * 200}, {"put": "x" * 200}, {"put": "x" * 200})
+    assert await published.versions() == ([1], 1)
+    assert await published.versions(after=1) == ([2, 3], 3)
+    assert await published.versions(after=3) == ([4], None)
 
 
-async def test_path_keeps_changes_at_below_or_above_it(told: Told) -> None:
-    await told.publish(
+async def test_path_keeps_changes_at_below_or_above_it(published: PublishedHistory) -> None:
+    await published.publish(
         {"put": {"a": {"b": 1, "c": 2}, "ab": 0}},
         {"patch": [{"op": "replace", "path": "/a/b", "value": 2}]},
         {"patch": [{"op": "replace", "path": "/ab", "value": 1}]},
@@ -136,46 +136,46 @@ async def test_path_keeps_changes_at_below_or_above_it(told: Told) -> None:
         {"merge": {"a": {"b": {"x": 1}}}},
         {"delete": True},
     )
-    assert (await told.versions(path="/a/b"))[0] == [1, 2, 5, 7, 8]
-    assert (await told.versions(path="/a/b/x/y"))[0] == [1, 2, 5, 7, 8]
-    assert (await told.versions(path="/a"))[0] == [1, 2, 5, 7, 8]
-    assert (await told.versions(path=""))[0] == [1, 2, 3, 5, 6, 7, 8]
+    assert (await published.versions(path="/a/b"))[0] == [1, 2, 5, 7, 8]
+    assert (await published.versions(path="/a/b/x/y"))[0] == [1, 2, 5, 7, 8]
+    assert (await published.versions(path="/a"))[0] == [1, 2, 5, 7, 8]
+    assert (await published.versions(path=""))[0] == [1, 2, 3, 5, 6, 7, 8]
 
 
 async def test_a_search_for_a_path_looks_at_a_bounded_number_of_changes(
-    told: Told, monkeypatch: pytest.MonkeyPatch
+    published: PublishedHistory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(history, "HISTORY_SCAN_MAX", 3)
     others = [{"patch": [{"op": "add", "path": "/b", "value": number}]} for number in range(4)]
-    await told.publish({"put": {}}, *others, {"patch": [{"op": "add", "path": "/a", "value": 0}]})
-    assert await told.versions(path="/a") == ([1], 3)
-    assert await told.versions(path="/a", after=3) == ([6], None)
+    await published.publish({"put": {}}, *others, {"patch": [{"op": "add", "path": "/a", "value": 0}]})
+    assert await published.versions(path="/a") == ([1], 3)
+    assert await published.versions(path="/a", after=3) == ([6], None)
 
 
-async def test_a_bad_pointer_is_refused(told: Told) -> None:
+async def test_a_bad_pointer_is_refused(published: PublishedHistory) -> None:
     with pytest.raises(Refused) as raised:
-        await told.items(path="a")
+        await published.items(path="a")
     assert raised.value.reason == "bad_pointer"
 
 
-async def test_a_document_without_events_has_an_empty_history(told: Told) -> None:
-    assert await told.items() == ([], None)
+async def test_a_document_without_events_has_an_empty_history(published: PublishedHistory) -> None:
+    assert await published.items() == ([], None)
 
 
-async def test_a_version_above_the_head_is_unknown(told: Told) -> None:
-    await told.publish({"put": 1})
-    assert (await told.history.snapshot(NAMESPACE, "d", Point(Clock.version, 1))).state == b"1"
+async def test_a_version_above_the_head_is_unknown(published: PublishedHistory) -> None:
+    await published.publish({"put": 1})
+    assert (await published.history.snapshot(NAMESPACE, "d", Point(Clock.version, 1))).state == b"1"
     with pytest.raises(VersionUnknown):
-        await told.history.snapshot(NAMESPACE, "d", Point(Clock.version, 2))
+        await published.history.snapshot(NAMESPACE, "d", Point(Clock.version, 2))
     with pytest.raises(VersionUnknown):
-        await told.history.snapshot(NAMESPACE, "other", Point(Clock.version, 1))
+        await published.history.snapshot(NAMESPACE, "other", Point(Clock.version, 1))
 
 
-async def test_diff_turns_one_version_into_the_other_in_both_directions(told: Told) -> None:
-    await told.publish(
+async def test_diff_turns_one_version_into_the_other_in_both_directions(published: PublishedHistory) -> None:
+    await published.publish(
         {"put": {"a": 1, "b": [1, 2]}}, {"merge": {"a": 2}}, {"delete": True}, {"delete": True}
     )
-    diff = told.history.diff
+    diff = published.history.diff
     assert await diff(NAMESPACE, "d", 1, 2) == [{"op": "replace", "path": "/a", "value": 2}]
     assert await diff(NAMESPACE, "d", 2, 1) == [{"op": "replace", "path": "/a", "value": 1}]
     assert await diff(NAMESPACE, "d", 0, 1) == [{"op": "add", "path": "", "value": {"a": 1, "b": [1, 2]}}]
@@ -186,35 +186,35 @@ async def test_diff_turns_one_version_into_the_other_in_both_directions(told: To
         await diff(NAMESPACE, "d", 1, 4)
 
 
-async def test_large_states_are_compared_too(told: Told) -> None:
+async def test_large_states_are_compared_too(published: PublishedHistory) -> None:
     large = "x" * (EVENT_BYTES_MAX // 2)
-    await told.publish({"put": [large, 1]}, {"put": [large, 2]})
-    assert await told.history.diff(NAMESPACE, "d", 1, 2) == [{"op": "replace", "path": "/1", "value": 2}]
+    await published.publish({"put": [large, 1]}, {"put": [large, 2]})
+    assert await published.history.diff(NAMESPACE, "d", 1, 2) == [{"op": "replace", "path": "/1", "value": 2}]
 
 
-async def test_rejections_are_newest_first_and_paged(told: Told) -> None:
-    await told.publish({"delete": True}, {"put": 1}, {"delete": 1}, {"patch": 1})
-    items, following = await told.history.rejections(NAMESPACE, "d", limit=2, before_sequence=None)
+async def test_rejections_are_newest_first_and_paged(published: PublishedHistory) -> None:
+    await published.publish({"delete": True}, {"put": 1}, {"delete": 1}, {"patch": 1})
+    items, following = await published.history.rejections(NAMESPACE, "d", limit=2, before_sequence=None)
     assert [item["sequence"] for item in items] == [4, 3]
     assert following == 3
-    items, following = await told.history.rejections(NAMESPACE, "d", limit=2, before_sequence=following)
+    items, following = await published.history.rejections(NAMESPACE, "d", limit=2, before_sequence=following)
     assert [item["reason"] for item in items] == ["document_absent"]
     assert following is None
 
 
-async def test_an_outcome_is_found_by_sequence_and_by_id(told: Told) -> None:
-    await told.publish({"put": 1, "id": "x"}, {"delete": 1, "id": "y"}, {"put": 1, "id": "x"})
-    first = await told.history.outcome(NAMESPACE, "d", 1)
+async def test_an_outcome_is_found_by_sequence_and_by_id(published: PublishedHistory) -> None:
+    await published.publish({"put": 1, "id": "x"}, {"delete": 1, "id": "y"}, {"put": 1, "id": "x"})
+    first = await published.history.outcome(NAMESPACE, "d", 1)
     assert first is not None
     assert (first["status"], first["version"], first["created"], first["id"]) == ("applied", 1, True, "x")
-    rejected = await told.history.outcome_of_id(NAMESPACE, "d", "y")
+    rejected = await published.history.outcome_of_id(NAMESPACE, "d", "y")
     assert rejected is not None
     assert (rejected["status"], rejected["reason"], rejected["sequence"]) == ("rejected", "bad_field", 2)
-    repeated = await told.history.outcome(NAMESPACE, "d", 3)
+    repeated = await published.history.outcome(NAMESPACE, "d", 3)
     assert repeated is not None
     assert (repeated["status"], repeated["first"]["sequence"]) == ("duplicate", 1)
-    assert await told.history.outcome(NAMESPACE, "d", 4) is None
-    assert await told.history.outcome_of_id(NAMESPACE, "d", "z") is None
+    assert await published.history.outcome(NAMESPACE, "d", 4) is None
+    assert await published.history.outcome_of_id(NAMESPACE, "d", "z") is None
 
 
 def test_touching_reads_pointers_not_texts() -> None:
