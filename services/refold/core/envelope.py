@@ -82,7 +82,7 @@ def envelope_of(fields: dict[str, Json], limits: Limits) -> Envelope:
     event_id = fields.get("id")
     if event_id is not None and not (type(event_id) is str and 1 <= len(event_id) <= limits.id_chars):
         event_id = None
-    # Past the generated constructor: this runs for every event.
+    # The generated constructor is slower, and this runs for every event.
     return tuple.__new__(Envelope, (fields, event_id))
 
 

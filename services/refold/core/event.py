@@ -59,7 +59,7 @@ def check_event(envelope: Envelope, limits: Limits, operations: Operations) -> E
         change = name
     if change == "patch":
         value = fields["patch"]
-        # Past the generated constructor: this runs for every event.
+        # The generated constructor is slower, and this runs for every event.
         return tuple.__new__(
             Event, (_PATCH, value, compile_patch(value, limits, operations), 0, fields, None, None, None)
         )

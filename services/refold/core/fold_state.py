@@ -132,7 +132,7 @@ class FoldState:
         if is_system:
             self._follow(document, folded)
         entry = entry_of(record, folded, recorded_at, is_usual=where[4])
-        # Past the generated constructor: this runs for every event.
+        # The generated constructor is slower, and this runs for every event.
         return tuple.__new__(Step, (folded, entry))
 
     def checkpoints(self) -> list[Checkpoint]:
@@ -208,7 +208,7 @@ def entry_of(record: Record, folded: Folded, recorded_at: int, *, is_usual: bool
     sequence, time, subject, headers, body = record
     outcome, occurred_at, _, _, identity = folded
     status, version, kind, is_creation, reason, detail, effect, first = outcome
-    # Past the generated constructor: this runs for every event.
+    # The generated constructor is slower, and this runs for every event.
     return tuple.__new__(
         Entry,
         (

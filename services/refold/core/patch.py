@@ -85,7 +85,7 @@ def _compile(item: Json, shapes: Operations) -> Operation:
             shape = shapes.get(kind)
             if shape is not None and not shape[2] and (not shape[1] or "value" in item):
                 value = item["value"] if shape[1] else None
-                # Past the generated constructor: this runs for every operation of every event.
+                # The generated constructor is slower, and this runs for every operation of every event.
                 return tuple.__new__(Operation, (shape[0], tuple(path[1:].split("/")), value, ()))
     return _compile_any(item, shapes)
 

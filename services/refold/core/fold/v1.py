@@ -49,7 +49,7 @@ def decode(record: Record, rules: Rules) -> Decoded:
         event = check_event(envelope, rules.limits, rules.operations)
     except Refused as refused:
         return Decoded(envelope, None, refused)
-    # Past the generated constructor: this runs for every event.
+    # The generated constructor is slower, and this runs for every event.
     return tuple.__new__(Decoded, (envelope, event, None))
 
 
@@ -110,7 +110,7 @@ def _decide(document: Document, record: Record, decoded: Decoded, recorded_at: i
     document.occurred_at = occurred_at
     if occurred_at > document.occurred_max or document.version == 1:
         document.occurred_max = occurred_at
-    # Past the generated constructors: this runs for every event.
+    # The generated constructor is slower, and this runs for every event.
     outcome = tuple.__new__(Outcome, (_APPLIED, document.version, kind, is_creation, "", "", effect, None))
     return tuple.__new__(Folded, (outcome, occurred_at, event, None, None))
 
