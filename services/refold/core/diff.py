@@ -1,4 +1,4 @@
-"""A small JSON Patch between two states: not the smallest possible, but small and quick to make."""
+"""A small JSON Patch between two states: not the smallest possible, but quick to make. For history and import."""
 
 from __future__ import annotations
 

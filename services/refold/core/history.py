@@ -218,7 +218,7 @@ def unpack(page: bytes) -> list[Entry]:
             blobs.append(page[at : at + length])
             at += length
         subject, headers, body, effect, reason, detail, identity = blobs
-        entry = Entry(
+        entry = (
             *numbers[:5],
             STATUSES[status],
             KINDS[kind],
@@ -232,5 +232,5 @@ def unpack(page: bytes) -> list[Entry]:
             identity if flags & _IDENTITY else None,
             first_sequence,
         )
-        entries.append(entry)
+        entries.append(Entry._make(entry))
     return entries

@@ -1,4 +1,4 @@
-"""JSON Merge Patch (RFC 7396), applied in place, all or nothing, and written as the JSON Patch that it amounts to."""
+"""JSON Merge Patch (RFC 7396), applied in place, all or nothing, and written as a JSON Patch. For the fold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON Patch (RFC 6902), checked once and then applied in place, all or nothing."""
+"""JSON Patch (RFC 6902), checked once and then applied in place, all or nothing. For the fold and for replays."""
 
 from __future__ import annotations
 
@@ -105,17 +105,13 @@ def _compile_any(item: Json, shapes: Operations) -> Operation:
             raise Refused("bad_patch", f"{kind} needs a value", field="value", shape="nothing")
         value = item["value"]
     elif has_source:
-        source = _source(item, tokens)
+        source = _pointer(item, "from")
+        if kind == "move" and len(source) < len(tokens) and tokens[: len(source)] == source:
+            message = "a value cannot move into itself"
+            raise Refused("bad_patch", message, field="path", shape="a path below from")
     elif not tokens:
         raise Refused("remove_root", "use delete to remove the root", field="path", shape=shape_of(""))
     return Operation(apply, tokens, value, source)
-
-
-def _source(item: dict[str, Json], tokens: tuple[str, ...]) -> tuple[str, ...]:
-    source = _pointer(item, "from")
-    if item["op"] == "move" and len(source) < len(tokens) and tokens[: len(source)] == source:
-        raise Refused("bad_patch", "a value cannot move into itself", field="path", shape="a path below from")
-    return source
 
 
 def _refuse_kind(item: dict[str, Json], shapes: Operations) -> NoReturn:

@@ -1,4 +1,4 @@
-"""JSON Pointer (RFC 6901): `""` is the root, `"/"` the member with the empty key."""
+"""JSON Pointer (RFC 6901): `""` is the root, `"/"` the member with the empty key. For all code that names a value."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ is in force; a program that does not know it stops (`FoldUnknown`).
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from refold.core.document import Document
 from refold.core.envelope import open_envelope
@@ -37,7 +37,7 @@ ID_WINDOW_EVENTS: Final = max(rules.limits.id_window_events for rules in RULES.v
 def rules_of(number: int, sequence: int | None = None) -> Rules:
     """Return a number's rules. Raises `FoldUnknown`, which names the number and the event that asks for it."""
     if number not in RULES:
-        at = {} if sequence is None else {"sequence": sequence}
+        at: dict[str, Any] = {} if sequence is None else {"sequence": sequence}
         raise FoldUnknown(fold=number, known=max(RULES), **at)
     return RULES[number]
 
