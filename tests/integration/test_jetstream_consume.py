@@ -401,7 +401,8 @@ async def test_events_that_the_leader_does_not_have_are_not_read(
             runs.append([record.sequence for record in run])
             if run[-1].sequence == last:
                 break
-    assert [run[-1] for run in runs] == [4, 7, last]
+    # The events may arrive in several parts, so there may be more ends.
+    assert {4, 7, last} <= {run[-1] for run in runs}
     assert [sequence for run in runs for sequence in run] == list(range(1, last + 1))
 
 
