@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -332,6 +333,13 @@ def test_a_client_works_on_uvloop(tmp_path: Path) -> None:
 async def test_an_address_with_another_scheme_is_refused(address: str) -> None:
     with pytest.raises(Refused, match="nats://HOST:PORT or tls://HOST:PORT"):
         await connect(address)
+
+
+def test_a_version_of_nats_py_without_a_private_name_that_is_used_is_refused_at_import() -> None:
+    program = "from nats.aio.client import Client; del Client._process_info; import refold.log.jetstream"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "ImportError: this version of nats-py lacks _process_info" in ended.stderr
 
 
 async def test_of_several_addresses_one_that_answers_is_enough(broker: Broker) -> None:
