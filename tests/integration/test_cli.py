@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import asyncpg
@@ -101,8 +102,10 @@ def test_a_conflict_exits_1_and_names_the_documents_version(refold):
     refold("put", "acme/conflict", "1")
     found = refold("put", "acme/conflict", "2", "--if-version", "7")
     assert found.code == 1
-    assert "conflict" in found.err
-    assert "version 1" in found.err
+    message = "conflict: the document is at version 1; nothing was published; read it and try again\n"
+    assert found.err == message
+    found = refold("put", "acme/conflict", "2", "--if-version", "7", "-o", "json")
+    assert (json.loads(found.out)["status"], json.loads(found.out)["version"]) == ("conflict", 1)
 
 
 def test_the_same_id_sent_twice_counts_once(refold):
@@ -343,7 +346,9 @@ def test_a_document_is_edited_in_an_editor_under_a_strict_write(refold, tmp_path
     monkeypatch.setenv("EDITOR", "sed -i s/1/2/")
     assert printed(refold("edit", "edited/one", "--json"))["version"] == 2
     assert printed(refold("get", "edited/one")) == {"n": 2}
-    assert (refold("edit", "edited/one").code, printed(refold("get", "edited/one"))) == (0, {"n": 2})
+    unchanged = refold("edit", "edited/one")
+    assert (unchanged.code, unchanged.out, unchanged.err) == (0, "", "no change\n")
+    assert printed(refold("get", "edited/one")) == {"n": 2}
     assert refold("edit", "edited/new", "--editor", "sed -i 's/{/{\"n\":7/'").code == 0
     assert printed(refold("get", "edited/new")) == {"n": 7}
 
@@ -355,6 +360,19 @@ def test_a_failing_editor_is_one_line_and_nothing_is_written(refold, editor):
     assert (found.code, found.out, found.err.count("\n")) == (1, "", 1)
     assert f"editor_failed: {editor}: " in found.err
     assert printed(refold("get", "edited/failed")) == 1
+
+
+def test_an_edited_text_that_is_not_json_is_kept_and_the_message_says_where(refold):
+    refold("put", "edited/broken", '{"n": 1}')
+    found = refold("edit", "edited/broken", "--editor", "sed -i s/1/1,/")
+    assert (found.code, found.out) == (1, "")
+    kept, error = found.err.splitlines()
+    assert "bad_json: state: not JSON" in error
+    path = Path(kept.removeprefix("the edited text is kept: "))
+    assert path.read_text() == '{\n  "n": 1,\n}\n'
+    path.unlink()
+    path.parent.rmdir()
+    assert printed(refold("get", "edited/broken")) == {"n": 1}
 
 
 def test_a_document_that_changes_while_it_is_edited_is_not_overwritten(refold, up, tmp_path):
@@ -393,6 +411,52 @@ def test_a_history_is_filtered_by_author_type_and_time(refold):
     assert versions("--type", "paid", "-n", "1", "--reverse") == [3]
     assert versions("--since", "-5m") == [1, 2, 3, 4]
     assert versions("--until", "5m ago") == []
+
+
+@pytest.mark.parametrize("output", ["text", "json"])
+def test_a_list_that_is_cut_at_the_limit_says_so_on_stderr(refold, output):
+    for number in range(3):
+        refold("put", f"{output}/one", str(number))
+        refold("patch", f"{output}/poor", '[{"op": "remove", "path": "/a"}]')
+    assert refold("history", f"{output}/one", "-n", "2", "-o", output).err == "2 shown; more: --after 2\n"
+    assert (
+        refold("history", f"{output}/one", "-n", "2", "-r", "-o", output).err == "2 shown; more: --after 2\n"
+    )
+    assert refold("history", f"{output}/one", "-n", "2", "--since", "-5m", "-o", output).err.startswith(
+        "2 shown"
+    )
+    assert refold("rejections", output, "-n", "2", "-o", output).err == "2 shown; more: --limit 4\n"
+    assert refold("history", f"{output}/one", "-n", "3", "-o", output).err == ""
+    assert refold("rejections", output, "-n", "3", "-o", output).err == ""
+    assert refold("history", f"{output}/one", "--after", "2", "-n", "2", "-o", output).err == ""
+
+
+def test_a_history_shows_recorded_times_and_occurred_ones_where_they_differ(refold):
+    refold("put", "clocks/one", "1")
+    header, row = refold("history", "clocks/one").out.splitlines()
+    assert header.split() == ["version", "recorded", "change"]
+    (change,) = printed(refold("history", "clocks/one", "--json"))
+    assert change["recorded_at"][:23] in row
+    refold("put", "clocks/one", "2", "--occurred-at", "2020-01-01")
+    header, _, row = refold("history", "clocks/one").out.splitlines()
+    assert header.split() == ["version", "recorded", "occurred", "change"]
+    assert row.split()[2] == "2020-01-01T00:00:00.000Z"
+
+
+def test_an_export_is_imported_through_a_pipe(refold):
+    refold("put", "piped/one", '{"n": 1}')
+    lines = refold("export", "piped").out
+    found = printed(refold("import", "piped-copy", "-", "--json", stdin=lines))
+    assert (found["lines"], found["events"], found["refused"]) == (1, 1, 0)
+    assert printed(refold("get", "piped-copy/one")) == {"n": 1}
+    refused = refold("import", "piped-copy", "-", stdin="nonsense\n")
+    assert (refused.code, "-:1: " in refused.err) == (1, True)
+
+
+@pytest.mark.parametrize("separator", [[], ["--"]])
+def test_options_that_psql_has_are_passed_on_to_it(up, separator):
+    found = run_refold("psql", *separator, "-tA", "-c", "SELECT 40 + 2", REFOLD_DATA=str(up.data))
+    assert (found.returncode, found.stdout) == (0, "42\n"), found.stderr
 
 
 def test_a_time_is_given_in_any_form(refold):

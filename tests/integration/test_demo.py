@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 from support.up import environment, run_refold, until
 
@@ -13,6 +14,10 @@ def test_once_prints_its_results_and_leaves_nothing_behind(tmp_path):
     assert found.returncode == 0, found.stderr
     for text in ("documents", "events/s", "behind", "refold history", "refold diff", "--at", "http://"):
         assert text in found.stdout, text
+    # The columns that `refold history` prints, as the README shows them.
+    header = "version  recorded                  actor        type "
+    assert header in found.stdout
+    assert header in (Path(__file__).parents[2] / "README.md").read_text()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin
 
 import typer
+from typer._click.exceptions import UsageError
 from typer.core import TyperCommand, TyperGroup
 
 MARKUP: Final = "markdown"
@@ -57,6 +58,10 @@ COMMANDS: Final = {
 }
 
 
+PASSES_OPTIONS_ON: Final = frozenset({"psql"})
+"""Commands whose unknown options are arguments of the program that they start."""
+
+
 class PlainTypes:
     """Converts the parameters of a command or group without pydantic, where that is simple.
 
@@ -77,6 +82,21 @@ class PlainTypes:
 
 class PlainCommand(PlainTypes, TyperCommand):
     """A command whose parameters are converted without pydantic."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the arguments of the usage line; typer sets required ones in braces."""
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; a version that stands alone gets a hint."""
+        versions = [arg for arg in args if arg.isdecimal()]
+        try:
+            return super().parse_args(ctx, args)
+        except UsageError as error:
+            has_version = any(parameter.name == "version" for parameter in self.params)
+            if has_version and versions and "extra argument" in error.message:
+                error.message += f"; a version is given as --version {versions[-1]}"
+            raise
 
 
 class LazyGroup(PlainTypes, TyperGroup):
@@ -104,7 +124,8 @@ def load(name: str) -> Any:
     if isinstance(function, typer.Typer):
         return typer.main.get_group(function)
     holder = typer.Typer(add_completion=False, rich_markup_mode=MARKUP, context_settings=_HELP)
-    holder.command(name, cls=PlainCommand)(make_command(function))
+    settings = {**_HELP, "ignore_unknown_options": name in PASSES_OPTIONS_ON}
+    holder.command(name, cls=PlainCommand, context_settings=settings)(make_command(function))
     return typer.main.get_command(holder)
 
 

@@ -32,7 +32,7 @@ def verify(
     output: Output,
     target: Annotated[
         str | None,
-        typer.Argument(metavar="[NS[/DOC]]", help="A namespace or one document; by default everything."),
+        typer.Argument(metavar="NS[/DOC]", help="A namespace or one document; by default everything."),
     ] = None,
     data: DataOption = None,
 ) -> None:

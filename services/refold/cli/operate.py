@@ -67,7 +67,9 @@ def config(
 
 
 def psql(
-    arguments: Annotated[list[str] | None, typer.Argument(help="Arguments of psql, after --.")] = None,
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="ARGUMENT", help="Arguments of psql: -c 'SELECT 1'")
+    ] = None,
     data: DataOption = None,
 ) -> None:
     """Run psql on the database of the system that runs on the data folder."""

@@ -219,6 +219,8 @@ def read_json(argument: str, field: str) -> Any:
 def _bytes_of(argument: str) -> bytes:
     if argument == "-":
         return sys.stdin.buffer.read()
+    if not argument:
+        raise Refused("bad_usage", "is empty; give a file, - for stdin, or the JSON itself")
     if argument.lstrip()[:1] in _OPENINGS or argument in _SCALARS or _NUMBER.fullmatch(argument):
         return argument.encode()
     path = argument.removeprefix("@")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from refold.client import Outcome
+    from refold.client import Change, Outcome
 
 SUMMARY_CHARS: Final = 100
 VALUE_CHARS: Final = 40
@@ -150,6 +150,21 @@ def print_items(items: Sequence[Any], columns: Mapping[str, Callable[[Any], Any]
         print_table(tuple(columns), [[cell(item) for cell in columns.values()] for item in items])
 
 
+def print_changes(changes: Sequence[Change], *, is_json: bool) -> None:
+    """Print changes; when they occurred is a column of its own where it differs from when they were recorded."""
+    columns: dict[str, Callable[[Change], Any]] = {
+        "version": lambda it: it.version,
+        "recorded": lambda it: short_time(it.recorded_at),
+        "occurred": lambda it: short_time(it.occurred_at),
+        "actor": lambda it: it.actor,
+        "type": lambda it: it.type,
+        "change": lambda it: change_summary(it.patch),
+    }
+    if all(change.occurred_at == change.recorded_at for change in changes):
+        del columns["occurred"]
+    print_items(changes, columns, is_json=is_json)
+
+
 def print_beside(progress: Progress, line: str) -> None:
     """Print a line on stderr without breaking the bar."""
     from rich.text import Text
@@ -167,6 +182,9 @@ def print_outcome(outcome: Outcome, *, is_json: bool) -> None:
     is_failed = not outcome.is_effective and outcome.status != "pending"
     if is_json:
         json_line(as_json(outcome))
+    elif outcome.status == "conflict":
+        line = f"conflict: {printable(outcome.detail)}; read it and try again"
+        say(line, COLOURS["conflict"], is_error=True)
     else:
         parts = (
             outcome.status,

@@ -21,12 +21,12 @@ from refold.cli.options import (
     read_time,
 )
 from refold.cli.output import (
-    change_summary,
     indented_json,
     json_array,
     json_document,
     json_line,
     note,
+    print_changes,
     print_items,
     printable,
     say,
@@ -58,7 +58,7 @@ async def get(
 ) -> None:
     """Print a document, as it is or as it was."""
     if version is not None and at is not None:
-        raise typer.BadParameter("--version and --at: give one of them")
+        raise typer.BadParameter("--version and --at: give only one of them")
     async with system.client() as refold:
         try:
             found = await refold.get(*target, version=version, at=at, clock=clock, path=path)
@@ -96,7 +96,11 @@ async def history(
     async with system.client() as refold:
         with suppress(DocumentAbsent):
             async for change in refold.history(
-                *target, after=after, limit=None if is_filtered else limit, path=path, is_reversed=is_reversed
+                *target,
+                after=after,
+                limit=None if is_filtered else limit + 1,
+                path=path,
+                is_reversed=is_reversed,
             ):
                 is_early = since is not None and change.recorded_at < since
                 is_late = until is not None and change.recorded_at > until
@@ -104,29 +108,23 @@ async def history(
                 if is_named and not is_early and not is_late:
                     changes.append(change)
                 # Recorded times only grow: beyond the wanted ones there are no more.
-                if len(changes) == limit or (is_early if is_reversed else is_late):
+                if len(changes) > limit or (is_early if is_reversed else is_late):
                     break
         if not changes:
             await check_document(refold, target)
-    columns = {
-        "version": lambda it: it.version,
-        "occurred": lambda it: short_time(it.occurred_at),
-        "actor": lambda it: it.actor,
-        "type": lambda it: it.type,
-        "change": lambda it: change_summary(it.patch),
-    }
-    print_items(changes, columns, is_json=output.is_json)
-    if len(changes) == limit and not output.is_json:
-        note(f"{limit} shown; more: --after {changes[-1].version}")
+    print_changes(changes[:limit], is_json=output.is_json)
+    if len(changes) > limit:
+        say(f"{limit} shown; more: --after {changes[limit - 1].version}", "dim", is_error=True)
 
 
 async def diff(
     target: DocumentArgument,
-    from_version: Annotated[int, typer.Argument(metavar="FROM", min=0)],
+    from_version: Annotated[int, typer.Argument(metavar="FROM", min=0, help="The version to compare from.")],
     system: System,
     output: Output,
     to_version: Annotated[
-        int | None, typer.Argument(metavar="[TO]", min=0, help="By default the newest version.")
+        int | None,
+        typer.Argument(metavar="TO", min=0, help="The version to compare to; by default the newest."),
     ] = None,
 ) -> None:
     """Print what changed between two versions.
@@ -166,7 +164,7 @@ async def list_(
 ) -> None:
     """Print a namespace's documents by id, as they are or as they were."""
     if sum(given is not None for given in (where, at, sequence)) > 1:
-        raise typer.BadParameter("--where, --at and --sequence: give one of them")
+        raise typer.BadParameter("--where, --at and --sequence: give only one of them")
     async with system.client() as refold:
         found = refold.list(
             namespace, prefix=prefix, where=where, at=at, clock=clock, sequence=sequence, limit=limit
@@ -187,7 +185,7 @@ async def rejections(
     system: System,
     output: Output,
     target: Annotated[
-        str | None, typer.Argument(metavar="[NS[/DOC]]", help="A document or a namespace; by default all.")
+        str | None, typer.Argument(metavar="NS[/DOC]", help="A document or a namespace; by default all.")
     ] = None,
     limit: LimitOption = ITEMS,
 ) -> None:
@@ -197,7 +195,7 @@ async def rejections(
     async with system.client() as refold:
         with suppress(DocumentAbsent):
             names = (namespace or None, document or None)
-            found = [rejection async for rejection in refold.rejections(*names, limit=limit)]
+            found = [rejection async for rejection in refold.rejections(*names, limit=limit + 1)]
         if not found and document:
             await check_document(refold, Target(namespace, document))
         elif not found and namespace:
@@ -210,7 +208,9 @@ async def rejections(
         "actor": lambda it: it.about.get("actor"),
         "detail": lambda it: it.detail,
     }
-    print_items(found, columns, is_json=output.is_json)
+    print_items(found[:limit], columns, is_json=output.is_json)
+    if len(found) > limit:
+        say(f"{limit} shown; more: --limit {2 * limit}", "dim", is_error=True)
 
 
 async def head_version(refold: Refold, target: Target) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args, get_
 
 import typer
 
-from refold.cli.output import change_summary, console, print_table, printable, say, short_json, short_time
+from refold.cli.output import console, print_changes, printable, say, short_json
 from refold.wiring.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ SHOWN_CHANGES: Final = 5
 SHOWN_OPERATIONS: Final = 6
 SHOWN_VERSIONS: Final = 20
 PANEL: Final = "Settings: each is also a REFOLD_… variable"
-_METAVARS: Final = {"bytes": "BYTES", "seconds": "SECONDS", "port": "PORT", "url": "URL", "http": "HOST:PORT"}
+_METAVARS: Final = {"bytes": "BYTES", "seconds": "SECONDS", "port": "PORT", "url": "URL", "max": "N"}
 
 FOLD: Final = ("cache_bytes_max", "commit_events_max", "state_lag_bytes", "state_lag_seconds")
 HTTP: Final = (
@@ -64,8 +64,10 @@ def _option(name: str) -> Any:
 def _metavar(name: str, annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return "|".join(get_args(annotation))
+    if name == "http":
+        return "HOST:PORT"
     words = name.split("_")
-    return next((_METAVARS[word] for word in reversed(words) if word in _METAVARS), words[-1].upper())
+    return next((metavar for word, metavar in _METAVARS.items() if word in words), words[-1].upper())
 
 
 UpFlags = flags("data", "nats_port", "postgres_port", "durability", *HTTP, *FOLD, "log_level")
@@ -140,8 +142,7 @@ async def _print_results(refold: Refold, recording: Recording) -> None:
 
     _title("Every change is kept", f"refold history {name} --reverse --limit {SHOWN_CHANGES}")
     history = refold.history(NAMESPACE, document, limit=SHOWN_CHANGES, is_reversed=True)
-    rows = [(it.version, short_time(it.recorded_at), change_summary(it.patch)) async for it in history]
-    print_table(("version", "recorded", "change"), rows)
+    print_changes([change async for change in history], is_json=False)
 
     first = max(1, last - SHOWN_VERSIONS)
     _title(f"What changed from version {first} to {last}", f"refold diff {name} {first} {last}")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from pathlib import Path
+from shutil import copyfileobj
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -29,10 +33,7 @@ COMPLAINTS_MAX: Final = 1_000
 async def import_(
     namespace: NamespaceArgument,
     file: Annotated[
-        Path,
-        typer.Argument(
-            exists=True, dir_okay=False, readable=True, metavar="FILE.jsonl", help="Plain, .zst or .gz."
-        ),
+        Path, typer.Argument(metavar="FILE", help="Plain, .zst or .gz; - for plain lines on stdin.")
     ],
     system: System,
     output: Output,
@@ -56,11 +57,11 @@ async def import_(
 
     begun = time.monotonic()
     try:
-        with working() as progress:
+        with _seekable(file) as path, working() as progress:
             listener = _import_listener(progress, file)
             async with system.client() as refold:
                 tally = await import_file(
-                    refold, namespace, file, listener, is_dry=is_dry, stops_on_error=stops_on_error
+                    refold, namespace, path, listener, is_dry=is_dry, stops_on_error=stops_on_error
                 )
     except asyncio.CancelledError:
         say("stopped; run the same command again to continue", is_error=True)
@@ -124,6 +125,20 @@ async def export(
         rate = f"{tally.lines / seconds:,.0f} lines/s, {tally.bytes / 1e6 / seconds:,.1f} MB/s"
         text = f"{_counts(tally)} as of sequence {tally.sequence} in {seconds:.1f} s ({rate})"
         say(text, is_error=True)
+
+
+@contextmanager
+def _seekable(file: Path) -> Iterator[Path]:
+    """Return the file; a copy of stdin for `-`, because an import reads its file twice."""
+    if str(file) != "-":
+        if not (file.is_file() and os.access(file, os.R_OK)):
+            raise typer.BadParameter(f"{file} is not a file that can be read")
+        yield file
+        return
+    with NamedTemporaryFile(prefix="refold-import-") as copy:
+        copyfileobj(sys.stdin.buffer, copy)
+        copy.flush()
+        yield Path(copy.name)
 
 
 def _import_listener(progress: Progress, file: Path) -> ImportListener:

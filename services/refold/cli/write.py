@@ -21,7 +21,7 @@ from refold.cli.options import (
     read_json,
     read_time,
 )
-from refold.cli.output import indented_json, note, print_outcome
+from refold.cli.output import indented_json, print_outcome, say
 from refold.cli.read import VersionOption, head_version
 from refold.core.errors import DocumentAbsent, Refused, VersionUnknown
 
@@ -118,7 +118,8 @@ async def restore(
     If VERSION is a delete, the document is deleted. Nothing is written if the document changes meanwhile.
     """
     if (version is None) == (at is None):
-        raise typer.BadParameter("--version or --at: give one of them")
+        count = "one" if version is None else "only one"
+        raise typer.BadParameter(f"--version or --at: give {count} of them")
     async with system.client() as refold:
         await check_document(refold, target)
         head = await head_version(refold, target)
@@ -158,16 +159,20 @@ async def edit(
         path = Path(tempfile.mkdtemp(prefix="refold-")) / f"{target.document[:64]}.json"
         path.write_text(indented_json(state) + "\n")
         await _run_editor(editor, path)
-        edited = read_json(f"@{path}", str(path))
-        if identical(edited, state):
-            _remove(path)
-            note("nothing changed")
-            return
-        outcome = await refold.put(*target, edited, **event.options(if_version=version))
-    if outcome.is_effective:
-        _remove(path)
-    else:
-        typer.echo(f"the edited text is kept: {path}", err=True)
+        is_kept = True
+        try:
+            edited = read_json(f"@{path}", "state")
+            if identical(edited, state):
+                is_kept = False
+                say("no change", is_error=True)
+                return
+            outcome = await refold.put(*target, edited, **event.options(if_version=version))
+            is_kept = not outcome.is_effective
+        finally:
+            if is_kept:
+                say(f"the edited text is kept: {path}", is_error=True)
+            else:
+                _remove(path)
     print_outcome(outcome, is_json=output.is_json)
 
 

@@ -134,7 +134,7 @@ class Gateway:
 
 def _unrouted(request: Request, allowed: str) -> Problem:
     if allowed:
-        detail = f"{request.method} is not supported by this resource; {allowed} is"
+        detail = f"{request.method} is not supported here; supported: {allowed}"
         return Problem(405, "method_not_allowed", detail, headers={"Allow": allowed})
     if b"%2f" in request.scope.get("raw_path", b"").lower():
         rule = f"a name is 1 to {NAME_CHARS_MAX} of A-Z a-z 0-9 _ - : = @ + ~, so it contains no /"

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 from typer.testing import CliRunner
@@ -10,6 +11,7 @@ from refold.cli import errors
 from refold.cli.app import COMMANDS, app, load
 from refold.cli.options import read_json
 from refold.cli.output import change_summary, print_table, printable
+from refold.cli.serve import flags
 from refold.core.errors import (
     DocumentAbsent,
     LogUnavailable,
@@ -108,6 +110,65 @@ def test_wrong_usage_exits_2(run, arguments):
     found = run(*arguments)
     is_ours = isinstance(found.exception, RefoldError)
     assert (errors.exit_code(found.exception) if is_ours else found.exit_code) == errors.USAGE
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("restore", "n/d", "3"), "a version is given as --version 3"),
+        (("get", "n/d", "3"), "a version is given as --version 3"),
+        (("restore", "n/d"), "give one of them"),
+        (("restore", "n/d", "--version", "1", "--at", "now"), "give only one of them"),
+        (("get", "n/d", "--version", "1", "--at", "now"), "give only one of them"),
+        (("list", "n", "--where", "$.a > 1", "--at", "now"), "give only one of them"),
+    ],
+)
+def test_wrong_usage_names_what_would_be_right(run, arguments, text):
+    assert text in " ".join(run(*arguments).output.split())
+
+
+def test_an_empty_argument_is_not_taken_for_a_file():
+    with pytest.raises(Refused, match="state: is empty; give a file, - for stdin, or the JSON itself"):
+        read_json("", "state")
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        ("get", "refold get [OPTIONS] NS/DOC"),
+        ("diff", "refold diff [OPTIONS] NS/DOC FROM [TO]"),
+        ("rejections", "refold rejections [OPTIONS] [NS[/DOC]]"),
+        ("verify", "refold verify [OPTIONS] [NS[/DOC]]"),
+        ("psql", "refold psql [OPTIONS] [ARGUMENT]..."),
+        ("import", "refold import [OPTIONS] NS FILE"),
+    ],
+)
+def test_a_usage_line_names_its_arguments_plainly(run, command, usage):
+    assert f"Usage: {usage} " in run(command, "--help").output
+
+
+def test_every_argument_has_a_help_text():
+    for name in COMMANDS:
+        command = load(name)
+        for parameter in command.params:
+            assert parameter.param_type_name != "argument" or parameter.help, (name, parameter.name)
+
+
+@pytest.mark.parametrize(
+    ("name", "placeholder"),
+    [
+        ("http", "HOST:PORT"),
+        ("http_waiting_max", "N"),
+        ("http_waiting_per_client_max", "N"),
+        ("http_body_seconds", "SECONDS"),
+        ("cache_bytes_max", "BYTES"),
+        ("commit_events_max", "N"),
+        ("nats_port", "PORT"),
+    ],
+)
+def test_the_placeholder_of_a_setting_is_what_it_takes(name, placeholder):
+    option = get_args(flags(name).__dataclass_fields__[name].type)[1]
+    assert option.metavar == placeholder
 
 
 @pytest.mark.parametrize(
