@@ -48,11 +48,15 @@ class WriteOptions(TypedDict, total=False):
 
 
 def headers_of(options: WriteOptions) -> dict[str, str]:
-    """Return the options as request headers. Raises `TypeError` for one that is unknown."""
+    """Return the options as request headers. Raises `TypeError` for one that is unknown or None."""
     for name in options.keys() - WriteOptions.__annotations__.keys():
         hint = did_you_mean(name, WriteOptions.__annotations__)
         raise TypeError(f"a write got an unexpected keyword argument {name!r}{hint}")
     given: dict[str, Any] = {"id": new_id(), **options}
+    for name, value in given.items():
+        if value is None:
+            # As text it would be an id or an author of that name.
+            raise TypeError(f"{name} is None: leave it out instead")
     headers = {header: form(given[name]) for name, (header, form) in _HEADERS.items() if name in given}
     return headers | ({"If-None-Match": "*"} if given.get("if_absent") else {})
 

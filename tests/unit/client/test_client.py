@@ -24,6 +24,7 @@ from refold.client import (
     ServiceUnavailable,
     TimedOut,
     VersionUnknown,
+    WriteOptions,
     sync,
     transport,
 )
@@ -190,6 +191,13 @@ async def test_a_misspelt_option_of_a_write_is_an_error_and_nothing_is_sent(gate
     for name, similar in (("if_verison", "if_version"), ("occured_at", "occurred_at")):
         with pytest.raises(TypeError, match=f"'{name}'; did you mean {similar}?"):
             await getattr(refold, write)("acme", "d", *arguments, **{name: 1})
+    assert gateway.asked == []
+
+
+@pytest.mark.parametrize("name", sorted(WriteOptions.__annotations__))
+async def test_an_option_of_a_write_is_never_sent_as_the_text_none(gateway, refold, name):
+    with pytest.raises(TypeError, match=f"{name} is None"):
+        await refold.put("acme", "d", 1, **{name: None})
     assert gateway.asked == []
 
 
