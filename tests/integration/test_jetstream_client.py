@@ -211,6 +211,14 @@ async def test_connecting_to_what_is_no_nats_server_has_a_deadline(first: bytes)
             await connect(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", connect_seconds=0.4)
 
 
+async def test_a_server_without_a_free_connection_is_named_as_such(broker: Broker) -> None:
+    host = await with_configuration(broker, "max_connections: 1")
+    first = await connect(host)
+    with pytest.raises(LogUnavailable, match="connection limit|maximum connections"):
+        await connect(host, connect_seconds=0.6)
+    await first.close()
+
+
 async def test_a_wrong_password_fails_at_once_and_is_not_shown(broker: Broker) -> None:
     address = host_of(broker.server.url("gateway")).replace("nats://", "nats://gateway:not-the-secret@")
     begun = time.monotonic()
