@@ -28,6 +28,7 @@ class FoldingRefold:
         """Raised in order by the next appends, after the events were folded."""
         self.before_append: list[Any] = []
         """Called in order before the next appends."""
+        self.first_outcomes: dict[tuple[str, str], Any] = {}
 
     def state(self, document: str) -> Any:
         """The head's state, ABSENT if there is none."""
@@ -39,12 +40,21 @@ class FoldingRefold:
         self.sequence += 1
         history.sequence = self.sequence - 1
         made = history.publish(event)
+        if "id" in event:
+            self.first_outcomes.setdefault((document, event["id"]), made)
+        return self._outcome(made)
+
+    async def outcome(self, _: str, document: str, *, event_id: str) -> Outcome:
+        """Return the outcome of the first event with this id."""
+        return self._outcome(self.first_outcomes[document, event_id])
+
+    def _outcome(self, made: Any) -> Outcome:
         first = made.first.status.name if made.first else ""
         return Outcome(
             status=made.status.name,
             version=made.version,
             sequence=self.sequence,
-            reason=made.reason,
+            reason=made.first.reason if made.first else made.reason,
             detail=made.detail,
             first_status=first,
         )

@@ -16,7 +16,9 @@ from typing import Any, Final, TypeVar, cast
 
 from refold.client import Outcome, Refold, WriteOptions
 from refold.client.responses import FAILED
+from refold.core import json_text
 from refold.core.errors import Refused, ServiceUnavailable, TimedOut
+from refold.core.stream import check_namespace
 from refold.transfer.files import LINE_BYTES_MAX, Line, LinesFile, parse_line
 from refold.transfer.planner import HeadCache, Planned, plan
 
@@ -69,9 +71,11 @@ async def import_file(
 ) -> ImportTally:
     """Import a file's lines into a namespace; refused lines go to the listener.
 
-    `is_dry`: check and count everything, append nothing. `stops_on_error`: import no line behind the first that is
-    refused, except those of the same batch (`BATCH_LINES_MAX`) when the fold rejects it.
+    `is_dry`: check and count everything, append nothing; times are compared with this machine's clock.
+    `stops_on_error`: import no line behind the first that is refused, except those of the same batch
+    (`BATCH_LINES_MAX`) when the fold rejects it.
     """
+    check_namespace(namespace)
     file = LinesFile(path)
     digest = file.digest()
     return await _Import(
@@ -159,7 +163,7 @@ class _Import:
         for line in lines:
             if line.number >= self.end_line:
                 break
-            plans.append(plan(line, self.heads, self.digest, attempt=attempt))
+            plans.append(plan(line, self.heads, self.digest, attempt=attempt, is_dry=self.is_dry))
             if plans[-1].refusal is not None and self.stops_on_error:
                 break
             await asyncio.sleep(0)
@@ -176,10 +180,18 @@ class _Import:
                 outcomes += [await self._put(planned) for planned in group]
             else:
                 outcomes += await self._append([each.event for each in group if each.event is not None])
-        return [
-            await self._look_up(planned, outcome) if outcome.status == "pending" else outcome
-            for planned, outcome in zip(sent, outcomes, strict=True)
-        ]
+        return [await self._final(*each) for each in zip(sent, outcomes, strict=True)]
+
+    async def _final(self, planned: Planned, outcome: Outcome) -> Outcome:
+        """Return the outcome of a pending event, and the first outcome of one that was rejected before."""
+        names, event = (self.namespace, planned.line.document), planned.event
+        if outcome.status == "pending":
+            outcome = await self._look_up(planned, outcome)
+        if outcome.status == "duplicate" and not outcome.is_effective and event is not None:
+            # A duplicate does not say why the first was rejected.
+            event_id = json_text.reread(event)["id"]
+            outcome = await self._retry(lambda: self.refold.outcome(*names, event_id=event_id))
+        return outcome
 
     async def _append(self, events: list[bytes]) -> list[Outcome]:
         async def append() -> list[Outcome]:

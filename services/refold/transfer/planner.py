@@ -6,6 +6,7 @@ Used by `refold.transfer.importer`. `HeadCache` holds the last state of each doc
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final, NamedTuple
@@ -15,9 +16,10 @@ from refold.core import json_text
 from refold.core.diff import diff
 from refold.core.document import ABSENT
 from refold.core.errors import DocumentAbsent, Refused
-from refold.core.fold import EVENT_BYTES_MAX
+from refold.core.fold import EVENT_BYTES_MAX, NEWEST
 from refold.core.json_text import Json
 from refold.core.split import split_write
+from refold.core.timestamp import parse_rfc3339
 from refold.transfer.files import Line
 
 HEADS_BYTES_MAX: Final = 256 * 1024 * 1024
@@ -73,11 +75,14 @@ class Planned(NamedTuple):
         return self.event is not None or self.put is not None
 
 
-def plan(line: Line, heads: HeadCache, file_digest: str, *, attempt: int = 0) -> Planned:
+def plan(
+    line: Line, heads: HeadCache, file_digest: str, *, attempt: int = 0, is_dry: bool = False
+) -> Planned:
     """Plan a line of a document whose head is loaded, and update the head.
 
     `attempt` counts from 1 when a line is tried again after another writer's change. A later line of the document
     may then have been imported, so its number does not show that this one was.
+    `is_dry`: refuse a time in the future here, because the log is not asked.
     """
     head = heads[line.document]
     if line.number <= head.line and not attempt:
@@ -87,6 +92,8 @@ def plan(line: Line, heads: HeadCache, file_digest: str, *, attempt: int = 0) ->
         change = _choose_change(line, heads)
         if change is None:
             return Planned(line)
+        if is_dry:
+            _check_time(line)
         fields = _fields(line, head, file_digest, attempt)
         planned = Planned(line, event=json_text.dumps({"doc": line.document, **change, **fields}))
         versions = 1
@@ -109,6 +116,14 @@ def _check_version(line: Line, heads: HeadCache) -> None:
         raise _version_differs(line, f"the document's next version here is {following}")
     if line.version is not None and line.document in heads.broken:
         raise _version_differs(line, "a line of the document before it was refused")
+
+
+def _check_time(line: Line) -> None:
+    """Refuse what the log would refuse if its clock were this machine's."""
+    ahead = NEWEST.limits.occurred_ahead_nanoseconds
+    if parse_rfc3339(line.occurred_at) > time.time_ns() + ahead:
+        rule = f"more than {ahead // 60_000_000_000} minutes after now, by this machine's clock"
+        raise Refused("occurred_in_future", rule, field="ts", shape=line.occurred_at)
 
 
 def _count_events(line: Line, fields: dict[str, Json]) -> int:

@@ -2,11 +2,12 @@
 
 import json
 import random
+import time
 
 import pytest
 
 from refold.core.document import ABSENT
-from refold.core.errors import ServiceUnavailable
+from refold.core.errors import Refused, ServiceUnavailable
 from refold.transfer import ImportListener, import_file
 from refold.transfer import importer as module
 from support.folding import FoldingRefold
@@ -17,6 +18,7 @@ class Recorder:
 
     def __init__(self):
         self.refused = []
+        self.texts = []
         self.waited = 0
         self.tallies = []
 
@@ -24,8 +26,12 @@ class Recorder:
         def waiting(_):
             self.waited += 1
 
+        def refused(number, why):
+            self.refused.append((number, why.reason))
+            self.texts.append(str(why))
+
         return ImportListener(
-            refused=lambda number, why: self.refused.append((number, why.reason)),
+            refused=refused,
             progress=lambda tally: self.tallies.append(tally.lines),
             waiting=waiting,
         )
@@ -55,9 +61,9 @@ def versions(document, values, first=1, **others):
     return [line | {"version": version} for version, line in enumerate(lines, first)]
 
 
-async def run_import(refold, path):
+async def run_import(refold, path, **options):
     recorder = Recorder()
-    return await import_file(refold, "n", path, recorder.listener()), recorder
+    return await import_file(refold, "n", path, recorder.listener(), **options), recorder
 
 
 BIG = {f"k{i}": i for i in range(50)}
@@ -181,6 +187,34 @@ async def test_a_rejected_line_is_named_and_later_lines_continue_from_the_state_
     assert recorder.refused == [(2, "occurred_in_future")]
     assert (tally.events, tally.refused) == (4, 1)
     assert refold.state("d") == {**BIG, "k4": 0}
+
+
+async def test_a_dry_run_finds_a_time_in_the_future_and_says_by_whose_clock(path):
+    now = time.time()
+    times = [now - 10, now + 200, now + 86_400, "2200-01-01", "2200-01-01"]
+    lines = states("d", [1, 2, 3, 4, 2])
+    write(path, [line | {"ts": ts} for line, ts in zip(lines, times, strict=True)])
+    refold = FoldingRefold()
+    tally, recorder = await run_import(refold, path, is_dry=True)
+    assert recorder.refused == [(3, "occurred_in_future"), (4, "occurred_in_future")]
+    assert "more than 5 minutes after now, by this machine's clock" in recorder.texts[0]
+    assert (tally.events, tally.refused, tally.unchanged, refold.appended) == (2, 2, 1, [])
+
+
+async def test_a_rejected_line_has_the_same_reason_when_the_import_runs_again(path):
+    write(path, [line | {"ts": "2200-01-01"} for line in states("d", [1, 2])])
+    refold = FoldingRefold()
+    texts = [(await run_import(refold, path))[1].texts for _ in range(2)]
+    assert texts[0] == texts[1]
+    assert "more than five minutes after recorded time" in texts[0][0]
+
+
+async def test_a_bad_namespace_is_refused_before_any_line(path):
+    write(path, ["{", "{"])
+    recorder = Recorder()
+    with pytest.raises(Refused, match="system's own") as refused:
+        await import_file(FoldingRefold(), "_bad", path, recorder.listener())
+    assert (refused.value.reason, recorder.refused) == ("reserved_namespace", [])
 
 
 async def test_many_refused_lines_of_one_document_are_named_one_by_one_and_cost_few_events(path, monkeypatch):
