@@ -309,6 +309,13 @@ def test_verify_without_a_running_system_exits_3(refold, tmp_path):
     assert (found.code, found.err.count("\n")) == (3, 1)
 
 
+@pytest.mark.parametrize("command", ["verify", "rebuild", "psql", "status", "config --running"])
+def test_without_a_running_system_every_command_names_the_folder_and_how_to_start_one(command, tmp_path):
+    found = run_refold(*command.split(), REFOLD_DATA=str(tmp_path))
+    assert found.returncode == 3
+    assert f"no system runs on {tmp_path}; start it with `refold up --data {tmp_path}`" in found.stderr
+
+
 @pytest.mark.parametrize("command", ["verify", "rebuild"])
 def test_a_dead_system_is_reported_at_once_and_stdout_stays_empty(command, tmp_path):
     """The endpoints of a system that was killed are still in its folder."""

@@ -90,10 +90,21 @@ async def test_a_part_that_was_killed_is_there_again_and_nothing_is_lost(up, nam
 
 
 def test_a_second_one_in_the_same_folder_is_refused_by_name(up):
-    found = run_refold("up", "--data", str(up.data), "--http", "127.0.0.1:0", "--nats-port", "0")
+    # Its ports are taken too; but the folder is the reason.
+    port = up.endpoints()["nats"].rpartition(":")[2]
+    found = run_refold("up", "--data", str(up.data), "--http", urlsplit(up.url).netloc, "--nats-port", port)
     assert found.returncode == 1
     assert "data_folder_in_use" in found.stderr
     assert str(up.process.pid) in found.stderr
+
+
+def test_a_data_folder_that_is_a_file_is_said_to_be_no_folder(tmp_path):
+    path = tmp_path / "file"
+    path.touch()
+    found = run_refold("up", "--data", str(path), "--http", "127.0.0.1:0", "--nats-port", "0")
+    assert found.returncode == 1
+    assert "the data folder cannot be used: it is not a folder" in found.stderr
+    assert "Errno" not in found.stderr
 
 
 @pytest.mark.parametrize("flag", ["--http", "--nats-port", "--postgres-port"])
@@ -141,8 +152,12 @@ def test_commands_find_it_with_its_settings_and_sighup_ends_it_and_its_endpoints
     assert json.loads(found.stdout) == running_settings(running.data)
     found = run_refold("psql", "--", "-Atc", "SELECT 40 + 2", REFOLD_DATA=str(running.data))
     assert (found.returncode, found.stdout) == (0, "42\n"), found.stderr
-    shown = {row["setting"]: row["value"] for row in running_settings(running.data)}
-    assert (shown["postgres_port"], shown["durability"]) == (str(port), "os")
+    shown = {row["setting"]: (row["value"], row["from"]) for row in running_settings(running.data)}
+    assert shown["postgres_port"] == (str(port), "command line")
+    assert shown["durability"] == ("os", "command line")
+    assert shown["log_level"][1] == "default"
+    status = run_refold("status", "--data", str(running.data)).stdout.splitlines()
+    assert f"nats    {running.endpoints()['nats']}" in status
     assert running.stop(signal.SIGHUP) == 0
     assert not (running.data / "endpoints.json").exists()
     assert not (running.data / "settings.json").exists()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from refold.cli.options import DEFAULT_DATA, DataOption, Output, System, make_command
 from refold.cli.output import json_array, json_line, print_table, say
-from refold.core.errors import ServiceUnavailable
 
 if TYPE_CHECKING:
     from refold.client import Namespace
@@ -57,8 +55,9 @@ def config(
         from refold.wiring.settings import described, load, unknown_variables
 
         rows, whose = described(load(data=data)), "a service started here; --running: of the running system"
-        for name in unknown_variables():
-            say(f"{name} is not a setting: misspelt?", "yellow", is_error=True)
+        for name, nearest in unknown_variables().items():
+            hint = f": did you mean {nearest}?" if nearest else ""
+            say(f"{name} is not a setting{hint}", "yellow", is_error=True)
     if output.is_json:
         json_array(list(rows))
         return
@@ -122,10 +121,9 @@ log.command("create")(make_command(create))
 def _postgres_url(system: System) -> str:
     endpoints = system.endpoints()
     if "postgres" not in endpoints:
-        folder: Path = system.data or DEFAULT_DATA
-        raise ServiceUnavailable(
-            f"no system runs on {folder}: name its folder by --data", missing=str(folder)
-        )
+        from refold.embedded.files import no_system
+
+        raise no_system(system.data)
     return str(endpoints["postgres"])
 
 
@@ -133,9 +131,10 @@ def _print_status(system: System, facts: dict[str, Any], namespaces: tuple[Names
     from refold.client.transport import full_url
 
     say(f"url     {full_url(system.gateway_url())}")
-    if not system.url and "postgres" in system.endpoints():
+    if not system.url and "nats" in (endpoints := system.endpoints()):
         option = f" --data {system.data}" if system.data else ""
         say(f"sql     refold psql{option}")
+        say(f"nats    {endpoints['nats']}")
     say(f"log     {facts['log_id']}, fold {facts['fold']}, {facts['last_sequence']:,} events")
     lag = f"behind by {facts['lag_events']:,} events ({facts['lag_seconds']:.3f} s)"
     say(f"folded  {facts['folded_sequence']:,}, {lag}", "yellow" if facts["lag_events"] else "")

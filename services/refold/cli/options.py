@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, ge
 
 import typer
 
-from refold.core.errors import Refused, ServiceUnavailable
+from refold.core.errors import Refused
 
 if TYPE_CHECKING:
     from refold.client import Refold
@@ -127,8 +127,9 @@ class System:
             return self.url
         endpoints = self.endpoints()
         if self.data is not None and not endpoints:
-            message = f"no system runs on {self.data}; start it with `refold up --data {self.data}`"
-            raise ServiceUnavailable(message, missing=str(self.data / "endpoints.json"))
+            from refold.embedded.files import no_system
+
+            raise no_system(self.data)
         return str(endpoints.get("http") or DEFAULT_URL)
 
     def endpoints(self) -> dict[str, Any]:

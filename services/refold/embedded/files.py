@@ -16,6 +16,7 @@ import orjson
 
 from refold.core.errors import EmbeddedError, Refused, ServiceUnavailable
 
+DEFAULT_DATA: Final = Path(".refold")
 ENDPOINTS: Final = "endpoints.json"
 RUNNING_SETTINGS: Final = "settings.json"
 SECRETS: Final = "secrets.json"
@@ -38,8 +39,17 @@ def running_settings(data: Path) -> list[dict[str, Any]]:
     """
     found = _read_of_running(data, RUNNING_SETTINGS).get("settings")
     if found is None:
-        raise ServiceUnavailable(f"no system runs on the data folder {data}", missing=str(data))
+        raise no_system(data)
     return list(found)
+
+
+def no_system(data: Path | None) -> ServiceUnavailable:
+    """Return the error that no system runs on a data folder; None is the default one, which nothing named."""
+    folder = data or DEFAULT_DATA
+    hint = f"`refold up --data {data}`" if data else "`refold up`, or name the folder of another (--data)"
+    return ServiceUnavailable(
+        f"no system runs on {folder}; start it with {hint}", missing=str(folder / ENDPOINTS)
+    )
 
 
 def write_endpoints(

@@ -138,7 +138,9 @@ def _lock(path: Path) -> tuple[Path, int]:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise EmbeddedError(f"the data folder cannot be used: {error}", folder=str(folder)) from error
+        is_other = folder.exists() and not folder.is_dir()
+        reason = "it is not a folder" if is_other else error.strerror
+        raise EmbeddedError(f"the data folder cannot be used: {reason}", folder=str(folder)) from error
     for _ in range(_LOCK_ATTEMPTS_MAX):
         if _is_locked(file):
             os.truncate(file, 0)

@@ -14,7 +14,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from refold.core.errors import ServiceUnavailable
-from refold.embedded.files import ENDPOINTS, read_endpoints, read_passwords
+from refold.embedded.files import SECRETS, no_system, read_endpoints, read_passwords
 from refold.embedded.folder import DataFolder, open_folder
 from refold.embedded.nats import Durability, NatsServer, start_nats
 from refold.embedded.postgres import PostgresServer, start_postgres
@@ -74,8 +74,8 @@ async def servers_of(settings: Settings) -> AsyncIterator[Servers]:
     holds no system.
     """
     if not read_passwords(settings.data):
-        message = "there is no system's data: name its folder (--data), or set REFOLD_NATS_URL and REFOLD_POSTGRES_URL"
-        raise ServiceUnavailable(message, missing=str(settings.data))
+        message = f"{settings.data} holds no system's data; is it the right folder (--data)?"
+        raise ServiceUnavailable(message, missing=str(settings.data / SECRETS))
     async with running_servers(settings.data, durability=settings.durability) as servers:
         yield servers
 
@@ -94,10 +94,7 @@ def reach(data: Path | None) -> Settings:
         return settings
     endpoints, passwords = read_endpoints(settings.data), read_passwords(settings.data)
     if not endpoints or "projector" not in passwords:
-        message = (
-            "no system runs there: name its folder (--data), or set REFOLD_NATS_URL and REFOLD_POSTGRES_URL"
-        )
-        raise ServiceUnavailable(message, missing=str(settings.data / ENDPOINTS))
+        raise no_system(settings.data if is_named else None)
     address = urlsplit(str(endpoints["nats"])).netloc
     nats_url = f"nats://projector:{passwords['projector']}@{address}"
     return load(data=data, nats_url=nats_url, postgres_url=endpoints["postgres"])

@@ -121,8 +121,8 @@ def start(service: str, run: Callable[[Settings], Coroutine[Any, Any, None]], **
     settings = load(**flags)
     configure(settings.log_level, service=service)
     log = get_logger()
-    for name in unknown_variables():
-        log.warning("variable_unknown", variable=name)
+    for name, nearest in unknown_variables().items():
+        log.warning("variable_unknown", variable=name, nearest=nearest)
     try:
         uvloop.run(run(settings))
     except RefoldError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -14,6 +15,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from refold.core.errors import Refused
+from refold.embedded.files import DEFAULT_DATA
 from refold.gateway import BODY_SECONDS, IDLE_SECONDS, WAITING_MAX, WAITING_PER_CLIENT_MAX
 from refold.store import STATE_LAG_BYTES, STATE_LAG_SECONDS
 from refold.telemetry import redacted_text
@@ -92,7 +94,7 @@ class Settings(BaseSettings):
 
     url: str | None = Field(None, pattern=r"^https?://")
     """Where commands find a running gateway."""
-    data: Path = Path(".refold")
+    data: Path = DEFAULT_DATA
     """Data folder of `refold up`."""
     http: _Address = "127.0.0.1:8080"
     """Where the gateway listens, HOST:PORT; port 0 = any free one."""
@@ -149,6 +151,20 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level logged."""
 
+    _flags: frozenset[str] = frozenset()
+
+    def __init__(self, **flags: Any) -> None:
+        """Validate flags before variables before defaults."""
+        super().__init__(**flags)
+        # A command may hand on a variable as a flag.
+        self._flags = frozenset(
+            name for name, value in flags.items() if str(value) != os.environ.get(_variable(name))
+        )
+
+    def is_flag(self, name: str) -> bool:
+        """Return whether a setting was given on the command line."""
+        return name in self._flags
+
     def required(self, name: str) -> str:
         """Return an address that a service cannot do without, its secret in the clear; refuse its absence."""
         secret: SecretStr | None = getattr(self, name)
@@ -187,19 +203,18 @@ def described(settings: Settings) -> list[dict[str, str]]:
         {
             "setting": name,
             "value": _shown(getattr(settings, name)),
-            "from": _variable(name) if name in settings.model_fields_set else "default",
+            "from": _source(settings, name),
             "description": field.description or "",
         }
         for name, field in Settings.model_fields.items()
     ]
 
 
-def unknown_variables() -> list[str]:
-    """Name the `REFOLD_*` variables that are no settings: most likely misspelt."""
+def unknown_variables() -> dict[str, str]:
+    """Return the `REFOLD_*` variables that are no settings, each with the most similar one, empty if there is none."""
     known = {_variable(name) for name in Settings.model_fields}
-    return sorted(
-        name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known
-    )
+    unknown = (name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+    return {name: next(iter(get_close_matches(name.upper(), known, n=1)), "") for name in sorted(unknown)}
 
 
 def _shown(value: object) -> str:
@@ -212,6 +227,12 @@ def _plain(value: object) -> object:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     return str(value) if isinstance(value, Path) else value
+
+
+def _source(settings: Settings, name: str) -> str:
+    if name not in settings.model_fields_set:
+        return "default"
+    return "command line" if settings.is_flag(name) else _variable(name)
 
 
 def _variable(name: str) -> str:

@@ -88,10 +88,9 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
 
     Raises `ChildFailed` if a part dies too often.
     """
-    listeners = {"projector": Listener.choose(settings.probe), "gateway": Listener.choose(settings.http)}
     async with AsyncExitStack() as stack:
         # They load their code while the servers start.
-        processes = {name: start_process(name) for name in listeners}
+        processes = {name: start_process(name) for name in ("projector", "gateway")}
         for process in processes.values():
             stack.push_async_callback(process.stop)
         servers = await stack.enter_async_context(
@@ -102,6 +101,8 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
                 postgres_port=settings.postgres_port,
             )
         )
+        # After the folder is locked: of a second system, the folder is the fault and not its ports.
+        listeners = {"projector": Listener.choose(settings.probe), "gateway": Listener.choose(settings.http)}
         log_id = await make_embedded_log(servers, settings.postgres_schema)
         await refuse_damaged(servers, settings.postgres_schema, log_id)
         _say_servers(servers, settings, log_id, say)

@@ -52,8 +52,8 @@ def test_a_misspelt_variable_is_warned_of(lines, monkeypatch):
         pass
 
     start("gateway", run)
-    assert [(line["event"], line["variable"]) for line in lines()] == [
-        ("variable_unknown", "REFOLD_NATS_ULR")
+    assert [(line["event"], line["variable"], line["nearest"]) for line in lines()] == [
+        ("variable_unknown", "REFOLD_NATS_ULR", "REFOLD_NATS_URL")
     ]
 
 

@@ -90,6 +90,18 @@ def test_what_is_in_force_is_listed_without_secrets_and_with_its_source(monkeypa
     assert rows["http"] == ("127.0.0.1:8080", "default")
 
 
+def test_the_source_of_a_setting_is_the_command_line_its_variable_or_the_default(monkeypatch):
+    monkeypatch.setenv("REFOLD_DATA", "/d")
+    monkeypatch.setenv("REFOLD_NATS_PORT", "1")
+    monkeypatch.setenv("REFOLD_LOG_LEVEL", "error")
+    # The commands hand REFOLD_DATA on as a flag.
+    settings = load(data="/d", nats_port="2", wait_seconds="3", http=None)
+    sources = {row["setting"]: row["from"] for row in described(settings)}
+    names = ("data", "nats_port", "wait_seconds", "log_level", "http")
+    expected = ["REFOLD_DATA", "command line", "command line", "REFOLD_LOG_LEVEL", "default"]
+    assert [sources[name] for name in names] == expected
+
+
 def test_settings_themselves_never_print_a_secret():
     assert "s3cret" not in repr(load(postgres_url="postgres://u:s3cret@h/db"))
 
@@ -99,9 +111,11 @@ def test_a_missing_address_is_named_by_its_variable():
         load().required("nats_url")
 
 
-def test_a_misspelt_variable_is_found(monkeypatch):
+def test_a_misspelt_variable_is_found_with_the_nearest_setting(monkeypatch):
     monkeypatch.setenv("REFOLD_NATS_ULR", "nats://h")
-    assert "REFOLD_NATS_ULR" in unknown_variables()
+    monkeypatch.setenv("REFOLD_XYZZY", "1")
+    unknown = unknown_variables()
+    assert (unknown["REFOLD_NATS_ULR"], unknown["REFOLD_XYZZY"]) == ("REFOLD_NATS_URL", "")
 
 
 def test_a_child_is_handed_the_same_settings_with_changes(monkeypatch):
