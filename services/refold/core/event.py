@@ -71,10 +71,11 @@ def _check_all(envelope: Envelope, limits: Limits, shapes: Operations) -> Event:
     fields = envelope.fields
     if not fields.keys() <= FIELDS:
         name = min(fields.keys() - FIELDS)
-        reason, rule, field = "unknown_field", "the envelope has no such field", repr(name[:64])
         if name in LATER_FIELDS:
-            reason, rule, field = "not_in_this_fold", "belongs to a later fold", name
-        raise Refused(reason, rule, field=field, shape=shape_of(fields[name]))
+            rule = "belongs to a later fold"
+            raise Refused("not_in_this_fold", rule, field=name, shape=shape_of(fields[name]))
+        rule = "the version that an event expects is `base`" if name == "if_version" else _KNOWN_FIELDS
+        raise Refused("unknown_field", f"an event has no such field; {rule}", field=repr(name[:64]))
     named = sorted(fields.keys() & CHANGES.keys())
     if len(named) != 1:
         rule = "exactly one of patch, merge, put, delete"
@@ -134,5 +135,6 @@ def _bad(field: str, rule: str, value: Json) -> Refused:
     return Refused("bad_field", rule, field=field, shape=shape_of(value))
 
 
+_KNOWN_FIELDS: Final = f"its fields are {', '.join(sorted(FIELDS))}"
 _PATCH: Final = Kind.patch
 _PLAIN_TEXTS: Final = frozenset(TEXTS) - {"id"}

@@ -126,7 +126,7 @@ def _scan(data: bytes, depth_max: int) -> Json:
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        raise Refused("bad_json", f"not UTF-8 at byte {error.start}", shape=shape_of(data)) from None
+        raise Refused("bad_json", f"not UTF-8 at byte {error.start}") from None
     if _text_depth(data, depth_max) > depth_max:
         _refuse_too_deep(depth_max, data)
     try:
@@ -160,7 +160,7 @@ def _explain(text: str) -> NoReturn:
     try:
         _WELL_FORMED.decode(text)
     except ValueError as error:
-        raise Refused("bad_json", f"not JSON: {error}", shape=shape_of(text)) from None
+        raise Refused("bad_json", f"not JSON: {error}") from None
     _IN_RANGE.decode(text)
     _STRICT.decode(text)
     raise AssertionError("the same text was refused a moment ago")

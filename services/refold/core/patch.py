@@ -183,7 +183,8 @@ def _test(edit: UndoLog, operation: Operation) -> None:
     _, tokens, value, _ = operation
     found = resolve(edit.root, tokens)
     if not equal(found, value):
-        raise Refused("test_failed", "the value there is another", field="value", shape=shape_of(found))
+        message = "the test failed: the document has another value at the path"
+        raise Refused("test_failed", message, field="value", shape=shape_of(found))
 
 
 def _resolve_source(root: Json, source: tuple[str, ...]) -> Json:

@@ -62,7 +62,8 @@ def index(token: str, count: int) -> int:
         place = int(token)
         if place < count:
             return place
-        raise Refused("target_missing", f"the index is not below {count}", shape=f"index {place}")
+        message = f"the index must be below {count}" if count else "the array is empty"
+        raise Refused("target_missing", message, shape=f"index {place}")
     message = "an array's index is digits without leading zeros"
     raise Refused("target_missing", message, shape=shape_of(token))
 

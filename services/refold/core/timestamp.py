@@ -42,11 +42,11 @@ def _nanoseconds(found: re.Match[str], text: str, field: str) -> int:
     numbers = [int(digits or 0) for digits in found.group(1, 2, 3, 5, 6, 7, 10, 11)]
     year, month, day, hour, minute, second, offset_hour, offset_minute = numbers
     if hour > 23 or minute > 59 or second > 59 or offset_hour > 23 or offset_minute > 59:
-        raise _refused(field, text, "hours to 23, minutes and seconds to 59")
+        raise _refused(field, text, "within 23:59:59, its offset too")
     try:
         days = date(year, month, day).toordinal() - _EPOCH_DAY
     except ValueError:
-        raise _refused(field, text, "a day of the calendar") from None
+        raise _refused(field, text, "on a day that the calendar has") from None
     offset_seconds = (offset_hour * 60 + offset_minute) * (-60 if found[9] == "-" else 60)
     seconds = ((days * 24 + hour) * 60 + minute) * 60 + second - offset_seconds
     return _checked(seconds * _SECOND + int((found[8] or "").ljust(9, "0")), text, field)

@@ -6,7 +6,6 @@ Nothing is published that the fold would reject unseen. Part of `refold.gateway.
 from __future__ import annotations
 
 from dataclasses import replace
-from time import time_ns
 from typing import Final, Literal
 
 import orjson
@@ -23,7 +22,7 @@ from refold.core.history import NEVER, Clock, Point, Snapshot
 from refold.core.json_text import Json
 from refold.core.pointer import parse, resolve
 from refold.core.stream import NAME_CHARS_MAX, check_name, check_namespace
-from refold.core.timestamp import format_time, is_relative, parse_time
+from refold.core.timestamp import format_time, is_relative
 from refold.gateway.consistency import BareHead
 from refold.gateway.context import Context, context_of
 from refold.gateway.inflight import deadline_in, waiting
@@ -41,6 +40,7 @@ from refold.gateway.requests import (
     is_unchanged,
     read_json,
     read_query,
+    read_time,
     refuse_contradictions,
     refuse_query,
     wait_seconds,
@@ -129,7 +129,7 @@ async def _point(
         return Point(Clock.sequence, query.sequence)
     if query.at is None:
         return None
-    time = parse_time(query.at, now=time_ns())
+    time = read_time(query.at)
     if query.clock == "occurred":
         return Point(Clock.occurred, time)
     await context.consistency.wait_for_time(time, deadline, key)
@@ -152,7 +152,7 @@ async def _absent(context: Context, key: Key, snapshot: Snapshot, query: ReadQue
     detail = f"{begun}, of sequence {first.sequence}, was recorded at {recorded_at}"
     if query.at is not None and query.clock == "occurred":
         detail = f"{begun} occurred at {occurred_at}"
-    elif query.at is not None and first.occurred_at <= parse_time(query.at, now=time_ns()):
+    elif query.at is not None and first.occurred_at <= read_time(query.at):
         detail += f" and occurred at {occurred_at}: ask with clock=occurred"
     return DocumentAbsent(f"{detail}; its head is version {head_version}", **facts)
 

@@ -124,7 +124,9 @@ async def read_outcome_by_id(request: Request) -> Response:
             raise TimedOut("the projection did not catch up with the log in time")
         found = await context.history.outcome_of_id(*key, query.id)
     if found is None:
-        raise Problem(404, "outcome_unknown", "the document's last events have none with this id", field="id")
+        raise Problem(
+            404, "outcome_unknown", "the document has no event with this id among its last ones", field="id"
+        )
     return json_response(found)
 
 

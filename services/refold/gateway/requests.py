@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import dataclass
+from decimal import Decimal
+from time import time_ns
 from typing import Annotated, Final, Literal, TypeVar
 from urllib.parse import parse_qsl
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 
@@ -22,6 +24,7 @@ from refold.core.event import VERSION_MAX
 from refold.core.fold import EVENT_BYTES_MAX, NEWEST
 from refold.core.json_text import Json
 from refold.core.stream import check_name
+from refold.core.timestamp import parse_time
 from refold.gateway.consistency import BareHead
 from refold.gateway.context import context_of
 from refold.gateway.inflight import hold_body, waiting
@@ -58,25 +61,34 @@ def path_sequence(request: Request) -> int:
 
 
 _INTEGER: Final = re.compile(r"0|-?[1-9][0-9]{0,39}")
-_INTEGER_RULE: Final = "a whole number in plain digits, such as 12"
+_INTEGER_RULE: Final = "a whole number from 0 in plain digits, such as 12"
 _SECONDS: Final = re.compile(r"\d{1,9}(\.\d{1,40})?([eE][+-]?\d{1,3})?", re.ASCII)
 
 
-def _written_as(pattern: re.Pattern[str], rule: str) -> BeforeValidator:
-    """Refuse a text that Pydantic reads as a number but no language prints for one: `1.0`, ` 1`, `+1`, `01`, `1_0`."""
+def _number(pattern: re.Pattern[str], least: int, most: int, rule: str) -> BeforeValidator:
+    """Refuse a number out of range, and a text that no language prints for one: `1.0`, ` 1`, `+1`, `01`, `1_0`."""
 
     def check(given: object) -> object:
-        if isinstance(given, str) and not pattern.fullmatch(given):
+        if isinstance(given, str) and not (pattern.fullmatch(given) and least <= Decimal(given) <= most):
             raise PydanticCustomError("number", rule)
         return given
 
     return BeforeValidator(check)
 
 
-_PLAIN_INTEGER: Final = _written_as(_INTEGER, _INTEGER_RULE)
-Version = Annotated[int, Field(ge=0, le=VERSION_MAX), _PLAIN_INTEGER]
-Limit = Annotated[int, Field(ge=1, le=ANSWER_ITEMS_MAX), _PLAIN_INTEGER]
-Timeout = Annotated[float, Field(ge=0, le=WAIT_SECONDS_MAX), _written_as(_SECONDS, "seconds, such as 2.5")]
+Version = Annotated[int, _number(_INTEGER, 0, VERSION_MAX, _INTEGER_RULE)]
+Limit = Annotated[
+    int,
+    _number(
+        _INTEGER,
+        1,
+        ANSWER_ITEMS_MAX,
+        f"a whole number from 1 to {ANSWER_ITEMS_MAX} in plain digits, such as 12",
+    ),
+]
+Timeout = Annotated[
+    float, _number(_SECONDS, 0, WAIT_SECONDS_MAX, f"seconds from 0 to {WAIT_SECONDS_MAX}, such as 2.5")
+]
 
 
 class NoQuery(BaseModel):
@@ -114,13 +126,29 @@ def read_query(request: Request, model: type[Query]) -> Query:
         if fault["type"] == "extra_forbidden":
             detail = f"{field}: this resource has no such parameter"
             raise Problem(422, "unknown_parameter", detail, field=field) from error
-        raise Problem(422, "bad_parameter", f"{field}: {fault['msg']}", field=field) from error
+        rule = "is required" if fault["type"] == "missing" else fault["msg"].replace("Input should", "must")
+        raise Problem(422, "bad_parameter", f"{field}: {rule}", field=field) from error
 
 
 def refuse_query(request: Request) -> None:
     """Refuse any query parameter."""
     if request.scope["query_string"]:
         read_query(request, NoQuery)
+
+
+def read_time(text: str) -> int:
+    """Read a time of a query, in nanoseconds."""
+    try:
+        return parse_time(text, now=time_ns())
+    except Refused as refused:
+        if not _LOST_PLUS.search(text):
+            raise
+        rule = f"{refused.message}; the + of an offset is written %2B in a URL"
+        raise Refused(refused.reason, rule, field=refused.field, shape=refused.shape) from None
+
+
+_LOST_PLUS: Final = re.compile(r":\d{2}(\.\d+)? \d{2}:\d{2}$")
+"""A space where `+` stood: unencoded, it is a space in a query."""
 
 
 def refuse_contradictions(query: PointQuery, *names: str) -> None:

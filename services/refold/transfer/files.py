@@ -141,7 +141,7 @@ def parse_line(number: int, text: bytes) -> Line:
         raise Refused("bad_line", "a line is a JSON object", shape=shape_of(fields))
     for name in ("doc", "state", "ts"):
         if name not in fields:
-            raise Refused("bad_line", "must be there", field=name, shape="nothing")
+            raise Refused("bad_line", "is missing", field=name)
     version = _version(fields)
     state = fields["state"]
     return Line(

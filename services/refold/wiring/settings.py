@@ -182,7 +182,8 @@ def load(**flags: Any) -> Settings:
         fault = error.errors(include_url=False, include_input=False)[0]
         name = str(fault["loc"][0]) if fault["loc"] else ""
         source = f"--{name.replace('_', '-')}" if name in given else _variable(name)
-        message = fault["msg"].removeprefix("Value error, ")
+        message = fault["msg"].removeprefix("Value error, ").replace("Input should", "must")
+        message = message.partition(", unable to")[0]
         raise Refused("bad_setting", message, field=source) from error
 
 

@@ -28,7 +28,7 @@ IS_EVENT = validator(EVENT)
 UNSAID = (
     "v: the envelope's version is 1 (got number)",
     "base: must be a version: an integer from 0 (got number)",
-    "occurred_at: a time must be a day of the calendar",
+    "occurred_at: a time must be on a day that the calendar has",
     "occurred_at: a time must be within int64 nanoseconds",
     "a value cannot move into itself",
 )

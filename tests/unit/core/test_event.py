@@ -234,3 +234,11 @@ def test_json_that_hides_something_is_refused(body, reason):
 
 def test_the_first_field_by_name_is_the_one_that_is_named():
     assert refusal({"put": 1, "zzz": 1, "aaa": 1, "session": 1}) == ("unknown_field", "'aaa'")
+
+
+@pytest.mark.parametrize(("field", "hint"), [("state", "base, causation_id, "), ("if_version", "is `base`")])
+def test_an_unknown_field_is_refused_with_those_that_exist(field, hint):
+    with pytest.raises(Refused) as refused:
+        decoded({"put": 1, field: 7})
+    assert (refused.value.reason, refused.value.field) == ("unknown_field", repr(field))
+    assert hint in str(refused.value)

@@ -161,3 +161,9 @@ def test_a_compiled_operation_tells_its_kind_and_places():
     [operation] = compile_patch([{"op": "move", "from": "/a~1b/0", "path": "/c"}])
     assert operation == patch.Operation(patch.RFC_6902["move"].apply, ("c",), None, ("a/b", "0"))
     assert operation.source == ("a/b", "0")
+
+
+def test_a_failed_test_says_that_the_document_has_another_value():
+    error = refused({"a": 5}, [{"op": "test", "path": "/a", "value": "x"}])
+    assert error.reason == "test_failed"
+    assert str(error).endswith("the test failed: the document has another value at the path (got integer)")

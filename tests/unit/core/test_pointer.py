@@ -51,3 +51,10 @@ def test_a_parent_is_found_where_its_child_is_not_there_yet():
     assert pointer.resolve_parent(state, ("z",)) is state
     with pytest.raises(Refused):
         pointer.resolve_parent(state, ("a", "0", "b", "c"))
+
+
+@pytest.mark.parametrize(("state", "rule"), [([1], "the index must be below 1"), ([], "the array is empty")])
+def test_an_index_past_the_end_is_refused_with_its_bound(state, rule):
+    with pytest.raises(Refused) as caught:
+        pointer.resolve(state, ("1",))
+    assert str(caught.value) == f"{rule} (got index 1)"

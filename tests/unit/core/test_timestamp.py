@@ -164,3 +164,10 @@ def test_a_relative_time_needs_a_now(text):
 )
 def test_what_is_no_form_of_a_time_is_refused(text):
     assert is_refused(text, lambda text: parse_time(text, now=NOW))
+
+
+@pytest.mark.parametrize("text", ["2026-13-01", "2026-02-30 10:00Z", "2026-02-30T10:00:00Z"])
+def test_a_day_that_does_not_exist_is_shown_as_it_was_written(text):
+    with pytest.raises(Refused) as refused:
+        parse_time(text)
+    assert str(refused.value) == f"at: a time must be on a day that the calendar has (got {text!r})"

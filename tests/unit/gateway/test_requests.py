@@ -6,7 +6,15 @@ import pytest
 from starlette.requests import Request
 
 from refold.core.errors import Refused
-from refold.gateway.requests import carried_headers, check_media_type, event_fields, wait_seconds
+from refold.gateway.documents import ReadQuery
+from refold.gateway.requests import (
+    carried_headers,
+    check_media_type,
+    event_fields,
+    read_query,
+    read_time,
+    wait_seconds,
+)
 from refold.gateway.responses import Problem
 
 
@@ -89,3 +97,40 @@ def test_an_encoded_body_is_refused() -> None:
         check_media_type(request(typed, ("Content-Encoding", "gzip")), ("application/json",))
     assert raised.value.reason == "unsupported_media_type"
     check_media_type(request(typed, ("Content-Encoding", "identity")), ("application/json",))
+
+
+def asked(query: str) -> Request:
+    return Request(
+        {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": query.encode()}
+    )
+
+
+@pytest.mark.parametrize(
+    ("query", "rule"),
+    [
+        ("version=-1", "version: a whole number from 0 in plain digits, such as 12"),
+        ("version=9223372036854775808", "version: a whole number from 0 in plain digits, such as 12"),
+        ("version=x", "version: a whole number from 0 in plain digits, such as 12"),
+        ("min_version=1e0", "min_version: a whole number from 0 in plain digits, such as 12"),
+        ("timeout=301", "timeout: seconds from 0 to 300, such as 2.5"),
+        ("timeout=soon", "timeout: seconds from 0 to 300, such as 2.5"),
+        ("clock=mine", "clock: must be 'recorded' or 'occurred'"),
+    ],
+)
+def test_a_query_parameter_that_breaks_a_rule_is_refused_in_plain_words(query: str, rule: str) -> None:
+    with pytest.raises(Problem) as raised:
+        read_query(asked(query), ReadQuery)
+    assert (raised.value.code, raised.value.detail) == ("bad_parameter", rule)
+
+
+def test_the_largest_version_is_read() -> None:
+    assert read_query(asked("version=9223372036854775807"), ReadQuery).version == 2**63 - 1
+
+
+def test_a_plus_that_became_a_space_is_hinted_at() -> None:
+    with pytest.raises(Refused, match="written %2B in a URL") as raised:
+        read_time("2026-11-29T10:00:00 01:00")
+    assert raised.value.reason == "bad_time"
+    with pytest.raises(Refused) as raised:
+        read_time("2026-11-29 10:00")
+    assert "%2B" not in str(raised.value)
