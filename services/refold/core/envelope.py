@@ -129,7 +129,7 @@ def _from_cloud_event(event: dict[str, Json], data_media: str) -> dict[str, Json
     for name in ("specversion", "id", "source", "type"):
         _attribute(name, event.get(name))
     if event["specversion"] != "1.0":
-        message = "CloudEvents 1.0 is taken"
+        message = "must be 1.0"
         raise Refused("bad_event", message, field="specversion", shape="another version")
     fields = _by_media(data_media, event["data"])
     attributes = {"id": f"{event['source']}|{event['id']}", "type": event["type"]}
@@ -196,7 +196,7 @@ def read_headers(headers: bytes) -> dict[str, str]:
             continue
         name, value = _text(lowered, "a header's name"), _text(raw_value.strip(b" \t"), "a header's value")
         if name in ours:
-            raise Refused("repeated_header", "a header may stand once", field=name)
+            raise Refused("repeated_header", "a header may be given once", field=name)
         ours[name] = value
     return ours
 

@@ -157,7 +157,7 @@ def refuse_contradictions(query: PointQuery, *names: str) -> None:
     if len(given) > 1:
         raise Problem(422, "contradictory", f"{' and '.join(given)}: only one of them", field=given[1])
     if query.clock is not None and query.at is None:
-        raise Problem(422, "contradictory", "clock: it says which times `at` means", field="clock")
+        raise Problem(422, "contradictory", "clock: give `at` too, or leave it out", field="clock")
 
 
 # --- Conditions (RFC 9110, section 13): a document's entity tag is its version --------------------------

@@ -215,7 +215,12 @@ def unknown_variables() -> dict[str, str]:
     """Return the `REFOLD_*` variables that are no settings, each with the most similar one, empty if there is none."""
     known = {_variable(name) for name in Settings.model_fields}
     unknown = (name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
-    return {name: next(iter(get_close_matches(name.upper(), known, n=1)), "") for name in sorted(unknown)}
+    return {name: _nearest(name.upper().removeprefix(PREFIX).lower()) for name in sorted(unknown)}
+
+
+def _nearest(name: str) -> str:
+    similar = get_close_matches(name, Settings.model_fields, n=1)
+    return _variable(similar[0]) if similar else ""
 
 
 def _shown(value: object) -> str:
