@@ -77,7 +77,7 @@ async def test_an_import_of_exported_lines_makes_the_same_versions(events, tmp_p
         assert history.state_bytes == snapshots[-1].state
         for made, first in zip(folded, snapshots, strict=True):
             assert (made.outcome.version, made.occurred_at) == (first.version, first.occurred_at)
-            assert (made.event.actor, made.event.type) == (document, "t\u0000")
+            assert (made.event.fields["actor"], made.event.fields["type"]) == (document, "t\u0000")
         # Every state in between, to the byte.
         states = [json.loads(line) for line in lines if json.loads(line)["doc"] == document]
         for line, first in zip(states, snapshots, strict=True):
