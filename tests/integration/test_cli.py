@@ -361,11 +361,13 @@ def test_a_document_is_edited_in_an_editor_under_a_strict_write(refold, tmp_path
 
 
 @pytest.mark.parametrize("editor", ["false", "no-such-editor"])
-def test_a_failing_editor_is_one_line_and_nothing_is_written(refold, editor):
+def test_a_failing_editor_is_one_line_and_nothing_is_written_or_left(refold, editor, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     refold("put", "edited/failed", "1")
     found = refold("edit", "edited/failed", "--editor", editor)
     assert (found.code, found.out, found.err.count("\n")) == (1, "", 1)
     assert f"editor_failed: {editor}: " in found.err
+    assert list(tmp_path.iterdir()) == []
     assert printed(refold("get", "edited/failed")) == 1
 
 

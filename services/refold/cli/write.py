@@ -157,19 +157,20 @@ async def edit(
         except DocumentAbsent:
             version, state = await head_version(refold, target), {}
         path = Path(tempfile.mkdtemp(prefix="refold-")) / f"{target.document[:64]}.json"
-        path.write_text(indented_json(state) + "\n")
-        await _run_editor(editor, path)
-        is_kept = True
+        text = f"{indented_json(state)}\n".encode()
+        path.write_bytes(text)
+        is_done = False
         try:
+            await _run_editor(editor, path)
             edited = read_json(f"@{path}", "state")
             if identical(edited, state):
-                is_kept = False
+                is_done = True
                 say("no change", is_error=True)
                 return
             outcome = await refold.put(*target, edited, **event.options(if_version=version))
-            is_kept = not outcome.is_effective
+            is_done = outcome.is_effective
         finally:
-            if is_kept:
+            if not is_done and path.exists() and path.read_bytes() != text:
                 say(f"the edited text is kept: {path}", is_error=True)
             else:
                 _remove(path)
