@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from starlette.requests import Request
 
 from refold import __version__
-from refold.core.envelope import _INTEGER_FIELDS, _JSON_FIELDS, _TEXT_FIELDS
+from refold.core.envelope import _INTEGERS, _JSON, _TEXTS
 from refold.core.errors import Refused
 from refold.core.event import FIELDS
 from refold.core.pointer import parse
@@ -106,7 +106,7 @@ def test_the_control_channel_is_described_as_faststream_describes_it() -> None:
 
 
 def test_every_header_of_an_event_is_described() -> None:
-    fields = {**_TEXT_FIELDS, **_INTEGER_FIELDS, **_JSON_FIELDS}
+    fields = {**_TEXTS, **_INTEGERS, **_JSON}
     known = {name for name, field in fields.items() if field in FIELDS}
     described = ASYNCAPI["components"]["schemas"]["Fields"]["properties"]
     assert {name.lower() for name in described} == known | {"refold-reply", "traceparent"}

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from refold import __version__
-from refold.core.envelope import _INTEGER_FIELDS, _JSON_FIELDS, _TEXT_FIELDS
+from refold.core.envelope import _INTEGERS, _JSON, _TEXTS
 from refold.core.errors import LogUnavailable
 from refold.core.event import FIELDS
 from refold.core.fold import EVENT_BYTES_MAX
@@ -284,7 +284,7 @@ async def test_every_accepted_query_parameter_is_documented_and_every_documented
 
 
 def test_every_header_of_an_event_is_documented_for_every_write() -> None:
-    fields = {**_TEXT_FIELDS, **_INTEGER_FIELDS, **_JSON_FIELDS}
+    fields = {**_TEXTS, **_INTEGERS, **_JSON}
     known = {name for name, field in fields.items() if field in FIELDS and name.startswith("refold-")}
     known |= {"if-match", "if-none-match", "idempotency-key", "traceparent", "refold-wait"}
     for name in (PUT, PATCH, DELETE):
