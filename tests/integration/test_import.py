@@ -11,7 +11,7 @@ import sys
 import pytest
 import zstandard
 
-from refold.client import Refold
+from refold.client import DocumentAbsent, Refold
 from support.up import Up, environment, run_refold
 
 DOCUMENTS = 40
@@ -138,3 +138,19 @@ def test_an_import_without_a_service_exits_3(tmp_path):
     path.write_text('{"doc":"d","state":1,"ts":1}\n')
     found = run_refold("import", "n", str(path), "--url", "http://127.0.0.1:9")
     assert found.returncode == 3
+
+
+def test_a_line_with_an_older_time_is_the_next_version_and_found_from_the_newest_time_before_it(up, tmp_path):
+    path = tmp_path / "lines.jsonl"
+    lines = [{"doc": "d", "state": state, "ts": ts} for state, ts in (("new", 2_000), ("old", 1_000))]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert run_refold("import", "older", str(path), "--url", up.url).returncode == 0
+
+    async def ask():
+        async with Refold(up.url) as refold:
+            with pytest.raises(DocumentAbsent):
+                await refold.get("older", "d", at=1_500, clock="occurred")
+            found = await refold.get("older", "d", at=2_000, clock="occurred")
+            return found.version, found.state
+
+    assert asyncio.run(ask()) == (2, "old")
