@@ -214,7 +214,7 @@ async def test_connecting_to_what_is_no_nats_server_has_a_deadline(first: bytes)
 async def test_a_server_without_a_free_connection_is_named_as_such(broker: Broker) -> None:
     host = await with_configuration(broker, "max_connections: 1")
     first = await connect(host)
-    with pytest.raises(LogUnavailable, match="connection limit|maximum connections"):
+    with pytest.raises(LogUnavailable, match=r"connection limit|maximum connections"):
         await connect(host, connect_seconds=0.6)
     await first.close()
 
