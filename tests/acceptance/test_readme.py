@@ -25,7 +25,7 @@ def _here(text: str, system: System) -> str:
     return text.replace(SHOWN_URL, system.url).replace("acme", "readme")
 
 
-def test_the_python_example_prints_what_its_comments_say(system: System) -> None:
+def test_the_python_example_prints_what_its_comments_promise(system: System) -> None:
     (example,) = _blocks("python")
     run = subprocess.run(
         [sys.executable, "-c", _here(example, system)], capture_output=True, text=True, check=True, timeout=60
@@ -52,11 +52,11 @@ def test_the_shell_example_writes_strictly_and_reads_the_past(system: System) ->
 
 
 @pytest.mark.parametrize("name", ["refold demo --once", "pytest"])
-def test_the_two_commands_stand_on_one_line_each(name: str) -> None:
+def test_each_of_the_two_commands_fits_on_one_line(name: str) -> None:
     begin = "python3 -m venv .venv && .venv/bin/pip install "
     assert any(block.startswith(begin) and block.strip().endswith(name) for block in _blocks("sh"))
 
 
-def test_every_test_that_the_readme_names_is_there() -> None:
+def test_every_link_target_of_the_readme_exists() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README.read_text()):
         assert (README.parent / target).exists(), target

@@ -48,7 +48,7 @@ def test_every_change_is_an_event_and_nothing_else_is(imported):
     assert (printed["present"], printed["refused"]) == (0, 0)
 
 
-def test_a_spread_sample_reads_back_equal_by_version_and_by_occurred_time(imported, read_back):
+def test_a_sample_is_read_back_equal_by_version_and_occurred_time(imported, read_back):
     up, _ = imported
     changes = read_back.changes_of(HISTORY)
     assert len(changes) == CHANGES
@@ -61,7 +61,7 @@ def test_a_spread_sample_reads_back_equal_by_version_and_by_occurred_time(import
     assert (report.by_version, report.by_time) == (len(sample), len(sample))
 
 
-async def test_the_service_agrees_on_how_many_events_there_were(imported):
+async def test_the_service_reports_the_same_number_of_events(imported):
     up, _ = imported
     async with Refold(up.url) as refold:
         (counted,) = [it for it in await refold.namespaces() if it.name == "eol"]

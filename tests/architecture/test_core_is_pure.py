@@ -60,7 +60,7 @@ def test_the_core_imports_only_pure_modules_the_json_parser_and_itself():
     assert not strange, "\n".join(strange)
 
 
-def test_the_list_of_pure_modules_is_of_the_standard_library_and_no_longer_than_needed():
+def test_the_allowed_modules_are_standard_library_and_all_used():
     assert {name.split(".")[0] for name in PURE} <= sys.stdlib_module_names
     used = {found.name for found in imports() if found.module in CORE}
     assert not PURE - used, f"the core no longer imports {sorted(PURE - used)}"
@@ -82,7 +82,7 @@ def is_impure_call(node):
     return isinstance(node.func, ast.Attribute) and node.func.attr in CLOCKS
 
 
-def test_the_core_calls_nothing_that_acts_or_differs_from_run_to_run():
+def test_the_core_calls_nothing_with_side_effects_or_nondeterminism():
     assert set(dir(builtins)) >= IMPURE_BUILTINS
     assert not listed(is_impure_call), listed(is_impure_call)
 

@@ -72,7 +72,7 @@ def test_no_file_names_the_host_of_a_package_registry():
     assert not found, "\n".join(found)
 
 
-def test_nothing_is_left_to_be_finished():
+def test_no_file_has_a_todo():
     found = found_in_files(UNFINISHED)
     assert not found, "\n".join(found)
 

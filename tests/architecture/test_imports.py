@@ -41,7 +41,7 @@ def test_the_contracts_of_pyproject_hold(capsys):
 
 
 @pytest.mark.parametrize("library", HOMES)
-def test_a_library_is_imported_only_by_its_own_modules(library):
+def test_a_library_is_imported_only_by_its_adapter_modules(library):
     strange = [
         f"{found.where} imports {found.name}; only {HOMES[library] or 'no module'} may"
         for found in imports()
@@ -51,7 +51,7 @@ def test_a_library_is_imported_only_by_its_own_modules(library):
     assert not strange, "\n".join(strange)
 
 
-def test_the_environment_is_read_by_the_settings_alone():
+def test_only_the_settings_read_the_environment():
     strange = [
         f"{module.at(node)}: {ast.unparse(node)}"
         for module in modules()

@@ -31,22 +31,22 @@ def listed(functions):
     return "".join(f"\n{lines:4} lines: {where}" for lines, where in functions)
 
 
-def test_no_function_is_over_60_lines():
+def test_no_function_has_more_than_60_lines():
     over = [found for found in FUNCTIONS if found[0] > FUNCTION_LINES_MAX]
     assert not over, listed(over)
 
 
-def test_nine_in_ten_functions_are_at_most_30_lines():
+def test_nine_in_ten_functions_have_at_most_30_lines():
     over = [found for found in FUNCTIONS if found[0] > MOST_LINES_MAX]
     assert len(over) <= (1 - MOST_SHARE) * len(FUNCTIONS), listed(over)
 
 
-def test_half_of_all_functions_are_at_most_10_lines():
+def test_half_of_all_functions_have_at_most_10_lines():
     lines = [found[0] for found in FUNCTIONS]
     assert median(lines) <= MEDIAN_LINES_MAX, f"the median of {len(lines)} functions is {median(lines)} lines"
 
 
-def test_a_module_is_at_most_400_lines_of_the_core_300():
+def test_a_module_has_at_most_400_lines_and_300_in_core():
     over = []
     for module in modules():
         bound = CORE_LINES_MAX if is_within(module.name, "refold.core") else MODULE_LINES_MAX
@@ -56,7 +56,7 @@ def test_a_module_is_at_most_400_lines_of_the_core_300():
     assert not over, "\n".join(over)
 
 
-def test_a_module_opens_with_what_it_is_and_who_may_use_it():
+def test_a_module_docstring_describes_it_and_its_users():
     silent = []
     for module in modules():
         said = ast.get_docstring(module.tree) or ""
@@ -67,7 +67,7 @@ def test_a_module_opens_with_what_it_is_and_who_may_use_it():
     assert not silent, "\n".join(silent)
 
 
-def test_a_module_is_named_after_what_it_is():
+def test_a_module_name_describes_its_content():
     vague = [
         module.path
         for module in modules()

@@ -117,7 +117,7 @@ def sequence_of(answer: object) -> int:
     return answer.sequence
 
 
-async def test_a_log_begins_with_its_genesis(log: EventLog) -> None:
+async def test_a_log_starts_with_its_genesis(log: EventLog) -> None:
     info = await log.info()
     assert (info.log_id, info.first_sequence, info.last_sequence) == (LOG_ID, 1, 1)
     (genesis,) = await read_until(log, 1)
@@ -135,7 +135,7 @@ async def test_info_returns_the_end_and_the_time_of_the_log(log: EventLog) -> No
     assert abs(after.time - time.time_ns()) < 60 * NANOSECONDS
 
 
-async def test_an_event_is_read_as_it_was_appended(log: EventLog) -> None:
+async def test_an_event_is_read_back_unchanged(log: EventLog) -> None:
     headers = (("Content-Type", "application/json-patch+json"), ("Refold-Actor", "Zoë"), ("refold-id", " x "))
     before = (await log.info()).time
     (sequence,) = await append(log, event("doc-1", b'[{"op":"test"}]', headers=headers))
@@ -176,7 +176,7 @@ async def test_last_of_returns_the_last_event_of_that_document(log: EventLog) ->
         await log.last_of("shop", "*")
 
 
-async def test_reading_begins_after_any_sequence_and_continues_with_the_live_tail(log: EventLog) -> None:
+async def test_reading_starts_after_any_sequence_and_continues_with_new_events(log: EventLog) -> None:
     await append(log, *(event(f"d{number}") for number in range(20)))
     for after_sequence in (0, 1, 7, 20):
         async with asyncio.timeout(WAIT_SECONDS), aclosing(log.read(after_sequence)) as runs:
@@ -225,7 +225,7 @@ async def test_missing_events_raise_a_hole_with_their_sequences(make: Maker) -> 
     assert await log.get(sequences[4]) is None
 
 
-async def test_a_strict_event_is_stored_while_the_document_is_as_expected(log: EventLog) -> None:
+async def test_a_strict_event_is_stored_if_the_document_is_as_expected(log: EventLog) -> None:
     (first,) = await append(log, event("a", b"1", expected_last_sequence=0))
     await append(log, event("other"))
     (second,) = await append(log, event("a", b"2", expected_last_sequence=first))
@@ -239,7 +239,7 @@ async def test_a_strict_event_that_is_stale_is_not_stored(log: EventLog) -> None
     assert (await log.info()).last_sequence == first
 
 
-async def test_of_concurrent_strict_events_on_one_document_one_is_stored(log: EventLog) -> None:
+async def test_only_one_of_concurrent_strict_events_on_a_document_is_stored(log: EventLog) -> None:
     answers = await asyncio.gather(*(log.append(event("a", expected_last_sequence=0)) for _ in range(40)))
     assert sum(isinstance(answer, Appended) for answer in answers) == 1
     assert answers.count(Stale()) == 39
@@ -312,7 +312,7 @@ async def test_a_batch_with_a_stale_event_is_not_stored_at_all(log: EventLog) ->
     ]
 
 
-async def test_a_batch_may_have_no_event_or_one(log: EventLog) -> None:
+async def test_a_batch_may_be_empty_or_a_single_event(log: EventLog) -> None:
     assert await log.append_atomically([]) == []
     assert await log.append_atomically([event()]) == [Appended(2)]
     assert await log.append_atomically([event(expected_last_sequence=0)]) == Stale()
@@ -327,7 +327,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("reason", REFUSED)
-async def test_what_breaks_a_rule_is_refused_before_it_is_sent(log: EventLog, reason: str) -> None:
+async def test_an_invalid_append_is_refused_before_it_is_sent(log: EventLog, reason: str) -> None:
     with pytest.raises(Refused) as caught:
         await log.append(REFUSED[reason])
     assert caught.value.reason == reason

@@ -52,7 +52,7 @@ WAYS = {
 }
 
 
-def test_every_way_is_tried():
+def test_every_script_is_tested():
     scripts = {
         str(path.relative_to(EXAMPLES))
         for pattern in ("*.py", "*.sh", "*/*.mjs")
@@ -62,7 +62,7 @@ def test_every_way_is_tried():
 
 
 @pytest.mark.parametrize(("command", "documents"), WAYS.items(), ids=WAYS, indirect=["command"])
-def test_the_same_change_is_the_same_whoever_makes_it(system, command, documents):
+def test_scripts_in_every_language_produce_the_same_change(system, command, documents):
     address = system.url if command[0] == "sh" else system.nats.address
     first, again = run(command, address), run(command, address)
     assert [outcome["document"] for outcome in first] == documents
@@ -77,7 +77,7 @@ def test_the_same_change_is_the_same_whoever_makes_it(system, command, documents
 
 
 @pytest.mark.parametrize(("language", "script"), [("py", "nats_py.py"), ("js", "node/publish.mjs")])
-def test_what_the_readme_shows_of_a_script_stands_in_it(language, script):
+def test_the_readme_quotes_the_scripts_verbatim(language, script):
     shown = re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
     lines = [line.strip() for line in (EXAMPLES / script).read_text().splitlines()]
     for line in [line.strip() for block in shown for line in block.splitlines()]:

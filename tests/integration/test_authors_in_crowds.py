@@ -32,7 +32,7 @@ async def author(system: System, frames: bytes = b"") -> AsyncIterator[bytes]:
         writer.close()
 
 
-async def test_a_subscriber_that_does_not_read_is_disconnected_and_no_other(api: Api, system: System) -> None:
+async def test_only_a_subscriber_that_does_not_read_is_disconnected(api: Api, system: System) -> None:
     log = system.nats.child.command.logs[1]
     begun = log.stat().st_size
     events = [{"doc": f"d{number % 100}", "put": "x" * 4_000} for number in range(6_000)]
@@ -47,7 +47,7 @@ async def test_a_subscriber_that_does_not_read_is_disconnected_and_no_other(api:
     assert all(b"MaxPending of 8388608 Exceeded" in line for line in cut), cut
 
 
-async def test_authors_that_take_all_connections_disconnect_no_service(api: Api, system: System) -> None:
+async def test_authors_that_open_all_connections_disconnect_no_service(api: Api, system: System) -> None:
     async with AsyncExitStack() as connected:
         for _ in range(CONNECTIONS):
             answer = await connected.enter_async_context(author(system))
@@ -59,7 +59,7 @@ async def test_authors_that_take_all_connections_disconnect_no_service(api: Api,
                 pass
 
 
-async def test_a_write_behind_a_flood_is_answered_before_the_projection_is_there(
+async def test_a_write_after_a_flood_is_answered_before_the_projection_reaches_it(
     api: Api, system: System
 ) -> None:
     """The outcome is what the projection has later, and a read that follows shows the write."""
@@ -88,7 +88,7 @@ async def test_a_write_behind_a_flood_is_answered_before_the_projection_is_there
         assert (await api.get(f"{written['document']}/outcomes/{written['sequence']}")).json() == written
 
 
-async def test_a_read_behind_an_early_answer_says_so_when_the_projection_does_not_come(
+async def test_a_read_after_an_early_outcome_times_out_if_the_projection_stops(
     api: Api, system: System
 ) -> None:
     projector = psutil.Process(system.projector.process.pid)

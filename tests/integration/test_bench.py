@@ -20,7 +20,7 @@ from support.measured import SMALL, named
 TESTS = Path(__file__).parents[1]
 
 
-def test_the_command_prints_only_json_with_the_ground_of_the_same_run():
+def test_the_command_prints_only_json_with_the_baseline_of_the_same_run():
     arguments = ("--events", "400", "--documents", "40", "--rounds", "1", "--json")
     ended = subprocess.run(
         (sys.executable, "-m", "bench", "rebuild", *arguments),
@@ -48,7 +48,7 @@ def test_the_command_prints_only_json_with_the_ground_of_the_same_run():
     }
 
 
-async def test_append_counts_what_was_acknowledged_one_by_one_and_in_batches():
+async def test_append_counts_acknowledged_events_singly_and_in_batches():
     plan = append.Plan(seconds=0.1, writers=(8,), sizes=(100,))
     figures = named(await append.run(SMALL, plan))
     assert figures["append by 8 writers"].median > 0
@@ -60,7 +60,7 @@ async def test_append_counts_what_was_acknowledged_one_by_one_and_in_batches():
 
 
 @pytest.mark.parametrize("measurement", [rebuild, live, memory, growth])
-async def test_a_measurement_with_its_own_system_takes_no_address(measurement):
+async def test_a_measurement_with_its_own_system_accepts_no_address(measurement):
     with pytest.raises(Refused) as refused:
         await measurement.run(Options(url="http://127.0.0.1:1"), measurement.Plan())
     assert refused.value.field == "--url"

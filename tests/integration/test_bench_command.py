@@ -31,7 +31,7 @@ def test_append_starts_a_temporary_system_and_prints_only_json():
     assert figures["append in batches of 1,000"]["unit"] == "events/s"
 
 
-async def test_live_counts_what_was_folded_and_its_lag(target):
+async def test_live_reports_folded_events_and_lag(target):
     figures = Figures()
     await measure.live(target, SMALL, figures, rate=200)
     assert figures.samples["live, uploaded and folded", "events/s"][0] > 0

@@ -11,7 +11,7 @@ from support.measured import SMALL, named
 pytestmark = pytest.mark.slow
 
 
-async def test_live_folds_everything_that_it_publishes():
+async def test_live_folds_all_published_events():
     report = await live.run(SMALL, live.Plan(rate=2_000, seconds=0.5, documents=30, prefilled=60))
     figures = named(report)
     assert figures["live, published"].median > 0
@@ -36,7 +36,7 @@ async def test_travel_reads_the_right_versions_while_the_log_grows():
     assert figures["version straight from the store, p99"].median > 0
 
 
-async def test_read_measures_the_server_and_the_database_alone_too():
+async def test_read_also_measures_the_bare_server_and_database():
     figures = named(await read.run(SMALL, read.Plan(documents=20, seconds=0.2)))
     for in_flight in (1, 16, 64):
         assert figures[f"latest over HTTP, {in_flight} in flight"].median > 0

@@ -53,7 +53,7 @@ def printed(found):
     return json.loads(found.out)
 
 
-def test_a_document_is_written_read_changed_and_read_as_it_was(refold, tmp_path):
+def test_a_document_is_written_changed_and_read_at_an_earlier_version(refold, tmp_path):
     (tmp_path / "state.json").write_text('{"total": 10, "items": []}')
     put = printed(refold("put", "acme/order-1", str(tmp_path / "state.json"), "--json"))
     assert (put["status"], put["version"]) == ("applied", 1)
@@ -89,7 +89,7 @@ def test_a_rejected_event_exits_1_and_is_listed_among_the_rejections(refold):
     assert rejection["reason"] == "test_failed"
 
 
-def test_rejections_are_listed_of_a_document_of_a_namespace_and_of_all(refold):
+def test_rejections_are_listed_by_document_by_namespace_and_in_total(refold):
     for name in ("poor/one", "poor/two"):
         refold("patch", name, '[{"op": "remove", "path": "/a"}]')
     assert [it["document"] for it in printed(refold("rejections", "poor", "--json"))] == ["two", "one"]
@@ -126,7 +126,7 @@ def test_documents_are_listed_by_prefix_and_by_predicate(refold):
     assert "other" in table.out
 
 
-def test_documents_are_listed_as_they_were(refold):
+def test_documents_are_listed_as_of_a_time(refold):
     first = printed(refold("put", "then/a", '"old"', "--occurred-at", "2020-01-01T00:00:00Z", "--json"))
     refold("delete", "then/a")
     refold("put", "then/b", '"new"')
@@ -161,7 +161,7 @@ def test_the_status_shows_the_lag(refold):
         (("list", "shop", "--where", "not a path"), ""),
     ],
 )
-def test_a_refusal_is_one_line_and_exit_code_1(refold, arguments, code):
+def test_an_error_is_one_line_and_exit_code_1(refold, arguments, code):
     refold("put", "acme/shown", "1")
     found = refold(*arguments)
     assert found.code == 1, found.out
@@ -184,7 +184,7 @@ def test_a_refusal_is_one_line_and_exit_code_1(refold, arguments, code):
         (("list", "shop", "--where", "$.price"), "bad_where: where: not a predicate"),
     ],
 )
-def test_a_mistyped_name_does_not_look_like_success(refold, arguments, code):
+def test_a_misspelt_name_is_an_error(refold, arguments, code):
     refold("put", "shop/known", "1")
     found = refold(*arguments)
     assert (found.code, found.out) == (1, "")
@@ -199,7 +199,7 @@ def test_verify_of_an_unknown_name_finds_nothing(refold, up, target):
     assert f"nothing_found: the log has no event of {target}" in found.err
 
 
-def test_an_empty_result_of_a_known_name_is_no_error(refold):
+def test_an_empty_result_of_a_known_name_is_not_an_error(refold):
     refold("put", "hollow/known", "1")
     assert printed(refold("list", "hollow", "--prefix", "z", "--json")) == []
     assert printed(refold("history", "hollow/known", "--after", "9", "--json")) == []
@@ -348,7 +348,7 @@ def test_an_old_state_is_restored_as_a_new_version(refold):
     assert "no document nope" in refold("restore", "past/nope", "--version", "1").err
 
 
-def test_a_document_is_edited_in_an_editor_under_a_strict_write(refold, tmp_path, monkeypatch):
+def test_an_edit_in_an_editor_is_a_strict_write(refold, tmp_path, monkeypatch):
     refold("put", "edited/one", '{"n": 1}')
     monkeypatch.setenv("EDITOR", "sed -i s/1/2/")
     assert printed(refold("edit", "edited/one", "--json"))["version"] == 2
@@ -371,7 +371,7 @@ def test_a_failing_editor_is_one_line_and_nothing_is_written_or_left(refold, edi
     assert printed(refold("get", "edited/failed")) == 1
 
 
-def test_an_edited_text_that_is_not_json_is_kept_and_the_message_says_where(refold):
+def test_an_edited_text_that_is_not_json_is_saved_and_the_message_names_the_file(refold):
     refold("put", "edited/broken", '{"n": 1}')
     found = refold("edit", "edited/broken", "--editor", "sed -i s/1/1,/")
     assert (found.code, found.out) == (1, "")
@@ -423,7 +423,7 @@ def test_a_history_is_filtered_by_author_type_and_time(refold):
 
 
 @pytest.mark.parametrize("output", ["text", "json"])
-def test_a_list_that_is_cut_at_the_limit_says_so_on_stderr(refold, output):
+def test_a_truncated_list_is_reported_on_stderr(refold, output):
     for number in range(3):
         refold("put", f"{output}/one", str(number))
         refold("patch", f"{output}/poor", '[{"op": "remove", "path": "/a"}]')
@@ -463,7 +463,7 @@ def test_an_export_is_imported_through_a_pipe(refold):
 
 
 @pytest.mark.parametrize("separator", [[], ["--"]])
-def test_options_that_psql_has_are_passed_on_to_it(up, separator):
+def test_options_of_psql_are_passed_on(up, separator):
     found = run_refold("psql", *separator, "-tA", "-c", "SELECT 40 + 2", REFOLD_DATA=str(up.data))
     assert (found.returncode, found.stdout) == (0, "42\n"), found.stderr
 

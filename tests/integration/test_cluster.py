@@ -16,7 +16,7 @@ AFTER = 16
 TOGETHER = 200
 
 
-async def test_a_cluster_whose_leader_is_killed_keeps_what_it_acknowledged_and_goes_on(
+async def test_a_cluster_keeps_acknowledged_events_and_continues_when_its_leader_is_killed(
     tmp_path: Path, postgres_dsn: str
 ) -> None:
     async with clustered(tmp_path, postgres_dsn) as cluster:

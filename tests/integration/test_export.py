@@ -146,7 +146,7 @@ def test_a_history_is_imported_into_another_namespace_version_by_version(system,
     assert (json.loads(out)["present"], json.loads(out)["events"]) == (len(first), 0)
 
 
-def test_an_import_of_a_history_that_is_interrupted_ends_the_same(system, written, tmp_path, monkeypatch):
+def test_an_interrupted_import_of_a_history_has_the_same_result(system, written, tmp_path, monkeypatch):
     path, copy = tmp_path / "history.jsonl", system.namespace()
     lines = []
 
@@ -195,7 +195,7 @@ def test_states_are_exported_as_of_one_sequence_and_imported_again(system, writt
     assert states == {name: line["state"] for name, line in now.items()}
 
 
-def test_a_time_in_the_past_is_exported_as_it_was(written, refold):
+def test_a_past_time_can_be_exported(written, refold):
     # The clock of the log may stand still from one event to the next: take the last of its time.
     at = written.outcomes[0].recorded_at
     before = [it for it in written.outcomes if it.recorded_at <= at and it.is_effective]
@@ -218,7 +218,7 @@ async def states_at(refold, namespace, at):
 
 
 @pytest.mark.parametrize("is_history", [False, True])
-async def test_an_export_is_one_moment_while_others_write(system, is_history):
+async def test_an_export_is_consistent_under_concurrent_writes(system, is_history):
     namespace, numbers = system.namespace(), count()
     lines = []
 
@@ -253,7 +253,7 @@ async def test_an_export_is_one_moment_while_others_write(system, is_history):
         }
 
 
-def test_a_document_with_its_own_history_gets_no_other_versions(system, refold, tmp_path):
+def test_an_import_into_a_document_with_another_history_is_refused(system, refold, tmp_path):
     namespace = system.namespace()
     refold("put", f"{namespace}/d", '{"mine":1}')
     path = tmp_path / "history.jsonl"

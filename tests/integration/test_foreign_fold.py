@@ -86,7 +86,7 @@ def foreign():
 
 @given(log=LOGS)
 @settings(max_examples=60)
-def test_any_log_comes_to_the_same_outcomes_states_and_chain(foreign, log):
+def test_any_log_has_the_same_outcomes_states_and_chain(foreign, log):
     whole = [GENESIS, *(record._replace(sequence=record.sequence + 1) for record in log)]
     try:
         ours = node.own_fold(whole, "log-1")
@@ -97,7 +97,7 @@ def test_any_log_comes_to_the_same_outcomes_states_and_chain(foreign, log):
 
 
 @pytest.mark.parametrize("path", sorted((DATA / "fold1").glob("*.jsonl")), ids=lambda path: path.stem)
-def test_a_recorded_log_comes_to_what_was_recorded(foreign, path):
+def test_a_recorded_log_has_its_recorded_result(foreign, path):
     log = recorded_log(path)
     found = foreign.fold(log.records)
     assert found["outcomes"] == log.outcomes
@@ -116,7 +116,7 @@ GENESIS_9 = GENESIS._replace(body=GENESIS.body.replace(b'"fold":1', b'"fold":9')
 
 
 @pytest.mark.parametrize("log", [MOVED_ON, [GENESIS_9]], ids=["moved on", "made so"])
-def test_a_log_that_asks_for_an_unknown_fold_stops_it_and_is_named(log):
+def test_an_unknown_fold_number_stops_it_with_an_error(log):
     lines = b"".join(json_text.dumps(node.line_of(record)) + b"\n" for record in log)
     command = [node.program("node"), str(node.FOREIGN_FOLD / "log.mjs")]
     done = subprocess.run(command, input=lines, capture_output=True, timeout=60, check=False)

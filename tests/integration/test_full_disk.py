@@ -62,7 +62,7 @@ def put(client: httpx.Client, number: int) -> tuple[str, int, dict[str, object]]
     return (document, answer.json()["version"], state) if answer.status_code in {200, 201} else None
 
 
-def test_writes_come_back_once_there_is_room_and_no_acknowledged_one_is_lost(small_disk: Path) -> None:
+def test_writes_resume_once_there_is_space_and_no_acknowledged_one_is_lost(small_disk: Path) -> None:
     data = small_disk / "data"
     # What it prints is kept beside the disk that runs full.
     up = Up.start(data, "--log-level", "warning")
@@ -90,7 +90,7 @@ def test_writes_come_back_once_there_is_room_and_no_acknowledged_one_is_lost(sma
     assert up.stop() == 0
 
 
-def test_a_service_whose_log_could_not_be_written_goes_on(small_disk: Path) -> None:
+def test_a_service_that_cannot_write_its_log_continues(small_disk: Path) -> None:
     up = Up.start(small_disk / "data", "--log-level", "debug")
     address = urlsplit(up.url)
     filler = fill(small_disk, left_bytes=0)
@@ -109,7 +109,7 @@ def test_a_service_whose_log_could_not_be_written_goes_on(small_disk: Path) -> N
     assert up.stop() == 0
 
 
-async def test_the_delivered_broker_ends_itself_once_there_is_room_again(small_disk: Path) -> None:
+async def test_the_delivered_broker_exits_for_a_restart_once_there_is_space_again(small_disk: Path) -> None:
     with one_server(small_disk) as server:
         await make_log(server.url("administrator"))
         log = await open_log(server.url("gateway"), "test")
@@ -129,7 +129,7 @@ async def test_the_delivered_broker_ends_itself_once_there_is_room_again(small_d
         await log.close()
 
 
-def test_a_service_that_hangs_is_started_again(tmp_path: Path) -> None:
+def test_a_service_that_hangs_is_restarted(tmp_path: Path) -> None:
     name = "gateway"
     up = Up.start(tmp_path / "data", "--durability", "os")
     try:

@@ -72,7 +72,7 @@ async def test_named_hosts_are_served(client: httpx.AsyncClient) -> None:
         problem(await client.get("/v1", headers={"Host": host}), 421, "host_not_allowed")
 
 
-async def test_a_web_page_of_another_origin_cannot_append(api: Api) -> None:
+async def test_a_page_of_another_origin_cannot_append(api: Api) -> None:
     for origin in ("https://attacker.example", "null", "http://127.0.0.1:1", "http://localhost"):
         for content_type in ("", "text/plain", "application/x-ndjson"):
             refused = await api.ask("POST", "events", content=LINE, Origin=origin, Content_Type=content_type)
@@ -94,7 +94,9 @@ async def test_a_body_without_a_media_type_is_refused(api: Api) -> None:
     assert await api.events() == 0
 
 
-async def test_an_origin_that_is_set_is_answered_with_cors(client: httpx.AsyncClient, system: System) -> None:
+async def test_a_configured_origin_is_answered_with_cors_headers(
+    client: httpx.AsyncClient, system: System
+) -> None:
     path = f"/v1/{system.namespace()}/d"
     asked = {
         "Access-Control-Request-Method": "PUT",
@@ -114,7 +116,7 @@ async def test_an_origin_that_is_set_is_answered_with_cors(client: httpx.AsyncCl
     assert (absent.status_code, absent.headers["access-control-allow-origin"]) == (404, APP)
 
 
-async def test_idle_bulk_uploads_keep_no_other_out(api: Api) -> None:
+async def test_idle_bulk_uploads_do_not_block_others(api: Api) -> None:
     """More than are served at a time; each has sent a line, part of one, or nothing, and sends no more."""
     base = api.client.base_url
     head = f"POST /v1/{api.namespace}/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n"

@@ -16,7 +16,7 @@ from support.http import Api, problem
 from support.system import System
 
 
-async def test_events_are_folded_in_their_order_and_answered_in_it(api: Api) -> None:
+async def test_events_are_folded_and_answered_in_order(api: Api) -> None:
     events = [{"doc": f"d{number % 7}", "put": number} for number in range(3_000)]
     answers = await api.append(events)
     assert len(answers) == 3_000
@@ -28,7 +28,7 @@ async def test_events_are_folded_in_their_order_and_answered_in_it(api: Api) -> 
     assert (await api.get("d0")).json() == max(number for number in range(3_000) if number % 7 == 0)
 
 
-async def test_each_kind_of_event_and_field_is_taken(api: Api) -> None:
+async def test_each_kind_of_event_and_field_is_accepted(api: Api) -> None:
     answers = await api.append(
         [
             {"doc": "d", "put": {"a": 1}, "id": "one", "actor": "me", "meta": {"line": 1}},
@@ -63,7 +63,7 @@ async def test_without_waiting_the_answers_are_sequences(api: Api) -> None:
     assert (found.json(), found.headers["refold-version"]) == (49, "50")
 
 
-async def test_a_line_that_is_wrong_is_answered_by_its_refusal_and_the_others_go_on(api: Api) -> None:
+async def test_an_invalid_line_is_answered_with_its_error_and_the_others_are_processed(api: Api) -> None:
     lines = [
         b'{"doc":"d","put":1}',
         b"nonsense",
@@ -102,13 +102,13 @@ async def test_a_line_that_is_wrong_is_answered_by_its_refusal_and_the_others_go
     assert await api.events() == 2
 
 
-async def test_an_empty_request_has_an_empty_answer(api: Api) -> None:
+async def test_an_empty_request_has_an_empty_response(api: Api) -> None:
     assert await api.append([]) == []
     response = await api.ask("POST", "events", content=b"\n\n")
     assert (response.status_code, response.content) == (200, b"")
 
 
-async def test_what_is_wrong_with_the_whole_request_is_a_problem(api: Api) -> None:
+async def test_an_invalid_request_is_a_problem_document(api: Api) -> None:
     line = b'{"doc":"d","put":1}\n'
     refused = await api.ask("POST", "events", content=line, Content_Type="text/plain")
     problem(refused, 415, "unsupported_media_type")
@@ -125,7 +125,7 @@ async def test_a_document_may_be_named_events(api: Api) -> None:
     assert (await api.get("events")).json() == 1
 
 
-async def test_answers_come_while_events_are_still_sent(api: Api) -> None:
+async def test_responses_are_streamed_while_events_are_sent(api: Api) -> None:
     answered: list[dict[str, Any]] = []
     has_answer = asyncio.Event()
 
@@ -166,7 +166,7 @@ async def test_a_client_may_send_everything_before_it_reads(api: Api) -> None:
     assert len(answers.splitlines()) == count
 
 
-async def test_a_client_that_goes_away_leaves_what_it_sent_in_order(api: Api) -> None:
+async def test_events_of_a_disconnected_client_are_stored_in_order(api: Api) -> None:
     _, writer = await _begin(api)
     lines = b"".join(orjson.dumps({"doc": "d", "put": number}) + b"\n" for number in range(200))
     writer.write(b"%x\r\n%b\r\n" % (len(lines), lines))
@@ -186,7 +186,7 @@ async def test_many_bulk_requests_at_once_are_all_answered(api: Api) -> None:
         assert [answer["version"] for answer in answers] == list(range(1, 101))
 
 
-async def test_batches_held_by_an_author_keep_no_bulk_request_out(api: Api, system: System) -> None:
+async def test_batches_held_by_an_author_do_not_block_bulk_requests(api: Api, system: System) -> None:
     events = [{"doc": f"d{number % 20}", "put": number} for number in range(400)]
     async with held_batches(system.nats, api.namespace):
         for first_version in (1, 21):

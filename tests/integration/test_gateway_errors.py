@@ -37,7 +37,7 @@ def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
 # An acknowledgement that is lost
 
 
-async def test_an_event_that_was_stored_unacknowledged_is_found_and_not_sent_again(gateway: Twin) -> None:
+async def test_a_stored_event_without_acknowledgement_is_found_and_not_sent_again(gateway: Twin) -> None:
     gateway.log.faults = ["lost"]
     response = await gateway.put("/v1/n/d", 1)
     assert response.status_code == 201
@@ -52,7 +52,7 @@ async def test_an_event_that_was_not_stored_is_sent_again(gateway: Twin) -> None
     assert await gateway.events() == 1
 
 
-async def test_a_strict_write_that_was_stored_unacknowledged_is_found(gateway: Twin) -> None:
+async def test_a_stored_strict_write_without_acknowledgement_is_found(gateway: Twin) -> None:
     await gateway.put("/v1/n/d", 1)
     gateway.log.faults = ["lost"]
     response = await gateway.put("/v1/n/d", 2, If_Match='"1"')
@@ -63,13 +63,13 @@ async def test_a_strict_write_that_was_stored_unacknowledged_is_found(gateway: T
     assert await gateway.events() == 3
 
 
-async def test_events_that_are_never_acknowledged_are_given_up_with_503(gateway: Twin) -> None:
+async def test_events_that_are_never_acknowledged_are_503(gateway: Twin) -> None:
     gateway.log.faults = ["dropped"] * 10
     problem(await gateway.put("/v1/n/d", 1), 503, "log_unavailable")
     assert await gateway.events() == 0
 
 
-async def test_an_unknown_result_is_504_with_the_id_to_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unknown_result_is_504_with_the_id_to_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writes, "RECOVER_SECONDS", 0.05)
     async with twin(is_projecting=False) as gateway:
         gateway.log.faults = ["lost"]
@@ -84,9 +84,7 @@ async def test_an_unknown_result_is_504_with_the_id_to_ask_for(monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("error", "code"), [(LogFull(), "log_full"), (LogUnavailable(), "log_unavailable")])
-async def test_a_log_that_takes_nothing_is_503_with_its_name(
-    gateway: Twin, error: LogFull, code: str
-) -> None:
+async def test_a_log_that_refuses_appends_is_503_and_named(gateway: Twin, error: LogFull, code: str) -> None:
     gateway.log.faults = [error]
     response = await gateway.put("/v1/n/d", 1)
     problem(response, 503, code)
@@ -94,7 +92,7 @@ async def test_a_log_that_takes_nothing_is_503_with_its_name(
     assert (await gateway.put("/v1/n/d", 1)).status_code == 201
 
 
-async def test_a_store_that_is_away_is_503_for_reads_and_does_not_stop_writes(gateway: Twin) -> None:
+async def test_an_unavailable_store_is_503_for_reads_and_does_not_stop_writes(gateway: Twin) -> None:
     await gateway.put("/v1/n/d", 1)
     gateway.store.is_down = True
     problem(await gateway.request("GET", "/v1/n/d"), 503, "store_unavailable")
@@ -110,7 +108,9 @@ async def test_readiness_names_what_cannot_be_reached(gateway: Twin) -> None:
     assert (await gateway.request("GET", "/healthz")).json() == {"status": "alive"}
 
 
-async def test_a_crash_is_a_problem_too(gateway: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unexpected_error_is_a_problem_document(
+    gateway: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def crash() -> None:
         raise RuntimeError("injected")
 
@@ -136,7 +136,7 @@ async def test_a_write_that_is_not_folded_in_time_is_pending_and_can_be_looked_u
             assert (found.status_code, found.json()["version"]) == (200, 1)
 
 
-async def test_a_write_that_does_not_wait_asks_for_no_notice() -> None:
+async def test_a_write_that_does_not_wait_requests_no_notice() -> None:
     async with twin(is_projecting=False) as gateway:
         assert (await gateway.put("/v1/n/d", 1, Refold_Wait="0")).status_code == 202
         record = await gateway.log.get(2)
@@ -177,7 +177,7 @@ async def test_the_notice_and_the_store_have_the_same_outcome(gateway: Twin) -> 
         assert found.json() == notice
 
 
-async def test_a_pending_strict_write_is_decided_only_by_what_is_folded(
+async def test_a_pending_strict_write_is_decided_only_by_folded_events(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with twin(is_projecting=False, wait_seconds=0.05) as gateway:
@@ -189,7 +189,7 @@ async def test_a_pending_strict_write_is_decided_only_by_what_is_folded(
             assert (await gateway.put("/v1/n/d", 2, If_Match='"1"')).status_code == 200
 
 
-async def test_a_delete_of_what_is_not_folded_yet_is_published_where_it_cannot_be_known(
+async def test_a_delete_is_published_if_the_document_is_not_folded_yet(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("refold.gateway.documents.DECIDE_SECONDS", 0.05)
@@ -221,7 +221,7 @@ async def test_a_strict_write_that_is_overtaken_is_412(gateway: Twin) -> None:
     assert await gateway.events() == 2
 
 
-async def test_a_strict_write_passes_a_rejected_event_that_came_between(gateway: Twin) -> None:
+async def test_a_rejected_event_in_between_does_not_refuse_a_strict_write(gateway: Twin) -> None:
     await gateway.put("/v1/n/d", 1)
 
     async def refused() -> None:
@@ -234,7 +234,7 @@ async def test_a_strict_write_passes_a_rejected_event_that_came_between(gateway:
     assert (response.status_code, response.json()["version"]) == (200, 2)
 
 
-async def test_a_strict_write_that_is_always_overtaken_by_rejected_ones_ends(gateway: Twin) -> None:
+async def test_a_strict_write_repeatedly_overtaken_by_rejected_events_ends(gateway: Twin) -> None:
     await gateway.put("/v1/n/d", 1)
 
     async def refused() -> None:
@@ -258,7 +258,7 @@ async def test_a_log_that_fails_at_once_fails_the_whole_bulk_request(gateway: Tw
     assert await gateway.events() == 0
 
 
-async def test_behind_a_failed_batch_nothing_is_appended_and_every_line_is_answered(gateway: Twin) -> None:
+async def test_after_a_failed_batch_nothing_is_appended_and_every_line_is_answered(gateway: Twin) -> None:
     gateway.log.faults = [None, LogFull()]
 
     async def body() -> AsyncIterator[bytes]:
@@ -330,7 +330,7 @@ async def test_a_batch_whose_acknowledgement_is_lost_is_in_the_log_once(gateway:
         ("PUT", "/v1/n/d?x=1", 422, "unknown_parameter"),
     ],
 )
-async def test_every_refusal_is_a_problem(
+async def test_every_error_is_a_problem_document(
     gateway: Twin, method: str, path: str, status: int, code: str
 ) -> None:
     problem(await gateway.request(method, path), status, code)
@@ -389,7 +389,7 @@ async def test_a_stopping_gateway_answers_every_request_that_waits() -> None:
         assert (await bulk).json()["status"] == "pending"
 
 
-async def test_too_many_bulk_requests_at_work_are_answered_503_with_a_retry_time(
+async def test_too_many_concurrent_bulk_requests_are_503_with_a_retry_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("refold.gateway.bulk.BULK_QUEUE_SECONDS", 0.02)
@@ -403,7 +403,7 @@ async def test_too_many_bulk_requests_at_work_are_answered_503_with_a_retry_time
             assert (await gateway.request("POST", "/v1/n/events", content=line)).json()["version"] == 2
 
 
-async def test_an_idle_bulk_request_leaves_its_slot_and_takes_one_again() -> None:
+async def test_an_idle_bulk_request_releases_its_slot_and_takes_one_again() -> None:
     other_is_done = asyncio.Event()
 
     async def body() -> AsyncIterator[bytes]:

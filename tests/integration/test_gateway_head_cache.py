@@ -25,7 +25,7 @@ async def others_write(gateway: Twin, body: object) -> None:
     await gateway.log.append(Publication(namespace="acme", document="d", body=raw))
 
 
-async def test_after_its_own_write_or_read_the_store_is_not_asked(gateway: Twin) -> None:
+async def test_after_a_write_or_read_the_head_is_cached(gateway: Twin) -> None:
     first = await gateway.put("/v1/acme/d", {"n": 1})
     gateway.store.is_down = True
     second = await gateway.put("/v1/acme/d", {"n": 2}, **{"If-Match": first.headers["etag"]})
@@ -77,7 +77,7 @@ async def test_a_write_that_does_not_wait_for_its_outcome_is_not_cached(gateway:
     assert (await gateway.put("/v1/acme/d", {"n": 3}, **{"If-Match": '"2"'})).status_code == 200
 
 
-def test_heads_are_bounded_and_the_newest_stays() -> None:
+def test_the_head_cache_is_bounded_and_keeps_the_newest() -> None:
     cache = HeadCache()
     for number in range(HEADS_MAX + 2):
         cache.put(("n", str(number)), BareHead(1, number + 1, is_absent=False))

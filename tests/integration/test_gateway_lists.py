@@ -43,7 +43,7 @@ def made_event(rng: random.Random, oracle: Prefix, document: str) -> dict[str, A
     return {"doc": document, "patch": jsonpatch.make_patch(state, {**state, **wanted}).patch}
 
 
-async def test_a_namespace_at_a_sequence_is_an_independent_fold_of_the_logs_prefix(api: Api) -> None:
+async def test_a_list_at_a_sequence_equals_a_fold_of_the_log_up_to_it(api: Api) -> None:
     print(f"seed {SEED}")
     rng, oracle = random.Random(SEED), Prefix()
     events = []
@@ -65,7 +65,7 @@ async def test_a_namespace_at_a_sequence_is_an_independent_fold_of_the_logs_pref
     assert at_last == listed(await followed(api)) == oracle.listed()
 
 
-async def test_a_list_at_a_time_is_what_had_been_recorded_by_then(api: Api) -> None:
+async def test_a_list_at_a_time_shows_what_was_recorded_by_then(api: Api) -> None:
     present = [(await api.put(name, [name])).json() for name in ("b", "a")]
     gone = (await api.delete("b")).json()
     times = [parse_rfc3339(outcome["recorded_at"]) for outcome in (*present, gone)]
@@ -83,7 +83,7 @@ async def test_a_list_at_a_time_is_what_had_been_recorded_by_then(api: Api) -> N
     problem(await api.get(at="yesterday"), 422, "bad_time")
 
 
-async def test_a_list_by_occurred_time_goes_by_each_documents_running_maximum(api: Api) -> None:
+async def test_a_list_by_occurred_time_uses_the_running_maximum_of_each_document(api: Api) -> None:
     for document, year in (("a", 2010), ("a", 2014), ("a", 2012), ("b", 2012), ("b", 2016)):
         await api.put(document, year, Refold_Occurred_At=f"{year}-01-01T00:00:00Z")
     found = {
@@ -101,7 +101,7 @@ async def test_a_list_by_occurred_time_goes_by_each_documents_running_maximum(ap
     }
 
 
-async def test_a_list_at_a_sequence_is_one_moment_though_others_write_between_its_answers(api: Api) -> None:
+async def test_pages_at_a_sequence_are_consistent_under_concurrent_writes(api: Api) -> None:
     outcomes = await api.append({"doc": name, "put": name} for name in "abcde")
     items, query = [], {"sequence": outcomes[-1]["sequence"], "limit": 2}
     while query.get("cursor", "") is not None:
@@ -112,14 +112,14 @@ async def test_a_list_at_a_sequence_is_one_moment_though_others_write_between_it
     assert listed(items) == [Listed(name, 1, f'"{name}"') for name in "abcde"]
 
 
-async def test_a_list_waits_for_what_the_log_holds(api: Api) -> None:
+async def test_a_list_waits_for_events_already_in_the_log(api: Api) -> None:
     for number in range(0, 10, 2):
         pending = (await api.put("d", number, Refold_Wait="0")).json()
         [item] = await followed(api, sequence=pending["sequence"])
         assert item["state"] == number
 
 
-async def test_a_list_beyond_the_logs_end_says_where_the_log_ends(api: Api) -> None:
+async def test_a_list_beyond_the_end_of_the_log_reports_the_end(api: Api) -> None:
     last = (await api.put("d", 1)).json()["sequence"]
     for timeout in (0, 300):
         view = problem(await api.get(sequence=10**9, timeout=timeout), 422, "sequence_in_future")
@@ -127,7 +127,7 @@ async def test_a_list_beyond_the_logs_end_says_where_the_log_ends(api: Api) -> N
         assert f"the log ends at {view['last_sequence']}" in view["detail"]
 
 
-async def test_only_one_parameter_says_what_is_asked_for(api: Api) -> None:
+async def test_only_one_point_parameter_is_accepted(api: Api) -> None:
     for query, field in (
         ({"where": "$.a > 1", "at": "2020-01-01"}, "at"),
         ({"where": "$.a > 1", "sequence": 1}, "sequence"),
@@ -147,7 +147,7 @@ async def test_an_unknown_namespace_was_always_empty(api: Api) -> None:
         assert (await api.get(**query)).json() == {"items": [], "next": None}
 
 
-async def test_the_client_lists_a_namespace_as_it_was(api: Api) -> None:
+async def test_the_client_lists_a_namespace_as_of_a_time(api: Api) -> None:
     first = (await api.put("a", 1, Refold_Occurred_At="2020-01-01T00:00:00Z")).json()
     await api.put("a", 2)
     await api.put("b", 2)

@@ -50,7 +50,7 @@ def ended(system: System, path: Path, **settings: str) -> tuple[int, dict[str, o
     return code, events(service)["service_ended"]
 
 
-async def test_after_sigterm_it_answers_the_requests_that_wait_and_ends_cleanly(second: Second) -> None:
+async def test_after_sigterm_waiting_requests_are_answered_and_the_exit_is_clean(second: Second) -> None:
     async with httpx.AsyncClient(base_url=second.url, trust_env=False, timeout=60) as client:
         waiting = asyncio.create_task(client.get("/v1/n/never?min_version=1&timeout=60"))
         metrics = await client.get("/metrics")
@@ -62,7 +62,7 @@ async def test_after_sigterm_it_answers_the_requests_that_wait_and_ends_cleanly(
     assert "gateway_stopped" in events(second.service)
 
 
-async def test_each_gateway_hears_of_its_own_outcomes(system: System, second: Second) -> None:
+async def test_each_gateway_receives_its_own_outcomes(system: System, second: Second) -> None:
     namespace = system.namespace()
     async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         for number in range(20):
@@ -71,19 +71,19 @@ async def test_each_gateway_hears_of_its_own_outcomes(system: System, second: Se
             assert answer.json()["version"] == number + 1
 
 
-def test_a_taken_port_is_named(system: System, tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported(system: System, tmp_path: Path) -> None:
     code, last = ended(system, tmp_path, http=system.url.removeprefix("http://"))
     assert (code, last["code"]) == (1, "port_taken")
 
 
-def test_an_unknown_user_is_named_and_no_password_shown(system: System, tmp_path: Path) -> None:
+def test_a_failed_login_is_reported_without_the_password(system: System, tmp_path: Path) -> None:
     url = f"nats://gateway:wrong-password@127.0.0.1:{system.nats.port}"
     code, last = ended(system, tmp_path, nats_url=url, http="127.0.0.1:0")
     assert (code, last["code"]) == (1, "log_unavailable")
     assert "wrong-password" not in (tmp_path / "gateway.log").read_text()
 
 
-def test_port_0_is_any_free_one_and_the_log_names_it(system: System, tmp_path: Path) -> None:
+def test_port_0_selects_a_free_port_and_logs_it(system: System, tmp_path: Path) -> None:
     service = start_service("gateway", changed(system, http="127.0.0.1:0"), tmp_path / "gateway.log")
     try:
         port = complete(_listening(service))

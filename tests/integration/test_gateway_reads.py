@@ -95,7 +95,7 @@ async def test_times_are_rfc3339_dates_or_unix_seconds(api: Api) -> None:
     assert (await api.get("d", at="1338508799.999999999", clock="occurred")).json() == YEARS[1]
 
 
-async def test_a_read_by_occurred_time_goes_by_the_running_maximum(api: Api) -> None:
+async def test_a_read_by_occurred_time_uses_the_running_maximum(api: Api) -> None:
     for number, year in enumerate(("2010", "2014", "2012", "2014", "2016")):
         await api.put("d", number, Refold_Occurred_At=f"{year}-01-01T00:00:00Z")
     found = {
@@ -116,7 +116,7 @@ async def test_a_read_right_now_answers_at_once_on_a_quiet_log_and_tomorrow_is_4
     assert (await api.get("d", at=tomorrow, clock="occurred")).json() == [1]
 
 
-async def test_a_read_by_time_or_sequence_waits_for_what_the_log_holds(api: Api) -> None:
+async def test_a_read_by_time_or_sequence_waits_for_events_already_in_the_log(api: Api) -> None:
     for number in range(0, 20, 2):
         pending = (await api.put("d", number, Refold_Wait="0")).json()
         assert (await api.get("d", sequence=pending["sequence"])).json() == number
@@ -146,7 +146,7 @@ async def test_reads_wait_for_a_version_or_sequence_until_their_timeout(api: Api
     assert (await waiting).json() == "new"
 
 
-async def test_path_reads_one_place(api: Api) -> None:
+async def test_path_reads_one_value(api: Api) -> None:
     await api.put("d", {"a": [{"b/c": 1}], "": None})
     assert (await api.get("d", path="/a/0/b~1c")).content == b"1"
     assert (await api.get("d", path="")).json() == {"a": [{"b/c": 1}], "": None}
@@ -156,7 +156,7 @@ async def test_path_reads_one_place(api: Api) -> None:
     problem(await api.get("d", path="a"), 422, "bad_pointer")
 
 
-async def test_history_shows_versions_in_either_order_and_continues(api: Api) -> None:
+async def test_history_is_paged_in_either_order(api: Api) -> None:
     views = await written(api, 7)
     forward = await _followed(api, "d/history", "after", limit=3)
     assert [item["version"] for item in forward] == [1, 2, 3, 4, 5, 6, 7]
@@ -167,7 +167,7 @@ async def test_history_shows_versions_in_either_order_and_continues(api: Api) ->
     assert backward == forward[::-1]
 
 
-async def test_history_by_path_keeps_what_touched_it(api: Api) -> None:
+async def test_history_by_path_filters_changes(api: Api) -> None:
     await api.put("d", {"a": {"b": 1}, "c": 1})
     await api.merge("d", {"c": 2})
     await api.merge("d", {"a": {"b": 2}})
@@ -176,7 +176,7 @@ async def test_history_by_path_keeps_what_touched_it(api: Api) -> None:
     assert [item["version"] for item in found] == [1, 3, 4]
 
 
-async def test_a_long_history_is_answered_in_parts(api: Api) -> None:
+async def test_a_long_history_is_paged(api: Api) -> None:
     count = ANSWER_ITEMS_MAX + 200
     await api.append({"doc": "d", "put": number} for number in range(count))
     first = (await api.get("d/history")).json()
@@ -198,7 +198,7 @@ async def test_a_history_of_large_changes_is_bounded_in_bytes(api: Api) -> None:
     assert [item["version"] for item in items] == list(range(1, 11))
 
 
-async def test_diff_turns_versions_into_each_other(api: Api) -> None:
+async def test_diff_transforms_versions_into_each_other(api: Api) -> None:
     await api.put("d", {"a": 1, "b": {"c": [1, 2, 3]}})
     await api.merge("d", {"b": {"c": [1, 3]}})
     await api.delete("d")
@@ -251,7 +251,7 @@ async def test_an_unknown_namespace_is_an_empty_list(api: Api) -> None:
     problem(await api.client.get("/v1/a.b"), 422, "bad_name")
 
 
-async def test_rejections_come_newest_first_and_continue(api: Api) -> None:
+async def test_rejections_are_newest_first_and_paged_over_http(api: Api) -> None:
     for number in range(5):
         await api.patch("d", {"op": "remove", "path": f"/{number}"}, Refold_Actor=f"a{number}")
     found = await _followed(api, "d/rejections", "after", limit=2)
@@ -259,7 +259,7 @@ async def test_rejections_come_newest_first_and_continue(api: Api) -> None:
     assert {item["reason"] for item in found} == {"target_missing"}
 
 
-async def test_rejections_of_a_namespace_and_of_all_come_newest_first_and_continue(api: Api) -> None:
+async def test_rejections_of_a_namespace_and_of_all_are_newest_first_and_paged(api: Api) -> None:
     for number in range(3):
         await api.patch(f"d{number}", {"op": "remove", "path": "/a"})
     query: dict[str, str | int] = {"namespace": api.namespace, "limit": 2}
@@ -308,13 +308,13 @@ async def test_status_shows_how_far_each_partition_is_folded(api: Api) -> None:
         assert partition["lag_seconds"] >= 0
 
 
-async def test_the_operators_resources_answer(api: Api) -> None:
+async def test_the_operational_endpoints_answer(api: Api) -> None:
     assert (await api.client.get("/healthz")).json() == {"status": "alive"}
     assert (await api.client.get("/readyz")).json() == {"status": "ready"}
     assert "refold_http_request_seconds_bucket" in (await api.client.get("/metrics")).text
 
 
-async def test_the_first_page_says_what_this_is_and_where_things_are(api: Api) -> None:
+async def test_the_root_page_links_the_api(api: Api) -> None:
     index = (await api.client.get("/")).json()
     assert (index["name"], index["version"]) == ("Refold", __version__)
     page = await api.client.get("/", headers={"Accept": "text/html,*/*;q=0.8"})
@@ -334,7 +334,7 @@ async def test_the_page_of_the_api_needs_nothing_from_the_network(api: Api) -> N
         assert (await api.client.get(path)).status_code == 200, path
 
 
-async def test_not_found_names_the_document_its_head_and_its_first_version(api: Api) -> None:
+async def test_not_found_reports_the_document_its_head_and_its_first_version(api: Api) -> None:
     name = f"{api.namespace}/d"
     first = (await api.put("d", 1, Refold_Occurred_At="2020-01-01T00:00:00Z")).json()
     await api.put("d", 2)
@@ -357,7 +357,7 @@ async def test_not_found_names_the_document_its_head_and_its_first_version(api: 
     assert view["detail"] == f"{name} is absent: version 3 deleted it; its head is version 3"
 
 
-async def test_an_unknown_document_is_named_and_an_empty_answer_of_a_known_one_is_no_error(api: Api) -> None:
+async def test_an_unknown_document_is_an_error_and_an_empty_result_of_a_known_one_is_not(api: Api) -> None:
     for path in ("d", "d/history", "d/rejections"):
         view = problem(await api.get(path), 404, "document_absent")
         assert view["detail"] == f"{api.namespace}/d never existed"

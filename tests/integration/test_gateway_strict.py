@@ -54,7 +54,7 @@ async def test_a_rejected_event_does_not_make_a_strict_write_stale(api: Api) -> 
     assert outcome(await api.put("d", 1, If_Match='"1"'))["version"] == 2
 
 
-async def test_a_strict_write_waits_for_what_the_log_already_holds(api: Api) -> None:
+async def test_a_strict_write_waits_for_events_already_in_the_log(api: Api) -> None:
     for number in range(1, 20, 2):
         assert (await api.put("d", number, Refold_Wait="0")).status_code == 202
         assert outcome(await api.put("d", number + 1, If_Match=f'"{number}"'))["version"] == number + 1
@@ -69,7 +69,7 @@ async def test_a_strict_write_sent_again_under_its_id_is_its_own_duplicate(api: 
     assert await api.events() == 2
 
 
-async def test_of_many_strict_writes_at_once_exactly_one_wins_a_version(api: Api) -> None:
+async def test_of_concurrent_strict_writes_exactly_one_creates_a_version(api: Api) -> None:
     outcome(await api.put("d", 0), 201)
     for version in range(1, 4):
         answers = await asyncio.gather(
@@ -95,6 +95,6 @@ async def test_counting_with_strict_writes_loses_no_count(api: Api) -> None:
     assert (await api.get("counter")).json() == 12
 
 
-async def test_of_many_creations_at_once_exactly_one_creates(api: Api) -> None:
+async def test_of_concurrent_creations_exactly_one_succeeds(api: Api) -> None:
     answers = await asyncio.gather(*(api.put("d", number, If_None_Match="*") for number in range(10)))
     assert sorted(answer.status_code for answer in answers) == [201] + [412] * 9

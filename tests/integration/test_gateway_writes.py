@@ -16,7 +16,7 @@ from support.http import JSON_PATCH, Api, outcome, problem
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
-async def test_a_first_put_creates_and_later_ones_count_on(api: Api) -> None:
+async def test_a_first_put_creates_and_later_puts_increment_the_version(api: Api) -> None:
     first = outcome(await api.put("d", {"a": 1}), 201)
     assert (first["status"], first["version"], first["created"]) == ("applied", 1, True)
     assert parse_rfc3339(first["recorded_at"]) > 0
@@ -26,7 +26,7 @@ async def test_a_first_put_creates_and_later_ones_count_on(api: Api) -> None:
     assert (await api.get("d")).json() == {"a": 2}
 
 
-async def test_a_patch_changes_what_it_names(api: Api) -> None:
+async def test_a_patch_changes_only_its_paths(api: Api) -> None:
     outcome(await api.put("d", {"a": [1, 2], "b": {}}), 201)
     outcome(await api.patch("d", {"op": "add", "path": "/a/-", "value": 3}, {"op": "remove", "path": "/b"}))
     assert (await api.get("d")).json() == {"a": [1, 2, 3]}
@@ -52,7 +52,7 @@ async def test_any_json_value_is_a_state(api: Api, state: Any) -> None:
     assert (await api.get("d")).content == orjson.dumps(state)
 
 
-async def test_a_delete_makes_absent_and_keeps_counting(api: Api) -> None:
+async def test_a_delete_makes_the_document_absent_and_increments_the_version(api: Api) -> None:
     outcome(await api.put("d", 1), 201)
     deleted = outcome(await api.delete("d"))
     assert (deleted["version"], deleted["created"]) == (2, False)
@@ -60,7 +60,7 @@ async def test_a_delete_makes_absent_and_keeps_counting(api: Api) -> None:
     assert outcome(await api.put("d", 2), 201)["version"] == 3
 
 
-async def test_a_delete_of_what_is_absent_is_404_and_publishes_nothing(api: Api) -> None:
+async def test_a_delete_of_an_absent_document_is_404_and_publishes_nothing(api: Api) -> None:
     problem(await api.delete("d"), 404, "document_absent")
     outcome(await api.put("d", 1), 201)
     outcome(await api.delete("d"))
@@ -68,14 +68,14 @@ async def test_a_delete_of_what_is_absent_is_404_and_publishes_nothing(api: Api)
     assert await api.events() == 2
 
 
-async def test_a_delete_right_after_a_write_that_did_not_wait_is_no_404(api: Api) -> None:
+async def test_a_delete_right_after_a_write_that_did_not_wait_is_not_404(api: Api) -> None:
     for number in range(20):
         pending = await api.put(f"d{number}", 1, Refold_Wait="0")
         assert pending.status_code == 202
         outcome(await api.delete(f"d{number}"))
 
 
-async def test_what_the_fold_refuses_is_409_with_its_reason_and_outcome(api: Api) -> None:
+async def test_a_rejected_event_is_409_with_its_reason_and_outcome(api: Api) -> None:
     outcome(await api.put("d", {"a": 1}), 201)
     view = problem(await api.patch("d", {"op": "test", "path": "/a", "value": 2}), 409, "rejected")
     assert view["reason"] == "test_failed"
@@ -86,7 +86,7 @@ async def test_what_the_fold_refuses_is_409_with_its_reason_and_outcome(api: Api
     assert (rejection["sequence"], rejection["reason"]) == (view["outcome"]["sequence"], "test_failed")
 
 
-async def test_a_stale_base_is_rejected_and_a_true_one_taken(api: Api) -> None:
+async def test_a_stale_base_is_rejected_and_a_current_one_accepted(api: Api) -> None:
     outcome(await api.put("d", 1), 201)
     outcome(await api.put("d", 2, Refold_Base="1"))
     assert problem(await api.put("d", 3, Refold_Base="1"), 409, "rejected")["reason"] == "conflict"
@@ -129,7 +129,7 @@ async def test_an_event_sent_again_under_its_id_is_a_duplicate_with_the_first_st
     assert problem(await api.put("d", 3, Idempotency_Key="k"), 409, "rejected")["reason"] == "id_reused"
 
 
-async def test_a_rejected_event_sent_again_is_rejected_as_the_first_was(api: Api) -> None:
+async def test_a_repeated_rejected_event_is_rejected_for_the_same_reason(api: Api) -> None:
     operation = {"op": "remove", "path": "/a"}
     first = problem(await api.patch("d", operation, Idempotency_Key="k"), 409, "rejected")
     again = problem(await api.patch("d", operation, Idempotency_Key="k"), 409, "rejected")
@@ -137,7 +137,7 @@ async def test_a_rejected_event_sent_again_is_rejected_as_the_first_was(api: Api
     assert (again["outcome"]["status"], again["outcome"]["first"]["status"]) == ("duplicate", "rejected")
 
 
-async def test_a_delete_sent_again_under_its_id_is_a_duplicate_and_no_404(api: Api) -> None:
+async def test_a_repeated_delete_is_a_duplicate_and_not_404(api: Api) -> None:
     outcome(await api.put("d", 1), 201)
     outcome(await api.delete("d", Idempotency_Key="k"))
     assert outcome(await api.delete("d", Idempotency_Key="k"))["status"] == "duplicate"
@@ -156,7 +156,7 @@ async def test_a_write_that_does_not_wait_is_pending_and_looked_up_later(api: Ap
     problem(await api.get("other/outcomes/1"), 404, "outcome_unknown")
 
 
-async def test_what_the_answer_says_is_what_the_store_keeps(api: Api) -> None:
+async def test_the_response_equals_the_stored_outcome(api: Api) -> None:
     view = outcome(await api.put("d", 1), 201)
     assert (await api.get(f"d/outcomes/{view['sequence']}")).json() == view
 
@@ -193,9 +193,7 @@ async def test_a_body_that_does_not_parse_is_400_and_publishes_nothing(
         ([{"op": "test", "path": "", "value": 1}] * 10_001, "too_many_operations"),
     ],
 )
-async def test_a_patch_that_parses_and_is_wrong_is_422_and_publishes_nothing(
-    api: Api, operations: Any, code: str
-) -> None:
+async def test_an_invalid_patch_is_422_and_publishes_nothing(api: Api, operations: Any, code: str) -> None:
     response = await api.ask("PATCH", "d", content=orjson.dumps(operations), Content_Type=JSON_PATCH)
     problem(response, 422, code)
     assert await api.events() == 0
@@ -221,21 +219,21 @@ async def test_a_patch_that_parses_and_is_wrong_is_422_and_publishes_nothing(
         ({"Content_Encoding": "gzip"}, 415, "unsupported_media_type"),
     ],
 )
-async def test_a_header_that_is_wrong_is_refused_and_nothing_published(
+async def test_an_invalid_header_is_refused_and_publishes_nothing(
     api: Api, headers: dict[str, str], status: int, code: str
 ) -> None:
     problem(await api.put("d", 1, **headers), status, code)
     assert await api.events() == 0
 
 
-async def test_too_deep_a_state_is_422(api: Api) -> None:
+async def test_a_state_that_is_too_deep_is_422(api: Api) -> None:
     deep = b"[" * 129 + b"]" * 129
     problem(await api.ask("PUT", "d", content=deep, Content_Type="application/json"), 422, "too_deep")
     fits = b"[" * 128 + b"]" * 128
     outcome(await api.ask("PUT", "d", content=fits, Content_Type="application/json"), 201)
 
 
-async def test_one_string_is_taken_up_to_the_size_of_an_event(api: Api) -> None:
+async def test_a_string_up_to_the_event_size_is_accepted(api: Api) -> None:
     size = EVENT_BYTES_MAX - 100
     outcome(await api.put("d", "x" * (size - 2)), 201)
     assert len((await api.get("d")).content) == size
@@ -272,25 +270,25 @@ async def test_a_large_body_is_413_and_names_its_size_and_the_limit(
         ("/v1/_mine/d", "reserved_namespace"),
     ],
 )
-async def test_a_wrong_name_is_422_with_the_rule(api: Api, path: str, code: str) -> None:
+async def test_an_invalid_name_is_422_with_the_rule(api: Api, path: str, code: str) -> None:
     at = path.format(api.namespace)
     view = problem(await api.client.put(at, json=1), 422, code)
     assert "A-Z" in view["detail"] or "_" in view["detail"]
 
 
-async def test_the_longest_and_oddest_names_are_taken(api: Api) -> None:
+async def test_the_longest_and_most_unusual_names_are_accepted(api: Api) -> None:
     for name in ("x" * 128, "-_:=@+~", "A:1@b+c~d=e"):
         outcome(await api.put(name, 1), 201)
         assert (await api.get(name)).json() == 1
 
 
-async def test_writes_at_once_are_each_folded_and_counted(api: Api) -> None:
+async def test_concurrent_writes_are_all_folded_and_counted(api: Api) -> None:
     answers = await asyncio.gather(*(api.merge("d", {f"k{number}": number}) for number in range(50)))
     assert sorted(answer.json()["version"] for answer in answers) == list(range(1, 51))
     assert len((await api.get("d")).json()) == 50
 
 
-async def test_a_write_is_read_back_at_once_by_its_version_and_sequence(api: Api) -> None:
+async def test_a_write_can_be_read_at_once_by_version_and_sequence(api: Api) -> None:
     for number in range(20):
         pending = (await api.put("d", number, Refold_Wait="0")).json()
         found = await api.get("d", min_sequence=pending["sequence"])

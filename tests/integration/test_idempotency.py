@@ -157,7 +157,7 @@ REFUSED: Change = {"patch": [{"op": "remove", "path": "/nothing"}]}
 
 
 @pytest.mark.parametrize("name", WAYS)
-async def test_an_event_sent_again_the_same_way_is_answered_by_its_first_outcome(
+async def test_an_event_repeated_in_the_same_form_receives_its_first_outcome(
     author: Author, name: str
 ) -> None:
     send: Way = getattr(author, name)
@@ -188,7 +188,7 @@ async def test_an_event_sent_again_the_same_way_is_answered_by_its_first_outcome
 
 
 @pytest.mark.parametrize("change", [PUT, REFUSED, {"merge": {"b": None}}], ids=["put", "rejected", "merge"])
-async def test_an_event_sent_again_another_way_is_its_duplicate(author: Author, change: Change) -> None:
+async def test_an_event_repeated_in_another_form_is_a_duplicate(author: Author, change: Change) -> None:
     for name in WAYS:
         event_id = f"s|{name}"
         first = await getattr(author, name)(name, change, event_id)
@@ -204,7 +204,7 @@ async def test_an_event_sent_again_another_way_is_its_duplicate(author: Author, 
 
 
 @pytest.mark.parametrize("name", WAYS)
-async def test_of_many_at_once_under_one_id_one_is_applied(author: Author, name: str) -> None:
+async def test_of_concurrent_events_under_one_id_one_is_applied(author: Author, name: str) -> None:
     send: Way = getattr(author, name)
     change = {"patch": [{"op": "add", "path": "/a", "value": 1}]}
     answered = await asyncio.gather(*(send("d", change, "s|1") for _ in range(12)))
@@ -223,7 +223,7 @@ CONDITIONS = {
 
 
 @pytest.mark.parametrize("condition", CONDITIONS.values(), ids=CONDITIONS)
-async def test_a_strict_write_sent_again_is_answered_by_its_first_outcome_and_not_412(
+async def test_a_repeated_strict_write_receives_its_first_outcome_and_not_412(
     author: Author, condition: dict[str, str]
 ) -> None:
     for number in (1, 2):
@@ -245,7 +245,7 @@ async def test_a_strict_write_sent_again_is_answered_by_its_first_outcome_and_no
     assert await author.api.events() == before + 4, "the log stays clean"
 
 
-async def test_a_creation_sent_again_is_answered_by_its_first_outcome_wherever_the_document_is(
+async def test_a_repeated_creation_receives_its_first_outcome_at_any_version(
     author: Author,
 ) -> None:
     for number, condition in enumerate(({"If_None_Match": "*"}, {"If_Match": '"0"'})):
@@ -260,7 +260,7 @@ async def test_a_creation_sent_again_is_answered_by_its_first_outcome_wherever_t
         assert is_duplicate_of(await author.http(name, PUT, "k", **condition), first)
 
 
-async def test_a_strict_write_that_the_fold_rejected_is_answered_with_that_rejection_again(
+async def test_a_repeated_rejected_strict_write_receives_its_rejection(
     author: Author,
 ) -> None:
     await author.http("d", PUT, "p")
@@ -274,7 +274,7 @@ async def test_a_strict_write_that_the_fold_rejected_is_answered_with_that_rejec
         assert (answered["status"], answered["first"]["reason"]) == ("duplicate", "target_missing")
 
 
-async def test_other_content_under_a_strict_writes_id_is_never_taken_for_it(author: Author) -> None:
+async def test_other_content_under_the_id_of_a_strict_write_is_not_its_duplicate(author: Author) -> None:
     """Neither while the row says so, nor where only the log can tell: then both are on their way at once."""
     await author.http("d", PUT, "p")
     for round_number in range(1, 6):
@@ -290,7 +290,7 @@ async def test_other_content_under_a_strict_writes_id_is_never_taken_for_it(auth
     assert wrong["reason"] == "id_reused"
 
 
-async def test_many_of_one_strict_write_at_once_are_one_write(author: Author) -> None:
+async def test_concurrent_copies_of_a_strict_write_are_one_write(author: Author) -> None:
     await author.http("d", PUT, "p")
     answered = await asyncio.gather(*(author.http("d", OTHER, "k", If_Match='"1"') for _ in range(12)))
     [first] = [view for view in answered if view["status"] == "applied"]
@@ -301,7 +301,7 @@ async def test_many_of_one_strict_write_at_once_are_one_write(author: Author) ->
 # Not waited for
 
 
-async def test_what_is_pending_and_sent_again_at_once_counts_once(author: Author) -> None:
+async def test_a_pending_event_repeated_at_once_is_applied_once(author: Author) -> None:
     for number, condition in enumerate(({}, {"If_None_Match": "*"}, {"If_Match": '"0"'})):
         headers = {"Idempotency_Key": "k", "Refold_Wait": "0", **condition}
         sequences = []
@@ -326,7 +326,7 @@ async def test_what_is_pending_and_sent_again_at_once_counts_once(author: Author
 # Batches
 
 
-async def test_a_batch_of_which_some_are_repeated_changes_each_document_once(author: Author) -> None:
+async def test_a_batch_with_repeated_events_changes_each_document_once(author: Author) -> None:
     first = await author.http("d", PUT, "s|1")
     events = [
         ("d", {**PUT, "id": "s|1", "type": TYPE}),

@@ -204,7 +204,7 @@ async def disturbed(
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_writes_whose_connection_to_the_broker_breaks_are_made_once(
+async def test_writes_with_a_broken_broker_connection_are_applied_once(
     site: Site, api: Api, fault: Callable[..., Coroutine[Any, Any, None]]
 ) -> None:
     for name in "abcdef":
@@ -272,7 +272,7 @@ def writes(namespace: str) -> list[Write]:
     ]
 
 
-async def test_the_sdk_makes_each_write_once_though_the_gateway_is_killed_before_it_answers(
+async def test_sdk_writes_are_applied_once_when_the_gateway_is_killed(
     site: Site, api: Api, refold: Refold
 ) -> None:
     for name in "efg":
@@ -297,7 +297,7 @@ async def test_the_sdk_makes_each_write_once_though_the_gateway_is_killed_before
     assert (await api.get("h")).json() == {f"k{number}": number for number in range(50)}
 
 
-async def test_what_the_sdk_writes_is_made_once_though_the_broker_is_killed_under_it(
+async def test_sdk_writes_are_applied_once_when_the_broker_is_killed(
     site: Site, api: Api, refold: Refold
 ) -> None:
     writers, rounds, rows = 6, 8, 12
@@ -334,9 +334,7 @@ async def test_what_the_sdk_writes_is_made_once_though_the_broker_is_killed_unde
 # Everything restarted between a write and its retry
 
 
-async def test_what_was_not_yet_folded_when_everything_was_killed_counts_once_when_sent_again(
-    site: Site, api: Api
-) -> None:
+async def test_events_not_folded_before_a_crash_are_applied_once_when_repeated(site: Site, api: Api) -> None:
     for name in "abcde":
         await api.put(name, {"n": 0})
     add = {"op": "add", "path": "/n", "value": 1}

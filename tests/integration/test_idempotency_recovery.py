@@ -72,9 +72,7 @@ async def written_before_the_look(
 
 
 @pytest.mark.parametrize("fault", LOST)
-async def test_a_repeated_event_whose_acknowledgement_is_lost_is_still_a_duplicate(
-    gateway: Twin, fault: str
-) -> None:
+async def test_a_repeated_event_with_a_lost_acknowledgement_is_a_duplicate(gateway: Twin, fault: str) -> None:
     first = await gateway.put("/v1/n/d", 1, Idempotency_Key="k")
     gateway.log.faults = [fault]
     again = await gateway.put("/v1/n/d", 1, Idempotency_Key="k")
@@ -83,7 +81,7 @@ async def test_a_repeated_event_whose_acknowledgement_is_lost_is_still_a_duplica
 
 
 @pytest.mark.parametrize("fault", LOST)
-async def test_other_content_under_a_used_id_is_refused_though_its_acknowledgement_is_lost(
+async def test_other_content_under_a_used_id_is_refused_despite_a_lost_acknowledgement(
     gateway: Twin, fault: str
 ) -> None:
     await gateway.put("/v1/n/d", 1, Idempotency_Key="k")
@@ -100,7 +98,7 @@ async def test_other_content_under_a_used_id_is_refused_though_its_acknowledgeme
 
 @pytest.mark.parametrize("fault", LOST)
 @pytest.mark.parametrize("headers", [{}, {"If_Match": '"1"'}, {"If_Match": "*"}], ids=["plain", "one", "any"])
-async def test_an_event_that_left_the_id_window_before_it_was_looked_for_is_still_found(
+async def test_an_event_that_left_the_dedup_window_is_still_found(
     gateway: Twin, monkeypatch: pytest.MonkeyPatch, fault: str, headers: dict[str, str]
 ) -> None:
     await gateway.put("/v1/n/d", {})
@@ -119,7 +117,7 @@ async def test_an_event_that_left_the_id_window_before_it_was_looked_for_is_stil
 
 
 @pytest.mark.parametrize("fault", LOST)
-async def test_a_batch_that_left_the_id_window_is_found_whole_and_is_not_sent_twice(
+async def test_a_batch_that_left_the_dedup_window_is_found_and_not_sent_twice(
     gateway: Twin, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     events = [{"patch": [{"op": "add", "path": f"/{number}", "value": 1}]} for number in range(30)]
@@ -134,7 +132,7 @@ async def test_a_batch_that_left_the_id_window_is_found_whole_and_is_not_sent_tw
     assert await gateway.events() == ID_WINDOW_IDS + 20
 
 
-async def test_a_batch_is_not_taken_for_an_earlier_one_of_the_same_lines(gateway: Twin) -> None:
+async def test_a_batch_is_not_mistaken_for_an_earlier_one_with_the_same_lines(gateway: Twin) -> None:
     events = [{"merge": {"n": number}, "id": f"id{number}"} for number in range(5)]
     firsts = await bulk(gateway, events)
     # Not stored, and folded before it was sent: only later events count.
@@ -149,7 +147,7 @@ async def test_a_batch_is_not_taken_for_an_earlier_one_of_the_same_lines(gateway
     assert await gateway.events() == 14
 
 
-async def test_a_batch_of_which_another_request_has_written_the_last_line_is_not_there(
+async def test_a_batch_is_not_found_by_a_last_line_of_another_request(
     gateway: Twin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = [{"merge": {"n": number}, "id": f"id{number}"} for number in range(5)]
@@ -160,7 +158,7 @@ async def test_a_batch_of_which_another_request_has_written_the_last_line_is_not
     assert await gateway.events() == 6
 
 
-async def test_without_an_answer_of_the_store_the_result_is_unknown_and_the_id_is_named(
+async def test_without_the_store_the_result_is_unknown_and_the_id_is_reported(
     gateway: Twin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: Any, **__: Any) -> Any:
@@ -204,7 +202,7 @@ def stored_late(gateway: Twin, *, others: int = 0) -> list[Callable[[], Awaitabl
 @pytest.mark.parametrize("others", [0, 1, ID_WINDOW_IDS + 1])
 @pytest.mark.parametrize("headers", [{"If_Match": '"1"'}, {"If_Match": "*"}], ids=["one", "any"])
 @pytest.mark.parametrize("key", [{}, {"Idempotency_Key": "k"}], ids=["made", "own"])
-async def test_a_strict_write_that_is_stored_late_is_not_412_and_not_made_twice(
+async def test_a_strict_write_stored_late_is_not_412_and_not_applied_twice(
     gateway: Twin, key: dict[str, str], headers: dict[str, str], others: int
 ) -> None:
     await gateway.put("/v1/n/d", {})
@@ -215,7 +213,7 @@ async def test_a_strict_write_that_is_stored_late_is_not_412_and_not_made_twice(
 
 
 @pytest.mark.parametrize("key", [{}, {"Idempotency_Key": "k"}], ids=["made", "own"])
-async def test_a_large_state_that_is_stored_late_is_not_written_twice(
+async def test_a_large_state_stored_late_is_not_written_twice(
     gateway: Twin, monkeypatch: pytest.MonkeyPatch, key: dict[str, str]
 ) -> None:
     sent: list[list[Publication]] = []
@@ -239,7 +237,7 @@ async def test_a_large_state_that_is_stored_late_is_not_written_twice(
     assert await gateway.events() == events_count
 
 
-async def test_a_strict_write_that_is_never_acknowledged_is_given_up_with_503(gateway: Twin) -> None:
+async def test_a_strict_write_that_is_never_acknowledged_is_503(gateway: Twin) -> None:
     gateway.log.faults = ["dropped"] * 10
     response = await gateway.put("/v1/n/d", 1, If_None_Match="*")
     assert (response.status_code, response.json()["code"]) == (503, "log_unavailable")
@@ -249,7 +247,7 @@ async def test_a_strict_write_that_is_never_acknowledged_is_given_up_with_503(ga
 # Bulk requests of which a part is in the log
 
 
-async def test_a_bulk_request_that_fails_behind_a_batch_in_the_log_answers_line_by_line(
+async def test_a_bulk_request_that_fails_after_a_stored_batch_answers_each_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("refold.gateway.bulk.BATCH_EVENTS_MAX", 2)
@@ -262,7 +260,7 @@ async def test_a_bulk_request_that_fails_behind_a_batch_in_the_log_answers_line_
     assert await gateway.events() == 2
 
 
-async def test_lines_in_doubt_are_answered_with_their_ids_and_those_behind_were_not_sent(
+async def test_lines_with_an_unknown_result_have_their_ids_and_later_ones_are_not_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("refold.gateway.bulk.BATCH_EVENTS_MAX", 2)
@@ -279,7 +277,7 @@ async def test_lines_in_doubt_are_answered_with_their_ids_and_those_behind_were_
                 assert found.json().get("version") == version
 
 
-async def test_lines_sent_one_by_one_while_batches_are_refused_are_each_made_once(gateway: Twin) -> None:
+async def test_lines_sent_singly_while_batches_are_refused_are_applied_once(gateway: Twin) -> None:
     events = [{"doc": f"d{number}", "put": number} for number in range(6)]
     gateway.log.faults = [BatchRefused(), None, "lost", "dropped", None, "lost", "dropped", "lost"]
     answers = await bulk(gateway, events)
@@ -288,7 +286,7 @@ async def test_lines_sent_one_by_one_while_batches_are_refused_are_each_made_onc
     assert await gateway.events() == 6
 
 
-async def test_lines_sent_one_by_one_of_which_some_do_not_fit_into_the_log_are_answered_each(
+async def test_each_line_sent_singly_to_a_full_log_is_answered(
     gateway: Twin,
 ) -> None:
     gateway.log.faults = [BatchRefused(), None, LogFull(), None]
@@ -299,7 +297,7 @@ async def test_lines_sent_one_by_one_of_which_some_do_not_fit_into_the_log_are_a
     assert await gateway.events() == 2
 
 
-async def test_lines_sent_one_by_one_that_are_never_acknowledged_are_given_up_with_503(gateway: Twin) -> None:
+async def test_lines_sent_singly_and_never_acknowledged_are_503(gateway: Twin) -> None:
     gateway.log.faults = [BatchRefused(), *["dropped"] * 6]
     events = [{"put": 1}, {"put": 2}]
     content = b"".join(orjson.dumps({"doc": "d", **event}) + b"\n" for event in events)
@@ -308,7 +306,7 @@ async def test_lines_sent_one_by_one_that_are_never_acknowledged_are_given_up_wi
     assert await gateway.events() == 0
 
 
-async def test_a_log_that_is_away_says_so_and_a_retry_is_made_once(gateway: Twin) -> None:
+async def test_an_unavailable_log_is_an_error_and_a_retry_is_applied_once(gateway: Twin) -> None:
     gateway.log.faults = [LogUnavailable()]
     assert (await gateway.put("/v1/n/d", 1, Idempotency_Key="k")).status_code == 503
     assert summary(await gateway.put("/v1/n/d", 1, Idempotency_Key="k")) == (201, "applied", 1)

@@ -70,7 +70,7 @@ def import_until(up, namespace, path, events, number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_an_import_killed_anywhere_ends_the_same_when_run_again(up, history, tmp_path, number):
+def test_a_killed_import_has_the_same_result_when_repeated(up, history, tmp_path, number):
     data, ends = history
     path = tmp_path / "history.jsonl.gz"
     path.write_bytes(gzip.compress(data, 1))
@@ -102,7 +102,7 @@ def test_a_killed_projector_loses_and_duplicates_nothing(up, history, tmp_path):
     assert ends_of(up, "healed") == ends
 
 
-def test_a_malformed_line_is_named_with_its_file_and_the_rest_is_imported(up, tmp_path):
+def test_a_malformed_line_is_reported_with_its_file_and_the_rest_is_imported(up, tmp_path):
     path = tmp_path / "broken.jsonl.zst"
     lines = [
         b'{"doc":"d","state":{"a":1},"ts":1}',

@@ -55,7 +55,7 @@ def is_of_batch(record: Record) -> bool:
     return b"Nats-Batch-Id: " in record.headers
 
 
-async def test_few_events_go_one_by_one_and_many_as_a_batch(broker: Broker) -> None:
+async def test_few_events_are_sent_singly_and_many_as_a_batch(broker: Broker) -> None:
     log = await broker.open_log("gateway")
     await all_of(log, *(event(f"a{number}") for number in range(BATCH_EVENTS_MIN - 1)))
     reader = await broker.open_log()
@@ -68,7 +68,7 @@ async def test_few_events_go_one_by_one_and_many_as_a_batch(broker: Broker) -> N
     assert b"Nats-Batch-Sequence: 10\r\nNats-Batch-Commit: 1\r\n" in batch[-1].headers
 
 
-async def test_two_events_of_a_document_that_go_together_are_stored_both_or_not_at_all(
+async def test_two_grouped_events_of_a_document_are_stored_atomically(
     broker: Broker,
 ) -> None:
     log = await broker.open_log()
@@ -101,7 +101,7 @@ async def test_concurrent_writers_each_see_their_own_events_in_order(broker: Bro
         assert {records[sequence].subject.rsplit(b".")[-1] for sequence in sequences} == {b"w%d" % writer}
 
 
-async def test_the_broker_killed_in_mid_append_keeps_what_it_acknowledged_and_the_order(
+async def test_a_broker_killed_during_appends_keeps_acknowledged_events_and_order(
     synced: Broker,
 ) -> None:
     log = await synced.open_log("gateway")
@@ -147,7 +147,7 @@ async def more_than(kept: dict[bytes, int], count: int) -> None:
         await asyncio.sleep(0.005)
 
 
-async def test_an_event_whose_acknowledgement_does_not_come_is_unknown_and_those_behind_are_not_sent(
+async def test_an_unacknowledged_event_is_unknown_and_later_ones_are_not_sent(
     broker: Broker,
 ) -> None:
     log = await broker.open_log(acknowledge_seconds=0.3)
@@ -213,7 +213,7 @@ async def test_open_batches_of_another_client_do_not_block_events(broker: Broker
         assert not any(map(is_of_batch, stored))
 
 
-async def test_an_event_behind_a_refused_batch_of_its_document_is_stored(broker: Broker) -> None:
+async def test_an_event_after_a_refused_batch_of_its_document_is_stored(broker: Broker) -> None:
     log = await broker.open_log()
     async with held_batches(broker.server, "n"):
         answers = await asyncio.gather(
@@ -222,7 +222,7 @@ async def test_an_event_behind_a_refused_batch_of_its_document_is_stored(broker:
     assert [type(answer) for answer in answers] == [BatchRefused, Appended]
 
 
-async def test_batches_are_used_again_once_the_broker_accepts_them(broker: Broker) -> None:
+async def test_batches_resume_once_the_broker_accepts_them(broker: Broker) -> None:
     log = await broker.open_log()
     async with held_batches(broker.server, "n"):
         with pytest.raises(BatchRefused):
@@ -282,7 +282,7 @@ async def test_an_oversized_event_is_refused_and_the_client_keeps_working(broker
     assert log.client.reconnects == 0
 
 
-async def test_more_appends_than_there_are_places_wait_in_their_order(broker: Broker) -> None:
+async def test_appends_over_the_limit_wait_in_order(broker: Broker) -> None:
     log = await broker.open_log()
     count = APPENDS_MAX + 500
     answers = await asyncio.gather(*(log.append(event(f"d{number % 3000}")) for number in range(count)))
@@ -314,7 +314,7 @@ async def test_a_new_caller_does_not_overtake_a_waiter_that_was_just_woken() -> 
     assert entered == ["first", "newcomer"]
 
 
-async def test_a_place_given_to_a_cancelled_waiter_goes_to_the_next() -> None:
+async def test_a_permit_of_a_cancelled_waiter_passes_to_the_next() -> None:
     places = Semaphore(1)
     await places.acquire()
     waiting = [asyncio.ensure_future(places.acquire()) for _ in range(2)]

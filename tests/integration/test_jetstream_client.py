@@ -143,7 +143,7 @@ async def test_a_message_over_the_payload_limit_does_not_end_the_client(broker: 
 HOSTILE_SUBJECTS = [b"x.\xff\xfe", b"x.\x00", b"x." + b"y" * 3000, b"x.\x0b\x0c", b"x.*"]
 
 
-async def test_no_subject_ends_a_client(broker: Broker) -> None:
+async def test_no_subject_terminates_a_client(broker: Broker) -> None:
     client = await broker.connect()
     received: list[bytes] = []
     client.subscribe("x.>", lambda subject, *_: received.append(subject))
@@ -158,7 +158,7 @@ async def test_no_subject_ends_a_client(broker: Broker) -> None:
     assert client.reconnects == 0
 
 
-async def test_a_handler_that_fails_ends_the_connection_and_not_the_client(broker: Broker) -> None:
+async def test_a_failing_handler_closes_the_connection_and_not_the_client(broker: Broker) -> None:
     """A connection that has stopped reading must not look alive."""
     client = await broker.connect()
     await echo(client)
@@ -172,7 +172,7 @@ async def test_a_handler_that_fails_ends_the_connection_and_not_the_client(broke
     assert await client.request("echo", b"here") == (b"", b"here")
 
 
-async def test_a_connection_to_a_silent_server_is_given_up(
+async def test_a_connection_to_a_silent_server_is_closed(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("refold.log.jetstream.connection.PING_SECONDS", 0.05)
@@ -201,7 +201,7 @@ async def test_connecting_to_a_silent_server_has_a_deadline() -> None:
 @pytest.mark.parametrize(
     "first", [b"", b"HTTP/1.1 400 Bad Request\r\n", b"INFO x\r\n", b"INFO []\r\n", b"x" * 500_000]
 )
-async def test_connecting_to_what_is_no_nats_server_has_a_deadline(first: bytes) -> None:
+async def test_connecting_to_another_kind_of_server_has_a_deadline(first: bytes) -> None:
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(first)
         writer.close()
@@ -211,7 +211,7 @@ async def test_connecting_to_what_is_no_nats_server_has_a_deadline(first: bytes)
             await connect(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", connect_seconds=0.4)
 
 
-async def test_a_server_without_a_free_connection_is_named_as_such(broker: Broker) -> None:
+async def test_a_server_without_a_free_connection_is_a_distinct_error(broker: Broker) -> None:
     host = await with_configuration(broker, "max_connections: 1")
     first = await connect(host)
     with pytest.raises(LogUnavailable, match=r"connection limit|maximum connections"):
@@ -296,7 +296,7 @@ def test_tls_is_used_where_the_server_requires_it_and_the_certificate_is_verifie
     in_loop(run())
 
 
-def test_an_announced_server_is_verified_by_the_name_of_the_announcing_one(
+def test_an_announced_server_is_verified_by_the_host_name_of_the_first_one(
     in_loop: Callable[[Any], None], tmp_path: Path, tls: str
 ) -> None:
     async def run() -> None:
@@ -350,7 +350,7 @@ def test_a_version_of_nats_py_without_a_private_name_that_is_used_is_refused_at_
     assert "ImportError: this version of nats-py lacks _process_info" in ended.stderr
 
 
-async def test_of_several_addresses_one_that_answers_is_enough(broker: Broker) -> None:
+async def test_one_reachable_address_of_several_is_enough(broker: Broker) -> None:
     servers = f"{broker.server.url('gateway')},nats://127.0.0.1:1"
     for _ in range(4):
         client = await connect(servers, inbox_prefix=inbox_prefix("gateway"))
@@ -469,7 +469,7 @@ class Taken:
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 2, 3, 7, 20, 64, 10_000])
-def test_messages_do_not_depend_on_how_the_bytes_are_split(chunk_bytes: int) -> None:
+def test_messages_do_not_depend_on_chunk_boundaries(chunk_bytes: int) -> None:
     taken = Taken()
     for _ in range(3):
         for at in range(0, len(STREAM), chunk_bytes):
@@ -491,7 +491,7 @@ def test_a_line_without_an_end_is_an_error() -> None:
         Taken().parser.feed(b"x" * (LINE_BYTES_MAX + 1))
 
 
-def test_a_parser_that_is_stopped_in_mid_parse_drops_the_rest() -> None:
+def test_a_parser_stopped_during_a_parse_drops_the_rest() -> None:
     taken = Taken()
     taken.parser = Parser({}, lambda *operation: (taken.operations.append(operation), taken.parser.stop()))
     taken.parser.feed(b"-ERR 'x'\r\nPING\r\nMSG a 1 100\r\nhalf")

@@ -136,7 +136,7 @@ async def test_a_broker_killed_during_a_read_loses_and_repeats_no_event(broker: 
     assert log.client.reconnects >= 1
 
 
-async def test_a_quiet_reader_continues_after_the_broker_was_killed(broker: Broker) -> None:
+async def test_an_idle_reader_continues_after_the_broker_was_killed(broker: Broker) -> None:
     log, writer = await broker.open_log("projector"), await broker.open_log()
     seen: list[int] = []
     async with asyncio.timeout(3 * WAIT_SECONDS), aclosing(log.read(0)) as runs:
@@ -219,9 +219,7 @@ async def until_more(calls: list[Any], than: int) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_a_log_that_lost_its_end_raises_a_hole_with_both_sequences(
-    broker: Broker, tmp_path: Path
-) -> None:
+async def test_a_truncated_log_raises_a_hole_with_both_sequences(broker: Broker, tmp_path: Path) -> None:
     log = await broker.open_log()
     await fill(log, 5)
     stream, copy = tmp_path / "nats", tmp_path / "copy"
@@ -269,7 +267,7 @@ async def test_an_unreadable_block_raises_a_hole_with_its_sequences(
     assert await log.get(end + 1) is not None
 
 
-async def test_a_quiet_log_is_not_a_hole(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_idle_log_is_not_a_hole(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consume, "QUIET_SECONDS", 0.05)
     checks: list[None] = []
     check = LogReader.check_quiet
@@ -406,7 +404,7 @@ async def test_events_that_the_leader_does_not_have_are_not_read(
     assert [sequence for run in runs for sequence in run] == list(range(1, last + 1))
 
 
-async def test_a_closed_client_ends_the_reading(broker: Broker) -> None:
+async def test_closing_the_client_ends_a_read(broker: Broker) -> None:
     log = await broker.open_log()
     async with asyncio.timeout(WAIT_SECONDS), aclosing(log.read(1)) as runs:
         coming = asyncio.ensure_future(anext(runs))

@@ -79,7 +79,7 @@ async def publish(client: Client, *documents: str) -> None:
         await client.request(f"state.n.{document}", b"{}")
 
 
-async def test_the_log_is_created_as_designed(broker: Broker) -> None:
+async def test_the_log_is_created_with_its_configuration(broker: Broker) -> None:
     client = await broker.connect()
     assert await create_log(client, log_id=LOG_ID) == LOG_ID
     info = await stream_info(client)
@@ -115,7 +115,7 @@ async def test_an_interrupted_creation_is_completed_by_the_next_start(
     assert (await stream_info(client))["state"]["last_seq"] == 1
 
 
-async def test_six_requests_create_a_log_so_every_crash_is_tested(broker: Broker) -> None:
+async def test_creating_a_log_takes_six_requests(broker: Broker) -> None:
     client = await broker.connect()
     dying: Any = DyingClient(client, at=7, has_sent=False)
     assert await create_log(dying, log_id=LOG_ID) == LOG_ID

@@ -37,7 +37,7 @@ async def grown(api: Api, document: str) -> dict[str, Any]:
     return dict(state)
 
 
-async def test_what_was_read_can_be_written(api: Api) -> None:
+async def test_a_state_that_was_read_can_be_written(api: Api) -> None:
     state = await grown(api, "grown")
     written = outcome(await api.put("copy", state), 201)
     answer = await api.get("copy")
@@ -66,7 +66,7 @@ async def test_a_condition_holds_for_the_whole_write(api: Api) -> None:
     problem(await api.put("d", LARGE, Refold_Base="1"), 422, "contradictory")
 
 
-async def test_sent_again_under_its_id_it_is_a_duplicate(api: Api) -> None:
+async def test_a_repeated_large_state_is_a_duplicate(api: Api) -> None:
     first = outcome(await api.put("d", LARGE, Idempotency_Key="once"), 201)
     events = await api.events()
     again = outcome(await api.put("d", LARGE, Idempotency_Key="once"), 201)
@@ -79,7 +79,7 @@ async def test_sent_again_under_its_id_it_is_a_duplicate(api: Api) -> None:
     assert await api.events() == events
 
 
-async def test_a_state_that_no_document_may_have_is_refused_with_its_size_and_the_limit(api: Api) -> None:
+async def test_a_state_over_the_limit_is_refused_with_its_size_and_the_limit(api: Api) -> None:
     state = {"a": "x" * 900_000, "b": ["y" * 900_000 for _ in range(8)], "c": ""}
     state["c"] = "z" * (STATE_BYTES_MAX - json_text.size(state))
     written = outcome(await api.put("d", state), 201)
@@ -94,7 +94,9 @@ async def test_a_state_that_no_document_may_have_is_refused_with_its_size_and_th
 
 
 @pytest.mark.parametrize("is_history", [False, True], ids=["states", "history"])
-async def test_exported_and_imported_it_is_the_same(api: Api, tmp_path: Path, *, is_history: bool) -> None:
+async def test_a_large_state_survives_export_and_import(
+    api: Api, tmp_path: Path, *, is_history: bool
+) -> None:
     state = await grown(api, "grown")
     outcome(await api.put("small", {"a": 1}), 201)
     path, back = tmp_path / "out.jsonl", f"{api.namespace}-back"
@@ -126,7 +128,7 @@ async def test_exported_and_imported_it_is_the_same(api: Api, tmp_path: Path, *,
             assert found.version == (await refold.get(api.namespace, "grown")).version
 
 
-async def test_a_line_that_must_make_one_version_of_it_is_refused(api: Api, tmp_path: Path) -> None:
+async def test_an_exported_line_too_large_for_one_event_is_refused(api: Api, tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
     path.write_text(json.dumps({"doc": "d", "state": LARGE, "ts": 1, "version": 1}) + "\n")
     refused: list[Any] = []

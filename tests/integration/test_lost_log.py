@@ -110,7 +110,7 @@ def refused_start(data: Path) -> str:
 
 
 @pytest.mark.slow
-def test_one_bit_flipped_after_a_crash_costs_no_block_and_the_bit_put_back_brings_everything_back(
+def test_a_flipped_bit_after_a_crash_loses_no_block_and_can_be_repaired(
     stopped: Path, tmp_path: Path
 ) -> None:
     data = copy_of(stopped, tmp_path)
@@ -138,7 +138,7 @@ def test_one_bit_flipped_after_a_crash_costs_no_block_and_the_bit_put_back_bring
 
 
 @pytest.mark.slow
-def test_one_bit_flipped_after_a_clean_stop_is_named_with_its_events_and_the_brokers_own_words(
+def test_a_flipped_bit_after_a_clean_stop_is_reported_with_its_events_and_the_error_of_the_broker(
     stopped: Path, tmp_path: Path
 ) -> None:
     data = copy_of(stopped, tmp_path)
@@ -153,7 +153,7 @@ def test_one_bit_flipped_after_a_clean_stop_is_named_with_its_events_and_the_bro
 
 
 @pytest.mark.slow
-def test_an_open_block_that_the_broker_cuts_is_kept_as_it_was(stopped: Path, tmp_path: Path) -> None:
+def test_an_open_block_truncated_by_the_broker_is_copied_unchanged(stopped: Path, tmp_path: Path) -> None:
     data = copy_of(stopped, tmp_path)
     # Without its index, the server reads every block anew.
     (stream_of(data) / "msgs/index.db").unlink()
@@ -169,7 +169,7 @@ def test_an_open_block_that_the_broker_cuts_is_kept_as_it_was(stopped: Path, tmp
 
 
 @pytest.mark.slow
-def test_verify_and_rebuild_end_where_a_block_cannot_be_read(stopped: Path, tmp_path: Path) -> None:
+def test_verify_and_rebuild_stop_at_an_unreadable_block(stopped: Path, tmp_path: Path) -> None:
     data = copy_of(stopped, tmp_path)
     block = stream_of(data) / "msgs/2.blk"
     block.unlink()
@@ -188,9 +188,7 @@ def test_verify_and_rebuild_end_where_a_block_cannot_be_read(stopped: Path, tmp_
 
 
 @pytest.mark.slow
-def test_a_log_whose_storage_is_gone_is_not_begun_anew_even_if_the_projection_is_gone_too(
-    stopped: Path, tmp_path: Path
-) -> None:
+def test_a_lost_log_is_not_recreated_even_without_a_projection(stopped: Path, tmp_path: Path) -> None:
     data = copy_of(stopped, tmp_path)
     aside = tmp_path / "aside"
     stream_of(data).rename(aside)
@@ -211,7 +209,7 @@ def test_a_log_whose_storage_is_gone_is_not_begun_anew_even_if_the_projection_is
 
 
 @pytest.mark.slow
-def test_blocks_that_are_left_on_disk_are_reason_enough(stopped: Path, tmp_path: Path) -> None:
+def test_remaining_blocks_prevent_a_new_log(stopped: Path, tmp_path: Path) -> None:
     data = copy_of(stopped, tmp_path)
     (stream_of(data) / "meta.inf").unlink()
     (data / "log.json").unlink()
@@ -224,7 +222,7 @@ def test_blocks_that_are_left_on_disk_are_reason_enough(stopped: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_new_log_is_begun_only_by_the_option_and_everything_left_of_the_lost_one_is_kept(
+def test_only_the_option_creates_a_new_log_and_remains_of_the_lost_one_are_kept(
     stopped: Path, tmp_path: Path
 ) -> None:
     data = copy_of(stopped, tmp_path)
@@ -262,7 +260,7 @@ async def _count(dsn: str, schema: str) -> int:
         await connection.close()
 
 
-async def test_at_a_broker_too_a_new_log_is_begun_only_by_the_option(
+async def test_with_an_external_broker_only_the_option_creates_a_new_log(
     broker: Broker, postgres_dsn: str
 ) -> None:
     admin = broker.server.url("administrator")
@@ -284,7 +282,7 @@ async def test_at_a_broker_too_a_new_log_is_begun_only_by_the_option(
     assert await projection_traces(postgres_dsn, "refold") == []
 
 
-async def test_a_broker_without_the_key_of_its_storage_keeps_it(broker: Broker, tmp_path: Path) -> None:
+async def test_a_broker_without_its_encryption_key_keeps_its_storage(broker: Broker, tmp_path: Path) -> None:
     stored = tmp_path / "data/nats"
     plain = (stored / "nats.conf").read_text()
 
@@ -306,7 +304,7 @@ async def test_a_broker_without_the_key_of_its_storage_keeps_it(broker: Broker, 
     assert await make_log(broker.server.url("administrator"), traces=_bound) == made
 
 
-async def test_the_delivered_broker_keeps_the_blocks_that_its_start_deletes(tmp_path: Path) -> None:
+async def test_the_delivered_broker_copies_blocks_that_its_start_deletes(tmp_path: Path) -> None:
     with one_server(tmp_path) as server:
         await make_log(server.url("administrator"))
         log = await open_log(server.url("gateway"), "test")
@@ -355,7 +353,7 @@ async def _bound() -> list[str]:
     return ["the projection is bound to log x"]
 
 
-async def test_the_brokers_marker_alone_forbids_a_second_log(broker: Broker) -> None:
+async def test_the_marker_in_the_broker_alone_prevents_a_second_log(broker: Broker) -> None:
     url = broker.server.url("administrator")
     made = await make_log(url)
     assert await make_log(url) == made
@@ -367,7 +365,7 @@ async def test_the_brokers_marker_alone_forbids_a_second_log(broker: Broker) -> 
     assert await make_log(url) != made
 
 
-async def test_a_stream_that_is_empty_and_once_was_not_gets_no_second_genesis(broker: Broker) -> None:
+async def test_an_emptied_stream_gets_no_second_genesis(broker: Broker) -> None:
     url = broker.server.url("administrator")
     made = await make_log(url)
     client = await broker.connect()
@@ -383,7 +381,7 @@ async def test_a_stream_that_is_empty_and_once_was_not_gets_no_second_genesis(br
     assert (await request_api(client, "STREAM.INFO.STATE"))["state"]["last_seq"] == 0
 
 
-async def test_another_log_in_the_place_of_the_one_created_is_refused(broker: Broker) -> None:
+async def test_a_log_with_another_id_than_the_created_one_is_refused(broker: Broker) -> None:
     url = broker.server.url("administrator")
     await make_log(url)
     client = await broker.connect()

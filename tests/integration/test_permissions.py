@@ -92,13 +92,15 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NatsServe
             yield servers[1]
 
 
-async def test_every_user_may_do_his_part_and_no_more(server: NatsServer | Delivered) -> None:
+async def test_every_user_has_exactly_its_permissions(server: NatsServer | Delivered) -> None:
     refused = {user: await refusals(server.url(user)) for user in NATS_USERS}
     found = {action: tuple(user for user in NATS_USERS if action not in refused[user]) for action in MATRIX}
     assert found == MATRIX
 
 
-async def test_an_author_hears_outcomes_but_not_the_gateways(server: NatsServer | Delivered) -> None:
+async def test_an_author_receives_its_outcomes_but_not_those_of_gateways(
+    server: NatsServer | Delivered,
+) -> None:
     author, reply = await connected(server, "author"), await connected(server, "reply")
     heard = await author.subscribe("refold.reply.>")
     await author.flush()
@@ -114,7 +116,7 @@ async def test_an_author_hears_outcomes_but_not_the_gateways(server: NatsServer 
     await reply.close()
 
 
-async def test_only_the_embedded_server_lets_in_who_says_nothing(server: NatsServer | Delivered) -> None:
+async def test_only_the_embedded_server_accepts_anonymous_connections(server: NatsServer | Delivered) -> None:
     place = f"127.0.0.1:{server.port}"
     is_embedded = isinstance(server, NatsServer)
     assert await is_let_in(f"nats://{place}") is is_embedded
@@ -122,7 +124,7 @@ async def test_only_the_embedded_server_lets_in_who_says_nothing(server: NatsSer
     assert not await is_let_in(f"nats://server:pserver@{place}")
 
 
-def test_the_table_that_operators_read_is_the_promise() -> None:
+def test_the_table_in_the_documentation_is_that_of_the_test() -> None:
     lines = [f"| | {' | '.join(NATS_USERS)} |", f"| --- |{' :-: |' * len(NATS_USERS)}"]
     for action, users in MATRIX.items():
         verb, subject = action.split()

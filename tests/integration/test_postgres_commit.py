@@ -91,7 +91,7 @@ async def test_a_full_disk_is_reported_and_nothing_is_written(store, scribe, asi
         ("XX000", StoreError),
     ],
 )
-async def test_a_servers_error_keeps_its_code(store, scribe, aside, sqlstate, kind):
+async def test_an_error_of_the_server_keeps_its_code(store, scribe, aside, sqlstate, kind):
     publish_some(scribe)
     await make_trigger(aside, "journal", f"RAISE EXCEPTION USING ERRCODE = '{sqlstate}'")
     with pytest.raises(kind) as raised:
@@ -151,9 +151,7 @@ async def assert_small_is_not_there(store, aside):
 
 @pytest.mark.parametrize("table", ["shards", "checkpoints", "documents", "journal", "namespaces"])
 @pytest.mark.parametrize("is_deferred", [False, True])
-async def test_one_statement_that_fails_writes_nothing_and_is_reported(
-    store, small, aside, table, is_deferred
-):
+async def test_a_failed_statement_writes_nothing_and_is_reported(store, small, aside, table, is_deferred):
     await make_trigger(aside, table, "RAISE EXCEPTION USING ERRCODE = '53100'", is_deferred=is_deferred)
     with pytest.raises(StoreFull) as raised:
         await store.commit(small)
@@ -165,7 +163,7 @@ async def test_one_statement_that_fails_writes_nothing_and_is_reported(
 
 
 @pytest.mark.parametrize("is_deferred", [False, True])
-async def test_one_statement_whose_connection_is_lost_may_be_committed(store, small, aside, is_deferred):
+async def test_a_statement_with_a_lost_connection_may_be_committed(store, small, aside, is_deferred):
     end = "PERFORM pg_terminate_backend(pg_backend_pid())"
     await make_trigger(aside, "journal", end, is_deferred=is_deferred)
     with pytest.raises(StoreUnavailable) as raised:
@@ -177,7 +175,7 @@ async def test_one_statement_whose_connection_is_lost_may_be_committed(store, sm
     await store.commit(small)
 
 
-async def test_one_statement_that_finds_a_missing_document_writes_nothing(store, small, aside):
+async def test_a_statement_that_finds_a_missing_document_writes_nothing(store, small, aside):
     await aside.execute("DELETE FROM documents")
     with pytest.raises(StoreError, match="0 of 1"):
         await store.commit(small)
@@ -252,7 +250,7 @@ async def test_the_state_is_stored_in_its_canonical_bytes(store, scribe, aside):
     assert await aside.fetchval("SELECT state::text FROM documents") == '{"a":"A\\u0000","b":1.5,"c":null}'
 
 
-async def test_a_transaction_that_is_cancelled_while_it_begins_is_not_left_open(aside):
+async def test_a_transaction_cancelled_during_begin_is_not_left_open(aside):
     async def begin_one():
         async with transaction(aside):
             pytest.fail("it has begun already")

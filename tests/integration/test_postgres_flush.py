@@ -70,13 +70,13 @@ async def one_by_one(log: MemoryLog, store: PostgresStore) -> AsyncIterator[Proj
         yield running
 
 
-async def test_a_document_that_no_longer_changes_is_flushed_in_time(open_store: OpenStore, sql: Any) -> None:
+async def test_an_idle_document_is_flushed_in_time(open_store: OpenStore, sql: Any) -> None:
     log = MemoryLog("log-1")
     async with one_by_one(log, await open_store(state_lag=SHORT)):
         await until(partial(is_flushed, sql))
 
 
-async def test_a_loop_that_ends_writes_every_state_and_one_that_is_cancelled_leaves_them_to_the_final_flush(
+async def test_a_finished_loop_writes_every_state_and_a_cancelled_one_leaves_them_to_the_final_flush(
     open_store: OpenStore, sql: Any
 ) -> None:
     log, store = MemoryLog("log-1"), await open_store(state_lag=LONG)
@@ -96,7 +96,7 @@ async def test_a_loop_that_ends_writes_every_state_and_one_that_is_cancelled_lea
 
 
 @pytest.mark.parametrize("lag", [LONG, NEVER], ids=["as before", "never"])
-async def test_the_next_projector_flushes_states_that_it_finds_out_of_date(
+async def test_the_next_projector_flushes_outdated_states(
     open_store: OpenStore, sql: Any, lag: StateLag
 ) -> None:
     log, store = MemoryLog("log-1"), await open_store(state_lag=LONG)
@@ -108,7 +108,7 @@ async def test_the_next_projector_flushes_states_that_it_finds_out_of_date(
         await until(partial(is_flushed, sql))
 
 
-async def test_a_supervisor_flushes_at_its_end_and_leaves_the_rest_to_the_next(
+async def test_a_supervisor_flushes_at_shutdown_and_leaves_the_rest_to_the_next(
     open_store: OpenStore, sql: Any
 ) -> None:
     log, store = MemoryLog("log-1"), await open_store(state_lag=LONG)

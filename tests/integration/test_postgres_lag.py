@@ -55,7 +55,7 @@ async def chunks(aside):
 
 
 @pytest.mark.parametrize("beside", [0, 200], ids=["few", "many"])
-async def test_a_commit_writes_nothing_of_a_state_that_is_left_out(store, scribe, aside, beside):
+async def test_a_commit_does_not_write_an_omitted_state(store, scribe, aside, beside):
     scribe.put("large", large())
     await store.commit(scribe.commit())
     stored = await chunks(aside)
@@ -107,7 +107,7 @@ async def search(store, where, **asked):
     return [head.document for head in answer.heads], answer.cursor
 
 
-async def test_a_search_evaluates_the_exact_state_and_not_that_of_the_row(store, scribe):
+async def test_a_search_evaluates_the_exact_state_and_not_the_row_state(store, scribe):
     for name in ("exact-1", "exact-2"):
         scribe.put(name, {"n": int(name[-1])})
     states = {
@@ -144,7 +144,7 @@ async def test_a_search_over_older_states_is_bounded_in_time(postgres_dsn):
         assert await search(store, "$.n[0] == 0") == (["a"], None)
 
 
-async def test_a_flushed_state_keeps_its_version_though_commits_go_on(store, scribe, aside, monkeypatch):
+async def test_a_flushed_state_keeps_its_version_under_commits(store, scribe, aside, monkeypatch):
     """Commits go on between reading and writing the state, and one of them may have written a newer one."""
     await lag(store, scribe, {"a": (0, 1), "b": (0, 1)})
     read_exact = flush.read_exact
@@ -177,7 +177,7 @@ async def test_a_view_shows_the_version_of_its_state(store, scribe, aside):
     assert [tuple(row) for row in found] == [("exact", 1, "5", 1), ("lags", 2, "6", 1)]
 
 
-async def test_older_views_show_it_too_after_the_migration(postgres_dsn, aside, monkeypatch):
+async def test_older_views_show_the_state_version_after_the_migration(postgres_dsn, aside, monkeypatch):
     with monkeypatch.context() as before:
         before.setattr(import_module("refold.store.postgres.schema"), "MIGRATIONS", MIGRATIONS[:3])
         async with postgres_stores(postgres_dsn) as open_store:
@@ -195,7 +195,7 @@ async def test_older_views_show_it_too_after_the_migration(postgres_dsn, aside, 
     assert tuple(found) == ("old", 4, "7", 4)
 
 
-async def test_a_state_that_was_never_written_cannot_be_left_out(store, scribe):
+async def test_a_state_that_was_never_written_cannot_be_omitted(store, scribe):
     """The commit is refused, and nothing is written."""
     for event in ({"put": 1}, {"delete": True}):
         scribe.publish("a", event)

@@ -71,7 +71,7 @@ async def test_checkpoints_from_before_shards_are_migrated_unchanged(postgres_ds
     assert found == [replace(made, counts=[1, 2, 3, 4]) for made in expected]
 
 
-async def test_a_database_of_a_newer_program_is_refused(postgres_dsn):
+async def test_a_schema_of_a_newer_program_is_refused(postgres_dsn):
     async with postgres_stores(postgres_dsn) as open_store:
         await open_store()
         async with connected(postgres_dsn) as connection:
@@ -81,7 +81,7 @@ async def test_a_database_of_a_newer_program_is_refused(postgres_dsn):
     assert raised.value.facts == {"schema": "refold", "migration": 99, "known": MIGRATIONS[-1].number}
 
 
-async def test_a_reader_without_the_right_to_create_opens_a_schema_that_is_there(postgres_dsn):
+async def test_a_reader_without_create_privilege_opens_an_existing_schema(postgres_dsn):
     async with postgres_stores(postgres_dsn) as open_store:
         await open_store()
     async with connected(postgres_dsn) as connection:

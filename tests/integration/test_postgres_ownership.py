@@ -46,7 +46,7 @@ async def kill_holder(aside):
     await aside.execute("SELECT pg_terminate_backend($1, 10000)", row["pid"])
 
 
-async def test_a_holder_whose_connection_dies_has_lost_the_lease(open_store, aside):
+async def test_a_holder_with_a_lost_connection_has_lost_the_lease(open_store, aside):
     store, rival = await open_store(), await open_store()
     scribe = await begin(store)
     await rival.bind(LOG_ID)
@@ -79,7 +79,7 @@ async def test_acquiring_the_lease_again_does_not_pass_the_fence(open_store, asi
     assert (await store.head(NAMESPACE, "a")).snapshot.state == b'"theirs"'
 
 
-async def test_of_two_concurrent_commits_without_a_lock_the_fence_lets_one_pass(open_store, aside):
+async def test_the_fence_accepts_one_of_two_concurrent_commits_without_a_lock(open_store, aside):
     """As if both had the lock: one is written, the other changes nothing and raises."""
     store, rival = await open_store(), await open_store()
     scribe = await begin(store)
@@ -102,7 +102,7 @@ async def test_reads_continue_without_the_lease(open_store, aside):
     assert await reader.bind(LOG_ID) == await store.checkpoints()
 
 
-async def test_renewing_the_lease_finds_that_the_connection_died(open_store, aside):
+async def test_renewing_the_lease_detects_a_lost_connection(open_store, aside):
     store, rival = await open_store(), await open_store()
     await begin(store)
     assert await store.acquire_lease()
@@ -166,9 +166,7 @@ async def test_a_holder_that_stops_anywhere_is_silent(open_store, place):
     assert not await _owns(store)
 
 
-async def test_the_takeover_delay_doubles_after_a_lost_lease_until_it_is_acquired_undisputed(
-    open_store, aside
-):
+async def test_the_takeover_delay_doubles_after_each_lost_lease(open_store, aside):
     store, rival = await open_store(lease_seconds=3.0), await open_store()
     await begin(store)
     await kill_holder(aside)
@@ -227,7 +225,7 @@ async def test_once_every_connection_is_lost_a_reader_waits_for_the_end_of_the_l
     assert asked == [end]
 
 
-async def test_a_reader_that_cannot_know_the_end_of_the_log_does_not_read(open_store, aside):
+async def test_a_reader_that_cannot_read_the_end_of_the_log_does_not_read(open_store, aside):
     store, reader = await open_store(), await open_store()
     await begin(store)
 

@@ -69,7 +69,7 @@ async def search(store, where, **asked):
         ("strict $.absent == 1", []),
     ],
 )
-async def test_a_path_finds_the_documents_that_match(store, where, expected):
+async def test_a_path_finds_matching_documents(store, where, expected):
     assert await search(store, where) == (expected, None)
 
 
@@ -104,13 +104,13 @@ async def test_a_path_that_postgres_does_not_accept_is_refused(store, where):
 
 
 @pytest.mark.parametrize("where", ["$", "$.n", "$.n ? (@ == 2)", "$.n + 1", "strict $.n", "$.tags.size()"])
-async def test_a_where_that_is_no_predicate_is_refused(store, where):
+async def test_a_where_that_is_not_a_predicate_is_refused(store, where):
     with pytest.raises(Refused, match="not a predicate") as raised:
         await search(store, where)
     assert (raised.value.reason, raised.value.field) == ("bad_where", "where")
 
 
-async def test_a_search_that_takes_too_long_ends_and_the_store_continues(postgres_dsn):
+async def test_a_search_over_its_time_limit_ends_and_the_store_continues(postgres_dsn):
     async with postgres_stores(postgres_dsn, where_seconds=0.05) as open_store:
         store = await open_store()
         scribe = await begin(store)

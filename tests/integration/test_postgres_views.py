@@ -95,7 +95,7 @@ async def test_a_state_that_jsonb_cannot_hold_is_null_as_jsonb_and_exact_as_json
     assert found["state_json"].encode() == filled.snapshots["shop", "hostile"][-1].state
 
 
-async def test_a_view_is_replaced_named_and_dropped(filled, aside):
+async def test_a_view_can_be_replaced_named_and_dropped(filled, aside):
     for _ in range(2):
         assert await aside.fetchval("SELECT refold.create_view($1)", ODD) == f'refold_views."{ODD}"'
     assert await aside.fetchval("SELECT refold.create_view($1, $2)", ODD, "'; \"") == 'refold_views."\'; """'
@@ -108,7 +108,7 @@ async def test_a_view_is_replaced_named_and_dropped(filled, aside):
     assert views == [{"viewname": "'; \""}]
 
 
-async def test_a_name_that_is_no_namespace_makes_no_view(filled, aside):
+async def test_an_invalid_namespace_creates_no_view(filled, aside):
     for namespace in HOSTILE_NAMES:
         with pytest.raises(asyncpg.InvalidParameterValueError, match="A-Z a-z 0-9"):
             await aside.execute("SELECT refold.create_view($1)", namespace)
@@ -129,7 +129,7 @@ async def test_create_view_of_an_unknown_namespace_is_refused(filled, aside):
     assert await aside.fetchval("SELECT to_regclass('refold_views.nope')") is None
 
 
-async def test_what_others_made_in_the_views_schema_is_neither_replaced_nor_dropped(filled, aside):
+async def test_foreign_objects_in_the_views_schema_are_not_replaced_or_dropped(filled, aside):
     await aside.execute("SELECT refold.create_view('shop')")
     await aside.execute("CREATE VIEW refold_views.mine AS SELECT document FROM refold_views.shop")
     with pytest.raises(asyncpg.DuplicateTableError):

@@ -42,7 +42,7 @@ def _events(count: int, begin: int = 0) -> list[tuple[str, bytes]]:
     return events
 
 
-async def test_repeated_kills_end_in_the_projection_of_an_undisturbed_replay(site: Site) -> None:
+async def test_after_repeated_kills_the_projection_equals_an_undisturbed_replay(site: Site) -> None:
     async with log_of(site) as log, store_of(site) as store:
         for round_number in range(6):
             async with projector(site) as process:
@@ -69,7 +69,7 @@ async def test_versions_have_no_gap_and_no_duplicate_after_kills(site: Site) -> 
             assert [entry.version for entry in effective] == list(range(1, len(effective) + 1))
 
 
-async def test_sigterm_ends_it_with_exit_code_0_and_nothing_is_lost(site: Site) -> None:
+async def test_sigterm_exits_with_code_0_and_loses_nothing(site: Site) -> None:
     async with log_of(site) as log, store_of(site) as store:
         async with projector(site) as process:
             await folded_to(store, await append_all(log, _events(300)))
@@ -81,7 +81,7 @@ async def test_sigterm_ends_it_with_exit_code_0_and_nothing_is_lost(site: Site) 
         assert await contents(store, NAMES) == await contents(await undisturbed(site), NAMES)
 
 
-async def test_it_continues_after_postgres_has_ended_every_connection(site: Site) -> None:
+async def test_the_projector_continues_after_postgres_closed_every_connection(site: Site) -> None:
     async with log_of(site) as log, projector(site) as process:
         async with store_of(site) as store:
             await folded_to(store, await append_all(log, _events(200)))
@@ -98,7 +98,7 @@ async def test_it_continues_after_postgres_has_ended_every_connection(site: Site
             assert await contents(store, NAMES) == await contents(await undisturbed(site), NAMES)
 
 
-async def test_invalid_events_are_kept_with_their_reason_and_stop_nothing(site: Site) -> None:
+async def test_invalid_events_are_stored_with_their_reason_and_stop_nothing(site: Site) -> None:
     names = [b"n.\xff\xfe", b"n.a\x00b", b"n." + b"x" * 3_000, b"n.*", b"_own.d", b"na\xc3\xafve.d"]
     async with projector(site), store_of(site) as store, log_of(site) as log:
         await _publish_raw(site, names)

@@ -61,7 +61,7 @@ async def named(of: Gateway, *names: str) -> dict[str, Any]:
     return await until(look)
 
 
-async def test_nothing_is_read_before_the_projection_has_reached_the_logs_end_of_the_start(
+async def test_reads_wait_until_the_projection_reaches_the_end_of_the_log_at_start(
     site: Site,
 ) -> None:
     async with gateway(site, is_ready_awaited=False) as started:
@@ -91,7 +91,7 @@ async def test_nothing_is_read_before_the_projection_has_reached_the_logs_end_of
 
 
 @pytest.mark.slow
-async def test_a_write_needs_the_log_only_and_a_conditional_one_waits_for_the_projection(site: Site) -> None:
+async def test_a_write_needs_only_the_log_and_a_conditional_one_waits_for_the_projection(site: Site) -> None:
     async with gateway(site, is_ready_awaited=False) as started:
         client, version = started.client, EVENTS // DOCUMENTS
         written = await client.put("/v1/n/new", json=1, headers={"Refold-Wait": "0"})
@@ -115,7 +115,7 @@ async def test_a_write_needs_the_log_only_and_a_conditional_one_waits_for_the_pr
 
 
 @pytest.mark.slow
-async def test_stale_reads_are_answered_only_by_setting_and_marked(site: Site) -> None:
+async def test_stale_reads_are_answered_only_if_configured_and_marked(site: Site) -> None:
     async with gateway(site, is_ready_awaited=False, stale_reads=True) as started:
         listed = await started.client.get("/v1/n")
         assert (listed.status_code, listed.json()["items"]) == (200, [])
@@ -130,7 +130,7 @@ async def test_stale_reads_are_answered_only_by_setting_and_marked(site: Site) -
 
 
 @pytest.mark.slow
-async def test_a_projector_that_is_not_running_is_named(site: Site) -> None:
+async def test_a_projector_that_is_not_running_is_reported(site: Site) -> None:
     async with gateway(site, is_ready_awaited=False) as started:
         async with projector(site) as folding:
             await until(started.is_ready)
@@ -142,7 +142,7 @@ async def test_a_projector_that_is_not_running_is_named(site: Site) -> None:
 
 
 @pytest.mark.slow
-async def test_a_lag_over_the_bound_ends_readiness_and_nothing_else(site: Site) -> None:
+async def test_a_lag_over_the_bound_only_ends_readiness(site: Site) -> None:
     async with projector(site) as folding, gateway(site, ready_lag_seconds=0.5) as running:
         folding.send_signal(signal.SIGSTOP)
         # It does not answer; but nothing is behind, however long the log is quiet.

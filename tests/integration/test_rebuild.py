@@ -152,7 +152,7 @@ DAMAGES = {
 }
 
 
-async def test_any_difference_is_reported_and_nothing_is_swapped(log, live, sql, postgres_dsn):
+async def test_a_difference_is_reported_and_prevents_the_swap(log, live, sql, postgres_dsn):
     epoch = await sql.fetchval("SELECT epoch FROM log")
     for damage, (statement, documents) in DAMAGES.items():
         await sql.execute("CREATE TABLE public.saved AS TABLE documents")
@@ -196,7 +196,7 @@ async def test_damage_to_a_row_with_an_older_state_is_reported(log, lagging, pos
     assert [unequal.document for unequal in found] == ["lags"]
 
 
-async def test_a_stopped_rebuild_is_continued(log, live, sql, postgres_dsn):
+async def test_a_stopped_rebuild_can_be_continued(log, live, sql, postgres_dsn):
     async with parts(log, live, postgres_dsn) as given:
 
         async def never(*_):
@@ -229,7 +229,7 @@ async def _stalls_within(commit, store, sql):
 
 
 @pytest.mark.parametrize("stalled", [_stalls_before, _stalls_after, _stalls_within])
-async def test_a_rebuild_goes_on_after_a_timeout_in_mid_commit(
+async def test_a_rebuild_continues_after_a_timeout_during_a_commit(
     log, live, sql, postgres_dsn, monkeypatch, stalled
 ):
     monkeypatch.setattr("refold.audit.rebuild.REBUILD_HOLD_SECONDS", 1.0)
@@ -260,7 +260,7 @@ def far(monkeypatch):
 
 
 @pytest.mark.usefixtures("far")
-async def test_what_is_far_behind_is_folded_in_shards_to_the_same_projection(log, live, postgres_dsn):
+async def test_a_rebuild_in_shards_has_the_same_result(log, live, postgres_dsn):
     seen = []
     ended, found = await rebuilt(log, live, postgres_dsn, lambda *found: seen.append(found), processes=3)
     end = (await log.info()).last_sequence
@@ -271,9 +271,7 @@ async def test_what_is_far_behind_is_folded_in_shards_to_the_same_projection(log
     assert (await live.head("n", "d1")).snapshot.state == b'"last"'
 
 
-async def test_shards_that_were_stopped_at_different_sequences_are_brought_to_one_first(
-    log, live, sql, postgres_dsn
-):
+async def test_shards_stopped_at_different_sequences_are_aligned_first(log, live, sql, postgres_dsn):
     async with parts(log, live, postgres_dsn) as given:
         await given.fresh.bind("log-1")
     first, second = shards_of(first_checkpoints("log-1"), 2)
@@ -296,14 +294,16 @@ async def test_a_shard_that_is_being_replayed_is_refused(log, live, postgres_dsn
     await store.close()
 
 
-async def test_two_at_once_are_refused(log, live, postgres_dsn):
+async def test_two_concurrent_rebuilds_are_refused(log, live, postgres_dsn):
     async with parts(log, live, postgres_dsn) as first, parts(log, live, postgres_dsn) as second:
         assert await first.fresh.acquire_lease()
         with pytest.raises(FenceLost):
             await rebuild(second, Listener(difference=pytest.fail, progress=lambda *_: None))
 
 
-async def test_added_indexes_and_views_follow_and_foreign_readers_prevent_it(log, live, sql, postgres_dsn):
+async def test_a_swap_keeps_indexes_and_views_and_is_prevented_by_foreign_readers(
+    log, live, sql, postgres_dsn
+):
     await sql.execute("CREATE INDEX mine ON documents USING gin (refold_jsonb(state))")
     await sql.execute("SELECT create_view('n')")
     ended, _ = await rebuilt(log, live, postgres_dsn)
@@ -346,7 +346,7 @@ async def test_a_rebuild_in_shards_changes_the_fold_number_in_all_of_them(
             assert await is_clean(log, live)
 
 
-async def test_a_rebuild_in_shards_stops_at_a_fold_that_it_does_not_know(log, postgres_dsn, monkeypatch):
+async def test_a_rebuild_in_shards_stops_at_an_unknown_fold(log, postgres_dsn, monkeypatch):
     monkeypatch.setattr("refold.audit.rebuild.SHARDED_EVENTS_MIN", 1)
     moved = await append(log, "fold", MOVE_ON, namespace="_refold")
     await append(log, "d0", {"put": 1})

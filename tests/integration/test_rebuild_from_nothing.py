@@ -124,9 +124,7 @@ QUICK = {"DROP TABLE log", "TRUNCATE TABLE documents", "DROP TABLE pages"}
         "DROP SCHEMA refold",
     ],
 )
-async def test_a_running_projector_continues_in_the_projection_that_replaces_a_damaged_one(
-    log, sql, postgres_dsn, damage
-):
+async def test_a_running_projector_continues_in_the_rebuilt_projection(log, sql, postgres_dsn, damage):
     async with projecting(log, postgres_dsn) as store:
         epoch = await sql.fetchval("SELECT epoch FROM log")
         await sql.execute(f"{damage} CASCADE")
@@ -194,7 +192,7 @@ async def test_a_projection_of_another_log_is_not_replaced(stopped, sql, postgre
     assert await sql.fetchval("SELECT log_id FROM refold.log") == "log-1"
 
 
-async def test_a_projection_with_events_that_the_log_has_lost_is_not_replaced(stopped, sql, postgres_dsn):
+async def test_a_projection_ahead_of_its_log_is_not_replaced(stopped, sql, postgres_dsn):
     shorter = MemoryLog("log-1")
     await append(shorter, "d1", {"put": 1})
     await sql.execute("DROP TABLE documents")
@@ -242,7 +240,7 @@ async def test_a_damaged_fresh_schema_of_an_earlier_rebuild_is_dropped(fresh_nat
 
 
 @pytest.mark.slow
-def test_refold_up_keeps_running_on_a_damaged_projection_and_names_the_command_that_repairs_it(tmp_path):
+def test_refold_up_keeps_running_with_a_damaged_projection_and_names_the_repair_command(tmp_path):
     up = Up.start(tmp_path / "data", "--durability", "os")
     try:
         write(up, 1)

@@ -39,7 +39,7 @@ def anew(settings):
     return settings.model_copy(update={"postgres_schema": "anew"})
 
 
-async def test_all_shards_together_are_an_undisturbed_replay(site, settings):
+async def test_all_shards_together_equal_an_undisturbed_replay(site, settings):
     async with log_of(site) as log:
         last = await append_all(log, list(_events(2_000)))
         store = await PostgresStore.open(site.dsn, schema="anew")
@@ -55,7 +55,7 @@ async def test_all_shards_together_are_an_undisturbed_replay(site, settings):
     assert found == []
 
 
-async def test_a_shard_that_fails_ends_the_others_with_its_reason(site, settings):
+async def test_a_failed_shard_ends_the_others_with_its_reason(site, settings):
     async with log_of(site) as log, AsyncExitStack() as endings:
         await append_all(log, list(_events(20)))
         store = await PostgresStore.open(site.dsn, schema="anew")

@@ -118,7 +118,7 @@ async def test_a_kill_loses_no_state_and_the_next_projector_flushes_them(site: S
             await assert_exact(site, store)
 
 
-async def test_a_projector_that_is_stopped_leaves_no_older_state(site: Site) -> None:
+async def test_a_stopped_projector_leaves_no_older_state(site: Site) -> None:
     async with store_of(site) as store:
         async with projector(site, **LARGE) as process:
             await fill(site, store, range(30))
@@ -129,7 +129,7 @@ async def test_a_projector_that_is_stopped_leaves_no_older_state(site: Site) -> 
         await assert_exact(site, store)
 
 
-async def test_a_changing_document_is_flushed_in_time_and_every_answer_is_exact(
+async def test_a_changing_document_is_flushed_in_time_and_every_response_is_exact(
     site: Site, sql: asyncpg.Connection
 ) -> None:
     async with store_of(site) as store, projector(site, **BRIEF), gateway(site) as through:

@@ -55,7 +55,7 @@ async def _put(
     return await through.client.put(f"/v1/n/{name}", json=state, headers=headers)
 
 
-async def test_two_gateways_agree_and_one_killed_in_mid_load_loses_and_doubles_nothing(site: Site) -> None:
+async def test_two_gateways_agree_and_killing_one_under_load_loses_and_repeats_nothing(site: Site) -> None:
     async with two_gateways(site) as (one, other), store_of(site) as store, log_of(site) as log:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_race(one, other))

@@ -95,7 +95,7 @@ async def loaded(site: Site, through: Gateway) -> AsyncIterator[Load]:
             task.cancel()
 
 
-async def test_the_other_takes_over_from_a_stopped_or_killed_projector_and_nothing_is_folded_twice(
+async def test_a_standby_takes_over_from_a_stopped_or_killed_projector_without_folding_twice(
     site: Site,
 ) -> None:
     async with store_of(site) as store, projector(site) as first, gateway(site) as through:

@@ -62,7 +62,7 @@ async def assert_whole(log: MemoryLog, open_store: OpenStore) -> None:
     assert found == []
 
 
-async def test_two_shards_make_the_same_projection_as_one(open_store: OpenStore) -> None:
+async def test_two_shards_produce_the_same_projection_as_one(open_store: OpenStore) -> None:
     log, reader = MemoryLog("log-1"), await open_store()
     await write(log, range(300))
     async with projector(log, open_store, "0-31") as first, projector(log, open_store, "32-63") as second:
@@ -87,7 +87,7 @@ async def test_one_projector_continues_where_two_shards_stopped_at_different_seq
     await assert_whole(log, open_store)
 
 
-async def test_a_notice_of_progress_names_shard_epoch_and_the_shards_sequence(open_store: OpenStore) -> None:
+async def test_a_progress_notice_contains_shard_epoch_and_sequence(open_store: OpenStore) -> None:
     log, notices = MemoryLog("log-1"), MemoryNotices()
     heard: list[dict[str, Any]] = []
     await notices.listen("refold.progress", lambda _, body: heard.append(orjson.loads(body)))

@@ -37,7 +37,7 @@ async def written(url, document, state):
             await asyncio.sleep(0.05)
 
 
-def test_it_says_a_line_a_part_and_then_ready_with_the_addresses(up):
+def test_up_prints_a_line_per_service_and_then_the_addresses(up):
     lines = up.said().splitlines()
     assert [line.split()[0] for line in lines] == [
         "postgres",
@@ -56,7 +56,7 @@ def test_it_says_a_line_a_part_and_then_ready_with_the_addresses(up):
     assert set(endpoints) == {"http", "nats", "nats_monitor", "postgres", "probe"}
 
 
-def test_nothing_that_it_prints_or_shows_to_others_holds_a_password(up):
+def test_no_output_command_line_or_log_contains_a_password(up):
     password = up.endpoints()["postgres"].split(":")[2].split("@")[0]
     assert password not in up.said()
     for process in up.children():
@@ -66,7 +66,7 @@ def test_nothing_that_it_prints_or_shows_to_others_holds_a_password(up):
     assert stat.S_IMODE((up.data / "endpoints.json").stat().st_mode) == 0o600
 
 
-def test_it_listens_on_the_loopback_only(up):
+def test_up_listens_only_on_loopback(up):
     addresses = {
         connection.laddr.ip
         for process in [*up.children(), psutil.Process(up.process.pid)]
@@ -77,7 +77,7 @@ def test_it_listens_on_the_loopback_only(up):
 
 
 @pytest.mark.parametrize("name", ["gateway", "projector", "nats-server", "postgres"])
-async def test_a_part_that_was_killed_is_there_again_and_nothing_is_lost(up, name):
+async def test_a_killed_service_is_restarted_and_nothing_is_lost(up, name):
     before = await written(up.url, "survivor", {"before": name})
     killed = up.child(name)
     killed.kill()
@@ -89,7 +89,7 @@ async def test_a_part_that_was_killed_is_there_again_and_nothing_is_lost(up, nam
         assert (await refold.get("acme", "survivor", version=before.version)).state == {"before": name}
 
 
-def test_a_second_one_in_the_same_folder_is_refused_by_name(up):
+def test_a_second_up_in_the_same_folder_is_refused(up):
     # Its ports are taken too; but the folder is the reason.
     port = up.endpoints()["nats"].rpartition(":")[2]
     found = run_refold("up", "--data", str(up.data), "--http", urlsplit(up.url).netloc, "--nats-port", port)
@@ -98,7 +98,7 @@ def test_a_second_one_in_the_same_folder_is_refused_by_name(up):
     assert str(up.process.pid) in found.stderr
 
 
-def test_a_data_folder_that_is_a_file_is_said_to_be_no_folder(tmp_path):
+def test_a_data_folder_that_is_a_file_is_an_error(tmp_path):
     path = tmp_path / "file"
     path.touch()
     found = run_refold("up", "--data", str(path), "--http", "127.0.0.1:0", "--nats-port", "0")
@@ -108,7 +108,7 @@ def test_a_data_folder_that_is_a_file_is_said_to_be_no_folder(tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["--http", "--nats-port", "--postgres-port"])
-def test_a_taken_port_is_a_clear_error(tmp_path, flag):
+def test_a_port_in_use_is_a_clear_error(tmp_path, flag):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -122,7 +122,7 @@ def test_a_taken_port_is_a_clear_error(tmp_path, flag):
     assert str(port) in found.stderr
 
 
-async def test_stopped_it_leaves_nothing_running_and_started_again_it_has_everything(up):
+async def test_a_stop_leaves_nothing_running_and_a_restart_has_all_data(up):
     outcome = await written(up.url, "kept", {"a": 1})
     children = up.children()
     assert up.stop(signal.SIGINT) == 0
@@ -143,7 +143,7 @@ async def test_stopped_it_leaves_nothing_running_and_started_again_it_has_everyt
     assert after_kill.stop() == 0
 
 
-def test_commands_find_it_with_its_settings_and_sighup_ends_it_and_its_endpoints_file(tmp_path):
+def test_commands_find_a_running_system_and_sighup_ends_it(tmp_path):
     port = free_port()
     running = Up.start(tmp_path / "data", "--durability", "os", "--postgres-port", str(port))
     assert urlsplit(running.endpoints()["postgres"]).port == port
@@ -163,7 +163,7 @@ def test_commands_find_it_with_its_settings_and_sighup_ends_it_and_its_endpoints
     assert not (running.data / "settings.json").exists()
 
 
-def test_a_part_that_keeps_dying_ends_it_by_name(tmp_path):
+def test_up_exits_and_names_a_service_that_keeps_dying(tmp_path):
     running = Up.start(tmp_path / "data", "--durability", "os")
     for _ in range(5):
         gateway = until(lambda: _child(running, "gateway"))

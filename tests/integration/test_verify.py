@@ -48,7 +48,7 @@ LAGGING = {
 }
 
 
-async def test_an_older_state_is_compared_with_the_version_that_it_is_of(log, projected, sql):
+async def test_an_older_state_is_compared_at_its_own_version(log, projected, sql):
     await lag(log, projected)
     row = await sql.fetchrow(
         "SELECT version, state::text, state_version FROM documents WHERE document = 'lags'"
@@ -98,7 +98,7 @@ async def verified(log, store, namespace=None, document=None):
     return tally, [(each.document, each.sequence, each.part, each.field) for each in found]
 
 
-async def test_a_projection_has_no_differences_on_both_adapters(log, projected):
+async def test_an_undamaged_projection_has_no_differences_on_both_adapters(log, projected):
     end = (await log.info()).last_sequence
     memory = MemoryStore()
     async with projecting(ports(log, memory)) as running:
@@ -206,7 +206,7 @@ DAMAGES = {
 }
 
 
-async def test_every_damage_is_named(log, projected, sql):
+async def test_every_damage_is_reported(log, projected, sql):
     await sql.execute("CREATE SCHEMA saved")
     for table in TABLES:
         await sql.execute(f"CREATE TABLE saved.{table} AS TABLE {table}")
@@ -228,7 +228,7 @@ async def test_damage_outside_the_scope_is_not_reported(log, projected, sql):
     assert (await verified(log, projected, "n", "short"))[1] == [("short", None, "document", "row")]
 
 
-async def test_another_event_in_the_log_than_was_folded_is_named(log, projected):
+async def test_an_event_that_differs_from_the_folded_one_is_reported(log, projected):
     forged = await log.get(306)
     log._records[305] = forged._replace(body=b'{"put":2}')
     differences = (await verified(log, projected))[1]
@@ -236,12 +236,12 @@ async def test_another_event_in_the_log_than_was_folded_is_named(log, projected)
     assert {each[3].split()[-1] for each in differences if each[2] == "checkpoint"} == {"chain"}
 
 
-async def test_a_projection_ahead_of_its_log_is_named_and_nothing_else_compared(log, projected):
+async def test_a_projection_ahead_of_its_log_is_reported_without_further_comparison(log, projected):
     del log._records[300:]
     assert (await verified(log, projected))[1] == [("", 308, "log", "last_sequence")]
 
 
-async def test_later_writes_do_not_matter(log, projected, sql):
+async def test_later_writes_do_not_affect_a_verification(log, projected, sql):
     """Damage and events after the beginning are not in the read snapshot."""
     begun = []
 

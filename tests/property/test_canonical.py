@@ -25,13 +25,13 @@ def test_canonical_bytes_survive_a_round_trip(value):
 
 
 @given(json_values(), st.sampled_from([None, 1, "\t"]), st.booleans(), st.booleans())
-def test_both_paths_of_the_door_make_the_same_value(value, indent, ascii_only, sort):
+def test_the_fast_and_the_strict_parser_return_the_same_value(value, indent, ascii_only, sort):
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only, sort_keys=sort)
     assert json_text.dumps(json_text.loads(text.encode())) == json_text.dumps(value)
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_a_number_keeps_its_bits_however_it_is_written(number):
+def test_a_number_keeps_its_bits_in_any_notation(number):
     for text in (repr(number), f"{number:.17e}", f"{number:.20E}", orjson.dumps(number).decode()):
         read = json_text.loads(text.encode())
         assert read == number
@@ -40,7 +40,7 @@ def test_a_number_keeps_its_bits_however_it_is_written(number):
 
 
 @given(st.from_regex(r"-?(0|[1-9][0-9]{0,40})(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?", fullmatch=True))
-def test_any_number_token_is_read_as_python_reads_it_or_refused(text):
+def test_a_number_token_is_parsed_as_python_parses_it_or_refused(text):
     expected = float(text) if set(text) & set(".eE") else int(text)
     within = math.isfinite(expected) if isinstance(expected, float) else -(2**63) <= expected < 2**64
     if within:
@@ -53,7 +53,7 @@ def test_any_number_token_is_read_as_python_reads_it_or_refused(text):
 
 
 @given(st.binary(max_size=40) | st.text('[]{}",:\\ue0123456789.-+ntf ').map(str.encode))
-def test_whatever_the_bytes_they_are_read_as_json_or_refused(data):
+def test_any_bytes_are_parsed_as_json_or_refused(data):
     try:
         value = json_text.loads(data)
     except Refused:
@@ -63,7 +63,7 @@ def test_whatever_the_bytes_they_are_read_as_json_or_refused(data):
 
 
 @given(json_values(), json_values())
-def test_equality_is_that_of_the_numbers_and_not_of_the_booleans(a, b):
+def test_numbers_compare_by_value_and_never_equal_booleans(a, b):
     def named(value):
         if isinstance(value, dict):
             return {key: named(item) for key, item in value.items()}

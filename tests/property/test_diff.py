@@ -29,29 +29,29 @@ def check(a: Any, b: Any) -> None:
 
 
 @given(st.data())
-def test_a_diff_leads_to_an_edited_copy(data):
+def test_a_diff_transforms_a_state_into_its_edited_copy(data):
     a = data.draw(containers())
     check(a, data.draw(edited(a)))
 
 
 @given(st.data())
-def test_a_diff_leads_back_from_an_edited_copy(data):
+def test_a_diff_transforms_an_edited_copy_back(data):
     b = data.draw(containers())
     check(data.draw(edited(b)), b)
 
 
 @given(json_values(20), json_values(20))
-def test_a_diff_leads_from_anything_to_anything(a, b):
+def test_a_diff_transforms_any_state_into_any_other(a, b):
     check(a, b)
 
 
 @given(RECORDS, RECORDS, st.text(max_size=5))
-def test_a_diff_leads_from_any_records_to_any_others(a, b, filler):
+def test_a_diff_transforms_any_array_of_records_into_any_other(a, b, filler):
     check({"rows": a, "filler": filler}, {"rows": b, "filler": filler})
 
 
 @given(st.lists(st.integers(0, 4).map(lambda kind: f"a word of kind {kind} " * 3), max_size=12), st.data())
-def test_a_diff_leads_from_any_order_to_any_other(a, data):
+def test_a_diff_transforms_any_order_into_any_other(a, data):
     check(a, data.draw(st.permutations(a)))
 
 

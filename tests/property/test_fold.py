@@ -99,7 +99,7 @@ async def projected(log, commits, *, held_max=100):
 
 
 @given(LOGS, st.data())
-async def test_any_splitting_of_a_log_into_commits_gives_the_same_states_outcomes_chain_and_pages(log, data):
+async def test_commit_boundaries_do_not_change_states_outcomes_chains_or_pages(log, data):
     commits = data.draw(st.sets(st.integers(1, len(log))))
     at_once = await projected(log, set())
     split = await projected(log, commits, held_max=data.draw(st.integers(0, 3)))
@@ -113,7 +113,7 @@ async def test_any_splitting_of_a_log_into_commits_gives_the_same_states_outcome
 
 
 @given(LOGS, st.data())
-async def test_a_fold_that_starts_again_at_its_checkpoints_ends_the_same(log, data):
+async def test_a_fold_restarted_from_its_checkpoints_has_the_same_result(log, data):
     stop = data.draw(st.integers(1, len(log)))
     tables = Tables()
     first = Projection(tables)
@@ -126,7 +126,7 @@ async def test_a_fold_that_starts_again_at_its_checkpoints_ends_the_same(log, da
 
 
 @given(LOGS, st.data())
-async def test_every_head_is_what_a_plain_fold_has_after_each_commit(log, data):
+async def test_after_each_commit_every_head_equals_that_of_a_plain_fold(log, data):
     reference = Reference(log)
     projection = Projection(Tables())
 
@@ -191,7 +191,7 @@ class Reference:
 
 
 @given(LOGS, st.data())
-async def test_any_point_read_from_packed_pages_is_what_a_plain_fold_had_there(log, data):
+async def test_a_state_read_from_packed_pages_equals_that_of_a_plain_fold(log, data):
     store = (await projected(log, data.draw(st.sets(st.integers(1, len(log)))))).store
     reference = Reference(log)
     for key in reference.snapshots:
@@ -203,7 +203,7 @@ async def test_any_point_read_from_packed_pages_is_what_a_plain_fold_had_there(l
 
 
 @given(LOGS)
-async def test_every_entry_comes_back_from_a_packed_page_as_it_was(log):
+async def test_every_entry_survives_packing_unchanged(log):
     for kept in (await projected(log, set())).store._tables.documents.values():
         assert unpack(pack(kept.entries)) == kept.entries
         assert [entry.sequence for entry in kept.entries] == sorted(
@@ -212,7 +212,7 @@ async def test_every_entry_comes_back_from_a_packed_page_as_it_was(log):
 
 
 @given(st.data())
-def test_an_event_that_is_not_effective_leaves_state_bytes_version_and_times_as_they_were(data):
+def test_an_ineffective_event_changes_no_state_bytes_version_or_times(data):
     history = History()
     history.publish({"put": data.draw(containers())})
     for _ in range(data.draw(st.integers(1, 8))):
@@ -264,7 +264,7 @@ def test_an_independent_fold_by_the_jsonpatch_library_agrees_on_logs_of_puts_and
 @given(
     st.binary(max_size=60), st.binary(max_size=60), st.binary(max_size=20), st.integers(-(2**63), 2**63 - 1)
 )
-def test_no_bytes_at_all_stop_the_fold(headers, body, subject, time):
+def test_no_body_stops_the_fold(headers, body, subject, time):
     shard = FoldState(first_checkpoints("log-1"))
     record = Record(1, time, subject + b".n.d", headers, body)
     where = shard.route(record.subject)
@@ -294,7 +294,7 @@ MEDIA = st.sampled_from(["json-patch+json", "merge-patch+json", "cloudevents+jso
 
 @settings(max_examples=300)
 @given(OUR_HEADERS, CLOUD_EVENTS, MEDIA, st.data())
-def test_no_headers_and_no_json_stop_the_fold(headers, cloud_event, media, data):
+def test_no_headers_and_no_json_body_stop_the_fold(headers, cloud_event, media, data):
     document = Document(namespace="n", document="d", partition=0)
     values = containers().map(json_text.dumps) | JSON_LIKE.map(str.encode)
     body = data.draw(values | EVENTS.map(json_text.dumps))

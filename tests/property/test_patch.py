@@ -37,7 +37,7 @@ def theirs(state: Any, raw: list[Any]) -> Any:
 
 
 @given(st.data())
-def test_a_patch_does_what_jsonpatch_does_and_is_refused_where_jsonpatch_refuses(data):
+def test_a_patch_agrees_with_the_jsonpatch_library(data):
     state = data.draw(STATES)
     raw = data.draw(patches(state))
     expected = theirs(state, raw)
@@ -47,14 +47,14 @@ def test_a_patch_does_what_jsonpatch_does_and_is_refused_where_jsonpatch_refuses
 
 
 @given(st.data())
-def test_a_refused_patch_leaves_the_very_same_bytes(data):
+def test_a_refused_patch_does_not_change_the_bytes(data):
     state = data.draw(STATES)
     raw = data.draw(patches(state))
     assert ours(state, [*raw, {"op": "test", "path": "", "value": "never"}]) is None
 
 
 @given(st.data())
-def test_the_size_is_right_after_any_sequence_of_patches(data):
+def test_the_tracked_size_is_exact_after_any_sequence_of_patches(data):
     state = data.draw(STATES)
     size = json_text.size(state)
     for _ in range(data.draw(st.integers(1, 6))):
@@ -68,7 +68,7 @@ def test_the_size_is_right_after_any_sequence_of_patches(data):
 
 
 @given(st.data())
-def test_no_container_stands_in_two_places_of_a_state(data):
+def test_no_container_is_shared_within_a_state(data):
     state = data.draw(STATES)
     raw = data.draw(patches(state))
     got = ours(copied(state), raw)
@@ -97,7 +97,7 @@ def reference_merge(target: Any, patch: Any) -> Any:
 
 
 @given(st.data())
-def test_a_merge_does_what_the_rfc_says_and_its_effect_does_it_again(data):
+def test_a_merge_follows_the_rfc_and_its_effect_reproduces_it(data):
     state = data.draw(containers() | json_values())
     merge = data.draw(edited(state) | json_values())
     expected = json_text.dumps(reference_merge(state, merge))

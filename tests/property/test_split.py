@@ -67,7 +67,7 @@ def test_any_state_is_rebuilt_from_small_events(data):
 
 
 @given(st.data())
-def test_behind_an_event_that_was_rejected_all_others_are(data):
+def test_after_a_rejected_event_all_following_ones_are_rejected(data):
     state = data.draw(json_values(max_leaves=30))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(split, "PART_BYTES", 60)
@@ -102,7 +102,7 @@ def test_a_large_state_of_any_shape_is_rebuilt(name):
     assert max(len(json_text.loads(text)) for text in made.texts[1:]) <= OPERATIONS_MAX
 
 
-def test_the_largest_state_is_taken_and_one_byte_more_is_refused():
+def test_the_largest_state_is_accepted_and_one_byte_more_is_refused():
     state = {"rows": ["x" * 1000] * 8_000}
     missing = STATE_BYTES_MAX - json_text.size({**state, "rest": ""})
     check({**state, "rest": "x" * missing})
@@ -113,24 +113,24 @@ def test_the_largest_state_is_taken_and_one_byte_more_is_refused():
     assert caught.value.reason == "state_too_large"
 
 
-def test_a_string_that_nearly_fills_an_event_is_taken():
+def test_a_string_that_nearly_fills_an_event_is_accepted():
     for length in (EVENT_BYTES_MAX - 1_000, EVENT_BYTES_MAX - 400):
         check({"a": "x" * length, "b": "y" * length})
 
 
-def test_a_string_that_no_event_has_room_for_is_refused_with_its_place():
+def test_a_string_too_large_for_an_event_is_refused_with_its_pointer():
     with pytest.raises(Refused, match="/a/1: a string and its path fit into one event") as caught:
         split_write({"a": ["x", "y" * EVENT_BYTES_MAX]}, SAID)
     assert caught.value.reason == "event_too_large"
 
 
-def test_elements_too_small_for_their_number_are_refused():
+def test_too_many_small_elements_are_refused():
     with pytest.raises(Refused, match=f"more than {PARTS_BYTES_MAX} bytes") as caught:
         split_write([0] * 2_000_000, SAID)
     assert caught.value.reason == "event_too_large"
 
 
-def test_what_is_said_of_a_write_may_take_an_event_of_its_own():
+def test_large_metadata_may_need_an_event_of_its_own():
     said = {"id": "write-1", "actor": "ann", "meta": {"note": "x" * 1_000_000}}
     assert check(["x" * 700_000], said).texts[-1] == b"[]"
     with pytest.raises(Refused) as caught:

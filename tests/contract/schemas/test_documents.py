@@ -48,7 +48,7 @@ def at(document: Any, pointer: str) -> Any:
 
 
 @pytest.mark.parametrize("name", ["openapi.yaml", "asyncapi.yaml"])
-def test_every_reference_leads_somewhere(name: str) -> None:
+def test_every_reference_resolves(name: str) -> None:
     document = contract(name)
     references = [node["$ref"] for node in nodes(document) if isinstance(node.get("$ref"), str)]
     assert references
@@ -57,7 +57,7 @@ def test_every_reference_leads_somewhere(name: str) -> None:
         assert at(contract(file) if file else document, pointer) is not None, reference
 
 
-def test_the_asyncapi_document_is_one() -> None:
+def test_the_asyncapi_document_is_valid() -> None:
     """By the specification's rules; its meta-schema and its own parser have also taken it."""
     assert ASYNCAPI["asyncapi"] == "3.0.0"
     assert {"title", "version"} <= ASYNCAPI["info"].keys()
@@ -112,7 +112,7 @@ def test_every_header_of_an_event_is_described() -> None:
     assert {name.lower() for name in described} == known | {"refold-reply", "traceparent"}
 
 
-def test_the_openapi_document_says_of_an_outcome_and_of_an_operation_what_the_json_schemas_say() -> None:
+def test_openapi_and_json_schemas_agree_on_outcomes_and_operations() -> None:
     outcome, operation = contract("outcome.schema.json"), contract("event.schema.json")["$defs"]
     described, first = SCHEMAS["Outcome"], SCHEMAS["First"]
     assert described["properties"].keys() == outcome["properties"].keys()
@@ -168,7 +168,7 @@ CHECKS = [
 
 
 @pytest.mark.parametrize(("schema", "check"), CHECKS)
-def test_a_pattern_takes_what_the_check_behind_it_takes(schema: str, check: Any) -> None:
+def test_a_pattern_accepts_what_the_code_accepts(schema: str, check: Any) -> None:
     pattern = SCHEMAS[schema]["pattern"]
 
     def is_taken(text: str) -> bool:

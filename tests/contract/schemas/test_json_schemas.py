@@ -84,14 +84,14 @@ def agree(event: Any) -> bool:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_schema_takes_the_values_of_a_field_that_the_core_takes(name: str) -> None:
+def test_schema_and_core_accept_the_same_field_values(name: str) -> None:
     wrong = [value for value in VALUES if not agree({"put": 1, name: value}) or not agree({name: value})]
     assert wrong == []
 
 
 @settings(max_examples=150)
 @given(MUTATED)
-def test_the_schema_takes_exactly_the_events_that_the_core_takes(event: Any) -> None:
+def test_schema_and_core_accept_the_same_events(event: Any) -> None:
     assert agree(event)
 
 
@@ -101,7 +101,7 @@ def test_an_event_is_an_object(value: Any) -> None:
     assert not IS_EVENT.is_valid(value)
 
 
-def test_at_a_bound_an_event_is_taken_and_past_it_refused() -> None:
+def test_an_event_at_a_bound_is_accepted_and_beyond_it_refused() -> None:
     for event, past in [
         ({"put": 1, "id": "x" * LIMITS.id_chars}, {"put": 1, "id": "x" * (LIMITS.id_chars + 1)}),
         ({"put": 1, "base": VERSION_MAX}, {"put": 1, "base": VERSION_MAX + 1}),
@@ -124,7 +124,7 @@ def test_every_field_strategy_and_operation_of_fold_1_is_in_the_schema() -> None
         assert name in EVENT["$comment"]
 
 
-def test_the_rules_that_no_keyword_says_name_the_cores_bounds() -> None:
+def test_rules_in_comments_name_the_bounds_of_the_core() -> None:
     said = EVENT["$comment"]
     for bound in (
         *(LIMITS.event_bytes, TEXT_DEPTH_MAX, LIMITS.depth, LIMITS.state_bytes),
@@ -133,7 +133,7 @@ def test_the_rules_that_no_keyword_says_name_the_cores_bounds() -> None:
         assert str(bound) in said, bound
 
 
-def test_every_reason_of_the_core_is_in_the_outcomes_schema() -> None:
+def test_every_rejection_reason_is_in_the_outcome_schema() -> None:
     schema = contract("outcome.schema.json")
     assert schema["$defs"]["reason"]["enum"] == sorted(_reasons())
     assert schema["properties"]["status"]["enum"] == [status.name for status in Status]

@@ -239,7 +239,7 @@ async def exercise_failures() -> None:
                 await ask(gateway, name, 504, document="behind", params=timeout)
 
 
-async def test_everything_that_is_documented_occurs_and_nothing_else() -> None:
+async def test_the_gateway_does_everything_documented_and_nothing_else() -> None:
     async with recorded() as gateway:
         await exercise_writes(gateway)
         await exercise_reads(gateway)
@@ -260,7 +260,7 @@ def documented_headers() -> Iterator[str]:
             yield from (name.lower() for name in response.get("headers", {}))
 
 
-def test_every_route_is_documented_and_every_documented_one_is_there() -> None:
+def test_every_route_is_documented_and_every_documented_route_exists() -> None:
     routes = {(method, path) for method, path, _ in ROUTES}
     assert routes == {(each.method, each.path) for each in OPERATIONS.values()}
     assert len(ROUTES) == len(OPERATIONS)
@@ -291,7 +291,7 @@ def test_every_header_of_an_event_is_documented_for_every_write() -> None:
         assert {header for place, header in OPERATIONS[name].parameters if place == "header"} == known
 
 
-def test_the_gateway_serves_the_file_and_the_program_its_version() -> None:
+def test_the_gateway_serves_the_openapi_file_with_the_version_of_the_program() -> None:
     assert openapi_document() == DOCUMENT
     assert DOCUMENT["info"]["version"] == __version__
 
@@ -305,7 +305,7 @@ def test_the_gateway_serves_the_file_and_the_program_its_version() -> None:
         (200, {"Content-Type": "text/plain"}, b"x"),
     ],
 )
-async def test_what_is_not_documented_is_found(status: int, headers: dict[str, str], body: bytes) -> None:
+async def test_undocumented_behaviour_is_detected(status: int, headers: dict[str, str], body: bytes) -> None:
     request = httpx.Request("GET", "http://localhost/v1")
     response = httpx.Response(status, headers=JSON | headers, content=body, request=request)
     with pytest.raises(Exception, match=r"not documented|not allowed"):

@@ -46,7 +46,7 @@ EVERY_EVENT = [("a", event, 0, "") for event in (*EVENTS, *EVENTS)]
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(steps, min_size=1, max_size=30))
 @example(EVERY_EVENT)
-def test_both_adapters_answer_alike_whatever_is_committed(postgres_dsn, few_events, plan):
+def test_both_adapters_return_the_same_for_any_commits(postgres_dsn, few_events, plan):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("refold.store.postgres.commit.STORE_FEW_EVENTS_MAX", few_events)
         asyncio.run(play(plan, postgres_dsn))

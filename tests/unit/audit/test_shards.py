@@ -20,7 +20,7 @@ def test_every_partition_is_in_one_shard_and_shards_are_of_equal_size(count):
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_partitions_that_an_earlier_replay_left_at_one_sequence_stay_together():
+def test_partitions_at_the_same_sequence_stay_in_one_shard():
     read = {0: 7, 1: 9, 2: 7}
     checkpoints = [
         replace(checkpoint, read_sequence=read.get(checkpoint.partition, 9))

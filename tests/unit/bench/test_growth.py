@@ -7,7 +7,7 @@ from bench.report import Figure, Report
 from support.measured import SMALL
 
 
-async def test_growth_compares_ten_times_the_log_and_ten_times_the_documents(monkeypatch):
+async def test_growth_compares_ten_times_the_events_and_ten_times_the_documents(monkeypatch):
     async def by_sizes(options, plan):
         """Stand for a measurement, which has a test of its own: slower by each size."""
         rate = 1_000.0 / (plan.events * plan.documents)

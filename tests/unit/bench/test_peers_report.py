@@ -30,7 +30,7 @@ def a_round(peer, syncs=1_000.0, version="1.0", **figures):
     }
 
 
-def test_a_spread_is_minimum_median_and_maximum_in_any_order_of_rounds():
+def test_a_spread_does_not_depend_on_the_order_of_rounds():
     assert report.spread_of([3.0, 1.0, 7.0]) == (1.0, 3.0, 7.0)
     assert report.spread_of([4.0, 2.0]) == (2.0, 3.0, 4.0)
     assert report.spread_of([5.0]) == (5.0, 5.0, 5.0)
@@ -40,11 +40,11 @@ def test_a_spread_is_minimum_median_and_maximum_in_any_order_of_rounds():
     ("value", "text"),
     [(12_345.6, "12,346"), (100, "100"), (99.94, "99.9"), (10, "10.0"), (1.234, "1.23"), (0.5, "0.50")],
 )
-def test_a_number_is_shown_with_the_digits_that_matter(value, text):
+def test_a_number_is_rounded_to_significant_digits(value, text):
     assert report.shown(value) == text
 
 
-def test_rounds_are_gathered_by_peer_in_the_peers_order_and_peers_without_a_round_have_no_row():
+def test_rounds_are_grouped_by_peer_in_order_and_peers_without_rounds_are_omitted():
     rounds = [a_round("other", append_1=5.0), a_round("ours", append_1=1.0), a_round("ours", append_1=3.0)]
     ours, other = report.rows(PEERS, rounds)
     assert (ours.title, ours.samples["append_1"]) == ("Ours", [1.0, 3.0])
@@ -53,7 +53,7 @@ def test_rounds_are_gathered_by_peer_in_the_peers_order_and_peers_without_a_roun
     assert (ours.is_durable, other.is_durable) == (True, False)
 
 
-def test_rounds_of_several_versions_are_not_passed_off_as_one():
+def test_rounds_of_several_versions_name_each_version():
     rounds = [a_round("ours", version=version, append_1=1.0) for version in ("1.1", "1.0", "1.1")]
     assert report.rows(PEERS, rounds)[0].version == "1.0, 1.1"
 
@@ -72,18 +72,18 @@ def test_a_table_shows_every_figure_with_its_spread_and_a_dash_for_a_missing_one
     assert lines[3] == "| Other | 1.0 | NOT durable | - | 1,000 (1,000 to 1,000) |"
 
 
-def test_a_table_leaves_out_peers_that_have_none_of_its_figures():
+def test_a_table_omits_peers_without_its_figures():
     found = report.rows(PEERS, [a_round("ours", append_1=1.0), a_round("other", read_all=2.0)])
     assert "Other" not in report.figures_table(found, report.APPEND)
     assert "Ours" not in report.replay_table(found)
     assert "| 2.00 (2.00 to 2.00) | by page | - | - |" in report.replay_table(found)
 
 
-def test_a_bar_in_a_cell_does_not_make_another_column():
+def test_a_pipe_in_a_cell_is_escaped():
     assert report.table(["a"], [["x|y"]]).splitlines()[2] == r"| x\|y |"
 
 
-def test_figures_of_the_bench_have_their_goals_and_grounds_beside_them():
+def test_benchmark_figures_are_shown_with_goal_and_baseline():
     ground = {"name": "COPY alone", "unit": "rows/s", "samples": [200_000.0], "is_ground": True}
     rebuild = {"name": "rebuild", "unit": "events/s", "samples": [90.0, 120_000.0, 110_000.0]}
     rebuild |= {
@@ -107,7 +107,7 @@ def test_figures_of_the_bench_have_their_goals_and_grounds_beside_them():
     ]
 
 
-def test_the_page_names_machine_disk_work_and_rounds():
+def test_the_report_names_machine_disk_workload_and_rounds():
     rounds = [a_round("ours", syncs=syncs, append_1=1.0) for syncs in (900.0, 1_100.0)]
     rounds.append(a_round("other", append_1=1.0))
     page = report.markdown(report.rows(PEERS, rounds), rounds, {"kernel": "6"}, "", ["peers-append.svg"])

@@ -21,7 +21,7 @@ def report():
     return Report(command="rebuild", durability="fsync", parameters={}, machine={}, figures=figures)
 
 
-def test_figures_share_a_panel_by_unit_and_by_what_grows():
+def test_figures_are_grouped_into_panels_by_unit_and_axis():
     panels = grouped(report())
     assert list(panels) == [("events/s", ""), ("ms", "events")]
     assert [len(figures) for figures in panels.values()] == [2, 2]
@@ -38,7 +38,7 @@ def test_a_report_is_drawn_with_its_names(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["rebuild.txt", "nowhere/rebuild.svg"])
-def test_an_unwritable_picture_is_refused(tmp_path, name):
+def test_an_unwritable_image_path_is_refused(tmp_path, name):
     pytest.importorskip("matplotlib", reason="comes with the extra `bench`")
     with pytest.raises(Refused) as refused:
         check_drawable(tmp_path / name)

@@ -38,7 +38,7 @@ def test_a_round_is_a_sample_and_the_median_is_compared_with_the_goal():
     }
 
 
-def test_a_latency_is_missed_above_its_goal_and_its_percentiles_are_figures():
+def test_a_latency_above_its_goal_misses_it_and_percentiles_are_figures():
     samples = Samples()
     waited = Measure(unit="ms", durability="os")
     samples.add_latency("outcome", range(1, 1_001), waited, {"p99": Goal(value=10, is_upper=True)})
@@ -57,7 +57,7 @@ def test_percentiles_of_one_value_are_that_value():
     assert set(percentiles([7.0]).values()) == {7.0}
 
 
-def test_machines_get_samples_goal_ground_and_durability():
+def test_the_json_report_has_samples_goal_baseline_and_durability():
     samples = Samples()
     samples.add("rebuild", 120.0, RATE)
     samples.add("read alone", 9.0, Measure(unit="events/s", durability="none", is_ground=True))
@@ -71,7 +71,7 @@ def test_machines_get_samples_goal_ground_and_durability():
     assert ground["is_ground"]
 
 
-def test_a_figure_taken_at_two_sizes_is_two_figures_and_one_slope():
+def test_a_figure_measured_at_two_sizes_has_two_values_and_a_slope():
     samples = Samples()
     for at, value in ((10, 50.0), (100, 25.0)):
         samples.add("rebuild", value, RATE, axis="events in the log", at=at)
@@ -89,6 +89,6 @@ def test_numbers_are_written_with_about_three_figures(value, written):
     assert number(value) == written
 
 
-def test_a_ground_figure_is_marked_as_one():
+def test_a_baseline_figure_is_marked_as_one():
     figure = Figure(name="a", unit="s", samples=(1.0,), durability="none", is_ground=True)
     assert figure.row()[0].strip() == "ground: a"

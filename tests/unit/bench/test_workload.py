@@ -26,7 +26,7 @@ def folded(events):
     return documents
 
 
-def test_the_same_seed_gives_the_same_events_and_another_gives_others():
+def test_events_depend_only_on_the_seed():
     first, again, other = (list(Workload(documents=20, seed=seed).events(500)) for seed in (1, 1, 2))
     assert first == again
     assert first != other
@@ -51,7 +51,7 @@ def test_documents_are_put_first_and_changes_are_small_and_of_every_kind():
     assert operations == {"add", "replace", "remove"}
 
 
-def test_a_counted_event_holds_the_version_that_it_makes():
+def test_a_counted_event_contains_the_version_it_creates():
     workload = Workload(documents=7, is_counted=True)
     documents = folded(workload.events(600))
     for number in range(7):
@@ -60,7 +60,7 @@ def test_a_counted_event_holds_the_version_that_it_makes():
         assert document.state[COUNTER] == document.version == workload.version(number)
 
 
-def test_skipping_gives_the_same_events_as_publishing():
+def test_skipping_events_does_not_change_later_ones():
     whole, skipping = Workload(documents=5), Workload(documents=5)
     skipping.skip(30)
     assert list(whole.events(60))[30:] == list(skipping.events(30))

@@ -39,7 +39,7 @@ def run(monkeypatch, tmp_path):
     return run
 
 
-def test_help_names_every_command_with_a_line_that_is_not_cut(run):
+def test_help_lists_every_command_with_an_untruncated_summary(run):
     shown = run("--help").output
     assert "…" not in shown
     for command in COMMANDS:
@@ -47,14 +47,14 @@ def test_help_names_every_command_with_a_line_that_is_not_cut(run):
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
-def test_every_command_explains_itself(run, command):
+def test_every_command_has_help(run, command):
     found = run(command, "--help")
     assert found.exit_code == 0
     assert "Usage: refold" in found.output
 
 
 @pytest.mark.parametrize("measurement", MEASUREMENTS)
-def test_every_measurement_explains_itself(run, measurement):
+def test_every_measurement_has_help(run, measurement):
     found = run("bench", measurement, "--help")
     assert found.exit_code == 0
     for option in ("--rounds", "--durability", "--url", "--json"):
@@ -62,7 +62,7 @@ def test_every_measurement_explains_itself(run, measurement):
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
-def test_the_summary_in_the_list_is_the_commands_own(command):
+def test_the_listed_summary_is_that_of_the_commands_help(command):
     assert load(command).help.startswith(COMMANDS[command].summary.removesuffix("."))
 
 
@@ -123,11 +123,11 @@ def test_wrong_usage_exits_2(run, arguments):
         (("list", "n", "--where", "$.a > 1", "--at", "now"), "give only one of them"),
     ],
 )
-def test_wrong_usage_names_what_would_be_right(run, arguments, text):
+def test_wrong_usage_suggests_the_correction(run, arguments, text):
     assert text in " ".join(run(*arguments).output.split())
 
 
-def test_an_empty_argument_is_not_taken_for_a_file():
+def test_an_empty_argument_is_not_treated_as_a_file():
     with pytest.raises(Refused, match="state: is empty; give a file, - for stdin, or the JSON itself"):
         read_json("", "state")
 
@@ -143,7 +143,7 @@ def test_an_empty_argument_is_not_taken_for_a_file():
         ("import", "refold import [OPTIONS] NS FILE"),
     ],
 )
-def test_a_usage_line_names_its_arguments_plainly(run, command, usage):
+def test_a_usage_line_has_readable_argument_names(run, command, usage):
     assert f"Usage: {usage} " in run(command, "--help").output
 
 
@@ -166,7 +166,7 @@ def test_every_argument_has_a_help_text():
         ("nats_port", "PORT"),
     ],
 )
-def test_the_placeholder_of_a_setting_is_what_it_takes(name, placeholder):
+def test_the_placeholder_of_a_setting_shows_its_type(name, placeholder):
     option = get_args(flags(name).__dataclass_fields__[name].type)[1]
     assert option.metavar == placeholder
 
@@ -199,7 +199,7 @@ def test_an_error_is_printed_without_its_secrets(capsys):
     assert "s3cret" not in capsys.readouterr().err
 
 
-def test_a_closed_output_is_no_error(monkeypatch):
+def test_a_closed_output_is_not_an_error(monkeypatch):
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     with pytest.raises(SystemExit) as ended, errors.exiting_clearly():
         raise BrokenPipeError
@@ -236,7 +236,7 @@ def test_control_characters_are_not_printed():
     assert printable("a\x1b[2Jb\nc") == "a�[2Jb�c"
 
 
-def test_a_patch_is_summarised_in_a_few_words():
+def test_a_patch_is_summarised_briefly():
     patch = [{"op": "replace", "path": "/total", "value": 12}, {"op": "remove", "path": "/x"}]
     assert change_summary(patch) == "replace /total 12, remove /x"
     assert change_summary([{"op": "move", "path": "/a", "from": "/b"}]) == "move /b → /a"

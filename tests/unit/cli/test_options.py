@@ -36,7 +36,7 @@ def test_a_folder_without_a_running_system_is_named(here):
         System(data=here.relative_to(here) / "nowhere").gateway_url()
 
 
-def test_an_invalid_endpoints_file_is_named(here):
+def test_an_invalid_endpoints_file_is_reported_by_path(here):
     (here / ".refold").mkdir()
     (here / ".refold" / "endpoints.json").write_text("{")
     with pytest.raises(Refused, match=r"endpoints\.json"):

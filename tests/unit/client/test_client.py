@@ -164,7 +164,7 @@ async def test_a_write_carries_its_options_as_headers(gateway, refold):
     assert (outcome.version, outcome.sequence) == (3, 9)
 
 
-async def test_every_write_has_an_id_so_that_a_lost_answer_can_be_looked_up(gateway, refold):
+async def test_every_write_has_an_id_to_look_up_a_lost_response(gateway, refold):
     gateway.answer(200, APPLIED)
     gateway.answer(200, APPLIED)
     await refold.merge("acme", "d", {"a": 1})
@@ -195,7 +195,7 @@ async def test_a_misspelt_option_of_a_write_is_an_error_and_nothing_is_sent(gate
 
 
 @pytest.mark.parametrize("name", sorted(WriteOptions.__annotations__))
-async def test_an_option_of_a_write_is_never_sent_as_the_text_none(gateway, refold, name):
+async def test_a_write_option_of_none_is_not_sent(gateway, refold, name):
     with pytest.raises(TypeError, match=f"{name} is None"):
         await refold.put("acme", "d", 1, **{name: None})
     assert gateway.asked == []
@@ -259,14 +259,14 @@ async def test_a_value_that_contains_itself_is_refused(gateway, refold):
     assert gateway.asked == []
 
 
-async def test_every_json_value_is_sent_as_it_is(gateway, refold):
+async def test_every_json_value_is_sent_unchanged(gateway, refold):
     state = {"null": None, "numbers": [1, -1.5, 2**64 - 1, -(2**63), True], "text": "ü", "tuple": (1, 2)}
     gateway.answer(201, APPLIED)
     await refold.put("acme", "d", state)
     assert json.loads(gateway.asked[0].content) == {**state, "tuple": [1, 2]}
 
 
-async def test_an_event_of_many_may_have_a_datetime_with_a_zone_as_its_time(gateway, refold):
+async def test_a_bulk_event_may_have_an_aware_datetime(gateway, refold):
     gateway.answer(200, lines(APPLIED))
     await refold.append("acme", [{"doc": "d", "put": 1, "occurred_at": datetime(2026, 1, 2, tzinfo=UTC)}])
     assert json.loads(gateway.asked[0].content)["occurred_at"] == "2026-01-02T00:00:00+00:00"
@@ -281,7 +281,7 @@ async def test_a_rejection_is_a_value(gateway, refold):
     assert (found.status, found.reason, found.is_effective) == ("rejected", "test_failed", False)
 
 
-async def test_a_conflict_is_raised_unless_it_is_asked_for_as_a_value(gateway, refold):
+async def test_a_conflict_is_raised_unless_it_is_requested_as_a_value(gateway, refold):
     for _ in range(3):
         gateway.problem(412, "precondition_failed", detail="the document is at version 5", version=5)
     found = await refold.delete("acme", "d", if_version=4, strict=False)
@@ -293,7 +293,7 @@ async def test_a_conflict_is_raised_unless_it_is_asked_for_as_a_value(gateway, r
         assert raised.value.outcome == found
 
 
-async def test_a_conflict_carries_the_version_that_the_document_is_at(gateway, refold):
+async def test_a_conflict_carries_the_current_version_of_the_document(gateway, refold):
     for _ in range(2):
         gateway.problem(412, "precondition_failed", detail="the document is at version 5", version=5)
     assert (await refold.put("acme", "d", 1, if_version=4, strict=False)).version == 5
@@ -302,7 +302,7 @@ async def test_a_conflict_carries_the_version_that_the_document_is_at(gateway, r
     assert raised.value.version == 5
 
 
-async def test_a_conflict_that_the_fold_finds_under_if_version_is_raised_too(gateway, refold):
+async def test_a_conflict_found_by_the_fold_under_if_version_is_raised_too(gateway, refold):
     outcome = {"status": "rejected", "version": 5, "sequence": 9, "reason": "conflict"}
     gateway.problem(409, "conflict", detail="…", outcome=outcome)
     with pytest.raises(Conflict) as raised:
@@ -356,13 +356,13 @@ async def test_a_write_that_is_not_folded_yet_is_pending(gateway, refold):
         (500, "internal_error", ServiceUnavailable),
     ],
 )
-async def test_a_problem_document_becomes_an_error_of_refolds_tree(gateway, refold, status, code, error):
+async def test_a_problem_document_is_raised_as_a_refold_error(gateway, refold, status, code, error):
     gateway.problem(status, code, detail="what is wrong")
     with pytest.raises(error, match="what is wrong"):
         await refold.get("acme", "d")
 
 
-async def test_a_refusal_names_field_rule_and_shape_once(gateway, refold):
+async def test_a_validation_error_names_field_rule_and_shape_once(gateway, refold):
     detail = "path: must begin with / (got string of 1 character)"
     gateway.problem(422, "bad_pointer", detail=detail, field="path", shape="string of 1 character")
     with pytest.raises(Refused) as refused:
@@ -377,7 +377,7 @@ async def test_an_error_status_without_a_problem_document_is_an_error(gateway, r
         await refold.status()
 
 
-async def test_a_service_that_does_not_answer_is_named_by_its_address(gateway, refold, unreachable):
+async def test_a_service_that_does_not_respond_is_reported_by_address(gateway, refold, unreachable):
     with pytest.raises(ServiceUnavailable, match=unreachable.url):
         await unreachable.status()
     gateway.answers.append(Fault.silent)
@@ -446,7 +446,7 @@ async def test_a_history_is_read_page_by_page_up_to_the_limit(gateway, refold):
     assert gateway.answers == []
 
 
-async def test_many_events_go_in_one_request_and_their_outcomes_come_back_in_order(gateway, refold):
+async def test_bulk_events_are_sent_in_one_request_and_outcomes_are_in_order(gateway, refold):
     second = {"status": "rejected", "reason": "bad_patch"}
     gateway.answer(200, json.dumps(APPLIED).encode() + b"\n" + json.dumps(second).encode() + b"\n")
     outcomes = await refold.append("acme", [{"doc": "d", "put": 1}, b'{"doc":"e","patch":7}'])
@@ -485,7 +485,7 @@ WRITES = {
 
 @pytest.mark.parametrize("about", [{}, {"id": "mine"}])
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-async def test_a_write_that_was_not_answered_is_sent_again_as_it_was(gateway, refold, pauses, write, about):
+async def test_an_unanswered_write_is_retried_unchanged(gateway, refold, pauses, write, about):
     gateway.answers += [Fault.cut, Fault.cut_short, Fault.silent, Fault.cut_short, Fault.cut]
     gateway.answer(200, {**APPLIED, "status": "duplicate", "first": APPLIED})
     outcome = await write(refold, **about)
@@ -502,7 +502,7 @@ async def test_a_write_that_was_not_answered_is_sent_again_as_it_was(gateway, re
     ("status", "code"),
     [(503, "log_unavailable"), (504, "acknowledgement_lost"), (502, "bad_gateway"), (500, "internal_error")],
 )
-async def test_a_write_that_the_service_could_not_answer_is_sent_again(gateway, refold, pauses, status, code):
+async def test_a_write_answered_by_a_server_error_is_retried(gateway, refold, pauses, status, code):
     gateway.problem(status, code, detail="not now")
     gateway.answer(201, APPLIED)
     assert (await refold.put("acme", "d", 1)).status == "applied"
@@ -510,27 +510,27 @@ async def test_a_write_that_the_service_could_not_answer_is_sent_again(gateway, 
 
 
 @pytest.mark.parametrize("status", [400, 404, 413, 415, 422])
-async def test_a_write_that_is_wrong_is_not_sent_again(gateway, refold, pauses, status):
+async def test_an_invalid_write_is_not_retried(gateway, refold, pauses, status):
     gateway.problem(status, "wrong", detail="what is wrong")
     with pytest.raises(Refused):
         await refold.put("acme", "d", 1)
     assert pauses == []
 
 
-async def test_a_read_is_not_sent_again(gateway, refold, pauses):
+async def test_a_read_is_not_retried(gateway, refold, pauses):
     gateway.answers.append(Fault.cut)
     with pytest.raises(ServiceUnavailable):
         await refold.get("acme", "d")
     assert pauses == []
 
 
-async def test_a_service_that_was_never_reached_is_not_waited_for(unreachable, pauses):
+async def test_a_service_that_was_never_reached_is_not_retried(unreachable, pauses):
     with pytest.raises(ServiceUnavailable, match="no service answers"):
         await unreachable.put("acme", "d", 1)
     assert pauses == []
 
 
-async def test_retries_end_with_the_last_failure(gateway, refold, pauses):
+async def test_exhausted_retries_raise_the_last_failure(gateway, refold, pauses):
     for number in range(6):
         gateway.problem(503, "log_full", detail=f"full {number}")
     with pytest.raises(ServiceUnavailable, match="full 5") as ended:
@@ -548,7 +548,7 @@ async def test_without_retries_a_write_is_sent_once(gateway):
     assert len(gateway.asked) == 2
 
 
-async def test_retries_are_bounded_in_time_and_their_pauses_grow(monkeypatch):
+async def test_retries_are_bounded_in_time_and_back_off(monkeypatch):
     slept = []
 
     async def sleep(seconds):
@@ -567,7 +567,7 @@ def lines(*answers):
 FAILURE = {"status": "refused", "reason": "log_full", "detail": "full", "error": {"status": 503}}
 
 
-async def test_of_many_events_only_those_behind_a_failure_are_sent_again(gateway, refold, pauses):
+async def test_only_bulk_events_after_a_failure_are_retried(gateway, refold, pauses):
     events = [{"doc": "d", "put": number} for number in range(4)]
     refusal = {"status": "refused", "reason": "bad_json", "error": {"status": 400}}
     gateway.answers.append(Fault.cut)
@@ -581,14 +581,14 @@ async def test_of_many_events_only_those_behind_a_failure_are_sent_again(gateway
     assert len({event["id"] for run in sent for event in run}) == 4
 
 
-async def test_events_that_fail_to_the_end_have_failed_outcomes(gateway, refold, pauses):
+async def test_events_that_exhaust_retries_have_failed_outcomes(gateway, refold, pauses):
     for _ in range(6):
         gateway.answer(200, lines(FAILURE, FAILURE))
     outcomes = await refold.append("acme", [{"doc": "d", "put": 1}, {"doc": "d", "put": 2}])
     assert [(outcome.status, outcome.reason) for outcome in outcomes] == [("failed", "log_full")] * 2
 
 
-async def test_every_one_of_many_events_carries_an_id_however_it_is_given(gateway, refold):
+async def test_every_bulk_event_carries_an_id_in_any_form(gateway, refold):
     events = [b'{"doc":"d","put":1}', b'{"doc":"d","put":1,"id":"mine"}', b"nonsense", {"doc": "d", "id": 7}]
     gateway.answer(200, lines(APPLIED, APPLIED, FAILURE | {"error": {"status": 400}}, APPLIED))
     await refold.append("acme", events)
@@ -600,7 +600,7 @@ async def test_every_one_of_many_events_carries_an_id_however_it_is_given(gatewa
 # The HTTP of the transport
 
 
-async def test_connections_are_kept_and_one_that_the_service_closed_is_replaced(gateway, refold):
+async def test_connections_are_reused_and_closed_ones_are_replaced(gateway, refold):
     for _ in range(3):
         gateway.answer(200, {"last_sequence": 1})
     await refold.status()
@@ -615,27 +615,27 @@ async def test_connections_are_kept_and_one_that_the_service_closed_is_replaced(
     assert gateway.peers[2] != first
 
 
-async def test_an_answer_may_come_in_chunks_or_end_with_the_connection(gateway, refold):
+async def test_a_response_may_be_chunked_or_end_with_the_connection(gateway, refold):
     for framing in ("chunked", "close"):
         gateway.framings.append(framing)
         gateway.answer(200, {"last_sequence": 1, "text": "x" * 300_000})
         assert (await refold.status())["last_sequence"] == 1
 
 
-async def test_a_body_that_is_refused_before_it_is_read_is_answered(gateway, refold):
+async def test_an_early_response_to_an_unread_body_is_returned(gateway, refold):
     gateway.framings.append("early")
     gateway.problem(413, "state_too_large", detail="too large")
     with pytest.raises(Refused, match="too large"):
         await refold.put("acme", "d", "x" * 8_000_000)
 
 
-async def test_a_large_body_arrives_whole(gateway, refold):
+async def test_a_large_body_arrives_complete(gateway, refold):
     gateway.answer(200, APPLIED)
     await refold.put("acme", "d", "x" * 900_000)
     assert len(gateway.asked[0].content) == 900_002
 
 
-async def test_a_scheme_may_be_left_out_and_an_address_may_hold_a_user(gateway):
+async def test_an_address_may_omit_the_scheme_and_contain_a_user(gateway):
     address = gateway.url.removeprefix("http://")
     for url in (address, f"http://ada:pass%20word@{address}"):
         gateway.answer(200, {})
@@ -644,7 +644,7 @@ async def test_a_scheme_may_be_left_out_and_an_address_may_hold_a_user(gateway):
     assert gateway.asked[1].headers["authorization"] == "Basic YWRhOnBhc3Mgd29yZA=="
 
 
-async def test_many_requests_at_once_are_all_answered(gateway):
+async def test_all_concurrent_requests_are_answered(gateway):
     for _ in range(300):
         gateway.answer(200, {})
     async with Refold(gateway.url) as refold:
@@ -652,7 +652,7 @@ async def test_many_requests_at_once_are_all_answered(gateway):
     assert len(set(gateway.peers)) <= transport.CONNECTIONS_MAX
 
 
-async def test_a_request_that_is_cancelled_leaves_the_client_usable(gateway, refold):
+async def test_a_cancelled_request_leaves_the_client_usable(gateway, refold):
     gateway.answers.append(Fault.silent)
     asking = asyncio.create_task(refold.status())
     async with asyncio.timeout(DEADLINE_SECONDS):
@@ -671,7 +671,7 @@ def test_the_synchronous_client_has_every_method_of_the_asynchronous_one():
     assert methods(Refold) - methods(sync.Refold) == set()
 
 
-async def test_the_synchronous_client_asks_the_same(gateway):
+async def test_the_synchronous_client_sends_the_same_requests(gateway):
     gateway.answer(201, APPLIED)
     gateway.answer(200, {"items": [item(1), item(2)], "next": 2})
     gateway.answer(200, {"items": [item(3)], "next": None})
@@ -688,7 +688,7 @@ async def test_the_synchronous_client_asks_the_same(gateway):
     assert gateway.asked[0].headers["idempotency-key"] == "mine"
 
 
-async def test_threads_share_a_synchronous_client_and_their_calls_all_take_effect(gateway):
+async def test_threads_can_share_a_synchronous_client(gateway):
     for _ in range(40):
         gateway.answer(200, {"items": [item(1)], "next": None})
     client = sync.Refold(gateway.url)

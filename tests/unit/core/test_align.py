@@ -22,7 +22,7 @@ def longest_common(a: str, b: str) -> int:
 
 
 @given(WORDS, WORDS)
-def test_as_many_elements_as_possible_keep_their_order(a, b):
+def test_as_many_elements_as_possible_remain_in_order(a, b):
     pairs = align.pair_equal(a, b)
     assert all(a[i] == b[j] for i, j in pairs)
     assert len({i for i, _ in pairs}) == len({j for _, j in pairs}) == len(pairs)
@@ -33,12 +33,12 @@ def test_as_many_elements_as_possible_keep_their_order(a, b):
 
 
 @given(WORDS, WORDS)
-def test_every_element_that_can_be_paired_is(a, b):
+def test_every_element_that_can_be_paired_is_paired(a, b):
     assert len(align.pair_equal(a, b)) == sum(min(a.count(letter), b.count(letter)) for letter in "abc")
 
 
 @given(st.permutations(range(9)))
-def test_the_longest_rising_run_of_an_order_is_its_longest_common_subsequence(order):
+def test_the_longest_increasing_subsequence_equals_the_longest_common_subsequence(order):
     rising = align.longest_rising(list(enumerate(order)))
     assert rising == sorted(rising)
     assert [j for _, j in rising] == sorted(j for _, j in rising)
@@ -46,7 +46,7 @@ def test_the_longest_rising_run_of_an_order_is_its_longest_common_subsequence(or
     assert len(rising) == longest_common(letters, "".join(letters[place] for place in order))
 
 
-def test_two_long_arrays_without_a_good_alignment_are_given_up_early(monkeypatch):
+def test_alignment_of_long_unrelated_arrays_stops_early(monkeypatch):
     assert align._common_subsequence("ab" * 100, "ba" * 100)
     monkeypatch.setattr(align, "DIFF_EDITS_MAX", 1)
     assert align._common_subsequence("ab" * 100, "ba" * 100) == []
@@ -54,6 +54,6 @@ def test_two_long_arrays_without_a_good_alignment_are_given_up_early(monkeypatch
 
 
 @pytest.mark.parametrize(("a", "b"), [("", ""), ("a", ""), ("", "a"), ("a", "b")])
-def test_what_has_nothing_in_common_has_no_pairs(a, b):
+def test_unrelated_arrays_have_no_pairs(a, b):
     assert align.pair_equal(a, b) == []
     assert align.longest_rising([]) == []

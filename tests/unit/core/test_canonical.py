@@ -32,7 +32,7 @@ def text_of(vector: dict[str, Any]) -> bytes:
 
 
 @pytest.mark.parametrize("vector", vectors("canonical.json"))
-def test_every_vector_is_read_to_its_canonical_bytes_or_refused(vector):
+def test_every_vector_yields_its_canonical_bytes_or_error(vector):
     data = text_of(vector)
     if "error" in vector:
         assert refusal(data).reason == vector["error"]
@@ -50,12 +50,12 @@ def test_white_space_around_a_text_changes_nothing(vector):
 
 
 @pytest.mark.parametrize("vector", [row for row in vectors("canonical.json") if "error" in row.values[0]])
-def test_a_fault_is_found_wherever_in_a_text_it_stands(vector):
+def test_an_error_is_found_at_any_position_of_a_text(vector):
     around = b'{"k":[%s,0]}' % text_of(vector)
     assert refusal(around).reason == vector["error"]
 
 
-def test_a_negative_zero_never_gets_in_beside_other_numbers():
+def test_a_negative_zero_is_normalised_among_other_numbers():
     value = json_text.loads(b'{"a":[-0.0,-0.05,0.0,"-0.0"],"b":-0.0}')
     assert json_text.dumps(value) == b'{"a":[0.0,-0.05,0.0,"-0.0"],"b":0.0}'
 
@@ -80,7 +80,7 @@ def test_many_brackets_side_by_side_are_not_deep():
     assert json_text.loads(data.replace(b":", b": ")) == json_text.loads(data)
 
 
-def test_a_refusal_names_the_rule_and_the_shape_but_not_the_value():
+def test_an_error_names_the_rule_and_the_shape_but_not_the_value():
     secret = "x" * 1000
     error = refusal(b'{"%s":1,"%s":2}' % (secret.encode(), secret.encode()))
     assert error.reason == "duplicate_key"
@@ -90,7 +90,7 @@ def test_a_refusal_names_the_rule_and_the_shape_but_not_the_value():
     assert refusal(b"nope").message.startswith("not JSON")
 
 
-def test_a_syntax_error_says_where_and_nothing_of_the_texts_size():
+def test_a_syntax_error_names_the_position_but_not_the_size_of_the_text():
     assert str(refusal(b"nope")).endswith("line 1 column 1 (char 0)")
     assert str(refusal(b'"\xff"')) == "not UTF-8 at byte 1"
 
@@ -102,7 +102,7 @@ def test_orjson_writes_exactly_254_levels():
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3, 127, 128])
-def test_a_size_is_given_only_within_the_levels_asked_for(levels):
+def test_a_size_is_returned_only_within_the_requested_depth(levels):
     value = nested(levels)
     assert json_text.size_within(value, levels) == json_text.size(value) == len(json_text.dumps(value))
     with pytest.raises(Refused) as caught:
@@ -160,7 +160,7 @@ def test_different_values_are_not_equal_either_way(a, b):
     assert not json_text.equal(b, a)
 
 
-def test_identical_is_equality_of_bytes():
+def test_identical_compares_canonical_bytes():
     assert json_text.identical({"a": [1.0], "b": {}}, {"b": {}, "a": [1.0]})
     assert not json_text.identical({"a": [1.0]}, {"a": [1]})
     assert not json_text.identical(1, 1.0)
@@ -168,7 +168,7 @@ def test_identical_is_equality_of_bytes():
     assert not json_text.identical(0, False)
 
 
-def test_the_text_may_be_deeper_than_a_state_but_not_than_orjson_writes():
+def test_a_text_may_be_deeper_than_a_state_up_to_the_limit_of_orjson():
     deepest = json_text.dumps(nested(TEXT_DEPTH_MAX))
     assert json_text.dumps(json_text.loads(deepest)) == deepest
     assert refusal(orjson.dumps(nested(TEXT_DEPTH_MAX + 1))).reason == "too_deep"

@@ -36,15 +36,15 @@ def described(previous, sequence, time, subject, headers, body):
     ).digest()
 
 
-def test_a_chain_begins_at_its_log_id_and_partition():
+def test_a_chain_starts_from_its_log_id_and_partition():
     assert chain_seed("é-1", 63) == sha256(four(len("é-1".encode())) + "é-1".encode() + eight(63)).digest()
 
 
-def test_every_log_and_every_partition_has_a_chain_of_its_own():
+def test_chains_differ_by_log_and_partition():
     assert len({chain_seed(log_id, partition) for log_id in ("a", "b") for partition in range(64)}) == 128
 
 
-def test_a_known_chain_stays_the_same_for_ever():
+def test_a_known_chain_does_not_change():
     genesis = Record(1, START, b"log.0.a.b", b"A: 1\r\n", b"{}")
     assert chain_seed("L", 0).hex() == SEED
     assert chain_link(chain_seed("L", 0), genesis).hex() == LINKED
@@ -63,7 +63,7 @@ def test_a_link_covers_previous_sequence_time_subject_headers_and_body(record):
     assert chain_link(previous, record) == described(previous, *record)
 
 
-def test_the_brokers_own_headers_are_not_covered_wherever_they_stand():
+def test_headers_of_the_broker_are_not_covered_in_any_position():
     stored = lines(("Nats-Msg-Id", "1"), ("B", "2"), ("Nats-Expected-Stream", "S"), ("A", "1"))
     record = Record(1, START, b"log.0.a.b", stored, b"{}")
     authors = lines(("B", "2"), ("A", "1"))
@@ -89,5 +89,5 @@ def test_any_change_of_an_event_changes_its_link(other):
     assert chain_link(b"\x00" * 32, other) != chain_link(b"\x00" * 32, ORIGINAL)
 
 
-def test_any_change_of_what_came_before_changes_a_link():
+def test_any_change_of_an_earlier_event_changes_a_link():
     assert chain_link(chain_seed("L", 0), ORIGINAL) != chain_link(chain_seed("L", 1), ORIGINAL)

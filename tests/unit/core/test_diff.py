@@ -42,12 +42,12 @@ def test_equal_states_have_an_empty_diff(value):
     assert checked(value, copied(value)) == []
 
 
-def test_the_order_of_members_is_no_difference():
+def test_the_order_of_members_does_not_matter():
     assert checked({"a": {"x": 1, "y": 2}, "b": 3}, {"b": 3, "a": {"y": 2, "x": 1}}) == []
 
 
 @pytest.mark.parametrize(("a", "b"), [(1, 1.0), (1, True), (0, False), (1.0, True), (None, False), ([], {})])
-def test_values_that_only_python_takes_for_equal_differ_at_any_depth(a, b):
+def test_values_that_only_python_considers_equal_differ_at_any_depth(a, b):
     assert checked(a, b) == [{"op": "replace", "path": "", "value": b}]
     long = "unchanged " * 10
     assert checked({"k": a, "l": long}, {"k": b, "l": long}) == [{"op": "replace", "path": "/k", "value": b}]
@@ -112,7 +112,7 @@ def test_several_changes_at_once_stay_few_operations():
     assert len(checked(b, a)) == 4
 
 
-def test_a_reversed_array_is_moves_and_its_one_edit_stays_one_operation():
+def test_an_edit_in_a_reversed_array_remains_one_operation():
     a, b = things(300), things(300)
     b.reverse()
     moves = checked(a, b)
@@ -128,7 +128,7 @@ def test_a_reversed_array_of_small_values_is_replaced():
     ]
 
 
-def test_objects_without_a_name_are_paired_by_position():
+def test_objects_without_an_identifying_member_are_paired_by_position():
     a = [{"x": number, "text": "some words " * 9} for number in range(50)]
     b = copied(a)
     b[20]["x"] = b[21]["x"] = -1
@@ -146,7 +146,7 @@ def test_long_arrays_of_few_values_are_still_compared():
     assert checked(a, b)
 
 
-def test_arrays_of_arrays_are_followed_down():
+def test_nested_arrays_are_compared_recursively():
     grid = [[row * 100 + column for column in range(30)] for row in range(30)]
     other = copied(grid)
     other[7][9] = "changed"
@@ -157,7 +157,7 @@ def test_arrays_of_arrays_are_followed_down():
     ]
 
 
-def test_a_diff_that_no_patch_may_be_replaces_the_root():
+def test_a_diff_that_is_no_valid_patch_replaces_the_root():
     a = {str(number): "a long enough value to be kept" for number in range(OPERATIONS_MAX * 2)}
     b = {key: value if int(key) % 2 else 0 for key, value in a.items()}
     del b["0"], b["2"]
@@ -180,14 +180,14 @@ def test_a_diff_whose_steps_would_pass_the_size_limit_replaces_the_root():
     assert patch == [{"op": "replace", "path": "", "value": {"a": text}}]
 
 
-def test_a_long_key_with_many_changes_makes_no_patch_of_many_megabytes():
+def test_a_long_key_with_many_changes_does_not_make_a_huge_patch():
     key = "k" * (STATE_BYTES_MAX // 8)
     a = {key: {str(number): number for number in range(100)}}
     b = {key: {str(number): -1 for number in range(100)}, "rest": "r" * 5000}
     assert [operation["path"] for operation in checked(a, b)] == [""]
 
 
-def test_the_only_element_that_differs_is_followed_down_without_being_written_out():
+def test_a_single_differing_element_is_compared_without_serialising_it():
     a: Any = {"value": 1, "filler": "f" * 99}
     b: Any = {"value": 2, "filler": "f" * 99}
     for _ in range(100):

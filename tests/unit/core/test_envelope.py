@@ -35,7 +35,7 @@ def refusal(body, *headers):
 @pytest.mark.parametrize(
     "content_type", [None, "application/json", "text/plain", "application/json-patch", "nonsense", ""]
 )
-def test_without_a_known_content_type_the_body_is_the_native_event(content_type):
+def test_without_a_known_content_type_the_body_is_a_native_event(content_type):
     headers = () if content_type is None else (("Content-Type", content_type),)
     assert fields({"put": [1], "actor": "ada"}, *headers) == {"put": [1], "actor": "ada"}
 
@@ -53,12 +53,12 @@ def test_a_bare_json_patch_is_the_patch(content_type):
     assert fields(patch, ("content-type", content_type)) == {"patch": patch}
 
 
-def test_a_bare_merge_patch_is_the_merge_whatever_it_is():
+def test_a_bare_merge_patch_may_be_any_value():
     for merge in ({"a": None}, [], None, {"put": 1}):
         assert fields(merge, MERGE_PATCH) == {"merge": merge}
 
 
-def test_the_rest_of_a_bare_patch_stands_in_refold_headers():
+def test_the_metadata_of_a_bare_patch_is_in_refold_headers():
     headers = (
         JSON_PATCH,
         ("Refold-Id", "x"),
@@ -69,7 +69,7 @@ def test_the_rest_of_a_bare_patch_stands_in_refold_headers():
     assert fields([], *headers) == {"patch": [], "id": "x", "base": 3, "meta": {"a": 1}, "actor": "ada"}
 
 
-def test_refold_headers_add_to_a_native_event_what_it_does_not_say():
+def test_refold_headers_add_fields_that_a_native_event_lacks():
     assert fields({"put": 1, "actor": "ada"}, ("Refold-Type", "t")) == {"put": 1, "actor": "ada", "type": "t"}
 
 
@@ -81,34 +81,34 @@ def test_refold_headers_add_to_a_native_event_what_it_does_not_say():
         ("Refold-Meta", "meta", '{"b":[1.0],"a":1}', {"a": 1, "b": [1]}),
     ],
 )
-def test_body_and_header_may_say_the_same_twice_and_must_agree(name, field, header, body):
+def test_a_field_in_both_body_and_header_must_agree(name, field, header, body):
     assert fields({"put": 1, field: body}, (name, header)) == {"put": 1, field: body}
     assert refusal({"put": 1, field: "other"}, (name, header)) == ("contradictory", field)
 
 
-def test_where_header_and_body_agree_the_bodys_value_stands():
+def test_where_header_and_body_agree_the_value_of_the_body_is_used():
     agreed = fields({"put": 1, "base": 1.0}, ("Refold-Base", "1"))
     assert type(agreed["base"]) is float
 
 
-def test_true_does_not_agree_with_1():
+def test_true_and_1_do_not_agree():
     assert refusal({"put": 1, "base": True}, ("Refold-Base", "1")) == ("contradictory", "base")
 
 
 @pytest.mark.parametrize("data", [{"put": 1}, {"put": 1, "id": "/till/3|7", "type": "order.paid"}])
-def test_a_structured_cloud_event_holds_the_native_event_as_its_data(data):
+def test_a_structured_cloud_event_has_the_native_event_as_its_data(data):
     event = {**CE, "data": data, "time": "2024-01-01T00:00:00Z", "subject": "free", "extension": 1}
     expected = {"put": 1, "id": "/till/3|7", "type": "order.paid", "occurred_at": "2024-01-01T00:00:00Z"}
     assert fields(event, CLOUD_EVENT) == expected
 
 
-def test_a_binary_cloud_event_says_the_same_in_headers():
+def test_a_binary_cloud_event_has_its_attributes_in_headers():
     headers = (*CE_HEADERS, ("ce-time", "2024-01-01T00:00:00Z"), ("ce-subject", "free"))
     expected = {"put": 1, "id": "/till/3|7", "type": "order.paid", "occurred_at": "2024-01-01T00:00:00Z"}
     assert fields({"put": 1}, *headers) == expected
 
 
-def test_the_four_forms_of_one_event_have_one_content():
+def test_the_four_forms_of_an_event_have_the_same_content():
     native = opened({"patch": [], "id": "/till/3|7", "type": "order.paid"})
     bare = opened([], JSON_PATCH, ("Refold-Id", "/till/3|7"), ("Refold-Type", "order.paid"))
     structured = opened({**CE, "data": {"patch": []}}, CLOUD_EVENT)
@@ -120,7 +120,7 @@ def test_the_four_forms_of_one_event_have_one_content():
 @pytest.mark.parametrize(
     ("media", "field"), [("application/json-patch+json", "patch"), ("application/merge-patch+json", "merge")]
 )
-def test_a_cloud_events_data_is_a_patch_by_its_datacontenttype(media, field):
+def test_datacontenttype_makes_the_data_of_a_cloud_event_a_patch(media, field):
     structured = {**CE, "datacontenttype": f"{media}; charset=utf-8", "data": []}
     assert fields(structured, CLOUD_EVENT)[field] == []
     assert fields([], *CE_HEADERS, ("ce-datacontenttype", media))[field] == []
@@ -178,7 +178,7 @@ def test_a_cloud_events_attributes_are_strings(name):
     assert refusal({**CE, name: 1, "data": {"put": 1}}, CLOUD_EVENT) == ("bad_event", name)
 
 
-def test_only_cloud_events_1_0_are_taken():
+def test_only_cloud_events_1_0_are_accepted():
     assert refusal({**CE, "specversion": "0.3", "data": {"put": 1}}, CLOUD_EVENT) == (
         "bad_event",
         "specversion",
@@ -192,30 +192,30 @@ def test_a_structured_cloud_event_needs_json_data():
     assert refusal([], CLOUD_EVENT) == ("bad_event", "body")
 
 
-def test_an_optional_cloud_attribute_that_is_null_is_as_good_as_left_out():
+def test_an_optional_cloud_attribute_of_null_counts_as_absent():
     event = {**CE, "time": None, "datacontenttype": None, "data": {"put": 1}}
     assert fields(event, CLOUD_EVENT) == {"put": 1, "id": "/till/3|7", "type": "order.paid"}
 
 
-def test_the_largest_body_is_taken_and_one_byte_more_is_not():
+def test_the_largest_body_is_accepted_and_one_byte_more_is_refused():
     frame = len(b'{"put":""}')
     assert fields(b'{"put":"%s"}' % (b"x" * (EVENT_BYTES_MAX - frame)))
     assert refusal(b'{"put":"%s"}' % (b"x" * (EVENT_BYTES_MAX - frame + 1))) == ("event_too_large", "body")
 
 
-def test_the_largest_headers_are_taken_and_one_byte_more_is_not():
+def test_the_largest_headers_are_accepted_and_one_byte_more_is_refused():
     room = HEADERS_BYTES_MAX - len(lines(("X", "")))
     assert fields({"put": 1}, ("X", "x" * room)) == {"put": 1}
     assert refusal({"put": 1}, ("X", "x" * (room + 1))) == ("headers_too_large", "headers")
 
 
 @pytest.mark.parametrize("event_id", ["x", "x" * 128, "𝄞" * 128, "\u0000"])
-def test_a_valid_id_is_known_before_any_other_field_is_judged(event_id):
+def test_a_valid_id_is_returned_even_if_another_field_is_invalid(event_id):
     assert opened({"id": event_id, "nonsense": 1}).id == event_id
 
 
 @pytest.mark.parametrize("event_id", ["", "x" * 129, 1, None, ["x"]])
-def test_an_id_that_is_not_valid_is_none(event_id):
+def test_an_invalid_id_is_none(event_id):
     assert opened({"put": 1, "id": event_id}).id is None
 
 
@@ -278,18 +278,18 @@ def test_an_outcome_may_be_sent_to_an_inbox(subject):
         "_INBOX." + "x" * REPLY_CHARS_MAX,
     ],
 )
-def test_an_outcome_is_sent_nowhere_else(subject):
+def test_an_outcome_is_sent_to_no_other_subject(subject):
     assert reply_subject(lines(("Refold-Reply", subject))) is None
 
 
-def test_the_reply_headers_name_compares_without_case_and_must_stand_once():
+def test_the_reply_header_is_case_insensitive_and_must_not_repeat():
     assert reply_subject(b"rEFOLD-rEPLY:_INBOX.a\r\n") == "_INBOX.a"
     assert reply_subject(lines(("Refold-Reply", "_INBOX.a"), ("refold-reply", "_INBOX.a"))) is None
     assert reply_subject(b"") is None
     assert reply_subject(lines(("X-Refold-Reply", "_INBOX.a"))) is None
 
 
-def test_the_author_of_headers_that_are_refused_is_told_too():
+def test_the_author_of_refused_headers_receives_an_outcome():
     assert (
         reply_subject(lines(("Refold-Nonsense", "\x00"), ("Refold-Reply", "_INBOX.a"), ("no-end", "")))
         == "_INBOX.a"

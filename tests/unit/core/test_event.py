@@ -39,7 +39,7 @@ def nested(levels):
         ({"delete": True}, Kind.delete),
     ],
 )
-def test_an_event_is_one_of_four(event, kind):
+def test_each_of_the_four_kinds_of_event_is_decoded(event, kind):
     assert decoded(event).kind is kind
     assert decoded({**event, "actor": "ada"}).kind is kind
 
@@ -54,12 +54,12 @@ def test_an_event_is_one_of_four(event, kind):
         {"put": None, "merge": None},
     ],
 )
-def test_an_event_is_exactly_one_of_four(event):
+def test_an_event_of_no_kind_or_several_is_refused(event):
     assert refusal(event) == ("bad_event", "body")
 
 
 @pytest.mark.parametrize("value", [False, 1, None, "true", {}])
-def test_delete_is_true_and_nothing_else(value):
+def test_delete_must_be_true(value):
     assert refusal({"delete": value}) == ("bad_field", "delete")
 
 
@@ -91,7 +91,7 @@ def test_every_field_of_the_envelope_is_decoded():
     assert (fields["correlation_id"], fields["causation_id"], fields["meta"]) == ("c1", "c2", {"a": 1})
 
 
-def test_what_is_left_out_is_none():
+def test_an_absent_field_is_none():
     event = decoded({"delete": True})
     assert (event.base, event.on_conflict, event.occurred_at) == (None,) * 3
     assert event.fields == {"delete": True}
@@ -100,16 +100,16 @@ def test_what_is_left_out_is_none():
 @pytest.mark.parametrize(
     "name", ["Put", "patches", "", "data", "reply", "traceparent", "occurredAt", "\u0000", "__proto__"]
 )
-def test_a_field_that_the_envelope_does_not_have_is_unknown(name):
+def test_an_undefined_field_is_unknown(name):
     assert refusal({"put": 1, name: None}) == ("unknown_field", repr(name))
 
 
-def test_an_unknown_fields_name_is_shown_shortened():
+def test_the_name_of_an_unknown_field_is_shortened():
     assert refusal({"put": 1, "x" * 1000: None})[1] == repr("x" * 64)
 
 
 @pytest.mark.parametrize("name", ["all_or_nothing", "session", "principal", "txn", "reverts", "resolves"])
-def test_a_field_of_a_later_fold_is_not_in_this_fold(name):
+def test_a_field_of_a_later_fold_is_refused_as_such(name):
     assert refusal({"put": 1, name: None}) == ("not_in_this_fold", name)
 
 
@@ -124,11 +124,11 @@ def test_a_field_of_a_later_fold_is_not_in_this_fold(name):
         ("Resolves", "1"),
     ],
 )
-def test_a_header_of_a_later_fold_is_not_in_this_fold_either(header, value):
+def test_a_header_of_a_later_fold_is_refused_as_such(header, value):
     assert refusal({"put": 1}, (f"Refold-{header}", value))[0] == "not_in_this_fold"
 
 
-def test_no_field_is_both_of_this_fold_and_of_a_later_one():
+def test_fields_of_this_fold_and_of_later_ones_are_disjoint():
     assert FIELDS.isdisjoint(LATER_FIELDS)
 
 
@@ -151,7 +151,7 @@ def test_a_text_field_is_a_string(name, value):
 
 @pytest.mark.parametrize("name", ["type", "actor", "correlation_id", "causation_id"])
 @pytest.mark.parametrize("value", ["", "\u0000", "𝄞" * 500])
-def test_a_text_field_is_free(name, value):
+def test_a_text_field_may_hold_any_text(name, value):
     assert decoded({"put": 1, name: value}).fields[name] == value
 
 
@@ -168,24 +168,24 @@ def test_a_base_is_a_version(base):
 
 
 @pytest.mark.parametrize("base", [-1, 1.0, "1", None, True, False, 2**63])
-def test_nothing_else_is_a_base(base):
+def test_an_invalid_base_is_refused(base):
     assert refusal({"put": 1, "base": base}) == ("bad_field", "base")
 
 
 @pytest.mark.parametrize(
     "strategy", ["reject", "first_write_wins", "last_write_wins", "merge", "custom:cart"]
 )
-def test_every_strategy_is_known_by_name(strategy):
+def test_every_strategy_is_accepted_by_name(strategy):
     assert decoded({"put": 1, "on_conflict": strategy}).on_conflict == strategy
 
 
 @pytest.mark.parametrize("strategy", ["", "Reject", "custom", "custom:", "retry", "merge "])
-def test_no_other_strategy_is(strategy):
+def test_an_unknown_strategy_is_refused(strategy):
     assert refusal({"put": 1, "on_conflict": strategy}) == ("bad_field", "on_conflict")
 
 
 @pytest.mark.parametrize("text", ["", "today", "2024-01-01", "2024-01-01T00:00:00", "1700000000"])
-def test_an_occurred_time_that_is_none_is_a_bad_time(text):
+def test_an_invalid_occurred_time_is_a_bad_time(text):
     assert refusal({"put": 1, "occurred_at": text}) == ("bad_time", "occurred_at")
 
 
@@ -199,12 +199,12 @@ def test_meta_is_an_object(meta):
     assert refusal({"put": 1, "meta": meta}) == ("bad_field", "meta")
 
 
-def test_a_state_that_is_put_nests_up_to_the_bound():
+def test_a_put_state_may_nest_up_to_the_bound():
     assert decoded(b'{"put":%s}' % nested(LIMITS.depth)).kind is Kind.put
     assert refusal(b'{"put":%s}' % nested(LIMITS.depth + 1))[0] == "too_deep"
 
 
-def test_a_patch_has_operations_up_to_the_bound():
+def test_a_patch_may_have_operations_up_to_the_bound():
     operation = {"op": "test", "path": "", "value": {}}
     assert len(decoded({"patch": [operation] * OPERATIONS_MAX}).operations) == OPERATIONS_MAX
     assert refusal({"patch": [operation] * (OPERATIONS_MAX + 1)}) == ("too_many_operations", "patch")
@@ -228,16 +228,16 @@ def test_a_patch_has_operations_up_to_the_bound():
         (b'{"put":1e400}', "number_out_of_range"),
     ],
 )
-def test_json_that_hides_something_is_refused(body, reason):
+def test_ambiguous_json_is_refused(body, reason):
     assert refusal(body)[0] == reason
 
 
-def test_the_first_field_by_name_is_the_one_that_is_named():
+def test_of_several_errors_the_first_field_by_name_is_reported():
     assert refusal({"put": 1, "zzz": 1, "aaa": 1, "session": 1}) == ("unknown_field", "'aaa'")
 
 
 @pytest.mark.parametrize(("field", "hint"), [("state", "base, causation_id, "), ("if_version", "is `base`")])
-def test_an_unknown_field_is_refused_with_those_that_exist(field, hint):
+def test_an_unknown_field_is_refused_with_the_list_of_fields(field, hint):
     with pytest.raises(Refused) as refused:
         decoded({"put": 1, field: 7})
     assert (refused.value.reason, refused.value.field) == ("unknown_field", repr(field))

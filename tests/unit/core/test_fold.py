@@ -45,9 +45,7 @@ def versions(history):
         ({"merge": None}, b"null", Kind.merge),
     ],
 )
-def test_the_first_effective_event_makes_the_document_as_if_it_had_been_an_empty_object(
-    history, event, state, kind
-):
+def test_the_first_effective_event_applies_to_an_empty_object(history, event, state, kind):
     outcome = history.publish(event)
     assert (outcome.status, outcome.version, outcome.kind) == (Status.applied, 1, kind)
     assert outcome.is_creation
@@ -55,7 +53,7 @@ def test_the_first_effective_event_makes_the_document_as_if_it_had_been_an_empty
     assert history.row.size == len(state)
 
 
-def test_versions_count_the_effective_events_no_ops_and_deletes_included(history):
+def test_versions_count_effective_events_including_no_ops_and_deletes(history):
     for event in [{"put": 1}, {"put": 1}, {"delete": True}, {"put": 2}, {"merge": {}}, NO_OP]:
         history.publish(event)
     assert versions(history) == [1, 2, 3, 4, 5, 6]
@@ -69,7 +67,7 @@ def test_versions_count_the_effective_events_no_ops_and_deletes_included(history
     ]
 
 
-def test_a_delete_makes_the_document_absent_and_its_versions_go_on(history):
+def test_a_delete_makes_the_document_absent_and_versions_continue(history):
     history.publish({"put": {"a": 1}})
     assert history.publish({"delete": True}).version == 2
     assert history.state is ABSENT
@@ -92,13 +90,13 @@ def test_null_is_a_state(history):
     assert outcome.status is Status.applied
 
 
-def test_the_root_is_not_removed_by_a_patch(history):
+def test_a_patch_cannot_remove_the_root(history):
     history.publish({"put": 1})
     assert history.publish({"patch": [{"op": "remove", "path": ""}]}).reason == "remove_root"
     assert history.state_bytes == b"1"
 
 
-def test_a_merge_says_its_effect_as_a_patch_and_the_others_are_their_own(history):
+def test_the_effect_of_a_merge_is_a_patch_and_other_operations_are_their_own_effect(history):
     history.publish({"put": {"b": 1, "c": 2}})
     merged = history.publish({"merge": {"c": None, "a": {"x": None}, "b": 1}})
     assert merged.effect == [{"op": "add", "path": "/a", "value": {}}, {"op": "remove", "path": "/c"}]
@@ -109,7 +107,7 @@ def test_a_merge_says_its_effect_as_a_patch_and_the_others_are_their_own(history
     ] * 3
 
 
-def test_an_effective_event_moves_every_mark_of_the_document(history):
+def test_an_effective_event_updates_every_field_of_the_head(history):
     history.publish({"put": 1, "occurred_at": format_time(START - 5)}, at=START)
     row = history.row
     assert (row.version, row.version_sequence, row.last_sequence, row.events) == (1, 1, 1, 1)
@@ -117,12 +115,12 @@ def test_an_effective_event_moves_every_mark_of_the_document(history):
     assert (row.occurred_at, row.occurred_max) == (START - 5, START - 5)
 
 
-def test_occurred_time_is_recorded_time_where_the_author_says_none(history):
+def test_occurred_time_defaults_to_recorded_time(history):
     history.publish({"put": 1}, at=START)
     assert history.folded[0].occurred_at == history.row.occurred_at == START
 
 
-def test_the_running_maximum_of_occurred_times_never_goes_back(history):
+def test_the_running_maximum_of_occurred_times_never_decreases(history):
     for ahead in (-100, 5, -50, 7):
         history.publish({"put": ahead, "occurred_at": format_time(START + ahead)}, at=START)
     assert (history.row.occurred_at, history.row.occurred_max) == (START + 7, START + 7)
@@ -130,7 +128,7 @@ def test_the_running_maximum_of_occurred_times_never_goes_back(history):
     assert history.row.occurred_max == START + 7
 
 
-def test_the_first_occurred_time_may_lie_before_1970(history):
+def test_the_first_occurred_time_may_be_before_1970(history):
     history.publish({"put": 1, "occurred_at": "1900-01-01T00:00:00Z"})
     assert history.row.occurred_max == history.row.occurred_at < 0
 
@@ -146,7 +144,7 @@ def test_a_rejected_event_does_not_advance_the_version(history):
     assert (row.version, row.version_sequence, row.recorded_at, row.occurred_at) == (1, 1, START, START)
 
 
-def test_a_rejected_event_is_counted_and_moves_the_last_sequence(history):
+def test_a_rejected_event_is_counted_and_advances_the_last_sequence(history):
     history.publish({"put": 1}, at=START)
     history.publish(b"garbage", at=START + 9)
     row = history.row
@@ -168,7 +166,7 @@ def test_a_patch_is_all_or_nothing(history):
     assert history.row.size == len(before)
 
 
-def test_a_merge_that_fails_leaves_the_state_as_it_was(history):
+def test_a_failed_merge_does_not_change_the_state(history):
     history.publish({"put": {"a": 1, "z": {}}})
     deep = b"[" * LIMITS.depth + b"]" * LIMITS.depth
     outcome = history.publish(b'{"merge":{"a":null,"b":2,"z":{"y":%s}}}' % deep)
@@ -227,7 +225,7 @@ def test_a_detail_is_bounded_and_holds_no_control_character(history, event, head
     assert 0 < len(outcome.detail) <= DETAIL_CHARS_MAX == 500
 
 
-def test_a_state_larger_than_the_bound_is_rejected_when_the_operation_makes_it_so(history):
+def test_an_operation_that_makes_the_state_too_large_is_rejected(history):
     mebibyte = "x" * (EVENT_BYTES_MAX - 100)
     history.publish({"put": [mebibyte]})
     double = {"op": "copy", "from": "/0", "path": "/-"}
@@ -251,7 +249,7 @@ def test_an_event_without_base_applies_at_the_head(history):
 @pytest.mark.parametrize(
     "on_conflict", [None, "reject", "merge", "last_write_wins", "first_write_wins", "custom:x"]
 )
-def test_a_base_at_the_head_is_no_conflict_whatever_the_strategy(history, on_conflict):
+def test_a_base_at_the_head_is_no_conflict_under_any_strategy(history, on_conflict):
     said = {} if on_conflict is None else {"on_conflict": on_conflict}
     assert history.publish({"put": 1, "base": 0, **said}).version == 1
     history.publish(BROKEN)
@@ -270,13 +268,13 @@ def test_a_stale_base_is_rejected_as_a_conflict(history, on_conflict):
 
 
 @pytest.mark.parametrize("strategy", ["merge", "last_write_wins", "first_write_wins", "custom:x"])
-def test_under_fold_1_no_other_strategy_takes_a_stale_base(history, strategy):
+def test_under_fold_1_other_strategies_are_unavailable_for_a_stale_base(history, strategy):
     history.publish({"put": 1})
     assert history.publish({"put": 2, "base": 0, "on_conflict": strategy}).reason == "strategy_unavailable"
 
 
 @pytest.mark.parametrize("strategy", [None, "merge"])
-def test_a_base_above_the_head_is_in_the_future_whatever_the_strategy(history, strategy):
+def test_a_base_above_the_head_is_in_the_future_under_any_strategy(history, strategy):
     said = {} if strategy is None else {"on_conflict": strategy}
     history.publish({"put": 1})
     assert history.publish({"put": 2, "base": 2, **said}).reason == "base_in_future"
@@ -324,12 +322,12 @@ def test_a_retry_of_a_rejected_event_is_a_duplicate_of_its_rejection(history):
 
 
 @pytest.mark.parametrize("field", ["unheard_of", "session"])
-def test_a_rejected_event_that_could_be_opened_takes_its_place_in_the_window(history, field):
+def test_a_rejected_event_that_can_be_decoded_enters_the_window(history, field):
     history.publish({"put": 1, "id": "x", field: 1})
     assert history.publish({"put": 1, "id": "x"}).reason == "id_reused"
 
 
-def test_an_event_that_cannot_be_opened_takes_no_place(history):
+def test_an_event_that_cannot_be_decoded_does_not_enter_the_window(history):
     history.publish({"put": 1, "id": "x"}, ("Refold-Id", "y"))
     assert history.publish({"put": 1, "id": "x"}).status is Status.applied
     assert history.publish({"put": 1, "id": "y"}).status is Status.applied
@@ -359,7 +357,7 @@ def test_a_delete_does_not_reset_the_window(history):
     assert history.state is ABSENT
 
 
-def test_an_id_is_its_documents_own():
+def test_an_id_is_scoped_to_its_document():
     one, other = History(document="one"), History(document="other")
     one.publish({"put": 1, "id": "x"})
     assert other.publish({"put": 2, "id": "x"}).status is Status.applied
@@ -374,14 +372,14 @@ def test_an_id_is_found_among_the_last_1000_events_that_carried_one(history):
     assert history.publish({"put": 0, "id": "x"}).status is Status.applied
 
 
-def test_rejected_events_take_a_place_among_the_1000(history):
+def test_rejected_events_count_towards_the_1000(history):
     history.publish({"put": 0, "id": "x"})
     for n in range(ID_WINDOW_IDS):
         assert history.publish({**BROKEN, "id": f"y{n}"}).status is Status.rejected
     assert history.publish({"put": 0, "id": "x"}).status is Status.applied
 
 
-def test_duplicates_and_reused_ids_take_no_place_among_the_1000(history):
+def test_duplicates_and_reused_ids_do_not_count_towards_the_1000(history):
     history.publish({"put": 0, "id": "x"})
     history.publish({"put": 0, "id": "y"})
     for n in range(ID_WINDOW_IDS):
@@ -391,7 +389,7 @@ def test_duplicates_and_reused_ids_take_no_place_among_the_1000(history):
     assert [folded.identity is None for folded in history.folded[:4]] == [False, False, True, True]
 
 
-def test_a_retry_does_not_keep_its_id_in_the_window(history):
+def test_a_retry_does_not_renew_its_id_in_the_window(history):
     history.publish({"put": 0, "id": "x"})
     for n in range(ID_WINDOW_IDS):
         history.publish({"put": 0, "id": f"y{n}"})
@@ -416,7 +414,7 @@ def test_a_duplicate_does_not_renew_the_10000(history):
     assert history.publish({"put": 0, "id": "x"}).status is Status.applied
 
 
-def test_an_event_carries_its_id_into_its_outcome_whatever_that_is(history):
+def test_every_outcome_carries_the_id_of_its_event(history):
     for event in [{"put": 0}, {"put": 0}, {"put": 1}, {"nonsense": 1}]:
         history.publish({**event, "id": "x"})
     assert [folded.event_id for folded in history.folded] == ["x"] * 4

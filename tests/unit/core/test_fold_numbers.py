@@ -53,14 +53,14 @@ def foreign():
     return Log([checkpoint for checkpoint in first_checkpoints("log-1") if is_foreign(checkpoint)])
 
 
-def test_a_number_names_its_rules_and_an_unknown_one_stops_by_its_name():
+def test_a_fold_number_selects_its_rules_and_an_unknown_one_is_an_error():
     assert (rules_of(1), rules_of(2)) == (RULES[1], FOLD_2)
     with pytest.raises(FoldUnknown) as unknown:
         rules_of(3, 7)
     assert unknown.value.facts == {"fold": 3, "known": 2, "sequence": 7}
 
 
-def test_a_log_made_under_an_older_number_opens_and_goes_on_under_it():
+def test_a_log_created_under_an_older_number_continues_under_it():
     first = record(genesis("log-1", RULES[1]), namespace=LOG[0], document=LOG[1])
     assert read_genesis(first) == "log-1"
     log = Log()
@@ -80,7 +80,7 @@ def test_a_genesis_is_checked_by_the_rules_of_its_own_number():
     assert (log.state(), log.shard.fold_number) == (b'{"n":2}', 2)
 
 
-def test_an_event_of_the_system_moves_the_number_on_for_what_follows():
+def test_a_system_event_changes_the_number_for_later_events():
     log = Log()
     log.publish(genesis("log-1", RULES[1]), LOG)
     log.publish({"put": {"n": 1}})
@@ -99,7 +99,7 @@ def test_limits_are_those_of_the_number_in_force():
     assert log.publish(long).status.is_effective
 
 
-def test_a_shard_without_the_systems_partitions_follows_the_number(foreign):
+def test_a_shard_without_the_system_partition_follows_the_number(foreign):
     foreign.publish(genesis("log-1", RULES[1]), LOG)
     foreign.publish({"put": {"n": 1}})
     assert foreign.publish(inc()).reason == "not_in_this_fold"
@@ -108,7 +108,7 @@ def test_a_shard_without_the_systems_partitions_follows_the_number(foreign):
     assert {checkpoint.fold for checkpoint in foreign.shard.checkpoints()} == {2}
 
 
-def test_a_shard_without_the_systems_partitions_reads_the_number_of_the_genesis(foreign):
+def test_a_shard_without_the_system_partition_reads_the_number_of_the_genesis(foreign):
     foreign.publish(genesis("log-2", FOLD_2), LOG)
     foreign.publish({"put": {"n": 1}})
     assert foreign.publish(inc()).status.is_effective
@@ -123,7 +123,7 @@ REJECTED = [
 
 
 @pytest.mark.parametrize("event", REJECTED)
-def test_a_system_event_that_is_rejected_moves_no_shards_number(foreign, event):
+def test_a_rejected_system_event_changes_the_number_of_no_shard(foreign, event):
     whole = Log()
     for log in (whole, foreign):
         log.publish(genesis("log-1", RULES[1]), LOG)
@@ -142,7 +142,7 @@ def test_a_retry_of_a_rejected_system_event_is_a_duplicate_in_every_shard(foreig
     assert whole.documents[FOLD].version == 0
 
 
-def test_an_unknown_number_stops_every_shard_at_the_event_behind_it_and_names_it(foreign):
+def test_an_unknown_number_stops_every_shard_at_the_next_event(foreign):
     for log in (Log(), foreign):
         log.publish(genesis("log-1", RULES[1]), LOG)
         log.publish({"put": {"fold": 3}}, FOLD)
@@ -153,7 +153,7 @@ def test_an_unknown_number_stops_every_shard_at_the_event_behind_it_and_names_it
         assert log.shard.read_sequence == 2
 
 
-def test_a_genesis_of_an_unknown_number_stops_before_it_is_taken(foreign):
+def test_a_genesis_of_an_unknown_number_is_not_folded(foreign):
     genesis_3 = {"put": {**genesis("log-3", FOLD_2)["put"], "fold": 3}}
     for log in (Log(), foreign):
         with pytest.raises(FoldUnknown):
@@ -161,7 +161,7 @@ def test_a_genesis_of_an_unknown_number_stops_before_it_is_taken(foreign):
         assert log.shard.read_sequence == 0
 
 
-def test_a_shard_goes_on_under_the_number_of_its_checkpoints():
+def test_a_shard_continues_under_the_number_of_its_checkpoints():
     log = Log()
     log.publish({"put": {"n": 1}})
     log.publish(MOVE_ON, FOLD)

@@ -66,7 +66,7 @@ def found(folded, document, recorded_at, expected):
 
 
 @pytest.mark.parametrize("case", VECTORS["cases"], ids=lambda case: case["comment"])
-def test_the_fold_makes_of_every_event_what_the_vectors_say(case):
+def test_every_outcome_and_state_equals_its_vector(case):
     partition = partition_of(case["namespace"].encode(), case["document"].encode())
     document = Document(namespace=case["namespace"], document=case["document"], partition=partition)
     recorded_at = 0
@@ -87,12 +87,12 @@ def test_the_fold_makes_of_every_event_what_the_vectors_say(case):
 
 
 @pytest.mark.parametrize(("namespace", "document", "partition"), VECTORS["partitions"])
-def test_a_documents_partition_is_what_the_vectors_say(namespace, document, partition):
+def test_the_partition_of_a_document_equals_its_vector(namespace, document, partition):
     assert partition_of(namespace.encode(), document.encode()) == partition
 
 
 @pytest.mark.parametrize("row", VECTORS["places"])
-def test_a_subject_belongs_where_the_vectors_say(row):
+def test_the_route_of_a_subject_equals_its_vector(row):
     where = route(bytes_of(row, "subject"))
     assert (where.partition, where.reason) == (row["partition"], row.get("reason", ""))
     assert (where.namespace, where.document) == (
@@ -101,7 +101,7 @@ def test_a_subject_belongs_where_the_vectors_say(row):
     )
 
 
-def test_the_chain_is_what_the_vectors_say():
+def test_the_chain_equals_its_vector():
     vector = VECTORS["chain"]
     link = chain_seed(vector["log_id"], vector["partition"])
     assert link.hex() == vector["seed"]

@@ -20,7 +20,7 @@ def reason_of(call, *arguments):
     return refused.value.reason
 
 
-def test_names_compare_without_case():
+def test_header_names_are_case_insensitive():
     assert fields(("REFOLD-Actor", "ada"), ("refold-TYPE", "x")) == {"actor": "ada", "type": "x"}
     assert read_headers(lines(("CE-Id", "1"), ("content-TYPE", "a/b"))) == {
         "ce-id": "1",
@@ -31,14 +31,14 @@ def test_names_compare_without_case():
 @pytest.mark.parametrize(
     "name", ["Refold-Actor", "refold-unheard-of", "ce-id", "ce-anything", "Content-Type", "Refold-Reply"]
 )
-def test_a_repeated_header_of_ours_is_refused_even_if_both_say_the_same(name):
+def test_a_repeated_refold_header_is_refused_even_if_equal(name):
     assert reason_of(read_headers, lines((name, "x"), (name.upper(), "x"))) == "repeated_header"
 
 
 @pytest.mark.parametrize(
     "name", ["traceparent", "X-Refold-Actor", "Content-Type-Hint", "Content-Length", "Nats-Msg-Id"]
 )
-def test_other_headers_are_not_ours_and_may_repeat(name):
+def test_other_headers_may_repeat(name):
     assert read_headers(lines((name, "x"), (name, "y"))) == {}
 
 
@@ -71,14 +71,14 @@ def test_every_text_field_has_its_header():
 @pytest.mark.parametrize(
     ("name", "field"), [("V", "v"), ("Base", "base"), ("Reverts", "reverts"), ("Resolves", "resolves")]
 )
-def test_a_header_that_stands_for_a_number_is_read_as_one(name, field):
+def test_a_numeric_header_is_parsed_as_a_number(name, field):
     assert fields((f"Refold-{name}", "12")) == {field: 12}
 
 
 @pytest.mark.parametrize(
     "value", ["", "x", "1.0", "01", "+1", "0x1", "1 2", "\u0661", "9" * 20, "1e3", "--1"]
 )
-def test_anything_but_digits_is_no_number(value):
+def test_a_numeric_header_must_be_digits(value):
     assert reason_of(fields, ("Refold-Base", value)) == "bad_field"
 
 
@@ -94,7 +94,7 @@ def test_meta_is_json():
 @pytest.mark.parametrize(
     "name", ["Refold-Patch", "Refold-Put", "Refold-", "Refold-Occurred_At", "Refold-Wait"]
 )
-def test_a_refold_header_that_there_is_not_is_an_unknown_field(name):
+def test_an_undefined_refold_header_is_an_unknown_field(name):
     assert reason_of(fields, (name, "x")) == "unknown_field"
 
 
@@ -105,11 +105,11 @@ def test_the_reply_subject_is_no_field_of_the_event():
 @pytest.mark.parametrize(
     "block", [b"Refold-Actor: \xff\r\n", b"Refold-\xff: x\r\n", b"no colon\r\n", b"\xff\r\n"]
 )
-def test_what_is_no_header_or_no_utf_8_is_refused(block):
+def test_malformed_headers_and_invalid_utf_8_are_refused(block):
     assert reason_of(read_headers, block) == "bad_header"
 
 
-def test_bytes_in_others_headers_are_the_transports_business():
+def test_other_headers_may_hold_any_bytes():
     assert read_headers(b"X-Trace: \xff\x00\r\n\xfe: 1\r\n") == {}
 
 
@@ -122,7 +122,7 @@ def test_only_crlf_ends_a_line():
     ("content_type", "media"),
     [("", ""), ("A/B", "a/b"), ("a/b; charset=utf-8", "a/b"), (" a/b ;x", "a/b"), (";a/b", "")],
 )
-def test_a_media_type_is_compared_without_case_and_parameters(content_type, media):
+def test_a_media_type_is_compared_case_insensitively_without_parameters(content_type, media):
     assert media_type(content_type) == media
 
 
@@ -132,5 +132,5 @@ def test_cloud_attributes_are_percent_decoded():
 
 
 @pytest.mark.parametrize("value", ["%FF", "%ED%A0%80", "a%C3"])
-def test_percent_encoded_bytes_that_are_no_utf_8_are_refused_not_replaced(value):
+def test_percent_encoded_bytes_that_are_not_utf_8_are_refused(value):
     assert reason_of(cloud_attributes, {"ce-id": value}) == "bad_header"

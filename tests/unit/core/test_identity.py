@@ -47,14 +47,14 @@ def test_digests_are_the_first_16_bytes_of_sha_256():
         first(3, sequence=2**64 - 1, recorded_at=2**63 - 1, version=2**63 - 1),
     ],
 )
-def test_a_first_outcome_comes_back_as_it_was_remembered(outcome):
+def test_a_first_outcome_survives_packing(outcome):
     window = {}
     identity = remember(window, id_digest("x"), CONTENT, outcome, ID_WINDOW_IDS)
     assert first_outcome(identity) == outcome
     assert recall(window, id_digest("x"), outcome.ordinal + 1 - ID_WINDOW_EVENTS) == (CONTENT, outcome)
 
 
-def test_an_id_that_was_never_seen_is_not_found():
+def test_an_unknown_id_is_not_found():
     assert recall(filled(3), id_digest("other"), 4 - ID_WINDOW_EVENTS) is None
 
 
@@ -65,13 +65,13 @@ def test_the_last_1000_ids_are_remembered_and_no_more():
     assert recall(window, id_digest("id-2"), ID_WINDOW_IDS + 2 - ID_WINDOW_EVENTS) is not None
 
 
-def test_an_id_is_looked_for_within_the_last_10000_events():
+def test_an_id_is_found_within_the_last_10000_events():
     window = filled(1)
     assert recall(window, id_digest("id-1"), 1) is not None
     assert recall(window, id_digest("id-1"), 2) is None
 
 
-def test_an_id_used_again_after_its_window_stands_behind_all_others():
+def test_an_id_reused_after_its_window_is_the_newest():
     window = filled(ID_WINDOW_IDS)
     remember(window, id_digest("id-1"), CONTENT, first(20_000), ID_WINDOW_IDS)
     assert len(window) == ID_WINDOW_IDS
@@ -81,7 +81,7 @@ def test_an_id_used_again_after_its_window_stands_behind_all_others():
     assert id_digest("id-2") not in window
 
 
-def test_a_window_is_made_again_from_the_identities_of_the_stored_events():
+def test_a_window_is_rebuilt_from_the_stored_events():
     window = {}
     identities = []
     for ordinal in range(1, 1_500):
@@ -100,5 +100,5 @@ def test_a_window_is_made_again_from_the_identities_of_the_stored_events():
 
 
 @pytest.mark.parametrize("identities", [[], [b"x"], [b"a" * 59, b"", b"b" * 65_535]])
-def test_a_pages_identities_come_back_in_order(identities):
+def test_the_ids_of_a_page_are_read_in_order(identities):
     assert unpack_identities(pack_identities(iter(identities))) == identities

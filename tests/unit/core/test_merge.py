@@ -32,7 +32,7 @@ def refused(doc: Any, merge: Any) -> Refused:
 
 
 @pytest.mark.parametrize("vector", vectors("rfc7396.json"))
-def test_every_vector_comes_out_as_it_says(vector):
+def test_every_vector_has_its_expected_result(vector):
     doc = copied(vector["doc"])
     if "error" in vector:
         assert refused(doc, vector["patch"]).reason == vector["error"]
@@ -40,7 +40,7 @@ def test_every_vector_comes_out_as_it_says(vector):
         assert json_text.identical(merged(doc, copied(vector["patch"]))[0], vector["expected"])
 
 
-def test_the_effect_is_told_in_the_order_of_code_points():
+def test_the_effect_is_ordered_by_code_point():
     _, effect = merged({"a": 1, "b": {"c": 1, "d": 2}}, {"z": {"y": None}, "b": {"d": 3, "c": None}, "a": 2})
     assert effect == [
         {"op": "replace", "path": "/a", "value": 2},
@@ -50,7 +50,7 @@ def test_the_effect_is_told_in_the_order_of_code_points():
     ]
 
 
-def test_a_member_that_stays_as_it_was_makes_no_operation():
+def test_an_unchanged_member_makes_no_operation():
     state = {"a": 1, "b": {"c": [1, {"d": None}]}, "e": {"f": {}}}
     assert merged(copied(state), {"x": None, "e": {"f": {}, "g": None}, **copied(state)})[1] == []
     assert merged({"a": 1}, {"a": 1.0})[1] == [{"op": "replace", "path": "/a", "value": 1.0}]
@@ -63,7 +63,7 @@ def test_a_merge_that_is_no_object_replaces_the_root(merge):
     assert merged({"a": 1}, merge)[1] == [{"op": "replace", "path": "", "value": merge}]
 
 
-def test_an_object_replaces_a_root_that_is_none():
+def test_an_object_replaces_a_root_that_is_no_object():
     assert merged([1], {"a": {"b": None}})[1] == [{"op": "replace", "path": "", "value": {"a": {}}}]
 
 
@@ -73,7 +73,7 @@ def test_the_effect_shares_nothing_with_the_state():
     assert effect == [{"op": "add", "path": "/a", "value": {"b": [1]}}]
 
 
-def test_an_effect_too_long_for_a_patch_is_one_replace():
+def test_an_effect_with_too_many_operations_is_one_replace():
     many = {str(number): number for number in range(OPERATIONS_MAX + 1)}
     state, effect = merged({"x": 1}, many)
     assert effect == [{"op": "replace", "path": "", "value": {"x": 1, **many}}]
@@ -81,7 +81,7 @@ def test_an_effect_too_long_for_a_patch_is_one_replace():
     assert len(merged({}, dict(list(many.items())[1:]))[1]) == OPERATIONS_MAX
 
 
-def test_a_long_key_with_many_members_makes_no_effect_of_gigabytes():
+def test_a_long_key_with_many_members_does_not_make_a_huge_effect():
     key = "k" * (EVENT_BYTES_MAX // 4)
     _, effect = merged({key: {}}, {key: {str(number): number for number in range(9_000)}})
     assert [operation["path"] for operation in effect] == [""]

@@ -73,12 +73,12 @@ def test_the_events_are_of_every_outcome_and_kind(recorded):
     assert len(recorded.snapshots) == 10
 
 
-def test_a_page_comes_back_as_it_was_packed(recorded):
+def test_a_page_survives_packing(recorded):
     assert unpack(pack(recorded.entries)) == recorded.entries
     assert unpack(pack([])) == []
 
 
-def test_a_page_keeps_the_longest_and_the_emptiest(recorded):
+def test_a_page_holds_the_longest_and_the_shortest_values(recorded):
     full = Entry(
         2**64 - 1,
         -(2**63),
@@ -102,7 +102,7 @@ def test_a_page_keeps_the_longest_and_the_emptiest(recorded):
     assert unpack(pack([full, empty, nothing, full])) == [full, empty, nothing, full]
 
 
-def test_a_packed_value_has_the_types_that_it_had(recorded):
+def test_packing_preserves_types(recorded):
     for entry in unpack(pack(recorded.entries)):
         assert (type(entry.status), type(entry.kind), type(entry.is_creation)) == (Status, Kind, bool)
 
@@ -138,7 +138,7 @@ def test_a_point_holds_the_last_effective_event_at_or_before_it_on_its_clock(rec
         assert state_at(run, point) == searched(recorded, point), point
 
 
-def test_it_does_not_matter_where_a_page_begins(recorded):
+def test_page_boundaries_do_not_change_states(recorded):
     for cut in range(1, len(recorded.entries)):
         effective = sum(entry.status.is_effective for entry in recorded.entries[:cut])
         run = Segment(recorded.snapshots[effective], cut, recorded.entries[cut:])
@@ -148,13 +148,13 @@ def test_it_does_not_matter_where_a_page_begins(recorded):
                 assert state_at(run, point) == expected, (cut, point)
 
 
-def test_a_run_can_be_folded_twice(recorded):
+def test_a_segment_can_be_folded_twice(recorded):
     run = Segment(NEVER, 0, recorded.entries)
     point = Point(Clock.version, 6)
     assert state_at(run, point) == state_at(run, point) == recorded.snapshots[6]
 
 
-def test_of_equal_occurred_times_the_last_counts():
+def test_among_equal_occurred_times_the_last_is_used():
     history = Recorded()
     for n, ahead in enumerate([0, -5, 0, 3, 3]):
         history.keep({"put": n, "occurred_at": format_time(START + ahead)})
@@ -174,7 +174,7 @@ def test_at_a_delete_the_document_is_absent_and_the_version_is_the_deletes(recor
     assert state_at(Segment(NEVER, 0, recorded.entries), Point(Clock.version, 6)) == deleted[0]
 
 
-def test_the_operations_of_every_version_turn_the_one_before_into_it(recorded):
+def test_the_operations_of_a_version_transform_its_predecessor_into_it(recorded):
     effective = [entry for entry in recorded.entries if entry.status.is_effective]
     for before, after, entry in zip(recorded.snapshots, recorded.snapshots[1:], effective, strict=False):
         if entry.kind is Kind.delete:
@@ -185,12 +185,12 @@ def test_the_operations_of_every_version_turn_the_one_before_into_it(recorded):
         assert (json_text.dumps(result), size) == (after.state, len(after.state))
 
 
-def test_a_put_is_shown_as_a_root_replace_and_a_documents_first_as_an_add():
+def test_a_put_is_a_root_replace_and_the_first_one_an_add():
     history = Recorded()
     for event in [{"put": 1}, {"put": 2}, {"delete": True}, {"put": 3}]:
         history.keep(event)
     assert [operations_of(entry)[0]["op"] for entry in history.entries] == ["add", "replace", "remove", "add"]
 
 
-def test_a_snapshot_of_a_document_that_never_was_is_never():
+def test_a_snapshot_without_versions_is_marked_as_never_existing():
     assert snapshot_of(History().row, None) == NEVER == Snapshot(0, None, 0, *[TIME_MIN_NANOSECONDS] * 3)

@@ -31,7 +31,7 @@ def refused(doc: Any, raw: Any, limits: Limits = LIMITS) -> Refused:
 
 
 @pytest.mark.parametrize("vector", vectors("rfc6902.json"))
-def test_every_vector_comes_out_as_it_says(vector):
+def test_every_vector_has_its_expected_result(vector):
     doc = copied(vector["doc"])
     if "patch_text" in vector:
         with pytest.raises(Refused) as caught:
@@ -60,7 +60,7 @@ def test_every_vector_comes_out_as_it_says(vector):
         ([{"op": "test", "path": "", "value": 1}], "patch/0/value", "object of 0 members"),
     ],
 )
-def test_a_refusal_names_the_operation_its_member_and_the_shape(raw, field, shape):
+def test_an_error_names_the_operation_its_member_and_the_shape(raw, field, shape):
     error = refused({}, raw)
     assert error.field == field
     assert shape is None or error.shape == shape
@@ -73,7 +73,7 @@ def test_a_patch_of_too_many_operations_is_refused():
     assert refused({}, [test] * (OPERATIONS_MAX + 1)).reason == "too_many_operations"
 
 
-def test_the_root_may_be_replaced_and_the_given_state_is_then_left_alone():
+def test_replacing_the_root_does_not_change_the_given_state():
     state = {"a": [1]}
     root = applied(state, [{"op": "move", "from": "/a", "path": ""}, {"op": "add", "path": "/-", "value": 2}])
     assert root == [1, 2]
@@ -112,7 +112,7 @@ def test_a_copy_bomb_is_refused():
 
 
 @pytest.mark.parametrize("kind", ["copy", "move"])
-def test_what_one_event_carries_about_is_bounded(kind):
+def test_the_bytes_that_one_event_copies_are_bounded(kind):
     limits = replace(LIMITS, copy_bytes=1000)
     state = {"a": "x" * 98, "b": {}}
     there = {"op": kind, "from": "/a", "path": "/b/c"}
@@ -131,7 +131,7 @@ def test_the_elements_that_one_event_shifts_are_bounded():
     assert len(applied(state, [{"op": "add", "path": "/-", "value": 0}] * 200, limits)) == 250
 
 
-def test_a_move_to_a_deeper_place_is_held_to_the_depth_limit():
+def test_a_move_to_a_deeper_place_respects_the_depth_limit():
     deep: Any = {}
     for _ in range(120):
         deep = {"d": deep}
@@ -141,7 +141,7 @@ def test_a_move_to_a_deeper_place_is_held_to_the_depth_limit():
     assert error.reason == "too_deep"
 
 
-def test_a_path_to_nowhere_is_missing_however_deep_its_value_is():
+def test_a_missing_path_is_reported_before_the_depth_of_its_value():
     deep = [[]] * 200
     assert refused({}, [{"op": "add", "path": "/a" * 300, "value": deep}]).reason == "target_missing"
 
@@ -152,18 +152,18 @@ def test_a_copied_value_is_not_shared():
     assert state == {"a": {"b": []}, "c": {"b": [1]}}
 
 
-def test_an_operation_of_a_later_fold_is_told_from_an_unknown_one():
+def test_an_operation_of_a_later_fold_is_distinguished_from_an_unknown_one():
     assert refused({"a": 1}, [{"op": "inc", "path": "/a", "inc": 1}]).reason == "not_in_this_fold"
     assert refused({"a": 1}, [{"op": "incr", "path": "/a"}]).reason == "bad_patch"
 
 
-def test_a_compiled_operation_tells_its_kind_and_places():
+def test_a_compiled_operation_has_kind_and_pointers():
     [operation] = compile_patch([{"op": "move", "from": "/a~1b/0", "path": "/c"}])
     assert operation == patch.Operation(patch.RFC_6902["move"].apply, ("c",), None, ("a/b", "0"))
     assert operation.source == ("a/b", "0")
 
 
-def test_a_failed_test_says_that_the_document_has_another_value():
+def test_a_failed_test_operation_reports_a_different_value():
     error = refused({"a": 5}, [{"op": "test", "path": "/a", "value": "x"}])
     assert error.reason == "test_failed"
     assert str(error).endswith("the test failed: the document has another value at the path (got integer)")

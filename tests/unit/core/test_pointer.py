@@ -10,7 +10,7 @@ from support.vectors import vectors
 
 
 @pytest.mark.parametrize("vector", vectors("rfc6901.json"))
-def test_every_vector_leads_to_its_value_or_is_refused(vector):
+def test_every_vector_resolves_to_its_value_or_error(vector):
     if "error" in vector:
         with pytest.raises(Refused) as caught:
             pointer.resolve(vector["doc"], pointer.parse(vector["pointer"]))
@@ -22,7 +22,7 @@ def test_every_vector_leads_to_its_value_or_is_refused(vector):
 
 
 @pytest.mark.parametrize("tokens", [(), ("",), ("", ""), ("a", "0"), ("~", "/", "~1", "~0", "/~"), ("é",)])
-def test_what_is_rendered_parses_back(tokens):
+def test_a_rendered_pointer_parses_back(tokens):
     assert pointer.parse(pointer.render(tokens)) == tokens
 
 
@@ -38,14 +38,14 @@ def test_an_index_of_a_million_digits_is_refused_at_once():
         pointer.index("1" * 1_000_000, 10)
 
 
-def test_a_refusal_says_which_member_is_missing_from_what():
+def test_an_error_names_the_missing_member_and_its_container():
     with pytest.raises(Refused) as caught:
         pointer.resolve({"a": {"b": 1}}, ("a", "c"))
     assert caught.value.message == "there is no member 'c'"
     assert caught.value.shape == "object of 1 member"
 
 
-def test_a_parent_is_found_where_its_child_is_not_there_yet():
+def test_the_parent_of_a_missing_member_is_found():
     state = {"a": [{"b": 1}]}
     assert pointer.resolve_parent(state, ("a", "0", "c")) is state["a"][0]
     assert pointer.resolve_parent(state, ("z",)) is state

@@ -34,28 +34,28 @@ ALPHABET = "ABCXYZabcxyz0189_-:=@+~"
         ("foo", "bar", 40),
     ],
 )
-def test_a_partition_is_the_one_that_nats_server_2_15_1_was_seen_to_choose(namespace, document, partition):
+def test_a_partition_matches_that_of_nats_server_2_15_1(namespace, document, partition):
     assert partition_of(namespace.encode(), document.encode()) == partition
 
 
 @pytest.mark.parametrize(("text", "fnv1a"), [(b"", 0x811C9DC5), (b"a", 0xE40C292C), (b"foobar", 0xBF9CF968)])
-def test_a_partition_is_fnv_1a_32_by_its_published_vectors_modulo_64(text, fnv1a):
+def test_a_partition_is_fnv_1a_32_modulo_64(text, fnv1a):
     assert partition_of(text, b"") == fnv1a % 64
 
 
-def test_the_names_are_hashed_without_anything_between_them():
+def test_the_names_are_hashed_without_a_separator():
     assert partition_of(b"ab", b"c") == partition_of(b"a", b"bc") == 11
 
 
 @pytest.mark.parametrize(
     "subject", [b"log.15.n.d", b"state.n.d", b"n.d", b"a.b.c.n.d", b"log.99.n.d", b"\xff.n.d"]
 )
-def test_only_the_last_two_tokens_say_where_an_event_belongs(subject):
+def test_only_the_last_two_tokens_determine_the_route(subject):
     assert route(subject) == Route(15, "n", "d", "", subject == b"log.15.n.d")
 
 
 @pytest.mark.parametrize("name", [ALPHABET, "x", LONGEST, "-", "~", "0"])
-def test_a_name_is_one_token_of_the_written_alphabet(name):
+def test_a_name_is_one_token_of_the_documented_alphabet(name):
     assert route(stored_subject(0, "n", name))[1:4] == ("n", name, "")
     assert check_name(name, "document") == name
 
@@ -72,14 +72,14 @@ def test_any_other_name_is_refused_with_the_rule(name):
 @pytest.mark.parametrize(
     "token", [b"", b"*", b">", b"x" * 129, b"\xff\xfe", b"a\x00", "é".encode(), b"a b", b"d\n"]
 )
-def test_a_bad_name_makes_no_document_but_keeps_the_partition_that_the_broker_would_give_it(token):
+def test_an_invalid_name_is_unroutable_but_has_its_partition(token):
     expected = Route(partition_of(b"n", token), "", "", "bad_name")
     assert route(b"log.7.n." + token) == expected
     assert route(b"state." + token + b".d") == expected._replace(partition=partition_of(token, b"d"))
 
 
 @pytest.mark.parametrize("subject", [b"", b"one", b".", b"..", b"x" * 3000, b"\x00"])
-def test_a_subject_without_two_names_makes_no_document(subject):
+def test_a_subject_without_two_names_is_unroutable(subject):
     assert route(subject).reason == "bad_name"
 
 
@@ -93,7 +93,7 @@ def test_a_namespace_that_begins_with_an_underscore_is_reserved(namespace):
     assert refused.value.reason == "reserved_namespace"
 
 
-def test_the_systems_own_namespace_is_a_place_but_no_author_may_name_it():
+def test_the_system_namespace_is_routable_but_not_allowed_to_authors():
     assert route(b"log.50._refold.log") == Route(50, "_refold", "log", "", True)
     with pytest.raises(Refused):
         check_namespace("_refold")
@@ -119,7 +119,7 @@ def test_a_document_may_begin_with_an_underscore():
         (b"Nats-A", b""),
     ],
 )
-def test_the_authors_headers_are_all_whose_names_do_not_begin_with_nats(stored, authors):
+def test_headers_that_do_not_begin_with_nats_belong_to_the_author(stored, authors):
     assert author_headers(stored) == authors
 
 
@@ -127,6 +127,6 @@ PIECES = [b"Nats-", b"\r\n", b"\r", b"\n", b"A: b", b"nats-", b"Nats-Batch-Id: x
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=8).map(b"".join))
-def test_of_any_bytes_just_the_lines_that_begin_as_the_brokers_do_are_left_out(stored):
+def test_only_header_lines_of_the_broker_are_removed(stored):
     lines = [line for line in stored.split(b"\r\n") if not line.startswith(b"Nats-")]
     assert author_headers(stored) == b"\r\n".join(lines)

@@ -21,7 +21,7 @@ def found_in(log):
 
 
 @pytest.mark.parametrize("path", FOLD_1, ids=lambda path: path.stem)
-def test_a_recorded_log_of_fold_1_comes_to_what_was_recorded(path):
+def test_a_recorded_log_of_fold_1_has_its_recorded_result(path):
     log = recorded_log(path)
     outcomes, documents, chains = found_in(log)
     for record, found, expected in zip(log.records, outcomes, log.outcomes, strict=True):
@@ -30,7 +30,7 @@ def test_a_recorded_log_of_fold_1_comes_to_what_was_recorded(path):
 
 
 @pytest.mark.parametrize("path", FOLD_1, ids=lambda path: path.stem)
-def test_a_program_that_knows_a_later_number_folds_it_the_same(path):
+def test_a_later_fold_does_not_change_the_result(path):
     log = recorded_log(path)
     with known_fold_2():
         assert found_in(log) == (log.outcomes, log.documents, log.chains)
@@ -73,7 +73,7 @@ REASONS = [
 ]
 
 
-def test_the_recorded_logs_of_fold_1_hold_every_outcome_and_every_reason():
+def test_the_recorded_logs_of_fold_1_cover_every_outcome_and_reason():
     outcomes = [outcome for path in FOLD_1 for outcome in recorded_log(path).outcomes]
     assert {status for status, *_ in outcomes} == {it.name for it in Status} - {"merged"}
     assert sorted({reason for _, _, reason, *_ in outcomes if reason}) == REASONS

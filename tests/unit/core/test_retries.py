@@ -94,7 +94,7 @@ def test_a_retry_in_any_form_of_an_event_in_any_form_is_its_duplicate(first):
 
 
 @pytest.mark.parametrize("name", FORMS, ids=FORMS)
-def test_other_content_under_the_id_of_an_event_in_any_form_is_refused_and_the_event_stays_known(name):
+def test_other_content_under_a_used_id_is_refused_in_any_form(name):
     history = History()
     history.publish(*FORMS[name])
     state = history.state_bytes
@@ -106,7 +106,7 @@ def test_other_content_under_the_id_of_an_event_in_any_form_is_refused_and_the_e
 
 
 @pytest.mark.parametrize("name", OTHERS, ids=OTHERS)
-def test_whatever_became_of_the_first_its_retry_is_answered_by_it(name):
+def test_a_retry_receives_the_first_outcome_of_any_kind(name):
     history = History()
     history.publish({"put": {}})
     first = history.publish({**OTHERS[name], "id": ID})
@@ -117,7 +117,7 @@ def test_whatever_became_of_the_first_its_retry_is_answered_by_it(name):
     assert history.publish({**NATIVE, "id": ID}).reason == "id_reused"
 
 
-def test_an_id_is_its_sources_and_its_documents_own():
+def test_an_id_is_scoped_to_its_source_and_document():
     history, other = History(), History(document="other")
     for source, event_id in itertools.product(("a", "b"), ("1", "2")):
         event = {**CLOUD, "source": source, "id": event_id, "data": {"patch": OPERATIONS}}
@@ -125,7 +125,7 @@ def test_an_id_is_its_sources_and_its_documents_own():
         assert other.publish(event, CLOUD_EVENT).status is Status.applied
 
 
-def test_an_event_that_cannot_be_opened_neither_takes_an_id_nor_is_taken_for_its_retry():
+def test_an_event_that_cannot_be_decoded_does_not_use_its_id():
     history = History()
     unopened = [
         [b'{"put":1,"id":"x","id":"x"}'],

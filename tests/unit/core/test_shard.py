@@ -55,7 +55,7 @@ def log():
     return Log()
 
 
-def test_a_log_begins_with_64_seeded_checkpoints_under_fold_1():
+def test_a_log_starts_with_64_seeded_checkpoints_under_fold_1():
     checkpoints = first_checkpoints("log-1")
     assert [checkpoint.partition for checkpoint in checkpoints] == list(range(PARTITIONS)) == list(range(64))
     for checkpoint in checkpoints:
@@ -64,7 +64,7 @@ def test_a_log_begins_with_64_seeded_checkpoints_under_fold_1():
         assert checkpoint.counts == [0, 0, 0, 0]
 
 
-def test_every_partitions_checkpoint_moves_on_with_the_whole_log(log):
+def test_every_checkpoint_advances_with_the_whole_log(log):
     for document in ("a", "b", "a"):
         log.publish({"put": 1}, to=("n", document), at=START + 5)
     for checkpoint in log.shard.checkpoints():
@@ -75,7 +75,7 @@ def test_every_partitions_checkpoint_moves_on_with_the_whole_log(log):
     assert set(lasts.values()) == {0}
 
 
-def test_the_chain_is_the_partitions_own_and_the_link_before_is_kept(log):
+def test_each_partition_has_a_chain_and_an_entry_its_previous_link(log):
     first = log.publish({"put": 1}).entry
     log.publish({"put": 1}, to=("other", "document"))
     log.publish({"put": 2}, ("Nats-Msg-Id", "x"), ("A", "1"))
@@ -98,14 +98,14 @@ def test_outcomes_are_counted_by_partition(log):
     assert log.checkpoint().counts == [2, 0, 2, 1]
 
 
-def test_checkpoints_that_were_handed_out_stay_as_they_were(log):
+def test_returned_checkpoints_do_not_change(log):
     log.publish({"put": 1})
     handed_out = log.checkpoint()
     log.publish({"put": 1})
     assert (handed_out.read_sequence, handed_out.counts) == (1, [1, 0, 0, 0])
 
 
-def test_recorded_time_never_goes_back_over_the_whole_log(log):
+def test_recorded_time_never_decreases_across_the_log(log):
     times = [START, START - SECOND, START + 1, START - 1, START + 1]
     steps = [log.publish({"put": n}, to=("n", f"d{n}"), at=time) for n, time in enumerate(times)]
     recorded = [START, START, START + 1, START + 1, START + 1]
@@ -114,7 +114,7 @@ def test_recorded_time_never_goes_back_over_the_whole_log(log):
     assert [step.entry.occurred_at for step in steps] == recorded
 
 
-def test_a_foreign_record_and_one_without_a_document_also_move_the_clock():
+def test_foreign_and_unroutable_records_advance_the_clock():
     foreign, mine = partition_of(b"n", b"a"), partition_of(b"n", b"d")
     log = Log([checkpoint for checkpoint in first_checkpoints("log-1") if checkpoint.partition != foreign])
     assert (log.shard.owns(foreign), log.shard.owns(mine)) == (False, True)
@@ -125,13 +125,13 @@ def test_a_foreign_record_and_one_without_a_document_also_move_the_clock():
     assert len(log.shard.checkpoints()) == PARTITIONS - 1
 
 
-def test_a_clamped_time_is_the_one_that_occurred_at_is_held_against(log):
+def test_occurred_at_is_checked_against_the_clamped_time(log):
     log.publish({"put": 1}, at=START)
     late = {"put": 1, "occurred_at": "2023-11-14T22:18:20Z"}
     assert log.publish(late, at=0).folded.outcome.status is Status.applied
 
 
-def test_an_event_whose_names_make_no_document_is_linked_and_counted_as_rejected(log):
+def test_an_unroutable_event_is_chained_and_counted_as_rejected(log):
     stray = Record(1, START, b"log.9.n.*", b"Nats-X: 1\r\n", b"{}")
     partition = partition_of(b"n", b"*")
     assert log.take(stray) == START
@@ -141,7 +141,7 @@ def test_an_event_whose_names_make_no_document_is_linked_and_counted_as_rejected
 
 
 @pytest.mark.parametrize("found", [1, 2, 4, 100])
-def test_a_sequence_that_is_not_the_next_is_a_hole_in_the_log(log, found):
+def test_a_skipped_sequence_is_a_hole_in_the_log(log, found):
     log.publish({"put": 1})
     log.publish({"put": 1})
     with pytest.raises(LogHole) as hole:
@@ -150,14 +150,14 @@ def test_a_sequence_that_is_not_the_next_is_a_hole_in_the_log(log, found):
     assert log.shard.read_sequence == 2
 
 
-def test_a_hole_is_seen_among_foreign_and_nameless_records_too(log):
+def test_a_hole_is_detected_among_foreign_and_unroutable_records(log):
     with pytest.raises(LogHole):
         log.shard.skip(record({"put": 1}, sequence=2), log.shard.route(subject_of("n", "d")))
     with pytest.raises(LogHole):
         log.take(Record(2, START, b"x", b"", b""))
 
 
-def test_a_shard_goes_on_from_its_checkpoints(log):
+def test_a_shard_continues_from_its_checkpoints(log):
     for n in range(3):
         log.publish({"put": n}, at=START + 10 - n)
     resumed = Log(log.shard.checkpoints())
@@ -167,7 +167,7 @@ def test_a_shard_goes_on_from_its_checkpoints(log):
     assert resumed.checkpoint().counts[Status.applied] == 4
 
 
-def test_the_entry_keeps_the_event_as_recorded_and_what_became_of_it(log):
+def test_an_entry_holds_the_recorded_event_and_its_outcome(log):
     log.publish({"put": {"a": 1}})
     headers = (("Refold-Id", "x"), ("Nats-Expected-Stream", "STATE"), ("traceparent", "00"))
     entry = log.publish({"merge": {"a": 2}}, *headers, at=START).entry
@@ -179,7 +179,7 @@ def test_the_entry_keeps_the_event_as_recorded_and_what_became_of_it(log):
     assert entry.identity is not None
 
 
-def test_the_entry_of_a_duplicate_names_the_first_and_takes_no_place(log):
+def test_the_entry_of_a_duplicate_names_the_first_event(log):
     for _ in range(2):
         entry = log.publish({"put": 1, "id": "x"}).entry
     assert (entry.status, entry.version, entry.first_sequence, entry.identity) == (
@@ -190,7 +190,7 @@ def test_the_entry_of_a_duplicate_names_the_first_and_takes_no_place(log):
     )
 
 
-def test_the_entry_of_a_rejection_says_why(log):
+def test_the_entry_of_a_rejection_has_the_reason(log):
     entry = log.publish({"delete": True}).entry
     assert (entry.status, entry.reason, entry.version) == (Status.rejected, "document_absent", 0)
     assert entry.detail
@@ -204,7 +204,7 @@ def test_an_unusual_subject_is_kept(log, subject):
     assert log.documents["n", "d"].version == 1
 
 
-def test_a_subjects_place_is_remembered_within_bounds(log):
+def test_the_cache_of_routes_is_bounded(log):
     for n in range(SUBJECTS_CACHED_MAX + 2):
         log.shard.route(b"log.1.n.d%d" % n)
     assert len(log.shard._routes) <= SUBJECTS_CACHED_MAX
@@ -217,7 +217,7 @@ def test_a_genesis_is_folded_like_any_event_and_sets_the_number(log):
     assert log.documents["_refold", "log"].version == 1
 
 
-def test_a_fold_number_moves_on_for_what_follows_and_is_not_folded_by_who_does_not_know_it(log):
+def test_an_unknown_fold_number_stops_the_fold_at_the_next_event(log):
     log.publish(genesis("log-1"), to=("_refold", "log"))
     log.publish({"put": {"fold": 2}}, to=("_refold", "fold"))
     assert {checkpoint.fold for checkpoint in log.shard.checkpoints()} == {2}
@@ -233,18 +233,18 @@ def test_a_fold_number_moves_on_for_what_follows_and_is_not_folded_by_who_does_n
 
 
 @pytest.mark.parametrize("state", [{"fold": 1}, {"fold": True}, {"fold": 2, "x": 1}])
-def test_a_fold_number_that_is_rejected_moves_nothing(log, state):
+def test_a_rejected_fold_number_changes_nothing(log, state):
     log.publish({"put": state}, to=("_refold", "fold"))
     assert log.shard.fold_number == 1
     assert log.publish({"put": 1}).folded.outcome.status is Status.applied
 
 
-def test_an_authors_own_document_called_fold_moves_nothing(log):
+def test_a_document_of_an_author_named_fold_changes_nothing(log):
     log.publish({"put": {"fold": 2}}, to=("n", "fold"))
     assert log.shard.fold_number == 1
 
 
-def test_a_shard_that_starts_behind_an_unknown_number_does_not_fold():
+def test_a_shard_that_starts_after_an_unknown_number_does_not_fold():
     checkpoints = first_checkpoints("log-1")
     for checkpoint in checkpoints:
         checkpoint.fold = 2

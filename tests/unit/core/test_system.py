@@ -60,7 +60,7 @@ def test_a_genesis_names_the_log_its_partitions_its_fold_and_every_limit():
     }
 
 
-def test_the_limits_of_fold_1_are_what_they_were_when_it_was_released():
+def test_the_limits_of_fold_1_are_frozen():
     assert LIMITS_OF_FOLD_1 == {
         "depth": 128,
         "operations": 10_000,
@@ -89,7 +89,7 @@ def test_a_genesis_at_sequence_1_is_applied_and_read_back():
 
 
 @pytest.mark.parametrize("event", NOT_A_GENESIS)
-def test_anything_else_is_no_genesis_for_the_fold_nor_for_who_checks_a_log(event):
+def test_an_invalid_genesis_is_refused_by_fold_and_log_check(event):
     log = History("_refold", "log")
     outcome = log.publish(event)
     assert (outcome.status, outcome.reason) == (Status.rejected, "bad_system_event")
@@ -99,7 +99,7 @@ def test_anything_else_is_no_genesis_for_the_fold_nor_for_who_checks_a_log(event
 
 
 @pytest.mark.parametrize("number", [2, 3, 2**31 - 1])
-def test_a_genesis_of_a_number_that_is_not_known_stops_the_program_and_names_it(number):
+def test_a_genesis_of_an_unknown_number_is_an_error_that_names_it(number):
     with pytest.raises(FoldUnknown) as unknown:
         read_genesis(record(changed(fold=number), namespace="_refold", document="log"))
     assert unknown.value.facts == {"fold": number, "known": 1, "sequence": 1}
@@ -119,7 +119,7 @@ def test_a_log_that_begins_with_another_subject_differs(namespace, document):
         read_genesis(record(genesis("log-1"), namespace=namespace, document=document))
 
 
-def test_a_genesis_stands_at_sequence_1_alone():
+def test_a_genesis_is_valid_only_at_sequence_1():
     log = History("_refold", "log")
     log.publish(genesis("log-1"))
     for event in (genesis("log-1"), genesis("log-2")):
@@ -130,7 +130,7 @@ def test_a_genesis_stands_at_sequence_1_alone():
 
 
 @pytest.mark.parametrize("number", [2, 3, 2**31 - 1])
-def test_a_fold_document_moves_the_number_on(number):
+def test_a_fold_document_advances_the_number(number):
     document = fold_document()
     assert document.publish({"put": {"fold": number}}).status is Status.applied
 
@@ -142,7 +142,7 @@ NO_NUMBERS = [1, 0, -1, 2.0, True, "2", None, 2**31, 2**64 - 1]
     "state",
     [*({"fold": number} for number in NO_NUMBERS), {}, {"fold": 2, "more": 1}, {"x": 2}, 2, None, [2]],
 )
-def test_a_number_that_does_not_move_on_or_is_none_is_rejected_without_effect(state):
+def test_an_invalid_or_lower_number_is_rejected(state):
     document = fold_document()
     assert document.publish({"put": state}).reason == "bad_system_event"
     assert document.state is ABSENT
@@ -152,12 +152,12 @@ def test_a_number_that_does_not_move_on_or_is_none_is_rejected_without_effect(st
     "event",
     [{"merge": {"fold": 2}}, {"patch": [{"op": "add", "path": "/fold", "value": 2}]}, {"delete": True}],
 )
-def test_a_system_document_is_only_ever_put_whole(event):
+def test_a_system_document_accepts_only_puts(event):
     assert fold_document().publish(event).reason == "bad_system_event"
 
 
 @pytest.mark.parametrize("name", ["settings", "Log", "x"])
-def test_there_is_no_other_system_document(name):
+def test_an_unknown_system_document_is_rejected(name):
     assert History("_refold", name).publish({"put": {"fold": 2}}).reason == "bad_system_event"
 
 

@@ -8,7 +8,7 @@ from refold.core.errors import Refused, ServiceUnavailable
 from refold.embedded.files import read_endpoints, running_settings
 
 
-def test_the_endpoints_of_a_run_that_was_killed_are_stale(tmp_path):
+def test_the_endpoints_file_of_a_killed_process_is_stale(tmp_path):
     (tmp_path / "endpoints.json").write_text('{"http": "http://127.0.0.1:1"}')
     (tmp_path / "settings.json").write_text('{"settings": [{"setting": "http"}]}')
     with (tmp_path / "lock").open("wb") as lock:
@@ -20,7 +20,7 @@ def test_the_endpoints_of_a_run_that_was_killed_are_stale(tmp_path):
         assert running_settings(tmp_path) == [{"setting": "http"}]
 
 
-def test_an_endpoints_file_that_is_no_json_is_named(tmp_path):
+def test_an_endpoints_file_that_is_not_json_is_reported_by_path(tmp_path):
     (tmp_path / "endpoints.json").write_text("{")
     with pytest.raises(Refused, match=r"endpoints\.json"):
         read_endpoints(tmp_path)

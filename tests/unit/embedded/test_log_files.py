@@ -29,7 +29,7 @@ def kept(home: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (home / "damaged").rglob("*") if path.is_file()}
 
 
-def test_nothing_is_kept_where_the_server_has_lost_nothing(tmp_path: Path, stream: Path) -> None:
+def test_no_copy_is_made_if_the_server_lost_nothing(tmp_path: Path, stream: Path) -> None:
     copy_files(tmp_path)
     (stream / "msgs/2.blk").write_bytes(b"open block, longer")
     (stream / "msgs/index.db").unlink()
@@ -43,13 +43,13 @@ def test_a_sealed_block_costs_no_space(tmp_path: Path, stream: Path) -> None:
     assert (stream / "msgs/2.blk").stat().st_nlink == 1
 
 
-def test_a_block_that_is_sealed_at_start_is_shorter_and_whole(tmp_path: Path, stream: Path) -> None:
+def test_a_block_sealed_at_start_is_shorter_and_complete(tmp_path: Path, stream: Path) -> None:
     copy_files(tmp_path)
     (stream / "msgs/2.blk").write_bytes(b"cmp\x01\x0a")
     assert keep_losses(tmp_path, {"STATE": True}) == []
 
 
-def test_a_block_that_was_cut_in_place_is_kept_as_it_was(tmp_path: Path, stream: Path) -> None:
+def test_a_block_truncated_in_place_is_copied_unchanged(tmp_path: Path, stream: Path) -> None:
     copy_files(tmp_path)
     with (stream / "msgs/2.blk").open("r+b") as file:
         file.truncate(4)
@@ -59,9 +59,7 @@ def test_a_block_that_was_cut_in_place_is_kept_as_it_was(tmp_path: Path, stream:
     assert (stream / "msgs/2.blk").read_bytes() == b"open"
 
 
-def test_a_block_that_was_sealed_without_its_damaged_end_is_kept_as_it_was(
-    tmp_path: Path, stream: Path
-) -> None:
+def test_a_block_sealed_without_its_damaged_end_is_copied_unchanged(tmp_path: Path, stream: Path) -> None:
     copy_files(tmp_path)
     (stream / "msgs/2.blk").write_bytes(b"cmp\x01\x06 sealed without the damaged end")
     (line,) = keep_losses(tmp_path, {"STATE": True})
@@ -69,7 +67,7 @@ def test_a_block_that_was_sealed_without_its_damaged_end_is_kept_as_it_was(
     assert kept(tmp_path) == {"2.blk": b"open block"}
 
 
-def test_of_a_stream_with_a_hole_every_block_that_the_start_has_changed_is_kept(
+def test_every_block_that_the_start_changed_is_copied_if_the_stream_has_a_hole(
     tmp_path: Path, stream: Path
 ) -> None:
     copy_files(tmp_path)
@@ -79,7 +77,7 @@ def test_of_a_stream_with_a_hole_every_block_that_the_start_has_changed_is_kept(
     assert kept(tmp_path) == {"2.blk": b"open block"}
 
 
-def test_a_block_that_was_deleted_is_kept(tmp_path: Path, stream: Path) -> None:
+def test_a_deleted_block_is_copied(tmp_path: Path, stream: Path) -> None:
     copy_files(tmp_path)
     (stream / "msgs/1.blk").unlink()
     (line,) = keep_losses(tmp_path, {"STATE": True})
@@ -87,7 +85,7 @@ def test_a_block_that_was_deleted_is_kept(tmp_path: Path, stream: Path) -> None:
     assert kept(tmp_path) == {"1.blk": SEALED}
 
 
-def test_a_stream_that_the_server_could_not_read_is_kept_and_put_back(tmp_path: Path, stream: Path) -> None:
+def test_an_unreadable_stream_is_copied_and_restored(tmp_path: Path, stream: Path) -> None:
     copy_files(tmp_path)
     shutil.rmtree(stream)
     (line,) = keep_losses(tmp_path, {})
@@ -98,7 +96,7 @@ def test_a_stream_that_the_server_could_not_read_is_kept_and_put_back(tmp_path: 
     assert (stream / "meta.inf").read_bytes() == b"{}"
 
 
-def test_the_same_loss_is_kept_once(tmp_path: Path, stream: Path) -> None:
+def test_the_same_loss_is_copied_once(tmp_path: Path, stream: Path) -> None:
     for _ in range(3):
         copy_files(tmp_path)
         shutil.rmtree(stream)
@@ -106,7 +104,7 @@ def test_the_same_loss_is_kept_once(tmp_path: Path, stream: Path) -> None:
     assert len(kept_folders(tmp_path)) == 1
 
 
-def test_a_start_that_was_killed_leaves_its_older_copies_to_the_next(tmp_path: Path, stream: Path) -> None:
+def test_copies_of_a_killed_start_are_available_to_the_next(tmp_path: Path, stream: Path) -> None:
     copy_files(tmp_path)
     with (stream / "msgs/2.blk").open("r+b") as file:
         file.truncate(4)
@@ -115,9 +113,7 @@ def test_a_start_that_was_killed_leaves_its_older_copies_to_the_next(tmp_path: P
     assert kept(tmp_path) == {"2.blk": b"open block"}
 
 
-def test_what_a_start_that_was_killed_has_deleted_is_put_back_by_the_next(
-    tmp_path: Path, stream: Path
-) -> None:
+def test_blocks_deleted_by_a_killed_start_are_restored_by_the_next(tmp_path: Path, stream: Path) -> None:
     copy_files(tmp_path)
     shutil.rmtree(stream)
     copy_files(tmp_path)

@@ -34,7 +34,7 @@ async def test_a_service_whose_log_cannot_even_be_opened_runs():
     assert await asyncio.wait_for(process.ended(), 30) == 0
 
 
-async def test_a_child_that_has_ended_before_it_is_handed_its_input_is_reported():
+async def test_a_child_that_exits_before_it_reads_its_input_is_reported():
     process = child("import sys; sys.exit(3)")
     assert await asyncio.wait_for(process.ended(), 30) == 3
     process.hand(b"{}" * 100_000, Path("/dev/null"))
@@ -47,7 +47,7 @@ async def test_a_child_that_ignores_its_signal_is_killed():
     assert process.exit_code is not None
 
 
-def test_a_log_file_is_put_aside_when_it_is_full_and_one_is_kept(tmp_path, monkeypatch):
+def test_a_full_log_file_is_rotated_and_one_old_file_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "LOG_BYTES_MAX", 10)
     path = tmp_path / "gateway.log"
     log = LogFile(path)
@@ -59,7 +59,7 @@ def test_a_log_file_is_put_aside_when_it_is_full_and_one_is_kept(tmp_path, monke
     assert log.tail.endswith(b"last\n")
 
 
-def test_a_chosen_port_is_free_and_a_taken_one_is_named():
+def test_a_chosen_port_is_free_and_a_port_in_use_is_an_error():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(PortTaken, match=str(port)):
@@ -67,6 +67,6 @@ def test_a_chosen_port_is_free_and_a_taken_one_is_named():
     assert choose_port("127.0.0.1") > 0
 
 
-def test_a_host_that_is_not_ours_is_named_with_the_reason():
+def test_a_host_that_is_not_local_is_refused_with_the_reason():
     with pytest.raises(PortTaken, match="cannot listen"):
         choose_port("192.0.2.1", 8080)

@@ -28,7 +28,7 @@ def test_blank_lines_are_counted_and_left_out() -> None:
 
 
 @given(st.lists(st.integers(0, len(BODY)), max_size=8))
-def test_the_cuts_between_pieces_do_not_matter(cuts: list[int]) -> None:
+def test_chunk_boundaries_do_not_matter(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(BODY)]
     pieces = [BODY[start:end] for start, end in pairwise(edges)]
     assert split(pieces) == LINES

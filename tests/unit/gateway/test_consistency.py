@@ -76,7 +76,7 @@ def send_outcome(outcomes: Outcomes, sequence: int) -> None:
     outcomes.hear("refold.reply.x", json_text.dumps({"sequence": sequence, "status": "applied"}))
 
 
-async def test_a_notice_of_progress_wakes_those_that_wait_for_it(consistency: Consistency) -> None:
+async def test_a_progress_notice_wakes_its_waiters(consistency: Consistency) -> None:
     waiting = asyncio.create_task(consistency.reach(5, later()))
     await asyncio.sleep(0)
     consistency.hear("", b'{"sequence":4}')
@@ -87,7 +87,7 @@ async def test_a_notice_of_progress_wakes_those_that_wait_for_it(consistency: Co
     assert consistency.sequence == 7
 
 
-async def test_a_shards_notice_counts_for_its_own_partitions_only(consistency: Consistency) -> None:
+async def test_a_progress_notice_counts_only_for_partitions_of_its_shard(consistency: Consistency) -> None:
     keys = {partition_of(b"n", str(number).encode()): ("n", str(number)) for number in range(1_000)}
     first, second = keys[3], keys[40]
     consistency.hear("", b'{"sequence":9,"shard":"0-31"}')
@@ -103,21 +103,19 @@ async def test_a_shards_notice_counts_for_its_own_partitions_only(consistency: C
     assert consistency.sequence == 7
 
 
-async def test_a_notice_of_no_known_shard_is_ignored(consistency: Consistency) -> None:
+async def test_a_notice_of_an_unknown_shard_is_ignored(consistency: Consistency) -> None:
     for shard in ('"64-70"', '"a-b"', '"5-3"', "7", "{}"):
         consistency.hear("", b'{"sequence":9,"shard":%b}' % shard.encode())
     assert consistency.sequence == 0
 
 
-async def test_progress_never_goes_back(consistency: Consistency) -> None:
+async def test_progress_never_decreases(consistency: Consistency) -> None:
     consistency.hear("", b'{"sequence":7}')
     consistency.hear("", b'{"sequence":3}')
     assert consistency.sequence == 7
 
 
-async def test_the_store_is_asked_for_the_folded_clock_once_more_is_folded_and_not_before(
-    store: Store, consistency: Consistency
-) -> None:
+async def test_the_folded_clock_is_read_only_after_progress(store: Store, consistency: Consistency) -> None:
     store.recorded_at = 500
     assert not await consistency.is_past(400)
     store.read_sequence = 1
@@ -139,7 +137,9 @@ async def test_progress_whose_notice_is_lost_is_read_from_the_checkpoints(
     assert consistency.clock == 1_000
 
 
-async def test_a_store_that_is_down_for_a_while_delays_only(consistency: Consistency, store: Store) -> None:
+async def test_a_temporarily_unavailable_store_only_delays_a_wait(
+    consistency: Consistency, store: Store
+) -> None:
     store.is_down = True
     waiting = asyncio.create_task(consistency.reach(2, later()))
     await asyncio.sleep(0.03)
@@ -164,7 +164,7 @@ async def test_a_stopping_gateway_ends_every_wait(consistency: Consistency, outc
     assert await outcomes.wait("n", "d", 1, later()) is None
 
 
-async def test_an_outcome_comes_to_the_request_that_waits_for_its_sequence(outcomes: Outcomes) -> None:
+async def test_an_outcome_is_delivered_to_the_request_that_waits_for_its_sequence(outcomes: Outcomes) -> None:
     waiting = asyncio.create_task(outcomes.wait("n", "d", 2, later()))
     await asyncio.sleep(0)
     send_outcome(outcomes, 1)
@@ -174,14 +174,14 @@ async def test_an_outcome_comes_to_the_request_that_waits_for_its_sequence(outco
     assert found["sequence"] == 2
 
 
-async def test_an_outcome_may_come_before_the_acknowledgement(outcomes: Outcomes, store: Store) -> None:
+async def test_an_outcome_may_arrive_before_the_acknowledgement(outcomes: Outcomes, store: Store) -> None:
     send_outcome(outcomes, 3)
     assert await outcomes.wait("n", "d", 3, later()) == {"sequence": 3, "status": "applied"}
     assert outcomes.arrived(3) is None
     assert store.looks == 0
 
 
-async def test_outcomes_that_no_request_waits_for_are_kept_within_bounds(
+async def test_outcomes_without_a_waiter_are_bounded(
     outcomes: Outcomes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outcomes_module, "OUTCOMES_EARLY_MAX", 2)
@@ -196,7 +196,7 @@ async def test_an_outcome_whose_notice_is_lost_is_looked_up(outcomes: Outcomes, 
     assert await outcomes.wait("n", "d", 4, later()) == store.views[4]
 
 
-async def test_with_one_notice_lost_those_folded_with_it_are_looked_up_at_once(
+async def test_after_a_lost_notice_outcomes_of_the_same_commit_are_looked_up(
     outcomes: Outcomes, consistency: Consistency, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.views |= {sequence: {"sequence": sequence} for sequence in (1, 2)}
@@ -206,7 +206,7 @@ async def test_with_one_notice_lost_those_folded_with_it_are_looked_up_at_once(
     assert await outcomes.wait("n", "d", 2, later()) is not None
 
 
-async def test_no_outcome_by_the_deadline_is_none_even_with_the_store_down(
+async def test_no_outcome_by_the_deadline_returns_none_even_with_the_store_down(
     outcomes: Outcomes, store: Store
 ) -> None:
     assert await outcomes.wait("n", "d", 5, later(0.02)) is None
@@ -214,9 +214,7 @@ async def test_no_outcome_by_the_deadline_is_none_even_with_the_store_down(
     assert await outcomes.wait("n", "d", 5, later(0.02)) is None
 
 
-async def test_a_notice_that_comes_while_the_store_is_asked_is_taken(
-    outcomes: Outcomes, store: Store
-) -> None:
+async def test_a_notice_that_arrives_during_a_lookup_is_used(outcomes: Outcomes, store: Store) -> None:
     waiting = asyncio.create_task(outcomes.wait("n", "d", 6, later()))
     await store.looked.wait()
     send_outcome(outcomes, 6)

@@ -89,7 +89,7 @@ async def test_a_request_that_waits_leaves_its_permit_to_others() -> None:
     assert await asyncio.gather(*waiters) == [200, 200, 200]
 
 
-async def test_what_waits_is_bounded_by_client() -> None:
+async def test_waiting_requests_are_bounded_per_client() -> None:
     held = Held(InFlightLimits(waiting_per_client_max=2, waiting_max=3))
     waiters = await begun(held, "/waits", "/waits")
     with pytest.raises(Problem) as refused:
@@ -104,7 +104,7 @@ async def test_what_waits_is_bounded_by_client() -> None:
     assert await asyncio.gather(*waiters) == [200, 200, 200]
 
 
-async def test_a_request_cancelled_while_it_waits_leaves_no_trace() -> None:
+async def test_a_request_cancelled_while_waiting_releases_everything() -> None:
     held = Held(InFlightLimits(requests_max=1, waiting_max=1))
     (waiter,) = await begun(held, "/waits")
     waiter.cancel()
@@ -115,7 +115,7 @@ async def test_a_request_cancelled_while_it_waits_leaves_no_trace() -> None:
     assert await held.ask("/works") == 200
 
 
-async def test_a_request_whose_wait_times_out_is_in_work_again() -> None:
+async def test_a_request_whose_wait_times_out_takes_a_permit_again() -> None:
     in_flight = InFlight(InFlightLimits(), CollectorRegistry())
     counts: list[tuple[int, int]] = []
 
@@ -133,7 +133,7 @@ async def test_a_request_whose_wait_times_out_is_in_work_again() -> None:
     assert counts == [(1, 0), (0, 0)]
 
 
-async def test_bodies_in_memory_are_bounded_together() -> None:
+async def test_bodies_in_memory_are_bounded_in_total() -> None:
     held = Held(InFlightLimits(bodies_bytes_max=10))
     reading = await begun(held, "/body/6")
     with pytest.raises(Problem) as refused:
@@ -146,7 +146,7 @@ async def test_bodies_in_memory_are_bounded_together() -> None:
     assert await held.ask("/body/10") == 200
 
 
-async def test_a_request_that_is_cancelled_holds_no_body() -> None:
+async def test_a_cancelled_request_releases_its_body() -> None:
     held = Held(InFlightLimits(bodies_bytes_max=10))
     (reading,) = await begun(held, "/body/10")
     reading.cancel()
@@ -189,7 +189,7 @@ async def read_that_waits(receive: Leaving, *blocks: Awaitable[object]) -> int:
     return statuses[0]
 
 
-async def test_a_read_that_waits_twice_is_not_taken_for_abandoned() -> None:
+async def test_a_read_that_waits_twice_is_not_treated_as_abandoned() -> None:
     assert await read_that_waits(Leaving(), asyncio.sleep(0.01), asyncio.sleep(0.01)) == 200
 
 

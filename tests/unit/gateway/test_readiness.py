@@ -37,7 +37,7 @@ def behind(readiness: Readiness) -> tuple[object, object]:
     return facts["folded_sequence"], facts["required_sequence"]
 
 
-async def test_a_notice_alone_does_not_open_a_gateway_whose_database_was_set_back() -> None:
+async def test_a_notice_alone_does_not_make_a_gateway_with_an_old_database_ready() -> None:
     """A projector whose database has just crashed still announces what it committed before."""
     store = Store()
     store.sequence = 7

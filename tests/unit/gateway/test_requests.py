@@ -23,7 +23,7 @@ def request(*headers: tuple[str, str]) -> Request:
     return Request({"type": "http", "method": "PUT", "path": "/", "headers": raw, "query_string": b""})
 
 
-def test_refold_headers_are_the_events_fields() -> None:
+def test_refold_headers_set_fields_of_the_event() -> None:
     fields = event_fields(
         request(
             ("Refold-Type", "order.paid"),
@@ -78,13 +78,13 @@ def test_without_refold_wait_the_setting_decides() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "-1", "soon", "1e3", "inf", "nan", "301", "٣"])
-def test_a_wait_that_is_no_number_of_seconds_is_422(text: str) -> None:
+def test_a_wait_that_is_not_a_number_of_seconds_is_422(text: str) -> None:
     with pytest.raises(Problem) as raised:
         wait_seconds(request(("Refold-Wait", text)), 5.0)
     assert (raised.value.status, raised.value.code) == (422, "bad_parameter")
 
 
-def test_a_valid_traceparent_is_carried_on_and_an_invalid_one_dropped() -> None:
+def test_a_valid_traceparent_is_forwarded_and_an_invalid_one_dropped() -> None:
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     assert carried_headers(request(("traceparent", trace))) == (("traceparent", trace),)
     assert carried_headers(request(("traceparent", "00-xyz"))) == ()
@@ -117,7 +117,7 @@ def asked(query: str) -> Request:
         ("clock=mine", "clock: must be 'recorded' or 'occurred'"),
     ],
 )
-def test_a_query_parameter_that_breaks_a_rule_is_refused_in_plain_words(query: str, rule: str) -> None:
+def test_an_invalid_query_parameter_is_refused_with_the_rule(query: str, rule: str) -> None:
     with pytest.raises(Problem) as raised:
         read_query(asked(query), ReadQuery)
     assert (raised.value.code, raised.value.detail) == ("bad_parameter", rule)
@@ -127,7 +127,7 @@ def test_the_largest_version_is_read() -> None:
     assert read_query(asked("version=9223372036854775807"), ReadQuery).version == 2**63 - 1
 
 
-def test_a_plus_that_became_a_space_is_hinted_at() -> None:
+def test_an_unescaped_plus_in_a_time_gets_a_hint() -> None:
     with pytest.raises(Refused, match="written %2B in a URL") as raised:
         read_time("2026-11-29T10:00:00 01:00")
     assert raised.value.reason == "bad_time"

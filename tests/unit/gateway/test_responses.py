@@ -50,12 +50,12 @@ def test_an_error_has_its_status_and_keeps_its_code(error: RefoldError, status: 
     assert problem.detail
 
 
-def test_a_transient_error_may_be_tried_again() -> None:
+def test_a_transient_error_may_be_retried() -> None:
     assert problem_of(errors.LogFull()).headers == {"Retry-After": "1"}
     assert problem_of(errors.DocumentAbsent()).headers is None
 
 
-def test_a_refusal_names_field_rule_and_shape() -> None:
+def test_a_validation_error_names_field_rule_and_shape() -> None:
     view = problem_of(Refused("bad_field", "must be a string", field="actor", shape="integer")).view()
     assert view["detail"] == "actor: must be a string (got integer)"
     assert (view["field"], view["shape"]) == ("actor", "integer")

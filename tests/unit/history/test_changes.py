@@ -49,7 +49,7 @@ async def published() -> PublishedHistory:
     return PublishedHistory(store, Scribe(checkpoints))
 
 
-async def test_each_kind_of_event_shows_the_patch_that_it_made(published: PublishedHistory) -> None:
+async def test_each_kind_of_event_shows_its_patch(published: PublishedHistory) -> None:
     await published.publish(
         {"put": {"a": 1}},
         {"put": {"a": 2}},
@@ -70,7 +70,7 @@ async def test_each_kind_of_event_shows_the_patch_that_it_made(published: Publis
     ]
 
 
-async def test_an_item_has_the_contracts_members(published: PublishedHistory) -> None:
+async def test_an_item_has_the_documented_members(published: PublishedHistory) -> None:
     event = {"put": 1, "id": "e-1", "actor": "me", "type": "made", "meta": {"k": 1}}
     await published.publish({**event, "occurred_at": "2020-01-01T00:00:00Z"})
     [item], _ = await published.items()
@@ -95,7 +95,7 @@ async def test_rejected_events_and_duplicates_are_no_versions(published: Publish
 
 
 @pytest.mark.parametrize("is_descending", [False, True])
-async def test_the_slices_of_a_history_are_the_whole_in_either_order(
+async def test_pages_of_a_history_cover_all_of_it_in_either_order(
     published: PublishedHistory, *, is_descending: bool
 ) -> None:
     await published.publish(*({"put": number} for number in range(10)), cut_after=4)
@@ -110,12 +110,12 @@ async def test_the_slices_of_a_history_are_the_whole_in_either_order(
     assert gathered == whole
 
 
-async def test_a_full_answer_that_ends_with_the_history_has_no_next(published: PublishedHistory) -> None:
+async def test_a_full_page_at_the_end_of_the_history_has_no_next(published: PublishedHistory) -> None:
     await published.publish({"put": 1}, {"put": 2})
     assert await published.versions(limit=2) == ([1, 2], None)
 
 
-async def test_an_answer_is_bounded_in_bytes_and_has_at_least_one_item(
+async def test_a_page_is_bounded_in_bytes_and_has_at_least_one_item(
     published: PublishedHistory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(history, "ANSWER_BYTES_MAX", 900)
@@ -125,7 +125,7 @@ async def test_an_answer_is_bounded_in_bytes_and_has_at_least_one_item(
     assert await published.versions(after=3) == ([4], None)
 
 
-async def test_path_keeps_changes_at_below_or_above_it(published: PublishedHistory) -> None:
+async def test_a_path_filters_changes_at_below_or_above_it(published: PublishedHistory) -> None:
     await published.publish(
         {"put": {"a": {"b": 1, "c": 2}, "ab": 0}},
         {"patch": [{"op": "replace", "path": "/a/b", "value": 2}]},
@@ -142,7 +142,7 @@ async def test_path_keeps_changes_at_below_or_above_it(published: PublishedHisto
     assert (await published.versions(path=""))[0] == [1, 2, 3, 5, 6, 7, 8]
 
 
-async def test_a_search_for_a_path_looks_at_a_bounded_number_of_changes(
+async def test_a_search_by_path_examines_a_bounded_number_of_changes(
     published: PublishedHistory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(history, "HISTORY_SCAN_MAX", 3)
@@ -217,7 +217,7 @@ async def test_an_outcome_is_found_by_sequence_and_by_id(published: PublishedHis
     assert await published.history.outcome_of_id(NAMESPACE, "d", "z") is None
 
 
-def test_touching_reads_pointers_not_texts() -> None:
+def test_path_matching_compares_pointers_not_text() -> None:
     assert touches([{"op": "remove", "path": "/a~1b"}], ("a/b",))
     assert not touches([{"op": "remove", "path": "/a"}], ("ab",))
     assert touches([{"op": "replace", "path": "", "value": 1}], ("a", "b"))

@@ -15,7 +15,7 @@ def learned(cost: BatchCost, *groups: tuple[int, bool, float]) -> BatchCost:
     return cost
 
 
-def test_initially_few_events_are_sent_one_by_one_and_many_as_a_batch() -> None:
+def test_initially_few_events_are_sent_singly_and_many_as_a_batch() -> None:
     assert not BatchCost().prefers_batch(BATCH_EVENTS_MIN - 1)
     assert BatchCost().prefers_batch(BATCH_EVENTS_MIN)
 
@@ -31,7 +31,7 @@ def test_if_each_sync_is_slow_small_groups_are_batches_too() -> None:
 
 
 @pytest.mark.parametrize(("is_batch", "seconds"), [(False, 0.007), (True, 0.02)])
-def test_the_way_not_taken_is_tried_again(is_batch: bool, seconds: float) -> None:
+def test_the_unused_method_is_measured_again(is_batch: bool, seconds: float) -> None:
     cost = learned(BatchCost(), *[(64, True, 0.012), (64, False, 0.007)] * 20)
     learned(cost, *[(64, is_batch, seconds)] * 1000)
     assert cost.prefers_batch(64) is not is_batch

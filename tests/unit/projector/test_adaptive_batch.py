@@ -24,20 +24,20 @@ def test_a_slow_commit_makes_the_next_smaller_and_fast_ones_make_them_larger_aga
 
 
 @pytest.mark.parametrize("events", [0, 1, 400])
-def test_it_never_falls_below_what_is_folded_at_a_time(events: int) -> None:
+def test_the_batch_never_falls_below_one_fold_step(events: int) -> None:
     size = AdaptiveBatch(50_000)
     size.learn(events, 60.0)
     assert size.events_max == RECORDS_FOLDED_MAX
 
 
-def test_it_never_exceeds_its_setting() -> None:
+def test_the_batch_never_exceeds_its_setting() -> None:
     size = AdaptiveBatch(3)
     size.learn(3, 60.0)
     size.learn(3, 0.0)
     assert size.events_max == 3
 
 
-async def test_a_live_projector_commits_less_at_a_time_where_the_store_is_slow() -> None:
+async def test_a_live_projector_reduces_its_batch_if_the_store_is_slow() -> None:
     log, now = MemoryLog("log-1"), [0.0]
     counts: list[int] = []
 

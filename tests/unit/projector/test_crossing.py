@@ -49,7 +49,7 @@ async def contents(store: MemoryStore) -> dict[str, object]:
     return found
 
 
-async def test_a_crossing_is_the_same_with_a_cache_of_one_document_and_commits_of_three_events() -> None:
+async def test_a_fold_change_gives_the_same_result_with_a_tiny_cache_and_tiny_commits() -> None:
     log = MemoryLog("log-1")
     await write(log)
     store = await project(log, ROOMY)
@@ -57,7 +57,7 @@ async def test_a_crossing_is_the_same_with_a_cache_of_one_document_and_commits_o
     assert (await store.checkpoints())[0].fold == NUMBER
 
 
-async def test_an_event_is_given_the_changes_since_its_base_whatever_is_committed() -> None:
+async def test_an_event_receives_the_changes_since_its_base_in_any_commit() -> None:
     log = MemoryLog("log-1")
     await append(log, "fold", MOVE_ON, namespace=SYSTEM)
     await append(log, "d", {"put": {"n": 0, "x": 0}})
@@ -75,7 +75,7 @@ async def test_an_event_is_given_the_changes_since_its_base_whatever_is_committe
         ]
 
 
-async def test_a_stop_anywhere_around_the_crossing_changes_nothing() -> None:
+async def test_a_restart_around_a_fold_change_does_not_change_the_result() -> None:
     log = MemoryLog("log-1")
     await write(log, 8)
     last, tables = (await log.info()).last_sequence, Tables()
@@ -94,7 +94,7 @@ async def test_verify_folds_every_event_by_the_rules_at_its_sequence() -> None:
     assert found == []
 
 
-async def test_a_log_with_an_unknown_fold_number_is_folded_up_to_there() -> None:
+async def test_a_log_is_folded_up_to_an_unknown_fold_number() -> None:
     log, store = MemoryLog("log-1"), MemoryStore()
     await append(log, "a", {"put": 1})
     moved = await append(log, "fold", {"put": {"fold": 9}}, namespace=SYSTEM)
@@ -152,7 +152,7 @@ class _Prefix(MemoryLog):
         self._records = whole._records[:until_sequence]
 
 
-def test_the_rules_of_the_test_are_not_those_that_are_released() -> None:
+def test_the_rules_of_the_test_are_not_released() -> None:
     assert FOLD_2.limits != RULES[1].limits
     assert replace(FOLD_2.limits, operations=10_000) == RULES[1].limits
     assert PARTITIONS == 64

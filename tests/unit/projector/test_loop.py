@@ -52,13 +52,13 @@ async def _contents(store: MemoryStore) -> dict[str, Any]:
     return found
 
 
-async def test_a_cache_of_one_document_and_commits_of_three_events_change_nothing() -> None:
+async def test_a_tiny_cache_and_tiny_commits_do_not_change_the_result() -> None:
     log = MemoryLog("log-1")
     await _write(log, 700)
     assert await _contents(await project(log, NARROW)) == await _contents(await project(log, ROOMY))
 
 
-async def test_a_restart_anywhere_changes_nothing() -> None:
+async def test_a_restart_at_any_event_does_not_change_the_result() -> None:
     log = MemoryLog("log-1")
     await _write(log, 400)
     tables = Tables()
@@ -82,7 +82,7 @@ async def test_versions_have_no_gap_and_no_duplicate() -> None:
 @pytest.mark.parametrize(
     "poison", [b"", b"\xff", b"{", b"[]", b"null", b'{"put":1,"put":2}', b'{"patch":{}}', b"[" * 100_000]
 )
-async def test_a_poison_event_is_rejected_and_the_next_one_is_folded(poison: bytes) -> None:
+async def test_an_invalid_event_is_rejected_and_the_next_one_is_folded(poison: bytes) -> None:
     log = MemoryLog("log-1")
     refused = await append(log, "a", poison)
     await append(log, "a", {"put": 1})
@@ -112,7 +112,7 @@ async def test_an_author_receives_the_outcome_once_it_can_be_read() -> None:
     assert head.snapshot.version == 1
 
 
-async def test_a_change_carries_the_patch_as_it_was_sent_though_later_operations_touched_its_values() -> None:
+async def test_a_change_carries_the_original_patch_despite_later_operations() -> None:
     log, notices = MemoryLog("log-1"), MemoryNotices()
     heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     await notices.listen("change.n.*", lambda _, body: heard.put_nowait(orjson.loads(body)))
@@ -161,7 +161,7 @@ async def test_a_hole_in_the_log_stops_the_projector_naming_it() -> None:
     assert raised.value.facts["first_sequence"] == 9
 
 
-async def test_a_loop_that_lost_the_fence_stops_and_writes_nothing() -> None:
+async def test_a_loop_that_lost_its_lease_stops_and_writes_nothing() -> None:
     log, tables = MemoryLog("log-1"), Tables()
     await append(log, "a", {"put": 1})
     slow = MemoryStore(tables)
@@ -176,7 +176,7 @@ async def test_a_loop_that_lost_the_fence_stops_and_writes_nothing() -> None:
     assert [checkpoint.read_sequence for checkpoint in await slow.checkpoints()] == [2] * 64
 
 
-async def test_an_unknown_fold_stops_the_projector_after_everything_before_it() -> None:
+async def test_an_unknown_fold_stops_the_projector_after_all_earlier_events() -> None:
     log, store = MemoryLog("log-1"), MemoryStore()
     await append(log, "a", {"put": 1})
     moved = await append(log, "fold", {"put": {"fold": 2}}, namespace=SYSTEM_NAMESPACE)
@@ -201,7 +201,7 @@ async def test_time_travel_after_many_pages_gives_each_version() -> None:
         assert snapshot.state == b'{"n":%d}' % (version - 1)
 
 
-async def test_a_long_segment_of_one_commit_is_a_page_at_once_and_a_short_one_stays_in_the_journal() -> None:
+async def test_a_long_segment_is_written_as_a_page_and_a_short_one_to_the_journal() -> None:
     log = MemoryLog("log-1")
     for number in range(RUN_EVENTS_MIN):
         await append(log, "long", {"put": {"n": number}})

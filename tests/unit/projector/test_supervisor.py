@@ -20,7 +20,7 @@ async def _is(supervisor: Supervisor, stage: Stage) -> bool:
     return supervisor.stage is stage
 
 
-async def test_a_silent_holder_loses_the_lease_and_is_on_standby_when_it_is_back(
+async def test_a_silent_holder_loses_the_lease_and_returns_as_standby(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(supervisor_module, "STANDBY_SECONDS", 0.01)

@@ -54,7 +54,7 @@ def test_a_small_document_is_written_with_every_commit(clock: Clock) -> None:
     assert [flusher.wants(made(5_001), is_changed=True) for _ in range(3)] == [True, False, False]
 
 
-def test_a_large_one_is_written_when_three_quarters_of_the_time_have_passed(clock: Clock) -> None:
+def test_a_large_document_is_written_after_three_quarters_of_the_interval(clock: Clock) -> None:
     flusher, written = Flusher(clock, bytes_min=1_000, seconds=4), []
     for _ in range(9):
         written.append(flusher.wants(made(), is_changed=True))
@@ -62,7 +62,7 @@ def test_a_large_one_is_written_when_three_quarters_of_the_time_have_passed(cloc
     assert written == [True, False, False] * 3
 
 
-async def test_a_document_that_no_longer_changes_is_flushed_before_the_time_is_over(clock: Clock) -> None:
+async def test_an_idle_document_is_flushed_within_the_interval(clock: Clock) -> None:
     flusher = Flusher(clock, bytes_min=1_000, seconds=8)
     await flusher.flush()
     assert flusher.written.pop() == KEY
@@ -78,7 +78,7 @@ async def test_a_document_that_no_longer_changes_is_flushed_before_the_time_is_o
     assert flusher.written == [KEY]
 
 
-def test_events_that_change_nothing_write_nothing_of_a_large_document(clock: Clock) -> None:
+def test_events_without_effect_do_not_write_a_large_document(clock: Clock) -> None:
     flusher = Flusher(clock, bytes_min=1_000, seconds=1)
     for _ in range(3):
         assert not flusher.wants(made(), is_changed=False)
@@ -93,7 +93,7 @@ def test_a_document_that_is_created_again_after_a_delete_is_written(clock: Clock
     assert flusher.wants(made(), is_changed=True)
 
 
-async def test_a_flush_of_a_document_deleted_meanwhile_leaves_its_recreation_to_be_written(
+async def test_flushing_a_deleted_document_does_not_mark_its_recreation_as_written(
     clock: Clock,
 ) -> None:
     flusher = Flusher(clock, bytes_min=1_000, seconds=1)
@@ -103,12 +103,12 @@ async def test_a_flush_of_a_document_deleted_meanwhile_leaves_its_recreation_to_
     assert flusher.wants(made(), is_changed=True)
 
 
-def test_without_allowed_lag_every_commit_writes(clock: Clock) -> None:
+def test_with_an_interval_of_zero_every_commit_writes(clock: Clock) -> None:
     flusher = Flusher(clock, bytes_min=0, seconds=0)
     assert [flusher.wants(made(), is_changed=changed) for changed in (True, True, False)] == [True] * 3
 
 
-def test_times_that_no_longer_matter_are_forgotten(clock: Clock) -> None:
+def test_write_times_past_the_interval_are_dropped(clock: Clock) -> None:
     flusher = Flusher(clock, bytes_min=1_000, seconds=1)
     for number in range(1_000):
         flusher.wants(made(name=f"d{number}"), is_changed=True)
@@ -120,7 +120,7 @@ STEPS = st.lists(st.tuples(st.sampled_from(["put", "delete", "reject", "fail"]),
 
 
 @given(STEPS)
-def test_a_state_is_left_out_only_where_the_row_holds_one(steps: list[tuple[str, float]]) -> None:
+def test_a_state_is_omitted_only_if_the_row_has_one(steps: list[tuple[str, float]]) -> None:
     clock = Clock()
     flusher = Flusher(clock, bytes_min=1_000, seconds=1)
     is_present = has_row = False

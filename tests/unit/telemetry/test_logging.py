@@ -42,7 +42,7 @@ def dropped(line):
     return written["lines"]
 
 
-def test_lines_that_cannot_be_written_are_dropped_and_counted_once_writing_works_again():
+def test_unwritable_lines_are_dropped_and_counted_once_writing_works_again():
     disk = Disk(free_bytes=10)
     log = LossyFile(lambda: disk, service="gateway")
     log.write(b"1234\n")
@@ -59,7 +59,7 @@ def test_lines_that_cannot_be_written_are_dropped_and_counted_once_writing_works
     assert rest == ["there again", "and again"]
 
 
-def test_the_rest_of_a_line_whose_beginning_was_dropped_is_not_written():
+def test_the_rest_of_a_partly_dropped_line_is_not_written():
     disk = Disk(free_bytes=0)
     log = LossyFile(lambda: disk, service="gateway")
     log.write(b"half of ")
@@ -70,7 +70,7 @@ def test_the_rest_of_a_line_whose_beginning_was_dropped_is_not_written():
     assert rest == ["whole"]
 
 
-def test_a_file_that_cannot_be_opened_is_opened_when_it_can_be():
+def test_opening_an_unopenable_file_is_retried():
     disk, failures = Disk(free_bytes=10_000), [OSError(errno.ENOSPC, "no inode")]
 
     def opened():

@@ -22,12 +22,12 @@ PROMISED = {
 
 
 @pytest.mark.parametrize("metrics", PROMISED)
-def test_every_promised_metric_is_there_with_its_labels(metrics):
+def test_every_documented_metric_exists_with_its_labels(metrics):
     made = vars(metrics(CollectorRegistry())).values()
     assert {metric._name: list(metric._labelnames) for metric in made} == PROMISED[metrics]
 
 
-def test_folded_events_are_counted_under_their_promised_name():
+def test_folded_events_are_counted_under_the_documented_name():
     registry = CollectorRegistry()
     ProjectorMetrics(registry).events_folded.labels(outcome="applied").inc()
     assert b'refold_events_folded_total{outcome="applied"} 1.0' in generate_latest(registry)

@@ -44,7 +44,7 @@ def test_a_member_with_a_secret_name_is_hidden_at_any_depth(key):
     assert redacted({"outer": [{key: "s3cret"}]}) == {"outer": [{key: HIDDEN}]}
 
 
-def test_what_is_not_a_secret_is_unchanged():
+def test_other_values_are_not_redacted():
     facts = {"sequence": 7, "seconds": 0.25, "is_new": True, "why": None, "passes": "two"}
     assert redacted(facts) == facts
 

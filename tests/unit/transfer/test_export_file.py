@@ -25,7 +25,7 @@ async def write_to(path, chunk):
 
 
 @pytest.mark.parametrize("name", ["all.jsonl", "all.jsonl.zst", "all.jsonl.gz"])
-async def test_a_file_is_packed_by_its_name_and_an_import_reads_it(tmp_path, name):
+async def test_a_file_is_compressed_by_its_suffix_and_an_import_reads_it(tmp_path, name):
     path = tmp_path / name
     async with target_file(path) as target:
         for start in range(0, len(LINES), 1_000):
@@ -36,7 +36,7 @@ async def test_a_file_is_packed_by_its_name_and_an_import_reads_it(tmp_path, nam
     assert names_in(tmp_path) == [name]
 
 
-async def test_an_export_that_ends_early_leaves_the_earlier_file(tmp_path):
+async def test_an_aborted_export_keeps_the_earlier_file(tmp_path):
     path = tmp_path / "all.jsonl"
     path.write_text("earlier")
 
@@ -51,7 +51,7 @@ async def test_an_export_that_ends_early_leaves_the_earlier_file(tmp_path):
     assert names_in(tmp_path) == [path.name]
 
 
-async def test_an_export_overwrites_a_file_only_when_it_is_asked_to(tmp_path):
+async def test_an_export_overwrites_a_file_only_on_request(tmp_path):
     path = tmp_path / "all.jsonl"
     path.write_text("earlier")
     with pytest.raises(Refused, match="--force") as refused:
@@ -64,7 +64,7 @@ async def test_an_export_overwrites_a_file_only_when_it_is_asked_to(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x.jsonl.bz2", "x.xz", "x.parquet"])
-async def test_an_export_writes_no_plain_text_into_a_file_whose_suffix_says_otherwise(tmp_path, name):
+async def test_an_export_refuses_an_unsupported_compression_suffix(tmp_path, name):
     with pytest.raises(Refused, match=r"\.jsonl.*\.zst, \.gz") as refused:
         await write_to(tmp_path / name, b"x")
     assert refused.value.reason == "bad_usage"
@@ -94,7 +94,7 @@ def pipe():
         until(lambda: "export-write" not in {thread.name for thread in threading.enumerate()})
 
 
-async def test_a_reader_that_pauses_stops_neither_the_loop_nor_the_end(pipe):
+async def test_a_paused_reader_blocks_neither_the_event_loop_nor_shutdown(pipe):
     reader, target = pipe
     chunk = bytes(1_000_000)
     writing = asyncio.create_task(target.write(chunk))

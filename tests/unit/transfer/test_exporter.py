@@ -119,7 +119,7 @@ async def test_without_history_there_is_a_line_for_each_present_document(refold)
 
 
 @pytest.mark.parametrize("is_history", [False, True])
-async def test_what_is_written_while_it_runs_is_not_in_it(refold, is_history, monkeypatch):
+async def test_writes_during_an_export_are_not_exported(refold, is_history, monkeypatch):
     monkeypatch.setattr(module, "CHUNK_BYTES", 1)
     for number in range(30):
         refold.scribe.put(f"d{number % 10}", number)
@@ -137,7 +137,7 @@ async def test_what_is_written_while_it_runs_is_not_in_it(refold, is_history, mo
     assert b"late" not in b"".join(lines)
 
 
-async def test_a_time_is_a_prefix_of_the_log_with_and_without_history(refold):
+async def test_an_export_at_a_time_covers_a_prefix_of_the_log(refold):
     refold.scribe.put("a", 1)
     refold.scribe.put("gone", 2)
     refold.scribe.publish("gone", {"delete": True})
@@ -150,7 +150,7 @@ async def test_a_time_is_a_prefix_of_the_log_with_and_without_history(refold):
         assert len(lines) == versions
 
 
-async def test_it_waits_for_a_lagging_projection_and_reports_it(refold, monkeypatch):
+async def test_an_export_waits_for_the_projection_and_reports_it(refold, monkeypatch):
     refold.scribe.put("a", 1)
     refold.faults = [TimedOut("not yet"), TimedOut("not yet")]
     waited = []
@@ -168,7 +168,7 @@ async def test_an_invalid_time_is_refused(refold):
     assert refused.value.reason == "bad_time"
 
 
-async def test_few_histories_are_requested_ahead(refold, monkeypatch):
+async def test_a_bounded_number_of_histories_is_prefetched(refold, monkeypatch):
     monkeypatch.setattr(module, "CHUNK_BYTES", 1)
     for number in range(20):
         refold.scribe.put(f"d{number:02}", number)
@@ -184,7 +184,7 @@ async def test_a_history_with_a_gap_is_an_error(refold):
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError, asyncio.CancelledError])
-async def test_an_error_of_the_writer_ends_the_export_unchanged(refold, error):
+async def test_an_error_of_the_writer_propagates_unchanged(refold, error):
     for number in range(20):
         refold.scribe.put(f"d{number:02}", number)
 
@@ -195,7 +195,7 @@ async def test_an_error_of_the_writer_ends_the_export_unchanged(refold, error):
         await lines_of(refold, is_history=True, meanwhile=end)
 
 
-async def test_states_without_history_come_back_into_another_namespace(refold, tmp_path):
+async def test_states_without_history_are_imported_into_another_namespace(refold, tmp_path):
     refold.scribe.put("a", {"n": 1.0})
     refold.scribe.put("a", {"n": 1})
     refold.scribe.put("b", None)

@@ -30,7 +30,7 @@ PACKED = {
 
 
 @pytest.mark.parametrize("name", PACKED)
-def test_lines_and_numbers_are_the_same_in_every_packing(tmp_path, name):
+def test_lines_and_numbers_do_not_depend_on_the_compression(tmp_path, name):
     (tmp_path / name).write_bytes(PACKED[name])
     file = LinesFile(tmp_path / name)
     assert list(file.lines()) == LINES
@@ -44,21 +44,21 @@ def test_a_large_window_is_read(tmp_path):
     assert list(LinesFile(path).lines()) == LINES
 
 
-def test_the_digest_is_of_the_bytes_as_they_are(tmp_path):
+def test_the_digest_covers_the_raw_bytes(tmp_path):
     path = tmp_path / "one.jsonl.zst"
     path.write_bytes(PACKED["one.jsonl.zst"])
     assert LinesFile(path).digest() == hashlib.sha256(PACKED["one.jsonl.zst"]).hexdigest()
 
 
 @pytest.mark.parametrize("name", ["one.jsonl.zst", "one.jsonl.gz"])
-def test_a_file_that_was_cut_off_is_refused_by_name(tmp_path, name):
+def test_a_truncated_file_is_refused_by_name(tmp_path, name):
     (tmp_path / name).write_bytes(PACKED[name][:-3])
     with pytest.raises(Refused, match=name):
         list(LinesFile(tmp_path / name).lines())
 
 
 @pytest.mark.parametrize("name", ["plain.zst", "plain.gz"])
-def test_a_file_that_is_not_packed_as_its_name_says_is_refused(tmp_path, name):
+def test_a_file_with_the_wrong_compression_suffix_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(TEXT)
     with pytest.raises(Refused, match="cannot be unpacked"):
         list(LinesFile(tmp_path / name).lines())

@@ -48,7 +48,7 @@ def test_a_line_with_a_version_comes_from_an_export():
     assert "version" not in line(version=3).meta
 
 
-def test_the_type_of_an_exports_line_is_the_events_and_of_any_other_goes_into_meta():
+def test_type_is_the_event_type_in_an_export_and_meta_in_any_other_line():
     exported, other = line(version=3, type="order.paid"), line(type="order.paid")
     assert (exported.type, exported.meta) == ("order.paid", {})
     assert (other.type, other.meta) == (None, {"type": "order.paid"})

@@ -90,7 +90,7 @@ async def test_a_patch_larger_than_its_state_is_a_put(path):
     assert refold.appended[1]["put"] == {"a": 1}
 
 
-async def test_a_line_that_changes_nothing_makes_no_event_unless_it_has_a_version(path):
+async def test_an_unchanged_line_makes_no_event_unless_it_has_a_version(path):
     write(path, [*states("d", [BIG, BIG]), *versions("e", [BIG, BIG])])
     refold = FoldingRefold()
     tally, _ = await run_import(refold, path)
@@ -109,7 +109,7 @@ async def test_an_event_holds_time_author_file_and_line(path):
     assert event["meta"] == {"commit": "abc", "import": {"file": digest, "line": 1}}
 
 
-async def test_a_line_with_another_version_than_the_next_is_refused_with_all_that_follow(path):
+async def test_a_line_out_of_version_order_is_refused_with_all_later_ones(path):
     lines = [*versions("gap", [1, 2, 3, 4]), *versions("late", [1], first=2), *versions("other", [1, 2])]
     del lines[1]
     write(path, lines)
@@ -122,7 +122,7 @@ async def test_a_line_with_another_version_than_the_next_is_refused_with_all_tha
     assert "late" not in refold.documents
 
 
-async def test_a_concurrent_write_gives_no_line_another_version(path):
+async def test_a_concurrent_write_does_not_shift_versions(path):
     write(path, versions("d", [1, 2, 3, 4]))
     refold = FoldingRefold()
     refold.before_append = [lambda: None, lambda: refold.publish("d", {"put": "another writer's"})]
@@ -131,7 +131,7 @@ async def test_a_concurrent_write_gives_no_line_another_version(path):
     assert (tally.events, refold.state("d"), refold.documents["d"].row.version) == (3, "another writer's", 4)
 
 
-async def test_an_exported_event_keeps_its_type_and_the_note_of_an_earlier_import(path):
+async def test_an_exported_event_keeps_its_type_and_earlier_import_metadata(path):
     first = {"file": "f", "line": 7}
     notes = [{}, {"import": first}, {"import": {"file": "g", "line": 1, "origin": first}}, {"import": "x"}]
     lines = versions("d", [1, 2, 3, 4], type="t")
@@ -144,7 +144,7 @@ async def test_an_exported_event_keeps_its_type_and_the_note_of_an_earlier_impor
     assert [note.get("origin") for note in noted] == [None, first, first, "x"]
 
 
-async def test_the_note_of_another_import_marks_no_line_as_imported(path, tmp_path):
+async def test_metadata_of_another_import_does_not_mark_lines_as_imported(path, tmp_path):
     write(path, states("d", [1, 2, 3]))
     digest = module.LinesFile(path).digest()
     exported = tmp_path / "exported.jsonl"
@@ -159,7 +159,7 @@ async def test_the_note_of_another_import_marks_no_line_as_imported(path, tmp_pa
     assert (tally.events, tally.present) == (0, 3)
 
 
-async def test_running_it_again_publishes_nothing(path):
+async def test_a_repeated_import_publishes_nothing(path):
     write(path, [*states("d", [BIG, {**BIG, "k1": 0}, None, {"a": 1}]), *states("e", [1, 2, None])])
     refold = FoldingRefold()
     first, _ = await run_import(refold, path)
@@ -169,7 +169,7 @@ async def test_running_it_again_publishes_nothing(path):
     assert (second.events, second.present) == (0, first.events)
 
 
-async def test_a_malformed_line_is_named_and_the_rest_is_imported(path):
+async def test_a_malformed_line_is_reported_and_the_rest_is_imported(path):
     write(path, [*states("d", [1]), "{", "", *states("d", [2]), '{"doc":"d","state":3}'])
     refold = FoldingRefold()
     tally, recorder = await run_import(refold, path)
@@ -178,7 +178,7 @@ async def test_a_malformed_line_is_named_and_the_rest_is_imported(path):
     assert refold.state("d") == 2
 
 
-async def test_a_rejected_line_is_named_and_later_lines_continue_from_the_state_before_it(path):
+async def test_a_rejected_line_is_reported_and_later_lines_continue_without_it(path):
     lines = states("d", [BIG, {**BIG, "k1": "future"}, {**BIG, "k2": 0}, {**BIG, "k3": 0}, {**BIG, "k4": 0}])
     lines[1]["ts"] = "2200-01-01"
     write(path, lines)
@@ -189,7 +189,7 @@ async def test_a_rejected_line_is_named_and_later_lines_continue_from_the_state_
     assert refold.state("d") == {**BIG, "k4": 0}
 
 
-async def test_a_dry_run_finds_a_time_in_the_future_and_says_by_whose_clock(path):
+async def test_a_dry_run_reports_a_future_time_and_the_clock_it_used(path):
     now = time.time()
     times = [now - 10, now + 200, now + 86_400, "2200-01-01", "2200-01-01"]
     lines = states("d", [1, 2, 3, 4, 2])
@@ -201,7 +201,7 @@ async def test_a_dry_run_finds_a_time_in_the_future_and_says_by_whose_clock(path
     assert (tally.events, tally.refused, tally.unchanged, refold.appended) == (2, 2, 1, [])
 
 
-async def test_a_rejected_line_has_the_same_reason_when_the_import_runs_again(path):
+async def test_a_rejected_line_has_the_same_reason_in_a_repeated_import(path):
     write(path, [line | {"ts": "2200-01-01"} for line in states("d", [1, 2])])
     refold = FoldingRefold()
     texts = [(await run_import(refold, path))[1].texts for _ in range(2)]
@@ -217,7 +217,7 @@ async def test_a_bad_namespace_is_refused_before_any_line(path):
     assert (refused.value.reason, recorder.refused) == ("reserved_namespace", [])
 
 
-async def test_many_refused_lines_of_one_document_are_named_one_by_one_and_cost_few_events(path, monkeypatch):
+async def test_many_refused_lines_of_a_document_are_reported_singly_and_cost_few_events(path, monkeypatch):
     monkeypatch.setattr(module, "BATCH_LINES_MAX", 1_000)
     lines = states("d", [{**BIG, "k1": number} for number in range(40)])
     for line in lines[5:25]:
@@ -254,7 +254,7 @@ async def test_after_a_concurrent_write_every_later_line_is_exact(path, when):
     assert refold.state("d") == values[-1]
 
 
-async def test_a_document_that_keeps_changing_is_given_up_by_name(path):
+async def test_an_import_gives_up_a_document_that_keeps_changing(path):
     write(path, states("d", [1, 2]))
     refold = FoldingRefold()
     refold.before_append = [lambda: refold.publish("d", {"merge": {"x": 1}})] * 100
@@ -263,7 +263,7 @@ async def test_a_document_that_keeps_changing_is_given_up_by_name(path):
     assert (tally.events, tally.refused) == (0, 2)
 
 
-async def test_a_lost_answer_is_requested_again_without_duplicates(path):
+async def test_a_lost_response_is_requested_again_without_duplicates(path):
     write(path, states("d", [1, 2, 3, 4, 5]))
     refold = FoldingRefold()
     refold.faults = [ServiceUnavailable("lost"), ServiceUnavailable("lost again")]
@@ -283,7 +283,7 @@ async def test_a_service_that_stays_unreachable_ends_the_import(path):
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_an_import_interrupted_anywhere_ends_the_same_when_run_again(path, seed, monkeypatch):
+async def test_an_interrupted_import_has_the_same_result_when_repeated(path, seed, monkeypatch):
     chance = random.Random(seed)
     documents = {name: {} for name in "abcde"}
     lines = []

@@ -14,7 +14,7 @@ def test_every_sign_is_a_document_with_a_good_name_and_a_canonical_state():
         assert json_text.loads(json_text.dumps(state)) == state
 
 
-def test_processes_are_gone_through_only_now_and_then():
+def test_processes_are_listed_only_occasionally():
     vitals = Vitals()
     looks = [vitals.look()["processes"] for _ in range(PROCESSES_EVERY)]
     assert all(look is looks[0] for look in looks)

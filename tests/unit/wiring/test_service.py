@@ -21,7 +21,7 @@ def lines(capsys):
     logging.captureWarnings(capture=False)
 
 
-def test_an_error_that_ends_it_is_its_last_line_with_code_and_facts(lines):
+def test_a_fatal_error_is_the_last_log_line_with_code_and_facts(lines):
     async def run(settings):
         raise LogHole(sequence=7)
 
@@ -45,7 +45,7 @@ def test_a_crash_is_logged_with_its_stack_and_without_its_secrets(lines):
     assert "s3cret" not in json.dumps(line)
 
 
-def test_a_misspelt_variable_is_warned_of(lines, monkeypatch):
+def test_a_misspelt_variable_logs_a_warning(lines, monkeypatch):
     monkeypatch.setenv("REFOLD_NATS_ULR", "nats://h")
 
     async def run(settings):
@@ -57,7 +57,7 @@ def test_a_misspelt_variable_is_warned_of(lines, monkeypatch):
     ]
 
 
-def test_a_bad_setting_starts_nothing(monkeypatch):
+def test_an_invalid_setting_prevents_the_start(monkeypatch):
     monkeypatch.setenv("REFOLD_HTTP", "nonsense")
     with pytest.raises(Refused):
         start("gateway", None)

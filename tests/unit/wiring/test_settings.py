@@ -25,14 +25,14 @@ def no_variables(monkeypatch):
         monkeypatch.delenv(f"REFOLD_{name.upper()}", raising=False)
 
 
-def test_a_flag_goes_before_a_variable_before_a_default(monkeypatch):
+def test_flags_override_variables_and_variables_override_defaults(monkeypatch):
     assert load().nats_port == 4222
     monkeypatch.setenv("REFOLD_NATS_PORT", "5000")
     assert load(nats_port=None).nats_port == 5000
     assert load(nats_port=6000).nats_port == 6000
 
 
-def test_an_empty_variable_is_as_if_it_were_not_there(monkeypatch):
+def test_an_empty_variable_counts_as_unset(monkeypatch):
     monkeypatch.setenv("REFOLD_NATS_PORT", "")
     assert load().nats_port == 4222
 
@@ -83,7 +83,7 @@ def test_a_bad_secret_is_not_repeated_in_the_error(monkeypatch):
     assert "s3cret" not in repr(refused.value.__cause__)
 
 
-def test_what_is_in_force_is_listed_without_secrets_and_with_its_source(monkeypatch):
+def test_settings_in_force_are_listed_with_source_and_without_secrets(monkeypatch):
     monkeypatch.setenv("REFOLD_NATS_URL", "nats://projector:s3cret@h:4222")
     rows = {row["setting"]: (row["value"], row["from"]) for row in described(load())}
     assert rows["nats_url"] == ("nats://projector:***@h:4222", "REFOLD_NATS_URL")
@@ -118,7 +118,7 @@ def test_a_misspelt_variable_is_found_with_the_nearest_setting(monkeypatch):
     assert (unknown["REFOLD_NATS_ULR"], unknown["REFOLD_XYZZY"]) == ("REFOLD_NATS_URL", "")
 
 
-def test_a_child_is_handed_the_same_settings_with_changes(monkeypatch):
+def test_a_child_process_receives_the_settings_with_changes(monkeypatch):
     admin = "nats://administrator:x@h"
     settings = load(
         postgres_url="postgres://u:s3cret@h/db", commit_events_max=77, data="/d", nats_admin_url=admin
@@ -132,7 +132,7 @@ def test_a_child_is_handed_the_same_settings_with_changes(monkeypatch):
     assert copied.nats_admin_url is None
 
 
-def test_a_child_inherits_no_setting_of_ours(monkeypatch):
+def test_a_child_process_inherits_no_refold_variables(monkeypatch):
     monkeypatch.setenv("REFOLD_NATS_URL", "nats://u:s3cret@h")
     monkeypatch.setenv("ANOTHER", "kept")
     given = environment_without()
@@ -146,7 +146,7 @@ def test_every_setting_is_an_option_of_a_service():
     assert set(Settings.model_fields) - offered == NOT_A_SERVICE_FLAG
 
 
-def test_an_option_of_a_service_says_what_its_setting_says():
+def test_an_option_of_a_service_has_the_description_of_its_setting():
     option = make_command(serve.up).__signature__.parameters["commit_events_max"].annotation.__metadata__[0]
     setting = Settings.model_fields["commit_events_max"]
     assert (option.help, option.show_default) == (setting.description, str(setting.default))

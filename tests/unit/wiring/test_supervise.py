@@ -50,7 +50,7 @@ def part_of(process, start, has_space=lambda: True):
     return Part(process, start, process.fault, has_space)
 
 
-async def test_a_dead_part_is_started_again():
+async def test_a_dead_service_is_restarted():
     first, second = Process(pid=1), Process(pid=2)
     started = asyncio.Event()
 
@@ -72,7 +72,7 @@ async def test_a_dead_part_is_started_again():
     assert second.is_stopped
 
 
-async def test_a_part_that_keeps_dying_is_named_with_its_last_words():
+async def test_a_service_that_keeps_dying_is_reported_with_its_last_log_lines():
     async def start():
         process = Process()
         process.end.set_result(1)
@@ -86,7 +86,7 @@ async def test_a_part_that_keeps_dying_is_named_with_its_last_words():
     assert len(said) == DEATHS_MAX
 
 
-async def test_a_part_that_cannot_be_started_again_counts_as_dying():
+async def test_a_failed_restart_counts_as_a_death():
     attempts = []
 
     async def start():
@@ -113,7 +113,7 @@ async def kept(part, said, started):
         await keeping
 
 
-async def test_a_part_that_is_unwell_for_too_long_is_ended_and_started_again(monkeypatch):
+async def test_a_service_unhealthy_for_too_long_is_restarted(monkeypatch):
     monkeypatch.setattr(module, "ASK_SECONDS", 0.0)
     hung, fresh = Process(pid=1, faults=[None, None, HUNG]), Process(pid=2)
     started, said = asyncio.Event(), []
@@ -129,7 +129,7 @@ async def test_a_part_that_is_unwell_for_too_long_is_ended_and_started_again(mon
     assert "was ended (it did not answer), is started again" in said[0]
 
 
-async def test_a_part_that_answers_again_in_time_is_left_alone(monkeypatch):
+async def test_a_service_that_recovers_in_time_is_not_restarted(monkeypatch):
     monkeypatch.setattr(module, "ASK_SECONDS", 0.0)
     slow = Fault("it did not answer", 60.0)
     process = Process(faults=[slow, slow, None, slow, None])
@@ -144,7 +144,7 @@ async def test_a_part_that_answers_again_in_time_is_left_alone(monkeypatch):
         await keeping
 
 
-async def test_silence_is_a_fault(monkeypatch):
+async def test_an_unanswered_probe_counts_as_unhealthy(monkeypatch):
     monkeypatch.setattr(module, "ASK_SECONDS", 0.0)
     monkeypatch.setattr(module, "ANSWER_SECONDS", 0.01)
     monkeypatch.setattr(module, "SILENT_SECONDS", 0.0)
@@ -163,7 +163,7 @@ async def test_silence_is_a_fault(monkeypatch):
     assert silent.is_stopped
 
 
-async def test_what_ends_while_the_disk_is_full_is_started_once_there_is_space_and_does_not_count(
+async def test_a_service_that_died_of_a_full_disk_restarts_once_there_is_space_without_counting(
     monkeypatch,
 ):
     monkeypatch.setattr(module, "SPACE_SECONDS", 0.0)
@@ -184,7 +184,7 @@ async def test_what_ends_while_the_disk_is_full_is_started_once_there_is_space_a
     assert "waits: the disk of the data folder is full" in said[1]
 
 
-async def test_restarts_after_faults_and_after_deaths_are_counted_apart(monkeypatch):
+async def test_restarts_after_failed_probes_and_after_deaths_are_counted_separately(monkeypatch):
     monkeypatch.setattr(module, "ASK_SECONDS", 0.0)
     broken = Fault("write error: no space left on device", 0.0)
     processes = []

@@ -26,7 +26,7 @@ def entries_in(items):
     return found
 
 
-async def test_every_row_is_read_once_and_in_order(store, scribe):
+async def test_every_row_is_read_exactly_once_in_order(store, scribe):
     scribe.publish_nowhere(b"log.3.n.*", b"\x00")
     scribe.put("a", 1, namespace="elsewhere")
     await write_life(store, scribe, cut_after=(2, 5), commit_after=(3, 7))
@@ -46,7 +46,7 @@ async def test_every_row_is_read_once_and_in_order(store, scribe):
     assert position_of(items[0])[:2] == ("", "")
 
 
-async def test_a_closed_page_says_what_it_holds(store, scribe):
+async def test_a_closed_page_describes_its_content(store, scribe):
     await write_life(store, scribe, cut_after=(2, 5), commit_after=(3, 7))
     async with store.read_snapshot() as snapshot:
         items = await read(snapshot, NAMESPACE, "life")
@@ -58,7 +58,7 @@ async def test_a_closed_page_says_what_it_holds(store, scribe):
         assert page.ids == len(identities)
 
 
-async def test_a_namespace_or_one_document_is_read_alone(store, scribe):
+async def test_a_read_can_be_restricted_to_a_namespace_or_document(store, scribe):
     for namespace in ("elsewhere", NAMESPACE):
         for document in ("a", "b"):
             scribe.put(document, 1, namespace=namespace)

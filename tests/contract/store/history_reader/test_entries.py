@@ -17,7 +17,7 @@ async def test_every_entry_is_found_by_its_sequence_in_page_and_journal(store, s
     assert await store.entry(NAMESPACE, "absent", 1) is None
 
 
-async def test_an_entry_keeps_the_event_as_it_was_recorded(store, scribe):
+async def test_an_entry_holds_the_event_as_recorded(store, scribe):
     body = b' {"merge" : {"a":"\\u0000"}, "id":"\\u0000", "meta":{"\\"":1.0} } '
     scribe.publish("a", body)
     scribe.publish("a", b'\x00\xff{"id":1')

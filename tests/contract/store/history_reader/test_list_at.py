@@ -61,7 +61,7 @@ def publish_something(scribe, rng, document):
 
 
 @pytest.mark.parametrize("narrow", [{}, NARROW], ids=["wide", "narrow"])
-async def test_a_namespace_as_of_any_point_is_what_a_plain_search_finds(store, scribe, narrow, monkeypatch):
+async def test_a_list_at_any_point_equals_that_of_a_plain_search(store, scribe, narrow, monkeypatch):
     print(f"seed {SEED}")
     for name, bound in narrow.items():
         monkeypatch.setattr(history, name, bound)
@@ -107,7 +107,7 @@ async def test_an_absent_document_is_listed_at_points_where_it_was_present(store
     assert found == [[], ["gone"], [], ["gone"], ["gone", "kept"]]
 
 
-async def test_pages_of_a_list_at_a_fixed_sequence_agree_though_others_write(store, scribe):
+async def test_pages_of_a_list_at_a_sequence_are_consistent_under_writes(store, scribe):
     for document in "abcdef":
         scribe.put(document, [document])
     await store.commit(scribe.commit())
@@ -125,7 +125,7 @@ async def test_pages_of_a_list_at_a_fixed_sequence_agree_though_others_write(sto
     assert cursor is None
 
 
-async def test_a_listed_head_is_exactly_the_state_of_the_point(store, scribe):
+async def test_a_listed_head_is_the_exact_state_at_the_point(store, scribe):
     entry = scribe.put("a", HOSTILE)
     await store.commit(scribe.commit())
     for point in (Point(Clock.sequence, entry.sequence), Point(Clock.recorded, entry.recorded_at)):
@@ -134,7 +134,7 @@ async def test_a_listed_head_is_exactly_the_state_of_the_point(store, scribe):
         assert answer.cursor is None
 
 
-async def test_a_list_is_bounded_in_bytes_but_answers_at_least_one(store, scribe):
+async def test_a_list_is_bounded_in_bytes_and_returns_at_least_one_item(store, scribe):
     for document in ("a", "b", "c", "d"):
         scribe.put(document, [])
         for _ in range(6 if document == "b" else 3):
@@ -156,7 +156,7 @@ async def test_a_list_is_bounded_in_bytes_but_answers_at_least_one(store, scribe
 
 
 @pytest.mark.parametrize("cursor", ["", "%", "AA"])
-async def test_a_cursor_that_no_list_made_is_refused(store, scribe, cursor):
+async def test_an_invalid_cursor_is_refused(store, scribe, cursor):
     with pytest.raises(Refused) as raised:
         await store.list_at(NAMESPACE, Point(Clock.sequence, 1), prefix="", limit=9, cursor=cursor)
     assert (raised.value.reason, raised.value.field) == ("bad_cursor", "cursor")

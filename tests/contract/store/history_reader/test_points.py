@@ -39,7 +39,7 @@ async def assert_every_point(store, scribe, document):
     ],
     ids=str,
 )
-async def test_every_point_is_read_back_wherever_pages_are_closed(store, scribe, cut_after, commit_after):
+async def test_every_point_is_read_back_for_any_page_boundaries(store, scribe, cut_after, commit_after):
     await write_life(store, scribe, cut_after, commit_after)
     await assert_every_point(store, scribe, "life")
     runs = await all_entries(store, "life")
@@ -49,7 +49,7 @@ async def test_every_point_is_read_back_wherever_pages_are_closed(store, scribe,
     assert len(runs) == len(cut_after) + 1
 
 
-async def test_of_equal_times_the_last_counts(store, scribe):
+async def test_among_equal_times_the_last_is_used(store, scribe):
     for number in range(3):
         scribe.put("a", number, at=5)
     scribe.cut("a")
@@ -72,7 +72,7 @@ async def test_occurred_time_is_a_running_maximum(store, scribe):
     assert states == [b"0", b"2", b"0", b"3"]
 
 
-async def test_a_history_before_1970_is_read_by_its_times(store, scribe):
+async def test_a_history_before_1970_can_be_read_by_time(store, scribe):
     scribe.publish("a", {"put": 1, "occurred_at": "1815-12-10T00:00:00Z"})
     scribe.publish("a", {"put": 2, "occurred_at": "1852-11-27T00:00:00Z"})
     scribe.cut("a")
@@ -80,7 +80,7 @@ async def test_a_history_before_1970_is_read_by_its_times(store, scribe):
     await assert_every_point(store, scribe, "a")
 
 
-async def test_points_beyond_every_clock_are_the_first_and_last_version(store, scribe):
+async def test_extreme_times_return_the_first_and_the_last_version(store, scribe):
     scribe.put("a", 1)
     scribe.cut("a")
     scribe.put("a", 2)
@@ -118,9 +118,7 @@ async def test_a_history_begins_in_the_segment_that_holds_the_version(store, scr
 
 
 @pytest.mark.parametrize("is_descending", [False, True])
-async def test_a_page_closed_during_iteration_neither_loses_nor_repeats_an_entry(
-    store, scribe, is_descending
-):
+async def test_a_page_closed_during_iteration_does_not_lose_or_repeat_an_entry(store, scribe, is_descending):
     for number in range(8):
         scribe.put("a", number)
         if number in {2, 5}:
@@ -154,7 +152,7 @@ async def test_a_page_closed_while_its_document_is_absent_opens_the_next_without
     assert (await state_at(store, NAMESPACE, "a", Point(Clock.version, 3))).state == b'{"c":1}'
 
 
-async def test_states_that_are_read_concurrently_are_each_documents_own(filled, scribe):
+async def test_concurrent_state_reads_return_the_right_documents(filled, scribe):
     names = [name for namespace, name in scribe.documents if namespace == NAMESPACE]
     asked = [(name, Point(Clock.version, version)) for version in range(4) for name in names]
     asked += [(name, Point(Clock.sequence, scribe.sequence - 7)) for name in names]

@@ -30,7 +30,7 @@ async def test_rejections_are_read_newest_first(store, scribe):
     )
 
 
-async def test_an_event_whose_names_make_no_document_is_kept_whole(store, scribe):
+async def test_an_unroutable_event_is_stored_completely(store, scribe):
     unroutable = [
         scribe.publish_nowhere(subject, b"\x00\xff")
         for subject in (b"state.n.\xff\x00", b"log.3.n.*", b"x", b"log.1._other.a")

@@ -11,7 +11,7 @@ from refold.store.postgres import PostgresStore
 from support.scribe import NAMESPACE
 
 
-async def test_heads_that_are_read_concurrently_are_each_documents_own(filled, scribe):
+async def test_concurrent_head_reads_return_the_right_documents(filled, scribe):
     names = [name for namespace, name in scribe.documents if namespace == NAMESPACE] * 2
     heads = await asyncio.gather(*(filled.head(NAMESPACE, name) for name in [*names, "none"]))
     assert heads.pop() is None

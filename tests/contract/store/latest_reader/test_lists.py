@@ -59,7 +59,7 @@ def grow(scribe, document, size_bytes):
     assert scribe.documents[NAMESPACE, document].size == size_bytes
 
 
-async def test_a_list_is_bounded_in_bytes_but_answers_at_least_one(store, scribe):
+async def test_a_list_is_bounded_in_bytes_and_returns_at_least_one_item(store, scribe):
     third = ANSWER_BYTES_MAX // 3
     for document, size_bytes in (
         ("a", third),
@@ -75,7 +75,7 @@ async def test_a_list_is_bounded_in_bytes_but_answers_at_least_one(store, scribe
 
 
 @pytest.mark.parametrize("cursor", ["", "%", "é", "AA", "YQ==YQ", "a" * 1_000])
-async def test_a_cursor_that_no_list_made_is_refused(store, scribe, cursor):
+async def test_an_invalid_cursor_is_refused(store, scribe, cursor):
     with pytest.raises(Refused) as raised:
         await store.list_documents(NAMESPACE, prefix="", where=None, limit=9, cursor=cursor)
     assert (raised.value.reason, raised.value.field) == ("bad_cursor", "cursor")
@@ -108,7 +108,7 @@ async def test_namespaces_are_counted(store, scribe):
     assert await counts() == [("elsewhere", 0, 2), ("empty", 0, 3), (NAMESPACE, 2, 8)]
 
 
-async def test_a_search_is_answered_or_refused_as_the_capabilities_say(store, scribe):
+async def test_a_search_is_answered_or_refused_by_capability(store, scribe):
     scribe.put("a", {"n": 1})
     scribe.put("b", {"n": 2})
     await store.commit(scribe.commit())

@@ -19,7 +19,7 @@ async def named(store, namespace=NAMESPACE, *, prefix="", limit=100):
             return answers
 
 
-async def test_an_absent_document_is_named_and_one_without_a_version_is_not(store, scribe):
+async def test_names_include_absent_documents_but_none_without_a_version(store, scribe):
     for document in ("b", "a-1", "a", "gone"):
         scribe.put(document, None)
     scribe.publish("gone", {"delete": True})
@@ -42,7 +42,7 @@ async def test_an_absent_document_is_named_and_one_without_a_version_is_not(stor
     assert await named(store, "unknown") == [[]]
 
 
-async def test_a_cursor_that_no_list_made_is_refused(store, scribe):
+async def test_an_invalid_cursor_is_refused(store, scribe):
     with pytest.raises(Refused) as raised:
         await store.list_names(NAMESPACE, prefix="", limit=9, cursor="%")
     assert raised.value.reason == "bad_cursor"

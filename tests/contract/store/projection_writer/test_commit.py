@@ -26,7 +26,7 @@ async def test_a_commit_is_read_back(store, scribe):
     assert await store.head(NAMESPACE, "c") is None
 
 
-async def test_an_empty_commit_moves_every_checkpoint(store, scribe):
+async def test_an_empty_commit_advances_every_checkpoint(store, scribe):
     commit = scribe.commit()
     await store.commit(replace(commit, checkpoint=replace(commit.checkpoint, read_sequence=7)))
     assert {checkpoint.read_sequence for checkpoint in await store.checkpoints()} == {7}
@@ -90,7 +90,7 @@ async def test_the_groups_of_partitions_that_commit_together_may_change(store, s
     assert found == dict.fromkeys(every, 9) | {3: 12, 41: 12}
 
 
-async def test_thousands_are_changed_at_once(store, scribe):
+async def test_a_commit_may_change_thousands_of_documents(store, scribe):
     """Commit documents old and new, with first and later pages, by the path for many."""
     for number in range(600):
         scribe.put(f"d{number}", number)

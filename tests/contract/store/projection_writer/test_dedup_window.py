@@ -67,7 +67,7 @@ def drawn(chance):
 
 
 @pytest.mark.usefixtures("_small")
-async def test_every_id_is_found_as_the_model_says_after_every_commit(store, scribe):
+async def test_the_dedup_window_equals_the_model_after_every_commit(store, scribe):
     chance = random.Random(4)
     models = {f"d{number}": Model() for number in range(12)}
     seen = set()
@@ -119,7 +119,7 @@ async def test_the_1000th_id_back_is_known_after_a_restart_and_the_1001st_is_not
     assert scribe.publish("a", {"put": 0, "id": "id-0"}).status is Status.applied
 
 
-async def test_an_id_is_known_10000_events_long_through_restarts_and_no_event_longer(store, scribe):
+async def test_an_id_is_known_for_exactly_10000_events_across_restarts(store, scribe):
     assert ID_WINDOW_EVENTS == 10_000
     scribe.publish("a", {"put": 0, "id": "x"})
     for number in range(ID_WINDOW_EVENTS - 2):

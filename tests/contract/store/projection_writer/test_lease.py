@@ -10,7 +10,7 @@ from support.scribe import NAMESPACE
 from support.stores import LOG_ID
 
 
-async def test_a_new_store_is_bound_at_the_start_of_the_log_in_every_partition(store):
+async def test_a_new_store_starts_every_partition_at_the_start_of_the_log(store):
     checkpoints = await store.bind(LOG_ID)
     assert [checkpoint.partition for checkpoint in checkpoints] == list(range(PARTITIONS))
     assert {checkpoint.read_sequence for checkpoint in checkpoints} == {0}
@@ -33,7 +33,7 @@ async def test_another_log_is_refused(store):
 
 
 @pytest.mark.usefixtures("single_writer")
-async def test_one_store_holds_the_lease_until_it_is_closed(store, open_store, scribe):
+async def test_a_store_holds_the_lease_until_it_is_closed(store, open_store, scribe):
     rival = await open_store()
     assert not await rival.acquire_lease()
     assert await store.acquire_lease()

@@ -12,7 +12,7 @@ from support.scribe import NAMESPACE, state_bytes
 from support.stores import HOSTILE
 
 
-async def test_load_returns_what_was_committed_and_only_what_exists(store, scribe):
+async def test_load_returns_committed_documents_and_omits_unknown_ones(store, scribe):
     scribe.put("a", {"n": [1, 2.5, None]})
     scribe.put("b", None)
     scribe.put("c", 1)
@@ -29,7 +29,7 @@ async def test_load_returns_what_was_committed_and_only_what_exists(store, scrib
     assert await store.load([]) == []
 
 
-async def test_thousands_are_loaded_at_once(store, scribe):
+async def test_thousands_of_documents_are_loaded_at_once(store, scribe):
     for number in range(2_000):
         scribe.put(f"d{number}", number)
     await store.commit(scribe.commit())
@@ -50,7 +50,7 @@ async def test_changing_a_loaded_document_does_not_change_the_store(store, scrib
 
 
 @pytest.mark.parametrize("cut_every", [1, 7, 128, 10_000])
-async def test_the_dedup_window_is_loaded_as_it_was_in_memory(store, scribe, cut_every):
+async def test_the_loaded_dedup_window_equals_that_in_memory(store, scribe, cut_every):
     for number in range(ID_WINDOW_IDS + 50):
         event = {"put": number} if number % 10 == 9 else {"put": number, "id": f"id-{number}"}
         scribe.publish("a", event)
@@ -67,7 +67,7 @@ async def test_the_dedup_window_is_loaded_as_it_was_in_memory(store, scribe, cut
     assert list(loaded.identities.items()) == list(expected.items())
 
 
-async def test_the_window_keeps_ids_of_deletes_and_of_rejected_events(store, scribe):
+async def test_the_window_contains_ids_of_deletes_and_rejected_events(store, scribe):
     scribe.publish("a", {"put": 1, "id": "first"})
     scribe.publish("a", {"merge": {"a": 1}, "base": 7, "id": "rejected"})
     scribe.publish("a", {"delete": True, "id": "deleted"})

@@ -89,7 +89,7 @@ async def test_a_row_keeps_an_older_state_with_its_version(store, scribe):
     assert await rows(store) == {"a": (state_bytes(scribe.documents[NAMESPACE, "a"]), None)}
 
 
-async def test_a_state_does_not_age_by_events_that_change_nothing(store, scribe):
+async def test_events_without_effect_do_not_make_a_state_older(store, scribe):
     scribe.put("a", 1)
     scribe.put("b", 1)
     await store.commit(scribe.commit())
@@ -204,7 +204,7 @@ async def test_the_next_holder_continues_from_rows_with_older_states(store, open
     await assert_exact(successor, again)
 
 
-async def test_hundreds_of_states_are_left_out_of_one_commit(store, scribe):
+async def test_a_commit_may_omit_hundreds_of_states(store, scribe):
     """Commit by the path for many: through a temporary table."""
     for value in range(3):
         for number in range(300):
@@ -218,7 +218,7 @@ async def test_hundreds_of_states_are_left_out_of_one_commit(store, scribe):
     await assert_exact(store, scribe)
 
 
-async def test_every_read_is_exact_whatever_is_left_out_and_flushed(store, scribe):
+async def test_every_read_is_exact_for_any_omitted_and_flushed_states(store, scribe):
     print(f"seed {SEED}")
     rng = random.Random(SEED)
     for number in range(150):
