@@ -14,8 +14,9 @@ import pytest
 
 from refold.audit.verify import Listener, Scope, verify
 from refold.core.errors import Refused
+from refold.core.stream import parse_shard
 from refold.log.memory import MemoryLog, MemoryNotices
-from refold.projector.supervisor import ShardOf, Stage, Supervisor
+from refold.projector.supervisor import Stage, Supervisor, lease_of
 from support.projection import ROOMY, append, ports, project
 from support.services import contents, folded_to, until
 from support.stores import OpenStore, postgres_stores
@@ -34,7 +35,7 @@ async def projector(
     log: MemoryLog, open_store: OpenStore, shard: str, notices: MemoryNotices | None = None
 ) -> AsyncIterator[Supervisor]:
     """Run a projector of one shard."""
-    store = await open_store(shard=ShardOf.parse(shard).lease_name)
+    store = await open_store(shard=lease_of(parse_shard(shard)))
     supervisor = Supervisor(replace(ports(log, store, notices), shard=shard), ROOMY)
     task = asyncio.create_task(supervisor.run())
     try:
@@ -106,7 +107,7 @@ async def test_a_progress_notice_contains_shard_epoch_and_sequence(open_store: O
 @pytest.mark.parametrize("text", ["", "1", "0/2", "2-1", "0-64", "-1-2", "0-2-3", "a-b", "00-100"])
 def test_an_invalid_shard_is_refused(text: str) -> None:
     with pytest.raises(Refused):
-        ShardOf.parse(text)
+        parse_shard(text)
 
 
 async def _reached(supervisor: Supervisor, sequence: int) -> bool:

@@ -8,8 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from refold.core.history import Entry
-from refold.core.stream import Checkpoint
-from refold.projector.supervisor import ShardOf
+from refold.core.stream import Checkpoint, parse_shard
 from refold.store import Commit
 from refold.store.memory import MemoryStore, Tables
 from refold.store.ports import SnapshotStore
@@ -73,7 +72,7 @@ class TwoShards:
 
     async def commit(self, commit: Commit) -> None:
         for shard, writer in zip(HALVES, self.writers, strict=True):
-            part = _part_of(commit, ShardOf.parse(shard))
+            part = _part_of(commit, parse_shard(shard))
             if part.checkpoint.partitions:
                 await writer.commit(part)
 
@@ -86,18 +85,18 @@ class TwoShards:
             await writer.close()
 
 
-def _part_of(commit: Commit, shard: ShardOf) -> Commit:
+def _part_of(commit: Commit, shard: range) -> Commit:
     now = commit.checkpoint
     checkpoint = replace(
         now,
-        partitions=[partition for partition in now.partitions if shard.has(partition)],
-        touched=[checkpoint for checkpoint in now.touched if shard.has(checkpoint.partition)],
+        partitions=[partition for partition in now.partitions if partition in shard],
+        touched=[checkpoint for checkpoint in now.touched if checkpoint.partition in shard],
     )
     return Commit(
         expected_sequence=commit.expected_sequence,
         checkpoint=checkpoint,
-        documents=[write for write in commit.documents if shard.has(write.document.partition)],
-        rejections=[rejection for rejection in commit.rejections if shard.has(rejection.partition)],
+        documents=[write for write in commit.documents if write.document.partition in shard],
+        rejections=[rejection for rejection in commit.rejections if rejection.partition in shard],
     )
 
 

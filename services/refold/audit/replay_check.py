@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
-from refold.core import json_text
 from refold.core.dedup import pack_identities
-from refold.core.document import ABSENT, Document, Status
+from refold.core.document import Document, Status, to_canonical
 from refold.core.fold import RULES, fold, rules_of
 from refold.core.fold_state import entry_of
 from refold.core.history import Entry, snapshot_of
-from refold.core.stream import Record, Route, partition_of, stored_subject
+from refold.core.stream import Record, Route
 from refold.history import record_of
 from refold.store import Key, Rejection
 from refold.store.ports import Item, StoredClosed, StoredEntry, StoredHead, StoredPage, Unreadable
@@ -77,10 +76,9 @@ class ReplayCheck:
     def __init__(self, key: Key, fold_number_at: Callable[[int], int]) -> None:
         """Begin before the document's first event."""
         self.key = key
-        self.partition = partition_of(key[0].encode(), key[1].encode())
-        self.document = Document(namespace=key[0], document=key[1], partition=self.partition)
-        self._where = Route(self.partition, *key)
-        self._usual_subject = stored_subject(self.partition, *key)
+        self._where = Route.of(*key)
+        self._usual_subject = self._where.subject
+        self.document = Document.new(self._where)
         self._fold_number_at = fold_number_at
         self._head: StoredHead | None = None
         self._state_of_row: bytes | None = None
@@ -125,12 +123,12 @@ class ReplayCheck:
             yield Difference(*self.key, None, "document", "state_version", limit, _shown(older))
             return
         # The row's state is of the version that the row names.
-        state = _bytes_of(document) if older is None else self._state_of_row
+        state = to_canonical(document.state) if older is None else self._state_of_row
         yield from compare(self.key, None, "document", {"state": state}, {"state": self._head.state})
 
     def _take_page(self, page: StoredPage) -> Iterator[Difference]:
         document, at = self.document, page.base_sequence
-        state = _bytes_of(document)
+        state = to_canonical(document.state)
         bases = {"base_sequence": document.last_sequence, "base_events": document.events}
         expected = snapshot_of(document, state)._asdict() | bases
         found = page.base._asdict() | {"base_sequence": at, "base_events": page.base_events}
@@ -165,7 +163,7 @@ class ReplayCheck:
         expected = entry_of(record, folded, found.recorded_at, is_usual=is_usual)
         if expected.status.is_effective:
             if self._head and expected.version == self._head.state_version:
-                self._state_of_row = _bytes_of(document)
+                self._state_of_row = to_canonical(document.state)
             if self._keeps_changes:
                 self._changes.append(expected)
         document.unpaged_events += 1
@@ -187,7 +185,3 @@ class ReplayCheck:
 def _columns(document: Document) -> dict[str, Any]:
     names = (name for name in Document.__dataclass_fields__ if name not in {"state", "identities"})
     return {name: getattr(document, name) for name in names}
-
-
-def _bytes_of(document: Document) -> bytes | None:
-    return None if document.state is ABSENT else json_text.dumps(document.state)

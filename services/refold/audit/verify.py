@@ -23,11 +23,10 @@ from refold.core.stream import (
     Record,
     Route,
     author_headers,
-    partition_of,
     route,
 )
 from refold.history import record_of
-from refold.log import EventLog
+from refold.log import EventLog, read_until
 from refold.store import Key, NamespaceCount, Rejection
 from refold.store.ports import Auditor, Item, ReadSnapshot, StoredEntry, StoredPage, position_of
 
@@ -117,7 +116,7 @@ class _Verification:
         return self._tally
 
     async def _read_log(self, end: int) -> None:
-        async with aclosing(records_until(self._log, end)) as runs:
+        async with aclosing(read_until(self._log, 0, end)) as runs:
             async for records in runs:
                 for record in records:
                     self._logged.add(record)
@@ -170,7 +169,7 @@ class _Verification:
             self._suspects.append(check.key)
         self._tally.documents += 1
         self._tally.events += check.document.events
-        counts = self._counts[check.partition]
+        counts = self._counts[check.document.partition]
         for status in Status:
             counts[status] += check.counts[status]
         counted = self._namespaces[check.key[0]]
@@ -221,7 +220,7 @@ class _Verification:
         """Read the log again for these documents."""
         logged: dict[Key, _Digests] = {key: {} for key in keys}
         recorded_at = 0
-        async with aclosing(records_until(self._log, self._tally.end_sequence)) as runs:
+        async with aclosing(read_until(self._log, 0, self._tally.end_sequence)) as runs:
             async for record in (record async for records in runs for record in records):
                 recorded_at = max(recorded_at, record.time)
                 events = logged.get(route(record.subject)[1:3])
@@ -281,8 +280,8 @@ class LogDigest:
         return self._fold_numbers[bisect_right(self._fold_numbers, sequence, key=itemgetter(0)) - 1][1]
 
     def _fold(self, record: Record, where: Route) -> None:
-        fresh = Document(namespace=where.namespace, document=where.document, partition=where.partition)
-        self._fold_state.fold(record, where, self._system.setdefault(where.document, fresh))
+        document = self._system.setdefault(where.document, Document.new(where))
+        self._fold_state.fold(record, where, document)
         number = self._fold_state.fold_number
         if record.sequence == 1:
             # A genesis is folded by the rules of its own number.
@@ -293,19 +292,6 @@ class LogDigest:
 
 _Digests = dict[int, bytes]
 """Digests of single events by their sequence."""
-
-
-async def records_until(log: EventLog, end_sequence: int) -> AsyncGenerator[list[Record]]:
-    """Yield the log's records from the first to the one at a sequence, which the log has."""
-    if not end_sequence:
-        return
-    async with aclosing(log.read(0)) as runs:
-        async for records in runs:
-            if records[-1].sequence < end_sequence:
-                yield records
-                continue
-            yield [record for record in records if record.sequence <= end_sequence]
-            return
 
 
 def _named(counts: list[int]) -> dict[str, object]:
@@ -328,7 +314,7 @@ def _records(key: Key, item: Item) -> Iterator[tuple[Record, int]]:
         entries = item.closed.entries
     elif isinstance(item, StoredEntry):
         entries = [item.entry]
-    where = Route(partition_of(key[0].encode(), key[1].encode()), *key)
+    where = Route.of(*key)
     for entry in entries:
         yield record_of(entry, where), entry.recorded_at
 

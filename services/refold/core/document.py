@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from orjson import dumps
 
+from refold.core import json_text
 from refold.core.errors import Refused
 from refold.core.json_text import Json
+from refold.core.stream import Route
 
 
 class Absent:
@@ -55,6 +57,21 @@ class Document:
     unpaged_bytes: int = 0
     page_bytes: int = 0
     identities: dict[bytes, bytes] = field(default_factory=dict)
+
+    @classmethod
+    def new(cls, where: Route) -> Self:
+        """Return a document before its first event."""
+        return cls(namespace=where.namespace, document=where.document, partition=where.partition)
+
+
+def to_canonical(state: Json) -> bytes | None:
+    """Return a state's canonical bytes; None where it is `ABSENT`."""
+    return None if state is ABSENT else json_text.dumps(state)
+
+
+def from_canonical(text: bytes | None) -> Json:
+    """Parse a stored state; `ABSENT` where there is none. Raises `Refused`."""
+    return ABSENT if text is None else json_text.loads(text)
 
 
 class Status(IntEnum):

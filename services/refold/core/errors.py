@@ -6,6 +6,8 @@ message has its class's docstring as message.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -145,3 +147,12 @@ class PortTaken(EmbeddedError, code="port_taken"):
 
 class ChildFailed(EmbeddedError, code="child_failed"):
     """A server that Refold started has failed."""
+
+
+@contextmanager
+def raising_first() -> Iterator[None]:
+    """Raise the first error of a task group as it is; the group cancelled the other tasks because of it."""
+    try:
+        yield
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from group

@@ -64,7 +64,7 @@ class FoldState:
             known = self._routes[subject] = route(subject)
         return known
 
-    def owns(self, partition: int) -> bool:
+    def has(self, partition: int) -> bool:
         """Tell whether the partition is one of this shard's."""
         return partition in self._checkpoints
 
@@ -80,8 +80,7 @@ class FoldState:
         """
         recorded_at = self._next(record)
         if where.namespace == SYSTEM_NAMESPACE and where.document in SYSTEM_DOCUMENTS:
-            fresh = Document(namespace=where.namespace, document=where.document, partition=where.partition)
-            document = self._system.setdefault(where.document, fresh)
+            document = self._system.setdefault(where.document, Document.new(where))
             rules = self._rules_for(record, where)
             self._follow(document, fold(document, record, rules, recorded_at=recorded_at))
         self.read_sequence = record.sequence

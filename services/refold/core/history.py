@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 from refold.core import json_text
-from refold.core.document import ABSENT, KINDS, STATUSES, UNBOUNDED, Document, Kind, Status
+from refold.core.document import ABSENT, KINDS, STATUSES, UNBOUNDED, Document, Kind, Status, to_canonical
 from refold.core.envelope import open_envelope
 from refold.core.json_text import Json
 from refold.core.patch import apply_again
@@ -150,7 +150,7 @@ def _replay(base: bytes | None, entries: list[Entry]) -> bytes | None:
             state, size = {}, 2
         patch = _fields(entry)["patch"] if entry.effect is None else json_text.reread(entry.effect)
         state, size = apply_again(state, patch, size=size)
-    return None if state is ABSENT else json_text.dumps(state)
+    return to_canonical(state)
 
 
 def _fields(entry: Entry) -> dict[str, Json]:

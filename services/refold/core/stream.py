@@ -5,11 +5,12 @@ Read by all code that folds, chains, verifies or stores events.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from refold.core.errors import Refused
 
@@ -24,6 +25,7 @@ SYSTEM_DOCUMENTS: Final = (GENESIS_DOCUMENT, FOLD_DOCUMENT)
 """Those that say which fold is in force."""
 
 _NAME_CHARS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-:=@+~")
+_SHARD: Final = re.compile(r"(\d{1,2})-(\d{1,2})", re.ASCII)
 _FNV_OFFSET: Final = 0x811C9DC5
 _FNV_PRIME: Final = 0x01000193
 
@@ -54,6 +56,16 @@ class Route(NamedTuple):
     reason: str = ""
     is_usual: bool = False
 
+    @classmethod
+    def of(cls, namespace: str, document: str) -> Self:
+        """Return the route of a document, given valid names."""
+        return cls(partition_of(namespace.encode(), document.encode()), namespace, document, "", True)
+
+    @property
+    def subject(self) -> bytes:
+        """Return the subject under which the stream keeps the document's events."""
+        return stored_subject(self.partition, self.namespace, self.document)
+
 
 def route(subject: bytes) -> Route:
     """Read partition and names from a subject's last two tokens; invalid names make no document."""
@@ -75,6 +87,15 @@ def partition_of(namespace: bytes, document: bytes) -> int:
     for byte in namespace + document:
         hashed = (hashed ^ byte) * _FNV_PRIME & 0xFFFFFFFF
     return hashed % PARTITIONS
+
+
+def parse_shard(text: str) -> range:
+    """Read the partitions of a shard, `FIRST-LAST` as in `0-63`. Raises `Refused`."""
+    found = _SHARD.fullmatch(text)
+    if found is None or not int(found[1]) <= int(found[2]) < PARTITIONS:
+        rule = f"FIRST-LAST, two partitions from 0 to {PARTITIONS - 1}, such as 0-31"
+        raise Refused("bad_shard", rule, field="shard", shape=repr(text[:40]))
+    return range(int(found[1]), int(found[2]) + 1)
 
 
 def stored_subject(partition: int, namespace: str, document: str) -> bytes:

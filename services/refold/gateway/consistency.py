@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from refold.core.errors import LogUnavailable, StoreError, TimedOut
+from refold.core.errors import LogUnavailable, Refused, StoreError, TimedOut
 from refold.core.history import NEVER
-from refold.core.stream import PARTITIONS, partition_of
+from refold.core.stream import PARTITIONS, Route, parse_shard
 from refold.core.timestamp import TIME_MIN_NANOSECONDS, format_time
 from refold.gateway.inflight import Waiters, deadline_in, waiting
 from refold.gateway.responses import Problem
@@ -321,18 +321,16 @@ class HeadCache(dict[Key, BareHead]):
 def _partitions(key: Key | None) -> range:
     if key is None:
         return ALL_PARTITIONS
-    partition = partition_of(key[0].encode(), key[1].encode())
+    partition = Route.of(*key).partition
     return range(partition, partition + 1)
 
 
 def _partitions_of(shard: object) -> range | None:
-    """Read a shard's name, `FIRST-LAST`, such as `0-63`; all partitions without one, None for anything else."""
-    if shard is None:
-        return ALL_PARTITIONS
-    first, _, last = str(shard).partition("-")
-    if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) < PARTITIONS):
+    """Read a shard's name; all partitions without one, None for anything else."""
+    try:
+        return ALL_PARTITIONS if shard is None else parse_shard(str(shard))
+    except Refused:
         return None
-    return range(int(first), int(last) + 1)
 
 
 def notice_in(body: bytes) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from refold.core.document import Document
 from refold.core.errors import FenceLost, LogError, StoreError
 from refold.core.fold_state import FoldState
 from refold.core.json_text import Json
-from refold.core.stream import PARTITIONS, SYSTEM_NAMESPACE, Record, partition_of
+from refold.core.stream import PARTITIONS, SYSTEM_NAMESPACE, Record, Route
 from refold.core.views import outcome_view
 from refold.gateway.consistency import NOTICE_WAIT_SECONDS, Consistency, notice_in
 from refold.gateway.inflight import deadline_in
@@ -208,9 +208,7 @@ class EarlyOutcomes:
             except FenceLost:
                 # It was written while it was loaded: the projection is at this document already.
                 continue
-            partition = partition_of(key[0].encode(), key[1].encode())
-            new = Document(namespace=key[0], document=key[1], partition=partition)
-            documents[key] = found[0] if found else new
+            documents[key] = found[0] if found else Document.new(Route.of(*key))
             size += documents[key].size
         return documents
 

@@ -19,7 +19,7 @@ from refold.core.fold import NEWEST
 from refold.core.history import NEVER, Clock, Entry, Point, Segment, Snapshot, operations_of, touches
 from refold.core.json_text import Json, loads
 from refold.core.pointer import parse
-from refold.core.stream import Record, Route, stored_subject
+from refold.core.stream import Record, Route
 from refold.core.views import change_view, outcome_view, rejection_view
 from refold.store import ANSWER_BYTES_MAX, reading_stored
 from refold.store.ports import HistoryReader
@@ -141,7 +141,7 @@ class History:
 
 def record_of(entry: Entry, where: Route) -> Record:
     """Return the record that an entry keeps, with its author's headers only."""
-    subject = stored_subject(*where[:3]) if entry.subject is None else entry.subject
+    subject = where.subject if entry.subject is None else entry.subject
     return Record(entry.sequence, entry.time, subject, entry.headers, entry.body)
 
 

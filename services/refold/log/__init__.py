@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
@@ -138,6 +139,21 @@ class Notices(Protocol):
 
     async def listen(self, subject: str, handle: Callable[[str, bytes], None]) -> Callable[[], None]:
         """Call `handle(subject, body)` for each message until the returned function is called."""
+
+
+async def read_until(
+    log: EventLog, after_sequence: int, until_sequence: int | None
+) -> AsyncGenerator[list[Record], None]:
+    """Read a log as `EventLog.read` does, up to a sequence that it has or will have; without one, read on for ever."""
+    if after_sequence == until_sequence:
+        return
+    async with aclosing(log.read(after_sequence)) as parts:
+        async for records in parts:
+            if until_sequence is None or records[-1].sequence < until_sequence:
+                yield records
+                continue
+            yield [record for record in records if record.sequence <= until_sequence]
+            return
 
 
 def validated_headers(publication: Publication) -> bytes:

@@ -13,14 +13,7 @@ from typing import Final
 from refold.core import json_text
 from refold.core.errors import LogFull, LogHole, LogUnavailable
 from refold.core.fold import genesis
-from refold.core.stream import (
-    GENESIS_DOCUMENT,
-    SYSTEM_NAMESPACE,
-    Record,
-    check_name,
-    partition_of,
-    stored_subject,
-)
+from refold.core.stream import GENESIS_DOCUMENT, SYSTEM_NAMESPACE, Record, Route, check_name
 from refold.log import (
     Acknowledgement,
     Appended,
@@ -95,8 +88,8 @@ class MemoryLog:
 
     async def last_of(self, namespace: str, document: str) -> Record | None:
         self._check_open()
-        subject = _subject(check_name(namespace, "namespace"), check_name(document, "document"))
-        return self._last.get(subject)
+        where = Route.of(check_name(namespace, "namespace"), check_name(document, "document"))
+        return self._last.get(where.subject)
 
     async def close(self) -> None:
         """Fail readers and writers from now on."""
@@ -110,7 +103,7 @@ class MemoryLog:
     def _store_all(self, publications: list[Publication], lines: list[bytes]) -> list[Appended] | Stale:
         self._check_open()
         for publication in publications:
-            last = self._last.get(_subject(publication.namespace, publication.document))
+            last = self._last.get(Route.of(publication.namespace, publication.document).subject)
             expected = publication.expected_last_sequence
             if expected is not None and expected != (last.sequence if last is not None else 0):
                 return Stale()
@@ -122,7 +115,7 @@ class MemoryLog:
         return stored
 
     def _store(self, publication: Publication, lines: bytes) -> Appended:
-        subject = _subject(publication.namespace, publication.document)
+        subject = Route.of(publication.namespace, publication.document).subject
         record = Record(len(self._records) + 1, self._now(), subject, lines, publication.body)
         self._records.append(record)
         self._last[subject] = record
@@ -156,11 +149,6 @@ class MemoryNotices:
         listener = (subject.split("."), handle)
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
-
-
-def _subject(namespace: str, document: str) -> bytes:
-    partition = partition_of(namespace.encode(), document.encode())
-    return stored_subject(partition, namespace, document)
 
 
 def _matches(pattern: list[str], subject: list[str]) -> bool:

@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from refold.core import json_text
-from refold.core.document import ABSENT, Document
+from refold.core.document import Document, to_canonical
 from refold.core.history import Entry, snapshot_of
 from refold.core.stream import ShardCheckpoint
 from refold.store import ClosedPage, Commit, DocumentWrite, Key, Rejection
@@ -132,7 +131,7 @@ def _is_full(document: Document) -> bool:
 
 
 def _close_page(write: DocumentWrite) -> None:
-    document, state = write.document, _bytes_of(write.document)
+    document, state = write.document, to_canonical(write.document.state)
     write.pages.append(
         ClosedPage(
             entries=write.journal.copy(),
@@ -152,16 +151,12 @@ def _with_state(write: DocumentWrite, store: ProjectionWriter) -> DocumentWrite:
     return DocumentWrite(
         # A copy: the document itself changes while this is written.
         document=replace(document, state=None, identities={}),
-        state=_bytes_of(document) if has_state else None,
+        state=to_canonical(document.state) if has_state else None,
         is_new=write.is_new,
         has_state=has_state,
         pages=write.pages,
         journal=write.journal,
     )
-
-
-def _bytes_of(document: Document) -> bytes | None:
-    return None if document.state is ABSENT else json_text.dumps(document.state)
 
 
 class AdaptiveBatch:

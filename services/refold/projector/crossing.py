@@ -18,7 +18,7 @@ from refold.core.fold_state import FoldState, Step
 from refold.core.history import Entry
 from refold.core.stream import FOLD_DOCUMENT, SYSTEM_NAMESPACE, Record, Route, route
 from refold.history import record_of
-from refold.log import EventLog
+from refold.log import EventLog, read_until
 from refold.store import Key
 from refold.store.ports import HistoryReader, SnapshotStore
 
@@ -74,7 +74,7 @@ async def _changes_since(store: HistoryReader, key: Key, version: int) -> list[E
 
 
 def split_by_rules(records: list[Record], place_of: Callable[[bytes], Route]) -> Iterator[list[Record]]:
-    """Divide records so that a system event, which may move the fold number on, is the last of its part."""
+    """Divide records so that a system event, which may advance the fold number, is the last of its part."""
     begin = 0
     for at, record in enumerate(records, 1):
         if place_of(record.subject).namespace == SYSTEM_NAMESPACE:
@@ -85,18 +85,18 @@ def split_by_rules(records: list[Record], place_of: Callable[[bytes], Route]) ->
 
 
 async def resume_system(shard: FoldState, log: EventLog, store: SnapshotStore) -> None:
-    """Give a shard the foreign document that moves the fold number, as of the shard's checkpoint.
+    """Give a shard the foreign document that advances the fold number, as of the shard's checkpoint.
 
-    The shard that owns it may have committed more or less of the log: its stored events are folded again up to the
+    The shard of that document may have committed more or less of the log: its stored events are folded again up to the
     checkpoint, and where they end before it, the log is read on from there.
     """
     where = route(f"log.{SYSTEM_NAMESPACE}.{FOLD_DOCUMENT}".encode())
-    if not shard.read_sequence or shard.owns(where.partition):
+    if not shard.read_sequence or shard.has(where.partition):
         return
     genesis = await log.get(1)
     if genesis is None:
         raise LogHole("the log lacks its genesis", sequence=1)
-    document = Document(namespace=where.namespace, document=where.document, partition=where.partition)
+    document = Document.new(where)
     stored = next(it for it in await store.checkpoints() if it.partition == where.partition)
     rules = genesis_rules(genesis)
     async with aclosing(store.segments(*where[1:3], after_version=None, is_descending=False)) as segments:
@@ -108,8 +108,6 @@ async def resume_system(shard: FoldState, log: EventLog, store: SnapshotStore) -
     if stored.read_sequence < shard.read_sequence:
         ahead = FoldState([stored])
         ahead.resume_system(document)
-        async with aclosing(log.read(stored.read_sequence)) as parts:
+        async with aclosing(read_until(log, stored.read_sequence, shard.read_sequence)) as parts:
             async for record in (record async for records in parts for record in records):
                 ahead.skip(record, ahead.route(record.subject))
-                if record.sequence == shard.read_sequence:
-                    return

@@ -18,12 +18,12 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 
 from refold.core.document import Document, Status
-from refold.core.errors import FenceLost, FoldUnknown, LogUnavailable, StoreDamaged
+from refold.core.errors import FenceLost, FoldUnknown, LogUnavailable, StoreDamaged, raising_first
 from refold.core.fold_state import FoldState, Step
 from refold.core.history import Entry
 from refold.core.stream import Checkpoint, Record, Route, author_headers
 from refold.core.timestamp import TIME_MAX_NANOSECONDS
-from refold.log import EventLog, Notices
+from refold.log import EventLog, Notices, read_until
 from refold.log.memory import MemoryNotices
 from refold.projector.cache import DocumentCache
 from refold.projector.commit_buffer import RECORDS_FOLDED_MAX, AdaptiveBatch, CommitBuffer, Notice
@@ -97,7 +97,7 @@ class ShardLoop:
         Follows the log without end, or ends when all up to `until_sequence` is committed and all states are written.
         """
         self._is_live = until_sequence is None
-        try:
+        with raising_first():
             async with asyncio.TaskGroup() as tasks:
                 committing = tasks.create_task(self._commit_folded(), name="commit")
                 flushing = tasks.create_task(self._flush_states(), name="flush")
@@ -105,8 +105,6 @@ class ShardLoop:
                 committing.cancel()
                 flushing.cancel()
             await self._ports.store.flush_states(is_final=True)
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from group
 
     async def _flush_states(self) -> None:
         store = self._ports.store
@@ -117,16 +115,13 @@ class ShardLoop:
 
     async def _fold_log(self, until_sequence: int | None) -> None:
         await resume_system(self._shard, self._ports.log, self._ports.store)
-        if self._shard.read_sequence == until_sequence:
-            return
-        async with aclosing(self._ports.log.read(self._shard.read_sequence)) as runs:
-            async for records in runs:
-                remaining = iter(_until(records, until_sequence))
+        reading = read_until(self._ports.log, self._shard.read_sequence, until_sequence)
+        async with aclosing(reading) as parts:
+            async for records in parts:
+                remaining = iter(records)
                 while part := list(islice(remaining, RECORDS_FOLDED_MAX)):
                     await self._fold_part(part)
-                if self._shard.read_sequence == until_sequence:
-                    await self._wait_until(lambda: self.committed_sequence == until_sequence)
-                    return
+        await self._wait_until(lambda: self.committed_sequence == until_sequence)
 
     async def _fold_part(self, records: list[Record]) -> None:
         await self._load_missing(records)
@@ -165,7 +160,7 @@ class ShardLoop:
             self._routes[subject] = (where, document)
 
     def _is_folded(self, where: Route) -> bool:
-        return not where.reason and self._shard.owns(where.partition)
+        return not where.reason and self._shard.has(where.partition)
 
     async def _load(self, missing: dict[Key, Route]) -> None:
         found = await self._ports.store.load(list(missing))
@@ -174,10 +169,7 @@ class ShardLoop:
             await self._refuse_ahead(ahead[0])
         loaded = {(document.namespace, document.document): document for document in found}
         for key, where in missing.items():
-            document = loaded.get(key)
-            if document is None:
-                document = Document(namespace=key[0], document=key[1], partition=where.partition)
-            self._documents.hold(document)
+            self._documents.hold(loaded.get(key) or Document.new(where))
 
     async def _refuse_ahead(self, document: Document) -> None:
         """Raise: the document has events after this loop's position, which would be folded twice."""
@@ -216,7 +208,7 @@ class ShardLoop:
             if document is not None:
                 step = fold(record, where, document)
                 outcomes[fold_one(step, where, document, record.time > young)] += 1
-            elif where.reason and self._shard.owns(where.partition):
+            elif where.reason and self._shard.has(where.partition):
                 self._refuse(record, where, is_young=record.time > young)
                 outcomes[Status.rejected] += 1
             else:
@@ -301,12 +293,6 @@ class ShardLoop:
             await notices.send_all(messages)
         except LogUnavailable as error:
             get_logger().warning("notices_lost", sequence=self.committed_sequence, error=str(error))
-
-
-def _until(records: list[Record], sequence: int | None) -> list[Record]:
-    if sequence is None or records[-1].sequence <= sequence:
-        return records
-    return [record for record in records if record.sequence <= sequence]
 
 
 def replay_loop(

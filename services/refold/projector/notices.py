@@ -16,10 +16,10 @@ from refold.core.history import Entry, operations_of
 from refold.core.json_text import Json
 from refold.core.stream import Route
 from refold.core.timestamp import format_time
-from refold.log import PROGRESS_SUBJECT
+from refold.log import PAYLOAD_BYTES_MAX, PROGRESS_SUBJECT
 from refold.store import Rejection
 
-NOTICE_BYTES_MAX: Final = 2 * 1024 * 1024 - 64 * 1024
+NOTICE_BYTES_MAX: Final = PAYLOAD_BYTES_MAX - 64 * 1024
 """A larger change notice is sent without its patch."""
 
 

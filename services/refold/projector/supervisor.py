@@ -6,24 +6,22 @@ Run by the service; ends only when cancelled or by a fatal error.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Self
+from typing import Final
 
 from refold.core.errors import (
     FenceLost,
     LogUnavailable,
     RefoldError,
-    Refused,
     StoreDamaged,
     StoreFull,
     StoreUnavailable,
     TimedOut,
+    raising_first,
 )
 from refold.core.fold_state import FoldState
-from refold.core.stream import PARTITIONS, Checkpoint
+from refold.core.stream import PARTITIONS, Checkpoint, parse_shard
 from refold.history.log_integrity import check_documents, check_log
 from refold.log import LogInfo
 from refold.projector.loop import Bounds, Ports, ShardLoop
@@ -34,8 +32,6 @@ TRANSIENT: Final = (FenceLost, LogUnavailable, StoreDamaged, StoreFull, StoreUna
 
 A damaged store is replaced from outside (`refold rebuild --from-nothing`); the projector then continues.
 """
-
-_SHARD: Final = re.compile(r"(\d{1,2})-(\d{1,2})", re.ASCII)
 
 SHARD_SIGN_SECONDS: Final = 1.0
 """How often a holder of a lease renews it."""
@@ -61,34 +57,9 @@ class Stage(Enum):
     stopped = "stopped"
 
 
-@dataclass(frozen=True, slots=True)
-class ShardOf:
-    """The partitions that one projector folds: from the first to the last."""
-
-    first: int
-    last: int
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read `FIRST-LAST`, as `0-63`. Raises `Refused`."""
-        found = _SHARD.fullmatch(text)
-        if found is None or not int(found[1]) <= int(found[2]) < PARTITIONS:
-            rule = f"FIRST-LAST, two partitions from 0 to {PARTITIONS - 1}, such as 0-31"
-            raise Refused("bad_shard", rule, field="shard", shape=repr(text[:40]))
-        return cls(int(found[1]), int(found[2]))
-
-    @property
-    def lease_name(self) -> str:
-        """Name its lease; the lease of all partitions has no name."""
-        return "" if self.last - self.first == PARTITIONS - 1 else f"{self.first}-{self.last}"
-
-    def has(self, partition: int) -> bool:
-        """Tell whether a partition is one of these."""
-        return self.first <= partition <= self.last
-
-    def of(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
-        """Return the checkpoints of its partitions."""
-        return [each for each in checkpoints if self.has(each.partition)]
+def lease_of(partitions: range) -> str:
+    """Name the lease of a shard; that of all partitions has no name."""
+    return "" if len(partitions) == PARTITIONS else f"{partitions[0]}-{partitions[-1]}"
 
 
 class Supervisor:
@@ -98,7 +69,7 @@ class Supervisor:
         """Take the ports; nothing starts before `run`."""
         self._ports = ports
         self._bounds = bounds
-        self._shard = ShardOf.parse(ports.shard)
+        self._partitions = parse_shard(ports.shard)
         self._loop: ShardLoop | None = None
         self.stage = Stage.starting
         self.error = ""
@@ -151,15 +122,13 @@ class Supervisor:
 
     async def _work(self) -> None:
         """Work while the lease is renewed; the failure of any task ends the others."""
-        try:
+        with raising_first():
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._renew_lease(), name="lease")
                 loop = self._loop = await self._start()
                 tasks.create_task(loop.run(), name="loop")
                 tasks.create_task(self._watch_lag(loop), name="lag")
                 tasks.create_task(self._watch_log(), name="log-check")
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from group
 
     async def _renew_lease(self) -> None:
         """Renew the lease. Nothing here waits for the log: a holder that cannot reach the log is still alive."""
@@ -171,7 +140,7 @@ class Supervisor:
     async def _start(self) -> ShardLoop:
         """Compare the log with the shard's checkpoints, and return a loop that begins there with an empty memory."""
         info = await self._ports.log.info()
-        checkpoints = self._shard.of(await self._ports.store.bind(info.log_id))
+        checkpoints = self._of_shard(await self._ports.store.bind(info.log_id))
         await check_log(self._ports.log, checkpoints)
         await check_documents(self._ports.log, self._ports.store, checkpoints)
         loop = ShardLoop(self._ports, self._bounds, FoldState(await self._level(checkpoints)))
@@ -184,7 +153,7 @@ class Supervisor:
         while len(levels := sorted({each.read_sequence for each in checkpoints})) > 1:
             behind = [each for each in checkpoints if each.read_sequence == levels[0]]
             await ShardLoop(self._ports, self._bounds, FoldState(behind)).run(levels[1])
-            checkpoints = self._shard.of(await self._ports.store.checkpoints())
+            checkpoints = self._of_shard(await self._ports.store.checkpoints())
         return checkpoints
 
     async def _watch_lag(self, loop: ShardLoop) -> None:
@@ -194,10 +163,13 @@ class Supervisor:
             try:
                 await loop.send_progress()
                 info = await self._ports.log.info()
-                for checkpoint in self._shard.of(await self._ports.store.checkpoints()):
+                for checkpoint in self._of_shard(await self._ports.store.checkpoints()):
                     self._measure(info, checkpoint)
             except (LogUnavailable, StoreUnavailable, TimedOut) as error:
                 get_logger().warning("lag_unknown", code=error.code, error=str(error))
+
+    def _of_shard(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+        return [each for each in checkpoints if each.partition in self._partitions]
 
     def _measure(self, info: LogInfo, checkpoint: Checkpoint) -> None:
         partition = str(checkpoint.partition)
@@ -212,7 +184,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(LOG_CHECK_SECONDS)
             try:
-                await check_log(self._ports.log, self._shard.of(await self._ports.store.checkpoints()))
+                await check_log(self._ports.log, self._of_shard(await self._ports.store.checkpoints()))
                 silent = 0
             except (LogUnavailable, StoreUnavailable, TimedOut) as error:
                 silent += 1

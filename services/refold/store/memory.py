@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 
-from refold.core import history, json_text
+from refold.core import history
 from refold.core.dedup import admit, id_digest, pack_identities, recall
-from refold.core.document import ABSENT, Document
+from refold.core.document import ABSENT, Document, from_canonical
 from refold.core.errors import FenceLost, Refused, StoreDiffers
 from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
 from refold.core.fold_state import first_checkpoints
@@ -319,8 +319,7 @@ def _loaded(kept: _Kept) -> Document:
     for entry in kept.entries[-ID_WINDOW_EVENTS:]:
         if entry.identity is not None:
             admit(window, entry.identity, ID_WINDOW_IDS)
-    state = ABSENT if kept.state is None else json_text.loads(kept.state)
-    return replace(kept.document, state=state, identities=window)
+    return replace(kept.document, state=from_canonical(kept.state), identities=window)
 
 
 def _closed(entries: list[Entry]) -> StoredClosed:

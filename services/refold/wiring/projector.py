@@ -1,7 +1,7 @@
 """The projector's composition: ports, supervisor, service. Run by `refold projector` and, as a child, by `refold up`.
 
 Shutdown order: the probes stop, the loop is cancelled (what it had not committed is folded again from the log), states
-that lag are written, replies end, the store releases the shard, the connection to the log closes.
+that are older than their rows are written, replies end, the store releases the shard, the connection to the log closes.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from faststream.nats import NatsBroker
 from faststream.nats.security import NatsUserPassword
 from prometheus_client import CollectorRegistry
 
+from refold.core.stream import parse_shard
 from refold.log.jetstream import JetStreamNotices
 from refold.log.jetstream.connection import credentials_of
 from refold.projector.app import create_service
 from refold.projector.commit_buffer import PENDING_BYTES_MAX
 from refold.projector.loop import Bounds, Ports
-from refold.projector.supervisor import ShardOf, Supervisor
+from refold.projector.supervisor import Supervisor, lease_of
 from refold.store.postgres.flush import StateLag
 from refold.telemetry.metrics import ProjectorMetrics
 from refold.wiring.log import broker_clock, connect_to, inbox_of, make_log, projection_traces
@@ -66,8 +67,8 @@ async def _ports(settings: Settings, registry: CollectorRegistry) -> AsyncIterat
     if settings.nats_admin_url is not None:
         traces = partial(projection_traces, settings.required("postgres_url"), settings.postgres_schema)
         await make_log(settings.required("nats_admin_url"), replicas=settings.nats_replicas, traces=traces)
-    lease_name, state_lag = ShardOf.parse(settings.shard).lease_name, state_lag_of(settings)
-    async with opened(settings, "projector", shard=lease_name, state_lag=state_lag) as (log, store):
+    lease, state_lag = lease_of(parse_shard(settings.shard)), state_lag_of(settings)
+    async with opened(settings, "projector", shard=lease, state_lag=state_lag) as (log, store):
         reply_url = settings.required("nats_url" if settings.nats_reply_url is None else "nats_reply_url")
         replies = JetStreamNotices(await connect_to(reply_url, "refold-replies"))
         try:

@@ -34,7 +34,7 @@ class Log:
         sequence = self.shard.read_sequence + 1
         taken = record(event, sequence=sequence, time=at, namespace=to[0], document=to[1])
         where = self.shard.route(taken.subject)
-        if not self.shard.owns(where.partition):
+        if not self.shard.has(where.partition):
             return self.shard.skip(taken, where)
         new = Document(namespace=to[0], document=to[1], partition=where.partition)
         return self.shard.fold(taken, where, self.documents.setdefault(to, new)).folded.outcome

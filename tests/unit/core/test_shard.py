@@ -117,7 +117,7 @@ def test_recorded_time_never_decreases_across_the_log(log):
 def test_foreign_and_unroutable_records_advance_the_clock():
     foreign, mine = partition_of(b"n", b"a"), partition_of(b"n", b"d")
     log = Log([checkpoint for checkpoint in first_checkpoints("log-1") if checkpoint.partition != foreign])
-    assert (log.shard.owns(foreign), log.shard.owns(mine)) == (False, True)
+    assert (log.shard.has(foreign), log.shard.has(mine)) == (False, True)
     log.skip({"put": 1}, to=("n", "a"), at=START + 5)
     assert log.publish({"put": 1}, at=START).entry.recorded_at == START + 5
     log.take(Record(3, START + 9, b"log.15.n.*", b"", b""))

@@ -94,7 +94,7 @@ def read_genesis(record: Record) -> str:
     where = route(record.subject)
     if (where.namespace, where.document) != (SYSTEM_NAMESPACE, GENESIS_DOCUMENT):
         raise LogDiffers("sequence 1 is not a genesis", subject=record.subject)
-    document = Document(namespace=where.namespace, document=where.document, partition=where.partition)
+    document = Document.new(where)
     outcome = fold(document, record, genesis_rules(record), recorded_at=record.time).outcome
     if not outcome.status.is_effective:
         raise LogDiffers("sequence 1 is not a genesis of this program's kind", found=outcome.detail)

@@ -18,7 +18,7 @@ from typing import Final
 import structlog
 
 from refold.core.errors import Refused
-from refold.core.stream import Record, check_name, partition_of, stored_subject
+from refold.core.stream import Record, Route, check_name
 from refold.core.timestamp import parse_rfc3339
 from refold.log import PAYLOAD_BYTES_MAX, Acknowledgement, Appended, LogInfo, Publication, Stale, Unknown
 from refold.log.jetstream.api import stored_record, stream_info
@@ -92,11 +92,8 @@ class JetStreamLog:
         return await stored_record(self.client, seq=sequence) if sequence > 0 else None
 
     async def last_of(self, namespace: str, document: str) -> Record | None:
-        check_name(namespace, "namespace")
-        check_name(document, "document")
-        partition = partition_of(namespace.encode(), document.encode())
-        subject = stored_subject(partition, namespace, document).decode()
-        return await stored_record(self.client, last_by_subj=subject)
+        where = Route.of(check_name(namespace, "namespace"), check_name(document, "document"))
+        return await stored_record(self.client, last_by_subj=where.subject.decode())
 
     async def close(self) -> None:
         await self._appender.close()

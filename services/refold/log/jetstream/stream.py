@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from refold.core import json_text
 from refold.core.errors import LogDiffers, LogHole, LogMissing, LogUnavailable
 from refold.core.fold import genesis, read_genesis
-from refold.core.stream import GENESIS_DOCUMENT, PARTITIONS, SYSTEM_NAMESPACE, partition_of, stored_subject
+from refold.core.stream import GENESIS_DOCUMENT, PARTITIONS, SYSTEM_NAMESPACE, Route
 from refold.log.jetstream.api import (
     MESSAGE_NOT_FOUND,
     STREAM,
@@ -260,8 +260,7 @@ async def _read_log_id(client: Client, state: dict[str, Any]) -> str:
         first, last = await unreadable_range(client, 1, state["last_seq"])
         message = "the broker cannot read the log's first events: the first block of its storage is damaged"
         raise LogHole(message, first_sequence=first, last_sequence=last)
-    names = SYSTEM_NAMESPACE, GENESIS_DOCUMENT
-    subject = stored_subject(partition_of(*(name.encode() for name in names)), *names)
+    subject = Route.of(SYSTEM_NAMESPACE, GENESIS_DOCUMENT).subject
     if record.subject != subject:
         raise LogDiffers("sequence 1 is not a genesis", expected=subject, found=record.subject)
     return read_genesis(record)

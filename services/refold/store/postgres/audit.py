@@ -31,7 +31,7 @@ from refold.store.ports import (
 from refold.store.postgres.load import read_exact
 from refold.store.postgres.pool import SQL, Connection, Pool, transaction, translated
 from refold.store.postgres.pool import Row as SqlRow
-from refold.store.postgres.rows import DOCUMENT_COLUMNS, to_base, to_closed, to_entry, to_rejection
+from refold.store.postgres.rows import DOCUMENT_COLUMNS, key_of, to_base, to_closed, to_entry, to_rejection
 from refold.store.postgres.schema import MADE_BY, read_checkpoints
 
 _HEADS_AHEAD: Final = 10
@@ -99,7 +99,7 @@ def _head(row: SqlRow) -> Item:
 
 
 def _page(row: SqlRow) -> Item:
-    name = (row["namespace"], row["document"])
+    name = key_of(row)
     said = (row["last_sequence"], row["events"], row["ids"], row["identities"])
     try:
         base = to_base(row)
@@ -110,7 +110,7 @@ def _page(row: SqlRow) -> Item:
 
 
 def _entry(row: SqlRow) -> Item:
-    name = (row["namespace"], row["document"])
+    name = key_of(row)
     try:
         return StoredEntry(*name, to_entry(row))
     except DAMAGES as error:
@@ -187,7 +187,7 @@ class PostgresSchemaSwap:
         with translated():
             async with nullcontext() if is_held else view:
                 async for row in self._connection.cursor(sql, *bounds, prefetch=_ROWS_AHEAD):
-                    key, live, fresh = _key(row), _row(row, "live"), _row(row, "fresh")
+                    key, live, fresh = key_of(row), _row(row, "live"), _row(row, "fresh")
                     if live and row["live_lags"]:
                         live = live._replace(state_hash=await self._exact_hash(key))
                         if live == fresh and not row["differs"]:
@@ -256,10 +256,6 @@ class PostgresSchemaSwap:
     def _sql(self, name: str) -> str:
         """Replace the schemas' placeholders in a statement by their names, which are validated."""
         return _SCHEMAS.sub(lambda found: f'"{self._names[found[1]]}"', SQL[name])
-
-
-def _key(row: SqlRow) -> Key:
-    return row["namespace"], row["document"]
 
 
 def _row(row: SqlRow, side: str) -> Row | None:

@@ -27,6 +27,7 @@ from refold.store.postgres.rows import (
     columns_of,
     compress,
     document_row,
+    key_of,
     rejection_row,
     rows_of,
     to_entry,
@@ -204,7 +205,7 @@ async def _take_journal(connection: Connection, documents: Sequence[DocumentWrit
     taken: dict[Key, list[Entry]] = defaultdict(list)
     if keys:
         for row in await connection.fetch(SQL["take_journal"], *map(list, zip(*keys, strict=True))):
-            taken[row["namespace"], row["document"]].append(to_entry(row))
+            taken[key_of(row)].append(to_entry(row))
     if len(taken) != len(keys):
         raise StoreDamaged("the journal lacks a document's events", expected=len(keys), found=len(taken))
     for entries in taken.values():

@@ -26,7 +26,7 @@ from refold.store import (
 )
 from refold.store.postgres.load import find_first
 from refold.store.postgres.pool import SQL, Pool, Row
-from refold.store.postgres.rows import ROW_MISSING, to_entries, to_head, to_rejection, to_segment
+from refold.store.postgres.rows import ROW_MISSING, key_of, to_entries, to_head, to_rejection, to_segment
 
 LIST_BATCH_DOCUMENTS_MAX: Final = 256
 LIST_BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -174,7 +174,7 @@ def _beyond(segment: Segment, edge: int | None, *, is_descending: bool) -> Segme
 def _snapshot_at(row: Row, point: Point) -> Snapshot:
     if row["is_head"]:
         return to_head(row).snapshot
-    key = (row["namespace"], row["document"])
+    key = key_of(row)
     if row["base_sequence"] is None and row["events"] != row["unpaged_events"]:
         raise damaged(*key, "a page of its history is missing")
     with reading_stored(*key):

@@ -34,7 +34,7 @@ from refold.store import (
 from refold.store.postgres.history import LAST, is_name_like
 from refold.store.postgres.load import read_exact
 from refold.store.postgres.pool import SQL, STORE_COMMAND_SECONDS, Connection, Pool, Row
-from refold.store.postgres.rows import to_head
+from refold.store.postgres.rows import key_of, to_head
 from refold.store.postgres.schema import read_checkpoints
 
 STORE_SEARCHES_MAX: Final = 2
@@ -85,7 +85,7 @@ class PostgresLatest:
             return Page([], None)
         query = _Query((namespace, after, prefix, prefix + LAST), limit, where)
         rows, exact = await (self._list_all(query) if where is None else self._search(query, where))
-        heads = [exact.get(_key(row)) or to_head(row) for row in rows[:limit] if row["fits"]]
+        heads = [exact.get(key_of(row)) or to_head(row) for row in rows[:limit] if row["fits"]]
         return Page(heads, write_cursor(heads[-1].document) if len(rows) > len(heads) else None)
 
     async def list_names(self, namespace: str, *, prefix: str, limit: int, cursor: str | None) -> Names:
@@ -158,7 +158,7 @@ async def _list(
     rows = await connection.fetch(
         SQL["list_documents"], *query.within, *bounds, query.where, named or [], timeout=seconds
     )
-    lagging = [_key(row) for row in rows[: query.limit] if row["fits"] and row["state_version"] is not None]
+    lagging = [key_of(row) for row in rows[: query.limit] if row["fits"] and row["state_version"] is not None]
     return rows, await read_exact(connection, lagging)
 
 
@@ -220,10 +220,6 @@ def _bad_where(rule: str, where: str) -> Refused:
 
 def _consistent(connection: Connection) -> AbstractAsyncContextManager[object]:
     return connection.transaction(isolation="repeatable_read", readonly=True)
-
-
-def _key(row: Row) -> Key:
-    return row["namespace"], row["document"]
 
 
 class _Waiter(NamedTuple):

@@ -9,15 +9,15 @@ import asyncio
 from collections.abc import Sequence
 from itertools import chain
 
-from refold.core import history, json_text
+from refold.core import history
 from refold.core.dedup import admit, id_digest, recall, unpack_identities
-from refold.core.document import ABSENT, Document
+from refold.core.document import Document, from_canonical
 from refold.core.errors import FenceLost
 from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
 from refold.core.history import NEVER, Clock, Point, Segment
 from refold.store import Head, Key, damaged, reading_stored
 from refold.store.postgres.pool import SQL, Connection, Row
-from refold.store.postgres.rows import decompress, to_document, to_entry, to_head
+from refold.store.postgres.rows import decompress, key_of, to_document, to_entry, to_head
 
 
 async def read_exact(connection: Connection, keys: Sequence[Key]) -> dict[Key, Head]:
@@ -27,7 +27,7 @@ async def read_exact(connection: Connection, keys: Sequence[Key]) -> dict[Key, H
     rows = await connection.fetch(SQL["exact_documents"], *map(list, zip(*keys, strict=True)))
     heads = {}
     for row in rows:
-        heads[row["namespace"], row["document"]] = _exact_head(row)
+        heads[key_of(row)] = _exact_head(row)
         # Folding large documents takes time: other tasks run between two.
         await asyncio.sleep(0)
     return heads
@@ -53,7 +53,7 @@ async def load_documents(connection: Connection, keys: Sequence[Key]) -> list[Do
     if not keys:
         return []
     rows = await _load(connection, keys, has_states=True)
-    documents = {(row["namespace"], row["document"]): _with_window(row) for row in rows}
+    documents = {key_of(row): _with_window(row) for row in rows}
     await _load_lagging(connection, documents, rows)
     return list(documents.values())
 
@@ -75,13 +75,13 @@ async def _load(connection: Connection, keys: Sequence[Key], *, has_states: bool
 
 async def _load_lagging(connection: Connection, documents: dict[Key, Document], rows: list[Row]) -> None:
     """Add the states that rows lack. Only the lease's holder writes them, so a newer row means a lost lease."""
-    keys = [(row["namespace"], row["document"]) for row in rows if row["state_version"] is not None]
+    keys = [key_of(row) for row in rows if row["state_version"] is not None]
     for key, head in (await read_exact(connection, keys)).items():
         document, state = documents[key], head.snapshot.state
         if head.last_sequence != document.last_sequence:
             raise FenceLost("a document was written by another while it was loaded", document="/".join(key))
         with reading_stored(*key):
-            document.state = ABSENT if state is None else json_text.loads(state)
+            document.state = from_canonical(state)
 
 
 def _with_window(row: Row) -> Document:

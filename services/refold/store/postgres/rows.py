@@ -12,11 +12,11 @@ from typing import Any, Final
 
 from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError
 
-from refold.core import history, json_text
-from refold.core.document import ABSENT, Document, Kind, Status
+from refold.core import history
+from refold.core.document import KINDS, STATUSES, Document, from_canonical
 from refold.core.history import NEVER, Entry, Segment, Snapshot
 from refold.core.stream import Checkpoint, Record
-from refold.store import DocumentWrite, Head, Rejection, damaged, reading_stored
+from refold.store import DocumentWrite, Head, Key, Rejection, damaged, reading_stored
 from refold.store.postgres.pool import Row
 
 DOCUMENT_COLUMNS: Final = (
@@ -51,14 +51,17 @@ _NUMBERS: Final = DOCUMENT_COLUMNS[:-1]
 _numbers = attrgetter(*_NUMBERS)
 _COMPRESSOR: Final = ZstdCompressor(level=1)
 _DECOMPRESSOR: Final = ZstdDecompressor()
-_STATUSES: Final = tuple(Status)
-_KINDS: Final = tuple(Kind)
 _CHECKPOINT: Final = tuple(field.name for field in fields(Checkpoint) if field.name != "counts")
 _LINK: Final = ("partition", "chain", "chain_before", "last_sequence")
 _link = attrgetter(*_LINK)
 
 
 _SINCE: Final = ("version_sequence", "recorded_at", "occurred_at", "occurred_max")
+
+
+def key_of(row: Row) -> Key:
+    """Return the names of a row's document."""
+    return row["namespace"], row["document"]
 
 
 def document_row(write: DocumentWrite) -> tuple[object, ...]:
@@ -69,9 +72,9 @@ def document_row(write: DocumentWrite) -> tuple[object, ...]:
 def to_document(row: Row) -> Document:
     """Return a document without its dedup window. Raises `StoreDamaged`."""
     if row["version"] is None:
-        raise damaged(row["namespace"], row["document"], ROW_MISSING)
-    with reading_stored(row["namespace"], row["document"]):
-        state = ABSENT if row["state"] is None else json_text.loads(row["state"])
+        raise damaged(*key_of(row), ROW_MISSING)
+    with reading_stored(*key_of(row)):
+        state = from_canonical(row["state"])
     return Document(**{name: row[name] for name in _NUMBERS}, state=state)
 
 
@@ -115,12 +118,12 @@ def to_entries(row: Row) -> list[Entry]:
 def to_entry(row: Iterable[Any]) -> Entry:
     """Return a journal row's entry, given its columns in order."""
     _, _, sequence, time, recorded_at, occurred_at, version, status, kind, *rest = row
-    return Entry(sequence, time, recorded_at, occurred_at, version, _STATUSES[status], _KINDS[kind], *rest)
+    return Entry(sequence, time, recorded_at, occurred_at, version, STATUSES[status], KINDS[kind], *rest)
 
 
 def checkpoint_columns(checkpoints: Iterable[Checkpoint]) -> list[list[object]]:
     """Return one array a column, for `unnest`, of what differs between a shard's partitions."""
-    names = (*_LINK, *(status.name for status in _STATUSES))
+    names = (*_LINK, *(status.name for status in STATUSES))
     return columns_of(names, ((*_link(checkpoint), *checkpoint.counts) for checkpoint in checkpoints))
 
 
@@ -131,7 +134,7 @@ def columns_of(names: Sequence[str], rows: Iterable[tuple[object, ...]]) -> list
 
 def to_checkpoint(row: Row) -> Checkpoint:
     """Return a partition's checkpoint."""
-    counts = [row[status.name] for status in _STATUSES]
+    counts = [row[status.name] for status in STATUSES]
     return Checkpoint(**{name: row[name] for name in _CHECKPOINT}, counts=counts)
 
 
