@@ -1,4 +1,4 @@
-"""`python -m refold`: the same as the `refold` command. Nobody imports it."""
+"""Run the `refold` command by `python -m refold`."""
 
 from refold.cli import main
 

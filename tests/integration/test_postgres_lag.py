@@ -190,7 +190,7 @@ async def test_older_views_show_the_state_version_after_the_migration(postgres_d
     async with postgres_stores(postgres_dsn) as open_store:
         store = await open_store()
         assert (await store.head("shop", "old")).snapshot.state == b"7"
-        assert await store.flusher.lagging(after=("", ""), limit=9) == []
+        assert await store.flusher.outdated(after=("", ""), limit=9) == []
     found = await aside.fetchrow("SELECT document, version, state, state_version FROM refold_views.shop")
     assert tuple(found) == ("old", 4, "7", 4)
 

@@ -179,10 +179,10 @@ async def lagging(log, postgres_dsn):
 
 
 async def test_a_live_row_with_an_older_state_is_compared_by_its_exact_state(log, lagging, postgres_dsn):
-    assert ("n", "lags") in await lagging.flusher.lagging(after=("", ""), limit=99)
+    assert ("n", "lags") in await lagging.flusher.outdated(after=("", ""), limit=99)
     ended, found = await rebuilt(log, lagging, postgres_dsn)
     assert (ended.is_swapped, found) == (True, [])
-    assert await lagging.flusher.lagging(after=("", ""), limit=99) == []
+    assert await lagging.flusher.outdated(after=("", ""), limit=99) == []
     assert (await lagging.head("n", "lags")).snapshot.state == b'{"n":2}'
 
 

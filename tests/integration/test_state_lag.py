@@ -77,13 +77,13 @@ async def fill(site: Site, store: PostgresStore, numbers: range) -> None:
         await folded_to(store, last)
 
 
-async def lagging(store: PostgresStore) -> list[str]:
-    return [document for _, document in await store.flusher.lagging(after=("", ""), limit=99)]
+async def outdated(store: PostgresStore) -> list[str]:
+    return [document for _, document in await store.flusher.outdated(after=("", ""), limit=99)]
 
 
 async def nothing_lags(store: PostgresStore) -> None:
     async def looked() -> bool:
-        return not await lagging(store)
+        return not await outdated(store)
 
     await until(looked)
 
@@ -109,7 +109,7 @@ async def test_a_kill_loses_no_state_and_the_next_projector_flushes_them(site: S
         for begin in (0, 100):
             async with projector(site, **LARGE) as process:
                 await fill(site, store, range(begin, begin + 100))
-                assert await lagging(store) == ["large-1", "large-2"]
+                assert await outdated(store) == ["large-1", "large-2"]
                 await assert_exact(site, store)
                 await kill(process)
             await assert_exact(site, store)
@@ -122,10 +122,10 @@ async def test_a_stopped_projector_leaves_no_older_state(site: Site) -> None:
     async with store_of(site) as store:
         async with projector(site, **LARGE) as process:
             await fill(site, store, range(30))
-            assert await lagging(store) == ["large-1", "large-2"]
+            assert await outdated(store) == ["large-1", "large-2"]
             process.send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(process.wait(), 20) == 0
-        assert await lagging(store) == []
+        assert await outdated(store) == []
         await assert_exact(site, store)
 
 
@@ -140,7 +140,7 @@ async def test_a_changing_document_is_flushed_in_time_and_every_response_is_exac
             shown = await until(
                 lambda shown=shown: sql.fetchval(f"{SHOWN} AND ({SHOWN}) > $2", "large-1", shown)
             )
-            await until(lambda: lagging(store))
+            await until(lambda: outdated(store))
             answer = await through.client.get("/v1/n/large-1")
             version = answer.headers["Refold-Version"]
             again = await through.client.get(f"/v1/n/large-1?version={version}")

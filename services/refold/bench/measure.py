@@ -9,13 +9,10 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, cycle, islice
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import orjson
@@ -27,8 +24,7 @@ from refold.core.errors import RefoldError
 from refold.embedded.files import read_passwords
 from refold.log import Appended, EventLog, Publication
 from refold.wiring.log import open_log
-from refold.wiring.settings import load
-from refold.wiring.system import running_system
+from refold.wiring.system import System
 
 WRITERS: Final = (1, 8, 64)
 BATCH_SIZES: Final = (100, 1_000)
@@ -68,17 +64,10 @@ class Target:
     nats: str = field(repr=False)
 
 
-@asynccontextmanager
-async def temporary_system(durability: Literal["fsync", "os"]) -> AsyncIterator[Target]:
-    """Run a whole system in a temporary folder."""
-    with TemporaryDirectory(prefix="refold-bench-") as folder:
-        data = Path(folder)
-        settings = load(
-            data=data, http="127.0.0.1:0", nats_port=0, durability=durability, log_level="warning"
-        )
-        async with running_system(settings, lambda _: None) as system:
-            user = f"gateway:{read_passwords(data)['gateway']}"
-            yield Target(http=system.http, nats=f"nats://{user}@{urlsplit(system.nats).netloc}")
+def target_of(system: System) -> Target:
+    """Return the addresses of a system on this machine."""
+    user = f"gateway:{read_passwords(system.data)['gateway']}"
+    return Target(http=system.http, nats=f"nats://{user}@{urlsplit(system.nats).netloc}")
 
 
 async def append(target: Target, options: Options, figures: Figures) -> None:

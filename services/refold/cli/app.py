@@ -88,7 +88,7 @@ class PlainCommand(PlainTypes, TyperCommand):
         return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments; a version that stands alone gets a hint."""
+        """Parse the arguments; a version without its option gets a hint."""
         versions = [arg for arg in args if arg.isdecimal()]
         try:
             return super().parse_args(ctx, args)

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from refold.cli.options import JsonOption, make_command
 from refold.cli.output import json_line, print_table
-
-if TYPE_CHECKING:
-    pass
 
 DocumentsOption = Annotated[int, typer.Option("--documents", min=1, help="Number of documents.")]
 DocumentBytesOption = Annotated[int, typer.Option("--document-bytes", min=200, help="Size of a document.")]
@@ -102,8 +99,9 @@ async def travel(
 
 async def _run(measure: Callable[..., Coroutine[Any, Any, None]], run: Run, **amounts: Any) -> None:
     from refold.bench.figures import COLUMNS, Figures
-    from refold.bench.measure import Options, Target, temporary_system
+    from refold.bench.measure import Options, Target, target_of
     from refold.telemetry.logging import configure
+    from refold.wiring.system import temporary_system
 
     configure("error", service="bench")
     figures = Figures()
@@ -111,8 +109,9 @@ async def _run(measure: Callable[..., Coroutine[Any, Any, None]], run: Run, **am
     if run.url is not None:
         await measure(Target(http=run.url, nats=run.url), options, figures)
     else:
-        async with temporary_system(run.durability) as target:
-            await measure(target, options, figures)
+        flags = {"durability": run.durability, "log_level": "warning"}
+        async with temporary_system("bench", lambda _: None, **flags) as system:
+            await measure(target_of(system), options, figures)
     if run.json:
         json_line(figures.plain(options.numbers() | {"durability": run.durability}))
     else:

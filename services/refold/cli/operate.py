@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from refold.cli.options import DEFAULT_DATA, DataOption, Output, System, make_command
+from refold.cli.options import DataOption, Output, System, make_command
 from refold.cli.output import json_array, json_line, print_table, say
+from refold.embedded.files import DEFAULT_DATA, no_system, running_settings
 
 if TYPE_CHECKING:
     from refold.client import Namespace
@@ -47,8 +48,6 @@ def config(
     A running system has the settings that it was started with: --running prints them.
     """
     if is_running:
-        from refold.embedded.files import running_settings
-
         folder = data or DEFAULT_DATA
         rows, whose = running_settings(folder), f"the system that runs on {folder}"
     else:
@@ -121,8 +120,6 @@ log.command("create")(make_command(create))
 def _postgres_url(system: System) -> str:
     endpoints = system.endpoints()
     if "postgres" not in endpoints:
-        from refold.embedded.files import no_system
-
         raise no_system(system.data)
     return str(endpoints["postgres"])
 

@@ -1,6 +1,6 @@
 """Options that commands share, each declared once; where the system is; documents, times and JSON as arguments.
 
-Used by the command modules. A parameter whose type is a dataclass stands for the options in it (`make_command`).
+Used by the command modules. A parameter whose type is a dataclass becomes the options in it (`make_command`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, ge
 import typer
 
 from refold.core.errors import Refused
+from refold.embedded.files import DEFAULT_DATA, no_system, read_endpoints
 
 if TYPE_CHECKING:
     from refold.client import Refold
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
-DEFAULT_DATA: Final = Path(".refold")
 _OPENINGS: Final = frozenset('{["')
 _SCALARS: Final = frozenset({"true", "false", "null"})
 _NUMBER: Final = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
@@ -127,15 +127,11 @@ class System:
             return self.url
         endpoints = self.endpoints()
         if self.data is not None and not endpoints:
-            from refold.embedded.files import no_system
-
             raise no_system(self.data)
         return str(endpoints.get("http") or DEFAULT_URL)
 
     def endpoints(self) -> dict[str, Any]:
         """Return the addresses that the data folder's `refold up` wrote; none if it does not run."""
-        from refold.embedded.files import read_endpoints
-
         return read_endpoints(self.data or DEFAULT_DATA)
 
     def client(self) -> Refold:

@@ -18,7 +18,7 @@ from refold.core.stream import Route
 
 
 class Absent:
-    """The state of a document that is not there; JSON null is a state, this is not."""
+    """The type of `ABSENT`, the state of an absent document; JSON null is a state."""
 
     __slots__ = ()
 
@@ -36,8 +36,8 @@ class Document:
 
     `size` counts the state's canonical bytes. `occurred_max` is the running maximum of the effective events'
     occurred times. `events` counts the document's events of any outcome. `identities` is the id window,
-    oldest first (`refold.core.dedup`). `unpaged_events` and `unpaged_bytes` say what has come since the
-    last page was cut, `page_bytes` how large that page's closing snapshot was.
+    oldest first (`refold.core.dedup`). `unpaged_events` and `unpaged_bytes` count what came after the
+    last page was closed, `page_bytes` how large that page's closing snapshot was.
     """
 
     namespace: str
@@ -172,7 +172,7 @@ UNBOUNDED: Final = Limits(**dict.fromkeys(Limits.__dataclass_fields__, 2**62))
 
 
 class UndoLog:
-    """One event's changes to one state, and the way back."""
+    """One event's changes to one state, so that they can be undone."""
 
     __slots__ = ("_carried_bytes", "_limits", "_shifts", "_steps", "depth_max", "root", "size")
 

@@ -182,7 +182,7 @@ _JSON: Final = _headers_of("meta", "all_or_nothing", "txn")
 
 
 def read_headers(headers: bytes) -> dict[str, str]:
-    """Read `Content-Type`, `Refold-*` and `ce-*` by lower-case name; others are the transport's business."""
+    """Read `Content-Type`, `Refold-*` and `ce-*` by lower-case name; other headers belong to the transport."""
     ours: dict[str, str] = {}
     for line in headers.split(b"\r\n"):
         if not line:

@@ -118,7 +118,7 @@ class FoldState:
         recorded_at = self._next(record)
         sequence, time, subject, headers, body = record
         if headers:
-            # The broker's own lines are cut once, not by each reader of the author's.
+            # Remove the broker's own lines once, not in each reader.
             headers = author_headers(headers)
             record = tuple.__new__(Record, (sequence, time, subject, headers, body))
         is_system = where[1] == SYSTEM_NAMESPACE
@@ -163,7 +163,7 @@ class FoldState:
         )
 
     def _next(self, record: Record) -> int:
-        """Return the monotonic time of a record, which must be the next one and fall under rules that are known."""
+        """Return the monotonic time of a record, which must be the next one and have known rules."""
         sequence, time, *_ = record
         if self._rules is None:
             rules_of(self.fold_number, sequence)
@@ -179,7 +179,7 @@ class FoldState:
     def _follow(self, document: Document, folded: Folded) -> None:
         """Advance the fold number where a system event says so."""
         if folded.outcome.status.is_effective:
-            # The genesis and every later number say it in the same member.
+            # The genesis and the fold document state the number in the same member.
             self.fold_number = document.state["fold"]
             self._rules = RULES.get(self.fold_number)
 
@@ -200,7 +200,7 @@ def first_checkpoints(log_id: str) -> list[Checkpoint]:
 
 
 def entry_of(record: Record, folded: Folded, recorded_at: int, *, is_usual: bool) -> Entry:
-    """Put a record, its author's headers only, and what became of it together as what is kept.
+    """Make the entry of a folded record, which has its author's headers only.
 
     `is_usual`: its subject is the one that its document's events are stored under.
     """

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from refold.core import json_text
 from refold.core.envelope import envelope_of, open_envelope
-from refold.core.errors import BatchRefused, RefoldError, Refused, TimedOut
+from refold.core.errors import BatchRefused, RefoldError, Refused, TimedOut, raising_first
 from refold.core.event import check_event
 from refold.core.fold import EVENT_BYTES_MAX, NEWEST
 from refold.core.json_text import Json, shape_of
@@ -114,7 +114,7 @@ class BulkResponse(Response):
                 self._count_lines(-self._lines_count)
 
     async def _serve(self, send: Send) -> None:
-        try:
+        with raising_first():
             async with asyncio.TaskGroup() as stages:
                 reading = stages.create_task(self._read(), name="bulk-read")
                 ending = stages.create_task(self._end_reading(reading), name="bulk-end")
@@ -122,8 +122,6 @@ class BulkResponse(Response):
                 stages.create_task(self._answer(), name="bulk-answer")
                 await self._send(send)
                 ending.cancel()
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from group
 
     async def _read(self) -> None:
         splitter = LineSplitter(PAYLOAD_BYTES_MAX)

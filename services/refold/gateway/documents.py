@@ -1,6 +1,6 @@
 """The routes of documents: read and write one, list a namespace's, list the namespaces.
 
-Nothing is published that the fold would reject unseen. Part of `refold.gateway.app`.
+An event that the fold would reject on any document is refused before it is published. Part of `refold.gateway.app`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Bound the requests in flight: those in work, and those that wait, by client and in all.
 
 A request in work holds one of `requests_max` permits. While it waits (for the projection, for its outcome, for its own
-body) it returns the permit and counts as waiting, so that any number of slow requests leaves room for fast ones.
+body) it returns the permit and counts as waiting, so that slow requests do not block fast ones.
 Connections are bounded by the server (`refold.wiring.service`); probes are never counted.
 """
 

@@ -122,7 +122,7 @@ def split_of(fields: View) -> SplitWrite | None:
 
 
 def checked_body(fields: View) -> bytes:
-    """Return an event's body in canonical bytes. Raises `Refused` where the fold would reject it unseen."""
+    """Return an event's body in canonical bytes. Raises `Refused` where the fold would reject it on any document."""
     body = json_text.dumps(fields)
     decode(b"", body, NEWEST.limits, NEWEST.operations)
     return body

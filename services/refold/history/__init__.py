@@ -1,6 +1,6 @@
 """A document's past: states, changes, diffs, outcomes and rejections. Reads the store alone.
 
-The caller decides how much of the log must be folded before.
+Callers wait first until enough of the log is folded.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ class Notices(Protocol):
 async def read_until(
     log: EventLog, after_sequence: int, until_sequence: int | None
 ) -> AsyncGenerator[list[Record], None]:
-    """Read a log as `EventLog.read` does, up to a sequence that it has or will have; without one, read on for ever."""
+    """Read a log as `EventLog.read` does, up to a sequence that it has or will have; without one, without end."""
     if after_sequence == until_sequence:
         return
     async with aclosing(log.read(after_sequence)) as parts:

@@ -1,4 +1,4 @@
-"""Documents in memory, bounded in bytes; the least recently used are dropped first, but none that is not yet committed.
+"""Documents in memory, bounded in bytes; the least recently used are dropped first, but only committed ones.
 
 Used by the projector's loop alone.
 """

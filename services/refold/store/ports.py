@@ -130,7 +130,7 @@ class HistoryReader(Protocol):
 class StoredHead(NamedTuple):
     """A document's row: its columns (without state and dedup window), and its state's bytes.
 
-    `state_version` is the version that the state is of where that is an older one, else None.
+    `state_version` is the state's version where the state is older than the row, else None.
     """
 
     document: Document

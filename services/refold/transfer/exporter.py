@@ -14,7 +14,7 @@ from typing import Final, TypeAlias, TypeVar
 from refold.client import Change, Document, Refold, find_namespace
 from refold.core import json_text
 from refold.core.document import ABSENT
-from refold.core.errors import RefoldError, TimedOut
+from refold.core.errors import RefoldError, TimedOut, raising_first
 from refold.core.json_text import Json
 from refold.core.patch import apply_again
 from refold.core.timestamp import format_time, parse_time
@@ -159,7 +159,7 @@ class _Export:
 
     async def _write_versions(self) -> None:
         ahead: deque[tuple[str, AsyncIterator[Change], asyncio.Task[Change | None]]] = deque()
-        try:
+        with raising_first():
             async with asyncio.TaskGroup() as tasks:
                 async for document in self._refold.names(self._namespace):
                     changes = self._refold.history(self._namespace, document)
@@ -168,8 +168,6 @@ class _Export:
                         await self._write_history(*ahead.popleft())
                 while ahead:
                     await self._write_history(*ahead.popleft())
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from group
 
     async def _write_history(
         self, document: str, changes: AsyncIterator[Change], first: asyncio.Task[Change | None]

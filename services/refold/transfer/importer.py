@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar, cast
 from refold.client import Outcome, Refold, WriteOptions
 from refold.client.responses import FAILED
 from refold.core import json_text
-from refold.core.errors import Refused, ServiceUnavailable, TimedOut
+from refold.core.errors import Refused, ServiceUnavailable, TimedOut, raising_first
 from refold.core.stream import check_namespace
 from refold.transfer.files import LINE_BYTES_MAX, Line, LinesFile, parse_line
 from refold.transfer.planner import HeadCache, Planned, plan
@@ -303,11 +303,9 @@ async def _run_both(
     sending: Coroutine[Any, Any, list[Outcome]], planning: Coroutine[Any, Any, list[Planned] | None]
 ) -> tuple[list[Outcome], list[Planned] | None]:
     """Run both concurrently; the first failure cancels the other."""
-    try:
+    with raising_first():
         async with asyncio.TaskGroup() as tasks:
             sent, planned = tasks.create_task(sending), tasks.create_task(planning)
-    except ExceptionGroup as group:
-        raise group.exceptions[0] from group
     return sent.result(), planned.result()
 
 

@@ -15,7 +15,7 @@ from refold.client import Change, Refold
 from refold.core import json_text
 from refold.core.diff import diff
 from refold.core.document import ABSENT
-from refold.core.errors import DocumentAbsent, Refused
+from refold.core.errors import DocumentAbsent, Refused, raising_first
 from refold.core.fold import EVENT_BYTES_MAX, NEWEST
 from refold.core.json_text import Json
 from refold.core.split import split_write
@@ -240,12 +240,10 @@ class HeadCache:
             async with at_once:
                 self.put(document, *await self._load(document))
 
-        try:
+        with raising_first():
             async with asyncio.TaskGroup() as tasks:
                 for document in wanted - self._heads.keys():
                     tasks.create_task(load(document))
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from group
 
     def _remove(self, document: str) -> None:
         if document in self._heads:

@@ -10,18 +10,18 @@ import os
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from refold.audit import rebuild, verify
 from refold.audit.rebuild import ReplayShard
-from refold.core.errors import DataFolderInUse, Refused, StoreDamaged
+from refold.core.errors import DataFolderInUse, Refused, StoreDamaged, raising_first
 from refold.log import EventLog
 from refold.projector.loop import begin_replay, replay_loop
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.audit import PostgresSchemaSwap
+from refold.store.postgres.schema import name_to_keep
 from refold.wiring.log import make_embedded_log
 from refold.wiring.projector import bounds_of, state_lag_of
 from refold.wiring.servers import reach, servers_of
@@ -75,8 +75,7 @@ async def run_from_nothing(
         live, dsn = settings.postgres_schema, settings.required("postgres_url")
         into = into or f"{live}_rebuild"
         fresh = _fresh(settings, into)
-        # PostgreSQL allows 63 bytes.
-        kept = f"{live[:39]}_damaged_{datetime.now(UTC):%Y%m%d_%H%M%S}"
+        kept = name_to_keep(live, "damaged")
         async with PostgresSchemaSwap.open(dsn, live=live, fresh=into, keep_as=kept) as swap:
             # What an earlier rebuild has left is continued, unless it is damaged.
             try:
@@ -150,14 +149,12 @@ async def replay_in_processes(settings: Settings, shards: Sequence[ReplayShard],
     """Fold all shards of the settings' schema up to a sequence. Raises `ChildFailed`, which ends the others too."""
     cache = max(CACHE_BYTES_MIN, settings.cache_bytes_max // len(shards))
     flags = handed_on(settings, cache_bytes_max=cache)
-    try:
+    with raising_first():
         async with asyncio.TaskGroup() as tasks:
             for shard in shards:
                 tasks.create_task(
                     _replay_in_process(flags, shard, until_sequence), name=f"shard {shard.name}"
                 )
-    except ExceptionGroup as group:
-        raise group.exceptions[0] from group
 
 
 async def _replay_in_process(flags: dict[str, object], shard: ReplayShard, until_sequence: int) -> None:

@@ -1,4 +1,4 @@
-"""Record this machine's vital signs in a system in a temporary folder. Used by `refold demo`."""
+"""Record this machine's vital signs in a running system. Used by `refold demo`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import asyncio
 import platform
 import re
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import Final
 
 import psutil
@@ -19,10 +17,6 @@ import psutil
 from refold.client import Refold
 from refold.core.diff import diff
 from refold.core.json_text import Json
-from refold.telemetry.logging import configure
-from refold.wiring.settings import load
-from refold.wiring.supervise import Say
-from refold.wiring.system import System, running_system
 
 NAMESPACE: Final = "machine"
 ACTOR: Final = "refold-demo"
@@ -49,16 +43,6 @@ class Recording:
     def wait_seconds(self) -> float:
         """The median of the waits."""
         return median(self.waits or [0.0])
-
-
-@asynccontextmanager
-async def temporary_system(say: Say) -> AsyncIterator[System]:
-    """Run a whole system in a temporary folder, on free ports."""
-    configure("error", service="demo")
-    with TemporaryDirectory(prefix="refold-demo-") as folder:
-        settings = load(data=Path(folder), http="127.0.0.1:0", nats_port=0)
-        async with running_system(settings, say) as system:
-            yield system
 
 
 async def record(refold: Refold, seconds: float, listen: Callable[[Recording], None]) -> Recording:

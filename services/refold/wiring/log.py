@@ -11,10 +11,10 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from refold.core.errors import LogDiffers, LogError, LogHole, LogMissing, StoreDamaged, StoreError
@@ -62,16 +62,23 @@ async def _connected(url: str, name: str) -> AsyncIterator[Client]:
 
 
 @asynccontextmanager
-async def _opened(url: str, dsn: str, schema: str) -> AsyncIterator[tuple[JetStreamLog, PostgresStore]]:
-    log = await open_log(url, "refold-start")
-    try:
-        store = await PostgresStore.open(dsn, schema=schema, readers_max=2)
-        try:
-            yield log, store
-        finally:
-            await store.close()
-    finally:
-        await log.close()
+async def open_both(
+    url: str, dsn: str, name: str, **options: Any
+) -> AsyncIterator[tuple[JetStreamLog, PostgresStore]]:
+    """Open an existing log and its projection; `options` are those of `PostgresStore.open`."""
+    async with AsyncExitStack() as stack:
+        log = await open_log(url, f"refold-{name}")
+        stack.push_async_callback(log.close)
+        store = await PostgresStore.open(dsn, **options)
+        stack.push_async_callback(store.close)
+        yield log, store
+
+
+def _open_servers(
+    servers: Servers, schema: str
+) -> AbstractAsyncContextManager[tuple[JetStreamLog, PostgresStore]]:
+    url, dsn = servers.nats.url("projector"), servers.postgres.dsn
+    return open_both(url, dsn, "start", schema=schema, readers_max=2)
 
 
 async def make_log(
@@ -103,7 +110,7 @@ async def make_embedded_log(servers: Servers, schema: str) -> str:
         log_id = await make_log(nats.url("administrator"), marker=marker, traces=traces)
         # A projection that cannot be read is reported by the projector.
         with suppress(StoreError):
-            async with _opened(nats.url("projector"), dsn, schema) as (log, store):
+            async with _open_servers(servers, schema) as (log, store):
                 if checkpoints := await store.checkpoints():
                     await check_log(log, checkpoints)
     except (LogMissing, LogHole, LogDiffers) as error:
@@ -129,7 +136,7 @@ def _with_findings(error: LogError, nats: NatsServer) -> LogError:
 async def refuse_damaged(servers: Servers, schema: str, log_id: str) -> None:
     """Raise `StoreDamaged` if tables or rows of the projection are missing; services report other errors."""
     try:
-        async with _opened(servers.nats.url("projector"), servers.postgres.dsn, schema) as (log, store):
+        async with _open_servers(servers, schema) as (log, store):
             await check_documents(log, store, await store.bind(log_id))
     except StoreDamaged as error:
         run = f"refold rebuild --from-nothing --data {servers.folder.path}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from refold.core.errors import ServiceUnavailable
+from refold.core.errors import ServiceUnavailable, raising_first
 from refold.embedded.files import SECRETS, no_system, read_endpoints, read_passwords
 from refold.embedded.folder import DataFolder, open_folder
 from refold.embedded.nats import Durability, NatsServer, start_nats
@@ -56,13 +56,10 @@ async def running_servers(
             stack.push_async_callback(server.stop)
             return server
 
-        try:
+        with raising_first():
             async with asyncio.TaskGroup() as tasks:
                 nats = tasks.create_task(started(start_nats(folder, port=nats_port, sync=durability)))
                 postgres = tasks.create_task(started(start_postgres(folder, port=postgres_port)))
-        except ExceptionGroup as group:
-            # The first failure is the cause; the other start was only cancelled.
-            raise group.exceptions[0] from None
         yield Servers(folder=folder, nats=nats.result(), postgres=postgres.result())
 
 

@@ -14,8 +14,8 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self, TypeVar
@@ -33,7 +33,7 @@ from refold.gateway import IDLE_SECONDS
 from refold.log.jetstream import JetStreamLog
 from refold.store.postgres import PostgresStore
 from refold.telemetry.logging import configure, get_logger
-from refold.wiring.log import open_log
+from refold.wiring.log import open_both
 from refold.wiring.settings import Settings, environment_without, load, split_address, unknown_variables
 
 COLLECT_AFTER: Final = (50_000, 20, 100)
@@ -135,18 +135,12 @@ def start(service: str, run: Callable[[Settings], Coroutine[Any, Any, None]], **
         sys.exit(1)
 
 
-@asynccontextmanager
-async def opened(
+def opened(
     settings: Settings, name: str, **options: Any
-) -> AsyncIterator[tuple[JetStreamLog, PostgresStore]]:
+) -> AbstractAsyncContextManager[tuple[JetStreamLog, PostgresStore]]:
     """Open log and projection; `options` are those of `PostgresStore.open`."""
-    async with AsyncExitStack() as stack:
-        log = await open_log(settings.required("nats_url"), f"refold-{name}")
-        stack.push_async_callback(log.close)
-        dsn, schema = settings.required("postgres_url"), settings.postgres_schema
-        store = await PostgresStore.open(dsn, schema=schema, **options)
-        stack.push_async_callback(store.close)
-        yield log, store
+    url, dsn = settings.required("nats_url"), settings.required("postgres_url")
+    return open_both(url, dsn, name, schema=settings.postgres_schema, **options)
 
 
 def run_folding(work: Coroutine[Any, Any, Result]) -> Result:

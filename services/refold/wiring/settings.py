@@ -127,7 +127,7 @@ class Settings(BaseSettings):
     state_lag_bytes: int = Field(STATE_LAG_BYTES, ge=0)
     """A larger document is not written to its row with every commit; reads are exact all the same."""
     state_lag_seconds: float = Field(STATE_LAG_SECONDS, ge=0, le=3_600)
-    """How long the row of such a document may lag, which only SQL sees; 0 = never."""
+    """How long the row of such a document may hold an older state, which only SQL sees; 0 = never."""
     wait_seconds: float = Field(5.0, ge=0, le=300)
     """How long a write waits for its outcome when it does not say."""
     stale_reads: bool = False

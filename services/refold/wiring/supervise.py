@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from refold.core.errors import ChildFailed, EmbeddedError
+from refold.core.errors import ChildFailed, EmbeddedError, raising_first
 from refold.embedded.nats import NatsServer, space_bytes
 from refold.embedded.postgres import PostgresServer
 from refold.embedded.process import START_SECONDS, Process, http_get
@@ -154,14 +154,12 @@ def _meaning(code: int) -> str:
 @asynccontextmanager
 async def kept(parts: Sequence[Part], say: Say) -> AsyncIterator[None]:
     """Keep the parts running as long as the block runs. Raises what ends one of them for good."""
-    try:
+    with raising_first():
         async with asyncio.TaskGroup() as tasks:
             keeping = [tasks.create_task(part.keep(say), name=part.name) for part in parts]
             yield
             for task in keeping:
                 task.cancel()
-    except ExceptionGroup as group:
-        raise group.exceptions[0] from group
 
 
 async def service_fault(host: str, port: int) -> Fault | None:

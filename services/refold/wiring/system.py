@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import orjson
@@ -25,7 +26,7 @@ from refold.telemetry.logging import configure
 from refold.wiring.log import make_embedded_log, refuse_damaged
 from refold.wiring.servers import Servers, running_servers
 from refold.wiring.service import Listener, hand_work, start_process, stop_on_signals
-from refold.wiring.settings import Settings, described, handed_on
+from refold.wiring.settings import Settings, described, handed_on, load
 from refold.wiring.supervise import Part, Say, kept, nats_fault, postgres_fault, service_fault
 
 LOOK_SECONDS: Final = 0.05
@@ -39,8 +40,9 @@ PROBE_SECONDS: Final = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """A system that is ready. `postgres` is its address without the password."""
+    """A system that is ready, on a data folder. `postgres` is its address without the password."""
 
+    data: Path
     http: str
     nats: str
     postgres: str
@@ -123,7 +125,18 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
             http = f"http://{gateway.address}"
             urls = {"http": http, "probe": f"http://{projector.address}", **servers.addresses}
             write_endpoints(servers.folder.path, urls, described(settings))
-            yield System(http=http, nats=servers.nats.address, postgres=servers.postgres.address)
+            addresses = {"nats": servers.nats.address, "postgres": servers.postgres.address}
+            yield System(data=servers.folder.path, http=http, **addresses)
+
+
+@asynccontextmanager
+async def temporary_system(service: str, say: Say, **flags: Any) -> AsyncIterator[System]:
+    """Run a whole system in a temporary folder, on free ports; `flags` are further settings."""
+    configure("error", service=service)
+    with TemporaryDirectory(prefix=f"refold-{service}-") as folder:
+        settings = load(data=Path(folder), http="127.0.0.1:0", nats_port=0, **flags)
+        async with running_system(settings, say) as system:
+            yield system
 
 
 def _flags(

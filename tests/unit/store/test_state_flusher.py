@@ -32,7 +32,7 @@ class Flusher(StateFlusher):
         super().__init__(None, None, StateLag(**bounds), clock)
         self.written: list[Key] = []
 
-    async def lagging(self, *, after: Key = ("", ""), limit: int = 1) -> list[Key]:
+    async def outdated(self, *, after: Key = ("", ""), limit: int = 1) -> list[Key]:
         return [KEY][:limit] if after < KEY else []
 
     async def write(self, namespace: str, document: str) -> None:

@@ -188,7 +188,7 @@ class PostgresSchemaSwap:
             async with nullcontext() if is_held else view:
                 async for row in self._connection.cursor(sql, *bounds, prefetch=_ROWS_AHEAD):
                     key, live, fresh = key_of(row), _row(row, "live"), _row(row, "fresh")
-                    if live and row["live_lags"]:
+                    if live and row["is_live_outdated"]:
                         live = live._replace(state_hash=await self._exact_hash(key))
                         if live == fresh and not row["differs"]:
                             continue

@@ -1,6 +1,6 @@
 """Large states, written less often than their documents change: rewriting a TOASTed value dominates a commit.
 
-A row's state is of `state_version` where that is set; reads fold what is missing, here. The projector asks
+A row whose `state_version` is set has the state of that older version; reads fold the changes since. The projector asks
 `StateFlusher` which states a commit carries, and calls `flush` for those that no commit has written in time.
 """
 
@@ -71,7 +71,7 @@ class StateFlusher:
     async def flush(self, *, is_final: bool = False) -> None:
         """Write the states that are due; all, if this is the last call. Raises `FenceLost` without the lease."""
         after = _BEFORE_ALL
-        while keys := await self.lagging(after=after, limit=_KEYS_MAX):
+        while keys := await self.outdated(after=after, limit=_KEYS_MAX):
             for key in keys:
                 if is_final or self._is_older(key, _FLUSHED_AFTER):
                     await self.write(*key)
@@ -80,11 +80,11 @@ class StateFlusher:
                         self._remember(key)
             after = keys[-1]
 
-    async def lagging(self, *, after: Key = _BEFORE_ALL, limit: int = _KEYS_MAX) -> list[Key]:
+    async def outdated(self, *, after: Key = _BEFORE_ALL, limit: int = _KEYS_MAX) -> list[Key]:
         """List documents whose row's state is older than the row, in order, after a name."""
         async with self._pool.lend() as connection:
             return [
-                (row[0], row[1]) for row in await connection.fetch(SQL["lagging_documents"], *after, limit)
+                (row[0], row[1]) for row in await connection.fetch(SQL["outdated_documents"], *after, limit)
             ]
 
     async def write(self, namespace: str, document: str) -> None:

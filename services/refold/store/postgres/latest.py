@@ -55,7 +55,7 @@ READ_STATEMENTS_MAX: Final = 2
 _ANY_BYTES: Final = 2**31 - 1
 _OUT_OF_MEMORY: Final = "53200"
 _BAD_PATH: Final = ("22", "42", "54", "0A")
-"""SQLSTATEs that begin so: the path does not parse, asks for what Postgres has not, or nests too deep."""
+"""SQLSTATEs that begin so: the path does not parse, uses what Postgres lacks, or nests too deeply."""
 
 
 class PostgresLatest:
@@ -158,8 +158,10 @@ async def _list(
     rows = await connection.fetch(
         SQL["list_documents"], *query.within, *bounds, query.where, named or [], timeout=seconds
     )
-    lagging = [key_of(row) for row in rows[: query.limit] if row["fits"] and row["state_version"] is not None]
-    return rows, await read_exact(connection, lagging)
+    outdated = [
+        key_of(row) for row in rows[: query.limit] if row["fits"] and row["state_version"] is not None
+    ]
+    return rows, await read_exact(connection, outdated)
 
 
 class _Search:
@@ -178,7 +180,7 @@ class _Search:
         if not await self._connection.fetchval(SQL["is_predicate"], self._where):
             rule = "not a predicate, which is true or false: $.total > 10, exists($.total)"
             raise _bad_where(rule, self._where)
-        named = await self._match_lagging()
+        named = await self._match_outdated()
         found = await self._list(named)
         # Documents with U+0000 have no jsonb. In a full page, only those before its end can belong to it.
         rows, limit = found[0], self._query.limit
@@ -194,12 +196,12 @@ class _Search:
         await self._limit_statements()
         return await _list(self._connection, self._query, named, self._command_seconds)
 
-    async def _match_lagging(self) -> list[str]:
+    async def _match_outdated(self) -> list[str]:
         """List the documents whose state is older than their row and whose exact state matches: folded one by one."""
         connection, named = self._connection, []
         try:
             async with asyncio.timeout_at(self._ends_at):
-                for row in await connection.fetch(SQL["list_lagging"], *self._query.within):
+                for row in await connection.fetch(SQL["list_outdated"], *self._query.within):
                     key = (self._query.within[0], row["document"])
                     state = (await read_exact(connection, [key]))[key].snapshot.state
                     if await connection.fetchval(SQL["match_state"], state, self._where):

@@ -54,7 +54,7 @@ async def load_documents(connection: Connection, keys: Sequence[Key]) -> list[Do
         return []
     rows = await _load(connection, keys, has_states=True)
     documents = {key_of(row): _with_window(row) for row in rows}
-    await _load_lagging(connection, documents, rows)
+    await _load_outdated(connection, documents, rows)
     return list(documents.values())
 
 
@@ -73,7 +73,7 @@ async def _load(connection: Connection, keys: Sequence[Key], *, has_states: bool
     return await connection.fetch(SQL["load_documents"], *names, ID_WINDOW_IDS, ID_WINDOW_EVENTS, has_states)
 
 
-async def _load_lagging(connection: Connection, documents: dict[Key, Document], rows: list[Row]) -> None:
+async def _load_outdated(connection: Connection, documents: dict[Key, Document], rows: list[Row]) -> None:
     """Add the states that rows lack. Only the lease's holder writes them, so a newer row means a lost lease."""
     keys = [key_of(row) for row in rows if row["state_version"] is not None]
     for key, head in (await read_exact(connection, keys)).items():

@@ -59,10 +59,10 @@ _DAMAGED: Final = ("XX001", "XX002", "58P01", "42P01", "42703", "42883")
 """SQLSTATEs of corrupt data, a corrupt index, a missing file, an undefined table, column or function."""
 
 _RELATION: Final = re.compile(r'relation "(?:\w+\.)?(\w+)"')
-_AWAY: Final = ("08", "28", "3D", "40", "53", "55", "57P", "25006")
-"""SQLSTATEs that begin so: the server is away, full up, read-only or asks to try again."""
+_UNAVAILABLE: Final = ("08", "28", "3D", "40", "53", "55", "57P", "25006")
+"""SQLSTATEs that begin so: the server is unreachable, overloaded, read-only or asks to try again."""
 
-_GONE: Final = ("08", "57P")
+_LOST: Final = ("08", "57P")
 """SQLSTATEs that begin so: the connection is lost, or ended by the server at any point, after the commit too."""
 
 _NEVER_REPLACED: Final = 2**63
@@ -77,7 +77,7 @@ _COMMITS: Final = {
     "synchronous_commit": "off",
     # Planning a commit's one statement costs more than running it, and the lengths of its arrays change nothing.
     "plan_cache_mode": "force_generic_plan",
-    # A machine that vanished must not hold the lease for the usual two hours.
+    # A machine that vanished must not hold the lease for the default of two hours.
     "tcp_keepalives_idle": "15",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
@@ -238,7 +238,7 @@ async def single_statement(connection: Connection) -> AsyncIterator[None]:
         with translated():
             yield
     except StoreUnavailable as error:
-        if not str(error.facts.get("sqlstate", "08")).startswith(_GONE):
+        if not str(error.facts.get("sqlstate", "08")).startswith(_LOST):
             raise
         connection.terminate()
         raise StoreUnavailable("a commit was not answered", is_unknown=True, **error.facts) from error
@@ -266,7 +266,7 @@ def _as_store_error(error: Exception) -> StoreError | TimedOut:
             named = _RELATION.search(str(error))
             table = {"table": named[1]} if named else {}
             return StoreDamaged(cause=str(error), sqlstate=sqlstate, **table)
-        kind = StoreUnavailable if sqlstate.startswith(_AWAY) else StoreError
+        kind = StoreUnavailable if sqlstate.startswith(_UNAVAILABLE) else StoreError
         return kind(cause=str(error), sqlstate=sqlstate)
     if isinstance(error, asyncpg.DataError):
         return StoreError("Postgres cannot take a value", cause=str(error))

@@ -364,7 +364,7 @@ LEFT JOIN LATERAL (
     WHERE o.base_version > d.state_version
 ) AS p ON true
 
--- name: lagging_documents
+-- name: outdated_documents
 SELECT namespace, document
 FROM documents
 WHERE (namespace, document) > ($1, $2) AND state_version IS NOT NULL
@@ -437,7 +437,7 @@ ORDER BY l.document
 -- name: count_documents
 SELECT coalesce(sum(documents), 0)::bigint FROM namespaces WHERE namespace = $1
 
--- name: list_lagging
+-- name: list_outdated
 SELECT d.document
 FROM documents AS d
 WHERE d.namespace = $1 AND d.document > $2 AND d.document >= $3 AND d.document < $4 AND d.state_version IS NOT NULL
@@ -581,7 +581,7 @@ SELECT set_config('lock_timeout', $1, true)
 -- its row and still to be compared. A fresh state that is older than its row differs. The names live, fresh and former are
 -- replaced by those of the schemas.
 SELECT
-    namespace, document, l.state_version IS NOT NULL AS live_lags,
+    namespace, document, l.state_version IS NOT NULL AS is_live_outdated,
     (
         l.version, l.last_sequence, l.version_sequence, l.recorded_at, l.occurred_at, l.occurred_max,
         l.last_recorded_at, l.events, l.size, NULL::bigint

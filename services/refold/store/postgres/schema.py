@@ -135,13 +135,18 @@ async def bound_log(dsn: str, schema: str) -> str | None:
 
 async def put_aside(dsn: str, schema: str) -> str | None:
     """Rename a schema with its content; return the new name, or None where there is no such schema."""
-    kept = f"{schema[:39]}_lost_{datetime.now(UTC):%Y%m%d_%H%M%S}"
+    kept = name_to_keep(schema, "lost")
     async with Pool(dsn, schema, 1).connected() as connection:
         with translated():
             if not await connection.fetchval(SQL["find_schema"], schema):
                 return None
             await connection.execute(f'ALTER SCHEMA "{schema}" RENAME TO "{kept}"')
             return kept
+
+
+def name_to_keep(schema: str, why: str) -> str:
+    """Return a name under which a schema is kept, by its fault and the time; PostgreSQL allows 63 bytes."""
+    return f"{schema[:39]}_{why}_{datetime.now(UTC):%Y%m%d_%H%M%S}"
 
 
 async def read_checkpoints(connection: Connection) -> list[Checkpoint]:

@@ -127,7 +127,7 @@ async def test_a_document_that_is_deleted_and_created_again_meanwhile_is_exact(s
     scribe.publish("a", {"delete": True})
     await store.commit(scribe.commit())
     assert await rows(store) == {"a": (None, None)}
-    assert await store.flusher.lagging(after=FIRST, limit=9) == []
+    assert await store.flusher.outdated(after=FIRST, limit=9) == []
     await assert_exact(store, scribe)
 
 
@@ -154,7 +154,7 @@ async def test_documents_with_older_states_are_listed_in_order_and_in_pages(stor
         scribe.put("x", value, namespace="elsewhere")
         await store.commit(scribe.commit(lagging=[*names, "x"]))
     found, after = [], FIRST
-    while keys := await store.flusher.lagging(after=after, limit=3):
+    while keys := await store.flusher.outdated(after=after, limit=3):
         assert len(keys) <= 3
         found += keys
         after = keys[-1]
@@ -171,7 +171,7 @@ async def test_a_flush_writes_the_state_of_the_row_and_nothing_else(store, scrib
         await store.flusher.write(NAMESPACE, "a")
         await store.flusher.write(NAMESPACE, "never")
     assert await rows(store) == {"a": (b'{"value":3}', None), "b": (b'{"value":1}', 1)}
-    assert await store.flusher.lagging(after=FIRST, limit=9) == [(NAMESPACE, "b")]
+    assert await store.flusher.outdated(after=FIRST, limit=9) == [(NAMESPACE, "b")]
     assert await store.checkpoints() == checkpoints
     await assert_exact(store, scribe)
     scribe.publish("a", {"merge": {"more": 1}})
