@@ -130,7 +130,6 @@ async def test_info_returns_the_end_and_the_time_of_the_log(log: EventLog) -> No
     await append(log, event(), event())
     after = await log.info()
     assert after.last_sequence == before.last_sequence + 2
-    assert after.size_bytes > before.size_bytes
     assert before.time <= after.time
     assert abs(after.time - time.time_ns()) < 60 * NANOSECONDS
 
@@ -428,13 +427,13 @@ async def test_a_notice_reaches_its_listeners_until_they_stop(make: Maker) -> No
     exact: list[bytes] = []
     stop = await notices.listen("change.shop.*", lambda subject, body: received.append((subject, body)))
     await notices.listen("change.shop.a", lambda _, body: exact.append(body))
-    await notices.send("change.shop.a", b"1")
-    await notices.send("change.shop.b", b"")
-    await notices.send("change.shop", b"no")
-    await notices.send("change.shop.a.b", b"no")
+    await notices.send_all([("change.shop.a", b"1")])
+    await notices.send_all([("change.shop.b", b"")])
+    await notices.send_all([("change.shop", b"no")])
+    await notices.send_all([("change.shop.a.b", b"no")])
     await notices.flush()
     stop()
-    await notices.send("change.shop.a", b"2")
+    await notices.send_all([("change.shop.a", b"2")])
     await notices.flush()
     assert received == [("change.shop.a", b"1"), ("change.shop.b", b"")]
     assert exact == [b"1", b"2"]
@@ -445,7 +444,7 @@ async def test_a_wildcard_receives_all_subjects_below(make: Maker) -> None:
     received: list[str] = []
     await notices.listen("change.>", lambda subject, _: received.append(subject))
     for subject in ("change", "change.a", "change.a.b.c", "changes.a"):
-        await notices.send(subject, b"")
+        await notices.send_all([(subject, b"")])
     await notices.flush()
     assert received == ["change.a", "change.a.b.c"]
 
@@ -456,7 +455,7 @@ async def test_a_thousand_notices_arrive_in_order(make: Maker) -> None:
     await notices.listen("change.a", lambda _, body: received.append(body))
     bodies = [b"%d" % number + b"x" * 2000 for number in range(1000)]
     for body in bodies:
-        await notices.send("change.a", body)
+        await notices.send_all([("change.a", body)])
     await notices.flush()
     assert received == bodies
 
@@ -466,9 +465,9 @@ async def test_notices_sent_together_arrive_in_order_with_others(make: Maker) ->
     received: list[tuple[str, bytes]] = []
     await notices.listen("change.>", lambda subject, body: received.append((subject, body)))
     messages = [(f"change.{number % 7}", b"%d" % number + b"x" * 200) for number in range(3000)]
-    await notices.send("change.before", b"")
+    await notices.send_all([("change.before", b"")])
     await notices.send_all(messages)
     await notices.send_all([])
-    await notices.send("change.after", b"")
+    await notices.send_all([("change.after", b"")])
     await notices.flush()
     assert received == [("change.before", b""), *messages, ("change.after", b"")]

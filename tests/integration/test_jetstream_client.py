@@ -134,9 +134,9 @@ async def test_a_message_over_the_payload_limit_does_not_end_the_client(broker: 
     assert await client.request("echo", b"here") == (b"", b"here")
     notices = JetStreamNotices(client)
     with pytest.raises(Refused):
-        await notices.send("too.large", b"x" * (2 * 1024 * 1024 + 1))
+        await notices.send_all([("too.large", b"x" * (2 * 1024 * 1024 + 1))])
     with pytest.raises(Refused):
-        await notices.send("a b\r\nPUB c 0", b"")
+        await notices.send_all([("a b\r\nPUB c 0", b"")])
     assert await client.request("echo", b"still") == (b"", b"still")
 
 
@@ -380,18 +380,18 @@ async def test_notices_sent_while_disconnected_are_lost_and_later_ones_are_not(b
     received: list[bytes] = []
     await listener.listen("news", lambda _, body: received.append(body))
     await listener.flush()
-    await notices.send("news", b"1")
+    await notices.send_all([("news", b"1")])
     await until(lambda: received == [b"1"])
     broker.kill()
     await until(lambda: not client.is_connected)
-    await notices.send("news", b"lost")
+    await notices.send_all([("news", b"lost")])
     with pytest.raises(LogUnavailable):
         await notices.flush()
     await broker.start()
     async with asyncio.timeout(WAIT_SECONDS):
         await client.wait_connected()
         await other.wait_connected()
-    await notices.send("news", b"2")
+    await notices.send_all([("news", b"2")])
     await until(lambda: received == [b"1", b"2"])
 
 
@@ -415,7 +415,7 @@ async def test_a_failing_listener_does_not_affect_others(broker: Broker) -> None
 
     await notices.listen("news", fail)
     await notices.listen("news", lambda _, body: received.append(body))
-    await notices.send("news", b"1")
+    await notices.send_all([("news", b"1")])
     await notices.flush()
     assert received == [b"1"]
     assert client.reconnects == 0

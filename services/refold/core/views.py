@@ -9,8 +9,10 @@ from typing import Any
 
 from refold.core import json_text
 from refold.core.document import First, Status
+from refold.core.fold_state import Step
 from refold.core.history import Entry
 from refold.core.json_text import Json
+from refold.core.stream import Route
 from refold.core.timestamp import format_time
 
 
@@ -26,6 +28,13 @@ def outcome_view(
     if first is not None:
         view["first"] = _facts(first)
     return view
+
+
+def step_view(where: Route, step: Step) -> dict[str, Json]:
+    """Return the outcome of an event that was just folded."""
+    folded = step.folded
+    event_id, first = folded.event_id, folded.outcome.first
+    return outcome_view(where.namespace, where.document, step.entry, event_id=event_id, first=first)
 
 
 def unroutable_view(sequence: int, recorded_at: int, reason: str, detail: str) -> dict[str, Json]:

@@ -19,7 +19,7 @@ from refold.core.stream import PARTITIONS, Route, parse_shard
 from refold.core.timestamp import TIME_MIN_NANOSECONDS, format_time
 from refold.gateway.inflight import Waiters, deadline_in, waiting
 from refold.gateway.responses import Problem
-from refold.log import EventLog
+from refold.log import EventLog, change_subject
 from refold.store import Head, Key
 from refold.store.ports import SnapshotStore
 from refold.telemetry.logging import get_logger
@@ -241,7 +241,7 @@ class Consistency:
     @asynccontextmanager
     async def _watching(self, key: Key) -> AsyncIterator[_Watched]:
         """Subscribe to a document's changes, once for all that wait for it."""
-        subject = f"change.{key[0]}.{key[1]}"
+        subject = change_subject(*key)
         watched = self._watched.setdefault(subject, _Watched())
         watched.users_count += 1
         self._watchers_count += 1

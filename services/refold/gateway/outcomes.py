@@ -23,7 +23,7 @@ from refold.core.errors import FenceLost, LogError, StoreError
 from refold.core.fold_state import FoldState
 from refold.core.json_text import Json
 from refold.core.stream import PARTITIONS, SYSTEM_NAMESPACE, Record, Route
-from refold.core.views import outcome_view
+from refold.core.views import step_view
 from refold.gateway.consistency import NOTICE_WAIT_SECONDS, Consistency, notice_in
 from refold.gateway.inflight import deadline_in
 from refold.log import EventLog
@@ -227,8 +227,6 @@ class EarlyOutcomes:
             step = fold_state.fold(record, where, document)
             if record.sequence in left:
                 left.remove(record.sequence)
-                key = (where.namespace, where.document)
-                self._consistency.note_answer(key, record.sequence)
-                event_id, first = step.folded.event_id, step.folded.outcome.first
-                self._outcomes.resolve(outcome_view(*key, step.entry, event_id=event_id, first=first))
+                self._consistency.note_answer((where.namespace, where.document), record.sequence)
+                self._outcomes.resolve(step_view(where, step))
         return True

@@ -21,6 +21,12 @@ PROGRESS_SUBJECT: Final = "refold.progress"
 CONTROL_SUBJECT: Final = "refold.control.projector"
 """The projector replies to requests on this subject with its state."""
 
+
+def change_subject(namespace: str, document: str) -> str:
+    """Return the subject on which a document's changes are published."""
+    return f"change.{namespace}.{document}"
+
+
 PAYLOAD_BYTES_MAX: Final = 2 * 1024 * 1024
 """The broker's `max_payload`: a larger message makes it close the connection."""
 
@@ -78,7 +84,6 @@ class LogInfo:
     first_sequence: int
     last_sequence: int
     time: int
-    size_bytes: int
 
 
 class EventLog(Protocol):
@@ -127,9 +132,6 @@ class EventLog(Protocol):
 
 class Notices(Protocol):
     """Messages that are delivered at most once: outcomes to their authors, changes and progress to subscribers."""
-
-    async def send(self, subject: str, body: bytes) -> None:
-        """Send one message; it may be lost."""
 
     async def send_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """Send messages, given as subject and body, in their order; each may be lost."""

@@ -54,7 +54,6 @@ class MemoryLog:
             first_sequence=1,
             last_sequence=len(self._records),
             time=self._now(),
-            size_bytes=self._size_bytes,
         )
 
     async def append(self, publication: Publication) -> Acknowledgement:
@@ -133,14 +132,11 @@ class MemoryNotices:
     def __init__(self) -> None:
         self._listeners: list[tuple[list[str], Callable[[str, bytes], None]]] = []
 
-    async def send(self, subject: str, body: bytes) -> None:
-        for pattern, handle in tuple(self._listeners):
-            if _matches(pattern, subject.split(".")):
-                handle(subject, body)
-
     async def send_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
         for subject, body in messages:
-            await self.send(subject, body)
+            for pattern, handle in tuple(self._listeners):
+                if _matches(pattern, subject.split(".")):
+                    handle(subject, body)
 
     async def flush(self) -> None:
         """Do nothing: what was sent has been handled."""

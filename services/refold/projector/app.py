@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, make_asgi_app
 
 from refold.core import json_text
 from refold.log import CONTROL_SUBJECT
-from refold.projector.supervisor import Stage, Supervisor
+from refold.projector.supervisor import FOLDING, Supervisor
 
 
 def create_service(
@@ -32,7 +32,7 @@ def create_service(
 
     @get
     async def readyz(_: Any) -> AsgiResponse:
-        return _json(200 if supervisor.stage in {Stage.working, Stage.standby} else 503, view_of(supervisor))
+        return _json(200 if supervisor.stage in FOLDING else 503, view_of(supervisor))
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:

@@ -10,13 +10,12 @@ from typing import Final
 from refold.core import json_text, views
 from refold.core.envelope import reply_subject
 from refold.core.event import Event
-from refold.core.fold.rules import Folded
 from refold.core.fold_state import Step
 from refold.core.history import Entry, operations_of
 from refold.core.json_text import Json
 from refold.core.stream import Route
 from refold.core.timestamp import format_time
-from refold.log import PAYLOAD_BYTES_MAX, PROGRESS_SUBJECT
+from refold.log import PAYLOAD_BYTES_MAX, PROGRESS_SUBJECT, change_subject
 from refold.store import Rejection
 
 NOTICE_BYTES_MAX: Final = PAYLOAD_BYTES_MAX - 64 * 1024
@@ -28,7 +27,7 @@ def reply_notice(where: Route, step: Step) -> tuple[str, bytes] | None:
     subject = reply_subject(step.entry.headers)
     if subject is None:
         return None
-    return subject, json_text.dumps(outcome_view(where.namespace, where.document, step.entry, step.folded))
+    return subject, json_text.dumps(views.step_view(where, step))
 
 
 def refusal_notice(rejection: Rejection, headers: bytes) -> tuple[str, bytes] | None:
@@ -53,7 +52,7 @@ def change_notice(where: Route, step: Step) -> tuple[str, bytes] | None:
     body = json_text.dumps(view)
     if len(body) > NOTICE_BYTES_MAX:
         body = json_text.dumps(view | {"patch": None})
-    return f"change.{where.namespace}.{where.document}", body
+    return change_subject(where.namespace, where.document), body
 
 
 def progress_notice(shard: str, started_at: int, committed_sequence: int) -> tuple[str, bytes]:
@@ -63,12 +62,6 @@ def progress_notice(shard: str, started_at: int, committed_sequence: int) -> tup
     """
     view: Json = {"sequence": committed_sequence, "shard": shard, "epoch": format_time(started_at)}
     return PROGRESS_SUBJECT, json_text.dumps(view)
-
-
-def outcome_view(namespace: str, document: str, entry: Entry, folded: Folded) -> dict[str, Json]:
-    """Show an outcome as its author gets it."""
-    first = folded.outcome.first
-    return views.outcome_view(namespace, document, entry, event_id=folded.event_id, first=first)
 
 
 def _patch_of(event: Event | None, entry: Entry) -> list[Json]:

@@ -57,6 +57,10 @@ class Stage(Enum):
     stopped = "stopped"
 
 
+FOLDING: Final = frozenset({Stage.working, Stage.standby})
+"""Events are folded, by this projector or by the one that holds the lease."""
+
+
 def lease_of(partitions: range) -> str:
     """Name the lease of a shard; that of all partitions has no name."""
     return "" if len(partitions) == PARTITIONS else f"{partitions[0]}-{partitions[-1]}"

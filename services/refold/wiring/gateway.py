@@ -28,6 +28,7 @@ from refold.gateway.readiness import Readiness
 from refold.history import History
 from refold.log import CONTROL_SUBJECT, PROGRESS_SUBJECT
 from refold.log.jetstream import JetStreamLog, JetStreamNotices
+from refold.projector.supervisor import FOLDING
 from refold.store.postgres import PostgresStore
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import GatewayMetrics
@@ -37,7 +38,6 @@ from refold.wiring.settings import Settings, parts_of
 REPLY_SUBJECT: Final = "refold.reply.gateway"
 READY_WAIT_SECONDS: Final = 1.0
 """A starting gateway listens at the latest after this, even if the projection has not caught up by then."""
-FOLDING_STAGES: Final = frozenset({"working", "standby"})
 
 
 async def run(settings: Settings) -> None:
@@ -128,7 +128,7 @@ def _checks(log: JetStreamLog, store: PostgresStore) -> dict[str, Callable[[], A
         if reply.has_no_responders:
             raise ServiceUnavailable("no projector is running: start one with `refold projector`")
         answer = json_text.loads(reply.payload)
-        if answer["stage"] not in FOLDING_STAGES:
+        if answer["stage"] not in {stage.value for stage in FOLDING}:
             raise ServiceUnavailable(f"the projector is {answer['stage']}: {answer['error']}")
 
     return {"nats": log.info, "postgres": store.ping, "projector": projector}

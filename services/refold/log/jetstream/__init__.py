@@ -74,7 +74,6 @@ class JetStreamLog:
             first_sequence=state["first_seq"],
             last_sequence=state["last_seq"],
             time=parse_rfc3339(info["ts"], "ts"),
-            size_bytes=state["bytes"],
         )
 
     async def append(self, publication: Publication) -> Acknowledgement:
@@ -107,12 +106,8 @@ class JetStreamNotices:
         """Use a connected client."""
         self._client = client
 
-    async def send(self, subject: str, body: bytes) -> None:
-        """Send one message. Raises `Refused` for one that would break the connection."""
-        await self.send_all([(subject, body)])
-
     async def send_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        """Send messages in their order. Raises `Refused`: that message and those after it are not sent."""
+        """Send messages in their order. Raises `Refused` for one that would break the connection, and sends none after it."""
         frames: list[bytes] = []
         size_bytes = 0
         try:
