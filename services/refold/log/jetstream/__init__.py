@@ -107,7 +107,7 @@ class JetStreamNotices:
         self._client = client
 
     async def send_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        """Send messages in their order. Raises `Refused` for one that would break the connection, and sends none after it."""
+        """Send messages in their order, up to one that would break the connection, for which it raises `Refused`."""
         frames: list[bytes] = []
         size_bytes = 0
         try:
