@@ -74,7 +74,6 @@ class ReplayCheck:
     """Fold one document's stored events again, and compare its rows with the result."""
 
     def __init__(self, key: Key, fold_number_at: Callable[[int], int]) -> None:
-        """Begin before the document's first event."""
         self.key = key
         self._where = Route.of(*key)
         self._usual_subject = self._where.subject

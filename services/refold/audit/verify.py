@@ -250,7 +250,6 @@ class LogDigest:
     """
 
     def __init__(self, log_id: str, wants: Callable[[Route], bool]) -> None:
-        """Begin before the first event."""
         self._fold_state = FoldState(first_checkpoints(log_id))
         self._wants = wants
         self._system: dict[str, Document] = {}

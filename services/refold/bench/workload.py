@@ -54,7 +54,6 @@ class Workload:
         is_counted: bool = False,
         prefix: str = "d",
     ) -> None:
-        """Start before the first event."""
         self.documents = documents
         self._members = max(1, (document_bytes - 100) // (MEMBER_BYTES + 10))
         self._random = random.Random(seed)  # noqa: S311 - the same work each time, no secret.

@@ -103,7 +103,6 @@ class LazyGroup(PlainTypes, TyperGroup):
     """A group that knows its commands by summary and loads the one that is used."""
 
     def __init__(self, **attributes: Any) -> None:
-        """Add a stub for each command."""
         super().__init__(**attributes)
         for name, entry in COMMANDS.items():
             self.add_command(TyperCommand(name, help=entry.summary, rich_help_panel=entry.panel))

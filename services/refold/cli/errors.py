@@ -61,7 +61,6 @@ def complain(error: RefoldError) -> None:
 
 
 def exit_code(error: RefoldError) -> int:
-    """Return the exit code of an error."""
     if isinstance(error, _UNREACHED):
         return UNREACHED
     if isinstance(error, Refused) and error.reason in _USAGE_REASONS:

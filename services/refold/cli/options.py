@@ -36,7 +36,6 @@ class Target(NamedTuple):
     document: str
 
     def __str__(self) -> str:
-        """Return it as it is given."""
         return f"{self.namespace}/{self.document}"
 
 

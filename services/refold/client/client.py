@@ -269,7 +269,6 @@ class Refold(AbstractAsyncContextManager["Refold"]):
         await self._transport.close()
 
     async def __aexit__(self, *_: object) -> None:
-        """Close the connections."""
         await self.close()
 
     async def _write(

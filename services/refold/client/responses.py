@@ -72,7 +72,6 @@ class OutcomeError(RefoldError):
     """A write has no effect; `outcome` says why."""
 
     def __init__(self, message: str, *, outcome: Outcome) -> None:
-        """Keep the outcome."""
         super().__init__(message)
         self.outcome = outcome
 

@@ -102,7 +102,6 @@ class Refold(AbstractContextManager["Refold"]):
         self.runner.close()
 
     def __exit__(self, *_: object) -> None:
-        """Close the connections."""
         self.close()
 
 

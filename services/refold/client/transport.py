@@ -53,7 +53,6 @@ class Backoff:
     """The time left for one write, and the growing pauses between its tries."""
 
     def __init__(self, seconds: float) -> None:
-        """Start now."""
         self._deadline = asyncio.get_running_loop().time() + seconds
         self._pause_seconds = RETRY_PAUSE_SECONDS
 

@@ -23,7 +23,6 @@ class Absent:
     __slots__ = ()
 
     def __repr__(self) -> str:
-        """Show the constant's name."""
         return "ABSENT"
 
 

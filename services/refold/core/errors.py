@@ -21,13 +21,11 @@ class RefoldError(Exception):
         cls.code = code or cls.code
 
     def __init__(self, message: str | None = None, **facts: object) -> None:
-        """Keep the facts as attributes."""
         self.message = message or (type(self).__doc__ or "").strip()
         self.facts = facts
         super().__init__(self.message)
 
     def __str__(self) -> str:
-        """Return the message and the facts."""
         facts = ", ".join(f"{name}={value!r}" for name, value in self.facts.items())
         return f"{self.message} ({facts})" if facts else self.message
 
@@ -43,7 +41,6 @@ class Refused(RefoldError, code="refused"):
         self.shape = shape
 
     def __str__(self) -> str:
-        """Return the field, the rule and the shape."""
         where = f"{self.field}: " if self.field else ""
         got = f" (got {self.shape})" if self.shape else ""
         return f"{where}{self.message}{got}"

@@ -69,11 +69,9 @@ class DataFolder:
             os.close(self._locks.pop())
 
     def __enter__(self) -> Self:
-        """Use it in a `with` block."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Release it."""
         self.close()
 
 
@@ -81,7 +79,6 @@ class FolderMarker:
     """A `LogMarker` in the data folder, outside of the log's own storage."""
 
     def __init__(self, folder: Path) -> None:
-        """Use a data folder."""
         self._path = folder / _LOG_MARKER
 
     async def read(self) -> str | None:

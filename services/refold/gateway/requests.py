@@ -53,7 +53,6 @@ def document_name(request: Request) -> tuple[str, str]:
 
 
 def path_sequence(request: Request) -> int:
-    """Return the sequence in the path."""
     text: str = request.path_params["sequence"]
     if not _INTEGER.fullmatch(text) or not 0 <= int(text) <= VERSION_MAX:
         raise Problem(422, "bad_parameter", f"sequence: {_INTEGER_RULE}", field="sequence")

@@ -58,7 +58,6 @@ class Problem(Exception):
         }
 
     def response(self) -> Response:
-        """Return the response."""
         return Response(orjson.dumps(self.view()), self.status, self.headers, PROBLEM)
 
 
@@ -81,7 +80,6 @@ def shown(facts: Mapping[str, object]) -> dict[str, Json]:
 
 
 def json_response(value: Json, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Return a response with a value."""
     return Response(orjson.dumps(value), status, headers, JSON)
 
 

@@ -51,7 +51,6 @@ class History:
     """Answer from what is folded."""
 
     def __init__(self, store: HistoryReader) -> None:
-        """Use this store."""
         self._store = store
 
     async def snapshot(self, namespace: str, document: str, point: Point) -> Snapshot:

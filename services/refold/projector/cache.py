@@ -22,7 +22,6 @@ class DocumentCache:
     """Documents by key, oldest use first."""
 
     def __init__(self, bytes_max: int) -> None:
-        """Hold about this many bytes of memory."""
         self._bytes_max = bytes_max
         self._documents: dict[Key, Document] = {}
         self._costs: dict[Key, int] = {}

@@ -74,7 +74,6 @@ class ShardLoop:
     """
 
     def __init__(self, ports: Ports, bounds: Bounds, shard: FoldState) -> None:
-        """Begin at the shard's checkpoints."""
         self._ports = ports
         self._bounds = bounds
         self._shard = shard

@@ -18,7 +18,6 @@ class ProjectorMetrics:
     """Metrics of a projector: outcomes, lag, size and duration of commits."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        """Register the metrics."""
         counts = partial(Histogram, buckets=_COUNTS, registry=registry)
         self.events_folded = Counter(
             "refold_events_folded_total", "Events folded, by outcome.", ["outcome"], registry=registry
@@ -40,7 +39,6 @@ class GatewayMetrics:
     """Metrics of a gateway: duration of appends, and of requests by route (the template, not the path)."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        """Register the metrics."""
         seconds = partial(Histogram, buckets=_SECONDS, registry=registry)
         self.append_seconds = seconds("refold_append_seconds", "Time until an append is durable.")
         labels = ["route", "method", "status"]

@@ -80,7 +80,6 @@ class VersionLines:
     """Turn one document's changes into the line of each version."""
 
     def __init__(self, document: str) -> None:
-        """Start before the first version."""
         self._document = document
         self._version = 0
         self._state: Json = ABSENT

@@ -186,7 +186,6 @@ class HeadCache:
     """
 
     def __init__(self, refold: Refold, namespace: str, file_digest: str) -> None:
-        """Start empty."""
         self._refold = refold
         self._namespace = namespace
         self._file_digest = file_digest
@@ -199,7 +198,6 @@ class HeadCache:
         """Documents of which a line with a version was refused: its successors are refused, too."""
 
     def __getitem__(self, document: str) -> Head:
-        """Return a loaded head."""
         return self._heads[document]
 
     def state(self, document: str) -> Json:

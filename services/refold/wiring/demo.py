@@ -82,7 +82,6 @@ class Vitals:
     """Reads the vital signs; rates are measured since the previous look."""
 
     def __init__(self) -> None:
-        """Start the rates."""
         self._looks = 0
         self._disks = _disks()
         self._processes: Json = {}

@@ -103,7 +103,6 @@ class JetStreamNotices:
     """The `Notices` over one connection; what is sent while it is lost is lost, too."""
 
     def __init__(self, client: Client) -> None:
-        """Use a connected client."""
         self._client = client
 
     async def send_all(self, messages: Sequence[tuple[str, bytes]]) -> None:

@@ -35,7 +35,6 @@ class ApiError(LogUnavailable):
     """The broker's API refused a request."""
 
     def __init__(self, message: str, *, code: int, description: str) -> None:
-        """Keep the broker's error code."""
         super().__init__(message, reason=f"{description} ({code})")
         self.broker_code = code
 

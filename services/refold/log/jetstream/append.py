@@ -50,7 +50,6 @@ class Appender:
     """
 
     def __init__(self, client: Client, *, acknowledge_seconds: float = ACKNOWLEDGE_SECONDS) -> None:
-        """Begin with nothing in flight."""
         self._client = client
         self._acknowledge_seconds = acknowledge_seconds
         self._places = Semaphore(APPENDS_MAX)
@@ -281,7 +280,6 @@ class BatchCost:
     _BATCH_SECONDS: Final = BATCH_EVENTS_MIN * (_SINGLE_SECONDS - _EVENT_SECONDS)
 
     def __init__(self) -> None:
-        """Begin with the initial estimates."""
         self._single_seconds = self._SINGLE_SECONDS
         self._batch_seconds = self._BATCH_SECONDS
         self._acknowledged_at = 0.0

@@ -108,7 +108,6 @@ class LogReader:
     """The position of one reader, across the consumers that it uses one after the other."""
 
     def __init__(self, client: Client, after_sequence: int) -> None:
-        """Begin after a sequence."""
         self.last_sequence = after_sequence
         self._client = client
         self._retry_seconds = RETRY_SECONDS

@@ -183,7 +183,6 @@ class KeyValueMarker:
     """A `LogMarker` in a key-value bucket of the same broker: `nats kv get refold log` shows it."""
 
     def __init__(self, client: Client, *, replicas: int = 1) -> None:
-        """Use the administrator's connection."""
         self._client = client
         self._replicas = replicas
 

@@ -64,7 +64,6 @@ class PostgresLatest:
     capabilities = Capabilities(depth=Depth.full, has_where=True)
 
     def __init__(self, pool: Pool, *, where_seconds: float) -> None:
-        """Read through this pool."""
         self._pool = pool
         self._heads = HeadReader(pool)
         self._where_seconds = where_seconds
@@ -236,7 +235,6 @@ class HeadReader:
     """
 
     def __init__(self, pool: Pool) -> None:
-        """Read through this pool."""
         self._pool = pool
         self._sql = SQL["heads"]
         self._waiting: list[_Waiter] = []

@@ -88,7 +88,6 @@ class Pool:
     """Connections for reading, at most `size` at once."""
 
     def __init__(self, dsn: str, schema: str, size: int) -> None:
-        """Connect nothing yet."""
         self._dsn = dsn
         self._settings = _settings(schema)
         self._size = size
