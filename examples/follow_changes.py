@@ -29,7 +29,7 @@ async def main(url: str) -> None:
 def change_in(body: bytes) -> dict | None:
     """Return the change; None for anything else."""
     # The publisher of an event may name any subject for the broker's acknowledgement, also this one:
-    # `{"stream": "STATE", "seq": 7}` can come here, or an error without a body.
+    # `{"stream": "STATE", "seq": 7}` can arrive here, or an error without a body.
     try:
         change = json.loads(body)
     except ValueError:

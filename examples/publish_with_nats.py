@@ -12,7 +12,7 @@ import nats
 
 
 async def main(url: str) -> None:
-    """Publish one patch; the broker's answer says it is durable, the outcome says what it did."""
+    """Publish one patch. The broker's acknowledgement means that it is durable; the outcome shows its effect."""
     client = await nats.connect(url)
     outcomes = client.new_inbox()
     heard = await client.subscribe(outcomes, max_msgs=1)

@@ -10,7 +10,7 @@ from refold.client import Refold
 
 
 async def main(url: str) -> None:
-    """Go through an order's life."""
+    """Write, change and read one order."""
     async with Refold(url) as refold:
         await refold.put("acme", "order-1", {"items": ["pen"], "total": 10}, type="order.made", actor="ada")
         await refold.patch("acme", "order-1", [{"op": "add", "path": "/items/-", "value": "ink"}])

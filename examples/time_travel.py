@@ -17,7 +17,7 @@ HISTORY = [
 
 
 async def main(url: str) -> None:
-    """Record what happened long ago, then ask what was when."""
+    """Record past events, then read the state at earlier times."""
     async with Refold(url) as refold:
         for day, state in HISTORY:
             await refold.put("kernel", "linux", state, occurred_at=f"{day}T00:00:00Z")

@@ -17,7 +17,7 @@ __all__ = ["api", "fresh_nats", "nats_server", "nats_urls", "postgres_dsn", "pos
 settings.register_profile("refold", deadline=None, print_blob=True)
 settings.load_profile("refold")
 
-# A shell starts what it runs in the background deaf to Ctrl-C; what tests start and interrupt must hear it.
+# A shell starts background processes with SIGINT ignored; the processes that tests interrupt must receive it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -1,6 +1,6 @@
-"""Prints what the services need of pyproject.toml's dependencies: all but the embedded servers' wheels.
+"""Prints the dependencies of pyproject.toml that the services need: all but the embedded servers' wheels.
 
-Run by the Dockerfile, so that the list stands once.
+Run by the Dockerfile, so that the list is kept in one place.
 """
 
 import sys

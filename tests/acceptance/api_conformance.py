@@ -1,4 +1,4 @@
-"""Holds a whole system to its OpenAPI document, for as long as one likes: schemathesis, every check on.
+"""Tests a whole system against its OpenAPI document: schemathesis with every check enabled.
 
 A command of its own: `PYTHONPATH=tests python tests/acceptance/api_conformance.py [--examples N] [--seed N]
 [--url URL]`. Without `--url` it starts a system in a temporary folder.
@@ -19,7 +19,7 @@ from support.up import Up
 
 @contextmanager
 def system(url: str | None) -> Iterator[str]:
-    """Give the address of the system named, else of one that ends with the run."""
+    """Yield the given address, or that of a temporary system."""
     if url is not None:
         yield url
         return

@@ -25,7 +25,7 @@ WRITERS = 4
 
 
 async def main(rounds: int) -> int:
-    """Kill, start again, kill the next; then hold the log and the projection against what was acknowledged."""
+    """Kill and restart the servers in turn; then compare the log and the projection with the acknowledged writes."""
     with tempfile.TemporaryDirectory() as name, await open_folder(Path(name) / "postgres") as folder:
         postgres = await start_postgres(folder)
         try:
@@ -38,7 +38,7 @@ async def main(rounds: int) -> int:
 
 
 async def soak(cluster: Clustered, rounds: int) -> list[int]:
-    """Write all the while; kill the leader in every other round, else the next in turn."""
+    """Write continuously; kill the leader in every other round, otherwise the next server in turn."""
     numbers, is_over = count(), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         for _ in range(WRITERS):
@@ -56,13 +56,13 @@ async def soak(cluster: Clustered, rounds: int) -> list[int]:
 
 
 async def write(cluster: Clustered, numbers: count[int], is_over: asyncio.Event) -> None:
-    """Write until it is over."""
+    """Write until stopped."""
     while not is_over.is_set():
         await cluster.write(next(numbers))
 
 
 async def kill_and_mend(cluster: Clustered, killed: Delivered, number: int) -> None:
-    """Kill one, see writes go on without it, start it again, wait until it has all."""
+    """Kill one server, check that writes continue, restart it and wait until it has caught up."""
     is_leader, before = killed is await cluster.leader(), len(cluster.acknowledged)
     killed.kill()
     begun = time.monotonic()
@@ -78,7 +78,7 @@ async def kill_and_mend(cluster: Clustered, killed: Delivered, number: int) -> N
 
 
 async def two_down(cluster: Clustered) -> None:
-    """With one server of three nothing is acknowledged; with two again, it is."""
+    """Check that one server of three acknowledges nothing, and that two do again."""
     away = cluster.servers[:2]
     for server in away:
         server.kill()

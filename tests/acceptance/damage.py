@@ -52,7 +52,7 @@ States = dict[str, list[object]]
 
 @dataclass
 class Seen:
-    """What one case has shown."""
+    """The result of one case."""
 
     case: str
     when: list[str] = field(default_factory=list)
@@ -108,7 +108,7 @@ def make_base(folder: Path) -> States:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a folder with its owners."""
+    """Copy a folder with its file owners."""
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target, symlinks=True)
     for path in (source, *source.rglob("*")):
@@ -192,7 +192,7 @@ def at_rest(folder: Path, files: dict[str, str]) -> Iterator[tuple[str, Callable
             )
 
 
-# --- What is seen --------------------------------------------------------------------------------
+# --- Observations --------------------------------------------------------------------------------
 
 
 def blocks(data: Path) -> dict[str, str]:
@@ -202,7 +202,7 @@ def blocks(data: Path) -> dict[str, str]:
 
 
 def hold_log(seen: Seen, data: Path, before: dict[str, str]) -> None:
-    """Compare the blocks with what was there after the damage and before the start."""
+    """Compare the blocks with those after the damage and before the start."""
     kept = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (data / "nats/damaged").rglob("*.blk")}
     after = blocks(data)
     changed = [name for name, digest in before.items() if after.get(name) != digest]
@@ -248,7 +248,7 @@ def _note(seen: Seen, when: str, said: str) -> None:
 
 
 def prove(seen: Seen, up: Up) -> None:
-    """Ask `readyz` and `verify`."""
+    """Run `readyz` and `verify`."""
     ready = httpx.get(f"{up.url}/readyz", timeout=30)
     if ready.status_code != 200:
         _note(seen, "readyz", ready.text)
@@ -258,7 +258,7 @@ def prove(seen: Seen, up: Up) -> None:
 
 
 def start(seen: Seen, data: Path) -> Up | None:
-    """Start the system; None where it ends by itself or says that it waits for what only a person can mend."""
+    """Start the system; return None if it exits by itself or waits for a manual repair."""
     up = Up(data, *FLAGS)
     until(
         lambda: (data / "endpoints.json").exists() or up.process.poll() is not None or MEND in up.said(),
@@ -274,7 +274,7 @@ def start(seen: Seen, data: Path) -> Up | None:
 
 
 def way_back(seen: Seen, data: Path, states: States) -> None:
-    """Make the projection anew from the log, and read everything."""
+    """Rebuild the projection from the log, and read everything."""
     rebuilt = run_refold("rebuild", "--from-nothing", "--data", str(data))
     if rebuilt.returncode:
         seen.back = f"rebuild --from-nothing: {(rebuilt.stdout + rebuilt.stderr).strip()[:150]}"

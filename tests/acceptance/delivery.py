@@ -37,17 +37,17 @@ class Containers:
         return run(*self._compose, *arguments)
 
     def inspect(self, service: str) -> dict[str, Any]:
-        """Tell all about a service's container."""
+        """Inspect a service's container."""
         number = self.compose("ps", "--quiet", service).strip()
         found: dict[str, Any] = json.loads(run("docker", "inspect", number))[0]
         return found
 
     def kill(self, service: str) -> None:
-        """End its first process: `docker kill` would keep the engine from starting it again."""
+        """Kill its first process: after `docker kill` the engine would not restart it."""
         os.kill(self.inspect(service)["State"]["Pid"], signal.SIGKILL)
 
     def until_healthy(self, *services: str) -> float:
-        """Wait until their health checks say so; return the seconds it took."""
+        """Wait until all health checks pass; return the seconds it took."""
         begun = time.monotonic()
         for service in services:
             while (state := self.inspect(service)["State"]).get("Health", {}).get("Status") != "healthy":
@@ -76,7 +76,7 @@ class Writer(threading.Thread):
                 self._put(client, f"d{number % 50}", number)
 
     def end(self) -> None:
-        """Write no more."""
+        """Stop writing."""
         self._ended.set()
         self.join()
 
@@ -94,7 +94,7 @@ class Writer(threading.Thread):
 
 
 def main() -> int:
-    """Bring it up, kill each part while it is written to, and hold the end against what was acknowledged."""
+    """Start it, kill each container under load, and compare the result with the acknowledged writes."""
     options = arguments()
     containers, url = Containers(options.compose), f"http://{options.gateway}"
     if not (TOP / "infra/docker/secrets").exists():
@@ -114,7 +114,7 @@ def main() -> int:
 
 
 def killed(containers: Containers, url: str, rounds: int) -> list[str]:
-    """Kill every service as often as asked, and return the documents that lack an acknowledged write."""
+    """Kill every service `rounds` times; return the documents that lack an acknowledged write."""
     writer = Writer(url)
     writer.start()
     for number in range(rounds):
@@ -161,7 +161,7 @@ def arguments() -> argparse.Namespace:
 
 
 def run(*command: str) -> str:
-    """Run a command to its end and return what it said."""
+    """Run a command and return its output."""
     done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)}: {done.stdout}{done.stderr}")

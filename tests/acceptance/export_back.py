@@ -50,7 +50,7 @@ class Place:
     namespace: str
 
     async def names(self) -> list[str]:
-        """Name every document that ever was."""
+        """List every document that ever had a version."""
         return [name async for name in self.refold.names(self.namespace)]
 
     def changes(self, document: str) -> AsyncIterator[Change]:
@@ -111,7 +111,7 @@ class Ran:
 
 
 def run(*arguments: str) -> Ran:
-    """Run a command of ours to its end."""
+    """Run a `refold` command and wait for it."""
     begun = time.monotonic()
     with tempfile.TemporaryFile() as said:
         command = [sys.executable, "-m", "refold", *arguments, "--json"]
@@ -126,7 +126,7 @@ def run(*arguments: str) -> Ran:
 
 
 def export_back(file: Path, folder: Path, url: str, into: str) -> Report:
-    """Do all of it, and say how long each took."""
+    """Run all steps, and report how long each took."""
     first, second = f"first-{uuid4().hex[:8]}", f"second-{uuid4().hex[:8]}"
     exported = folder / "exported.jsonl.zst"
     imported = run("import", first, str(file), "--url", url)

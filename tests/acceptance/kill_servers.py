@@ -1,4 +1,4 @@
-"""Imports a real history while NATS and Postgres are killed again and again; then holds everything against the log.
+"""Imports a real history while NATS and PostgreSQL are killed repeatedly; then compares everything with the log.
 
 A command of its own: `PYTHONPATH=tests python tests/acceptance/kill_servers.py [--lines N] [--kills N] [FILE]`.
 """
@@ -54,7 +54,7 @@ MOMENT_SECONDS: Final = 0.5
 
 @dataclass(slots=True, kw_only=True)
 class Report:
-    """What happened, and what is not as it must be."""
+    """What happened, and the differences found."""
 
     restart_seconds: dict[str, list[float]] = field(default_factory=dict)
     services_ended: list[str] = field(default_factory=list)
@@ -73,7 +73,7 @@ class Report:
 
 
 async def soak(file: Path, folder: Path, given: argparse.Namespace) -> Report:
-    """Run it all, and return what was found."""
+    """Run everything, and return the result."""
     changes = changes_of(file)
     print(f"{len(changes):,} changes of {file.name}, {given.kills} kills of each server, seed {given.seed}")
     async with running_servers(folder / "data") as servers:
@@ -120,11 +120,11 @@ async def _import(
 
 
 def _kills(given: argparse.Namespace, expected_events: int) -> list[tuple[str, float, float]]:
-    """Choose whom to kill, after how many of the import's events, and how long after that."""
+    """Choose which server to kill, after how many imported events, and with which delay."""
     chance = random.Random(given.seed)
     names = ["nats", "postgres"] * given.kills
     chance.shuffle(names)
-    # The import's last run is appended at once: what comes after that is not in the midst of it.
+    # The import appends its last part at once: a kill after that would not interrupt it.
     last = 0.9 * max(0, expected_events - BATCH_LINES_MAX)
     events = sorted(chance.uniform(0, last) for _ in names)
     return [
@@ -158,7 +158,7 @@ async def _imported(log: Any, report: Report) -> int:
 
 
 async def _write(site: Site, report: Report) -> None:
-    """Append small events by the log's port, and keep what was acknowledged."""
+    """Append small events through the log's port, and record the acknowledged ones."""
     async with log_of(site) as log:
         for begin in count(0, WRITTEN_TOGETHER):
             together = range(begin, begin + WRITTEN_TOGETHER)
@@ -197,7 +197,7 @@ async def _author(url: str, name: str, report: Report) -> None:
 
 
 async def _patiently(ask: Callable[[], Awaitable[Any]], report: Report) -> Any:
-    """Ask until there is an answer: the same id, the same question."""
+    """Repeat a request under the same id until it is answered."""
     while True:
         try:
             answer = await ask()
@@ -235,7 +235,7 @@ async def _check(site: Site, changes: list[Change], report: Report) -> None:
 
 
 async def _check_source(store: SnapshotStore, changes: list[Change], report: Report) -> None:
-    """Each document ends as the file's last line of it says, after as many versions as it has changes there."""
+    """Check that each document ends in the state of its last line, with one version per change."""
     last = {change.document: change for change in changes}
     for name, change in last.items():
         head = await store.head(NAMESPACE, name)
@@ -248,7 +248,7 @@ async def _check_source(store: SnapshotStore, changes: list[Change], report: Rep
 
 
 async def _check_log(records: list[Any], store: SnapshotStore, changes: list[Change], report: Report) -> None:
-    """Every acknowledged event is where it was said to be; no event took effect twice."""
+    """Check that every acknowledged event is at its sequence and that none took effect twice."""
     at: dict[int, str] = {}
     ids: Counter[tuple[str, str, str]] = Counter()
     statuses: Counter[str] = Counter()
@@ -288,7 +288,7 @@ async def _records(log: Any, last_sequence: int) -> list[Any]:
 async def _services(
     site: Site, port: int, folder: Path, projectors: int, report: Report
 ) -> AsyncIterator[None]:
-    """Run the services, each started again when it ends: that is counted, for it should not."""
+    """Run the services and restart each that exits; count the restarts, which are unexpected."""
     made = {f"projector-{number}": site.environment() for number in range(projectors)}
     made["gateway"] = site.gateway_environment(port)
     async with AsyncExitStack() as endings:

@@ -53,7 +53,7 @@ class Report(NamedTuple):
 
 
 async def compare(url: str, events: Sequence[Event], sequences: list[int], rng: random.Random) -> Report:
-    """Fold the log up to each sequence, in their order, and hold the service's list against it."""
+    """Fold the log up to each sequence in order, and compare the service's list with it."""
     prefix, waiting = Prefix(), iter(events)
     following = next(waiting, None)
     documents = answers = 0

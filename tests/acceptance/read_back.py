@@ -27,9 +27,9 @@ ABSENT = b"absent"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One line that changed its document: which version it is to be, and what was there.
+    """One line that changed its document, with its expected version and state.
 
-    `at_its_time` is the digest of what a read at the line's own time is to give: its own state, unless a later
+    `at_its_time` is the digest of the state expected at the line's own time: its own state, unless a later
     line of the document has the same time or an earlier one.
     """
 
@@ -53,7 +53,7 @@ class Report:
 
 
 def changes_of(path: Path) -> list[Change]:
-    """Read a file's changes, as the import is to make them: equal states one after another are none."""
+    """Read the changes that the import should make of a file: consecutive equal states are one."""
     by_document: dict[str, list[tuple[int, int, bytes]]] = {}
     for number, text in LinesFile(path).lines():
         assert text is not None, number

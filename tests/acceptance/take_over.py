@@ -41,7 +41,7 @@ STOP_SECONDS_MAX = SHARD_LEASE_SECONDS + 2.0
 
 
 async def measure(times: int, folder: Path) -> dict[str, list[float]]:
-    """Take the shard away from its projector again and again, in both ways, while events are appended."""
+    """Make another projector take over the shard repeatedly, in both ways, while events are appended."""
     found: dict[str, list[float]] = {"killed": [], "stopped": []}
     async with running_servers(folder) as servers, AsyncExitStack() as endings:
         site = await make_site(servers.nats, servers.postgres.dsn)

@@ -1,4 +1,4 @@
-"""What the README shows is what happens: its examples are run as they stand, against a real system."""
+"""The examples of the README run unchanged against a real system."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _blocks(language: str) -> list[str]:
 
 
 def _here(text: str, system: System) -> str:
-    """Let an example speak to the test's system, in a namespace of its own."""
+    """Point an example to the test's system, in a namespace of its own."""
     return text.replace(SHOWN_URL, system.url).replace("acme", "readme")
 
 

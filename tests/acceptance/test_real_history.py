@@ -1,4 +1,4 @@
-"""Four years of real changes, imported by the command: any version and any time is as its line says.
+"""Four years of real changes, imported by the command, can be read back by version and by time.
 
 All 22,574 changes are read back by `read_back.py`, a command of its own; here a spread sample of them.
 """
@@ -52,7 +52,7 @@ def test_a_sample_is_read_back_equal_by_version_and_occurred_time(imported, read
     up, _ = imported
     changes = read_back.changes_of(HISTORY)
     assert len(changes) == CHANGES
-    # Those whose time is their document's time before are all among them.
+    # Every line whose time equals its document's previous time is among them.
     odd = [change for change in changes if change.digest != change.at_its_time]
     sample = changes[:: len(changes) // SAMPLE] + odd
     assert len(sample) >= 1_000

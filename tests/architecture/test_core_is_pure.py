@@ -27,7 +27,7 @@ PURE = {
     "typing",
     "urllib.parse",
 }
-"""Of the standard library, what computes and does nothing else."""
+"""The modules of the standard library without side effects."""
 
 IMPURE_BUILTINS = {
     "open",
@@ -44,7 +44,7 @@ IMPURE_BUILTINS = {
 """`hash` and `id` differ from run to run."""
 
 CLOCKS = {"now", "utcnow", "today", "fromtimestamp"}
-"""What `datetime` would ask the clock or the time zone for."""
+"""The methods of `datetime` that read the clock or the time zone."""
 
 CORE = [module for module in modules() if is_within(module.name, "refold.core")]
 
@@ -68,7 +68,7 @@ def test_the_allowed_modules_are_standard_library_and_all_used():
 
 
 def listed(is_strange):
-    """List every place in the core with something that it must not have."""
+    """List every occurrence in the core that is not allowed."""
     nodes = ((module, node) for module in CORE for node in ast.walk(module.tree))
     return "\n".join(
         f"{module.at(node)}: {ast.unparse(node)[:80]}" for module, node in nodes if is_strange(node)

@@ -1,4 +1,4 @@
-"""What no file may hold, and how SQL is kept."""
+"""What no file may contain, and where SQL is stored."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _STATEMENT = re.compile(
 
 
 def tracked_files():
-    """Name the files that git tracks or would track; without git, all but what it would ignore by habit."""
+    """List the files that git tracks or would track; without git, all but the usual ignored folders."""
     git = shutil.which("git")
     if git is None or not (ROOT / ".git").exists():
         pytest.skip("only a git checkout knows its tracked files")

@@ -1,4 +1,4 @@
-"""Who may import whom, and which module may know which library."""
+"""Which package may import which, and which module may import which library."""
 
 from __future__ import annotations
 

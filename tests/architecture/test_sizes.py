@@ -1,4 +1,4 @@
-"""Functions and modules stay small: the numbers of the house rules."""
+"""Functions and modules stay below their size limits."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ def growth(
     seconds: Annotated[float, typer.Option(min=1, help="How long a round of `live` is.")] = 10.0,
     rate: Annotated[float, typer.Option(min=0, help="Rate of `live`; 0: as fast as possible.")] = 0.0,
 ) -> None:
-    """The slope: rebuild, live and travel again at ten times the log and ten times the documents."""
+    """The slope: rebuild, live and travel at ten times the events and ten times the documents."""
     from bench.growth import Plan, run
 
     plan = Plan(events=events, documents=documents, seconds=seconds, rate=rate, measurements=_names(of))

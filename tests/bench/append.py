@@ -46,7 +46,7 @@ class Place:
 
 
 async def run(options: Options, plan: Plan) -> Report:
-    """Append in every way, each in a process of its own, and measure the ground."""
+    """Append in every way, each in a process of its own, and measure the baseline."""
     samples = Samples()
     async with _place(options) as place:
         for number in range(1, options.rounds + 1):

@@ -1,4 +1,4 @@
-"""Put a workload into a log by bare batches, where filling is not what is measured.
+"""Fill a log by bare batches, for measurements of something else.
 
 Used by the measurements that need a log, or a projection of one.
 """
@@ -38,7 +38,7 @@ async def fill(url: str, events: Iterator[Event]) -> int:
 
 
 async def fold_all(system: Whole) -> int:
-    """Wait until the projector has committed the log up to its present end; return that sequence."""
+    """Wait until the projector has committed the log up to its current end; return that sequence."""
     settings = system.reached
     log = await open_log(settings.required("nats_url"), "refold-bench-end")
     try:

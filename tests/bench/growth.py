@@ -33,7 +33,7 @@ SHOWN: Final = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How much at first, and which measurements."""
+    """The initial size, and which measurements."""
 
     events: int = 100_000
     documents: int = 3_000
@@ -43,7 +43,7 @@ class Plan:
 
 
 async def run(options: Options, plan: Plan) -> Report:
-    """Measure at the size, with a log ten times as long, then with ten times the documents in that."""
+    """Measure at the initial size, with ten times the events, then also with ten times the documents."""
     refuse_url(options, "it repeats measurements that need a system of their own")
     found: list[Figure] = []
     for name in plan.measurements:

@@ -14,7 +14,7 @@ from refold.bench.workload import COUNTER
 
 
 async def read_each(signals: Signals, *, url: str, paths: Sequence[str], in_flight: int) -> dict[str, Any]:
-    """Read every path once, in order; return facts of each state and its headers."""
+    """Read every path once, in order; return the facts of each state and its headers."""
     requests = enumerate([get_request(url, path) for path in paths])
     loaded = await keep_in_flight(url, requests, in_flight, kept=len(paths), prepared=signals.until_go)
     answers = [_facts(loaded.responses[number]) for number in range(len(paths))]
@@ -24,7 +24,7 @@ async def read_each(signals: Signals, *, url: str, paths: Sequence[str], in_flig
 async def read_for(
     signals: Signals, *, url: str, paths: Sequence[str], in_flight: int, seconds: float
 ) -> dict[str, Any]:
-    """Read the paths round and round for a time; every status must be 200."""
+    """Read the paths repeatedly for some time; every status must be 200."""
     requests = enumerate(cycle([get_request(url, path) for path in paths]))
     loaded = await keep_in_flight(url, requests, in_flight, seconds=seconds, prepared=signals.until_go)
     return {"milliseconds": loaded.milliseconds, "seconds": loaded.seconds}

@@ -65,13 +65,13 @@ class Course:
 
     @property
     def rate(self) -> float:
-        """Events committed a second, once it was under way."""
+        """Events committed per second, without the start."""
         first = self._first()
         return (self.committed[-1] - self.committed[first]) / (self.at[-1] - self.at[first])
 
     @property
     def lags(self) -> list[float]:
-        """Seconds behind, once it was under way, in order of size."""
+        """The lag in seconds, without the start, sorted."""
         return sorted(self.behind_seconds[self._first() :])
 
     def keeps_up_with(self, rate: float) -> bool:
@@ -121,7 +121,7 @@ class _Watch:
     store: PostgresStore
 
     async def look(self, course: Course) -> None:
-        """Take a sample: the newest committed event's age by the broker's clock, where there are newer ones."""
+        """Sample the age of the newest committed event by the broker's clock, if there are newer ones."""
         checkpoints = await self.store.checkpoints()
         committed = min(checkpoint.read_sequence for checkpoint in checkpoints)
         newest = max(checkpoint.recorded_at for checkpoint in checkpoints)

@@ -69,7 +69,7 @@ class Worker:
         self._send(b"go")
 
     def stop(self) -> None:
-        """Ask it to end with what it has."""
+        """Request the end; it reports what it has."""
         self._send(b"stop")
 
     async def ended(self) -> Ended:
@@ -86,7 +86,7 @@ class Worker:
 
     async def __aexit__(self, *_: object) -> None:
         """Kill it if it has not ended."""
-        # A signal to a process that has ended by itself would take its exit code from its waiter.
+        # Signalling a process that has exited would lose its exit code for the waiter.
         if not self._has_ended:
             with suppress(ProcessLookupError):
                 self._process.kill()

@@ -89,7 +89,7 @@ async def _replay(bare: Bare, plan: Plan, options: Options, samples: Samples, nu
 
 
 async def _replay_in_shards(bare: Bare, plan: Plan, schema: str) -> list[Ended]:
-    """Let all shards go at once, each at its first checkpoint."""
+    """Start all shards at once, each at its first checkpoint."""
     shards = shards_of(first_checkpoints(""), plan.processes)
     given = {"url": bare.servers.nats.url("projector"), "dsn": bare.servers.postgres.dsn, "schema": schema}
     async with AsyncExitStack() as endings:
@@ -130,7 +130,7 @@ async def _ground(bare: Bare, plan: Plan, samples: Samples) -> None:
     ]
     for name, counted, task, given in tasks:
         ended = await work(task, **given)
-        # As the projector's, these commits do not wait for the disk.
+        # Like the projector's, these commits do not wait for the disk.
         measure = Measure(
             unit=f"{counted}/s", durability="os" if counted == "rows" else NO_DISK, is_ground=True
         )

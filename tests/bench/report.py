@@ -55,7 +55,7 @@ class Figure:
 
     @property
     def median(self) -> float:
-        """The middle sample."""
+        """The median sample."""
         return median(self.samples)
 
     def row(self) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ class Figure:
         return (name, self.durability, goal, *map(number, spread), self.unit)
 
     def plain(self) -> dict[str, Any]:
-        """Return it for programs."""
+        """Return it as JSON values."""
         goal = self.goal
         plain: dict[str, Any] = {
             "name": self.name,
@@ -104,7 +104,7 @@ class Report:
         return [figure.row() for figure in self.figures]
 
     def plain(self) -> dict[str, Any]:
-        """Return it for programs."""
+        """Return it as JSON values."""
         return {
             "command": self.command,
             "durability": self.durability,
@@ -126,15 +126,15 @@ class Measure:
 
 
 class Samples:
-    """Collects the samples of figures, round after round, in the order in which figures first came."""
+    """Collects the samples of figures over rounds, in the order of their first sample."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start without samples."""
         self._measures: dict[tuple[str, str, int], Measure] = {}
         self._samples: dict[tuple[str, str, int], list[float]] = {}
 
     def add(self, name: str, value: float, measure: Measure, *, axis: str = "", at: int = 0) -> None:
-        """Take one sample."""
+        """Add one sample."""
         key = (name, axis, at)
         self._measures.setdefault(key, measure)
         self._samples.setdefault(key, []).append(value)
@@ -149,7 +149,7 @@ class Samples:
         axis: str = "",
         at: int = 0,
     ) -> None:
-        """Take one round of a latency: its percentiles are figures of their own, each with its own goal."""
+        """Add one round of a latency: its percentiles are separate figures, each with its own goal."""
         for percentile, value in percentiles(sorted(milliseconds)).items():
             own = replace(measure, unit="ms", goal=(goals or {}).get(percentile))
             self.add(f"{name}, {percentile}", value, own, axis=axis, at=at)

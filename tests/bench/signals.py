@@ -29,7 +29,7 @@ class Signals:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether the parent asks the task to end."""
+        """Whether the parent has requested the end of the task."""
         return self.stop.is_set()
 
     def hear(self, word: str) -> None:

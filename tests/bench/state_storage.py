@@ -1,7 +1,7 @@
 """What a small patch of a large document costs PostgreSQL: WAL bytes and table growth an event, by size, rate and lag.
 
 A command of its own, never a test: `PYTHONPATH=tests python tests/bench/state_storage.py [SECONDS [ROUNDS]]`. The
-database is the embedded one as shipped, which syncs; the log is in memory, for it is not what is measured.
+database is the embedded one as shipped, which syncs; the log is in memory, since it is not measured.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _numbers = count(1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """Bytes an event: written to the WAL, and by which the tables grew; commits made of so many events."""
+    """Bytes per event written to the WAL and added to the tables, and the number of commits."""
 
     wal: float
     growth: float
@@ -59,7 +59,7 @@ class Cost:
 
 
 async def measure(server: PostgresServer, size: int, rate: int, seconds: float, lag: float) -> Cost:
-    """Patch one document of a size at a rate, in a schema of its own, and see what that wrote."""
+    """Patch one document of a size at a rate, in a schema of its own, and measure the bytes written."""
     schema = f"bench_{next(_numbers)}"
     connection = await asyncpg.connect(server.dsn, ssl=False)
     store = await PostgresStore.open(server.dsn, schema=schema, state_lag=StateLag(seconds=lag))
@@ -112,7 +112,7 @@ def _text(rng: random.Random) -> str:
 
 
 async def _written(connection: asyncpg.Connection, schema: str) -> tuple[int, int]:
-    """Read how far the WAL has come, and how large the schema's tables are with all that belongs to them."""
+    """Return the WAL position and the size of the schema's tables with indexes and TOAST."""
     wal = await connection.fetchval("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn")
     size = await connection.fetchval(
         "SELECT sum(pg_total_relation_size(oid)) FROM pg_class"

@@ -28,7 +28,7 @@ SERVICE_MODULE: Final = "refold.wiring.service"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Options of every measurement; `say` is called with progress for people."""
+    """Options of every measurement; `say` is called with progress messages."""
 
     rounds: int = 3
     durability: Durability = "fsync"
@@ -60,7 +60,7 @@ class Whole:
 
     @property
     def pids(self) -> list[tuple[str, int]]:
-        """Names and ids of the present processes; one that dies is started again."""
+        """Names and ids of the current processes; the supervisor restarts one that dies."""
         return [*_services(), *_servers(self.folder)]
 
     def pid(self, name: str) -> int:
@@ -82,7 +82,7 @@ async def bare_servers(options: Options) -> AsyncIterator[Bare]:
 async def whole_system(options: Options, **settings: Any) -> AsyncIterator[Whole]:
     """Start everything."""
     with TemporaryDirectory(prefix=PREFIX) as name:
-        # Loaded here alone: tasks know this module too, and each of them would wait for it.
+        # Imported here only: tasks import this module too, and would wait for it.
         from refold.wiring.servers import reach  # noqa: PLC0415
 
         folder = Path(name)

@@ -78,7 +78,7 @@ async def run(options: Options, plan: Plan) -> Report:
 
 
 class _Place(NamedTuple):
-    """Where is read, how long the log is there, and whether the ground of it can be measured."""
+    """The target of reads, its log's length, and whether its baseline can be measured."""
 
     url: str
     system: Whole | None

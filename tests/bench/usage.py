@@ -31,7 +31,7 @@ class ProcessorClock:
     """Processor time of some processes since this was made."""
 
     def __init__(self, pids: Iterable[tuple[str, int]]) -> None:
-        """Begin now."""
+        """Start now."""
         self._begun = [(name, pid, cpu_seconds(pid)) for name, pid in pids]
 
     def seconds(self) -> dict[str, float]:

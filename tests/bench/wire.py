@@ -1,6 +1,6 @@
 """The NATS protocol without a client library: the least that publishing can cost. Used by the measurements.
 
-Fills logs, publishes at a pace, and is the ground that our own appender and any client stand on.
+Fills logs, publishes at a rate, and is the baseline for Refold's appender and any client.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Wire(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        """Take whole commands off the buffer."""
+        """Parse complete commands from the buffer."""
         buffer, at = self._buffer + data, 0
         while (end := buffer.find(b"\r\n", at)) >= 0:
             line = buffer[at:end]
@@ -106,7 +106,7 @@ class Wire(asyncio.Protocol):
         self._buffer = buffer[at:]
 
     def connection_lost(self, _: Exception | None) -> None:
-        """Note what ended it."""
+        """Record the error that ended it."""
         self.error = self.error or "the broker ended the connection"
         self._refuse()
         self._handle(b"", b"")

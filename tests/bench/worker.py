@@ -1,7 +1,7 @@
 """Runs one task of a measurement in this process: `python -m bench.worker MODULE:FUNCTION`, never imported.
 
-On stdin come its arguments in one line of JSON, then `go`, then perhaps `stop`; at stdin's end the parent is gone, and
-so are we. On stdout go `ready`, then the result, each one line of JSON.
+Reads its arguments from stdin as one line of JSON, then `go`, then perhaps `stop`; at the end of stdin the parent is
+gone, and it exits. Writes `ready` to stdout, then the result, each one line of JSON.
 """
 
 from __future__ import annotations

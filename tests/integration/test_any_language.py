@@ -1,6 +1,6 @@
 """One change, made by curl, nats-py, Node, a bare socket and as CloudEvents: the same state, patch and outcome.
 
-Each is a script under examples/any_language that a reader can run as it stands.
+Each is a complete script under examples/any_language.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OUTCOME = {"namespace": "acme", "status": "applied", "version": 1, "created": Tr
 
 @pytest.fixture
 def command(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
-    """The way to run one of the scripts, all but its address."""
+    """The command of one of the scripts, without its address."""
     path = EXAMPLES / request.param
     if path.suffix == ".mjs":
         return [node.program("node"), str(node.installed(path.parent, tmp_path / "node") / path.name)]
@@ -102,7 +102,7 @@ def run(command: list[str], address: str) -> list[dict[str, Any]]:
 
 
 def reader(url: str, document: str) -> Callable[[str], httpx.Response]:
-    """Read what stands under a document."""
+    """Read a document's state, patch and outcome."""
 
     def read(path: str) -> httpx.Response:
         answer = httpx.get(f"{url}/v1/acme/{document}{path}", trust_env=False)

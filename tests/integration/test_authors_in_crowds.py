@@ -1,4 +1,4 @@
-"""What an author on NATS, which needs no password, cannot do to other clients."""
+"""An author on NATS, who needs no password, cannot disturb other clients."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def test_authors_that_open_all_connections_disconnect_no_service(api: Api,
 async def test_a_write_after_a_flood_is_answered_before_the_projection_reaches_it(
     api: Api, system: System
 ) -> None:
-    """The outcome is what the projection has later, and a read that follows shows the write."""
+    """The outcome equals that of the projection, and a following read shows the write."""
     assert (await api.put("old", {"n": 1}, Idempotency_Key="k")).status_code == 201
     projector = psutil.Process(system.projector.process.pid)
     projector.suspend()

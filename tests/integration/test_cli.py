@@ -35,7 +35,7 @@ class Found(NamedTuple):
 
 @pytest.fixture
 def refold(up, monkeypatch, capsys):
-    """Run a command in this process: starting one for each would take most of the time."""
+    """Run a command in this process: starting a process for each would take most of the time."""
 
     def run(*arguments, stdin=""):
         monkeypatch.setattr(sys, "argv", ["refold", *arguments])
@@ -561,7 +561,7 @@ def _read_to_end(screen):
         while chunk := os.read(screen, 65_536):
             yield chunk
     except OSError:
-        # Linux says so when no process has the terminal open any more.
+        # Linux reports this when no process has the terminal open any more.
         return
     finally:
         os.close(screen)

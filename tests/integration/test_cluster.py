@@ -1,6 +1,6 @@
 """Three NATS servers as infra/nats/cluster configures them, the services on top, and one server killed under load.
 
-`tests/acceptance/cluster.py` goes on for longer.
+`tests/acceptance/cluster.py` runs for longer.
 """
 
 from __future__ import annotations

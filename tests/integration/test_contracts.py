@@ -1,4 +1,4 @@
-"""The running system keeps its published contracts: what it sends is what `schemas/` says, and nothing else."""
+"""The running system sends exactly what `schemas/` describes."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ STORY: list[tuple[str, Any]] = [
 
 @asynccontextmanager
 async def connection(system: System, user: NatsUser) -> AsyncIterator[Client]:
-    """Connect as anyone may: nats-py, and nothing of ours."""
+    """Connect by nats-py, as any client may."""
     client = await nats.connect(system.nats.url(user), inbox_prefix=inbox_prefix(user).encode())
     try:
         yield client
@@ -76,13 +76,13 @@ async def connection(system: System, user: NatsUser) -> AsyncIterator[Client]:
 
 
 def address(channel: str, **names: str) -> str:
-    """Take a channel's address from the document, and fill it in."""
+    """Read a channel's address from the document, and fill in its parameters."""
     address: str = ASYNCAPI["channels"][channel]["address"]
     return address.format(**names)
 
 
 def hold(message: str, payload: Any, headers: dict[str, str] | None = None) -> None:
-    """Hold a message against its schemas, resolved from the document."""
+    """Validate a message by its schemas, resolved from the document."""
     described = ASYNCAPI["components"]["messages"][message]
     place = f"asyncapi.yaml#/components/messages/{message}"
     payload_place = f"{place}/payload" + ("/schema" if "schema" in described["payload"] else "")
@@ -92,7 +92,7 @@ def hold(message: str, payload: Any, headers: dict[str, str] | None = None) -> N
 
 
 async def publish(client: Client, subject: str, event: Any, headers: dict[str, str]) -> dict[str, Any]:
-    """Publish with a subject for the outcome of one's own, and return what comes there."""
+    """Publish with a reply subject, and return the outcome that arrives there."""
     inbox = client.new_inbox()
     heard = await client.subscribe(inbox, max_msgs=1)
     body = event if isinstance(event, bytes) else orjson.dumps(event)
@@ -181,7 +181,7 @@ def test_a_member_missing_from_the_schemas_is_detected(schema: str, member: str)
 def test_every_response_of_the_gateway_matches_the_openapi_document(system: System) -> None:
     found = hold_to_openapi(system.url, examples=3, seed=1)
     assert (found.exit_code, found.failures, found.errors) == (0, 0, 0), found.said
-    # schemathesis leaves out the document that it has read; tests/contract/schemas holds that one.
+    # schemathesis skips the document that it has read; tests/contract/schemas tests that one.
     resources = [
         resource for path, resource in contract("openapi.yaml")["paths"].items() if path != "/openapi.json"
     ]

@@ -1,4 +1,4 @@
-"""No read goes back: after a crash of everything, of PostgreSQL alone, and after the database was lost."""
+"""Reads never return an older state after a crash of everything, of PostgreSQL alone, or after a lost database."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.up import Up, until
 
 WRITERS = 8
 OUTCOMES = 200
-"""Outcomes that all writers together have received when the crash comes: enough for commits that are not synced."""
+"""Outcomes received by all writers before the crash: enough for commits that are not synced."""
 ROUNDS = 3
 EVENTS = 5_000
 DOCUMENTS = 1_000
@@ -28,10 +28,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def data(tmp_path: Path) -> Iterator[Path]:
-    """A data folder; whatever a failed test left running in it is killed."""
+    """A data folder; processes that a failed test left running in it are killed."""
     folder = tmp_path / "data"
     yield folder
-    # Its services name no folder, and one that is stopped does not end with its parent.
+    # Its services name no folder, and a stopped one does not exit with its parent.
     ours = [process for process in psutil.Process().children() if str(folder) in _line(process)]
     kill_all([*ours, *(child for process in ours for child in process.children(recursive=True))])
 
@@ -80,7 +80,7 @@ class Writers:
 
     def _write(self, name: str) -> None:
         with client(self._up.url) as http, suppress(httpx.TransportError):
-            # The crash: what was under way has no outcome.
+            # The crash: writes in flight have no outcome.
             while not self._stop.is_set():
                 response = http.put(f"/v1/n/{name}", json=1)
                 if response.status_code in (200, 201):
@@ -133,7 +133,7 @@ def test_after_a_crash_of_everything_the_first_read_includes_every_acknowledged_
         with client(url) as asking:
             until(lambda asking=asking: _is_alive(asking))
             early = {name: asking.get(f"/v1/n/{name}") for name in writers.acknowledged}
-        # Where the crash took nothing, the projection is complete as it is.
+        # If the crash lost nothing, the projection is already complete.
         answered = {name: version_in(answer) for name, answer in early.items() if answer.status_code != 503}
         assert {
             name: version for name, version in answered.items() if version < writers.acknowledged[name]

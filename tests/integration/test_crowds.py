@@ -18,7 +18,7 @@ from support.system import Service, System, free_port, start_service, wait_ready
 
 DEADLINE_SECONDS = 30
 CROWD = 1_100
-"""More than the connections that a gateway once took in all."""
+"""More connections than an earlier gateway accepted in total."""
 
 SETTINGS = {
     "http_idle_seconds": "20",
@@ -37,7 +37,7 @@ class Crowded(NamedTuple):
     service: Service
 
     def get(self, path: str) -> tuple[int, bytes]:
-        """Ask on a connection of its own."""
+        """Send a request on a connection of its own."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_SECONDS)
         try:
             connection.request("GET", path)
@@ -71,7 +71,7 @@ class Crowded(NamedTuple):
         return b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
     def waiting(self) -> int:
-        """Return how many requests wait, as the metrics say."""
+        """Return the number of waiting requests from the metrics."""
         lines = self.get("/metrics")[1].decode().splitlines()
         (line,) = (line for line in lines if line.startswith("refold_http_requests_waiting "))
         return int(float(line.split()[1]))
@@ -84,7 +84,7 @@ class Crowded(NamedTuple):
             time.sleep(0.05)
 
     def assert_answers(self) -> None:
-        """Ask for everything that must always be answered."""
+        """Send the requests that must always be answered."""
         for path in (f"/v1/{self.namespace}/d", "/healthz", "/readyz", "/metrics"):
             assert self.get(path)[0] == 200, path
 
@@ -194,7 +194,7 @@ def test_a_stalled_body_is_aborted_and_a_slow_steady_one_is_not(gateway: Crowded
         assert ends(opened)
     with gateway.open(gateway.put("e", b"Content-Length: 5\r\n", b"")) as opened:
         for digit in b"12345":
-            # Each pause is short of the bound; together they are longer.
+            # Each pause is below the bound; their sum is above it.
             time.sleep(0.5)
             opened.sendall(bytes([digit]))
         assert received(opened)[0] == 201

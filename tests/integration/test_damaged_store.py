@@ -1,4 +1,4 @@
-"""A projection with a missing table, lost rows or unreadable content is reported, and never gives a wrong answer."""
+"""A projection with a missing table, lost rows or unreadable content is reported and never returns a wrong state."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ async def test_a_lost_checkpoint_is_not_created_again(live, sql):
 
 
 async def test_with_a_missing_page_every_read_is_exact_or_fails(live, sql):
-    """Each page is taken out in turn: no read then answers from the page before it."""
+    """Remove each page in turn: no read then answers from the page before it."""
     entries = [
         entry
         async for segment in live.segments("n", "long", after_version=None, is_descending=False)
@@ -206,12 +206,12 @@ async def test_an_event_for_a_document_with_a_lost_row_is_not_folded_as_its_firs
         try:
             row = await connection.fetchrow("DELETE FROM documents WHERE document = 'small' RETURNING *")
             if not is_known:
-                # It begins again, with an empty memory.
+                # It starts again with an empty cache.
                 await connection.execute("UPDATE log SET epoch = gen_random_uuid()")
             sequence = await append(log, "small", {"put": {"n": 2}})
             await waiting(supervisor, "n/small")
             assert await connection.fetchval("SELECT count(*) FROM documents WHERE document = 'small'") == 0
-            # Back in its place, the projector goes on by itself.
+            # Once the table is restored, the projector continues by itself.
             columns = ", ".join(f"${at}" for at in range(1, len(row) + 1))
             await connection.execute(f"INSERT INTO documents VALUES ({columns})", *row.values())
             await folded_to(store, sequence)

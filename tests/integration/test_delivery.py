@@ -1,4 +1,4 @@
-"""What is delivered, as far as it shows without a container engine; tests/acceptance/delivery.py has one run it."""
+"""The delivered configuration, tested without a container engine; tests/acceptance/delivery.py runs it in one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Service = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the script makes; another run of it would change nothing."""
+    """The files that the script creates; another run changes nothing."""
     folder = tmp_path_factory.mktemp("made") / "secrets"
     script = [INFRA / "docker" / "make-secrets.sh", folder]
     subprocess.run(script, check=True, capture_output=True)

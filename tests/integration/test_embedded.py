@@ -1,4 +1,4 @@
-"""The embedded servers, as real processes: their start and end, what guards their folder."""
+"""The embedded servers as real processes: start, end and the lock of their folder."""
 
 from __future__ import annotations
 
@@ -342,7 +342,7 @@ async def test_the_administrator_creates_the_stream_that_the_projector_reads(fre
 
 @pytest.fixture
 def reachable_folder() -> Iterator[Path]:
-    """A folder that everyone can walk down to: pytest's own are closed."""
+    """A folder that other users can reach; pytest's own are closed."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -376,7 +376,7 @@ async def select(server: PostgresServer, statement: str) -> Any:
 
 @contextmanager
 def running(folder: Path, death_signal: int) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
-    """Start both servers in a process of their own: give the process, and the servers' pids."""
+    """Start both servers from another process; return the process and the servers' pids."""
     command = [sys.executable, "-c", RUN, str(folder), str(int(death_signal))]
     pids: list[int] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:

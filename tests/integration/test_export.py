@@ -1,4 +1,4 @@
-"""An exported history is imported as it was: state, time, author and type of every version, all as of one moment."""
+"""An import of an exported history restores state, time, author and type of every version, as of one sequence."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from support.http import problem
 from support.up import environment
 
 LONG = 1_050
-"""Versions of one document: more than one answer of its history holds."""
+"""Versions of one document: more than fit into one page of its history."""
 
 EXACT = {
     "ints": [0, -1, 2**63 - 1, 2**63, 2**64 - 1, -(2**63)],
@@ -31,7 +31,7 @@ BIG = {f"key-{number}": "x" * 100 for number in range(2_000)}
 
 
 def events():
-    """Everything that a document may go through, as lines of a bulk request."""
+    """Every kind of change of a document, as lines of a bulk request."""
     times = (f"2020-01-01T00:00:00.{number:09}Z" for number in count(1))
 
     def event(doc, **change):
@@ -89,7 +89,7 @@ async def versions_of(refold, namespace):
     found = {}
     async with httpx.AsyncClient(base_url=refold.url, trust_env=False) as client:
         async for document in refold.names(namespace):
-            # Of the long one, those around the bound of an answer.
+            # Of the long one, those around a page boundary.
             wanted = {1, 2, 999, 1_000, 1_001, LONG} if document == "long" else range(9_999)
             async for change in refold.history(namespace, document):
                 summary = (change.occurred_at, change.actor, change.type, change.status)
@@ -123,7 +123,7 @@ def refold(system, monkeypatch, capsys):
 
 
 def lines_in(out):
-    # Not `splitlines`: of all that it takes for a line's end, JSON escapes only some.
+    # Not `splitlines`: it also splits at characters that JSON does not escape.
     return [json.loads(line) for line in out.split("\n") if line]
 
 
@@ -196,7 +196,7 @@ def test_states_are_exported_as_of_one_sequence_and_imported_again(system, writt
 
 
 def test_a_past_time_can_be_exported(written, refold):
-    # The clock of the log may stand still from one event to the next: take the last of its time.
+    # Several events may have the same recorded time: use the last of them.
     at = written.outcomes[0].recorded_at
     before = [it for it in written.outcomes if it.recorded_at <= at and it.is_effective]
     _, out, _ = refold("export", written.name, "--at", at, "--history")
@@ -289,7 +289,7 @@ def test_a_closed_reader_and_an_interrupt_end_an_export_quietly(system, written,
     with subprocess.Popen(
         command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
-        # It has begun, and hangs in the pipe: one version alone is more than that holds.
+        # It has started and blocks in the pipe, which holds less than one version.
         assert os.read(process.stdout.fileno(), 10)
         if number is None:
             process.stdout.close()

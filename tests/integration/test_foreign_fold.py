@@ -1,4 +1,4 @@
-"""A fold written in another language (examples/node-fold) passes every vector, and folds any log as ours does."""
+"""A fold in another language (examples/node-fold) passes every vector and folds any log as Refold does."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_fold_in_another_language_passes_every_vector():
 
 
 def alter(name, row):
-    """Change what one vector expects, as little as can be."""
+    """Change one expectation of a vector minimally."""
     if name == "canonical.json":
         row["canonical"] += " "
     elif name == "fold.json":

@@ -1,4 +1,4 @@
-"""A disk that runs full under writes, a part that hangs: the system goes on by itself, and loses nothing."""
+"""The system survives a full disk and a hanging service without losing a write."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def put(client: httpx.Client, number: int) -> tuple[str, int, dict[str, object]]
 
 def test_writes_resume_once_there_is_space_and_no_acknowledged_one_is_lost(small_disk: Path) -> None:
     data = small_disk / "data"
-    # What it prints is kept beside the disk that runs full.
+    # Its output is written outside of the full disk.
     up = Up.start(data, "--log-level", "warning")
     acknowledged = []
     with httpx.Client(base_url=up.url, timeout=60, headers={"Refold-Wait": "2"}) as client:
@@ -94,7 +94,7 @@ def test_a_service_that_cannot_write_its_log_continues(small_disk: Path) -> None
     up = Up.start(small_disk / "data", "--log-level", "debug")
     address = urlsplit(up.url)
     filler = fill(small_disk, left_bytes=0)
-    # Each is an error for the gateway: it logs a line that the disk does not take.
+    # Each is an error in the gateway, which logs a line that cannot be written.
     for _ in range(50):
         httpx.get(f"{up.url}/v1/n/d", params={"min_version": 1, "timeout": 0.0}, timeout=30)
         with socket.create_connection((address.hostname, address.port), timeout=30) as peer:

@@ -1,4 +1,4 @@
-"""Who may use the gateway from a browser, over a socket on the real system: hosts, origins, CORS, media types."""
+"""Access to the gateway from a browser, over a socket on the real system: hosts, origins, CORS, media types."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ async def test_a_configured_origin_is_answered_with_cors_headers(
 
 
 async def test_idle_bulk_uploads_do_not_block_others(api: Api) -> None:
-    """More than are served at a time; each has sent a line, part of one, or nothing, and sends no more."""
+    """More than are served at a time; each sends a line, part of one or nothing, and then stops."""
     base = api.client.base_url
     head = f"POST /v1/{api.namespace}/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n"
     typed = f"{head}Content-Type: application/x-ndjson\r\n\r\n".encode()

@@ -1,4 +1,4 @@
-"""What the gateway does when its ports fail: nothing is lost, nothing hangs, and what is wrong is named."""
+"""The gateway when its ports fail: nothing is lost, nothing hangs, and the cause is reported."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def test_an_unknown_result_is_504_with_the_id_to_look_up(monkeypatch: pyte
             assert (found.status_code, found.json()["status"]) == (200, "applied")
 
 
-# A log or a store that is away or full
+# A log or a store that is unavailable or full
 
 
 @pytest.mark.parametrize(("error", "code"), [(LogFull(), "log_full"), (LogUnavailable(), "log_unavailable")])
@@ -119,7 +119,7 @@ async def test_an_unexpected_error_is_a_problem_document(
     assert "injected" not in view["detail"]
 
 
-# Folding that is slow, notices that are lost
+# Slow folding and lost notices
 
 
 async def test_a_write_that_is_not_folded_in_time_is_pending_and_can_be_looked_up() -> None:
@@ -294,7 +294,7 @@ async def test_a_batch_whose_acknowledgement_is_lost_is_in_the_log_once(gateway:
         assert await gateway.events() == before + 30
 
 
-# The framework's own refusals
+# Errors of the framework
 
 
 @pytest.mark.parametrize(
@@ -351,7 +351,7 @@ async def test_a_body_that_is_too_large_is_413_with_size_and_limit(gateway: Twin
     )
     assert str(len(large)) in view["detail"]
     assert str(EVENT_BYTES_MAX) in view["detail"]
-    # What fits alone, and no longer with what an event needs around it.
+    # It fits alone, but not with the rest of its event.
     tight = b'"' + b"x" * (EVENT_BYTES_MAX - 2) + b'"'
     problem(await gateway.request("PUT", "/v1/n/d", content=tight, headers=headers), 413, "event_too_large")
     assert await gateway.events() == 0

@@ -1,4 +1,4 @@
-"""A strict write goes straight to the log where the gateway knows the document; the log decides whether it is right."""
+"""A strict write to a cached document goes directly to the log, which checks its version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gateway as a process: its port, its end, a second one beside it."""
+"""The gateway as a process: its port, its shutdown, and a second gateway."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def events(service: Service) -> dict[str, dict[str, object]]:
 
 
 def ended(system: System, path: Path, **settings: str) -> tuple[int, dict[str, object]]:
-    """Start a gateway that cannot work; return its exit code and its last log line."""
+    """Start a gateway that must fail; return its exit code and its last log line."""
     service = start_service("gateway", changed(system, **settings), path / "gateway.log")
     code = service.process.wait(READY_SECONDS)
     return code, events(service)["service_ended"]

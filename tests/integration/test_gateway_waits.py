@@ -55,7 +55,7 @@ async def test_a_commit_wakes_only_the_reads_that_wait_for_its_documents(
         for task in reading:
             response = await task
             assert (response.json(), response.headers["etag"]) == (3, '"3"')
-        # Each looks once to wait no more and once to answer.
+        # Each reads once to end its wait and once to answer.
         assert read.count("awaited") <= 2 * READERS
         assert not [subject for subject, _ in gateway.notices._listeners if subject[0] == "change"]
 

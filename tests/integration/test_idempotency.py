@@ -1,4 +1,4 @@
-"""An event sent again changes nothing, by any way of sending, singly and in batches, on the real system."""
+"""A repeated event changes nothing in any form, singly and in batches, on the real system."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Author:
         return sorted(heard, key=lambda answered: answered["sequence"])
 
     def trace(self) -> str:
-        """Make a trace that no other request has."""
+        """Make a unique trace id."""
         return f"00-{uuid4().hex}-00f067aa0ba902b7-01"
 
     async def agrees(self, document: str, event_id: str, first: dict[str, Any]) -> None:
@@ -142,7 +142,7 @@ async def author(api: Api, system: System) -> AsyncIterator[Author]:
 
 
 def is_duplicate_of(answered: dict[str, Any], first: dict[str, Any]) -> bool:
-    """Return whether a duplicate carries a first outcome, member by member, and takes its version."""
+    """Return whether a duplicate carries the first outcome, member by member, and its version."""
     named = {"status", "version", "sequence", "recorded_at", "created", "reason"}
     assert answered["status"] == "duplicate", answered
     assert answered["first"] == {name: value for name, value in first.items() if name in named}
@@ -173,7 +173,7 @@ async def test_an_event_repeated_in_the_same_form_receives_its_first_outcome(
     assert (rejected["status"], rejected["reason"]) == ("rejected", "target_missing")
     assert (await send("d", {"merge": {"nothing": 1}}, "s|3"))["version"] == 2
     assert is_duplicate_of(await send("d", REFUSED, "s|2"), rejected)
-    # The document has moved on; then it is absent, and then there again.
+    # The document has a newer version; then it is absent, then present again.
     assert is_duplicate_of(await send("d", PUT, "s|1"), first)
     deleted = await send("d", {"delete": True}, "s|4")
     assert (deleted["status"], deleted["version"]) == ("applied", 3)
@@ -275,7 +275,7 @@ async def test_a_repeated_rejected_strict_write_receives_its_rejection(
 
 
 async def test_other_content_under_the_id_of_a_strict_write_is_not_its_duplicate(author: Author) -> None:
-    """Neither while the row says so, nor where only the log can tell: then both are on their way at once."""
+    """Neither if the row shows it, nor if only the log does: then both are in flight at once."""
     await author.http("d", PUT, "p")
     for round_number in range(1, 6):
         condition = {"If_Match": f'"{round_number}"', "Idempotency_Key": f"k{round_number}"}

@@ -1,4 +1,4 @@
-"""Whatever breaks between a write and its answer, sent again it is made once: real servers, cut and killed."""
+"""A write repeated after any fault is applied once: real servers, with cut connections and killed processes."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def site(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 async def api(site: Site) -> AsyncIterator[Api]:
-    """A namespace of the test's own, straight at the gateway."""
+    """A namespace of the test, directly at the gateway."""
     await asyncio.to_thread(site.ready)
     site.namespaces += 1
     async with httpx.AsyncClient(base_url=site.url, trust_env=False, timeout=WAIT_SECONDS) as client:
@@ -140,7 +140,7 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def answered(send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
-    """Send until the log takes it: 503 means that it was not stored, so that no id is needed to send it again."""
+    """Send until the log accepts it: 503 means that it was not stored, so it can be repeated without an id."""
     async with asyncio.timeout(WAIT_SECONDS):
         while (response := await send()).status_code == 503:  # noqa: ASYNC110 - another process's, too.
             await asyncio.sleep(LOOK_SECONDS)
@@ -186,7 +186,7 @@ async def disturbed(
     new: int,
     *sends: Callable[..., Any],
 ) -> list[Any]:
-    """Send all at once while the broker's connection breaks; `new` events are to be in the log then."""
+    """Send all concurrently while the broker's connection breaks; expect `new` events in the log."""
     before = await api.events()
 
     async def all_are_there() -> bool:
@@ -196,7 +196,7 @@ async def disturbed(
     await asyncio.sleep(0)
     answers = await asyncio.gather(*(answered(send) for send in sends))
     await breaking
-    # The bytes after which it was to be cut may not have been sent.
+    # The bytes after which the connection is cut may not have been sent.
     site.to_broker.heal()
     if fault is losing_answers:
         assert await api.events() == before + new, "what is in the log is not sent again"
@@ -235,7 +235,7 @@ async def test_writes_with_a_broken_broker_connection_are_applied_once(
         wanted = {f"k{at}": at for at in range(number, 60, 3) if at not in {30, 40}}
         found = await api.get(f"l{number}")
         assert (found.json(), found.headers["refold-version"]) == (wanted, str(len(wanted)))
-    # Now retries, and what is refused.
+    # Now retries and refused writes.
     again, made, refused, reused = await disturbed(
         site,
         api,
@@ -259,7 +259,7 @@ Write = Callable[[Refold], Awaitable[Outcome]]
 
 
 def writes(namespace: str) -> list[Write]:
-    """Every way in which the SDK writes one document; the first four create, the others change what is there."""
+    """Every method by which the SDK writes one document; the first four create, the others change it."""
     operations = [{"op": "add", "path": "/list", "value": [1]}]
     return [
         lambda refold: refold.put(namespace, "a", 1),

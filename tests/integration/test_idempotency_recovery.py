@@ -1,4 +1,4 @@
-"""A lost acknowledgement is answered by what the log has of this very event, never of another under its id."""
+"""After a lost acknowledgement, the response is about this very event in the log, never another with its id."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def others_write(gateway: Twin, count: int) -> None:
 async def written_before_the_look(
     gateway: Twin, monkeypatch: pytest.MonkeyPatch, write: Callable[[], Awaitable[object]]
 ) -> AsyncIterator[None]:
-    """Write more events at the first look at the log's end."""
+    """Write more events when the log's end is first read."""
     asked: list[int] = []
     info = gateway.log.info
 
@@ -175,11 +175,11 @@ async def test_without_the_store_the_result_is_unknown_and_the_id_is_reported(
         assert found.json()["status"] == "applied"
 
 
-# Strict writes that are stored late: after they were looked for and not found
+# Strict writes that are stored late, after a search did not find them
 
 
 def stored_late(gateway: Twin, *, others: int = 0) -> list[Callable[[], Awaitable[None]]]:
-    """Let the first append be dropped and come to the log before the second, perhaps with others' after it."""
+    """Drop the first append, and store it before the second, perhaps followed by events of others."""
     sent: list[Publication] = []
     append = gateway.log.append
 
@@ -244,7 +244,7 @@ async def test_a_strict_write_that_is_never_acknowledged_is_503(gateway: Twin) -
     assert await gateway.events() == 0
 
 
-# Bulk requests of which a part is in the log
+# Bulk requests that are partly in the log
 
 
 async def test_a_bulk_request_that_fails_after_a_stored_batch_answers_each_line(
@@ -252,7 +252,7 @@ async def test_a_bulk_request_that_fails_after_a_stored_batch_answers_each_line(
 ) -> None:
     monkeypatch.setattr("refold.gateway.bulk.BATCH_EVENTS_MAX", 2)
     async with twin(is_projecting=False) as gateway:
-        # Nothing is folded, hence nothing answered, when the second batch fails.
+        # Nothing is folded, so nothing is answered, when the second batch fails.
         gateway.log.faults = [None, LogFull()]
         answers = await bulk(gateway, [{"put": n} for n in range(6)], headers={"Refold-Wait": "0.2"})
     assert [answer["status"] for answer in answers] == ["pending"] * 2 + ["refused"] * 4

@@ -1,4 +1,4 @@
-"""An import that is killed anywhere and run again ends as if it had never been."""
+"""An import that is killed at any point and repeated has the result of an undisturbed one."""
 
 import asyncio
 import gzip
@@ -27,7 +27,7 @@ def up(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def history():
-    """Lines of made documents, and what each is to be in the end: its version and its state."""
+    """Lines of generated documents, and the expected final version and state of each."""
     chance = random.Random(20)
     states = {f"doc-{number}": {f"k{i}": i for i in range(60)} for number in range(DOCUMENTS)}
     versions = dict.fromkeys(states, 0)

@@ -1,4 +1,4 @@
-"""Group commit: order, answers and all-or-nothing hold whatever the broker, its clients or its disk do."""
+"""Group commit: order, results and atomicity hold for any behaviour of the broker, its clients and its disk."""
 
 from __future__ import annotations
 
@@ -305,7 +305,7 @@ async def test_a_new_caller_does_not_overtake_a_waiter_that_was_just_woken() -> 
     first, cancelled = asyncio.ensure_future(visit("first")), asyncio.ensure_future(visit("cancelled"))
     await asyncio.sleep(0)
     cancelled.cancel()
-    # The newcomer runs next, the first waiter, which is woken now, after it; and another place is free.
+    # The new caller runs next, then the first waiter, which is woken now; another permit is free.
     newcomer = asyncio.ensure_future(visit("newcomer"))
     places.release()
     places.release()

@@ -159,7 +159,7 @@ async def test_no_subject_terminates_a_client(broker: Broker) -> None:
 
 
 async def test_a_failing_handler_closes_the_connection_and_not_the_client(broker: Broker) -> None:
-    """A connection that has stopped reading must not look alive."""
+    """A connection that has stopped reading must not count as connected."""
     client = await broker.connect()
     await echo(client)
 
@@ -456,7 +456,7 @@ MESSAGES = {
 
 
 class Taken:
-    """Keeps what a parser hands on; nothing is subscribed with the id 9."""
+    """Records what a parser delivers; no subscription has the id 9."""
 
     def __init__(self) -> None:
         self.operations: list[tuple[bytes, bytes]] = []

@@ -169,7 +169,7 @@ async def test_a_reader_that_ends_leaves_no_consumer(broker: Broker) -> None:
     for _ in range(3):
         await read_until(log, 1)
     await log.client.flush()
-    # The broker deletes behind its answers; left alone, a consumer would outlive this wait by far.
+    # The broker deletes asynchronously; without a delete, a consumer would outlive this wait by far.
     async with asyncio.timeout(WAIT_SECONDS / 2):
         await until_no_consumer(log)
 
@@ -317,7 +317,7 @@ async def test_requested_bytes_are_counted_as_the_broker_counts_them(
     taken = 0
     while taken < last:
         taken += len(await consumer.take())
-    # The broker says what of each request was left when it ran out.
+    # The broker reports the rest of each request when it expires.
     async with asyncio.timeout(WAIT_SECONDS):
         while consumer._requested_bytes:  # noqa: ASYNC110 - what is looked at belongs to the consumer.
             await asyncio.sleep(0.01)

@@ -27,7 +27,7 @@ LARGE = rows(10)
 
 
 async def grown(api: Api, document: str) -> dict[str, Any]:
-    """Make a document that has grown by patches, and return its state."""
+    """Create a document by patches, and return its state."""
     outcome(await api.put(document, {"rows": []}), 201)
     for at in range(10):
         added = {"op": "add", "path": "/rows/-", "value": LARGE["rows"][at]}
@@ -47,7 +47,7 @@ async def test_a_state_that_was_read_can_be_written(api: Api) -> None:
     changes = (await api.get("copy/history")).json()["items"]
     assert [change["version"] for change in changes] == list(range(1, written["version"] + 1))
     assert len({change["sequence"] for change in changes}) == len(changes)
-    # Written again over what is there: the versions go on.
+    # Written over the existing document: versions continue.
     again = outcome(await api.put("copy", rows(9, "y")))
     assert again["version"] > written["version"]
     assert (await api.get("copy")).json() == rows(9, "y")
@@ -109,7 +109,7 @@ async def test_a_large_state_survives_export_and_import(
             listener = ExportListener(progress=lambda _: None, waiting=lambda _: None)
             await export(refold, api.namespace, write, listener, is_history=is_history)
         if not is_history:
-            # Another line of the document behind the large one, and a run again from the beginning.
+            # Another line of the document after the large one, and a repeated run.
             line = {"doc": "grown", "state": {**state, "more": 1}, "ts": "2020-01-01T00:00:00Z"}
             path.write_bytes(path.read_bytes() + orjson.dumps(line) + b"\n")
             state["more"] = 1

@@ -1,4 +1,4 @@
-"""A log is never created where one may have been, and no start changes or deletes what is left of one."""
+"""A log is never created where one may have existed, and no start changes or deletes remains of one."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def crash(data: Path) -> None:
     assert answer.status_code == 201
     processes = [psutil.Process(up.process.pid), *up.children()]
     for process in processes:
-        # Some end with their parent.
+        # Some exit with their parent.
         with suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGKILL)
     up.process.wait(END_SECONDS)
@@ -102,7 +102,7 @@ def crash(data: Path) -> None:
 
 
 def refused_start(data: Path) -> str:
-    """Start the system, which is to end by itself with exit code 1; return what it said."""
+    """Start the system, which must exit with code 1; return its output."""
     up = Up(data, "--http", "127.0.0.1:0", "--nats-port", "0", "--durability", "os")
     assert up.process.wait(END_SECONDS) == 1, up.said()
     assert not (data / "endpoints.json").exists()
@@ -125,7 +125,7 @@ def test_a_flipped_bit_after_a_crash_loses_no_block_and_can_be_repaired(
         assert "3 blocks" in said
         assert "log create --i-have-lost-the-log" in said
         assert blocks(data) == damaged
-    # Two starts that met the same damage have kept it once.
+    # Two starts with the same damage made one copy.
     (kept,) = (data / "nats/damaged").iterdir()
     assert str(kept) in said
     flip_a_bit(stream_of(data) / "msgs/1.blk")
@@ -155,7 +155,7 @@ def test_a_flipped_bit_after_a_clean_stop_is_reported_with_its_events_and_the_er
 @pytest.mark.slow
 def test_an_open_block_truncated_by_the_broker_is_copied_unchanged(stopped: Path, tmp_path: Path) -> None:
     data = copy_of(stopped, tmp_path)
-    # Without its index, the server reads every block anew.
+    # Without its index, the server reads every block again.
     (stream_of(data) / "msgs/index.db").unlink()
     newest = stream_of(data) / "msgs/3.blk"
     flip_a_bit(newest, newest.stat().st_size // 2)
@@ -240,7 +240,7 @@ def test_only_the_option_creates_a_new_log_and_remains_of_the_lost_one_are_kept(
     assert httpx.put(f"{up.url}/v1/n/d0", json={"new": True}, timeout=60).status_code == 201
     schema, folder = printed["kept"]
     documents = asyncio.run(_count(up.endpoints()["postgres"], schema.removeprefix("schema ")))
-    # The log's own is one of them.
+    # The log's own stream is one of them.
     assert documents == EVENTS_PER_BATCH + 1
     kept = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in Path(folder).rglob("*.blk")}
     assert kept == left

@@ -1,6 +1,6 @@
-"""Who may do what, asked of real servers: the embedded one, and those that infra/nats configures.
+"""The permissions of each user on real servers: the embedded one and those configured in infra/nats.
 
-`MATRIX` is what is promised; infra/nats/README.md shows it.
+`MATRIX` is the specification; infra/nats/README.md shows it.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ MATRIX: dict[str, tuple[str, ...]] = {
 
 @pytest.fixture(params=["embedded", "one", "cluster"])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NatsServer | Delivered]:
-    """A server without a log: what is asked of it changes nothing."""
+    """A server without a log: requests change nothing."""
     if request.param == "embedded":
         yield request.getfixturevalue("fresh_nats")
     elif request.param == "one":
@@ -105,7 +105,7 @@ async def test_an_author_receives_its_outcomes_but_not_those_of_gateways(
     heard = await author.subscribe("refold.reply.>")
     await author.flush()
     async with asyncio.timeout(WAIT_SECONDS):
-        # A cluster's other servers learn of a subscription a little later.
+        # The other servers of a cluster receive a subscription a little later.
         while not heard.pending_msgs:
             for subject in ("refold.reply.gateway.1", "refold.reply.mine"):
                 await reply.publish(subject, b"{}")
@@ -134,7 +134,7 @@ def test_the_table_in_the_documentation_is_that_of_the_test() -> None:
 
 
 async def refusals(url: str) -> set[str]:
-    """Ask for everything as one user; return what the server refused, by its own words."""
+    """Try every action as one user; return those that the server refused."""
     frames = []
     for number, action in enumerate(MATRIX):
         verb, subject = action.split()
@@ -148,7 +148,7 @@ async def refusals(url: str) -> set[str]:
 
 
 async def answered(url: str, frames: str) -> list[str]:
-    """Say something on a socket; return the errors that came of it."""
+    """Send frames on a socket; return the resulting errors."""
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     who = {"user": parts.username, "pass": parts.password} if parts.username else {}
@@ -157,7 +157,7 @@ async def answered(url: str, frames: str) -> list[str]:
     errors = []
     try:
         async with asyncio.timeout(WAIT_SECONDS):
-            # The server answers in order: what it had to say of the frames comes before.
+            # The server answers in order: errors of the frames arrive first.
             while (line := await reader.readline()) not in {b"PONG\r\n", b""}:
                 if line.startswith(b"-ERR"):
                     errors.append(line.decode())
@@ -167,7 +167,7 @@ async def answered(url: str, frames: str) -> list[str]:
 
 
 async def is_let_in(url: str) -> bool:
-    """Tell whether the server takes this user."""
+    """Return whether the server accepts this user."""
     return not any("Authorization" in line for line in await answered(url, ""))
 
 

@@ -1,4 +1,4 @@
-"""What a commit does when PostgreSQL fails in the middle of it, and what it leaves in the tables."""
+"""Commits when PostgreSQL fails during them, and the resulting tables."""
 
 from __future__ import annotations
 
@@ -256,7 +256,7 @@ async def test_a_transaction_cancelled_during_begin_is_not_left_open(aside):
             pytest.fail("it has begun already")
 
     beginning = asyncio.create_task(begin_one())
-    # Once its turn has come, BEGIN is on its way, and its answer has not been read.
+    # Now BEGIN has been sent, and its response has not been read.
     await asyncio.sleep(0)
     beginning.cancel()
     with pytest.raises(asyncio.CancelledError):

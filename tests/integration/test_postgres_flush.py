@@ -1,4 +1,4 @@
-"""The projector writes the large states that commits left out: in time, at its end, and those of another projector."""
+"""The projector writes large states that commits omitted: in time, at shutdown, and those of another projector."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def is_flushed(sql: Any) -> bool:
 
 @asynccontextmanager
 async def one_by_one(log: MemoryLog, store: PostgresStore) -> AsyncIterator[Projecting]:
-    """Project so that each event has its own commit: the second one leaves the state out."""
+    """Project each event in its own commit: the second one omits the state."""
     async with projecting(ports(log, store)) as running:
         async for sequence in fill(log):
             await running.committed(sequence)

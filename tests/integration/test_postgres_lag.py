@@ -1,4 +1,4 @@
-"""States that lag in PostgreSQL: what a commit writes of them, how they are searched, and what SQL sees."""
+"""Row states behind their version in PostgreSQL: what a commit writes, how they are searched, what SQL shows."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ async def test_a_search_over_older_states_is_bounded_in_time(postgres_dsn):
 
 
 async def test_a_flushed_state_keeps_its_version_under_commits(store, scribe, aside, monkeypatch):
-    """Commits go on between reading and writing the state, and one of them may have written a newer one."""
+    """Commits continue between reading and writing the state, and one may have written a newer state."""
     await lag(store, scribe, {"a": (0, 1), "b": (0, 1)})
     read_exact = flush.read_exact
 

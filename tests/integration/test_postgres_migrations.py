@@ -1,4 +1,4 @@
-"""A schema is migrated by one process at a time, and only as far as this program knows."""
+"""A schema is migrated by one process at a time, up to the version of this program."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ async def test_an_index_directly_on_the_state_is_refused(postgres_dsn, definitio
     async with postgres_stores(postgres_dsn) as open_store:
         await open_store()
         async with connected(postgres_dsn) as connection:
-            # A cast that claims to be immutable, as people write it to get such an index.
+            # A cast that is declared immutable to allow such an index.
             await connection.execute(
                 "UPDATE pg_proc SET provolatile = 'i' WHERE proname IN ('json_in', 'jsonb_in')"
             )

@@ -80,7 +80,7 @@ async def test_acquiring_the_lease_again_does_not_pass_the_fence(open_store, asi
 
 
 async def test_the_fence_accepts_one_of_two_concurrent_commits_without_a_lock(open_store, aside):
-    """As if both had the lock: one is written, the other changes nothing and raises."""
+    """With two commits under the same checkpoint, one is written and the other raises without a change."""
     store, rival = await open_store(), await open_store()
     scribe = await begin(store)
     scribe.put("a", 1)
@@ -152,7 +152,7 @@ async def test_a_holder_that_executes_a_statement_is_not_silent(open_store, asid
 
 @pytest.mark.parametrize("place", ["idle", "idle in transaction", "active"])
 async def test_a_holder_that_stops_anywhere_is_silent(open_store, place):
-    """Stopped as a process is: its connection is open, and nothing is received from it."""
+    """Like a stopped process, its connection is open but sends nothing."""
     store, rival = await open_store(), await open_store(lease_seconds=0.1)
     await begin(store)
     holder = store._lease._connection
@@ -199,7 +199,7 @@ async def test_a_database_that_has_lost_announced_commits_is_not_read_until_they
 
 
 async def test_once_every_connection_is_lost_a_reader_waits_for_the_end_of_the_log(open_store, aside):
-    """A commit may have been read before it was announced: then only the log knows of it."""
+    """A commit may have been read before it was announced: then only the log bounds it."""
     store, reader = await open_store(), await open_store()
     scribe = await begin(store)
     asked = []
@@ -219,7 +219,7 @@ async def test_once_every_connection_is_lost_a_reader_waits_for_the_end_of_the_l
     end = scribe.sequence
     assert await _owns(store)
     await store.commit(scribe.commit())
-    # What the log took meanwhile is not waited for: under load there is always more.
+    # Events appended meanwhile are not waited for: under load there are always more.
     scribe.put("a", 2)
     assert (await reader.head(NAMESPACE, "a")).snapshot.state == b"1"
     assert asked == [end]

@@ -1,4 +1,4 @@
-"""`where`: a SQL/JSON path over states, bounded in time, that no document and no path can break."""
+"""`where`: a SQL/JSON path over states, bounded in time, robust against any document and path."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ async def with_nul(open_store):
         ('$.a like_regex "^.{10}$"', ["quoted-nul"]),
         ('$.a starts with "\\\\"', ["quoted-nul"]),
         ('$.a starts with "x"', ["plain", "quoted", "value", "with-substitutes"]),
-        # It sorts before any other character, except in documents that hold all that could stand for it.
+        # It sorts before any other character, except in documents that contain every replacement.
         ('$.a < "x y"', ["plain", "quoted-nul", "value"]),
         ('$.a < "x"', ["quoted-nul"]),
         ('$.list[*].x == "xy"', []),

@@ -1,4 +1,4 @@
-"""The documented way in SQL: a view a namespace, and a role that may read the views and nothing else."""
+"""Access by SQL: one view per namespace, and a role that may read only the views."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _numbers = count(1)
 
 @pytest.fixture
 async def aside(postgres_dsn):
-    """Open a connection of the tables' owner, without a search path."""
+    """Connect as the role that owns the tables, without a search path."""
     connection = await asyncpg.connect(postgres_dsn, server_settings={"search_path": "pg_temp"})
     yield connection
     await connection.close()
@@ -46,7 +46,7 @@ async def aside(postgres_dsn):
 
 @pytest.fixture
 async def filled(postgres_dsn):
-    """Write two namespaces, one of an odd name, and states that jsonb cannot hold."""
+    """Write two namespaces, one with an unusual name, and states that jsonb cannot hold."""
     async with postgres_stores(postgres_dsn) as open_store:
         yield await fill(await open_store())
 

@@ -1,4 +1,4 @@
-"""Ready means ready: what a gateway answers while its projection is behind the log, and what its probe says."""
+"""Readiness: the gateway's responses and its probe while the projection is behind the log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.services import Gateway, Site, append_all, gateway, kill, log_of, m
 DOCUMENTS = 100
 EVENTS = 3_000
 END = EVENTS + 1
-"""The genesis comes first."""
+"""The genesis is the first event."""
 LAG_HEADER = "refold-lag-events"
 
 READS = [
@@ -36,7 +36,7 @@ READS = [
 
 @pytest.fixture
 async def site(fresh_nats: NatsServer, postgres_dsn: str) -> Site:
-    """A log with events, and a database that has none of them: as if it was lost."""
+    """A log with events, and an empty database, as after its loss."""
     made = await make_site(fresh_nats, postgres_dsn)
     async with log_of(made) as log:
         events = [(f"d{number % DOCUMENTS}", b'{"put":%d}' % number) for number in range(EVENTS)]
@@ -145,7 +145,7 @@ async def test_a_projector_that_is_not_running_is_reported(site: Site) -> None:
 async def test_a_lag_over_the_bound_only_ends_readiness(site: Site) -> None:
     async with projector(site) as folding, gateway(site, ready_lag_seconds=0.5) as running:
         folding.send_signal(signal.SIGSTOP)
-        # It does not answer; but nothing is behind, however long the log is quiet.
+        # It does not answer, but an idle log has no lag.
         quiet = await named(running, "projector")
         assert "lag_events" not in quiet
         await running.client.put("/v1/n/d1", json=0, headers={"Refold-Wait": "0"})

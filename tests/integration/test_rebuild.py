@@ -1,4 +1,4 @@
-"""`rebuild` beside a real projection that is written meanwhile: equal and swapped, or every difference reported."""
+"""`rebuild` beside a live projection under writes: it swaps an equal one, or reports every difference."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ async def test_an_equal_projection_is_swapped_while_events_are_appended(log, liv
     assert (ended.is_swapped, found) == (True, [])
     assert await sql.fetchval("SELECT epoch FROM log") != epoch
     assert await schemas(sql) == {"public", "information_schema", "refold"}
-    # The projector and the readers go on, in the tables that are live now.
+    # The projector and the readers continue in the new live tables.
     end = await append(log, "d1", {"put": "last"})
     await folded_to(live, end)
     assert (await live.head("n", "d1")).snapshot.state == b'"last"'
@@ -169,7 +169,7 @@ async def test_a_difference_is_reported_and_prevents_the_swap(log, live, sql, po
 
 @pytest.fixture
 async def lagging(log, postgres_dsn):
-    """Make a live projection with one row of an older state, whose projector has nothing more to do."""
+    """Make a live projection with one row of an older state and an idle projector."""
     async with postgres_stores(postgres_dsn) as open_store:
         store = await open_store(state_lag=StateLag(bytes_min=0, seconds=3_600))
         async with projecting(ports(log, store)) as running:
@@ -237,7 +237,7 @@ async def test_a_rebuild_continues_after_a_timeout_during_a_commit(
         copy_indexes = given.swap.copy_indexes
 
         async def append_one_more():
-            """Leave an event that is committed only while the live projection is held."""
+            """Append an event that is committed only while the live projection is locked."""
             await copy_indexes()
             await folded_to(live, await append(log, "d1", {"put": "last"}))
             given.fresh.commit = stall
@@ -255,7 +255,7 @@ async def test_a_rebuild_continues_after_a_timeout_during_a_commit(
 
 @pytest.fixture
 def far(monkeypatch):
-    """Let a few events count as far behind."""
+    """Treat a few events as far behind."""
     monkeypatch.setattr("refold.audit.rebuild.SHARDED_EVENTS_MIN", EVENTS // 2)
 
 
@@ -338,7 +338,7 @@ async def test_a_rebuild_in_shards_changes_the_fold_number_in_all_of_them(
                 fresh = await PostgresStore.open(postgres_dsn, schema="anew", readers_max=2)
                 shards = shards_of(await fresh.bind("log-1"), 3)
                 await fresh.close()
-                # Of three shards one has crossed already, and the others have not.
+                # Of three shards only one has passed the change of the fold number.
                 await replay_shards(log, postgres_dsn, shards[:1], stopped_at)
             ended, found = await rebuilt(log, live, postgres_dsn, processes=3)
             assert (ended.is_swapped, found) == (True, [])

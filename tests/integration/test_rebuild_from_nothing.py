@@ -234,7 +234,7 @@ async def test_a_damaged_fresh_schema_of_an_earlier_rebuild_is_dropped(fresh_nat
         answer = json.loads(rebuilt.stdout)
         assert (answer["swapped"], answer["sequence"]) == (True, end)
         assert await schemas(sql) == ["refold", answer["kept"]]
-        # The projector, which has waited, goes on.
+        # The waiting projector continues.
         await folded_to(store, await append_all(log, [("a", b'{"put":3}')]))
         assert await until(lambda: store.head("n", "a"))
 
@@ -253,7 +253,7 @@ def test_refold_up_keeps_running_with_a_damaged_projection_and_names_the_repair_
         assert re.search(r"kept as schema refold_damaged_\d{8}_\d{6}", rebuilt.stdout)
         until_so(lambda: httpx.get(f"{up.url}/readyz").status_code == 200)
         assert write(up, 2)["version"] == 2
-        # Now so that a start finds it.
+        # Now such that a start detects it.
         execute(up, "TRUNCATE refold.log")
         assert up.stop() == 0
         again = Up(up.data, "--http", "127.0.0.1:0", "--nats-port", "0")

@@ -1,4 +1,4 @@
-"""A replay in several processes on real servers: the same projection; one that fails ends all with its reason."""
+"""A replay in several processes on real servers: the same projection; a failed process ends all with its reason."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ async def test_a_failed_shard_ends_the_others_with_its_reason(site, settings):
         endings.push_async_callback(other.close)
         assert await other.acquire_lease()
         with pytest.raises(ChildFailed, match="fence_lost"):
-            # No event ever comes there: the free shard would wait without end.
+            # No event arrives there: the free shard would wait forever.
             await replay_in_processes(anew(settings), [free, taken], 10_000)
-        # Its process is gone, and with it its lock.
+        # Its process and its lock are gone.
         again = await PostgresStore.open(site.dsn, schema="anew", shard=free.name)
         endings.push_async_callback(again.close)
         await until(again.acquire_lease)

@@ -154,7 +154,7 @@ async def test_a_changing_document_is_flushed_in_time_and_every_response_is_exac
 
 
 async def change(site: Site) -> None:
-    """Change documents again and again, each time in a commit of its own, most likely."""
+    """Change documents repeatedly, usually in separate commits."""
     async with log_of(site) as log:
         for number in count(1):
             await append_all(log, [patch(name, number) for name in NAMES])

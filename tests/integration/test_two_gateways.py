@@ -1,4 +1,4 @@
-"""Two gateways behind one load: they agree on every version, and one that is killed loses and doubles nothing."""
+"""Two gateways under load agree on every version; killing one loses and repeats nothing."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def test_two_gateways_agree_and_killing_one_under_load_loses_and_repeats_n
 
 
 async def _race(one: Gateway, other: Gateway) -> None:
-    """Both write strictly to the same version: exactly one of them, by whichever gateway, makes the next."""
+    """Both write strictly to the same version: exactly one creates the next."""
     for version in range(ROUNDS):
         answers = await asyncio.gather(
             *(
@@ -87,7 +87,7 @@ async def _race(one: Gateway, other: Gateway) -> None:
 
 
 async def _read_own_writes(one: Gateway, other: Gateway) -> None:
-    """What one gateway answers, the other shows, by version and by sequence."""
+    """A write answered by one gateway can be read from the other by version and by sequence."""
     for number in range(ROUNDS):
         writing, reading = (one, other) if number % 2 else (other, one)
         view = (await _put(writing, "own", {"n": number}, f"own-{number}")).json()
@@ -98,7 +98,7 @@ async def _read_own_writes(one: Gateway, other: Gateway) -> None:
 
 
 async def _read_a_bulk(one: Gateway, other: Gateway) -> None:
-    """Bulk by one, reads by the other: every outcome comes, in order, and is there to be read."""
+    """Write in bulk through one, read from the other: every outcome arrives in order and can be read."""
     lines = [orjson.dumps({"doc": "bulk", "put": number, "id": f"bulk-{number}"}) for number in range(BULK)]
     given = {"Content-Type": "application/x-ndjson", "Refold-Wait": "60"}
     answer = await one.client.post("/v1/n/events", content=b"\n".join(lines), headers=given)
@@ -114,7 +114,7 @@ async def _read_a_bulk(one: Gateway, other: Gateway) -> None:
 
 
 async def _write_while_one_dies(one: Gateway, other: Gateway) -> list[tuple[str, str, dict[str, Any]]]:
-    """Write by both; what the killed one does not answer is sent to the other, under the same id."""
+    """Write through both; requests that the killed one does not answer are sent to the other under the same id."""
     written: list[tuple[str, str, dict[str, Any]]] = []
     is_dead = asyncio.Event()
 
@@ -128,7 +128,7 @@ async def _write_while_one_dies(one: Gateway, other: Gateway) -> list[tuple[str,
                 assert through is one
                 answer = await _put(other, name, {"n": number}, event_id, ("Refold-Wait", "60"))
             assert answer.status_code in {200, 201}, answer.text
-            # Each document has one writer: a version that is skipped or given twice would be seen.
+            # Each document has one writer: a skipped or repeated version would be detected.
             assert _first(answer.json())["version"] == answer.json()["version"] == number + 1
             written.append((name, event_id, answer.json()))
             left -= is_dead.is_set()

@@ -47,7 +47,7 @@ async def site(fresh_nats: NatsServer, postgres_dsn: str) -> Site:
 
 
 class Load:
-    """Append, write over HTTP and wait for the outcomes, all the time; record the changes that were announced."""
+    """Continuously append, write over HTTP and wait for outcomes; record the published changes."""
 
     def __init__(self) -> None:
         self.last_sequence = 0
@@ -86,7 +86,7 @@ class Load:
 
 @asynccontextmanager
 async def loaded(site: Site, through: Gateway) -> AsyncIterator[Load]:
-    """Load the system, and raise what the load raised."""
+    """Load the system; re-raise errors of the load."""
     load = Load()
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(load.append(site)), tasks.create_task(load.write(through))]
@@ -120,14 +120,14 @@ async def test_a_standby_takes_over_from_a_stopped_or_killed_projector_without_f
 
 
 async def _hold_answers(load: Load, oracle: Any) -> None:
-    """Every author received the outcome of an undisturbed fold."""
+    """Check that every author received the outcome of an undisturbed fold."""
     for name, answer in load.answers:
         entry = await oracle.entry("n", name, answer["sequence"])
         assert (answer["status"], answer["version"]) == (entry.status.name, entry.version)
 
 
 async def _hold_changes(load: Load, oracle: Any) -> None:
-    """Every change was announced at most once, and correctly."""
+    """Check that every change was announced correctly and at most once."""
     times = Counter((change["document"], change["version"]) for change in load.changes)
     assert set(times.values()) == {1}
     for change in load.changes:

@@ -55,7 +55,7 @@ async def write(log: MemoryLog, numbers: range) -> int:
 
 
 async def assert_whole(log: MemoryLog, open_store: OpenStore) -> None:
-    """Compare the projection with one that a single loop makes of the log, and verify it."""
+    """Compare the projection with that of a single loop, and verify it."""
     store = await open_store()
     assert await contents(store, NAMES) == await contents(await project(log), NAMES)
     found: list[Any] = []

@@ -1,4 +1,4 @@
-"""`refold up` as a user has it: a process with children that starts, heals, drains and says what is wrong."""
+"""`refold up` as a process: it starts, restarts and drains its services and reports errors."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ def up(tmp_path_factory):
 
 
 async def written(url, document, state):
-    """Write until it is folded: what is being restarted may refuse, or be late, meanwhile."""
+    """Write until it is folded: a restarting service may refuse or delay meanwhile."""
     async with Refold(url) as refold, asyncio.timeout(60):
         while True:
             with suppress(RefoldError):
@@ -90,7 +90,7 @@ async def test_a_killed_service_is_restarted_and_nothing_is_lost(up, name):
 
 
 def test_a_second_up_in_the_same_folder_is_refused(up):
-    # Its ports are taken too; but the folder is the reason.
+    # Its ports are in use too, but the folder is the reported reason.
     port = up.endpoints()["nats"].rpartition(":")[2]
     found = run_refold("up", "--data", str(up.data), "--http", urlsplit(up.url).netloc, "--nats-port", port)
     assert found.returncode == 1

@@ -1,4 +1,4 @@
-"""`verify` compares a real projection with its log: no difference where there is none, and every damage is named."""
+"""`verify` compares a real projection with its log and reports exactly the damaged rows."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ async def test_an_undamaged_projection_has_no_differences_on_both_adapters(log, 
     for store in (projected, memory):
         tally, differences = await verified(log, store)
         assert differences == []
-        # The system's own document is one of them; what makes no document is counted by none.
+        # The system's own document is one of them; unroutable events count for none.
         assert (tally.documents, tally.events, tally.read_sequence) == (6, end - 1, end)
     assert (await verified(log, projected, "n", "long"))[0].events == PAGED
     assert (await verified(log, projected, "m"))[0].documents == 1
@@ -214,7 +214,7 @@ async def test_every_damage_is_reported(log, projected, sql):
         await sql.execute(statement)
         _, differences = await verified(log, projected)
         assert tuple(expected) in differences, damage
-        # What follows from the damage is reported too, of the same document or as counts; nothing else is.
+        # Consequences in the same document or in counts are reported too, and nothing else.
         assert {each[0] for each in differences} <= {expected[0], ""}, damage
         for table in TABLES:
             await sql.execute(f"TRUNCATE {table}; INSERT INTO {table} SELECT * FROM saved.{table}")

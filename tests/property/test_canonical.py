@@ -1,4 +1,4 @@
-"""Canonical bytes survive a round trip, whatever text they came from."""
+"""Canonical bytes survive a round trip from any text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A diff always leads from the one state to the other, and is never larger than the other."""
+"""A diff always transforms one state into the other, and is never larger than the other."""
 
 from __future__ import annotations
 

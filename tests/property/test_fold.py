@@ -28,7 +28,7 @@ from support.json_values import containers, copied, patches
 
 @pytest.fixture(autouse=True, scope="module")
 def _small_bounds():
-    """Cut pages and forget ids so early that it happens in short logs."""
+    """Close pages and expire ids early enough for short logs."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("refold.projector.commit_buffer.PAGE_EVENTS_MAX", 2)
         patched.setattr("refold.projector.commit_buffer.PAGE_BYTES_MIN", 200)
@@ -43,11 +43,11 @@ Look = Callable[[int], Awaitable[None]]
 
 
 async def look_away(_: int) -> None:
-    """Look at nothing."""
+    """Observe nothing."""
 
 
 class Projection:
-    """Folds a log into the memory store; documents are forgotten at commits, as a projector's cache does."""
+    """Folds a log into the memory store; commits evict documents, as a projector's cache does."""
 
     def __init__(self, tables: Tables) -> None:
         self.store = MemoryStore(tables)
@@ -57,7 +57,7 @@ class Projection:
     async def fold(
         self, log: list[Record], commits: set[int], *, held_max: int, look: Look = look_away
     ) -> None:
-        """Fold the log, commit behind the sequences in `commits`, look, then hold at most so many documents."""
+        """Fold the log, commit after the sequences in `commits`, observe, then evict documents over the bound."""
         assert await self.store.acquire_lease()
         shard = FoldState(await self.store.bind("log-1"))
         taken = CommitBuffer(shard.read_sequence)
@@ -149,7 +149,7 @@ async def test_a_fold_that_holds_one_document_equals_one_that_holds_all(log):
 
 
 class Reference:
-    """The plainest fold: each document in memory for ever, and every version's state kept."""
+    """A plain fold that keeps every document and every version's state in memory."""
 
     def __init__(self, log: list[Record]) -> None:
         self.snapshots: dict[Key, list[Snapshot]] = {}

@@ -1,4 +1,4 @@
-"""Patches and merges against oracles: jsonpatch, a reference from the RFC, and themselves undone."""
+"""Patches and merges against oracles: jsonpatch, a reference from the RFC, and their own undo."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STATES = containers()
 
 
 def ours(state: Any, raw: list[Any]) -> Any:
-    """Return the result in a list, or None when it is refused; check what must hold either way."""
+    """Return the result in a list, or None if refused; check the invariants of both cases."""
     before = json_text.dumps(state)
     try:
         root, size = apply_patch(state, compile_patch(copied(raw)), size=len(before))

@@ -1,4 +1,4 @@
-"""A split write, folded event by event, makes exactly the state; no event and no state on the way is too large."""
+"""A split write, folded event by event, yields exactly the state; no event or intermediate state is too large."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.json_values import copied, json_values
 
 SAID = {"id": "write-1", "type": "made", "actor": "ann", "meta": {"note": "x" * 60}}
 SMALL = 420
-"""An event's bytes in the tests that let Hypothesis make the states."""
+"""The event size in tests with states by Hypothesis."""
 
 
 def fold_all(texts: split.SplitWrite, history: History) -> list[Any]:
@@ -28,7 +28,7 @@ def fold_all(texts: split.SplitWrite, history: History) -> list[Any]:
     sizes = []
     for body in texts.bodies(history.row.version):
         assert len(body) <= split.EVENT_BYTES_MAX
-        # The quick way into the fold: nothing in them has to be explained.
+        # They pass the fold's fast path.
         assert json_text.dumps(json_text.loads(body)) == json_text.dumps(decode(b"", body).fields)
         outcomes.append(history.publish(body))
         sizes.append(history.row.size)
@@ -61,7 +61,7 @@ def test_any_state_is_rebuilt_from_small_events(data):
         try:
             check(state)
         except Refused as refused:
-            # A long path leaves no room for a value.
+            # A long path leaves no space for a value.
             assume(refused.reason != "event_too_large")
             raise
 

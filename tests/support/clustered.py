@@ -32,7 +32,7 @@ REPLICAS = 3
 
 @dataclass
 class Clustered:
-    """What runs, and what was acknowledged: by sequence, the document and the number written."""
+    """The running system, and the acknowledged writes: document and number by sequence."""
 
     servers: list[Delivered]
     services: dict[str, Service]
@@ -90,12 +90,12 @@ class Clustered:
                 await asyncio.sleep(LOOK_SECONDS)
 
     async def leader(self) -> Delivered:
-        """Ask who leads the stream."""
+        """Return the stream's leader."""
         name = (await self._stream())["cluster"]["leader"]
         return next(server for server in self.servers if server.name == name)
 
     async def until_whole(self) -> None:
-        """Wait until every server has all of the log."""
+        """Wait until every server has the whole log."""
         async with asyncio.timeout(DEADLINE_SECONDS):
             while True:
                 replicas = (await self._stream())["cluster"].get("replicas", [])
@@ -138,7 +138,7 @@ class Clustered:
 
 @asynccontextmanager
 async def clustered(path: Path, dsn: str) -> AsyncIterator[Clustered]:
-    """Run it all."""
+    """Run the whole system."""
     with ExitStack() as endings:
         servers = endings.enter_context(three_servers(path))
         await made(servers)
@@ -161,7 +161,7 @@ async def clustered(path: Path, dsn: str) -> AsyncIterator[Clustered]:
 
 
 async def made(servers: list[Delivered]) -> str:
-    """Make the log as soon as the servers have found each other."""
+    """Create the log once the servers have formed a cluster."""
     async with asyncio.timeout(DEADLINE_SECONDS):
         while True:
             try:
@@ -171,7 +171,7 @@ async def made(servers: list[Delivered]) -> str:
 
 
 async def asked(url: str) -> dict[str, Any]:
-    """Ask for the stream's configuration, state and cluster."""
+    """Request the stream's configuration, state and cluster."""
     client: Client = await connect_to(url, "test-administrator")
     try:
         return await stream_info(client)
@@ -180,5 +180,5 @@ async def asked(url: str) -> dict[str, Any]:
 
 
 def is_current(replica: dict[str, Any]) -> bool:
-    """Tell whether a replica has all that its leader has."""
+    """Return whether a replica has caught up with its leader."""
     return bool(replica["current"]) and not replica.get("offline", False) and not replica.get("lag", 0)

@@ -17,7 +17,7 @@ _CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 
 @dataclass(frozen=True, kw_only=True)
 class Conformance:
-    """What one run found; `said` is all that it printed."""
+    """The result of one run; `said` is its output."""
 
     exit_code: int
     seconds: float

@@ -1,6 +1,6 @@
 """The published contracts in `schemas/`: validators of the JSON Schemas, read as ECMA-262 and 2020-12 have them.
 
-For tests that hold the running system, or the core, against them.
+For tests that compare the running system or the core with them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _registry() -> Registry[Any]:
 
 
 def _pattern(_: Any, pattern: str, instance: Any, __: Any) -> Iterator[ValidationError]:
-    # Python's `$` also stands before a last line feed; ECMA-262's does not.
+    # Python's `$` also matches before a final line feed; ECMA-262's does not.
     if isinstance(instance, str) and not re.search(pattern.removesuffix("$") + r"\Z", instance):
         yield ValidationError(f"{instance!r} does not match {pattern!r}")
 

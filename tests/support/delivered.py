@@ -25,7 +25,7 @@ PASSWORDS = {user: f"p-of-{user}" for user in NATS_USERS}
 START_SECONDS = 30
 LOG_BYTES = 4 * 1024**3
 PORTS = range(20_000, 32_000)
-"""Below those that the system gives away: a server that was killed finds its own free."""
+"""Below the ephemeral ports, so that a killed server finds its own free."""
 
 
 @dataclass
@@ -41,11 +41,11 @@ class Delivered:
     process: subprocess.Popen[bytes] | None = None
 
     def url(self, user: NatsUser) -> str:
-        """Give the address with a user's name and password."""
+        """Return the address with a user's name and password."""
         return f"nats://{user}:{PASSWORDS[user]}@127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it and wait until it greets."""
+        """Start it and wait for its greeting."""
         with (self.home / "server.log").open("ab") as log:
             self.process = subprocess.Popen(self.command, env=self.environment, stderr=log, cwd=self.home)
         deadline = time.monotonic() + START_SECONDS
@@ -101,7 +101,7 @@ def three_servers(path: Path) -> Iterator[list[Delivered]]:
 
 
 def urls(servers: list[Delivered], user: NatsUser) -> str:
-    """Give the addresses of all, as a setting takes them."""
+    """Return the addresses of all, as the setting expects them."""
     return ",".join(server.url(user) for server in servers)
 
 

@@ -31,7 +31,7 @@ def lines(*headers: tuple[str, str]) -> bytes:
 
 
 def body_of(event: Any) -> bytes:
-    """Write an event's body; bytes stand for themselves."""
+    """Write an event's body; bytes are used unchanged."""
     return event if isinstance(event, bytes) else json_text.dumps(event)
 
 
@@ -159,12 +159,12 @@ _OTHERS = st.builds(
 )
 _MISTAKES = st.sampled_from([*[{}] * 12, {"v": 2}, {"session": "later"}, {"base": 1, "on_conflict": "merge"}])
 EVENTS = st.builds(lambda change, others, wrong: {**change, **others, **wrong}, _CHANGES, _OTHERS, _MISTAKES)
-"""Events, most of them valid on their own; whether they apply is for the document to say."""
+"""Events, most of them valid on their own; whether they apply depends on the document."""
 
 _GARBAGE = st.sampled_from(
     [b"", b"garbage", b"\xff\x00", b"[]", b'{"put":1,"put":2}', b'{"put":NaN}', b'{"put":"\\ud800"}']
 )
-# Weighed by a number: `one_of` takes equal branches for one.
+# Weighted by a number: `one_of` merges equal branches.
 _BODIES = st.builds(
     lambda weight, event, garbage: garbage if weight == 9 else body_of(event),
     st.integers(0, 9),

@@ -1,6 +1,6 @@
-"""Fold 2 as only the tests know it: fold 1 plus `inc`, longer patches, and a window for events with a stale base.
+"""A test-only fold 2: fold 1 plus `inc`, longer patches, and a window for events with a stale base.
 
-It proves what a number is for: a log that begins under one goes on under the next, in every shard and every replay.
+It tests fold numbers: a log that starts under one continues under the next, in every shard and every replay.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _inc(edit: Any, operation: Operation) -> None:
 
 
 def needs(decoded: Decoded, _: Document) -> int | None:
-    """Ask for the changes since an event's base."""
+    """Request the changes since an event's base."""
     return decoded.event.base if decoded.event is not None else None
 
 

@@ -1,6 +1,6 @@
 """A Refold that folds in memory: the client's methods that an import uses, over the real fold.
 
-For tests of writes through the client. A test makes concurrent writes and lost answers by hand.
+For tests of writes through the client. Tests inject concurrent writes and lost responses.
 """
 
 from __future__ import annotations

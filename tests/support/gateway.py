@@ -1,6 +1,6 @@
-"""A gateway over the memory twins, with a projector beside it, asked through httpx without a socket.
+"""A gateway over the memory adapters, with a projector, called through httpx without a socket.
 
-For tests of what the gateway does when its ports fail; `FaultyLog` and `DeafNotices` fail injected.
+For tests of the gateway when its ports fail; `FaultyLog` and `DeafNotices` inject faults.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class FaultyLog(MemoryLog):
         self.batches: list[int] = []
 
     async def info(self) -> LogInfo:
-        """Ask for the log's ends."""
+        """Return the log's ends."""
         if self.is_down:
             raise LogUnavailable
         return await super().info()
@@ -91,7 +91,7 @@ class DeafNotices(MemoryNotices):
 
 
 class FaultyStore(MemoryStore):
-    """A store that may be away for readers."""
+    """A store that may be unavailable to readers."""
 
     def __init__(self, tables: Tables) -> None:
         super().__init__(tables)
@@ -103,7 +103,7 @@ class FaultyStore(MemoryStore):
         return await super().head(namespace, document)
 
     async def ping(self) -> None:
-        """Raise where it is away."""
+        """Raise if it is unavailable."""
         if self.is_down:
             raise StoreUnavailable
 
@@ -133,11 +133,11 @@ class Twin:
         return await self.client.put(path, content=orjson.dumps(state), headers=given)
 
     async def events(self) -> int:
-        """Count the log's events behind its genesis."""
+        """Count the log's events after its genesis."""
         return (await MemoryLog.info(self.log)).last_sequence - 1
 
     async def appended(self, events: int) -> None:
-        """Wait until the log has so many events behind its genesis."""
+        """Wait until the log has `events` events after its genesis."""
         async with asyncio.timeout(DEADLINE_SECONDS):
             while True:
                 if await self.events() >= events:
@@ -157,7 +157,7 @@ class Twin:
 async def twin(
     *, is_projecting: bool = True, wait_seconds: float = 5.0, **context: Any
 ) -> AsyncIterator[Twin]:
-    """Make a gateway over twins; without a projector nothing is folded until `projector` is entered."""
+    """Make a gateway over memory adapters; without a projector nothing is folded until `projector` is entered."""
     made = await _made(wait_seconds, **context)
     background = (made.context.consistency.watch(), made.context.early_outcomes.run())
     watching = [asyncio.create_task(work) for work in background]

@@ -1,6 +1,6 @@
-"""A client of the real gateway that stays within one namespace, and what its answers must look like.
+"""A client of the real gateway within one namespace, and checks of its responses.
 
-For tests on the session's system; tests/conftest.py takes the fixture `api` in.
+For tests on the session's system; tests/conftest.py imports the fixture `api`.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ async def api(system: System) -> AsyncIterator[Api]:
 
 
 def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """Return a problem's members, once they are what RFC 9457 and the contract ask for."""
+    """Check a problem by RFC 9457 and the contract; return its members."""
     assert response.headers["content-type"] == PROBLEM, response.text
     view: dict[str, Any] = response.json()
     assert (response.status_code, view["status"], view["code"]) == (status, status, code), view

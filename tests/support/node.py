@@ -51,7 +51,7 @@ def installed(package: Path, into: Path) -> Path:
 
 
 class ForeignFold:
-    """The running fold: a log in, what came of it out."""
+    """The running fold: reads a log, writes the results."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
@@ -78,7 +78,7 @@ def foreign_fold() -> Iterator[ForeignFold]:
 
 
 def own_fold(log: Iterable[Record], log_id: str) -> dict[str, Any]:
-    """Fold a log by Refold's own fold, and say what came of it in the foreign one's words."""
+    """Fold a log by Refold's own fold; return the result in the foreign fold's format."""
     shard = FoldState(first_checkpoints(log_id))
     documents: dict[str, Document] = {}
     outcomes: list[Any] = []

@@ -1,6 +1,6 @@
-"""Holds responses of a gateway to `schemas/openapi.yaml`, and records what of it occurred.
+"""Checks responses of a gateway against `schemas/openapi.yaml`, and records which of it occurred.
 
-`Recorder.check` is a response hook of httpx: whatever it sees must be documented.
+`Recorder.check` is a response hook of httpx: every response must be documented.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from support.contracts import contract, validator
 DOCUMENT = contract("openapi.yaml")
 NAME = "openapi.yaml"
 ALWAYS = {"content-type", "content-length"}
-"""Headers of every response, which OpenAPI leaves out."""
+"""Headers of every response, which OpenAPI omits."""
 
 JSON_TYPES = {"application/json", "application/json-patch+json", "application/problem+json"}
 
@@ -77,7 +77,7 @@ class Recorder:
         self.headers: set[str] = set()
 
     async def check(self, response: httpx.Response) -> None:
-        """Hold a response to its operation, member by member."""
+        """Check a response against its operation, member by member."""
         await response.aread()
         request = response.request
         operation = operation_of(request.method, request.url.path)
@@ -88,7 +88,7 @@ class Recorder:
         self.statuses.add((operation.id, str(response.status_code)))
         self._check_headers(response, described, where)
         self._check_body(response, described, where)
-        # Refused by the document, not for what was asked.
+        # Refused because of the document, not of the request.
         if response.status_code < 400 or response.status_code in {409, 412}:
             self._record_parameters(operation, request)
 

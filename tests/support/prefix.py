@@ -1,4 +1,4 @@
-"""A namespace after a prefix of the log, folded by the package jsonpatch alone: an oracle with nothing of the core.
+"""A namespace after a prefix of the log, folded by the package jsonpatch: an oracle independent of the core.
 
 For tests and commands that compare lists as of a point with it; the states are compared as texts, so that 1 is not 1.0.
 """
@@ -43,7 +43,7 @@ class Prefix:
         return self._states.get(document, {})
 
     def is_present(self, document: str) -> bool:
-        """Tell whether a document is there."""
+        """Return whether a document is present."""
         return document in self._states
 
     def listed(self) -> list[Listed]:
@@ -64,7 +64,7 @@ def text(state: Any) -> str:
 
 
 def differences(expected: list[Listed], found: list[Listed]) -> list[str]:
-    """Name every document that is missing, too many, or other than expected."""
+    """List every document that is missing, unexpected or different."""
     wanted, given = ({row.id: row for row in rows} for rows in (expected, found))
     compared = [
         f"{name}: {_compared(wanted.get(name), given.get(name))}" for name in sorted({*wanted, *given})

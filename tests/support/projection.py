@@ -1,4 +1,4 @@
-"""Run a projector over the memory twins until it has committed a sequence."""
+"""Run a projector over the memory adapters until it has committed a sequence."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Projecting:
         self.task = asyncio.create_task(loop.run())
 
     async def committed(self, sequence: int, deadline_seconds: float = DEADLINE_SECONDS) -> None:
-        """Wait until a sequence is committed; raise what ended the loop."""
+        """Wait until a sequence is committed; re-raise the loop's error."""
         async with asyncio.timeout(deadline_seconds):
             while self._loop.committed_sequence < sequence:
                 if self.task.done():

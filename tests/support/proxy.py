@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 
 
 class Proxy:
-    """One listening port; every connection to it goes on to the server."""
+    """One listening port; every connection to it is forwarded to the server."""
 
     def __init__(self, host: str, port: int) -> None:
         self._server = host, port
@@ -28,7 +28,7 @@ class Proxy:
 
     @contextmanager
     def losing_answers(self) -> Iterator[None]:
-        """Let everything through to the server and nothing back; in the end the connections are cut."""
+        """Forward to the server but not back; finally cut the connections."""
         self._is_deaf = True
         try:
             yield
@@ -37,7 +37,7 @@ class Proxy:
 
     @contextmanager
     def losing_requests(self) -> Iterator[None]:
-        """Let nothing through to the server; in the end the connections are cut."""
+        """Forward nothing to the server; finally cut the connections."""
         self._is_mute = True
         try:
             yield
@@ -45,7 +45,7 @@ class Proxy:
             self.cut()
 
     def cut_after(self, count_bytes: int) -> None:
-        """Let so many more bytes through to the server, then cut the connections."""
+        """Forward `count_bytes` more bytes to the server, then cut the connections."""
         self._left_bytes = count_bytes
 
     def cut(self) -> None:

@@ -15,7 +15,7 @@ DATA = Path(__file__).parents[1] / "data"
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedLog:
-    """A log, and the outcomes, documents and chains that every program must come to."""
+    """A log, and the outcomes, documents and chains that every program must produce."""
 
     log_id: str
     records: list[Record]

@@ -1,6 +1,6 @@
 """What OpenAPI cannot express of a valid request. schemathesis imports this by name (schemathesis.toml).
 
-Only cases that are meant to be valid are touched: parameters that contradict each other, times that are not there
+Only cases that should be valid are changed: parameters that contradict each other, times that do not exist
 yet, numbers out of range, texts that only Postgres or an answer gives a meaning to.
 """
 
@@ -39,11 +39,11 @@ def filter_case(_: Any, case: Any) -> bool:
 
 @schemathesis.hook
 def before_call(_: Any, case: Any, kwargs: Any) -> None:
-    """Make a case that is meant to be valid mean something."""
+    """Make a case that should be valid meaningful."""
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
     if case.method != "GET" and str(case.path_parameters.get("namespace", "")).startswith("_"):
-        # Followed from the list of namespaces, where the system's own stands too.
+        # Linked from the list of namespaces, which includes the system's own.
         case.path_parameters["namespace"] = "n"
     if isinstance(case.query, MutableMapping):
         _settle_query(case.query)
@@ -64,7 +64,7 @@ def _settle_query(query: MutableMapping[str, Any]) -> None:
         query.pop("clock", None)
     if "absent" in query:
         query["fields"] = "id"
-    # What is waited for must come: anything else is a 504, by contract.
+    # The awaited version must exist: anything else is a 504, by contract.
     for name, value in (("sequence", 1), ("min_sequence", 1), ("min_version", 0)):
         if name in query:
             query[name] = value
@@ -119,7 +119,7 @@ def _text(value: str) -> str:
 
 
 def _within(value: Any) -> Any:
-    """Bring integers within what the fold takes, and leave moves into themselves out."""
+    """Clamp integers to the fold's range, and remove moves into themselves."""
     if isinstance(value, list):
         return [_within(item) for item in value if not _moves_into_itself(item)]
     if isinstance(value, dict):

@@ -1,6 +1,6 @@
-"""A small log: folds what is published, makes commits of it, and keeps every document's whole history.
+"""A small log: folds published events, makes commits of them, and keeps every document's history.
 
-For tests of the store's adapters: commits are true ones, and the oracle is a plain list.
+For tests of the store's adapters: commits are real, and the oracle is a plain list.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Scribe:
         return self._shard.checkpoints()
 
     def commit(self, *, lagging: Collection[str] = ()) -> Commit:
-        """Return one commit of all that was published since the last; the states of `lagging` are not written."""
+        """Return one commit of all events since the last; the states of `omitted` are not written."""
         commit = Commit(
             expected_sequence=self._committed_sequence,
             checkpoint=self._shard.checkpoint(self._committed_sequence),
@@ -112,7 +112,7 @@ class Scribe:
         return commit
 
     def with_states(self, commit: Commit) -> Commit:
-        """Add the states that the newest commit leaves out."""
+        """Add the states that the newest commit omits."""
         documents = [
             replace(
                 write,
@@ -150,7 +150,7 @@ class Scribe:
             self.snapshots[key].append(snapshot_of(row, state_bytes(row)))
 
     def _write(self, key: Key, unwritten: _Unwritten, *, lags: bool) -> DocumentWrite:
-        """Leave a state out only if the row has one and the document is present."""
+        """Omit a state only if the row has one and the document is present."""
         row = self.documents[key]
         lags = lags and key in self._stated and row.state is not ABSENT
         self._stated -= {key}

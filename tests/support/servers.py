@@ -1,6 +1,6 @@
 """The real servers for tests: one of each a session, and fresh ones where a test needs an empty log or database.
 
-The fixtures are plain ones, so that tests with and without a loop can use them; tests/conftest.py takes them in.
+The fixtures are synchronous, so that tests with and without a loop can use them; tests/conftest.py imports them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer
 
 @pytest.fixture(scope="session")
 def nats_urls(nats_server: NatsServer) -> dict[str, str]:
-    """The session's NATS server as each user calls it."""
+    """The addresses of the session's NATS server by user."""
     return {user: nats_server.url(user) for user in NATS_USERS}
 
 

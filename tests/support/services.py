@@ -1,4 +1,4 @@
-"""Projectors and gateways as real processes, beside real servers; and a fold of the same log that nothing disturbed.
+"""Projectors and gateways as real processes with real servers, and an undisturbed fold of the same log.
 
 For tests that kill them.
 """
@@ -75,11 +75,11 @@ class Gateway:
     client: httpx.AsyncClient
 
     async def is_ready(self) -> bool:
-        """Tell whether it says that everything can be reached."""
+        """Return whether it reports that all its servers are reachable."""
         return await self._is_fine("/readyz")
 
     async def is_alive(self) -> bool:
-        """Tell whether it listens."""
+        """Return whether it listens."""
         return await self._is_fine("/healthz")
 
     async def _is_fine(self, path: str) -> bool:
@@ -163,7 +163,7 @@ async def append_all(log: JetStreamLog, events: list[tuple[str, bytes]], namespa
 
 
 async def until(look: Callable[[], Awaitable[T]]) -> T:
-    """Look again and again until something is true or found; return it."""
+    """Poll until a condition returns a true value; return it."""
     async with asyncio.timeout(DEADLINE_SECONDS):
         while True:
             found = await look()
@@ -173,7 +173,7 @@ async def until(look: Callable[[], Awaitable[T]]) -> T:
 
 
 async def standing_by(site: Site) -> None:
-    """Wait until a projector has found the shard taken."""
+    """Wait until a projector is on standby."""
     connection = await asyncpg.connect(site.dsn)
     try:
         await until(lambda: connection.fetchval(_STANDING_BY))
@@ -192,7 +192,7 @@ async def folded_to(store: SnapshotStore, sequence: int) -> list[Checkpoint]:
 
 
 async def undisturbed(site: Site) -> MemoryStore:
-    """Fold the whole log once, in memory, with nothing in its way."""
+    """Fold the whole log once, in memory, undisturbed."""
     store = MemoryStore()
     async with log_of(site, "projector") as log, projecting(ports(log, store)) as running:
         await running.committed((await log.info()).last_sequence)
@@ -200,7 +200,7 @@ async def undisturbed(site: Site) -> MemoryStore:
 
 
 async def contents(store: SnapshotStore, names: list[str], namespace: str = "n") -> dict[str, Any]:
-    """Read all that must be the same however the log was read: chains, heads, entries."""
+    """Return everything that must not depend on how the log was read: chains, heads, entries."""
     found: dict[str, Any] = {"chains": [checkpoint.chain for checkpoint in await store.checkpoints()]}
     for name in names:
         runs = [run async for run in store.segments(namespace, name, after_version=None, is_descending=False)]

@@ -21,7 +21,7 @@ class Module(NamedTuple):
     tree: ast.Module
 
     def at(self, node: ast.AST) -> str:
-        """Name a place in it."""
+        """Format a location in it."""
         return f"{self.path}:{getattr(node, 'lineno', 1)}"
 
 
@@ -40,7 +40,7 @@ def modules() -> tuple[Module, ...]:
 
 
 def imports() -> Iterator[Import]:
-    """Name everything that is imported anywhere, at whatever depth."""
+    """List every import at any depth."""
     for module in modules():
         for node in ast.walk(module.tree):
             if isinstance(node, ast.Import):
@@ -51,7 +51,7 @@ def imports() -> Iterator[Import]:
 
 
 def is_within(name: str, package: str) -> bool:
-    """Tell whether a dotted name is the package or something under it."""
+    """Return whether a dotted name is the package or below it."""
     return name == package or name.startswith(f"{package}.")
 
 

@@ -1,7 +1,7 @@
 """The real system for tests, one a session: NATS, PostgreSQL, projector and gateway, wired as `refold up` does.
 
-`system` yields its addresses; tests/conftest.py takes it in. Every test uses a namespace of its own
-(`System.namespace`), for the log is everyone's.
+`system` yields its addresses; tests/conftest.py imports it. Every test uses a namespace of its own
+(`System.namespace`), because the log is shared.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class Service:
     log: Path
 
     def stop(self) -> int:
-        """End it as a terminal would, and return its exit code."""
+        """Interrupt it as a terminal would, and return its exit code."""
         self.process.terminate()
         return self.process.wait(READY_SECONDS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """Where everything is."""
+    """The addresses of the system."""
 
     url: str
     nats: NatsServer
@@ -58,7 +58,7 @@ class System:
     gateway_environment: Mapping[str, str]
 
     def namespace(self) -> str:
-        """Name a namespace that no other test uses."""
+        """Return a namespace that no other test uses."""
         return f"t{next(_numbers)}"
 
 
@@ -110,7 +110,7 @@ def start_service(name: str, given: Mapping[str, str], log: Path) -> Service:
 
 
 def wait_ready(url: str, services: Mapping[str, Service]) -> None:
-    """Wait until the gateway says that everything can be reached."""
+    """Wait until the gateway is ready."""
     deadline = time.monotonic() + READY_SECONDS
     while not _is_ready(url):
         for name, service in services.items():

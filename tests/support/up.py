@@ -1,4 +1,4 @@
-"""`refold up` as a process of its own, as a user has it. For tests of the whole system.
+"""`refold up` as a process, as a user runs it. For tests of the whole system.
 
 `async with` or `with` are not needed: `start` returns when it is ready, `stop` when it has ended.
 """
@@ -57,18 +57,18 @@ class Up:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def child(self, name: str) -> psutil.Process:
-        """One of its children by what its command line says."""
+        """Return the child whose command line contains a text."""
         direct = psutil.Process(self.process.pid).children()
         (found,) = [it for it in direct if any(name in Path(part).name for part in it.cmdline()[:4])]
         return found
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Ask it to end, and wait for it."""
+        """Stop it and wait for its exit."""
         self.process.send_signal(number)
         return self.process.wait(END_SECONDS)
 
     def kill(self) -> None:
-        """End it without asking."""
+        """Kill it."""
         self.process.kill()
         self.process.wait(END_SECONDS)
 
@@ -88,7 +88,7 @@ def run_refold(*arguments: str, stdin: str = "", **variables: str) -> subprocess
 
 
 def until(holds: Any, *, seconds: float = READY_SECONDS) -> Any:
-    """Look again and again until something holds; return what it gave."""
+    """Poll until a condition holds; return its value."""
     deadline = time.monotonic() + seconds
     while not (found := holds()):
         assert time.monotonic() < deadline, "it did not come in time"

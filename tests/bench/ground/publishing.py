@@ -1,4 +1,4 @@
-"""Events appended with nothing of ours in between: by nats-py one by one and in batches, and by the bare wire.
+"""Events appended without Refold: by nats-py singly and in batches, and by the bare protocol.
 
 Tasks for `bench.worker`; used where events are appended.
 """
@@ -23,7 +23,7 @@ POOL_EVENTS: Final = 20_000
 ACKNOWLEDGE_SECONDS: Final = 10
 BATCHES_IN_FLIGHT: Final = 4
 WIRE_RATE: Final = 80_000
-"""Events prepared a second for the wire."""
+"""Events prepared per second."""
 
 
 async def publish_with_nats_py(signals: Signals, *, url: str, writers: int, seconds: float) -> dict[str, Any]:
@@ -67,7 +67,7 @@ async def batches_with_nats_py(signals: Signals, *, url: str, size: int, seconds
 
 
 async def batches_on_the_wire(signals: Signals, *, url: str, size: int, seconds: float) -> dict[str, Any]:
-    """Write atomic batches straight to the socket, their frames made before."""
+    """Write prepared frames of atomic batches directly to the socket."""
     publisher = await BatchPublisher.connect(url, f"wire-{time.monotonic_ns()}")
     events = small_events(POOL_EVENTS)
     parcels = []

@@ -44,7 +44,7 @@ async def consume_with_nats_py(signals: Signals, *, url: str, until_sequence: in
 
 
 async def read_in_bulk(signals: Signals, *, url: str, until_sequence: int) -> dict[str, Any]:
-    """Read the log by our own reader and do nothing with it."""
+    """Read the log by the projector's reader and discard it."""
     log = await open_log(url, "refold-bench-read")
     try:
         await signals.until_go()
@@ -75,7 +75,7 @@ async def fold_in_memory(signals: Signals, *, url: str, until_sequence: int) -> 
 
 
 async def get_by_sequence(signals: Signals, *, url: str, sequences: list[int]) -> dict[str, Any]:
-    """Ask the broker for single events, one after another."""
+    """Request single events from the broker, one after another."""
     log = await open_log(url, "refold-bench-get")
     taken = []
     try:

@@ -88,6 +88,6 @@ async def _make_documents(connection: asyncpg.Connection) -> None:
 def _document_rows(documents: int, document_bytes: int) -> list[tuple[Any, ...]]:
     workload = Workload(documents=documents, document_bytes=document_bytes)
     rows = [(NAMESPACE, event.document, 1, 1, 1, event.body) for event in workload.events(documents)]
-    # As commits come: by their first change, not by name.
+    # In the order of commits: by their first change, not by name.
     random.Random(1).shuffle(rows)
     return rows

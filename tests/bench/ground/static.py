@@ -36,7 +36,7 @@ async def serve_static(signals: Signals, *, port: int, size: int) -> None:
 
 @asynccontextmanager
 async def static_server(size: int) -> AsyncIterator[str]:
-    """Run it in a process of its own; gives its address."""
+    """Run it in a process of its own; yield its address."""
     port = choose_port(HOST, 0)
     async with await Worker.start(serve_static, port=port, size=size) as worker:
         await worker.ready()

@@ -26,18 +26,18 @@ class Document(Aggregate):
 
     @event("Created")
     def __init__(self, name: str, change: Change) -> None:
-        """Begin with the first change."""
+        """Create it with the first change."""
         self.name = name
         self.state: dict[str, Any] = fold({}, change)
 
     @event("Changed")
     def change(self, change: Change) -> None:
-        """Take one more."""
+        """Apply one more change."""
         fold(self.state, change)
 
     @staticmethod
     def create_id(name: str) -> UUID:
-        """Find it again by its name."""
+        """Return its id for a name."""
         return uuid5(NAMESPACE_URL, name)
 
 
@@ -46,10 +46,10 @@ class Documents(Application[UUID]):
 
 
 class States(PostgresTrackingRecorder):
-    """The read model's table, with the position that it has come to."""
+    """The read model's table, with its position."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
-        """Say how the table is made."""
+        """Return the statements that create the table."""
         super().__init__(*given, **named)
         table = SQL("CREATE TABLE IF NOT EXISTS states (document uuid PRIMARY KEY, state json)")
         self.sql_create_statements.append(table.format())
@@ -68,12 +68,12 @@ class StatesProjection(Projection[States]):
     """Folds in memory and writes the state after each event: the library tracks event by event."""
 
     def __init__(self, view: States) -> None:
-        """Begin with nothing."""
+        """Start empty."""
         super().__init__(view)
         self._states: dict[UUID, dict[str, Any]] = {}
 
     def process_event(self, domain_event: Any, tracking: Tracking) -> None:
-        """Take an event."""
+        """Process an event."""
         document = domain_event.originator_id
         state = fold(self._states.setdefault(document, {}), domain_event.change)
         self.view.put(document, state, tracking)

@@ -40,7 +40,7 @@ def versions() -> dict[str, str]:
 
 
 def _refold_version() -> str:
-    """Name the last commit of the program itself, whatever has been measured with it since."""
+    """Return the last commit of the program itself, not of its results."""
     git = shutil.which("git")
     if git is None or not (HERE.parents[2] / ".git").exists():
         return version("refold")

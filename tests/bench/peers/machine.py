@@ -1,4 +1,4 @@
-"""What the figures were measured on: processor, memory, kernel, and how often its disk syncs in a second."""
+"""The machine of the figures: processor, memory, kernel and disk syncs per second."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ CATEGORIES = [f"b{size}" for size in BATCHES]
 
 
 def install(connection: psycopg.Connection[Any], folder: Path) -> None:
-    """Run what install.sh runs, without the role and without pgcrypto, whose function PostgreSQL has since 13."""
+    """Run the statements of install.sh without the role and pgcrypto, whose function PostgreSQL 13 has built in."""
     scripts = "".join((folder / f"install-{part}.sh").read_text() for part in ("functions", "indexes"))
     for name in (
         "schema/message-store.sql",
@@ -81,7 +81,7 @@ class MessageDb:
 
 
 def _message(document: str, version: int, change: Change) -> tuple[str, str, str, int]:
-    # Its versions begin at 0; -1 is a stream that is not there.
+    # Its versions start at 0; -1 is a missing stream.
     return str(uuid4()), document, json.dumps(change), version - 1
 
 

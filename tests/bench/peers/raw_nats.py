@@ -27,7 +27,7 @@ class RawNats:
         self._heads: dict[str, int] = {}
 
     async def begin(self) -> None:
-        """Make the stream; nats-py's own configuration does not know atomic batches."""
+        """Create the stream; nats-py's own configuration does not support atomic batches."""
         given = {"subjects": ["doc.*"], "storage": "file", "allow_direct": True, "allow_atomic": True}
         body = json.dumps({"name": STREAM, **given}).encode()
         answer = json.loads((await self._client.request(f"$JS.API.STREAM.CREATE.{STREAM}", body)).data)

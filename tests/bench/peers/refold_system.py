@@ -36,7 +36,7 @@ class OverHttp:
         self._data = work.address
 
     async def append(self, document: str, version: int, changes: list[Change]) -> None:
-        """One as a strict write, which leaves no trace in the log when it is stale; many with each its base."""
+        """Write one strictly, which does not reach the log when it is stale; write many with a base each."""
         if len(changes) == 1:
             outcome = await self._refold.patch(
                 NAMESPACE, document, list(changes[0]), if_version=version, strict=False
@@ -51,7 +51,7 @@ class OverHttp:
         return (await self._refold.get(NAMESPACE, document, version=version)).state
 
     async def rebuild(self, _: int) -> float:
-        """Run `refold rebuild`: all versions written anew, compared with the live ones, and swapped in."""
+        """Run `refold rebuild`: write all versions again, compare them with the live ones, and swap."""
         command = (sys.executable, "-m", "refold", "rebuild", "--data", self._data, "--json")
         process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
         result = json.loads((await process.communicate())[0])
@@ -60,7 +60,7 @@ class OverHttp:
 
 
 class Stored:
-    """The SDK; a write waits until the log has the event, and the fold holds its base against the version."""
+    """The SDK; a write waits until the log has the event, and the fold checks its base."""
 
     loads = ()
 
@@ -100,7 +100,7 @@ class OverNats:
         self._last: dict[str, tuple[int, int]] = {}
 
     async def append(self, document: str, version: int, changes: list[Change]) -> None:
-        """Publish one by itself, many as an atomic batch; the log itself holds them against the last sequence."""
+        """Publish one singly, many as an atomic batch; the log checks the expected last sequence."""
         subject = f"state.{NAMESPACE}.{document}"
         headers = {EXPECTED: str(self._last[document][0] if document in self._last else 0)}
         bodies = [json.dumps({"patch": each}).encode() for each in changes]
@@ -131,7 +131,7 @@ def _lines(document: str, version: int, changes: list[Change]) -> list[dict[str,
 
 
 async def settled(refold: Refold, last: dict[str, tuple[int, int]]) -> None:
-    """Wait for the last event, then see that every document has come to its version."""
+    """Wait for the last event, then check that every document is at its version."""
     if not last:
         return
     document, (sequence, _) = max(last.items(), key=lambda item: item[1])
@@ -143,7 +143,7 @@ async def settled(refold: Refold, last: dict[str, tuple[int, int]]) -> None:
 
 @asynccontextmanager
 async def connected(work: Namespace, refold: Refold, endpoints: dict[str, str]) -> AsyncIterator[Any]:
-    """Give the variant's peer."""
+    """Return the variant's peer."""
     if work.variant == "folded":
         yield OverHttp(refold, work)
     elif work.variant == "stored":

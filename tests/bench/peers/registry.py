@@ -1,4 +1,4 @@
-"""Who is compared: each peer's program, the server that it needs, and what must be said of its figures."""
+"""The compared peers: program, required server, and notes on the figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FSYNC_NATS: Final = "synced (sync_interval always)"
 class Peer:
     """One row of the tables.
 
-    `package` is the pin that tells its version. `read` says what is done for the figure `read_all`, `written` what is
+    `package` is the pin with its version. `read` describes the work of the figure `read_all`, `written` what is
     written for `rebuild`.
     """
 

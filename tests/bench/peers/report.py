@@ -42,7 +42,7 @@ MEBIBYTE: Final = 2**20
 
 
 class Described(Protocol):
-    """What is known of a peer beforehand: see `registry.Peer`."""
+    """The static description of a peer: see `registry.Peer`."""
 
     name: str
     title: str
@@ -53,7 +53,7 @@ class Described(Protocol):
 
 
 class Spread(NamedTuple):
-    """What is shown of a figure's samples."""
+    """The displayed statistics of a figure's samples."""
 
     least: float
     median: float
@@ -74,7 +74,7 @@ class Row:
 
     @property
     def is_durable(self) -> bool:
-        """Tell whether what it acknowledged survives power loss."""
+        """Return whether acknowledged writes survive power loss."""
         return not self.durability.startswith("NOT")
 
     def spread(self, figure: str) -> Spread | None:
@@ -88,7 +88,7 @@ def panels() -> dict[str, Sequence[Panel]]:
 
 
 def rows(peers: Iterable[Described], rounds: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Gather the rounds by peer, in the peers' order; a peer without a round has no row."""
+    """Group the rounds by peer, in the peers' order; omit peers without a round."""
     found = []
     for peer in peers:
         own = [each for each in rounds if each["peer"] == peer.name]
@@ -262,7 +262,7 @@ def _goal_line(
 
 
 def _named(figure: Mapping[str, Any]) -> str:
-    """Name a figure, with what it was taken at."""
+    """Name a figure, with the size at which it was measured."""
     at = f", {figure['at']:,} {figure['axis']}" if figure.get("axis") else ""
     return f"{figure['name']}{at}"
 

@@ -136,7 +136,7 @@ async def run_program(given: Namespace, peer: Peer, address: str) -> dict[str, f
 
 
 def interpreter(peer: Peer, home: Path) -> list[str]:
-    """Name what a peer's program is run by: Refold's runs in this environment, the others in their own."""
+    """Return the interpreter of a peer's program: Refold's runs in this environment, the others in their own."""
     if peer.program.endswith(".mjs"):
         return ["node"]
     return [sys.executable if peer.server == "refold" else str(home / "venv/bin/python")]

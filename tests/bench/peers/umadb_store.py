@@ -45,7 +45,7 @@ class UmaDb:
         assert events == total
 
     def _append(self, document: str, _: int, changes: list[Change]) -> None:
-        # What it can hold an append against is the position of the last event that the writer knows of.
+        # An append can be checked only against the position of the last event that the writer knows.
         condition = AppendCondition(_tagged(document), after=self._heads.get(document))
         events = [Event("changed", json.dumps(each).encode(), [document], uuid4()) for each in changes]
         self._heads[document] = self._client.append(events, condition)

@@ -37,7 +37,7 @@ Append = Callable[[str, int, Change], None]
 class Peer(Protocol):
     """What a peer can do; what it has no way to do is absent (see `run`).
 
-    A store whose client blocks has `writer` too: called once a writer, it returns an `Append` for a thread of his own.
+    A store with a blocking client also has `writer`: called once per writer, it returns an `Append` for a thread.
     """
 
     async def append(self, document: str, version: int, changes: list[Change]) -> None:
@@ -70,7 +70,7 @@ def change(document: str, version: int) -> Change:
 
 
 def fold(state: dict[str, Any], patch: Change) -> dict[str, Any]:
-    """Apply a change: one operation that sets a member is all that the peers' own fold must know."""
+    """Apply a change: the peers' own fold needs only one operation, which sets a member."""
     for operation in patch:
         state[operation["path"][1:]] = operation["value"]
     return state
@@ -106,7 +106,7 @@ async def run(peer: Any, work: Namespace) -> None:
 
 async def measure_singles(peer: Any, waiting: Line, writers: int) -> None:
     """Append one event at a time by some writers at once, all of them or until the time is up."""
-    # Whoever must connect first does so untimed.
+    # Connecting is not timed.
     appends = [peer.writer() for _ in range(writers)] if hasattr(peer, "writer") else []
     begun = time.perf_counter()
     if appends:
@@ -167,13 +167,13 @@ async def time_loads(
 
 
 async def settle(peer: Any) -> None:
-    """Wait, untimed, until what was appended can be read, where that comes later."""
+    """Wait, untimed, until appended events can be read, if that is later."""
     if hasattr(peer, "settle"):
         await peer.settle()
 
 
 async def in_tasks(peer: Peer, waiting: Line, writers: int) -> None:
-    """Let tasks take turns with the documents."""
+    """Append from several tasks, which take documents in turn."""
 
     async def write() -> None:
         for document, version in waiting:
@@ -185,7 +185,7 @@ async def in_tasks(peer: Peer, waiting: Line, writers: int) -> None:
 
 
 def in_threads(appends: list[Append], waiting: Line) -> None:
-    """Let threads take turns with the documents, each with an append of its own."""
+    """Append from several threads, each with its own append, which take documents in turn."""
     failures: list[BaseException] = []
 
     def write(append: Append) -> None:
@@ -205,13 +205,13 @@ def in_threads(appends: list[Append], waiting: Line) -> None:
 
 
 class Line:
-    """Documents that wait for a writer: each stands in line again once its event is appended.
+    """A queue of documents: each is queued again once its event is appended.
 
     So a document's events never overtake each other, and all writers have work until the end.
     """
 
     def __init__(self, documents: list[str], versions: int, seconds: float) -> None:
-        """Line them up at version 0; nobody is served after the time is up."""
+        """Queue them at version 0; yield none after the deadline."""
         self._waiting: SimpleQueue[tuple[str, int]] = SimpleQueue()
         for document in documents:
             self._waiting.put((document, 0))
@@ -221,11 +221,11 @@ class Line:
 
     @property
     def appended(self) -> int:
-        """Count the events, once nobody writes any more; asking ends the line."""
+        """Close the queue and return the number of events."""
         return next(self._served)
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
-        """Yield whose turn it is, and at which version he is."""
+        """Yield the next document and its version."""
         while time.perf_counter() < self._deadline:
             try:
                 document, version = self._waiting.get_nowait()
@@ -244,7 +244,7 @@ def batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
 
 
 def peak_bytes() -> int:
-    """Return the most memory that this process has had resident (Linux)."""
+    """Return the peak resident memory of this process (Linux)."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024

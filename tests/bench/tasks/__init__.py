@@ -1,4 +1,4 @@
-"""What runs in a process of its own while it is measured: coroutine functions for `bench.worker`.
+"""Coroutine functions that `bench.worker` runs in a process of their own.
 
-They import little: each of them is waited for. The ground's own tasks are in `bench.ground`.
+They import little, because imports delay a measurement. Tasks of the baseline are in `bench.ground`.
 """

@@ -1,4 +1,4 @@
-"""Events appended through our own appender, one by one and in batches. Tasks for `bench.worker`."""
+"""Events appended through Refold's appender, singly and in batches. Tasks for `bench.worker`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The OpenAPI and AsyncAPI documents are whole, and say what the core, the log and FastStream say."""
+"""The OpenAPI and AsyncAPI documents are complete, and agree with the core, the log and FastStream."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_every_reference_resolves(name: str) -> None:
 
 
 def test_the_asyncapi_document_is_valid() -> None:
-    """By the specification's rules; its meta-schema and its own parser have also taken it."""
+    """Checked by the rules of the specification; its meta-schema and its own parser have also accepted it."""
     assert ASYNCAPI["asyncapi"] == "3.0.0"
     assert {"title", "version"} <= ASYNCAPI["info"].keys()
     for server in ASYNCAPI["servers"].values():
@@ -94,7 +94,7 @@ def test_the_control_channel_is_described_as_faststream_describes_it() -> None:
     broker = NatsBroker(f"nats://{ASYNCAPI['servers']['development']['host']}", logger=None)
     answer_control(broker, dict)
     made = orjson.dumps(AsyncAPI(broker, schema_version="3.0.0").to_specification().to_jsonable())
-    # Names of components take no colon, which FastStream writes.
+    # Component names must not contain a colon, but those of FastStream do.
     made = made.replace(b":SubscribeMessage", b".SubscribeMessage").replace(
         b',"bindingVersion":"custom"', b""
     )

@@ -1,4 +1,4 @@
-"""The JSON Schemas and the core say the same: which events are valid, which reasons there are, which bounds."""
+"""The JSON Schemas and the core agree on valid events, reasons and bounds."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ UNSAID = (
     "occurred_at: a time must be within int64 nanoseconds",
     "a value cannot move into itself",
 )
-"""What only the schema's `$comment` says, in the core's words."""
+"""The rules that only the schema's `$comment` states, as code."""
 
-# Values that are right for one field are wrong for the others.
+# Values that are valid for one field are invalid for the others.
 VALUES: list[Any] = [
     *(None, True, False, 0, 1, 1.0, -1, 2**63 - 1, 2**63, 0.5, "", "x", [], {}, {"a": 1}, [1]),
     *("x" * 128, "x" * 129, "𝄞" * 128, "reject", "merge", "custom:", "custom:\n", "custom", "merge\n"),
@@ -54,7 +54,7 @@ NAMES = sorted(FIELDS | LATER_FIELDS | {"PATCH", "doc", ""})
 
 
 def mutated(event: dict[str, Any], lost: bool, changes: dict[str, Any]) -> dict[str, Any]:
-    """Lose a member, and set others."""
+    """Remove a member, and set others."""
     kept = dict(list(event.items())[1:]) if lost else event
     return {**kept, **changes}
 
@@ -76,7 +76,7 @@ def refusal_of(event: Any) -> Refused | None:
 
 
 def agree(event: Any) -> bool:
-    """Tell whether schema and core say the same, but for what the schema does not say."""
+    """Return whether schema and core agree, except for rules that the schema cannot express."""
     refused = refusal_of(event)
     if not IS_EVENT.is_valid(event):
         return refused is not None
@@ -157,7 +157,7 @@ def _kinds(op: dict[str, Any]) -> list[str]:
 
 
 def _reasons() -> set[str]:
-    """Find every reason that the core's sources give: of a refusal, of a place, of a reused id."""
+    """Find every reason in the core's sources: of an error, of an unroutable subject, of a reused id."""
     found = {
         node.args[0].value
         for module in modules()

@@ -1,4 +1,4 @@
-"""The running gateway and `schemas/openapi.yaml` say the same, in both directions.
+"""The running gateway and `schemas/openapi.yaml` agree, in both directions.
 
 What the gateway does is documented (`support.openapi` fails on anything else), and what is documented occurs here:
 every operation, status, parameter and header.
@@ -249,7 +249,7 @@ async def test_the_gateway_does_everything_documented_and_nothing_else() -> None
     documented = {(each.id, status) for each in OPERATIONS.values() for status in each.responses}
     assert RECORDED.statuses == documented
     wanted = {(each.id, *parameter) for each in OPERATIONS.values() for parameter in each.parameters}
-    # The memory twin has no `where`; tests/integration/test_gateway_reads.py exercises it.
+    # The memory adapter has no `where`; tests/integration/test_gateway_reads.py exercises it.
     assert wanted - RECORDED.parameters == {("listDocuments", "query", "where")}
     assert RECORDED.headers == set(documented_headers())
 

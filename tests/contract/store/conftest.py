@@ -57,7 +57,7 @@ FILLED_DOCUMENTS = 2 * READS_TOGETHER_MAX + 5
 
 
 def large(number):
-    """A state that stays large however it is compressed."""
+    """A state that does not compress."""
     return random.Random(number).randbytes(READ_TOGETHER_BYTES_MAX).hex()
 
 

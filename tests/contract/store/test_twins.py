@@ -1,4 +1,4 @@
-"""The memory twin and PostgreSQL answer alike, whatever is committed."""
+"""The memory adapter and PostgreSQL return the same results for any commits."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def play(plan, dsn):
 
 
 async def commit(twins, scribe, **how):
-    """Commit to both; only PostgreSQL leaves the states of some out."""
+    """Commit to both; only PostgreSQL omits some states."""
     made = scribe.commit(**how)
     await twins[0].commit(scribe.with_states(made))
     await twins[1].commit(made)
@@ -93,7 +93,7 @@ def points(scribe):
 
 
 async def answers(store, questions):
-    """Read everything that a store can answer."""
+    """Read everything through every method of a store."""
     keys = [(NAMESPACE, document) for document in DOCUMENTS]
     found = [await store.checkpoints(), await store.namespaces()]
     found += [sorted(await store.load(keys), key=lambda document: document.document)]

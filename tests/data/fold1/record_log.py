@@ -49,7 +49,7 @@ POINTERS = [
 
 
 class Draft:
-    """The log as it grows: the time goes on by a second, and now and then back."""
+    """The growing log: the time advances by a second, and sometimes goes back."""
 
     def __init__(self) -> None:
         self.records: list[Record] = []
@@ -207,7 +207,7 @@ def _operation(chance: random.Random) -> dict[str, Any]:
 
 
 def system(draft: Draft) -> None:
-    """Events of the system that are rejected: none moves the number on."""
+    """Rejected system events: none changes the fold number."""
     fold = ("_refold", "fold")
     for event in [
         {"put": {"fold": 1}},
@@ -236,7 +236,7 @@ def subjects(draft: Draft) -> None:
 
 
 def texts_of(draft: Draft) -> Iterator[str]:
-    """Say the log and what its fold makes of it, a line each."""
+    """Return the lines of the log and of its fold."""
     folded = own_fold(draft.records, LOG_ID)
     yield json.dumps({"log_id": LOG_ID})
     for text, outcome in zip(draft.texts, folded["outcomes"], strict=True):
@@ -252,7 +252,7 @@ def _text(raw: bytes) -> str:
 
 
 def main() -> None:
-    """Write a file that is not there yet."""
+    """Write a file that does not exist yet."""
     draft = Draft()
     write(draft)
     with (FOLDER / f"{sys.argv[1]}.jsonl").open("x") as file:

@@ -1,4 +1,4 @@
-"""Growth repeats a measurement at three sizes and tells the slopes."""
+"""Growth repeats a measurement at three sizes and reports the slopes."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from support.measured import SMALL
 
 async def test_growth_compares_ten_times_the_events_and_ten_times_the_documents(monkeypatch):
     async def by_sizes(options, plan):
-        """Stand for a measurement, which has a test of its own: slower by each size."""
+        """Replace a measurement, which has its own test: slower at each size."""
         rate = 1_000.0 / (plan.events * plan.documents)
         figure = Figure(name="rebuild", unit="events/s", samples=(rate,), durability="fsync")
         return Report(command="rebuild", durability="fsync", parameters={}, machine={}, figures=(figure,))

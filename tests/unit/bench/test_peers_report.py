@@ -1,4 +1,4 @@
-"""The page of peers: what is shown of several rounds, and that no peer's figures are lost or mixed up."""
+"""The report on peers: statistics of several rounds, without lost or mixed-up figures."""
 
 from types import SimpleNamespace
 

@@ -46,7 +46,7 @@ def test_an_unwritable_image_path_is_refused(tmp_path, name):
 
 
 def test_a_missing_library_names_its_extra(tmp_path, monkeypatch):
-    # As an import system without it would have it.
+    # As if the library were not installed.
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(Refused, match=r"refold\[bench\]"):
         check_drawable(tmp_path / "rebuild.svg")

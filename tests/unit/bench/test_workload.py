@@ -1,4 +1,4 @@
-"""The work that is measured: the same each time, every event of it valid, the size that was asked for."""
+"""The measured workload: deterministic, valid, and of the requested size."""
 
 import orjson
 import pytest

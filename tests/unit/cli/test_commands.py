@@ -1,4 +1,4 @@
-"""The command line: one line and one exit code for every error; text of others cannot control the terminal."""
+"""The command line: one line and one exit code for every error; foreign text cannot control the terminal."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The client sends requests as the contract says, and returns values where nothing failed."""
+"""The client sends requests by the contract, and returns values unless something failed."""
 
 import asyncio
 import json
@@ -210,7 +210,7 @@ async def test_an_event_with_an_unknown_member_is_refused_by_its_pointer_and_not
 
 
 class Colour(Enum):
-    """What JSON does not have, though it has its value."""
+    """Equal to a JSON value, but not a JSON value."""
 
     red = "red"
 

@@ -1,4 +1,4 @@
-"""The alignment of two arrays, held against the slow ways to find one."""
+"""The alignment of two arrays, compared with slow algorithms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The door: what is refused, and the one form of bytes that a value has."""
+"""Parsing: what is refused, and the canonical bytes of each value."""
 
 from __future__ import annotations
 

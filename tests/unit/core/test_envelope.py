@@ -1,4 +1,4 @@
-"""The forms in which an event is published open to one set of fields, each said once."""
+"""All forms of a published event decode to one set of fields."""
 
 from __future__ import annotations
 

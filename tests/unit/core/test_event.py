@@ -1,4 +1,4 @@
-"""An event's fields are held to the rules of fold 1, one by one."""
+"""The rules of fold 1 for each field of an event."""
 
 from __future__ import annotations
 

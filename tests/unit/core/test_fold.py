@@ -1,4 +1,4 @@
-"""The fold's promises: what one event makes of one document."""
+"""The fold: what one event does to one document."""
 
 from __future__ import annotations
 

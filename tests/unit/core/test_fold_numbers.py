@@ -1,4 +1,4 @@
-"""A fold number names rules and limits; a log says which are in force, and every shard follows."""
+"""A fold number selects rules and limits; the log sets it for every shard."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def is_foreign(checkpoint):
 
 @pytest.fixture
 def foreign():
-    """A shard that owns all but the system's partitions."""
+    """A shard of all but the system's partition."""
     return Log([checkpoint for checkpoint in first_checkpoints("log-1") if is_foreign(checkpoint)])
 
 

@@ -1,4 +1,4 @@
-"""The fold is held to the language-neutral vectors in `schemas/vectors/fold.json`, as a fold in any language is."""
+"""The fold passes the language-neutral vectors in `schemas/vectors/fold.json`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def records(case):
 
 
 def found(folded, document, recorded_at, expected):
-    """Say of an outcome what is expected of it, in the vectors' words."""
+    """Return an outcome in the format of the vectors."""
     outcome = folded.outcome
     said = {
         "status": outcome.status.name,

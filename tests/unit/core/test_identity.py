@@ -1,4 +1,4 @@
-"""The id window: which ids a document's last events carried, and what became of them."""
+"""The dedup window: the ids of a document's last events and their outcomes."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_window_is_rebuilt_from_the_stored_events():
     window = {}
     identities = []
     for ordinal in range(1, 1_500):
-        # Every seventh id returns when its window is long past.
+        # Every seventh id repeats long after its window.
         name = f"id-{ordinal % 7 or ordinal}"
         identities.append(remember(window, id_digest(name), CONTENT, first(ordinal * 20_000), ID_WINDOW_IDS))
     loaded = {}

@@ -1,4 +1,4 @@
-"""Pages: a snapshot plus the run of events that follow it, and any state within by one short fold."""
+"""Pages: a snapshot and the events after it, from which any state is folded."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def points(recorded):
 
 
 def searched(recorded, point):
-    """Find by a plain search what a point holds."""
+    """Find the state at a point by a plain search."""
     place = {
         "version": "version",
         "sequence": "sequence",

@@ -1,4 +1,4 @@
-"""Where a subject's events belong, and which header lines are the author's."""
+"""The route of a subject, and which header lines belong to the author."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logs that were recorded under a fold number come to the same outcomes, states and chains in every later program."""
+"""Recorded logs of a fold number have the same outcomes, states and chains in every later program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FOLD_1 = sorted((DATA / "fold1").glob("*.jsonl"))
 
 
 def found_in(log):
-    """Fold a recorded log, and say what came of it as the file does."""
+    """Fold a recorded log, and return the result in the file's format."""
     found = own_fold(log.records, log.log_id)
     heads = {key: {**head, "state": shortened(head["state"])} for key, head in found["documents"].items()}
     return found["outcomes"], heads, found["chains"]

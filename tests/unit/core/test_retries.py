@@ -1,4 +1,4 @@
-"""A retry is known by its id and its content, in whatever form either time; all else of the id is reuse."""
+"""A retry has the same id and content in any form; anything else under the id is reuse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shapes tell kind and size, never the value."""
+"""Shapes show kind and size, never the value."""
 
 from __future__ import annotations
 

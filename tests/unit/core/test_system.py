@@ -1,4 +1,4 @@
-"""By the events of `_refold` the log speaks of itself."""
+"""The system events of the namespace `_refold`."""
 
 from __future__ import annotations
 

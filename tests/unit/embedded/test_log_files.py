@@ -1,4 +1,4 @@
-"""Copies of the log's files: what a server deletes or cuts is kept, what it only seals is not."""
+"""Copies of the log's files: deleted or truncated blocks are kept, sealed ones are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A child process: its log is read to its end whatever the disk does, its log file is bounded, a port is chosen."""
+"""A child process: its log is always drained, its log file is bounded, a port is chosen."""
 
 import asyncio
 import os

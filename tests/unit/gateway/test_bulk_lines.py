@@ -1,4 +1,4 @@
-"""NDJSON lines, however the body is cut into pieces."""
+"""NDJSON lines do not depend on the chunks of the body."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Entity tags and conditions, as RFC 9110 has them and as the contract narrows them."""
+"""Entity tags and conditions by RFC 9110, as restricted by the contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting for the projection: notices end the waits, and the store makes up for lost ones."""
+"""Waiting for the projection: notices end waits, and the store replaces lost ones."""
 
 from __future__ import annotations
 

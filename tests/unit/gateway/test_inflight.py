@@ -14,7 +14,7 @@ from refold.gateway.responses import Problem
 
 
 class Held:
-    """An application whose requests stay in work, or wait, until they are released."""
+    """An application whose requests work or wait until they are released."""
 
     def __init__(self, limits: InFlightLimits) -> None:
         self.released = asyncio.Event()
@@ -38,12 +38,12 @@ class Held:
         await send({"type": "http.response.start", "status": 200})
 
     async def begins(self, count: int) -> None:
-        """Wait until so many requests have begun."""
+        """Wait until `count` requests have started."""
         async with self._changed, asyncio.timeout(10):
             await self._changed.wait_for(lambda: len(self.begun) >= count)
 
     async def ask(self, path: str, client: str = "10.0.0.1") -> int:
-        """Ask; return the status."""
+        """Send a request; return the status."""
         statuses: list[int] = []
 
         async def send(message: Message) -> None:
@@ -55,7 +55,7 @@ class Held:
 
 
 async def begun(held: Held, *paths: str) -> list[asyncio.Task[int]]:
-    """Ask for these, and wait until the application has begun them."""
+    """Send these requests, and wait until the application has started them."""
     tasks = [asyncio.create_task(held.ask(path)) for path in paths]
     await held.begins(len(paths))
     return tasks

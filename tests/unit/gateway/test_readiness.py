@@ -1,4 +1,4 @@
-"""A starting gateway believes the store, not a notice, that its projection has caught up."""
+"""A starting gateway trusts only the store, not a notice, that its projection has caught up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REQUIRED = 10
 
 
 class Store:
-    """The checkpoints of a store that may be away; `looked` is set by every look."""
+    """The checkpoints of a store that may be unavailable; `looked` is set by every read."""
 
     def __init__(self) -> None:
         self.sequence = 0

@@ -1,4 +1,4 @@
-"""What a request's headers say, read by the same code that reads it from the log."""
+"""Event fields in request headers, parsed by the code that parses them from the log."""
 
 from __future__ import annotations
 

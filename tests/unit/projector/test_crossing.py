@@ -145,7 +145,7 @@ async def test_a_restarted_foreign_shard_has_the_system_document_as_of_its_check
 
 
 class _Prefix(MemoryLog):
-    """A log as it was at a sequence."""
+    """A log up to a sequence."""
 
     def __init__(self, whole: MemoryLog, until_sequence: int) -> None:
         super().__init__("log-1")

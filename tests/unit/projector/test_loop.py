@@ -1,4 +1,4 @@
-"""The projector's loop, over the memory twins."""
+"""The projector's loop, over the memory adapters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The projector's supervisor over the memory twins: standby, takeover, and unexpected errors."""
+"""The projector's supervisor over the memory adapters: standby, takeover and unexpected errors."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def _reached(supervisor: Supervisor, sequence: int) -> bool:
 
 
 class _Silent(MemoryLog):
-    """A log that leaves some requests for its state unanswered, once it is set to."""
+    """A log that can leave requests for its state unanswered."""
 
     unanswered = 0
     asked = 0
@@ -83,7 +83,7 @@ async def test_one_unanswered_check_of_the_log_does_not_restart_the_loop(
     asked = log.asked
     await until(lambda: _has_asked(log, asked + 5))
     assert (supervisor.stage, supervisor._loop is loop) == (Stage.working, True)
-    # Silence that goes on is an error.
+    # Continued silence is an error.
     log.unanswered = 3
     await until(lambda: _is(supervisor, Stage.waiting))
     task.cancel()

@@ -1,4 +1,4 @@
-"""A log that cannot be written stops no process: lines are dropped and counted, and the count is written later."""
+"""An unwritable log stops no process: lines are dropped and counted, and the count is logged later."""
 
 import errno
 import io

@@ -1,4 +1,4 @@
-"""An export's file is whole or not there; a reader that pauses stops nothing, and one that leaves is no error."""
+"""An export's file is complete or absent; a reader may pause or leave."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""An export is as of one moment, even if others write, and an import of it makes the same history again."""
+"""An export is a consistent snapshot under concurrent writes, and an import of it restores the history."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""A file of lines is read the same, however it is packed; what is broken is said."""
+"""Lines are read the same from any compression; errors are reported."""
 
 import gzip
 import hashlib

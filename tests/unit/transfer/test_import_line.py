@@ -1,4 +1,4 @@
-"""A line of an import is checked before anything is made of it; what is wrong is named."""
+"""An import validates each line and reports what is wrong."""
 
 import json
 

@@ -14,7 +14,7 @@ from support.folding import FoldingRefold
 
 
 class Recorder:
-    """Keeps what a listener is called with."""
+    """Records the calls of a listener."""
 
     def __init__(self):
         self.refused = []

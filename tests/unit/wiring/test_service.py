@@ -1,4 +1,4 @@
-"""A service says in its log why it ended, and never a secret."""
+"""A service logs why it exited, and never a secret."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Settings: flags before variables before defaults; secrets never shown; a bad one is named."""
+"""Settings: flags override variables and defaults; secrets are never shown; errors name the setting."""
 
 import json
 
@@ -94,7 +94,7 @@ def test_the_source_of_a_setting_is_the_command_line_its_variable_or_the_default
     monkeypatch.setenv("REFOLD_DATA", "/d")
     monkeypatch.setenv("REFOLD_NATS_PORT", "1")
     monkeypatch.setenv("REFOLD_LOG_LEVEL", "error")
-    # The commands hand REFOLD_DATA on as a flag.
+    # The commands pass REFOLD_DATA on as a flag.
     settings = load(data="/d", nats_port="2", wait_seconds="3", http=None)
     sources = {row["setting"]: row["from"] for row in described(settings)}
     names = ("data", "nats_port", "wait_seconds", "log_level", "http")

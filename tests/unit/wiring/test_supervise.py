@@ -1,4 +1,4 @@
-"""A part that dies is started again; one that keeps dying ends it all, by name."""
+"""A service that dies is restarted; one that keeps dying ends the system with an error that names it."""
 
 import asyncio
 from types import SimpleNamespace
@@ -46,7 +46,7 @@ def no_backoff(monkeypatch):
 
 
 def part_of(process, start, has_space=lambda: True):
-    """A part that asks its process for its health."""
+    """A service that checks the health of its process."""
     return Part(process, start, process.fault, has_space)
 
 
@@ -101,11 +101,11 @@ async def test_a_failed_restart_counts_as_a_death():
 
 
 HUNG = Fault("it did not answer", 0.0)
-"""A fault that is not allowed to last."""
+"""A fault with a time limit of zero."""
 
 
 async def kept(part, said, started):
-    """Keep a part until it has been started again."""
+    """Supervise a service until it has been restarted."""
     keeping = asyncio.create_task(part.keep(said.append))
     await asyncio.wait_for(started.wait(), 5)
     keeping.cancel()
@@ -136,7 +136,7 @@ async def test_a_service_that_recovers_in_time_is_not_restarted(monkeypatch):
     part = part_of(process, None)
     keeping = asyncio.create_task(part.keep(lambda _: None))
     async with asyncio.timeout(5):
-        while len(process.faults) > 1:  # noqa: ASYNC110 - the part asks on its own.
+        while len(process.faults) > 1:  # noqa: ASYNC110 - the service checks by itself.
             await asyncio.sleep(0)
     assert not process.is_stopped
     keeping.cancel()

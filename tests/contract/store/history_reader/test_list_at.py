@@ -1,4 +1,4 @@
-"""Lists of a namespace as of a point: exact on every clock, whatever came later."""
+"""Lists of a namespace as of a point: exact on every clock, independent of later events."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def publish_something(scribe, rng, document):
     )
     if rng.random() < 0.5:
         event["occurred_at"] = format_time(START + rng.randrange(-500, 300) * SECOND)
-    # The broker's clock stands still, and goes back, now and then.
+    # The broker's clock sometimes repeats a time or goes back.
     at = scribe.sequence + rng.choice([1, 1, 1, 0, -3])
     return scribe.publish(document, b"garbage" if rng.random() < 0.05 else event, at=at)
 

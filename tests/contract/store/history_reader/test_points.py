@@ -1,4 +1,4 @@
-"""The state at any point of a document's history, wherever pages are closed."""
+"""The state at any point of a document's history, for any page boundaries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heads: each concurrent read gets its own document, as if it were the only one."""
+"""Heads: each of several concurrent reads returns its own document."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A commit is read back whole, or nothing of it is there."""
+"""A commit is stored completely or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dedup window as design.md defines it, wherever pages are closed and however often the projector restarts."""
+"""The dedup window is exact for any page boundaries and across restarts of the projector."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ async def restarted(store, scribe):
 
 
 class Model:
-    """What design.md says of one document's ids: a plain list of events."""
+    """A model of one document's dedup window: a plain list of events."""
 
     def __init__(self):
         self.events = []
 
     def find(self, event_id):
-        """Look among the last ids within the last events; the event's position, or None."""
+        """Find an id among the last ids within the last events; return its position, or None."""
         carried = [at for at, (_, _, has_place) in enumerate(self.events) if has_place][-IDS:]
         known = [at for at in carried if at >= len(self.events) - EVENTS and self.events[at][0] == event_id]
         return known[-1] if known else None
@@ -98,7 +98,7 @@ async def test_the_dedup_window_equals_the_model_after_every_commit(store, scrib
 async def test_the_1000th_id_back_is_known_after_a_restart_and_the_1001st_is_not(store, scribe, cut_every):
     assert ID_WINDOW_IDS == 1_000
     for number in range(ID_WINDOW_IDS):
-        # Events between them that the window does not keep: without an id, rejected for reuse, repeated.
+        # Events between them that the window does not contain: without an id, rejected for reuse, repeated.
         scribe.publish("a", {"put": number, "id": f"id-{number}"})
         if number % 100 == 50:
             scribe.put("a", number)

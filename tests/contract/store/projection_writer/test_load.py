@@ -78,7 +78,7 @@ async def test_the_window_contains_ids_of_deletes_and_rejected_events(store, scr
 
 
 async def test_an_id_leaves_the_window_with_its_events(store, scribe):
-    """The page across the edge of the window may hold older ids: none of them is recalled."""
+    """The page across the edge of the window may hold older ids: none of them is loaded."""
     for number in range(3):
         scribe.publish("a", {"put": number, "id": f"id-{number}"})
     for number in range(ID_WINDOW_EVENTS - 2):

@@ -1,6 +1,6 @@
-"""States that a commit leaves out (`wants_state`, `flush_states`): every read is exact all the same.
+"""States that a commit omits (`wants_state`, `flush_states`): every read is still exact.
 
-Only PostgreSQL leaves any out: its row's state may be older than the row.
+Only PostgreSQL omits any: a row's state may be behind the row's version.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FIRST = ("", "")
 
 @pytest.fixture(params=["postgres", pytest.param("postgres in two shards", marks=pytest.mark.slow)])
 def kind(request):
-    """Only PostgreSQL leaves states out of commits."""
+    """Only PostgreSQL omits states from commits."""
     return request.param
 
 
@@ -42,7 +42,7 @@ async def rows(store):
 
 
 async def assert_exact(store, scribe):
-    """Read every document, and every version of it, in every way that there is."""
+    """Read every document and every version of it through every method."""
     keys = [key for key in scribe.documents if key[0] == NAMESPACE]
     for _, name in keys:
         head, versions = await store.head(NAMESPACE, name), scribe.snapshots[NAMESPACE, name]

@@ -1,4 +1,4 @@
-"""Both embedded servers as victims: killed as by a power cut, and started again where they were."""
+"""Both embedded servers, killed as by a power cut and restarted in place."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from refold.wiring.servers import Servers
 
 
 class Victims:
-    """The running servers, by name, and how long each took to be there again."""
+    """The running servers by name, and how long each restart took."""
 
     def __init__(self, servers: Servers) -> None:
         folder, nats_port, postgres_port = servers.folder, servers.nats.port, servers.postgres.port
