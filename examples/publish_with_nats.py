@@ -15,7 +15,7 @@ async def main(url: str) -> None:
     """Publish one patch. The broker's acknowledgement means that it is durable; the outcome shows its effect."""
     client = await nats.connect(url)
     outcomes = client.new_inbox()
-    heard = await client.subscribe(outcomes, max_msgs=1)
+    subscription = await client.subscribe(outcomes, max_msgs=1)
 
     event = {
         "patch": [{"op": "add", "path": "/shipped", "value": True}],
@@ -27,7 +27,7 @@ async def main(url: str) -> None:
         "state.acme.order-1", json.dumps(event).encode(), headers={"Refold-Reply": outcomes}, timeout=10
     )
     print("stored: ", json.loads(stored.data))
-    outcome = await heard.next_msg(timeout=10)
+    outcome = await subscription.next_msg(timeout=10)
     print("outcome:", json.loads(outcome.data))
     await client.close()
 

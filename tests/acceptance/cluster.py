@@ -65,12 +65,12 @@ async def kill_and_mend(cluster: Clustered, killed: Delivered, number: int) -> N
     """Kill one server, check that writes continue, restart it and wait until it has caught up."""
     is_leader, before = killed is await cluster.leader(), len(cluster.acknowledged)
     killed.kill()
-    begun = time.monotonic()
+    started_at = time.monotonic()
     await cluster.until_acknowledged(before + 2 * WRITERS)
-    gone_on = time.monotonic() - begun
+    gone_on = time.monotonic() - started_at
     await asyncio.to_thread(killed.start)
     await cluster.until_whole()
-    whole = time.monotonic() - begun
+    whole = time.monotonic() - started_at
     role = "leader" if is_leader else "follower"
     print(
         f"round {number + 1}: {killed.name} ({role}) killed; writes after {gone_on:.1f} s, whole {whole:.1f} s"
@@ -86,9 +86,9 @@ async def two_down(cluster: Clustered) -> None:
         await open_log(urls(cluster.servers[2:], "gateway"), "alone")
         sys.exit("a server alone speaks for the log")
     await asyncio.to_thread(away[0].start)
-    begun = time.monotonic()
+    started_at = time.monotonic()
     await cluster.write(10**9)
-    print(f"two of three down, one back: a write after {time.monotonic() - begun:.1f} s")
+    print(f"two of three down, one back: a write after {time.monotonic() - started_at:.1f} s")
 
 
 if __name__ == "__main__":

@@ -247,7 +247,7 @@ def _note(seen: Seen, when: str, said: str) -> None:
         seen.said = said.strip()[:300]
 
 
-def prove(seen: Seen, up: Up) -> None:
+def check(seen: Seen, up: Up) -> None:
     """Run `readyz` and `verify`."""
     ready = httpx.get(f"{up.url}/readyz", timeout=30)
     if ready.status_code != 200:
@@ -273,7 +273,7 @@ def start(seen: Seen, data: Path) -> Up | None:
     return None
 
 
-def way_back(seen: Seen, data: Path, states: States) -> None:
+def rebuild(seen: Seen, data: Path, states: States) -> None:
     """Rebuild the projection from the log, and read everything."""
     rebuilt = run_refold("rebuild", "--from-nothing", "--data", str(data))
     if rebuilt.returncode:
@@ -304,13 +304,13 @@ def rest_case(folder: Path, states: States, name: str, act: Callable[[Path], Non
     if up is not None:
         try:
             read(seen, up, states)
-            prove(seen, up)
+            check(seen, up)
         finally:
             if up.process.poll() is None:
                 up.stop()
     hold_log(seen, data, before)
     if seen.when and "log_" not in seen.said:
-        way_back(seen, data, states)
+        rebuild(seen, data, states)
         hold_log(seen, data, before)
     return seen
 
@@ -326,17 +326,17 @@ def live_case(folder: Path, states: States, table: str, statement: str) -> Seen:
         asyncio.run(_fetch(up, statement))
         read(seen, up, states)
         if up.process.poll() is None:
-            prove(seen, up)
+            check(seen, up)
     finally:
         if up.process.poll() is None:
             up.stop()
     again = start(seen, data)
     if again is not None:
-        prove(seen, again)
+        check(seen, again)
         again.stop()
     hold_log(seen, data, before)
     if seen.when:
-        way_back(seen, data, states)
+        rebuild(seen, data, states)
         hold_log(seen, data, before)
     return seen
 

@@ -48,13 +48,13 @@ class Containers:
 
     def until_healthy(self, *services: str) -> float:
         """Wait until all health checks pass; return the seconds it took."""
-        begun = time.monotonic()
+        started_at = time.monotonic()
         for service in services:
             while (state := self.inspect(service)["State"]).get("Health", {}).get("Status") != "healthy":
-                if time.monotonic() > begun + HEALTHY_SECONDS:
+                if time.monotonic() > started_at + HEALTHY_SECONDS:
                     sys.exit(f"{service} is not healthy: {json.dumps(state)[-2_000:]}")
                 time.sleep(0.25)
-        return time.monotonic() - begun
+        return time.monotonic() - started_at
 
 
 class Writer(threading.Thread):

@@ -112,7 +112,7 @@ class Ran:
 
 def run(*arguments: str) -> Ran:
     """Run a `refold` command and wait for it."""
-    begun = time.monotonic()
+    started_at = time.monotonic()
     with tempfile.TemporaryFile() as said:
         command = [sys.executable, "-m", "refold", *arguments, "--json"]
         process = subprocess.Popen(command, env=environment(), stdout=said, stderr=said)
@@ -121,7 +121,7 @@ def run(*arguments: str) -> Ran:
         said.seek(0)
         printed = said.read().decode()
     assert process.returncode == 0, printed
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - started_at
     return Ran(printed=json.loads(printed), seconds=seconds, peak_bytes=usage.ru_maxrss * 1024)
 
 
@@ -137,12 +137,12 @@ def export_back(file: Path, folder: Path, url: str, into: str) -> Report:
     print(
         f"  {taken.printed['bytes']:,} bytes of lines ({rate:,.1f} MB/s), {exported.stat().st_size:,} packed"
     )
-    brought = run("import", second, str(exported), "--url", into)
-    _say("imported the export", brought, brought.printed["events"], "events")
-    assert imported.printed["events"] == taken.printed["lines"] == brought.printed["events"]
-    begun = time.monotonic()
+    reimported = run("import", second, str(exported), "--url", into)
+    _say("imported the export", reimported, reimported.printed["events"], "events")
+    assert imported.printed["events"] == taken.printed["lines"] == reimported.printed["events"]
+    started_at = time.monotonic()
     report = asyncio.run(_compared(url, into, first, second))
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - started_at
     for differing in report.differing[:20]:
         print(f"DIFFERS  {differing}")
     print(f"compared {report.versions:,} versions of {report.documents:,} documents in {seconds:.1f} s")

@@ -88,10 +88,10 @@ async def chains_of(system: System) -> dict[str, str]:
 def compare(system: System) -> list[str]:
     """Fold the system's log in Node, and name what differs from the service, its projection and our own fold."""
     log, log_id = asyncio.run(records_of(system))
-    begun = time.monotonic()
+    started_at = time.monotonic()
     with foreign_fold() as foreign:
         found = foreign.fold(log)
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - started_at
     documents = [key for key in found["documents"] if not key.startswith("_")]
     print(f"Node folded {len(log):,} events of {len(documents):,} documents in {seconds:.1f} s")
     heads = asyncio.run(heads_of(system.url, documents))

@@ -36,9 +36,9 @@ from refold.transfer import LinesFile
 from refold.transfer.importer import BATCH_LINES_MAX
 from refold.wiring.servers import running_servers
 from support.fold1 import open_envelope
+from support.killable import KillableServers
 from support.services import Site, contents, folded_to, log_of, make_site, store_of, undisturbed
 from support.system import free_port
-from support.victims import Victims
 
 HISTORY: Final = Path(__file__).parents[3] / "shared" / "data" / "eol-history.jsonl.zst"
 NAMESPACE: Final = "eol"
@@ -77,16 +77,16 @@ async def soak(file: Path, folder: Path, given: argparse.Namespace) -> Report:
     changes = changes_of(file)
     print(f"{len(changes):,} changes of {file.name}, {given.kills} kills of each server, seed {given.seed}")
     async with running_servers(folder / "data") as servers:
-        victims = Victims(servers)
-        report = Report(restart_seconds=victims.restart_seconds)
+        killable = KillableServers(servers)
+        report = Report(restart_seconds=killable.restart_seconds)
         try:
             site = await make_site(servers.nats, servers.postgres.dsn)
             port = free_port()
             async with _services(site, port, folder, given.projectors, report):
-                await _import(site, f"http://127.0.0.1:{port}", file, victims, report, given, len(changes))
+                await _import(site, f"http://127.0.0.1:{port}", file, killable, report, given, len(changes))
                 await _check(site, changes, report)
         finally:
-            await victims.stop()
+            await killable.stop()
     return report
 
 
@@ -94,20 +94,20 @@ async def _import(
     site: Site,
     url: str,
     file: Path,
-    victims: Victims,
+    killable: KillableServers,
     report: Report,
     given: argparse.Namespace,
     expected_events: int,
 ) -> None:
     command = (sys.executable, "-m", "refold", "import", NAMESPACE, str(file), "--url", url, "--json")
-    begun = time.monotonic()
+    started_at = time.monotonic()
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     has_ended = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         others = [tasks.create_task(_write(site, report))]
         others += [tasks.create_task(_author(url, f"author-{it}", report)) for it in range(AUTHORS)]
         kills = _kills(given, expected_events)
-        killing = tasks.create_task(_kill(site, victims, report, kills, has_ended))
+        killing = tasks.create_task(_kill(site, killable, report, kills, has_ended))
         printed, _ = await process.communicate()
         has_ended.set()
         is_in_time = killing.done()
@@ -116,7 +116,7 @@ async def _import(
             other.cancel()
     report.expect("all kills were done when the import ended", found=is_in_time, expected=True)
     report.expect("the import's exit code", found=process.returncode, expected=0)
-    report.imported = json.loads(printed or b"{}") | {"seconds": round(time.monotonic() - begun, 1)}
+    report.imported = json.loads(printed or b"{}") | {"seconds": round(time.monotonic() - started_at, 1)}
 
 
 def _kills(given: argparse.Namespace, expected_events: int) -> list[tuple[str, float, float]]:
@@ -134,7 +134,7 @@ def _kills(given: argparse.Namespace, expected_events: int) -> list[tuple[str, f
 
 async def _kill(
     site: Site,
-    victims: Victims,
+    killable: KillableServers,
     report: Report,
     kills: list[tuple[str, float, float]],
     has_ended: asyncio.Event,
@@ -146,7 +146,7 @@ async def _kill(
                     return
                 await asyncio.sleep(LOOK_SECONDS)
             await asyncio.sleep(moment_seconds)
-            await victims.kill(name)
+            await killable.kill(name)
 
 
 async def _imported(log: Any, report: Report) -> int:
@@ -215,9 +215,9 @@ async def _check(site: Site, changes: list[Change], report: Report) -> None:
         last = (await log.info()).last_sequence
         await folded_to(store, last)
         await _check_log(await _records(log, last), store, changes, report)
-        begun = time.monotonic()
+        started_at = time.monotonic()
         oracle = await undisturbed(site)
-        print(f"{last:,} events folded again, undisturbed, in {time.monotonic() - begun:.1f} s")
+        print(f"{last:,} events folded again, undisturbed, in {time.monotonic() - started_at:.1f} s")
         names = sorted({change.document for change in changes})
         await _check_source(store, changes, report)
         compared = {

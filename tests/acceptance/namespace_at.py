@@ -63,9 +63,9 @@ async def compare(url: str, events: Sequence[Event], sequences: list[int], rng: 
             while following is not None and following.sequence <= sequence:
                 prefix.fold(following.document, following.event)
                 following = next(waiting, None)
-            begun = time.monotonic()
+            started_at = time.monotonic()
             parts = [part async for part in listed_at(client, sequence, limit=rng.choice([37, 100, 1_000]))]
-            seconds += time.monotonic() - begun
+            seconds += time.monotonic() - started_at
             found = listed([item for part in parts for item in part])
             expected = prefix.listed()
             documents, answers = documents + len(expected), answers + len(parts)
@@ -129,10 +129,10 @@ def measure(given: argparse.Namespace) -> Report:
             running_postgres(path / "postgres") as postgres,
             running_system(postgres, path / "system") as system,
         ):
-            begun = time.monotonic()
+            started_at = time.monotonic()
             printed = import_lines(system.url, given.history, given.lines, path / "lines.jsonl")
             print(
-                f"{printed['events']:,} events of {printed['lines']:,} lines in {time.monotonic() - begun:.1f} s"
+                f"{printed['events']:,} events of {printed['lines']:,} lines in {time.monotonic() - started_at:.1f} s"
             )
             events, last_sequence = asyncio.run(events_of(system.nats))
             assert len(events) == printed["events"], "each line that changes something is an event"

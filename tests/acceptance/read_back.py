@@ -115,9 +115,9 @@ def main() -> int:
     parser.add_argument("namespace")
     given = parser.parse_args()
     changes = changes_of(given.file)
-    begun = time.monotonic()
+    started_at = time.monotonic()
     report = asyncio.run(read_back(given.url, given.namespace, changes))
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - started_at
     for line in report.differing[:20]:
         print(f"DIFFERS  {line}")
     print(f"{report.changes:,} changes ({report.shared:,} share or precede their document's time before)")

@@ -46,26 +46,26 @@ async def measure(times: int, folder: Path) -> dict[str, list[float]]:
     async with running_servers(folder) as servers, AsyncExitStack() as endings:
         site = await make_site(servers.nats, servers.postgres.dsn)
         log, store = [await endings.enter_async_context(it) for it in (log_of(site), store_of(site))]
-        owner = await endings.enter_async_context(projector(site))
+        holder = await endings.enter_async_context(projector(site))
         await folded_to(store, await _append(log))
         for number in range(times):
             for how, seconds in found.items():
                 standby = await endings.enter_async_context(projector(site))
                 async with _appending(log):
                     await standing_by(site)
-                    begun = time.monotonic()
+                    started_at = time.monotonic()
                     if how == "killed":
-                        await kill(owner)
+                        await kill(holder)
                     else:
-                        owner.send_signal(signal.SIGSTOP)
+                        holder.send_signal(signal.SIGSTOP)
                     await folded_to(store, await _append(log))
-                    seconds.append(time.monotonic() - begun)
+                    seconds.append(time.monotonic() - started_at)
                 print(f"{number + 1}: {how}, folded on after {seconds[-1]:.2f} s")
                 if how == "stopped":
-                    owner.send_signal(signal.SIGCONT)
+                    holder.send_signal(signal.SIGCONT)
                     await folded_to(store, await _append(log))
-                    await kill(owner)
-                owner = standby
+                    await kill(holder)
+                holder = standby
         await _compare(site, store)
     return found
 

@@ -20,13 +20,13 @@ from refold.transfer import ImportListener, import_file
 
 async def main(history: Path) -> None:
     """Start a system, import, print a line a figure."""
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     async with whole_system(Options()) as system, Refold(system.http) as refold:
-        print(f"start     {time.perf_counter() - begun:.2f} s to ready, durability fsync")
+        print(f"start     {time.perf_counter() - started_at:.2f} s to ready, durability fsync")
         listener = ImportListener(refused=lambda *_: None, progress=lambda _: None, waiting=lambda _: None)
-        begun, own, clock = time.perf_counter(), time.process_time(), ProcessorClock(system.pids)
+        started_at, own, clock = time.perf_counter(), time.process_time(), ProcessorClock(system.pids)
         tally = await import_file(refold, "history", history, listener)
-        seconds, own = time.perf_counter() - begun, time.process_time() - own
+        seconds, own = time.perf_counter() - started_at, time.process_time() - own
         rate = tally.events / seconds
         print(
             f"import    {tally.events:,} events of {tally.lines:,} lines in {seconds:.1f} s = {rate:,.0f}/s"

@@ -65,13 +65,13 @@ async def keep_in_flight(
 
     async def client(connection: HttpConnection) -> None:
         for number, request in requests:
-            begun = time.perf_counter()
+            started_at = time.perf_counter()
             response = await connection.send(request)
-            milliseconds.append((time.perf_counter() - begun) * 1_000)
+            milliseconds.append((time.perf_counter() - started_at) * 1_000)
             response.raise_for_status()
             if number < kept:
                 responses[number] = response
-            if seconds is not None and begun - started >= seconds:
+            if seconds is not None and started_at - started >= seconds:
                 return
 
     connections = [await HttpConnection.open(url) for _ in range(in_flight)]

@@ -60,12 +60,12 @@ async def run(options: Options, plan: Plan) -> Report:
 
 async def _round(system: Whole, plan: Plan, options: Options, samples: Samples) -> None:
     workload = Workload(documents=plan.documents, document_bytes=plan.document_bytes)
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     await fill(system.nats, workload.puts())
-    options.say(f"{plan.documents:,} documents in the log in {time.perf_counter() - begun:.0f} s")
+    options.say(f"{plan.documents:,} documents in the log in {time.perf_counter() - started_at:.0f} s")
     await fold_all(system)
     made = Measure(unit="documents/s", durability=options.durability)
-    samples.add("documents made and folded", plan.documents / (time.perf_counter() - begun), made)
+    samples.add("documents made and folded", plan.documents / (time.perf_counter() - started_at), made)
     # What is changed now is mostly no longer in memory.
     await fill(system.nats, workload.events(max(1, int(plan.documents * CHANGED_SHARE))))
     await fold_all(system)

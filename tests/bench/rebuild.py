@@ -54,10 +54,10 @@ async def run(options: Options, plan: Plan) -> Report:
     refuse_url(options, "it replays into schemas of its own and measures its own processes")
     samples = Samples()
     async with bare_servers(options) as bare:
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         workload = Workload(documents=plan.documents, document_bytes=plan.document_bytes)
         filled = await fill(bare.servers.nats.address, workload.events(plan.events))
-        options.say(f"{filled:,} events in the log in {time.perf_counter() - begun:.1f} s")
+        options.say(f"{filled:,} events in the log in {time.perf_counter() - started_at:.1f} s")
         for number in range(1, options.rounds + 1):
             await _replay(bare, plan, options, samples, number)
             if plan.has_ground:

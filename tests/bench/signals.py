@@ -32,6 +32,6 @@ class Signals:
         """Whether the parent has requested the end of the task."""
         return self.stop.is_set()
 
-    def hear(self, word: str) -> None:
+    def handle(self, word: str) -> None:
         """Handle a line from the parent."""
         (self._go if word == "go" else self.stop).set()

@@ -88,9 +88,9 @@ async def measure(server: PostgresServer, size: int, rate: int, seconds: float, 
 async def paced(rate: int, seconds: float) -> AsyncIterator[dict[str, object]]:
     """Yield small patches at a rate, each at its time."""
     loop = asyncio.get_running_loop()
-    begun = loop.time()
+    started_at = loop.time()
     for number in range(round(rate * seconds)):
-        await asyncio.sleep(max(0.0, begun + number / rate - loop.time()))
+        await asyncio.sleep(max(0.0, started_at + number / rate - loop.time()))
         yield {"op": "replace", "path": f"/m{number % 8}/amount", "value": number}
 
 

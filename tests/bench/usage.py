@@ -36,7 +36,7 @@ class ProcessorClock:
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds by name."""
-        return {name: max(0.0, cpu_seconds(pid) - begun) for name, pid, begun in self._begun}
+        return {name: max(0.0, cpu_seconds(pid) - started_at) for name, pid, started_at in self._begun}
 
 
 def _own_seconds(process: psutil.Process) -> float:

@@ -45,7 +45,7 @@ async def main() -> None:
 
 async def _listen(stdin: asyncio.StreamReader, signals: Signals) -> None:
     while line := await stdin.readline():
-        signals.hear(line.strip().decode())
+        signals.handle(line.strip().decode())
 
 
 def _ended(working: asyncio.Task[Any], signals: Signals) -> dict[str, Any]:

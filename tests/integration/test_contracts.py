@@ -94,10 +94,10 @@ def hold(message: str, payload: Any, headers: dict[str, str] | None = None) -> N
 async def publish(client: Client, subject: str, event: Any, headers: dict[str, str]) -> dict[str, Any]:
     """Publish with a reply subject, and return the outcome that arrives there."""
     inbox = client.new_inbox()
-    heard = await client.subscribe(inbox, max_msgs=1)
+    subscription = await client.subscribe(inbox, max_msgs=1)
     body = event if isinstance(event, bytes) else orjson.dumps(event)
     await client.publish(subject, body, headers={**headers, "Refold-Reply": inbox})
-    notice: dict[str, Any] = orjson.loads((await heard.next_msg(WAIT_SECONDS)).data)
+    notice: dict[str, Any] = orjson.loads((await subscription.next_msg(WAIT_SECONDS)).data)
     return notice
 
 
@@ -116,8 +116,8 @@ async def test_every_channel_of_the_asyncapi_document_carries_real_messages(syst
             assert (change["version"], change["sequence"]) == (version, outcome["sequence"]), message
     assert PUBLISHED.keys() == ASYNCAPI["channels"]["state"]["messages"].keys()
     async with connection(system, "gateway") as gateway:
-        heard = await gateway.subscribe(address("progress"))
-        hold("progress", orjson.loads((await heard.next_msg(WAIT_SECONDS)).data))
+        subscription = await gateway.subscribe(address("progress"))
+        hold("progress", orjson.loads((await subscription.next_msg(WAIT_SECONDS)).data))
         answer = await gateway.request(address("projector.control"), b"", timeout=WAIT_SECONDS)
         assert orjson.loads(answer.data).keys() == {"stage", "sequence", "error"}
 
@@ -129,7 +129,7 @@ async def test_every_outcome_and_change_matches_its_schema_over_nats_and_http(
     is_change = validator(contract("change.schema.json"))
     changes: list[dict[str, Any]] = []
     async with connection(system, "author") as author:
-        heard = await author.subscribe(f"change.{api.namespace}.*")
+        subscription = await author.subscribe(f"change.{api.namespace}.*")
         await author.flush()
         for expected, event in STORY:
             outcome = await publish(author, f"state.{api.namespace}.d", event, {})
@@ -138,7 +138,7 @@ async def test_every_outcome_and_change_matches_its_schema_over_nats_and_http(
             answered = await api.get(f"d/outcomes/{outcome['sequence']}")
             assert answered.json() == outcome
             if outcome["status"] == "applied":
-                changes.append(orjson.loads((await heard.next_msg(WAIT_SECONDS)).data))
+                changes.append(orjson.loads((await subscription.next_msg(WAIT_SECONDS)).data))
                 is_change.validate(changes[-1])
         for subject, reason in [
             (f"state.{api.namespace}.no!name", "bad_name"),

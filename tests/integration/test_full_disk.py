@@ -46,8 +46,8 @@ def fill(disk: Path, left_bytes: int) -> Path:
     """Fill the disk up to so many bytes."""
     filler = disk / "filler"
     with filler.open("wb") as file:
-        while (room := shutil.disk_usage(disk).free - left_bytes) > 0:
-            file.write(b"\0" * min(room, 1024 * 1024))
+        while (space := shutil.disk_usage(disk).free - left_bytes) > 0:
+            file.write(b"\0" * min(space, 1024 * 1024))
             file.flush()
     return filler
 
@@ -121,7 +121,7 @@ async def test_the_delivered_broker_exits_for_a_restart_once_there_is_space_agai
         assert server.process.poll() is None
         filler.unlink()
         until(lambda: server.process is not None and server.process.poll() is not None)
-        assert "there is room again" in (small_disk / "server.log").read_text()
+        assert "there is space again" in (small_disk / "server.log").read_text()
         server.start()
         again = await open_log(server.url("gateway"), "test")
         assert isinstance(await again.append(event), Appended)

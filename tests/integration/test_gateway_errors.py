@@ -148,8 +148,8 @@ async def test_a_write_whose_notice_is_lost_is_looked_up(gateway: Twin) -> None:
     gateway.notices.lost = ("refold.",)
     response = await gateway.put("/v1/n/d", 1)
     assert (response.status_code, response.json()["version"]) == (201, 1)
-    heard = (await gateway.put("/v1/n/d", 1)).json()
-    assert heard["version"] == 2
+    notified = (await gateway.put("/v1/n/d", 1)).json()
+    assert notified["version"] == 2
 
 
 async def test_bulk_outcomes_whose_notices_are_lost_are_looked_up(gateway: Twin) -> None:

@@ -80,7 +80,7 @@ class Author:
             subject, lines, body = self.frame(document, event, reply, *headers)
             return message_frame(subject, body, headers=lines)
 
-        [answered] = await self.heard(1, frames)
+        [answered] = await self.received(1, frames)
         return answered
 
     def frame(self, document: str, event: Any, reply: str, *headers: tuple[str, str]) -> Event:
@@ -96,16 +96,16 @@ class Author:
             members = [self.frame(document, event, reply) for document, event in events]
             return batch_frames(members, uuid4().hex.encode(), first_reply=inbox, last_reply=inbox)
 
-        return await self.heard(len(events), frames)
+        return await self.received(len(events), frames)
 
-    async def heard(self, count: int, frames: Callable[[str], bytes]) -> list[dict[str, Any]]:
+    async def received(self, count: int, frames: Callable[[str], bytes]) -> list[dict[str, Any]]:
         """Publish what is made for a reply subject; return the outcomes that come to it, by sequence."""
-        heard: list[dict[str, Any]] = []
+        received: list[dict[str, Any]] = []
         has_all = asyncio.Event()
 
         def take(_: bytes, __: bytes, ___: bytes, body: bytes) -> None:
-            heard.append(orjson.loads(body))
-            if len(heard) == count:
+            received.append(orjson.loads(body))
+            if len(received) == count:
                 has_all.set()
 
         reply = self.broker.new_inbox()
@@ -114,7 +114,7 @@ class Author:
         async with asyncio.timeout(WAIT_SECONDS):
             await has_all.wait()
         self.broker.unsubscribe(sid)
-        return sorted(heard, key=lambda answered: answered["sequence"])
+        return sorted(received, key=lambda answered: answered["sequence"])
 
     def trace(self) -> str:
         """Make a unique trace id."""

@@ -253,7 +253,7 @@ async def test_the_state_is_stored_in_its_canonical_bytes(store, scribe, aside):
 async def test_a_transaction_cancelled_during_begin_is_not_left_open(aside):
     async def begin_one():
         async with transaction(aside):
-            pytest.fail("it has begun already")
+            pytest.fail("it has started_at already")
 
     beginning = asyncio.create_task(begin_one())
     # Now BEGIN has been sent, and its response has not been read.

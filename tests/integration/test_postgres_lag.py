@@ -65,7 +65,7 @@ async def test_a_commit_does_not_write_an_omitted_state(store, scribe, aside, be
         scribe.publish("large", {"patch": [{"op": "replace", "path": "/n", "value": number}]})
         for other in range(beside):
             scribe.put(f"d{other}", number)
-        await store.commit(scribe.commit(lagging=["large"]))
+        await store.commit(scribe.commit(omitted=["large"]))
     written = await aside.fetchval("SELECT pg_current_wal_insert_lsn() - $1::pg_lsn", before)
     assert await chunks(aside) == stored
     assert written < 2 * LARGE_BYTES, "three states written would be more"
@@ -96,7 +96,7 @@ async def lag(store, scribe, states):
         scribe.put(name, shown)
         await store.commit(scribe.commit())
         scribe.put(name, exact)
-        await store.commit(scribe.commit(lagging=[name]))
+        await store.commit(scribe.commit(omitted=[name]))
 
 
 async def search(store, where, **asked):
@@ -153,7 +153,7 @@ async def test_a_flushed_state_keeps_its_version_under_commits(store, scribe, as
         heads = await read_exact(connection, keys)
         for value in (2, 3):
             scribe.put(keys[0][1], value)
-            await store.commit(scribe.commit(lagging=["a"]))
+            await store.commit(scribe.commit(omitted=["a"]))
         return heads
 
     with monkeypatch.context() as meanwhile:
@@ -216,7 +216,7 @@ async def test_a_load_during_another_holders_commit_fails(store, scribe, monkeyp
 
     async def others_come(connection, keys):
         scribe.put("a", 3)
-        await store.commit(scribe.commit(lagging=["a"]))
+        await store.commit(scribe.commit(omitted=["a"]))
         return await read_exact(connection, keys)
 
     with monkeypatch.context() as meanwhile:

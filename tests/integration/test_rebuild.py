@@ -67,7 +67,7 @@ async def replay_shards(log, dsn, shards, until_sequence):
     """Replay shards in this process instead of several."""
 
     async def replay(shard):
-        store = await PostgresStore.open(dsn, schema="anew", shard=shard.name, readers_max=2)
+        store = await PostgresStore.open(dsn, schema="rebuilt", shard=shard.name, readers_max=2)
         try:
             await (await begin_replay(log, store, ROOMY, shard.partitions)).run(until_sequence)
         finally:
@@ -82,9 +82,9 @@ async def replay_shards(log, dsn, shards, until_sequence):
 async def parts(log, live, dsn, processes=1):
     """Open what a rebuild uses."""
     async with AsyncExitStack() as endings:
-        fresh = await PostgresStore.open(dsn, schema="anew", readers_max=2)
+        fresh = await PostgresStore.open(dsn, schema="rebuilt", readers_max=2)
         endings.push_async_callback(fresh.close)
-        swap = await endings.enter_async_context(PostgresSchemaSwap.open(dsn, live="refold", fresh="anew"))
+        swap = await endings.enter_async_context(PostgresSchemaSwap.open(dsn, live="refold", fresh="rebuilt"))
         yield Parts(
             log=log,
             live=live,
@@ -168,7 +168,7 @@ async def test_a_difference_is_reported_and_prevents_the_swap(log, live, sql, po
 
 
 @pytest.fixture
-async def lagging(log, postgres_dsn):
+async def outdated(log, postgres_dsn):
     """Make a live projection with one row of an older state and an idle projector."""
     async with postgres_stores(postgres_dsn) as open_store:
         store = await open_store(state_lag=StateLag(bytes_min=0, seconds=3_600))
@@ -178,20 +178,20 @@ async def lagging(log, postgres_dsn):
             yield store
 
 
-async def test_a_live_row_with_an_older_state_is_compared_by_its_exact_state(log, lagging, postgres_dsn):
-    assert ("n", "lags") in await lagging.flusher.outdated(after=("", ""), limit=99)
-    ended, found = await rebuilt(log, lagging, postgres_dsn)
+async def test_a_live_row_with_an_older_state_is_compared_by_its_exact_state(log, outdated, postgres_dsn):
+    assert ("n", "lags") in await outdated.flusher.outdated(after=("", ""), limit=99)
+    ended, found = await rebuilt(log, outdated, postgres_dsn)
     assert (ended.is_swapped, found) == (True, [])
-    assert await lagging.flusher.outdated(after=("", ""), limit=99) == []
-    assert (await lagging.head("n", "lags")).snapshot.state == b'{"n":2}'
+    assert await outdated.flusher.outdated(after=("", ""), limit=99) == []
+    assert (await outdated.head("n", "lags")).snapshot.state == b'{"n":2}'
 
 
 @pytest.mark.parametrize("shown", ['{"n":0,"x":1}', "[]"])
-async def test_damage_to_a_row_with_an_older_state_is_reported(log, lagging, postgres_dsn, shown):
+async def test_damage_to_a_row_with_an_older_state_is_reported(log, outdated, postgres_dsn, shown):
     sql = await asyncpg.connect(postgres_dsn)
     await sql.execute("UPDATE refold.documents SET state = $1 WHERE document = 'lags'", shown)
     await sql.close()
-    ended, found = await rebuilt(log, lagging, postgres_dsn)
+    ended, found = await rebuilt(log, outdated, postgres_dsn)
     assert not ended.is_swapped
     assert [unequal.document for unequal in found] == ["lags"]
 
@@ -206,7 +206,7 @@ async def test_a_stopped_rebuild_can_be_continued(log, live, sql, postgres_dsn):
         given.swap.unequal = never
         with pytest.raises(asyncio.CancelledError):
             await rebuild(given, Listener(difference=pytest.fail, progress=lambda *_: None))
-    assert await sql.fetchval("SELECT max(read_sequence) FROM anew.shards") >= EVENTS
+    assert await sql.fetchval("SELECT max(read_sequence) FROM rebuilt.shards") >= EVENTS
     end = await append(log, "d0", {"put": 0})
     await folded_to(live, end)
     ended, _ = await rebuilt(log, live, postgres_dsn)
@@ -224,7 +224,7 @@ async def _stalls_after(commit, store, _sql):
 
 async def _stalls_within(commit, store, sql):
     async with sql.transaction():
-        await sql.fetch("SELECT FROM anew.shards FOR UPDATE")
+        await sql.fetch("SELECT FROM rebuilt.shards FOR UPDATE")
         await type(store).commit(store, commit)
 
 
@@ -277,7 +277,7 @@ async def test_shards_stopped_at_different_sequences_are_aligned_first(log, live
     first, second = shards_of(first_checkpoints("log-1"), 2)
     await replay_shards(log, postgres_dsn, [first], 100)
     await replay_shards(log, postgres_dsn, [second], 250)
-    read = "SELECT DISTINCT read_sequence FROM anew.shards ORDER BY 1"
+    read = "SELECT DISTINCT read_sequence FROM rebuilt.shards ORDER BY 1"
     assert [row[0] for row in await sql.fetch(read)] == [100, 250]
     ended, found = await rebuilt(log, live, postgres_dsn)
     assert (ended.is_swapped, found) == (True, [])
@@ -286,7 +286,7 @@ async def test_shards_stopped_at_different_sequences_are_aligned_first(log, live
 
 async def test_a_shard_that_is_being_replayed_is_refused(log, live, postgres_dsn):
     (shard,) = shards_of(first_checkpoints("log-1"), 1)
-    store = await PostgresStore.open(postgres_dsn, schema="anew", shard=shard.name, readers_max=1)
+    store = await PostgresStore.open(postgres_dsn, schema="rebuilt", shard=shard.name, readers_max=1)
     assert await store.acquire_lease()
     with pytest.raises(ExceptionGroup) as raised:
         await replay_shards(log, postgres_dsn, [shard], 10)
@@ -335,7 +335,7 @@ async def test_a_rebuild_in_shards_changes_the_fold_number_in_all_of_them(
             async with projecting(ports(log, live)) as running:
                 await running.committed(end)
             if stopped_at:
-                fresh = await PostgresStore.open(postgres_dsn, schema="anew", readers_max=2)
+                fresh = await PostgresStore.open(postgres_dsn, schema="rebuilt", readers_max=2)
                 shards = shards_of(await fresh.bind("log-1"), 3)
                 await fresh.close()
                 # Of three shards only one has passed the change of the fold number.

@@ -77,9 +77,9 @@ async def from_nothing(log, dsn, progress=lambda *_: None):
     """Rebuild; return the result and the name that the damaged projection is kept under."""
     async with AsyncExitStack() as endings:
         replacement = await endings.enter_async_context(
-            PostgresSchemaSwap.open(dsn, live="refold", fresh="anew", keep_as=KEPT)
+            PostgresSchemaSwap.open(dsn, live="refold", fresh="rebuilt", keep_as=KEPT)
         )
-        fresh = await PostgresStore.open(dsn, schema="anew", readers_max=2)
+        fresh = await PostgresStore.open(dsn, schema="rebuilt", readers_max=2)
         endings.push_async_callback(fresh.close)
         parts = Parts(
             log=log,
@@ -108,7 +108,7 @@ async def assert_clean(log, dsn):
 async def schemas(sql):
     """List the schemas."""
     rows = await sql.fetch(
-        "SELECT nspname FROM pg_namespace WHERE nspname ~ '^(refold|anew)' ORDER BY nspname"
+        "SELECT nspname FROM pg_namespace WHERE nspname ~ '^(refold|rebuilt)' ORDER BY nspname"
     )
     return [row[0] for row in rows]
 
@@ -175,7 +175,7 @@ async def test_a_stopped_rebuild_leaves_the_damaged_projection_in_place_and_is_c
 
     with pytest.raises(Ended):
         await from_nothing(log, postgres_dsn, progress=end)
-    assert await schemas(sql) == ["anew", "refold"]
+    assert await schemas(sql) == ["rebuilt", "refold"]
     assert await sql.fetchval("SELECT to_regclass('refold.pages')") is None
     await from_nothing(log, postgres_dsn)
     assert await schemas(sql) == ["refold", KEPT]

@@ -35,40 +35,40 @@ def settings(site):
     return load(nats_url=site.nats.url("projector"), postgres_url=site.dsn)
 
 
-def anew(settings):
-    return settings.model_copy(update={"postgres_schema": "anew"})
+def rebuilt(settings):
+    return settings.model_copy(update={"postgres_schema": "rebuilt"})
 
 
 async def test_all_shards_together_equal_an_undisturbed_replay(site, settings):
     async with log_of(site) as log:
         last = await append_all(log, list(_events(2_000)))
-        store = await PostgresStore.open(site.dsn, schema="anew")
+        store = await PostgresStore.open(site.dsn, schema="rebuilt")
         await store.bind(site.log_id)
         shards = shards_of(first_checkpoints(site.log_id), 2)
-        await replay_in_processes(anew(settings), shards, last)
+        await replay_in_processes(rebuilt(settings), shards, last)
         assert {checkpoint.read_sequence for checkpoint in await store.checkpoints()} == {last}
         assert await contents(store, NAMES) == await contents(await undisturbed(site), NAMES)
         await store.close()
     found = []
     listener = Listener(difference=found.append, progress=lambda _: None)
-    await run_verify(anew(settings), listener, Scope())
+    await run_verify(rebuilt(settings), listener, Scope())
     assert found == []
 
 
 async def test_a_failed_shard_ends_the_others_with_its_reason(site, settings):
     async with log_of(site) as log, AsyncExitStack() as endings:
         await append_all(log, list(_events(20)))
-        store = await PostgresStore.open(site.dsn, schema="anew")
+        store = await PostgresStore.open(site.dsn, schema="rebuilt")
         endings.push_async_callback(store.close)
         await store.bind(site.log_id)
         free, taken = shards_of(first_checkpoints(site.log_id), 2)
-        other = await PostgresStore.open(site.dsn, schema="anew", shard=taken.name)
+        other = await PostgresStore.open(site.dsn, schema="rebuilt", shard=taken.name)
         endings.push_async_callback(other.close)
         assert await other.acquire_lease()
         with pytest.raises(ChildFailed, match="fence_lost"):
             # No event arrives there: the free shard would wait forever.
-            await replay_in_processes(anew(settings), [free, taken], 10_000)
+            await replay_in_processes(rebuilt(settings), [free, taken], 10_000)
         # Its process and its lock are gone.
-        again = await PostgresStore.open(site.dsn, schema="anew", shard=free.name)
+        again = await PostgresStore.open(site.dsn, schema="rebuilt", shard=free.name)
         endings.push_async_callback(again.close)
         await until(again.acquire_lease)

@@ -81,7 +81,7 @@ async def outdated(store: PostgresStore) -> list[str]:
     return [document for _, document in await store.flusher.outdated(after=("", ""), limit=99)]
 
 
-async def nothing_lags(store: PostgresStore) -> None:
+async def every_state_is_current(store: PostgresStore) -> None:
     async def looked() -> bool:
         return not await outdated(store)
 
@@ -114,7 +114,7 @@ async def test_a_kill_loses_no_state_and_the_next_projector_flushes_them(site: S
                 await kill(process)
             await assert_exact(site, store)
         async with projector(site, **BRIEF):
-            await nothing_lags(store)
+            await every_state_is_current(store)
             await assert_exact(site, store)
 
 
@@ -149,7 +149,7 @@ async def test_a_changing_document_is_flushed_in_time_and_every_response_is_exac
         await asyncio.wait({changing})
         async with log_of(site) as log:
             await folded_to(store, (await log.info()).last_sequence)
-        await nothing_lags(store)
+        await every_state_is_current(store)
         await assert_exact(site, store)
 
 

@@ -73,7 +73,7 @@ class Load:
             assert answer.status_code in {200, 201}, answer.text
             self.answers.append((name, answer.json()))
 
-    async def goes_on(self, store: Any) -> None:
+    async def continues(self, store: Any) -> None:
         """Wait until an event that is appended from now on is folded and its author has the outcome."""
         answered = len(self.answers)
         await folded_to(store, self.last_sequence + 1)
@@ -101,16 +101,16 @@ async def test_a_standby_takes_over_from_a_stopped_or_killed_projector_without_f
     async with store_of(site) as store, projector(site) as first, gateway(site) as through:
         async with projector(site) as second, loaded(site, through) as load:
             await standing_by(site)
-            await load.goes_on(store)
+            await load.continues(store)
             first.send_signal(signal.SIGSTOP)
             await _shard_moves(site)
-            await load.goes_on(store)
+            await load.continues(store)
             first.send_signal(signal.SIGCONT)
-            await load.goes_on(store)
+            await load.continues(store)
             assert (first.returncode, second.returncode) == (None, None)
             await standing_by(site)
             await kill(second)
-            await load.goes_on(store)
+            await load.continues(store)
             assert first.returncode is None
         await folded_to(store, load.last_sequence)
         oracle = await undisturbed(site)

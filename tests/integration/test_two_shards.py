@@ -90,17 +90,17 @@ async def test_one_projector_continues_where_two_shards_stopped_at_different_seq
 
 async def test_a_progress_notice_contains_shard_epoch_and_sequence(open_store: OpenStore) -> None:
     log, notices = MemoryLog("log-1"), MemoryNotices()
-    heard: list[dict[str, Any]] = []
-    await notices.listen("refold.progress", lambda _, body: heard.append(orjson.loads(body)))
+    received: list[dict[str, Any]] = []
+    await notices.listen("refold.progress", lambda _, body: received.append(orjson.loads(body)))
     last = await write(log, range(10))
     epochs = set()
     for _ in range(2):
         async with projector(log, open_store, "32-63", notices) as running:
             await until(partial(_reached, running, last))
             last = await write(log, range(10))
-            await until(partial(_has_heard, heard, last))
-        assert {notice["shard"] for notice in heard} == {"32-63"}
-        epochs |= {notice["epoch"] for notice in heard}
+            await until(partial(_has_received, received, last))
+        assert {notice["shard"] for notice in received} == {"32-63"}
+        epochs |= {notice["epoch"] for notice in received}
     assert len(epochs) == 2
 
 
@@ -114,5 +114,5 @@ async def _reached(supervisor: Supervisor, sequence: int) -> bool:
     return supervisor.committed_sequence >= sequence
 
 
-async def _has_heard(heard: list[dict[str, Any]], sequence: int) -> bool:
-    return any(notice["sequence"] == sequence for notice in heard)
+async def _has_received(received: list[dict[str, Any]], sequence: int) -> bool:
+    return any(notice["sequence"] == sequence for notice in received)

@@ -37,7 +37,7 @@ async def lag(log: MemoryLog, store: PostgresStore) -> None:
             await running.committed(await append(log, "lags", {"merge": {"n": number}}))
 
 
-LAGGING = {
+OLDER_STATES = {
     "a state that lags": ("UPDATE documents SET state = '{\"n\":2}' WHERE document = 'lags'", "state"),
     "a version later": ("UPDATE documents SET state_version = 2 WHERE document = 'lags'", "state"),
     "no version": ("UPDATE documents SET state_version = NULL WHERE document = 'lags'", "state"),
@@ -56,7 +56,7 @@ async def test_an_older_state_is_compared_at_its_own_version(log, projected, sql
     assert tuple(row) == (5, '{"n":1}', 1)
     assert (await verified(log, projected))[1] == []
     await sql.execute("CREATE TABLE public.saved AS TABLE documents")
-    for damage, (statement, field) in LAGGING.items():
+    for damage, (statement, field) in OLDER_STATES.items():
         await sql.execute(statement)
         assert [each[2:] for each in (await verified(log, projected))[1]] == [("document", field)], damage
         await sql.execute("TRUNCATE documents; INSERT INTO documents SELECT * FROM public.saved")
@@ -243,13 +243,13 @@ async def test_a_projection_ahead_of_its_log_is_reported_without_further_compari
 
 async def test_later_writes_do_not_affect_a_verification(log, projected, sql):
     """Damage and events after the beginning are not in the read snapshot."""
-    begun = []
+    started_at = []
 
     def damage_later(tally):
-        if not begun:
-            begun.append(tally.end_sequence)
+        if not started_at:
+            started_at.append(tally.end_sequence)
             log._records.append(log._records[-1]._replace(sequence=309))
 
     listener = Listener(difference=lambda each: pytest.fail(str(each)), progress=damage_later)
     await verify(log, projected, listener, Scope())
-    assert begun == [308]
+    assert started_at == [308]

@@ -43,9 +43,9 @@ class Clustered:
 
     async def write(self, number: int) -> None:
         """Write one number, again under the same id until it is acknowledged."""
-        document, begun = f"d{number % DOCUMENTS}", time.monotonic()
+        document, started_at = f"d{number % DOCUMENTS}", time.monotonic()
         while True:
-            assert time.monotonic() < begun + DEADLINE_SECONDS, f"{number} was not taken in time"
+            assert time.monotonic() < started_at + DEADLINE_SECONDS, f"{number} was not taken in time"
             self.tries += 1
             answer = await self.client.put(
                 f"/v1/n/{document}", json={"number": number}, headers={"Idempotency-Key": f"i{number}"}
@@ -55,7 +55,7 @@ class Clustered:
             assert answer.status_code in {202, 503, 504}, answer.text
             await asyncio.sleep(LOOK_SECONDS)
         self.acknowledged[answer.json()["sequence"]] = (document, number)
-        self.longest_seconds = max(self.longest_seconds, time.monotonic() - begun)
+        self.longest_seconds = max(self.longest_seconds, time.monotonic() - started_at)
 
     async def write_together(self, writes: int) -> None:
         """Write by the bulk route: atomic batches, each over all documents, numbered on."""

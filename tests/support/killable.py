@@ -11,7 +11,7 @@ from refold.embedded.postgres import start_postgres
 from refold.wiring.servers import Servers
 
 
-class Victims:
+class KillableServers:
     """The running servers by name, and how long each restart took."""
 
     def __init__(self, servers: Servers) -> None:
@@ -25,10 +25,10 @@ class Victims:
 
     async def kill(self, name: str) -> None:
         """Kill one and start it again."""
-        begun = time.monotonic()
+        started_at = time.monotonic()
         self._running[name].child.kill()
         self._running[name] = await self._start[name]()
-        self.restart_seconds[name].append(time.monotonic() - begun)
+        self.restart_seconds[name].append(time.monotonic() - started_at)
 
     async def stop(self) -> None:
         """End both cleanly."""

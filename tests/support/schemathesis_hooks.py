@@ -46,16 +46,16 @@ def before_call(_: Any, case: Any, kwargs: Any) -> None:
         # Linked from the list of namespaces, which includes the system's own.
         case.path_parameters["namespace"] = "n"
     if isinstance(case.query, MutableMapping):
-        _settle_query(case.query)
+        _fix_query(case.query)
     if isinstance(case.headers, MutableMapping):
-        _settle_headers(case.headers)
+        _fix_headers(case.headers)
     if case.path.endswith("/events") and isinstance(case.body, str):
         case.body = orjson.dumps({"doc": "d", "put": _text(case.body)}).decode() + "\n" + case.body
     elif isinstance(case.body, list | dict | int):
         case.body = _within(case.body)
 
 
-def _settle_query(query: MutableMapping[str, Any]) -> None:
+def _fix_query(query: MutableMapping[str, Any]) -> None:
     for name in [name for name in POINTS if name in query][1:]:
         del query[name]
     if "at" in query and not _is_past(str(query["at"])):
@@ -73,7 +73,7 @@ def _settle_query(query: MutableMapping[str, Any]) -> None:
             query[name] = value
 
 
-def _settle_headers(headers: MutableMapping[str, Any]) -> None:
+def _fix_headers(headers: MutableMapping[str, Any]) -> None:
     named = {name.lower(): name for name in headers}
     conditions = [named[name.lower()] for name in CONDITIONS if name.lower() in named]
     lost = conditions[1:]

@@ -96,13 +96,13 @@ class Scribe:
         """Return all checkpoints as they will be once everything is committed."""
         return self._shard.checkpoints()
 
-    def commit(self, *, lagging: Collection[str] = ()) -> Commit:
+    def commit(self, *, omitted: Collection[str] = ()) -> Commit:
         """Return one commit of all events since the last; the states of `omitted` are not written."""
         commit = Commit(
             expected_sequence=self._committed_sequence,
             checkpoint=self._shard.checkpoint(self._committed_sequence),
             documents=[
-                self._write(key, unwritten, lags=key[1] in lagging)
+                self._write(key, unwritten, is_omitted=key[1] in omitted)
                 for key, unwritten in self._unwritten.items()
             ],
             rejections=self._rejections,
@@ -149,17 +149,17 @@ class Scribe:
         if entry.status.is_effective:
             self.snapshots[key].append(snapshot_of(row, state_bytes(row)))
 
-    def _write(self, key: Key, unwritten: _Unwritten, *, lags: bool) -> DocumentWrite:
+    def _write(self, key: Key, unwritten: _Unwritten, *, is_omitted: bool) -> DocumentWrite:
         """Omit a state only if the row has one and the document is present."""
         row = self.documents[key]
-        lags = lags and key in self._stated and row.state is not ABSENT
+        is_omitted = is_omitted and key in self._stated and row.state is not ABSENT
         self._stated -= {key}
         self._stated |= {key} if row.state is not ABSENT else set()
         return DocumentWrite(
             document=replace(row, state=None, identities={}),
-            state=None if lags else state_bytes(row),
+            state=None if is_omitted else state_bytes(row),
             is_new=unwritten.is_new,
-            has_state=not lags,
+            has_state=not is_omitted,
             pages=unwritten.pages,
             journal=unwritten.journal,
         )

@@ -18,10 +18,10 @@ def fsync_milliseconds(folder: Path) -> list[float]:
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         for _ in range(SYNCS):
-            begun = time.perf_counter()
+            started_at = time.perf_counter()
             os.write(file, BLOCK)
             os.fsync(file)
-            taken.append((time.perf_counter() - begun) * 1_000)
+            taken.append((time.perf_counter() - started_at) * 1_000)
     finally:
         os.close(file)
         path.unlink()

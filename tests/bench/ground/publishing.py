@@ -76,22 +76,22 @@ async def batches_on_the_wire(signals: Signals, *, url: str, size: int, seconds:
         parcels.append(publisher.parcel(number, events[first : first + size]))
     try:
         await signals.until_go()
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         for number, parcel in enumerate(parcels):
-            if time.perf_counter() - begun >= seconds:
+            if time.perf_counter() - started_at >= seconds:
                 break
             await publisher.send(number, parcel)
         await publisher.drain()
-        return {"events": publisher.acknowledged, "seconds": time.perf_counter() - begun}
+        return {"events": publisher.acknowledged, "seconds": time.perf_counter() - started_at}
     finally:
         publisher.close()
 
 
 async def _shared(signals: Signals, write: Any, writers: int, seconds: float) -> dict[str, Any]:
     await signals.until_go()
-    begun = time.perf_counter()
-    done = await asyncio.gather(*(write(begun + seconds) for _ in range(writers)))
-    return {"events": sum(done), "seconds": time.perf_counter() - begun}
+    started_at = time.perf_counter()
+    done = await asyncio.gather(*(write(started_at + seconds) for _ in range(writers)))
+    return {"events": sum(done), "seconds": time.perf_counter() - started_at}
 
 
 async def _publish_batch(client: Client, batch: str, events: list[Event]) -> None:

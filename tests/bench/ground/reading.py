@@ -34,11 +34,11 @@ async def consume_with_nats_py(signals: Signals, *, url: str, until_sequence: in
         wanted = ConsumerConfig(ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.ALL)
         pulling = await client.jetstream().pull_subscribe("", stream=STREAM, config=wanted)
         await signals.until_go()
-        begun, count = time.perf_counter(), 0
+        started_at, count = time.perf_counter(), 0
         while count < until_sequence:
             asked = min(FETCH_EVENTS, until_sequence - count)
             count += len(await pulling.fetch(asked, timeout=FETCH_SECONDS))
-        return {"events": count, "seconds": time.perf_counter() - begun}
+        return {"events": count, "seconds": time.perf_counter() - started_at}
     finally:
         await client.close()
 
@@ -48,13 +48,13 @@ async def read_in_bulk(signals: Signals, *, url: str, until_sequence: int) -> di
     log = await open_log(url, "refold-bench-read")
     try:
         await signals.until_go()
-        begun, count = time.perf_counter(), 0
+        started_at, count = time.perf_counter(), 0
         async with aclosing(log.read(0)) as runs:
             async for records in runs:
                 count += len(records)
                 if count >= until_sequence:
                     break
-        return {"events": count, "seconds": time.perf_counter() - begun}
+        return {"events": count, "seconds": time.perf_counter() - started_at}
     finally:
         await log.close()
 
@@ -69,9 +69,9 @@ async def fold_in_memory(signals: Signals, *, url: str, until_sequence: int) -> 
     finally:
         await log.close()
     await signals.until_go()
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     effective = _fold(shard, records)
-    return {"events": len(records), "effective": effective, "seconds": time.perf_counter() - begun}
+    return {"events": len(records), "effective": effective, "seconds": time.perf_counter() - started_at}
 
 
 async def get_by_sequence(signals: Signals, *, url: str, sequences: list[int]) -> dict[str, Any]:
@@ -81,10 +81,10 @@ async def get_by_sequence(signals: Signals, *, url: str, sequences: list[int]) -
     try:
         await signals.until_go()
         for sequence in sequences:
-            begun = time.perf_counter()
+            started_at = time.perf_counter()
             if await log.get(sequence) is None:
                 raise LogHole(expected=sequence, found=None)
-            taken.append((time.perf_counter() - begun) * 1_000)
+            taken.append((time.perf_counter() - started_at) * 1_000)
         return {"milliseconds": taken}
     finally:
         await log.close()

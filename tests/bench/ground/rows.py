@@ -36,11 +36,11 @@ async def copy_journal(signals: Signals, *, dsn: str, events: int, commit_events
             for number, event in enumerate(small_events(events))
         ]
         await signals.until_go()
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         for first in range(0, events, commit_events):
             part = rows[first : first + commit_events]
             await connection.copy_records_to_table("bench_journal", records=part, columns=JOURNAL_COLUMNS)
-        return {"rows": events, "seconds": time.perf_counter() - begun}
+        return {"rows": events, "seconds": time.perf_counter() - started_at}
     finally:
         await connection.execute(SQL["drop_ground_journal"])
         await connection.close()
@@ -56,14 +56,14 @@ async def copy_documents(
         rows = _document_rows(documents, document_bytes)
         await connection.copy_records_to_table("bench_documents", records=rows, columns=DOCUMENT_COLUMNS)
         await signals.until_go()
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         for _ in range(commits):
             async with connection.transaction():
                 await connection.copy_records_to_table(
                     "bench_changed", records=rows, columns=DOCUMENT_COLUMNS
                 )
                 await connection.execute(SQL["update_ground_documents"])
-        return {"rows": documents * commits, "seconds": time.perf_counter() - begun}
+        return {"rows": documents * commits, "seconds": time.perf_counter() - started_at}
     finally:
         await connection.execute(SQL["drop_ground_documents"])
         await connection.close()

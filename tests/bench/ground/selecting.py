@@ -32,10 +32,10 @@ async def select_states(
 
         async def read(connection: asyncpg.Connection) -> None:
             statement = await connection.prepare(text)
-            while (begun := time.perf_counter()) - started < seconds:
+            while (started_at := time.perf_counter()) - started < seconds:
                 if await statement.fetchrow(NAMESPACE, next(names)) is None:
                     raise RefoldError("a document has no row")
-                taken.append((time.perf_counter() - begun) * 1_000)
+                taken.append((time.perf_counter() - started_at) * 1_000)
 
         await signals.until_go()
         started = time.perf_counter()

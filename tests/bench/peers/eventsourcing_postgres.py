@@ -117,7 +117,7 @@ class EventSourcing:
 
     async def rebuild(self, _: int) -> float:
         """Run a projection over the first events: all of them would take minutes."""
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         given = {
             "application_class": Documents,
             "projection_class": StatesProjection,
@@ -126,7 +126,7 @@ class EventSourcing:
         }
         with ProjectionRunner(**given) as runner:
             runner.wait(self._events, timeout=600)
-            return self._events / (time.perf_counter() - begun)
+            return self._events / (time.perf_counter() - started_at)
 
     def _append(self, document: str, version: int, changes: list[Change]) -> None:
         if not version:

@@ -29,12 +29,12 @@ def syncs_per_second(folder: Path) -> float:
     """Write a block and sync it, again and again, for a second."""
     file = os.open(folder / "sync", os.O_CREAT | os.O_WRONLY)
     try:
-        count, begun = 0, time.perf_counter()
-        while time.perf_counter() - begun < SYNC_SECONDS:
+        count, started_at = 0, time.perf_counter()
+        while time.perf_counter() - started_at < SYNC_SECONDS:
             os.pwrite(file, b"x" * BLOCK, count * BLOCK)
             os.fdatasync(file)
             count += 1
-        return count / (time.perf_counter() - begun)
+        return count / (time.perf_counter() - started_at)
     finally:
         os.close(file)
 

@@ -24,7 +24,7 @@ from refold.client import Refold
 NAMESPACE = "bench"
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 LATEST = "SELECT state_json FROM refold_views.bench WHERE document = $1"
-SETTLE_SECONDS = 300
+CATCH_UP_SECONDS = 300
 
 
 class OverHttp:
@@ -81,9 +81,9 @@ class Stored:
         assert outcome.sequence, outcome
         self._last[document] = outcome.sequence, version + len(changes)
 
-    async def settle(self) -> None:
+    async def catch_up(self) -> None:
         """Wait until all is folded; none may have been refused."""
-        await settled(self._refold, self._last)
+        await caught_up(self._refold, self._last)
 
 
 class OverNats:
@@ -121,21 +121,21 @@ class OverNats:
         """Read the latest state by SQL, from the view that is made to be read."""
         return json.loads(await self._postgres.fetchval(LATEST, document))
 
-    async def settle(self) -> None:
+    async def catch_up(self) -> None:
         """Wait until all is folded."""
-        await settled(self._refold, self._last)
+        await caught_up(self._refold, self._last)
 
 
 def _lines(document: str, version: int, changes: list[Change]) -> list[dict[str, Any]]:
     return [{"doc": document, "patch": each, "base": version + at} for at, each in enumerate(changes)]
 
 
-async def settled(refold: Refold, last: dict[str, tuple[int, int]]) -> None:
+async def caught_up(refold: Refold, last: dict[str, tuple[int, int]]) -> None:
     """Wait for the last event, then check that every document is at its version."""
     if not last:
         return
     document, (sequence, _) = max(last.items(), key=lambda item: item[1])
-    await refold.get(NAMESPACE, document, min_sequence=sequence, timeout_seconds=SETTLE_SECONDS)
+    await refold.get(NAMESPACE, document, min_sequence=sequence, timeout_seconds=CATCH_UP_SECONDS)
     for name, (_, version) in last.items():
         assert (await refold.get(NAMESPACE, name)).version == version, name
     last.clear()
@@ -162,7 +162,7 @@ async def main() -> None:
     work = arguments()
     with open(f"{work.address}/endpoints.json", encoding="utf-8") as file:  # noqa: ASYNC230, PTH123 - once.
         endpoints = json.load(file)
-    refold = Refold(endpoints["http"], timeout_seconds=SETTLE_SECONDS)
+    refold = Refold(endpoints["http"], timeout_seconds=CATCH_UP_SECONDS)
     async with refold, connected(work, refold, endpoints) as peer:
         await run(peer, work)
 

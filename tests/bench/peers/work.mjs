@@ -41,8 +41,8 @@ function say(figure, value) {
   console.log(JSON.stringify({ figure, value }));
 }
 
-function rate(count, begun) {
-  return (count * 1_000) / (performance.now() - begun);
+function rate(count, started_at) {
+  return (count * 1_000) / (performance.now() - started_at);
 }
 
 export async function run(peer, work) {
@@ -52,9 +52,9 @@ export async function run(peer, work) {
     if (size === LOADED) await measureLoads(peer, documents, size, work.loads);
   }
   const total = work.events * BATCHES.length;
-  const begun = performance.now();
+  const started_at = performance.now();
   await peer.rebuild();
-  say("rebuild", rate(total, begun));
+  say("rebuild", rate(total, started_at));
   await peer.check(`b${LOADED}-7`, LOADED);
   for (const writers of WRITERS) {
     const documents = Array.from({ length: work.documents }, (_, number) => `w${writers}-${number}`);
@@ -66,11 +66,11 @@ export async function run(peer, work) {
 
 async function measureSingles(peer, documents, versions, writers, seconds) {
   const waiting = documents.map((document) => [document, 0]);
-  const begun = performance.now();
+  const started_at = performance.now();
   let appended = 0;
   // A document stands in line again once its event is appended.
   const write = async () => {
-    while (waiting.length && performance.now() - begun < seconds * 1_000) {
+    while (waiting.length && performance.now() - started_at < seconds * 1_000) {
       const [document, version] = waiting.shift();
       await peer.append(document, version, [change(document, version + 1)]);
       appended += 1;
@@ -78,7 +78,7 @@ async function measureSingles(peer, documents, versions, writers, seconds) {
     }
   };
   await Promise.all(Array.from({ length: writers }, write));
-  say(`append_${writers}`, rate(appended, begun));
+  say(`append_${writers}`, rate(appended, started_at));
 }
 
 async function measureBatches(peer, documents, size) {
@@ -86,9 +86,9 @@ async function measureBatches(peer, documents, size) {
     document,
     Array.from({ length: size }, (_, version) => change(document, version + 1)),
   ]);
-  const begun = performance.now();
+  const started_at = performance.now();
   for (const [document, changes] of batches) await peer.append(document, 0, changes);
-  say(`batch_${size}`, rate(documents.length * size, begun));
+  say(`batch_${size}`, rate(documents.length * size, started_at));
   const last = documents.at(-1);
   assert.deepEqual(await peer.load(last), expected(last, size));
 }
@@ -99,13 +99,13 @@ async function measureLoads(peer, documents, versions, loads) {
       assert.deepEqual(await peer.load(document, version), expected(document, version ?? versions));
     }
     const taken = [];
-    const begun = performance.now();
+    const started_at = performance.now();
     for (let number = 0; number < loads; number++) {
       const started = performance.now();
       await peer.load(documents[(number * STRIDE) % documents.length], version);
       taken.push(performance.now() - started);
     }
-    say(`load_${name}`, rate(loads, begun));
+    say(`load_${name}`, rate(loads, started_at));
     taken.sort((one, other) => one - other);
     say(`load_${name}_p50`, taken[Math.floor(loads / 2)]);
     say(`load_${name}_p99`, taken[Math.floor((loads * 99) / 100)]);

@@ -108,33 +108,33 @@ async def measure_singles(peer: Any, waiting: Line, writers: int) -> None:
     """Append one event at a time by some writers at once, all of them or until the time is up."""
     # Connecting is not timed.
     appends = [peer.writer() for _ in range(writers)] if hasattr(peer, "writer") else []
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     if appends:
         in_threads(appends, waiting)
     else:
         await in_tasks(peer, waiting, writers)
-    say(f"append_{writers}", waiting.appended / (time.perf_counter() - begun))
-    await settle(peer)
+    say(f"append_{writers}", waiting.appended / (time.perf_counter() - started_at))
+    await catch_up(peer)
 
 
 async def measure_replay(peer: Any, total: int) -> None:
     """Read every event and fold it in memory; make a read model of them."""
     for way in ("read_all", "rebuild"):
         if hasattr(peer, way):
-            begun = time.perf_counter()
+            started_at = time.perf_counter()
             # A peer that measures itself, or takes fewer events, returns how many a second.
             rate = await getattr(peer, way)(total)
-            say(way, rate or total / (time.perf_counter() - begun))
+            say(way, rate or total / (time.perf_counter() - started_at))
 
 
 async def measure_batches(peer: Any, documents: list[str], size: int) -> None:
     """Append batches, each all of one document's events, one batch after another."""
     batches = {document: [change(document, version + 1) for version in range(size)] for document in documents}
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     for document, changes in batches.items():
         await peer.append(document, 0, changes)
-    say(f"batch_{size}", len(documents) * size / (time.perf_counter() - begun))
-    await settle(peer)
+    say(f"batch_{size}", len(documents) * size / (time.perf_counter() - started_at))
+    await catch_up(peer)
     if hasattr(peer, "load"):
         assert await peer.load(documents[-1], None) == expected(documents[-1], size)
 
@@ -155,21 +155,21 @@ async def time_loads(
 ) -> None:
     """Time each load."""
     taken = []
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     for document in asked:
         started = time.perf_counter()
         await load(document, version)
         taken.append(time.perf_counter() - started)
-    say(f"load_{name}", len(asked) / (time.perf_counter() - begun))
+    say(f"load_{name}", len(asked) / (time.perf_counter() - started_at))
     taken.sort()
     say(f"load_{name}_p50", taken[len(taken) // 2] * 1_000)
     say(f"load_{name}_p99", taken[len(taken) * 99 // 100] * 1_000)
 
 
-async def settle(peer: Any) -> None:
+async def catch_up(peer: Any) -> None:
     """Wait, untimed, until appended events can be read, if that is later."""
-    if hasattr(peer, "settle"):
-        await peer.settle()
+    if hasattr(peer, "catch_up"):
+        await peer.catch_up()
 
 
 async def in_tasks(peer: Peer, waiting: Line, writers: int) -> None:

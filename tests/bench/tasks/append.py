@@ -23,17 +23,17 @@ async def append_singly(signals: Signals, *, url: str, writers: int, seconds: fl
     publications, taken = cycle(_publications()), []
 
     async def write(until: float) -> None:
-        while (begun := time.perf_counter()) < until:
+        while (started_at := time.perf_counter()) < until:
             answer = await log.append(next(publications))
             if not isinstance(answer, Appended):
                 raise RefoldError("an append was not acknowledged", answer=answer)
-            taken.append((time.perf_counter() - begun) * 1_000)
+            taken.append((time.perf_counter() - started_at) * 1_000)
 
     try:
         await signals.until_go()
-        begun = time.perf_counter()
-        await asyncio.gather(*(write(begun + seconds) for _ in range(writers)))
-        return {"events": len(taken), "seconds": time.perf_counter() - begun, "milliseconds": taken}
+        started_at = time.perf_counter()
+        await asyncio.gather(*(write(started_at + seconds) for _ in range(writers)))
+        return {"events": len(taken), "seconds": time.perf_counter() - started_at, "milliseconds": taken}
     finally:
         await log.close()
 
@@ -54,9 +54,9 @@ async def append_batches(signals: Signals, *, url: str, size: int, seconds: floa
 
     try:
         await signals.until_go()
-        begun = time.perf_counter()
-        await asyncio.gather(*(write(begun + seconds) for _ in range(BATCHES_IN_FLIGHT)))
-        return {"events": done, "seconds": time.perf_counter() - begun}
+        started_at = time.perf_counter()
+        await asyncio.gather(*(write(started_at + seconds) for _ in range(BATCHES_IN_FLIGHT)))
+        return {"events": done, "seconds": time.perf_counter() - started_at}
     finally:
         await log.close()
 

@@ -41,17 +41,17 @@ async def publish_batches(
     parcels = [publisher.parcel(number, batch) for number, batch in enumerate(batches(events, size))]
     try:
         await signals.until_go()
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         for number, parcel in enumerate(parcels):
-            due = begun + number * size / rate if rate else 0.0
+            due = started_at + number * size / rate if rate else 0.0
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            if signals.is_stopped or time.perf_counter() - begun >= seconds * LATE_SHARE:
+            if signals.is_stopped or time.perf_counter() - started_at >= seconds * LATE_SHARE:
                 break
-            if not rate and time.perf_counter() - begun >= seconds:
+            if not rate and time.perf_counter() - started_at >= seconds:
                 break
             await publisher.send(number, parcel)
         await publisher.drain()
-        return {"events": publisher.acknowledged, "seconds": time.perf_counter() - begun}
+        return {"events": publisher.acknowledged, "seconds": time.perf_counter() - started_at}
     finally:
         publisher.close()
 

@@ -25,9 +25,9 @@ async def replay(
     try:
         loop = await begin_replay(log, store, bounds_of(load()), partitions)
         await signals.until_go()
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         await loop.run(until_sequence)
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - started_at
         own = [found.counts for found in await store.checkpoints() if found.partition in partitions]
         applied = sum(counts[Status.applied] + counts[Status.merged] for counts in own)
         return {"seconds": seconds, "applied": applied}

@@ -24,9 +24,9 @@ async def read_store(
         await signals.until_go()
         started = time.perf_counter()
         for document, version in picks:
-            begun = time.perf_counter()
+            started_at = time.perf_counter()
             states.append(await state_at(store, NAMESPACE, document, Point(Clock.version, version)))
-            taken.append((time.perf_counter() - begun) * 1_000)
+            taken.append((time.perf_counter() - started_at) * 1_000)
         seconds = time.perf_counter() - started
     finally:
         await store.close()

@@ -171,7 +171,7 @@ CHECKS = [
 def test_a_pattern_accepts_what_the_code_accepts(schema: str, check: Any) -> None:
     pattern = SCHEMAS[schema]["pattern"]
 
-    def is_taken(text: str) -> bool:
+    def is_accepted(text: str) -> bool:
         try:
             check(text)
         except (Refused, Problem):
@@ -179,7 +179,7 @@ def test_a_pattern_accepts_what_the_code_accepts(schema: str, check: Any) -> Non
         return True
 
     matched = [text for text in TEXTS if re.search(pattern.removesuffix("$") + r"\Z", text)]
-    assert matched == [text for text in TEXTS if is_taken(text)]
+    assert matched == [text for text in TEXTS if is_accepted(text)]
     assert matched
 
 

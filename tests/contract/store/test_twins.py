@@ -64,7 +64,7 @@ async def play(plan, dsn):
             if "cut" in then:
                 scribe.cut(document)
             if "commit" in then or "lag" in then:
-                await commit(twins, scribe, lagging=DOCUMENTS if "lag" in then else ())
+                await commit(twins, scribe, omitted=DOCUMENTS if "lag" in then else ())
             if "flush" in then:
                 await twins[1].flusher.write(NAMESPACE, document)
         await commit(twins, scribe)

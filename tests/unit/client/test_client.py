@@ -654,12 +654,12 @@ async def test_all_concurrent_requests_are_answered(gateway):
 
 async def test_a_cancelled_request_leaves_the_client_usable(gateway, refold):
     gateway.answers.append(Fault.silent)
-    asking = asyncio.create_task(refold.status())
+    waiting = asyncio.create_task(refold.status())
     async with asyncio.timeout(DEADLINE_SECONDS):
         await gateway.was_asked.wait()
-    asking.cancel()
+    waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asking
+        await waiting
     gateway.answer(200, {"last_sequence": 7})
     assert (await refold.status())["last_sequence"] == 7
 

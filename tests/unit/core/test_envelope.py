@@ -204,9 +204,9 @@ def test_the_largest_body_is_accepted_and_one_byte_more_is_refused():
 
 
 def test_the_largest_headers_are_accepted_and_one_byte_more_is_refused():
-    room = HEADERS_BYTES_MAX - len(lines(("X", "")))
-    assert fields({"put": 1}, ("X", "x" * room)) == {"put": 1}
-    assert refusal({"put": 1}, ("X", "x" * (room + 1))) == ("headers_too_large", "headers")
+    space = HEADERS_BYTES_MAX - len(lines(("X", "")))
+    assert fields({"put": 1}, ("X", "x" * space)) == {"put": 1}
+    assert refusal({"put": 1}, ("X", "x" * (space + 1))) == ("headers_too_large", "headers")
 
 
 @pytest.mark.parametrize("event_id", ["x", "x" * 128, "𝄞" * 128, "\u0000"])

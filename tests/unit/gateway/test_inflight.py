@@ -18,13 +18,13 @@ class Held:
 
     def __init__(self, limits: InFlightLimits) -> None:
         self.released = asyncio.Event()
-        self.begun: list[str] = []
+        self.started_at: list[str] = []
         self._changed = asyncio.Condition()
         self.in_flight = InFlight(limits, CollectorRegistry())
 
     async def _serve(self, scope: Scope, _: Receive, send: Send) -> None:
         async with self._changed:
-            self.begun.append(scope["path"])
+            self.started_at.append(scope["path"])
             self._changed.notify_all()
         if scope["path"] == "/waits":
             async with waiting():
@@ -40,7 +40,7 @@ class Held:
     async def begins(self, count: int) -> None:
         """Wait until `count` requests have started."""
         async with self._changed, asyncio.timeout(10):
-            await self._changed.wait_for(lambda: len(self.begun) >= count)
+            await self._changed.wait_for(lambda: len(self.started_at) >= count)
 
     async def ask(self, path: str, client: str = "10.0.0.1") -> int:
         """Send a request; return the status."""
@@ -54,7 +54,7 @@ class Held:
         return statuses[0]
 
 
-async def begun(held: Held, *paths: str) -> list[asyncio.Task[int]]:
+async def started_at(held: Held, *paths: str) -> list[asyncio.Task[int]]:
     """Send these requests, and wait until the application has started them."""
     tasks = [asyncio.create_task(held.ask(path)) for path in paths]
     await held.begins(len(paths))
@@ -63,7 +63,7 @@ async def begun(held: Held, *paths: str) -> list[asyncio.Task[int]]:
 
 async def test_while_all_permits_are_taken_others_wait_and_probes_do_not() -> None:
     held = Held(InFlightLimits(requests_max=2))
-    working = await begun(held, "/works", "/works")
+    working = await started_at(held, "/works", "/works")
     queued = asyncio.create_task(held.ask("/other"))
     assert [await held.ask(path) for path in ("/healthz", "/readyz", "/metrics")] == [200, 200, 200]
     assert not queued.done()
@@ -74,7 +74,7 @@ async def test_while_all_permits_are_taken_others_wait_and_probes_do_not() -> No
 async def test_a_request_that_gets_no_permit_in_time_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inflight, "REQUEST_QUEUE_SECONDS", 0.01)
     held = Held(InFlightLimits(requests_max=1))
-    working = await begun(held, "/works")
+    working = await started_at(held, "/works")
     assert await held.ask("/other") == 503
     held.released.set()
     assert await asyncio.gather(*working) == [200]
@@ -83,7 +83,7 @@ async def test_a_request_that_gets_no_permit_in_time_is_503(monkeypatch: pytest.
 
 async def test_a_request_that_waits_leaves_its_permit_to_others() -> None:
     held = Held(InFlightLimits(requests_max=1))
-    waiters = await begun(held, "/waits", "/waits", "/waits")
+    waiters = await started_at(held, "/waits", "/waits", "/waits")
     assert await held.ask("/other") == 200
     held.released.set()
     assert await asyncio.gather(*waiters) == [200, 200, 200]
@@ -91,7 +91,7 @@ async def test_a_request_that_waits_leaves_its_permit_to_others() -> None:
 
 async def test_waiting_requests_are_bounded_per_client() -> None:
     held = Held(InFlightLimits(waiting_per_client_max=2, waiting_max=3))
-    waiters = await begun(held, "/waits", "/waits")
+    waiters = await started_at(held, "/waits", "/waits")
     with pytest.raises(Problem) as refused:
         await held.ask("/waits")
     assert refused.value.status == 429
@@ -106,7 +106,7 @@ async def test_waiting_requests_are_bounded_per_client() -> None:
 
 async def test_a_request_cancelled_while_waiting_releases_everything() -> None:
     held = Held(InFlightLimits(requests_max=1, waiting_max=1))
-    (waiter,) = await begun(held, "/waits")
+    (waiter,) = await started_at(held, "/waits")
     waiter.cancel()
     with suppress(asyncio.CancelledError):
         await waiter
@@ -135,7 +135,7 @@ async def test_a_request_whose_wait_times_out_takes_a_permit_again() -> None:
 
 async def test_bodies_in_memory_are_bounded_in_total() -> None:
     held = Held(InFlightLimits(bodies_bytes_max=10))
-    reading = await begun(held, "/body/6")
+    reading = await started_at(held, "/body/6")
     with pytest.raises(Problem) as refused:
         await held.ask("/body/5")
     assert refused.value.status == 503
@@ -148,7 +148,7 @@ async def test_bodies_in_memory_are_bounded_in_total() -> None:
 
 async def test_a_cancelled_request_releases_its_body() -> None:
     held = Held(InFlightLimits(bodies_bytes_max=10))
-    (reading,) = await begun(held, "/body/10")
+    (reading,) = await started_at(held, "/body/10")
     reading.cancel()
     with suppress(asyncio.CancelledError):
         await reading

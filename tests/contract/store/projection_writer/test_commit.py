@@ -66,12 +66,12 @@ async def test_a_fence_lost_in_one_partition_is_lost_in_all(store, scribe):
 
 @pytest.mark.usefixtures("single_writer")
 async def test_the_groups_of_partitions_that_commit_together_may_change(store, scribe):
-    begun = scribe.commit()
+    started_at = scribe.commit()
 
     async def move(partitions, expected_sequence, read_sequence):
-        place = replace(begun.checkpoint, partitions=partitions, read_sequence=read_sequence, touched=())
+        place = replace(started_at.checkpoint, partitions=partitions, read_sequence=read_sequence, touched=())
         await store.commit(
-            replace(begun, expected_sequence=expected_sequence, checkpoint=place, documents=[])
+            replace(started_at, expected_sequence=expected_sequence, checkpoint=place, documents=[])
         )
 
     low, high, every = tuple(range(20)), tuple(range(20, PARTITIONS)), tuple(range(PARTITIONS))

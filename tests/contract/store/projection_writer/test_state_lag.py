@@ -81,7 +81,7 @@ async def test_a_row_keeps_an_older_state_with_its_version(store, scribe):
     shown = state_bytes(scribe.documents[NAMESPACE, "a"])
     for number in range(3):
         scribe.publish("a", add(number))
-        await store.commit(scribe.commit(lagging=["a"]))
+        await store.commit(scribe.commit(omitted=["a"]))
         assert await rows(store) == {"a": (shown, 1)}
         await assert_exact(store, scribe)
     scribe.publish("a", add(9))
@@ -95,10 +95,10 @@ async def test_events_without_effect_do_not_make_a_state_older(store, scribe):
     await store.commit(scribe.commit())
     scribe.publish("b", add(0))
     scribe.publish("b", {"put": 2})
-    await store.commit(scribe.commit(lagging=["b"]))
+    await store.commit(scribe.commit(omitted=["b"]))
     for name in ("a", "b"):
         scribe.publish(name, b"garbage")
-    await store.commit(scribe.commit(lagging=["a", "b"]))
+    await store.commit(scribe.commit(omitted=["a", "b"]))
     assert await rows(store) == {"a": (b"1", None), "b": (b"1", 1)}
     await assert_exact(store, scribe)
 
@@ -110,7 +110,7 @@ async def test_a_state_is_folded_from_a_page_that_begins_after_it(store, scribe)
         scribe.publish("a", b"garbage" if number % 7 == 3 else add(number))
         if number % 8 == 5:
             scribe.cut("a")
-        await store.commit(scribe.commit(lagging=["a"]))
+        await store.commit(scribe.commit(omitted=["a"]))
         await assert_exact(store, scribe)
     assert (await rows(store))["a"][1] == 1
 
@@ -121,7 +121,7 @@ async def test_a_document_that_is_deleted_and_created_again_meanwhile_is_exact(s
     scribe.publish("a", {"delete": True})
     scribe.cut("a")
     scribe.publish("a", {"merge": {"new": True}})
-    await store.commit(scribe.commit(lagging=["a"]))
+    await store.commit(scribe.commit(omitted=["a"]))
     assert await rows(store) == {"a": (b'{"old":true}', 1)}
     await assert_exact(store, scribe)
     scribe.publish("a", {"delete": True})
@@ -137,7 +137,7 @@ async def test_presence_and_counts_do_not_depend_on_the_row_state(store, scribe)
     await store.commit(scribe.commit())
     scribe.put("a", 2)
     scribe.publish("b", {"delete": True})
-    await store.commit(scribe.commit(lagging=["a", "b"]))
+    await store.commit(scribe.commit(omitted=["a", "b"]))
     assert [tuple(count) for count in await store.namespaces()] == [(NAMESPACE, 1, 4)]
     names = await store.list_names(NAMESPACE, prefix="", limit=9, cursor=None)
     assert [(name.document, name.version, name.is_present) for name in names.names] == [
@@ -152,7 +152,7 @@ async def test_documents_with_older_states_are_listed_in_order_and_in_pages(stor
         for name in [*names, "exact"]:
             scribe.put(name, value)
         scribe.put("x", value, namespace="elsewhere")
-        await store.commit(scribe.commit(lagging=[*names, "x"]))
+        await store.commit(scribe.commit(omitted=[*names, "x"]))
     found, after = [], FIRST
     while keys := await store.flusher.outdated(after=after, limit=3):
         assert len(keys) <= 3
@@ -165,7 +165,7 @@ async def test_a_flush_writes_the_state_of_the_row_and_nothing_else(store, scrib
     for value in (1, 2, 3):
         for name in ("a", "b"):
             scribe.put(name, {"value": value})
-        await store.commit(scribe.commit(lagging=["a", "b"]))
+        await store.commit(scribe.commit(omitted=["a", "b"]))
     checkpoints = await store.checkpoints()
     for _ in range(2):
         await store.flusher.write(NAMESPACE, "a")
@@ -175,7 +175,7 @@ async def test_a_flush_writes_the_state_of_the_row_and_nothing_else(store, scrib
     assert await store.checkpoints() == checkpoints
     await assert_exact(store, scribe)
     scribe.publish("a", {"merge": {"more": 1}})
-    await store.commit(scribe.commit(lagging=["a"]))
+    await store.commit(scribe.commit(omitted=["a"]))
     assert (await rows(store))["a"] == (b'{"value":3}', 3)
     await assert_exact(store, scribe)
 
@@ -183,7 +183,7 @@ async def test_a_flush_writes_the_state_of_the_row_and_nothing_else(store, scrib
 async def test_a_store_without_the_lease_flushes_nothing(store, open_store, scribe):
     for value in (1, 2):
         scribe.put("a", value)
-        await store.commit(scribe.commit(lagging=["a"]))
+        await store.commit(scribe.commit(omitted=["a"]))
     other = await open_store()
     with pytest.raises(FenceLost):
         await other.flusher.write(NAMESPACE, "a")
@@ -193,7 +193,7 @@ async def test_a_store_without_the_lease_flushes_nothing(store, open_store, scri
 async def test_the_next_holder_continues_from_rows_with_older_states(store, open_store, scribe):
     for number in range(5):
         scribe.publish("a", add(number))
-        await store.commit(scribe.commit(lagging=["a"]))
+        await store.commit(scribe.commit(omitted=["a"]))
     await store.close()
     successor = await open_store()
     again = await begin(successor)
@@ -209,7 +209,7 @@ async def test_a_commit_may_omit_hundreds_of_states(store, scribe):
     for value in range(3):
         for number in range(300):
             scribe.put(f"d{number}", [value, number])
-        await store.commit(scribe.commit(lagging=[f"d{number}" for number in range(0, 300, 2)]))
+        await store.commit(scribe.commit(omitted=[f"d{number}" for number in range(0, 300, 2)]))
     found = await rows(store)
     assert {found[f"d{number}"] for number in range(0, 300, 2)} == {
         (b"[0,%d]" % n, 1) for n in range(0, 300, 2)
@@ -231,7 +231,7 @@ async def test_every_read_is_exact_for_any_omitted_and_flushed_states(store, scr
         if rng.random() < 0.2:
             scribe.cut(name)
         if rng.random() < 0.5:
-            await store.commit(scribe.commit(lagging=rng.sample(DOCUMENTS, rng.randrange(4))))
+            await store.commit(scribe.commit(omitted=rng.sample(DOCUMENTS, rng.randrange(4))))
             for flushed in rng.sample(DOCUMENTS, rng.choice([0, 0, 1])):
                 await store.flusher.write(NAMESPACE, flushed)
             await assert_exact(store, scribe)

@@ -34,7 +34,7 @@ async def author(system: System, frames: bytes = b"") -> AsyncIterator[bytes]:
 
 async def test_only_a_subscriber_that_does_not_read_is_disconnected(api: Api, system: System) -> None:
     log = system.nats.child.command.logs[1]
-    begun = log.stat().st_size
+    started_at = log.stat().st_size
     events = [{"doc": f"d{number % 100}", "put": "x" * 4_000} for number in range(6_000)]
     async with AsyncExitStack() as listening:
         subscribe = f"SUB change.{api.namespace}.> 1\r\n".encode()
@@ -42,7 +42,7 @@ async def test_only_a_subscriber_that_does_not_read_is_disconnected(api: Api, sy
             await listening.enter_async_context(author(system, subscribe))
         answers = await api.append(events, Refold_Wait="60")
     assert {answer["status"] for answer in answers} == {"applied"}
-    cut = re.findall(rb"Slow Consumer.*", log.read_bytes()[begun:])
+    cut = re.findall(rb"Slow Consumer.*", log.read_bytes()[started_at:])
     assert len(cut) == LISTENERS
     assert all(b"MaxPending of 8388608 Exceeded" in line for line in cut), cut
 

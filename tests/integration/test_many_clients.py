@@ -17,7 +17,7 @@ import pytest
 from support.system import Service, System, free_port, start_service, wait_ready
 
 DEADLINE_SECONDS = 30
-CROWD = 1_100
+CONNECTIONS = 1_100
 """More connections than an earlier gateway accepted in total."""
 
 SETTINGS = {
@@ -29,7 +29,7 @@ SETTINGS = {
 NDJSON = b"Content-Type: application/x-ndjson\r\n"
 
 
-class Crowded(NamedTuple):
+class ManyClients(NamedTuple):
     """A gateway with small bounds, and a namespace of the test's own."""
 
     port: int
@@ -90,7 +90,7 @@ class Crowded(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def gateway(system: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowded]:
+def gateway(system: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManyClients]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8_192), hard))
     port, namespace = free_port(), system.namespace()
@@ -101,7 +101,7 @@ def gateway(system: System, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     service = start_service("gateway", {**system.gateway_environment, **given}, log)
     try:
         wait_ready(f"http://127.0.0.1:{port}", {"gateway": service})
-        crowded = Crowded(port, namespace, service)
+        crowded = ManyClients(port, namespace, service)
         with crowded.open(crowded.put("d", b"Content-Length: 2\r\n", b"{}")) as opened:
             assert received(opened)[0] == 201
         yield crowded
@@ -136,37 +136,37 @@ def ends(opened: socket.socket) -> bool:
     [b"", b"GET /v1", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"],
     ids=["silent", "half a request line", "kept alive"],
 )
-def test_idle_connections_do_not_block_other_clients(gateway: Crowded, sent: bytes) -> None:
-    with ExitStack() as crowd:
-        for _ in range(CROWD):
-            crowd.enter_context(gateway.open(sent))
+def test_idle_connections_do_not_block_other_clients(gateway: ManyClients, sent: bytes) -> None:
+    with ExitStack() as connections:
+        for _ in range(CONNECTIONS):
+            connections.enter_context(gateway.open(sent))
         gateway.assert_answers()
 
 
-def test_half_sent_bodies_do_not_block_other_clients(gateway: Crowded) -> None:
-    with ExitStack() as crowd:
-        for _ in range(CROWD):
-            crowd.enter_context(gateway.open(gateway.put("e", b"Content-Length: 9\r\n", b"1")))
+def test_half_sent_bodies_do_not_block_other_clients(gateway: ManyClients) -> None:
+    with ExitStack() as connections:
+        for _ in range(CONNECTIONS):
+            connections.enter_context(gateway.open(gateway.put("e", b"Content-Length: 9\r\n", b"1")))
         gateway.assert_answers()
     gateway.until_waiting(0)
 
 
 def test_waiting_reads_do_not_block_other_clients_and_end_when_their_clients_disconnect(
-    gateway: Crowded,
+    gateway: ManyClients,
 ) -> None:
-    with ExitStack() as crowd:
-        for _ in range(CROWD):
-            crowd.enter_context(gateway.open(gateway.wait_for(99)))
-        gateway.until_waiting(CROWD)
+    with ExitStack() as connections:
+        for _ in range(CONNECTIONS):
+            connections.enter_context(gateway.open(gateway.wait_for(99)))
+        gateway.until_waiting(CONNECTIONS)
         gateway.assert_answers()
     gateway.until_waiting(0)
 
 
-def test_waiting_reads_are_bounded_per_client_and_in_total(gateway: Crowded) -> None:
-    with ExitStack() as crowd:
+def test_waiting_reads_are_bounded_per_client_and_in_total(gateway: ManyClients) -> None:
+    with ExitStack() as connections:
         for number in range(1_250):
             address = "127.0.0.1" if number < 1_200 else "127.0.0.2"
-            crowd.enter_context(gateway.open(gateway.wait_for(99), address))
+            connections.enter_context(gateway.open(gateway.wait_for(99), address))
         gateway.until_waiting(1_250)
         with gateway.open(gateway.wait_for(99)) as opened:
             answer = http.client.HTTPResponse(opened)
@@ -179,16 +179,16 @@ def test_waiting_reads_are_bounded_per_client_and_in_total(gateway: Crowded) -> 
     gateway.until_waiting(0)
 
 
-def test_a_waiting_read_is_answered_when_its_version_exists(gateway: Crowded) -> None:
-    with ExitStack() as crowd:
-        waiting = [crowd.enter_context(gateway.open(gateway.wait_for(2))) for _ in range(50)]
+def test_a_waiting_read_is_answered_when_its_version_exists(gateway: ManyClients) -> None:
+    with ExitStack() as connections:
+        waiting = [connections.enter_context(gateway.open(gateway.wait_for(2))) for _ in range(50)]
         gateway.until_waiting(50)
         with gateway.open(gateway.put("d", b"Content-Length: 2\r\n", b"{}")) as opened:
             assert received(opened)[0] == 200
         assert [received(opened) for opened in waiting] == [(200, b"{}")] * 50
 
 
-def test_a_stalled_body_is_aborted_and_a_slow_steady_one_is_not(gateway: Crowded) -> None:
+def test_a_stalled_body_is_aborted_and_a_slow_steady_one_is_not(gateway: ManyClients) -> None:
     with gateway.open(gateway.put("e", b"Content-Length: 9\r\n", b"1")) as opened:
         assert problem(opened) == (408, "body_timeout")
         assert ends(opened)
@@ -200,11 +200,11 @@ def test_a_stalled_body_is_aborted_and_a_slow_steady_one_is_not(gateway: Crowded
         assert received(opened)[0] == 201
 
 
-def test_stalled_bulk_uploads_are_aborted_and_others_admitted(gateway: Crowded) -> None:
+def test_stalled_bulk_uploads_are_aborted_and_others_admitted(gateway: ManyClients) -> None:
     line = b'{"doc":"bulk","put":1}\n'
-    with ExitStack() as crowd:
+    with ExitStack() as connections:
         stalled = [
-            crowd.enter_context(
+            connections.enter_context(
                 gateway.open(gateway.append(b"Content-Length: 999\r\n", line if number else b""))
             )
             for number in range(40)
@@ -220,14 +220,14 @@ def test_stalled_bulk_uploads_are_aborted_and_others_admitted(gateway: Crowded) 
 
 
 def test_a_connection_that_sends_no_headers_is_closed(
-    gateway: Crowded, system: System, tmp_path: Path
+    gateway: ManyClients, system: System, tmp_path: Path
 ) -> None:
     port = free_port()
     given = {"REFOLD_HTTP": f"127.0.0.1:{port}", "REFOLD_HTTP_IDLE_SECONDS": "1"}
     service = start_service("gateway", {**system.gateway_environment, **given}, tmp_path / "gateway.log")
     try:
         wait_ready(f"http://127.0.0.1:{port}", {"gateway": service})
-        short = Crowded(port, gateway.namespace, service)
+        short = ManyClients(port, gateway.namespace, service)
         for sent in (b"", b"GET /v1", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"):
             with short.open(sent) as opened:
                 assert ends(opened), sent
@@ -247,7 +247,7 @@ def test_a_connection_that_sends_no_headers_is_closed(
     ],
 )
 def test_a_truncated_or_malformed_body_is_400_and_publishes_nothing(
-    gateway: Crowded, headers: bytes, body: bytes
+    gateway: ManyClients, headers: bytes, body: bytes
 ) -> None:
     with gateway.open(gateway.put("cut", headers, body)) as opened:
         opened.shutdown(socket.SHUT_WR)
@@ -255,7 +255,7 @@ def test_a_truncated_or_malformed_body_is_400_and_publishes_nothing(
     assert gateway.get(f"/v1/{gateway.namespace}/cut")[0] == 404
 
 
-def test_a_truncated_bulk_request_is_answered_up_to_its_end(gateway: Crowded) -> None:
+def test_a_truncated_bulk_request_is_answered_up_to_its_end(gateway: ManyClients) -> None:
     with gateway.open(gateway.append(b"Content-Length: 99\r\n", b'{"doc":"d2","put":1}\n{"doc')) as opened:
         opened.shutdown(socket.SHUT_WR)
         _, body = received(opened)
@@ -264,14 +264,14 @@ def test_a_truncated_bulk_request_is_answered_up_to_its_end(gateway: Crowded) ->
     assert (last["line"], last["status"], last["reason"]) == (2, "refused", "body_incomplete")
 
 
-def test_a_connection_serves_several_requests(gateway: Crowded) -> None:
+def test_a_connection_serves_several_requests(gateway: ManyClients) -> None:
     with gateway.open(b"") as opened:
         for number in range(3):
             opened.sendall(gateway.put("kept", b"Content-Length: 1\r\n", b"%d" % number))
             assert received(opened)[0] in (200, 201)
 
 
-def test_clients_that_disconnect_during_a_request_log_no_traceback(gateway: Crowded) -> None:
+def test_clients_that_disconnect_during_a_request_log_no_traceback(gateway: ManyClients) -> None:
     for _ in range(20):
         gateway.open(gateway.put("left", b"Content-Length: 9\r\n", b"1")).close()
         gateway.open(gateway.append(b"Content-Length: 99\r\n", b'{"doc"')).close()
