@@ -5,7 +5,7 @@
 #   start.sh --config FILE …
 #
 # NATS_DATA is the folder of `store_dir` (/data), NATS_MONITOR_PORT the port of `http` (8222).
-# DATA/kept has the blocks as they were before this start: hard links, which cost nothing, and copies of the newest.
+# DATA/kept has the blocks from before this start: hard links, which cost nothing, and copies of the newest.
 # DATA/damaged has the blocks that the previous start lost.
 #
 # After a failed write (a full disk), the stream accepts no event until the server restarts. So the server is ended
@@ -65,7 +65,7 @@ watch() {
     while sleep 2 && kill -0 "$1" 2>/dev/null; do
         case $(health) in *"write error"*)
             if [ "$(df -Pk "$data" | awk 'NR == 2 { print $4 }')" -gt "$room_kib" ]; then
-                echo "nats-server could not write, and there is room again: it is ended to be started again" >&2
+                echo "nats-server could not write, and there is space again: ending it so that it is restarted" >&2
                 kill -TERM "$1"
                 return
             fi ;;

@@ -12,7 +12,7 @@ FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relkind = 'r' AND c.relname = ANY ($2::text[])
 
 -- name: find_emptied
--- The table that has lost rows that other tables refer to, NULL where there is none; $1 is the number of partitions.
+-- The table that has lost rows which other tables refer to, or NULL; $1 is the number of partitions.
 -- Every check stops at the first row, except those of the documents where journal or pages are empty.
 SELECT CASE
     WHEN NOT EXISTS (SELECT FROM log) THEN CASE
@@ -88,7 +88,7 @@ FROM unnest(
 ON CONFLICT DO NOTHING
 
 -- name: make_shard
--- One shard of all partitions, where there is none.
+-- One shard of all partitions, unless there is one.
 INSERT INTO shards (partitions, fold, read_sequence, recorded_at)
 SELECT $1, $2, $3, $4 WHERE NOT EXISTS (SELECT FROM shards)
 
@@ -128,7 +128,7 @@ SELECT pg_try_advisory_lock($1)
 
 -- name: end_silent_holder
 -- A backend that waits for its client (idle, within a transaction, in a COPY) shows that the client is silent;
--- one that works on a statement, or waits for a lock or the disk, is not ended. Materialized, so that no other is ended.
+-- one that executes a statement, or waits for a lock or the disk, is not ended. Materialized, so that no other is ended.
 WITH silent AS MATERIALIZED (
     SELECT
         a.pid, a.state,
@@ -165,8 +165,8 @@ SET LOCAL synchronous_commit = on
 -- The fence: the shard of the partitions $1 advances, and partitions with events ($7 and later) get their checkpoints.
 -- Every commit reads the log's row first, whose table a rebuild locks while it swaps. The epoch fences a projector that was
 -- bound to the projection that a rebuild has replaced.
--- Behind the fence: few documents (new ones: $32) and events in the same round trip, and the counts. A state that is
--- left out ($31) is not written again: the new row points to the same bytes, of the version that the row had then.
+-- After the fence: few documents (new ones: $32) and events in the same round trip, and the counts. An omitted
+-- state ($31) is not written again: the new row refers to the same bytes, of the version that the row had then.
 WITH held AS (SELECT FROM log WHERE epoch = $6 FOR SHARE),
 fence AS (
     UPDATE shards SET read_sequence = $3, recorded_at = $4, fold = $5
@@ -276,7 +276,7 @@ WHERE p.namespace = c.namespace AND p.document = c.document AND p.payload IS NUL
     )
 
 -- name: close_first_pages
--- A first page begins at version 0, before every time.
+-- A first page starts at version 0, before every time.
 INSERT INTO pages (
     namespace, document, base_sequence,
     base_version, base_version_sequence, base_recorded_at, base_occurred_max, base_events, base_occurred_at,
@@ -288,7 +288,7 @@ WHERE NOT EXISTS (SELECT FROM pages AS p WHERE p.namespace = c.namespace AND p.d
 
 -- name: load_documents
 -- Heads with their dedup windows: the journal's identities, and those of the last pages that together hold $3 ids
--- within $4 events. States only if $5 is true and the row has the newest. A document with events that has lost its row is
+-- within $4 events. States only if $5 is true and the row has the newest. A document with events but a lost row is
 -- returned without a version. Scalar subqueries, which the planner never hashes, so that no table is read whole.
 SELECT
     k.namespace, k.document, d.partition, d.version, d.version_sequence, d.last_sequence, d.last_recorded_at,
@@ -323,8 +323,8 @@ WHERE d.version IS NOT NULL
 
 -- name: heads
 -- The rows of some documents, without states of more than $3 stored bytes and states that are older than their row. The
--- arrays are in SELECTs so that the planner does not see their length, and keeps one plan. A document with events that
--- has lost its row is returned without a version.
+-- arrays are in SELECTs so that the planner does not see their length, and keeps one plan. A document with events
+-- but a lost row is returned without a version.
 SELECT
     k.number::integer AS number, s.fits, k.namespace, k.document, d.version, d.version_sequence, d.last_sequence,
     d.recorded_at, d.occurred_at, d.occurred_max, d.state_version,
@@ -339,7 +339,7 @@ WHERE d.version IS NOT NULL
     OR (SELECT true FROM pages AS p WHERE p.namespace = k.namespace AND p.document = k.document LIMIT 1)
 
 -- name: exact_documents
--- Rows with what makes their states exact: the row's own state, or the open page's snapshot where that is newer, and the
+-- Rows with everything for their exact states: the row's own state, or the open page's snapshot where that is newer, and the
 -- journal after it. One statement, for a consistent view.
 SELECT
     d.namespace, d.document, d.version, d.version_sequence, d.last_sequence, d.recorded_at, d.occurred_at,
@@ -413,7 +413,7 @@ SELECT
 
 -- name: list_documents
 -- `fits` counts the states' bytes up to $6; the first always fits. One row more than wanted shows that there is a next one.
--- Of documents whose state is older than their row, those in $8 match the path $7; their states are left out.
+-- Of documents whose state is older than their row, those in $8 match the path $7; their states are omitted.
 SELECT
     l.namespace, l.document, l.version, l.version_sequence, l.last_sequence,
     l.recorded_at, l.occurred_at, l.occurred_max, l.state_version, l.fits,
@@ -445,7 +445,7 @@ ORDER BY d.document
 
 -- name: list_matching_nul
 -- Documents with U+0000 anywhere, which refold_jsonb cannot convert, that match the path $5. The text is searched first:
--- that costs a third of a conversion, and few documents go further.
+-- that costs a third of a conversion, and few documents need one.
 SELECT d.document
 FROM documents AS d
 WHERE d.namespace = $1 AND d.document > $2 AND d.document >= $3 AND d.document < $4
@@ -472,7 +472,7 @@ LIMIT $5
 
 -- name: list_at
 -- A batch of documents as of a point, whose bounds are $7 to $9. A head within them that has the newest state is the answer
--- (an absent one is left out); the others are returned with the page that holds the point, and with the journal up to
+-- (an absent one is omitted); the others are returned with the page that holds the point, and with the journal up to
 -- there if that page is open. `fits` counts what is read up to $6 bytes; the first always fits.
 SELECT
     l.namespace, l.document, l.is_head, l.fits,
@@ -605,7 +605,7 @@ WHERE coalesce(l.last_sequence, 0) <= $2 AND greatest(l.last_sequence, f.last_se
 ORDER BY namespace, document
 
 -- name: unequal_checkpoints
--- Checkpoints and counts, as text for people.
+-- Checkpoints and counts, as text.
 SELECT '' AS namespace, l::text AS live_row, f::text AS fresh_row
 FROM (
     SELECT c.*, s.fold, s.read_sequence, s.recorded_at

@@ -1,11 +1,11 @@
--- The projection of one log. Times are nanoseconds since 1970. Everything here can be made anew from the log.
+-- The projection of one log. Times are nanoseconds since 1970. The whole schema can be rebuilt from the log.
 
 CREATE TABLE log (
     is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only),
     log_id text NOT NULL
 );
 
--- All owned rows are updated by every commit: room for their next versions keeps them on their page.
+-- Every commit updates all rows of its shard: free space for new row versions keeps them on their page.
 CREATE TABLE checkpoints (
     partition smallint PRIMARY KEY,
     chain bytea NOT NULL,
@@ -21,7 +21,7 @@ CREATE TABLE checkpoints (
 ) WITH (fillfactor = 10);
 
 -- `state` holds the canonical bytes, NULL where the document is absent. Read it in SQL through refold_jsonb:
--- an index straight on it would make the projector's writes fail, and is refused at start.
+-- an index directly on it would make the projector's writes fail, and is refused at start.
 CREATE TABLE documents (
     namespace text COLLATE "C" NOT NULL,
     document text COLLATE "C" NOT NULL,
@@ -42,7 +42,7 @@ CREATE TABLE documents (
     PRIMARY KEY (namespace, document)
 ) WITH (fillfactor = 70);
 
--- Events that are in no closed page yet, one a row, with their outcomes.
+-- Events that are not in a closed page yet, one per row, with their outcomes.
 CREATE TABLE journal (
     namespace text COLLATE "C" NOT NULL,
     document text COLLATE "C" NOT NULL,
@@ -65,9 +65,9 @@ CREATE TABLE journal (
     PRIMARY KEY (namespace, document, sequence)
 );
 
--- A page begins with the snapshot that it is based on. Closed, it holds the packed entries that follow; the
--- open one's stand in the journal. A document's first page has no row before it is closed.
--- The key's later columns let the page of any point be found inside the index.
+-- A page starts with its base snapshot. A closed page holds the packed entries after it; those of the open page
+-- are in the journal. A document's first page has no row before it is closed.
+-- The later columns of the key allow an index-only search for the page of any point.
 CREATE TABLE pages (
     namespace text COLLATE "C" NOT NULL,
     document text COLLATE "C" NOT NULL,
@@ -91,13 +91,13 @@ CREATE TABLE pages (
     CHECK (num_nulls(last_sequence, events, ids, identities, payload) IN (0, 5))
 );
 
--- Compressed before they come here, or not compressible.
+-- Already compressed, or not compressible.
 ALTER TABLE pages
     ALTER COLUMN snapshot SET STORAGE EXTERNAL,
     ALTER COLUMN payload SET STORAGE EXTERNAL,
     ALTER COLUMN identities SET STORAGE EXTERNAL;
 
--- What the fold refused. Names are empty where the subject made none; only then the event itself stands here.
+-- Rejected events. Names are empty if the subject is unroutable; only then the event itself is stored here.
 CREATE TABLE rejections (
     partition smallint NOT NULL,
     sequence bigint NOT NULL,
@@ -116,8 +116,8 @@ CREATE TABLE rejections (
 
 CREATE INDEX rejections_newest ON rejections (namespace, document, sequence);
 
--- Present documents and events of any outcome; one row for each shard (by its first partition) that wrote any,
--- so that shards do not wait for each other.
+-- Counts of present documents and of events of any outcome; one row per shard (by its first partition), so that
+-- shards do not wait for each other.
 CREATE TABLE namespaces (
     namespace text COLLATE "C" NOT NULL,
     partition smallint NOT NULL,
@@ -127,7 +127,7 @@ CREATE TABLE namespaces (
 ) WITH (fillfactor = 50);
 
 -- A state as jsonb, NULL where jsonb cannot hold it (U+0000, a key or string too long): it never raises, so it
--- may stand in views, searches and indexes. A subtransaction forbids parallel plans.
+-- can be used in views, searches and indexes. A subtransaction forbids parallel plans.
 CREATE FUNCTION refold_jsonb(value json) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL UNSAFE
 AS $$

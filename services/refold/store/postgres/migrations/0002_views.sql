@@ -1,9 +1,9 @@
--- Views for those who ask in SQL: one a namespace, in the schema "<schema>_views", which outlives a rebuild.
--- The functions run as their owner, who owns the tables, and find their own schema anew each time they are called:
--- a rebuild renames it.
+-- Views for SQL clients: one per namespace, in the schema "<schema>_views", which survives a rebuild.
+-- The functions run as the role that owns the tables, and look their own schema up at each call, because a rebuild
+-- renames it.
 
--- Makes, or replaces, the view of a namespace's present documents; its name is the namespace's unless said
--- otherwise. Grants and the option security_barrier stay as they are. Returns the view's name, quoted.
+-- Creates or replaces the view of a namespace's present documents, by default with the namespace's name. Grants and
+-- the option security_barrier are kept. Returns the view's name, quoted.
 CREATE FUNCTION create_view(namespace text, view_name text DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -67,7 +67,7 @@ BEGIN
 END
 $$;
 
--- Drops a view that create_view made; what is built on it prevents that.
+-- Drops a view that create_view made; dependent objects prevent that.
 CREATE FUNCTION drop_view(view_name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -91,8 +91,8 @@ BEGIN
 END
 $$;
 
--- Makes every view anew over the tables of the schema that this function stands in now, and returns their number:
--- for a rebuild, once its schema has taken the live one's name.
+-- Recreates every view over the tables of the schema that contains this function, and returns their number:
+-- for a rebuild, once its schema has the name of the live one.
 CREATE FUNCTION recreate_views() RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$

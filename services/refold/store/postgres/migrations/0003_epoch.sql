@@ -1,2 +1,2 @@
--- Which making of the projection this is: whoever has read another one's checkpoints may not commit to this one.
+-- The epoch of this projection: a projector that read the checkpoints of another epoch must not commit.
 ALTER TABLE log ADD COLUMN epoch uuid NOT NULL DEFAULT gen_random_uuid();

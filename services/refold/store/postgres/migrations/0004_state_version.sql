@@ -1,14 +1,14 @@
--- A large document's state may lag behind its row: `state_version` is then the version that it is of, else NULL. Small
--- documents never lag, so that the index below keeps none of their updates from staying on their page.
+-- A large document's state may be behind its row's version: `state_version` is then the version of the state, else NULL.
+-- For small documents it is always NULL, so that the index below does not prevent their heap-only updates.
 ALTER TABLE documents
     ADD COLUMN state_version bigint,
     ADD CONSTRAINT documents_lagging_state CHECK (state_version IS NULL OR state IS NOT NULL);
 
 CREATE INDEX documents_lagging ON documents (namespace, document) WHERE state_version IS NOT NULL;
 
--- As before, and the view says which version its states are of.
--- Makes, or replaces, the view of a namespace's present documents; its name is the namespace's unless said
--- otherwise. Grants and the option security_barrier stay as they are. Returns the view's name, quoted.
+-- Unchanged, but the view shows the version of its states.
+-- Creates or replaces the view of a namespace's present documents, by default with the namespace's name. Grants and
+-- the option security_barrier are kept. Returns the view's name, quoted.
 CREATE OR REPLACE FUNCTION create_view(namespace text, view_name text DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$

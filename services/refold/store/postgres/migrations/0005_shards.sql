@@ -1,5 +1,5 @@
--- Partitions that are folded together stand at one sequence: it is written once, not in each of their rows, most of which
--- a commit has no event for. Every partition is in just one row.
+-- Partitions that are folded together are at one sequence: it is written once, not in each of their rows, most of which
+-- have no event in a commit. Every partition is in exactly one row.
 CREATE TABLE shards (
     partitions smallint[] PRIMARY KEY,
     fold integer NOT NULL,
@@ -17,7 +17,7 @@ ALTER TABLE checkpoints
     DROP COLUMN read_sequence,
     DROP COLUMN recorded_at;
 
--- Fails what changed other rows than it meant to; returns how many it changed.
+-- Raises if a statement changed an unexpected number of rows; returns that number.
 CREATE FUNCTION changed_all(changed bigint, expected bigint) RETURNS bigint
 LANGUAGE plpgsql STRICT
 AS $$

@@ -2,13 +2,13 @@
 -- replaced by one character that occurs neither in the state nor in the path. A path without a backslash cannot name a
 -- control character, so U+0001 to U+0007 are tried first: they sort next to U+0000 and belong to the same classes. Then come
 -- the noncharacters U+FDD0 to U+FDEF, of which the last is also taken where all of them occur.
--- `refold_jsonb` stays as it is, so that views and the indexes on it keep their contents.
+-- `refold_jsonb` is unchanged, so that views and the indexes on it keep their contents.
 CREATE FUNCTION refold_searchable(value json, path text) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL UNSAFE
 AS $$
 DECLARE
     written text := value::text;
-    -- Canonical text holds control characters only as escapes, so this one stands for an escaped backslash meanwhile.
+    -- Canonical text holds control characters only as escapes, so this one temporarily replaces an escaped backslash.
     backslash text := chr(1);
     substitute text;
 BEGIN

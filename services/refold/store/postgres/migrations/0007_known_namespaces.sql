@@ -1,6 +1,6 @@
--- Makes, or replaces, the view of a namespace's present documents; its name is the namespace's unless said
--- otherwise. Grants and the option security_barrier stay as they are. Returns the view's name, quoted. A namespace that
--- has had no event is an error, for it may be misspelt.
+-- Creates or replaces the view of a namespace's present documents, by default with the namespace's name. Grants and
+-- the option security_barrier are kept. Returns the view's name, quoted. A namespace
+-- without events is an error, because it may be misspelt.
 CREATE OR REPLACE FUNCTION create_view(namespace text, view_name text DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
