@@ -46,6 +46,15 @@ def reread(data: bytes) -> Json:
     return orjson.loads(data)
 
 
+def object_in(data: bytes) -> dict[str, Json]:
+    """Read an object that another program wrote; empty where the text is none."""
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def dumps(value: Json) -> bytes:
     """Write the canonical bytes: keys by code point, no white space, shortest digits."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)

@@ -1,7 +1,7 @@
-"""Track how far the projection is, by partition, and wait for it: no read answers behind what it asks for.
+"""Track how far the projection is, by partition, and wait for it, so that no read is answered from an older state.
 
 Used by everything that must not answer before the projection is there; `watch` runs as long as the gateway does.
-`HeadCache` spares strict writes a look at the store.
+`HeadCache` saves strict writes a query.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-import orjson
-
+from refold.core import json_text
 from refold.core.errors import LogUnavailable, Refused, StoreError, TimedOut
 from refold.core.history import NEVER
 from refold.core.stream import PARTITIONS, Route, parse_shard
@@ -67,7 +66,8 @@ class Consistency:
 
     def hear(self, _: str, body: bytes) -> None:
         """Take a progress notice: of one shard, or of all partitions where it names none."""
-        notice = notice_in(body)
+        # Any client can make the broker send anything to any subject.
+        notice = json_text.object_in(body)
         sequence = notice.get("sequence")
         partitions = _partitions_of(notice.get("shard"))
         if type(sequence) is int and partitions is not None:
@@ -276,7 +276,7 @@ class _Watched:
         return await self.waiters.wait(version, deadline)
 
     def hear(self, _: str, body: bytes) -> None:
-        change = notice_in(body)
+        change = json_text.object_in(body)
         version, sequence = change.get("version"), change.get("sequence")
         if type(version) is int and type(sequence) is int and version > self._version:
             self._version, self.sequence = version, sequence
@@ -331,12 +331,3 @@ def _partitions_of(shard: object) -> range | None:
         return ALL_PARTITIONS if shard is None else parse_shard(str(shard))
     except Refused:
         return None
-
-
-def notice_in(body: bytes) -> dict[str, Any]:
-    """Read a notice; empty for a body that is none: any client can make the broker send to any subject."""
-    try:
-        notice = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return {}
-    return notice if isinstance(notice, dict) else {}

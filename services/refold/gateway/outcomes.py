@@ -18,13 +18,14 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Final
 
+from refold.core import json_text
 from refold.core.document import Document
 from refold.core.errors import FenceLost, LogError, StoreError
 from refold.core.fold_state import FoldState
 from refold.core.json_text import Json
 from refold.core.stream import PARTITIONS, SYSTEM_NAMESPACE, Record, Route
 from refold.core.views import step_view
-from refold.gateway.consistency import NOTICE_WAIT_SECONDS, Consistency, notice_in
+from refold.gateway.consistency import NOTICE_WAIT_SECONDS, Consistency
 from refold.gateway.inflight import deadline_in
 from refold.log import EventLog
 from refold.store import Key
@@ -67,7 +68,7 @@ class Outcomes:
     def hear(self, _: str, body: bytes) -> None:
         """Take an outcome's notice."""
         # The broker's acknowledgements, and others' messages, can be sent to any subject.
-        view = notice_in(body)
+        view = json_text.object_in(body)
         if view.keys() >= {"sequence", "status"} and not self.resolve(view):
             self._early[view["sequence"]] = view
             if len(self._early) > OUTCOMES_EARLY_MAX:

@@ -30,8 +30,8 @@ PAGE_BYTES_MIN: Final = 64 * 1024
 """A page is also full at this many bytes of events, or at its snapshot's size if that is larger."""
 
 RUN_EVENTS_MIN: Final = 8
-"""A commit's events of one document become a page at once, without a journal, from this many on and with as many
-bytes as its snapshot."""
+"""From this many on, and with as many bytes as its snapshot, a document's events in one commit become a page without
+being in the journal first."""
 
 ENTRY_BYTES: Final = 300
 """What an entry costs in memory in addition to its bytes."""

@@ -27,8 +27,8 @@ from refold.log import EventLog, Notices, read_until
 from refold.log.memory import MemoryNotices
 from refold.projector.cache import DocumentCache
 from refold.projector.commit_buffer import RECORDS_FOLDED_MAX, AdaptiveBatch, CommitBuffer, Notice
-from refold.projector.crossing import Windows, load_windows, resume_system, split_by_rules
 from refold.projector.notices import change_notice, progress_notice, refusal_notice, reply_notice
+from refold.projector.windows import Windows, load_windows, resume_system, split_by_rules
 from refold.store import Key, Rejection
 from refold.store.ports import SnapshotStore
 from refold.telemetry.logging import get_logger
@@ -73,22 +73,22 @@ class ShardLoop:
     A loop that failed cannot run again; the next one begins at the checkpoints with an empty memory.
     """
 
-    def __init__(self, ports: Ports, bounds: Bounds, shard: FoldState) -> None:
+    def __init__(self, ports: Ports, bounds: Bounds, fold_state: FoldState) -> None:
         self._ports = ports
         self._bounds = bounds
-        self._shard = shard
+        self._fold_state = fold_state
         self._documents = DocumentCache(bounds.cache_bytes_max)
         self._wanted: set[Key] = set()
         # By stored subject: the names and partition, and the document where it is in memory.
         self._routes: dict[bytes, tuple[Route, Document | None]] = {}
-        self._buffer = CommitBuffer(shard.read_sequence)
+        self._buffer = CommitBuffer(fold_state.read_sequence)
         self._batch = AdaptiveBatch(bounds.pending_events_max)
         self._is_live = True
         self._committing: CommitBuffer | None = None
         self._has_work = asyncio.Event()
         self._has_committed = asyncio.Event()
         self._started_at = ports.broker_now()
-        self.committed_sequence = shard.read_sequence
+        self.committed_sequence = fold_state.read_sequence
 
     async def run(self, until_sequence: int | None = None) -> None:
         """Fold and commit concurrently; raises what either of them raised.
@@ -113,8 +113,8 @@ class ShardLoop:
             await store.flush_states()
 
     async def _fold_log(self, until_sequence: int | None) -> None:
-        await resume_system(self._shard, self._ports.log, self._ports.store)
-        reading = read_until(self._ports.log, self._shard.read_sequence, until_sequence)
+        await resume_system(self._fold_state, self._ports.log, self._ports.store)
+        reading = read_until(self._ports.log, self._fold_state.read_sequence, until_sequence)
         async with aclosing(reading) as parts:
             async for records in parts:
                 remaining = iter(records)
@@ -125,7 +125,7 @@ class ShardLoop:
     async def _fold_part(self, records: list[Record]) -> None:
         await self._load_missing(records)
         try:
-            for part in split_by_rules(records, self._shard.route):
+            for part in split_by_rules(records, self._fold_state.route):
                 self._fold(part, await self._load_windows(part))
         except FoldUnknown:
             # The events before were folded by known rules: commit them before stopping.
@@ -141,7 +141,7 @@ class ShardLoop:
         if len(self._routes) >= SUBJECTS_MAX:
             self._routes.clear()
         subjects = {record.subject for record in records}
-        unknown = [self._shard.route(subject) for subject in subjects if subject not in self._routes]
+        unknown = [self._fold_state.route(subject) for subject in subjects if subject not in self._routes]
         if not unknown:
             return
         missing = {
@@ -151,19 +151,19 @@ class ShardLoop:
         }
         if missing:
             # Keep all of them until they are folded: the committer may shrink the cache meanwhile.
-            self._wanted = {self._shard.route(subject)[1:3] for subject in subjects}
+            self._wanted = {self._fold_state.route(subject)[1:3] for subject in subjects}
             await self._load(missing)
         for subject in subjects:
-            where = self._shard.route(subject)
+            where = self._fold_state.route(subject)
             document = self._documents.get(where[1:3]) if self._is_folded(where) else None
             self._routes[subject] = (where, document)
 
     def _is_folded(self, where: Route) -> bool:
-        return not where.reason and self._shard.has(where.partition)
+        return not where.reason and self._fold_state.has(where.partition)
 
     async def _load(self, missing: dict[Key, Route]) -> None:
         found = await self._ports.store.load(list(missing))
-        ahead = [document for document in found if document.last_sequence > self._shard.read_sequence]
+        ahead = [document for document in found if document.last_sequence > self._fold_state.read_sequence]
         if ahead:
             await self._refuse_ahead(ahead[0])
         loaded = {(document.namespace, document.document): document for document in found}
@@ -181,13 +181,13 @@ class ShardLoop:
 
     async def _load_windows(self, records: list[Record]) -> Windows | None:
         """Load what the rules in force need beside the documents; None where they need nothing."""
-        rules = self._shard.rules
+        rules = self._fold_state.rules
         if rules.needs is None:
             return None
         events = ((record, self._routes[record.subject][1]) for record in records)
         held = [(record, document) for record, document in events if document is not None]
         # The committer may shrink the cache meanwhile: these stay in it.
-        self._wanted = {self._shard.route(record.subject)[1:3] for record in records}
+        self._wanted = {self._fold_state.route(record.subject)[1:3] for record in records}
         windows = await load_windows(self._ports.store, rules, held, self._uncommitted)
         await self._load_missing(records)
         return windows
@@ -200,18 +200,18 @@ class ShardLoop:
     def _fold(self, records: list[Record], windows: Windows | None) -> None:
         young = self._ports.broker_now() - REPLY_AGE_NANOSECONDS
         routes, fold_one = self._routes, self._fold_one
-        fold = self._shard.fold if windows is None else partial(windows.fold, self._shard)
+        fold = self._fold_state.fold if windows is None else partial(windows.fold, self._fold_state)
         outcomes: Counter[Status] = Counter()
         for record in records:
             where, document = routes[record.subject]
             if document is not None:
                 step = fold(record, where, document)
                 outcomes[fold_one(step, where, document, record.time > young)] += 1
-            elif where.reason and self._shard.has(where.partition):
+            elif where.reason and self._fold_state.has(where.partition):
                 self._refuse(record, where, is_young=record.time > young)
                 outcomes[Status.rejected] += 1
             else:
-                self._shard.skip(record, where)
+                self._fold_state.skip(record, where)
         for status, count in outcomes.items():
             self._ports.metrics.events_folded.labels(outcome=status.name).inc(count)
 
@@ -219,7 +219,7 @@ class ShardLoop:
         entry, buffer = step.entry, self._buffer
         buffer.add(document, entry)
         if entry.status is Status.rejected:
-            buffer.rejections.append(Rejection.of_entry(where, entry, self._shard.rules.limits))
+            buffer.rejections.append(Rejection.of_entry(where, entry, self._fold_state.rules.limits))
         if is_young:
             reply, change = reply_notice(where, step), change_notice(where, step)
             if reply is not None:
@@ -230,7 +230,7 @@ class ShardLoop:
 
     def _refuse(self, record: Record, where: Route, *, is_young: bool) -> None:
         """Reject an event whose subject names no document; the rejection keeps the event itself."""
-        recorded_at = self._shard.reject(record, where)
+        recorded_at = self._fold_state.reject(record, where)
         stored = record._replace(headers=author_headers(record.headers))
         rejection = Rejection.unroutable(where, stored, recorded_at)
         self._buffer.rejections.append(rejection)
@@ -239,9 +239,9 @@ class ShardLoop:
         if reply is not None:
             self._buffer.add_reply(reply)
 
-    async def _wait_until(self, is_so: Callable[[], bool]) -> None:
+    async def _wait_until(self, is_met: Callable[[], bool]) -> None:
         """Wait until a condition holds; the committer wakes this."""
-        while not is_so():
+        while not is_met():
             self._has_committed.clear()
             await self._has_committed.wait()
 
@@ -253,7 +253,7 @@ class ShardLoop:
         while True:
             await self._has_work.wait()
             self._has_work.clear()
-            taken, self._buffer = self._buffer, CommitBuffer(self._shard.read_sequence)
+            taken, self._buffer = self._buffer, CommitBuffer(self._fold_state.read_sequence)
             self._committing = taken
             self._has_committed.set()
             await self._commit(taken)
@@ -266,7 +266,7 @@ class ShardLoop:
         ports = self._ports
         taken_at = ports.timer()
         taken.close_segments()
-        commit = taken.to_commit(self._shard.checkpoint(taken.after_sequence), ports.store)
+        commit = taken.to_commit(self._fold_state.checkpoint(taken.after_sequence), ports.store)
         started = ports.timer()
         await ports.store.commit(commit)
         self.committed_sequence = commit.checkpoint.read_sequence

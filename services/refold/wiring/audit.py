@@ -119,7 +119,7 @@ def _parts(
 async def _reached_or_started(data: Path | None) -> AsyncIterator[Settings]:
     """Reach the servers as `reach` does; if no system runs on the data folder, start them."""
     settings = load(data=data)
-    if "data" not in settings.model_fields_set and settings.nats_url and settings.postgres_url:
+    if settings.names_servers:
         yield settings
         return
     async with AsyncExitStack() as stack:

@@ -86,12 +86,11 @@ def reach(data: Path | None) -> Settings:
     # The command's output is its answer; log lines are not part of it.
     configure("error", service="refold")
     settings = load(data=data)
-    is_named = "data" in settings.model_fields_set
-    if not is_named and settings.nats_url is not None and settings.postgres_url is not None:
+    if settings.names_servers:
         return settings
     endpoints, passwords = read_endpoints(settings.data), read_passwords(settings.data)
     if not endpoints or "projector" not in passwords:
-        raise no_system(settings.data if is_named else None)
+        raise no_system(settings.data if "data" in settings.model_fields_set else None)
     address = urlsplit(str(endpoints["nats"])).netloc
     nats_url = f"nats://projector:{passwords['projector']}@{address}"
     return load(data=data, nats_url=nats_url, postgres_url=endpoints["postgres"])

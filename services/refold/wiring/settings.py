@@ -161,6 +161,11 @@ class Settings(BaseSettings):
             name for name, value in flags.items() if str(value) != os.environ.get(_variable(name))
         )
 
+    @property
+    def names_servers(self) -> bool:
+        """Return whether the servers are reached by their addresses, and not by a data folder that is named."""
+        return not ("data" in self.model_fields_set or self.nats_url is None or self.postgres_url is None)
+
     def is_flag(self, name: str) -> bool:
         """Return whether a setting was given on the command line."""
         return name in self._flags

@@ -9,11 +9,10 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
-from typing import Any, Final, NamedTuple
+from contextlib import asynccontextmanager
+from typing import Final, NamedTuple
 
-import orjson
-
+from refold.core import json_text
 from refold.core.errors import ChildFailed, EmbeddedError, raising_first
 from refold.embedded.nats import NatsServer, space_bytes
 from refold.embedded.postgres import PostgresServer
@@ -179,12 +178,12 @@ async def nats_fault(server: NatsServer) -> Fault | None:
     try:
         status, body = await http_get(server.host, server.monitor_port, "/healthz")
         if status != 200:
-            what = str(_object(body).get("error") or f"/healthz answered {status}")
+            what = str(json_text.object_in(body).get("error") or f"/healthz answered {status}")
             return Fault(what, UNWRITABLE_SECONDS if _WRITE_ERROR in what else SILENT_SECONDS)
         _, body = await http_get(server.host, server.monitor_port, "/jsz")
     except OSError:
         return NOT_LISTENING
-    found = _object(body)
+    found = json_text.object_in(body)
     is_full = "config" in found and found["config"]["max_storage"] - found["storage"] < BATCH_BYTES_MAX
     if is_full and space_bytes(server.home) > SPACE_AT_BOUND_BYTES:
         return Fault("the log has reached its bound, and the disk has space", UNWRITABLE_SECONDS)
@@ -194,11 +193,3 @@ async def nats_fault(server: NatsServer) -> Fault | None:
 async def postgres_fault(server: PostgresServer) -> Fault | None:
     """Ask PostgreSQL for a connection; a refusal is an answer."""
     return None if await server.answers() else NOT_LISTENING
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    """Read a JSON object; empty if the body is none."""
-    with suppress(orjson.JSONDecodeError):
-        found = orjson.loads(body)
-        return found if isinstance(found, dict) else {}
-    return {}

@@ -39,8 +39,9 @@ QUIET_SECONDS: Final = 5.0
 STALLS_MAX: Final = 3
 """Consumers in succession that deliver nothing although the log has more events."""
 RETRY_SECONDS: Final = 0.25
-"""Pause before a consumer is created again, doubled while none delivers anything, up to …"""
+"""Pause before a consumer is created again; it doubles while none delivers anything."""
 RETRY_SECONDS_MAX: Final = 2.0
+"""The longest such pause."""
 
 _ACK_PREFIX: Final = b"$JS.ACK."
 _HEARTBEAT: Final = b"NATS/1.0 100"

@@ -13,7 +13,7 @@ from refold.core.fold import RULES
 from refold.core.fold_state import FoldState
 from refold.core.stream import PARTITIONS, partition_of
 from refold.log.memory import MemoryLog, MemoryNotices
-from refold.projector.crossing import resume_system
+from refold.projector.windows import resume_system
 from refold.store.memory import MemoryStore, Tables
 from support.fold2 import FOLD_2, MOVE_ON, NUMBER, inc, known_fold_2
 from support.projection import NARROW, ROOMY, append, ports, project, projecting

@@ -32,12 +32,12 @@ class Windows:
     """By sequence: the version after which an event needs its document's changes."""
     changes: dict[Key, list[Entry]] = field(default_factory=dict)
 
-    def fold(self, shard: FoldState, record: Record, where: Route, document: Document) -> Step:
+    def fold(self, fold_state: FoldState, record: Record, where: Route, document: Document) -> Step:
         """Fold a record of the part, and keep its change for those that follow."""
         changes = self.changes.get(where[1:3], [])
         version = self.since.get(record.sequence)
         window = [] if version is None else [entry for entry in changes if entry.version > version]
-        step = shard.fold(record, where, document, self.decoded[record.sequence], window)
+        step = fold_state.fold(record, where, document, self.decoded[record.sequence], window)
         if step.entry.status.is_effective:
             changes.append(step.entry)
         return step
@@ -73,25 +73,25 @@ async def _changes_since(store: HistoryReader, key: Key, version: int) -> list[E
         return [entry async for segment in segments for entry in segment.entries if entry.status.is_effective]
 
 
-def split_by_rules(records: list[Record], place_of: Callable[[bytes], Route]) -> Iterator[list[Record]]:
+def split_by_rules(records: list[Record], route_of: Callable[[bytes], Route]) -> Iterator[list[Record]]:
     """Divide records so that a system event, which may advance the fold number, is the last of its part."""
     begin = 0
     for at, record in enumerate(records, 1):
-        if place_of(record.subject).namespace == SYSTEM_NAMESPACE:
+        if route_of(record.subject).namespace == SYSTEM_NAMESPACE:
             yield records[begin:at]
             begin = at
     if begin < len(records):
         yield records[begin:]
 
 
-async def resume_system(shard: FoldState, log: EventLog, store: SnapshotStore) -> None:
+async def resume_system(fold_state: FoldState, log: EventLog, store: SnapshotStore) -> None:
     """Give a shard the foreign document that advances the fold number, as of the shard's checkpoint.
 
     The shard of that document may have committed more or less of the log: its stored events are folded again up to the
     checkpoint, and where they end before it, the log is read on from there.
     """
     where = route(f"log.{SYSTEM_NAMESPACE}.{FOLD_DOCUMENT}".encode())
-    if not shard.read_sequence or shard.has(where.partition):
+    if not fold_state.read_sequence or fold_state.has(where.partition):
         return
     genesis = await log.get(1)
     if genesis is None:
@@ -101,13 +101,13 @@ async def resume_system(shard: FoldState, log: EventLog, store: SnapshotStore) -
     rules = genesis_rules(genesis)
     async with aclosing(store.segments(*where[1:3], after_version=None, is_descending=False)) as segments:
         async for entry in (entry async for segment in segments for entry in segment.entries):
-            if entry.sequence <= min(stored.read_sequence, shard.read_sequence):
+            if entry.sequence <= min(stored.read_sequence, fold_state.read_sequence):
                 fold(document, record_of(entry, where), rules, recorded_at=entry.recorded_at)
                 rules = rules_of(document.state["fold"]) if entry.status.is_effective else rules
-    shard.resume_system(document)
-    if stored.read_sequence < shard.read_sequence:
+    fold_state.resume_system(document)
+    if stored.read_sequence < fold_state.read_sequence:
         ahead = FoldState([stored])
         ahead.resume_system(document)
-        async with aclosing(read_until(log, stored.read_sequence, shard.read_sequence)) as parts:
+        async with aclosing(read_until(log, stored.read_sequence, fold_state.read_sequence)) as parts:
             async for record in (record async for records in parts for record in records):
                 ahead.skip(record, ahead.route(record.subject))
