@@ -34,6 +34,7 @@ from refold.client.responses import (
     read_rejection,
 )
 from refold.client.transport import (
+    DEFAULT_URL,
     RETRY_SECONDS,
     Backoff,
     Transport,
@@ -65,7 +66,7 @@ class Refold(AbstractAsyncContextManager["Refold"]):
 
     def __init__(
         self,
-        url: str = "http://127.0.0.1:8080",
+        url: str = DEFAULT_URL,
         *,
         timeout_seconds: float = TIMEOUT_SECONDS,
         retry_seconds: float = RETRY_SECONDS,

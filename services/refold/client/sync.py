@@ -14,7 +14,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from refold.client import client
 from refold.client.client import TIMEOUT_SECONDS
-from refold.client.transport import RETRY_SECONDS
+from refold.client.transport import DEFAULT_URL, RETRY_SECONDS
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -59,7 +59,7 @@ class Refold(AbstractContextManager["Refold"]):
 
     def __init__(
         self,
-        url: str = "http://127.0.0.1:8080",
+        url: str = DEFAULT_URL,
         *,
         timeout_seconds: float = TIMEOUT_SECONDS,
         retry_seconds: float = RETRY_SECONDS,

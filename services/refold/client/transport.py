@@ -25,6 +25,8 @@ from refold.core.errors import (
 )
 from refold.core.stream import check_name
 
+DEFAULT_URL: Final = "http://127.0.0.1:8080"
+
 CONNECT_SECONDS: Final = 5.0
 CONNECTIONS_MAX: Final = 64
 HEAD_BYTES_MAX: Final = 1024 * 1024

@@ -32,12 +32,9 @@ READ_EVENTS_MAX: Final = 1_000
 class MemoryLog:
     """A list of records that begins with its genesis."""
 
-    def __init__(
-        self, log_id: str, *, now: Callable[[], int] = time.time_ns, bytes_max: int | None = None
-    ) -> None:
-        """Create a log; `now` is its clock in nanoseconds, `bytes_max` bounds its bodies."""
+    def __init__(self, log_id: str, *, bytes_max: int | None = None) -> None:
+        """Create a log; `bytes_max` bounds its bodies."""
         self._log_id = log_id
-        self._now = now
         self._bytes_max = bytes_max
         self._records: list[Record | None] = []
         self._last: dict[bytes, Record] = {}
@@ -53,7 +50,7 @@ class MemoryLog:
             log_id=self._log_id,
             first_sequence=1,
             last_sequence=len(self._records),
-            time=self._now(),
+            time=time.time_ns(),
         )
 
     async def append(self, publication: Publication) -> Acknowledgement:
@@ -115,7 +112,7 @@ class MemoryLog:
 
     def _store(self, publication: Publication, lines: bytes) -> Appended:
         subject = Route.of(publication.namespace, publication.document).subject
-        record = Record(len(self._records) + 1, self._now(), subject, lines, publication.body)
+        record = Record(len(self._records) + 1, time.time_ns(), subject, lines, publication.body)
         self._records.append(record)
         self._last[subject] = record
         self._size_bytes += len(record.body)

@@ -16,7 +16,7 @@ from refold.core.fold import fold, genesis_rules, rules_of
 from refold.core.fold.rules import Decoded, Rules
 from refold.core.fold_state import FoldState, Step
 from refold.core.history import Entry
-from refold.core.stream import FOLD_DOCUMENT, SYSTEM_NAMESPACE, Record, Route, route
+from refold.core.stream import FOLD_DOCUMENT, SYSTEM_NAMESPACE, Record, Route
 from refold.history import record_of
 from refold.log import EventLog, read_until
 from refold.store import Key
@@ -90,7 +90,7 @@ async def resume_system(fold_state: FoldState, log: EventLog, store: SnapshotSto
     The shard of that document may have committed more or less of the log: its stored events are folded again up to the
     checkpoint, and where they end before it, the log is read on from there.
     """
-    where = route(f"log.{SYSTEM_NAMESPACE}.{FOLD_DOCUMENT}".encode())
+    where = Route.of(SYSTEM_NAMESPACE, FOLD_DOCUMENT)
     if not fold_state.read_sequence or fold_state.has(where.partition):
         return
     genesis = await log.get(1)

@@ -23,7 +23,7 @@ from refold.core.timestamp import parse_rfc3339
 from refold.log import PAYLOAD_BYTES_MAX, Acknowledgement, Appended, LogInfo, Publication, Stale, Unknown
 from refold.log.jetstream.api import stored_record, stream_info
 from refold.log.jetstream.append import ACKNOWLEDGE_SECONDS, Appender
-from refold.log.jetstream.client import CONNECT_SECONDS, DEFAULT_INBOX_PREFIX, Client, connect
+from refold.log.jetstream.client import DEFAULT_INBOX_PREFIX, Client, connect
 from refold.log.jetstream.consume import read_log
 from refold.log.jetstream.protocol import message_frame
 from refold.log.jetstream.stream import check_log
@@ -54,11 +54,10 @@ class JetStreamLog:
         *,
         inbox_prefix: str = DEFAULT_INBOX_PREFIX,
         name: str = "refold",
-        connect_seconds: float = CONNECT_SECONDS,
         acknowledge_seconds: float = ACKNOWLEDGE_SECONDS,
     ) -> JetStreamLog:
         """Connect, as `connect` does, and check the log. Raises as `check_log`."""
-        client = await connect(url, inbox_prefix=inbox_prefix, name=name, connect_seconds=connect_seconds)
+        client = await connect(url, inbox_prefix=inbox_prefix, name=name)
         try:
             log_id = await check_log(client)
         except BaseException:

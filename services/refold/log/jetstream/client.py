@@ -146,12 +146,12 @@ class Client:
         if self._connection is not None:
             await self._connection.wait_writable()
 
-    async def flush(self, seconds: float = REQUEST_SECONDS) -> None:
+    async def flush(self) -> None:
         """Wait until the broker has received what was written. Raises `LogUnavailable`: some of it may be lost."""
         if self._connection is None:
             raise LogUnavailable(_NOT_CONNECTED)
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(REQUEST_SECONDS):
                 await self._connection.ping()
         except TimeoutError as error:
             raise LogUnavailable(_NO_ANSWER) from error

@@ -100,10 +100,10 @@ def _head(row: SqlRow) -> Item:
 
 def _page(row: SqlRow) -> Item:
     name = key_of(row)
-    said = (row["last_sequence"], row["events"], row["ids"], row["identities"])
+    stated = (row["last_sequence"], row["events"], row["ids"], row["identities"])
     try:
         base = to_base(row)
-        closed = None if row["payload"] is None else StoredClosed(to_closed(row["payload"]), *said)
+        closed = None if row["payload"] is None else StoredClosed(to_closed(row["payload"]), *stated)
     except DAMAGES as error:
         return Unreadable(*name, row["base_sequence"], "page", f"{type(error).__name__}: {error}")
     return StoredPage(*name, base, row["base_sequence"], row["base_events"], closed)

@@ -280,8 +280,8 @@ def _journal_copy(documents: Iterable[DocumentWrite]) -> bytes:
 
 
 def _add_row(parts: list[bytes], head: bytes, e: Entry) -> None:
-    whence = (8, e.sequence, 8, e.time, 8, e.recorded_at, 8, e.occurred_at)
-    numbers = _NUMBERS.pack(*whence, 8, e.version, 2, e.status, 2, e.kind, 1, e.is_creation)
+    origin = (8, e.sequence, 8, e.time, 8, e.recorded_at, 8, e.occurred_at)
+    numbers = _NUMBERS.pack(*origin, 8, e.version, 2, e.status, 2, e.kind, 1, e.is_creation)
     headers, body = e.headers, e.body
     length = _LENGTH.pack
     subject = _nullable(e.subject)
