@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
-from refold.core.dedup import pack_identities
 from refold.core.document import Document, Status, to_canonical
 from refold.core.fold import RULES, fold, rules_of
 from refold.core.fold_state import entry_of
@@ -27,6 +26,7 @@ EMPTY_DIGEST: Final = bytes(16)
 """The digest of a document without events."""
 
 _EVENT: Final = struct.Struct(">16sQqqII")
+_EMPTY_PAGE: Final = {"last_sequence": None, "events": 0, "ids": 0, "identities": b""}
 _PROSE: Final = {"detail"}
 """Not compared: made of parsers' messages, which differ between versions of Python."""
 
@@ -138,13 +138,7 @@ class ReplayCheck:
             yield from self._take_closed(page.closed, at)
 
     def _take_closed(self, closed: StoredClosed, at: int) -> Iterator[Difference]:
-        identities = [entry.identity for entry in closed.entries if entry.identity is not None]
-        expected = {
-            "last_sequence": closed.entries[-1].sequence if closed.entries else None,
-            "events": len(closed.entries),
-            "ids": len(identities),
-            "identities": pack_identities(identities),
-        }
+        expected = StoredClosed.of(closed.entries)._asdict() if closed.entries else _EMPTY_PAGE
         yield from compare(self.key, at, "page", expected, closed._asdict())
         for entry in closed.entries:
             yield from self._take_entry(entry, "page")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from operator import attrgetter
 
 from refold.core import history
-from refold.core.dedup import admit, id_digest, pack_identities, recall
+from refold.core.dedup import admit, id_digest, recall
 from refold.core.document import ABSENT, Document, from_canonical
 from refold.core.errors import FenceLost, Refused, StoreDiffers
 from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
@@ -307,7 +307,7 @@ def _items(kept: _Kept) -> Iterator[Item]:
     yield StoredHead(replace(row, state=ABSENT), kept.state, None)
     events = 0
     for segment in kept.segments if last.base_sequence else closed:
-        page = None if segment is last else _closed(segment.entries)
+        page = None if segment is last else StoredClosed.of(segment.entries)
         yield StoredPage(row.namespace, row.document, segment.base, segment.base_sequence, events, page)
         events += len(segment.entries)
     for entry in last.entries:
@@ -320,12 +320,6 @@ def _loaded(kept: _Kept) -> Document:
         if entry.identity is not None:
             admit(window, entry.identity, ID_WINDOW_IDS)
     return replace(kept.document, state=from_canonical(kept.state), identities=window)
-
-
-def _closed(entries: list[Entry]) -> StoredClosed:
-    identities = [entry.identity for entry in entries if entry.identity is not None]
-    packed = pack_identities(identities)
-    return StoredClosed(entries, entries[-1].sequence, len(entries), len(identities), packed)
 
 
 def _copied(checkpoint: Checkpoint) -> Checkpoint:

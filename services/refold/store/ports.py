@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
+from refold.core.dedup import pack_identities
 from refold.core.document import Document
 from refold.core.history import Entry, Point, Segment, Snapshot
 from refold.core.stream import Checkpoint
@@ -139,13 +140,20 @@ class StoredHead(NamedTuple):
 
 
 class StoredClosed(NamedTuple):
-    """What a closed page holds, and what its row says of it."""
+    """A closed page's entries, and the columns of its row that are made of them."""
 
     entries: list[Entry]
     last_sequence: int
     events: int
     ids: int
     identities: bytes
+
+    @classmethod
+    def of(cls, entries: list[Entry]) -> Self:
+        """Return a page of these entries, at least one."""
+        identities = [entry.identity for entry in entries if entry.identity is not None]
+        packed = pack_identities(identities)
+        return cls(entries, entries[-1].sequence, len(entries), len(identities), packed)
 
 
 class StoredPage(NamedTuple):

@@ -13,10 +13,10 @@ from typing import Final
 from uuid import UUID
 
 from refold.core import history
-from refold.core.dedup import pack_identities
 from refold.core.errors import FenceLost, StoreDamaged, StoreError
 from refold.core.history import Entry, Snapshot
 from refold.store import Commit, DocumentWrite, Key
+from refold.store.ports import StoredClosed
 from refold.store.postgres.pool import SQL, Connection, single_statement, transaction
 from refold.store.postgres.rows import (
     COMMIT_COLUMNS,
@@ -236,14 +236,8 @@ def _base(snapshot: Snapshot, base_sequence: int, events: int) -> tuple[object, 
 
 
 def _closed(entries: list[Entry]) -> tuple[object, ...]:
-    identities = [entry.identity for entry in entries if entry.identity is not None]
-    return (
-        entries[-1].sequence,
-        len(entries),
-        len(identities),
-        pack_identities(identities),
-        compress(history.pack(entries)),
-    )
+    _, *columns = StoredClosed.of(entries)
+    return (*columns, compress(history.pack(entries)))
 
 
 def _key(write: DocumentWrite) -> Key:
