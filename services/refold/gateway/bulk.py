@@ -7,7 +7,6 @@ batch is in the log as a whole or not at all; while the broker refuses batches, 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from refold.core import json_text
 from refold.core.envelope import envelope_of, open_envelope
-from refold.core.errors import BatchRefused, RefoldError, Refused, TimedOut, raising_first
+from refold.core.errors import BatchRefused, LogUnavailable, RefoldError, Refused, TimedOut, raising_first
 from refold.core.event import check_event
 from refold.core.fold import EVENT_BYTES_MAX, NEWEST
 from refold.core.json_text import Json, shape_of
@@ -28,8 +27,8 @@ from refold.gateway.context import BULK_REQUESTS_MAX, Context, context_of
 from refold.gateway.inflight import deadline_in, hold_body, waiting
 from refold.gateway.requests import check_media_type, receive_piece, refuse_query, wait_seconds
 from refold.gateway.responses import RETRY, Problem, problem_of
-from refold.gateway.writes import append_surely
-from refold.log import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, PAYLOAD_BYTES_MAX, Publication
+from refold.gateway.writes import LOST_ATTEMPTS_MAX, append_surely, never_acknowledged, recover
+from refold.log import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, PAYLOAD_BYTES_MAX, Appended, Publication, Unknown
 from refold.telemetry.logging import get_logger
 
 MEDIA_TYPE: Final = "application/x-ndjson"
@@ -279,19 +278,29 @@ async def append_items(context: Context, items: list[Item]) -> None:
 
 
 async def _append_singly(context: Context, items: list[Item]) -> None:
-    """Append each event on its own: a document's in order, and none behind one that failed."""
-    by_document: defaultdict[str, list[tuple[Item, Publication]]] = defaultdict(list)
-    for item in items:
-        if item.publication is not None:
-            by_document[item.publication.document].append((item, item.publication))
+    """Append each event on its own, all in flight together: the log keeps their order.
 
-    async def append_in_order(events: list[tuple[Item, Publication]]) -> None:
-        for item, publication in events:
-            item.sequence = await append_surely(context, [publication])
-
-    for error in await asyncio.gather(*map(append_in_order, by_document.values()), return_exceptions=True):
-        if error is not None:
-            raise error
+    It sends none of a document's events behind one that failed; those are sent again after it.
+    """
+    folded_sequence = context.consistency.sequence
+    for _ in range(LOST_ATTEMPTS_MAX):
+        left = [(it, it.publication) for it in items if it.publication is not None and not it.sequence]
+        if not left:
+            return
+        appends = (context.log.append(publication) for _, publication in left)
+        answers = await asyncio.gather(*appends, return_exceptions=True)
+        answered = list(zip(left, answers, strict=True))
+        for (item, _), answer in answered:
+            if isinstance(answer, Appended):
+                item.sequence = answer.sequence
+        lost = [event for event, answer in answered if isinstance(answer, Unknown)]
+        for answer in answers:
+            # What was not sent behind a lost event is unavailable too.
+            if isinstance(answer, BaseException) and not (lost and isinstance(answer, LogUnavailable)):
+                raise answer
+        for item, publication in lost:
+            item.sequence = await recover(context, [publication], folded_sequence) or 0
+    raise never_acknowledged()
 
 
 def _checked_body(fields: dict[str, Json]) -> bytes:

@@ -166,7 +166,7 @@ async def append_surely(context: Context, publications: list[Publication], *, ev
         first_sequence = await recover(context, publications, folded_sequence, event_id=event_id)
         if first_sequence is not None:
             return first_sequence
-    raise _never_acknowledged()
+    raise never_acknowledged()
 
 
 async def _append(context: Context, publications: list[Publication]) -> Acknowledgement:
@@ -181,7 +181,7 @@ async def _append(context: Context, publications: list[Publication]) -> Acknowle
     return answer
 
 
-def _never_acknowledged() -> LogUnavailable:
+def never_acknowledged() -> LogUnavailable:
     return LogUnavailable(f"the log acknowledged none of {LOST_ATTEMPTS_MAX} attempts")
 
 
@@ -290,7 +290,7 @@ class StrictWrite:
         if written is None:
             self._lost.append(publications)
             if len(self._lost) == LOST_ATTEMPTS_MAX:
-                raise _never_acknowledged()
+                raise never_acknowledged()
         return written
 
     async def _found(self, publications: list[Publication]) -> Written | None:
