@@ -1,4 +1,4 @@
-// JSON Pointer, JSON Patch and JSON Merge Patch (RFC 6901, 6902, 7396) under fold 1: in place, all or nothing.
+// JSON Pointer, JSON Patch and JSON Merge Patch (RFC 6901, 6902, 7396) under fold 1: in place, atomically.
 
 import { byCodePoint, copy, depth, equal, identical, isContainer, refuse, size, write } from "./json.mjs";
 
@@ -22,14 +22,14 @@ export function resolve(root, tokens) {
   }, root);
 }
 
-/** Check a patch's shape as a whole, before the first operation is applied. */
+/** Check a whole patch's shape before the first operation is applied. */
 export function compilePatch(raw) {
   if (!Array.isArray(raw)) refuse("bad_patch");
   if (raw.length > OPERATIONS_MAX) refuse("too_many_operations");
   return raw.map(compileOperation);
 }
 
-/** Return the new root and its canonical size. Where it throws, the state is as before. */
+/** Return the new root and its canonical size. If it throws, the state is unchanged. */
 export function applyPatch(state, operations, bytes) {
   return applied(new Edit(state, bytes), (edit) => {
     for (const operation of operations) {
@@ -49,7 +49,7 @@ export function applyMerge(state, merge, bytes) {
   return { root, size: after, effect: effect.over(root) };
 }
 
-/** Return a value's canonical size, or throw where it nests too deep. */
+/** Return a value's canonical size, or throw if it nests too deep. */
 export function sizeWithin(value, levels) {
   return depth(value) > levels ? refuse("too_deep") : size(value);
 }
@@ -229,7 +229,7 @@ function withoutNulls(value) {
   return new Map(kept.map(([key, item]) => [key, withoutNulls(item)]));
 }
 
-/** A merge's operations in canonical text, or one `replace` of the root where they are too many or too long. */
+/** A merge's operations in canonical text, or one `replace` of the root if they are too many or too long. */
 class Effect {
   operations = [];
   pathChars = 0;

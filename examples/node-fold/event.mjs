@@ -1,4 +1,4 @@
-// An event in any published form (native, bare patch, CloudEvents), opened and checked by the rules of fold 1.
+// An event in any published form (native, bare patch, CloudEvents), decoded and checked by the rules of fold 1.
 
 import { DEPTH_MAX, EVENT_BYTES_MAX, compilePatch, sizeWithin } from "./change.mjs";
 import { byCodePoint, decoded, equal, identical, parse, refuse } from "./json.mjs";
@@ -27,7 +27,7 @@ export function openEvent(headers, body) {
   return agree(bodyFields(ours, parse(body)), refoldFields(ours));
 }
 
-/** Return the event's own id, where it has a valid one. */
+/** Return the event's id if it is valid. */
 export function idOf(fields) {
   const id = fields.get("id");
   return typeof id === "string" && id !== "" && [...id].length <= ID_CHARS_MAX ? id : undefined;
@@ -158,6 +158,6 @@ const trimmed = (value) => value.replace(/^[ \t]+|[ \t]+$/g, "");
 
 const utf8 = (value, encoding) => decoded(Buffer.from(value, encoding), "bad_header");
 
-/** Decode percent-encoding; any other character is itself. */
+/** Decode percent-encoding; any other character is literal. */
 const percentDecoded = (value) =>
   value.replace(/(?:%[0-9A-Fa-f]{2})+/g, (run) => utf8(run.replaceAll("%", ""), "hex"));

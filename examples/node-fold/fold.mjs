@@ -66,7 +66,7 @@ function attempted(document, recordedAt, act) {
   }
 }
 
-/** A retry changes nothing; another event with a known id is rejected. Neither takes a place in the window. */
+/** A retry changes nothing; another event with a known id is rejected. Neither enters the window. */
 function decidedOnce(document, fields, id, sequence, recordedAt, decide) {
   const content = contentOf(fields);
   const known = document.ids.get(id);
@@ -158,7 +158,7 @@ function isFoldNumber(state, foldNumber) {
   return typeof number === "bigint" && foldNumber < number && number <= FOLD_MAX;
 }
 
-/** Return where a record belongs, by its subject's last two tokens; invalid names make no document. */
+/** Return where a record belongs, by its subject's last two tokens; invalid names are unroutable. */
 export function place(subject) {
   const tokens = subject.toString("latin1").split(".");
   const document = tokens.pop();
@@ -185,7 +185,7 @@ export function chainLink(previous, { sequence, time, subject, headers, body }) 
   return sha256(previous, int64(sequence), int64(time), ...parts.flatMap((part) => [uint32(part.length), part]));
 }
 
-/** Return all lines but the broker's own. */
+/** Return all lines except those of the broker. */
 function authorHeaders(headers) {
   const lines = headers.toString("latin1").split("\r\n");
   return Buffer.from(lines.filter((line) => !line.startsWith("Nats-")).join("\r\n"), "latin1");

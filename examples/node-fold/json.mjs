@@ -1,4 +1,4 @@
-// JSON as fold 1 reads and writes it: strict parsing, and one form of bytes for each value. No dependency.
+// JSON as fold 1 reads and writes it: strict parsing, and canonical bytes for each value. No dependency.
 //
 // A value is null, a boolean, a BigInt (integer), a Number (float, for 1 is not 1.0), a string, an Array or a Map
 // (an object gives `__proto__` another meaning and puts the key "1" first).
@@ -69,7 +69,7 @@ export function copy(value) {
 
 export const isContainer = (value) => Array.isArray(value) || value instanceof Map;
 
-/** UTF-16 units sort like code points, except surrogates, which encode what comes after U+FFFF. */
+/** UTF-16 units sort like code points, except surrogates, which encode code points after U+FFFF. */
 export function byCodePoint(a, b) {
   let at = 0;
   while (at < a.length && at < b.length && a[at] === b[at]) at += 1;
@@ -104,7 +104,7 @@ const NUMBER = /-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?/y;
 const SPACE = /[ \t\r\n]*/y;
 const WORDS = [["null", null], ["true", true], ["false", false]];
 
-/** A text that is JSON but has a value out of bounds is read to its end, as the order of faults is fixed. */
+/** A JSON text with a value out of bounds is parsed to its end, because the order of errors is fixed. */
 class Parser {
   constructor(text) {
     this.text = text;
@@ -181,7 +181,7 @@ class Parser {
   #number() {
     const [token, fraction, exponent] = this.#pass(NUMBER) ?? refuse("bad_json");
     const isFloat = fraction !== undefined || exponent !== undefined;
-    // An integer in range has at most 20 signs.
+    // An integer in range has at most 20 characters.
     const value = isFloat ? Number(token) : token.length > 20 ? INTEGER_MAX + 1n : BigInt(token);
     const isInRange = isFloat ? Number.isFinite(value) : INTEGER_MIN <= value && value <= INTEGER_MAX;
     if (!isInRange) this.faults.add("number_out_of_range");

@@ -1,6 +1,6 @@
 // Checks this fold against the conformance vectors: `node examples/node-fold/vectors.mjs [schemas/vectors]`
 //
-// Prints how many of each file pass, names each that fails, and exits with 1 if any does.
+// Prints the number of passes per file and each failure; exits with 1 if there is any.
 
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -31,7 +31,7 @@ function expectedOf(row) {
   return write(row.has("tokens") ? [row.get("tokens"), row.get("expected")] : row.get("expected"));
 }
 
-/** Change the row's document. Where it throws, the document must be as before; else its size must be right. */
+/** Change the row's document. If it throws, the document must be unchanged; otherwise its size must be right. */
 function changed(row, apply) {
   const doc = row.get("doc");
   const before = write(doc);

@@ -45,7 +45,7 @@ async def soak(cluster: Clustered, rounds: int) -> list[int]:
             tasks.create_task(write(cluster, numbers, is_over))
         for number in range(rounds):
             killed = await cluster.leader() if number % 2 == 0 else cluster.servers[number % 3]
-            await kill_and_mend(cluster, killed, number)
+            await kill_and_restart(cluster, killed, number)
         is_over.set()
     lost = await cluster.lost()
     written = len({number for _, number in cluster.acknowledged.values()})
@@ -61,7 +61,7 @@ async def write(cluster: Clustered, numbers: count[int], is_over: asyncio.Event)
         await cluster.write(next(numbers))
 
 
-async def kill_and_mend(cluster: Clustered, killed: Delivered, number: int) -> None:
+async def kill_and_restart(cluster: Clustered, killed: Delivered, number: int) -> None:
     """Kill one server, check that writes continue, restart it and wait until it has caught up."""
     is_leader, before = killed is await cluster.leader(), len(cluster.acknowledged)
     killed.kill()

@@ -388,7 +388,7 @@ def main() -> int:
                 print(found[-1].row(), flush=True)
     if asked.table:
         lines = [
-            "| damaged | noticed | what is said | answers before | the way back | the log |",
+            "| damaged | detected by | message | answers before | repair | the log |",
             "| --- | --- | --- | --- | --- | --- |",
             *(seen.row() for seen in found),
         ]

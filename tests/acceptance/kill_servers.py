@@ -186,17 +186,17 @@ async def _author(url: str, name: str, report: Report) -> None:
         for version in count():
             event_id, expected = f"{name}-{version}", version + 1
             put = partial(refold.put, AUTHORED, name, event_id, id=event_id, if_version=version, strict=False)
-            outcome: Outcome = await _patiently(put, report)
+            outcome: Outcome = await _with_retries(put, report)
             found = outcome.is_effective, outcome.version
             report.authored[outcome.status] += 1
             report.expect(f"the outcome of {event_id}", found=found, expected=(True, expected))
             get = partial(refold.get, AUTHORED, name, min_sequence=outcome.sequence)
-            read: Document = await _patiently(get, report)
+            read: Document = await _with_retries(get, report)
             found = read.version, read.state
             report.expect(f"what is read after {event_id}", found=found, expected=(expected, event_id))
 
 
-async def _patiently(ask: Callable[[], Awaitable[Any]], report: Report) -> Any:
+async def _with_retries(ask: Callable[[], Awaitable[Any]], report: Report) -> Any:
     """Repeat a request under the same id until it is answered."""
     while True:
         try:

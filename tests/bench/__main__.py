@@ -37,7 +37,7 @@ class Chosen(Run):
             "--plot",
             metavar="FILE.svg",
             dir_okay=False,
-            help="Draw the figures too (needs the extra `bench`).",
+            help="Also draw the figures (needs the extra `bench`).",
         ),
     ] = None
 
@@ -45,7 +45,7 @@ class Chosen(Run):
 def rebuild(
     chosen: Chosen,
     events: Annotated[
-        int, typer.Option(min=1, help="Events in the log, each document's first one included.")
+        int, typer.Option(min=1, help="Events in the log, including each document's first one.")
     ] = 300_000,
     documents: DocumentsOption = 3_000,
     document_bytes: DocumentBytesOption = 2_048,
@@ -72,12 +72,13 @@ def append(
 
 def live(
     chosen: Chosen,
-    seconds: Annotated[float, typer.Option(min=1, help="How long a round is.")] = 20.0,
+    seconds: Annotated[float, typer.Option(min=1, help="Duration of a round.")] = 20.0,
     rate: Annotated[
         float, typer.Option(min=0, help="Events published a second; 0: as fast as possible.")
     ] = 0.0,
     find: Annotated[
-        bool, typer.Option("--find", help="Look for the highest rate with lag under 1 s, then measure at it.")
+        bool,
+        typer.Option("--find", help="Search for the highest rate with lag under 1 s, then measure at it."),
     ] = False,
     documents: DocumentsOption = 3_000,
     document_bytes: DocumentBytesOption = 2_048,
@@ -94,7 +95,7 @@ def live(
 def latency(
     chosen: Chosen,
     rate: Annotated[
-        float, typer.Option(min=1, help="Events due a second, whatever the answers do.")
+        float, typer.Option(min=1, help="Events due per second, independent of responses.")
     ] = 1_000.0,
     seconds: SecondsOption = 8.0,
     documents: DocumentsOption = 1_000,
@@ -114,9 +115,7 @@ def travel(
     chosen: Chosen,
     sizes: Annotated[
         str,
-        typer.Option(
-            metavar="N,N,…", help="Events in the log when it is read; it grows from one to the next."
-        ),
+        typer.Option(metavar="N,N,…", help="Sizes of the log at which it is read."),
     ] = "100000,1000000,5000000",
     reads: Annotated[int, typer.Option(min=1, help="Reads of each kind in a round.")] = 4_000,
     documents: DocumentsOption = 3_000,
@@ -170,7 +169,7 @@ def growth(
     of: Annotated[
         str, typer.Option(metavar="NAME,…", help="Which measurements are repeated.")
     ] = "rebuild,live,travel",
-    seconds: Annotated[float, typer.Option(min=1, help="How long a round of `live` is.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=1, help="Duration of a round of `live`.")] = 10.0,
     rate: Annotated[float, typer.Option(min=0, help="Rate of `live`; 0: as fast as possible.")] = 0.0,
 ) -> None:
     """The slope: rebuild, live and travel at ten times the events and ten times the documents."""

@@ -158,9 +158,9 @@ def summary(response: httpx.Response) -> tuple[int, str, int]:
 # Acknowledgements and events lost between the gateway and the broker
 
 
-async def losing_answers(site: Site, all_are_there: Callable[[], Awaitable[bool]]) -> None:
+async def losing_answers(site: Site, all_exist: Callable[[], Awaitable[bool]]) -> None:
     with site.to_broker.losing_answers():
-        await until(all_are_there)
+        await until(all_exist)
 
 
 async def losing_requests(site: Site, _: object) -> None:
@@ -189,10 +189,10 @@ async def disturbed(
     """Send all concurrently while the broker's connection breaks; expect `new` events in the log."""
     before = await api.events()
 
-    async def all_are_there() -> bool:
+    async def all_exist() -> bool:
         return await api.events() >= before + new
 
-    breaking = asyncio.create_task(fault(site, all_are_there))
+    breaking = asyncio.create_task(fault(site, all_exist))
     await asyncio.sleep(0)
     answers = await asyncio.gather(*(answered(send) for send in sends))
     await breaking
@@ -282,11 +282,11 @@ async def test_sdk_writes_are_applied_once_when_the_gateway_is_killed(
         single = asyncio.gather(*(write(refold) for write in writes(api.namespace)))
         many = asyncio.create_task(refold.append(api.namespace, events))
 
-        async def all_are_there() -> bool:
+        async def all_exist() -> bool:
             assert [single.done(), many.done()] == [False, False], "neither is answered"
             return await api.events() >= 3 + 7 + 50
 
-        await until(all_are_there)
+        await until(all_exist)
         site.kill("gateway")
     site.start("gateway")
     outcomes = await single

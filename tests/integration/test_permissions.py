@@ -102,16 +102,16 @@ async def test_an_author_receives_its_outcomes_but_not_those_of_gateways(
     server: NatsServer | Delivered,
 ) -> None:
     author, reply = await connected(server, "author"), await connected(server, "reply")
-    heard = await author.subscribe("refold.reply.>")
+    received = await author.subscribe("refold.reply.>")
     await author.flush()
     async with asyncio.timeout(WAIT_SECONDS):
         # The other servers of a cluster receive a subscription a little later.
-        while not heard.pending_msgs:
+        while not received.pending_msgs:
             for subject in ("refold.reply.gateway.1", "refold.reply.mine"):
                 await reply.publish(subject, b"{}")
             await reply.flush()
             await asyncio.sleep(0.05)
-    assert (await heard.next_msg()).subject == "refold.reply.mine"
+    assert (await received.next_msg()).subject == "refold.reply.mine"
     await author.close()
     await reply.close()
 

@@ -53,7 +53,7 @@ async def drop_trigger(aside, table):
     await aside.execute(f"DROP TRIGGER trip ON {table}")
 
 
-async def assert_nothing_of_it_is_there(store, aside):
+async def assert_nothing_stored(store, aside):
     assert {checkpoint.read_sequence for checkpoint in await store.checkpoints()} == {0}
     tables = ("documents", "journal", "pages", "rejections", "namespaces")
     counts = [await aside.fetchval(f"SELECT count(*) FROM {table}") for table in tables]
@@ -76,7 +76,7 @@ async def test_a_full_disk_is_reported_and_nothing_is_written(store, scribe, asi
     await make_trigger(aside, table, "RAISE EXCEPTION USING ERRCODE = '53100'")
     with pytest.raises(StoreFull):
         await store.commit(commit)
-    await assert_nothing_of_it_is_there(store, aside)
+    await assert_nothing_stored(store, aside)
     await drop_trigger(aside, table)
     await store.commit(commit)
     assert (await store.head(NAMESPACE, "a")).snapshot.state == b"2"
@@ -109,7 +109,7 @@ async def test_a_connection_lost_before_commit_wrote_nothing_and_is_reported(sto
         await store.commit(commit)
     assert "is_unknown" not in raised.value.facts
     await drop_trigger(aside, "journal")
-    await assert_nothing_of_it_is_there(store, aside)
+    await assert_nothing_stored(store, aside)
     with pytest.raises((StoreUnavailable, FenceLost)):
         await store.commit(commit)
     assert await store.acquire_lease()
@@ -126,7 +126,7 @@ async def test_a_connection_lost_during_commit_is_reported_as_unknown(store, scr
         await store.commit(commit)
     assert raised.value.facts["is_unknown"] is True
     await drop_trigger(aside, "checkpoints")
-    await assert_nothing_of_it_is_there(store, aside)
+    await assert_nothing_stored(store, aside)
     assert await store.acquire_lease()
     await store.commit(commit)
 
@@ -141,7 +141,7 @@ async def small(store, scribe, clock):
     return scribe.commit()
 
 
-async def assert_small_is_not_there(store, aside):
+async def assert_small_is_absent(store, aside):
     assert (await store.head(NAMESPACE, "a")).snapshot.state == b"1"
     assert await store.head(NAMESPACE, "b") is None
     assert {checkpoint.read_sequence for checkpoint in await store.checkpoints()} == {1}
@@ -156,7 +156,7 @@ async def test_a_failed_statement_writes_nothing_and_is_reported(store, small, a
     with pytest.raises(StoreFull) as raised:
         await store.commit(small)
     assert "is_unknown" not in raised.value.facts
-    await assert_small_is_not_there(store, aside)
+    await assert_small_is_absent(store, aside)
     await drop_trigger(aside, table)
     await store.commit(small)
     assert (await store.head(NAMESPACE, "b")).snapshot.state == b"2"
@@ -170,7 +170,7 @@ async def test_a_statement_with_a_lost_connection_may_be_committed(store, small,
         await store.commit(small)
     assert raised.value.facts["is_unknown"] is True
     await drop_trigger(aside, "journal")
-    await assert_small_is_not_there(store, aside)
+    await assert_small_is_absent(store, aside)
     assert await store.acquire_lease()
     await store.commit(small)
 
@@ -196,7 +196,7 @@ async def test_a_cancelled_commit_writes_nothing_and_the_store_continues(store, 
         committing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await committing
-    await assert_nothing_of_it_is_there(store, aside)
+    await assert_nothing_stored(store, aside)
     assert await store.acquire_lease()
     await store.commit(commit)
     assert (await store.head(NAMESPACE, "a")).snapshot.state == b"2"

@@ -149,7 +149,7 @@ async def test_a_flushed_state_keeps_its_version_under_commits(store, scribe, as
     await lag(store, scribe, {"a": (0, 1), "b": (0, 1)})
     read_exact = flush.read_exact
 
-    async def read_then_others_come(connection, keys):
+    async def read_then_commit(connection, keys):
         heads = await read_exact(connection, keys)
         for value in (2, 3):
             scribe.put(keys[0][1], value)
@@ -157,7 +157,7 @@ async def test_a_flushed_state_keeps_its_version_under_commits(store, scribe, as
         return heads
 
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(flush, "read_exact", read_then_others_come)
+        meanwhile.setattr(flush, "read_exact", read_then_commit)
         for name in ("a", "b"):
             await store.flusher.write(NAMESPACE, name)
     rows = await aside.fetch(
@@ -214,13 +214,13 @@ async def test_a_load_during_another_holders_commit_fails(store, scribe, monkeyp
     await lag(store, scribe, {"a": (1, 2)})
     read_exact = load.read_exact
 
-    async def others_come(connection, keys):
+    async def commit_meanwhile(connection, keys):
         scribe.put("a", 3)
         await store.commit(scribe.commit(omitted=["a"]))
         return await read_exact(connection, keys)
 
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(load, "read_exact", others_come)
+        meanwhile.setattr(load, "read_exact", commit_meanwhile)
         with pytest.raises(FenceLost):
             await store.load([(NAMESPACE, "a")])
     assert [loaded.state for loaded in await store.load([(NAMESPACE, "a")])] == [3]

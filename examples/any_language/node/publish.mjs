@@ -1,4 +1,4 @@
-// One change from Node, by the package `nats`; its outcome comes to a subject of one's own.
+// One change from Node, by the package `nats`; its outcome arrives on a reply subject.
 //
 // `refold up`, then, in this folder, `npm install` and `node publish.mjs [nats://127.0.0.1:4222]`
 

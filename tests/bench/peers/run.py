@@ -42,23 +42,27 @@ def arguments() -> Namespace:
     """Read the command line."""
     parser = ArgumentParser(description=__doc__)
     names = ",".join(peer.name for peer in PEERS)
-    parser.add_argument("--rounds", type=int, default=3, help="0: only render what --results holds.")
+    parser.add_argument("--rounds", type=int, default=3, help="0: only render --results.")
     parser.add_argument("--events", type=int, default=10_000, help="Events of each way of appending.")
     parser.add_argument("--documents", type=int, default=100, help="Documents they belong to.")
     parser.add_argument("--loads", type=int, default=500, help="Loads of each kind.")
     parser.add_argument(
-        "--seconds", type=float, default=8, help="Most that appending singly may take, each way."
+        "--seconds", type=float, default=8, help="Time limit of each way of appending singly."
     )
     parser.add_argument("--peers", default=names, help=f"Some of {names}.")
     parser.add_argument(
         "--home", type=Path, default=Path.home() / ".cache/refold-peers", help="Environments."
     )
-    parser.add_argument("--results", type=Path, help="Keep rounds here, and add to those that are there.")
+    parser.add_argument("--results", type=Path, help="Folder of rounds; new ones are added.")
     parser.add_argument(
         "--include", type=Path, nargs="*", default=[], help="Files of `python -m bench … --json`."
     )
     parser.add_argument(
-        "--before", type=Path, nargs="*", default=[], help="The same of an earlier program, to compare with."
+        "--before",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="The same files of an earlier version, for comparison.",
     )
     parser.add_argument("--out", type=Path, default=HERE.parent, help="Folder of RESULTS.md and the plots.")
     given = parser.parse_args()

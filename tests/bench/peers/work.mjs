@@ -1,4 +1,4 @@
-// The work of `work.py` for peers in JavaScript: the same arguments, the same events, the same lines out.
+// The work of `work.py` for peers in JavaScript: the same arguments, the same events, the same output.
 
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -68,7 +68,7 @@ async function measureSingles(peer, documents, versions, writers, seconds) {
   const waiting = documents.map((document) => [document, 0]);
   const started_at = performance.now();
   let appended = 0;
-  // A document stands in line again once its event is appended.
+  // A document is queued again once its event is appended.
   const write = async () => {
     while (waiting.length && performance.now() - started_at < seconds * 1_000) {
       const [document, version] = waiting.shift();

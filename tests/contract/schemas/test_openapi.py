@@ -193,7 +193,7 @@ async def cut_off(gateway: Twin, operation: Operation) -> httpx.Response:
     return httpx.Response(400, headers=head["headers"], content=body["body"], request=request)
 
 
-async def exercise_crowds_and_crashes() -> None:
+async def exercise_limits_and_crashes() -> None:
     async with recorded(in_flight_limits=InFlightLimits(waiting_per_client_max=0)) as gateway:
         gateway.context.consistency._answered[("n", "d")] = 10**6
         for name, operation in OPERATIONS.items():
@@ -244,7 +244,7 @@ async def test_the_gateway_does_everything_documented_and_nothing_else() -> None
         await exercise_writes(gateway)
         await exercise_reads(gateway)
     await exercise_refusals()
-    await exercise_crowds_and_crashes()
+    await exercise_limits_and_crashes()
     await exercise_failures()
     documented = {(each.id, status) for each in OPERATIONS.values() for status in each.responses}
     assert RECORDED.statuses == documented

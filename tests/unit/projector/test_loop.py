@@ -99,11 +99,11 @@ async def test_an_invalid_event_is_rejected_and_the_next_one_is_folded(poison: b
 
 async def test_an_author_receives_the_outcome_once_it_can_be_read() -> None:
     log, store, notices = MemoryLog("log-1"), MemoryStore(), MemoryNotices()
-    heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-    await notices.listen("_INBOX.me", lambda _, body: heard.put_nowait(orjson.loads(body)))
+    received: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    await notices.listen("_INBOX.me", lambda _, body: received.put_nowait(orjson.loads(body)))
     async with projecting(ports(log, store, notices)):
         sequence = await append(log, "a", {"put": {"x": 1}, "id": "one"}, ("Refold-Reply", "_INBOX.me"))
-        outcome = await asyncio.wait_for(heard.get(), 20)
+        outcome = await asyncio.wait_for(received.get(), 20)
         head = await store.head("n", "a")
     assert outcome["status"] == "applied"
     assert (outcome["sequence"], outcome["version"], outcome["created"]) == (sequence, 1, True)
@@ -114,30 +114,30 @@ async def test_an_author_receives_the_outcome_once_it_can_be_read() -> None:
 
 async def test_a_change_carries_the_original_patch_despite_later_operations() -> None:
     log, notices = MemoryLog("log-1"), MemoryNotices()
-    heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-    await notices.listen("change.n.*", lambda _, body: heard.put_nowait(orjson.loads(body)))
+    received: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    await notices.listen("change.n.*", lambda _, body: received.put_nowait(orjson.loads(body)))
     patch = [{"op": "add", "path": "/a", "value": {}}, {"op": "add", "path": "/a/b", "value": [1]}]
     async with projecting(ports(log, MemoryStore(), notices)):
         await append(log, "d", {"patch": patch, "actor": "ann", "type": "made"})
-        change = await asyncio.wait_for(heard.get(), 20)
+        change = await asyncio.wait_for(received.get(), 20)
     assert (change["patch"], change["version"], change["actor"], change["type"]) == (patch, 1, "ann", "made")
 
 
 async def test_a_replay_sends_no_notices() -> None:
     log = MemoryLog("log-1")
     await append(log, "a", {"put": 1}, ("Refold-Reply", "_INBOX.me"))
-    notices, heard = MemoryNotices(), []
+    notices, received = MemoryNotices(), []
     for subject in ("_INBOX.>", "change.>"):
-        await notices.listen(subject, lambda subject, _: heard.append(subject))
+        await notices.listen(subject, lambda subject, _: received.append(subject))
     an_hour_later = ports(log, MemoryStore(), notices, broker_now=lambda: time.time_ns() + 3_600 * 10**9)
     async with projecting(an_hour_later) as running:
         await running.committed(2)
-    assert heard == []
+    assert received == []
 
 
 async def test_an_outcome_is_never_sent_to_a_subject_that_is_not_an_inbox() -> None:
-    log, notices, heard = MemoryLog("log-1"), MemoryNotices(), []
-    await notices.listen(">", lambda subject, _: heard.append(subject))
+    log, notices, received = MemoryLog("log-1"), MemoryNotices(), []
+    await notices.listen(">", lambda subject, _: received.append(subject))
     for subject in (
         "state.n.b",
         "_INBOX.*",
@@ -149,7 +149,7 @@ async def test_an_outcome_is_never_sent_to_a_subject_that_is_not_an_inbox() -> N
         await append(log, "a", {"put": 1}, ("Refold-Reply", subject))
     async with projecting(ports(log, MemoryStore(), notices)) as running:
         await running.committed(7)
-    assert set(heard) == {"change._refold.log", "change.n.a", "refold.progress"}
+    assert set(received) == {"change._refold.log", "change.n.a", "refold.progress"}
 
 
 async def test_a_hole_in_the_log_stops_the_projector_naming_it() -> None:
@@ -227,11 +227,11 @@ async def test_a_long_segment_is_written_as_a_page_and_a_short_one_to_the_journa
 
 async def test_the_author_of_an_unroutable_event_receives_its_rejection() -> None:
     log, notices = MemoryLog("log-1"), MemoryNotices()
-    heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-    await notices.listen("_INBOX.me", lambda _, body: heard.put_nowait(orjson.loads(body)))
+    received: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    await notices.listen("_INBOX.me", lambda _, body: received.put_nowait(orjson.loads(body)))
     async with projecting(ports(log, MemoryStore(), notices)):
         await append(log, "a", {"put": 1}, ("Refold-Reply", "_INBOX.me"), namespace="_mine")
-        outcome = await asyncio.wait_for(heard.get(), 20)
+        outcome = await asyncio.wait_for(received.get(), 20)
     assert (outcome["status"], outcome["reason"]) == ("rejected", "reserved_namespace")
 
 

@@ -159,16 +159,16 @@ def test_the_rules_of_the_test_are_not_released() -> None:
 
 
 async def test_a_change_shows_the_effective_patch_of_an_operation_that_json_patch_does_not_have() -> None:
-    log, notices, heard = MemoryLog("log-1"), MemoryNotices(), []
-    await notices.listen("change.n.*", lambda _, body: heard.append(json_text.loads(body)["patch"]))
+    log, notices, received = MemoryLog("log-1"), MemoryNotices(), []
+    await notices.listen("change.n.*", lambda _, body: received.append(json_text.loads(body)["patch"]))
     await append(log, "fold", MOVE_ON, namespace=SYSTEM)
     await append(log, "d", {"put": {"n": 1}})
     last = await append(log, "d", inc())
     async with projecting(ports(log, MemoryStore(), notices)) as running:
         await running.committed(last)
-        await until(lambda: _has(heard, 2))
-    assert heard[1] == [{"op": "replace", "path": "/n", "value": 2}]
+        await until(lambda: _has(received, 2))
+    assert received[1] == [{"op": "replace", "path": "/n", "value": 2}]
 
 
-async def _has(heard: list[object], count: int) -> bool:
-    return len(heard) == count
+async def _has(received: list[object], count: int) -> bool:
+    return len(received) == count
