@@ -1,7 +1,7 @@
 """Damages a file of a stopped system, or a table of a running one, and reports when and how that is noticed.
 
 A command of its own: `python tests/acceptance/damage.py [--only TEXT] [--table FILE.md]`. Every case works on a copy of
-the same data folder and must leave the log as it was: each block unchanged, or its content before the start kept.
+the same data folder and must not change the log: each block unchanged, or its content before the start kept.
 Exits with 1 where a block was lost, or where a reader was given a wrong answer.
 """
 

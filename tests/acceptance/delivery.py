@@ -1,7 +1,7 @@
 """The containers as compose.yaml delivers them, each killed while clients write: run by hand where an engine runs.
 
 `PYTHONPATH=tests python tests/acceptance/delivery.py --compose "docker compose" --rounds 3`; ends with 1 when an
-acknowledged write is missing. The images are there or can be had; `--keep` leaves all running.
+acknowledged write is missing. The images must be available; `--keep` leaves everything running.
 """
 
 from __future__ import annotations

@@ -97,14 +97,14 @@ def gateway(system: System, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     given = {
         f"REFOLD_{name.upper()}": value for name, value in {**SETTINGS, "http": f"127.0.0.1:{port}"}.items()
     }
-    log = tmp_path_factory.mktemp("crowded") / "gateway.log"
+    log = tmp_path_factory.mktemp("many-clients") / "gateway.log"
     service = start_service("gateway", {**system.gateway_environment, **given}, log)
     try:
         wait_ready(f"http://127.0.0.1:{port}", {"gateway": service})
-        crowded = ManyClients(port, namespace, service)
-        with crowded.open(crowded.put("d", b"Content-Length: 2\r\n", b"{}")) as opened:
+        clients = ManyClients(port, namespace, service)
+        with clients.open(clients.put("d", b"Content-Length: 2\r\n", b"{}")) as opened:
             assert received(opened)[0] == 201
-        yield crowded
+        yield clients
     finally:
         service.process.kill()
         service.process.wait()

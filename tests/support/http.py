@@ -30,7 +30,7 @@ class Api:
     async def ask(
         self, method: str, document: str = "", *, content: Any = None, query: Any = None, **headers: str
     ) -> httpx.Response:
-        """Send one request; `document` may go on as a path. A POST is NDJSON, `Content_Type=""`: without a type."""
+        """Send one request; `document` may continue as a path. A POST is NDJSON, `Content_Type=""`: without a type."""
         path = f"/v1/{self.namespace}/{document}" if document else f"/v1/{self.namespace}"
         given = {"Content_Type": NDJSON} | headers if method == "POST" else headers
         named = [(name.replace("_", "-"), value.encode()) for name, value in given.items() if value]

@@ -10,7 +10,7 @@ from refold.core import json_text
 from refold.core.json_text import INTEGER_MAX, INTEGER_MIN
 from refold.core.pointer import render
 
-# Few keys and small numbers, so that two values have much in common; the odd ones are there too.
+# Few keys and small numbers, so that two values have much in common, and some unusual ones.
 KEYS = st.sampled_from(["a", "b", "c", "id", "", "0", "1", "-", "a/b", "m~n", "é", "\U00010000", "\uffff"])
 TEXTS = st.one_of(
     st.sampled_from(["", "a", "b", "1", 'say "hi"\n', "\x00", "\x7f"]),

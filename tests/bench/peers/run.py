@@ -82,7 +82,7 @@ async def run_all(given: Namespace, results: Path) -> list[str]:
             print(f"{datetime.now(UTC):%H:%M:%S} round {number + 1}, {peer.title}", flush=True)
             try:
                 measured = await run_one(given, peer)
-            except Exception as error:  # noqa: BLE001 - the others go on; all are named at the end.
+            except Exception as error:  # noqa: BLE001 - the others continue; all failures are listed at the end.
                 print(f"{peer.name}: {error!r}", file=sys.stderr, flush=True)
                 failed.append(peer.name)
             else:

@@ -105,7 +105,7 @@ async def run(peer: Any, work: Namespace) -> None:
 
 
 async def measure_singles(peer: Any, waiting: Line, writers: int) -> None:
-    """Append one event at a time by some writers at once, all of them or until the time is up."""
+    """Append single events by concurrent writers, all of them or until the deadline."""
     # Connecting is not timed.
     appends = [peer.writer() for _ in range(writers)] if hasattr(peer, "writer") else []
     started_at = time.perf_counter()
