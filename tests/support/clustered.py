@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from typing import Any
 import httpx
 import orjson
 
-from refold.core.errors import LogError
+from refold.core.errors import LogError, LogUnavailable
+from refold.core.stream import Record
+from refold.log import EventLog
 from refold.log.jetstream.api import stream_info
 from refold.log.jetstream.client import Client
 from refold.wiring.log import connect_to, make_log, open_log
@@ -108,7 +110,7 @@ class Clustered:
         log, gone = await open_log(urls(self.servers, "projector"), "test-reader"), []
         try:
             for sequence, (document, number) in self.acknowledged.items():
-                record = await log.get(sequence)
+                record = await self._record(log, sequence)
                 if record is None or not (
                     record.subject.endswith(f".n.{document}".encode())
                     and b'"number":%d}' % number in record.body
@@ -117,6 +119,14 @@ class Clustered:
         finally:
             await log.close()
         return gone + await self._unfolded()
+
+    async def _record(self, log: EventLog, sequence: int) -> Record | None:
+        """Return an event; while the cluster elects a leader, it answers that it is unavailable."""
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while True:
+                with suppress(LogUnavailable):
+                    return await log.get(sequence)
+                await asyncio.sleep(LOOK_SECONDS)
 
     async def _unfolded(self) -> list[int]:
         last = {document: sequence for sequence, (document, _) in sorted(self.acknowledged.items())}
