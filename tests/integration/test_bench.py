@@ -17,6 +17,8 @@ from bench.system import Options
 from refold.core.errors import ChildFailed, Refused
 from support.measured import SMALL, named
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parents[1]
 
 

@@ -8,7 +8,11 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from support.clustered import clustered
+
+pytestmark = pytest.mark.slow
 
 BEFORE = 16
 BESIDE = 8
