@@ -286,6 +286,16 @@ async def test_lines_sent_singly_while_batches_are_refused_are_applied_once(gate
     assert await gateway.events() == 6
 
 
+async def test_lines_behind_those_acknowledged_at_the_last_attempt_are_applied_too(
+    gateway: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("refold.gateway.bulk.BATCH_EVENTS_MAX", 2)
+    gateway.log.faults = [BatchRefused(), *["dropped"] * 4]
+    answers = await bulk(gateway, [{"put": number} for number in range(4)])
+    assert [answer.get("version") for answer in answers] == [1, 2, 3, 4]
+    assert await gateway.events() == 4
+
+
 async def test_each_line_sent_singly_to_a_full_log_is_answered(
     gateway: Twin,
 ) -> None:

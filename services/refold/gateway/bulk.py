@@ -27,7 +27,7 @@ from refold.gateway.context import BULK_REQUESTS_MAX, Context, context_of
 from refold.gateway.inflight import deadline_in, hold_body, waiting
 from refold.gateway.requests import check_media_type, receive_piece, refuse_query, wait_seconds
 from refold.gateway.responses import RETRY, Problem, problem_of
-from refold.gateway.writes import LOST_ATTEMPTS_MAX, append_surely, never_acknowledged, recover
+from refold.gateway.writes import LOST_ATTEMPTS_MAX, append_once, append_surely, never_acknowledged, recover
 from refold.log import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, PAYLOAD_BYTES_MAX, Appended, Publication, Unknown
 from refold.telemetry.logging import get_logger
 
@@ -283,11 +283,9 @@ async def _append_singly(context: Context, items: list[Item]) -> None:
     It sends none of a document's events behind one that failed; those are sent again after it.
     """
     folded_sequence = context.consistency.sequence
+    left = [(item, item.publication) for item in items if item.publication is not None]
     for _ in range(LOST_ATTEMPTS_MAX):
-        left = [(it, it.publication) for it in items if it.publication is not None and not it.sequence]
-        if not left:
-            return
-        appends = (context.log.append(publication) for _, publication in left)
+        appends = (append_once(context, [publication]) for _, publication in left)
         answers = await asyncio.gather(*appends, return_exceptions=True)
         answered = list(zip(left, answers, strict=True))
         for (item, _), answer in answered:
@@ -300,6 +298,9 @@ async def _append_singly(context: Context, items: list[Item]) -> None:
                 raise answer
         for item, publication in lost:
             item.sequence = await recover(context, [publication], folded_sequence) or 0
+        left = [event for event in left if not event[0].sequence]
+        if not left:
+            return
     raise never_acknowledged()
 
 

@@ -159,7 +159,7 @@ async def append_surely(context: Context, publications: list[Publication], *, ev
     """Append events that expect nothing of their documents, all or none; return the first's sequence."""
     folded_sequence = context.consistency.sequence
     for _ in range(LOST_ATTEMPTS_MAX):
-        answer = await _append(context, publications)
+        answer = await append_once(context, publications)
         if isinstance(answer, Appended):
             return answer.sequence
         assert not isinstance(answer, Stale)
@@ -169,7 +169,7 @@ async def append_surely(context: Context, publications: list[Publication], *, ev
     raise never_acknowledged()
 
 
-async def _append(context: Context, publications: list[Publication]) -> Acknowledgement:
+async def append_once(context: Context, publications: list[Publication]) -> Acknowledgement:
     """Append all or none once, timed; return the answer to the first."""
     started = context.timer()
     if len(publications) == 1:
@@ -226,7 +226,7 @@ class StrictWrite:
             if isinstance(decided, Written):
                 return decided
             publications = self._draft.publications(decided)
-            answer = await _append(self._context, publications)
+            answer = await append_once(self._context, publications)
             if isinstance(answer, Appended):
                 return Written(answer.sequence + len(publications) - 1)
             recovery = self._overtaken() if isinstance(answer, Stale) else self._recovered(publications)
