@@ -41,8 +41,6 @@ _missing = _NAMES.difference(dir(NatsClient()), dir(TcpTransport()))  # type: ig
 if _missing:
     raise ImportError(f"this version of nats-py lacks {', '.join(sorted(_missing))}: install the pinned one")
 
-_ENDED: Final = "the server closed the connection during the login: it may have reached its connection limit"
-
 _log = structlog.get_logger()
 
 
@@ -87,7 +85,7 @@ class Dialer(NatsClient):
             for name in _TASKS:
                 getattr(self, name).cancel()
             if not self.is_connected:
-                raise ConnectionResetError(_ENDED)
+                raise ConnectionResetError
             reader, writer = (getattr(self._transport, name) for name in _STREAMS)
             # A reader that has ended returns what it has received and does not wait for more.
             reader.feed_eof()
@@ -96,7 +94,8 @@ class Dialer(NatsClient):
             if self._transport is not None:
                 self._transport.close()  # type: ignore[no-untyped-call]
             if isinstance(error, ConnectionResetError):
-                raise ConnectionResetError(_ENDED) from error
+                message = "the server closed the connection during the login: it may have reached its connection limit"
+                raise ConnectionResetError(message) from error
             if isinstance(error, OSError) or not isinstance(error, Exception):
                 raise
             # An error of nats-py, or what its parsing raises for bytes that are not the protocol.
