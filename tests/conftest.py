@@ -8,10 +8,19 @@ import structlog
 from hypothesis import settings
 
 from support.http import api
-from support.servers import fresh_nats, nats_server, nats_urls, postgres_dsn, postgres_server
+from support.servers import aside, fresh_nats, nats_server, nats_urls, postgres_dsn, postgres_server
 from support.system import system
 
-__all__ = ["api", "fresh_nats", "nats_server", "nats_urls", "postgres_dsn", "postgres_server", "system"]
+__all__ = [
+    "api",
+    "aside",
+    "fresh_nats",
+    "nats_server",
+    "nats_urls",
+    "postgres_dsn",
+    "postgres_server",
+    "system",
+]
 
 # Other work on the machine makes an example slow, not wrong; a failure prints what reproduces it.
 settings.register_profile("refold", deadline=None, print_blob=True)

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-import asyncpg
 import pytest
 
 from refold.core.errors import FenceLost, StoreError, StoreFull, StoreUnavailable
 from refold.store.postgres.pool import transaction
 from support.scribe import NAMESPACE
 from support.stores import begin, postgres_stores
-
-
-@pytest.fixture
-async def aside(postgres_dsn):
-    """Open a connection of the test's own."""
-    connection = await asyncpg.connect(postgres_dsn, server_settings={"search_path": "refold"})
-    yield connection
-    await connection.close()
 
 
 @pytest.fixture

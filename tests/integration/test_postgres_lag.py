@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from importlib import import_module
 
-import asyncpg
 import pytest
 
 from refold.core.errors import FenceLost, Refused, StoreError, TimedOut
@@ -17,14 +16,6 @@ from support.stores import HOSTILE, begin, postgres_stores
 
 LARGE_BYTES = 300_000
 COMMITS = 30
-
-
-@pytest.fixture
-async def aside(postgres_dsn):
-    """Open a connection of the test's own."""
-    connection = await asyncpg.connect(postgres_dsn, server_settings={"search_path": "refold"})
-    yield connection
-    await connection.close()
 
 
 @pytest.fixture

@@ -27,14 +27,6 @@ WORKS = "SELECT true FROM pg_stat_activity WHERE pid = $1 AND state = 'active' A
 
 
 @pytest.fixture
-async def aside(postgres_dsn):
-    """Open a connection of the test's own."""
-    connection = await asyncpg.connect(postgres_dsn, server_settings={"search_path": "refold"})
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
 async def open_store(postgres_dsn):
     async with postgres_stores(postgres_dsn) as opener:
         yield opener

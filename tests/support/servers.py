@@ -1,12 +1,13 @@
 """The real servers for tests: one of each a session, and fresh ones where a test needs an empty log or database.
 
-The fixtures are synchronous, so that tests with and without a loop can use them; tests/conftest.py imports them.
+Fixtures that start servers are synchronous, so that tests with and without a loop can use them.
+tests/conftest.py imports all of them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -80,6 +81,14 @@ def postgres_dsn(postgres_server: PostgresServer) -> Iterator[str]:
     complete(_execute(postgres_server, f"CREATE DATABASE {name} STRATEGY file_copy"))
     yield postgres_server.dsn.removesuffix(DATABASE) + name
     complete(_execute(postgres_server, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+async def aside(postgres_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """Open a connection of the test's own to the projection."""
+    connection = await asyncpg.connect(postgres_dsn, server_settings={"search_path": "refold"})
+    yield connection
+    await connection.close()
 
 
 def _nats(path: Path, sync: Durability) -> Iterator[NatsServer]:
