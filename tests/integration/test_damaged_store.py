@@ -12,7 +12,8 @@ from refold.core.errors import StoreDamaged
 from refold.core.history import Clock, Point
 from refold.history import History, state_at
 from refold.log.memory import MemoryLog
-from refold.projector.supervisor import Stage, Supervisor
+from refold.projector import Stage
+from refold.projector.supervisor import Supervisor
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.schema import MADE_BY
 from support.projection import ROOMY, append, ports

@@ -16,7 +16,8 @@ from refold.audit.verify import Listener, Scope, verify
 from refold.core.errors import Refused
 from refold.core.stream import parse_shard
 from refold.log.memory import MemoryLog, MemoryNotices
-from refold.projector.supervisor import Stage, Supervisor, lease_of
+from refold.projector import Stage
+from refold.projector.supervisor import Supervisor, lease_of
 from support.projection import ROOMY, append, ports, project
 from support.services import contents, folded_to, until
 from support.stores import OpenStore, postgres_stores

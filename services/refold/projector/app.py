@@ -16,7 +16,8 @@ from prometheus_client import CollectorRegistry, make_asgi_app
 
 from refold.core import json_text
 from refold.log import CONTROL_SUBJECT
-from refold.projector.supervisor import FOLDING, Supervisor
+from refold.projector import FOLDING
+from refold.projector.supervisor import Supervisor
 
 
 def create_service(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from enum import Enum
 from typing import Final
 
 from refold.core.errors import (
@@ -24,6 +23,7 @@ from refold.core.fold_state import FoldState
 from refold.core.stream import PARTITIONS, Checkpoint, parse_shard
 from refold.history.log_integrity import check_documents, check_log
 from refold.log import LogInfo
+from refold.projector import Stage
 from refold.projector.loop import Bounds, Ports, ShardLoop
 from refold.telemetry.logging import get_logger
 
@@ -45,20 +45,6 @@ SILENT_CHECKS_MAX: Final = 3
 
 FLUSH_SECONDS: Final = 5.0
 """At its end a projector writes the states that commits left out for no longer than this."""
-
-
-class Stage(Enum):
-    """What a projector is doing."""
-
-    starting = "starting"
-    standby = "standby"
-    working = "working"
-    waiting = "waiting"
-    stopped = "stopped"
-
-
-FOLDING: Final = frozenset({Stage.working, Stage.standby})
-"""Events are folded, by this projector or by the one that holds the lease."""
 
 
 def lease_of(partitions: range) -> str:

@@ -9,8 +9,9 @@ import pytest
 from refold.core.errors import LogUnavailable
 from refold.log import LogInfo
 from refold.log.memory import MemoryLog
+from refold.projector import Stage
 from refold.projector import supervisor as supervisor_module
-from refold.projector.supervisor import Stage, Supervisor
+from refold.projector.supervisor import Supervisor
 from refold.store.memory import MemoryStore, Tables
 from support.projection import ROOMY, append, ports
 from support.services import until
