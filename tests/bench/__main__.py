@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -24,6 +24,10 @@ from refold.cli.options import make_command
 from refold.cli.output import console, json_line, print_table
 from refold.telemetry.logging import configure
 
+DocumentsKindOption = Annotated[
+    Literal["random", "compressible"],
+    typer.Option("--documents-kind", help="Texts of random hex, pglz's worst case, or of words."),
+]
 GROWING = frozenset({"rebuild", "live", "travel"})
 
 
@@ -49,17 +53,21 @@ def rebuild(
     ] = 300_000,
     documents: DocumentsOption = 3_000,
     document_bytes: DocumentBytesOption = 2_048,
+    documents_kind: DocumentsKindOption = "random",
 ) -> None:
     """Replay of small events into an empty projection: events/s from the first read to the last commit."""
     from bench.rebuild import Plan, run
 
-    plan = Plan(events=events, documents=documents, document_bytes=document_bytes)
+    plan = Plan(
+        events=events, documents=documents, document_bytes=document_bytes, documents_kind=documents_kind
+    )
     _measure(run, plan, chosen)
 
 
 def append(
     chosen: Chosen,
     seconds: SecondsOption = 3.0,
+    documents_kind: DocumentsKindOption = "random",
 ) -> None:
     """Appends, acknowledged: one by one by 1, 8 and 64 writers, and in atomic batches of 100 and 1,000.
 
@@ -67,7 +75,7 @@ def append(
     """
     from bench.append import Plan, run
 
-    _measure(run, Plan(seconds=seconds), chosen)
+    _measure(run, Plan(seconds=seconds, documents_kind=documents_kind), chosen)
 
 
 def live(
@@ -82,12 +90,18 @@ def live(
     ] = False,
     documents: DocumentsOption = 3_000,
     document_bytes: DocumentBytesOption = 2_048,
+    documents_kind: DocumentsKindOption = "random",
 ) -> None:
     """Publisher, projector and both servers together: events/s folded and committed, and the lag."""
     from bench.live import Plan, run
 
     plan = Plan(
-        rate=rate, seconds=seconds, documents=documents, document_bytes=document_bytes, finds_rate=find
+        rate=rate,
+        seconds=seconds,
+        documents=documents,
+        document_bytes=document_bytes,
+        finds_rate=find,
+        documents_kind=documents_kind,
     )
     _measure(run, plan, chosen)
 
@@ -100,6 +114,7 @@ def latency(
     seconds: SecondsOption = 8.0,
     documents: DocumentsOption = 1_000,
     document_bytes: DocumentBytesOption = 2_048,
+    documents_kind: DocumentsKindOption = "random",
 ) -> None:
     """From publish to outcome at a fixed rate, counted from the instant that was due: NATS and HTTP.
 
@@ -107,7 +122,13 @@ def latency(
     """
     from bench.latency import Plan, run
 
-    plan = Plan(rate=rate, seconds=seconds, documents=documents, document_bytes=document_bytes)
+    plan = Plan(
+        rate=rate,
+        seconds=seconds,
+        documents=documents,
+        document_bytes=document_bytes,
+        documents_kind=documents_kind,
+    )
     _measure(run, plan, chosen)
 
 
@@ -120,6 +141,7 @@ def travel(
     reads: Annotated[int, typer.Option(min=1, help="Reads of each kind in a round.")] = 4_000,
     documents: DocumentsOption = 3_000,
     document_bytes: DocumentBytesOption = 2_048,
+    documents_kind: DocumentsKindOption = "random",
 ) -> None:
     """States at random versions and times of random documents, each checked, over HTTP and from the store.
 
@@ -127,7 +149,13 @@ def travel(
     """
     from bench.travel import Plan, run
 
-    plan = Plan(sizes=_sizes(sizes), reads=reads, documents=documents, document_bytes=document_bytes)
+    plan = Plan(
+        sizes=_sizes(sizes),
+        reads=reads,
+        documents=documents,
+        document_bytes=document_bytes,
+        documents_kind=documents_kind,
+    )
     _measure(run, plan, chosen)
 
 
@@ -136,6 +164,7 @@ def read(
     seconds: SecondsOption = 4.0,
     documents: DocumentsOption = 3_000,
     document_bytes: DocumentBytesOption = 2_048,
+    documents_kind: DocumentsKindOption = "random",
 ) -> None:
     """Latest states, over HTTP by 1, 16 and 64 clients and by SQL.
 
@@ -143,7 +172,9 @@ def read(
     """
     from bench.read import Plan, run
 
-    plan = Plan(seconds=seconds, documents=documents, document_bytes=document_bytes)
+    plan = Plan(
+        seconds=seconds, documents=documents, document_bytes=document_bytes, documents_kind=documents_kind
+    )
     _measure(run, plan, chosen)
 
 

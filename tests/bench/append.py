@@ -10,20 +10,19 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Any, Final
+from typing import Any
 
 from bench.ground.disk import fsync_milliseconds
 from bench.ground.publishing import batches_on_the_wire, batches_with_nats_py, publish_with_nats_py
 from bench.processes import Ended, Task, work
-from bench.report import Goal, Measure, Report, Samples
+from bench.report import Measure, Report, Samples, suffix_of
 from bench.system import Options, bare_servers
 from bench.tasks.append import append_batches, append_singly
 from bench.usage import ProcessorClock
 from refold.bench.figures import machine
+from refold.bench.workload import Kind
 from refold.core.errors import RefoldError
 from refold.wiring.log import open_log
-
-GOALS: Final = {"64 writers": Goal(value=10_000), "batches of 1,000": Goal(value=55_000)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +32,7 @@ class Plan:
     seconds: float = 3.0
     writers: tuple[int, ...] = (1, 8, 64)
     sizes: tuple[int, ...] = (100, 1_000)
+    documents_kind: Kind = "random"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +47,10 @@ class Place:
 
 async def run(options: Options, plan: Plan) -> Report:
     """Append in every way, each in a process of its own, and measure the baseline."""
-    samples = Samples()
+    samples = Samples(suffix_of(plan.documents_kind))
     async with _place(options) as place:
         for number in range(1, options.rounds + 1):
+            samples.calibrate()
             for writers in plan.writers:
                 await _single(place, plan, options, samples, writers)
             for size in plan.sizes:
@@ -79,9 +80,10 @@ async def _place(options: Options) -> AsyncIterator[Place]:
 
 async def _single(place: Place, plan: Plan, options: Options, samples: Samples, writers: int) -> None:
     name = _by(writers)
-    ended = await _held(place, append_singly, url=place.url, writers=writers, seconds=plan.seconds)
+    given = {"url": place.url, "seconds": plan.seconds, "kind": plan.documents_kind}
+    ended = await _held(place, append_singly, writers=writers, **given)
     ground = f"nats-py publish by {name}"
-    measure = Measure(unit="events/s", durability=options.durability, goal=GOALS.get(name), ground=ground)
+    measure = Measure(unit="events/s", durability=options.durability, ground=ground)
     samples.add(f"append by {name}", _rate(ended), measure)
     waited = Measure(unit="ms", durability=options.durability)
     samples.add_latency(f"append by {name}", ended.value["milliseconds"], waited)
@@ -90,9 +92,10 @@ async def _single(place: Place, plan: Plan, options: Options, samples: Samples, 
 
 async def _batches(place: Place, plan: Plan, options: Options, samples: Samples, size: int) -> None:
     name = f"batches of {size:,}"
-    ended = await _held(place, append_batches, url=place.url, size=size, seconds=plan.seconds)
+    given = {"url": place.url, "seconds": plan.seconds, "kind": plan.documents_kind}
+    ended = await _held(place, append_batches, size=size, **given)
     ground = f"{name} on the bare wire"
-    measure = Measure(unit="events/s", durability=options.durability, goal=GOALS.get(name), ground=ground)
+    measure = Measure(unit="events/s", durability=options.durability, ground=ground)
     samples.add(f"append in {name}", _rate(ended), measure)
     _note_use(f"append in {name}", ended, options, samples)
 
@@ -115,10 +118,9 @@ async def _held(place: Place, task: Task, **given: Any) -> Ended:
 
 def _note_use(name: str, ended: Ended, options: Options, samples: Samples) -> None:
     measure = Measure(unit="µs/event", durability=options.durability)
-    used = {"the appender": ended.cpu_seconds, **ended.value["used"]}
+    used = {"appender": ended.cpu_seconds, **ended.value["used"]}
     used.pop("postgres", None)
-    for who, seconds in used.items():
-        samples.add(f"{name}, processor of {who}", seconds * 1e6 / ended.value["events"], measure)
+    samples.add_cpu(name, used, ended.value["events"], measure)
 
 
 async def _ground(place: Place, plan: Plan, options: Options, samples: Samples) -> None:

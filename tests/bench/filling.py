@@ -12,12 +12,12 @@ from typing import Final
 
 import orjson
 
+from bench.internals import Projection, open_projection
 from bench.system import Whole
 from bench.wire import BatchPublisher
 from refold.bench.workload import NAMESPACE, Event, batches
 from refold.client import Refold
 from refold.core.errors import RefoldError, TimedOut
-from refold.store.postgres import PostgresStore
 from refold.wiring.log import open_log
 
 BATCH_EVENTS: Final = 500
@@ -45,19 +45,16 @@ async def fold_all(system: Whole) -> int:
         last = (await log.info()).last_sequence
     finally:
         await log.close()
-    store = await PostgresStore.open(settings.required("postgres_url"), schema=settings.postgres_schema)
-    try:
-        await until_committed(store, last)
-    finally:
-        await store.close()
+    async with open_projection(settings) as projection:
+        await until_committed(projection, last)
     return last
 
 
-async def until_committed(store: PostgresStore, sequence: int) -> None:
+async def until_committed(projection: Projection, sequence: int) -> None:
     """Wait for a commit up to a sequence. Raises `TimedOut` if there is no progress."""
     seen, deadline = -1, 0.0
     while True:
-        read = min(checkpoint.read_sequence for checkpoint in await store.checkpoints() or [])
+        read = (await projection.progress()).sequence
         if read >= sequence:
             return
         if read > seen:

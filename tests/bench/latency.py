@@ -9,17 +9,20 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from bench import goals
 from bench.filling import fill, fill_over_http, fold_all
 from bench.processes import Ended, Task, work
-from bench.report import Goal, Measure, Report, Samples
+from bench.report import Goal, Measure, Report, Samples, suffix_of
 from bench.system import Options, Whole, whole_system
 from bench.tasks.outcome import patch_over_http, publish_over_nats
 from bench.usage import ProcessorClock
 from refold.bench.figures import machine
-from refold.bench.workload import Workload
+from refold.bench.workload import Kind, Workload
 
-GOALS: Final = {"p50": Goal(value=3, is_upper=True), "p99": Goal(value=10, is_upper=True)}
+NATS: Final = "publish → outcome over NATS"
+HTTP: Final = "publish → outcome over HTTP"
 GROUND: Final = "publish → acknowledgement on the bare wire"
+GOALS: Final[dict[str, dict[str, Goal]]] = {NATS: goals.OUTCOME_NATS, HTTP: goals.OUTCOME_HTTP}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,21 +33,34 @@ class Plan:
     seconds: float = 8.0
     documents: int = 1_000
     document_bytes: int = 2_048
+    documents_kind: Kind = "random"
 
     def workload(self, prefix: str) -> Workload:
         """Return the events of one measurement: documents of its own, made before."""
-        return Workload(documents=self.documents, document_bytes=self.document_bytes, prefix=prefix)
+        return Workload(prefix=prefix, **self.shape())
+
+    def shape(self) -> dict[str, Any]:
+        """Return the arguments of `Workload`."""
+        return {
+            "documents": self.documents,
+            "document_bytes": self.document_bytes,
+            "kind": self.documents_kind,
+        }
+
+    def given(self, prefix: str) -> dict[str, Any]:
+        """Return the arguments of a task."""
+        return {"rate": self.rate, "seconds": self.seconds, "prefix": prefix, **self.shape()}
 
 
 async def run(options: Options, plan: Plan) -> Report:
     """Publish over NATS, then over HTTP; a running system only over HTTP."""
-    samples = Samples()
+    samples = Samples(suffix_of(plan.documents_kind))
     if options.url is not None:
         for number in range(1, options.rounds + 1):
             prefix = f"l{time.time_ns()}-"
             await fill_over_http(options.url, plan.workload(prefix).puts())
-            ended = await work(patch_over_http, url=options.url, prefix=prefix, **asdict(plan))
-            _note("publish → outcome over HTTP", ended, options, samples)
+            ended = await work(patch_over_http, url=options.url, **plan.given(prefix))
+            _note(HTTP, ended, options, samples)
             options.say(f"round {number} done")
     else:
         async with whole_system(options) as system:
@@ -61,22 +77,23 @@ async def run(options: Options, plan: Plan) -> Report:
 
 async def _round(system: Whole, plan: Plan, options: Options, samples: Samples, number: int) -> None:
     protocols: list[tuple[str, Task, dict[str, Any]]] = [
-        ("publish → outcome over NATS", publish_over_nats, {"url": system.nats, "is_outcome": True}),
-        ("publish → outcome over HTTP", patch_over_http, {"url": system.http}),
+        (NATS, publish_over_nats, {"url": system.nats, "is_outcome": True}),
+        (HTTP, patch_over_http, {"url": system.http}),
         (GROUND, publish_over_nats, {"url": system.nats, "is_outcome": False}),
     ]
+    samples.calibrate()
     for place, (name, task, given) in enumerate(protocols):
         prefix = f"l{number}-{place}-"
         await fill(system.nats, plan.workload(prefix).puts())
         await fold_all(system)
         clock = ProcessorClock(system.pids)
-        ended = await work(task, prefix=prefix, **asdict(plan), **given)
+        ended = await work(task, **plan.given(prefix), **given)
+        used = clock.seconds()
         _note(name, ended, options, samples)
         if name != GROUND:
-            for who, seconds in clock.seconds().items():
-                measure = Measure(unit="µs/event", durability=options.durability)
-                spent = seconds * 1e6 / len(ended.value["milliseconds"])
-                samples.add(f"{name}, processor of {who}", spent, measure)
+            measure = Measure(unit="µs/event", durability=options.durability)
+            client = ("load client", ended.cpu_seconds)
+            samples.add_cpu(name, used, len(ended.value["milliseconds"]), measure, client=client)
     await fold_all(system)
     options.say(f"round {number} done")
 
@@ -89,4 +106,4 @@ def _note(name: str, ended: Ended, options: Options, samples: Samples) -> None:
         ground="" if is_ground or options.url else f"{GROUND}, p50",
         is_ground=is_ground,
     )
-    samples.add_latency(name, ended.value["milliseconds"], measure, None if is_ground else GOALS)
+    samples.add_latency(name, ended.value["milliseconds"], measure, GOALS.get(name))

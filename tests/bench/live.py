@@ -12,22 +12,21 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from bench import goals
 from bench.filling import fill, fold_all, until_committed
+from bench.ground.rows import checkpoint
+from bench.internals import Projection, open_projection
 from bench.processes import Worker
-from bench.report import NO_DISK, Goal, Measure, Report, Samples
+from bench.report import NO_DISK, Measure, Report, Samples, suffix_of
 from bench.system import Options, Whole, refuse_url, whole_system
 from bench.tasks.publish import publish_batches
 from bench.usage import ProcessorClock, peak_bytes
 from refold.bench.figures import machine, percentiles
-from refold.bench.workload import Workload
-from refold.core.document import Status
+from refold.bench.workload import Kind, Workload
 from refold.core.errors import RefoldError
 from refold.log import EventLog
-from refold.store.postgres import PostgresStore
 from refold.wiring.log import open_log
 
-GOAL: Final = Goal(value=30_000)
-LAG_GOAL: Final = Goal(value=1, is_upper=True)
 LOOK_SECONDS: Final = 0.1
 WARM_UP_SHARE: Final = 0.15
 LEAST_RATE: Final = 500.0
@@ -46,9 +45,26 @@ class Plan:
     seconds: float = 20.0
     documents: int = 3_000
     document_bytes: int = 2_048
+    documents_kind: Kind = "random"
     prefilled: int = 0
     finds_rate: bool = False
     trial_seconds: float = 6.0
+
+    @property
+    def name(self) -> str:
+        """What the figures of this run are called: runs at different rates have different names."""
+        if self.finds_rate:
+            return "live at the rate found"
+        return f"live at {self.rate:,.0f}/s" if self.rate else "live flat out"
+
+    def workload(self, prefix: str) -> Workload:
+        """Return events of documents of their own."""
+        return Workload(
+            documents=self.documents,
+            document_bytes=self.document_bytes,
+            prefix=prefix,
+            kind=self.documents_kind,
+        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,6 +78,7 @@ class Course:
     published: int = 0
     published_seconds: float = 0.0
     used: dict[str, float] = field(default_factory=dict)
+    publisher_seconds: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -78,7 +95,7 @@ class Course:
         """Return whether a rate was published and folded with less than a second of lag."""
         return (
             self.published / self.published_seconds >= KEPT_PACE_SHARE * rate
-            and self.lags[-1] < LAG_GOAL.value
+            and self.lags[-1] < goals.LIVE_LAG.value
         )
 
     def _first(self) -> int:
@@ -88,23 +105,22 @@ class Course:
 async def run(options: Options, plan: Plan) -> Report:
     """Publish for some seconds each round, at one rate."""
     refuse_url(options, "it watches the log, the database and the processes of a system of its own")
-    samples = Samples()
+    samples = Samples(suffix_of(plan.documents_kind))
     async with whole_system(options) as system, _watching(system) as watch:
         if plan.prefilled:
-            workload = Workload(
-                documents=plan.documents, document_bytes=plan.document_bytes, prefix="before-"
-            )
-            await fill(system.nats, workload.events(plan.prefilled))
+            await fill(system.nats, plan.workload("before-").events(plan.prefilled))
             await fold_all(system)
         rate = await _find(system, watch, plan, options) if plan.finds_rate else plan.rate
         if plan.finds_rate:
-            found = Measure(unit="events/s", durability=options.durability, goal=GOAL)
+            found = Measure(unit="events/s", durability=options.durability, goal=goals.LIVE)
             samples.add("live, highest rate with lag under 1 s", rate, found)
         for number in range(1, options.rounds + 1):
+            samples.calibrate()
             course = await _publish(system, watch, plan, f"r{number}-", rate, plan.seconds)
-            _note(course, options, samples)
+            _note(course, plan, options, samples)
             peak = peak_bytes(system.pid("projector")) / MEBIBYTE
-            samples.add("live, projector's memory at most", peak, Measure(unit="MiB", durability=NO_DISK))
+            memory = Measure(unit="MiB", durability=NO_DISK)
+            samples.add(f"{plan.name}, projector's memory at most", peak, memory)
             options.say(f"round {number}: {course.rate:,.0f} events/s, lag at most {course.lags[-1]:.2f} s")
     return Report(
         command="live",
@@ -118,19 +134,17 @@ async def run(options: Options, plan: Plan) -> Report:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Watch:
     log: EventLog
-    store: PostgresStore
+    projection: Projection
 
     async def look(self, course: Course) -> None:
         """Sample the age of the newest committed event by the broker's clock, if there are newer ones."""
-        checkpoints = await self.store.checkpoints()
-        committed = min(checkpoint.read_sequence for checkpoint in checkpoints)
-        newest = max(checkpoint.recorded_at for checkpoint in checkpoints)
+        found = await self.projection.progress()
         info = await self.log.info()
-        behind = info.last_sequence - committed
+        behind = info.last_sequence - found.sequence
         course.at.append(time.perf_counter())
-        course.committed.append(committed)
+        course.committed.append(found.sequence)
         course.behind_events.append(behind)
-        course.behind_seconds.append(max(0.0, (info.time - newest) / 1e9) if behind else 0.0)
+        course.behind_seconds.append(max(0.0, (info.time - found.recorded_at) / 1e9) if behind else 0.0)
 
 
 @asynccontextmanager
@@ -138,11 +152,8 @@ async def _watching(system: Whole) -> AsyncIterator[_Watch]:
     settings = system.reached
     log = await open_log(settings.required("nats_url"), "refold-bench-watch")
     try:
-        store = await PostgresStore.open(settings.required("postgres_url"), schema=settings.postgres_schema)
-        try:
-            yield _Watch(log=log, store=store)
-        finally:
-            await store.close()
+        async with open_projection(settings) as projection:
+            yield _Watch(log=log, projection=projection)
     finally:
         await log.close()
 
@@ -151,10 +162,10 @@ async def _publish(
     system: Whole, watch: _Watch, plan: Plan, prefix: str, rate: float, seconds: float
 ) -> Course:
     """Let the publisher run, sampling; then wait until all of it is folded."""
-    shape = {"documents": plan.documents, "document_bytes": plan.document_bytes}
-    workload = Workload(documents=plan.documents, document_bytes=plan.document_bytes, prefix=prefix)
-    await fill(system.nats, workload.puts())
+    shape = {"documents": plan.documents, "document_bytes": plan.document_bytes, "kind": plan.documents_kind}
+    await fill(system.nats, plan.workload(prefix).puts())
     await fold_all(system)
+    await checkpoint(system.reached.required("postgres_url"))
     course, clock = Course(), ProcessorClock(system.pids)
     given: dict[str, Any] = {"url": system.nats, "prefix": prefix, "rate": rate, "seconds": seconds}
     async with await Worker.start(publish_batches, **given, **shape) as publisher:
@@ -167,21 +178,20 @@ async def _publish(
         ended = ending.result()
     await watch.look(course)
     course.published, course.published_seconds = ended.value["events"], ended.value["seconds"]
-    course.used = {"publisher": ended.cpu_seconds, **clock.seconds()}
     await _until_folded(watch, course)
+    course.used, course.publisher_seconds = clock.seconds(), ended.cpu_seconds
     return course
 
 
 async def _until_folded(watch: _Watch, course: Course) -> None:
     """Wait for the rest and compare the counts with what was published."""
     last = (await watch.log.info()).last_sequence
-    await until_committed(watch.store, last)
+    await until_committed(watch.projection, last)
     if last - course.committed[0] < course.published:
         raise RefoldError(
             "acknowledged and not folded", events=course.published, found=last - course.committed[0]
         )
-    rejected = sum(checkpoint.counts[Status.rejected] for checkpoint in await watch.store.checkpoints())
-    if rejected:
+    if rejected := (await watch.projection.progress()).rejected:
         raise RefoldError("events were rejected", rejected=rejected)
 
 
@@ -203,18 +213,17 @@ async def _find(system: Whole, watch: _Watch, plan: Plan, options: Options) -> f
     return low
 
 
-def _note(course: Course, options: Options, samples: Samples) -> None:
-    kept = options.durability
-    samples.add(
-        "live, folded and committed", course.rate, Measure(unit="events/s", durability=kept, goal=GOAL)
-    )
-    offered = course.published / course.published_seconds
-    samples.add("live, published", offered, Measure(unit="events/s", durability=kept))
+def _note(course: Course, plan: Plan, options: Options, samples: Samples) -> None:
+    name, kept = plan.name, options.durability
+    rate = Measure(unit="events/s", durability=kept)
+    samples.add(f"{name}, folded and committed", course.rate, rate)
+    samples.add(f"{name}, published", course.published / course.published_seconds, rate)
     for percentile, value in percentiles(course.lags).items():
-        goal = LAG_GOAL if percentile == "max" else None
-        samples.add(f"live, lag {percentile}", value, Measure(unit="s", durability=kept, goal=goal))
+        # Flat out, the lag only grows.
+        goal = goals.LIVE_LAG if percentile == "max" and (plan.rate or plan.finds_rate) else None
+        samples.add(f"{name}, lag {percentile}", value, Measure(unit="s", durability=kept, goal=goal))
     most = float(max(course.behind_events))
-    samples.add("live, lag at most", most, Measure(unit="events", durability=kept))
-    for who, seconds in course.used.items():
-        spent = seconds * 1e6 / max(1, course.published)
-        samples.add(f"live, processor of {who}", spent, Measure(unit="µs/event", durability=kept))
+    samples.add(f"{name}, events behind at most", most, Measure(unit="events", durability=kept))
+    measure = Measure(unit="µs/event", durability=kept)
+    client = ("publisher", course.publisher_seconds)
+    samples.add_cpu(name, course.used, course.published, measure, client=client)

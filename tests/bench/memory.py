@@ -14,9 +14,10 @@ from typing import Final
 
 import psutil
 
+from bench import goals
 from bench.filling import fill, fold_all
 from bench.ground.rows import SQL, connect
-from bench.report import NO_DISK, Goal, Measure, Report, Samples
+from bench.report import NO_DISK, Measure, Report, Samples
 from bench.system import Options, Whole, refuse_url, whole_system
 from bench.usage import peak_bytes
 from refold.bench.figures import machine
@@ -24,7 +25,6 @@ from refold.bench.workload import Workload
 from refold.core.errors import ChildFailed, RefoldError, TimedOut
 from refold.wiring.log import open_log
 
-GOAL: Final = Goal(value=1_024, is_upper=True)
 CHANGED_SHARE: Final = 0.1
 LATER_EVENTS: Final = 1_000
 RESTART_SECONDS: Final = 300
@@ -87,7 +87,7 @@ async def _note_sizes(system: Whole, samples: Samples) -> None:
     stored = sum(path.stat().st_size for path in (system.folder / "nats").rglob("*") if path.is_file())
     measure = Measure(unit="MiB", durability=NO_DISK)
     peak = peak_bytes(system.pid("projector")) / MEBIBYTE
-    samples.add("projector, memory at most", peak, Measure(unit="MiB", durability=NO_DISK, goal=GOAL))
+    samples.add("projector, memory at most", peak, Measure(unit="MiB", durability=NO_DISK, goal=goals.MEMORY))
     samples.add("NATS, memory at most", peak_bytes(system.pid("nats")) / MEBIBYTE, measure)
     samples.add("NATS, files", stored / MEBIBYTE, measure)
     samples.add("PostgreSQL, database", database / MEBIBYTE, measure)

@@ -6,18 +6,18 @@ import random
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from bench import goals
 from bench.filling import fill, fill_over_http, fold_all
 from bench.ground.selecting import select_states
 from bench.ground.static import static_server
 from bench.http_load import read_for
 from bench.processes import Ended, work
-from bench.report import NO_DISK, Goal, Measure, Report, Samples
+from bench.report import NO_DISK, Measure, Report, Samples, suffix_of
 from bench.system import Options, Whole, whole_system
 from bench.usage import ProcessorClock
 from refold.bench.figures import machine
-from refold.bench.workload import NAMESPACE, Workload
+from refold.bench.workload import NAMESPACE, Kind, Workload
 
-GOAL: Final = Goal(value=5_000)
 IN_FLIGHT: Final = (1, 16, 64)
 CONNECTIONS: Final = (1, 8)
 PATHS: Final = 5_000
@@ -29,13 +29,16 @@ class Plan:
 
     documents: int = 3_000
     document_bytes: int = 2_048
+    documents_kind: Kind = "random"
     seconds: float = 4.0
 
 
 async def run(options: Options, plan: Plan) -> Report:
     """Make documents, then read them in every way each round."""
-    samples = Samples()
-    workload = Workload(documents=plan.documents, document_bytes=plan.document_bytes)
+    samples = Samples(suffix_of(plan.documents_kind))
+    workload = Workload(
+        documents=plan.documents, document_bytes=plan.document_bytes, kind=plan.documents_kind
+    )
     if options.url is not None:
         await fill_over_http(options.url, workload.puts())
         await _rounds(options.url, None, plan, options, samples)
@@ -56,6 +59,7 @@ async def run(options: Options, plan: Plan) -> Report:
 async def _rounds(url: str, system: Whole | None, plan: Plan, options: Options, samples: Samples) -> None:
     for number in range(1, options.rounds + 1):
         names = _names(plan, number)
+        samples.calibrate()
         for in_flight in IN_FLIGHT:
             await _over_http(url, system, names, in_flight, plan, samples)
         async with static_server(plan.document_bytes) as address:
@@ -72,13 +76,13 @@ async def _over_http(
     clock = ProcessorClock(system.pids if system else ())
     ended = await work(read_for, url=url, paths=paths, in_flight=in_flight, seconds=plan.seconds)
     name = f"latest over HTTP, {in_flight} in flight"
-    goal = GOAL if in_flight > 1 else None
+    used = clock.seconds()
+    goal = goals.LATEST if in_flight == IN_FLIGHT[-1] else None
     ground = f"static answer, {in_flight} in flight"
     _note(name, ended, samples, Measure(unit="reads/s", durability=NO_DISK, goal=goal, ground=ground))
-    for who, seconds in clock.seconds().items():
-        if who in {"gateway", "postgres"}:
-            spent = seconds * 1e6 / len(ended.value["milliseconds"])
-            samples.add(f"{name}, processor of {who}", spent, Measure(unit="µs/read", durability=NO_DISK))
+    measure = Measure(unit="µs/read", durability=NO_DISK)
+    client = ("load client", ended.cpu_seconds)
+    samples.add_cpu(name, used, len(ended.value["milliseconds"]), measure, client=client)
 
 
 async def _static(address: str, names: list[str], plan: Plan, samples: Samples) -> None:
@@ -87,9 +91,6 @@ async def _static(address: str, names: list[str], plan: Plan, samples: Samples) 
         ended = await work(read_for, url=address, seconds=plan.seconds, **given)
         measure = Measure(unit="reads/s", durability=NO_DISK, is_ground=True)
         _note(f"static answer, {in_flight} in flight", ended, samples, measure)
-        spent = ended.cpu_seconds * 1e6 / len(ended.value["milliseconds"])
-        own = Measure(unit="µs/read", durability=NO_DISK, is_ground=True)
-        samples.add(f"static answer, {in_flight} in flight, processor of the load client", spent, own)
 
 
 async def _by_sql(system: Whole, names: list[str], plan: Plan, samples: Samples) -> None:

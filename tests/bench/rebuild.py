@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from bench import goals
 from bench.filling import fill
 from bench.ground.disk import fsync_milliseconds
 from bench.ground.reading import (
@@ -17,21 +18,16 @@ from bench.ground.reading import (
     fold_in_memory,
     read_in_bulk,
 )
-from bench.ground.rows import copy_documents, copy_journal
+from bench.ground.rows import checkpoint, copy_documents, copy_journal
+from bench.internals import commit_events_max, rebuild_processes, rebuild_shards, replay
 from bench.processes import Ended, Task, Worker, work
-from bench.report import NO_DISK, Goal, Measure, Report, Samples
+from bench.report import NO_DISK, Measure, Report, Samples, suffix_of
 from bench.system import Bare, Options, bare_servers, refuse_url
-from bench.tasks.replay import replay
 from bench.usage import ProcessorClock
-from refold.audit.rebuild import shards_of
 from refold.bench.figures import machine
-from refold.bench.workload import Workload
+from refold.bench.workload import Kind, Workload
 from refold.core.errors import RefoldError
-from refold.core.fold_state import first_checkpoints
-from refold.wiring.audit import PROCESSES_MAX, processors
-from refold.wiring.settings import load
 
-GOAL: Final = Goal(value=100_000)
 CONSUMED_EVENTS_MAX: Final = 100_000
 JOURNAL_ROWS_MAX: Final = 200_000
 UPDATED_TIMES: Final = 20
@@ -45,17 +41,20 @@ class Plan:
     events: int = 300_000
     documents: int = 3_000
     document_bytes: int = 2_048
-    processes: int = field(default_factory=lambda: min(PROCESSES_MAX, processors()))
+    documents_kind: Kind = "random"
+    processes: int = field(default_factory=rebuild_processes)
     has_ground: bool = True
 
 
 async def run(options: Options, plan: Plan) -> Report:
     """Fill a log once, then replay it into a fresh schema each round."""
     refuse_url(options, "it replays into schemas of its own and measures its own processes")
-    samples = Samples()
+    samples = Samples(suffix_of(plan.documents_kind))
     async with bare_servers(options) as bare:
         started_at = time.perf_counter()
-        workload = Workload(documents=plan.documents, document_bytes=plan.document_bytes)
+        workload = Workload(
+            documents=plan.documents, document_bytes=plan.document_bytes, kind=plan.documents_kind
+        )
         filled = await fill(bare.servers.nats.address, workload.events(plan.events))
         options.say(f"{filled:,} events in the log in {time.perf_counter() - started_at:.1f} s")
         for number in range(1, options.rounds + 1):
@@ -72,30 +71,33 @@ async def run(options: Options, plan: Plan) -> Report:
 
 
 async def _replay(bare: Bare, plan: Plan, options: Options, samples: Samples, number: int) -> None:
+    schema = f"bench_{number}"
+    await checkpoint(bare.servers.postgres.dsn)
+    samples.calibrate()
     clock = ProcessorClock(bare.pids)
-    ended = await _replay_in_shards(bare, plan, f"bench_{number}")
+    ended = await _replay_in_shards(bare, plan, schema)
+    used = {"replay": sum(each.cpu_seconds for each in ended), **clock.seconds()}
     applied = sum(each.value["applied"] for each in ended)
     if applied != plan.events + 1:
         raise RefoldError("not every event was applied", events=plan.events + 1, applied=applied)
     rate = plan.events / max(each.value["seconds"] for each in ended)
     options.say(f"round {number}: {rate:,.0f} events/s")
     kept, ground = options.durability, "bulk read alone" if plan.has_ground else ""
-    samples.add("rebuild", rate, Measure(unit="events/s", durability=kept, goal=GOAL, ground=ground))
+    samples.add("rebuild", rate, Measure(unit="events/s", durability=kept, goal=goals.REBUILD, ground=ground))
     peak = sum(each.peak_bytes for each in ended) / MEBIBYTE
     samples.add("rebuild, memory of all its processes at most", peak, Measure(unit="MiB", durability=kept))
-    used = {"its processes": sum(each.cpu_seconds for each in ended), **clock.seconds()}
-    for name, seconds in used.items():
-        samples.add(f"rebuild, processor of {name}", seconds, Measure(unit="s", durability=kept))
+    measure = Measure(unit="µs/event", durability=kept, goal=goals.REBUILD_CPU)
+    samples.add_cpu("rebuild", used, plan.events, measure)
+    await checkpoint(bare.servers.postgres.dsn, dropped_schema=schema)
 
 
 async def _replay_in_shards(bare: Bare, plan: Plan, schema: str) -> list[Ended]:
     """Start all shards at once, each at its first checkpoint."""
-    shards = shards_of(first_checkpoints(""), plan.processes)
     given = {"url": bare.servers.nats.url("projector"), "dsn": bare.servers.postgres.dsn, "schema": schema}
     async with AsyncExitStack() as endings:
         workers = []
-        for shard in shards:
-            arguments = {**given, "until_sequence": plan.events + 1, "partitions": shard.partitions}
+        for partitions in rebuild_shards(plan.processes):
+            arguments = {**given, "until_sequence": plan.events + 1, "partitions": partitions}
             workers.append(await endings.enter_async_context(await Worker.start(replay, **arguments)))
         for worker in workers:
             await worker.ready()
@@ -107,10 +109,11 @@ async def _replay_in_shards(bare: Bare, plan: Plan, schema: str) -> list[Ended]:
 async def _ground(bare: Bare, plan: Plan, samples: Samples) -> None:
     url, dsn = bare.servers.nats.url("administrator"), bare.servers.postgres.dsn
     last = plan.events + 1
-    commit_events = load().commit_events_max
+    commit_events = commit_events_max()
     some = min(last, CONSUMED_EVENTS_MAX)
     rows = min(plan.events, JOURNAL_ROWS_MAX)
-    shape = {"documents": plan.documents, "document_bytes": plan.document_bytes}
+    kind = plan.documents_kind
+    shape = {"documents": plan.documents, "document_bytes": plan.document_bytes, "kind": kind}
     tasks: list[tuple[str, str, Task, dict[str, Any]]] = [
         ("bulk read alone", "events", read_in_bulk, {"url": url, "until_sequence": last}),
         ("fold alone", "events", fold_in_memory, {"url": url, "until_sequence": last}),
@@ -119,7 +122,7 @@ async def _ground(bare: Bare, plan: Plan, samples: Samples) -> None:
             "COPY of journal rows",
             "rows",
             copy_journal,
-            {"dsn": dsn, "events": rows, "commit_events": commit_events},
+            {"dsn": dsn, "events": rows, "commit_events": commit_events, "kind": kind},
         ),
         (
             "COPY + UPDATE of documents",

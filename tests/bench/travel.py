@@ -11,22 +11,21 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, NamedTuple
 
+from bench import goals
 from bench.filling import fill, fill_over_http, fold_all
 from bench.ground.reading import get_by_sequence
 from bench.ground.selecting import select_states
 from bench.http_load import read_each
+from bench.internals import read_store
 from bench.processes import work
-from bench.report import NO_DISK, Goal, Measure, Report, Samples
+from bench.report import NO_DISK, Goal, Measure, Report, Samples, suffix_of
 from bench.system import Options, Whole, whole_system
-from bench.tasks.travel import read_store
 from bench.usage import ProcessorClock
 from refold.bench.figures import machine
-from refold.bench.workload import NAMESPACE, Workload
+from refold.bench.workload import NAMESPACE, Kind, Workload
 from refold.core.errors import RefoldError
 
 AXIS: Final = "events in the log"
-GOALS: Final = {"p99": Goal(value=5, is_upper=True)}
-RATE_GOAL: Final = Goal(value=3_000)
 IN_FLIGHT: Final = (1, 8)
 GOT_EVENTS: Final = 300
 SELECT_SECONDS: Final = 1.0
@@ -40,6 +39,7 @@ class Plan:
     reads: int = 4_000
     documents: int = 3_000
     document_bytes: int = 2_048
+    documents_kind: Kind = "random"
     has_ground: bool = True
 
 
@@ -52,7 +52,7 @@ class Pick(NamedTuple):
 
 async def run(options: Options, plan: Plan) -> Report:
     """Grow the log, and at each size read in every way each round; a running system is read over HTTP alone."""
-    samples = Samples()
+    samples = Samples(suffix_of(plan.documents_kind))
     if options.url is not None:
         workload = _workload(plan, f"t{time.time_ns()}-")
         for grown, size in zip((0, *plan.sizes), plan.sizes, strict=False):
@@ -88,6 +88,7 @@ class _Place(NamedTuple):
 
 async def _rounds(place: _Place, workload: Workload, plan: Plan, options: Options, samples: Samples) -> None:
     for number in range(1, options.rounds + 1):
+        samples.calibrate()
         for in_flight in IN_FLIGHT:
             picks = _picks(workload, plan.reads, seed=number * 100 + in_flight)
             times = await _versions(place, picks, in_flight, samples)
@@ -105,16 +106,16 @@ async def _versions(place: _Place, picks: Sequence[Pick], in_flight: int, sample
     paths = [f"/v1/{NAMESPACE}/{pick.document}?version={pick.version}" for pick in picks]
     clock = ProcessorClock(place.system.pids if place.system else ())
     ended = await work(read_each, url=place.url, paths=paths, in_flight=in_flight)
+    used = clock.seconds()
     for pick, answer in zip(picks, ended.value["answers"], strict=True):
         if (answer["version"], answer["counter"]) != (pick.version, pick.version):
             raise RefoldError("not the version that was asked for", pick=pick, answer=answer)
     name = f"version over HTTP, {in_flight} in flight"
-    _note(place, name, ended.value, samples, GOALS if in_flight == 1 else None, _rate_goal(in_flight))
+    rate_goal = goals.VERSIONS if in_flight > 1 else None
+    _note(place, name, ended.value, samples, goals.TRAVEL if in_flight == 1 else None, rate_goal)
     measure = Measure(unit="µs/read", durability=NO_DISK)
-    for who, seconds in clock.seconds().items():
-        if who in {"gateway", "postgres"}:
-            spent = seconds * 1e6 / len(paths)
-            samples.add(f"{name}, processor of {who}", spent, measure, axis=AXIS, at=place.size)
+    client = ("load client", ended.cpu_seconds)
+    samples.add_cpu(name, used, len(paths), measure, client=client, axis=AXIS, at=place.size)
     return [answer["recorded_at"] for answer in ended.value["answers"]]
 
 
@@ -128,9 +129,8 @@ async def _times(
         is_it = answer["counter"] == answer["version"] >= pick.version and answer["recorded_at"] == at
         if not is_it:
             raise RefoldError("not the state of that time", pick=pick, at=at, answer=answer)
-    goals = GOALS if in_flight == 1 else None
     name = f"time over HTTP, {in_flight} in flight"
-    _note(place, name, ended.value, samples, goals, _rate_goal(in_flight))
+    _note(place, name, ended.value, samples, goals.TRAVEL if in_flight == 1 else None)
 
 
 async def _straight(place: _Place, system: Whole, picks: Sequence[Pick], samples: Samples) -> None:
@@ -140,7 +140,7 @@ async def _straight(place: _Place, system: Whole, picks: Sequence[Pick], samples
     for pick, counter in zip(picks, ended.value["counters"], strict=True):
         if counter != pick.version:
             raise RefoldError("not the version that was asked for", pick=pick, counter=counter)
-    _note(place, "version straight from the store", ended.value, samples, GOALS)
+    _note(place, "version straight from the store", ended.value, samples, goals.TRAVEL)
 
 
 async def _ground(place: _Place, system: Whole, picks: Sequence[Pick], samples: Samples) -> None:
@@ -166,7 +166,7 @@ def _note(
     name: str,
     value: dict[str, Any],
     samples: Samples,
-    goals: dict[str, Goal] | None,
+    bounds: dict[str, Goal] | None,
     rate_goal: Goal | None = None,
 ) -> None:
     rate = len(value["milliseconds"]) / value["seconds"]
@@ -174,16 +174,16 @@ def _note(
     measure = Measure(unit="reads/s", durability=NO_DISK, goal=rate_goal, ground=ground)
     samples.add(name, rate, measure, axis=AXIS, at=place.size)
     waited = Measure(unit="ms", durability=NO_DISK, ground=ground)
-    samples.add_latency(name, value["milliseconds"], waited, goals, axis=AXIS, at=place.size)
-
-
-def _rate_goal(in_flight: int) -> Goal | None:
-    return RATE_GOAL if in_flight > 1 else None
+    samples.add_latency(name, value["milliseconds"], waited, bounds, axis=AXIS, at=place.size)
 
 
 def _workload(plan: Plan, prefix: str) -> Workload:
     return Workload(
-        documents=plan.documents, document_bytes=plan.document_bytes, is_counted=True, prefix=prefix
+        documents=plan.documents,
+        document_bytes=plan.document_bytes,
+        is_counted=True,
+        prefix=prefix,
+        kind=plan.documents_kind,
     )
 
 

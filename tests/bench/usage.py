@@ -1,12 +1,18 @@
-"""Peak memory and processor time of a process. Used by the measurements and their tasks."""
+"""Peak memory and processor time of processes. Used by the measurements and their tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 import psutil
+
+from refold.core.errors import ChildFailed
+
+TRIES: Final = 10
+"""A tree is read again if one of its processes ends meanwhile."""
 
 
 def peak_bytes(pid: int | str) -> int:
@@ -19,28 +25,38 @@ def peak_bytes(pid: int | str) -> int:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the processor time of a process and of all that it has started."""
-    try:
-        process = psutil.Process(pid)
-        return sum(_own_seconds(each) for each in [process, *process.children(recursive=True)])
-    except psutil.NoSuchProcess:
-        return 0.0
+    """Return the processor time (user and system) of a process and of all that it has started.
+
+    Children that have ended are included, such as PostgreSQL's backends: their parent has waited for them, and the
+    kernel adds their time to its own record of children. Raises `ChildFailed` if the process itself has ended.
+    """
+    for _ in range(TRIES):
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            return sum(_own_seconds(each) for each in [process, *process.children(recursive=True)])
+    raise ChildFailed(f"process {pid} ended while it was measured")
 
 
 class ProcessorClock:
-    """Processor time of some processes since this was made."""
+    """Processor time of named groups of processes since this was made; a group may have several processes."""
 
     def __init__(self, pids: Iterable[tuple[str, int]]) -> None:
         """Start now."""
         self._begun = [(name, pid, cpu_seconds(pid)) for name, pid in pids]
 
     def seconds(self) -> dict[str, float]:
-        """Return the seconds by name."""
-        return {name: max(0.0, cpu_seconds(pid) - started_at) for name, pid, started_at in self._begun}
+        """Return the seconds of each group."""
+        used: dict[str, float] = {}
+        for name, pid, begun in self._begun:
+            used[name] = used.get(name, 0.0) + max(0.0, cpu_seconds(pid) - begun)
+        return used
+
+
+def microseconds_each(used: Mapping[str, float], count: int) -> dict[str, float]:
+    """Divide seconds of groups among so many events or reads, in microseconds."""
+    return {name: seconds * 1e6 / max(1, count) for name, seconds in used.items()}
 
 
 def _own_seconds(process: psutil.Process) -> float:
-    with suppress(psutil.NoSuchProcess):
-        times = process.cpu_times()
-        return float(times.user + times.system + times.children_user + times.children_system)
-    return 0.0
+    times = process.cpu_times()
+    return float(times.user + times.system + times.children_user + times.children_system)

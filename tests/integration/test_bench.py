@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from bench import append, growth, live, memory, rebuild
 from bench.__main__ import app
+from bench.calibration import UNIT_NAME
 from bench.http_load import read_for
 from bench.processes import work
 from bench.system import Options
@@ -39,6 +40,12 @@ def test_the_command_prints_only_json_with_the_baseline_of_the_same_run():
     figures = {figure["name"]: figure for figure in report["figures"]}
     assert figures["rebuild"]["durability"] == "fsync"
     assert figures["rebuild"]["ground"] in figures
+    groups = ("replay", "nats", "postgres", "all processes")
+    for cpu in (figures[f"rebuild, CPU of {group}"] for group in groups):
+        assert cpu["unit"] == "µs/event"
+        assert len(cpu["in_units"]["samples"]) == len(cpu["samples"]) == 1
+    assert "goal" in figures["rebuild, CPU of all processes"]
+    assert figures[UNIT_NAME]["median"] > 0
     assert figures["rebuild, memory of all its processes at most"]["median"] > 10
     assert {name for name, figure in figures.items() if figure["is_ground"]} >= {
         "bulk read alone",

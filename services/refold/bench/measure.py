@@ -49,8 +49,12 @@ class Options(NamedTuple):
 
     def workload(self, *, is_counted: bool = False) -> Workload:
         """Return events for documents that no earlier run has written."""
-        shape = {"documents": self.documents, "document_bytes": self.document_bytes}
-        return Workload(**shape, is_counted=is_counted, prefix=f"b{time.time_ns()}-")
+        return Workload(
+            documents=self.documents,
+            document_bytes=self.document_bytes,
+            is_counted=is_counted,
+            prefix=f"b{time.time_ns()}-",
+        )
 
     def numbers(self) -> dict[str, Any]:
         return {name: value for name, value in self._asdict().items() if name != "say"}
@@ -140,7 +144,7 @@ async def live(target: Target, options: Options, figures: Figures, *, rate: floa
             folded = sum(uploads.result()) / (time.perf_counter() - begun)
             figures.add("live, uploaded and folded", folded, "events/s")
             figures.add("live, lag at most", max(seconds_behind), "s")
-            figures.add("live, lag at most", max(events_behind), "events")
+            figures.add("live, events behind at most", max(events_behind), "events")
             options.say(f"round {number}: {folded:,.0f} events/s")
 
 

@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
@@ -21,6 +21,22 @@ MEMBER_BYTES: Final = 48
 EXTRAS_MAX: Final = 8
 LINES_MAX: Final = 8
 ACTORS: Final = 50
+WORDS: Final = (
+    "order",
+    "invoice",
+    "amount",
+    "customer",
+    "street",
+    "paid",
+    "open",
+    "sent",
+    "parcel",
+    "total",
+    "due",
+)
+
+Kind = Literal["random", "compressible"]
+"""What texts are made of: random hex, on which PostgreSQL's compression works in vain, or words of a business."""
 
 
 class Event(NamedTuple):
@@ -42,7 +58,7 @@ class _Shape:
 class Workload:
     """Events over `documents` documents of about `document_bytes`; the same seed gives the same events.
 
-    With `is_counted`, every event also sets the member `version` to the version that it makes.
+    Texts are of one `kind`. With `is_counted`, every event also sets the member `version` to the version that it makes.
     """
 
     def __init__(
@@ -53,8 +69,10 @@ class Workload:
         seed: int = 1,
         is_counted: bool = False,
         prefix: str = "d",
+        kind: Kind = "random",
     ) -> None:
         self.documents = documents
+        self._kind = kind
         self._members = max(1, (document_bytes - 100) // (MEMBER_BYTES + 10))
         self._random = random.Random(seed)  # noqa: S311 - the same work each time, no secret.
         self._is_counted = is_counted
@@ -127,12 +145,14 @@ class Workload:
         return {"type": kind, "actor": f"user-{self._random.randrange(ACTORS)}"}
 
     def _text(self) -> str:
+        if self._kind == "compressible":
+            return " ".join(self._random.choices(WORDS, k=12))[:MEMBER_BYTES]
         return f"{self._random.getrandbits(MEMBER_BYTES * 4):0{MEMBER_BYTES}x}"
 
 
-def small_events(count: int, *, documents: int = 1_000) -> list[Event]:
+def small_events(count: int, *, documents: int = 1_000, kind: Kind = "random") -> list[Event]:
     """Return patches without the puts before them, for measurements that do not fold."""
-    workload = Workload(documents=documents)
+    workload = Workload(documents=documents, kind=kind)
     workload.skip(documents)
     return list(workload.events(count))
 

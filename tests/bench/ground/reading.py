@@ -13,14 +13,12 @@ from typing import Any, Final
 import nats
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
+from bench.internals import collect_seldom, fold_records
 from bench.signals import Signals
-from refold.core.document import Document
 from refold.core.errors import LogHole
-from refold.core.fold_state import FoldState, first_checkpoints
 from refold.core.stream import Record
 from refold.log import EventLog
 from refold.wiring.log import inbox_of, open_log
-from refold.wiring.service import collect_seldom
 
 STREAM: Final = "STATE"
 FETCH_EVENTS: Final = 1_000
@@ -65,13 +63,12 @@ async def fold_in_memory(signals: Signals, *, url: str, until_sequence: int) -> 
     log = await open_log(url, "refold-bench-fold")
     try:
         records = await _records(log, until_sequence)
-        shard = FoldState(first_checkpoints((await log.info()).log_id))
+        log_id = (await log.info()).log_id
     finally:
         await log.close()
     await signals.until_go()
-    started_at = time.perf_counter()
-    effective = _fold(shard, records)
-    return {"events": len(records), "effective": effective, "seconds": time.perf_counter() - started_at}
+    seconds, effective = fold_records(log_id, records)
+    return {"events": len(records), "effective": effective, "seconds": seconds}
 
 
 async def get_by_sequence(signals: Signals, *, url: str, sequences: list[int]) -> dict[str, Any]:
@@ -98,18 +95,3 @@ async def _records(log: EventLog, until_sequence: int) -> list[Record]:
             if len(read) == until_sequence:
                 break
     return read
-
-
-def _fold(shard: FoldState, records: list[Record]) -> int:
-    documents: dict[tuple[str, str], Document] = {}
-    effective = 0
-    for record in records:
-        where = shard.route(record.subject)
-        key = where[1:3]
-        document = documents.get(key)
-        if document is None:
-            document = documents[key] = Document(
-                namespace=where.namespace, document=where.document, partition=where.partition
-            )
-        effective += shard.fold(record, where, document).entry.status.is_effective
-    return effective

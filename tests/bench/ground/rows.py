@@ -15,7 +15,7 @@ from typing import Any, Final
 import asyncpg
 
 from bench.signals import Signals
-from refold.bench.workload import NAMESPACE, Workload, small_events
+from refold.bench.workload import NAMESPACE, Kind, Workload, small_events
 
 _NAME: Final = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 _PARTS: Final = _NAME.split((files(__package__) / "queries.sql").read_text(encoding="utf-8"))
@@ -25,7 +25,9 @@ JOURNAL_COLUMNS: Final = ("namespace", "document", "sequence", "recorded_at", "v
 DOCUMENT_COLUMNS: Final = ("namespace", "document", "version", "last_sequence", "recorded_at", "state")
 
 
-async def copy_journal(signals: Signals, *, dsn: str, events: int, commit_events: int) -> dict[str, Any]:
+async def copy_journal(
+    signals: Signals, *, dsn: str, events: int, commit_events: int, kind: Kind
+) -> dict[str, Any]:
     """Write events as journal rows, one COPY a commit."""
     connection = await connect(dsn)
     try:
@@ -33,7 +35,7 @@ async def copy_journal(signals: Signals, *, dsn: str, events: int, commit_events
         await connection.execute(SQL["make_ground_journal"])
         rows = [
             (NAMESPACE, event.document, number, number, number, event.body)
-            for number, event in enumerate(small_events(events))
+            for number, event in enumerate(small_events(events, kind=kind))
         ]
         await signals.until_go()
         started_at = time.perf_counter()
@@ -47,13 +49,13 @@ async def copy_journal(signals: Signals, *, dsn: str, events: int, commit_events
 
 
 async def copy_documents(
-    signals: Signals, *, dsn: str, documents: int, document_bytes: int, commits: int
+    signals: Signals, *, dsn: str, documents: int, document_bytes: int, commits: int, kind: Kind
 ) -> dict[str, Any]:
     """Write every document in each commit: COPY into a temporary table, one UPDATE from it."""
     connection = await connect(dsn)
     try:
         await _make_documents(connection)
-        rows = _document_rows(documents, document_bytes)
+        rows = _document_rows(documents, document_bytes, kind)
         await connection.copy_records_to_table("bench_documents", records=rows, columns=DOCUMENT_COLUMNS)
         await signals.until_go()
         started_at = time.perf_counter()
@@ -66,6 +68,17 @@ async def copy_documents(
         return {"rows": documents * commits, "seconds": time.perf_counter() - started_at}
     finally:
         await connection.execute(SQL["drop_ground_documents"])
+        await connection.close()
+
+
+async def checkpoint(dsn: str, *, dropped_schema: str = "") -> None:
+    """Drop a schema and write all that is dirty, so that the next measurement does not pay for the one before."""
+    connection = await connect(dsn)
+    try:
+        if dropped_schema:
+            await connection.execute(f"DROP SCHEMA {dropped_schema} CASCADE")
+        await connection.execute("CHECKPOINT")
+    finally:
         await connection.close()
 
 
@@ -85,8 +98,8 @@ async def _make_documents(connection: asyncpg.Connection) -> None:
     await connection.execute(SQL["make_ground_changed"])
 
 
-def _document_rows(documents: int, document_bytes: int) -> list[tuple[Any, ...]]:
-    workload = Workload(documents=documents, document_bytes=document_bytes)
+def _document_rows(documents: int, document_bytes: int, kind: Kind) -> list[tuple[Any, ...]]:
+    workload = Workload(documents=documents, document_bytes=document_bytes, kind=kind)
     rows = [(NAMESPACE, event.document, 1, 1, 1, event.body) for event in workload.events(documents)]
     # In the order of commits: by their first change, not by name.
     random.Random(1).shuffle(rows)

@@ -157,18 +157,33 @@ def replay_table(found: Sequence[Row]) -> str:
 
 
 def goals_table(reports: Iterable[Any], before: Iterable[Any] = ()) -> str:
-    """Write the figures of `python -m bench … --json` that have a goal, with what bounds them and earlier figures."""
-    headings = ["figure", "unit", "goal", "before", "min", "median", "max", "ground", "durability"]
+    """Write the figures of `python -m bench … --json` that have a goal, with what bounds them and earlier figures.
+
+    Raises `ValueError` if two figures have one label: such reports do not belong in one table.
+    """
+    headings = [
+        "figure",
+        "unit",
+        "goal",
+        "before",
+        "min",
+        "median",
+        "max",
+        "in units",
+        "ground",
+        "durability",
+    ]
     earlier = {_named(figure): figure for report in before for figure in _figures(report)}
-    lines = []
+    lines: dict[str, list[str]] = {}
     for report in reports:
         grounds = {_named(figure): figure for figure in _figures(report)}
-        lines += [
-            _goal_line(figure, grounds, earlier.get(_named(figure)))
-            for figure in _figures(report)
-            if figure.get("goal")
-        ]
-    return table(headings, lines)
+        for figure in _figures(report):
+            label = _named(figure)
+            if figure.get("goal") and label in lines:
+                raise ValueError(f"two reports have a figure {label!r}")
+            if figure.get("goal"):
+                lines[label] = _goal_line(figure, grounds, earlier.get(label))
+    return table(headings, lines.values())
 
 
 def _figures(report: Any) -> Any:
@@ -257,6 +272,7 @@ def _goal_line(
         *(_named(figure), str(figure["unit"]), _goal_said(figure.get("goal"))),
         shown(spread_of(earlier["samples"]).median) if earlier else ABSENT,
         *(shown(spread.least), shown(spread.median), shown(spread.most)),
+        shown(figure["in_units"]["median"]) if figure.get("in_units") else ABSENT,
         *(_said(ground), _said(figure.get("durability"))),
     ]
 
@@ -271,7 +287,9 @@ def _goal_said(goal: Any) -> str:
     if not isinstance(goal, Mapping):
         return _said(goal)
     bound = "at_most" if "at_most" in goal else "at_least"
-    return f"{'≤' if bound == 'at_most' else '≥'} {shown(goal[bound])}"
+    return (
+        f"{'each ' if goal.get('is_each') else ''}{'≤' if bound == 'at_most' else '≥'} {shown(goal[bound])}"
+    )
 
 
 def _said(value: Any) -> str:

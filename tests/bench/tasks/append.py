@@ -8,7 +8,7 @@ from itertools import count, cycle
 from typing import Any, Final
 
 from bench.signals import Signals
-from refold.bench.workload import NAMESPACE, small_events
+from refold.bench.workload import NAMESPACE, Kind, small_events
 from refold.core.errors import RefoldError
 from refold.log import Appended, Publication
 from refold.wiring.log import open_log
@@ -17,10 +17,12 @@ POOL_EVENTS: Final = 20_000
 BATCHES_IN_FLIGHT: Final = 4
 
 
-async def append_singly(signals: Signals, *, url: str, writers: int, seconds: float) -> dict[str, Any]:
+async def append_singly(
+    signals: Signals, *, url: str, writers: int, seconds: float, kind: Kind
+) -> dict[str, Any]:
     """Append one by one, each writer waiting for its acknowledgement."""
     log = await open_log(url, "refold-bench-append")
-    publications, taken = cycle(_publications()), []
+    publications, taken = cycle(_publications(kind)), []
 
     async def write(until: float) -> None:
         while (started_at := time.perf_counter()) < until:
@@ -38,10 +40,12 @@ async def append_singly(signals: Signals, *, url: str, writers: int, seconds: fl
         await log.close()
 
 
-async def append_batches(signals: Signals, *, url: str, size: int, seconds: float) -> dict[str, Any]:
+async def append_batches(
+    signals: Signals, *, url: str, size: int, seconds: float, kind: Kind
+) -> dict[str, Any]:
     """Append atomic batches, a few in flight."""
     log = await open_log(url, "refold-bench-batches")
-    publications, numbers, done = _publications(), count(), 0
+    publications, numbers, done = _publications(kind), count(), 0
 
     async def write(until: float) -> None:
         nonlocal done
@@ -61,8 +65,8 @@ async def append_batches(signals: Signals, *, url: str, size: int, seconds: floa
         await log.close()
 
 
-def _publications() -> list[Publication]:
+def _publications(kind: Kind) -> list[Publication]:
     return [
         Publication(namespace=NAMESPACE, document=event.document, body=event.body)
-        for event in small_events(POOL_EVENTS)
+        for event in small_events(POOL_EVENTS, kind=kind)
     ]

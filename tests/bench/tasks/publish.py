@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from bench.signals import Signals
 from bench.wire import BatchPublisher
-from refold.bench.workload import Workload, batches
+from refold.bench.workload import Kind, Workload, batches
 
 BATCH_EVENTS_MAX: Final = 1_000
 BATCH_EVENTS_MIN: Final = 50
@@ -31,10 +31,11 @@ async def publish_batches(
     seconds: float,
     documents: int,
     document_bytes: int,
+    kind: Kind,
 ) -> dict[str, Any]:
     """Publish small events in atomic batches, made before; at a rate, or as fast as possible if it is 0."""
     publisher = await BatchPublisher.connect(url, f"live-{prefix}")
-    workload = Workload(documents=documents, document_bytes=document_bytes, prefix=prefix)
+    workload = Workload(documents=documents, document_bytes=document_bytes, prefix=prefix, kind=kind)
     workload.skip(documents)
     size = batch_events(rate)
     events = workload.events(int((rate or FLAT_OUT_RATE) * seconds) or size)

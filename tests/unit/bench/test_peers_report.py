@@ -84,27 +84,34 @@ def test_a_pipe_in_a_cell_is_escaped():
 
 
 def test_benchmark_figures_are_shown_with_goal_and_baseline():
-    ground = {"name": "COPY alone", "unit": "rows/s", "samples": [200_000.0], "is_ground": True}
+    ground = {"name": "COPY", "unit": "rows/s", "samples": [200_000.0], "is_ground": True}
     rebuild = {"name": "rebuild", "unit": "events/s", "samples": [90.0, 120_000.0, 110_000.0]}
     rebuild |= {
         "goal": {"at_least": 100_000.0, "is_met": True},
-        "ground": "COPY alone",
+        "ground": "COPY",
         "durability": "fsync",
+        "in_units": {"median": 3.5, "samples": [3.5]},
     }
     travel = {
         "name": "version, p99",
         "unit": "ms",
         "samples": [1.0],
-        "goal": {"at_most": 5.0, "is_met": True},
+        "goal": {"at_most": 5.0, "is_each": True, "is_met": True},
     }
     travel |= {"axis": "events", "at": 100_000}
     unmeant = {"name": "events", "unit": "events", "samples": [1.0]}
     before = [{"figures": [{**rebuild, "samples": [40.0, 50.0, 60.0]}]}]
     lines = report.goals_table([{"figures": [rebuild, ground, unmeant]}, [travel]], before).splitlines()[2:]
     assert lines == [
-        "| rebuild | events/s | ≥ 100,000 | 50.0 | 90.0 | 110,000 | 120,000 | COPY alone: 200,000 rows/s | fsync |",
-        "| version, p99, 100,000 events | ms | ≤ 5.00 | - | 1.00 | 1.00 | 1.00 | - | - |",
+        "| rebuild | events/s | ≥ 100,000 | 50.0 | 90.0 | 110,000 | 120,000 | 3.50 | COPY: 200,000 rows/s | fsync |",
+        "| version, p99, 100,000 events | ms | each ≤ 5.00 | - | 1.00 | 1.00 | 1.00 | - | - | - |",
     ]
+
+
+def test_reports_with_a_label_in_common_are_not_mixed_into_one_table():
+    lag = {"name": "live, lag max", "unit": "s", "samples": [1.0], "goal": {"at_most": 1.0, "is_met": True}}
+    with pytest.raises(ValueError, match="live, lag max"):
+        report.goals_table([{"figures": [lag]}, {"figures": [lag]}])
 
 
 def test_the_report_names_machine_disk_workload_and_rounds():

@@ -1,5 +1,7 @@
 """The measured workload: deterministic, valid, and of the requested size."""
 
+import zlib
+
 import orjson
 import pytest
 
@@ -38,6 +40,16 @@ def test_every_event_is_applied_and_states_keep_their_size():
     assert len(documents) == 20
     sizes = [len(json_text.dumps(document.state)) for document in documents.values()]
     assert all(1_600 < size < 3_400 for size in sizes), sizes
+
+
+def test_compressible_events_have_the_size_of_random_ones_and_are_applied():
+    sizes = {}
+    for kind in ("random", "compressible"):
+        events = list(Workload(documents=20, document_bytes=2_048, kind=kind).events(1_000))
+        folded(events)
+        sizes[kind] = len(b"".join(event.body for event in events)), len(zlib.compress(events[0].body))
+    assert sizes["compressible"][0] == pytest.approx(sizes["random"][0], rel=0.05)
+    assert sizes["compressible"][1] < sizes["random"][1] / 2
 
 
 def test_documents_are_put_first_and_changes_are_small_and_of_every_kind():
