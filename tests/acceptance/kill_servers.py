@@ -12,8 +12,8 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -36,6 +36,7 @@ from refold.transfer import LinesFile
 from refold.transfer.importer import BATCH_LINES_MAX
 from refold.wiring.servers import running_servers
 from support.fold1 import open_envelope
+from support.kept import Kept, keeping
 from support.killable import KillableServers
 from support.services import Site, contents, folded_to, log_of, make_site, store_of, undisturbed
 from support.system import free_port
@@ -82,9 +83,13 @@ async def soak(file: Path, folder: Path, given: argparse.Namespace) -> Report:
         try:
             site = await make_site(servers.nats, servers.postgres.dsn)
             port = free_port()
-            async with _services(site, port, folder, given.projectors, report):
+            services = _services(site, port, folder, given.projectors)
+            async with keeping(services):
+                await _listening(port)
                 await _import(site, f"http://127.0.0.1:{port}", file, killable, report, given, len(changes))
                 await _check(site, changes, report)
+            # Only the servers are killed: a service that ends is a fault.
+            report.services_ended = [f"{it.name}: {code}" for it in services for code, _ in it.exits]
         finally:
             await killable.stop()
     return report
@@ -284,33 +289,18 @@ async def _records(log: Any, last_sequence: int) -> list[Any]:
     return found
 
 
-@asynccontextmanager
-async def _services(
-    site: Site, port: int, folder: Path, projectors: int, report: Report
-) -> AsyncIterator[None]:
-    """Run the services and restart each that exits; count the restarts, which are unexpected."""
-    made = {f"projector-{number}": site.environment() for number in range(projectors)}
-    made["gateway"] = site.gateway_environment(port)
-    async with AsyncExitStack() as endings:
-        tasks = await endings.enter_async_context(asyncio.TaskGroup())
-        running = [tasks.create_task(_keep(name, given, folder, report)) for name, given in made.items()]
-        for task in running:
-            endings.callback(task.cancel)
-        await _listening(port)
-        yield
-
-
-async def _keep(name: str, given: Mapping[str, str], folder: Path, report: Report) -> None:
-    command = (sys.executable, "-m", "refold", name.partition("-")[0])
-    while True:
-        with (folder / f"{name}.log").open("ab") as log:
-            process = await asyncio.create_subprocess_exec(*command, env=given, stderr=log)
-        try:
-            report.services_ended.append(f"{name}: {await process.wait()}")
-        finally:
-            with suppress(ProcessLookupError):
-                process.terminate()
-            await process.wait()
+def _services(site: Site, port: int, folder: Path, projectors: int) -> list[Kept]:
+    environments = {f"projector-{number}": site.environment() for number in range(projectors)}
+    environments["gateway"] = site.gateway_environment(port)
+    return [
+        Kept(
+            name=name,
+            service=name.partition("-")[0],
+            environment=environment,
+            log=folder / f"{name}.log",
+        )
+        for name, environment in environments.items()
+    ]
 
 
 async def _listening(port: int) -> None:

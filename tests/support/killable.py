@@ -30,6 +30,10 @@ class KillableServers:
         self._running[name] = await self._start[name]()
         self.restart_seconds[name].append(time.monotonic() - started_at)
 
+    def pid(self, name: str) -> int:
+        """Return the process id of one, as it runs now."""
+        return int(self._running[name].child.pid)
+
     async def stop(self) -> None:
         """End both cleanly."""
         for server in self._running.values():

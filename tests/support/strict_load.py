@@ -1,0 +1,71 @@
+"""The loops of the clients that write strictly and read, each by chance. For tests that kill processes."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping
+from itertools import count
+from typing import Any
+
+from support.sent import NOTHING, Seen
+from support.strict_clients import JSON_PATCH, MERGE_PATCH, Change, HttpClient, SdkClient
+
+
+async def write_forever(
+    client: HttpClient | SdkClient, documents: Mapping[str, bool], chance: random.Random, pause_seconds: float
+) -> None:
+    """Increment counters, each on the version that was read; `documents` says which are large."""
+    names = sorted(documents)
+    for number in count():
+        document = chance.choice(names)
+        read = await client.read(document)
+        if read is not None:
+            await client.write(
+                document,
+                increment(read.state, client.name, chance, is_large=documents[document]),
+                f"{client.name}-{number}",
+                read.version,
+            )
+        await asyncio.sleep(chance.uniform(0, pause_seconds))
+
+
+def increment(state: dict[str, Any], name: str, chance: random.Random, *, is_large: bool) -> Change:
+    """Return one of three ways to count on; a large state is never sent whole."""
+    counted = state["count"] + 1
+    if chance.random() < 1 / 3 and not is_large:
+        return Change("PUT", "application/json", {**state, "count": counted, "by": name})
+    if chance.random() < 1 / 2:
+        return Change("PATCH", MERGE_PATCH, {"count": counted, "by": name})
+    operations = [
+        {"op": "test", "path": "/count", "value": state["count"]},
+        {"op": "replace", "path": "/count", "value": counted},
+        {"op": "add", "path": "/by", "value": name},
+    ]
+    return Change("PATCH", JSON_PATCH, operations)
+
+
+async def read_forever(
+    client: HttpClient,
+    documents: Mapping[str, bool],
+    chance: random.Random,
+    newest: Mapping[str, Seen],
+    pause_seconds: float,
+) -> None:
+    """Read heads, sent versions, lists and histories; `newest` are the changes that a subscriber received."""
+    names = sorted(documents)
+    while True:
+        document = chance.choice(names)
+        kind = chance.choice(("head", "head", "head", "version", "version", "history", "list"))
+        if chance.random() < 1 / 2 and document in newest:
+            client.learn(document, newest[document])
+        if kind == "head":
+            await client.read(document)
+        elif kind == "version":
+            known = client.context.sent.everywhere.get(document, NOTHING).version
+            await client.read(document, version=max(1, known - int(chance.expovariate(1 / 3))))
+        elif kind == "history":
+            await client.history(document)
+        else:
+            await client.list()
+        await asyncio.sleep(chance.uniform(0, pause_seconds))
