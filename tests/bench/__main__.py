@@ -1,17 +1,18 @@
 """Measure Refold on this machine, beside what the hardware and the servers do alone in the same run.
 
-A command of its own, never a test: `PYTHONPATH=tests python -m bench rebuild`, or append, live, latency, read, travel,
-memory, growth.
+A command of its own, never a test: `PYTHONPATH=tests python -m bench rebuild`, or append, live, latency, sdk, travel,
+read, history, memory, growth; `goals` runs all that have a goal.
 Each measurement starts a system of its own in a temporary folder, unless it takes `--url`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import json
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -24,9 +25,15 @@ from refold.cli.options import make_command
 from refold.cli.output import console, json_line, print_table
 from refold.telemetry.logging import configure
 
+if TYPE_CHECKING:
+    from bench.all_goals import Measurement
+
 DocumentsKindOption = Annotated[
     Literal["random", "compressible"],
     typer.Option("--documents-kind", help="Texts of random hex, pglz's worst case, or of words."),
+]
+GroundOption = Annotated[
+    bool, typer.Option("--ground/--no-ground", help="Also measure the hardware and the servers alone.")
 ]
 GROWING = frozenset({"rebuild", "live", "travel"})
 
@@ -54,12 +61,17 @@ def rebuild(
     documents: DocumentsOption = 3_000,
     document_bytes: DocumentBytesOption = 2_048,
     documents_kind: DocumentsKindOption = "random",
+    ground: GroundOption = True,
 ) -> None:
     """Replay of small events into an empty projection: events/s from the first read to the last commit."""
     from bench.rebuild import Plan, run
 
     plan = Plan(
-        events=events, documents=documents, document_bytes=document_bytes, documents_kind=documents_kind
+        events=events,
+        documents=documents,
+        document_bytes=document_bytes,
+        documents_kind=documents_kind,
+        has_ground=ground,
     )
     _measure(run, plan, chosen)
 
@@ -142,6 +154,7 @@ def travel(
     documents: DocumentsOption = 3_000,
     document_bytes: DocumentBytesOption = 2_048,
     documents_kind: DocumentsKindOption = "random",
+    ground: GroundOption = True,
 ) -> None:
     """States at random versions and times of random documents, each checked, over HTTP and from the store.
 
@@ -155,6 +168,7 @@ def travel(
         documents=documents,
         document_bytes=document_bytes,
         documents_kind=documents_kind,
+        has_ground=ground,
     )
     _measure(run, plan, chosen)
 
@@ -165,6 +179,7 @@ def read(
     documents: DocumentsOption = 3_000,
     document_bytes: DocumentBytesOption = 2_048,
     documents_kind: DocumentsKindOption = "random",
+    ground: GroundOption = True,
 ) -> None:
     """Latest states, over HTTP by 1, 16 and 64 clients and by SQL.
 
@@ -173,9 +188,82 @@ def read(
     from bench.read import Plan, run
 
     plan = Plan(
-        seconds=seconds, documents=documents, document_bytes=document_bytes, documents_kind=documents_kind
+        seconds=seconds,
+        documents=documents,
+        document_bytes=document_bytes,
+        documents_kind=documents_kind,
+        has_ground=ground,
     )
     _measure(run, plan, chosen)
+
+
+def sdk(
+    chosen: Chosen,
+    seconds: SecondsOption = 4.0,
+) -> None:
+    """Through the Python client: 1, 8 and 64 writers that wait for the fold, bulks of 1,000, loads of a middle version.
+
+    --url is a gateway's address.
+    """
+    from bench.sdk import Plan, run
+
+    _measure(run, Plan(seconds=seconds), chosen)
+
+
+def history(
+    chosen: Chosen,
+    path: Annotated[
+        Path | None, typer.Option(help="What is imported; default: a history beside the checkout.")
+    ] = None,
+) -> None:
+    """A real history imported: events/s, processor time, memory, and the storage that a change costs."""
+    from bench.history import HISTORY, Plan, run
+
+    _measure(run, Plan(path=str(path or HISTORY)), chosen)
+
+
+def goals(
+    chosen: Chosen,
+    of: Annotated[
+        str | None, typer.Option(metavar="NAME,…", help="Which measurements; default: all.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder for the JSON of each one.")
+    ] = None,
+    before: Annotated[
+        Path | None, typer.Option(file_okay=False, exists=True, help="Such a folder of an earlier version.")
+    ] = None,
+    seconds: SecondsOption = 3.0,
+) -> None:
+    """Every figure that has a goal, as a Markdown table; about ten minutes.
+
+    --json prints a line a report, --plot is not possible.
+    """
+    from bench.all_goals import measurements
+
+    found = measurements(seconds)
+    names = list(found) if of is None else of.split(",")
+    if unknown := set(names) - set(found):
+        raise typer.BadParameter(f"unknown: {', '.join(sorted(unknown))}", param_hint="--of")
+    if chosen.plot is not None:
+        raise typer.BadParameter("one measurement at a time is drawn", param_hint="--plot")
+    earlier = [json.loads(path.read_text()) for path in sorted(before.glob("*.json"))] if before else []
+    asyncio.run(_measure_goals({name: found[name] for name in names}, chosen, out, earlier))
+
+
+async def _measure_goals(
+    measurements: Mapping[str, Measurement], chosen: Chosen, out: Path | None, earlier: list[Any]
+) -> None:
+    from bench.all_goals import run
+    from bench.peers.report import goals_table
+
+    reports = []
+    async for report in run(_options(chosen), measurements, out):
+        reports.append(report.plain())
+        if chosen.json:
+            json_line(reports[-1])
+    if not chosen.json:
+        print(goals_table(reports, earlier))
 
 
 def memory(
@@ -211,23 +299,26 @@ def growth(
 
 
 def _measure(run: Callable[..., Coroutine[Any, Any, Report]], plan: object, chosen: Chosen) -> None:
-    configure("error", service="bench")
     if chosen.plot is not None:
         check_drawable(chosen.plot)
-    progress = console(is_error=True)
-    options = Options(
-        rounds=chosen.rounds,
-        durability=chosen.durability,
-        url=chosen.url,
-        say=lambda line: progress.print(line, style="dim", markup=False),
-    )
-    report = asyncio.run(run(options, plan))
+    report = asyncio.run(run(_options(chosen), plan))
     if chosen.json:
         json_line(report.plain())
     else:
         print_table(COLUMNS, report.rows())
     if chosen.plot is not None:
         draw(report, chosen.plot)
+
+
+def _options(chosen: Chosen) -> Options:
+    configure("error", service="bench")
+    progress = console(is_error=True)
+    return Options(
+        rounds=chosen.rounds,
+        durability=chosen.durability,
+        url=chosen.url,
+        say=lambda line: progress.print(line, style="dim", markup=False),
+    )
 
 
 def _sizes(text: str) -> tuple[int, ...]:
@@ -252,7 +343,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for _command in (rebuild, append, live, latency, travel, read, memory, growth):
+for _command in (rebuild, append, live, latency, sdk, travel, read, history, memory, growth, goals):
     app.command()(make_command(_command))
 
 if __name__ == "__main__":

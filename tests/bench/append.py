@@ -14,11 +14,10 @@ from typing import Any
 
 from bench.ground.disk import fsync_milliseconds
 from bench.ground.publishing import batches_on_the_wire, batches_with_nats_py, publish_with_nats_py
-from bench.processes import Ended, Task, work
+from bench.processes import Ended, Task, work, work_beside
 from bench.report import Measure, Report, Samples, suffix_of
 from bench.system import Options, bare_servers
 from bench.tasks.append import append_batches, append_singly
-from bench.usage import ProcessorClock
 from refold.bench.figures import machine
 from refold.bench.workload import Kind
 from refold.core.errors import RefoldError
@@ -105,9 +104,7 @@ async def _held(place: Place, task: Task, **given: Any) -> Ended:
     log = await open_log(place.url, "refold-bench-end")
     try:
         before = (await log.info()).last_sequence
-        clock = ProcessorClock(place.pids)
-        ended = await work(task, **given)
-        ended.value["used"] = clock.seconds()
+        ended, ended.value["used"] = await work_beside(place.pids, task, **given)
         gained = (await log.info()).last_sequence - before
     finally:
         await log.close()

@@ -11,11 +11,10 @@ from typing import Any, Final
 
 from bench import goals
 from bench.filling import fill, fill_over_http, fold_all
-from bench.processes import Ended, Task, work
+from bench.processes import Ended, Task, work, work_beside
 from bench.report import Goal, Measure, Report, Samples, suffix_of
 from bench.system import Options, Whole, whole_system
 from bench.tasks.outcome import patch_over_http, publish_over_nats
-from bench.usage import ProcessorClock
 from refold.bench.figures import machine
 from refold.bench.workload import Kind, Workload
 
@@ -86,9 +85,7 @@ async def _round(system: Whole, plan: Plan, options: Options, samples: Samples, 
         prefix = f"l{number}-{place}-"
         await fill(system.nats, plan.workload(prefix).puts())
         await fold_all(system)
-        clock = ProcessorClock(system.pids)
-        ended = await work(task, **plan.given(prefix), **given)
-        used = clock.seconds()
+        ended, used = await work_beside(system.pids, task, **plan.given(prefix), **given)
         _note(name, ended, options, samples)
         if name != GROUND:
             measure = Measure(unit="µs/event", durability=options.durability)

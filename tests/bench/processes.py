@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 
 import orjson
 
+from bench.usage import ProcessorClock
 from refold.core.errors import ChildFailed
 from refold.wiring.settings import environment_without
 
@@ -113,7 +114,16 @@ class Worker:
 
 async def work(task: Task, **given: Any) -> Ended:
     """Run a task from its start to its end."""
+    return (await work_beside((), task, **given))[0]
+
+
+async def work_beside(
+    pids: Iterable[tuple[str, int]], task: Task, **given: Any
+) -> tuple[Ended, dict[str, float]]:
+    """Run a task; return also the processor time of other processes, by group, while it worked."""
     async with await Worker.start(task, **given) as worker:
         await worker.ready()
+        clock = ProcessorClock(pids)
         worker.go()
-        return await worker.ended()
+        ended = await worker.ended()
+        return ended, clock.seconds()

@@ -11,10 +11,9 @@ from bench.filling import fill, fill_over_http, fold_all
 from bench.ground.selecting import select_states
 from bench.ground.static import static_server
 from bench.http_load import read_for
-from bench.processes import Ended, work
+from bench.processes import Ended, work, work_beside
 from bench.report import NO_DISK, Measure, Report, Samples, suffix_of
 from bench.system import Options, Whole, whole_system
-from bench.usage import ProcessorClock
 from refold.bench.figures import machine
 from refold.bench.workload import NAMESPACE, Kind, Workload
 
@@ -31,6 +30,7 @@ class Plan:
     document_bytes: int = 2_048
     documents_kind: Kind = "random"
     seconds: float = 4.0
+    has_ground: bool = True
 
 
 async def run(options: Options, plan: Plan) -> Report:
@@ -62,8 +62,9 @@ async def _rounds(url: str, system: Whole | None, plan: Plan, options: Options, 
         samples.calibrate()
         for in_flight in IN_FLIGHT:
             await _over_http(url, system, names, in_flight, plan, samples)
-        async with static_server(plan.document_bytes) as address:
-            await _static(address, names, plan, samples)
+        if plan.has_ground:
+            async with static_server(plan.document_bytes) as address:
+                await _static(address, names, plan, samples)
         if system is not None:
             await _by_sql(system, names, plan, samples)
         options.say(f"round {number} done")
@@ -73,12 +74,12 @@ async def _over_http(
     url: str, system: Whole | None, names: list[str], in_flight: int, plan: Plan, samples: Samples
 ) -> None:
     paths = [f"/v1/{NAMESPACE}/{name}" for name in names]
-    clock = ProcessorClock(system.pids if system else ())
-    ended = await work(read_for, url=url, paths=paths, in_flight=in_flight, seconds=plan.seconds)
+    pids = system.pids if system else ()
+    given: dict[str, Any] = {"paths": paths, "in_flight": in_flight, "seconds": plan.seconds}
+    ended, used = await work_beside(pids, read_for, url=url, **given)
     name = f"latest over HTTP, {in_flight} in flight"
-    used = clock.seconds()
     goal = goals.LATEST if in_flight == IN_FLIGHT[-1] else None
-    ground = f"static answer, {in_flight} in flight"
+    ground = f"static answer, {in_flight} in flight" if plan.has_ground else ""
     _note(name, ended, samples, Measure(unit="reads/s", durability=NO_DISK, goal=goal, ground=ground))
     measure = Measure(unit="µs/read", durability=NO_DISK)
     client = ("load client", ended.cpu_seconds)
@@ -95,7 +96,7 @@ async def _static(address: str, names: list[str], plan: Plan, samples: Samples) 
 
 async def _by_sql(system: Whole, names: list[str], plan: Plan, samples: Samples) -> None:
     dsn = system.reached.required("postgres_url")
-    for kind, is_ground in (("view", False), ("row", True)):
+    for kind, is_ground in (("view", False), ("row", True))[: 1 + plan.has_ground]:
         for connections in CONNECTIONS:
             ended = await work(
                 select_states,

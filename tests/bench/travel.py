@@ -17,10 +17,9 @@ from bench.ground.reading import get_by_sequence
 from bench.ground.selecting import select_states
 from bench.http_load import read_each
 from bench.internals import read_store
-from bench.processes import work
+from bench.processes import work, work_beside
 from bench.report import NO_DISK, Goal, Measure, Report, Samples, suffix_of
 from bench.system import Options, Whole, whole_system
-from bench.usage import ProcessorClock
 from refold.bench.figures import machine
 from refold.bench.workload import NAMESPACE, Kind, Workload
 from refold.core.errors import RefoldError
@@ -104,9 +103,8 @@ async def _rounds(place: _Place, workload: Workload, plan: Plan, options: Option
 async def _versions(place: _Place, picks: Sequence[Pick], in_flight: int, samples: Samples) -> list[str]:
     """Read versions over HTTP; return when each was recorded."""
     paths = [f"/v1/{NAMESPACE}/{pick.document}?version={pick.version}" for pick in picks]
-    clock = ProcessorClock(place.system.pids if place.system else ())
-    ended = await work(read_each, url=place.url, paths=paths, in_flight=in_flight)
-    used = clock.seconds()
+    pids = place.system.pids if place.system else ()
+    ended, used = await work_beside(pids, read_each, url=place.url, paths=paths, in_flight=in_flight)
     for pick, answer in zip(picks, ended.value["answers"], strict=True):
         if (answer["version"], answer["counter"]) != (pick.version, pick.version):
             raise RefoldError("not the version that was asked for", pick=pick, answer=answer)

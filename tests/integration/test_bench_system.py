@@ -1,8 +1,12 @@
 """Measurements of the whole system, very small: they run, count what they did, and check what they read."""
 
-import pytest
+import json
 
-from bench import latency, live, memory, read, travel
+import pytest
+from typer.testing import CliRunner
+
+from bench import history, latency, live, memory, read, sdk, travel
+from bench.__main__ import app
 from bench.load import get_request, send_at_rate
 from bench.system import Options
 from refold.core.errors import ServiceUnavailable
@@ -52,6 +56,47 @@ async def test_read_also_measures_the_bare_server_and_database():
         assert figures[f"static answer, {in_flight} in flight"].is_ground
         has_cpu_of(figures, f"latest over HTTP, {in_flight} in flight", "gateway", "postgres", "load client")
     assert figures["latest by SQL view by 8 connections"].median > 0
+
+
+async def test_sdk_measures_writers_that_wait_bulks_and_loads_of_a_version():
+    figures = named(await sdk.run(SMALL, sdk.Plan(seconds=0.3)))
+    groups = ("projector", "gateway", "nats", "postgres", "client")
+    for writers in ("1 writer", "8 writers", "64 writers"):
+        name = f"write by {writers}, waits for the fold"
+        assert figures[name].median > 0
+        assert figures[figures[name].ground].is_ground
+        has_cpu_of(figures, name, *groups)
+    for name in ("bulk POST of 1,000, outcomes waited for", "middle version by one client"):
+        assert figures[name].goal is not None
+        has_cpu_of(figures, name, *groups)
+
+
+async def test_history_measures_the_storage_of_a_change(tmp_path):
+    path = tmp_path / "history.jsonl"
+    states = [
+        {"doc": f"d{number % 5}", "state": {"a": number}, "ts": 1_700_000_000 + number}
+        for number in range(40)
+    ]
+    path.write_text("\n".join(json.dumps(state) for state in states))
+    figures = named(await history.run(SMALL, history.Plan(path=str(path))))
+    assert figures["import of a history"].median > 0
+    assert figures["storage, all tables"].median > figures["storage, table documents"].median > 0
+    assert figures["storage, NATS"].unit == "B/change"
+    has_cpu_of(figures, "import of a history", "projector", "gateway", "nats", "postgres", "importer")
+
+
+def test_goals_are_shown_in_one_table_beside_the_figures_of_an_earlier_version(tmp_path):
+    before = {"name": "bulk POST of 1,000, outcomes waited for", "samples": [12_345.0]}
+    (tmp_path / "sdk.json").write_text(json.dumps({"figures": [before]}))
+    arguments = ["goals", "--of", "sdk", "--seconds", "0.2", "--rounds", "1", "--durability", "os"]
+    arguments += ["--out", str(tmp_path / "out"), "--before", str(tmp_path)]
+    ended = CliRunner().invoke(app, arguments)
+    assert ended.exit_code == 0, ended.output
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["sdk.json"]
+    for label in ("write by 64 writers, waits for the fold", "middle version by one client"):
+        assert ended.stdout.count(f"| {label} |") == 1
+    (bulk,) = [line for line in ended.stdout.splitlines() if line.startswith("| bulk POST")]
+    assert "| 12,345 |" in bulk
 
 
 async def test_memory_continues_after_a_restart_of_the_broker():

@@ -48,3 +48,9 @@ SELECT version, state FROM refold.documents WHERE namespace = $1 AND document = 
 
 -- name: database_bytes
 SELECT pg_database_size(current_database())
+
+-- name: table_bytes
+SELECT regexp_replace(relname, '_?\d+$', '') AS name, sum(pg_total_relation_size(oid))::bigint AS bytes
+FROM pg_class
+WHERE relnamespace = $1::text::regnamespace AND relkind = 'r'
+GROUP BY 1
