@@ -15,7 +15,7 @@ import jsonpatch
 import pytest
 
 from refold.cli import main
-from support.up import Up, environment, run_refold
+from support.up import Up, environment, execute, run_refold
 
 
 @pytest.fixture(scope="module")
@@ -263,17 +263,6 @@ def test_the_endpoints_file_of_a_data_folder_names_the_service(up):
     assert found.returncode == 0, found.stderr
 
 
-def damage(up, statement):
-    """Change the projection without the projector."""
-
-    async def run():
-        connection = await asyncpg.connect(up.endpoints()["postgres"])
-        await connection.execute(statement)
-        await connection.close()
-
-    asyncio.run(run())
-
-
 def test_a_projection_is_verified_rebuilt_and_its_damage_reported(refold, up):
     for number in range(3):
         refold("put", "proof/one", f'{{"n": {number}}}')
@@ -290,7 +279,7 @@ def test_a_projection_is_verified_rebuilt_and_its_damage_reported(refold, up):
     assert "clean" in refold("verify", *data).out
     refold("put", "proof/one", '{"n": 3}')
     assert printed(refold("get", "proof/one")) == {"n": 3}
-    damage(up, "UPDATE refold.documents SET state = '{\"n\":7}' WHERE namespace = 'proof'")
+    execute(up, "UPDATE refold.documents SET state = '{\"n\":7}' WHERE namespace = 'proof'")
     found = refold("verify", "proof/one", *data)
     assert (found.code, found.out.count("\n")) == (1, 2)
     assert "proof/one: document state: expected b'{\"n\":3}', found b'{\"n\":7}'" in found.out
@@ -298,7 +287,7 @@ def test_a_projection_is_verified_rebuilt_and_its_damage_reported(refold, up):
     assert found.code == 1
     assert "proof/one: live version 4, last sequence" in found.out
     assert "nothing swapped" in found.out
-    damage(up, "UPDATE refold.documents SET state = '{\"n\":3}' WHERE namespace = 'proof'")
+    execute(up, "UPDATE refold.documents SET state = '{\"n\":3}' WHERE namespace = 'proof'")
     assert refold("verify", *data).code == 0
     # The rebuilt projection is kept, and the next rebuild continues it.
     assert printed(refold("rebuild", *data, "--into", "beside", "--json"))["replayed"] == 0
@@ -309,15 +298,20 @@ def test_verify_without_a_running_system_exits_3(refold, tmp_path):
     assert (found.code, found.err.count("\n")) == (3, 1)
 
 
-@pytest.mark.parametrize("command", ["verify", "rebuild", "psql", "status", "config --running"])
+@pytest.mark.parametrize("command", ["verify", "psql", "status", "config --running"])
 def test_without_a_running_system_every_command_names_the_folder_and_how_to_start_one(command, tmp_path):
     found = run_refold(*command.split(), REFOLD_DATA=str(tmp_path))
     assert found.returncode == 3
     assert f"no system runs on {tmp_path}; start it with `refold up --data {tmp_path}`" in found.stderr
 
 
-@pytest.mark.parametrize("command", ["verify", "rebuild"])
-def test_a_dead_system_is_reported_at_once_and_stdout_stays_empty(command, tmp_path):
+def test_a_rebuild_in_a_folder_without_a_system_names_the_folder(refold, tmp_path):
+    found = refold("rebuild", "--data", str(tmp_path))
+    assert (found.code, found.err.count("\n")) == (3, 1)
+    assert f"{tmp_path} holds no system's data" in found.err
+
+
+def test_a_dead_system_is_reported_at_once_and_stdout_stays_empty(tmp_path):
     """The endpoints of a system that was killed are still in its folder."""
     endpoints = {
         "http": "http://127.0.0.1:9",
@@ -326,7 +320,7 @@ def test_a_dead_system_is_reported_at_once_and_stdout_stays_empty(command, tmp_p
     }
     (tmp_path / "endpoints.json").write_text(json.dumps(endpoints))
     (tmp_path / "secrets.json").write_text(json.dumps({"projector": "s3cret"}))
-    found = run_refold(command, "--data", str(tmp_path))
+    found = run_refold("verify", "--data", str(tmp_path))
     assert (found.returncode, found.stdout, found.stderr.count("\n")) == (3, "", 1)
     assert "no system runs there: nothing listens at nats://" in found.stderr
     assert "s3cret" not in found.stderr

@@ -14,15 +14,14 @@ from refold.history import History, state_at
 from refold.log.memory import MemoryLog
 from refold.projector import Stage
 from refold.projector.supervisor import Supervisor
-from refold.store.postgres import PostgresStore
-from refold.store.postgres.schema import MADE_BY
+from refold.store.postgres import PostgresStore, schema
 from support.projection import ROOMY, append, ports
 from support.services import folded_to, until
 
 EVENTS = 400
 IN_JOURNAL = 3
 REPAIR = "refold rebuild --from-nothing"
-TABLES = (*MADE_BY, "migrations")
+TABLES = (*schema.TABLES, "migrations")
 
 
 @pytest.fixture
@@ -90,7 +89,7 @@ async def test_migrations_are_not_applied_again_where_their_table_is_empty(live,
     assert raised.value.facts["table"] == "migrations"
 
 
-@pytest.mark.parametrize("table", MADE_BY)
+@pytest.mark.parametrize("table", schema.TABLES)
 async def test_an_emptied_table_is_detected_when_a_projector_binds(live, sql, table):
     await sql.execute(f"TRUNCATE {table}")
     with pytest.raises(StoreDamaged, match=REPAIR) as raised:
@@ -118,10 +117,10 @@ async def test_with_a_missing_page_every_read_is_exact_or_fails(live, sql):
     points += [Point(Clock.recorded, entry.recorded_at) for entry in entries[::7]]
     points += [Point(Clock.occurred, entry.occurred_at) for entry in entries[::7]]
     expected = [await state_at(live, "n", "long", point) for point in points]
-    rows = await sql.fetch("SELECT base_sequence FROM pages WHERE document = 'long' ORDER BY base_sequence")
+    rows = await sql.fetch("SELECT last_sequence FROM pages WHERE document = 'long'")
     assert len(rows) > 2
-    for (base_sequence,) in rows:
-        chosen = f"FROM pages WHERE document = 'long' AND base_sequence = {base_sequence}"
+    for (last_sequence,) in rows:
+        chosen = f"FROM pages WHERE document = 'long' AND last_sequence = {last_sequence}"
         await sql.execute(f"CREATE TEMP TABLE taken AS SELECT * {chosen}")
         await sql.execute(f"DELETE {chosen}")
         failed = 0
@@ -139,12 +138,16 @@ async def test_with_a_missing_page_every_read_is_exact_or_fails(live, sql):
 
 
 UNREADABLE = {
-    "a page's events": "UPDATE pages SET payload = 'x' WHERE payload IS NOT NULL",
+    "a page's events": "UPDATE pages SET payload = 'x'",
     "a page's snapshot": "UPDATE pages SET snapshot = 'x' WHERE document = 'long'",
     "an event's body": "UPDATE journal SET body = '{', effect = NULL WHERE document = 'long'",
     "an event's status": "UPDATE journal SET status = 77 WHERE document = 'long'",
-    "a page": "DELETE FROM pages WHERE document = 'long' AND payload IS NULL",
-    "the first page": "DELETE FROM pages WHERE document = 'long' AND base_sequence = 0",
+    "the last page": "DELETE FROM pages WHERE last_sequence = (SELECT max(last_sequence) FROM pages)",
+    "the first page": "DELETE FROM pages WHERE last_sequence = (SELECT min(last_sequence) FROM pages)",
+    "a page's number of events": "UPDATE pages SET events = events + 1 WHERE document = 'long'",
+    "an event of the journal": (
+        "DELETE FROM journal WHERE sequence = (SELECT min(sequence) FROM journal WHERE document = 'long')"
+    ),
     "all pages": "TRUNCATE pages",
     "the journal": "TRUNCATE journal",
     "the row": "DELETE FROM documents WHERE document = 'long'",

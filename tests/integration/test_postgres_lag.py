@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import import_module
 
 import pytest
 
 from refold.core.errors import FenceLost, Refused, StoreError, TimedOut
 from refold.store.postgres import flush, load
-from refold.store.postgres.schema import MIGRATIONS
 from support.scribe import NAMESPACE
 from support.services import until
 from support.stores import HOSTILE, begin, postgres_stores
@@ -166,24 +164,6 @@ async def test_a_view_shows_the_version_of_its_state(store, scribe, aside):
         f"SELECT document, version, state, state_version FROM refold_views.{NAMESPACE} ORDER BY 1"
     )
     assert [tuple(row) for row in found] == [("exact", 1, "5", 1), ("lags", 2, "6", 1)]
-
-
-async def test_older_views_show_the_state_version_after_the_migration(postgres_dsn, aside, monkeypatch):
-    with monkeypatch.context() as before:
-        before.setattr(import_module("refold.store.postgres.schema"), "MIGRATIONS", MIGRATIONS[:3])
-        async with postgres_stores(postgres_dsn) as open_store:
-            await open_store()
-    await aside.execute(
-        "SELECT create_view('shop'); CREATE VIEW refold_views.mine AS SELECT * FROM refold_views.shop"
-    )
-    row = "INSERT INTO documents SELECT 'shop', 'old', 1, 4, 9, 9, 1, 1, 1, 1, 4, 4, 9, 0, 1, '7'"
-    await aside.execute(row)
-    async with postgres_stores(postgres_dsn) as open_store:
-        store = await open_store()
-        assert (await store.head("shop", "old")).snapshot.state == b"7"
-        assert await store.flusher.outdated(after=("", ""), limit=9) == []
-    found = await aside.fetchrow("SELECT document, version, state, state_version FROM refold_views.shop")
-    assert tuple(found) == ("old", 4, "7", 4)
 
 
 async def test_a_state_that_was_never_written_cannot_be_omitted(store, scribe):

@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from importlib.resources import files
 
 import asyncpg
 import pytest
 
 from refold.core.errors import Refused, StoreDiffers, StoreUnavailable
-from refold.core.fold_state import first_checkpoints
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.pool import SQL
-from refold.store.postgres.schema import MIGRATIONS, migrate
+from refold.store.postgres.schema import FORMAT_BEGINS, MIGRATIONS
 from support.stores import postgres_stores
 
 
@@ -39,36 +37,8 @@ async def test_many_processes_migrate_an_empty_database_at_once(postgres_dsn):
 
 
 async def test_migrations_are_numbered_without_a_gap():
-    assert [migration.number for migration in MIGRATIONS] == list(range(1, len(MIGRATIONS) + 1))
-
-
-async def test_checkpoints_from_before_shards_are_migrated_unchanged(postgres_dsn, monkeypatch):
-    """A rebuild in shards was stopped: half of the partitions are at one sequence, half at another."""
-    expected = [
-        replace(
-            made, read_sequence=7 + made.partition % 2, last_sequence=5, recorded_at=70 + made.partition % 2
-        )
-        for made in first_checkpoints("log-1")
-    ]
-    async with connected(postgres_dsn) as connection:
-        with monkeypatch.context() as earlier:
-            earlier.setitem(migrate.__globals__, "MIGRATIONS", MIGRATIONS[:4])
-            await migrate(connection, "refold")
-        await connection.execute(SQL["bind_log"], "log-1")
-        columns = (
-            "partition",
-            "chain",
-            "chain_before",
-            "fold",
-            "read_sequence",
-            "last_sequence",
-            "recorded_at",
-        )
-        rows = [(*(getattr(made, name) for name in columns), 1, 2, 3, 4) for made in expected]
-        await connection.copy_records_to_table("checkpoints", records=rows)
-    async with postgres_stores(postgres_dsn) as open_store:
-        found = await (await open_store()).checkpoints()
-    assert found == [replace(made, counts=[1, 2, 3, 4]) for made in expected]
+    numbers = [migration.number for migration in MIGRATIONS]
+    assert numbers == list(range(FORMAT_BEGINS, FORMAT_BEGINS + len(MIGRATIONS)))
 
 
 async def test_a_schema_of_a_newer_program_is_refused(postgres_dsn):

@@ -79,7 +79,7 @@ async def replay_shards(log, dsn, shards, until_sequence):
 
 
 @asynccontextmanager
-async def parts(log, live, dsn, processes=1):
+async def parts(log, dsn, processes=1):
     """Open what a rebuild uses."""
     async with AsyncExitStack() as endings:
         fresh = await PostgresStore.open(dsn, schema="rebuilt", readers_max=2)
@@ -87,19 +87,19 @@ async def parts(log, live, dsn, processes=1):
         swap = await endings.enter_async_context(PostgresSchemaSwap.open(dsn, live="refold", fresh="rebuilt"))
         yield Parts(
             log=log,
-            live=live,
             fresh=fresh,
             swap=swap,
+            is_compared=True,
             open_loop=partial(replay_loop, log, fresh, ROOMY),
             processes=processes,
             replay_in_shards=partial(replay_shards, log, dsn),
         )
 
 
-async def rebuilt(log, live, dsn, progress=lambda *_: None, processes=1):
+async def rebuilt(log, dsn, progress=lambda *_: None, processes=1):
     """Rebuild, and return the result and the differences."""
     found = []
-    async with parts(log, live, dsn, processes) as given:
+    async with parts(log, dsn, processes) as given:
         ended = await rebuild(given, Listener(difference=found.append, progress=progress))
     assert ended.differences == len(found)
     return ended, found
@@ -129,7 +129,7 @@ async def test_an_equal_projection_is_swapped_while_events_are_appended(log, liv
             await asyncio.sleep(0.001)
 
     publishing = asyncio.create_task(publish())
-    ended, found = await rebuilt(log, live, postgres_dsn)
+    ended, found = await rebuilt(log, postgres_dsn)
     is_over.set()
     await publishing
     assert (ended.is_swapped, found) == (True, [])
@@ -157,13 +157,13 @@ async def test_a_difference_is_reported_and_prevents_the_swap(log, live, sql, po
     for damage, (statement, documents) in DAMAGES.items():
         await sql.execute("CREATE TABLE public.saved AS TABLE documents")
         await sql.execute(statement)
-        ended, found = await rebuilt(log, live, postgres_dsn)
+        ended, found = await rebuilt(log, postgres_dsn)
         assert not ended.is_swapped, damage
         assert {unequal.document for unequal in found} == documents, damage
         await sql.execute("TRUNCATE documents; INSERT INTO documents SELECT * FROM public.saved")
         await sql.execute("DROP TABLE public.saved")
     await sql.execute("UPDATE namespaces SET events = 1")
-    assert {unequal.namespace for unequal in (await rebuilt(log, live, postgres_dsn))[1]} == {"n"}
+    assert {unequal.namespace for unequal in (await rebuilt(log, postgres_dsn))[1]} == {"n"}
     assert await sql.fetchval("SELECT epoch FROM log") == epoch
 
 
@@ -180,7 +180,7 @@ async def outdated(log, postgres_dsn):
 
 async def test_a_live_row_with_an_older_state_is_compared_by_its_exact_state(log, outdated, postgres_dsn):
     assert ("n", "lags") in await outdated.flusher.outdated(after=("", ""), limit=99)
-    ended, found = await rebuilt(log, outdated, postgres_dsn)
+    ended, found = await rebuilt(log, postgres_dsn)
     assert (ended.is_swapped, found) == (True, [])
     assert await outdated.flusher.outdated(after=("", ""), limit=99) == []
     assert (await outdated.head("n", "lags")).snapshot.state == b'{"n":2}'
@@ -191,13 +191,13 @@ async def test_damage_to_a_row_with_an_older_state_is_reported(log, outdated, po
     sql = await asyncpg.connect(postgres_dsn)
     await sql.execute("UPDATE refold.documents SET state = $1 WHERE document = 'lags'", shown)
     await sql.close()
-    ended, found = await rebuilt(log, outdated, postgres_dsn)
+    ended, found = await rebuilt(log, postgres_dsn)
     assert not ended.is_swapped
     assert [unequal.document for unequal in found] == ["lags"]
 
 
 async def test_a_stopped_rebuild_can_be_continued(log, live, sql, postgres_dsn):
-    async with parts(log, live, postgres_dsn) as given:
+    async with parts(log, postgres_dsn) as given:
 
         async def never(*_):
             raise asyncio.CancelledError
@@ -209,7 +209,7 @@ async def test_a_stopped_rebuild_can_be_continued(log, live, sql, postgres_dsn):
     assert await sql.fetchval("SELECT max(read_sequence) FROM rebuilt.shards") >= EVENTS
     end = await append(log, "d0", {"put": 0})
     await folded_to(live, end)
-    ended, _ = await rebuilt(log, live, postgres_dsn)
+    ended, _ = await rebuilt(log, postgres_dsn)
     assert (ended.is_swapped, ended.replayed_events) == (True, 1)
 
 
@@ -233,7 +233,7 @@ async def test_a_rebuild_continues_after_a_timeout_during_a_commit(
     log, live, sql, postgres_dsn, monkeypatch, stalled
 ):
     monkeypatch.setattr("refold.audit.rebuild.REBUILD_HOLD_SECONDS", 1.0)
-    async with parts(log, live, postgres_dsn) as given:
+    async with parts(log, postgres_dsn) as given:
         copy_indexes = given.swap.copy_indexes
 
         async def append_one_more():
@@ -262,7 +262,7 @@ def far(monkeypatch):
 @pytest.mark.usefixtures("far")
 async def test_a_rebuild_in_shards_has_the_same_result(log, live, postgres_dsn):
     seen = []
-    ended, found = await rebuilt(log, live, postgres_dsn, lambda *found: seen.append(found), processes=3)
+    ended, found = await rebuilt(log, postgres_dsn, lambda *found: seen.append(found), processes=3)
     end = (await log.info()).last_sequence
     assert (ended.is_swapped, found, ended.replayed_events) == (True, [], end)
     assert seen[0] == (Stage.replaying, 0, end)
@@ -272,14 +272,14 @@ async def test_a_rebuild_in_shards_has_the_same_result(log, live, postgres_dsn):
 
 
 async def test_shards_stopped_at_different_sequences_are_aligned_first(log, live, sql, postgres_dsn):
-    async with parts(log, live, postgres_dsn) as given:
+    async with parts(log, postgres_dsn) as given:
         await given.fresh.bind("log-1")
     first, second = shards_of(first_checkpoints("log-1"), 2)
     await replay_shards(log, postgres_dsn, [first], 100)
     await replay_shards(log, postgres_dsn, [second], 250)
     read = "SELECT DISTINCT read_sequence FROM rebuilt.shards ORDER BY 1"
     assert [row[0] for row in await sql.fetch(read)] == [100, 250]
-    ended, found = await rebuilt(log, live, postgres_dsn)
+    ended, found = await rebuilt(log, postgres_dsn)
     assert (ended.is_swapped, found) == (True, [])
     assert await is_clean(log, live)
 
@@ -295,7 +295,7 @@ async def test_a_shard_that_is_being_replayed_is_refused(log, live, postgres_dsn
 
 
 async def test_two_concurrent_rebuilds_are_refused(log, live, postgres_dsn):
-    async with parts(log, live, postgres_dsn) as first, parts(log, live, postgres_dsn) as second:
+    async with parts(log, postgres_dsn) as first, parts(log, postgres_dsn) as second:
         assert await first.fresh.acquire_lease()
         with pytest.raises(FenceLost):
             await rebuild(second, Listener(difference=pytest.fail, progress=lambda *_: None))
@@ -306,7 +306,7 @@ async def test_a_swap_keeps_indexes_and_views_and_is_prevented_by_foreign_reader
 ):
     await sql.execute("CREATE INDEX mine ON documents USING gin (refold_jsonb(state))")
     await sql.execute("SELECT create_view('n')")
-    ended, _ = await rebuilt(log, live, postgres_dsn)
+    ended, _ = await rebuilt(log, postgres_dsn)
     assert ended.is_swapped
     end = await append(log, "d2", {"put": "seen"})
     await folded_to(live, end)
@@ -315,7 +315,7 @@ async def test_a_swap_keeps_indexes_and_views_and_is_prevented_by_foreign_reader
     assert definition.startswith("CREATE INDEX mine ON refold.documents")
     await sql.execute("CREATE VIEW public.other AS SELECT * FROM documents")
     with pytest.raises(StoreDiffers, match="other"):
-        await rebuilt(log, live, postgres_dsn)
+        await rebuilt(log, postgres_dsn)
 
 
 @pytest.mark.parametrize("stopped_at", [0, EVENTS + 20])
@@ -340,7 +340,7 @@ async def test_a_rebuild_in_shards_changes_the_fold_number_in_all_of_them(
                 await fresh.close()
                 # Of three shards only one has passed the change of the fold number.
                 await replay_shards(log, postgres_dsn, shards[:1], stopped_at)
-            ended, found = await rebuilt(log, live, postgres_dsn, processes=3)
+            ended, found = await rebuilt(log, postgres_dsn, processes=3)
             assert (ended.is_swapped, found) == (True, [])
             assert {checkpoint.fold for checkpoint in await live.checkpoints()} == {2}
             assert await is_clean(log, live)

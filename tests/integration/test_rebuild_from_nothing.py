@@ -20,16 +20,15 @@ from refold.core.errors import LogHole, StoreDiffers
 from refold.log.memory import MemoryLog
 from refold.projector.loop import replay_loop
 from refold.projector.supervisor import Supervisor
-from refold.store.postgres import PostgresStore
+from refold.store.postgres import PostgresStore, schema
 from refold.store.postgres.audit import PostgresSchemaSwap
-from refold.store.postgres.schema import MADE_BY
 from support.projection import ROOMY, append, ports
 from support.services import append_all, folded_to, log_of, make_site, projector, store_of, until
-from support.up import Up, run_refold
+from support.up import Up, execute, run_refold
 from support.up import until as until_so
 
 EVENTS = 300
-TABLES = (*MADE_BY, "migrations")
+TABLES = (*schema.TABLES, "migrations")
 KEPT = "refold_damaged_20261129_073000"
 
 
@@ -83,9 +82,9 @@ async def from_nothing(log, dsn, progress=lambda *_: None):
         endings.push_async_callback(fresh.close)
         parts = Parts(
             log=log,
-            live=None,
             fresh=fresh,
             swap=replacement,
+            is_compared=False,
             open_loop=partial(replay_loop, log, fresh, ROOMY),
             processes=1,
             replay_in_shards=None,
@@ -151,7 +150,7 @@ async def test_commits_of_a_running_projector_are_not_lost(log, sql, postgres_ds
             await asyncio.sleep(0.001)
 
     async with projecting(log, postgres_dsn) as store:
-        await sql.execute("UPDATE pages SET payload = 'x' WHERE payload IS NOT NULL")
+        await sql.execute("UPDATE pages SET payload = 'x'")
         publishing = asyncio.create_task(publish())
         await from_nothing(log, postgres_dsn)
         is_over.set()
@@ -278,17 +277,6 @@ def write(up, number):
     answer = httpx.put(f"{up.url}/v1/n/d", json={"n": number})
     assert answer.json()["status"] == "applied"
     return answer.json()
-
-
-def execute(up, statement):
-    """Do damage."""
-
-    async def run():
-        connection = await asyncpg.connect(up.endpoints()["postgres"])
-        await connection.execute(statement)
-        await connection.close()
-
-    asyncio.run(run())
 
 
 def named_by(detail):

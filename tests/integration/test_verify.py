@@ -168,21 +168,18 @@ DAMAGES = {
         ["other", 306, "log", "event"],
     ),
     "a page's snapshot": (
-        (
-            "UPDATE pages SET snapshot = (SELECT snapshot FROM pages WHERE base_version = 250)"
-            " WHERE base_version = 128"
-        ),
+        ("UPDATE pages SET snapshot = (SELECT snapshot FROM pages WHERE version = 250) WHERE version = 128"),
         ["long", 129, "page", "state"],
     ),
     "a page's identities": (
-        "UPDATE pages SET identities = '' WHERE base_version = 0",
-        ["long", 0, "page", "identities"],
+        "UPDATE pages SET identities = '' WHERE version = 128",
+        ["long", 129, "page", "identities"],
     ),
     "a page's content": (
-        "UPDATE pages SET payload = substr(payload, 1, 40) WHERE base_version = 128",
+        "UPDATE pages SET payload = substr(payload, 1, 40) WHERE version = 128",
         ["long", 129, "page", "content"],
     ),
-    "a missing page": ("DELETE FROM pages WHERE base_version = 128", ["long", 130, "log", "event"]),
+    "a missing page": ("DELETE FROM pages WHERE version = 256", ["long", 130, "log", "event"]),
     "a missing rejection": (
         "DELETE FROM rejections WHERE document = 'refused'",
         ["refused", 307, "rejection", "row"],

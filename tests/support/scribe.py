@@ -25,7 +25,8 @@ _START = 1_700_000_000 * SECOND
 @dataclass
 class _Unwritten:
     is_new: bool
-    pages: list[ClosedPage] = field(default_factory=list)
+    was_present: bool
+    events_before: int
     journal: list[Entry] = field(default_factory=list)
 
 
@@ -36,6 +37,7 @@ class Scribe:
         self._shard = FoldState(checkpoints)
         self._committed_sequence = self._shard.read_sequence
         self._unwritten: dict[Key, _Unwritten] = {}
+        self._pages: list[ClosedPage] = []
         self._rejections: list[Rejection] = []
         self._stated: set[Key] = set()
         self.documents: dict[Key, Document] = {}
@@ -83,11 +85,16 @@ class Scribe:
         key = (namespace, document)
         row, unwritten = self.documents[key], self._unwritten[key]
         assert unwritten.journal, "a page is cut behind an event of this commit"
-        has_journal = row.unpaged_events > len(unwritten.journal)
         closing = self.snapshots[key][-1]
-        unwritten.pages.append(
-            ClosedPage(entries=unwritten.journal, closing=closing, has_journal=has_journal)
+        page = ClosedPage(
+            namespace=namespace,
+            document=document,
+            journal_events=row.unpaged_events - len(unwritten.journal),
+            entries=unwritten.journal,
+            closing=closing,
+            events=row.events,
         )
+        self._pages.append(page)
         unwritten.journal = []
         row.unpaged_events = row.unpaged_bytes = 0
         row.page_bytes = len(closing.state or b"")
@@ -105,9 +112,10 @@ class Scribe:
                 self._write(key, unwritten, is_omitted=key[1] in omitted)
                 for key, unwritten in self._unwritten.items()
             ],
+            pages=self._pages,
             rejections=self._rejections,
         )
-        self._unwritten, self._rejections = {}, []
+        self._unwritten, self._pages, self._rejections = {}, [], []
         self._committed_sequence = self.sequence
         return commit
 
@@ -137,9 +145,10 @@ class Scribe:
     def _head(self, key: Key, partition: int) -> Document:
         if key not in self.documents:
             self.documents[key] = Document(namespace=key[0], document=key[1], partition=partition)
-            self._unwritten[key] = _Unwritten(is_new=True)
-        self._unwritten.setdefault(key, _Unwritten(is_new=False))
-        return self.documents[key]
+        row = self.documents[key]
+        before = _Unwritten(not row.events, row.state is not ABSENT, row.events)
+        self._unwritten.setdefault(key, before)
+        return row
 
     def _keep(self, key: Key, row: Document, entry: Entry) -> None:
         self.entries[key].append(entry)
@@ -159,8 +168,9 @@ class Scribe:
             document=replace(row, state=None, identities={}),
             state=None if is_omitted else state_bytes(row),
             is_new=unwritten.is_new,
+            was_present=unwritten.was_present,
+            added_events=row.events - unwritten.events_before,
             has_state=not is_omitted,
-            pages=unwritten.pages,
             journal=unwritten.journal,
         )
 

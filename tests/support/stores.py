@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from refold.core.history import Entry
-from refold.core.stream import Checkpoint, parse_shard
+from refold.core.stream import Checkpoint, Route, parse_shard
 from refold.store import Commit
 from refold.store.memory import MemoryStore, Tables
 from refold.store.ports import SnapshotStore
@@ -96,6 +96,7 @@ def _part_of(commit: Commit, shard: range) -> Commit:
         expected_sequence=commit.expected_sequence,
         checkpoint=checkpoint,
         documents=[write for write in commit.documents if write.document.partition in shard],
+        pages=[page for page in commit.pages if Route.of(page.namespace, page.document).partition in shard],
         rejections=[rejection for rejection in commit.rejections if rejection.partition in shard],
     )
 

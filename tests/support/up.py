@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import psutil
 
 READY_SECONDS = 60.0
@@ -85,6 +87,18 @@ def run_refold(*arguments: str, stdin: str = "", **variables: str) -> subprocess
     return subprocess.run(
         command, input=stdin, capture_output=True, text=True, env=environment(**variables), check=False
     )
+
+
+def execute(up: Up, *statements: str) -> None:
+    """Execute SQL in the system's database."""
+
+    async def run() -> None:
+        connection = await asyncpg.connect(up.endpoints()["postgres"])
+        for statement in statements:
+            await connection.execute(statement)
+        await connection.close()
+
+    asyncio.run(run())
 
 
 def until(holds: Any, *, seconds: float = READY_SECONDS) -> Any:

@@ -13,14 +13,17 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
+from hashlib import sha256
 from typing import Final, Protocol
 
-from refold.core.errors import FenceLost, LogHole, StoreDiffers, StoreUnavailable, TimedOut
+from refold.core.errors import FenceLost, LogHole, StoreDamaged, StoreDiffers, StoreUnavailable, TimedOut
+from refold.core.history import Clock, Point
 from refold.core.stream import Checkpoint
+from refold.history import state_at
 from refold.history.log_integrity import check_log
 from refold.log import EventLog
 from refold.store import REBUILD_LOCK_SECONDS
-from refold.store.ports import ProjectionWriter, SchemaSwap, Unequal
+from refold.store.ports import Row, SchemaSwap, SnapshotStore, Unequal
 
 REBUILD_NEAR_EVENTS: Final = 2_000
 """A rebuild compares once it is behind by no more than this; before, it continues to catch up."""
@@ -101,13 +104,13 @@ class ReplayLoop(Protocol):
 class Parts:
     """What a rebuild uses: the log is replayed into `fresh`, by several processes where it is far behind.
 
-    Without `live`, the live projection is damaged: it is replaced at the log's end, and nothing is compared.
+    Without `is_compared` the live projection is damaged: it is replaced at the log's end.
     """
 
     log: EventLog
-    live: ProjectionWriter | None
-    fresh: ProjectionWriter
+    fresh: SnapshotStore
     swap: SchemaSwap
+    is_compared: bool
     open_loop: Callable[[Sequence[Checkpoint]], ReplayLoop]
     processes: int
     replay_in_shards: Callable[[Sequence[ReplayShard], int], Awaitable[None]]
@@ -141,7 +144,7 @@ class _Rebuild:
         await self._replay_in_shards(checkpoints)
         sequence = await self._catch_up()
         await parts.swap.copy_indexes()
-        if parts.live is not None:
+        if parts.is_compared:
             self._listener.progress(Stage.comparing, sequence, sequence)
             await self._report(parts.swap.unequal(BEGINNING, sequence))
         held_seconds = 0.0
@@ -159,15 +162,11 @@ class _Rebuild:
     async def _check_live(self) -> str:
         """Return the log's id, once the live projection is known to be of this log."""
         parts = self._parts
-        if parts.live is not None:
-            log_id = (await parts.log.info()).log_id
-            await parts.live.bind(log_id)
-            return log_id
         # Read before the log's end: a running projector may fold what is appended in between.
         bound = await parts.swap.bound()
         info = await parts.log.info()
         if bound is not None and bound.log_id != info.log_id:
-            message = "the damaged projection was made from another log"
+            message = "the projection was made from another log"
             raise StoreDiffers(message, expected=info.log_id, found=bound.log_id)
         if bound is not None and bound.read_sequence > info.last_sequence:
             lost = "the projection has events that the log has lost"
@@ -177,9 +176,12 @@ class _Rebuild:
 
     async def _end_sequence(self) -> int:
         """Return what the fresh projection must reach: the live one's sequence, or the log's end."""
-        if self._parts.live is not None:
-            return await _sequence_of(self._parts.live)
-        return (await self._parts.log.info()).last_sequence
+        if not self._parts.is_compared:
+            return (await self._parts.log.info()).last_sequence
+        bound = await self._parts.swap.bound()
+        if bound is None:
+            raise StoreDamaged
+        return bound.read_sequence
 
     async def _lease(self, *, wait_seconds: float) -> None:
         """Acquire the fresh projection's lease, which an earlier connection of this process may hold for a moment."""
@@ -249,7 +251,7 @@ class _Rebuild:
             sequence = await self._end_sequence()
             self._listener.progress(Stage.swapping, sequence, sequence)
             await self._replay(sequence)
-            if self._parts.live is not None:
+            if self._parts.is_compared:
                 await self._report(swap.unequal(compared_sequence, sequence))
                 await self._report(swap.unequal_counts())
             if not self._differences:
@@ -259,11 +261,21 @@ class _Rebuild:
     async def _report(self, unequal: AsyncGenerator[Unequal]) -> None:
         async with aclosing(unequal) as found:
             async for each in found:
-                self._differences += 1
-                self._listener.difference(each)
+                if each.state_version is None or await self._is_other_state(each, each.state_version):
+                    self._differences += 1
+                    self._listener.difference(each)
+
+    async def _is_other_state(self, each: Unequal, version: int) -> bool:
+        """Compare the older state of a live row with the fresh projection's at the same version."""
+        point = Point(Clock.version, version)
+        fresh = await state_at(self._parts.fresh, each.namespace, each.document, point)
+        assert isinstance(each.live, Row)
+        if fresh is None or fresh.state is None or fresh.version != version:
+            return True
+        return sha256(fresh.state).hexdigest() != each.live.state_hash
 
 
-async def _sequence_of(store: ProjectionWriter) -> int:
+async def _sequence_of(store: SnapshotStore) -> int:
     return min(checkpoint.read_sequence for checkpoint in await store.checkpoints())
 
 

@@ -17,7 +17,7 @@ from refold.core.history import Entry, snapshot_of
 from refold.core.stream import Record, Route
 from refold.history import record_of
 from refold.store import Key, Rejection
-from refold.store.ports import Item, StoredClosed, StoredEntry, StoredHead, StoredPage, Unreadable
+from refold.store.ports import Item, StoredEntry, StoredHead, StoredPage, Unreadable
 
 VALUE_CHARS_MAX: Final = 200
 """Longer values are cut in a difference."""
@@ -26,7 +26,6 @@ EMPTY_DIGEST: Final = bytes(16)
 """The digest of a document without events."""
 
 _EVENT: Final = struct.Struct(">16sQqqII")
-_EMPTY_PAGE: Final = {"last_sequence": None, "events": 0, "ids": 0, "identities": b""}
 _PROSE: Final = {"detail"}
 """Not compared: made of parsers' messages, which differ between versions of Python."""
 
@@ -35,7 +34,7 @@ class Difference(NamedTuple):
     """A value of a projection that differs from what the log makes of it.
 
     `part`: `document`, `page`, `journal`, `rejection`, `checkpoint`, `namespace` or `log`; `sequence` is the
-    event's (a page's: of the last event before it), None where it is not about one.
+    event's (a page's: of its last event), None where it is not about one.
     """
 
     namespace: str
@@ -103,15 +102,16 @@ class ReplayCheck:
         elif isinstance(item, StoredEntry):
             yield from self._take_entry(item.entry, "journal")
         else:
-            yield from self._take_rejection(item)
+            self._rejections[item.sequence] = item
 
     def finish(self) -> Iterator[Difference]:
         """Compare the document's row with the fold of all its events."""
         if not self.is_readable:
             return
         document = self.document
-        for sequence in self._rejections:
-            yield Difference(*self.key, sequence, "rejection", "row", "there", "missing")
+        for rejection in self._rejections.values():
+            reason = _shown(rejection.reason)
+            yield Difference(*self.key, rejection.sequence, "rejection", "row", "none", reason)
         if self._head is None:
             yield Difference(*self.key, None, "document", "row", f"version {document.version}", "missing")
             return
@@ -126,22 +126,17 @@ class ReplayCheck:
         yield from compare(self.key, None, "document", {"state": state}, {"state": self._head.state})
 
     def _take_page(self, page: StoredPage) -> Iterator[Difference]:
-        document, at = self.document, page.base_sequence
+        document, at = self.document, page.last_sequence
+        for entry in page.entries:
+            yield from self._take_entry(entry, "page")
         state = to_canonical(document.state)
-        bases = {"base_sequence": document.last_sequence, "base_events": document.events}
-        expected = snapshot_of(document, state)._asdict() | bases
-        found = page.base._asdict() | {"base_sequence": at, "base_events": page.base_events}
-        yield from compare(self.key, at, "page", expected, found)
+        expected = StoredPage.of(self.key, page.entries, snapshot_of(document, state), document.events)
+        yield from compare(self.key, at, "page", expected.closing._asdict(), page.closing._asdict())
+        names = ("last_sequence", "events", "ids", "identities")
+        columns = [{name: getattr(each, name) for name in names} for each in (expected, page)]
+        yield from compare(self.key, at, "page", *columns)
         document.unpaged_events = document.unpaged_bytes = 0
         document.page_bytes = len(state or b"")
-        if page.closed is not None:
-            yield from self._take_closed(page.closed, at)
-
-    def _take_closed(self, closed: StoredClosed, at: int) -> Iterator[Difference]:
-        expected = StoredClosed.of(closed.entries)._asdict() if closed.entries else _EMPTY_PAGE
-        yield from compare(self.key, at, "page", expected, closed._asdict())
-        for entry in closed.entries:
-            yield from self._take_entry(entry, "page")
 
     def _take_entry(self, found: Entry, part: str) -> Iterator[Difference]:
         document = self.document
@@ -163,16 +158,17 @@ class ReplayCheck:
         document.unpaged_bytes += expected.size
         self.counts[expected.status] += 1
         if expected.status is Status.rejected:
-            self._rejections[expected.sequence] = Rejection.of_entry(self._where, expected, rules.limits)
+            rejection = Rejection.of_entry(self._where, expected, rules.limits)
+            yield from self._compare_rejection(rejection, self._rejections.pop(expected.sequence, None))
         if expected != found:
             yield from compare(self.key, found.sequence, part, expected._asdict(), found._asdict())
 
-    def _take_rejection(self, found: Rejection) -> Iterator[Difference]:
-        expected = self._rejections.pop(found.sequence, None)
-        if expected is None:
-            yield Difference(*self.key, found.sequence, "rejection", "row", "none", _shown(found.reason))
-        elif expected != found:
-            yield from compare(self.key, found.sequence, "rejection", expected._asdict(), found._asdict())
+    def _compare_rejection(self, expected: Rejection, found: Rejection | None) -> Iterator[Difference]:
+        sequence = expected.sequence
+        if found is None:
+            yield Difference(*self.key, sequence, "rejection", "row", "there", "missing")
+        else:
+            yield from compare(self.key, sequence, "rejection", expected._asdict(), found._asdict())
 
 
 def _columns(document: Document) -> dict[str, Any]:

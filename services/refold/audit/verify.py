@@ -309,8 +309,8 @@ def _records(key: Key, item: Item) -> Iterator[tuple[Record, int]]:
             yield item.record, item.recorded_at
         return
     entries = []
-    if isinstance(item, StoredPage) and item.closed is not None:
-        entries = item.closed.entries
+    if isinstance(item, StoredPage):
+        entries = item.entries
     elif isinstance(item, StoredEntry):
         entries = [item.entry]
     where = Route.of(*key)

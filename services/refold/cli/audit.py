@@ -96,27 +96,31 @@ def rebuild(
         bool,
         typer.Option(
             "--from-nothing",
-            help="For a damaged projection: compare nothing and keep it under another name. "
-            "Starts the folder's servers if no system runs.",
+            help="For a damaged projection: compare nothing and keep it under another name.",
         ),
     ] = False,
     data: DataOption = None,
 ) -> None:
     """Rebuild the projection from the log beside the live one, and swap both.
 
-    They are compared first; on a difference nothing is swapped.
+    They are compared first; on a difference nothing is swapped. Starts the folder's servers if no system runs.
     """
+    from refold.telemetry.logging import configure
     from refold.wiring.audit import run_rebuild
     from refold.wiring.service import run_folding
+    from refold.wiring.settings import load
 
+    configure("error", service="refold")
     if is_from_nothing:
         _rebuild_from_nothing(data, into, processes, is_json=output.is_json)
         return
-    settings = _reach(data)
+    settings = load(data=data)
+    if settings.names_servers:
+        _refuse_silent(settings)
     schema = into or f"{settings.postgres_schema}_rebuild"
     with working() as progress:
         report = _Report(progress, is_json=output.is_json)
-        ended = run_folding(run_rebuild(settings, schema, _listener(report), processes=processes))
+        ended = run_folding(run_rebuild(data, schema, _listener(report), processes=processes))
     replayed = f"{ended.replayed_events:,} events replayed in {report.pace(ended.replayed_events)}"
     if output.is_json:
         report.print_json({**_facts(ended), "found": report.found})
@@ -132,11 +136,9 @@ def rebuild(
 def _rebuild_from_nothing(
     data: Path | None, into: str | None, processes: int | None, *, is_json: bool
 ) -> None:
-    from refold.telemetry.logging import configure
     from refold.wiring.audit import run_from_nothing
     from refold.wiring.service import run_folding
 
-    configure("error", service="refold")
     with working() as progress:
         report = _Report(progress, is_json=is_json)
         ended, kept = run_folding(run_from_nothing(data, into, _listener(report), processes=processes))
@@ -191,13 +193,19 @@ def _listener(report: _Report) -> rebuilding.Listener:
 
 
 def _reach(data: Path | None) -> Settings:
-    """Find the running system. Raises `ServiceUnavailable` at once where its servers do not listen."""
+    """Find the running system. Raises `ServiceUnavailable`."""
     from refold.wiring.servers import reach
 
     settings = reach(data)
+    _refuse_silent(settings)
+    return settings
+
+
+def _refuse_silent(settings: Settings) -> None:
+    """Raise `ServiceUnavailable` at once where a server does not listen."""
     silent = [url for url in map(settings.required, ("nats_url", "postgres_url")) if not _listens(url)]
     if not silent:
-        return settings
+        return
     from refold.telemetry import redacted_text
 
     addresses = redacted_text(", ".join(silent))

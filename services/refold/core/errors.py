@@ -106,6 +106,15 @@ class StoreDiffers(StoreError, code="store_differs"):
     """The database belongs to another log or to a newer program."""
 
 
+class StoreOutdated(StoreDiffers, code="store_outdated"):
+    """The projection was made by an older program, in a format that is not converted."""
+
+    def __init__(self, **facts: object) -> None:
+        """The message names the command that replaces it."""
+        repair = "`refold rebuild` makes it anew from the log, compares both and swaps them"
+        super().__init__(f"the projection has the format of an older program; {repair}", **facts)
+
+
 class StoreDamaged(StoreError, code="store_damaged"):
     """A table of the projection is missing, or rows of it are missing or cannot be read."""
 

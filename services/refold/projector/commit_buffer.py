@@ -5,10 +5,11 @@ The loop folds into one buffer while another is being committed.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Final
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Final, Self
 
-from refold.core.document import Document, to_canonical
+from refold.core.document import ABSENT, Document, to_canonical
 from refold.core.history import Entry, snapshot_of
 from refold.core.stream import ShardCheckpoint
 from refold.store import ClosedPage, Commit, DocumentWrite, Key, Rejection
@@ -43,8 +44,30 @@ Notice = tuple[str, bytes]
 """Subject and body."""
 
 
+@dataclass(slots=True)
+class _Unwritten:
+    """A document with uncommitted events: what it was before them, and those that are in no page yet.
+
+    `closed_state` is its canonical state as long as nothing has been added since its last page was closed.
+    """
+
+    document: Document
+    version_before: int
+    events_before: int
+    was_present: bool
+    journal: list[Entry] = field(default_factory=list)
+    closed_state: bytes | None = None
+
+    @classmethod
+    def of(cls, document: Document, first: Entry) -> Self:
+        """Begin with the first event, which is folded already."""
+        is_effective = first.status.is_effective
+        was_present = not first.is_creation if is_effective else document.state is not ABSENT
+        return cls(document, document.version - is_effective, document.events - 1, was_present)
+
+
 class CommitBuffer:
-    """Entries by document, rejections and notices, in the order of the log."""
+    """Entries by document, pages, rejections and notices, in the order of the log."""
 
     def __init__(self, after_sequence: int) -> None:
         """Begin after the sequence that the checkpoints have when this is committed."""
@@ -52,29 +75,30 @@ class CommitBuffer:
         self.notices: list[Notice] = []
         self.replies: list[Notice] = []
         self.rejections: list[Rejection] = []
+        self.pages: list[ClosedPage] = []
         self.events = 0
         self.bytes = 0
-        self._writes: dict[Key, DocumentWrite] = {}
+        self._unwritten: dict[Key, _Unwritten] = {}
 
     @property
     def keys(self) -> set[Key]:
         """Return the documents that are not yet committed."""
-        return set(self._writes)
+        return set(self._unwritten)
 
     def entries_of(self, key: Key) -> list[Entry]:
         """Return a document's entries, in order."""
-        return list(self._writes[key].entries()) if key in self._writes else []
+        if key not in self._unwritten:
+            return []
+        pages = (page.entries for page in self.pages if (page.namespace, page.document) == key)
+        return [*chain.from_iterable(pages), *self._unwritten[key].journal]
 
     def add(self, document: Document, entry: Entry) -> None:
         """Add a folded event; close a page where the document's open segment is full."""
         key = (document.namespace, document.document)
-        write = self._writes.get(key)
-        if write is None:
-            # Its state is taken when the commit is made. Before its first event of all, the store has no row of it.
-            write = self._writes[key] = DocumentWrite(
-                document=document, state=None, is_new=document.events == 1
-            )
-        write.journal.append(entry)
+        unwritten = self._unwritten.get(key)
+        if unwritten is None:
+            unwritten = self._unwritten[key] = _Unwritten.of(document, entry)
+        unwritten.journal.append(entry)
         entry_bytes = entry.size
         self.events += 1
         self.bytes += entry_bytes + ENTRY_BYTES
@@ -84,8 +108,7 @@ class CommitBuffer:
         if document.unpaged_events < PAGE_EVENTS_MAX and document.unpaged_bytes < PAGE_BYTES_MIN:
             return
         if _is_full(document):
-            _close_page(write)
-            self.bytes += document.page_bytes
+            self._close_page(unwritten)
 
     def count(self, event_bytes: int) -> None:
         """Count an event and the memory that it takes until it is committed."""
@@ -108,19 +131,38 @@ class CommitBuffer:
 
     def close_segments(self) -> None:
         """Close a page where this commit's own events are worth a snapshot: they need no journal then."""
-        for write in self._writes.values():
-            document = write.document
-            if len(write.journal) >= RUN_EVENTS_MIN and document.unpaged_bytes >= document.size:
-                _close_page(write)
+        for unwritten in self._unwritten.values():
+            document = unwritten.document
+            if len(unwritten.journal) >= RUN_EVENTS_MIN and document.unpaged_bytes >= document.size:
+                self._close_page(unwritten)
 
     def to_commit(self, checkpoint: ShardCheckpoint, store: ProjectionWriter) -> Commit:
         """Make one transaction of everything; the documents may change while it is written."""
         return Commit(
             expected_sequence=self.after_sequence,
             checkpoint=checkpoint,
-            documents=[_with_state(write, store) for write in self._writes.values()],
+            documents=[_write_of(unwritten, store) for unwritten in self._unwritten.values()],
+            pages=self.pages,
             rejections=self.rejections,
         )
+
+    def _close_page(self, unwritten: _Unwritten) -> None:
+        document, entries = unwritten.document, unwritten.journal
+        state = unwritten.closed_state = to_canonical(document.state)
+        self.pages.append(
+            ClosedPage(
+                namespace=document.namespace,
+                document=document.document,
+                journal_events=document.unpaged_events - len(entries),
+                entries=entries,
+                closing=snapshot_of(document, state),
+                events=document.events,
+            )
+        )
+        unwritten.journal = []
+        document.unpaged_events = document.unpaged_bytes = 0
+        document.page_bytes = len(state or b"")
+        self.bytes += document.page_bytes
 
 
 def _is_full(document: Document) -> bool:
@@ -130,32 +172,22 @@ def _is_full(document: Document) -> bool:
     return is_long or document.unpaged_bytes >= max(PAGE_BYTES_MIN, document.page_bytes)
 
 
-def _close_page(write: DocumentWrite) -> None:
-    document, state = write.document, to_canonical(write.document.state)
-    write.pages.append(
-        ClosedPage(
-            entries=write.journal.copy(),
-            closing=snapshot_of(document, state),
-            has_journal=document.unpaged_events > len(write.journal),
-        )
-    )
-    write.journal.clear()
-    document.unpaged_events = document.unpaged_bytes = 0
-    document.page_bytes = len(state or b"")
-
-
-def _with_state(write: DocumentWrite, store: ProjectionWriter) -> DocumentWrite:
-    document = write.document
-    is_changed = any(entry.status.is_effective for entry in write.entries())
+def _write_of(unwritten: _Unwritten, store: ProjectionWriter) -> DocumentWrite:
+    document, journal = unwritten.document, unwritten.journal
+    is_changed = document.version != unwritten.version_before
     has_state = store.wants_state(document, is_changed=is_changed)
+    state = None
+    if has_state:
+        state = to_canonical(document.state) if journal else unwritten.closed_state
     return DocumentWrite(
         # A copy: the document itself changes while this is written.
         document=replace(document, state=None, identities={}),
-        state=to_canonical(document.state) if has_state else None,
-        is_new=write.is_new,
+        state=state,
+        is_new=not unwritten.events_before,
+        was_present=unwritten.was_present,
+        added_events=document.events - unwritten.events_before,
         has_state=has_state,
-        pages=write.pages,
-        journal=write.journal,
+        journal=journal,
     )
 
 

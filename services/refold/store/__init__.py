@@ -18,7 +18,7 @@ from refold.core import json_text
 from refold.core.document import Document, Limits
 from refold.core.envelope import open_envelope
 from refold.core.errors import Refused, StoreDamaged
-from refold.core.history import NEVER, Clock, Entry, Point, Segment, Snapshot
+from refold.core.history import NEVER, Clock, Entry, Point, Snapshot
 from refold.core.stream import Record, Route, ShardCheckpoint, check_name
 from refold.core.timestamp import TIME_MAX_NANOSECONDS
 
@@ -72,42 +72,41 @@ class Head(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClosedPage:
-    """A page that a commit closes.
+    """A page that a commit writes: a run of a document's entries, and the document after the last of them.
 
-    `entries` are this commit's own; with `has_journal` the journal's entries of earlier commits come before them.
-    `closing` is the snapshot after the last entry; it opens the next page.
+    The page begins with `journal_events` entries that earlier commits left in the journal; `entries` are the others.
+    `closing` is the snapshot after the last entry, `events` the number of the document's events up to there.
     """
 
+    namespace: str
+    document: str
+    journal_events: int
     entries: list[Entry]
     closing: Snapshot
-    has_journal: bool
+    events: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentWrite:
-    """What one commit writes of one document: its head, the pages it closes in order, and its journal entries.
+    """What one commit writes of one document: its head, and the entries that no page of the commit has.
 
     `state` is the head's canonical bytes, None where it is absent. `is_new`: the store has no row of it yet.
     Without `has_state` the state is left out, because the store did not want it (`ProjectionWriter.wants_state`).
+    `was_present` and `added_events` say what the commit changes in its namespace's counts.
     """
 
     document: Document
     state: bytes | None
     is_new: bool
+    was_present: bool
+    added_events: int
     has_state: bool = True
-    pages: list[ClosedPage] = field(default_factory=list)
     journal: list[Entry] = field(default_factory=list)
 
     @property
-    def is_present(self) -> bool:
-        """Tell whether the document exists after the commit."""
-        return self.state is not None or not self.has_state
-
-    def entries(self) -> Iterator[Entry]:
-        """Yield this commit's entries in order."""
-        for page in self.pages:
-            yield from page.entries
-        yield from self.journal
+    def added_documents(self) -> int:
+        """Return what the commit adds to the number of present documents: -1, 0 or 1."""
+        return (self.state is not None or not self.has_state) - self.was_present
 
 
 class Rejection(NamedTuple):
@@ -155,11 +154,15 @@ def _about(headers: bytes, body: bytes, limits: Limits) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """One transaction: the shard advances from `expected_sequence` (the `read_sequence` of its partitions so far)."""
+    """One transaction: the shard advances from `expected_sequence` (the `read_sequence` of its partitions so far).
+
+    `pages` are in the order of each document's history.
+    """
 
     expected_sequence: int
     checkpoint: ShardCheckpoint
     documents: Sequence[DocumentWrite]
+    pages: Sequence[ClosedPage]
     rejections: Sequence[Rejection]
 
 
@@ -222,14 +225,14 @@ def damaged(namespace: str, document: str, what: str, **facts: object) -> StoreD
     return StoreDamaged(f"{namespace}/{document}: {what}", namespace=namespace, document=document, **facts)
 
 
-# --- Where a read begins: the page that holds a point, the cursor that continues a list --------------------
+# --- Where a read begins: the segment that holds a point, the cursor that continues a list --------------------
 
 _ANY = TIME_MAX_NANOSECONDS
 """No base is beyond it on any clock."""
 
 
 class Bounds(NamedTuple):
-    """Bounds of a search for a page: the last one whose base is at or before all of them."""
+    """Bounds of a search for a segment: the last one whose base is at or before all of them."""
 
     base_sequence: int = _ANY
     version: int = _ANY
@@ -239,29 +242,15 @@ class Bounds(NamedTuple):
 
     @classmethod
     def of(cls, point: Point) -> Self:
-        """Bound one clock, within int64 and no lower than the first page of every document."""
+        """Bound one clock, within int64 and no lower than the first segment of every document."""
         name = _FIELDS[point.clock]
         first = getattr(NEVER, "sequence" if name == "version_sequence" else name)
         return cls(**{name: min(max(point.value, first), _ANY)})
 
     def include(self, base: Snapshot, base_sequence: int) -> bool:
-        """Tell whether a page's base is within the bounds."""
+        """Tell whether a segment's base is within the bounds."""
         position = (base_sequence, base.version, base.sequence, base.recorded_at, base.occurred_max)
         return all(value <= bound for value, bound in zip(position, self, strict=True))
-
-    def include_end(self, closed: Segment) -> bool:
-        """Tell whether the base of the page after a closed one is within the bounds."""
-        last = next((entry for entry in reversed(closed.entries) if entry.status.is_effective), closed.base)
-        is_beyond = (
-            closed.entries[-1].sequence > self.base_sequence
-            or last.version > self.version
-            or last.sequence > self.version_sequence
-            or last.recorded_at > self.recorded_at
-        )
-        if is_beyond:
-            return False
-        times = [entry.occurred_at for entry in closed.entries if entry.status.is_effective]
-        return max([closed.base.occurred_max, *times]) <= self.occurred_max
 
 
 _FIELDS = {

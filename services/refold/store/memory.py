@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from operator import attrgetter
 
 from refold.core import history
@@ -25,9 +26,9 @@ from refold.store import (
     SHARD_LEASE_SECONDS,
     Bounds,
     Capabilities,
+    ClosedPage,
     Commit,
     Depth,
-    DocumentWrite,
     Head,
     Key,
     Name,
@@ -42,7 +43,6 @@ from refold.store import (
 from refold.store.ports import (
     Item,
     ReadSnapshot,
-    StoredClosed,
     StoredEntry,
     StoredHead,
     StoredPage,
@@ -153,8 +153,7 @@ class MemoryStore:
             found = tables.checkpoints[partition].read_sequence
             if found != commit.expected_sequence:
                 raise FenceLost(expected_sequence=commit.expected_sequence, found_sequence=found)
-        for write in commit.documents:
-            _write(tables.documents, write)
+        _write(tables.documents, commit)
         tables.rejections.extend(commit.rejections)
         tables.checkpoints.update({moved.partition: _copied(moved) for moved in now.touched})
         for partition in now.partitions:
@@ -287,31 +286,38 @@ def _bounded(found: Iterator[Head], limit: int) -> Page:
     return Page(heads, None)
 
 
-def _write(documents: dict[Key, _Kept], write: DocumentWrite) -> None:
-    key = (write.document.namespace, write.document.document)
-    assert write.has_state, key
-    assert write.is_new == (key not in documents), key
-    row = replace(write.document, state=None, identities={})
-    kept = documents.setdefault(key, _Kept(row, write.state))
-    kept.document, kept.state = row, write.state
-    for closed in write.pages:
-        entries = kept.segments[-1].entries
-        assert closed.has_journal == bool(entries), key
-        entries.extend(closed.entries)
-        kept.segments.append(Segment(closed.closing, entries[-1].sequence, []))
-    kept.segments[-1].entries.extend(write.journal)
+def _write(documents: dict[Key, _Kept], commit: Commit) -> None:
+    for write in commit.documents:
+        key = (write.document.namespace, write.document.document)
+        assert write.has_state, key
+        assert write.is_new == (key not in documents), key
+        row = replace(write.document, state=None, identities={})
+        kept = documents.setdefault(key, _Kept(row, write.state))
+        kept.document, kept.state = row, write.state
+    for page in commit.pages:
+        _close(documents[page.namespace, page.document].segments, page)
+    for write in commit.documents:
+        kept = documents[write.document.namespace, write.document.document]
+        kept.segments[-1].entries.extend(write.journal)
+
+
+def _close(segments: list[Segment], page: ClosedPage) -> None:
+    entries = segments[-1].entries
+    assert page.journal_events == len(entries), page
+    entries.extend(page.entries)
+    assert page.events == sum(len(segment.entries) for segment in segments), page
+    segments.append(Segment(page.closing, entries[-1].sequence, []))
 
 
 def _items(kept: _Kept) -> Iterator[Item]:
-    row, (*closed, last) = kept.document, kept.segments
+    row, key = kept.document, (kept.document.namespace, kept.document.document)
     yield StoredHead(replace(row, state=ABSENT), kept.state, None)
     events = 0
-    for segment in kept.segments if last.base_sequence else closed:
-        page = None if segment is last else StoredClosed.of(segment.entries)
-        yield StoredPage(row.namespace, row.document, segment.base, segment.base_sequence, events, page)
+    for segment, following in pairwise(kept.segments):
         events += len(segment.entries)
-    for entry in last.entries:
-        yield StoredEntry(row.namespace, row.document, entry)
+        yield StoredPage.of(key, segment.entries, following.base, events)
+    for entry in kept.segments[-1].entries:
+        yield StoredEntry(*key, entry)
 
 
 def _loaded(kept: _Kept) -> Document:

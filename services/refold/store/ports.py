@@ -139,32 +139,27 @@ class StoredHead(NamedTuple):
     state_version: int | None
 
 
-class StoredClosed(NamedTuple):
-    """A closed page's entries, and the columns of its row that are made of them."""
+class StoredPage(NamedTuple):
+    """A page's row: its entries, the snapshot after the last of them, and the columns that are made of them.
 
+    `events` counts the document's events up to the end of the page, `ids` the identities of its own entries.
+    """
+
+    namespace: str
+    document: str
     entries: list[Entry]
+    closing: Snapshot
     last_sequence: int
     events: int
     ids: int
     identities: bytes
 
     @classmethod
-    def of(cls, entries: list[Entry]) -> Self:
-        """Return a page of these entries, at least one."""
+    def of(cls, key: Key, entries: list[Entry], closing: Snapshot, events: int) -> Self:
+        """Return the page of these entries, at least one."""
         identities = [entry.identity for entry in entries if entry.identity is not None]
         packed = pack_identities(identities)
-        return cls(entries, entries[-1].sequence, len(entries), len(identities), packed)
-
-
-class StoredPage(NamedTuple):
-    """A page's row; `closed` is None while its events are in the journal."""
-
-    namespace: str
-    document: str
-    base: Snapshot
-    base_sequence: int
-    base_events: int
-    closed: StoredClosed | None
+        return cls(*key, entries, closing, entries[-1].sequence, events, len(identities), packed)
 
 
 class StoredEntry(NamedTuple):
@@ -189,17 +184,17 @@ Item = StoredHead | StoredPage | StoredEntry | Unreadable | Rejection
 
 
 def position_of(item: Item) -> tuple[str, str, int]:
-    """Return an item's sort key: by document, its row first, then by sequence.
+    """Return an item's sort key: by document, its row first, then by sequence, a page by its last event's.
 
-    At one sequence, an event comes before its rejection, and that before the page that begins after it.
+    At one sequence, a rejection comes before its event, and that before the page that ends with it.
     """
     if isinstance(item, StoredHead):
         return item.document.namespace, item.document.document, -1
     if isinstance(item, StoredPage):
-        return item.namespace, item.document, 4 * item.base_sequence + 2
+        return item.namespace, item.document, 4 * item.last_sequence + 2
     if isinstance(item, StoredEntry):
-        return item.namespace, item.document, 4 * item.entry.sequence
-    return item.namespace, item.document, 4 * item.sequence + (2 if isinstance(item, Unreadable) else 1)
+        return item.namespace, item.document, 4 * item.entry.sequence + 1
+    return item.namespace, item.document, 4 * item.sequence + (2 if isinstance(item, Unreadable) else 0)
 
 
 class ReadSnapshot(Protocol):
@@ -241,12 +236,16 @@ class Row(NamedTuple):
 
 
 class Unequal(NamedTuple):
-    """A document, or (with empty names) a checkpoint or count, that differs between two projections."""
+    """A document, or (with empty names) a checkpoint or count, that differs between two projections.
+
+    With `state_version` they may be equal: nothing differs but that the live row has the state of that older version.
+    """
 
     namespace: str
     document: str
     live: Row | str | None
     fresh: Row | str | None
+    state_version: int | None = None
 
 
 class BoundLog(NamedTuple):

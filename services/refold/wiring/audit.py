@@ -9,14 +9,14 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from refold.audit import rebuild, verify
 from refold.audit.rebuild import ReplayShard
-from refold.core.errors import DataFolderInUse, Refused, StoreDamaged, raising_first
+from refold.core.errors import DataFolderInUse, Refused, StoreDamaged, StoreOutdated, raising_first
 from refold.log import EventLog
 from refold.projector.loop import begin_replay, replay_loop
 from refold.store.postgres import PostgresStore
@@ -48,20 +48,25 @@ async def run_verify(settings: Settings, listener: verify.Listener, scope: verif
 
 
 async def run_rebuild(
-    settings: Settings, into: str, listener: rebuild.Listener, *, processes: int | None = None
+    data: Path | None, into: str, listener: rebuild.Listener, *, processes: int | None = None
 ) -> rebuild.Rebuilt:
     """Rebuild the projection in the schema `into`, and swap it with the live one if both are equal.
 
-    `processes` fold what is far behind; None: as many as there are processors, at most `PROCESSES_MAX`.
+    `processes` fold what is far behind; None: as many as there are processors, at most `PROCESSES_MAX`. If no system
+    runs on the data folder, its servers are started for as long as this takes. The live one may be of format 1.
     """
-    live, dsn, fresh = settings.postgres_schema, settings.required("postgres_url"), _fresh(settings, into)
-    async with (
-        _opened(fresh) as (log, store),
-        _opened(settings) as (_, live_store),
-        PostgresSchemaSwap.open(dsn, live=live, fresh=into) as swap,
-    ):
-        parts = _parts(fresh, log, store, swap, live=live_store, processes=processes)
-        return await rebuild.rebuild(parts, listener)
+    async with _reached_or_started(data) as settings:
+        live, dsn = settings.postgres_schema, settings.required("postgres_url")
+        fresh = _fresh(settings, into)
+        with suppress(StoreOutdated):
+            async with _opened(settings) as (log, store):
+                await store.bind((await log.info()).log_id)
+        async with (
+            _opened(fresh) as (log, store),
+            PostgresSchemaSwap.open(dsn, live=live, fresh=fresh.postgres_schema) as swap,
+        ):
+            parts = _parts(fresh, log, store, swap, is_compared=True, processes=processes)
+            return await rebuild.rebuild(parts, listener)
 
 
 async def run_from_nothing(
@@ -73,10 +78,8 @@ async def run_from_nothing(
     """
     async with _reached_or_started(data) as settings:
         live, dsn = settings.postgres_schema, settings.required("postgres_url")
-        into = into or f"{live}_rebuild"
-        fresh = _fresh(settings, into)
-        kept = name_to_keep(live, "damaged")
-        async with PostgresSchemaSwap.open(dsn, live=live, fresh=into, keep_as=kept) as swap:
+        fresh, kept = _fresh(settings, into), name_to_keep(live, "damaged")
+        async with PostgresSchemaSwap.open(dsn, live=live, fresh=fresh.postgres_schema, keep_as=kept) as swap:
             # What an earlier rebuild has left is continued, unless it is damaged.
             try:
                 async with _opened(fresh) as (log, store):
@@ -84,12 +87,13 @@ async def run_from_nothing(
             except StoreDamaged:
                 await swap.clear()
             async with _opened(fresh) as (log, store):
-                parts = _parts(fresh, log, store, swap, live=None, processes=processes)
+                parts = _parts(fresh, log, store, swap, is_compared=False, processes=processes)
                 return Replaced(await rebuild.rebuild(parts, listener), swap.kept)
 
 
-def _fresh(settings: Settings, into: str) -> Settings:
-    """Return the settings with another schema than the live one."""
+def _fresh(settings: Settings, into: str | None) -> Settings:
+    """Return the settings with another schema than the live one; by default the live one's name with `_rebuild`."""
+    into = into or f"{settings.postgres_schema}_rebuild"
     if into == settings.postgres_schema:
         raise Refused("bad_usage", "must be another schema than the live one", field="--into", shape=into)
     return settings.model_copy(update={"postgres_schema": into})
@@ -101,14 +105,14 @@ def _parts(
     store: PostgresStore,
     swap: PostgresSchemaSwap,
     *,
-    live: PostgresStore | None,
+    is_compared: bool,
     processes: int | None,
 ) -> rebuild.Parts:
     return rebuild.Parts(
         log=log,
-        live=live,
         fresh=store,
         swap=swap,
+        is_compared=is_compared,
         open_loop=partial(replay_loop, log, store, bounds_of(fresh)),
         processes=min(PROCESSES_MAX, processes or processors()),
         replay_in_shards=partial(replay_in_processes, fresh),

@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
-from refold.core.errors import LogDiffers, LogError, LogHole, LogMissing, StoreDamaged, StoreError
+from refold.core.errors import (
+    LogDiffers,
+    LogError,
+    LogHole,
+    LogMissing,
+    StoreDamaged,
+    StoreError,
+    StoreOutdated,
+)
 from refold.embedded.folder import FolderMarker
 from refold.embedded.log_files import kept_folders, put_streams_aside, stored_blocks
 from refold.embedded.nats import NATS_USERS, NatsServer, inbox_prefix
@@ -134,13 +142,16 @@ def _with_findings(error: LogError, nats: NatsServer) -> LogError:
 
 
 async def refuse_damaged(servers: Servers, schema: str, log_id: str) -> None:
-    """Raise `StoreDamaged` if tables or rows of the projection are missing; services report other errors."""
+    """Raise `StoreDamaged` or `StoreOutdated` where a command replaces the projection; services report other errors."""
     try:
         async with _open_servers(servers, schema) as (log, store):
             await check_documents(log, store, await store.bind(log_id))
     except StoreDamaged as error:
         run = f"refold rebuild --from-nothing --data {servers.folder.path}"
         raise StoreDamaged(error.what, **error.facts, run=run) from error
+    except StoreOutdated as error:
+        run = f"refold rebuild --data {servers.folder.path}"
+        raise StoreOutdated(**error.facts, run=run) from error
     except StoreError:
         return
 

@@ -8,19 +8,17 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
-from hashlib import sha256
 from typing import Any, Final, Self
 
 from refold.core.document import Document
 from refold.core.errors import StoreDamaged, StoreDiffers
 from refold.core.stream import Checkpoint
-from refold.store import DAMAGES, REBUILD_LOCK_SECONDS, Key, NamespaceCount
+from refold.store import DAMAGES, REBUILD_LOCK_SECONDS, NamespaceCount
 from refold.store.ports import (
     BoundLog,
     Item,
     ReadSnapshot,
     Row,
-    StoredClosed,
     StoredEntry,
     StoredHead,
     StoredPage,
@@ -28,11 +26,17 @@ from refold.store.ports import (
     Unreadable,
     position_of,
 )
-from refold.store.postgres.load import read_exact
 from refold.store.postgres.pool import SQL, Connection, Pool, transaction, translated
 from refold.store.postgres.pool import Row as SqlRow
-from refold.store.postgres.rows import DOCUMENT_COLUMNS, key_of, to_base, to_closed, to_entry, to_rejection
-from refold.store.postgres.schema import MADE_BY, read_checkpoints
+from refold.store.postgres.rows import (
+    DOCUMENT_COLUMNS,
+    key_of,
+    to_entries,
+    to_entry,
+    to_rejection,
+    to_snapshot,
+)
+from refold.store.postgres.schema import TABLES, read_checkpoints
 
 _HEADS_AHEAD: Final = 10
 _PAGES_AHEAD: Final = 4
@@ -102,11 +106,12 @@ def _page(row: SqlRow) -> Item:
     name = key_of(row)
     stated = (row["last_sequence"], row["events"], row["ids"], row["identities"])
     try:
-        base = to_base(row)
-        closed = None if row["payload"] is None else StoredClosed(to_closed(row["payload"]), *stated)
+        entries = to_entries(row)
+        if not entries:
+            raise ValueError("a page without events")
+        return StoredPage(*name, entries, to_snapshot(row), *stated)
     except DAMAGES as error:
-        return Unreadable(*name, row["base_sequence"], "page", f"{type(error).__name__}: {error}")
-    return StoredPage(*name, base, row["base_sequence"], row["base_events"], closed)
+        return Unreadable(*name, row["last_sequence"], "page", f"{type(error).__name__}: {error}")
 
 
 def _entry(row: SqlRow) -> Item:
@@ -187,12 +192,8 @@ class PostgresSchemaSwap:
         with translated():
             async with nullcontext() if is_held else view:
                 async for row in self._connection.cursor(sql, *bounds, prefetch=_ROWS_AHEAD):
-                    key, live, fresh = key_of(row), _row(row, "live"), _row(row, "fresh")
-                    if live and row["is_live_outdated"]:
-                        live = live._replace(state_hash=await self._exact_hash(key))
-                        if live == fresh and not row["differs"]:
-                            continue
-                    yield Unequal(*key, live, fresh)
+                    sides = _row(row, "live"), _row(row, "fresh")
+                    yield Unequal(*key_of(row), *sides, row["state_version"])
 
     async def unequal_counts(self) -> AsyncGenerator[Unequal]:
         """Compare checkpoints and counts by their text."""
@@ -227,7 +228,7 @@ class PostgresSchemaSwap:
             await self._drop("drop_former_tables", "drop_former")
 
     async def _refuse_foreign(self, side: str) -> None:
-        given = (self._names[side], [*MADE_BY, "migrations"])
+        given = (self._names[side], [*TABLES, "migrations"])
         with translated():
             found = [row[0] for row in await self._connection.fetch(SQL["foreign_tables"], *given)]
         if found:
@@ -240,14 +241,6 @@ class PostgresSchemaSwap:
             async with self._connection.transaction():
                 await self._fetch(tables)
                 await self._fetch(schema)
-
-    async def _exact_hash(self, key: Key) -> str | None:
-        """Hash a live document's exact state as the statement does; None where it is too damaged for that."""
-        try:
-            state = (await read_exact(self._connection, [key]))[key].snapshot.state
-        except StoreDamaged:
-            return None
-        return None if state is None else sha256(state).hexdigest()
 
     async def _fetch(self, name: str) -> list[SqlRow]:
         with translated():

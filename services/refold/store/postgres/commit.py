@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import struct
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from typing import Final
 from uuid import UUID
 
 from refold.core import history
 from refold.core.errors import FenceLost, StoreDamaged, StoreError
-from refold.core.history import Entry, Snapshot
-from refold.store import Commit, DocumentWrite, Key
-from refold.store.ports import StoredClosed
+from refold.core.history import Entry
+from refold.store import ClosedPage, Commit, DocumentWrite, Key, damaged
+from refold.store.ports import StoredPage
 from refold.store.postgres.pool import SQL, Connection, single_statement, transaction
 from refold.store.postgres.rows import (
     COMMIT_COLUMNS,
     DOCUMENT_COLUMNS,
     JOURNAL_COLUMNS,
+    PAGE_COLUMNS,
     REJECTION_COLUMNS,
     checkpoint_columns,
     columns_of,
@@ -60,7 +61,7 @@ async def write_commit(
 async def _write_at_once(
     connection: Connection, commit: Commit, epoch: UUID | None, *, is_synchronous: bool
 ) -> None:
-    if is_synchronous or commit.rejections or not _are_few(commit.documents):
+    if is_synchronous or commit.rejections or not _are_few(commit):
         async with transaction(connection):
             await _write_parts(connection, commit, epoch, is_synchronous=is_synchronous)
     else:
@@ -73,12 +74,12 @@ async def _write_parts(
 ) -> None:
     if is_synchronous:
         await connection.execute(SQL["commit_synchronously"])
-    if _are_few(commit.documents):
+    if _are_few(commit):
         await _write(connection, commit, epoch, commit.documents)
     else:
         await _write(connection, commit, epoch, [])
         await _write_documents(connection, commit.documents)
-        await _write_pages(connection, [write for write in commit.documents if write.pages])
+        await _write_pages(connection, commit.pages)
         await _write_journal(connection, commit.documents)
     await _write_rejections(connection, commit)
 
@@ -89,13 +90,9 @@ async def _regroup(connection: Connection, commit: Commit) -> None:
     await connection.execute(SQL["regroup_shards"], commit.checkpoint.partitions, commit.expected_sequence)
 
 
-def _are_few(documents: Sequence[DocumentWrite]) -> bool:
-    events = 0
-    for write in documents:
-        events += len(write.journal)
-        if write.pages or events > STORE_FEW_EVENTS_MAX:
-            return False
-    return True
+def _are_few(commit: Commit) -> bool:
+    events = sum(len(write.journal) for write in commit.documents)
+    return not commit.pages and events <= STORE_FEW_EVENTS_MAX
 
 
 async def _write(
@@ -155,105 +152,65 @@ def _counts(commit: Commit) -> tuple[list[str], list[int], list[int]]:
     documents: Counter[str] = Counter()
     events: Counter[str] = Counter()
     for write in commit.documents:
-        documents[write.document.namespace] += _gained(write)
-        events[write.document.namespace] += sum(1 for _ in write.entries())
+        documents[write.document.namespace] += write.added_documents
+        events[write.document.namespace] += write.added_events
     return list(events), [documents[name] for name in events], list(events.values())
 
 
-def _gained(write: DocumentWrite) -> int:
-    """Return what a document adds (-1, 0, 1) to the number of present ones; its first effective event says what was."""
-    first = next((entry for entry in write.entries() if entry.status.is_effective), None)
-    was_present = not write.is_new and first is not None and not first.is_creation
-    return 0 if first is None else write.is_present - was_present
+async def _write_pages(connection: Connection, pages: Sequence[ClosedPage]) -> None:
+    """Write pages, each with what the journal has of it."""
+    if pages:
+        taken = await _take_journal(connection, pages)
+        rows = BytesIO(_page_copy(pages, taken))
+        await connection.copy_to_table("pages", source=rows, format="binary", columns=PAGE_COLUMNS)
 
 
-_CLOSED: Final = ("last_sequence", "events", "ids", "identities", "payload")
-_BASE: Final = (
-    "base_sequence",
-    "base_version",
-    "base_version_sequence",
-    "base_recorded_at",
-    "base_occurred_max",
-    "base_events",
-    "base_occurred_at",
-    "snapshot",
-)
-_NAME: Final = ("namespace", "document")
-
-
-async def _write_pages(connection: Connection, documents: Sequence[DocumentWrite]) -> None:
-    """Close each document's open page, write those that this commit both opens and closes, open the last."""
-    if not documents:
-        return
-    journal = await _take_journal(connection, documents)
-    closing = (
-        (*_key(write), *_closed([*journal[_key(write)], *write.pages[0].entries])) for write in documents
-    )
-    await connection.copy_records_to_table("closed_pages", records=closing, columns=(*_NAME, *_CLOSED))
-    closed = await connection.execute(SQL["close_pages"])
-    first = await connection.execute(SQL["close_first_pages"])
-    if rows_of(closed) + rows_of(first) != len(documents):
-        raise StoreDamaged(
-            "a page to be closed is not the open one", expected=len(documents), found=(closed, first)
-        )
-    opened = (row for write in documents for row in _opened_rows(write))
-    await connection.copy_records_to_table("pages", records=opened, columns=(*_NAME, *_BASE, *_CLOSED))
-
-
-async def _take_journal(connection: Connection, documents: Sequence[DocumentWrite]) -> dict[Key, list[Entry]]:
-    keys = [_key(write) for write in documents if write.pages[0].has_journal]
+async def _take_journal(connection: Connection, pages: Sequence[ClosedPage]) -> dict[Key, list[Entry]]:
+    expected = {(page.namespace, page.document): page.journal_events for page in pages if page.journal_events}
     taken: dict[Key, list[Entry]] = defaultdict(list)
-    if keys:
-        for row in await connection.fetch(SQL["take_journal"], *map(list, zip(*keys, strict=True))):
+    if expected:
+        for row in await connection.fetch(SQL["take_journal"], *map(list, zip(*expected, strict=True))):
             taken[key_of(row)].append(to_entry(row))
-    if len(taken) != len(keys):
-        raise StoreDamaged("the journal lacks a document's events", expected=len(keys), found=len(taken))
-    for entries in taken.values():
-        entries.sort(key=lambda entry: entry.sequence)
+    for key, count in expected.items():
+        if len(taken[key]) != count:
+            found = len(taken[key])
+            raise damaged(*key, "the journal lacks events of it", expected=count, found=found)
+        taken[key].sort(key=lambda entry: entry.sequence)
     return taken
-
-
-def _opened_rows(write: DocumentWrite) -> Iterator[tuple[object, ...]]:
-    """Each page opens the one that the next closes; the last stays open."""
-    events = write.document.events - sum(1 for _ in write.entries())
-    for closed, following in zip(write.pages, [*write.pages[1:], None], strict=True):
-        events += len(closed.entries)
-        base = _base(closed.closing, closed.entries[-1].sequence, events)
-        yield (*_key(write), *base, *(_closed(following.entries) if following else (None,) * len(_CLOSED)))
-
-
-def _base(snapshot: Snapshot, base_sequence: int, events: int) -> tuple[object, ...]:
-    return (
-        base_sequence,
-        snapshot.version,
-        snapshot.sequence,
-        snapshot.recorded_at,
-        snapshot.occurred_max,
-        events,
-        snapshot.occurred_at,
-        None if snapshot.state is None else compress(snapshot.state),
-    )
-
-
-def _closed(entries: list[Entry]) -> tuple[object, ...]:
-    _, *columns = StoredClosed.of(entries)
-    return (*columns, compress(history.pack(entries)))
-
-
-def _key(write: DocumentWrite) -> Key:
-    return write.document.namespace, write.document.document
 
 
 _SIGNATURE: Final = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _END: Final = b"\xff\xff"
-_COLUMNS: Final = len(JOURNAL_COLUMNS).to_bytes(2, "big")
 _NULL: Final = b"\xff\xff\xff\xff"
 _EMPTY: Final = bytes(4)
 _LENGTH: Final = struct.Struct(">i")
+
+_PAGE_COUNT: Final = len(PAGE_COLUMNS).to_bytes(2, "big")
+_PAGE_NUMBERS: Final = struct.Struct(">iqiqiqiqiqiqiq")
+_IDS: Final = struct.Struct(">ii")
+
+_JOURNAL_COUNT: Final = len(JOURNAL_COLUMNS).to_bytes(2, "big")
 _NUMBERS: Final = struct.Struct(">iqiqiqiqiqihihi?")
 _LAST: Final = struct.Struct(">iq")
 _USUAL_TAIL: Final = b"".join((_NULL, _EMPTY, _EMPTY, _NULL, _LAST.pack(8, 0)))
 """No effect, no reason, no detail, no identity, no first sequence."""
+
+
+def _page_copy(pages: Iterable[ClosedPage], taken: Mapping[Key, list[Entry]]) -> bytes:
+    """Return pages as input of a binary COPY into `PAGE_COLUMNS`; `taken` has the entries from the journal."""
+    parts = [_SIGNATURE]
+    for page in pages:
+        key = (page.namespace, page.document)
+        entries = [*taken[key], *page.entries] if page.journal_events else page.entries
+        row = StoredPage.of(key, entries, page.closing, page.events)
+        closing = row.closing
+        since = (8, closing.version, 8, closing.sequence, 8, closing.recorded_at, 8, closing.occurred_max)
+        numbers = _PAGE_NUMBERS.pack(8, row.last_sequence, *since, 8, row.events, 8, closing.occurred_at)
+        parts += (_PAGE_COUNT, _text(row.namespace), _text(row.document), numbers)
+        parts += (_NULL if closing.state is None else _bytes(compress(closing.state)), _IDS.pack(4, row.ids))
+        parts += (_bytes(row.identities), _bytes(compress(history.pack(entries))))
+    parts.append(_END)
+    return b"".join(parts)
 
 
 def _journal_copy(documents: Iterable[DocumentWrite]) -> bytes:
@@ -266,7 +223,7 @@ def _journal_copy(documents: Iterable[DocumentWrite]) -> bytes:
         if write.journal:
             document = write.document
             names = b"".join((_text(document.namespace), _text(document.document)))
-            head = _COLUMNS + names
+            head = _JOURNAL_COUNT + names
             for entry in write.journal:
                 _add_row(parts, head, entry)
     parts.append(_END)

@@ -52,20 +52,20 @@ class PostgresHistory:
     async def segment_at(self, namespace: str, document: str, point: Point) -> Segment | None:
         bounds = Bounds.of(point)
         row = await self._segment_row(namespace, document, bounds)
-        return _segment(namespace, document, row, bounds) if row else None
+        return _segment(namespace, document, row) if row else None
 
     async def segments(
         self, namespace: str, document: str, *, after_version: int | None, is_descending: bool
     ) -> AsyncGenerator[Segment, None]:
         """Yield segments in the requested order, one statement each.
 
-        A closed page never changes and the next begins where it ends, so that a page closed in between neither loses
-        nor repeats an entry. Only a rebuild's pages begin and end elsewhere: entries that were given are left out.
+        A page never changes and the next begins where it ends, so that a page written in between neither loses nor
+        repeats an entry. Only a rebuild's pages begin and end elsewhere: entries that were given are left out.
         """
         bounds = first_bounds(after_version, is_descending=is_descending)
         edge: int | None = None
         while row := await self._segment_row(namespace, document, bounds):
-            segment = _beyond(_segment(namespace, document, row, bounds), edge, is_descending=is_descending)
+            segment = _beyond(_segment(namespace, document, row), edge, is_descending=is_descending)
             yield segment
             is_last = segment.base_sequence == 0 if is_descending else row["payload"] is None
             if is_last:
@@ -139,7 +139,7 @@ class PostgresHistory:
         return fitting, len(rows) < LIST_BATCH_DOCUMENTS_MAX and len(fitting) == len(rows)
 
     async def _segment_row(self, namespace: str, document: str, bounds: Bounds) -> Row | None:
-        """Read the last page within the bounds; None where the document never had an event."""
+        """Read the last segment within the bounds; None where the document never had an event."""
         async with self._pool.lend() as connection:
             row = await connection.fetchrow(SQL["segment"], namespace, document, *bounds)
             if row is None and await connection.fetchval(SQL["find_rows_of"], namespace, document):
@@ -147,18 +147,16 @@ class PostgresHistory:
         return row
 
 
-def _segment(namespace: str, document: str, row: Row, bounds: Bounds) -> Segment:
-    """Decode the last segment within the bounds, and compare it with the document's counts."""
+def _segment(namespace: str, document: str, row: Row) -> Segment:
+    """Decode a segment, and compare it with the document's counts."""
     with reading_stored(namespace, document):
         segment = to_segment(row)
-        is_first, is_open = row["base_sequence"] is None, row["payload"] is None
-        # The page after it would be the last within the bounds.
-        is_next_missing = not is_open and bounds.include_end(segment)
-    if is_next_missing or (is_first and row["events"] != row["unpaged_events"]):
-        raise damaged(namespace, document, "a page of its history is missing")
-    if is_open and len(segment.entries) != row["unpaged_events"]:
-        counts = {"expected": row["unpaged_events"], "found": len(segment.entries)}
+    is_open, counted = row["payload"] is None, row["base_events"] + len(segment.entries)
+    if is_open and row["base_events"] == row["paged_events"] and counted != row["events"]:
+        counts = {"expected": row["events"] - row["paged_events"], "found": len(segment.entries)}
         raise damaged(namespace, document, "the journal lacks events of it", **counts)
+    if counted != row["events"] or (is_open and row["base_events"] != row["paged_events"]):
+        raise damaged(namespace, document, "a page of its history is missing")
     return segment
 
 
@@ -175,7 +173,13 @@ def _snapshot_at(row: Row, point: Point) -> Snapshot:
     if row["is_head"]:
         return to_head(row).snapshot
     key = key_of(row)
-    if row["base_sequence"] is None and row["events"] != row["unpaged_events"]:
-        raise damaged(*key, "a page of its history is missing")
     with reading_stored(*key):
-        return history.state_at(to_segment(row), point)
+        segment = to_segment(row)
+        # Of the journal, only entries up to the point were read.
+        if row["payload"] is None:
+            is_missing = row["base_events"] != row["paged_events"]
+        else:
+            is_missing = row["base_events"] + len(segment.entries) != row["events"]
+        if is_missing:
+            raise damaged(*key, "a page of its history is missing")
+        return history.state_at(segment, point)

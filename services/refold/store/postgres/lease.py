@@ -78,7 +78,6 @@ class ShardLease:
         elif not await self._take(connection):
             return False
         await connection.execute(SQL["make_changed_documents"])
-        await connection.execute(SQL["make_closed_pages"])
         self._is_held = True
         return True
 

@@ -34,7 +34,7 @@ async def read_exact(connection: Connection, keys: Sequence[Key]) -> dict[Key, H
 
 
 def _exact_head(row: Row) -> Head:
-    """Fold the journal after the row's own state, or after the open page's snapshot where that is newer."""
+    """Fold the journal after the row's own state, or after the last page's snapshot where that is newer."""
     head = to_head(row)
     if row["state_version"] is None:
         return head
@@ -43,7 +43,8 @@ def _exact_head(row: Row) -> Head:
         entries = [to_entry(entry) for entry in row["journal"]]
         segment = Segment(NEVER._replace(state=base, version=row["base_version"]), 0, entries)
         exact = history.state_at(segment, Point(Clock.version, head.snapshot.version))
-    if exact.version != head.snapshot.version:
+    versions = [entry.version for entry in entries if entry.status.is_effective]
+    if versions != list(range(row["base_version"] + 1, head.snapshot.version + 1)):
         raise damaged(head.namespace, head.document, "the journal lacks events of it")
     return head._replace(snapshot=head.snapshot._replace(state=exact.state))
 

@@ -144,19 +144,10 @@ WITH silent AS MATERIALIZED (
 SELECT pid, state, silent_seconds, pg_terminate_backend(pid, $3::bigint) AS is_ended FROM silent
 
 -- name: make_changed_documents
+-- LIKE does not copy the storage parameters.
 CREATE TEMPORARY TABLE IF NOT EXISTS changed_documents (LIKE documents, has_state boolean NOT NULL)
+WITH (toast_tuple_target = 8160)
 ON COMMIT DELETE ROWS
-
--- name: make_closed_pages
-CREATE TEMPORARY TABLE IF NOT EXISTS closed_pages (
-    namespace text COLLATE "C" NOT NULL,
-    document text COLLATE "C" NOT NULL,
-    last_sequence bigint NOT NULL,
-    events bigint NOT NULL,
-    ids integer NOT NULL,
-    identities bytea NOT NULL,
-    payload bytea NOT NULL
-) ON COMMIT DELETE ROWS
 
 -- name: commit_synchronously
 SET LOCAL synchronous_commit = on
@@ -263,29 +254,6 @@ USING unnest($1::text[], $2::text[]) AS k (namespace, document)
 WHERE j.namespace = k.namespace AND j.document = k.document
 RETURNING j.*
 
--- name: close_pages
-UPDATE pages AS p
-SET
-    last_sequence = c.last_sequence, events = c.events, ids = c.ids,
-    identities = c.identities, payload = c.payload
-FROM closed_pages AS c
-WHERE p.namespace = c.namespace AND p.document = c.document AND p.payload IS NULL
-    AND p.base_sequence = (
-        SELECT max(q.base_sequence) FROM pages AS q
-        WHERE q.namespace = c.namespace AND q.document = c.document
-    )
-
--- name: close_first_pages
--- A first page starts at version 0, before every time.
-INSERT INTO pages (
-    namespace, document, base_sequence,
-    base_version, base_version_sequence, base_recorded_at, base_occurred_max, base_events, base_occurred_at,
-    last_sequence, events, ids, identities, payload
-)
-SELECT c.namespace, c.document, 0, 0, 0, t.never, t.never, 0, t.never, c.last_sequence, c.events, c.ids, c.identities, c.payload
-FROM closed_pages AS c, (VALUES ((-9223372036854775808)::bigint)) AS t (never)
-WHERE NOT EXISTS (SELECT FROM pages AS p WHERE p.namespace = c.namespace AND p.document = c.document)
-
 -- name: load_documents
 -- Heads with their dedup windows: the journal's identities, and those of the last pages that together hold $3 ids
 -- within $4 events. States only if $5 is true and the row has the newest. A document with events but a lost row is
@@ -295,17 +263,17 @@ SELECT
     d.recorded_at, d.occurred_at, d.occurred_max, d.events, d.unpaged_events, d.unpaged_bytes, d.page_bytes,
     d.size, d.state_version, CASE WHEN $5 AND d.state_version IS NULL THEN d.state END AS state,
     (
-        SELECT string_agg(w.identities, ''::bytea ORDER BY w.base_sequence)
+        SELECT string_agg(w.identities, ''::bytea ORDER BY w.last_sequence)
         FROM (
             SELECT
-                p.base_sequence, p.identities,
-                sum(p.ids) OVER (ORDER BY p.base_sequence DESC) - p.ids AS newer_ids
+                p.last_sequence, p.identities,
+                sum(p.ids) OVER (ORDER BY p.last_sequence DESC) - p.ids AS newer_ids
             FROM pages AS p
             WHERE p.namespace = d.namespace AND p.document = d.document AND p.ids > 0
-                AND p.base_sequence >= (
-                    SELECT coalesce(max(q.base_sequence), 0) FROM pages AS q
+                AND p.last_sequence > (
+                    SELECT coalesce(max(q.last_sequence), 0) FROM pages AS q
                     WHERE q.namespace = d.namespace AND q.document = d.document
-                        AND q.base_events <= d.events - $4::bigint
+                        AND q.events <= d.events - $4::bigint
                 )
         ) AS w
         WHERE w.newer_ids < $3::bigint
@@ -339,16 +307,16 @@ WHERE d.version IS NOT NULL
     OR (SELECT true FROM pages AS p WHERE p.namespace = k.namespace AND p.document = k.document LIMIT 1)
 
 -- name: exact_documents
--- Rows with everything for their exact states: the row's own state, or the open page's snapshot where that is newer, and the
+-- Rows with everything for their exact states: the row's own state, or the last page's snapshot where that is newer, and the
 -- journal after it. One statement, for a consistent view.
 SELECT
     d.namespace, d.document, d.version, d.version_sequence, d.last_sequence, d.recorded_at, d.occurred_at,
-    d.occurred_max, d.state_version, p.snapshot, CASE WHEN p.base_version IS NULL THEN d.state END AS state,
-    coalesce(p.base_version, d.state_version) AS base_version,
+    d.occurred_max, d.state_version, p.snapshot, CASE WHEN p.version IS NULL THEN d.state END AS state,
+    coalesce(p.version, d.state_version) AS base_version,
     ARRAY(
         SELECT j FROM journal AS j
         WHERE j.namespace = d.namespace AND j.document = d.document
-            AND j.version > greatest(d.state_version, p.base_version) AND d.state_version IS NOT NULL
+            AND j.version > greatest(d.state_version, p.version) AND d.state_version IS NOT NULL
         ORDER BY j.sequence
     ) AS journal
 FROM unnest($1::text[], $2::text[]) AS k (namespace, document)
@@ -356,12 +324,12 @@ JOIN documents AS d ON d.namespace = k.namespace AND d.document = k.document
 LEFT JOIN LATERAL (
     SELECT o.*
     FROM (
-        SELECT q.base_version, q.snapshot FROM pages AS q
+        SELECT q.version, q.snapshot FROM pages AS q
         WHERE q.namespace = d.namespace AND q.document = d.document
-        ORDER BY q.base_sequence DESC
+        ORDER BY q.last_sequence DESC
         LIMIT 1
     ) AS o
-    WHERE o.base_version > d.state_version
+    WHERE o.version > d.state_version
 ) AS p ON true
 
 -- name: outdated_documents
@@ -378,33 +346,39 @@ SET state = $3, state_version = nullif($4, version)
 WHERE namespace = $1 AND document = $2 AND state_version < $4
 
 -- name: segment
--- The last page whose base is within every bound, with the journal if it is the open one: one statement, for a consistent
--- view. Without such a page it is the first one, not closed yet. The document's counts show whether rows are missing.
-WITH page AS (
-    SELECT * FROM pages
-    WHERE namespace = $1 AND document = $2
-        AND base_sequence <= $3 AND base_version <= $4 AND base_version_sequence <= $5
-        AND base_recorded_at <= $6 AND base_occurred_max <= $7
-    ORDER BY base_sequence DESC
-    LIMIT 1
-)
+-- The segment that holds a point, from two neighbouring rows: its base is the last page that ends within every bound (without
+-- one it is version 0), its entries are those of the page after that, or the journal's. One statement, for a consistent
+-- view. The counts show whether rows are missing.
 SELECT
-    page.base_sequence, page.base_version, page.base_version_sequence, page.base_recorded_at,
-    page.base_occurred_at, page.base_occurred_max, page.snapshot, page.payload,
-    CASE WHEN page.payload IS NULL THEN ARRAY(
+    b.last_sequence AS base_sequence, b.version AS base_version, b.version_sequence AS base_version_sequence,
+    b.recorded_at AS base_recorded_at, b.occurred_at AS base_occurred_at, b.occurred_max AS base_occurred_max,
+    coalesce(b.events, 0) AS base_events, b.snapshot, p.payload,
+    CASE WHEN p.payload IS NULL THEN ARRAY(
         SELECT j FROM journal AS j WHERE j.namespace = $1 AND j.document = $2 ORDER BY j.sequence
     ) END AS journal,
-    d.events, d.unpaged_events
+    coalesce(p.events, d.events) AS events, d.events - d.unpaged_events AS paged_events
 FROM documents AS d
-LEFT JOIN page ON true
+LEFT JOIN LATERAL (
+    SELECT * FROM pages
+    WHERE namespace = $1 AND document = $2
+        AND last_sequence <= $3 AND version <= $4 AND version_sequence <= $5 AND recorded_at <= $6 AND occurred_max <= $7
+    ORDER BY last_sequence DESC
+    LIMIT 1
+) AS b ON true
+LEFT JOIN LATERAL (
+    SELECT events, payload FROM pages
+    WHERE namespace = $1 AND document = $2 AND last_sequence > coalesce(b.last_sequence, 0)
+    ORDER BY last_sequence
+    LIMIT 1
+) AS p ON true
 WHERE d.namespace = $1 AND d.document = $2
 
 -- name: entry
 SELECT
     (
         SELECT p.payload FROM pages AS p
-        WHERE p.namespace = $1 AND p.document = $2 AND p.base_sequence < $3
-        ORDER BY p.base_sequence DESC
+        WHERE p.namespace = $1 AND p.document = $2 AND p.last_sequence >= $3
+        ORDER BY p.last_sequence
         LIMIT 1
     ) AS payload,
     ARRAY(
@@ -472,15 +446,14 @@ LIMIT $5
 
 -- name: list_at
 -- A batch of documents as of a point, whose bounds are $7 to $9. A head within them that has the newest state is the answer
--- (an absent one is omitted); the others are returned with the page that holds the point, and with the journal up to
--- there if that page is open. `fits` counts what is read up to $6 bytes; the first always fits.
+-- (an absent one is omitted); the others are returned with the segment that holds the point, as `segment` reads it, and of
+-- the journal only what is up to there. `fits` counts what is read up to $6 bytes; the first always fits.
 SELECT
     l.namespace, l.document, l.is_head, l.fits,
     l.version, l.version_sequence, l.last_sequence, l.recorded_at, l.occurred_at, l.occurred_max,
-    l.events, l.unpaged_events,
     CASE WHEN l.fits AND l.is_head THEN l.state END AS state,
     l.base_sequence, l.base_version, l.base_version_sequence, l.base_recorded_at,
-    l.base_occurred_at, l.base_occurred_max,
+    l.base_occurred_at, l.base_occurred_max, coalesce(l.base_events, 0) AS base_events,
     CASE WHEN l.fits THEN l.snapshot END AS snapshot,
     CASE WHEN l.fits THEN l.payload END AS payload,
     CASE WHEN l.fits AND NOT l.is_head AND l.payload IS NULL THEN ARRAY(
@@ -488,14 +461,15 @@ SELECT
         WHERE j.namespace = l.namespace AND j.document = l.document
             AND j.sequence <= $7 AND j.recorded_at <= $8
         ORDER BY j.sequence
-    ) END AS journal
+    ) END AS journal,
+    coalesce(l.page_events, l.events) AS events, l.events - l.unpaged_events AS paged_events
 FROM (
     SELECT
-        h.*, p.*,
+        h.*, b.*, p.*,
         row_number() OVER w = 1 OR $6::bigint >= sum(
             CASE
                 WHEN h.is_head THEN h.size
-                ELSE coalesce(octet_length(p.snapshot), 0) + coalesce(octet_length(p.payload), h.unpaged_bytes)
+                ELSE coalesce(octet_length(b.snapshot), 0) + coalesce(octet_length(p.payload), h.unpaged_bytes)
             END
         ) OVER w AS fits
     FROM (
@@ -514,12 +488,21 @@ FROM (
     ) AS h
     LEFT JOIN LATERAL (
         SELECT
-            q.base_sequence, q.base_version, q.base_version_sequence, q.base_recorded_at,
-            q.base_occurred_at, q.base_occurred_max, q.snapshot, q.payload
+            q.last_sequence AS base_sequence, q.version AS base_version, q.version_sequence AS base_version_sequence,
+            q.recorded_at AS base_recorded_at, q.occurred_at AS base_occurred_at, q.occurred_max AS base_occurred_max,
+            q.events AS base_events, q.snapshot
         FROM pages AS q
         WHERE NOT h.is_head AND q.namespace = h.namespace AND q.document = h.document
-            AND q.base_version_sequence <= $7 AND q.base_recorded_at <= $8 AND q.base_occurred_max <= $9
-        ORDER BY q.base_sequence DESC
+            AND q.version_sequence <= $7 AND q.recorded_at <= $8 AND q.occurred_max <= $9
+        ORDER BY q.last_sequence DESC
+        LIMIT 1
+    ) AS b ON true
+    LEFT JOIN LATERAL (
+        SELECT q.events AS page_events, q.payload
+        FROM pages AS q
+        WHERE NOT h.is_head AND q.namespace = h.namespace AND q.document = h.document
+            AND q.last_sequence > coalesce(b.base_sequence, 0)
+        ORDER BY q.last_sequence
         LIMIT 1
     ) AS p ON true
     WINDOW w AS (ORDER BY h.document)
@@ -561,7 +544,7 @@ ORDER BY namespace, document
 -- name: snapshot_pages
 SELECT * FROM pages
 WHERE namespace BETWEEN $1 AND $2 AND document BETWEEN $3 AND $4
-ORDER BY namespace, document, base_sequence
+ORDER BY namespace, document, last_sequence
 
 -- name: snapshot_journal
 SELECT * FROM journal
@@ -578,17 +561,17 @@ SELECT set_config('lock_timeout', $1, true)
 
 -- name: unequal_documents
 -- Documents that changed after $1, and in the live schema not after $2, and that differ, or whose live state is older than
--- its row and still to be compared. A fresh state that is older than its row differs. The names live, fresh and former are
--- replaced by those of the schemas.
+-- its row and still to be compared (`state_version`). A fresh state that is older than its row differs. The names live,
+-- fresh and former are replaced by those of the schemas. Only columns that every format has are read.
 SELECT
-    namespace, document, l.state_version IS NOT NULL AS is_live_outdated,
-    (
+    namespace, document,
+    CASE WHEN (
         l.version, l.last_sequence, l.version_sequence, l.recorded_at, l.occurred_at, l.occurred_max,
         l.last_recorded_at, l.events, l.size, NULL::bigint
-    ) IS DISTINCT FROM (
+    ) IS NOT DISTINCT FROM (
         f.version, f.last_sequence, f.version_sequence, f.recorded_at, f.occurred_at, f.occurred_max,
         f.last_recorded_at, f.events, f.size, f.state_version
-    ) AS differs,
+    ) THEN l.state_version END AS state_version,
     l.version AS live_version, l.last_sequence AS live_last_sequence,
     encode(sha256(convert_to(l.state::text, 'UTF8')), 'hex') AS live_state_hash,
     f.version AS fresh_version, f.last_sequence AS fresh_last_sequence,

@@ -44,6 +44,22 @@ COMMIT_COLUMNS: Final = (*DOCUMENT_COLUMNS, "has_state", "is_new")
 """In the order of the documents' parameters of `write_commit`."""
 
 
+PAGE_COLUMNS: Final = (
+    "namespace",
+    "document",
+    "last_sequence",
+    "version",
+    "version_sequence",
+    "recorded_at",
+    "occurred_max",
+    "events",
+    "occurred_at",
+    "snapshot",
+    "ids",
+    "identities",
+    "payload",
+)
+
 JOURNAL_COLUMNS: Final = ("namespace", "document", *Entry._fields)
 REJECTION_COLUMNS: Final = (*Rejection._fields[:-1], "time", "subject", "headers", "body")
 
@@ -91,27 +107,22 @@ def to_head(row: Row) -> Head:
 
 
 def to_segment(row: Row) -> Segment:
-    """Return a page with its entries; without a page, the document's first segment, which is still open."""
+    """Return the segment of a row that has its base's columns and its entries."""
     if row["base_sequence"] is None:
         return Segment(NEVER, 0, to_entries(row))
-    return Segment(to_base(row), row["base_sequence"], to_entries(row))
+    return Segment(to_snapshot(row, "base_"), row["base_sequence"], to_entries(row))
 
 
-def to_base(row: Row) -> Snapshot:
-    """Return the snapshot that opens a page."""
+def to_snapshot(row: Row, prefix: str = "") -> Snapshot:
+    """Return the snapshot that closes a page."""
     state = None if row["snapshot"] is None else decompress(row["snapshot"])
-    return Snapshot(row["base_version"], state, *(row[f"base_{name}"] for name in _SINCE))
-
-
-def to_closed(payload: bytes) -> list[Entry]:
-    """Return a closed page's entries."""
-    return history.unpack(decompress(payload))
+    return Snapshot(row[f"{prefix}version"], state, *(row[f"{prefix}{name}"] for name in _SINCE))
 
 
 def to_entries(row: Row) -> list[Entry]:
-    """Return the entries of a closed page, else those of the journal."""
+    """Return the entries of a page, else those of the journal."""
     if row["payload"] is not None:
-        return to_closed(row["payload"])
+        return history.unpack(decompress(row["payload"]))
     return [to_entry(entry) for entry in row["journal"]]
 
 

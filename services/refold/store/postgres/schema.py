@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from refold.core.errors import StoreDamaged, StoreDiffers
+from refold.core.errors import StoreDamaged, StoreDiffers, StoreOutdated
 from refold.core.fold_state import first_checkpoints
 from refold.core.stream import PARTITIONS, Checkpoint
 from refold.store.postgres.pool import SQL, Connection, Pool, translated
@@ -32,23 +32,31 @@ MIGRATIONS: Final = [
     if file.name.endswith(".sql")
 ]
 
-MADE_BY: Final = {
-    "checkpoints": 1,
-    "documents": 1,
-    "journal": 1,
-    "log": 1,
-    "namespaces": 1,
-    "pages": 1,
-    "rejections": 1,
-    "shards": 5,
-}
-"""The migration that makes each table."""
+FORMAT_BEGINS: Final = 9
+"""The first migration of this format. A projection of an earlier one is not converted but rebuilt."""
+
+TABLES: Final = (
+    "checkpoints",
+    "documents",
+    "journal",
+    "log",
+    "namespaces",
+    "pages",
+    "rejections",
+    "shards",
+)
 
 
 async def migrate(connection: Connection, schema: str) -> None:
-    """Apply missing migrations in a transaction. Raises `StoreDiffers`, or `StoreDamaged` where a table is missing."""
+    """Apply missing migrations in a transaction.
+
+    Raises `StoreOutdated` for another format, `StoreDiffers`, and `StoreDamaged` where a table is missing.
+    """
     newest = MIGRATIONS[-1].number
-    if await _applied(connection) != newest:
+    applied = await _applied(connection)
+    if 0 < applied < FORMAT_BEGINS:
+        raise StoreOutdated(schema=schema, migration=applied)
+    if applied != newest:
         async with connection.transaction():
             await connection.execute(SQL["lock_migrations"], lock_key("migrations", schema))
             await _apply_missing(connection, schema)
@@ -84,8 +92,8 @@ async def _apply_missing(connection: Connection, schema: str) -> None:
 
 async def _check_tables(connection: Connection, schema: str, applied: int) -> None:
     """Compare the tables with the migrations that the schema says were applied."""
-    found = {row[0] for row in await connection.fetch(SQL["find_tables"], schema, list(MADE_BY))}
-    expected = {table for table, number in MADE_BY.items() if number <= applied}
+    found = {row[0] for row in await connection.fetch(SQL["find_tables"], schema, list(TABLES))}
+    expected = set(TABLES) if applied else set()
     missing = sorted(expected - found)
     if missing:
         raise StoreDamaged("a table of the projection is missing", schema=schema, table=", ".join(missing))

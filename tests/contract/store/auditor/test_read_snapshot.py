@@ -19,8 +19,8 @@ def entries_in(items):
     """Return the entries of pages and journal by document, in the order of the rows."""
     found = {}
     for item in items:
-        if isinstance(item, StoredPage) and item.closed is not None:
-            found.setdefault((item.namespace, item.document), []).extend(item.closed.entries)
+        if isinstance(item, StoredPage):
+            found.setdefault((item.namespace, item.document), []).extend(item.entries)
         elif isinstance(item, StoredEntry):
             found.setdefault((item.namespace, item.document), []).append(item.entry)
     return found
@@ -46,14 +46,17 @@ async def test_every_row_is_read_exactly_once_in_order(store, scribe):
     assert position_of(items[0])[:2] == ("", "")
 
 
-async def test_a_closed_page_describes_its_content(store, scribe):
+async def test_a_page_describes_its_content(store, scribe):
     await write_life(store, scribe, cut_after=(2, 5), commit_after=(3, 7))
     async with store.read_snapshot() as snapshot:
         items = await read(snapshot, NAMESPACE, "life")
-    closed = [item.closed for item in items if isinstance(item, StoredPage) and item.closed is not None]
-    assert len(closed) == 2
-    for page in closed:
-        assert (page.events, page.last_sequence) == (len(page.entries), page.entries[-1].sequence)
+    pages = [item for item in items if isinstance(item, StoredPage)]
+    assert [page.events for page in pages] == [3, 6]
+    snapshots = {found.sequence: found for found in scribe.snapshots[NAMESPACE, "life"]}
+    for page in pages:
+        assert page.last_sequence == page.entries[-1].sequence
+        effective = [entry.sequence for entry in page.entries if entry.status.is_effective]
+        assert page.closing == snapshots[effective[-1]]
         identities = [entry.identity for entry in page.entries if entry.identity is not None]
         assert page.ids == len(identities)
 
