@@ -80,7 +80,7 @@ class Projection:
         key = where[1:3]
         document = await self._document(key, where.partition)
         step = shard.fold(record, where, document)
-        self.outcomes.append((record.sequence, step.folded.outcome))
+        self.outcomes.append((step.entry, step.first))
         taken.add(document, step.entry)
 
     async def _document(self, key: Key, partition: int) -> Document:
@@ -104,7 +104,7 @@ async def test_commit_boundaries_do_not_change_states_outcomes_chains_or_pages(l
     at_once = await projected(log, set())
     split = await projected(log, commits, held_max=data.draw(st.integers(0, 3)))
     event(f"{min(3, sum(len(kept.segments) - 1 for kept in at_once.store._tables.documents.values()))} pages")
-    for status in sorted({outcome.status.name for _, outcome in at_once.outcomes}):
+    for status in sorted({entry.status.name for entry, _ in at_once.outcomes}):
         event(status)
     assert split.outcomes == at_once.outcomes
     assert split.store._tables.checkpoints == at_once.store._tables.checkpoints

@@ -206,3 +206,78 @@ def _numbered(drawn: list[tuple[Record, int]]) -> list[Record]:
 
 LOGS = st.lists(st.tuples(_RECORDS, st.integers(-9, 6)), min_size=6, max_size=24).map(_numbered)
 """Logs from sequence 1 on, hostile subjects and bytes among them, the clock not monotone."""
+
+
+_PLAIN_VALUES = st.sampled_from(
+    [1, -0.5, True, None, "", "é\u0000", [1, [2]], {"b": {}}, {"a": [3], "b": 0}, "x" * 30]
+)
+_PLACES = st.sampled_from(
+    ["/a", "/a", "/b", "/b", "/c", "/", "/a/b", "/a/0", "/b/-", "/b/1", "/a/b/0", "/b/00"]
+)
+_PLAIN_KINDS = st.sampled_from(["add", "add", "add", "replace", "remove", "test"])
+_USUAL_CHANGES = st.one_of(
+    st.builds(
+        lambda operations: {"patch": operations},
+        st.lists(
+            st.builds(_operation, _PLAIN_KINDS, _PLACES, _PLACES, _PLAIN_VALUES), min_size=1, max_size=2
+        ),
+    ),
+    st.builds(
+        lambda merge: {"merge": merge}, st.dictionaries(st.sampled_from("abc"), _PLAIN_VALUES, max_size=2)
+    ),
+    st.builds(lambda a, b: {"put": {"a": a, "b": [b]}}, _PLAIN_VALUES, _PLAIN_VALUES),
+)
+_ABOUT = st.sampled_from(
+    [
+        *[{}, {"type": "t", "actor": "ada"}, {"meta": {"a": [1]}}, {"on_conflict": "reject"}] * 4,
+        {"type": 1},
+        {"meta": 1},
+    ]
+)
+_REPLIES = st.sampled_from(
+    [
+        *[
+            b"",
+            b"Nats-Batch-Id: b\r\nNats-Batch-Sequence: 2\r\n",
+            b"Refold-Reply: refold.reply.g\r\n",
+        ]
+        * 4,
+        b"Refold-Reply: refold.reply.g\r\nNats-Expected-Last-Subject-Sequence: 1\r\n",
+        b"Nats-A: b\r\nrefold-reply: _INBOX.a\r\nX: y\r\n",
+        b"Refold-Reply: refold.reply.g\r\nrefold-reply: refold.reply.h\r\n",
+        b"Refold-Reply: refold.reply.g\r\nRefold-Type: t\r\n",
+        b"Refold-Reply: nowhere",
+    ]
+)
+
+
+def _usual_log(drawn: list[tuple[Any, Any, int, int, int, bytes, int]]) -> list[Record]:
+    """Make a log of two documents, each put whole first; a base is near the number of its events so far."""
+    log: list[Record] = []
+    for change, about, document, named, base, headers, time in drawn:
+        subject = subject_of("n", "ab"[document])
+        counted = sum(record.subject == subject for record in log)
+        first = {"put": {"a": {"b": [1]}, "b": [1]}}
+        fields = {**(change if counted else first), **about}
+        fields |= {"id": f"i{named}"} if named < 12 else {}
+        fields |= {"base": max(0, counted - base)} if base < 3 else {}
+        fields |= {"occurred_at": format_time(START + time * OCCURRED_AHEAD_NANOSECONDS)} if time < 2 else {}
+        recorded = START + len(log)
+        log.append(Record(len(log) + 1, recorded, subject, headers, body_of(fields)))
+    return log
+
+
+USUAL_LOGS = st.lists(
+    st.tuples(
+        _USUAL_CHANGES,
+        _ABOUT,
+        st.integers(0, 1),
+        st.integers(0, 20),
+        st.integers(0, 20),
+        _REPLIES,
+        st.integers(0, 20),
+    ),
+    min_size=3,
+    max_size=16,
+).map(_usual_log)
+"""Logs of usual events: native, with texts, ids, bases and reply subjects; some break a rule."""

@@ -19,8 +19,8 @@ import pytest
 
 from refold.core import json_text
 from refold.core.document import ABSENT, Document
-from refold.core.fold.rules import Folded
 from refold.core.fold_state import FoldState, first_checkpoints
+from refold.core.history import Entry
 from refold.core.stream import Record
 
 FOREIGN_FOLD = Path(__file__).parents[2] / "examples" / "node-fold"
@@ -94,7 +94,7 @@ def own_fold(log: Iterable[Record], log_id: str) -> dict[str, Any]:
             documents[key] = Document(
                 namespace=where.namespace, document=where.document, partition=where.partition
             )
-        outcomes.append(_outcome(shard.fold(record, where, documents[key]).folded))
+        outcomes.append(_outcome(shard.fold(record, where, documents[key]).entry))
     chains = {str(it.partition): it.chain.hex() for it in shard.checkpoints() if it.partition in touched}
     heads = {key: _head(document) for key, document in documents.items()}
     return {"documents": heads, "outcomes": outcomes, "chains": chains}
@@ -107,12 +107,10 @@ def line_of(record: Record) -> dict[str, Any]:
     return {"sequence": record.sequence, "time": str(record.time), **encoded}
 
 
-def _outcome(folded: Folded) -> list[Any]:
-    outcome = folded.outcome
-    first = outcome.first.sequence if outcome.first else 0
-    effect = None if outcome.effect is None else json_text.dumps(outcome.effect).decode()
-    said = [outcome.status.name, str(outcome.version), outcome.reason]
-    return [*said, first, str(folded.occurred_at), effect]
+def _outcome(entry: Entry) -> list[Any]:
+    effect = None if entry.effect is None else entry.effect.decode()
+    said = [entry.status.name, str(entry.version), entry.reason]
+    return [*said, entry.first_sequence, str(entry.occurred_at), effect]
 
 
 def _head(document: Document) -> dict[str, Any]:

@@ -31,10 +31,8 @@ def content_digest(canonical: bytes) -> bytes:
 
 def remember(window: dict[bytes, bytes], digest: bytes, content: bytes, first: First, ids_max: int) -> bytes:
     """Add an identity to a window of at most `ids_max`, which drops the oldest; return it as bytes."""
-    packed = _FIRST.pack(
-        first.ordinal, first.sequence, first.recorded_at, first.version, first.status, first.is_creation
-    )
-    identity = digest + content + packed + first.reason.encode("ascii")
+    *numbers, reason = first
+    identity = digest + content + _FIRST.pack(*numbers) + reason.encode("ascii")
     admit(window, identity, ids_max)
     return identity
 

@@ -170,6 +170,11 @@ UNBOUNDED: Final = Limits(**dict.fromkeys(Limits.__dataclass_fields__, 2**62))
 """For events that were accepted once, whatever the rules were: their changes apply again."""
 
 
+def key_bytes(others: dict[str, Json], key: str) -> int:
+    """Count the canonical bytes that a member takes beside its value and the object's other members."""
+    return len(dumps(key)) + (2 if others else 1)
+
+
 class UndoLog:
     """One event's changes to one state, so that they can be undone."""
 
@@ -202,7 +207,7 @@ class UndoLog:
         if key in parent:
             self.replace(parent, key, value, value_bytes)
             return
-        self.size += value_bytes + len(dumps(key)) + (2 if parent else 1)
+        self.size += value_bytes + key_bytes(parent, key)
         self._steps.append((_TAKE_OUT, parent, key, None))
         parent[key] = value
 
@@ -210,7 +215,7 @@ class UndoLog:
         """Remove an object's member, which must be there; return its value's size."""
         old = parent.pop(key)
         old_bytes = len(dumps(old))
-        self.size -= old_bytes + len(dumps(key)) + (2 if parent else 1)
+        self.size -= old_bytes + key_bytes(parent, key)
         self._steps.append((_SET, parent, key, old))
         return old_bytes
 

@@ -18,6 +18,9 @@ JSON_PATCH: Final = "application/json-patch+json"
 MERGE_PATCH: Final = "application/merge-patch+json"
 CLOUD_EVENT: Final = "application/cloudevents+json"
 
+REPLY_HEADER: Final = "refold-reply"
+"""Names the subject for the outcome; no field of the event."""
+
 _REPLY_LINE: Final = re.compile(
     rb"(?:\A|(?<=\r\n))[ \t]*refold-reply[ \t]*:[ \t]*(.*?)[ \t]*(?=\r\n)", re.IGNORECASE
 )
@@ -86,11 +89,11 @@ def envelope_of(fields: dict[str, Json], limits: Limits) -> Envelope:
     return tuple.__new__(Envelope, (fields, event_id))
 
 
-def content_of(envelope: Envelope) -> bytes:
+def content_of(fields: dict[str, Json]) -> bytes:
     """Return the content by which a retry is known: canonical bytes of all fields but `id` (and `v`, if 1)."""
-    fields = envelope.fields.copy()
+    fields = fields.copy()
     fields.pop("id", None)
-    if json_text.identical(fields.get("v"), 1):
+    if "v" in fields and json_text.identical(fields["v"], 1):
         del fields["v"]
     return json_text.dumps(fields)
 
@@ -216,7 +219,7 @@ def fields_of(ours: dict[str, str], limits: Limits) -> dict[str, Json]:
             fields[_INTEGERS[name]] = _integer(name, value)
         elif name in _JSON:
             fields[_JSON[name]] = json_text.loads(value.encode(), limits.text_depth)
-        elif name.startswith("refold-") and name != "refold-reply":
+        elif name.startswith("refold-") and name != REPLY_HEADER:
             raise Refused("unknown_field", "no such Refold header", field=name)
     return fields
 

@@ -6,13 +6,14 @@ Fed record by record by the projector, and by code that replays the log to verif
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import Final
 
 from refold.core import json_text
 from refold.core.document import Document, Status
-from refold.core.errors import LogHole
+from refold.core.envelope import REPLY_HEADER, read_headers, reply_subject
+from refold.core.errors import LogHole, Refused
 from refold.core.fold import RULES, fold, genesis_rules, rules_of
-from refold.core.fold.rules import Decoded, Folded, Rules, Window
+from refold.core.fold.rules import Decoded, Folded, Rules, Step, Window
 from refold.core.history import Entry
 from refold.core.stream import (
     GENESIS_DOCUMENT,
@@ -24,7 +25,7 @@ from refold.core.stream import (
     Route,
     ShardCheckpoint,
     author_headers,
-    chain_link,
+    author_link,
     chain_seed,
     route,
 )
@@ -32,12 +33,9 @@ from refold.core.stream import (
 SUBJECTS_CACHED_MAX: Final = 100_000
 """Subjects whose routes a fold state remembers."""
 
-
-class Step(NamedTuple):
-    """One record folded: the outcome, and the entry that keeps both."""
-
-    folded: Folded
-    entry: Entry
+HEADERS_CACHED_MAX: Final = 1_000
+HEADERS_CACHED_BYTES_MAX: Final = 512
+"""Headers whose meaning a fold state remembers: all events of one gateway carry the same."""
 
 
 class FoldState:
@@ -54,6 +52,7 @@ class FoldState:
         self._rules = RULES.get(newest.fold)
         self._system: dict[str, Document] = {}
         self._routes: dict[bytes, Route] = {}
+        self._headers: dict[bytes, tuple[bool, str | None]] = {}
 
     def route(self, subject: bytes) -> Route:
         """Return where a subject's events belong, from a cache."""
@@ -99,7 +98,7 @@ class FoldState:
         """Add a record to clock and chain without folding it; return its partition's checkpoint."""
         self.recorded_at = self._next(record)
         self.read_sequence = record.sequence
-        return self._link(record, where.partition)
+        return self._link(record._replace(headers=author_headers(record.headers)), where.partition)
 
     def fold(
         self,
@@ -116,23 +115,65 @@ class FoldState:
         `decoded` and `window` are what its rules asked for, where they need more than the document (`Rules.needs`).
         """
         recorded_at = self._next(record)
+        # Taken apart, as in all of the hot path: an attribute of a NamedTuple takes twice as long.
         sequence, time, subject, headers, body = record
+        partition, namespace, _, _, is_usual = where
+        has_fields, reply = False, None
         if headers:
-            # Remove the broker's own lines once, not in each reader.
-            headers = author_headers(headers)
-            record = tuple.__new__(Record, (sequence, time, subject, headers, body))
-        is_system = where[1] == SYSTEM_NAMESPACE
-        rules = self._rules_for(record, where) if is_system else self._rules
+            stored = author_headers(headers)
+            if len(stored) != len(headers):
+                record = tuple.__new__(Record, (sequence, time, subject, stored, body))
+            if stored:
+                has_fields, reply = self._headers.get(stored) or self._read_headers(stored)
+        rules, step = self._rules, None
         assert rules is not None
-        folded = fold(document, record, rules, recorded_at=recorded_at, decoded=decoded, window=window)
+        if (
+            rules.fold_usual is not None
+            and decoded is None
+            and not has_fields
+            and namespace != SYSTEM_NAMESPACE
+        ):
+            other = None if is_usual else subject
+            step = rules.fold_usual(document, record, other, recorded_at, reply, rules)
+        if step is None:
+            step = self._fold_any(record, where, document, recorded_at, decoded, window, reply)
         self.read_sequence = sequence
         self.recorded_at = recorded_at
-        self._link(record, where[0]).counts[folded[0][0]] += 1
+        self._link(record, partition).counts[step[0][5]] += 1
+        return step
+
+    def _fold_any(
+        self,
+        record: Record,
+        where: Route,
+        document: Document,
+        recorded_at: int,
+        decoded: Decoded | None,
+        window: Window,
+        reply: str | None,
+    ) -> Step:
+        """Fold an event of any form, a system event too."""
+        is_system = where.namespace == SYSTEM_NAMESPACE
+        rules = self._rules_for(record, where) if is_system else self.rules
+        folded = fold(document, record, rules, recorded_at=recorded_at, decoded=decoded, window=window)
         if is_system:
             self._follow(document, folded)
-        entry = entry_of(record, folded, recorded_at, is_usual=where[4])
-        # The generated constructor is slower, and this runs for every event.
-        return tuple.__new__(Step, (folded, entry))
+        entry = entry_of(record, folded, recorded_at, is_usual=where.is_usual)
+        fields = None if folded.event is None else folded.event.fields
+        return Step(entry, folded.event_id, fields, folded.outcome.first, reply)
+
+    def _read_headers(self, headers: bytes) -> tuple[bool, str | None]:
+        """Tell whether an author's headers say anything of the event, and return the reply subject; remember both."""
+        try:
+            has_fields = not read_headers(headers).keys() <= {REPLY_HEADER}
+        except Refused:
+            has_fields = True
+        found = has_fields or len(headers) > self.rules.limits.headers_bytes, reply_subject(headers)
+        if len(headers) <= HEADERS_CACHED_BYTES_MAX:
+            if len(self._headers) >= HEADERS_CACHED_MAX:
+                self._headers.clear()
+            self._headers[headers] = found
+        return found
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return the checkpoints of all partitions, idle ones too, read up to here."""
@@ -184,9 +225,10 @@ class FoldState:
             self._rules = RULES.get(self.fold_number)
 
     def _link(self, record: Record, partition: int) -> Checkpoint:
+        """Add a record, which has its author's headers only, to its partition's chain."""
         checkpoint = self._checkpoints[partition]
         checkpoint.chain_before = checkpoint.chain
-        checkpoint.chain = chain_link(checkpoint.chain, record)
+        checkpoint.chain = author_link(checkpoint.chain, record)
         checkpoint.last_sequence = record.sequence
         return checkpoint
 
@@ -207,25 +249,21 @@ def entry_of(record: Record, folded: Folded, recorded_at: int, *, is_usual: bool
     sequence, time, subject, headers, body = record
     outcome, occurred_at, _, _, identity = folded
     status, version, kind, is_creation, reason, detail, effect, first = outcome
-    # The generated constructor is slower, and this runs for every event.
-    return tuple.__new__(
-        Entry,
-        (
-            sequence,
-            time,
-            recorded_at,
-            occurred_at,
-            version,
-            status,
-            kind,
-            is_creation,
-            None if is_usual else subject,
-            headers,
-            body,
-            None if effect is None else json_text.dumps(effect),
-            reason,
-            detail,
-            identity,
-            0 if first is None else first.sequence,
-        ),
+    return Entry(
+        sequence,
+        time,
+        recorded_at,
+        occurred_at,
+        version,
+        status,
+        kind,
+        is_creation,
+        None if is_usual else subject,
+        headers,
+        body,
+        None if effect is None else json_text.dumps(effect),
+        reason,
+        detail,
+        identity,
+        0 if first is None else first.sequence,
     )

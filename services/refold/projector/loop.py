@@ -19,7 +19,8 @@ from prometheus_client import CollectorRegistry
 
 from refold.core.document import Document, Status
 from refold.core.errors import FenceLost, FoldUnknown, LogUnavailable, StoreDamaged, raising_first
-from refold.core.fold_state import FoldState, Step
+from refold.core.fold.rules import Step
+from refold.core.fold_state import FoldState
 from refold.core.history import Entry
 from refold.core.stream import Checkpoint, Record, Route, author_headers
 from refold.core.timestamp import TIME_MAX_NANOSECONDS

@@ -9,8 +9,7 @@ from typing import Final
 
 from refold.core import json_text, views
 from refold.core.envelope import reply_subject
-from refold.core.event import Event
-from refold.core.fold_state import Step
+from refold.core.fold.rules import Step
 from refold.core.history import Entry, operations_of
 from refold.core.json_text import Json
 from refold.core.stream import Route
@@ -24,10 +23,9 @@ NOTICE_BYTES_MAX: Final = PAYLOAD_BYTES_MAX - 64 * 1024
 
 def reply_notice(where: Route, step: Step) -> tuple[str, bytes] | None:
     """Return the author's subject and the outcome for it; None where the author wants none."""
-    subject = reply_subject(step.entry.headers)
-    if subject is None:
+    if step.reply is None:
         return None
-    return subject, json_text.dumps(views.step_view(where, step))
+    return step.reply, json_text.dumps(views.step_view(where, step))
 
 
 def refusal_notice(rejection: Rejection, headers: bytes) -> tuple[str, bytes] | None:
@@ -43,12 +41,11 @@ def refusal_notice(rejection: Rejection, headers: bytes) -> tuple[str, bytes] | 
 
 def change_notice(where: Route, step: Step) -> tuple[str, bytes] | None:
     """Return subject and body of an effective event's change; None for any other."""
-    event, entry = step.folded.event, step.entry
-    if not entry.status.is_effective:
+    entry, fields = step.entry, step.fields
+    if not entry.status.is_effective or fields is None:
         return None
-    fields = {} if event is None else event.fields
     view = {"namespace": where.namespace, "document": where.document}
-    view |= views.change_view(entry, _patch_of(event, entry), fields)
+    view |= views.change_view(entry, _patch_of(entry, fields), fields)
     body = json_text.dumps(view)
     if len(body) > NOTICE_BYTES_MAX:
         body = json_text.dumps(view | {"patch": None})
@@ -64,10 +61,10 @@ def progress_notice(shard: str, started_at: int, committed_sequence: int) -> tup
     return PROGRESS_SUBJECT, json_text.dumps(view)
 
 
-def _patch_of(event: Event | None, entry: Entry) -> list[Json]:
+def _patch_of(entry: Entry, fields: dict[str, Json]) -> list[Json]:
     """Return the effective patch. One operation's value is still as it was sent; several may have changed each other's
     values, which belong to the document by now, so that only the bytes tell them.
     """
-    if entry.effect is None and event is not None and len(event.operations) == 1:
-        return list(event.value)
+    if entry.effect is None and len(fields.get("patch", ())) == 1:
+        return list(fields["patch"])
     return operations_of(entry)

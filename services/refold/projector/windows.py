@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from refold.core.document import Document
 from refold.core.errors import LogHole
 from refold.core.fold import fold, genesis_rules, rules_of
-from refold.core.fold.rules import Decoded, Rules
-from refold.core.fold_state import FoldState, Step
+from refold.core.fold.rules import Decoded, Rules, Step
+from refold.core.fold_state import FoldState
 from refold.core.history import Entry
 from refold.core.stream import FOLD_DOCUMENT, SYSTEM_NAMESPACE, Record, Route
 from refold.history import record_of

@@ -37,7 +37,7 @@ class Log:
         if not self.shard.has(where.partition):
             return self.shard.skip(taken, where)
         new = Document(namespace=to[0], document=to[1], partition=where.partition)
-        return self.shard.fold(taken, where, self.documents.setdefault(to, new)).folded.outcome
+        return self.shard.fold(taken, where, self.documents.setdefault(to, new)).entry
 
     def state(self, to=("n", "d")):
         return json_text.dumps(self.documents[to].state)
@@ -87,7 +87,7 @@ def test_a_system_event_changes_the_number_for_later_events():
     assert log.publish(inc()).reason == "not_in_this_fold"
     log.publish(MOVE_ON, FOLD)
     outcome = log.publish(inc())
-    assert (outcome.effect, log.state()) == ([{"op": "replace", "path": "/n", "value": 2}], b'{"n":2}')
+    assert (outcome.effect, log.state()) == (b'[{"op":"replace","path":"/n","value":2}]', b'{"n":2}')
 
 
 def test_limits_are_those_of_the_number_in_force():

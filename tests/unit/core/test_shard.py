@@ -128,7 +128,7 @@ def test_foreign_and_unroutable_records_advance_the_clock():
 def test_occurred_at_is_checked_against_the_clamped_time(log):
     log.publish({"put": 1}, at=START)
     late = {"put": 1, "occurred_at": "2023-11-14T22:18:20Z"}
-    assert log.publish(late, at=0).folded.outcome.status is Status.applied
+    assert log.publish(late, at=0).entry.status is Status.applied
 
 
 def test_an_unroutable_event_is_chained_and_counted_as_rejected(log):
@@ -236,7 +236,7 @@ def test_an_unknown_fold_number_stops_the_fold_at_the_next_event(log):
 def test_a_rejected_fold_number_changes_nothing(log, state):
     log.publish({"put": state}, to=("_refold", "fold"))
     assert log.shard.fold_number == 1
-    assert log.publish({"put": 1}).folded.outcome.status is Status.applied
+    assert log.publish({"put": 1}).entry.status is Status.applied
 
 
 def test_a_document_of_an_author_named_fold_changes_nothing(log):

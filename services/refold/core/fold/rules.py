@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final, NamedTuple, TypeAlias
 
-from refold.core.document import Document, Limits, Outcome
+from refold.core.document import Document, First, Limits, Outcome
 from refold.core.envelope import Envelope
 from refold.core.errors import Refused
 from refold.core.event import Event
@@ -41,6 +41,21 @@ class Folded(NamedTuple):
     identity: bytes | None = None
 
 
+class Step(NamedTuple):
+    """One record folded: the entry that keeps it, and what its notices say in addition.
+
+    `fields` are the author's, None where they could not be read; values in them belong to the document, and change
+    with its next events. `first` is the outcome that a duplicate repeats, `reply` the subject that the author named
+    for the outcome.
+    """
+
+    entry: Entry
+    event_id: str | None
+    fields: dict[str, Json] | None
+    first: First | None
+    reply: str | None
+
+
 Window: TypeAlias = Sequence[Entry]
 """Effective entries of one document, in order, from the version that an event's rules asked for to the head."""
 
@@ -52,6 +67,10 @@ class Rules:
     `decode` reads a record without its document. `needs` returns the version after which `decide` must be given the
     document's changes, None where it needs none; it is None where no event of this number ever needs any. `decide`
     folds the event into its document, in place, and leaves the state as it was where it rejects.
+
+    `fold_usual` folds most events faster than `decode` and `decide` do, with the same result. It is given the record
+    (with its author's headers only, none of which is a field of the event), the subject for the entry, the recorded
+    time and the reply subject. It returns None, and has changed nothing, where the event is not of the usual form.
     """
 
     number: int
@@ -60,6 +79,7 @@ class Rules:
     decode: Callable[[Record, Rules], Decoded]
     needs: Callable[[Decoded, Document], int | None] | None
     decide: Callable[[Document, Record, Decoded, int, Rules, Window], Folded]
+    fold_usual: Callable[[Document, Record, bytes | None, int, str | None, Rules], Step | None] | None = None
 
     def genesis_state(self, log_id: str) -> dict[str, Json]:
         """Return the state of the genesis of a log that is made under these rules."""

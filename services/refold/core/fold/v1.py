@@ -13,9 +13,10 @@ from refold.core.document import ABSENT, Document, First, Kind, Limits, Outcome,
 from refold.core.envelope import content_of, open_envelope
 from refold.core.errors import Refused
 from refold.core.event import Event, check_event
+from refold.core.fold.apply import advance, apply_change, checked_occurred_at
 from refold.core.fold.rules import FOLD_MAX, Decoded, Folded, Rules, Window
-from refold.core.merge import apply_merge
-from refold.core.patch import RFC_6902, apply_patch
+from refold.core.fold.usual import fold_usual
+from refold.core.patch import RFC_6902
 from refold.core.stream import FOLD_DOCUMENT, GENESIS_DOCUMENT, SYSTEM_NAMESPACE, Record, author_headers
 
 DETAIL_CHARS_MAX: Final = 500
@@ -49,8 +50,7 @@ def decode(record: Record, rules: Rules) -> Decoded:
         event = check_event(envelope, rules.limits, rules.operations)
     except Refused as refused:
         return Decoded(envelope, None, refused)
-    # The generated constructor is slower, and this runs for every event.
-    return tuple.__new__(Decoded, (envelope, event, None))
+    return Decoded(envelope, event, None)
 
 
 def decide(
@@ -65,7 +65,7 @@ def decide(
     if event_id is None:
         return _decide(document, record, decoded, recorded_at, rules)
     limits = rules.limits
-    digest, content = id_digest(event_id), content_digest(content_of(envelope))
+    digest, content = id_digest(event_id), content_digest(content_of(envelope.fields))
     known = recall(document.identities, digest, document.events - limits.id_window_events)
     if known is not None:
         return Folded(_repeated(document, content, *known), recorded_at, event_id=event_id)
@@ -89,30 +89,23 @@ def _decide(document: Document, record: Record, decoded: Decoded, recorded_at: i
         if event is None:
             assert refused is not None
             raise refused
-        kind, _, _, _, _, base, _, occurred_at = event
+        kind, value, operations, size, _, base, _, occurred_at = event
         if occurred_at is None:
             occurred_at = recorded_at
-        elif occurred_at > recorded_at + rules.limits.occurred_ahead_nanoseconds:
-            rule = "more than five minutes after recorded time"
-            raise Refused("occurred_in_future", rule, field="occurred_at")
+        else:
+            checked_occurred_at(occurred_at, recorded_at, rules.limits)
         if document.namespace == SYSTEM_NAMESPACE:
             _check_system_event(document.document, event, record.sequence, rules)
         if base is not None:
             _check_base(document, event, base)
         is_creation = document.state is ABSENT
-        effect = _apply(document, event, rules)
+        effect = apply_change(document, kind, value, operations, size, rules)
     except Refused as broken:
         kind = event.kind if event is not None else Kind.unknown
         return Folded(_rejected(document, kind, broken), recorded_at, event)
-    document.version += 1
-    document.version_sequence = record.sequence
-    document.recorded_at = recorded_at
-    document.occurred_at = occurred_at
-    if occurred_at > document.occurred_max or document.version == 1:
-        document.occurred_max = occurred_at
-    # The generated constructor is slower, and this runs for every event.
-    outcome = tuple.__new__(Outcome, (_APPLIED, document.version, kind, is_creation, "", "", effect, None))
-    return tuple.__new__(Folded, (outcome, occurred_at, event, None, None))
+    advance(document, record.sequence, recorded_at, occurred_at)
+    outcome = Outcome(Status.applied, document.version, kind, is_creation, effect=effect)
+    return Folded(outcome, occurred_at, event)
 
 
 def _check_system_event(document: str, event: Event, sequence: int, rules: Rules) -> None:
@@ -161,32 +154,6 @@ def _check_base(document: Document, event: Event, base: int) -> None:
     raise Refused("conflict", f"version {base + 1} came after it", field="base", shape=str(base))
 
 
-def _apply(document: Document, event: Event, rules: Rules) -> list[json_text.Json] | None:
-    """Change the document; return the effective patch where it is not the event's own."""
-    kind, value, operations, *_ = event
-    state, size = document.state, document.size
-    is_absent = state is ABSENT
-    if is_absent:
-        state, size = {}, 2
-    effect: list[json_text.Json] | None = None
-    if kind is _PATCH:
-        state, size = apply_patch(state, operations, size=size, limits=rules.limits)
-    elif kind is Kind.merge:
-        state, size, effect = apply_merge(state, value, size=size, limits=rules.limits)
-    elif kind is Kind.put:
-        bytes_max = rules.limits.state_bytes
-        if event.size > bytes_max:
-            shape = f"{event.size} bytes"
-            raise Refused("state_too_large", f"at most {bytes_max} bytes", field="put", shape=shape)
-        state, size = value, event.size
-    elif is_absent:
-        raise Refused("document_absent", "there is nothing to delete", field="delete")
-    else:
-        state, size = ABSENT, 0
-    document.state, document.size = state, size
-    return effect
-
-
 def _rejected(document: Document, kind: Kind, refused: Refused) -> Outcome:
     detail = str(refused)
     if not detail.isprintable():
@@ -195,11 +162,15 @@ def _rejected(document: Document, kind: Kind, refused: Refused) -> Outcome:
     return Outcome(Status.rejected, document.version, kind, reason=refused.reason, detail=detail)
 
 
-_APPLIED: Final = Status.applied
-_PATCH: Final = Kind.patch
-"""An enumeration's own look-up costs as much as the rest of a comparison."""
-
 # A NUL is legal in JSON but not in the store's text; a terminal would obey the others.
 _CONTROLS: Final = {code: f"\\u{code:04x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 
-RULES: Final = Rules(number=1, limits=LIMITS, operations=RFC_6902, decode=decode, needs=None, decide=decide)
+RULES: Final = Rules(
+    number=1,
+    limits=LIMITS,
+    operations=RFC_6902,
+    decode=decode,
+    needs=None,
+    decide=decide,
+    fold_usual=fold_usual,
+)
