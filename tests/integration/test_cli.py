@@ -606,7 +606,7 @@ def test_get_imports_only_what_it_uses(refold, up):
         "nats",
         "asyncpg",
         "starlette",
-        "granian",
+        "httptools",
         "zstandard",
     }
     assert not heavy & set(imported)

@@ -13,7 +13,7 @@ from typing import Final
 from prometheus_client import Histogram
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match, Route, Router
+from starlette.routing import Match, Route
 from starlette.types import Message, Receive, Scope, Send
 
 from refold.core.errors import RefoldError
@@ -71,10 +71,6 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, and observe its duration by route template, never by path."""
-        if scope["type"] != "http":
-            # Starlette's router answers the server's start and end, and closes web sockets.
-            await Router()(scope, receive, send)
-            return
         scope["app"] = self
         status = 500
 

@@ -242,7 +242,7 @@ class _Request:
     def _watch(self, waiter: asyncio.Task[object] | None) -> None:
         """Cancel `waiter`, the request's task, if the client disconnects while it waits.
 
-        One task watches for the whole request: granian reports a disconnect after a `receive` was cancelled.
+        One task watches for the whole request.
         """
         self._waiter = waiter
         if self._watching is None:

@@ -32,7 +32,8 @@ from refold.projector import FOLDING
 from refold.store.postgres import PostgresStore
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import GatewayMetrics
-from refold.wiring.service import Listener, opened, serve, stop_on_signals
+from refold.wiring.http_server import serve
+from refold.wiring.service import Listener, opened, stop_on_signals
 from refold.wiring.settings import Settings, parts_of
 
 REPLY_SUBJECT: Final = "refold.reply.gateway"

@@ -26,8 +26,9 @@ from refold.projector.loop import Bounds, Ports
 from refold.projector.supervisor import Supervisor, lease_of
 from refold.store.postgres.flush import StateLag
 from refold.telemetry.metrics import ProjectorMetrics
+from refold.wiring.http_server import serve
 from refold.wiring.log import broker_clock, connect_to, inbox_of, make_log, projection_traces
-from refold.wiring.service import Listener, collect_seldom, opened, serve, stop_on_signals
+from refold.wiring.service import Listener, collect_seldom, opened, stop_on_signals
 from refold.wiring.settings import Settings
 
 _UNLIMITED: Final = -1
@@ -44,7 +45,8 @@ async def run(settings: Settings) -> None:
         url = settings.required("nats_url")
         service = create_service(supervisor, _control(url), registry, when_ended=stop.set)
         seconds = settings.http_idle_seconds
-        await serve(service, listener, name="projector", stop=stop, idle_seconds=seconds)
+        async with service.start_lifespan_context():
+            await serve(service, listener, name="projector", stop=stop, idle_seconds=seconds)
         supervisor.raise_if_stopped()
 
 

@@ -1,4 +1,4 @@
-"""Run one service in this process, or start one as a child: its settings, log lines, event loop, ports and HTTP server.
+"""Run one service in this process, or start one as a child: its settings, log lines, event loop and port.
 
 Used by the commands and by the compositions of gateway, projector and replay. `python -m refold.wiring.service NAME`
 runs a service as a child; its settings come by `hand_work`, or from its environment if nothing is handed to it.
@@ -9,10 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
-import os
-import resource
 import signal
-import socket
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -21,15 +18,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
 import uvloop
-from granian._granian import ListenerSpec
-from granian.constants import HTTPModes, Interfaces
-from granian.http import HTTP1Settings
-from granian.server.embed import Server
 
 from refold.core import json_text
 from refold.core.errors import RefoldError
 from refold.embedded.process import LOOPBACK, Command, Process, choose_port
-from refold.gateway import IDLE_SECONDS
 from refold.log.jetstream import JetStreamLog
 from refold.store.postgres import PostgresStore
 from refold.telemetry.logging import configure, get_logger
@@ -38,25 +30,6 @@ from refold.wiring.settings import Settings, environment_without, load, split_ad
 
 COLLECT_AFTER: Final = (50_000, 20, 100)
 """Thresholds of the garbage collector's three generations."""
-
-BACKLOG: Final = 1_024
-"""Connections that the kernel keeps until they are accepted."""
-
-CONNECTIONS_MAX: Final = 32_768
-"""Connections of one service, within its limit of open files; more wait until one ends.
-
-One Linux host opens 28,232 to one port unless configured otherwise. Measured: 2 KiB each while silent, 13 KiB after a
-request.
-"""
-
-FILES_RESERVED: Final = 256
-"""Descriptors that connections leave to the database, the broker, files and libraries."""
-
-UNSENT_SECONDS: Final = 60
-"""A connection is closed if its peer takes nothing of what is sent to it for this long."""
-
-STOP_SECONDS: Final = 20.0
-"""Requests that have not ended this long after the stop signal are abandoned."""
 
 ANYWHERE: Final = frozenset({"0.0.0.0", "::"})
 
@@ -163,62 +136,6 @@ def stop_on_signals() -> asyncio.Event:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             loop.add_signal_handler(number, stop.set)
     return stop
-
-
-class _Server(Server):
-    """Granian on a socket that closes connections whose peer is gone or takes nothing."""
-
-    def _init_shared_socket(self) -> None:
-        # As granian does on other systems; on Linux it would create the socket later, out of reach.
-        holder = ListenerSpec(self.bind_addr, self.bind_port, self.backlog).build()
-        self._ssp, self._shd = None, holder  # type: ignore[assignment]  # Granian does not say what they hold.
-        with socket.socket(fileno=os.dup(holder.get_fd())) as listening:
-            # Accepted connections inherit these.
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            if sys.platform == "linux":
-                listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, UNSENT_SECONDS)
-                listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNSENT_SECONDS * 1_000)
-
-
-def connections_max() -> int:
-    """Raise the limit of open files as far as needed and allowed; return how many connections fit in."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = CONNECTIONS_MAX + FILES_RESERVED
-    files = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    if soft != resource.RLIM_INFINITY and soft < files:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
-    return files - min(FILES_RESERVED, files // 2)
-
-
-async def serve(
-    app: Any, listener: Listener, *, name: str, stop: asyncio.Event, idle_seconds: float = IDLE_SECONDS
-) -> None:
-    """Serve an ASGI application on granian until `stop` is set, then let requests end and the application shut down."""
-    get_logger().info(f"{name}_listening", host=listener.host, port=listener.port)
-    # Granian's own signal handling is its process manager's; here the caller decides when to stop.
-    server = _Server(
-        app,
-        address=listener.host,
-        port=listener.port,
-        interface=Interfaces.ASGI,
-        # In automatic mode, granian waits without end for the first bytes of a connection (seen with 2.8.9).
-        http=HTTPModes.http1,
-        # Hyper counts from the connection's start, and from each answer on: headers and idleness in one.
-        http1_settings=HTTP1Settings(header_read_timeout=round(idle_seconds * 1_000)),
-        backlog=BACKLOG,
-        # A permit is held by a connection, not by a request.
-        backpressure=connections_max(),
-        log_enabled=False,
-    )
-    serving = asyncio.create_task(server.serve(), name="granian")
-    stopping = asyncio.create_task(stop.wait(), name="stop")
-    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    server.stop()  # type: ignore[no-untyped-call]  # Granian does not say.
-    stopping.cancel()
-    try:
-        await asyncio.wait_for(serving, STOP_SECONDS)
-    except TimeoutError:
-        get_logger().warning("requests_abandoned", seconds=STOP_SECONDS)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from typing import Any, Final
 from bench.processes import Worker
 from bench.signals import Signals
 from refold.embedded.process import choose_port
-from refold.wiring.service import Listener, serve
+from refold.wiring.http_server import serve
+from refold.wiring.service import Listener
 
 HOST: Final = "127.0.0.1"
 LOOK_SECONDS: Final = 0.02

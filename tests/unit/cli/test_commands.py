@@ -75,7 +75,7 @@ def test_help_imports_nothing_heavy():
         "asyncpg",
         "fastapi",
         "faststream",
-        "granian",
+        "httptools",
         "psutil",
         "matplotlib",
     )

@@ -1,0 +1,470 @@
+"""The services' HTTP server over raw sockets, with an application of the test's own, on the services' event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import orjson
+import pytest
+
+from refold.wiring import http_connection, http_server
+from refold.wiring.http_server import serve
+from refold.wiring.service import Listener
+from support.system import free_port
+
+SECONDS = 10
+LARGE = 8 * 1024 * 1024
+
+
+class App:
+    """An application with a path for each behaviour; it counts the requests that it has begun."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self._changed = asyncio.Condition()
+        self.disconnected = asyncio.Event()
+        self.released = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        path = scope["path"]
+        async with self._changed:
+            self.begun.append(path)
+            self._changed.notify_all()
+        if path == "/echo":
+            body, more = b"", True
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return await answer(send, 400, b"cut")
+                body, more = body + message["body"], message["more_body"]
+            return await answer(send, 200, body)
+        if path == "/waits":
+            await receive()
+            gone = asyncio.create_task(receive())
+            released = asyncio.create_task(self.released.wait())
+            await asyncio.wait({gone, released}, return_when=asyncio.FIRST_COMPLETED)
+            if gone.done() and (await gone)["type"] == "http.disconnect":
+                self.disconnected.set()
+            gone.cancel()
+            return await answer(send, 200, b"waited")
+        if path == "/streams":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for piece in (b"one", b"", b"two"):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            return await send({"type": "http.response.body"})
+        if path == "/crashes":
+            raise RuntimeError("on purpose")
+        if path == "/breaks-off":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            return await send({"type": "http.response.body", "body": b"part", "more_body": True})
+        if path == "/large":
+            return await answer(send, 200, bytes(LARGE))
+        if path == "/not-modified":
+            return await send_all(send, 304, [(b"etag", b'"1"')], b"")
+        if path == "/split-header":
+            return await send_all(send, 200, [(b"x", b"a\r\nset-cookie: b"), (b"content-length", b"0")], b"")
+        shown = {name: scope[name] for name in ("method", "path", "http_version")}
+        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        query = scope["query_string"].decode()
+        return await answer(send, 200, orjson.dumps({**shown, "query": query, "headers": headers}))
+
+    async def begins(self, count: int) -> None:
+        """Wait until so many requests have come."""
+        async with self._changed, asyncio.timeout(SECONDS):
+            await self._changed.wait_for(lambda: len(self.begun) >= count)
+
+
+async def answer(send: Any, status: int, body: bytes) -> None:
+    await send_all(send, status, [(b"content-length", b"%d" % len(body))], body)
+
+
+async def send_all(send: Any, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class Serving:
+    def __init__(self, app: App, port: int, stop: asyncio.Event, server: asyncio.Task[None]) -> None:
+        self.app = app
+        self.port = port
+        self.stop = stop
+        self.server = server
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[Client]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            yield Client(reader, writer)
+        finally:
+            writer.transport.abort()
+
+    async def ask(self, sent: bytes) -> Answer:
+        async with self.client() as client:
+            client.send(sent)
+            return await client.answer()
+
+
+class Answer:
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    @property
+    def value(self) -> Any:
+        return orjson.loads(self.body)
+
+
+class Client:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def answer(self, *, has_body: bool = True) -> Answer:
+        async with asyncio.timeout(SECONDS):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+            status, *lines = head.rstrip().split("\r\n")
+            headers = dict(line.split(": ", 1) for line in lines)
+            assert len(headers) == len(lines), head
+            body = b""
+            if has_body and "content-length" in headers:
+                body = await self.reader.readexactly(int(headers["content-length"]))
+            elif headers.get("transfer-encoding") == "chunked":
+                body = await self.reader.readuntil(b"0\r\n\r\n")
+            return Answer(int(status.split(" ")[1]), headers, body)
+
+    async def rest(self) -> bytes:
+        """Read until the server closes."""
+        async with asyncio.timeout(SECONDS):
+            return await self.reader.read()
+
+
+@pytest.fixture
+async def serving() -> AsyncIterator[Serving]:
+    async with started() as made:
+        yield made
+
+
+@asynccontextmanager
+async def started(idle_seconds: float = 30) -> AsyncIterator[Serving]:
+    app, port, stop = App(), free_port(), asyncio.Event()
+    server = asyncio.create_task(
+        serve(app, Listener("127.0.0.1", port), name="test", stop=stop, idle_seconds=idle_seconds)
+    )
+    async with asyncio.timeout(SECONDS):
+        while True:
+            with suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+                break
+            await asyncio.sleep(0.005)
+    yield Serving(app, port, stop, server)
+    app.released.set()
+    stop.set()
+    async with asyncio.timeout(SECONDS):
+        await server
+
+
+def get(path: str, *headers: str, version: str = "1.1", method: str = "GET") -> bytes:
+    return "\r\n".join([f"{method} {path} HTTP/{version}", "Host: localhost", *headers, "", ""]).encode()
+
+
+# --- Requests and responses ------------------------------------------------------------------------------
+
+
+async def test_a_request_reaches_the_application_as_it_was_sent(serving: Serving) -> None:
+    found = await serving.ask(get("/a%20b/%C3%A9?x=1&y=%2B", "X-One: 1", 'IF-MATCH: "2"'))
+    assert found.value["path"] == "/a b/é"
+    assert found.value["query"] == "x=1&y=%2B"
+    assert found.value["headers"] == {"host": "localhost", "x-one": "1", "if-match": '"2"'}
+    assert {"date", "content-length"} == set(found.headers)
+
+
+async def test_the_absolute_form_of_a_target_is_read(serving: Serving) -> None:
+    assert (await serving.ask(get("http://localhost:1/a/b?c=d"))).value["path"] == "/a/b"
+    assert (await serving.ask(get("*", method="OPTIONS"))).value["path"] == "*"
+
+
+async def test_a_body_comes_whole_with_a_length_and_in_chunks(serving: Serving) -> None:
+    async with serving.client() as client:
+        client.send(get("/echo", "Content-Length: 5", method="PUT") + b"hello")
+        assert (await client.answer()).body == b"hello"
+        client.send(
+            get("/echo", "Transfer-Encoding: chunked", method="PUT") + b"3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n"
+        )
+        assert (await client.answer()).body == b"hello"
+        large = bytes(LARGE)
+        client.send(get("/echo", f"Content-Length: {LARGE}", method="PUT") + large)
+        assert (await client.answer()).body == large
+
+
+async def test_trailers_are_no_headers(serving: Serving) -> None:
+    async with serving.client() as client:
+        head = get("/shown", "Transfer-Encoding: chunked", method="PUT")
+        client.send(head + b'1\r\nx\r\n0\r\nIf-Match: "1"\r\n\r\n')
+        assert "if-match" not in (await client.answer()).value["headers"]
+
+
+async def test_a_head_request_is_answered_without_the_body(serving: Serving) -> None:
+    async with serving.client() as client:
+        client.send(get("/shown", method="HEAD") + get("/not-modified") + get("/shown"))
+        first = await client.answer(has_body=False)
+        assert int(first.headers["content-length"]) > 0
+        second = await client.answer()
+        assert (second.status, second.headers["etag"]) == (304, '"1"')
+        assert not {"content-length", "transfer-encoding"} & set(second.headers)
+        assert (await client.answer()).value["method"] == "GET"
+
+
+async def test_a_response_of_unknown_length_is_chunked_or_ends_with_the_connection(serving: Serving) -> None:
+    found = await serving.ask(get("/streams"))
+    assert (found.headers["transfer-encoding"], found.body) == (
+        "chunked",
+        b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n",
+    )
+    async with serving.client() as client:
+        client.send(get("/streams", version="1.0"))
+        head, _, body = (await client.rest()).partition(b"\r\n\r\n")
+        assert (b"chunked" in head, body) == (False, b"onetwo")
+
+
+async def test_a_client_that_asks_for_it_is_told_to_continue(serving: Serving) -> None:
+    async with serving.client() as client:
+        client.send(get("/echo", "Content-Length: 2", "Expect: 100-continue", method="PUT"))
+        assert await client.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.send(b"ok")
+        assert (await client.answer()).body == b"ok"
+        # The application answers without its body: the client may send it or not.
+        client.send(get("/shown", "Content-Length: 2", "Expect: 100-continue", method="PUT"))
+        assert (await client.answer()).headers["connection"] == "close"
+        assert await client.rest() == b""
+
+
+async def test_the_connection_is_kept_unless_the_client_says_otherwise(serving: Serving) -> None:
+    async with serving.client() as client:
+        for _ in range(3):
+            client.send(get("/shown"))
+            assert "connection" not in (await client.answer()).headers
+        client.send(get("/shown", "Connection: close"))
+        assert (await client.answer()).headers["connection"] == "close"
+        assert await client.rest() == b""
+    found = await serving.ask(get("/shown", version="1.0"))
+    assert (found.headers["connection"], found.value["http_version"]) == ("close", "1.0")
+
+
+@pytest.mark.parametrize("body", [b"", b"hello"])
+async def test_a_request_to_upgrade_is_served_without(serving: Serving, body: bytes) -> None:
+    """Java's HTTP client sends one with its first request, also with a body."""
+    asked = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAAA")
+    async with serving.client() as client:
+        client.send(get("/echo", *asked, f"Content-Length: {len(body)}", method="PUT") + body)
+        assert (await client.answer()).body == body
+        client.send(get("/echo", *asked, "Transfer-Encoding: chunked", method="PUT") + b"2\r\nhi\r\n0\r\n")
+        client.send(b"\r\n" + get("/shown"))
+        assert (await client.answer()).body == b"hi"
+        assert (await client.answer()).value["path"] == "/shown"
+
+
+async def test_what_is_left_of_a_body_after_the_response_is_no_request(serving: Serving) -> None:
+    async with serving.client() as client:
+        client.send(get("/shown", f"Content-Length: {LARGE}", method="PUT"))
+        assert (await client.answer()).value["path"] == "/shown"
+        client.send(get("/smuggled") * (LARGE // len(get("/smuggled")) + 1))
+        client.send(get("/last"))
+        await client.answer()
+        assert set(serving.app.begun) <= {"/shown", "/smuggled", "/last"}
+
+
+# --- What a request may not be ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/1.1\r\nbad header\r\n\r\n",
+        b"GET / HTTP/3.7\r\n\r\n",
+        get("/echo", "Content-Length: 1", "Transfer-Encoding: chunked", method="PUT"),
+        get("/echo", "Content-Length: 1", "Content-Length: 2", method="PUT"),
+        get("/echo", "Content-Length: -1", method="PUT"),
+    ],
+)
+async def test_a_malformed_request_is_a_problem_and_ends_the_connection(
+    serving: Serving, sent: bytes
+) -> None:
+    async with serving.client() as client:
+        client.send(sent)
+        found = await client.answer()
+        assert (found.status, found.value["code"]) == (400, "bad_request")
+        assert found.headers["content-type"] == "application/problem+json"
+        assert await client.rest() == b""
+    assert serving.app.begun == []
+
+
+async def test_a_malformed_request_is_answered_after_those_before_it(serving: Serving) -> None:
+    async with serving.client() as client:
+        client.send(get("/waits") + get("/shown") + b"nonsense\r\n\r\n")
+        await serving.app.begins(1)
+        serving.app.released.set()
+        statuses = [(await client.answer()).status for _ in range(3)]
+        assert statuses == [200, 200, 400]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /" + b"x" * 400_000,
+        b"GET / HTTP/1.1\r\nX: " + b"x" * 400_000,
+        get("/", *(f"X-{number}: 1" for number in range(http_connection.HEADERS_MAX))),
+    ],
+    ids=["target", "header", "headers"],
+)
+async def test_a_head_is_bounded(serving: Serving, head: bytes) -> None:
+    found = await serving.ask(head)
+    assert (found.status, found.value["code"]) == (431, "headers_too_large")
+    assert serving.app.begun == []
+
+
+@pytest.mark.parametrize("body", [b"zz\r\n", b"1\r\nx\r\nzz\r\n"])
+async def test_a_malformed_body_is_reported_to_the_application(serving: Serving, body: bytes) -> None:
+    async with serving.client() as client:
+        client.send(get("/echo", "Transfer-Encoding: chunked", method="PUT") + body)
+        assert (await client.answer()).body == b"cut"
+        assert await client.rest() == b""
+
+
+async def test_a_body_that_ends_early_is_reported_and_can_be_answered(serving: Serving) -> None:
+    async with serving.client() as client:
+        client.send(get("/echo", "Content-Length: 9", method="PUT") + b"1")
+        client.writer.write_eof()
+        assert (await client.answer()).body == b"cut"
+
+
+# --- Pipelines, slow clients, bounds ---------------------------------------------------------------------
+
+
+async def test_pipelined_requests_are_answered_in_their_order(serving: Serving) -> None:
+    async with serving.client() as client:
+        client.send(b"".join(get(f"/{number}") for number in range(50)))
+        assert [(await client.answer()).value["path"] for _ in range(50)] == [f"/{n}" for n in range(50)]
+
+
+async def test_a_pipeline_is_bounded_and_its_requests_are_served_one_at_a_time(serving: Serving) -> None:
+    async with serving.client() as client:
+        client.send(get("/waits") + get("/shown") * 5_000)
+        await serving.app.begins(1)
+        assert serving.app.begun == ["/waits"]
+        serving.app.released.set()
+        assert (await client.rest()).count(b"HTTP/1.1 200 OK") == 1 + http_connection.PIPELINE_MAX
+
+
+async def test_a_client_that_does_not_read_is_served_no_further_request(serving: Serving) -> None:
+    async with serving.client() as client:
+        client.writer.transport.pause_reading()
+        client.send(get("/large") * 3)
+        await serving.app.begins(1)
+        # Others are served; the large responses would each take their memory.
+        for _ in range(3):
+            assert (await serving.ask(get("/shown"))).status == 200
+        assert serving.app.begun.count("/large") == 1
+        client.writer.transport.resume_reading()
+        for _ in range(3):
+            assert len((await client.answer()).body) == LARGE
+
+
+async def test_a_client_that_leaves_is_reported_to_the_application(serving: Serving) -> None:
+    async with serving.client() as client:
+        client.send(get("/waits"))
+        await serving.app.begins(1)
+    async with asyncio.timeout(SECONDS):
+        await serving.app.disconnected.wait()
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /v1", get("/shown"), get("/shown", "Content-Length: 9", method="PUT")]
+)
+async def test_an_idle_connection_is_closed(sent: bytes) -> None:
+    async with started(idle_seconds=0.2) as serving, serving.client() as client:
+        client.send(sent)
+        await client.rest()
+
+
+async def test_a_request_in_work_is_not_idle() -> None:
+    async with started(idle_seconds=0.1) as serving, serving.client() as client:
+        client.send(get("/waits"))
+        async with serving.client() as idle:
+            # It is closed, and the other is not.
+            await idle.rest()
+        serving.app.released.set()
+        assert (await client.answer()).body == b"waited"
+
+
+async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "connections_max", lambda: 2)
+    async with started() as serving, serving.client() as first, serving.client() as second:
+        for client in (first, second):
+            client.send(get("/shown"))
+            assert (await client.answer()).status == 200
+        async with serving.client() as third:
+            found = await third.answer()
+            assert (found.status, found.value["code"], found.headers["Retry-After".lower()]) == (
+                503,
+                "busy",
+                "1",
+            )
+
+
+# --- Failures and the end --------------------------------------------------------------------------------
+
+
+async def test_an_application_that_crashes_is_500_and_its_connection_serves_on(serving: Serving) -> None:
+    async with serving.client() as client:
+        client.send(get("/crashes"))
+        found = await client.answer()
+        assert (found.status, found.value["code"]) == (500, "internal_error")
+        client.send(get("/shown"))
+        assert (await client.answer()).status == 200
+
+
+async def test_a_response_that_ends_early_breaks_the_connection_off(serving: Serving) -> None:
+    async with serving.client() as client:
+        client.send(get("/breaks-off"))
+        with suppress(ConnectionError):
+            assert not (await client.rest()).endswith(b"0\r\n\r\n")
+
+
+async def test_a_header_cannot_add_another(serving: Serving) -> None:
+    async with serving.client() as client:
+        client.send(get("/split-header"))
+        with suppress(ConnectionError):
+            assert b"set-cookie" not in await client.rest()
+
+
+async def test_a_stopping_server_answers_what_it_has_begun_and_closes_the_rest(serving: Serving) -> None:
+    async with serving.client() as idle, serving.client() as client:
+        client.send(get("/waits"))
+        await serving.app.begins(1)
+        serving.stop.set()
+        assert await idle.rest() == b""
+        assert not serving.server.done()
+        serving.app.released.set()
+        found = await client.answer()
+        assert (found.body, found.headers["connection"]) == (b"waited", "close")
+        async with asyncio.timeout(SECONDS):
+            await serving.server
+
+
+async def test_requests_that_do_not_end_are_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "STOP_SECONDS", 0.05)
+    async with started() as serving, serving.client() as client:
+        client.send(get("/waits"))
+        await serving.app.begins(1)
+        serving.stop.set()
+        async with asyncio.timeout(SECONDS):
+            await serving.server
