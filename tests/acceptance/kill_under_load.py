@@ -36,7 +36,7 @@ from support.sent import Sent
 from support.sent_history import compare
 from support.services import Site, folded_to, log_of, make_site, store_of
 from support.strict_clients import Change, Context, HttpClient, SdkClient
-from support.strict_load import read_forever, write_forever
+from support.strict_load import append_forever, read_forever, write_forever
 from support.system import free_port
 
 NAMESPACE = "kill"
@@ -47,9 +47,12 @@ LARGE_DOCUMENTS = 2
 PAD_BYTES = 200
 LARGE_PAD_BYTES = 40_000
 """Larger than the states that a commit always writes."""
+CACHE_BYTES = 1024 * 1024
+"""The least that a projector takes: it loads documents again and again, from a database that may have lost commits."""
 SDK_SHARE = 4
 """One writer of so many is the SDK at one gateway; of the others, every second carries its sequence."""
 PAUSE_SECONDS = 0.05
+BULK_PAUSE_SECONDS = 0.5
 RECOVERY_SECONDS = 30.0
 """After a kill, every gateway must write and read again within this."""
 PROBE_SECONDS = 5.0
@@ -144,7 +147,7 @@ def services_of(site: Site, ports: list[int], projectors: int, folder: Path, sen
         Kept(
             name=f"projector-{number}",
             service="projector",
-            environment=site.environment(),
+            environment={**site.environment(), "REFOLD_CACHE_BYTES_MAX": str(CACHE_BYTES)},
             log=folder / f"projector-{number}.log",
         )
         for number in range(projectors)
@@ -207,6 +210,10 @@ async def load(
                 client = HttpClient(context, name, carries=bool(number % 2), chance=chance)
             stack.push_async_callback(client.close)
             work.append(write_forever(client, documents, chance, PAUSE_SECONDS))
+        for number in range(GATEWAYS):
+            client = SdkClient(context, f"b{number}", number)
+            stack.push_async_callback(client.close)
+            work.append(append_forever(client, documents, random.Random(number), BULK_PAUSE_SECONDS))
         for number in range(given.readers):
             chance = random.Random(f"{given.seed} reader {number}")
             reader = HttpClient(context, f"r{number}", carries=bool(number % 2), chance=chance)

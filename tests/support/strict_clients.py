@@ -23,6 +23,8 @@ from support.sent import NOTHING, Carried, Seen, Sent
 
 ANSWER_SECONDS = 30.0
 """A request that has no answer after this is a violation."""
+WAIT_SECONDS = 2.0
+"""A read waits so long for the next version."""
 RETRY_SECONDS = 60.0
 RETRY_PAUSE_SECONDS = 0.1
 MIN_SEQUENCE = "min_sequence"
@@ -108,9 +110,10 @@ class HttpClient:
         if seen.version > self._versions.get(document, NOTHING).version:
             self._versions[document] = seen
 
-    async def read(self, document: str, version: int | None = None) -> Read | None:
-        """Read the head, or a version that was sent; None where there is no answer yet."""
-        request = _Request(self, "GET", document, {"version": version} if version else {})
+    async def read(self, document: str, version: int | None = None, min_version: int = 0) -> Read | None:
+        """Read the head, once it is at a version, or a version that was sent; None where there is no answer yet."""
+        query = {"version": version} if version else {"min_version": min_version, "timeout": WAIT_SECONDS}
+        request = _Request(self, "GET", document, query if version or min_version else {})
         answer = await request.answered()
         if answer is None:
             return None
@@ -125,6 +128,8 @@ class HttpClient:
         self._context.sent.check_digest(document, found, sha256(answer.body).digest(), request.what)
         if version is None:
             request.saw(document, found, sequence)
+            if found < min_version:
+                self._context.sent.violate("behind", f"{request.what} read version {found}")
         else:
             self._context.sent.expect(f"the version of {request.what}", found=found, expected=version)
             request.note(document, found, sequence)
@@ -357,3 +362,25 @@ class SdkClient:
         what = f"the outcome of {event_id}"
         sent.note(document, outcome.version, outcome.sequence, what, self._gateway)
         return True
+
+    async def append(self, events: list[dict[str, Any]]) -> None:
+        """Append events that expect nothing of their documents until each is answered."""
+        sent, answers = self._context.sent, self._context.answers
+        try:
+            outcomes = await self._refold.append(self._context.namespace, events)
+        except UNAVAILABLE as error:
+            sent.counts[f"bulk {error.code}"] += 1
+            answers.in_doubt |= {event["id"] for event in events}
+            return
+        for event, outcome in zip(events, outcomes, strict=True):
+            document, event_id = event["doc"], event["id"]
+            sent.counts[f"bulk {outcome.status}"] += 1
+            if not outcome.is_effective:
+                answers.in_doubt.add(event_id)
+                continue
+            assert outcome.version is not None
+            assert outcome.sequence is not None
+            sequence = 0 if outcome.status == DUPLICATE else outcome.sequence
+            answers.written[event_id] = Written(document, outcome.version, sequence)
+            what = f"the bulk outcome of {event_id}"
+            sent.note(document, outcome.version, outcome.sequence, what, self._gateway)

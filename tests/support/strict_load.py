@@ -11,6 +11,8 @@ from typing import Any
 from support.sent import NOTHING, Seen
 from support.strict_clients import JSON_PATCH, MERGE_PATCH, Change, HttpClient, SdkClient
 
+BULK_EVENTS = 10
+
 
 async def write_forever(
     client: HttpClient | SdkClient, documents: Mapping[str, bool], chance: random.Random, pause_seconds: float
@@ -52,20 +54,40 @@ async def read_forever(
     newest: Mapping[str, Seen],
     pause_seconds: float,
 ) -> None:
-    """Read heads, sent versions, lists and histories; `newest` are the changes that a subscriber received."""
+    """Read heads, the next and sent versions, lists and histories; `newest` are the changes that were received."""
     names = sorted(documents)
     while True:
         document = chance.choice(names)
-        kind = chance.choice(("head", "head", "head", "version", "version", "history", "list"))
+        kind = chance.choice(("head", "head", "next", "version", "version", "history", "list"))
         if chance.random() < 1 / 2 and document in newest:
             client.learn(document, newest[document])
+        known = client.context.sent.everywhere.get(document, NOTHING).version
         if kind == "head":
             await client.read(document)
+        elif kind == "next":
+            await client.read(document, min_version=known + 1)
         elif kind == "version":
-            known = client.context.sent.everywhere.get(document, NOTHING).version
             await client.read(document, version=max(1, known - int(chance.expovariate(1 / 3))))
         elif kind == "history":
             await client.history(document)
         else:
             await client.list()
+        await asyncio.sleep(chance.uniform(0, pause_seconds))
+
+
+async def append_forever(
+    client: SdkClient, documents: Mapping[str, bool], chance: random.Random, pause_seconds: float
+) -> None:
+    """Append events in bulk, to several documents and to the same one several times."""
+    names = sorted(documents)
+    for number in count(step=BULK_EVENTS):
+        events = [
+            {
+                "doc": chance.choice(names),
+                "id": f"{client.name}-{number + place}",
+                "merge": {client.name: number},
+            }
+            for place in range(BULK_EVENTS)
+        ]
+        await client.append(events)
         await asyncio.sleep(chance.uniform(0, pause_seconds))
