@@ -20,10 +20,13 @@ TIMES: Final = 10
 SHOWN: Final = frozenset(
     {
         "rebuild",
+        "rebuild, CPU of all processes",
+        "CPU of all but the client",
         "folded and committed",
         "lag p99",
         "version over HTTP, 1 in flight, p99",
         "version over HTTP, 8 in flight",
+        "version over HTTP, 8 in flight, CPU of all but the client",
         "time over HTTP, 1 in flight, p99",
         "version straight from the store, p99",
     }

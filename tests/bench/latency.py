@@ -100,7 +100,7 @@ def _note(name: str, ended: Ended, options: Options, samples: Samples) -> None:
     measure = Measure(
         unit="ms",
         durability=options.durability,
-        ground="" if is_ground or options.url else f"{GROUND}, p50",
+        ground="" if is_ground or options.url else GROUND,
         is_ground=is_ground,
     )
     samples.add_latency(name, ended.value["milliseconds"], measure, GOALS.get(name))

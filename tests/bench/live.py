@@ -186,10 +186,11 @@ async def _publish(
     await fill(system.nats, plan.workload(prefix).puts())
     await fold_all(system)
     await checkpoint(system.reached.required("postgres_url"))
-    course, clock = Course(), ProcessorClock(system.pids)
+    course = Course()
     given: dict[str, Any] = {"url": system.nats, "prefix": prefix, "rate": rate, "seconds": seconds}
     async with await Worker.start(publish_batches, **given, **shape) as publisher:
         await publisher.ready()
+        clock = ProcessorClock(system.pids)
         publisher.go()
         ending = asyncio.create_task(publisher.ended(), name="publisher")
         while not ending.done():

@@ -19,7 +19,7 @@ from bench.filling import fill, fold_all
 from bench.ground.rows import SQL, connect
 from bench.report import NO_DISK, Measure, Report, Samples
 from bench.system import Options, Whole, refuse_url, whole_system
-from bench.usage import peak_bytes
+from bench.usage import ProcessorClock, peak_bytes
 from refold.bench.figures import machine
 from refold.bench.workload import Workload
 from refold.core.errors import ChildFailed, RefoldError, TimedOut
@@ -61,11 +61,15 @@ async def run(options: Options, plan: Plan) -> Report:
 async def _round(system: Whole, plan: Plan, options: Options, samples: Samples) -> None:
     workload = Workload(documents=plan.documents, document_bytes=plan.document_bytes)
     started_at = time.perf_counter()
+    samples.calibrate()
+    clock = ProcessorClock(system.pids)
     await fill(system.nats, workload.puts())
     options.say(f"{plan.documents:,} documents in the log in {time.perf_counter() - started_at:.0f} s")
     await fold_all(system)
     made = Measure(unit="documents/s", durability=options.durability)
     samples.add("documents made and folded", plan.documents / (time.perf_counter() - started_at), made)
+    each = Measure(unit="µs/event", durability=options.durability)
+    samples.add_cpu("documents made and folded", clock.seconds(), plan.documents, each)
     # What is changed now is mostly no longer in memory.
     await fill(system.nats, workload.events(max(1, int(plan.documents * CHANGED_SHARE))))
     await fold_all(system)

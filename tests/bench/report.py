@@ -226,9 +226,10 @@ class Samples:
         axis: str = "",
         at: int = 0,
     ) -> None:
-        """Add one round of a latency: its percentiles are separate figures, each with its own goal."""
+        """Add one round of a latency: its percentiles are separate figures, each with its own goal and ground."""
         for percentile, value in percentiles(sorted(milliseconds)).items():
-            own = replace(measure, unit="ms", goal=(goals or {}).get(percentile))
+            ground = measure.ground and f"{measure.ground}, {percentile}"
+            own = replace(measure, unit="ms", goal=(goals or {}).get(percentile), ground=ground)
             self.add(f"{name}, {percentile}", value, own, axis=axis, at=at)
 
     def figures(self) -> tuple[Figure, ...]:

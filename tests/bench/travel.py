@@ -168,8 +168,9 @@ def _note(
     rate_goal: Goal | None = None,
 ) -> None:
     rate = len(value["milliseconds"]) / value["seconds"]
-    ground = "plain SELECT of the row, p50" if place.has_ground else ""
-    measure = Measure(unit="reads/s", durability=NO_DISK, goal=rate_goal, ground=ground)
+    ground = "plain SELECT of the row" if place.has_ground else ""
+    median = ground and f"{ground}, p50"
+    measure = Measure(unit="reads/s", durability=NO_DISK, goal=rate_goal, ground=median)
     samples.add(name, rate, measure, axis=AXIS, at=place.size)
     waited = Measure(unit="ms", durability=NO_DISK, ground=ground)
     samples.add_latency(name, value["milliseconds"], waited, bounds, axis=AXIS, at=place.size)

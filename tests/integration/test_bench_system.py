@@ -105,6 +105,7 @@ async def test_memory_continues_after_a_restart_of_the_broker():
     assert figures["NATS, from its start to its first answer"].unit == "s"
     assert figures["projector, memory at most"].median > 10
     assert figures["PostgreSQL, database"].median > 1
+    has_cpu_of(figures, "documents made and folded", "projector", "gateway", "nats", "postgres")
 
 
 async def test_a_running_system_is_measured_over_http(system):

@@ -8,6 +8,8 @@ from statistics import median
 from typing import Any, Final, NamedTuple, Protocol
 
 ABSENT: Final = "-"
+UNIT: Final = "calibration unit"
+"""The beginning of the figure's name in the reports of `python -m bench`."""
 
 
 class Panel(NamedTuple):
@@ -156,8 +158,10 @@ def replay_table(found: Sequence[Row]) -> str:
     return table(headings, lines)
 
 
-def goals_table(reports: Iterable[Any], before: Iterable[Any] = ()) -> str:
+def goals_table(reports: Sequence[Any], before: Iterable[Any] = ()) -> str:
     """Write the figures of `python -m bench … --json` that have a goal, with what bounds them and earlier figures.
+
+    A row is a goal with its figure's processor time in calibration units, if it is one; the unit follows the table.
 
     Raises `ValueError` if two figures have one label: such reports do not belong in one table.
     """
@@ -183,7 +187,19 @@ def goals_table(reports: Iterable[Any], before: Iterable[Any] = ()) -> str:
                 raise ValueError(f"two reports have a figure {label!r}")
             if figure.get("goal"):
                 lines[label] = _goal_line(figure, grounds, earlier.get(label))
-    return table(headings, lines.values())
+    return "\n\n".join([table(headings, lines.values()), *_unit_said(reports)])
+
+
+def _unit_said(reports: Iterable[Any]) -> list[str]:
+    """Write the calibration unit of all reports, if they have one."""
+    found = [
+        sample
+        for report in reports
+        for figure in _figures(report)
+        if figure["name"].startswith(UNIT)
+        for sample in figure["samples"]
+    ]
+    return [f"One unit is the {UNIT}: {cell(spread_of(found))} µs."] if found else []
 
 
 def _figures(report: Any) -> Any:

@@ -1,10 +1,14 @@
 """The report on peers: statistics of several rounds, without lost or mixed-up figures."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from bench.calibration import UNIT_NAME
 from bench.peers import report
+
+RESULTS = Path(report.__file__).parents[1] / "RESULTS.md"
 
 PEERS = [
     SimpleNamespace(
@@ -101,10 +105,13 @@ def test_benchmark_figures_are_shown_with_goal_and_baseline():
     travel |= {"axis": "events", "at": 100_000}
     unmeant = {"name": "events", "unit": "events", "samples": [1.0]}
     before = [{"figures": [{**rebuild, "samples": [40.0, 50.0, 60.0]}]}]
-    lines = report.goals_table([{"figures": [rebuild, ground, unmeant]}, [travel]], before).splitlines()[2:]
-    assert lines == [
+    unit = {"name": UNIT_NAME, "unit": "µs", "samples": [3.0, 2.5]}
+    lines = report.goals_table([{"figures": [unit, rebuild, ground, unmeant]}, [travel]], before).splitlines()
+    assert lines[2:] == [
         "| rebuild | events/s | ≥ 100,000 | 50.0 | 90.0 | 110,000 | 120,000 | 3.50 | COPY: 200,000 rows/s | fsync |",
         "| version, p99, 100,000 events | ms | each ≤ 5.00 | - | 1.00 | 1.00 | 1.00 | - | - | - |",
+        "",
+        "One unit is the calibration unit: 2.75 (2.50 to 3.00) µs.",
     ]
 
 
@@ -112,6 +119,12 @@ def test_reports_with_a_label_in_common_are_not_mixed_into_one_table():
     lag = {"name": "live, lag max", "unit": "s", "samples": [1.0], "goal": {"at_most": 1.0, "is_met": True}}
     with pytest.raises(ValueError, match="live, lag max"):
         report.goals_table([{"figures": [lag]}, {"figures": [lag]}])
+
+
+def test_no_table_of_the_results_has_two_rows_with_one_label():
+    for table in RESULTS.read_text(encoding="utf-8").split("\n\n"):
+        labels = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]
+        assert len(labels) == len(set(labels))
 
 
 def test_the_report_names_machine_disk_workload_and_rounds():
