@@ -12,11 +12,13 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from refold.core import history, json_text
+from refold.core import json_text
 from refold.core.document import ABSENT, Document, Status
 from refold.core.fold import RULES, fold
 from refold.core.fold_state import FoldState, first_checkpoints
-from refold.core.history import NEVER, Clock, Point, Snapshot, pack, snapshot_of, unpack
+from refold.core.history import NEVER, Clock, Point, Snapshot, snapshot_of
+from refold.core.page import PackedEntries, pack, unpack
+from refold.core.replay import state_at
 from refold.core.stream import Record
 from refold.core.timestamp import TIME_MIN_NANOSECONDS
 from refold.projector.commit_buffer import CommitBuffer
@@ -198,8 +200,8 @@ async def test_a_state_read_from_packed_pages_equals_that_of_a_plain_fold(log, d
         for point in reference.points(key):
             run = await store.segment_at(*key, point)
             assert run is not None
-            packed = run._replace(entries=unpack(pack(run.entries)))
-            assert history.state_at(packed, point) == reference.at(key, point), (key, point)
+            packed = PackedEntries(pack(run.entries))
+            assert state_at(run.base, packed, point) == reference.at(key, point), (key, point)
 
 
 @given(LOGS)

@@ -48,6 +48,20 @@ def open_envelope(headers: bytes, body: bytes, limits: Limits) -> Envelope:
     return envelope_of(fields if type(fields) is dict else _native(fields), limits)
 
 
+def has_form(headers: bytes) -> bool:
+    """Tell whether header lines may say that a body is other than the native form; a false True is possible."""
+    lowered = headers.lower()
+    return b"content-type" in lowered or b"ce-" in lowered
+
+
+def accepted_fields(headers: bytes, body: bytes) -> dict[str, Json]:
+    """Return the fields in the body of an event that was accepted once, without the checks and its headers' fields.
+
+    A negative zero is kept, which `open_envelope` normalises.
+    """
+    return _body_fields(read_headers(headers), json_text.reread(body))
+
+
 def _with_headers(headers: bytes, body: bytes, limits: Limits) -> dict[str, Json]:
     if len(headers) > limits.headers_bytes:
         raise _too_large("headers_too_large", "headers", headers, limits.headers_bytes)

@@ -1,19 +1,17 @@
-"""The history of one document: entries, segments of them, and the state at any version or time.
+"""The history of one document: entries, segments of them, points in it, and the change of one entry.
 
-The projector makes entries, the store keeps them in segments (packed into pages), and readers fold them again.
+The projector makes entries, the store keeps them in segments (`page`), and readers apply them again (`replay`).
 """
 
 from __future__ import annotations
 
-import struct
 from enum import Enum
 from typing import Final, NamedTuple
 
 from refold.core import json_text
-from refold.core.document import ABSENT, KINDS, STATUSES, UNBOUNDED, Document, Kind, Status, to_canonical
+from refold.core.document import UNBOUNDED, Document, Kind, Status
 from refold.core.envelope import open_envelope
 from refold.core.json_text import Json
-from refold.core.patch import apply_again
 from refold.core.pointer import parse
 from refold.core.timestamp import TIME_MIN_NANOSECONDS
 
@@ -89,8 +87,6 @@ class Segment(NamedTuple):
     entries: list[Entry]
 
 
-_WHOLE: Final = frozenset({Kind.put, Kind.delete})
-
 NEVER: Final = Snapshot(0, None, 0, TIME_MIN_NANOSECONDS, TIME_MIN_NANOSECONDS, TIME_MIN_NANOSECONDS)
 """Version 0: what every document is before its first effective event."""
 
@@ -107,50 +103,6 @@ def snapshot_of(document: Document, state: bytes | None) -> Snapshot:
         document.occurred_at,
         document.occurred_max,
     )
-
-
-def state_at(segment: Segment, point: Point) -> Snapshot:
-    """Fold a segment up to a point within it; its entries were accepted once, so that their patches apply again."""
-    occurred_max = segment.base.occurred_max
-    chosen: list[Entry] = []
-    for entry in segment.entries:
-        if entry.status <= Status.merged:
-            newest = max(occurred_max, entry.occurred_at)
-            if _value_on(point.clock, entry, newest) > point.value:
-                break
-            occurred_max = newest
-            chosen.append(entry)
-    if not chosen:
-        return segment.base
-    last = chosen[-1]
-    state = _replay(segment.base.state, chosen)
-    return Snapshot(last.version, state, last.sequence, last.recorded_at, last.occurred_at, occurred_max)
-
-
-def _value_on(clock: Clock, entry: Entry, occurred_max: int) -> int:
-    if clock is Clock.version:
-        return entry.version
-    if clock is Clock.sequence:
-        return entry.sequence
-    return entry.recorded_at if clock is Clock.recorded else occurred_max
-
-
-def _replay(base: bytes | None, entries: list[Entry]) -> bytes | None:
-    """Start at the last write of the whole document, if there is one, else at the base."""
-    start = next((i for i in range(len(entries) - 1, -1, -1) if entries[i].kind in _WHOLE), None)
-    state: Json = ABSENT
-    size = 0
-    if start is None and base is not None:
-        state, size = json_text.reread(base), len(base)
-    elif start is not None and entries[start].kind is Kind.put:
-        state = _fields(entries[start])["put"]
-        size = json_text.size(state)
-    for entry in entries[0 if start is None else start + 1 :]:
-        if state is ABSENT:
-            state, size = {}, 2
-        patch = _fields(entry)["patch"] if entry.effect is None else json_text.reread(entry.effect)
-        state, size = apply_again(state, patch, size=size)
-    return to_canonical(state)
 
 
 def _fields(entry: Entry) -> dict[str, Json]:
@@ -180,57 +132,3 @@ def touches(operations: list[Json], tokens: tuple[str, ...]) -> bool:
             if parts[:shared] == tokens[:shared]:
                 return True
     return False
-
-
-_ENTRY: Final = struct.Struct(">QqqqQQBBBHIIIHHH")
-_CREATION, _SUBJECT, _EFFECT, _IDENTITY = 1, 2, 4, 8
-
-
-def pack(entries: list[Entry]) -> bytes:
-    """Pack a segment's entries into one page's bytes: the count, a fixed index, then all that varies in length."""
-    index = [len(entries).to_bytes(4, "big")]
-    blobs: list[bytes] = []
-    for e in entries:
-        numbers = (*e[:5], e.first_sequence, e.status, e.kind)
-        flags = _CREATION * e.is_creation
-        if e.subject is e.effect is e.identity is None and not e.reason:
-            # Most entries: a page is packed in less time without the rest.
-            texts = (b"", e.headers, e.body, b"", b"", b"", b"")
-        else:
-            flags |= _SUBJECT * (e.subject is not None)
-            flags |= _EFFECT * (e.effect is not None) | _IDENTITY * (e.identity is not None)
-            tail = (e.effect or b"", e.reason.encode(), e.detail.encode(), e.identity or b"")
-            texts = (e.subject or b"", e.headers, e.body, *tail)
-        index.append(_ENTRY.pack(*numbers, flags, *map(len, texts)))
-        blobs += texts
-    return b"".join(index + blobs)
-
-
-def unpack(page: bytes) -> list[Entry]:
-    """Take a page's bytes apart into its entries."""
-    count = int.from_bytes(page[:4], "big")
-    at = 4 + count * _ENTRY.size
-    entries = []
-    for numbers in _ENTRY.iter_unpack(page[4:at]):
-        first_sequence, status, kind, flags = numbers[5:9]
-        blobs = []
-        for length in numbers[9:]:
-            blobs.append(page[at : at + length])
-            at += length
-        subject, headers, body, effect, reason, detail, identity = blobs
-        entry = (
-            *numbers[:5],
-            STATUSES[status],
-            KINDS[kind],
-            bool(flags & _CREATION),
-            subject if flags & _SUBJECT else None,
-            headers,
-            body,
-            effect if flags & _EFFECT else None,
-            reason.decode(),
-            detail.decode(),
-            identity if flags & _IDENTITY else None,
-            first_sequence,
-        )
-        entries.append(Entry._make(entry))
-    return entries

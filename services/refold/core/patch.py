@@ -8,7 +8,7 @@ from typing import Final, NamedTuple, NoReturn, TypeAlias
 import orjson
 from orjson import dumps
 
-from refold.core.document import UNBOUNDED, Limits, UndoLog, key_bytes
+from refold.core.document import Limits, UndoLog, key_bytes
 from refold.core.errors import Refused
 from refold.core.json_text import Json, equal, shape_of, size_within
 from refold.core.pointer import as_container, index, missing_member, parse, resolve, resolve_parent
@@ -129,18 +129,6 @@ def _apply_to_array(
             parent[place] = value
             return size
     return None
-
-
-def apply_again(state: Json, raw: Json, *, size: int) -> tuple[Json, int]:
-    """Apply an effective patch, which was accepted once, to the version before it; return root and canonical size."""
-    for item in raw:
-        known = apply_plain(state, item, size=size, limits=UNBOUNDED)
-        if known is not None:
-            size = known
-        else:
-            operations = compile_patch([item], UNBOUNDED, RFC_6902)
-            state, size = apply_patch(state, operations, size=size, limits=UNBOUNDED)
-    return state, size
 
 
 def _compile(item: Json, shapes: Operations) -> Operation:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import aclosing
 from typing import Final, NamedTuple
 
-from refold.core import history, json_text
+from refold.core import json_text, replay
 from refold.core.diff import diff
 from refold.core.document import UNBOUNDED
 from refold.core.envelope import id_of, open_envelope
@@ -44,7 +44,7 @@ async def state_at(store: HistoryReader, namespace: str, document: str, point: P
     if segment is None:
         return None
     with reading_stored(namespace, document):
-        return history.state_at(segment, point)
+        return replay.state_at(segment.base, segment.entries, point)
 
 
 class History:

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from operator import attrgetter
 
-from refold.core import history
 from refold.core.dedup import admit, id_digest, recall
 from refold.core.document import ABSENT, Document, from_canonical
 from refold.core.errors import FenceLost, Refused, StoreDiffers
 from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
 from refold.core.fold_state import first_checkpoints
 from refold.core.history import NEVER, Entry, Point, Segment, snapshot_of
+from refold.core.replay import state_at
 from refold.core.stream import Checkpoint
 from refold.store import (
     ANSWER_BYTES_MAX,
@@ -68,7 +68,8 @@ class _Kept:
         return Head(row.namespace, row.document, snapshot_of(row, self.state), row.last_sequence)
 
     def head_at(self, point: Point) -> Head:
-        found = history.state_at(self.segments[self.at(Bounds.of(point))], point)
+        segment = self.segments[self.at(Bounds.of(point))]
+        found = state_at(segment.base, segment.entries, point)
         return Head(self.document.namespace, self.document.document, found, found.sequence)
 
     def at(self, bounds: Bounds) -> int:

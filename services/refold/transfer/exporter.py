@@ -16,7 +16,7 @@ from refold.core import json_text
 from refold.core.document import ABSENT
 from refold.core.errors import RefoldError, TimedOut, raising_first
 from refold.core.json_text import Json
-from refold.core.patch import apply_again
+from refold.core.replay import apply_accepted
 from refold.core.timestamp import format_time, parse_time
 
 T = TypeVar("T")
@@ -83,7 +83,6 @@ class VersionLines:
         self._document = document
         self._version = 0
         self._state: Json = ABSENT
-        self._size = 0
 
     def line(self, change: Change) -> bytes:
         """Apply the next change and return the line of the version that it makes."""
@@ -96,10 +95,9 @@ class VersionLines:
                 found_version=change.version,
             )
         if change.patch == _DELETED:
-            self._state, self._size = ABSENT, 0
+            self._state = ABSENT
         else:
-            state, size = ({}, 2) if self._state is ABSENT else (self._state, self._size)
-            self._state, self._size = apply_again(state, change.patch, size=size)
+            self._state = apply_accepted({} if self._state is ABSENT else self._state, change.patch)
         about = {"actor": change.actor, "type": change.type, "meta": change.meta}
         return _line(
             doc=self._document,

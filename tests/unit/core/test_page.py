@@ -1,4 +1,4 @@
-"""Pages: a snapshot and the events after it, from which any state is folded."""
+"""Pages: entries packed by column, and any state applied again from a snapshot and the entries after it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from refold.core.history import (
     Clock,
     Entry,
     Point,
-    Segment,
     Snapshot,
     operations_of,
-    pack,
     snapshot_of,
-    state_at,
-    unpack,
 )
+from refold.core.page import PackedEntries, pack, unpack
+from refold.core.replay import state_at
 from refold.core.stream import route
 from refold.core.timestamp import TIME_MIN_NANOSECONDS, format_time
 from support.events import JSON_PATCH, SECOND, START, History, record
@@ -98,8 +96,8 @@ def test_a_page_holds_the_longest_and_the_shortest_values(recorded):
         2**64 - 1,
     )
     empty = Entry(0, 0, 0, 0, 0, Status.applied, Kind.unknown, False, None, b"", b"", None, "", "", None, 0)
-    nothing = empty._replace(subject=b"", effect=b"", identity=b"")
-    assert unpack(pack([full, empty, nothing, full])) == [full, empty, nothing, full]
+    assert unpack(pack([full, empty, full])) == [full, empty, full]
+    assert unpack(pack([empty, empty])) == [empty, empty]
 
 
 def test_packing_preserves_types(recorded):
@@ -133,45 +131,45 @@ def searched(recorded, point):
 
 
 def test_a_point_holds_the_last_effective_event_at_or_before_it_on_its_clock(recorded):
-    run = Segment(NEVER, 0, unpack(pack(recorded.entries)))
+    page = PackedEntries(pack(recorded.entries))
     for point in points(recorded):
-        assert state_at(run, point) == searched(recorded, point), point
+        assert state_at(NEVER, page, point) == searched(recorded, point), point
+        assert state_at(NEVER, recorded.entries, point) == searched(recorded, point), point
 
 
 def test_page_boundaries_do_not_change_states(recorded):
     for cut in range(1, len(recorded.entries)):
         effective = sum(entry.status.is_effective for entry in recorded.entries[:cut])
-        run = Segment(recorded.snapshots[effective], cut, recorded.entries[cut:])
+        base, page = recorded.snapshots[effective], PackedEntries(pack(recorded.entries[cut:]))
         for point in points(recorded):
             expected = searched(recorded, point)
             if expected.version >= effective:
-                assert state_at(run, point) == expected, (cut, point)
+                assert state_at(base, page, point) == expected, (cut, point)
 
 
-def test_a_segment_can_be_folded_twice(recorded):
-    run = Segment(NEVER, 0, recorded.entries)
-    point = Point(Clock.version, 6)
-    assert state_at(run, point) == state_at(run, point) == recorded.snapshots[6]
+def test_a_page_can_be_read_twice(recorded):
+    page, point = PackedEntries(pack(recorded.entries)), Point(Clock.version, 6)
+    assert state_at(NEVER, page, point) == state_at(NEVER, page, point) == recorded.snapshots[6]
 
 
 def test_among_equal_occurred_times_the_last_is_used():
     history = Recorded()
     for n, ahead in enumerate([0, -5, 0, 3, 3]):
         history.keep({"put": n, "occurred_at": format_time(START + ahead)})
-    run = Segment(NEVER, 0, history.entries)
-    versions = [state_at(run, Point(Clock.occurred, START + at)).version for at in (-6, -1, 0, 1, 2, 3, 9)]
+    points = [Point(Clock.occurred, START + at) for at in (-6, -1, 0, 1, 2, 3, 9)]
+    versions = [state_at(NEVER, history.entries, point).version for point in points]
     assert versions == [0, 0, 3, 3, 3, 5, 5]
 
 
 def test_before_its_first_event_a_document_is_absent_at_version_0(recorded):
-    found = state_at(Segment(NEVER, 0, recorded.entries), Point(Clock.recorded, START))
+    found = state_at(NEVER, recorded.entries, Point(Clock.recorded, START))
     assert (found.version, found.state) == (0, None)
 
 
 def test_at_a_delete_the_document_is_absent_and_the_version_is_the_deletes(recorded):
     deleted = [s for s in recorded.snapshots if s.state is None and s.version]
     assert [s.version for s in deleted] == [6]
-    assert state_at(Segment(NEVER, 0, recorded.entries), Point(Clock.version, 6)) == deleted[0]
+    assert state_at(NEVER, recorded.entries, Point(Clock.version, 6)) == deleted[0]
 
 
 def test_the_operations_of_a_version_transform_its_predecessor_into_it(recorded):

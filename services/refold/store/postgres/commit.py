@@ -12,9 +12,9 @@ from io import BytesIO
 from typing import Final
 from uuid import UUID
 
-from refold.core import history
 from refold.core.errors import FenceLost, StoreDamaged, StoreError
 from refold.core.history import Entry
+from refold.core.page import pack
 from refold.store import ClosedPage, Commit, DocumentWrite, Key, damaged
 from refold.store.ports import StoredPage
 from refold.store.postgres.pool import SQL, Connection, single_statement, transaction
@@ -208,7 +208,7 @@ def _page_copy(pages: Iterable[ClosedPage], taken: Mapping[Key, list[Entry]]) ->
         numbers = _PAGE_NUMBERS.pack(8, row.last_sequence, *since, 8, row.events, 8, closing.occurred_at)
         parts += (_PAGE_COUNT, _text(row.namespace), _text(row.document), numbers)
         parts += (_NULL if closing.state is None else _bytes(compress(closing.state)), _IDS.pack(4, row.ids))
-        parts += (_bytes(row.identities), _bytes(compress(history.pack(entries))))
+        parts += (_bytes(row.identities), _bytes(compress(pack(entries))))
     parts.append(_END)
     return b"".join(parts)
 

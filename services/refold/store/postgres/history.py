@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Final
 
-from refold.core import history
 from refold.core.history import Entry, Point, Segment, Snapshot
+from refold.core.replay import state_at
 from refold.core.timestamp import TIME_MAX_NANOSECONDS
 from refold.store import (
     ANSWER_BYTES_MAX,
@@ -182,4 +182,4 @@ def _snapshot_at(row: Row, point: Point) -> Snapshot:
             is_missing = row["base_events"] + len(segment.entries) != row["events"]
         if is_missing:
             raise damaged(*key, "a page of its history is missing")
-        return history.state_at(segment, point)
+        return state_at(segment.base, segment.entries, point)

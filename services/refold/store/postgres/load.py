@@ -9,12 +9,12 @@ import asyncio
 from collections.abc import Sequence
 from itertools import chain
 
-from refold.core import history
 from refold.core.dedup import admit, id_digest, recall, unpack_identities
 from refold.core.document import Document, from_canonical
 from refold.core.errors import FenceLost
 from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
-from refold.core.history import NEVER, Clock, Point, Segment
+from refold.core.history import NEVER, Clock, Point
+from refold.core.replay import state_at
 from refold.store import Head, Key, damaged, reading_stored
 from refold.store.postgres.pool import SQL, Connection, Row
 from refold.store.postgres.rows import decompress, key_of, to_document, to_entry, to_head
@@ -41,8 +41,8 @@ def _exact_head(row: Row) -> Head:
     with reading_stored(head.namespace, head.document):
         base = row["state"] if row["snapshot"] is None else decompress(row["snapshot"])
         entries = [to_entry(entry) for entry in row["journal"]]
-        segment = Segment(NEVER._replace(state=base, version=row["base_version"]), 0, entries)
-        exact = history.state_at(segment, Point(Clock.version, head.snapshot.version))
+        snapshot = NEVER._replace(state=base, version=row["base_version"])
+        exact = state_at(snapshot, entries, Point(Clock.version, head.snapshot.version))
     versions = [entry.version for entry in entries if entry.status.is_effective]
     if versions != list(range(row["base_version"] + 1, head.snapshot.version + 1)):
         raise damaged(head.namespace, head.document, "the journal lacks events of it")

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError
 
-from refold.core import history
 from refold.core.document import KINDS, STATUSES, Document, from_canonical
 from refold.core.history import NEVER, Entry, Segment, Snapshot
+from refold.core.page import unpack
 from refold.core.stream import Checkpoint, Record
 from refold.store import DocumentWrite, Head, Key, Rejection, damaged, reading_stored
 from refold.store.postgres.pool import Row
@@ -122,7 +122,7 @@ def to_snapshot(row: Row, prefix: str = "") -> Snapshot:
 def to_entries(row: Row) -> list[Entry]:
     """Return the entries of a page, else those of the journal."""
     if row["payload"] is not None:
-        return history.unpack(decompress(row["payload"]))
+        return unpack(decompress(row["payload"]))
     return [to_entry(entry) for entry in row["journal"]]
 
 
