@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
@@ -127,9 +126,7 @@ async def _hold_answers(load: Load, oracle: Any) -> None:
 
 
 async def _hold_changes(load: Load, oracle: Any) -> None:
-    """Check that every change was announced correctly and at most once."""
-    times = Counter((change["document"], change["version"]) for change in load.changes)
-    assert set(times.values()) == {1}
+    """Check that every change was announced correctly; what two projectors folded may be announced by both."""
     for change in load.changes:
         entry = await oracle.entry("n", change["document"], change["sequence"])
         assert (change["version"], change["id"]) == (entry.version, orjson.loads(entry.body)["id"])

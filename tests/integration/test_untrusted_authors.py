@@ -7,11 +7,8 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-import psutil
-
-from refold.gateway.outcomes import EARLY_LAG_EVENTS_MIN
 from support.broker import WAIT_SECONDS
-from support.http import Api, outcome, problem
+from support.http import Api
 from support.system import System
 
 LISTENERS = 6
@@ -57,48 +54,3 @@ async def test_authors_that_open_all_connections_disconnect_no_service(api: Api,
         while answer.startswith(b"-ERR"):
             async with author(system) as answer:
                 pass
-
-
-async def test_a_write_after_a_flood_is_answered_before_the_projection_reaches_it(
-    api: Api, system: System
-) -> None:
-    """The outcome equals that of the projection, and a following read shows the write."""
-    assert (await api.put("old", {"n": 1}, Idempotency_Key="k")).status_code == 201
-    projector = psutil.Process(system.projector.process.pid)
-    projector.suspend()
-    try:
-        flood = [{"doc": "flood", "merge": {"n": number}} for number in range(EARLY_LAG_EVENTS_MIN + 1_000)]
-        await api.append(flood, Refold_Wait="0")
-        answers = await asyncio.gather(
-            api.put("new", {"n": 1}, Refold_Wait="60"),
-            api.merge("old", {"n": 2}, Refold_Wait="60"),
-            api.put("old", {"n": 1}, Idempotency_Key="k", Refold_Wait="60"),
-            api.patch("other", {"op": "test", "path": "/n", "value": 9}, Refold_Wait="60"),
-        )
-        assert [answer.status_code for answer in answers] == [201, 200, 201, 409]
-        reading = asyncio.create_task(api.get("new"))
-        done, _ = await asyncio.wait([reading], timeout=0.2)
-        assert not done
-    finally:
-        projector.resume()
-    assert (await reading).json() == {"n": 1}
-    assert (await api.get("old")).json() == {"n": 2}
-    for view in (answer.json() for answer in answers):
-        written = view.get("outcome", view)
-        assert (await api.get(f"{written['document']}/outcomes/{written['sequence']}")).json() == written
-
-
-async def test_a_read_after_an_early_outcome_times_out_if_the_projection_stops(
-    api: Api, system: System
-) -> None:
-    projector = psutil.Process(system.projector.process.pid)
-    projector.suspend()
-    try:
-        flood = [{"doc": "flood", "put": number} for number in range(EARLY_LAG_EVENTS_MIN + 1_000)]
-        await api.append(flood, Refold_Wait="0")
-        written = outcome(await api.put("d", 1, Refold_Wait="60"), 201)
-        view = problem(await api.get("", timeout=0.1), 504, "timed_out")
-        assert view["sequence"] == written["sequence"] > view["folded_sequence"]
-    finally:
-        projector.resume()
-    assert (await api.get("", timeout=60)).json()["items"][0]["id"] == "d"

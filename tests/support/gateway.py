@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -21,7 +21,7 @@ from refold.core.errors import LogUnavailable, RefoldError, StoreUnavailable
 from refold.gateway.app import Gateway
 from refold.gateway.consistency import Consistency
 from refold.gateway.context import Context
-from refold.gateway.outcomes import EarlyOutcomes, Outcomes
+from refold.gateway.outcomes import Outcomes
 from refold.gateway.readiness import Readiness
 from refold.history import History
 from refold.log import PROGRESS_SUBJECT, Acknowledgement, Appended, LogInfo, Publication, Stale, Unknown
@@ -84,10 +84,9 @@ class DeafNotices(MemoryNotices):
         super().__init__()
         self.lost: tuple[str, ...] = ()
 
-    async def send(self, subject: str, body: bytes) -> None:
-        """Send one message, or lose it."""
-        if not subject.startswith(self.lost or ("nothing",)):
-            await super().send(subject, body)
+    async def send_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Send messages, or lose them."""
+        await super().send_all([message for message in messages if not message[0].startswith(self.lost)])
 
 
 class FaultyStore(MemoryStore):
@@ -159,8 +158,7 @@ async def twin(
 ) -> AsyncIterator[Twin]:
     """Make a gateway over memory adapters; without a projector nothing is folded until `projector` is entered."""
     made = await _made(wait_seconds, **context)
-    background = (made.context.consistency.watch(), made.context.early_outcomes.run())
-    watching = [asyncio.create_task(work) for work in background]
+    watching = asyncio.create_task(made.context.consistency.watch())
     try:
         async with made.client:
             if is_projecting:
@@ -169,15 +167,14 @@ async def twin(
             else:
                 yield made
     finally:
-        for task in watching:
-            task.cancel()
+        watching.cancel()
 
 
 async def _made(wait_seconds: float, **given: Any) -> Twin:
     log, notices, tables = FaultyLog(), DeafNotices(), Tables()
     store = FaultyStore(tables)
     history, registry, numbers = History(store), CollectorRegistry(), count(1)
-    consistency = Consistency(log, store, notices.listen)
+    consistency = Consistency(log, store, notices)
     outcomes = Outcomes(history.outcome, consistency)
     await notices.listen(REPLY_SUBJECT, outcomes.hear)
     await notices.listen(PROGRESS_SUBJECT, consistency.hear)
@@ -187,7 +184,6 @@ async def _made(wait_seconds: float, **given: Any) -> Twin:
         history=history,
         outcomes=outcomes,
         consistency=consistency,
-        early_outcomes=EarlyOutcomes(log, store, consistency, outcomes),
         readiness=Readiness(log, consistency, required_sequence=0, lag_seconds_max=5.0),
         reply_subject=REPLY_SUBJECT,
         checks={"nats": log.info, "postgres": store.ping},

@@ -181,6 +181,18 @@ async def standing_by(site: Site) -> None:
         await connection.close()
 
 
+@asynccontextmanager
+async def held_commits(dsn: str) -> AsyncIterator[None]:
+    """Let the projector's commits wait, in their first statement, for as long as the block runs."""
+    connection = await asyncpg.connect(dsn, server_settings={"search_path": "refold"})
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT FROM log FOR UPDATE")
+            yield
+    finally:
+        await connection.close()
+
+
 async def folded_to(store: SnapshotStore, sequence: int) -> list[Checkpoint]:
     """Wait until the projection has been committed up to a sequence."""
     async with asyncio.timeout(DEADLINE_SECONDS):

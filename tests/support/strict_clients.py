@@ -119,6 +119,10 @@ class HttpClient:
             return None
         if answer.status != 200:
             code = orjson.loads(answer.body).get("code")
+            if version is None and code == "document_absent":
+                # Another gateway has created it, and this one may not have it yet.
+                request.saw(document, 0, 0)
+                return None
             # Another gateway has sent it, and this one may not have it yet.
             is_early = code == "version_unknown" and (version or 0) > request.floor(document).version
             if not is_early:

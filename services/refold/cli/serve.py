@@ -25,7 +25,13 @@ SHOWN_VERSIONS: Final = 20
 PANEL: Final = "Settings: each is also a REFOLD_… variable"
 _METAVARS: Final = {"bytes": "BYTES", "seconds": "SECONDS", "port": "PORT", "url": "URL", "max": "N"}
 
-FOLD: Final = ("cache_bytes_max", "commit_events_max", "state_lag_bytes", "state_lag_seconds")
+FOLD: Final = (
+    "cache_bytes_max",
+    "commit_events_max",
+    "commit_interval_seconds",
+    "state_lag_bytes",
+    "state_lag_seconds",
+)
 HTTP: Final = (
     "http",
     "http_hosts",

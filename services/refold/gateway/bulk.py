@@ -282,7 +282,7 @@ async def _append_singly(context: Context, items: list[Item]) -> None:
 
     It sends none of a document's events behind one that failed; those are sent again after it.
     """
-    folded_sequence = context.consistency.sequence
+    known_sequence = context.consistency.known_sequence
     left = [(item, item.publication) for item in items if item.publication is not None]
     for _ in range(LOST_ATTEMPTS_MAX):
         appends = (append_once(context, [publication]) for _, publication in left)
@@ -297,7 +297,7 @@ async def _append_singly(context: Context, items: list[Item]) -> None:
             if isinstance(answer, BaseException) and not (lost and isinstance(answer, LogUnavailable)):
                 raise answer
         for item, publication in lost:
-            item.sequence = await recover(context, [publication], folded_sequence) or 0
+            item.sequence = await recover(context, [publication], known_sequence) or 0
         left = [event for event in left if not event[0].sequence]
         if not left:
             return

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from refold.gateway.access import Access
 from refold.gateway.consistency import Consistency, HeadCache
 from refold.gateway.inflight import InFlightLimits
-from refold.gateway.outcomes import EarlyOutcomes, Outcomes
+from refold.gateway.outcomes import Outcomes
 from refold.gateway.readiness import Readiness
 from refold.history import History
 from refold.log import EventLog
@@ -41,7 +41,6 @@ class Context:
     history: History
     consistency: Consistency
     outcomes: Outcomes
-    early_outcomes: EarlyOutcomes
     readiness: Readiness
     reply_subject: str
     checks: Mapping[str, Callable[[], Awaitable[object]]]

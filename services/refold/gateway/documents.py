@@ -87,7 +87,7 @@ async def read_document(request: Request) -> Response:
     """Return the state at the head or at any version, time or sequence; 304 if the client has it."""
     context = context_of(request)
     key = document_name(request)
-    await context.consistency.wait_for_answers(deadline_in(context.wait_seconds), *key)
+    await context.consistency.wait_for_announced(deadline_in(context.wait_seconds), *key)
     query = read_query(request, ReadQuery) if request.scope["query_string"] else _AT_HEAD
     point = None if query is _AT_HEAD else await _read_point(context, key, query)
     snapshot = await _snapshot(context, key, point)
@@ -138,8 +138,10 @@ async def _point(
 
 async def _absent(context: Context, key: Key, snapshot: Snapshot, query: ReadQuery) -> DocumentAbsent:
     """Return the error that names the document, its head and, for a point before it existed, its first version."""
-    name, head = "/".join(key), await context.store.head(*key)
-    head_version = 0 if head is None else head.snapshot.version
+    name, head_version = "/".join(key), snapshot.version
+    if query is not _AT_HEAD:
+        head = await context.store.head(*key)
+        head_version = 0 if head is None else head.snapshot.version
     facts: dict[str, object] = {"version": snapshot.version, "head": head_version}
     if not head_version:
         return DocumentAbsent(f"{name} never existed", **facts)
@@ -277,11 +279,10 @@ async def _publish(
 
 async def _outcome(context: Context, made: Draft, sequence: int, deadline: float) -> dict[str, Json] | None:
     """Wait for the last event's outcome; of several events, the first says whether the document was created."""
-    wait, when_late = context.outcomes.wait, context.early_outcomes.want
-    outcome = await wait(*made.key, sequence, deadline, when_late=when_late)
+    outcome = await context.outcomes.wait(*made.key, sequence, deadline)
     if outcome is None or made.split is None:
         return outcome
-    first = await wait(*made.key, sequence - made.events_count + 1, deadline, when_late=when_late)
+    first = await context.outcomes.wait(*made.key, sequence - made.events_count + 1, deadline)
     return as_whole(outcome, first)
 
 
@@ -323,7 +324,7 @@ async def list_documents(request: Request) -> Response:
         rule = "a relative time would mean another moment in each part of the list: give the time itself"
         raise Refused("bad_time", rule, field="at", shape=repr(query.at))
     context = context_of(request)
-    await context.consistency.wait_for_answers(deadline_in(query.timeout), namespace)
+    await context.consistency.wait_for_announced(deadline_in(query.timeout), namespace)
     if query.absent is not None:
         return await _list_names(context, namespace, query)
     if query.sequence is not None:
@@ -343,7 +344,9 @@ async def list_documents(request: Request) -> Response:
 async def list_namespaces(request: Request) -> Response:
     """List the namespaces with their document and event counts."""
     refuse_query(request)
-    counts = await context_of(request).store.namespaces()
+    context = context_of(request)
+    await context.consistency.wait_for_announced(deadline_in(context.wait_seconds))
+    counts = await context.store.namespaces()
     return json_response({"items": [count._asdict() for count in counts]})
 
 

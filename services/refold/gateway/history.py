@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import orjson
 from pydantic import Field
@@ -29,6 +29,9 @@ from refold.gateway.requests import (
 )
 from refold.gateway.responses import Problem, json_response, page_response
 from refold.store import Key
+
+COMMIT_SECONDS: Final = 0.5
+"""How long a request for an outcome waits for its commit, before the answer is that it is pending."""
 
 
 class HistoryQuery(NoQuery):
@@ -107,7 +110,7 @@ async def read_all_rejections(request: Request) -> Response:
     if query.namespace is not None:
         check_name(query.namespace, "namespace")
     context = context_of(request)
-    await context.consistency.wait_for_answers(deadline_in(context.wait_seconds), query.namespace)
+    await context.consistency.wait_for_announced(deadline_in(context.wait_seconds), query.namespace)
     found = await context.history.rejections(
         query.namespace, None, limit=query.limit, before_sequence=query.after
     )
@@ -136,21 +139,22 @@ async def read_outcome(request: Request) -> Response:
     sequence = path_sequence(request)
     context, key = await _begin(request)
     found = await context.history.outcome(*key, sequence)
-    if found is None:
-        await context.consistency.refresh()
+    if found is None and await _is_in_log(context, sequence):
+        # Its author may have it already: it is sent before it is committed.
+        is_committed = await context.consistency.reach(sequence, deadline_in(COMMIT_SECONDS), key)
         found = await context.history.outcome(*key, sequence)
+        if found is None and not is_committed:
+            return json_response({"status": "pending", "sequence": sequence}, 202)
     if found is not None:
         return json_response(found)
-    if await _is_coming(context, sequence):
-        return json_response({"status": "pending", "sequence": sequence}, 202)
     detail = f"the document has no event at sequence {sequence}"
     raise Problem(404, "outcome_unknown", detail, field="sequence")
 
 
 async def _begin(request: Request) -> tuple[Context, Key]:
-    """Check the names, and wait for what this gateway has answered about the document."""
+    """Check the names, and wait for what this gateway has received about the document."""
     context, key = context_of(request), document_name(request)
-    await context.consistency.wait_for_answers(deadline_in(context.wait_seconds), *key)
+    await context.consistency.wait_for_announced(deadline_in(context.wait_seconds), *key)
     return context, key
 
 
@@ -160,8 +164,7 @@ async def _refuse_unknown(context: Context, key: Key) -> None:
         raise DocumentAbsent(f"{'/'.join(key)} never existed", version=0, head=0)
 
 
-async def _is_coming(context: Context, sequence: int) -> bool:
-    """Return whether the log holds a sequence that is not folded yet."""
-    if sequence <= context.consistency.sequence:
-        return False
+async def _is_in_log(context: Context, sequence: int) -> bool:
+    if sequence <= context.consistency.known_sequence:
+        return True
     return sequence <= (await context.log.info()).last_sequence

@@ -99,6 +99,10 @@ class Waiters(Generic[Wanted]):
                 del self._futures[reached]
         return not self.is_released
 
+    def wanted(self) -> list[Wanted]:
+        """Return what the waits that have not been woken are for."""
+        return [wanted for reached, wanted in self._futures.items() if not reached.done()]
+
     def wake(self, has_come: Callable[[Wanted], bool]) -> None:
         """End the waits for what has come."""
         for reached, wanted in self._futures.items():

@@ -157,13 +157,13 @@ class Written(NamedTuple):
 
 async def append_surely(context: Context, publications: list[Publication], *, event_id: str = "") -> int:
     """Append events that expect nothing of their documents, all or none; return the first's sequence."""
-    folded_sequence = context.consistency.sequence
+    known_sequence = context.consistency.known_sequence
     for _ in range(LOST_ATTEMPTS_MAX):
         answer = await append_once(context, publications)
         if isinstance(answer, Appended):
             return answer.sequence
         assert not isinstance(answer, Stale)
-        first_sequence = await recover(context, publications, folded_sequence, event_id=event_id)
+        first_sequence = await recover(context, publications, known_sequence, event_id=event_id)
         if first_sequence is not None:
             return first_sequence
     raise never_acknowledged()
@@ -190,9 +190,13 @@ def never_acknowledged() -> LogUnavailable:
 
 async def refuse_absent(context: Context, draft: Draft, deadline: float) -> Written | None:
     """Refuse to delete what is absent; return a repeated delete's event; None: publish it."""
+    # The row may be behind what was answered, and behind the log; where that cannot be known, the fold decides.
+    try:
+        await context.consistency.wait_for_announced(deadline, *draft.key)
+    except TimedOut:
+        return None
     if not (await _head(context, draft)).is_absent:
         return None
-    # The row may be behind the log; where that cannot be known, the fold decides.
     if not await context.consistency.catch_up(deadline, draft.key):
         return None
     if not (await _head(context, draft)).is_absent:
@@ -212,7 +216,7 @@ class StrictWrite:
         self._draft = draft
         self._condition = condition
         self._deadline = deadline
-        self._folded_sequence = context.consistency.sequence
+        self._known_sequence = context.consistency.known_sequence
         self._lost: list[list[Publication]] = []
         # Else the condition does not tell this write from its retry; of several events, only the last has the id.
         self._looks_for_repeat = condition.may_hold_again or draft.split is not None
@@ -246,6 +250,8 @@ class StrictWrite:
     async def _decide(self) -> Written | BareHead:
         """Return the head at which the condition holds, by the document's row; or what is written already."""
         condition = self._condition
+        # A row that is behind what was received about the document decides nothing, and would be shown by a 412.
+        await self._context.consistency.wait_for_announced(self._deadline, *self._draft.key)
         head = await _head(self._context, self._draft)
         is_open = condition.holds(head)
         if not is_open and not condition.is_past(head):
@@ -295,7 +301,7 @@ class StrictWrite:
 
     async def _found(self, publications: list[Publication]) -> Written | None:
         first_sequence = await recover(
-            self._context, publications, self._folded_sequence, event_id=self._draft.id
+            self._context, publications, self._known_sequence, event_id=self._draft.id
         )
         return None if first_sequence is None else Written(first_sequence + len(publications) - 1)
 
@@ -349,7 +355,7 @@ async def recover(
 ) -> int | None:
     """Return the first sequence of what was appended together, unacknowledged; None where the log does not have it.
 
-    `after_sequence`: folded before it was sent, so that an event of an earlier request is never taken for ours.
+    `after_sequence`: in the log before it was sent, so that an event of an earlier request is never taken for ours.
     It is recognised by its bytes, not by its id: the id may have been used before, or have left the id window since.
     """
     last = publications[-1]

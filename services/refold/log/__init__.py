@@ -21,6 +21,9 @@ PROGRESS_SUBJECT: Final = "refold.progress"
 CONTROL_SUBJECT: Final = "refold.control.projector"
 """The projector replies to requests on this subject with its state."""
 
+COMMIT_SUBJECT: Final = "refold.control.commit"
+"""A gateway publishes `{"sequence": N}` here while a reader waits for N: the projector commits once N is folded."""
+
 
 def change_subject(namespace: str, document: str) -> str:
     """Return the subject on which a document's changes are published."""

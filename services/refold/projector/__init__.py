@@ -1,6 +1,6 @@
 """The projector folds the log into a store.
 
-Its stages are here because the gateway reads them in the answers of the control subject, without the projector's code.
+What others need of it without its code is here: the stages, which the gateway reads, and a default of the settings.
 """
 
 from __future__ import annotations
@@ -21,3 +21,6 @@ class Stage(Enum):
 
 FOLDING: Final = frozenset({Stage.working, Stage.standby})
 """Events are folded, by this projector or by the one that holds the lease."""
+
+COMMIT_INTERVAL_SECONDS: Final = 0.02
+"""Time between the starts of two live commits, unless a reader waits or the buffer is full."""

@@ -37,12 +37,6 @@ being in the journal first."""
 ENTRY_BYTES: Final = 300
 """What an entry costs in memory in addition to its bytes."""
 
-NOTICE_BYTES: Final = 200
-"""What a notice costs in memory in addition to its subject and body."""
-
-Notice = tuple[str, bytes]
-"""Subject and body."""
-
 
 @dataclass(slots=True)
 class _Unwritten:
@@ -67,13 +61,11 @@ class _Unwritten:
 
 
 class CommitBuffer:
-    """Entries by document, pages, rejections and notices, in the order of the log."""
+    """Entries by document, pages and rejections, in the order of the log."""
 
     def __init__(self, after_sequence: int) -> None:
         """Begin after the sequence that the checkpoints have when this is committed."""
         self.after_sequence = after_sequence
-        self.notices: list[Notice] = []
-        self.replies: list[Notice] = []
         self.rejections: list[Rejection] = []
         self.pages: list[ClosedPage] = []
         self.events = 0
@@ -114,20 +106,6 @@ class CommitBuffer:
         """Count an event and the memory that it takes until it is committed."""
         self.events += 1
         self.bytes += event_bytes + ENTRY_BYTES
-
-    def add_reply(self, reply: Notice) -> None:
-        """Keep an outcome that is sent to its author after the commit."""
-        self.replies.append(reply)
-        self._count_notice(reply)
-
-    def add_notice(self, notice: Notice) -> None:
-        """Keep a change that is published after the commit."""
-        self.notices.append(notice)
-        self._count_notice(notice)
-
-    def _count_notice(self, notice: Notice) -> None:
-        subject, body = notice
-        self.bytes += len(subject) + len(body) + NOTICE_BYTES
 
     def close_segments(self) -> None:
         """Close a page where this commit's own events are worth a snapshot: they need no journal then."""

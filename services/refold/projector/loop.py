@@ -1,5 +1,6 @@
-"""The projector's loop over its shard: read, fold, commit, notify. Folding continues while the store commits.
+"""The projector's loop over its shard: read, fold, send outcomes and changes, commit on a timer.
 
+Folding continues while the store commits. An outcome is a function of the log, so it does not wait for the store.
 Run by `refold.projector.supervisor`, which holds the shard's lease, and by a replay.
 """
 
@@ -17,6 +18,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
+from refold.core import json_text
 from refold.core.document import Document, Status
 from refold.core.errors import FenceLost, FoldUnknown, LogUnavailable, StoreDamaged, raising_first
 from refold.core.fold.rules import Step
@@ -26,9 +28,11 @@ from refold.core.stream import Checkpoint, Record, Route, author_headers
 from refold.core.timestamp import TIME_MAX_NANOSECONDS
 from refold.log import EventLog, Notices, read_until
 from refold.log.memory import MemoryNotices
+from refold.projector import COMMIT_INTERVAL_SECONDS
 from refold.projector.cache import DocumentCache
-from refold.projector.commit_buffer import RECORDS_FOLDED_MAX, AdaptiveBatch, CommitBuffer, Notice
-from refold.projector.notices import change_notice, progress_notice, refusal_notice, reply_notice
+from refold.projector.commit_buffer import RECORDS_FOLDED_MAX, AdaptiveBatch, CommitBuffer
+from refold.projector.commit_timer import CommitTimer
+from refold.projector.notices import Notice, change_notice, progress_notice, refusal_notice, reply_notice
 from refold.projector.windows import Windows, load_windows, resume_system, split_by_rules
 from refold.store import Key, Rejection
 from refold.store.ports import SnapshotStore
@@ -44,11 +48,12 @@ SUBJECTS_MAX: Final = 100_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """How much the loop may hold: documents cached, and events folded but not yet committed."""
+    """How much the loop may hold: documents cached, and events folded but not yet committed, and for how long."""
 
     cache_bytes_max: int
     pending_events_max: int
     pending_bytes_max: int
+    commit_interval_seconds: float = COMMIT_INTERVAL_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +89,17 @@ class ShardLoop:
         self._routes: dict[bytes, tuple[Route, Document | None]] = {}
         self._buffer = CommitBuffer(fold_state.read_sequence)
         self._batch = AdaptiveBatch(bounds.pending_events_max)
+        self._timer = CommitTimer(bounds.commit_interval_seconds)
+        self._replies: list[Notice] = []
+        self._changes: list[Notice] = []
         self._is_live = True
         self._committing: CommitBuffer | None = None
         self._has_work = asyncio.Event()
         self._has_committed = asyncio.Event()
         self._started_at = ports.broker_now()
-        self.committed_sequence = fold_state.read_sequence
+        self._taken_sequence = self.committed_sequence = fold_state.read_sequence
+        # What readers wait for and is not folded yet: the least of it; 0 for nothing.
+        self._awaited_sequence = 0
 
     async def run(self, until_sequence: int | None = None) -> None:
         """Fold and commit concurrently; raises what either of them raised.
@@ -105,6 +115,17 @@ class ShardLoop:
                 committing.cancel()
                 flushing.cancel()
             await self._ports.store.flush_states(is_final=True)
+
+    def hear_reader(self, _: str, body: bytes) -> None:
+        """Take a gateway's message that a reader waits for a sequence: commit as soon as it is folded."""
+        sequence = json_text.object_in(body).get("sequence")
+        if type(sequence) is not int or sequence <= self._taken_sequence:
+            return
+        if sequence <= self._fold_state.read_sequence:
+            self._timer.fire()
+        else:
+            # The gateway repeats what is left when progress comes.
+            self._awaited_sequence = min(sequence, self._awaited_sequence or sequence)
 
     async def _flush_states(self) -> None:
         store = self._ports.store
@@ -129,11 +150,17 @@ class ShardLoop:
             for part in split_by_rules(records, self._fold_state.route):
                 self._fold(part, await self._load_windows(part))
         except FoldUnknown:
-            # The events before were folded by known rules: commit them before stopping.
+            # The events before were folded by known rules: send and commit them before stopping.
+            await self._send_folded()
             self._has_work.set()
+            self._timer.fire()
             await self._wait_until(lambda: self._committing is None and not self._buffer.events)
             raise
+        await self._send_folded()
         self._has_work.set()
+        if self._is_full() or 0 < self._awaited_sequence <= self._fold_state.read_sequence:
+            self._awaited_sequence = 0
+            self._timer.fire()
         await asyncio.sleep(0)
         await self._wait_until(lambda: not self._is_full())
 
@@ -224,9 +251,9 @@ class ShardLoop:
         if is_young:
             reply, change = reply_notice(where, step), change_notice(where, step)
             if reply is not None:
-                buffer.add_reply(reply)
+                self._replies.append(reply)
             if change is not None:
-                buffer.add_notice(change)
+                self._changes.append(change)
         return entry.status
 
     def _refuse(self, record: Record, where: Route, *, is_young: bool) -> None:
@@ -238,7 +265,7 @@ class ShardLoop:
         self._buffer.count(len(stored.body) + len(stored.headers) + len(stored.subject))
         reply = refusal_notice(rejection, stored.headers) if is_young else None
         if reply is not None:
-            self._buffer.add_reply(reply)
+            self._replies.append(reply)
 
     async def _wait_until(self, is_met: Callable[[], bool]) -> None:
         """Wait until a condition holds; the committer wakes this."""
@@ -253,8 +280,11 @@ class ShardLoop:
     async def _commit_folded(self) -> None:
         while True:
             await self._has_work.wait()
+            if self._is_live:
+                await self._timer.wait()
             self._has_work.clear()
-            taken, self._buffer = self._buffer, CommitBuffer(self._fold_state.read_sequence)
+            self._taken_sequence = self._fold_state.read_sequence
+            taken, self._buffer = self._buffer, CommitBuffer(self._taken_sequence)
             self._committing = taken
             self._has_committed.set()
             await self._commit(taken)
@@ -274,20 +304,28 @@ class ShardLoop:
         ended = ports.timer()
         if self._is_live:
             self._batch.learn(taken.events, ended - taken_at)
+            self._timer.learn(ended - taken_at)
         ports.metrics.commit_seconds.observe(ended - started)
         ports.metrics.commit_events.observe(taken.events)
         ports.metrics.commit_documents.observe(len(commit.documents))
-        await self._send(ports.replies, taken.replies)
-        await self._send(ports.notices, [*taken.notices, self._progress()])
+        await self.send_progress()
 
     async def send_progress(self) -> None:
         """Send how far the shard is: after every commit, and as a sign of life."""
-        await self._send(self._ports.notices, [self._progress()])
+        sequences = self.committed_sequence, self._fold_state.read_sequence
+        await self._send(
+            self._ports.notices, [progress_notice(self._ports.shard, self._started_at, *sequences)]
+        )
 
-    def _progress(self) -> Notice:
-        return progress_notice(self._ports.shard, self._started_at, self.committed_sequence)
+    async def _send_folded(self) -> None:
+        """Send the outcomes and changes of what was folded; a store that hangs does not delay them."""
+        replies, changes, self._replies, self._changes = self._replies, self._changes, [], []
+        if replies:
+            await self._send(self._ports.replies, replies)
+        if changes:
+            await self._send(self._ports.notices, changes)
 
-    async def _send(self, notices: Notices, messages: list[tuple[str, bytes]]) -> None:
+    async def _send(self, notices: Notices, messages: list[Notice]) -> None:
         """Send messages. Notices may be lost without harm to the state, so a dead connection is only logged."""
         try:
             await notices.send_all(messages)

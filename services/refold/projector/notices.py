@@ -1,6 +1,6 @@
-"""The messages that the projector sends after a commit: outcomes to their authors, changes, progress.
+"""The messages that the projector sends: outcomes to their authors and changes after the fold, progress after a commit.
 
-Made when an event is folded, sent when it is committed; at most once, never in a replay.
+Never in a replay. Each may be lost, or sent again after a crash: the fold gives the same outcome and change again.
 """
 
 from __future__ import annotations
@@ -21,14 +21,18 @@ NOTICE_BYTES_MAX: Final = PAYLOAD_BYTES_MAX - 64 * 1024
 """A larger change notice is sent without its patch."""
 
 
-def reply_notice(where: Route, step: Step) -> tuple[str, bytes] | None:
+Notice = tuple[str, bytes]
+"""Subject and body."""
+
+
+def reply_notice(where: Route, step: Step) -> Notice | None:
     """Return the author's subject and the outcome for it; None where the author wants none."""
     if step.reply is None:
         return None
     return step.reply, json_text.dumps(views.step_view(where, step))
 
 
-def refusal_notice(rejection: Rejection, headers: bytes) -> tuple[str, bytes] | None:
+def refusal_notice(rejection: Rejection, headers: bytes) -> Notice | None:
     """Return the author's subject and the outcome of an event whose subject names no document."""
     subject = reply_subject(headers)
     if subject is None:
@@ -39,7 +43,7 @@ def refusal_notice(rejection: Rejection, headers: bytes) -> tuple[str, bytes] | 
     return subject, json_text.dumps(view)
 
 
-def change_notice(where: Route, step: Step) -> tuple[str, bytes] | None:
+def change_notice(where: Route, step: Step) -> Notice | None:
     """Return subject and body of an effective event's change; None for any other."""
     entry, fields = step.entry, step.fields
     if not entry.status.is_effective or fields is None:
@@ -52,12 +56,17 @@ def change_notice(where: Route, step: Step) -> tuple[str, bytes] | None:
     return change_subject(where.namespace, where.document), body
 
 
-def progress_notice(shard: str, started_at: int, committed_sequence: int) -> tuple[str, bytes]:
-    """Return subject and body of how far a shard has folded and committed the log.
+def progress_notice(shard: str, started_at: int, committed_sequence: int, folded_sequence: int) -> Notice:
+    """Return subject and body of how far a shard has committed and folded the log.
 
     Its epoch is the projector's start (nanoseconds of the broker's clock).
     """
-    view: Json = {"sequence": committed_sequence, "shard": shard, "epoch": format_time(started_at)}
+    view: Json = {
+        "sequence": committed_sequence,
+        "folded": folded_sequence,
+        "shard": shard,
+        "epoch": format_time(started_at),
+    }
     return PROGRESS_SUBJECT, json_text.dumps(view)
 
 

@@ -22,7 +22,7 @@ from refold.core.errors import (
 from refold.core.fold_state import FoldState
 from refold.core.stream import PARTITIONS, Checkpoint, parse_shard
 from refold.history.log_integrity import check_documents, check_log
-from refold.log import LogInfo
+from refold.log import COMMIT_SUBJECT, LogInfo
 from refold.projector import Stage
 from refold.projector.loop import Bounds, Ports, ShardLoop
 from refold.telemetry.logging import get_logger
@@ -61,6 +61,7 @@ class Supervisor:
         self._bounds = bounds
         self._partitions = parse_shard(ports.shard)
         self._loop: ShardLoop | None = None
+        self._is_folding = False
         self.stage = Stage.starting
         self.error = ""
         self._stopped_by: Exception | None = None
@@ -69,6 +70,15 @@ class Supervisor:
     def committed_sequence(self) -> int:
         """Return how far this projector has folded and committed the log."""
         return self._loop.committed_sequence if self._loop is not None else 0
+
+    def required_sequences(self) -> Sequence[int]:
+        """Return, by partition, what the database must have for documents to be loaded; empty while no loop runs.
+
+        On a document that has lost commits in a crash, later events would have other outcomes, which would be sent.
+        """
+        if not self._is_folding:
+            return ()
+        return [self.committed_sequence if number in self._partitions else 0 for number in range(PARTITIONS)]
 
     async def run(self) -> None:
         """Work until cancelled or until a fatal error (see `raise_if_stopped`)."""
@@ -116,9 +126,19 @@ class Supervisor:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._renew_lease(), name="lease")
                 loop = self._loop = await self._start()
-                tasks.create_task(loop.run(), name="loop")
+                tasks.create_task(self._fold(loop), name="loop")
                 tasks.create_task(self._watch_lag(loop), name="lag")
                 tasks.create_task(self._watch_log(), name="log-check")
+
+    async def _fold(self, loop: ShardLoop) -> None:
+        """Run the loop, which hears of readers that wait."""
+        end_listening = await self._ports.notices.listen(COMMIT_SUBJECT, loop.hear_reader)
+        self._is_folding = True
+        try:
+            await loop.run()
+        finally:
+            self._is_folding = False
+            end_listening()
 
     async def _renew_lease(self) -> None:
         """Renew the lease. Nothing here waits for the log: a holder that cannot reach the log is still alive."""

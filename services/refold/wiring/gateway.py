@@ -23,7 +23,7 @@ from refold.gateway.app import Gateway
 from refold.gateway.consistency import Consistency
 from refold.gateway.context import Context
 from refold.gateway.inflight import InFlightLimits
-from refold.gateway.outcomes import EarlyOutcomes, Outcomes
+from refold.gateway.outcomes import Outcomes
 from refold.gateway.readiness import Readiness
 from refold.history import History
 from refold.log import CONTROL_SUBJECT, PROGRESS_SUBJECT
@@ -50,7 +50,6 @@ async def run(settings: Settings) -> None:
             background = [
                 catching_up,
                 tasks.create_task(context.consistency.watch(), name="consistency"),
-                tasks.create_task(context.early_outcomes.run(), name="early-outcomes"),
                 tasks.create_task(_release(context, stop), name="release"),
             ]
             # It usually takes milliseconds; then no read is refused at all.
@@ -67,7 +66,7 @@ async def _context(settings: Settings) -> AsyncIterator[Context]:
     where_seconds = settings.statement_timeout_seconds
     async with opened(settings, "gateway", where_seconds=where_seconds) as (log, store):
         history, notices = History(store), JetStreamNotices(log.client)
-        consistency = Consistency(log, store, notices.listen)
+        consistency = Consistency(log, store, notices)
         store.refuse_stale(lambda: consistency.sequences, lambda: _end_sequence(log))
         outcomes = Outcomes(history.outcome, consistency)
         # No author can guess the subject on which outcomes come.
@@ -96,7 +95,6 @@ async def _context(settings: Settings) -> AsyncIterator[Context]:
             history=history,
             outcomes=outcomes,
             consistency=consistency,
-            early_outcomes=EarlyOutcomes(log, store, consistency, outcomes),
             readiness=readiness,
             reply_subject=reply_subject,
             checks=_checks(log, store),

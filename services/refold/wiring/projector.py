@@ -24,6 +24,7 @@ from refold.projector.app import create_service
 from refold.projector.commit_buffer import PENDING_BYTES_MAX
 from refold.projector.loop import Bounds, Ports
 from refold.projector.supervisor import Supervisor, lease_of
+from refold.store.postgres import PostgresStore
 from refold.store.postgres.flush import StateLag
 from refold.telemetry.metrics import ProjectorMetrics
 from refold.wiring.http_server import serve
@@ -40,8 +41,9 @@ async def run(settings: Settings) -> None:
     stop, listener = stop_on_signals(), Listener.choose(settings.probe)
     collect_seldom()
     registry = CollectorRegistry()
-    async with _ports(settings, registry) as ports:
+    async with _ports(settings, registry) as (ports, store):
         supervisor = Supervisor(ports, bounds_of(settings))
+        store.refuse_stale(supervisor.required_sequences)
         url = settings.required("nats_url")
         service = create_service(supervisor, _control(url), registry, when_ended=stop.set)
         seconds = settings.http_idle_seconds
@@ -56,6 +58,7 @@ def bounds_of(settings: Settings) -> Bounds:
         cache_bytes_max=settings.cache_bytes_max,
         pending_events_max=settings.commit_events_max,
         pending_bytes_max=PENDING_BYTES_MAX,
+        commit_interval_seconds=settings.commit_interval_seconds,
     )
 
 
@@ -65,7 +68,9 @@ def state_lag_of(settings: Settings) -> StateLag:
 
 
 @asynccontextmanager
-async def _ports(settings: Settings, registry: CollectorRegistry) -> AsyncIterator[Ports]:
+async def _ports(
+    settings: Settings, registry: CollectorRegistry
+) -> AsyncIterator[tuple[Ports, PostgresStore]]:
     if settings.nats_admin_url is not None:
         traces = partial(projection_traces, settings.required("postgres_url"), settings.postgres_schema)
         await make_log(settings.required("nats_admin_url"), replicas=settings.nats_replicas, traces=traces)
@@ -74,7 +79,7 @@ async def _ports(settings: Settings, registry: CollectorRegistry) -> AsyncIterat
         reply_url = settings.required("nats_url" if settings.nats_reply_url is None else "nats_reply_url")
         replies = JetStreamNotices(await connect_to(reply_url, "refold-replies"))
         try:
-            yield Ports(
+            ports = Ports(
                 log=log,
                 store=store,
                 notices=JetStreamNotices(log.client),
@@ -84,6 +89,7 @@ async def _ports(settings: Settings, registry: CollectorRegistry) -> AsyncIterat
                 timer=time.perf_counter,
                 shard=settings.shard,
             )
+            yield ports, store
         finally:
             await replies.close()
 

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from refold.core.errors import Refused
 from refold.embedded.files import DEFAULT_DATA
 from refold.gateway import BODY_SECONDS, IDLE_SECONDS, WAITING_MAX, WAITING_PER_CLIENT_MAX
+from refold.projector import COMMIT_INTERVAL_SECONDS
 from refold.store import STATE_LAG_BYTES, STATE_LAG_SECONDS
 from refold.telemetry import redacted_text
 
@@ -124,6 +125,8 @@ class Settings(BaseSettings):
     """The partitions that a projector folds, as FIRST-LAST; all documents are in one of 64."""
     commit_events_max: int = Field(50_000, ge=1, le=1_000_000)
     """Events in one commit, at most; a commit is as large as the backlog, within this and its memory."""
+    commit_interval_seconds: float = Field(COMMIT_INTERVAL_SECONDS, ge=0, le=10)
+    """Time between commits, longer under load; a commit begins at once after a pause and when a reader waits."""
     state_lag_bytes: int = Field(STATE_LAG_BYTES, ge=0)
     """A larger document is not written to its row with every commit; reads are exact all the same."""
     state_lag_seconds: float = Field(STATE_LAG_SECONDS, ge=0, le=3_600)

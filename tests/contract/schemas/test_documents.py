@@ -23,7 +23,7 @@ from refold.core.stream import SYSTEM_NAMESPACE, check_name, check_namespace
 from refold.core.timestamp import format_time, parse_rfc3339, parse_time
 from refold.gateway.requests import write_condition
 from refold.gateway.responses import Problem
-from refold.log import CONTROL_SUBJECT, PROGRESS_SUBJECT
+from refold.log import COMMIT_SUBJECT, CONTROL_SUBJECT, PROGRESS_SUBJECT
 from refold.projector.app import answer_control
 from support.contracts import contract
 
@@ -85,6 +85,7 @@ def test_every_channel_is_in_the_asyncapi_document() -> None:
         None,
         "change.{namespace}.{document}",
         PROGRESS_SUBJECT,
+        COMMIT_SUBJECT,
         CONTROL_SUBJECT,
     ]
     assert ASYNCAPI["info"]["version"] == __version__

@@ -195,7 +195,7 @@ async def cut_off(gateway: Twin, operation: Operation) -> httpx.Response:
 
 async def exercise_limits_and_crashes() -> None:
     async with recorded(in_flight_limits=InFlightLimits(waiting_per_client_max=0)) as gateway:
-        gateway.context.consistency._answered[("n", "d")] = 10**6
+        gateway.context.consistency.note_announced(("n", "d"), 10**6)
         for name, operation in OPERATIONS.items():
             if "429" in operation.responses:
                 await ask(gateway, name, 429)
@@ -228,7 +228,7 @@ async def exercise_failures() -> None:
         context.readiness.allows_stale_reads, gateway.log.is_down = True, False
         await ask(gateway, "listNamespaces", 200)
     async with recorded(is_projecting=False, wait_seconds=0.02) as gateway:
-        gateway.context.consistency._answered[("n", "behind")] = 10**6
+        gateway.context.consistency.note_announced(("n", "behind"), 10**6)
         for name in WRITES:
             gateway.log.faults = ["lost"]
             await ask(gateway, name, 504)

@@ -57,7 +57,7 @@ def store() -> Store:
 
 @pytest.fixture
 async def consistency(store: Store) -> AsyncIterator[Consistency]:
-    made = Consistency(MemoryLog("log-1"), store, MemoryNotices().listen)
+    made = Consistency(MemoryLog("log-1"), store, MemoryNotices())
     watching = asyncio.create_task(made.watch())
     yield made
     watching.cancel()
@@ -172,6 +172,16 @@ async def test_an_outcome_is_delivered_to_the_request_that_waits_for_its_sequenc
     found = await waiting
     assert found is not None
     assert found["sequence"] == 2
+
+
+async def test_an_outcome_is_delivered_to_every_request_that_waits_for_it(
+    outcomes: Outcomes, store: Store
+) -> None:
+    waiting = [asyncio.create_task(outcomes.wait("n", "d", 2, later())) for _ in range(3)]
+    await asyncio.sleep(0)
+    send_outcome(outcomes, 2)
+    assert [await each for each in waiting] == [{"sequence": 2, "status": "applied"}] * 3
+    assert store.looks == 0
 
 
 async def test_an_outcome_may_arrive_before_the_acknowledgement(outcomes: Outcomes, store: Store) -> None:

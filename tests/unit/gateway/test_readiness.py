@@ -41,7 +41,7 @@ async def test_a_notice_alone_does_not_make_a_gateway_with_an_old_database_ready
     """A projector whose database has just crashed still announces what it committed before."""
     store = Store()
     store.sequence = 7
-    consistency = Consistency(MemoryLog("log-1"), store, MemoryNotices().listen)
+    consistency = Consistency(MemoryLog("log-1"), store, MemoryNotices())
     readiness = Readiness(MemoryLog("log-1"), consistency, required_sequence=REQUIRED, lag_seconds_max=5.0)
     consistency.hear("refold.progress", b'{"sequence":10}')
     catching_up = asyncio.create_task(readiness.catch_up())
@@ -62,7 +62,7 @@ async def test_a_notice_alone_does_not_make_a_gateway_with_an_old_database_ready
 
 
 async def test_a_wait_ends_with_the_deadline_or_with_the_gateway() -> None:
-    consistency = Consistency(MemoryLog("log-1"), Store(), MemoryNotices().listen)
+    consistency = Consistency(MemoryLog("log-1"), Store(), MemoryNotices())
     readiness = Readiness(MemoryLog("log-1"), consistency, required_sequence=REQUIRED, lag_seconds_max=5.0)
     with pytest.raises(ProjectionBehind):
         await readiness.wait(asyncio.get_running_loop().time())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -25,6 +26,19 @@ from support.projection import NARROW, ROOMY, append, ports, project, projecting
 from support.services import until
 
 DOCUMENTS = ("a", "b", "c")
+
+
+class HeldStore(MemoryStore):
+    """A store whose commits wait until it is opened."""
+
+    def __init__(self, tables: Tables | None = None) -> None:
+        super().__init__(tables)
+        self.is_open = asyncio.Event()
+
+    async def commit(self, commit: Commit) -> None:
+        """Commit once open."""
+        await self.is_open.wait()
+        await super().commit(commit)
 
 
 async def _write(log: MemoryLog, count: int) -> None:
@@ -97,19 +111,95 @@ async def test_an_invalid_event_is_rejected_and_the_next_one_is_folded(poison: b
     assert (entry.body, entry.status) == (poison, Status.rejected)
 
 
-async def test_an_author_receives_the_outcome_once_it_can_be_read() -> None:
-    log, store, notices = MemoryLog("log-1"), MemoryStore(), MemoryNotices()
-    received: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-    await notices.listen("_INBOX.me", lambda _, body: received.put_nowait(orjson.loads(body)))
-    async with projecting(ports(log, store, notices)):
+async def test_outcome_and_change_are_sent_while_the_commit_is_held() -> None:
+    log, store, notices = MemoryLog("log-1"), HeldStore(), MemoryNotices()
+    received: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
+    for subject in ("_INBOX.me", "change.n.a"):
+        await notices.listen(
+            subject, lambda subject, body: received.put_nowait((subject, orjson.loads(body)))
+        )
+    async with projecting(ports(log, store, notices)) as running:
         sequence = await append(log, "a", {"put": {"x": 1}, "id": "one"}, ("Refold-Reply", "_INBOX.me"))
-        outcome = await asyncio.wait_for(received.get(), 20)
-        head = await store.head("n", "a")
+        sent = dict([await asyncio.wait_for(received.get(), 20) for _ in range(2)])
+        assert await store.head("n", "a") is None
+        store.is_open.set()
+        await running.committed(sequence)
+    outcome = sent["_INBOX.me"]
     assert outcome["status"] == "applied"
     assert (outcome["sequence"], outcome["version"], outcome["created"]) == (sequence, 1, True)
     assert outcome["id"] == "one"
+    assert sent["change.n.a"]["version"] == 1
+    head = await store.head("n", "a")
     assert head is not None
     assert head.snapshot.version == 1
+
+
+async def test_an_event_that_is_folded_again_has_the_same_notices() -> None:
+    log, tables, notices = MemoryLog("log-1"), Tables(), MemoryNotices()
+    received: list[tuple[str, bytes]] = []
+    for subject in ("_INBOX.me", "change.n.a"):
+        await notices.listen(subject, lambda *message: received.append(message))
+    held = HeldStore(tables)
+    async with projecting(ports(log, held, notices)):
+        for number in range(3):
+            await append(log, "a", {"put": number}, ("Refold-Reply", "_INBOX.me"))
+        await until(lambda: _is(len(received) == 6))
+    # As after a kill: nothing was committed.
+    tables.leases.clear()
+    async with projecting(ports(log, MemoryStore(tables), notices)) as running:
+        await running.committed(4)
+    assert len(received) == 12
+    assert sorted(received[6:]) == sorted(received[:6])
+
+
+async def test_progress_says_how_far_is_committed_and_how_far_is_folded() -> None:
+    log, store, notices = MemoryLog("log-1"), HeldStore(), MemoryNotices()
+    received: list[dict[str, Any]] = []
+    await notices.listen("refold.progress", lambda _, body: received.append(orjson.loads(body)))
+    assert await store.acquire_lease()
+    loop = ShardLoop(ports(log, store, notices), ROOMY, FoldState(await store.bind("log-1")))
+    running = asyncio.create_task(loop.run())
+    await until(lambda: _is(loop._committing is not None))
+    await loop.send_progress()
+    assert (received[-1]["sequence"], received[-1]["folded"]) == (0, 1)
+    store.is_open.set()
+    await until(lambda: _is(loop.committed_sequence == 1))
+    await loop.send_progress()
+    assert (received[-1]["sequence"], received[-1]["folded"]) == (1, 1)
+    running.cancel()
+    await asyncio.wait({running})
+
+
+SELDOM = replace(ROOMY, commit_interval_seconds=3_600.0)
+"""No commit comes from the timer within a test, after the first."""
+
+
+async def test_a_commit_begins_when_a_reader_waits_or_the_buffer_is_full() -> None:
+    log, store = MemoryLog("log-1"), MemoryStore()
+    assert await store.acquire_lease()
+    loop = ShardLoop(
+        ports(log, store), replace(SELDOM, pending_events_max=5), FoldState(await store.bind("log-1"))
+    )
+    running = asyncio.create_task(loop.run())
+    # After a pause a commit begins at once.
+    await until(lambda: _is(loop.committed_sequence == 1))
+    sequence = await append(log, "a", {"put": 1})
+    await until(lambda: _is(loop._fold_state.read_sequence == sequence))
+    for body in (b"", b"[]", b"{}", b'{"sequence":"2"}', b'{"sequence":1}', b'{"sequence":true}'):
+        loop.hear_reader("", body)
+    assert not loop._timer._is_fired.is_set()
+    loop.hear_reader("", b'{"sequence":2}')
+    await until(lambda: _is(loop.committed_sequence == 2))
+    # A sequence that is not folded yet is committed as soon as it is; a later one does not hide it.
+    loop.hear_reader("", b'{"sequence":4}')
+    loop.hear_reader("", b'{"sequence":3}')
+    await append(log, "a", {"put": 2})
+    await until(lambda: _is(loop.committed_sequence == 3))
+    for number in range(5):
+        await append(log, "a", {"put": number})
+    await until(lambda: _is(loop.committed_sequence == 8))
+    running.cancel()
+    await asyncio.wait({running})
 
 
 async def test_a_change_carries_the_original_patch_despite_later_operations() -> None:
@@ -270,12 +360,8 @@ async def test_the_cache_of_subjects_is_bounded_while_no_document_leaves_the_cac
     assert head is not None
 
 
-async def test_the_pending_bytes_include_notices() -> None:
-    class Stalled(MemoryStore):
-        async def commit(self, _: Commit) -> None:
-            await asyncio.Event().wait()
-
-    log, store = MemoryLog("log-1"), Stalled()
+async def test_the_pending_bytes_count_what_is_not_committed() -> None:
+    log, store = MemoryLog("log-1"), HeldStore()
     assert await store.acquire_lease()
     loop = ShardLoop(ports(log, store), ROOMY, FoldState(await store.bind("log-1")))
     running = asyncio.create_task(loop.run())
@@ -283,11 +369,8 @@ async def test_the_pending_bytes_include_notices() -> None:
     for _ in range(10):
         await append(log, "a", {"put": "x" * 10_000}, ("Refold-Reply", "_INBOX.me"))
     await until(lambda: _is(loop._buffer.events == 10))
-    waiting = loop._buffer
-    assert (len(waiting.replies), len(waiting.notices)) == (10, 10)
-    sent = sum(len(body) for _, body in [*waiting.replies, *waiting.notices])
-    assert sent > 100_000
-    assert waiting.bytes > sent + 100_000
+    assert loop._buffer.bytes > 100_000
+    assert [*loop._replies, *loop._changes] == []
     running.cancel()
     await asyncio.wait({running})
 
