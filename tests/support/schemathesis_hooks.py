@@ -83,6 +83,9 @@ def _fix_headers(headers: MutableMapping[str, Any]) -> None:
         # Its coverage phase writes a bare 0 for any pattern.
         if str(headers[name]) == "0":
             headers[name] = '"0"'
+    if "refold-min-sequence" in named:
+        # The log must have it: anything else is a 422, by contract.
+        headers[named["refold-min-sequence"]] = "1"
     key, occurred = named.get("idempotency-key", ""), named.get("refold-occurred-at", "")
     if key and not str(headers[key]).strip():
         lost.append(key)

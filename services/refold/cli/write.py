@@ -57,6 +57,9 @@ class Event:
         float | None,
         typer.Option("--wait", min=0, metavar="SECONDS", help="How long to wait for the outcome."),
     ] = None
+    committed: Annotated[
+        bool, typer.Option("--committed", help="Wait until SQL can read the outcome, too.")
+    ] = False
 
     def options(self, **others: Any) -> WriteOptions:
         """Return the client's options."""

@@ -18,10 +18,12 @@ from refold.client.requests import (
     json_bytes,
     lines_of,
     time_text,
+    wait_header,
 )
 from refold.client.responses import (
     CONFLICT,
     FAILED,
+    PENDING,
     Change,
     Conflict,
     Document,
@@ -36,6 +38,7 @@ from refold.client.responses import (
 from refold.client.transport import (
     DEFAULT_URL,
     RETRY_SECONDS,
+    Answer,
     Backoff,
     Transport,
     document_path,
@@ -74,6 +77,9 @@ class Refold(AbstractAsyncContextManager["Refold"]):
     ) -> None:
         """Connect on first use. `TimedOut` is raised after `timeout_seconds` of silence.
 
+        A read is never behind what this client was sent, whatever gateway answers: it carries the highest sequence of
+        the outcomes and states so far (`Refold-Min-Sequence`).
+
         A write that was not answered, or that the service could not answer (5xx), is sent again under its id for
         `retry_seconds` (0: never), so that it takes effect once; a repeated one is answered as `duplicate`. The
         error raised at the end names the id: the write may have taken effect.
@@ -82,6 +88,7 @@ class Refold(AbstractAsyncContextManager["Refold"]):
         """
         self._transport = Transport(url, timeout_seconds=timeout_seconds, trace=trace)
         self._retry_seconds = retry_seconds
+        self._seen_sequence = 0
         self.url = self._transport.url
 
     async def put(
@@ -114,6 +121,7 @@ class Refold(AbstractAsyncContextManager["Refold"]):
         events: Iterable[Mapping[str, Json] | bytes],
         *,
         wait_seconds: float | None = None,
+        committed: bool = False,
         retry_seconds: float | None = None,
     ) -> list[Outcome]:
         """Append many events, `{"doc": id, …event fields}` each (or such a line's bytes), in their order.
@@ -124,8 +132,7 @@ class Refold(AbstractAsyncContextManager["Refold"]):
         seconds = self._retry_seconds if retry_seconds is None else retry_seconds
         lines = lines_of(events, needs_ids=seconds > 0)
         headers = {"Content-Type": "application/x-ndjson"}
-        if wait_seconds is not None:
-            headers["Refold-Wait"] = str(wait_seconds)
+        headers |= wait_header(wait_seconds, is_for_commit=committed)
         path, backoff = namespace_path(namespace, "events"), Backoff(seconds)
         outcomes: list[Outcome] = []
         while left := lines[len(outcomes) :]:
@@ -133,6 +140,7 @@ class Refold(AbstractAsyncContextManager["Refold"]):
                 backoff, "POST", path, headers=headers, body=b"\n".join(left) + b"\n"
             )
             answered = [read_outcome(json_text.loads(line)) for line in answer.body.splitlines() if line]
+            self._note(*answered)
             answered += [_MISSING] * (len(left) - len(answered))
             # After one that failed, all have failed.
             taken = list(takewhile(lambda outcome: outcome.status != FAILED, answered))
@@ -166,9 +174,9 @@ class Refold(AbstractAsyncContextManager["Refold"]):
             "min_sequence": min_sequence,
             "timeout": timeout_seconds,
         }
-        response = await self._transport.request("GET", document_path(namespace, document), query=query)
+        response = await self._read(document_path(namespace, document), query=query)
         found = response.headers
-        return Document(
+        read = Document(
             namespace=namespace,
             id=document,
             version=int(found["refold-version"]),
@@ -177,6 +185,8 @@ class Refold(AbstractAsyncContextManager["Refold"]):
             recorded_at=found.get("refold-recorded-at"),
             occurred_at=found.get("refold-occurred-at"),
         )
+        self._note(read)
+        return read
 
     async def history(
         self,
@@ -198,7 +208,7 @@ class Refold(AbstractAsyncContextManager["Refold"]):
         """Return the JSON Patch that turns one version into the other."""
         query = {"from": from_version, "to": to_version}
         path = document_path(namespace, document, "diff")
-        patch: Patch = parse_json(await self._transport.request("GET", path, query=query))
+        patch: Patch = parse_json(await self._read(path, query=query))
         return patch
 
     async def list(
@@ -251,13 +261,13 @@ class Refold(AbstractAsyncContextManager["Refold"]):
         """Look up an event's outcome by its sequence or its id: after a pending write or a lost answer."""
         rest = ("outcomes",) if sequence is None else ("outcomes", str(sequence))
         path = document_path(namespace, document, *rest)
-        return read_outcome(
-            parse_json(await self._transport.request("GET", path, query={"id": event_id}, also=(202, 409)))
-        )
+        found = read_outcome(parse_json(await self._read(path, query={"id": event_id}, also=(202, 409))))
+        self._note(found)
+        return found
 
     async def namespaces(self) -> tuple[Namespace, ...]:
         """Count documents and events by namespace."""
-        answer = parse_json(await self._transport.request("GET", "/v1"))
+        answer = parse_json(await self._read("/v1"))
         return tuple(read_answer(Namespace, item, name=item["namespace"]) for item in answer["items"])
 
     async def status(self) -> dict[str, Any]:
@@ -301,10 +311,21 @@ class Refold(AbstractAsyncContextManager["Refold"]):
             outcome = read_outcome({**answer, "status": CONFLICT, "reason": CONFLICT})
         else:
             outcome = read_outcome(answer.get("outcome") or answer)
+        self._note(outcome)
         is_strict = options.get("strict", True) and ("if_version" in options or "if_absent" in options)
         if is_strict and outcome.reason == CONFLICT and not outcome.is_effective:
             raise Conflict(outcome.detail or "the document has changed", outcome=outcome)
         return outcome
+
+    async def _read(self, path: str, **options: Any) -> Answer:
+        """Read what is not behind what this client was sent."""
+        headers = {"Refold-Min-Sequence": str(self._seen_sequence)} if self._seen_sequence else {}
+        return await self._transport.request("GET", path, headers=headers, **options)
+
+    def _note(self, *sent: Outcome | Document) -> None:
+        """Remember the highest sequence; a pending event is not folded yet, and no read waits for it."""
+        sequences = [each.sequence or 0 for each in sent if getattr(each, "status", "") != PENDING]
+        self._seen_sequence = max(self._seen_sequence, *sequences, 0)
 
     async def _items(
         self, path: str, query: Mapping[str, Any], continued_by: str, start: Any, limit: int | None
@@ -314,7 +335,10 @@ class Refold(AbstractAsyncContextManager["Refold"]):
         while left is None or left > 0:
             count = ITEMS_PAGE if left is None else min(left, ITEMS_PAGE)
             params = {**query, continued_by: start, "limit": count}
-            answer = parse_json(await self._transport.request("GET", path, query=params))
+            answer = parse_json(await self._read(path, query=params))
+            self._seen_sequence = max(
+                self._seen_sequence, *(item.get("sequence", 0) for item in answer["items"]), 0
+            )
             for item in answer["items"]:
                 yield item
             start = answer.get("next")

@@ -30,7 +30,7 @@ class WriteOptions(TypedDict, total=False):
     `if_version`: write only if the document is at this version (0 = never existed); `if_absent`: only if it is absent.
     Otherwise nothing is published and `Conflict` is raised; with `strict=False` the outcome `conflict` is returned.
     `base`: the version that the author saw. `wait_seconds`: how long to wait for the outcome (0: do not wait, the
-    outcome is `pending`).
+    outcome is `pending`). `committed`: wait until the projection has committed the outcome, too, so that SQL reads it.
     """
 
     id: str
@@ -44,6 +44,7 @@ class WriteOptions(TypedDict, total=False):
     if_version: int
     if_absent: bool
     wait_seconds: float
+    committed: bool
     strict: bool
 
 
@@ -58,7 +59,14 @@ def headers_of(options: WriteOptions) -> dict[str, str]:
             # As text it would be an id or an author of that name.
             raise TypeError(f"{name} is None: leave it out instead")
     headers = {header: form(given[name]) for name, (header, form) in _HEADERS.items() if name in given}
+    headers |= wait_header(given.get("wait_seconds"), is_for_commit=given.get("committed", False))
     return headers | ({"If-None-Match": "*"} if given.get("if_absent") else {})
+
+
+def wait_header(seconds: float | None, *, is_for_commit: bool) -> dict[str, str]:
+    """Return how long a write waits as a request header; none by default."""
+    parts = ([] if seconds is None else [str(seconds)]) + (["committed"] if is_for_commit else [])
+    return {"Refold-Wait": "; ".join(parts)} if parts else {}
 
 
 def lines_of(events: Iterable[Mapping[str, Json] | bytes], *, needs_ids: bool) -> list[bytes]:
@@ -177,5 +185,4 @@ _HEADERS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
     "occurred_at": ("Refold-Occurred-At", time_text),
     "meta": ("Refold-Meta", lambda meta: json_bytes(meta, "meta").decode()),
     "if_version": ("If-Match", '"{}"'.format),
-    "wait_seconds": ("Refold-Wait", str),
 }

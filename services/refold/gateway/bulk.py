@@ -25,7 +25,7 @@ from refold.core.stream import check_name, check_namespace
 from refold.gateway.bulk_stages import Line, LineSplitter, Pipe
 from refold.gateway.context import BULK_REQUESTS_MAX, Context, context_of
 from refold.gateway.inflight import deadline_in, hold_body, waiting
-from refold.gateway.requests import check_media_type, receive_piece, refuse_query, wait_seconds
+from refold.gateway.requests import check_media_type, read_wait, receive_piece, refuse_query
 from refold.gateway.responses import RETRY, Problem, problem_of
 from refold.gateway.writes import LOST_ATTEMPTS_MAX, append_once, append_surely, never_acknowledged, recover
 from refold.log import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, PAYLOAD_BYTES_MAX, Appended, Publication, Unknown
@@ -87,8 +87,8 @@ class BulkResponse(Response):
         self._request = request
         self._context = context_of(request)
         self._namespace = namespace
-        self._wait = wait_seconds(request, self._context.wait_seconds)
-        self._carried = (("Refold-Reply", self._context.reply_subject),) if self._wait > 0 else ()
+        self._wait = read_wait(request, self._context.wait_seconds)
+        self._carried = (("Refold-Reply", self._context.reply_subject),) if self._wait.seconds > 0 else ()
         self._inbox: Pipe[Item] = Pipe(lambda item: item.weight, BATCH_BYTES_MAX, BATCH_EVENTS_MAX)
         self._outbox: Pipe[bytes] = Pipe(len, BULK_ANSWER_BYTES_MAX)
         self._appended: asyncio.Queue[tuple[list[Item], float]] = asyncio.Queue(BULK_BATCHES_MAX)
@@ -171,7 +171,7 @@ class BulkResponse(Response):
             for item in items:
                 if failure is not None and not (item.refusal or item.sequence):
                     item.refusal = _refusal(item.number, failure, item.event_id)
-            await self._appended.put((items, deadline_in(self._wait)))
+            await self._appended.put((items, deadline_in(self._wait.seconds)))
         await self._appended.put(([], 0))
 
     async def _append_batch(self, items: list[Item]) -> Problem | None:
@@ -209,8 +209,10 @@ class BulkResponse(Response):
     def _known_line(self, item: Item) -> bytes | None:
         if item.refusal:
             return item.refusal
-        if self._wait == 0:
+        if self._wait.seconds == 0:
             return b'{"sequence":%d,"status":"pending"}\n' % item.sequence
+        if self._wait.is_for_commit:
+            return None
         outcome = self._context.outcomes.arrived(item.sequence)
         return None if outcome is None else _line(outcome)
 
@@ -218,6 +220,8 @@ class BulkResponse(Response):
         assert item.publication is not None
         names, sequence = (item.publication.namespace, item.publication.document), item.sequence
         outcome = await self._context.outcomes.wait(*names, sequence, deadline)
+        if self._wait.is_for_commit and not await self._context.consistency.reach(sequence, deadline, names):
+            outcome = None
         return _line(outcome or {"sequence": sequence, "status": "pending"})
 
     async def _send(self, send: Send) -> None:

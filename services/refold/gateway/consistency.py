@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from functools import lru_cache, partial
-from itertools import takewhile
+from functools import partial
 from typing import Final, NamedTuple
 
 from refold.core import json_text
 from refold.core.errors import LogUnavailable, Refused, StoreError, TimedOut
 from refold.core.history import NEVER
-from refold.core.stream import PARTITIONS, Route, parse_shard
+from refold.core.stream import PARTITIONS, parse_shard
 from refold.core.timestamp import TIME_MIN_NANOSECONDS, format_time
+from refold.gateway.announced import Announced, partition_of_key
 from refold.gateway.inflight import Waiters, deadline_in, waiting
 from refold.gateway.responses import Problem
 from refold.log import COMMIT_SUBJECT, EventLog, Notices, change_subject
@@ -36,9 +36,6 @@ VERSION_LOOKS_PER_SECOND_MAX: Final = 1_000
 
 HEADS_MAX: Final = 20_000
 """Documents in the head cache; about 300 bytes each."""
-
-ROUTES_CACHED_MAX: Final = 100_000
-"""Documents whose partitions are remembered: computing one takes 2 to 3 microseconds."""
 
 ALL_PARTITIONS: Final = range(PARTITIONS)
 
@@ -160,15 +157,15 @@ class Consistency:
                 else:
                     return await self.reach(info.last_sequence, deadline, key)
 
-    async def refuse_future(self, sequence: int) -> None:
+    async def refuse_future(self, sequence: int, field: str = "sequence") -> None:
         """Refuse a sequence that the log does not have yet."""
         if sequence > self.known_sequence:
             async with waiting():
                 info = await self._log.info()
             if sequence > info.last_sequence:
                 end = info.last_sequence
-                detail = f"sequence: the log ends at {end}"
-                raise Problem(422, "sequence_in_future", detail, field="sequence", last_sequence=end)
+                detail = f"{field}: the log ends at {end}"
+                raise Problem(422, "sequence_in_future", detail, field=field, last_sequence=end)
 
     async def wait_for_sequence(self, sequence: int, deadline: float, key: Key | None = None) -> None:
         """Wait until the log is folded up to a sequence. Raises `TimedOut`."""
@@ -229,10 +226,15 @@ class Consistency:
 
     def note_announced(self, key: Key, sequence: int) -> None:
         """Make reads of a document wait for an event whose outcome or change has come."""
-        partition = _partition(key)
+        partition = partition_of_key(key)
         self.known_sequence = max(sequence, self.known_sequence)
         if sequence > self.sequences[partition]:
             self._announced.note(partition, key, sequence)
+
+    def is_behind_announced(self, key: Key) -> bool:
+        """Return whether something was received about a document that is not committed yet."""
+        partition = partition_of_key(key)
+        return self._announced.of_document(partition, key) > self.sequences[partition]
 
     async def wait_for_announced(
         self, deadline: float, namespace: str | None = None, document: str | None = None
@@ -240,7 +242,7 @@ class Consistency:
         """Wait until the projection has what was received about a document, a namespace or all. Raises `TimedOut`."""
         if namespace is not None and document is not None:
             key = namespace, document
-            partition = _partition(key)
+            partition = partition_of_key(key)
             wanted = [(partition, self._announced.of_document(partition, key))]
         else:
             wanted = self._announced.of_namespace(namespace)
@@ -291,47 +293,6 @@ class Consistency:
                 del self._watched[subject]
                 if watched.end is not None:
                     watched.end()
-
-
-class Announced:
-    """The highest sequence of each document of which an outcome or a change has come before its commit, by partition.
-
-    It holds no more than what the projector has folded and not committed, which is bounded there.
-    """
-
-    def __init__(self) -> None:
-        # A partition's documents in the order of their sequences.
-        self._documents: list[dict[Key, int]] = [{} for _ in ALL_PARTITIONS]
-        self._last = [0] * PARTITIONS
-
-    def note(self, partition: int, key: Key, sequence: int) -> None:
-        """Remember a sequence, unless a higher one of the document is known."""
-        documents = self._documents[partition]
-        if sequence > documents.get(key, 0):
-            documents.pop(key, None)
-            documents[key] = sequence
-            self._last[partition] = max(sequence, self._last[partition])
-
-    def forget(self, partition: int, sequence: int) -> None:
-        """Forget what is committed: up to a sequence."""
-        documents = self._documents[partition]
-        if self._last[partition] <= sequence:
-            documents.clear()
-        else:
-            for key, _ in list(takewhile(lambda noted: noted[1] <= sequence, documents.items())):
-                del documents[key]
-
-    def of_document(self, partition: int, key: Key) -> int:
-        """Return a document's sequence; 0 where none is left."""
-        return self._documents[partition].get(key, 0)
-
-    def of_namespace(self, namespace: str | None) -> list[tuple[int, int]]:
-        """Return the highest sequence of a namespace's documents, or of all, by partition."""
-        found = []
-        for partition, documents in enumerate(self._documents):
-            noted = (last for key, last in documents.items() if namespace is None or key[0] == namespace)
-            found.append((partition, max(noted, default=0)))
-        return found
 
 
 class _Watched:
@@ -396,15 +357,10 @@ class HeadCache(dict[Key, BareHead]):
         return head
 
 
-@lru_cache(ROUTES_CACHED_MAX)
-def _partition(key: Key) -> int:
-    return Route.of(*key).partition
-
-
 def _partitions(key: Key | None) -> range:
     if key is None:
         return ALL_PARTITIONS
-    partition = _partition(key)
+    partition = partition_of_key(key)
     return range(partition, partition + 1)
 
 

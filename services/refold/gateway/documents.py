@@ -41,9 +41,10 @@ from refold.gateway.requests import (
     read_json,
     read_query,
     read_time,
+    read_wait,
     refuse_contradictions,
     refuse_query,
-    wait_seconds,
+    wait_for_consistency,
     write_condition,
 )
 from refold.gateway.responses import (
@@ -87,7 +88,7 @@ async def read_document(request: Request) -> Response:
     """Return the state at the head or at any version, time or sequence; 304 if the client has it."""
     context = context_of(request)
     key = document_name(request)
-    await context.consistency.wait_for_announced(deadline_in(context.wait_seconds), *key)
+    await wait_for_consistency(request, deadline_in(context.wait_seconds), *key)
     query = read_query(request, ReadQuery) if request.scope["query_string"] else _AT_HEAD
     point = None if query is _AT_HEAD else await _read_point(context, key, query)
     snapshot = await _snapshot(context, key, point)
@@ -233,25 +234,27 @@ def _begin(request: Request) -> Draft:
 
 async def _write(request: Request, made: Draft, change: dict[str, Json]) -> Response:
     context = context_of(request)
-    wait = wait_seconds(request, context.wait_seconds)
+    wait = read_wait(request, context.wait_seconds)
     condition = write_condition(request)
     if condition is not ANYTHING and not made.fields.keys().isdisjoint(("base", "on_conflict")):
         detail = (
             "If-Match and If-None-Match say base and strategy; leave Refold-Base and Refold-On-Conflict out"
         )
         raise Problem(422, "contradictory", detail)
-    headers = made.headers + ((("Refold-Reply", context.reply_subject),) if wait > 0 else ())
+    headers = made.headers + ((("Refold-Reply", context.reply_subject),) if wait.seconds > 0 else ())
     fields = {**made.fields, **change}
     made = replace(made, fields=fields, headers=headers, split=split_of(fields) if "put" in change else None)
     # The event is checked before the first look at the store.
     publications = made.publications() if made.split is None else []
     # Refused before it is published, never after: if too many wait, this write is not started.
     async with waiting():
-        deadline = deadline_in(wait)
+        deadline = deadline_in(wait.seconds)
         written = await _publish(context, made, publications, condition)
         outcome = written.outcome
-        if outcome is None and wait > 0:
+        if outcome is None and wait.seconds > 0:
             outcome = await _outcome(context, made, written.sequence, deadline)
+        if wait.is_for_commit and not await context.consistency.reach(written.sequence, deadline, made.key):
+            outcome = None
     if outcome is None:
         context.head_cache.pop(made.key, None)
         return pending_response(*made.key, written.sequence, made.id)
@@ -324,7 +327,7 @@ async def list_documents(request: Request) -> Response:
         rule = "a relative time would mean another moment in each part of the list: give the time itself"
         raise Refused("bad_time", rule, field="at", shape=repr(query.at))
     context = context_of(request)
-    await context.consistency.wait_for_announced(deadline_in(query.timeout), namespace)
+    await wait_for_consistency(request, deadline_in(query.timeout), namespace)
     if query.absent is not None:
         return await _list_names(context, namespace, query)
     if query.sequence is not None:
@@ -345,7 +348,7 @@ async def list_namespaces(request: Request) -> Response:
     """List the namespaces with their document and event counts."""
     refuse_query(request)
     context = context_of(request)
-    await context.consistency.wait_for_announced(deadline_in(context.wait_seconds))
+    await wait_for_consistency(request, deadline_in(context.wait_seconds))
     counts = await context.store.namespaces()
     return json_response({"items": [count._asdict() for count in counts]})
 

@@ -26,6 +26,7 @@ from refold.gateway.requests import (
     path_sequence,
     read_query,
     refuse_query,
+    wait_for_consistency,
 )
 from refold.gateway.responses import Problem, json_response, page_response
 from refold.store import Key
@@ -110,7 +111,7 @@ async def read_all_rejections(request: Request) -> Response:
     if query.namespace is not None:
         check_name(query.namespace, "namespace")
     context = context_of(request)
-    await context.consistency.wait_for_announced(deadline_in(context.wait_seconds), query.namespace)
+    await wait_for_consistency(request, deadline_in(context.wait_seconds), query.namespace)
     found = await context.history.rejections(
         query.namespace, None, limit=query.limit, before_sequence=query.after
     )
@@ -152,9 +153,9 @@ async def read_outcome(request: Request) -> Response:
 
 
 async def _begin(request: Request) -> tuple[Context, Key]:
-    """Check the names, and wait for what this gateway has received about the document."""
+    """Check the names, and wait for what this gateway and the client have received about the document."""
     context, key = context_of(request), document_name(request)
-    await context.consistency.wait_for_announced(deadline_in(context.wait_seconds), *key)
+    await wait_for_consistency(request, deadline_in(context.wait_seconds), *key)
     return context, key
 
 

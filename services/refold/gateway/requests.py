@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 from time import time_ns
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Final, Literal, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -103,6 +103,25 @@ class PointQuery(NoQuery):
     clock: Literal["recorded", "occurred"] | None = None
     sequence: Version | None = None
     timeout: Timeout = READ_SECONDS
+
+
+async def wait_for_consistency(
+    request: Request, deadline: float, namespace: str | None = None, document: str | None = None
+) -> None:
+    """Wait until the projection has what this gateway and this client have received.
+
+    That of the client is `Refold-Min-Sequence`. Raises `TimedOut`, and `Problem` for a sequence after the log's end.
+    """
+    consistency = context_of(request).consistency
+    text = request.headers.get("refold-min-sequence")
+    if text is not None:
+        if not _INTEGER.fullmatch(text) or not 0 <= int(text) <= VERSION_MAX:
+            detail = f"Refold-Min-Sequence: {_INTEGER_RULE} (got {text[:40]!r})"
+            raise Problem(422, "bad_parameter", detail, field="Refold-Min-Sequence")
+        await consistency.refuse_future(int(text), "Refold-Min-Sequence")
+        key = None if namespace is None or document is None else (namespace, document)
+        await consistency.wait_for_sequence(int(text), deadline, key)
+    await consistency.wait_for_announced(deadline, namespace, document)
 
 
 Query = TypeVar("Query", bound=NoQuery)
@@ -243,6 +262,7 @@ def _malformed(rule: str) -> Problem:
 
 _TRACE: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[!-~]{0,200}")
 _NOT_FIELDS: Final = frozenset({b"refold-wait"})
+_COMMITTED: Final = "committed"
 
 
 def event_fields(request: Request) -> dict[str, Json]:
@@ -279,15 +299,26 @@ def carried_headers(request: Request) -> tuple[tuple[str, str], ...]:
     return ()
 
 
-def wait_seconds(request: Request, default: float) -> float:
-    """Read `Refold-Wait`."""
+class Wait(NamedTuple):
+    """How long a write waits for its outcome, and whether for the projection's commit of it, too."""
+
+    seconds: float
+    is_for_commit: bool
+
+
+def read_wait(request: Request, default_seconds: float) -> Wait:
+    """Read `Refold-Wait`: `SECONDS`, `committed`, or `SECONDS; committed`."""
     text = request.headers.get("refold-wait")
     if text is None:
-        return default
-    if not _SECONDS.fullmatch(text) or float(text) > WAIT_SECONDS_MAX:
-        detail = f"Refold-Wait: seconds from 0 to {WAIT_SECONDS_MAX}, such as 2.5 (got {text[:40]!r})"
-        raise Problem(422, "bad_parameter", detail, field="Refold-Wait")
-    return float(text)
+        return Wait(default_seconds, is_for_commit=False)
+    seconds, separator, word = text.partition(";")
+    if text == _COMMITTED:
+        return Wait(default_seconds, is_for_commit=True)
+    is_valid = _SECONDS.fullmatch(seconds) and float(seconds) <= WAIT_SECONDS_MAX
+    if not is_valid or (separator and word.strip() != _COMMITTED):
+        rule = f"seconds from 0 to {WAIT_SECONDS_MAX}, `committed`, or both, such as `2.5; committed`"
+        raise Problem(422, "bad_parameter", f"Refold-Wait: {rule} (got {text[:40]!r})", field="Refold-Wait")
+    return Wait(float(seconds), is_for_commit=bool(separator))
 
 
 def _text(raw: bytes) -> str:

@@ -190,13 +190,10 @@ def never_acknowledged() -> LogUnavailable:
 
 async def refuse_absent(context: Context, draft: Draft, deadline: float) -> Written | None:
     """Refuse to delete what is absent; return a repeated delete's event; None: publish it."""
-    # The row may be behind what was answered, and behind the log; where that cannot be known, the fold decides.
-    try:
-        await context.consistency.wait_for_announced(deadline, *draft.key)
-    except TimedOut:
+    is_behind = context.consistency.is_behind_announced(draft.key)
+    if not is_behind and not (await _head(context, draft)).is_absent:
         return None
-    if not (await _head(context, draft)).is_absent:
-        return None
+    # The row may be behind the log; where that cannot be known, the fold decides.
     if not await context.consistency.catch_up(deadline, draft.key):
         return None
     if not (await _head(context, draft)).is_absent:
@@ -250,7 +247,7 @@ class StrictWrite:
     async def _decide(self) -> Written | BareHead:
         """Return the head at which the condition holds, by the document's row; or what is written already."""
         condition = self._condition
-        # A row that is behind what was received about the document decides nothing, and would be shown by a 412.
+        # A 412 shows the row, which must not be behind what was received.
         await self._context.consistency.wait_for_announced(self._deadline, *self._draft.key)
         head = await _head(self._context, self._draft)
         is_open = condition.holds(head)

@@ -138,6 +138,10 @@ async def exercise_reads(gateway: Twin) -> None:
     await ask(gateway, "readOutcomeById", 200, document="r", params={"timeout": "1"})
     await ask(gateway, "readOutcome", 200, document="r", sequence=sequence)
     for operation in OPERATIONS.values():
+        if ("header", "refold-min-sequence") in operation.parameters:
+            given = {"Refold-Min-Sequence": str(sequence)}
+            await ask(gateway, operation.id, 200, document="r", sequence=sequence, headers=given)
+    for operation in OPERATIONS.values():
         if not operation.path.startswith("/v1/"):
             await ask(gateway, operation.id, 200)
     await ask(gateway, "readIndex", 200, headers={"Accept": "text/html"})

@@ -337,6 +337,58 @@ async def test_a_duplicate_of_a_rejected_event_is_not_effective(gateway, refold)
     assert not (await refold.put("acme", "d", 1)).is_effective
 
 
+@pytest.mark.parametrize(
+    ("options", "header"),
+    [
+        ({}, None),
+        ({"wait_seconds": 2.5}, "2.5"),
+        ({"committed": True}, "committed"),
+        ({"wait_seconds": 2, "committed": True}, "2; committed"),
+    ],
+)
+async def test_a_write_may_wait_for_the_commit(gateway, refold, options, header):
+    gateway.answer(200, APPLIED)
+    await refold.put("acme", "d", 1, **options)
+    gateway.answer(200, APPLIED)
+    await refold.append("acme", [{"doc": "d", "put": 1}], **options)
+    assert [asked.headers.get("refold-wait") for asked in gateway.asked] == [header, header]
+
+
+async def test_reads_carry_the_highest_sequence_that_the_client_was_sent(gateway, refold):
+    async def carried(sequence):
+        gateway.answer(200, 1, {"Refold-Version": "1", "Refold-Sequence": str(sequence)})
+        await refold.get("acme", "d")
+        return gateway.asked[-1].headers.get("refold-min-sequence")
+
+    assert await carried(4) is None
+    assert await carried(3) == "4"
+    gateway.answer(202, {"status": "pending", "sequence": 20})
+    await refold.put("acme", "d", 1, wait_seconds=0)
+    assert await carried(1) == "4", "a pending event was not folded"
+    gateway.answer(200, APPLIED)
+    await refold.put("acme", "d", 1)
+    assert "refold-min-sequence" not in gateway.asked[-1].headers
+    assert await carried(1) == "9"
+    gateway.answer(
+        409, {"status": 409, "code": "rejected", "outcome": {"status": "rejected", "sequence": 10}}
+    )
+    await refold.put("acme", "d", 1)
+    gateway.answer(200, b"\n".join(json.dumps({**APPLIED, "sequence": n}).encode() for n in (12, 11)))
+    await refold.append("acme", [{"doc": "d", "put": 1}] * 2)
+    assert await carried(1) == "12"
+    gateway.answer(200, {"items": [{"version": 1, "sequence": 15, "recorded_at": NOW, "occurred_at": NOW}]})
+    assert [change.sequence async for change in refold.history("acme", "d")] == [15]
+    for body in ({"items": []}, {"items": []}, {"items": []}, {"items": []}, [], APPLIED):
+        gateway.answer(200, body)
+    assert [each async for each in refold.list("acme")] == []
+    assert [each async for each in refold.names("acme")] == []
+    assert [each async for each in refold.rejections("acme", "d")] == []
+    assert await refold.namespaces() == ()
+    assert await refold.diff("acme", "d", 0, 1) == []
+    assert (await refold.outcome("acme", "d", sequence=9)).sequence == 9
+    assert {asked.headers.get("refold-min-sequence") for asked in gateway.asked[-6:]} == {"15"}
+
+
 async def test_a_write_that_is_not_folded_yet_is_pending(gateway, refold):
     gateway.answer(202, {"status": "pending", "sequence": 7})
     found = await refold.put("acme", "d", 1, wait_seconds=0)

@@ -13,7 +13,7 @@ from refold.gateway.requests import (
     event_fields,
     read_query,
     read_time,
-    wait_seconds,
+    read_wait,
 )
 from refold.gateway.responses import Problem
 
@@ -70,17 +70,40 @@ def test_a_header_that_breaks_a_rule_is_refused(headers: list[tuple[str, str]], 
     [("0", 0.0), ("2.5", 2.5), ("300", 300.0), ("1e-3", 0.001), ("0.30000000000000004", 0.30000000000000004)],
 )
 def test_refold_wait_is_seconds(text: str, seconds: float) -> None:
-    assert wait_seconds(request(("Refold-Wait", text)), 5.0) == seconds
+    assert read_wait(request(("Refold-Wait", text)), 5.0) == (seconds, False)
 
 
 def test_without_refold_wait_the_setting_decides() -> None:
-    assert wait_seconds(request(), 1.5) == 1.5
+    assert read_wait(request(), 1.5) == (1.5, False)
 
 
-@pytest.mark.parametrize("text", ["", "-1", "soon", "1e3", "inf", "nan", "301", "٣"])
-def test_a_wait_that_is_not_a_number_of_seconds_is_422(text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("committed", 5.0), ("2.5; committed", 2.5), ("0;committed", 0.0)]
+)
+def test_refold_wait_may_be_for_the_commit(text: str, seconds: float) -> None:
+    assert read_wait(request(("Refold-Wait", text)), 5.0) == (seconds, True)
+
+
+INVALID_WAITS = [
+    "",
+    "-1",
+    "soon",
+    "1e3",
+    "inf",
+    "nan",
+    "301",
+    "٣",
+    "5;",
+    "5; folded",
+    "committed; 5",
+    "; committed",
+]
+
+
+@pytest.mark.parametrize("text", INVALID_WAITS)
+def test_another_wait_is_422(text: str) -> None:
     with pytest.raises(Problem) as raised:
-        wait_seconds(request(("Refold-Wait", text)), 5.0)
+        read_wait(request(("Refold-Wait", text)), 5.0)
     assert (raised.value.status, raised.value.code) == (422, "bad_parameter")
 
 
