@@ -1,5 +1,5 @@
--- Creates the group role refold_reader, which may read the present and future views of the schema refold_views,
--- and nothing else. Run it as a superuser, or as the role that owns the projection's tables if it may create roles;
+-- Creates the group role refold_reader, which may read the present and future views of the schema refold_views, and wait
+-- there for a commit, and nothing else. Run it as a superuser, or as the role that owns the projection's tables if it may create roles;
 -- it can be run again. If REFOLD_POSTGRES_SCHEMA is not refold, replace both names: refold, refold_views.
 
 DO $$
@@ -27,6 +27,27 @@ BEGIN
 END
 $$;
 
+-- The wait for readers: it runs as the owner of the tables, which readers cannot see.
+CREATE OR REPLACE FUNCTION refold_views.refold_wait(sequence bigint, timeout_seconds double precision DEFAULT 10)
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM refold.refold_wait(sequence, timeout_seconds);
+END
+$$;
+
+DO $$
+DECLARE
+    owner name;
+BEGIN
+    SELECT tableowner INTO STRICT owner FROM pg_tables WHERE schemaname = 'refold' AND tablename = 'documents';
+    EXECUTE format('ALTER FUNCTION refold_views.refold_wait(bigint, double precision) OWNER TO %I', owner);
+END
+$$;
+
+REVOKE ALL ON FUNCTION refold_views.refold_wait(bigint, double precision) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION refold_views.refold_wait(bigint, double precision) TO refold_reader;
 GRANT USAGE ON SCHEMA refold_views TO refold_reader;
 GRANT SELECT ON ALL TABLES IN SCHEMA refold_views TO refold_reader;
 

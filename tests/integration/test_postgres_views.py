@@ -32,6 +32,7 @@ FORBIDDEN = (
     "SELECT refold.drop_view('shop')",
     "SELECT refold.recreate_views()",
     "SELECT refold.refold_jsonb('1')",
+    "SELECT refold.refold_wait(1)",
 )
 _numbers = count(1)
 
@@ -200,6 +201,9 @@ async def test_the_reader_reads_the_views_and_nothing_else(aside, postgres_dsn):
         assert found[0]["state"] is None
         assert found[0]["state_json"].encode() == scribe.snapshots["shop", "hostile"][-1].state
         assert await reader.fetchval(f'SELECT state FROM refold_views."{ODD}"') == "7"
+        await reader.execute("SELECT refold_views.refold_wait($1::bigint)", scribe.sequence)
+        with pytest.raises(asyncpg.QueryCanceledError, match=f"committed {scribe.sequence}, not"):
+            await reader.execute("SELECT refold_views.refold_wait($1::bigint, 0)", scribe.sequence + 1)
         for statement in [*FORBIDDEN, *(f"SELECT * FROM refold.{table}" for table in await tables(aside))]:
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await reader.execute(statement)
@@ -209,6 +213,16 @@ async def test_the_reader_reads_the_views_and_nothing_else(aside, postgres_dsn):
             await aside.execute(
                 f"REASSIGN OWNED BY {name} TO CURRENT_USER; DROP OWNED BY {name}; DROP ROLE {name}"
             )
+
+
+async def test_a_wait_in_a_transaction_that_sees_no_later_commit_is_refused(filled, aside):
+    for isolation in ("repeatable_read", "serializable"):
+        async with aside.transaction(isolation=isolation):
+            with pytest.raises(asyncpg.InvalidTransactionStateError, match="does not see later commits"):
+                await aside.execute("SELECT refold.refold_wait(1)")
+    for arguments in ("NULL", "1, NULL"):
+        with pytest.raises(asyncpg.NullValueNotAllowedError):
+            await aside.execute(f"SELECT refold.refold_wait({arguments})")
 
 
 async def test_an_index_through_refold_jsonb_serves_the_view(filled, aside):

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
+import asyncpg
 import orjson
 import pytest
 
+from refold.client import Refold
 from refold.embedded.nats import NatsServer
 from refold.log import Publication
 from refold.log.jetstream import JetStreamNotices
@@ -21,6 +24,7 @@ from support.services import (
     Site,
     append_all,
     folded_to,
+    gateway,
     held_commits,
     kill,
     log_of,
@@ -35,6 +39,71 @@ from support.system import System
 @pytest.fixture
 async def site(fresh_nats: NatsServer, postgres_dsn: str) -> Site:
     return await make_site(fresh_nats, postgres_dsn)
+
+
+async def test_a_client_reads_what_it_was_sent_at_another_gateway_and_after_a_restart(site: Site) -> None:
+    async with AsyncExitStack() as opened:
+        await opened.enter_async_context(projector(site))
+        one = await opened.enter_async_context(gateway(site))
+        other = await opened.enter_async_context(gateway(site, wait_seconds=60))
+        refold = await opened.enter_async_context(Refold(str(one.client.base_url)))
+        elsewhere = await opened.enter_async_context(Refold(str(other.client.base_url)))
+        async with held_commits(site.dsn):
+            # One client, whose next requests go to another gateway.
+            elsewhere._note(await refold.put("n", "d", {"n": 1}))
+            reads = [
+                elsewhere.get("n", "d"),
+                collected(elsewhere.list("n")),
+                collected(elsewhere.history("n", "d")),
+                elsewhere.diff("n", "d", 0, 1),
+                elsewhere.namespaces(),
+            ]
+            waiting = [asyncio.ensure_future(read) for read in reads]
+            done, _ = await asyncio.wait(waiting, timeout=0.5)
+            assert not done
+            await kill(one.process)
+            async with gateway(site, is_ready_awaited=False) as again:
+                behind = await again.client.get("/v1/n/d")
+                assert (behind.status_code, behind.json()["code"]) == (503, "projection_behind")
+        document, listed, history, patch, namespaces = [await each for each in waiting]
+    assert (document.version, document.state) == (1, {"n": 1})
+    assert [each.id for each in listed] == ["d"]
+    assert [each.version for each in history] == [1]
+    assert patch == [{"op": "add", "path": "", "value": {"n": 1}}]
+    assert [each.documents for each in namespaces if each.name == "n"] == [1]
+
+
+async def collected(items: AsyncIterator[Any]) -> list[Any]:
+    return [item async for item in items]
+
+
+async def test_a_sequence_after_the_end_of_the_log_is_422_and_one_that_is_late_504(
+    api: Api, system: System
+) -> None:
+    written = outcome(await api.put("d", 1), 201)
+    last = written["sequence"]
+    for path in (
+        "d",
+        "",
+        "d/history",
+        "d/diff?from=0&to=1",
+        "d/rejections",
+        "d/outcomes?id=k",
+        f"d/outcomes/{last}",
+    ):
+        url = f"/v1/{api.namespace}/{path}".rstrip("/")
+        ahead = await api.client.get(url, headers={"Refold-Min-Sequence": str(last + 10**6)})
+        view = problem(ahead, 422, "sequence_in_future")
+        assert view["field"] == "Refold-Min-Sequence"
+        bad = await api.client.get(url, headers={"Refold-Min-Sequence": "-1"})
+        problem(bad, 422, "bad_parameter")
+    async with held_commits(system.postgres_dsn):
+        later = outcome(await api.put("other", 1), 201)["sequence"]
+        # Partitions are at one sequence.
+        late = await api.client.get(
+            f"/v1/{api.namespace}?timeout=0.1", headers={"Refold-Min-Sequence": str(later)}
+        )
+        problem(late, 504, "timed_out")
 
 
 class Received:
@@ -132,6 +201,46 @@ async def test_strict_writes_follow_each_other_without_a_commit(api: Api, system
             written = outcome(await api.put("d", version, If_Match=f'"{version}"'))
             assert written["version"] == version + 1
     assert (await api.get("d")).json() == 19
+
+
+async def test_sql_waits_for_a_sequence(api: Api, system: System) -> None:
+    reading = await asyncpg.connect(system.postgres_dsn)
+    try:
+        async with held_commits(system.postgres_dsn):
+            sequence = outcome(await api.put("d", 1), 201)["sequence"]
+            waiting = asyncio.create_task(
+                reading.execute("SELECT refold.refold_wait($1::bigint, 60)", sequence)
+            )
+            done, _ = await asyncio.wait([waiting], timeout=0.2)
+            assert not done
+        await waiting
+        query = "SELECT state::text FROM refold.documents WHERE namespace = $1"
+        assert await reading.fetchval(query, api.namespace) == "1"
+    finally:
+        await reading.close()
+
+
+async def test_a_write_may_wait_for_the_commit(api: Api, system: System) -> None:
+    reading = await asyncpg.connect(system.postgres_dsn)
+    query = "SELECT count(*) FROM refold.documents WHERE namespace = $1"
+    try:
+        outcome(await api.put("d", 1, Refold_Wait="committed"), 201)
+        assert await reading.fetchval(query, api.namespace) == 1
+        async with held_commits(system.postgres_dsn):
+            assert (await api.put("e", 1, Refold_Wait="0.1; committed")).status_code == 202
+            [answer] = await api.append([{"doc": "f", "put": 1}], Refold_Wait="0.1; committed")
+            assert answer["status"] == "pending"
+            waiting = [
+                asyncio.create_task(api.put("g", 1, Refold_Wait="60; committed")),
+                asyncio.create_task(api.append([{"doc": "h", "put": 1}], Refold_Wait="60; committed")),
+            ]
+            done, _ = await asyncio.wait(waiting, timeout=0.2)
+            assert not done
+        assert (await waiting[0]).status_code == 201
+        assert [line["status"] for line in await waiting[1]] == ["applied"]
+        assert await reading.fetchval(query, api.namespace) == 5
+    finally:
+        await reading.close()
 
 
 async def test_outcomes_sent_before_a_kill_are_sent_again_unchanged(
