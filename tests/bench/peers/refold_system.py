@@ -97,6 +97,7 @@ class OverNats:
         self._client = client
         self._js = client.jetstream()
         self._postgres = postgres
+        self._has_view = False
         self._last: dict[str, tuple[int, int]] = {}
 
     async def append(self, document: str, version: int, changes: list[Change]) -> None:
@@ -119,6 +120,10 @@ class OverNats:
 
     async def load(self, document: str, _: None) -> Any:
         """Read the latest state by SQL, from the view that is made to be read."""
+        if not self._has_view:
+            # A view needs a namespace that has had events.
+            await self._postgres.execute("SELECT refold.create_view($1)", NAMESPACE)
+            self._has_view = True
         return json.loads(await self._postgres.fetchval(LATEST, document))
 
     async def catch_up(self) -> None:
@@ -151,7 +156,6 @@ async def connected(work: Namespace, refold: Refold, endpoints: dict[str, str]) 
     else:
         client = await nats.connect(endpoints["nats"])
         postgres = await asyncpg.connect(endpoints["postgres"], ssl=False)
-        await postgres.execute("SELECT refold.create_view($1)", NAMESPACE)
         yield OverNats(refold, client, postgres)
         await postgres.close()
         await client.close()
