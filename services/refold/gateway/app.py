@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from prometheus_client import Histogram
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match, Route
 from starlette.types import Message, Receive, Scope, Send
 
 from refold.core.errors import RefoldError
@@ -58,6 +57,43 @@ ROUTES: Final[list[tuple[str, str, Handler]]] = [
 """Method, path and handler; `HEAD` goes to the handler of `GET`."""
 
 
+class Template(NamedTuple):
+    """The template of a path: its fixed parts and its names, each with its place, and the handler of each method."""
+
+    path: str
+    fixed: tuple[tuple[int, str], ...]
+    names: tuple[tuple[int, str], ...]
+    handlers: dict[str, Handler]
+
+    def match(self, parts: list[str]) -> dict[str, str] | None:
+        """Return the named parts of a path that has as many parts; None where it does not match."""
+        for place, text in self.fixed:
+            if parts[place] != text:
+                return None
+        found = {name: parts[place] for place, name in self.names}
+        return found if all(found.values()) else None
+
+
+def _templates() -> dict[int, list[Template]]:
+    """Return the templates by their number of parts, in the order of the routes."""
+    by_path: dict[str, Template] = {}
+    for method, path, handle in ROUTES:
+        parts = list(enumerate(path.split("/")))
+        fixed = tuple((place, text) for place, text in parts if not text.startswith("{"))
+        names = tuple((place, text[1:-1]) for place, text in parts if text.startswith("{"))
+        template = by_path.setdefault(path, Template(path, fixed, names, {}))
+        template.handlers[method] = handle
+        if method == "GET":
+            template.handlers["HEAD"] = handle
+    by_count: dict[int, list[Template]] = {}
+    for template in by_path.values():
+        by_count.setdefault(len(template.fixed) + len(template.names), []).append(template)
+    return by_count
+
+
+_TEMPLATES: Final = _templates()
+
+
 class Gateway:
     """The application; handlers find its context as `request.app.context`."""
 
@@ -65,7 +101,6 @@ class Gateway:
         self.context = context
         self._access, self._readiness, self._timer = context.access, context.readiness, context.timer
         self._in_flight = InFlight(context.in_flight_limits, context.registry)
-        self._routes = [Route(path, handle, methods=[method]) for method, path, handle in ROUTES]
         self._admitted = context.access.answering_cors(self._admit)
         self._observed = lru_cache(LABELS_MAX)(context.metrics.http_seconds.labels)
 
@@ -105,7 +140,7 @@ class Gateway:
         """Run the handler; turn its errors into problems."""
         request, response = Request(scope, receive, send), None
         try:
-            response = await self._handler(request)(request)
+            response = await _handler(request)(request)
             await response(scope, receive, send)
         except Exception as error:
             # A response that streams may still fail before it starts.
@@ -113,19 +148,21 @@ class Gateway:
                 raise
             await _problem_for(request, error).response()(scope, receive, send)
 
-    def _handler(self, request: Request) -> Handler:
-        scope = request.scope
-        allowed: set[str] = set()
-        for route in self._routes:
-            match, found = route.matches(scope)
-            if match is not Match.NONE:
-                scope["route"] = route.path
-                allowed |= route.methods or set()
-            if match is Match.FULL:
-                scope.update(found)
-                handler: Handler = route.endpoint
+
+def _handler(request: Request) -> Handler:
+    scope = request.scope
+    parts = scope["path"].split("/")
+    allowed: set[str] = set()
+    for template in _TEMPLATES.get(len(parts), ()):
+        named = template.match(parts)
+        if named is not None:
+            scope["route"] = template.path
+            handler = template.handlers.get(scope["method"])
+            if handler is not None:
+                scope["path_params"] = named
                 return handler
-        raise _unrouted(request, ", ".join(sorted(allowed)))
+            allowed |= template.handlers.keys()
+    raise _unrouted(request, ", ".join(sorted(allowed)))
 
 
 def _unrouted(request: Request, allowed: str) -> Problem:

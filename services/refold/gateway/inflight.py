@@ -8,7 +8,7 @@ Connections are bounded by the server (`refold.wiring.service`); probes are neve
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
@@ -115,12 +115,47 @@ class Waiters(Generic[Wanted]):
         self.wake(lambda _: True)
 
 
+class Permits:
+    """A bound on what is in work; who waits is served in the order of arrival."""
+
+    def __init__(self, count: int) -> None:
+        self._free_count = count
+        self._queue: deque[asyncio.Future[None]] = deque()
+
+    def take_free(self) -> bool:
+        """Take a permit if one is free."""
+        if not self._free_count:
+            return False
+        self._free_count -= 1
+        return True
+
+    async def take(self) -> None:
+        """Wait for a permit."""
+        given: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(given)
+        try:
+            await given
+        except asyncio.CancelledError:
+            if given.done() and not given.cancelled():
+                self.release()
+            raise
+
+    def release(self) -> None:
+        """Give a permit back, to the next that waits."""
+        while self._queue:
+            given = self._queue.popleft()
+            if not given.done():
+                given.set_result(None)
+                return
+        self._free_count += 1
+
+
 class InFlight:
     """The requests that one gateway serves now."""
 
     def __init__(self, limits: InFlightLimits, registry: CollectorRegistry) -> None:
         self.limits = limits
-        self.permits = asyncio.Semaphore(limits.requests_max)
+        self.permits = Permits(limits.requests_max)
         self.working_count = 0
         self.waiting_count = 0
         self.waiting_by_client: Counter[str] = Counter()
@@ -136,16 +171,18 @@ class InFlight:
             await app(scope, receive, send)
             return
         request = _Request(self, scope, receive)
-        try:
-            async with asyncio.timeout(REQUEST_QUEUE_SECONDS) if self.permits.locked() else _AT_ONCE:
-                await request.start_work()
-        except TimeoutError:
-            detail = (
-                f"{self.limits.requests_max} requests are in work, "
-                f"and none of them ended in {REQUEST_QUEUE_SECONDS} s"
-            )
-            await Problem(503, "busy", detail, headers=RETRY).response()(scope, receive, send)
-            return
+        if not self.permits.take_free():
+            try:
+                async with asyncio.timeout(REQUEST_QUEUE_SECONDS):
+                    await self.permits.take()
+            except TimeoutError:
+                detail = (
+                    f"{self.limits.requests_max} requests are in work, "
+                    f"and none of them ended in {REQUEST_QUEUE_SECONDS} s"
+                )
+                await Problem(503, "busy", detail, headers=RETRY).response()(scope, receive, send)
+                return
+        request.start_work()
         token = _current.set(request)
         try:
             await app(scope, receive, send)
@@ -178,9 +215,8 @@ class _Request:
         self._waiter: asyncio.Task[object] | None = None
         self._watching: asyncio.Task[None] | None = None
 
-    async def start_work(self) -> None:
-        """Take a permit, in the order of arrival."""
-        await self._in_flight.permits.acquire()
+    def start_work(self) -> None:
+        """Count as working; the permit is taken."""
         self._in_flight.working_count += 1
         self._is_working = True
 
@@ -214,7 +250,9 @@ class _Request:
         if not by_client[self._client]:
             del by_client[self._client]
         if kind is None:
-            await self.start_work()
+            if not in_flight.permits.take_free():
+                await in_flight.permits.take()
+            self.start_work()
 
     def hold_body(self, bytes_count: int) -> None:
         in_flight, added = self._in_flight, bytes_count - self._body_bytes
@@ -266,5 +304,4 @@ class _Request:
             self._waiter.cancel()
 
 
-_AT_ONCE: Final = nullcontext()
 _current: ContextVar[_Request | None] = ContextVar("request", default=None)
