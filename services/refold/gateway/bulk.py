@@ -16,14 +16,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from refold.core import json_text
-from refold.core.envelope import envelope_of, open_envelope
 from refold.core.errors import BatchRefused, LogUnavailable, RefoldError, Refused, TimedOut, raising_first
-from refold.core.event import check_event
-from refold.core.fold import EVENT_BYTES_MAX, NEWEST
-from refold.core.json_text import Json, shape_of
+from refold.core.json_text import shape_of
 from refold.core.stream import check_name, check_namespace
 from refold.gateway.bulk_stages import Line, LineSplitter, Pipe
 from refold.gateway.context import BULK_REQUESTS_MAX, Context, context_of
+from refold.gateway.drafts import body_of, check
 from refold.gateway.inflight import deadline_in, hold_body, waiting
 from refold.gateway.requests import check_media_type, read_wait, receive_piece, refuse_query
 from refold.gateway.responses import RETRY, Problem, problem_of
@@ -255,7 +253,8 @@ class BulkResponse(Response):
                 raise Refused("bad_name", "a line names its document", field="doc", shape=shape_of(document))
             check_name(document, "doc")
             event_id = fields.setdefault("id", self._context.new_id())
-            body = _checked_body(fields)
+            body = body_of(fields)
+            check(fields)
         except Refused as refused:
             return Item(line.number, refusal=_refusal(line.number, problem_of(refused)))
         publication = Publication(
@@ -306,16 +305,6 @@ async def _append_singly(context: Context, items: list[Item]) -> None:
         if not left:
             return
     raise never_acknowledged()
-
-
-def _checked_body(fields: dict[str, Json]) -> bytes:
-    """Return an event's body. Raises `Refused` where the fold would reject it; it is no deeper than what was read."""
-    body, limits = json_text.dumps(fields), NEWEST.limits
-    # `open_envelope` refuses a body that is too large.
-    is_small = len(body) <= EVENT_BYTES_MAX
-    envelope = envelope_of(fields, limits) if is_small else open_envelope(b"", body, limits)
-    check_event(envelope, limits, NEWEST.operations)
-    return body
 
 
 def _refusal(number: int, problem: Problem, event_id: str = "") -> bytes:

@@ -5,8 +5,7 @@ An event that the fold would reject on any document is refused before it is publ
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import orjson
 from pydantic import Field
@@ -23,13 +22,13 @@ from refold.core.json_text import Json
 from refold.core.pointer import parse, resolve
 from refold.core.stream import NAME_CHARS_MAX, check_name, check_namespace
 from refold.core.timestamp import format_time, is_relative
+from refold.gateway.conditions import ANYTHING, Condition, is_unchanged, write_condition
 from refold.gateway.consistency import BareHead
 from refold.gateway.context import Context, context_of
+from refold.gateway.drafts import Draft, check, split_of
 from refold.gateway.inflight import deadline_in, waiting
 from refold.gateway.requests import (
     ANSWER_ITEMS_MAX,
-    ANYTHING,
-    Condition,
     Limit,
     PointQuery,
     Version,
@@ -37,7 +36,6 @@ from refold.gateway.requests import (
     check_media_type,
     document_name,
     event_fields,
-    is_unchanged,
     read_json,
     read_query,
     read_time,
@@ -45,7 +43,6 @@ from refold.gateway.requests import (
     refuse_contradictions,
     refuse_query,
     wait_for_consistency,
-    write_condition,
 )
 from refold.gateway.responses import (
     JSON,
@@ -58,15 +55,12 @@ from refold.gateway.responses import (
     tag_of,
 )
 from refold.gateway.writes import (
-    Draft,
     StrictWrite,
     Written,
     append_surely,
     as_whole,
     refuse_absent,
-    split_of,
 )
-from refold.log import Publication
 from refold.store import Head, Key
 
 # --- Read one --------------------------------------------------------------------------------------------
@@ -198,18 +192,18 @@ _EFFECTIVE: Final = tuple(status.name for status in Status if status.is_effectiv
 
 async def put_document(request: Request) -> Response:
     """Write the whole state; one that is too large for one event is written as several, all or none."""
-    made = _begin(request)
+    begun = _begin(request)
     check_media_type(request, (JSON,))
     state = await read_json(request, PUT_BYTES_MAX, "state_too_large")
-    return await _write(request, made, {"put": state})
+    return await _write(request, begun, {"put": state})
 
 
 async def patch_document(request: Request) -> Response:
     """Change the document by a JSON Patch or a merge patch, all or nothing."""
-    made = _begin(request)
+    begun = _begin(request)
     media = check_media_type(request, (JSON_PATCH, MERGE_PATCH))
     change = await read_json(request)
-    return await _write(request, made, {"patch" if media == JSON_PATCH else "merge": change})
+    return await _write(request, begun, {"patch" if media == JSON_PATCH else "merge": change})
 
 
 async def delete_document(request: Request) -> Response:
@@ -217,39 +211,53 @@ async def delete_document(request: Request) -> Response:
     return await _write(request, _begin(request), {"delete": True})
 
 
-def _begin(request: Request) -> Draft:
+class Begun(NamedTuple):
+    """What a write's head says: its document, the event's fields without the change, the headers that it carries."""
+
+    key: Key
+    fields: dict[str, Json]
+    headers: tuple[tuple[str, str], ...]
+    has_own_id: bool
+
+
+def _begin(request: Request) -> Begun:
     """Read everything before the body first, so that errors in it are reported first."""
     refuse_query(request)
     namespace, document = request.path_params["namespace"], request.path_params["document"]
     fields = event_fields(request)
     check_namespace(namespace)
     check_name(document, "document")
-    return Draft(
-        key=(namespace, document),
-        fields=fields if "id" in fields else {**fields, "id": context_of(request).new_id()},
-        headers=carried_headers(request),
-        has_own_id="id" in fields,
-    )
+    has_own_id = "id" in fields
+    if not has_own_id:
+        fields["id"] = context_of(request).new_id()
+    return Begun((namespace, document), fields, carried_headers(request), has_own_id)
 
 
-async def _write(request: Request, made: Draft, change: dict[str, Json]) -> Response:
+async def _write(request: Request, begun: Begun, change: dict[str, Json]) -> Response:
     context = context_of(request)
     wait = read_wait(request, context.wait_seconds)
     condition = write_condition(request)
-    if condition is not ANYTHING and not made.fields.keys().isdisjoint(("base", "on_conflict")):
+    if condition is not ANYTHING and not begun.fields.keys().isdisjoint(("base", "on_conflict")):
         detail = (
             "If-Match and If-None-Match say base and strategy; leave Refold-Base and Refold-On-Conflict out"
         )
         raise Problem(422, "contradictory", detail)
-    headers = made.headers + ((("Refold-Reply", context.reply_subject),) if wait.seconds > 0 else ())
-    fields = {**made.fields, **change}
-    made = replace(made, fields=fields, headers=headers, split=split_of(fields) if "put" in change else None)
+    headers = begun.headers + ((("Refold-Reply", context.reply_subject),) if wait.seconds > 0 else ())
+    fields = {**begun.fields, **change}
+    made = Draft(
+        key=begun.key,
+        fields=fields,
+        headers=headers,
+        has_own_id=begun.has_own_id,
+        split=split_of(fields) if "put" in change else None,
+    )
     # The event is checked before the first look at the store.
-    publications = made.publications() if made.split is None else []
+    if made.split is None:
+        check(made.fields)
     # Refused before it is published, never after: if too many wait, this write is not started.
     async with waiting():
         deadline = deadline_in(wait.seconds)
-        written = await _publish(context, made, publications, condition)
+        written = await _publish(context, made, condition)
         outcome = written.outcome
         if outcome is None and wait.seconds > 0:
             outcome = await _outcome(context, made, written.sequence, deadline)
@@ -262,9 +270,7 @@ async def _write(request: Request, made: Draft, change: dict[str, Json]) -> Resp
     return outcome_response(as_duplicate(outcome) if written.is_repeat else outcome)
 
 
-async def _publish(
-    context: Context, made: Draft, publications: list[Publication], condition: Condition
-) -> Written:
+async def _publish(context: Context, made: Draft, condition: Condition) -> Written:
     # What decides the write is waited for even if its outcome is not.
     deadline = deadline_in(max(context.wait_seconds, DECIDE_SECONDS))
     is_strict, is_delete = condition is not ANYTHING or made.split is not None, "delete" in made.fields
@@ -277,7 +283,7 @@ async def _publish(
         known = await refuse_absent(context, made, deadline)
         if known is not None:
             return known
-    return Written(await append_surely(context, publications, event_id=made.id))
+    return Written(await append_surely(context, made.publications(), event_id=made.id))
 
 
 async def _outcome(context: Context, made: Draft, sequence: int, deadline: float) -> dict[str, Json] | None:

@@ -1,4 +1,4 @@
-"""Read what a request asks for: names, query parameters, conditions, the event's fields in headers, a bounded body.
+"""Read what a request asks for: names, query parameters, the event's fields in headers, a bounded body.
 
 Used by the routes. Headers that carry event fields are read by the same code that reads them from the log.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import dataclass
 from decimal import Decimal
 from time import time_ns
 from typing import Annotated, Final, Literal, NamedTuple, TypeVar
@@ -25,7 +24,6 @@ from refold.core.fold import EVENT_BYTES_MAX, NEWEST
 from refold.core.json_text import Json
 from refold.core.stream import check_name
 from refold.core.timestamp import parse_time
-from refold.gateway.consistency import BareHead
 from refold.gateway.context import context_of
 from refold.gateway.inflight import hold_body, waiting
 from refold.gateway.responses import Problem
@@ -41,7 +39,17 @@ ANSWER_ITEMS_MAX: Final = 1_000
 DRAIN_BYTES_MAX: Final = 64 * 1024 * 1024
 """How much of a body that is too large is read and dropped, so that its sender sees the answer."""
 
-# --- Names and query parameters ------------------------------------------------------------------------
+# --- Headers, names and query parameters ----------------------------------------------------------------
+
+
+def header(request: Request, name: bytes) -> str | None:
+    """Return a header's value, the first of several; its name is in lower case."""
+    scope = request.scope
+    headers: dict[bytes, bytes] | None = scope.get("refold.headers")
+    if headers is None:
+        headers = scope["refold.headers"] = dict(reversed(scope["headers"]))
+    value = headers.get(name)
+    return None if value is None else value.decode("latin-1")
 
 
 def document_name(request: Request) -> tuple[str, str]:
@@ -113,7 +121,7 @@ async def wait_for_consistency(
     That of the client is `Refold-Min-Sequence`. Raises `TimedOut`, and `Problem` for a sequence after the log's end.
     """
     consistency = context_of(request).consistency
-    text = request.headers.get("refold-min-sequence")
+    text = header(request, b"refold-min-sequence")
     if text is not None:
         if not _INTEGER.fullmatch(text) or not 0 <= int(text) <= VERSION_MAX:
             detail = f"Refold-Min-Sequence: {_INTEGER_RULE} (got {text[:40]!r})"
@@ -178,86 +186,6 @@ def refuse_contradictions(query: PointQuery, *names: str) -> None:
         raise Problem(422, "contradictory", "clock: give `at` too, or leave it out", field="clock")
 
 
-# --- Conditions (RFC 9110, section 13): a document's entity tag is its version --------------------------
-
-_TAG: Final = re.compile(r'[ \t]*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"[ \t]*(?:,|$)')
-_TAG_VERSION: Final = re.compile(r"0|[1-9]\d{0,18}", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Condition:
-    """What must hold for a write: the document is at one of these versions, is absent, or is present; else nothing."""
-
-    versions: frozenset[int] | None = None
-    must_be_absent: bool = False
-    must_be_present: bool = False
-
-    def holds(self, head: BareHead) -> bool:
-        """Return whether it holds at a document's head."""
-        if self.versions is not None:
-            return head.version in self.versions
-        return not (self.must_be_present if head.is_absent else self.must_be_absent)
-
-    @property
-    def may_hold_again(self) -> bool:
-        """Return whether it may hold after a write that it allowed; then it does not tell a write from its retry."""
-        return self.versions is None or len(self.versions) > 1
-
-    def is_past(self, head: BareHead) -> bool:
-        """Return whether it can never hold again, whatever else the log has."""
-        return self.versions is not None and head.version > max(self.versions, default=-1)
-
-
-ANYTHING: Final = Condition()
-
-
-def write_condition(request: Request) -> Condition:
-    """Read `If-Match` and `If-None-Match` of a write."""
-    if_match, if_none_match = _joined(request, "if-match"), _joined(request, "if-none-match")
-    if if_match is not None and if_none_match is not None:
-        raise _malformed("If-Match and If-None-Match contradict each other")
-    if if_none_match is not None:
-        if if_none_match.strip() != "*":
-            raise _malformed("a write takes only `If-None-Match: *` (absent now)")
-        return Condition(must_be_absent=True)
-    if if_match is None:
-        return ANYTHING
-    if if_match.strip() == "*":
-        return Condition(must_be_present=True)
-    # A weak tag never matches here (RFC 9110, 13.1.1), nor does one that is no version.
-    strong = [opaque for is_weak, opaque in _tags("If-Match", if_match) if not is_weak]
-    return Condition(versions=frozenset(int(opaque) for opaque in strong if _TAG_VERSION.fullmatch(opaque)))
-
-
-def is_unchanged(request: Request, version: int) -> bool:
-    """Return whether a reader already has this version (compared weakly)."""
-    known = _joined(request, "if-none-match")
-    if known is None:
-        return False
-    return known.strip() == "*" or any(opaque == str(version) for _, opaque in _tags("If-None-Match", known))
-
-
-def _joined(request: Request, name: str) -> str | None:
-    values = request.headers.getlist(name)
-    return ", ".join(values) if values else None
-
-
-def _tags(name: str, header: str) -> list[tuple[bool, str]]:
-    tags: list[tuple[bool, str]] = []
-    at = 0
-    while at < len(header) or not tags:
-        found = _TAG.match(header, at)
-        if found is None:
-            raise _malformed(f'{name} is a list of entity tags such as "3", or *')
-        tags.append((found[1] is not None, found[2]))
-        at = found.end()
-    return tags
-
-
-def _malformed(rule: str) -> Problem:
-    return Problem(400, "bad_precondition", rule)
-
-
 # --- The event's fields in headers, and how long to wait ------------------------------------------------
 
 _TRACE: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[!-~]{0,200}")
@@ -278,10 +206,12 @@ def event_fields(request: Request) -> dict[str, Json]:
             raise Refused(
                 "unknown_field", "CloudEvents are for NATS; here it is Refold-*", field=name.decode()
             )
-    ours = read_headers(b"".join(lines))
-    if "refold-reply" in ours:
-        raise Refused("unknown_field", "over HTTP the response is the reply", field="refold-reply")
-    fields = fields_of(ours, NEWEST.limits)
+    fields: dict[str, Json] = {}
+    if lines:
+        ours = read_headers(b"".join(lines))
+        if "refold-reply" in ours:
+            raise Refused("unknown_field", "over HTTP the response is the reply", field="refold-reply")
+        fields = fields_of(ours, NEWEST.limits)
     if len(keys) > 1:
         raise Refused("repeated_header", "a header may be given once", field="idempotency-key")
     if keys:
@@ -308,7 +238,7 @@ class Wait(NamedTuple):
 
 def read_wait(request: Request, default_seconds: float) -> Wait:
     """Read `Refold-Wait`: `SECONDS`, `committed`, or `SECONDS; committed`."""
-    text = request.headers.get("refold-wait")
+    text = header(request, b"refold-wait")
     if text is None:
         return Wait(default_seconds, is_for_commit=False)
     seconds, separator, word = text.partition(";")
@@ -339,11 +269,11 @@ def check_media_type(request: Request, media_types: tuple[str, ...]) -> str:
 
     Refuse a body of none or another, and a compressed one, whose size its length does not bound.
     """
-    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    coding = (header(request, b"content-encoding") or "identity").strip().lower()
     if coding != "identity":
         rule = "send the body as it is, not encoded"
         raise Refused("unsupported_media_type", rule, field="content-encoding", shape=repr(coding[:80]))
-    media = media_type(request.headers.get("content-type", ""))
+    media = media_type(header(request, b"content-type") or "")
     if media not in media_types:
         rule, shape = f"send {' or '.join(media_types)}", repr(media[:80]) if media else "none"
         raise Refused("unsupported_media_type", rule, field="content-type", shape=shape)
@@ -353,8 +283,9 @@ def check_media_type(request: Request, media_types: tuple[str, ...]) -> str:
 async def read_json(
     request: Request, bytes_max: int = EVENT_BYTES_MAX, reason: str = "event_too_large"
 ) -> Json:
-    """Read and parse the body. Raises `Refused` where it is too large (for this reason) or not JSON."""
-    return json_text.loads(await _read_body(request, bytes_max, reason))
+    """Read and parse the body. Raises `Refused` where it is too large (for this reason), too deep or not JSON."""
+    # It is a member of its event, which is one level deeper.
+    return json_text.loads(await _read_body(request, bytes_max, reason), NEWEST.limits.text_depth - 1)
 
 
 async def receive_piece(request: Request) -> tuple[bytes, bool]:
@@ -378,16 +309,17 @@ async def receive_piece(request: Request) -> tuple[bytes, bool]:
 
 async def _read_body(request: Request, bytes_max: int, reason: str) -> bytes:
     """Read the body; drain one that is too large, so that its sender reads the response."""
+    whole_body = request.scope.get("extensions", {}).get("refold.whole_body")
+    whole: bytes | None = None if whole_body is None else whole_body()
+    if whole is not None and len(whole) <= bytes_max:
+        return whole
     pieces: list[bytes] = []
-    bytes_count = 0
-    is_complete = False
-    announced = request.headers.get("content-length", "")
+    bytes_count, is_complete = (0, False) if whole is None else (len(whole), True)
+    announced = header(request, b"content-length") or ""
     async with waiting():
         while not is_complete:
             piece, is_complete = await receive_piece(request)
             bytes_count += len(piece)
-            # Not asking for the end of a body of known length saves a round trip to the server's thread.
-            is_complete = is_complete or announced == str(bytes_count)
             if bytes_count <= bytes_max:
                 hold_body(bytes_count)
                 pieces.append(piece)

@@ -1,34 +1,25 @@
-"""Write one event, or a large state as several: draft it by the fold's own rules, append it exactly once, and strictly.
+"""Write one event, or a large state as several: append it exactly once, and strictly.
 
 Used by the routes that write. An event whose acknowledgement was lost is looked for among what was folded (design.md,
 "The stream"). Strict writes (`If-Match`, `If-None-Match: *`) are decided by the log's own check of the document's last
-sequence (design.md, "Strict writes"). A state that is too large for one event is written as several events of one
-document in one atomic batch: each takes a version, and the last one carries the author's id and is the answer's.
+sequence (design.md, "Strict writes").
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
-from refold.core import json_text
-from refold.core.envelope import content_of, open_envelope
-from refold.core.errors import DocumentAbsent, LogUnavailable, Refused, StoreError, TimedOut
-from refold.core.event import decode
-from refold.core.fold import EVENT_BYTES_MAX, NEWEST
+from refold.core.errors import DocumentAbsent, LogUnavailable, StoreError, TimedOut
 from refold.core.history import Entry
-from refold.core.json_text import Json
-from refold.core.split import SplitWrite, split_write
-from refold.core.stream import author_headers
+from refold.gateway.conditions import Condition
 from refold.gateway.consistency import BareHead
 from refold.gateway.context import Context
+from refold.gateway.drafts import Draft, View, is_same_part
 from refold.gateway.inflight import deadline_in
-from refold.gateway.requests import Condition
 from refold.gateway.responses import RETRY, Problem
 from refold.log import Acknowledgement, Appended, Publication, Stale, validated_headers
-from refold.store import Key
 from refold.store.ports import SnapshotStore
 
 APPEND_ATTEMPTS_MAX: Final = 8
@@ -39,106 +30,6 @@ LOST_ATTEMPTS_MAX: Final = 3
 
 RECOVER_SECONDS: Final = 10.0
 """After a lost acknowledgement, the projection must catch up with the log within this; else the outcome is unknown."""
-
-_SPLIT_BYTES_MIN: Final = EVENT_BYTES_MAX // 2
-"""With a smaller state, no event is too large for its state."""
-
-_BASE_FIELDS: Final = frozenset({"base", "on_conflict"})
-
-View = dict[str, Json]
-
-
-# --- Drafts ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
-    """An event that may be published: it carries an id, its author's (`has_own_id`) or one made for it.
-
-    `split`: the events that write it, where its state is too large for one.
-    """
-
-    key: Key
-    fields: View
-    headers: tuple[tuple[str, str], ...] = ()
-    has_own_id: bool = False
-    split: SplitWrite | None = None
-
-    @property
-    def id(self) -> str:
-        return str(self.fields["id"])
-
-    @property
-    def events_count(self) -> int:
-        return 1 if self.split is None else len(self.split)
-
-    def publications(self, head: BareHead | None = None) -> list[Publication]:
-        """Return what the log takes; with a head, only while that is the document's.
-
-        Raises `Refused`, as the fold would reject it.
-        """
-        if self.split is not None:
-            bodies = self.split.bodies(0 if head is None else head.version)
-        else:
-            bodies = [checked_body(self.fields if head is None else self.fields | _strictly(head.version))]
-        last_sequence = None if head is None else head.last_sequence
-        return [
-            Publication(
-                namespace=self.key[0],
-                document=self.key[1],
-                body=body,
-                headers=self.headers,
-                expected_last_sequence=None if at else last_sequence,
-            )
-            for at, body in enumerate(bodies)
-        ]
-
-    def is_published_as(self, headers: bytes, body: bytes) -> bool:
-        """Return whether a recorded event is this very one (the last, of several), published strictly or not."""
-        try:
-            known = open_envelope(author_headers(headers), body, NEWEST.limits)
-        except Refused:
-            return False
-        if self.split is not None:
-            return known.id == self.id and _is_same(body, self.split.bodies(0)[-1])
-        ours = self.fields
-        if known.fields.get("on_conflict") == "reject" and "base" in known.fields:
-            ours = ours | _strictly(known.fields["base"])
-        return known.id == self.id and content_of(known.fields) == content_of(ours)
-
-
-def split_of(fields: View) -> SplitWrite | None:
-    """Return the events that a PUT is written as; None where it fits into one.
-
-    Raises `Refused` where no document may be so large, `Problem` where the author names a base.
-    """
-    state = fields["put"]
-    if json_text.size(state) < _SPLIT_BYTES_MIN or json_text.size(fields) <= EVENT_BYTES_MAX:
-        return None
-    if not _BASE_FIELDS.isdisjoint(fields):
-        detail = "a state that is written as several events takes If-Match instead of Refold-Base"
-        raise Problem(422, "contradictory", detail, field="refold-base")
-    return split_write(state, {name: value for name, value in fields.items() if name != "put"})
-
-
-def checked_body(fields: View) -> bytes:
-    """Return an event's body in canonical bytes. Raises `Refused` where the fold would reject it on any document."""
-    body = json_text.dumps(fields)
-    decode(b"", body, NEWEST.limits, NEWEST.operations)
-    return body
-
-
-def _strictly(version: Any) -> View:
-    return {"base": version, "on_conflict": "reject"}
-
-
-def _is_same(recorded: bytes, ours: bytes) -> bool:
-    """Compare two of several events, whatever version each was written at."""
-    without_base = [
-        {name: value for name, value in json_text.loads(body).items() if name not in _BASE_FIELDS}
-        for body in (recorded, ours)
-    ]
-    return json_text.identical(*without_base)
 
 
 # --- Append exactly once ---------------------------------------------------------------------------------
@@ -333,7 +224,7 @@ async def _repeated(context: Context, draft: Draft) -> Written | None:
     else:
         for sequence, body in enumerate(draft.split.bodies(0), first_sequence):
             entry = await store.entry(*key, sequence)
-            if entry is None or not _is_same(entry.body, body):
+            if entry is None or not is_same_part(entry.body, body):
                 raise Problem(409, "rejected", "the id was used for another event", reason="id_reused")
     outcome = await context.history.outcome(*key, last.sequence)
     first = outcome if draft.split is None else await context.history.outcome(*key, first_sequence)

@@ -7,9 +7,9 @@ and closes.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -37,6 +37,8 @@ from refold.wiring.service import Listener, opened, stop_on_signals
 from refold.wiring.settings import Settings, parts_of
 
 REPLY_SUBJECT: Final = "refold.reply.gateway"
+IDS_DRAWN: Final = 256
+
 READY_WAIT_SECONDS: Final = 1.0
 """A starting gateway listens at the latest after this, even if the projection has not caught up by then."""
 
@@ -69,8 +71,9 @@ async def _context(settings: Settings) -> AsyncIterator[Context]:
         consistency = Consistency(log, store, notices)
         store.refuse_stale(lambda: consistency.sequences, lambda: _end_sequence(log))
         outcomes = Outcomes(history.outcome, consistency)
+        new_id = _ids().__next__
         # No author can guess the subject on which outcomes come.
-        reply_subject = f"{REPLY_SUBJECT}.{_new_id()}"
+        reply_subject = f"{REPLY_SUBJECT}.{new_id()}"
         await notices.listen(reply_subject, outcomes.hear)
         await notices.listen(PROGRESS_SUBJECT, consistency.hear)
         await notices.flush()
@@ -105,7 +108,7 @@ async def _context(settings: Settings) -> AsyncIterator[Context]:
             },
             metrics=GatewayMetrics(registry),
             registry=registry,
-            new_id=_new_id,
+            new_id=new_id,
             timer=time.perf_counter,
             wait_seconds=settings.wait_seconds,
             access=Access(hosts=parts_of(settings.http_hosts), cors_origins=parts_of(settings.cors_origins)),
@@ -140,5 +143,9 @@ async def _release(context: Context, stop: asyncio.Event) -> None:
     context.consistency.release()
 
 
-def _new_id() -> str:
-    return uuid.uuid4().hex
+def _ids() -> Iterator[str]:
+    """Make ids that no author can guess; the random bytes of many are drawn at once, since a draw is a system call."""
+    while True:
+        drawn = os.urandom(16 * IDS_DRAWN)
+        for start in range(0, len(drawn), 16):
+            yield drawn[start : start + 16].hex()

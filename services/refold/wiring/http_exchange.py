@@ -43,6 +43,7 @@ class Exchange:
     ) -> None:
         self._connection = connection
         self._scope = scope
+        scope["extensions"] = {"refold.whole_body": self.whole_body}
         self._pieces: list[bytes] = []
         self._body_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -85,6 +86,14 @@ class Exchange:
             finally:
                 self._waiter = None
         return _DISCONNECT
+
+    def whole_body(self) -> bytes | None:
+        """Return the body if all of it has come and none was received: without a timeout, which costs a timer."""
+        if not self.is_body_complete or self._has_given_all:
+            return None
+        self._has_given_all = True
+        body, self._pieces = b"".join(self._pieces), []
+        return body
 
     async def send(self, message: Message) -> None:
         """Send the response's head, with the body's first piece, or a piece; wait while the client takes none."""

@@ -21,7 +21,7 @@ from refold.core.event import FIELDS
 from refold.core.pointer import parse
 from refold.core.stream import SYSTEM_NAMESPACE, check_name, check_namespace
 from refold.core.timestamp import format_time, parse_rfc3339, parse_time
-from refold.gateway.requests import write_condition
+from refold.gateway.conditions import write_condition
 from refold.gateway.responses import Problem
 from refold.log import COMMIT_SUBJECT, CONTROL_SUBJECT, PROGRESS_SUBJECT
 from refold.projector.app import answer_control

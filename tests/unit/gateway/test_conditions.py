@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from starlette.requests import Request
 
-from refold.gateway import requests
+from refold.gateway import conditions
+from refold.gateway.conditions import ANYTHING, Condition
 from refold.gateway.consistency import BareHead
-from refold.gateway.requests import ANYTHING, Condition
 from refold.gateway.responses import Problem, tag_of
 
 
@@ -22,11 +22,11 @@ def request(**headers: str | None) -> Request:
 
 
 def is_unchanged(if_none_match: str, version: int) -> bool:
-    return requests.is_unchanged(request(if_none_match=if_none_match), version)
+    return conditions.is_unchanged(request(if_none_match=if_none_match), version)
 
 
 def write_condition(if_match: str | None, if_none_match: str | None) -> Condition:
-    return requests.write_condition(request(if_match=if_match, if_none_match=if_none_match))
+    return conditions.write_condition(request(if_match=if_match, if_none_match=if_none_match))
 
 
 def head(version: int, *, is_absent: bool = False) -> BareHead:
