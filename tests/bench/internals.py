@@ -21,7 +21,7 @@ from refold.core.fold_state import FoldState, first_checkpoints
 from refold.core.history import Clock, Point
 from refold.core.stream import Record
 from refold.history import state_at
-from refold.projector.loop import begin_replay
+from refold.projector.replay import begin_replay
 from refold.store.postgres import PostgresStore
 from refold.wiring.audit import PROCESSES_MAX, processors
 from refold.wiring.log import open_log

@@ -15,7 +15,7 @@ from refold.audit.verify import Listener as Verifying
 from refold.audit.verify import Scope, verify
 from refold.core.errors import StoreDiffers, StoreOutdated
 from refold.log.memory import MemoryLog
-from refold.projector.loop import replay_loop
+from refold.projector.replay import replay_loop
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.audit import PostgresSchemaSwap
 from refold.store.postgres.schema import MIGRATIONS

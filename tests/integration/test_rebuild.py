@@ -17,7 +17,7 @@ from refold.core.fold_state import first_checkpoints
 from refold.core.history import Clock, Point
 from refold.history import state_at
 from refold.log.memory import MemoryLog
-from refold.projector.loop import begin_replay, replay_loop
+from refold.projector.replay import begin_replay, replay_loop
 from refold.projector.supervisor import Supervisor
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.audit import PostgresSchemaSwap
@@ -213,19 +213,26 @@ async def test_a_stopped_rebuild_can_be_continued(log, live, sql, postgres_dsn):
     assert (ended.is_swapped, ended.replayed_events) == (True, 1)
 
 
-async def _stalls_before(commit, _store, _sql):
+@asynccontextmanager
+async def _stalls_before(store, _sql):
+    async with store.open_commit() as opened:
+        await asyncio.sleep(3_600)
+        yield opened
+
+
+@asynccontextmanager
+async def _stalls_after(store, _sql):
+    async with store.open_commit() as opened:
+        yield opened
     await asyncio.sleep(3_600)
 
 
-async def _stalls_after(commit, store, _sql):
-    await type(store).commit(store, commit)
-    await asyncio.sleep(3_600)
-
-
-async def _stalls_within(commit, store, sql):
+@asynccontextmanager
+async def _stalls_within(store, sql):
     async with sql.transaction():
         await sql.fetch("SELECT FROM rebuilt.shards FOR UPDATE")
-        await type(store).commit(store, commit)
+        async with store.open_commit() as opened:
+            yield opened
 
 
 @pytest.mark.parametrize("stalled", [_stalls_before, _stalls_after, _stalls_within])
@@ -240,14 +247,15 @@ async def test_a_rebuild_continues_after_a_timeout_during_a_commit(
             """Append an event that is committed only while the live projection is locked."""
             await copy_indexes()
             await folded_to(live, await append(log, "d1", {"put": "last"}))
-            given.fresh.commit = stall
+            given.fresh.open_commit = stall
 
-        async def stall(commit):
-            del given.fresh.commit
-            await stalled(commit, given.fresh, sql)
+        def stall():
+            del given.fresh.open_commit
+            return stalled(given.fresh, sql)
 
         given.swap.copy_indexes = append_one_more
         ended = await rebuild(given, Listener(difference=pytest.fail, progress=lambda *_: None))
+        assert "open_commit" not in vars(given.fresh), "nothing stalled"
     assert ended.is_swapped
     assert (await live.head("n", "d1")).snapshot.state == b'"last"'
     assert await is_clean(log, live)

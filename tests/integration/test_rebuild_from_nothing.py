@@ -18,7 +18,7 @@ from refold.audit.verify import Listener as Verifying
 from refold.audit.verify import Scope, verify
 from refold.core.errors import LogHole, StoreDiffers
 from refold.log.memory import MemoryLog
-from refold.projector.loop import replay_loop
+from refold.projector.replay import replay_loop
 from refold.projector.supervisor import Supervisor
 from refold.store.postgres import PostgresStore, schema
 from refold.store.postgres.audit import PostgresSchemaSwap

@@ -72,7 +72,7 @@ class TwoShards:
 
     async def commit(self, commit: Commit) -> None:
         for shard, writer in zip(HALVES, self.writers, strict=True):
-            part = _part_of(commit, parse_shard(shard))
+            part = part_of(commit, parse_shard(shard))
             if part.checkpoint.partitions:
                 await writer.commit(part)
 
@@ -85,7 +85,8 @@ class TwoShards:
             await writer.close()
 
 
-def _part_of(commit: Commit, shard: range) -> Commit:
+def part_of(commit: Commit, shard: range) -> Commit:
+    """Return what a shard commits of a commit of all partitions."""
     now = commit.checkpoint
     checkpoint = replace(
         now,

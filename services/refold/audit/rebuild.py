@@ -94,7 +94,9 @@ def shards_of(checkpoints: Sequence[Checkpoint], count: int) -> list[ReplayShard
 class ReplayLoop(Protocol):
     """Folds the log into a projection, and sends no notices."""
 
-    committed_sequence: int
+    @property
+    def folded_sequence(self) -> int:
+        """Return how far the log is folded."""
 
     async def run(self, until_sequence: int) -> None:
         """Fold and commit up to a sequence."""
@@ -224,7 +226,7 @@ class _Rebuild:
             loop = self._parts.open_loop(await self._parts.fresh.bind(self._log_id))
 
         async def look() -> None:
-            self._listener.progress(Stage.replaying, loop.committed_sequence, until_sequence)
+            self._listener.progress(Stage.replaying, loop.folded_sequence, until_sequence)
 
         async with _repeating(look):
             await loop.run(until_sequence)

@@ -37,6 +37,11 @@ class DocumentCache:
         self._documents[key] = document
         self._weigh(key)
 
+    @property
+    def is_over(self) -> bool:
+        """Tell whether the documents that were measured take more than the bound."""
+        return self._bytes > self._bytes_max
+
     def shrink(self, used: Collection[Key], pinned: Collection[Key]) -> bool:
         """Measure what was used, then drop the least recently used until the rest fits; `pinned` ones stay.
 
@@ -47,13 +52,13 @@ class DocumentCache:
             if document is not None:
                 self._documents[key] = document
             self._weigh(key)
-        if self._bytes <= self._bytes_max:
+        if not self.is_over:
             return False
         for key in list(self._documents):
             if key not in pinned:
                 del self._documents[key]
                 self._weigh(key)
-                if self._bytes <= self._bytes_max:
+                if not self.is_over:
                     break
         return True
 

@@ -42,13 +42,15 @@ ENTRY_BYTES: Final = 300
 class _Unwritten:
     """A document with uncommitted events: what it was before them, and those that are in no page yet.
 
-    `closed_state` is its canonical state as long as nothing has been added since its last page was closed.
+    `journal_bytes` of its open segment are in the journal, from earlier commits. `closed_state` is its canonical state
+    as long as nothing has been added since its last page was closed.
     """
 
     document: Document
     version_before: int
     events_before: int
     was_present: bool
+    journal_bytes: int
     journal: list[Entry] = field(default_factory=list)
     closed_state: bytes | None = None
 
@@ -57,7 +59,8 @@ class _Unwritten:
         """Begin with the first event, which is folded already."""
         is_effective = first.status.is_effective
         was_present = not first.is_creation if is_effective else document.state is not ABSENT
-        return cls(document, document.version - is_effective, document.events - 1, was_present)
+        before = (document.version - is_effective, document.events - 1, was_present)
+        return cls(document, *before, document.unpaged_bytes)
 
 
 class CommitBuffer:
@@ -70,6 +73,7 @@ class CommitBuffer:
         self.pages: list[ClosedPage] = []
         self.events = 0
         self.bytes = 0
+        self.pages_bytes = 0
         self._unwritten: dict[Key, _Unwritten] = {}
 
     @property
@@ -107,12 +111,23 @@ class CommitBuffer:
         self.events += 1
         self.bytes += event_bytes + ENTRY_BYTES
 
-    def close_segments(self) -> None:
-        """Close a page where this commit's own events are worth a snapshot: they need no journal then."""
-        for unwritten in self._unwritten.values():
-            document = unwritten.document
-            if len(unwritten.journal) >= RUN_EVENTS_MIN and document.unpaged_bytes >= document.size:
-                self._close_page(unwritten)
+    def close_segments(self, *, bytes_max: int = 0) -> None:
+        """Close pages where this commit's own events are worth a snapshot: they need no journal then.
+
+        The longest segments come first, until the rest takes no more than `bytes_max` of memory.
+        """
+        worthy = filter(_is_worth_a_page, self._unwritten.values())
+        for unwritten in sorted(worthy, key=lambda it: len(it.journal), reverse=True):
+            if self.bytes - self.pages_bytes <= bytes_max:
+                return
+            self._close_page(unwritten)
+
+    def take_pages(self) -> list[ClosedPage]:
+        """Take the closed pages out: they are written ahead of the commit."""
+        taken, self.pages = self.pages, []
+        self.bytes -= self.pages_bytes
+        self.pages_bytes = 0
+        return taken
 
     def to_commit(self, checkpoint: ShardCheckpoint, store: ProjectionWriter) -> Commit:
         """Make one transaction of everything; the documents may change while it is written."""
@@ -137,10 +152,12 @@ class CommitBuffer:
                 events=document.events,
             )
         )
-        unwritten.journal = []
+        own_bytes = document.unpaged_bytes - unwritten.journal_bytes + ENTRY_BYTES * len(entries)
+        unwritten.journal, unwritten.journal_bytes = [], 0
         document.unpaged_events = document.unpaged_bytes = 0
         document.page_bytes = len(state or b"")
         self.bytes += document.page_bytes
+        self.pages_bytes += document.page_bytes + own_bytes
 
 
 def _is_full(document: Document) -> bool:
@@ -148,6 +165,11 @@ def _is_full(document: Document) -> bool:
     scale = min(8, max(1, document.page_bytes // PAGE_BYTES_MIN))
     is_long = document.unpaged_events >= PAGE_EVENTS_MAX * scale
     return is_long or document.unpaged_bytes >= max(PAGE_BYTES_MIN, document.page_bytes)
+
+
+def _is_worth_a_page(unwritten: _Unwritten) -> bool:
+    document = unwritten.document
+    return len(unwritten.journal) >= RUN_EVENTS_MIN and document.unpaged_bytes >= document.size
 
 
 def _write_of(unwritten: _Unwritten, store: ProjectionWriter) -> DocumentWrite:

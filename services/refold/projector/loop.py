@@ -7,16 +7,13 @@ Run by `refold.projector.supervisor`, which holds the shard's lease, and by a re
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Final
-
-from prometheus_client import CollectorRegistry
 
 from refold.core import json_text
 from refold.core.document import Document, Status
@@ -24,10 +21,8 @@ from refold.core.errors import FenceLost, FoldUnknown, LogUnavailable, StoreDama
 from refold.core.fold.rules import Step
 from refold.core.fold_state import FoldState
 from refold.core.history import Entry
-from refold.core.stream import Checkpoint, Record, Route, author_headers
-from refold.core.timestamp import TIME_MAX_NANOSECONDS
+from refold.core.stream import Record, Route, author_headers
 from refold.log import EventLog, Notices, read_until
-from refold.log.memory import MemoryNotices
 from refold.projector import COMMIT_INTERVAL_SECONDS
 from refold.projector.cache import DocumentCache
 from refold.projector.commit_buffer import RECORDS_FOLDED_MAX, AdaptiveBatch, CommitBuffer
@@ -92,7 +87,7 @@ class ShardLoop:
         self._timer = CommitTimer(bounds.commit_interval_seconds)
         self._replies: list[Notice] = []
         self._changes: list[Notice] = []
-        self._is_live = True
+        self._until_sequence: int | None = None
         self._committing: CommitBuffer | None = None
         self._has_work = asyncio.Event()
         self._has_committed = asyncio.Event()
@@ -106,7 +101,7 @@ class ShardLoop:
 
         Follows the log without end, or ends when all up to `until_sequence` is committed and all states are written.
         """
-        self._is_live = until_sequence is None
+        self._until_sequence = until_sequence
         with raising_first():
             async with asyncio.TaskGroup() as tasks:
                 committing = tasks.create_task(self._commit_folded(), name="commit")
@@ -280,7 +275,7 @@ class ShardLoop:
     async def _commit_folded(self) -> None:
         while True:
             await self._has_work.wait()
-            if self._is_live:
+            if self._until_sequence is None:
                 await self._timer.wait()
             self._has_work.clear()
             self._taken_sequence = self._fold_state.read_sequence
@@ -302,7 +297,7 @@ class ShardLoop:
         await ports.store.commit(commit)
         self.committed_sequence = commit.checkpoint.read_sequence
         ended = ports.timer()
-        if self._is_live:
+        if self._until_sequence is None:
             self._batch.learn(taken.events, ended - taken_at)
             self._timer.learn(ended - taken_at)
         ports.metrics.commit_seconds.observe(ended - started)
@@ -331,36 +326,3 @@ class ShardLoop:
             await notices.send_all(messages)
         except LogUnavailable as error:
             get_logger().warning("notices_lost", sequence=self.committed_sequence, error=str(error))
-
-
-def replay_loop(
-    log: EventLog, store: SnapshotStore, bounds: Bounds, checkpoints: Sequence[Checkpoint]
-) -> ShardLoop:
-    """Return a loop over these partitions that sends no notices."""
-    # Outcomes and changes were sent when they were new.
-    unsent = MemoryNotices()
-    ports = Ports(
-        log=log,
-        store=store,
-        notices=unsent,
-        replies=unsent,
-        metrics=ProjectorMetrics(CollectorRegistry()),
-        # No event is young enough for a notice.
-        broker_now=lambda: TIME_MAX_NANOSECONDS,
-        timer=time.perf_counter,
-    )
-    return ShardLoop(ports, bounds, FoldState(list(checkpoints)))
-
-
-async def begin_replay(
-    log: EventLog, store: SnapshotStore, bounds: Bounds, partitions: Sequence[int]
-) -> ShardLoop:
-    """Return a replay's loop at its checkpoints. Raises `FenceLost` where these partitions are being replayed already.
-
-    Every shard folds the system's documents, so each sees a change of the fold number; one that it does not know stops
-    the whole replay.
-    """
-    if not await store.acquire_lease():
-        raise FenceLost("another replay is at work on these partitions", partitions=list(partitions))
-    checkpoints = await store.bind((await log.info()).log_id)
-    return replay_loop(log, store, bounds, [each for each in checkpoints if each.partition in partitions])

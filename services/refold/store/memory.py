@@ -42,6 +42,7 @@ from refold.store import (
 )
 from refold.store.ports import (
     Item,
+    OpenCommit,
     ReadSnapshot,
     StoredEntry,
     StoredHead,
@@ -104,6 +105,20 @@ class Tables:
     leases: dict[str, Lease] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class _OpenCommit:
+    """An OpenCommit that keeps everything until the end of its block."""
+
+    pages: list[ClosedPage] = field(default_factory=list)
+    commit: Commit | None = None
+
+    async def write_pages(self, pages: Sequence[ClosedPage]) -> None:
+        self.pages += pages
+
+    async def write(self, commit: Commit) -> None:
+        self.commit = commit
+
+
 class MemoryStore:
     """A SnapshotStore in memory; `refold.store.ports` says what each method does."""
 
@@ -142,6 +157,13 @@ class MemoryStore:
 
     async def load(self, keys: Sequence[Key]) -> list[Document]:
         return [_loaded(self._tables.documents[key]) for key in set(keys) if key in self._tables.documents]
+
+    @asynccontextmanager
+    async def open_commit(self) -> AsyncIterator[OpenCommit]:
+        opened = _OpenCommit()
+        yield opened
+        assert opened.commit is not None, "the block wrote no commit"
+        await self.commit(replace(opened.commit, pages=[*opened.pages, *opened.commit.pages]))
 
     async def commit(self, commit: Commit) -> None:
         tables = self._tables

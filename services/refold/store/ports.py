@@ -14,7 +14,17 @@ from refold.core.dedup import pack_identities
 from refold.core.document import Document
 from refold.core.history import Entry, Point, Segment, Snapshot
 from refold.core.stream import Checkpoint
-from refold.store import Capabilities, Commit, Head, Key, Names, NamespaceCount, Page, Rejection
+from refold.store import Capabilities, ClosedPage, Commit, Head, Key, Names, NamespaceCount, Page, Rejection
+
+
+class OpenCommit(Protocol):
+    """A commit that begins with its pages: they are written while the rest of it is still being folded."""
+
+    async def write_pages(self, pages: Sequence[ClosedPage]) -> None:
+        """Write pages, which no reader sees before the commit; without any, show that the lease's holder is alive."""
+
+    async def write(self, commit: Commit) -> None:
+        """Write the rest, once, at the end of the block. Raises what `ProjectionWriter.commit` raises."""
 
 
 class ProjectionWriter(Protocol):
@@ -38,6 +48,12 @@ class ProjectionWriter(Protocol):
 
         Raises `FenceLost` where a checkpoint is not as expected or the lease is not held, and `StoreUnavailable` with
         the fact `is_unknown=True` where only the checkpoints can tell what was written.
+        """
+
+    def open_commit(self) -> AbstractAsyncContextManager[OpenCommit]:
+        """Begin a commit. The end of the block commits what was written there; an error in it discards all.
+
+        The store's lease cannot be acquired or renewed meanwhile. Leaving the block raises what `commit` raises.
         """
 
     async def checkpoints(self) -> list[Checkpoint]:

@@ -18,7 +18,7 @@ from refold.audit import rebuild, verify
 from refold.audit.rebuild import ReplayShard
 from refold.core.errors import DataFolderInUse, Refused, StoreDamaged, StoreOutdated, raising_first
 from refold.log import EventLog
-from refold.projector.loop import begin_replay, replay_loop
+from refold.projector.replay import begin_replay, replay_loop
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.audit import PostgresSchemaSwap
 from refold.store.postgres.schema import name_to_keep

@@ -7,23 +7,23 @@ Auditor's parts are in `audit`.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, Self
 from uuid import UUID
 
 from refold.core.document import Document
 from refold.core.stream import Checkpoint
 from refold.store import SHARD_LEASE_SECONDS, Commit, Key
-from refold.store.ports import ReadSnapshot
+from refold.store.ports import OpenCommit, ReadSnapshot
 from refold.store.postgres.audit import hold_read_snapshot
-from refold.store.postgres.commit import write_commit
+from refold.store.postgres.commit import PostgresOpenCommit, write_commit
 from refold.store.postgres.flush import StateFlusher, StateLag
 from refold.store.postgres.history import PostgresHistory
 from refold.store.postgres.latest import STORE_WHERE_SECONDS, PostgresLatest
 from refold.store.postgres.lease import ShardLease
 from refold.store.postgres.load import load_documents
-from refold.store.postgres.pool import SQL, Pool
+from refold.store.postgres.pool import SQL, Pool, transaction
 from refold.store.postgres.schema import bind, lock_key, migrate
 
 STORE_READERS_MAX: Final = 8
@@ -118,6 +118,18 @@ class PostgresStore(PostgresLatest, PostgresHistory):
                 await write_commit(connection, commit, self._epoch, is_synchronous=is_synchronous)
                 if is_synchronous:
                     self._synchronous_at = started_at
+        except BaseException:
+            self.flusher.forget()
+            raise
+
+    @asynccontextmanager
+    async def open_commit(self) -> AsyncIterator[OpenCommit]:
+        """Hold one transaction on the lease's connection; its commit waits for the disk."""
+        try:
+            async with self._lease.connection() as connection, transaction(connection):
+                opened = PostgresOpenCommit(connection, self._epoch)
+                yield opened
+                assert opened.is_written, "the block wrote no commit"
         except BaseException:
             self.flusher.forget()
             raise

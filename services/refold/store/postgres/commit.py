@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from typing import Final
 from uuid import UUID
@@ -17,7 +18,7 @@ from refold.core.history import Entry
 from refold.core.page import pack
 from refold.store import ClosedPage, Commit, DocumentWrite, Key, damaged
 from refold.store.ports import StoredPage
-from refold.store.postgres.pool import SQL, Connection, single_statement, transaction
+from refold.store.postgres.pool import SQL, Connection, single_statement, transaction, translated
 from refold.store.postgres.rows import (
     COMMIT_COLUMNS,
     DOCUMENT_COLUMNS,
@@ -45,13 +46,47 @@ async def write_commit(
     connection: Connection, commit: Commit, epoch: UUID | None, *, is_synchronous: bool
 ) -> None:
     """Write all of it or nothing. Raises `FenceLost`, and what `transaction` and `single_statement` raise."""
+    with _naming_lost_rows():
+        try:
+            await _write_at_once(connection, commit, epoch, is_synchronous=is_synchronous)
+        except FenceLost:
+            # The partitions may have belonged to other shards until now.
+            async with transaction(connection):
+                await _regroup(connection, commit)
+                await _write_parts(connection, commit, epoch, is_synchronous=is_synchronous)
+
+
+class PostgresOpenCommit:
+    """An OpenCommit in the transaction of its block."""
+
+    def __init__(self, connection: Connection, epoch: UUID | None) -> None:
+        self._connection = connection
+        self._epoch = epoch
+        self.is_written = False
+
+    async def write_pages(self, pages: Sequence[ClosedPage]) -> None:
+        with translated():
+            if pages:
+                await _write_pages(self._connection, pages)
+            else:
+                await self._connection.execute(SQL["ping"])
+
+    async def write(self, commit: Commit) -> None:
+        connection, self.is_written = self._connection, True
+        with _naming_lost_rows(), translated():
+            try:
+                # Rolled back, it also releases the log's row, which other shards lock before they regroup.
+                async with connection.transaction():
+                    await _write_parts(connection, commit, self._epoch, is_synchronous=True)
+            except FenceLost:
+                await _regroup(connection, commit)
+                await _write_parts(connection, commit, self._epoch, is_synchronous=True)
+
+
+@contextmanager
+def _naming_lost_rows() -> Iterator[None]:
     try:
-        await _write_at_once(connection, commit, epoch, is_synchronous=is_synchronous)
-    except FenceLost:
-        # The partitions may have belonged to other shards until now.
-        async with transaction(connection):
-            await _regroup(connection, commit)
-            await _write_parts(connection, commit, epoch, is_synchronous=is_synchronous)
+        yield
     except StoreError as error:
         if error.facts.get("sqlstate") != _NOT_CHANGED:
             raise

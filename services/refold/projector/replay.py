@@ -1,0 +1,152 @@
+"""Replay the log into a projection: no notices, no journal for what becomes pages, few and large commits.
+
+Run by `refold rebuild`, in its own process or in one for each shard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+
+from refold.core.errors import FenceLost
+from refold.core.fold import RULES
+from refold.core.fold_state import FoldState
+from refold.core.stream import Checkpoint
+from refold.core.timestamp import TIME_MAX_NANOSECONDS
+from refold.log import EventLog
+from refold.log.memory import MemoryNotices
+from refold.projector.commit_buffer import CommitBuffer
+from refold.projector.loop import Bounds, Ports, ShardLoop
+from refold.store import ClosedPage
+from refold.store.ports import OpenCommit, SnapshotStore
+from refold.telemetry.metrics import ProjectorMetrics
+
+REPLAY_EVENTS_MAX: Final = 1_000_000
+REPLAY_SECONDS_MAX: Final = 20.0
+"""Events and time between two commits: what a stopped replay folds again."""
+
+PAGES_BYTES: Final = 4 * 1024 * 1024
+"""Memory of pages that are written together, ahead of their commit."""
+
+LEASE_SIGN_SECONDS: Final = 1.0
+"""How often a replay that has no page to write shows that it is alive."""
+
+
+class ReplayLoop(ShardLoop):
+    """Fold the log up to a sequence, in transactions that begin with the pages of what they commit.
+
+    Documents, what is in no page, and checkpoints are written when a transaction ends: at the last sequence, after so
+    many events or seconds, or when the memory for events or for documents is full.
+    """
+
+    @property
+    def folded_sequence(self) -> int:
+        """Return how far the log is folded, committed or not."""
+        return self._fold_state.read_sequence
+
+    async def _flush_states(self) -> None:
+        """Do nothing: the end of a run writes the states that its commits left out."""
+
+    def _is_full(self) -> bool:
+        return self._buffer.bytes >= self._bounds.pending_bytes_max
+
+    async def _commit_folded(self) -> None:
+        store = self._ports.store
+        while True:
+            # The end of the run cancels this task: a BEGIN in flight would cost the connection, and with it the lease.
+            await self._has_work.wait()
+            async with store.open_commit() as opened:
+                await self._write_pages(opened)
+                checkpoint = self._fold_state.checkpoint(self._buffer.after_sequence)
+                taken, self._buffer = self._buffer, CommitBuffer(checkpoint.read_sequence)
+                self._committing = taken
+                self._has_work.clear()
+                self._has_committed.set()
+                taken.close_segments()
+                await opened.write(taken.to_commit(checkpoint, store))
+            self.committed_sequence = checkpoint.read_sequence
+            self._committing = None
+            self._shrink_cache(taken)
+            self._has_committed.set()
+
+    async def _write_pages(self, opened: OpenCommit) -> None:
+        """Write pages as they fill, until the commit is due."""
+        timer = self._ports.timer
+        begun_at = signed_at = timer()
+        while True:
+            pages = self._take_pages()
+            if pages or timer() - signed_at >= LEASE_SIGN_SECONDS:
+                await opened.write_pages(pages)
+                signed_at = timer()
+            if pages:
+                self._shrink_cache(self._buffer)
+                self._has_committed.set()
+            if self._is_due(begun_at):
+                return
+            await self._await_work()
+
+    async def _await_work(self) -> None:
+        try:
+            async with asyncio.timeout(LEASE_SIGN_SECONDS):
+                await self._has_work.wait()
+        except TimeoutError:
+            return
+        self._has_work.clear()
+
+    def _take_pages(self) -> list[ClosedPage]:
+        """Take enough pages to write, and make some where the memory for events is full."""
+        buffer, rules = self._buffer, RULES.get(self._fold_state.fold_number)
+        if rules is None or rules.needs is not None:
+            # Events look at their document's last changes, in the store or in memory: not in a transaction.
+            return []
+        if self._is_full():
+            buffer.close_segments(bytes_max=self._bounds.pending_bytes_max // 2)
+        return buffer.take_pages() if buffer.pages_bytes >= PAGES_BYTES or self._is_full() else []
+
+    def _is_due(self, begun_at: float) -> bool:
+        """Tell whether to commit: no page is left that could be written instead, or it has been long enough."""
+        buffer, state = self._buffer, self._fold_state
+        is_last = state.read_sequence == self._until_sequence or state.fold_number not in RULES
+        is_long = buffer.events >= REPLAY_EVENTS_MAX or self._ports.timer() - begun_at >= REPLAY_SECONDS_MAX
+        return is_last or is_long or self._is_full() or self._documents.is_over
+
+    def _shrink_cache(self, used: CommitBuffer) -> None:
+        if self._documents.shrink(used.keys, self._buffer.keys | self._wanted):
+            self._routes.clear()
+
+
+def replay_loop(
+    log: EventLog, store: SnapshotStore, bounds: Bounds, checkpoints: Sequence[Checkpoint]
+) -> ReplayLoop:
+    """Return a loop over these partitions that sends no notices."""
+    # Outcomes and changes were sent when they were new.
+    unsent = MemoryNotices()
+    ports = Ports(
+        log=log,
+        store=store,
+        notices=unsent,
+        replies=unsent,
+        metrics=ProjectorMetrics(CollectorRegistry()),
+        # No event is young enough for a notice.
+        broker_now=lambda: TIME_MAX_NANOSECONDS,
+        timer=time.perf_counter,
+    )
+    return ReplayLoop(ports, bounds, FoldState(list(checkpoints)))
+
+
+async def begin_replay(
+    log: EventLog, store: SnapshotStore, bounds: Bounds, partitions: Sequence[int]
+) -> ReplayLoop:
+    """Return a replay's loop at its checkpoints. Raises `FenceLost` where these partitions are being replayed already.
+
+    Every shard folds the system's documents, so each sees a change of the fold number; one that it does not know stops
+    the whole replay.
+    """
+    if not await store.acquire_lease():
+        raise FenceLost("another replay is at work on these partitions", partitions=list(partitions))
+    checkpoints = await store.bind((await log.info()).log_id)
+    return replay_loop(log, store, bounds, [each for each in checkpoints if each.partition in partitions])
