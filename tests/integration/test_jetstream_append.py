@@ -65,15 +65,47 @@ async def test_few_events_are_sent_singly_and_many_as_a_batch(broker: Broker) ->
     assert all(map(is_of_batch, batch))
     assert len({record.headers.split(b"Nats-Batch-Id: ")[1].split(b"\r\n")[0] for record in batch}) == 1
     assert all(record.headers.startswith(b"X: y\r\nNats-Batch-Id: ") for record in batch)
-    assert b"Nats-Batch-Sequence: 10\r\nNats-Batch-Commit: 1\r\n" in batch[-1].headers
+    last = b"Nats-Batch-Sequence: %d\r\nNats-Batch-Commit: 1\r\n" % BATCH_EVENTS_MIN
+    assert last in batch[-1].headers
 
 
-async def test_two_grouped_events_of_a_document_are_stored_atomically(
-    broker: Broker,
-) -> None:
+async def test_a_documents_second_event_waits_for_the_first_or_is_stored_with_it(broker: Broker) -> None:
     log = await broker.open_log()
     await all_of(log, event("a", b"1"), event("b"), event("a", b"2"))
-    assert all(map(is_of_batch, (await everything(log))[1:]))
+    single = (await everything(log))[1:]
+    assert [record.body for record in single if record.subject.endswith(b".a")] == [b"1", b"2"]
+    assert not any(map(is_of_batch, single))
+    await all_of(log, *(event("a", b"%02d" % number) for number in range(BATCH_EVENTS_MIN)))
+    together = (await everything(log))[4:]
+    assert [record.body for record in together] == [b"%02d" % number for number in range(BATCH_EVENTS_MIN)]
+    assert all(map(is_of_batch, together))
+
+
+async def test_what_arrives_while_a_group_is_in_flight_is_sent_as_one_batch(broker: Broker) -> None:
+    log = await broker.open_log()
+    with broker.frozen():
+        appending = []
+        for number in range(1 + BATCH_EVENTS_MIN):
+            appending.append(asyncio.ensure_future(log.append(event(f"d{number}"))))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+    await asyncio.gather(*appending)
+    first, *later = (await everything(log))[1:]
+    assert not is_of_batch(first)
+    assert len(later) == BATCH_EVENTS_MIN
+    assert all(map(is_of_batch, later))
+
+
+async def test_an_event_that_is_never_acknowledged_does_not_hold_up_other_documents(broker: Broker) -> None:
+    log = await broker.open_log("gateway", acknowledge_seconds=10 * WAIT_SECONDS)
+    # The broker does not answer what this user may not publish.
+    denied = asyncio.ensure_future(log.append(Publication(namespace="_refold", document="a", body=b"{}")))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    async with asyncio.timeout(WAIT_SECONDS):
+        assert await log.append(event("a")) == Appended(2)
+    assert not denied.done()
+    denied.cancel()
 
 
 async def test_no_message_id_is_ever_sent(broker: Broker) -> None:

@@ -1,4 +1,4 @@
-"""Group commit: appends are sent in groups, a few events one by one, many as one atomic batch.
+"""Group commit: one group of appends is in flight at a time, a few events singly, many as one atomic batch.
 
 Used by `refold.log.jetstream`. Everything happens in callbacks of the event loop, so that no task switch delays it.
 """
@@ -6,7 +6,9 @@ Used by `refold.log.jetstream`. Everything happens in callbacks of the event loo
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -23,18 +25,18 @@ from refold.log import (
     validated_headers,
 )
 from refold.log.jetstream.api import PubAck, parse_pub_ack
-from refold.log.jetstream.append_queue import Answer, AppendQueue, PendingAppend, Semaphore
+from refold.log.jetstream.append_queue import Answer, AppendQueue, Group, PendingAppend, Semaphore
 from refold.log.jetstream.client import Client, Reply
 from refold.log.jetstream.protocol import Event, batch_frames, message_frame
 
 ACKNOWLEDGE_SECONDS: Final = 5.0
 """Without an acknowledgement by then, it is unknown whether the log has the event."""
+OVERDUE_SECONDS: Final = 0.5
+"""A group that is not acknowledged by then does not hold up the next one."""
 APPENDS_MAX: Final = 10_000
 """Appends that wait to be sent or acknowledged; more callers wait for a place."""
-GROUPS_MAX: Final = 4
-"""Groups in flight; the server allows 50 open batches a stream, over all its clients."""
-BATCH_EVENTS_MIN: Final = 10
-"""Fewer events are sent one by one: a batch has a fixed cost."""
+BATCH_EVENTS_MIN: Final = 20
+"""Fewer events are always sent singly: a batch has a fixed cost."""
 BATCH_PAUSE_SECONDS: Final = 2.0
 """After the broker refused a batch, events are sent one by one for so long."""
 
@@ -45,8 +47,9 @@ Outcome = PubAck | Unknown | LogUnavailable
 class Appender:
     """Send events and answer each caller.
 
-    An event is sent only when all earlier events of its document are answered or are in the same group before it. If
-    one of those failed or is in doubt, the event is not sent at all.
+    What arrives while a group is in flight is the next group: several in flight would be smaller, and the broker
+    processes them one after the other. Only an overdue one is joined by the next, without the documents of the overdue
+    one. If an event failed or is in doubt, the later ones of its document that wait are not sent at all.
     """
 
     def __init__(self, client: Client, *, acknowledge_seconds: float = ACKNOWLEDGE_SECONDS) -> None:
@@ -55,10 +58,7 @@ class Appender:
         self._places = Semaphore(APPENDS_MAX)
         self._queue = AppendQueue()
         self._cost = BatchCost()
-        # What is in flight: the groups, also by the tokens of the replies that they await, and their documents.
-        self._groups: set[_Group] = set()
-        self._by_token: dict[bytes, _Group] = {}
-        self._subjects: set[bytes] = set()
+        self._in_flight: list[_InFlight] = []
         self._tokens = count(1)
         inbox = client.new_inbox()
         self._inbox = f"{inbox}.".encode()
@@ -73,38 +73,36 @@ class Appender:
 
     async def append(self, publication: Publication) -> Acknowledgement:
         """Append one event, as `EventLog.append` says."""
-        answer = await self._enqueue([publication], [validated_headers(publication)])
+        event = _event(publication, validated_headers(publication))
+        answer = await self._enqueue([event], is_strict=publication.expected_last_sequence is not None)
         return answer[0] if isinstance(answer, list) else answer
 
     async def append_atomically(self, publications: Sequence[Publication]) -> Answer:
         """Append all or none, as `EventLog.append_atomically` says."""
-        headers = validated_batch(publications)
-        return await self._enqueue(publications, headers) if publications else []
+        events = list(map(_event, publications, validated_batch(publications)))
+        is_strict = any(each.expected_last_sequence is not None for each in publications)
+        return await self._enqueue(events, is_strict=is_strict) if events else []
 
     async def close(self) -> None:
         """Send what waits, and wait for the answers."""
         self._is_closed = True
-        while self._queue or self._groups:
+        while self._queue or self._in_flight:
             self._progress.clear()
             await self._progress.wait()
         self._forget()
         self._client.unsubscribe(self._sid)
 
-    async def _enqueue(self, publications: Sequence[Publication], headers: list[bytes]) -> Answer:
+    async def _enqueue(self, events: list[Event], *, is_strict: bool) -> Answer:
         await self._places.acquire()
         try:
             if self._is_closed:
                 raise LogUnavailable("the log was closed")
-            if len(publications) > 1 and self._sends_singles():
+            if len(events) > 1 and self._sends_singles():
                 raise BatchRefused(self._refusal.message, **self._refusal.facts)
-            append = PendingAppend(
-                events=[_event(*pair) for pair in zip(publications, headers, strict=True)],
-                is_strict=any(each.expected_last_sequence is not None for each in publications),
-                answer=asyncio.get_running_loop().create_future(),
-            )
-            self._queue.append(append)
+            answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+            self._queue.append(PendingAppend(events, answer, is_strict=is_strict))
             self._schedule()
-            return await append.answer
+            return await answer
         finally:
             self._places.release()
 
@@ -116,95 +114,88 @@ class Appender:
 
     def _send_waiting(self) -> None:
         self._is_scheduled = False
-        singles = self._sends_singles()
-        while len(self._groups) < GROUPS_MAX and (
-            appends := self._queue.take_group(self._subjects, as_singles=singles)
-        ):
-            self._send(appends, as_singles=singles)
+        if all(sent.is_overdue for sent in self._in_flight):
+            blocked = set[bytes]().union(*[sent.subjects for sent in self._in_flight])
+            events_min = math.inf if self._sends_singles() else self._cost.batch_events_min
+            group = self._queue.take_group(events_min, blocked)
+            if group.appends:
+                self._send(group)
         self._progress.set()
 
     def _sends_singles(self) -> bool:
         return asyncio.get_running_loop().time() < self._singles_until
 
-    def _send(self, appends: list[PendingAppend], *, as_singles: bool) -> None:
-        """Send a group, as one batch where that is quicker or where a document occurs twice.
-
-        `as_singles`: only an atomic append is sent as a batch.
-        """
-        subjects = _subjects_of(appends)
-        events = sum(len(append.events) for append in appends)
-        is_batch = len(subjects) < events or len(appends) < events
-        is_batch = is_batch or (not as_singles and self._cost.prefers_batch(events))
-        group = _Group(subjects=subjects, events=events, is_batch=is_batch, sent_at=time.perf_counter())
-        frames = self._batch(group, appends) if is_batch else self._singles(group, appends)
+    def _send(self, group: Group) -> None:
+        sent = _InFlight(subjects=group.subjects, events=group.events, is_batch=group.is_batch)
+        self._in_flight.append(sent)
         late = Unknown(f"no acknowledgement within {self._acknowledge_seconds} seconds")
-        loop = asyncio.get_running_loop()
-        group.deadline = loop.call_later(self._acknowledge_seconds, self._end, group, late)
-        self._groups.add(group)
-        self._subjects |= subjects
+        call_later = asyncio.get_running_loop().call_later
+        sent.timers = (
+            call_later(OVERDUE_SECONDS, self._pass_over, sent),
+            call_later(self._acknowledge_seconds, self._end, sent, late),
+        )
+        frames = (self._batch if sent.is_batch else self._singles)(sent, group.appends)
         try:
             self._client.write(frames)
         except LogUnavailable as error:
-            self._end(group, error)
+            self._end(sent, error)
 
-    def _singles(self, group: _Group, appends: list[PendingAppend]) -> bytes:
+    def _pass_over(self, sent: _InFlight) -> None:
+        sent.is_overdue = True
+        self._schedule()
+
+    def _singles(self, sent: _InFlight, appends: list[PendingAppend]) -> bytes:
         frames = []
         for append in appends:
             (event,) = append.events
-            reply = self._inbox + self._await(group, [append])
+            reply = self._inbox + self._await(sent, [append])
             frames.append(message_frame(event.subject, event.body, headers=event.headers, reply=reply))
         return b"".join(frames)
 
-    def _batch(self, group: _Group, appends: list[PendingAppend]) -> bytes:
-        group.first_token = self._await(group, [])
-        last_token = self._await(group, appends)
+    def _batch(self, sent: _InFlight, appends: list[PendingAppend]) -> bytes:
+        first_token, last_token = self._await(sent, []), self._await(sent, appends)
         return batch_frames(
             [event for append in appends for event in append.events],
             b"%b-%b" % (self._batch_prefix, last_token),
-            first_reply=self._inbox + group.first_token,
+            first_reply=self._inbox + first_token,
             last_reply=self._inbox + last_token,
         )
 
-    def _await(self, group: _Group, appends: list[PendingAppend]) -> bytes:
+    def _await(self, sent: _InFlight, appends: list[PendingAppend]) -> bytes:
         token = b"%d" % next(self._tokens)
-        self._by_token[token] = group
-        group.awaited[token] = appends
+        sent.awaited[token] = appends
         return token
 
     def _take_reply(self, subject: bytes, _: bytes, headers: bytes, payload: bytes) -> None:
         token = subject[len(self._inbox) :]
-        group = self._by_token.pop(token, None)
-        if group is None:
+        sent = next((each for each in self._in_flight if token in each.awaited), None)
+        if sent is None:
             return
         ack = parse_pub_ack(Reply(headers, payload))
-        appends = group.awaited.pop(token)
-        if token == group.first_token:
-            group.refusal = ack
+        appends = sent.awaited.pop(token)
+        if not appends:
+            sent.refusal = ack
         elif ack is None:
             self._answer(appends, Unknown("the broker's acknowledgement was empty"))
         else:
             # The refusal of a batch's first event says why; that of its last only that it is incomplete.
-            self._answer(appends, group.refusal if ack.code and group.refusal else ack)
-        if not any(group.awaited.values()):
+            self._answer(appends, sent.refusal if ack.code and sent.refusal else ack)
+        if not any(sent.awaited.values()):
             if ack is not None and not ack.code:
-                self._cost.learn(group.events, is_batch=group.is_batch, sent_at=group.sent_at)
-            self._remove(group)
+                seconds = time.perf_counter() - sent.sent_at
+                self._cost.learn(sent.events, seconds, is_batch=sent.is_batch)
+            self._complete(sent)
 
-    def _end(self, group: _Group, outcome: Outcome) -> None:
+    def _end(self, sent: _InFlight, outcome: Outcome) -> None:
         """Answer what the broker has not answered."""
-        unanswered = [append for appends in group.awaited.values() for append in appends]
-        if unanswered:
-            self._answer(unanswered, outcome)
-        self._remove(group)
+        self._answer([append for appends in sent.awaited.values() for append in appends], outcome)
+        self._complete(sent)
 
-    def _remove(self, group: _Group) -> None:
-        if group.deadline is not None:
-            group.deadline.cancel()
-        for token in group.awaited:
-            self._by_token.pop(token, None)
-        group.awaited.clear()
-        self._groups.discard(group)
-        self._subjects -= group.subjects
+    def _complete(self, sent: _InFlight) -> None:
+        """Make room for the next group."""
+        for timer in sent.timers:
+            timer.cancel()
+        self._in_flight.remove(sent)
         self._schedule()
 
     def _answer(self, appends: list[PendingAppend], outcome: Outcome) -> None:
@@ -220,7 +211,7 @@ class Appender:
         elif len(appends) > 1 and outcome.is_stale:
             # The broker does not say which event was stale; halving the group finds it.
             for append in appends:
-                append.group_max = len(appends) // 2
+                append.batch_max = len(appends) // 2
             self._queue.extendleft(reversed(appends))
         elif outcome.is_stale:
             appends[0].resolve(Stale())
@@ -243,65 +234,68 @@ class Appender:
         self._queue.fail(later, _subjects_of(appends))
 
     def _fail_all(self) -> None:
-        for group in tuple(self._groups):
-            self._end(group, Unknown("the connection was lost before the acknowledgement"))
+        for sent in tuple(self._in_flight):
+            self._end(sent, Unknown("the connection was lost before the acknowledgement"))
         self._queue.fail(LogUnavailable("not connected to the broker"))
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class _Group:
+class _InFlight:
     """A group in flight: the appends that each awaited reply answers, by the reply's token.
 
-    `first_token` is that of a batch's first event; its reply matters only if it is a refusal.
+    The reply to a batch's first event answers none; it matters only if it is a refusal.
     """
 
     subjects: set[bytes]
     events: int
     is_batch: bool
-    sent_at: float
-    deadline: asyncio.TimerHandle | None = None
+    is_overdue: bool = False
+    sent_at: float = field(default_factory=time.perf_counter)
+    timers: tuple[asyncio.TimerHandle, ...] = ()
     awaited: dict[bytes, list[PendingAppend]] = field(default_factory=dict)
-    first_token: bytes = b""
     refusal: PubAck | None = None
 
 
 class BatchCost:
-    """What a group costs at this broker, one by one and as a batch, learned from the groups that were acknowledged.
+    """From how many events on a batch is quicker at this broker, by the groups that were acknowledged.
 
-    A batch is staged in files of its own: it costs 4 to 15 ms more than its events do, by disk and file system. A
-    single event costs a sync of 0.1 to 0.4 ms. The estimate that is not in use decays, so that it is tried again.
+    A batch is staged in files of its own: it costs 2 to 15 ms more than its events do, by disk and file system. A
+    single event costs a sync of 0.1 to 0.4 ms, or 0.01 ms where the broker does not sync. The least of the last
+    measurements counts, so that a pause of the disk does not. The way that is not in use is tried again regularly.
     """
 
-    _WEIGHT: Final = 0.25
-    _DECAY: Final = 0.01
     _EVENT_SECONDS: Final = 15e-6
-    # Initial estimates; low, so that both ways are tried.
-    _SINGLE_SECONDS: Final = 1e-4
-    _BATCH_SECONDS: Final = BATCH_EVENTS_MIN * (_SINGLE_SECONDS - _EVENT_SECONDS)
+    _MEASUREMENTS: Final = 4
+    _TRY_GROUPS: Final = 250
 
     def __init__(self) -> None:
-        self._single_seconds = self._SINGLE_SECONDS
-        self._batch_seconds = self._BATCH_SECONDS
-        self._acknowledged_at = 0.0
+        self._single_seconds: deque[float] = deque(maxlen=self._MEASUREMENTS)
+        self._batch_seconds: deque[float] = deque(maxlen=self._MEASUREMENTS)
+        self._was_batch = False
+        self._groups = 0
 
-    def prefers_batch(self, events: int) -> bool:
-        """Return whether so many events are stored more quickly as a batch."""
-        saved_seconds = events * (self._single_seconds - self._EVENT_SECONDS)
-        return events >= BATCH_EVENTS_MIN and saved_seconds >= self._batch_seconds
+    @property
+    def batch_events_min(self) -> float:
+        """From how many events on to send a batch."""
+        if self._groups % self._TRY_GROUPS == 0 or not self._single_seconds:
+            return math.inf if self._was_batch else BATCH_EVENTS_MIN
+        if not self._batch_seconds:
+            return BATCH_EVENTS_MIN
+        saved_seconds = min(self._single_seconds) - self._EVENT_SECONDS
+        if saved_seconds <= 0:
+            return math.inf
+        return max(BATCH_EVENTS_MIN, min(self._batch_seconds) / saved_seconds)
 
-    def learn(self, events: int, *, is_batch: bool, sent_at: float, now: float | None = None) -> None:
-        """Note a group that is acknowledged `now`; the broker processes one group after the other."""
-        now = time.perf_counter() if now is None else now
-        seconds = now - max(sent_at, self._acknowledged_at)
-        self._acknowledged_at = now
+    def learn(self, events: int, seconds: float, *, is_batch: bool) -> None:
+        """Note how long a group took."""
         if is_batch:
-            self._batch_seconds += (
-                seconds - events * self._EVENT_SECONDS - self._batch_seconds
-            ) * self._WEIGHT
-            self._single_seconds += (self._SINGLE_SECONDS - self._single_seconds) * self._DECAY
+            self._batch_seconds.append(seconds - events * self._EVENT_SECONDS)
         elif events >= BATCH_EVENTS_MIN:
-            self._single_seconds += (seconds / events - self._single_seconds) * self._WEIGHT
-            self._batch_seconds += (self._BATCH_SECONDS - self._batch_seconds) * self._DECAY
+            self._single_seconds.append(seconds / events)
+        else:
+            return
+        self._was_batch = is_batch
+        self._groups += 1
 
 
 def _event(publication: Publication, headers: bytes) -> Event:

@@ -1,4 +1,4 @@
-"""The queue of appends that wait to be sent, and the rule that selects the next group.
+"""The queue of appends that wait to be sent, and the rules for what is sent together.
 
 Used by `refold.log.jetstream.append`. Order: no event overtakes another one of its document, and events without an
 expectation keep the order in which they were appended.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from typing import Final
 
 from refold.core.errors import LogError
@@ -22,24 +21,21 @@ PASSED_OVER_MAX: Final = 2_000
 Answer = list[Appended] | Stale | Unknown
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
 class PendingAppend:
     """What one caller appends: one event, or several that are stored together or not at all.
 
-    `group_max` bounds how many appends may share a group; a group that was refused is split by lowering it.
+    `batch_max` bounds how many appends may share its batch; a batch that was refused is split by lowering it.
     """
 
-    events: list[Event]
-    is_strict: bool
-    answer: asyncio.Future[Answer]
-    group_max: int = BATCH_EVENTS_MAX
-    size_bytes: int = field(init=False)
-    subjects: frozenset[bytes] = field(init=False)
+    __slots__ = ("answer", "batch_max", "events", "is_strict", "size_bytes", "subjects")
 
-    def __post_init__(self) -> None:
-        """Compute size and subjects once."""
-        self.subjects = frozenset([event.subject for event in self.events])
-        self.size_bytes = sum([len(event.body) + len(event.headers) for event in self.events])
+    def __init__(self, events: list[Event], answer: asyncio.Future[Answer], *, is_strict: bool) -> None:
+        self.events = events
+        self.answer = answer
+        self.is_strict = is_strict
+        self.batch_max = BATCH_EVENTS_MAX
+        self.subjects = frozenset([event.subject for event in events])
+        self.size_bytes = sum([len(event.body) + len(event.headers) for event in events])
 
     @property
     def is_atomic(self) -> bool:
@@ -60,18 +56,15 @@ class PendingAppend:
 class AppendQueue(deque[PendingAppend]):
     """Appends in the order of their callers; a group that was not stored returns to the front."""
 
-    def take_group(self, in_flight: Collection[bytes], *, as_singles: bool) -> list[PendingAppend]:
-        """Remove and return the next group; empty while every append waits for a document that is in flight.
-
-        `as_singles`: the group will not be a batch, so it must not contain a document twice.
-        """
-        group = _Group(in_flight, as_singles=as_singles)
+    def take_group(self, batch_events_min: float, blocked: set[bytes]) -> Group:
+        """Remove and return what is sent next: fewer events than these singly, and no blocked document."""
+        group = Group(batch_events_min, blocked, as_singles=len(self) < batch_events_min)
         while self and not group.is_complete:
             append = self.popleft()
             if not append.answer.done():
                 group.offer(append)
         self.extendleft(reversed(group.passed_over))
-        return group.appends
+        return group
 
     def fail(self, error: LogError, subjects: Collection[bytes] | None = None) -> None:
         """Fail the appends to these documents, after an earlier event of theirs failed; without them, all."""
@@ -80,28 +73,44 @@ class AppendQueue(deque[PendingAppend]):
                 append.resolve(error)
 
 
-class _Group:
-    """A group while it is selected: those selected, those passed over, and what may no longer be selected."""
+class Group:
+    """Appends that are sent together, as one batch or singly; the others that were offered are passed over.
 
-    def __init__(self, in_flight: Collection[bytes], *, as_singles: bool) -> None:
+    Singles must not contain a document twice, since each may fail on its own.
+    """
+
+    def __init__(self, batch_events_min: float, blocked: set[bytes], *, as_singles: bool) -> None:
+        self.subjects: set[bytes] = set()
         self.appends: list[PendingAppend] = []
         self.passed_over: list[PendingAppend] = []
         self.is_complete = False
-        self._blocked = set(in_flight)
+        self._batch_events_min = batch_events_min
         self._as_singles = as_singles
+        self._blocked = blocked
         self._has_passed_plain = False
-        self._subjects: set[bytes] = set()
-        self._group_max = BATCH_EVENTS_MAX
+        self._batch_max = BATCH_EVENTS_MAX
         self._size_bytes = 0
+
+    @property
+    def events(self) -> int:
+        """How many events it has."""
+        return sum([len(append.events) for append in self.appends])
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether to send it as one batch: because that is quicker, or must be."""
+        events = self.events
+        is_repeated = len(self.subjects) < events
+        return is_repeated or self.appends[0].is_atomic or events >= self._batch_events_min
 
     def offer(self, append: PendingAppend) -> None:
         """Select it or pass it over."""
         if self._fits(append):
             self.appends.append(append)
-            self._subjects |= append.subjects
-            self._group_max = min(self._group_max, append.group_max)
+            self.subjects |= append.subjects
+            self._batch_max = min(self._batch_max, append.batch_max)
             self._size_bytes += append.size_bytes
-            self.is_complete = append.is_atomic or len(self.appends) >= self._group_max
+            self.is_complete = append.is_atomic or len(self.appends) >= self._batch_max
         else:
             self.passed_over.append(append)
             self._blocked |= append.subjects
@@ -117,13 +126,15 @@ class _Group:
             return False
         if not self.appends:
             return True
-        has_own_document = append.is_strict or self._as_singles
+        if append.is_atomic or self._size_bytes + append.size_bytes > BATCH_BYTES_MAX:
+            return False
+        is_repeated = not self.subjects.isdisjoint(append.subjects)
+        if self._as_singles:
+            return not is_repeated
         return (
-            not append.is_atomic
-            and append.is_strict == self.appends[0].is_strict
-            and min(self._group_max, append.group_max) > len(self.appends)
-            and self._size_bytes + append.size_bytes <= BATCH_BYTES_MAX
-            and not (has_own_document and append.events[0].subject in self._subjects)
+            append.is_strict == self.appends[0].is_strict
+            and min(self._batch_max, append.batch_max) > len(self.appends)
+            and not (append.is_strict and is_repeated)
         )
 
 
