@@ -1,6 +1,7 @@
-"""Serve an ASGI application over HTTP/1.1, in the event loop of its process, until it is asked to stop.
+"""Serve an ASGI application over HTTP/1.1 by uvicorn, in the event loop of this process, until it is asked to stop.
 
-The services' server: bounds on connections and time, a graceful end. Used by the compositions of gateway and projector.
+uvicorn leaves a connection's head unbounded in bytes and in time; `Connection` adds the bounds. Used by the
+compositions of gateway and projector.
 """
 
 from __future__ import annotations
@@ -9,13 +10,20 @@ import asyncio
 import resource
 import socket
 import sys
-from email.utils import formatdate
-from typing import Final
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import Any, Final
+
+import httptools
+from uvicorn import Config
+from uvicorn import Server as UvicornServer
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from refold.gateway import IDLE_SECONDS
+from refold.gateway.responses import RETRY, Problem
 from refold.telemetry.logging import get_logger
-from refold.wiring.http_connection import Connection
-from refold.wiring.http_exchange import Application, Exchange
 from refold.wiring.service import Listener
 
 BACKLOG: Final = 1_024
@@ -30,101 +38,244 @@ One Linux host opens 28,232 to one port unless configured otherwise.
 FILES_RESERVED: Final = 256
 """Descriptors that connections leave to the database, the broker, files and libraries."""
 
+HEAD_BYTES_MAX: Final = 64 * 1024
+"""A head (request line and headers) that is longer and not complete is refused; one read takes up to 256 KiB."""
+
+HEADERS_MAX: Final = 100
+
+PIPELINE_MAX: Final = 100
+"""Requests of a connection that wait for the responses before theirs."""
+
 UNSENT_SECONDS: Final = 60
 """A connection is closed if its peer takes nothing of what is sent to it for this long."""
 
 STOP_SECONDS: Final = 20.0
 """Requests that have not ended this long after the stop signal are abandoned."""
 
-TICK_SECONDS: Final = 1.0
-"""How often idle connections are looked for, and the `Date` header is made."""
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
 async def serve(
-    app: Application,
-    listener: Listener,
-    *,
-    name: str,
-    stop: asyncio.Event,
-    idle_seconds: float = IDLE_SECONDS,
+    app: Any, listener: Listener, *, name: str, stop: asyncio.Event, idle_seconds: float = IDLE_SECONDS
 ) -> None:
     """Serve until `stop` is set, then let the requests in flight end."""
-    server = Server(app, idle_seconds)
-    listening = await asyncio.get_running_loop().create_server(
-        lambda: Connection(server), sock=_listening_socket(listener), backlog=BACKLOG
+    config = Config(
+        app,
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=idle_seconds,  # type: ignore[arg-type]  # It is passed to `call_later`.
+        timeout_graceful_shutdown=STOP_SECONDS,  # type: ignore[arg-type]  # It is passed to `wait_for`.
     )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve([_listening_socket(listener)]), name="http")
     get_logger().info(f"{name}_listening", host=listener.host, port=listener.port)
-    ticking = asyncio.create_task(server.tick(), name="http-tick")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
-        await stop.wait()
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        listening.close()
-        await server.end()
-        ticking.cancel()
+        stopping.cancel()
+        server.should_exit = True
+        await serving
+        # The loop closes the socket in its next turn.
+        await asyncio.sleep(0)
 
 
-class Server:
-    """The connections of one service, and the exchanges that its application serves now."""
+class _Server(UvicornServer):
+    """uvicorn's server, without its handlers of signals: the caller decides when to stop."""
 
-    def __init__(self, app: Application, idle_seconds: float) -> None:
-        self.idle_seconds = idle_seconds
-        self.connections: set[Connection] = set()
-        self.is_stopping = False
-        self.date_line = _date_line()
-        self._all_closed = asyncio.Event()
-        self._app = app
-        self._connections_max = connections_max()
-        self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
 
-    def start(self, exchange: Exchange) -> None:
-        """Run the application for an exchange."""
-        task = self._loop.create_task(exchange.run(self._app))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
-    async def tick(self) -> None:
-        """Close idle connections, and keep the date."""
-        seconds = min(TICK_SECONDS, self.idle_seconds / 4)
-        while True:
-            await asyncio.sleep(seconds)
-            self.date_line = _date_line()
-            now = self._loop.time()
-            for connection in [each for each in self.connections if each.closes_at <= now]:
-                connection.close()
+class Connection(HttpToolsProtocol):
+    """A client's connection, with bounds on its head, its pipeline and the time without a request.
 
-    def add(self, connection: Connection) -> bool:
-        """Count a connection; False where there are too many."""
-        self.connections.add(connection)
-        return len(self.connections) <= self._connections_max
+    Answers to what is no request are problems. A request to upgrade is served in HTTP/1.1.
+    """
 
-    def remove(self, connection: Connection) -> None:
-        """Forget a connection that is closed."""
-        self.connections.discard(connection)
-        if self.is_stopping and not self.connections:
-            self._all_closed.set()
+    _bytes_of_head = 0
+    _is_in_head = True
+    _running: RequestResponseCycle | None = None
+    _next: tuple[RequestResponseCycle, ASGI3Application] | None = None
+    _is_cut = _is_refused = _is_replayed = _is_upgraded = False
 
-    async def end(self) -> None:
-        """Close idle connections; wait until the others are served, then abandon them."""
-        self.is_stopping = True
-        for connection in list(self.connections):
-            connection.stop()
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._start_idle_timer()
+        if len(self.connections) > connections_max():
+            self._refuse(Problem(503, "busy", "too many connections are open", headers=RETRY))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        # uvicorn notifies only the newest request of a pipeline.
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+        self._running = self._next = None
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.more_body:
+            return False
+        self._refuse(Problem(400, "bad_request", "the body ended early"))
+        return True
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            return
         try:
-            async with asyncio.timeout(STOP_SECONDS):
-                if self.connections:
-                    await self._all_closed.wait()
-                if self._tasks:
-                    await asyncio.wait(self._tasks)
-        except TimeoutError:
-            get_logger().warning("requests_abandoned", seconds=STOP_SECONDS)
-            for connection in list(self.connections):
-                connection.abort()
-            tasks = list(self._tasks)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._ignore_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            self._refuse(Problem(400, "bad_request", f"not HTTP/1.1: {error}"))
+        if self._is_in_head:
+            self._bytes_of_head += len(data)
+            if self._bytes_of_head > HEAD_BYTES_MAX:
+                self._refuse_head()
+
+    def on_message_begin(self) -> None:
+        if not self._is_replayed:
+            super().on_message_begin()
+            self._is_in_head = True
+
+    def on_url(self, url: bytes) -> None:
+        if self._is_in_head:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Outside of the head it is a trailer.
+        if self._is_in_head:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if not self._is_in_head or self._is_refused:
+            return
+        if len(self.headers) > HEADERS_MAX:
+            self._refuse_head()
+            return
+        if len(self.pipeline) == PIPELINE_MAX:
+            self._is_refused = True
+            return
+        self._is_in_head, self._bytes_of_head = False, 0
+        self._is_upgraded = self.parser.should_upgrade()
+        self._unset_keepalive_if_required()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self._is_refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        # Of a request to upgrade, llhttp has read no body yet.
+        if not (self._is_upgraded or self._is_refused):
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        is_last = self._is_refused and not self.pipeline
+        super().on_response_complete()
+        if is_last:
+            self.transport.close()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._next is not None:
+            (cycle, app), self._next = self._next, None
+            self._start_asgi_task(cycle, app)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        # While the client does not take its last response, another would only hold memory and a permit.
+        if self.flow.write_paused:
+            self._next = cycle, app
+        else:
+            self._running = cycle
+            super()._start_asgi_task(cycle, partial(self._run, app, cycle))
+
+    async def _run(
+        self,
+        app: Any,
+        cycle: RequestResponseCycle,
+        scope: Any,
+        receive: Callable[[], Awaitable[Any]],
+        send: Any,
+    ) -> None:
+        """Run the application; a body that ends early is reported as a disconnect, which can still be answered."""
+
+        async def receive_until_cut() -> Any:
+            if not self._is_cut:
+                message = await receive()
+                if not self._is_cut or message.get("body"):
+                    return message
+            elif cycle.body:
+                return await receive()
+            return {"type": "http.disconnect"}
+
+        def whole_body() -> bytes | None:
+            """Return the body if all of it has come: to receive it takes a timeout, which costs a timer."""
+            if cycle.more_body or self._is_cut:
+                return None
+            cycle.message_event.clear()
+            body, cycle.body = bytes(cycle.body), bytearray()
+            return body
+
+        scope["extensions"] = {"refold.whole_body": whole_body}
+        await app(scope, receive_until_cut, send)
+
+    def _start_idle_timer(self) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Read on in HTTP/1.1 after a request to upgrade: llhttp takes its body for the other protocol.
+
+        Java's client sends such a request first, also with a body.
+        """
+        self._is_upgraded = False
+        framing = [b"%b: %b\r\n" % (name, value) for name, value in self.headers if name in _FRAMING]
+        self.parser = httptools.HttpRequestParser(self)
+        self._is_replayed = True
+        self.parser.feed_data(b"".join([b"POST / HTTP/1.1\r\n", *framing, b"\r\n"]))
+        self._is_replayed = False
+        if rest:
+            self.data_received(rest)
+
+    def _refuse_head(self) -> None:
+        detail = f"a request's head has at most {HEAD_BYTES_MAX} bytes and {HEADERS_MAX} headers"
+        self._refuse(Problem(431, "headers_too_large", detail))
+
+    def _refuse(self, problem: Problem) -> None:
+        """Take no more requests; answer with a problem, after the responses to the requests before it."""
+        self._is_refused = True
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            self._answer(problem)
+        elif not cycle.more_body:
+            # Requests that are complete come first; the connection is closed after them.
+            return
+        elif self.pipeline:
+            self.pipeline.popleft()
+        else:
+            # The application sees that the body ends early, and answers.
+            self._is_cut = True
+            cycle.message_event.set()
+
+    def _answer(self, problem: Problem) -> None:
+        response = problem.response()
+        headers = (*self.server_state.default_headers, *response.raw_headers, (b"connection", b"close"))
+        lines = [b"%b: %b\r\n" % header for header in headers]
+        self.transport.write(b"".join([STATUS_LINE[problem.status], *lines, b"\r\n", response.body]))
+        self.transport.close()
 
 
+@cache
 def connections_max() -> int:
     """Raise the limit of open files as far as needed and allowed; return how many connections fit in."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -133,10 +284,6 @@ def connections_max() -> int:
     if soft != resource.RLIM_INFINITY and soft < files:
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
     return files - min(FILES_RESERVED, files // 2)
-
-
-def _date_line() -> bytes:
-    return f"date: {formatdate(usegmt=True)}\r\n".encode()
 
 
 def _listening_socket(listener: Listener) -> socket.socket:
