@@ -18,6 +18,7 @@ PURE = {
     "datetime",
     "decimal",
     "enum",
+    "functools",
     "hashlib",
     "itertools",
     "json",

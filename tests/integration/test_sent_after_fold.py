@@ -263,6 +263,7 @@ async def test_outcomes_sent_before_a_kill_are_sent_again_unchanged(
                     )
                 await until(lambda: outcomes.has(30))
                 await kill(process)
+                await end_held_commit(site.dsn)
         assert (await store.checkpoints())[0].read_sequence == 1
         async with projector(site):
             last = await append_all(log, [("d0", b'{"put":1}')])
@@ -275,6 +276,17 @@ async def test_outcomes_sent_before_a_kill_are_sent_again_unchanged(
         by_document.setdefault(change["document"], []).append(change["version"])
     for versions in by_document.values():
         assert versions == list(range(1, len(versions) + 1))
+
+
+async def end_held_commit(dsn: str) -> None:
+    """End the server's process that would still make the killed projector's last commit."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        held = "FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        await connection.execute(f"SELECT pg_terminate_backend(pid, 60000) {held}")
+        assert await connection.fetchval(f"SELECT count(*) {held}") == 0
+    finally:
+        await connection.close()
 
 
 def _ineffective(outcomes: Received) -> int:

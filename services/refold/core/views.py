@@ -35,6 +35,40 @@ def step_view(where: Route, step: Step) -> dict[str, Json]:
     return outcome_view(where.namespace, where.document, step.entry, event_id=step.event_id, first=step.first)
 
 
+def step_json(where: Route, step: Step) -> bytes:
+    """Return the outcome of an event that was just folded as canonical JSON, as `step_view` shows it.
+
+    The usual outcome is written by a template: a fifth of the time.
+    """
+    entry = step.entry
+    if not entry.status.is_effective or entry.detail or entry.reason or step.first is not None:
+        return json_text.dumps(step_view(where, step))
+    recorded, occurred = _times(entry)
+    return (
+        f'{{"created":{"true" if entry.is_creation else "false"},"document":"{where.document}",'
+        f'"id":{_text(step.event_id)},"namespace":"{where.namespace}","occurred_at":"{occurred}",'
+        f'"recorded_at":"{recorded}","sequence":{entry.sequence},"status":"{entry.status.name}",'
+        f'"version":{entry.version}}}'
+    ).encode()
+
+
+def change_json(where: Route, entry: Entry, fields: dict[str, Any], patch: bytes) -> bytes:
+    """Return a document's change as canonical JSON, as `change_view` shows it, with its names and a patch that is JSON.
+
+    It is written by a template.
+    """
+    recorded, occurred = _times(entry)
+    head = (
+        f'{{"actor":{_text(fields.get("actor"))},"document":"{where.document}","id":{_text(fields.get("id"))},'
+        f'"namespace":"{where.namespace}","occurred_at":"{occurred}","patch":'
+    )
+    tail = (
+        f',"recorded_at":"{recorded}","sequence":{entry.sequence},"type":{_text(fields.get("type"))},'
+        f'"version":{entry.version}}}'
+    )
+    return b"%b%b%b" % (head.encode(), patch, tail.encode())
+
+
 def unroutable_view(sequence: int, recorded_at: int, reason: str, detail: str) -> dict[str, Json]:
     """Return the outcome of an event whose names make no document."""
     return {
@@ -53,13 +87,12 @@ def unroutable_view(sequence: int, recorded_at: int, reason: str, detail: str) -
 
 def change_view(entry: Entry, patch: list[Json], fields: dict[str, Any]) -> dict[str, Json]:
     """Return an effective event as a change; `fields` are those of the event as it was published."""
-    recorded = format_time(entry.recorded_at)
-    is_now = entry.occurred_at == entry.recorded_at
+    recorded, occurred = _times(entry)
     return {
         "version": entry.version,
         "sequence": entry.sequence,
         "recorded_at": recorded,
-        "occurred_at": recorded if is_now else format_time(entry.occurred_at),
+        "occurred_at": occurred,
         **{name: fields.get(name) for name in ("type", "actor", "id")},
         "patch": patch,
     }
@@ -77,6 +110,16 @@ def rejection_view(
         "detail": detail,
         **{name: fields.get(name) for name in ("id", "actor", "type")},
     }
+
+
+def _times(entry: Entry) -> tuple[str, str]:
+    recorded = format_time(entry.recorded_at)
+    is_now = entry.occurred_at == entry.recorded_at
+    return recorded, recorded if is_now else format_time(entry.occurred_at)
+
+
+def _text(value: str | None) -> str:
+    return "null" if value is None else json_text.dumps(value).decode()
 
 
 def _facts(of: First | Entry) -> dict[str, Json]:

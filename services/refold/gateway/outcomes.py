@@ -39,7 +39,11 @@ class Outcomes:
         self._lost_sequence = 0
 
     def hear(self, _: str, body: bytes) -> None:
-        """Take an outcome's notice."""
+        """Take a notice: outcomes, one a line."""
+        for line in body.split(b"\n"):
+            self._take(line)
+
+    def _take(self, body: bytes) -> None:
         # The broker's acknowledgements, and others' messages, can be sent to any subject.
         view = json_text.object_in(body)
         if not view.keys() >= {"sequence", "status"}:

@@ -27,7 +27,14 @@ from refold.projector import COMMIT_INTERVAL_SECONDS
 from refold.projector.cache import DocumentCache
 from refold.projector.commit_buffer import RECORDS_FOLDED_MAX, AdaptiveBatch, CommitBuffer
 from refold.projector.commit_timer import CommitTimer
-from refold.projector.notices import Notice, change_notice, progress_notice, refusal_notice, reply_notice
+from refold.projector.notices import (
+    Notice,
+    change_notice,
+    joined,
+    progress_notice,
+    refusal_notice,
+    reply_notice,
+)
 from refold.projector.windows import Windows, load_windows, resume_system, split_by_rules
 from refold.store import Key, Rejection
 from refold.store.ports import SnapshotStore
@@ -316,7 +323,7 @@ class ShardLoop:
         """Send the outcomes and changes of what was folded; a store that hangs does not delay them."""
         replies, changes, self._replies, self._changes = self._replies, self._changes, [], []
         if replies:
-            await self._send(self._ports.replies, replies)
+            await self._send(self._ports.replies, joined(replies))
         if changes:
             await self._send(self._ports.notices, changes)
 

@@ -5,6 +5,7 @@ Never in a replay. Each may be lost, or sent again after a crash: the fold gives
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final
 
 from refold.core import json_text, views
@@ -20,6 +21,11 @@ from refold.store import Rejection
 NOTICE_BYTES_MAX: Final = PAYLOAD_BYTES_MAX - 64 * 1024
 """A larger change notice is sent without its patch."""
 
+JOINED_BYTES_MAX: Final = 256 * 1024
+"""A message of several outcomes is sent when it has so many bytes."""
+
+JOINED_PREFIX: Final = "refold.reply."
+"""Subjects that get all outcomes of one turn in one message; a subject of an inbox gets one message for each."""
 
 Notice = tuple[str, bytes]
 """Subject and body."""
@@ -29,7 +35,26 @@ def reply_notice(where: Route, step: Step) -> Notice | None:
     """Return the author's subject and the outcome for it; None where the author wants none."""
     if step.reply is None:
         return None
-    return step.reply, json_text.dumps(views.step_view(where, step))
+    return step.reply, views.step_json(where, step)
+
+
+def joined(replies: list[Notice]) -> list[Notice]:
+    """Put the outcomes for a subject of its author's own into one message, one a line, in their order."""
+    if len(replies) < 2:
+        return replies
+    messages: list[Notice] = []
+    lines: dict[str, list[bytes]] = {}
+    sizes: Counter[str] = Counter()
+    for subject, body in replies:
+        if not subject.startswith(JOINED_PREFIX):
+            messages.append((subject, body))
+            continue
+        if sizes[subject] + len(body) > JOINED_BYTES_MAX and sizes[subject]:
+            messages.append((subject, b"\n".join(lines.pop(subject))))
+            sizes[subject] = 0
+        lines.setdefault(subject, []).append(body)
+        sizes[subject] += len(body)
+    return messages + [(subject, b"\n".join(bodies)) for subject, bodies in lines.items()]
 
 
 def refusal_notice(rejection: Rejection, headers: bytes) -> Notice | None:
@@ -48,11 +73,9 @@ def change_notice(where: Route, step: Step) -> Notice | None:
     entry, fields = step.entry, step.fields
     if not entry.status.is_effective or fields is None:
         return None
-    view = {"namespace": where.namespace, "document": where.document}
-    view |= views.change_view(entry, _patch_of(entry, fields), fields)
-    body = json_text.dumps(view)
+    body = views.change_json(where, entry, fields, _patch_json(entry, fields))
     if len(body) > NOTICE_BYTES_MAX:
-        body = json_text.dumps(view | {"patch": None})
+        body = views.change_json(where, entry, fields, b"null")
     return change_subject(where.namespace, where.document), body
 
 
@@ -70,10 +93,12 @@ def progress_notice(shard: str, started_at: int, committed_sequence: int, folded
     return PROGRESS_SUBJECT, json_text.dumps(view)
 
 
-def _patch_of(entry: Entry, fields: dict[str, Json]) -> list[Json]:
+def _patch_json(entry: Entry, fields: dict[str, Json]) -> bytes:
     """Return the effective patch. One operation's value is still as it was sent; several may have changed each other's
     values, which belong to the document by now, so that only the bytes tell them.
     """
-    if entry.effect is None and len(fields.get("patch", ())) == 1:
-        return list(fields["patch"])
-    return operations_of(entry)
+    if entry.effect is not None:
+        return entry.effect
+    if len(fields.get("patch", ())) == 1:
+        return json_text.dumps(fields["patch"])
+    return json_text.dumps(operations_of(entry))

@@ -184,6 +184,18 @@ async def test_an_outcome_is_delivered_to_every_request_that_waits_for_it(
     assert store.looks == 0
 
 
+async def test_a_message_carries_one_outcome_a_line(outcomes: Outcomes, consistency: Consistency) -> None:
+    lines = [
+        json_text.dumps({"sequence": number, "status": "applied", "namespace": "n", "document": f"d{number}"})
+        for number in (7, 8)
+    ]
+    outcomes.hear("refold.reply.x", b"\n".join([lines[0], b"{", lines[1]]))
+    for number in (7, 8):
+        assert (outcomes.arrived(number) or {}).get("document") == f"d{number}"
+        assert consistency.is_behind_announced(("n", f"d{number}"))
+    assert consistency.known_sequence == 8
+
+
 async def test_an_outcome_may_arrive_before_the_acknowledgement(outcomes: Outcomes, store: Store) -> None:
     send_outcome(outcomes, 3)
     assert await outcomes.wait("n", "d", 3, later()) == {"sequence": 3, "status": "applied"}
