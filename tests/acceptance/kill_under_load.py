@@ -74,11 +74,12 @@ class Killing:
     servers: KillableServers
     sent: Sent
     chance: random.Random
+    targets: list[str]
     recovery_seconds: dict[str, list[float]] = field(default_factory=dict)
 
     async def kill(self) -> str:
         """Kill one of the processes; return what it was, once its restart has begun."""
-        target = self.chance.choice(TARGETS)
+        target = self.chance.choice(self.targets)
         if target == "postgres":
             self.sent.fault(target)
             await self.servers.kill("postgres")
@@ -120,7 +121,11 @@ async def run(given: argparse.Namespace, folder: Path) -> Sent:
             )
             services = services_of(site, ports, given.projectors, folder, sent)
             killing = Killing(
-                services=services, servers=killable, sent=sent, chance=random.Random(f"{given.seed} kills")
+                services=services,
+                servers=killable,
+                sent=sent,
+                chance=random.Random(f"{given.seed} kills"),
+                targets=given.targets,
             )
             async with keeping(services):
                 await recovered(context, killing, "start")
@@ -327,6 +332,7 @@ def main() -> int:
     parser.add_argument("--readers", type=int, default=8)
     parser.add_argument("--authors", type=int, default=4)
     parser.add_argument("--projectors", type=int, default=1)
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS, help="what is killed")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     given = parser.parse_args()
     print(
