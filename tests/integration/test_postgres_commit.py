@@ -11,6 +11,13 @@ from refold.store.postgres.pool import transaction
 from support.scribe import NAMESPACE
 from support.stores import begin, postgres_stores
 
+COPIED_EVENTS = 250
+"""Too many for one statement."""
+COPIED_CHARS = 40_000
+"""Together more than the sockets hold."""
+UNSENT_BYTES = 256 * 1024
+WAIT_SECONDS = 20
+
 
 @pytest.fixture
 def clock():
@@ -103,6 +110,28 @@ async def test_a_connection_lost_before_commit_wrote_nothing_and_is_reported(sto
     await assert_nothing_stored(store, aside)
     with pytest.raises((StoreUnavailable, FenceLost)):
         await store.commit(commit)
+    assert await store.acquire_lease()
+    await store.commit(commit)
+
+
+async def test_a_connection_lost_while_a_copy_waits_to_send_is_reported(store, scribe, aside):
+    for number in range(COPIED_EVENTS):
+        scribe.put("a", f"{number}" * COPIED_CHARS)
+    commit = scribe.commit()
+    await make_trigger(aside, "journal", "PERFORM pg_advisory_lock(1)")
+    await aside.execute("SELECT pg_advisory_lock(1)")
+    committing = asyncio.create_task(store.commit(commit))
+    connection = store._lease._connection
+    async with asyncio.timeout(WAIT_SECONDS):
+        while connection._transport.get_write_buffer_size() < UNSENT_BYTES:  # noqa: ASYNC110 - it has no event.
+            await asyncio.sleep(0.01)
+        await aside.execute("SELECT pg_terminate_backend($1)", connection.get_server_pid())
+        with pytest.raises(StoreUnavailable) as raised:
+            await committing
+    assert "is_unknown" not in raised.value.facts
+    await aside.execute("SELECT pg_advisory_unlock(1)")
+    await drop_trigger(aside, "journal")
+    await assert_nothing_stored(store, aside)
     assert await store.acquire_lease()
     await store.commit(commit)
 

@@ -18,7 +18,14 @@ from refold.core.history import Entry
 from refold.core.page import pack
 from refold.store import ClosedPage, Commit, DocumentWrite, Key, damaged
 from refold.store.ports import StoredPage
-from refold.store.postgres.pool import SQL, Connection, single_statement, transaction, translated
+from refold.store.postgres.pool import (
+    SQL,
+    Connection,
+    ended_when_lost,
+    single_statement,
+    transaction,
+    translated,
+)
 from refold.store.postgres.rows import (
     COMMIT_COLUMNS,
     DOCUMENT_COLUMNS,
@@ -51,7 +58,7 @@ async def write_commit(
             await _write_at_once(connection, commit, epoch, is_synchronous=is_synchronous)
         except FenceLost:
             # The partitions may have belonged to other shards until now.
-            async with transaction(connection):
+            async with transaction(connection), ended_when_lost(connection):
                 await _regroup(connection, commit)
                 await _write_parts(connection, commit, epoch, is_synchronous=is_synchronous)
 
@@ -67,7 +74,8 @@ class PostgresOpenCommit:
     async def write_pages(self, pages: Sequence[ClosedPage]) -> None:
         with translated():
             if pages:
-                await _write_pages(self._connection, pages)
+                async with ended_when_lost(self._connection):
+                    await _write_pages(self._connection, pages)
             else:
                 await self._connection.execute(SQL["ping"])
 
@@ -76,11 +84,12 @@ class PostgresOpenCommit:
         with _naming_lost_rows(), translated():
             try:
                 # Rolled back, it also releases the log's row, which other shards lock before they regroup.
-                async with connection.transaction():
+                async with connection.transaction(), ended_when_lost(connection):
                     await _write_parts(connection, commit, self._epoch, is_synchronous=True)
             except FenceLost:
-                await _regroup(connection, commit)
-                await _write_parts(connection, commit, self._epoch, is_synchronous=True)
+                async with ended_when_lost(connection):
+                    await _regroup(connection, commit)
+                    await _write_parts(connection, commit, self._epoch, is_synchronous=True)
 
 
 @contextmanager
@@ -97,7 +106,7 @@ async def _write_at_once(
     connection: Connection, commit: Commit, epoch: UUID | None, *, is_synchronous: bool
 ) -> None:
     if is_synchronous or commit.rejections or not _are_few(commit):
-        async with transaction(connection):
+        async with transaction(connection), ended_when_lost(connection):
             await _write_parts(connection, commit, epoch, is_synchronous=is_synchronous)
     else:
         async with single_statement(connection):

@@ -243,6 +243,33 @@ async def single_statement(connection: Connection) -> AsyncIterator[None]:
         raise StoreUnavailable("a commit was not answered", is_unknown=True, **error.facts) from error
 
 
+@asynccontextmanager
+async def ended_when_lost(connection: Connection) -> AsyncIterator[None]:
+    """End the block when its connection is lost. Raises `StoreUnavailable`.
+
+    A COPY would wait without end for the socket to take more, or fail with an error of the event loop (asyncpg 0.32.0;
+    both were seen after kill -9 of PostgreSQL).
+    """
+    loop, is_over = asyncio.get_running_loop(), False
+
+    def end(_: object) -> None:
+        if not is_over:
+            deadline.reschedule(loop.time())
+
+    try:
+        async with asyncio.timeout(None) as deadline:
+            connection.add_termination_listener(end)
+            try:
+                yield
+            finally:
+                is_over = True
+                connection.remove_termination_listener(end)
+    except (TimeoutError, RuntimeError) as error:
+        if not connection.is_closed():
+            raise
+        raise StoreUnavailable("the connection was lost during a commit", cause=repr(error)) from error
+
+
 async def _roll_back(connection: Connection, roll_back: Callable[[], Awaitable[None]]) -> None:
     try:
         with translated():
