@@ -27,7 +27,7 @@ WAIT_SECONDS = 2.0
 """A read waits so long for the next version."""
 RETRY_SECONDS = 60.0
 RETRY_PAUSE_SECONDS = 0.1
-MIN_SEQUENCE = "min_sequence"
+MIN_SEQUENCE = "Refold-Min-Sequence"
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
 INCREMENT = "increment"
@@ -232,13 +232,12 @@ class _Request:
         self._client = client
         self._sent = client.context.sent
         self._gateway, self._transport, carried = client.begin()
-        # Only a document's read takes it.
-        self._carried = carried if document and not rest and method == "GET" else 0
+        self._carried = carried if method == "GET" else 0
         self.floors = self._sent.floors(self._gateway)
         self._versions = dict(client.versions) if self._carried else {}
+        self._method, self._query, self._body = method, query, body
+        self._headers = dict(headers or {}) | ({MIN_SEQUENCE: str(self._carried)} if self._carried else {})
         self._elsewhere = self._sent.everywhere.get(self.document, NOTHING)
-        self._method, self._body, self._headers = method, body, headers
-        self._query = dict(query) | ({MIN_SEQUENCE: self._carried} if self._carried else {})
         self._path = "/".join(filter(None, ("/v1", client.context.namespace, document))) + rest
         self.what = (
             f"{client.name}'s {method} {self._path} {dict(query)} at gateway {self._gateway},"
