@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 import orjson
 
@@ -17,6 +19,7 @@ from refold.core.errors import LogUnavailable
 from refold.log.jetstream.client import Client
 from support.sent import NOTHING, Seen, Sent
 
+TOGETHER_MAX = 4
 OUTCOME_SECONDS = 5.0
 """An outcome that has not come by then is lost, or comes again after a restart."""
 FAULT_SECONDS = 30.0
@@ -39,8 +42,12 @@ class Received:
     again: Counter[str] = field(default_factory=Counter)
     gaps: list[tuple[str, int, int]] = field(default_factory=list)
 
-    def take_outcome(self, body: bytes) -> None:
-        """Record an outcome that an author received."""
+    def take_outcomes(self, body: bytes) -> None:
+        """Record the outcomes of one message, one a line."""
+        for line in body.splitlines():
+            self._take_outcome(line)
+
+    def _take_outcome(self, body: bytes) -> None:
         view = orjson.loads(body)
         sequence, what = view["sequence"], f"the outcome of sequence {view['sequence']}"
         known = self.outcomes.setdefault(sequence, body)
@@ -86,33 +93,49 @@ async def author_forever(
     pause_seconds: float,
 ) -> None:
     """Publish events with a subject for the outcome: some are rejected, some are sent twice."""
-    inbox, arrived = client.new_inbox(), asyncio.Event()
+    # Outcomes to an inbox come in one message each, those to another subject together.
+    subject = client.new_inbox() if chance.random() < 1 / 2 else f"refold.reply.{name}"
+    arrived = asyncio.Event()
 
     def take(_: bytes, __: bytes, ___: bytes, body: bytes) -> None:
-        received.take_outcome(body)
+        received.take_outcomes(body)
         arrived.set()
 
-    client.subscribe(inbox, take)
-    headers = f"Refold-Reply: {inbox}\r\n".encode()
-    for number in count():
-        event = {"id": f"{name}-{number}", "actor": name, "merge": {"authors": {name: number}}}
+    client.subscribe(subject, take)
+    headers = f"Refold-Reply: {subject}\r\n".encode()
+    for number in count(step=TOGETHER_MAX):
+        together = range(number, number + chance.randint(1, TOGETHER_MAX))
+        events = [(chance.choice(documents), event_of(name, each, chance)) for each in together]
         if chance.random() < 1 / 4:
-            del event["merge"]
-            event["patch"] = [{"op": "test", "path": "/count", "value": -1}]
-        document = chance.choice(documents)
-        for _ in range(1 if chance.random() < 3 / 4 else 2):
-            arrived.clear()
-            try:
-                acknowledged = await client.request(
-                    f"state.{namespace}.{document}", orjson.dumps(event), headers=headers
-                )
-            except LogUnavailable as error:
-                received.sent.violate("refused", f"{name}'s event {number}: {error}")
-                continue
-            received.appended[orjson.loads(acknowledged.payload)["seq"]] = document, event["id"]
-            try:
-                async with asyncio.timeout(OUTCOME_SECONDS):
+            events.append(events[0])
+        publishing = (_publish(client, namespace, received, headers, *event) for event in events)
+        sequences = {sequence for sequence in await asyncio.gather(*publishing) if sequence is not None}
+        with suppress(TimeoutError):
+            async with asyncio.timeout(OUTCOME_SECONDS):
+                while not sequences <= received.outcomes.keys():
+                    arrived.clear()
                     await arrived.wait()
-            except TimeoutError:
-                received.sent.counts["outcomes late or lost"] += 1
+        received.sent.counts["outcomes late or lost"] += len(sequences - received.outcomes.keys())
         await asyncio.sleep(chance.uniform(0, pause_seconds))
+
+
+def event_of(name: str, number: int, chance: random.Random) -> dict[str, Any]:
+    """Return an event; one of four is rejected."""
+    event: dict[str, Any] = {"id": f"{name}-{number}", "actor": name}
+    if chance.random() < 1 / 4:
+        return {**event, "patch": [{"op": "test", "path": "/count", "value": -1}]}
+    return {**event, "merge": {"authors": {name: number}}}
+
+
+async def _publish(
+    client: Client, namespace: str, received: Received, headers: bytes, document: str, event: dict[str, Any]
+) -> int | None:
+    """Publish an event; return its sequence."""
+    try:
+        answer = await client.request(f"state.{namespace}.{document}", orjson.dumps(event), headers=headers)
+    except LogUnavailable as error:
+        received.sent.violate("refused", f"event {event['id']}: {error}")
+        return None
+    sequence = int(orjson.loads(answer.payload)["seq"])
+    received.appended[sequence] = document, event["id"]
+    return sequence
