@@ -53,8 +53,9 @@ class Announced:
 
     def of_namespace(self, namespace: str | None) -> list[tuple[int, int]]:
         """Return the highest sequence of a namespace's documents, or of all, by partition."""
-        found = []
-        for partition, documents in enumerate(self._documents):
-            noted = (last for key, last in documents.items() if namespace is None or key[0] == namespace)
-            found.append((partition, max(noted, default=0)))
-        return found
+        if namespace is None:
+            return list(enumerate(self._last))
+        return [
+            (partition, max((last for key, last in documents.items() if key[0] == namespace), default=0))
+            for partition, documents in enumerate(self._documents)
+        ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -38,6 +39,22 @@ async def test_a_silent_holder_loses_the_lease_and_returns_as_standby(
     assert not await silent.acquire_lease()
     task.cancel()
     await asyncio.wait({task})
+
+
+async def test_documents_are_loaded_only_from_a_database_that_has_what_this_projector_committed() -> None:
+    """`PostgresStore.refuse_stale` is given this; a loop that starts takes what the database has."""
+    log, store = MemoryLog("log-1"), MemoryStore()
+    supervisor = Supervisor(replace(ports(log, store), shard="3-4"), ROOMY)
+    assert not any(supervisor.required_sequences())
+    sequence = await append(log, "a", {"put": 1})
+    task = asyncio.create_task(supervisor.run())
+    await until(lambda: _reached(supervisor, sequence))
+    required = supervisor.required_sequences()
+    assert [number for number, least in enumerate(required) if least] == [3, 4]
+    assert set(required[3:5]) == {sequence}
+    task.cancel()
+    await asyncio.wait({task})
+    assert not any(supervisor.required_sequences())
 
 
 async def test_an_unexpected_error_stops_it_and_is_raised() -> None:
