@@ -12,7 +12,6 @@ from typing import Final, NamedTuple
 
 from prometheus_client import Histogram
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from refold.core.errors import RefoldError
@@ -21,7 +20,7 @@ from refold.gateway import bulk, documents, history, ops
 from refold.gateway.context import Context
 from refold.gateway.inflight import InFlight
 from refold.gateway.readiness import with_lag
-from refold.gateway.responses import Problem, problem_of
+from refold.gateway.responses import Problem, Response, problem_of
 from refold.telemetry.logging import get_logger
 
 UNROUTED: Final = "none"

@@ -12,7 +12,6 @@ from typing import Final
 
 import orjson
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from refold.core import json_text
@@ -24,7 +23,7 @@ from refold.gateway.context import BULK_REQUESTS_MAX, Context, context_of
 from refold.gateway.drafts import body_of, check
 from refold.gateway.inflight import deadline_in, hold_body, waiting
 from refold.gateway.requests import check_media_type, read_wait, receive_piece, refuse_query
-from refold.gateway.responses import RETRY, Problem, problem_of
+from refold.gateway.responses import RETRY, Problem, Response, problem_of
 from refold.gateway.writes import LOST_ATTEMPTS_MAX, append_once, append_surely, never_acknowledged, recover
 from refold.log import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, PAYLOAD_BYTES_MAX, Appended, Publication, Unknown
 from refold.telemetry.logging import get_logger

@@ -86,6 +86,12 @@ class Pipe(Generic[T]):
         """Take what has come, at least one item and at most the bounds; nothing means the end."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._items or self._is_closed)
+            self._changed.notify_all()
+            if len(self._items) <= self._items_max and self._bytes <= self._bytes_max:
+                everything = list(self._items)
+                self._items.clear()
+                self._bytes = 0
+                return everything
             taken: list[T] = []
             bytes_count = 0
             while self._items and len(taken) < self._items_max:
@@ -95,7 +101,6 @@ class Pipe(Generic[T]):
                 taken.append(self._items.popleft())
                 bytes_count += weight
             self._bytes -= bytes_count
-            self._changed.notify_all()
             return taken
 
     def _is_open_for_more(self) -> bool:

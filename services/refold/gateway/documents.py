@@ -10,7 +10,6 @@ from typing import Final, Literal, NamedTuple
 import orjson
 from pydantic import Field
 from starlette.requests import Request
-from starlette.responses import Response
 
 from refold.core import json_text
 from refold.core.document import Status
@@ -47,6 +46,7 @@ from refold.gateway.requests import (
 from refold.gateway.responses import (
     JSON,
     Problem,
+    Response,
     as_duplicate,
     json_response,
     outcome_response,

@@ -7,7 +7,6 @@ from typing import Final, Literal
 import orjson
 from pydantic import Field
 from starlette.requests import Request
-from starlette.responses import Response
 
 from refold.core.envelope import JSON_PATCH
 from refold.core.errors import DocumentAbsent, TimedOut
@@ -28,7 +27,7 @@ from refold.gateway.requests import (
     refuse_query,
     wait_for_consistency,
 )
-from refold.gateway.responses import Problem, json_response, page_response
+from refold.gateway.responses import Problem, Response, json_response, page_response
 from refold.store import Key
 
 COMMIT_SECONDS: Final = 0.5

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Gauge
-from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from refold.gateway import BODY_SECONDS, WAITING_MAX, WAITING_PER_CLIENT_MAX
-from refold.gateway.responses import RETRY, Problem
+from refold.gateway.responses import RETRY, Problem, Response
 
 REQUESTS_MAX: Final = 1_024
 """Requests in work at a time, those that wait for something not counted; more wait for their turn."""
@@ -190,7 +189,7 @@ class InFlight:
             if not request.is_abandoned:
                 raise
             # The client is gone: the status is for the metrics only.
-            await Response(status_code=499)(scope, receive, send)
+            await Response(status=499)(scope, receive, send)
         finally:
             _current.reset(token)
             request.end()

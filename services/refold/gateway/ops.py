@@ -12,14 +12,13 @@ import orjson
 import yaml
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
-from starlette.responses import Response
 
 from refold.core.errors import ProjectionBehind, RefoldError, TimedOut
 from refold.core.json_text import Json
 from refold.gateway.context import context_of
 from refold.gateway.readiness import lag_seconds
 from refold.gateway.requests import refuse_query
-from refold.gateway.responses import JSON, Problem, json_response, shown
+from refold.gateway.responses import JSON, Problem, Response, json_response, shown
 from refold.log import LogInfo
 
 CHECK_SECONDS: Final = 2.0

@@ -7,10 +7,11 @@ for people.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
 import orjson
-from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from refold.core.errors import LogError, RefoldError, Refused, StoreError
 from refold.core.json_text import Json
@@ -19,6 +20,9 @@ JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
 PROBLEM_TYPE: Final = "urn:refold:problem:"
 RETRY: Final = {"Retry-After": "1"}
+
+NAMES_CACHED_MAX: Final = 256
+"""Names of headers and media types that are kept encoded."""
 
 _STATUS: Final = {
     **dict.fromkeys(("bad_json", "duplicate_key", "lone_surrogate", "number_out_of_range"), 400),
@@ -30,6 +34,42 @@ _STATUS: Final = {
 }
 _OF_FIRST: Final = ("status", "version", "sequence", "recorded_at", "created", "reason")
 _ONLY_OF_FIRST: Final = frozenset({"occurred_at", "reason", "detail"})
+
+
+class Response:
+    """A response whose body is known, as an ASGI application. Starlette's takes twice as long to make (5 µs)."""
+
+    def __init__(
+        self,
+        body: bytes | str | None = None,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        media_type: str | None = None,
+    ) -> None:
+        self.status = status
+        self.body = body.encode() if isinstance(body, str) else body or b""
+        given = headers.items() if headers else ()
+        self.raw_headers = [(_lowered(name), value.encode("latin-1")) for name, value in given]
+        if status != 304:
+            self.raw_headers.append((b"content-length", b"%d" % len(self.body)))
+        if media_type is not None:
+            self.raw_headers.append((b"content-type", _content_type(media_type)))
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Send it."""
+        await send({"type": "http.response.start", "status": self.status, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+@lru_cache(NAMES_CACHED_MAX)
+def _lowered(name: str) -> bytes:
+    return name.lower().encode("latin-1")
+
+
+@lru_cache(NAMES_CACHED_MAX)
+def _content_type(media_type: str) -> bytes:
+    is_bare_text = media_type.startswith("text/") and "charset=" not in media_type
+    return f"{media_type}; charset=utf-8".encode() if is_bare_text else media_type.encode()
 
 
 class Problem(Exception):

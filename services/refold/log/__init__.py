@@ -9,6 +9,7 @@ import re
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NamedTuple, Protocol
 
 from refold.core.errors import Refused
@@ -41,6 +42,9 @@ BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
 
 ATOMIC_BYTES_MAX: Final = 40 * 1024 * 1024
 """Bodies of one atomic append: enough for the largest state that is split, with its metadata in each event."""
+
+HEADER_LINES_CACHED_MAX: Final = 1_024
+"""Header lines that are kept: the reply subject of a gateway is on each of its events."""
 
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 
@@ -192,6 +196,7 @@ def validated_batch(publications: Sequence[Publication]) -> list[bytes]:
     return headers
 
 
+@lru_cache(HEADER_LINES_CACHED_MAX)
 def _header_line(name: str, value: str) -> bytes:
     if not _HEADER_NAME.fullmatch(name) or name.lower().startswith("nats-"):
         message = (

@@ -33,7 +33,7 @@ from refold.store.postgres import PostgresStore
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import GatewayMetrics
 from refold.wiring.http_server import serve
-from refold.wiring.service import Listener, opened, stop_on_signals
+from refold.wiring.service import Listener, collect_seldom, opened, stop_on_signals
 from refold.wiring.settings import Settings, parts_of
 
 REPLY_SUBJECT: Final = "refold.reply.gateway"
@@ -46,6 +46,7 @@ READY_WAIT_SECONDS: Final = 1.0
 async def run(settings: Settings) -> None:
     """Run until SIGINT or SIGTERM."""
     stop, listener = stop_on_signals(), Listener.choose(settings.http)
+    collect_seldom()
     async with _context(settings) as context:
         async with asyncio.TaskGroup() as tasks:
             catching_up = tasks.create_task(context.readiness.catch_up(), name="catch-up")

@@ -123,7 +123,7 @@ def run_folding(work: Coroutine[Any, Any, Result]) -> Result:
 
 
 def collect_seldom() -> None:
-    """Search for garbage seldom: folding makes many small objects that live until the next commit (saves a fifth)."""
+    """Search for garbage seldom: there is little, and many small objects that live for a while (saves a fifth)."""
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)
 
