@@ -5,6 +5,7 @@ Every write carries an id, made here if none is given, so that a lost answer can
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -12,7 +13,6 @@ from difflib import get_close_matches
 from math import isfinite
 from time import time_ns
 from typing import Any, Final, TypedDict
-from uuid import uuid4
 
 from refold.core import json_text
 from refold.core.errors import Refused
@@ -156,7 +156,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def new_id() -> str:
     """Return a new event id."""
-    return uuid4().hex
+    return os.urandom(16).hex()
 
 
 def fixed_time(time: Time | None) -> str | None:

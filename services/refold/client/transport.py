@@ -11,8 +11,8 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
-from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit
+from typing import Any, Final, NamedTuple, Self
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from refold.core import json_text
 from refold.core.errors import (
@@ -38,7 +38,6 @@ RETRY_PAUSE_SECONDS: Final = 0.1
 RETRY_PAUSE_SECONDS_MAX: Final = 2.0
 """Unanswered writes are sent again for `RETRY_SECONDS`; the pause between two tries doubles up to the maximum."""
 
-_NAME_SAFE: Final = ":=@+~"
 _STATUS: Final = re.compile(rb"HTTP/1\.([01]) (\d{3})(?: |$)")
 _NO_TEXT: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
@@ -74,6 +73,7 @@ class Transport:
         """Connect on first use. `timeout_seconds` bounds the silence while an answer is awaited."""
         self.url = full_url(url)
         self.was_reached = False
+        self._address: _Address | None = None
         self._trace = trace
         self._connections = [_Connection(self.url, timeout_seconds) for _ in range(CONNECTIONS_MAX)]
         # LIFO: the connection that was used last is used next.
@@ -107,9 +107,8 @@ class Transport:
         """Return the answer if its status is a success or in `also`; otherwise raise its error."""
         given = {name: value for name, value in (query or {}).items() if value is not None}
         target = f"{path}?{urlencode(given, quote_via=quote)}" if given else path
-        address = _split(self.url)
-        head = _request_head(method, address, target, headers or {}, body)
-        answer = await self._exchange(address, head, body or b"")
+        address = self._address = self._address or _Address.of(self.url)
+        answer = await self._exchange(address, address.head(method, target, headers or {}, body), body or b"")
         if self._trace is not None:
             self._trace(f"{method} {self.url}{target}: {answer.status}, {len(answer.body)} bytes")
         if 200 <= answer.status < 300 or answer.status in also:
@@ -123,7 +122,7 @@ class Transport:
         # Lets the event loop close the sockets.
         await asyncio.sleep(0)
 
-    async def _exchange(self, address: SplitResult, head: bytes, body: bytes) -> Answer:
+    async def _exchange(self, address: _Address, head: bytes, body: bytes) -> Answer:
         connection = await self._free.get()
         try:
             if not connection.is_open():
@@ -150,13 +149,11 @@ class _Connection:
     def is_open(self) -> bool:
         return self._writer is not None and not (self._reader.at_eof() or self._writer.is_closing())
 
-    async def open(self, address: SplitResult) -> None:
+    async def open(self, address: _Address) -> None:
         self.close()
-        is_secure = address.scheme == "https"
-        port = address.port or (443 if is_secure else 80)
         async with asyncio.timeout(CONNECT_SECONDS):
             self._reader, self._writer = await asyncio.open_connection(
-                address.hostname, port, ssl=is_secure or None, limit=HEAD_BYTES_MAX
+                address.host, address.port, ssl=address.is_secure or None, limit=HEAD_BYTES_MAX
             )
 
     def close(self) -> None:
@@ -242,13 +239,14 @@ class _Connection:
         pieces, left = [], count
         while left is None or left > 0:
             piece = await self._reader.read(PIECE_BYTES if left is None else min(left, PIECE_BYTES))
-            self._progress()
             if not piece and left is None:
                 break
             if not piece:
                 raise EOFError("the answer ended early")
             pieces.append(piece)
             left = None if left is None else left - len(piece)
+            if left != 0:
+                self._progress()
         return b"".join(pieces)
 
 
@@ -260,12 +258,13 @@ def full_url(url: str) -> str:
 def document_path(namespace: str, document: str, *rest: str) -> str:
     """Return the path of a document's resource. Raises `Refused` for an invalid name."""
     names = check_name(namespace, "namespace"), check_name(document, "document")
-    return "/".join(["/v1", *(quote(name, safe=_NAME_SAFE) for name in names), *rest])
+    # A name has only characters that a path may have.
+    return "/".join(["/v1", *names, *rest])
 
 
 def namespace_path(namespace: str, *rest: str) -> str:
     """Return the path of a namespace's resource. Raises `Refused` for an invalid name."""
-    return "/".join(["/v1", quote(check_name(namespace, "namespace"), safe=_NAME_SAFE), *rest])
+    return "/".join(["/v1", check_name(namespace, "namespace"), *rest])
 
 
 def parse_json(answer: Answer) -> Any:
@@ -293,30 +292,40 @@ def read_error(status: int, body: bytes) -> RefoldError:
     return Refused(code or f"http_{status}", rule, field=field, shape=shape)
 
 
-def _split(url: str) -> SplitResult:
-    try:
-        address = urlsplit(url)
-        host = (address.hostname or "").encode("idna")
-        if address.scheme not in {"http", "https"} or not host or b" " in host or address.port == 0:
-            raise ValueError(url)
-    except ValueError as error:
-        rule = "an address is http:// or https://, a host and a port"
-        raise Refused("bad_url", rule, field="url", shape=repr(url[:80])) from error
-    return address
+class _Address(NamedTuple):
+    """A gateway's address, and what each request says of it."""
 
+    host: str
+    port: int
+    is_secure: bool
+    path: str
+    lines: str
 
-def _request_head(
-    method: str, address: SplitResult, target: str, headers: Mapping[str, str], body: bytes | None
-) -> bytes:
-    fields = {"Host": address.netloc.rpartition("@")[2].encode("idna").decode()}
-    if address.username:
-        user = f"{unquote(address.username)}:{unquote(address.password or '')}"
-        fields["Authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
-    fields |= headers
-    if body is not None or method in {"PUT", "POST", "PATCH"}:
-        fields["Content-Length"] = str(len(body or b""))
-    lines = [f"{name}: {_checked(name, value)}\r\n" for name, value in fields.items()]
-    return f"{method} {address.path}{target} HTTP/1.1\r\n{''.join(lines)}\r\n".encode()
+    @classmethod
+    def of(cls, url: str) -> Self:
+        """Split a URL. Raises `Refused`."""
+        try:
+            split = urlsplit(url)
+            host = (split.hostname or "").encode("idna")
+            if split.scheme not in {"http", "https"} or not host or b" " in host or split.port == 0:
+                raise ValueError(url)
+        except ValueError as error:
+            rule = "an address is http:// or https://, a host and a port"
+            raise Refused("bad_url", rule, field="url", shape=repr(url[:80])) from error
+        lines = f"Host: {split.netloc.rpartition('@')[2].encode('idna').decode()}\r\n"
+        if split.username:
+            user = f"{unquote(split.username)}:{unquote(split.password or '')}"
+            lines += f"Authorization: Basic {base64.b64encode(user.encode()).decode()}\r\n"
+        is_secure = split.scheme == "https"
+        port = split.port or (443 if is_secure else 80)
+        return cls(split.hostname or "", port, is_secure, split.path, lines)
+
+    def head(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
+        """Return a request's head. Raises `Refused` for a header that HTTP cannot carry."""
+        lines = [f"{name}: {_checked(name, value)}\r\n" for name, value in headers.items()]
+        if body is not None or method in {"PUT", "POST", "PATCH"}:
+            lines.append(f"Content-Length: {len(body or b'')}\r\n")
+        return f"{method} {self.path}{target} HTTP/1.1\r\n{self.lines}{''.join(lines)}\r\n".encode()
 
 
 def _checked(name: str, value: str) -> str:

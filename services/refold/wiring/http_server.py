@@ -226,7 +226,11 @@ class Connection(HttpToolsProtocol):
             return body
 
         scope["extensions"] = {"refold.whole_body": whole_body}
-        await app(scope, receive_until_cut, send)
+        try:
+            await app(scope, receive_until_cut, send)
+        finally:
+            # It refers back to the exchange; without it, a request leaves nothing to the garbage collector.
+            del scope["extensions"]
 
     def _start_idle_timer(self) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(
