@@ -23,12 +23,11 @@ async def write_forever(
         document = chance.choice(names)
         read = await client.read(document)
         if read is not None:
-            await client.write(
-                document,
-                increment(read.state, client.name, chance, is_large=documents[document]),
-                f"{client.name}-{number}",
-                read.version,
-            )
+            change = increment(read.state, client.name, chance, is_large=documents[document])
+            is_written = await client.write(document, change, f"{client.name}-{number}", read.version)
+            if is_written and chance.random() < 1 / 2:
+                # At any gateway, before the write is committed.
+                await client.read(document)
         await asyncio.sleep(chance.uniform(0, pause_seconds))
 
 
@@ -59,7 +58,9 @@ async def read_forever(
     while True:
         document = chance.choice(names)
         kind = chance.choice(("head", "head", "next", "version", "version", "history", "list"))
-        if chance.random() < 1 / 2 and document in newest:
+        if chance.random() < 1 / 2 and newest:
+            # The last change that was received, of any document.
+            document = max(newest, key=lambda name: newest[name].sequence)
             client.learn(document, newest[document])
         known = client.context.sent.everywhere.get(document, NOTHING).version
         if kind == "head":
