@@ -10,7 +10,7 @@ import pytest
 
 from refold.core.errors import StoreDamaged
 from refold.core.history import Clock, Point
-from refold.history import History, state_at
+from refold.history import History
 from refold.log.memory import MemoryLog
 from refold.projector import Stage
 from refold.projector.supervisor import Supervisor
@@ -116,7 +116,7 @@ async def test_with_a_missing_page_every_read_is_exact_or_fails(live, sql):
     points += [Point(Clock.sequence, entry.sequence) for entry in entries[::7]]
     points += [Point(Clock.recorded, entry.recorded_at) for entry in entries[::7]]
     points += [Point(Clock.occurred, entry.occurred_at) for entry in entries[::7]]
-    expected = [await state_at(live, "n", "long", point) for point in points]
+    expected = [await live.snapshot_at("n", "long", point) for point in points]
     rows = await sql.fetch("SELECT last_sequence FROM pages WHERE document = 'long'")
     assert len(rows) > 2
     for (last_sequence,) in rows:
@@ -126,7 +126,7 @@ async def test_with_a_missing_page_every_read_is_exact_or_fails(live, sql):
         failed = 0
         for point, snapshot in zip(points, expected, strict=True):
             try:
-                assert await state_at(live, "n", "long", point) == snapshot
+                assert await live.snapshot_at("n", "long", point) == snapshot
             except StoreDamaged:
                 failed += 1
         assert failed
@@ -158,12 +158,12 @@ UNREADABLE = {
 @pytest.mark.parametrize("what", UNREADABLE)
 async def test_a_damaged_history_is_an_error_that_names_the_document(live, sql, what):
     versions = range(1, EVENTS + IN_JOURNAL + 1)
-    expected = {v: await state_at(live, "n", "long", Point(Clock.version, v)) for v in versions}
+    expected = {v: await live.snapshot_at("n", "long", Point(Clock.version, v)) for v in versions}
     await sql.execute(UNREADABLE[what])
     found = []
     for version in versions:
         try:
-            answer = await state_at(live, "n", "long", Point(Clock.version, version))
+            answer = await live.snapshot_at("n", "long", Point(Clock.version, version))
         except StoreDamaged as error:
             found.append(error)
         else:

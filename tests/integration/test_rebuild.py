@@ -15,7 +15,6 @@ from refold.audit.verify import Scope, verify
 from refold.core.errors import FenceLost, FoldUnknown, StoreDiffers
 from refold.core.fold_state import first_checkpoints
 from refold.core.history import Clock, Point
-from refold.history import state_at
 from refold.log.memory import MemoryLog
 from refold.projector.replay import begin_replay, replay_loop
 from refold.projector.supervisor import Supervisor
@@ -119,7 +118,7 @@ async def is_clean(log, store):
 
 async def test_an_equal_projection_is_swapped_while_events_are_appended(log, live, sql, postgres_dsn):
     epoch = await sql.fetchval("SELECT epoch FROM log")
-    await state_at(live, "n", "d0", Point(Clock.version, 100))
+    await live.snapshot_at("n", "d0", Point(Clock.version, 100))
     is_over = asyncio.Event()
 
     async def publish():
@@ -139,7 +138,7 @@ async def test_an_equal_projection_is_swapped_while_events_are_appended(log, liv
     end = await append(log, "d1", {"put": "last"})
     await folded_to(live, end)
     assert (await live.head("n", "d1")).snapshot.state == b'"last"'
-    assert (await state_at(live, "n", "d0", Point(Clock.version, 100))).version == 100
+    assert (await live.snapshot_at("n", "d0", Point(Clock.version, 100))).version == 100
     assert await is_clean(log, live)
 
 

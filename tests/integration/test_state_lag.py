@@ -14,7 +14,6 @@ import pytest
 from refold.audit.verify import Listener, Scope, verify
 from refold.core.history import Clock, Point
 from refold.embedded.nats import NatsServer
-from refold.history import state_at
 from refold.store.postgres import PostgresStore
 from support.services import (
     Site,
@@ -97,7 +96,7 @@ async def assert_exact(site: Site, store: PostgresStore) -> None:
         assert head is not None
         for version in range(1, head.snapshot.version + 1, 7):
             point = Point(Clock.version, version)
-            assert await state_at(store, "n", name, point) == await state_at(oracle, "n", name, point)
+            assert await store.snapshot_at("n", name, point) == await oracle.snapshot_at("n", name, point)
     differences: list[Any] = []
     async with log_of(site, "projector") as log:
         await verify(log, store, Listener(difference=differences.append, progress=lambda _: None), Scope())

@@ -19,7 +19,6 @@ from typing import Final, Protocol
 from refold.core.errors import FenceLost, LogHole, StoreDamaged, StoreDiffers, StoreUnavailable, TimedOut
 from refold.core.history import Clock, Point
 from refold.core.stream import Checkpoint
-from refold.history import state_at
 from refold.history.log_integrity import check_log
 from refold.log import EventLog
 from refold.store import REBUILD_LOCK_SECONDS
@@ -270,7 +269,7 @@ class _Rebuild:
     async def _is_other_state(self, each: Unequal, version: int) -> bool:
         """Compare the older state of a live row with the fresh projection's at the same version."""
         point = Point(Clock.version, version)
-        fresh = await state_at(self._parts.fresh, each.namespace, each.document, point)
+        fresh = await self._parts.fresh.snapshot_at(each.namespace, each.document, point)
         assert isinstance(each.live, Row)
         if fresh is None or fresh.state is None or fresh.version != version:
             return True

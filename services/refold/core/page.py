@@ -101,6 +101,9 @@ class PackedEntries:
         if at != len(page):
             raise ValueError(f"a page of {len(page)} bytes has columns of {at}")
 
+    def __len__(self) -> int:
+        return self._count
+
     def unpack(self) -> list[Entry]:
         """Decode all columns."""
         columns = [self._column(name) for name in Entry._fields]

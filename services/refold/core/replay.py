@@ -6,10 +6,9 @@ The entries were accepted once: their changes are applied again without the chec
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, chain
-from operator import attrgetter
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, chain, repeat
+from typing import Any, Final, Protocol, Self
 
 from orjson import dumps, loads
 
@@ -18,16 +17,25 @@ from refold.core.document import ABSENT, UNBOUNDED, Kind, Status
 from refold.core.envelope import accepted_fields, has_form
 from refold.core.history import Clock, Entry, Point, Snapshot
 from refold.core.json_text import Json
-from refold.core.page import PackedEntries
 from refold.core.pointer import as_container, index, missing_member, parse, resolve
 
 
-def state_at(base: Snapshot, entries: Sequence[Entry] | PackedEntries, point: Point) -> Snapshot:
+class Columns(Protocol):
+    """Entries by column, as `PackedEntries` has them."""
+
+    def numbers(self, name: str) -> Sequence[int]:
+        """Return a column of numbers."""
+
+    def texts(self, name: str, rows: Sequence[int]) -> list[Any]:
+        """Return a column of bytes in some rows."""
+
+
+def state_at(base: Snapshot, entries: Columns | Sequence[Entry], point: Point) -> Snapshot:
     """Return the snapshot at a point: of the last effective entry at or before it, of the base where there is none.
 
     `entries` follow the base. A patch that does not fit the state raises what `refold.store.DAMAGES` lists.
     """
-    columns = entries if isinstance(entries, PackedEntries) else _Listed(entries)
+    columns = ListedColumns.of(entries) if isinstance(entries, Sequence) else entries
     rows: Sequence[int] = range(len(statuses := columns.numbers("status")))
     values = columns.numbers(_COLUMN[point.clock])
     if max(statuses, default=_MERGED) > _MERGED:
@@ -46,22 +54,31 @@ def state_at(base: Snapshot, entries: Sequence[Entry] | PackedEntries, point: Po
     return Snapshot(version, state, sequence, recorded_at, occurred[last], occurred_max)
 
 
-class _Listed:
-    """Entries in memory, read by column as a page is."""
+class ListedColumns:
+    """Columns by name."""
 
-    __slots__ = ("_entries",)
+    __slots__ = ("_columns",)
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
-        self._entries = entries
+    def __init__(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        self._columns = columns
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry]) -> Self:
+        """Return the columns of entries."""
+        columns = zip(*entries, strict=True) if entries else repeat(())
+        return cls(dict(zip(Entry._fields, columns, strict=False)))
 
     def numbers(self, name: str) -> Sequence[int]:
-        return list(map(attrgetter(name), self._entries))
+        """Return a column of numbers."""
+        return self._columns[name]
 
     def texts(self, name: str, rows: Sequence[int]) -> list[Any]:
-        return [getattr(self._entries[row], name) for row in rows]
+        """Return a column of bytes in some rows."""
+        column = self._columns[name]
+        return [column[row] for row in rows]
 
 
-def _replay(base: bytes | None, columns: _Listed | PackedEntries, rows: Sequence[int]) -> bytes | None:
+def _replay(base: bytes | None, columns: Columns, rows: Sequence[int]) -> bytes | None:
     """Start at the last write of the whole document, if there is one, else at the base."""
     kinds = columns.numbers("kind")
     whole = None
@@ -81,7 +98,7 @@ def _replay(base: bytes | None, columns: _Listed | PackedEntries, rows: Sequence
     return None if state is ABSENT else _canonical(state)
 
 
-def _changes(columns: _Listed | PackedEntries, rows: Sequence[int], name: str) -> Iterator[Json]:
+def _changes(columns: Columns, rows: Sequence[int], name: str) -> Iterator[Json]:
     """Yield the values put, or the effective patches, of entries."""
     headers = columns.texts("headers", rows)
     is_native = not has_form(b"".join(headers))

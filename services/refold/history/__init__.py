@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import aclosing
 from typing import Final, NamedTuple
 
-from refold.core import json_text, replay
+from refold.core import json_text
 from refold.core.diff import diff
 from refold.core.document import UNBOUNDED
 from refold.core.envelope import id_of, open_envelope
@@ -38,15 +38,6 @@ class Slice(NamedTuple):
     next: int | None
 
 
-async def state_at(store: HistoryReader, namespace: str, document: str, point: Point) -> Snapshot | None:
-    """Fold the segment that holds a point up to it; None where the document never had an event."""
-    segment = await store.segment_at(namespace, document, point)
-    if segment is None:
-        return None
-    with reading_stored(namespace, document):
-        return replay.state_at(segment.base, segment.entries, point)
-
-
 class History:
     """Answer from what is folded."""
 
@@ -55,7 +46,7 @@ class History:
 
     async def snapshot(self, namespace: str, document: str, point: Point) -> Snapshot:
         """Return the document at a point; its state is None where it was absent. Raises `VersionUnknown`."""
-        found = await state_at(self._store, namespace, document, point) or NEVER
+        found = await self._store.snapshot_at(namespace, document, point) or NEVER
         if point.clock is Clock.version and found.version != point.value:
             name, head = f"{namespace}/{document}", found.version
             detail = f"has no version {point.value}; its head is version {head}" if head else "never existed"

@@ -18,7 +18,7 @@ from refold.core.document import ABSENT, Document, from_canonical
 from refold.core.errors import FenceLost, Refused, StoreDiffers
 from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
 from refold.core.fold_state import first_checkpoints
-from refold.core.history import NEVER, Entry, Point, Segment, snapshot_of
+from refold.core.history import NEVER, Entry, Point, Segment, Snapshot, snapshot_of
 from refold.core.replay import state_at
 from refold.core.stream import Checkpoint
 from refold.store import (
@@ -198,9 +198,9 @@ class MemoryStore:
         kept = self._tables.documents.get((namespace, document))
         return kept.head if kept else None
 
-    async def segment_at(self, namespace: str, document: str, point: Point) -> Segment | None:
+    async def snapshot_at(self, namespace: str, document: str, point: Point) -> Snapshot | None:
         kept = self._tables.documents.get((namespace, document))
-        return kept.copy_of(kept.at(Bounds.of(point))) if kept else None
+        return kept.head_at(point).snapshot if kept else None
 
     async def segments(
         self, namespace: str, document: str, *, after_version: int | None, is_descending: bool

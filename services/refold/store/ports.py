@@ -111,8 +111,8 @@ class LatestReader(Protocol):
 class HistoryReader(Protocol):
     """The past: the segments of a document's history, single events, lists as of a point."""
 
-    async def segment_at(self, namespace: str, document: str, point: Point) -> Segment | None:
-        """Read the segment that holds a point; None where the document never had an event."""
+    async def snapshot_at(self, namespace: str, document: str, point: Point) -> Snapshot | None:
+        """Read the document as it was at a point; None where it never had an event."""
 
     def segments(
         self, namespace: str, document: str, *, after_version: int | None, is_descending: bool

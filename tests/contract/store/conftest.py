@@ -9,7 +9,7 @@ import random
 
 import pytest
 
-from refold.store.postgres.latest import READ_TOGETHER_BYTES_MAX, READS_TOGETHER_MAX
+from refold.store.postgres.batch import READ_TOGETHER_BYTES_MAX, READS_TOGETHER_MAX
 from support.stores import HALVES, TwoShards, begin, memory_stores, postgres_stores
 
 

@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from refold.core.history import Clock, Point
-from refold.history import state_at
 from refold.store.postgres.commit import STORE_FEW_EVENTS_MAX
 from support.scribe import NAMESPACE
 from support.stores import HOSTILE, all_entries, begin, memory_stores, postgres_stores
@@ -107,8 +106,7 @@ async def answers(store, questions):
             await store.find_id(NAMESPACE, document, event_id) for event_id in ("x", "y", "rejected", "z")
         ]
         found += [await store.entry(NAMESPACE, document, sequence) for sequence in range(0, 32, 3)]
-        found += [await state_at(store, NAMESPACE, document, point) for point in questions]
-        found += [await store.segment_at(NAMESPACE, document, point) for point in questions[:10]]
+        found += [await store.snapshot_at(NAMESPACE, document, point) for point in questions]
     return found
 
 

@@ -15,7 +15,6 @@ from refold.core.errors import FenceLost, FoldUnknown, LogHole
 from refold.core.fold_state import FoldState
 from refold.core.history import Clock, Point
 from refold.core.stream import SYSTEM_NAMESPACE
-from refold.history import state_at
 from refold.log.memory import MemoryLog, MemoryNotices
 from refold.projector import loop as loops
 from refold.projector.commit_buffer import RECORDS_FOLDED_MAX, RUN_EVENTS_MIN
@@ -286,7 +285,7 @@ async def test_time_travel_after_many_pages_gives_each_version() -> None:
         await append(log, "a", {"patch": [{"op": "add", "path": "/n", "value": number}]})
     store = await project(log)
     for version in (1, 127, 128, 129, 255, 256, 257, 500):
-        snapshot = await state_at(store, "n", "a", Point(Clock.version, version))
+        snapshot = await store.snapshot_at("n", "a", Point(Clock.version, version))
         assert snapshot is not None
         assert snapshot.state == b'{"n":%d}' % (version - 1)
 

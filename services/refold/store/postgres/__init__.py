@@ -157,4 +157,5 @@ class PostgresStore(PostgresLatest, PostgresHistory):
             await self._lease.close()
         finally:
             await self._heads.close()
+            await self._points.close()
             await self._pool.close()

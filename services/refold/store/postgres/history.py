@@ -24,7 +24,9 @@ from refold.store import (
     reading_stored,
     write_cursor,
 )
+from refold.store.postgres.batch import BatchReader
 from refold.store.postgres.load import find_first
+from refold.store.postgres.points import snapshot_at
 from refold.store.postgres.pool import SQL, Pool, Row
 from refold.store.postgres.rows import ROW_MISSING, key_of, to_entries, to_head, to_rejection, to_segment
 
@@ -48,11 +50,11 @@ class PostgresHistory:
     """Part of `PostgresStore`."""
 
     _pool: Pool
+    _points: BatchReader
 
-    async def segment_at(self, namespace: str, document: str, point: Point) -> Segment | None:
-        bounds = Bounds.of(point)
-        row = await self._segment_row(namespace, document, bounds)
-        return _segment(namespace, document, row) if row else None
+    async def snapshot_at(self, namespace: str, document: str, point: Point) -> Snapshot | None:
+        row = await self._points.read(namespace, document, *Bounds.of(point)[1:])
+        return snapshot_at((namespace, document), row, point) if row else None
 
     async def segments(
         self, namespace: str, document: str, *, after_version: int | None, is_descending: bool

@@ -10,7 +10,6 @@ from contextlib import AbstractAsyncContextManager
 from typing import Final, NamedTuple
 
 from refold.core.errors import (
-    RefoldError,
     Refused,
     StoreDamaged,
     StoreError,
@@ -31,6 +30,7 @@ from refold.store import (
     read_cursor,
     write_cursor,
 )
+from refold.store.postgres.batch import BatchReader
 from refold.store.postgres.history import LAST, is_name_like
 from refold.store.postgres.load import read_exact
 from refold.store.postgres.pool import SQL, STORE_COMMAND_SECONDS, Connection, Pool, Row
@@ -43,16 +43,6 @@ STORE_SEARCHES_MAX: Final = 2
 STORE_WHERE_SECONDS: Final = 5.0
 """The longest run of a search by `where`."""
 
-READS_TOGETHER_MAX: Final = 64
-"""Heads that one statement reads."""
-
-READ_TOGETHER_BYTES_MAX: Final = 64 * 1024
-"""Stored bytes of a head that is read with others; a larger one is read alone."""
-
-READ_STATEMENTS_MAX: Final = 2
-"""Such statements in flight; later reads go with the next one."""
-
-_ANY_BYTES: Final = 2**31 - 1
 _OUT_OF_MEMORY: Final = "53200"
 _BAD_PATH: Final = ("22", "42", "54", "0A")
 """SQLSTATEs that begin so: the path does not parse, uses what Postgres lacks, or nests too deeply."""
@@ -65,7 +55,8 @@ class PostgresLatest:
 
     def __init__(self, pool: Pool, *, where_seconds: float) -> None:
         self._pool = pool
-        self._heads = HeadReader(pool)
+        self._heads = BatchReader(pool, "heads")
+        self._points = BatchReader(pool, "points")
         self._where_seconds = where_seconds
         self._searches = asyncio.Semaphore(STORE_SEARCHES_MAX)
 
@@ -74,7 +65,11 @@ class PostgresLatest:
             return await read_checkpoints(connection)
 
     async def head(self, namespace: str, document: str) -> Head | None:
-        return await self._heads.read(namespace, document)
+        row = await self._heads.read(namespace, document)
+        if row is None or row["state_version"] is None:
+            return to_head(row) if row else None
+        async with self._pool.lend() as connection:
+            return (await read_exact(connection, [(namespace, document)])).get((namespace, document))
 
     async def list_documents(
         self, namespace: str, *, prefix: str, where: str | None, limit: int, cursor: str | None
@@ -221,92 +216,3 @@ def _bad_where(rule: str, where: str) -> Refused:
 
 def _consistent(connection: Connection) -> AbstractAsyncContextManager[object]:
     return connection.transaction(isolation="repeatable_read", readonly=True)
-
-
-class _Waiter(NamedTuple):
-    key: Key
-    row: asyncio.Future[Row | None]
-
-
-class HeadReader:
-    """Coalesce concurrent reads of heads into one statement; the round trip dominates.
-
-    A state that is too large for a batch is read again alone, so that other reads do not wait for it.
-    """
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self._sql = SQL["heads"]
-        self._waiting: list[_Waiter] = []
-        self._in_flight: set[asyncio.Task[None]] = set()
-        self._is_scheduled = False
-
-    async def read(self, namespace: str, document: str) -> Head | None:
-        """Return a document's head as of now or later; None where it never had an event."""
-        key = (namespace, document)
-        waiter = _Waiter(key, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiter)
-        self._schedule()
-        row = await waiter.row
-        if row is not None and not row["fits"]:
-            row = (await self._fetch([key], _ANY_BYTES)).get(1)
-        if row is None or row["state_version"] is None:
-            return to_head(row) if row else None
-        async with self._pool.lend() as connection:
-            return (await read_exact(connection, [key])).get(key)
-
-    async def close(self) -> None:
-        """Wait for the statements in flight; the pool bounds their time."""
-        await asyncio.gather(*self._in_flight)
-
-    def _schedule(self) -> None:
-        """Send at the next turn of the event loop, with all reads of this one."""
-        if not self._is_scheduled and len(self._in_flight) < READ_STATEMENTS_MAX:
-            self._is_scheduled = True
-            asyncio.get_running_loop().call_soon(self._send)
-
-    def _send(self) -> None:
-        self._is_scheduled = False
-        while self._waiting and len(self._in_flight) < READ_STATEMENTS_MAX:
-            group, self._waiting = self._waiting[:READS_TOGETHER_MAX], self._waiting[READS_TOGETHER_MAX:]
-            batch = asyncio.create_task(self._read_batch(group), name="read-heads")
-            self._in_flight.add(batch)
-            batch.add_done_callback(self._end)
-
-    def _end(self, batch: asyncio.Task[None]) -> None:
-        self._in_flight.discard(batch)
-        if self._waiting:
-            self._schedule()
-
-    async def _read_batch(self, group: list[_Waiter]) -> None:
-        """Resolve every waiter that is still there, with its row or with an error of its own."""
-        try:
-            rows = await self._fetch([waiter.key for waiter in group], READ_TOGETHER_BYTES_MAX)
-        except BaseException as error:
-            for waiter in group:
-                if not waiter.row.done():
-                    waiter.row.set_exception(_error_for_one(error))
-            if not isinstance(error, Exception):
-                raise
-        else:
-            for number, waiter in enumerate(group, start=1):
-                if not waiter.row.done():
-                    waiter.row.set_result(rows.get(number))
-
-    async def _fetch(self, keys: list[Key], bytes_max: int) -> dict[int, Row]:
-        arrays = map(list, zip(*keys, strict=True))
-        async with self._pool.lend() as connection:
-            rows = await connection.fetch(self._sql, *arrays, bytes_max)
-        return {row["number"]: row for row in rows}
-
-
-def _error_for_one(error: BaseException) -> Exception:
-    """Make one waiter's error: an instance raised twice would collect the tracebacks of both."""
-    if isinstance(error, RefoldError):
-        made: Exception = type(error)(error.message, **error.facts)
-    elif isinstance(error, Exception):
-        made = RuntimeError(f"a read failed: {error!r}")
-    else:
-        made = StoreUnavailable("the store was closed while a read waited")
-    made.__cause__ = error
-    return made

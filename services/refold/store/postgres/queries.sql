@@ -345,6 +345,74 @@ UPDATE documents
 SET state = $3, state_version = nullif($4, version)
 WHERE namespace = $1 AND document = $2 AND state_version < $4
 
+-- name: points
+-- Documents as they were at points, each of which is a bound on one clock, or on several. The head if it is within the bounds
+-- and has the newest state. Else, from two neighbouring rows, the last page that ends within the bounds (the base; without
+-- one it is version 0) and the page after that; and where there is none, of the journal the number of events, of effective
+-- ones, and those of them within the bounds (but of occurred times, whose maximum counts). Values of more than $7 stored
+-- bytes are left out. The arrays are in SELECTs so that the planner keeps one plan, as in `heads`. A document with events
+-- but a lost row is returned without a version.
+SELECT
+    k.number::integer, s.fits,
+    h.is_head, d.version, d.version_sequence, d.recorded_at, d.occurred_at, d.occurred_max,
+    CASE WHEN h.is_head AND s.fits THEN d.state END,
+    d.events, d.events - d.unpaged_events,
+    b.version, b.version_sequence, b.recorded_at, b.occurred_at, b.occurred_max, coalesce(b.events, 0),
+    CASE WHEN s.fits THEN b.snapshot END,
+    p.events, CASE WHEN s.fits THEN p.payload END,
+    j.*
+FROM unnest(
+    (SELECT $1::text[]), (SELECT $2::text[]),
+    (SELECT $3::bigint[]), (SELECT $4::bigint[]), (SELECT $5::bigint[]), (SELECT $6::bigint[])
+) WITH ORDINALITY AS k (namespace, document, version, version_sequence, recorded_at, occurred_max, number)
+LEFT JOIN documents AS d ON d.namespace = k.namespace AND d.document = k.document
+CROSS JOIN LATERAL (
+    SELECT d.version <= k.version AND d.version_sequence <= k.version_sequence AND d.recorded_at <= k.recorded_at
+        AND d.occurred_max <= k.occurred_max AND d.state_version IS NULL AS is_head
+) AS h
+LEFT JOIN LATERAL (
+    SELECT q.* FROM pages AS q
+    WHERE NOT h.is_head AND q.namespace = k.namespace AND q.document = k.document
+        AND q.version <= k.version AND q.version_sequence <= k.version_sequence
+        AND q.recorded_at <= k.recorded_at AND q.occurred_max <= k.occurred_max
+    ORDER BY q.last_sequence DESC
+    LIMIT 1
+) AS b ON true
+LEFT JOIN LATERAL (
+    SELECT q.events, q.payload FROM pages AS q
+    WHERE NOT h.is_head AND q.namespace = k.namespace AND q.document = k.document
+        AND q.last_sequence > coalesce(b.last_sequence, 0)
+    ORDER BY q.last_sequence
+    LIMIT 1
+) AS p ON true
+CROSS JOIN LATERAL (
+    SELECT $7::integer >= CASE
+        WHEN h.is_head THEN coalesce(pg_column_size(d.state), 0)
+        ELSE coalesce(octet_length(b.snapshot), 0) + coalesce(octet_length(p.payload), d.unpaged_bytes, 0)
+    END AS fits
+) AS s
+CROSS JOIN LATERAL (
+    SELECT
+        count(*), count(*) FILTER (WHERE t.status <= 1),
+        array_agg(t.sequence) FILTER (WHERE t.is_before), array_agg(t.recorded_at) FILTER (WHERE t.is_before),
+        array_agg(t.occurred_at) FILTER (WHERE t.is_before), array_agg(t.version) FILTER (WHERE t.is_before),
+        array_agg(t.kind) FILTER (WHERE t.is_before), array_agg(t.headers) FILTER (WHERE t.is_before),
+        array_agg(t.body) FILTER (WHERE t.is_before), array_agg(t.effect) FILTER (WHERE t.is_before)
+    FROM (
+        SELECT
+            sequence, recorded_at, occurred_at, version, status, kind, headers, body, effect,
+            status <= 1 AND version <= k.version AND sequence <= k.version_sequence
+                AND recorded_at <= k.recorded_at AS is_before
+        FROM journal AS i
+        WHERE p.events IS NULL AND NOT h.is_head AND s.fits
+            AND i.namespace = k.namespace AND i.document = k.document
+        ORDER BY i.sequence
+    ) AS t
+) AS j
+WHERE d.version IS NOT NULL
+    OR (SELECT true FROM journal AS i WHERE i.namespace = k.namespace AND i.document = k.document LIMIT 1)
+    OR (SELECT true FROM pages AS q WHERE q.namespace = k.namespace AND q.document = k.document LIMIT 1)
+
 -- name: segment
 -- The segment that holds a point, from two neighbouring rows: its base is the last page that ends within every bound (without
 -- one it is version 0), its entries are those of the page after that, or the journal's. One statement, for a consistent

@@ -7,7 +7,6 @@ import asyncio
 import pytest
 
 from refold.core.history import NEVER, Clock, Point
-from refold.history import state_at
 from support.scribe import NAMESPACE, SECOND
 from support.stores import all_entries, write_life
 
@@ -21,7 +20,7 @@ async def assert_every_point(store, scribe, document):
     for time in sorted(times):
         points += [Point(clock, time + d) for clock in (Clock.recorded, Clock.occurred) for d in (-1, 0, 1)]
     for point in points:
-        assert await state_at(store, NAMESPACE, document, point) == scribe.at(document, point), point
+        assert await store.snapshot_at(NAMESPACE, document, point) == scribe.at(document, point), point
 
 
 @pytest.mark.parametrize(
@@ -57,9 +56,9 @@ async def test_among_equal_times_the_last_is_used(store, scribe):
     scribe.put("a", 4, at=6)
     await store.commit(scribe.commit())
     at = scribe.entries[NAMESPACE, "a"][0].recorded_at
-    assert (await state_at(store, NAMESPACE, "a", Point(Clock.recorded, at))).state == b"3"
-    assert (await state_at(store, NAMESPACE, "a", Point(Clock.recorded, at + SECOND))).state == b"4"
-    assert await state_at(store, NAMESPACE, "a", Point(Clock.recorded, at - 1)) == NEVER
+    assert (await store.snapshot_at(NAMESPACE, "a", Point(Clock.recorded, at))).state == b"3"
+    assert (await store.snapshot_at(NAMESPACE, "a", Point(Clock.recorded, at + SECOND))).state == b"4"
+    assert await store.snapshot_at(NAMESPACE, "a", Point(Clock.recorded, at - 1)) == NEVER
 
 
 async def test_occurred_time_is_a_running_maximum(store, scribe):
@@ -68,7 +67,7 @@ async def test_occurred_time_is_a_running_maximum(store, scribe):
         scribe.cut("a")
     await store.commit(scribe.commit())
     times = [entry.occurred_at for entry in scribe.entries[NAMESPACE, "a"]]
-    states = [(await state_at(store, NAMESPACE, "a", Point(Clock.occurred, time))).state for time in times]
+    states = [(await store.snapshot_at(NAMESPACE, "a", Point(Clock.occurred, time))).state for time in times]
     assert states == [b"0", b"2", b"0", b"3"]
 
 
@@ -86,14 +85,13 @@ async def test_extreme_times_return_the_first_and_the_last_version(store, scribe
     scribe.put("a", 2)
     await store.commit(scribe.commit())
     for clock in Clock:
-        assert await state_at(store, NAMESPACE, "a", Point(clock, -(10**30))) == NEVER
-        assert (await state_at(store, NAMESPACE, "a", Point(clock, 10**30))).state == b"2"
+        assert await store.snapshot_at(NAMESPACE, "a", Point(clock, -(10**30))) == NEVER
+        assert (await store.snapshot_at(NAMESPACE, "a", Point(clock, 10**30))).state == b"2"
 
 
 async def test_a_document_without_events_has_no_segments(store, scribe):
     point = Point(Clock.version, 0)
-    assert await state_at(store, NAMESPACE, "a", point) is None
-    assert await store.segment_at(NAMESPACE, "a", point) is None
+    assert await store.snapshot_at(NAMESPACE, "a", point) is None
     assert await all_entries(store, "a") == []
     assert await all_entries(store, "a", is_descending=True) == []
 
@@ -147,9 +145,9 @@ async def test_a_page_closed_while_its_document_is_absent_opens_the_next_without
     await store.commit(scribe.commit())
     scribe.publish("a", {"merge": {"b": None, "c": 1}})
     await store.commit(scribe.commit())
-    run = await store.segment_at(NAMESPACE, "a", Point(Clock.version, 2))
+    *_, run = [it async for it in store.segments(NAMESPACE, "a", after_version=2, is_descending=False)]
     assert (run.base.state, run.base.version, run.base_sequence) == (None, 2, 2)
-    assert (await state_at(store, NAMESPACE, "a", Point(Clock.version, 3))).state == b'{"c":1}'
+    assert (await store.snapshot_at(NAMESPACE, "a", Point(Clock.version, 3))).state == b'{"c":1}'
 
 
 async def test_concurrent_state_reads_return_the_right_documents(filled, scribe):
@@ -157,7 +155,7 @@ async def test_concurrent_state_reads_return_the_right_documents(filled, scribe)
     asked = [(name, Point(Clock.version, version)) for version in range(4) for name in names]
     asked += [(name, Point(Clock.sequence, scribe.sequence - 7)) for name in names]
     states = await asyncio.gather(
-        *(state_at(filled, NAMESPACE, *each) for each in [*asked, ("none", asked[0][1])])
+        *(filled.snapshot_at(NAMESPACE, *each) for each in [*asked, ("none", asked[0][1])])
     )
     assert states.pop() is None
     for each, state in zip(asked, states, strict=True):

@@ -9,7 +9,6 @@ import pytest
 from refold.core.errors import FenceLost
 from refold.core.history import NEVER, Clock, Point
 from refold.core.stream import PARTITIONS
-from refold.history import state_at
 from support.scribe import NAMESPACE
 from support.stores import HOSTILE, all_entries
 
@@ -123,5 +122,5 @@ async def test_a_document_with_only_rejected_events_is_at_version_0(store, scrib
     head = await store.head(NAMESPACE, "a")
     assert head.snapshot == NEVER
     assert head.last_sequence == 1
-    assert await state_at(store, NAMESPACE, "a", Point(Clock.version, 0)) == NEVER
+    assert await store.snapshot_at(NAMESPACE, "a", Point(Clock.version, 0)) == NEVER
     assert (await store.list_documents(NAMESPACE, prefix="", where=None, limit=9, cursor=None)).heads == []

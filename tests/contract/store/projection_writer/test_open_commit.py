@@ -10,7 +10,6 @@ import pytest
 from refold.core.errors import FenceLost
 from refold.core.history import Clock, Point
 from refold.core.stream import parse_shard
-from refold.history import state_at
 from support.scribe import NAMESPACE
 from support.stores import HALVES, LOG_ID, all_entries, begin, part_of
 
@@ -44,7 +43,7 @@ async def assert_stored(store, scribe):
         assert (await store.head(namespace, document)).snapshot == versions[-1]
         for snapshot in versions:
             point = Point(Clock.version, snapshot.version)
-            assert await state_at(store, namespace, document, point) == snapshot
+            assert await store.snapshot_at(namespace, document, point) == snapshot
         runs = await all_entries(store, document)
         assert [entry for run in runs for entry in run] == scribe.entries[namespace, document]
     loaded = {(found.namespace, found.document): found for found in await store.load(list(scribe.documents))}

@@ -12,7 +12,6 @@ import pytest
 from refold.core.document import ABSENT
 from refold.core.errors import FenceLost
 from refold.core.history import Clock, Point
-from refold.history import state_at
 from refold.store.ports import StoredHead
 from support.scribe import NAMESPACE, state_bytes
 from support.stores import HOSTILE, begin
@@ -50,7 +49,7 @@ async def assert_exact(store, scribe):
         assert head.last_sequence == scribe.documents[NAMESPACE, name].last_sequence
         for snapshot in versions:
             point = Point(Clock.version, snapshot.version)
-            assert await state_at(store, NAMESPACE, name, point) == snapshot
+            assert await store.snapshot_at(NAMESPACE, name, point) == snapshot
     loaded = {document.document: document for document in await store.load(keys)}
     assert loaded == {key[1]: scribe.documents[key] for key in keys}
     present = [

@@ -1,0 +1,111 @@
+"""Concurrent reads of rows by key, as one statement.
+
+Part of the PostgreSQL adapter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, NamedTuple
+
+from refold.core.errors import RefoldError, StoreUnavailable
+from refold.store.postgres.pool import SQL, Pool, Row
+
+READS_TOGETHER_MAX: Final = 64
+"""Rows that one statement reads."""
+
+READ_TOGETHER_BYTES_MAX: Final = 64 * 1024
+"""Stored bytes of a row that is read with others; a larger one is read alone."""
+
+READ_STATEMENTS_MAX: Final = 2
+"""Statements of one kind in flight; later reads go with the next one."""
+
+_ANY_BYTES: Final = 2**31 - 1
+
+
+class _Waiter(NamedTuple):
+    asked: tuple[object, ...]
+    row: asyncio.Future[Row | None]
+
+
+class BatchReader:
+    """Coalesce concurrent reads into one statement; the round trip dominates.
+
+    The statement takes an array for each value that is asked with, then the bytes that a row may have. It returns
+    rows whose first columns are the number of what was asked, from 1 on, and whether the row has the bytes: one that
+    is too large for a batch is read again alone, so that other reads do not wait for it.
+    """
+
+    def __init__(self, pool: Pool, statement: str) -> None:
+        self._pool = pool
+        self._name = statement
+        self._sql = SQL[statement]
+        self._waiting: list[_Waiter] = []
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._is_scheduled = False
+
+    async def read(self, *asked: object) -> Row | None:
+        """Return the row as of now or later; None where there is none."""
+        waiter = _Waiter(asked, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiter)
+        self._schedule()
+        row = await waiter.row
+        if row is not None and not row[1]:
+            return (await self._fetch([waiter], _ANY_BYTES)).get(1)
+        return row
+
+    async def close(self) -> None:
+        """Wait for the statements in flight; the pool bounds their time."""
+        await asyncio.gather(*self._in_flight)
+
+    def _schedule(self) -> None:
+        """Send at the next turn of the event loop, with all reads of this one."""
+        if not self._is_scheduled and len(self._in_flight) < READ_STATEMENTS_MAX:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._send)
+
+    def _send(self) -> None:
+        self._is_scheduled = False
+        while self._waiting and len(self._in_flight) < READ_STATEMENTS_MAX:
+            group, self._waiting = self._waiting[:READS_TOGETHER_MAX], self._waiting[READS_TOGETHER_MAX:]
+            batch = asyncio.create_task(self._read_batch(group), name=f"read-{self._name}")
+            self._in_flight.add(batch)
+            batch.add_done_callback(self._end)
+
+    def _end(self, batch: asyncio.Task[None]) -> None:
+        self._in_flight.discard(batch)
+        if self._waiting:
+            self._schedule()
+
+    async def _read_batch(self, group: list[_Waiter]) -> None:
+        """Resolve every waiter that is still there, with its row or with an error of its own."""
+        try:
+            rows = await self._fetch(group, READ_TOGETHER_BYTES_MAX)
+        except BaseException as error:
+            for waiter in group:
+                if not waiter.row.done():
+                    waiter.row.set_exception(_error_for_one(error))
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for number, waiter in enumerate(group, start=1):
+                if not waiter.row.done():
+                    waiter.row.set_result(rows.get(number))
+
+    async def _fetch(self, group: list[_Waiter], bytes_max: int) -> dict[int, Row]:
+        arrays = map(list, zip(*[waiter.asked for waiter in group], strict=True))
+        async with self._pool.lend() as connection:
+            rows = await connection.fetch(self._sql, *arrays, bytes_max)
+        return {row[0]: row for row in rows}
+
+
+def _error_for_one(error: BaseException) -> Exception:
+    """Make one waiter's error: an instance raised twice would collect the tracebacks of both."""
+    if isinstance(error, RefoldError):
+        made: Exception = type(error)(error.message, **error.facts)
+    elif isinstance(error, Exception):
+        made = RuntimeError(f"a read failed: {error!r}")
+    else:
+        made = StoreUnavailable("the store was closed while a read waited")
+    made.__cause__ = error
+    return made
