@@ -296,7 +296,7 @@ async def test_namespaces_count_documents_and_events(api: Api) -> None:
 
 async def test_status_shows_how_far_each_partition_is_folded(api: Api) -> None:
     views = outcome(await api.put("d", 1), 201)
-    await api.get("d")
+    await api.get("d", version=1)
     status = (await api.client.get("/status")).json()
     assert status["last_sequence"] >= views["sequence"]
     assert status["folded_sequence"] >= views["sequence"]

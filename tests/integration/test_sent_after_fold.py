@@ -53,7 +53,7 @@ async def test_a_client_reads_what_it_was_sent_at_another_gateway_and_after_a_re
             elsewhere._note(await refold.put("n", "d", {"n": 1}))
             reads = [
                 elsewhere.get("n", "d"),
-                collected(elsewhere.list("n")),
+                collected(elsewhere.list("n", timeout_seconds=60)),
                 collected(elsewhere.history("n", "d")),
                 elsewhere.diff("n", "d", 0, 1),
                 elsewhere.namespaces(),
@@ -148,7 +148,9 @@ async def test_reads_wait_for_the_commit_of_what_was_answered(api: Api, system: 
         )
         assert [answer.status_code for answer in answers] == [201, 200, 201, 409]
         views = [answer.json().get("outcome", answer.json()) for answer in answers]
-        paths = ["new", "new/history", "old?version=2", "old/diff?from=1&to=2", "other/rejections", ""]
+        # A state that this gateway put is exact without the store.
+        assert (await api.get("new")).json() == {"n": 1}
+        paths = ["old", "new/history", "old?version=2", "old/diff?from=1&to=2", "other/rejections", ""]
         paths += [f"{view['document']}/outcomes/{view['sequence']}" for view in views]
         reading = [
             asyncio.create_task(api.client.get(f"/v1/{api.namespace}/{path}".rstrip("/"))) for path in paths
@@ -159,7 +161,7 @@ async def test_reads_wait_for_the_commit_of_what_was_answered(api: Api, system: 
         assert not done
     head, history, second, diff, rejections, listed, *rest = [await task for task in reading]
     outcomes, counts, all_rejections = rest[:4], rest[4], rest[5]
-    assert head.json() == {"n": 1}
+    assert head.json() == {"n": 2}
     assert [item["version"] for item in history.json()["items"]] == [1]
     assert second.json() == {"n": 2}
     assert diff.json() == [{"op": "replace", "path": "/n", "value": 2}]
@@ -172,19 +174,19 @@ async def test_reads_wait_for_the_commit_of_what_was_answered(api: Api, system: 
 
 async def test_a_read_whose_commit_does_not_come_is_504(api: Api, system: System) -> None:
     await api.put("other", 1)
-    assert (await api.get("other")).json() == 1
+    assert (await api.get("other", version=1)).json() == 1
     async with held_commits(system.postgres_dsn):
         written = outcome(await api.put("d", 1), 201)
         view = problem(await api.get("", timeout=0.1), 504, "timed_out")
         assert view["sequence"] == written["sequence"] > view["folded_sequence"]
         # What nothing was received about is read as it is.
-        assert (await api.get("other")).json() == 1
+        assert (await api.get("other", version=1)).json() == 1
     assert (await api.get("d")).json() == 1
 
 
 async def test_a_delete_of_what_a_held_commit_deletes_publishes_nothing(api: Api, system: System) -> None:
     await api.put("d", 1)
-    assert (await api.get("d")).json() == 1
+    assert (await api.get("d", version=1)).json() == 1
     async with held_commits(system.postgres_dsn):
         assert (await api.delete("d")).status_code == 200
         again = asyncio.create_task(api.delete("d"))
@@ -192,6 +194,48 @@ async def test_a_delete_of_what_a_held_commit_deletes_publishes_nothing(api: Api
         assert not done
     problem(await again, 404, "document_absent")
     assert await api.events() == 2
+
+
+async def test_a_state_that_was_put_is_read_at_once_as_it_is_read_after_its_commit(
+    api: Api, system: System
+) -> None:
+    await api.put("d", 0)
+    path, answers = f"/v1/{api.namespace}/d", []
+    for _ in range(2):
+        async with held_commits(system.postgres_dsn):
+            written = outcome(
+                await api.put("d", {"b": [1.0, None], "a": "é"}, Refold_Occurred_At="2020-01-01T00:00:00Z")
+            )
+            answers.append(await api.get("d"))
+            sequence = {"Refold-Min-Sequence": str(written["sequence"])}
+            assert (await api.client.get(path, headers=sequence)).content == answers[-1].content
+            assert (
+                await api.client.get(path, headers={"If-None-Match": answers[-1].headers["etag"]})
+            ).status_code == 304
+            # After another change it is no longer the head.
+            await api.merge("d", {"c": 1})
+            later = asyncio.create_task(api.get("d"))
+            done, _ = await asyncio.wait([later], timeout=0.1)
+            assert not done
+        assert (await later).json() == {"b": [1.0, None], "a": "é", "c": 1}
+        answers.append(await api.get("d", version=written["version"]))
+        first, second = answers[-2:]
+        assert first.content == second.content
+        names = [
+            name for name in first.headers if name.startswith("refold-") or name in ("etag", "content-type")
+        ]
+        assert {name: first.headers[name] for name in names} == {name: second.headers[name] for name in names}
+
+
+async def test_a_loop_of_reads_and_writes_needs_no_commit(api: Api, system: System) -> None:
+    await api.put("d", 0)
+    async with held_commits(system.postgres_dsn):
+        for number in range(1, 20):
+            await api.put("d", number)
+            read = await api.get("d")
+            assert read.json() == number
+            outcome(await api.put("d", -number, If_Match=read.headers["etag"]))
+    assert (await api.get("d")).json() == -19
 
 
 async def test_strict_writes_follow_each_other_without_a_commit(api: Api, system: System) -> None:

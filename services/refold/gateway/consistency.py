@@ -231,10 +231,11 @@ class Consistency:
         if sequence > self.sequences[partition]:
             self._announced.note(partition, key, sequence)
 
-    def is_behind_announced(self, key: Key) -> bool:
-        """Return whether something was received about a document that is not committed yet."""
+    def awaited_sequence(self, key: Key) -> int:
+        """Return the last sequence that was received about a document and is not committed yet; 0 for none."""
         partition = partition_of_key(key)
-        return self._announced.of_document(partition, key) > self.sequences[partition]
+        sequence = self._announced.of_document(partition, key)
+        return sequence if sequence > self.sequences[partition] else 0
 
     async def wait_for_announced(
         self, deadline: float, namespace: str | None = None, document: str | None = None

@@ -21,6 +21,7 @@ from refold.core.json_text import Json
 from refold.core.pointer import parse, resolve
 from refold.core.stream import NAME_CHARS_MAX, check_name, check_namespace
 from refold.core.timestamp import format_time, is_relative
+from refold.gateway.announced import PutState
 from refold.gateway.conditions import ANYTHING, Condition, is_unchanged, write_condition
 from refold.gateway.consistency import BareHead
 from refold.gateway.context import Context, context_of
@@ -35,6 +36,7 @@ from refold.gateway.requests import (
     check_media_type,
     document_name,
     event_fields,
+    min_sequence,
     read_json,
     read_query,
     read_time,
@@ -52,7 +54,7 @@ from refold.gateway.responses import (
     outcome_response,
     page_response,
     pending_response,
-    tag_of,
+    version_headers,
 )
 from refold.gateway.writes import (
     StrictWrite,
@@ -82,13 +84,27 @@ async def read_document(request: Request) -> Response:
     """Return the state at the head or at any version, time or sequence; 304 if the client has it."""
     context = context_of(request)
     key = document_name(request)
+    put = None if request.scope["query_string"] else _put_state(request, context, key)
+    if put is not None:
+        return _state_response(request, put[:4], put.state)
     await wait_for_consistency(request, deadline_in(context.wait_seconds), *key)
     query = read_query(request, ReadQuery) if request.scope["query_string"] else _AT_HEAD
     point = None if query is _AT_HEAD else await _read_point(context, key, query)
     snapshot = await _snapshot(context, key, point)
     if snapshot.state is None:
         raise await _absent(context, key, snapshot, query)
-    return _state_response(request, snapshot, snapshot.state, query.path)
+    times = format_time(snapshot.recorded_at), format_time(snapshot.occurred_at)
+    about = (snapshot.version, snapshot.sequence, *times)
+    return _state_response(request, about, snapshot.state, query.path)
+
+
+def _put_state(request: Request, context: Context, key: Key) -> PutState | None:
+    """Return the head's state where its last event is this gateway's own PUT, folded and not committed yet."""
+    put = context.put_states.get(key)
+    if put is None or put.sequence != context.consistency.awaited_sequence(key):
+        return None
+    # The client may know of a later event of another gateway.
+    return put if min_sequence(request) <= put.sequence else None
 
 
 async def _snapshot(context: Context, key: Key, point: Point | None) -> Snapshot:
@@ -154,15 +170,12 @@ async def _absent(context: Context, key: Key, snapshot: Snapshot, query: ReadQue
     return DocumentAbsent(f"{detail}; its head is version {head_version}", **facts)
 
 
-def _state_response(request: Request, snapshot: Snapshot, state: bytes, path: str | None) -> Response:
-    headers = {
-        "ETag": tag_of(snapshot.version),
-        "Refold-Version": str(snapshot.version),
-        "Refold-Sequence": str(snapshot.sequence),
-        "Refold-Recorded-At": format_time(snapshot.recorded_at),
-        "Refold-Occurred-At": format_time(snapshot.occurred_at),
-    }
-    if is_unchanged(request, snapshot.version):
+def _state_response(
+    request: Request, about: tuple[int, int, str, str], state: bytes, path: str | None = None
+) -> Response:
+    """Return a state; `about` are its version, its sequence, and when it was recorded and occurred."""
+    headers = version_headers(*about)
+    if is_unchanged(request, about[0]):
         return Response(None, 304, headers)
     body = state if path is None else _value_at(state, path)
     return Response(body, 200, headers, JSON)
@@ -238,9 +251,7 @@ async def _write(request: Request, begun: Begun, change: dict[str, Json]) -> Res
     wait = read_wait(request, context.wait_seconds)
     condition = write_condition(request)
     if condition is not ANYTHING and not begun.fields.keys().isdisjoint(("base", "on_conflict")):
-        detail = (
-            "If-Match and If-None-Match say base and strategy; leave Refold-Base and Refold-On-Conflict out"
-        )
+        detail = "If-Match and If-None-Match say both: leave Refold-Base and Refold-On-Conflict out"
         raise Problem(422, "contradictory", detail)
     headers = begun.headers + ((("Refold-Reply", context.reply_subject),) if wait.seconds > 0 else ())
     fields = {**begun.fields, **change}
@@ -298,6 +309,8 @@ async def _outcome(context: Context, made: Draft, sequence: int, deadline: float
 def _cache_head(context: Context, made: Draft, outcome: dict[str, Json]) -> None:
     """Remember the new head; an ineffective event's outcome does not say whether the document is absent."""
     if outcome["status"] in _EFFECTIVE:
+        if outcome["status"] == "applied" and "put" in made.fields and made.split is None:
+            context.put_states.put(made.key, PutState.of(outcome, made.fields["put"]))
         head = BareHead(outcome["version"], outcome["sequence"], "delete" in made.fields)
         context.head_cache.put(made.key, head)
     else:

@@ -113,6 +113,17 @@ class PointQuery(NoQuery):
     timeout: Timeout = READ_SECONDS
 
 
+def min_sequence(request: Request) -> int:
+    """Read `Refold-Min-Sequence`: the highest sequence that the client was sent; 0 without it."""
+    text = header(request, b"refold-min-sequence")
+    if text is None:
+        return 0
+    if not _INTEGER.fullmatch(text) or not 0 <= int(text) <= VERSION_MAX:
+        detail = f"Refold-Min-Sequence: {_INTEGER_RULE} (got {text[:40]!r})"
+        raise Problem(422, "bad_parameter", detail, field="Refold-Min-Sequence")
+    return int(text)
+
+
 async def wait_for_consistency(
     request: Request, deadline: float, namespace: str | None = None, document: str | None = None
 ) -> None:
@@ -121,14 +132,11 @@ async def wait_for_consistency(
     That of the client is `Refold-Min-Sequence`. Raises `TimedOut`, and `Problem` for a sequence after the log's end.
     """
     consistency = context_of(request).consistency
-    text = header(request, b"refold-min-sequence")
-    if text is not None:
-        if not _INTEGER.fullmatch(text) or not 0 <= int(text) <= VERSION_MAX:
-            detail = f"Refold-Min-Sequence: {_INTEGER_RULE} (got {text[:40]!r})"
-            raise Problem(422, "bad_parameter", detail, field="Refold-Min-Sequence")
-        await consistency.refuse_future(int(text), "Refold-Min-Sequence")
+    sequence = min_sequence(request)
+    if sequence:
+        await consistency.refuse_future(sequence, "Refold-Min-Sequence")
         key = None if namespace is None or document is None else (namespace, document)
-        await consistency.wait_for_sequence(int(text), deadline, key)
+        await consistency.wait_for_sequence(sequence, deadline, key)
     await consistency.wait_for_announced(deadline, namespace, document)
 
 

@@ -154,6 +154,17 @@ def pending_response(namespace: str, document: str, sequence: int, event_id: str
     return json_response({"status": "pending", "sequence": sequence, "id": event_id}, 202, headers)
 
 
+def version_headers(version: int, sequence: int, recorded_at: str, occurred_at: str) -> dict[str, str]:
+    """Return the headers of a document's version."""
+    return {
+        "ETag": tag_of(version),
+        "Refold-Version": str(version),
+        "Refold-Sequence": str(sequence),
+        "Refold-Recorded-At": recorded_at,
+        "Refold-Occurred-At": occurred_at,
+    }
+
+
 def tag_of(version: int) -> str:
     """Return a version's entity tag."""
     return f'"{version}"'

@@ -81,8 +81,7 @@ def never_acknowledged() -> LogUnavailable:
 
 async def refuse_absent(context: Context, draft: Draft, deadline: float) -> Written | None:
     """Refuse to delete what is absent; return a repeated delete's event; None: publish it."""
-    is_behind = context.consistency.is_behind_announced(draft.key)
-    if not is_behind and not (await _head(context, draft)).is_absent:
+    if not context.consistency.awaited_sequence(draft.key) and not (await _head(context, draft)).is_absent:
         return None
     # The row may be behind the log; where that cannot be known, the fold decides.
     if not await context.consistency.catch_up(deadline, draft.key):

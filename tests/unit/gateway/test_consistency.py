@@ -192,7 +192,7 @@ async def test_a_message_carries_one_outcome_a_line(outcomes: Outcomes, consiste
     outcomes.hear("refold.reply.x", b"\n".join([lines[0], b"{", lines[1]]))
     for number in (7, 8):
         assert (outcomes.arrived(number) or {}).get("document") == f"d{number}"
-        assert consistency.is_behind_announced(("n", f"d{number}"))
+        assert consistency.awaited_sequence(("n", f"d{number}")) == number
     assert consistency.known_sequence == 8
 
 
