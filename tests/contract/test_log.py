@@ -13,8 +13,9 @@ import pytest
 
 from refold.core.errors import LogFull, LogHole, LogUnavailable, Refused
 from refold.core.fold import EVENT_BYTES_MAX, HEADERS_BYTES_MAX, read_genesis
-from refold.core.stream import Record, author_headers, partition_of, stored_subject
+from refold.core.stream import Record, author_headers, partition_of, route, stored_subject
 from refold.log import ATOMIC_BYTES_MAX, BATCH_EVENTS_MAX, Appended, EventLog, Notices, Publication, Stale
+from refold.log import read_until as read_events
 from refold.log.jetstream import JetStreamLog, JetStreamNotices
 from refold.log.jetstream.api import request_api
 from refold.log.jetstream.stream import CONFIGURATION, WIDE
@@ -222,6 +223,35 @@ async def test_missing_events_raise_a_hole_with_their_sequences(make: Maker) -> 
     after = await read_until(log, sequences[8], after_sequence=sequences[5])
     assert [record.sequence for record in after] == sequences[6:]
     assert await log.get(sequences[4]) is None
+
+
+async def test_a_read_of_partitions_leaves_out_the_events_of_others(log: EventLog) -> None:
+    documents = [f"d{number % 40}" for number in range(1_200)]
+    answers = await asyncio.gather(*(log.append(event(document)) for document in documents))
+    end = max(map(sequence_of, answers))
+    everything = await read_until(log, end)
+    for partitions in (range(20), [partition_of(b"shop", b"d0")], range(64)):
+        read = [record async for part in read_events(log, 0, end, partitions) for record in part]
+        own = [record for record in everything if route(record.subject).partition in partitions]
+        assert [record for record in read if route(record.subject).partition in partitions] == own
+        assert read[0] == everything[0], "the system's events are never left out"
+        assert read[-1] == everything[-1], "the position is known"
+        assert [record for record in everything if record in read] == read
+        assert len(read) == end if len(partitions) == 64 else len(read) < len(own) + end // 4
+        # Any end and any beginning may be an event of another partition.
+        for first, last in ((1, 2), (2, 7), (7, 12)):
+            read = [record async for part in read_events(log, first, last, partitions) for record in part]
+            assert read[-1].sequence == last
+
+
+async def test_a_missing_event_of_another_partition_is_a_hole(make: Maker) -> None:
+    log, punch = await make.log_with_holes()
+    sequences = [sequence_of(await log.append(event(f"d{number % 2}"))) for number in range(20)]
+    await punch(sequences[4])
+    own = [partition_of(b"shop", b"d1")]
+    with pytest.raises(LogHole) as caught:
+        await asyncio.wait_for(drain(read_events(log, sequences[0], sequences[-1], own)), WAIT_SECONDS)
+    assert caught.value.facts == {"first_sequence": sequences[4], "last_sequence": sequences[4]}
 
 
 async def test_a_strict_event_is_stored_if_the_document_is_as_expected(log: EventLog) -> None:

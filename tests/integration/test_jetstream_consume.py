@@ -15,6 +15,7 @@ import pytest
 from refold.core.errors import LogHole, LogUnavailable
 from refold.core.stream import Record, partition_of, route
 from refold.log import BATCH_BYTES_MAX, Publication
+from refold.log import read_until as read_events
 from refold.log.jetstream import JetStreamLog, consume
 from refold.log.jetstream.api import request_api, stored_record
 from refold.log.jetstream.consume import READ_AHEAD_BYTES, Consumer, LogReader
@@ -72,6 +73,9 @@ async def test_hostile_subjects_are_returned_byte_for_byte(broker: Broker, user:
     assert [record and record.subject for record in got[:-1]] == [stored for _, stored in HOSTILE]
     if user == "projector":
         assert await read_until(log, last, after_sequence=1) == got
+        # A literal subject does not say its partition.
+        read = [record.subject async for part in read_events(log, 1, last, ()) for record in part]
+        assert b"state.n.*" in read
         assert [route(record.subject).reason for record in got[:4] if record] == ["bad_name"] * 4
     assert log.client.reconnects == 0
 

@@ -6,7 +6,7 @@ Adapters: `refold.log.jetstream` for production, `refold.log.memory` as its twin
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Protocol
 
 from refold.core.errors import Refused
 from refold.core.fold import EVENT_BYTES_MAX, HEADERS_BYTES_MAX
-from refold.core.stream import Record, check_name
+from refold.core.stream import PARTITIONS, Record, check_name
 
 PROGRESS_SUBJECT: Final = "refold.progress"
 """The projector publishes its progress here after each commit, and every second while there is none."""
@@ -45,6 +45,8 @@ ATOMIC_BYTES_MAX: Final = 40 * 1024 * 1024
 
 HEADER_LINES_CACHED_MAX: Final = 1_024
 """Header lines that are kept: the reply subject of a gateway is on each of its events."""
+SYSTEM_BYTE: Final = ord("_")
+"""Begins the system's namespace, whose events no read leaves out."""
 
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 
@@ -120,11 +122,17 @@ class EventLog(Protocol):
             LogFull, LogUnavailable: as `append`.
         """
 
-    def read(self, after_sequence: int) -> AsyncGenerator[list[Record], None]:
+    def read(
+        self, after_sequence: int, partitions: Collection[int] | None = None
+    ) -> AsyncGenerator[list[Record], None]:
         """Yield every event after a sequence, in order and without a gap, then the live tail.
 
         Yields lists of what has arrived, never past the leader's last sequence. It continues after a lost connection
         and ends only by `aclose`. Raises `LogHole` if the log lacks a sequence.
+
+        With `partitions`, events of others are left out, except those that a fold needs: the system's events, the last
+        one that has arrived, and one with a later time than the next event that is yielded. So after each event that
+        is yielded, clock, fold number and position are the same as after all events up to it.
         """
 
     async def get(self, sequence: int) -> Record | None:
@@ -151,18 +159,34 @@ class Notices(Protocol):
 
 
 async def read_until(
-    log: EventLog, after_sequence: int, until_sequence: int | None
+    log: EventLog, after_sequence: int, until_sequence: int | None, partitions: Collection[int] | None = None
 ) -> AsyncGenerator[list[Record], None]:
     """Read a log as `EventLog.read` does, up to a sequence that it has or will have; without one, without end."""
     if after_sequence == until_sequence:
         return
-    async with aclosing(log.read(after_sequence)) as parts:
+    async with aclosing(log.read(after_sequence, partitions)) as parts:
         async for records in parts:
             if until_sequence is None or records[-1].sequence < until_sequence:
                 yield records
+                after_sequence = records[-1].sequence
                 continue
-            yield [record for record in records if record.sequence <= until_sequence]
-            return
+            kept = [record for record in records if record.sequence <= until_sequence]
+            if kept:
+                yield kept
+                after_sequence = kept[-1].sequence
+            break
+    if partitions is not None:
+        # The last event may be among those left out.
+        async with aclosing(read_until(log, after_sequence, until_sequence)) as parts:
+            async for records in parts:
+                yield records
+
+
+def foreign_prefixes(partitions: Collection[int] | None) -> frozenset[bytes]:
+    """Return how the stored subjects of other partitions begin, up to the second dot: `log.<partition>`."""
+    if partitions is None:
+        return frozenset()
+    return frozenset([b"log.%d" % number for number in range(PARTITIONS) if number not in partitions])
 
 
 def validated_headers(publication: Publication) -> bytes:

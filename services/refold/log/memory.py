@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from typing import Final
 
 from refold.core import json_text
@@ -15,12 +15,14 @@ from refold.core.errors import LogFull, LogHole, LogUnavailable
 from refold.core.fold import genesis
 from refold.core.stream import GENESIS_DOCUMENT, SYSTEM_NAMESPACE, Record, Route, check_name
 from refold.log import (
+    SYSTEM_BYTE,
     Acknowledgement,
     Appended,
     LogInfo,
     Publication,
     Stale,
     Unknown,
+    foreign_prefixes,
     validated_batch,
     validated_headers,
 )
@@ -32,9 +34,12 @@ READ_EVENTS_MAX: Final = 1_000
 class MemoryLog:
     """A list of records that begins with its genesis."""
 
-    def __init__(self, log_id: str, *, bytes_max: int | None = None) -> None:
-        """Create a log; `bytes_max` bounds its bodies."""
+    def __init__(
+        self, log_id: str, *, bytes_max: int | None = None, clock: Callable[[], int] = time.time_ns
+    ) -> None:
+        """Create a log; `bytes_max` bounds its bodies, `clock` returns the broker's time."""
         self._log_id = log_id
+        self._clock = clock
         self._bytes_max = bytes_max
         self._records: list[Record | None] = []
         self._last: dict[bytes, Record] = {}
@@ -50,7 +55,7 @@ class MemoryLog:
             log_id=self._log_id,
             first_sequence=1,
             last_sequence=len(self._records),
-            time=time.time_ns(),
+            time=self._clock(),
         )
 
     async def append(self, publication: Publication) -> Acknowledgement:
@@ -60,7 +65,10 @@ class MemoryLog:
     async def append_atomically(self, publications: list[Publication]) -> list[Appended] | Stale | Unknown:
         return self._store_all(publications, validated_batch(publications))
 
-    async def read(self, after_sequence: int) -> AsyncGenerator[list[Record], None]:
+    async def read(
+        self, after_sequence: int, partitions: Collection[int] | None = None
+    ) -> AsyncGenerator[list[Record], None]:
+        foreign = foreign_prefixes(partitions)
         if after_sequence > len(self._records):
             message = "the log ends before the last event that was read from it"
             raise LogHole(message, last_sequence=len(self._records), read_sequence=after_sequence)
@@ -73,7 +81,7 @@ class MemoryLog:
                 raise LogHole("the log lacks events", first_sequence=missing[0], last_sequence=missing[-1])
             if whole:
                 after_sequence += len(whole)
-                yield whole
+                yield _without(foreign, whole)
             else:
                 self._grown.clear()
                 await self._grown.wait()
@@ -112,7 +120,7 @@ class MemoryLog:
 
     def _store(self, publication: Publication, lines: bytes) -> Appended:
         subject = Route.of(publication.namespace, publication.document).subject
-        record = Record(len(self._records) + 1, time.time_ns(), subject, lines, publication.body)
+        record = Record(len(self._records) + 1, self._clock(), subject, lines, publication.body)
         self._records.append(record)
         self._last[subject] = record
         self._size_bytes += len(record.body)
@@ -121,6 +129,23 @@ class MemoryLog:
     def _check_open(self) -> None:
         if self._is_closed:
             raise LogUnavailable("the log was closed")
+
+
+def _without(foreign: frozenset[bytes], records: list[Record]) -> list[Record]:
+    """Leave out foreign events, except those that `EventLog.read` names."""
+    kept: list[Record] = []
+    latest: Record | None = None
+    for record in records:
+        end = record.subject.find(b".", 4)
+        is_foreign = record.subject[:end] in foreign and record.subject[end + 1] != SYSTEM_BYTE
+        if not is_foreign or record is records[-1]:
+            if latest is not None and latest.time > record.time:
+                kept.append(latest)
+            kept.append(record)
+            latest = None
+        elif latest is None or record.time >= latest.time:
+            latest = record
+    return kept
 
 
 class MemoryNotices:

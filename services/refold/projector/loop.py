@@ -138,7 +138,8 @@ class ShardLoop:
 
     async def _fold_log(self, until_sequence: int | None) -> None:
         await resume_system(self._fold_state, self._ports.log, self._ports.store)
-        reading = read_until(self._ports.log, self._fold_state.read_sequence, until_sequence)
+        fold_state = self._fold_state
+        reading = read_until(self._ports.log, fold_state.read_sequence, until_sequence, fold_state.partitions)
         async with aclosing(reading) as parts:
             async for records in parts:
                 remaining = iter(records)

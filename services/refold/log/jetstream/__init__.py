@@ -12,7 +12,7 @@ Permissions to publish that a user needs, besides subscribing to its inbox prefi
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from typing import Final
 
 import structlog
@@ -20,7 +20,16 @@ import structlog
 from refold.core.errors import Refused
 from refold.core.stream import Record, Route, check_name
 from refold.core.timestamp import parse_rfc3339
-from refold.log import PAYLOAD_BYTES_MAX, Acknowledgement, Appended, LogInfo, Publication, Stale, Unknown
+from refold.log import (
+    PAYLOAD_BYTES_MAX,
+    Acknowledgement,
+    Appended,
+    LogInfo,
+    Publication,
+    Stale,
+    Unknown,
+    foreign_prefixes,
+)
 from refold.log.jetstream.api import stored_record, stream_info
 from refold.log.jetstream.append import ACKNOWLEDGE_SECONDS, Appender
 from refold.log.jetstream.client import DEFAULT_INBOX_PREFIX, Client, connect
@@ -83,8 +92,10 @@ class JetStreamLog:
     ) -> list[Appended] | Stale | Unknown:
         return await self._appender.append_atomically(publications)
 
-    def read(self, after_sequence: int) -> AsyncGenerator[list[Record], None]:
-        return read_log(self.client, after_sequence)
+    def read(
+        self, after_sequence: int, partitions: Collection[int] | None = None
+    ) -> AsyncGenerator[list[Record], None]:
+        return read_log(self.client, after_sequence, foreign_prefixes(partitions))
 
     async def get(self, sequence: int) -> Record | None:
         return await stored_record(self.client, seq=sequence) if sequence > 0 else None

@@ -6,10 +6,12 @@ Used by `refold.log.jetstream`. A subject filter would make reading ten times sl
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from functools import partial
 from itertools import count
+from operator import itemgetter
 from typing import Any, Final
 
 import orjson
@@ -17,6 +19,7 @@ import structlog
 
 from refold.core.errors import LogHole, LogUnavailable, TimedOut
 from refold.core.stream import Record
+from refold.log import SYSTEM_BYTE
 from refold.log.jetstream.api import (
     STREAM,
     request_api,
@@ -71,15 +74,19 @@ _record = partial(tuple.__new__, Record)
 _log = structlog.get_logger()
 
 
-async def read_log(client: Client, after_sequence: int) -> AsyncGenerator[list[Record], None]:
+async def read_log(
+    client: Client, after_sequence: int, foreign: frozenset[bytes] = frozenset()
+) -> AsyncGenerator[list[Record], None]:
     """Yield the records after a sequence in lists, as they arrive; ends only by `aclose`.
+
+    Those of `foreign` partitions are left out where `EventLog.read` allows it.
 
     Raises:
         LogHole: the log lacks a sequence, or the broker cannot read it.
         TimedOut: the broker delivers nothing although it has more.
         LogUnavailable: the client was closed.
     """
-    reader = LogReader(client, after_sequence)
+    reader = LogReader(client, after_sequence, foreign)
     while True:
         try:
             consumer = await reader.create_consumer()
@@ -108,9 +115,10 @@ async def read_log(client: Client, after_sequence: int) -> AsyncGenerator[list[R
 class LogReader:
     """The position of one reader, across the consumers that it uses one after the other."""
 
-    def __init__(self, client: Client, after_sequence: int) -> None:
+    def __init__(self, client: Client, after_sequence: int, foreign: frozenset[bytes]) -> None:
         self.last_sequence = after_sequence
         self._client = client
+        self._foreign = foreign
         self._retry_seconds = RETRY_SECONDS
         self._has_replicas = False
         self._leader_sequence = 0
@@ -128,17 +136,16 @@ class LogReader:
         if self._is_next_in_doubt:
             self._is_next_in_doubt = False
             await self._check_next()
-        return await Consumer.create(self._client, self.last_sequence + 1)
+        return await Consumer.create(self._client, self.last_sequence + 1, self._foreign)
 
     async def confirm(self, records: list[Record]) -> int:
         """Return how many of the next records the stream's leader has; a replica may have more, wrongly."""
         while self._has_replicas and records[-1].sequence > self._leader_sequence:
             await self._ask_leader()
-            known = self._leader_sequence - self.last_sequence
-            if 0 < known < len(records):
+            known = bisect_right(records, self._leader_sequence, key=itemgetter(0))
+            if known:
                 return known
-            if known <= 0:
-                await self.pause()
+            await self.pause()
         return len(records)
 
     def advance(self, records: list[Record]) -> list[Record]:
@@ -197,9 +204,10 @@ class ConsumerLost(Exception):
 class Consumer:
     """An ordered pull consumer: it requests bytes ahead and returns records without a gap, or is lost."""
 
-    def __init__(self, client: Client, first_sequence: int) -> None:
+    def __init__(self, client: Client, first_sequence: int, foreign: frozenset[bytes]) -> None:
         """Not created yet: see `create`."""
         self.first_sequence = first_sequence
+        self._foreign = foreign
         self._client = client
         self._expected = first_sequence
         self._records: list[Record] = []
@@ -215,9 +223,11 @@ class Consumer:
         self._forget = client.on_disconnect(partial(self._lose, "the connection was lost"))
 
     @classmethod
-    async def create(cls, client: Client, first_sequence: int) -> Consumer:
+    async def create(
+        cls, client: Client, first_sequence: int, foreign: frozenset[bytes] = frozenset()
+    ) -> Consumer:
         """Create the consumer at the broker. Raises `LogUnavailable`."""
-        consumer = cls(client, first_sequence)
+        consumer = cls(client, first_sequence, foreign)
         config = _CONSUMER | {"opt_start_seq": first_sequence}
         request = {"stream_name": STREAM, "config": config}
         failure = "the broker does not create a consumer"
@@ -278,36 +288,57 @@ class Consumer:
 
         Runs for every event of a replay, so it parses in place and calls nothing that it can avoid.
         """
-        start, expected, requested_bytes = position, self._expected, self._requested_bytes
+        begin, expected, requested_bytes = position, self._expected, self._requested_bytes
         find, separator, last, keep = buffer.find, self._separator, len(buffer) - 2, self._records.append
-        line_bytes = _LINE_BYTES + len(self._sid)
+        line_bytes, separator_bytes, foreign = _LINE_BYTES + len(self._sid), len(separator), self._foreign
+        # Of the foreign events since the last one that was kept: where the last is, and the one with the latest time.
+        left_out = latest = latest_time = -1
         # A message of another form fails to unpack.
         with suppress(ValueError):
             while separator and (end := find(b"\r\n", position)) >= 0:
-                head, _, tail = buffer[position:end].partition(separator)
-                sequence, _, time, sizes = tail.split(b".")
+                subject_end = find(separator, position, end)
+                sequence, _, time_text, sizes = buffer[subject_end + separator_bytes : end].split(b".")
                 block = payload = end + 2
                 counted_bytes = end - position - line_bytes
                 if buffer[position] == _H:
                     _, headers_size, size = sizes.split(b" ")
-                    subject = head[5:]
+                    subject = position + 5
                     payload += _INTEGERS.get(headers_size) or int(headers_size)
                     counted_bytes -= 2 + len(headers_size)
                 else:
                     _, size = sizes.split(b" ")
-                    subject = head[4:]
+                    subject = position + 4
                 message_bytes = _INTEGERS.get(size) or int(size)
                 stop = block + message_bytes
-                if stop > last or int(sequence) != expected:
+                if stop > last or subject_end < 0 or int(sequence) != expected:
                     break
-                headers = buffer[block:payload]
-                if headers[:10] == HEADERS_START and headers[-4:] == HEADERS_END:
-                    headers = headers[10:-2]
-                keep(_record((expected, int(time), subject, headers, buffer[payload:stop])))
+                time = int(time_text)
+                if (
+                    foreign
+                    and buffer[subject : (dot := find(b".", subject + 4))] in foreign
+                    and buffer[dot + 1] != SYSTEM_BYTE
+                ):
+                    left_out = position
+                    if time >= latest_time:
+                        latest, latest_time = position, time
+                else:
+                    if left_out >= 0:
+                        if latest_time > time:
+                            keep(_record_at(buffer, latest))
+                        left_out = latest = latest_time = -1
+                    headers = buffer[block:payload]
+                    if headers[:10] == HEADERS_START and headers[-4:] == HEADERS_END:
+                        headers = headers[10:-2]
+                    keep(
+                        _record((expected, time, buffer[subject:subject_end], headers, buffer[payload:stop]))
+                    )
                 expected += 1
                 requested_bytes -= counted_bytes - len(size) + message_bytes
                 position = stop + 2
-        if position > start:
+        if left_out >= 0:
+            # The reader's position is that of the last event.
+            self._records += [_record_at(buffer, found) for found in sorted({latest, left_out})]
+        if position > begin:
             self._expected, self._requested_bytes = expected, requested_bytes
             self._news.set()
         return position
@@ -342,3 +373,15 @@ class Consumer:
         if self._lost is None:
             self._lost = ConsumerLost(reason)
         self._news.set()
+
+
+def _record_at(buffer: bytes, position: int) -> Record:
+    """Cut out the event whose message is at this position of a buffer."""
+    end = buffer.find(b"\r\n", position)
+    _, subject, _, reply, *sizes = buffer[position:end].split(b" ")
+    *_, sequence, _, time, _ = reply.split(b".")
+    block, payload = end + 2, end + 2 + int(sizes[0]) * (len(sizes) - 1)
+    stop = block + int(sizes[-1])
+    return Record(
+        int(sequence), int(time), subject, header_lines(buffer[block:payload]), buffer[payload:stop]
+    )
