@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jsonpatch
 import jsonpointer
-from hypothesis import event, given
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from refold.core import json_text
+from refold.core import json_text, patch
 from refold.core.errors import Refused
-from support.fold1 import apply_merge, apply_patch, compile_patch
-from support.json_values import containers, copied, edited, json_values, operations, patches
+from refold.core.pointer import render
+from support.fold1 import LIMITS, RULES, apply_merge, apply_patch, compile_patch
+from support.json_values import containers, copied, edited, json_values, operations, patches, places
 
 STATES = containers()
 
@@ -65,6 +67,46 @@ def test_the_tracked_size_is_exact_after_any_sequence_of_patches(data):
             continue
     assert size == len(json_text.dumps(state))
     assert json_text.identical(json_text.loads(json_text.dumps(state)), state)
+
+
+PLAIN_VALUES = st.sampled_from([1, "", "é", [], [0], [0, [1]], {}, {"a": 1}, {"a": [{}], "m~n": 2}, "x" * 20])
+PLAIN_STATES = st.fixed_dictionaries(
+    {"a": PLAIN_VALUES, "b": st.lists(PLAIN_VALUES, max_size=3), "m~n": st.just(1)}
+)
+PLAIN_KINDS = st.sampled_from(["add", "add", "replace", "replace", "remove", "remove", "test"])
+
+
+@st.composite
+def plain_operations(draw: st.DrawFn, state: Any) -> dict[str, Any]:
+    """Return an operation on a place in the state, or on one beside it."""
+    *parents, last = draw(st.sampled_from(places(state)[1:]))
+    token = draw(st.sampled_from([last, last, last, "0", "-", "new", "00"]))
+    return {"op": draw(PLAIN_KINDS), "path": render((*parents, token)), "value": draw(PLAIN_VALUES)}
+
+
+@settings(max_examples=500)
+@given(st.data())
+def test_a_plain_operation_has_the_result_that_a_patch_of_it_has(data):
+    before = json_text.dumps(data.draw(PLAIN_STATES))
+    state, expected = json_text.loads(before), json_text.loads(before)
+    operation = data.draw(plain_operations(state))
+    limits = replace(
+        LIMITS,
+        depth=data.draw(st.sampled_from([2, 3, 4, LIMITS.depth, LIMITS.depth])),
+        state_bytes=len(before) + data.draw(st.integers(-3, 30)),
+        shifts=data.draw(st.sampled_from([0, 2, LIMITS.shifts, LIMITS.shifts])),
+    )
+    try:
+        size = patch.apply_plain(state, copied(operation), size=len(before), limits=limits)
+    except Refused:
+        size = None
+    if size is None:
+        assert json_text.dumps(state) == before
+        return
+    event(operation["op"])
+    compiled = patch.compile_patch([operation], limits, RULES.operations)
+    root, patched_size = patch.apply_patch(expected, compiled, size=len(before), limits=limits)
+    assert (json_text.dumps(state), size) == (json_text.dumps(root), patched_size)
 
 
 @given(st.data())

@@ -246,6 +246,7 @@ _REPLIES = st.sampled_from(
         b"Nats-A: b\r\nrefold-reply: _INBOX.a\r\nX: y\r\n",
         b"Refold-Reply: refold.reply.g\r\nrefold-reply: refold.reply.h\r\n",
         b"Refold-Reply: refold.reply.g\r\nRefold-Type: t\r\n",
+        b"Refold-Reply: refold.reply.g\r\nX: %b\r\n" % (b"y" * 40),
         b"Refold-Reply: nowhere",
     ]
 )

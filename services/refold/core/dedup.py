@@ -31,15 +31,20 @@ def content_digest(canonical: bytes) -> bytes:
 
 def remember(window: dict[bytes, bytes], digest: bytes, content: bytes, first: First, ids_max: int) -> bytes:
     """Add an identity to a window of at most `ids_max`, which drops the oldest; return it as bytes."""
-    *numbers, reason = first
-    identity = digest + content + _FIRST.pack(*numbers) + reason.encode("ascii")
-    admit(window, identity, ids_max)
+    ordinal, sequence, recorded_at, version, status, is_creation, reason = first
+    identity = digest + content + _FIRST.pack(ordinal, sequence, recorded_at, version, status, is_creation)
+    if reason:
+        identity += reason.encode("ascii")
+    _admit(window, digest, identity, ids_max)
     return identity
 
 
 def admit(window: dict[bytes, bytes], identity: bytes, ids_max: int) -> None:
     """Add an identity, as bytes, as the window's newest."""
-    digest = identity[:DIGEST_BYTES]
+    _admit(window, identity[:DIGEST_BYTES], identity, ids_max)
+
+
+def _admit(window: dict[bytes, bytes], digest: bytes, identity: bytes, ids_max: int) -> None:
     window.pop(digest, None)
     window[digest] = identity
     if len(window) > ids_max:

@@ -207,12 +207,12 @@ class FoldState:
 
     def _next(self, record: Record) -> int:
         """Return the monotonic time of a record, which must be the next one and have known rules."""
-        sequence, time, *_ = record
+        sequence, time, _, _, _ = record
         if self._rules is None:
             rules_of(self.fold_number, sequence)
         if sequence != self.read_sequence + 1 and (self._is_whole or sequence <= self.read_sequence):
             raise LogHole(expected=self.read_sequence + 1, found=sequence)
-        return max(self.recorded_at, time)
+        return time if time > self.recorded_at else self.recorded_at  # noqa: FURB136 - `max` takes 60 ns longer
 
     def _rules_for(self, record: Record, where: Route) -> Rules:
         """Return the rules for a system event: a genesis is folded by those of its own number."""

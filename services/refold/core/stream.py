@@ -135,6 +135,7 @@ def _is_name(text: str) -> bool:
 
 _AUTHORS_FIRST: Final = re.compile(rb"((?:(?!Nats-)[^\r]*+\r\n)*+)(?:Nats-[^\r]*+\r\n)*+")
 _LINK: Final = struct.Struct(">32sQqI")
+_LENGTHS: Final = struct.Struct(">II")
 _LENGTH: Final = struct.Struct(">I")
 
 
@@ -153,6 +154,8 @@ def author_link(previous: bytes, record: Record) -> bytes:
     """Return the chain after one more event that has its author's headers only."""
     sequence, time, subject, headers, body = record
     head = _LINK.pack(previous, sequence, time, len(subject))
+    if not headers:
+        return sha256(b"".join((head, subject, _LENGTHS.pack(0, len(body)), body))).digest()
     length = _LENGTH.pack
     return sha256(b"".join((head, subject, length(len(headers)), headers, length(len(body)), body))).digest()
 

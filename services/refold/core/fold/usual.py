@@ -53,7 +53,10 @@ def fold_usual(
                     return None
             elif change is None and name in _CHANGES:
                 change = name
-            elif not _is_usual(name, value, document):
+            elif name == "base":
+                if type(value) is not int or value != document.version:
+                    return None
+            elif name != "meta" or type(value) is not dict:
                 return None
         if change is None:
             return None
@@ -83,12 +86,6 @@ def fold_usual(
     entry = (sequence, time, recorded_at, occurred_at, version, _APPLIED, kind, is_creation, subject, headers, body,
              effect, "", "", identity, 0)  # fmt: skip
     return _new(Step, (_new(Entry, entry), event_id, fields, None, reply))
-
-
-def _is_usual(name: str, value: Json, document: Document) -> bool:
-    if name == "base":
-        return type(value) is int and value == document.version
-    return name == "meta" and type(value) is dict
 
 
 def _apply(document: Document, kind: Kind, value: Json, rules: Rules) -> bytes | None:
