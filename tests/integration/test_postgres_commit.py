@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from refold.core.errors import FenceLost, StoreError, StoreFull, StoreUnavailable
+from refold.store.postgres.commit import STORE_FEW_EVENTS_MAX
 from refold.store.postgres.pool import transaction
 from support.scribe import NAMESPACE
 from support.stores import begin, postgres_stores
@@ -259,6 +260,20 @@ async def test_each_entry_is_in_the_journal_or_in_one_page(store, scribe, aside)
     assert await aside.fetchval("SELECT count(*) FROM journal WHERE document = 'a'") == 0
     assert await aside.fetchval("SELECT count(*) FROM journal WHERE document = 'b'") == 23
     assert await aside.fetchval("SELECT count(*) FROM pages WHERE document = 'b'") == 0
+
+
+async def test_only_states_of_more_than_4_kb_are_compressed(store, scribe, aside):
+    """Both where a row is new and where it is copied through the temporary table."""
+    for _ in range(2):
+        for kilobytes in (2, 4, 6):
+            scribe.put(f"d{kilobytes}", "x" * (kilobytes * 1024 - 2))
+        for number in range(STORE_FEW_EVENTS_MAX):
+            scribe.put("others", number)
+        await store.commit(scribe.commit())
+        found = await aside.fetch(
+            "SELECT document, pg_column_compression(state) FROM documents WHERE document ~ '^d' ORDER BY 1"
+        )
+        assert [tuple(row) for row in found] == [("d2", None), ("d4", None), ("d6", "pglz")]
 
 
 async def test_the_state_is_stored_in_its_canonical_bytes(store, scribe, aside):

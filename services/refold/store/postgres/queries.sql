@@ -146,7 +146,7 @@ SELECT pid, state, silent_seconds, pg_terminate_backend(pid, $3::bigint) AS is_e
 -- name: make_changed_documents
 -- LIKE does not copy the storage parameters.
 CREATE TEMPORARY TABLE IF NOT EXISTS changed_documents (LIKE documents, has_state boolean NOT NULL)
-WITH (toast_tuple_target = 8160)
+WITH (toast_tuple_target = 4400)
 ON COMMIT DELETE ROWS
 
 -- name: commit_synchronously
