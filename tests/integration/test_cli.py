@@ -277,7 +277,7 @@ def test_a_projection_is_verified_rebuilt_and_its_damage_reported(refold, up):
     }
     assert printed(refold("rebuild", *data, "--json"))["swapped"] is True
     assert "clean" in refold("verify", *data).out
-    refold("put", "proof/one", '{"n": 3}')
+    refold("put", "proof/one", '{"n": 3}', "--committed")
     assert printed(refold("get", "proof/one")) == {"n": 3}
     execute(up, "UPDATE refold.documents SET state = '{\"n\":7}' WHERE namespace = 'proof'")
     found = refold("verify", "proof/one", *data)

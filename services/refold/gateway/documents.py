@@ -346,11 +346,11 @@ async def list_documents(request: Request) -> Response:
         rule = "a relative time would mean another moment in each part of the list: give the time itself"
         raise Refused("bad_time", rule, field="at", shape=repr(query.at))
     context = context_of(request)
+    if query.sequence is not None:
+        await context.consistency.refuse_future(query.sequence)
     await wait_for_consistency(request, deadline_in(query.timeout), namespace)
     if query.absent is not None:
         return await _list_names(context, namespace, query)
-    if query.sequence is not None:
-        await context.consistency.refuse_future(query.sequence)
     point = await _point(context, query, deadline_in(query.timeout))
     prefix, limit, cursor = query.prefix, query.limit, query.cursor
     if point is None:
