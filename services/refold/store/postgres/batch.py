@@ -6,6 +6,8 @@ Part of the PostgreSQL adapter.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from refold.core.errors import RefoldError, StoreUnavailable
@@ -43,6 +45,7 @@ class BatchReader:
         self._waiting: list[_Waiter] = []
         self._in_flight: set[asyncio.Task[None]] = set()
         self._is_scheduled = False
+        self._is_alone = False
 
     async def read(self, *asked: object) -> Row | None:
         """Return the row as of now or later; None where there is none."""
@@ -53,6 +56,21 @@ class BatchReader:
         if row is not None and not row[1]:
             return (await self._fetch([waiter], _ANY_BYTES)).get(1)
         return row
+
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Tell whether no other read is under way, in which case the caller may read by a statement of its own.
+
+        Until the block ends, other reads are told that one is.
+        """
+        if self._is_alone or self._waiting or self._in_flight:
+            yield False
+            return
+        self._is_alone = True
+        try:
+            yield True
+        finally:
+            self._is_alone = False
 
     async def close(self) -> None:
         """Wait for the statements in flight; the pool bounds their time."""

@@ -28,7 +28,15 @@ from refold.store.postgres.batch import BatchReader
 from refold.store.postgres.load import find_first
 from refold.store.postgres.points import snapshot_at
 from refold.store.postgres.pool import SQL, Pool, Row
-from refold.store.postgres.rows import ROW_MISSING, key_of, to_entries, to_head, to_rejection, to_segment
+from refold.store.postgres.rows import (
+    ROW_MISSING,
+    key_of,
+    to_base,
+    to_entries,
+    to_head,
+    to_packed,
+    to_rejection,
+)
 
 LIST_BATCH_DOCUMENTS_MAX: Final = 256
 LIST_BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -53,7 +61,13 @@ class PostgresHistory:
     _points: BatchReader
 
     async def snapshot_at(self, namespace: str, document: str, point: Point) -> Snapshot | None:
-        row = await self._points.read(namespace, document, *Bounds.of(point)[1:])
+        bounds = Bounds.of(point)
+        with self._points.alone() as is_alone:
+            if is_alone:
+                # PostgreSQL starts this statement in half the time of the one for many.
+                row = await self._segment_row(namespace, document, bounds)
+                return _snapshot_in(namespace, document, row, point) if row else None
+        row = await self._points.read(namespace, document, *bounds[1:])
         return snapshot_at((namespace, document), row, point) if row else None
 
     async def segments(
@@ -152,14 +166,26 @@ class PostgresHistory:
 def _segment(namespace: str, document: str, row: Row) -> Segment:
     """Decode a segment, and compare it with the document's counts."""
     with reading_stored(namespace, document):
-        segment = to_segment(row)
-    is_open, counted = row["payload"] is None, row["base_events"] + len(segment.entries)
+        segment = Segment(to_base(row), row["base_sequence"] or 0, to_entries(row))
+    _check_counts(namespace, document, row, len(segment.entries))
+    return segment
+
+
+def _snapshot_in(namespace: str, document: str, row: Row, point: Point) -> Snapshot:
+    """Return the snapshot at a point within a segment."""
+    with reading_stored(namespace, document):
+        entries = to_packed(row)
+        _check_counts(namespace, document, row, len(entries))
+        return state_at(to_base(row), entries, point)
+
+
+def _check_counts(namespace: str, document: str, row: Row, found: int) -> None:
+    is_open, counted = row["payload"] is None, row["base_events"] + found
     if is_open and row["base_events"] == row["paged_events"] and counted != row["events"]:
-        counts = {"expected": row["events"] - row["paged_events"], "found": len(segment.entries)}
+        counts = {"expected": row["events"] - row["paged_events"], "found": found}
         raise damaged(namespace, document, "the journal lacks events of it", **counts)
     if counted != row["events"] or (is_open and row["base_events"] != row["paged_events"]):
         raise damaged(namespace, document, "a page of its history is missing")
-    return segment
 
 
 def _beyond(segment: Segment, edge: int | None, *, is_descending: bool) -> Segment:
@@ -176,12 +202,12 @@ def _snapshot_at(row: Row, point: Point) -> Snapshot:
         return to_head(row).snapshot
     key = key_of(row)
     with reading_stored(*key):
-        segment = to_segment(row)
+        entries = to_packed(row)
         # Of the journal, only entries up to the point were read.
         if row["payload"] is None:
             is_missing = row["base_events"] != row["paged_events"]
         else:
-            is_missing = row["base_events"] + len(segment.entries) != row["events"]
+            is_missing = row["base_events"] + len(entries) != row["events"]
         if is_missing:
             raise damaged(*key, "a page of its history is missing")
-        return state_at(segment.base, segment.entries, point)
+        return state_at(to_base(row), entries, point)

@@ -13,8 +13,8 @@ from typing import Any, Final
 from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError
 
 from refold.core.document import KINDS, STATUSES, Document, from_canonical
-from refold.core.history import NEVER, Entry, Segment, Snapshot
-from refold.core.page import unpack
+from refold.core.history import NEVER, Entry, Snapshot
+from refold.core.page import PackedEntries
 from refold.core.stream import Checkpoint, Record
 from refold.store import DocumentWrite, Head, Key, Rejection, damaged, reading_stored
 from refold.store.postgres.pool import Row
@@ -106,11 +106,9 @@ def to_head(row: Row) -> Head:
     return Head(namespace, document, snapshot, row["last_sequence"])
 
 
-def to_segment(row: Row) -> Segment:
-    """Return the segment of a row that has its base's columns and its entries."""
-    if row["base_sequence"] is None:
-        return Segment(NEVER, 0, to_entries(row))
-    return Segment(to_snapshot(row, "base_"), row["base_sequence"], to_entries(row))
+def to_base(row: Row) -> Snapshot:
+    """Return the snapshot that a row's entries follow."""
+    return NEVER if row["base_sequence"] is None else to_snapshot(row, "base_")
 
 
 def to_snapshot(row: Row, prefix: str = "") -> Snapshot:
@@ -121,8 +119,14 @@ def to_snapshot(row: Row, prefix: str = "") -> Snapshot:
 
 def to_entries(row: Row) -> list[Entry]:
     """Return the entries of a page, else those of the journal."""
+    entries = to_packed(row)
+    return entries.unpack() if isinstance(entries, PackedEntries) else entries
+
+
+def to_packed(row: Row) -> PackedEntries | list[Entry]:
+    """Return the entries of a page as they are stored, else those of the journal."""
     if row["payload"] is not None:
-        return unpack(decompress(row["payload"]))
+        return PackedEntries(decompress(row["payload"]))
     return [to_entry(entry) for entry in row["journal"]]
 
 

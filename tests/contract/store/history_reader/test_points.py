@@ -12,7 +12,7 @@ from support.stores import all_entries, write_life
 
 
 async def assert_every_point(store, scribe, document):
-    """Compare every version, sequence and time, and those in between, with a plain search."""
+    """Compare every version, sequence and time, and those in between, read alone and together, with a plain search."""
     entries = scribe.entries[NAMESPACE, document]
     points = [Point(Clock.version, version) for version in range(len(entries) + 2)]
     points += [Point(Clock.sequence, sequence) for sequence in range(scribe.sequence + 2)]
@@ -21,6 +21,9 @@ async def assert_every_point(store, scribe, document):
         points += [Point(clock, time + d) for clock in (Clock.recorded, Clock.occurred) for d in (-1, 0, 1)]
     for point in points:
         assert await store.snapshot_at(NAMESPACE, document, point) == scribe.at(document, point), point
+    together = await asyncio.gather(*(store.snapshot_at(NAMESPACE, document, point) for point in points))
+    for point, snapshot in zip(points, together, strict=True):
+        assert snapshot == scribe.at(document, point), point
 
 
 @pytest.mark.parametrize(
