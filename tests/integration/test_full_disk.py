@@ -86,7 +86,8 @@ def test_writes_resume_once_there_is_space_and_no_acknowledged_one_is_lost(small
     verified = run_refold("verify", "--data", str(data))
     assert verified.returncode == 0, verified.stdout + verified.stderr
     assert up.process.poll() is None
-    assert "write error" in up.said()
+    # By the broker, or by PostgreSQL if it needed the last space.
+    assert "write error" in up.said() or "the disk of the data folder is full" in up.said()
     assert up.stop() == 0
 
 
