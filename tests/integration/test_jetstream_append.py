@@ -16,7 +16,7 @@ from refold.log import Appended, Publication, Unknown
 from refold.log.jetstream import JetStreamLog
 from refold.log.jetstream.api import request_api
 from refold.log.jetstream.append import APPENDS_MAX, BATCH_EVENTS_MIN
-from refold.log.jetstream.append_queue import Semaphore
+from refold.log.semaphore import Semaphore
 from support.broker import WAIT_SECONDS, Broker, held_batches, read_until, running_broker
 
 

@@ -2,13 +2,13 @@
 
 A request in work holds one of `requests_max` permits. While it waits (for the projection, for its outcome, for its own
 body) it returns the permit and counts as waiting, so that slow requests do not block fast ones.
-Connections are bounded by the server (`refold.wiring.service`); probes are never counted.
+Connections are bounded by the server (`refold.wiring.http_server`); probes are never counted.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from refold.gateway import BODY_SECONDS, WAITING_MAX, WAITING_PER_CLIENT_MAX
 from refold.gateway.responses import RETRY, Problem, Response
+from refold.log.semaphore import Semaphore
 
 REQUESTS_MAX: Final = 1_024
 """Requests in work at a time, those that wait for something not counted; more wait for their turn."""
@@ -114,47 +115,12 @@ class Waiters(Generic[Wanted]):
         self.wake(lambda _: True)
 
 
-class Permits:
-    """A bound on what is in work; who waits is served in the order of arrival."""
-
-    def __init__(self, count: int) -> None:
-        self._free_count = count
-        self._queue: deque[asyncio.Future[None]] = deque()
-
-    def take_free(self) -> bool:
-        """Take a permit if one is free."""
-        if not self._free_count:
-            return False
-        self._free_count -= 1
-        return True
-
-    async def take(self) -> None:
-        """Wait for a permit."""
-        given: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append(given)
-        try:
-            await given
-        except asyncio.CancelledError:
-            if given.done() and not given.cancelled():
-                self.release()
-            raise
-
-    def release(self) -> None:
-        """Give a permit back, to the next that waits."""
-        while self._queue:
-            given = self._queue.popleft()
-            if not given.done():
-                given.set_result(None)
-                return
-        self._free_count += 1
-
-
 class InFlight:
     """The requests that one gateway serves now."""
 
     def __init__(self, limits: InFlightLimits, registry: CollectorRegistry) -> None:
         self.limits = limits
-        self.permits = Permits(limits.requests_max)
+        self.permits = Semaphore(limits.requests_max)
         self.working_count = 0
         self.waiting_count = 0
         self.waiting_by_client: Counter[str] = Counter()
@@ -170,10 +136,10 @@ class InFlight:
             await app(scope, receive, send)
             return
         request = _Request(self, scope, receive)
-        if not self.permits.take_free():
+        if not self.permits.acquire_nowait():
             try:
                 async with asyncio.timeout(REQUEST_QUEUE_SECONDS):
-                    await self.permits.take()
+                    await self.permits.acquire()
             except TimeoutError:
                 detail = (
                     f"{self.limits.requests_max} requests are in work, "
@@ -249,8 +215,7 @@ class _Request:
         if not by_client[self._client]:
             del by_client[self._client]
         if kind is None:
-            if not in_flight.permits.take_free():
-                await in_flight.permits.take()
+            await in_flight.permits.acquire()
             self.start_work()
 
     def hold_body(self, bytes_count: int) -> None:

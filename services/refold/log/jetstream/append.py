@@ -25,9 +25,10 @@ from refold.log import (
     validated_headers,
 )
 from refold.log.jetstream.api import PubAck, parse_pub_ack
-from refold.log.jetstream.append_queue import Answer, AppendQueue, Group, PendingAppend, Semaphore
+from refold.log.jetstream.append_queue import Answer, AppendQueue, Group, PendingAppend
 from refold.log.jetstream.client import Client, Reply
 from refold.log.jetstream.protocol import Event, batch_frames, message_frame
+from refold.log.semaphore import Semaphore
 
 ACKNOWLEDGE_SECONDS: Final = 5.0
 """Without an acknowledgement by then, it is unknown whether the log has the event."""
