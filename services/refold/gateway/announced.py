@@ -10,8 +10,6 @@ from functools import lru_cache
 from itertools import takewhile
 from typing import Any, Final, NamedTuple, Self
 
-from refold.core import json_text
-from refold.core.json_text import Json
 from refold.core.stream import PARTITIONS, Route
 from refold.store import Key
 
@@ -82,10 +80,10 @@ class PutState(NamedTuple):
     state: bytes
 
     @classmethod
-    def of(cls, outcome: Mapping[str, Any], state: Json) -> Self:
-        """Make it of the outcome of the PUT of a state."""
+    def of(cls, outcome: Mapping[str, Any], state: bytes) -> Self:
+        """Make it of the outcome of the PUT of a state, which is canonical bytes."""
         about = outcome["version"], outcome["sequence"], outcome["recorded_at"], outcome["occurred_at"]
-        return cls(*about, json_text.dumps(state))
+        return cls(*about, state)
 
 
 class PutStates(dict[Key, PutState]):

@@ -16,7 +16,6 @@ from refold.gateway.requests import header
 from refold.gateway.responses import Problem
 
 _TAG: Final = re.compile(r'[ \t]*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"[ \t]*(?:,|$)')
-_STRONG_TAG: Final = re.compile(r'"(0|[1-9]\d{0,18})"', re.ASCII)
 _TAG_VERSION: Final = re.compile(r"0|[1-9]\d{0,18}", re.ASCII)
 
 
@@ -60,8 +59,6 @@ def write_condition(request: Request) -> Condition:
         return ANYTHING
     if if_match.strip() == "*":
         return Condition(must_be_present=True)
-    if _STRONG_TAG.fullmatch(if_match):
-        return Condition(versions=frozenset((int(if_match[1:-1]),)))
     # A weak tag never matches here (RFC 9110, 13.1.1), nor does one that is no version.
     strong = [opaque for is_weak, opaque in _tags("If-Match", if_match) if not is_weak]
     return Condition(versions=frozenset(int(opaque) for opaque in strong if _TAG_VERSION.fullmatch(opaque)))

@@ -56,13 +56,7 @@ from refold.gateway.responses import (
     pending_response,
     version_headers,
 )
-from refold.gateway.writes import (
-    StrictWrite,
-    Written,
-    append_surely,
-    as_whole,
-    refuse_absent,
-)
+from refold.gateway.writes import StrictWrite, Written, append_surely, as_whole, refuse_absent
 from refold.store import Head, Key
 
 # --- Read one --------------------------------------------------------------------------------------------
@@ -255,12 +249,13 @@ async def _write(request: Request, begun: Begun, change: dict[str, Json]) -> Res
         raise Problem(422, "contradictory", detail)
     headers = begun.headers + ((("Refold-Reply", context.reply_subject),) if wait.seconds > 0 else ())
     fields = {**begun.fields, **change}
+    state = json_text.dumps(change["put"]) if "put" in change else None
     made = Draft(
         key=begun.key,
         fields=fields,
         headers=headers,
         has_own_id=begun.has_own_id,
-        split=split_of(fields) if "put" in change else None,
+        split=None if state is None else split_of(fields, len(state)),
     )
     # The event is checked before the first look at the store.
     if made.split is None:
@@ -277,7 +272,7 @@ async def _write(request: Request, begun: Begun, change: dict[str, Json]) -> Res
     if outcome is None:
         context.head_cache.pop(made.key, None)
         return pending_response(*made.key, written.sequence, made.id)
-    _cache_head(context, made, outcome)
+    _cache_head(context, made, outcome, state)
     return outcome_response(as_duplicate(outcome) if written.is_repeat else outcome)
 
 
@@ -306,11 +301,11 @@ async def _outcome(context: Context, made: Draft, sequence: int, deadline: float
     return as_whole(outcome, first)
 
 
-def _cache_head(context: Context, made: Draft, outcome: dict[str, Json]) -> None:
+def _cache_head(context: Context, made: Draft, outcome: dict[str, Json], state: bytes | None) -> None:
     """Remember the new head; an ineffective event's outcome does not say whether the document is absent."""
     if outcome["status"] in _EFFECTIVE:
-        if outcome["status"] == "applied" and "put" in made.fields and made.split is None:
-            context.put_states.put(made.key, PutState.of(outcome, made.fields["put"]))
+        if outcome["status"] == "applied" and state is not None and made.split is None:
+            context.put_states.put(made.key, PutState.of(outcome, state))
         head = BareHead(outcome["version"], outcome["sequence"], "delete" in made.fields)
         context.head_cache.put(made.key, head)
     else:

@@ -87,18 +87,17 @@ class Draft:
         return known.id == self.id and content_of(known.fields) == content_of(ours)
 
 
-def split_of(fields: View) -> SplitWrite | None:
-    """Return the events that a PUT is written as; None where it fits into one.
+def split_of(fields: View, state_bytes: int) -> SplitWrite | None:
+    """Return the events that a PUT of a state of so many canonical bytes is written as; None where it fits into one.
 
     Raises `Refused` where no document may be so large, `Problem` where the author names a base.
     """
-    state = fields["put"]
-    if json_text.size(state) < _SPLIT_BYTES_MIN or json_text.size(fields) <= EVENT_BYTES_MAX:
+    if state_bytes < _SPLIT_BYTES_MIN or json_text.size(fields) <= EVENT_BYTES_MAX:
         return None
     if not _BASE_FIELDS.isdisjoint(fields):
         detail = "a state that is written as several events takes If-Match instead of Refold-Base"
         raise Problem(422, "contradictory", detail, field="refold-base")
-    return split_write(state, {name: value for name, value in fields.items() if name != "put"})
+    return split_write(fields["put"], {name: value for name, value in fields.items() if name != "put"})
 
 
 def check(fields: View) -> None:
