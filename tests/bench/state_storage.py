@@ -20,6 +20,7 @@ from typing import Final
 
 import asyncpg
 
+from refold.bench.workload import WORDS
 from refold.core import json_text
 from refold.embedded.folder import open_folder
 from refold.embedded.postgres import PostgresServer, start_postgres
@@ -33,18 +34,6 @@ RATES: Final = (20, 500)
 LAGS: Final = (0.0, 1.0, 10.0)
 """Seconds; 0 = the state is written with every commit."""
 
-_WORDS: Final = (
-    "order",
-    "invoice",
-    "amount",
-    "customer",
-    "street",
-    "paid",
-    "open",
-    "sent",
-    "parcel",
-    "colour",
-)
 _numbers = count(1)
 
 
@@ -108,7 +97,7 @@ def state_of(size: int) -> dict[str, object]:
 
 
 def _text(rng: random.Random) -> str:
-    return " ".join(rng.choice(_WORDS) for _ in range(8))
+    return " ".join(rng.choice(WORDS) for _ in range(8))
 
 
 async def _written(connection: asyncpg.Connection, schema: str) -> tuple[int, int]:

@@ -5,22 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from functools import partial
 
 import httpx
 import pytest
 
-from refold.audit.rebuild import Listener, Parts, rebuild
+from refold.audit.rebuild import Listener, rebuild
 from refold.audit.verify import Listener as Verifying
 from refold.audit.verify import Scope, verify
 from refold.core.errors import StoreDiffers, StoreOutdated
 from refold.log.memory import MemoryLog
-from refold.projector.replay import replay_loop
 from refold.store.postgres import PostgresStore
-from refold.store.postgres.audit import PostgresSchemaSwap
 from refold.store.postgres.schema import MIGRATIONS
 from support.format1 import DUMP, log_of_format_1
-from support.projection import ROOMY
+from support.rebuilding import rebuild_parts
 from support.services import make_site
 from support.up import Up, execute, run_refold
 
@@ -37,21 +34,8 @@ async def outdated(aside):
 async def rebuilt(log, dsn):
     """Rebuild beside the live projection; return the result and the differences."""
     found = []
-    async with PostgresSchemaSwap.open(dsn, live="refold", fresh="rebuilt") as swap:
-        fresh = await PostgresStore.open(dsn, schema="rebuilt", readers_max=2)
-        try:
-            parts = Parts(
-                log=log,
-                fresh=fresh,
-                swap=swap,
-                is_compared=True,
-                open_loop=partial(replay_loop, log, fresh, ROOMY),
-                processes=1,
-                replay_in_shards=None,
-            )
-            return await rebuild(parts, Listener(difference=found.append, progress=lambda *_: None)), found
-        finally:
-            await fresh.close()
+    async with rebuild_parts(log, dsn) as parts:
+        return await rebuild(parts, Listener(difference=found.append, progress=lambda *_: None)), found
 
 
 async def test_it_is_refused_and_left_as_it_is(outdated, postgres_dsn):

@@ -9,20 +9,20 @@ from functools import partial
 import asyncpg
 import pytest
 
-from refold.audit.rebuild import Listener, Parts, Stage, rebuild, shards_of
+from refold.audit.rebuild import Listener, Stage, rebuild, shards_of
 from refold.audit.verify import Listener as Verifying
 from refold.audit.verify import Scope, verify
 from refold.core.errors import FenceLost, FoldUnknown, StoreDiffers
 from refold.core.fold_state import first_checkpoints
 from refold.core.history import Clock, Point
 from refold.log.memory import MemoryLog
-from refold.projector.replay import begin_replay, replay_loop
+from refold.projector.replay import begin_replay
 from refold.projector.supervisor import Supervisor
 from refold.store.postgres import PostgresStore
-from refold.store.postgres.audit import PostgresSchemaSwap
 from refold.store.postgres.flush import StateLag
 from support.fold2 import MOVE_ON, inc, known_fold_2
 from support.projection import ROOMY, append, ports, projecting
+from support.rebuilding import rebuild_parts
 from support.services import folded_to
 from support.stores import postgres_stores
 
@@ -77,22 +77,9 @@ async def replay_shards(log, dsn, shards, until_sequence):
             tasks.create_task(replay(shard))
 
 
-@asynccontextmanager
-async def parts(log, dsn, processes=1):
+def parts(log, dsn, processes=1):
     """Open what a rebuild uses."""
-    async with AsyncExitStack() as endings:
-        fresh = await PostgresStore.open(dsn, schema="rebuilt", readers_max=2)
-        endings.push_async_callback(fresh.close)
-        swap = await endings.enter_async_context(PostgresSchemaSwap.open(dsn, live="refold", fresh="rebuilt"))
-        yield Parts(
-            log=log,
-            fresh=fresh,
-            swap=swap,
-            is_compared=True,
-            open_loop=partial(replay_loop, log, fresh, ROOMY),
-            processes=processes,
-            replay_in_shards=partial(replay_shards, log, dsn),
-        )
+    return rebuild_parts(log, dsn, processes=processes, replay_in_shards=partial(replay_shards, log, dsn))
 
 
 async def rebuilt(log, dsn, progress=lambda *_: None, processes=1):

@@ -6,23 +6,21 @@ import asyncio
 import json
 import re
 import shlex
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from functools import partial
+from contextlib import asynccontextmanager, suppress
 
 import asyncpg
 import httpx
 import pytest
 
-from refold.audit.rebuild import Listener, Parts, Stage, rebuild
+from refold.audit.rebuild import Listener, Stage, rebuild
 from refold.audit.verify import Listener as Verifying
 from refold.audit.verify import Scope, verify
 from refold.core.errors import LogHole, StoreDiffers
 from refold.log.memory import MemoryLog
-from refold.projector.replay import replay_loop
 from refold.projector.supervisor import Supervisor
 from refold.store.postgres import PostgresStore, schema
-from refold.store.postgres.audit import PostgresSchemaSwap
 from support.projection import ROOMY, append, ports
+from support.rebuilding import rebuild_parts
 from support.services import append_all, folded_to, log_of, make_site, projector, store_of, until
 from support.up import Up, execute, run_refold
 from support.up import until as until_so
@@ -74,23 +72,9 @@ async def stopped(log, postgres_dsn):
 
 async def from_nothing(log, dsn, progress=lambda *_: None):
     """Rebuild; return the result and the name that the damaged projection is kept under."""
-    async with AsyncExitStack() as endings:
-        replacement = await endings.enter_async_context(
-            PostgresSchemaSwap.open(dsn, live="refold", fresh="rebuilt", keep_as=KEPT)
-        )
-        fresh = await PostgresStore.open(dsn, schema="rebuilt", readers_max=2)
-        endings.push_async_callback(fresh.close)
-        parts = Parts(
-            log=log,
-            fresh=fresh,
-            swap=replacement,
-            is_compared=False,
-            open_loop=partial(replay_loop, log, fresh, ROOMY),
-            processes=1,
-            replay_in_shards=None,
-        )
+    async with rebuild_parts(log, dsn, is_compared=False, keep_as=KEPT) as parts:
         ended = await rebuild(parts, Listener(difference=print, progress=progress))
-        return ended, replacement.kept
+        return ended, parts.swap.kept
 
 
 async def assert_clean(log, dsn):

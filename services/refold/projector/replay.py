@@ -21,6 +21,7 @@ from refold.log import EventLog
 from refold.log.memory import MemoryNotices
 from refold.projector.commit_buffer import CommitBuffer
 from refold.projector.loop import Bounds, Ports, ShardLoop
+from refold.projector.supervisor import SHARD_SIGN_SECONDS
 from refold.store import ClosedPage
 from refold.store.ports import OpenCommit, SnapshotStore
 from refold.telemetry.metrics import ProjectorMetrics
@@ -31,9 +32,6 @@ REPLAY_SECONDS_MAX: Final = 20.0
 
 PAGES_BYTES: Final = 4 * 1024 * 1024
 """Memory of pages that are written together, ahead of their commit."""
-
-LEASE_SIGN_SECONDS: Final = 1.0
-"""How often a replay that has no page to write shows that it is alive."""
 
 
 class ReplayLoop(ShardLoop):
@@ -79,7 +77,7 @@ class ReplayLoop(ShardLoop):
         begun_at = signed_at = timer()
         while True:
             pages = self._take_pages()
-            if pages or timer() - signed_at >= LEASE_SIGN_SECONDS:
+            if pages or timer() - signed_at >= SHARD_SIGN_SECONDS:
                 await opened.write_pages(pages)
                 signed_at = timer()
             if pages:
@@ -91,7 +89,7 @@ class ReplayLoop(ShardLoop):
 
     async def _await_work(self) -> None:
         try:
-            async with asyncio.timeout(LEASE_SIGN_SECONDS):
+            async with asyncio.timeout(SHARD_SIGN_SECONDS):
                 await self._has_work.wait()
         except TimeoutError:
             return

@@ -166,7 +166,7 @@ async def test_the_same_loop_runs_on_to_a_later_sequence(log):
 
 
 async def test_it_shows_that_it_is_alive_while_the_log_has_nothing(log, monkeypatch):
-    monkeypatch.setattr(replays, "LEASE_SIGN_SECONDS", 0.001)
+    monkeypatch.setattr(replays, "SHARD_SIGN_SECONDS", 0.001)
     store = Watched()
     loop = await begin_replay(log, store, ROOMY, EVERY)
     end = (await log.info()).last_sequence
