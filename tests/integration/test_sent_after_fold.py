@@ -1,4 +1,4 @@
-"""Outcomes and changes are sent after the fold; whoever has received one reads nothing older.
+"""Outcomes and changes are sent after the fold; a client that has received one reads nothing older.
 
 A transaction of the test's own holds the projector's commits, so that every order can be seen.
 """

@@ -36,7 +36,7 @@ WORDS: Final = (
 )
 
 Kind = Literal["random", "compressible"]
-"""What texts are made of: random hex, on which PostgreSQL's compression works in vain, or words of a business."""
+"""What texts are made of: random hex, which PostgreSQL cannot compress, or words of a business."""
 
 
 class Event(NamedTuple):

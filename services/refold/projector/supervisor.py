@@ -131,7 +131,7 @@ class Supervisor:
                 tasks.create_task(self._watch_log(), name="log-check")
 
     async def _fold(self, loop: ShardLoop) -> None:
-        """Run the loop, which hears of readers that wait."""
+        """Run the loop, and pass it the messages of readers that wait."""
         end_listening = await self._ports.notices.listen(COMMIT_SUBJECT, loop.hear_reader)
         self._is_folding = True
         try:

@@ -230,7 +230,7 @@ async def test_a_response_of_unknown_length_is_chunked(serving: Serving) -> None
     )
 
 
-async def test_a_client_that_asks_for_it_is_told_to_continue(serving: Serving) -> None:
+async def test_a_client_that_expects_100_continue_gets_it(serving: Serving) -> None:
     async with serving.client() as client:
         client.send(get("/echo", "Content-Length: 2", "Expect: 100-continue", method="PUT"))
         assert await client.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -61,7 +61,7 @@ class BatchReader:
     def alone(self) -> Iterator[bool]:
         """Tell whether no other read is under way, in which case the caller may read by a statement of its own.
 
-        Until the block ends, other reads are told that one is.
+        Until the block ends, it counts as a read that is under way.
         """
         if self._is_alone or self._waiting or self._in_flight:
             yield False
