@@ -12,10 +12,10 @@ from refold.store.postgres.pool import transaction
 from support.scribe import NAMESPACE
 from support.stores import begin, postgres_stores
 
-COPIED_EVENTS = 250
+COPIED_EVENTS = 450
 """Too many for one statement."""
 COPIED_CHARS = 40_000
-"""Together more than the sockets hold."""
+"""Together 50 MB, more than the sockets hold: Linux lets one grow to 32 MB to receive and to 4 MB to send."""
 UNSENT_BYTES = 256 * 1024
 WAIT_SECONDS = 20
 
