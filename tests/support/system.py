@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,7 +23,7 @@ import pytest
 from refold.embedded.folder import open_folder
 from refold.embedded.nats import NatsServer, start_nats
 from refold.embedded.postgres import DATABASE, PostgresServer
-from refold.embedded.process import Command, tied
+from refold.embedded.process import LOOPBACK, Command, choose_port, tied
 from refold.wiring.log import make_log
 from refold.wiring.settings import environment_without, handed_on, load
 from support.servers import complete
@@ -123,10 +122,8 @@ def wait_ready(url: str, services: Mapping[str, Service]) -> None:
 
 
 def free_port() -> int:
-    """Choose a port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Choose a port that is free now and that no outgoing connection takes."""
+    return choose_port(LOOPBACK)
 
 
 async def _execute(dsn: str, statement: str) -> None:

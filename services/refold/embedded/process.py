@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -36,6 +37,10 @@ LOG_TAIL_BYTES: Final = 2_000
 LOG_BYTES_MAX: Final = 16 * 1024 * 1024
 """A service's log file is renamed when it is this large; one older file is kept."""
 CHUNK_BYTES: Final = 64 * 1024
+FREE_PORTS: Final = range(20_000, 32_768)
+"""Below the ports of outgoing connections (Linux, macOS): none of them takes the port while its server restarts."""
+CHOSEN_PORTS_MAX: Final = 16
+"""Ports of `FREE_PORTS` that are tried before the operating system chooses."""
 
 _IN_THE_WAY: Final = ("address already in use", "pre-existing shared memory block")
 
@@ -257,7 +262,11 @@ async def start_on_port(start: Callable[[int], Awaitable[T]], port: int) -> T:
 
 
 def choose_port(host: str, port: int = 0) -> int:
-    """Return the port if it is free, a free one for 0. Raises `PortTaken`."""
+    """Return the port if it is free, a free one of `FREE_PORTS` for 0. Raises `PortTaken`."""
+    if port == 0:
+        for candidate in random.sample(FREE_PORTS, CHOSEN_PORTS_MAX):
+            with suppress(PortTaken):
+                return choose_port(host, candidate)
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
         # As the servers do: a connection that is being closed does not hold the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

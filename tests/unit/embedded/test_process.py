@@ -64,7 +64,14 @@ def test_a_chosen_port_is_free_and_a_port_in_use_is_an_error():
         port = taken.getsockname()[1]
         with pytest.raises(PortTaken, match=str(port)):
             choose_port("127.0.0.1", port)
-    assert choose_port("127.0.0.1") > 0
+
+
+def test_no_outgoing_connection_takes_a_chosen_port():
+    outgoing = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    first, last = map(int, outgoing.read_text().split()) if outgoing.exists() else (32_768, 65_535)
+    ports = {choose_port("127.0.0.1") for _ in range(20)}
+    assert len(ports) > 1
+    assert not any(first <= port <= last for port in ports)
 
 
 def test_a_host_that_is_not_local_is_refused_with_the_reason():
