@@ -10,7 +10,7 @@ import asyncio
 import resource
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any, Final
@@ -225,12 +225,53 @@ class Connection(HttpToolsProtocol):
             body, cycle.body = bytes(cycle.body), bytearray()
             return body
 
+        head: Any = None
+
+        async def send_at_once(message: Any) -> None:
+            """Hold the head until the body begins, as ASGI allows."""
+            nonlocal head
+            if message["type"] == "http.response.start":
+                head = message
+                return
+            if head is not None:
+                held, head = head, None
+                if self._write_whole(cycle, held, message):
+                    return
+                await send(held)
+            await send(message)
+
         scope["extensions"] = {"refold.whole_body": whole_body}
         try:
-            await app(scope, receive_until_cut, send)
+            await app(scope, receive_until_cut, send_at_once)
         finally:
             # It refers back to the exchange; without it, a request leaves nothing to the garbage collector.
             del scope["extensions"]
+
+    def _write_whole(self, cycle: RequestResponseCycle, start: Any, message: Any) -> bool:
+        """Write a usual response by one system call; uvicorn takes one for the head and one for the body (+9 µs).
+
+        Return False, with nothing written, for one that is left to uvicorn: of several pieces, without its length, the
+        last of its connection.
+        """
+        body, headers = message.get("body", b""), dict(start["headers"])
+        is_whole = not message.get("more_body") and headers.get(b"content-length") == b"%d" % len(body)
+        is_kept = cycle.keep_alive and b"connection" not in headers
+        if not (is_whole and is_kept) or cycle.disconnected or self.flow.write_paused:
+            return False
+        head = self._head(start["status"], start["headers"])
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        self.transport.writelines([head] if cycle.scope["method"] == "HEAD" else [head, body])
+        cycle.message_event.set()
+        cycle.on_response()
+        return True
+
+    def _head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+        lines = [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *headers)]
+        head = b"".join([STATUS_LINE[status], *lines, b"\r\n"])
+        if head.count(b"\n") != len(lines) + 2:
+            raise ValueError("a header's value has a line break")
+        return head
 
     def _start_idle_timer(self) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(
@@ -273,9 +314,8 @@ class Connection(HttpToolsProtocol):
 
     def _answer(self, problem: Problem) -> None:
         response = problem.response()
-        headers = (*self.server_state.default_headers, *response.raw_headers, (b"connection", b"close"))
-        lines = [b"%b: %b\r\n" % header for header in headers]
-        self.transport.write(b"".join([STATUS_LINE[problem.status], *lines, b"\r\n", response.body]))
+        head = self._head(problem.status, [*response.raw_headers, (b"connection", b"close")])
+        self.transport.write(head + response.body)
         self.transport.close()
 
 
