@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from refold.core.errors import FenceLost, StoreError, StoreFull, StoreUnavailable
+from refold.core.errors import FenceLost, StoreDamaged, StoreError, StoreFull, StoreUnavailable
 from refold.store.postgres.commit import STORE_FEW_EVENTS_MAX
 from refold.store.postgres.pool import transaction
 from support.scribe import NAMESPACE
@@ -260,6 +260,26 @@ async def test_each_entry_is_in_the_journal_or_in_one_page(store, scribe, aside)
     assert await aside.fetchval("SELECT count(*) FROM journal WHERE document = 'a'") == 0
     assert await aside.fetchval("SELECT count(*) FROM journal WHERE document = 'b'") == 23
     assert await aside.fetchval("SELECT count(*) FROM pages WHERE document = 'b'") == 0
+
+
+@pytest.mark.parametrize("is_whole", [False, True])
+async def test_a_page_whose_events_the_journal_lacks_is_an_error_that_names_the_document(
+    store, scribe, aside, is_whole
+):
+    """Also where another document has as many rows too many."""
+    for number in range(3):
+        scribe.put("a", number)
+        scribe.put("b", number)
+    await store.commit(scribe.commit())
+    await aside.execute("UPDATE journal SET document = 'b' WHERE document = 'a' AND version = 2")
+    before = await aside.fetch("SELECT * FROM journal ORDER BY sequence")
+    for document in ("a", "b"):
+        scribe.put(document, 3)
+        scribe.cut(document, is_whole=is_whole)
+    with pytest.raises(StoreDamaged, match="shop/a: the journal lacks events of it"):
+        await store.commit(scribe.commit())
+    assert await aside.fetch("SELECT * FROM journal ORDER BY sequence") == before
+    assert await aside.fetchval("SELECT count(*) FROM pages") == 0
 
 
 async def test_only_states_of_more_than_4_kb_are_compressed(store, scribe, aside):

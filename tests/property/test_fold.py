@@ -16,7 +16,7 @@ from refold.core import json_text
 from refold.core.document import ABSENT, Document, Status
 from refold.core.fold import RULES, fold
 from refold.core.fold_state import FoldState, first_checkpoints
-from refold.core.history import NEVER, Clock, Point, Snapshot, snapshot_of
+from refold.core.history import NEVER, Clock, Entry, Point, Snapshot, snapshot_of
 from refold.core.page import PackedEntries, pack, unpack
 from refold.core.replay import state_at
 from refold.core.stream import Record
@@ -55,22 +55,29 @@ class Projection:
         self.store = MemoryStore(tables)
         self.outcomes: list[Any] = []
         self.documents: dict[Key, Document] = {}
+        self.segments: dict[Key, list[Entry]] = {}
 
     async def fold(
         self, log: list[Record], commits: set[int], *, held_max: int, look: Look = look_away
     ) -> None:
-        """Fold the log, commit after the sequences in `commits`, observe, then evict documents over the bound."""
+        """Fold the log, commit after the sequences in `commits`, observe, then evict documents over the bound.
+
+        The segment of the document that was used first is dropped at every commit.
+        """
         assert await self.store.acquire_lease()
         shard = FoldState(await self.store.bind("log-1"))
-        taken = CommitBuffer(shard.read_sequence)
+        taken = CommitBuffer(shard.read_sequence, self.segments)
         for record in log[shard.read_sequence :]:
             await self._take(shard, taken, record)
             if record.sequence in commits or record is log[-1]:
                 await self.store.commit(taken.to_commit(shard.checkpoint(taken.after_sequence), self.store))
                 await look(record.sequence)
-                taken = CommitBuffer(shard.read_sequence)
+                taken = CommitBuffer(shard.read_sequence, self.segments)
                 for key in list(self.documents)[: max(0, len(self.documents) - held_max)]:
                     del self.documents[key]
+                    self.segments.pop(key, None)
+                for key in list(self.documents)[:1]:
+                    self.segments.pop(key, None)
 
     async def replay(self, log: list[Record], commits: set[int], ahead: set[int]) -> None:
         """Fold the log; write pages ahead of their commit after the sequences in `ahead`."""

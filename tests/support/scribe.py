@@ -80,8 +80,8 @@ class Scribe:
         """Publish a whole state."""
         return self.publish(document, {"put": state}, **options)
 
-    def cut(self, document: str, *, namespace: str = NAMESPACE) -> None:
-        """Close the document's page after its last event."""
+    def cut(self, document: str, *, namespace: str = NAMESPACE, is_whole: bool = False) -> None:
+        """Close the document's page after its last event; `is_whole` with its committed events too."""
         key = (namespace, document)
         row, unwritten = self.documents[key], self._unwritten[key]
         assert unwritten.journal, "a page is cut behind an event of this commit"
@@ -90,7 +90,8 @@ class Scribe:
             namespace=namespace,
             document=document,
             journal_events=row.unpaged_events - len(unwritten.journal),
-            entries=unwritten.journal,
+            entries=self.entries[key][-row.unpaged_events :] if is_whole else unwritten.journal,
+            is_whole=is_whole or row.unpaged_events == len(unwritten.journal),
             closing=closing,
             events=row.events,
         )

@@ -5,13 +5,14 @@ The loop folds into one buffer while another is being committed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final, Self
 
 from refold.core.document import ABSENT, Document, to_canonical
 from refold.core.history import Entry, snapshot_of
 from refold.core.stream import ShardCheckpoint
+from refold.projector.cache import ENTRY_BYTES
 from refold.store import ClosedPage, Commit, DocumentWrite, Key, Rejection
 from refold.store.ports import ProjectionWriter
 
@@ -34,16 +35,14 @@ RUN_EVENTS_MIN: Final = 8
 """From this many on, and with as many bytes as its snapshot, a document's events in one commit become a page without
 being in the journal first."""
 
-ENTRY_BYTES: Final = 300
-"""What an entry costs in memory in addition to its bytes."""
-
 
 @dataclass(slots=True)
 class _Unwritten:
-    """A document with uncommitted events: what it was before them, and those that are in no page yet.
+    """A document with uncommitted events: what it was before them, and its open segment, which is in no page yet.
 
-    `journal_bytes` of its open segment are in the journal, from earlier commits. `closed_state` is its canonical state
-    as long as nothing has been added since its last page was closed.
+    The segment is whole, or has only this commit's events. Earlier commits have written `journal_bytes` of it to the
+    journal; its first `held_events` are some of those. `closed_state` is the document's canonical state as long as
+    nothing has been added since its last page was closed.
     """
 
     document: Document
@@ -51,23 +50,33 @@ class _Unwritten:
     events_before: int
     was_present: bool
     journal_bytes: int
-    journal: list[Entry] = field(default_factory=list)
+    segment: list[Entry]
+    held_events: int
     closed_state: bytes | None = None
 
     @classmethod
-    def of(cls, document: Document, first: Entry) -> Self:
-        """Begin with the first event, which is folded already."""
+    def of(cls, document: Document, first: Entry, segment: list[Entry]) -> Self:
+        """Begin with the first event, which is folded already, and what is held of the segment before it."""
         is_effective = first.status.is_effective
         was_present = not first.is_creation if is_effective else document.state is not ABSENT
         before = (document.version - is_effective, document.events - 1, was_present)
-        return cls(document, *before, document.unpaged_bytes)
+        return cls(document, *before, document.unpaged_bytes, segment, len(segment))
+
+    @property
+    def journal(self) -> list[Entry]:
+        """Return a copy of this commit's events that are in no page."""
+        return self.segment[self.held_events :]
 
 
 class CommitBuffer:
     """Entries by document, pages and rejections, in the order of the log."""
 
-    def __init__(self, after_sequence: int) -> None:
-        """Begin after the sequence that the checkpoints have when this is committed."""
+    def __init__(self, after_sequence: int, segments: dict[Key, list[Entry]] | None = None) -> None:
+        """Begin after the sequence that the checkpoints have when this is committed.
+
+        `segments` holds whole open segments between commits, so that a page is packed without reading the journal.
+        Without it, and of documents that are not in it, a page's committed events are read from the journal.
+        """
         self.after_sequence = after_sequence
         self.rejections: list[Rejection] = []
         self.pages: list[ClosedPage] = []
@@ -75,6 +84,7 @@ class CommitBuffer:
         self.bytes = 0
         self.pages_bytes = 0
         self._unwritten: dict[Key, _Unwritten] = {}
+        self._segments = {} if segments is None else segments
 
     @property
     def keys(self) -> set[Key]:
@@ -85,7 +95,7 @@ class CommitBuffer:
         """Return a document's entries, in order."""
         if key not in self._unwritten:
             return []
-        pages = (page.entries for page in self.pages if (page.namespace, page.document) == key)
+        pages = (page.new_entries for page in self.pages if (page.namespace, page.document) == key)
         return [*chain.from_iterable(pages), *self._unwritten[key].journal]
 
     def add(self, document: Document, entry: Entry) -> None:
@@ -93,8 +103,8 @@ class CommitBuffer:
         key = (document.namespace, document.document)
         unwritten = self._unwritten.get(key)
         if unwritten is None:
-            unwritten = self._unwritten[key] = _Unwritten.of(document, entry)
-        unwritten.journal.append(entry)
+            unwritten = self._unwritten[key] = _Unwritten.of(document, entry, self._segment_of(key, document))
+        unwritten.segment.append(entry)
         entry_bytes = entry.size
         self.events += 1
         self.bytes += entry_bytes + ENTRY_BYTES
@@ -117,7 +127,7 @@ class CommitBuffer:
         The longest segments come first, until the rest takes no more than `bytes_max` of memory.
         """
         worthy = filter(_is_worth_a_page, self._unwritten.values())
-        for unwritten in sorted(worthy, key=lambda it: len(it.journal), reverse=True):
+        for unwritten in sorted(worthy, key=_own_events, reverse=True):
             if self.bytes - self.pages_bytes <= bytes_max:
                 return
             self._close_page(unwritten)
@@ -139,21 +149,31 @@ class CommitBuffer:
             rejections=self.rejections,
         )
 
+    def _segment_of(self, key: Key, document: Document) -> list[Entry]:
+        """Return the document's open segment where it is held whole, else an empty list."""
+        if not document.unpaged_events:
+            self._segments[key] = []
+        held = self._segments.get(key, [])
+        assert len(held) in {0, document.unpaged_events}, key
+        return held
+
     def _close_page(self, unwritten: _Unwritten) -> None:
-        document, entries = unwritten.document, unwritten.journal
+        document, own_events = unwritten.document, _own_events(unwritten)
         state = unwritten.closed_state = to_canonical(document.state)
         self.pages.append(
             ClosedPage(
                 namespace=document.namespace,
                 document=document.document,
-                journal_events=document.unpaged_events - len(entries),
-                entries=entries,
+                journal_events=document.unpaged_events - own_events,
+                entries=unwritten.segment,
+                is_whole=len(unwritten.segment) == document.unpaged_events,
                 closing=snapshot_of(document, state),
                 events=document.events,
             )
         )
-        own_bytes = document.unpaged_bytes - unwritten.journal_bytes + ENTRY_BYTES * len(entries)
-        unwritten.journal, unwritten.journal_bytes = [], 0
+        own_bytes = document.unpaged_bytes - unwritten.journal_bytes + ENTRY_BYTES * own_events
+        unwritten.segment, unwritten.held_events, unwritten.journal_bytes = [], 0, 0
+        self._segments[document.namespace, document.document] = unwritten.segment
         document.unpaged_events = document.unpaged_bytes = 0
         document.page_bytes = len(state or b"")
         self.bytes += document.page_bytes
@@ -169,11 +189,17 @@ def _is_full(document: Document) -> bool:
 
 def _is_worth_a_page(unwritten: _Unwritten) -> bool:
     document = unwritten.document
-    return len(unwritten.journal) >= RUN_EVENTS_MIN and document.unpaged_bytes >= document.size
+    return _own_events(unwritten) >= RUN_EVENTS_MIN and document.unpaged_bytes >= document.size
+
+
+def _own_events(unwritten: _Unwritten) -> int:
+    return len(unwritten.segment) - unwritten.held_events
 
 
 def _write_of(unwritten: _Unwritten, store: ProjectionWriter) -> DocumentWrite:
     document, journal = unwritten.document, unwritten.journal
+    # The next buffer adds the document's further events to the held segment.
+    unwritten.segment, unwritten.held_events = journal, 0
     is_changed = document.version != unwritten.version_before
     has_state = store.wants_state(document, is_changed=is_changed)
     state = None

@@ -89,7 +89,7 @@ class ShardLoop:
         self._wanted: set[Key] = set()
         # By stored subject: the names and partition, and the document where it is in memory.
         self._routes: dict[bytes, tuple[Route, Document | None]] = {}
-        self._buffer = CommitBuffer(fold_state.read_sequence)
+        self._buffer = self._new_buffer(fold_state.read_sequence)
         self._batch = AdaptiveBatch(bounds.pending_events_max)
         self._timer = CommitTimer(bounds.commit_interval_seconds)
         self._replies: list[Notice] = []
@@ -280,6 +280,9 @@ class ShardLoop:
         buffer = self._buffer
         return buffer.events >= self._batch.events_max or buffer.bytes >= self._bounds.pending_bytes_max
 
+    def _new_buffer(self, after_sequence: int) -> CommitBuffer:
+        return CommitBuffer(after_sequence, self._documents.segments)
+
     async def _commit_folded(self) -> None:
         while True:
             await self._has_work.wait()
@@ -287,7 +290,7 @@ class ShardLoop:
                 await self._timer.wait()
             self._has_work.clear()
             self._taken_sequence = self._fold_state.read_sequence
-            taken, self._buffer = self._buffer, CommitBuffer(self._taken_sequence)
+            taken, self._buffer = self._buffer, self._new_buffer(self._taken_sequence)
             self._committing = taken
             self._has_committed.set()
             await self._commit(taken)

@@ -52,6 +52,10 @@ class ReplayLoop(ShardLoop):
     def _is_full(self) -> bool:
         return self._buffer.bytes >= self._bounds.pending_bytes_max
 
+    def _new_buffer(self, after_sequence: int) -> CommitBuffer:
+        """Hold no segments between commits: few events of a replay are in the journal before their page closes."""
+        return CommitBuffer(after_sequence)
+
     async def _commit_folded(self) -> None:
         store = self._ports.store
         while True:
@@ -60,7 +64,7 @@ class ReplayLoop(ShardLoop):
             async with store.open_commit() as opened:
                 await self._write_pages(opened)
                 checkpoint = self._fold_state.checkpoint(self._buffer.after_sequence)
-                taken, self._buffer = self._buffer, CommitBuffer(checkpoint.read_sequence)
+                taken, self._buffer = self._buffer, self._new_buffer(checkpoint.read_sequence)
                 self._committing = taken
                 self._has_work.clear()
                 self._has_committed.set()

@@ -74,7 +74,8 @@ class Head(NamedTuple):
 class ClosedPage:
     """A page that a commit writes: a run of a document's entries, and the document after the last of them.
 
-    The page begins with `journal_events` entries that earlier commits left in the journal; `entries` are the others.
+    The page begins with `journal_events` entries that earlier commits left in the journal, all that it has of the
+    document. `entries` are all of the page where `is_whole`, else those that are not in the journal.
     `closing` is the snapshot after the last entry, `events` the number of the document's events up to there.
     """
 
@@ -82,8 +83,14 @@ class ClosedPage:
     document: str
     journal_events: int
     entries: list[Entry]
+    is_whole: bool
     closing: Snapshot
     events: int
+
+    @property
+    def new_entries(self) -> list[Entry]:
+        """Return the entries that are not in the journal."""
+        return self.entries[self.journal_events :] if self.is_whole else self.entries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -327,7 +327,8 @@ def _write(documents: dict[Key, _Kept], commit: Commit) -> None:
 def _close(segments: list[Segment], page: ClosedPage) -> None:
     entries = segments[-1].entries
     assert page.journal_events == len(entries), page
-    entries.extend(page.entries)
+    entries.extend(page.new_entries)
+    assert entries == page.entries or not page.is_whole, page
     assert page.events == sum(len(segment.entries) for segment in segments), page
     segments.append(Segment(page.closing, entries[-1].sequence, []))
 

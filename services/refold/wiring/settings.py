@@ -120,7 +120,7 @@ class Settings(BaseSettings):
     postgres_schema: _Schema = "refold"
     """Schema that holds the projection."""
     cache_bytes_max: int = Field(256 * _MEBIBYTE, ge=_MEBIBYTE)
-    """Documents that a projector keeps in memory, in bytes."""
+    """Documents that a projector keeps in memory, with their events that are in no page yet, in bytes."""
     shard: str = Field("0-63", pattern=r"^\d{1,2}-\d{1,2}$")
     """The partitions that a projector folds, as FIRST-LAST; all documents are in one of 64."""
     commit_events_max: int = Field(50_000, ge=1, le=1_000_000)

@@ -202,25 +202,37 @@ def _counts(commit: Commit) -> tuple[list[str], list[int], list[int]]:
 
 
 async def _write_pages(connection: Connection, pages: Sequence[ClosedPage]) -> None:
-    """Write pages, each with what the journal has of it."""
+    """Write pages, and delete what the journal has of them, which is read only for those that are not whole."""
     if pages:
-        taken = await _take_journal(connection, pages)
-        rows = BytesIO(_page_copy(pages, taken))
+        kept = await _read_journal(connection, pages)
+        await _delete_journal(connection, pages)
+        rows = BytesIO(_page_copy(pages, kept))
         await connection.copy_to_table("pages", source=rows, format="binary", columns=PAGE_COLUMNS)
 
 
-async def _take_journal(connection: Connection, pages: Sequence[ClosedPage]) -> dict[Key, list[Entry]]:
+async def _read_journal(connection: Connection, pages: Sequence[ClosedPage]) -> dict[Key, list[Entry]]:
+    kept: dict[Key, list[Entry]] = defaultdict(list)
+    keys = [(page.namespace, page.document) for page in pages if not page.is_whole]
+    if keys:
+        for row in await connection.fetch(SQL["read_journal"], *map(list, zip(*keys, strict=True))):
+            kept[key_of(row)].append(to_entry(row))
+    return kept
+
+
+async def _delete_journal(connection: Connection, pages: Sequence[ClosedPage]) -> None:
+    """Delete the entries that are in these pages from now on. Raises `StoreDamaged` where the journal lacks some.
+
+    Counting each document's rows costs 1.5 µs of CPU a row; returning and decoding them took 6 to 9.
+    """
     expected = {(page.namespace, page.document): page.journal_events for page in pages if page.journal_events}
-    taken: dict[Key, list[Entry]] = defaultdict(list)
-    if expected:
-        for row in await connection.fetch(SQL["take_journal"], *map(list, zip(*expected, strict=True))):
-            taken[key_of(row)].append(to_entry(row))
-    for key, count in expected.items():
-        if len(taken[key]) != count:
-            found = len(taken[key])
+    if not expected:
+        return
+    rows = await connection.fetch(SQL["delete_journal"], *map(list, zip(*expected, strict=True)))
+    deleted = {row["number"]: row["events"] for row in rows}
+    for number, (key, count) in enumerate(expected.items(), 1):
+        found = deleted.get(number, 0)
+        if found != count:
             raise damaged(*key, "the journal lacks events of it", expected=count, found=found)
-        taken[key].sort(key=lambda entry: entry.sequence)
-    return taken
 
 
 _SIGNATURE: Final = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
@@ -240,12 +252,12 @@ _USUAL_TAIL: Final = b"".join((_NULL, _EMPTY, _EMPTY, _NULL, _LAST.pack(8, 0)))
 """No effect, no reason, no detail, no identity, no first sequence."""
 
 
-def _page_copy(pages: Iterable[ClosedPage], taken: Mapping[Key, list[Entry]]) -> bytes:
-    """Return pages as input of a binary COPY into `PAGE_COLUMNS`; `taken` has the entries from the journal."""
+def _page_copy(pages: Iterable[ClosedPage], kept: Mapping[Key, list[Entry]]) -> bytes:
+    """Return pages as input of a binary COPY into `PAGE_COLUMNS`; `kept` has the entries from the journal."""
     parts = [_SIGNATURE]
     for page in pages:
         key = (page.namespace, page.document)
-        entries = [*taken[key], *page.entries] if page.journal_events else page.entries
+        entries = page.entries if page.is_whole else [*kept[key], *page.entries]
         row = StoredPage.of(key, entries, page.closing, page.events)
         closing = row.closing
         since = (8, closing.version, 8, closing.sequence, 8, closing.recorded_at, 8, closing.occurred_max)

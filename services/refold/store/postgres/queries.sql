@@ -248,11 +248,21 @@ SET
 FROM changed_documents AS n
 WHERE d.namespace = n.namespace AND d.document = n.document
 
--- name: take_journal
-DELETE FROM journal AS j
-USING unnest($1::text[], $2::text[]) AS k (namespace, document)
-WHERE j.namespace = k.namespace AND j.document = k.document
-RETURNING j.*
+-- name: read_journal
+SELECT j.*
+FROM unnest($1::text[], $2::text[]) AS k (namespace, document)
+JOIN journal AS j ON j.namespace = k.namespace AND j.document = k.document
+ORDER BY j.sequence
+
+-- name: delete_journal
+-- The number of rows that each document had.
+WITH deleted AS (
+    DELETE FROM journal AS j
+    USING unnest($1::text[], $2::text[]) WITH ORDINALITY AS k (namespace, document, number)
+    WHERE j.namespace = k.namespace AND j.document = k.document
+    RETURNING k.number
+)
+SELECT number, count(*) AS events FROM deleted GROUP BY number
 
 -- name: load_documents
 -- Heads with their dedup windows: the journal's identities, and those of the last pages that together hold $3 ids

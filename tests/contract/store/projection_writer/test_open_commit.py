@@ -16,14 +16,17 @@ from support.stores import HALVES, LOG_ID, all_entries, begin, part_of
 pytestmark = pytest.mark.usefixtures("single_writer")
 
 
-def fill(scribe, documents=3, rounds=4):
-    """Publish to documents in turn, with a page after each round but the last, and a rejection."""
+def fill(scribe, documents=3, rounds=4, *, is_whole=False):
+    """Publish to documents in turn, with a page after each round but the last, and a rejection.
+
+    `is_whole`: a page is given with its committed events.
+    """
     for number in range(rounds):
         for document in range(documents):
             scribe.put(f"d{document}", {"n": number})
             scribe.publish(f"d{document}", {"merge": {"m": number}, "id": f"e{number}"})
             if number < rounds - 1:
-                scribe.cut(f"d{document}")
+                scribe.cut(f"d{document}", is_whole=is_whole)
     scribe.publish("d0", b"garbage")
 
 
@@ -58,10 +61,11 @@ async def test_pages_written_ahead_belong_to_the_commit(store, scribe):
     await assert_stored(store, scribe)
 
 
-async def test_a_page_takes_what_an_earlier_commit_left_in_the_journal(store, scribe):
+@pytest.mark.parametrize("is_whole", [False, True])
+async def test_a_page_takes_what_an_earlier_commit_left_in_the_journal(store, scribe, is_whole):
     fill(scribe)
     await store.commit(scribe.commit())
-    fill(scribe)
+    fill(scribe, is_whole=is_whole)
     await write_open(store, scribe.commit(), at_once=2)
     await assert_stored(store, scribe)
 
