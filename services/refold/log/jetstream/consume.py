@@ -6,10 +6,10 @@ Used by `refold.log.jetstream`. A subject filter would make reading ten times sl
 from __future__ import annotations
 
 import asyncio
+import re
 from bisect import bisect_right
-from collections.abc import AsyncGenerator
-from contextlib import suppress
-from functools import partial
+from collections.abc import AsyncGenerator, Callable
+from functools import lru_cache, partial
 from itertools import count
 from operator import itemgetter
 from typing import Any, Final
@@ -19,7 +19,6 @@ import structlog
 
 from refold.core.errors import LogHole, LogUnavailable, TimedOut
 from refold.core.stream import Record
-from refold.log import SYSTEM_BYTE
 from refold.log.jetstream.api import (
     STREAM,
     request_api,
@@ -63,11 +62,9 @@ _CONSUMER: Final[dict[str, Any]] = {
     "inactive_threshold": _INACTIVE_SECONDS * _NANOSECONDS,
 }
 
-_H: Final = ord("H")
-_LINE_BYTES: Final = len("MSG    ")
-"""What a message's line contains besides subject, subscription id, reply subject and size."""
-_INTEGERS: Final = {b"%d" % number: number for number in range(10_000)}
-"""Sizes by their digits: `int()` takes three times as long."""
+_FRAMING_BYTES: Final = len("MSG    \r\n\r\n")
+"""What a message takes beside subject, subscription id, reply subject, sizes, headers and payload."""
+_SIZES_CACHED_MAX: Final = 10_000
 _record = partial(tuple.__new__, Record)
 """A NamedTuple's own constructor takes three times as long."""
 
@@ -218,8 +215,8 @@ class Consumer:
         self._name = ""
         self._inbox = client.new_inbox()
         self._sid = client.subscribe(f"{self._inbox}.*", self._take_message, handle_bulk=self._take_messages)
-        # The bytes between an event's subject and its sequence; the first message shows them.
-        self._separator = b""
+        # The first message shows what its line contains.
+        self._match_line: Callable[[bytes, int], re.Match[bytes] | None] | None = None
         self._forget = client.on_disconnect(partial(self._lose, "the connection was lost"))
 
     @classmethod
@@ -288,58 +285,44 @@ class Consumer:
 
         Runs for every event of a replay, so it parses in place and calls nothing that it can avoid.
         """
-        begin, expected, requested_bytes = position, self._expected, self._requested_bytes
-        find, separator, last, keep = buffer.find, self._separator, len(buffer) - 2, self._records.append
-        line_bytes, separator_bytes, foreign = _LINE_BYTES + len(self._sid), len(separator), self._foreign
+        if self._match_line is None:
+            return position
+        begin, expected, last, framing_bytes = position, self._expected, len(buffer) - 2, 0
+        match, sizes_of, foreign, keep = self._match_line, _sizes, self._foreign, self._records.append
         # Of the foreign events since the last one that was kept: where the last is, and the one with the latest time.
         left_out = latest = latest_time = -1
-        # A message of another form fails to unpack.
-        with suppress(ValueError):
-            while separator and (end := find(b"\r\n", position)) >= 0:
-                subject_end = find(separator, position, end)
-                sequence, _, time_text, sizes = buffer[subject_end + separator_bytes : end].split(b".")
-                block = payload = end + 2
-                counted_bytes = end - position - line_bytes
-                if buffer[position] == _H:
-                    _, headers_size, size = sizes.split(b" ")
-                    subject = position + 5
-                    payload += _INTEGERS.get(headers_size) or int(headers_size)
-                    counted_bytes -= 2 + len(headers_size)
-                else:
-                    _, size = sizes.split(b" ")
-                    subject = position + 4
-                message_bytes = _INTEGERS.get(size) or int(size)
-                stop = block + message_bytes
-                if stop > last or subject_end < 0 or int(sequence) != expected:
-                    break
-                time = int(time_text)
-                if (
-                    foreign
-                    and buffer[subject : (dot := find(b".", subject + 4))] in foreign
-                    and buffer[dot + 1] != SYSTEM_BYTE
-                ):
-                    left_out = position
-                    if time >= latest_time:
-                        latest, latest_time = position, time
-                else:
-                    if left_out >= 0:
-                        if latest_time > time:
-                            keep(_record_at(buffer, latest))
-                        left_out = latest = latest_time = -1
-                    headers = buffer[block:payload]
-                    if headers[:10] == HEADERS_START and headers[-4:] == HEADERS_END:
-                        headers = headers[10:-2]
-                    keep(
-                        _record((expected, time, buffer[subject:subject_end], headers, buffer[payload:stop]))
-                    )
-                expected += 1
-                requested_bytes -= counted_bytes - len(size) + message_bytes
-                position = stop + 2
+        while (line := match(buffer, position)) is not None:
+            subject, partition, sequence, time_text, sizes_text = line.groups()
+            headers_bytes, message_bytes, digits = sizes_of(sizes_text)
+            block = line.end()
+            stop = block + message_bytes
+            if stop > last or int(sequence) != expected:
+                break
+            time = int(time_text)
+            if partition in foreign:
+                left_out = position
+                if time >= latest_time:
+                    latest, latest_time = position, time
+            else:
+                if left_out >= 0:
+                    if latest_time > time:
+                        keep(_record_at(buffer, latest))
+                    left_out = latest = latest_time = -1
+                payload = block + headers_bytes
+                headers = buffer[block:payload]
+                if headers[:10] == HEADERS_START and headers[-4:] == HEADERS_END:
+                    headers = headers[10:-2]
+                keep(_record((expected, time, subject, headers, buffer[payload:stop])))
+            expected += 1
+            framing_bytes += digits
+            position = stop + 2
         if left_out >= 0:
             # The reader's position is that of the last event.
             self._records += [_record_at(buffer, found) for found in sorted({latest, left_out})]
         if position > begin:
-            self._expected, self._requested_bytes = expected, requested_bytes
+            framing_bytes += (expected - self._expected) * (_FRAMING_BYTES + len(self._sid))
+            self._requested_bytes -= position - begin - framing_bytes
+            self._expected = expected
             self._news.set()
         return position
 
@@ -355,7 +338,8 @@ class Consumer:
                 self._lose(f"{sequence} arrived instead of {self._expected}")
             return
         self._expected += 1
-        self._separator = b" %b %b." % (self._sid, consumer)
+        if self._match_line is None:
+            self._match_line = _line_pattern(self._sid, consumer).match
         self._records.append(_record((sequence, int(time_text), subject, header_lines(headers), payload)))
         self._requested_bytes -= len(subject) + len(reply) + len(headers) + len(payload)
         self._news.set()
@@ -373,6 +357,24 @@ class Consumer:
         if self._lost is None:
             self._lost = ConsumerLost(reason)
         self._news.set()
+
+
+def _line_pattern(sid: bytes, consumer: bytes) -> re.Pattern[bytes]:
+    """Match a message's line: its subject, partition, sequence, time and sizes. No system event matches."""
+    return re.compile(
+        rb"H?MSG ((log\.[0-9]++)\.(?!_)[^ ]++) %b %b\.([0-9]++)\.[0-9]++\.([0-9]++)\.[0-9]++ "
+        % (sid, re.escape(consumer))
+        + rb"((?:[0-9]++ )?+[0-9]++)\r\n"
+    )
+
+
+@lru_cache(_SIZES_CACHED_MAX)
+def _sizes(text: bytes) -> tuple[int, int, int]:
+    """Read a line's sizes: of the headers, of headers and payload, and of what the line has for them in addition."""
+    headers_size, is_there, size = text.rpartition(b" ")
+    if not is_there:
+        return 0, int(size), len(size)
+    return int(headers_size), int(size), len("H ") + len(headers_size) + len(size)
 
 
 def _record_at(buffer: bytes, position: int) -> Record:
