@@ -53,7 +53,7 @@ MATRIX: dict[str, tuple[str, ...]] = {
     "publish $JS.API.CONSUMER.DELETE.STATE.c": FOLDS,
     "publish $JS.API.CONSUMER.CREATE.OTHER": ALL,
     "publish $JS.ACK.STATE.c.1.1.1.1.0": FOLDS,
-    "publish change.n.d": FOLDS,
+    "publish change.n.d": ("administrator", "reply"),
     "publish refold.progress": FOLDS,
     "publish refold.control.projector": ("administrator", "gateway"),
     "publish refold.control.commit": ("administrator", "gateway"),

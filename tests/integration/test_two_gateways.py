@@ -106,10 +106,12 @@ async def _read_a_bulk(one: Gateway, other: Gateway) -> None:
     assert [(view["status"], view["version"]) for view in outcomes] == [
         ("applied", version) for version in range(1, BULK + 1)
     ]
+    received = {"Refold-Min-Sequence": str(outcomes[-1]["sequence"])}
     for view in outcomes[:: BULK // 10]:
-        shown = await other.client.get("/v1/n/bulk", params={"version": view["version"]})
+        asked = {"version": view["version"]}
+        shown = await other.client.get("/v1/n/bulk", params=asked, headers=received)
         assert shown.json() == view["version"] - 1
-        found = await other.client.get(f"/v1/n/bulk/outcomes/{view['sequence']}")
+        found = await other.client.get(f"/v1/n/bulk/outcomes/{view['sequence']}", headers=received)
         assert found.json() == view
 
 

@@ -6,21 +6,19 @@ Used by the routes of documents.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from starlette.requests import Request
 
 from refold.gateway.consistency import BareHead
-from refold.gateway.requests import header
+from refold.gateway.requests import has_repeated, header
 from refold.gateway.responses import Problem
 
 _TAG: Final = re.compile(r'[ \t]*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"[ \t]*(?:,|$)')
 _TAG_VERSION: Final = re.compile(r"0|[1-9]\d{0,18}", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Condition:
+class Condition(NamedTuple):
     """What must hold for a write: the document is at one of these versions, is absent, or is present; else nothing."""
 
     versions: frozenset[int] | None = None
@@ -73,8 +71,9 @@ def is_unchanged(request: Request, version: int) -> bool:
 
 
 def _joined(request: Request, name: bytes) -> str | None:
-    if header(request, name) is None:
-        return None
+    first = header(request, name)
+    if first is None or not has_repeated(request):
+        return first
     return b", ".join([value for given, value in request.scope["headers"] if given == name]).decode("latin-1")
 
 

@@ -52,6 +52,11 @@ def header(request: Request, name: bytes) -> str | None:
     return None if value is None else value.decode("latin-1")
 
 
+def has_repeated(request: Request) -> bool:
+    """Return whether any header is given more than once."""
+    return len(request.scope["refold.headers"]) < len(request.scope["headers"])
+
+
 def document_name(request: Request) -> tuple[str, str]:
     """Return namespace and document. Raises `Refused` where one is no name."""
     namespace, document = request.path_params["namespace"], request.path_params["document"]

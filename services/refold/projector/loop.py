@@ -60,7 +60,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """What the loop uses. `replies` is a connection that may publish outcomes and nothing else.
+    """What the loop uses. `replies` is a connection that may publish outcomes and changes and nothing else.
 
     `broker_now` returns the broker's clock in nanoseconds. `shard` is the shard's name in notices of progress.
     """
@@ -324,12 +324,13 @@ class ShardLoop:
         )
 
     async def _send_folded(self) -> None:
-        """Send the outcomes and changes of what was folded; a store that hangs does not delay them."""
-        replies, changes, self._replies, self._changes = self._replies, self._changes, [], []
-        if replies:
-            await self._send(self._ports.replies, joined(replies))
-        if changes:
-            await self._send(self._ports.notices, changes)
+        """Send the outcomes and changes of what was folded; a store that hangs does not delay them.
+
+        They go out in one write: another one costs projector and broker about 40 µs each while little is written.
+        """
+        messages, self._replies, self._changes = joined(self._replies) + self._changes, [], []
+        if messages:
+            await self._send(self._ports.replies, messages)
 
     async def _send(self, notices: Notices, messages: list[Notice]) -> None:
         """Send messages. Notices may be lost without harm to the state, so a dead connection is only logged."""

@@ -105,16 +105,19 @@ class Connection(HttpToolsProtocol):
     _is_in_head = True
     _running: RequestResponseCycle | None = None
     _next: tuple[RequestResponseCycle, ASGI3Application] | None = None
+    _idle_since = 0.0
     _is_cut = _is_refused = _is_replayed = _is_upgraded = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._start_idle_timer()
+        self._note_idle()
+        self._start_idle_timer(self.timeout_keep_alive)
         if len(self.connections) > connections_max():
             self._refuse(Problem(503, "busy", "too many connections are open", headers=RETRY))
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()
         # uvicorn notifies only the newest request of a pipeline.
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
@@ -166,7 +169,6 @@ class Connection(HttpToolsProtocol):
             return
         self._is_in_head, self._bytes_of_head = False, 0
         self._is_upgraded = self.parser.should_upgrade()
-        self._unset_keepalive_if_required()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -179,10 +181,17 @@ class Connection(HttpToolsProtocol):
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        is_last = self._is_refused and not self.pipeline
-        super().on_response_complete()
-        if is_last:
+        """Do as uvicorn does, without a timer for each request: to start and to cancel one takes 2 to 3 µs."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._is_refused:
             self.transport.close()
+        else:
+            self._note_idle()
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -273,10 +282,22 @@ class Connection(HttpToolsProtocol):
             raise ValueError("a header's value has a line break")
         return head
 
-    def _start_idle_timer(self) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(
-            self.timeout_keep_alive, self.timeout_keep_alive_handler
-        )
+    def _note_idle(self) -> None:
+        self._idle_since = self.loop.time()
+
+    def _start_idle_timer(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection once it has been without a request for so long; until then, look again later."""
+        is_idle = self.cycle is None or self.cycle.response_complete
+        left_seconds = float(self.timeout_keep_alive)
+        if is_idle:
+            left_seconds -= self.loop.time() - self._idle_since
+        if left_seconds > 0:
+            self._start_idle_timer(left_seconds)
+        else:
+            self.transport.close()
 
     def _ignore_upgrade(self, rest: bytes) -> None:
         """Read on in HTTP/1.1 after a request to upgrade: llhttp takes its body for the other protocol.

@@ -112,7 +112,7 @@ class Settings(BaseSettings):
     nats_admin_url: _NatsUrl | None = None
     """NATS, as the administrator: creates the log at start if there is none."""
     nats_reply_url: _NatsUrl | None = None
-    """NATS, as a user that can do nothing but reply: the projector sends outcomes by it."""
+    """NATS, as a user that can only send outcomes and changes: the projector does by it."""
     nats_replicas: int = Field(1, ge=1, le=5)
     """Servers of a NATS cluster that store the log, if it is created at start."""
     postgres_url: _PostgresUrl | None = None

@@ -12,8 +12,8 @@ Permissions to publish that a user needs, besides subscribing to its inbox prefi
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
-from typing import Final
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
+from typing import Any, Final
 
 import structlog
 
@@ -84,8 +84,8 @@ class JetStreamLog:
             time=parse_rfc3339(info["ts"], "ts"),
         )
 
-    async def append(self, publication: Publication) -> Acknowledgement:
-        return await self._appender.append(publication)
+    def append(self, publication: Publication) -> Coroutine[Any, Any, Acknowledgement]:
+        return self._appender.append(publication)
 
     async def append_atomically(
         self, publications: Sequence[Publication]

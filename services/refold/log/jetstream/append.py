@@ -34,6 +34,8 @@ ACKNOWLEDGE_SECONDS: Final = 5.0
 """Without an acknowledgement by then, it is unknown whether the log has the event."""
 OVERDUE_SECONDS: Final = 0.5
 """A group that is not acknowledged by then does not hold up the next one."""
+TIMER_STEPS: Final = 4
+"""Both are looked for so many times in the shorter one."""
 APPENDS_MAX: Final = 10_000
 """Appends that wait to be sent or acknowledged; more callers wait for a place."""
 BATCH_EVENTS_MIN: Final = 20
@@ -67,6 +69,7 @@ class Appender:
         self._sid = client.subscribe(f"{inbox}.*", self._take_reply)
         self._is_scheduled = False
         self._is_closed = False
+        self._timer: asyncio.TimerHandle | None = None
         self._singles_until = 0.0
         self._refusal = BatchRefused()
         self._progress = asyncio.Event()
@@ -91,10 +94,13 @@ class Appender:
             self._progress.clear()
             await self._progress.wait()
         self._forget()
+        if self._timer is not None:
+            self._timer.cancel()
         self._client.unsubscribe(self._sid)
 
     async def _enqueue(self, events: list[Event], *, is_strict: bool) -> Answer:
-        await self._places.acquire()
+        if not self._places.acquire_nowait():
+            await self._places.acquire()
         try:
             if self._is_closed:
                 raise LogUnavailable("the log was closed")
@@ -129,21 +135,34 @@ class Appender:
     def _send(self, group: Group) -> None:
         sent = _InFlight(subjects=group.subjects, events=group.events, is_batch=group.is_batch)
         self._in_flight.append(sent)
-        late = Unknown(f"no acknowledgement within {self._acknowledge_seconds} seconds")
-        call_later = asyncio.get_running_loop().call_later
-        sent.timers = (
-            call_later(OVERDUE_SECONDS, self._pass_over, sent),
-            call_later(self._acknowledge_seconds, self._end, sent, late),
-        )
+        if self._timer is None:
+            self._start_timer()
         frames = (self._batch if sent.is_batch else self._singles)(sent, group.appends)
         try:
             self._client.write(frames)
         except LogUnavailable as error:
             self._end(sent, error)
 
-    def _pass_over(self, sent: _InFlight) -> None:
-        sent.is_overdue = True
-        self._schedule()
+    def _start_timer(self) -> None:
+        # One for all groups: a timer for each would take as long as its frames.
+        seconds = min(OVERDUE_SECONDS, self._acknowledge_seconds) / TIMER_STEPS
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._look_for_late)
+
+    def _look_for_late(self) -> None:
+        """Let the next group join what is overdue; end what was not acknowledged in time."""
+        self._timer = None
+        now, late = (
+            time.perf_counter(),
+            Unknown(f"no acknowledgement within {self._acknowledge_seconds} seconds"),
+        )
+        for sent in tuple(self._in_flight):
+            if now - sent.sent_at >= self._acknowledge_seconds:
+                self._end(sent, late)
+            elif now - sent.sent_at >= OVERDUE_SECONDS and not sent.is_overdue:
+                sent.is_overdue = True
+                self._schedule()
+        if self._in_flight:
+            self._start_timer()
 
     def _singles(self, sent: _InFlight, appends: list[PendingAppend]) -> bytes:
         frames = []
@@ -194,8 +213,6 @@ class Appender:
 
     def _complete(self, sent: _InFlight) -> None:
         """Make room for the next group."""
-        for timer in sent.timers:
-            timer.cancel()
         self._in_flight.remove(sent)
         self._schedule()
 
@@ -252,7 +269,6 @@ class _InFlight:
     is_batch: bool
     is_overdue: bool = False
     sent_at: float = field(default_factory=time.perf_counter)
-    timers: tuple[asyncio.TimerHandle, ...] = ()
     awaited: dict[bytes, list[PendingAppend]] = field(default_factory=dict)
     refusal: PubAck | None = None
 
