@@ -18,7 +18,7 @@ from bench.processes import Ended, Task, work, work_beside
 from bench.report import Measure, Report, Samples, suffix_of
 from bench.system import Options, bare_servers
 from bench.tasks.append import append_batches, append_singly
-from refold.bench.figures import machine
+from refold.bench import machine
 from refold.bench.workload import Kind
 from refold.core.errors import RefoldError
 from refold.wiring.log import open_log

@@ -12,7 +12,7 @@ from typing import Final
 from bench import live, rebuild, travel
 from bench.report import NO_DISK, Figure, Report
 from bench.system import Options, refuse_url
-from refold.bench.figures import machine
+from refold.bench import machine
 
 EVENTS: Final = "events in the log"
 DOCUMENTS: Final = "documents"

@@ -15,7 +15,7 @@ from bench.ground.rows import SQL, checkpoint, connect
 from bench.report import NO_DISK, Measure, Report, Samples
 from bench.system import Options, Whole, refuse_url, whole_system
 from bench.usage import ProcessorClock, peak_bytes
-from refold.bench.figures import machine
+from refold.bench import machine
 from refold.client import Refold
 from refold.core.errors import Refused
 from refold.transfer import ImportListener, import_file

@@ -15,7 +15,7 @@ from bench.processes import Ended, Task, work, work_beside
 from bench.report import Goal, Measure, Report, Samples, suffix_of
 from bench.system import Options, Whole, whole_system
 from bench.tasks.outcome import patch_over_http, publish_over_nats
-from refold.bench.figures import machine
+from refold.bench import machine
 from refold.bench.workload import Kind, Workload
 
 NATS: Final = "publish → outcome over NATS"

@@ -21,7 +21,7 @@ from bench.report import NO_DISK, Measure, Report, Samples, suffix_of
 from bench.system import Options, Whole, refuse_url, whole_system
 from bench.tasks.publish import publish_batches
 from bench.usage import ProcessorClock, peak_bytes
-from refold.bench.figures import machine, percentiles
+from refold.bench import machine, percentiles
 from refold.bench.workload import Kind, Workload
 from refold.core.errors import RefoldError
 from refold.log import EventLog

@@ -20,7 +20,7 @@ from bench.ground.rows import SQL, connect
 from bench.report import NO_DISK, Measure, Report, Samples
 from bench.system import Options, Whole, refuse_url, whole_system
 from bench.usage import ProcessorClock, peak_bytes
-from refold.bench.figures import machine
+from refold.bench import machine
 from refold.bench.workload import Workload
 from refold.core.errors import ChildFailed, RefoldError, TimedOut
 from refold.wiring.log import open_log

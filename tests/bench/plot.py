@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.report import Figure, Report
-from refold.bench.figures import number
+from refold.bench import number
 from refold.core.errors import Refused
 
 SUFFIXES: Final = frozenset({".svg", ".png", ".pdf"})

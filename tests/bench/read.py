@@ -14,7 +14,7 @@ from bench.http_load import read_for
 from bench.processes import Ended, work, work_beside
 from bench.report import NO_DISK, Measure, Report, Samples, suffix_of
 from bench.system import Options, Whole, whole_system
-from refold.bench.figures import machine
+from refold.bench import machine
 from refold.bench.workload import NAMESPACE, Kind, Workload
 
 IN_FLIGHT: Final = (1, 16, 64)

@@ -24,7 +24,7 @@ from bench.processes import Ended, Task, Worker, work
 from bench.report import NO_DISK, Measure, Report, Samples, suffix_of
 from bench.system import Bare, Options, bare_servers, refuse_url
 from bench.usage import ProcessorClock
-from refold.bench.figures import machine
+from refold.bench import machine
 from refold.bench.workload import Kind, Workload
 from refold.core.errors import RefoldError
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from bench.calibration import UNIT_NAME, is_slow, unit_microseconds
 from bench.usage import microseconds_each
-from refold.bench.figures import number, percentiles
+from refold.bench import number, percentiles
 
 COLUMNS: Final = ("figure", "durability", "goal", "min", "median", "max", "unit", "in units")
 NO_DISK: Final = "none"

@@ -16,7 +16,7 @@ from bench.processes import Ended, Task, work, work_beside
 from bench.report import NO_DISK, Measure, Report, Samples
 from bench.system import Options, Whole, whole_system
 from bench.tasks.client import append_in_bulk, load_middle_versions, write_strictly
-from refold.bench.figures import machine
+from refold.bench import machine
 
 WRITERS: Final = (1, 8, 64)
 BULK_EVENTS: Final = 1_000

@@ -20,7 +20,7 @@ from bench.internals import read_store
 from bench.processes import work, work_beside
 from bench.report import NO_DISK, Goal, Measure, Report, Samples, suffix_of
 from bench.system import Options, Whole, whole_system
-from refold.bench.figures import machine
+from refold.bench import machine
 from refold.bench.workload import NAMESPACE, Kind, Workload
 from refold.core.errors import RefoldError
 

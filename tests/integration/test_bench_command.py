@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from refold.bench import measure
-from refold.bench.figures import Figures
+from refold.bench import Figures, measure
 from support.up import run_refold
 
 SMALL = measure.Options(rounds=1, seconds=0.3, documents=20)

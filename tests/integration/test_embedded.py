@@ -27,7 +27,7 @@ from nats.aio.client import Client
 from refold.core.errors import ChildFailed, DataFolderInUse, EmbeddedError, PortTaken
 from refold.embedded import folder as folder_module
 from refold.embedded import postgres as postgres_module
-from refold.embedded.files import write_endpoints
+from refold.embedded import write_endpoints
 from refold.embedded.folder import open_folder
 from refold.embedded.nats import NatsServer, NatsUser, inbox_prefix, start_nats
 from refold.embedded.postgres import PostgresServer, can_run, reachable_postgres, start_postgres

@@ -13,7 +13,7 @@ import pytest
 
 from refold.client import Refold
 from refold.core.errors import RefoldError
-from refold.embedded.files import read_endpoints, running_settings
+from refold.embedded import read_endpoints, running_settings
 from support.system import free_port
 from support.up import Up, run_refold, until
 

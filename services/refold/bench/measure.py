@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from refold.bench.figures import Figures
+from refold.bench import Figures
 from refold.bench.workload import COUNTER, NAMESPACE, Event, Workload, batches, small_events
 from refold.client import Document, Outcome, Refold
 from refold.core.errors import RefoldError
-from refold.embedded.files import read_passwords
+from refold.embedded import read_passwords
 from refold.log import Appended, EventLog, Publication
 from refold.wiring.log import open_log
 from refold.wiring.system import System

@@ -1,4 +1,4 @@
-"""Commands that check and rebuild a projection: verify, rebuild. Loaded by `refold.cli.app`."""
+"""Commands that check and rebuild a projection: verify, rebuild. Loaded by `refold.cli`."""
 
 from __future__ import annotations
 
@@ -111,42 +111,35 @@ def rebuild(
     from refold.wiring.settings import load
 
     configure("error", service="refold")
-    if is_from_nothing:
-        _rebuild_from_nothing(data, into, processes, is_json=output.is_json)
-        return
     settings = load(data=data)
     if settings.names_servers:
         _refuse_silent(settings)
-    schema = into or f"{settings.postgres_schema}_rebuild"
     with working() as progress:
         report = _Report(progress, is_json=output.is_json)
-        ended = run_folding(run_rebuild(data, schema, _listener(report), processes=processes))
-    replayed = f"{ended.replayed_events:,} events replayed in {report.pace(ended.replayed_events)}"
+        listener, is_compared = _listener(report), not is_from_nothing
+        ended, kept = run_folding(
+            run_rebuild(data, into, listener, is_compared=is_compared, processes=processes)
+        )
     if output.is_json:
-        report.print_json({**_facts(ended), "found": report.found})
-    elif ended.is_swapped:
-        held = f"live held for {ended.held_seconds * 1_000:,.0f} ms"
-        say(f"equal and swapped at sequence {ended.sequence:,}: {replayed}, {held}", "green")
+        report.print_json({**_facts(ended), "found": report.found, "kept": kept or None})
     else:
-        say(f"{ended.differences:,} differences, nothing swapped: {replayed}; it is kept in {schema}", "red")
+        replayed = f"{ended.replayed_events:,} events replayed in {report.pace(ended.replayed_events)}"
+        schema = into or f"{settings.postgres_schema}_rebuild"
+        _say_rebuilt(ended, replayed, is_compared=is_compared, schema=schema, kept=kept)
     if not ended.is_swapped:
         raise typer.Exit(REFUSED)
 
 
-def _rebuild_from_nothing(
-    data: Path | None, into: str | None, processes: int | None, *, is_json: bool
+def _say_rebuilt(
+    ended: rebuilding.Rebuilt, replayed: str, *, is_compared: bool, schema: str, kept: str
 ) -> None:
-    from refold.wiring.audit import run_from_nothing
-    from refold.wiring.service import run_folding
-
-    with working() as progress:
-        report = _Report(progress, is_json=is_json)
-        ended, kept = run_folding(run_from_nothing(data, into, _listener(report), processes=processes))
-    if is_json:
-        report.print_json({**_facts(ended), "kept": kept or None})
-        return
-    replayed = f"{ended.replayed_events:,} events replayed in {report.pace(ended.replayed_events)}"
-    say(f"rebuilt from the log to sequence {ended.sequence:,}: {replayed}", "green")
+    if not ended.is_swapped:
+        say(f"{ended.differences:,} differences, nothing swapped: {replayed}; it is kept in {schema}", "red")
+    elif is_compared:
+        held = f"live held for {ended.held_seconds * 1_000:,.0f} ms"
+        say(f"equal and swapped at sequence {ended.sequence:,}: {replayed}, {held}", "green")
+    else:
+        say(f"rebuilt from the log to sequence {ended.sequence:,}: {replayed}", "green")
     if kept:
         say(f"The damaged projection is kept as schema {kept}; drop it when you no longer need it.")
 

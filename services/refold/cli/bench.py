@@ -1,4 +1,4 @@
-"""Commands that measure: `refold bench …`. Loaded by `refold.cli.app`."""
+"""Commands that measure: `refold bench …`. Loaded by `refold.cli`."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ async def travel(
 
 
 async def _run(measure: Callable[..., Coroutine[Any, Any, None]], run: Run, **amounts: Any) -> None:
-    from refold.bench.figures import COLUMNS, Figures
+    from refold.bench import COLUMNS, Figures
     from refold.bench.measure import Options, Target, target_of
     from refold.telemetry.logging import configure
     from refold.wiring.system import temporary_system

@@ -1,15 +1,15 @@
 """Exit codes and messages of errors: 0 done, 1 refused, rejected or not found, 2 wrong usage, 3 no service reached.
 
-Used by `refold.cli` alone. A read over HTTP answers an unknown name with an empty list; it may be mistyped, so the
-commands check what exists.
+Used by `refold.cli` alone. A name may be mistyped, so the commands check whether there is such a namespace where the
+service finds nothing in it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final, NoReturn
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Final
 
 from refold.core.errors import (
     DocumentAbsent,
@@ -24,8 +24,7 @@ from refold.core.errors import (
 )
 
 if TYPE_CHECKING:
-    from refold.cli.options import Target
-    from refold.client import Change, Refold
+    from refold.client import Refold
 
 REFUSED: Final = 1
 USAGE: Final = 2
@@ -73,6 +72,8 @@ def _hint(error: RefoldError) -> str:
         return "; is it running (`refold up`), is --url right?"
     if isinstance(error, EmbeddedError) and error.code == "port_taken":
         return "; choose another (--http HOST:PORT, --nats-port N, --postgres-port N; 0 = any free one)"
+    if isinstance(error, DocumentAbsent) and "clock=occurred" in error.message:
+        return " (--clock occurred)"
     return ""
 
 
@@ -83,61 +84,11 @@ async def check_namespace(refold: Refold, namespace: str) -> None:
     find_namespace(await refold.namespaces(), namespace)
 
 
-async def check_document(refold: Refold, target: Target) -> None:
-    """Raise `Refused` where the document has neither versions nor rejections."""
-    if await find_change(refold, target):
-        return
-    with suppress(DocumentAbsent):
-        async for _ in refold.rejections(*target, limit=1):
-            return
-    await check_namespace(refold, target.namespace)
-    raise Refused("document_unknown", f"namespace {target.namespace} has no document {target.document}")
-
-
-async def explain(
-    refold: Refold,
-    target: Target,
-    error: DocumentAbsent | VersionUnknown,
-    *,
-    version: int | None = None,
-    at: str | None = None,
-    clock: str = "recorded",
-) -> NoReturn:
-    """Raise the error again, with the document's head and what would find it."""
-    await check_document(refold, target)
-    name = str(target)
-    first, head = await find_change(refold, target), await find_change(refold, target, is_newest=True)
-    if first is None or head is None:
-        raise DocumentAbsent(f"{name} has no version: all its events were rejected") from error
-    if isinstance(error, VersionUnknown):
-        raise VersionUnknown(f"{name} has no version {version}; {_head_text(head)}") from error
-    if at is None:
-        when = "was deleted" if version is None else f"is absent at version {version}"
-        raise DocumentAbsent(f"{name} {when}; {_head_text(head)}") from error
-    raise DocumentAbsent(
-        f"{name} is absent at {at}; {_first_text(first, at, clock) or _head_text(head)}"
-    ) from error
-
-
-def _first_text(first: Change, at: str, clock: str) -> str:
-    """Return when the first version was made, if that was after the requested time."""
-    from refold.core.timestamp import parse_time
-
-    asked, recorded, occurred = parse_time(at), parse_time(first.recorded_at), parse_time(first.occurred_at)
-    if clock == "occurred":
-        return f"its first version occurred at {first.occurred_at}" if asked < occurred else ""
-    if asked >= recorded:
-        return ""
-    hint = f"; it occurred at {first.occurred_at}: try --clock occurred" if occurred <= asked else ""
-    return f"its first version was recorded at {first.recorded_at}{hint}"
-
-
-def _head_text(head: Change) -> str:
-    return f"its head is version {head.version}, recorded at {head.recorded_at}"
-
-
-async def find_change(refold: Refold, target: Target, *, is_newest: bool = False) -> Change | None:
-    """Return a document's first or newest change; None if it has none."""
-    with suppress(DocumentAbsent):
-        return await anext(refold.history(*target, limit=1, is_reversed=is_newest), None)
-    return None
+@asynccontextmanager
+async def naming_namespace(refold: Refold, namespace: str) -> AsyncIterator[None]:
+    """Raise `Refused` where a document is not found because there is no such namespace."""
+    try:
+        yield
+    except (DocumentAbsent, VersionUnknown):
+        await check_namespace(refold, namespace)
+        raise

@@ -1,4 +1,4 @@
-"""Commands about the system as a whole: status, config, log create. Loaded by `refold.cli.app`."""
+"""Commands about the system as a whole: status, config, log create. Loaded by `refold.cli`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 from refold.cli.options import DataOption, Output, System, make_command
 from refold.cli.output import json_array, json_line, print_table, say
-from refold.embedded.files import DEFAULT_DATA, no_system, running_settings
+from refold.embedded import DEFAULT_DATA, no_system, running_settings
 
 if TYPE_CHECKING:
     from refold.client import Namespace

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, ge
 import typer
 
 from refold.core.errors import Refused
-from refold.embedded.files import DEFAULT_DATA, no_system, read_endpoints
+from refold.embedded import DEFAULT_DATA, no_system, read_endpoints
 
 if TYPE_CHECKING:
     from refold.client import Refold

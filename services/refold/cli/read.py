@@ -1,4 +1,4 @@
-"""Commands that read: get, history, diff, list, rejections. Loaded by `refold.cli.app`."""
+"""Commands that read: get, history, diff, list, rejections. Loaded by `refold.cli`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from refold.cli.errors import check_document, check_namespace, explain, find_change
+from refold.cli.errors import check_namespace, naming_namespace
 from refold.cli.options import (
     AtOption,
     ClockOption,
@@ -33,7 +33,7 @@ from refold.cli.output import (
     short_json,
     short_time,
 )
-from refold.core.errors import DocumentAbsent, VersionUnknown
+from refold.core.errors import DocumentAbsent
 
 if TYPE_CHECKING:
     from refold.client import Change, Refold
@@ -59,11 +59,8 @@ async def get(
     """Print a document, as it is or as it was."""
     if version is not None and at is not None:
         raise typer.BadParameter("--version and --at: give only one of them")
-    async with system.client() as refold:
-        try:
-            found = await refold.get(*target, version=version, at=at, clock=clock, path=path)
-        except (DocumentAbsent, VersionUnknown) as error:
-            await explain(refold, target, error, version=version, at=at, clock=clock)
+    async with system.client() as refold, naming_namespace(refold, target.namespace):
+        found = await refold.get(*target, version=version, at=at, clock=clock, path=path)
     if output.is_json:
         json_line(found.state)
     else:
@@ -93,25 +90,22 @@ async def history(
     """Print a document's changes, oldest first."""
     is_filtered = bool(actor or event_type or since or until)
     changes: list[Change] = []
-    async with system.client() as refold:
-        with suppress(DocumentAbsent):
-            async for change in refold.history(
-                *target,
-                after=after,
-                limit=None if is_filtered else limit + 1,
-                path=path,
-                is_reversed=is_reversed,
-            ):
-                is_early = since is not None and change.recorded_at < since
-                is_late = until is not None and change.recorded_at > until
-                is_named = actor in (None, change.actor) and event_type in (None, change.type)
-                if is_named and not is_early and not is_late:
-                    changes.append(change)
-                # Recorded times only grow: beyond the wanted ones there are no more.
-                if len(changes) > limit or (is_early if is_reversed else is_late):
-                    break
-        if not changes:
-            await check_document(refold, target)
+    async with system.client() as refold, naming_namespace(refold, target.namespace):
+        async for change in refold.history(
+            *target,
+            after=after,
+            limit=None if is_filtered else limit + 1,
+            path=path,
+            is_reversed=is_reversed,
+        ):
+            is_early = since is not None and change.recorded_at < since
+            is_late = until is not None and change.recorded_at > until
+            is_named = actor in (None, change.actor) and event_type in (None, change.type)
+            if is_named and not is_early and not is_late:
+                changes.append(change)
+            # Recorded times only grow: beyond the wanted ones there are no more.
+            if len(changes) > limit or (is_early if is_reversed else is_late):
+                break
     print_changes(changes[:limit], is_json=output.is_json)
     if len(changes) > limit:
         say(f"{limit} shown; more: --after {changes[limit - 1].version}", "dim", is_error=True)
@@ -131,12 +125,9 @@ async def diff(
 
     On a terminal as lines of both states; when piped as a JSON Patch (RFC 6902).
     """
-    async with system.client() as refold:
+    async with system.client() as refold, naming_namespace(refold, target.namespace):
         to = to_version if to_version is not None else await head_version(refold, target)
-        try:
-            patch = await refold.diff(*target, from_version, to)
-        except (DocumentAbsent, VersionUnknown) as error:
-            await explain(refold, target, error, version=max(from_version, to))
+        patch = await refold.diff(*target, from_version, to)
         if output.is_json:
             json_line(patch)
         elif sys.stdout.isatty():
@@ -191,14 +182,10 @@ async def rejections(
 ) -> None:
     """Print rejected events of a document, a namespace or all, newest first."""
     namespace, _, document = (target or "").partition("/")
-    found = []
-    async with system.client() as refold:
-        with suppress(DocumentAbsent):
-            names = (namespace or None, document or None)
-            found = [rejection async for rejection in refold.rejections(*names, limit=limit + 1)]
-        if not found and document:
-            await check_document(refold, Target(namespace, document))
-        elif not found and namespace:
+    names = (namespace or None, document or None)
+    async with system.client() as refold, naming_namespace(refold, namespace):
+        found = [rejection async for rejection in refold.rejections(*names, limit=limit + 1)]
+        if not found and namespace:
             await check_namespace(refold, namespace)
     columns = {
         "sequence": lambda it: it.sequence,
@@ -215,8 +202,10 @@ async def rejections(
 
 async def head_version(refold: Refold, target: Target) -> int:
     """Return a document's newest version; 0 if it never existed."""
-    newest = await find_change(refold, target, is_newest=True)
-    return newest.version if newest else 0
+    with suppress(DocumentAbsent):
+        async for newest in refold.history(*target, limit=1, is_reversed=True):
+            return newest.version
+    return 0
 
 
 async def _state_text(refold: Refold, target: Target, version: int) -> str:

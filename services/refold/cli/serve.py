@@ -1,4 +1,4 @@
-"""Commands that run services: up, projector, gateway, demo. Loaded by `refold.cli.app`.
+"""Commands that run services: up, projector, gateway, demo. Loaded by `refold.cli`.
 
 The options of services are the settings of `refold.wiring.settings`, declared there.
 """

@@ -1,4 +1,4 @@
-"""Commands that move whole namespaces: import, export. Loaded by `refold.cli.app`."""
+"""Commands that move whole namespaces: import, export. Loaded by `refold.cli`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that write: put, patch, merge, delete, restore, edit. Loaded by `refold.cli.app`."""
+"""Commands that write: put, patch, merge, delete, restore, edit. Loaded by `refold.cli`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from refold.cli.errors import check_document, explain
+from refold.cli.errors import naming_namespace
 from refold.cli.options import (
     AtOption,
     ClockOption,
@@ -23,7 +23,7 @@ from refold.cli.options import (
 )
 from refold.cli.output import indented_json, print_outcome, say
 from refold.cli.read import VersionOption, head_version
-from refold.core.errors import DocumentAbsent, Refused, VersionUnknown
+from refold.core.errors import DocumentAbsent, Refused
 
 if TYPE_CHECKING:
     from refold.client import WriteOptions
@@ -99,11 +99,8 @@ async def merge(
 
 async def delete(target: DocumentArgument, event: Event, system: System, output: Output) -> None:
     """Delete a document; its history stays."""
-    async with system.client() as refold:
-        try:
-            outcome = await refold.delete(*target, **event.options())
-        except DocumentAbsent as error:
-            await explain(refold, target, error)
+    async with system.client() as refold, naming_namespace(refold, target.namespace):
+        outcome = await refold.delete(*target, **event.options())
     print_outcome(outcome, is_json=output.is_json)
 
 
@@ -123,16 +120,13 @@ async def restore(
     if (version is None) == (at is None):
         count = "one" if version is None else "only one"
         raise typer.BadParameter(f"--version or --at: give {count} of them")
-    async with system.client() as refold:
-        await check_document(refold, target)
+    async with system.client() as refold, naming_namespace(refold, target.namespace):
         head = await head_version(refold, target)
         try:
             old = await refold.get(*target, version=version, at=at, clock=clock)
-        except VersionUnknown as error:
-            await explain(refold, target, error, version=version)
-        except DocumentAbsent as error:
+        except DocumentAbsent:
             if version == 0 or at is not None:
-                await explain(refold, target, error, version=version, at=at, clock=clock)
+                raise
             outcome = await refold.delete(*target, **event.options(if_version=head))
         else:
             options = event.options(if_version=head, meta={"restored": {"version": old.version}})

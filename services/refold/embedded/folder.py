@@ -22,7 +22,7 @@ import orjson
 import psutil
 
 from refold.core.errors import DataFolderInUse, EmbeddedError
-from refold.embedded.files import LOCK, SECRETS, read_passwords, remove_endpoints, write_json
+from refold.embedded import LOCK, SECRETS, read_passwords, remove_endpoints, write_json
 from refold.embedded.process import STOP_SECONDS, Command, Process, pause
 
 USERS: Final = ("administrator", "projector", "reply", "gateway", "author", "postgres")

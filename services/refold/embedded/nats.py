@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from refold.core.errors import EmbeddedError
-from refold.embedded.files import write_private
+from refold.embedded import write_private
 from refold.embedded.folder import DataFolder
 from refold.embedded.log_files import copy_files, keep_losses, stored_bytes
 from refold.embedded.process import (

@@ -25,7 +25,7 @@ import asyncpg
 import psutil
 
 from refold.core.errors import ChildFailed, EmbeddedError, PortTaken
-from refold.embedded.files import write_private
+from refold.embedded import write_private
 from refold.embedded.folder import DataFolder
 from refold.embedded.process import (
     LOOPBACK,

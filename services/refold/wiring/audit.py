@@ -35,7 +35,7 @@ CACHE_BYTES_MIN: Final = 16 * 1024 * 1024
 
 
 class Replaced(NamedTuple):
-    """The result of a rebuild from nothing, and the schema in which the damaged projection is kept."""
+    """The result of a rebuild, and the schema in which a damaged projection is kept; empty where none is."""
 
     rebuilt: rebuild.Rebuilt
     kept: str
@@ -48,47 +48,43 @@ async def run_verify(settings: Settings, listener: verify.Listener, scope: verif
 
 
 async def run_rebuild(
-    data: Path | None, into: str, listener: rebuild.Listener, *, processes: int | None = None
-) -> rebuild.Rebuilt:
+    data: Path | None,
+    into: str | None,
+    listener: rebuild.Listener,
+    *,
+    is_compared: bool = True,
+    processes: int | None = None,
+) -> Replaced:
     """Rebuild the projection in the schema `into`, and swap it with the live one if both are equal.
 
-    `processes` fold what is far behind; None: as many as there are processors, at most `PROCESSES_MAX`. If no system
-    runs on the data folder, its servers are started for as long as this takes. The live one may be of format 1.
+    Without `is_compared` the live one is damaged: it is kept in a schema of another name. `processes` fold what is far
+    behind; None: as many as there are processors, at most `PROCESSES_MAX`. If no system runs on the data folder, its
+    servers are started for as long as this takes. The live one may be of format 1.
     """
     async with _reached_or_started(data) as settings:
         live, dsn = settings.postgres_schema, settings.required("postgres_url")
         fresh = _fresh(settings, into)
-        with suppress(StoreOutdated):
-            async with _opened(settings) as (log, store):
-                await store.bind((await log.info()).log_id)
-        async with (
-            _opened(fresh) as (log, store),
-            PostgresSchemaSwap.open(dsn, live=live, fresh=fresh.postgres_schema) as swap,
-        ):
-            parts = _parts(fresh, log, store, swap, is_compared=True, processes=processes)
-            return await rebuild.rebuild(parts, listener)
-
-
-async def run_from_nothing(
-    data: Path | None, into: str | None, listener: rebuild.Listener, *, processes: int | None = None
-) -> Replaced:
-    """Rebuild the projection from the log alone; the damaged one is kept in a schema of another name.
-
-    If no system runs on the data folder, its servers are started for as long as this takes.
-    """
-    async with _reached_or_started(data) as settings:
-        live, dsn = settings.postgres_schema, settings.required("postgres_url")
-        fresh, kept = _fresh(settings, into), name_to_keep(live, "damaged")
+        kept = "" if is_compared else name_to_keep(live, "damaged")
         async with PostgresSchemaSwap.open(dsn, live=live, fresh=fresh.postgres_schema, keep_as=kept) as swap:
-            # What an earlier rebuild has left is continued, unless it is damaged.
-            try:
-                async with _opened(fresh) as (log, store):
-                    await store.bind((await log.info()).log_id)
-            except StoreDamaged:
-                await swap.clear()
+            if is_compared:
+                with suppress(StoreOutdated):
+                    await _bind(settings)
+            else:
+                # What an earlier rebuild has left is continued, unless it is damaged.
+                try:
+                    await _bind(fresh)
+                except StoreDamaged:
+                    await swap.clear()
             async with _opened(fresh) as (log, store):
-                parts = _parts(fresh, log, store, swap, is_compared=False, processes=processes)
-                return Replaced(await rebuild.rebuild(parts, listener), swap.kept)
+                parts = _parts(fresh, log, store, swap, is_compared=is_compared, processes=processes)
+                rebuilt = await rebuild.rebuild(parts, listener)
+                return Replaced(rebuilt, "" if is_compared else swap.kept)
+
+
+async def _bind(settings: Settings) -> None:
+    """Open a projection, and check that it is one of the log."""
+    async with _opened(settings) as (log, store):
+        await store.bind((await log.info()).log_id)
 
 
 def _fresh(settings: Settings, into: str | None) -> Settings:

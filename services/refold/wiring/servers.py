@@ -14,7 +14,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from refold.core.errors import ServiceUnavailable, raising_first
-from refold.embedded.files import SECRETS, no_system, read_endpoints, read_passwords
+from refold.embedded import SECRETS, no_system, read_endpoints, read_passwords
 from refold.embedded.folder import DataFolder, open_folder
 from refold.embedded.nats import Durability, NatsServer, start_nats
 from refold.embedded.postgres import PostgresServer, start_postgres

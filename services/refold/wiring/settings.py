@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from refold.core.errors import Refused
-from refold.embedded.files import DEFAULT_DATA
+from refold.embedded import DEFAULT_DATA
 from refold.gateway import BODY_SECONDS, IDLE_SECONDS, WAITING_MAX, WAITING_PER_CLIENT_MAX
 from refold.projector import COMMIT_INTERVAL_SECONDS
 from refold.store import STATE_LAG_BYTES, STATE_LAG_SECONDS

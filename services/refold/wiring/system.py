@@ -18,7 +18,7 @@ from typing import Any, Final
 import orjson
 
 from refold.core.errors import TimedOut
-from refold.embedded.files import write_endpoints
+from refold.embedded import write_endpoints
 from refold.embedded.nats import NatsUser, start_nats
 from refold.embedded.postgres import start_postgres
 from refold.embedded.process import START_SECONDS, Process, http_get

@@ -5,7 +5,7 @@ import pytest
 from bench import calibration, live
 from bench.growth import slopes
 from bench.report import COLUMNS, Figure, Goal, Measure, Report, Samples, suffix_of
-from refold.bench.figures import number, percentiles
+from refold.bench import number, percentiles
 from refold.core import json_text
 
 RATE = Measure(unit="events/s", durability="fsync", goal=Goal(value=100), ground="read alone")

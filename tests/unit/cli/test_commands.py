@@ -7,8 +7,7 @@ from typing import get_args
 import pytest
 from typer.testing import CliRunner
 
-from refold.cli import errors
-from refold.cli.app import COMMANDS, app, load
+from refold.cli import COMMANDS, app, errors, load
 from refold.cli.options import read_json
 from refold.cli.output import change_summary, print_table, printable
 from refold.cli.serve import flags
@@ -79,7 +78,7 @@ def test_help_imports_nothing_heavy():
         "psutil",
         "matplotlib",
     )
-    code = f"import refold.cli.app, sys; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import refold.cli, sys; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 

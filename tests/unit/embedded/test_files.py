@@ -5,7 +5,7 @@ import fcntl
 import pytest
 
 from refold.core.errors import Refused, ServiceUnavailable
-from refold.embedded.files import read_endpoints, running_settings
+from refold.embedded import read_endpoints, running_settings
 
 
 def test_the_endpoints_file_of_a_killed_process_is_stale(tmp_path):
