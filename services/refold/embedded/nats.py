@@ -5,7 +5,6 @@ Every user but the author has an inbox prefix of its own (`inbox_prefix`), which
 
 from __future__ import annotations
 
-import re
 import shutil
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -44,8 +43,6 @@ DISK_RESERVE_SHARE: Final = 0.05
 
 _CONFIGURATION: Final = "nats.conf"
 _SYNC_INTERVAL: Final = {"fsync": "always", "os": "2m"}
-_COMPLAINTS_MAX: Final = 3
-_STORAGE_COMPLAINT: Final = re.compile(r"\[(WRN|ERR|FTL)\](?!.*Plaintext passwords)")
 
 _MEMORY_BYTES: Final = 384 * 1024 * 1024
 """Over this, the server returns freed memory immediately. A target, not a bound: without it, 40 subscribers that did
@@ -82,13 +79,6 @@ class NatsServer(Server):
     def url(self, user: NatsUser) -> str:
         """Return the address with a user's name and password: a secret."""
         return f"nats://{user}:{self.passwords[user]}@{self.host}:{self.port}"
-
-    def complaints(self) -> list[str]:
-        """Return the last different warnings and errors that it has logged about its storage since it started."""
-        log = self.child.command.logs[-1]
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
-        found = [line[line.index("[", 1) :] for line in lines if _STORAGE_COMPLAINT.search(line)]
-        return list(dict.fromkeys(found))[-_COMPLAINTS_MAX:]
 
 
 async def start_nats(

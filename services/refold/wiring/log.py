@@ -7,14 +7,13 @@ of it stay beside the broker's.
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from refold.core.errors import (
@@ -32,7 +31,6 @@ from refold.embedded.nats import NATS_USERS, NatsServer, inbox_prefix
 from refold.history.log_integrity import check_documents, check_log
 from refold.log.jetstream import JetStreamLog
 from refold.log.jetstream.client import DEFAULT_INBOX_PREFIX, Client, connect
-from refold.log.jetstream.consume import Consumer, ConsumerLost
 from refold.log.jetstream.stream import KeyValueMarker, LogMarker, Traces, delete_empty_stream, no_traces
 from refold.log.jetstream.stream import create_log as create_stream
 from refold.store.postgres import PostgresStore
@@ -40,8 +38,6 @@ from refold.store.postgres.schema import bound_log, put_aside
 from refold.telemetry.logging import configure
 from refold.wiring.servers import Servers, servers_of
 from refold.wiring.settings import load
-
-_PROVOKE_SECONDS: Final = 2.0
 
 
 def inbox_of(url: str) -> str:
@@ -105,8 +101,7 @@ async def make_log(
 async def make_embedded_log(servers: Servers, schema: str) -> str:
     """Create or check the log of a data folder, compare it with the projection, and return its id.
 
-    Nothing may write before this has returned. Raises `LogMissing`, `LogHole`, `LogDiffers`, with what the folder holds
-    and what nats-server logged about it.
+    Nothing may write before this has returned. Raises `LogMissing`, `LogHole` and `LogDiffers`, with what is on disk.
     """
     nats, dsn = servers.nats, servers.postgres.dsn
 
@@ -122,19 +117,16 @@ async def make_embedded_log(servers: Servers, schema: str) -> str:
                 if checkpoints := await store.checkpoints():
                     await check_log(log, checkpoints)
     except (LogMissing, LogHole, LogDiffers) as error:
-        if isinstance(error, LogHole) and "first_sequence" in error.facts:
-            await _provoke(nats.url("projector"), int(str(error.facts["first_sequence"])))
         raise _with_findings(error, nats) from error
     return log_id
 
 
 def _with_findings(error: LogError, nats: NatsServer) -> LogError:
-    """Add what is on disk, what nats-server logged about it, and what was kept."""
+    """Add what is on disk, and what was kept."""
     message, losses = str(error), "\n".join(nats.losses)
     earlier = [kept for kept in kept_folders(nats.home) if str(kept) not in losses]
     found = [
         *(line for line in stored_blocks(nats.home) if line not in message),
-        *(f"nats-server says: {line}" for line in nats.complaints()),
         *nats.losses,
         *(f"kept from an earlier start: {kept}" for kept in earlier),
     ]
@@ -154,16 +146,6 @@ async def refuse_damaged(servers: Servers, schema: str, log_id: str) -> None:
         raise StoreOutdated(**error.facts, run=run) from error
     except StoreError:
         return
-
-
-async def _provoke(url: str, sequence: int) -> None:
-    """Read from a sequence that cannot be read, so that nats-server logs why: for a single request it logs nothing."""
-    async with _connected(url, "refold-start") as client:
-        consumer = await Consumer.create(client, sequence)
-        with suppress(TimeoutError, ConsumerLost):
-            async with asyncio.timeout(_PROVOKE_SECONDS):
-                await consumer.take()
-        consumer.close()
 
 
 async def projection_traces(dsn: str, schema: str) -> list[str]:
