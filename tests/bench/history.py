@@ -18,7 +18,7 @@ from bench.usage import ProcessorClock, peak_bytes
 from refold.bench import machine
 from refold.client import Refold
 from refold.core.errors import Refused
-from refold.transfer import ImportListener, import_file
+from refold.transfer.importer import ImportListener, import_file
 
 HISTORY: Final = Path(__file__).parents[3] / "shared" / "data" / "eol-history.jsonl.zst"
 """The history of endoflife-date/release-data, beside the checkout."""

@@ -13,8 +13,9 @@ import pytest
 
 from refold.cli import main
 from refold.client import Refold
-from refold.transfer import ExportListener, ImportListener, export, import_file
 from refold.transfer import importer as importing
+from refold.transfer.exporter import ExportListener, export
+from refold.transfer.importer import ImportListener, import_file
 from support.http import problem
 from support.up import environment
 

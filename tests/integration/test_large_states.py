@@ -12,7 +12,8 @@ import pytest
 from refold.client import Refold
 from refold.core import json_text
 from refold.core.fold import EVENT_BYTES_MAX, STATE_BYTES_MAX
-from refold.transfer import ExportListener, ImportListener, export, import_file
+from refold.transfer.exporter import ExportListener, export
+from refold.transfer.importer import ImportListener, import_file
 from support.http import Api, outcome, problem
 
 ROW_BYTES = 300_000

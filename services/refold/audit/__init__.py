@@ -1,1 +1,177 @@
-"""Prove a projection (`verify`) and make it again (`rebuild`). Composed by `refold.wiring.audit`."""
+"""Audits of a projection: `verify` compares it with the log, `rebuild` replaces it.
+
+This module folds one document's stored rows again from the first event, and compares each with what the projection says
+of it: pure, fed in the order of `refold.store.ports.position_of`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import sha256
+from typing import Any, Final, NamedTuple
+
+from refold.core.document import Document, Status, to_canonical
+from refold.core.fold import RULES, fold, rules_of
+from refold.core.fold_state import entry_of
+from refold.core.history import Entry, snapshot_of
+from refold.core.stream import Record, Route
+from refold.history import record_of
+from refold.store import Key, Rejection
+from refold.store.ports import Item, StoredEntry, StoredHead, StoredPage, Unreadable
+
+VALUE_CHARS_MAX: Final = 200
+"""Longer values are cut in a difference."""
+
+EMPTY_DIGEST: Final = bytes(16)
+"""The digest of a document without events."""
+
+_EVENT: Final = struct.Struct(">16sQqqII")
+_PROSE: Final = {"detail"}
+"""Not compared: made of parsers' messages, which differ between versions of Python."""
+
+
+class Difference(NamedTuple):
+    """A value of a projection that differs from what the log makes of it.
+
+    `part`: `document`, `page`, `journal`, `rejection`, `checkpoint`, `namespace` or `log`; `sequence` is the
+    event's (a page's: of its last event), None where it is not about one.
+    """
+
+    namespace: str
+    document: str
+    sequence: int | None
+    part: str
+    field: str
+    expected: str
+    found: str
+
+
+def compare(
+    key: Key, sequence: int | None, part: str, expected: Mapping[str, Any], found: Mapping[str, Any]
+) -> Iterator[Difference]:
+    """Yield the fields that differ."""
+    for name, value in expected.items():
+        if name not in _PROSE and found[name] != value:
+            yield Difference(*key, sequence, part, name, _shown(value), _shown(found[name]))
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "none"
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= VALUE_CHARS_MAX else f"{text[:VALUE_CHARS_MAX]}… ({len(text)} characters)"
+
+
+def digest_of(previous: bytes, record: Record, recorded_at: int) -> bytes:
+    """Return a document's digest after one more event, given with its author's headers only."""
+    sequence, time, subject, headers, body = record
+    packed = _EVENT.pack(previous, sequence, time, recorded_at, len(subject), len(headers))
+    return sha256(b"".join((packed, subject, headers, body))).digest()[: len(EMPTY_DIGEST)]
+
+
+class ReplayCheck:
+    """Fold one document's stored events again, and compare its rows with the result."""
+
+    def __init__(self, key: Key, fold_number_at: Callable[[int], int]) -> None:
+        self.key = key
+        self._where = Route.of(*key)
+        self._usual_subject = self._where.subject
+        self.document = Document.new(self._where)
+        self._fold_number_at = fold_number_at
+        self._head: StoredHead | None = None
+        self._state_of_row: bytes | None = None
+        self._keeps_changes = any(rules.needs is not None for rules in RULES.values())
+        self._changes: list[Entry] = []
+        self._rejections: dict[int, Rejection] = {}
+        self.digest = EMPTY_DIGEST
+        self.counts = [0] * len(Status)
+        self.is_readable = True
+
+    def take(self, item: Item) -> Iterator[Difference]:
+        """Compare one row with the fold so far, and fold its events."""
+        if isinstance(item, StoredHead):
+            self._head = item
+        elif isinstance(item, Unreadable):
+            self.is_readable = False
+            yield Difference(*self.key, item.sequence, item.part, "content", "readable", _shown(item.why))
+        elif not self.is_readable:
+            # What follows an unreadable row cannot be checked; the row itself was reported.
+            return
+        elif isinstance(item, StoredPage):
+            yield from self._take_page(item)
+        elif isinstance(item, StoredEntry):
+            yield from self._take_entry(item.entry, "journal")
+        else:
+            self._rejections[item.sequence] = item
+
+    def finish(self) -> Iterator[Difference]:
+        """Compare the document's row with the fold of all its events."""
+        if not self.is_readable:
+            return
+        document = self.document
+        for rejection in self._rejections.values():
+            reason = _shown(rejection.reason)
+            yield Difference(*self.key, rejection.sequence, "rejection", "row", "none", reason)
+        if self._head is None:
+            yield Difference(*self.key, None, "document", "row", f"version {document.version}", "missing")
+            return
+        yield from compare(self.key, None, "document", _columns(document), _columns(self._head.document))
+        older = self._head.state_version
+        if older is not None and not 0 < older < document.version:
+            limit = f"none, or below {document.version}"
+            yield Difference(*self.key, None, "document", "state_version", limit, _shown(older))
+            return
+        # The row's state is of the version that the row names.
+        state = to_canonical(document.state) if older is None else self._state_of_row
+        yield from compare(self.key, None, "document", {"state": state}, {"state": self._head.state})
+
+    def _take_page(self, page: StoredPage) -> Iterator[Difference]:
+        document, at = self.document, page.last_sequence
+        for entry in page.entries:
+            yield from self._take_entry(entry, "page")
+        state = to_canonical(document.state)
+        expected = StoredPage.of(self.key, page.entries, snapshot_of(document, state), document.events)
+        yield from compare(self.key, at, "page", expected.closing._asdict(), page.closing._asdict())
+        names = ("last_sequence", "events", "ids", "identities")
+        columns = [{name: getattr(each, name) for name in names} for each in (expected, page)]
+        yield from compare(self.key, at, "page", *columns)
+        document.unpaged_events = document.unpaged_bytes = 0
+        document.page_bytes = len(state or b"")
+
+    def _take_entry(self, found: Entry, part: str) -> Iterator[Difference]:
+        document = self.document
+        record = record_of(found, self._where)
+        self.digest = digest_of(self.digest, record, found.recorded_at)
+        rules = rules_of(self._fold_number_at(record.sequence))
+        decoded = rules.decode(record, rules)
+        version = None if rules.needs is None else rules.needs(decoded, document)
+        window = [] if version is None else [entry for entry in self._changes if entry.version > version]
+        folded = fold(document, record, rules, recorded_at=found.recorded_at, decoded=decoded, window=window)
+        is_usual = record.subject == self._usual_subject
+        expected = entry_of(record, folded, found.recorded_at, is_usual=is_usual)
+        if expected.status.is_effective:
+            if self._head and expected.version == self._head.state_version:
+                self._state_of_row = to_canonical(document.state)
+            if self._keeps_changes:
+                self._changes.append(expected)
+        document.unpaged_events += 1
+        document.unpaged_bytes += expected.size
+        self.counts[expected.status] += 1
+        if expected.status is Status.rejected:
+            rejection = Rejection.of_entry(self._where, expected, rules.limits)
+            yield from self._compare_rejection(rejection, self._rejections.pop(expected.sequence, None))
+        if expected != found:
+            yield from compare(self.key, found.sequence, part, expected._asdict(), found._asdict())
+
+    def _compare_rejection(self, expected: Rejection, found: Rejection | None) -> Iterator[Difference]:
+        sequence = expected.sequence
+        if found is None:
+            yield Difference(*self.key, sequence, "rejection", "row", "there", "missing")
+        else:
+            yield from compare(self.key, sequence, "rejection", expected._asdict(), found._asdict())
+
+
+def _columns(document: Document) -> dict[str, Any]:
+    names = (name for name in Document.__dataclass_fields__ if name not in {"state", "identities"})
+    return {name: getattr(document, name) for name in names}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Final
 
-from refold.audit.replay_check import EMPTY_DIGEST, Difference, ReplayCheck, compare, digest_of
+from refold.audit import EMPTY_DIGEST, Difference, ReplayCheck, compare, digest_of
 from refold.core.document import ABSENT, Document, Status
 from refold.core.fold_state import FoldState, first_checkpoints
 from refold.core.stream import (

@@ -20,8 +20,8 @@ from refold.core.errors import Refused, ServiceUnavailable
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from refold.audit import Difference
     from refold.audit import rebuild as rebuilding
-    from refold.audit.replay_check import Difference
     from refold.store.ports import Unequal
     from refold.wiring.settings import Settings
 

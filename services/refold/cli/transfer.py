@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from refold.core.errors import Refused
-    from refold.transfer import ExportListener, ExportTally, ImportListener, ImportTally, Target
+    from refold.transfer import Target
+    from refold.transfer.exporter import ExportListener, ExportTally
+    from refold.transfer.importer import ImportListener, ImportTally
 
 COMPLAINTS_MAX: Final = 1_000
 """Refused lines that are named one by one; further ones are only counted."""
@@ -53,7 +55,7 @@ async def import_(
     Run the command again after an interruption: it continues where it stopped. Lines of `refold export --history` also
     restore their versions.
     """
-    from refold.transfer import import_file
+    from refold.transfer.importer import import_file
 
     begun = time.monotonic()
     try:
@@ -99,7 +101,7 @@ async def export(
 
     `refold import` reads them back. The summary goes to stderr.
     """
-    from refold.transfer import export
+    from refold.transfer.exporter import export
 
     begun = time.monotonic()
     try:
@@ -142,7 +144,7 @@ def _seekable(file: Path) -> Iterator[Path]:
 
 
 def _import_listener(progress: Progress, file: Path) -> ImportListener:
-    from refold.transfer import ImportListener
+    from refold.transfer.importer import ImportListener
 
     task = progress.add_task("", total=None)
     complaints = 0
@@ -187,7 +189,7 @@ def _target(out: Path | None, *, is_forced: bool) -> AbstractAsyncContextManager
 
 
 def _export_listener(progress: Progress) -> ExportListener:
-    from refold.transfer import ExportListener
+    from refold.transfer.exporter import ExportListener
 
     task = progress.add_task("", total=None)
 

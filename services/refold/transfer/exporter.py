@@ -1,6 +1,6 @@
 """Export a namespace as lines that an import restores, all as of one moment.
 
-Used through `refold.transfer`. Memory does not grow with a document's history.
+For commands and programs. Memory does not grow with a document's history.
 """
 
 from __future__ import annotations

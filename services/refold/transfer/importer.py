@@ -1,6 +1,6 @@
 """Import a file: read a batch of lines, plan their events, append them while the next batch is planned.
 
-Used through `refold.transfer`. The lines of one document are imported in the file's order.
+For commands and programs. The lines of one document are imported in the file's order.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from refold.client.responses import FAILED
 from refold.core import json_text
 from refold.core.errors import Refused, ServiceUnavailable, TimedOut, raising_first
 from refold.core.stream import check_namespace
-from refold.transfer.files import LINE_BYTES_MAX, Line, LinesFile, parse_line
+from refold.transfer import LINE_BYTES_MAX, Line, LinesFile, parse_line
 from refold.transfer.planner import HeadCache, Planned, plan
 
 T = TypeVar("T")

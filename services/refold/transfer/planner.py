@@ -20,7 +20,7 @@ from refold.core.fold import EVENT_BYTES_MAX, NEWEST
 from refold.core.json_text import Json
 from refold.core.split import split_write
 from refold.core.timestamp import parse_rfc3339
-from refold.transfer.files import Line
+from refold.transfer import Line
 
 HEADS_BYTES_MAX: Final = 256 * 1024 * 1024
 PARSED_BYTES_MAX: Final = 16 * 1024 * 1024

@@ -12,9 +12,9 @@ from refold.core import json_text
 from refold.core.document import ABSENT
 from refold.core.errors import RefoldError, Refused, TimedOut
 from refold.core.timestamp import format_time
-from refold.transfer import ExportListener, ImportListener, export, import_file
 from refold.transfer import exporter as module
-from refold.transfer.exporter import VersionLines
+from refold.transfer.exporter import ExportListener, VersionLines, export
+from refold.transfer.importer import ImportListener, import_file
 from support.events import EVENTS
 from support.folding import FoldingRefold
 from support.log_refold import LogRefold

@@ -6,9 +6,9 @@ import hashlib
 import pytest
 import zstandard
 
+import refold.transfer as module
 from refold.core.errors import Refused
 from refold.transfer import LinesFile
-from refold.transfer import files as module
 
 TEXT = b'{"a":1}\n\n{"b":2}\n' + b"x" * 100_000 + b"\nlast without an end"
 LINES = list(enumerate(TEXT.split(b"\n"), start=1))

@@ -6,7 +6,7 @@ import pytest
 
 from refold.core.document import ABSENT
 from refold.core.errors import Refused
-from refold.transfer.files import parse_line
+from refold.transfer import parse_line
 
 
 def line(**fields):

@@ -8,8 +8,8 @@ import pytest
 
 from refold.core.document import ABSENT
 from refold.core.errors import Refused, ServiceUnavailable
-from refold.transfer import ImportListener, import_file
 from refold.transfer import importer as module
+from refold.transfer.importer import ImportListener, import_file
 from support.folding import FoldingRefold
 
 
