@@ -202,6 +202,18 @@ class UndoLog:
         self._steps.append((_SET, parent, place, old))
         parent[place] = value
 
+    def rewrite(self, parent: Json, place: Json, value: Json, growth_bytes: int) -> None:
+        """Replace a value that is no container by another, where the growth of the canonical size is known.
+
+        A `parent` of None is the place of the whole state.
+        """
+        self.size += growth_bytes
+        if parent is None:
+            self.root = value
+            return
+        self._steps.append((_SET, parent, place, parent[place]))
+        parent[place] = value
+
     def add_member(self, parent: dict[str, Json], key: str, value: Json, value_bytes: int) -> None:
         """Add a member to an object, or replace the one that is there."""
         if key in parent:
@@ -221,19 +233,27 @@ class UndoLog:
 
     def insert_element(self, parent: list[Json], place: int, value: Json, value_bytes: int) -> None:
         """Insert before an array's element, or at its end."""
-        self._count_shifts(len(parent) - place)
+        self.count_shifts(len(parent) - place)
         self.size += value_bytes + (1 if parent else 0)
         self._steps.append((_TAKE_OUT, parent, place, None))
         parent.insert(place, value)
 
     def remove_element(self, parent: list[Json], place: int) -> int:
         """Remove an array's element; return its size."""
-        self._count_shifts(len(parent) - place)
+        self.count_shifts(len(parent) - place)
         old = parent.pop(place)
         old_bytes = len(dumps(old))
         self.size -= old_bytes + (1 if parent else 0)
         self._steps.append((_PUT_BACK, parent, place, old))
         return old_bytes
+
+    def remove_first(self, parent: list[Json], count: int) -> None:
+        """Remove elements from the front of an array that has more."""
+        self.count_shifts(len(parent) - count)
+        old = parent[:count]
+        del parent[:count]
+        self.size -= len(dumps(old)) - 1
+        self._steps.append((_PUT_FIRST, parent, None, old))
 
     def count_carried(self, value_bytes: int) -> None:
         """Charge what a move or a copy carries: without a bound a short event could cost minutes."""
@@ -255,10 +275,13 @@ class UndoLog:
                 parent[place] = old
             elif step == _TAKE_OUT:
                 del parent[place]
-            else:
+            elif step == _PUT_BACK:
                 parent.insert(place, old)
+            else:
+                parent[:0] = old
 
-    def _count_shifts(self, elements: int) -> None:
+    def count_shifts(self, elements: int) -> None:
+        """Charge what an operation pushes aside in an array or a string: many on a long one could cost minutes."""
         self._shifts += elements
         shifts_max = self._limits.shifts
         if self._shifts > shifts_max:
@@ -268,3 +291,4 @@ class UndoLog:
 _SET: Final = 0
 _TAKE_OUT: Final = 1
 _PUT_BACK: Final = 2
+_PUT_FIRST: Final = 3

@@ -23,12 +23,20 @@ class Operation(NamedTuple):
     source: tuple[str, ...]
 
 
+Operands: TypeAlias = tuple[Json, tuple[str, ...]]
+"""The value and the source of an operation."""
+
+
 class OperationShape(NamedTuple):
-    """What an `op` names: the function that applies it, and which members it needs beside `path`."""
+    """What an `op` names: the function that applies it, and what it needs beside `path`.
+
+    `has_value`: the member `value`. `read` takes an operation and the tokens of its path and returns what other
+    members say, or raises `Refused`.
+    """
 
     apply: Callable[[UndoLog, Operation], None]
     has_value: bool = False
-    has_source: bool = False
+    read: Callable[[dict[str, Json], tuple[str, ...]], Operands] | None = None
 
 
 Operations: TypeAlias = Mapping[str, OperationShape]
@@ -137,7 +145,7 @@ def _compile(item: Json, shapes: Operations) -> Operation:
         # Nearly all operations; the others are checked one rule after another.
         if type(path) is str and path[:1] == "/" and "~" not in path and type(kind) is str:
             shape = shapes.get(kind)
-            if shape is not None and not shape[2] and (not shape[1] or "value" in item):
+            if shape is not None and shape[2] is None and (not shape[1] or "value" in item):
                 value = item["value"] if shape[1] else None
                 # The generated constructor is slower, and this runs for every operation of every event.
                 return tuple.__new__(Operation, (shape[0], tuple(path[1:].split("/")), value, ()))
@@ -150,7 +158,7 @@ def _compile_any(item: Json, shapes: Operations) -> Operation:
     kind = item.get("op")
     if type(kind) is not str or kind not in shapes:
         _refuse_kind(item, shapes)
-    apply, has_value, has_source = shapes[kind]
+    apply, has_value, read = shapes[kind]
     tokens = _pointer(item, "path")
     value: Json = None
     source: tuple[str, ...] = ()
@@ -158,14 +166,19 @@ def _compile_any(item: Json, shapes: Operations) -> Operation:
         if "value" not in item:
             raise Refused("bad_patch", f"{kind} needs a value", field="value", shape="nothing")
         value = item["value"]
-    elif has_source:
-        source = _pointer(item, "from")
-        if kind == "move" and len(source) < len(tokens) and tokens[: len(source)] == source:
-            message = "a value cannot move into itself"
-            raise Refused("bad_patch", message, field="path", shape="a path below from")
+    elif read is not None:
+        value, source = read(item, tokens)
     elif not tokens:
         raise Refused("remove_root", "use delete to remove the root", field="path", shape=shape_of(""))
     return Operation(apply, tokens, value, source)
+
+
+def _read_source(item: dict[str, Json], tokens: tuple[str, ...]) -> Operands:
+    source = _pointer(item, "from")
+    if item["op"] == "move" and len(source) < len(tokens) and tokens[: len(source)] == source:
+        message = "a value cannot move into itself"
+        raise Refused("bad_patch", message, field="path", shape="a path below from")
+    return None, source
 
 
 def _refuse_kind(item: dict[str, Json], shapes: Operations) -> NoReturn:
@@ -276,8 +289,8 @@ def _take(edit: UndoLog, tokens: tuple[str, ...]) -> int:
 
 RFC_6902: Final[Operations] = {
     "add": OperationShape(_add, has_value=True),
-    "copy": OperationShape(_copy, has_source=True),
-    "move": OperationShape(_move, has_source=True),
+    "copy": OperationShape(_copy, read=_read_source),
+    "move": OperationShape(_move, read=_read_source),
     "remove": OperationShape(_remove),
     "replace": OperationShape(_replace, has_value=True),
     "test": OperationShape(_test, has_value=True),

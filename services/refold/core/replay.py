@@ -15,6 +15,7 @@ from orjson import dumps, loads
 from refold.core import json_text
 from refold.core.document import ABSENT, UNBOUNDED, Kind, Status
 from refold.core.envelope import accepted_fields, has_form
+from refold.core.extensions import EXTENSIONS, plain_operations
 from refold.core.history import Clock, Entry, Point, Snapshot
 from refold.core.json_text import Json
 from refold.core.pointer import as_container, index, missing_member, parse, resolve
@@ -159,8 +160,10 @@ def _write_element(array: list[Json], key: str, operation: Json) -> None:
 
 
 def _simpler(state: Json, operation: Json) -> list[Json]:
-    """Return the `remove` and `add` of a `move` or a `copy`; nothing for a `test`."""
+    """Return what an operation other than add, remove and replace does, by these three; nothing for a `test`."""
     kind, path = operation["op"], operation["path"]
+    if kind in EXTENSIONS:
+        return plain_operations(state, operation)
     if kind == "test" or (kind == "move" and path == operation["from"]):
         return []
     value = resolve(state, parse(operation["from"]))
@@ -170,7 +173,7 @@ def _simpler(state: Json, operation: Json) -> list[Json]:
     return [{"op": "add", "path": path, "value": loads(dumps(value))}]
 
 
-_OTHERS: Final = frozenset({"copy", "move", "test"})
+_OTHERS: Final = frozenset({"copy", "move", "test", *EXTENSIONS})
 _MERGED: Final = int(Status.merged)
 _PUT: Final = int(Kind.put)
 _DELETE: Final = int(Kind.delete)
