@@ -33,7 +33,7 @@ def refused(doc: Any, raw: Any, limits: Limits = LIMITS) -> Refused:
     return caught.value
 
 
-@pytest.mark.parametrize("vector", vectors("extensions.json"))
+@pytest.mark.parametrize("vector", vectors("fold2/extensions.json"))
 def test_every_vector_has_its_expected_result(vector):
     doc, raw = copied(vector["doc"]), copied(vector["patch"])
     if "error" in vector:
