@@ -57,12 +57,12 @@ class FoldState:
         self._headers: dict[bytes, tuple[bool, str | None]] = {}
 
     def route(self, subject: bytes) -> Route:
-        """Return where a subject's events belong, from a cache."""
+        """Return where a subject's events belong under the fold number in force, from a cache."""
         known = self._routes.get(subject)
         if known is None:
             if len(self._routes) >= SUBJECTS_CACHED_MAX:
                 self._routes.clear()
-            known = self._routes[subject] = route(subject)
+            known = self._routes[subject] = route(subject, self.fold_number)
         return known
 
     def has(self, partition: int) -> bool:
@@ -225,6 +225,8 @@ class FoldState:
             # The genesis and the fold document state the number in the same member.
             self.fold_number = document.state["fold"]
             self._rules = RULES.get(self.fold_number)
+            # Which names are valid depends on it.
+            self._routes.clear()
 
     def _link(self, record: Record, partition: int) -> Checkpoint:
         """Add a record, which has its author's headers only, to its partition's chain."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final, NamedTuple, Self
+from urllib.parse import unquote
 
 from refold.core.errors import Refused
 
@@ -23,6 +24,9 @@ GENESIS_DOCUMENT: Final = "log"
 FOLD_DOCUMENT: Final = "fold"
 SYSTEM_DOCUMENTS: Final = (GENESIS_DOCUMENT, FOLD_DOCUMENT)
 """Those that say which fold is in force."""
+
+ESCAPED_NAMES_FOLD: Final = 2
+"""The first fold number under which a document id may hold other characters, percent-escaped in its token."""
 
 _NAME_CHARS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-:=@+~")
 _SHARD: Final = re.compile(r"(\d{1,2})-(\d{1,2})", re.ASCII)
@@ -59,7 +63,8 @@ class Route(NamedTuple):
     @classmethod
     def of(cls, namespace: str, document: str) -> Self:
         """Return the route of a document, given valid names."""
-        return cls(partition_of(namespace.encode(), document.encode()), namespace, document, "", True)
+        partition = partition_of(namespace.encode(), token_of(document).encode())
+        return cls(partition, namespace, document, "", True)
 
     @property
     def subject(self) -> bytes:
@@ -67,13 +72,17 @@ class Route(NamedTuple):
         return stored_subject(self.partition, self.namespace, self.document)
 
 
-def route(subject: bytes) -> Route:
-    """Read partition and names from a subject's last two tokens; invalid names make no document."""
+def route(subject: bytes, fold: int = 1) -> Route:
+    """Read partition and names from a subject's last two tokens; invalid names make no document.
+
+    `fold` is the number in force at the event: which names are valid depends on it. The partition does not.
+    """
     tokens = [b"", *subject.rsplit(b".", 2)][-2:]
     partition = partition_of(*tokens)
-    # Latin-1 decodes all bytes, and no name has what is not ASCII.
-    namespace, document = (token.decode("latin-1") for token in tokens)
-    if not (_is_name(namespace) and _is_name(document)):
+    # Latin-1 decodes all bytes, and no token has what is not ASCII.
+    namespace, token = (token.decode("latin-1") for token in tokens)
+    document = document_of(token, fold)
+    if not _is_plain(namespace) or document is None:
         return Route(partition, "", "", "bad_name")
     if namespace.startswith("_") and namespace != SYSTEM_NAMESPACE:
         return Route(partition, "", "", "reserved_namespace")
@@ -100,7 +109,38 @@ def parse_shard(text: str) -> range:
 
 def stored_subject(partition: int, namespace: str, document: str) -> bytes:
     """Return the subject under which the stream keeps a document's events."""
-    return f"log.{partition}.{namespace}.{document}".encode()
+    return f"log.{partition}.{namespace}.{token_of(document)}".encode()
+
+
+def token_of(document: str) -> str:
+    """Return the token of a subject that stands for a document id: what is not plain is percent-escaped UTF-8."""
+    if _NAME_CHARS.issuperset(document):
+        return document
+    return _ESCAPED.sub(lambda found: b"%%%02X" % found[0][0], document.encode()).decode()
+
+
+def document_of(token: str, fold: int) -> str | None:
+    """Return the document id that a token of a subject stands for; None where it stands for none."""
+    if _is_plain(token):
+        return token
+    if fold < ESCAPED_NAMES_FOLD or not 1 <= len(token) <= NAME_CHARS_MAX or "%" not in token:
+        return None
+    try:
+        document = unquote(token, errors="strict")
+    except UnicodeDecodeError:
+        return None
+    # There is one token for each id: any other escaping is none.
+    return document if is_document_id(document) and token_of(document) == token else None
+
+
+def is_document_id(document: str) -> bool:
+    """Tell whether a text may be a document id from `ESCAPED_NAMES_FOLD` on: printable, at most 128 bytes escaped.
+
+    Not `.` and `..`, which have a meaning of their own in the path of a URL, however they are written there.
+    """
+    if _UNPRINTABLE.search(document) or document in {"", ".", ".."}:
+        return False
+    return len(document) <= NAME_CHARS_MAX and len(token_of(document)) <= NAME_CHARS_MAX
 
 
 def author_headers(headers: bytes) -> bytes:
@@ -114,7 +154,7 @@ def author_headers(headers: bytes) -> bytes:
 
 def check_name(name: str, field: str) -> str:
     """Return the name, or refuse it with the rule."""
-    if _is_name(name):
+    if _is_plain(name):
         return name
     message = f"a name is 1 to {NAME_CHARS_MAX} of A-Z a-z 0-9 _ - : = @ + ~"
     raise Refused("bad_name", message, field=field, shape=f"string of {len(name)} characters: {name[:40]!r}")
@@ -129,10 +169,21 @@ def check_namespace(namespace: str) -> str:
     return namespace
 
 
-def _is_name(text: str) -> bool:
+def _is_plain(text: str) -> bool:
     return 1 <= len(text) <= NAME_CHARS_MAX and _NAME_CHARS.issuperset(text)
 
 
+_ESCAPED: Final = re.compile(rb"[^A-Za-z0-9_:=@+~-]")
+_UNPRINTABLE: Final = re.compile(
+    # Controls, spaces but the usual one, soft hyphen and other formats that show nothing, separators of lines.
+    "[\x00-\x1f\x7f-\xa0\xad\u061c\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff\ufff9-\ufffb"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+    # Surrogates, private use, and code points that are no characters.
+    "\ud800-\uf8ff\ufdd0-\ufdef"
+    + "".join(f"{chr(plane + 0xFFFE)}{chr(plane + 0xFFFF)}" for plane in range(0, 0x110000, 0x10000))
+    + "\U000f0000-\U0010ffff]"
+)
+"""A fixed list, as `str.isprintable` changes with Unicode's version; a code point that is not assigned is printable."""
 _AUTHORS_FIRST: Final = re.compile(rb"((?:(?!Nats-)[^\r]*+\r\n)*+)(?:Nats-[^\r]*+\r\n)*+")
 _LINK: Final = struct.Struct(">32sQqI")
 _LENGTHS: Final = struct.Struct(">II")
