@@ -103,7 +103,7 @@ def _check_others(envelope: Envelope, limits: Limits) -> tuple[int | None, str |
     if "id" in fields and envelope.id is None:
         raise _bad("id", f"must be of 1 to {limits.id_chars} characters", fields["id"])
     base = _base(fields["base"]) if "base" in fields else None
-    on_conflict = _strategy(fields["on_conflict"]) if "on_conflict" in fields else None
+    on_conflict = check_strategy(fields["on_conflict"]) if "on_conflict" in fields else None
     occurred_at = None
     if "occurred_at" in fields:
         occurred_at = parse_rfc3339(_text("occurred_at", fields["occurred_at"]))
@@ -124,7 +124,8 @@ def _base(value: Json) -> int:
     return value
 
 
-def _strategy(value: Json) -> str:
+def check_strategy(value: Json) -> str:
+    """Return the name of a strategy, or refuse what is none."""
     strategy = _text("on_conflict", value)
     if strategy not in STRATEGIES and not (strategy.startswith("custom:") and len(strategy) > 7):
         raise _bad("on_conflict", f"one of {', '.join(sorted(STRATEGIES))}, custom:NAME", value)

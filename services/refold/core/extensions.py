@@ -13,11 +13,12 @@ from typing import Final, NamedTuple
 import orjson
 from orjson import dumps
 
-from refold.core.document import Limits, UndoLog
+from refold.core.document import Limits
 from refold.core.errors import Refused
 from refold.core.json_text import INTEGER_MAX, INTEGER_MIN, Json, shape_of, size, size_within
 from refold.core.patch import RFC_6902, Operands, Operation, Operations, OperationShape, apply_patch
 from refold.core.pointer import index, parse, resolve_parent
+from refold.core.undo_log import RootCheck, UndoLog
 
 PUSH_ELEMENTS_MAX: Final = 10_000
 """Elements that a `push` may keep."""
@@ -50,7 +51,13 @@ class Deletion(NamedTuple):
 
 
 def apply_extended(
-    state: Json, raw: list[Json], operations: list[Operation], *, size: int, limits: Limits
+    state: Json,
+    raw: list[Json],
+    operations: list[Operation],
+    *,
+    size: int,
+    limits: Limits,
+    check: RootCheck | None = None,
 ) -> tuple[Json, int, list[Json] | None]:
     """Apply a compiled patch as `apply_patch` does; also return the effective patch where it is not `raw`.
 
@@ -58,10 +65,10 @@ def apply_extended(
     """
     pushes = {place: item.value for place, item in enumerate(operations) if type(item.value) is Push}
     if not pushes:
-        return *apply_patch(state, operations, size=size, limits=limits), None
+        return *apply_patch(state, operations, size=size, limits=limits, check=check), None
     # Written before the values become part of the state, where later operations change them.
     unchanged = orjson.loads(dumps(raw))
-    state, size = apply_patch(state, operations, size=size, limits=limits)
+    state, size = apply_patch(state, operations, size=size, limits=limits, check=check)
     pushed = [(unchanged[place]["path"], push.removed) for place, push in pushes.items()]
     count = len(raw) + sum(removed for _, removed in pushed)
     path_chars = sum(len(path) * (1 + removed) for path, removed in pushed)

@@ -15,10 +15,11 @@ from refold.core.errors import LogHole, Refused
 from refold.core.fold import RULES, fold, genesis_rules, rules_of
 from refold.core.fold.rules import Decoded, Folded, Rules, Step, Window
 from refold.core.history import Entry
+from refold.core.json_text import Json
+from refold.core.settings import SETTINGS_PREFIX, SettingsInForce, is_system_document, read_settings
 from refold.core.stream import (
     GENESIS_DOCUMENT,
     PARTITIONS,
-    SYSTEM_DOCUMENTS,
     SYSTEM_NAMESPACE,
     Checkpoint,
     Record,
@@ -55,6 +56,9 @@ class FoldState:
         self._system: dict[str, Document] = {}
         self._routes: dict[bytes, Route] = {}
         self._headers: dict[bytes, tuple[bool, str | None]] = {}
+        self._settings = SettingsInForce()
+        # Of the namespaces that have settings; the others have the rules of the fold number.
+        self._namespaces: dict[str, Rules] = {}
 
     def route(self, subject: bytes) -> Route:
         """Return where a subject's events belong under the fold number in force, from a cache."""
@@ -74,13 +78,22 @@ class FoldState:
         """The rules in force for the next record. Raises `FoldUnknown`."""
         return self._rules or rules_of(self.fold_number, self.read_sequence + 1)
 
+    def rules_of(self, namespace: str) -> Rules:
+        """Return the rules in force for the next record of a namespace. Raises `FoldUnknown`."""
+        return self._namespaces.get(namespace) or self.rules
+
+    def rules_under(self, namespace: str, settings_sequence: int) -> Rules | None:
+        """Return the rules under the settings that an earlier event set (0: the defaults); None where not kept."""
+        settings = self._settings.at(namespace, settings_sequence)
+        return None if settings is None else self.rules.under(settings)
+
     def skip(self, record: Record, where: Route) -> None:
         """Pass over a record of a foreign partition.
 
-        A system event is folded: it may advance the fold number, which is in force in every shard.
+        A system event is folded: fold number and settings are in force in every shard.
         """
         recorded_at = self._next(record)
-        if where.namespace == SYSTEM_NAMESPACE and where.document in SYSTEM_DOCUMENTS:
+        if where.namespace == SYSTEM_NAMESPACE and is_system_document(where.document):
             document = self._system.setdefault(where.document, Document.new(where))
             rules = self._rules_for(record, where)
             self._follow(document, fold(document, record, rules, recorded_at=recorded_at))
@@ -90,6 +103,12 @@ class FoldState:
     def resume_system(self, document: Document) -> None:
         """Continue from a foreign system document as it was at this shard's checkpoint."""
         self._system[document.document] = document
+
+    def resume_settings(self, document: str, sequence: int, state: Json) -> None:
+        """Put in force a settings document's state that the event at a sequence put."""
+        namespace = document.removeprefix(SETTINGS_PREFIX)
+        self._settings.set(namespace, sequence, read_settings(document, state, self.rules.limits))
+        self._namespaces[namespace] = self.rules.under(self._settings.latest()[namespace])
 
     def reject(self, record: Record, where: Route) -> int:
         """Pass over a record whose names make no document, as rejected; return its monotonic time."""
@@ -129,6 +148,8 @@ class FoldState:
                 has_fields, reply = self._headers.get(stored) or self._read_headers(stored)
         rules, step = self._rules, None
         assert rules is not None
+        if self._namespaces:
+            rules = self._namespaces.get(namespace, rules)
         if (
             rules.fold_usual is not None
             and decoded is None
@@ -156,7 +177,7 @@ class FoldState:
     ) -> Step:
         """Fold an event of any form, a system event too."""
         is_system = where.namespace == SYSTEM_NAMESPACE
-        rules = self._rules_for(record, where) if is_system else self.rules
+        rules = self._rules_for(record, where) if is_system else self.rules_of(where.namespace)
         folded = fold(document, record, rules, recorded_at=recorded_at, decoded=decoded, window=window)
         if is_system:
             self._follow(document, folded)
@@ -220,13 +241,19 @@ class FoldState:
         return genesis_rules(record) if is_genesis else self.rules
 
     def _follow(self, document: Document, folded: Folded) -> None:
-        """Advance the fold number where a system event says so."""
-        if folded.outcome.status.is_effective:
-            # The genesis and the fold document state the number in the same member.
-            self.fold_number = document.state["fold"]
-            self._rules = RULES.get(self.fold_number)
-            # Which names are valid depends on it.
-            self._routes.clear()
+        """Put in force what an effective system event says: settings, or the fold number."""
+        if not folded.outcome.status.is_effective:
+            return
+        if document.document.startswith(SETTINGS_PREFIX):
+            self.resume_settings(document.document, document.version_sequence, document.state)
+            return
+        # The genesis and the fold document state the number in the same member.
+        self.fold_number = document.state["fold"]
+        self._rules = RULES.get(self.fold_number)
+        # Which names are valid depends on it.
+        self._routes.clear()
+        settings = {} if self._rules is None else self._settings.latest()
+        self._namespaces = {namespace: self.rules.under(each) for namespace, each in settings.items()}
 
     def _link(self, record: Record, partition: int) -> Checkpoint:
         """Add a record, which has its author's headers only, to its partition's chain."""

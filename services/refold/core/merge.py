@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import orjson
 
-from refold.core.document import Limits, UndoLog
+from refold.core.document import Limits
 from refold.core.errors import Refused
 from refold.core.json_text import Json, identical, size_within
 from refold.core.pointer import render
+from refold.core.undo_log import RootCheck, UndoLog
 
 
 def apply_merge(
-    state: Json, merge: Json, *, size: int, limits: Limits
+    state: Json, merge: Json, *, size: int, limits: Limits, check: RootCheck | None = None
 ) -> tuple[Json, int, list[dict[str, Json]]]:
     """Apply in place, and return root, canonical size and effect. Or raise `Refused` and leave the state as it was.
 
-    `size` is the canonical size of `state`; the merge's values become part of the state. The effect is a JSON
+    `size` is the canonical size of `state`; the merge's values become part of the state; `check` may refuse the new
+    root. The effect is a JSON
     Patch from the same state to the same result that shares nothing with either. Members are in the order of their
     code points; one that does not change, byte for byte, makes no operation. An effect that would be too long for a
     patch is one `replace` of the root.
@@ -27,6 +29,8 @@ def apply_merge(
         merging.edit.undo()
         refusal.field = f"merge{render(merging.tokens)}"
         raise
+    if check is not None:
+        merging.edit.hold_to(check)
     return merging.edit.root, merging.edit.size, merging.effect()
 
 

@@ -8,10 +8,11 @@ from typing import Final, NamedTuple, NoReturn, TypeAlias
 import orjson
 from orjson import dumps
 
-from refold.core.document import Limits, UndoLog, key_bytes
+from refold.core.document import Limits
 from refold.core.errors import Refused
 from refold.core.json_text import Json, equal, shape_of, size_within
 from refold.core.pointer import as_container, index, missing_member, parse, resolve, resolve_parent
+from refold.core.undo_log import RootCheck, UndoLog, key_bytes
 
 
 class Operation(NamedTuple):
@@ -30,8 +31,7 @@ Operands: TypeAlias = tuple[Json, tuple[str, ...]]
 class OperationShape(NamedTuple):
     """What an `op` names: the function that applies it, and what it needs beside `path`.
 
-    `has_value`: the member `value`. `read` takes an operation and the tokens of its path and returns what other
-    members say, or raises `Refused`.
+    `has_value`: the member `value`. `read` takes an operation and its path, and returns what other members say.
     """
 
     apply: Callable[[UndoLog, Operation], None]
@@ -59,11 +59,13 @@ def compile_patch(raw: Json, limits: Limits, shapes: Operations) -> list[Operati
     return operations
 
 
-def apply_patch(state: Json, operations: list[Operation], *, size: int, limits: Limits) -> tuple[Json, int]:
+def apply_patch(
+    state: Json, operations: list[Operation], *, size: int, limits: Limits, check: RootCheck | None = None
+) -> tuple[Json, int]:
     """Apply in place, and return root and canonical size. Or raise `Refused` and leave the state as it was.
 
-    `size` is the canonical size of `state`. The operations' values become part of the state, where later
-    operations and later patches change them: compile them again from the bytes to apply them again.
+    `size` is the canonical size of `state`; `check` may refuse the new root. The operations' values become part of it,
+    where later operations and later patches change them: compile them again from the bytes to apply them again.
     """
     edit = UndoLog(state, size, limits)
     bytes_max = limits.state_bytes
@@ -78,6 +80,8 @@ def apply_patch(state: Json, operations: list[Operation], *, size: int, limits: 
         edit.undo()
         refusal.field = f"patch/{done}/{refusal.field or 'path'}"
         raise
+    if check is not None:
+        edit.hold_to(check)
     return edit.root, edit.size
 
 
@@ -176,8 +180,7 @@ def _compile_any(item: Json, shapes: Operations) -> Operation:
 def _read_source(item: dict[str, Json], tokens: tuple[str, ...]) -> Operands:
     source = _pointer(item, "from")
     if item["op"] == "move" and len(source) < len(tokens) and tokens[: len(source)] == source:
-        message = "a value cannot move into itself"
-        raise Refused("bad_patch", message, field="path", shape="a path below from")
+        raise Refused("bad_patch", "a value cannot move into itself", field="path", shape="a path below from")
     return None, source
 
 
@@ -187,8 +190,7 @@ def _refuse_kind(item: dict[str, Json], shapes: Operations) -> NoReturn:
     kind = item["op"]
     if type(kind) is str and kind in _LATER:
         raise Refused("not_in_this_fold", f"{kind} belongs to a later fold", field="op", shape=shape_of(kind))
-    message = f"op is one of {', '.join(sorted(shapes))}"
-    raise Refused("bad_patch", message, field="op", shape=shape_of(kind))
+    raise Refused("bad_patch", f"op is one of {', '.join(sorted(shapes))}", field="op", shape=shape_of(kind))
 
 
 def _pointer(item: dict[str, Json], field: str) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Final, NamedTuple, TypeAlias
 
 from refold.core.document import Document, First, Limits, Outcome
@@ -13,6 +13,7 @@ from refold.core.event import Event
 from refold.core.history import Entry
 from refold.core.json_text import Json
 from refold.core.patch import OperationShape
+from refold.core.settings import DEFAULTS, Settings
 from refold.core.stream import PARTITIONS, Record
 
 FOLD_MAX: Final = 2**31 - 1
@@ -71,6 +72,8 @@ class Rules:
     `fold_usual` folds most events faster than `decode` and `decide` do, with the same result. It is given the record
     (with its author's headers only, none of which is a field of the event), the subject for the entry, the recorded
     time and the reply subject. It returns None, and has changed nothing, where the event is not of the usual form.
+
+    `settings` are those of the namespace that the rules are for (`under`).
     """
 
     number: int
@@ -80,6 +83,13 @@ class Rules:
     needs: Callable[[Decoded, Document], int | None] | None
     decide: Callable[[Document, Record, Decoded, int, Rules, Window], Folded]
     fold_usual: Callable[[Document, Record, bytes | None, int, str | None, Rules], Step | None] | None = None
+    settings: Settings = DEFAULTS
+
+    def under(self, settings: Settings) -> Rules:
+        """Return the rules for the events of a namespace with these settings."""
+        # The usual way cannot undo what a schema does not allow.
+        fold_usual = self.fold_usual if settings.schema is None else None
+        return replace(self, limits=settings.lowered(self.limits), settings=settings, fold_usual=fold_usual)
 
     def genesis_state(self, log_id: str) -> dict[str, Json]:
         """Return the state of the genesis of a log that is made under these rules."""
