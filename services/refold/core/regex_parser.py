@@ -1,4 +1,4 @@
-"""The syntax of regular expressions (`refold.core.regex`), read into a tree."""
+"""The syntax of regular expressions, read into a tree. Used by `refold.core.regex` only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The keywords of a JSON Schema that check a value by itself (`refold.core.schema`), each compiled to a function."""
+"""The keywords of a JSON Schema that check a value by itself, compiled to functions. Used by `refold.core.schema`."""
 
 from __future__ import annotations
 

@@ -165,8 +165,8 @@ def _reasons() -> set[str]:
         for node in ast.walk(module.tree)
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
-        and node.func.id in {"Refused", "_too_large"}
+        and node.func.id in {"Refused", "_too_large", "_unfit"}
         and isinstance(node.args[0], ast.Constant)
     }
-    # The name of a shard is a setting, not part of an event.
-    return found - {"bad_shard"} | {"id_reused"}
+    # The name of a shard is no part of an event; what is wrong in a namespace's schema is a bad system event.
+    return found - {"bad_shard", "bad_regex", "bad_schema"} | {"id_reused"}
