@@ -282,6 +282,18 @@ async def test_a_page_whose_events_the_journal_lacks_is_an_error_that_names_the_
     assert await aside.fetchval("SELECT count(*) FROM pages") == 0
 
 
+async def test_rows_that_every_commit_changes_stay_on_their_pages(store, scribe, aside):
+    """No row moves, so no index row is added and the table does not grow."""
+    seen = set()
+    for number in range(5):
+        for document in range(STORE_FEW_EVENTS_MAX + 1):
+            scribe.put(f"d{document}", [number, "x" * 2_000])
+        await store.commit(scribe.commit())
+        rows = await aside.fetch("SELECT (ctid::text::point)[0] FROM documents ORDER BY document")
+        seen.add(tuple(row[0] for row in rows))
+    assert len(seen) == 1
+
+
 async def test_only_states_of_more_than_4_kb_are_compressed(store, scribe, aside):
     """Both where a row is new and where it is copied through the temporary table."""
     for _ in range(2):

@@ -166,7 +166,7 @@ class Scribe:
         self._stated -= {key}
         self._stated |= {key} if row.state is not ABSENT else set()
         return DocumentWrite(
-            document=replace(row, state=None, identities={}),
+            document=row.without_state(),
             state=None if is_omitted else state_bytes(row),
             is_new=unwritten.is_new,
             was_present=unwritten.was_present,

@@ -59,6 +59,27 @@ class Document:
         """Return a document before its first event."""
         return cls(namespace=where.namespace, document=where.document, partition=where.partition)
 
+    def without_state(self) -> Self:
+        """Return a copy without the state and the id window. `dataclasses.replace` takes four times as long."""
+        return type(self)(
+            namespace=self.namespace,
+            document=self.document,
+            partition=self.partition,
+            state=None,
+            size=self.size,
+            version=self.version,
+            version_sequence=self.version_sequence,
+            last_sequence=self.last_sequence,
+            recorded_at=self.recorded_at,
+            occurred_at=self.occurred_at,
+            occurred_max=self.occurred_max,
+            last_recorded_at=self.last_recorded_at,
+            events=self.events,
+            unpaged_events=self.unpaged_events,
+            unpaged_bytes=self.unpaged_bytes,
+            page_bytes=self.page_bytes,
+        )
+
 
 def to_canonical(state: Json) -> bytes | None:
     """Return a state's canonical bytes; None where it is `ABSENT`."""

@@ -5,7 +5,7 @@ The loop folds into one buffer while another is being committed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from typing import Final, Self
 
@@ -207,7 +207,7 @@ def _write_of(unwritten: _Unwritten, store: ProjectionWriter) -> DocumentWrite:
         state = to_canonical(document.state) if journal else unwritten.closed_state
     return DocumentWrite(
         # A copy: the document itself changes while this is written.
-        document=replace(document, state=None, identities={}),
+        document=document.without_state(),
         state=state,
         is_new=not unwritten.events_before,
         was_present=unwritten.was_present,

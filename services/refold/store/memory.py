@@ -314,7 +314,7 @@ def _write(documents: dict[Key, _Kept], commit: Commit) -> None:
         key = (write.document.namespace, write.document.document)
         assert write.has_state, key
         assert write.is_new == (key not in documents), key
-        row = replace(write.document, state=None, identities={})
+        row = write.document.without_state()
         kept = documents.setdefault(key, _Kept(row, write.state))
         kept.document, kept.state = row, write.state
     for page in commit.pages:

@@ -9,7 +9,7 @@ CREATE TABLE bench_documents (
     recorded_at bigint NOT NULL,
     state json,
     PRIMARY KEY (namespace, document)
-) WITH (fillfactor = 70)
+) WITH (fillfactor = 50)
 
 -- name: make_ground_changed
 CREATE TEMPORARY TABLE bench_changed (LIKE bench_documents) ON COMMIT DELETE ROWS
