@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from refold.core.errors import RefoldError, StoreUnavailable
-from refold.store.postgres.pool import SQL, Pool, Row
+from refold.store.postgres.pool import SQL, Connection, Pool, Row
 
 READS_TOGETHER_MAX: Final = 64
 """Rows that one statement reads."""
@@ -43,18 +43,19 @@ class BatchReader:
         self._name = statement
         self._sql = SQL[statement]
         self._waiting: list[_Waiter] = []
+        self._starting: asyncio.Task[None] | None = None
         self._in_flight: set[asyncio.Task[None]] = set()
-        self._is_scheduled = False
         self._is_alone = False
 
     async def read(self, *asked: object) -> Row | None:
         """Return the row as of now or later; None where there is none."""
         waiter = _Waiter(asked, asyncio.get_running_loop().create_future())
         self._waiting.append(waiter)
-        self._schedule()
+        self._start()
         row = await waiter.row
         if row is not None and not row[1]:
-            return (await self._fetch([waiter], _ANY_BYTES)).get(1)
+            async with self._pool.lend() as connection:
+                return (await self._fetch(connection, [waiter], _ANY_BYTES)).get(1)
         return row
 
     @contextmanager
@@ -76,44 +77,43 @@ class BatchReader:
         """Wait for the statements in flight; the pool bounds their time."""
         await asyncio.gather(*self._in_flight)
 
-    def _schedule(self) -> None:
-        """Send at the next turn of the event loop, with all reads of this one."""
-        if not self._is_scheduled and len(self._in_flight) < READ_STATEMENTS_MAX:
-            self._is_scheduled = True
-            asyncio.get_running_loop().call_soon(self._send)
-
-    def _send(self) -> None:
-        self._is_scheduled = False
-        while self._waiting and len(self._in_flight) < READ_STATEMENTS_MAX:
-            group, self._waiting = self._waiting[:READS_TOGETHER_MAX], self._waiting[READS_TOGETHER_MAX:]
-            batch = asyncio.create_task(self._read_batch(group), name=f"read-{self._name}")
-            self._in_flight.add(batch)
-            batch.add_done_callback(self._end)
+    def _start(self) -> None:
+        """Start a batch of all reads of this turn of the event loop, unless one starts already or enough are read."""
+        if self._waiting and self._starting is None and len(self._in_flight) < READ_STATEMENTS_MAX:
+            self._starting = asyncio.create_task(self._read_batches(), name=f"read-{self._name}")
+            self._in_flight.add(self._starting)
+            self._starting.add_done_callback(self._end)
 
     def _end(self, batch: asyncio.Task[None]) -> None:
         self._in_flight.discard(batch)
-        if self._waiting:
-            self._schedule()
+        self._start()
 
-    async def _read_batch(self, group: list[_Waiter]) -> None:
-        """Resolve every waiter that is still there, with its row or with an error of its own."""
+    async def _read_batches(self) -> None:
+        """Read batch after batch while reads wait. Every waiter that is still there gets its row, or its own error."""
+        self._starting = None
+        group = self._next_group()
         try:
-            rows = await self._fetch(group, READ_TOGETHER_BYTES_MAX)
+            async with self._pool.lend() as connection:
+                while group:
+                    rows = await self._fetch(connection, group, READ_TOGETHER_BYTES_MAX)
+                    for number, waiter in enumerate(group, start=1):
+                        if not waiter.row.done():
+                            waiter.row.set_result(rows.get(number))
+                    group = self._next_group()
         except BaseException as error:
             for waiter in group:
                 if not waiter.row.done():
                     waiter.row.set_exception(_error_for_one(error))
             if not isinstance(error, Exception):
                 raise
-        else:
-            for number, waiter in enumerate(group, start=1):
-                if not waiter.row.done():
-                    waiter.row.set_result(rows.get(number))
 
-    async def _fetch(self, group: list[_Waiter], bytes_max: int) -> dict[int, Row]:
+    def _next_group(self) -> list[_Waiter]:
+        group, self._waiting = self._waiting[:READS_TOGETHER_MAX], self._waiting[READS_TOGETHER_MAX:]
+        return group
+
+    async def _fetch(self, connection: Connection, group: list[_Waiter], bytes_max: int) -> dict[int, Row]:
         arrays = map(list, zip(*[waiter.asked for waiter in group], strict=True))
-        async with self._pool.lend() as connection:
-            rows = await connection.fetch(self._sql, *arrays, bytes_max)
+        rows = await connection.fetch(self._sql, *arrays, bytes_max)
         return {row[0]: row for row in rows}
 
 

@@ -118,8 +118,13 @@ class Pool:
         """Lend a connection; the driver's errors are raised as errors of the store."""
         assert self._pool is not None
         with translated():
-            async with self._pool.acquire(timeout=STORE_CONNECTION_WAIT_SECONDS) as connection:
+            # The pool's own timeout starts a task.
+            async with asyncio.timeout(STORE_CONNECTION_WAIT_SECONDS):
+                connection = await self._pool.acquire()
+            try:
                 yield connection
+            finally:
+                await self._pool.release(connection)
 
     async def connect(self, *, reads_all: bool = False) -> asyncpg.Connection[Row]:
         """Make a connection outside the pool, set for commits; `reads_all`: for whole tables, not row by row."""
