@@ -19,8 +19,8 @@ import typer
 from bench.plot import check_drawable, draw
 from bench.report import COLUMNS, Report
 from bench.system import Options
-from refold.cli.bench import DocumentBytesOption, DocumentsOption, Run, SecondsOption
 from refold.cli.errors import exiting_clearly
+from refold.cli.operate import DocumentBytesOption, DocumentsOption, Run, SecondsOption
 from refold.cli.options import make_command
 from refold.cli.output import console, json_line, print_table
 from refold.telemetry.logging import configure

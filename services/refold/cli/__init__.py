@@ -54,7 +54,7 @@ COMMANDS: Final = {
         "audit", "Operate", "Rebuild the projection from the log beside the live one, and swap both."
     ),
     "log": Entry("operate", "Operate", "Create the log."),
-    "bench": Entry("bench", "Operate", "Load a temporary or a running system and print what it did."),
+    "bench": Entry("operate", "Operate", "Load a temporary or a running system and print what it did."),
 }
 
 

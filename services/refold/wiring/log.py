@@ -26,8 +26,14 @@ from refold.core.errors import (
     StoreOutdated,
 )
 from refold.embedded.folder import FolderMarker
-from refold.embedded.log_files import kept_folders, put_streams_aside, stored_blocks
-from refold.embedded.nats import NATS_USERS, NatsServer, inbox_prefix
+from refold.embedded.nats import (
+    NATS_USERS,
+    NatsServer,
+    inbox_prefix,
+    kept_folders,
+    put_streams_aside,
+    stored_blocks,
+)
 from refold.history.log_integrity import check_documents, check_log
 from refold.log.jetstream import JetStreamLog
 from refold.log.jetstream.client import DEFAULT_INBOX_PREFIX, Client, connect

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from refold.embedded.log_files import copy_files, keep_losses, kept_folders, stored_blocks, stored_bytes
+from refold.embedded.nats import copy_files, keep_losses, kept_folders, stored_blocks, stored_bytes
 
 SEALED = b"cmp\x01\x14 sealed"
 """A block of 20 bytes before compression."""
