@@ -24,24 +24,15 @@ BEGIN
     EXECUTE format(
         'ALTER DEFAULT PRIVILEGES FOR ROLE %I IN SCHEMA refold_views GRANT SELECT ON TABLES TO refold_reader', owner
     );
-END
-$$;
-
--- The wait for readers: it runs as the owner of the tables, which readers cannot see.
-CREATE OR REPLACE FUNCTION refold_views.refold_wait(sequence bigint, timeout_seconds double precision DEFAULT 10)
-RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    PERFORM refold.refold_wait(sequence, timeout_seconds);
-END
-$$;
-
-DO $$
-DECLARE
-    owner name;
-BEGIN
-    SELECT tableowner INTO STRICT owner FROM pg_tables WHERE schemaname = 'refold' AND tablename = 'documents';
+    -- The wait for readers: it runs as the owner of the tables, which readers cannot see.
+    CREATE OR REPLACE FUNCTION refold_views.refold_wait(sequence bigint, timeout_seconds double precision DEFAULT 10)
+    RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $wait$
+    BEGIN
+        PERFORM refold.refold_wait(sequence, timeout_seconds);
+    END
+    $wait$;
     EXECUTE format('ALTER FUNCTION refold_views.refold_wait(bigint, double precision) OWNER TO %I', owner);
 END
 $$;

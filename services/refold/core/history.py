@@ -5,6 +5,7 @@ The projector makes entries, the store keeps them in segments (`page`), and read
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -105,17 +106,22 @@ def snapshot_of(document: Document, state: bytes | None) -> Snapshot:
     )
 
 
-def _fields(entry: Entry) -> dict[str, Json]:
+def fields_of(entry: Entry) -> dict[str, Json]:
+    """Return the fields of an entry's event, as it was published."""
     return open_envelope(entry.headers, entry.body, UNBOUNDED).fields
 
 
-def operations_of(entry: Entry) -> list[Json]:
-    """Return an effective entry's change: the RFC 6902 patch that turns the version before into its own."""
+def operations_of(entry: Entry, fields: Mapping[str, Json] | None = None) -> list[Json]:
+    """Return an effective entry's change: the RFC 6902 patch that turns the version before into its own.
+
+    `fields` are the event's, where they are known.
+    """
     if entry.effect is not None:
         return list(json_text.reread(entry.effect))
     if entry.kind is Kind.delete:
         return [{"op": "remove", "path": ""}]
-    fields = _fields(entry)
+    if fields is None:
+        fields = fields_of(entry)
     if entry.kind is Kind.put:
         return [{"op": "add" if entry.is_creation else "replace", "path": "", "value": fields["put"]}]
     return list(fields["patch"])

@@ -12,11 +12,20 @@ from typing import Final, NamedTuple
 
 from refold.core import json_text
 from refold.core.diff import diff
-from refold.core.document import UNBOUNDED
-from refold.core.envelope import id_of, open_envelope
+from refold.core.envelope import id_of
 from refold.core.errors import VersionUnknown
 from refold.core.fold import NEWEST
-from refold.core.history import NEVER, Clock, Entry, Point, Segment, Snapshot, operations_of, touches
+from refold.core.history import (
+    NEVER,
+    Clock,
+    Entry,
+    Point,
+    Segment,
+    Snapshot,
+    fields_of,
+    operations_of,
+    touches,
+)
 from refold.core.json_text import Json, loads
 from refold.core.pointer import parse
 from refold.core.stream import Record, Route
@@ -137,10 +146,10 @@ def record_of(entry: Entry, where: Route) -> Record:
 
 def change_of(entry: Entry, tokens: tuple[str, ...] | None = None) -> bytes | None:
     """Show an effective entry; None where it did not touch the value at a path."""
-    operations = operations_of(entry)
+    fields = fields_of(entry)
+    operations = operations_of(entry, fields)
     if tokens is not None and not touches(operations, tokens):
         return None
-    fields = open_envelope(entry.headers, entry.body, UNBOUNDED).fields
     view = change_view(entry, operations, fields) | {"status": entry.status.name, "meta": fields.get("meta")}
     return json_text.dumps(view)
 

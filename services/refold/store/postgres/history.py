@@ -16,6 +16,7 @@ from refold.store import (
     ANSWER_BYTES_MAX,
     Bounds,
     Head,
+    Key,
     Page,
     Rejection,
     damaged,
@@ -26,11 +27,10 @@ from refold.store import (
 )
 from refold.store.postgres.batch import BatchReader
 from refold.store.postgres.load import find_first
-from refold.store.postgres.points import snapshot_at
+from refold.store.postgres.points import check_counts, snapshot_at
 from refold.store.postgres.pool import SQL, Pool, Row
 from refold.store.postgres.rows import (
     ROW_MISSING,
-    key_of,
     to_base,
     to_entries,
     to_head,
@@ -66,7 +66,7 @@ class PostgresHistory:
             if is_alone:
                 # PostgreSQL starts this statement in half the time of the one for many.
                 row = await self._segment_row(namespace, document, bounds)
-                return _snapshot_in(namespace, document, row, point) if row else None
+                return _snapshot_in((namespace, document), row, point, is_whole=True) if row else None
         row = await self._points.read(namespace, document, *bounds[1:])
         return snapshot_at((namespace, document), row, point) if row else None
 
@@ -128,7 +128,9 @@ class PostgresHistory:
         for _ in range(LIST_BATCHES_MAX):
             rows, is_last = await self._batch_at(namespace, point, prefix, looked)
             for row in rows:
-                found = _snapshot_at(row, point)
+                is_head, key = row["is_head"], (namespace, row["document"])
+                # Of the journal, only entries up to the point are read.
+                found = to_head(row).snapshot if is_head else _snapshot_in(key, row, point, is_whole=False)
                 answer_bytes += len(found.state or b"")
                 if found.state is not None:
                     if len(heads) == limit or (heads and answer_bytes > ANSWER_BYTES_MAX):
@@ -167,25 +169,28 @@ def _segment(namespace: str, document: str, row: Row) -> Segment:
     """Decode a segment, and compare it with the document's counts."""
     with reading_stored(namespace, document):
         segment = Segment(to_base(row), row["base_sequence"] or 0, to_entries(row))
-    _check_counts(namespace, document, row, len(segment.entries))
+    _check_counts((namespace, document), row, len(segment.entries), is_whole=True)
     return segment
 
 
-def _snapshot_in(namespace: str, document: str, row: Row, point: Point) -> Snapshot:
-    """Return the snapshot at a point within a segment."""
-    with reading_stored(namespace, document):
+def _snapshot_in(key: Key, row: Row, point: Point, *, is_whole: bool) -> Snapshot:
+    """Return the snapshot at a point within a segment, of whose journal only a part may have been read."""
+    with reading_stored(*key):
         entries = to_packed(row)
-        _check_counts(namespace, document, row, len(entries))
+        _check_counts(key, row, len(entries), is_whole=is_whole)
         return state_at(to_base(row), entries, point)
 
 
-def _check_counts(namespace: str, document: str, row: Row, found: int) -> None:
-    is_open, counted = row["payload"] is None, row["base_events"] + found
-    if is_open and row["base_events"] == row["paged_events"] and counted != row["events"]:
-        counts = {"expected": row["events"] - row["paged_events"], "found": found}
-        raise damaged(namespace, document, "the journal lacks events of it", **counts)
-    if counted != row["events"] or (is_open and row["base_events"] != row["paged_events"]):
-        raise damaged(namespace, document, "a page of its history is missing")
+def _check_counts(key: Key, row: Row, found: int, *, is_whole: bool) -> None:
+    is_journal = row["payload"] is None
+    check_counts(
+        key,
+        base_events=row["base_events"],
+        paged_events=row["paged_events"],
+        events=row["events"],
+        page=None if is_journal else found,
+        journal=found if is_whole else None,
+    )
 
 
 def _beyond(segment: Segment, edge: int | None, *, is_descending: bool) -> Segment:
@@ -195,19 +200,3 @@ def _beyond(segment: Segment, edge: int | None, *, is_descending: bool) -> Segme
     return segment._replace(
         entries=[entry for entry in segment.entries if (entry.sequence > edge) is not is_descending]
     )
-
-
-def _snapshot_at(row: Row, point: Point) -> Snapshot:
-    if row["is_head"]:
-        return to_head(row).snapshot
-    key = key_of(row)
-    with reading_stored(*key):
-        entries = to_packed(row)
-        # Of the journal, only entries up to the point were read.
-        if row["payload"] is None:
-            is_missing = row["base_events"] != row["paged_events"]
-        else:
-            is_missing = row["base_events"] + len(entries) != row["events"]
-        if is_missing:
-            raise damaged(*key, "a page of its history is missing")
-        return state_at(to_base(row), entries, point)

@@ -63,22 +63,36 @@ def snapshot_at(key: Key, row: Row, point: Point) -> Snapshot:
         return _head(found)
     with reading_stored(*key):
         entries = None if found.page_payload is None else PackedEntries(decompress(found.page_payload))
-        _check_counts(key, found, entries)
+        check_counts(
+            key,
+            base_events=found.base_events,
+            paged_events=found.paged_events,
+            events=found.events if entries is None else found.page_events,
+            page=None if entries is None else len(entries),
+            journal=found.journal_events,
+        )
         base = _base(found)
         if entries is not None:
             return state_at(base, entries, point)
+        if base.version + found.journal_effective != found.version:
+            raise damaged(*key, "the statuses in its journal do not lead to its version")
         return base if found.journal_sequence is None else state_at(base, _journal(found), point)
 
 
-def _check_counts(key: Key, found: _Found, entries: PackedEntries | None) -> None:
-    if entries is None and found.base_events == found.paged_events:
-        expected = (found.events - found.paged_events, (found.version or 0) - (found.base_version or 0))
-        counted = (found.journal_events, found.journal_effective)
-        if counted != expected:
-            what = "the journal lacks events of it"
-            raise damaged(key[0], key[1], what, expected=expected[0], found=counted[0])
-    elif entries is None or found.base_events + len(entries) != found.page_events:
+def check_counts(
+    key: Key, *, base_events: int, paged_events: int, events: int, page: int | None, journal: int | None
+) -> None:
+    """Raise `StoreDamaged` where the counts show that rows are missing.
+
+    `page` is the number of entries in the page after the base, None where there is none; then `journal` is that of the
+    journal, None where only a part of it was read. `events` are counted up to the end of that page, or of the journal.
+    """
+    is_paged = base_events == paged_events if page is None else base_events + page == events
+    if not is_paged:
         raise damaged(*key, "a page of its history is missing")
+    expected = events - paged_events
+    if page is None and journal is not None and journal != expected:
+        raise damaged(key[0], key[1], "the journal lacks events of it", expected=expected, found=journal)
 
 
 def _head(found: _Found) -> Snapshot:
