@@ -10,6 +10,7 @@ import pytest
 
 from refold.core import json_text
 from refold.embedded.nats import NatsServer
+from refold.log.jetstream import JetStreamNotices
 from refold.store.postgres import PostgresStore
 from support.services import (
     Site,
@@ -96,6 +97,44 @@ async def test_the_projector_continues_after_postgres_closed_every_connection(si
             await folded_to(store, await append_all(log, _events(200, 200)))
             assert process.returncode is None
             assert await contents(store, NAMES) == await contents(await undisturbed(site), NAMES)
+
+
+_COMMITTED = ("documents", "journal", "pages", "shards", "checkpoints", "namespaces")
+_END_OTHERS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+
+
+async def test_after_a_crash_that_lost_commits_no_document_is_loaded_from_before_them(site: Site) -> None:
+    """As after a power cut: PostgreSQL has ended every connection, and lacks commits that the projector has made."""
+    sent: list[tuple[int, int]] = []
+
+    def note(_: str, body: bytes) -> None:
+        change = json_text.object_in(body)
+        sent.append((change["sequence"], change["version"]))
+
+    admin = await asyncpg.connect(site.dsn, server_settings={"search_path": "refold"})
+    async with log_of(site) as log, projector(site, cache_bytes_max=2**20), store_of(site) as store:
+        await JetStreamNotices(log.client).listen("change.n.a", note)
+        await folded_to(store, await append_all(log, [("a", b'{"put":{"n":1}}')]))
+        for table in _COMMITTED:
+            await admin.execute(f"CREATE TEMPORARY TABLE kept_{table} AS TABLE {table}")
+        await folded_to(store, await append_all(log, [("a", b'{"merge":{"n":2}}')]))
+        # Too large to be in memory beside `a`, which must be loaded again.
+        large = json_text.dumps({"put": "x" * 2**18})
+        await folded_to(store, await append_all(log, [("large", large)]))
+        async with admin.transaction():
+            for table in _COMMITTED:
+                await admin.execute(f"DELETE FROM {table}; INSERT INTO {table} SELECT * FROM kept_{table}")
+            await admin.fetch(_END_OTHERS)
+        last = await append_all(log, [("a", b'{"merge":{"n":3}}')])
+        async with store_of(site) as reader:
+            await folded_to(reader, last)
+            head = await reader.head("n", "a")
+    await admin.close()
+    assert head is not None
+    assert head.snapshot.version == 3
+    assert {version for sequence, version in sent if sequence == last} == {3}
 
 
 async def test_invalid_events_are_stored_with_their_reason_and_stop_nothing(site: Site) -> None:
