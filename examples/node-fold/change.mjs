@@ -1,4 +1,4 @@
-// JSON Pointer, JSON Patch and JSON Merge Patch (RFC 6901, 6902, 7396) under fold 1: in place, atomically.
+// JSON Pointer, JSON Patch and JSON Merge Patch (RFC 6901, 6902, 7396): in place, atomically.
 
 import { byCodePoint, copy, depth, equal, identical, isContainer, refuse, size, write } from "./json.mjs";
 
@@ -22,18 +22,18 @@ export function resolve(root, tokens) {
   }, root);
 }
 
-/** Check a whole patch's shape before the first operation is applied. */
-export function compilePatch(raw) {
+/** Check a whole patch's shape before the first operation is applied. `others`: operations that RFC 6902 lacks. */
+export function compilePatch(raw, others = {}) {
   if (!Array.isArray(raw)) refuse("bad_patch");
   if (raw.length > OPERATIONS_MAX) refuse("too_many_operations");
-  return raw.map(compileOperation);
+  return raw.map((item) => compileOperation(item, others));
 }
 
 /** Return the new root and its canonical size. If it throws, the state is unchanged. */
 export function applyPatch(state, operations, bytes) {
   return applied(new Edit(state, bytes), (edit) => {
     for (const operation of operations) {
-      APPLY[operation.kind](edit, operation);
+      (operation.apply ?? APPLY[operation.kind])(edit, operation);
       edit.checkSize();
     }
   });
@@ -96,17 +96,24 @@ class Edit {
   }
 
   insertElement(parent, place, value, bytes) {
-    this.#shift(parent.length - place);
+    this.shift(parent.length - place);
     this.size += bytes + (parent.length ? 1 : 0);
     this.undoing.push(() => parent.splice(place, 1));
     parent.splice(place, 0, value);
   }
 
   removeElement(parent, place) {
-    this.#shift(parent.length - place);
+    this.shift(parent.length - place);
     const [old] = parent.splice(place, 1);
     this.size -= size(old) + (parent.length ? 1 : 0);
     this.undoing.push(() => parent.splice(place, 0, old));
+  }
+
+  removeFirst(parent, count) {
+    this.shift(parent.length - count);
+    const old = parent.splice(0, count);
+    this.size -= size(old) - 1;
+    this.undoing.push(() => parent.unshift(...old));
   }
 
   carry(bytes) {
@@ -117,7 +124,7 @@ class Edit {
     if (this.size > STATE_BYTES_MAX) refuse("state_too_large");
   }
 
-  #shift(elements) {
+  shift(elements) {
     if ((this.shifts += elements) > SHIFTS_MAX) refuse("too_many_shifts");
   }
 }
@@ -149,8 +156,11 @@ const APPLY = {
 };
 const LATER = ["inc", "str_ins", "str_del"];
 
-function compileOperation(item) {
+function compileOperation(item, others) {
   const kind = item instanceof Map ? item.get("op") : refuse("bad_patch");
+  if (typeof kind === "string" && Object.hasOwn(others, kind)) {
+    return { tokens: pointerIn(item, "path"), ...others[kind].read(item), apply: others[kind].apply };
+  }
   if (LATER.includes(kind)) refuse("not_in_this_fold");
   if (typeof kind !== "string" || !Object.hasOwn(APPLY, kind)) refuse("bad_patch");
   const tokens = pointerIn(item, "path");
@@ -189,6 +199,15 @@ function take(edit, tokens) {
 function parentAndKey(root, tokens) {
   const parent = resolve(root, tokens.slice(0, -1));
   return isContainer(parent) ? [parent, tokens.at(-1)] : refuse("target_missing");
+}
+
+/** Find a value with its container and its place there; an object may lack the member. */
+export function find(root, tokens) {
+  if (!tokens.length) return { value: root };
+  const [parent, key] = parentAndKey(root, tokens);
+  if (parent instanceof Map) return { parent, place: key, value: parent.get(key) };
+  const place = index(key, parent.length);
+  return { parent, place, value: parent[place] };
 }
 
 function index(token, count) {

@@ -6,8 +6,9 @@ import { createHash } from "node:crypto";
 import * as change from "./change.mjs";
 import { HEADERS_BYTES_MAX, ID_CHARS_MAX, checkEvent, idOf, openEvent } from "./event.mjs";
 import { Refused, TEXT_DEPTH_MAX, identical, parse, refuse, write } from "./json.mjs";
+import { NAME, NAME_CHARS_MAX, documentOf } from "./names.mjs";
 
-const [PARTITIONS, NAME_CHARS_MAX, FOLD_MAX] = [64, 128, 2n ** 31n - 1n];
+const [PARTITIONS, FOLD_MAX] = [64, 2n ** 31n - 1n];
 const [ID_WINDOW_IDS, ID_WINDOW_EVENTS] = [1_000, 10_000];
 const OCCURRED_AHEAD_NANOSECONDS = 300_000_000_000n;
 
@@ -35,7 +36,6 @@ export function genesisRules({ headers, body }) {
 function raise(message) {
   throw new Error(message);
 }
-const NAME = new RegExp(`^[A-Za-z0-9_\\-:=@+~]{1,${NAME_CHARS_MAX}}$`);
 
 export const ABSENT = undefined;
 
@@ -159,12 +159,13 @@ function isFoldNumber(state, foldNumber) {
 }
 
 /** Return where a record belongs, by its subject's last two tokens; invalid names are unroutable. */
-export function place(subject) {
+export function place(subject, number = 1n) {
   const tokens = subject.toString("latin1").split(".");
-  const document = tokens.pop();
+  const token = tokens.pop();
   const namespace = tokens.pop() ?? "";
-  const partition = partitionOf(Buffer.from(namespace + document, "latin1"));
-  if (!NAME.test(namespace) || !NAME.test(document)) return { partition, reason: "bad_name" };
+  const partition = partitionOf(Buffer.from(namespace + token, "latin1"));
+  const document = documentOf(token, number);
+  if (!NAME.test(namespace) || document === undefined) return { partition, reason: "bad_name" };
   if (namespace[0] === "_" && namespace !== "_refold") return { partition, reason: "reserved_namespace" };
   return { partition, namespace, document };
 }

@@ -4,8 +4,8 @@
 // (an object gives `__proto__` another meaning and puts the key "1" first).
 
 export const TEXT_DEPTH_MAX = 160;
-const INTEGER_MIN = -(2n ** 63n);
-const INTEGER_MAX = 2n ** 64n - 1n;
+export const INTEGER_MIN = -(2n ** 63n);
+export const INTEGER_MAX = 2n ** 64n - 1n;
 
 export class Refused extends Error {
   constructor(reason) {

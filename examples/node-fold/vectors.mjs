@@ -6,12 +6,16 @@ import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
 import { applyMerge, applyPatch, compilePatch, parsePointer, resolve } from "./change.mjs";
+import { applyExtended } from "./extensions.mjs";
 import { ABSENT, chainLink, chainSeed, fold, newDocument, partitionOf, place, rulesOf } from "./fold.mjs";
-import { Refused, parse, size, write } from "./json.mjs";
+import { Refused, copy, parse, size, write } from "./json.mjs";
+import { documentOf } from "./names.mjs";
+import { regex } from "./regex.mjs";
+import { compileSchema, violation } from "./schema.mjs";
 
 const folder = process.argv[2] ?? fileURLToPath(new URL("../../schemas/vectors", import.meta.url));
 
-/** Checks by file. Each returns its result in canonical text; a row of the first four files has the expected one. */
+/** Checks by file. Each returns its result in canonical text; a row has the expected one. */
 const ROWS = {
   "canonical.json": (row) => write(parse(bytesOf(row, "text"))),
   "rfc6901.json": (row) => {
@@ -23,11 +27,42 @@ const ROWS = {
     return changed(row, (doc, bytes) => applyPatch(doc, compilePatch(patch), bytes));
   },
   "rfc7396.json": (row) => changed(row, (doc, bytes) => applyMerge(doc, row.get("patch"), bytes)),
+  "fold2/extensions.json": (row) => changed(row, (doc, bytes) => extended(doc, row, bytes)),
+  "fold2/names.json": (row) => write(documentOf(row.get("token"), 2n) ?? null),
+  "fold2/regex.json": (row) => {
+    const found = regex(row.get("pattern"));
+    return write(["matches", "misses"].map((name) => row.get(name).filter((text) => found.test(text))));
+  },
+  "fold2/schema.json": (row) => violations(row),
 };
+
+/** Compile a schema and check states; a refusal must name the vector's pointer. */
+function violations(row) {
+  try {
+    const schema = compileSchema(row.get("schema"));
+    const found = (state) => Object.entries(violation(schema, state) ?? {});
+    const broken = row.get("invalid").map((each) => new Map([["state", each.get("state")], ...found(each.get("state"))]));
+    return write([row.get("valid").filter((state) => !found(state).length), broken]);
+  } catch (refused) {
+    return refused.pointer === row.get("pointer") ? refused.reason : `at ${refused.pointer}: ${refused.stack}`;
+  }
+}
+
+/** Apply a patch with extension operations; its effective patch must be the vector's, and apply as the patch does. */
+function extended(doc, row, bytes) {
+  const again = copy(doc);
+  const edit = applyExtended(doc, copy(row.get("patch")), bytes);
+  const effect = edit.effect ?? write(row.get("patch"));
+  if (row.has("effect") && effect !== write(row.get("effect"))) return { root: effect, size: size(effect) };
+  return applyExtended(again, parse(Buffer.from(effect)), bytes);
+}
 
 function expectedOf(row) {
   if (row.has("error")) return row.get("error");
   if (row.has("canonical")) return row.get("canonical");
+  if (row.has("document")) return write(row.get("document"));
+  if (row.has("matches")) return write([row.get("matches"), []]);
+  if (row.has("valid")) return write([row.get("valid"), row.get("invalid")]);
   return write(row.has("tokens") ? [row.get("tokens"), row.get("expected")] : row.get("expected"));
 }
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from refold.core import json_text
-from refold.core.errors import FoldUnknown
+from refold.core.errors import FoldUnknown, Refused
 from refold.core.fold import genesis
 from refold.core.stream import Record
 from support import node
 from support.events import LOGS, START, subject_of
+from support.extended import apply, extended_patches
+from support.json_values import containers, copied
 from support.recorded import DATA, recorded_log, shortened
 
 VECTORS = Path(__file__).parents[2] / "schemas" / "vectors"
@@ -37,7 +42,7 @@ def rows_of(path: Path) -> int:
 
 def test_a_fold_in_another_language_passes_every_vector():
     done = held_to(VECTORS)
-    counts = {path.name: rows_of(path) for path in VECTORS.glob("*.json")}
+    counts = {path.relative_to(VECTORS).as_posix(): rows_of(path) for path in VECTORS.rglob("*.json")}
     lines = [f"{name}: {count} of {count}" for name, count in counts.items()]
     whole = f"{sum(counts.values())} of {sum(counts.values())} vectors"
     assert sorted(done.stdout.splitlines()) == sorted([*lines, whole]), done.stdout
@@ -51,12 +56,19 @@ def alter(name, row):
         row["canonical"] += " "
     elif name == "fold.json":
         row["events"][-1]["expected"]["version"] += 1
+    elif name == "names.json":
+        row["document"] += "x"
+    elif name == "regex.json":
+        row["misses"] += row["matches"]
+    elif name == "schema.json":
+        row["valid"], row["invalid"] = [], [{"state": None, "pointer": "", "keyword": "type"}]
     else:
         row["expected"] = [row["expected"]]
 
 
 def test_an_altered_vector_does_not_pass(tmp_path):
-    for path in VECTORS.glob("*.json"):
+    (tmp_path / "fold2").mkdir()
+    for path in VECTORS.rglob("*.json"):
         found = json.loads(path.read_bytes())
         rows = found if isinstance(found, list) else found["cases"]
         del rows[2:]
@@ -64,18 +76,45 @@ def test_an_altered_vector_does_not_pass(tmp_path):
         if rows is not found:
             found |= {"partitions": [["n", "d", 16]], "places": [{"subject": "d", "partition": 50}]}
             found["chain"]["records"][0]["body"] = "{}"
-        (tmp_path / path.name).write_text(json.dumps(found))
+        (tmp_path / path.relative_to(VECTORS)).write_text(json.dumps(found))
     done = held_to(tmp_path)
     assert done.returncode == 1, done.stdout
-    lines = re.findall(r"^[a-z0-9]+\.json: \d+ of \d+$", done.stdout, re.MULTILINE)
+    lines = re.findall(r"^[a-z0-9/]+\.json: \d+ of \d+$", done.stdout, re.MULTILINE)
     assert lines == [
         "canonical.json: 1 of 2",
         "rfc6901.json: 1 of 2",
         "rfc6902.json: 1 of 2",
         "rfc7396.json: 1 of 2",
+        "fold2/extensions.json: 1 of 2",
+        "fold2/names.json: 1 of 2",
+        "fold2/regex.json: 1 of 2",
+        "fold2/schema.json: 1 of 2",
         "fold.json: 1 of 5",
     ]
-    assert "5 of 13 vectors" in done.stdout
+    assert "9 of 21 vectors" in done.stdout
+
+
+@st.composite
+def extension_vectors(draw: st.DrawFn) -> dict[str, Any]:
+    """Return a vector of a random patch with extension operations, with the result that it has here."""
+    state = draw(containers())
+    raw = draw(extended_patches(state))
+    vector = {"comment": json.dumps(raw), "doc": copied(state), "patch": copied(raw)}
+    try:
+        root, _, effect = apply(state, copied(raw))
+    except Refused as refused:
+        return {**vector, "error": refused.reason}
+    return {**vector, "expected": copied(root), "effect": copied(raw if effect is None else effect)}
+
+
+@given(rows=st.lists(extension_vectors(), min_size=30, max_size=60))
+@settings(max_examples=10)
+def test_any_patch_with_extension_operations_has_the_same_result(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("vectors") / "vectors"
+    shutil.copytree(VECTORS, folder)
+    (folder / "fold2" / "extensions.json").write_bytes(json_text.dumps(rows))
+    done = held_to(folder)
+    assert f"extensions.json: {len(rows)} of {len(rows)}" in done.stdout, done.stdout
 
 
 @pytest.fixture(scope="module")

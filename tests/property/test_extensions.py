@@ -9,72 +9,21 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from refold.core import extensions, json_text, patch
+from refold.core import extensions, json_text
 from refold.core.errors import Refused
-from refold.core.extensions import EXTENDED, EXTENSIONS, plain_operations
+from refold.core.extensions import EXTENSIONS, plain_operations
 from refold.core.json_text import INTEGER_MAX, INTEGER_MIN
-from refold.core.pointer import render
 from refold.core.replay import apply_accepted
-from support.fold1 import LIMITS
+from support.extended import POSITIONS, apply, extended_patches
 from support.fold1 import apply_patch as apply_plain_patch
 from support.fold1 import compile_patch as compile_plain
 from support.json_values import (
     FLOATS,
     INTEGERS,
-    KEYS,
     TEXTS,
     containers,
     copied,
-    json_values,
-    operations,
-    places,
 )
-
-POSITIONS = st.integers(0, 9)
-FITTING: dict[type, list[str]] = {int: ["inc"], float: ["inc"], list: ["push"], str: ["str_ins", "str_del"]}
-
-
-@st.composite
-def extension_operations(draw: st.DrawFn, state: Any) -> dict[str, Any]:
-    """Return one well-formed extension operation that mostly fits a value of the state."""
-    found = [(kind, tokens) for tokens in places(state) for kind in FITTING.get(type(at(state, tokens)), ())]
-    kind, tokens = draw(
-        st.sampled_from(found or [("push", ()), ("inc", ()), ("str_ins", ()), ("str_del", ())])
-    )
-    if draw(st.integers(0, 9)) == 0:
-        tokens = (*tokens, draw(KEYS))
-    operation: dict[str, Any] = {"op": kind, "path": render(tokens)}
-    if kind == "inc":
-        return {**operation, "inc": draw(st.one_of(INTEGERS, FLOATS))}
-    if kind == "push":
-        return {**operation, "value": draw(json_values(4)), "max": draw(st.integers(1, 6))}
-    rest = {"str": draw(TEXTS)} if kind == "str_ins" or draw(st.booleans()) else {"len": draw(POSITIONS)}
-    return {**operation, "pos": draw(POSITIONS), **rest}
-
-
-def at(state: Any, tokens: tuple[str, ...]) -> Any:
-    for token in tokens:
-        state = state[token] if isinstance(state, dict) else state[int(token)]
-    return state
-
-
-@st.composite
-def extended_patches(draw: st.DrawFn, state: Any) -> list[dict[str, Any]]:
-    """Return a patch of plain and extension operations that often applies, each drawn for the state before it."""
-    state, raw = copied(state), []
-    for _ in range(draw(st.integers(1, 6))):
-        operation = draw(extension_operations(state) if draw(st.integers(0, 3)) else operations(state))
-        raw.append(operation)
-        try:
-            state, _, _ = apply(state, [copied(operation)])
-        except Refused:
-            break
-    return raw
-
-
-def apply(state: Any, raw: list[Any]) -> tuple[Any, int, Any]:
-    operations = patch.compile_patch(raw, LIMITS, EXTENDED)
-    return extensions.apply_extended(state, raw, operations, size=json_text.size(state), limits=LIMITS)
 
 
 def plainly(state: Any, raw: list[Any]) -> tuple[Any, list[Any]]:
