@@ -23,6 +23,7 @@ from refold.core.stream import (
     SYSTEM_NAMESPACE,
     Checkpoint,
     Record,
+    RecordFields,
     Route,
     ShardCheckpoint,
     author_headers,
@@ -135,34 +136,29 @@ class FoldState:
 
         `decoded` and `window` are what its rules asked for, where they need more than the document (`Rules.needs`).
         """
-        recorded_at = self._next(record)
         # Taken apart, as in all of the hot path: an attribute of a NamedTuple takes twice as long.
         sequence, time, subject, headers, body = record
         partition, namespace, _, _, is_usual = where
-        has_fields, reply = False, None
+        rules, step, has_fields, reply = self._rules, None, False, None
+        if rules is None or sequence != self.read_sequence + 1:
+            self._check_next(sequence)
+        recorded_at = time if time > self.recorded_at else self.recorded_at  # noqa: FURB136 - `max` takes 60 ns longer
         if headers:
-            stored = author_headers(headers)
-            if len(stored) != len(headers):
-                record = tuple.__new__(Record, (sequence, time, subject, stored, body))
-            if stored:
-                has_fields, reply = self._headers.get(stored) or self._read_headers(stored)
-        rules, step = self._rules, None
+            headers = author_headers(headers)
+            if headers:
+                has_fields, reply = self._headers.get(headers) or self._read_headers(headers)
+        stored = sequence, time, subject, headers, body
         assert rules is not None
         if self._namespaces:
             rules = self._namespaces.get(namespace, rules)
-        if (
-            rules.fold_usual is not None
-            and decoded is None
-            and not has_fields
-            and namespace != SYSTEM_NAMESPACE
-        ):
-            other = None if is_usual else subject
-            step = rules.fold_usual(document, record, other, recorded_at, reply, rules)
+        fold_usual = rules.fold_usual
+        if fold_usual and decoded is None and not has_fields and namespace != SYSTEM_NAMESPACE:
+            step = fold_usual(document, stored, None if is_usual else subject, recorded_at, reply, rules)
         if step is None:
-            step = self._fold_any(record, where, document, recorded_at, decoded, window, reply)
+            step = self._fold_any(Record._make(stored), where, document, recorded_at, decoded, window, reply)
         self.read_sequence = sequence
         self.recorded_at = recorded_at
-        self._link(record, partition).counts[step[0][5]] += 1
+        self._link(stored, partition).counts[step[0][5]] += 1
         return step
 
     def _fold_any(
@@ -228,12 +224,14 @@ class FoldState:
 
     def _next(self, record: Record) -> int:
         """Return the monotonic time of a record, which must be the next one and have known rules."""
-        sequence, time, _, _, _ = record
+        self._check_next(record.sequence)
+        return max(record.time, self.recorded_at)
+
+    def _check_next(self, sequence: int) -> None:
         if self._rules is None:
             rules_of(self.fold_number, sequence)
         if sequence != self.read_sequence + 1 and (self._is_whole or sequence <= self.read_sequence):
             raise LogHole(expected=self.read_sequence + 1, found=sequence)
-        return time if time > self.recorded_at else self.recorded_at  # noqa: FURB136 - `max` takes 60 ns longer
 
     def _rules_for(self, record: Record, where: Route) -> Rules:
         """Return the rules for a system event: a genesis is folded by those of its own number."""
@@ -255,12 +253,12 @@ class FoldState:
         settings = {} if self._rules is None else self._settings.latest()
         self._namespaces = {namespace: self.rules.under(each) for namespace, each in settings.items()}
 
-    def _link(self, record: Record, partition: int) -> Checkpoint:
+    def _link(self, record: RecordFields, partition: int) -> Checkpoint:
         """Add a record, which has its author's headers only, to its partition's chain."""
         checkpoint = self._checkpoints[partition]
-        checkpoint.chain_before = checkpoint.chain
-        checkpoint.chain = author_link(checkpoint.chain, record)
-        checkpoint.last_sequence = record.sequence
+        checkpoint.chain_before = chain = checkpoint.chain
+        checkpoint.chain = author_link(chain, record)
+        checkpoint.last_sequence = record[0]
         return checkpoint
 
 

@@ -47,7 +47,8 @@ class Entry(NamedTuple):
     @property
     def size(self) -> int:
         """Count the bytes that make a page full."""
-        return len(self.body) + len(self.headers) + len(self.effect or b"")
+        # By position: an attribute of a NamedTuple takes twice as long.
+        return len(self[10]) + len(self[9]) + len(self[11] or b"")
 
 
 class Clock(Enum):

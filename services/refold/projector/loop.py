@@ -7,16 +7,16 @@ Run by `refold.projector.supervisor`, which holds the shard's lease, and by a re
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from operator import itemgetter
 from typing import Final
 
 from refold.core import json_text
-from refold.core.document import Document, Status
+from refold.core.document import STATUSES, Document, Status
 from refold.core.errors import FenceLost, FoldUnknown, LogUnavailable, StoreDamaged, raising_first
 from refold.core.fold.rules import Step
 from refold.core.fold_state import FoldState
@@ -46,6 +46,9 @@ REPLY_AGE_NANOSECONDS: Final = 60 * 1_000_000_000
 
 SUBJECTS_MAX: Final = 100_000
 """Subjects whose document is cached; beyond it the cache is cleared."""
+
+_REJECTED: Final = Status.rejected
+_subject_of: Final = itemgetter(2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,10 +174,11 @@ class ShardLoop:
         """Load the documents of these records that are not in memory, in one query."""
         if len(self._routes) >= SUBJECTS_MAX:
             self._routes.clear()
-        subjects = {record.subject for record in records}
-        unknown = [self._fold_state.route(subject) for subject in subjects if subject not in self._routes]
-        if not unknown:
+        subjects = set(map(_subject_of, records))
+        unseen = subjects.difference(self._routes)
+        if not unseen:
             return
+        unknown = [self._fold_state.route(subject) for subject in unseen]
         missing = {
             where[1:3]: where
             for where in unknown
@@ -230,34 +234,37 @@ class ShardLoop:
 
     def _fold(self, records: list[Record], windows: Windows | None) -> None:
         young = self._ports.broker_now() - REPLY_AGE_NANOSECONDS
-        routes, fold_one = self._routes, self._fold_one
+        routes, buffer = self._routes, self._buffer
         fold = self._fold_state.fold if windows is None else partial(windows.fold, self._fold_state)
-        outcomes: Counter[Status] = Counter()
+        counts = [0] * len(STATUSES)
         for record in records:
-            where, document = routes[record.subject]
+            _, time, subject, _, _ = record
+            where, document = routes[subject]
             if document is not None:
                 step = fold(record, where, document)
-                outcomes[fold_one(step, where, document, record.time > young)] += 1
+                entry = step[0]
+                buffer.add(document, entry)
+                status = entry[5]
+                counts[status] += 1
+                if status is _REJECTED:
+                    buffer.rejections.append(Rejection.of_entry(where, entry, self._fold_state.rules.limits))
+                if time > young:
+                    self._note(step, where)
             elif where.reason and self._fold_state.has(where.partition):
-                self._refuse(record, where, is_young=record.time > young)
-                outcomes[Status.rejected] += 1
+                self._refuse(record, where, is_young=time > young)
+                counts[_REJECTED] += 1
             else:
                 self._fold_state.skip(record, where)
-        for status, count in outcomes.items():
-            self._ports.metrics.events_folded.labels(outcome=status.name).inc(count)
+        for status in filter(counts.__getitem__, STATUSES):
+            self._ports.metrics.events_folded.labels(outcome=status.name).inc(counts[status])
 
-    def _fold_one(self, step: Step, where: Route, document: Document, is_young: bool) -> Status:
-        entry, buffer = step.entry, self._buffer
-        buffer.add(document, entry)
-        if entry.status is Status.rejected:
-            buffer.rejections.append(Rejection.of_entry(where, entry, self._fold_state.rules.limits))
-        if is_young:
-            reply, change = reply_notice(where, step), change_notice(where, step)
-            if reply is not None:
-                self._replies.append(reply)
-            if change is not None:
-                self._changes.append(change)
-        return entry.status
+    def _note(self, step: Step, where: Route) -> None:
+        """Keep the outcome and the change of an event until they are sent."""
+        reply, change = reply_notice(where, step), change_notice(where, step)
+        if reply is not None:
+            self._replies.append(reply)
+        if change is not None:
+            self._changes.append(change)
 
     def _refuse(self, record: Record, where: Route, *, is_young: bool) -> None:
         """Reject an event whose subject names no document; the rejection keeps the event itself."""

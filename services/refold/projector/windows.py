@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Final
 
 from refold.core.document import Document
 from refold.core.errors import LogHole
@@ -21,6 +22,8 @@ from refold.history import record_of
 from refold.log import EventLog, read_until
 from refold.store import Key
 from refold.store.ports import HistoryReader, SnapshotStore
+
+_SYSTEM: Final = SYSTEM_NAMESPACE.encode()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,8 +79,9 @@ async def _changes_since(store: HistoryReader, key: Key, version: int) -> list[E
 def split_by_rules(records: list[Record], route_of: Callable[[bytes], Route]) -> Iterator[list[Record]]:
     """Divide records so that a system event, which may advance the fold number, is the last of its part."""
     begin = 0
-    for at, record in enumerate(records, 1):
-        if route_of(record.subject).namespace == SYSTEM_NAMESPACE:
+    for at, (_, _, subject, _, _) in enumerate(records, 1):
+        # The first test is for speed: it takes a fifth of the second.
+        if _SYSTEM in subject and route_of(subject).namespace == SYSTEM_NAMESPACE:
             yield records[begin:at]
             begin = at
     if begin < len(records):

@@ -14,7 +14,7 @@ from refold.core.history import Entry
 from refold.core.json_text import Json
 from refold.core.patch import OperationShape
 from refold.core.settings import DEFAULTS, Settings
-from refold.core.stream import PARTITIONS, Record
+from refold.core.stream import PARTITIONS, Record, RecordFields
 
 FOLD_MAX: Final = 2**31 - 1
 """The largest number that a store's integers hold."""
@@ -82,7 +82,9 @@ class Rules:
     decode: Callable[[Record, Rules], Decoded]
     needs: Callable[[Decoded, Document], int | None] | None
     decide: Callable[[Document, Record, Decoded, int, Rules, Window], Folded]
-    fold_usual: Callable[[Document, Record, bytes | None, int, str | None, Rules], Step | None] | None = None
+    fold_usual: (
+        Callable[[Document, RecordFields, bytes | None, int, str | None, Rules], Step | None] | None
+    ) = None
     settings: Settings = DEFAULTS
 
     def under(self, settings: Settings) -> Rules:

@@ -22,13 +22,13 @@ from refold.core.fold.rules import Rules, Step
 from refold.core.history import Entry
 from refold.core.json_text import Json, loads, size_within
 from refold.core.patch import apply_plain, compile_patch
-from refold.core.stream import Record
+from refold.core.stream import RecordFields
 from refold.core.timestamp import parse_rfc3339
 
 
 def fold_usual(
     document: Document,
-    record: Record,
+    record: RecordFields,
     subject: bytes | None,
     recorded_at: int,
     reply: str | None,
@@ -36,20 +36,21 @@ def fold_usual(
 ) -> Step | None:
     """Fold an event of the usual form and make its entry; return None, with nothing changed, for any other."""
     sequence, time, _, headers, body = record
-    limits = rules.limits
+    limits, occurred_at = rules.limits, recorded_at
     change = event_id = identity = effect = size = None
-    occurred_at = recorded_at
     try:
         fields = loads(body, limits.text_depth)
         if type(fields) is not dict or len(body) > limits.event_bytes:
             return None
         for name, value in fields.items():
             if type(value) is str:
+                if name in _TEXTS:
+                    continue
                 if name == "id" and 0 < len(value) <= limits.id_chars:
                     event_id = value
                 elif name == "occurred_at":
                     occurred_at = checked_occurred_at(parse_rfc3339(value), recorded_at, limits)
-                elif name not in _TEXTS and (name != "on_conflict" or value != "reject"):
+                elif name != "on_conflict" or value != "reject":
                     return None
             elif change is None and name in _CHANGES:
                 change = name
@@ -76,8 +77,7 @@ def fold_usual(
     except Refused:
         return None
     document.events += 1
-    document.last_sequence = sequence
-    document.last_recorded_at = recorded_at
+    document.last_sequence, document.last_recorded_at = sequence, recorded_at
     advance(document, sequence, recorded_at, occurred_at)
     version = document.version
     if event_id is not None:

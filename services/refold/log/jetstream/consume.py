@@ -360,9 +360,9 @@ class Consumer:
 
 
 def _line_pattern(sid: bytes, consumer: bytes) -> re.Pattern[bytes]:
-    """Match a message's line: its subject, partition, sequence, time and sizes. No system event matches."""
+    """Match a message's line: its subject, partition unless it is a system event's, sequence, time and sizes."""
     return re.compile(
-        rb"H?MSG ((log\.[0-9]++)\.(?!_)[^ ]++) %b %b\.([0-9]++)\.[0-9]++\.([0-9]++)\.[0-9]++ "
+        rb"H?MSG ((?:(log\.[0-9]++)\.(?!_))?+[^ ]++) %b %b\.([0-9]++)\.[0-9]++\.([0-9]++)\.[0-9]++ "
         % (sid, re.escape(consumer))
         + rb"((?:[0-9]++ )?+[0-9]++)\r\n"
     )
