@@ -8,6 +8,7 @@ that it was, because what it removes depends on the array's length.
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 import orjson
@@ -50,6 +51,12 @@ class Deletion(NamedTuple):
     length: int
 
 
+def has_push(operations: list[Operation]) -> bool:
+    """Tell whether a compiled patch has a `push`."""
+    # A third of the time of a loop in Python, and this runs for every patch.
+    return not _PUSH.isdisjoint(map(_APPLY, operations))
+
+
 def apply_extended(
     state: Json,
     raw: list[Json],
@@ -61,11 +68,11 @@ def apply_extended(
 ) -> tuple[Json, int, list[Json] | None]:
     """Apply a compiled patch as `apply_patch` does; also return the effective patch where it is not `raw`.
 
-    It differs where there is a `push`. One that would be too long for a patch is a `replace` of the root.
+    It differs where the patch `has_push`. One that would be too long for a patch is a `replace` of the root.
     """
-    pushes = {place: item.value for place, item in enumerate(operations) if type(item.value) is Push}
-    if not pushes:
+    if not has_push(operations):
         return *apply_patch(state, operations, size=size, limits=limits, check=check), None
+    pushes = {place: item.value for place, item in enumerate(operations) if type(item.value) is Push}
     # Written before the values become part of the state, where later operations change them.
     unchanged = orjson.loads(dumps(raw))
     state, size = apply_patch(state, operations, size=size, limits=limits, check=check)
@@ -252,6 +259,8 @@ def _bad(item: dict[str, Json], field: str, rule: str) -> Refused:
 
 
 _MISSING: Final = object()
+_APPLY: Final = itemgetter(0)
+_PUSH: Final = frozenset({_apply_push})
 EXTENSIONS: Final[Operations] = {
     "inc": OperationShape(_apply_inc, read=_read_inc),
     "push": OperationShape(_apply_push, read=_read_push),

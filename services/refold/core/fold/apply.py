@@ -1,4 +1,4 @@
-"""Change a document by an event that passed the checks which need no document. Both ways of fold 1 call this."""
+"""Change a document by an event that passed the checks which need no document. Every way of every fold calls this."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import Final
 
 from refold.core.document import ABSENT, Document, Kind, Limits
 from refold.core.errors import Refused
+from refold.core.extensions import apply_extended, has_push
 from refold.core.fold.rules import Rules
 from refold.core.json_text import Json
 from refold.core.merge import apply_merge
-from refold.core.patch import Operation, apply_patch
+from refold.core.patch import RFC_6902, Operation, apply_patch
 
 
 def apply_change(
@@ -25,15 +26,23 @@ def apply_change(
     if is_absent:
         state, old_size = {}, 2
     effect: list[Json] | None = None
-    if kind is _PATCH:
-        state, size = apply_patch(state, operations, size=old_size, limits=rules.limits)
+    check = None if rules.settings.schema is None else rules.settings.check
+    if kind is _PATCH and (rules.operations is RFC_6902 or not has_push(operations)):
+        state, size = apply_patch(state, operations, size=old_size, limits=rules.limits, check=check)
+    elif kind is _PATCH:
+        limits = rules.limits
+        state, size, effect = apply_extended(
+            state, value, operations, size=old_size, limits=limits, check=check
+        )
     elif kind is _MERGE:
-        state, size, effect = apply_merge(state, value, size=old_size, limits=rules.limits)
+        state, size, effect = apply_merge(state, value, size=old_size, limits=rules.limits, check=check)
     elif kind is _PUT:
         bytes_max = rules.limits.state_bytes
         if size > bytes_max:
             shape = f"{size} bytes"
             raise Refused("state_too_large", f"at most {bytes_max} bytes", field="put", shape=shape)
+        if check is not None:
+            check(value)
         state = value
     elif is_absent:
         raise Refused("document_absent", "there is nothing to delete", field="delete")
