@@ -212,8 +212,11 @@ async def test_a_state_that_was_put_is_read_at_once_as_it_is_read_after_its_comm
             assert (
                 await api.client.get(path, headers={"If-None-Match": answers[-1].headers["etag"]})
             ).status_code == 304
-            # After another change it is no longer the head.
-            await api.merge("d", {"c": 1})
+            # After a change that came in another way it is no longer the head.
+            line = orjson.dumps({"doc": "d", "merge": {"c": 1}})
+            await api.client.post(
+                f"/v1/{api.namespace}/events", content=line, headers={"Content-Type": "application/x-ndjson"}
+            )
             later = asyncio.create_task(api.get("d"))
             done, _ = await asyncio.wait([later], timeout=0.1)
             assert not done
@@ -236,6 +239,47 @@ async def test_a_loop_of_reads_and_writes_needs_no_commit(api: Api, system: Syst
             assert read.json() == number
             outcome(await api.put("d", -number, If_Match=read.headers["etag"]))
     assert (await api.get("d")).json() == -19
+
+
+async def test_a_loop_of_reads_and_changes_needs_no_commit_and_reads_what_is_committed(
+    api: Api, system: System
+) -> None:
+    changes = [
+        api.patch(
+            "d",
+            {"op": "add", "path": "/list/-", "value": {"a": 1.0}},
+            {"op": "test", "path": "/n", "value": 0},
+        ),
+        api.merge("d", {"n": None, "é": {"b": [1], "c": None}, "a": -0.0}),
+        api.patch("d", {"op": "copy", "from": "/list/0", "path": "/copied"}),
+        api.patch(
+            "d", {"op": "move", "from": "/list", "path": "/moved"}, {"op": "remove", "path": "/copied/a"}
+        ),
+        api.patch("d", {"op": "replace", "path": "/a", "value": 12345678901234567890}),
+        api.merge("d", {"é": {"b": None}}),
+    ]
+    await api.put("d", {"n": 0, "list": []})
+    assert (await api.get("d")).json() == {"n": 0, "list": []}
+    reads = []
+    async with held_commits(system.postgres_dsn):
+        for change in changes[:3]:
+            assert (await change).status_code == 200
+            reads.append(await api.get("d"))
+        # Several changes between two reads.
+        for change in changes[3:]:
+            assert (await change).status_code == 200
+        reads.append(await api.get("d"))
+        await api.patch("d", {"op": "test", "path": "/n", "value": 9})
+        later = asyncio.create_task(api.get("d"))
+        done, _ = await asyncio.wait([later], timeout=0.1)
+        assert not done
+    assert (await later).content == reads[-1].content
+    for version, read in zip((2, 3, 4, 7), reads, strict=True):
+        committed = await api.get("d", version=version)
+        assert read.content == committed.content
+        assert {name: read.headers[name] for name in committed.headers if name.startswith("refold-")} == {
+            name: value for name, value in committed.headers.items() if name.startswith("refold-")
+        }
 
 
 async def test_strict_writes_follow_each_other_without_a_commit(api: Api, system: System) -> None:

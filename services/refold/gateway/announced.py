@@ -1,6 +1,6 @@
 """What this gateway has received about documents before the projection has committed it.
 
-`Announced` makes reads wait for it (`Consistency`); `PutStates` answers those of a document's head that need not wait.
+`Announced` makes reads wait for it (`Consistency`); `KnownStates` answers those of a document's head that need not.
 """
 
 from __future__ import annotations
@@ -10,6 +10,10 @@ from functools import lru_cache
 from itertools import takewhile
 from typing import Any, Final, NamedTuple, Self
 
+from refold.core import json_text
+from refold.core.document import UNBOUNDED
+from refold.core.merge import apply_merge
+from refold.core.replay import apply_accepted
 from refold.core.stream import PARTITIONS, Route
 from refold.store import Key
 
@@ -17,9 +21,17 @@ KEYS_CACHED_MAX: Final = 100_000
 """Documents whose partitions are remembered: computing one takes 2 to 3 microseconds."""
 
 
-PUT_STATES_MAX: Final = 1_000
-PUT_STATE_BYTES_MAX: Final = 16 * 1024
+KNOWN_STATES_MAX: Final = 1_000
+KNOWN_STATE_BYTES_MAX: Final = 16 * 1024
 """Larger states are read from the store, after their commit."""
+
+CHANGES_MAX: Final = 16
+CHANGE_BYTES_MAX: Final = 16 * 1024
+"""Changes to a known state before a read asks for it, and the bytes of one; after more, the read waits for a commit."""
+
+_OPERATIONS: Final = frozenset({"add", "remove", "replace", "move", "copy", "test"})
+
+View = Mapping[str, Any]
 
 
 @lru_cache(KEYS_CACHED_MAX)
@@ -70,29 +82,66 @@ class Announced:
         ]
 
 
-class PutState(NamedTuple):
-    """A whole state that this gateway has put, with what its outcome says of the version."""
+class KnownState(NamedTuple):
+    """A version that this gateway has read or written: its state as canonical bytes, and the changes to apply to it."""
 
     version: int
     sequence: int
     recorded_at: str
     occurred_at: str
     state: bytes
+    changes: tuple[View, ...] = ()
 
     @classmethod
-    def of(cls, outcome: Mapping[str, Any], state: bytes) -> Self:
-        """Make it of the outcome of the PUT of a state, which is canonical bytes."""
+    def of(cls, outcome: View, state: bytes, changes: tuple[View, ...] = ()) -> Self:
+        """Make it of the outcome of a write."""
         about = outcome["version"], outcome["sequence"], outcome["recorded_at"], outcome["occurred_at"]
-        return cls(*about, state)
+        return cls(*about, state, changes)
 
 
-class PutStates(dict[Key, PutState]):
-    """The states that were put last. One is exact while its outcome is the last that was received of the document."""
+class KnownStates(dict[Key, KnownState]):
+    """The states that were read, put and changed last. One is the head while its sequence is the document's last."""
 
-    def put(self, key: Key, put: PutState) -> None:
-        """Remember a state, if it is small."""
-        self.pop(key, None)
-        if len(put.state) <= PUT_STATE_BYTES_MAX:
-            self[key] = put
-            if len(self) > PUT_STATES_MAX:
+    def put(self, key: Key, known: KnownState) -> None:
+        """Remember a state, if it is small and no later one is known."""
+        newest = self.pop(key, known)
+        if newest.sequence <= known.sequence:
+            newest = known
+        if len(newest.state) <= KNOWN_STATE_BYTES_MAX:
+            self[key] = newest
+            if len(self) > KNOWN_STATES_MAX:
                 del self[next(iter(self))]
+
+    def note(self, key: Key, outcome: View, fields: View, state: bytes | None) -> None:
+        """Remember the state after an event that was applied as it was sent; `state` is what it put.
+
+        After a patch it is exact where that of the version before is known: what RFC 6902 and RFC 7396 say, no fold
+        number decides in another way. The patch is applied when the state is read.
+        """
+        if state is not None:
+            self.put(key, KnownState.of(outcome, state))
+            return
+        known, before = self.pop(key, None), outcome["version"] - 1
+        if known is None or known.version != before or fields.get("base", before) != before:
+            return
+        is_plain = all(operation["op"] in _OPERATIONS for operation in fields.get("patch", ()))
+        is_bounded = len(known.changes) < CHANGES_MAX and json_text.size(fields) <= CHANGE_BYTES_MAX
+        if "delete" not in fields and is_plain and is_bounded:
+            self[key] = KnownState.of(outcome, known.state, (*known.changes, fields))
+
+    def head(self, key: Key, sequence: int) -> KnownState | None:
+        """Return a document's head, if this is its sequence."""
+        known = self.get(key)
+        if known is None or known.sequence != sequence:
+            return None
+        if not known.changes:
+            return known
+        state = json_text.reread(known.state)
+        for change in known.changes:
+            if "merge" in change:
+                state, _, _ = apply_merge(state, change["merge"], size=0, limits=UNBOUNDED)
+            else:
+                state = apply_accepted(state, change["patch"])
+        known = known._replace(state=json_text.dumps(state), changes=())
+        self.put(key, known)
+        return known

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 
 from refold.gateway.access import Access
-from refold.gateway.announced import PutStates
+from refold.gateway.announced import KnownStates
 from refold.gateway.consistency import Consistency, HeadCache
 from refold.gateway.inflight import InFlightLimits
 from refold.gateway.outcomes import Outcomes
@@ -52,7 +52,7 @@ class Context:
     timer: Callable[[], float]
     wait_seconds: float
     head_cache: HeadCache = field(default_factory=HeadCache)
-    put_states: PutStates = field(default_factory=PutStates)
+    known_states: KnownStates = field(default_factory=KnownStates)
     in_flight_limits: InFlightLimits = field(default_factory=InFlightLimits)
     access: Access = field(default_factory=Access)
     bulk_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(BULK_REQUESTS_MAX))

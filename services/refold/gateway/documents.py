@@ -21,7 +21,7 @@ from refold.core.json_text import Json
 from refold.core.pointer import parse, resolve
 from refold.core.stream import NAME_CHARS_MAX, check_name, check_namespace
 from refold.core.timestamp import format_time, is_relative
-from refold.gateway.announced import PutState
+from refold.gateway.announced import KnownState
 from refold.gateway.conditions import ANYTHING, Condition, is_unchanged, write_condition
 from refold.gateway.consistency import BareHead
 from refold.gateway.context import Context, context_of
@@ -78,9 +78,9 @@ async def read_document(request: Request) -> Response:
     """Return the state at the head or at any version, time or sequence; 304 if the client has it."""
     context = context_of(request)
     key = document_name(request)
-    put = None if request.scope["query_string"] else _put_state(request, context, key)
-    if put is not None:
-        return _state_response(request, put[:4], put.state)
+    known = None if request.scope["query_string"] else _known_head(request, context, key)
+    if known is not None:
+        return _state_response(request, known[:4], known.state)
     await wait_for_consistency(request, deadline_in(context.wait_seconds), *key)
     query = read_query(request, ReadQuery) if request.scope["query_string"] else _AT_HEAD
     point = None if query is _AT_HEAD else await _read_point(context, key, query)
@@ -89,16 +89,18 @@ async def read_document(request: Request) -> Response:
         raise await _absent(context, key, snapshot, query)
     times = format_time(snapshot.recorded_at), format_time(snapshot.occurred_at)
     about = (snapshot.version, snapshot.sequence, *times)
+    if point is None:
+        context.known_states.put(key, KnownState(*about, snapshot.state))
     return _state_response(request, about, snapshot.state, query.path)
 
 
-def _put_state(request: Request, context: Context, key: Key) -> PutState | None:
-    """Return the head's state where its last event is this gateway's own PUT, folded and not committed yet."""
-    put = context.put_states.get(key)
-    if put is None or put.sequence != context.consistency.awaited_sequence(key):
-        return None
+def _known_head(request: Request, context: Context, key: Key) -> KnownState | None:
+    """Return the head's state where its last event is this gateway's own write, folded and not committed yet."""
+    sequence = context.consistency.awaited_sequence(key)
     # The client may know of a later event of another gateway.
-    return put if min_sequence(request) <= put.sequence else None
+    if not sequence or min_sequence(request) > sequence:
+        return None
+    return context.known_states.head(key, sequence)
 
 
 async def _snapshot(context: Context, key: Key, point: Point | None) -> Snapshot:
@@ -304,8 +306,8 @@ async def _outcome(context: Context, made: Draft, sequence: int, deadline: float
 def _cache_head(context: Context, made: Draft, outcome: dict[str, Json], state: bytes | None) -> None:
     """Remember the new head; an ineffective event's outcome does not say whether the document is absent."""
     if outcome["status"] in _EFFECTIVE:
-        if outcome["status"] == "applied" and state is not None and made.split is None:
-            context.put_states.put(made.key, PutState.of(outcome, state))
+        if outcome["status"] == "applied" and made.split is None:
+            context.known_states.note(made.key, outcome, made.fields, state)
         head = BareHead(outcome["version"], outcome["sequence"], "delete" in made.fields)
         context.head_cache.put(made.key, head)
     else:
