@@ -45,7 +45,7 @@ def step_json(where: Route, step: Step) -> bytes:
         return json_text.dumps(step_view(where, step))
     recorded, occurred = _times(entry)
     return (
-        f'{{"created":{"true" if entry.is_creation else "false"},"document":"{where.document}",'
+        f'{{"created":{"true" if entry.is_creation else "false"},"document":{_text(where.document)},'
         f'"id":{_text(step.event_id)},"namespace":"{where.namespace}","occurred_at":"{occurred}",'
         f'"recorded_at":"{recorded}","sequence":{entry.sequence},"status":"{entry.status.name}",'
         f'"version":{entry.version}}}'
@@ -59,7 +59,7 @@ def change_json(where: Route, entry: Entry, fields: dict[str, Any], patch: bytes
     """
     recorded, occurred = _times(entry)
     head = (
-        f'{{"actor":{_text(fields.get("actor"))},"document":"{where.document}","id":{_text(fields.get("id"))},'
+        f'{{"actor":{_text(fields.get("actor"))},"document":{_text(where.document)},"id":{_text(fields.get("id"))},'
         f'"namespace":"{where.namespace}","occurred_at":"{occurred}","patch":'
     )
     tail = (
