@@ -69,7 +69,7 @@ class _Unwritten:
 
 
 class CommitBuffer:
-    """Entries by document; pages and rejections in the order of the log."""
+    """Entries by document, pages and rejections, in the order of the log."""
 
     def __init__(self, after_sequence: int, segments: dict[Key, list[Entry]] | None = None) -> None:
         """Begin after the sequence that the checkpoints have when this is committed.
@@ -140,16 +140,11 @@ class CommitBuffer:
         return taken
 
     def to_commit(self, checkpoint: ShardCheckpoint, store: ProjectionWriter) -> Commit:
-        """Make one transaction of everything; the documents may change while it is written.
-
-        They are in the order of their names, as the indexes are: in commits of 4,000 events over 3,000 documents that
-        spares PostgreSQL 0.8 of 11.2 µs of CPU an event; sorting takes 0.2.
-        """
-        documents = [self._unwritten[key] for key in sorted(self._unwritten, key="\0".join)]
+        """Make one transaction of everything; the documents may change while it is written."""
         return Commit(
             expected_sequence=self.after_sequence,
             checkpoint=checkpoint,
-            documents=[_write_of(unwritten, store) for unwritten in documents],
+            documents=[_write_of(unwritten, store) for unwritten in self._unwritten.values()],
             pages=self.pages,
             rejections=self.rejections,
         )
