@@ -24,7 +24,7 @@ from refold.core.timestamp import format_time, parse_rfc3339, parse_time
 from refold.gateway.conditions import write_condition
 from refold.gateway.responses import Problem
 from refold.log import COMMIT_SUBJECT, CONTROL_SUBJECT, PROGRESS_SUBJECT
-from refold.projector.app import answer_control
+from refold.wiring.projector import answer_control
 from support.contracts import contract
 
 ASYNCAPI = contract("asyncapi.yaml")
