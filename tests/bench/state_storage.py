@@ -26,7 +26,7 @@ from refold.embedded.folder import open_folder
 from refold.embedded.postgres import PostgresServer, start_postgres
 from refold.log.memory import MemoryLog
 from refold.store.postgres import PostgresStore
-from refold.store.postgres.flush import StateLag
+from refold.store.postgres.states import StateLag
 from support.projection import append, ports, projecting
 
 SIZES: Final = {"1 KB": 1_000, "50 KB": 50_000, "500 KB": 500_000}

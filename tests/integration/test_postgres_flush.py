@@ -16,7 +16,7 @@ from refold.log.memory import MemoryLog
 from refold.projector.loop import ShardLoop
 from refold.projector.supervisor import Supervisor
 from refold.store.postgres import PostgresStore
-from refold.store.postgres.flush import StateLag
+from refold.store.postgres.states import StateLag
 from support.projection import ROOMY, Projecting, append, ports, projecting
 from support.services import until
 from support.stores import OpenStore, postgres_stores

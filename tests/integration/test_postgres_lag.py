@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from refold.core.errors import FenceLost, Refused, StoreError, TimedOut
-from refold.store.postgres import flush, load
+from refold.store.postgres import states
 from support.scribe import NAMESPACE
 from support.services import until
 from support.stores import HOSTILE, begin, postgres_stores
@@ -136,7 +136,7 @@ async def test_a_search_over_older_states_is_bounded_in_time(postgres_dsn):
 async def test_a_flushed_state_keeps_its_version_under_commits(store, scribe, aside, monkeypatch):
     """Commits continue between reading and writing the state, and one may have written a newer state."""
     await lag(store, scribe, {"a": (0, 1), "b": (0, 1)})
-    read_exact = flush.read_exact
+    read_exact = states.read_exact
 
     async def read_then_commit(connection, keys):
         heads = await read_exact(connection, keys)
@@ -146,7 +146,7 @@ async def test_a_flushed_state_keeps_its_version_under_commits(store, scribe, as
         return heads
 
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(flush, "read_exact", read_then_commit)
+        meanwhile.setattr(states, "read_exact", read_then_commit)
         for name in ("a", "b"):
             await store.flusher.write(NAMESPACE, name)
     rows = await aside.fetch(
@@ -183,7 +183,7 @@ async def test_a_state_that_was_never_written_cannot_be_omitted(store, scribe):
 async def test_a_load_during_another_holders_commit_fails(store, scribe, monkeypatch):
     """Another process has written between heads and exact states: the lease is lost."""
     await lag(store, scribe, {"a": (1, 2)})
-    read_exact = load.read_exact
+    read_exact = states.read_exact
 
     async def commit_meanwhile(connection, keys):
         scribe.put("a", 3)
@@ -191,7 +191,7 @@ async def test_a_load_during_another_holders_commit_fails(store, scribe, monkeyp
         return await read_exact(connection, keys)
 
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(load, "read_exact", commit_meanwhile)
+        meanwhile.setattr(states, "read_exact", commit_meanwhile)
         with pytest.raises(FenceLost):
             await store.load([(NAMESPACE, "a")])
     assert [loaded.state for loaded in await store.load([(NAMESPACE, "a")])] == [3]

@@ -19,7 +19,7 @@ from refold.log.memory import MemoryLog
 from refold.projector.replay import begin_replay
 from refold.projector.supervisor import Supervisor
 from refold.store.postgres import PostgresStore
-from refold.store.postgres.flush import StateLag
+from refold.store.postgres.states import StateLag
 from support.fold2 import MOVE_ON, inc, known_fold_2
 from support.projection import ROOMY, append, ports, projecting
 from support.rebuilding import rebuild_parts

@@ -9,7 +9,7 @@ from refold.audit.verify import Listener, Scope, verify
 from refold.log.memory import MemoryLog
 from refold.store.memory import MemoryStore
 from refold.store.postgres import PostgresStore
-from refold.store.postgres.flush import StateLag
+from refold.store.postgres.states import StateLag
 from support.projection import append, ports, projecting
 
 PAGED = 300

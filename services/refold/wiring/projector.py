@@ -31,7 +31,7 @@ from refold.projector.commit_buffer import PENDING_BYTES_MAX
 from refold.projector.loop import Bounds, Ports
 from refold.projector.supervisor import Supervisor, lease_of
 from refold.store.postgres import PostgresStore
-from refold.store.postgres.flush import StateLag
+from refold.store.postgres.states import StateLag
 from refold.telemetry.metrics import ProjectorMetrics
 from refold.wiring.http_server import serve
 from refold.wiring.log import broker_clock, connect_to, inbox_of, make_log, projection_traces

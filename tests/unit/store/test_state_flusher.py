@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from refold.core.document import ABSENT, Document
 from refold.store import Key
-from refold.store.postgres.flush import StateFlusher, StateLag
+from refold.store.postgres.states import StateFlusher, StateLag
 
 KEY = ("n", "d")
 

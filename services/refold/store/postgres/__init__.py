@@ -18,13 +18,12 @@ from refold.store import SHARD_LEASE_SECONDS, Commit, Key
 from refold.store.ports import OpenCommit, ReadSnapshot
 from refold.store.postgres.audit import hold_read_snapshot
 from refold.store.postgres.commit import PostgresOpenCommit, write_commit
-from refold.store.postgres.flush import StateFlusher, StateLag
 from refold.store.postgres.history import PostgresHistory
 from refold.store.postgres.latest import STORE_WHERE_SECONDS, PostgresLatest
 from refold.store.postgres.lease import ShardLease
-from refold.store.postgres.load import load_documents
 from refold.store.postgres.pool import SQL, Pool, transaction
 from refold.store.postgres.schema import bind, lock_key, migrate
+from refold.store.postgres.states import StateFlusher, StateLag, load_documents
 
 STORE_READERS_MAX: Final = 8
 """Connections that one process reads through."""

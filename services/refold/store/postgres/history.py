@@ -26,7 +26,6 @@ from refold.store import (
     write_cursor,
 )
 from refold.store.postgres.batch import BatchReader
-from refold.store.postgres.load import find_first
 from refold.store.postgres.points import check_counts, snapshot_at
 from refold.store.postgres.pool import SQL, Pool, Row
 from refold.store.postgres.rows import (
@@ -37,6 +36,7 @@ from refold.store.postgres.rows import (
     to_packed,
     to_rejection,
 )
+from refold.store.postgres.states import find_first
 
 LIST_BATCH_DOCUMENTS_MAX: Final = 256
 LIST_BATCH_BYTES_MAX: Final = 4 * 1024 * 1024

@@ -32,10 +32,10 @@ from refold.store import (
 )
 from refold.store.postgres.batch import BatchReader
 from refold.store.postgres.history import LAST, is_name_like
-from refold.store.postgres.load import read_exact
 from refold.store.postgres.pool import SQL, STORE_COMMAND_SECONDS, Connection, Pool, Row
 from refold.store.postgres.rows import key_of, to_head
 from refold.store.postgres.schema import read_checkpoints
+from refold.store.postgres.states import read_exact
 
 STORE_SEARCHES_MAX: Final = 2
 """Concurrent searches by `where` of one process: each takes a core, and memory as long as it runs."""
