@@ -19,7 +19,7 @@ from typing import Final, Protocol
 from refold.core.errors import FenceLost, LogHole, StoreDamaged, StoreDiffers, StoreUnavailable, TimedOut
 from refold.core.history import Clock, Point
 from refold.core.stream import Checkpoint
-from refold.history.log_integrity import check_log
+from refold.history import check_log
 from refold.log import EventLog
 from refold.store import REBUILD_LOCK_SECONDS
 from refold.store.ports import Row, SchemaSwap, SnapshotStore, Unequal

@@ -1,6 +1,7 @@
-"""A document's past: states, changes, diffs, outcomes and rejections. Reads the store alone.
+"""A document's past: states, changes, diffs, outcomes and rejections. It reads the store alone.
 
-Callers wait first until enough of the log is folded.
+Callers wait first until enough of the log is folded. `check_log` and `check_documents` compare the log with what was
+folded from it; projectors run them at start and periodically.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import Final, NamedTuple
 from refold.core import json_text
 from refold.core.diff import diff
 from refold.core.envelope import id_of
-from refold.core.errors import VersionUnknown
-from refold.core.fold import NEWEST
+from refold.core.errors import FenceLost, LogHole, VersionUnknown
+from refold.core.fold import NEWEST, rules_of
 from refold.core.history import (
     NEVER,
     Clock,
@@ -28,10 +29,11 @@ from refold.core.history import (
 )
 from refold.core.json_text import Json, loads
 from refold.core.pointer import parse
-from refold.core.stream import Record, Route
+from refold.core.stream import Checkpoint, Record, Route, chain_link, route
 from refold.core.views import change_view, outcome_view, rejection_view
-from refold.store import ANSWER_BYTES_MAX, reading_stored
-from refold.store.ports import HistoryReader
+from refold.log import EventLog
+from refold.store import ANSWER_BYTES_MAX, damaged, reading_stored
+from refold.store.ports import HistoryReader, LatestReader
 
 HISTORY_SCAN_MAX: Final = 20_000
 """Changes that one answer looks at in search of those that touched a path."""
@@ -171,3 +173,50 @@ def _patch_between(before: bytes | None, after: bytes | None) -> list[Json]:
     if before is None:
         return [{"op": "add", "path": "", "value": loads(after)}]
     return list(diff(loads(before), loads(after)))
+
+
+# --- The log and what was folded from it -----------------------------------------------------------------
+
+
+async def check_log(log: EventLog, checkpoints: list[Checkpoint]) -> None:
+    """Raise `LogHole`, naming the sequences, where the log lacks or changed what was folded; `FoldUnknown`."""
+    newest = max(checkpoints, key=lambda checkpoint: checkpoint.read_sequence)
+    rules_of(newest.fold)
+    info = await log.info()
+    if info.first_sequence != 1:
+        raise LogHole("the log does not begin at sequence 1", first_sequence=info.first_sequence)
+    if info.last_sequence < newest.read_sequence:
+        message = "the log ends before what has been folded from it"
+        raise LogHole(message, last_sequence=info.last_sequence, folded_sequence=newest.read_sequence)
+    for checkpoint in checkpoints:
+        if checkpoint.last_sequence:
+            await _check_last(log, checkpoint)
+
+
+async def check_documents(log: EventLog, store: LatestReader, checkpoints: list[Checkpoint]) -> None:
+    """Raise `StoreDamaged` where the document of a partition's last event is older or newer than its checkpoint.
+
+    One of the tables is then an older copy. Raises `FenceLost` where the checkpoints advance meanwhile.
+    """
+    last = {checkpoint.last_sequence for checkpoint in checkpoints if checkpoint.last_sequence}
+    records = await asyncio.gather(*(log.get(sequence) for sequence in last))
+    routes = {record.sequence: route(record.subject) for record in records if record is not None}
+    expected = {where[1:3]: sequence for sequence, where in routes.items() if not where.reason}
+    heads = await asyncio.gather(*(store.head(*key) for key in expected))
+    for (key, sequence), head in zip(expected.items(), heads, strict=True):
+        found = 0 if head is None else head.last_sequence
+        if found != sequence:
+            partitions = {checkpoint.partition for checkpoint in checkpoints}
+            if [each for each in await store.checkpoints() if each.partition in partitions] != checkpoints:
+                raise FenceLost("another projector writes to these documents", document="/".join(key))
+            what = "its row and the checkpoints are of different commits"
+            raise damaged(*key, what, expected_sequence=sequence, last_sequence=found)
+
+
+async def _check_last(log: EventLog, checkpoint: Checkpoint) -> None:
+    record = await log.get(checkpoint.last_sequence)
+    if record is None:
+        raise LogHole("the log lacks an event that was folded", sequence=checkpoint.last_sequence)
+    if chain_link(checkpoint.chain_before, record) != checkpoint.chain:
+        message = "another event has the sequence of one that was folded"
+        raise LogHole(message, sequence=checkpoint.last_sequence, partition=checkpoint.partition)

@@ -1,10 +1,13 @@
 """What has been folded since the last commit began: it becomes one transaction. Used by the projector's loop.
 
-The loop folds into one buffer while another is being committed.
+The loop folds into one buffer while another is being committed. `AdaptiveBatch` says how much a live commit may hold,
+`CommitTimer` when it begins.
 """
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final, Self
@@ -24,6 +27,13 @@ PENDING_BYTES_MAX: Final = 32 * 1024 * 1024
 
 COMMIT_SECONDS: Final = 2.0
 """A live commit that takes longer makes the next ones smaller. A replay's commits have no such bound."""
+
+COMMIT_INTERVAL_SECONDS_MAX: Final = 0.2
+COMMIT_INTERVAL_FACTOR: Final = 2
+"""The interval is this many times the last commit's duration, within the bounds.
+
+Measured at 18,000 events/s: a lag of 0.3 s at most; four times, up to 0.5 s, gave 0.7 s for an eighth less of CPU.
+"""
 
 PAGE_EVENTS_MAX: Final = 128
 """Events in one page."""
@@ -232,3 +242,33 @@ class AdaptiveBatch:
         else:
             fitting = int(events * COMMIT_SECONDS / seconds)
             self.events_max = min(max(fitting, RECORDS_FOLDED_MAX), self._events_max_ever)
+
+
+class CommitTimer:
+    """Space the starts of commits; at once after a pause, and when fired."""
+
+    def __init__(self, interval_seconds: float) -> None:
+        self._interval_seconds = self._pause_seconds = interval_seconds
+        self._due_at = 0.0
+        self._is_fired = asyncio.Event()
+
+    def fire(self) -> None:
+        """Let the next commit begin now."""
+        self._is_fired.set()
+
+    async def wait(self) -> None:
+        """Wait until the next commit may begin; it begins now."""
+        now = asyncio.get_running_loop().time
+        if self._due_at > now():
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self._due_at):
+                    await self._is_fired.wait()
+        self._is_fired.clear()
+        self._due_at = now() + self._pause_seconds
+
+    def learn(self, seconds: float) -> None:
+        """Adapt to how long the last commit took; the next one begins no earlier than that demands."""
+        pause = min(COMMIT_INTERVAL_FACTOR * seconds, COMMIT_INTERVAL_SECONDS_MAX)
+        pause = max(pause, self._interval_seconds)
+        self._due_at += pause - self._pause_seconds
+        self._pause_seconds = pause

@@ -25,8 +25,7 @@ from refold.core.stream import Record, Route, author_headers
 from refold.log import EventLog, Notices, read_until
 from refold.projector import COMMIT_INTERVAL_SECONDS
 from refold.projector.cache import DocumentCache
-from refold.projector.commit_buffer import RECORDS_FOLDED_MAX, AdaptiveBatch, CommitBuffer
-from refold.projector.commit_timer import CommitTimer
+from refold.projector.commit_buffer import RECORDS_FOLDED_MAX, AdaptiveBatch, CommitBuffer, CommitTimer
 from refold.projector.notices import (
     Notice,
     change_notice,

@@ -21,7 +21,7 @@ from refold.core.errors import (
 )
 from refold.core.fold_state import FoldState
 from refold.core.stream import PARTITIONS, Checkpoint, parse_shard
-from refold.history.log_integrity import check_documents, check_log
+from refold.history import check_documents, check_log
 from refold.log import COMMIT_SUBJECT, LogInfo
 from refold.projector import Stage
 from refold.projector.loop import Bounds, Ports, ShardLoop

@@ -34,7 +34,7 @@ from refold.embedded.nats import (
     put_streams_aside,
     stored_blocks,
 )
-from refold.history.log_integrity import check_documents, check_log
+from refold.history import check_documents, check_log
 from refold.log.jetstream import JetStreamLog
 from refold.log.jetstream.client import DEFAULT_INBOX_PREFIX, Client, connect
 from refold.log.jetstream.stream import KeyValueMarker, LogMarker, Traces, delete_empty_stream, no_traces
