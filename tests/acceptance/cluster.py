@@ -17,7 +17,7 @@ from pathlib import Path
 from refold.core.errors import LogError
 from refold.embedded.folder import open_folder
 from refold.embedded.postgres import start_postgres
-from refold.wiring.log import open_log
+from refold.wiring.servers import open_log
 from support.clustered import Clustered, clustered
 from support.delivered import Delivered, urls
 

@@ -23,7 +23,7 @@ import httpx
 
 from refold.core.stream import Record
 from refold.transfer import LinesFile
-from refold.wiring.log import open_log
+from refold.wiring.servers import open_log
 from support.node import foreign_fold, own_fold
 from support.servers import running_postgres
 from support.system import System, running_system

@@ -23,7 +23,7 @@ import httpx
 
 from refold.embedded.nats import NatsServer
 from refold.transfer import LinesFile
-from refold.wiring.log import open_log
+from refold.wiring.servers import open_log
 from support.prefix import Prefix, differences, listed
 from support.servers import running_postgres
 from support.system import running_system

@@ -21,7 +21,7 @@ from bench.tasks.append import append_batches, append_singly
 from refold.bench import machine
 from refold.bench.workload import Kind
 from refold.core.errors import RefoldError
-from refold.wiring.log import open_log
+from refold.wiring.servers import open_log
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from bench.wire import BatchPublisher
 from refold.bench.workload import NAMESPACE, Event, batches
 from refold.client import Refold
 from refold.core.errors import RefoldError, TimedOut
-from refold.wiring.log import open_log
+from refold.wiring.servers import open_log
 
 BATCH_EVENTS: Final = 500
 LOOK_SECONDS: Final = 0.1

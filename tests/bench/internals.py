@@ -23,8 +23,8 @@ from refold.core.stream import Record
 from refold.projector.replay import begin_replay
 from refold.store.postgres import PostgresStore
 from refold.wiring.audit import PROCESSES_MAX, processors
-from refold.wiring.log import open_log
 from refold.wiring.projector import bounds_of
+from refold.wiring.servers import open_log
 from refold.wiring.service import collect_seldom
 from refold.wiring.settings import Settings, load
 

@@ -25,7 +25,7 @@ from refold.bench import machine, percentiles
 from refold.bench.workload import Kind, Workload
 from refold.core.errors import RefoldError
 from refold.log import EventLog
-from refold.wiring.log import open_log
+from refold.wiring.servers import open_log
 
 LOOK_SECONDS: Final = 0.1
 WARM_UP_SHARE: Final = 0.15

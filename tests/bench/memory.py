@@ -23,7 +23,7 @@ from bench.usage import ProcessorClock, peak_bytes
 from refold.bench import machine
 from refold.bench.workload import Workload
 from refold.core.errors import ChildFailed, RefoldError, TimedOut
-from refold.wiring.log import open_log
+from refold.wiring.servers import open_log
 
 CHANGED_SHARE: Final = 0.1
 LATER_EVENTS: Final = 1_000

@@ -16,8 +16,7 @@ import psutil
 
 from bench.report import Durability
 from refold.core.errors import ChildFailed, Refused
-from refold.wiring.log import make_log
-from refold.wiring.servers import Servers, running_servers
+from refold.wiring.servers import Servers, make_log, running_servers
 from refold.wiring.settings import Settings, load
 from refold.wiring.system import running_system
 

@@ -14,7 +14,7 @@ import orjson
 
 from refold.bench.workload import NAMESPACE, Event
 from refold.core.errors import LogUnavailable
-from refold.wiring.log import inbox_of
+from refold.wiring.servers import inbox_of
 
 IN_FLIGHT_MAX: Final = 8
 CONNECT_SECONDS: Final = 10

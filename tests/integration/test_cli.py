@@ -157,7 +157,7 @@ def test_the_status_shows_the_lag(refold):
         (("get", "acme/shown", "--at", "1990-01-01"), "document_absent"),
         (("put", "_refold/log", "1"), "reserved_namespace"),
         (("put", "acme/shown", '{"a":1,"a":2}'), "duplicate_key"),
-        (("delete", "acme/never-there"), "document_absent"),
+        (("delete", "acme/never-there"), "document_absent: acme/never-there never existed"),
         (("list", "shop", "--where", "not a path"), ""),
     ],
 )
@@ -234,6 +234,9 @@ def test_a_not_found_message_names_the_head_and_the_first_version(refold):
     refold("delete", "lost/one")
     gone = refold("get", "lost/one").err
     assert "lost/one is absent: version 3 deleted it; its head is version 3" in gone
+    assert (
+        "lost/one is absent: version 3 deleted it; nothing was published" in refold("delete", "lost/one").err
+    )
 
 
 @pytest.mark.parametrize(

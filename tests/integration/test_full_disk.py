@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from refold.log import Appended, Publication, Unknown
-from refold.wiring.log import make_log, open_log
+from refold.wiring.servers import make_log, open_log
 from support.delivered import one_server
 from support.up import Up, run_refold, until
 

@@ -16,7 +16,7 @@ from refold.client import Outcome, Refold
 from refold.embedded.folder import DataFolder, open_folder
 from refold.embedded.nats import start_nats
 from refold.embedded.postgres import DATABASE, PostgresServer
-from refold.wiring.log import make_log
+from refold.wiring.servers import make_log
 from refold.wiring.settings import environment_without
 from support.http import Api
 from support.proxy import Proxy

@@ -20,7 +20,7 @@ import pytest
 from refold.core.errors import LogDiffers, LogMissing
 from refold.log import Publication
 from refold.log.jetstream.api import request_api
-from refold.wiring.log import make_log, open_log, projection_traces
+from refold.wiring.servers import make_log, open_log, projection_traces
 from support.broker import Broker, running_broker
 from support.delivered import one_server
 from support.services import make_site, projector

@@ -18,7 +18,7 @@ from refold.client import Refold
 from refold.embedded.nats import NatsServer
 from refold.log import Publication
 from refold.log.jetstream import JetStreamNotices
-from refold.wiring.log import connect_to
+from refold.wiring.servers import connect_to
 from support.http import Api, outcome, problem
 from support.services import (
     Site,

@@ -21,7 +21,7 @@ from refold.core.stream import Record
 from refold.log import EventLog
 from refold.log.jetstream.api import stream_info
 from refold.log.jetstream.client import Client
-from refold.wiring.log import connect_to, make_log, open_log
+from refold.wiring.servers import connect_to, make_log, open_log
 from refold.wiring.settings import environment_without
 from support.delivered import Delivered, three_servers, urls
 from support.system import Service, free_port, start_service, wait_ready

@@ -26,7 +26,7 @@ from refold.store import Head
 from refold.store.memory import MemoryStore
 from refold.store.ports import SnapshotStore
 from refold.store.postgres import PostgresStore
-from refold.wiring.log import make_log, open_log
+from refold.wiring.servers import make_log, open_log
 from support.projection import ports, projecting
 from support.system import free_port
 

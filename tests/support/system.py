@@ -24,7 +24,7 @@ from refold.embedded.folder import open_folder
 from refold.embedded.nats import NatsServer, start_nats
 from refold.embedded.postgres import DATABASE, PostgresServer
 from refold.embedded.process import LOOPBACK, Command, choose_port, tied
-from refold.wiring.log import make_log
+from refold.wiring.servers import make_log
 from refold.wiring.settings import environment_without, handed_on, load
 from support.servers import complete
 

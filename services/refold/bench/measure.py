@@ -23,7 +23,7 @@ from refold.client import Document, Outcome, Refold
 from refold.core.errors import RefoldError
 from refold.embedded import read_passwords
 from refold.log import Appended, EventLog, Publication
-from refold.wiring.log import open_log
+from refold.wiring.servers import open_log
 from refold.wiring.system import System
 
 WRITERS: Final = (1, 8, 64)

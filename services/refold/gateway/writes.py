@@ -86,9 +86,10 @@ async def refuse_absent(context: Context, draft: Draft, deadline: float) -> Writ
     # The row may be behind the log; where that cannot be known, the fold decides.
     if not await context.consistency.catch_up(deadline, draft.key):
         return None
-    if not (await _head(context, draft)).is_absent:
+    head = await _head(context, draft)
+    if not head.is_absent:
         return None
-    return await _repeated(context, draft) or _refuse_absence()
+    return await _repeated(context, draft) or _refuse_absence(draft, head)
 
 
 class StrictWrite:
@@ -156,7 +157,7 @@ class StrictWrite:
             return written
         if not is_open:
             _refuse_condition(head)
-        return _refuse_absence() if is_absent_delete else head
+        return _refuse_absence(self._draft, head) if is_absent_delete else head
 
     async def _written_before(self) -> Written | None:
         for publications in self._lost:
@@ -197,8 +198,9 @@ async def _head(context: Context, draft: Draft) -> BareHead:
     return context.head_cache.put_row(draft.key, await context.store.head(*draft.key))
 
 
-def _refuse_absence() -> NoReturn:
-    raise DocumentAbsent("the document is absent; nothing was published")
+def _refuse_absence(draft: Draft, head: BareHead) -> NoReturn:
+    why = f"is absent: version {head.version} deleted it" if head.version else "never existed"
+    raise DocumentAbsent(f"{'/'.join(draft.key)} {why}; nothing was published")
 
 
 def _refuse_condition(head: BareHead) -> NoReturn:

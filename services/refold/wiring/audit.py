@@ -22,9 +22,8 @@ from refold.projector.replay import begin_replay, replay_loop
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.audit import PostgresSchemaSwap
 from refold.store.postgres.schema import name_to_keep
-from refold.wiring.log import make_embedded_log
 from refold.wiring.projector import bounds_of, state_lag_of
-from refold.wiring.servers import reach, servers_of
+from refold.wiring.servers import make_embedded_log, reach, servers_of
 from refold.wiring.service import collect_seldom, hand_work, opened, start_process
 from refold.wiring.settings import Settings, handed_on, load
 

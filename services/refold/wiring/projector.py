@@ -34,7 +34,7 @@ from refold.store.postgres import PostgresStore
 from refold.store.postgres.states import StateLag
 from refold.telemetry.metrics import ProjectorMetrics
 from refold.wiring.http_server import serve
-from refold.wiring.log import broker_clock, connect_to, inbox_of, make_log, projection_traces
+from refold.wiring.servers import broker_clock, connect_to, inbox_of, make_log, projection_traces
 from refold.wiring.service import Listener, collect_seldom, opened, stop_on_signals
 from refold.wiring.settings import Settings
 

@@ -25,7 +25,7 @@ from refold.embedded.process import LOOPBACK, Command, Process, choose_port
 from refold.log.jetstream import JetStreamLog
 from refold.store.postgres import PostgresStore
 from refold.telemetry.logging import configure, get_logger
-from refold.wiring.log import open_both
+from refold.wiring.servers import open_both
 from refold.wiring.settings import Settings, environment_without, load, split_address, unknown_variables
 
 COLLECT_AFTER: Final = (50_000, 20, 100)

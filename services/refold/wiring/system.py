@@ -23,8 +23,7 @@ from refold.embedded.nats import NatsUser, start_nats
 from refold.embedded.postgres import start_postgres
 from refold.embedded.process import START_SECONDS, Process, http_get
 from refold.telemetry.logging import configure
-from refold.wiring.log import make_embedded_log, refuse_damaged
-from refold.wiring.servers import Servers, running_servers
+from refold.wiring.servers import Servers, make_embedded_log, refuse_damaged, running_servers
 from refold.wiring.service import Listener, hand_work, start_process, stop_on_signals
 from refold.wiring.settings import Settings, described, handed_on, load
 from refold.wiring.supervise import Part, Say, kept, nats_fault, postgres_fault, service_fault

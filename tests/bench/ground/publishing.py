@@ -17,7 +17,7 @@ from bench.signals import Signals
 from bench.wire import BatchPublisher
 from refold.bench.workload import NAMESPACE, Event, small_events
 from refold.core.errors import LogUnavailable
-from refold.wiring.log import inbox_of
+from refold.wiring.servers import inbox_of
 
 POOL_EVENTS: Final = 20_000
 ACKNOWLEDGE_SECONDS: Final = 10

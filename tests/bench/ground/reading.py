@@ -18,7 +18,7 @@ from bench.signals import Signals
 from refold.core.errors import LogHole
 from refold.core.stream import Record
 from refold.log import EventLog
-from refold.wiring.log import inbox_of, open_log
+from refold.wiring.servers import inbox_of, open_log
 
 STREAM: Final = "STATE"
 FETCH_EVENTS: Final = 1_000

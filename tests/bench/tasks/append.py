@@ -11,7 +11,7 @@ from bench.signals import Signals
 from refold.bench.workload import NAMESPACE, Kind, small_events
 from refold.core.errors import RefoldError
 from refold.log import Appended, Publication
-from refold.wiring.log import open_log
+from refold.wiring.servers import open_log
 
 POOL_EVENTS: Final = 20_000
 BATCHES_IN_FLIGHT: Final = 4
