@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any, Final, NamedTuple
+from typing import Final
 
-from refold.core.history import NEVER, Entry, Point, Segment, Snapshot
+from refold.core.history import Entry, Point, Segment, Snapshot
 from refold.core.page import PackedEntries
 from refold.core.replay import ListedColumns, state_at
 from refold.core.timestamp import TIME_MAX_NANOSECONDS
@@ -34,6 +34,7 @@ from refold.store.postgres.rows import (
     to_base,
     to_entries,
     to_head,
+    to_newest,
     to_packed,
     to_rejection,
 )
@@ -48,6 +49,9 @@ LIST_BATCHES_MAX: Final = 64
 
 LAST: Final = "\x7f"
 """Sorts after every character of a name, so that `prefix + LAST` ends the names that begin with the prefix."""
+
+_JOURNAL: Final = ("sequence", "recorded_at", "occurred_at", "version", "kind", "headers", "body", "effect")
+"""Columns of the journal that the statement `points` returns, each as an array."""
 
 
 def is_name_like(prefix: str) -> bool:
@@ -170,7 +174,7 @@ def _segment(namespace: str, document: str, row: Row) -> Segment:
     """Decode a segment, and compare it with the document's counts."""
     with reading_stored(namespace, document):
         segment = Segment(to_base(row), row["base_sequence"] or 0, to_entries(row))
-    _check_counts((namespace, document), row, len(segment.entries), is_whole=True)
+    _check_counts((namespace, document), row, len(segment.entries))
     return segment
 
 
@@ -182,16 +186,40 @@ def _snapshot_in(key: Key, row: Row, point: Point, *, is_whole: bool) -> Snapsho
         return state_at(to_base(row), entries, point)
 
 
-def _check_counts(key: Key, row: Row, found: int, *, is_whole: bool) -> None:
+def _snapshot_at(key: Key, row: Row, point: Point) -> Snapshot:
+    """Return the snapshot at a point from a row of the statement `points`, which has the journal by column."""
+    if row["version"] is None:
+        raise damaged(*key, ROW_MISSING)
+    if row["is_head"]:
+        return to_newest(row)
+    with reading_stored(*key):
+        base = to_base(row)
+        if row["payload"] is not None:
+            entries = PackedEntries(decompress(row["payload"]))
+            _check_counts(key, row, len(entries))
+            return state_at(base, entries, point)
+        _check_counts(key, row, row["journal_events"])
+        if base.version + row["journal_effective"] != row["version"]:
+            raise damaged(*key, "the statuses in its journal do not lead to its version")
+        if row["journal_sequence"] is None:
+            return base
+        columns = {name: row[f"journal_{name}"] for name in _JOURNAL}
+        return state_at(base, ListedColumns(columns | {"status": bytes(len(row["journal_sequence"]))}), point)
+
+
+def _check_counts(key: Key, row: Row, found: int, *, is_whole: bool = True) -> None:
+    """Raise `StoreDamaged` where the counts show that rows are missing.
+
+    `found` is the number of entries in the page after the base, or in the journal where there is no such page; without
+    `is_whole` only a part of the journal was read.
+    """
     is_journal = row["payload"] is None
-    _check_rows(
-        key,
-        base_events=row["base_events"],
-        paged_events=row["paged_events"],
-        events=row["events"],
-        page=None if is_journal else found,
-        journal=found if is_whole else None,
-    )
+    end = row["paged_events"] if is_journal else row["events"]
+    if row["base_events"] + (0 if is_journal else found) != end:
+        raise damaged(*key, "a page of its history is missing")
+    expected = row["events"] - row["paged_events"]
+    if is_journal and is_whole and found != expected:
+        raise damaged(key[0], key[1], "the journal lacks events of it", expected=expected, found=found)
 
 
 def _beyond(segment: Segment, edge: int | None, *, is_descending: bool) -> Segment:
@@ -201,106 +229,3 @@ def _beyond(segment: Segment, edge: int | None, *, is_descending: bool) -> Segme
     return segment._replace(
         entries=[entry for entry in segment.entries if (entry.sequence > edge) is not is_descending]
     )
-
-
-# --- Rows of the statement `points` ---------------------------------------------------------------------
-
-
-class _Found(NamedTuple):
-    """The columns of the statement, in order: the head, the base, the page after it, or the journal (see there)."""
-
-    number: int
-    fits: bool
-    is_head: bool
-    version: int | None
-    version_sequence: int
-    recorded_at: int
-    occurred_at: int
-    occurred_max: int
-    state: bytes | None
-    events: int
-    paged_events: int
-    base_version: int | None
-    base_version_sequence: int
-    base_recorded_at: int
-    base_occurred_at: int
-    base_occurred_max: int
-    base_events: int
-    base_snapshot: bytes | None
-    page_events: int
-    page_payload: bytes | None
-    journal_events: int
-    journal_effective: int
-    journal_sequence: list[int] | None
-    journal_recorded_at: list[int]
-    journal_occurred_at: list[int]
-    journal_version: list[int]
-    journal_kind: list[int]
-    journal_headers: list[bytes]
-    journal_body: list[bytes]
-    journal_effect: list[bytes | None]
-
-
-_COLUMNS: Final = ("sequence", "recorded_at", "occurred_at", "version", "kind", "headers", "body", "effect")
-"""The last columns of the statement."""
-
-
-def _snapshot_at(key: Key, row: Row, point: Point) -> Snapshot:
-    """Return the snapshot at a point. Raises `StoreDamaged`, also where the counts show that rows are missing."""
-    found = _Found._make(row)
-    if found.version is None:
-        raise damaged(*key, ROW_MISSING)
-    if found.is_head:
-        return _head(found)
-    with reading_stored(*key):
-        entries = None if found.page_payload is None else PackedEntries(decompress(found.page_payload))
-        _check_rows(
-            key,
-            base_events=found.base_events,
-            paged_events=found.paged_events,
-            events=found.events if entries is None else found.page_events,
-            page=None if entries is None else len(entries),
-            journal=found.journal_events,
-        )
-        base = _base(found)
-        if entries is not None:
-            return state_at(base, entries, point)
-        if base.version + found.journal_effective != found.version:
-            raise damaged(*key, "the statuses in its journal do not lead to its version")
-        return base if found.journal_sequence is None else state_at(base, _journal(found), point)
-
-
-def _check_rows(
-    key: Key, *, base_events: int, paged_events: int, events: int, page: int | None, journal: int | None
-) -> None:
-    """Raise `StoreDamaged` where the counts show that rows are missing.
-
-    `page` is the number of entries in the page after the base, None where there is none; then `journal` is that of the
-    journal, None where only a part of it was read. `events` are counted up to the end of that page, or of the journal.
-    """
-    is_paged = base_events == paged_events if page is None else base_events + page == events
-    if not is_paged:
-        raise damaged(*key, "a page of its history is missing")
-    expected = events - paged_events
-    if page is None and journal is not None and journal != expected:
-        raise damaged(key[0], key[1], "the journal lacks events of it", expected=expected, found=journal)
-
-
-def _head(found: _Found) -> Snapshot:
-    if not found.version:
-        return NEVER
-    times = (found.recorded_at, found.occurred_at, found.occurred_max)
-    return Snapshot(found.version, found.state, found.version_sequence, *times)
-
-
-def _base(found: _Found) -> Snapshot:
-    if found.base_version is None:
-        return NEVER
-    state = None if found.base_snapshot is None else decompress(found.base_snapshot)
-    times = (found.base_recorded_at, found.base_occurred_at, found.base_occurred_max)
-    return Snapshot(found.base_version, state, found.base_version_sequence, *times)
-
-
-def _journal(found: _Found) -> ListedColumns:
-    columns: dict[str, Any] = dict(zip(_COLUMNS, found[-len(_COLUMNS) :], strict=True))
-    return ListedColumns(columns | {"status": bytes(len(found.journal_version))})

@@ -365,11 +365,12 @@ WHERE namespace = $1 AND document = $2 AND state_version < $4
 SELECT
     k.number::integer, s.fits,
     h.is_head, d.version, d.version_sequence, d.recorded_at, d.occurred_at, d.occurred_max,
-    CASE WHEN h.is_head AND s.fits THEN d.state END,
-    d.events, d.events - d.unpaged_events,
-    b.version, b.version_sequence, b.recorded_at, b.occurred_at, b.occurred_max, coalesce(b.events, 0),
-    CASE WHEN s.fits THEN b.snapshot END,
-    p.events, CASE WHEN s.fits THEN p.payload END,
+    CASE WHEN h.is_head AND s.fits THEN d.state END AS state,
+    b.last_sequence AS base_sequence, b.version AS base_version, b.version_sequence AS base_version_sequence,
+    b.recorded_at AS base_recorded_at, b.occurred_at AS base_occurred_at, b.occurred_max AS base_occurred_max,
+    coalesce(b.events, 0) AS base_events, CASE WHEN s.fits THEN b.snapshot END AS snapshot,
+    CASE WHEN s.fits THEN p.payload END AS payload,
+    coalesce(p.events, d.events) AS events, d.events - d.unpaged_events AS paged_events,
     j.*
 FROM unnest(
     (SELECT $1::text[]), (SELECT $2::text[]),
@@ -403,11 +404,15 @@ CROSS JOIN LATERAL (
 ) AS s
 CROSS JOIN LATERAL (
     SELECT
-        count(*), count(*) FILTER (WHERE t.status <= 1),
-        array_agg(t.sequence) FILTER (WHERE t.is_before), array_agg(t.recorded_at) FILTER (WHERE t.is_before),
-        array_agg(t.occurred_at) FILTER (WHERE t.is_before), array_agg(t.version) FILTER (WHERE t.is_before),
-        array_agg(t.kind) FILTER (WHERE t.is_before), array_agg(t.headers) FILTER (WHERE t.is_before),
-        array_agg(t.body) FILTER (WHERE t.is_before), array_agg(t.effect) FILTER (WHERE t.is_before)
+        count(*) AS journal_events, count(*) FILTER (WHERE t.status <= 1) AS journal_effective,
+        array_agg(t.sequence) FILTER (WHERE t.is_before) AS journal_sequence,
+        array_agg(t.recorded_at) FILTER (WHERE t.is_before) AS journal_recorded_at,
+        array_agg(t.occurred_at) FILTER (WHERE t.is_before) AS journal_occurred_at,
+        array_agg(t.version) FILTER (WHERE t.is_before) AS journal_version,
+        array_agg(t.kind) FILTER (WHERE t.is_before) AS journal_kind,
+        array_agg(t.headers) FILTER (WHERE t.is_before) AS journal_headers,
+        array_agg(t.body) FILTER (WHERE t.is_before) AS journal_body,
+        array_agg(t.effect) FILTER (WHERE t.is_before) AS journal_effect
     FROM (
         SELECT
             sequence, recorded_at, occurred_at, version, status, kind, headers, body, effect,

@@ -96,14 +96,18 @@ def to_document(row: Row) -> Document:
 
 def to_head(row: Row) -> Head:
     """Return a document's head. Raises `StoreDamaged` for a row that is missing."""
-    namespace, document, version = row["namespace"], row["document"], row["version"]
-    if version is None:
+    namespace, document = row["namespace"], row["document"]
+    if row["version"] is None:
         raise damaged(namespace, document, ROW_MISSING)
-    if version == 0:
-        return Head(namespace, document, NEVER, row["last_sequence"])
+    return Head(namespace, document, to_newest(row), row["last_sequence"])
+
+
+def to_newest(row: Row) -> Snapshot:
+    """Return the snapshot of a document's head."""
+    if row["version"] == 0:
+        return NEVER
     times = (row["recorded_at"], row["occurred_at"], row["occurred_max"])
-    snapshot = Snapshot(version, row["state"], row["version_sequence"], *times)
-    return Head(namespace, document, snapshot, row["last_sequence"])
+    return Snapshot(row["version"], row["state"], row["version_sequence"], *times)
 
 
 def to_base(row: Row) -> Snapshot:
