@@ -13,7 +13,7 @@ from bench.report import Report
 from bench.system import Options, refuse_url
 
 TRAVEL_EVENTS: Final = 100_000
-TRAVEL_READS: Final = 2_000
+TRAVEL_READS: Final = 10_000
 
 
 class Measurement(NamedTuple):
