@@ -15,6 +15,10 @@ from support.projection import append, ports, projecting
 PAGED = 300
 """Events for two closed pages and some in the journal."""
 
+FIRST_PAGE = 127
+"""Events in the first page of the document `long`, by its partition."""
+SECOND_PAGE = FIRST_PAGE + 128
+
 
 async def fill(log: MemoryLog) -> None:
     """Publish events that leave a row in every table."""
@@ -168,18 +172,21 @@ DAMAGES = {
         ["other", 306, "log", "event"],
     ),
     "a page's snapshot": (
-        ("UPDATE pages SET snapshot = (SELECT snapshot FROM pages WHERE version = 250) WHERE version = 128"),
-        ["long", 129, "page", "state"],
+        f"UPDATE pages SET snapshot = NULL WHERE version = {FIRST_PAGE}",
+        ["long", FIRST_PAGE + 1, "page", "state"],
     ),
     "a page's identities": (
-        "UPDATE pages SET identities = '' WHERE version = 128",
-        ["long", 129, "page", "identities"],
+        f"UPDATE pages SET identities = '' WHERE version = {FIRST_PAGE}",
+        ["long", FIRST_PAGE + 1, "page", "identities"],
     ),
     "a page's content": (
-        "UPDATE pages SET payload = substr(payload, 1, 40) WHERE version = 128",
-        ["long", 129, "page", "content"],
+        f"UPDATE pages SET payload = substr(payload, 1, 40) WHERE version = {FIRST_PAGE}",
+        ["long", FIRST_PAGE + 1, "page", "content"],
     ),
-    "a missing page": ("DELETE FROM pages WHERE version = 256", ["long", 130, "log", "event"]),
+    "a missing page": (
+        f"DELETE FROM pages WHERE version = {SECOND_PAGE}",
+        ["long", FIRST_PAGE + 2, "log", "event"],
+    ),
     "a missing rejection": (
         "DELETE FROM rejections WHERE document = 'refused'",
         ["refused", 307, "rejection", "row"],
