@@ -7,6 +7,7 @@ The files are copied before the server starts, because its start deletes what it
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -47,6 +48,8 @@ DISK_RESERVE_SHARE: Final = 0.05
 
 _CONFIGURATION: Final = "nats.conf"
 _SYNC_INTERVAL: Final = {"fsync": "always", "os": "2m"}
+_COMPLAINTS_MAX: Final = 3
+_STORAGE_COMPLAINT: Final = re.compile(r"\[(WRN|ERR|FTL)\](?!.*Plaintext passwords)")
 
 _MEMORY_BYTES: Final = 384 * 1024 * 1024
 """Over this, the server returns freed memory immediately. A target, not a bound: without it, 40 subscribers that did
@@ -83,6 +86,13 @@ class NatsServer(Server):
     def url(self, user: NatsUser) -> str:
         """Return the address with a user's name and password: a secret."""
         return f"nats://{user}:{self.passwords[user]}@{self.host}:{self.port}"
+
+    def complaints(self) -> list[str]:
+        """Return the last different warnings and errors that it has logged about its storage since it started."""
+        log = self.child.command.logs[-1]
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+        found = [line[line.index("[", 1) :] for line in lines if _STORAGE_COMPLAINT.search(line)]
+        return list(dict.fromkeys(found))[-_COMPLAINTS_MAX:]
 
 
 async def start_nats(

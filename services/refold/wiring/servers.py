@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from refold.core.errors import (
@@ -46,12 +46,15 @@ from refold.embedded.process import Server
 from refold.history import check_documents, check_log
 from refold.log.jetstream import JetStreamLog
 from refold.log.jetstream.client import DEFAULT_INBOX_PREFIX, Client, connect
+from refold.log.jetstream.consume import Consumer, ConsumerLost
 from refold.log.jetstream.stream import KeyValueMarker, LogMarker, Traces, delete_empty_stream, no_traces
 from refold.log.jetstream.stream import create_log as create_stream
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.schema import bound_log, put_aside
 from refold.telemetry.logging import configure
 from refold.wiring.settings import Settings, load
+
+_PROVOKE_SECONDS: Final = 2.0
 
 AnyServer = TypeVar("AnyServer", bound=Server)
 
@@ -191,7 +194,8 @@ async def make_log(
 async def make_embedded_log(servers: Servers, schema: str) -> str:
     """Create or check the log of a data folder, compare it with the projection, and return its id.
 
-    Nothing may write before this has returned. Raises `LogMissing`, `LogHole` and `LogDiffers`, with what is on disk.
+    Nothing may write before this has returned. Raises `LogMissing`, `LogHole`, `LogDiffers`, with what the folder holds
+    and what nats-server logged about it.
     """
     nats, dsn = servers.nats, servers.postgres.dsn
 
@@ -207,20 +211,33 @@ async def make_embedded_log(servers: Servers, schema: str) -> str:
                 if checkpoints := await store.checkpoints():
                     await check_log(log, checkpoints)
     except (LogMissing, LogHole, LogDiffers) as error:
+        if isinstance(error, LogHole) and "first_sequence" in error.facts:
+            await _provoke(nats.url("projector"), int(str(error.facts["first_sequence"])))
         raise _with_findings(error, nats) from error
     return log_id
 
 
 def _with_findings(error: LogError, nats: NatsServer) -> LogError:
-    """Add what is on disk, and what was kept."""
+    """Add what is on disk, what nats-server logged about it, and what was kept."""
     message, losses = str(error), "\n".join(nats.losses)
     earlier = [kept for kept in kept_folders(nats.home) if str(kept) not in losses]
     found = [
         *(line for line in stored_blocks(nats.home) if line not in message),
+        *(f"nats-server says: {line}" for line in nats.complaints()),
         *nats.losses,
         *(f"kept from an earlier start: {kept}" for kept in earlier),
     ]
     return type(error)("\n  ".join([message, *found]))
+
+
+async def _provoke(url: str, sequence: int) -> None:
+    """Read from a sequence that cannot be read, so that nats-server logs why: for a single request it logs nothing."""
+    async with _connected(url, "refold-start") as client:
+        consumer = await Consumer.create(client, sequence)
+        with suppress(TimeoutError, ConsumerLost):
+            async with asyncio.timeout(_PROVOKE_SECONDS):
+                await consumer.take()
+        consumer.close()
 
 
 async def refuse_damaged(servers: Servers, schema: str, log_id: str) -> None:
