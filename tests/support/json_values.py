@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 
 from refold.core import json_text
+from refold.core.errors import Refused
 from refold.core.json_text import INTEGER_MAX, INTEGER_MIN
 from refold.core.pointer import render
 
@@ -62,6 +65,15 @@ RECORDS = st.lists(
 def copied(value: Any) -> Any:
     """Copy a value, sharing nothing."""
     return json_text.loads(json_text.dumps(value))
+
+
+def refusal(doc: Any, change: Callable[[], object]) -> Refused:
+    """Return why a change of a document is refused; the document must be as it was."""
+    before = json_text.dumps(doc)
+    with pytest.raises(Refused) as caught:
+        change()
+    assert json_text.dumps(doc) == before
+    return caught.value
 
 
 def places(value: Any) -> list[tuple[str, ...]]:

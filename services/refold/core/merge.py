@@ -17,10 +17,9 @@ def apply_merge(
     """Apply in place, and return root, canonical size and effect. Or raise `Refused` and leave the state as it was.
 
     `size` is the canonical size of `state`; the merge's values become part of the state; `check` may refuse the new
-    root. The effect is a JSON
-    Patch from the same state to the same result that shares nothing with either. Members are in the order of their
-    code points; one that does not change, byte for byte, makes no operation. An effect that would be too long for a
-    patch is one `replace` of the root.
+    root. The effect is a JSON Patch from the same state to the same result that shares nothing with either. Members
+    are in the order of their code points; one that does not change, byte for byte, makes no operation. An effect that
+    would be too long for a patch is one `replace` of the root.
     """
     merging = _Merging(state, size, limits)
     try:

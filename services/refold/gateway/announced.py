@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, Self
 from refold.core import json_text
 from refold.core.document import UNBOUNDED
 from refold.core.merge import apply_merge
+from refold.core.patch import RFC_6902
 from refold.core.replay import apply_accepted
 from refold.core.stream import PARTITIONS, Route
 from refold.store import Key
@@ -28,8 +29,6 @@ KNOWN_STATE_BYTES_MAX: Final = 16 * 1024
 CHANGES_MAX: Final = 16
 CHANGE_BYTES_MAX: Final = 16 * 1024
 """Changes to a known state before a read asks for it, and the bytes of one; after more, the read waits for a commit."""
-
-_OPERATIONS: Final = frozenset({"add", "remove", "replace", "move", "copy", "test"})
 
 View = Mapping[str, Any]
 
@@ -124,7 +123,7 @@ class KnownStates(dict[Key, KnownState]):
         known, before = self.pop(key, None), outcome["version"] - 1
         if known is None or known.version != before or fields.get("base", before) != before:
             return
-        is_plain = all(operation["op"] in _OPERATIONS for operation in fields.get("patch", ()))
+        is_plain = all(operation["op"] in RFC_6902 for operation in fields.get("patch", ()))
         is_bounded = len(known.changes) < CHANGES_MAX and json_text.size(fields) <= CHANGE_BYTES_MAX
         if "delete" not in fields and is_plain and is_bounded:
             self[key] = KnownState.of(outcome, known.state, (*known.changes, fields))

@@ -12,7 +12,7 @@ from refold.core.document import Limits
 from refold.core.errors import Refused
 from refold.core.replay import apply_accepted
 from support.fold1 import LIMITS, RULES
-from support.json_values import copied
+from support.json_values import copied, refusal
 from support.vectors import vectors
 
 
@@ -26,11 +26,7 @@ def applied(doc: Any, raw: Any, limits: Limits = LIMITS) -> tuple[Any, Any]:
 
 
 def refused(doc: Any, raw: Any, limits: Limits = LIMITS) -> Refused:
-    before = json_text.dumps(doc)
-    with pytest.raises(Refused) as caught:
-        applied(doc, raw, limits)
-    assert json_text.dumps(doc) == before
-    return caught.value
+    return refusal(doc, lambda: applied(doc, raw, limits))
 
 
 @pytest.mark.parametrize("vector", vectors("fold2/extensions.json"))

@@ -99,8 +99,7 @@ class Appender:
         self._client.unsubscribe(self._sid)
 
     async def _enqueue(self, events: list[Event], *, is_strict: bool) -> Answer:
-        if not self._places.acquire_nowait():
-            await self._places.acquire()
+        await self._places.acquire()
         try:
             if self._is_closed:
                 raise LogUnavailable("the log was closed")
@@ -151,14 +150,12 @@ class Appender:
     def _look_for_late(self) -> None:
         """Let the next group join what is overdue; end what was not acknowledged in time."""
         self._timer = None
-        now, late = (
-            time.perf_counter(),
-            Unknown(f"no acknowledgement within {self._acknowledge_seconds} seconds"),
-        )
+        now = time.perf_counter()
         for sent in tuple(self._in_flight):
-            if now - sent.sent_at >= self._acknowledge_seconds:
-                self._end(sent, late)
-            elif now - sent.sent_at >= OVERDUE_SECONDS and not sent.is_overdue:
+            waited_seconds = now - sent.sent_at
+            if waited_seconds >= self._acknowledge_seconds:
+                self._end(sent, Unknown(f"no acknowledgement within {self._acknowledge_seconds} seconds"))
+            elif waited_seconds >= OVERDUE_SECONDS and not sent.is_overdue:
                 sent.is_overdue = True
                 self._schedule()
         if self._in_flight:

@@ -222,7 +222,7 @@ async def _read_journal(connection: Connection, pages: Sequence[ClosedPage]) -> 
 async def _delete_journal(connection: Connection, pages: Sequence[ClosedPage]) -> None:
     """Delete the entries that are in these pages from now on. Raises `StoreDamaged` where the journal lacks some.
 
-    Counting each document's rows costs 1.5 µs of CPU a row; returning and decoding them took 6 to 9.
+    Counting each document's rows costs 1.6 µs of CPU a row; returning and decoding them took 9.7.
     """
     expected = {(page.namespace, page.document): page.journal_events for page in pages if page.journal_events}
     if not expected:
