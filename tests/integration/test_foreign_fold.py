@@ -42,12 +42,17 @@ def rows_of(path: Path) -> int:
 
 def test_a_fold_in_another_language_passes_every_vector():
     done = held_to(VECTORS)
-    counts = {path.relative_to(VECTORS).as_posix(): rows_of(path) for path in VECTORS.rglob("*.json")}
+    counts = {path.relative_to(VECTORS).as_posix(): rows_of(path) for path in folded_vectors()}
     lines = [f"{name}: {count} of {count}" for name, count in counts.items()]
     whole = f"{sum(counts.values())} of {sum(counts.values())} vectors"
     assert sorted(done.stdout.splitlines()) == sorted([*lines, whole]), done.stdout
     assert done.returncode == 0
     print(f"the foreign fold: {whole}")
+
+
+def folded_vectors():
+    """Return the files that the fold in JavaScript is held to: all but those of conflicts."""
+    return [path for path in VECTORS.rglob("*.json") if path.parent.name != "conflicts"]
 
 
 def alter(name, row):
@@ -68,7 +73,7 @@ def alter(name, row):
 
 def test_an_altered_vector_does_not_pass(tmp_path):
     (tmp_path / "fold2").mkdir()
-    for path in VECTORS.rglob("*.json"):
+    for path in folded_vectors():
         found = json.loads(path.read_bytes())
         rows = found if isinstance(found, list) else found["cases"]
         del rows[2:]

@@ -342,7 +342,7 @@ async def test_a_rebuild_in_shards_changes_the_fold_number_in_all_of_them(
 
 async def test_a_rebuild_in_shards_stops_at_an_unknown_fold(log, postgres_dsn, monkeypatch):
     monkeypatch.setattr("refold.audit.rebuild.SHARDED_EVENTS_MIN", 1)
-    moved = await append(log, "fold", MOVE_ON, namespace="_refold")
+    moved = await append(log, "fold", {"put": {"fold": 3}}, namespace="_refold")
     await append(log, "d0", {"put": 1})
     live = await PostgresStore.open(postgres_dsn)
     try:
@@ -354,4 +354,4 @@ async def test_a_rebuild_in_shards_stops_at_an_unknown_fold(log, postgres_dsn, m
         await live.close()
     for unknown in stopped.value.exceptions:
         assert isinstance(unknown, FoldUnknown)
-        assert unknown.facts == {"fold": 2, "known": 1, "sequence": moved + 1}
+        assert unknown.facts == {"fold": 3, "known": 2, "sequence": moved + 1}

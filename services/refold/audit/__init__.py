@@ -13,8 +13,9 @@ from typing import Any, Final, NamedTuple
 
 from refold.core.document import Document, Status, to_canonical
 from refold.core.fold import RULES, fold, rules_of
+from refold.core.fold.window import WINDOW_VERSIONS_MAX, remember
 from refold.core.fold_state import entry_of
-from refold.core.history import Entry, snapshot_of
+from refold.core.history import NEVER, Entry, Segment, Snapshot, snapshot_of
 from refold.core.stream import Record, Route
 from refold.history import record_of
 from refold.store import Key, Rejection
@@ -83,6 +84,7 @@ class ReplayCheck:
         self._state_of_row: bytes | None = None
         self._keeps_changes = any(rules.needs is not None for rules in RULES.values())
         self._changes: list[Entry] = []
+        self._bases = [NEVER]
         self._rejections: dict[int, Rejection] = {}
         self.digest = EMPTY_DIGEST
         self.counts = [0] * len(Status)
@@ -131,6 +133,7 @@ class ReplayCheck:
         for entry in page.entries:
             yield from self._take_entry(entry, "page")
         state = to_canonical(document.state)
+        self._keep_base(snapshot_of(document, state))
         expected = StoredPage.of(self.key, page.entries, snapshot_of(document, state), document.events)
         yield from compare(self.key, at, "page", expected.closing._asdict(), page.closing._asdict())
         names = ("last_sequence", "events", "ids", "identities")
@@ -146,15 +149,15 @@ class ReplayCheck:
         rules = rules_of(self._fold_number_at(record.sequence))
         decoded = rules.decode(record, rules)
         version = None if rules.needs is None else rules.needs(decoded, document)
-        window = [] if version is None else [entry for entry in self._changes if entry.version > version]
+        window = None if version is None else self._since(version)
         folded = fold(document, record, rules, recorded_at=found.recorded_at, decoded=decoded, window=window)
         is_usual = record.subject == self._usual_subject
         expected = entry_of(record, folded, found.recorded_at, is_usual=is_usual)
-        if expected.status.is_effective:
-            if self._head and expected.version == self._head.state_version:
-                self._state_of_row = to_canonical(document.state)
-            if self._keeps_changes:
-                self._changes.append(expected)
+        remember(document, expected)
+        if self._keeps_changes and (expected.status.is_effective or expected.conflict is not None):
+            self._changes.append(expected)
+        if expected.status.is_effective and self._head and expected.version == self._head.state_version:
+            self._state_of_row = to_canonical(document.state)
         document.unpaged_events += 1
         document.unpaged_bytes += expected.size
         self.counts[expected.status] += 1
@@ -163,6 +166,22 @@ class ReplayCheck:
             yield from self._compare_rejection(rejection, self._rejections.pop(expected.sequence, None))
         if expected != found:
             yield from compare(self.key, found.sequence, part, expected._asdict(), found._asdict())
+
+    def _since(self, version: int) -> Segment:
+        """Return the history from a snapshot at or before a version."""
+        base = next(base for base in reversed(self._bases) if base.version <= version)
+        return Segment(
+            base, base.sequence, [entry for entry in self._changes if entry.version > base.version]
+        )
+
+    def _keep_base(self, snapshot: Snapshot) -> None:
+        """Keep a snapshot that windows may begin at, and forget what no window reaches back to."""
+        if not self._keeps_changes:
+            return
+        self._bases.append(snapshot)
+        while len(self._bases) > 1 and self._bases[1].version + WINDOW_VERSIONS_MAX <= self.document.version:
+            del self._bases[0]
+        self._changes = [entry for entry in self._changes if entry.version > self._bases[0].version]
 
     def _compare_rejection(self, expected: Rejection, found: Rejection | None) -> Iterator[Difference]:
         sequence = expected.sequence
@@ -173,5 +192,5 @@ class ReplayCheck:
 
 
 def _columns(document: Document) -> dict[str, Any]:
-    names = (name for name in Document.__dataclass_fields__ if name not in {"state", "identities"})
+    names = (name for name in Document.__dataclass_fields__ if name not in {"state", "identities", "recent"})
     return {name: getattr(document, name) for name in names}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 from refold.core import json_text
 from refold.core.json_text import Json
@@ -53,6 +53,8 @@ class Document:
     unpaged_bytes: int = 0
     page_bytes: int = 0
     identities: dict[bytes, bytes] = field(default_factory=dict)
+    recent: Any = field(default=None, compare=False, repr=False)
+    """What fold 2 keeps of the last changes (`refold.core.fold.window`); never stored."""
 
     @classmethod
     def new(cls, where: Route) -> Self:
@@ -139,7 +141,8 @@ class Outcome(NamedTuple):
     """What the fold made of one event.
 
     `version` is the document's after it (for a duplicate: its first outcome's). `effect` is the effective
-    RFC 6902 patch where it is not the event's own. `is_creation`: the document was absent before.
+    RFC 6902 patch where it is not the event's own. `is_creation`: the document was absent before. `conflict` is what
+    came of resolving a stale event (`refold.core.fold.v2`).
     """
 
     status: Status
@@ -150,6 +153,7 @@ class Outcome(NamedTuple):
     detail: str = ""
     effect: list[Json] | None = None
     first: First | None = None
+    conflict: dict[str, Json] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +186,10 @@ class Limits:
     """An id is looked up within so many of its document's last events of any kind."""
     occurred_ahead_nanoseconds: int
     """`occurred_at` may be this far after recorded time."""
+    window_versions: int | None = None
+    """A base may be so many versions behind the head; fold 1 has no such limit."""
+    window_bytes: int | None = None
+    """So many bytes of effective patches may lie between a base and the head; fold 1 has no such limit."""
 
 
 UNBOUNDED: Final = Limits(**dict.fromkeys(Limits.__dataclass_fields__, 2**62))

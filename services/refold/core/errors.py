@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class RefoldError(Exception):
@@ -39,6 +39,8 @@ class Refused(RefoldError, code="refused"):
         self.reason = reason
         self.field = field
         self.shape = shape
+        self.conflict: dict[str, Any] | None = None
+        """What came of resolving a stale event that is rejected."""
 
     def __str__(self) -> str:
         where = f"{self.field}: " if self.field else ""

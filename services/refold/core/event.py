@@ -47,15 +47,20 @@ def decode(headers: bytes, body: bytes, limits: Limits, operations: Operations) 
     return check_event(open_envelope(headers, body, limits), limits, operations)
 
 
-def check_event(envelope: Envelope, limits: Limits, operations: Operations) -> Event:
-    """Check an opened event. Raises `Refused`, naming field, rule and shape."""
+def check_event(
+    envelope: Envelope, limits: Limits, operations: Operations, later: frozenset[str] = frozenset()
+) -> Event:
+    """Check an opened event. Raises `Refused`, naming field, rule and shape.
+
+    `later` are the fields that a fold number has in addition to those of fold 1.
+    """
     fields, event_id = envelope
     change = ""
     for name, value in fields.items():
         if type(value) is str and (name in _PLAIN_TEXTS or (name == "id" and event_id is not None)):
             continue
         if change or name not in CHANGES:
-            return _check_all(envelope, limits, operations)
+            return _check_all(envelope, limits, operations, later)
         change = name
     if change == "patch":
         value = fields["patch"]
@@ -63,14 +68,15 @@ def check_event(envelope: Envelope, limits: Limits, operations: Operations) -> E
         return tuple.__new__(
             Event, (_PATCH, value, compile_patch(value, limits, operations), 0, fields, None, None, None)
         )
-    return _check_all(envelope, limits, operations)
+    return _check_all(envelope, limits, operations, later)
 
 
-def _check_all(envelope: Envelope, limits: Limits, shapes: Operations) -> Event:
+def _check_all(envelope: Envelope, limits: Limits, shapes: Operations, later: frozenset[str]) -> Event:
     """Check an event that has more than a patch and texts, or say which rule it breaks."""
     fields = envelope.fields
-    if not fields.keys() <= FIELDS:
-        name = min(fields.keys() - FIELDS)
+    others = fields.keys() - FIELDS
+    if others and not others <= later:
+        name = min(others - later)
         if name in LATER_FIELDS:
             rule = "belongs to a later fold"
             raise Refused("not_in_this_fold", rule, field=name, shape=shape_of(fields[name]))
@@ -89,7 +95,10 @@ def _check_all(envelope: Envelope, limits: Limits, shapes: Operations) -> Event:
         size = size_within(value, limits.depth)
     elif kind is Kind.delete and value is not True:
         raise _bad("delete", "must be true", value)
-    return Event(kind, value, operations, size, fields, *_check_others(envelope, limits))
+    checked = _check_others(envelope, limits)
+    if others:
+        _check_later(fields, limits)
+    return Event(kind, value, operations, size, fields, *checked)
 
 
 def _check_others(envelope: Envelope, limits: Limits) -> tuple[int | None, str | None, int | None]:
@@ -110,6 +119,17 @@ def _check_others(envelope: Envelope, limits: Limits) -> tuple[int | None, str |
     if "meta" in fields and not isinstance(fields["meta"], dict):
         raise _bad("meta", "must be an object", fields["meta"])
     return base, on_conflict, occurred_at
+
+
+def _check_later(fields: dict[str, Json], limits: Limits) -> None:
+    """Check the fields that fold 1 does not have."""
+    if "session" in fields and not 1 <= len(_text("session", fields["session"])) <= limits.id_chars:
+        raise _bad("session", f"must be of 1 to {limits.id_chars} characters", fields["session"])
+    if "all_or_nothing" in fields and type(fields["all_or_nothing"]) is not bool:
+        raise _bad("all_or_nothing", "must be a boolean", fields["all_or_nothing"])
+    for name in ("reverts", "resolves"):
+        if name in fields and not (type(fields[name]) is int and 1 <= fields[name] <= VERSION_MAX):
+            raise _bad(name, "must be an integer from 1", fields[name])
 
 
 def _text(name: str, value: Json) -> str:

@@ -13,7 +13,8 @@ from refold.core.document import Document, Status
 from refold.core.envelope import REPLY_HEADER, read_headers, reply_subject
 from refold.core.errors import LogHole, Refused
 from refold.core.fold import RULES, fold, genesis_rules, rules_of
-from refold.core.fold.rules import Decoded, Folded, Rules, Step, Window
+from refold.core.fold.rules import Folded, Rules, Step
+from refold.core.fold.window import remember
 from refold.core.history import Entry
 from refold.core.json_text import Json
 from refold.core.settings import SETTINGS_PREFIX, SettingsInForce, is_system_document, read_settings
@@ -38,6 +39,14 @@ SUBJECTS_CACHED_MAX: Final = 100_000
 HEADERS_CACHED_MAX: Final = 1_000
 HEADERS_CACHED_BYTES_MAX: Final = 512
 """Headers whose meaning a fold state remembers: all events of one gateway carry the same."""
+
+
+class WindowNeeded(Exception):
+    """The document's changes since the event's base are not in memory (`Rules.needs`); nothing has been folded."""
+
+    def __init__(self, sequence: int) -> None:
+        super().__init__(sequence)
+        self.sequence = sequence
 
 
 class FoldState:
@@ -122,19 +131,10 @@ class FoldState:
         self.read_sequence = record.sequence
         return self._link(record._replace(headers=author_headers(record.headers)), where.partition)
 
-    def fold(
-        self,
-        record: Record,
-        where: Route,
-        document: Document,
-        decoded: Decoded | None = None,
-        window: Window = (),
-    ) -> Step:
+    def fold(self, record: Record, where: Route, document: Document) -> Step:
         """Fold a record into its document, in place; `where` is the route of its subject.
 
-        Raises `FoldUnknown`, `LogHole`.
-
-        `decoded` and `window` are what its rules asked for, where they need more than the document (`Rules.needs`).
+        Raises `FoldUnknown`, `LogHole`, and `WindowNeeded` with nothing changed.
         """
         # Taken apart, as in all of the hot path: an attribute of a NamedTuple takes twice as long.
         sequence, time, subject, headers, body = record
@@ -152,29 +152,28 @@ class FoldState:
         if self._namespaces:
             rules = self._namespaces.get(namespace, rules)
         fold_usual = rules.fold_usual
-        if fold_usual and decoded is None and not has_fields and namespace != SYSTEM_NAMESPACE:
+        if fold_usual and not has_fields and namespace != SYSTEM_NAMESPACE:
             step = fold_usual(document, stored, None if is_usual else subject, recorded_at, reply, rules)
         if step is None:
-            step = self._fold_any(Record._make(stored), where, document, recorded_at, decoded, window, reply)
+            step = self._fold_any(Record._make(stored), where, document, recorded_at, reply)
         self.read_sequence = sequence
         self.recorded_at = recorded_at
         self._link(stored, partition).counts[step[0][5]] += 1
+        if document.recent is not None:
+            remember(document, step[0])
         return step
 
     def _fold_any(
-        self,
-        record: Record,
-        where: Route,
-        document: Document,
-        recorded_at: int,
-        decoded: Decoded | None,
-        window: Window,
-        reply: str | None,
+        self, record: Record, where: Route, document: Document, recorded_at: int, reply: str | None
     ) -> Step:
         """Fold an event of any form, a system event too."""
         is_system = where.namespace == SYSTEM_NAMESPACE
         rules = self._rules_for(record, where) if is_system else self.rules_of(where.namespace)
-        folded = fold(document, record, rules, recorded_at=recorded_at, decoded=decoded, window=window)
+        decoded = rules.decode(record, rules)
+        version = None if rules.needs is None else rules.needs(decoded, document)
+        if version is not None:
+            raise WindowNeeded(record.sequence)
+        folded = fold(document, record, rules, recorded_at=recorded_at, decoded=decoded)
         if is_system:
             self._follow(document, folded)
         entry = entry_of(record, folded, recorded_at, is_usual=where.is_usual)
@@ -277,7 +276,7 @@ def entry_of(record: Record, folded: Folded, recorded_at: int, *, is_usual: bool
     """
     sequence, time, subject, headers, body = record
     outcome, occurred_at, _, _, identity = folded
-    status, version, kind, is_creation, reason, detail, effect, first = outcome
+    status, version, kind, is_creation, reason, detail, effect, first, conflict = outcome
     return Entry(
         sequence,
         time,
@@ -295,4 +294,5 @@ def entry_of(record: Record, folded: Folded, recorded_at: int, *, is_usual: bool
         detail,
         identity,
         0 if first is None else first.sequence,
+        None if conflict is None else json_text.dumps(conflict),
     )

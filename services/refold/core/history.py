@@ -24,7 +24,8 @@ class Entry(NamedTuple):
     `occurred_at` the author's, else `recorded_at`. `subject` is None where it is the document's usual one;
     `headers` are the author's; `effect` is the effective patch in canonical bytes where the fold changed it;
     `identity` what the dedup window keeps (`refold.core.dedup`), None for an event that takes no place there.
-    `first_sequence` is the sequence of the event that a duplicate repeats, else 0.
+    `first_sequence` is the sequence of the event that a duplicate repeats, else 0. `conflict` is, in canonical bytes,
+    what came of resolving a stale event.
     """
 
     sequence: int
@@ -43,6 +44,7 @@ class Entry(NamedTuple):
     detail: str
     identity: bytes | None
     first_sequence: int
+    conflict: bytes | None = None
 
     @property
     def size(self) -> int:

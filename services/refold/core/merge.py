@@ -53,7 +53,7 @@ class _Merging:
         if type(merge) is dict and type(root) is dict:
             self._change_members(root, merge)
             return
-        value = _without_nulls(merge)
+        value = without_nulls(merge)
         if not identical(root, value):
             self.edit.set_root(value, size_within(value, self._limits.depth))
             self._record("replace", value)
@@ -69,7 +69,7 @@ class _Merging:
             elif type(change) is dict and type(target.get(key)) is dict:
                 self._change_members(target[key], change)
             else:
-                self._set(target, key, _without_nulls(change))
+                self._set(target, key, without_nulls(change))
             self.tokens.pop()
 
     def _set(self, target: dict[str, Json], key: str, value: Json) -> None:
@@ -94,10 +94,11 @@ class _Merging:
         return len(self._operations) <= limits.operations and self._path_chars <= limits.event_bytes
 
 
-def _without_nulls(value: Json) -> Json:
+def without_nulls(value: Json) -> Json:
+    """Return what a merge patch's value makes where there is nothing."""
     if type(value) is not dict:
         return value
-    return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return {key: without_nulls(item) for key, item in value.items() if item is not None}
 
 
 def _copied(value: Json) -> Json:

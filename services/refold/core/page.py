@@ -29,10 +29,10 @@ _NUMBERS: Final = {
     "occurred_at": "q",
     "first_sequence": "Q",
 }
-_BYTES: Final = ("body", "headers", "effect", "subject", "identity", "reason", "detail")
+_BYTES: Final = ("body", "headers", "effect", "subject", "identity", "reason", "detail", "conflict")
 """Columns in their order."""
 
-_NULLABLE: Final = frozenset({"effect", "subject", "identity"})
+_NULLABLE: Final = frozenset({"effect", "subject", "identity", "conflict"})
 """Columns that are None or at least one byte."""
 
 _STRINGS: Final = frozenset({"reason", "detail"})

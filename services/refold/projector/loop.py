@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from operator import itemgetter
 from typing import Final
@@ -19,7 +18,7 @@ from refold.core import json_text
 from refold.core.document import STATUSES, Document, Status
 from refold.core.errors import FenceLost, FoldUnknown, LogUnavailable, StoreDamaged, raising_first
 from refold.core.fold.rules import Step
-from refold.core.fold_state import FoldState
+from refold.core.fold_state import FoldState, WindowNeeded
 from refold.core.history import Entry
 from refold.core.stream import Record, Route, author_headers
 from refold.log import EventLog, Notices, read_until
@@ -34,7 +33,7 @@ from refold.projector.notices import (
     refusal_notice,
     reply_notice,
 )
-from refold.projector.windows import Windows, load_windows, resume_system, split_by_rules
+from refold.projector.windows import load_windows, resume_system, split_by_rules
 from refold.store import Key, Rejection
 from refold.store.ports import SnapshotStore
 from refold.telemetry.logging import get_logger
@@ -153,7 +152,7 @@ class ShardLoop:
         await self._load_missing(records)
         try:
             for part in split_by_rules(records, self._fold_state.route):
-                self._fold(part, await self._load_windows(part))
+                await self._fold_all(part)
         except FoldUnknown:
             # The events before were folded by known rules: send and commit them before stopping.
             await self._send_folded()
@@ -213,29 +212,49 @@ class ShardLoop:
         message = f"{name} has been folded further than the checkpoints say"
         raise StoreDamaged(message, namespace=document.namespace, document=document.document)
 
-    async def _load_windows(self, records: list[Record]) -> Windows | None:
-        """Load what the rules in force need beside the documents; None where they need nothing."""
-        rules = self._fold_state.rules
-        if rules.needs is None:
-            return None
-        events = ((record, self._routes[record.subject][1]) for record in records)
-        held = [(record, document) for record, document in events if document is not None]
+    async def _fold_all(self, records: list[Record]) -> None:
+        while records:
+            try:
+                self._fold(records)
+            except WindowNeeded as needed:
+                records = [record for record in records if record.sequence >= needed.sequence]
+                await self._load_windows(records)
+            else:
+                return
+
+    async def _load_windows(self, records: list[Record]) -> None:
+        """Load the changes that these events need, as far as that can be told before they are folded."""
+        needed: dict[Key, tuple[Document, int]] = {}
+        for record in records:
+            where, document = self._routes[record.subject]
+            if document is None or (b"base" not in record.body and not record.headers):
+                continue
+            rules = self._fold_state.rules_of(where.namespace)
+            version = None if rules.needs is None else rules.needs(rules.decode(record, rules), document)
+            if version is not None:
+                _, oldest = needed.get(where[1:3], (document, version))
+                needed[where[1:3]] = document, min(version, oldest)
         # The committer may shrink the cache meanwhile: these stay in it.
         self._wanted = {self._fold_state.route(record.subject)[1:3] for record in records}
-        windows = await load_windows(self._ports.store, rules, held, self._uncommitted)
+        await load_windows(self._ports.store, needed, self._uncommitted)
         await self._load_missing(records)
-        return windows
 
     def _uncommitted(self, key: Key) -> Iterator[Entry]:
         if self._committing is not None:
             yield from self._committing.entries_of(key)
         yield from self._buffer.entries_of(key)
 
-    def _fold(self, records: list[Record], windows: Windows | None) -> None:
+    def _fold(self, records: list[Record]) -> None:
         young = self._ports.broker_now() - REPLY_AGE_NANOSECONDS
-        routes, buffer = self._routes, self._buffer
-        fold = self._fold_state.fold if windows is None else partial(windows.fold, self._fold_state)
         counts = [0] * len(STATUSES)
+        try:
+            self._fold_each(records, young, counts)
+        finally:
+            for status in filter(counts.__getitem__, STATUSES):
+                self._ports.metrics.events_folded.labels(outcome=status.name).inc(counts[status])
+
+    def _fold_each(self, records: list[Record], young: int, counts: list[int]) -> None:
+        routes, buffer, fold = self._routes, self._buffer, self._fold_state.fold
         for record in records:
             _, time, subject, _, _ = record
             where, document = routes[subject]
@@ -254,8 +273,6 @@ class ShardLoop:
                 counts[_REJECTED] += 1
             else:
                 self._fold_state.skip(record, where)
-        for status in filter(counts.__getitem__, STATUSES):
-            self._ports.metrics.events_folded.labels(outcome=status.name).inc(counts[status])
 
     def _note(self, step: Step, where: Route) -> None:
         """Keep the outcome and the change of an event until they are sent."""

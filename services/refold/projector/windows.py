@@ -1,22 +1,21 @@
 """Load what the fold needs in addition to the documents: changes that rules need, and the system's fold number.
 
-Used by the projector's loop, before it folds a part of the log.
+Used by the projector's loop, where an event needs them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import Final
 
 from refold.core.document import Document
 from refold.core.errors import LogHole
 from refold.core.fold import fold, genesis_rules, rules_of
-from refold.core.fold.rules import Decoded, Rules, Step
+from refold.core.fold.window import Recent
 from refold.core.fold_state import FoldState
-from refold.core.history import Entry
+from refold.core.history import NEVER, Entry, Segment
 from refold.core.stream import FOLD_DOCUMENT, SYSTEM_NAMESPACE, Record, Route
 from refold.history import record_of
 from refold.log import EventLog, read_until
@@ -26,54 +25,28 @@ from refold.store.ports import HistoryReader, SnapshotStore
 _SYSTEM: Final = SYSTEM_NAMESPACE.encode()
 
 
-@dataclass(slots=True, kw_only=True)
-class Windows:
-    """A part of the log decoded, with the changes that its events need."""
-
-    decoded: dict[int, Decoded] = field(default_factory=dict)
-    since: dict[int, int] = field(default_factory=dict)
-    """By sequence: the version after which an event needs its document's changes."""
-    changes: dict[Key, list[Entry]] = field(default_factory=dict)
-
-    def fold(self, fold_state: FoldState, record: Record, where: Route, document: Document) -> Step:
-        """Fold a record of the part, and keep its change for those that follow."""
-        changes = self.changes.get(where[1:3], [])
-        version = self.since.get(record.sequence)
-        window = [] if version is None else [entry for entry in changes if entry.version > version]
-        step = fold_state.fold(record, where, document, self.decoded[record.sequence], window)
-        if step.entry.status.is_effective:
-            changes.append(step.entry)
-        return step
-
-
 async def load_windows(
     store: HistoryReader,
-    rules: Rules,
-    events: Iterable[tuple[Record, Document]],
+    needed: Mapping[Key, tuple[Document, int]],
     uncommitted: Callable[[Key], Iterable[Entry]],
-) -> Windows:
-    """Decode a part of the log, and load the changes that its events need: from memory, else from the store."""
-    windows = Windows()
-    oldest: dict[Key, int] = {}
-    for record, document in events:
-        decoded = windows.decoded[record.sequence] = rules.decode(record, rules)
-        version = rules.needs(decoded, document) if rules.needs is not None else None
-        if version is not None:
-            windows.since[record.sequence] = version
-            key = (document.namespace, document.document)
-            oldest[key] = min(version, oldest.get(key, version))
+) -> None:
+    """Load the documents' changes since a version of each, from memory and the store, and keep them with them."""
     # First from memory: what is committed meanwhile is in the store when that is read.
-    recent = {key: [entry for entry in uncommitted(key) if entry.status.is_effective] for key in oldest}
-    loaded = await asyncio.gather(*(_changes_since(store, key, version) for key, version in oldest.items()))
-    for (key, version), stored in zip(oldest.items(), loaded, strict=True):
-        by_version = {entry.version: entry for entry in (*stored, *recent[key]) if entry.version > version}
-        windows.changes[key] = [by_version[at] for at in sorted(by_version)]
-    return windows
+    pending = {key: list(uncommitted(key)) for key in needed}
+    loaded = await asyncio.gather(*(_segment(store, key, version) for key, (_, version) in needed.items()))
+    for (key, (document, _)), segment in zip(needed.items(), loaded, strict=True):
+        by_sequence = {entry.sequence: entry for entry in (*segment.entries, *pending[key])}
+        entries = [by_sequence[sequence] for sequence in sorted(by_sequence)]
+        document.recent = Recent(segment._replace(entries=entries), document.events)
 
 
-async def _changes_since(store: HistoryReader, key: Key, version: int) -> list[Entry]:
-    async with aclosing(store.segments(*key, after_version=version, is_descending=False)) as segments:
-        return [entry async for segment in segments for entry in segment.entries if entry.status.is_effective]
+async def _segment(store: HistoryReader, key: Key, version: int) -> Segment:
+    """Read a document's committed history from the segment that holds a version, as one."""
+    segments = store.segments(*key, after_version=version, is_descending=False)
+    async with aclosing(segments):
+        found = [segment async for segment in segments]
+    entries = [entry for segment in found for entry in segment.entries]
+    return found[0]._replace(entries=entries) if found else Segment(NEVER, 0, [])
 
 
 def split_by_rules(records: list[Record], route_of: Callable[[bytes], Route]) -> Iterator[list[Record]]:

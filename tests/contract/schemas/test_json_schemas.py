@@ -165,7 +165,7 @@ def _reasons() -> set[str]:
         for node in ast.walk(module.tree)
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
-        and node.func.id in {"Refused", "_too_large", "_unfit"}
+        and node.func.id in {"Refused", "Gone", "_too_large", "_unfit"}
         and isinstance(node.args[0], ast.Constant)
     }
     # The name of a shard is no part of an event; what is wrong in a namespace's schema is a bad system event.

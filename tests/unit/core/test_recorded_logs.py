@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from refold.core.document import Status
-from refold.core.fold import RULES
 from support.fold2 import known_fold_2
 from support.node import own_fold
 from support.recorded import DATA, recorded_log, shortened
@@ -77,4 +76,3 @@ def test_the_recorded_logs_of_fold_1_cover_every_outcome_and_reason():
     outcomes = [outcome for path in FOLD_1 for outcome in recorded_log(path).outcomes]
     assert {status for status, *_ in outcomes} == {it.name for it in Status} - {"merged"}
     assert sorted({reason for _, _, reason, *_ in outcomes if reason}) == REASONS
-    assert set(RULES) == {1}

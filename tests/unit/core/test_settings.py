@@ -8,17 +8,15 @@ from typing import Any
 import pytest
 
 from refold.core import json_text
-from refold.core.document import Document, Kind, Status
+from refold.core.document import Document
 from refold.core.errors import Refused
-from refold.core.event import Event
 from refold.core.extensions import EXTENDED, apply_extended
 from refold.core.fold import RULES, v1
-from refold.core.fold.rules import Decoded, Folded, Rules, Window
 from refold.core.fold_state import FoldState, first_checkpoints
 from refold.core.merge import apply_merge
 from refold.core.patch import compile_patch
 from refold.core.settings import DEFAULTS, SETTINGS_KEPT_MAX, SETTINGS_PREFIX, SettingsInForce, read_settings
-from refold.core.stream import PARTITIONS, Record, partition_of
+from refold.core.stream import PARTITIONS, partition_of
 from support.events import record
 from support.fold2 import FOLD_2, MOVE_ON
 
@@ -132,32 +130,6 @@ def test_a_patch_whose_result_the_schema_does_not_allow_changes_nothing():
     assert apply_merge(state, {"b": 2}, size=7, limits=LIMITS, check=check)[0] == {"a": 1, "b": 2}
 
 
-def decide(
-    document: Document, taken: Record, decoded: Decoded, recorded_at: int, rules: Rules, window: Window
-) -> Folded:
-    """Fold as fold 1 does, with settings documents."""
-    event = decoded.event
-    if (
-        document.namespace == "_refold"
-        and document.document.startswith(SETTINGS_PREFIX)
-        and event is not None
-    ):
-        return _put(document, taken, event, rules)
-    return v1.decide(document, taken, decoded, recorded_at, rules, window)
-
-
-def _put(document: Document, taken: Record, event: Event, rules: Rules) -> Folded:
-    read_settings(document.document, event.value, rules.limits)
-    document.state = event.value
-    document.version += 1
-    document.version_sequence = taken.sequence
-    outcome = v1.Outcome(Status.applied, document.version, Kind.put)
-    return Folded(outcome, taken.time)
-
-
-WITH_SETTINGS = replace(FOLD_2, decide=decide, needs=None, fold_usual=v1.RULES.fold_usual)
-
-
 class Shard:
     """A shard of all partitions, or of some; it folds what is its own."""
 
@@ -175,7 +147,7 @@ class Shard:
 
 @pytest.fixture
 def log(monkeypatch):
-    monkeypatch.setitem(RULES, 2, WITH_SETTINGS)
+    monkeypatch.setitem(RULES, 2, FOLD_2)
     events = [
         (MOVE_ON, "_refold", "fold"),
         ({"put": {"a": "text"}}, "acme", "d"),
@@ -230,10 +202,10 @@ def test_a_shard_that_starts_in_the_middle_resumes_the_settings(log):
 
 
 def test_a_schema_excludes_the_usual_way_which_could_not_undo():
-    under = WITH_SETTINGS.under(settings({"schema": NUMBERS}))
+    under = FOLD_2.under(settings({"schema": NUMBERS}))
     assert under.fold_usual is None
     assert under.settings.check is not None
-    assert WITH_SETTINGS.under(settings({"feed": True})).fold_usual is WITH_SETTINGS.fold_usual
+    assert FOLD_2.under(settings({"feed": True})).fold_usual is FOLD_2.fold_usual
 
 
 def test_fold_1_has_no_settings():

@@ -219,8 +219,8 @@ def test_a_genesis_is_folded_like_any_event_and_sets_the_number(log):
 
 def test_an_unknown_fold_number_stops_the_fold_at_the_next_event(log):
     log.publish(genesis("log-1"), to=("_refold", "log"))
-    log.publish({"put": {"fold": 2}}, to=("_refold", "fold"))
-    assert {checkpoint.fold for checkpoint in log.shard.checkpoints()} == {2}
+    log.publish({"put": {"fold": 3}}, to=("_refold", "fold"))
+    assert {checkpoint.fold for checkpoint in log.shard.checkpoints()} == {3}
     for follow in (
         lambda: log.publish({"put": 1}),
         lambda: log.skip({"put": 1}),
@@ -228,7 +228,7 @@ def test_an_unknown_fold_number_stops_the_fold_at_the_next_event(log):
     ):
         with pytest.raises(FoldUnknown) as unknown:
             follow()
-        assert unknown.value.facts == {"fold": 2, "known": 1, "sequence": 3}
+        assert unknown.value.facts == {"fold": 3, "known": 2, "sequence": 3}
     assert log.shard.read_sequence == 2
 
 
@@ -247,6 +247,6 @@ def test_a_document_of_an_author_named_fold_changes_nothing(log):
 def test_a_shard_that_starts_after_an_unknown_number_does_not_fold():
     checkpoints = first_checkpoints("log-1")
     for checkpoint in checkpoints:
-        checkpoint.fold = 2
+        checkpoint.fold = 3
     with pytest.raises(FoldUnknown):
         Log(checkpoints).publish({"put": 1})

@@ -14,7 +14,7 @@ from refold.core.stream import NAME_CHARS_MAX
 from support.events import History, record
 from support.fold1 import LIMITS
 
-LIMITS_OF_FOLD_1 = asdict(LIMITS)
+LIMITS_OF_FOLD_1 = {name: each for name, each in asdict(LIMITS).items() if each is not None}
 
 
 def changed(**members):
@@ -98,11 +98,11 @@ def test_an_invalid_genesis_is_refused_by_fold_and_log_check(event):
         read_genesis(record(event, namespace="_refold", document="log"))
 
 
-@pytest.mark.parametrize("number", [2, 3, 2**31 - 1])
+@pytest.mark.parametrize("number", [3, 2**31 - 1])
 def test_a_genesis_of_an_unknown_number_is_an_error_that_names_it(number):
     with pytest.raises(FoldUnknown) as unknown:
         read_genesis(record(changed(fold=number), namespace="_refold", document="log"))
-    assert unknown.value.facts == {"fold": number, "known": 1, "sequence": 1}
+    assert unknown.value.facts == {"fold": number, "known": 2, "sequence": 1}
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"put":1,"put":1}'])
@@ -129,7 +129,7 @@ def test_a_genesis_is_valid_only_at_sequence_1():
         read_genesis(record(genesis("log-1"), sequence=2, namespace="_refold", document="log"))
 
 
-@pytest.mark.parametrize("number", [2, 3, 2**31 - 1])
+@pytest.mark.parametrize("number", [3, 2**31 - 1])
 def test_a_fold_document_advances_the_number(number):
     document = fold_document()
     assert document.publish({"put": {"fold": number}}).status is Status.applied

@@ -268,7 +268,7 @@ async def test_a_loop_that_lost_its_lease_stops_and_writes_nothing() -> None:
 async def test_an_unknown_fold_stops_the_projector_after_all_earlier_events() -> None:
     log, store = MemoryLog("log-1"), MemoryStore()
     await append(log, "a", {"put": 1})
-    moved = await append(log, "fold", {"put": {"fold": 2}}, namespace=SYSTEM_NAMESPACE)
+    moved = await append(log, "fold", {"put": {"fold": 3}}, namespace=SYSTEM_NAMESPACE)
     await append(log, "a", {"put": 2})
     with pytest.raises(FoldUnknown):
         async with projecting(ports(log, store)) as running:

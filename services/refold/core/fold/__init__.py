@@ -11,12 +11,12 @@ from typing import Any, Final
 from refold.core.document import Document
 from refold.core.envelope import open_envelope
 from refold.core.errors import FoldUnknown, LogDiffers, Refused
-from refold.core.fold import v1
+from refold.core.fold import v1, v2
 from refold.core.fold.rules import FOLD_MAX, Decoded, Folded, Rules, Window
 from refold.core.json_text import Json
 from refold.core.stream import GENESIS_DOCUMENT, SYSTEM_NAMESPACE, Record, author_headers, route
 
-RULES: Final[dict[int, Rules]] = {1: v1.RULES}
+RULES: Final[dict[int, Rules]] = {1: v1.RULES, 2: v2.RULES}
 """Every number that this program knows."""
 
 NEWEST: Final = v1.RULES
@@ -49,7 +49,7 @@ def fold(
     *,
     recorded_at: int,
     decoded: Decoded | None = None,
-    window: Window = (),
+    window: Window = None,
 ) -> Folded:
     """Fold one event into its document, in place.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Final, NamedTuple, TypeAlias
 
@@ -10,7 +10,7 @@ from refold.core.document import Document, First, Limits, Outcome
 from refold.core.envelope import Envelope
 from refold.core.errors import Refused
 from refold.core.event import Event
-from refold.core.history import Entry
+from refold.core.history import Entry, Segment
 from refold.core.json_text import Json
 from refold.core.patch import OperationShape
 from refold.core.settings import DEFAULTS, Settings
@@ -57,8 +57,8 @@ class Step(NamedTuple):
     reply: str | None
 
 
-Window: TypeAlias = Sequence[Entry]
-"""Effective entries of one document, in order, from the version that an event's rules asked for to the head."""
+Window: TypeAlias = Segment | None
+"""The history of one document to its head, from the version that an event's rules asked for, or from before it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +82,8 @@ class Rules:
     decode: Callable[[Record, Rules], Decoded]
     needs: Callable[[Decoded, Document], int | None] | None
     decide: Callable[[Document, Record, Decoded, int, Rules, Window], Folded]
+    fields: frozenset[str] = frozenset()
+    """Fields of an event that fold 1 does not have."""
     fold_usual: (
         Callable[[Document, RecordFields, bytes | None, int, str | None, Rules], Step | None] | None
     ) = None
@@ -95,5 +97,7 @@ class Rules:
 
     def genesis_state(self, log_id: str) -> dict[str, Json]:
         """Return the state of the genesis of a log that is made under these rules."""
-        limits: dict[str, Json] = asdict(self.limits)
+        limits: dict[str, Json] = {
+            name: each for name, each in asdict(self.limits).items() if each is not None
+        }
         return {"log_id": log_id, "partitions": PARTITIONS, "fold": self.number, "limits": limits}

@@ -50,7 +50,7 @@ def fold_usual(
                     event_id = value
                 elif name == "occurred_at":
                     occurred_at = checked_occurred_at(parse_rfc3339(value), recorded_at, limits)
-                elif name != "on_conflict" or value != "reject":
+                elif not _is_neutral(name, value, rules):
                     return None
             elif change is None and name in _CHANGES:
                 change = name
@@ -84,8 +84,15 @@ def fold_usual(
         first = _new(First, (document.events, sequence, recorded_at, version, _APPLIED, is_creation, ""))
         identity = remember(document.identities, digest, content, first, limits.id_window_ids)
     entry = (sequence, time, recorded_at, occurred_at, version, _APPLIED, kind, is_creation, subject, headers, body,
-             effect, "", "", identity, 0)  # fmt: skip
+             effect, "", "", identity, 0, None)  # fmt: skip
     return _new(Step, (_new(Entry, entry), event_id, fields, None, reply))
+
+
+def _is_neutral(name: str, value: str, rules: Rules) -> bool:
+    """Tell whether a text makes no difference where there is nothing to resolve."""
+    if name == "session":
+        return name in rules.fields and 0 < len(value) <= rules.limits.id_chars
+    return name == "on_conflict" and value == "reject"
 
 
 def _apply(document: Document, kind: Kind, value: Json, rules: Rules) -> bytes | None:

@@ -248,8 +248,8 @@ _IDS: Final = struct.Struct(">ii")
 _JOURNAL_COUNT: Final = len(JOURNAL_COLUMNS).to_bytes(2, "big")
 _NUMBERS: Final = struct.Struct(">iqiqiqiqiqihihi?")
 _LAST: Final = struct.Struct(">iq")
-_USUAL_TAIL: Final = b"".join((_NULL, _EMPTY, _EMPTY, _NULL, _LAST.pack(8, 0)))
-"""No effect, no reason, no detail, no identity, no first sequence."""
+_USUAL_TAIL: Final = b"".join((_NULL, _EMPTY, _EMPTY, _NULL, _LAST.pack(8, 0), _NULL))
+"""No effect, no reason, no detail, no identity, no first sequence, no conflict."""
 
 
 def _page_copy(pages: Iterable[ClosedPage], kept: Mapping[Key, list[Entry]]) -> bytes:
@@ -293,11 +293,11 @@ def _add_row(parts: list[bytes], head: bytes, e: Entry) -> None:
     length = _LENGTH.pack
     subject = _nullable(e.subject)
     parts += (head, numbers, subject, length(len(headers)), headers, length(len(body)), body)
-    if e.effect is e.identity is None and not e.reason and not e.first_sequence:
+    if e.effect is e.identity is e.conflict is None and not e.reason and not e.first_sequence:
         parts.append(_USUAL_TAIL)
         return
     made = (_nullable(e.effect), _text(e.reason), _text(e.detail), _nullable(e.identity))
-    parts += (*made, _LAST.pack(8, e.first_sequence))
+    parts += (*made, _LAST.pack(8, e.first_sequence), _nullable(e.conflict))
 
 
 def _nullable(value: bytes | None) -> bytes:

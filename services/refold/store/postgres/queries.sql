@@ -215,22 +215,22 @@ made AS (
 kept AS (
     INSERT INTO journal (
         namespace, document, sequence, time, recorded_at, occurred_at, version, status, kind, is_creation,
-        subject, headers, body, effect, reason, detail, identity, first_sequence
+        subject, headers, body, effect, reason, detail, identity, first_sequence, conflict
     )
     SELECT k.*
     FROM fence, unnest(
         $33::text[], $34::text[], $35::bigint[], $36::bigint[], $37::bigint[], $38::bigint[], $39::bigint[],
         $40::smallint[], $41::smallint[], $42::boolean[], $43::bytea[], $44::bytea[], $45::bytea[], $46::bytea[],
-        $47::text[], $48::text[], $49::bytea[], $50::bigint[]
+        $47::text[], $48::text[], $49::bytea[], $50::bigint[], $51::bytea[]
     ) AS k
 ),
 counted AS (
     INSERT INTO namespaces AS n (partition, namespace, documents, events)
-    SELECT $51::smallint, k.* FROM fence, unnest($52::text[], $53::bigint[], $54::bigint[]) AS k
+    SELECT $52::smallint, k.* FROM fence, unnest($53::text[], $54::bigint[], $55::bigint[]) AS k
     ON CONFLICT (namespace, partition) DO UPDATE
     SET documents = n.documents + excluded.documents, events = n.events + excluded.events
 )
-SELECT changed_all((SELECT count(*) FROM changed), $55) FROM fence
+SELECT changed_all((SELECT count(*) FROM changed), $56) FROM fence
 
 -- name: changed_all
 SELECT changed_all($1, $2)

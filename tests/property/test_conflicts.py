@@ -1,0 +1,30 @@
+"""Authors who write at the same time: the fold does what each meant, as a naive model with identities says."""
+
+from __future__ import annotations
+
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from support.authors import Folded, Garbage, Room
+
+
+@settings(max_examples=150)
+@given(seed=st.integers(0, 2**32), operations=st.integers(1, 4), turns=st.integers(4, 24))
+def test_each_operation_does_what_its_author_meant(seed, operations, turns):
+    random = Random(seed)
+    Room(random, authors=random.randint(2, 4), operations=operations).play(turns)
+
+
+@settings(max_examples=100)
+@given(seed=st.integers(0, 2**32), turns=st.integers(4, 30))
+def test_no_patch_stops_the_fold_and_what_is_kept_makes_no_difference(seed, turns):
+    random = Random(seed)
+    garbage = Garbage(random)
+    kept, loaded = Folded(garbage.first), Folded(garbage.first)
+    for _ in range(turns):
+        event = garbage.event(kept.document.version)
+        assert kept.publish(event) == loaded.publish(event, is_kept=False)
+        assert kept.entries[-1] == loaded.entries[-1]
+        assert kept.document.state == loaded.document.state

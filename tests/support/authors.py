@@ -1,0 +1,433 @@
+"""Authors who write to one document at the same time, each by what is on its own screen.
+
+Each sends events with delay, several in flight, and learns of the others' changes late. The fold must do what each
+meant, which the naive model of `support.identities` says. Every value is unique, so that a confusion shows.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter, deque
+from random import Random
+from typing import Any
+
+import jsonpatch
+
+from refold.core import json_text
+from refold.core.document import ABSENT, Document, Status
+from refold.core.fold import fold, v2
+from refold.core.fold.window import remember
+from refold.core.fold_state import entry_of
+from refold.core.history import NEVER, Entry, Segment
+from refold.core.stream import Record, Route
+from support.identities import NOBODY, World, tokens_of
+
+STRATEGIES = ["last_write_wins"] * 6 + ["first_write_wins"] * 3 + ["reject"]
+
+
+class Mistake(AssertionError):
+    """The fold did something else than the authors meant."""
+
+
+class Folded:
+    """One document, folded event by event from its entries."""
+
+    def __init__(self, state: Any = None) -> None:
+        self.document = Document.new(Route.of("n", "d"))
+        self.entries: list[Entry] = []
+        if state is not None:
+            self.publish({"put": state})
+
+    def needs(self, event: dict[str, Any]) -> int | None:
+        """Return what the fold of an event asks for."""
+        record = Record(1, 1, b"state.n.d", b"", json_text.dumps(event))
+        return v2.needs(v2.RULES.decode(record, v2.RULES), self.document)
+
+    def publish(self, event: dict[str, Any], *, is_kept: bool = True) -> Any:
+        """Fold an event, and check that its effective patch does to the version before what it did.
+
+        Without `is_kept`, from the entries alone, as after a restart.
+        """
+        if not is_kept:
+            self.document.recent = None
+        sequence = len(self.entries) + 1
+        before = b"{}" if self.document.state is ABSENT else json_text.dumps(self.document.state)
+        record = Record(sequence, sequence * 10**9, b"state.n.d", b"", json_text.dumps(event))
+        decoded = v2.RULES.decode(record, v2.RULES)
+        base = v2.RULES.needs(decoded, self.document)
+        window = None if base is None else Segment(NEVER, 0, self.entries)
+        folded = fold(
+            self.document, record, v2.RULES, recorded_at=record.time, decoded=decoded, window=window
+        )
+        entry = entry_of(record, folded, record.time, is_usual=True)
+        remember(self.document, entry)
+        self.entries.append(entry)
+        outcome = folded.outcome
+        if self.document.state is ABSENT:
+            return outcome
+        after = json_text.dumps(self.document.state)
+        if len(after) != self.document.size:
+            raise Mistake("the size is wrong", event)
+        if outcome.status is Status.rejected:
+            if before != after:
+                raise Mistake("a rejected event changed the state", event)
+        elif "patch" in event or outcome.effect is not None:
+            operations = event["patch"] if outcome.effect is None else outcome.effect
+            patched = json_text.loads(before)
+            for operation in operations:
+                patched = apply_alone(patched, operation)
+            if json_text.dumps(patched) != after:
+                raise Mistake("the effective patch does something else", operations)
+        return outcome
+
+
+def apply_alone(state: Any, operation: dict[str, Any]) -> Any:
+    """Apply one operation by the library for JSON Patch, or the plain definition of a text operation."""
+    name = operation["op"]
+    if name in {"str_ins", "str_del", "inc"}:
+        old = jsonpatch.JsonPointer(operation["path"]).resolve(state, None)
+        if old is None:
+            # A text may begin with its first characters.
+            return jsonpatch.apply_patch(
+                state, [{"op": "add", "path": operation["path"], "value": operation["str"]}]
+            )
+        if name == "inc":
+            new = old + operation["inc"]
+        elif name == "str_ins":
+            new = old[: operation["pos"]] + operation["str"] + old[operation["pos"] :]
+        else:
+            new = old[: operation["pos"]] + old[operation["pos"] + operation["len"] :]
+        operation = {"op": "replace", "path": operation["path"], "value": new}
+    elif name == "push":
+        return push_alone(state, operation)
+    return jsonpatch.apply_patch(state, [operation])
+
+
+def push_alone(state: Any, operation: dict[str, Any]) -> Any:
+    """Push by its definition."""
+    path, value = operation["path"], operation["value"]
+    old = jsonpatch.JsonPointer(path).resolve(state, None)
+    new = [value] if old is None else [*old, value][-operation["max"] :]
+    return jsonpatch.apply_patch(
+        state, [{"op": "add" if old is None else "replace", "path": path, "value": new}]
+    )
+
+
+class Author:
+    """One author with a screen."""
+
+    def __init__(self, session: str, screen: Any) -> None:
+        self.session = session
+        self.base = 1
+        self.screen = screen
+        self.sent: deque[dict[str, Any]] = deque()
+        self.is_exact = True
+        self.is_waiting = False
+
+
+class Room:
+    """Some authors, their document, and the naive model of it."""
+
+    def __init__(
+        self, random: Random, *, authors: int = 3, operations: int = 2, strategies: list[str] = STRATEGIES
+    ) -> None:
+        self.random = random
+        self.counter = 0
+        self.operations = operations
+        self.strategies = strategies
+        state = self._first_state()
+        names = [f"s{number}" for number in range(authors)]
+        if random.random() < 0.25:
+            names[-1] = NOBODY
+        self.world = World(state, [name for name in names if name != NOBODY])
+        self.folded = Folded(state)
+        self.authors = [Author(name, copy.deepcopy(state)) for name in names]
+        self.counts: Counter[str] = Counter()
+        self.history: list[Any] = [("state", copy.deepcopy(state))]
+
+    def _first_state(self) -> dict[str, Any]:
+        state = {
+            "l": self._array(4),
+            "t": self._text(5),
+            "n": 0,
+            "o": {"a": self._name(), "l": self._array(2)},
+        }
+        if self.random.random() < 0.3:
+            state["m"] = [self._array(2), {"x": self._name(), "l": self._array(2), "t": self._text(3)}]
+        return state
+
+    def _name(self) -> str:
+        self.counter += 1
+        return f"<{self.counter}>"
+
+    def _text(self, count: int) -> str:
+        return "".join(chr(0x4E00 + self._next()) for _ in range(count))
+
+    def _next(self) -> int:
+        self.counter += 1
+        return self.counter
+
+    def _array(self, count: int) -> list[Any]:
+        return [self._name() for _ in range(count)]
+
+    def play(self, turns: int) -> None:
+        """Let authors write, events arrive and changes be seen, in random order, until all has arrived."""
+        for _ in range(turns):
+            self.turn()
+        while any(author.sent for author in self.authors):
+            self.arrive(self.random.choice([author for author in self.authors if author.sent]))
+
+    def turn(self) -> None:
+        """Do one thing."""
+        author = self.random.choice(self.authors)
+        choice = self.random.random()
+        if choice < 0.45:
+            # Without a session, an author sees its own event again only in the document.
+            if author.session != NOBODY or not (author.sent or author.is_waiting):
+                self.send(author)
+        elif choice < 0.8 and author.sent:
+            self.arrive(author)
+        elif author.base < self.world.version and not any(map(may_be_rejected, author.sent)):
+            self.see(author)
+
+    def send(self, author: Author) -> None:
+        """Let an author change its screen and send that."""
+        if not author.sent and author.is_exact:
+            seen = self.world.show(author.base, author.session)
+            if seen != author.screen:
+                raise Mistake("the view is not the screen", seen, author.screen)
+        patch = []
+        screen = author.screen
+        for _ in range(self.random.randint(1, self.operations)):
+            operation = self._operation(screen)
+            screen = apply_alone(screen, operation)
+            patch.append(operation)
+        author.screen = screen
+        author.is_waiting = True
+        event = {"patch": patch, "base": author.base}
+        if author.session != NOBODY:
+            event["session"] = author.session
+        strategy = self.random.choice(self.strategies)
+        if strategy != "last_write_wins":
+            event["on_conflict"] = strategy
+        if self.random.random() < 0.08:
+            event["all_or_nothing"] = True
+        author.sent.append(event)
+
+    def arrive(self, author: Author) -> None:
+        """Fold the author's next event in flight, and compare the result with the model's."""
+        event = author.sent.popleft()
+        self.history.append(event)
+        expected = self.world.apply(copy.deepcopy(event))
+        # Sometimes the document has left the cache.
+        outcome = self.folded.publish(event, is_kept=self.random.random() < 0.8)
+        self.counts["events"] += 1
+        self.counts[outcome.reason or outcome.status.name] += 1
+        self.counts["dropped"] += len((outcome.conflict or {}).get("dropped", []))
+        self.history.append((outcome.status.name, outcome.reason, outcome.effect, outcome.conflict))
+        if outcome.status is Status.rejected:
+            if expected != {"status": "rejected", "reason": outcome.reason}:
+                raise Mistake("rejected", outcome, expected)
+        else:
+            dropped = (outcome.conflict or {}).get("dropped", [])
+            if expected["status"] != "effective" or expected["dropped"] != dropped:
+                raise Mistake("outcome", outcome, expected)
+        if self.folded.document.state != self.world.show():
+            raise Mistake("head", self.folded.document.state, self.world.show())
+        effect = event["patch"] if outcome.effect is None else outcome.effect
+        if outcome.status is Status.rejected or len(effect) != len(event["patch"]):
+            author.is_exact = False
+
+    def see(self, author: Author) -> None:
+        """Let an author see changes of the others, up to some version."""
+        author.base = self.random.randint(author.base + 1, self.world.version)
+        if author.session == NOBODY:
+            author.base = self.world.version
+            author.is_waiting = bool(author.sent)
+        world = self.world
+        if author.sent:
+            world = copy.deepcopy(world)
+            for event in author.sent:
+                world.apply(copy.deepcopy(event))
+        author.screen = world.show(author.base, author.session)
+        author.is_exact = not author.sent
+
+    # Operations on a screen
+
+    def _operation(self, screen: Any) -> dict[str, Any]:
+        random = self.random
+        containers, leaves = places_of(screen)
+        kind = random.random()
+        if kind < 0.34:
+            path, container = random.choice(containers)
+            return self._addition(path, container)
+        if not leaves:
+            return {"op": "add", "path": "/n", "value": 0}
+        path, value = random.choice(leaves)
+        if kind < 0.5:
+            return {"op": "remove", "path": path}
+        if kind < 0.62:
+            return {"op": "replace", "path": path, "value": self._value()}
+        if kind < 0.75:
+            moved = self._move(screen, path)
+            if moved:
+                return moved
+        if kind < 0.78:
+            source = random.choice(leaves)[0]
+            return {"op": "copy", "from": source, "path": self._addition(*random.choice(containers))["path"]}
+        if kind < 0.79:
+            return {"op": random.choice(["add", "replace"]), "path": "", "value": self._first_state()}
+        if kind < 0.82:
+            arrays = [path for path, container in containers if type(container) is list]
+            target = random.choice([*arrays, "/p"])
+            if target != "/p" or "p" not in screen or type(screen["p"]) is list:
+                return {"op": "push", "path": target, "value": self._name(), "max": random.randint(1, 5)}
+        if kind < 0.84:
+            return {"op": "test", "path": path, "value": copy.deepcopy(value)}
+        texts = [(path, value) for path, value in leaves if type(value) is str and not value.startswith("<")]
+        if texts:
+            return self._text_operation(*random.choice(texts))
+        numbers = [path for path, value in leaves if type(value) is int]
+        if numbers:
+            return {"op": "inc", "path": random.choice(numbers), "inc": random.randint(1, 9)}
+        return {"op": "add", "path": "/n", "value": 0}
+
+    def _addition(self, path: str, container: Any) -> dict[str, Any]:
+        if type(container) is list:
+            place = self.random.choice([*map(str, range(len(container) + 1)), "-"])
+        else:
+            place = self.random.choice("abcln01")
+        return {"op": "add", "path": f"{path}/{place}", "value": self._value()}
+
+    def _value(self) -> Any:
+        kind = self.random.random()
+        if kind < 0.6:
+            return self._name()
+        if kind < 0.75:
+            return self._array(self.random.randint(0, 3))
+        if kind < 0.85:
+            return {"a": self._name(), "l": self._array(2)}
+        return self._text(3) if kind < 0.95 else self.random.randint(0, 99)
+
+    def _move(self, screen: Any, source: str) -> dict[str, Any] | None:
+        rest = jsonpatch.apply_patch(screen, [{"op": "remove", "path": source}])
+        containers, _ = places_of(rest)
+        path, container = self.random.choice(containers)
+        target = self._addition(path, container)["path"]
+        if target == source or target.startswith(source + "/"):
+            return None
+        return {"op": "move", "from": source, "path": target}
+
+    def _text_operation(self, path: str, text: str) -> dict[str, Any]:
+        if text and self.random.random() < 0.45:
+            begin = self.random.randrange(len(text))
+            return {
+                "op": "str_del",
+                "path": path,
+                "pos": begin,
+                "len": self.random.randint(1, len(text) - begin),
+            }
+        position = self.random.randint(0, len(text))
+        return {"op": "str_ins", "path": path, "pos": position, "str": self._text(self.random.randint(1, 3))}
+
+
+class Garbage:
+    """Events of random operations at random pointers, most of which mean nothing."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self.first = self.state()
+
+    def state(self, depth: int = 3) -> Any:
+        """Return a value of any kind."""
+        kind = self._random.random()
+        if depth and kind < 0.35:
+            return {key: self.state(depth - 1) for key in self._random.sample(["a", "b", "0", "1"], 2)}
+        if depth and kind < 0.7:
+            return [self.state(depth - 1) for _ in range(self._random.randint(0, 3))]
+        return self._random.choice([None, True, 1, 2.5, "", "text", "é𝄞"])
+
+    def event(self, version: int) -> dict[str, Any]:
+        """Return an event for a document at a version."""
+        random = self._random
+        kind = random.random()
+        if kind < 0.05:
+            event: dict[str, Any] = {"delete": True}
+        elif kind < 0.1:
+            event = {"put": self.state()}
+        elif kind < 0.2:
+            event = {"merge": self.state()}
+        else:
+            event = {"patch": [self._operation() for _ in range(random.randint(1, 4))]}
+        if random.random() < 0.8:
+            event["base"] = max(0, version - random.randint(0, 6))
+            event["on_conflict"] = random.choice(
+                ["merge", "merge", "last_write_wins", "first_write_wins", "custom:x"]
+            )
+        if random.random() < 0.7:
+            event["session"] = random.choice("st")
+        if random.random() < 0.1:
+            event["all_or_nothing"] = True
+        return event
+
+    def _pointer(self) -> str:
+        return "".join(f"/{self._random.choice('ab0011-')}" for _ in range(self._random.randint(0, 4)))
+
+    def _operation(self) -> dict[str, Any]:
+        random, path = self._random, self._pointer()
+        name = random.choice(
+            ["add", "add", "replace", "remove", "move", "copy", "test", "inc", "push", "str_ins", "str_del"]
+        )
+        operation: dict[str, Any] = {"op": name, "path": path}
+        if name in {"add", "replace", "test"}:
+            return operation | {"value": self.state()}
+        if name == "remove":
+            return operation if path else {"op": name, "path": "/a"}
+        if name in {"move", "copy"}:
+            source = self._pointer()
+            return operation | {"from": path if name == "move" and path.startswith(source) else source}
+        return (
+            operation
+            | {
+                "inc": {"inc": random.choice([1, 0.5])},
+                "push": {"value": self.state(), "max": random.randint(1, 3)},
+                "str_ins": {"pos": random.randint(0, 3), "str": "xy"},
+                "str_del": {"pos": random.randint(0, 3), "len": random.randint(0, 3)},
+            }[name]
+        )
+
+
+def may_be_rejected(event: dict[str, Any]) -> bool:
+    """Tell whether an author must know an event's outcome before it takes over changes of the others."""
+    is_plain = not event.get("on_conflict") and not event.get("all_or_nothing")
+    return not is_plain or any(
+        operation["op"] in {"test", "move", "inc", "push"} for operation in event["patch"]
+    )
+
+
+def places_of(screen: Any) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
+    """Return the containers, and all values below the root, by their pointers."""
+    containers, leaves = [], []
+    waiting = [("", screen)]
+    while waiting:
+        path, value = waiting.pop()
+        if path:
+            leaves.append((path, value))
+        if type(value) is dict or type(value) is list:
+            containers.append((path, value))
+            pairs = value.items() if type(value) is dict else enumerate(value)
+            waiting.extend((f"{path}/{key}", each) for key, each in pairs)
+    return containers, leaves
+
+
+__all__ = [
+    "NOBODY",
+    "Author",
+    "Folded",
+    "Garbage",
+    "Mistake",
+    "Room",
+    "apply_alone",
+    "places_of",
+    "tokens_of",
+]
