@@ -1,6 +1,6 @@
 """Plays many cases of authors who write to one document at the same time, and names those that went wrong.
 
-A command of its own: `PYTHONPATH=tests python -m acceptance.conflicts [--cases N] [--seed S] [--seconds T]`.
+A command of its own: `PYTHONPATH=tests python -m acceptance.conflicts [--cases N] [--seed S] [--jobs N]`.
 A case is some authors with delay and several events in flight; `support.identities` says what must come of it. Most
 cases have one operation an event, one in 200 is long. It prints its seed; `--seed` and `--case` repeat one.
 """
@@ -55,6 +55,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--case", type=int, default=None, help="play this one only")
     parser.add_argument("--seconds", type=float, default=3_600)
     given = parser.parse_args()
@@ -66,7 +67,7 @@ def main() -> int:
     started_at = time.monotonic()
     until = started_at + given.seconds
     played, counts, wrong = 0, Counter[str](), []
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(given.jobs) as pool:
         begins = range(0, given.cases, CHUNK)
         ends = [min(begin + CHUNK, given.cases) for begin in begins]
         for some in pool.map(play_some, [seed] * len(ends), begins, ends, [until] * len(ends)):

@@ -141,9 +141,9 @@ class Room:
             names[-1] = NOBODY
         self.world = World(state, [name for name in names if name != NOBODY])
         self.folded = Folded(state)
-        self.authors = [Author(name, copy.deepcopy(state)) for name in names]
+        self.authors = [Author(name, state) for name in names]
         self.counts: Counter[str] = Counter()
-        self.history: list[Any] = [("state", copy.deepcopy(state))]
+        self.history: list[Any] = [("state", state)]
 
     def _first_state(self) -> dict[str, Any]:
         state = {
@@ -218,7 +218,7 @@ class Room:
         """Fold the author's next event in flight, and compare the result with the model's."""
         event = author.sent.popleft()
         self.history.append(event)
-        expected = self.world.apply(copy.deepcopy(event))
+        expected = self.world.apply(event)
         # Sometimes the document has left the cache.
         outcome = self.folded.publish(event, is_kept=self.random.random() < 0.8)
         self.counts["events"] += 1
@@ -244,12 +244,11 @@ class Room:
         if author.session == NOBODY:
             author.base = self.world.version
             author.is_waiting = bool(author.sent)
-        world = self.world
-        if author.sent:
-            world = copy.deepcopy(world)
-            for event in author.sent:
-                world.apply(copy.deepcopy(event))
-        author.screen = world.show(author.base, author.session)
+        mark = self.world.mark()
+        for event in author.sent:
+            self.world.apply(event)
+        author.screen = self.world.show(author.base, author.session)
+        self.world.undo(mark)
         author.is_exact = not author.sent
 
     # Operations on a screen

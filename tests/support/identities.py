@@ -7,14 +7,11 @@ inserted follows directly what it was inserted after.
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable
 from typing import Any
 
 NOBODY = "nobody"
 """The perspective of an event without a session."""
-
-
-RISKY = {"move", "inc", "str_ins", "str_del", "push"}
 
 
 class Dropped(Exception):
@@ -149,14 +146,40 @@ def new_item(raw: Any, born: tuple[int, str], home: Value, key: str | None, sess
 
 
 class World:
-    """One document with all that ever was in it."""
+    """One document with all that ever was in it. Whatever is done to it can be undone, the last first."""
 
     def __init__(self, state: Any, sessions: list[str]) -> None:
+        self._done: list[Callable[[], Any]] = []
         self.sessions = [*sessions, NOBODY]
         self.root = Node()
         self.root.values.append(Value(self.root, (1, NOBODY), state, self.sessions))
         self.version = 1
         self.log = [(1, NOBODY)]
+
+    def append(self, things: list[Any], thing: Any) -> None:
+        """Add to a list of the world."""
+        things.append(thing)
+        self._done.append(things.pop)
+
+    def insert(self, things: list[Any], place: int, thing: Any) -> None:
+        """Insert into a list of the world."""
+        things.insert(place, thing)
+        self._done.append(lambda: things.pop(place))
+
+    def set(self, thing: Any, name: str, value: Any) -> None:
+        """Set an attribute of a thing of the world."""
+        old = getattr(thing, name)
+        setattr(thing, name, value)
+        self._done.append(lambda: setattr(thing, name, old))
+
+    def mark(self) -> int:
+        """Return where to undo to."""
+        return len(self._done)
+
+    def undo(self, mark: int) -> None:
+        """Make all as it was at a mark."""
+        while len(self._done) > mark:
+            self._done.pop()()
 
     def show(self, base: int | None = None, session: str = NOBODY) -> Any:
         """Return the head as JSON, or what an author sees."""
@@ -191,38 +214,33 @@ class World:
         """Fold an event; return status and dropped operations."""
         session, strategy = event.get("session", NOBODY), event.get("on_conflict", "last_write_wins")
         base = event.get("base", self.version)
-        others = base < self.version
         is_whole = event.get("all_or_nothing") or any(item["op"] == "test" for item in event["patch"])
-        may_reject = others and (strategy != "last_write_wins" or is_whole)
-        before = (
-            copy.deepcopy(self.root)
-            if may_reject or any(it["op"] in RISKY for it in event["patch"])
-            else None
-        )
+        mark = self.mark()
         turn = Turn(self, base, session, strategy, self.version + 1)
         dropped = []
         try:
             if strategy == "reject" and self.foreign(base, session):
                 raise Rejected("conflict")
             for number, item in enumerate(event["patch"]):
+                before = self.mark()
                 try:
                     turn.apply(item)
                 except Dropped as gone:
                     if is_whole:
                         raise Rejected(str(gone)) from None
+                    self.undo(before)
                     dropped.append({"operation": number, "reason": str(gone)})
                     turn.follow(item)
         except Rejected as rejected:
-            if before is not None:
-                self.root = before
+            self.undo(mark)
             if session != NOBODY and base < self.version:
                 turn = Turn(self, base, session, strategy, self.version)
                 turn.reason = "depends_on_rejected"
                 for item in event["patch"]:
                     turn.follow(item)
             return {"status": "rejected", "reason": str(rejected)}
-        self.version += 1
-        self.log.append((self.version, session))
+        self.set(self, "version", self.version + 1)
+        self.append(self.log, (self.version, session))
         return {"status": "effective", "dropped": dropped}
 
     def foreign(self, base: int, session: str) -> bool:
@@ -292,7 +310,7 @@ class Turn:
 
     def blur(self, node: Node) -> None:
         """Note that a node is not what the author sees."""
-        node.blurs.append((self.session, self.version, self.reason))
+        self.world.append(node.blurs, (self.session, self.version, self.reason))
 
     def items(self, value: Value) -> list[Item]:
         """Return the items of an array or a text that the author sees."""
@@ -351,7 +369,7 @@ class Turn:
     def touch(self, value: Value | None) -> None:
         """Note a write below all containers from this one up."""
         while value is not None:
-            value.writes.append(self.mine)
+            self.world.append(value.writes, self.mine)
             value = value.node.item.home if value.node.item else None
 
     # Changing the head
@@ -359,19 +377,23 @@ class Turn:
     def write(self, node: Node, raw: Any) -> None:
         """Give a node another value."""
         value = Value(node, self.mine, raw, self.world.sessions)
-        node.values.append(value)
+        self.world.append(node.values, value)
         if node.item:
             self.note(node.item)
             self.touch(node.item.home)
 
+    def hide(self, item: Item) -> None:
+        """Let the author no longer see a place."""
+        self.world.append(item.hidden, (self.session, self.version))
+
     def note(self, item: Item) -> None:
         """Note a write of a member, whatever is there."""
         if item.key is not None:
-            item.home.places.setdefault(item.key, []).append(self.mine)
+            self.world.append(item.home.places.setdefault(item.key, []), self.mine)
 
     def kill(self, item: Item) -> None:
         """Take a place from the head."""
-        item.died = self.mine
+        self.world.set(item, "died", self.mine)
         self.note(item)
         self.touch(item.home)
 
@@ -379,10 +401,10 @@ class Turn:
         """Put a place into an object."""
         for item in value.members.get(key, []):
             if item.live and item is not node_item:
-                item.died = self.mine
+                self.world.set(item, "died", self.mine)
             if self.sees(item):
-                item.hidden.append((self.session, self.version))
-        value.members.setdefault(key, []).append(node_item)
+                self.hide(item)
+        self.world.append(value.members.setdefault(key, []), node_item)
         self.note(node_item)
         self.touch(value)
 
@@ -391,10 +413,10 @@ class Turn:
         mine = value.orders[self.session]
         place = len(mine) if at_end else (mine.index(left) + 1 if left else 0)
         right = next((item for item in mine[place:] if item.live), None)
-        mine.insert(place, new)
+        self.world.insert(mine, place, new)
         for session, order in value.orders.items():
             if session != self.session:
-                order.insert(order.index(right) if right else len(order), new)
+                self.world.insert(order, order.index(right) if right else len(order), new)
 
     def gap(self, value: Value, token: str) -> tuple[Item | None, bool]:
         """Return what a gap of an array follows, or that it is the end."""
@@ -443,7 +465,7 @@ class Turn:
         if live and not live[-1].is_moved:
             # Another has made the same member.
             for each in shown:
-                each.hidden.append((self.session, self.version))
+                self.hide(each)
             self.adopt(live[-1])
             self.write(live[-1].node, raw)
             return
@@ -451,8 +473,8 @@ class Turn:
 
     def adopt(self, item: Item) -> None:
         """Let the author see a place."""
-        item.hidden = [it for it in item.hidden if it[0] != self.session]
-        item.seen_by.append((self.session, self.version))
+        self.world.set(item, "hidden", [it for it in item.hidden if it[0] != self.session])
+        self.world.append(item.seen_by, (self.session, self.version))
 
     def _replace(self, item: dict[str, Any], tokens: list[str]) -> None:
         if not tokens:
@@ -476,7 +498,7 @@ class Turn:
             self.write(node, item["value"])
             return
         self.check(True)
-        place.hidden.append((self.session, self.version))
+        self.hide(place)
         new = self.make(value, item["value"], None)
         self.insert(value, place, new, at_end=False)
         self.touch(value)
@@ -494,7 +516,7 @@ class Turn:
         if node.alive():
             assert node.item is not None
             self.kill(node.item)
-        place.hidden.append((self.session, self.version))
+        self.hide(place)
 
     def _move(self, item: dict[str, Any], tokens: list[str]) -> None:
         source = tokens_of(item["from"])
@@ -507,11 +529,12 @@ class Turn:
         self.check(self.foreign(node.moves))
         old = node.item
         assert old is not None
-        place.hidden.append((self.session, self.version))
+        mark = self.world.mark()
+        self.hide(place)
         try:
             target, value, left, at_end = self._target(tokens)
         except (Dropped, Rejected, Invalid):
-            place.hidden.pop()
+            self.world.undo(mark)
             raise
         above: Node | None = target
         while above is not None:
@@ -530,8 +553,8 @@ class Turn:
             self.touch(value)
         else:
             self.put(value, tokens[-1], new)
-        node.item = new
-        node.moves.append(self.mine)
+        self.world.set(node, "item", new)
+        self.world.append(node.moves, self.mine)
 
     def _target(self, tokens: list[str]) -> tuple[Node, Value, Item | None, bool]:
         target, _ = self.find(tokens[:-1])
@@ -596,7 +619,7 @@ class Turn:
                     return
                 self._push_to(live[-1].node.head(), item, is_seen=False)
                 self.adopt(live[-1])
-                live[-1].node.pushed.append(self.mine)
+                self.world.append(live[-1].node.pushed, self.mine)
                 return
         node, _ = self.find(tokens)
         if self.is_unseen(node) and node.alive():
@@ -615,11 +638,11 @@ class Turn:
         live = [it for it in value.orders[self.session] if it.live]
         for each in live[: -item["max"]]:
             is_kept = self.sees(each) and each not in leaving
-            each.died = self.mine
+            self.world.set(each, "died", self.mine)
             if is_kept:
-                each.kept_by.append(self.mine)
+                self.world.append(each.kept_by, self.mine)
         for each in leaving:
-            each.hidden.append((self.session, self.version))
+            self.hide(each)
         self.touch(value)
 
     def _test(self, item: dict[str, Any], tokens: list[str]) -> None:
@@ -638,8 +661,8 @@ class Turn:
         value = node.head()
         if not isinstance(value.scalar, int):
             raise Rejected("not_a_number")
-        value.amounts.append((*self.mine, item["inc"]))
-        value.writes.append(self.mine)
+        self.world.append(value.amounts, (*self.mine, item["inc"]))
+        self.world.append(value.writes, self.mine)
         self.touch(node.item.home if node.item else None)
 
     def _text(self, tokens: list[str]) -> Value:
@@ -666,8 +689,8 @@ class Turn:
         self.check(any(not char.live for char in chars))
         for char in chars:
             if char.live:
-                char.died = self.mine
-            char.hidden.append((self.session, self.version))
+                self.world.set(char, "died", self.mine)
+            self.hide(char)
         if any(char.died == self.mine for char in chars):
             self.touch(value)
 
@@ -686,7 +709,7 @@ class Turn:
         self.strategy = strategy
 
     def _ghost(self, item: Item) -> Item:
-        item.ghost = (self.session, self.version, self.reason)
+        self.world.set(item, "ghost", (self.session, self.version, self.reason))
         return item
 
     def _follow(self, item: dict[str, Any], tokens: list[str]) -> None:
@@ -701,7 +724,7 @@ class Turn:
             return
         if name == "remove":
             _, place = self.find(tokens, is_ghost_found=True)
-            place.hidden.append((self.session, self.version))
+            self.hide(place)
             return
         if name == "push":
             self._follow_push(item, tokens)
@@ -712,7 +735,7 @@ class Turn:
                 return
             try:
                 _, place = self.find(source, is_ghost_found=True)
-                place.hidden.append((self.session, self.version))
+                self.hide(place)
             except Dropped as dropped:
                 if dropped.node is not None:
                     self.blur(dropped.node)
@@ -722,8 +745,8 @@ class Turn:
         raw = item.get("value")
         if not tokens:
             value = Value(self.world.root, self.mine, raw, self.world.sessions)
-            value.ghost = (self.session, self.version, self.reason)
-            self.world.root.values.append(value)
+            self.world.set(value, "ghost", (self.session, self.version, self.reason))
+            self.world.append(self.world.root.values, value)
             return
         parent, _ = self.find(tokens[:-1])
         value = self.open(parent)
@@ -734,8 +757,8 @@ class Turn:
                 return
             for each in items:
                 if self.sees(each):
-                    each.hidden.append((self.session, self.version))
-            items.append(self._ghost(self.make(value, raw, tokens[-1])))
+                    self.hide(each)
+            self.world.append(items, self._ghost(self.make(value, raw, tokens[-1])))
         elif value.kind == "array":
             if name == "replace":
                 shown = self.items(value)
@@ -744,7 +767,7 @@ class Turn:
                 left, at_end = shown[int(tokens[-1])], False
                 if left.ghost:
                     return
-                left.hidden.append((self.session, self.version))
+                self.hide(left)
             else:
                 left, at_end = self.gap(value, tokens[-1])
             new = self._ghost(self.make(value, raw, None))
@@ -761,13 +784,13 @@ class Turn:
         new = self._ghost(self.make(array, item["value"], None))
         self.insert(array, None, new, at_end=True)
         for each in self.items(array)[: -item["max"]]:
-            each.hidden.append((self.session, self.version))
+            self.hide(each)
 
     def _follow_text(self, item: dict[str, Any], value: Value) -> None:
         shown = self.items(value)
         if item["op"] == "str_del":
             for char in shown[item["pos"] :][: item["len"]]:
-                char.hidden.append((self.session, self.version))
+                self.hide(char)
             return
         position = min(item["pos"], len(shown))
         left = shown[position - 1] if position else None
