@@ -55,7 +55,7 @@ STORY: list[tuple[str, Any]] = [
     ("applied", {"patch": [{"op": "add", "path": "/a", "value": 1, "note": "ignored"}], "base": 5}),
     ("conflict", {"patch": [{"op": "remove", "path": "/a"}], "base": 5, "on_conflict": "reject"}),
     ("bad_json", b"garbage\xff"),
-    ("not_in_this_fold", {"put": 1, "session": "s", "id": "3"}),
+    ("not_in_this_fold", {"put": 1, "principal": "p", "id": "3"}),
     ("bad_field", {"put": 1, "id": ""}),
     ("occurred_in_future", {"put": 1, "occurred_at": "2200-01-01T00:00:00Z"}),
     ("applied", {"merge": {"b": [1, {"c": None}]}, "type": "t", "actor": "a", "meta": {"x": 1}}),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from refold.core import json_text
 from refold.core.errors import FoldUnknown, Refused
-from refold.core.fold import genesis
+from refold.core.fold import RULES, genesis
 from refold.core.stream import Record
 from support import node
 from support.events import LOGS, START, subject_of
@@ -24,7 +24,7 @@ from support.json_values import containers, copied
 from support.recorded import DATA, recorded_log, shortened
 
 VECTORS = Path(__file__).parents[2] / "schemas" / "vectors"
-GENESIS = Record(1, START, subject_of("_refold", "log"), b"", json_text.dumps(genesis("log-1")))
+GENESIS = Record(1, START, subject_of("_refold", "log"), b"", json_text.dumps(genesis("log-1", RULES[1])))
 
 
 def held_to(vectors: Path) -> subprocess.CompletedProcess[str]:

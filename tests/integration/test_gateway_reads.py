@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from refold import __version__
+from refold.core.fold import NEWEST
 from refold.core.stream import PARTITIONS
 from refold.core.timestamp import format_time, parse_rfc3339, parse_time
 from refold.gateway.requests import ANSWER_ITEMS_MAX
@@ -300,7 +301,7 @@ async def test_status_shows_how_far_each_partition_is_folded(api: Api) -> None:
     status = (await api.client.get("/status")).json()
     assert status["last_sequence"] >= views["sequence"]
     assert status["folded_sequence"] >= views["sequence"]
-    assert (status["fold"], len(status["partitions"])) == (1, PARTITIONS)
+    assert (status["fold"], len(status["partitions"])) == (NEWEST.number, PARTITIONS)
     assert status["log_id"]
     assert all(status["versions"][name] for name in ("refold", "nats", "postgres"))
     for partition in status["partitions"]:

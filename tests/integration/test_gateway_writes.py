@@ -86,13 +86,18 @@ async def test_a_rejected_event_is_409_with_its_reason_and_outcome(api: Api) -> 
     assert (rejection["sequence"], rejection["reason"]) == (view["outcome"]["sequence"], "test_failed")
 
 
-async def test_a_stale_base_is_rejected_and_a_current_one_accepted(api: Api) -> None:
-    outcome(await api.put("d", 1), 201)
-    outcome(await api.put("d", 2, Refold_Base="1"))
-    assert problem(await api.put("d", 3, Refold_Base="1"), 409, "rejected")["reason"] == "conflict"
+async def test_a_stale_base_is_folded_as_its_strategy_says(api: Api) -> None:
+    outcome(await api.put("d", {"a": 1, "b": 1}), 201)
+    outcome(await api.put("d", {"a": 2, "b": 1}, Refold_Base="1"))
+    strict = {"Refold_Base": "1", "Refold_On_Conflict": "reject"}
+    assert problem(await api.put("d", 3, **strict), 409, "rejected")["reason"] == "conflict"
     assert problem(await api.put("d", 3, Refold_Base="9"), 409, "rejected")["reason"] == "base_in_future"
-    headers = {"Refold_Base": "1", "Refold_On_Conflict": "merge"}
-    assert problem(await api.put("d", 3, **headers), 409, "rejected")["reason"] == "strategy_unavailable"
+    said = {"Refold_Base": "1", "Refold_On_Conflict": "merge", "Refold_Session": "s"}
+    assert outcome(await api.put("d", {"a": 1, "b": 3}, **said))["status"] == "merged"
+    assert (await api.get("d")).json() == {"a": 2, "b": 3}
+    # The default is that the last write wins.
+    assert outcome(await api.put("d", 4, Refold_Base="1"))["status"] == "merged"
+    assert (await api.get("d")).json() == 4
 
 
 async def test_history_shows_the_fields_of_the_author(api: Api) -> None:
@@ -189,7 +194,7 @@ async def test_a_body_that_does_not_parse_is_400_and_publishes_nothing(
         ([{"op": "jump", "path": ""}], "bad_patch"),
         ([{"op": "add", "path": "a", "value": 1}], "bad_pointer"),
         ([{"op": "remove", "path": ""}], "remove_root"),
-        ([{"op": "inc", "path": "/a", "value": 1}], "not_in_this_fold"),
+        ([{"op": "inc", "path": "/a", "value": 1}], "bad_patch"),
         ([{"op": "test", "path": "", "value": 1}] * 10_001, "too_many_operations"),
     ],
 )
@@ -208,7 +213,8 @@ async def test_an_invalid_patch_is_422_and_publishes_nothing(api: Api, operation
         ({"Refold_Base": "-1"}, 422, "bad_field"),
         ({"Refold_Occurred_At": "yesterday"}, 422, "bad_time"),
         ({"Refold_On_Conflict": "perhaps"}, 422, "bad_field"),
-        ({"Refold_Session": "s"}, 422, "not_in_this_fold"),
+        ({"Refold_Session": "s" * 129}, 422, "bad_field"),
+        ({"Refold_Principal": "ada"}, 422, "not_in_this_fold"),
         ({"Refold_Colour": "red"}, 422, "unknown_field"),
         ({"Idempotency_Key": "x" * 129}, 422, "bad_field"),
         ({"Refold_Wait": "long"}, 422, "bad_parameter"),

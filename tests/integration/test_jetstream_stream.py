@@ -87,7 +87,7 @@ async def test_the_log_is_created_with_its_configuration(broker: Broker) -> None
     assert (info["state"]["first_seq"], info["state"]["last_seq"]) == (1, 1)
     genesis = await stored_record(client, seq=1)
     assert genesis is not None
-    assert genesis.body.startswith(b'{"put":{"fold":1,"limits":{')
+    assert genesis.body.startswith(b'{"put":{"fold":2,"limits":{')
     assert genesis.body.endswith(b',"log_id":"0123456789abcdef","partitions":64}}')
 
 

@@ -13,6 +13,7 @@ from refold.audit.rebuild import Listener, Stage, rebuild, shards_of
 from refold.audit.verify import Listener as Verifying
 from refold.audit.verify import Scope, verify
 from refold.core.errors import FenceLost, FoldUnknown, StoreDiffers
+from refold.core.fold import NEWEST, RULES
 from refold.core.fold_state import first_checkpoints
 from refold.core.history import Clock, Point
 from refold.log.memory import MemoryLog
@@ -20,7 +21,7 @@ from refold.projector.replay import begin_replay
 from refold.projector.supervisor import Supervisor
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.states import StateLag
-from support.fold2 import MOVE_ON, inc, known_fold_2
+from support.fold2 import MOVE_ON, inc
 from support.projection import ROOMY, append, ports, projecting
 from support.rebuilding import rebuild_parts
 from support.services import folded_to
@@ -30,9 +31,9 @@ EVENTS = 400
 
 
 @pytest.fixture
-async def log():
-    """Make a log of a few documents."""
-    made = MemoryLog("log-1")
+async def log(request):
+    """Make a log of a few documents; the parameter is its rules."""
+    made = MemoryLog("log-1", rules=getattr(request, "param", NEWEST))
     for number in range(EVENTS):
         await append(made, f"d{number % 3}", {"merge": {"n": number}, "id": f"e{number % 50}"})
     await append(made, "gone", {"put": "\u0000"})
@@ -312,32 +313,32 @@ async def test_a_swap_keeps_indexes_and_views_and_is_prevented_by_foreign_reader
         await rebuilt(log, postgres_dsn)
 
 
+@pytest.mark.parametrize("log", [RULES[1]], indirect=True, ids=["from fold 1"])
 @pytest.mark.parametrize("stopped_at", [0, EVENTS + 20])
 async def test_a_rebuild_in_shards_changes_the_fold_number_in_all_of_them(
     log, postgres_dsn, monkeypatch, stopped_at
 ):
     monkeypatch.setattr("refold.audit.rebuild.SHARDED_EVENTS_MIN", 1)
-    with known_fold_2():
-        for number in range(40):
-            if number == 10:
-                await append(log, "fold", MOVE_ON, namespace="_refold")
-            await append(log, f"d{number % 3}", inc("/n", base=number))
-        async with AsyncExitStack() as endings:
-            live = await PostgresStore.open(postgres_dsn)
-            endings.push_async_callback(live.close)
-            end = (await log.info()).last_sequence
-            async with projecting(ports(log, live)) as running:
-                await running.committed(end)
-            if stopped_at:
-                fresh = await PostgresStore.open(postgres_dsn, schema="rebuilt", readers_max=2)
-                shards = shards_of(await fresh.bind("log-1"), 3)
-                await fresh.close()
-                # Of three shards only one has passed the change of the fold number.
-                await replay_shards(log, postgres_dsn, shards[:1], stopped_at)
-            ended, found = await rebuilt(log, postgres_dsn, processes=3)
-            assert (ended.is_swapped, found) == (True, [])
-            assert {checkpoint.fold for checkpoint in await live.checkpoints()} == {2}
-            assert await is_clean(log, live)
+    for number in range(40):
+        if number == 10:
+            await append(log, "fold", MOVE_ON, namespace="_refold")
+        await append(log, f"d{number % 3}", inc("/n", base=number))
+    async with AsyncExitStack() as endings:
+        live = await PostgresStore.open(postgres_dsn)
+        endings.push_async_callback(live.close)
+        end = (await log.info()).last_sequence
+        async with projecting(ports(log, live)) as running:
+            await running.committed(end)
+        if stopped_at:
+            fresh = await PostgresStore.open(postgres_dsn, schema="rebuilt", readers_max=2)
+            shards = shards_of(await fresh.bind("log-1"), 3)
+            await fresh.close()
+            # Of three shards only one has passed the change of the fold number.
+            await replay_shards(log, postgres_dsn, shards[:1], stopped_at)
+        ended, found = await rebuilt(log, postgres_dsn, processes=3)
+        assert (ended.is_swapped, found) == (True, [])
+        assert {checkpoint.fold for checkpoint in await live.checkpoints()} == {2}
+        assert await is_clean(log, live)
 
 
 async def test_a_rebuild_in_shards_stops_at_an_unknown_fold(log, postgres_dsn, monkeypatch):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from refold.core import json_text
 from refold.core.document import ABSENT, Document, Outcome
 from refold.core.fold import RULES, fold
-from refold.core.fold.rules import Folded
+from refold.core.fold.rules import Folded, Rules
 from refold.core.stream import Record, partition_of, stored_subject
 from refold.core.timestamp import format_time
 
@@ -57,10 +57,13 @@ def record(
 class History:
     """One document, folded event by event."""
 
-    def __init__(self, namespace: str = "n", document: str = "d", *, sequence: int = 0) -> None:
+    def __init__(
+        self, namespace: str = "n", document: str = "d", *, sequence: int = 0, rules: Rules = RULES[1]
+    ) -> None:
         partition = partition_of(namespace.encode(), document.encode())
         self.row = Document(namespace=namespace, document=document, partition=partition)
         self.sequence = sequence
+        self.rules = rules
         self.folded: list[Folded] = []
 
     @property
@@ -80,7 +83,7 @@ class History:
         published = record(
             event, *headers, sequence=self.sequence, time=at, namespace=row.namespace, document=row.document
         )
-        self.folded.append(fold(row, published, RULES[1], recorded_at=published.time))
+        self.folded.append(fold(row, published, self.rules, recorded_at=published.time))
         return self.folded[-1].outcome
 
     def publish_many(self, count: int, event: Any) -> None:

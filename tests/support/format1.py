@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from refold.core import json_text
+from refold.core.fold import RULES
 from refold.core.stream import Record, Route
 from refold.log.memory import MemoryLog
 
@@ -20,7 +21,7 @@ _SECOND = 1_000_000_000
 
 def log_of_format_1() -> MemoryLog:
     """Return the log, whose times are fixed."""
-    log = MemoryLog("log-1")
+    log = MemoryLog("log-1", rules=RULES[1])
     bodies = [(f"d{number % 2}", {"merge": {"n": number}, "id": f"e{number}"}) for number in range(EVENTS)]
     bodies += [("gone", {"put": "\u0000"}), ("gone", {"delete": True}), ("bad", {"base": 7, "put": 1})]
     bodies += [("lags", {"merge": {"n": number, "text": "x" * 50}}) for number in range(3)]

@@ -102,7 +102,7 @@ def split_of(fields: View, state_bytes: int) -> SplitWrite | None:
 
 def check(fields: View) -> None:
     """Raise `Refused` where the fold would reject an event on any document; its fields were read strictly."""
-    check_event(envelope_of(fields, NEWEST.limits), NEWEST.limits, NEWEST.operations)
+    check_event(envelope_of(fields, NEWEST.limits), NEWEST.limits, NEWEST.operations, NEWEST.fields)
 
 
 def body_of(fields: View) -> bytes:

@@ -12,7 +12,8 @@ from typing import Final
 
 from refold.core import json_text
 from refold.core.errors import LogFull, LogHole, LogUnavailable
-from refold.core.fold import genesis
+from refold.core.fold import NEWEST, genesis
+from refold.core.fold.rules import Rules
 from refold.core.stream import GENESIS_DOCUMENT, SYSTEM_NAMESPACE, Record, Route, check_name
 from refold.log import (
     SYSTEM_BYTE,
@@ -35,9 +36,14 @@ class MemoryLog:
     """A list of records that begins with its genesis."""
 
     def __init__(
-        self, log_id: str, *, bytes_max: int | None = None, clock: Callable[[], int] = time.time_ns
+        self,
+        log_id: str,
+        *,
+        rules: Rules = NEWEST,
+        bytes_max: int | None = None,
+        clock: Callable[[], int] = time.time_ns,
     ) -> None:
-        """Create a log; `bytes_max` bounds its bodies, `clock` returns the broker's time."""
+        """Create a log under these rules; `bytes_max` bounds its bodies, `clock` returns the broker's time."""
         self._log_id = log_id
         self._clock = clock
         self._bytes_max = bytes_max
@@ -46,7 +52,7 @@ class MemoryLog:
         self._size_bytes = 0
         self._is_closed = False
         self._grown = asyncio.Event()
-        body = json_text.dumps(genesis(log_id))
+        body = json_text.dumps(genesis(log_id, rules))
         self._store(Publication(namespace=SYSTEM_NAMESPACE, document=GENESIS_DOCUMENT, body=body), b"")
 
     async def info(self) -> LogInfo:

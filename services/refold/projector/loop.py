@@ -7,7 +7,7 @@ Run by `refold.projector.supervisor`, which holds the shard's lease, and by a re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import islice
@@ -149,10 +149,14 @@ class ShardLoop:
         await self._wait_until(lambda: self.committed_sequence == until_sequence)
 
     async def _fold_part(self, records: list[Record]) -> None:
-        await self._load_missing(records)
         try:
             for part in split_by_rules(records, self._fold_state.route):
+                number = self._fold_state.fold_number
+                await self._load_missing(part)
                 await self._fold_all(part)
+                if self._fold_state.fold_number != number:
+                    # Which names are valid depends on it.
+                    self._routes.clear()
         except FoldUnknown:
             # The events before were folded by known rules: send and commit them before stopping.
             await self._send_folded()
@@ -236,8 +240,12 @@ class ShardLoop:
                 needed[where[1:3]] = document, min(version, oldest)
         # The committer may shrink the cache meanwhile: these stay in it.
         self._wanted = {self._fold_state.route(record.subject)[1:3] for record in records}
+        await self._make_readable(needed)
         await load_windows(self._ports.store, needed, self._uncommitted)
         await self._load_missing(records)
+
+    async def _make_readable(self, keys: Collection[Key]) -> None:
+        """Wait until all that was folded of these documents can be read; here it is in memory or committed."""
 
     def _uncommitted(self, key: Key) -> Iterator[Entry]:
         if self._committing is not None:

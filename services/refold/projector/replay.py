@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry
@@ -22,7 +22,7 @@ from refold.log.memory import MemoryNotices
 from refold.projector.commit_buffer import CommitBuffer
 from refold.projector.loop import Bounds, Ports, ShardLoop
 from refold.projector.supervisor import SHARD_SIGN_SECONDS
-from refold.store import ClosedPage
+from refold.store import ClosedPage, Key
 from refold.store.ports import OpenCommit, SnapshotStore
 from refold.telemetry.metrics import ProjectorMetrics
 
@@ -41,10 +41,23 @@ class ReplayLoop(ShardLoop):
     many events or seconds, or when the memory for events or for documents is full.
     """
 
+    def __init__(self, ports: Ports, bounds: Bounds, fold_state: FoldState) -> None:
+        super().__init__(ports, bounds, fold_state)
+        # Documents with pages in the open transaction, and those whose history an event needs.
+        self._ahead: set[Key] = set()
+        self._awaited: set[Key] = set()
+
     @property
     def folded_sequence(self) -> int:
         """Return how far the log is folded, committed or not."""
         return self._fold_state.read_sequence
+
+    async def _make_readable(self, keys: Collection[Key]) -> None:
+        """Commit where pages of these documents are in the open transaction."""
+        self._awaited = set(keys)
+        self._has_work.set()
+        await self._wait_until(lambda: self._ahead.isdisjoint(self._awaited))
+        self._awaited.clear()
 
     async def _flush_states(self) -> None:
         """Do nothing: the end of a run writes the states that its commits left out."""
@@ -72,6 +85,7 @@ class ReplayLoop(ShardLoop):
                 await opened.write(taken.to_commit(checkpoint, store))
             self.committed_sequence = checkpoint.read_sequence
             self._committing = None
+            self._ahead.clear()
             self._shrink_cache(taken)
             self._has_committed.set()
 
@@ -82,6 +96,7 @@ class ReplayLoop(ShardLoop):
         while True:
             pages = self._take_pages()
             if pages or timer() - signed_at >= SHARD_SIGN_SECONDS:
+                self._ahead.update((page.namespace, page.document) for page in pages)
                 await opened.write_pages(pages)
                 signed_at = timer()
             if pages:
@@ -101,10 +116,7 @@ class ReplayLoop(ShardLoop):
 
     def _take_pages(self) -> list[ClosedPage]:
         """Take enough pages to write, and make some where the memory for events is full."""
-        buffer, rules = self._buffer, RULES.get(self._fold_state.fold_number)
-        if rules is None or rules.needs is not None:
-            # Events look at their document's last changes, in the store or in memory: not in a transaction.
-            return []
+        buffer = self._buffer
         if self._is_full():
             buffer.close_segments(bytes_max=self._bounds.pending_bytes_max // 2)
         return buffer.take_pages() if buffer.pages_bytes >= PAGES_BYTES or self._is_full() else []
@@ -114,7 +126,8 @@ class ReplayLoop(ShardLoop):
         buffer, state = self._buffer, self._fold_state
         is_last = state.read_sequence == self._until_sequence or state.fold_number not in RULES
         is_long = buffer.events >= REPLAY_EVENTS_MAX or self._ports.timer() - begun_at >= REPLAY_SECONDS_MAX
-        return is_last or is_long or self._is_full() or self._documents.is_over
+        is_awaited = not self._ahead.isdisjoint(self._awaited)
+        return is_last or is_long or is_awaited or self._is_full() or self._documents.is_over
 
     def _shrink_cache(self, used: CommitBuffer) -> None:
         if self._documents.shrink(used.keys, self._buffer.keys | self._wanted):

@@ -11,26 +11,29 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from refold.core.document import Status
+from refold.core.envelope import open_envelope
 from refold.core.errors import Refused
-from refold.core.event import FIELDS, LATER_FIELDS, STRATEGIES, VERSION_MAX
+from refold.core.event import FIELDS, LATER_FIELDS, STRATEGIES, VERSION_MAX, check_event
+from refold.core.extensions import EXTENSIONS
 from refold.core.fold import NEWEST
 from refold.core.fold.v1 import DETAIL_CHARS_MAX
 from refold.core.json_text import INTEGER_MAX, TEXT_DEPTH_MAX, dumps
-from refold.core.patch import _LATER, RFC_6902
 from support.contracts import contract, validator
 from support.events import EVENTS
-from support.fold1 import LIMITS, decode
 from support.sources import is_within, modules
 
 EVENT = contract("event.schema.json")
 IS_EVENT = validator(EVENT)
+LIMITS = NEWEST.limits
 
 UNSAID = (
     "v: the envelope's version is 1 (got number)",
     "base: must be a version: an integer from 0 (got number)",
+    "must be an integer from 1 (got number)",
     "occurred_at: a time must be on a day that the calendar has",
     "occurred_at: a time must be within int64 nanoseconds",
     "a value cannot move into itself",
+    "pos: str_ins needs a pos that is an integer from 0 (got number)",
 )
 """The rules that only the schema's `$comment` states, as code."""
 
@@ -45,6 +48,17 @@ VALUES: list[Any] = [
     *([{"op": "remove", "path": ""}], [{"op": "remove", "path": "/a", "from": 1}], [{"op": "add"}]),
     *([{"op": "copy", "path": "/a", "from": "b"}], [{"op": "add", "path": "/a"}]),
     *([{"op": "inc", "path": "/a", "value": 1}], [{"op": "add", "path": "/~2", "value": 1}], [None]),
+    *([{"op": "inc", "path": "/a", "inc": by}] for by in (1, -0.5, True, "1")),
+    *([{"op": "str_ins", "path": "/a", "pos": at, "str": "x"}] for at in (0, 2**63, -1, 1.0, True)),
+    *([{"op": "str_ins", "path": "", "pos": 0}], [{"op": "str_ins", "path": "", "pos": 0, "str": 1}]),
+    *([{"op": "str_del", "path": "/a", "pos": 0, **what}] for what in ({"len": 1}, {"str": "x"}, {})),
+    *([{"op": "str_del", "path": "/a", "pos": 0, **what}] for what in ({"len": -1}, {"str": 1, "len": 1})),
+    *(
+        [{"op": "str_del", "path": "/a", "str": "x"}],
+        [{"op": "str_del", "path": "", "str": "x", "len": "", "pos": 0}],
+    ),
+    *([{"op": "push", "path": "/a", "value": None, "max": most}] for most in (1, 10_000, 10_001, 0, "1")),
+    [{"op": "push", "path": "/a", "max": 1}],
     *([{"op": "move", "from": "/a", "path": "/a/b"}], [{"op": "move", "from": "", "path": ""}]),
     *([{"op": "copy", "path": "/a"}], [{"op": "copy", "path": "/a\n/", "from": "/~0"}]),
     *([{"op": "test", "path": "a", "value": 1}], [{"path": "/a", "value": 1}], [{"op": 1, "path": ""}]),
@@ -69,7 +83,8 @@ MUTATED = st.builds(
 
 def refusal_of(event: Any) -> Refused | None:
     try:
-        decode(b"", dumps(event))
+        envelope = open_envelope(b"", dumps(event), LIMITS)
+        check_event(envelope, LIMITS, NEWEST.operations, NEWEST.fields)
     except Refused as refused:
         return refused
     return None
@@ -113,14 +128,14 @@ def test_an_event_at_a_bound_is_accepted_and_beyond_it_refused() -> None:
     assert EVENT["properties"]["patch"]["maxItems"] == LIMITS.operations
 
 
-def test_every_field_strategy_and_operation_of_fold_1_is_in_the_schema() -> None:
-    assert EVENT["properties"].keys() == FIELDS
+def test_every_field_strategy_and_operation_is_in_the_schema() -> None:
+    assert EVENT["properties"].keys() == FIELDS | NEWEST.fields
     for strategy in [*STRATEGIES, "custom:mine"]:
         assert IS_EVENT.is_valid({"put": 1, "on_conflict": strategy})
     named = EVENT["$defs"]["operation"]["oneOf"]
     kinds = [kind for branch in named for kind in _kinds(branch["properties"]["op"])]
-    assert sorted(kinds) == sorted(RFC_6902)
-    for name in LATER_FIELDS | _LATER:
+    assert sorted(kinds) == sorted(NEWEST.operations)
+    for name in LATER_FIELDS | EXTENSIONS.keys():
         assert name in EVENT["$comment"]
 
 

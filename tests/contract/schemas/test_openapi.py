@@ -18,7 +18,7 @@ from refold import __version__
 from refold.core.envelope import _INTEGERS, _JSON, _TEXTS
 from refold.core.errors import LogUnavailable
 from refold.core.event import FIELDS
-from refold.core.fold import EVENT_BYTES_MAX
+from refold.core.fold import EVENT_BYTES_MAX, NEWEST
 from refold.gateway.app import ROUTES
 from refold.gateway.inflight import InFlightLimits
 from refold.gateway.ops import openapi_document
@@ -78,6 +78,10 @@ async def write(gateway: Twin, status: int = 201, **options: Any) -> httpx.Respo
 async def exercise_writes(gateway: Twin) -> None:
     fields = {
         "Refold-V": "1",
+        "Refold-Session": "s",
+        "Refold-All-Or-Nothing": "true",
+        "Refold-Reverts": "1",
+        "Refold-Resolves": "1",
         "Refold-Type": "t",
         "Refold-Actor": "a",
         "Refold-Occurred-At": "2020-01-01T00:00:00Z",
@@ -155,7 +159,7 @@ async def exercise_refusals() -> None:
             await ask(gateway, name, 422, params={"unknown": "1"})
         await write(gateway)
         for name in (PUT, PATCH, DELETE):
-            await ask(gateway, name, 409, headers={"Refold-Base": "0"})
+            await ask(gateway, name, 409, headers={"Refold-Base": "0", "Refold-On-Conflict": "reject"})
             await ask(gateway, name, 412, headers={"If-Match": '"9"'})
             await ask(gateway, name, 400, headers={"Refold-Meta": "{"})
         for name in (PUT, PATCH, POST):
@@ -289,7 +293,11 @@ async def test_every_accepted_query_parameter_is_documented_and_every_documented
 
 def test_every_header_of_an_event_is_documented_for_every_write() -> None:
     fields = {**_TEXTS, **_INTEGERS, **_JSON}
-    known = {name for name, field in fields.items() if field in FIELDS and name.startswith("refold-")}
+    known = {
+        name
+        for name, field in fields.items()
+        if field in FIELDS | NEWEST.fields and name.startswith("refold-")
+    }
     known |= {"if-match", "if-none-match", "idempotency-key", "traceparent", "refold-wait"}
     for name in (PUT, PATCH, DELETE):
         assert {header for place, header in OPERATIONS[name].parameters if place == "header"} == known

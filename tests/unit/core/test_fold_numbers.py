@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from refold.core import json_text
@@ -11,15 +13,9 @@ from refold.core.fold import RULES, genesis, genesis_rules, read_genesis, rules_
 from refold.core.fold_state import FoldState, first_checkpoints
 from refold.core.stream import partition_of
 from support.events import START, record
-from support.fold2 import FOLD_2, MOVE_ON, inc, known_fold_2
+from support.fold2 import FOLD_2, MOVE_ON, inc
 
 LOG, FOLD = ("_refold", "log"), ("_refold", "fold")
-
-
-@pytest.fixture(autouse=True)
-def two_numbers():
-    with known_fold_2():
-        yield
 
 
 class Log:
@@ -90,7 +86,8 @@ def test_a_system_event_changes_the_number_for_later_events():
     assert (outcome.effect, log.state()) == (None, b'{"n":2}')
 
 
-def test_limits_are_those_of_the_number_in_force():
+def test_limits_are_those_of_the_number_in_force(monkeypatch):
+    monkeypatch.setitem(RULES, 2, replace(FOLD_2, limits=replace(FOLD_2.limits, operations=20_000)))
     log = Log()
     log.publish({"put": {}})
     long = {"patch": [{"op": "test", "path": "", "value": {}}] * 10_001}

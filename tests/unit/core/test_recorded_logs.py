@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from refold.core.document import Status
-from support.fold2 import known_fold_2
 from support.node import own_fold
 from support.recorded import DATA, recorded_log, shortened
 
@@ -26,13 +25,6 @@ def test_a_recorded_log_of_fold_1_has_its_recorded_result(path):
     for record, found, expected in zip(log.records, outcomes, log.outcomes, strict=True):
         assert found == expected, record
     assert (documents, chains) == (log.documents, log.chains)
-
-
-@pytest.mark.parametrize("path", FOLD_1, ids=lambda path: path.stem)
-def test_a_later_fold_does_not_change_the_result(path):
-    log = recorded_log(path)
-    with known_fold_2():
-        assert found_in(log) == (log.outcomes, log.documents, log.chains)
 
 
 REASONS = [

@@ -11,7 +11,7 @@ from refold.core import json_text
 from refold.core.document import Document
 from refold.core.errors import Refused
 from refold.core.extensions import EXTENDED, apply_extended
-from refold.core.fold import RULES, v1
+from refold.core.fold import v1
 from refold.core.fold_state import FoldState, first_checkpoints
 from refold.core.merge import apply_merge
 from refold.core.patch import compile_patch
@@ -146,8 +146,7 @@ class Shard:
 
 
 @pytest.fixture
-def log(monkeypatch):
-    monkeypatch.setitem(RULES, 2, FOLD_2)
+def log():
     events = [
         (MOVE_ON, "_refold", "fold"),
         ({"put": {"a": "text"}}, "acme", "d"),

@@ -6,7 +6,7 @@ import pytest
 
 from refold.core.document import Document, Status
 from refold.core.errors import FoldUnknown, LogHole
-from refold.core.fold import genesis
+from refold.core.fold import NEWEST, genesis
 from refold.core.fold_state import SUBJECTS_CACHED_MAX, FoldState, first_checkpoints
 from refold.core.stream import PARTITIONS, Record, chain_link, chain_seed, partition_of
 from support.events import SECOND, START, body_of, lines, record, subject_of
@@ -213,7 +213,7 @@ def test_the_cache_of_routes_is_bounded(log):
 
 def test_a_genesis_is_folded_like_any_event_and_sets_the_number(log):
     log.publish(genesis("log-1"), to=("_refold", "log"))
-    assert log.shard.fold_number == 1
+    assert log.shard.fold_number == NEWEST.number
     assert log.documents["_refold", "log"].version == 1
 
 

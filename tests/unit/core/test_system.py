@@ -8,7 +8,7 @@ import pytest
 
 from refold.core.document import ABSENT, Status
 from refold.core.errors import FoldUnknown, LogDiffers
-from refold.core.fold import genesis, read_genesis
+from refold.core.fold import NEWEST, RULES, genesis, read_genesis
 from refold.core.json_text import TEXT_DEPTH_MAX
 from refold.core.stream import NAME_CHARS_MAX
 from support.events import History, record
@@ -19,7 +19,7 @@ LIMITS_OF_FOLD_1 = {name: each for name, each in asdict(LIMITS).items() if each 
 
 def changed(**members):
     """Return a genesis with other members; None leaves one out."""
-    state = {**genesis("log-1")["put"], **members}
+    state = {**genesis("log-1", RULES[1])["put"], **members}
     return {"put": {name: value for name, value in state.items() if value is not None}}
 
 
@@ -42,22 +42,25 @@ NOT_A_GENESIS = [
     changed(limits={**LIMITS_OF_FOLD_1, "depth": 128.0}),
     changed(limits={**LIMITS_OF_FOLD_1, "more": 1}),
     changed(more=1),
-    {"put": {**genesis("log-1")["put"], "more": None}},
+    {"put": {**genesis("log-1", RULES[1])["put"], "more": None}},
     {"put": None},
     {"put": []},
-    {"merge": genesis("log-1")["put"]},
+    {"merge": genesis("log-1", RULES[1])["put"]},
     {"patch": []},
     {"delete": True},
 ]
 
 
-def test_a_genesis_names_the_log_its_partitions_its_fold_and_every_limit():
-    assert genesis("log-1")["put"] == {
-        "log_id": "log-1",
-        "partitions": 64,
-        "fold": 1,
-        "limits": LIMITS_OF_FOLD_1,
-    }
+@pytest.mark.parametrize("number", RULES)
+def test_a_genesis_names_the_log_its_partitions_its_fold_and_every_limit(number):
+    limits = {name: each for name, each in asdict(RULES[number].limits).items() if each is not None}
+    state = {"log_id": "log-1", "partitions": 64, "fold": number, "limits": limits}
+    assert genesis("log-1", RULES[number])["put"] == state
+
+
+def test_a_new_log_is_under_the_newest_fold():
+    assert genesis("log-1") == genesis("log-1", RULES[max(RULES)])
+    assert max(RULES) == NEWEST.number
 
 
 def test_the_limits_of_fold_1_are_frozen():
@@ -79,12 +82,12 @@ def test_the_limits_of_fold_1_are_frozen():
     assert (LIMITS.name_chars, LIMITS.text_depth) == (NAME_CHARS_MAX, TEXT_DEPTH_MAX)
 
 
-def test_a_genesis_at_sequence_1_is_applied_and_read_back():
-    log = History("_refold", "log")
-    assert log.publish(genesis("log-1")).status is Status.applied
-    first = record(
-        genesis("log-1"), ("Nats-Expected-Last-Sequence", "0"), namespace="_refold", document="log"
-    )
+@pytest.mark.parametrize("rules", RULES.values(), ids=lambda rules: str(rules.number))
+def test_a_genesis_at_sequence_1_is_applied_and_read_back(rules):
+    event = genesis("log-1", rules)
+    log = History("_refold", "log", rules=rules)
+    assert log.publish(event).status is Status.applied
+    first = record(event, ("Nats-Expected-Last-Sequence", "0"), namespace="_refold", document="log")
     assert read_genesis(first) == "log-1"
 
 
@@ -120,7 +123,7 @@ def test_a_log_that_begins_with_another_subject_differs(namespace, document):
 
 
 def test_a_genesis_is_valid_only_at_sequence_1():
-    log = History("_refold", "log")
+    log = History("_refold", "log", rules=NEWEST)
     log.publish(genesis("log-1"))
     for event in (genesis("log-1"), genesis("log-2")):
         assert log.publish(event).reason == "bad_system_event"

@@ -125,6 +125,18 @@ async def test_each_bound_makes_it_commit(log, monkeypatch, bound):
     assert await contents(store) == await contents(await project(log))
 
 
+async def test_an_event_that_needs_changes_in_pages_written_ahead_waits_for_their_commit(log, monkeypatch):
+    monkeypatch.setattr(replays, "PAGES_BYTES", 1_000)
+    monkeypatch.setattr("refold.projector.commit_buffer.PAGE_EVENTS_MAX", 20)
+    monkeypatch.setattr("refold.projector.loop.RECORDS_FOLDED_MAX", 50)
+    for base in (EVENTS // DOCUMENTS - 40, 3):
+        await append(log, "d0", {"merge": {"n": "stale"}, "base": base, "on_conflict": "first_write_wins"})
+    store = await replayed(log)
+    assert store.pages_ahead
+    assert store.commits == 2
+    assert await contents(store) == await contents(await project(log))
+
+
 async def test_full_memory_is_freed_by_pages_where_they_are_worth_it(log, monkeypatch):
     monkeypatch.setattr("refold.projector.loop.RECORDS_FOLDED_MAX", 50)
     store = await replayed(log, bounds=replace(ROOMY, pending_bytes_max=50_000))

@@ -7,22 +7,17 @@ import pytest
 from refold.audit.verify import Listener, Scope, verify
 from refold.core import json_text
 from refold.core.errors import FoldUnknown
+from refold.core.fold import RULES
 from refold.core.fold_state import FoldState
 from refold.core.stream import partition_of
 from refold.log.memory import MemoryLog, MemoryNotices
 from refold.projector.windows import resume_system
 from refold.store.memory import MemoryStore, Tables
-from support.fold2 import MOVE_ON, NUMBER, inc, known_fold_2
+from support.fold2 import MOVE_ON, NUMBER, inc
 from support.projection import NARROW, ROOMY, append, ports, project, projecting
 from support.services import until
 
 SYSTEM = "_refold"
-
-
-@pytest.fixture(autouse=True)
-def two_numbers():
-    with known_fold_2():
-        yield
 
 
 async def write(log: MemoryLog, rounds: int = 40) -> None:
@@ -47,7 +42,7 @@ async def contents(store: MemoryStore) -> dict[str, object]:
 
 
 async def test_a_fold_change_gives_the_same_result_with_a_tiny_cache_and_tiny_commits() -> None:
-    log = MemoryLog("log-1")
+    log = MemoryLog("log-1", rules=RULES[1])
     await write(log)
     store = await project(log, ROOMY)
     assert await contents(await project(log, NARROW)) == await contents(store)
@@ -56,7 +51,6 @@ async def test_a_fold_change_gives_the_same_result_with_a_tiny_cache_and_tiny_co
 
 async def test_an_event_receives_the_changes_since_its_base_in_any_commit() -> None:
     log = MemoryLog("log-1")
-    await append(log, "fold", MOVE_ON, namespace=SYSTEM)
     await append(log, "d", {"put": {"n": 0, "x": 0}})
     for number in range(300):
         await append(log, "d", {"patch": [{"op": "replace", "path": "/x", "value": number}]})
@@ -73,7 +67,7 @@ async def test_an_event_receives_the_changes_since_its_base_in_any_commit() -> N
 
 
 async def test_a_restart_around_a_fold_change_does_not_change_the_result() -> None:
-    log = MemoryLog("log-1")
+    log = MemoryLog("log-1", rules=RULES[1])
     await write(log, 8)
     last, tables = (await log.info()).last_sequence, Tables()
     for stop_at in [*range(40, 60, 3), last]:
@@ -84,7 +78,7 @@ async def test_a_restart_around_a_fold_change_does_not_change_the_result() -> No
 
 
 async def test_verify_folds_every_event_by_the_rules_at_its_sequence() -> None:
-    log = MemoryLog("log-1")
+    log = MemoryLog("log-1", rules=RULES[1])
     await write(log)
     store, found = await project(log), []
     await verify(log, store, Listener(difference=found.append, progress=lambda _: None), Scope())
@@ -92,7 +86,7 @@ async def test_verify_folds_every_event_by_the_rules_at_its_sequence() -> None:
 
 
 async def test_a_log_is_folded_up_to_an_unknown_fold_number() -> None:
-    log, store = MemoryLog("log-1"), MemoryStore()
+    log, store = MemoryLog("log-1", rules=RULES[1]), MemoryStore()
     await append(log, "a", {"put": 1})
     moved = await append(log, "fold", {"put": {"fold": 9}}, namespace=SYSTEM)
     await append(log, "a", {"put": 2})
@@ -111,7 +105,7 @@ FOLD_PARTITION = partition_of(SYSTEM.encode(), b"fold")
 async def test_a_restarted_foreign_shard_has_the_system_document_as_of_its_checkpoint(
     owner_at: int, shard_at: int
 ) -> None:
-    log = MemoryLog("log-1")
+    log = MemoryLog("log-1", rules=RULES[1])
     await append(log, "d", {"put": {"n": 1}})
     # Rejected for its time; the retry is a duplicate where the first is known, and would change the number elsewhere.
     early = {**MOVE_ON, "id": "x", "occurred_at": "2999-01-01T00:00:00Z"}
@@ -145,14 +139,13 @@ class _Prefix(MemoryLog):
     """A log up to a sequence."""
 
     def __init__(self, whole: MemoryLog, until_sequence: int) -> None:
-        super().__init__("log-1")
+        super().__init__("log-1", rules=RULES[1])
         self._records = whole._records[:until_sequence]
 
 
 async def test_a_change_shows_the_effective_patch_of_an_operation_that_json_patch_does_not_have() -> None:
     log, notices, received = MemoryLog("log-1"), MemoryNotices(), []
     await notices.listen("change.n.*", lambda _, body: received.append(json_text.loads(body)["patch"]))
-    await append(log, "fold", MOVE_ON, namespace=SYSTEM)
     await append(log, "d", {"put": {"n": 1}})
     last = await append(log, "d", inc())
     async with projecting(ports(log, MemoryStore(), notices)) as running:

@@ -19,7 +19,7 @@ from refold.core.stream import GENESIS_DOCUMENT, SYSTEM_NAMESPACE, Record, autho
 RULES: Final[dict[int, Rules]] = {1: v1.RULES, 2: v2.RULES}
 """Every number that this program knows."""
 
-NEWEST: Final = v1.RULES
+NEWEST: Final = v2.RULES
 """The rules of a log that is created now."""
 
 EVENT_BYTES_MAX: Final = NEWEST.limits.event_bytes
