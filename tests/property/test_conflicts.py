@@ -7,14 +7,22 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.authors import Folded, Garbage, Room
+from support.authors import Folded, Garbage, Simulation
 
 
 @settings(max_examples=150)
 @given(seed=st.integers(0, 2**32), operations=st.integers(1, 4), turns=st.integers(4, 24))
 def test_each_operation_does_what_its_author_meant(seed, operations, turns):
     random = Random(seed)
-    Room(random, authors=random.randint(2, 4), operations=operations).play(turns)
+    Simulation(random, authors=random.randint(2, 4), operations=operations).play(turns)
+
+
+@settings(max_examples=50)
+@given(seed=st.integers(0, 2**32), operations=st.integers(1, 4))
+def test_what_one_author_does_is_what_rfc_6902_says(seed, operations):
+    simulation = Simulation(Random(seed), authors=1, operations=operations)
+    simulation.play(12)
+    assert simulation.authors[0].screen == simulation.folded.document.state
 
 
 @settings(max_examples=100)

@@ -6,7 +6,6 @@ meant, which the naive model of `support.identities` says. Every value is unique
 
 from __future__ import annotations
 
-import copy
 from collections import Counter, deque
 from random import Random
 from typing import Any
@@ -14,18 +13,20 @@ from typing import Any
 import jsonpatch
 
 from refold.core import json_text
-from refold.core.document import ABSENT, Document, Status
+from refold.core.document import ABSENT as NO_DOCUMENT
+from refold.core.document import Document, Status
 from refold.core.fold import fold, v2
 from refold.core.fold.window import remember
 from refold.core.fold_state import entry_of
 from refold.core.history import NEVER, Entry, Segment
 from refold.core.stream import Record, Route
-from support.identities import NOBODY, World, tokens_of
+from support.identities import ABSENT, NOBODY, Oracle, merge_patch
 
 STRATEGIES = ["last_write_wins"] * 6 + ["first_write_wins"] * 3 + ["reject"]
+KINDS = {"patch": 8}
 
 
-class Mistake(AssertionError):
+class Mismatch(AssertionError):
     """The fold did something else than the authors meant."""
 
 
@@ -44,14 +45,11 @@ class Folded:
         return v2.needs(v2.RULES.decode(record, v2.RULES), self.document)
 
     def publish(self, event: dict[str, Any], *, is_kept: bool = True) -> Any:
-        """Fold an event, and check that its effective patch does to the version before what it did.
-
-        Without `is_kept`, from the entries alone, as after a restart.
-        """
+        """Fold an event. Without `is_kept`, from the entries alone, as after a restart."""
         if not is_kept:
             self.document.recent = None
         sequence = len(self.entries) + 1
-        before = b"{}" if self.document.state is ABSENT else json_text.dumps(self.document.state)
+        before = b"{}" if self.document.state is NO_DOCUMENT else json_text.dumps(self.document.state)
         record = Record(sequence, sequence * 10**9, b"state.n.d", b"", json_text.dumps(event))
         decoded = v2.RULES.decode(record, v2.RULES)
         base = v2.RULES.needs(decoded, self.document)
@@ -62,23 +60,27 @@ class Folded:
         entry = entry_of(record, folded, record.time, is_usual=True)
         remember(self.document, entry)
         self.entries.append(entry)
-        outcome = folded.outcome
-        if self.document.state is ABSENT:
-            return outcome
-        after = json_text.dumps(self.document.state)
-        if len(after) != self.document.size:
-            raise Mistake("the size is wrong", event)
+        self._check(event, before, folded.outcome)
+        return folded.outcome
+
+    def _check(self, event: dict[str, Any], before: bytes, outcome: Any) -> None:
+        """Check that the effective patch does to the version before what the event did."""
+        state = self.document.state
+        after = b"{}" if state is NO_DOCUMENT else json_text.dumps(state)
+        if state is not NO_DOCUMENT and len(after) != self.document.size:
+            raise Mismatch("the size is wrong", event)
+        expected = json_text.loads(before)
         if outcome.status is Status.rejected:
-            if before != after:
-                raise Mistake("a rejected event changed the state", event)
-        elif "patch" in event or outcome.effect is not None:
-            operations = event["patch"] if outcome.effect is None else outcome.effect
-            patched = json_text.loads(before)
-            for operation in operations:
-                patched = apply_alone(patched, operation)
-            if json_text.dumps(patched) != after:
-                raise Mistake("the effective patch does something else", operations)
-        return outcome
+            pass
+        elif outcome.effect is not None or "patch" in event:
+            for operation in event["patch"] if outcome.effect is None else outcome.effect:
+                expected = apply_alone(expected, operation)
+        elif "merge" in event:
+            expected = merge_patch(expected, event["merge"])
+        else:
+            expected = event.get("put", {})
+        if json_text.dumps(expected) != after:
+            raise Mismatch("the effective patch does something else", outcome.effect or event, expected)
 
 
 def apply_alone(state: Any, operation: dict[str, Any]) -> Any:
@@ -122,24 +124,36 @@ class Author:
         self.screen = screen
         self.sent: deque[dict[str, Any]] = deque()
         self.is_exact = True
+        """False once the author's screen may have what the head does not."""
         self.is_waiting = False
+        """It sends nothing before it has seen everything that has arrived."""
 
 
-class Room:
-    """Some authors, their document, and the naive model of it."""
+class Simulation:
+    """Authors, their document, and the oracle.
+
+    `kinds` weighs kinds of events; without a weight for `delete`, no event is rejected because the document is gone.
+    """
 
     def __init__(
-        self, random: Random, *, authors: int = 3, operations: int = 2, strategies: list[str] = STRATEGIES
+        self,
+        random: Random,
+        *,
+        authors: int = 3,
+        operations: int = 2,
+        strategies: list[str] = STRATEGIES,
+        kinds: dict[str, int] = KINDS,
     ) -> None:
         self.random = random
         self.counter = 0
         self.operations = operations
         self.strategies = strategies
+        self.kinds = kinds
         state = self._first_state()
         names = [f"s{number}" for number in range(authors)]
         if random.random() < 0.25:
             names[-1] = NOBODY
-        self.world = World(state, [name for name in names if name != NOBODY])
+        self.oracle = Oracle(state, [name for name in names if name != NOBODY])
         self.folded = Folded(state)
         self.authors = [Author(name, state) for name in names]
         self.counts: Counter[str] = Counter()
@@ -173,85 +187,112 @@ class Room:
     def play(self, turns: int) -> None:
         """Let authors write, events arrive and changes be seen, in random order, until all has arrived."""
         for _ in range(turns):
-            self.turn()
+            self._turn()
         while any(author.sent for author in self.authors):
-            self.arrive(self.random.choice([author for author in self.authors if author.sent]))
+            self._arrive(self.random.choice([author for author in self.authors if author.sent]))
 
-    def turn(self) -> None:
-        """Do one thing."""
+    def _turn(self) -> None:
         author = self.random.choice(self.authors)
         choice = self.random.random()
         if choice < 0.45:
-            # Without a session, an author sees its own event again only in the document.
-            if author.session != NOBODY or not (author.sent or author.is_waiting):
-                self.send(author)
+            if not author.is_waiting:
+                self._send(author)
         elif choice < 0.8 and author.sent:
-            self.arrive(author)
-        elif author.base < self.world.version and not any(map(may_be_rejected, author.sent)):
-            self.see(author)
+            self._arrive(author)
+        elif author.base < self.oracle.version and not any(map(self._may_be_rejected, author.sent)):
+            self._see(author)
 
-    def send(self, author: Author) -> None:
-        """Let an author change its screen and send that."""
+    def _send(self, author: Author) -> None:
+        """Let an author change its screen and send the change."""
         if not author.sent and author.is_exact:
-            seen = self.world.show(author.base, author.session)
+            seen = self.oracle.view(author.base, author.session)
             if seen != author.screen:
-                raise Mistake("the view is not the screen", seen, author.screen)
-        patch = []
-        screen = author.screen
-        for _ in range(self.random.randint(1, self.operations)):
-            operation = self._operation(screen)
-            screen = apply_alone(screen, operation)
-            patch.append(operation)
-        author.screen = screen
-        author.is_waiting = True
-        event = {"patch": patch, "base": author.base}
+                raise Mismatch("the view is not the screen", seen, author.screen)
+        strategy = self.random.choice(self.strategies)
+        event, author.screen = self._event(author.screen, is_single=strategy == "merge")
+        event["base"] = author.base
         if author.session != NOBODY:
             event["session"] = author.session
-        strategy = self.random.choice(self.strategies)
         if strategy != "last_write_wins":
             event["on_conflict"] = strategy
         if self.random.random() < 0.08:
             event["all_or_nothing"] = True
+        # Without a session an author sees its own event only in the document, and nobody sees what a merge will be.
+        author.is_waiting = author.session == NOBODY or strategy == "merge"
         author.sent.append(event)
 
-    def arrive(self, author: Author) -> None:
-        """Fold the author's next event in flight, and compare the result with the model's."""
+    def _event(self, screen: Any, *, is_single: bool) -> tuple[dict[str, Any], Any]:
+        """Return an event, and the screen after it."""
+        (kind,) = self.random.choices([*self.kinds], [*self.kinds.values()])
+        if kind == "delete":
+            return {"delete": True}, {}
+        if kind == "merge":
+            change = self._merge_patch(screen)
+            return {"merge": change}, merge_patch(screen, change)
+        patch = []
+        for _ in range(1 if is_single else self.random.randint(1, self.operations)):
+            operation = self._operation(screen)
+            screen = apply_alone(screen, operation)
+            patch.append(operation)
+        return ({"put": screen} if kind == "put" else {"patch": patch}), screen
+
+    def _may_be_rejected(self, event: dict[str, Any]) -> bool:
+        """Tell whether an author must know an event's outcome before it takes over changes of the others."""
+        if self.kinds.get("delete") or event.get("on_conflict") or event.get("all_or_nothing"):
+            return True
+        return any(item["op"] in {"test", "move", "inc", "push"} for item in event.get("patch", []))
+
+    def _arrive(self, author: Author) -> None:
+        """Fold the author's next event in flight, and compare the outcome with the oracle's."""
         event = author.sent.popleft()
         self.history.append(event)
-        expected = self.world.apply(event)
+        expected = self.oracle.apply(event)
         # Sometimes the document has left the cache.
         outcome = self.folded.publish(event, is_kept=self.random.random() < 0.8)
+        conflict = outcome.conflict or {}
         self.counts["events"] += 1
         self.counts[outcome.reason or outcome.status.name] += 1
-        self.counts["dropped"] += len((outcome.conflict or {}).get("dropped", []))
+        self.counts["dropped"] += len(conflict.get("dropped", []))
         self.history.append((outcome.status.name, outcome.reason, outcome.effect, outcome.conflict))
-        if outcome.status is Status.rejected:
-            if expected != {"status": "rejected", "reason": outcome.reason}:
-                raise Mistake("rejected", outcome, expected)
-        else:
-            dropped = (outcome.conflict or {}).get("dropped", [])
-            if expected["status"] != "effective" or expected["dropped"] != dropped:
-                raise Mistake("outcome", outcome, expected)
-        if self.folded.document.state != self.world.show():
-            raise Mistake("head", self.folded.document.state, self.world.show())
-        effect = event["patch"] if outcome.effect is None else outcome.effect
-        if outcome.status is Status.rejected or len(effect) != len(event["patch"]):
+        found = {"reason": outcome.reason}
+        if not outcome.reason:
+            found |= {name: conflict[name] for name in ("overwrote", "merged", "dropped") if name in conflict}
+        if found != expected:
+            raise Mismatch("outcome", found, expected)
+        head = ABSENT if self.folded.document.state is NO_DOCUMENT else self.folded.document.state
+        if head != self.oracle.head():
+            raise Mismatch("head", head, self.oracle.head())
+        effect = event.get("patch") if outcome.effect is None else outcome.effect
+        if outcome.reason or "merged" in conflict or len(effect or []) != len(event.get("patch", [])):
             author.is_exact = False
 
-    def see(self, author: Author) -> None:
+    def _see(self, author: Author) -> None:
         """Let an author see changes of the others, up to some version."""
-        author.base = self.random.randint(author.base + 1, self.world.version)
-        if author.session == NOBODY:
-            author.base = self.world.version
-            author.is_waiting = bool(author.sent)
-        mark = self.world.mark()
+        is_whole = author.is_waiting
+        author.base = (
+            self.oracle.version if is_whole else self.random.randint(author.base + 1, self.oracle.version)
+        )
+        author.is_waiting = is_whole and bool(author.sent)
+        mark = self.oracle.mark()
         for event in author.sent:
-            self.world.apply(event)
-        author.screen = self.world.show(author.base, author.session)
-        self.world.undo(mark)
+            self.oracle.apply(event)
+        author.screen = self.oracle.view(author.base, author.session)
+        self.oracle.undo(mark)
         author.is_exact = not author.sent
 
-    # Operations on a screen
+    # Changes of a screen
+
+    def _merge_patch(self, value: dict[str, Any]) -> dict[str, Any]:
+        change: dict[str, Any] = {}
+        for key in self.random.sample([*value, *"abc"], k=self.random.randint(1, 2)):
+            kind, old = self.random.random(), value.get(key)
+            if kind < 0.25:
+                change[key] = None
+            elif kind < 0.4 or type(old) is dict:
+                change[key] = self._merge_patch(old if type(old) is dict else {})
+            else:
+                change[key] = self._value()
+        return change
 
     def _operation(self, screen: Any) -> dict[str, Any]:
         random = self.random
@@ -282,7 +323,7 @@ class Room:
             if target != "/p" or "p" not in screen or type(screen["p"]) is list:
                 return {"op": "push", "path": target, "value": self._name(), "max": random.randint(1, 5)}
         if kind < 0.84:
-            return {"op": "test", "path": path, "value": copy.deepcopy(value)}
+            return {"op": "test", "path": path, "value": value}
         texts = [(path, value) for path, value in leaves if type(value) is str and not value.startswith("<")]
         if texts:
             return self._text_operation(*random.choice(texts))
@@ -396,14 +437,6 @@ class Garbage:
         )
 
 
-def may_be_rejected(event: dict[str, Any]) -> bool:
-    """Tell whether an author must know an event's outcome before it takes over changes of the others."""
-    is_plain = not event.get("on_conflict") and not event.get("all_or_nothing")
-    return not is_plain or any(
-        operation["op"] in {"test", "move", "inc", "push"} for operation in event["patch"]
-    )
-
-
 def places_of(screen: Any) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
     """Return the containers, and all values below the root, by their pointers."""
     containers, leaves = [], []
@@ -417,16 +450,3 @@ def places_of(screen: Any) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]
             pairs = value.items() if type(value) is dict else enumerate(value)
             waiting.extend((f"{path}/{key}", each) for key, each in pairs)
     return containers, leaves
-
-
-__all__ = [
-    "NOBODY",
-    "Author",
-    "Folded",
-    "Garbage",
-    "Mistake",
-    "Room",
-    "apply_alone",
-    "places_of",
-    "tokens_of",
-]

@@ -1,23 +1,29 @@
-"""A naive model of what authors mean: every member, element and character that ever was, each an object of its own.
+"""A naive oracle of fold 2: every value, element and character that ever existed is an object with an identity.
 
-It knows nothing of windows, pieces and effective patches. Nothing is ever forgotten: what an author sees is a filter
-over all that there was, `visible`. Each session has its own order of an array's items, in which what the session
-inserted follows directly what it was inserted after.
+It implements `schemas/conflicts.md` directly and shares nothing with the product: no windows, effective patches or
+runs of items. Nothing is ever deleted. What an author sees is a filter over everything that existed (`visible`). Each
+session has its own order of an array's items, in which its own insertion directly follows its left neighbour.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-NOBODY = "nobody"
-"""The perspective of an event without a session."""
+NOBODY = ""
+"""The session of an event without a session."""
+
+ABSENT = object()
+"""The state of a deleted document."""
+
+Write = tuple[int, str]
+"""The version and the session of an effective event."""
 
 
 class Dropped(Exception):
-    """An operation has nothing to apply to."""
+    """An operation has no target at the head. `node` is the target that the author sees."""
 
-    node: Any = None
+    node: Node | None = None
 
 
 class Rejected(Exception):
@@ -25,108 +31,7 @@ class Rejected(Exception):
 
 
 class Invalid(Exception):
-    """A pointer means nothing in the author's view."""
-
-
-def is_same(author: str, session: str) -> bool:
-    """Tell whether two events are of one session."""
-    return author == session != NOBODY
-
-
-class Item:
-    """A place of an object or an array, or a character, with the node that is or was there."""
-
-    def __init__(self, node: Any, born: tuple[int, str], home: Any, key: str | None) -> None:
-        self.node = node
-        self.born = born
-        self.died: tuple[int, str] | None = None
-        self.home = home
-        self.key = key
-        self.hidden: list[tuple[str, int]] = []
-        self.ghost: tuple[str, int, str] | None = None
-        self.seen_by: list[tuple[str, int]] = []
-        self.is_moved = False
-        self.kept_by: list[tuple[int, str]] = []
-
-    def visible(self, base: int, session: str) -> bool:
-        """Tell whether an author sees it."""
-        if any(is_same(who, session) and base < until for who, until in self.hidden):
-            return False
-        if self.ghost:
-            return is_same(self.ghost[0], session) and base < self.ghost[1]
-        version, author = self.born
-        is_adopted = any(is_same(who, session) for who, _ in self.seen_by)
-        if not (version <= base or is_same(author, session) or is_adopted):
-            return False
-        if self.died is None:
-            return True
-        return self.died[0] > base and not (is_same(self.died[1], session) and self.died not in self.kept_by)
-
-    @property
-    def live(self) -> bool:
-        """Tell whether it is at the head, as far as its container is."""
-        return self.died is None and self.ghost is None
-
-
-class Node:
-    """A value with an identity."""
-
-    def __init__(self) -> None:
-        self.values: list[Value] = []
-        self.item: Item | None = None
-        self.moves: list[tuple[int, str]] = []
-        self.blurs: list[tuple[str, int, str]] = []
-        self.pushed: list[tuple[int, str]] = []
-
-    def head(self) -> Value:
-        """Its value at the head."""
-        return next(value for value in reversed(self.values) if not value.ghost)
-
-    def view(self, base: int, session: str) -> Value:
-        """Its value as an author sees it."""
-        for value in reversed(self.values):
-            if value.ghost:
-                if is_same(value.ghost[0], session) and base < value.ghost[1]:
-                    return value
-            elif value.born[0] <= base or is_same(value.born[1], session):
-                return value
-        return self.values[0]
-
-    def alive(self) -> bool:
-        """Tell whether it is at the head."""
-        if self.item is None:
-            return True
-        home = self.item.home
-        return self.item.live and home is home.node.head() and home.node.alive()
-
-
-class Value:
-    """What a node holds from one write to the next."""
-
-    def __init__(self, node: Node, born: tuple[int, str], raw: Any, sessions: list[str]) -> None:
-        self.node = node
-        self.born = born
-        self.ghost: tuple[str, int, str] | None = None
-        self.writes: list[tuple[int, str]] = []
-        self.members: dict[str, list[Item]] = {}
-        self.orders: dict[str, list[Item]] = {}
-        self.scalar: Any = None
-        self.amounts: list[tuple[int, str, int]] = []
-        self.places: dict[str, list[tuple[int, str]]] = {}
-        self.kind = {dict: "object", list: "array", str: "text"}.get(type(raw), "scalar")
-        if self.kind == "object":
-            for key, each in raw.items():
-                self.members[key] = [self._item(each, born, key, sessions)]
-        elif self.kind in {"array", "text"}:
-            items = [
-                self._item(each if self.kind == "array" else Char(each), born, None, sessions) for each in raw
-            ]
-            self.orders = {session: list(items) for session in sessions}
-        else:
-            self.scalar = raw
-
-    def _item(self, raw: Any, born: tuple[int, str], key: str | None, sessions: list[str]) -> Item:
-        return new_item(raw, born, self, key, sessions)
+    """A pointer has no target in the author's view."""
 
 
 class Char:
@@ -136,166 +41,292 @@ class Char:
         self.text = text
 
 
-def new_item(raw: Any, born: tuple[int, str], home: Value, key: str | None, sessions: list[str]) -> Item:
-    """Make a place with a new node."""
+class Item:
+    """A member, an element or a character, with the node that is or was there.
+
+    `hidden`: sessions that removed it from their views, each below a version. `ghost`: the session that alone sees it,
+    below a version, and the reason to drop an operation on it. `kept_by`: removals that their own session does not see.
+    """
+
+    def __init__(self, node: Node, born: Write, home: Value, key: str | None) -> None:
+        self.node = node
+        self.born = born
+        self.home = home
+        self.key = key
+        self.died: Write | None = None
+        self.hidden: list[tuple[str, int]] = []
+        self.ghost: tuple[str, int, str] | None = None
+        self.seen_by: list[str] = []
+        self.kept_by: list[Write] = []
+        self.is_moved = False
+
+    def visible(self, base: int, session: str) -> bool:
+        """Tell whether an author sees it."""
+        for who, until in self.hidden:
+            if who == session and base < until:
+                return False
+        if self.ghost:
+            return self.ghost[0] == session and base < self.ghost[1]
+        if self.born[0] > base and self.born[1] != session and session not in self.seen_by:
+            return False
+        if self.died is None:
+            return True
+        return self.died[0] > base and (self.died[1] != session or self.died in self.kept_by)
+
+    @property
+    def live(self) -> bool:
+        """Tell whether it is at the head, if its container is."""
+        return self.died is None and self.ghost is None
+
+
+class Node:
+    """A value with an identity: it survives moves and writes. `item` is where it is."""
+
+    def __init__(self, item: Item | None = None) -> None:
+        self.item = item
+        self.values: list[Value] = []
+        self.moves: list[Write] = []
+        self.blurs: list[tuple[str, int, str]] = []
+        self.pushed: list[str] = []
+
+    def head(self) -> Value:
+        """Return its value at the head."""
+        return next(value for value in reversed(self.values) if not value.ghost)
+
+    def view(self, base: int, session: str) -> Value:
+        """Return its value as an author sees it."""
+        for value in reversed(self.values):
+            if value.ghost:
+                if value.ghost[0] == session and base < value.ghost[1]:
+                    return value
+            elif value.born[0] <= base or value.born[1] == session:
+                return value
+        return self.values[0]
+
+    def alive(self) -> bool:
+        """Tell whether it is at the head."""
+        node = self
+        while (item := node.item) is not None:
+            if not item.live or item.home is not item.home.node.head():
+                return False
+            node = item.home.node
+        return True
+
+
+class Value:
+    """What a node holds from one write to the next.
+
+    `ghost` is as in `Item`; where `is_merged`, the author wrote it and the head has the result of a merge.
+    """
+
+    is_merged = False
+
+    def __init__(self, node: Node, born: Write, raw: Any, sessions: list[str]) -> None:
+        self.node = node
+        self.born = born
+        self.ghost: tuple[str, int, str] | None = None
+        self.writes: list[Write] = []
+        self.members: dict[str, list[Item]] = {}
+        self.member_writes: dict[str, list[Write]] = {}
+        self.orders: dict[str, list[Item]] = {}
+        self.scalar: Any = None
+        self.amounts: list[tuple[Write, int]] = []
+        self.kind = {dict: "object", list: "array", str: "text"}.get(type(raw), "scalar")
+        if self.kind == "object":
+            self.members = {key: [new_item(each, born, self, key, sessions)] for key, each in raw.items()}
+        elif self.kind == "scalar":
+            self.scalar = raw
+        else:
+            each = list(raw) if self.kind == "array" else map(Char, raw)
+            items = [new_item(one, born, self, None, sessions) for one in each]
+            self.orders = {session: list(items) for session in sessions}
+
+
+def new_item(raw: Any, born: Write, home: Value, key: str | None, sessions: list[str]) -> Item:
+    """Create an item with a new node."""
     node = Node()
-    item = Item(node, born, home, key)
-    node.item = item
+    node.item = Item(node, born, home, key)
     node.values.append(Value(node, born, raw, sessions))
-    return item
+    return node.item
 
 
-class World:
-    """One document with all that ever was in it. Whatever is done to it can be undone, the last first."""
+class Oracle:
+    """One document with everything that ever was in it. Changes can be undone, the last one first."""
 
     def __init__(self, state: Any, sessions: list[str]) -> None:
-        self._done: list[Callable[[], Any]] = []
         self.sessions = [*sessions, NOBODY]
-        self.root = Node()
-        self.root.values.append(Value(self.root, (1, NOBODY), state, self.sessions))
         self.version = 1
         self.log = [(1, NOBODY)]
+        self.is_absent = False
+        self.root = Node()
+        self.root.values.append(Value(self.root, (1, NOBODY), state, self.sessions))
+        self._changes: list[Callable[[], Any]] = []
 
     def append(self, things: list[Any], thing: Any) -> None:
-        """Add to a list of the world."""
+        """Append to a list of the model."""
         things.append(thing)
-        self._done.append(things.pop)
+        self._changes.append(things.pop)
 
     def insert(self, things: list[Any], place: int, thing: Any) -> None:
-        """Insert into a list of the world."""
+        """Insert into a list of the model."""
         things.insert(place, thing)
-        self._done.append(lambda: things.pop(place))
+        self._changes.append(lambda: things.pop(place))
 
     def set(self, thing: Any, name: str, value: Any) -> None:
-        """Set an attribute of a thing of the world."""
+        """Set an attribute of an object of the model."""
         old = getattr(thing, name)
         setattr(thing, name, value)
-        self._done.append(lambda: setattr(thing, name, old))
+        self._changes.append(lambda: setattr(thing, name, old))
 
     def mark(self) -> int:
         """Return where to undo to."""
-        return len(self._done)
+        return len(self._changes)
 
     def undo(self, mark: int) -> None:
-        """Make all as it was at a mark."""
-        while len(self._done) > mark:
-            self._done.pop()()
+        """Undo everything since a mark."""
+        while len(self._changes) > mark:
+            self._changes.pop()()
 
-    def show(self, base: int | None = None, session: str = NOBODY) -> Any:
-        """Return the head as JSON, or what an author sees."""
-        return self._show(self.root, base, session)
+    def head(self) -> Any:
+        """Return the state at the head."""
+        return ABSENT if self.is_absent else self.read(self.root)
 
-    def _show(self, node: Node, base: int | None, session: str) -> Any:
+    def view(self, base: int, session: str) -> Any:
+        """Return what an author sees."""
+        return self.read(self.root, base, session)
+
+    def read(self, node: Node, base: int | None = None, session: str = NOBODY) -> Any:
+        """Return a node's value as JSON: at the head, or with a base as an author sees it."""
         value = node.head() if base is None else node.view(base, session)
-
-        def seen(item: Item) -> bool:
-            return item.live if base is None else item.visible(base, session)
-
-        if value.kind == "scalar":
-            raw = value.scalar
-            if value.amounts:
-                return raw + sum(
-                    amount
-                    for version, who, amount in value.amounts
-                    if base is None or version <= base or is_same(who, session)
-                )
-            return raw.text if isinstance(raw, Char) else raw
         if value.kind == "object":
             found = {}
             for key, items in value.members.items():
-                shown = [item for item in items if seen(item)]
-                if shown:
-                    found[key] = self._show(shown[-1].node, base, session)
+                seen = [it for it in items if (it.live if base is None else it.visible(base, session))]
+                if seen:
+                    found[key] = self.read(seen[-1].node, base, session)
             return found
-        shown = [self._show(item.node, base, session) for item in value.orders[session] if seen(item)]
-        return shown if value.kind == "array" else "".join(shown)
+        if value.kind == "scalar":
+            return amount(value, base, session)
+        order = value.orders.get(session, value.orders[NOBODY])
+        shown = [it.node for it in order if (it.live if base is None else it.visible(base, session))]
+        if value.kind == "text":
+            return "".join([node.values[0].scalar.text for node in shown])
+        return [self.read(node, base, session) for node in shown]
+
+    def foreign(self, writes: list[Write], base: int, session: str) -> set[int]:
+        """Return the versions of others' writes after the base."""
+        return {version for version, who in writes if version > base and who != session}
 
     def apply(self, event: dict[str, Any]) -> dict[str, Any]:
-        """Fold an event; return status and dropped operations."""
-        session, strategy = event.get("session", NOBODY), event.get("on_conflict", "last_write_wins")
+        """Fold an event; return what its outcome must say."""
         base = event.get("base", self.version)
-        is_whole = event.get("all_or_nothing") or any(item["op"] == "test" for item in event["patch"])
+        session = event.get("session") or f"{NOBODY}{len(self._changes)}"
         mark = self.mark()
-        turn = Turn(self, base, session, strategy, self.version + 1)
-        dropped = []
+        edit = Edit(self, base, session, event.get("on_conflict", "last_write_wins"), self.version + 1)
+        operations = list(operations_of(event, edit))
         try:
-            if strategy == "reject" and self.foreign(base, session):
-                raise Rejected("conflict")
-            for number, item in enumerate(event["patch"]):
-                before = self.mark()
-                try:
-                    turn.apply(item)
-                except Dropped as gone:
-                    if is_whole:
-                        raise Rejected(str(gone)) from None
-                    self.undo(before)
-                    dropped.append({"operation": number, "reason": str(gone)})
-                    turn.follow(item)
+            dropped = self._apply(edit, event, operations)
         except Rejected as rejected:
             self.undo(mark)
-            if session != NOBODY and base < self.version:
-                turn = Turn(self, base, session, strategy, self.version)
-                turn.reason = "depends_on_rejected"
-                for item in event["patch"]:
-                    turn.follow(item)
-            return {"status": "rejected", "reason": str(rejected)}
+            if "session" in event and base < self.version:
+                ghost = Edit(self, base, session, "", self.version, reason="depends_on_rejected")
+                for item in operations:
+                    ghost.follow(item)
+            return {"reason": str(rejected)}
         self.set(self, "version", self.version + 1)
-        self.append(self.log, (self.version, session))
-        return {"status": "effective", "dropped": dropped}
+        self.append(self.log, edit.mine)
+        lists = {"overwrote": sorted(edit.overwrote), "merged": sorted(edit.merged), "dropped": dropped}
+        return {"reason": ""} | {name: each for name, each in lists.items() if each}
 
-    def foreign(self, base: int, session: str) -> bool:
-        """Tell whether others wrote since."""
-        return any(version > base and not is_same(who, session) for version, who in self.log)
+    def _apply(self, edit: Edit, event: dict[str, Any], operations: list[dict[str, Any]]) -> list[Any]:
+        dropped = []
+        is_whole = event.get("all_or_nothing") or any(item["op"] == "test" for item in operations)
+        if edit.strategy == "reject" and self.foreign(self.log, edit.base, edit.session):
+            raise Rejected("conflict")
+        if self.is_absent and "delete" in event:
+            raise Rejected("document_absent")
+        for number, item in enumerate(operations):
+            before = self.mark()
+            try:
+                edit.apply(item)
+            except Dropped as gone:
+                if is_whole:
+                    raise Rejected(str(gone)) from None
+                self.undo(before)
+                dropped.append({"operation": number, "reason": str(gone)})
+                edit.follow(item)
+        if self.is_absent and edit.base < self.version and not edit.is_effective:
+            raise Rejected("target_gone")
+        self.set(self, "is_absent", "delete" in event)
+        return dropped
 
 
-class Turn:
-    """One event being applied, in its author's view."""
+class Edit:
+    """One event, applied in its author's view. A `reason` marks what only the author sees, of a rejected event."""
 
-    def __init__(self, world: World, base: int, session: str, strategy: str, version: int) -> None:
-        self.world = world
+    def __init__(
+        self, oracle: Oracle, base: int, session: str, strategy: str, version: int, reason: str = ""
+    ) -> None:
+        self.oracle = oracle
         self.base = base
         self.session = session
         self.strategy = strategy
         self.version = version
         self.mine = (version, session)
-        self.reason = "target_gone"
+        self.reason = reason
+        self.is_ghost = False
+        self.is_effective = False
+        self.overwrote: set[int] = set()
+        self.merged: set[int] = set()
 
     def apply(self, item: dict[str, Any]) -> None:
         """Apply one operation."""
         getattr(self, "_" + item["op"])(item, tokens_of(item["path"]))
 
-    # What pointers mean
+    def follow(self, item: dict[str, Any]) -> None:
+        """Apply an operation that was dropped or rejected in the author's view only."""
+        was = self.strategy, self.is_ghost, self.reason
+        self.strategy, self.is_ghost, self.reason = "", True, self.reason or "target_gone"
+        try:
+            self.apply(item)
+        except Dropped as dropped:
+            self._blur(dropped.node)
+        except (Invalid, Rejected):
+            pass
+        self.strategy, self.is_ghost, self.reason = was
+
+    # The author's view
 
     def sees(self, item: Item) -> bool:
-        """Tell whether the author sees a place; what this event did is the author's own."""
-        if (self.session, self.version) in item.hidden or (
-            item.died == self.mine and self.mine not in item.kept_by
-        ):
-            return False
-        if item.born == self.mine or (self.session, self.version) in item.seen_by:
-            return True
+        """Tell whether the author sees an item."""
         return item.visible(self.base, self.session)
 
+    def order(self, value: Value) -> list[Item]:
+        """Return the items of an array or text in the author's order, with those that it does not see."""
+        return value.orders.get(self.session, value.orders[NOBODY])
+
+    def items(self, value: Value) -> list[Item]:
+        """Return the items of an array or text that the author sees."""
+        return [item for item in self.order(value) if self.sees(item)]
+
+    def shown(self, value: Value, key: str) -> Item | None:
+        """Return the member that the author sees at a key."""
+        return next((it for it in reversed(value.members.get(key, [])) if self.sees(it)), None)
+
     def value(self, node: Node) -> Value:
-        """Return what a node holds for the author, in a container that must be at the head."""
-        if self.session == NOBODY:
-            own = [it for it in node.values if it.born == self.mine]
-            value = own[-1] if own else node.view(self.base, NOBODY)
-        else:
-            value = node.view(self.base, self.session)
+        """Return what a node holds for the author."""
+        value = node.view(self.base, self.session)
         if value.ghost:
             raise Dropped(value.ghost[2])
         return value
 
     def is_unseen(self, node: Node) -> bool:
-        """Tell whether it is an array of others to which the author has pushed without having seen it."""
-        made = node.values[0].born
-        own = any(value.born == self.mine or is_same(value.born[1], self.session) for value in node.values)
-        pushed = any(it == self.mine or is_same(it[1], self.session) for it in node.pushed)
-        return pushed and not own and made[0] > self.base
+        """Tell whether others created an array to which the author has pushed without seeing it."""
+        own = any(value.born[1] == self.session for value in node.values)
+        return self.session in node.pushed and not own and node.values[0].born[0] > self.base
 
     def open(self, node: Node) -> Value:
-        """Return a container that is at the head."""
+        """Return a container that the author sees and that is at the head."""
         value = self.value(node)
         if value is not node.head() or not node.alive() or self.is_unseen(node):
             self._lose(node)
@@ -308,118 +339,29 @@ class Turn:
         dropped.node = node
         raise dropped
 
-    def blur(self, node: Node) -> None:
-        """Note that a node is not what the author sees."""
-        self.world.append(node.blurs, (self.session, self.version, self.reason))
-
-    def items(self, value: Value) -> list[Item]:
-        """Return the items of an array or a text that the author sees."""
-        return [item for item in value.orders[self.session] if self.sees(item)]
-
-    def find(self, tokens: list[str], *, is_ghost_found: bool = False) -> tuple[Node, Item | None]:
-        """Return the node that a pointer means, and the place where the author sees it."""
-        node, item = self.world.root, None
-        for token in tokens:
+    def find(self, tokens: list[str]) -> tuple[Node, Item | None]:
+        """Return the node that a pointer means, and the item at which the author sees it."""
+        node, item = self.oracle.root, None
+        for depth, token in enumerate(tokens, 1):
             value = self.open(node)
             if value.kind == "object":
-                shown = [it for it in value.members.get(token, []) if self.sees(it)]
-                if not shown:
-                    raise Invalid(tokens)
-                item = shown[-1]
-                if self.is_unseen(item.node) and item.node.item is not item:
-                    # Others have made it, and moved it on.
+                item = self.shown(value, token)
+                if item is not None and self.is_unseen(item.node) and item.node.item is not item:
+                    # Others created it, and moved it away.
                     self._lose(item.node)
-            elif value.kind == "array":
-                shown = self.items(value)
-                if not token.isdigit() or int(token) >= len(shown):
-                    raise Invalid(tokens)
-                item = shown[int(token)]
+            elif value.kind == "array" and token.isdigit():
+                item = dict(enumerate(self.items(value))).get(int(token))
             else:
+                item = None
+            if item is None:
                 raise Invalid(tokens)
-            if item.ghost and not (is_ghost_found and token is tokens[-1]):
+            if item.ghost and not (self.is_ghost and depth == len(tokens)):
                 raise Dropped(item.ghost[2])
             node = item.node
         return node, item
 
-    # What others did meanwhile
-
-    def foreign(self, writes: list[tuple[int, str]]) -> bool:
-        """Tell whether one of these is of another author, since the base."""
-        return any(
-            version > self.base and not is_same(who, self.session)
-            for version, who in writes
-            if (version, who) != self.mine
-        )
-
-    def written(self, node: Node) -> bool:
-        """Tell whether others wrote to a node, or in it."""
-        place = node.item
-        member = place.home.places.get(place.key, []) if place is not None and place.key is not None else []
-        return (
-            self.foreign([value.born for value in node.values if not value.ghost])
-            or self.foreign(node.head().writes)
-            or self.foreign(member)
-        )
-
-    def check(self, is_conflict: bool) -> None:
-        """Reject, where the first write wins."""
-        if is_conflict and self.strategy == "first_write_wins":
-            raise Rejected("conflict")
-
-    def touch(self, value: Value | None) -> None:
-        """Note a write below all containers from this one up."""
-        while value is not None:
-            self.world.append(value.writes, self.mine)
-            value = value.node.item.home if value.node.item else None
-
-    # Changing the head
-
-    def write(self, node: Node, raw: Any) -> None:
-        """Give a node another value."""
-        value = Value(node, self.mine, raw, self.world.sessions)
-        self.world.append(node.values, value)
-        if node.item:
-            self.note(node.item)
-            self.touch(node.item.home)
-
-    def hide(self, item: Item) -> None:
-        """Let the author no longer see a place."""
-        self.world.append(item.hidden, (self.session, self.version))
-
-    def note(self, item: Item) -> None:
-        """Note a write of a member, whatever is there."""
-        if item.key is not None:
-            self.world.append(item.home.places.setdefault(item.key, []), self.mine)
-
-    def kill(self, item: Item) -> None:
-        """Take a place from the head."""
-        self.world.set(item, "died", self.mine)
-        self.note(item)
-        self.touch(item.home)
-
-    def put(self, value: Value, key: str, node_item: Item) -> None:
-        """Put a place into an object."""
-        for item in value.members.get(key, []):
-            if item.live and item is not node_item:
-                self.world.set(item, "died", self.mine)
-            if self.sees(item):
-                self.hide(item)
-        self.world.append(value.members.setdefault(key, []), node_item)
-        self.note(node_item)
-        self.touch(value)
-
-    def insert(self, value: Value, left: Item | None, new: Item, *, at_end: bool) -> None:
-        """Put an item into an array: for this session after an item, for others at the gap of the head."""
-        mine = value.orders[self.session]
-        place = len(mine) if at_end else (mine.index(left) + 1 if left else 0)
-        right = next((item for item in mine[place:] if item.live), None)
-        self.world.insert(mine, place, new)
-        for session, order in value.orders.items():
-            if session != self.session:
-                self.world.insert(order, order.index(right) if right else len(order), new)
-
     def gap(self, value: Value, token: str) -> tuple[Item | None, bool]:
-        """Return what a gap of an array follows, or that it is the end."""
+        """Return the left neighbour of an array's gap, and whether the gap is the end."""
         if token == "-":
             return None, True
         shown = self.items(value)
@@ -427,202 +369,329 @@ class Turn:
             raise Invalid(token)
         return (shown[int(token) - 1] if int(token) else None), False
 
-    def make(self, value: Value, raw: Any, key: str | None) -> Item:
-        """Make a place with a new node."""
-        return new_item(raw, self.mine, value, key, self.world.sessions)
+    def copied(self, node: Node) -> Any:
+        """Return what the author sees a node hold; dropped where a part exists only for the author."""
+        for who, until, reason in reversed(node.blurs):
+            if who == self.session and self.base < until:
+                raise Dropped(reason)
+        value = node.view(self.base, self.session)
+        if self.is_unseen(node):
+            raise Dropped("target_gone")
+        if value.ghost and not value.is_merged:
+            raise Dropped(value.ghost[2])
+        if value.kind == "scalar":
+            return amount(value, self.base, self.session)
+        if value.kind == "object":
+            keys = {key: item for key in value.members if (item := self.shown(value, key))}
+            return {key: self._solid(item) for key, item in keys.items()}
+        each = [self._solid(item) for item in self.items(value)]
+        return each if value.kind == "array" else "".join(each)
 
-    # Operations
+    def _solid(self, item: Item) -> Any:
+        if item.ghost:
+            raise Dropped(item.ghost[2])
+        return self.copied(item.node)
+
+    # What others wrote since the base
+
+    def foreign(self, writes: list[Write]) -> set[int]:
+        """Return the versions of others' writes after the base."""
+        return self.oracle.foreign(writes, self.base, self.session)
+
+    def written(self, node: Node) -> set[int]:
+        """Return the versions in which others wrote to a node, to its member, or inside it."""
+        writes = [value.born for value in node.values if not value.ghost] + node.head().writes
+        if node.item is not None and node.item.key is not None:
+            writes += node.item.home.member_writes.get(node.item.key, [])
+        return self.foreign(writes)
+
+    def gone_by(self, node: Node) -> set[int]:
+        """Return the version in which a node left the head, if others removed it."""
+        while (item := node.item) is not None:
+            if item.died:
+                return self.foreign([item.died])
+            if item.home is not item.home.node.head():
+                newer = item.home.node.values[item.home.node.values.index(item.home) + 1 :]
+                return self.foreign([value.born for value in newer if not value.ghost][:1])
+            node = item.home.node
+        return set()
+
+    def check(self, versions: set[int], *, is_conflict: bool = False) -> None:
+        """Note what is overwritten, or reject where the first write wins."""
+        if (versions or is_conflict) and self.strategy == "first_write_wins":
+            raise Rejected("conflict")
+        if not self.is_ghost:
+            self.overwrote |= versions
+
+    # Changes
+
+    def make(self, value: Value, raw: Any, key: str | None) -> Item:
+        """Create an item with a new node."""
+        item = new_item(raw, self.mine, value, key, self.oracle.sessions)
+        if self.is_ghost:
+            item.ghost = (*self._private(), self.reason)
+        return item
+
+    def _private(self) -> tuple[str, int]:
+        return self.session, self.version
+
+    def hide(self, item: Item | None) -> None:
+        """Remove an item from the author's view."""
+        if item is not None:
+            self.oracle.append(item.hidden, self._private())
+
+    def touch(self, value: Value | None) -> None:
+        """Note a write in a container and in all around it."""
+        self.is_effective = True
+        while value is not None:
+            self.oracle.append(value.writes, self.mine)
+            value = value.node.item.home if value.node.item else None
+
+    def _note(self, item: Item) -> None:
+        if item.key is not None:
+            self.oracle.append(item.home.member_writes.setdefault(item.key, []), self.mine)
+
+    def write(self, node: Node, raw: Any) -> None:
+        """Give a node another value."""
+        self.oracle.append(node.values, Value(node, self.mine, raw, self.oracle.sessions))
+        self.is_effective = True
+        if node.item:
+            self._note(node.item)
+            self.touch(node.item.home)
+
+    def cover(self, node: Node, raw: Any, reason: str) -> Value:
+        """Give a node another value in the author's view only."""
+        value = Value(node, self.mine, raw, self.oracle.sessions)
+        value.ghost = (*self._private(), reason)
+        self.oracle.append(node.values, value)
+        return value
+
+    def kill(self, item: Item) -> None:
+        """Remove an item from the head."""
+        self.oracle.set(item, "died", self.mine)
+        self._note(item)
+        self.touch(item.home)
+
+    def put(self, value: Value, key: str, new: Item) -> None:
+        """Put an item into an object."""
+        items = value.members.setdefault(key, [])
+        for item in items:
+            if item.live and item is not new and not self.is_ghost:
+                self.oracle.set(item, "died", self.mine)
+            if self.sees(item):
+                self.hide(item)
+        self.oracle.append(items, new)
+        if not self.is_ghost:
+            self._note(new)
+            self.touch(value)
+
+    def insert(self, value: Value, left: Item | None, new: Item, *, at_end: bool = False) -> None:
+        """Insert an item: after its left neighbour in this session's order, in the gap of the head in the others'."""
+        mine = self.order(value)
+        place = len(mine) if at_end else (mine.index(left) + 1 if left else 0)
+        right = next((item for item in mine[place:] if item.live), None)
+        self.oracle.insert(mine, place, new)
+        for order in value.orders.values():
+            if order is not mine:
+                self.oracle.insert(order, order.index(right) if right else len(order), new)
+        if not self.is_ghost:
+            self.touch(value)
+
+    # Writes by a strategy
 
     def _add(self, item: dict[str, Any], tokens: list[str]) -> None:
+        raw = item.get("value")
         if not tokens:
-            self.check(self.written(self.world.root))
-            self.write(self.world.root, item["value"])
+            self._overwrite(self.oracle.root, raw)
             return
-        node, _ = self.find(tokens[:-1])
-        value = self.open(node)
+        value = self.open(self.find(tokens[:-1])[0])
         if value.kind == "array":
             left, at_end = self.gap(value, tokens[-1])
-            new = self.make(value, item["value"], None)
-            self.insert(value, left, new, at_end=at_end)
-            self.touch(value)
+            self.insert(value, left, self.make(value, raw, None), at_end=at_end)
         elif value.kind == "object":
-            self._member(value, tokens[-1], item["value"])
+            self._member(value, tokens[-1], raw)
         else:
             raise Invalid(tokens)
 
-    def _member(self, value: Value, key: str, raw: Any) -> None:
-        items = value.members.get(key, [])
-        shown = [it for it in items if self.sees(it)]
-        live = [it for it in items if it.live]
-        if shown and not shown[-1].ghost and shown[-1].node.alive():
-            self.check(self.written(shown[-1].node))
-            self.write(shown[-1].node, raw)
+    def _overwrite(self, node: Node, raw: Any) -> None:
+        """Write to a node that is at the head."""
+        if self.is_ghost:
+            self.cover(node, raw, self.reason)
             return
-        is_conflict = bool(shown and not shown[-1].ghost) or self.foreign(value.places.get(key, []))
-        if live:
-            is_conflict |= self.written(live[-1].node)
-        self.check(is_conflict)
-        if live and not live[-1].is_moved:
-            # Another has made the same member.
-            for each in shown:
-                self.hide(each)
-            self.adopt(live[-1])
-            self.write(live[-1].node, raw)
+        versions = self.written(node)
+        if versions and self.strategy == "merge" and self._merge(node, raw):
+            self.merged |= versions
             return
-        self.put(value, key, self.make(value, raw, key))
+        self.check(versions)
+        self.write(node, raw)
 
-    def adopt(self, item: Item) -> None:
-        """Let the author see a place."""
-        self.world.set(item, "hidden", [it for it in item.hidden if it[0] != self.session])
-        self.world.append(item.seen_by, (self.session, self.version))
+    def _member(self, value: Value, key: str, raw: Any) -> None:
+        shown = self.shown(value, key)
+        if self.is_ghost:
+            self.put(value, key, self.make(value, raw, key))
+            return
+        if shown is not None and not shown.ghost and shown.node.alive():
+            self._overwrite(shown.node, raw)
+            return
+        live = next((it for it in value.members.get(key, []) if it.live), None)
+        versions = self.foreign(value.member_writes.get(key, []))
+        if shown is not None and not shown.ghost:
+            versions |= self.gone_by(shown.node)
+        if live is not None:
+            versions |= self.written(live.node)
+        self.check(versions, is_conflict=shown is not None and not shown.ghost)
+        if live is not None and not live.is_moved:
+            # Others created the same member.
+            for it in value.members[key]:
+                if self.sees(it):
+                    self.hide(it)
+            self._adopt(live)
+            self.write(live.node, raw)
+        else:
+            self.put(value, key, self.make(value, raw, key))
+
+    def _adopt(self, item: Item) -> None:
+        """Let the author see a member that others created."""
+        self.oracle.set(item, "hidden", [it for it in item.hidden if it[0] != self.session])
+        self.oracle.append(item.seen_by, self.session)
 
     def _replace(self, item: dict[str, Any], tokens: list[str]) -> None:
         if not tokens:
-            self._add(item, tokens)
+            self._overwrite(self.oracle.root, item["value"])
             return
-        parent, _ = self.find(tokens[:-1])
-        value = self.open(parent)
+        value, key = self.open(self.find(tokens[:-1])[0]), tokens[-1]
         if value.kind == "object":
-            items = value.members.get(tokens[-1], [])
-            shown = [it for it in items if self.sees(it)]
-            if not shown:
+            shown = self.shown(value, key)
+            if shown is None:
                 raise Invalid(tokens)
-            if shown[-1].ghost and not any(it.live for it in items):
-                raise Dropped(shown[-1].ghost[2])
-            self._member(value, tokens[-1], item["value"])
+            if shown.ghost and (self.is_ghost or not any(it.live for it in value.members[key])):
+                raise Dropped(shown.ghost[2])
+            self._member(value, key, item["value"])
             return
         node, place = self.find(tokens)
-        assert place is not None
-        if node.alive():
-            self.check(self.written(node))
-            self.write(node, item["value"])
+        if node.alive() and not self.is_ghost:
+            self._overwrite(node, item["value"])
             return
-        self.check(True)
+        if place is not None and place.ghost:
+            return
+        # The element is put back to where the author sees it.
+        self.check(self.gone_by(node), is_conflict=True)
         self.hide(place)
-        new = self.make(value, item["value"], None)
-        self.insert(value, place, new, at_end=False)
-        self.touch(value)
+        self.insert(value, place, self.make(value, item["value"], None))
+
+    def _merge(self, node: Node, raw: Any) -> bool:
+        """Merge the incoming value with the head's, where both and what the author sees are objects, or strings."""
+        try:
+            seen = self.copied(node)
+        except Dropped:
+            return False
+        head = self.oracle.read(node)
+        if {type(seen), type(head), type(raw)} not in ({dict}, {str}):
+            return False
+        self._become(node, merge3(seen, head, raw))
+        self.cover(node, raw, "target_gone").is_merged = True
+        return True
+
+    def _become(self, node: Node, target: Any) -> None:
+        """Change a node at the head to another value, member by member."""
+        value = node.head()
+        if value.kind != "object" or type(target) is not dict:
+            if self.oracle.read(node) != target:
+                self.write(node, target)
+            return
+        for key in sorted({*value.members, *target}):
+            live = next((it for it in value.members.get(key, []) if it.live), None)
+            if live is None and key in target:
+                self.put(value, key, self.make(value, target[key], key))
+            elif live is not None and key in target:
+                self._become(live.node, target[key])
+            elif live is not None:
+                self.kill(live)
 
     def _remove(self, item: dict[str, Any], tokens: list[str]) -> None:
         try:
             node, place = self.find(tokens)
         except Dropped as gone:
-            if str(gone) != "target_gone":
+            if self.is_ghost or str(gone) != "target_gone":
                 raise
             self.follow(item)
             return
-        assert place is not None
-        self.check(not node.alive() or self.written(node))
-        if node.alive():
-            assert node.item is not None
-            self.kill(node.item)
+        if not self.is_ghost:
+            is_alive = node.alive()
+            self.check(self.written(node) if is_alive else set(), is_conflict=not is_alive)
+            if is_alive and node.item is not None:
+                self.kill(node.item)
         self.hide(place)
 
     def _move(self, item: dict[str, Any], tokens: list[str]) -> None:
         source = tokens_of(item["from"])
+        if self.is_ghost:
+            self._move_ghost(item, source, tokens)
+            return
         node, place = self.find(source)
         if source == tokens:
             return
-        assert place is not None
         if not node.alive():
             self._lose(node)
         self.check(self.foreign(node.moves))
         old = node.item
         assert old is not None
-        mark = self.world.mark()
         self.hide(place)
-        try:
-            target, value, left, at_end = self._target(tokens)
-        except (Dropped, Rejected, Invalid):
-            self.world.undo(mark)
-            raise
-        above: Node | None = target
-        while above is not None:
-            if above is node:
-                raise Rejected("cycle")
-            above = above.item.home.node if above.item else None
-        new = Item(node, self.mine, value, None if value.kind == "array" else tokens[-1])
-        new.is_moved = True
-        if value.kind == "object":
-            live = [it for it in value.members.get(tokens[-1], []) if it.live and it is not old]
-            is_written = bool(live) and self.written(live[-1].node)
-            self.check(is_written or self.foreign(value.places.get(tokens[-1], [])))
-        self.kill(old)
-        if value.kind == "array":
-            self.insert(value, left, new, at_end=at_end)
-            self.touch(value)
-        else:
-            self.put(value, tokens[-1], new)
-        self.world.set(node, "item", new)
-        self.world.append(node.moves, self.mine)
-
-    def _target(self, tokens: list[str]) -> tuple[Node, Value, Item | None, bool]:
-        target, _ = self.find(tokens[:-1])
+        target = self.find(tokens[:-1])[0]
         value = self.open(target)
         if value.kind not in {"array", "object"}:
             raise Invalid(tokens)
         left, at_end = self.gap(value, tokens[-1]) if value.kind == "array" else (None, False)
-        return target, value, left, at_end
+        if any(above is node for above in containers_of(target)):
+            raise Rejected("cycle")
+        new = Item(node, self.mine, value, None if value.kind == "array" else tokens[-1])
+        new.is_moved = True
+        if value.kind == "object":
+            live = [it for it in value.members.get(tokens[-1], []) if it.live and it is not old]
+            written = self.written(live[-1].node) if live else set()
+            self.check(written | self.foreign(value.member_writes.get(tokens[-1], [])))
+        self.kill(old)
+        if value.kind == "array":
+            self.insert(value, left, new, at_end=at_end)
+        else:
+            self.put(value, tokens[-1], new)
+        self.oracle.set(node, "item", new)
+        self.oracle.append(node.moves, self.mine)
+
+    def _move_ghost(self, item: dict[str, Any], source: list[str], tokens: list[str]) -> None:
+        if source == tokens:
+            return
+        try:
+            self.hide(self.find(source)[1])
+        except Dropped as dropped:
+            self._blur(dropped.node)
+        self._add(item, tokens)
 
     def _copy(self, item: dict[str, Any], tokens: list[str]) -> None:
-        node, _ = self.find(tokens_of(item["from"]))
-        self._add({"op": "add", "value": self.shown(node)}, tokens)
+        if not self.is_ghost:
+            item = {"value": self.copied(self.find(tokens_of(item["from"]))[0])}
+        self._add(item, tokens)
 
-    def shown(self, node: Node) -> Any:
-        """Return what the author sees a node hold."""
-        for who, until, reason in reversed(node.blurs):
-            if (who, until) == (self.session, self.version) or (
-                is_same(who, self.session) and self.base < until
-            ):
-                raise Dropped(reason)
-        value = self.value(node)
-        if self.is_unseen(node):
-            raise Dropped("target_gone")
-        if value.kind == "scalar":
-            amounts = [
-                amount
-                for version, who, amount in value.amounts
-                if version <= self.base or is_same(who, self.session)
-            ]
-            raw = value.scalar.text if isinstance(value.scalar, Char) else value.scalar
-            return raw + sum(amounts) if value.amounts else raw
-        if value.kind == "object":
-            found = {}
-            for key, items in value.members.items():
-                seen = [item for item in items if self.sees(item)]
-                if seen:
-                    self._solid(seen[-1])
-                    found[key] = self.shown(seen[-1].node)
-            return found
-        seen = self.items(value)
-        for item in seen:
-            self._solid(item)
-        return (
-            [self.shown(item.node) for item in seen]
-            if value.kind == "array"
-            else "".join(self.shown(it.node) for it in seen)
-        )
+    # Operations in a value
 
-    def _solid(self, item: Item) -> None:
-        if item.ghost:
-            raise Dropped(item.ghost[2])
+    def _blur(self, node: Node | None) -> None:
+        """Note that a node is not what the author sees."""
+        if node is not None:
+            self.oracle.append(node.blurs, (*self._private(), self.reason))
 
     def _push(self, item: dict[str, Any], tokens: list[str]) -> None:
-        parent, _ = self.find(tokens[:-1])
-        value = self.open(parent)
-        if value.kind == "object":
-            shown = [it for it in value.members.get(tokens[-1], []) if self.sees(it)]
-            live = [it for it in value.members.get(tokens[-1], []) if it.live]
-            if not shown:
-                if not live:
-                    self.put(value, tokens[-1], self.make(value, [item["value"]], tokens[-1]))
-                    return
-                self._push_to(live[-1].node.head(), item, is_seen=False)
-                self.adopt(live[-1])
-                self.world.append(live[-1].node.pushed, self.mine)
+        value, key = self.open(self.find(tokens[:-1])[0]), tokens[-1]
+        if value.kind == "object" and self.shown(value, key) is None:
+            live = next((it for it in value.members.get(key, []) if it.live), None)
+            if live is None or self.is_ghost:
+                self.put(value, key, self.make(value, [item["value"]], key))
                 return
+            self._push_to(live.node.head(), item, is_seen=False)
+            self._adopt(live)
+            self.oracle.append(live.node.pushed, self.session)
+            return
         node, _ = self.find(tokens)
-        if self.is_unseen(node) and node.alive():
+        if not self.is_ghost and self.is_unseen(node) and node.alive():
             self._push_to(node.head(), item, is_seen=False)
             return
         if not node.alive():
@@ -632,23 +701,23 @@ class Turn:
     def _push_to(self, value: Value, item: dict[str, Any], *, is_seen: bool) -> None:
         if value.kind != "array":
             raise Rejected("not_an_array")
-        new = self.make(value, item["value"], None)
-        self.insert(value, None, new, at_end=True)
+        self.insert(value, None, self.make(value, item["value"], None), at_end=True)
         leaving = self.items(value)[: -item["max"]] if is_seen else []
-        live = [it for it in value.orders[self.session] if it.live]
+        live = [] if self.is_ghost else [it for it in self.order(value) if it.live]
         for each in live[: -item["max"]]:
             is_kept = self.sees(each) and each not in leaving
-            self.world.set(each, "died", self.mine)
+            self.oracle.set(each, "died", self.mine)
             if is_kept:
-                self.world.append(each.kept_by, self.mine)
+                self.oracle.append(each.kept_by, self.mine)
         for each in leaving:
             self.hide(each)
-        self.touch(value)
 
     def _test(self, item: dict[str, Any], tokens: list[str]) -> None:
+        if self.is_ghost:
+            return
         try:
             node, _ = self.find(tokens)
-            if node.alive() and self.world._show(node, None, NOBODY) == item["value"]:
+            if node.alive() and self.oracle.read(node) == item["value"]:
                 return
         except (Dropped, Rejected):
             pass
@@ -656,18 +725,19 @@ class Turn:
 
     def _inc(self, item: dict[str, Any], tokens: list[str]) -> None:
         node, _ = self.find(tokens)
+        if self.is_ghost:
+            self._blur(node)
+            return
         if not node.alive():
             self._lose(node)
         value = node.head()
-        if not isinstance(value.scalar, int):
+        if value.kind != "scalar" or not isinstance(value.scalar, int):
             raise Rejected("not_a_number")
-        self.world.append(value.amounts, (*self.mine, item["inc"]))
-        self.world.append(value.writes, self.mine)
-        self.touch(node.item.home if node.item else None)
+        self.oracle.append(value.amounts, (self.mine, item["inc"]))
+        self.touch(value)
 
     def _text(self, tokens: list[str]) -> Value:
-        node, _ = self.find(tokens)
-        value = self.open(node)
+        value = self.open(self.find(tokens)[0])
         if value.kind != "text":
             raise Rejected("not_a_string")
         return value
@@ -679,125 +749,123 @@ class Turn:
         left = shown[position - 1] if position else None
         for char in item["str"]:
             new = self.make(value, Char(char), None)
-            self.insert(value, left, new, at_end=False)
+            self.insert(value, left, new)
             left = new
-        self.touch(value)
 
     def _str_del(self, item: dict[str, Any], tokens: list[str]) -> None:
         value = self._text(tokens)
         chars = self.items(value)[item["pos"] :][: item["len"]]
-        self.check(any(not char.live for char in chars))
+        self.check(set(), is_conflict=any(not char.live for char in chars))
         for char in chars:
-            if char.live:
-                self.world.set(char, "died", self.mine)
+            if char.live and not self.is_ghost:
+                self.kill(char)
             self.hide(char)
-        if any(char.died == self.mine for char in chars):
-            self.touch(value)
 
-    # What an operation that is left out does for its author
 
-    def follow(self, item: dict[str, Any]) -> None:
-        """Do an operation in the author's view only."""
-        strategy, self.strategy = self.strategy, ""
-        try:
-            self._follow(item, tokens_of(item["path"]))
-        except Dropped as dropped:
-            if dropped.node is not None:
-                self.blur(dropped.node)
-        except (Invalid, Rejected):
-            pass
-        self.strategy = strategy
+def amount(value: Value, base: int | None, session: str) -> Any:
+    """Return a scalar with what was added to it: at the head, or as an author sees it."""
+    if isinstance(value.scalar, Char):
+        return value.scalar.text
+    if not value.amounts:
+        return value.scalar
+    return value.scalar + sum(
+        by for (version, who), by in value.amounts if base is None or version <= base or who == session
+    )
 
-    def _ghost(self, item: Item) -> Item:
-        self.world.set(item, "ghost", (self.session, self.version, self.reason))
-        return item
 
-    def _follow(self, item: dict[str, Any], tokens: list[str]) -> None:
-        name = item["op"]
-        if name == "test":
-            return
-        if name == "inc":
-            self.blur(self.find(tokens)[0])
-            return
-        if name in {"str_ins", "str_del"}:
-            self._follow_text(item, self._text(tokens))
-            return
-        if name == "remove":
-            _, place = self.find(tokens, is_ghost_found=True)
-            self.hide(place)
-            return
-        if name == "push":
-            self._follow_push(item, tokens)
-            return
-        if name == "move":
-            source = tokens_of(item["from"])
-            if source == tokens:
-                return
-            try:
-                _, place = self.find(source, is_ghost_found=True)
-                self.hide(place)
-            except Dropped as dropped:
-                if dropped.node is not None:
-                    self.blur(dropped.node)
-        self._follow_write(item, tokens, name)
+def containers_of(node: Node) -> Iterator[Node]:
+    """Yield a node and all around it at the head."""
+    yield node
+    while node.item is not None:
+        node = node.item.home.node
+        yield node
 
-    def _follow_write(self, item: dict[str, Any], tokens: list[str], name: str) -> None:
-        raw = item.get("value")
-        if not tokens:
-            value = Value(self.world.root, self.mine, raw, self.world.sessions)
-            self.world.set(value, "ghost", (self.session, self.version, self.reason))
-            self.world.append(self.world.root.values, value)
-            return
-        parent, _ = self.find(tokens[:-1])
-        value = self.open(parent)
-        if value.kind == "object":
-            items = value.members.setdefault(tokens[-1], [])
-            shown = [each for each in items if self.sees(each)]
-            if name == "replace" and shown and shown[-1].ghost:
-                return
-            for each in items:
-                if self.sees(each):
-                    self.hide(each)
-            self.world.append(items, self._ghost(self.make(value, raw, tokens[-1])))
-        elif value.kind == "array":
-            if name == "replace":
-                shown = self.items(value)
-                if int(tokens[-1]) >= len(shown):
-                    raise Invalid(tokens)
-                left, at_end = shown[int(tokens[-1])], False
-                if left.ghost:
-                    return
-                self.hide(left)
-            else:
-                left, at_end = self.gap(value, tokens[-1])
-            new = self._ghost(self.make(value, raw, None))
-            self.insert(value, left, new, at_end=at_end)
 
-    def _follow_push(self, item: dict[str, Any], tokens: list[str]) -> None:
-        parent, _ = self.find(tokens[:-1])
-        value = self.open(parent)
-        if value.kind == "object" and not any(self.sees(it) for it in value.members.get(tokens[-1], [])):
-            self._follow_write({"value": [item["value"]]}, tokens, "add")
-            return
-        node, _ = self.find(tokens)
-        array = self.open(node)
-        new = self._ghost(self.make(array, item["value"], None))
-        self.insert(array, None, new, at_end=True)
-        for each in self.items(array)[: -item["max"]]:
-            self.hide(each)
+NOTHING = object()
+"""No member in a three-way merge."""
 
-    def _follow_text(self, item: dict[str, Any], value: Value) -> None:
-        shown = self.items(value)
-        if item["op"] == "str_del":
-            for char in shown[item["pos"] :][: item["len"]]:
-                self.hide(char)
-            return
-        position = min(item["pos"], len(shown))
-        left = shown[position - 1] if position else None
-        for char in item["str"]:
-            new = self._ghost(self.make(value, Char(char), None))
-            self.insert(value, left, new, at_end=False)
-            left = new
+
+def merge3(seen: Any, head: Any, incoming: Any) -> Any:
+    """Merge what an author made of `seen` with what others made of it."""
+    if incoming in (seen, head):
+        return head
+    if seen == head or head is NOTHING:
+        return incoming
+    if incoming is NOTHING:
+        return head
+    if type(head) is dict and type(incoming) is dict:
+        old = seen if type(seen) is dict else {}
+        keys = {*old, *head, *incoming}
+        found = {key: merge3(*(each.get(key, NOTHING) for each in (old, head, incoming))) for key in keys}
+        return {key: each for key, each in found.items() if each is not NOTHING}
+    if {type(seen), type(head), type(incoming)} == {str}:
+        return merge_texts(seen, head, incoming)
+    return incoming
+
+
+def merge_texts(seen: str, head: str, incoming: str) -> str:
+    """Apply both edits of a text; at one position the incoming insertion comes first."""
+    edits = [edit_of(seen, incoming), edit_of(seen, head)]
+    found = ""
+    for position in range(len(seen) + 1):
+        found += "".join(text for begin, _, text in edits if begin == position)
+        if not any(begin <= position < end for begin, end, _ in edits):
+            found += seen[position : position + 1]
+    return found
+
+
+def edit_of(old: str, new: str) -> tuple[int, int, str]:
+    """Return the range of a text that an edit replaced, between the common beginning and the common end."""
+    begin = next(i for i in range(len(old) + 1) if old[: i + 1] != new[: i + 1] or i == len(old))
+    most = min(len(old), len(new)) - begin
+    tail = next(i for i in range(most + 1) if i == most or old[-1 - i] != new[-1 - i])
+    return begin, len(old) - tail, new[begin : len(new) - tail]
+
+
+def operations_of(event: dict[str, Any], edit: Edit) -> Iterator[dict[str, Any]]:
+    """Yield what an event asks for as the operations of a patch."""
+    if "patch" in event:
+        yield from event["patch"]
+    elif "put" in event:
+        yield {"op": "replace", "path": "", "value": event["put"]}
+    elif "delete" in event:
+        if edit.strategy == "merge":
+            edit.strategy = "last_write_wins"
+        yield {"op": "replace", "path": "", "value": {}}
+    else:
+        yield from merge_operations(edit, "", event["merge"])
+
+
+def merge_operations(edit: Edit, path: str, change: Any) -> Iterator[dict[str, Any]]:
+    """Yield the operations of a merge patch by what its author sees."""
+    try:
+        old = edit.copied(edit.find(tokens_of(path))[0])
+    except Invalid:
+        old = NOTHING
+    except (Dropped, Rejected):
+        # Whatever was there is not at the head.
+        old = {}
+    if change is None and path:
+        if old is not NOTHING:
+            yield {"op": "remove", "path": path}
+    elif type(change) is dict and type(old) is dict:
+        for key in sorted(change):
+            yield from merge_operations(edit, f"{path}/{key}", change[key])
+    else:
+        yield {"op": "add", "path": path, "value": merge_patch(None, change)}
+
+
+def merge_patch(old: Any, change: Any) -> Any:
+    """Apply a merge patch as RFC 7396 defines it."""
+    if type(change) is not dict:
+        return change
+    found = dict(old) if type(old) is dict else {}
+    for key, each in change.items():
+        if each is None:
+            found.pop(key, None)
+        else:
+            found[key] = merge_patch(found.get(key), each)
+    return found
 
 
 def tokens_of(pointer: str) -> list[str]:
