@@ -15,7 +15,7 @@ from refold.core.document import ABSENT, Document, Status
 from refold.core.fold_state import FoldState
 from refold.core.history import NEVER, Clock, Entry, Point, Snapshot, snapshot_of
 from refold.core.stream import Checkpoint, Record, partition_of, route, stored_subject
-from refold.store import ClosedPage, Commit, DocumentWrite, Key, Rejection
+from refold.store import ClosedPage, Commit, DocumentWrite, Key, Rejection, Resolution
 
 NAMESPACE = "shop"
 SECOND = 1_000_000_000
@@ -39,6 +39,7 @@ class Scribe:
         self._unwritten: dict[Key, _Unwritten] = {}
         self._pages: list[ClosedPage] = []
         self._rejections: list[Rejection] = []
+        self._resolutions: list[Resolution] = []
         self._stated: set[Key] = set()
         self.documents: dict[Key, Document] = {}
         self.entries: dict[Key, list[Entry]] = defaultdict(list)
@@ -46,9 +47,18 @@ class Scribe:
         self.sequence = self._shard.read_sequence
 
     def publish(
-        self, document: str, event: Any, *, namespace: str = NAMESPACE, at: int | None = None
+        self,
+        document: str,
+        event: Any,
+        *,
+        namespace: str = NAMESPACE,
+        at: int | None = None,
+        **conflict: Any,
     ) -> Entry:
-        """Fold one event, a JSON value or bytes; `at` seconds after the start, else one for each sequence."""
+        """Fold one event, a JSON value or bytes; `at` seconds after the start, else one for each sequence.
+
+        `conflict` and `reason` of the entry may be given: a store does not ask how they came about.
+        """
         key = (namespace, document)
         self.sequence += 1
         body = event if isinstance(event, bytes) else json_text.dumps(event)
@@ -58,11 +68,18 @@ class Scribe:
         where = route(record.subject)
         assert where[1:3] == key
         row = self._head(key, where.partition)
-        entry = self._shard.fold(record, where, row).entry
+        entry = self._shard.fold(record, where, row).entry._replace(**conflict)
         self._keep(key, row, entry)
         if entry.status is Status.rejected:
             refused = (*key, partition, entry.sequence, entry.recorded_at, entry.reason, entry.detail)
             self._rejections.append(Rejection(*refused, b'{"actor":"me\\u0000"}', None))
+        return entry
+
+    def resolve(self, document: str, sequence: int, *, namespace: str = NAMESPACE) -> Entry:
+        """Publish an event that resolves another one."""
+        entry = self.put(document, sequence, namespace=namespace)
+        partition = partition_of(namespace.encode(), document.encode())
+        self._resolutions.append(Resolution(namespace, document, partition, sequence, entry.sequence))
         return entry
 
     def publish_nowhere(self, subject: bytes, body: bytes) -> Rejection:
@@ -115,8 +132,9 @@ class Scribe:
             ],
             pages=self._pages,
             rejections=self._rejections,
+            resolutions=self._resolutions,
         )
-        self._unwritten, self._pages, self._rejections = {}, [], []
+        self._unwritten, self._pages, self._rejections, self._resolutions = {}, [], [], []
         self._committed_sequence = self.sequence
         return commit
 

@@ -99,6 +99,7 @@ def part_of(commit: Commit, shard: range) -> Commit:
         documents=[write for write in commit.documents if write.document.partition in shard],
         pages=[page for page in commit.pages if Route.of(page.namespace, page.document).partition in shard],
         rejections=[rejection for rejection in commit.rejections if rejection.partition in shard],
+        resolutions=[resolution for resolution in commit.resolutions if resolution.partition in shard],
     )
 
 

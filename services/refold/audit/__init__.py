@@ -86,6 +86,7 @@ class ReplayCheck:
         self._changes: list[Entry] = []
         self._bases = [NEVER]
         self._rejections: dict[int, Rejection] = {}
+        self._unresolved: dict[int, Rejection] = {}
         self.digest = EMPTY_DIGEST
         self.counts = [0] * len(Status)
         self.is_readable = True
@@ -115,6 +116,8 @@ class ReplayCheck:
         for rejection in self._rejections.values():
             reason = _shown(rejection.reason)
             yield Difference(*self.key, rejection.sequence, "rejection", "row", "none", reason)
+        for sequence in list(self._unresolved):
+            yield from self._compare_resolution(sequence, None)
         if self._head is None:
             yield Difference(*self.key, None, "document", "row", f"version {document.version}", "missing")
             return
@@ -136,7 +139,7 @@ class ReplayCheck:
         self._keep_base(snapshot_of(document, state))
         expected = StoredPage.of(self.key, page.entries, snapshot_of(document, state), document.events)
         yield from compare(self.key, at, "page", expected.closing._asdict(), page.closing._asdict())
-        names = ("last_sequence", "events", "ids", "identities")
+        names = ("last_sequence", "events", "ids", "identities", "conflicts")
         columns = [{name: getattr(each, name) for name in names} for each in (expected, page)]
         yield from compare(self.key, at, "page", *columns)
         document.unpaged_events = document.unpaged_bytes = 0
@@ -164,6 +167,8 @@ class ReplayCheck:
         if expected.status is Status.rejected:
             rejection = Rejection.of_entry(self._where, expected, rules.limits)
             yield from self._compare_rejection(rejection, self._rejections.pop(expected.sequence, None))
+        elif expected.status.is_effective and decoded.event is not None:
+            yield from self._compare_resolution(decoded.event.fields.get("resolves"), record.sequence)
         if expected != found:
             yield from compare(self.key, found.sequence, part, expected._asdict(), found._asdict())
 
@@ -187,8 +192,18 @@ class ReplayCheck:
         sequence = expected.sequence
         if found is None:
             yield Difference(*self.key, sequence, "rejection", "row", "there", "missing")
-        else:
-            yield from compare(self.key, sequence, "rejection", expected._asdict(), found._asdict())
+            return
+        if expected.is_open:
+            self._unresolved[sequence] = found
+            expected = expected._replace(resolved_by=found.resolved_by)
+        yield from compare(self.key, sequence, "rejection", expected._asdict(), found._asdict())
+
+    def _compare_resolution(self, sequence: int | None, resolved_by: int | None) -> Iterator[Difference]:
+        """Compare by which event a rejection is resolved, where it is open until now."""
+        found = None if sequence is None else self._unresolved.pop(sequence, None)
+        if found is not None:
+            columns = [{"resolved_by": each} for each in (resolved_by, found.resolved_by)]
+            yield from compare(self.key, sequence, "rejection", *columns)
 
 
 def _columns(document: Document) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from typing import Final, Self
 
 from refold.core.document import ABSENT, Document, to_canonical
 from refold.core.history import Entry, snapshot_of
-from refold.core.stream import PARTITIONS, ShardCheckpoint
+from refold.core.stream import PARTITIONS, Route, ShardCheckpoint
 from refold.projector.cache import ENTRY_BYTES
-from refold.store import ClosedPage, Commit, DocumentWrite, Key, Rejection
+from refold.store import ClosedPage, Commit, DocumentWrite, Key, Rejection, Resolution
 from refold.store.ports import ProjectionWriter
 
 RECORDS_FOLDED_MAX: Final = 500
@@ -89,6 +89,7 @@ class CommitBuffer:
         """
         self.after_sequence = after_sequence
         self.rejections: list[Rejection] = []
+        self._resolutions: dict[tuple[str, str, int], Resolution] = {}
         self.pages: list[ClosedPage] = []
         self.events = 0
         self.bytes = 0
@@ -131,6 +132,12 @@ class CommitBuffer:
         self.events += 1
         self.bytes += event_bytes + ENTRY_BYTES
 
+    def resolve(self, where: Route, sequence: int, resolved_by: int) -> None:
+        """Add an accepted event that resolves another of its document; only the first counts, of an earlier event."""
+        if sequence < resolved_by:
+            resolution = Resolution(where.namespace, where.document, where.partition, sequence, resolved_by)
+            self._resolutions.setdefault((where.namespace, where.document, sequence), resolution)
+
     def close_segments(self, *, bytes_max: int = 0) -> None:
         """Close pages where this commit's own events are worth a snapshot: they need no journal then.
 
@@ -157,6 +164,7 @@ class CommitBuffer:
             documents=[_write_of(unwritten, store) for unwritten in self._unwritten.values()],
             pages=self.pages,
             rejections=self.rejections,
+            resolutions=list(self._resolutions.values()),
         )
 
     def _segment_of(self, key: Key, document: Document) -> list[Entry]:

@@ -274,6 +274,8 @@ class ShardLoop:
                 counts[status] += 1
                 if status is _REJECTED:
                     buffer.rejections.append(Rejection.of_entry(where, entry, self._fold_state.rules.limits))
+                elif (fields := step[2]) is not None and "resolves" in fields and status.is_effective:
+                    buffer.resolve(where, fields["resolves"], record.sequence)
                 if time > young:
                     self._note(step, where)
             elif where.reason and self._fold_state.has(where.partition):

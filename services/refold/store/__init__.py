@@ -37,6 +37,9 @@ STATE_LAG_SECONDS: Final = 1.0
 REBUILD_LOCK_SECONDS: Final = 5
 """The longest that a rebuild waits for the live projection's locks and lease."""
 
+NEEDS_RESOLUTION: Final = "needs_resolution"
+"""The reason of a rejection that a resolver decides on: it is open until an accepted event `resolves` it."""
+
 ABOUT_CHARS_MAX: Final = 256
 """Characters of each of the author's texts in a rejection's row; the event itself is kept whole."""
 
@@ -121,7 +124,8 @@ class Rejection(NamedTuple):
 
     Only then `record` holds the event itself; a document's own events are in its journal and pages.
     `about` is canonical JSON bytes of the author's `id`, `actor` and `type`: bytes, because SQL's text type cannot
-    hold U+0000. `reason` and `detail` hold no U+0000.
+    hold U+0000. `reason` and `detail` hold no U+0000. `resolved_by` is the sequence of the first accepted event that
+    `resolves` this one, where it needs a resolution.
     """
 
     namespace: str
@@ -133,6 +137,12 @@ class Rejection(NamedTuple):
     detail: str
     about: bytes
     record: Record | None
+    resolved_by: int | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it waits for a resolver's decision."""
+        return self.reason == NEEDS_RESOLUTION and self.resolved_by is None
 
     @classmethod
     def of_entry(cls, where: Route, entry: Entry, limits: Limits) -> Self:
@@ -159,11 +169,22 @@ def _about(headers: bytes, body: bytes, limits: Limits) -> bytes:
     return json_text.dumps(texts)
 
 
+class Resolution(NamedTuple):
+    """An accepted event, at `resolved_by`, that `resolves` an earlier event of its document, at `sequence`."""
+
+    namespace: str
+    document: str
+    partition: int
+    sequence: int
+    resolved_by: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
     """One transaction: the shard advances from `expected_sequence` (the `read_sequence` of its partitions so far).
 
-    `pages` are in the order of each document's history.
+    `pages` are in the order of each document's history. `resolutions` has one for each event that is resolved, the
+    first; those of events that need none, or have one already, change nothing.
     """
 
     expected_sequence: int
@@ -171,6 +192,7 @@ class Commit:
     documents: Sequence[DocumentWrite]
     pages: Sequence[ClosedPage]
     rejections: Sequence[Rejection]
+    resolutions: Sequence[Resolution] = ()
 
 
 class NamespaceCount(NamedTuple):

@@ -178,6 +178,10 @@ class MemoryStore:
                 raise FenceLost(expected_sequence=commit.expected_sequence, found_sequence=found)
         _write(tables.documents, commit)
         tables.rejections.extend(commit.rejections)
+        resolved = {(*it[:2], it.sequence): it.resolved_by for it in commit.resolutions}
+        for at, it in enumerate(tables.rejections if resolved else ()):
+            if it.is_open:
+                tables.rejections[at] = it._replace(resolved_by=resolved.get((*it[:2], it.sequence)))
         tables.checkpoints.update({moved.partition: _copied(moved) for moved in now.touched})
         for partition in now.partitions:
             moved = tables.checkpoints[partition]
@@ -251,12 +255,39 @@ class MemoryStore:
     ) -> list[Rejection]:
         found = [
             rejection
-            for rejection in self._tables.rejections
-            if namespace in (None, rejection.namespace)
-            and document in (None, rejection.document)
-            and (before_sequence is None or rejection.sequence < before_sequence)
+            for rejection in self._rejections_of(namespace, document)
+            if _is_beyond(rejection.sequence, before_sequence, is_descending=True)
         ]
         return sorted(found, key=attrgetter("sequence"), reverse=True)[:limit]
+
+    async def conflicts(
+        self, namespace: str, document: str, *, after_sequence: int | None, is_descending: bool
+    ) -> AsyncGenerator[list[Entry]]:
+        kept = self._tables.documents.get((namespace, document))
+        found = [
+            entry
+            for entry in (kept.entries if kept else [])
+            if entry.conflict is not None
+            and _is_beyond(entry.sequence, after_sequence, is_descending=is_descending)
+        ]
+        yield found[::-1] if is_descending else found
+
+    async def open_conflicts(
+        self,
+        namespace: str | None,
+        document: str | None,
+        *,
+        after_sequence: int | None,
+        is_descending: bool,
+        limit: int,
+    ) -> list[Rejection]:
+        found = [
+            rejection
+            for rejection in self._rejections_of(namespace, document)
+            if rejection.is_open
+            and _is_beyond(rejection.sequence, after_sequence, is_descending=is_descending)
+        ]
+        return sorted(found, key=attrgetter("sequence"), reverse=is_descending)[:limit]
 
     async def namespaces(self) -> list[NamespaceCount]:
         documents: Counter[str] = Counter()
@@ -289,6 +320,11 @@ class MemoryStore:
         lease = self._tables.leases.get(self._shard)
         if lease is not None and lease.holder is self:
             del self._tables.leases[self._shard]
+
+    def _rejections_of(self, namespace: str | None, document: str | None) -> Iterator[Rejection]:
+        for rejection in self._tables.rejections:
+            if namespace in {None, rejection.namespace} and document in {None, rejection.document}:
+                yield rejection
 
     def _listed(self, namespace: str, prefix: str, after: str) -> Iterator[_Kept]:
         for (name, document), kept in sorted(self._tables.documents.items()):
@@ -331,6 +367,10 @@ def _close(segments: list[Segment], page: ClosedPage) -> None:
     assert entries == page.entries or not page.is_whole, page
     assert page.events == sum(len(segment.entries) for segment in segments), page
     segments.append(Segment(page.closing, entries[-1].sequence, []))
+
+
+def _is_beyond(sequence: int, after: int | None, *, is_descending: bool) -> bool:
+    return after is None or (sequence < after if is_descending else sequence > after)
 
 
 def _items(kept: _Kept) -> Iterator[Item]:

@@ -133,6 +133,28 @@ class HistoryReader(Protocol):
         With empty names: those of events that name no document.
         """
 
+    def conflicts(
+        self, namespace: str, document: str, *, after_sequence: int | None, is_descending: bool
+    ) -> AsyncGenerator[list[Entry]]:
+        """Yield a document's entries that have a conflict, in the requested order, beyond a sequence.
+
+        One list for each page that has any, perhaps empty; pages without are not read.
+        """
+
+    async def open_conflicts(
+        self,
+        namespace: str | None,
+        document: str | None,
+        *,
+        after_sequence: int | None,
+        is_descending: bool,
+        limit: int,
+    ) -> list[Rejection]:
+        """Read open rejections (`Rejection.is_open`) beyond a sequence, in the requested order.
+
+        Of a document, of a namespace (document None), or of all (both None).
+        """
+
     async def list_at(
         self, namespace: str, point: Point, *, prefix: str, limit: int, cursor: str | None
     ) -> Page:
@@ -158,7 +180,8 @@ class StoredHead(NamedTuple):
 class StoredPage(NamedTuple):
     """A page's row: its entries, the snapshot after the last of them, and the columns that are made of them.
 
-    `events` counts the document's events up to the end of the page, `ids` the identities of its own entries.
+    `events` counts the document's events up to the end of the page, `ids` the identities of its own entries and
+    `conflicts` those of them that have a conflict.
     """
 
     namespace: str
@@ -169,13 +192,15 @@ class StoredPage(NamedTuple):
     events: int
     ids: int
     identities: bytes
+    conflicts: int
 
     @classmethod
     def of(cls, key: Key, entries: list[Entry], closing: Snapshot, events: int) -> Self:
         """Return the page of these entries, at least one."""
         identities = [entry.identity for entry in entries if entry.identity is not None]
         packed = pack_identities(identities)
-        return cls(*key, entries, closing, entries[-1].sequence, events, len(identities), packed)
+        conflicts = sum(entry.conflict is not None for entry in entries)
+        return cls(*key, entries, closing, entries[-1].sequence, events, len(identities), packed, conflicts)
 
 
 class StoredEntry(NamedTuple):

@@ -59,7 +59,8 @@ async def play(plan, dsn):
         twins = [await open_memory(), await open_postgres()]
         scribe, _ = [await begin(store) for store in twins]
         for document, event, seconds, then in plan:
-            scribe.publish(document, event, at=seconds)
+            is_conflict = isinstance(event, dict) and event.get("id") == "x"
+            scribe.publish(document, event, at=seconds, conflict=b'{"strategy":"m"}' if is_conflict else None)
             if "cut" in then:
                 scribe.cut(document)
             if "commit" in then or "lag" in then:
@@ -102,6 +103,10 @@ async def answers(store, questions):
         found += [await all_entries(store, document, is_descending=True, after_version=3)]
         found += [await all_entries(store, document, after_version=3)]
         found += [await store.rejections(NAMESPACE, document, limit=50, before_sequence=None)]
+        for order in ({"after_sequence": None}, {"after_sequence": 9}):
+            for is_descending in (False, True):
+                parts = store.conflicts(NAMESPACE, document, **order, is_descending=is_descending)
+                found += [[entry async for part in parts for entry in part]]
         found += [
             await store.find_id(NAMESPACE, document, event_id) for event_id in ("x", "y", "rejected", "z")
         ]

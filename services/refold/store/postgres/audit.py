@@ -104,7 +104,7 @@ def _head(row: SqlRow) -> Item:
 
 def _page(row: SqlRow) -> Item:
     name = key_of(row)
-    stated = (row["last_sequence"], row["events"], row["ids"], row["identities"])
+    stated = (row["last_sequence"], row["events"], row["ids"], row["identities"], row["conflicts"])
     try:
         entries = to_entries(row)
         if not entries:

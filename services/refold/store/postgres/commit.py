@@ -16,7 +16,7 @@ from uuid import UUID
 from refold.core.errors import FenceLost, StoreDamaged, StoreError
 from refold.core.history import Entry
 from refold.core.page import pack
-from refold.store import ClosedPage, Commit, DocumentWrite, Key, damaged
+from refold.store import ClosedPage, Commit, DocumentWrite, Key, Resolution, damaged
 from refold.store.ports import StoredPage
 from refold.store.postgres.pool import (
     SQL,
@@ -105,7 +105,7 @@ def _naming_lost_rows() -> Iterator[None]:
 async def _write_at_once(
     connection: Connection, commit: Commit, epoch: UUID | None, *, is_synchronous: bool
 ) -> None:
-    if is_synchronous or commit.rejections or not _are_few(commit):
+    if is_synchronous or commit.rejections or commit.resolutions or not _are_few(commit):
         async with transaction(connection), ended_when_lost(connection):
             await _write_parts(connection, commit, epoch, is_synchronous=is_synchronous)
     else:
@@ -189,6 +189,11 @@ async def _write_rejections(connection: Connection, commit: Commit) -> None:
     rows = [rejection_row(rejection) for rejection in commit.rejections]
     if rows:
         await connection.copy_records_to_table("rejections", records=rows, columns=REJECTION_COLUMNS)
+    if commit.resolutions:
+        # After the rejections, some of which may be among those that are resolved.
+        await connection.execute(
+            SQL["resolve_rejections"], *columns_of(Resolution._fields, commit.resolutions)
+        )
 
 
 def _counts(commit: Commit) -> tuple[list[str], list[int], list[int]]:
@@ -243,7 +248,7 @@ _LENGTH: Final = struct.Struct(">i")
 
 _PAGE_COUNT: Final = len(PAGE_COLUMNS).to_bytes(2, "big")
 _PAGE_NUMBERS: Final = struct.Struct(">iqiqiqiqiqiqiq")
-_IDS: Final = struct.Struct(">ii")
+_INTEGER: Final = struct.Struct(">ii")
 
 _JOURNAL_COUNT: Final = len(JOURNAL_COLUMNS).to_bytes(2, "big")
 _NUMBERS: Final = struct.Struct(">iqiqiqiqiqihihi?")
@@ -263,8 +268,11 @@ def _page_copy(pages: Iterable[ClosedPage], kept: Mapping[Key, list[Entry]]) -> 
         since = (8, closing.version, 8, closing.sequence, 8, closing.recorded_at, 8, closing.occurred_max)
         numbers = _PAGE_NUMBERS.pack(8, row.last_sequence, *since, 8, row.events, 8, closing.occurred_at)
         parts += (_PAGE_COUNT, _text(row.namespace), _text(row.document), numbers)
-        parts += (_NULL if closing.state is None else _bytes(compress(closing.state)), _IDS.pack(4, row.ids))
-        parts += (_bytes(row.identities), _bytes(compress(pack(entries))))
+        parts += (
+            _NULL if closing.state is None else _bytes(compress(closing.state)),
+            _INTEGER.pack(4, row.ids),
+        )
+        parts += (_bytes(row.identities), _INTEGER.pack(4, row.conflicts), _bytes(compress(pack(entries))))
     parts.append(_END)
     return b"".join(parts)
 

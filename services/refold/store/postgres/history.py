@@ -33,6 +33,7 @@ from refold.store.postgres.rows import (
     decompress,
     to_base,
     to_entries,
+    to_entry,
     to_head,
     to_newest,
     to_packed,
@@ -52,6 +53,14 @@ LAST: Final = "\x7f"
 
 _JOURNAL: Final = ("sequence", "recorded_at", "occurred_at", "version", "kind", "headers", "body", "effect")
 """Columns of the journal that the statement `points` returns, each as an array."""
+
+_OPEN_CONFLICTS: Final = {
+    (False, False): "open_conflicts_after",
+    (False, True): "open_conflicts_before",
+    (True, False): "open_conflicts_after_of_document",
+    (True, True): "open_conflicts_before_of_document",
+}
+"""Statements, by whether they are of one document and in descending order."""
 
 
 def is_name_like(prefix: str) -> bool:
@@ -118,6 +127,41 @@ class PostgresHistory:
             statement, names = "rejections", [namespace, document]
         async with self._pool.lend() as connection:
             rows = await connection.fetch(SQL[statement], *names, before, limit)
+        with reading_stored(namespace or "", document or ""):
+            return [to_rejection(row) for row in rows]
+
+    async def conflicts(
+        self, namespace: str, document: str, *, after_sequence: int | None, is_descending: bool
+    ) -> AsyncGenerator[list[Entry]]:
+        """Yield entries with conflicts, one statement for each page. Where it goes on is a sequence, never a row."""
+        edge = _edge(after_sequence, is_descending=is_descending)
+        statement = SQL["conflicts_before" if is_descending else "conflicts_after"]
+        while True:
+            async with self._pool.lend() as connection:
+                row = await connection.fetchrow(statement, namespace, document, edge)
+            assert row is not None
+            with reading_stored(namespace, document):
+                found = _conflicts_in(row, edge, is_descending=is_descending)
+            if found:
+                yield found
+            if row["payload"] is None or (is_descending and row["base_sequence"] is None):
+                return
+            edge = row["base_sequence"] + 1 if is_descending else row["last_sequence"]
+
+    async def open_conflicts(
+        self,
+        namespace: str | None,
+        document: str | None,
+        *,
+        after_sequence: int | None,
+        is_descending: bool,
+        limit: int,
+    ) -> list[Rejection]:
+        edge = _edge(after_sequence, is_descending=is_descending)
+        statement = _OPEN_CONFLICTS[document is not None, is_descending]
+        names = [namespace] if document is None else [namespace, document]
+        async with self._pool.lend() as connection:
+            rows = await connection.fetch(SQL[statement], *names, edge, limit)
         with reading_stored(namespace or "", document or ""):
             return [to_rejection(row) for row in rows]
 
@@ -220,6 +264,23 @@ def _check_counts(key: Key, row: Row, found: int, *, is_whole: bool = True) -> N
     expected = row["events"] - row["paged_events"]
     if is_journal and is_whole and found != expected:
         raise damaged(key[0], key[1], "the journal lacks events of it", expected=expected, found=found)
+
+
+def _edge(after_sequence: int | None, *, is_descending: bool) -> int:
+    """Return the sequence after which, in the requested order, a list begins."""
+    if after_sequence is not None:
+        return after_sequence
+    return TIME_MAX_NANOSECONDS if is_descending else 0
+
+
+def _conflicts_in(row: Row, edge: int, *, is_descending: bool) -> list[Entry]:
+    """Return the entries with a conflict beyond the edge, in the requested order."""
+    journal = [to_entry(entry) for entry in row["journal"] or ()]
+    packed = [] if row["payload"] is None else PackedEntries(decompress(row["payload"])).unpack()
+    entries = [entry for entry in packed if entry.conflict is not None] + journal
+    if is_descending:
+        return [entry for entry in reversed(entries) if entry.sequence < edge]
+    return [entry for entry in entries if entry.sequence > edge]
 
 
 def _beyond(segment: Segment, edge: int | None, *, is_descending: bool) -> Segment:

@@ -613,6 +613,84 @@ WHERE sequence < $1
 ORDER BY sequence DESC
 LIMIT $2
 
+-- name: resolve_rejections
+UPDATE rejections AS r
+SET resolved_by = n.resolved_by
+FROM unnest($1::text[], $2::text[], $3::smallint[], $4::bigint[], $5::bigint[])
+    AS n (namespace, document, partition, sequence, resolved_by)
+WHERE r.partition = n.partition AND r.sequence = n.sequence AND r.namespace = n.namespace AND r.document = n.document
+    AND r.reason = 'needs_resolution' AND r.resolved_by IS NULL
+
+-- name: open_conflicts_after
+SELECT * FROM rejections
+WHERE reason = 'needs_resolution' AND resolved_by IS NULL AND ($1::text IS NULL OR namespace = $1) AND sequence > $2
+ORDER BY sequence
+LIMIT $3
+
+-- name: open_conflicts_before
+SELECT * FROM rejections
+WHERE reason = 'needs_resolution' AND resolved_by IS NULL AND ($1::text IS NULL OR namespace = $1) AND sequence < $2
+ORDER BY sequence DESC
+LIMIT $3
+
+-- name: open_conflicts_after_of_document
+SELECT * FROM rejections
+WHERE reason = 'needs_resolution' AND resolved_by IS NULL AND namespace = $1 AND document = $2 AND sequence > $3
+ORDER BY sequence
+LIMIT $4
+
+-- name: open_conflicts_before_of_document
+SELECT * FROM rejections
+WHERE reason = 'needs_resolution' AND resolved_by IS NULL AND namespace = $1 AND document = $2 AND sequence < $3
+ORDER BY sequence DESC
+LIMIT $4
+
+-- name: conflicts_after
+-- The first page with conflicts that ends after $3; without one, the entries of the journal that have one. In one statement,
+-- because entries move from the journal to a page.
+SELECT
+    p.last_sequence, p.payload,
+    CASE WHEN p.payload IS NULL THEN ARRAY(
+        SELECT j FROM journal AS j
+        WHERE j.namespace = $1 AND j.document = $2 AND j.sequence > $3 AND j.conflict IS NOT NULL
+        ORDER BY j.sequence
+    ) END AS journal
+FROM (SELECT) AS one
+LEFT JOIN LATERAL (
+    SELECT last_sequence, payload FROM pages
+    WHERE namespace = $1 AND document = $2 AND last_sequence > $3 AND conflicts > 0
+    ORDER BY last_sequence
+    LIMIT 1
+) AS p ON true
+
+-- name: conflicts_before
+-- The entries of the journal before $3 that have a conflict, and the last page with conflicts that begins before $3;
+-- `base_sequence` is the end of the page before it.
+SELECT
+    p.last_sequence, p.payload,
+    ARRAY(
+        SELECT j FROM journal AS j
+        WHERE j.namespace = $1 AND j.document = $2 AND j.sequence < $3::bigint AND j.conflict IS NOT NULL
+        ORDER BY j.sequence
+    ) AS journal,
+    (
+        SELECT max(q.last_sequence) FROM pages AS q
+        WHERE q.namespace = $1 AND q.document = $2 AND q.last_sequence < p.last_sequence
+    ) AS base_sequence
+FROM (SELECT) AS one
+LEFT JOIN LATERAL (
+    SELECT last_sequence, payload FROM pages
+    WHERE namespace = $1 AND document = $2 AND conflicts > 0 AND last_sequence <= coalesce(
+        (
+            SELECT min(q.last_sequence) FROM pages AS q
+            WHERE q.namespace = $1 AND q.document = $2 AND q.last_sequence >= $3::bigint - 1
+        ),
+        $3::bigint
+    )
+    ORDER BY last_sequence DESC
+    LIMIT 1
+) AS p ON true
+
 -- name: namespaces
 SELECT namespace, sum(documents)::bigint AS documents, sum(events)::bigint AS events
 FROM namespaces

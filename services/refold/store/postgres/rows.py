@@ -57,11 +57,13 @@ PAGE_COLUMNS: Final = (
     "snapshot",
     "ids",
     "identities",
+    "conflicts",
     "payload",
 )
 
 JOURNAL_COLUMNS: Final = ("namespace", "document", *Entry._fields)
-REJECTION_COLUMNS: Final = (*Rejection._fields[:-1], "time", "subject", "headers", "body")
+_REJECTION: Final = tuple(name for name in Rejection._fields if name not in {"record", "resolved_by"})
+REJECTION_COLUMNS: Final = (*_REJECTION, "time", "subject", "headers", "body", "resolved_by")
 
 _NUMBERS: Final = DOCUMENT_COLUMNS[:-1]
 _numbers = attrgetter(*_NUMBERS)
@@ -161,15 +163,15 @@ def rejection_row(rejection: Rejection) -> tuple[object, ...]:
     """Return the values of `REJECTION_COLUMNS`."""
     record = rejection.record
     event = (None,) * 4 if record is None else (record.time, record.subject, record.headers, record.body)
-    return (*rejection[:-1], *event)
+    return (*rejection[:-2], *event, rejection.resolved_by)
 
 
 def to_rejection(row: Row) -> Rejection:
     """Return a rejection, with the event itself where its subject names no document."""
-    values = [row[name] for name in REJECTION_COLUMNS]
-    time, subject, headers, body = values[-4:]
-    record = None if time is None else Record(row["sequence"], time, subject, headers, body)
-    return Rejection._make((*values[:-4], record))
+    time, record = row["time"], None
+    if time is not None:
+        record = Record(row["sequence"], time, row["subject"], row["headers"], row["body"])
+    return Rejection._make((*[row[name] for name in _REJECTION], record, row["resolved_by"]))
 
 
 def rows_of(status: str) -> int:
