@@ -16,8 +16,8 @@ from refold.core import json_text
 from refold.core.document import ABSENT as NO_DOCUMENT
 from refold.core.document import Document, Status
 from refold.core.fold import fold, v2
+from refold.core.fold.rules import entry_of
 from refold.core.fold.window import remember
-from refold.core.fold_state import entry_of
 from refold.core.history import NEVER, Entry, Segment
 from refold.core.stream import Record, Route
 from support.identities import ABSENT, NOBODY, Oracle, merge_patch

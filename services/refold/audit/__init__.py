@@ -13,10 +13,11 @@ from typing import Any, Final, NamedTuple
 
 from refold.core.document import Document, Status, to_canonical
 from refold.core.fold import RULES, fold, rules_of
+from refold.core.fold.rules import entry_of
 from refold.core.fold.window import WINDOW_VERSIONS_MAX, remember
-from refold.core.fold_state import entry_of
 from refold.core.history import NEVER, Entry, Segment, Snapshot, snapshot_of
 from refold.core.stream import Record, Route
+from refold.core.transactions import as_member
 from refold.history import record_of
 from refold.store import Key, Rejection
 from refold.store.ports import Item, StoredEntry, StoredHead, StoredPage, Unreadable
@@ -74,8 +75,12 @@ def digest_of(previous: bytes, record: Record, recorded_at: int) -> bytes:
 class ReplayCheck:
     """Fold one document's stored events again, and compare its rows with the result."""
 
-    def __init__(self, key: Key, fold_number_at: Callable[[int], int]) -> None:
+    def __init__(
+        self, key: Key, fold_number_at: Callable[[int], int], is_member: Callable[[int], bool]
+    ) -> None:
+        """`is_member` tells whether the event at a sequence is a member of a transaction."""
         self.key = key
+        self._is_member = is_member
         self._where = Route.of(*key)
         self._usual_subject = self._where.subject
         self.document = Document.new(self._where)
@@ -151,6 +156,8 @@ class ReplayCheck:
         self.digest = digest_of(self.digest, record, found.recorded_at)
         rules = rules_of(self._fold_number_at(record.sequence))
         decoded = rules.decode(record, rules)
+        is_whole = self._is_member(record.sequence)
+        decoded = as_member(decoded, document, is_whole=is_whole, is_known=True)
         version = None if rules.needs is None else rules.needs(decoded, document)
         window = None if version is None else self._since(version)
         folded = fold(document, record, rules, recorded_at=found.recorded_at, decoded=decoded, window=window)

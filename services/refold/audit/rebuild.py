@@ -20,7 +20,7 @@ from refold.core.errors import FenceLost, LogHole, StoreDamaged, StoreDiffers, S
 from refold.core.history import Clock, Point
 from refold.core.stream import Checkpoint
 from refold.history import check_log
-from refold.log import EventLog
+from refold.log import EventLog, end_of
 from refold.store import REBUILD_LOCK_SECONDS
 from refold.store.ports import Row, SchemaSwap, SnapshotStore, Unequal
 
@@ -178,7 +178,7 @@ class _Rebuild:
     async def _end_sequence(self) -> int:
         """Return what the fresh projection must reach: the live one's sequence, or the log's end."""
         if not self._parts.is_compared:
-            return (await self._parts.log.info()).last_sequence
+            return await end_of(self._parts.log)
         bound = await self._parts.swap.bound()
         if bound is None:
             raise StoreDamaged

@@ -5,9 +5,10 @@ Run by `refold verify`; reads only, in one consistent view, and needs about 250 
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from array import array
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from operator import itemgetter
@@ -89,6 +90,7 @@ class _Verification:
         self._snapshot = snapshot
         self._listener = listener
         self._scope = scope
+        self._log_id = log_id
         self._logged = LogDigest(log_id, scope.holds)
         self._tally = Tally()
         self._counts = [[0] * len(Status) for _ in range(PARTITIONS)]
@@ -118,6 +120,7 @@ class _Verification:
     async def _read_log(self, end: int) -> None:
         async with aclosing(read_until(self._log, 0, end)) as runs:
             async for records in runs:
+                self._logged.begin(records)
                 for record in records:
                     self._logged.add(record)
                 self._tally.read_sequence = records[-1].sequence
@@ -153,7 +156,7 @@ class _Verification:
                 key = position_of(item)[:2]
                 if check is None or check.key != key:
                     self._close(check)
-                    check = ReplayCheck(key, self._logged.fold_number_at)
+                    check = ReplayCheck(key, self._logged.fold_number_at, self._logged.is_member)
                 self._report(check.take(item))
                 rows += 1
                 if rows % REPORT_EVERY == 0:
@@ -219,14 +222,16 @@ class _Verification:
     async def _logged_digests(self, keys: list[Key]) -> dict[Key, _Digests]:
         """Read the log again for these documents."""
         logged: dict[Key, _Digests] = {key: {} for key in keys}
-        recorded_at = 0
+        again = LogDigest(self._log_id, lambda _: False)
         async with aclosing(read_until(self._log, 0, self._tally.end_sequence)) as runs:
-            async for record in (record async for records in runs for record in records):
-                recorded_at = max(recorded_at, record.time)
-                events = logged.get(route(record.subject)[1:3])
-                if events is not None:
-                    stored = record._replace(headers=author_headers(record.headers))
-                    events[record.sequence] = digest_of(EMPTY_DIGEST, stored, recorded_at)
+            async for records in runs:
+                again.begin(records)
+                for record in records:
+                    again.add(record)
+                    events = logged.get(route(record.subject)[1:3])
+                    if events is not None:
+                        stored = record._replace(headers=author_headers(record.headers))
+                        events[record.sequence] = digest_of(EMPTY_DIGEST, stored, again.recorded_at)
         return logged
 
     async def _stored_digests(self, key: Key) -> _Digests:
@@ -254,25 +259,45 @@ class LogDigest:
         self._wants = wants
         self._system: dict[str, Document] = {}
         self._fold_numbers = [(0, 1)]
+        # The first and the last sequence of each, as a list of integers takes four times as much memory.
+        self._transactions = array("q")
         self.digests: dict[Key, bytes] = {}
         self.refused = [0] * PARTITIONS
         self.checkpoints = self._fold_state.checkpoints
+
+    @property
+    def recorded_at(self) -> int:
+        """Return the monotonic time of the last event."""
+        return self._fold_state.recorded_at
+
+    def begin(self, records: Sequence[Record]) -> None:
+        """Take the events that are added next, which divide no transaction."""
+        self._fold_state.members.read(records)
 
     def add(self, record: Record) -> None:
         """Read one more event. Raises `FoldUnknown`, `LogHole`."""
         fold_state = self._fold_state
         where = fold_state.route(record.subject)
-        record = record._replace(headers=author_headers(record.headers))
         if where.namespace == SYSTEM_NAMESPACE:
             self._fold(record, where)
         else:
             fold_state.link(record, where)
             if where.reason:
                 self.refused[where.partition] += 1
+        transaction = fold_state.members.found
+        if transaction is not None and transaction.last_sequence == record.sequence:
+            self._transactions.extend((transaction.first_sequence, transaction.last_sequence))
         if self._wants(where):
             key = where[1:3]
             digest = self.digests.get(key, EMPTY_DIGEST)
-            self.digests[key] = digest_of(digest, record, fold_state.recorded_at)
+            stored = record._replace(headers=author_headers(record.headers))
+            self.digests[key] = digest_of(digest, stored, fold_state.recorded_at)
+
+    def is_member(self, sequence: int) -> bool:
+        """Tell whether the event at a sequence is a member of a transaction."""
+        at = bisect_left(self._transactions, sequence)
+        # At an odd place is the end of the transaction that begins before it.
+        return at % 2 == 1 or (at < len(self._transactions) and self._transactions[at] == sequence)
 
     def fold_number_at(self, sequence: int) -> int:
         """Return the fold number in force for the event at a sequence."""

@@ -17,11 +17,27 @@ from refold.core.timestamp import parse_rfc3339
 VERSION_MAX: Final = 2**63 - 1
 """What a store's integers hold."""
 
+TRANSACTION_MEMBERS_MAX: Final = 1_000
+"""Members of one transaction: the events of one atomic batch, by the broker's own bound."""
+
 CHANGES: Final = {"patch": Kind.patch, "merge": Kind.merge, "put": Kind.put, "delete": Kind.delete}
 TEXTS: Final = ("id", "type", "actor", "correlation_id", "causation_id")
 STRATEGIES: Final = frozenset({"reject", "first_write_wins", "last_write_wins", "merge"})
 LATER_FIELDS: Final = frozenset({"all_or_nothing", "session", "principal", "txn", "reverts", "resolves"})
 FIELDS: Final = frozenset({*CHANGES, *TEXTS, "v", "base", "on_conflict", "occurred_at", "meta"})
+
+
+class Membership(NamedTuple):
+    """An event's part in a transaction: at a position, from 0, among so many members.
+
+    `settings` is the sequence of the namespace's settings that it was checked under (0: the defaults); None: those in
+    force where it is.
+    """
+
+    id: str
+    position: int
+    members: int
+    settings: int | None
 
 
 class Event(NamedTuple):
@@ -130,6 +146,26 @@ def _check_later(fields: dict[str, Json], limits: Limits) -> None:
     for name in ("reverts", "resolves"):
         if name in fields and not (type(fields[name]) is int and 1 <= fields[name] <= VERSION_MAX):
             raise _bad(name, "must be an integer from 1", fields[name])
+    if "txn" in fields:
+        read_membership(fields["txn"], limits)
+
+
+def read_membership(value: Json, limits: Limits) -> Membership:
+    """Read the field `txn`. Raises `Refused`."""
+    if type(value) is not dict or not _MEMBERSHIP_LEAST <= value.keys() <= _MEMBERSHIP:
+        raise _bad("txn", "must be an object of id, index, count, and settings where it names them", value)
+    transaction_id, index, count, settings = (
+        value.get(name) for name in ("id", "index", "count", "settings")
+    )
+    if type(transaction_id) is not str or not 1 <= len(transaction_id) <= limits.id_chars:
+        raise _bad("txn/id", f"must be a string of 1 to {limits.id_chars} characters", transaction_id)
+    if type(count) is not int or not 1 <= count <= TRANSACTION_MEMBERS_MAX:
+        raise _bad("txn/count", f"must be an integer from 1 to {TRANSACTION_MEMBERS_MAX}", count)
+    if type(index) is not int or not 0 <= index < count:
+        raise _bad("txn/index", "must be an integer from 0, below count", index)
+    if "settings" in value and not (type(settings) is int and 0 <= settings <= VERSION_MAX):
+        raise _bad("txn/settings", "must be a sequence: an integer from 0", settings)
+    return Membership(transaction_id, index, count, settings)
 
 
 def _text(name: str, value: Json) -> str:
@@ -157,5 +193,7 @@ def _bad(field: str, rule: str, value: Json) -> Refused:
 
 
 _KNOWN_FIELDS: Final = f"its fields are {', '.join(sorted(FIELDS))}"
+_MEMBERSHIP_LEAST: Final = frozenset({"id", "index", "count"})
+_MEMBERSHIP: Final = _MEMBERSHIP_LEAST | {"settings"}
 _PATCH: Final = Kind.patch
 _PLAIN_TEXTS: Final = frozenset(TEXTS) - {"id"}

@@ -8,14 +8,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from refold.core import json_text
 from refold.core.document import Document, Status
 from refold.core.envelope import REPLY_HEADER, read_headers, reply_subject
 from refold.core.errors import LogHole, Refused
 from refold.core.fold import RULES, fold, genesis_rules, rules_of
-from refold.core.fold.rules import Folded, Rules, Step
+from refold.core.fold.rules import Folded, Rules, Step, entry_of
 from refold.core.fold.window import remember
-from refold.core.history import Entry
 from refold.core.json_text import Json
 from refold.core.settings import SETTINGS_PREFIX, SettingsInForce, is_system_document, read_settings
 from refold.core.stream import (
@@ -32,6 +30,7 @@ from refold.core.stream import (
     chain_seed,
     route,
 )
+from refold.core.transactions import MembersAhead, Transaction, as_member
 
 SUBJECTS_CACHED_MAX: Final = 100_000
 """Subjects whose routes a fold state remembers."""
@@ -67,6 +66,7 @@ class FoldState:
         self._routes: dict[bytes, Route] = {}
         self._headers: dict[bytes, tuple[bool, str | None]] = {}
         self._settings = SettingsInForce()
+        self.members = MembersAhead()
         # Of the namespaces that have settings; the others have the rules of the fold number.
         self._namespaces: dict[str, Rules] = {}
 
@@ -155,7 +155,10 @@ class FoldState:
         if fold_usual and not has_fields and namespace != SYSTEM_NAMESPACE:
             step = fold_usual(document, stored, None if is_usual else subject, recorded_at, reply, rules)
         if step is None:
-            step = self._fold_any(Record._make(stored), where, document, recorded_at, reply)
+            transaction = self.members.of(record, rules, self.route)
+            if transaction is not None:
+                recorded_at = max(recorded_at, transaction.time)
+            step = self._fold_any(Record._make(stored), where, document, recorded_at, reply, transaction)
         self.read_sequence = sequence
         self.recorded_at = recorded_at
         self._link(stored, partition).counts[step[0][5]] += 1
@@ -164,12 +167,23 @@ class FoldState:
         return step
 
     def _fold_any(
-        self, record: Record, where: Route, document: Document, recorded_at: int, reply: str | None
+        self,
+        record: Record,
+        where: Route,
+        document: Document,
+        recorded_at: int,
+        reply: str | None,
+        transaction: Transaction | None,
     ) -> Step:
         """Fold an event of any form, a system event too."""
         is_system = where.namespace == SYSTEM_NAMESPACE
         rules = self._rules_for(record, where) if is_system else self.rules_of(where.namespace)
+        settings = None if transaction is None else transaction.member(record.sequence).settings
+        checked = rules if settings is None else self.rules_under(where.namespace, settings)
+        rules = checked or rules
         decoded = rules.decode(record, rules)
+        is_whole, is_known = transaction is not None, checked is not None
+        decoded = as_member(decoded, document, is_whole=is_whole, is_known=is_known)
         version = None if rules.needs is None else rules.needs(decoded, document)
         if version is not None:
             raise WindowNeeded(record.sequence)
@@ -222,9 +236,13 @@ class FoldState:
         )
 
     def _next(self, record: Record) -> int:
-        """Return the monotonic time of a record, which must be the next one and have known rules."""
+        """Return the monotonic time of a record, which must be the next one and have known rules.
+
+        The members of a transaction count as recorded at the last one's time.
+        """
         self._check_next(record.sequence)
-        return max(record.time, self.recorded_at)
+        transaction = self.members.of(record, self.rules, self.route)
+        return max(record.time, self.recorded_at, transaction.time if transaction else record.time)
 
     def _check_next(self, sequence: int) -> None:
         if self._rules is None:
@@ -267,32 +285,3 @@ def first_checkpoints(log_id: str) -> list[Checkpoint]:
     return [
         Checkpoint(partition=partition, chain=seed, chain_before=seed, fold=1) for partition, seed in seeds
     ]
-
-
-def entry_of(record: Record, folded: Folded, recorded_at: int, *, is_usual: bool) -> Entry:
-    """Make the entry of a folded record, which has its author's headers only.
-
-    `is_usual`: its subject is the one that its document's events are stored under.
-    """
-    sequence, time, subject, headers, body = record
-    outcome, occurred_at, _, _, identity = folded
-    status, version, kind, is_creation, reason, detail, effect, first, conflict = outcome
-    return Entry(
-        sequence,
-        time,
-        recorded_at,
-        occurred_at,
-        version,
-        status,
-        kind,
-        is_creation,
-        None if is_usual else subject,
-        headers,
-        body,
-        None if effect is None else json_text.dumps(effect),
-        reason,
-        detail,
-        identity,
-        0 if first is None else first.sequence,
-        None if conflict is None else json_text.dumps(conflict),
-    )

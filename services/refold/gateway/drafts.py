@@ -102,6 +102,9 @@ def split_of(fields: View, state_bytes: int) -> SplitWrite | None:
 
 def check(fields: View) -> None:
     """Raise `Refused` where the fold would reject an event on any document; its fields were read strictly."""
+    if "txn" in fields:
+        rule = "the members of a transaction are written by POST /v1/{namespace}/transactions"
+        raise Refused("bad_field", rule, field="txn", shape=json_text.shape_of(fields["txn"]))
     check_event(envelope_of(fields, NEWEST.limits), NEWEST.limits, NEWEST.operations, NEWEST.fields)
 
 

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, Protocol
 from refold.core.errors import Refused
 from refold.core.fold import EVENT_BYTES_MAX, HEADERS_BYTES_MAX
 from refold.core.stream import PARTITIONS, Record, check_name
+from refold.core.transactions import begin_of_open, is_open, place_of
 
 PROGRESS_SUBJECT: Final = "refold.progress"
 """The projector publishes its progress here after each commit, and every second while there is none."""
@@ -131,7 +132,8 @@ class EventLog(Protocol):
         and ends only by `aclose`. Raises `LogHole` if the log lacks a sequence.
 
         With `partitions`, events of others are left out, except those that a fold needs: the system's events, the last
-        one that has arrived, and one with a later time than the next event that is yielded. So after each event that
+        one that has arrived, what may be a member of a transaction (`MEMBER_MARK` is in it), and one with a later time
+        than the next event that is yielded. So after each event that
         is yielded, clock, fold number and position are the same as after all events up to it.
         """
 
@@ -161,14 +163,22 @@ class Notices(Protocol):
 async def read_until(
     log: EventLog, after_sequence: int, until_sequence: int | None, partitions: Collection[int] | None = None
 ) -> AsyncGenerator[list[Record], None]:
-    """Read a log as `EventLog.read` does, up to a sequence that it has or will have; without one, without end."""
+    """Read a log as `EventLog.read` does, up to a sequence that it has or will have; without one, without end.
+
+    What is yielded together divides no transaction, where the sequence does not (`end_of`).
+    """
     if after_sequence == until_sequence:
         return
+    held: list[Record] = []
     async with aclosing(log.read(after_sequence, partitions)) as parts:
-        async for records in parts:
+        async for arrived in parts:
+            records = held + arrived
             if until_sequence is None or records[-1].sequence < until_sequence:
-                yield records
-                after_sequence = records[-1].sequence
+                begin = begin_of_open(records)
+                records, held = records[:begin], records[begin:]
+                if records:
+                    yield records
+                    after_sequence = records[-1].sequence
                 continue
             kept = [record for record in records if record.sequence <= until_sequence]
             if kept:
@@ -180,6 +190,14 @@ async def read_until(
         async with aclosing(read_until(log, after_sequence, until_sequence)) as parts:
             async for records in parts:
                 yield records
+
+
+async def end_of(log: EventLog) -> int:
+    """Return the log's last sequence, or the one before a transaction of which the last member is not stored yet."""
+    last_sequence = (await log.info()).last_sequence
+    record = await log.get(last_sequence)
+    place = place_of(record) if record is not None and is_open(record) else None
+    return last_sequence if place is None else last_sequence - place.number
 
 
 def foreign_prefixes(partitions: Collection[int] | None) -> frozenset[bytes]:

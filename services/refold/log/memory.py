@@ -15,6 +15,7 @@ from refold.core.errors import LogFull, LogHole, LogUnavailable
 from refold.core.fold import NEWEST, genesis
 from refold.core.fold.rules import Rules
 from refold.core.stream import GENESIS_DOCUMENT, SYSTEM_NAMESPACE, Record, Route, check_name
+from refold.core.transactions import MEMBER_MARK
 from refold.log import (
     SYSTEM_BYTE,
     Acknowledgement,
@@ -69,7 +70,15 @@ class MemoryLog:
         return stored if isinstance(stored, Stale) else stored[0]
 
     async def append_atomically(self, publications: list[Publication]) -> list[Appended] | Stale | Unknown:
-        return self._store_all(publications, validated_batch(publications))
+        lines = validated_batch(publications)
+        if len(lines) > 1:
+            batch_id = b"Nats-Batch-Id: %d\r\n" % len(self._records)
+            lines = [
+                b"%b%bNats-Batch-Sequence: %d\r\n" % (line, batch_id, number)
+                for number, line in enumerate(lines, 1)
+            ]
+            lines[-1] += b"Nats-Batch-Commit: 1\r\n"
+        return self._store_all(publications, lines)
 
     async def read(
         self, after_sequence: int, partitions: Collection[int] | None = None
@@ -144,6 +153,7 @@ def _without(foreign: frozenset[bytes], records: list[Record]) -> list[Record]:
     for record in records:
         end = record.subject.find(b".", 4)
         is_foreign = record.subject[:end] in foreign and record.subject[end + 1] != SYSTEM_BYTE
+        is_foreign = is_foreign and MEMBER_MARK not in record.body
         if not is_foreign or record is records[-1]:
             if latest is not None and latest.time > record.time:
                 kept.append(latest)

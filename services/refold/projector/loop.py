@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Callable, Collection, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from itertools import islice
 from operator import itemgetter
 from typing import Final
 
@@ -21,6 +20,7 @@ from refold.core.fold.rules import Step
 from refold.core.fold_state import FoldState, WindowNeeded
 from refold.core.history import Entry
 from refold.core.stream import Record, Route, author_headers
+from refold.core.transactions import end_of_part
 from refold.log import EventLog, Notices, read_until
 from refold.projector import COMMIT_INTERVAL_SECONDS
 from refold.projector.cache import DocumentCache
@@ -143,9 +143,12 @@ class ShardLoop:
         reading = read_until(self._ports.log, fold_state.read_sequence, until_sequence, fold_state.partitions)
         async with aclosing(reading) as parts:
             async for records in parts:
-                remaining = iter(records)
-                while part := list(islice(remaining, RECORDS_FOLDED_MAX)):
-                    await self._fold_part(part)
+                fold_state.members.read(records)
+                end = 0
+                while end < len(records):
+                    # A commit never has a part of a transaction.
+                    begin, end = end, end_of_part(records, end, RECORDS_FOLDED_MAX)
+                    await self._fold_part(records[begin:end])
         await self._wait_until(lambda: self.committed_sequence == until_sequence)
 
     async def _fold_part(self, records: list[Record]) -> None:

@@ -86,5 +86,7 @@ async def resume_system(fold_state: FoldState, log: EventLog, store: SnapshotSto
         ahead = FoldState([stored])
         ahead.resume_system(document)
         async with aclosing(read_until(log, stored.read_sequence, fold_state.read_sequence)) as parts:
-            async for record in (record async for records in parts for record in records):
-                ahead.skip(record, ahead.route(record.subject))
+            async for records in parts:
+                ahead.members.read(records)
+                for record in records:
+                    ahead.skip(record, ahead.route(record.subject))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Final, NamedTuple, TypeAlias
 
+from refold.core import json_text
 from refold.core.document import Document, First, Limits, Outcome
 from refold.core.envelope import Envelope
 from refold.core.errors import Refused
@@ -55,6 +56,35 @@ class Step(NamedTuple):
     fields: dict[str, Json] | None
     first: First | None
     reply: str | None
+
+
+def entry_of(record: Record, folded: Folded, recorded_at: int, *, is_usual: bool) -> Entry:
+    """Make the entry of a folded record, which has its author's headers only.
+
+    `is_usual`: its subject is the one that its document's events are stored under.
+    """
+    sequence, time, subject, headers, body = record
+    outcome, occurred_at, _, _, identity = folded
+    status, version, kind, is_creation, reason, detail, effect, first, conflict = outcome
+    return Entry(
+        sequence,
+        time,
+        recorded_at,
+        occurred_at,
+        version,
+        status,
+        kind,
+        is_creation,
+        None if is_usual else subject,
+        headers,
+        body,
+        None if effect is None else json_text.dumps(effect),
+        reason,
+        detail,
+        identity,
+        0 if first is None else first.sequence,
+        None if conflict is None else json_text.dumps(conflict),
+    )
 
 
 Window: TypeAlias = Segment | None

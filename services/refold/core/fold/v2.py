@@ -197,5 +197,5 @@ RULES: Final = Rules(
     needs=needs,
     decide=partial(shared.decide, change=_change),
     fold_usual=fold_usual,
-    fields=frozenset({"session", "all_or_nothing", "reverts", "resolves"}),
+    fields=frozenset({"session", "all_or_nothing", "reverts", "resolves", "txn"}),
 )

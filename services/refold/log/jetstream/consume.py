@@ -19,6 +19,7 @@ import structlog
 
 from refold.core.errors import LogHole, LogUnavailable, TimedOut
 from refold.core.stream import Record
+from refold.core.transactions import MEMBER_MARK
 from refold.log.jetstream.api import (
     STREAM,
     request_api,
@@ -299,7 +300,8 @@ class Consumer:
             if stop > last or int(sequence) != expected:
                 break
             time = int(time_text)
-            if partition in foreign:
+            # A member of a transaction says what its other members need.
+            if partition in foreign and buffer.find(MEMBER_MARK, block, stop) < 0:
                 left_out = position
                 if time >= latest_time:
                     latest, latest_time = position, time
