@@ -182,7 +182,7 @@ async def test_a_pending_strict_write_is_decided_only_by_folded_events(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with twin(is_projecting=False, wait_seconds=0.05) as gateway:
-        monkeypatch.setattr("refold.gateway.documents.DECIDE_SECONDS", 0.05)
+        monkeypatch.setattr("refold.gateway.writes.DECIDE_SECONDS", 0.05)
         await gateway.put("/v1/n/d", 1, Refold_Wait="0")
         problem(await gateway.put("/v1/n/d", 2, If_Match='"1"'), 504, "timed_out")
         assert await gateway.events() == 1
@@ -193,7 +193,7 @@ async def test_a_pending_strict_write_is_decided_only_by_folded_events(
 async def test_a_delete_is_published_if_the_document_is_not_folded_yet(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("refold.gateway.documents.DECIDE_SECONDS", 0.05)
+    monkeypatch.setattr("refold.gateway.writes.DECIDE_SECONDS", 0.05)
     async with twin(is_projecting=False, wait_seconds=0.05) as gateway:
         await gateway.put("/v1/n/d", 1)
         assert (await gateway.request("DELETE", "/v1/n/d")).status_code == 202

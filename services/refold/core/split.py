@@ -24,7 +24,7 @@ PART_BYTES: Final = 768 * 1024
 PARTS_BYTES_MAX: Final = 32 * 1024 * 1024
 """Parts of one state, in all. An array's element takes some 40 bytes more in an operation of its own."""
 
-LAST_FIELDS: Final = ("id", "type", "meta")
+LAST_FIELDS: Final = ("id", "type", "meta", "reverts")
 """Fields of the whole write, which only its last event carries."""
 
 

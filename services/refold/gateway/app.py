@@ -16,7 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from refold.core.errors import RefoldError
 from refold.core.stream import NAME_CHARS_MAX
-from refold.gateway import bulk, documents, history, ops
+from refold.gateway import bulk, documents, history, ops, revert
 from refold.gateway.context import Context
 from refold.gateway.inflight import InFlight
 from refold.gateway.readiness import with_lag
@@ -36,8 +36,10 @@ ROUTES: Final[list[tuple[str, str, Handler]]] = [
     ("PATCH", "/v1/{namespace}/{document}", documents.patch_document),
     ("DELETE", "/v1/{namespace}/{document}", documents.delete_document),
     ("POST", "/v1/{namespace}/events", bulk.append_events),
+    ("POST", "/v1/{namespace}/{document}/revert", revert.revert_document),
     ("GET", "/v1/{namespace}/{document}/history", history.read_history),
     ("GET", "/v1/{namespace}/{document}/diff", history.read_diff),
+    ("GET", "/v1/{namespace}/{document}/blame", history.read_blame),
     ("GET", "/v1/{namespace}/{document}/rejections", history.read_rejections),
     ("GET", "/v1/{namespace}/{document}/outcomes", history.read_outcome_by_id),
     ("GET", "/v1/{namespace}/{document}/outcomes/{sequence}", history.read_outcome),

@@ -56,7 +56,7 @@ from refold.gateway.responses import (
     pending_response,
     version_headers,
 )
-from refold.gateway.writes import StrictWrite, Written, append_surely, as_whole, refuse_absent
+from refold.gateway.writes import StrictWrite, Written, append_surely, as_whole, refuse_absent, write_deadline
 from refold.store import Head, Key
 
 # --- Read one --------------------------------------------------------------------------------------------
@@ -173,25 +173,23 @@ def _state_response(
     headers = version_headers(*about)
     if is_unchanged(request, about[0]):
         return Response(None, 304, headers)
-    body = state if path is None else _value_at(state, path)
+    body = state if path is None else json_text.dumps(value_at(state, path)[0])
     return Response(body, 200, headers, JSON)
 
 
-def _value_at(state: bytes, path: str) -> bytes:
+def value_at(state: bytes, path: str) -> tuple[Json, tuple[str, ...]]:
+    """Return the value at a JSON Pointer, and its tokens. Raises `Refused`, and `Problem` where there is none."""
     try:
         tokens = parse(path)
     except Refused as refused:
         raise Refused(refused.reason, refused.message, field="path", shape=refused.shape) from refused
     try:
-        return json_text.dumps(resolve(json_text.loads(state), tokens))
+        return resolve(json_text.loads(state), tokens), tokens
     except Refused as refused:
         raise Problem(404, "path_absent", f"path: {refused}", field="path") from refused
 
 
 # --- Write one -------------------------------------------------------------------------------------------
-
-DECIDE_SECONDS: Final = 5.0
-"""How long a write may wait for what decides it, whatever `Refold-Wait` says of its outcome."""
 
 PUT_BYTES_MAX: Final = STATE_BYTES_MAX + EVENT_BYTES_MAX
 """Body of a PUT: a state as it is answered, or one with a little white space."""
@@ -201,23 +199,23 @@ _EFFECTIVE: Final = tuple(status.name for status in Status if status.is_effectiv
 
 async def put_document(request: Request) -> Response:
     """Write the whole state; one that is too large for one event is written as several, all or none."""
-    begun = _begin(request)
+    begun = begin_write(request)
     check_media_type(request, (JSON,))
     state = await read_json(request, PUT_BYTES_MAX, "state_too_large")
-    return await _write(request, begun, {"put": state})
+    return await write_change(request, begun, {"put": state})
 
 
 async def patch_document(request: Request) -> Response:
     """Change the document by a JSON Patch or a merge patch, all or nothing."""
-    begun = _begin(request)
+    begun = begin_write(request)
     media = check_media_type(request, (JSON_PATCH, MERGE_PATCH))
     change = await read_json(request)
-    return await _write(request, begun, {"patch" if media == JSON_PATCH else "merge": change})
+    return await write_change(request, begun, {"patch" if media == JSON_PATCH else "merge": change})
 
 
 async def delete_document(request: Request) -> Response:
     """Make the document absent; its history stays."""
-    return await _write(request, _begin(request), {"delete": True})
+    return await write_change(request, begin_write(request), {"delete": True})
 
 
 class Begun(NamedTuple):
@@ -229,7 +227,7 @@ class Begun(NamedTuple):
     has_own_id: bool
 
 
-def _begin(request: Request) -> Begun:
+def begin_write(request: Request) -> Begun:
     """Read everything before the body first, so that errors in it are reported first."""
     refuse_query(request)
     namespace, document = request.path_params["namespace"], request.path_params["document"]
@@ -242,7 +240,8 @@ def _begin(request: Request) -> Begun:
     return Begun((namespace, document), fields, carried_headers(request), has_own_id)
 
 
-async def _write(request: Request, begun: Begun, change: dict[str, Json]) -> Response:
+async def write_change(request: Request, begun: Begun, change: dict[str, Json]) -> Response:
+    """Publish an event with this change and wait for its outcome; `change` may have other fields of the event, too."""
     context = context_of(request)
     wait = read_wait(request, context.wait_seconds)
     condition = write_condition(request)
@@ -279,8 +278,7 @@ async def _write(request: Request, begun: Begun, change: dict[str, Json]) -> Res
 
 
 async def _publish(context: Context, made: Draft, condition: Condition) -> Written:
-    # What decides the write is waited for even if its outcome is not.
-    deadline = deadline_in(max(context.wait_seconds, DECIDE_SECONDS))
+    deadline = write_deadline(context)
     is_strict, is_delete = condition is not ANYTHING or made.split is not None, "delete" in made.fields
     if is_strict or is_delete:
         # Decided by the document's row, and an error shows the row.

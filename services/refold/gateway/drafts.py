@@ -55,12 +55,14 @@ class Draft:
     def publications(self, head: BareHead | None = None) -> list[Publication]:
         """Return what the log takes; with a head, only while that is the document's.
 
-        Raises `Refused` where an event is too large.
+        With a base of its own, an event is resolved against what came between that and the head. Raises `Refused` where
+        an event is too large.
         """
         if self.split is not None:
             bodies = self.split.bodies(0 if head is None else head.version)
         else:
-            bodies = [body_of(self.fields if head is None else self.fields | strictly(head.version))]
+            given = {} if head is None or "base" in self.fields else strictly(head.version)
+            bodies = [body_of({**self.fields, **given})]
         last_sequence = None if head is None else head.last_sequence
         return [
             Publication(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final, Literal
 
 import orjson
@@ -9,10 +10,12 @@ from pydantic import Field
 from starlette.requests import Request
 
 from refold.core.envelope import JSON_PATCH
-from refold.core.errors import DocumentAbsent, TimedOut
+from refold.core.errors import DocumentAbsent, Refused, TimedOut
 from refold.core.fold import ID_CHARS_MAX
+from refold.core.history import NEVER, Clock, Point
 from refold.core.stream import check_name
 from refold.gateway.context import Context, context_of
+from refold.gateway.documents import value_at
 from refold.gateway.inflight import deadline_in
 from refold.gateway.requests import (
     ANSWER_ITEMS_MAX,
@@ -27,7 +30,7 @@ from refold.gateway.requests import (
     refuse_query,
     wait_for_consistency,
 )
-from refold.gateway.responses import Problem, Response, json_response, page_response
+from refold.gateway.responses import JSON, Problem, Response, json_response, page_response
 from refold.store import Key
 
 COMMIT_SECONDS: Final = 0.5
@@ -48,6 +51,15 @@ class DiffQuery(NoQuery):
 
     from_: Version = Field(alias="from")
     to: Version
+
+
+class BlameQuery(NoQuery):
+    """A part of a document's leaves, at its head or at a version."""
+
+    version: Version | None = None
+    path: str = ""
+    limit: Limit = ANSWER_ITEMS_MAX
+    cursor: str | None = None
 
 
 class RejectionsQuery(NoQuery):
@@ -92,6 +104,42 @@ async def read_diff(request: Request) -> Response:
     context, key = await _begin(request)
     patch = await context.history.diff(*key, query.from_, query.to)
     return Response(orjson.dumps(patch), 200, None, JSON_PATCH)
+
+
+async def read_blame(request: Request) -> Response:
+    """List the leaves below a path with the version, time and actor that last wrote each, bounded; `next` continues."""
+    query = read_query(request, BlameQuery)
+    version, first = (query.version, 0) if query.cursor is None else _read_cursor(query.cursor)
+    if query.version not in (None, version):
+        raise Problem(422, "contradictory", "version and cursor: they name two versions", field="cursor")
+    context, key = await _begin(request)
+    if version is None:
+        head = await context.store.head(*key)
+        snapshot = NEVER if head is None else head.snapshot
+    else:
+        snapshot = await context.history.snapshot(*key, Point(Clock.version, version))
+    version, name = snapshot.version, "/".join(key)
+    if snapshot.state is None:
+        detail = f"{name} is absent at version {version}" if version else f"{name} never existed"
+        raise DocumentAbsent(detail, version=version)
+    value, tokens = value_at(snapshot.state, query.path)
+    found = await context.history.blame(*key, version, value, tokens, first=first, limit=query.limit)
+    following = None if found.next is None else f"{version}.{found.next}"
+    body = b'{"version":%d,"searched_from":%d,"items":[%b],"next":%b}'
+    about = version, found.searched_from, b",".join(found.items), orjson.dumps(following)
+    return Response(body % about, 200, None, JSON)
+
+
+def _read_cursor(cursor: str) -> tuple[int, int]:
+    """Return the version and the number of the leaf that an answer continues with."""
+    if not _CURSOR.fullmatch(cursor):
+        rule = "give the `next` of an answer as it is"
+        raise Refused("bad_cursor", rule, field="cursor", shape=repr(cursor[:80]))
+    version, _, first = cursor.partition(".")
+    return int(version), int(first)
+
+
+_CURSOR: Final = re.compile(r"[1-9][0-9]{0,17}\.[1-9][0-9]{0,8}")
 
 
 async def read_rejections(request: Request) -> Response:

@@ -31,6 +31,14 @@ LOST_ATTEMPTS_MAX: Final = 3
 RECOVER_SECONDS: Final = 10.0
 """After a lost acknowledgement, the projection must catch up with the log within this; else the outcome is unknown."""
 
+DECIDE_SECONDS: Final = 5.0
+"""How long a write may wait for what decides it, whatever `Refold-Wait` says of its outcome."""
+
+
+def write_deadline(context: Context) -> float:
+    """Return until when a write may wait for what decides it, even if its outcome is not waited for."""
+    return deadline_in(max(context.wait_seconds, DECIDE_SECONDS))
+
 
 # --- Append exactly once ---------------------------------------------------------------------------------
 

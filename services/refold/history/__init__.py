@@ -1,4 +1,4 @@
-"""A document's past: states, changes, diffs, outcomes and rejections. It reads the store alone.
+"""A document's past: states, changes, diffs, blame, outcomes and rejections. It reads the store alone.
 
 Callers wait first until enough of the log is folded. `check_log` and `check_documents` compare the log with what was
 folded from it; projectors run them at start and periodically.
@@ -7,11 +7,13 @@ folded from it; projectors run them at start and periodically.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import aclosing
+from itertools import islice
 from typing import Final, NamedTuple
 
 from refold.core import json_text
+from refold.core.blame import Origin, Tokens, leaves, trace
 from refold.core.diff import diff
 from refold.core.envelope import id_of
 from refold.core.errors import FenceLost, LogHole, VersionUnknown
@@ -27,9 +29,11 @@ from refold.core.history import (
     operations_of,
     touches,
 )
+from refold.core.inverse import inverse
 from refold.core.json_text import Json, loads
-from refold.core.pointer import parse
+from refold.core.pointer import parse, render
 from refold.core.stream import Checkpoint, Record, Route, chain_link, route
+from refold.core.timestamp import format_time
 from refold.core.views import change_view, outcome_view, rejection_view
 from refold.log import EventLog
 from refold.store import ANSWER_BYTES_MAX, damaged, reading_stored
@@ -37,6 +41,12 @@ from refold.store.ports import HistoryReader, LatestReader
 
 HISTORY_SCAN_MAX: Final = 20_000
 """Changes that one answer looks at in search of those that touched a path."""
+
+BLAME_VERSIONS_MAX: Final = 100_000
+"""Versions that one answer looks at in search of who wrote its leaves."""
+
+BLAME_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Bytes of states and events that it looks at; either bound is checked after each segment."""
 
 THREADED_BYTES: Final = 256 * 1024
 """Two states larger than this together are compared in a thread, so that other requests go on."""
@@ -47,6 +57,17 @@ class Slice(NamedTuple):
 
     items: list[bytes]
     next: int | None
+
+
+class Blame(NamedTuple):
+    """Leaves with who wrote them, as canonical bytes; `next` is the number of the leaf that continues, None at the end.
+
+    A leaf whose `version` is null was written before version `searched_from`.
+    """
+
+    items: list[bytes]
+    next: int | None
+    searched_from: int
 
 
 class History:
@@ -107,6 +128,77 @@ class History:
                 return _patch_between(before.state, after.state)
             return await asyncio.to_thread(_patch_between, before.state, after.state)
 
+    async def inverse_of(self, namespace: str, document: str, version: int) -> dict[str, Json]:
+        """Return the change that undoes one version (`refold.core.inverse`). Raises `VersionUnknown`."""
+        after = await self.snapshot(namespace, document, Point(Clock.version, version))
+        before = await self.snapshot(namespace, document, Point(Clock.version, version - 1))
+        entry = await self._store.entry(namespace, document, after.sequence)
+        with reading_stored(namespace, document):
+            assert entry is not None, "a version has an event"
+            operations = operations_of(entry)
+            return await asyncio.to_thread(inverse, before.state, after.state, operations, NEWEST.limits)
+
+    async def blame(
+        self,
+        namespace: str,
+        document: str,
+        version: int,
+        value: Json,
+        tokens: Tokens,
+        *,
+        first: int,
+        limit: int,
+    ) -> Blame:
+        """Return who last wrote each leaf of a value at a version, from the leaf number `first` on, bounded.
+
+        `tokens` are the value's place in the document at the version.
+        """
+        found: list[tuple[Tokens, Json]] = []
+        answer_bytes, following = 0, None
+        for number, (place, leaf) in enumerate(islice(leaves(value, tokens), first, None), first):
+            answer_bytes += json_text.size(leaf) + sum(map(len, place))
+            if len(found) == limit or (found and answer_bytes > ANSWER_BYTES_MAX):
+                following = number
+                break
+            found.append((place, leaf))
+        writers, searched_from = await self._writers(
+            namespace, document, version, [place for place, _ in found]
+        )
+        with reading_stored(namespace, document):
+            items = [_blamed(*leaf, writer) for leaf, writer in zip(found, writers, strict=True)]
+        return Blame(items, following, searched_from)
+
+    async def _writers(
+        self, namespace: str, document: str, version: int, places: Sequence[Tokens]
+    ) -> tuple[list[Entry | None], int]:
+        """Return the events that last wrote leaves, and the oldest version that was looked at."""
+        origins: list[Origin] = list(places)
+        writers: dict[int, Entry] = {}
+        oldest, versions_count, bytes_count = version + 1, 0, 0
+        segments = self._store.segments(namespace, document, after_version=oldest, is_descending=True)
+        async with aclosing(segments) as opened:
+            async for segment in opened:
+                entries = [
+                    entry for entry in segment.entries if entry.status.is_effective and entry.version < oldest
+                ]
+                sought = {number: it for number, it in enumerate(origins) if not isinstance(it, int)}
+                base = segment.base.state
+                with reading_stored(namespace, document):
+                    traced = await asyncio.to_thread(trace, base, entries, [*sought.values()])
+                by_version = {entry.version: entry for entry in entries}
+                for number, origin in zip(sought, traced, strict=True):
+                    origins[number] = origin
+                    if isinstance(origin, int):
+                        writers[origin] = by_version[origin]
+                oldest = segment.base.version + 1
+                versions_count += len(entries)
+                bytes_count += len(base or b"") + sum(entry.size for entry in entries)
+                if versions_count > BLAME_VERSIONS_MAX or bytes_count > BLAME_BYTES_MAX:
+                    break
+                if all(isinstance(origin, int) for origin in origins):
+                    break
+        return [writers[it] if isinstance(it, int) else None for it in origins], oldest
+
     async def outcome(self, namespace: str, document: str, sequence: int) -> dict[str, Json] | None:
         """Return the outcome of one of the document's events; None where it has none at that sequence."""
         return await self._view(namespace, document, await self._store.entry(namespace, document, sequence))
@@ -153,7 +245,16 @@ def change_of(entry: Entry, tokens: tuple[str, ...] | None = None) -> bytes | No
     if tokens is not None and not touches(operations, tokens):
         return None
     view = change_view(entry, operations, fields) | {"status": entry.status.name, "meta": fields.get("meta")}
-    return json_text.dumps(view)
+    return json_text.dumps(view | ({"reverts": fields["reverts"]} if "reverts" in fields else {}))
+
+
+def _blamed(tokens: Tokens, value: Json, writer: Entry | None) -> bytes:
+    """Show a leaf with its writer."""
+    about: dict[str, Json] = {"version": None, "recorded_at": None, "actor": None}
+    if writer is not None:
+        recorded_at, actor = format_time(writer.recorded_at), fields_of(writer).get("actor")
+        about = {"version": writer.version, "recorded_at": recorded_at, "actor": actor}
+    return json_text.dumps({"path": render(tokens), **about, "value": value})
 
 
 def _effective(segment: Segment, after: int | None, *, is_descending: bool) -> Iterator[Entry]:

@@ -27,7 +27,8 @@ from support.gateway import Twin, twin
 from support.openapi import DOCUMENT, OPERATIONS, Operation, Recorder, operation_of
 
 PUT, PATCH, DELETE, POST = ("putDocument", "patchDocument", "deleteDocument", "appendEvents")
-WRITES = (PUT, PATCH, DELETE, POST)
+REVERT = "revertDocument"
+WRITES = (PUT, PATCH, DELETE, POST, REVERT)
 JSON = {"Content-Type": "application/json"}
 JSON_PATCH = {"Content-Type": "application/json-patch+json"}
 MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
@@ -35,6 +36,7 @@ BODIES: dict[str, tuple[bytes, dict[str, str]]] = {
     PUT: (b'{"a":1}', JSON),
     PATCH: (b'[{"op":"test","path":"","value":{"a":1}}]', JSON_PATCH),
     POST: (b'{"doc":"d","put":{"a":1}}\n', {}),
+    REVERT: (b'{"version":1}', JSON),
 }
 REQUIRED = {"readDiff": {"from": "0", "to": "1"}, "readOutcomeById": {"id": "k"}}
 """Query parameters that an operation cannot do without."""
@@ -45,7 +47,7 @@ RECORDED = Recorder()
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("refold.gateway.writes.RECOVER_SECONDS", 0.05)
-    monkeypatch.setattr("refold.gateway.documents.DECIDE_SECONDS", 0.05)
+    monkeypatch.setattr("refold.gateway.writes.DECIDE_SECONDS", 0.05)
 
 
 @asynccontextmanager
@@ -108,6 +110,12 @@ async def exercise_writes(gateway: Twin) -> None:
             headers={"If-Match": f'"{version - 1}"'},
         )
     await ask(gateway, PATCH, 201, document="e", content=b"{}", headers=MERGE_PATCH)
+    based = {"Refold-Base": "1", "Idempotency-Key": REVERT, "Refold-Id": REVERT}
+    await ask(gateway, REVERT, 200, document="e", headers=fields | based | {"Refold-On-Conflict": "merge"})
+    await ask(gateway, REVERT, 200, document="e", headers={"If-Match": '"2"'}, content=b'{"undo":2}')
+    await ask(gateway, REVERT, 412, document="e", headers={"If-None-Match": "*"})
+    await ask(gateway, REVERT, 202, document="e", headers={"Refold-Wait": "0"})
+    await ask(gateway, REVERT, 201, document="s")
     await ask(gateway, POST, 200, headers={"Refold-Wait": "5"})
 
 
@@ -136,6 +144,8 @@ async def exercise_reads(gateway: Twin) -> None:
     history = {"after": "1", "limit": "1", "order": "asc", "path": "/a"}
     await ask(gateway, "readHistory", 200, document="r", params=history)
     await ask(gateway, "readDiff", 200, document="r", params={"from": "0", "to": "2"})
+    blamed = {"version": "1", "path": "", "limit": "1", "cursor": "1.1"}
+    await ask(gateway, "readBlame", 200, document="r", params=blamed)
     await ask(gateway, "readRejections", 200, document="r", params={"after": "10000", "limit": "1"})
     of_all = {"namespace": "n", "after": "10000", "limit": "1"}
     await ask(gateway, "readAllRejections", 200, params=of_all)
@@ -158,17 +168,18 @@ async def exercise_refusals() -> None:
             await ask(gateway, name, 421, headers={"Host": "attacker.example"})
             await ask(gateway, name, 422, params={"unknown": "1"})
         await write(gateway)
-        for name in (PUT, PATCH, DELETE):
+        for name in (PUT, PATCH, DELETE, REVERT):
             await ask(gateway, name, 409, headers={"Refold-Base": "0", "Refold-On-Conflict": "reject"})
             await ask(gateway, name, 412, headers={"If-Match": '"9"'})
             await ask(gateway, name, 400, headers={"Refold-Meta": "{"})
-        for name in (PUT, PATCH, POST):
+        for name in (PUT, PATCH, POST, REVERT):
             await ask(gateway, name, 415, headers={"Content-Type": "text/plain"})
-        for name in (PUT, PATCH):
+        for name in (PUT, PATCH, REVERT):
             await ask(gateway, name, 413, content=b'"' + b"x" * EVENT_BYTES_MAX + b'"')
         await ask(gateway, "readDocument", 400, headers={"If-None-Match": "1"})
         await RECORDED.check(await cut_off(gateway, OPERATIONS[POST]))
-        for name in ("readDocument", DELETE, "readHistory", "readDiff", "readRejections", "readOutcomeById"):
+        unknown = ("readDocument", DELETE, REVERT, "readHistory", "readDiff", "readBlame", "readRejections")
+        for name in (*unknown, "readOutcomeById"):
             await ask(gateway, name, 404, document="absent")
         await ask(gateway, "readOutcome", 404, sequence=999)
         found = await gateway.request("GET", "/docs/nothing.css")
@@ -208,7 +219,7 @@ async def exercise_limits_and_crashes() -> None:
             if "429" in operation.responses:
                 await ask(gateway, name, 429)
     async with recorded(in_flight_limits=InFlightLimits(body_seconds=0.05)) as gateway:
-        for name in (PUT, PATCH, POST):
+        for name in (PUT, PATCH, POST, REVERT):
             await ask(gateway, name, 408, content=stalled())
     async with recorded() as gateway:
         gateway.app.context = None  # type: ignore[assignment]
@@ -299,7 +310,7 @@ def test_every_header_of_an_event_is_documented_for_every_write() -> None:
         if field in FIELDS | NEWEST.fields - {"txn"} and name.startswith("refold-")
     }
     known |= {"if-match", "if-none-match", "idempotency-key", "traceparent", "refold-wait"}
-    for name in (PUT, PATCH, DELETE):
+    for name in (PUT, PATCH, DELETE, REVERT):
         assert {header for place, header in OPERATIONS[name].parameters if place == "header"} == known
 
 
