@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from random import Random
 
@@ -23,7 +24,7 @@ SHOWN_MAX = 10
 CHUNK = 250
 
 
-def play(seed: int, case: int, *, is_shown: bool = False) -> Counter[str]:
+def play(seed: int, case: int, without: Sequence[str] = (), *, is_shown: bool = False) -> Counter[str]:
     """Play one case; return what was in it."""
     random = Random(f"{seed}/{case}")
     simulation = Simulation(
@@ -32,6 +33,7 @@ def play(seed: int, case: int, *, is_shown: bool = False) -> Counter[str]:
         operations=random.randint(2, 4) if case % 3 == 0 else 1,
         strategies=[*STRATEGIES, "merge", "merge"],
         kinds=random.choice([KINDS, KINDS, KINDS | {"put": 1, "merge": 2}, KINDS | {"put": 1, "delete": 1}]),
+        without=without,
     )
     try:
         simulation.play(80 if case % 200 == 0 else random.choice([4, 6, 8, 10, 14]))
@@ -41,7 +43,9 @@ def play(seed: int, case: int, *, is_shown: bool = False) -> Counter[str]:
     return simulation.counts
 
 
-def play_some(seed: int, begin: int, end: int, until: float) -> tuple[Counter[str], list[tuple[int, str]]]:
+def play_some(
+    seed: int, begin: int, end: int, until: float, without: Sequence[str]
+) -> tuple[Counter[str], list[tuple[int, str]]]:
     """Play cases; return what was in them, and those that went wrong."""
     counts: Counter[str] = Counter()
     wrong: list[tuple[int, str]] = []
@@ -50,7 +54,7 @@ def play_some(seed: int, begin: int, end: int, until: float) -> tuple[Counter[st
             break
         counts["cases"] += 1
         try:
-            counts += play(seed, case)
+            counts += play(seed, case, without)
         except Exception:  # noqa: BLE001 - whatever goes wrong is counted
             wrong.append((case, traceback.format_exc(limit=-1)))
     return counts, wrong
@@ -64,11 +68,12 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--case", type=int, default=None, help="play this one only, and print its events")
     parser.add_argument("--seconds", type=float, default=3_600)
+    parser.add_argument("--without", action="append", default=[], help="an operation that does not occur")
     given = parser.parse_args()
     seed = int.from_bytes(os.urandom(4)) if given.seed is None else given.seed
     print(f"seed {seed}", flush=True)
     if given.case is not None:
-        play(seed, given.case, is_shown=True)
+        play(seed, given.case, given.without, is_shown=True)
         return 0
     started_at = time.monotonic()
     until = started_at + given.seconds
@@ -76,7 +81,8 @@ def main() -> int:
     with ProcessPoolExecutor(given.jobs) as pool:
         begins = range(0, given.cases, CHUNK)
         ends = [min(begin + CHUNK, given.cases) for begin in begins]
-        for some in pool.map(play_some, [seed] * len(ends), begins, ends, [until] * len(ends)):
+        same = [[each] * len(ends) for each in (seed, until, given.without)]
+        for some in pool.map(play_some, same[0], begins, ends, same[1], same[2]):
             counts += some[0]
             wrong += some[1]
     for case, text in wrong[:SHOWN_MAX]:

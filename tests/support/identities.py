@@ -1,166 +1,204 @@
 """A naive oracle of fold 2: every value, element and character that ever existed is an object with an identity.
 
 It implements `schemas/conflicts.md` directly and shares nothing with the product: no windows, effective patches or
-runs of items. Nothing is ever deleted. What an author sees is a filter over everything that existed (`visible`). Each
-session has its own order of an array's items, in which its own insertion directly follows its left neighbour.
+runs of items. Nothing is ever deleted. The head and what an author sees are filters over everything that existed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 NOBODY = ""
-"""The session of an event without a session."""
+"""The session of an author without a session."""
 
 ABSENT = object()
 """The state of a deleted document."""
 
-Write = tuple[int, str]
-"""The version and the session of an effective event."""
-
 
 class Dropped(Exception):
-    """An operation has no target at the head. `node` is the target that the author sees."""
-
-    node: Node | None = None
+    """An operation has no target at the head; the reason."""
 
 
 class Rejected(Exception):
-    """An event is rejected."""
+    """An event is rejected; the reason."""
 
 
-class Invalid(Exception):
-    """A pointer has no target in the author's view."""
+class Stamp(NamedTuple):
+    """The event that inserted, removed or wrote something.
 
+    With a `reason` it is in the view of its session only, while the base is below the version; the reason is that of an
+    operation that is dropped because it needs this.
+    """
 
-class Char:
-    """One character."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
+    version: int
+    session: str
+    reason: str = ""
 
 
 class Item:
-    """A member, an element or a character, with the node that is or was there.
+    """A place in an object, an array or a text, with the node or the character that is or was there."""
 
-    `hidden`: sessions that removed it from their views, each below a version. `ghost`: the session that alone sees it,
-    below a version, and the reason to drop an operation on it. `kept_by`: removals that their own session does not see.
-    """
-
-    def __init__(self, node: Node, born: Write, home: Value, key: str | None) -> None:
+    def __init__(
+        self, node: Any, inserted: Stamp, home: Value, key: str | None, *, is_moved: bool = False
+    ) -> None:
         self.node = node
-        self.born = born
+        self.inserted = inserted
+        self.removed: list[Stamp] = []
         self.home = home
         self.key = key
-        self.died: Write | None = None
-        self.hidden: list[tuple[str, int]] = []
-        self.ghost: tuple[str, int, str] | None = None
-        self.seen_by: list[str] = []
-        self.kept_by: list[Write] = []
-        self.is_moved = False
-
-    def visible(self, base: int, session: str) -> bool:
-        """Tell whether an author sees it."""
-        for who, until in self.hidden:
-            if who == session and base < until:
-                return False
-        if self.ghost:
-            return self.ghost[0] == session and base < self.ghost[1]
-        if self.born[0] > base and self.born[1] != session and session not in self.seen_by:
-            return False
-        if self.died is None:
-            return True
-        return self.died[0] > base and (self.died[1] != session or self.died in self.kept_by)
-
-    @property
-    def live(self) -> bool:
-        """Tell whether it is at the head, if its container is."""
-        return self.died is None and self.ghost is None
+        self.is_moved = is_moved
 
 
 class Node:
-    """A value with an identity: it survives moves and writes. `item` is where it is."""
+    """A value with an identity, which it keeps where it is moved or written. `item` is where it is at the head."""
 
     def __init__(self, item: Item | None = None) -> None:
         self.item = item
         self.values: list[Value] = []
-        self.moves: list[Write] = []
-        self.blurs: list[tuple[str, int, str]] = []
-        self.pushed: list[str] = []
-
-    def head(self) -> Value:
-        """Return its value at the head."""
-        return next(value for value in reversed(self.values) if not value.ghost)
-
-    def view(self, base: int, session: str) -> Value:
-        """Return its value as an author sees it."""
-        for value in reversed(self.values):
-            if value.ghost:
-                if value.ghost[0] == session and base < value.ghost[1]:
-                    return value
-            elif value.born[0] <= base or value.born[1] == session:
-                return value
-        return self.values[0]
+        self.moves: list[Stamp] = []
 
     def alive(self) -> bool:
         """Tell whether it is at the head."""
-        node = self
-        while (item := node.item) is not None:
-            if not item.live or item.home is not item.home.node.head():
+        item = self.item
+        while item is not None:
+            if not HEAD.sees(item) or item.home is not HEAD.value(item.home.node):
                 return False
-            node = item.home.node
+            item = item.home.node.item
         return True
+
+    def around(self) -> Iterator[Node]:
+        """Yield it and all that contain it at the head."""
+        node: Node | None = self
+        while node is not None:
+            yield node
+            node = node.item.home.node if node.item else None
 
 
 class Value:
     """What a node holds from one write to the next.
 
-    `ghost` is as in `Item`; where `is_merged`, the author wrote it and the head has the result of a merge.
+    `stamps`: the write, and pushes of authors who have not seen it. `writes`: all writes inside of it. `amounts`: what
+    was added to a number.
     """
 
-    is_merged = False
-
-    def __init__(self, node: Node, born: Write, raw: Any, sessions: list[str]) -> None:
+    def __init__(self, node: Node, stamp: Stamp, raw: Any) -> None:
         self.node = node
-        self.born = born
-        self.ghost: tuple[str, int, str] | None = None
-        self.writes: list[Write] = []
+        self.stamps = [stamp]
+        self.writes: list[Stamp] = []
         self.members: dict[str, list[Item]] = {}
-        self.member_writes: dict[str, list[Write]] = {}
-        self.orders: dict[str, list[Item]] = {}
-        self.scalar: Any = None
-        self.amounts: list[tuple[Write, int]] = []
-        self.kind = {dict: "object", list: "array", str: "text"}.get(type(raw), "scalar")
-        if self.kind == "object":
-            self.members = {key: [new_item(each, born, self, key, sessions)] for key, each in raw.items()}
-        elif self.kind == "scalar":
-            self.scalar = raw
+        self.member_writes: dict[str, list[Stamp]] = {}
+        self.items: list[Item] = []
+        self.amounts: list[tuple[Stamp, int]] = []
+        self.kind = type(raw)
+        if self.kind is dict:
+            self.members = {key: [new_item(each, stamp, self, key)] for key, each in raw.items()}
+        elif self.kind is list:
+            self.items = [new_item(each, stamp, self, None) for each in raw]
+        elif self.kind is str:
+            self.items = [Item(char, stamp, self, None) for char in raw]
         else:
-            each = list(raw) if self.kind == "array" else map(Char, raw)
-            items = [new_item(one, born, self, None, sessions) for one in each]
-            self.orders = {session: list(items) for session in sessions}
+            self.amounts = [(stamp, raw)]
 
 
-def new_item(raw: Any, born: Write, home: Value, key: str | None, sessions: list[str]) -> Item:
+def new_item(raw: Any, stamp: Stamp, home: Value, key: str | None) -> Item:
     """Create an item with a new node."""
     node = Node()
-    node.item = Item(node, born, home, key)
-    node.values.append(Value(node, born, raw, sessions))
+    node.item = Item(node, stamp, home, key)
+    node.values.append(Value(node, stamp, raw))
     return node.item
+
+
+class View:
+    """What an author sees of everything that existed."""
+
+    def __init__(self, base: int, session: str) -> None:
+        self.base = base
+        self.session = session
+
+    def knows(self, stamp: Stamp) -> bool:
+        """Tell whether an event has happened for the author."""
+        version, session, reason = stamp
+        if session == self.session:
+            return not reason or self.base < version
+        return not reason and version <= self.base
+
+    def sees(self, item: Item) -> bool:
+        """Tell whether the author sees an item, in a value that it sees."""
+        return self.knows(item.inserted) and not any(map(self.knows, item.removed))
+
+    def value(self, node: Node) -> Value:
+        """Return what a node holds."""
+        return next(value for value in reversed(node.values) if any(map(self.knows, value.stamps)))
+
+    def items(self, value: Value) -> list[Item]:
+        """Return the items of an array or a text."""
+        return [item for item in value.items if self.sees(item)]
+
+    def member(self, value: Value, key: str) -> Item | None:
+        """Return the member of an object with a key."""
+        return next(filter(self.sees, reversed(value.members.get(key, ()))), None)
+
+    def read(self, node: Node, *, is_copy: bool = False) -> Any:
+        """Return a node as JSON. For a copy, raise `Dropped` where the author alone sees a part."""
+        value = self.value(node)
+        if is_copy:
+            solid(value.stamps[0])
+        if value.kind is dict:
+            items = {key: item for key in value.members if (item := self.member(value, key))}
+            return {key: self._part(item, is_copy=is_copy) for key, item in items.items()}
+        if value.kind is list:
+            return [self._part(item, is_copy=is_copy) for item in self.items(value)]
+        if value.kind is str:
+            return "".join([self._part(item, is_copy=is_copy) for item in self.items(value)])
+        known = [(stamp, by) for stamp, by in value.amounts if self.knows(stamp) or by is value.amounts[0][1]]
+        for stamp, _ in known[1:]:
+            if is_copy:
+                solid(stamp)
+        return sum([by for _, by in known[1:]], known[0][1]) if len(known) > 1 else known[0][1]
+
+    def _part(self, item: Item, *, is_copy: bool) -> Any:
+        if is_copy:
+            solid(item.inserted)
+        return item.node if type(item.node) is str else self.read(item.node, is_copy=is_copy)
+
+
+def solid(stamp: Stamp) -> None:
+    """Raise `Dropped` for what only its author sees."""
+    if stamp.reason:
+        raise Dropped(stamp.reason)
+
+
+class Head(View):
+    """What is at the head."""
+
+    def knows(self, stamp: Stamp) -> bool:
+        """Tell whether an event has happened."""
+        return not stamp.reason
+
+
+HEAD = Head(0, NOBODY)
+
+
+class Effective(View):
+    """What an author sees, without what the author alone sees."""
+
+    def knows(self, stamp: Stamp) -> bool:
+        """Tell whether an event has happened for the author, and at the head."""
+        return not stamp.reason and super().knows(stamp)
 
 
 class Oracle:
     """One document with everything that ever was in it. Changes can be undone, the last one first."""
 
-    def __init__(self, state: Any, sessions: list[str]) -> None:
-        self.sessions = [*sessions, NOBODY]
+    def __init__(self, state: Any) -> None:
         self.version = 1
-        self.log = [(1, NOBODY)]
+        self.log = [Stamp(1, NOBODY)]
         self.is_absent = False
         self.root = Node()
-        self.root.values.append(Value(self.root, (1, NOBODY), state, self.sessions))
+        self.root.values.append(Value(self.root, self.log[0], state))
         self._changes: list[Callable[[], Any]] = []
+        self._events = 0
 
     def append(self, things: list[Any], thing: Any) -> None:
         """Append to a list of the model."""
@@ -189,38 +227,17 @@ class Oracle:
 
     def head(self) -> Any:
         """Return the state at the head."""
-        return ABSENT if self.is_absent else self.read(self.root)
+        return ABSENT if self.is_absent else HEAD.read(self.root)
 
     def view(self, base: int, session: str) -> Any:
         """Return what an author sees."""
-        return self.read(self.root, base, session)
-
-    def read(self, node: Node, base: int | None = None, session: str = NOBODY) -> Any:
-        """Return a node's value as JSON: at the head, or with a base as an author sees it."""
-        value = node.head() if base is None else node.view(base, session)
-        if value.kind == "object":
-            found = {}
-            for key, items in value.members.items():
-                seen = [it for it in items if (it.live if base is None else it.visible(base, session))]
-                if seen:
-                    found[key] = self.read(seen[-1].node, base, session)
-            return found
-        if value.kind == "scalar":
-            return amount(value, base, session)
-        order = value.orders.get(session, value.orders[NOBODY])
-        shown = [it.node for it in order if (it.live if base is None else it.visible(base, session))]
-        if value.kind == "text":
-            return "".join([node.values[0].scalar.text for node in shown])
-        return [self.read(node, base, session) for node in shown]
-
-    def foreign(self, writes: list[Write], base: int, session: str) -> set[int]:
-        """Return the versions of others' writes after the base."""
-        return {version for version, who in writes if version > base and who != session}
+        return View(base, session).read(self.root)
 
     def apply(self, event: dict[str, Any]) -> dict[str, Any]:
         """Fold an event; return what its outcome must say."""
+        self._events += 1
         base = event.get("base", self.version)
-        session = event.get("session") or f"{NOBODY}{len(self._changes)}"
+        session = event.get("session", f"#{self._events}")
         mark = self.mark()
         edit = Edit(self, base, session, event.get("on_conflict", "last_write_wins"), self.version + 1)
         operations = list(operations_of(event, edit))
@@ -228,20 +245,21 @@ class Oracle:
             dropped = self._apply(edit, event, operations)
         except Rejected as rejected:
             self.undo(mark)
-            if "session" in event and base < self.version:
-                ghost = Edit(self, base, session, "", self.version, reason="depends_on_rejected")
+            is_known = str(rejected) == "document_absent" and edit.value(self.root) is HEAD.value(self.root)
+            if base < self.version and not is_known:
+                ghost = Edit(self, base, session, "", self.version)
                 for item in operations:
-                    ghost.follow(item)
+                    ghost.follow(item, "depends_on_rejected")
             return {"reason": str(rejected)}
         self.set(self, "version", self.version + 1)
-        self.append(self.log, edit.mine)
+        self.append(self.log, edit.stamp)
         lists = {"overwrote": sorted(edit.overwrote), "merged": sorted(edit.merged), "dropped": dropped}
         return {"reason": ""} | {name: each for name, each in lists.items() if each}
 
     def _apply(self, edit: Edit, event: dict[str, Any], operations: list[dict[str, Any]]) -> list[Any]:
         dropped = []
         is_whole = event.get("all_or_nothing") or any(item["op"] == "test" for item in operations)
-        if edit.strategy == "reject" and self.foreign(self.log, edit.base, edit.session):
+        if edit.strategy == "reject" and edit.others(self.log):
             raise Rejected("conflict")
         if self.is_absent and "delete" in event:
             raise Rejected("document_absent")
@@ -254,27 +272,21 @@ class Oracle:
                     raise Rejected(str(gone)) from None
                 self.undo(before)
                 dropped.append({"operation": number, "reason": str(gone)})
-                edit.follow(item)
+                edit.follow(item, "target_gone")
         if self.is_absent and edit.base < self.version and not edit.is_effective:
             raise Rejected("target_gone")
         self.set(self, "is_absent", "delete" in event)
         return dropped
 
 
-class Edit:
-    """One event, applied in its author's view. A `reason` marks what only the author sees, of a rejected event."""
+class Edit(View):
+    """One event, applied in its author's view. A `stamp` with a reason changes the view only."""
 
-    def __init__(
-        self, oracle: Oracle, base: int, session: str, strategy: str, version: int, reason: str = ""
-    ) -> None:
+    def __init__(self, oracle: Oracle, base: int, session: str, strategy: str, version: int) -> None:
+        super().__init__(base, session)
         self.oracle = oracle
-        self.base = base
-        self.session = session
         self.strategy = strategy
-        self.version = version
-        self.mine = (version, session)
-        self.reason = reason
-        self.is_ghost = False
+        self.stamp = Stamp(version, session)
         self.is_effective = False
         self.overwrote: set[int] = set()
         self.merged: set[int] = set()
@@ -283,432 +295,326 @@ class Edit:
         """Apply one operation."""
         getattr(self, "_" + item["op"])(item, tokens_of(item["path"]))
 
-    def follow(self, item: dict[str, Any]) -> None:
-        """Apply an operation that was dropped or rejected in the author's view only."""
-        was = self.strategy, self.is_ghost, self.reason
-        self.strategy, self.is_ghost, self.reason = "", True, self.reason or "target_gone"
-        try:
-            self.apply(item)
-        except Dropped as dropped:
-            self._blur(dropped.node)
-        except (Invalid, Rejected):
-            pass
-        self.strategy, self.is_ghost, self.reason = was
+    def follow(self, item: dict[str, Any], reason: str) -> None:
+        """Apply an operation that was dropped or rejected, in the author's view only."""
+        was = self.stamp
+        self.stamp = was._replace(reason=reason)
+        self.apply(item)
+        self.stamp = was
 
-    # The author's view
+    @property
+    def is_ghost(self) -> bool:
+        """Tell whether only the view is changed."""
+        return bool(self.stamp.reason)
 
-    def sees(self, item: Item) -> bool:
-        """Tell whether the author sees an item."""
-        return item.visible(self.base, self.session)
+    # What pointers mean
 
-    def order(self, value: Value) -> list[Item]:
-        """Return the items of an array or text in the author's order, with those that it does not see."""
-        return value.orders.get(self.session, value.orders[NOBODY])
+    def find(self, tokens: list[str]) -> Item:
+        """Return the item that a pointer means, which is not the root's."""
+        value = self.open(tokens[:-1])
+        item = self.member(value, tokens[-1]) if value.kind is dict else self.items(value)[int(tokens[-1])]
+        assert item is not None
+        return item
 
-    def items(self, value: Value) -> list[Item]:
-        """Return the items of an array or text that the author sees."""
-        return [item for item in self.order(value) if self.sees(item)]
-
-    def shown(self, value: Value, key: str) -> Item | None:
-        """Return the member that the author sees at a key."""
-        return next((it for it in reversed(value.members.get(key, [])) if self.sees(it)), None)
-
-    def value(self, node: Node) -> Value:
-        """Return what a node holds for the author."""
-        value = node.view(self.base, self.session)
-        if value.ghost:
-            raise Dropped(value.ghost[2])
-        return value
-
-    def is_unseen(self, node: Node) -> bool:
-        """Tell whether others created an array to which the author has pushed without seeing it."""
-        own = any(value.born[1] == self.session for value in node.values)
-        return self.session in node.pushed and not own and node.values[0].born[0] > self.base
-
-    def open(self, node: Node) -> Value:
-        """Return a container that the author sees and that is at the head."""
+    def open(self, tokens: list[str]) -> Value:
+        """Return what a container holds, as the author sees it; it and all around it must be at the head."""
+        node = self.find(tokens).node if tokens else self.oracle.root
         value = self.value(node)
-        if value is not node.head() or not node.alive() or self.is_unseen(node):
-            self._lose(node)
+        if not self.is_ghost:
+            solid(value.stamps[0])
+            if value is not HEAD.value(node) or not node.alive():
+                self.lose()
         return value
 
-    def _lose(self, node: Node) -> None:
+    def lose(self) -> None:
+        """Drop the operation because its target is gone; where the first write wins, reject the event."""
         if self.strategy == "first_write_wins":
             raise Rejected("conflict")
-        dropped = Dropped("target_gone")
-        dropped.node = node
-        raise dropped
+        raise Dropped("target_gone")
 
-    def find(self, tokens: list[str]) -> tuple[Node, Item | None]:
-        """Return the node that a pointer means, and the item at which the author sees it."""
-        node, item = self.oracle.root, None
-        for depth, token in enumerate(tokens, 1):
-            value = self.open(node)
-            if value.kind == "object":
-                item = self.shown(value, token)
-                if item is not None and self.is_unseen(item.node) and item.node.item is not item:
-                    # Others created it, and moved it away.
-                    self._lose(item.node)
-            elif value.kind == "array" and token.isdigit():
-                item = dict(enumerate(self.items(value))).get(int(token))
-            else:
-                item = None
-            if item is None:
-                raise Invalid(tokens)
-            if item.ghost and not (self.is_ghost and depth == len(tokens)):
-                raise Dropped(item.ghost[2])
-            node = item.node
-        return node, item
-
-    def gap(self, value: Value, token: str) -> tuple[Item | None, bool]:
-        """Return the left neighbour of an array's gap, and whether the gap is the end."""
+    def gap(self, value: Value, token: str) -> int:
+        """Return where an insertion into an array goes among all that was ever there: after its left neighbour."""
         if token == "-":
-            return None, True
-        shown = self.items(value)
-        if not token.isdigit() or int(token) > len(shown):
-            raise Invalid(token)
-        return (shown[int(token) - 1] if int(token) else None), False
-
-    def copied(self, node: Node) -> Any:
-        """Return what the author sees a node hold; dropped where a part exists only for the author."""
-        for who, until, reason in reversed(node.blurs):
-            if who == self.session and self.base < until:
-                raise Dropped(reason)
-        value = node.view(self.base, self.session)
-        if self.is_unseen(node):
-            raise Dropped("target_gone")
-        if value.ghost and not value.is_merged:
-            raise Dropped(value.ghost[2])
-        if value.kind == "scalar":
-            return amount(value, self.base, self.session)
-        if value.kind == "object":
-            keys = {key: item for key in value.members if (item := self.shown(value, key))}
-            return {key: self._solid(item) for key, item in keys.items()}
-        each = [self._solid(item) for item in self.items(value)]
-        return each if value.kind == "array" else "".join(each)
-
-    def _solid(self, item: Item) -> Any:
-        if item.ghost:
-            raise Dropped(item.ghost[2])
-        return self.copied(item.node)
+            return len(value.items)
+        return value.items.index(self.items(value)[int(token) - 1]) + 1 if int(token) else 0
 
     # What others wrote since the base
 
-    def foreign(self, writes: list[Write]) -> set[int]:
-        """Return the versions of others' writes after the base."""
-        return self.oracle.foreign(writes, self.base, self.session)
+    def others(self, stamps: list[Stamp]) -> set[int]:
+        """Return the versions of others' events after the base."""
+        return {
+            it.version
+            for it in stamps
+            if it.version > self.base and it.session != self.session and not it.reason
+        }
 
-    def written(self, node: Node) -> set[int]:
-        """Return the versions in which others wrote to a node, to its member, or inside it."""
-        writes = [value.born for value in node.values if not value.ghost] + node.head().writes
-        if node.item is not None and node.item.key is not None:
-            writes += node.item.home.member_writes.get(node.item.key, [])
-        return self.foreign(writes)
+    def written(self, node: Node, seen: Item | None) -> set[int]:
+        """Return the versions in which others wrote to a node, inside of it, or to the member that the author sees."""
+        stamps = [stamp for value in node.values for stamp in value.stamps] + HEAD.value(node).writes
+        if seen is not None and seen is node.item and seen.key is not None:
+            stamps += seen.home.member_writes.get(seen.key, [])
+        return self.others(stamps)
 
     def gone_by(self, node: Node) -> set[int]:
-        """Return the version in which a node left the head, if others removed it."""
-        while (item := node.item) is not None:
-            if item.died:
-                return self.foreign([item.died])
-            if item.home is not item.home.node.head():
-                newer = item.home.node.values[item.home.node.values.index(item.home) + 1 :]
-                return self.foreign([value.born for value in newer if not value.ghost][:1])
-            node = item.home.node
+        """Return the version in which others removed a node, or something around it, from the head."""
+        for each in node.around():
+            item = each.item
+            if item is None:
+                break
+            removed = [stamp for stamp in item.removed if HEAD.knows(stamp)]
+            if not removed and item.home is not HEAD.value(item.home.node):
+                values = item.home.node.values
+                later = [value.stamps[0] for value in values[values.index(item.home) + 1 :]]
+                removed = [stamp for stamp in later if HEAD.knows(stamp)]
+            if removed:
+                return self.others(removed[:1])
         return set()
 
-    def check(self, versions: set[int], *, is_conflict: bool = False) -> None:
-        """Note what is overwritten, or reject where the first write wins."""
-        if (versions or is_conflict) and self.strategy == "first_write_wins":
+    def check(self, versions: set[int]) -> None:
+        """Note what is overwritten; where the first write wins, reject the event."""
+        if versions and self.strategy == "first_write_wins":
             raise Rejected("conflict")
-        if not self.is_ghost:
-            self.overwrote |= versions
+        self.overwrote |= versions
 
     # Changes
 
-    def make(self, value: Value, raw: Any, key: str | None) -> Item:
-        """Create an item with a new node."""
-        item = new_item(raw, self.mine, value, key, self.oracle.sessions)
-        if self.is_ghost:
-            item.ghost = (*self._private(), self.reason)
-        return item
-
-    def _private(self) -> tuple[str, int]:
-        return self.session, self.version
-
-    def hide(self, item: Item | None) -> None:
+    def hide(self, item: Item) -> None:
         """Remove an item from the author's view."""
-        if item is not None:
-            self.oracle.append(item.hidden, self._private())
+        self.oracle.append(item.removed, self.stamp._replace(reason=self.stamp.reason or "target_gone"))
 
-    def touch(self, value: Value | None) -> None:
-        """Note a write in a container and in all around it."""
+    def remove(self, item: Item) -> None:
+        """Remove an item."""
+        self.oracle.append(item.removed, self.stamp)
+        self._touch(item.home, item.key)
+
+    def _touch(self, value: Value | None, key: str | None = None) -> None:
+        """Note a write to a member, in its container and in all around it."""
+        if self.is_ghost:
+            return
         self.is_effective = True
+        if value is not None and key is not None:
+            self.oracle.append(value.member_writes.setdefault(key, []), self.stamp)
         while value is not None:
-            self.oracle.append(value.writes, self.mine)
+            self.oracle.append(value.writes, self.stamp)
             value = value.node.item.home if value.node.item else None
-
-    def _note(self, item: Item) -> None:
-        if item.key is not None:
-            self.oracle.append(item.home.member_writes.setdefault(item.key, []), self.mine)
 
     def write(self, node: Node, raw: Any) -> None:
         """Give a node another value."""
-        self.oracle.append(node.values, Value(node, self.mine, raw, self.oracle.sessions))
-        self.is_effective = True
-        if node.item:
-            self._note(node.item)
-            self.touch(node.item.home)
-
-    def cover(self, node: Node, raw: Any, reason: str) -> Value:
-        """Give a node another value in the author's view only."""
-        value = Value(node, self.mine, raw, self.oracle.sessions)
-        value.ghost = (*self._private(), reason)
-        self.oracle.append(node.values, value)
-        return value
-
-    def kill(self, item: Item) -> None:
-        """Remove an item from the head."""
-        self.oracle.set(item, "died", self.mine)
-        self._note(item)
-        self.touch(item.home)
+        self.oracle.append(node.values, Value(node, self.stamp, raw))
+        self._touch(node.item.home if node.item else None, node.item.key if node.item else None)
 
     def put(self, value: Value, key: str, new: Item) -> None:
         """Put an item into an object."""
-        items = value.members.setdefault(key, [])
-        for item in items:
-            if item.live and item is not new and not self.is_ghost:
-                self.oracle.set(item, "died", self.mine)
-            if self.sees(item):
+        for item in value.members.setdefault(key, []):
+            if HEAD.sees(item) and not self.is_ghost:
+                self.remove(item)
+            elif self.sees(item):
                 self.hide(item)
-        self.oracle.append(items, new)
-        if not self.is_ghost:
-            self._note(new)
-            self.touch(value)
+        self.oracle.append(value.members[key], new)
+        self._touch(value, key)
 
-    def insert(self, value: Value, left: Item | None, new: Item, *, at_end: bool = False) -> None:
-        """Insert an item: after its left neighbour in this session's order, in the gap of the head in the others'."""
-        mine = self.order(value)
-        place = len(mine) if at_end else (mine.index(left) + 1 if left else 0)
-        right = next((item for item in mine[place:] if item.live), None)
-        self.oracle.insert(mine, place, new)
-        for order in value.orders.values():
-            if order is not mine:
-                self.oracle.insert(order, order.index(right) if right else len(order), new)
-        if not self.is_ghost:
-            self.touch(value)
+    def insert(self, value: Value, place: int, new: Item) -> None:
+        """Insert an item into an array or a text."""
+        self.oracle.insert(value.items, place, new)
+        self._touch(value)
 
-    # Writes by a strategy
+    def place(self, node: Node, item: Item) -> None:
+        """Note where a node is at the head."""
+        if not self.is_ghost:
+            self.oracle.set(node, "item", item)
+
+    # Operations on members and elements
 
     def _add(self, item: dict[str, Any], tokens: list[str]) -> None:
-        raw = item.get("value")
+        raw = item["value"]
         if not tokens:
-            self._overwrite(self.oracle.root, raw)
+            self._overwrite(self.oracle.root, None, raw)
             return
-        value = self.open(self.find(tokens[:-1])[0])
-        if value.kind == "array":
-            left, at_end = self.gap(value, tokens[-1])
-            self.insert(value, left, self.make(value, raw, None), at_end=at_end)
-        elif value.kind == "object":
-            self._member(value, tokens[-1], raw)
+        value, key = self.open(tokens[:-1]), tokens[-1]
+        if value.kind is list:
+            self.insert(value, self.gap(value, key), new_item(raw, self.stamp, value, None))
         else:
-            raise Invalid(tokens)
+            self._add_member(value, key, raw)
 
-    def _overwrite(self, node: Node, raw: Any) -> None:
+    def _overwrite(self, node: Node, seen: Item | None, raw: Any) -> None:
         """Write to a node that is at the head."""
-        if self.is_ghost:
-            self.cover(node, raw, self.reason)
-            return
-        versions = self.written(node)
-        if versions and self.strategy == "merge" and self._merge(node, raw):
-            self.merged |= versions
-            return
-        self.check(versions)
+        if not self.is_ghost:
+            versions = self.written(node, seen)
+            if versions and self.strategy == "merge" and self._merge(node, raw):
+                self.merged |= versions
+                return
+            self.check(versions)
         self.write(node, raw)
 
-    def _member(self, value: Value, key: str, raw: Any) -> None:
-        shown = self.shown(value, key)
-        if self.is_ghost:
-            self.put(value, key, self.make(value, raw, key))
+    def _add_member(self, value: Value, key: str, raw: Any) -> None:
+        seen = self.member(value, key)
+        if seen is not None and (self.is_ghost or seen.node.alive()):
+            self._overwrite(seen.node, seen, raw)
             return
-        if shown is not None and not shown.ghost and shown.node.alive():
-            self._overwrite(shown.node, raw)
+        live = None if self.is_ghost else HEAD.member(value, key)
+        if not self.is_ghost:
+            versions = self.others(value.member_writes.get(key, []))
+            versions |= self.gone_by(seen.node) if seen and not seen.inserted.reason else set()
+            versions |= self.written(live.node, live) if live else set()
+            self.check(versions)
+        if live is None or live.is_moved:
+            self.put(value, key, new_item(raw, self.stamp, value, key))
             return
-        live = next((it for it in value.members.get(key, []) if it.live), None)
-        versions = self.foreign(value.member_writes.get(key, []))
-        if shown is not None and not shown.ghost:
-            versions |= self.gone_by(shown.node)
-        if live is not None:
-            versions |= self.written(live.node)
-        self.check(versions, is_conflict=shown is not None and not shown.ghost)
-        if live is not None and not live.is_moved:
-            # Others created the same member.
-            for it in value.members[key]:
-                if self.sees(it):
-                    self.hide(it)
-            self._adopt(live)
-            self.write(live.node, raw)
-        else:
-            self.put(value, key, self.make(value, raw, key))
+        # Others created the same member.
+        self._adopt(value, live)
+        self.write(live.node, raw)
 
-    def _adopt(self, item: Item) -> None:
+    def _adopt(self, value: Value, item: Item) -> None:
         """Let the author see a member that others created."""
-        self.oracle.set(item, "hidden", [it for it in item.hidden if it[0] != self.session])
-        self.oracle.append(item.seen_by, self.session)
+        assert item.key is not None
+        new = Item(item.node, self.stamp, value, item.key)
+        self.put(value, item.key, new)
+        self.place(item.node, new)
 
     def _replace(self, item: dict[str, Any], tokens: list[str]) -> None:
         if not tokens:
-            self._overwrite(self.oracle.root, item["value"])
+            self._overwrite(self.oracle.root, None, item["value"])
             return
-        value, key = self.open(self.find(tokens[:-1])[0]), tokens[-1]
-        if value.kind == "object":
-            shown = self.shown(value, key)
-            if shown is None:
-                raise Invalid(tokens)
-            if shown.ghost and (self.is_ghost or not any(it.live for it in value.members[key])):
-                raise Dropped(shown.ghost[2])
-            self._member(value, key, item["value"])
-            return
-        node, place = self.find(tokens)
-        if node.alive() and not self.is_ghost:
-            self._overwrite(node, item["value"])
-            return
-        if place is not None and place.ghost:
-            return
-        # The element is put back to where the author sees it.
-        self.check(self.gone_by(node), is_conflict=True)
-        self.hide(place)
-        self.insert(value, place, self.make(value, item["value"], None))
+        value, seen = self.open(tokens[:-1]), self.find(tokens)
+        is_free = value.kind is dict and HEAD.member(value, tokens[-1])
+        if not self.is_ghost and not seen.node.alive() and not is_free:
+            solid(seen.inserted)
+        if value.kind is dict:
+            self._add_member(value, tokens[-1], item["value"])
+        elif self.is_ghost or seen.node.alive():
+            self._overwrite(seen.node, seen, item["value"])
+        else:
+            # The element is put back to where the author sees it.
+            self.check(self.gone_by(seen.node))
+            self.hide(seen)
+            self.insert(value, value.items.index(seen) + 1, new_item(item["value"], self.stamp, value, None))
 
     def _merge(self, node: Node, raw: Any) -> bool:
         """Merge the incoming value with the head's, where both and what the author sees are objects, or strings."""
-        try:
-            seen = self.copied(node)
-        except Dropped:
-            return False
-        head = self.oracle.read(node)
+        seen, head = Effective(self.base, self.session).read(node), HEAD.read(node)
         if {type(seen), type(head), type(raw)} not in ({dict}, {str}):
             return False
         self._become(node, merge3(seen, head, raw))
-        self.cover(node, raw, "target_gone").is_merged = True
+        self.oracle.append(node.values, Value(node, self.stamp._replace(reason="target_gone"), raw))
         return True
 
     def _become(self, node: Node, target: Any) -> None:
         """Change a node at the head to another value, member by member."""
-        value = node.head()
-        if value.kind != "object" or type(target) is not dict:
-            if self.oracle.read(node) != target:
+        value = HEAD.value(node)
+        if value.kind is not dict or type(target) is not dict:
+            if HEAD.read(node) != target:
                 self.write(node, target)
             return
         for key in sorted({*value.members, *target}):
-            live = next((it for it in value.members.get(key, []) if it.live), None)
+            live = HEAD.member(value, key)
             if live is None and key in target:
-                self.put(value, key, self.make(value, target[key], key))
+                self.put(value, key, new_item(target[key], self.stamp, value, key))
             elif live is not None and key in target:
                 self._become(live.node, target[key])
             elif live is not None:
-                self.kill(live)
+                self.remove(live)
 
     def _remove(self, item: dict[str, Any], tokens: list[str]) -> None:
         try:
-            node, place = self.find(tokens)
+            seen = self.find(tokens)
         except Dropped as gone:
-            if self.is_ghost or str(gone) != "target_gone":
+            if str(gone) != "target_gone":
                 raise
-            self.follow(item)
+            # What contains it is gone, and it with that.
+            self.follow(item, "target_gone")
             return
-        if not self.is_ghost:
-            is_alive = node.alive()
-            self.check(self.written(node) if is_alive else set(), is_conflict=not is_alive)
-            if is_alive and node.item is not None:
-                self.kill(node.item)
-        self.hide(place)
+        node = seen.node
+        if self.is_ghost:
+            self.hide(seen)
+        elif node.alive():
+            self.check(self.written(node, seen))
+            if node.item is not seen:
+                self.hide(seen)
+            self.remove(node.item)
+        else:
+            if node.values[0].stamps[0].reason == "depends_on_rejected":
+                raise Dropped("depends_on_rejected")
+            if self.strategy == "first_write_wins":
+                self.check(self.gone_by(node))
+            self.hide(seen)
 
     def _move(self, item: dict[str, Any], tokens: list[str]) -> None:
         source = tokens_of(item["from"])
-        if self.is_ghost:
-            self._move_ghost(item, source, tokens)
-            return
-        node, place = self.find(source)
+        seen = self.find(source)
+        node, old = seen.node, seen.node.item
         if source == tokens:
             return
-        if not node.alive():
-            self._lose(node)
-        self.check(self.foreign(node.moves))
-        old = node.item
-        assert old is not None
-        self.hide(place)
-        target = self.find(tokens[:-1])[0]
-        value = self.open(target)
-        if value.kind not in {"array", "object"}:
-            raise Invalid(tokens)
-        left, at_end = self.gap(value, tokens[-1]) if value.kind == "array" else (None, False)
-        if any(above is node for above in containers_of(target)):
-            raise Rejected("cycle")
-        new = Item(node, self.mine, value, None if value.kind == "array" else tokens[-1])
-        new.is_moved = True
-        if value.kind == "object":
-            live = [it for it in value.members.get(tokens[-1], []) if it.live and it is not old]
-            written = self.written(live[-1].node) if live else set()
-            self.check(written | self.foreign(value.member_writes.get(tokens[-1], [])))
-        self.kill(old)
-        if value.kind == "array":
-            self.insert(value, left, new, at_end=at_end)
+        if not self.is_ghost:
+            self._need(node)
+            self.check(self.others(node.moves))
+        self.hide(seen)
+        value, key = self.open(tokens[:-1]), tokens[-1]
+        new = Item(node, self.stamp, value, None if value.kind is list else key, is_moved=True)
+        if not self.is_ghost:
+            if any(each is node for each in value.node.around()):
+                raise Rejected("cycle")
+            if value.kind is dict:
+                live = HEAD.member(value, key)
+                is_other = live is not None and live is not old
+                versions = self.written(live.node, live) if is_other else set()
+                self.check(versions | self.others(value.member_writes.get(key, [])))
+        place = self.gap(value, key) if value.kind is list else 0
+        if not self.is_ghost:
+            self.remove(old)
+            self.oracle.append(node.moves, self.stamp)
+        if value.kind is list:
+            self.insert(value, place, new)
         else:
-            self.put(value, tokens[-1], new)
-        self.oracle.set(node, "item", new)
-        self.oracle.append(node.moves, self.mine)
+            self.put(value, key, new)
+        self.place(node, new)
 
-    def _move_ghost(self, item: dict[str, Any], source: list[str], tokens: list[str]) -> None:
-        if source == tokens:
-            return
-        try:
-            self.hide(self.find(source)[1])
-        except Dropped as dropped:
-            self._blur(dropped.node)
-        self._add(item, tokens)
+    def _need(self, node: Node) -> None:
+        """Drop the operation where its node is not at the head."""
+        if not node.alive():
+            solid(node.values[0].stamps[0])
+            self.lose()
 
     def _copy(self, item: dict[str, Any], tokens: list[str]) -> None:
-        if not self.is_ghost:
-            item = {"value": self.copied(self.find(tokens_of(item["from"]))[0])}
-        self._add(item, tokens)
+        value = self.read(self.find(tokens_of(item["from"])).node, is_copy=not self.is_ghost)
+        self._add({"value": value}, tokens)
+
+    def _merge_below(self, item: dict[str, Any], tokens: list[str]) -> None:
+        """Apply a member of a merge patch to what only the author sees."""
+        value, key = self.open(tokens[:-1]), tokens[-1]
+        if value.kind is not dict:
+            self.write(value.node, {})
+            value = self.value(value.node)
+        seen = self.member(value, key)
+        if item["value"] is not None:
+            old = self.read(seen.node) if seen else None
+            self._add_member(value, key, merge_patch(old, item["value"]))
+        elif seen is not None:
+            self.hide(seen)
 
     # Operations in a value
 
-    def _blur(self, node: Node | None) -> None:
-        """Note that a node is not what the author sees."""
-        if node is not None:
-            self.oracle.append(node.blurs, (*self._private(), self.reason))
-
     def _push(self, item: dict[str, Any], tokens: list[str]) -> None:
-        value, key = self.open(self.find(tokens[:-1])[0]), tokens[-1]
-        if value.kind == "object" and self.shown(value, key) is None:
-            live = next((it for it in value.members.get(key, []) if it.live), None)
-            if live is None or self.is_ghost:
-                self.put(value, key, self.make(value, [item["value"]], key))
+        value, key = self.open(tokens[:-1]), tokens[-1]
+        seen = self.member(value, key) if value.kind is dict else self.find(tokens)
+        if seen is None:
+            live = None if self.is_ghost else HEAD.member(value, key)
+            if live is None:
+                self.put(value, key, new_item([item["value"]], self.stamp, value, key))
                 return
-            self._push_to(live.node.head(), item, is_seen=False)
-            self._adopt(live)
-            self.oracle.append(live.node.pushed, self.session)
-            return
-        node, _ = self.find(tokens)
-        if not self.is_ghost and self.is_unseen(node) and node.alive():
-            self._push_to(node.head(), item, is_seen=False)
-            return
-        if not node.alive():
-            self._lose(node)
-        self._push_to(self.open(node), item, is_seen=True)
-
-    def _push_to(self, value: Value, item: dict[str, Any], *, is_seen: bool) -> None:
-        if value.kind != "array":
+            array = HEAD.value(live.node)
+            self._adopt(value, live)
+            self.oracle.append(array.stamps, self.stamp)
+        else:
+            if not self.is_ghost:
+                self._need(seen.node)
+            array = self.open(tokens)
+        if array.kind is not list:
             raise Rejected("not_an_array")
-        self.insert(value, None, self.make(value, item["value"], None), at_end=True)
-        leaving = self.items(value)[: -item["max"]] if is_seen else []
-        live = [] if self.is_ghost else [it for it in self.order(value) if it.live]
-        for each in live[: -item["max"]]:
+        self.insert(array, len(array.items), new_item(item["value"], self.stamp, array, None))
+        leaving = self.items(array)[: -item["max"]]
+        for each in [] if self.is_ghost else HEAD.items(array)[: -item["max"]]:
             is_kept = self.sees(each) and each not in leaving
-            self.oracle.set(each, "died", self.mine)
-            if is_kept:
-                self.oracle.append(each.kept_by, self.mine)
+            self.oracle.append(each.removed, Stamp(self.stamp.version, "#") if is_kept else self.stamp)
         for each in leaving:
             self.hide(each)
 
@@ -716,69 +622,47 @@ class Edit:
         if self.is_ghost:
             return
         try:
-            node, _ = self.find(tokens)
-            if node.alive() and self.oracle.read(node) == item["value"]:
-                return
+            node = self.find(tokens).node
         except (Dropped, Rejected):
-            pass
-        raise Rejected("test_failed")
+            raise Rejected("test_failed") from None
+        if not node.alive() or HEAD.read(node) != item["value"]:
+            raise Rejected("test_failed")
 
     def _inc(self, item: dict[str, Any], tokens: list[str]) -> None:
-        node, _ = self.find(tokens)
-        if self.is_ghost:
-            self._blur(node)
-            return
-        if not node.alive():
-            self._lose(node)
-        value = node.head()
-        if value.kind != "scalar" or not isinstance(value.scalar, int):
-            raise Rejected("not_a_number")
-        self.oracle.append(value.amounts, (self.mine, item["inc"]))
-        self.touch(value)
+        node = self.find(tokens).node
+        seen = self.value(node)
+        if not self.is_ghost:
+            solid(seen.stamps[0])
+            self._need(node)
+            value = HEAD.value(node)
+            if value.kind is not int:
+                raise Rejected("not_a_number")
+            self._touch(value)
+            if value is not seen:
+                self.oracle.append(value.amounts, (self.stamp, item["inc"]))
+        self.oracle.append(seen.amounts, (self.stamp, item["inc"]))
 
     def _text(self, tokens: list[str]) -> Value:
-        value = self.open(self.find(tokens)[0])
-        if value.kind != "text":
+        value = self.open(tokens)
+        if value.kind is not str:
             raise Rejected("not_a_string")
         return value
 
     def _str_ins(self, item: dict[str, Any], tokens: list[str]) -> None:
         value = self._text(tokens)
-        shown = self.items(value)
-        position = min(item["pos"], len(shown))
-        left = shown[position - 1] if position else None
-        for char in item["str"]:
-            new = self.make(value, Char(char), None)
-            self.insert(value, left, new)
-            left = new
+        place = self.gap(value, str(item["pos"]))
+        for char in reversed(item["str"]):
+            self.insert(value, place, Item(char, self.stamp, value, None))
 
     def _str_del(self, item: dict[str, Any], tokens: list[str]) -> None:
         value = self._text(tokens)
-        chars = self.items(value)[item["pos"] :][: item["len"]]
-        self.check(set(), is_conflict=any(not char.live for char in chars))
-        for char in chars:
-            if char.live and not self.is_ghost:
-                self.kill(char)
-            self.hide(char)
-
-
-def amount(value: Value, base: int | None, session: str) -> Any:
-    """Return a scalar with what was added to it: at the head, or as an author sees it."""
-    if isinstance(value.scalar, Char):
-        return value.scalar.text
-    if not value.amounts:
-        return value.scalar
-    return value.scalar + sum(
-        by for (version, who), by in value.amounts if base is None or version <= base or who == session
-    )
-
-
-def containers_of(node: Node) -> Iterator[Node]:
-    """Yield a node and all around it at the head."""
-    yield node
-    while node.item is not None:
-        node = node.item.home.node
-        yield node
+        for char in self.items(value)[item["pos"] :][: item["len"]]:
+            if self.strategy == "first_write_wins" and self.others(char.removed):
+                raise Rejected("conflict")
+            if HEAD.sees(char):
+                self.remove(char)
+            else:
+                self.hide(char)
 
 
 NOTHING = object()
@@ -837,18 +721,21 @@ def operations_of(event: dict[str, Any], edit: Edit) -> Iterator[dict[str, Any]]
 
 
 def merge_operations(edit: Edit, path: str, change: Any) -> Iterator[dict[str, Any]]:
-    """Yield the operations of a merge patch by what its author sees."""
-    try:
-        old = edit.copied(edit.find(tokens_of(path))[0])
-    except Invalid:
-        old = NOTHING
-    except (Dropped, Rejected):
-        # Whatever was there is not at the head.
-        old = {}
+    """Yield the operations of a merge patch by what its author sees; what only the author sees counts as objects."""
+    value = edit.value(edit.oracle.root)
+    for token in tokens_of(path):
+        if value.stamps[0].reason:
+            yield {"op": "merge_below", "path": path, "value": change}
+            return
+        item = edit.member(value, token)
+        if item is None:
+            if change is not None:
+                yield {"op": "add", "path": path, "value": merge_patch(None, change)}
+            return
+        value = edit.value(item.node)
     if change is None and path:
-        if old is not NOTHING:
-            yield {"op": "remove", "path": path}
-    elif type(change) is dict and type(old) is dict:
+        yield {"op": "remove", "path": path}
+    elif type(change) is dict and (value.kind is dict or value.stamps[0].reason):
         for key in sorted(change):
             yield from merge_operations(edit, f"{path}/{key}", change[key])
     else:
