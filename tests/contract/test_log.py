@@ -173,7 +173,7 @@ async def test_last_of_returns_the_last_event_of_that_document(log: EventLog) ->
     assert (await log.last_of("shop", "b")) == await log.get(last)
     assert await log.last_of("shop", "c") is None
     with pytest.raises(Refused):
-        await log.last_of("shop", "*")
+        await log.last_of("shop", "..")
 
 
 async def test_reading_starts_after_any_sequence_and_continues_with_new_events(log: EventLog) -> None:
@@ -350,7 +350,7 @@ async def test_a_batch_may_be_empty_or_a_single_event(log: EventLog) -> None:
 REFUSED = {
     "event_too_large": event(body=b"x" * (EVENT_BYTES_MAX + 1)),
     "headers_too_large": event(headers=(("X", "x" * HEADERS_BYTES_MAX),)),
-    "bad_name": event("a.b"),
+    "bad_name": event(".."),
     "bad_header": event(headers=(("X", "a\r\nNats-Rollup: all"),)),
 }
 
@@ -365,11 +365,27 @@ async def test_an_invalid_append_is_refused_before_it_is_sent(log: EventLog, rea
     assert (await log.info()).last_sequence == 1
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a\r\nb", "a*", ">", "x" * 129, "ä", "a\x00"])
-async def test_a_name_that_is_not_a_token_is_refused(log: EventLog, name: str) -> None:
-    for publication in (event(name), Publication(namespace=name, document="a", body=b"")):
-        with pytest.raises(Refused, match="a name is"):
-            await log.append(publication)
+@pytest.mark.parametrize("name", ["", "a b", "a\r\nb", "a*", ">", "x" * 129, "ä", "a\x00", "a.b"])
+async def test_a_namespace_that_is_not_a_token_is_refused(log: EventLog, name: str) -> None:
+    with pytest.raises(Refused, match="a name is"):
+        await log.append(Publication(namespace=name, document="a", body=b""))
+
+
+@pytest.mark.parametrize("name", ["", "a\r\nb", "x" * 129, "ä" * 22, "a\x00", ".", "..", "\ud800"])
+async def test_a_document_id_that_no_fold_accepts_is_refused(log: EventLog, name: str) -> None:
+    with pytest.raises(Refused, match="a document id is"):
+        await log.append(event(name))
+
+
+async def test_a_document_id_is_escaped_in_its_subject(log: EventLog) -> None:
+    subject = b"log.%d.shop.a%%2Fb%%2E%%C3%%A4%%25" % partition_of(b"shop", b"a%2Fb%2E%C3%A4%25")
+    (sequence,) = await append(log, event("a/b.ä%"))
+    record = await log.get(sequence)
+    assert record is not None
+    assert record.subject == subject
+    assert await log.last_of("shop", "a/b.ä%") == record
+    assert await log.append(event("a/b.ä%", expected_last_sequence=0)) == Stale()
+    assert await log.append(event("a/b.ä%", expected_last_sequence=sequence)) == Appended(sequence + 1)
 
 
 @pytest.mark.parametrize(

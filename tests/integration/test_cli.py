@@ -244,7 +244,7 @@ def test_a_not_found_message_names_the_head_and_the_first_version(refold):
     [
         (("get", "acme/shown", "--at", "yesterday"), "bad_time"),
         (("put", "acme/shown", "1", "--occurred-at", "soon"), "bad_time"),
-        (("get", "acme/bad name"), "bad_name"),
+        (("get", "acme/.."), "bad_name"),
         (("put", "acme/shown", "no-such-file.json"), "bad_usage"),
         (("export", "acme", "--out", "x.jsonl.bz2"), "bad_usage"),
         (("get", "acme/shown", "--url", "ftp://gateway"), "bad_url"),
@@ -255,6 +255,15 @@ def test_wrong_usage_of_any_kind_is_one_line_and_exit_code_2(refold, arguments, 
     found = refold(*arguments)
     assert (found.code, found.out, found.err.count("\n")) == (2, "", 1), found.err
     assert code in found.err
+
+
+def test_an_id_may_have_a_slash_a_dot_and_other_characters(refold, up):
+    name = "acme/CSS/supports.é 50%"
+    assert printed(refold("put", name, '{"a": 1}', "--json"))["version"] == 1
+    assert printed(refold("patch", name, '[{"op":"inc","path":"/a","inc":1}]', "--json"))["version"] == 2
+    assert printed(refold("get", name)) == {"a": 2}
+    assert "CSS/supports.é 50%" in refold("list", "acme", "--prefix", "CSS/").out
+    assert refold("verify", name, "--data", str(up.data)).code == 0
 
 
 def test_an_unreachable_service_exits_3(refold):

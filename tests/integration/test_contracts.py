@@ -102,7 +102,7 @@ async def publish(client: Client, subject: str, event: Any, headers: dict[str, s
 
 
 async def test_every_channel_of_the_asyncapi_document_carries_real_messages(system: System) -> None:
-    names = {"namespace": system.namespace(), "document": "order-1"}
+    names = {"namespace": system.namespace(), "document": "node%2Ejs"}
     async with connection(system, "author") as author:
         changes = await author.subscribe(address("change", **names))
         await author.flush()
@@ -111,6 +111,7 @@ async def test_every_channel_of_the_asyncapi_document_carries_real_messages(syst
             outcome = await publish(author, address("state", **names), payload, headers)
             hold("outcome", outcome)
             assert (outcome["status"], outcome["version"]) == ("applied", version), message
+            assert outcome["document"] == "node.js"
             change = orjson.loads((await changes.next_msg(WAIT_SECONDS)).data)
             hold("change", change)
             assert (change["version"], change["sequence"]) == (version, outcome["sequence"]), message
@@ -142,6 +143,7 @@ async def test_every_outcome_and_change_matches_its_schema_over_nats_and_http(
                 is_change.validate(changes[-1])
         for subject, reason in [
             (f"state.{api.namespace}.no!name", "bad_name"),
+            (f"state.{api.namespace}.node%2ejs", "bad_name"),
             ("state._mine.d", "reserved_namespace"),
         ]:
             refused = await publish(author, subject, {"put": 1}, {})

@@ -72,7 +72,7 @@ async def test_an_invalid_line_is_answered_with_its_error_and_the_others_are_pro
         b'{"doc":"d","put":1,"put":2}',
         b"[]",
         b'{"put":1}',
-        b'{"doc":"a.b","put":1}',
+        b'{"doc":"..","put":1}',
         b'{"doc":"d","colour":1,"put":1}',
         b'{"doc":"d"}',
         b'{"doc":"d","put":"' + b"x" * EVENT_BYTES_MAX + b'"}',
@@ -124,6 +124,17 @@ async def test_an_invalid_request_is_a_problem_document(api: Api) -> None:
 async def test_a_document_may_be_named_events(api: Api) -> None:
     assert (await api.put("events", 1)).status_code == 201
     assert (await api.get("events")).json() == 1
+
+
+async def test_ids_of_any_printable_characters_are_shown_unescaped(api: Api) -> None:
+    ids = ["CSS.supports", "a/b", "é", "50% ∞"]
+    answers = await api.append([{"doc": each, "put": each} for each in ids])
+    assert [(answer["status"], answer["document"]) for answer in answers] == [
+        ("applied", each) for each in ids
+    ]
+    listed = (await api.get()).json()["items"]
+    assert [item["id"] for item in listed] == sorted(ids)
+    assert [item["id"] for item in (await api.get(prefix="é")).json()["items"]] == ["é"]
 
 
 async def test_responses_are_streamed_while_events_are_sent(api: Api) -> None:

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from refold.core.errors import LogFull, LogUnavailable
-from refold.core.fold import EVENT_BYTES_MAX
+from refold.core.fold import EVENT_BYTES_MAX, RULES
 from refold.gateway import responses, writes
 from support.gateway import Twin, twin
 
@@ -295,6 +295,26 @@ async def test_a_batch_whose_acknowledgement_is_lost_is_in_the_log_once(gateway:
         assert await gateway.events() == before + 30
 
 
+# A log under an older fold
+
+
+async def test_what_an_older_fold_does_not_have_is_rejected_with_the_reason() -> None:
+    async with twin(rules=RULES[1]) as gateway:
+        assert (await gateway.put("/v1/n/d", {"a": 1})).status_code == 201
+        assert (await gateway.put("/v1/n/d", {"a": 2})).status_code == 200
+        stale = {"Refold_Base": "1", "Refold_On_Conflict": "merge"}
+        inc = b'[{"op":"inc","path":"/a","inc":1}]'
+        for response, reason in (
+            (await gateway.put("/v1/n/a.b", 1), "bad_name"),
+            (await gateway.put("/v1/n/a%2Fb", 1), "bad_name"),
+            (await gateway.request("PATCH", "/v1/n/d", content=inc, headers=JSON_PATCH), "not_in_this_fold"),
+            (await gateway.put("/v1/n/d", 3, Refold_Session="s"), "not_in_this_fold"),
+            (await gateway.put("/v1/n/d", 3, **stale), "strategy_unavailable"),
+        ):
+            assert problem(response, 409, "rejected")["reason"] == reason
+        assert (await gateway.client.get("/v1/n/d")).json() == {"a": 2}
+
+
 # Errors of the framework
 
 
@@ -305,8 +325,13 @@ async def test_a_batch_whose_acknowledgement_is_lost_is_in_the_log_once(gateway:
         ("GET", "/docs/nothing", 404, "not_found"),
         ("GET", "/v1/n/d/nothing", 404, "not_found"),
         ("GET", "/v1/n/d/", 404, "not_found"),
-        ("GET", "/v1/n/a%2Fb/c/d", 422, "bad_name"),
-        ("PUT", "/v1/n/a%2Fb", 422, "bad_name"),
+        ("GET", "/v1/n/a%2Fb/c/d", 404, "not_found"),
+        ("GET", "/v1/n/a%2Fb", 404, "document_absent"),
+        ("GET", "/v1/n/d/history%2F", 404, "not_found"),
+        ("PUT", "/v1/n/a%FFb", 422, "bad_name"),
+        ("GET", "/v1/n/%C3/history", 422, "bad_name"),
+        ("GET", "/v1/n/50%", 422, "bad_name"),
+        ("GET", "/v1/n/50%2", 422, "bad_name"),
         ("GET", "/v1/n/d/history?limit=0", 422, "bad_parameter"),
         ("GET", "/v1/n/d/history?limit=1001", 422, "bad_parameter"),
         ("GET", "/v1/n/d/history?order=up", 422, "bad_parameter"),

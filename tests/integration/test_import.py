@@ -29,11 +29,11 @@ def up(tmp_path_factory):
 def history():
     """Lines of generated documents, and the expected final version and state of each."""
     chance = random.Random(20)
-    states = {f"doc-{number}": {f"k{i}": i for i in range(60)} for number in range(DOCUMENTS)}
+    states = {f"CSS/supports.{number}": {f"k{i}": i for i in range(60)} for number in range(DOCUMENTS)}
     versions = dict.fromkeys(states, 0)
     lines = []
     for number in range(LINES):
-        document = f"doc-{chance.randrange(DOCUMENTS)}"
+        document = f"CSS/supports.{chance.randrange(DOCUMENTS)}"
         state = states[document]
         state[f"k{chance.randrange(60)}"] = number
         versions[document] += 1

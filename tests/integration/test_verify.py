@@ -26,8 +26,8 @@ async def fill(log: MemoryLog) -> None:
         await append(log, "long", {"merge": {"n": number}, "id": f"e{number % 290}"})
     await append(log, "short", {"put": {"text": "a\u0000b"}, "actor": "ann"})
     await append(log, "short", {"put": 1, "base": 7, "id": "early"})
-    await append(log, "gone", {"put": [1]})
-    await append(log, "gone", {"delete": True})
+    await append(log, "é/gone.js", {"put": [1]})
+    await append(log, "é/gone.js", {"delete": True})
     await append(log, "other", {"put": 1.5}, namespace="m")
     await append(log, "refused", b"no event")
     await append(log, "reserved", {"put": 1}, namespace="_mine")
@@ -128,8 +128,8 @@ DAMAGES = {
         ["short", None, "document", "version"],
     ),
     "a deleted document that is there": (
-        "UPDATE documents SET state = '[1]' WHERE document = 'gone'",
-        ["gone", None, "document", "state"],
+        "UPDATE documents SET state = '[1]' WHERE document = 'é/gone.js'",
+        ["é/gone.js", None, "document", "state"],
     ),
     "a missing row": ("DELETE FROM documents WHERE document = 'short'", ["short", None, "document", "row"]),
     "a row of no document": (
@@ -152,12 +152,12 @@ DAMAGES = {
         ["other", 306, "log", "event"],
     ),
     "a missing event in the journal": (
-        "DELETE FROM journal WHERE document = 'gone' AND sequence = 304",
-        ["gone", 304, "log", "event"],
+        "DELETE FROM journal WHERE document = 'é/gone.js' AND sequence = 304",
+        ["é/gone.js", 304, "log", "event"],
     ),
     "an event that the log has not": (
-        "UPDATE journal SET sequence = 400 WHERE document = 'gone' AND sequence = 305",
-        ["gone", 400, "log", "event"],
+        "UPDATE journal SET sequence = 400 WHERE document = 'é/gone.js' AND sequence = 305",
+        ["é/gone.js", 400, "log", "event"],
     ),
     "an outcome": (
         "UPDATE journal SET status = 0 WHERE document = 'refused'",

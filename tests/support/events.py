@@ -13,7 +13,7 @@ from refold.core import json_text
 from refold.core.document import ABSENT, Document, Outcome
 from refold.core.fold import RULES, fold
 from refold.core.fold.rules import Folded, Rules
-from refold.core.stream import Record, partition_of, stored_subject
+from refold.core.stream import Record, Route, partition_of
 from refold.core.timestamp import format_time
 
 OCCURRED_AHEAD_NANOSECONDS = RULES[1].limits.occurred_ahead_nanoseconds
@@ -37,8 +37,7 @@ def body_of(event: Any) -> bytes:
 
 def subject_of(namespace: str, document: str) -> bytes:
     """Name a document's subject as the stream stores it."""
-    partition = partition_of(namespace.encode(), document.encode())
-    return stored_subject(partition, namespace, document)
+    return Route.of(namespace, document).subject
 
 
 def record(

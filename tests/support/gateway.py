@@ -18,6 +18,8 @@ import orjson
 from prometheus_client import CollectorRegistry
 
 from refold.core.errors import LogUnavailable, RefoldError, StoreUnavailable
+from refold.core.fold import NEWEST
+from refold.core.fold.rules import Rules
 from refold.gateway.app import Gateway
 from refold.gateway.consistency import Consistency
 from refold.gateway.context import Context
@@ -45,8 +47,8 @@ class FaultyLog(MemoryLog):
     `before_append` is called once before the next append, `is_down` makes everything else fail.
     """
 
-    def __init__(self) -> None:
-        super().__init__("log-1")
+    def __init__(self, rules: Rules) -> None:
+        super().__init__("log-1", rules=rules)
         self.faults: list[Fault | None] = []
         self.before_append: list[Callable[[], Any]] = []
         self.is_down = False
@@ -154,10 +156,10 @@ class Twin:
 
 @asynccontextmanager
 async def twin(
-    *, is_projecting: bool = True, wait_seconds: float = 5.0, **context: Any
+    *, is_projecting: bool = True, wait_seconds: float = 5.0, rules: Rules = NEWEST, **context: Any
 ) -> AsyncIterator[Twin]:
     """Make a gateway over memory adapters; without a projector nothing is folded until `projector` is entered."""
-    made = await _made(wait_seconds, **context)
+    made = await _made(wait_seconds, rules, **context)
     watching = asyncio.create_task(made.context.consistency.watch())
     try:
         async with made.client:
@@ -170,8 +172,8 @@ async def twin(
         watching.cancel()
 
 
-async def _made(wait_seconds: float, **given: Any) -> Twin:
-    log, notices, tables = FaultyLog(), DeafNotices(), Tables()
+async def _made(wait_seconds: float, rules: Rules, **given: Any) -> Twin:
+    log, notices, tables = FaultyLog(rules), DeafNotices(), Tables()
     store = FaultyStore(tables)
     history, registry, numbers = History(store), CollectorRegistry(), count(1)
     consistency = Consistency(log, store, notices)

@@ -80,7 +80,7 @@ class Recorder:
         """Check a response against its operation, member by member."""
         await response.aread()
         request = response.request
-        operation = operation_of(request.method, request.url.path)
+        operation = operation_of(request.method, request.url.raw_path.partition(b"?")[0].decode())
         assert operation is not None, f"{request.method} {request.url.path} is not documented"
         where = f"{operation.id} {response.status_code}"
         described = operation.responses.get(str(response.status_code))

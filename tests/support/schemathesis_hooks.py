@@ -17,6 +17,7 @@ import schemathesis
 
 from refold.core.errors import Refused
 from refold.core.json_text import INTEGER_MAX, INTEGER_MIN
+from refold.core.stream import is_document_id
 from refold.core.timestamp import parse_rfc3339, parse_time
 
 ADDRESS_BYTES_MAX = 60_000
@@ -45,6 +46,10 @@ def before_call(_: Any, case: Any, kwargs: Any) -> None:
     if case.method != "GET" and str(case.path_parameters.get("namespace", "")).startswith("_"):
         # Linked from the list of namespaces, which includes the system's own.
         case.path_parameters["namespace"] = "n"
+    document = case.path_parameters.get("document")
+    if isinstance(document, str) and not is_document_id(document):
+        # Its length is that of its escaped bytes, and a few more characters are not printable.
+        case.path_parameters["document"] = "d"
     if isinstance(case.query, MutableMapping):
         _fix_query(case.query)
     if isinstance(case.headers, MutableMapping):

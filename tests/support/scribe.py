@@ -14,7 +14,7 @@ from refold.core import json_text
 from refold.core.document import ABSENT, Document, Status
 from refold.core.fold_state import FoldState
 from refold.core.history import NEVER, Clock, Entry, Point, Snapshot, snapshot_of
-from refold.core.stream import Checkpoint, Record, partition_of, route, stored_subject
+from refold.core.stream import Checkpoint, Record, Route, route
 from refold.store import ClosedPage, Commit, DocumentWrite, Key, Rejection, Resolution
 
 NAMESPACE = "shop"
@@ -62,23 +62,21 @@ class Scribe:
         key = (namespace, document)
         self.sequence += 1
         body = event if isinstance(event, bytes) else json_text.dumps(event)
-        partition = partition_of(namespace.encode(), document.encode())
         seconds = self.sequence if at is None else at
-        record = Record(self.sequence, _START + seconds * SECOND, stored_subject(partition, *key), b"", body)
-        where = route(record.subject)
-        assert where[1:3] == key
+        where = Route.of(*key)
+        record = Record(self.sequence, _START + seconds * SECOND, where.subject, b"", body)
         row = self._head(key, where.partition)
         entry = self._shard.fold(record, where, row).entry._replace(**conflict)
         self._keep(key, row, entry)
         if entry.status is Status.rejected:
-            refused = (*key, partition, entry.sequence, entry.recorded_at, entry.reason, entry.detail)
+            refused = (*key, where.partition, entry.sequence, entry.recorded_at, entry.reason, entry.detail)
             self._rejections.append(Rejection(*refused, b'{"actor":"me\\u0000"}', None))
         return entry
 
     def resolve(self, document: str, sequence: int, *, namespace: str = NAMESPACE) -> Entry:
         """Publish an event that resolves another one."""
         entry = self.put(document, sequence, namespace=namespace)
-        partition = partition_of(namespace.encode(), document.encode())
+        partition = Route.of(namespace, document).partition
         self._resolutions.append(Resolution(namespace, document, partition, sequence, entry.sequence))
         return entry
 

@@ -192,7 +192,8 @@ class _Verification:
                 self._report([Difference("", "", at, "rejection", "record", "the event", "none")])
                 continue
             digest = digest_of(digest, record, item.recorded_at)
-            expected = Rejection.unroutable(route(record.subject), record, item.recorded_at)
+            where = route(record.subject, self._logged.fold_number_at(at))
+            expected = Rejection.unroutable(where, record, item.recorded_at)
             self._report(compare(UNROUTABLE, at, "rejection", expected._asdict(), item._asdict()))
         if self._logged.digests.pop(UNROUTABLE, EMPTY_DIGEST) != digest:
             self._suspects.append(UNROUTABLE)
@@ -228,7 +229,8 @@ class _Verification:
                 again.begin(records)
                 for record in records:
                     again.add(record)
-                    events = logged.get(route(record.subject)[1:3])
+                    where = route(record.subject, self._logged.fold_number_at(record.sequence))
+                    events = logged.get(where[1:3])
                     if events is not None:
                         stored = record._replace(headers=author_headers(record.headers))
                         events[record.sequence] = digest_of(EMPTY_DIGEST, stored, again.recorded_at)

@@ -146,6 +146,7 @@ async def edit(
     An absent document starts as {}. Nothing is written if the document changes meanwhile; the edited text is kept.
     """
     from refold.core.json_text import identical
+    from refold.core.stream import token_of
 
     async with system.client() as refold:
         try:
@@ -153,7 +154,7 @@ async def edit(
             version, state = found.version, found.state
         except DocumentAbsent:
             version, state = await head_version(refold, target), {}
-        path = Path(tempfile.mkdtemp(prefix="refold-")) / f"{target.document[:64]}.json"
+        path = Path(tempfile.mkdtemp(prefix="refold-")) / f"{token_of(target.document)[:64]}.json"
         text = f"{indented_json(state)}\n".encode()
         path.write_bytes(text)
         is_done = False

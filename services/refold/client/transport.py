@@ -23,7 +23,7 @@ from refold.core.errors import (
     TimedOut,
     VersionUnknown,
 )
-from refold.core.stream import check_name
+from refold.core.stream import check_document, check_name, path_segment
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 
@@ -257,8 +257,7 @@ def full_url(url: str) -> str:
 
 def document_path(namespace: str, document: str, *rest: str) -> str:
     """Return the path of a document's resource. Raises `Refused` for an invalid name."""
-    names = check_name(namespace, "namespace"), check_name(document, "document")
-    # A name has only characters that a path may have.
+    names = check_name(namespace, "namespace"), path_segment(check_document(document, "document"))
     return "/".join(["/v1", *names, *rest])
 
 

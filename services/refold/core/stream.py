@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final, NamedTuple, Self, TypeAlias
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from refold.core.errors import Refused
 
 PARTITIONS: Final = 64
 NAME_CHARS_MAX: Final = 128
-"""A namespace or a document id."""
+"""A namespace, or the token of a document id."""
 
 SYSTEM_NAMESPACE: Final = "_refold"
 GENESIS_DOCUMENT: Final = "log"
@@ -142,9 +142,19 @@ def is_document_id(document: str) -> bool:
 
     Not `.` and `..`, which have a meaning of their own in the path of a URL, however they are written there.
     """
-    if _UNPRINTABLE.search(document) or document in {"", ".", ".."}:
+    if document in {"", ".", ".."} or not is_printable(document):
         return False
     return len(document) <= NAME_CHARS_MAX and len(token_of(document)) <= NAME_CHARS_MAX
+
+
+def is_printable(text: str) -> bool:
+    """Tell whether a text has only characters that a document id may have."""
+    return _UNPRINTABLE.search(text) is None
+
+
+def path_segment(document: str) -> str:
+    """Return a document id as one segment of a URL's path."""
+    return quote(document, safe="-_:=@+~")
 
 
 def author_headers(headers: bytes) -> bytes:
@@ -162,6 +172,17 @@ def check_name(name: str, field: str) -> str:
         return name
     message = f"a name is 1 to {NAME_CHARS_MAX} of A-Z a-z 0-9 _ - : = @ + ~"
     raise Refused("bad_name", message, field=field, shape=f"string of {len(name)} characters: {name[:40]!r}")
+
+
+def check_document(document: str, field: str) -> str:
+    """Return a document id that the newest fold accepts, or refuse it with the rule."""
+    if _is_plain(document) or is_document_id(document):
+        return document
+    message = (
+        f"a document id is printable Unicode, 1 to {NAME_CHARS_MAX} bytes once percent-escaped, not . or .."
+    )
+    shape = f"string of {len(document)} characters: {document[:40]!r}"
+    raise Refused("bad_name", message, field=field, shape=shape)
 
 
 def check_namespace(namespace: str) -> str:

@@ -6,16 +6,17 @@ first: they are the hot ones. Composed by `refold.wiring.gateway`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Final, NamedTuple
+from urllib.parse import unquote
 
 from prometheus_client import Histogram
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
-from refold.core.errors import RefoldError
-from refold.core.stream import NAME_CHARS_MAX
+from refold.core.errors import RefoldError, Refused
 from refold.gateway import bulk, documents, history, ops, revert
 from refold.gateway.context import Context
 from refold.gateway.inflight import InFlight
@@ -93,6 +94,7 @@ def _templates() -> dict[int, list[Template]]:
 
 
 _TEMPLATES: Final = _templates()
+_NO_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
 class Gateway:
@@ -152,7 +154,7 @@ class Gateway:
 
 def _handler(request: Request) -> Handler:
     scope = request.scope
-    parts = scope["path"].split("/")
+    parts = _parts(scope["raw_path"])
     allowed: set[str] = set()
     for template in _TEMPLATES.get(len(parts), ()):
         named = template.match(parts)
@@ -166,13 +168,24 @@ def _handler(request: Request) -> Handler:
     raise _unrouted(request, ", ".join(sorted(allowed)))
 
 
+def _parts(raw_path: bytes) -> list[str]:
+    """Split a path, then unescape its parts: an id may have a `/`, as `%2F`. Raises `Refused`."""
+    parts = raw_path.decode("latin-1").split("/")
+    if b"%" not in raw_path and raw_path.isascii():
+        return parts
+    try:
+        if not raw_path.isascii() or _NO_ESCAPE.search(raw_path):
+            raise ValueError
+        return [unquote(part, errors="strict") for part in parts]
+    except ValueError:
+        rule = "names in a path are percent-escaped UTF-8, a % itself is %25"
+        raise Refused("bad_name", rule, field="path", shape=repr(raw_path[:80])) from None
+
+
 def _unrouted(request: Request, allowed: str) -> Problem:
     if allowed:
         detail = f"{request.method} is not supported here; supported: {allowed}"
         return Problem(405, "method_not_allowed", detail, headers={"Allow": allowed})
-    if b"%2f" in request.scope.get("raw_path", b"").lower():
-        rule = f"a name is 1 to {NAME_CHARS_MAX} of A-Z a-z 0-9 _ - : = @ + ~, so it contains no /"
-        return Problem(422, "bad_name", rule, field="path")
     return Problem(404, "not_found", f"there is no resource at {request.url.path}")
 
 

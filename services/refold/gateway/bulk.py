@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from refold.core import json_text
 from refold.core.errors import BatchRefused, LogUnavailable, RefoldError, Refused, TimedOut, raising_first
 from refold.core.json_text import shape_of
-from refold.core.stream import check_name, check_namespace
+from refold.core.stream import check_document, check_namespace
 from refold.gateway.bulk_stages import Line, LineSplitter, Pipe
 from refold.gateway.context import BULK_REQUESTS_MAX, Context, context_of
 from refold.gateway.drafts import body_of, check
@@ -256,7 +256,7 @@ class BulkResponse(Response):
             document = fields.pop("doc", None)
             if type(document) is not str:
                 raise Refused("bad_name", "a line names its document", field="doc", shape=shape_of(document))
-            check_name(document, "doc")
+            check_document(document, "doc")
             event_id = fields.setdefault("id", self._context.new_id())
             body = body_of(fields)
             check(fields)

@@ -19,7 +19,7 @@ from refold.core.fold import EVENT_BYTES_MAX, STATE_BYTES_MAX
 from refold.core.history import NEVER, Clock, Point, Snapshot
 from refold.core.json_text import Json
 from refold.core.pointer import parse, resolve
-from refold.core.stream import NAME_CHARS_MAX, check_name, check_namespace
+from refold.core.stream import NAME_CHARS_MAX, check_document, check_name, check_namespace
 from refold.core.timestamp import format_time, is_relative
 from refold.gateway.announced import KnownState
 from refold.gateway.conditions import ANYTHING, Condition, is_unchanged, write_condition
@@ -233,7 +233,7 @@ def begin_write(request: Request) -> Begun:
     namespace, document = request.path_params["namespace"], request.path_params["document"]
     fields = event_fields(request)
     check_namespace(namespace)
-    check_name(document, "document")
+    check_document(document, "document")
     has_own_id = "id" in fields
     if not has_own_id:
         fields["id"] = context_of(request).new_id()

@@ -22,7 +22,7 @@ from refold.core.errors import Refused
 from refold.core.event import VERSION_MAX
 from refold.core.fold import EVENT_BYTES_MAX, NEWEST
 from refold.core.json_text import Json
-from refold.core.stream import check_name
+from refold.core.stream import check_document, check_name
 from refold.core.timestamp import parse_time
 from refold.gateway.context import context_of
 from refold.gateway.inflight import hold_body, waiting
@@ -61,7 +61,7 @@ def document_name(request: Request) -> tuple[str, str]:
     """Return namespace and document. Raises `Refused` where one is no name."""
     namespace, document = request.path_params["namespace"], request.path_params["document"]
     check_name(namespace, "namespace")
-    check_name(document, "document")
+    check_document(document, "document")
     return namespace, document
 
 

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from refold.core.errors import LogError, RefoldError, Refused, StoreError
 from refold.core.json_text import Json
+from refold.core.stream import path_segment
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
@@ -150,7 +151,7 @@ def as_duplicate(outcome: dict[str, Json]) -> dict[str, Json]:
 
 def pending_response(namespace: str, document: str, sequence: int, event_id: str) -> Response:
     """Return the response to a write that is durable in the log and not folded yet."""
-    headers = {"Location": f"/v1/{namespace}/{document}/outcomes/{sequence}"}
+    headers = {"Location": f"/v1/{namespace}/{path_segment(document)}/outcomes/{sequence}"}
     return json_response({"status": "pending", "sequence": sequence, "id": event_id}, 202, headers)
 
 

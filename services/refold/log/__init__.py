@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Protocol
 
 from refold.core.errors import Refused
 from refold.core.fold import EVENT_BYTES_MAX, HEADERS_BYTES_MAX
-from refold.core.stream import PARTITIONS, Record, check_name
+from refold.core.stream import PARTITIONS, Record, check_document, check_name, token_of
 from refold.core.transactions import begin_of_open, is_open, place_of
 
 PROGRESS_SUBJECT: Final = "refold.progress"
@@ -29,7 +29,7 @@ COMMIT_SUBJECT: Final = "refold.control.commit"
 
 def change_subject(namespace: str, document: str) -> str:
     """Return the subject on which a document's changes are published."""
-    return f"change.{namespace}.{document}"
+    return f"change.{namespace}.{token_of(document)}"
 
 
 PAYLOAD_BYTES_MAX: Final = 2 * 1024 * 1024
@@ -210,7 +210,7 @@ def foreign_prefixes(partitions: Collection[int] | None) -> frozenset[bytes]:
 def validated_headers(publication: Publication) -> bytes:
     """Validate an event and return its headers as they are stored. Raises `Refused`."""
     check_name(publication.namespace, "namespace")
-    check_name(publication.document, "document")
+    check_document(publication.document, "document")
     if len(publication.body) > EVENT_BYTES_MAX:
         raise _too_large("event_too_large", "body", len(publication.body), EVENT_BYTES_MAX)
     lines = b"".join([_header_line(name, value) for name, value in publication.headers])

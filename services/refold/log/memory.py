@@ -14,7 +14,7 @@ from refold.core import json_text
 from refold.core.errors import LogFull, LogHole, LogUnavailable
 from refold.core.fold import NEWEST, genesis
 from refold.core.fold.rules import Rules
-from refold.core.stream import GENESIS_DOCUMENT, SYSTEM_NAMESPACE, Record, Route, check_name
+from refold.core.stream import GENESIS_DOCUMENT, SYSTEM_NAMESPACE, Record, Route, check_document, check_name
 from refold.core.transactions import MEMBER_MARK
 from refold.log import (
     SYSTEM_BYTE,
@@ -107,7 +107,7 @@ class MemoryLog:
 
     async def last_of(self, namespace: str, document: str) -> Record | None:
         self._check_open()
-        where = Route.of(check_name(namespace, "namespace"), check_name(document, "document"))
+        where = Route.of(check_name(namespace, "namespace"), check_document(document, "document"))
         return self._last.get(where.subject)
 
     async def close(self) -> None:

@@ -19,7 +19,7 @@ from refold.core.document import Document, Limits
 from refold.core.envelope import open_envelope
 from refold.core.errors import Refused, StoreDamaged
 from refold.core.history import NEVER, Clock, Entry, Point, Snapshot
-from refold.core.stream import Record, Route, ShardCheckpoint, check_name
+from refold.core.stream import Record, Route, ShardCheckpoint, check_document
 from refold.core.timestamp import TIME_MAX_NANOSECONDS
 
 ANSWER_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -307,7 +307,7 @@ def read_cursor(cursor: str | None) -> str:
     if cursor is None:
         return ""
     try:
-        return check_name(
+        return check_document(
             b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).decode(), "cursor"
         )
     except (Refused, binascii.Error, ValueError):

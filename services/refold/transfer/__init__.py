@@ -28,7 +28,7 @@ from refold.core.document import ABSENT
 from refold.core.errors import Refused
 from refold.core.event import VERSION_MAX
 from refold.core.json_text import Json, shape_of
-from refold.core.stream import check_name
+from refold.core.stream import check_document
 from refold.core.timestamp import format_time, parse_time
 
 PACKED_CHUNK_BYTES: Final = 4 * 1024
@@ -148,7 +148,7 @@ def parse_line(number: int, text: bytes) -> Line:
     return Line(
         number=number,
         text=text,
-        document=check_name(_text(fields, "doc"), "doc"),
+        document=check_document(_text(fields, "doc"), "doc"),
         state=ABSENT if state is None and fields.get("present") is not True else state,
         occurred_at=_time(fields["ts"]),
         actor=_optional_text(fields, "actor"),

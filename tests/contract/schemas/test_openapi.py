@@ -194,6 +194,7 @@ async def cut_off(gateway: Twin, operation: Operation) -> httpx.Response:
         "type": "http",
         "method": operation.method,
         "path": path,
+        "raw_path": path.encode(),
         "query_string": b"",
         "headers": headers,
     }

@@ -154,5 +154,23 @@ async def test_a_change_shows_the_effective_patch_of_an_operation_that_json_patc
     assert received[1] == [{"op": "inc", "path": "/n", "inc": 1}]
 
 
+async def test_a_name_is_valid_from_the_event_after_the_change_of_the_fold_on() -> None:
+    log, store = MemoryLog("log-1", rules=RULES[1]), MemoryStore()
+    early = await append(log, "a.b", {"put": 1})
+    await append(log, "fold", MOVE_ON, namespace=SYSTEM)
+    # In the same part of the log, under a subject that was read before.
+    await append(log, "a.b", {"put": 2})
+    last = await append(log, "c/d", {"put": 3})
+    async with projecting(ports(log, store)) as running:
+        await running.committed(last)
+    found = await store.head("n", "a.b"), await store.head("n", "c/d")
+    assert [head and (head.snapshot.version, head.snapshot.state) for head in found] == [(1, b"2"), (1, b"3")]
+    (refused,) = await store.rejections(None, None, limit=9, before_sequence=None)
+    assert (refused.sequence, refused.reason) == (early, "bad_name")
+    differences: list[object] = []
+    await verify(log, store, Listener(difference=differences.append, progress=lambda _: None), Scope())
+    assert differences == []
+
+
 async def _has(received: list[object], count: int) -> bool:
     return len(received) == count

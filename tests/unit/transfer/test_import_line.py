@@ -64,7 +64,7 @@ def test_type_is_the_event_type_in_an_export_and_meta_in_any_other_line():
         (b'{"doc":"d","ts":0}', "bad_line", "state"),
         (b'{"doc":"d","state":1}', "bad_line", "ts"),
         (b'{"doc":7,"state":1,"ts":0}', "bad_line", "doc"),
-        (b'{"doc":"a b","state":1,"ts":0}', "bad_name", "doc"),
+        (b'{"doc":"..","state":1,"ts":0}', "bad_name", "doc"),
         (b'{"doc":"d","state":1,"ts":true}', "bad_time", "ts"),
         (b'{"doc":"d","state":1,"ts":"yesterday"}', "bad_time", "ts"),
         (b'{"doc":"d","state":1,"ts":0,"actor":7}', "bad_line", "actor"),

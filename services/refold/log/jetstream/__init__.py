@@ -18,7 +18,7 @@ from typing import Any, Final
 import structlog
 
 from refold.core.errors import Refused
-from refold.core.stream import Record, Route, check_name
+from refold.core.stream import Record, Route, check_document, check_name
 from refold.core.timestamp import parse_rfc3339
 from refold.log import (
     PAYLOAD_BYTES_MAX,
@@ -101,7 +101,7 @@ class JetStreamLog:
         return await stored_record(self.client, seq=sequence) if sequence > 0 else None
 
     async def last_of(self, namespace: str, document: str) -> Record | None:
-        where = Route.of(check_name(namespace, "namespace"), check_name(document, "document"))
+        where = Route.of(check_name(namespace, "namespace"), check_document(document, "document"))
         return await stored_record(self.client, last_by_subj=where.subject.decode())
 
     async def close(self) -> None:

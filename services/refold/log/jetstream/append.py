@@ -15,6 +15,7 @@ from itertools import count
 from typing import Final
 
 from refold.core.errors import BatchRefused, LogError, LogUnavailable
+from refold.core.stream import token_of
 from refold.log import (
     Acknowledgement,
     Appended,
@@ -313,7 +314,7 @@ class BatchCost:
 
 
 def _event(publication: Publication, headers: bytes) -> Event:
-    subject = f"state.{publication.namespace}.{publication.document}".encode()
+    subject = f"state.{publication.namespace}.{token_of(publication.document)}".encode()
     if publication.expected_last_sequence is not None:
         headers += b"Nats-Expected-Last-Subject-Sequence: %d\r\n" % publication.expected_last_sequence
     return Event(subject, headers, publication.body)

@@ -26,6 +26,7 @@ from refold.store.ports import (
     Unreadable,
     position_of,
 )
+from refold.store.postgres.history import LAST
 from refold.store.postgres.pool import SQL, Connection, Pool, transaction, translated
 from refold.store.postgres.pool import Row as SqlRow
 from refold.store.postgres.rows import (
@@ -42,9 +43,6 @@ _HEADS_AHEAD: Final = 10
 _PAGES_AHEAD: Final = 4
 _ROWS_AHEAD: Final = 100
 """Rows prefetched: large ones few at a time."""
-
-_FIRST, _LAST = "", "\x7f"
-"""Sort before and after every name."""
 
 # --- Read all ----------------------------------------------------------------------------------------------
 
@@ -94,7 +92,7 @@ class _ReadSnapshot:
 
 
 def _bounds(name: str | None) -> tuple[str, str]:
-    return (_FIRST, _LAST) if name is None else (name, name)
+    return ("", LAST) if name is None else (name, name)
 
 
 def _head(row: SqlRow) -> Item:

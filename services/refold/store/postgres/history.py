@@ -12,6 +12,7 @@ from typing import Final
 from refold.core.history import Entry, Point, Segment, Snapshot
 from refold.core.page import PackedEntries
 from refold.core.replay import ListedColumns, state_at
+from refold.core.stream import is_printable
 from refold.core.timestamp import TIME_MAX_NANOSECONDS
 from refold.store import (
     ANSWER_BYTES_MAX,
@@ -48,7 +49,7 @@ LIST_BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 LIST_BATCHES_MAX: Final = 64
 """Batches that one answer of such a list looks through."""
 
-LAST: Final = "\x7f"
+LAST: Final = "\U0010ffff"
 """Sorts after every character of a name, so that `prefix + LAST` ends the names that begin with the prefix."""
 
 _JOURNAL: Final = ("sequence", "recorded_at", "occurred_at", "version", "kind", "headers", "body", "effect")
@@ -65,7 +66,7 @@ _OPEN_CONFLICTS: Final = {
 
 def is_name_like(prefix: str) -> bool:
     """Tell whether a name can begin so; Postgres refuses some texts that cannot."""
-    return prefix.isascii() and prefix.isprintable()
+    return is_printable(prefix)
 
 
 class PostgresHistory:

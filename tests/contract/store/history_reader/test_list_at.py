@@ -16,7 +16,7 @@ from support.scribe import NAMESPACE, SECOND
 from support.stores import HOSTILE
 
 SEED = 20_260_801
-DOCUMENTS = ("+", "a", "a-1", "a:1", "b", "hostile", "late", "never", "~")
+DOCUMENTS = ("+", "a", "a-1", "a:1", "b", "hostile", "late", "never", "~", "é.1", "é.ß")
 START = 1_700_000_000 * SECOND
 EVENTS = 120
 NARROW = {"LIST_BATCH_DOCUMENTS_MAX": 3, "LIST_BATCH_BYTES_MAX": 300, "LIST_BATCHES_MAX": 2}

@@ -23,21 +23,23 @@ async def listed(store, namespace=NAMESPACE, **asked):
 
 
 async def test_present_documents_are_listed_by_id(store, scribe):
-    for document in ("b", "a", "Z", "~", "a-1", "a:1", "+", "-"):
+    for document in ("b", "a", "Z", "~", "a-1", "a:1", "+", "-", "a.b", "é/1", "é/ß", "𝄞"):
         scribe.put(document, {"is": document})
     scribe.put("gone", 1)
     scribe.publish("gone", {"delete": True})
     scribe.put("other", 1, namespace="elsewhere")
     await store.commit(scribe.commit())
-    expected = ["+", "-", "Z", "a", "a-1", "a:1", "b", "~"]
+    expected = ["+", "-", "Z", "a", "a-1", "a.b", "a:1", "b", "~", "é/1", "é/ß", "𝄞"]
     assert await listed(store) == [expected]
-    assert await listed(store, limit=8) == [expected]
-    assert await listed(store, limit=3) == [expected[:3], expected[3:6], expected[6:]]
-    assert await listed(store, prefix="a") == [["a", "a-1", "a:1"]]
-    assert await listed(store, prefix="a", limit=1) == [["a"], ["a-1"], ["a:1"]]
+    assert await listed(store, limit=12) == [expected]
+    assert await listed(store, limit=3) == [expected[:3], expected[3:6], expected[6:9], expected[9:]]
+    assert await listed(store, prefix="a") == [["a", "a-1", "a.b", "a:1"]]
+    assert await listed(store, prefix="a", limit=1) == [["a"], ["a-1"], ["a.b"], ["a:1"]]
     assert await listed(store, prefix="~") == [["~"]]
+    assert await listed(store, prefix="é/", limit=1) == [["é/1"], ["é/ß"]]
+    assert await listed(store, prefix="𝄞") == [["𝄞"]]
     assert await listed(store, namespace="unknown") == [[]]
-    for hostile in ("\u0000", "a\u0000", "a%", "_", "é", "a\x7f", "\ud800"):
+    for hostile in ("\u0000", "a\u0000", "a%", "_", "è", "a\x7f", "\ud800"):
         assert await listed(store, prefix=hostile) == [[]]
 
 

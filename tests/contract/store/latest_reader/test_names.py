@@ -20,7 +20,7 @@ async def named(store, namespace=NAMESPACE, *, prefix="", limit=100):
 
 
 async def test_names_include_absent_documents_but_none_without_a_version(store, scribe):
-    for document in ("b", "a-1", "a", "gone"):
+    for document in ("b", "a-1", "a", "gone", "é.js"):
         scribe.put(document, None)
     scribe.publish("gone", {"delete": True})
     scribe.publish("never", {"delete": True})
@@ -32,12 +32,14 @@ async def test_names_include_absent_documents_but_none_without_a_version(store, 
         ("a-1", 1, True),
         ("b", 1, True),
         ("gone", 2, False),
+        ("é.js", 1, True),
     ]
     heads = [await store.head(NAMESPACE, name.document) for name in found]
     assert [name.recorded_at for name in found] == [head.snapshot.recorded_at for head in heads]
-    assert await named(store, limit=4) == [found]
+    assert await named(store, limit=5) == [found]
     assert await named(store, limit=3) == [found[:3], found[3:]]
     assert await named(store, prefix="a") == [found[:2]]
+    assert await named(store, prefix="é") == [found[4:]]
     assert await named(store, prefix="a\u0000") == [[]]
     assert await named(store, "unknown") == [[]]
 
