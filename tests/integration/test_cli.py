@@ -89,6 +89,30 @@ def test_a_rejected_event_exits_1_and_is_listed_among_the_rejections(refold):
     assert rejection["reason"] == "test_failed"
 
 
+def test_what_came_of_stale_events_is_printed_and_listed(refold):
+    name, stale = "shared/doc", ("--base", "1", "--actor", "eve")
+    refold("put", name, '{"a": 1}')
+    refold("merge", name, '{"a": 2}', "--actor", "bob")
+    merged = refold("merge", name, '{"a": 3}', *stale, "--session", "s", "--all-or-nothing")
+    assert merged.code == 0
+    assert "merged  version 3" in merged.out
+    assert "overwrote 2" in merged.out
+    assert refold("merge", name, '{"a": 4}', *stale, "--on-conflict", "custom:mine").code == 1
+    first, second = printed(refold("conflicts", name, "--json"))
+    assert (first["version"], first["overwrote"]) == (3, [2])
+    assert first["others"] == [{"version": 2, "actor": "bob"}]
+    table = refold("conflicts", name, "--reverse", "-n", "1")
+    assert "custom:mine  open    eve    2 by bob, 3 by eve" in table.out
+    assert table.err == f"1 shown; more: --after {second['sequence']}\n"
+    assert [it["sequence"] for it in printed(refold("conflicts", name, "--open", "--json"))] == [
+        second["sequence"]
+    ]
+    resolved = refold("merge", name, '{"a": 4}', "--if-version", "3", "--resolves", str(second["sequence"]))
+    assert resolved.code == 0
+    assert printed(refold("conflicts", name, "--open", "--json")) == []
+    assert "no namespace nope" in refold("conflicts", "nope/doc").err
+
+
 def test_rejections_are_listed_by_document_by_namespace_and_in_total(refold):
     for name in ("poor/one", "poor/two"):
         refold("patch", name, '[{"op": "remove", "path": "/a"}]')

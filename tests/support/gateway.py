@@ -26,6 +26,7 @@ from refold.gateway.context import Context
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.readiness import Readiness
 from refold.history import History
+from refold.history.conflicts import Conflicts
 from refold.log import PROGRESS_SUBJECT, Acknowledgement, Appended, LogInfo, Publication, Stale, Unknown
 from refold.log.memory import MemoryLog, MemoryNotices
 from refold.store import Head
@@ -184,6 +185,7 @@ async def _made(wait_seconds: float, rules: Rules, **given: Any) -> Twin:
         log=log,
         store=store,
         history=history,
+        conflicts=Conflicts(store),
         outcomes=outcomes,
         consistency=consistency,
         readiness=Readiness(log, consistency, required_sequence=0, lag_seconds_max=5.0),

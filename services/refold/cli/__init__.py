@@ -43,6 +43,7 @@ COMMANDS: Final = {
     "rejections": Entry(
         "read", "Read", "Print rejected events of a document, a namespace or all, newest first."
     ),
+    "conflicts": Entry("read", "Read", "Print what came of a document's stale events, oldest first."),
     "export": Entry("transfer", "Read", "Export a namespace as JSON lines, all as of one moment."),
     "status": Entry("operate", "Operate", "Print the system's state, addresses and lag."),
     "config": Entry("operate", "Operate", "Print the settings that a service started here would use."),

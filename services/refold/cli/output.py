@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from refold.client import Change, Outcome
+    from refold.client import Change, Outcome, RecordedConflict
 
 SUMMARY_CHARS: Final = 100
 VALUE_CHARS: Final = 40
+VERSIONS_SHOWN: Final = 5
 NUMBERS: Final = frozenset({"version", "documents", "events", "sequence", "lag", "folded", "last"})
 LONG: Final = frozenset({"change", "state", "detail", "what it is"})
 PIPED_COLUMNS: Final = 200
@@ -192,11 +193,23 @@ def print_outcome(outcome: Outcome, *, is_json: bool) -> None:
             "" if outcome.sequence is None else f"sequence {outcome.sequence}",
             outcome.recorded_at,
             ": ".join(filter(None, (outcome.reason, outcome.detail))),
+            resolution_summary(outcome),
         )
         line = printable("  ".join(filter(None, parts)))
         say(line, COLOURS.get(outcome.status, ""), is_error=is_failed)
     if is_failed:
         raise typer.Exit(REFUSED)
+
+
+def resolution_summary(conflict: Outcome | RecordedConflict) -> str:
+    """Return what came of a stale event in a few words: `overwrote 3, dropped 1 (target_gone)`."""
+    parts = [
+        f"{name} {' '.join(map(str, versions[:VERSIONS_SHOWN]))}{' …' * (len(versions) > VERSIONS_SHOWN)}"
+        for name, versions in (("overwrote", conflict.overwrote), ("merged with", conflict.merged))
+        if versions
+    ]
+    parts += [f"dropped {each['operation']} ({each['reason']})" for each in conflict.dropped]
+    return _shortened(", ".join(parts), SUMMARY_CHARS)
 
 
 def printable(cell: Any) -> str:

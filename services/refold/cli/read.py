@@ -1,4 +1,4 @@
-"""Commands that read: get, history, diff, list, rejections. Loaded by `refold.cli`."""
+"""Commands that read: get, history, diff, list, rejections, conflicts. Loaded by `refold.cli`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from refold.cli.output import (
     print_changes,
     print_items,
     printable,
+    resolution_summary,
     say,
     short_json,
     short_time,
@@ -36,9 +37,10 @@ from refold.cli.output import (
 from refold.core.errors import DocumentAbsent
 
 if TYPE_CHECKING:
-    from refold.client import Change, Refold
+    from refold.client import Change, RecordedConflict, Refold
 
 ITEMS = 50
+OTHERS_SHOWN = 3
 ABSENT = "(absent)"
 DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
 VersionOption = Annotated[int | None, typer.Option("--version", min=0, help="As of this version.")]
@@ -198,6 +200,49 @@ async def rejections(
     print_items(found[:limit], columns, is_json=output.is_json)
     if len(found) > limit:
         say(f"{limit} shown; more: --limit {2 * limit}", "dim", is_error=True)
+
+
+async def conflicts(
+    target: DocumentArgument,
+    system: System,
+    output: Output,
+    is_open: Annotated[
+        bool, typer.Option("--open", help="Only those that wait for a resolver's decision.")
+    ] = False,
+    after: Annotated[int | None, typer.Option(min=0, help="Continue after this sequence.")] = None,
+    is_reversed: Annotated[bool, typer.Option("--reverse", help="Newest first.")] = False,
+    limit: LimitOption = ITEMS,
+) -> None:
+    """Print what came of a document's stale events, oldest first.
+
+    OTHERS are the versions that an event was in conflict with, with their authors.
+    """
+    async with system.client() as refold, naming_namespace(refold, target.namespace):
+        listed = refold.conflicts(
+            *target, is_open=is_open, after=after, limit=limit + 1, is_reversed=is_reversed
+        )
+        found = [each async for each in listed]
+    columns = {
+        "sequence": lambda it: it.sequence,
+        "version": lambda it: it.version,
+        "recorded": lambda it: short_time(it.recorded_at),
+        "strategy": lambda it: it.strategy,
+        "status": lambda it: "open" if it.is_open else it.reason or it.status,
+        "actor": lambda it: it.actor,
+        "others": _others,
+        "result": resolution_summary,
+        "change": lambda it: short_json(it.event),
+    }
+    print_items(found[:limit], columns, is_json=output.is_json)
+    if len(found) > limit:
+        say(f"{limit} shown; more: --after {found[limit - 1].sequence}", "dim", is_error=True)
+
+
+def _others(conflict: RecordedConflict) -> str:
+    """Return the versions that it was in conflict with: `3 by ada, 4 by bob`."""
+    named = [f"{it['version']} by {it['actor'] or '?'}" for it in conflict.others[:OTHERS_SHOWN]]
+    more = len(conflict.others) - len(named)
+    return ", ".join(named) + (f" (+{more} more)" if more else "")
 
 
 async def head_version(refold: Refold, target: Target) -> int:

@@ -42,6 +42,25 @@ class Event:
         typer.Option(min=0, help="Write only if the document is at this version; 0 = never existed."),
     ] = None
     base: Annotated[int | None, typer.Option(min=0, help="The version that the change was made from.")] = None
+    session: Annotated[
+        str | None, typer.Option(help="Your session: its events may be in flight together.")
+    ] = None
+    on_conflict: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STRATEGY",
+            help="What to do if the document has changed since the base: reject, first_write_wins, last_write_wins, "
+            "merge or custom:NAME.",
+        ),
+    ] = None
+    all_or_nothing: Annotated[
+        bool | None,
+        typer.Option("--all-or-nothing", help="Reject the whole event rather than drop an operation."),
+    ] = None
+    resolves: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="SEQUENCE", help="The conflict that this is the decision on."),
+    ] = None
     id: Annotated[
         str | None, typer.Option(help="The event's id: an event that is sent twice counts once.")
     ] = None

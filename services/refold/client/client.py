@@ -30,6 +30,7 @@ from refold.client.responses import (
     Namespace,
     Outcome,
     Patch,
+    RecordedConflict,
     Rejection,
     read_answer,
     read_outcome,
@@ -254,6 +255,33 @@ class Refold(AbstractAsyncContextManager["Refold"]):
             path, query = document_path(namespace, document, "rejections"), {}
         async for item in self._items(path, query, "after", None, limit):
             yield read_rejection(item)
+
+    async def conflicts(
+        self,
+        namespace: str | None = None,
+        document: str | None = None,
+        *,
+        is_open: bool = False,
+        after: int | None = None,
+        limit: int | None = None,
+        is_reversed: bool = False,
+    ) -> AsyncIterator[RecordedConflict]:
+        """Yield a document's conflicts after a sequence, oldest first; `is_open`: those that wait for a decision.
+
+        Without a document: the open ones of a namespace, or of all.
+        """
+        path, query = "/v1/_conflicts", {"namespace": namespace}
+        if namespace is not None and document is not None:
+            path = document_path(namespace, document, "conflicts")
+            query = {"order": "desc" if is_reversed else None, "open": "true" if is_open else None}
+        async for item in self._items(path, query, "after", after, limit):
+            yield read_answer(RecordedConflict, item, is_open=item["open"])
+
+    async def conflict(self, namespace: str, document: str, sequence: int) -> RecordedConflict:
+        """Read one conflict, with the states that it is about."""
+        path = document_path(namespace, document, "conflicts", str(sequence))
+        item = parse_json(await self._read(path))
+        return read_answer(RecordedConflict, item, is_open=item["open"])
 
     async def outcome(
         self, namespace: str, document: str, *, sequence: int | None = None, event_id: str | None = None

@@ -29,7 +29,11 @@ class WriteOptions(TypedDict, total=False):
 
     `if_version`: write only if the document is at this version (0 = never existed); `if_absent`: only if it is absent.
     Otherwise nothing is published and `Conflict` is raised; with `strict=False` the outcome `conflict` is returned.
-    `base`: the version that the author saw. `wait_seconds`: how long to wait for the outcome (0: do not wait, the
+    `base`: the version that the author saw; `session`: names the author's events that are in flight together, each with
+    the version that was seen last. `on_conflict`: the strategy where the document has changed since the base:
+    `reject`, `first_write_wins`, `last_write_wins`, `merge` or `custom:NAME`; `all_or_nothing`: an operation that would
+    be dropped rejects the event. `resolves`: the sequence of the rejected event that this one is the decision on.
+    `wait_seconds`: how long to wait for the outcome (0: do not wait, the
     outcome is `pending`). `committed`: wait until the projection has committed the outcome, too, so that SQL reads it.
     """
 
@@ -41,6 +45,10 @@ class WriteOptions(TypedDict, total=False):
     correlation_id: str
     causation_id: str
     base: int
+    session: str
+    on_conflict: str
+    all_or_nothing: bool
+    resolves: int
     if_version: int
     if_absent: bool
     wait_seconds: float
@@ -182,6 +190,10 @@ _HEADERS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
     "correlation_id": ("Refold-Correlation-Id", str),
     "causation_id": ("Refold-Causation-Id", str),
     "base": ("Refold-Base", str),
+    "session": ("Refold-Session", str),
+    "on_conflict": ("Refold-On-Conflict", str),
+    "all_or_nothing": ("Refold-All-Or-Nothing", lambda is_whole: "true" if is_whole else "false"),
+    "resolves": ("Refold-Resolves", str),
     "occurred_at": ("Refold-Occurred-At", time_text),
     "meta": ("Refold-Meta", lambda meta: json_bytes(meta, "meta").decode()),
     "if_version": ("If-Match", '"{}"'.format),

@@ -13,7 +13,7 @@ from refold.client.requests import did_you_mean
 from refold.core.errors import RefoldError, Refused, ServiceUnavailable
 from refold.core.json_text import Json
 
-T = TypeVar("T", "Change", "Document", "Namespace", "Rejection")
+T = TypeVar("T", "Change", "Document", "Namespace", "RecordedConflict", "Rejection")
 
 Patch: TypeAlias = list[Json]
 """An RFC 6902 patch: a list of operations."""
@@ -33,7 +33,8 @@ class Outcome:
     `conflict` (the document is not at the version that the write asked for; nothing was published) or
     `pending` (durable in the log, not folded in time); for a line of `append` also `refused` (it breaks a
     rule; nothing was published) or `failed` (the log did not take it: send it again). `reason` is a stable
-    code, `detail` for people.
+    code, `detail` for people. Where the document had changed since the event's base: the versions that it
+    `overwrote` or was `merged` with, and the operations `dropped`, `{"operation": index, "reason"}` each.
     """
 
     status: str
@@ -42,6 +43,8 @@ class Outcome:
     recorded_at: str | None = None
     reason: str = ""
     detail: str = ""
+    overwrote: tuple[int, ...] = ()
+    merged: tuple[int, ...] = ()
     dropped: tuple[Json, ...] = ()
     first_status: str = ""
 
@@ -139,6 +142,40 @@ class Rejection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedConflict:
+    """What came of an event whose document had changed since its `base`.
+
+    `version` is None where it was rejected. `event` has its change (`patch`, `merge`, `put` or `delete`), `others` the
+    versions that it was in conflict with, `{"version", "actor"}` each. `is_open`: it waits for a resolver's decision.
+    Of a single conflict, `head` is the document's version, and `states` has those at the `base`, at the `head`, and
+    what its author saw after the event (`incoming`), but for those of an absent document; None where the event does
+    not apply to its base.
+    """
+
+    namespace: str
+    document: str
+    sequence: int
+    recorded_at: str
+    strategy: str
+    status: str = "rejected"
+    version: int | None = None
+    reason: str = ""
+    detail: str = ""
+    base: int = 0
+    actor: str | None = None
+    id: str | None = None
+    type: str | None = None
+    event: dict[str, Json] = field(default_factory=dict)
+    overwrote: list[int] = field(default_factory=list)
+    merged: list[int] = field(default_factory=list)
+    dropped: list[Json] = field(default_factory=list)
+    others: list[Json] = field(default_factory=list)
+    is_open: bool = False
+    head: int | None = None
+    states: dict[str, Json] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Namespace:
     """A namespace with its present documents and its events of any outcome."""
 
@@ -147,7 +184,9 @@ class Namespace:
     events: int
 
 
-def as_json(value: Outcome | Change | Document | Rejection | Namespace) -> dict[str, Json]:
+def as_json(
+    value: Outcome | Change | Document | RecordedConflict | Rejection | Namespace,
+) -> dict[str, Json]:
     """Return a value's members for JSON, an outcome without its empty ones."""
     members = {member.name: getattr(value, member.name) for member in fields(value)}
     if isinstance(value, Outcome):
@@ -173,6 +212,8 @@ def read_outcome(answer: dict[str, Any]) -> Outcome:
         recorded_at=answer.get("recorded_at"),
         reason=answer.get("reason") or first.get("reason", ""),
         detail=answer.get("detail") or "",
+        overwrote=tuple(answer.get("overwrote") or ()),
+        merged=tuple(answer.get("merged") or ()),
         dropped=tuple(answer.get("dropped") or ()),
         first_status=first.get("status", ""),
     )

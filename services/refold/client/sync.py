@@ -83,6 +83,8 @@ class Refold(AbstractContextManager["Refold"]):
     list = _iterate(client.Refold.list)
     names = _iterate(client.Refold.names)
     rejections = _iterate(client.Refold.rejections)
+    conflicts = _iterate(client.Refold.conflicts)
+    conflict = _run(client.Refold.conflict)
     outcome = _run(client.Refold.outcome)
     namespaces = _run(client.Refold.namespaces)
     status = _run(client.Refold.status)

@@ -5,15 +5,21 @@ Notices, HTTP responses and history have no other shapes of their own.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
+
+from orjson import Fragment
 
 from refold.core import json_text
 from refold.core.document import First, Status
+from refold.core.event import CHANGES
 from refold.core.fold.rules import Step
 from refold.core.history import Entry
 from refold.core.json_text import Json
 from refold.core.stream import Route
 from refold.core.timestamp import format_time
+
+CONFLICT_LISTS: Final = ("overwrote", "merged", "dropped")
+"""What an outcome says of a conflict: versions that were overwritten or merged with, and dropped operations."""
 
 
 def outcome_view(
@@ -25,6 +31,9 @@ def outcome_view(
         view["occurred_at"] = format_time(entry.occurred_at)
     if entry.detail:
         view["detail"] = entry.detail
+    if entry.conflict is not None:
+        conflict = json_text.reread(entry.conflict)
+        view |= {name: conflict[name] for name in CONFLICT_LISTS if name in conflict}
     if first is not None:
         view["first"] = _facts(first)
     return view
@@ -41,7 +50,8 @@ def step_json(where: Route, step: Step) -> bytes:
     The usual outcome is written by a template: a fifth of the time.
     """
     entry = step.entry
-    if not entry.status.is_effective or entry.detail or entry.reason or step.first is not None:
+    is_usual = entry.status is Status.applied and entry.conflict is None and step.first is None
+    if not is_usual or entry.detail or entry.reason:
         return json_text.dumps(step_view(where, step))
     recorded, occurred = _times(entry)
     return (
@@ -109,6 +119,42 @@ def rejection_view(
         "reason": reason,
         "detail": detail,
         **{name: fields.get(name) for name in ("id", "actor", "type")},
+    }
+
+
+def conflict_view(namespace: str, document: str, entry: Entry, fields: dict[str, Json]) -> dict[str, Json]:
+    """Return what came of resolving a stale event; `fields` are those of the event as it was published."""
+    assert entry.conflict is not None
+    conflict = json_text.reread(entry.conflict)
+    return {
+        "namespace": namespace,
+        "document": document,
+        "sequence": entry.sequence,
+        "version": entry.version if entry.status.is_effective else None,
+        "recorded_at": format_time(entry.recorded_at),
+        "status": entry.status.name,
+        "reason": entry.reason or None,
+        "detail": entry.detail or None,
+        "strategy": conflict["strategy"],
+        **{name: conflict.get(name, []) for name in CONFLICT_LISTS},
+        **{name: fields.get(name) for name in ("type", "actor", "id", "base")},
+        "event": {name: fields[name] for name in CHANGES if name in fields},
+    }
+
+
+def contested_view(
+    head_version: int, states: tuple[bytes | None, bytes | None] | None, head: bytes | None
+) -> dict[str, Json]:
+    """Return the head's version and the states of a conflict, where they are known: at the base, after it, the head.
+
+    `states` are those of the base and of what the event made of it. The state of an absent document is left out.
+    """
+    if states is None:
+        return {"head": head_version, "states": None}
+    named = {"base": states[0], "head": head, "incoming": states[1]}
+    return {
+        "head": head_version,
+        "states": {name: Fragment(state) for name, state in named.items() if state is not None},
     }
 
 

@@ -20,6 +20,7 @@ from refold.gateway.inflight import InFlightLimits
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.readiness import Readiness
 from refold.history import History
+from refold.history.conflicts import Conflicts
 from refold.log import EventLog
 from refold.store.ports import SnapshotStore
 from refold.telemetry.metrics import GatewayMetrics
@@ -40,6 +41,7 @@ class Context:
     log: EventLog
     store: SnapshotStore
     history: History
+    conflicts: Conflicts
     consistency: Consistency
     outcomes: Outcomes
     readiness: Readiness

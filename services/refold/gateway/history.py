@@ -1,4 +1,4 @@
-"""The routes of a document's past: its versions, differences, rejections and outcomes. Part of `refold.gateway.app`."""
+"""The routes of a document's past: versions, diffs, conflicts, rejections, outcomes. Part of `refold.gateway.app`."""
 
 from __future__ import annotations
 
@@ -73,6 +73,23 @@ class AllRejectionsQuery(RejectionsQuery):
     """A part of the rejections of a namespace, or of all."""
 
     namespace: str | None = None
+
+
+class ConflictsQuery(NoQuery):
+    """A part of a document's conflicts."""
+
+    after: Version | None = None
+    limit: Limit = ANSWER_ITEMS_MAX
+    order: Literal["asc", "desc"] = "asc"
+    open: Literal["true"] | None = None
+
+
+class OpenConflictsQuery(NoQuery):
+    """A part of the open conflicts of a namespace, or of all, oldest first."""
+
+    namespace: str | None = None
+    after: Version = 0
+    limit: Limit = ANSWER_ITEMS_MAX
 
 
 class OutcomeQuery(NoQuery):
@@ -163,6 +180,45 @@ async def read_all_rejections(request: Request) -> Response:
         query.namespace, None, limit=query.limit, before_sequence=query.after
     )
     return json_response({"items": found[0], "next": found[1]})
+
+
+async def read_conflicts(request: Request) -> Response:
+    """List what came of this document's stale events: merged ones and rejected ones; `open`: those to be decided."""
+    query = read_query(request, ConflictsQuery)
+    context, key = await _begin(request)
+    found = await context.conflicts.of_document(
+        key,
+        after=query.after,
+        limit=query.limit,
+        is_descending=query.order == "desc",
+        is_open=query.open is not None,
+    )
+    if not found.items:
+        await _refuse_unknown(context, key)
+    return page_response(found.items, found.next)
+
+
+async def read_conflict(request: Request) -> Response:
+    """Return one conflict with the states that it is about: at its base, what its author made of it, and the head."""
+    refuse_query(request)
+    sequence = path_sequence(request)
+    context, key = await _begin(request)
+    found = await context.conflicts.one(key, sequence)
+    if found is None:
+        detail = f"the document has no conflict at sequence {sequence}"
+        raise Problem(404, "conflict_unknown", detail, field="sequence")
+    return json_response(found)
+
+
+async def read_open_conflicts(request: Request) -> Response:
+    """List the conflicts of a namespace, or of all, that wait for a resolver's decision, oldest first."""
+    query = read_query(request, OpenConflictsQuery)
+    if query.namespace is not None:
+        check_name(query.namespace, "namespace")
+    context = context_of(request)
+    await wait_for_consistency(request, deadline_in(context.wait_seconds), query.namespace)
+    found = await context.conflicts.open_ones(query.namespace, after=query.after, limit=query.limit)
+    return page_response(found.items, found.next)
 
 
 async def read_outcome_by_id(request: Request) -> Response:

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from refold.core.errors import LogError, RefoldError, Refused, StoreError
 from refold.core.json_text import Json
 from refold.core.stream import path_segment
+from refold.core.views import CONFLICT_LISTS
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
@@ -34,7 +35,7 @@ _STATUS: Final = {
     "timed_out": 504,
 }
 _OF_FIRST: Final = ("status", "version", "sequence", "recorded_at", "created", "reason")
-_ONLY_OF_FIRST: Final = frozenset({"occurred_at", "reason", "detail"})
+_ONLY_OF_FIRST: Final = frozenset({"occurred_at", "reason", "detail", *CONFLICT_LISTS})
 
 
 class Response:

@@ -32,6 +32,11 @@ def change_subject(namespace: str, document: str) -> str:
     return f"change.{namespace}.{token_of(document)}"
 
 
+def conflict_subject(namespace: str, document: str) -> str:
+    """Return the subject on which a document's conflicts are sent that a resolver decides on."""
+    return f"conflict.{namespace}.{token_of(document)}"
+
+
 PAYLOAD_BYTES_MAX: Final = 2 * 1024 * 1024
 """The broker's `max_payload`: a larger message makes it close the connection."""
 

@@ -25,6 +25,7 @@ from refold.log import EventLog, Notices, read_until
 from refold.projector import COMMIT_INTERVAL_SECONDS
 from refold.projector.cache import DocumentCache
 from refold.projector.commit_buffer import RECORDS_FOLDED_MAX, AdaptiveBatch, CommitBuffer, CommitTimer
+from refold.projector.contested import ConflictNotices
 from refold.projector.notices import (
     Notice,
     change_notice,
@@ -95,6 +96,7 @@ class ShardLoop:
         self._timer = CommitTimer(bounds.commit_interval_seconds)
         self._replies: list[Notice] = []
         self._changes: list[Notice] = []
+        self._conflicts = ConflictNotices(ports.store, ports.replies, ports.metrics, self._uncommitted)
         self._until_sequence: int | None = None
         self._committing: CommitBuffer | None = None
         self._has_work = asyncio.Event()
@@ -114,9 +116,10 @@ class ShardLoop:
             async with asyncio.TaskGroup() as tasks:
                 committing = tasks.create_task(self._commit_folded(), name="commit")
                 flushing = tasks.create_task(self._flush_states(), name="flush")
+                sending = tasks.create_task(self._conflicts.send(), name="conflicts")
                 await self._fold_log(until_sequence)
-                committing.cancel()
-                flushing.cancel()
+                for task in (committing, flushing, sending):
+                    task.cancel()
             await self._ports.store.flush_states(is_final=True)
 
     def hear_reader(self, _: str, body: bytes) -> None:
@@ -279,6 +282,8 @@ class ShardLoop:
                     buffer.rejections.append(Rejection.of_entry(where, entry, self._fold_state.rules.limits))
                 elif (fields := step[2]) is not None and "resolves" in fields and status.is_effective:
                     buffer.resolve(where, fields["resolves"], record.sequence)
+                if entry[16] is not None:
+                    self._conflicts.take(where, entry, document, is_young=time > young)
                 if time > young:
                     self._note(step, where)
             elif where.reason and self._fold_state.has(where.partition):

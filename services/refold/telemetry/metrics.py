@@ -14,14 +14,28 @@ _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 _COUNTS: Final = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
 
 
+NAMESPACES_MAX: Final = 100
+"""Namespaces that one process names in labels, the first that it meets."""
+
+OTHER_NAMESPACES: Final = "_other"
+"""The label of the others; no namespace has this name."""
+
+
 class ProjectorMetrics:
-    """Metrics of a projector: outcomes, lag, size and duration of commits."""
+    """Metrics of a projector: outcomes, conflicts, lag, size and duration of commits."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         counts = partial(Histogram, buckets=_COUNTS, registry=registry)
         self.events_folded = Counter(
             "refold_events_folded_total", "Events folded, by outcome.", ["outcome"], registry=registry
         )
+        self.conflicts = Counter(
+            "refold_conflicts_total",
+            "Events whose document had changed since their base, by what came of it.",
+            ["namespace", "strategy", "status"],
+            registry=registry,
+        )
+        self._namespaces: set[str] = set()
         self.lag_events = Gauge(
             "refold_lag_events", "Events of the log not folded yet.", ["partition"], registry=registry
         )
@@ -33,6 +47,16 @@ class ProjectorMetrics:
         )
         self.commit_events = counts("refold_commit_events", "Events in one commit.")
         self.commit_documents = counts("refold_commit_documents", "Documents written by one commit.")
+
+    def count_conflict(self, namespace: str, strategy: str, status: str) -> None:
+        """Count a conflict; the names of custom strategies are not told apart, nor namespaces beyond the bound."""
+        if namespace not in self._namespaces:
+            if len(self._namespaces) < NAMESPACES_MAX:
+                self._namespaces.add(namespace)
+            else:
+                namespace = OTHER_NAMESPACES
+        labels = {"namespace": namespace, "strategy": strategy.partition(":")[0], "status": status}
+        self.conflicts.labels(**labels).inc()
 
 
 class GatewayMetrics:

@@ -26,6 +26,7 @@ from refold.gateway.inflight import InFlightLimits
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.readiness import Readiness
 from refold.history import History
+from refold.history.conflicts import Conflicts
 from refold.log import CONTROL_SUBJECT, PROGRESS_SUBJECT
 from refold.log.jetstream import JetStreamLog, JetStreamNotices
 from refold.projector import FOLDING
@@ -97,6 +98,7 @@ async def _context(settings: Settings) -> AsyncIterator[Context]:
             log=log,
             store=store,
             history=history,
+            conflicts=Conflicts(store),
             outcomes=outcomes,
             consistency=consistency,
             readiness=readiness,

@@ -85,6 +85,7 @@ def test_every_channel_is_in_the_asyncapi_document() -> None:
         "state.{namespace}.{document}",
         None,
         "change.{namespace}.{document}",
+        "conflict.{namespace}.{document}",
         PROGRESS_SUBJECT,
         COMMIT_SUBJECT,
         CONTROL_SUBJECT,

@@ -149,12 +149,19 @@ async def exercise_reads(gateway: Twin) -> None:
     await ask(gateway, "readRejections", 200, document="r", params={"after": "10000", "limit": "1"})
     of_all = {"namespace": "n", "after": "10000", "limit": "1"}
     await ask(gateway, "readAllRejections", 200, params=of_all)
+    custom = {"Refold-Base": "1", "Refold-On-Conflict": "custom:n"}
+    contested = (await write(gateway, 409, document="r", headers=custom)).json()["outcome"]["sequence"]
+    conflicts = {"after": "0", "limit": "1", "order": "asc", "open": "true"}
+    await ask(gateway, "readConflicts", 200, document="r", params=conflicts)
+    await ask(gateway, "readConflict", 200, document="r", sequence=contested)
+    await ask(gateway, "readOpenConflicts", 200, params={"namespace": "n", "after": "0", "limit": "1"})
     await ask(gateway, "readOutcomeById", 200, document="r", params={"timeout": "1"})
     await ask(gateway, "readOutcome", 200, document="r", sequence=sequence)
     for operation in OPERATIONS.values():
         if ("header", "refold-min-sequence") in operation.parameters:
             given = {"Refold-Min-Sequence": str(sequence)}
-            await ask(gateway, operation.id, 200, document="r", sequence=sequence, headers=given)
+            at = contested if operation.id == "readConflict" else sequence
+            await ask(gateway, operation.id, 200, document="r", sequence=at, headers=given)
     for operation in OPERATIONS.values():
         if not operation.path.startswith("/v1/"):
             await ask(gateway, operation.id, 200)
@@ -179,7 +186,7 @@ async def exercise_refusals() -> None:
         await ask(gateway, "readDocument", 400, headers={"If-None-Match": "1"})
         await RECORDED.check(await cut_off(gateway, OPERATIONS[POST]))
         unknown = ("readDocument", DELETE, REVERT, "readHistory", "readDiff", "readBlame", "readRejections")
-        for name in (*unknown, "readOutcomeById"):
+        for name in (*unknown, "readOutcomeById", "readConflicts", "readConflict"):
             await ask(gateway, name, 404, document="absent")
         await ask(gateway, "readOutcome", 404, sequence=999)
         found = await gateway.request("GET", "/docs/nothing.css")

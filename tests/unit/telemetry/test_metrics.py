@@ -3,11 +3,12 @@
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from refold.telemetry.metrics import GatewayMetrics, ProjectorMetrics
+from refold.telemetry.metrics import NAMESPACES_MAX, GatewayMetrics, ProjectorMetrics
 
 PROMISED = {
     ProjectorMetrics: {
         "refold_events_folded": ["outcome"],
+        "refold_conflicts": ["namespace", "strategy", "status"],
         "refold_lag_events": ["partition"],
         "refold_lag_seconds": ["partition"],
         "refold_commit_seconds": [],
@@ -23,8 +24,20 @@ PROMISED = {
 
 @pytest.mark.parametrize("metrics", PROMISED)
 def test_every_documented_metric_exists_with_its_labels(metrics):
-    made = vars(metrics(CollectorRegistry())).values()
-    assert {metric._name: list(metric._labelnames) for metric in made} == PROMISED[metrics]
+    made = vars(metrics(CollectorRegistry()))
+    public = [metric for name, metric in made.items() if not name.startswith("_")]
+    assert {metric._name: list(metric._labelnames) for metric in public} == PROMISED[metrics]
+
+
+def test_the_labels_of_conflicts_are_bounded():
+    registry = CollectorRegistry()
+    metrics = ProjectorMetrics(registry)
+    for number in range(2 * NAMESPACES_MAX):
+        metrics.count_conflict(f"n{number}", f"custom:{number}", "rejected")
+    counted = generate_latest(registry)
+    assert counted.count(b"refold_conflicts_total{") == NAMESPACES_MAX + 1
+    labels = b'{namespace="_other",status="rejected",strategy="custom"}'
+    assert b"refold_conflicts_total%b 100.0" % labels in counted
 
 
 def test_folded_events_are_counted_under_the_documented_name():

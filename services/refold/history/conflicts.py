@@ -1,0 +1,231 @@
+"""The conflicts of a document, as the fold recorded them, and the states that one is about. Read by the gateway.
+
+The projector uses `contested_states` for the notices of conflicts that a resolver decides on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from typing import Final, NamedTuple
+
+from refold.core import json_text
+from refold.core.document import Document, from_canonical, to_canonical
+from refold.core.errors import Refused
+from refold.core.event import CHANGES, VERSION_MAX
+from refold.core.fold import NEWEST, fold
+from refold.core.history import NEVER, Clock, Entry, Point, Segment, fields_of
+from refold.core.json_text import Json
+from refold.core.replay import state_at
+from refold.core.stream import Record, Route
+from refold.core.views import conflict_view, contested_view
+from refold.history import Slice
+from refold.store import ANSWER_BYTES_MAX, NEEDS_RESOLUTION, Key, reading_stored
+from refold.store.ports import HistoryReader
+
+CONFLICT_READS_MAX: Final = 1_000
+"""Segments that one answer reads for the authors of other versions."""
+
+OTHERS_MAX: Final = 100
+"""Versions that one conflict names as those that it was with."""
+
+
+class ContestedStates(NamedTuple):
+    """The document at the event's base, and as its author saw it after the event, in canonical bytes; None: absent."""
+
+    base: bytes | None
+    incoming: bytes | None
+
+
+class Conflicts:
+    """Answer from what is folded."""
+
+    def __init__(self, store: HistoryReader) -> None:
+        self._store = store
+
+    async def of_document(
+        self, key: Key, *, after: int | None, limit: int, is_descending: bool, is_open: bool
+    ) -> Slice:
+        """Return conflicts beyond the sequence `after`, in the requested order, bounded; `is_open`: only open ones."""
+        others = _Others(self._store, key)
+        items: list[bytes] = []
+        answer_bytes = last = 0
+        found = (
+            self._open(key, after, is_descending, limit) if is_open else self._all(key, after, is_descending)
+        )
+        async with aclosing(found) as entries:
+            async for entry, is_open_now in entries:
+                if len(items) >= limit or others.reads >= CONFLICT_READS_MAX:
+                    return Slice(items, last)
+                item = await self._item(others, entry, is_open=is_open_now)
+                answer_bytes += len(item)
+                if answer_bytes > ANSWER_BYTES_MAX and items:
+                    return Slice(items, last)
+                items.append(item)
+                last = entry.sequence
+        return Slice(items, None)
+
+    async def open_ones(self, namespace: str | None, *, after: int, limit: int) -> Slice:
+        """Return the open conflicts of a namespace, or of all, oldest first, after a sequence; bounded."""
+        found = await self._store.open_conflicts(
+            namespace, None, after_sequence=after, is_descending=False, limit=limit + 1
+        )
+        items: list[bytes] = []
+        answer_bytes = last = 0
+        for rejection in found:
+            if len(items) >= limit or answer_bytes > ANSWER_BYTES_MAX:
+                return Slice(items, last)
+            key = (rejection.namespace, rejection.document)
+            entry = await self._store.entry(*key, rejection.sequence)
+            last = rejection.sequence
+            if entry is not None:
+                items.append(await self._item(_Others(self._store, key), entry, is_open=True))
+                answer_bytes += len(items[-1])
+        return Slice(items, None)
+
+    async def one(self, key: Key, sequence: int) -> dict[str, Json] | None:
+        """Return a conflict with the states that it is about, and the head; None where the event has no conflict."""
+        entry = await self._store.entry(*key, sequence)
+        if entry is None or entry.conflict is None:
+            return None
+        is_open = sequence in await self._open_between(key, [entry])
+        head = await self._store.snapshot_at(*key, Point(Clock.sequence, VERSION_MAX))
+        assert head is not None, key
+        with reading_stored(*key):
+            view = await self._view(_Others(self._store, key), entry, is_open=is_open)
+            window = await read_window(self._store, key, entry)
+            states = contested_states(window, entry)
+            return view | contested_view(head.version, states, head.state)
+
+    async def _item(self, others: _Others, entry: Entry, *, is_open: bool) -> bytes:
+        with reading_stored(*others.key):
+            return json_text.dumps(await self._view(others, entry, is_open=is_open))
+
+    async def _view(self, others: _Others, entry: Entry, *, is_open: bool) -> dict[str, Json]:
+        fields = fields_of(entry)
+        view = conflict_view(*others.key, entry, fields)
+        return view | {"others": await others.of(entry, view, fields), "open": is_open}
+
+    async def _all(
+        self, key: Key, after: int | None, is_descending: bool
+    ) -> AsyncGenerator[tuple[Entry, bool]]:
+        parts = self._store.conflicts(*key, after_sequence=after, is_descending=is_descending)
+        async with aclosing(parts) as opened:
+            async for part in opened:
+                open_now = await self._open_between(key, part)
+                for entry in part:
+                    yield entry, entry.sequence in open_now
+
+    async def _open(
+        self, key: Key, after: int | None, is_descending: bool, limit: int
+    ) -> AsyncGenerator[tuple[Entry, bool]]:
+        found = await self._store.open_conflicts(
+            *key, after_sequence=after, is_descending=is_descending, limit=limit + 1
+        )
+        for rejection in found:
+            entry = await self._store.entry(*key, rejection.sequence)
+            if entry is not None:
+                yield entry, True
+
+    async def _open_between(self, key: Key, entries: list[Entry]) -> set[int]:
+        """Return which of a document's entries are open, and perhaps later ones."""
+        sequences = [entry.sequence for entry in entries if entry.reason == NEEDS_RESOLUTION]
+        if not sequences:
+            return set()
+        found = await self._store.open_conflicts(
+            *key, after_sequence=min(sequences) - 1, is_descending=False, limit=len(sequences)
+        )
+        return {rejection.sequence for rejection in found}
+
+
+class _Others:
+    """The versions that conflicts of one document are with, and their actors: read a segment at a time, and kept."""
+
+    def __init__(self, store: HistoryReader, key: Key) -> None:
+        self.key = key
+        self.reads = 0
+        self._store = store
+        self._authors: dict[int, tuple[str | None, str | None]] = {}
+
+    async def of(self, entry: Entry, view: dict[str, Json], fields: dict[str, Json]) -> list[Json]:
+        """Return the versions that a conflict names; where it names none, those that its author had not seen."""
+        named = sorted({*view["overwrote"], *view["merged"]})
+        others: list[Json] = []
+        base, session = view["base"] or 0, fields.get("session")
+        for version in named or range(base + 1, entry.version + (not entry.status.is_effective)):
+            actor, its_session = await self._author(version)
+            if named or session is None or session != its_session:
+                others.append({"version": version, "actor": actor})
+            if len(others) == OTHERS_MAX:
+                break
+        return others
+
+    async def _author(self, version: int) -> tuple[str | None, str | None]:
+        if version not in self._authors:
+            self.reads += 1
+            segments = self._store.segments(*self.key, after_version=version - 1, is_descending=False)
+            async with aclosing(segments) as opened:
+                segment = await anext(opened)
+            for entry in segment.entries:
+                if entry.status.is_effective:
+                    fields = fields_of(entry)
+                    self._authors[entry.version] = fields.get("actor"), fields.get("session")
+        return self._authors[version]
+
+
+# --- The states of one conflict ----------------------------------------------------------------------------
+
+
+async def read_window(store: HistoryReader, key: Key, entry: Entry) -> Segment:
+    """Read a document's committed history from the base of an event up to it."""
+    base = fields_of(entry).get("base", entry.version)
+    entries: list[Entry] = []
+    first: Segment | None = None
+    segments = store.segments(*key, after_version=base, is_descending=False)
+    async with aclosing(segments) as opened:
+        async for segment in opened:
+            first = first or segment
+            entries += [found for found in segment.entries if found.sequence <= entry.sequence]
+            if segment.entries and segment.entries[-1].sequence >= entry.sequence:
+                break
+    return (first or Segment(NEVER, 0, []))._replace(entries=entries)
+
+
+def contested_states(window: Segment, entry: Entry) -> ContestedStates | None:
+    """Return the states that an event with a base is about; None where it does not apply to what its author saw.
+
+    What the author saw is the state at the base with the session's own events since, as they were published.
+    """
+    fields = fields_of(entry)
+    base = fields.get("base", entry.version)
+    effective = [found for found in window.entries if found.status.is_effective]
+    state = state_at(window.base, effective, Point(Clock.version, base)).state
+    document = Document.new(Route.of("contested", "document"))
+    document.state = from_canonical(state)
+    document.size, document.version = len(state or b""), base
+    for own in (*_own_events(window, entry, base), entry):
+        try:
+            _apply(document, own)
+        except Refused:
+            return None
+    return ContestedStates(state, to_canonical(document.state))
+
+
+def _own_events(window: Segment, entry: Entry, base: int) -> Iterator[Entry]:
+    """Yield the events of the same session that its author had in flight, rejected ones too (`view-rejected`)."""
+    session = fields_of(entry).get("session")
+    for own in window.entries if session is not None else ():
+        is_own = own.status.is_effective or own.conflict is not None
+        is_own = is_own and own.version > base and own.sequence < entry.sequence
+        if is_own and fields_of(own).get("session") == session:
+            yield own
+
+
+def _apply(document: Document, entry: Entry) -> None:
+    """Apply an event's change to a document, whatever its base. Raises `Refused` where it does not apply."""
+    fields = fields_of(entry)
+    body = json_text.dumps({name: fields[name] for name in CHANGES if name in fields})
+    record = Record(document.last_sequence + 1, entry.time, b"", b"", body)
+    outcome = fold(document, record, NEWEST, recorded_at=entry.recorded_at).outcome
+    if not outcome.status.is_effective:
+        raise Refused(outcome.reason, outcome.detail)
