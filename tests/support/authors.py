@@ -128,6 +128,8 @@ class Author:
         """False after it saw changes of others while it had events in flight, whose outcomes may turn out otherwise."""
         self.is_waiting = False
         """It sends nothing before it has seen everything that has arrived."""
+        self.has_deleted = False
+        """It has deleted the document since its base."""
 
 
 class Simulation:
@@ -211,7 +213,7 @@ class Simulation:
         if author.is_exact and self._view(author) != author.screen:
             raise Mismatch("the view is not the screen", self._view(author), author.screen)
         strategy = self.random.choice(self.strategies)
-        event, author.screen = self._event(author.screen, is_single=strategy == "merge")
+        event, author.screen = self._event(author, is_single=strategy == "merge")
         event["base"] = author.base
         if author.session != NOBODY:
             event["session"] = author.session
@@ -223,10 +225,12 @@ class Simulation:
         author.is_waiting = author.session == NOBODY or strategy == "merge"
         author.sent.append(event)
 
-    def _event(self, screen: Any, *, is_single: bool) -> tuple[dict[str, Any], Any]:
+    def _event(self, author: Author, *, is_single: bool) -> tuple[dict[str, Any], Any]:
         """Return an event, and the screen after it."""
+        screen = author.screen
         (kind,) = self.random.choices([*self.kinds], [*self.kinds.values()])
-        if kind == "delete":
+        if kind == "delete" and not author.has_deleted:
+            author.has_deleted = True
             return {"delete": True}, {}
         if kind == "merge":
             change = self._merge_patch(screen)
@@ -274,6 +278,7 @@ class Simulation:
             self.oracle.version if is_whole else self.random.randint(author.base + 1, self.oracle.version)
         )
         author.is_waiting = is_whole and bool(author.sent)
+        author.has_deleted = any("delete" in event for event in author.sent)
         author.screen = self._view(author)
         author.is_exact = not author.sent
 

@@ -245,7 +245,8 @@ class Oracle:
             dropped = self._apply(edit, event, operations)
         except Rejected as rejected:
             self.undo(mark)
-            is_known = str(rejected) == "document_absent" and edit.value(self.root) is HEAD.value(self.root)
+            # An author who sees that the document is absent sees no more by another delete.
+            is_known = self.is_absent and "delete" in event and edit.value(self.root) is HEAD.value(self.root)
             if base < self.version and not is_known:
                 ghost = Edit(self, base, session, "", self.version)
                 for item in operations:
@@ -454,7 +455,7 @@ class Edit(View):
         live = None if self.is_ghost else HEAD.member(value, key)
         if not self.is_ghost:
             versions = self.others(value.member_writes.get(key, []))
-            versions |= self.gone_by(seen.node) if seen and not seen.inserted.reason else set()
+            versions |= self.gone_by(seen.node) if seen else set()
             versions |= self.written(live.node, live) if live else set()
             self.check(versions)
         if live is None or live.is_moved:
@@ -478,7 +479,7 @@ class Edit(View):
         value, seen = self.open(tokens[:-1]), self.find(tokens)
         is_free = value.kind is dict and HEAD.member(value, tokens[-1])
         if not self.is_ghost and not seen.node.alive() and not is_free:
-            solid(seen.inserted)
+            solid(seen.node.values[0].stamps[0])
         if value.kind is dict:
             self._add_member(value, tokens[-1], item["value"])
         elif self.is_ghost or seen.node.alive():
@@ -495,7 +496,8 @@ class Edit(View):
         if {type(seen), type(head), type(raw)} not in ({dict}, {str}):
             return False
         self._become(node, merge3(seen, head, raw))
-        self.oracle.append(node.values, Value(node, self.stamp._replace(reason="target_gone"), raw))
+        if self.read(node) != raw:
+            self.oracle.append(node.values, Value(node, self.stamp._replace(reason="target_gone"), raw))
         return True
 
     def _become(self, node: Node, target: Any) -> None:
@@ -547,6 +549,9 @@ class Edit(View):
         if not self.is_ghost:
             self._need(node)
             self.check(self.others(node.moves))
+        elif seen.home.stamps[0].reason:
+            # What is inside of a value that only the author sees has no identity.
+            node = new_item(self.read(node), self.stamp, seen.home, None).node
         self.hide(seen)
         value, key = self.open(tokens[:-1]), tokens[-1]
         new = Item(node, self.stamp, value, None if value.kind is list else key, is_moved=True)
@@ -580,16 +585,22 @@ class Edit(View):
 
     def _merge_below(self, item: dict[str, Any], tokens: list[str]) -> None:
         """Apply a member of a merge patch to what only the author sees."""
-        value, key = self.open(tokens[:-1]), tokens[-1]
-        if value.kind is not dict:
-            self.write(value.node, {})
-            value = self.value(value.node)
-        seen = self.member(value, key)
-        if item["value"] is not None:
-            old = self.read(seen.node) if seen else None
-            self._add_member(value, key, merge_patch(old, item["value"]))
-        elif seen is not None:
-            self.hide(seen)
+        node = self.oracle.root
+        for depth, token in enumerate(tokens, 1):
+            if not self.is_ghost:
+                solid(self.value(node).stamps[0])
+            if self.value(node).kind is not dict:
+                self.write(node, {})
+            value = self.value(node)
+            seen = self.member(value, token)
+            if depth == len(tokens) and item["value"] is not None:
+                self._add_member(value, token, item["value"])
+            elif depth == len(tokens) and seen is not None:
+                self.hide(seen)
+            elif depth < len(tokens):
+                if seen is None:
+                    self._add_member(value, token, {})
+                node = self.find(tokens[:depth]).node
 
     # Operations in a value
 
@@ -722,22 +733,23 @@ def operations_of(event: dict[str, Any], edit: Edit) -> Iterator[dict[str, Any]]
 
 def merge_operations(edit: Edit, path: str, change: Any) -> Iterator[dict[str, Any]]:
     """Yield the operations of a merge patch by what its author sees; what only the author sees counts as objects."""
-    value = edit.value(edit.oracle.root)
+    value, is_ghost = edit.value(edit.oracle.root), False
     for token in tokens_of(path):
-        if value.stamps[0].reason:
-            yield {"op": "merge_below", "path": path, "value": change}
-            return
-        item = edit.member(value, token)
-        if item is None:
+        is_ghost |= bool(value.stamps[0].reason)
+        item = None if is_ghost else edit.member(value, token)
+        if item is not None:
+            value = edit.value(item.node)
+        elif not is_ghost:
             if change is not None:
                 yield {"op": "add", "path": path, "value": merge_patch(None, change)}
             return
-        value = edit.value(item.node)
-    if change is None and path:
-        yield {"op": "remove", "path": path}
-    elif type(change) is dict and (value.kind is dict or value.stamps[0].reason):
+    if type(change) is dict and (is_ghost or value.stamps[0].reason or value.kind is dict):
         for key in sorted(change):
             yield from merge_operations(edit, f"{path}/{key}", change[key])
+    elif is_ghost:
+        yield {"op": "merge_below", "path": path, "value": change}
+    elif change is None and path:
+        yield {"op": "remove", "path": path}
     else:
         yield {"op": "add", "path": path, "value": merge_patch(None, change)}
 
