@@ -21,6 +21,7 @@ from refold.core.stream import is_document_id
 from refold.core.timestamp import parse_rfc3339, parse_time
 
 ADDRESS_BYTES_MAX = 60_000
+INTEGERS = {"version", "v", "reverts", "resolves", "pos", "len", "max"}
 POINTS = ("version", "at", "sequence", "where", "absent")
 CONDITIONS = ("If-Match", "If-None-Match")
 BASES = ("Refold-Base", "Refold-On-Conflict")
@@ -56,8 +57,24 @@ def before_call(_: Any, case: Any, kwargs: Any) -> None:
         _fix_headers(case.headers)
     if case.path.endswith("/events") and isinstance(case.body, str):
         case.body = orjson.dumps({"doc": "d", "put": _text(case.body)}).decode() + "\n" + case.body
+    elif case.path.endswith("/transactions") and isinstance(case.body, dict):
+        _fix_changes(case.body)
+        if isinstance(case.headers, MutableMapping):
+            # Given in both places, it must be the same.
+            case.headers.pop("Idempotency-Key", None)
     elif isinstance(case.body, list | dict | int):
         case.body = _within(case.body)
+
+
+def _fix_changes(body: dict[str, Any]) -> None:
+    """Give each change a document of its own, and a time that is one; write integers as such."""
+    body["changes"] = _within(body["changes"])
+    for number, change in enumerate(body["changes"]):
+        change["doc"] = f"d{number}"
+        for part in (change, *change.get("patch", [])):
+            part |= {name: int(part[name]) for name in INTEGERS & part.keys()}
+        if "occurred_at" in change and not _is_time(change["occurred_at"]):
+            del change["occurred_at"]
 
 
 def _fix_query(query: MutableMapping[str, Any]) -> None:

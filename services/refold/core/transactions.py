@@ -170,6 +170,12 @@ def as_member(decoded: Decoded, document: Document, *, is_whole: bool, is_known:
     return decoded._replace(event=None, refused=refused)
 
 
+def claimed_members(record: Record, rules: Rules) -> int:
+    """Return how many members an event says that its transaction has; 0 where it is none."""
+    found = _membership(record, rules)
+    return 0 if found is None else found.members
+
+
 def _membership(record: Record, rules: Rules) -> Membership | None:
     if not may_be_member(record):
         return None

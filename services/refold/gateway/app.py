@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from refold.core.errors import RefoldError, Refused
-from refold.gateway import bulk, documents, history, ops, revert
+from refold.gateway import bulk, documents, history, ops, revert, transactions
 from refold.gateway.context import Context
 from refold.gateway.inflight import InFlight
 from refold.gateway.readiness import with_lag
@@ -37,6 +37,7 @@ ROUTES: Final[list[tuple[str, str, Handler]]] = [
     ("PATCH", "/v1/{namespace}/{document}", documents.patch_document),
     ("DELETE", "/v1/{namespace}/{document}", documents.delete_document),
     ("POST", "/v1/{namespace}/events", bulk.append_events),
+    ("POST", "/v1/{namespace}/transactions", transactions.append_transaction),
     ("POST", "/v1/{namespace}/{document}/revert", revert.revert_document),
     ("GET", "/v1/{namespace}/{document}/history", history.read_history),
     ("GET", "/v1/{namespace}/{document}/diff", history.read_diff),

@@ -57,6 +57,7 @@ from refold.gateway.responses import (
     version_headers,
 )
 from refold.gateway.writes import StrictWrite, Written, append_surely, as_whole, refuse_absent, write_deadline
+from refold.log import whole_sequence
 from refold.store import Head, Key
 
 # --- Read one --------------------------------------------------------------------------------------------
@@ -133,7 +134,7 @@ async def _point(
     """
     if query.sequence is not None:
         await context.consistency.wait_for_sequence(query.sequence, deadline, key)
-        return Point(Clock.sequence, query.sequence)
+        return Point(Clock.sequence, await whole_sequence(context.log, query.sequence))
     if query.at is None:
         return None
     time = read_time(query.at)

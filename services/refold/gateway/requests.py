@@ -294,11 +294,14 @@ def check_media_type(request: Request, media_types: tuple[str, ...]) -> str:
 
 
 async def read_json(
-    request: Request, bytes_max: int = EVENT_BYTES_MAX, reason: str = "event_too_large"
+    request: Request,
+    bytes_max: int = EVENT_BYTES_MAX,
+    reason: str = "event_too_large",
+    # It is a member of its event, which is one level deeper.
+    depth: int = NEWEST.limits.text_depth - 1,
 ) -> Json:
     """Read and parse the body. Raises `Refused` where it is too large (for this reason), too deep or not JSON."""
-    # It is a member of its event, which is one level deeper.
-    return json_text.loads(await _read_body(request, bytes_max, reason), NEWEST.limits.text_depth - 1)
+    return json_text.loads(await _read_body(request, bytes_max, reason), depth)
 
 
 async def receive_piece(request: Request) -> tuple[bytes, bool]:

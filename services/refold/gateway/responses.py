@@ -30,7 +30,9 @@ _STATUS: Final = {
     **dict.fromkeys(("bad_json", "duplicate_key", "lone_surrogate", "number_out_of_range"), 400),
     **dict.fromkeys(("bad_header", "repeated_header"), 400),
     **dict.fromkeys(("document_absent", "version_unknown"), 404),
-    **dict.fromkeys(("event_too_large", "headers_too_large", "state_too_large"), 413),
+    **dict.fromkeys(
+        ("event_too_large", "headers_too_large", "state_too_large", "transaction_too_large"), 413
+    ),
     "unsupported_media_type": 415,
     "timed_out": 504,
 }

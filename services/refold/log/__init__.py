@@ -5,17 +5,18 @@ Adapters: `refold.log.jetstream` for production, `refold.log.memory` as its twin
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final, NamedTuple, Protocol
 
 from refold.core.errors import Refused
-from refold.core.fold import EVENT_BYTES_MAX, HEADERS_BYTES_MAX
-from refold.core.stream import PARTITIONS, Record, check_document, check_name, token_of
-from refold.core.transactions import begin_of_open, is_open, place_of
+from refold.core.fold import EVENT_BYTES_MAX, HEADERS_BYTES_MAX, NEWEST
+from refold.core.stream import PARTITIONS, Record, check_document, check_name, route, token_of
+from refold.core.transactions import MembersAhead, begin_of_open, claimed_members, is_open, place_of
 
 PROGRESS_SUBJECT: Final = "refold.progress"
 """The projector publishes its progress here after each commit, and every second while there is none."""
@@ -203,6 +204,23 @@ async def end_of(log: EventLog) -> int:
     record = await log.get(last_sequence)
     place = place_of(record) if record is not None and is_open(record) else None
     return last_sequence if place is None else last_sequence - place.number
+
+
+async def whole_sequence(log: EventLog, sequence: int) -> int:
+    """Return a sequence of the log, or the one before a transaction that it would divide."""
+    record = await log.get(sequence) if sequence else None
+    place = place_of(record) if record is not None and is_open(record) else None
+    if record is None or place is None:
+        return sequence
+    first_sequence = sequence - place.number + 1
+    count = claimed_members(record, NEWEST)
+    found = await asyncio.gather(*map(log.get, range(first_sequence, first_sequence + count)))
+    members = [each for each in found if each is not None]
+    ahead = MembersAhead()
+    ahead.read(members)
+    # In a log under an earlier fold they are all rejected, and it makes no difference.
+    transaction = ahead.of(members[0], NEWEST, partial(route, fold=NEWEST.number)) if members else None
+    return sequence if transaction is None else first_sequence - 1
 
 
 def foreign_prefixes(partitions: Collection[int] | None) -> frozenset[bytes]:

@@ -19,6 +19,7 @@ from refold.core.envelope import _INTEGERS, _JSON, _TEXTS
 from refold.core.errors import LogUnavailable
 from refold.core.event import FIELDS
 from refold.core.fold import EVENT_BYTES_MAX, NEWEST
+from refold.core.transactions import TRANSACTION_BYTES_MAX
 from refold.gateway.app import ROUTES
 from refold.gateway.inflight import InFlightLimits
 from refold.gateway.ops import openapi_document
@@ -27,8 +28,8 @@ from support.gateway import Twin, twin
 from support.openapi import DOCUMENT, OPERATIONS, Operation, Recorder, operation_of
 
 PUT, PATCH, DELETE, POST = ("putDocument", "patchDocument", "deleteDocument", "appendEvents")
-REVERT = "revertDocument"
-WRITES = (PUT, PATCH, DELETE, POST, REVERT)
+REVERT, TRANSACT = "revertDocument", "appendTransaction"
+WRITES = (PUT, PATCH, DELETE, POST, REVERT, TRANSACT)
 JSON = {"Content-Type": "application/json"}
 JSON_PATCH = {"Content-Type": "application/json-patch+json"}
 MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
@@ -37,6 +38,7 @@ BODIES: dict[str, tuple[bytes, dict[str, str]]] = {
     PATCH: (b'[{"op":"test","path":"","value":{"a":1}}]', JSON_PATCH),
     POST: (b'{"doc":"d","put":{"a":1}}\n', {}),
     REVERT: (b'{"version":1}', JSON),
+    TRANSACT: (b'{"changes":[{"doc":"t","version":0,"put":1},{"doc":"u","version":0,"put":1}]}', JSON),
 }
 REQUIRED = {"readDiff": {"from": "0", "to": "1"}, "readOutcomeById": {"id": "k"}}
 """Query parameters that an operation cannot do without."""
@@ -117,6 +119,10 @@ async def exercise_writes(gateway: Twin) -> None:
     await ask(gateway, REVERT, 202, document="e", headers={"Refold-Wait": "0"})
     await ask(gateway, REVERT, 201, document="s")
     await ask(gateway, POST, 200, headers={"Refold-Wait": "5"})
+    about = {name: fields[name] for name in ("Refold-Wait", "traceparent")}
+    await ask(gateway, TRANSACT, 200, headers=about | {"Idempotency-Key": "t"})
+    later = b'{"changes":[{"doc":"v","version":0,"put":1}]}'
+    await ask(gateway, TRANSACT, 202, content=later, headers={"Refold-Wait": "0"})
 
 
 async def exercise_reads(gateway: Twin) -> None:
@@ -179,7 +185,12 @@ async def exercise_refusals() -> None:
             await ask(gateway, name, 409, headers={"Refold-Base": "0", "Refold-On-Conflict": "reject"})
             await ask(gateway, name, 412, headers={"If-Match": '"9"'})
             await ask(gateway, name, 400, headers={"Refold-Meta": "{"})
-        for name in (PUT, PATCH, POST, REVERT):
+        absent = b'{"changes":[{"doc":"t","version":0,"delete":true}]}'
+        await ask(gateway, TRANSACT, 409, content=absent)
+        await ask(gateway, TRANSACT, 412, content=b'{"changes":[{"doc":"t","version":9,"put":1}]}')
+        await ask(gateway, TRANSACT, 400, content=b"{")
+        await ask(gateway, TRANSACT, 413, content=b'"' + b"x" * TRANSACTION_BYTES_MAX + b'"')
+        for name in (PUT, PATCH, POST, REVERT, TRANSACT):
             await ask(gateway, name, 415, headers={"Content-Type": "text/plain"})
         for name in (PUT, PATCH, REVERT):
             await ask(gateway, name, 413, content=b'"' + b"x" * EVENT_BYTES_MAX + b'"')
@@ -227,7 +238,7 @@ async def exercise_limits_and_crashes() -> None:
             if "429" in operation.responses:
                 await ask(gateway, name, 429)
     async with recorded(in_flight_limits=InFlightLimits(body_seconds=0.05)) as gateway:
-        for name in (PUT, PATCH, POST, REVERT):
+        for name in (PUT, PATCH, POST, REVERT, TRANSACT):
             await ask(gateway, name, 408, content=stalled())
     async with recorded() as gateway:
         gateway.app.context = None  # type: ignore[assignment]
