@@ -28,6 +28,7 @@ from support.services import folded_to
 from support.stores import postgres_stores
 
 EVENTS = 400
+SETTINGS = {"on_conflict": "reject", "limits": {"state_bytes": 35}, "schema": {"required": ["n"]}}
 
 
 @pytest.fixture
@@ -322,7 +323,10 @@ async def test_a_rebuild_in_shards_changes_the_fold_number_in_all_of_them(
     for number in range(40):
         if number == 10:
             await append(log, "fold", MOVE_ON, namespace="_refold")
+        if number in {20, 30}:
+            await append(log, "settings:n", {"put": SETTINGS if number == 20 else {}}, namespace="_refold")
         await append(log, f"d{number % 3}", inc("/n", base=number))
+        await append(log, f"d{number % 3}", {"merge": {"text": "x" * number}})
     async with AsyncExitStack() as endings:
         live = await PostgresStore.open(postgres_dsn)
         endings.push_async_callback(live.close)

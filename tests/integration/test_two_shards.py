@@ -117,3 +117,40 @@ async def _reached(supervisor: Supervisor, sequence: int) -> bool:
 
 async def _has_received(received: list[dict[str, Any]], sequence: int) -> bool:
     return any(notice["sequence"] == sequence for notice in received)
+
+
+SETTINGS: list[Any] = [
+    {"on_conflict": "reject"},
+    {"limits": {"state_bytes": 20}},
+    {"schema": {"properties": {"n": {"type": "number"}}}},
+    {},
+]
+
+
+async def set_and_write(log: MemoryLog, settings: Any, number: int) -> int:
+    """Set the namespace's settings, and write to every document what some settings reject."""
+    last = await append(log, "settings:n", {"put": settings}, namespace="_refold")
+    for name in NAMES:
+        await append(log, name, {"merge": {"text": "x" * (20 + number)}})
+        await append(log, name, {"merge": {"n": "text"}})
+        last = await append(log, name, {"put": {"n": 1}, "base": 1})
+    return last
+
+
+async def test_settings_are_in_force_in_both_shards_wherever_they_start_again(open_store: OpenStore) -> None:
+    log, reader = MemoryLog("log-1"), await open_store()
+    last = await write(log, range(100))
+    for number, settings in enumerate(SETTINGS):
+        last = await set_and_write(log, settings, number)
+        # In turn each shard has committed less than the other one when that starts again.
+        async with projector(log, open_store, ("0-31", "32-63")[number % 2]):
+            await until(lambda at=last: _has_read(reader, at))  # type: ignore[misc]
+    async with projector(log, open_store, "0-31"), projector(log, open_store, "32-63"):
+        await folded_to(reader, last)
+    reasons = {each.reason for each in await reader.rejections("n", None, limit=1_000, before_sequence=None)}
+    assert {"conflict", "state_too_large", "schema"} <= reasons
+    await assert_whole(log, open_store)
+
+
+async def _has_read(reader: Any, sequence: int) -> bool:
+    return max((each.read_sequence for each in await reader.checkpoints()), default=0) >= sequence

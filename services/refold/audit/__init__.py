@@ -7,13 +7,14 @@ of it: pure, fed in the order of `refold.store.ports.position_of`.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
-from refold.core.document import Document, Status, to_canonical
+from refold.core.document import UNBOUNDED, Document, Status, to_canonical
+from refold.core.envelope import open_envelope
 from refold.core.fold import RULES, fold, rules_of
-from refold.core.fold.rules import entry_of
+from refold.core.fold.rules import Rules, entry_of
 from refold.core.fold.window import WINDOW_VERSIONS_MAX, remember
 from refold.core.history import NEVER, Entry, Segment, Snapshot, snapshot_of
 from refold.core.stream import Record, Route
@@ -72,19 +73,28 @@ def digest_of(previous: bytes, record: Record, recorded_at: int) -> bytes:
     return sha256(b"".join((packed, subject, headers, body))).digest()[: len(EMPTY_DIGEST)]
 
 
+class LoggedRules(Protocol):
+    """What the log says of how its events are folded."""
+
+    def rules_at(self, namespace: str, sequence: int) -> Rules:
+        """Return the rules in force for a namespace's event at a sequence."""
+
+    def rules_under(self, namespace: str, sequence: int, settings_sequence: int) -> Rules | None:
+        """Return them under the settings that an earlier event set; None where those were not kept any more."""
+
+    def is_member(self, sequence: int) -> bool:
+        """Tell whether the event at a sequence is a member of a transaction."""
+
+
 class ReplayCheck:
     """Fold one document's stored events again, and compare its rows with the result."""
 
-    def __init__(
-        self, key: Key, fold_number_at: Callable[[int], int], is_member: Callable[[int], bool]
-    ) -> None:
-        """`is_member` tells whether the event at a sequence is a member of a transaction."""
+    def __init__(self, key: Key, logged: LoggedRules) -> None:
         self.key = key
-        self._is_member = is_member
+        self._logged = logged
         self._where = Route.of(*key)
         self._usual_subject = self._where.subject
         self.document = Document.new(self._where)
-        self._fold_number_at = fold_number_at
         self._head: StoredHead | None = None
         self._state_of_row: bytes | None = None
         self._keeps_changes = any(rules.needs is not None for rules in RULES.values())
@@ -154,10 +164,10 @@ class ReplayCheck:
         document = self.document
         record = record_of(found, self._where)
         self.digest = digest_of(self.digest, record, found.recorded_at)
-        rules = rules_of(self._fold_number_at(record.sequence))
+        is_whole = self._logged.is_member(record.sequence)
+        rules, is_known = self._rules_for(record, is_member=is_whole)
         decoded = rules.decode(record, rules)
-        is_whole = self._is_member(record.sequence)
-        decoded = as_member(decoded, document, is_whole=is_whole, is_known=True)
+        decoded = as_member(decoded, document, is_whole=is_whole, is_known=is_known)
         version = None if rules.needs is None else rules.needs(decoded, document)
         window = None if version is None else self._since(version)
         folded = fold(document, record, rules, recorded_at=found.recorded_at, decoded=decoded, window=window)
@@ -172,12 +182,22 @@ class ReplayCheck:
         document.unpaged_bytes += expected.size
         self.counts[expected.status] += 1
         if expected.status is Status.rejected:
-            rejection = Rejection.of_entry(self._where, expected, rules.limits)
+            rejection = Rejection.of_entry(self._where, expected, rules_of(rules.number).limits)
             yield from self._compare_rejection(rejection, self._rejections.pop(expected.sequence, None))
         elif expected.status.is_effective and decoded.event is not None:
             yield from self._compare_resolution(decoded.event.fields.get("resolves"), record.sequence)
         if expected != found:
             yield from compare(self.key, found.sequence, part, expected._asdict(), found._asdict())
+
+    def _rules_for(self, record: Record, *, is_member: bool) -> tuple[Rules, bool]:
+        """Return the rules for an event, and whether the settings that a member of a transaction names are kept."""
+        namespace, sequence = self.key[0], record.sequence
+        rules = self._logged.rules_at(namespace, sequence)
+        if not is_member:
+            return rules, True
+        settings = open_envelope(record.headers, record.body, UNBOUNDED).fields["txn"].get("settings")
+        named = rules if settings is None else self._logged.rules_under(namespace, sequence, settings)
+        return named or rules, named is not None
 
     def _since(self, version: int) -> Segment:
         """Return the history from a snapshot at or before a version."""

@@ -16,7 +16,10 @@ from typing import Final
 
 from refold.audit import EMPTY_DIGEST, Difference, ReplayCheck, compare, digest_of
 from refold.core.document import ABSENT, Document, Status
+from refold.core.fold import rules_of
+from refold.core.fold.rules import Rules
 from refold.core.fold_state import FoldState, first_checkpoints
+from refold.core.settings import DEFAULTS, SETTINGS_KEPT_MAX, SETTINGS_PREFIX, Settings
 from refold.core.stream import (
     PARTITIONS,
     SYSTEM_NAMESPACE,
@@ -156,7 +159,7 @@ class _Verification:
                 key = position_of(item)[:2]
                 if check is None or check.key != key:
                     self._close(check)
-                    check = ReplayCheck(key, self._logged.fold_number_at, self._logged.is_member)
+                    check = ReplayCheck(key, self._logged)
                 self._report(check.take(item))
                 rows += 1
                 if rows % REPORT_EVERY == 0:
@@ -261,6 +264,8 @@ class LogDigest:
         self._wants = wants
         self._system: dict[str, Document] = {}
         self._fold_numbers = [(0, 1)]
+        self._settings: dict[str, list[tuple[int, Settings]]] = {}
+        self._rules: dict[tuple[str, int, int], Rules] = {}
         # The first and the last sequence of each, as a list of integers takes four times as much memory.
         self._transactions = array("q")
         self.digests: dict[Key, bytes] = {}
@@ -305,10 +310,39 @@ class LogDigest:
         """Return the fold number in force for the event at a sequence."""
         return self._fold_numbers[bisect_right(self._fold_numbers, sequence, key=itemgetter(0)) - 1][1]
 
+    def rules_at(self, namespace: str, sequence: int) -> Rules:
+        """Return the rules in force for a namespace's event at a sequence."""
+        number = self.fold_number_at(sequence)
+        if namespace not in self._settings:
+            return rules_of(number)
+        return self._under(namespace, number, *self._settings_kept(namespace, sequence)[-1])
+
+    def rules_under(self, namespace: str, sequence: int, settings_sequence: int) -> Rules | None:
+        """Return them under the settings that an earlier event set; None where those were not kept any more."""
+        for set_at, settings in self._settings_kept(namespace, sequence):
+            if set_at == settings_sequence:
+                return self._under(namespace, self.fold_number_at(sequence), set_at, settings)
+        return None
+
+    def _settings_kept(self, namespace: str, sequence: int) -> list[tuple[int, Settings]]:
+        found = self._settings.get(namespace, [])
+        before = found[: bisect_left(found, sequence, key=itemgetter(0))]
+        return [(0, DEFAULTS), *before][-SETTINGS_KEPT_MAX:]
+
+    def _under(self, namespace: str, number: int, set_at: int, settings: Settings) -> Rules:
+        key = namespace, number, set_at
+        if key not in self._rules:
+            self._rules[key] = rules_of(number).under(settings)
+        return self._rules[key]
+
     def _fold(self, record: Record, where: Route) -> None:
         document = self._system.setdefault(where.document, Document.new(where))
-        self._fold_state.fold(record, where, document)
+        entry = self._fold_state.fold(record, where, document).entry
         number = self._fold_state.fold_number
+        if entry.status.is_effective and where.document.startswith(SETTINGS_PREFIX):
+            namespace = where.document.removeprefix(SETTINGS_PREFIX)
+            settings = self._fold_state.rules_of(namespace).settings
+            self._settings.setdefault(namespace, []).append((record.sequence, settings))
         if record.sequence == 1:
             # A genesis is folded by the rules of its own number.
             self._fold_numbers = [(0, number)]

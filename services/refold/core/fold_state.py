@@ -110,9 +110,9 @@ class FoldState:
         self.read_sequence = record.sequence
         self.recorded_at = recorded_at
 
-    def resume_system(self, document: Document) -> None:
-        """Continue from a foreign system document as it was at this shard's checkpoint."""
-        self._system[document.document] = document
+    def resume(self, system: FoldState) -> None:
+        """Continue with the settings and the foreign system documents that another fold state has."""
+        self._system, self._settings, self._namespaces = system._system, system._settings, system._namespaces
 
     def resume_settings(self, document: str, sequence: int, state: Json) -> None:
         """Put in force a settings document's state that the event at a sequence put."""

@@ -1,4 +1,4 @@
-"""Load what the fold needs in addition to the documents: changes that rules need, and the system's fold number.
+"""Load what the fold needs in addition to the documents: changes that rules need, and the system's documents.
 
 Used by the projector's loop, where an event needs them.
 """
@@ -6,21 +6,27 @@ Used by the projector's loop, where an event needs them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Final
 
 from refold.core.document import Document
-from refold.core.errors import LogHole
-from refold.core.fold import fold, genesis_rules, rules_of
 from refold.core.fold.window import Recent
-from refold.core.fold_state import FoldState
+from refold.core.fold_state import FoldState, first_checkpoints
 from refold.core.history import NEVER, Entry, Segment
-from refold.core.stream import FOLD_DOCUMENT, SYSTEM_NAMESPACE, Record, Route
+from refold.core.stream import SYSTEM_NAMESPACE, Record, Route, route
 from refold.history import record_of
 from refold.log import EventLog, read_until
-from refold.store import Key
-from refold.store.ports import HistoryReader, SnapshotStore
+from refold.store import Key, damaged
+from refold.store.ports import (
+    HistoryReader,
+    Item,
+    SnapshotStore,
+    StoredEntry,
+    StoredPage,
+    Unreadable,
+    position_of,
+)
 
 _SYSTEM: Final = SYSTEM_NAMESPACE.encode()
 
@@ -62,31 +68,48 @@ def split_by_rules(records: list[Record], route_of: Callable[[bytes], Route]) ->
 
 
 async def resume_system(fold_state: FoldState, log: EventLog, store: SnapshotStore) -> None:
-    """Give a shard the foreign document that advances the fold number, as of the shard's checkpoint.
+    """Give a shard the settings and the foreign system documents as they were at its checkpoint.
 
-    The shard of that document may have committed more or less of the log: its stored events are folded again up to the
-    checkpoint, and where they end before it, the log is read on from there.
+    Other shards may have committed more or less of the log: their stored system events are folded again up to the
+    checkpoint, and what a shard has not committed is read from the log.
     """
-    where = Route.of(SYSTEM_NAMESPACE, FOLD_DOCUMENT)
-    if not fold_state.read_sequence or fold_state.has(where.partition):
+    if not fold_state.read_sequence:
         return
-    genesis = await log.get(1)
-    if genesis is None:
-        raise LogHole("the log lacks its genesis", sequence=1)
-    document = Document.new(where)
-    stored = next(it for it in await store.checkpoints() if it.partition == where.partition)
-    rules = genesis_rules(genesis)
-    async with aclosing(store.segments(*where[1:3], after_version=None, is_descending=False)) as segments:
-        async for entry in (entry async for segment in segments for entry in segment.entries):
-            if entry.sequence <= min(stored.read_sequence, fold_state.read_sequence):
-                fold(document, record_of(entry, where), rules, recorded_at=entry.recorded_at)
-                rules = rules_of(document.state["fold"]) if entry.status.is_effective else rules
-    fold_state.resume_system(document)
-    if stored.read_sequence < fold_state.read_sequence:
-        ahead = FoldState([stored])
-        ahead.resume_system(document)
-        async with aclosing(read_until(log, stored.read_sequence, fold_state.read_sequence)) as parts:
-            async for records in parts:
-                ahead.members.read(records)
-                for record in records:
-                    ahead.skip(record, ahead.route(record.subject))
+    records = await _system_records(log, store, fold_state.read_sequence)
+    system = FoldState(first_checkpoints("")[:1])
+    for sequence in sorted(records):
+        record = records[sequence]
+        system.skip(record, system.route(record.subject))
+    fold_state.resume(system)
+
+
+async def _system_records(log: EventLog, store: SnapshotStore, until_sequence: int) -> dict[int, Record]:
+    """Return the system's events up to a sequence, each with its monotonic time."""
+    records: dict[int, Record] = {}
+    async with store.read_snapshot() as snapshot:
+        behind = min(await snapshot.checkpoints(), key=lambda checkpoint: checkpoint.read_sequence)
+        async with aclosing(snapshot.items(SYSTEM_NAMESPACE, None)) as items:
+            async for item in items:
+                for entry in _entries_of(item):
+                    where = Route.of(SYSTEM_NAMESPACE, position_of(item)[1])
+                    records[entry.sequence] = record_of(entry, where)._replace(time=entry.recorded_at)
+    records = {sequence: record for sequence, record in records.items() if sequence <= until_sequence}
+    begin, recorded_at = behind.read_sequence, behind.recorded_at
+    if begin < until_sequence:
+        # Of no partition: the system's events, and what the clock needs.
+        async with aclosing(read_until(log, begin, until_sequence, ())) as parts:
+            async for record in (record async for part in parts for record in part):
+                recorded_at = max(recorded_at, record.time)
+                if route(record.subject).namespace == SYSTEM_NAMESPACE:
+                    records.setdefault(record.sequence, record._replace(time=recorded_at))
+    return records
+
+
+def _entries_of(item: Item) -> Sequence[Entry]:
+    if isinstance(item, Unreadable):
+        raise damaged(
+            item.namespace, item.document, f"unreadable {item.part}: {item.why}", sequence=item.sequence
+        )
+    if isinstance(item, StoredPage):
+        return item.entries
+    return [item.entry] if isinstance(item, StoredEntry) else []
