@@ -374,7 +374,7 @@ def test_an_old_state_is_restored_as_a_new_version(refold):
     restored = printed(refold("restore", "past/one", "--version", "1", "--actor", "ada", "--json"))
     assert (restored["status"], restored["version"]) == ("applied", 3)
     (change,) = printed(refold("history", "past/one", "--after", "2", "-o", "json"))
-    assert (change["actor"], change["meta"]) == ("ada", {"restored": {"version": 1}})
+    assert (change["actor"], change["reverts"]) == ("ada", 1)
     assert printed(refold("get", "past/one")) == 1
     refold("delete", "past/one")
     assert printed(refold("restore", "past/one", "--at", change["recorded_at"], "--json"))["version"] == 5
@@ -382,6 +382,28 @@ def test_an_old_state_is_restored_as_a_new_version(refold):
     assert "past/one is absent: version 6 deleted it" in refold("get", "past/one").err
     assert "past/one has no version 9" in refold("restore", "past/one", "--version", "9").err
     assert "past/nope never existed" in refold("restore", "past/nope", "--version", "1").err
+
+
+def test_a_version_is_undone_and_blame_names_who_wrote_what(refold):
+    refold("put", "undone/one", '{"items": ["a"], "n": 1}', "--actor", "ada")
+    refold("patch", "undone/one", '[{"op": "inc", "path": "/n", "inc": 4}]', "--actor", "bob")
+    refold("patch", "undone/one", '[{"op": "add", "path": "/items/0", "value": "b"}]', "--actor", "eve")
+    assert printed(refold("undo", "undone/one", "2", "--actor", "bob", "--json"))["version"] == 4
+    assert printed(refold("get", "undone/one")) == {"items": ["b", "a"], "n": 1}
+    leaves = printed(refold("blame", "undone/one", "--json"))
+    assert [(it["path"], it["version"], it["actor"], it["value"]) for it in leaves] == [
+        ("/items/0", 3, "eve", "b"),
+        ("/items/1", 1, "ada", "a"),
+        ("/n", 4, "bob", 1),
+    ]
+    head, line = refold("blame", "undone/one", "/items", "-n", "1").out.splitlines()
+    assert head.split() == ["pointer", "version", "recorded", "actor", "value"]
+    assert [line.split()[0], line.split()[1], line.split()[-1]] == ["/items/0", "3", '"b"']
+    assert printed(refold("revert", "undone/one", "1", "--json"))["version"] == 5
+    assert printed(refold("get", "undone/one")) == {"items": ["a"], "n": 1}
+    found = refold("undo", "undone/one", "9")
+    assert (found.code, found.out) == (1, "")
+    assert "undone/one has no version 9" in found.err
 
 
 def test_an_edit_in_an_editor_is_a_strict_write(refold, tmp_path, monkeypatch):

@@ -56,6 +56,20 @@ def extended_patches(draw: st.DrawFn, state: Any) -> list[dict[str, Any]]:
     return raw
 
 
+@st.composite
+def accepted_patches(draw: st.DrawFn, state: Any) -> list[dict[str, Any]]:
+    """Return a patch that applies, of plain operations mostly, each drawn for the state before it."""
+    state, raw = copied(state), []
+    for _ in range(draw(st.integers(1, 6))):
+        operation = draw(operations(state) if draw(st.integers(0, 2)) else extension_operations(state))
+        try:
+            state, _, _ = apply(state, [copied(operation)])
+        except Refused:
+            continue
+        raw.append(operation)
+    return raw
+
+
 def apply(state: Any, raw: list[Any]) -> tuple[Any, int, Any]:
     """Apply a patch in place; return root, size and effective patch."""
     compiled = compile_patch(raw, LIMITS, EXTENDED)

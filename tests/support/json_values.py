@@ -54,6 +54,17 @@ def containers() -> st.SearchStrategy[Any]:
     )
 
 
+# Small enough that operations meet: they empty a container, overwrite a member, move around an element.
+_SMALL_KEYS = st.sampled_from(["a", "b"])
+_SMALL = st.recursive(
+    st.sampled_from([0, 1.5, "ab"]),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(_SMALL_KEYS, inner, max_size=2)),
+    max_leaves=5,
+)
+SMALL_CONTAINERS = st.one_of(
+    st.lists(_SMALL, min_size=1, max_size=3), st.dictionaries(_SMALL_KEYS, _SMALL, min_size=1)
+)
+
 RECORDS = st.lists(
     st.fixed_dictionaries(
         {"id": st.integers(0, 9), "n": st.integers(0, 3)}, optional={"text": st.just("long enough " * 3)}

@@ -34,11 +34,14 @@ COMMANDS: Final = {
     "merge": Entry("write", "Write", "Apply a merge patch (RFC 7396): members set to null are removed."),
     "delete": Entry("write", "Write", "Delete a document; its history stays."),
     "restore": Entry("write", "Write", "Write an old state as a new version."),
+    "revert": Entry("write", "Write", "Bring back the state at a version."),
+    "undo": Entry("write", "Write", "Undo what one version did, and keep what others did since."),
     "edit": Entry("write", "Write", "Edit a document in your editor."),
     "import": Entry("transfer", "Write", "Import a history from a file of JSON lines."),
     "get": Entry("read", "Read", "Print a document, as it is or as it was."),
     "history": Entry("read", "Read", "Print a document's changes, oldest first."),
     "diff": Entry("read", "Read", "Print what changed between two versions."),
+    "blame": Entry("read", "Read", "Print which version last wrote each value of a document."),
     "list": Entry("read", "Read", "Print a namespace's documents by id, as they are or as they were."),
     "rejections": Entry(
         "read", "Read", "Print rejected events of a document, a namespace or all, newest first."

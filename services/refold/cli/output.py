@@ -20,7 +20,7 @@ SUMMARY_CHARS: Final = 100
 VALUE_CHARS: Final = 40
 VERSIONS_SHOWN: Final = 5
 NUMBERS: Final = frozenset({"version", "documents", "events", "sequence", "lag", "folded", "last"})
-LONG: Final = frozenset({"change", "state", "detail", "what it is"})
+LONG: Final = frozenset({"change", "state", "detail", "value", "what it is"})
 PIPED_COLUMNS: Final = 200
 """Width of what `rich` prints when it is not on a terminal."""
 

@@ -1,4 +1,4 @@
-"""Commands that read: get, history, diff, list, rejections, conflicts. Loaded by `refold.cli`."""
+"""Commands that read: get, history, diff, blame, list, rejections, conflicts. Loaded by `refold.cli`."""
 
 from __future__ import annotations
 
@@ -136,6 +136,32 @@ async def diff(
             _print_lines_diff(*[await _state_text(refold, target, it) for it in (from_version, to)])
         else:
             json_array(patch)
+
+
+async def blame(
+    target: DocumentArgument,
+    system: System,
+    output: Output,
+    path: Annotated[
+        str, typer.Argument(metavar="/POINTER", help="Only this part of the document; by default all.")
+    ] = "",
+    version: VersionOption = None,
+    limit: LimitOption = ITEMS,
+) -> None:
+    """Print which version last wrote each value of a document."""
+    async with system.client() as refold, naming_namespace(refold, target.namespace):
+        found = refold.blame(*target, path=path, version=version, limit=limit + 1)
+        leaves = [leaf async for leaf in found]
+    columns = {
+        "pointer": lambda it: it.path,
+        "version": lambda it: "earlier" if it.version is None else it.version,
+        "recorded": lambda it: short_time(it.recorded_at),
+        "actor": lambda it: it.actor,
+        "value": lambda it: short_json(it.value),
+    }
+    print_items(leaves[:limit], columns, is_json=output.is_json)
+    if len(leaves) > limit:
+        say(f"{limit} shown; more: --limit {2 * limit}, or a /POINTER", "dim", is_error=True)
 
 
 async def list_(

@@ -1,4 +1,4 @@
-"""Commands that write: put, patch, merge, delete, restore, edit. Loaded by `refold.cli`."""
+"""Commands that write: put, patch, merge, delete, restore, revert, undo, edit. Loaded by `refold.cli`."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 ValueArgument = Annotated[
     str, typer.Argument(metavar="JSON", help="A file, - for stdin, or the JSON itself.")
 ]
+
+NumberArgument = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="A version of the document.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,15 +143,30 @@ async def restore(
         raise typer.BadParameter(f"--version or --at: give {count} of them")
     async with system.client() as refold, naming_namespace(refold, target.namespace):
         head = await head_version(refold, target)
-        try:
-            old = await refold.get(*target, version=version, at=at, clock=clock)
-        except DocumentAbsent:
-            if version == 0 or at is not None:
-                raise
-            outcome = await refold.delete(*target, **event.options(if_version=head))
-        else:
-            options = event.options(if_version=head, meta={"restored": {"version": old.version}})
-            outcome = await refold.put(*target, old.state, **options)
+        if not version:
+            version = (await refold.get(*target, version=version, at=at, clock=clock)).version
+        outcome = await refold.revert(*target, version, **event.options(if_version=head))
+    print_outcome(outcome, is_json=output.is_json)
+
+
+async def revert(
+    target: DocumentArgument, version: NumberArgument, event: Event, system: System, output: Output
+) -> None:
+    """Bring back the state at a version."""
+    async with system.client() as refold, naming_namespace(refold, target.namespace):
+        outcome = await refold.revert(*target, version, **event.options())
+    print_outcome(outcome, is_json=output.is_json)
+
+
+async def undo(
+    target: DocumentArgument, version: NumberArgument, event: Event, system: System, output: Output
+) -> None:
+    """Undo what one version did, and keep what others did since.
+
+    Where they changed the same, the undo overwrites. An undo is a version, too: undo it to do the change again.
+    """
+    async with system.client() as refold, naming_namespace(refold, target.namespace):
+        outcome = await refold.undo(*target, version, **event.options())
     print_outcome(outcome, is_json=output.is_json)
 
 

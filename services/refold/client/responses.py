@@ -13,7 +13,7 @@ from refold.client.requests import did_you_mean
 from refold.core.errors import RefoldError, Refused, ServiceUnavailable
 from refold.core.json_text import Json
 
-T = TypeVar("T", "Change", "Document", "Namespace", "RecordedConflict", "Rejection")
+T = TypeVar("T", "Change", "Document", "Leaf", "Namespace", "RecordedConflict", "Rejection")
 
 Patch: TypeAlias = list[Json]
 """An RFC 6902 patch: a list of operations."""
@@ -111,7 +111,10 @@ class Document:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One version's effective change: `patch` (RFC 6902) turns the version before into it."""
+    """One version's effective change: `patch` (RFC 6902) turns the version before into it.
+
+    `reverts`: the version that it undoes, or goes back to.
+    """
 
     version: int
     sequence: int
@@ -123,6 +126,21 @@ class Change:
     type: str | None = None
     actor: str | None = None
     meta: Json = None
+    reverts: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaf:
+    """A scalar or an empty container in a document, at `path` (a JSON Pointer), with who last wrote it.
+
+    `version` is None where that was earlier than the service looks back.
+    """
+
+    path: str
+    version: int | None = None
+    recorded_at: str | None = None
+    actor: str | None = None
+    value: Json = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +203,7 @@ class Namespace:
 
 
 def as_json(
-    value: Outcome | Change | Document | RecordedConflict | Rejection | Namespace,
+    value: Outcome | Change | Document | Leaf | RecordedConflict | Rejection | Namespace,
 ) -> dict[str, Json]:
     """Return a value's members for JSON, an outcome without its empty ones."""
     members = {member.name: getattr(value, member.name) for member in fields(value)}
