@@ -5,8 +5,10 @@ import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +17,8 @@ import jsonpatch
 import pytest
 
 from refold.cli import main
+from refold.core.fold import RULES, genesis
+from refold.wiring.servers import make_embedded_log, running_servers
 from support.up import Up, environment, execute, run_refold
 
 
@@ -48,8 +52,8 @@ def refold(up, monkeypatch, capsys):
     return run
 
 
-def printed(found):
-    assert found.code == 0, found.err
+def printed(found, code=0):
+    assert found.code == code, found.err
     return json.loads(found.out)
 
 
@@ -679,3 +683,66 @@ def test_get_imports_only_what_it_uses(refold, up):
     others = ours - {"refold", "refold.embedded"}
     assert {name.split(".")[1] for name in others} == {"cli", "client", "core"}
     assert len(ours) <= 20, sorted(ours)
+
+
+# The system's own documents
+
+
+async def create_old_log(data):
+    async with running_servers(data, durability="os") as servers:
+        await make_embedded_log(servers, "refold")
+
+
+@pytest.fixture
+def old(tmp_path):
+    """Run a system whose log was created under fold 1."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("refold.log.jetstream.stream.genesis", partial(genesis, rules=RULES[1]))
+        asyncio.run(create_old_log(tmp_path / "old"))
+    running = Up.start(tmp_path / "old", "--durability", "os")
+    yield running
+    assert running.stop() == 0
+
+
+def test_a_log_is_moved_to_fold_2_and_a_namespace_gets_settings(refold, old):
+    on = "--data", str(old.data)
+    inc = '[{"op": "inc", "path": "/n", "inc": 1}]'
+    refold("put", "acme/d", '{"n": 1}', *on)
+    before = printed(refold("patch", "acme/d", inc, "--id", "early", *on, "--json"), code=1)
+    assert before["reason"] == "not_in_this_fold"
+    refused = refold("settings", "acme", '{"on_conflict": "reject"}', *on)
+    assert (refused.code, "`refold fold 2`" in refused.err) == (1, True), refused.err
+    for number in ("1", "3"):
+        assert "bad_fold: fold: the log is under fold 1" in refold("fold", number, *on).err
+    moved = refold("fold", "2", *on)
+    assert (moved.code, moved.err) == (0, "")
+    assert re.fullmatch(r"fold 2 from sequence \d+ on; the events before are under fold 1\n", moved.out)
+    assert "the log is under fold 2" in refold("fold", "2", *on).err
+    assert printed(refold("patch", "acme/d", inc, *on, "--json"))["version"] == 2
+    assert printed(refold("settings", "acme", *on)) == {}
+    schema = {"properties": {"n": {"type": "number"}}}
+    wanted = {"on_conflict": "reject", "limits": {"state_bytes": 30}, "schema": schema}
+    assert printed(refold("settings", "acme", json.dumps(wanted), *on, "--json"))["status"] == "applied"
+    assert printed(refold("settings", "acme", *on)) == wanted
+    for event, reason in (
+        (("put", "acme/d", '{"n": "text"}'), "schema"),
+        (("put", "acme/d", json.dumps({"text": "x" * 30})), "state_too_large"),
+        (("put", "acme/d", "{}", "--base", "1"), "conflict"),
+    ):
+        found = printed(refold(*event, *on, "--json"), code=1)
+        assert found["reason"] == reason
+    assert "state/n" in refold("put", "acme/d", '{"n": "text"}', *on).err
+    assert printed(refold("put", "other/d", '{"n": "text"}', *on, "--json"))["version"] == 1
+    wrong = refold("settings", "acme", '{"schema": {"properties": {"a": {"format": "date"}}}}', *on)
+    assert (wrong.code, "/schema/properties/a/format" in wrong.err) == (1, True), wrong.err
+    assert printed(refold("settings", "acme", "{}", *on, "--json"))["status"] == "applied"
+    assert refold("put", "acme/d", '{"n": "text"}', *on).code == 0
+    assert "clean" in refold("verify", *on).out
+
+
+def test_settings_are_not_set_without_the_administrators_address(refold, up, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    found = refold("settings", "acme", "{}")
+    assert (found.code, "no system runs on .refold" in found.err) == (3, True), found.err
+    problem = refold("put", "_refold/settings:acme", "{}").err
+    assert "reserved_namespace" in problem

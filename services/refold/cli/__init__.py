@@ -58,6 +58,14 @@ COMMANDS: Final = {
         "audit", "Operate", "Rebuild the projection from the log beside the live one, and swap both."
     ),
     "log": Entry("operate", "Operate", "Create the log."),
+    "settings": Entry(
+        "operate", "Operate", "Print a namespace's settings, or set them for all later events."
+    ),
+    "fold": Entry(
+        "operate",
+        "Operate",
+        "Move the log to a newer fold: the rules by which later events are folded. There is no way back.",
+    ),
     "bench": Entry("operate", "Operate", "Load a temporary or a running system and print what it did."),
 }
 

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from refold.cli.options import DataOption, JsonOption, Output, System, make_command
+from refold.cli.options import (
+    DataOption,
+    JsonOption,
+    NamespaceArgument,
+    Output,
+    System,
+    make_command,
+    read_json,
+)
 from refold.cli.output import json_array, json_line, print_table, say
+from refold.core.errors import DocumentAbsent, Refused
 from refold.embedded import DEFAULT_DATA, no_system, running_settings
 
 if TYPE_CHECKING:
@@ -86,6 +96,78 @@ def psql(
     # In the environment, because everyone can read a process's arguments.
     environment = environment_without() | {"PGPASSWORD": url.password or ""}
     os.execve(program, [program, address, *(arguments or [])], environment)  # noqa: S606 - psql takes over.
+
+
+async def settings(
+    namespace: NamespaceArgument,
+    system: System,
+    output: Output,
+    value: Annotated[
+        str | None,
+        typer.Argument(metavar="JSON", help="The settings: a file, - for stdin, or the JSON itself."),
+    ] = None,
+) -> None:
+    """Print a namespace's settings, or set them for all later events.
+
+    They are an object of `on_conflict`, `limits`, `schema` and `feed`, each optional; {} sets the defaults. To set them
+    needs the administrator's rights: on the data folder of `refold up`, or by REFOLD_NATS_ADMIN_URL.
+    """
+    from refold.cli.output import indented_json, print_outcome
+    from refold.client.responses import read_outcome
+    from refold.core.fold import NEWEST
+    from refold.core.settings import SETTINGS_FOLD, SETTINGS_PREFIX, read_settings
+    from refold.core.stream import SYSTEM_NAMESPACE
+    from refold.wiring.servers import put_system
+
+    document = f"{SETTINGS_PREFIX}{namespace}"
+    state = {} if value is None else read_json(value, "settings")
+    # Refused before it is published, by the fold's own rules.
+    read_settings(document, state, NEWEST.limits)
+    async with system.client() as refold:
+        if value is None:
+            with suppress(DocumentAbsent):
+                state = (await refold.get(SYSTEM_NAMESPACE, document)).state
+            typer.echo(indented_json(state))
+            return
+        facts = await refold.status()
+    if facts["fold"] < SETTINGS_FOLD:
+        rule = f"a log under fold {facts['fold']} has no settings; `refold fold {SETTINGS_FOLD}` moves it"
+        raise Refused("not_in_this_fold", rule, field=namespace)
+    outcome = await put_system(system.data, document, state, log_id=facts["log_id"])
+    print_outcome(read_outcome(outcome), is_json=output.is_json)
+
+
+async def fold(
+    number: Annotated[int, typer.Argument(min=1, metavar="NUMBER", help="The new fold number.")],
+    system: System,
+    output: Output,
+) -> None:
+    """Move the log to a newer fold: the rules by which later events are folded. There is no way back.
+
+    Events that are in the log keep their outcomes. A projector that does not know the number stops: update all services
+    first. It needs the administrator's rights: on the data folder of `refold up`, or by REFOLD_NATS_ADMIN_URL.
+    """
+    from refold.cli.output import print_outcome
+    from refold.client.responses import read_outcome
+    from refold.core.fold import RULES
+    from refold.core.stream import FOLD_DOCUMENT
+    from refold.wiring.servers import put_system
+
+    async with system.client() as refold:
+        facts = await refold.status()
+    current, newest = facts["fold"], max(RULES)
+    if not current < number <= newest:
+        rule = f"the log is under fold {current}; this program knows fold {newest}, and there is no way back"
+        raise Refused("bad_fold", rule, field="fold", shape=str(number))
+    outcome = read_outcome(
+        await put_system(system.data, FOLD_DOCUMENT, {"fold": number}, log_id=facts["log_id"])
+    )
+    if outcome.is_effective and outcome.sequence is not None and not output.is_json:
+        say(
+            f"fold {number} from sequence {outcome.sequence + 1:,} on; the events before are under fold {current}"
+        )
+        return
+    print_outcome(outcome, is_json=output.is_json)
 
 
 async def create(

@@ -22,6 +22,9 @@ from refold.core.undo_log import RootCheck
 SETTINGS_PREFIX: Final = "settings:"
 """Of the documents that have settings; the rest of the id is the namespace, at most 119 characters."""
 
+SETTINGS_FOLD: Final = 2
+"""The first fold number under which a log has settings."""
+
 SETTINGS_KEPT_MAX: Final = 8
 """So many of a namespace's settings are kept, for members of a transaction that were checked under earlier ones."""
 

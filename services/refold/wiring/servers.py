@@ -18,17 +18,21 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
+from refold.core import json_text
 from refold.core.errors import (
     LogDiffers,
     LogError,
     LogHole,
     LogMissing,
+    LogUnavailable,
     ServiceUnavailable,
     StoreDamaged,
     StoreError,
     StoreOutdated,
     raising_first,
 )
+from refold.core.json_text import Json
+from refold.core.stream import SYSTEM_NAMESPACE
 from refold.embedded import SECRETS, no_system, read_endpoints, read_passwords
 from refold.embedded.folder import DataFolder, FolderMarker, open_folder
 from refold.embedded.nats import (
@@ -44,7 +48,8 @@ from refold.embedded.nats import (
 from refold.embedded.postgres import PostgresServer, start_postgres
 from refold.embedded.process import Server
 from refold.history import check_documents, check_log
-from refold.log.jetstream import JetStreamLog
+from refold.log import Appended, Publication
+from refold.log.jetstream import JetStreamLog, JetStreamNotices
 from refold.log.jetstream.client import DEFAULT_INBOX_PREFIX, Client, connect
 from refold.log.jetstream.consume import Consumer, ConsumerLost
 from refold.log.jetstream.stream import KeyValueMarker, LogMarker, Traces, delete_empty_stream, no_traces
@@ -55,6 +60,8 @@ from refold.telemetry.logging import configure
 from refold.wiring.settings import Settings, load
 
 _PROVOKE_SECONDS: Final = 2.0
+OUTCOME_SECONDS: Final = 10.0
+"""How long an administrator's write waits for its outcome."""
 
 AnyServer = TypeVar("AnyServer", bound=Server)
 
@@ -131,6 +138,55 @@ def reach(data: Path | None) -> Settings:
 
 
 # --- The log and the projection on them ---------------------------------------------------------------
+
+
+async def put_system(data: Path | None, document: str, state: Json, *, log_id: str) -> dict[str, Any]:
+    """Put a document of the system's namespace as the administrator; return its outcome, or that it is pending.
+
+    Raises `ServiceUnavailable` where nothing says how to reach the log, `LogDiffers` where it is not that of `log_id`.
+    """
+    # The command's output is its answer; log lines are not part of it.
+    configure("error", service="refold")
+    log = await open_log(_administrator_url(data), "refold-administrator")
+    try:
+        found = (await log.info()).log_id
+        if found != log_id:
+            raise LogDiffers(
+                "the administrator's address is that of another log", expected=log_id, found=found
+            )
+        arrived: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        subject = f"_INBOX.{uuid.uuid4().hex}"
+        await JetStreamNotices(log.client).listen(
+            subject, lambda _, body: None if arrived.done() else arrived.set_result(json_text.object_in(body))
+        )
+        stored = await log.append(
+            Publication(
+                namespace=SYSTEM_NAMESPACE,
+                document=document,
+                body=json_text.dumps({"id": uuid.uuid4().hex, "put": state}),
+                headers=(("Refold-Reply", subject),),
+            )
+        )
+        if not isinstance(stored, Appended):
+            raise LogUnavailable("the broker did not acknowledge the event, which may be in the log")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(OUTCOME_SECONDS):
+                return await arrived
+        return {"status": "pending", "sequence": stored.sequence}
+    finally:
+        await log.close()
+
+
+def _administrator_url(data: Path | None) -> str:
+    """Return the administrator's address: of the folder named, else `REFOLD_NATS_ADMIN_URL`, else of `./.refold`."""
+    settings = load(data=data)
+    is_named = "data" in settings.model_fields_set
+    if settings.nats_admin_url and not is_named:
+        return settings.required("nats_admin_url")
+    endpoints, passwords = read_endpoints(settings.data), read_passwords(settings.data)
+    if not endpoints or "administrator" not in passwords:
+        raise no_system(settings.data if is_named else None)
+    return f"nats://administrator:{passwords['administrator']}@{urlsplit(str(endpoints['nats'])).netloc}"
 
 
 def inbox_of(url: str) -> str:
