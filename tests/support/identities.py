@@ -7,6 +7,7 @@ runs of items. Nothing is ever deleted. The head and what an author sees are fil
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 NOBODY = ""
@@ -314,7 +315,8 @@ class Edit(View):
         """Return the item that a pointer means, which is not the root's."""
         value = self.open(tokens[:-1])
         item = self.member(value, tokens[-1]) if value.kind is dict else self.items(value)[int(tokens[-1])]
-        assert item is not None
+        if item is None:
+            raise LookupError(tokens)
         return item
 
     def open(self, tokens: list[str]) -> Value:
@@ -360,7 +362,7 @@ class Edit(View):
         """Return the version in which others removed a node, or something around it, from the head."""
         for each in node.around():
             item = each.item
-            if item is None:
+            if item is None or item.inserted.reason:
                 break
             removed = [stamp for stamp in item.removed if HEAD.knows(stamp)]
             if not removed and item.home is not HEAD.value(item.home.node):
@@ -496,9 +498,16 @@ class Edit(View):
         if {type(seen), type(head), type(raw)} not in ({dict}, {str}):
             return False
         self._become(node, merge3(seen, head, raw))
-        if self.read(node) != raw:
+        if not self._shows(node, raw):
             self.oracle.append(node.values, Value(node, self.stamp._replace(reason="target_gone"), raw))
         return True
+
+    def _shows(self, node: Node, raw: Any) -> bool:
+        """Tell whether the author sees a node hold a value, with no part that it alone sees."""
+        try:
+            return bool(self.read(node, is_copy=True) == raw)
+        except Dropped:
+            return False
 
     def _become(self, node: Node, target: Any) -> None:
         """Change a node at the head to another value, member by member."""
@@ -517,6 +526,12 @@ class Edit(View):
                 self.remove(live)
 
     def _remove(self, item: dict[str, Any], tokens: list[str]) -> None:
+        if self.is_ghost:
+            # A merge patch may remove what is not there, from what is no object.
+            self._object(tokens[:-1])
+            with suppress(LookupError):
+                self.hide(self.find(tokens))
+            return
         try:
             seen = self.find(tokens)
         except Dropped as gone:
@@ -526,9 +541,7 @@ class Edit(View):
             self.follow(item, "target_gone")
             return
         node = seen.node
-        if self.is_ghost:
-            self.hide(seen)
-        elif node.alive():
+        if node.alive():
             self.check(self.written(node, seen))
             if node.item is not seen:
                 self.hide(seen)
@@ -585,22 +598,17 @@ class Edit(View):
 
     def _merge_below(self, item: dict[str, Any], tokens: list[str]) -> None:
         """Apply a member of a merge patch to what only the author sees."""
-        node = self.oracle.root
-        for depth, token in enumerate(tokens, 1):
-            if not self.is_ghost:
-                solid(self.value(node).stamps[0])
-            if self.value(node).kind is not dict:
-                self.write(node, {})
-            value = self.value(node)
-            seen = self.member(value, token)
-            if depth == len(tokens) and item["value"] is not None:
-                self._add_member(value, token, item["value"])
-            elif depth == len(tokens) and seen is not None:
-                self.hide(seen)
-            elif depth < len(tokens):
-                if seen is None:
-                    self._add_member(value, token, {})
-                node = self.find(tokens[:depth]).node
+        value, key = self._object(tokens[:-1]), tokens[-1]
+        seen = self.member(value, key)
+        old = self.read(seen.node) if seen else None
+        self._add_member(value, key, merge_patch(old, item["value"]))
+
+    def _object(self, tokens: list[str]) -> Value:
+        """Return a container; what is none becomes an object."""
+        value = self.open(tokens)
+        if value.kind is not dict and value.kind is not list:
+            self.write(value.node, {})
+        return self.value(value.node)
 
     # Operations in a value
 
@@ -643,7 +651,6 @@ class Edit(View):
         node = self.find(tokens).node
         seen = self.value(node)
         if not self.is_ghost:
-            solid(seen.stamps[0])
             self._need(node)
             value = HEAD.value(node)
             if value.kind is not int:
@@ -654,6 +661,8 @@ class Edit(View):
         self.oracle.append(seen.amounts, (self.stamp, item["inc"]))
 
     def _text(self, tokens: list[str]) -> Value:
+        if not self.is_ghost:
+            self._need(self.find(tokens).node)
         value = self.open(tokens)
         if value.kind is not str:
             raise Rejected("not_a_string")
@@ -733,23 +742,23 @@ def operations_of(event: dict[str, Any], edit: Edit) -> Iterator[dict[str, Any]]
 
 def merge_operations(edit: Edit, path: str, change: Any) -> Iterator[dict[str, Any]]:
     """Yield the operations of a merge patch by what its author sees; what only the author sees counts as objects."""
-    value, is_ghost = edit.value(edit.oracle.root), False
+    value = edit.value(edit.oracle.root)
     for token in tokens_of(path):
-        is_ghost |= bool(value.stamps[0].reason)
-        item = None if is_ghost else edit.member(value, token)
-        if item is not None:
-            value = edit.value(item.node)
-        elif not is_ghost:
+        if value.stamps[0].reason:
+            name = "remove" if change is None else "merge_below"
+            yield {"op": name, "path": path, "value": change}
+            return
+        item = edit.member(value, token)
+        if item is None:
             if change is not None:
                 yield {"op": "add", "path": path, "value": merge_patch(None, change)}
             return
-    if type(change) is dict and (is_ghost or value.stamps[0].reason or value.kind is dict):
+        value = edit.value(item.node)
+    if change is None and path:
+        yield {"op": "remove", "path": path}
+    elif type(change) is dict and (value.kind is dict or value.stamps[0].reason):
         for key in sorted(change):
             yield from merge_operations(edit, f"{path}/{key}", change[key])
-    elif is_ghost:
-        yield {"op": "merge_below", "path": path, "value": change}
-    elif change is None and path:
-        yield {"op": "remove", "path": path}
     else:
         yield {"op": "add", "path": path, "value": merge_patch(None, change)}
 
