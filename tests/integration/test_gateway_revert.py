@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx
 import orjson
 import pytest
 
+from refold.client import Refold
 from refold.core.fold import EVENT_BYTES_MAX, NEWEST
 from support.gateway import Twin, twin
+from support.system import System
 
 PATCH = {"Content-Type": "application/json-patch+json"}
 
@@ -118,6 +121,15 @@ async def test_a_creation_is_undone_by_a_delete_and_a_delete_by_a_creation():
         assert (await revert(gateway, {"undo": 1}, 404))["code"] == "document_absent"
         await revert(gateway, {"undo": 2}, 201)
         assert await state(gateway) == {"a": 1}
+
+
+async def test_a_delete_of_what_others_had_deleted_leaves_nothing_to_undo():
+    async with twin() as gateway:
+        await gateway.put("/v1/n/d", {"a": 1})
+        lines = b'{"doc":"d","delete":true}\n{"doc":"d","delete":true,"base":1}\n{"doc":"d","put":2}\n'
+        await gateway.request("POST", "/v1/n/events", content=lines)
+        assert "there is nothing to undo" in (await revert(gateway, {"undo": 3}, 404))["detail"]
+        assert await state(gateway) == 2
 
 
 async def test_an_undo_is_a_write_with_conditions_and_an_id():
@@ -246,3 +258,38 @@ async def test_blame_of_what_is_not_there_is_refused():
         assert (await blame(gateway, 404, version=0))["code"] == "document_absent"
         await gateway.client.delete("/v1/n/d")
         assert (await blame(gateway, 404))["code"] == "document_absent"
+
+
+# --- Over PostgreSQL's pages -------------------------------------------------------------------------------
+
+EVENTS = 1_500
+
+
+async def test_blame_and_undo_reach_over_pages_while_others_write(system: System):
+    names, state = (system.namespace(), "d"), {"slots": dict.fromkeys("abcdefg", 0), "list": [], "n": 0}
+    events: list[dict[str, Any]] = [{"doc": "d", "put": state, "actor": "first"}]
+    writers = {f"/slots/{slot}": 1 for slot in "abcdefg"} | {"/n": 1}
+    elements: list[int] = []
+    for version in range(2, EVENTS + 2):
+        # One slot is never written again.
+        slot = "abcdef"[version % 6]
+        patch = [{"op": "replace", "path": f"/slots/{slot}", "value": version}]
+        writers[f"/slots/{slot}"] = version
+        if version % 50 == 0:
+            patch.append({"op": "add", "path": f"/list/{len(elements) // 2}", "value": version})
+            elements.insert(len(elements) // 2, version)
+        events.append({"doc": "d", "patch": patch})
+    async with Refold(system.url) as refold:
+        await refold.append(names[0], events)
+        writers |= {f"/list/{place}": version for place, version in enumerate(elements)}
+        leaves = [leaf async for leaf in refold.blame(*names)]
+        assert {leaf.path: leaf.version for leaf in leaves} == writers
+        assert {leaf.path: leaf.actor for leaf in leaves}["/slots/g"] == "first"
+        added = await refold.patch(*names, [{"op": "inc", "path": "/n", "inc": 100}])
+        assert added.version is not None
+        others = [refold.patch(*names, [{"op": "inc", "path": "/n", "inc": 1}]) for _ in range(30)]
+        await asyncio.gather(*others, refold.undo(*names, added.version), refold.undo(*names, 1_000))
+        found = (await refold.get(*names)).state
+        # Of version 1,000 only the element is left to undo: its slot has been written since, and is overwritten.
+        assert found["n"] == 30
+        assert found["list"] == [element for element in elements if element != 1_000]

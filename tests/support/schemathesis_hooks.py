@@ -24,6 +24,7 @@ ADDRESS_BYTES_MAX = 60_000
 INTEGERS = {"version", "v", "reverts", "resolves", "pos", "len", "max"}
 POINTS = ("version", "at", "sequence", "where", "absent")
 CONDITIONS = ("If-Match", "If-None-Match")
+REVERTS = {"refold-base", "refold-session", "refold-reverts"}
 BASES = ("Refold-Base", "Refold-On-Conflict")
 
 
@@ -53,8 +54,15 @@ def before_call(_: Any, case: Any, kwargs: Any) -> None:
         case.path_parameters["document"] = "d"
     if isinstance(case.query, MutableMapping):
         _fix_query(case.query)
+        if case.path.endswith("/blame") and "cursor" in case.query:
+            case.query["cursor"] = "1.1"
+            case.query.pop("version", None)
     if isinstance(case.headers, MutableMapping):
         _fix_headers(case.headers)
+    if case.path.endswith("/revert") and isinstance(case.headers, MutableMapping):
+        # The body says it.
+        for name in [name for name in case.headers if name.lower() in REVERTS]:
+            del case.headers[name]
     if case.path.endswith("/events") and isinstance(case.body, str):
         case.body = orjson.dumps({"doc": "d", "put": _text(case.body)}).decode() + "\n" + case.body
     elif case.path.endswith("/transactions") and isinstance(case.body, dict):
