@@ -143,6 +143,35 @@ def test_the_same_id_sent_twice_counts_once(refold):
     assert first["version"] == second["version"] == 1
 
 
+def test_several_documents_are_changed_together_or_not_at_all(refold, tmp_path):
+    for name in ("a", "b"):
+        refold("put", f"bank/{name}", '{"balance": 10}')
+
+    def inc(doc, version, by):
+        return {"doc": doc, "version": version, "patch": [{"op": "inc", "path": "/balance", "inc": by}]}
+
+    (tmp_path / "t.json").write_text(
+        json.dumps({"id": "t", "changes": [inc("bank/a", 1, -3), inc("bank/b", 1, 3)]})
+    )
+    found = refold("transact", str(tmp_path / "t.json"))
+    assert (found.code, found.err) == (0, "")
+    assert [line.split()[0] for line in found.out.splitlines()] == ["applied", "bank/a", "bank/b"]
+    again = printed(refold("transact", str(tmp_path / "t.json"), "--json"))
+    assert (again["status"], [each["status"] for each in again["outcomes"]]) == (
+        "duplicate",
+        ["duplicate"] * 2,
+    )
+    lines = "\n".join(map(json.dumps, [inc("bank/a", 2, 1), inc("bank/b", 1, -1)]))
+    stale = refold("transact", "-", stdin=lines)
+    assert (stale.code, stale.out) == (1, "")
+    assert "bank/b is at version 2, not 1" in stale.err
+    rejected = refold("transact", json.dumps([{"doc": "bank/c", "version": 0, "delete": True}]))
+    assert (rejected.code, "document_absent" in rejected.err) == (1, True)
+    for wrong in ("[1]", '[{"doc": "a"}]', '{"doc": "n/a"}\n{"doc": "m/a"}', '{"doc": "n/a"}\n{', "{"):
+        assert refold("transact", "-", stdin=wrong).code in {1, 2}
+    assert printed(refold("get", "bank/b")) == {"balance": 13}
+
+
 def test_documents_are_listed_by_prefix_and_by_predicate(refold):
     for number in range(4):
         refold("put", f"shop/item-{number}", json.dumps({"price": number}))

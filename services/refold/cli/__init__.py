@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "patch": Entry("write", "Write", "Apply a JSON Patch (RFC 6902), all or nothing."),
     "merge": Entry("write", "Write", "Apply a merge patch (RFC 7396): members set to null are removed."),
     "delete": Entry("write", "Write", "Delete a document; its history stays."),
+    "transact": Entry("write", "Write", "Change several documents, all or none."),
     "restore": Entry("write", "Write", "Write an old state as a new version."),
     "revert": Entry("write", "Write", "Bring back the state at a version."),
     "undo": Entry("write", "Write", "Undo what one version did, and keep what others did since."),

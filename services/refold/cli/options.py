@@ -212,6 +212,26 @@ def read_json(argument: str, field: str) -> Any:
         raise Refused(refused.reason, refused.message, field=field, shape=refused.shape) from None
 
 
+def read_json_lines(argument: str, field: str) -> list[Any]:
+    """Read JSON lines as `read_json` reads one value; a text that is one value is the only line."""
+    from refold.core import json_text
+
+    data = _bytes_of(argument)
+    values: list[Any] = []
+    try:
+        return [json_text.loads(data)]
+    except Refused as refused:
+        error = refused
+    for line in filter(bytes.strip, data.splitlines()):
+        try:
+            values.append(json_text.loads(line))
+        except Refused as refused:
+            # Without a line that is one, it is a single value.
+            error, field = (refused, f"{field} line {len(values) + 1}") if values else (error, field)
+            raise Refused(error.reason, error.message, field=field, shape=error.shape) from None
+    return values
+
+
 def _bytes_of(argument: str) -> bytes:
     if argument == "-":
         return sys.stdin.buffer.read()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from refold.client import Change, Outcome, RecordedConflict
+    from refold.client import Change, Outcome, RecordedConflict, Transaction
 
 SUMMARY_CHARS: Final = 100
 VALUE_CHARS: Final = 40
@@ -210,6 +210,19 @@ def resolution_summary(conflict: Outcome | RecordedConflict) -> str:
     ]
     parts += [f"dropped {each['operation']} ({each['reason']})" for each in conflict.dropped]
     return _shortened(", ".join(parts), SUMMARY_CHARS)
+
+
+def print_transaction(done: Transaction, names: Sequence[str], *, is_json: bool) -> None:
+    """Print what became of a transaction, then each document's version."""
+    from refold.client import as_json
+
+    if is_json:
+        json_line(as_json(done))
+        return
+    sequences = f"sequences {done.first_sequence} to {done.last_sequence}"
+    say(f"{done.status}  {sequences}  id {printable(done.id)}", COLOURS.get(done.status, ""))
+    for name, outcome in zip(names, done.outcomes, strict=False):
+        say(f"{printable(name)}  version {outcome.version}  sequence {outcome.sequence}")
 
 
 def printable(cell: Any) -> str:

@@ -1,4 +1,4 @@
-"""Commands that write: put, patch, merge, delete, restore, revert, undo, edit. Loaded by `refold.cli`."""
+"""Commands that write: put, patch, merge, delete, transact, restore, revert, undo, edit. Loaded by `refold.cli`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from refold.cli.options import (
     Output,
     System,
     read_json,
+    read_json_lines,
     read_time,
 )
-from refold.cli.output import indented_json, print_outcome, say
+from refold.cli.output import indented_json, print_outcome, print_transaction, say
 from refold.cli.read import VersionOption, head_version
 from refold.core.errors import DocumentAbsent, Refused
 
@@ -123,6 +124,74 @@ async def delete(target: DocumentArgument, event: Event, system: System, output:
     async with system.client() as refold, naming_namespace(refold, target.namespace):
         outcome = await refold.delete(*target, **event.options())
     print_outcome(outcome, is_json=output.is_json)
+
+
+async def transact(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="Changes as JSON or as JSON lines; - for stdin, or the JSON itself."
+        ),
+    ],
+    system: System,
+    output: Output,
+    transaction_id: Annotated[
+        str | None, typer.Option("--id", help="The transaction's id: one that is sent twice counts once.")
+    ] = None,
+    wait_seconds: Annotated[
+        float | None,
+        typer.Option("--wait", min=0, metavar="SECONDS", help="How long to wait for the outcomes."),
+    ] = None,
+    committed: Annotated[
+        bool, typer.Option("--committed", help="Wait until SQL can read the outcomes, too.")
+    ] = False,
+) -> None:
+    """Change several documents, all or none.
+
+    FILE has a change for each document: {"doc": "ACME/ORDER-1", "version": 3, "patch": [...]}, or merge, put, delete,
+    with the version at which the document was read (0: it never existed), and any of type, actor, occurred_at, meta.
+    They are a list, {"id": ..., "changes": [...]}, or a line each; all in one namespace.
+    """
+    given_id, changes = read_changes(file)
+    namespace = namespace_of(changes)
+    async with system.client() as refold:
+        done = await refold.transact(
+            namespace,
+            changes,
+            transaction_id=transaction_id or given_id,
+            wait_seconds=wait_seconds,
+            committed=committed,
+        )
+    print_transaction(done, [f"{namespace}/{change['doc']}" for change in changes], is_json=output.is_json)
+
+
+def read_changes(argument: str) -> tuple[str | None, list[dict[str, Any]]]:
+    """Read a transaction's id, where it is given, and its changes. Raises `Refused` where they are none."""
+    values = read_json_lines(argument, "changes")
+    given_id, changes = None, values
+    if len(values) == 1 and isinstance(values[0], list):
+        changes = values[0]
+    elif len(values) == 1 and isinstance(values[0], dict) and isinstance(values[0].get("changes"), list):
+        given_id, changes = values[0].get("id"), values[0]["changes"]
+    for number, change in enumerate(changes):
+        if not isinstance(change, dict) or "/" not in str(change.get("doc")):
+            rule = 'a change is an object with a document: {"doc": "ACME/ORDER-1", "version": N, ...}'
+            raise Refused("bad_usage", rule, field=f"changes/{number}")
+    return given_id, changes
+
+
+def namespace_of(changes: list[dict[str, Any]]) -> str:
+    """Take the namespace, which is the same in all, out of the documents' names."""
+    names = [str(change["doc"]).partition("/")[::2] for change in changes]
+    namespaces = {namespace for namespace, _ in names}
+    if len(namespaces) != 1:
+        found = ", ".join(sorted(namespaces)) or "none"
+        raise Refused(
+            "bad_usage", "a transaction is within one namespace", field="changes", shape=found[:200]
+        )
+    for change, (_, document) in zip(changes, names, strict=True):
+        change["doc"] = document
+    return namespaces.pop()
 
 
 async def restore(

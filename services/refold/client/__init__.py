@@ -17,6 +17,7 @@ from refold.client.responses import (
     RecordedConflict,
     Rejected,
     Rejection,
+    Transaction,
     as_json,
     find_namespace,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "ServiceUnavailable",
     "Time",
     "TimedOut",
+    "Transaction",
     "VersionUnknown",
     "WriteOptions",
     "as_json",

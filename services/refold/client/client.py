@@ -11,11 +11,29 @@ from itertools import takewhile
 from typing import Final, Unpack
 
 from refold.client.reads import Reader
-from refold.client.requests import WriteOptions, headers_of, json_bytes, lines_of, wait_header
-from refold.client.responses import CONFLICT, FAILED, Conflict, Outcome, Patch, read_outcome
+from refold.client.requests import (
+    WriteOptions,
+    headers_of,
+    json_bytes,
+    lines_of,
+    new_id,
+    transaction_bytes,
+    wait_header,
+)
+from refold.client.responses import (
+    CONFLICT,
+    FAILED,
+    Conflict,
+    Outcome,
+    Patch,
+    Transaction,
+    read_outcome,
+    read_transaction,
+)
 from refold.client.transport import (
     DEFAULT_URL,
     RETRY_SECONDS,
+    Answer,
     Backoff,
     Transport,
     document_path,
@@ -138,6 +156,28 @@ class Refold(Reader, AbstractAsyncContextManager["Refold"]):
                 return outcomes + answered[len(taken) :]
         return outcomes
 
+    async def transact(
+        self,
+        namespace: str,
+        changes: Iterable[Mapping[str, Json]],
+        *,
+        transaction_id: str | None = None,
+        wait_seconds: float | None = None,
+        committed: bool = False,
+    ) -> Transaction:
+        """Change several documents, all or none: `{"doc": id, "version": N, …event fields}` each, N as it was read.
+
+        Raises `Conflict` where a document is not at that version, and `Rejected` where the fold would reject a change:
+        nothing is published, and the error's facts `doc` and `index` name the change.
+        """
+        headers = {"Content-Type": "application/json", "Idempotency-Key": transaction_id or new_id()}
+        headers |= wait_header(wait_seconds, is_for_commit=committed)
+        path = namespace_path(namespace, "transactions")
+        answer = await self._send("POST", path, headers, transaction_bytes(changes))
+        done = read_transaction(answer.status, parse_json(answer))
+        self._note(*done.outcomes)
+        return done
+
     async def close(self) -> None:
         """Close the connections."""
         await self._transport.close()
@@ -160,16 +200,7 @@ class Refold(Reader, AbstractAsyncContextManager["Refold"]):
         if content_type:
             headers["Content-Type"], body = content_type, json_bytes(value)
         path = document_path(namespace, document, *rest)
-        backoff = Backoff(self._retry_seconds)
-        try:
-            response = await self._transport.request_retrying(
-                backoff, method, path, headers=headers, body=body, also=(409, 412)
-            )
-        except (ServiceUnavailable, TimedOut) as error:
-            if self._transport.was_reached:
-                # The event may be in the log: its outcome can be looked up by the id.
-                error.facts["id"] = headers["Idempotency-Key"]
-            raise
+        response = await self._send(method, path, headers, body)
         answer = parse_json(response)
         if response.status == 412:
             outcome = read_outcome({**answer, "status": CONFLICT, "reason": CONFLICT})
@@ -180,3 +211,16 @@ class Refold(Reader, AbstractAsyncContextManager["Refold"]):
         if is_strict and outcome.reason == CONFLICT and not outcome.is_effective:
             raise Conflict(outcome.detail or "the document has changed", outcome=outcome)
         return outcome
+
+    async def _send(self, method: str, path: str, headers: dict[str, str], body: bytes | None) -> Answer:
+        """Send a write, again where it was not answered, under its id."""
+        backoff = Backoff(self._retry_seconds)
+        try:
+            return await self._transport.request_retrying(
+                backoff, method, path, headers=headers, body=body, also=(409, 412)
+            )
+        except (ServiceUnavailable, TimedOut) as error:
+            if self._transport.was_reached:
+                # The event may be in the log: its outcome can be looked up by the id.
+                error.facts["id"] = headers["Idempotency-Key"]
+            raise

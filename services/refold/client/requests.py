@@ -102,6 +102,15 @@ def lines_of(events: Iterable[Mapping[str, Json] | bytes], *, needs_ids: bool) -
     return lines
 
 
+def transaction_bytes(changes: Iterable[Mapping[str, Json]]) -> bytes:
+    """Return the body of a transaction. Raises `Refused` for a value that is not JSON, naming its pointer."""
+    items = [{**change} for change in changes]
+    for item in items:
+        if isinstance(item.get("occurred_at"), datetime):
+            item["occurred_at"] = time_text(item["occurred_at"])
+    return json_bytes({"changes": items})
+
+
 def _with_id(line: bytes) -> bytes:
     with suppress(Refused):
         fields = json_text.loads(line)

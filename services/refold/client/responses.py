@@ -97,6 +97,21 @@ class Rejected(OutcomeError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Transaction:
+    """What became of a transaction: its events have the sequences from the first to the last.
+
+    `status` is `applied`, `duplicate` (of a transaction with the same id) or `pending` (durable in the log, not
+    folded in time: then there are no outcomes). `outcomes` are in the order of the changes.
+    """
+
+    status: str
+    id: str
+    first_sequence: int
+    last_sequence: int
+    outcomes: tuple[Outcome, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
     """A document as it was at one version. `state` is None where only ids were asked for, or JSON null."""
 
@@ -203,10 +218,12 @@ class Namespace:
 
 
 def as_json(
-    value: Outcome | Change | Document | Leaf | RecordedConflict | Rejection | Namespace,
+    value: Outcome | Transaction | Change | Document | Leaf | RecordedConflict | Rejection | Namespace,
 ) -> dict[str, Json]:
     """Return a value's members for JSON, an outcome without its empty ones."""
     members = {member.name: getattr(value, member.name) for member in fields(value)}
+    if isinstance(value, Transaction):
+        members["outcomes"] = [as_json(outcome) for outcome in value.outcomes]
     if isinstance(value, Outcome):
         return {name: member for name, member in members.items() if member not in (None, "", ())}
     return members
@@ -235,6 +252,20 @@ def read_outcome(answer: dict[str, Any]) -> Outcome:
         dropped=tuple(answer.get("dropped") or ()),
         first_status=first.get("status", ""),
     )
+
+
+def read_transaction(status: int, answer: dict[str, Any]) -> Transaction:
+    """Read the answer to a transaction. Raises `Conflict` and `Rejected`, with the facts that name the change."""
+    if status in {409, 412}:
+        kind, name = (Conflict, CONFLICT) if status == 412 else (Rejected, Rejected.code)
+        reason, detail = answer.get("reason", name), answer.get("detail", "")
+        outcome = Outcome(status=name, version=answer.get("version"), reason=reason, detail=detail)
+        error = kind(detail, outcome=outcome)
+        error.facts |= {fact: answer[fact] for fact in ("doc", "index", "reason") if fact in answer}
+        raise error
+    outcomes = tuple(read_outcome(each) for each in answer.get("outcomes", ()))
+    named = {name: answer[name] for name in ("status", "id", "first_sequence", "last_sequence")}
+    return Transaction(**named, outcomes=outcomes)
 
 
 def read_rejection(item: dict[str, Any]) -> Rejection:

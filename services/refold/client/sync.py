@@ -79,6 +79,7 @@ class Refold(AbstractContextManager["Refold"]):
     revert = _run(client.Refold.revert)
     undo = _run(client.Refold.undo)
     append = _run(client.Refold.append)
+    transact = _run(client.Refold.transact)
     get = _run(client.Refold.get)
     history = _iterate(client.Refold.history)
     blame = _iterate(client.Refold.blame)

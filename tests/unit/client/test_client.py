@@ -771,3 +771,47 @@ async def test_a_misspelt_option_of_a_synchronous_write_is_an_error(gateway):
     with pytest.raises(TypeError, match="if_verison"):
         await asyncio.to_thread(work)
     assert gateway.asked == []
+
+
+TRANSACTED = {"status": "applied", "id": "t", "first_sequence": 9, "last_sequence": 10}
+
+
+async def test_a_transaction_is_one_request_and_its_outcomes_are_in_the_order_of_the_changes(gateway, refold):
+    gateway.answer(200, {**TRANSACTED, "outcomes": [APPLIED, {**APPLIED, "sequence": 10}]})
+    changes = [
+        {"doc": "a", "version": 2, "put": 1, "occurred_at": datetime(2026, 1, 1, tzinfo=UTC)},
+        {"doc": "b", "version": 0, "delete": True},
+    ]
+    done = await refold.transact("acme", changes, transaction_id="t", wait_seconds=2, committed=True)
+    assert (done.status, done.id, done.first_sequence, done.last_sequence) == ("applied", "t", 9, 10)
+    assert [(each.version, each.sequence) for each in done.outcomes] == [(3, 9), (3, 10)]
+    (asked,) = gateway.asked
+    assert (asked.method, asked.path) == ("POST", "/v1/acme/transactions")
+    assert (asked.headers["Idempotency-Key"], asked.headers["Refold-Wait"]) == ("t", "2; committed")
+    first = json.loads(asked.content)["changes"][0]
+    assert first == {"doc": "a", "version": 2, "put": 1, "occurred_at": "2026-01-01T00:00:00+00:00"}
+    # A read is not behind it.
+    gateway.answer(200, {"items": []})
+    await refold.namespaces()
+    assert gateway.asked[1].headers["Refold-Min-Sequence"] == "10"
+
+
+async def test_a_refused_transaction_names_the_change(gateway, refold):
+    gateway.problem(412, "precondition_failed", detail="b is at 4", doc="b", index=1, version=4)
+    with pytest.raises(Conflict, match="b is at 4") as conflict:
+        await refold.transact("acme", [])
+    assert (conflict.value.version, conflict.value.facts) == (4, {"doc": "b", "index": 1})
+    gateway.problem(409, "rejected", detail="no", doc="a", index=0, reason="test_failed")
+    with pytest.raises(Rejected) as rejected:
+        await refold.transact("acme", [])
+    assert (rejected.value.outcome.reason, rejected.value.facts["doc"]) == ("test_failed", "a")
+
+
+async def test_a_transaction_that_was_not_answered_is_sent_again_under_its_id(gateway, refold):
+    gateway.answers.append(Fault.cut)
+    gateway.answer(202, {**TRANSACTED, "status": "pending"})
+    done = await refold.transact("acme", [{"doc": "a", "version": 0, "put": 1}])
+    assert (done.status, done.outcomes) == ("pending", ())
+    first, second = gateway.asked
+    assert first.headers["Idempotency-Key"] == second.headers["Idempotency-Key"]
+    assert first.content == second.content
