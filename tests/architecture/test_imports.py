@@ -14,7 +14,7 @@ from support.sources import ROOT, imports, is_within, modules
 HOMES = {
     "asyncpg": ["refold.store.postgres", "refold.embedded"],
     "nats": ["refold.log.jetstream.connection"],
-    "faststream": ["refold.wiring.projector"],
+    "faststream": ["refold.wiring.broker", "refold.wiring.projector", "refold.wiring.resolver"],
     "fastapi": [],
     "starlette": ["refold.gateway"],
     "httptools": ["refold.wiring.http_server"],

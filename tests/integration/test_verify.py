@@ -20,6 +20,11 @@ FIRST_PAGE = 127
 SECOND_PAGE = FIRST_PAGE + 128
 
 
+CONTESTED = 311
+"""The sequence of a rejected event that is resolved; the next one is open."""
+LAST = CONTESTED + 2
+
+
 async def fill(log: MemoryLog) -> None:
     """Publish events that leave a row in every table."""
     for number in range(PAGED):
@@ -31,6 +36,9 @@ async def fill(log: MemoryLog) -> None:
     await append(log, "other", {"put": 1.5}, namespace="m")
     await append(log, "refused", b"no event")
     await append(log, "reserved", {"put": 1}, namespace="_mine")
+    for event in ({"put": 1}, {"put": 2}, *[{"put": 3, "base": 1, "on_conflict": "custom:x"}] * 2):
+        await append(log, "disputed", event)
+    await append(log, "disputed", {"put": 3, "resolves": CONTESTED})
 
 
 async def lag(log: MemoryLog, store: PostgresStore) -> None:
@@ -111,7 +119,7 @@ async def test_an_undamaged_projection_has_no_differences_on_both_adapters(log, 
         tally, differences = await verified(log, store)
         assert differences == []
         # The system's own document is one of them; unroutable events count for none.
-        assert (tally.documents, tally.events, tally.read_sequence) == (6, end - 1, end)
+        assert (tally.documents, tally.events, tally.read_sequence) == (7, end - 1, end)
     assert (await verified(log, projected, "n", "long"))[0].events == PAGED
     assert (await verified(log, projected, "m"))[0].documents == 1
 
@@ -195,6 +203,22 @@ DAMAGES = {
         "UPDATE rejections SET reason = 'other' WHERE document = 'refused'",
         ["refused", 307, "rejection", "reason"],
     ),
+    "a conflict that is not resolved": (
+        f"UPDATE rejections SET resolved_by = NULL WHERE sequence = {CONTESTED}",
+        ["disputed", CONTESTED, "rejection", "resolved_by"],
+    ),
+    "a conflict that is resolved by another": (
+        f"UPDATE rejections SET resolved_by = 999 WHERE sequence = {CONTESTED}",
+        ["disputed", CONTESTED, "rejection", "resolved_by"],
+    ),
+    "an open conflict that is resolved": (
+        f"UPDATE rejections SET resolved_by = {CONTESTED + 2} WHERE sequence = {CONTESTED + 1}",
+        ["disputed", CONTESTED + 1, "rejection", "resolved_by"],
+    ),
+    "a page's conflicts": (
+        f"UPDATE pages SET conflicts = 1 WHERE version = {FIRST_PAGE}",
+        ["long", FIRST_PAGE + 1, "page", "conflicts"],
+    ),
     "another event that made no document": (
         "UPDATE rejections SET body = '{}x' WHERE document = ''",
         ["", 308, "log", "event"],
@@ -242,7 +266,7 @@ async def test_an_event_that_differs_from_the_folded_one_is_reported(log, projec
 
 async def test_a_projection_ahead_of_its_log_is_reported_without_further_comparison(log, projected):
     del log._records[300:]
-    assert (await verified(log, projected))[1] == [("", 308, "log", "last_sequence")]
+    assert (await verified(log, projected))[1] == [("", LAST, "log", "last_sequence")]
 
 
 async def test_later_writes_do_not_affect_a_verification(log, projected, sql):
@@ -252,8 +276,8 @@ async def test_later_writes_do_not_affect_a_verification(log, projected, sql):
     def damage_later(tally):
         if not started_at:
             started_at.append(tally.end_sequence)
-            log._records.append(log._records[-1]._replace(sequence=309))
+            log._records.append(log._records[-1]._replace(sequence=LAST + 1))
 
     listener = Listener(difference=lambda each: pytest.fail(str(each)), progress=damage_later)
     await verify(log, projected, listener, Scope())
-    assert started_at == [308]
+    assert started_at == [LAST]

@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "up": Entry("serve", "Run", "Run the whole system on this machine, with nothing to install."),
     "projector": Entry("serve", "Run", "Run one projector: it reads the log and folds it into Postgres."),
     "gateway": Entry("serve", "Run", "Run one gateway: HTTP in front of NATS and Postgres."),
+    "resolver": Entry("serve", "Run", "Run the resolvers of a Python module: they decide on conflicts."),
     "demo": Entry("serve", "Run", "Record this machine's vital signs and look back at them."),
     "put": Entry("write", "Write", "Write a document's whole state."),
     "patch": Entry("write", "Write", "Apply a JSON Patch (RFC 6902), all or nothing."),

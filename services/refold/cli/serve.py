@@ -1,4 +1,4 @@
-"""Commands that run services: up, projector, gateway, demo. Loaded by `refold.cli`.
+"""Commands that run services: up, projector, gateway, resolver, demo. Loaded by `refold.cli`.
 
 The options of services are the settings of `refold.wiring.settings`, declared there.
 """
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args, get_
 
 import typer
 
+from refold.cli.options import System as Gateway
 from refold.cli.output import console, print_changes, printable, say, short_json
 from refold.wiring.settings import Settings
 
@@ -105,6 +106,36 @@ def gateway(settings: GatewayFlags) -> None:  # type: ignore[valid-type]
     from refold.wiring.service import start
 
     start("gateway", run, **asdict(settings))
+
+
+def resolver(
+    module: Annotated[
+        str, typer.Argument(metavar="MODULE", help="A module's name, or the path of its file.")
+    ],
+    system: Gateway,
+    nats_url: Annotated[
+        str | None,
+        typer.Option(
+            "--nats-url",
+            metavar="URL",
+            envvar="REFOLD_NATS_URL",
+            help="NATS, as an author; by default that of the system on the data folder.",
+        ),
+    ] = None,
+    poll_seconds: Annotated[
+        float,
+        typer.Option("--poll", min=0.1, metavar="SECONDS", help="How often it looks for missed conflicts."),
+    ] = 10.0,
+) -> None:
+    """Run the resolvers of a Python module: they decide on conflicts.
+
+    An event with `on_conflict: custom:NAME` whose document has changed since its base is decided on by the function
+    that is decorated with `@refold.resolver("NAME")`.
+    """
+    from refold.wiring.resolver import run_resolver
+
+    given = nats_url or system.endpoints().get("nats")
+    run_resolver(module, url=system.gateway_url(), nats_url=given, poll_seconds=poll_seconds)
 
 
 def demo(

@@ -5,6 +5,7 @@
 
 from refold.client.client import Refold
 from refold.client.requests import Time, WriteOptions
+from refold.client.resolvers import JsonPatch, Resolver, Undecided, resolver
 from refold.client.responses import (
     Change,
     Conflict,
@@ -35,6 +36,7 @@ __all__ = [
     "Conflict",
     "Document",
     "DocumentAbsent",
+    "JsonPatch",
     "Leaf",
     "Namespace",
     "Outcome",
@@ -46,12 +48,15 @@ __all__ = [
     "Refused",
     "Rejected",
     "Rejection",
+    "Resolver",
     "ServiceUnavailable",
     "Time",
     "TimedOut",
     "Transaction",
+    "Undecided",
     "VersionUnknown",
     "WriteOptions",
     "as_json",
     "find_namespace",
+    "resolver",
 ]

@@ -34,7 +34,7 @@ from refold.gateway.responses import JSON, Problem, Response, json_response, pag
 from refold.store import Key
 
 COMMIT_SECONDS: Final = 0.5
-"""How long a request for an outcome waits for its commit, before the answer is that it is pending."""
+"""How long a request for an outcome or a conflict waits for its commit; an outcome is pending after that."""
 
 
 class HistoryQuery(NoQuery):
@@ -204,6 +204,10 @@ async def read_conflict(request: Request) -> Response:
     sequence = path_sequence(request)
     context, key = await _begin(request)
     found = await context.conflicts.one(key, sequence)
+    if found is None and await _is_in_log(context, sequence):
+        # It may have been sent already: that is before it is committed.
+        await context.consistency.reach(sequence, deadline_in(COMMIT_SECONDS), key)
+        found = await context.conflicts.one(key, sequence)
     if found is None:
         detail = f"the document has no conflict at sequence {sequence}"
         raise Problem(404, "conflict_unknown", detail, field="sequence")

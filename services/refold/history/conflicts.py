@@ -88,9 +88,10 @@ class Conflicts:
         entry = await self._store.entry(*key, sequence)
         if entry is None or entry.conflict is None:
             return None
-        is_open = sequence in await self._open_between(key, [entry])
+        # The head comes first: a decision for it is refused where it was settled between the two.
         head = await self._store.snapshot_at(*key, Point(Clock.sequence, VERSION_MAX))
         assert head is not None, key
+        is_open = sequence in await self._open_between(key, [entry])
         with reading_stored(*key):
             view = await self._view(_Others(self._store, key), entry, is_open=is_open)
             window = await read_window(self._store, key, entry)

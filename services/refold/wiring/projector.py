@@ -9,23 +9,20 @@ that are older than their rows are written, replies end, the store releases the 
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from faststream.asgi import AsgiFastStream, AsgiResponse, get
 from faststream.nats import NatsBroker
-from faststream.nats.security import NatsUserPassword
 from prometheus_client import CollectorRegistry, make_asgi_app
 
 from refold.core import json_text
 from refold.core.stream import parse_shard
 from refold.log import CONTROL_SUBJECT
 from refold.log.jetstream import JetStreamNotices
-from refold.log.jetstream.connection import credentials_of
 from refold.projector import FOLDING
 from refold.projector.commit_buffer import PENDING_BYTES_MAX
 from refold.projector.loop import Bounds, Ports
@@ -33,13 +30,11 @@ from refold.projector.supervisor import Supervisor, lease_of
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.states import StateLag
 from refold.telemetry.metrics import ProjectorMetrics
+from refold.wiring.broker import broker_of
 from refold.wiring.http_server import serve
-from refold.wiring.servers import broker_clock, connect_to, inbox_of, make_log, projection_traces
+from refold.wiring.servers import broker_clock, connect_to, make_log, projection_traces
 from refold.wiring.service import Listener, collect_seldom, opened, stop_on_signals
 from refold.wiring.settings import Settings
-
-_UNLIMITED: Final = -1
-_PING_SECONDS: Final = 5
 
 
 async def run(settings: Settings) -> None:
@@ -51,7 +46,7 @@ async def run(settings: Settings) -> None:
         supervisor = Supervisor(ports, bounds_of(settings))
         store.refuse_stale(supervisor.required_sequences)
         url = settings.required("nats_url")
-        service = create_service(supervisor, _control(url), registry, when_ended=stop.set)
+        service = create_service(supervisor, broker_of(url), registry, when_ended=stop.set)
         seconds = settings.http_idle_seconds
         async with service.start_lifespan_context():
             await serve(service, listener, name="projector", stop=stop, idle_seconds=seconds)
@@ -98,22 +93,6 @@ async def _ports(
             yield ports, store
         finally:
             await replies.close()
-
-
-def _control(url: str) -> NatsBroker:
-    """Return the broker connection for control subjects: to any of the servers, reconnecting without limit."""
-    servers = url.split(",")
-    user, password = credentials_of(servers)
-    # nats-py would forget the addresses' user for a server that it discovers; FastStream accepts one user for all.
-    security = None if user is None else NatsUserPassword(user, password or "")
-    return NatsBroker(
-        [re.sub("//.*@", "//", server) for server in servers],
-        security=security,
-        inbox_prefix=inbox_of(url),
-        max_reconnect_attempts=_UNLIMITED,
-        ping_interval=_PING_SECONDS,
-        logger=None,
-    )
 
 
 def create_service(
