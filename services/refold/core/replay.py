@@ -84,7 +84,7 @@ def _replay(base: bytes | None, columns: Columns, rows: Sequence[int]) -> bytes 
     kinds = columns.numbers("kind")
     whole = None
     if not _WHOLE.isdisjoint(kinds):
-        whole = next((at for at in reversed(range(len(rows))) if kinds[rows[at]] in _WHOLE), None)
+        whole = next((at for at in reversed(range(len(rows))) if _is_whole(columns, kinds, rows[at])), None)
     state: Json = ABSENT
     if whole is None:
         if base is not None:
@@ -97,6 +97,12 @@ def _replay(base: bytes | None, columns: Columns, rows: Sequence[int]) -> bytes 
         patches = _changes(columns, rows, "patch")
         state = apply_accepted({} if state is ABSENT else state, chain.from_iterable(patches))
     return None if state is ABSENT else _canonical(state)
+
+
+def _is_whole(columns: Columns, kinds: Sequence[int], row: int) -> bool:
+    """Tell whether an entry wrote the whole document; a put that was merged has an effective patch instead."""
+    kind = kinds[row]
+    return kind == _DELETE or (kind == _PUT and columns.texts("effect", [row])[0] is None)
 
 
 def _changes(columns: Columns, rows: Sequence[int], name: str) -> Iterator[Json]:

@@ -90,6 +90,9 @@ class DocumentCache:
 
     def _cost(self, key: Key, document: Document) -> int:
         cost = DOCUMENT_BYTES + STATE_FACTOR * document.size + IDENTITY_BYTES * len(document.identities)
+        if document.recent is not None:
+            # Its model has a state of its own.
+            cost += STATE_FACTOR * document.size + document.recent.size_bytes
         if key in self.segments:
             cost += ENTRY_BYTES * document.unpaged_events + document.unpaged_bytes
         return cost

@@ -1,300 +1,286 @@
-"""The identity model: what became of each value of a document within a window, and what the author sees of it.
+"""Identities of the values of one document within a window: what became of each, and what an author sees of it.
 
-It is built when a stale event arrives, from the effective patches after the event's base, and only as far as the
-event's pointers lead. A *node* is a value with an identity: it keeps it where it is moved or written. A *place* is
-where a node is or was: a member of an object, or a piece of an array. A *content* is what a node holds between two
-writes of it. The author's view and the head are two ways to read the same places.
+A *node* is a value with an identity, which it keeps where it is moved or written. A *place* is where a node is or was:
+a member of an object, or a piece of an array or of a text. A *content* is what a node holds from one write to the
+next. A removed place stays, as an author who does not know of the removal still sees it. The head and each author's
+view are filters over the same places.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, TypeAlias
 
-from refold.core.errors import Refused
-from refold.core.fold.acts import ON_VALUE, Act, What
-from refold.core.fold.gone import Gone, ghost
-from refold.core.fold.items import take_item
-from refold.core.fold.places import Member, Place, die, hide_ranges, key_of, node_of
-from refold.core.fold.sequence import Piece, Sequence
+from refold.core.json_text import Json
 
 if TYPE_CHECKING:
-    from refold.core.fold.model import Model
+    from refold.core.fold.sequence import Block, Sequence
 
-EVERYTHING: Final = 2**62
+
+class Stamp:
+    """The event that inserted, removed or wrote something.
+
+    `version` is the one that the event made or, of a rejected event, the one at which it was rejected. What is
+    `is_optimistic` was done in the views of the event's session only, while their base is below that version; `reason`
+    says why an operation on what was made by it is dropped.
+    """
+
+    __slots__ = ("is_optimistic", "reason", "sequence", "session", "version")
+
+    def __init__(self, sequence: int, version: int, session: str | None, reason: str = "") -> None:
+        self.sequence = sequence
+        self.version = version
+        self.session = session
+        self.is_optimistic = bool(reason)
+        self.reason = reason
+
+    def cancel(self) -> None:
+        """Make it as if the event had never been: no author knows of it, and the head does not count it."""
+        self.sequence, self.session, self.is_optimistic = 0, None, True
+
+    def without_author(self) -> Stamp:
+        """Return the stamp of a removal that its author does not see as its own."""
+        return Stamp(0, self.version, None)
+
+
+class Author:
+    """Whose view it is: an event's base, session and sequence."""
+
+    __slots__ = ("base", "is_optimistic", "sequence", "session")
+
+    def __init__(self, base: int, session: str | None, sequence: int, *, is_optimistic: bool = True) -> None:
+        """Without `is_optimistic`, what the author did without effect is left out."""
+        self.base = base
+        self.session = session
+        self.sequence = sequence
+        self.is_optimistic = is_optimistic
+
+    def knows(self, stamp: Stamp) -> bool:
+        """Tell whether what was stamped is done in the author's view."""
+        if stamp.is_optimistic and not self.is_optimistic:
+            return False
+        if stamp.sequence == self.sequence:
+            return True
+        is_own = stamp.session is not None and stamp.session == self.session
+        if stamp.is_optimistic:
+            return is_own and self.base < stamp.version
+        return is_own or stamp.version <= self.base
+
+    def sees(self, place: Place) -> bool:
+        """Tell whether a place is in the author's view of its container."""
+        inserted, removed = place.inserted, place.removed
+        if inserted and not any(map(self.knows, inserted)):
+            return False
+        return not (removed and any(map(self.knows, removed)))
+
+    def without_optimistic(self) -> Author:
+        """Return the author without its updates that had no effect."""
+        return Author(self.base, self.session, self.sequence, is_optimistic=False)
+
+    def others(self, stamps: Iterable[Stamp]) -> set[int]:
+        """Return the versions after the base that other sessions made."""
+        return {
+            stamp.version
+            for stamp in stamps
+            if stamp.version > self.base
+            and not stamp.is_optimistic
+            and stamp.sequence != self.sequence
+            and (stamp.session is None or stamp.session != self.session)
+        }
+
+
+class Place:
+    """Where a node is or was. `inserted` is empty for what was there before the window.
+
+    `value` is what a place held that is not at the head any more, `unit` the name of its removal. `node` is made when
+    it is needed.
+    """
+
+    __slots__ = ("count", "inserted", "is_live", "node", "removed", "unit", "value")
+
+    def __init__(self, inserted: list[Stamp], *, count: int = 1, is_live: bool = True) -> None:
+        self.inserted = inserted
+        self.removed: list[Stamp] = []
+        self.is_live = is_live
+        self.count = count
+        self.node: Node | None = None
+        self.value: Json = None
+        self.unit: tuple[int, int] | None = None
+
+    @property
+    def home(self) -> Content:
+        """The container's content of which it is a part."""
+        raise NotImplementedError
+
+    @property
+    def key(self) -> str:
+        """Its key or index among what is, or was last, at the head."""
+        raise NotImplementedError
+
+    def the_node(self) -> Node:
+        """Return the node at the place."""
+        if self.node is None:
+            self.node = Node(self)
+            self.node.contents.append(Content(self.node, self.inserted[0] if self.inserted else None))
+        return self.node
+
+    def is_at_head(self) -> bool:
+        """Tell by the stamps whether it is at the head of its container."""
+        if self.inserted and all(stamp.is_optimistic for stamp in self.inserted):
+            return False
+        return all(stamp.is_optimistic for stamp in self.removed)
+
+
+class Member(Place):
+    """A member of an object."""
+
+    __slots__ = ("_home", "_key")
+
+    def __init__(self, home: Content, key: str, inserted: list[Stamp], *, is_live: bool = True) -> None:
+        super().__init__(inserted, is_live=is_live)
+        self._home = home
+        self._key = key
+
+    @property
+    def home(self) -> Content:
+        """The object's content."""
+        return self._home
+
+    @property
+    def key(self) -> str:
+        """Its key."""
+        return self._key
+
+
+class Piece(Place):
+    """A run of elements or characters with one fate. An element that was touched is a piece of its own."""
+
+    __slots__ = ("block",)
+
+    block: Block
+
+    @property
+    def home(self) -> Content:
+        """The content of the array or text."""
+        return self.block.sequence.content
+
+    @property
+    def key(self) -> str:
+        """Its index at the head."""
+        return str(self.block.sequence.live_before(self))
 
 
 class Node:
-    """A value with an identity. `place` is where it is at the head, or was last, `origin` the first; None for the root.
+    """A value with an identity; `place` is where it is at the head, or was last, None for the root."""
 
-    `blur` is an act that changed it in the author's view in a way that is not kept.
-    """
+    __slots__ = ("contents", "moves", "place")
 
-    __slots__ = ("blur", "contents", "model", "moves", "origin", "place")
-
-    def __init__(self, model: Model, place: Place | None, born: Act | None) -> None:
-        self.model = model
-        self.place = self.origin = place
-        self.contents = [Content(self, born)]
-        self.moves: list[Act] = []
-        self.blur: Act | None = None
+    def __init__(self, place: Place | None) -> None:
+        self.place = place
+        self.contents: list[Content] = []
+        self.moves: list[Stamp] = []
 
     @property
     def head(self) -> Content:
         """What it holds at the head."""
-        last = self.contents[-1]
-        if len(self.contents) == 1 or not last.is_ghost:
-            return last
-        return next(content for content in reversed(self.contents) if not content.is_ghost)
+        for content in reversed(self.contents):
+            if not content.is_optimistic:
+                return content
+        return self.contents[0]
+
+    def view(self, author: Author) -> Content | None:
+        """Return what it holds in an author's view; None where the author does not know what."""
+        for content in reversed(self.contents):
+            if content.stamp is None or author.knows(content.stamp):
+                return content
+        return None
 
     @property
-    def view(self) -> Content:
-        """What it holds in the author's view."""
-        return next((it for it in reversed(self.contents) if it.born and it.born.is_own), self.contents[0])
-
-    def take(self, act: Act, depth: int) -> None:
-        """Take an act at or below the node."""
-        if depth == len(act.tokens) and act.kind is What.blur:
-            self.blur = act
-        elif depth == len(act.tokens) and act.kind not in ON_VALUE:
-            self.contents.append(Content(self, act))
-        else:
-            self.head.push(act, depth)
+    def is_optimistic(self) -> bool:
+        """Tell whether it never was at the head."""
+        return self.contents[0].is_optimistic
 
     def is_alive(self) -> bool:
         """Tell whether it is at the head."""
-        self.settle()
-        place = self.place
-        if place is None:
-            return True
-        home = place.home
-        return place.is_live and home is home.node.head and home.node.is_alive()
-
-    def settle(self) -> None:
-        """Follow its moves to the last one."""
-        place = self.place
-        while place is not None:
-            place.home.node.settle()
-            place.home.open()
-            if self.place is place and place.died is not None and place.died.kind is What.out:
-                partner = place.died.partner
-                assert partner is not None
-                self.model.locate(partner)
-            if self.place is place:
-                return
-            place = self.place
+        node = self
+        while (place := node.place) is not None:
+            home = place.home
+            node = home.node
+            if not place.is_live or home is not node.head:
+                return False
+        return True
 
     def path(self) -> tuple[str, ...]:
         """Return its path at the head, where it must be alive."""
         place = self.place
-        return () if place is None else (*place.home.node.path(), key_of(place))
+        return () if place is None else (*place.home.node.path(), place.key)
 
-    def written(self) -> set[int]:
-        """Return the versions of others that wrote it, or in it as it is at the head, or the member where it is."""
-        acts = [content.born for content in self.contents if content.born is not None]
-        acts += [act for act, _ in self.head.acts]
-        if isinstance(self.place, Member):
-            acts += self.place.home.writes.get(self.place.key, [])
-        return foreign_versions(acts)
-
-    def gone_by(self) -> int:
-        """Return the version that removed it, or what holds it, from the head; 0 where it is there."""
-        self.settle()
-        place = self.place
-        if place is None:
-            return 0
-        if not place.is_live:
-            return place.died.event.version if place.died is not None and place.died is not place.born else 0
-        home = place.home
-        if home is home.node.head:
-            return home.node.gone_by()
-        later = home.node.contents[home.node.contents.index(home) + 1 :]
-        return next(it.born.event.version for it in later if it.born is not None and not it.is_ghost)
-
-
-def foreign_versions(acts: Iterable[Act]) -> set[int]:
-    """Return the versions of others among acts."""
-    return {act.event.version for act in acts if not act.is_own}
+    def written(self, author: Author, seen: Place | None) -> set[int]:
+        """Return the versions of others that wrote it, or in it, or to the member where the author sees it."""
+        versions = author.others([content.stamp for content in self.contents if content.stamp])
+        versions |= author.others(self.head.writes)
+        if isinstance(seen, Member) and seen is self.place:
+            versions |= author.others(seen.home.keys.get(seen.key, ()))
+        return versions
 
 
 class Content:
-    """What a node holds between two writes; `born` is the write, None for what it held at the base."""
+    """What a node holds from one write to the next; `stamp` is the write, None before the window.
+
+    It is opened when something in it is touched: then it has `members`, or a `sequence`. `writes` are all writes
+    below it, `keys` those of each member, `value` what it was when it was overwritten, `unit` the name of that, and
+    `amounts` what was added to a number, with the number before.
+    """
 
     __slots__ = (
-        "acts",
-        "born",
-        "foreign",
-        "is_open",
-        "is_text",
-        "members",
-        "node",
-        "sequence",
-        "taken",
+        "amounts", "is_open", "is_text", "keys", "members", "node", "sequence", "stamp", "unit", "value",
         "writes",
-    )
+    )  # fmt: skip
 
-    def __init__(self, node: Node, born: Act | None) -> None:
+    def __init__(self, node: Node, stamp: Stamp | None) -> None:
         self.node = node
-        self.born = born
-        self.writes: dict[str, list[Act]] = {}
-        self.acts: list[tuple[Act, int]] = []
-        self.taken = 0
-        self.foreign = 0
+        self.stamp = stamp
+        self.writes: list[Stamp] = []
+        self.keys: dict[str, list[Stamp]] = {}
+        self.amounts: list[tuple[Stamp, Json, Json]] = []
         self.is_open = False
         self.is_text = False
         self.members: dict[str, list[Member]] | None = None
         self.sequence: Sequence | None = None
+        self.value: Json = None
+        self.unit: tuple[int, int] | None = None
 
     @property
-    def is_ghost(self) -> bool:
-        """Tell whether only the author sees it."""
-        return self.born is not None and self.born.kind is What.show
+    def is_optimistic(self) -> bool:
+        """Tell whether it is in its author's view only."""
+        return self.stamp is not None and self.stamp.is_optimistic
 
-    def check_alive(self) -> None:
-        """Raise `Gone` where it is not at the head."""
-        if self.born is not None and self.born.kind is What.show:
-            raise ghost(self.born)
-        node = self.node
-        if not node.is_alive():
-            raise Gone("target_gone", node.gone_by())
-        if self is not node.head:
-            later = node.contents[node.contents.index(self) + 1 :]
-            raise Gone(
-                "target_gone", max(it.born.event.version for it in later if it.born and not it.is_ghost)
-            )
+    def is_alive(self) -> bool:
+        """Tell whether it is at the head."""
+        return self is self.node.head and self.node.is_alive()
 
-    def push(self, act: Act, depth: int) -> None:
-        """Add an act at or below its value; it is taken when the content is opened."""
-        self.acts.append((act, depth))
-        self.foreign += act.is_foreign
-        act.holder = self
-
-    def open(self, until: int = EVERYTHING) -> None:
-        """Hand its acts on to its places, up to an act's order."""
-        if not self.is_open:
-            self._begin()
-        while self.taken < len(self.acts):
-            act, depth = self.acts[self.taken]
-            if act.order > until:
-                break
-            self.taken += 1
-            if self.members is not None:
-                self._take_member(act, depth)
-            elif self.sequence is not None:
-                take_item(self, self.sequence, act, depth)
-
-    def _begin(self) -> None:
-        value, length = self.node.model.initial(self)
-        self.is_open = True
-        if type(value) is dict:
-            self.members = {}
-        elif type(value) is list or type(value) is str:
-            self.sequence = Sequence(self, length)
-            self.is_text = type(value) is str
-
-    def items(self) -> Sequence:
-        """Return the items of an array or a string that is open. Raises `Refused`."""
-        if self.sequence is None:
-            raise Refused("target_missing", "the path leads into a value that has no members")
-        return self.sequence
-
-    def seen_member(self, key: str) -> Member | None:
-        """Return the place of a member that was touched in the author's view."""
+    def seen_member(self, author: Author, key: str) -> Member | None:
+        """Return where an author sees a member that was touched."""
         assert self.members is not None
-        place = next((place for place in reversed(self.members[key]) if place.is_seen), None)
-        if place is None or place.born is not None or not self._may_be_new(key):
-            return place
-        node = node_of(place)
-        node.settle()
-        # Only where it has moved on does it matter whether it was there, and the author has not made it.
-        is_own = node.view is not node.contents[0]
-        if node.place is place or is_own or self.node.model.was_there(self, key):
-            return place
-        place.is_seen = False
-        return None
+        return next((it for it in reversed(self.members.get(key, ())) if author.sees(it)), None)
 
     def live_member(self, key: str) -> Member | None:
-        """Return the place of a member that was touched at the head, where it may not be."""
+        """Return where a member that was touched is at the head."""
         assert self.members is not None
-        return next((place for place in reversed(self.members[key]) if place.is_live), None)
+        return next((it for it in reversed(self.members.get(key, ())) if it.is_live), None)
 
-    def _may_be_new(self, key: str) -> bool:
-        first = next(iter(self.writes.get(key, [])), None)
-        return first is not None and (first.kind is What.add or first.kind is What.into)
+    def gone_by(self) -> Stamp | None:
+        """Return what took it, or what holds it, from the head."""
+        node = self.node
+        if self is not node.head:
+            later = node.contents[node.contents.index(self) + 1 :]
+            return next(it.stamp for it in later if it.stamp and not it.is_optimistic)
+        place = node.place
+        if place is None:
+            return None
+        removal = next((stamp for stamp in place.removed if not stamp.is_optimistic), None)
+        return place.home.gone_by() if removal is None else removal
 
-    def member(self, key: str) -> list[Member]:
-        """Return the places that a member has had, the oldest first; a member may not have been there at the base."""
-        assert self.members is not None
-        places = self.members.get(key)
-        if places is None:
-            place = Member(self, key, None, is_seen=True, is_live=True)
-            place.node = Node(self.node.model, place, None)
-            places = self.members[key] = [place]
-        return places
 
-    def _take_member(self, act: Act, depth: int) -> None:
-        if depth == len(act.tokens):
-            return
-        key, kind = act.tokens[depth], act.kind
-        places = self.member(key)
-        live = next((place for place in reversed(places) if place.is_live), None)
-        if len(act.tokens) > depth + 1 or kind in ON_VALUE:
-            if live is not None:
-                node_of(live).take(act, depth + 1)
-            return
-        if kind < What.hide:
-            self.writes.setdefault(key, []).append(act)
-        if kind is What.remove or kind is What.out:
-            if live is not None:
-                act.node = live.node
-                die(live, act)
-        elif kind is What.hide:
-            if live is not None:
-                live.is_seen = False
-        elif live is not None and (kind is What.replace or kind is What.add):
-            if act.is_own and kind is What.add and not live.is_seen:
-                for place in places:
-                    place.is_seen = place is live
-            node_of(live).take(act, depth + 1)
-        else:
-            self._occupy(places, live, act)
-
-    def _occupy(self, places: list[Member], live: Member | None, act: Act) -> None:
-        """Put another node into a member's place."""
-        is_ghost = act.kind is What.show
-        if live is not None and not is_ghost:
-            die(live, act)
-        new = Member(self, act.tokens[-1], act, is_seen=act.is_own, is_live=not is_ghost)
-        if act.is_own:
-            for place in places:
-                place.is_seen = False
-        places.append(new)
-        self.settle_node(new, act)
-
-    def settle_node(self, place: Place, act: Act) -> None:
-        """Give a new place its node: that of a move, or a new one."""
-        model = self.node.model
-        if act.kind is What.show:
-            place.died = act
-            act.places.append(place)
-            hide_ranges(act)
-        if act.kind is not What.into:
-            # An element gets its node when it is touched.
-            if isinstance(place, Member):
-                place.node = Node(model, place, act)
-            return
-        assert act.partner is not None
-        model.locate(act.partner)
-        node = place.node = act.partner.node
-        assert node is not None
-        act.node = node
-        node.place = place
-        node.moves.append(act)
-
-    def element(self, piece: Piece, offset: int) -> Piece:
-        """Return the element of an array at an offset of a piece, as a piece with a node."""
-        assert self.sequence is not None
-        piece = self.sequence.single(piece, offset)
-        if piece.node is None:
-            piece.node = Node(self.node.model, piece, piece.born)
-        return piece
+Anchor: TypeAlias = tuple[int, int]
+"""What was removed and comes before something: the sequence of the event that removed it, and the end of its units."""

@@ -6,80 +6,74 @@ Objects are merged key by key, texts by position. Of two other values the incomi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import itemgetter
 
 from refold.core.json_text import Json, identical
 
 
-class Merge:
-    """One merge, as operations on the value at the head; their `path` is a tuple of tokens below it.
+def merged(seen: Json, head: Json, incoming: Json) -> Json:
+    """Return the merged value; it shares parts with what it is made of."""
+    if identical(seen, incoming):
+        return head
+    kinds = {type(seen), type(head), type(incoming)}
+    if kinds == {dict}:
+        return _merged_members(seen, head, incoming)
+    if kinds == {str} and head not in {seen, incoming}:
+        return _merged_texts(seen, head, incoming)
+    return incoming
 
-    `is_possible`: all three are objects, or all are strings. `is_by_members`: nothing but members of objects changes.
-    """
 
-    __slots__ = ("is_by_members", "is_possible", "operations")
-
-    def __init__(self, seen: Json, head: Json, incoming: Json) -> None:
-        self.is_by_members = True
-        self.operations: list[Json] = []
-        kinds = {type(seen), type(head), type(incoming)}
-        self.is_possible = kinds in ({dict}, {str})
-        if self.is_possible:
-            self._merge((), seen, head, incoming)
-
-    def _merge(self, path: tuple[str, ...], seen: Json, head: Json, incoming: Json) -> None:
-        if identical(seen, incoming) or identical(head, incoming):
-            return
-        kinds = {type(seen), type(head), type(incoming)}
-        if kinds == {dict}:
-            self._merge_members(path, seen, head, incoming)
-        elif kinds == {str} and not identical(seen, head):
-            self.is_by_members = False
-            self._add("replace", path, merge_texts(seen, head, incoming))
+def _merged_members(seen: Json, head: Json, incoming: Json) -> Json:
+    members = dict(head)
+    for key in {**seen, **incoming}:
+        if key not in incoming:
+            # An edit inside keeps what another removes.
+            if key in head and identical(seen[key], head[key]):
+                del members[key]
+        elif key not in head:
+            if key not in seen or not identical(seen[key], incoming[key]):
+                members[key] = incoming[key]
+        elif key in seen or (type(head[key]) is dict and type(incoming[key]) is dict):
+            members[key] = merged(seen.get(key, {}), head[key], incoming[key])
         else:
-            self._add("replace", path, incoming)
-
-    def _merge_members(self, path: tuple[str, ...], seen: Json, head: Json, incoming: Json) -> None:
-        for key in sorted({**seen, **incoming}):
-            below = (*path, key)
-            if key not in incoming:
-                # An edit inside keeps what another removes.
-                if key in head and identical(seen[key], head[key]):
-                    self.operations.append({"op": "remove", "path": below})
-            elif key not in head:
-                if key not in seen or not identical(seen[key], incoming[key]):
-                    self._add("add", below, incoming[key])
-            elif key in seen:
-                self._merge(below, seen[key], head[key], incoming[key])
-            elif type(head[key]) is dict and type(incoming[key]) is dict:
-                self._merge(below, {}, head[key], incoming[key])
-            elif not identical(head[key], incoming[key]):
-                self._add("replace", below, incoming[key])
-
-    def _add(self, name: str, path: tuple[str, ...], value: Json) -> None:
-        self.operations.append({"op": name, "path": path, "value": value})
+            members[key] = incoming[key]
+    return members
 
 
-def merge_texts(seen: str, head: str, incoming: str) -> str:
-    """Make both sides' edits: what either removes is removed, what either inserts is there, the incoming first."""
+def member_changes(old: Json, new: Json, path: tuple[str, ...] = ()) -> Iterator[dict[str, Json]]:
+    """Yield operations that change members of objects; their `path` is a tuple of tokens."""
+    if type(old) is not dict or type(new) is not dict:
+        if not identical(old, new):
+            yield {"op": "replace", "path": path, "value": new}
+        return
+    for key in sorted({**old, **new}):
+        if key not in new:
+            yield {"op": "remove", "path": (*path, key)}
+        elif key not in old:
+            yield {"op": "add", "path": (*path, key), "value": new[key]}
+        else:
+            yield from member_changes(old[key], new[key], (*path, key))
+
+
+def _merged_texts(seen: str, head: str, incoming: str) -> str:
+    """Make both edits: what either removes is removed, what either inserts is there, the incoming first."""
     parts: list[str] = []
     at = 0
-    edits = sorted([*_edits(seen, incoming, 0), *_edits(seen, head, 1)])
-    for begin, _, end, text in edits:
-        parts.append(seen[at:begin])
-        parts.append(text)
-        at = max(at, end, begin)
+    edits = [(*_edit(seen, incoming), incoming), (*_edit(seen, head), head)]
+    for begin, end, rest, text in sorted(edits, key=itemgetter(0)):
+        parts += (seen[at:begin], text[begin : len(text) - rest])
+        at = max(at, end)
     parts.append(seen[at:])
     return "".join(parts)
 
 
-def _edits(old: str, new: str, side: int) -> Iterator[tuple[int, int, int, str]]:
-    """Yield what to replace in a text: begin, side, end, text; word by word where the lines or words allow it."""
+def _edit(old: str, new: str) -> tuple[int, int, int]:
+    """Return where two texts differ: begin and end in the old one, and how many characters are the same after it."""
     most = min(len(old), len(new))
-    start = 0
-    while start < most and old[start] == new[start]:
-        start += 1
-    end = 0
-    while end < most - start and old[-1 - end] == new[-1 - end]:
-        end += 1
-    if start < len(old) - end or start < len(new) - end:
-        yield start, side, len(old) - end, new[start : len(new) - end]
+    begin = 0
+    while begin < most and old[begin] == new[begin]:
+        begin += 1
+    rest = 0
+    while rest < most - begin and old[-1 - rest] == new[-1 - rest]:
+        rest += 1
+    return begin, len(old) - rest, rest

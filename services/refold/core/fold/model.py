@@ -1,203 +1,295 @@
-"""The identity model of one window as a whole, and what a pointer means in its author's view.
+"""What the events of a window did to the identities of a document's values, by their effective patches.
 
-Used by all operations of a stale event.
+It is told of each operation before that changes the state. What an event did in its author's view only is kept with the
+event's outcome as *steps*, so that the same model comes of the same entries, from whatever version the window begins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Final
 
-from refold.core.errors import Refused
-from refold.core.fold.acts import UNKNOWN, Act, Change, What, acts_of
-from refold.core.fold.gone import Gone, ghost
-from refold.core.fold.identity import Content, Node, foreign_versions
-from refold.core.fold.places import Place, hide_ranges, node_of
+from refold.core.fold.identity import Anchor, Content, Member, Node, Piece, Place, Stamp
+from refold.core.fold.sequence import Sequence
 from refold.core.json_text import Json
-from refold.core.pointer import index, missing_member, render, resolve
-from refold.core.replay import apply_accepted
+from refold.core.pointer import as_container, index, missing_member, parse
+
+AT: Final = "at"
+KEEP: Final = "keep"
+ADOPT: Final = "adopt"
+"""Steps that say more of an effective operation."""
+
+_CHANGES: Final = frozenset({"inc", "str_del", "str_ins"})
 
 
 class Model:
-    """The identities of one document within one window, as an author's session sees them."""
+    """The identities of one document since the version at which the window begins."""
 
-    def __init__(self, state_before: Callable[[Change, int], Json], taken: int = 0) -> None:
-        """`state_before` returns the state before an operation of a change."""
-        self.head: Callable[[], Json] = dict
-        """Returns the document's state."""
-        self.taken = taken
-        """How many of the document's changes are known to it."""
-        self.last_own = 0
-        """The sequence of the session's last event, whose acts it has before its change is known."""
-        self.acts: dict[tuple[int, int], Act] = {}
-        self.root = Node(self, None, None)
-        self._state_before = state_before
-        self._order = 0
+    def __init__(self, state: Callable[[], Json]) -> None:
+        """`state` returns the document's state, `{}` where it is absent."""
+        self.state = state
+        self.units: dict[int, list[Place | Content]] = {}
+        self.root = Node(None)
+        self.root.contents.append(Content(self.root, None))
+        self._sequence = 0
+        self._unit = 0
+        self._touched: set[Content] = set()
+        self._moved: list[tuple[Node, Place | None]] = []
 
-    def add(self, change: Change, *, is_own: bool) -> None:
-        """Add one event."""
-        for act in acts_of(change, is_own=is_own):
-            self.push(act)
+    def begin(self, sequence: int) -> None:
+        """Begin an event."""
+        self._sequence = sequence
+        self._unit = 0
+        self.units.pop(sequence, None)
+        self._touched.clear()
+        self._moved.clear()
 
-    def push(self, act: Act) -> None:
-        """Add one act."""
-        self._order += 1
-        act.order = self._order
-        self.acts[act.event.sequence, act.number] = act
-        if act.value is not UNKNOWN and (act.kind is What.hide or act.kind is What.blur):
-            removed = self.acts.get(act.value)
-            if removed is not None and act.kind is What.blur:
-                removed.blur = act
-                for place in removed.places:
-                    if place.node is not None:
-                        place.node.blur = act
-            elif removed is not None:
-                removed.hidden.append((act.position, act.count))
-                hide_ranges(removed)
+    def undo(self, stamps: Iterable[Stamp]) -> None:
+        """Undo all of the event, whose stamps these are."""
+        for stamp in stamps:
+            stamp.cancel()
+        for node, place in reversed(self._moved):
+            node.place = place
+        for content in self._touched:
+            content.amounts = [amount for amount in content.amounts if amount[0].sequence]
+            if content.sequence is not None:
+                content.sequence.recount()
+            for places in (content.members or {}).values():
+                for place in places:
+                    place.is_live = place.is_at_head()
+        self.begin(self._sequence)
+
+    def content_at(self, tokens: tuple[str, ...]) -> tuple[Content, Json]:
+        """Return the open content of the container at a path of the head, and its value. Raises `Refused`."""
+        content, value = self.root.head, self.state()
+        for token in tokens:
+            self.open(content, value)
+            place = self.place_in(content, token, value)
+            value = value[token] if type(value) is dict else value[int(token)]
+            content = place.the_node().head
+        self.open(content, value)
+        return content, as_container(value)
+
+    def place_at(self, tokens: tuple[str, ...]) -> Place:
+        """Return the place at a path of the head, which is not the root's. Raises `Refused`."""
+        content, value = self.content_at(tokens[:-1])
+        return self.place_in(content, tokens[-1], value)
+
+    def open(self, content: Content, value: Json) -> None:
+        """Give places to what is in a content that has this value."""
+        if content.is_open:
+            return
+        content.is_open = True
+        if type(value) is dict:
+            content.members = {}
+        elif type(value) is list or type(value) is str:
+            content.sequence = Sequence(content, len(value), self.units)
+            content.is_text = type(value) is str
+
+    def place_in(self, content: Content, token: str, value: Json) -> Place:
+        """Return the place of a member or an element that is in an open content, which has this value."""
+        if content.members is not None:
+            if token not in value:
+                raise missing_member(value, token)
+            return content.live_member(token) or self._member(content, token, [])
+        position = index(token, len(as_container(value)))
+        assert content.sequence is not None
+        return content.sequence.single(*content.sequence.live_at(position))
+
+    def _member(self, content: Content, key: str, inserted: list[Stamp], *, is_live: bool = True) -> Member:
+        assert content.members is not None
+        member = Member(content, key, inserted, is_live=is_live)
+        content.members.setdefault(key, []).append(member)
+        return member
+
+    def value_of(self, content: Content) -> Json:
+        """Return the value that a content has at the head, or had there last."""
+        node = content.node
+        if content is not node.head:
+            return content.value
+        place = node.place
+        if place is None:
+            return self.state()
+        if not place.is_live:
+            return place.value[0] if isinstance(place, Piece) else place.value
+        above = self.value_of(place.home)
+        return above[place.key] if type(above) is dict else above[int(place.key)]
+
+    def apply(
+        self, operation: Json, stamp: Stamp, anchors: list[Anchor], *, keeps: bool, adopts: bool
+    ) -> None:
+        """Take an effective operation other than a `move`, before it changes the state. Raises `Refused`."""
+        name, tokens = operation["op"], parse(operation["path"])
+        if name == "test":
+            return
+        if not tokens:
+            if name in _CHANGES:
+                self._change(self.root, operation, stamp, anchors)
+            else:
+                self._write(self.root, self.state(), stamp)
+            return
+        (content, value), key = self.content_at(tokens[:-1]), tokens[-1]
+        if name == "remove":
+            place = self.place_in(content, key, value)
+            self.remove(place, stamp, value, keeps=keeps)
+        elif name in _CHANGES:
+            if content.members is not None and key not in value:
+                self._insert(content, key, stamp, anchors)
+            else:
+                self._change(self.place_in(content, key, value).the_node(), operation, stamp, anchors)
+        elif name == "replace" or (content.members is not None and key in value):
+            place = self.place_in(content, key, value)
+            old = value[key] if content.members is not None else value[int(key)]
+            self._write(place.the_node(), old, stamp)
+            if adopts:
+                place.inserted.append(stamp)
         else:
-            self.root.take(act, 0)
+            self._insert(content, key, stamp, anchors)
+            if adopts and content.node.place is not None:
+                content.node.place.inserted.append(stamp)
 
-    def locate(self, act: Act) -> None:
-        """Hand half of a move on until it is in its place."""
-        while act.node is None:
-            holder = act.holder
-            assert holder is not None
-            holder.open(act.order)
-            assert act.node is not None or act.holder is not holder, "a move leads to no place"
+    def _write(self, node: Node, old: Json, stamp: Stamp) -> None:
+        """Give a node another value."""
+        content = node.head
+        content.value = old
+        self._name(content)
+        node.contents.append(Content(node, stamp))
+        self._touched.add(content)
+        place = node.place
+        if place is not None:
+            self._note(place.home, place, stamp)
 
-    def was_there(self, content: Content, key: str) -> bool:
-        """Tell whether a member was there before the first act on it."""
-        act = next(iter(content.writes.get(key, [])), None)
-        if act is None or (act.kind is not What.add and act.kind is not What.into):
-            return True
-        return key in resolve(self._before(act), act.tokens[:-1])
+    def _change(self, node: Node, operation: Json, stamp: Stamp, anchors: list[Anchor]) -> None:
+        """Change a number or a text."""
+        content = node.head
+        value = self.value_of(content)
+        if operation["op"] == "inc":
+            content.amounts.append((stamp, operation["inc"], value))
+        elif type(value) is str:
+            self.open(content, value)
+            sequence = content.sequence
+            assert sequence is not None
+            position = min(operation["pos"], len(value))
+            if operation["op"] == "str_ins":
+                new = Piece([stamp], count=len(operation["str"]))
+                if new.count:
+                    sequence.insert(position, anchors, new)
+            else:
+                count = len(operation["str"]) if "str" in operation else operation["len"]
+                self._remove_text(sequence, position, min(count, len(value) - position), value, stamp)
+        content.writes.append(stamp)
+        self._touched.add(content)
+        if node.place is not None:
+            self._touch(node.place.home, stamp)
 
-    def initial(self, content: Content) -> tuple[Json, int]:
-        """Return a value of the type that a content had at first, and how many items it had."""
-        born = content.born
-        if born is not None and born.kind is not What.into and born.value is not UNKNOWN:
-            return born.value, _length(born.value)
-        if born is not None and born.kind is What.remove:
-            return {}, 0
-        if self._is_settled(content):
-            value = resolve(self.head(), content.node.path())
-            length = _length_before(_length(value), content.acts)
-            if length is not None:
-                return value, length
-        act, depth = content.acts[0]
-        value = resolve(self._before(act), act.tokens[:depth])
-        return value, _length(value)
+    def _remove_text(self, sequence: Sequence, position: int, count: int, value: str, stamp: Stamp) -> None:
+        at = position
+        while count > 0:
+            piece = sequence.cut(*sequence.live_at(position))
+            sequence.cut(piece, count)
+            piece.value = value[at : at + piece.count]
+            sequence.remove(piece, stamp)
+            self._name(piece)
+            at += piece.count
+            count -= piece.count
 
-    def _before(self, act: Act) -> Json:
-        """Return the state before an act; a value that arrives has left its place."""
-        state = self._state_before(act.event, act.operation)
-        if act.kind is What.into and act.partner is not None:
-            state = apply_accepted(state, [{"op": "remove", "path": render(act.partner.tokens)}])
-        return state
-
-    def _is_settled(self, content: Content) -> bool:
-        """Tell whether a content is known to be at the head, with all acts on the way to it taken."""
-        while content is content.node.head:
-            place = content.node.place
-            if place is None:
-                return True
-            content = place.home
-            if not place.is_live or content.taken < len(content.acts):
-                return False
-        return False
-
-
-def _length(value: Json) -> int:
-    return len(value) if type(value) is list or type(value) is str else 0
-
-
-def _length_before(length: int, acts: list[tuple[Act, int]]) -> int | None:
-    """Return how long a container was before acts; None where a deletion may have gone beyond the end."""
-    for act, depth in reversed(acts):
-        if act.kind is What.delete_text and depth == len(act.tokens) and act.position >= length:
-            if act.position == length:
-                return None
-            continue
-        length -= _growth(act, depth)
-    return length
-
-
-def _growth(act: Act, depth: int) -> int:
-    """Return by how many items an act made its container longer."""
-    if depth == len(act.tokens):
-        return {What.insert_text: act.count, What.delete_text: -act.count}.get(act.kind, 0)
-    if depth + 1 < len(act.tokens):
-        return 0
-    return {What.add: 1, What.into: 1, What.remove: -1, What.out: -1}.get(act.kind, 0)
-
-
-class Found:
-    """What a pointer means in the author's view: a node, and the tokens below it that nobody else has touched.
-
-    `place` is where the author sees the node, in a container that is at the head. With tokens below it, so is the node.
-    """
-
-    __slots__ = ("node", "place", "rest")
-
-    def __init__(self, node: Node, place: Place | None, rest: tuple[str, ...]) -> None:
-        self.node = node
-        self.place = place
-        self.rest = rest
-
-    def is_alive(self) -> bool:
-        """Tell whether it is at the head."""
-        return bool(self.rest) or self.node.is_alive()
-
-    def path(self) -> tuple[str, ...]:
-        """Return its path at the head, where it must be alive."""
-        return self.node.path() + self.rest
-
-    def opened(self) -> Content | None:
-        """Return what the node holds, with all its places; None where view and head are the same there.
-
-        Raises `Gone` where it is not at the head.
-        """
-        if self.rest:
-            return None
-        self.node.settle()
-        content = self.node.view
-        try:
-            content.check_alive()
-        except Gone as gone:
-            gone.found = self
-            raise
-        if not content.foreign:
-            return None
-        content.open()
-        return content
-
-
-def find(model: Model, tokens: tuple[str, ...], *, is_ghost_found: bool = False) -> Found:
-    """Find what a pointer means in the author's view. Raises `Refused` where it means nothing, and `Gone`.
-
-    `is_ghost_found`: it may be what only the author sees.
-    """
-    found = Found(model.root, None, ())
-    for depth, token in enumerate(tokens):
-        content = found.opened()
-        if content is None or (content.members is not None and token not in content.members):
-            return Found(found.node, found.place, tokens[depth:])
+    def _insert(
+        self, content: Content, key: str, stamp: Stamp, anchors: list[Anchor], node: Node | None = None
+    ) -> Place:
         place: Place
         if content.members is not None:
-            seen = content.seen_member(token)
-            others = foreign_versions(content.writes.get(token, [])) if seen is None else set()
-            if others:
-                # They have made it meanwhile.
-                raise Gone("target_gone", max(others))
-            if seen is None:
-                raise missing_member({}, token)
-            place = seen
-        elif content.sequence is not None and not content.is_text:
-            sequence = content.sequence
-            place = content.element(*sequence.seen_at(index(token, sequence.seen)))
+            place = self._member(content, key, [stamp])
         else:
-            raise Refused("target_missing", "the path leads into a value that has no members")
-        is_found = is_ghost_found and depth + 1 == len(tokens)
-        if place.born is not None and place.born.kind is What.show and not is_found:
-            raise ghost(place.born)
-        found = Found(node_of(place), place, ())
-    return found
+            assert content.sequence is not None
+            place = Piece([stamp])
+            position = None if key == "-" else index(key, content.sequence.live + 1)
+            content.sequence.insert(position, anchors, place)
+        if node is not None:
+            place.node = node
+            self._moved.append((node, node.place))
+            node.place = place
+            node.moves.append(stamp)
+        self._note(content, place, stamp)
+        return place
+
+    def remove(self, place: Place, stamp: Stamp, value: Json, *, keeps: bool = False) -> None:
+        """Remove a place from the head; `value` is its container's."""
+        key = place.key
+        old = value[key] if isinstance(place, Member) else value[int(key)]
+        self._note(place.home, place, stamp)
+        given = stamp.without_author() if keeps else stamp
+        if isinstance(place, Piece):
+            place.value = [old]
+            place.block.sequence.remove(place, given)
+        else:
+            place.value = old
+            place.removed.append(given)
+            place.is_live = False
+        self._name(place)
+
+    def put(self, tokens: tuple[str, ...], node: Node, stamp: Stamp, anchors: list[Anchor]) -> None:
+        """Put a node that has left its place where a `move` puts it, as the state is meanwhile."""
+        (content, value), key = self.content_at(tokens[:-1]), tokens[-1]
+        if content.members is not None and key in value:
+            self.remove(self.place_in(content, key, value), stamp, value)
+        self._insert(content, key, stamp, anchors, node)
+
+    def _note(self, content: Content, place: Place, stamp: Stamp) -> None:
+        if isinstance(place, Member):
+            content.keys.setdefault(place.key, []).append(stamp)
+        self._touch(content, stamp)
+
+    def _touch(self, content: Content, stamp: Stamp) -> None:
+        """Note a write in all containers around it."""
+        self._touched.add(content)
+        while True:
+            content.writes.append(stamp)
+            place = content.node.place
+            if place is None:
+                return
+            content = place.home
+
+    def _name(self, thing: Place | Content) -> None:
+        thing.unit = self._sequence, self._unit
+        self._unit += thing.count if isinstance(thing, Place) else 1
+        self.units.setdefault(self._sequence, []).append(thing)
+
+    def hide(self, place: Place, stamp: Stamp) -> None:
+        """Remove a place from its author's view."""
+        self._touched.add(place.home)
+        if isinstance(place, Piece):
+            place.block.sequence.remove(place, stamp)
+        else:
+            place.removed.append(stamp)
+
+    def cover(self, node: Node, stamp: Stamp) -> None:
+        """Give a node a value that only its author sees."""
+        content = Content(node, stamp)
+        node.contents.append(content)
+        self._name(content)
+
+    def show(
+        self,
+        content: Content,
+        key: str | int | None,
+        anchors: list[Anchor],
+        stamp: Stamp,
+        *,
+        count: int = 1,
+        node: Node | None = None,
+    ) -> None:
+        """Insert what only its author sees: a member by its key, or a piece at a position of the head."""
+        self._touched.add(content)
+        place: Place
+        if isinstance(key, str):
+            place = self._member(content, key, [stamp], is_live=False)
+        else:
+            assert content.sequence is not None
+            place = Piece([stamp], count=count, is_live=False)
+            content.sequence.insert(key, anchors, place)
+        place.node = node
+        self._name(place)
+
+    def skip(self, count: int) -> None:
+        """Pass over the names of what is not in this window."""
+        self._unit += count

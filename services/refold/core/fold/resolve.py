@@ -8,256 +8,283 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-import orjson
+from orjson import dumps, loads
 
-from refold.core.document import Limits
 from refold.core.errors import Refused
-from refold.core.extensions import EXTENDED
-from refold.core.fold import moves, values
-from refold.core.fold.acts import Anchor, Change, What, acts_of_operation
-from refold.core.fold.gone import Gone, conflict
-from refold.core.fold.identity import Content, Node, foreign_versions
-from refold.core.fold.merge3 import Merge
-from refold.core.fold.model import Model, find
-from refold.core.fold.places import Member, Place
-from refold.core.fold.positions import anchors_after, piece_before, position_after
-from refold.core.fold.sequence import Piece
-from refold.core.fold.steps import Steps
-from refold.core.fold.view import View
-from refold.core.json_text import Json
-from refold.core.patch import compile_patch
-from refold.core.pointer import index, parse, render, resolve
-from refold.core.undo_log import UndoLog
-
-FIRST: Final = "first_write_wins"
-LAST: Final = "last_write_wins"
-MERGE: Final = "merge"
+from refold.core.fold import resolve_values
+from refold.core.fold.identity import Content, Node, Piece, Place
+from refold.core.fold.merge3 import member_changes, merged
+from refold.core.fold.resolution import MERGE, Resolution, conflict, only_seen
+from refold.core.fold.view import TARGET_GONE, Found, Gone, View, copied
+from refold.core.json_text import Json, identical
+from refold.core.pointer import parse, render, resolve
 
 
-class Resolver:
-    """One event's resolution: its operations as they change the head, and what came of conflicts.
-
-    `overwrote` has the versions that the event overwrote, `merged` those that it was merged with, `dropped` what was
-    left out, `effect` the effective patch.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        edit: UndoLog,
-        change: Change,
-        *,
-        strategy: str,
-        limits: Limits,
-        view: View,
-    ) -> None:
-        """`change` has the lists for the effective patch and the steps."""
-        self.overwrote: set[int] = set()
-        self.merged: set[int] = set()
-        self.dropped: list[Json] = []
-        self.effect = change.operations
-        self.model = model
-        self.edit = edit
-        self.change = change
-        self.strategy = strategy
-        self._limits = limits
-        self.view = view
-        self.steps = Steps(model, change)
-
-    @property
-    def is_first(self) -> bool:
-        """Tell whether the first write wins."""
-        return self.strategy == FIRST
-
-    def apply(self, operations: Iterable[Json], *, is_whole: bool) -> None:
-        """Apply all operations; `is_whole` where none may be dropped. Raises `Refused`, with the edit to be undone."""
-        for number, item in enumerate(operations):
-            try:
-                _APPLY[item["op"]](self, item, parse(item["path"]))
-            except Gone as gone:
-                if gone.reason == "target_gone" and gone.version and self.is_first:
-                    raise conflict({gone.version}) from None
-                if is_whole:
-                    message = f"operation {number} has nothing to apply to"
-                    raise Refused(gone.reason, message, field=f"patch/{number}/path") from None
-                self.dropped.append({"operation": number, "reason": gone.reason})
-                self.steps.follow(item)
-            except Refused as refusal:
-                refusal.field = f"patch/{number}/{refusal.field or 'path'}"
-                raise
-
-    def emit(self, operation: Json, anchors: list[Anchor] | None = None, *, keeps: bool = False) -> None:
-        """Apply one operation at the head, and add it to effect and model."""
-        number = len(self.effect)
-        private = orjson.loads(orjson.dumps(operation))
-        (compiled,) = compile_patch([operation], self._limits, EXTENDED)
-        compiled.apply(self.edit, compiled)
-        self.edit.check_size()
-        if len(self.effect) >= self._limits.operations:
-            raise Refused("too_many_operations", "the effective patch has too many operations", field="patch")
-        if anchors:
-            self.change.steps.append([number, "at", [list(anchor) for anchor in anchors]])
-        if keeps:
-            self.change.steps.append([number, "keep"])
-        self.effect.append(private)
-        for act in acts_of_operation(self.change, private, number, anchors or [], is_own=True):
-            act.keeps = keeps
-            self.model.push(act)
-
-    def overwrite_all(self, versions: set[int]) -> None:
-        """Note what others wrote to the same node since; the first write may win."""
-        if versions and self.is_first:
-            raise conflict(versions)
-        self.overwrote |= versions
-
-    def _write_root(self, item: Json) -> None:
-        root = self.model.root
-        if self.strategy == MERGE and root.written() and self._merge(root, None, item, root.written()):
-            return
-        self.overwrite_all(root.written())
-        self.emit({"op": item["op"], "path": "", "value": item["value"]})
-
-    def add(self, item: Json, tokens: tuple[str, ...]) -> None:
-        """Write a member, or insert an element after its left neighbour."""
-        if not tokens:
-            self._write_root(item)
-            return
-        parent = find(self.model, tokens[:-1])
-        content, key = parent.opened(), tokens[-1]
-        if content is None or (content.members is not None and key not in content.members):
-            self.emit({"op": item["op"], "path": render((*parent.path(), key)), "value": item["value"]})
-        elif content.members is not None:
-            self._write_member(content, key, item)
-        else:
-            path, anchors = self.gap(content, key)
-            self.emit({"op": "add", "path": render(path), "value": item["value"]}, anchors)
-
-    def gap(self, content: Content, key: str) -> tuple[tuple[str, ...], list[Anchor]]:
-        """Return where an array's gap is at the head, and what was removed just before it."""
-        sequence, path = content.items(), content.node.path()
-        if key == "-":
-            return (*path, "-"), []
-        left = piece_before(sequence, index(key, sequence.seen + 1))
-        return (*path, str(position_after(sequence, left))), anchors_after(sequence, left)
-
-    def _write_member(self, content: Content, key: str, item: Json) -> None:
-        seen, live = self._places(content, key)
-        if item["op"] == "replace" and (
-            seen is None or (seen.died is seen.born is not None and live is None)
-        ):
-            # There is no such member, or only a rejected event has it.
-            find(self.model, parse(item["path"]))
-        if seen is not None and seen.node is not None and seen.node.is_alive():
-            self._write_node(seen.node, seen, item)
-            return
-        versions = foreign_versions(content.writes.get(key, []))
-        if seen is not None and seen.node is not None:
-            versions |= {seen.node.gone_by()} - {0}
-        if live is not None and live.node is not None:
-            versions |= live.node.written()
-        self.overwrite_all(versions)
-        path = render((*content.node.path(), key))
-        if live is not None and live.born is not None and live.born.kind is What.into:
-            # What the author does not see there is another value, which this one does not continue.
-            self.emit({"op": "remove", "path": path})
-        self.emit({"op": "add", "path": path, "value": item["value"]})
-
-    def _places(self, content: Content, key: str) -> tuple[Member | None, Member | None]:
-        """Return where the author sees a member that was touched, and where it is at the head."""
-        content.check_alive()
-        seen, live = content.seen_member(key), content.live_member(key)
-        if key not in resolve(self.edit.root, content.node.path()):
-            live = None
-        return seen, live
-
-    def _write_node(self, node: Node, place: Place | None, item: Json) -> None:
-        """Write to a node that is at the head, wherever it is."""
-        versions = node.written()
-        if versions and self.strategy == MERGE and self._merge(node, place, item, versions):
-            return
-        self.overwrite_all(versions)
-        name = item["op"] if place is node.place else "replace"
-        self.emit({"op": name, "path": render(node.path()), "value": item["value"]})
-
-    def _merge(self, node: Node, place: Place | None, item: Json, versions: set[int]) -> bool:
-        """Merge a value with what others wrote to the same node since; tell whether both kinds of value can be."""
+def apply_stale(resolution: Resolution, operations: Iterable[Json], *, is_whole: bool) -> None:
+    """Apply all operations; `is_whole` where none may be dropped. Raises `Refused`, with all to be undone."""
+    for number, item in enumerate(operations):
         try:
-            path, seen = node.path(), self.view.value(node)
-        except Gone:
-            # What the author saw is not known.
-            return False
-        is_shared = node.view is node.head
-        merge = Merge(seen, resolve(self.edit.root, path), item["value"])
-        if not merge.is_possible:
-            return False
-        self.merged |= versions
-        for operation in merge.operations:
-            self.emit({**operation, "path": render(path + operation["path"])})
-        if place is not None and not (is_shared and merge.is_by_members):
-            self.steps.cover(place)
-        return True
-
-    def replace(self, item: Json, tokens: tuple[str, ...]) -> None:
-        """Write to a value where it is; put back what was removed."""
-        if not tokens:
-            self._write_root(item)
-            return
-        parent = find(self.model, tokens[:-1])
-        content, key = parent.opened(), tokens[-1]
-        if content is not None and content.members is not None and key in content.members:
-            self._write_member(content, key, item)
-            return
-        found = find(self.model, tokens)
-        if found.rest:
-            self.emit({"op": "replace", "path": render(found.path()), "value": item["value"]})
-        elif found.node.is_alive():
-            self._write_node(found.node, found.place, item)
-        else:
-            self._revive(found.node, found.place, item)
-
-    def _revive(self, node: Node, place: Place | None, item: Json) -> None:
-        """Put an element that was removed back to where the author sees it."""
-        assert isinstance(place, Piece)
-        self.overwrite_all({node.gone_by()} - {0})
-        sequence = place.block.sequence
-        path = (*place.home.node.path(), str(position_after(sequence, place)))
-        anchors = anchors_after(sequence, place)
-        self.steps.hide(place)
-        self.emit({"op": "add", "path": render(path), "value": item["value"]}, anchors)
-
-    def remove(self, item: Json, tokens: tuple[str, ...]) -> None:
-        """Remove a value where it is."""
-        try:
-            found = find(self.model, tokens)
+            _APPLY[item["op"]](resolution, item, parse(item["path"]))
         except Gone as gone:
-            if gone.reason != "target_gone" or (gone.version and self.is_first):
-                raise
-            self.steps.follow(item)
-            return
-        place, node = found.place, found.node
-        if found.rest:
-            self.emit({"op": "remove", "path": render(found.path())})
-        elif node.is_alive():
-            self.overwrite_all(node.written())
-            was = node.place
-            self.emit({"op": "remove", "path": render(node.path())})
-            if place is not None and place is not was:
-                self.steps.hide(place)
-        elif place is not None:
-            if self.is_first:
-                raise conflict({node.gone_by()})
-            self.steps.hide(place)
+            if gone.by is not None and resolution.is_first:
+                raise conflict({gone.by.version}) from None
+            if is_whole:
+                message = f"operation {number} has nothing to apply to"
+                raise Refused(gone.reason, message, field=f"patch/{number}/path") from None
+            resolution.dropped.append({"operation": number, "reason": gone.reason})
+            resolution.optimistic.follow(item)
+        except Refused as refusal:
+            refusal.field = f"patch/{number}/{refusal.field or 'path'}"
+            raise
+
+
+def add(resolution: Resolution, item: Json, tokens: tuple[str, ...]) -> None:
+    """Write a member, or insert an element after its left neighbour."""
+    if not tokens:
+        _put_root(resolution, item)
+        return
+    parent, key = resolution.view.find(tokens[:-1]), tokens[-1]
+    content = resolution.view.opened(parent)
+    if content is None or (content.members is not None and key not in content.members):
+        resolution.emit({"op": item["op"], "path": render((*parent.path(), key)), "value": item["value"]})
+    elif content.members is not None:
+        _write_member(resolution, content, key, item)
+    else:
+        path, anchors = resolution.gap(content, key)
+        resolution.emit({"op": "add", "path": render(path), "value": item["value"]}, anchors)
+
+
+def _put_root(resolution: Resolution, item: Json) -> None:
+    _write_node(resolution, resolution.model.root, None, item)
+
+
+def _write_member(resolution: Resolution, content: Content, key: str, item: Json) -> None:
+    author = resolution.author
+    seen, live = content.seen_member(author, key), content.live_member(key)
+    if item["op"] == "replace":
+        node = resolution.view.find(parse(item["path"])).node
+        if node.is_optimistic and live is None:
+            raise only_seen(node)
+    if seen is not None and seen.the_node().is_alive():
+        _write_node(resolution, seen.the_node(), seen, item)
+        return
+    versions = author.others(content.keys.get(key, ()))
+    if seen is not None and not seen.the_node().is_optimistic:
+        versions |= resolution.gone_by(seen.the_node())
+    if live is not None:
+        versions |= live.the_node().written(author, live)
+    resolution.overwrite(versions)
+    path = render((*content.node.path(), key))
+    is_adopted = live is not None and _is_continued(resolution, live)
+    if live is not None and not is_adopted:
+        resolution.emit({"op": "remove", "path": path})
+    resolution.emit({"op": "add", "path": path, "value": item["value"]}, adopts=is_adopted)
+    if content.seen_member(author, key) is not content.live_member(key):
+        for place in content.members[key] if content.members else ():
+            if not place.is_live and author.sees(place):
+                resolution.optimistic.hide(place)
+
+
+def _is_continued(resolution: Resolution, live: Place) -> bool:
+    """Tell whether a value that an author writes to a member is another value of what others made there.
+
+    What was moved there is another thing, and what the author removed ends.
+    """
+    is_moved = bool(live.inserted) and live.inserted[0] in live.the_node().moves
+    return bool(live.inserted) and not is_moved and not any(map(resolution.author.knows, live.removed))
+
+
+def _write_node(resolution: Resolution, node: Node, place: Place | None, item: Json) -> None:
+    """Write to a node that is at the head, wherever it is."""
+    versions = node.written(resolution.author, place)
+    if versions and resolution.strategy == MERGE and _merge(resolution, node, item, versions):
+        return
+    resolution.overwrite(versions)
+    name = item["op"] if place is node.place else "replace"
+    resolution.emit({"op": name, "path": render(node.path()), "value": item["value"]})
+
+
+def _merge(resolution: Resolution, node: Node, item: Json, versions: set[int]) -> bool:
+    """Merge a value with what others wrote to the same node since; tell whether both kinds of value can be."""
+    try:
+        seen = View(resolution.model, resolution.author.without_optimistic()).value(node)
+    except Gone:
+        # The author does not know what others made there.
+        return False
+    path, incoming = node.path(), copied(item["value"])
+    head = resolve(resolution.edit.root, path)
+    if {type(seen), type(head), type(incoming)} not in ({dict}, {str}):
+        return False
+    resolution.merged |= versions
+    for operation in member_changes(head, merged(seen, head, incoming)):
+        resolution.emit({**operation, "path": render(path + operation["path"])})
+    if not _shows(resolution, node, incoming):
+        resolution.optimistic.cover(node)
+    return True
+
+
+def _shows(resolution: Resolution, node: Node, value: Json) -> bool:
+    """Tell whether the author sees a node hold a value."""
+    try:
+        return identical(resolution.view.value(node), value)
+    except Gone:
+        return False
+
+
+def replace(resolution: Resolution, item: Json, tokens: tuple[str, ...]) -> None:
+    """Write to a value where it is; put back what was removed."""
+    if not tokens:
+        _put_root(resolution, item)
+        return
+    content, key = resolution.view.opened(resolution.view.find(tokens[:-1])), tokens[-1]
+    if content is not None and content.members is not None and key in content.members:
+        _write_member(resolution, content, key, item)
+        return
+    node, place, rest = found = resolution.view.find(tokens)
+    if rest:
+        resolution.emit({"op": "replace", "path": render(found.path()), "value": item["value"]})
+    elif node.is_optimistic:
+        raise only_seen(node)
+    elif node.is_alive():
+        _write_node(resolution, node, place, item)
+    else:
+        assert isinstance(place, Piece)
+        _revive(resolution, place, item)
+
+
+def _revive(resolution: Resolution, place: Piece, item: Json) -> None:
+    """Put an element that was removed back to where the author sees it."""
+    resolution.overwrite(resolution.gone_by(place.the_node()))
+    sequence = place.block.sequence
+    path = (*sequence.content.node.path(), str(sequence.position_after(place)))
+    resolution.emit({"op": "add", "path": render(path), "value": item["value"]}, sequence.anchors(place))
+    resolution.optimistic.hide(place)
+
+
+def remove(resolution: Resolution, item: Json, tokens: tuple[str, ...]) -> None:
+    """Remove a value where it is; nothing where it is gone."""
+    try:
+        node, place, rest = found = resolution.view.find(tokens)
+        if node.is_optimistic:
+            raise only_seen(node)
+    except Gone as gone:
+        if gone.reason != TARGET_GONE or (gone.by is not None and resolution.is_first):
+            raise
+        resolution.optimistic.follow(item)
+        return
+    if rest or place is None:
+        resolution.emit({"op": "remove", "path": render(found.path())})
+    elif node.is_alive():
+        resolution.overwrite(node.written(resolution.author, place))
+        was = node.place
+        resolution.emit({"op": "remove", "path": render(node.path())})
+        if place is not was:
+            resolution.optimistic.hide(place)
+    else:
+        if resolution.is_first:
+            raise Gone(TARGET_GONE, node.head.gone_by())
+        resolution.optimistic.hide(place)
+
+
+def move(resolution: Resolution, item: Json, tokens: tuple[str, ...]) -> None:
+    """Move a value from where it is now."""
+    source = parse(item["from"])
+    if not source:
+        return
+    found = resolution.view.find(source)
+    if found.node.is_optimistic:
+        raise only_seen(found.node)
+    place = resolution.view.place(source)
+    if source == tokens:
+        return
+    node = place.the_node()
+    if not node.is_alive():
+        raise Gone(TARGET_GONE, node.head.gone_by())
+    resolution.overwrite(resolution.author.others(node.moves))
+    if not tokens:
+        _put_root(resolution, {"op": "add", "value": copied(resolve(resolution.edit.root, node.path()))})
+        return
+    # The target is what the path means when the value has left its place.
+    place.removed.append(resolution.optimistic_stamp)
+    _recount(place)
+    try:
+        target = _target(resolution, tokens, node)
+    except (Gone, Refused, LookupError):
+        place.removed.pop()
+        _recount(place)
+        raise
+    was = node.place
+    if place is not was:
+        place.removed.pop()
+        resolution.optimistic.hide(place)
+    _carry(resolution, node, target, tokens[-1])
+
+
+def _recount(place: Place) -> None:
+    if isinstance(place, Piece):
+        place.block.count()
+
+
+def _target(resolution: Resolution, tokens: tuple[str, ...], node: Node) -> Found:
+    """Return a move's container, and check what others did to the member there."""
+    found, key = resolution.view.find(tokens[:-1]), tokens[-1]
+    content = resolution.view.opened(found)
+    leaves, path = node.path(), found.path()
+    if path[: len(leaves)] == leaves:
+        raise Refused("cycle", "the value would move into itself", field="path")
+    if content is not None and content.sequence is not None:
+        resolution.gap(content, key)
+    elif content is not None and content.members is not None and key in content.members:
+        live = content.live_member(key)
+        versions = resolution.author.others(content.keys.get(key, ()))
+        if live is not None and live is not node.place:
+            versions |= live.the_node().written(resolution.author, live)
+        resolution.overwrite(versions)
+    return found
+
+
+def _carry(resolution: Resolution, node: Node, target: Found, key: str) -> None:
+    """Move a node at the head, by way of the end of its array where the new path would begin with the old."""
+    leaves = node.path()
+    value = resolve(resolution.edit.root, leaves)
+    place = node.place
+    assert place is not None
+    resolution.model.remove(place, resolution.stamp, resolve(resolution.edit.root, leaves[:-1]))
+    resolution.edit.count_carried(len(dumps(value)))
+    resolution.change({"op": "remove", "path": render(leaves)})
+    content = resolution.view.opened(target)
+    if content is not None and content.sequence is not None:
+        path, anchors = resolution.gap(content, key)
+    else:
+        path, anchors = (*target.path(), key), []
+    is_below = len(path) > len(leaves) and path[: len(leaves)] == leaves
+    put = (*leaves[:-1], "-") if is_below else path
+    anchors = resolution.note([] if is_below else anchors)
+    resolution.model.put(put, node, resolution.stamp, anchors)
+    resolution.effect.append({"op": "move", "from": render(leaves), "path": render(put)})
+    resolution.change({"op": "add", "path": render(put), "value": value})
+    if is_below:
+        _carry(resolution, node, target, key)
+
+
+def copy(resolution: Resolution, item: Json, tokens: tuple[str, ...]) -> None:
+    """Add the value that the author sees."""
+    found = resolution.view.find(parse(item["from"]))
+    value = resolve(resolution.edit.root, found.path()) if found.rest else resolution.view.value(found.node)
+    written = dumps(value)
+    resolution.edit.count_carried(len(written))
+    add(resolution, {"op": "add", "path": item["path"], "value": loads(written)}, tokens)
 
 
 _APPLY: Final = {
-    "add": Resolver.add,
-    "replace": Resolver.replace,
-    "remove": Resolver.remove,
-    "move": moves.move,
-    "copy": moves.copy,
-    "test": values.test,
-    "inc": values.inc,
-    "str_ins": values.insert_text,
-    "str_del": values.delete_text,
-    "push": values.push,
+    "add": add,
+    "copy": copy,
+    "replace": replace,
+    "remove": remove,
+    "move": move,
+    "push": resolve_values.push,
+    "test": resolve_values.test,
+    "inc": resolve_values.inc,
+    "str_ins": resolve_values.insert_text,
+    "str_del": resolve_values.delete_text,
 }

@@ -1,7 +1,6 @@
-"""The elements of an array, or the characters of a string, within a window: runs of items with one fate each.
+"""The elements of an array, or the characters of a text, within a window, as pieces in order. Used by the model.
 
-A run that nothing touched is one piece, however long. An item that was removed stays as a piece that is not live, in
-its place between the others, as the author may still see it.
+A run that nothing touched is one piece, however long.
 """
 
 from __future__ import annotations
@@ -9,66 +8,61 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from refold.core.fold.identity import Anchor, Author, Piece
+
 if TYPE_CHECKING:
-    from refold.core.fold.acts import Act
-    from refold.core.fold.identity import Content, Node
+    from refold.core.fold.identity import Content, Place, Stamp
 
-BLOCK_PIECES_MAX: Final = 32
-"""Pieces of a block, whose sums make a search by position quick."""
-
-
-class Piece:
-    """A run of items. An element that was touched is a piece of its own and has a node.
-
-    `is_seen`: in the author's view; `is_live`: at the head. `start` counts from the array's beginning at the base,
-    or from the beginning of the text that `born` inserted. `died` is the act that removed it, `offset` where it
-    begins among what that removed.
-    """
-
-    __slots__ = ("block", "born", "count", "died", "is_live", "is_seen", "node", "offset", "start")
-
-    def __init__(self, count: int, born: Act | None, start: int, *, is_seen: bool, is_live: bool) -> None:
-        self.count = count
-        self.born = born
-        self.start = start
-        self.is_seen = is_seen
-        self.is_live = is_live
-        self.died: Act | None = None
-        self.offset = 0
-        self.node: Node | None = None
-        self.block: Block
-
-    @property
-    def home(self) -> Content:
-        """The content of which it is a part."""
-        return self.block.sequence.content
+BLOCK_PIECES_MAX: Final = 64
+"""Pieces of a block, whose counts make a search by position quick."""
 
 
 class Block:
-    """Some pieces in a row, with how many of their items are live and seen."""
+    """Some pieces in a row: how many of their items are at the head, and the newest version in their stamps."""
 
-    __slots__ = ("live", "pieces", "seen", "sequence")
+    __slots__ = ("live", "newest", "pieces", "sequence")
 
     def __init__(self, sequence: Sequence, pieces: list[Piece]) -> None:
         self.sequence = sequence
         self.pieces = pieces
-        self.live = sum(piece.count for piece in pieces if piece.is_live)
-        self.seen = sum(piece.count for piece in pieces if piece.is_seen)
+        self.live = 0
+        self.newest = 0
         for piece in pieces:
             piece.block = self
+        self.count()
+
+    def count(self) -> None:
+        """Count again."""
+        self.live = sum([piece.count for piece in self.pieces if piece.is_live])
+        stamps = (stamp for piece in self.pieces for stamp in (*piece.inserted, *piece.removed))
+        self.newest = max((stamp.version for stamp in stamps), default=0)
+
+    def seen(self, author: Author) -> int:
+        """Count the items in an author's view."""
+        if self.newest <= author.base:
+            return self.live
+        return sum([piece.count for piece in self.pieces if author.sees(piece)])
 
 
 class Sequence:
-    """Pieces in order; `live` and `seen` count the items at the head and in the author's view."""
+    """Pieces in one order for all: whoever sees two of them sees them in this order."""
 
-    __slots__ = ("blocks", "content", "live", "seen")
+    __slots__ = ("_units", "blocks", "content")
 
-    def __init__(self, content: Content, count: int) -> None:
-        """`count` items are there at the base."""
+    def __init__(self, content: Content, count: int, units: dict[int, list[Place | Content]]) -> None:
+        """`count` items are there before the first change; `units` are all that was removed, by sequence."""
         self.content = content
-        self.live = self.seen = count
-        first = [Piece(count, None, 0, is_seen=True, is_live=True)] if count else []
-        self.blocks = [Block(self, first)]
+        self._units = units
+        self.blocks = [Block(self, [Piece([], count=count)] if count else [])]
+
+    @property
+    def live(self) -> int:
+        """How many items are at the head."""
+        return sum([block.live for block in self.blocks])
+
+    def seen(self, author: Author) -> int:
+        """Count the items in an author's view."""
+        return sum([block.seen(author) for block in self.blocks])
 
     def pieces(self) -> Iterator[Piece]:
         """Yield all pieces in order."""
@@ -87,17 +81,39 @@ class Sequence:
             position -= block.live
         raise LookupError(position)
 
-    def seen_at(self, position: int) -> tuple[Piece, int]:
-        """Return the piece with an item of the author's view, and the item's offset in it. Raises `LookupError`."""
+    def seen_at(self, author: Author, position: int) -> tuple[Piece, int]:
+        """Return the piece with an item of an author's view, and the item's offset in it. Raises `LookupError`."""
         for block in self.blocks:
-            if position < block.seen:
+            count = block.seen(author)
+            if position < count:
+                is_head = block.newest <= author.base
                 for piece in block.pieces:
-                    if piece.is_seen:
+                    if piece.is_live if is_head else author.sees(piece):
                         if position < piece.count:
                             return piece, position
                         position -= piece.count
-            position -= block.seen
+            position -= count
         raise LookupError(position)
+
+    def seen_range(self, author: Author, position: int, count: int) -> list[Piece]:
+        """Return the pieces of a range of an author's view, as much of it as there is."""
+        pieces: list[Piece] = []
+        count = min(count, self.seen(author) - position)
+        while count > 0:
+            piece = self.cut(*self.seen_at(author, position))
+            self.cut(piece, count)
+            pieces.append(piece)
+            position += piece.count
+            count -= piece.count
+        return pieces
+
+    def seen_before(self, author: Author, position: int) -> Piece | None:
+        """Return the piece that ends before a position of an author's view; None at the front."""
+        if not position:
+            return None
+        piece, offset = self.seen_at(author, position - 1)
+        self.cut(piece, offset + 1)
+        return piece
 
     def live_before(self, piece: Piece) -> int:
         """Count the items of the head before a piece."""
@@ -113,101 +129,119 @@ class Sequence:
                 count += other.count
         return count
 
-    def mark(self, piece: Piece, *, is_seen: bool, is_live: bool) -> None:
-        """Change a piece's flags."""
-        block, count = piece.block, piece.count
-        seen, live = (is_seen - piece.is_seen) * count, (is_live - piece.is_live) * count
-        block.seen += seen
-        block.live += live
-        self.seen += seen
-        self.live += live
-        piece.is_seen, piece.is_live = is_seen, is_live
-
-    def cut(self, piece: Piece, offset: int) -> None:
-        """Divide a piece, so that an item begins or ends one; the part before keeps the object."""
-        if not 0 < offset < piece.count:
-            return
-        rest = Piece(
-            piece.count - offset,
-            piece.born,
-            piece.start + offset,
-            is_seen=piece.is_seen,
-            is_live=piece.is_live,
-        )
-        piece.count = offset
-        if piece.died is not None:
-            rest.died, rest.offset = piece.died, piece.offset + offset
-            piece.died.places.append(rest)
-        pieces = piece.block.pieces
-        rest.block = piece.block
-        pieces.insert(pieces.index(piece) + 1, rest)
-        self._divide(piece.block)
-
-    def single(self, piece: Piece, offset: int) -> Piece:
-        """Return a piece of one item."""
-        if piece.count > 1:
-            if offset:
-                self.cut(piece, offset)
-                piece = self.next(piece)
-            self.cut(piece, 1)
-        return piece
-
-    def next(self, piece: Piece) -> Piece:
-        """Return the piece after one that is not the last of its block, or the first of the next block."""
-        pieces = piece.block.pieces
-        at = pieces.index(piece) + 1
-        if at < len(pieces):
-            return pieces[at]
-        following = iter(self.blocks[self.blocks.index(piece.block) + 1 :])
-        return next(block.pieces[0] for block in following if block.pieces)
-
-    def before(self, piece: Piece | None) -> list[Piece]:
-        """Return the removed pieces up to and with a piece, the nearest first, back to one that is live."""
-        found: list[Piece] = []
+    def position_after(self, piece: Piece | None) -> int:
+        """Return the position at the head of what comes after a piece."""
         if piece is None:
-            return found
+            return 0
+        return self.live_before(piece) + (piece.count if piece.is_live else 0)
+
+    def anchors(self, piece: Piece | None) -> list[Anchor]:
+        """Return what is between a position after a piece and the item at the head before it, the nearest first.
+
+        What was removed before a nearer one is left out: where the window has it, it has the nearer one too.
+        """
+        found: list[Anchor] = []
+        newest = 0
+        for other in self._removed_until(piece):
+            since = _gone_since(other)
+            if since > newest and other.unit is not None:
+                newest = since
+                found.append((other.unit[0], other.unit[1] + other.count))
+        return found
+
+    def _removed_until(self, piece: Piece | None) -> Iterator[Piece]:
+        """Yield a piece and those before it, the nearest first, back to one that is at the head."""
+        if piece is None:
+            return
         at = self.blocks.index(piece.block)
         pieces = piece.block.pieces[: piece.block.pieces.index(piece) + 1]
         while True:
             for other in reversed(pieces):
                 if other.is_live:
-                    return found
-                found.append(other)
+                    return
+                yield other
             at -= 1
             if at < 0:
-                return found
+                return
             pieces = self.blocks[at].pieces
 
-    def insert_after(self, piece: Piece | None, new: Piece) -> None:
-        """Insert after a piece, or at the front."""
-        block = self.blocks[0] if piece is None else piece.block
-        at = 0 if piece is None else block.pieces.index(piece) + 1
-        self._insert(block, at, new)
+    def cut(self, piece: Piece, offset: int) -> Piece:
+        """Divide a piece before an item and return the second part; the first keeps the object."""
+        if not 0 < offset < piece.count:
+            return piece
+        rest = Piece(piece.inserted, count=piece.count - offset, is_live=piece.is_live)
+        rest.removed = piece.removed.copy()
+        if piece.value is not None:
+            piece.value, rest.value = piece.value[:offset], piece.value[offset:]
+        if piece.unit is not None:
+            rest.unit = piece.unit[0], piece.unit[1] + offset
+            self._units.setdefault(piece.unit[0], []).append(rest)
+        piece.count = offset
+        self._insert(piece.block, piece.block.pieces.index(piece) + 1, rest, is_new=False)
+        return rest
 
-    def insert_before(self, piece: Piece, new: Piece) -> None:
-        """Insert before a piece."""
-        self._insert(piece.block, piece.block.pieces.index(piece), new)
+    def single(self, piece: Piece, offset: int) -> Piece:
+        """Return a piece of one item."""
+        piece = self.cut(piece, offset)
+        self.cut(piece, 1)
+        return piece
 
-    def append(self, new: Piece) -> None:
-        """Insert at the end, after all that was removed there."""
+    def insert(self, position: int | None, anchors: list[Anchor], new: Piece) -> None:
+        """Insert after the first anchor that is known, else after the item before a position; None is the end."""
         block = self.blocks[-1]
-        self._insert(block, len(block.pieces), new)
+        at = len(block.pieces)
+        if position is not None:
+            left = next(filter(None, map(self._anchored, anchors)), None)
+            if left is None and position:
+                left, offset = self.live_at(position - 1)
+                self.cut(left, offset + 1)
+            block = self.blocks[0] if left is None else left.block
+            at = 0 if left is None else block.pieces.index(left) + 1
+        self._insert(block, at, new, is_new=True)
 
-    def _insert(self, block: Block, at: int, new: Piece) -> None:
+    def _anchored(self, anchor: Anchor) -> Piece | None:
+        sequence, end = anchor
+        for thing in self._units.get(sequence, ()):
+            if isinstance(thing, Piece) and thing.unit and thing.unit[1] < end <= thing.unit[1] + thing.count:
+                self.cut(thing, end - thing.unit[1])
+                return thing
+        return None
+
+    def remove(self, piece: Piece, stamp: Stamp) -> None:
+        """Remove a piece, from the head or from a view."""
+        piece.removed.append(stamp)
+        block = piece.block
+        block.newest = max(block.newest, stamp.version)
+        if piece.is_live and not stamp.is_optimistic:
+            piece.is_live = False
+            block.live -= piece.count
+
+    def recount(self) -> None:
+        """Count again after stamps were cancelled; what they inserted goes."""
+        for block in self.blocks:
+            block.pieces = [it for it in block.pieces if not it.inserted or it.inserted[0].sequence]
+            for piece in block.pieces:
+                piece.is_live = piece.is_at_head()
+                if piece.is_live:
+                    piece.unit = piece.value = None
+            block.count()
+
+    def _insert(self, block: Block, at: int, new: Piece, *, is_new: bool) -> None:
         new.block = block
         block.pieces.insert(at, new)
-        live, seen = new.count * new.is_live, new.count * new.is_seen
-        block.live += live
-        block.seen += seen
-        self.live += live
-        self.seen += seen
-        self._divide(block)
-
-    def _divide(self, block: Block) -> None:
+        if is_new:
+            block.live += new.count * new.is_live
+            block.newest = max(block.newest, new.inserted[0].version)
         if len(block.pieces) > BLOCK_PIECES_MAX:
-            half = len(block.pieces) // 2
-            at = self.blocks.index(block)
-            self.blocks[at : at + 1] = [
+            half, where = len(block.pieces) // 2, self.blocks.index(block)
+            self.blocks[where : where + 1] = [
                 Block(self, block.pieces[:half]),
                 Block(self, block.pieces[half:]),
             ]
+
+
+def _gone_since(piece: Piece) -> int:
+    """Return the version since when a piece is not at the head."""
+    if piece.inserted and piece.inserted[0].is_optimistic:
+        return piece.inserted[0].version
+    return next(stamp.version for stamp in piece.removed if not stamp.is_optimistic)

@@ -15,18 +15,29 @@ from refold.core.event import Event
 from refold.core.extensions import EXTENDED
 from refold.core.fold import decide as shared
 from refold.core.fold import v1
-from refold.core.fold.acts import Change
 from refold.core.fold.apply import apply_change
 from refold.core.fold.decide import Changed, decode
-from refold.core.fold.resolve import LAST, MERGE, Resolver
+from refold.core.fold.identity import Author, Stamp
+from refold.core.fold.optimistic import Optimistic
+from refold.core.fold.resolution import LAST, MERGE, Resolution
+from refold.core.fold.resolve import apply_stale
 from refold.core.fold.rules import Decoded, Rules, Window
-from refold.core.fold.steps import Steps
 from refold.core.fold.usual import fold_usual
-from refold.core.fold.view import View, merge_operations
-from refold.core.fold.window import STEPS, WINDOW_BYTES_MAX, WINDOW_VERSIONS_MAX, Recent, recent_of
+from refold.core.fold.view import DEPENDS_ON_REJECTED, View
+from refold.core.fold.window import (
+    STEPS,
+    WINDOW_BYTES_MAX,
+    WINDOW_VERSIONS_MAX,
+    Change,
+    Recent,
+    recent_of,
+)
 from refold.core.json_text import Json, identical
 from refold.core.stream import Record
 from refold.core.undo_log import UndoLog
+
+REJECT: Final = "reject"
+CUSTOM: Final = "custom:"
 
 LIMITS: Final = replace(v1.LIMITS, window_versions=WINDOW_VERSIONS_MAX, window_bytes=WINDOW_BYTES_MAX)
 
@@ -82,16 +93,16 @@ def _recent(document: Document, base: int, window: Window) -> Recent:
 def _change_stale(document: Document, record: Record, event: Event, rules: Rules, recent: Recent) -> Changed:
     base, session = event.base or 0, event.fields.get("session")
     changes = recent.changes(base)
-    others = [it.version for it in changes if it.is_effective and (session is None or it.session != session)]
-    if not others and not any(it.steps for it in changes if it.session == session):
+    is_alone = all(it.session == session for it in changes) if session is not None else not changes
+    if is_alone and not any(it.has_steps for it in changes):
         return _apply(document, event, rules)
     intent = _intent(event, base, rules.settings.on_conflict)
+    author = Author(base, session, record.sequence)
     try:
-        if others:
-            _check_strategy(intent, others)
-        return _resolve(document, record, event, intent, recent, rules)
+        _check_strategy(intent, changes)
+        return _resolve(document, author, event, intent, recent, rules)
     except Refused as refused:
-        refused.conflict = _rejection(document, record, intent, recent)
+        refused.conflict = _rejection(document, author, event, intent, recent)
         raise
 
 
@@ -105,8 +116,8 @@ def _intent(event: Event, base: int, default: str) -> Intent:
     if event.kind is Kind.patch:
         operations = event.value
     elif event.kind is Kind.merge:
-        # What it does depends on the view; as a whole it can only be in the way of what comes after a rejection.
-        operations = [{"op": "replace", "path": "", "value": None}]
+        # What it does depends on the view.
+        operations = []
     else:
         # A delete counts as one write of the root too.
         value = {} if event.kind is Kind.delete else event.value
@@ -115,77 +126,92 @@ def _intent(event: Event, base: int, default: str) -> Intent:
     return Intent(operations, base, event.on_conflict or default, event.fields.get("session"), is_whole)
 
 
-def _check_strategy(intent: Intent, others: list[int]) -> None:
-    strategy = intent.strategy
-    if strategy == "reject":
-        rule = f"version {others[0]} came after it"
-        raise Refused("conflict", rule, field="base")
-    if strategy.startswith("custom:"):
-        raise Refused("needs_resolution", f"a resolver named {strategy[7:]} decides", field="on_conflict")
+def _check_strategy(intent: Intent, changes: list[Change]) -> None:
+    strategy, session = intent.strategy, intent.session
+    if strategy != REJECT and not strategy.startswith(CUSTOM):
+        return
+    others = (it.version for it in changes if it.is_effective and (session is None or it.session != session))
+    version = next(others, None)
+    if version is None:
+        return
+    if strategy == REJECT:
+        raise Refused("conflict", f"version {version} came after it", field="base")
+    raise Refused("needs_resolution", f"a resolver named {strategy[7:]} decides", field="on_conflict")
 
 
 def _resolve(
-    document: Document, record: Record, event: Event, intent: Intent, recent: Recent, rules: Rules
+    document: Document, author: Author, event: Event, intent: Intent, recent: Recent, rules: Rules
 ) -> Changed:
     is_absent = document.state is ABSENT
+    if is_absent and event.kind is Kind.delete:
+        raise Refused("document_absent", "there is nothing to delete", field="delete")
+    model = recent.catch_up()
     edit = UndoLog({} if is_absent else document.state, 2 if is_absent else document.size, rules.limits)
-    base, session = intent.base, intent.session
-    model = recent.model(base, session, lambda: edit.root)
-    own = Change(document.version + 1, record.sequence, session, True, [], [])
-    view = View(model, recent, base)
+    model.state = lambda: edit.root
+    model.begin(author.sequence)
     # A delete is not merged with anything.
     strategy = LAST if event.kind is Kind.delete and intent.strategy == MERGE else intent.strategy
-    resolver = Resolver(model, edit, own, strategy=strategy, limits=rules.limits, view=view)
+    resolution = Resolution(model, edit, author, document.version + 1, strategy=strategy, limits=rules.limits)
     operations = intent.operations
     try:
         if event.kind is Kind.merge:
-            operations = merge_operations(model, view, event.value)
-        resolver.apply(operations, is_whole=intent.is_whole)
-        if is_absent and not resolver.effect:
+            operations = View(model, author).merge_operations(event.value)
+        apply_stale(resolution, operations, is_whole=intent.is_whole)
+        if is_absent and not resolution.effect:
             raise Refused("target_gone", "the document was deleted since", field="base")
         if rules.settings.check is not None and event.kind is not Kind.delete:
             rules.settings.check(edit.root)
     except Refused:
         edit.undo()
+        model.undo((resolution.stamp, resolution.optimistic_stamp))
         raise
-    recent.keep_model(base, session, model, record.sequence)
+    recent.resolved(author.sequence)
     document.state, document.size = (ABSENT, 0) if event.kind is Kind.delete else (edit.root, edit.size)
-    return _changed(resolver, own, intent, event)
+    return _changed(resolution, intent, event)
 
 
-def _changed(resolver: Resolver, own: Change, intent: Intent, event: Event) -> Changed:
+def _changed(resolution: Resolution, intent: Intent, event: Event) -> Changed:
     conflict: dict[str, Json] = {"strategy": intent.strategy}
-    if resolver.overwrote:
-        conflict["overwrote"] = sorted(resolver.overwrote)
-    if resolver.merged:
-        conflict["merged"] = sorted(resolver.merged)
-    if resolver.dropped:
-        conflict["dropped"] = resolver.dropped
-    if own.steps and intent.session is not None:
-        conflict[STEPS] = own.steps
-    is_same = event.kind is not Kind.merge and identical(resolver.effect, intent.operations)
+    if resolution.overwrote:
+        conflict["overwrote"] = sorted(resolution.overwrote)
+    if resolution.merged:
+        conflict["merged"] = sorted(resolution.merged)
+    if resolution.dropped:
+        conflict["dropped"] = resolution.dropped
+    if resolution.steps:
+        conflict[STEPS] = resolution.steps
+    is_same = event.kind is not Kind.merge and identical(resolution.effect, intent.operations)
     if len(conflict) == 1 and (is_same or event.kind is Kind.merge):
-        return Changed(None if is_same else resolver.effect)
+        return Changed(None if is_same else resolution.effect)
     # A state that was put as it is, and a delete, are their own effects.
     is_own = is_same and event.kind is not Kind.patch
-    return Changed(None if is_own else resolver.effect, conflict, Status.merged)
+    return Changed(None if is_own else resolution.effect, conflict, Status.merged)
 
 
-def _rejection(document: Document, record: Record, intent: Intent, recent: Recent) -> dict[str, Json]:
+def _rejection(
+    document: Document, author: Author, event: Event, intent: Intent, recent: Recent
+) -> dict[str, Json]:
     """Return what is kept of a rejected event: its later events in flight may count on it."""
     conflict: dict[str, Json] = {"strategy": intent.strategy}
-    base, session = intent.base, intent.session
-    if session is None:
+    if author.session is None:
         return conflict
-    head = {} if document.state is ABSENT else document.state
-    model = recent.model(base, session, lambda: head)
-    own = Change(document.version, record.sequence, session, False, [], [])
-    steps = Steps(model, own)
-    for item in intent.operations:
-        steps.follow(item)
-    recent.keep_model(base, session, model, record.sequence)
-    if own.steps:
-        conflict[STEPS] = own.steps
+    model, head = recent.catch_up(), document.state
+    steps: list[Json] = []
+    model.state = lambda: {} if head is ABSENT else head
+    model.begin(author.sequence)
+    stamp = Stamp(author.sequence, document.version, author.session, DEPENDS_ON_REJECTED)
+    optimistic = Optimistic(model, author, stamp, steps, int)
+    operations = intent.operations
+    if event.kind is Kind.merge:
+        operations = View(model, author).merge_operations(event.value)
+    elif event.kind is Kind.delete and head is ABSENT and model.root.view(author) is model.root.head:
+        # The author knows that there is nothing.
+        operations = []
+    for item in operations:
+        optimistic.follow(item)
+    recent.resolved(author.sequence)
+    if steps:
+        conflict[STEPS] = steps
     return conflict
 
 

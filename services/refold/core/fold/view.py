@@ -1,156 +1,230 @@
-"""The values that a stale event's author sees, for a `copy` and for three-way merges.
+"""What pointers and values are in an author's view: the document at the base, with the author's own events since.
 
-A value that has a part which only the author sees, because that was rejected or dropped, cannot be used.
+Used by the operations of a stale event.
 """
 
 from __future__ import annotations
 
+from typing import Final, NamedTuple
+
+from orjson import dumps, loads
+
 from refold.core.errors import Refused
 from refold.core.extensions import added
-from refold.core.fold.acts import UNKNOWN, Act, What
-from refold.core.fold.gone import Gone, ghost
-from refold.core.fold.identity import Content, Node
-from refold.core.fold.model import Model, find
-from refold.core.fold.places import Member
-from refold.core.fold.sequence import Piece, Sequence
-from refold.core.fold.window import Recent
+from refold.core.fold.identity import Author, Content, Member, Node, Piece, Place, Stamp
+from refold.core.fold.model import Model
+from refold.core.fold.sequence import Sequence
 from refold.core.json_text import Json
 from refold.core.merge import without_nulls
-from refold.core.pointer import missing_member, render, resolve
+from refold.core.pointer import as_container, index, missing_member, render, resolve
+
+TARGET_GONE: Final = "target_gone"
+DEPENDS_ON_REJECTED: Final = "depends_on_rejected"
+
+
+class Gone(Exception):
+    """What an operation means is not at the head any more; `by` took it away, None where it never was there."""
+
+    def __init__(self, reason: str, by: Stamp | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.by = by
+
+
+class Found(NamedTuple):
+    """What a pointer means: a node, where the author sees it, and tokens below it that lead into what is untouched."""
+
+    node: Node
+    place: Place | None
+    rest: tuple[str, ...]
+
+    def path(self) -> tuple[str, ...]:
+        """Return its path at the head, where it must be alive."""
+        return self.node.path() + self.rest
 
 
 class View:
-    """An author's view of values; what it returns may share parts with other values."""
+    """An author's view of a model. Without `is_head`, pointers may lead through what is not at the head any more."""
 
-    __slots__ = ("_base", "_model", "_recent")
-
-    def __init__(self, model: Model, recent: Recent, base: int) -> None:
+    def __init__(self, model: Model, author: Author) -> None:
         self._model = model
-        self._recent = recent
-        self._base = base
+        self._author = author
+
+    def find(self, tokens: tuple[str, ...], *, is_head: bool = True) -> Found:
+        """Find what a pointer means. Raises `Gone`, and `Refused` where it means nothing."""
+        node = self._model.root
+        place: Place | None = None
+        for depth, token in enumerate(tokens):
+            content = self.content(node, is_head=is_head)
+            if not content.is_open or (content.members is not None and token not in content.members):
+                return Found(node, place, tokens[depth:])
+            if content.members is not None:
+                place = self._member(content, token, is_head=is_head)
+            elif content.sequence is not None and not content.is_text:
+                piece, offset = self._element(content.sequence, token)
+                if piece.node is None and piece.is_live:
+                    live = str(content.sequence.live_before(piece) + offset)
+                    return Found(node, place, (live, *tokens[depth + 1 :]))
+                place = content.sequence.single(piece, offset)
+            else:
+                as_container(self._model.value_of(content))
+                raise AssertionError("a container has places")
+            node = place.the_node()
+        return Found(node, place, ())
+
+    def _element(self, sequence: Sequence, token: str) -> tuple[Piece, int]:
+        return sequence.seen_at(self._author, index(token, sequence.seen(self._author)))
+
+    def _member(self, content: Content, key: str, *, is_head: bool) -> Member:
+        seen = content.seen_member(self._author, key)
+        if seen is None:
+            writes = content.keys.get(key, [])
+            if self._author.others(writes) and is_head:
+                # They have made it meanwhile.
+                raise Gone(TARGET_GONE, writes[-1])
+            raise missing_member(self._model.value_of(content), key)
+        return seen
+
+    def content(self, node: Node, *, is_head: bool = True) -> Content:
+        """Return what a node holds for the author. Raises `Gone`."""
+        content = node.view(self._author)
+        if content is None:
+            raise Gone(TARGET_GONE, node.contents[0].stamp)
+        if content.is_optimistic:
+            assert content.stamp is not None
+            raise Gone(content.stamp.reason)
+        if is_head and not content.is_alive():
+            raise Gone(TARGET_GONE, content.gone_by())
+        return content
+
+    def opened(self, found: Found) -> Content | None:
+        """Return what is found as a content with places; None where nothing in it was touched."""
+        if found.rest:
+            return None
+        content = self.content(found.node)
+        return content if content.is_open else None
+
+    def place(self, tokens: tuple[str, ...], *, is_head: bool = True) -> Place:
+        """Return the place that a pointer means, which is not the root's, made where it is untouched."""
+        node, place, rest = self.find(tokens, is_head=is_head)
+        if not rest:
+            assert place is not None
+            return place
+        content = self.content(node, is_head=is_head)
+        for token in rest:
+            value = self._model.value_of(content)
+            self._model.open(content, value)
+            place = self._model.place_in(content, token, value)
+            content = place.the_node().head
+        assert place is not None
+        return place
+
+    def container(self, tokens: tuple[str, ...], *, is_head: bool = True) -> Content:
+        """Return the open content of a container that a pointer means."""
+        node = self.place(tokens, is_head=is_head).the_node() if tokens else self._model.root
+        content = self.content(node, is_head=is_head)
+        self._model.open(content, self._model.value_of(content))
+        return content
+
+    # Values; what is returned may share parts with the document
 
     def value(self, node: Node) -> Json:
-        """Return what the author sees a node hold."""
-        node.settle()
-        content = node.view
-        if node.blur is not None:
-            raise ghost(node.blur)
-        if not content.foreign and content is node.head and node.is_alive():
-            return resolve(self._model.head(), node.path())
-        first = self._first(content)
-        if not content.acts:
-            return first
-        content.open()
+        """Return what the author sees a node hold. Raises `Gone`."""
+        content = self.content(node, is_head=False)
+        if content.amounts:
+            return self._sum(content)
+        value = self._model.value_of(content)
+        if not content.is_open:
+            return value
         if content.members is not None:
-            return self._object(content.members, first)
+            return self._object(content.members, value)
         if content.sequence is not None:
-            return (
-                self._text(content.sequence, first)
-                if content.is_text
-                else self._array(content.sequence, first)
-            )
-        for act, _ in content.acts:
-            if act.kind is What.inc and act.is_own:
-                first = added(first, act.value)
-        return first
+            items = self._items(content.sequence, value)
+            return "".join(items) if content.is_text else [each for some in items for each in some]
+        return value
 
-    def _first(self, content: Content) -> Json:
-        """Return what a content held before any act in it."""
-        born = content.born
-        if born is not None:
-            return {} if born.kind is What.remove else self._written(born)
-        place = content.node.origin
-        if place is None:
-            return self._recent.state_at(self._base)
-        above = self._first(place.home)
-        if not isinstance(place, Member):
-            return above[place.start]
-        if place.key not in above:
-            raise missing_member(above, place.key)
-        return above[place.key]
+    def _sum(self, content: Content) -> Json:
+        """Return the number before the first amount that the author does not know, with the known ones after it."""
+        total = content.amounts[0][2]
+        for stamp, amount, _ in content.amounts:
+            if self._author.knows(stamp):
+                if stamp.is_optimistic:
+                    raise Gone(stamp.reason)
+                total = added(total, amount)
+        return total
 
-    def _written(self, act: Act) -> Json:
-        if act.value is not UNKNOWN:
-            return act.value
-        return resolve(self._recent.state_before(act.event, act.operation + 1), act.tokens)
-
-    def _object(self, members: dict[str, list[Member]], first: Json) -> Json:
-        found = dict(first)
+    def _object(self, members: dict[str, list[Member]], value: dict[str, Json]) -> Json:
+        found = dict(value)
         for key, places in members.items():
-            seen = next((place for place in reversed(places) if place.is_seen), None)
-            if seen is None or seen.node is None:
+            seen = next((place for place in reversed(places) if self._author.sees(place)), None)
+            if seen is None:
                 found.pop(key, None)
-                continue
-            _check(seen)
-            if not is_in_view(seen, key, first):
-                found.pop(key, None)
-            else:
-                found[key] = self.value(seen.node)
+            elif seen.node is not None or not seen.is_live:
+                found[key] = self._at(seen)
         return found
 
-    def _array(self, sequence: Sequence, first: Json) -> Json:
-        found: list[Json] = []
-        for piece in sequence.pieces():
-            if not piece.is_seen:
-                continue
-            _check(piece)
-            if piece.node is not None:
-                found.append(self.value(piece.node))
-            elif piece.born is not None:
-                found.append(self._written(piece.born))
-            else:
-                found += first[piece.start : piece.start + piece.count]
-        return found
-
-    def _text(self, sequence: Sequence, first: str) -> str:
+    def _items(self, sequence: Sequence, value: Json) -> list[Json]:
+        """Return the parts of an array or a text."""
         found = []
+        begin = 0
         for piece in sequence.pieces():
-            if piece.is_seen:
-                _check(piece)
-                text = first if piece.born is None else self._written(piece.born)
-                found.append(text[piece.start : piece.start + piece.count])
-        return "".join(found)
+            end = begin + piece.count * piece.is_live
+            if self._author.sees(piece):
+                is_slice = piece.node is None and piece.is_live
+                if is_slice:
+                    found.append(value[begin:end])
+                elif sequence.content.is_text:
+                    self._check(piece)
+                    found.append(piece.value)
+                else:
+                    found.append([self._at(piece)])
+            begin = end
+        return found
 
+    def _at(self, place: Place) -> Json:
+        self._check(place)
+        return self.value(place.the_node())
 
-def merge_operations(model: Model, view: View, merge: Json) -> list[Json]:
-    """Return the operations that a merge patch is in its author's view."""
-    if type(merge) is not dict:
-        return [{"op": "replace", "path": "", "value": without_nulls(merge)}]
-    operations: list[Json] = []
-    _merge_members(model, view, (), merge, operations)
-    return operations
+    def _check(self, place: Place) -> None:
+        """Raise `Gone` where only the author sees a place: its value is not kept."""
+        if place.inserted and place.inserted[0].is_optimistic:
+            raise Gone(place.inserted[0].reason)
 
+    def merge_operations(self, merge: Json) -> list[Json]:
+        """Return the operations that a merge patch is in the author's view."""
+        operations: list[Json] = []
+        self._merge((), merge, operations)
+        return operations
 
-def _merge_members(
-    model: Model, view: View, tokens: tuple[str, ...], changes: dict[str, Json], operations: list[Json]
-) -> None:
-    for key in sorted(changes):
-        path, change = (*tokens, key), changes[key]
+    def _merge(self, tokens: tuple[str, ...], change: Json, operations: list[Json]) -> None:
+        path = render(tokens)
         try:
-            found = find(model, path)
-            old = resolve(model.head(), found.path()) if found.rest else view.value(found.node)
+            is_object = self._is_object(tokens) and type(change) is dict
         except Refused:
             if change is None:
-                continue
-            old = None
-        except Gone:
-            # Its container is not at the head any more, nor is what is in it.
-            old = {}
-        if change is None:
-            operations.append({"op": "remove", "path": render(path)})
-        elif type(change) is dict and type(old) is dict:
-            _merge_members(model, view, path, change, operations)
+                return
+            is_object = False
+        if is_object:
+            for key in sorted(change):
+                self._merge((*tokens, key), change[key], operations)
+        elif change is None and tokens:
+            operations.append({"op": "remove", "path": path})
         else:
-            operations.append({"op": "add", "path": render(path), "value": without_nulls(change)})
+            operations.append({"op": "add", "path": path, "value": without_nulls(change)})
+
+    def _is_object(self, tokens: tuple[str, ...]) -> bool:
+        """Tell whether a pointer means an object, or what only the author sees. Raises `Refused`."""
+        try:
+            node, _, rest = self.find(tokens, is_head=False)
+        except Gone:
+            # It is in what only the author sees: as a whole.
+            return False
+        content = node.view(self._author)
+        if content is None or content.is_optimistic:
+            return True
+        return type(resolve(self._model.value_of(content), rest)) is dict
 
 
-def is_in_view(place: Member, key: str, first: Json) -> bool:
-    """Tell whether a member is in the view; that of the base may not have been there."""
-    node = place.node
-    return place.born is not None or key in first or (node is not None and node.view is not node.contents[0])
-
-
-def _check(place: Member | Piece) -> None:
-    """Raise `Gone` where only the author sees it: the positions in a value without it would be others."""
-    if place.born is not None and place.died is place.born:
-        raise ghost(place.born)
+def copied(value: Json) -> Json:
+    """Return a value that shares nothing with another."""
+    return loads(dumps(value))

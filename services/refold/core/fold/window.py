@@ -6,17 +6,21 @@ What is kept is made from the document's entries alone, so that it makes no diff
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
-from typing import Final
+from itertools import groupby
+from operator import itemgetter
+from typing import Final, NamedTuple
 
 from refold.core import json_text
-from refold.core.document import UNBOUNDED, Document
+from refold.core.document import UNBOUNDED, Document, Kind
 from refold.core.envelope import open_envelope
-from refold.core.fold.acts import Change
-from refold.core.fold.model import Model
-from refold.core.history import Clock, Entry, Point, Segment, operations_of
+from refold.core.fold.identity import Anchor, Stamp
+from refold.core.fold.model import ADOPT, AT, KEEP, Model
+from refold.core.fold.optimistic import repeat
+from refold.core.fold.view import DEPENDS_ON_REJECTED, TARGET_GONE, copied
+from refold.core.history import Entry, Segment, operations_of
 from refold.core.json_text import Json
-from refold.core.replay import apply_accepted, state_at
+from refold.core.pointer import parse, resolve
+from refold.core.replay import apply_accepted
 
 WINDOW_VERSIONS_MAX: Final = 1_000
 """A base may be so many versions behind the head. A rule of fold 2."""
@@ -28,111 +32,182 @@ RECENT_ENTRIES_MAX: Final = 2 * WINDOW_VERSIONS_MAX
 RECENT_BYTES_MAX: Final = 2 * WINDOW_BYTES_MAX
 """What is kept of one document; with more, it is loaded again from a later snapshot."""
 
-MODELS_KEPT_MAX: Final = 4
-"""Sessions with events in flight whose views are kept."""
+ENTRY_BYTES: Final = 600
+"""Memory of one change in a model (measured)."""
+
+RECENT_UNUSED_MAX: Final = 1_000
+"""Events of a document that may come one after another without a stale one before what is kept is dropped."""
 
 STEPS: Final = "view"
 """The member of an entry's conflict that has its steps."""
 
 
-class Recent:
-    """A document's changes since a snapshot. `events` counts the document's events at the last one."""
+class Change(NamedTuple):
+    """What the conflicts of later events need of one event of a document; `version` as in `Stamp`."""
 
-    __slots__ = ("_begin", "_changes", "_models", "_sums", "_versions", "entries", "events", "segment")
+    version: int
+    session: str | None
+    is_effective: bool
+    has_steps: bool
+
+
+class Recent:
+    """A document's changes since a snapshot, as a model of identities with a state of its own.
+
+    The model is brought up to the last event when a stale event comes. `events` counts the document's events.
+    """
+
+    __slots__ = (
+        "_begin",
+        "_changes",
+        "_pending",
+        "_resolved",
+        "_state",
+        "_sums",
+        "_unused",
+        "events",
+        "model",
+    )
 
     def __init__(self, segment: Segment, events: int) -> None:
         """`segment` reaches to the head; `events` is the document's count there."""
-        self.segment = segment
+        state = segment.base.state
         self.events = events
-        self.entries: list[Entry] = []
-        self._versions: list[int] = []
-        self._sums: list[int] = [0]
+        self.model = Model(self.state)
+        self._begin = segment.base.version
+        self._state: Json = {} if state is None else json_text.reread(state)
         self._changes: list[Change] = []
-        self._begin = 0
-        self._models: dict[tuple[int, str], Model] = {}
+        self._sums: list[int] = [0]
+        self._pending: list[Entry] = []
+        self._resolved = 0
+        self._unused = 0
         for entry in segment.entries:
             self._keep(entry)
-        self._begin = len(self.entries)
+
+    def state(self) -> Json:
+        """Return the state that the model has reached."""
+        return self._state
 
     @property
-    def is_small(self) -> bool:
-        """Tell whether it is worth its memory."""
-        return len(self.entries) <= RECENT_ENTRIES_MAX and self._sums[-1] <= RECENT_BYTES_MAX
+    def size_bytes(self) -> int:
+        """Estimate its memory, beside its state."""
+        return ENTRY_BYTES * len(self._changes) + 2 * self._sums[-1]
+
+    @property
+    def is_worth_keeping(self) -> bool:
+        """Tell whether it is small, and was of use lately."""
+        is_small = len(self._changes) <= RECENT_ENTRIES_MAX and self._sums[-1] <= RECENT_BYTES_MAX
+        return is_small and self._unused <= RECENT_UNUSED_MAX
 
     def append(self, entry: Entry) -> None:
         """Add the document's next event, of any outcome."""
         self.events += 1
+        self._unused += 1
         self._keep(entry)
 
     def _keep(self, entry: Entry) -> None:
-        if entry.status.is_effective or entry.conflict is not None:
-            self.entries.append(entry)
-            self._versions.append(entry.version)
-            effective = len(entry.effect or entry.body) if entry.status.is_effective else 0
-            self._sums.append(self._sums[-1] + effective)
+        is_effective = entry.status.is_effective
+        if is_effective or entry.conflict is not None:
+            has_steps = entry.conflict is not None and b'"view"' in entry.conflict
+            fields = open_envelope(entry.headers, entry.body, UNBOUNDED).fields
+            self._changes.append(Change(entry.version, fields.get("session"), is_effective, has_steps))
+            self._sums.append(self._sums[-1] + (len(entry.effect or entry.body) if is_effective else 0))
+            self._pending.append(entry)
 
     def covers(self, base: int) -> bool:
         """Tell whether it reaches back to a version."""
-        return self.segment.base.version <= base
+        return self._begin <= base
 
     def bytes_since(self, base: int) -> int:
         """Count the bytes of the effective patches after a version."""
-        return self._sums[-1] - self._sums[bisect_right(self._versions, base)]
+        return self._sums[-1] - self._sums[self._after(base)]
 
     def changes(self, base: int) -> list[Change]:
         """Return the changes after a version, and the rejected events that may be in a session's view."""
-        begin = bisect_right(self._versions, base)
-        # Those before the oldest base so far have not been read.
-        if begin < self._begin:
-            self._changes[:0] = map(change_of, self.entries[begin : self._begin])
-            self._begin = begin
-        read = self._begin + len(self._changes)
-        self._changes += map(change_of, self.entries[read:])
-        return self._changes[begin - self._begin :]
+        return self._changes[self._after(base) :]
 
-    def state_at(self, version: int) -> Json:
-        """Return the state at a version, `{}` where the document was absent."""
-        entries = [entry for entry in self.entries if entry.status.is_effective and entry.version <= version]
-        state = state_at(self.segment.base, entries, Point(Clock.version, version)).state
-        return {} if state is None else json_text.reread(state)
+    def _after(self, base: int) -> int:
+        return bisect_right(self._changes, base, key=_VERSION)
 
-    def state_before(self, change: Change, operations: int) -> Json:
-        """Return the state before an operation of a change; of a rejected event, the state at its version."""
-        state = self.state_at(change.version - 1 if change.is_effective else change.version)
-        return apply_accepted(state, json_text.reread(json_text.dumps(change.operations[:operations])))
+    def resolved(self, sequence: int) -> None:
+        """Note that the model has all of the event at a sequence, whose entry is appended next."""
+        self._resolved = sequence
+        self._unused = 0
 
-    def model(self, base: int, session: str | None, head: Callable[[], Json]) -> Model:
-        """Return the identities after a version as a session sees them; the caller may keep it (`keep_model`)."""
-        model = None if session is None else self._models.pop((base, session), None)
-        if model is None:
-            model = Model(self.state_before, bisect_right(self._versions, base))
-        model.head = head
-        changes = self.changes(base)
-        for change in changes[len(changes) - (len(self.entries) - model.taken) :]:
-            is_own = session is not None and change.session == session
-            if change.sequence != model.last_own and (change.is_effective or is_own):
-                model.add(change, is_own=is_own)
-        model.taken = len(self.entries)
-        return model
+    def catch_up(self) -> Model:
+        """Bring the model up to the last event."""
+        self.model.state = self.state
+        for entry in self._pending:
+            self._take(entry)
+        self._pending.clear()
+        return self.model
 
-    def keep_model(self, base: int, session: str | None, model: Model, sequence: int) -> None:
-        """Keep a model that has the acts of the session's event at a sequence, for the session's next one."""
-        if session is None:
+    def _take(self, entry: Entry) -> None:
+        is_effective = entry.status.is_effective
+        is_known = entry.sequence == self._resolved
+        if is_known and not is_effective:
             return
-        model.last_own = sequence
-        self._models[base, session] = model
-        if len(self._models) > MODELS_KEPT_MAX:
-            del self._models[next(iter(self._models))]
+        fields = open_envelope(entry.headers, entry.body, UNBOUNDED).fields
+        operations = _operations(entry, fields) if is_effective else []
+        if is_known:
+            self._state = apply_accepted(self._state, operations)
+            return
+        conflict = {} if entry.conflict is None else json_text.reread(entry.conflict)
+        steps = {at: list(some) for at, some in groupby(conflict.get(STEPS, ()), key=_AT)}
+        session = fields.get("session")
+        reason = TARGET_GONE if is_effective else DEPENDS_ON_REJECTED
+        stamp = Stamp(entry.sequence, entry.version, session)
+        optimistic = Stamp(entry.sequence, entry.version, session, reason)
+        self.model.begin(entry.sequence)
+        for number, operation in enumerate(operations):
+            self._change(operation, steps.get(number, []), stamp, optimistic)
+        for step in steps.get(len(operations), ()):
+            repeat(self.model, step, optimistic)
+
+    def _change(self, operation: Json, steps: list[Json], stamp: Stamp, optimistic: Stamp) -> None:
+        anchors, keeps, adopts = [], False, False
+        for step in steps:
+            kind = step[1]
+            if kind == AT:
+                anchors = step[2]
+            elif kind == KEEP:
+                keeps = True
+            elif kind == ADOPT:
+                adopts = True
+            else:
+                repeat(self.model, step, optimistic)
+        if operation["op"] == "move":
+            source, path = parse(operation["from"]), operation["path"]
+            if path and path != operation["from"]:
+                self._move(operation, source, stamp, anchors)
+                return
+            # What the root was keeps the value that was moved to the root.
+            if not path and source:
+                operation = {"op": "replace", "path": "", "value": copied(resolve(self._state, source))}
+            else:
+                return
+        self.model.apply(operation, stamp, anchors, keeps=keeps, adopts=adopts)
+        self._state = apply_accepted(self._state, [operation])
+
+    def _move(self, operation: Json, source: tuple[str, ...], stamp: Stamp, anchors: list[Anchor]) -> None:
+        path = operation["path"]
+        place, above = self.model.place_at(source), resolve(self._state, source[:-1])
+        value = resolve(self._state, source)
+        self.model.remove(place, stamp, above)
+        self._state = apply_accepted(self._state, [{"op": "remove", "path": operation["from"]}])
+        self.model.put(parse(path), place.the_node(), stamp, anchors)
+        self._state = apply_accepted(self._state, [{"op": "add", "path": path, "value": value}])
 
 
-def change_of(entry: Entry) -> Change:
-    """Read what an entry's event did. Its values are its own."""
-    conflict = {} if entry.conflict is None else json_text.reread(entry.conflict)
-    fields = open_envelope(entry.headers, entry.body, UNBOUNDED).fields
-    is_effective = entry.status.is_effective
-    operations = operations_of(entry, fields) if is_effective else []
-    steps = conflict.get(STEPS, [])
-    return Change(entry.version, entry.sequence, fields.get("session"), is_effective, operations, steps)
+def _operations(entry: Entry, fields: dict[str, Json]) -> list[Json]:
+    """Return an effective entry's patch; what was deleted is an empty object until it is written."""
+    if entry.kind is Kind.delete and entry.effect is None:
+        return [{"op": "replace", "path": "", "value": {}}]
+    return operations_of(entry, fields)
+
+
+_VERSION: Final = itemgetter(0)
+_AT: Final = itemgetter(0)
 
 
 def recent_of(document: Document) -> Recent | None:
@@ -147,5 +222,5 @@ def remember(document: Document, entry: Entry) -> None:
     if recent is None:
         return
     recent.append(entry)
-    if not recent.is_small or recent.events != document.events:
+    if not recent.is_worth_keeping or recent.events != document.events:
         document.recent = None

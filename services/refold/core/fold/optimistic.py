@@ -1,0 +1,239 @@
+"""What an event does in its author's view only: the optimistic update of a client whose operation had no effect.
+
+An operation that was dropped, or a rejected event, is on its author's screen while later events of the session are in
+flight. It is kept, with the event's outcome, as steps: `[effective operations before it, kind, address, …]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from refold.core.errors import Refused
+from refold.core.fold.addresses import (
+    address_of_content,
+    address_of_place,
+    find_content,
+    find_named,
+    find_place,
+)
+from refold.core.fold.identity import Author, Content, Node, Piece, Place, Stamp
+from refold.core.fold.model import Model
+from refold.core.fold.view import Gone, View
+from refold.core.json_text import Json
+from refold.core.pointer import index, parse
+
+
+class Optimistic:
+    """The optimistic updates of one event, made in the model and added to its steps."""
+
+    def __init__(
+        self, model: Model, author: Author, stamp: Stamp, steps: list[Json], effective: Callable[[], int]
+    ) -> None:
+        """`effective` counts the event's effective operations so far."""
+        self._model = model
+        self._author = author
+        self._stamp = stamp
+        self._steps = steps
+        self._effective = effective
+        self._view = View(model, author)
+
+    def follow(self, item: Json) -> None:
+        """Do what an operation without effect does in its author's view; nothing where it means nothing there."""
+        try:
+            _FOLLOW[item["op"]](self, item, parse(item["path"]))
+        except (Gone, Refused, LookupError):
+            return
+
+    def hide(self, place: Place) -> None:
+        """Remove a place from the view."""
+        model = self._model
+        if not isinstance(place, Piece) or not place.home.is_text:
+            self._add("hide", address_of_place(place))
+        elif place.is_live:
+            at = place.block.sequence.live_before(place)
+            self._add("hide_text", address_of_content(place.home), at, place.count)
+        else:
+            self._add("hide_removed", place.unit, place.count)
+        model.hide(place, self._stamp)
+
+    def cover(self, node: Node) -> None:
+        """Give a node another value in the view, which is not kept."""
+        self._add("cover", "" if node.place is None else address_of_place(node.place))
+        self._model.cover(node, self._stamp)
+
+    def _add(self, kind: str, *what: Json) -> None:
+        self._steps.append([self._effective(), kind, *what])
+
+    def _show(self, content: Content, key: str, node: Node | None = None, count: int = 1) -> None:
+        """Insert a member or an element, or a node that is elsewhere at the head."""
+        model, author = self._model, self._author
+        source = None if node is None else "" if node.place is None else address_of_place(node.place)
+        if content.members is not None:
+            self._add("show", address_of_content(content), key, [], count, source)
+            model.show(content, key, [], self._stamp, node=node)
+        elif content.sequence is not None:
+            sequence = content.sequence
+            position, anchors = None, []
+            if key != "-":
+                left = sequence.seen_before(author, index(key, sequence.seen(author) + 1))
+                position, anchors = sequence.position_after(left), sequence.anchors(left)
+            self._add("show", address_of_content(content), position, anchors, count, source)
+            model.show(content, position, anchors, self._stamp, count=count, node=node)
+
+    def _member(self, content: Content, key: str) -> Place | None:
+        """Return the place of an object's member in the view."""
+        if content.members is None:
+            return None
+        if key in content.members:
+            return content.seen_member(self._author, key)
+        value = self._model.value_of(content)
+        return self._model.place_in(content, key, value) if key in value else None
+
+    def put(self, _item: Json, tokens: tuple[str, ...], node: Node | None = None) -> None:
+        """Add a value that is not kept."""
+        if not tokens:
+            self.cover(self._model.root)
+            return
+        content, key = self._view.container(tokens[:-1], is_head=False), tokens[-1]
+        seen = self._member(content, key)
+        if seen is not None and node is None:
+            self.cover(seen.the_node())
+            return
+        if seen is not None:
+            self.hide(seen)
+        self._show(content, key, node)
+
+    def replace(self, _item: Json, tokens: tuple[str, ...]) -> None:
+        """Give a node another value that is not kept."""
+        if tokens:
+            self.cover(self._view.place(tokens, is_head=False).the_node())
+        else:
+            self.cover(self._model.root)
+
+    def remove(self, _item: Json, tokens: tuple[str, ...]) -> None:
+        """Remove a value."""
+        self.hide(self._view.place(tokens, is_head=False))
+
+    def move(self, item: Json, tokens: tuple[str, ...]) -> None:
+        """Remove a node from where it is, and show it elsewhere."""
+        source = parse(item["from"])
+        if source == tokens:
+            return
+        try:
+            place = self._view.place(source, is_head=False)
+        except Gone:
+            # It is in a value that is not known.
+            self.put(item, tokens)
+            return
+        self.hide(place)
+        self.put(item, tokens, place.the_node())
+
+    def insert_text(self, item: Json, tokens: tuple[str, ...]) -> None:
+        """Insert characters."""
+        content = self._view.container(tokens, is_head=False)
+        if content.sequence is not None and content.is_text and item["str"]:
+            position = min(item["pos"], content.sequence.seen(self._author))
+            self._show(content, str(position), count=len(item["str"]))
+
+    def delete_text(self, item: Json, tokens: tuple[str, ...]) -> None:
+        """Delete characters."""
+        content = self._view.container(tokens, is_head=False)
+        count = len(item["str"]) if "str" in item else item["len"]
+        if content.sequence is not None and content.is_text:
+            for piece in content.sequence.seen_range(self._author, item["pos"], count):
+                self.hide(piece)
+
+    def push(self, item: Json, tokens: tuple[str, ...]) -> None:
+        """Add at the end of an array, and remove from its front."""
+        if tokens:
+            parent, key = self._view.container(tokens[:-1], is_head=False), tokens[-1]
+            if parent.members is not None and self._member(parent, key) is None:
+                self._show(parent, key)
+                return
+        content = self._view.container(tokens, is_head=False)
+        self._show(content, "-")
+        if content.sequence is not None and not content.is_text:
+            sequence = content.sequence
+            leaving = range(sequence.seen(self._author) - item["max"])
+            for piece in [sequence.single(*sequence.seen_at(self._author, at)) for at in leaving]:
+                self.hide(piece)
+
+    def inc(self, _item: Json, tokens: tuple[str, ...]) -> None:
+        """Note that a number differs."""
+        place = self._view.place(tokens, is_head=False) if tokens else None
+        node = self._model.root if place is None else place.the_node()
+        if not node.is_optimistic and type(self._model.value_of(node.head)) in {int, float}:
+            self._add("inc", "" if place is None else address_of_place(place))
+            increase(self._model, node, self._stamp)
+
+    def test(self, _item: Json, _tokens: tuple[str, ...]) -> None:
+        """Nothing: the view is as it was."""
+
+
+def increase(model: Model, node: Node, stamp: Stamp) -> None:
+    """Note that a number differs in its author's view."""
+    content = node.head
+    content.amounts.append((stamp, 0, model.value_of(content)))
+
+
+def repeat(model: Model, step: Json, stamp: Stamp) -> None:
+    """Do a step that was kept; where its address was removed before the window, no view of the window has it."""
+    _, kind, address, *rest = step
+    if kind == "show":
+        key, anchors, count, source = rest
+        content = find_content(model, address)
+        if content is None:
+            model.skip(count)
+            return
+        node = None if source is None else _node(model, source)
+        model.show(content, key, anchors, stamp, count=count, node=node)
+    elif kind == "hide_text":
+        content = find_content(model, address)
+        if content is not None and content.sequence is not None:
+            position, count = rest
+            _hide_run(model, *content.sequence.live_at(position), count, stamp)
+    elif kind == "hide_removed":
+        piece = find_named(model, *address)
+        if isinstance(piece, Piece) and piece.unit is not None:
+            _hide_run(model, piece, address[1] - piece.unit[1], rest[0], stamp)
+    elif kind == "hide":
+        place = find_place(model, address)
+        if place is not None:
+            model.hide(place, stamp)
+    else:
+        node = _node(model, address)
+        if node is None:
+            model.skip(kind == "cover")
+        elif kind == "cover":
+            model.cover(node, stamp)
+        else:
+            increase(model, node, stamp)
+
+
+def _node(model: Model, address: Json) -> Node | None:
+    if address == "":
+        return model.root
+    place = find_place(model, address)
+    return None if place is None else place.the_node()
+
+
+def _hide_run(model: Model, piece: Piece, offset: int, count: int, stamp: Stamp) -> None:
+    sequence = piece.block.sequence
+    piece = sequence.cut(piece, offset)
+    sequence.cut(piece, count)
+    model.hide(piece, stamp)
+
+
+_FOLLOW: Final = {
+    "add": Optimistic.put,
+    "copy": Optimistic.put,
+    "replace": Optimistic.replace,
+    "remove": Optimistic.remove,
+    "move": Optimistic.move,
+    "push": Optimistic.push,
+    "test": Optimistic.test,
+    "inc": Optimistic.inc,
+    "str_ins": Optimistic.insert_text,
+    "str_del": Optimistic.delete_text,
+}
