@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from refold.client import Refold
-from refold.core.fold import EVENT_BYTES_MAX, NEWEST
+from refold.core.fold import EVENT_BYTES_MAX, NEWEST, v1
 from support.gateway import Twin, twin
 from support.system import System
 
@@ -190,6 +190,17 @@ async def test_an_inverse_that_is_too_large_for_an_event_is_refused_and_the_stat
         await revert(gateway, {"version": int(version)}, 201)
         assert await state(gateway) == large
         assert (await last_change(gateway))["reverts"] == int(version)
+
+
+async def test_under_fold_1_a_state_is_brought_back_and_the_last_version_undone():
+    async with twin(rules=v1.RULES) as gateway:
+        for value in (1, 2, 3):
+            await gateway.put("/v1/n/d", {"a": value})
+        await revert(gateway, {"undo": 3})
+        assert await state(gateway) == {"a": 2}
+        assert (await revert(gateway, {"undo": 2}, 409))["reason"] == "conflict"
+        await revert(gateway, {"version": 1})
+        assert await state(gateway) == {"a": 1}
 
 
 async def test_a_gateway_undoes_a_version_that_it_has_not_heard_of_yet():

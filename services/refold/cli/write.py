@@ -232,7 +232,8 @@ async def undo(
 ) -> None:
     """Undo what one version did, and keep what others did since.
 
-    Where they changed the same, the undo overwrites. An undo is a version, too: undo it to do the change again.
+    --on-conflict says what happens where they changed the same. An undo is a version, too: undo it to do the change
+    again.
     """
     async with system.client() as refold, naming_namespace(refold, target.namespace):
         outcome = await refold.undo(*target, version, **event.options())
