@@ -745,7 +745,7 @@ def test_a_log_is_moved_to_fold_2_and_a_namespace_gets_settings(refold, old):
         assert "bad_fold: fold: the log is under fold 1" in refold("fold", number, *on).err
     moved = refold("fold", "2", *on)
     assert (moved.code, moved.err) == (0, "")
-    assert re.fullmatch(r"fold 2 from sequence \d+ on; the events before are under fold 1\n", moved.out)
+    assert re.fullmatch(r"fold 2 after sequence \d+; the events up to it stay under fold 1\n", moved.out)
     assert "the log is under fold 2" in refold("fold", "2", *on).err
     assert printed(refold("patch", "acme/d", inc, *on, "--json"))["version"] == 2
     assert printed(refold("settings", "acme", *on)) == {}

@@ -24,7 +24,8 @@ from refold.core.errors import DocumentAbsent, Refused
 from refold.embedded import DEFAULT_DATA, no_system, running_settings
 
 if TYPE_CHECKING:
-    from refold.client import Namespace
+    from refold.client import Namespace, Outcome, Refold
+    from refold.core.json_text import Json
 
 
 async def status(
@@ -113,11 +114,9 @@ async def settings(
     needs the administrator's rights: on the data folder of `refold up`, or by REFOLD_NATS_ADMIN_URL.
     """
     from refold.cli.output import indented_json, print_outcome
-    from refold.client.responses import read_outcome
     from refold.core.fold import NEWEST
     from refold.core.settings import SETTINGS_FOLD, SETTINGS_PREFIX, read_settings
     from refold.core.stream import SYSTEM_NAMESPACE
-    from refold.wiring.servers import put_system
 
     document = f"{SETTINGS_PREFIX}{namespace}"
     state = {} if value is None else read_json(value, "settings")
@@ -130,11 +129,11 @@ async def settings(
             typer.echo(indented_json(state))
             return
         facts = await refold.status()
-    if facts["fold"] < SETTINGS_FOLD:
-        rule = f"a log under fold {facts['fold']} has no settings; `refold fold {SETTINGS_FOLD}` moves it"
-        raise Refused("not_in_this_fold", rule, field=namespace)
-    outcome = await put_system(system.data, document, state, log_id=facts["log_id"])
-    print_outcome(read_outcome(outcome), is_json=output.is_json)
+        if facts["fold"] < SETTINGS_FOLD:
+            rule = f"a log under fold {facts['fold']} has no settings; `refold fold {SETTINGS_FOLD}` moves it"
+            raise Refused("not_in_this_fold", rule, field=namespace)
+        outcome = await _put_system(refold, system, document, state, facts["log_id"])
+    print_outcome(outcome, is_json=output.is_json)
 
 
 async def fold(
@@ -148,26 +147,36 @@ async def fold(
     first. It needs the administrator's rights: on the data folder of `refold up`, or by REFOLD_NATS_ADMIN_URL.
     """
     from refold.cli.output import print_outcome
-    from refold.client.responses import read_outcome
     from refold.core.fold import RULES
     from refold.core.stream import FOLD_DOCUMENT
-    from refold.wiring.servers import put_system
 
     async with system.client() as refold:
         facts = await refold.status()
-    current, newest = facts["fold"], max(RULES)
-    if not current < number <= newest:
-        rule = f"the log is under fold {current}; this program knows fold {newest}, and there is no way back"
-        raise Refused("bad_fold", rule, field="fold", shape=str(number))
-    outcome = read_outcome(
-        await put_system(system.data, FOLD_DOCUMENT, {"fold": number}, log_id=facts["log_id"])
-    )
-    if outcome.is_effective and outcome.sequence is not None and not output.is_json:
-        say(
-            f"fold {number} from sequence {outcome.sequence + 1:,} on; the events before are under fold {current}"
-        )
-        return
-    print_outcome(outcome, is_json=output.is_json)
+        current, newest = facts["fold"], max(RULES)
+        if not current < number <= newest:
+            rule = (
+                f"the log is under fold {current}; this program knows fold {newest}, and there is no way back"
+            )
+            raise Refused("bad_fold", rule, field="fold", shape=str(number))
+        outcome = await _put_system(refold, system, FOLD_DOCUMENT, {"fold": number}, facts["log_id"])
+    if output.is_json or not outcome.is_effective:
+        print_outcome(outcome, is_json=output.is_json)
+    else:
+        say(f"fold {number} after sequence {outcome.sequence}; the events up to it stay under fold {current}")
+
+
+async def _put_system(refold: Refold, system: System, document: str, state: Json, log_id: str) -> Outcome:
+    """Put a system document as the administrator; what is effective is committed when this returns."""
+    from refold.client.responses import read_outcome
+    from refold.core.stream import SYSTEM_NAMESPACE
+    from refold.wiring.servers import put_system
+
+    outcome = read_outcome(await put_system(system.data, document, state, log_id=log_id))
+    if outcome.is_effective:
+        # The client's reads are of a projection that has committed what it was sent.
+        await refold.outcome(SYSTEM_NAMESPACE, document, sequence=outcome.sequence)
+        await refold.get(SYSTEM_NAMESPACE, document)
+    return outcome
 
 
 async def create(
