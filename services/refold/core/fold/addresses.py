@@ -47,7 +47,7 @@ def find_content(model: Model, address: Json) -> Content | None:
     thing = find_named(model, sequence, unit)
     if thing is None:
         return None
-    return _content_at(model, thing if isinstance(thing, Content) else thing.the_node().head, parse(path))
+    return _content_at(model, thing if isinstance(thing, Content) else thing.ensure_node().head, parse(path))
 
 
 def find_place(model: Model, address: Json) -> Place | None:
@@ -65,7 +65,7 @@ def _content_at(model: Model, content: Content, tokens: tuple[str, ...]) -> Cont
     for token in tokens:
         value = model.value_of(content)
         model.open(content, value)
-        content = model.place_in(content, token, value).the_node().head
+        content = model.place_in(content, token, value).ensure_node().head
     model.open(content, model.value_of(content))
     return content
 

@@ -117,7 +117,7 @@ class Place:
         """Its key or index among what is, or was last, at the head."""
         raise NotImplementedError
 
-    def the_node(self) -> Node:
+    def ensure_node(self) -> Node:
         """Return the node at the place."""
         if self.node is None:
             self.node = Node(self)

@@ -66,7 +66,7 @@ class Model:
             self.open(content, value)
             place = self.place_in(content, token, value)
             value = value[token] if type(value) is dict else value[int(token)]
-            content = place.the_node().head
+            content = place.ensure_node().head
         self.open(content, value)
         return content, as_container(value)
 
@@ -136,11 +136,11 @@ class Model:
             if content.members is not None and key not in value:
                 self._insert(content, key, stamp, anchors)
             else:
-                self._change(self.place_in(content, key, value).the_node(), operation, stamp, anchors)
+                self._change(self.place_in(content, key, value).ensure_node(), operation, stamp, anchors)
         elif name == "replace" or (content.members is not None and key in value):
             place = self.place_in(content, key, value)
             old = value[key] if content.members is not None else value[int(key)]
-            self._write(place.the_node(), old, stamp)
+            self._write(place.ensure_node(), old, stamp)
             if adopts:
                 place.inserted.append(stamp)
         else:

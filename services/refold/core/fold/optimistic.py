@@ -98,7 +98,7 @@ class Optimistic:
         content, key = self._view.container(tokens[:-1], is_head=False), tokens[-1]
         seen = self._member(content, key)
         if seen is not None and node is None:
-            self.cover(seen.the_node())
+            self.cover(seen.ensure_node())
             return
         if seen is not None:
             self.hide(seen)
@@ -107,7 +107,7 @@ class Optimistic:
     def replace(self, _item: Json, tokens: tuple[str, ...]) -> None:
         """Give a node another value that is not kept."""
         if tokens:
-            self.cover(self._view.place(tokens, is_head=False).the_node())
+            self.cover(self._view.place(tokens, is_head=False).ensure_node())
         else:
             self.cover(self._model.root)
 
@@ -127,7 +127,7 @@ class Optimistic:
             self.put(item, tokens)
             return
         self.hide(place)
-        self.put(item, tokens, place.the_node())
+        self.put(item, tokens, place.ensure_node())
 
     def insert_text(self, item: Json, tokens: tuple[str, ...]) -> None:
         """Insert characters."""
@@ -162,7 +162,7 @@ class Optimistic:
     def inc(self, _item: Json, tokens: tuple[str, ...]) -> None:
         """Note that a number differs."""
         place = self._view.place(tokens, is_head=False) if tokens else None
-        node = self._model.root if place is None else place.the_node()
+        node = self._model.root if place is None else place.ensure_node()
         if not node.is_optimistic and type(self._model.value_of(node.head)) in {int, float}:
             self._add("inc", "" if place is None else address_of_place(place))
             increase(self._model, node, self._stamp)
@@ -215,7 +215,7 @@ def _node(model: Model, address: Json) -> Node | None:
     if address == "":
         return model.root
     place = find_place(model, address)
-    return None if place is None else place.the_node()
+    return None if place is None else place.ensure_node()
 
 
 def _hide_run(model: Model, piece: Piece, offset: int, count: int, stamp: Stamp) -> None:

@@ -65,14 +65,14 @@ def _write_member(resolution: Resolution, content: Content, key: str, item: Json
         node = resolution.view.find(parse(item["path"])).node
         if node.is_optimistic and live is None:
             raise only_seen(node)
-    if seen is not None and seen.the_node().is_alive():
-        _write_node(resolution, seen.the_node(), seen, item)
+    if seen is not None and seen.ensure_node().is_alive():
+        _write_node(resolution, seen.ensure_node(), seen, item)
         return
     versions = author.others(content.keys.get(key, ()))
-    if seen is not None and not seen.the_node().is_optimistic:
-        versions |= resolution.gone_by(seen.the_node())
+    if seen is not None and not seen.ensure_node().is_optimistic:
+        versions |= resolution.gone_by(seen.ensure_node())
     if live is not None:
-        versions |= live.the_node().written(author, live)
+        versions |= live.ensure_node().written(author, live)
     resolution.overwrite(versions)
     path = render((*content.node.path(), key))
     is_adopted = live is not None and _is_continued(resolution, live)
@@ -90,7 +90,7 @@ def _is_continued(resolution: Resolution, live: Place) -> bool:
 
     What was moved there is another thing, and what the author removed ends.
     """
-    is_moved = bool(live.inserted) and live.inserted[0] in live.the_node().moves
+    is_moved = bool(live.inserted) and live.inserted[0] in live.ensure_node().moves
     return bool(live.inserted) and not is_moved and not any(map(resolution.author.knows, live.removed))
 
 
@@ -154,7 +154,7 @@ def replace(resolution: Resolution, item: Json, tokens: tuple[str, ...]) -> None
 
 def _revive(resolution: Resolution, place: Piece, item: Json) -> None:
     """Put an element that was removed back to where the author sees it."""
-    resolution.overwrite(resolution.gone_by(place.the_node()))
+    resolution.overwrite(resolution.gone_by(place.ensure_node()))
     sequence = place.block.sequence
     path = (*sequence.content.node.path(), str(sequence.position_after(place)))
     resolution.emit({"op": "add", "path": render(path), "value": item["value"]}, sequence.anchors(place))
@@ -197,7 +197,7 @@ def move(resolution: Resolution, item: Json, tokens: tuple[str, ...]) -> None:
     place = resolution.view.place(source)
     if source == tokens:
         return
-    node = place.the_node()
+    node = place.ensure_node()
     if not node.is_alive():
         raise Gone(TARGET_GONE, node.head.gone_by())
     resolution.overwrite(resolution.author.others(node.moves))
@@ -238,7 +238,7 @@ def _target(resolution: Resolution, tokens: tuple[str, ...], node: Node) -> Foun
         live = content.live_member(key)
         versions = resolution.author.others(content.keys.get(key, ()))
         if live is not None and live is not node.place:
-            versions |= live.the_node().written(resolution.author, live)
+            versions |= live.ensure_node().written(resolution.author, live)
         resolution.overwrite(versions)
     return found
 

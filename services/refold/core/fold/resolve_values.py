@@ -102,7 +102,7 @@ def _pushed_to(resolution: Resolution, tokens: tuple[str, ...]) -> tuple[tuple[s
         if above is not None and above.members is not None and tokens[-1] in above.members:
             live = above.live_member(tokens[-1])
             if live is not None and above.seen_member(resolution.author, tokens[-1]) is None:
-                return (*above.node.path(), tokens[-1]), live.the_node().head
+                return (*above.node.path(), tokens[-1]), live.ensure_node().head
     found = resolution.alive(tokens)
     if found.rest:
         return found.path(), None

@@ -20,7 +20,7 @@ BLOCK_PIECES_MAX: Final = 64
 class Block:
     """Some pieces in a row: how many of their items are at the head, and the newest version in their stamps."""
 
-    __slots__ = ("live", "newest", "pieces", "sequence")
+    __slots__ = ("_author", "_seen", "live", "newest", "pieces", "sequence")
 
     def __init__(self, sequence: Sequence, pieces: list[Piece]) -> None:
         self.sequence = sequence
@@ -33,6 +33,8 @@ class Block:
 
     def count(self) -> None:
         """Count again."""
+        self._author: Author | None = None
+        self._seen = 0
         self.live = sum([piece.count for piece in self.pieces if piece.is_live])
         stamps = (stamp for piece in self.pieces for stamp in (*piece.inserted, *piece.removed))
         self.newest = max((stamp.version for stamp in stamps), default=0)
@@ -41,7 +43,17 @@ class Block:
         """Count the items in an author's view."""
         if self.newest <= author.base:
             return self.live
-        return sum([piece.count for piece in self.pieces if author.sees(piece)])
+        # An event of many operations asks for each of them.
+        if self._author is not author:
+            self._author = author
+            self._seen = sum([piece.count for piece in self.pieces if author.sees(piece)])
+        return self._seen
+
+    def change(self, stamp: Stamp, live: int) -> None:
+        """Note that a piece was inserted or removed, and how many items more are at the head."""
+        self._author = None
+        self.live += live
+        self.newest = max(self.newest, stamp.version)
 
 
 class Sequence:
@@ -210,11 +222,9 @@ class Sequence:
     def remove(self, piece: Piece, stamp: Stamp) -> None:
         """Remove a piece, from the head or from a view."""
         piece.removed.append(stamp)
-        block = piece.block
-        block.newest = max(block.newest, stamp.version)
-        if piece.is_live and not stamp.is_optimistic:
-            piece.is_live = False
-            block.live -= piece.count
+        is_gone = piece.is_live and not stamp.is_optimistic
+        piece.is_live = piece.is_live and not is_gone
+        piece.block.change(stamp, -piece.count if is_gone else 0)
 
     def recount(self) -> None:
         """Count again after stamps were cancelled; what they inserted goes."""
@@ -230,8 +240,7 @@ class Sequence:
         new.block = block
         block.pieces.insert(at, new)
         if is_new:
-            block.live += new.count * new.is_live
-            block.newest = max(block.newest, new.inserted[0].version)
+            block.change(new.inserted[0], new.count if new.is_live else 0)
         if len(block.pieces) > BLOCK_PIECES_MAX:
             half, where = len(block.pieces) // 2, self.blocks.index(block)
             self.blocks[where : where + 1] = [

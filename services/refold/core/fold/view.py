@@ -69,7 +69,7 @@ class View:
             else:
                 as_container(self._model.value_of(content))
                 raise AssertionError("a container has places")
-            node = place.the_node()
+            node = place.ensure_node()
         return Found(node, place, ())
 
     def _element(self, sequence: Sequence, token: str) -> tuple[Piece, int]:
@@ -78,10 +78,11 @@ class View:
     def _member(self, content: Content, key: str, *, is_head: bool) -> Member:
         seen = content.seen_member(self._author, key)
         if seen is None:
-            writes = content.keys.get(key, [])
-            if self._author.others(writes) and is_head:
+            writes = reversed(content.keys.get(key, []))
+            by = next((stamp for stamp in writes if self._author.others((stamp,))), None)
+            if by is not None and is_head:
                 # They have made it meanwhile.
-                raise Gone(TARGET_GONE, writes[-1])
+                raise Gone(TARGET_GONE, by)
             raise missing_member(self._model.value_of(content), key)
         return seen
 
@@ -115,13 +116,13 @@ class View:
             value = self._model.value_of(content)
             self._model.open(content, value)
             place = self._model.place_in(content, token, value)
-            content = place.the_node().head
+            content = place.ensure_node().head
         assert place is not None
         return place
 
     def container(self, tokens: tuple[str, ...], *, is_head: bool = True) -> Content:
         """Return the open content of a container that a pointer means."""
-        node = self.place(tokens, is_head=is_head).the_node() if tokens else self._model.root
+        node = self.place(tokens, is_head=is_head).ensure_node() if tokens else self._model.root
         content = self.content(node, is_head=is_head)
         self._model.open(content, self._model.value_of(content))
         return content
@@ -183,7 +184,7 @@ class View:
 
     def _at(self, place: Place) -> Json:
         self._check(place)
-        return self.value(place.the_node())
+        return self.value(place.ensure_node())
 
     def _check(self, place: Place) -> None:
         """Raise `Gone` where only the author sees a place: its value is not kept."""

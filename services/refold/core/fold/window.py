@@ -195,7 +195,7 @@ class Recent:
         value = resolve(self._state, source)
         self.model.remove(place, stamp, above)
         self._state = apply_accepted(self._state, [{"op": "remove", "path": operation["from"]}])
-        self.model.put(parse(path), place.the_node(), stamp, anchors)
+        self.model.put(parse(path), place.ensure_node(), stamp, anchors)
         self._state = apply_accepted(self._state, [{"op": "add", "path": path, "value": value}])
 
 
