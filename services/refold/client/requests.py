@@ -83,9 +83,9 @@ def lines_of(events: Iterable[Mapping[str, Json] | bytes], *, needs_ids: bool) -
     Raises `Refused` for an unknown member or a value that is not JSON; the field is its pointer into the list. Given
     bytes are not checked here: the service answers for a line that breaks a rule.
     """
-    from refold.core.event import FIELDS  # noqa: PLC0415 - a program that only reads does without it.
+    from refold.core.event import FIELDS, LATER_FIELDS  # noqa: PLC0415 - a program that only reads does without it.
 
-    known, lines = FIELDS | {"doc"}, []
+    known, lines = FIELDS | LATER_FIELDS | {"doc"}, []
     for number, event in enumerate(events):
         if isinstance(event, bytes):
             lines.append(_with_id(event) if needs_ids else event)

@@ -12,8 +12,8 @@ from typing import Any, Final, NamedTuple, Self
 
 from refold.core import json_text
 from refold.core.document import UNBOUNDED
+from refold.core.extensions import EXTENDED
 from refold.core.merge import apply_merge
-from refold.core.patch import RFC_6902
 from refold.core.replay import apply_accepted
 from refold.core.stream import PARTITIONS, Route
 from refold.store import Key
@@ -114,8 +114,8 @@ class KnownStates(dict[Key, KnownState]):
     def note(self, key: Key, outcome: View, fields: View, state: bytes | None) -> None:
         """Remember the state after an event that was applied as it was sent; `state` is what it put.
 
-        After a patch it is exact where that of the version before is known: what RFC 6902 and RFC 7396 say, no fold
-        number decides in another way. The patch is applied when the state is read.
+        After a patch it is exact where that of the version before is known: no fold number decides in another way what
+        RFC 6902, RFC 7396 and the extension operations say. The patch is applied when the state is read.
         """
         if state is not None:
             self.put(key, KnownState.of(outcome, state))
@@ -123,9 +123,9 @@ class KnownStates(dict[Key, KnownState]):
         known, before = self.pop(key, None), outcome["version"] - 1
         if known is None or known.version != before or fields.get("base", before) != before:
             return
-        is_plain = all(operation["op"] in RFC_6902 for operation in fields.get("patch", ()))
+        is_known = all(operation["op"] in EXTENDED for operation in fields.get("patch", ()))
         is_bounded = len(known.changes) < CHANGES_MAX and json_text.size(fields) <= CHANGE_BYTES_MAX
-        if "delete" not in fields and is_plain and is_bounded:
+        if "delete" not in fields and is_known and is_bounded:
             self[key] = KnownState.of(outcome, known.state, (*known.changes, fields))
 
     def head(self, key: Key, sequence: int) -> KnownState | None:

@@ -274,6 +274,14 @@ async def test_a_bulk_event_may_have_an_aware_datetime(gateway, refold):
         await refold.append("acme", [{"doc": "d", "put": 1, "occurred_at": datetime(2026, 1, 2)}])  # noqa: DTZ001
 
 
+async def test_a_bulk_event_may_have_every_field_and_operation(gateway, refold):
+    gateway.answer(200, lines(APPLIED))
+    patch = [{"op": "inc", "path": "/n", "inc": 1}, {"op": "push", "path": "/l", "value": 0, "max": 9}]
+    event = {"doc": "a/b.c", "patch": patch, "base": 1, "session": "s", "all_or_nothing": True, "resolves": 7}
+    await refold.append("acme", [event])
+    assert json.loads(gateway.asked[0].content).items() >= event.items()
+
+
 async def test_a_rejection_is_a_value(gateway, refold):
     outcome = {"status": "rejected", "version": 2, "sequence": 9, "reason": "test_failed"}
     gateway.problem(409, "test_failed", detail="…", outcome=outcome)

@@ -39,6 +39,13 @@ def test_a_change_of_the_version_that_is_known_gives_the_next_one(known: KnownSt
         assert state(known, 3) == b'{"a":{"b":1},"n":1}'
     known.note(KEY, outcome(4), {"merge": {"a": None}}, None)
     assert state(known, 4) == b'{"n":1}'
+    counted, text = (
+        {"op": "inc", "path": "/n", "inc": 2},
+        {"op": "str_ins", "path": "/t", "pos": 0, "str": "é"},
+    )
+    pushed = {"op": "push", "path": "/l", "value": 1, "max": 1}
+    known.note(KEY, outcome(5), {"patch": [counted, text, pushed, pushed]}, None)
+    assert state(known, 5) == '{"l":[1],"n":3,"t":"é"}'.encode()
 
 
 @pytest.mark.parametrize(
@@ -46,12 +53,12 @@ def test_a_change_of_the_version_that_is_known_gives_the_next_one(known: KnownSt
     [
         (3, {"merge": {"n": 2}}),
         (1, {"merge": {"n": 2}}),
-        (2, {"patch": [{"op": "inc", "path": "/n", "value": 1}]}),
+        (2, {"patch": [{"op": "later", "path": "/n", "value": 1}]}),
         (2, {"merge": {"n": "x" * CHANGE_BYTES_MAX}}),
         (2, {"merge": {"n": 2}, "base": 0}),
         (2, {"delete": True}),
     ],
-    ids=["after another", "repeated", "an extension", "large", "of another base", "a delete"],
+    ids=["after another", "repeated", "an unknown operation", "large", "of another base", "a delete"],
 )
 def test_after_any_other_change_no_state_is_known(
     known: KnownStates, version: int, change: dict[str, Any]
