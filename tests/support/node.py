@@ -9,6 +9,7 @@ import base64
 import os
 import shutil
 import subprocess
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +20,9 @@ import pytest
 
 from refold.core import json_text
 from refold.core.document import ABSENT, Document
-from refold.core.fold_state import FoldState, first_checkpoints
-from refold.core.history import Entry
+from refold.core.fold.window import Recent
+from refold.core.fold_state import FoldState, WindowNeeded, first_checkpoints
+from refold.core.history import NEVER, Entry, Segment
 from refold.core.stream import Record
 
 FOREIGN_FOLD = Path(__file__).parents[2] / "examples" / "node-fold"
@@ -81,9 +83,12 @@ def own_fold(log: Iterable[Record], log_id: str) -> dict[str, Any]:
     """Fold a log by Refold's own fold; return the result in the foreign fold's format."""
     shard = FoldState(first_checkpoints(log_id))
     documents: dict[str, Document] = {}
+    entries: dict[str, list[Entry]] = defaultdict(list)
     outcomes: list[Any] = []
     touched: set[int] = set()
-    for record in log:
+    records = list(log)
+    shard.members.read(records)
+    for record in records:
         where = shard.route(record.subject)
         touched.add(where.partition)
         if where.reason:
@@ -94,7 +99,13 @@ def own_fold(log: Iterable[Record], log_id: str) -> dict[str, Any]:
             documents[key] = Document(
                 namespace=where.namespace, document=where.document, partition=where.partition
             )
-        outcomes.append(_outcome(shard.fold(record, where, documents[key]).entry))
+        try:
+            entry = shard.fold(record, where, documents[key]).entry
+        except WindowNeeded:
+            documents[key].recent = Recent(Segment(NEVER, 0, list(entries[key])), documents[key].events)
+            entry = shard.fold(record, where, documents[key]).entry
+        entries[key].append(entry)
+        outcomes.append(_outcome(entry))
     chains = {str(it.partition): it.chain.hex() for it in shard.checkpoints() if it.partition in touched}
     heads = {key: _head(document) for key, document in documents.items()}
     return {"documents": heads, "outcomes": outcomes, "chains": chains}

@@ -247,6 +247,13 @@ def texts_of(draft: Draft) -> Iterator[str]:
     yield json.dumps({"documents": documents, "chains": folded["chains"]})
 
 
+def save(draft: Draft, path: Path) -> None:
+    """Write a file that does not exist yet."""
+    with path.open("x") as file:
+        file.writelines(f"{line}\n" for line in texts_of(draft))
+    print(f"{len(draft.records)} events, {len(json_text.dumps(draft.texts))} bytes")
+
+
 def _text(raw: bytes) -> str:
     return raw.decode("latin-1")
 
@@ -255,9 +262,7 @@ def main() -> None:
     """Write a file that does not exist yet."""
     draft = Draft()
     write(draft)
-    with (FOLDER / f"{sys.argv[1]}.jsonl").open("x") as file:
-        file.writelines(f"{line}\n" for line in texts_of(draft))
-    print(f"{len(draft.records)} events, {len(json_text.dumps(draft.texts))} bytes")
+    save(draft, FOLDER / f"{sys.argv[1]}.jsonl")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from refold.core.document import Status
 from support.node import own_fold
 from support.recorded import DATA, recorded_log, shortened
 
-FOLD_1 = sorted((DATA / "fold1").glob("*.jsonl"))
+FOLD_1, FOLD_2 = (sorted((DATA / name).glob("*.jsonl")) for name in ("fold1", "fold2"))
 
 
 def found_in(log):
@@ -18,8 +18,8 @@ def found_in(log):
     return found["outcomes"], heads, found["chains"]
 
 
-@pytest.mark.parametrize("path", FOLD_1, ids=lambda path: path.stem)
-def test_a_recorded_log_of_fold_1_has_its_recorded_result(path):
+@pytest.mark.parametrize("path", [*FOLD_1, *FOLD_2], ids=lambda path: path.stem)
+def test_a_recorded_log_has_its_recorded_result(path):
     log = recorded_log(path)
     outcomes, documents, chains = found_in(log)
     for record, found, expected in zip(log.records, outcomes, log.outcomes, strict=True):
@@ -68,3 +68,11 @@ def test_the_recorded_logs_of_fold_1_cover_every_outcome_and_reason():
     outcomes = [outcome for path in FOLD_1 for outcome in recorded_log(path).outcomes]
     assert {status for status, *_ in outcomes} == {it.name for it in Status} - {"merged"}
     assert sorted({reason for _, _, reason, *_ in outcomes if reason}) == REASONS
+
+
+def test_a_recorded_log_crosses_from_fold_1_to_fold_2():
+    outcomes = [outcome for path in FOLD_2 for outcome in recorded_log(path).outcomes]
+    assert {status for status, *_ in outcomes} == {it.name for it in Status}
+    reasons = {reason for _, _, reason, *_ in outcomes}
+    only_of_fold_1, only_of_fold_2 = {"strategy_unavailable"}, {"needs_resolution", "schema", "target_gone"}
+    assert reasons >= only_of_fold_1 | only_of_fold_2 | {"not_a_number", "not_a_string", "not_an_array"}
