@@ -123,15 +123,6 @@ async def test_a_creation_is_undone_by_a_delete_and_a_delete_by_a_creation():
         assert await state(gateway) == {"a": 1}
 
 
-async def test_a_delete_of_what_others_had_deleted_leaves_nothing_to_undo():
-    async with twin() as gateway:
-        await gateway.put("/v1/n/d", {"a": 1})
-        lines = b'{"doc":"d","delete":true}\n{"doc":"d","delete":true,"base":1}\n{"doc":"d","put":2}\n'
-        await gateway.request("POST", "/v1/n/events", content=lines)
-        assert "there is nothing to undo" in (await revert(gateway, {"undo": 3}, 404))["detail"]
-        assert await state(gateway) == 2
-
-
 async def test_an_undo_is_a_write_with_conditions_and_an_id():
     async with twin() as gateway:
         await gateway.put("/v1/n/d", {"a": [0]})

@@ -16,7 +16,7 @@ from refold.core import json_text
 from refold.core.blame import Origin, Tokens, leaves, trace
 from refold.core.diff import diff
 from refold.core.envelope import id_of
-from refold.core.errors import DocumentAbsent, FenceLost, LogHole, VersionUnknown
+from refold.core.errors import FenceLost, LogHole, VersionUnknown
 from refold.core.fold import NEWEST, rules_of
 from refold.core.history import (
     NEVER,
@@ -129,17 +129,9 @@ class History:
             return await asyncio.to_thread(_patch_between, before.state, after.state)
 
     async def inverse_of(self, namespace: str, document: str, version: int) -> dict[str, Json]:
-        """Return the change that undoes one version (`refold.core.inverse`).
-
-        Raises `VersionUnknown`, and `DocumentAbsent` for a delete of what others had deleted.
-        """
+        """Return the change that undoes one version (`refold.core.inverse`). Raises `VersionUnknown`."""
         after = await self.snapshot(namespace, document, Point(Clock.version, version))
         before = await self.snapshot(namespace, document, Point(Clock.version, version - 1))
-        if before.state is after.state is None:
-            name = f"{namespace}/{document}"
-            raise DocumentAbsent(
-                f"{name} was absent before and after version {version}: there is nothing to undo"
-            )
         entry = await self._store.entry(namespace, document, after.sequence)
         with reading_stored(namespace, document):
             assert entry is not None, "a version has an event"
