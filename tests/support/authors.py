@@ -213,7 +213,7 @@ class Simulation:
         if author.is_exact and self._view(author) != author.screen:
             raise Mismatch("the view is not the screen", self._view(author), author.screen)
         strategy = self.random.choice(self.strategies)
-        event, author.screen = self._event(author, is_single=strategy == "merge")
+        event, author.screen = self._event(author)
         event["base"] = author.base
         if author.session != NOBODY:
             event["session"] = author.session
@@ -221,11 +221,11 @@ class Simulation:
             event["on_conflict"] = strategy
         if self.random.random() < 0.08:
             event["all_or_nothing"] = True
-        # Without a session an author sees its own event only in the document, and nobody sees what a merge will be.
-        author.is_waiting = author.session == NOBODY or strategy == "merge"
+        # Without a session an author sees its own event only in the document.
+        author.is_waiting = author.session == NOBODY
         author.sent.append(event)
 
-    def _event(self, author: Author, *, is_single: bool) -> tuple[dict[str, Any], Any]:
+    def _event(self, author: Author) -> tuple[dict[str, Any], Any]:
         """Return an event, and the screen after it."""
         screen = author.screen
         (kind,) = self.random.choices([*self.kinds], [*self.kinds.values()])
@@ -236,7 +236,7 @@ class Simulation:
             change = self._merge_patch(screen)
             return {"merge": change}, merge_patch(screen, change)
         patch = []
-        for _ in range(1 if is_single else self.random.randint(1, self.operations)):
+        for _ in range(self.random.randint(1, self.operations)):
             operation = self._operation(screen)
             while operation["op"] in self.without:
                 operation = self._operation(screen)

@@ -54,8 +54,10 @@ class Item:
 class Node:
     """A value with an identity, which it keeps where it is moved or written. `item` is where it is at the head."""
 
-    def __init__(self, item: Item | None = None) -> None:
-        self.item = item
+    def __init__(self, *, is_part: bool = False) -> None:
+        """`is_part`: it came as a part of another value."""
+        self.item: Item | None = None
+        self.is_part = is_part
         self.values: list[Value] = []
         self.moves: list[Stamp] = []
 
@@ -93,18 +95,20 @@ class Value:
         self.amounts: list[tuple[Stamp, int]] = []
         self.kind = type(raw)
         if self.kind is dict:
-            self.members = {key: [new_item(each, stamp, self, key)] for key, each in raw.items()}
+            self.members = {
+                key: [new_item(each, stamp, self, key, is_part=True)] for key, each in raw.items()
+            }
         elif self.kind is list:
-            self.items = [new_item(each, stamp, self, None) for each in raw]
+            self.items = [new_item(each, stamp, self, None, is_part=True) for each in raw]
         elif self.kind is str:
             self.items = [Item(char, stamp, self, None) for char in raw]
         else:
             self.amounts = [(stamp, raw)]
 
 
-def new_item(raw: Any, stamp: Stamp, home: Value, key: str | None) -> Item:
+def new_item(raw: Any, stamp: Stamp, home: Value, key: str | None, *, is_part: bool = False) -> Item:
     """Create an item with a new node."""
-    node = Node()
+    node = Node(is_part=is_part)
     node.item = Item(node, stamp, home, key)
     node.values.append(Value(node, stamp, raw))
     return node.item
@@ -353,7 +357,9 @@ class Edit(View):
 
     def written(self, node: Node, seen: Item | None) -> set[int]:
         """Return the versions in which others wrote to a node, inside of it, or to the member that the author sees."""
-        stamps = [stamp for value in node.values for stamp in value.stamps] + HEAD.value(node).writes
+        stamps = [stamp for value in node.values[node.is_part :] for stamp in value.stamps] + HEAD.value(
+            node
+        ).writes
         if seen is not None and seen is node.item and seen.key is not None:
             stamps += seen.home.member_writes.get(seen.key, [])
         return self.others(stamps)
@@ -460,7 +466,7 @@ class Edit(View):
             versions |= self.gone_by(seen.node) if seen else set()
             versions |= self.written(live.node, live) if live else set()
             self.check(versions)
-        if live is None or live.is_moved:
+        if live is None or live.is_moved or any(map(self.knows, live.removed)):
             self.put(value, key, new_item(raw, self.stamp, value, key))
             return
         # Others created the same member.
@@ -528,7 +534,8 @@ class Edit(View):
     def _remove(self, item: dict[str, Any], tokens: list[str]) -> None:
         if self.is_ghost:
             # A merge patch may remove what is not there, from what is no object.
-            self._object(tokens[:-1])
+            if "value" in item:
+                self._object(tokens[:-1])
             with suppress(LookupError):
                 self.hide(self.find(tokens))
             return
@@ -606,8 +613,8 @@ class Edit(View):
     def _object(self, tokens: list[str]) -> Value:
         """Return a container; what is none becomes an object."""
         value = self.open(tokens)
-        if value.kind is not dict and value.kind is not list:
-            self.write(value.node, {})
+        if value.kind is not dict:
+            self.oracle.append(value.node.values, Value(value.node, value.stamps[0], {}))
         return self.value(value.node)
 
     # Operations in a value
