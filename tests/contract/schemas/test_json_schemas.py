@@ -17,6 +17,7 @@ from refold.core.event import FIELDS, LATER_FIELDS, STRATEGIES, VERSION_MAX, che
 from refold.core.extensions import EXTENSIONS
 from refold.core.fold import NEWEST
 from refold.core.fold.v1 import DETAIL_CHARS_MAX
+from refold.core.fold.view import DEPENDS_ON_REJECTED, TARGET_GONE
 from refold.core.json_text import INTEGER_MAX, TEXT_DEPTH_MAX, dumps
 from support.contracts import contract, validator
 from support.events import EVENTS
@@ -184,4 +185,4 @@ def _reasons() -> set[str]:
         and isinstance(node.args[0], ast.Constant)
     }
     # The name of a shard is no part of an event; what is wrong in a namespace's schema is a bad system event.
-    return found - {"bad_shard", "bad_regex", "bad_schema"} | {"id_reused"}
+    return found - {"bad_shard", "bad_regex", "bad_schema"} | {"id_reused", TARGET_GONE, DEPENDS_ON_REJECTED}

@@ -12,10 +12,10 @@ from orjson import dumps, loads
 
 from refold.core.errors import Refused
 from refold.core.fold import resolve_values
-from refold.core.fold.identity import Content, Node, Piece, Place
+from refold.core.fold.identity import Anchor, Content, Node, Piece, Place
 from refold.core.fold.merge3 import member_changes, merged
 from refold.core.fold.resolution import MERGE, Resolution, conflict, only_seen
-from refold.core.fold.view import TARGET_GONE, Found, Gone, View, copied
+from refold.core.fold.view import TARGET_GONE, Gone, View, copied
 from refold.core.json_text import Json, identical
 from refold.core.pointer import parse, render, resolve
 
@@ -225,25 +225,24 @@ def _recount(place: Place) -> None:
         place.block.count()
 
 
-def _target(resolution: Resolution, tokens: tuple[str, ...], node: Node) -> Found:
+def _target(resolution: Resolution, tokens: tuple[str, ...], node: Node) -> Content:
     """Return a move's container, and check what others did to the member there."""
-    found, key = resolution.view.find(tokens[:-1]), tokens[-1]
-    content = resolution.view.opened(found)
-    leaves, path = node.path(), found.path()
+    content, key = resolution.view.container(tokens[:-1]), tokens[-1]
+    leaves, path = node.path(), content.node.path()
     if path[: len(leaves)] == leaves:
         raise Refused("cycle", "the value would move into itself", field="path")
-    if content is not None and content.sequence is not None:
+    if content.members is None:
         resolution.gap(content, key)
-    elif content is not None and content.members is not None and key in content.members:
+    elif key in content.members:
         live = content.live_member(key)
         versions = resolution.author.others(content.keys.get(key, ()))
         if live is not None and live is not node.place:
             versions |= live.ensure_node().written(resolution.author, live)
         resolution.overwrite(versions)
-    return found
+    return content
 
 
-def _carry(resolution: Resolution, node: Node, target: Found, key: str) -> None:
+def _carry(resolution: Resolution, node: Node, target: Content, key: str) -> None:
     """Move a node at the head, by way of the end of its array where the new path would begin with the old."""
     leaves = node.path()
     value = resolve(resolution.edit.root, leaves)
@@ -252,11 +251,10 @@ def _carry(resolution: Resolution, node: Node, target: Found, key: str) -> None:
     resolution.model.remove(place, resolution.stamp, resolve(resolution.edit.root, leaves[:-1]))
     resolution.edit.count_carried(len(dumps(value)))
     resolution.change({"op": "remove", "path": render(leaves)})
-    content = resolution.view.opened(target)
-    if content is not None and content.sequence is not None:
-        path, anchors = resolution.gap(content, key)
-    else:
-        path, anchors = (*target.path(), key), []
+    path: tuple[str, ...] = (*target.node.path(), key)
+    anchors: list[Anchor] = []
+    if target.sequence is not None:
+        path, anchors = resolution.gap(target, key)
     is_below = len(path) > len(leaves) and path[: len(leaves)] == leaves
     put = (*leaves[:-1], "-") if is_below else path
     anchors = resolution.note([] if is_below else anchors)
