@@ -126,6 +126,24 @@ async def test_a_document_may_be_named_events(api: Api) -> None:
     assert (await api.get("events")).json() == 1
 
 
+async def test_the_extension_operations_are_folded_and_shown_in_history(api: Api) -> None:
+    operations = [
+        {"op": "inc", "path": "/n", "inc": 2},
+        {"op": "str_ins", "path": "/t", "pos": 1, "str": "é"},
+        {"op": "str_del", "path": "/t", "pos": 2, "len": 1},
+        {"op": "push", "path": "/l", "value": 3, "max": 2},
+    ]
+    events = [{"doc": "d", "put": {"n": 1, "t": "ab", "l": [1, 2]}}, {"doc": "d", "patch": operations}]
+    assert [answer["status"] for answer in await api.append(events)] == ["applied", "applied"]
+    state = {"n": 3, "t": "aé", "l": [2, 3]}
+    assert (await api.get("d")).json() == state
+    assert (await api.get("d", version=2)).json() == state
+    shown = (await api.get("d/history", after=1)).json()["items"][0]["patch"]
+    added = [{"op": "add", "path": "/l/-", "value": 3}, {"op": "remove", "path": "/l/0"}]
+    assert shown == [*operations[:3], *added]
+    assert [item["version"] for item in (await api.get("d/history", path="/t")).json()["items"]] == [1, 2]
+
+
 async def test_ids_of_any_printable_characters_are_shown_unescaped(api: Api) -> None:
     ids = ["CSS.supports", "a/b", "é", "50% ∞"]
     answers = await api.append([{"doc": each, "put": each} for each in ids])

@@ -104,7 +104,10 @@ async def put(
 async def patch(
     target: DocumentArgument, operations: ValueArgument, event: Event, system: System, output: Output
 ) -> None:
-    """Apply a JSON Patch (RFC 6902), all or nothing."""
+    """Apply a JSON Patch (RFC 6902), all or nothing.
+
+    It may also have the operations inc, str_ins, str_del and push: [{"op": "inc", "path": "/n", "inc": 1}]
+    """
     value, options = read_json(operations, "patch"), event.options()
     async with system.client() as refold:
         print_outcome(await refold.patch(*target, value, **options), is_json=output.is_json)

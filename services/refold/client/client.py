@@ -91,7 +91,10 @@ class Refold(Reader, AbstractAsyncContextManager["Refold"]):
     async def patch(
         self, namespace: str, document: str, operations: Patch, **options: Unpack[WriteOptions]
     ) -> Outcome:
-        """Apply a JSON Patch (RFC 6902), all or nothing. An absent document reads as `{}`."""
+        """Apply a JSON Patch (RFC 6902), all or nothing. An absent document reads as `{}`.
+
+        In addition to RFC 6902 there are the operations `inc`, `str_ins`, `str_del` and `push` (`event.schema.json`).
+        """
         return await self._write(
             "PATCH", namespace, document, operations, "application/json-patch+json", options
         )

@@ -16,7 +16,7 @@ from refold.core.json_text import Json
 T = TypeVar("T", "Change", "Document", "Leaf", "Namespace", "RecordedConflict", "Rejection")
 
 Patch: TypeAlias = list[Json]
-"""An RFC 6902 patch: a list of operations."""
+"""A list of operations: those of RFC 6902, and `inc`, `str_ins`, `str_del` and `push`."""
 
 CONFLICT: Final = "conflict"
 FAILED: Final = "failed"
@@ -126,7 +126,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One version's effective change: `patch` (RFC 6902) turns the version before into it.
+    """One version's effective change: `patch` turns the version before into it.
 
     `reverts`: the version that it undoes, or goes back to.
     """
