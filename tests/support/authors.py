@@ -20,10 +20,11 @@ from refold.core.fold import fold, v2
 from refold.core.fold.rules import entry_of
 from refold.core.fold.window import remember
 from refold.core.history import NEVER, Entry, Segment
+from refold.core.inverse import inverse
 from refold.core.stream import Record, Route
-from support.identities import ABSENT, NOBODY, Oracle, merge_patch
+from support.identities import ABSENT, NOBODY, Oracle, escaped, merge_patch
 
-STRATEGIES = ["last_write_wins"] * 6 + ["first_write_wins"] * 3 + ["reject"]
+STRATEGIES = ["last_write_wins"] * 12 + ["first_write_wins"] * 6 + ["reject", "custom:x"]
 KINDS = {"patch": 8}
 
 
@@ -37,6 +38,8 @@ class Folded:
     def __init__(self, state: Any = None) -> None:
         self.document = Document.new(Route.of("n", "d"))
         self.entries: list[Entry] = []
+        self.versions: list[tuple[bytes | None, bytes | None, list[Any]]] = []
+        """The states before and after each version, and what made the one of the other."""
         if state is not None:
             self.publish({"put": state})
 
@@ -50,7 +53,7 @@ class Folded:
         if not is_kept:
             self.document.recent = None
         sequence = len(self.entries) + 1
-        before = b"{}" if self.document.state is NO_DOCUMENT else json_text.dumps(self.document.state)
+        before = self._state()
         record = Record(sequence, sequence * 10**9, b"state.n.d", b"", json_text.dumps(event))
         decoded = v2.RULES.decode(record, v2.RULES)
         base = v2.RULES.needs(decoded, self.document)
@@ -64,24 +67,32 @@ class Folded:
         self._check(event, before, folded.outcome)
         return folded.outcome
 
-    def _check(self, event: dict[str, Any], before: bytes, outcome: Any) -> None:
-        """Check that the effective patch does to the version before what the event did."""
+    def _state(self) -> bytes | None:
         state = self.document.state
-        after = b"{}" if state is NO_DOCUMENT else json_text.dumps(state)
-        if state is not NO_DOCUMENT and len(after) != self.document.size:
+        return None if state is NO_DOCUMENT else json_text.dumps(state)
+
+    def _check(self, event: dict[str, Any], before: bytes | None, outcome: Any) -> None:
+        """Check that the effective patch does to the version before what the event did."""
+        after = self._state()
+        if len(after or b"") != self.document.size:
             raise Mismatch("the size is wrong", event)
-        expected = json_text.loads(before)
+        expected, operations = json_text.loads(before or b"{}"), outcome.effect
         if outcome.status is Status.rejected:
-            pass
-        elif outcome.effect is not None or "patch" in event:
-            for operation in event["patch"] if outcome.effect is None else outcome.effect:
-                expected = apply_alone(expected, operation)
-        elif "merge" in event:
-            expected = merge_patch(expected, event["merge"])
-        else:
-            expected = event.get("put", {})
-        if json_text.dumps(expected) != after:
-            raise Mismatch("the effective patch does something else", outcome.effect or event, expected)
+            operations = []
+        elif operations is None:
+            whole = {"op": "replace", "path": "", "value": event.get("put", {})}
+            operations = event.get("patch", [whole])
+        for operation in operations:
+            expected = apply_alone(expected, operation)
+        if json_text.dumps(expected) != (after or b"{}"):
+            raise Mismatch("the effective patch does something else", operations, expected)
+        if outcome.status is not Status.rejected:
+            self.versions.append((before, after, operations))
+
+    def inverse_of(self, version: int) -> dict[str, Any]:
+        """Return the change that undoes a version."""
+        before, after, operations = self.versions[version - 1]
+        return inverse(before, after, json_text.loads(json_text.dumps(operations)), v2.LIMITS)
 
 
 def apply_alone(state: Any, operation: dict[str, Any]) -> Any:
@@ -89,7 +100,7 @@ def apply_alone(state: Any, operation: dict[str, Any]) -> Any:
     name = operation["op"]
     if name in {"str_ins", "str_del", "inc"}:
         old = jsonpatch.JsonPointer(operation["path"]).resolve(state, None)
-        if old is None:
+        if name == "str_ins" and old is None:
             # A text may begin with its first characters.
             return jsonpatch.apply_patch(
                 state, [{"op": "add", "path": operation["path"], "value": operation["str"]}]
@@ -99,7 +110,8 @@ def apply_alone(state: Any, operation: dict[str, Any]) -> Any:
         elif name == "str_ins":
             new = old[: operation["pos"]] + operation["str"] + old[operation["pos"] :]
         else:
-            new = old[: operation["pos"]] + old[operation["pos"] + operation["len"] :]
+            count = len(operation["str"]) if "str" in operation else operation["len"]
+            new = old[: operation["pos"]] + old[operation["pos"] + count :]
         operation = {"op": "replace", "path": operation["path"], "value": new}
     elif name == "push":
         return push_alone(state, operation)
@@ -200,7 +212,9 @@ class Simulation:
     def _turn(self) -> None:
         author = self.random.choice(self.authors)
         choice = self.random.random()
-        if choice < 0.45:
+        if choice < 0.04:
+            self._undo()
+        elif choice < 0.45:
             if not author.is_waiting:
                 self._send(author)
         elif choice < 0.8 and author.sent:
@@ -250,9 +264,26 @@ class Simulation:
             return True
         return any(item["op"] in {"test", "move", "inc", "push"} for item in event.get("patch", []))
 
+    def _undo(self) -> None:
+        """Undo a version, which others may have changed since; redo it where nothing was between."""
+        version = self.random.randint(max(1, self.oracle.version - 8), self.oracle.version)
+        if version == 1:
+            return
+        before, after, _ = self.folded.versions[version - 1]
+        is_head = version == self.oracle.version
+        reason = self._publish(self.folded.inverse_of(version) | {"base": version})["reason"]
+        if is_head and not reason:
+            if self.folded.versions[-1][1] != before:
+                raise Mismatch("undone", self.folded.versions[-1][1], before)
+            self._publish(self.folded.inverse_of(version + 1) | {"base": version + 1})
+            if self.folded.versions[-1][1] != after:
+                raise Mismatch("done again", self.folded.versions[-1][1], after)
+
     def _arrive(self, author: Author) -> None:
-        """Fold the author's next event in flight, and compare the outcome with the oracle's."""
-        event = author.sent.popleft()
+        self._publish(author.sent.popleft())
+
+    def _publish(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Fold an event, and compare the outcome with the oracle's."""
         self.history.append(event)
         expected = self.oracle.apply(event)
         # Sometimes the document has left the cache.
@@ -270,6 +301,7 @@ class Simulation:
         head = ABSENT if self.folded.document.state is NO_DOCUMENT else self.folded.document.state
         if head != self.oracle.head():
             raise Mismatch("head", head, self.oracle.head())
+        return expected
 
     def _see(self, author: Author) -> None:
         """Let an author see changes of the others, up to some version."""
@@ -335,6 +367,8 @@ class Simulation:
                 return {"op": "push", "path": target, "value": self._name(), "max": random.randint(1, 5)}
         if kind < 0.84:
             return {"op": "test", "path": path, "value": value}
+        if kind < 0.85 and type(screen) is dict and "s" not in screen:
+            return {"op": "str_ins", "path": "/s", "pos": 0, "str": self._text(2)}
         texts = [(path, value) for path, value in leaves if type(value) is str and not value.startswith("<")]
         if texts:
             return self._text_operation(*random.choice(texts))
@@ -347,7 +381,7 @@ class Simulation:
         if type(container) is list:
             place = self.random.choice([*map(str, range(len(container) + 1)), "-"])
         else:
-            place = self.random.choice("abcln01")
+            place = self.random.choice([*"abcln01", "~1~0"])
         return {"op": "add", "path": f"{path}/{place}", "value": self._value()}
 
     def _value(self) -> Any:
@@ -459,5 +493,5 @@ def places_of(screen: Any) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]
         if type(value) is dict or type(value) is list:
             containers.append((path, value))
             pairs = value.items() if type(value) is dict else enumerate(value)
-            waiting.extend((f"{path}/{key}", each) for key, each in pairs)
+            waiting.extend((f"{path}/{escaped(key)}", each) for key, each in pairs)
     return containers, leaves

@@ -134,7 +134,9 @@ class View:
 
     def value(self, node: Node) -> Value:
         """Return what a node holds."""
-        return next(value for value in reversed(node.values) if any(map(self.knows, value.stamps)))
+        known = (value for value in reversed(node.values) if any(map(self.knows, value.stamps)))
+        # What a rejected event made may have been moved by one that is rejected later.
+        return next(known, node.values[0])
 
     def items(self, value: Value) -> list[Item]:
         """Return the items of an array or a text."""
@@ -265,8 +267,9 @@ class Oracle:
     def _apply(self, edit: Edit, event: dict[str, Any], operations: list[dict[str, Any]]) -> list[Any]:
         dropped = []
         is_whole = event.get("all_or_nothing") or any(item["op"] == "test" for item in operations)
-        if edit.strategy == "reject" and edit.others(self.log):
-            raise Rejected("conflict")
+        is_custom = edit.strategy.startswith("custom:")
+        if (edit.strategy == "reject" or is_custom) and edit.others(self.log):
+            raise Rejected("needs_resolution" if is_custom else "conflict")
         if self.is_absent and "delete" in event:
             raise Rejected("document_absent")
         for number, item in enumerate(operations):
@@ -625,7 +628,7 @@ class Edit(View):
         if seen is None:
             live = None if self.is_ghost else HEAD.member(value, key)
             if live is None:
-                self.put(value, key, new_item([item["value"]], self.stamp, value, key))
+                self._add_member(value, key, [item["value"]])
                 return
             array = HEAD.value(live.node)
             self._adopt(value, live)
@@ -676,6 +679,12 @@ class Edit(View):
         return value
 
     def _str_ins(self, item: dict[str, Any], tokens: list[str]) -> None:
+        home = self.open(tokens[:-1])
+        if home.kind is dict and self.member(home, tokens[-1]) is None:
+            if not self.is_ghost and HEAD.member(home, tokens[-1]):
+                self.lose()
+            self._add_member(home, tokens[-1], item["str"])
+            return
         value = self._text(tokens)
         place = self.gap(value, str(item["pos"]))
         for char in reversed(item["str"]):
@@ -683,7 +692,8 @@ class Edit(View):
 
     def _str_del(self, item: dict[str, Any], tokens: list[str]) -> None:
         value = self._text(tokens)
-        for char in self.items(value)[item["pos"] :][: item["len"]]:
+        count = len(item["str"]) if "str" in item else item["len"]
+        for char in self.items(value)[item["pos"] :][:count]:
             if self.strategy == "first_write_wins" and self.others(char.removed):
                 raise Rejected("conflict")
             if HEAD.sees(char):
@@ -765,7 +775,7 @@ def merge_operations(edit: Edit, path: str, change: Any) -> Iterator[dict[str, A
         yield {"op": "remove", "path": path}
     elif type(change) is dict and (value.kind is dict or value.stamps[0].reason):
         for key in sorted(change):
-            yield from merge_operations(edit, f"{path}/{key}", change[key])
+            yield from merge_operations(edit, f"{path}/{escaped(key)}", change[key])
     else:
         yield {"op": "add", "path": path, "value": merge_patch(None, change)}
 
@@ -786,3 +796,8 @@ def merge_patch(old: Any, change: Any) -> Any:
 def tokens_of(pointer: str) -> list[str]:
     """Split a pointer."""
     return [token.replace("~1", "/").replace("~0", "~") for token in pointer.split("/")[1:]]
+
+
+def escaped(key: str | int) -> str:
+    """Write a key or an index as a token of a pointer."""
+    return str(key).replace("~", "~0").replace("/", "~1")
