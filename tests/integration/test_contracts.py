@@ -62,6 +62,10 @@ STORY: list[tuple[str, Any]] = [
     ("applied", {"delete": True, "occurred_at": "1999-12-31T23:59:59.5+01:00"}),
     ("document_absent", {"delete": True}),
     ("applied", {"put": None}),
+    ("merged", {"put": {"a": 1}, "base": 8}),
+    ("applied", {"put": {"b": 1}}),
+    ("merged", {"patch": [{"op": "replace", "path": path, "value": 2} for path in ("/a", "/b")], "base": 10}),
+    ("needs_resolution", {"put": 1, "base": 10, "on_conflict": "custom:mine"}),
 ]
 
 
@@ -105,6 +109,7 @@ async def test_every_channel_of_the_asyncapi_document_carries_real_messages(syst
     names = {"namespace": system.namespace(), "document": "node%2Ejs"}
     async with connection(system, "author") as author:
         changes = await author.subscribe(address("change", **names))
+        conflicts = await author.subscribe(address("conflict", **names))
         await author.flush()
         for version, (message, (payload, headers)) in enumerate(PUBLISHED.items(), 1):
             hold(message, payload, headers)
@@ -115,6 +120,10 @@ async def test_every_channel_of_the_asyncapi_document_carries_real_messages(syst
             change = orjson.loads((await changes.next_msg(WAIT_SECONDS)).data)
             hold("change", change)
             assert (change["version"], change["sequence"]) == (version, outcome["sequence"]), message
+        contested = {"put": 1, "base": 1, "on_conflict": "custom:mine"}
+        outcome = await publish(author, address("state", **names), contested, {})
+        hold("conflict", conflict := orjson.loads((await conflicts.next_msg(WAIT_SECONDS)).data))
+        assert (conflict["sequence"], conflict["states"]["incoming"]) == (outcome["sequence"], 1)
     assert PUBLISHED.keys() == ASYNCAPI["channels"]["state"]["messages"].keys()
     async with connection(system, "gateway") as gateway:
         subscription = await gateway.subscribe(address("progress"))
@@ -138,7 +147,7 @@ async def test_every_outcome_and_change_matches_its_schema_over_nats_and_http(
             assert expected in {outcome["status"], outcome.get("reason")}, outcome
             answered = await api.get(f"d/outcomes/{outcome['sequence']}")
             assert answered.json() == outcome
-            if outcome["status"] == "applied":
+            if outcome["status"] in {"applied", "merged"}:
                 changes.append(orjson.loads((await subscription.next_msg(WAIT_SECONDS)).data))
                 is_change.validate(changes[-1])
         for subject, reason in [
@@ -149,7 +158,7 @@ async def test_every_outcome_and_change_matches_its_schema_over_nats_and_http(
             refused = await publish(author, subject, {"put": 1}, {})
             is_outcome.validate(refused)
             assert (refused["document"], refused["reason"]) == ("", reason)
-    assert [change["version"] for change in changes] == list(range(1, 10))
+    assert [change["version"] for change in changes] == list(range(1, 13))
     assert [change["version"] for change in changes if change["patch"] is None] == [5]
 
 

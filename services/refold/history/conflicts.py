@@ -1,19 +1,19 @@
 """The conflicts of a document, as the fold recorded them, and the states that one is about. Read by the gateway.
 
-The projector uses `contested_states` for the notices of conflicts that a resolver decides on.
+The projector uses `read_states` for the notices of conflicts that a resolver decides on.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from typing import Final, NamedTuple
 
 from refold.core import json_text
 from refold.core.document import Document, from_canonical, to_canonical
-from refold.core.errors import Refused
 from refold.core.event import CHANGES, VERSION_MAX
 from refold.core.fold import NEWEST, fold
+from refold.core.fold.rules import entry_of
 from refold.core.history import NEVER, Clock, Entry, Point, Segment, fields_of
 from refold.core.json_text import Json
 from refold.core.replay import state_at
@@ -94,8 +94,7 @@ class Conflicts:
         is_open = sequence in await self._open_between(key, [entry])
         with reading_stored(*key):
             view = await self._view(_Others(self._store, key), entry, is_open=is_open)
-            window = await read_window(self._store, key, entry)
-            states = contested_states(window, entry)
+            states = await read_states(self._store, key, entry)
             return view | contested_view(head.version, states, head.state)
 
     async def _item(self, others: _Others, entry: Entry, *, is_open: bool) -> bytes:
@@ -177,56 +176,95 @@ class _Others:
 # --- The states of one conflict ----------------------------------------------------------------------------
 
 
-async def read_window(store: HistoryReader, key: Key, entry: Entry) -> Segment:
-    """Read a document's committed history from the base of an event up to it."""
+async def read_states(
+    store: HistoryReader, key: Key, entry: Entry, uncommitted: Iterable[Entry] = ()
+) -> ContestedStates | None:
+    """Return the states that an event with a base is about; None where it does not apply to what its author saw.
+
+    `uncommitted` are entries that the store may not have, taken before it is read.
+    """
     base = fields_of(entry).get("base", entry.version)
-    entries: list[Entry] = []
+    pending = {each.sequence: each for each in uncommitted}
+    window = _joined(await _read_window(store, key, base, entry.sequence), pending, entry)
+    oldest = min([each.base for each in _own_events(window, entry, base)], default=base)
+    if oldest < window.base.version:
+        window = _joined(await _read_window(store, key, oldest, entry.sequence), pending, entry)
+    return contested_states(window, entry)
+
+
+async def _read_window(store: HistoryReader, key: Key, version: int, until_sequence: int) -> Segment:
+    """Read a document's committed history from a version up to a sequence."""
     first: Segment | None = None
-    segments = store.segments(*key, after_version=base, is_descending=False)
+    entries: list[Entry] = []
+    segments = store.segments(*key, after_version=version, is_descending=False)
     async with aclosing(segments) as opened:
         async for segment in opened:
             first = first or segment
-            entries += [found for found in segment.entries if found.sequence <= entry.sequence]
-            if segment.entries and segment.entries[-1].sequence >= entry.sequence:
+            entries += segment.entries
+            if entries and entries[-1].sequence >= until_sequence:
                 break
     return (first or Segment(NEVER, 0, []))._replace(entries=entries)
 
 
-def contested_states(window: Segment, entry: Entry) -> ContestedStates | None:
-    """Return the states that an event with a base is about; None where it does not apply to what its author saw.
+def _joined(window: Segment, pending: dict[int, Entry], entry: Entry) -> Segment:
+    """Return what matters of a document's history before an event, in order."""
+    known = {each.sequence: each for each in window.entries} | pending
+    return window._replace(
+        entries=[
+            known[sequence]
+            for sequence in sorted(known)
+            if sequence < entry.sequence and (known[sequence].status.is_effective or known[sequence].conflict)
+        ]
+    )
 
-    What the author saw is the state at the base with the session's own events since, as they were published.
+
+class _OwnEvent(NamedTuple):
+    """An event of a session, as it is applied to what its author saw: its change, its base and the session."""
+
+    entry: Entry
+    base: int
+    fields: dict[str, Json]
+
+
+def contested_states(window: Segment, entry: Entry) -> ContestedStates | None:
+    """Return the states that an event is about, from the document's history before it.
+
+    What the author saw is the state at the base with the session's own events since, folded onto it one by one: those
+    with an older base follow what others did until then. Each is last write wins, and rejected ones count.
     """
-    fields = fields_of(entry)
-    base = fields.get("base", entry.version)
-    effective = [found for found in window.entries if found.status.is_effective]
+    base = fields_of(entry).get("base", entry.version)
+    entries = [each for each in window.entries if each.version <= base]
+    effective = [each for each in entries if each.status.is_effective]
     state = state_at(window.base, effective, Point(Clock.version, base)).state
     document = Document.new(Route.of("contested", "document"))
     document.state = from_canonical(state)
     document.size, document.version = len(state or b""), base
-    for own in (*_own_events(window, entry, base), entry):
-        try:
-            _apply(document, own)
-        except Refused:
+    for own in (*_own_events(window, entry, base), _own_event(entry, base)):
+        folded = _folded(document, own, window._replace(entries=entries))
+        if not folded.status.is_effective:
             return None
+        entries = [*entries, folded]
     return ContestedStates(state, to_canonical(document.state))
 
 
-def _own_events(window: Segment, entry: Entry, base: int) -> Iterator[Entry]:
-    """Yield the events of the same session that its author had in flight, rejected ones too (`view-rejected`)."""
+def _own_events(window: Segment, entry: Entry, base: int) -> list[_OwnEvent]:
+    """Return the events of the same session that its author had in flight, rejected ones too (`view-rejected`)."""
     session = fields_of(entry).get("session")
-    for own in window.entries if session is not None else ():
-        is_own = own.status.is_effective or own.conflict is not None
-        is_own = is_own and own.version > base and own.sequence < entry.sequence
-        if is_own and fields_of(own).get("session") == session:
-            yield own
+    since = [each for each in window.entries if each.version > base] if session is not None else []
+    own = [_own_event(each, base) for each in since]
+    return [each for each in own if each.fields.get("session") == session]
 
 
-def _apply(document: Document, entry: Entry) -> None:
-    """Apply an event's change to a document, whatever its base. Raises `Refused` where it does not apply."""
+def _own_event(entry: Entry, base_max: int) -> _OwnEvent:
     fields = fields_of(entry)
-    body = json_text.dumps({name: fields[name] for name in CHANGES if name in fields})
-    record = Record(document.last_sequence + 1, entry.time, b"", b"", body)
-    outcome = fold(document, record, NEWEST, recorded_at=entry.recorded_at).outcome
-    if not outcome.status.is_effective:
-        raise Refused(outcome.reason, outcome.detail)
+    base = min(fields.get("base", base_max), base_max)
+    kept = {name: fields[name] for name in (*CHANGES, "session") if name in fields}
+    return _OwnEvent(entry, base, kept | {"base": base})
+
+
+def _folded(document: Document, own: _OwnEvent, window: Segment) -> Entry:
+    """Fold an own event onto the document, and return its entry there."""
+    entry, document.recent = own.entry, None
+    record = Record(entry.sequence, entry.time, b"", b"", json_text.dumps(own.fields))
+    folded = fold(document, record, NEWEST, recorded_at=entry.recorded_at, window=window)
+    return entry_of(record, folded, entry.recorded_at, is_usual=True)

@@ -17,7 +17,7 @@ from refold.core.history import Entry, fields_of
 from refold.core.json_text import Json
 from refold.core.stream import Route
 from refold.core.views import conflict_view, contested_view
-from refold.history.conflicts import ContestedStates, contested_states, read_window
+from refold.history.conflicts import ContestedStates, read_states
 from refold.log import Notices, conflict_subject
 from refold.projector.notices import NOTICE_BYTES_MAX, Notice
 from refold.store import NEEDS_RESOLUTION, Key, reading_stored
@@ -97,14 +97,9 @@ class ConflictNotices:
     async def _states(self, contested: Contested) -> ContestedStates | None:
         """Return the states; None where the store does not answer: a resolver asks for them."""
         key, entry = contested.where[1:3], contested.entry
-        # First from memory: what is committed meanwhile is in the store when that is read.
-        pending = {each.sequence: each for each in self._uncommitted(key) if each.sequence <= entry.sequence}
         try:
-            window = await read_window(self._store, key, entry)
+            with reading_stored(*key):
+                return await read_states(self._store, key, entry, list(self._uncommitted(key)))
         except (StoreError, TimedOut) as error:
             get_logger().warning("conflict_states_unknown", sequence=entry.sequence, error=str(error))
             return None
-        known = {each.sequence: each for each in window.entries} | pending
-        with reading_stored(*key):
-            entries = [known[sequence] for sequence in sorted(known)]
-            return contested_states(window._replace(entries=entries), entry)

@@ -77,6 +77,19 @@ async def test_the_incoming_state_has_what_the_session_had_in_flight() -> None:
     assert {orjson.dumps(notice["states"]["head"]) for notice in notices} == {b'{"l":[0,1,2,3]}'}
 
 
+async def test_an_event_in_flight_with_an_older_base_does_what_its_author_saw() -> None:
+    events = [
+        {"put": {"l": [1, 2, 3]}},
+        patched("/l/0", 0),
+        {"patch": [{"op": "remove", "path": "/l/2"}], "base": 1, "session": "s"},
+        patched("/other", 1),
+        custom(patched("/mine", 1), 2, session="s"),
+    ]
+    ((notice,), _) = await noticed(*events)
+    assert notice["states"]["base"] == {"l": [0, 1, 2, 3]}
+    assert notice["states"]["incoming"] == {"l": [0, 1, 2], "mine": 1}
+
+
 async def test_the_state_of_an_absent_document_is_left_out() -> None:
     notices, _ = await noticed({"put": 1}, {"delete": True}, custom({"put": 2}, 0), custom({"put": 2}, 1))
     assert [notice["states"] for notice in notices] == [{"incoming": 2}, {"base": 1, "incoming": 2}]
