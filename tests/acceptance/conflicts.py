@@ -2,7 +2,7 @@
 
 A command of its own: `PYTHONPATH=tests python -m acceptance.conflicts [--cases N] [--seed S] [--jobs N]`.
 A case is some authors with delay and several events in flight. Every outcome and state is compared with the oracle of
-`support.identities`. Two thirds of the cases have one operation an event, the others up to four; one in 200 is long.
+`support.identities`. Two thirds of the cases have one operation an event, the others up to four; one in 25 is long.
 The seed is printed; `--seed` and `--case` repeat one case and print its events.
 """
 
@@ -36,7 +36,7 @@ def play(seed: int, case: int, without: Sequence[str] = (), *, is_shown: bool = 
         without=without,
     )
     try:
-        simulation.play(80 if case % 200 == 0 else random.choice([4, 6, 8, 10, 14]))
+        simulation.play(60 if case % 25 == 0 else random.choice([4, 6, 8, 10, 14, 20]))
     finally:
         if is_shown:
             print(*simulation.history, sep="\n")

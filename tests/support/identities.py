@@ -130,13 +130,21 @@ class View:
 
     def sees(self, item: Item) -> bool:
         """Tell whether the author sees an item, in a value that it sees."""
-        return self.knows(item.inserted) and not any(map(self.knows, item.removed))
+        if not self.knows(item.inserted):
+            return False
+        for stamp in item.removed:  # noqa: SIM110 - half as fast with any()
+            if self.knows(stamp):
+                return False
+        return True
 
     def value(self, node: Node) -> Value:
         """Return what a node holds."""
-        known = (value for value in reversed(node.values) if any(map(self.knows, value.stamps)))
+        for value in reversed(node.values):
+            for stamp in value.stamps:
+                if self.knows(stamp):
+                    return value
         # What a rejected event made may have been moved by one that is rejected later.
-        return next(known, node.values[0])
+        return node.values[0]
 
     def items(self, value: Value) -> list[Item]:
         """Return the items of an array or a text."""
