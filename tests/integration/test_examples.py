@@ -19,6 +19,8 @@ SHOWN = {
     "bulk.py": ("http", "1000 of 1000 took a version"),
     "follow_changes.py": ("nats", "version 3 by example"),
 }
+SCRIPTS = ("01_basic_state_sync/transactions.py", "02_collaborative_editing/main.py")
+"""Examples that start a system of their own."""
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +32,28 @@ def up(tmp_path_factory):
 
 def test_every_example_is_tested():
     assert {path.name for path in EXAMPLES.glob("*.py")} == SHOWN.keys()
+    assert {path.parent.name for path in EXAMPLES.glob("0*/*")} == {name.split("/")[0] for name in SCRIPTS}
 
 
 @pytest.mark.parametrize("name", SHOWN)
 def test_an_example_prints_what_it_promises(up, name):
     endpoint, promised = SHOWN[name]
-    command = [sys.executable, str(EXAMPLES / name), up.endpoints()[endpoint]]
+    assert promised in run(name, up.endpoints()[endpoint])
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_an_example_with_its_own_system_prints_what_its_readme_shows(name):
+    shown = (EXAMPLES / name).with_name("README.md").read_text()
+    assert f"```\n{run(name).strip()}\n```\n" in shown
+
+
+def run(name, *arguments):
+    command = [sys.executable, str(EXAMPLES / name), *arguments]
     found = subprocess.run(
         command, capture_output=True, text=True, env=environment(), timeout=120, check=False
     )
     assert found.returncode == 0, found.stderr
-    assert promised in found.stdout
+    return found.stdout
 
 
 def test_a_listener_to_changes_ignores_acknowledgements_on_its_subject(up):

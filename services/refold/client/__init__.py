@@ -4,6 +4,7 @@
 """
 
 from refold.client.client import Refold
+from refold.client.patches import apply_patch
 from refold.client.requests import Time, WriteOptions
 from refold.client.resolvers import JsonPatch, Resolver, Undecided, resolver
 from refold.client.responses import (
@@ -56,6 +57,7 @@ __all__ = [
     "Undecided",
     "VersionUnknown",
     "WriteOptions",
+    "apply_patch",
     "as_json",
     "find_namespace",
     "resolver",
