@@ -35,6 +35,7 @@ class Model:
         self._unit = 0
         self._touched: set[Content] = set()
         self._moved: list[tuple[Node, Place | None]] = []
+        self._kept: list[Stamp] = []
 
     def begin(self, sequence: int) -> None:
         """Begin an event."""
@@ -43,10 +44,11 @@ class Model:
         self.units.pop(sequence, None)
         self._touched.clear()
         self._moved.clear()
+        self._kept.clear()
 
     def undo(self, stamps: Iterable[Stamp]) -> None:
         """Undo all of the event, whose stamps these are."""
-        for stamp in stamps:
+        for stamp in (*stamps, *self._kept):
             stamp.cancel()
         for node, place in reversed(self._moved):
             node.place = place
@@ -217,7 +219,10 @@ class Model:
         key = place.key
         old = value[key] if isinstance(place, Member) else value[int(key)]
         self._note(place.home, place, stamp)
-        given = stamp.without_author() if keeps else stamp
+        given = stamp
+        if keeps:
+            given = stamp.without_author()
+            self._kept.append(given)
         if isinstance(place, Piece):
             place.value = [old]
             place.block.sequence.remove(place, given)

@@ -131,6 +131,11 @@ class Optimistic:
 
     def insert_text(self, item: Json, tokens: tuple[str, ...]) -> None:
         """Insert characters."""
+        if tokens and not item["pos"]:
+            parent = self._view.container(tokens[:-1], is_head=False)
+            if parent.members is not None and self._member(parent, tokens[-1]) is None:
+                self._show(parent, tokens[-1])
+                return
         content = self._view.container(tokens, is_head=False)
         if content.sequence is not None and content.is_text and item["str"]:
             position = min(item["pos"], content.sequence.seen(self._author))

@@ -176,16 +176,13 @@ class Recent:
                 adopts = True
             else:
                 repeat(self.model, step, optimistic)
-        if operation["op"] == "move":
-            source, path = parse(operation["from"]), operation["path"]
-            if path and path != operation["from"]:
+        if operation["op"] == "move" and operation["from"]:
+            source = parse(operation["from"])
+            if operation["path"]:
                 self._move(operation, source, stamp, anchors)
                 return
             # What the root was keeps the value that was moved to the root.
-            if not path and source:
-                operation = {"op": "replace", "path": "", "value": copied(resolve(self._state, source))}
-            else:
-                return
+            operation = {"op": "replace", "path": "", "value": copied(resolve(self._state, source))}
         self.model.apply(operation, stamp, anchors, keeps=keeps, adopts=adopts)
         self._state = apply_accepted(self._state, [operation])
 
