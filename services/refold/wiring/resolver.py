@@ -26,6 +26,7 @@ from refold.client.resolvers import Resolver, read_notice, resolvers_of, settle
 from refold.core.errors import RefoldError, Refused
 from refold.telemetry.logging import get_logger
 from refold.wiring.broker import broker_of
+from refold.wiring.servers import connect_to
 from refold.wiring.service import start
 from refold.wiring.settings import Settings
 
@@ -73,9 +74,15 @@ def load_module(name: str) -> ModuleType:
 async def _run(
     settings: Settings, *, resolvers: Mapping[str, Resolver], url: str, poll_seconds: float
 ) -> None:
-    broker = broker_of(settings.required("nats_url"))
+    """Run until a stop signal. Raises `LogUnavailable` and `ServiceUnavailable` where there is no system at start."""
+    nats_url = settings.required("nats_url")
+    # FastStream would wait for a server without a word.
+    await (await connect_to(nats_url, "refold-resolver")).close()
     async with Refold(url) as refold:
-        await create_service(broker, Settler(refold, resolvers), poll_seconds=poll_seconds).run()
+        await refold.status()
+        service = create_service(broker_of(nats_url), Settler(refold, resolvers), poll_seconds=poll_seconds)
+        get_logger().info("resolver_working", strategies=sorted(resolvers))
+        await service.run()
 
 
 def create_service(broker: NatsBroker, settler: Settler, *, poll_seconds: float) -> FastStream:

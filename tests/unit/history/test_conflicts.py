@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import orjson
 import pytest
 
 from refold.core.history import Point, Snapshot
+from refold.history import conflicts as conflicts_module
 from refold.history.conflicts import Conflicts
 from refold.log.memory import MemoryLog
 from refold.store.memory import MemoryStore
@@ -48,3 +50,25 @@ async def test_a_conflict_is_not_open_at_a_head_that_settled_it(moment: str) -> 
         found = await Conflicts(store).one(("n", "d"), contested)
     assert found is not None
     assert (found["open"], found["head"]) == (False, 3 if moment == "before_head" else 2)
+
+
+async def test_an_answer_is_bounded_in_items_bytes_and_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    log, store = MemoryLog("log-1"), MemoryStore()
+    async with projecting(ports(log, store)) as running:
+        await append(log, "d", {"put": 0})
+        contested = [await append(log, "d", {"put": 1, "base": version}) for version in (0, 1, 2)]
+        await running.committed(contested[-1])
+    conflicts = Conflicts(store)
+
+    async def listed(after: int | None = None, *, limit: int = 9) -> tuple[list[int], int | None]:
+        asked = {"after": after, "limit": limit, "is_descending": False, "is_open": False}
+        found = await conflicts.of_document(("n", "d"), **asked)
+        return [orjson.loads(item)["sequence"] for item in found.items], found.next
+
+    assert await listed() == (contested, None)
+    assert await listed(limit=2) == (contested[:2], contested[1])
+    assert await listed(contested[1], limit=2) == (contested[2:], None)
+    for bound, least in (("ANSWER_BYTES_MAX", 1), ("CONFLICT_READS_MAX", 1)):
+        with monkeypatch.context() as patched:
+            patched.setattr(conflicts_module, bound, least)
+            assert await listed() == (contested[:1], contested[0]), bound
