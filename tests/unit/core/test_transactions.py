@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -11,12 +13,14 @@ from refold.core import json_text
 from refold.core.document import Document
 from refold.core.fold import RULES, genesis
 from refold.core.fold_state import FoldState, first_checkpoints
-from refold.core.stream import PARTITIONS, partition_of
+from refold.core.stream import PARTITIONS, Record, partition_of
 from refold.core.transactions import end_of_part
 from refold.log import Publication, read_until
 from refold.log.memory import MemoryLog
-from support.events import SECOND, START, record
+from support.events import SECOND, START, body_of, record
 
+VECTORS = Path(__file__).parents[3] / "schemas" / "vectors" / "fold2" / "transactions.json"
+CASES = [pytest.param(case, id=case["comment"]) for case in json.loads(VECTORS.read_text())]
 DOCUMENTS = ("a", "b", "c")
 
 
@@ -71,103 +75,47 @@ def log():
     return Log()
 
 
-def test_members_count_as_recorded_at_the_last_ones_time(log):
-    times = [START + 5, START + 7, START + 9]
-    assert log.take(batch([member(0), member(1), member(2)], times=times)) == [""] * 3
-    assert {log.entries[at].recorded_at for at in (2, 3, 4)} == {START + 9}
-    log.take([record({"put": 1}, sequence=5, time=START + 8)])
-    assert log.entries[5].recorded_at == START + 9
-
-
-def test_the_time_of_a_transaction_is_the_latest_of_its_members_where_the_clock_went_back(log):
-    times = [START + 5, START + 9, START + 7]
-    log.take(batch([member(0), member(1), member(2)], times=times))
-    assert {log.entries[at].recorded_at for at in (2, 3, 4)} == {START + 9}
-
-
-def altered(events, **changes):
-    """Change a header's name or value in some of the records of a batch."""
-    records = batch(events)
-    for at, (before, after) in changes.items():
-        place = int(at[1:])
-        records[place] = records[place]._replace(headers=records[place].headers.replace(before, after))
-    return records
-
-
-ALL = [member(0), member(1), member(2)]
-NO_TRANSACTION = {
-    "no batch": [each._replace(headers=b"") for each in batch(ALL)],
-    "another batch": altered(ALL, r1=(b"Id: x", b"Id: y")),
-    "not counted": altered(ALL, r1=(b"Sequence: 2", b"Sequence: 3")),
-    "no end": altered(ALL, r2=(b"Nats-Batch-Commit: 1\r\n", b"")),
-    "two ends": altered(ALL, r1=(b"Sequence: 2\r\n", b"Sequence: 2\r\nNats-Batch-Commit: 1\r\n")),
-    "two ids": altered(ALL, r0=(b"Nats-Batch-Id: x\r\n", b"Nats-Batch-Id: x\r\nNats-Batch-Id: x\r\n")),
-    "lower case": altered(ALL, r1=(b"Nats-Batch-Id", b"nats-batch-id")),
-    "one too few": batch(ALL[:2]),
-    "one too many": batch([*ALL, {"put": 1}]),
-    "another transaction": batch([member(0), member(1, transaction="u"), member(2)]),
-    "another count": batch([member(0), member(1, of=4), member(2)]),
-    "another order": batch([member(0), member(2), member(1)]),
-    "no member": batch([member(0), {"put": 1}, member(2)]),
-    "a bad member": batch([member(0), {"put": 1, "txn": {"id": "t", "index": "1", "count": 3}}, member(2)]),
-    "a bad name": [*batch(ALL)[:2], batch(ALL)[2]._replace(subject=b"log.1.n.%")],
-    "a system event": [*batch(ALL[:2]), *batch(ALL, namespace="_refold", documents=["fold"] * 3)[2:]],
-    "too large": batch([member(at, of=9, meta={"x": "x" * (2**20 - 500)}) for at in range(9)]),
-}
-
-
-@pytest.mark.parametrize("name", NO_TRANSACTION)
-def test_what_is_not_one_whole_batch_is_rejected(log, name):
-    records = NO_TRANSACTION[name]
-    log.take(records)
-    for at, each in enumerate(records, 2):
-        entry = log.entries.get(at)
-        if entry is not None and b'"txn"' in each.body and "_refold" not in each.subject.decode():
-            assert entry.reason == ("bad_field" if b'"1"' in each.body else "bad_transaction"), at
-            assert entry.recorded_at == each.time
-
-
-def test_a_batch_that_was_cut_is_rejected_with_all_its_members(log):
-    cut = batch(ALL)[:2]
-    assert log.take([*cut, record({"put": 1}, sequence=4)]) == ["bad_transaction", "bad_transaction", ""]
-
-
-def test_a_member_is_strict(log):
-    log.take([record({"put": 0}, sequence=2, document="a")])
-    stale = batch([member(0, base=0), member(1, base=0), member(2)], first=3)
-    assert log.take(stale) == ["conflict", "", ""]
-
-
-def test_a_member_is_folded_under_the_settings_that_it_names(log):
-    def settings(state, sequence):
-        return record({"put": state}, sequence=sequence, namespace="_refold", document="settings:n")
-
-    log.take([settings({"limits": {"state_bytes": 5}}, 2), settings({"limits": {"state_bytes": 50}}, 3)])
-    state = {"put": "a text of more"}
-    made = [
-        state | {"txn": {"id": "t", "index": position, "count": 3, "settings": at}}
-        for position, at in enumerate([2, 3, 1])
+@pytest.mark.parametrize("case", CASES)
+def test_outcomes_and_recorded_times_equal_the_vectors(log, case):
+    records = [
+        Record(
+            each["sequence"],
+            each["time"],
+            each["subject"].encode(),
+            each["headers"].encode(),
+            body_of(each["event"]),
+        )
+        for each in case["records"]
     ]
-    assert log.take(batch(made, first=4)) == ["state_too_large", "", "settings_too_old"]
+    log.take(records)
+    found = []
+    for each in records:
+        entry = log.entries.get(each.sequence)
+        said = {"status": "rejected", "reason": "bad_name"}
+        if entry is not None:
+            said = {"status": entry.status.name, "version": entry.version, "recorded_at": entry.recorded_at}
+            said |= {"reason": entry.reason} if entry.reason else {}
+        found.append(said)
+    assert found == case["expected"]
+
+
+def test_system_events_and_what_is_too_large_are_no_members(log):
+    all_members = [member(0), member(1), member(2)]
+    system = batch(all_members, namespace="_refold", documents=["fold"] * 3)
+    assert log.take([*batch(all_members)[:2], system[2]])[:2] == ["bad_transaction"] * 2
+    large = [member(at, of=9, meta={"x": "x" * (2**20 - 500)}) for at in range(9)]
+    assert log.take(batch(large, first=5)) == ["bad_transaction"] * 9
 
 
 def test_fold_1_has_no_members_and_keeps_their_times():
     log = Log(number=1)
-    records = batch(ALL)
+    records = batch([member(0), member(1), member(2)])
     assert log.take(records) == ["not_in_this_fold"] * 3
     assert [log.entries[each.sequence].recorded_at for each in records] == [each.time for each in records]
 
 
-def test_a_member_that_is_sent_again_is_a_duplicate(log):
-    sent = [member(0, id="i"), member(1, id="i"), member(2, id="i")]
-    log.take(batch(sent))
-    again = batch(sent, first=5, batch_id="y")
-    log.take(again)
-    assert [log.entries[at].status.name for at in (2, 5, 6, 7)] == ["applied", *["duplicate"] * 3]
-
-
 def test_no_part_divides_a_transaction():
-    records = [*batch(ALL), record({"put": 1}, sequence=5)]
+    records = [*batch([member(0), member(1), member(2)]), record({"put": 1}, sequence=5)]
     assert [end_of_part(records, 0, count) for count in (1, 2, 3, 4, 9)] == [3, 3, 3, 4, 4]
 
 
