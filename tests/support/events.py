@@ -13,6 +13,8 @@ from refold.core import json_text
 from refold.core.document import ABSENT, Document, Outcome
 from refold.core.fold import RULES, fold
 from refold.core.fold.rules import Folded, Rules
+from refold.core.fold_state import entry_of
+from refold.core.history import NEVER, Entry, Segment
 from refold.core.stream import Record, Route, partition_of
 from refold.core.timestamp import format_time
 
@@ -64,6 +66,7 @@ class History:
         self.sequence = sequence
         self.rules = rules
         self.folded: list[Folded] = []
+        self.entries: list[Entry] = []
 
     @property
     def state(self) -> Any:
@@ -82,8 +85,14 @@ class History:
         published = record(
             event, *headers, sequence=self.sequence, time=at, namespace=row.namespace, document=row.document
         )
-        self.folded.append(fold(row, published, self.rules, recorded_at=published.time))
-        return self.folded[-1].outcome
+        decoded = self.rules.decode(published, self.rules)
+        is_stale = self.rules.needs is not None and self.rules.needs(decoded, row) is not None
+        window = Segment(NEVER, 0, list(self.entries)) if is_stale else None
+        at = published.time
+        folded = fold(row, published, self.rules, recorded_at=at, decoded=decoded, window=window)
+        self.entries.append(entry_of(published, folded, at, is_usual=True))
+        self.folded.append(folded)
+        return folded.outcome
 
     def publish_many(self, count: int, event: Any) -> None:
         """Fold the same event so many times."""

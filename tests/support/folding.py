@@ -12,6 +12,7 @@ from refold.client.responses import Document as Found
 from refold.core import json_text
 from refold.core.document import ABSENT
 from refold.core.errors import DocumentAbsent
+from refold.core.fold import NEWEST
 from refold.core.fold.rules import Folded
 from support.events import History
 
@@ -36,7 +37,7 @@ class FoldingRefold:
 
     def publish(self, document: str, event: dict[str, Any]) -> Outcome:
         """Fold one event of any author."""
-        history = self.documents.setdefault(document, History(document=document))
+        history = self.documents.setdefault(document, History(document=document, rules=NEWEST))
         self.sequence += 1
         history.sequence = self.sequence - 1
         made = history.publish(event)

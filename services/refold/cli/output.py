@@ -249,16 +249,20 @@ def change_summary(patch: list[Any], *, chars_max: int = SUMMARY_CHARS) -> str:
 
     parts: list[str] = []
     for operation in patch:
-        value = json_text.dumps(operation["value"]).decode() if "value" in operation else ""
+        values = (json_text.dumps(operation[name]).decode() for name in _VALUES if name in operation)
         source = f"{operation['from']} →" if "from" in operation else ""
         path = operation["path"] or '""'
-        words = (operation["op"], source, path, _shortened(value, VALUE_CHARS))
+        words = (operation["op"], source, path, _shortened(" ".join(values), VALUE_CHARS))
         parts.append(" ".join(filter(None, words)))
         if sum(map(len, parts)) > chars_max:
             break
     rest = len(patch) - len(parts)
     text = _shortened(", ".join(parts), chars_max)
     return f"{text} (+{rest} more)" if rest else text
+
+
+_VALUES: Final = ("value", "inc", "pos", "len", "str", "max")
+"""Members of an operation that say what it does."""
 
 
 def _shortened(text: str, chars_max: int) -> str:

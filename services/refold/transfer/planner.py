@@ -98,7 +98,7 @@ def plan(
         planned = Planned(line, event=json_text.dumps({"doc": line.document, **change, **fields}))
         versions = 1
         if len(planned.event or b"") > EVENT_BYTES_MAX:
-            del fields["base"]
+            del fields["base"], fields["on_conflict"]
             planned, versions = Planned(line, put=fields, version=head.version), _count_events(line, fields)
     except Refused as refused:
         if line.version is not None:
@@ -159,11 +159,12 @@ def _is_small(patch: list[Json], line: Line) -> bool:
 
 
 def _fields(line: Line, head: Head, file_digest: str, attempt: int) -> dict[str, Json]:
-    """Return the event's other fields. `base` turns a concurrent change into a conflict instead of a wrong state."""
+    """Return the event's other fields. A concurrent change is a conflict: what comes after it is planned anew."""
     event_id = f"{IMPORT}:{file_digest[:DIGEST_CHARS]}:{line.number}@{head.version}"
     fields: dict[str, Json] = {
         "id": f"{event_id}.{attempt}" if attempt else event_id,
         "base": head.version,
+        "on_conflict": "reject",
         "occurred_at": line.occurred_at,
         "meta": {**line.meta, IMPORT: {"file": file_digest, "line": line.number, **_origin(line)}},
     }

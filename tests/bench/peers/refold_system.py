@@ -73,7 +73,7 @@ class Stored:
         """Do not wait for the outcome."""
         if len(changes) == 1:
             outcome = await self._refold.patch(
-                NAMESPACE, document, list(changes[0]), base=version, wait_seconds=0
+                NAMESPACE, document, list(changes[0]), base=version, on_conflict="reject", wait_seconds=0
             )
         else:
             lines = _lines(document, version, changes)
@@ -132,7 +132,8 @@ class OverNats:
 
 
 def _lines(document: str, version: int, changes: list[Change]) -> list[dict[str, Any]]:
-    return [{"doc": document, "patch": each, "base": version + at} for at, each in enumerate(changes)]
+    strict = {"doc": document, "on_conflict": "reject"}
+    return [{**strict, "patch": each, "base": version + at} for at, each in enumerate(changes)]
 
 
 async def caught_up(refold: Refold, last: dict[str, tuple[int, int]]) -> None:

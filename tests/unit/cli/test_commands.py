@@ -240,6 +240,9 @@ def test_a_patch_is_summarised_briefly():
     assert change_summary(patch) == "replace /total 12, remove /x"
     assert change_summary([{"op": "move", "path": "/a", "from": "/b"}]) == "move /b → /a"
     assert change_summary([{"op": "add", "path": "", "value": {}}]) == 'add "" {}'
+    counted, cut = {"op": "inc", "path": "/n", "inc": -1}, {"op": "str_del", "path": "/t", "pos": 3, "len": 2}
+    typed = {"op": "str_ins", "path": "/t", "pos": 3, "str": "é"}
+    assert change_summary([counted, cut, typed]) == 'inc /n -1, str_del /t 3 2, str_ins /t 3 "é"'
     assert change_summary(patch * 100).endswith("more)")
 
 
