@@ -256,7 +256,7 @@ async def conflicts(
         "status": lambda it: "open" if it.is_open else it.reason or it.status,
         "actor": lambda it: it.actor,
         "others": _others,
-        "result": resolution_summary,
+        "result": lambda it: resolution_summary(it) or ("" if it.is_open else it.detail),
         "change": lambda it: short_json(it.event),
     }
     print_items(found[:limit], columns, is_json=output.is_json)
