@@ -4,7 +4,6 @@
 """
 
 from refold.client.client import Refold
-from refold.client.patches import apply_patch
 from refold.client.requests import Time, WriteOptions
 from refold.client.resolvers import JsonPatch, Resolver, Undecided, resolver
 from refold.client.responses import (
@@ -20,6 +19,7 @@ from refold.client.responses import (
     Rejected,
     Rejection,
     Transaction,
+    apply_patch,
     as_json,
     find_namespace,
 )

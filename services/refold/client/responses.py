@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Self, TypeAlias, TypeVar
 
-from refold.client.requests import did_you_mean
+from refold.client.requests import did_you_mean, json_bytes
+from refold.core import json_text
 from refold.core.errors import RefoldError, Refused, ServiceUnavailable
 from refold.core.json_text import Json
 
@@ -23,6 +24,9 @@ FAILED: Final = "failed"
 PENDING: Final = "pending"
 REFUSED: Final = "refused"
 EFFECTIVE: Final = frozenset({"applied", "merged", "duplicate"})
+
+_DELETION: Final[Patch] = [{"op": "remove", "path": ""}]
+"""The patch of a change that deletes the document; no author's patch has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +280,27 @@ def read_rejection(item: dict[str, Any]) -> Rejection:
         if name not in Rejection.__dataclass_fields__ and value is not None
     }
     return read_answer(Rejection, item, about=about)
+
+
+def apply_patch(state: Json, patch: Patch) -> Json:
+    """Return what a patch makes of a state, which stays as it is.
+
+    For the patches of changes, in the order of their versions, and for a copy that shows an edit before it is sent. The
+    extension operations are `inc`, `str_ins`, `str_del` and `push`. An absent document is `{}`. Raises `Refused` where
+    the patch does not apply; the error names the operation.
+    """
+    # A program that keeps no copies does without them.
+    from refold.core.document import UNBOUNDED  # noqa: PLC0415
+    from refold.core.extensions import EXTENDED, apply_extended  # noqa: PLC0415
+    from refold.core.patch import compile_patch  # noqa: PLC0415
+
+    if patch == _DELETION:
+        return {}
+    # The values become part of the state, and later patches change them there.
+    copy, raw = (json_text.reread(json_bytes(value)) for value in (state, patch))
+    operations = compile_patch(raw, UNBOUNDED, EXTENDED)
+    patched, _, _ = apply_extended(copy, raw, operations, size=json_text.size(copy), limits=UNBOUNDED)
+    return patched
 
 
 def find_namespace(namespaces: Iterable[Namespace], name: str) -> Namespace:
