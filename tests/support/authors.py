@@ -224,8 +224,9 @@ class Simulation:
 
     def _send(self, author: Author) -> None:
         """Let an author change its screen and send the change."""
-        if author.is_exact and self._view(author) != author.screen:
-            raise Mismatch("the view is not the screen", self._view(author), author.screen)
+        view = self._view(author)
+        if author.is_exact and view != author.screen:
+            raise Mismatch("the view is not the screen", view, author.screen)
         strategy = self.random.choice(self.strategies)
         event, author.screen = self._event(author)
         event["base"] = author.base

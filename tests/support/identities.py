@@ -38,13 +38,17 @@ class Stamp(NamedTuple):
 
 
 class Item:
-    """A place in an object, an array or a text, with the node or the character that is or was there."""
+    """A place in an object, an array or a text, with the node or the character that is or was there.
+
+    `adopted`: writes to a member by authors who had not seen that others created it.
+    """
 
     def __init__(
         self, node: Any, inserted: Stamp, home: Value, key: str | None, *, is_moved: bool = False
     ) -> None:
         self.node = node
         self.inserted = inserted
+        self.adopted: list[Stamp] = []
         self.removed: list[Stamp] = []
         self.home = home
         self.key = key
@@ -130,7 +134,7 @@ class View:
 
     def sees(self, item: Item) -> bool:
         """Tell whether the author sees an item, in a value that it sees."""
-        if not self.knows(item.inserted):
+        if not self.knows(item.inserted) and not any(map(self.knows, item.adopted)):
             return False
         for stamp in item.removed:  # noqa: SIM110 - half as fast with any()
             if self.knows(stamp):
@@ -316,7 +320,8 @@ class Edit(View):
         """Apply an operation that was dropped or rejected, in the author's view only."""
         was = self.stamp
         self.stamp = was._replace(reason=reason)
-        self.apply(item)
+        with suppress(Rejected):
+            self.apply(item)
         self.stamp = was
 
     @property
@@ -329,6 +334,9 @@ class Edit(View):
     def find(self, tokens: list[str]) -> Item:
         """Return the item that a pointer means, which is not the root's."""
         value = self.open(tokens[:-1])
+        if value.kind is not dict and value.kind is not list:
+            # A merge may write to a node that others moved, and that the author sees elsewhere.
+            raise Rejected("target_missing")
         item = self.member(value, tokens[-1]) if value.kind is dict else self.items(value)[int(tokens[-1])]
         if item is None:
             raise LookupError(tokens)
@@ -368,9 +376,7 @@ class Edit(View):
 
     def written(self, node: Node, seen: Item | None) -> set[int]:
         """Return the versions in which others wrote to a node, inside of it, or to the member that the author sees."""
-        stamps = [stamp for value in node.values[node.is_part :] for stamp in value.stamps] + HEAD.value(
-            node
-        ).writes
+        stamps = [value.stamps[0] for value in node.values[node.is_part :]] + HEAD.value(node).writes
         if seen is not None and seen is node.item and seen.key is not None:
             stamps += seen.home.member_writes.get(seen.key, [])
         return self.others(stamps)
@@ -486,10 +492,10 @@ class Edit(View):
 
     def _adopt(self, value: Value, item: Item) -> None:
         """Let the author see a member that others created."""
-        assert item.key is not None
-        new = Item(item.node, self.stamp, value, item.key)
-        self.put(value, item.key, new)
-        self.place(item.node, new)
+        for each in value.members[item.key or ""]:
+            if self.sees(each):
+                self.hide(each)
+        self.oracle.append(item.adopted, self.stamp)
 
     def _replace(self, item: dict[str, Any], tokens: list[str]) -> None:
         if not tokens:
@@ -575,8 +581,6 @@ class Edit(View):
         source = tokens_of(item["from"])
         seen = self.find(source)
         node, old = seen.node, seen.node.item
-        if source == tokens:
-            return
         if not self.is_ghost:
             self._need(node)
             self.check(self.others(node.moves))
@@ -635,7 +639,7 @@ class Edit(View):
         seen = self.member(value, key) if value.kind is dict else self.find(tokens)
         if seen is None:
             live = None if self.is_ghost else HEAD.member(value, key)
-            if live is None:
+            if live is None or any(map(self.knows, live.removed)):
                 self._add_member(value, key, [item["value"]])
                 return
             array = HEAD.value(live.node)
