@@ -212,7 +212,7 @@ class Simulation:
     def _turn(self) -> None:
         author = self.random.choice(self.authors)
         choice = self.random.random()
-        if choice < 0.04:
+        if choice < 0.04 and len(self.authors) > 1:
             self._undo()
         elif choice < 0.45:
             if not author.is_waiting:
