@@ -96,7 +96,8 @@ def _check_all(envelope: Envelope, limits: Limits, shapes: Operations, later: fr
         if name in LATER_FIELDS:
             rule = "belongs to a later fold"
             raise Refused("not_in_this_fold", rule, field=name, shape=shape_of(fields[name]))
-        rule = "the version that an event expects is `base`" if name == "if_version" else _KNOWN_FIELDS
+        known = f"its fields are {', '.join(sorted(FIELDS | later))}"
+        rule = "the version that an event expects is `base`" if name == "if_version" else known
         raise Refused("unknown_field", f"an event has no such field; {rule}", field=repr(name[:64]))
     named = sorted(fields.keys() & CHANGES.keys())
     if len(named) != 1:
@@ -192,7 +193,6 @@ def _bad(field: str, rule: str, value: Json) -> Refused:
     return Refused("bad_field", rule, field=field, shape=shape_of(value))
 
 
-_KNOWN_FIELDS: Final = f"its fields are {', '.join(sorted(FIELDS))}"
 _MEMBERSHIP_LEAST: Final = frozenset({"id", "index", "count"})
 _MEMBERSHIP: Final = _MEMBERSHIP_LEAST | {"settings"}
 _PATCH: Final = Kind.patch

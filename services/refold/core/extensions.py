@@ -152,7 +152,7 @@ def deleted(old: Json, deletion: Deletion) -> str:
 
 def _unfit(reason: str, message: str, old: Json) -> Refused:
     if old is _MISSING:
-        return Refused("target_missing", "there is no such member", shape="nothing")
+        return Refused("target_missing", "there is no such member")
     return Refused(reason, message, shape=shape_of(old))
 
 
