@@ -2,18 +2,24 @@
 
 import { byCodePoint, copy, depth, equal, identical, isContainer, refuse, size, write } from "./json.mjs";
 
-export const DEPTH_MAX = 128;
-export const OPERATIONS_MAX = 10_000;
-export const STATE_BYTES_MAX = 8 * 1024 * 1024;
-export const COPY_BYTES_MAX = 16 * 1024 * 1024;
-export const SHIFTS_MAX = 256 * 1024 * 1024;
-export const EVENT_BYTES_MAX = 1024 * 1024;
+/** Bounds of one change by their names in a genesis. A namespace may have lower ones. */
+export const LIMITS = {
+  depth: 128,
+  operations: 10_000,
+  state_bytes: 8 * 1024 * 1024,
+  copy_bytes: 16 * 1024 * 1024,
+  shifts: 256 * 1024 * 1024,
+  event_bytes: 1024 * 1024,
+};
 
 export function parsePointer(pointer) {
   if (pointer === "") return [];
   if (pointer[0] !== "/" || /~(?![01])/.test(pointer)) refuse("bad_pointer");
   return pointer.slice(1).split("/").map((token) => token.replaceAll("~1", "/").replaceAll("~0", "~"));
 }
+
+export const renderPointer = (tokens) =>
+  tokens.map((token) => `/${token.replaceAll("~", "~0").replaceAll("/", "~1")}`).join("");
 
 export function resolve(root, tokens) {
   return tokens.reduce((node, token) => {
@@ -23,26 +29,32 @@ export function resolve(root, tokens) {
 }
 
 /** Check a whole patch's shape before the first operation is applied. `others`: operations that RFC 6902 lacks. */
-export function compilePatch(raw, others = {}) {
+export function compilePatch(raw, others = {}, limits = LIMITS) {
   if (!Array.isArray(raw)) refuse("bad_patch");
-  if (raw.length > OPERATIONS_MAX) refuse("too_many_operations");
+  if (raw.length > limits.operations) refuse("too_many_operations");
   return raw.map((item) => compileOperation(item, others));
 }
 
-/** Return the new root and its canonical size. If it throws, the state is unchanged. */
-export function applyPatch(state, operations, bytes) {
-  return applied(new Edit(state, bytes), (edit) => {
-    for (const operation of operations) {
-      (operation.apply ?? APPLY[operation.kind])(edit, operation);
-      edit.checkSize();
-    }
+/**
+ * Return the new root and its canonical size. If it throws, the state is unchanged. `rules` have the limits, and
+ * `check`, which may refuse the new root.
+ */
+export function applyPatch(state, operations, bytes, rules = {}) {
+  return applied(new Edit(state, bytes, rules.limits), rules.check, (edit) => {
+    for (const operation of operations) applyCompiled(edit, operation);
   });
 }
 
+/** Apply one operation of a compiled patch. */
+export function applyCompiled(edit, operation) {
+  (operation.apply ?? APPLY[operation.kind])(edit, operation);
+  edit.checkSize();
+}
+
 /** The same for a merge, with its effect: a JSON Patch that makes the same change to the same state. */
-export function applyMerge(state, merge, bytes) {
-  const effect = new Effect();
-  const { root, size: after } = applied(new Edit(state, bytes), (edit) => {
+export function applyMerge(state, merge, bytes, rules = {}) {
+  const effect = new Effect(rules.limits);
+  const { root, size: after } = applied(new Edit(state, bytes, rules.limits), rules.check, (edit) => {
     if (merge instanceof Map && edit.root instanceof Map) mergeMembers(edit, effect, edit.root, merge, []);
     else setMerged(edit, effect, withoutNulls(merge));
   });
@@ -54,20 +66,25 @@ export function sizeWithin(value, levels) {
   return depth(value) > levels ? refuse("too_deep") : size(value);
 }
 
-function applied(edit, change) {
+function applied(edit, check, change) {
   try {
     change(edit);
+    check?.(edit.root);
   } catch (refused) {
-    for (const undo of edit.undoing.reverse()) undo();
+    edit.undo();
     throw refused;
   }
   return edit;
 }
 
 /** An undo log: changes to one state, and its size. */
-class Edit {
-  constructor(root, bytes) {
-    Object.assign(this, { root, size: bytes, undoing: [], carried: 0, shifts: 0 });
+export class Edit {
+  constructor(root, bytes, limits = LIMITS) {
+    Object.assign(this, { root, size: bytes, limits, undoing: [], carried: 0, shifts: 0 });
+  }
+
+  undo() {
+    for (const undo of this.undoing.reverse()) undo();
   }
 
   setRoot(value, bytes) {
@@ -117,25 +134,25 @@ class Edit {
   }
 
   carry(bytes) {
-    if ((this.carried += bytes) > COPY_BYTES_MAX) refuse("copy_too_large");
+    if ((this.carried += bytes) > this.limits.copy_bytes) refuse("copy_too_large");
   }
 
   checkSize() {
-    if (this.size > STATE_BYTES_MAX) refuse("state_too_large");
+    if (this.size > this.limits.state_bytes) refuse("state_too_large");
   }
 
   shift(elements) {
-    if ((this.shifts += elements) > SHIFTS_MAX) refuse("too_many_shifts");
+    if ((this.shifts += elements) > this.limits.shifts) refuse("too_many_shifts");
   }
 }
 
 const APPLY = {
   add: (edit, { tokens, value }) => put(edit, tokens, value),
   replace(edit, { tokens, value }) {
-    if (!tokens.length) return edit.setRoot(value, sizeWithin(value, DEPTH_MAX));
+    if (!tokens.length) return edit.setRoot(value, sizeWithin(value, edit.limits.depth));
     const [parent, key] = parentAndKey(edit.root, tokens);
     const place = Array.isArray(parent) ? index(key, parent.length) : parent.has(key) || refuse("target_missing");
-    const bytes = sizeWithin(value, DEPTH_MAX - tokens.length);
+    const bytes = sizeWithin(value, edit.limits.depth - tokens.length);
     if (Array.isArray(parent)) edit.replaceElement(parent, place, value, bytes);
     else edit.setMember(parent, key, value, bytes);
   },
@@ -178,14 +195,14 @@ function pointerIn(item, field) {
   return typeof pointer === "string" ? parsePointer(pointer) : refuse("bad_patch");
 }
 
-const startsWith = (tokens, source) => source.every((token, at) => token === tokens[at]);
+export const startsWith = (tokens, source) => source.every((token, at) => token === tokens[at]);
 
 function put(edit, tokens, value) {
-  if (!tokens.length) return edit.setRoot(value, sizeWithin(value, DEPTH_MAX));
+  if (!tokens.length) return edit.setRoot(value, sizeWithin(value, edit.limits.depth));
   const [parent, key] = parentAndKey(edit.root, tokens);
   const isArray = Array.isArray(parent);
   const place = isArray && key !== "-" ? index(key, parent.length + 1) : parent.length;
-  const bytes = sizeWithin(value, DEPTH_MAX - tokens.length);
+  const bytes = sizeWithin(value, edit.limits.depth - tokens.length);
   if (isArray) edit.insertElement(parent, place, value, bytes);
   else edit.setMember(parent, key, value, bytes);
 }
@@ -210,7 +227,7 @@ export function find(root, tokens) {
   return { parent, place, value: parent[place] };
 }
 
-function index(token, count) {
+export function index(token, count) {
   const place = /^(0|[1-9][0-9]{0,14})$/.test(token) ? Number(token) : refuse("target_missing");
   return place < count ? place : refuse("target_missing");
 }
@@ -232,17 +249,17 @@ function setMember(edit, effect, target, tokens, value) {
   const key = tokens.at(-1);
   const kind = target.has(key) ? "replace" : "add";
   if (kind === "replace" && identical(target.get(key), value)) return;
-  edit.setMember(target, key, value, sizeWithin(value, DEPTH_MAX - tokens.length));
+  edit.setMember(target, key, value, sizeWithin(value, edit.limits.depth - tokens.length));
   effect.add(edit, kind, tokens, value);
 }
 
 function setMerged(edit, effect, value) {
   if (identical(edit.root, value)) return;
-  edit.setRoot(value, sizeWithin(value, DEPTH_MAX));
+  edit.setRoot(value, sizeWithin(value, edit.limits.depth));
   effect.add(edit, "replace", [], value);
 }
 
-function withoutNulls(value) {
+export function withoutNulls(value) {
   if (!(value instanceof Map)) return value;
   const kept = [...value].filter(([, item]) => item !== null);
   return new Map(kept.map(([key, item]) => [key, withoutNulls(item)]));
@@ -253,10 +270,14 @@ class Effect {
   operations = [];
   pathChars = 0;
 
+  constructor(limits = LIMITS) {
+    this.limits = limits;
+  }
+
   add(edit, kind, tokens, value) {
     edit.checkSize();
     if (!this.#isShort()) return;
-    const path = tokens.map((token) => `/${token.replaceAll("~", "~0").replaceAll("/", "~1")}`).join("");
+    const path = renderPointer(tokens);
     for (const _ of path) this.pathChars += 1;
     const operation = new Map([["op", kind], ["path", path]]);
     if (kind !== "remove") operation.set("value", value);
@@ -269,6 +290,6 @@ class Effect {
   }
 
   #isShort() {
-    return this.operations.length <= OPERATIONS_MAX && this.pathChars <= EVENT_BYTES_MAX;
+    return this.operations.length <= this.limits.operations && this.pathChars <= this.limits.event_bytes;
   }
 }

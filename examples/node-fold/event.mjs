@@ -1,10 +1,12 @@
-// An event in any published form (native, bare patch, CloudEvents), decoded and checked by the rules of fold 1.
+// An event in any published form (native, bare patch, CloudEvents), decoded and checked by the rules of a fold number.
 
-import { DEPTH_MAX, EVENT_BYTES_MAX, compilePatch, sizeWithin } from "./change.mjs";
+import { compilePatch, sizeWithin } from "./change.mjs";
 import { byCodePoint, decoded, equal, identical, parse, refuse } from "./json.mjs";
 
 export const HEADERS_BYTES_MAX = 32 * 1024;
 export const ID_CHARS_MAX = 128;
+export const TRANSACTION_MEMBERS_MAX = 1_000n;
+const MEMBERSHIP = ["id", "index", "count", "settings"];
 const INT64_MIN = -(2n ** 63n);
 const INT64_MAX = 2n ** 63n - 1n;
 
@@ -12,7 +14,7 @@ const CHANGES = ["patch", "merge", "put", "delete"];
 const TEXTS = ["id", "type", "actor", "correlation_id", "causation_id"];
 const FIELDS = [...CHANGES, ...TEXTS, "v", "base", "on_conflict", "occurred_at", "meta"];
 const LATER_FIELDS = ["all_or_nothing", "session", "principal", "txn", "reverts", "resolves"];
-const STRATEGY = /^(reject|first_write_wins|last_write_wins|merge|custom:.+)$/s;
+export const STRATEGY = /^(reject|first_write_wins|last_write_wins|merge|custom:.+)$/s;
 const CLOUD_EVENT = "application/cloudevents+json";
 const BARE = { "application/json-patch+json": "patch", "application/merge-patch+json": "merge" };
 const INTEGER_HEADERS = ["v", "base", "reverts", "resolves"];
@@ -20,8 +22,8 @@ const JSON_HEADERS = ["meta", "all_or_nothing", "txn"];
 const TEXT_HEADERS = [...TEXTS, "occurred_at", "on_conflict", "principal", "session"];
 
 /** Return the event's fields; `headers` are the author's stored lines, as bytes. */
-export function openEvent(headers, body) {
-  if (body.length > EVENT_BYTES_MAX) refuse("event_too_large");
+export function openEvent(headers, body, limits) {
+  if (body.length > limits.event_bytes) refuse("event_too_large");
   if (headers.length > HEADERS_BYTES_MAX) refuse("headers_too_large");
   const ours = readHeaders(headers);
   return agree(bodyFields(ours, parse(body)), refoldFields(ours));
@@ -30,35 +32,61 @@ export function openEvent(headers, body) {
 /** Return the event's id if it is valid. */
 export function idOf(fields) {
   const id = fields.get("id");
-  return typeof id === "string" && id !== "" && [...id].length <= ID_CHARS_MAX ? id : undefined;
+  return isId(id) ? id : undefined;
 }
 
 /** Check the fields. The first broken rule, in this order, is the reason. */
-export function checkEvent(fields) {
-  const [unknown] = [...fields.keys()].filter((name) => !FIELDS.includes(name)).sort(byCodePoint);
+export function checkEvent(fields, rules) {
+  const known = [...FIELDS, ...rules.fields];
+  const [unknown] = [...fields.keys()].filter((name) => !known.includes(name)).sort(byCodePoint);
   if (unknown !== undefined) refuse(LATER_FIELDS.includes(unknown) ? "not_in_this_fold" : "unknown_field");
   const [kind, ...more] = CHANGES.filter((name) => fields.has(name));
   if (kind === undefined || more.length) refuse("bad_event");
   const value = fields.get(kind);
   if (kind === "delete" && value !== true) refuse("bad_field");
-  const operations = kind === "patch" ? compilePatch(value) : [];
-  const bytes = kind === "put" ? sizeWithin(value, DEPTH_MAX) : 0;
-  return { kind, value, operations, bytes, ...checkOthers(fields) };
+  const operations = kind === "patch" ? compilePatch(value, rules.operations, rules.limits) : [];
+  const bytes = kind === "put" ? sizeWithin(value, rules.limits.depth) : 0;
+  return { kind, value, operations, bytes, ...checkOthers(fields), ...checkLater(fields) };
 }
 
 function checkOthers(fields) {
-  const hold = (name, isValid) => fields.has(name) && !isValid(fields.get(name)) && refuse("bad_field");
   const isText = (value) => typeof value === "string";
-  hold("v", (value) => value === 1n);
-  for (const name of TEXTS) hold(name, isText);
-  hold("id", () => idOf(fields) !== undefined);
-  hold("base", (value) => typeof value === "bigint" && value >= 0n && value <= INT64_MAX);
-  hold("on_conflict", (value) => isText(value) && STRATEGY.test(value));
-  hold("occurred_at", isText);
+  hold(fields, "v", (value) => value === 1n);
+  for (const name of TEXTS) hold(fields, name, isText);
+  hold(fields, "id", () => idOf(fields) !== undefined);
+  hold(fields, "base", (value) => typeof value === "bigint" && value >= 0n && value <= INT64_MAX);
+  hold(fields, "on_conflict", (value) => isText(value) && STRATEGY.test(value));
+  hold(fields, "occurred_at", isText);
   const occurredAt = fields.has("occurred_at") ? parseTime(fields.get("occurred_at")) : undefined;
-  hold("meta", (value) => value instanceof Map);
+  hold(fields, "meta", (value) => value instanceof Map);
   return { base: fields.get("base"), onConflict: fields.get("on_conflict"), occurredAt };
 }
+
+/** Fields that fold 1 does not have. */
+function checkLater(fields) {
+  const isPositive = (value) => typeof value === "bigint" && value >= 1n && value <= INT64_MAX;
+  hold(fields, "session", isId);
+  hold(fields, "all_or_nothing", (value) => typeof value === "boolean");
+  for (const name of ["reverts", "resolves"]) hold(fields, name, isPositive);
+  const membership = fields.has("txn") ? readMembership(fields.get("txn")) : undefined;
+  return { session: fields.get("session"), isWhole: fields.get("all_or_nothing") ?? false, membership };
+}
+
+/** An event's part in a transaction. `settings` is the sequence of those that it was checked under; 0: the defaults. */
+export function readMembership(value) {
+  if (!(value instanceof Map) || [...value.keys()].some((name) => !MEMBERSHIP.includes(name))) refuse("bad_field");
+  const [id, index, count, settings] = MEMBERSHIP.map((name) => value.get(name));
+  const isInteger = (number, least, most) => typeof number === "bigint" && number >= least && number <= most;
+  const isCounted = isInteger(count, 1n, TRANSACTION_MEMBERS_MAX) && isInteger(index, 0n, count - 1n);
+  const isNamed = !value.has("settings") || isInteger(settings, 0n, INT64_MAX);
+  return isId(id) && isCounted && isNamed ? { id, index, count, settings } : refuse("bad_field");
+}
+
+function hold(fields, name, isValid) {
+  if (fields.has(name) && !isValid(fields.get(name))) refuse("bad_field");
+}
+
+const isId = (value) => typeof value === "string" && value !== "" && [...value].length <= ID_CHARS_MAX;
 
 /** Nanoseconds since 1970, from RFC 3339 with an offset. */
 function parseTime(text) {
@@ -73,6 +101,12 @@ function parseTime(text) {
   const offset = (Number(hours) * 60 + Number(minutes)) * (sign === "-" ? -60_000 : 60_000);
   const time = BigInt(date.getTime() - offset) * 1_000_000n + BigInt(fraction.padEnd(9, "0"));
   return INT64_MIN <= time && time <= INT64_MAX ? time : refuse("bad_time");
+}
+
+/** Return all lines except those of the broker. */
+export function authorHeaders(headers) {
+  const lines = headers.toString("latin1").split("\r\n");
+  return Buffer.from(lines.filter((line) => !line.startsWith("Nats-")).join("\r\n"), "latin1");
 }
 
 /** `Content-Type`, `Refold-*` and `ce-*` by lower-case name; others belong to the transport. */

@@ -1,7 +1,7 @@
 // The extension operations of a patch, from fold 2 on: inc, str_ins and str_del as json-joy has them, and push.
 // Positions and lengths in a text are code points.
 
-import { DEPTH_MAX, EVENT_BYTES_MAX, OPERATIONS_MAX, applyPatch, compilePatch, find, sizeWithin } from "./change.mjs";
+import { LIMITS, applyCompiled, applyPatch, compilePatch, find, sizeWithin } from "./change.mjs";
 import { INTEGER_MAX, INTEGER_MIN, copy, refuse, size, write } from "./json.mjs";
 
 const PUSH_ELEMENTS_MAX = 10_000n;
@@ -15,24 +15,29 @@ export const EXTENSIONS = {
 };
 
 /** Like `applyPatch`, for a patch as it was sent; with the effective patch in canonical text, where it is another. */
-export function applyExtended(state, raw, bytes) {
-  const operations = compilePatch(raw, EXTENSIONS);
+export function applyExtended(state, raw, bytes, rules = {}) {
+  const operations = compilePatch(raw, EXTENSIONS, rules.limits);
   // Copied before the values become part of the state, where later operations change them.
   const unchanged = operations.some(isPush) ? copy(raw) : undefined;
-  const { root, size: after } = applyPatch(state, operations, bytes);
-  return { root, size: after, effect: unchanged && effectOf(unchanged, operations, root) };
+  const { root, size: after } = applyPatch(state, operations, bytes, rules);
+  return { root, size: after, effect: unchanged && effectOf(unchanged, operations, root, rules.limits) };
+}
+
+/** Apply one operation to an edit. */
+export function applyOperation(edit, raw) {
+  applyCompiled(edit, compilePatch([raw], EXTENSIONS)[0]);
 }
 
 const isPush = ({ apply }) => apply === push;
 
 /** A push is kept as the plain operations that it was; too many or too long, all is one `replace` of the root. */
-function effectOf(raw, operations, root) {
+function effectOf(raw, operations, root, limits = LIMITS) {
   const kept = operations.map((operation, at) => (isPush(operation) ? pushed(raw[at], operation) : [raw[at]]));
   const paths = operations.flatMap((operation, at) =>
     isPush(operation) ? [[...raw[at].get("path")].length * (1 + operation.removed)] : [],
   );
   const length = raw.length + operations.reduce((sum, { removed = 0 }) => sum + removed, 0);
-  const isShort = length <= OPERATIONS_MAX && paths.reduce((sum, chars) => sum + chars, 0) <= EVENT_BYTES_MAX;
+  const isShort = length <= limits.operations && paths.reduce((sum, chars) => sum + chars, 0) <= limits.event_bytes;
   return isShort ? write(kept.flatMap((each) => [...each])) : `[{"op":"replace","path":"","value":${write(root)}}]`;
 }
 
@@ -51,7 +56,7 @@ function inc(edit, { tokens, amount }) {
 }
 
 /** Integers are added exactly, anything else as doubles. */
-function sum(old, amount) {
+export function sum(old, amount) {
   if (typeof old === "bigint" && typeof amount === "bigint") {
     const total = old + amount;
     return INTEGER_MIN <= total && total <= INTEGER_MAX ? total : refuse("number_out_of_range");
@@ -96,7 +101,7 @@ function push(edit, operation) {
   operation.isCreation = array === undefined;
   operation.removed = 0;
   if (!operation.isCreation && !Array.isArray(array)) refuse("not_an_array");
-  const bytes = sizeWithin(value, DEPTH_MAX - tokens.length - 1);
+  const bytes = sizeWithin(value, edit.limits.depth - tokens.length - 1);
   if (operation.isCreation) return edit.setMember(parent, place, [value], bytes + 2);
   edit.insertElement(array, array.length, value, bytes);
   operation.removed = Math.max(0, array.length - most);

@@ -3,17 +3,37 @@
 
 import { createHash } from "node:crypto";
 
-import * as change from "./change.mjs";
-import { HEADERS_BYTES_MAX, ID_CHARS_MAX, checkEvent, idOf, openEvent } from "./event.mjs";
+import { ABSENT, applyChange } from "./apply.mjs";
+import { LIMITS } from "./change.mjs";
+import { changeByFold2 } from "./conflicts.mjs";
+import { HEADERS_BYTES_MAX, ID_CHARS_MAX, authorHeaders, checkEvent, idOf, openEvent } from "./event.mjs";
+import { EXTENSIONS } from "./extensions.mjs";
 import { Refused, TEXT_DEPTH_MAX, identical, parse, refuse, write } from "./json.mjs";
 import { NAME, NAME_CHARS_MAX, documentOf } from "./names.mjs";
+import { Recent, WINDOW_BYTES_MAX, WINDOW_VERSIONS_MAX } from "./recent.mjs";
+import { SETTINGS_PREFIX, readSettings } from "./settings.mjs";
+
+export { ABSENT } from "./apply.mjs";
 
 const [PARTITIONS, FOLD_MAX] = [64, 2n ** 31n - 1n];
 const [ID_WINDOW_IDS, ID_WINDOW_EVENTS] = [1_000, 10_000];
 const OCCURRED_AHEAD_NANOSECONDS = 300_000_000_000n;
 
 /** Every fold number that this program knows, with its rules. A number's rules never change once they are released. */
-const RULES = new Map([[1n, { number: 1n, decide: decided, limits: limitsOfFold1() }]]);
+const RULES = new Map([
+  [1n, { number: 1n, limits: limitsOfFold1(), operations: {}, fields: [], change: changeByFold1 }],
+  [
+    2n,
+    {
+      number: 2n,
+      limits: { ...limitsOfFold1(), window_versions: WINDOW_VERSIONS_MAX, window_bytes: WINDOW_BYTES_MAX },
+      operations: EXTENSIONS,
+      fields: ["session", "all_or_nothing", "reverts", "resolves", "txn"],
+      change: changeByFold2,
+      onConflict: "last_write_wins",
+    },
+  ],
+]);
 
 /** Return the rules that a number names. A program that does not know the number stops with an error that names it. */
 export function rulesOf(number) {
@@ -24,7 +44,7 @@ export function rulesOf(number) {
 /** The rules for the event at sequence 1: a genesis is folded by those of its own number. */
 export function genesisRules({ headers, body }) {
   try {
-    const state = openEvent(authorHeaders(headers), body).get("put");
+    const state = openEvent(authorHeaders(headers), body, LIMITS).get("put");
     const number = state instanceof Map ? state.get("fold") : undefined;
     return rulesOf(typeof number === "bigint" && number >= 1n && number <= FOLD_MAX ? number : 1n);
   } catch (refused) {
@@ -37,23 +57,28 @@ function raise(message) {
   throw new Error(message);
 }
 
-export const ABSENT = undefined;
-
 export function newDocument(namespace, document) {
-  return { namespace, document, state: ABSENT, size: 0, version: 0n, events: 0, lastSequence: 0, ids: new Map() };
+  const head = { state: ABSENT, size: 0, version: 0n, events: 0, lastSequence: 0 };
+  return { namespace, document, ...head, ids: new Map(), recent: new Recent() };
 }
 
-/** Fold one record into its document, in place. `recordedAt` is the broker's time made monotonic over the log. */
-export function fold(document, record, recordedAt, rules) {
+/**
+ * Fold one record into its document, in place. `recordedAt` is the broker's time made monotonic over the log. Of a
+ * member of a transaction, `isWhole` says that the log has all members, `isKnown` that its settings are kept.
+ */
+export function fold(document, record, recordedAt, rules, { isWhole = false, isKnown = true } = {}) {
   document.events += 1;
   document.lastSequence = record.sequence;
-  return attempted(document, recordedAt, () => {
-    const fields = openEvent(authorHeaders(record.headers), record.body);
+  let fields;
+  const outcome = attempted(document, recordedAt, () => {
+    fields = openEvent(authorHeaders(record.headers), record.body, rules.limits);
     const id = idOf(fields);
-    const act = () => rules.decide(document, fields, record, recordedAt, rules);
+    const act = () => decided(document, fields, record, recordedAt, rules, { isWhole, isKnown });
     const decide = () => attempted(document, recordedAt, act);
     return id === undefined ? decide() : decidedOnce(document, fields, id, record.sequence, recordedAt, decide);
   });
+  document.recent.append(record, outcome, fields?.get("session"));
+  return outcome;
 }
 
 function attempted(document, recordedAt, act) {
@@ -61,8 +86,8 @@ function attempted(document, recordedAt, act) {
     return act();
   } catch (refused) {
     if (!(refused instanceof Refused)) throw refused;
-    const { version } = document;
-    return { status: "rejected", version, reason: refused.reason, occurredAt: recordedAt };
+    const { reason, conflict, steps } = refused;
+    return { status: "rejected", version: document.version, reason, occurredAt: recordedAt, conflict, steps };
   }
 }
 
@@ -89,60 +114,59 @@ function contentOf(fields) {
   return sha256(Buffer.from(write(content))).toString("hex");
 }
 
-function decided(document, fields, record, recordedAt, rules) {
-  const event = checkEvent(fields);
+function decided(document, fields, record, recordedAt, rules, member) {
+  const event = checkEvent(fields, rules);
+  if (event.membership) checkMember(document, event, member);
   const occurredAt = event.occurredAt ?? recordedAt;
   if (occurredAt > recordedAt + OCCURRED_AHEAD_NANOSECONDS) refuse("occurred_in_future");
   if (document.namespace === "_refold") checkSystemEvent(document.document, event, record.sequence, rules);
-  checkBase(document, event);
-  const { state, size, effect } = changed(document, event);
+  const { state, size, status = "applied", ...said } = rules.change(document, event, record, rules);
   Object.assign(document, { state, size, version: document.version + 1n });
-  return { status: "applied", version: document.version, occurredAt, effect };
+  return { status, version: document.version, occurredAt, ...said };
 }
 
-function checkBase({ version }, { base, onConflict }) {
-  if (base === undefined || base === version) return;
-  if (base > version) refuse("base_in_future");
-  refuse(onConflict === undefined || onConflict === "reject" ? "conflict" : "strategy_unavailable");
+/** A member of a transaction is not resolved: its base is the document's version. */
+function checkMember({ version }, { base }, { isWhole, isKnown }) {
+  if (!isWhole) refuse("bad_transaction");
+  if (!isKnown) refuse("settings_too_old");
+  if (base !== undefined && base !== version) refuse("conflict");
 }
 
-function changed(document, event) {
-  const isAbsent = document.state === ABSENT;
-  const [state, bytes] = isAbsent ? [new Map(), 2] : [document.state, document.size];
-  if (event.kind === "patch") {
-    const { root, size } = change.applyPatch(state, event.operations, bytes);
-    return { state: root, size };
-  }
-  if (event.kind === "merge") {
-    const { root, size, effect } = change.applyMerge(state, event.value, bytes);
-    return { state: root, size, effect };
-  }
-  if (event.kind === "delete") return isAbsent ? refuse("document_absent") : { state: ABSENT, size: 0 };
-  if (event.bytes > change.STATE_BYTES_MAX) refuse("state_too_large");
-  return { state: event.value, size: event.bytes };
+/** Under fold 1, `reject` is the only strategy. */
+function changeByFold1(document, event, record, rules) {
+  const [{ version }, { base, onConflict }] = [document, event];
+  if (base !== undefined && base > version) refuse("base_in_future");
+  const isStale = base !== undefined && base < version;
+  if (isStale) refuse(onConflict === undefined || onConflict === "reject" ? "conflict" : "strategy_unavailable");
+  return applyChange(document, event, rules);
 }
 
 function checkSystemEvent(document, event, sequence, rules) {
+  if (event.kind !== "put") refuse("bad_system_event");
+  if (document.startsWith(SETTINGS_PREFIX) && rules.number > 1n) {
+    readSettings(document, event.value);
+    return;
+  }
   const isLog = document === "log" && isGenesis(event.value, sequence, rules);
   const isFold = document === "fold" && isFoldNumber(event.value, rules.number);
-  if (event.kind !== "put" || !(isLog || isFold)) refuse("bad_system_event");
+  if (!isLog && !isFold) refuse("bad_system_event");
 }
 
-function isGenesis(state, sequence, { number, limits }) {
+function isGenesis(state, sequence, rules) {
   const logId = state instanceof Map ? state.get("log_id") : "";
   if (sequence !== 1 || typeof logId !== "string" || logId === "") return false;
-  const expected = { log_id: logId, partitions: PARTITIONS, fold: Number(number), limits };
-  return identical(state, parse(Buffer.from(JSON.stringify(expected))));
+  return identical(state, genesisState(logId, rules));
+}
+
+/** The state that begins a log. */
+export function genesisState(logId, { number, limits }) {
+  const state = { log_id: logId, partitions: PARTITIONS, fold: Number(number), limits };
+  return parse(Buffer.from(JSON.stringify(state)));
 }
 
 function limitsOfFold1() {
   return {
-    depth: change.DEPTH_MAX,
-    operations: change.OPERATIONS_MAX,
-    state_bytes: change.STATE_BYTES_MAX,
-    copy_bytes: change.COPY_BYTES_MAX,
-    shifts: change.SHIFTS_MAX,
-    event_bytes: change.EVENT_BYTES_MAX,
+    ...LIMITS,
     headers_bytes: HEADERS_BYTES_MAX,
     text_depth: TEXT_DEPTH_MAX,
     name_chars: NAME_CHARS_MAX,
@@ -184,12 +208,6 @@ export function chainSeed(logId, partition) {
 export function chainLink(previous, { sequence, time, subject, headers, body }) {
   const parts = [subject, authorHeaders(headers), body];
   return sha256(previous, int64(sequence), int64(time), ...parts.flatMap((part) => [uint32(part.length), part]));
-}
-
-/** Return all lines except those of the broker. */
-function authorHeaders(headers) {
-  const lines = headers.toString("latin1").split("\r\n");
-  return Buffer.from(lines.filter((line) => !line.startsWith("Nats-")).join("\r\n"), "latin1");
 }
 
 function sha256(...parts) {

@@ -2,13 +2,14 @@
 //
 // Prints the number of passes per file and each failure; exits with 1 if there is any.
 
-import { readFileSync } from "node:fs";
+import { readFileSync, readdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
 import { applyMerge, applyPatch, compilePatch, parsePointer, resolve } from "./change.mjs";
 import { applyExtended } from "./extensions.mjs";
-import { ABSENT, chainLink, chainSeed, fold, newDocument, partitionOf, place, rulesOf } from "./fold.mjs";
+import { ABSENT, chainLink, chainSeed, fold, genesisState, newDocument, partitionOf, place, rulesOf } from "./fold.mjs";
 import { Refused, copy, parse, size, write } from "./json.mjs";
+import { Log } from "./log.mjs";
 import { documentOf } from "./names.mjs";
 import { regex } from "./regex.mjs";
 import { compileSchema, violation } from "./schema.mjs";
@@ -34,7 +35,26 @@ const ROWS = {
     return write(["matches", "misses"].map((name) => row.get(name).filter((text) => found.test(text))));
   },
   "fold2/schema.json": (row) => violations(row),
+  "fold2/transactions.json": (row) => write(transactionOutcomes(row)),
 };
+
+/** Fold a log that begins under fold 2 and has these records next. */
+function transactionOutcomes(row) {
+  const genesis = write(new Map([["put", genesisState("log-1", rulesOf(2n))]]));
+  const parts = (each) => [each.get("time"), each.get("subject"), each.get("headers"), write(each.get("event"))];
+  const said = [[0n, "log.50._refold.log", "", genesis], ...row.get("records").map(parts)];
+  const records = said.map(([time, ...texts], at) => {
+    const [subject, headers, body] = texts.map((text) => Buffer.from(text));
+    return { sequence: at + 1, time, subject, headers, body };
+  });
+  const log = new Log(records);
+  log.fold();
+  return log.outcomes.slice(1).map(({ status, version, reason, occurredAt }) => {
+    const recorded_at = version === undefined ? undefined : occurredAt; // None of what makes no document.
+    const found = Object.entries({ status, version, reason, recorded_at });
+    return new Map(found.filter(([, value]) => value !== undefined));
+  });
+}
 
 /** Compile a schema and check states; a refusal must name the vector's pointer. */
 function violations(row) {
@@ -136,6 +156,27 @@ function historyProblem(history) {
   return "";
 }
 
+function* conflictVectors(cases) {
+  for (const row of cases) yield [row.get("comment"), attempt(() => conflictProblem(row))];
+}
+
+/** Fold a document's events under fold 2; return where an outcome first differs. */
+function conflictProblem(row) {
+  const document = newDocument("n", "d");
+  for (const [at, event] of row.get("events").entries()) {
+    const body = Buffer.from(write(event));
+    const record = { sequence: at + 1, time: 0n, subject: Buffer.alloc(0), headers: Buffer.alloc(0), body };
+    const { status, version, reason, effect, conflict } = fold(document, record, 0n, rulesOf(2n));
+    const said = new Map([["status", status], ["version", version], ["state", document.state ?? null]]);
+    if (reason !== undefined) said.set("reason", reason);
+    if (effect !== undefined) said.set("effect", parse(Buffer.from(effect)));
+    for (const [name, found] of conflict ?? []) if (name !== "strategy") said.set(name, found);
+    const [found, wanted] = [write(said), write(row.get("expected")[at])];
+    if (found !== wanted) return `event ${at}: ${shown(found)} instead of ${shown(wanted)}`;
+  }
+  return "";
+}
+
 /** The parts of an outcome that a vector may have, in one order; a part that it lacks must be absent. */
 function shownOutcome({ status, version, reason, first, effect, recorded_at, occurred_at, state }) {
   const plain = first instanceof Map ? Object.fromEntries(first) : first;
@@ -192,5 +233,8 @@ function tell(name, vectors) {
 
 for (const [name, found] of Object.entries(ROWS)) tell(name, rowVectors(name, found));
 tell("fold.json", foldVectors(read("fold.json")));
+for (const name of readdirSync(`${folder}/conflicts`).sort()) {
+  tell(`conflicts/${name}`, conflictVectors(read(`conflicts/${name}`)));
+}
 console.log(`${passed} of ${all} vectors`);
 process.exitCode = passed === all ? 0 : 1;

@@ -20,7 +20,7 @@ import pytest
 
 from refold.core import json_text
 from refold.core.document import ABSENT, Document
-from refold.core.fold.window import Recent
+from refold.core.fold.window import STEPS, Recent
 from refold.core.fold_state import FoldState, WindowNeeded, first_checkpoints
 from refold.core.history import NEVER, Entry, Segment
 from refold.core.stream import Record
@@ -108,7 +108,9 @@ def own_fold(log: Iterable[Record], log_id: str) -> dict[str, Any]:
         outcomes.append(_outcome(entry))
     chains = {str(it.partition): it.chain.hex() for it in shard.checkpoints() if it.partition in touched}
     heads = {key: _head(document) for key, document in documents.items()}
-    return {"documents": heads, "outcomes": outcomes, "chains": chains}
+    resolved = [entry for history in entries.values() for entry in history if entry.conflict is not None]
+    conflicts = {str(entry.sequence): _conflict(entry) for entry in resolved}
+    return {"documents": heads, "outcomes": outcomes, "chains": chains, "conflicts": conflicts}
 
 
 def line_of(record: Record) -> dict[str, Any]:
@@ -122,6 +124,13 @@ def _outcome(entry: Entry) -> list[Any]:
     effect = None if entry.effect is None else entry.effect.decode()
     said = [entry.status.name, str(entry.version), entry.reason]
     return [*said, entry.first_sequence, str(entry.occurred_at), effect]
+
+
+def _conflict(entry: Entry) -> str:
+    """Return what came of a conflict, without what only the fold reads."""
+    conflict = json_text.reread(entry.conflict or b"{}")
+    conflict.pop(STEPS, None)
+    return json_text.dumps(conflict).decode()
 
 
 def _head(document: Document) -> dict[str, Any]:
