@@ -237,12 +237,28 @@ _USUAL_CHANGES = st.one_of(
         lambda merge: {"merge": merge}, st.dictionaries(st.sampled_from("abc"), _PLAIN_VALUES, max_size=2)
     ),
     st.builds(lambda a, b: {"put": {"a": a, "b": [b]}}, _PLAIN_VALUES, _PLAIN_VALUES),
+    st.builds(
+        lambda path, item: {"patch": [{"path": path, **item}]},
+        _PLACES,
+        st.sampled_from(
+            [
+                {"op": "inc", "inc": 1},
+                {"op": "str_ins", "pos": 1, "str": "é"},
+                {"op": "str_del", "pos": 0, "len": 1},
+                {"op": "push", "value": 1, "max": 2},
+            ]
+        ),
+    ),
 )
 _ABOUT = st.sampled_from(
     [
         *[{}, {"type": "t", "actor": "ada"}, {"meta": {"a": [1]}}, {"on_conflict": "reject"}] * 4,
         {"type": 1},
         {"meta": 1},
+        {"session": "s"},
+        {"session": 1},
+        {"all_or_nothing": True},
+        {"on_conflict": "merge"},
     ]
 )
 _REPLIES = st.sampled_from(
