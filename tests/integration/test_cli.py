@@ -18,6 +18,7 @@ import pytest
 
 from refold.cli import main
 from refold.core.fold import RULES, genesis
+from refold.embedded import read_passwords
 from refold.wiring.servers import make_embedded_log, running_servers
 from support.up import Up, environment, execute, run_refold
 
@@ -733,7 +734,7 @@ def old(tmp_path):
     assert running.stop() == 0
 
 
-def test_a_log_is_moved_to_fold_2_and_a_namespace_gets_settings(refold, old):
+def test_a_log_is_moved_to_fold_2_and_a_namespace_gets_settings(refold, old, monkeypatch):
     on = "--data", str(old.data)
     inc = '[{"op": "inc", "path": "/n", "inc": 1}]'
     refold("put", "acme/d", '{"n": 1}', *on)
@@ -767,6 +768,13 @@ def test_a_log_is_moved_to_fold_2_and_a_namespace_gets_settings(refold, old):
     assert printed(refold("settings", "acme", "{}", *on, "--json"))["status"] == "applied"
     assert refold("put", "acme/d", '{"n": "text"}', *on).code == 0
     assert "clean" in refold("verify", *on).out
+    password, address = read_passwords(old.data)["administrator"], old.endpoints()["nats"]
+    address = address.replace("nats://", f"nats://administrator:{password}@")
+    monkeypatch.setenv("REFOLD_NATS_ADMIN_URL", address)
+    assert printed(refold("settings", "acme", "{}", "--url", old.url, "--json"))["status"] == "applied"
+    # REFOLD_URL names the gateway of another system.
+    other = refold("settings", "acme", "{}")
+    assert (other.code, "log_differs" in other.err) == (1, True), other.err
 
 
 def test_settings_are_not_set_without_the_administrators_address(refold, up, monkeypatch, tmp_path):
