@@ -581,6 +581,9 @@ class Edit(View):
         source = tokens_of(item["from"])
         seen = self.find(source)
         node, old = seen.node, seen.node.item
+        if source == tokens and self.others(self.oracle.log):
+            # Resolved, it is none; an event that is applied as it is keeps it.
+            return
         if not self.is_ghost:
             self._need(node)
             self.check(self.others(node.moves))
@@ -693,7 +696,8 @@ class Edit(View):
     def _str_ins(self, item: dict[str, Any], tokens: list[str]) -> None:
         home = self.open(tokens[:-1])
         if home.kind is dict and self.member(home, tokens[-1]) is None:
-            if not self.is_ghost and HEAD.member(home, tokens[-1]):
+            live = None if self.is_ghost else HEAD.member(home, tokens[-1])
+            if live is not None and not any(map(self.knows, live.removed)):
                 self.lose()
             self._add_member(home, tokens[-1], item["str"])
             return
