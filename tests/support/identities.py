@@ -170,11 +170,13 @@ class View:
             return [self._part(item, is_copy=is_copy) for item in self.items(value)]
         if value.kind is str:
             return "".join([self._part(item, is_copy=is_copy) for item in self.items(value)])
-        known = [(stamp, by) for stamp, by in value.amounts if self.knows(stamp) or by is value.amounts[0][1]]
-        for stamp, _ in known[1:]:
-            if is_copy:
-                solid(stamp)
-        return sum([by for _, by in known[1:]], known[0][1]) if len(known) > 1 else known[0][1]
+        (_, first), *amounts = value.amounts
+        for stamp, by in amounts:
+            if self.knows(stamp):
+                first += by
+                if is_copy:
+                    solid(stamp)
+        return first
 
     def _part(self, item: Item, *, is_copy: bool) -> Any:
         if is_copy:
@@ -574,7 +576,7 @@ class Edit(View):
             if node.values[0].stamps[0].reason == "depends_on_rejected":
                 raise Dropped("depends_on_rejected")
             if self.strategy == "first_write_wins":
-                self.check(self.gone_by(node))
+                raise Rejected("conflict")
             self.hide(seen)
 
     def _move(self, item: dict[str, Any], tokens: list[str]) -> None:
@@ -589,7 +591,10 @@ class Edit(View):
             self.check(self.others(node.moves))
         elif seen.home.stamps[0].reason:
             # What is inside of a value that only the author sees has no identity.
-            node = new_item(self.read(node), self.stamp, seen.home, None).node
+            raw = self.read(node)
+            self.hide(seen)
+            self._add({"value": raw}, tokens)
+            return
         self.hide(seen)
         value, key = self.open(tokens[:-1]), tokens[-1]
         new = Item(node, self.stamp, value, None if value.kind is list else key, is_moved=True)
