@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from support.authors import STRATEGIES, Folded, Garbage, Simulation
 
-
 KINDS = {"patch": 8, "put": 1, "merge": 2, "delete": 1}
 
 
