@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -327,3 +328,35 @@ async def test_a_transaction_cancelled_during_begin_is_not_left_open(aside):
     with pytest.raises(asyncio.CancelledError):
         await beginning
     assert aside.is_closed()
+
+
+async def test_a_document_that_is_committed_between_two_statements_of_a_read_is_not_damaged(
+    store, scribe, monkeypatch
+):
+    scribe.put("new", 1)
+    commit, lend = scribe.commit(), store._pool.lend
+
+    class CommittingAfter:
+        """A connection; the commit follows its first statement."""
+
+        def __init__(self, connection):
+            self._connection = connection
+
+        async def fetchrow(self, *asked):
+            row = await self._connection.fetchrow(*asked)
+            monkeypatch.undo()
+            await store.commit(commit)
+            self.fetchrow = self._connection.fetchrow
+            return row
+
+        def __getattr__(self, name):
+            return getattr(self._connection, name)
+
+    @asynccontextmanager
+    async def lend_one():
+        async with lend() as connection:
+            yield CommittingAfter(connection)
+
+    monkeypatch.setattr(store._pool, "lend", lend_one)
+    segments = store.segments(NAMESPACE, "new", after_version=0, is_descending=False)
+    assert [[entry.version for entry in segment.entries] async for segment in segments] == [[1]]

@@ -211,7 +211,10 @@ class PostgresHistory:
         async with self._pool.lend() as connection:
             row = await connection.fetchrow(SQL["segment"], namespace, document, *bounds)
             if row is None and await connection.fetchval(SQL["find_rows_of"], namespace, document):
-                raise damaged(namespace, document, ROW_MISSING)
+                # Its first events may have been committed between the two statements.
+                row = await connection.fetchrow(SQL["segment"], namespace, document, *bounds)
+                if row is None:
+                    raise damaged(namespace, document, ROW_MISSING)
         return row
 
 
