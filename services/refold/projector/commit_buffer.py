@@ -104,10 +104,17 @@ class CommitBuffer:
 
     def entries_of(self, key: Key) -> list[Entry]:
         """Return a document's entries, in order."""
+        return [*chain.from_iterable(page.new_entries for page in self.pages_of(key)), *self.journal_of(key)]
+
+    def pages_of(self, key: Key) -> list[ClosedPage]:
+        """Return a document's pages that have not been taken, in order."""
         if key not in self._unwritten:
             return []
-        pages = (page.new_entries for page in self.pages if (page.namespace, page.document) == key)
-        return [*chain.from_iterable(pages), *self._unwritten[key].journal]
+        return [page for page in self.pages if (page.namespace, page.document) == key]
+
+    def journal_of(self, key: Key) -> list[Entry]:
+        """Return a document's entries that are in no page, in order."""
+        return self._unwritten[key].journal if key in self._unwritten else []
 
     def add(self, document: Document, entry: Entry) -> None:
         """Add a folded event; close a page where the document's open segment is full."""

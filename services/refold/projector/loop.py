@@ -34,7 +34,7 @@ from refold.projector.notices import (
     refusal_notice,
     reply_notice,
 )
-from refold.projector.windows import load_windows, resume_system, split_by_rules
+from refold.projector.windows import keep_windows, load_windows, resume_system, split_by_rules
 from refold.store import Key, Rejection
 from refold.store.ports import SnapshotStore
 from refold.telemetry.logging import get_logger
@@ -246,17 +246,20 @@ class ShardLoop:
                 needed[where[1:3]] = document, min(version, oldest)
         # The committer may shrink the cache meanwhile: these stay in it.
         self._wanted = {self._fold_state.route(record.subject)[1:3] for record in records}
-        await self._make_readable(needed)
-        await load_windows(self._ports.store, needed, self._uncommitted)
+        missing = keep_windows(needed, self._uncommitted_buffers())
+        await self._make_readable(missing)
+        await load_windows(self._ports.store, missing, self._uncommitted)
         await self._load_missing(records)
 
     async def _make_readable(self, keys: Collection[Key]) -> None:
         """Wait until all that was folded of these documents can be read; here it is in memory or committed."""
 
     def _uncommitted(self, key: Key) -> Iterator[Entry]:
-        if self._committing is not None:
-            yield from self._committing.entries_of(key)
-        yield from self._buffer.entries_of(key)
+        for buffer in self._uncommitted_buffers():
+            yield from buffer.entries_of(key)
+
+    def _uncommitted_buffers(self) -> list[CommitBuffer]:
+        return [self._buffer] if self._committing is None else [self._committing, self._buffer]
 
     def _fold(self, records: list[Record]) -> None:
         young = self._ports.broker_now() - REPLY_AGE_NANOSECONDS

@@ -8,16 +8,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from operator import attrgetter
 from typing import Final
 
 from refold.core.document import Document
-from refold.core.fold.window import Recent
+from refold.core.fold.window import WINDOW_BYTES_MAX, WINDOW_VERSIONS_MAX, Recent
 from refold.core.fold_state import FoldState, first_checkpoints
-from refold.core.history import NEVER, Entry, Segment
+from refold.core.history import NEVER, Clock, Entry, Point, Segment
+from refold.core.replay import state_at
 from refold.core.stream import SYSTEM_NAMESPACE, Record, Route, route
 from refold.history import record_of
 from refold.log import EventLog, read_until
-from refold.store import Key, damaged
+from refold.projector.commit_buffer import CommitBuffer
+from refold.store import Key, damaged, reading_stored
 from refold.store.ports import (
     HistoryReader,
     Item,
@@ -28,22 +31,65 @@ from refold.store.ports import (
     position_of,
 )
 
+_size_of: Final = attrgetter("size")
 _SYSTEM: Final = SYSTEM_NAMESPACE.encode()
 
 
+Needed = Mapping[Key, tuple[Document, int]]
+"""Documents, and the version of each since which its changes are needed."""
+
+
+def keep_windows(needed: Needed, buffers: Sequence[CommitBuffer]) -> Needed:
+    """Keep the documents' changes with them where all of those are in memory; return the other documents."""
+    missing: dict[Key, tuple[Document, int]] = {}
+    for key, (document, version) in needed.items():
+        segment = _uncommitted_segment(key, document, version, buffers)
+        if segment is None:
+            missing[key] = document, version
+        else:
+            document.recent = _recent(segment, document, version)
+    return missing
+
+
+def _uncommitted_segment(
+    key: Key, document: Document, version: int, buffers: Sequence[CommitBuffer]
+) -> Segment | None:
+    """Return a document's history from its beginning, or from a page that ends at or before a version, to its head."""
+    base, events = NEVER, 0
+    entries: list[Entry] = []
+    for buffer in buffers:
+        for page in buffer.pages_of(key):
+            entries.extend(page.new_entries)
+            if page.closing.version <= version:
+                base, events, entries = page.closing, page.events, []
+        entries.extend(buffer.journal_of(key))
+    return Segment(base, 0, entries) if events + len(entries) == document.events else None
+
+
 async def load_windows(
-    store: HistoryReader,
-    needed: Mapping[Key, tuple[Document, int]],
-    uncommitted: Callable[[Key], Iterable[Entry]],
+    store: HistoryReader, needed: Needed, uncommitted: Callable[[Key], Iterable[Entry]]
 ) -> None:
     """Load the documents' changes since a version of each, from memory and the store, and keep them with them."""
     # First from memory: what is committed meanwhile is in the store when that is read.
     pending = {key: list(uncommitted(key)) for key in needed}
     loaded = await asyncio.gather(*(_segment(store, key, version) for key, (_, version) in needed.items()))
-    for (key, (document, _)), segment in zip(needed.items(), loaded, strict=True):
+    for (key, (document, version)), segment in zip(needed.items(), loaded, strict=True):
         by_sequence = {entry.sequence: entry for entry in (*segment.entries, *pending[key])}
         entries = [by_sequence[sequence] for sequence in sorted(by_sequence)]
-        document.recent = Recent(segment._replace(entries=entries), document.events)
+        with reading_stored(*key):
+            document.recent = _recent(segment._replace(entries=entries), document, version)
+
+
+def _recent(segment: Segment, document: Document, version: int) -> Recent:
+    """Make what is kept of a document. Where that is much, it begins at the version, else at the segment's base.
+
+    With more than it may hold, it would be dropped again after each event.
+    """
+    base, _, entries = segment
+    if len(entries) > WINDOW_VERSIONS_MAX or sum(map(_size_of, entries)) > WINDOW_BYTES_MAX:
+        base = state_at(base, entries, Point(Clock.version, version))
+        segment = Segment(base, 0, [entry for entry in entries if entry.sequence > base.sequence])
+    return Recent(segment, document.events)
 
 
 async def _segment(store: HistoryReader, key: Key, version: int) -> Segment:

@@ -12,6 +12,7 @@ from refold.log.memory import MemoryLog
 from refold.projector import replay as replays
 from refold.projector.replay import begin_replay
 from refold.store.memory import MemoryStore, Tables
+from support.fold2 import inc
 from support.projection import ROOMY, append, project
 from support.services import until
 
@@ -198,3 +199,28 @@ async def test_partitions_that_are_being_replayed_are_refused(log):
     assert await MemoryStore(tables).acquire_lease()
     with pytest.raises(FenceLost):
         await begin_replay(log, MemoryStore(tables), ROOMY, EVERY)
+
+
+class Reading(MemoryStore):
+    """A store that counts how often a document's history is read."""
+
+    reads = 0
+
+    def segments(self, *key, **asked):
+        self.reads += 1
+        return super().segments(*key, **asked)
+
+
+async def test_the_windows_of_a_replay_come_from_memory_and_are_kept() -> None:
+    log = MemoryLog("log-1")
+    await append(log, "d", {"put": {"n": 0, "l": []}})
+    for number in range(2, 3_000):
+        await append(log, "d", inc("/n"))
+        stale = {"patch": [{"op": "add", "path": "/l/0", "value": number}], "base": 2 * number - 3}
+        await append(log, "d", stale)
+    store, last = Reading(), (await log.info()).last_sequence
+    await (await begin_replay(log, store, ROOMY, EVERY)).run(last)
+    assert store.reads == 0
+    head, live = await store.head("n", "d"), await (await project(log)).head("n", "d")
+    assert head == live
+    assert head.snapshot.version == last - 1
