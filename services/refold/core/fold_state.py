@@ -163,7 +163,7 @@ class FoldState:
         self.recorded_at = recorded_at
         self._link(stored, partition).counts[step[0][5]] += 1
         if document.recent is not None:
-            remember(document, step[0])
+            remember(document, step[0], step[2])
         return step
 
     def _fold_any(

@@ -11,13 +11,12 @@ from operator import itemgetter
 from typing import Final, NamedTuple
 
 from refold.core import json_text
-from refold.core.document import UNBOUNDED, Document, Kind
-from refold.core.envelope import open_envelope
+from refold.core.document import Document, Kind
 from refold.core.fold.identity import Anchor, Stamp
 from refold.core.fold.model import ADOPT, AT, KEEP, Model
 from refold.core.fold.optimistic import repeat
 from refold.core.fold.view import DEPENDS_ON_REJECTED, TARGET_GONE, copied
-from refold.core.history import Entry, Segment, operations_of
+from refold.core.history import Entry, Segment, fields_of, operations_of
 from refold.core.json_text import Json
 from refold.core.pointer import parse, resolve
 from refold.core.replay import apply_accepted
@@ -78,11 +77,11 @@ class Recent:
         self._state: Json = {} if state is None else json_text.reread(state)
         self._changes: list[Change] = []
         self._sums: list[int] = [0]
-        self._pending: list[Entry] = []
+        self._pending: list[tuple[Entry, str | None]] = []
         self._resolved = 0
         self._unused = 0
         for entry in segment.entries:
-            self._keep(entry)
+            self._keep(entry, None)
 
     def state(self) -> Json:
         """Return the state that the model has reached."""
@@ -99,20 +98,20 @@ class Recent:
         is_small = len(self._changes) <= RECENT_ENTRIES_MAX and self._sums[-1] <= RECENT_BYTES_MAX
         return is_small and self._unused <= RECENT_UNUSED_MAX
 
-    def append(self, entry: Entry) -> None:
-        """Add the document's next event, of any outcome."""
+    def append(self, entry: Entry, fields: dict[str, Json] | None) -> None:
+        """Add the document's next event, of any outcome; `fields` are its own, where they are at hand."""
         self.events += 1
         self._unused += 1
-        self._keep(entry)
+        self._keep(entry, fields)
 
-    def _keep(self, entry: Entry) -> None:
+    def _keep(self, entry: Entry, fields: dict[str, Json] | None) -> None:
         is_effective = entry.status.is_effective
         if is_effective or entry.conflict is not None:
             has_steps = entry.conflict is not None and b'"view"' in entry.conflict
-            fields = open_envelope(entry.headers, entry.body, UNBOUNDED).fields
-            self._changes.append(Change(entry.version, fields.get("session"), is_effective, has_steps))
+            session = (fields_of(entry) if fields is None else fields).get("session")
+            self._changes.append(Change(entry.version, session, is_effective, has_steps))
             self._sums.append(self._sums[-1] + (len(entry.effect or entry.body) if is_effective else 0))
-            self._pending.append(entry)
+            self._pending.append((entry, session))
 
     def covers(self, base: int) -> bool:
         """Tell whether it reaches back to a version."""
@@ -137,24 +136,22 @@ class Recent:
     def catch_up(self) -> Model:
         """Bring the model up to the last event."""
         self.model.state = self.state
-        for entry in self._pending:
-            self._take(entry)
+        for entry, session in self._pending:
+            self._take(entry, session)
         self._pending.clear()
         return self.model
 
-    def _take(self, entry: Entry) -> None:
+    def _take(self, entry: Entry, session: str | None) -> None:
         is_effective = entry.status.is_effective
         is_known = entry.sequence == self._resolved
         if is_known and not is_effective:
             return
-        fields = open_envelope(entry.headers, entry.body, UNBOUNDED).fields
-        operations = _operations(entry, fields) if is_effective else []
+        operations = _operations(entry) if is_effective else []
         if is_known:
             self._state = apply_accepted(self._state, operations)
             return
         conflict = {} if entry.conflict is None else json_text.reread(entry.conflict)
         steps = {at: list(some) for at, some in groupby(conflict.get(STEPS, ()), key=_AT)}
-        session = fields.get("session")
         reason = TARGET_GONE if is_effective else DEPENDS_ON_REJECTED
         stamp = Stamp(entry.sequence, entry.version, session)
         optimistic = Stamp(entry.sequence, entry.version, session, reason)
@@ -196,11 +193,11 @@ class Recent:
         self._state = apply_accepted(self._state, [{"op": "add", "path": path, "value": value}])
 
 
-def _operations(entry: Entry, fields: dict[str, Json]) -> list[Json]:
+def _operations(entry: Entry) -> list[Json]:
     """Return an effective entry's patch; what was deleted is an empty object until it is written."""
     if entry.kind is Kind.delete and entry.effect is None:
         return [{"op": "replace", "path": "", "value": {}}]
-    return operations_of(entry, fields)
+    return operations_of(entry)
 
 
 _VERSION: Final = itemgetter(0)
@@ -213,11 +210,11 @@ def recent_of(document: Document) -> Recent | None:
     return recent if recent is not None and recent.events == document.events else None
 
 
-def remember(document: Document, entry: Entry) -> None:
-    """Add a document's last event to what is kept of it."""
+def remember(document: Document, entry: Entry, fields: dict[str, Json] | None = None) -> None:
+    """Add a document's last event, and its fields where they are at hand, to what is kept of it."""
     recent: Recent | None = document.recent
     if recent is None:
         return
-    recent.append(entry)
+    recent.append(entry, fields)
     if not recent.is_worth_keeping or recent.events != document.events:
         document.recent = None
