@@ -35,6 +35,10 @@ DocumentsKindOption = Annotated[
 GroundOption = Annotated[
     bool, typer.Option("--ground/--no-ground", help="Also measure the hardware and the servers alone.")
 ]
+StaleShareOption = Annotated[
+    float,
+    typer.Option("--stale-share", min=0, max=1, help="Share of the patches whose base is behind the head."),
+]
 GROWING = frozenset({"rebuild", "live", "travel"})
 
 
@@ -62,6 +66,7 @@ def rebuild(
     document_bytes: DocumentBytesOption = 2_048,
     documents_kind: DocumentsKindOption = "random",
     ground: GroundOption = True,
+    stale_share: StaleShareOption = 0.0,
 ) -> None:
     """Replay of small events into an empty projection: events/s from the first read to the last commit."""
     from bench.rebuild import Plan, run
@@ -72,6 +77,7 @@ def rebuild(
         document_bytes=document_bytes,
         documents_kind=documents_kind,
         has_ground=ground,
+        stale_share=stale_share,
     )
     _measure(run, plan, chosen)
 
@@ -103,6 +109,7 @@ def live(
     documents: DocumentsOption = 3_000,
     document_bytes: DocumentBytesOption = 2_048,
     documents_kind: DocumentsKindOption = "random",
+    stale_share: StaleShareOption = 0.0,
 ) -> None:
     """Publisher, projector and both servers together: events/s folded and committed, and the lag."""
     from bench.live import Plan, run
@@ -114,6 +121,7 @@ def live(
         document_bytes=document_bytes,
         finds_rate=find,
         documents_kind=documents_kind,
+        stale_share=stale_share,
     )
     _measure(run, plan, chosen)
 

@@ -53,6 +53,7 @@ class Plan:
     prefilled: int = 0
     finds_rate: bool = False
     trial_seconds: float = 6.0
+    stale_share: float = 0.0
 
     @property
     def name(self) -> str:
@@ -181,7 +182,12 @@ async def _publish(
     system: Whole, watch: _Watch, plan: Plan, prefix: str, rate: float, seconds: float
 ) -> Course:
     """Let the publisher run, sampling; then wait until all of it is folded."""
-    shape = {"documents": plan.documents, "document_bytes": plan.document_bytes, "kind": plan.documents_kind}
+    shape = {
+        "documents": plan.documents,
+        "document_bytes": plan.document_bytes,
+        "kind": plan.documents_kind,
+        "stale_share": plan.stale_share,
+    }
     await fill(system.nats, plan.workload(prefix).puts())
     await fold_all(system)
     await checkpoint(system.reached.required("postgres_url"))

@@ -44,6 +44,7 @@ class Plan:
     documents_kind: Kind = "random"
     processes: int = field(default_factory=rebuild_processes)
     has_ground: bool = True
+    stale_share: float = 0.0
 
 
 async def run(options: Options, plan: Plan) -> Report:
@@ -53,7 +54,10 @@ async def run(options: Options, plan: Plan) -> Report:
     async with bare_servers(options) as bare:
         started_at = time.perf_counter()
         workload = Workload(
-            documents=plan.documents, document_bytes=plan.document_bytes, kind=plan.documents_kind
+            documents=plan.documents,
+            document_bytes=plan.document_bytes,
+            kind=plan.documents_kind,
+            stale_share=plan.stale_share,
         )
         filled = await fill(bare.servers.nats.address, workload.events(plan.events))
         options.say(f"{filled:,} events in the log in {time.perf_counter() - started_at:.1f} s")

@@ -21,6 +21,10 @@ MEMBER_BYTES: Final = 48
 EXTRAS_MAX: Final = 8
 LINES_MAX: Final = 8
 ACTORS: Final = 50
+STALE_VERSIONS_MAX: Final = 10
+SESSIONS: Final = 8
+"""A stale event's base is up to so many versions behind, and it is of one of so many sessions."""
+
 WORDS: Final = (
     "order",
     "invoice",
@@ -59,6 +63,7 @@ class Workload:
     """Events over `documents` documents of about `document_bytes`; the same seed gives the same events.
 
     Texts are of one `kind`. With `is_counted`, every event also sets the member `version` to the version that it makes.
+    A share of the patches, `stale_share`, has a base behind the head.
     """
 
     def __init__(
@@ -70,8 +75,10 @@ class Workload:
         is_counted: bool = False,
         prefix: str = "d",
         kind: Kind = "random",
+        stale_share: float = 0.0,
     ) -> None:
         self.documents = documents
+        self._stale_share = stale_share
         self._kind = kind
         self._members = max(1, (document_bytes - 100) // (MEMBER_BYTES + 10))
         self._random = random.Random(seed)  # noqa: S311 - the same work each time, no secret.
@@ -113,11 +120,26 @@ class Workload:
         number = self._random.randrange(self.documents)
         shape = self._shapes[number]
         shape.version += 1
-        kind, operation = self._operation(shape)
+        # Without another random number, so that the other workloads stay as they were.
+        is_stale = bool(self._stale_share) and self._random.random() < self._stale_share
+        kind, operation = self._stale_operation(shape) if is_stale else self._operation(shape)
         patch = [operation]
         if self._is_counted:
             patch.append({"op": "replace", "path": f"/{COUNTER}", "value": shape.version})
-        return Event(self.name(number), orjson.dumps({"patch": patch, **self._about(kind)}))
+        event: dict[str, Any] = {"patch": patch, **self._about(kind)}
+        if is_stale:
+            # The version before this event is one less than the one that it makes.
+            event["base"] = max(1, shape.version - 1 - self._random.randint(1, STALE_VERSIONS_MAX))
+            event["session"] = f"session-{self._random.randrange(SESSIONS)}"
+        return Event(self.name(number), orjson.dumps(event))
+
+    def _stale_operation(self, shape: _Shape) -> tuple[str, dict[str, Any]]:
+        """Return an operation that is possible whatever the author has seen."""
+        if shape.lines < LINES_MAX and self._random.random() < 1 / 2:
+            shape.lines += 1
+            return "line.added", {"op": "add", "path": "/lines/-", "value": self._text()}
+        path = f"/m{self._random.randrange(self._members)}"
+        return "member.replaced", {"op": "replace", "path": path, "value": self._text()}
 
     def _operation(self, shape: _Shape) -> tuple[str, dict[str, Any]]:
         choice = self._random.random()

@@ -32,10 +32,17 @@ async def publish_batches(
     documents: int,
     document_bytes: int,
     kind: Kind,
+    stale_share: float,
 ) -> dict[str, Any]:
     """Publish small events in atomic batches, made before; at a rate, or as fast as possible if it is 0."""
     publisher = await BatchPublisher.connect(url, f"live-{prefix}")
-    workload = Workload(documents=documents, document_bytes=document_bytes, prefix=prefix, kind=kind)
+    workload = Workload(
+        documents=documents,
+        document_bytes=document_bytes,
+        prefix=prefix,
+        kind=kind,
+        stale_share=stale_share,
+    )
     workload.skip(documents)
     size = batch_events(rate)
     events = workload.events(int((rate or FLAT_OUT_RATE) * seconds) or size)
