@@ -15,6 +15,7 @@ import pytest
 from refold.audit.verify import Listener, Scope, verify
 from refold.core.errors import Refused
 from refold.core.stream import parse_shard
+from refold.log import Publication
 from refold.log.memory import MemoryLog, MemoryNotices
 from refold.projector import Stage
 from refold.projector.supervisor import Supervisor, lease_of
@@ -48,11 +49,27 @@ async def projector(
 
 
 async def write(log: MemoryLog, numbers: range) -> int:
-    """Change every document in turn; some events are rejected."""
+    """Change every document in turn, and at times all of them in a transaction; some events are rejected."""
     for number in numbers:
+        if number % 40 == 0:
+            await transact(log, number)
         event: Any = {"merge": {"n": number}, "id": f"e{number % 50}"}
         last = await append(log, NAMES[number % len(NAMES)], event if number % 7 else b"no event")
     return last
+
+
+async def transact(log: MemoryLog, number: int) -> None:
+    """Append a transaction to all documents, which are of both shards."""
+    events = [
+        {"merge": {"t": number}, "txn": {"id": f"t{number}", "index": at, "count": len(NAMES)}}
+        for at in range(len(NAMES))
+    ]
+    await log.append_atomically(
+        [
+            Publication(namespace="n", document=name, body=orjson.dumps(event))
+            for name, event in zip(NAMES, events, strict=True)
+        ]
+    )
 
 
 async def assert_whole(log: MemoryLog, open_store: OpenStore) -> None:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refold.core.document import Document
+from refold.core.fold import genesis
 from refold.core.fold_state import FoldState, first_checkpoints
 from refold.core.stream import Record, partition_of, stored_subject
 from refold.log import Publication, foreign_prefixes
@@ -23,6 +24,7 @@ from refold.log.memory import MemoryLog
 from support.events import SECOND, START, body_of
 
 DOCUMENTS = [("n", "a"), ("n", "b"), ("n", "c"), ("m", "a"), ("m", "b"), ("_refold", "fold")]
+SYSTEM = stored_subject(partition_of(b"_refold", b"log"), "_refold", "log")
 SUBJECTS = [stored_subject(partition_of(n.encode(), d.encode()), n, d) for n, d in DOCUMENTS]
 HOSTILE = [
     b"state.n.*",
@@ -57,6 +59,7 @@ def logs(draw: st.DrawFn, subjects: Sequence[bytes]) -> list[Record]:
 def folded(records: list[Record], partitions: Collection[int]) -> tuple[dict[int, Any], list[Any]]:
     """Fold records as a shard; return where the fold is after each of them, and all that it kept of them."""
     shard = FoldState([each for each in first_checkpoints("log-1") if each.partition in partitions])
+    shard.members.read(records)
     documents: dict[Any, Document] = {}
     positions, kept = {}, []
     for record in records:
@@ -149,6 +152,28 @@ def test_read_from_the_log_in_memory_in_any_parts(
 
     with patch("refold.log.memory.READ_EVENTS_MAX", part_events):
         asyncio.run(read())
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=6), PARTITIONS, st.integers(1, 400))
+def test_members_of_transactions_are_not_left_out(others: list[int], partitions: set[int], size: int) -> None:
+    first = Record(1, START, SYSTEM, b"", body_of(genesis("log-1")))
+    records = [first]
+    for number, count in enumerate(others):
+        for _ in range(count):
+            records.append(Record(len(records) + 1, START, SUBJECTS[len(records) % 5], b"", BODIES[0]))
+        for at, subject in enumerate(SUBJECTS[:5]):
+            headers = b"Nats-Batch-Id: %d\r\nNats-Batch-Sequence: %d\r\n" % (number, at + 1)
+            headers += b"Nats-Batch-Commit: 1\r\n" * (at == 4)
+            body = body_of({"put": at, "txn": {"id": str(number), "index": at, "count": 5}})
+            records.append(Record(len(records) + 1, START + len(records), subject, headers, body))
+    client: Any = UnconnectedClient()
+    consumer = Consumer(client, 1, foreign_prefixes(partitions))
+    parser = Parser(client.subscriptions, lambda *_: None)
+    stream = b"".join(map(message, records))
+    for begin in range(0, len(stream), size):
+        parser.feed(stream[begin : begin + size])
+    check([consumer._records], records, partitions)
+    assert {entry.reason for entry in folded(records, partitions)[1]} <= {""}
 
 
 @pytest.mark.parametrize("subject", [b"state.n.*", b"x", b"log.007.n.a", *SUBJECTS[-1:]])
