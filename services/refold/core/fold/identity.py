@@ -191,7 +191,11 @@ class Node:
     def view(self, author: Author) -> Content | None:
         """Return what it holds in an author's view; None where the author does not know what."""
         for content in reversed(self.contents):
-            if content.stamp is None or author.knows(content.stamp):
+            if (
+                content.stamp is None
+                or author.knows(content.stamp)
+                or any(map(author.knows, content.adopted))
+            ):
                 return content
         return None
 
@@ -227,19 +231,20 @@ class Node:
 class Content:
     """What a node holds from one write to the next; `stamp` is the write, None before the window.
 
-    It is opened when something in it is touched: then it has `members`, or a `sequence`. `writes` are all writes
-    below it, `keys` those of each member, `value` what it was when it was overwritten, `unit` the name of that, and
-    `amounts` what was added to a number, with the number before.
+    It is opened when something in it is touched: then it has `members`, or a `sequence`. `writes` are all writes below
+    it, `keys` those of each member, `adopted` pushes of authors who did not know of it. `value` is what it was when it
+    was overwritten, `unit` the name of that. `amounts` were added to a number, each with the number before.
     """
 
     __slots__ = (
-        "amounts", "is_open", "is_text", "keys", "members", "node", "sequence", "stamp", "unit", "value",
+        "adopted", "amounts", "is_open", "is_text", "keys", "members", "node", "sequence", "stamp", "unit", "value",
         "writes",
     )  # fmt: skip
 
     def __init__(self, node: Node, stamp: Stamp | None) -> None:
         self.node = node
         self.stamp = stamp
+        self.adopted: list[Stamp] = []
         self.writes: list[Stamp] = []
         self.keys: dict[str, list[Stamp]] = {}
         self.amounts: list[tuple[Stamp, Json, Json]] = []
@@ -258,6 +263,13 @@ class Content:
     def is_alive(self) -> bool:
         """Tell whether it is at the head."""
         return self is self.node.head and self.node.is_alive()
+
+    def adopt(self, stamp: Stamp) -> None:
+        """Let an author who pushed to an array that it does not know see it, with its own elements."""
+        if self.stamp is not None and self.node.place is not None and self.sequence is not None:
+            self.node.place.inserted.append(stamp)
+            self.adopted.append(stamp)
+            self.sequence.stamp_first(self.stamp)
 
     def seen_member(self, author: Author, key: str) -> Member | None:
         """Return where an author sees a member that was touched."""

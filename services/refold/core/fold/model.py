@@ -147,8 +147,8 @@ class Model:
                 place.inserted.append(stamp)
         else:
             self._insert(content, key, stamp, anchors)
-            if adopts and content.node.place is not None:
-                content.node.place.inserted.append(stamp)
+            if adopts:
+                content.adopt(stamp)
 
     def _write(self, node: Node, old: Json, stamp: Stamp) -> None:
         """Give a node another value."""

@@ -12,7 +12,7 @@ from orjson import dumps, loads
 from refold.core.document import Limits
 from refold.core.errors import Refused
 from refold.core.extensions import EXTENDED
-from refold.core.fold.identity import Anchor, Author, Content, Node, Stamp
+from refold.core.fold.identity import Anchor, Author, Content, Node, Place, Stamp
 from refold.core.fold.model import ADOPT, AT, KEEP, Model
 from refold.core.fold.optimistic import Optimistic
 from refold.core.fold.sequence import Sequence
@@ -122,22 +122,52 @@ class Resolution:
         return found
 
     def is_absent(self, tokens: tuple[str, ...]) -> bool:
-        """Tell whether a member is neither in the author's view nor at the head, in an object that is."""
+        """Tell whether the author sees no such member in an object, and the head has none that it continues."""
         parent, key = self.view.find(tokens[:-1]), tokens[-1]
         content = self.view.opened(parent)
+        if content is not None and content.members is not None and key in content.members:
+            live = content.live_member(key)
+            is_seen = content.seen_member(self.author, key) is not None
+            return not is_seen and (live is None or not self.is_continued(live))
         value = resolve(self.edit.root, parent.path())
-        if type(value) is not dict or key in value:
-            return False
-        is_touched = content is not None and content.members is not None and key in content.members
-        return not is_touched or (content is not None and content.seen_member(self.author, key) is None)
+        return type(value) is dict and key not in value
 
     def create(self, tokens: tuple[str, ...], value: Json) -> None:
         """Add a member that `is_absent`."""
         parent, key = self.view.find(tokens[:-1]), tokens[-1]
         content = self.view.opened(parent)
-        if content is not None:
-            self.overwrite(self.author.others(content.keys.get(key, ())))
-        self.emit({"op": "add", "path": render((*parent.path(), key)), "value": value})
+        if content is not None and content.members is not None and key in content.members:
+            self.put_member(content, key, value)
+        else:
+            self.emit({"op": "add", "path": render((*parent.path(), key)), "value": value})
+
+    def put_member(self, content: Content, key: str, value: Json) -> None:
+        """Add a member that was touched, where what the author sees there is not at the head."""
+        author = self.author
+        seen, live = content.seen_member(author, key), content.live_member(key)
+        versions = author.others(content.keys.get(key, ()))
+        if seen is not None and not seen.ensure_node().is_optimistic:
+            versions |= self.gone_by(seen.ensure_node())
+        if live is not None:
+            versions |= live.ensure_node().written(author, live)
+        self.overwrite(versions)
+        path = render((*content.node.path(), key))
+        is_adopted = live is not None and self.is_continued(live)
+        if live is not None and not is_adopted:
+            self.emit({"op": "remove", "path": path})
+        self.emit({"op": "add", "path": path, "value": value}, adopts=is_adopted)
+        live = content.live_member(key)
+        for place in content.members[key] if content.members else ():
+            if place is not live and author.sees(place):
+                self.optimistic.hide(place)
+
+    def is_continued(self, live: Place) -> bool:
+        """Tell whether a value that the author writes to a member is another value of what others made there.
+
+        What was moved there is another thing, and what the author removed ends.
+        """
+        is_moved = bool(live.inserted) and live.inserted[0] in live.ensure_node().moves
+        return bool(live.inserted) and not is_moved and not any(map(self.author.knows, live.removed))
 
     def gone_by(self, node: Node) -> set[int]:
         """Return the version of others that took a node from the head."""

@@ -68,30 +68,7 @@ def _write_member(resolution: Resolution, content: Content, key: str, item: Json
     if seen is not None and seen.ensure_node().is_alive():
         _write_node(resolution, seen.ensure_node(), seen, item)
         return
-    versions = author.others(content.keys.get(key, ()))
-    if seen is not None and not seen.ensure_node().is_optimistic:
-        versions |= resolution.gone_by(seen.ensure_node())
-    if live is not None:
-        versions |= live.ensure_node().written(author, live)
-    resolution.overwrite(versions)
-    path = render((*content.node.path(), key))
-    is_adopted = live is not None and _is_continued(resolution, live)
-    if live is not None and not is_adopted:
-        resolution.emit({"op": "remove", "path": path})
-    resolution.emit({"op": "add", "path": path, "value": item["value"]}, adopts=is_adopted)
-    if content.seen_member(author, key) is not content.live_member(key):
-        for place in content.members[key] if content.members else ():
-            if not place.is_live and author.sees(place):
-                resolution.optimistic.hide(place)
-
-
-def _is_continued(resolution: Resolution, live: Place) -> bool:
-    """Tell whether a value that an author writes to a member is another value of what others made there.
-
-    What was moved there is another thing, and what the author removed ends.
-    """
-    is_moved = bool(live.inserted) and live.inserted[0] in live.ensure_node().moves
-    return bool(live.inserted) and not is_moved and not any(map(resolution.author.knows, live.removed))
+    resolution.put_member(content, key, item["value"])
 
 
 def _write_node(resolution: Resolution, node: Node, place: Place | None, item: Json) -> None:

@@ -84,6 +84,13 @@ class Sequence:
         self._units = units
         self.blocks = [Block(self, [Piece([], count=count)] if count else [])]
 
+    def stamp_first(self, stamp: Stamp) -> None:
+        """Note the write that brought the first items, for an author who does not know of it."""
+        for block in self.blocks:
+            for piece in block.pieces:
+                piece.inserted = piece.inserted or [stamp]
+            block.count()
+
     @property
     def live(self) -> int:
         """How many items are at the head."""
