@@ -1,4 +1,4 @@
-// Checks this fold against the conformance vectors: `node examples/node-fold/vectors.mjs [schemas/vectors]`
+// Checks this fold against the conformance vectors: `node examples/node-fold/vectors.mjs [schemas/vectors [FILE...]]`
 //
 // Prints the number of passes per file and each failure; exits with 1 if there is any.
 
@@ -14,7 +14,7 @@ import { documentOf } from "./names.mjs";
 import { regex } from "./regex.mjs";
 import { compileSchema, violation } from "./schema.mjs";
 
-const folder = process.argv[2] ?? fileURLToPath(new URL("../../schemas/vectors", import.meta.url));
+const [folder = fileURLToPath(new URL("../../schemas/vectors", import.meta.url)), ...files] = process.argv.slice(2);
 
 /** Checks by file. Each returns its result in canonical text; a row has the expected one. */
 const ROWS = {
@@ -99,8 +99,8 @@ function changed(row, apply) {
   }
 }
 
-function* rowVectors(name, found) {
-  for (const row of read(name)) {
+function* rowVectors(rows, found) {
+  for (const row of rows) {
     const [said, expected] = [attempt(() => found(row)), expectedOf(row)];
     yield [row.get("comment"), said === expected ? "" : `${shown(said)} instead of ${shown(expected)}`];
   }
@@ -222,8 +222,9 @@ function attempt(act) {
 }
 
 let [passed, all] = [0, 0];
-function tell(name, vectors) {
-  const found = [...vectors];
+function tell(name, vectorsOf) {
+  if (files.length && !files.includes(name)) return;
+  const found = [...vectorsOf(read(name))];
   const wrong = found.filter(([, problem]) => problem !== "");
   for (const [comment, problem] of wrong) console.log(`${name}: ${comment}: ${problem}`);
   console.log(`${name}: ${found.length - wrong.length} of ${found.length}`);
@@ -231,10 +232,8 @@ function tell(name, vectors) {
   all += found.length;
 }
 
-for (const [name, found] of Object.entries(ROWS)) tell(name, rowVectors(name, found));
-tell("fold.json", foldVectors(read("fold.json")));
-for (const name of readdirSync(`${folder}/conflicts`).sort()) {
-  tell(`conflicts/${name}`, conflictVectors(read(`conflicts/${name}`)));
-}
+for (const [name, found] of Object.entries(ROWS)) tell(name, (rows) => rowVectors(rows, found));
+tell("fold.json", foldVectors);
+for (const name of readdirSync(`${folder}/conflicts`).sort()) tell(`conflicts/${name}`, conflictVectors);
 console.log(`${passed} of ${all} vectors`);
 process.exitCode = passed === all ? 0 : 1;

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from acceptance.foreign_conflicts import differences
 from refold.core import json_text
 from refold.core.errors import FoldUnknown, Refused
 from refold.core.fold import RULES, genesis
@@ -27,8 +28,8 @@ VECTORS = Path(__file__).parents[2] / "schemas" / "vectors"
 GENESIS = Record(1, START, subject_of("_refold", "log"), b"", json_text.dumps(genesis("log-1", RULES[1])))
 
 
-def held_to(vectors: Path) -> subprocess.CompletedProcess[str]:
-    command = [node.program("node"), str(node.FOREIGN_FOLD / "vectors.mjs"), str(vectors)]
+def held_to(vectors: Path, *files: str) -> subprocess.CompletedProcess[str]:
+    command = [node.program("node"), str(node.FOREIGN_FOLD / "vectors.mjs"), str(vectors), *files]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
@@ -124,7 +125,7 @@ def test_any_patch_with_extension_operations_has_the_same_result(tmp_path_factor
     folder = tmp_path_factory.mktemp("vectors") / "vectors"
     shutil.copytree(VECTORS, folder)
     (folder / "fold2" / "extensions.json").write_bytes(json_text.dumps(rows))
-    done = held_to(folder)
+    done = held_to(folder, "fold2/extensions.json")
     assert f"extensions.json: {len(rows)} of {len(rows)}" in done.stdout, done.stdout
 
 
@@ -144,6 +145,11 @@ def test_any_log_has_the_same_outcomes_states_and_chain(foreign, log):
         whole = whole[: unknown.facts["sequence"] - 1]
         ours = node.own_fold(whole, "log-1")
     assert foreign.fold(whole) == ours
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_authors_who_write_at_the_same_time_have_the_same_outcomes_and_states(foreign, seed):
+    assert list(differences(foreign, seed, 125)) == []
 
 
 @pytest.mark.parametrize("path", sorted(DATA.glob("fold*/*.jsonl")), ids=lambda path: path.stem)

@@ -65,8 +65,9 @@ class Resolution:
         """Apply one operation at the head, and add it to effect and model."""
         anchors = self.note(anchors, keeps=keeps, adopts=adopts)
         self.model.apply(operation, self.stamp, anchors, keeps=keeps, adopts=adopts)
-        self.effect.append(loads(dumps(operation)))
-        self.change(operation)
+        self.effect.append(operation)
+        # The event's later operations change values in the state, not those of its own patch.
+        self.change(loads(dumps(operation)))
 
     def note(
         self, anchors: list[Anchor] | None, *, keeps: bool = False, adopts: bool = False
