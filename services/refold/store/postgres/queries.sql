@@ -778,10 +778,10 @@ ALTER SCHEMA fresh RENAME TO live
 SELECT live.recreate_views()
 
 -- name: drop_former_tables
--- Without CASCADE, so that nothing outside is dropped.
+-- Without CASCADE, so that nothing outside is dropped. The log first, as commits lock it before the others.
 DROP TABLE IF EXISTS
-    former.documents, former.journal, former.pages, former.rejections, former.namespaces, former.checkpoints, former.shards,
-    former.log, former.migrations
+    former.log, former.documents, former.journal, former.pages, former.rejections, former.namespaces, former.checkpoints,
+    former.shards, former.migrations
 
 -- name: drop_former
 DROP SCHEMA IF EXISTS former CASCADE
