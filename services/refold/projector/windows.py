@@ -8,11 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from operator import attrgetter
 from typing import Final
 
 from refold.core.document import Document
-from refold.core.fold.window import WINDOW_BYTES_MAX, WINDOW_VERSIONS_MAX, Recent
+from refold.core.fold.window import WINDOW_BYTES_MAX, WINDOW_VERSIONS_MAX, Recent, change_bytes
 from refold.core.fold_state import FoldState, first_checkpoints
 from refold.core.history import NEVER, Clock, Entry, Point, Segment
 from refold.core.replay import state_at
@@ -31,7 +30,6 @@ from refold.store.ports import (
     position_of,
 )
 
-_size_of: Final = attrgetter("size")
 _SYSTEM: Final = SYSTEM_NAMESPACE.encode()
 
 
@@ -86,19 +84,25 @@ def _recent(segment: Segment, document: Document, version: int) -> Recent:
     With more than it may hold, it would be dropped again after each event.
     """
     base, _, entries = segment
-    if len(entries) > WINDOW_VERSIONS_MAX or sum(map(_size_of, entries)) > WINDOW_BYTES_MAX:
+    if len(entries) > WINDOW_VERSIONS_MAX or sum(map(change_bytes, entries)) > WINDOW_BYTES_MAX:
         base = state_at(base, entries, Point(Clock.version, version))
         segment = Segment(base, 0, [entry for entry in entries if entry.sequence > base.sequence])
     return Recent(segment, document.events)
 
 
 async def _segment(store: HistoryReader, key: Key, version: int) -> Segment:
-    """Read a document's committed history from the segment that holds a version, as one."""
-    segments = store.segments(*key, after_version=version, is_descending=False)
+    """Read a document's committed history back to a version, or to one whose earlier bases are too old."""
+    base, size = NEVER, 0
+    found: list[list[Entry]] = []
+    segments = store.segments(*key, after_version=None, is_descending=True)
     async with aclosing(segments):
-        found = [segment async for segment in segments]
-    entries = [entry for segment in found for entry in segment.entries]
-    return found[0]._replace(entries=entries) if found else Segment(NEVER, 0, [])
+        async for segment in segments:
+            base = segment.base
+            found.append(segment.entries)
+            size += sum(map(change_bytes, segment.entries))
+            if base.version <= version or size > WINDOW_BYTES_MAX:
+                break
+    return Segment(base, 0, [entry for entries in reversed(found) for entry in entries])
 
 
 def split_by_rules(records: list[Record], route_of: Callable[[bytes], Route]) -> Iterator[list[Record]]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from typing import Any
+
 import pytest
 
 from refold.audit.verify import Listener, Scope, verify
 from refold.core import json_text
 from refold.core.errors import FoldUnknown
 from refold.core.fold import RULES
+from refold.core.fold.window import WINDOW_BYTES_MAX
 from refold.core.fold_state import FoldState
+from refold.core.history import Segment
 from refold.core.stream import partition_of
 from refold.log.memory import MemoryLog, MemoryNotices
 from refold.projector.windows import resume_system
@@ -174,3 +179,36 @@ async def test_a_name_is_valid_from_the_event_after_the_change_of_the_fold_on() 
 
 async def _has(received: list[object], count: int) -> bool:
     return len(received) == count
+
+
+class Reading(MemoryStore):
+    """A store that counts the segments that are read."""
+
+    reads = 0
+
+    async def segments(self, *key: Any, **asked: Any) -> AsyncIterator[Segment]:
+        async for segment in super().segments(*key, **asked):
+            self.reads += 1
+            yield segment
+
+
+async def test_no_more_is_read_of_a_document_than_shows_that_a_base_is_too_old() -> None:
+    log, versions = MemoryLog("log-1"), 60
+    for number in range(versions):
+        await append(log, "d", {"put": {"n": number, "x": "x" * 200_000}})
+    await append(log, "d", inc("/n", base=1))
+    last = await append(log, "d", inc("/n", base=versions - 1))
+    reasons = []
+    for bounds in (ROOMY, NARROW):
+        store = Reading()
+        async with projecting(ports(log, store), bounds) as running:
+            await running.committed(last)
+        # Pages of this size have one event each.
+        assert store.reads <= 2 * (WINDOW_BYTES_MAX // 200_000 + 2)
+        rejections = await store.rejections("n", "d", limit=9, before_sequence=None)
+        reasons.append([(it.reason, it.detail) for it in rejections])
+        head = await store.head("n", "d")
+        assert head is not None
+        assert head.snapshot.version == versions + 1
+    assert reasons[0] == reasons[1]
+    assert [reason for reason, _ in reasons[0]] == ["base_too_old"]

@@ -110,12 +110,12 @@ class Recent:
             has_steps = entry.conflict is not None and b'"view"' in entry.conflict
             session = (fields_of(entry) if fields is None else fields).get("session")
             self._changes.append(Change(entry.version, session, is_effective, has_steps))
-            self._sums.append(self._sums[-1] + (len(entry.effect or entry.body) if is_effective else 0))
+            self._sums.append(self._sums[-1] + change_bytes(entry))
             self._pending.append((entry, session))
 
     def covers(self, base: int) -> bool:
-        """Tell whether it reaches back to a version."""
-        return self._begin <= base
+        """Tell whether it reaches back to a version, or to one whose earlier bases are too old."""
+        return self._begin <= base or self._sums[-1] > WINDOW_BYTES_MAX
 
     def bytes_since(self, base: int) -> int:
         """Count the bytes of the effective patches after a version."""
@@ -191,6 +191,11 @@ class Recent:
         self._state = apply_accepted(self._state, [{"op": "remove", "path": operation["from"]}])
         self.model.put(parse(path), place.ensure_node(), stamp, anchors)
         self._state = apply_accepted(self._state, [{"op": "add", "path": path, "value": value}])
+
+
+def change_bytes(entry: Entry) -> int:
+    """Count what an entry takes of `WINDOW_BYTES_MAX`."""
+    return len(entry.effect or entry.body) if entry.status.is_effective else 0
 
 
 def _operations(entry: Entry) -> list[Json]:
