@@ -140,7 +140,7 @@ async def increment_all(
     course, names = Course(), [f"w{number}" for number in range(writers)]
     proxies = [Proxy("127.0.0.1", urlsplit(system.url).port or 0), Proxy(system.nats.host, system.nats.port)]
     # The last one ends while the direct connections still increment.
-    losing = _Faults(proxies, max(1, writers // 2 * increments // (faults + 1)))
+    losing = _Faults(proxies, max(1, writers // 2 * increments // (faults + 1))) if faults else None
     async with AsyncExitStack() as stack:
         for proxy in proxies:
             stack.callback(proxy.close)
@@ -157,7 +157,8 @@ async def increment_all(
                 tasks.create_task(_increment(*each, course, increments, None))
             writing = [tasks.create_task(_increment(*each, course, increments, losing)) for each in direct]
             await asyncio.wait(writing)
-            losing.end()
+            if losing is not None:
+                losing.end()
         course.seconds = time.perf_counter() - started_at
         document = await refold.get(namespace, DOCUMENT, min_version=course.events + 1)
         course.final, course.final_version = document.state, document.version
