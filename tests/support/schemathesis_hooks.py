@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import MutableMapping
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import unquote, urlencode
 
 import orjson
 import schemathesis
@@ -49,7 +49,7 @@ def before_call(_: Any, case: Any, kwargs: Any) -> None:
         # Linked from the list of namespaces, which includes the system's own.
         case.path_parameters["namespace"] = "n"
     document = case.path_parameters.get("document")
-    if isinstance(document, str) and not is_document_id(document):
+    if isinstance(document, str) and not (is_document_id(document) and is_document_id(unquote(document))):
         # Its length is that of its escaped bytes, and a few more characters are not printable.
         case.path_parameters["document"] = "d"
     if isinstance(case.query, MutableMapping):
