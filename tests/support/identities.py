@@ -85,13 +85,13 @@ class Node:
 class Value:
     """What a node holds from one write to the next.
 
-    `writes`: all writes inside of it. `amounts`: what
+    `stamps`: the write, and pushes of authors who have not seen it. `writes`: all writes inside of it. `amounts`: what
     was added to a number.
     """
 
     def __init__(self, node: Node, stamp: Stamp, raw: Any) -> None:
         self.node = node
-        self.stamp = stamp
+        self.stamps = [stamp]
         self.writes: list[Stamp] = []
         self.members: dict[str, list[Item]] = {}
         self.member_writes: dict[str, list[Stamp]] = {}
@@ -144,13 +144,11 @@ class View:
     def value(self, node: Node) -> Value:
         """Return what a node holds."""
         for value in reversed(node.values):
-            if self.knows(value.stamp):
-                return value
-        # Others created it and the author pushed to it; or a rejected event did, and one rejected later moved it.
-        own = (
-            value for value in reversed(node.values) if any(self.knows(item.inserted) for item in value.items)
-        )
-        return next(own, node.values[0])
+            for stamp in value.stamps:
+                if self.knows(stamp):
+                    return value
+        # What a rejected event made may have been moved by one that is rejected later.
+        return node.values[0]
 
     def items(self, value: Value) -> list[Item]:
         """Return the items of an array or a text."""
@@ -164,9 +162,7 @@ class View:
         """Return a node as JSON. For a copy, raise `Dropped` where the author alone sees a part."""
         value = self.value(node)
         if is_copy:
-            solid(value.stamp)
-            if not self.knows(value.stamp):
-                self.lose()
+            solid(value.stamps[0])
         if value.kind is dict:
             items = {key: item for key in value.members if (item := self.member(value, key))}
             return {key: self._part(item, is_copy=is_copy) for key, item in items.items()}
@@ -181,10 +177,6 @@ class View:
                 if is_copy:
                     solid(stamp)
         return first
-
-    def lose(self) -> None:
-        """Drop an operation because its target is not at the head, or not known."""
-        raise Dropped("target_gone")
 
     def _part(self, item: Item, *, is_copy: bool) -> Any:
         if is_copy:
@@ -357,8 +349,8 @@ class Edit(View):
         node = self.find(tokens).node if tokens else self.oracle.root
         value = self.value(node)
         if not self.is_ghost:
-            solid(value.stamp)
-            if value is not HEAD.value(node) or not node.alive() or not self.knows(value.stamp):
+            solid(value.stamps[0])
+            if value is not HEAD.value(node) or not node.alive():
                 self.lose()
         return value
 
@@ -386,7 +378,7 @@ class Edit(View):
 
     def written(self, node: Node, seen: Item | None) -> set[int]:
         """Return the versions in which others wrote to a node, inside of it, or to the member that the author sees."""
-        stamps = [value.stamp for value in node.values[node.is_part :]] + HEAD.value(node).writes
+        stamps = [value.stamps[0] for value in node.values[node.is_part :]] + HEAD.value(node).writes
         if seen is not None and seen is node.item and seen.key is not None:
             stamps += seen.home.member_writes.get(seen.key, [])
         return self.others(stamps)
@@ -400,7 +392,7 @@ class Edit(View):
             removed = [stamp for stamp in item.removed if HEAD.knows(stamp)]
             if not removed and item.home is not HEAD.value(item.home.node):
                 values = item.home.node.values
-                later = [value.stamp for value in values[values.index(item.home) + 1 :]]
+                later = [value.stamps[0] for value in values[values.index(item.home) + 1 :]]
                 removed = [stamp for stamp in later if HEAD.knows(stamp)]
             if removed:
                 return self.others(removed[:1])
@@ -514,7 +506,7 @@ class Edit(View):
         value, seen = self.open(tokens[:-1]), self.find(tokens)
         is_free = value.kind is dict and HEAD.member(value, tokens[-1])
         if not self.is_ghost and not seen.node.alive() and not is_free:
-            solid(seen.node.values[0].stamp)
+            solid(seen.node.values[0].stamps[0])
         if value.kind is dict:
             self._add_member(value, tokens[-1], item["value"])
         elif self.is_ghost or seen.node.alive():
@@ -581,7 +573,7 @@ class Edit(View):
                 self.hide(seen)
             self.remove(node.item)
         else:
-            if node.values[0].stamp.reason == "depends_on_rejected":
+            if node.values[0].stamps[0].reason == "depends_on_rejected":
                 raise Dropped("depends_on_rejected")
             if self.strategy == "first_write_wins":
                 raise Rejected("conflict")
@@ -597,8 +589,8 @@ class Edit(View):
         if not self.is_ghost:
             self._need(node)
             self.check(self.others(node.moves))
-        elif seen.home.stamp.reason or not self.knows(seen.home.stamp):
-            # What is inside of a value that only the author sees has no identity, nor in one that it does not know.
+        elif seen.home.stamps[0].reason:
+            # What is inside of a value that only the author sees has no identity.
             raw = self.read(node)
             self.hide(seen)
             self._add({"value": raw}, tokens)
@@ -627,7 +619,7 @@ class Edit(View):
     def _need(self, node: Node) -> None:
         """Drop the operation where its node is not at the head."""
         if not node.alive():
-            solid(node.values[0].stamp)
+            solid(node.values[0].stamps[0])
             self.lose()
 
     def _copy(self, item: dict[str, Any], tokens: list[str]) -> None:
@@ -645,7 +637,7 @@ class Edit(View):
         """Return a container; what is none becomes an object."""
         value = self.open(tokens)
         if value.kind is not dict:
-            self.oracle.append(value.node.values, Value(value.node, value.stamp, {}))
+            self.oracle.append(value.node.values, Value(value.node, value.stamps[0], {}))
         return self.value(value.node)
 
     # Operations in a value
@@ -660,12 +652,11 @@ class Edit(View):
                 return
             array = HEAD.value(live.node)
             self._adopt(value, live)
+            self.oracle.append(array.stamps, self.stamp)
         else:
             if not self.is_ghost:
                 self._need(seen.node)
-            # Where others created it, the author does not know what is in it.
-            is_known = self.is_ghost or self.knows(self.value(seen.node).stamp)
-            array = self.open(tokens) if is_known else HEAD.value(seen.node)
+            array = self.open(tokens)
         if array.kind is not list:
             raise Rejected("not_an_array")
         self.insert(array, len(array.items), new_item(item["value"], self.stamp, array, None))
@@ -791,7 +782,7 @@ def merge_operations(edit: Edit, path: str, change: Any) -> Iterator[dict[str, A
     """Yield the operations of a merge patch by what its author sees; what only the author sees counts as objects."""
     value = edit.value(edit.oracle.root)
     for token in tokens_of(path):
-        if value.stamp.reason:
+        if value.stamps[0].reason:
             name = "remove" if change is None else "merge_below"
             yield {"op": name, "path": path, "value": change}
             return
@@ -803,7 +794,7 @@ def merge_operations(edit: Edit, path: str, change: Any) -> Iterator[dict[str, A
         value = edit.value(item.node)
     if change is None and path:
         yield {"op": "remove", "path": path}
-    elif type(change) is dict and (value.kind is dict or value.stamp.reason):
+    elif type(change) is dict and (value.kind is dict or value.stamps[0].reason):
         for key in sorted(change):
             yield from merge_operations(edit, f"{path}/{escaped(key)}", change[key])
     else:
