@@ -1,10 +1,11 @@
-"""One change, made by curl, nats-py, Node, a bare socket and as CloudEvents: the same state, patch and outcome.
+"""Events by curl, nats-py, Node, a bare socket, HTTP and as CloudEvents do the same, also at the same time.
 
-Each is a complete script under examples/any_language.
+One change is made by each of the complete scripts under examples/any_language.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
@@ -17,7 +18,13 @@ from typing import Any
 import httpx
 import pytest
 
+from refold.core import json_text
+from refold.core.fold import RULES, genesis
+from refold.core.stream import Record
+from refold.wiring.servers import open_log
 from support import node
+from support.concurrent_authors import HttpAuthor, NatsPyAuthor, NodeAuthor, SocketAuthor
+from support.events import subject_of
 from support.up import environment
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +97,64 @@ def test_over_http_a_structured_cloud_event_is_refused_and_not_misread(system, m
     for method in ("PUT", "PATCH"):
         answer = httpx.request(method, url, content=b"{}", headers={"Content-Type": media}, trust_env=False)
         assert answer.status_code == 415
+
+
+DOCUMENTS = ("plan", "notes")
+EVENTS = 36
+BEGIN = {"l": ["a", "b", "c"], "n": 0, "o": {"shared": ""}, "t": "text"}
+
+
+async def test_authors_in_every_language_who_write_at_the_same_time_end_with_one_state(system, tmp_path):
+    namespace, url = system.namespace(), system.nats.address
+    package = await asyncio.to_thread(node.installed, EXAMPLES / "node", tmp_path / "node")
+    python, js = NatsPyAuthor(url, namespace, DOCUMENTS), NodeAuthor(url, namespace, DOCUMENTS, package)
+    bare, http = SocketAuthor(url, namespace, DOCUMENTS), HttpAuthor(system.url, namespace, DOCUMENTS)
+    await python.connect()
+    await js.connect("node", EVENTS)
+    await asyncio.to_thread(http.begin, BEGIN)
+    written = await asyncio.gather(
+        python.write("python", EVENTS),
+        js.write(),
+        asyncio.to_thread(bare.write, "socket", EVENTS),
+        asyncio.to_thread(http.write, "http", EVENTS // 3),
+    )
+    outcomes = [outcome for some in written for outcome in some]
+    assert {outcome["status"] for outcome in outcomes} == {"applied", "merged", "rejected"}
+    versions = {name: max(it["version"] for it in outcomes if it["document"] == name) for name in DOCUMENTS}
+    found, *_ = await asyncio.gather(
+        js.follow(versions),
+        python.follow(versions),
+        asyncio.to_thread(bare.follow, versions),
+        asyncio.to_thread(http.follow, versions),
+    )
+    states = await asyncio.to_thread(http.states, max(outcome["sequence"] for outcome in outcomes))
+    heads = {name: [version, states[name]] for name, version in versions.items()}
+    assert found == heads
+    for author in (python, bare, http):
+        assert author.replicas.heads() == heads, author
+    folded = await folded_in_node(system, namespace)
+    assert {name: [int(folded[name]["version"]), folded[name]["state"]] for name in DOCUMENTS} == heads
+    await python.close()
+    bare.close()
+    http.close()
+
+
+async def folded_in_node(system, namespace: str) -> dict[str, Any]:
+    """Fold a namespace's events by the fold in JavaScript, as a log of their own."""
+    log = await open_log(system.nats.url("projector"), "any-language")
+    records = [Record(1, 0, subject_of("_refold", "log"), b"", json_text.dumps(genesis("log-1", RULES[2])))]
+    try:
+        last = (await log.info()).last_sequence
+        async for run in log.read(0):
+            ours = [record for record in run if record.subject.split(b".")[2] == namespace.encode()]
+            records += [record._replace(sequence=at) for at, record in enumerate(ours, len(records) + 1)]
+            if run[-1].sequence >= last:
+                break
+    finally:
+        await log.close()
+    with node.foreign_fold() as foreign:
+        found = foreign.fold(records)
+    return {key.partition("/")[2]: head for key, head in found["documents"].items()}
 
 
 def run(command: list[str], address: str) -> list[dict[str, Any]]:

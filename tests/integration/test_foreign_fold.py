@@ -21,11 +21,14 @@ from refold.core.stream import Record
 from support import node
 from support.events import LOGS, START, subject_of
 from support.extended import apply, extended_patches
+from support.fold2 import inc
 from support.json_values import containers, copied
 from support.recorded import DATA, recorded_log, shortened
 
 VECTORS = Path(__file__).parents[2] / "schemas" / "vectors"
 GENESIS = Record(1, START, subject_of("_refold", "log"), b"", json_text.dumps(genesis("log-1", RULES[1])))
+
+GENESIS_2 = GENESIS._replace(body=json_text.dumps(genesis("log-1", RULES[2])))
 
 
 def held_to(vectors: Path, *files: str) -> subprocess.CompletedProcess[str]:
@@ -150,6 +153,26 @@ def test_any_log_has_the_same_outcomes_states_and_chain(foreign, log):
 @pytest.mark.parametrize("seed", range(2))
 def test_authors_who_write_at_the_same_time_have_the_same_outcomes_and_states(foreign, seed):
     assert list(differences(foreign, seed, 125)) == []
+
+
+def test_a_base_is_too_old_at_the_same_version_and_byte(foreign):
+    bodies = [{"put": {"n": 0}}, *[inc() for _ in range(1_000)], inc(base=1), inc(base=1)]
+    bodies += [*[inc() for _ in range(2_500)], inc(base=2_501), inc(base=2_502)]
+    # Bodies since the base of 4 MiB, then of a byte more.
+    least, part = len(json_text.dumps({"put": ""})), 2**22 // 5
+    for base, more in ((3_503, 0), (3_509, 1)):
+        sizes = [part, part, part, part, 2**22 - 4 * part + more]
+        bodies += [{"put": "x" * (size - least)} for size in sizes]
+        bodies.append({"put": {"n": 0}, "base": base})
+    log = [GENESIS_2]
+    log += [
+        Record(at, START + at, subject_of("n", "d"), b"", json_text.dumps(body))
+        for at, body in enumerate(bodies, 2)
+    ]
+    ours = node.own_fold(log, "log-1")
+    assert foreign.fold(log) == ours
+    assert [outcome[2] for outcome in ours["outcomes"]].count("base_too_old") == 3
+    assert ours["documents"]["n/d"]["version"] == "3514"
 
 
 @pytest.mark.parametrize("path", sorted(DATA.glob("fold*/*.jsonl")), ids=lambda path: path.stem)
