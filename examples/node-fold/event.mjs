@@ -1,7 +1,7 @@
 // An event in any published form (native, bare patch, CloudEvents), decoded and checked by the rules of a fold number.
 
 import { compilePatch, sizeWithin } from "./change.mjs";
-import { byCodePoint, decoded, equal, identical, parse, refuse } from "./json.mjs";
+import { byCodePoint, decoded, equal, parse, refuse } from "./json.mjs";
 
 export const HEADERS_BYTES_MAX = 32 * 1024;
 export const ID_CHARS_MAX = 128;

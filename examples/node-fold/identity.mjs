@@ -117,7 +117,8 @@ export class Node {
 
   /** What it holds in an author's view; undefined where the author does not know what. */
   view(author) {
-    return this.contents.findLast(({ stamp }) => stamp === undefined || author.knows(stamp));
+    const knows = (stamp) => author.knows(stamp);
+    return this.contents.findLast(({ stamp, adopted }) => !stamp || knows(stamp) || adopted.some(knows));
   }
 
   /** Whether it never was at the head. */
@@ -146,11 +147,12 @@ export class Node {
 /**
  * What a node holds from one write to the next; `stamp` is the write, undefined for what was always there. It is
  * opened when something in it is touched: then it has `members`, or a `sequence`. `writes` are all writes below it,
- * `keys` those of each member, `amounts` what was added to a number, `value` what it was when it was overwritten.
+ * `keys` those of each member, `adopted` pushes of authors who did not know of it, `amounts` what was added to a number,
+ * `value` what it was when it was overwritten.
  */
 export class Content {
   constructor(node, stamp) {
-    Object.assign(this, { node, stamp, writes: [], keys: new Map(), amounts: [], isOpen: false });
+    Object.assign(this, { node, stamp, writes: [], keys: new Map(), adopted: [], amounts: [], isOpen: false });
   }
 
   get isOptimistic() {
@@ -160,6 +162,15 @@ export class Content {
   /** Whether it is at the head. */
   isAlive() {
     return this === this.node.head && this.node.isAlive();
+  }
+
+  /** Let an author who pushed to an array that it does not know see it, with its own elements. */
+  adopt(stamp) {
+    if (!this.stamp || !this.node.place || !this.sequence) return;
+    this.node.place.inserted.push(stamp);
+    this.adopted.push(stamp);
+    // The write brought the first items.
+    for (const piece of this.sequence.pieces) if (!piece.inserted.length) piece.inserted.push(this.stamp);
   }
 
   /** The writes to a member. */

@@ -115,7 +115,7 @@ export class Model {
       if (isAdopted) place.inserted.push(stamp);
     } else {
       this.#insert(content, key, stamp, after);
-      if (isAdopted) content.node.place?.inserted.push(stamp);
+      if (isAdopted) content.adopt(stamp);
     }
   }
 

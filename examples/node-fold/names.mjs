@@ -28,7 +28,7 @@ export function documentOf(token, number) {
 }
 
 /** Return the token of a document id: what is not plain is percent-escaped UTF-8. */
-export function tokenOf(document) {
+function tokenOf(document) {
   const escape = (byte) => `%${byte.toString(16).toUpperCase().padStart(2, "0")}`;
   return Array.from(Buffer.from(document), (byte) => {
     const character = String.fromCharCode(byte);

@@ -71,22 +71,25 @@ export class Resolution {
     if (!node.isAlive()) throw new Gone(TARGET_GONE, node.head.goneBy());
   }
 
-  /** Tell whether a member is neither in the author's view nor at the head, in an object that is. */
+  /** Tell whether the author sees no such member in an object, and the head has none that it continues. */
   isAbsent(tokens) {
     if (!tokens.length) return false;
     const [parent, key] = [this.view.find(tokens.slice(0, -1)), tokens.at(-1)];
     const content = this.view.opened(parent);
+    if (content?.members?.has(key)) {
+      const live = content.member(key, isLive);
+      return !content.member(key, this.author.sees) && !(live && isContinued(live, this.author));
+    }
     const value = resolve(this.edit.root, parent.path());
-    if (!(value instanceof Map) || value.has(key)) return false;
-    return !content?.members?.has(key) || !content.member(key, this.author.sees);
+    return value instanceof Map && !value.has(key);
   }
 
   /** Add a member that is absent. */
   create(tokens, value) {
     const [parent, key] = [this.view.find(tokens.slice(0, -1)), tokens.at(-1)];
     const content = this.view.opened(parent);
-    if (content) this.overwrite(this.author.others(content.stampsOf(key)));
-    this.emit("add", [...parent.path(), key], { value });
+    if (content?.members?.has(key)) this.putMember(content, key, value);
+    else this.emit("add", [...parent.path(), key], { value });
   }
 
   /** Return the version of others that took a node from the head. */
@@ -106,15 +109,22 @@ export class Resolution {
       this.writeNode(seen.ensureNode(), seen, op, value);
       return;
     }
+    this.putMember(content, key, value);
+  }
+
+  /** Add a member that was touched, where what the author sees there is not at the head. */
+  putMember(content, key, value) {
+    const { sees } = this.author;
+    const [seen, live] = [content.member(key, sees), content.member(key, isLive)];
     const gone = seen && !seen.ensureNode().isOptimistic ? this.goneBy(seen.ensureNode()) : new Set();
-    const written = live ? live.ensureNode().written(author, live) : new Set();
-    this.overwrite(union(author.others(content.stampsOf(key)), gone, written));
+    const written = live ? live.ensureNode().written(this.author, live) : new Set();
+    this.overwrite(union(this.author.others(content.stampsOf(key)), gone, written));
     const path = [...content.node.path(), key];
-    const isAdopted = live !== undefined && isContinued(live, author);
+    const isAdopted = live !== undefined && isContinued(live, this.author);
     if (live && !isAdopted) this.emit("remove", path);
     this.emit("add", path, { value }, { isAdopted });
-    if (content.member(key, author.sees) === content.member(key, isLive)) return;
-    const shown = (content.members.get(key) ?? []).filter((place) => !place.isLive && author.sees(place));
+    const put = content.member(key, isLive);
+    const shown = content.members.get(key).filter((place) => place !== put && sees(place));
     for (const place of shown) this.optimistic.hide(place);
   }
 
