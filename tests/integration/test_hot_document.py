@@ -12,6 +12,5 @@ async def test_every_acknowledged_increment_of_64_writers_is_counted_once(system
     assert course.final["by"] == course.sums
     assert course.final["count"] == course.sums.total()
     assert course.final_version == course.events + 1
-    # Some were stale, and some were in the log already when they were sent again.
-    assert course.statuses["merged"] or course.statuses["applied"]
+    # Some were in the log already when they were sent again.
     assert course.statuses["duplicate"]

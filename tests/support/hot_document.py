@@ -29,8 +29,8 @@ DOCUMENT = "hot"
 ANSWER_SECONDS = 60.0
 LOST_EVENTS = 200
 """Increments for which answers are lost: fewer than the ids that the fold knows of a document, with all in flight."""
-COMMON = ({}, {"base"}, {"base", "session"}, {"session"})
-"""The fields that a writer's events have, in turn."""
+FIELDS = ({}, {"base"}, {"base", "session"}, {"session"})
+"""The fields that a writer's events have beside the patch, in turn."""
 
 
 @dataclass(slots=True)
@@ -190,7 +190,7 @@ async def _increment(
         patch = [{"op": "inc", "path": path, "inc": amount} for path in ("/count", f"/by/{name}")]
         while True:
             given = {"base": version, "session": name}
-            fields = {key: value for key, value in given.items() if key in COMMON[number % len(COMMON)]}
+            fields = {key: value for key, value in given.items() if key in FIELDS[number % len(FIELDS)]}
             answer = await writer.send(f"{name}-{number}-{attempt}", patch, fields)
             version = answer["version"]
             course.statuses[answer["status"]] += 1
