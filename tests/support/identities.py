@@ -164,7 +164,7 @@ class View:
         if is_copy:
             solid(value.stamps[0])
         if value.kind is dict:
-            items = {key: item for key in value.members if (item := self.member(value, key))}
+            items = {key: item for key in sorted(value.members) if (item := self.member(value, key))}
             return {key: self._part(item, is_copy=is_copy) for key, item in items.items()}
         if value.kind is list:
             return [self._part(item, is_copy=is_copy) for item in self.items(value)]
@@ -573,9 +573,10 @@ class Edit(View):
                 self.hide(seen)
             self.remove(node.item)
         else:
-            if node.values[0].stamps[0].reason == "depends_on_rejected":
-                raise Dropped("depends_on_rejected")
-            if self.strategy == "first_write_wins":
+            reason = node.values[0].stamps[0].reason
+            if reason == "depends_on_rejected":
+                raise Dropped(reason)
+            if self.strategy == "first_write_wins" and not reason:
                 raise Rejected("conflict")
             self.hide(seen)
 
