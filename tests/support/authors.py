@@ -140,6 +140,8 @@ class Author:
         """False after it saw changes of others while it had events in flight, whose outcomes may turn out otherwise."""
         self.is_waiting = False
         """It sends nothing before it has seen everything that has arrived."""
+        self.undone = 1
+        """The last version at which an event or operation of its was rejected or dropped."""
         self.has_deleted = False
         """It has deleted the document since its base."""
 
@@ -281,7 +283,9 @@ class Simulation:
                 raise Mismatch("done again", self.folded.versions[-1][1], after)
 
     def _arrive(self, author: Author) -> None:
-        self._publish(author.sent.popleft())
+        expected = self._publish(author.sent.popleft())
+        if expected["reason"] or "dropped" in expected:
+            author.undone = self.oracle.version
 
     def _publish(self, event: dict[str, Any]) -> dict[str, Any]:
         """Fold an event, and compare the outcome with the oracle's."""
@@ -307,9 +311,9 @@ class Simulation:
     def _see(self, author: Author) -> None:
         """Let an author see changes of the others, up to some version."""
         is_whole = author.is_waiting
-        author.base = (
-            self.oracle.version if is_whole else self.random.randint(author.base + 1, self.oracle.version)
-        )
+        # It takes over what was rejected or dropped together with the changes up to there.
+        first = self.oracle.version if is_whole else max(author.base + 1, author.undone)
+        author.base = self.random.randint(min(first, self.oracle.version), self.oracle.version)
         author.is_waiting = is_whole and bool(author.sent)
         author.has_deleted = any("delete" in event for event in author.sent)
         author.screen = self._view(author)
