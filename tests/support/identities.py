@@ -52,6 +52,8 @@ class Item:
         self.removed: list[Stamp] = []
         self.home = home
         self.key = key
+        if isinstance(node, Node):
+            node.places.append(self)
         self.is_moved = is_moved
 
 
@@ -64,6 +66,7 @@ class Node:
         self.is_part = is_part
         self.values: list[Value] = []
         self.moves: list[Stamp] = []
+        self.places: list[Item] = []
 
     def alive(self) -> bool:
         """Tell whether it is at the head."""
@@ -341,7 +344,8 @@ class Edit(View):
             raise Rejected("target_missing")
         item = self.member(value, tokens[-1]) if value.kind is dict else self.items(value)[int(tokens[-1])]
         if item is None:
-            raise LookupError(tokens)
+            # It named a base at which it had events in flight, of which an operation was dropped then.
+            raise Rejected("target_missing")
         return item
 
     def open(self, tokens: list[str]) -> Value:
@@ -407,8 +411,9 @@ class Edit(View):
     # Changes
 
     def hide(self, item: Item) -> None:
-        """Remove an item from the author's view."""
-        self.oracle.append(item.removed, self.stamp._replace(reason=self.stamp.reason or "target_gone"))
+        """Remove an item from the author's view, wherever others moved it meanwhile."""
+        for each in item.node.places if isinstance(item.node, Node) else [item]:
+            self.oracle.append(each.removed, self.stamp._replace(reason=self.stamp.reason or "target_gone"))
 
     def remove(self, item: Item) -> None:
         """Remove an item."""
@@ -555,8 +560,7 @@ class Edit(View):
             # A merge patch may remove what is not there, from what is no object.
             if "value" in item:
                 self._object(tokens[:-1])
-            with suppress(LookupError):
-                self.hide(self.find(tokens))
+            self.hide(self.find(tokens))
             return
         try:
             seen = self.find(tokens)
@@ -569,8 +573,7 @@ class Edit(View):
         node = seen.node
         if node.alive():
             self.check(self.written(node, seen))
-            if node.item is not seen:
-                self.hide(seen)
+            self.hide(seen)
             self.remove(node.item)
         else:
             reason = node.values[0].stamps[0].reason
