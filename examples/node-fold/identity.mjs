@@ -147,8 +147,8 @@ export class Node {
 /**
  * What a node holds from one write to the next; `stamp` is the write, undefined for what was always there. It is
  * opened when something in it is touched: then it has `members`, or a `sequence`. `writes` are all writes below it,
- * `keys` those of each member, `adopted` pushes of authors who did not know of it, `amounts` what was added to a number,
- * `value` what it was when it was overwritten.
+ * `keys` those of each member, `adopted` pushes of authors who did not know of it, `amounts` what was added to a
+ * number, `value` what it was when it was overwritten.
  */
 export class Content {
   constructor(node, stamp) {

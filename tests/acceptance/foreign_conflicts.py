@@ -27,6 +27,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "first": {"on_conflict": "first_write_wins"},
     "merged": {"on_conflict": "merge"},
     "narrow": {"limits": {"operations": 3, "state_bytes": 400, "depth": 5}},
+    "slow": {"limits": {"copy_bytes": 40, "shifts": 12, "event_bytes": 250}},
     "checked": {
         "schema": {"type": "object", "properties": {"n": {"type": "integer"}, "t": {"maxLength": 6}}}
     },
