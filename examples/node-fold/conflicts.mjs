@@ -19,8 +19,8 @@ export function changeByFold2(document, event, record, rules) {
   if (document.version - base > BigInt(WINDOW_VERSIONS_MAX)) refuse("base_too_old");
   const changes = document.recent.since(Number(base));
   if (changes.reduce((sum, { bytes }) => sum + bytes, 0) > WINDOW_BYTES_MAX) refuse("base_too_old");
-  const isAlone = changes.every(({ session }) => session !== undefined && session === event.session);
-  if (isAlone && !changes.some(({ hasSteps }) => hasSteps)) return applyChange(document, event, rules);
+  const isOwnStep = ({ hasSteps, session }) => hasSteps && session === event.session;
+  if (!changes.some(isOfOthers(event.session)) && !changes.some(isOwnStep)) return applyChange(document, event, rules);
   const intent = intentOf(event, rules);
   const author = new Author(Number(base), event.session, record.sequence);
   try {
@@ -42,10 +42,14 @@ function intentOf({ kind, value, isWhole, onConflict }, rules) {
   return { operations, written, isWhole: isWhole || hasTest, strategy: onConflict ?? rules.onConflict };
 }
 
+/** Tell whether a change is of others than a session. */
+function isOfOthers(own) {
+  return ({ isEffective, session }) => isEffective && (own === undefined || session !== own);
+}
+
 function checkStrategy(strategy, own, changes) {
   if (strategy !== "reject" && !strategy.startsWith("custom:")) return;
-  const isOfOthers = ({ isEffective, session }) => isEffective && (own === undefined || session !== own);
-  if (changes.some(isOfOthers)) refuse(strategy === "reject" ? "conflict" : "needs_resolution");
+  if (changes.some(isOfOthers(own))) refuse(strategy === "reject" ? "conflict" : "needs_resolution");
 }
 
 function resolved(document, author, event, intent, rules) {

@@ -62,6 +62,7 @@ export const isLive = (place) => place.isLive;
 class Place {
   constructor(inserted, node) {
     Object.assign(this, { inserted, removed: [], node, value: undefined });
+    node?.places.push(this);
   }
 
   /** Whether it is at the head of its container. */
@@ -107,6 +108,7 @@ export class Node {
 
   constructor(place, stamp) {
     this.place = place;
+    this.places = place ? [place] : [];
     this.contents = [new Content(this, stamp)];
   }
 

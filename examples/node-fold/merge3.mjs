@@ -26,8 +26,8 @@ function mergedMembers(seen, head, incoming) {
       if (isThere && identical(saw, old)) members.delete(key);
     } else if (!isThere) {
       if (!isSeen || !identical(saw, value)) members.set(key, value);
-    } else if (isSeen || areObjects(old, value)) members.set(key, merged(isSeen ? saw : new Map(), old, value));
-    else members.set(key, value);
+    } else if (areObjects(old, value)) members.set(key, merged(areObjects(saw) ? saw : new Map(), old, value));
+    else members.set(key, isSeen ? merged(saw, old, value) : value);
   }
   return members;
 }

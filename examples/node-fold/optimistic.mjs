@@ -24,10 +24,10 @@ export class Optimistic {
     }
   }
 
-  /** Remove a place from the view. */
+  /** Remove what is at a place from the view, wherever others moved it: a later base would show it there. */
   hide(place) {
     this.count += 1;
-    this.model.hide(place, this.stamp);
+    for (const each of place.node ? place.node.places : [place]) this.model.hide(each, this.stamp);
   }
 
   /** Give a node another value in the view. */

@@ -171,12 +171,13 @@ class Piece(Place):
 
 
 class Node:
-    """A value with an identity; `place` is where it is at the head, or was last, None for the root."""
+    """A value with an identity; `place` is where it is or was last at the head, None for the root; `places` are all."""
 
-    __slots__ = ("contents", "moves", "place")
+    __slots__ = ("contents", "moves", "place", "places")
 
     def __init__(self, place: Place | None) -> None:
         self.place = place
+        self.places = [] if place is None else [place]
         self.contents: list[Content] = []
         self.moves: list[Stamp] = []
 

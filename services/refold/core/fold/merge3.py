@@ -33,10 +33,11 @@ def _merged_members(seen: Json, head: Json, incoming: Json) -> Json:
         elif key not in head:
             if key not in seen or not identical(seen[key], incoming[key]):
                 members[key] = incoming[key]
-        elif key in seen or (type(head[key]) is dict and type(incoming[key]) is dict):
-            members[key] = merged(seen.get(key, {}), head[key], incoming[key])
+        elif type(head[key]) is dict and type(incoming[key]) is dict:
+            base = seen.get(key)
+            members[key] = merged(base if type(base) is dict else {}, head[key], incoming[key])
         else:
-            members[key] = incoming[key]
+            members[key] = merged(seen[key], head[key], incoming[key]) if key in seen else incoming[key]
     return members
 
 

@@ -52,6 +52,7 @@ class Model:
             stamp.cancel()
         for node, place in reversed(self._moved):
             node.place = place
+            node.places = [each for each in node.places if not each.inserted or each.inserted[0].sequence]
         for content in self._touched:
             content.amounts = [amount for amount in content.amounts if amount[0].sequence]
             if content.sequence is not None:
@@ -71,11 +72,6 @@ class Model:
             content = place.ensure_node().head
         self.open(content, value)
         return content, as_container(value)
-
-    def place_at(self, tokens: tuple[str, ...]) -> Place:
-        """Return the place at a path of the head, which is not the root's. Raises `Refused`."""
-        content, value = self.content_at(tokens[:-1])
-        return self.place_in(content, tokens[-1], value)
 
     def open(self, content: Content, value: Json) -> None:
         """Give places to what is in a content that has this value."""
@@ -207,12 +203,15 @@ class Model:
             position = None if key == "-" else index(key, content.sequence.live + 1)
             content.sequence.insert(position, anchors, place)
         if node is not None:
-            place.node = node
-            self._moved.append((node, node.place))
-            node.place = place
+            self._move(node, place, place)
             node.moves.append(stamp)
         self._note(content, place, stamp)
         return place
+
+    def _move(self, node: Node, seen: Place, place: Place | None) -> None:
+        self._moved.append((node, node.place))
+        seen.node, node.place = node, place
+        node.places.append(seen)
 
     def remove(self, place: Place, stamp: Stamp, value: Json, *, keeps: bool = False) -> None:
         """Remove a place from the head; `value` is its container's."""
@@ -292,7 +291,8 @@ class Model:
             assert content.sequence is not None
             place = Piece([stamp], count=count, is_live=False)
             content.sequence.insert(key, anchors, place)
-        place.node = node
+        if node is not None:
+            self._move(node, place, node.place)
         self._name(place)
 
     def skip(self, count: int) -> None:

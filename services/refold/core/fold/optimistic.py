@@ -46,16 +46,18 @@ class Optimistic:
             return
 
     def hide(self, place: Place) -> None:
-        """Remove a place from the view."""
-        model = self._model
+        """Remove what is at a place from the view, wherever others moved it: a later base would show it there."""
         if not isinstance(place, Piece) or not place.home.is_text:
-            self._add("hide", address_of_place(place))
-        elif place.is_live:
+            for each in [place] if place.node is None else place.node.places:
+                self._add("hide", address_of_place(each))
+                self._model.hide(each, self._stamp)
+            return
+        if place.is_live:
             at = place.block.sequence.live_before(place)
             self._add("hide_text", address_of_content(place.home), at, place.count)
         else:
             self._add("hide_removed", place.unit, place.count)
-        model.hide(place, self._stamp)
+        self._model.hide(place, self._stamp)
 
     def cover(self, node: Node) -> None:
         """Give a node another value in the view, which is not kept."""

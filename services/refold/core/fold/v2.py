@@ -93,8 +93,9 @@ def _recent(document: Document, base: int, window: Window) -> Recent:
 def _change_stale(document: Document, record: Record, event: Event, rules: Rules, recent: Recent) -> Changed:
     base, session = event.base or 0, event.fields.get("session")
     changes = recent.changes(base)
-    is_alone = all(it.session == session for it in changes) if session is not None else not changes
-    if is_alone and not any(it.has_steps for it in changes):
+    if _others(changes, session) is None and not any(
+        it.has_steps and it.session == session for it in changes
+    ):
         return _apply(document, event, rules)
     intent = _intent(event, base, rules.settings.on_conflict)
     author = Author(base, session, record.sequence)
@@ -130,13 +131,18 @@ def _check_strategy(intent: Intent, changes: list[Change]) -> None:
     strategy, session = intent.strategy, intent.session
     if strategy != REJECT and not strategy.startswith(CUSTOM):
         return
-    others = (it.version for it in changes if it.is_effective and (session is None or it.session != session))
-    version = next(others, None)
+    version = _others(changes, session)
     if version is None:
         return
     if strategy == REJECT:
         raise Refused("conflict", f"version {version} came after it", field="base")
     raise Refused("needs_resolution", f"a resolver named {strategy[7:]} decides", field="on_conflict")
+
+
+def _others(changes: list[Change], session: str | None) -> int | None:
+    """Return the first version that others made; None where there is none."""
+    others = (it.version for it in changes if it.is_effective and (session is None or it.session != session))
+    return next(others, None)
 
 
 def _resolve(

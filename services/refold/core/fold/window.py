@@ -185,7 +185,8 @@ class Recent:
 
     def _move(self, operation: Json, source: tuple[str, ...], stamp: Stamp, anchors: list[Anchor]) -> None:
         path = operation["path"]
-        place, above = self.model.place_at(source), resolve(self._state, source[:-1])
+        content, above = self.model.content_at(source[:-1])
+        place = self.model.place_in(content, source[-1], above)
         value = resolve(self._state, source)
         self.model.remove(place, stamp, above)
         self._state = apply_accepted(self._state, [{"op": "remove", "path": operation["from"]}])
