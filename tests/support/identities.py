@@ -411,9 +411,13 @@ class Edit(View):
     # Changes
 
     def hide(self, item: Item) -> None:
-        """Remove an item from the author's view, wherever others moved it meanwhile."""
+        """Remove a node from the author's view, wherever others moved it meanwhile."""
         for each in item.node.places if isinstance(item.node, Node) else [item]:
-            self.oracle.append(each.removed, self.stamp._replace(reason=self.stamp.reason or "target_gone"))
+            self.hide_place(each)
+
+    def hide_place(self, item: Item) -> None:
+        """Remove an item from the author's view."""
+        self.oracle.append(item.removed, self.stamp._replace(reason=self.stamp.reason or "target_gone"))
 
     def remove(self, item: Item) -> None:
         """Remove an item."""
@@ -669,7 +673,7 @@ class Edit(View):
             is_kept = self.sees(each) and each not in leaving
             self.oracle.append(each.removed, Stamp(self.stamp.version, "#") if is_kept else self.stamp)
         for each in leaving:
-            self.hide(each)
+            self.hide_place(each)
 
     def _test(self, item: dict[str, Any], tokens: list[str]) -> None:
         if self.is_ghost:
