@@ -32,7 +32,9 @@ def play(seed: int, case: int, without: Sequence[str] = (), *, is_shown: bool = 
         authors=random.randint(2, 4),
         operations=random.randint(2, 4) if case % 3 == 0 else 1,
         strategies=[*STRATEGIES, "merge", "merge"],
-        kinds=random.choice([KINDS, KINDS, KINDS | {"put": 1, "merge": 2}, KINDS | {"put": 1, "delete": 1}]),
+        kinds=random.choice(
+            [KINDS, KINDS, KINDS | {"put": 1, "merge": 2}, KINDS | {"put": 1, "merge": 1, "delete": 1}]
+        ),
         without=without,
     )
     try:

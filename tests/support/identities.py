@@ -299,7 +299,7 @@ class Oracle:
                 self.undo(before)
                 dropped.append({"operation": number, "reason": str(gone)})
                 edit.follow(item, "target_gone")
-        if self.is_absent and edit.base < self.version and not edit.is_effective:
+        if self.is_absent and edit.others(self.log) and not edit.is_effective:
             raise Rejected("target_gone")
         self.set(self, "is_absent", "delete" in event)
         return dropped
