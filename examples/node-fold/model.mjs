@@ -216,8 +216,7 @@ export class Model {
   }
 
   /** Note that a number differs. */
-  increase(node, stamp) {
-    const content = node.head;
+  increase(content, stamp) {
     content.amounts.push({ stamp, amount: 0n, before: this.valueOf(content) });
   }
 }

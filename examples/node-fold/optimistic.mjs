@@ -48,10 +48,11 @@ export class Optimistic {
   }
 
   increase(node) {
-    const value = node.isOptimistic ? undefined : this.model.valueOf(node.head);
+    const content = this.view.content(node, false);
+    const value = this.model.valueOf(content);
     if (typeof value !== "bigint" && typeof value !== "number") return;
     this.count += 1;
-    this.model.increase(node, this.stamp);
+    this.model.increase(content, this.stamp);
   }
 
   /** Return the place of an object's member in the view. */

@@ -123,8 +123,13 @@ export class Resolution {
     const isAdopted = live !== undefined && isContinued(live, this.author);
     if (live && !isAdopted) this.emit("remove", path);
     this.emit("add", path, { value }, { isAdopted });
+    this.hideOthers(content, key);
+  }
+
+  /** Remove from the author's view what was at a member before the author wrote or moved something there. */
+  hideOthers(content, key) {
     const put = content.member(key, isLive);
-    const shown = content.members.get(key).filter((place) => place !== put && sees(place));
+    const shown = (content.members.get(key) ?? []).filter((place) => place !== put && this.author.sees(place));
     for (const place of shown) this.optimistic.hide(place);
   }
 
@@ -190,6 +195,7 @@ export class Resolution {
     this.effect.push(write(new Map([["op", "move"], ["from", from], ["path", to]])));
     this.change("add", put, { value });
     if (isBelow) this.carry(node, target, key);
+    else if (target.members) this.hideOthers(target, key);
   }
 
   /** Change the state only. */

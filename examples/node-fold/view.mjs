@@ -128,8 +128,9 @@ export class View {
 
   #object(members, value) {
     const found = new Map(value);
-    for (const [key, places] of members) {
-      const seen = places.findLast(this.author.sees);
+    // In order, as the first part that is not known is named.
+    for (const key of [...members.keys()].sort(byCodePoint)) {
+      const seen = members.get(key).findLast(this.author.sees);
       if (!seen) found.delete(key);
       else if (seen.node || !seen.isLive) found.set(key, this.#at(seen));
     }

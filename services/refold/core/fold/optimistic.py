@@ -170,17 +170,17 @@ class Optimistic:
         """Note that a number differs."""
         place = self._view.place(tokens, is_head=False) if tokens else None
         node = self._model.root if place is None else place.ensure_node()
-        if not node.is_optimistic and type(self._model.value_of(node.head)) in {int, float}:
-            self._add("inc", "" if place is None else address_of_place(place))
-            increase(self._model, node, self._stamp)
+        content = self._view.content(node, is_head=False)
+        if type(self._model.value_of(content)) in {int, float}:
+            self._add("inc", address_of_content(content))
+            increase(self._model, content, self._stamp)
 
     def test(self, _item: Json, _tokens: tuple[str, ...]) -> None:
         """Nothing: the view is as it was."""
 
 
-def increase(model: Model, node: Node, stamp: Stamp) -> None:
+def increase(model: Model, content: Content, stamp: Stamp) -> None:
     """Note that a number differs in its author's view."""
-    content = node.head
     content.amounts.append((stamp, 0, model.value_of(content)))
 
 
@@ -208,14 +208,16 @@ def repeat(model: Model, step: Json, stamp: Stamp) -> None:
         place = find_place(model, address)
         if place is not None:
             model.hide(place, stamp)
+    elif kind == "inc":
+        content = find_content(model, address)
+        if content is not None:
+            increase(model, content, stamp)
     else:
         node = _node(model, address)
         if node is None:
-            model.skip(kind == "cover")
-        elif kind == "cover":
-            model.cover(node, stamp)
+            model.skip(1)
         else:
-            increase(model, node, stamp)
+            model.cover(node, stamp)
 
 
 def _node(model: Model, address: Json) -> Node | None:

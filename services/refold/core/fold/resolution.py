@@ -157,9 +157,13 @@ class Resolution:
         if live is not None and not is_adopted:
             self.emit({"op": "remove", "path": path})
         self.emit({"op": "add", "path": path, "value": value}, adopts=is_adopted)
+        self.hide_others(content, key)
+
+    def hide_others(self, content: Content, key: str) -> None:
+        """Remove from the author's view what was at a member before the author wrote or moved something there."""
         live = content.live_member(key)
-        for place in content.members[key] if content.members else ():
-            if place is not live and author.sees(place):
+        for place in content.members.get(key, ()) if content.members else ():
+            if place is not live and self.author.sees(place):
                 self.optimistic.hide(place)
 
     def is_continued(self, live: Place) -> bool:

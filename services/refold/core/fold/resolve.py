@@ -240,6 +240,8 @@ def _carry(resolution: Resolution, node: Node, target: Content, key: str) -> Non
     resolution.change({"op": "add", "path": render(put), "value": value})
     if is_below:
         _carry(resolution, node, target, key)
+    elif target.members is not None:
+        resolution.hide_others(target, key)
 
 
 def copy(resolution: Resolution, item: Json, tokens: tuple[str, ...]) -> None:

@@ -156,7 +156,9 @@ class View:
 
     def _object(self, members: dict[str, list[Member]], value: dict[str, Json]) -> Json:
         found = dict(value)
-        for key, places in members.items():
+        # In order, as the first part that is not known is named.
+        for key in sorted(members):
+            places = members[key]
             seen = next((place for place in reversed(places) if self._author.sees(place)), None)
             if seen is None:
                 found.pop(key, None)
