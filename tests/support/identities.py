@@ -788,7 +788,8 @@ def operations_of(event: dict[str, Any], edit: Edit) -> Iterator[dict[str, Any]]
 
 def merge_operations(edit: Edit, path: str, change: Any) -> Iterator[dict[str, Any]]:
     """Yield the operations of a merge patch by what its author sees; what only the author sees counts as objects."""
-    value = edit.value(edit.oracle.root)
+    node = edit.oracle.root
+    value = edit.value(node)
     for token in tokens_of(path):
         if value.stamps[0].reason:
             name = "remove" if change is None else "merge_below"
@@ -799,13 +800,15 @@ def merge_operations(edit: Edit, path: str, change: Any) -> Iterator[dict[str, A
             if change is not None:
                 yield {"op": "add", "path": path, "value": merge_patch(None, change)}
             return
-        value = edit.value(item.node)
+        node = item.node
+        value = edit.value(node)
     if change is None and path:
         yield {"op": "remove", "path": path}
     elif type(change) is dict and (value.kind is dict or value.stamps[0].reason):
         for key in sorted(change):
             yield from merge_operations(edit, f"{path}/{escaped(key)}", change[key])
-    else:
+    elif edit.others(edit.oracle.log) or edit.read(node) != change:
+        # Where there is nothing to resolve, a member that stays as it is makes no operation.
         yield {"op": "add", "path": path, "value": merge_patch(None, change)}
 
 
