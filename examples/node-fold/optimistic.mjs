@@ -3,6 +3,7 @@
 // flight.
 
 import { index, parsePointer } from "./change.mjs";
+import { Piece } from "./identity.mjs";
 import { Refused } from "./json.mjs";
 import { charactersOf } from "./model.mjs";
 import { Gone, View } from "./view.mjs";
@@ -26,8 +27,13 @@ export class Optimistic {
 
   /** Remove what is at a place from the view, wherever others moved it: a later base would show it there. */
   hide(place) {
+    for (const each of place.node ? place.node.places : [place]) this.hidePlace(each);
+  }
+
+  /** Remove a place from the view, not what was there. */
+  hidePlace(place) {
     this.count += 1;
-    for (const each of place.node ? place.node.places : [place]) this.model.hide(each, this.stamp);
+    this.model.hide(place, this.stamp);
   }
 
   /** Give a node another value in the view. */
@@ -73,8 +79,19 @@ export class Optimistic {
     const [content, key] = [this.view.container(tokens.slice(0, -1), false), tokens.at(-1)];
     const seen = this.member(content, key);
     if (seen && !node) return this.cover(seen.ensureNode());
-    if (seen) this.hide(seen);
+    if (seen) this.hidePlace(seen);
     return this.show(content, key, { node });
+  }
+
+  /** Give a node another value that is not kept; an element that others removed is shown anew. */
+  replace(tokens) {
+    if (!tokens.length) return this.cover(this.node(tokens));
+    const place = this.view.place(tokens, false);
+    const node = place.ensureNode();
+    const isGone = !place.isLive && node.place && !node.place.isLive;
+    if (!(place instanceof Piece) || !isGone || node.isOptimistic) return this.cover(node);
+    this.show(place.home, String(Number(tokens.at(-1)) + 1));
+    return this.hide(place);
   }
 
   /** Remove a node from where it is, and show it elsewhere. */
@@ -115,7 +132,7 @@ export class Optimistic {
     const content = this.view.container(tokens, false);
     this.show(content, "-");
     if (content.sequence && !content.isText) {
-      for (const piece of leaving(content.sequence, this.author, most)) this.hide(piece);
+      for (const piece of leaving(content.sequence, this.author, most)) this.hidePlace(piece);
     }
   }
 }
@@ -129,7 +146,7 @@ export function leaving(sequence, { sees }, most) {
 const FOLLOW = {
   add: (optimistic, tokens) => optimistic.put(tokens),
   copy: (optimistic, tokens) => optimistic.put(tokens),
-  replace: (optimistic, tokens) => optimistic.cover(optimistic.node(tokens)),
+  replace: (optimistic, tokens) => optimistic.replace(tokens),
   remove: (optimistic, tokens) => optimistic.hide(optimistic.view.place(tokens, false)),
   move(optimistic, tokens, item) {
     if (item.get("from") !== item.get("path")) optimistic.move(tokens, parsePointer(item.get("from")));

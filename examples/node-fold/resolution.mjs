@@ -130,7 +130,7 @@ export class Resolution {
   hideOthers(content, key) {
     const put = content.member(key, isLive);
     const shown = (content.members.get(key) ?? []).filter((place) => place !== put && this.author.sees(place));
-    for (const place of shown) this.optimistic.hide(place);
+    for (const place of shown) this.optimistic.hidePlace(place);
   }
 
   /** Write to a node that is at the head, wherever it is. */
@@ -232,7 +232,7 @@ export class Resolution {
       const first = sequence.single(...sequence.at(0, isLive));
       this.emit("remove", path, {}, { isUnseen: sees(first) && !known.includes(first) });
     }
-    for (const piece of known.filter(sees)) this.optimistic.hide(piece);
+    for (const piece of known.filter(sees)) this.optimistic.hidePlace(piece);
   }
 }
 

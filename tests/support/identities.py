@@ -446,7 +446,8 @@ class Edit(View):
             if HEAD.sees(item) and not self.is_ghost:
                 self.remove(item)
             elif self.sees(item):
-                self.hide(item)
+                # It may be elsewhere too in the view at a later base, where others moved it.
+                self.hide_place(item)
         self.oracle.append(value.members[key], new)
         self._touch(value, key)
 
@@ -505,7 +506,7 @@ class Edit(View):
         """Let the author see a member that others created."""
         for each in value.members[item.key or ""]:
             if self.sees(each):
-                self.hide(each)
+                self.hide_place(each)
         self.oracle.append(item.adopted, self.stamp)
 
     def _replace(self, item: dict[str, Any], tokens: list[str]) -> None:
@@ -518,13 +519,19 @@ class Edit(View):
             solid(seen.node.values[0].stamps[0])
         if value.kind is dict:
             self._add_member(value, tokens[-1], item["value"])
-        elif self.is_ghost or seen.node.alive():
+        elif seen.node.alive() or (self.is_ghost and not self._is_gone(seen)):
             self._overwrite(seen.node, seen, item["value"])
         else:
             # The element is put back to where the author sees it.
-            self.check(self.gone_by(seen.node))
+            if not self.is_ghost:
+                self.check(self.gone_by(seen.node))
             self.hide(seen)
             self.insert(value, value.items.index(seen) + 1, new_item(item["value"], self.stamp, value, None))
+
+    def _is_gone(self, seen: Item) -> bool:
+        """Tell whether others removed an element itself, not only what contains it."""
+        places = [seen, seen.node.item or seen]
+        return not seen.node.values[0].stamps[0].reason and not any(map(HEAD.sees, places))
 
     def _merge(self, node: Node, raw: Any) -> bool:
         """Merge the incoming value with the head's, where both and what the author sees are objects, or strings."""

@@ -49,14 +49,18 @@ class Optimistic:
         """Remove what is at a place from the view, wherever others moved it: a later base would show it there."""
         if not isinstance(place, Piece) or not place.home.is_text:
             for each in [place] if place.node is None else place.node.places:
-                self._add("hide", address_of_place(each))
-                self._model.hide(each, self._stamp)
+                self.hide_place(each)
             return
         if place.is_live:
             at = place.block.sequence.live_before(place)
             self._add("hide_text", address_of_content(place.home), at, place.count)
         else:
             self._add("hide_removed", place.unit, place.count)
+        self._model.hide(place, self._stamp)
+
+    def hide_place(self, place: Place) -> None:
+        """Remove a member or an element from the view, not what was there."""
+        self._add("hide", address_of_place(place))
         self._model.hide(place, self._stamp)
 
     def cover(self, node: Node) -> None:
@@ -103,15 +107,22 @@ class Optimistic:
             self.cover(seen.ensure_node())
             return
         if seen is not None:
-            self.hide(seen)
+            self.hide_place(seen)
         self._show(content, key, node)
 
     def replace(self, _item: Json, tokens: tuple[str, ...]) -> None:
-        """Give a node another value that is not kept."""
-        if tokens:
-            self.cover(self._view.place(tokens, is_head=False).ensure_node())
-        else:
+        """Give a node another value that is not kept; an element that others removed is shown anew."""
+        if not tokens:
             self.cover(self._model.root)
+            return
+        place = self._view.place(tokens, is_head=False)
+        node = place.ensure_node()
+        is_gone = node.place is not None and not (place.is_live or node.place.is_live)
+        if isinstance(place, Piece) and is_gone and not node.is_optimistic:
+            self._show(place.home, str(int(tokens[-1]) + 1))
+            self.hide(place)
+        else:
+            self.cover(node)
 
     def remove(self, _item: Json, tokens: tuple[str, ...]) -> None:
         """Remove a value."""
@@ -164,7 +175,7 @@ class Optimistic:
             sequence = content.sequence
             leaving = range(sequence.seen(self._author) - item["max"])
             for piece in [sequence.single(*sequence.seen_at(self._author, at)) for at in leaving]:
-                self.hide(piece)
+                self.hide_place(piece)
 
     def inc(self, _item: Json, tokens: tuple[str, ...]) -> None:
         """Note that a number differs."""

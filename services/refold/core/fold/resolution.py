@@ -164,7 +164,7 @@ class Resolution:
         live = content.live_member(key)
         for place in content.members.get(key, ()) if content.members else ():
             if place is not live and self.author.sees(place):
-                self.optimistic.hide(place)
+                self.optimistic.hide_place(place)
 
     def is_continued(self, live: Place) -> bool:
         """Tell whether a value that the author writes to a member is another value of what others made there.

@@ -121,7 +121,7 @@ def _shorten(resolution: Resolution, sequence: Sequence, remove: Json, count: in
         resolution.emit(remove, keeps=author.sees(first) and first not in known)
     for piece in leaving:
         if author.sees(piece):
-            resolution.optimistic.hide(piece)
+            resolution.optimistic.hide_place(piece)
 
 
 def _live_runs(sequence: Sequence, pieces: list[Piece]) -> list[tuple[int, int]]:
