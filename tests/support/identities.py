@@ -604,7 +604,7 @@ class Edit(View):
         if not self.is_ghost:
             self._need(node)
             self.check(self.others(node.moves))
-        elif seen.home.stamps[0].reason:
+        elif self._is_optimistic(source[:-1]):
             # What is inside of a value that only the author sees has no identity.
             raw = self.read(node)
             self.hide(seen)
@@ -630,6 +630,11 @@ class Edit(View):
         else:
             self.put(value, key, new)
         self.place(node, new)
+
+    def _is_optimistic(self, tokens: list[str]) -> bool:
+        """Tell whether only the author sees a container, or one around it."""
+        around = [tokens[:depth] for depth in range(len(tokens) + 1)]
+        return any(self.open(each).stamps[0].reason for each in around)
 
     def _need(self, node: Node) -> None:
         """Drop the operation where its node is not at the head."""
@@ -717,7 +722,7 @@ class Edit(View):
         home = self.open(tokens[:-1])
         if home.kind is dict and self.member(home, tokens[-1]) is None:
             live = None if self.is_ghost else HEAD.member(home, tokens[-1])
-            if live is not None and not any(map(self.knows, live.removed)):
+            if live is not None and not live.is_moved and not any(map(self.knows, live.removed)):
                 self.lose()
             self._add_member(home, tokens[-1], item["str"])
             return
