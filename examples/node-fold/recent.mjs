@@ -66,7 +66,8 @@ export class Recent {
   /** Take an effective operation into the state and, with a stamp, before that into the model. */
   #take(operation, stamp) {
     const [path, from] = [operation.get("path"), operation.get("from")];
-    const isMove = operation.get("op") === "move" && from !== "";
+    const isMove = operation.get("op") === "move";
+    if (isMove && from === "") return; // The root, to its own place.
     if (isMove && path !== "" && stamp) this.#move(path, from, stamp);
     else if (isMove && path === "") {
       // What the root was keeps the value that was moved to the root.

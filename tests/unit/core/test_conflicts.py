@@ -166,3 +166,11 @@ def test_a_deletion_beyond_the_end_counts_what_there_was(position):
     folded.publish({"patch": [{"op": "str_del", "path": "/t", "pos": position, "len": 99}]})
     outcome = folded.publish({"patch": [{"op": "str_ins", "path": "/t", "pos": 4, "str": "x"}], "base": 1})
     assert (outcome.status.is_effective, folded.document.state) == (True, {"t": "abcd"[:position] + "x"})
+
+
+def test_the_root_moved_to_its_own_place_is_the_same_root():
+    folded = Folded([2.5, True])
+    folded.publish({"patch": [{"op": "move", "from": "", "path": ""}]})
+    folded.publish({"patch": [{"op": "add", "path": "/1", "value": [1]}]})
+    outcome = folded.publish({"patch": [{"op": "replace", "path": "/1", "value": False}], "base": 1})
+    assert (outcome.status.name, folded.document.state) == ("merged", [2.5, [1], False])

@@ -173,8 +173,11 @@ class Recent:
                 adopts = True
             else:
                 repeat(self.model, step, optimistic)
-        if operation["op"] == "move" and operation["from"]:
+        if operation["op"] == "move":
             source = parse(operation["from"])
+            if not source:
+                # The root, to its own place.
+                return
             if operation["path"]:
                 self._move(operation, source, stamp, anchors)
                 return
