@@ -237,6 +237,11 @@ def _read_str_del(item: dict[str, Json], _tokens: tuple[str, ...]) -> Operands:
     return Deletion(position, len(item["str"])), ()
 
 
+def deleted_count(operation: Json) -> int:
+    """Return how many characters a valid `str_del` deletes, as far as there are so many."""
+    return len(operation["str"]) if "str" in operation else int(operation["len"])
+
+
 def _read_push(item: dict[str, Json], _tokens: tuple[str, ...]) -> Operands:
     if "value" not in item:
         raise _bad(item, "value", "a value")

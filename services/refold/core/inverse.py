@@ -11,7 +11,7 @@ from orjson import dumps, loads
 
 from refold.core.diff import diff
 from refold.core.document import Limits
-from refold.core.extensions import EXTENSIONS, added, plain_operations
+from refold.core.extensions import EXTENSIONS, added, deleted_count, plain_operations
 from refold.core.json_text import INTEGER_MAX, INTEGER_MIN, Json
 from refold.core.pointer import index, parse, render, resolve
 from refold.core.replay import apply_accepted
@@ -123,7 +123,7 @@ def _undo_extension(state: Json, operation: Json) -> Patch:
             return [_remove(path)]
         position = min(position, len(resolve(state, tokens)))
         return [{"op": "str_del", "path": path, "pos": position, "len": len(text)}] if text else []
-    length = len(operation["str"]) if "str" in operation else operation["len"]
+    length = deleted_count(operation)
     text = resolve(state, tokens)[position : position + length]
     return [{"op": "str_ins", "path": path, "pos": position, "str": text}] if text else []
 

@@ -1,6 +1,6 @@
 """The resolver's service: it decides on conflicts by the resolvers of a module. Run by `refold resolver`.
 
-It hears of conflicts on `conflict.<ns>.<doc>`, at most once; at start and again and again it works through the open
+It receives conflicts on `conflict.<ns>.<doc>`, at most once; at start and periodically it works through the open
 ones that it has missed. Decisions are strict events with an id, so that several services may run at once.
 """
 

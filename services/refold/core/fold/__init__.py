@@ -12,6 +12,7 @@ from refold.core.document import Document
 from refold.core.envelope import open_envelope
 from refold.core.errors import FoldUnknown, LogDiffers, Refused
 from refold.core.fold import v1, v2
+from refold.core.fold.decide import decide
 from refold.core.fold.rules import FOLD_MAX, Decoded, Folded, Rules, Window
 from refold.core.json_text import Json
 from refold.core.stream import GENESIS_DOCUMENT, SYSTEM_NAMESPACE, Record, author_headers, route
@@ -68,7 +69,7 @@ def fold(
     document.events += 1
     document.last_sequence = record.sequence
     document.last_recorded_at = recorded_at
-    return rules.decide(document, record, decoded, recorded_at, rules, window)
+    return decide(document, record, decoded, recorded_at, rules, window)
 
 
 def genesis(log_id: str, rules: Rules = NEWEST) -> dict[str, Json]:

@@ -1,12 +1,11 @@
 """Decode an event and decide its outcome: what all fold numbers have in common.
 
-A number's own rule is how an event changes its document (`ChangeRule`).
+A number's own rule is how an event changes its document (`Rules.change`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final
 
 from refold.core import json_text
 from refold.core.dedup import content_digest, id_digest, recall, remember
@@ -38,18 +37,6 @@ def decode(record: Record, rules: Rules) -> Decoded:
     return Decoded(envelope, event, None)
 
 
-class Changed(NamedTuple):
-    """What an event did to its document's state, which it has changed; see `Outcome`."""
-
-    effect: list[Json] | None = None
-    conflict: dict[str, Json] | None = None
-    status: Status = Status.applied
-
-
-ChangeRule: TypeAlias = Callable[[Document, Record, Event, Rules, Window], Changed]
-"""A fold number's rule of how an event changes its document. It raises `Refused`, and the state is as it was."""
-
-
 def decide(
     document: Document,
     record: Record,
@@ -57,7 +44,6 @@ def decide(
     recorded_at: int,
     rules: Rules,
     window: Window,
-    change: ChangeRule,
 ) -> Folded:
     """Fold a decoded event into its document, at most once for each id."""
     envelope, event, refused = decoded
@@ -66,13 +52,13 @@ def decide(
         return Folded(_rejected(document, Kind.unknown, refused), recorded_at)
     event_id = envelope.id
     if event_id is None:
-        return _decide(document, record, decoded, recorded_at, rules, window, change)
+        return _decide(document, record, decoded, recorded_at, rules, window)
     limits = rules.limits
     digest, content = id_digest(event_id), content_digest(content_of(envelope.fields))
     known = recall(document.identities, digest, document.events - limits.id_window_events)
     if known is not None:
         return Folded(_repeated(document, content, *known), recorded_at, event_id=event_id)
-    outcome, occurred_at, _, _, _ = _decide(document, record, decoded, recorded_at, rules, window, change)
+    outcome, occurred_at, _, _, _ = _decide(document, record, decoded, recorded_at, rules, window)
     status, version, _, is_creation, reason, *_ = outcome
     first = First(document.events, record.sequence, recorded_at, version, status, is_creation, reason)
     identity = remember(document.identities, digest, content, first, limits.id_window_ids)
@@ -93,7 +79,6 @@ def _decide(
     recorded_at: int,
     rules: Rules,
     window: Window,
-    change: ChangeRule,
 ) -> Folded:
     _, event, refused = decoded
     try:
@@ -108,7 +93,7 @@ def _decide(
         if document.namespace == SYSTEM_NAMESPACE:
             _check_system_event(document.document, event, record.sequence, rules)
         is_creation = document.state is ABSENT
-        effect, conflict, status = change(document, record, event, rules, window)
+        effect, conflict, status = rules.change(document, record, event, rules, window)
     except Refused as broken:
         kind = event.kind if event is not None else Kind.unknown
         return Folded(_rejected(document, kind, broken), recorded_at, event)

@@ -9,7 +9,7 @@ view are filters over the same places.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from refold.core.json_text import Json
 
@@ -272,6 +272,10 @@ class Content:
             self.adopted.append(stamp)
             self.sequence.stamp_first(self.stamp)
 
+    def has_touched(self, key: str) -> bool:
+        """Tell whether it is an object in which a member was touched: that has places, which may all be removed."""
+        return self.members is not None and key in self.members
+
     def seen_member(self, author: Author, key: str) -> Member | None:
         """Return where an author sees a member that was touched."""
         assert self.members is not None
@@ -293,7 +297,3 @@ class Content:
             return None
         removal = next((stamp for stamp in place.removed if not stamp.is_optimistic), None)
         return place.home.gone_by() if removal is None else removal
-
-
-Anchor: TypeAlias = tuple[int, int]
-"""What was removed and comes before something: the sequence of the event that removed it, and the end of its units."""

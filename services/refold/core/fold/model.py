@@ -1,7 +1,7 @@
 """What the events of a window did to the identities of a document's values, by their effective patches.
 
-It is told of each operation before that changes the state. What an event did in its author's view only is kept with the
-event's outcome as *steps*, so that the same model comes of the same entries, from whatever version the window begins.
+It takes each operation before that changes the state. What an event did in its author's view only is kept with the
+event's outcome as *steps*, so that the same entries give the same model, from whatever version the window begins.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from refold.core.fold.identity import Anchor, Content, Member, Node, Piece, Place, Stamp
-from refold.core.fold.sequence import Sequence
+from refold.core.extensions import deleted_count
+from refold.core.fold.identity import Content, Member, Node, Piece, Place, Stamp
+from refold.core.fold.sequence import Anchor, Sequence
 from refold.core.json_text import Json
 from refold.core.pointer import as_container, index, missing_member, parse
 
@@ -68,7 +69,7 @@ class Model:
         for token in tokens:
             self.open(content, value)
             place = self.place_in(content, token, value)
-            value = value[token] if type(value) is dict else value[int(token)]
+            value = _child(value, token)
             content = place.ensure_node().head
         self.open(content, value)
         return content, as_container(value)
@@ -110,8 +111,7 @@ class Model:
             return self.state()
         if not place.is_live:
             return place.value[0] if isinstance(place, Piece) else place.value
-        above = self.value_of(place.home)
-        return above[place.key] if type(above) is dict else above[int(place.key)]
+        return _child(self.value_of(place.home), place.key)
 
     def apply(
         self, operation: Json, stamp: Stamp, anchors: list[Anchor], *, keeps: bool, adopts: bool
@@ -128,8 +128,7 @@ class Model:
             return
         (content, value), key = self.content_at(tokens[:-1]), tokens[-1]
         if name == "remove":
-            place = self.place_in(content, key, value)
-            self.remove(place, stamp, value, keeps=keeps)
+            self.remove(self.place_in(content, key, value), stamp, value, keeps=keeps)
         elif name in _CHANGES:
             if content.members is not None and key not in value:
                 self._insert(content, key, stamp, anchors)
@@ -137,8 +136,7 @@ class Model:
                 self._change(self.place_in(content, key, value).ensure_node(), operation, stamp, anchors)
         elif name == "replace" or (content.members is not None and key in value):
             place = self.place_in(content, key, value)
-            old = value[key] if content.members is not None else value[int(key)]
-            self._write(place.ensure_node(), old, stamp)
+            self._write(place.ensure_node(), _child(value, key), stamp)
             if adopts:
                 place.inserted.append(stamp)
         else:
@@ -153,9 +151,8 @@ class Model:
         self._name(content)
         node.contents.append(Content(node, stamp))
         self._touched.add(content)
-        place = node.place
-        if place is not None:
-            self._note(place.home, place, stamp)
+        if node.place is not None:
+            self._note(node.place.home, node.place, stamp)
 
     def _change(self, node: Node, operation: Json, stamp: Stamp, anchors: list[Anchor]) -> None:
         """Change a number or a text."""
@@ -173,7 +170,7 @@ class Model:
                 if new.count:
                     sequence.insert(position, anchors, new)
             else:
-                count = len(operation["str"]) if "str" in operation else operation["len"]
+                count = deleted_count(operation)
                 self._remove_text(sequence, position, min(count, len(value) - position), value, stamp)
         content.writes.append(stamp)
         self._touched.add(content)
@@ -193,7 +190,7 @@ class Model:
 
     def _insert(
         self, content: Content, key: str, stamp: Stamp, anchors: list[Anchor], node: Node | None = None
-    ) -> Place:
+    ) -> None:
         place: Place
         if content.members is not None:
             place = self._member(content, key, [stamp])
@@ -206,7 +203,6 @@ class Model:
             self._move(node, place, place)
             node.moves.append(stamp)
         self._note(content, place, stamp)
-        return place
 
     def _move(self, node: Node, seen: Place, place: Place | None) -> None:
         self._moved.append((node, node.place))
@@ -215,8 +211,7 @@ class Model:
 
     def remove(self, place: Place, stamp: Stamp, value: Json, *, keeps: bool = False) -> None:
         """Remove a place from the head; `value` is its container's."""
-        key = place.key
-        old = value[key] if isinstance(place, Member) else value[int(key)]
+        old = _child(value, place.key)
         self._note(place.home, place, stamp)
         given = stamp
         if keeps:
@@ -298,3 +293,8 @@ class Model:
     def skip(self, count: int) -> None:
         """Pass over the names of what is not in this window."""
         self._unit += count
+
+
+def _child(value: Json, token: str) -> Json:
+    """Return a member or an element that is there."""
+    return value[token] if type(value) is dict else value[int(token)]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from refold.core.errors import Refused
+from refold.core.extensions import deleted_count
 from refold.core.fold.addresses import (
     address_of_content,
     address_of_place,
@@ -157,7 +158,7 @@ class Optimistic:
     def delete_text(self, item: Json, tokens: tuple[str, ...]) -> None:
         """Delete characters."""
         content = self._view.container(tokens, is_head=False)
-        count = len(item["str"]) if "str" in item else item["len"]
+        count = deleted_count(item)
         if content.sequence is not None and content.is_text:
             for piece in content.sequence.seen_range(self._author, item["pos"], count):
                 self.hide(piece)

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from orjson import dumps, loads
-
 from refold.core.document import Limits
 from refold.core.errors import Refused
 from refold.core.extensions import EXTENDED
-from refold.core.fold.identity import Anchor, Author, Content, Node, Place, Stamp
+from refold.core.fold.identity import Author, Content, Node, Place, Stamp
 from refold.core.fold.model import ADOPT, AT, KEEP, Model
 from refold.core.fold.optimistic import Optimistic
-from refold.core.fold.sequence import Sequence
-from refold.core.fold.view import TARGET_GONE, Found, Gone, View
+from refold.core.fold.sequence import Anchor, Sequence
+from refold.core.fold.view import TARGET_GONE, Found, Gone, View, copied
 from refold.core.json_text import Json
 from refold.core.patch import compile_patch
 from refold.core.pointer import as_container, index, render, resolve
@@ -67,7 +65,7 @@ class Resolution:
         self.model.apply(operation, self.stamp, anchors, keeps=keeps, adopts=adopts)
         self.effect.append(operation)
         # The event's later operations change values in the state, not those of its own patch.
-        self.change(loads(dumps(operation)))
+        self.change(copied(operation))
 
     def note(
         self, anchors: list[Anchor] | None, *, keeps: bool = False, adopts: bool = False
@@ -126,7 +124,7 @@ class Resolution:
         """Tell whether the author sees no such member in an object, and the head has none that it continues."""
         parent, key = self.view.find(tokens[:-1]), tokens[-1]
         content = self.view.opened(parent)
-        if content is not None and content.members is not None and key in content.members:
+        if content is not None and content.has_touched(key):
             live = content.live_member(key)
             is_seen = content.seen_member(self.author, key) is not None
             return not is_seen and (live is None or not self.is_continued(live))
@@ -137,7 +135,7 @@ class Resolution:
         """Add a member that `is_absent`."""
         parent, key = self.view.find(tokens[:-1]), tokens[-1]
         content = self.view.opened(parent)
-        if content is not None and content.members is not None and key in content.members:
+        if content is not None and content.has_touched(key):
             self.put_member(content, key, value)
         else:
             self.emit({"op": "add", "path": render((*parent.path(), key)), "value": value})

@@ -12,9 +12,10 @@ from orjson import dumps, loads
 
 from refold.core.errors import Refused
 from refold.core.fold import resolve_values
-from refold.core.fold.identity import Anchor, Content, Node, Piece, Place
+from refold.core.fold.identity import Content, Node, Piece, Place
 from refold.core.fold.merge3 import member_changes, merged
 from refold.core.fold.resolution import MERGE, Resolution, conflict, only_seen
+from refold.core.fold.sequence import Anchor
 from refold.core.fold.view import TARGET_GONE, Gone, View, copied
 from refold.core.json_text import Json, identical
 from refold.core.pointer import parse, render, resolve
@@ -41,7 +42,7 @@ def apply_stale(resolution: Resolution, operations: Iterable[Json], *, is_whole:
 def add(resolution: Resolution, item: Json, tokens: tuple[str, ...]) -> None:
     """Write a member, or insert an element after its left neighbour."""
     if not tokens:
-        _put_root(resolution, item)
+        _write_node(resolution, resolution.model.root, None, item)
         return
     parent, key = resolution.view.find(tokens[:-1]), tokens[-1]
     content = resolution.view.opened(parent)
@@ -52,10 +53,6 @@ def add(resolution: Resolution, item: Json, tokens: tuple[str, ...]) -> None:
     else:
         path, anchors = resolution.gap(content, key)
         resolution.emit({"op": "add", "path": render(path), "value": item["value"]}, anchors)
-
-
-def _put_root(resolution: Resolution, item: Json) -> None:
-    _write_node(resolution, resolution.model.root, None, item)
 
 
 def _write_member(resolution: Resolution, content: Content, key: str, item: Json) -> None:
@@ -111,10 +108,10 @@ def _shows(resolution: Resolution, node: Node, value: Json) -> bool:
 def replace(resolution: Resolution, item: Json, tokens: tuple[str, ...]) -> None:
     """Write to a value where it is; put back what was removed."""
     if not tokens:
-        _put_root(resolution, item)
+        _write_node(resolution, resolution.model.root, None, item)
         return
     content, key = resolution.view.opened(resolution.view.find(tokens[:-1])), tokens[-1]
-    if content is not None and content.members is not None and key in content.members:
+    if content is not None and content.has_touched(key):
         _write_member(resolution, content, key, item)
         return
     node, place, rest = found = resolution.view.find(tokens)
@@ -179,7 +176,8 @@ def move(resolution: Resolution, item: Json, tokens: tuple[str, ...]) -> None:
         raise Gone(TARGET_GONE, node.head.gone_by())
     resolution.overwrite(resolution.author.others(node.moves))
     if not tokens:
-        _put_root(resolution, {"op": "add", "value": copied(resolve(resolution.edit.root, node.path()))})
+        root = {"op": "add", "value": copied(resolve(resolution.edit.root, node.path()))}
+        _write_node(resolution, resolution.model.root, None, root)
         return
     # The target is what the path means when the value has left its place.
     place.removed.append(resolution.optimistic_stamp)

@@ -6,6 +6,7 @@ Used by `refold.core.fold.resolve`.
 from __future__ import annotations
 
 from refold.core.errors import Refused
+from refold.core.extensions import deleted_count
 from refold.core.fold.identity import Content, Piece
 from refold.core.fold.resolution import Resolution, conflict
 from refold.core.fold.sequence import Sequence
@@ -57,7 +58,7 @@ def insert_text(resolution: Resolution, item: Json, tokens: tuple[str, ...]) -> 
 def delete_text(resolution: Resolution, item: Json, tokens: tuple[str, ...]) -> None:
     """Delete what is left of the characters that the author means."""
     sequence, path = _text(resolution, tokens)
-    position, count = item["pos"], len(item["str"]) if "str" in item else item["len"]
+    position, count = item["pos"], deleted_count(item)
     if sequence is None:
         text = resolve(resolution.edit.root, path)
         if type(text) is str:
@@ -99,7 +100,7 @@ def _pushed_to(resolution: Resolution, tokens: tuple[str, ...]) -> tuple[tuple[s
     """Return the path at the head of an array to push to, and its content where something in it was touched."""
     if tokens:
         above = resolution.view.opened(resolution.view.find(tokens[:-1]))
-        if above is not None and above.members is not None and tokens[-1] in above.members:
+        if above is not None and above.has_touched(tokens[-1]):
             live = above.live_member(tokens[-1])
             if live is not None and above.seen_member(resolution.author, tokens[-1]) is None:
                 return (*above.node.path(), tokens[-1]), live.ensure_node().head

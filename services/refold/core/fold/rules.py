@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Final, NamedTuple, TypeAlias
 
 from refold.core import json_text
-from refold.core.document import Document, First, Limits, Outcome
+from refold.core.document import Document, First, Limits, Outcome, Status
 from refold.core.envelope import Envelope
 from refold.core.errors import Refused
 from refold.core.event import Event
@@ -91,15 +91,27 @@ Window: TypeAlias = Segment | None
 """The history of one document to its head, from the version that an event's rules asked for, or from before it."""
 
 
+class Changed(NamedTuple):
+    """What an event did to its document's state, which it has changed; see `Outcome`."""
+
+    effect: list[Json] | None = None
+    conflict: dict[str, Json] | None = None
+    status: Status = Status.applied
+
+
+ChangeRule: TypeAlias = Callable[[Document, Record, Event, "Rules", Window], Changed]
+"""A fold number's rule of how an event changes its document. It raises `Refused`, and the state is as it was."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """A fold number's rules and limits, which never change once released: another rule is another number.
 
-    `decode` reads a record without its document. `needs` returns the version after which `decide` must be given the
-    document's changes, None where it needs none; it is None where no event of this number ever needs any. `decide`
-    folds the event into its document, in place, and leaves the state as it was where it rejects.
+    `decode` reads a record without its document. `needs` returns the version after which `change` must be given the
+    document's changes, None where it needs none; it is None where no event of this number ever needs any. `change`
+    applies an event to its document's state, in place, and leaves it as it was where it raises `Refused`.
 
-    `fold_usual` folds most events faster than `decode` and `decide` do, with the same result. It is given the record
+    `fold_usual` folds most events faster than these do, with the same result. It is given the record
     (with its author's headers only, none of which is a field of the event), the subject for the entry, the recorded
     time and the reply subject. It returns None, and has changed nothing, where the event is not of the usual form.
 
@@ -111,7 +123,7 @@ class Rules:
     operations: Mapping[str, OperationShape]
     decode: Callable[[Record, Rules], Decoded]
     needs: Callable[[Decoded, Document], int | None] | None
-    decide: Callable[[Document, Record, Decoded, int, Rules, Window], Folded]
+    change: ChangeRule
     fields: frozenset[str] = frozenset()
     """Fields of an event that fold 1 does not have."""
     fold_usual: (

@@ -5,21 +5,19 @@ Registered in `refold.core.fold`. A recorded log in `tests/data/` has its outcom
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Final
 
 from refold.core.document import Document, Limits
 from refold.core.errors import Refused
 from refold.core.event import Event
-from refold.core.fold import decide as shared
 from refold.core.fold.apply import apply_change
-from refold.core.fold.decide import DETAIL_CHARS_MAX, Changed, decode
-from refold.core.fold.rules import Rules, Window
+from refold.core.fold.decide import DETAIL_CHARS_MAX, decode
+from refold.core.fold.rules import Changed, Rules, Window
 from refold.core.fold.usual import fold_usual
 from refold.core.patch import RFC_6902
 from refold.core.stream import Record
 
-__all__ = ["DETAIL_CHARS_MAX", "LIMITS", "RULES", "decide", "decode"]
+__all__ = ["DETAIL_CHARS_MAX", "LIMITS", "RULES", "decode"]
 
 LIMITS: Final = Limits(
     depth=128,
@@ -57,14 +55,12 @@ def _check_base(document: Document, event: Event, base: int) -> None:
     raise Refused("conflict", f"version {base + 1} came after it", field="base", shape=str(base))
 
 
-decide: Final = partial(shared.decide, change=_change)
-
 RULES: Final = Rules(
     number=1,
     limits=LIMITS,
     operations=RFC_6902,
     decode=decode,
     needs=None,
-    decide=decide,
+    change=_change,
     fold_usual=fold_usual,
 )

@@ -6,22 +6,20 @@ The rules are in `schemas/conflicts.md`. Where there is nothing to resolve, an e
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Final, NamedTuple
 
 from refold.core.document import ABSENT, Document, Kind, Status
 from refold.core.errors import Refused
 from refold.core.event import Event
 from refold.core.extensions import EXTENDED
-from refold.core.fold import decide as shared
 from refold.core.fold import v1
 from refold.core.fold.apply import apply_change
-from refold.core.fold.decide import Changed, decode
+from refold.core.fold.decide import decode
 from refold.core.fold.identity import Author, Stamp
 from refold.core.fold.optimistic import Optimistic
 from refold.core.fold.resolution import LAST, MERGE, Resolution
 from refold.core.fold.resolve import apply_stale
-from refold.core.fold.rules import Decoded, Rules, Window
+from refold.core.fold.rules import Changed, Decoded, Rules, Window
 from refold.core.fold.usual import fold_usual
 from refold.core.fold.view import DEPENDS_ON_REJECTED, View
 from refold.core.fold.window import (
@@ -43,12 +41,10 @@ LIMITS: Final = replace(v1.LIMITS, window_versions=WINDOW_VERSIONS_MAX, window_b
 
 
 class Intent(NamedTuple):
-    """A stale event: what it asks for, and by which rules."""
+    """A stale event: what it asks for, and by which rules. A merge patch's operations depend on its author's view."""
 
     operations: list[Json]
-    base: int
     strategy: str
-    session: str | None
     is_whole: bool
 
 
@@ -93,14 +89,13 @@ def _recent(document: Document, base: int, window: Window) -> Recent:
 def _change_stale(document: Document, record: Record, event: Event, rules: Rules, recent: Recent) -> Changed:
     base, session = event.base or 0, event.fields.get("session")
     changes = recent.changes(base)
-    if _others(changes, session) is None and not any(
-        it.has_steps and it.session == session for it in changes
-    ):
+    others = _others(changes, session)
+    if others is None and not any(it.has_steps and it.session == session for it in changes):
         return _apply(document, event, rules)
-    intent = _intent(event, base, rules.settings.on_conflict)
+    intent = _intent(event, rules.settings.on_conflict)
     author = Author(base, session, record.sequence)
     try:
-        _check_strategy(intent, changes)
+        _check_strategy(intent.strategy, others)
         return _resolve(document, author, event, intent, recent, rules)
     except Refused as refused:
         refused.conflict = _rejection(document, author, event, intent, recent)
@@ -113,30 +108,28 @@ def _apply(document: Document, event: Event, rules: Rules) -> Changed:
     return Changed(effect)
 
 
-def _intent(event: Event, base: int, default: str) -> Intent:
+def _intent(event: Event, default: str) -> Intent:
     if event.kind is Kind.patch:
         operations = event.value
     elif event.kind is Kind.merge:
-        # What it does depends on the view.
         operations = []
     else:
         # A delete counts as one write of the root too.
         value = {} if event.kind is Kind.delete else event.value
         operations = [{"op": "replace", "path": "", "value": value}]
     is_whole = event.fields.get("all_or_nothing", False) or any(it["op"] == "test" for it in operations)
-    return Intent(operations, base, event.on_conflict or default, event.fields.get("session"), is_whole)
+    return Intent(operations, event.on_conflict or default, is_whole)
 
 
-def _check_strategy(intent: Intent, changes: list[Change]) -> None:
-    strategy, session = intent.strategy, intent.session
-    if strategy != REJECT and not strategy.startswith(CUSTOM):
-        return
-    version = _others(changes, session)
-    if version is None:
+def _check_strategy(strategy: str, others: int | None) -> None:
+    """Reject by a strategy that leaves nothing to the fold, where `others` is the first version that others made."""
+    if others is None:
         return
     if strategy == REJECT:
-        raise Refused("conflict", f"version {version} came after it", field="base")
-    raise Refused("needs_resolution", f"a resolver named {strategy[7:]} decides", field="on_conflict")
+        raise Refused("conflict", f"version {others} came after it", field="base")
+    if strategy.startswith(CUSTOM):
+        name = strategy.removeprefix(CUSTOM)
+        raise Refused("needs_resolution", f"a resolver named {name} decides", field="on_conflict")
 
 
 def _others(changes: list[Change], session: str | None) -> int | None:
@@ -227,7 +220,7 @@ RULES: Final = Rules(
     operations=EXTENDED,
     decode=decode,
     needs=needs,
-    decide=partial(shared.decide, change=_change),
+    change=_change,
     fold_usual=fold_usual,
     fields=frozenset({"session", "all_or_nothing", "reverts", "resolves", "txn"}),
 )

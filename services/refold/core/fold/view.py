@@ -81,7 +81,7 @@ class View:
             writes = reversed(content.keys.get(key, []))
             by = next((stamp for stamp in writes if self._author.others((stamp,))), None)
             if by is not None and is_head:
-                # They have made it meanwhile.
+                # Others have created it meanwhile.
                 raise Gone(TARGET_GONE, by)
             raise missing_member(self._model.value_of(content), key)
         return seen
@@ -138,7 +138,7 @@ class View:
         if not content.is_open:
             return value
         if content.members is not None:
-            return self._object(content.members, value)
+            return self._object(content, value)
         if content.sequence is not None:
             items = self._items(content.sequence, value)
             return "".join(items) if content.is_text else [each for some in items for each in some]
@@ -154,12 +154,11 @@ class View:
                 total = added(total, amount)
         return total
 
-    def _object(self, members: dict[str, list[Member]], value: dict[str, Json]) -> Json:
+    def _object(self, content: Content, value: dict[str, Json]) -> Json:
         found = dict(value)
         # In order, as the first part that is not known is named.
-        for key in sorted(members):
-            places = members[key]
-            seen = next((place for place in reversed(places) if self._author.sees(place)), None)
+        for key in sorted(content.members or ()):
+            seen = content.seen_member(self._author, key)
             if seen is None:
                 found.pop(key, None)
             elif seen.node is not None or not seen.is_live:

@@ -12,9 +12,10 @@ from typing import Final, NamedTuple
 
 from refold.core import json_text
 from refold.core.document import Document, Kind
-from refold.core.fold.identity import Anchor, Stamp
+from refold.core.fold.identity import Stamp
 from refold.core.fold.model import ADOPT, AT, KEEP, Model
 from refold.core.fold.optimistic import repeat
+from refold.core.fold.sequence import Anchor
 from refold.core.fold.view import DEPENDS_ON_REJECTED, TARGET_GONE, copied
 from refold.core.history import Entry, Segment, fields_of, operations_of
 from refold.core.json_text import Json
