@@ -55,7 +55,7 @@ MATRIX: dict[str, tuple[str, ...]] = {
     "publish $JS.ACK.STATE.c.1.1.1.1.0": FOLDS,
     "publish change.n.d": ("administrator", "reply"),
     "publish conflict.n.d": ("administrator", "reply"),
-    "publish refold.progress": FOLDS,
+    "publish refold.progress": ("administrator", "reply"),
     "publish refold.control.projector": ("administrator", "gateway"),
     "publish refold.control.commit": ("administrator", "gateway"),
     "publish refold.reply.mine": ("administrator", "reply"),

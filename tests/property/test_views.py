@@ -64,7 +64,8 @@ def test_an_outcome_is_the_same_by_template_and_by_view(
     assert views.step_json(where, step) == json_text.dumps(views.step_view(where, step))
 
 
-FIELDS = st.fixed_dictionaries({}, optional={"actor": TEXTS, "id": TEXTS, "type": TEXTS})
+METAS = st.dictionaries(st.text(max_size=5), TEXTS | COUNTS, max_size=3)
+FIELDS = st.fixed_dictionaries({}, optional={"actor": TEXTS, "id": TEXTS, "type": TEXTS, "meta": METAS})
 PATCHES = st.lists(st.fixed_dictionaries({"op": st.just("add"), "path": st.text(max_size=5), "value": TEXTS}))
 
 
@@ -73,5 +74,6 @@ def test_a_change_is_the_same_by_template_and_by_view(
     namespace: str, document: str, entry: Entry, fields: dict[str, Any], patch: list[Any]
 ) -> None:
     where = Route.of(namespace, document)
-    view = {"namespace": namespace, "document": document, **views.change_view(entry, patch, fields)}
+    about = {name: fields[name] for name in ("meta",) if name in fields}
+    view = {"namespace": namespace, "document": document, **views.change_view(entry, patch, fields), **about}
     assert views.change_json(where, entry, fields, json_text.dumps(patch)) == json_text.dumps(view)

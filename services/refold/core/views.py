@@ -65,12 +65,14 @@ def step_json(where: Route, step: Step) -> bytes:
 def change_json(where: Route, entry: Entry, fields: dict[str, Any], patch: bytes) -> bytes:
     """Return a document's change as canonical JSON, as `change_view` shows it, with its names and a patch that is JSON.
 
-    It is written by a template.
+    It is written by a template. `meta` is a member only where the event has it.
     """
     recorded, occurred = _times(entry)
+    meta = fields.get("meta")
+    about = "" if meta is None else f'"meta":{json_text.dumps(meta).decode()},'
     head = (
         f'{{"actor":{_text(fields.get("actor"))},"document":{_text(where.document)},"id":{_text(fields.get("id"))},'
-        f'"namespace":"{where.namespace}","occurred_at":"{occurred}","patch":'
+        f'{about}"namespace":"{where.namespace}","occurred_at":"{occurred}","patch":'
     )
     tail = (
         f',"recorded_at":"{recorded}","sequence":{entry.sequence},"type":{_text(fields.get("type"))},'

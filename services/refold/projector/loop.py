@@ -27,6 +27,7 @@ from refold.projector.cache import DocumentCache
 from refold.projector.commit_buffer import RECORDS_FOLDED_MAX, AdaptiveBatch, CommitBuffer, CommitTimer
 from refold.projector.contested import ConflictNotices
 from refold.projector.notices import (
+    Announced,
     Notice,
     change_notice,
     joined,
@@ -62,7 +63,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """What the loop uses. `replies` is a connection that may publish outcomes and changes and nothing else.
+    """What the loop uses. `replies` is a connection that may publish outcomes, changes and progress and nothing else.
 
     `broker_now` returns the broker's clock in nanoseconds. `shard` is the shard's name in notices of progress.
     """
@@ -96,13 +97,17 @@ class ShardLoop:
         self._timer = CommitTimer(bounds.commit_interval_seconds)
         self._replies: list[Notice] = []
         self._changes: list[Notice] = []
+        self._sending = asyncio.Lock()
+        self._effective_count = 0
         self._conflicts = ConflictNotices(ports.store, ports.replies, ports.metrics, self._uncommitted)
         self._until_sequence: int | None = None
         self._committing: CommitBuffer | None = None
         self._has_work = asyncio.Event()
         self._has_committed = asyncio.Event()
-        self._started_at = ports.broker_now()
         self._taken_sequence = self.committed_sequence = fold_state.read_sequence
+        self._announced = Announced(
+            shard=ports.shard, started_at=ports.broker_now(), folded_sequence=fold_state.read_sequence
+        )
         # What readers wait for and is not folded yet: the least of it; 0 for nothing.
         self._awaited_sequence = 0
 
@@ -269,6 +274,8 @@ class ShardLoop:
         finally:
             for status in filter(counts.__getitem__, STATUSES):
                 self._ports.metrics.events_folded.labels(outcome=status.name).inc(counts[status])
+                if status.is_effective:
+                    self._effective_count += counts[status]
 
     def _fold_each(self, records: list[Record], young: int, counts: list[int]) -> None:
         routes, buffer, fold = self._routes, self._buffer, self._fold_state.fold
@@ -361,24 +368,32 @@ class ShardLoop:
         await self.send_progress()
 
     async def send_progress(self) -> None:
-        """Send how far the shard is: after every commit, and as a sign of life."""
-        sequences = self.committed_sequence, self._fold_state.read_sequence
-        await self._send(
-            self._ports.notices, [progress_notice(self._ports.shard, self._started_at, *sequences)]
-        )
+        """Send how far the shard is: after every commit, and as a sign of life.
+
+        On the connection of the changes, and never between those of one turn: who counts the changes that came before
+        it knows whether one was lost.
+        """
+        async with self._sending:
+            await self._send([progress_notice(self.committed_sequence, self._announced)])
 
     async def _send_folded(self) -> None:
         """Send the outcomes and changes of what was folded; a store that hangs does not delay them.
 
         They go out in one write: another one costs projector and broker about 40 µs each while little is written.
         """
-        messages, self._replies, self._changes = joined(self._replies) + self._changes, [], []
-        if messages:
-            await self._send(self._ports.replies, messages)
+        announced, folded_sequence = self._announced, self._fold_state.read_sequence
+        async with self._sending:
+            changes_count = len(self._changes)
+            messages, self._replies, self._changes = joined(self._replies) + self._changes, [], []
+            if messages:
+                await self._send(messages)
+            announced.folded_sequence = folded_sequence
+            announced.changes_sent += changes_count
+            announced.changes_unsent = self._effective_count - announced.changes_sent
 
-    async def _send(self, notices: Notices, messages: list[Notice]) -> None:
+    async def _send(self, messages: list[Notice]) -> None:
         """Send messages. Notices may be lost without harm to the state, so a dead connection is only logged."""
         try:
-            await notices.send_all(messages)
+            await self._ports.replies.send_all(messages)
         except LogUnavailable as error:
             get_logger().warning("notices_lost", sequence=self.committed_sequence, error=str(error))

@@ -6,6 +6,7 @@ Never in a replay. Each may be lost, or sent again after a crash: the fold gives
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Final
 
 from refold.core import json_text, views
@@ -79,16 +80,33 @@ def change_notice(where: Route, step: Step) -> Notice | None:
     return change_subject(where.namespace, where.document), body
 
 
-def progress_notice(shard: str, started_at: int, committed_sequence: int, folded_sequence: int) -> Notice:
+@dataclass(slots=True, kw_only=True)
+class Announced:
+    """What one projector has announced of its shard since its start, all on one connection and so in this order.
+
+    `folded_sequence` is the sequence up to which outcomes and changes were sent, `changes_sent` counts the change
+    notices, `changes_unsent` the effective events that were too old for one.
+    """
+
+    shard: str
+    started_at: int
+    folded_sequence: int
+    changes_sent: int = 0
+    changes_unsent: int = 0
+
+
+def progress_notice(committed_sequence: int, announced: Announced) -> Notice:
     """Return subject and body of how far a shard has committed and folded the log.
 
     Its epoch is the projector's start (nanoseconds of the broker's clock).
     """
     view: Json = {
         "sequence": committed_sequence,
-        "folded": folded_sequence,
-        "shard": shard,
-        "epoch": format_time(started_at),
+        "folded": announced.folded_sequence,
+        "shard": announced.shard,
+        "epoch": format_time(announced.started_at),
+        "sent": announced.changes_sent,
+        "unsent": announced.changes_unsent,
     }
     return PROGRESS_SUBJECT, json_text.dumps(view)
 

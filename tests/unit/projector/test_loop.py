@@ -169,6 +169,38 @@ async def test_progress_says_how_far_is_committed_and_how_far_is_folded() -> Non
     await asyncio.wait({running})
 
 
+async def test_each_progress_counts_the_changes_before_it_and_those_that_were_not_sent() -> None:
+    log, store, notices = MemoryLog("log-1"), MemoryStore(), MemoryNotices()
+    changes: list[dict[str, Any]] = []
+    counted: list[tuple[dict[str, Any], int]] = []
+    await notices.listen("change.>", lambda _, body: changes.append(orjson.loads(body)))
+    await notices.listen(
+        "refold.progress", lambda _, body: counted.append((orjson.loads(body), len(changes)))
+    )
+    # The first 100 events are an hour old when they are folded.
+    offset = 3_600 * 10**9
+    await _write(log, 100)
+    old = (await log.info()).last_sequence
+    given = ports(log, store, notices, broker_now=lambda: time.time_ns() + offset)
+    async with projecting(given, NARROW) as running:
+        await running.committed(old)
+        offset = 0
+        for _ in range(20):
+            await _write(log, 10)
+            last = (await log.info()).last_sequence
+            await running.committed(last)
+        await until(lambda: _is(counted[-1][0]["folded"] == last))
+    assert len(counted) > 10
+    assert [progress["sent"] for progress, _ in counted] == [count for _, count in counted]
+    for progress, count in counted:
+        assert all(change["sequence"] <= progress["folded"] for change in changes[:count])
+        assert all(change["sequence"] > progress["folded"] for change in changes[count:])
+    versions = [head.snapshot.version for name in DOCUMENTS if (head := await store.head("n", name))]
+    # The log's own document has a version, too.
+    assert counted[-1][0]["sent"] + counted[-1][0]["unsent"] == sum(versions) + 1
+    assert changes[0]["sequence"] > old
+
+
 SELDOM = replace(ROOMY, commit_interval_seconds=3_600.0)
 """No commit comes from the timer within a test, after the first."""
 
