@@ -109,21 +109,26 @@ export class View {
   /** Return what the author sees a node hold; it may share parts with the document. Throws `Gone`. */
   value(node) {
     const content = this.content(node, false);
-    const amounts = content.amounts.filter(({ stamp }) => !stamp.isCancelled);
-    if (amounts.length) return this.#sum(amounts);
     const value = this.model.valueOf(content);
+    if (typeof value === "bigint" || typeof value === "number") return this.#sum(content, value);
     if (!content.members && !content.sequence) return value;
     if (content.members) return this.#object(content.members, value);
     const items = this.#items(content, value);
     return content.isText ? items.join("") : items;
   }
 
-  /** The number before the first amount, with those that the author knows. */
-  #sum(amounts) {
+  /**
+   * The number that was written, with the amounts that the author knows of. Its own `inc` may have been applied to a
+   * number that others wrote later.
+   */
+  #sum(content, value) {
+    const { contents } = content.node;
+    const written = content.amounts.find(({ stamp }) => !stamp.isCancelled)?.before ?? value;
+    const amounts = contents.slice(contents.indexOf(content)).flatMap((each) => each.amounts);
     const known = amounts.filter(({ stamp }) => this.author.knows(stamp));
     const optimistic = known.find(({ stamp }) => stamp.isOptimistic);
     if (optimistic) throw new Gone(optimistic.stamp.reason);
-    return known.reduce((total, { amount }) => sum(total, amount), amounts[0].before);
+    return known.reduce((total, { amount }) => sum(total, amount), written);
   }
 
   #object(members, value) {

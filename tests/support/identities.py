@@ -699,16 +699,19 @@ class Edit(View):
 
     def _inc(self, item: dict[str, Any], tokens: list[str]) -> None:
         node = self.find(tokens).node
-        seen = self.value(node)
+        values = [self.value(node)]
         if not self.is_ghost:
             self._need(node)
-            value = HEAD.value(node)
-            if value.kind is not int:
+            if HEAD.value(node).kind is not int:
                 raise Rejected("not_a_number")
-            self._touch(value)
-            if value is not seen:
-                self.oracle.append(value.amounts, (self.stamp, item["inc"]))
-        self.oracle.append(seen.amounts, (self.stamp, item["inc"]))
+            self._touch(HEAD.value(node))
+            # The author may see any of them, by its base.
+            values = [each for each in node.values if self._may_see(each.stamps[0])]
+        for value in values:
+            self.oracle.append(value.amounts, (self.stamp, item["inc"]))
+
+    def _may_see(self, stamp: Stamp) -> bool:
+        return not stamp.reason or stamp.session == self.session
 
     def _text(self, tokens: list[str]) -> Value:
         if not self.is_ghost:
@@ -735,7 +738,7 @@ class Edit(View):
         value = self._text(tokens)
         count = len(item["str"]) if "str" in item else item["len"]
         for char in self.items(value)[item["pos"] :][:count]:
-            if self.strategy == "first_write_wins" and self.others(char.removed):
+            if self.strategy == "first_write_wins" and not self.is_ghost and self.others(char.removed):
                 raise Rejected("conflict")
             if HEAD.sees(char):
                 self.remove(char)

@@ -132,9 +132,9 @@ class View:
     def value(self, node: Node) -> Json:
         """Return what the author sees a node hold. Raises `Gone`."""
         content = self.content(node, is_head=False)
-        if content.amounts:
-            return self._sum(content)
         value = self._model.value_of(content)
+        if type(value) is int or type(value) is float:
+            return self._sum(content, value)
         if not content.is_open:
             return value
         if content.members is not None:
@@ -144,14 +144,19 @@ class View:
             return "".join(items) if content.is_text else [each for some in items for each in some]
         return value
 
-    def _sum(self, content: Content) -> Json:
-        """Return the number before the first amount that the author does not know, with the known ones after it."""
-        total = content.amounts[0][2]
-        for stamp, amount, _ in content.amounts:
-            if self._author.knows(stamp):
-                if stamp.is_optimistic:
-                    raise Gone(stamp.reason)
-                total = added(total, amount)
+    def _sum(self, content: Content, value: Json) -> Json:
+        """Return the number that was written, with what the author knows of the amounts added to the node since.
+
+        The author's own `inc` may have been applied to a number that others wrote later.
+        """
+        total = content.amounts[0][2] if content.amounts else value
+        contents = content.node.contents
+        for each in contents[contents.index(content) :]:
+            for stamp, amount, _ in each.amounts:
+                if self._author.knows(stamp):
+                    if stamp.is_optimistic:
+                        raise Gone(stamp.reason)
+                    total = added(total, amount)
         return total
 
     def _object(self, content: Content, value: dict[str, Json]) -> Json:
