@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import orjson
 
 from refold.client import Conflict, Document, Outcome, Refold
-from refold.client.transport import Answer, Transport
+from refold.client.connection import Answer
+from refold.client.transport import Transport
 from refold.core import json_text
 from refold.core.errors import DocumentAbsent, RefoldError, ServiceUnavailable, TimedOut
 from support.sent import NOTHING, Carried, Seen, Sent

@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from itertools import takewhile
 from typing import Final, Unpack
 
+from refold.client.connection import Answer
 from refold.client.reads import Reader
 from refold.client.requests import (
     WriteOptions,
@@ -33,7 +34,6 @@ from refold.client.responses import (
 from refold.client.transport import (
     DEFAULT_URL,
     RETRY_SECONDS,
-    Answer,
     Backoff,
     Transport,
     document_path,

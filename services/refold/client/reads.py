@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, Literal
 
+from refold.client.connection import Answer
 from refold.client.requests import Time, fixed_time, time_text
 from refold.client.responses import (
     PENDING,
@@ -20,7 +21,7 @@ from refold.client.responses import (
     read_outcome,
     read_rejection,
 )
-from refold.client.transport import Answer, Transport, document_path, namespace_path, parse_json
+from refold.client.transport import Transport, document_path, namespace_path, parse_json
 
 ITEMS_PAGE: Final = 1_000
 
