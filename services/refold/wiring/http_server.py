@@ -24,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from refold.gateway import IDLE_SECONDS
 from refold.gateway.responses import RETRY, Problem
 from refold.telemetry.logging import get_logger
+from refold.wiring.http_stream import ResponseStream
 from refold.wiring.service import Listener
 
 BACKLOG: Final = 1_024
@@ -83,8 +84,7 @@ async def serve(
         stopping.cancel()
         server.should_exit = True
         await serving
-        # The loop closes the socket in its next turn.
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # The loop closes the socket in its next turn.
 
 
 class _Server(UvicornServer):
@@ -105,6 +105,7 @@ class Connection(HttpToolsProtocol):
     _is_in_head = True
     _running: RequestResponseCycle | None = None
     _next: tuple[RequestResponseCycle, ASGI3Application] | None = None
+    _stream: ResponseStream | None = None
     _idle_since = 0.0
     _is_cut = _is_refused = _is_replayed = _is_upgraded = False
 
@@ -123,6 +124,8 @@ class Connection(HttpToolsProtocol):
             self._running.disconnected = True
             self._running.message_event.set()
         self._running = self._next = None
+        if self._stream is not None:
+            self._stream.lose()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         if self.cycle is None or self.cycle.response_complete or not self.cycle.more_body:
@@ -193,8 +196,15 @@ class Connection(HttpToolsProtocol):
         else:
             self._note_idle()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._stream is not None:
+            self._stream.pause()
+
     def resume_writing(self) -> None:
         super().resume_writing()
+        if self._stream is not None:
+            self._stream.resume()
         if self._next is not None:
             (cycle, app), self._next = self._next, None
             self._start_asgi_task(cycle, app)
@@ -249,12 +259,37 @@ class Connection(HttpToolsProtocol):
                 await send(held)
             await send(message)
 
-        scope["extensions"] = {"refold.whole_body": whole_body}
+        def stream() -> ResponseStream:
+            """Begin a streamed response with the head that was sent; the application need not stay for it."""
+            return self._begin_stream(cycle, head)
+
+        scope["extensions"] = {"refold.whole_body": whole_body, "refold.stream": stream}
         try:
             await app(scope, receive_until_cut, send_at_once)
         finally:
             # It refers back to the exchange; without it, a request leaves nothing to the garbage collector.
             del scope["extensions"]
+
+    def _begin_stream(self, cycle: RequestResponseCycle, start: Any) -> ResponseStream:
+        """Leave the connection to a stream: no further request is read, and the exchange's memory is freed."""
+        cycle.response_started = cycle.response_complete = True
+        self._is_refused = True
+        self._running = self.cycle = self.scope = self.headers = None  # type: ignore[assignment]
+        self.pipeline.clear()
+        self._unset_keepalive_if_required()
+        self.flow.resume_reading()
+        is_chunked = cycle.scope["http_version"] == "1.1"
+        self._stream = ResponseStream(self.transport, is_chunked=is_chunked)
+        chunked = [(b"transfer-encoding", b"chunked")] if is_chunked else []
+        headers = [*start["headers"], *chunked, (b"connection", b"close")]
+        self._stream.begin(self._head(start["status"], headers))
+        return self._stream
+
+    def shutdown(self) -> None:
+        if self._stream is None:
+            super().shutdown()
+        else:
+            self._stream.stop()
 
     def _write_whole(self, cycle: RequestResponseCycle, start: Any, message: Any) -> bool:
         """Write a usual response by one system call; uvicorn takes one for the head and one for the body (+9 µs).

@@ -12,6 +12,7 @@ import pytest
 
 from refold.wiring import http_server
 from refold.wiring.http_server import serve
+from refold.wiring.http_stream import ResponseStream
 from refold.wiring.service import Listener
 from support.system import free_port
 
@@ -24,6 +25,7 @@ class App:
 
     def __init__(self) -> None:
         self.begun: list[str] = []
+        self.streams: list[ResponseStream] = []
         self._changed = asyncio.Condition()
         self.disconnected = asyncio.Event()
         self.released = asyncio.Event()
@@ -55,6 +57,11 @@ class App:
             for piece in (b"one", b"", b"two"):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             return await send({"type": "http.response.body"})
+        if path == "/live":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            async with self._changed:
+                self.streams.append(scope["extensions"]["refold.stream"]())
+                return self._changed.notify_all()
         if path == "/crashes":
             raise RuntimeError("on purpose")
         if path == "/breaks-off":
@@ -70,6 +77,12 @@ class App:
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         query = scope["query_string"].decode()
         return await answer(send, 200, orjson.dumps({**shown, "query": query, "headers": headers}))
+
+    async def stream(self) -> ResponseStream:
+        """Wait for the stream of a request to `/live`."""
+        async with self._changed, asyncio.timeout(SECONDS):
+            await self._changed.wait_for(lambda: self.streams)
+            return self.streams.pop()
 
     async def begins(self, count: int) -> None:
         """Wait until so many requests have come."""
@@ -456,4 +469,126 @@ async def test_requests_that_do_not_end_are_abandoned(monkeypatch: pytest.Monkey
         await serving.app.begins(1)
         serving.stop.set()
         async with asyncio.timeout(SECONDS):
+            await serving.server
+
+
+# --- Streamed responses ----------------------------------------------------------------------------------
+
+ENDED = b"0\r\n\r\n"
+
+
+def chunk(body: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(body), body)
+
+
+@asynccontextmanager
+async def streaming(
+    serving: Serving, *more: bytes, version: str = "1.1"
+) -> AsyncIterator[tuple[Client, bytes, ResponseStream]]:
+    """Yield a client that has asked for a stream, the response's head, and the stream."""
+    async with serving.client() as client, asyncio.timeout(SECONDS):
+        client.send(get("/live", version=version) + b"".join(more))
+        yield client, await client.reader.readuntil(b"\r\n\r\n"), await serving.app.stream()
+
+
+def called(stream: ResponseStream, name: str) -> asyncio.Event:
+    """Return an event for a call of one of its callbacks."""
+    event = asyncio.Event()
+    setattr(stream, name, event.set)
+    return event
+
+
+async def fill(stream: ResponseStream) -> int:
+    """Write until the client's kernel and ours take no more; return the bytes."""
+    written = 0
+    while not stream.is_paused:
+        stream.write(chunk(bytes(16_384)))
+        written += 16_384
+        await asyncio.sleep(0)
+    return written
+
+
+async def test_chunks_of_a_stream_arrive_as_they_are_written(serving: Serving) -> None:
+    async with streaming(serving) as (client, head, stream):
+        assert b"transfer-encoding: chunked\r\n" in head
+        for body in (b"one", b"two"):
+            stream.write(chunk(body), chunk(b"\n"))
+            assert await client.reader.readuntil(b"\n\r\n") == chunk(body) + chunk(b"\n")
+        stream.end()
+        assert await client.rest() == ENDED
+        stream.write(chunk(b"three"))
+
+
+async def test_a_stream_for_http_1_0_has_no_chunks(serving: Serving) -> None:
+    async with streaming(serving, version="1.0") as (client, head, stream):
+        assert b"transfer-encoding" not in head
+        stream.write(chunk(b"one\r\n"), chunk(b"two"))
+        stream.end()
+        assert await client.rest() == b"one\r\ntwo"
+
+
+async def test_a_stream_is_the_last_response_of_its_connection(serving: Serving) -> None:
+    async with streaming(serving, get("/shown"), get("/shown")) as (client, head, stream):
+        assert b"connection: close\r\n" in head
+        client.send(get("/shown"))
+        stream.write(chunk(b"one"))
+        await client.reader.readexactly(len(chunk(b"one")))
+        stream.end()
+        assert await client.rest() == ENDED
+        assert serving.app.begun == ["/live"]
+
+
+async def test_a_stream_is_not_idle() -> None:
+    async with started(idle_seconds=0.1) as serving, streaming(serving) as (client, _, stream):
+        async with serving.client() as idle:
+            # It is closed, and the stream is not.
+            await idle.rest()
+        stream.write(chunk(b"one"))
+        assert await client.reader.readexactly(len(chunk(b"one"))) == chunk(b"one")
+
+
+async def test_a_stream_is_paused_until_its_client_has_read(serving: Serving) -> None:
+    async with streaming(serving) as (client, _, stream):
+        client.writer.transport.pause_reading()
+        resumed = called(stream, "on_resume")
+        written = await fill(stream)
+        # The kernels of both ends keep some of it, this process what is left of one chunk.
+        assert 100_000 < written < LARGE
+        assert 0 < stream._transport.get_write_buffer_size() < 2 * 16_384
+        client.writer.transport.resume_reading()
+        await resumed.wait()
+        assert not stream.is_paused
+        stream.end()
+        assert (await client.rest()).count(bytes(16_384)) == written // 16_384
+
+
+async def test_a_client_that_leaves_ends_its_stream(serving: Serving) -> None:
+    async with streaming(serving) as (client, _, stream):
+        closed = called(stream, "on_close")
+        client.writer.transport.abort()
+        await closed.wait()
+        assert stream.is_closed
+        stream.write(chunk(b"one"))
+        stream.end()
+
+
+async def test_a_client_that_does_not_read_is_ended_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "UNSENT_SECONDS", 1)
+    async with started() as serving, streaming(serving) as (client, _, stream):
+        client.writer.transport.pause_reading()
+        closed = called(stream, "on_close")
+        await fill(stream)
+        await closed.wait()
+        assert stream._transport.get_write_buffer_size() == 0
+
+
+async def test_a_stopping_server_ends_streams_and_waits_for_no_reader(serving: Serving) -> None:
+    async with streaming(serving) as (slow, _, paused), streaming(serving) as (client, _, _):
+        slow.writer.transport.pause_reading()
+        closed = called(paused, "on_close")
+        await fill(paused)
+        serving.stop.set()
+        assert await client.rest() == ENDED
+        await closed.wait()
+        async with asyncio.timeout(http_server.STOP_SECONDS / 4):
             await serving.server
