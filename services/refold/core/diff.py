@@ -152,27 +152,28 @@ def _align(a: list[Json], b: list[Json]) -> _Alignment:
     if a and b and len(a) + len(b) > 2:
         pairs = pair_equal([dumps(item) for item in a], [dumps(item) for item in b])
     same = set(pairs)
-    free_a, free_b = _free(a, pairs, 0), _free(b, pairs, 1)
-    pairs += pair_by_turns(_identities(a, free_a), _identities(b, free_b))
+    free_a, free_b = places_left(a, pairs, 0), places_left(b, pairs, 1)
+    pairs += pair_by_turns(identities(a, free_a), identities(b, free_b))
     kept = longest_rising(pairs)
     moved = sorted(set(pairs).difference(kept))
     # What is left between the same two neighbours is paired by position.
-    free_a, free_b = _free(a, pairs, 0), _free(b, pairs, 1)
+    free_a, free_b = places_left(a, pairs, 0), places_left(b, pairs, 1)
     starts_a, starts_b = [i for i, _ in kept], [j for _, j in kept]
     replaced = pair_by_turns(
         ((bisect_left(starts_a, i), i) for i in free_a), ((bisect_left(starts_b, j), j) for j in free_b)
     )
     kept = sorted(kept + replaced)
     changed = sorted(set(kept + moved) - same, key=lambda pair: pair[1])
-    return _Alignment(_free(a, kept + moved, 0), kept, moved, changed)
+    return _Alignment(places_left(a, kept + moved, 0), kept, moved, changed)
 
 
-def _free(items: list[Json], pairs: list[Pair], side: int) -> list[int]:
+def places_left(items: list[Json], pairs: list[Pair], side: int) -> list[int]:
+    """Return the places of one side that no pair has."""
     taken = {pair[side] for pair in pairs}
     return [place for place in range(len(items)) if place not in taken]
 
 
-def _identities(items: list[Json], places: list[int]) -> Iterator[tuple[tuple[str, str | int], int]]:
+def identities(items: list[Json], places: list[int]) -> Iterator[tuple[tuple[str, str | int], int]]:
     """Yield the objects that have an `id`, `name` or `key`, by the first of them."""
     for place in places:
         item = items[place]

@@ -44,6 +44,33 @@ def loads(data: bytes, depth_max: int = TEXT_DEPTH_MAX) -> Json:
     return value
 
 
+def loads_leniently(data: bytes) -> Json:
+    """Parse what is compared, not kept; `Refused` where it is not JSON.
+
+    Of two equal keys the last counts, an integer out of range is a float, and half of a surrogate pair stays.
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return json.loads(data.decode(), parse_int=orjson.loads)
+    except (ValueError, RecursionError) as error:
+        raise Refused("bad_json", f"not JSON: {error}") from None
+
+
+def check_lenient(value: Json, levels: int) -> None:
+    """Raise `Refused` where a value that was read leniently has what `loads` refuses, or more levels than these."""
+    try:
+        # Infinity is written as null.
+        if orjson.loads(orjson.dumps(value)) == value:
+            size_within(value, levels)
+            return
+    except orjson.JSONEncodeError:
+        pass
+    loads(json.dumps(value).encode(), levels)
+
+
 def reread(data: bytes) -> Json:
     """Parse canonical bytes, which need no check."""
     return orjson.loads(data)

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from refold.core.errors import RefoldError, Refused
-from refold.gateway import bulk, documents, history, ops, revert, transactions
+from refold.gateway import agui, bulk, documents, history, ops, revert, transactions
 from refold.gateway.context import Context
 from refold.gateway.inflight import InFlight
 from refold.gateway.readiness import with_lag
@@ -51,6 +51,7 @@ ROUTES: Final[list[tuple[str, str, Handler]]] = [
     ("GET", "/v1/_conflicts", history.read_open_conflicts),
     ("GET", "/v1/{namespace}", documents.list_documents),
     ("GET", "/v1", documents.list_namespaces),
+    ("POST", "/agui/{namespace}/{document}", agui.run_document),
     ("GET", "/healthz", ops.read_health),
     ("GET", "/readyz", ops.read_readiness),
     ("GET", "/metrics", ops.read_metrics),

@@ -12,7 +12,6 @@ from pydantic import Field
 from starlette.requests import Request
 
 from refold.core import json_text
-from refold.core.document import Status
 from refold.core.envelope import JSON_PATCH, MERGE_PATCH
 from refold.core.errors import DocumentAbsent, Refused
 from refold.core.fold import EVENT_BYTES_MAX, STATE_BYTES_MAX
@@ -22,11 +21,10 @@ from refold.core.pointer import parse, resolve
 from refold.core.stream import NAME_CHARS_MAX, check_document, check_name, check_namespace
 from refold.core.timestamp import format_time, is_relative
 from refold.gateway.announced import KnownState
-from refold.gateway.conditions import ANYTHING, Condition, is_unchanged, write_condition
-from refold.gateway.consistency import BareHead
+from refold.gateway.conditions import ANYTHING, is_unchanged, write_condition
 from refold.gateway.context import Context, context_of
 from refold.gateway.drafts import Draft, check, split_of
-from refold.gateway.inflight import deadline_in, waiting
+from refold.gateway.inflight import deadline_in
 from refold.gateway.requests import (
     ANSWER_ITEMS_MAX,
     Limit,
@@ -56,7 +54,7 @@ from refold.gateway.responses import (
     pending_response,
     version_headers,
 )
-from refold.gateway.writes import StrictWrite, Written, append_surely, as_whole, refuse_absent, write_deadline
+from refold.gateway.writes import write
 from refold.log import whole_sequence
 from refold.store import Head, Key
 
@@ -195,8 +193,6 @@ def value_at(state: bytes, path: str) -> tuple[Json, tuple[str, ...]]:
 PUT_BYTES_MAX: Final = STATE_BYTES_MAX + EVENT_BYTES_MAX
 """Body of a PUT: a state as it is answered, or one with a little white space."""
 
-_EFFECTIVE: Final = tuple(status.name for status in Status if status.is_effective)
-
 
 async def put_document(request: Request) -> Response:
     """Write the whole state; one that is too large for one event is written as several, all or none."""
@@ -262,55 +258,10 @@ async def write_change(request: Request, begun: Begun, change: dict[str, Json]) 
     # The event is checked before the first look at the store.
     if made.split is None:
         check(made.fields)
-    # Refused before it is published, never after: if too many wait, this write is not started.
-    async with waiting():
-        deadline = deadline_in(wait.seconds)
-        written = await _publish(context, made, condition)
-        outcome = written.outcome
-        if outcome is None and wait.seconds > 0:
-            outcome = await _outcome(context, made, written.sequence, deadline)
-        if wait.is_for_commit and not await context.consistency.reach(written.sequence, deadline, made.key):
-            outcome = None
-    if outcome is None:
-        context.head_cache.pop(made.key, None)
+    written = await write(context, made, condition, wait, state)
+    if written.outcome is None:
         return pending_response(*made.key, written.sequence, made.id)
-    _cache_head(context, made, outcome, state)
-    return outcome_response(as_duplicate(outcome) if written.is_repeat else outcome)
-
-
-async def _publish(context: Context, made: Draft, condition: Condition) -> Written:
-    deadline = write_deadline(context)
-    is_strict, is_delete = condition is not ANYTHING or made.split is not None, "delete" in made.fields
-    if is_strict or is_delete:
-        # Decided by the document's row, and an error shows the row.
-        await context.readiness.wait(deadline)
-    if is_strict:
-        return await StrictWrite(context, made, condition, deadline).append()
-    if is_delete:
-        known = await refuse_absent(context, made, deadline)
-        if known is not None:
-            return known
-    return Written(await append_surely(context, made.publications(), event_id=made.id))
-
-
-async def _outcome(context: Context, made: Draft, sequence: int, deadline: float) -> dict[str, Json] | None:
-    """Wait for the last event's outcome; of several events, the first says whether the document was created."""
-    outcome = await context.outcomes.wait(*made.key, sequence, deadline)
-    if outcome is None or made.split is None:
-        return outcome
-    first = await context.outcomes.wait(*made.key, sequence - made.events_count + 1, deadline)
-    return as_whole(outcome, first)
-
-
-def _cache_head(context: Context, made: Draft, outcome: dict[str, Json], state: bytes | None) -> None:
-    """Remember the new head; an ineffective event's outcome does not say whether the document is absent."""
-    if outcome["status"] in _EFFECTIVE:
-        if outcome["status"] == "applied" and made.split is None:
-            context.known_states.note(made.key, outcome, made.fields, state)
-        head = BareHead(outcome["version"], outcome["sequence"], "delete" in made.fields)
-        context.head_cache.put(made.key, head)
-    else:
-        context.head_cache.pop(made.key, None)
+    return outcome_response(as_duplicate(written.outcome) if written.is_repeat else written.outcome)
 
 
 # --- Lists -----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from decimal import Decimal
 from time import time_ns
 from typing import Annotated, Final, Literal, NamedTuple, TypeVar
@@ -150,6 +151,11 @@ Query = TypeVar("Query", bound=NoQuery)
 
 def read_query(request: Request, model: type[Query]) -> Query:
     """Read the query parameters; refuse an unknown, a repeated and an invalid one by name."""
+    return check_parameters(query_parameters(request), model)
+
+
+def query_parameters(request: Request) -> dict[str, str]:
+    """Return the query parameters; refuse a repeated one."""
     pairs = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
     given = dict(pairs)
     if len(given) < len(pairs):
@@ -157,6 +163,11 @@ def read_query(request: Request, model: type[Query]) -> Query:
         repeated = next(name for name in names if names.count(name) > 1)
         detail = f"{repeated}: a query parameter may be given once"
         raise Problem(422, "repeated_parameter", detail, field=repeated)
+    return given
+
+
+def check_parameters(given: Mapping[str, str], model: type[Query]) -> Query:
+    """Refuse an unknown and an invalid parameter by name."""
     try:
         return model.model_validate(given)
     except ValidationError as error:
@@ -301,7 +312,7 @@ async def read_json(
     depth: int = NEWEST.limits.text_depth - 1,
 ) -> Json:
     """Read and parse the body. Raises `Refused` where it is too large (for this reason), too deep or not JSON."""
-    return json_text.loads(await _read_body(request, bytes_max, reason), depth)
+    return json_text.loads(await read_body(request, bytes_max, reason), depth)
 
 
 async def receive_piece(request: Request) -> tuple[bytes, bool]:
@@ -323,8 +334,11 @@ async def receive_piece(request: Request) -> tuple[bytes, bool]:
     return message.get("body", b""), not message.get("more_body", False)
 
 
-async def _read_body(request: Request, bytes_max: int, reason: str) -> bytes:
-    """Read the body; drain one that is too large, so that its sender reads the response."""
+async def read_body(request: Request, bytes_max: int, reason: str) -> bytes:
+    """Read the body. One that is too large is drained, so that its sender reads the response, and refused.
+
+    `reason` is the refusal's code.
+    """
     whole_body = request.scope.get("extensions", {}).get("refold.whole_body")
     whole: bytes | None = None if whole_body is None else whole_body()
     if whole is not None and len(whole) <= bytes_max:

@@ -31,8 +31,16 @@ _STATUS: Final = {
     **dict.fromkeys(("bad_header", "repeated_header"), 400),
     **dict.fromkeys(("document_absent", "version_unknown"), 404),
     **dict.fromkeys(
-        ("event_too_large", "headers_too_large", "state_too_large", "transaction_too_large"), 413
+        (
+            "event_too_large",
+            "headers_too_large",
+            "input_too_large",
+            "state_too_large",
+            "transaction_too_large",
+        ),
+        413,
     ),
+    "stamp_taken": 409,
     "unsupported_media_type": 415,
     "timed_out": 504,
 }

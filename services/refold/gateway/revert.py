@@ -11,7 +11,7 @@ from typing import Final
 from starlette.requests import Request
 
 from refold.core import json_text
-from refold.core.errors import Refused, TimedOut
+from refold.core.errors import Refused
 from refold.core.event import VERSION_MAX
 from refold.core.fold import EVENT_BYTES_MAX, NEWEST
 from refold.core.history import Clock, Point
@@ -20,8 +20,7 @@ from refold.gateway.context import Context, context_of
 from refold.gateway.documents import Begun, begin_write, write_change
 from refold.gateway.requests import check_media_type, read_json
 from refold.gateway.responses import JSON, Problem, Response
-from refold.gateway.writes import write_deadline
-from refold.store import Key
+from refold.gateway.writes import head_version, wait_until_folded
 
 FOLD_MIN: Final = 2
 """Before it, an event has no field `reverts`."""
@@ -33,7 +32,7 @@ async def revert_document(request: Request) -> Response:
     check_media_type(request, (JSON,))
     kind, version = _target(await read_json(request))
     context = context_of(request)
-    await _wait_until_folded(context, begun.key, version)
+    await wait_until_folded(context, begun.key, version)
     if kind == "undo":
         change = await _undo(context, begun, version)
     else:
@@ -60,22 +59,13 @@ def _target(body: Json) -> tuple[str, int]:
     return kind, version
 
 
-async def _wait_until_folded(context: Context, key: Key, version: int) -> None:
-    """Wait for what this gateway has received about the document and, for a later version, for all of the log."""
-    deadline = write_deadline(context)
-    await context.readiness.wait(deadline)
-    await context.consistency.wait_for_announced(deadline, *key)
-    if await _head_version(context, key) < version and not await context.consistency.catch_up(deadline, key):
-        raise TimedOut("the projection has not caught up with the log in time; nothing was published")
-
-
 async def _undo(context: Context, begun: Begun, version: int) -> dict[str, Json]:
     """Return the event's change and base. Refuse what the fold would not resolve, or not as it is meant."""
     whole = 'bring back a whole state with {"version": N} instead'
     if "session" in begun.fields:
         rule = f"an undo means the state right after version {version}, which no later event of a session is part of"
         raise Refused("contradictory", f"{rule}: leave the header out", field="refold-session")
-    behind = await _head_version(context, begun.key) - version
+    behind = await head_version(context, begun.key) - version
     versions_max = NEWEST.limits.window_versions
     assert versions_max is not None
     if behind > versions_max:
@@ -87,8 +77,3 @@ async def _undo(context: Context, begun: Begun, version: int) -> dict[str, Json]
         rule = f"what undoes the version is an event of at most {EVENT_BYTES_MAX} bytes: {whole}"
         raise Refused("event_too_large", rule, field="undo", shape=f"{bytes_count} bytes")
     return change
-
-
-async def _head_version(context: Context, key: Key) -> int:
-    head = await context.store.head(*key)
-    return 0 if head is None else head.snapshot.version

@@ -11,15 +11,18 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Final, NamedTuple, NoReturn
 
+from refold.core.document import Status
 from refold.core.errors import DocumentAbsent, LogUnavailable, StoreError, TimedOut
 from refold.core.history import Entry
-from refold.gateway.conditions import Condition
+from refold.gateway.conditions import ANYTHING, Condition
 from refold.gateway.consistency import BareHead
 from refold.gateway.context import Context
 from refold.gateway.drafts import Draft, View, is_same_part
-from refold.gateway.inflight import deadline_in
+from refold.gateway.inflight import deadline_in, waiting
+from refold.gateway.requests import Wait
 from refold.gateway.responses import RETRY, Problem
 from refold.log import Acknowledgement, Appended, Publication, Stale, validated_headers
+from refold.store import Key
 from refold.store.ports import SnapshotStore
 
 APPEND_ATTEMPTS_MAX: Final = 8
@@ -38,6 +41,83 @@ DECIDE_SECONDS: Final = 5.0
 def write_deadline(context: Context) -> float:
     """Return until when a write may wait for what decides it, even if its outcome is not waited for."""
     return deadline_in(max(context.wait_seconds, DECIDE_SECONDS))
+
+
+# --- Write and wait for the outcome ------------------------------------------------------------------------
+
+_EFFECTIVE: Final = tuple(status.name for status in Status if status.is_effective)
+
+
+async def write(
+    context: Context, draft: Draft, condition: Condition, wait: Wait, state: bytes | None = None
+) -> Written:
+    """Publish a draft and wait for its outcome, which is None where it is not known in time.
+
+    `state`: the canonical bytes that a PUT writes, kept for reads until the projection has them.
+    """
+    # Refused before it is published, never after: if too many wait, this write is not started.
+    async with waiting():
+        deadline = deadline_in(wait.seconds)
+        written = await _publish(context, draft, condition)
+        outcome = written.outcome
+        if outcome is None and wait.seconds > 0:
+            outcome = await _outcome(context, draft, written.sequence, deadline)
+        if wait.is_for_commit and not await context.consistency.reach(written.sequence, deadline, draft.key):
+            outcome = None
+    if outcome is None:
+        context.head_cache.pop(draft.key, None)
+    else:
+        _cache_head(context, draft, outcome, state)
+    return written._replace(outcome=outcome)
+
+
+async def _publish(context: Context, draft: Draft, condition: Condition) -> Written:
+    deadline = write_deadline(context)
+    is_strict, is_delete = condition is not ANYTHING or draft.split is not None, "delete" in draft.fields
+    if is_strict or is_delete:
+        # Decided by the document's row, and an error shows the row.
+        await context.readiness.wait(deadline)
+    if is_strict:
+        return await StrictWrite(context, draft, condition, deadline).append()
+    if is_delete:
+        known = await _refuse_absent_delete(context, draft, deadline)
+        if known is not None:
+            return known
+    return Written(await append_surely(context, draft.publications(), event_id=draft.id))
+
+
+async def _outcome(context: Context, draft: Draft, sequence: int, deadline: float) -> View | None:
+    """Wait for the last event's outcome; of several events, the first says whether the document was created."""
+    outcome = await context.outcomes.wait(*draft.key, sequence, deadline)
+    if outcome is None or draft.split is None:
+        return outcome
+    first = await context.outcomes.wait(*draft.key, sequence - draft.events_count + 1, deadline)
+    return _as_whole(outcome, first)
+
+
+def _cache_head(context: Context, draft: Draft, outcome: View, state: bytes | None) -> None:
+    """Remember the new head; an ineffective event's outcome does not say whether the document is absent."""
+    if outcome["status"] in _EFFECTIVE:
+        if outcome["status"] == "applied" and draft.split is None:
+            context.known_states.note(draft.key, outcome, draft.fields, state)
+        head = BareHead(outcome["version"], outcome["sequence"], "delete" in draft.fields)
+        context.head_cache.put(draft.key, head)
+    else:
+        context.head_cache.pop(draft.key, None)
+
+
+async def wait_until_folded(context: Context, key: Key, version: int) -> None:
+    """Wait for what this gateway has received about the document and, for a later version, for all of the log."""
+    deadline = write_deadline(context)
+    await context.readiness.wait(deadline)
+    await context.consistency.wait_for_announced(deadline, *key)
+    if await head_version(context, key) < version and not await context.consistency.catch_up(deadline, key):
+        raise TimedOut("the projection has not caught up with the log in time; nothing was published")
+
+
+async def head_version(context: Context, key: Key) -> int:
+    head = await context.store.head(*key)
+    return 0 if head is None else head.snapshot.version
 
 
 # --- Append exactly once ---------------------------------------------------------------------------------
@@ -87,7 +167,7 @@ def never_acknowledged() -> LogUnavailable:
 # --- Writes that depend on the document --------------------------------------------------------------------
 
 
-async def refuse_absent(context: Context, draft: Draft, deadline: float) -> Written | None:
+async def _refuse_absent_delete(context: Context, draft: Draft, deadline: float) -> Written | None:
     """Refuse to delete what is absent; return a repeated delete's event; None: publish it."""
     if not context.consistency.awaited_sequence(draft.key) and not (await _head(context, draft)).is_absent:
         return None
@@ -237,10 +317,10 @@ async def _repeated(context: Context, draft: Draft) -> Written | None:
                 raise Problem(409, "rejected", "the id was used for another event", reason="id_reused")
     outcome = await context.history.outcome(*key, last.sequence)
     first = outcome if draft.split is None else await context.history.outcome(*key, first_sequence)
-    return Written(last.sequence, outcome and as_whole(outcome, first), is_repeat=True)
+    return Written(last.sequence, outcome and _as_whole(outcome, first), is_repeat=True)
 
 
-def as_whole(last: View, first: View | None) -> View:
+def _as_whole(last: View, first: View | None) -> View:
     """Show the last of several outcomes as the whole write's: the first event says whether it created the document."""
     if first is None or "created" not in last:
         return last

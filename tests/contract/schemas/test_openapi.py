@@ -20,6 +20,7 @@ from refold.core.errors import LogUnavailable
 from refold.core.event import FIELDS
 from refold.core.fold import EVENT_BYTES_MAX, NEWEST
 from refold.core.transactions import TRANSACTION_BYTES_MAX
+from refold.gateway.agui import INPUT_BYTES_MAX
 from refold.gateway.app import ROUTES
 from refold.gateway.inflight import InFlightLimits
 from refold.gateway.ops import openapi_document
@@ -28,16 +29,18 @@ from support.gateway import Twin, twin
 from support.openapi import DOCUMENT, OPERATIONS, Operation, Recorder, operation_of
 
 PUT, PATCH, DELETE, POST = ("putDocument", "patchDocument", "deleteDocument", "appendEvents")
-REVERT, TRANSACT = "revertDocument", "appendTransaction"
+REVERT, TRANSACT, RUN = "revertDocument", "appendTransaction", "runAgui"
 WRITES = (PUT, PATCH, DELETE, POST, REVERT, TRANSACT)
 JSON = {"Content-Type": "application/json"}
 JSON_PATCH = {"Content-Type": "application/json-patch+json"}
 MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 BODIES: dict[str, tuple[bytes, dict[str, str]]] = {
     PUT: (b'{"a":1}', JSON),
     PATCH: (b'[{"op":"test","path":"","value":{"a":1}}]', JSON_PATCH),
     POST: (b'{"doc":"d","put":{"a":1}}\n', {}),
     REVERT: (b'{"version":1}', JSON),
+    RUN: (b'{"threadId":"t","runId":"r","state":{},"forwardedProps":{"refold":{}}}', JSON),
     TRANSACT: (b'{"changes":[{"doc":"t","version":0,"put":1},{"doc":"u","version":0,"put":1}]}', JSON),
 }
 REQUIRED = {"readDiff": {"from": "0", "to": "1"}, "readOutcomeById": {"id": "k"}}
@@ -93,7 +96,7 @@ async def exercise_writes(gateway: Twin) -> None:
         "Refold-Causation-Id": "c",
         "Refold-Meta": '{"a":1}',
         "Refold-Wait": "5",
-        "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        "traceparent": TRACE,
     }
     await write(gateway, 201)
     for version, name in enumerate((PUT, PATCH, DELETE), start=1):
@@ -172,6 +175,9 @@ async def exercise_reads(gateway: Twin) -> None:
         if not operation.path.startswith("/v1/"):
             await ask(gateway, operation.id, 200)
     await ask(gateway, "readIndex", 200, headers={"Accept": "text/html"})
+    run = {"base": "1", "stamp": "v", "clear": "true", "on_conflict": "merge"}
+    about = {"Refold-Actor": "a", "Refold-Meta": "{}", "traceparent": TRACE}
+    await ask(gateway, RUN, 200, document="r", params=run, headers=about)
 
 
 async def exercise_refusals() -> None:
@@ -190,10 +196,13 @@ async def exercise_refusals() -> None:
         await ask(gateway, TRANSACT, 412, content=b'{"changes":[{"doc":"t","version":9,"put":1}]}')
         await ask(gateway, TRANSACT, 400, content=b"{")
         await ask(gateway, TRANSACT, 413, content=b'"' + b"x" * TRANSACTION_BYTES_MAX + b'"')
-        for name in (PUT, PATCH, POST, REVERT, TRANSACT):
+        for name in (PUT, PATCH, POST, REVERT, TRANSACT, RUN):
             await ask(gateway, name, 415, headers={"Content-Type": "text/plain"})
         for name in (PUT, PATCH, REVERT):
             await ask(gateway, name, 413, content=b'"' + b"x" * EVENT_BYTES_MAX + b'"')
+        await ask(gateway, RUN, 400, content=b"{")
+        await ask(gateway, RUN, 409, params={"stamp": "a"})
+        await ask(gateway, RUN, 413, content=b" " * (INPUT_BYTES_MAX + 1))
         await ask(gateway, "readDocument", 400, headers={"If-None-Match": "1"})
         await RECORDED.check(await cut_off(gateway, OPERATIONS[POST]))
         unknown = ("readDocument", DELETE, REVERT, "readHistory", "readDiff", "readBlame", "readRejections")
@@ -238,7 +247,7 @@ async def exercise_limits_and_crashes() -> None:
             if "429" in operation.responses:
                 await ask(gateway, name, 429)
     async with recorded(in_flight_limits=InFlightLimits(body_seconds=0.05)) as gateway:
-        for name in (PUT, PATCH, POST, REVERT, TRANSACT):
+        for name in (PUT, PATCH, POST, REVERT, TRANSACT, RUN):
             await ask(gateway, name, 408, content=stalled())
     async with recorded() as gateway:
         gateway.app.context = None  # type: ignore[assignment]
