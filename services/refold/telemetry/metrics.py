@@ -67,3 +67,19 @@ class GatewayMetrics:
         self.append_seconds = seconds("refold_append_seconds", "Time until an append is durable.")
         labels = ["route", "method", "status"]
         self.http_seconds = seconds("refold_http_request_seconds", "Time of one HTTP request.", labels)
+
+
+class LiveMetrics:
+    """Metrics of live streams: messages, snapshots and ends by reason, duration of passes."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.frames = Counter("refold_live_frames_total", "Messages sent to live streams.", registry=registry)
+        self.bye = Counter(
+            "refold_live_bye_total", "Live streams ended, by reason.", ["reason"], registry=registry
+        )
+        self.pass_seconds = Histogram(
+            "refold_live_pass_seconds",
+            "Time of one pass over the subscribers of a query.",
+            buckets=_SECONDS,
+            registry=registry,
+        )

@@ -1,0 +1,166 @@
+"""Live subscriptions: what a subscriber asks for, what it is sent, and where it is sent to. No HTTP, no NATS.
+
+A subscriber is a position in a shared query, not a queue: what it gets next is a function of its position and the head
+(`refold.live.query`). `refold.live.fanout.Live` is the entry; `refold.live.feed` brings the changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, NamedTuple, Protocol
+
+from refold.core.errors import Refused, ServiceUnavailable
+
+SUBSCRIPTIONS_MAX: Final = 64
+"""Subscriptions of one connection."""
+
+INTERVALS: Final = (0, 50, 100, 250, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000)
+"""Milliseconds between two messages of a subscription; what is asked for is rounded up to one of them."""
+
+_CURSOR: Final = re.compile(r"([0-9a-f]{8})([-@])(\d{1,18})", re.ASCII)
+
+
+class Mode(StrEnum):
+    """What a subscriber is sent."""
+
+    patch = "patch"
+    """A document or a value in it, then patches."""
+    values = "values"
+    """All values that match a pattern, then those that changed."""
+    heads = "heads"
+    """Which documents of a namespace changed."""
+    changes = "changes"
+    """Each change by itself."""
+
+
+class LiveFull(ServiceUnavailable):
+    """The gateway has as many connections, documents or states as it takes; the client may ask another, or later."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription:
+    """What a subscriber asks for.
+
+    `path` is a pattern (`refold.live.pattern`), `depth` the levels below it that count, None for all. `after` is a
+    version or, of a namespace, a sequence. `interval` is in milliseconds. `type` is exact, or ends in `*`.
+    """
+
+    namespace: str
+    document: str | None = None
+    prefix: str = ""
+    path: str = ""
+    depth: int | None = None
+    mode: Mode
+    is_native: bool = False
+    after: int | None = None
+    interval: int = 0
+    is_merged: bool = True
+    type: str | None = None
+
+
+class Frame:
+    """A message, the same for all subscribers of a query.
+
+    `body` is a JSON object with its `kind`. `position` is where a subscriber is that has got it: a version or, of a
+    namespace, a sequence. `encoded` is for the sink, which may keep there what it makes of a shared message.
+    """
+
+    __slots__ = ("body", "encoded", "kind", "position", "sequence")
+
+    def __init__(self, kind: str, body: bytes, *, position: int = 0, sequence: int = 0) -> None:
+        self.kind = kind
+        self.body = body
+        self.position = position
+        self.sequence = sequence
+        self.encoded: bytes | None = None
+
+
+class Sink(Protocol):
+    """Where a stream's messages go."""
+
+    is_ready: bool
+    """A message is taken now. False while the last one is not sent."""
+
+    on_ready: Callable[[], None]
+    """Set by the stream; to be called when `is_ready` has become true."""
+
+    def send(self, frame: Frame, cursor: str, *, is_shared: bool) -> None:
+        """Take a message, with the cursor after it. It never raises, and may make `is_ready` false.
+
+        `is_shared`: all that get this message get it with the same cursor.
+        """
+
+    def end(self) -> None:
+        """End, after what was sent."""
+
+
+class Mailbox:
+    """A sink for one consumer in this process: it holds one message until that is taken."""
+
+    def __init__(self) -> None:
+        self.is_ready = True
+        self.on_ready: Callable[[], None] = lambda: None
+        self._held: tuple[Frame, str] | None = None
+        self._has_come = asyncio.Event()
+        self._is_ended = False
+
+    def send(self, frame: Frame, cursor: str, *, is_shared: bool) -> None:  # noqa: ARG002 - nothing is encoded here
+        """Hold a message."""
+        self._held = frame, cursor
+        self.is_ready = False
+        self._has_come.set()
+
+    def end(self) -> None:
+        """End, after what is held."""
+        self._is_ended = True
+        self._has_come.set()
+
+    def take(self) -> tuple[Frame, str] | None:
+        """Return the message that is held, if there is one; the stream may send the next at once."""
+        held, self._held = self._held, None
+        if held is not None:
+            if not self._is_ended:
+                self._has_come.clear()
+            self.is_ready = True
+            self.on_ready()
+        return held
+
+    async def next(self) -> tuple[Frame, str] | None:
+        """Wait for a message; None after the last one."""
+        await self._has_come.wait()
+        return self.take()
+
+
+class Cursor(NamedTuple):
+    """A position that a client keeps: of one document its version, else a sequence. `log` names the log."""
+
+    log: str
+    is_version: bool
+    value: int
+
+    def __str__(self) -> str:
+        return f"{self.log}{'-' if self.is_version else '@'}{self.value}"
+
+    @classmethod
+    def parse(cls, text: str) -> Cursor:
+        """Read a cursor, or raise `Refused`."""
+        found = _CURSOR.fullmatch(text)
+        if found is None:
+            rule = "a cursor is the id of an event of a live stream"
+            raise Refused("bad_cursor", rule, field="cursor", shape=repr(text[:64]))
+        return cls(found[1], found[2] == "-", int(found[3]))
+
+
+def log_name(log_id: str) -> str:
+    """Return what names a log in cursors."""
+    return hashlib.sha256(log_id.encode()).hexdigest()[:8]
+
+
+def rounded_interval(milliseconds: int) -> int:
+    """Round an interval up to one of `INTERVALS`; the longest for more."""
+    return next((each for each in INTERVALS if each >= milliseconds), INTERVALS[-1])

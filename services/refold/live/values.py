@@ -1,0 +1,143 @@
+"""The values that match a pattern, for subscribers that look at many places of a document. And which query a
+subscription is: whole documents and single paths are in `refold.live.query`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain
+from typing import Final
+
+from orjson import Fragment
+
+from refold.core import json_text
+from refold.core.document import ABSENT
+from refold.core.errors import Refused
+from refold.core.json_text import Json
+from refold.core.pointer import parse
+from refold.live import Frame, Mode, Subscription
+from refold.live.pattern import Pattern, Touch
+from refold.live.query import PartQuery, PathQuery, Query, WholeQuery, written_at
+from refold.live.watched import Change, WatchedDocument
+
+MATCHES_MAX: Final = 10_000
+"""Values that a pattern matches."""
+
+
+def query_of(document: WatchedDocument, asked: Subscription) -> Query:
+    """Return a document's query for a subscription, shared with all that ask for the same. Raises `Refused`."""
+    pattern = Pattern.parse(asked.path, asked.depth)
+    if pattern.is_wild and asked.mode is Mode.patch:
+        rule = "patches are relative to one path: a pattern with * is for mode=values"
+        raise Refused("bad_pattern", rule, field="path", shape=repr(asked.path[:80]))
+    kind: type[PartQuery] = PathQuery if asked.mode is Mode.patch else ValuesQuery
+    native = asked.is_native or kind is ValuesQuery
+
+    def make() -> Query:
+        if _is_whole(asked):
+            return WholeQuery(document, is_native=native)
+        return kind(document, pattern, asked.path, is_native=native)
+
+    return document.query((asked.path, asked.depth, asked.mode, native), make)
+
+
+def needs_no_state(asked: Subscription) -> bool:
+    """Tell whether a subscription's changes are sent as they are, whatever the state."""
+    return _is_whole(asked) and asked.is_native
+
+
+def _is_whole(asked: Subscription) -> bool:
+    return asked.mode is Mode.patch and not asked.path and asked.depth is None
+
+
+class ValuesQuery(PartQuery):
+    """The values that match a pattern. Raises `Refused` where there are too many."""
+
+    def __init__(self, document: WatchedDocument, pattern: Pattern, path: str, *, is_native: bool) -> None:
+        super().__init__(document, pattern, path, is_native=is_native)
+        self.is_too_wide = self._was_absent = False
+        self._values = self._matching()
+        if self.is_too_wide:
+            raise too_wide()
+
+    def before(self, operations: list[Json]) -> None:  # noqa: ARG002 - any change makes a document of nothing
+        """Note whether there is a document."""
+        self._was_absent = self.document.is_absent
+
+    def after(self, change: Change, operations: list[Json]) -> None:
+        """Take the values that changed."""
+        touched = [(operation, self.pattern.touch(operation)) for operation in operations]
+        pointers = [
+            self.pattern.matched_by(operation) for operation, touch in touched if touch > Touch.deeper
+        ]
+        if not pointers and not self._was_absent:
+            return
+        if None in pointers or self._was_absent:
+            values = self._matching()
+            changed = [it for it in {**self._values, **values} if self._values.get(it) != values.get(it)]
+            self._values = values
+        else:
+            changed = [
+                pointer
+                for pointer in dict.fromkeys(pointers)
+                if pointer is not None and self._has_changed(pointer)
+            ]
+        if changed:
+            self._step(change, changed, is_due=True)
+
+    def restart(self) -> None:
+        """Begin again at another head of the document."""
+        self._values = self._matching()
+        super().restart()
+
+    def _has_changed(self, pointer: str) -> bool:
+        """Look at one value again; tell whether it is another one."""
+        old = self._values.pop(pointer, None)
+        new = written_at(self.document.state(), parse(pointer))
+        if new is not None:
+            self._values[pointer] = new
+        self.is_too_wide = self.is_too_wide or len(self._values) > MATCHES_MAX
+        return new != old
+
+    def _matching(self) -> dict[str, bytes]:
+        state = self.document.state()
+        values: dict[str, bytes] = {}
+        for pointer, value in () if state is ABSENT else self.pattern.matches(state):
+            values[pointer] = json_text.dumps(value)
+            if len(values) > MATCHES_MAX:
+                self.is_too_wide = True
+                break
+        return values
+
+    def next(
+        self, position: int, sent: int | None = None, *, is_merged: bool = True, why: str = "slow"
+    ) -> Frame | None:
+        """Return what a subscriber at a position gets. Raises `Refused` where too many values match by now."""
+        if self.is_too_wide:
+            raise too_wide()
+        return super().next(position, sent, is_merged=is_merged, why=why)
+
+    def _make(self, position: int, after: int, *, is_merged: bool) -> Frame:  # noqa: ARG002 - values are those of the head
+        steps = self._steps_after(position)
+        pointers = dict.fromkeys(chain.from_iterable(step.content for step in steps))
+        last = steps[-1].change
+        fields = {"kind": "values", **self.about(last), "values": self._shown(pointers)}
+        gone = [pointer for pointer in pointers if pointer not in self._values]
+        if gone:
+            fields["gone"] = gone
+        if len(steps) > 1:
+            fields["merged"] = len(steps)
+        if after != last.version - 1:
+            fields["after"] = after
+        return Frame("values", json_text.dumps(fields), position=last.version, sequence=last.sequence)
+
+    def _whole(self) -> dict[str, Json]:
+        return {"values": self._shown(self._values)}
+
+    def _shown(self, pointers: Iterable[str]) -> dict[str, Json]:
+        return {pointer: Fragment(self._values[pointer]) for pointer in pointers if pointer in self._values}
+
+
+def too_wide() -> Refused:
+    """Say that a pattern matches too many values."""
+    return Refused("pattern_too_wide", f"a pattern matches at most {MATCHES_MAX} values", field="path")

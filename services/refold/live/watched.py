@@ -1,0 +1,217 @@
+"""A document while it is watched: its last changes, its state at the head, and the queries that share both.
+
+Made by the feed; used by queries and streams.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator
+from itertools import takewhile
+from typing import TYPE_CHECKING, Final
+
+from orjson import Fragment
+
+from refold.core import json_text
+from refold.core.document import ABSENT, from_canonical
+from refold.core.extensions import EXTENSIONS, plain_operations
+from refold.core.history import Snapshot
+from refold.core.json_text import Json
+from refold.core.replay import apply_accepted
+from refold.core.timestamp import format_time
+from refold.store import Key
+
+if TYPE_CHECKING:
+    from refold.live.query import Query
+
+RING_CHANGES_MAX: Final = 1_000
+RING_BYTES_MAX: Final = 1024 * 1024
+"""What is kept of one document's changes, for subscribers that are behind."""
+
+
+class Change:
+    """A change as it was announced: canonical bytes, as `schemas/change.schema.json` says.
+
+    `plain_body` is the same with the operations of RFC 6902 alone. It is None where that is not known.
+    """
+
+    __slots__ = ("body", "has_extensions", "plain_body", "sequence", "version")
+
+    def __init__(self, version: int, sequence: int, body: bytes) -> None:
+        self.version = version
+        self.sequence = sequence
+        self.body = body
+        is_suspect = b'"op":"inc"' in body or b'"op":"str_' in body
+        self.has_extensions = is_suspect and any(it["op"] in EXTENSIONS for it in self.operations())
+        self.plain_body = None if self.has_extensions else body
+
+    def fields(self) -> dict[str, Json]:
+        """Parse it; nothing in the result is shared."""
+        fields: dict[str, Json] = json_text.reread(self.body)
+        return fields
+
+    def operations(self) -> list[Json]:
+        """Parse its patch; nothing in the result is shared."""
+        return list(self.fields()["patch"])
+
+
+class WatchedDocument:
+    """A document at its newest announced version. The feed appends each version, without a gap."""
+
+    def __init__(
+        self, key: Key, head: Snapshot, *, ring_bytes_max: Callable[[], int] = lambda: RING_BYTES_MAX
+    ) -> None:
+        self.namespace, self.document = key
+        self.queries: dict[Hashable, Query] = {}
+        self._ring_bytes_max = ring_bytes_max
+        self._begin(head)
+
+    def _begin(self, head: Snapshot) -> None:
+        self.version, self.sequence = head.version, head.sequence
+        self.state_bytes = len(head.state or b"")
+        self._recorded_at = format_time(head.recorded_at) if head.version else None
+        self._state = from_canonical(head.state)
+        self.is_absent = head.state is None
+        self._pending: list[Change] = []
+        self._pending_bytes = 0
+        self.changes: deque[Change] = deque()
+        self._ring_bytes = 0
+
+    @property
+    def floor(self) -> int:
+        """The version after which all changes are kept."""
+        return self.version - len(self.changes)
+
+    @property
+    def recorded_at(self) -> str | None:
+        """When the newest version was recorded; None where there is none."""
+        return self.changes[-1].fields()["recorded_at"] if self.changes else self._recorded_at
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the changes that are kept."""
+        return self._ring_bytes
+
+    def has_room(self, change: Change) -> bool:
+        """Tell whether a change can be kept with all that are."""
+        is_room = self._ring_bytes + _size(change) <= RING_BYTES_MAX and len(self.changes) < RING_CHANGES_MAX
+        return is_room or not self.changes
+
+    def changes_after(self, version: int) -> list[Change]:
+        """Return the changes after a version that is not below `floor`."""
+        return [*takewhile(lambda change: change.version > version, reversed(self.changes))][::-1]
+
+    def append(self, change: Change) -> None:
+        """Take the next version."""
+        queries = list(self.queries.values())
+        operations = plain = None
+        if change.has_extensions and not all(query.is_native for query in queries):
+            operations, plain = change.operations(), self._plain(change)
+            change.plain_body = _with_patch(change, plain)
+        elif any(query.needs_operations for query in queries):
+            operations = plain = change.operations()
+        for query in queries:
+            query.before((operations if query.is_native else plain) or [])
+        self.version, self.sequence = change.version, change.sequence
+        self.is_absent = _REMOVAL in change.body and change.operations()[-1:] == [
+            {"op": "remove", "path": ""}
+        ]
+        self._keep(change)
+        for query in queries:
+            query.after(change, (operations if query.is_native else plain) or [])
+
+    def _keep(self, change: Change) -> None:
+        self.changes.append(change)
+        self._ring_bytes += _size(change)
+        bytes_max = min(RING_BYTES_MAX, self._ring_bytes_max())
+        while len(self.changes) > 1 and (
+            len(self.changes) > RING_CHANGES_MAX or self._ring_bytes > bytes_max
+        ):
+            self._ring_bytes -= _size(self.changes.popleft())
+        self._pending.append(change)
+        self._pending_bytes += len(change.body)
+        if len(self._pending) > RING_CHANGES_MAX or self._pending_bytes > bytes_max:
+            self.state()
+
+    def _plain(self, change: Change) -> list[Json]:
+        """Return a change's operations with the extensions written as operations of RFC 6902."""
+        state = copied(_object(self.state()))
+        plain: list[Json] = []
+        for operation in change.operations():
+            some = plain_operations(state, operation) if operation["op"] in EXTENSIONS else [operation]
+            plain += copied(some)
+            state = applied(state, some)
+        return plain
+
+    def reset(self, head: Snapshot) -> None:
+        """Take another head, which does not follow: every subscriber gets a snapshot."""
+        self._begin(head)
+        for query in self.queries.values():
+            query.restart()
+
+    def state(self) -> Json:
+        """Return the state at the head, or `ABSENT`. It is changed in place by later versions."""
+        for change in self._pending:
+            self._state = applied(self._state, change.operations())
+        self._pending.clear()
+        self._pending_bytes = 0
+        return self._state
+
+    def query(self, key: Hashable, make: Callable[[], Query]) -> Query:
+        """Return the query that has this key, made where there is none."""
+        query = self.queries.get(key)
+        if query is None:
+            query = self.queries[key] = make()
+            query.key = key
+        return query
+
+    def about(self) -> dict[str, Json]:
+        """Return what messages say of the document at its head."""
+        return {
+            "namespace": self.namespace,
+            "document": self.document,
+            "version": self.version,
+            "sequence": self.sequence,
+            "recorded_at": self.recorded_at,
+        }
+
+
+def applied(state: Json, operations: list[Json]) -> Json:
+    """Apply an accepted patch in place; return the root, or `ABSENT` after a removal of the root."""
+    state = _object(state)
+    for operation in operations:
+        if operation["op"] == "remove" and not operation["path"]:
+            state = ABSENT
+        else:
+            state = apply_accepted(_object(state), [operation])
+    return state
+
+
+def _object(state: Json) -> Json:
+    """Return a state to apply a patch to: an absent document reads as an empty object."""
+    return {} if state is ABSENT else state
+
+
+def _size(change: Change) -> int:
+    plain = change.plain_body
+    return len(change.body) + (0 if plain is None or plain is change.body else len(plain))
+
+
+def _with_patch(change: Change, patch: list[Json]) -> bytes:
+    return json_text.dumps(change.fields() | {"patch": Fragment(json_text.dumps(patch))})
+
+
+def copied(value: Json) -> Json:
+    """Return a value that shares nothing with another."""
+    return json_text.reread(json_text.dumps(value))
+
+
+def patches(changes: list[Change], *, is_native: bool) -> Iterator[Json]:
+    """Yield the operations of changes, of RFC 6902 alone unless `is_native`."""
+    for change in changes:
+        body = change.body if is_native else change.plain_body
+        assert body is not None
+        yield from json_text.reread(body)["patch"]
+
+
+_REMOVAL: Final = b'{"op":"remove","path":""}'
