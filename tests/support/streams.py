@@ -114,15 +114,18 @@ def asked(**fields: Any) -> Subscription:
 
 
 class Reader:
-    """A sink with the subscriber behind it: it takes messages while it is `open`, and keeps what they make."""
+    """A sink with the subscriber behind it: it takes messages while it is open, and keeps what they make.
 
-    def __init__(self) -> None:
+    It begins at a version; without one, it keeps the messages only.
+    """
+
+    def __init__(self, version: int | None = -1) -> None:
         self.is_open = self.is_ready = True
         self.on_ready: Callable[[], None] = lambda: None
         self.messages: list[dict[str, Any]] = []
         self.cursors: list[str] = []
         self.is_ended = False
-        self.version = -1
+        self.version = version
         self.value: Any = ABSENT
         self.values: dict[str, Any] = {}
 
@@ -133,7 +136,7 @@ class Reader:
         if cursor:
             self.cursors.append(cursor)
         self.is_ready = self.is_open
-        if message["kind"] in {"snapshot", "change", "values"}:
+        if self.version is not None and message["kind"] in {"snapshot", "change", "values"}:
             self._take(message)
 
     def _take(self, message: dict[str, Any]) -> None:

@@ -1,0 +1,202 @@
+"""What a connection is sent: first, later, when it returns, and when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from refold.core.errors import Refused
+from refold.live import Mailbox, Mode
+from support.streams import LOG, MemoryFeed, Reader, asked, live_of
+
+
+def put(value: Any, path: str = "/n") -> list[Any]:
+    return [{"op": "add", "path": path, "value": value}]
+
+
+async def turns() -> None:
+    """Let all passes run."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def shown(reader: Reader) -> list[tuple[str, int]]:
+    return [(message["kind"], message["version"]) for message in reader.messages]
+
+
+async def test_a_subscriber_gets_a_snapshot_then_each_change_as_it_was_announced() -> None:
+    feed = MemoryFeed()
+    live, reader = live_of(feed), Reader()
+    feed.publish(put(1))
+    await live.open([asked()], reader)
+    change = feed.publish(put(2), actor="ann", meta={"by": 1})
+    await turns()
+    assert shown(reader) == [("snapshot", 1), ("change", 2)]
+    assert reader.messages[1] == {"kind": "change", **change.fields()}
+    assert reader.cursors == [f"{LOG}-1", f"{LOG}-2"]
+
+
+async def test_a_document_that_never_existed_is_absent_until_it_does() -> None:
+    feed = MemoryFeed()
+    live, reader = live_of(feed), Reader()
+    await live.open([asked()], reader)
+    feed.publish(put(1))
+    await turns()
+    assert reader.messages[0]["absent"] is True
+    assert reader.value == {"n": 1}
+
+
+async def test_a_slow_subscriber_gets_one_message_for_all_that_it_missed() -> None:
+    feed = MemoryFeed()
+    live, reader = live_of(feed), Reader()
+    feed.publish([{"op": "add", "path": "/text", "value": "x" * 500}])
+    await live.open([asked()], reader)
+    reader.set_open(False)
+    feed.publish(put(0))
+    await turns()
+    for number in range(1, 101):
+        feed.publish(put(number))
+        await turns()
+    reader.set_open(True)
+    assert shown(reader) == [("snapshot", 1), ("change", 2), ("change", 102)]
+    assert reader.messages[2]["merged"] == 100
+    assert reader.messages[2]["patch"] == put(100)
+
+
+async def test_who_wants_each_change_gets_each_from_any_age() -> None:
+    feed = MemoryFeed()
+    live, reader = live_of(feed), Reader(version=10)
+    for number in range(3_000):
+        feed.publish(put(number))
+    await live.open([asked(after=10, is_merged=False)], reader)
+    while len(reader.messages) < 2_990:
+        await turns()
+    assert shown(reader) == [("change", version) for version in range(11, 3_001)]
+
+
+@pytest.mark.parametrize("after", [5, 8, 9])
+async def test_a_subscriber_returns_to_where_it_was(after: int) -> None:
+    feed = MemoryFeed()
+    live, reader = live_of(feed), Reader(version=after)
+    for number in range(9):
+        feed.publish(put(number))
+    await live.open([asked(is_native=True)], reader, cursor=f"{LOG}-{after}", is_reconnect=True)
+    await turns()
+    assert shown(reader) == [("change", version) for version in range(after + 1, 10)]
+
+
+@pytest.mark.parametrize("cursor", ["deadbeef-3", f"{LOG}-99", "nonsense"])
+async def test_a_cursor_that_means_nothing_here_gets_a_snapshot(cursor: str) -> None:
+    feed = MemoryFeed()
+    live, reader = live_of(feed), Reader()
+    for number in range(9):
+        feed.publish(put(number))
+    await live.open([asked()], reader, cursor=cursor, is_reconnect=True)
+    assert shown(reader) == [("snapshot", 9)]
+    assert reader.messages[0]["why"] == "log"
+
+
+async def test_a_bad_cursor_is_refused_on_a_first_connect() -> None:
+    with pytest.raises(Refused, match="a cursor is the id"):
+        await live_of(MemoryFeed()).open([asked()], Reader(), cursor="nonsense")
+
+
+async def test_a_cursor_of_several_subscriptions_is_never_beyond_what_was_sent() -> None:
+    feed = MemoryFeed()
+    live, reader, again = live_of(feed), Reader(None), Reader(None)
+    other = ("acme", "order-2")
+    feed.publish(put(1))
+    feed.publish(put(1), other)
+    both = [asked(), asked(document="order-2")]
+    stream = await live.open(both, reader)
+    reader.set_open(False)
+    feed.publish(put(2))
+    feed.publish(put(2), other)
+    feed.publish(put(3))
+    await turns()
+    # One more was taken before the reader was found closed; where it stops, it returns.
+    stream.close()
+    await live.open(both, again, cursor=reader.cursors[-1], is_reconnect=True)
+    await turns()
+    got = {
+        (it["document"], it["version"]) for it in reader.messages + again.messages if it["kind"] != "alive"
+    }
+    assert {("order-1", 3), ("order-2", 2)} <= got
+    assert again.cursors[-1] == f"{LOG}@5"
+
+
+async def test_an_interval_bounds_how_often_a_subscriber_is_sent_something() -> None:
+    feed = MemoryFeed()
+    live, reader = live_of(feed), Reader()
+    feed.publish(put(0))
+    await live.open([asked(interval=30)], reader)
+    for number in range(1, 20):
+        feed.publish(put(number))
+        await turns()
+    assert len(reader.messages) <= 2
+    async with asyncio.timeout(5):
+        while reader.version != 20:  # noqa: ASYNC110 - a timer of the loop sends it
+            await asyncio.sleep(0.005)
+    assert reader.value == {"n": 19}
+
+
+async def test_a_sign_of_life_moves_the_cursor_past_what_did_not_concern_the_query() -> None:
+    feed = MemoryFeed()
+    live, reader = live_of(feed), Reader()
+    feed.publish(put(1))
+    stream = await live.open([asked(path="/other")], reader)
+    feed.publish(put(2))
+    await turns()
+    stream.alive()
+    assert [message["kind"] for message in reader.messages] == ["snapshot", "alive"]
+    assert reader.cursors[-1] == f"{LOG}-2"
+
+
+async def test_a_shutdown_ends_every_stream_with_a_bye() -> None:
+    feed = MemoryFeed()
+    live, readers = live_of(feed), [Reader(), Reader()]
+    for reader in readers:
+        await live.open([asked()], reader)
+    live.shut_down()
+    for reader in readers:
+        assert reader.is_ended
+        assert reader.messages[-1]["kind"] == "bye"
+        assert reader.messages[-1]["reason"] == "shutdown"
+    assert not feed.documents
+
+
+async def test_a_pattern_that_grows_too_wide_ends_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("refold.live.values.MATCHES_MAX", 2)
+    feed = MemoryFeed()
+    live, reader = live_of(feed), Reader()
+    feed.publish([{"op": "add", "path": "", "value": {"a": 1, "b": 2}}])
+    await live.open([asked(path="/*", mode=Mode.values)], reader)
+    feed.publish(put(3))
+    await turns()
+    assert [message["kind"] for message in reader.messages] == ["snapshot", "error", "bye"]
+    assert reader.messages[1]["code"] == "pattern_too_wide"
+    with pytest.raises(Refused, match="at most 2 values"):
+        await live.open([asked(path="/*", mode=Mode.values)], Reader())
+    assert not feed.documents
+
+
+async def test_a_mailbox_gets_the_next_message_when_the_last_is_taken() -> None:
+    feed = MemoryFeed()
+    live, mailbox = live_of(feed), Mailbox()
+    feed.publish(put(1))
+    await live.open([asked()], mailbox)
+    feed.publish(put(2))
+    feed.publish(put(3))
+    await turns()
+    first, second = await mailbox.next(), await mailbox.next()
+    assert first is not None
+    assert second is not None
+    assert (first[0].kind, second[0].kind) == ("snapshot", "change")
+    assert (first[1], second[1]) == (f"{LOG}-1", f"{LOG}-3")
+    live.shut_down()
+    last = await mailbox.next()
+    assert last is not None
+    assert last[0].kind == "bye"
+    assert await mailbox.next() is None
