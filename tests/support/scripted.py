@@ -15,9 +15,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import orjson
 
-Write = Callable[[bytes], Awaitable[None]]
-Script = Callable[[Write], Awaitable[None]]
-
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -30,11 +27,21 @@ class Asked(NamedTuple):
     headers: dict[str, str]
 
 
+Write = Callable[[bytes], Awaitable[None]]
+Script = Callable[[Asked, Write], Awaitable[None]]
+
+
+async def never(_asked: Asked, _write: Write) -> None:
+    """Answer nothing."""
+    await asyncio.Event().wait()
+
+
 @dataclass
 class Scripted:
-    """Answers each request by the next script and closes; without one it never answers."""
+    """Answers each request by the next script, else by `otherwise`, and closes the connection."""
 
     url: str = ""
+    otherwise: Script = never
     asked: list[Asked] = field(default_factory=list)
     scripts: deque[bytes | Script] = field(default_factory=deque)
     closed: int = 0
@@ -45,6 +52,16 @@ class Scripted:
         """Answer the next requests by these bytes, or by what these functions write."""
         self.scripts.extend(scripts)
 
+    async def until_asked(self) -> None:
+        """Wait for a request."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.asked)
+
+    async def until_closed(self, count: int) -> None:
+        """Wait until the client has closed so many connections."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.closed >= count)
+
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request."""
         try:
@@ -54,9 +71,11 @@ class Scripted:
             split = urlsplit(target)
             query = {name: values[0] for name, values in parse_qs(split.query).items()}
             headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
-            self.asked.append(Asked(method, split.path, query, headers))
-            script = self.scripts.popleft() if self.scripts else never
-            writing = asyncio.ensure_future(self._write(writer, script))
+            async with self.changed:
+                self.asked.append(Asked(method, split.path, query, headers))
+                self.changed.notify_all()
+            script = self.scripts.popleft() if self.scripts else self.otherwise
+            writing = asyncio.ensure_future(_write(writer, script, self.asked[-1]))
             ended = asyncio.ensure_future(reader.read())
             await asyncio.wait({writing, ended}, return_when=asyncio.FIRST_COMPLETED)
             if not writing.done():
@@ -69,15 +88,16 @@ class Scripted:
         finally:
             writer.close()
 
-    async def _write(self, writer: asyncio.StreamWriter, script: bytes | Script) -> None:
-        async def write(data: bytes) -> None:
-            writer.write(data)
-            await writer.drain()
 
-        if isinstance(script, bytes):
-            await write(script)
-        else:
-            await script(write)
+async def _write(writer: asyncio.StreamWriter, script: bytes | Script, asked: Asked) -> None:
+    async def write(data: bytes) -> None:
+        writer.write(data)
+        await writer.drain()
+
+    if isinstance(script, bytes):
+        await write(script)
+    else:
+        await script(asked, write)
 
 
 @asynccontextmanager
@@ -90,17 +110,12 @@ async def scripted_server() -> AsyncIterator[Scripted]:
         yield made
 
 
-async def never(_write: Write) -> None:
-    """Answer nothing."""
-    await asyncio.Event().wait()
-
-
 def then_wait(data: bytes) -> Script:
     """Write, and keep the connection."""
 
-    async def script(write: Write) -> None:
+    async def script(asked: Asked, write: Write) -> None:
         await write(data)
-        await never(write)
+        await never(asked, write)
 
     return script
 

@@ -42,6 +42,7 @@ COMMANDS: Final = {
     "import": Entry("transfer", "Write", "Import a history from a file of JSON lines."),
     "get": Entry("read", "Read", "Print a document, as it is or as it was."),
     "history": Entry("read", "Read", "Print a document's changes, oldest first."),
+    "watch": Entry("watch", "Read", "Print a document's changes as they come, or a namespace's."),
     "diff": Entry("read", "Read", "Print what changed between two versions."),
     "blame": Entry("read", "Read", "Print which version last wrote each value of a document."),
     "list": Entry("read", "Read", "Print a namespace's documents by id, as they are or as they were."),

@@ -94,6 +94,9 @@ ClockOption = Annotated[
     Literal["recorded", "occurred"],
     typer.Option("--clock", help="Whose times --at means: the log's, or the author's."),
 ]
+PathOption = Annotated[
+    str | None, typer.Option("--path", metavar="/JSON/POINTER", help="Only this part of the document.")
+]
 LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, help="Print at most this many.")]
 
 

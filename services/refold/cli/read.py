@@ -16,6 +16,7 @@ from refold.cli.options import (
     LimitOption,
     NamespaceArgument,
     Output,
+    PathOption,
     System,
     Target,
     read_time,
@@ -44,9 +45,6 @@ OTHERS_SHOWN = 3
 ABSENT = "(absent)"
 DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
 VersionOption = Annotated[int | None, typer.Option("--version", min=0, help="As of this version.")]
-PathOption = Annotated[
-    str | None, typer.Option("--path", metavar="/JSON/POINTER", help="Only this part of the document.")
-]
 
 
 async def get(

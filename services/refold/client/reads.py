@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, Final, Literal
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Any, Final, Literal, Unpack, overload
 
 from refold.client.connection import Answer
 from refold.client.requests import Time, fixed_time, time_text
@@ -11,8 +11,10 @@ from refold.client.responses import (
     PENDING,
     Change,
     Document,
+    DocumentUpdate,
     Leaf,
     Namespace,
+    NamespaceUpdate,
     Outcome,
     Patch,
     RecordedConflict,
@@ -22,6 +24,11 @@ from refold.client.responses import (
     read_rejection,
 )
 from refold.client.transport import Transport, document_path, namespace_path, parse_json
+from refold.client.watch import (
+    WatchOptions,
+    watch_document,
+    watch_namespace,
+)
 
 ITEMS_PAGE: Final = 1_000
 
@@ -89,6 +96,44 @@ class Reader:
         items = self._items(document_path(namespace, document, "history"), query, "after", after, limit)
         async for item in items:
             yield read_answer(Change, item)
+
+    @overload
+    def watch(
+        self, namespace: str, document: str, **options: Unpack[WatchOptions]
+    ) -> AsyncGenerator[DocumentUpdate, None]: ...
+
+    @overload
+    def watch(
+        self, namespace: str, document: None = None, **options: Unpack[WatchOptions]
+    ) -> AsyncGenerator[NamespaceUpdate, None]: ...
+
+    def watch(
+        self, namespace: str, document: str | None = None, **options: Unpack[WatchOptions]
+    ) -> AsyncGenerator[DocumentUpdate, None] | AsyncGenerator[NamespaceUpdate, None]:
+        """Yield a document's state and each later change, or what changes in a namespace, without end.
+
+        ```python
+        async for update in refold.watch("acme", "order-1", path="/lines"):
+            print(update.version, update.patch, update.state)
+        ```
+
+        The first update of a document is its state now. A connection that is lost is replaced, and what was missed
+        comes. Where changes come faster than they are taken, or many were missed, several are in one update.
+        A cancellation, `aclose` and the end of the client close the connection.
+
+        Raises what permanently refuses the subscription, as `Refused` for a path that is none; `ServiceUnavailable` if
+        the service was never reached; of a namespace `LogDiffers` where the log is another one than before.
+        """
+        if document is None:
+            return watch_namespace(self._transport, namespace, options)
+        name, path = document, options.get("path") or None
+        return watch_document(
+            self._transport,
+            namespace,
+            name,
+            options,
+            lambda version: self.get(namespace, name, version=version, path=path),
+        )
 
     async def blame(
         self,

@@ -14,7 +14,17 @@ from refold.core import json_text
 from refold.core.errors import RefoldError, Refused, ServiceUnavailable
 from refold.core.json_text import Json
 
-T = TypeVar("T", "Change", "Document", "Leaf", "Namespace", "RecordedConflict", "Rejection")
+T = TypeVar(
+    "T",
+    "Change",
+    "Document",
+    "DocumentUpdate",
+    "Leaf",
+    "Namespace",
+    "NamespaceUpdate",
+    "RecordedConflict",
+    "Rejection",
+)
 
 Patch: TypeAlias = list[Json]
 """A list of operations: those of RFC 6902, and `inc`, `str_ins`, `str_del` and `push`."""
@@ -149,6 +159,57 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentUpdate:
+    """What `watch` yields of a document, or of a part of it: the `state` there at a version, and what led to it.
+
+    `patch` turns the state of the update before into this one, for a `path` relative to it; the first update of a watch
+    without `after` has none. `merged` counts the changes in it; those of one change have its author. Of a path with
+    `*`, `state` has all values that match, by their pointers, and `values` and `gone` those of them that changed or
+    ended; there is no patch. `state` is None where `is_absent`. States share what did not change: copy one to change
+    it. `watch(after=update.cursor)` continues after this update.
+    """
+
+    namespace: str
+    document: str
+    version: int
+    state: Json = None
+    is_absent: bool = False
+    patch: Patch = field(default_factory=list)
+    values: dict[str, Json] = field(default_factory=dict)
+    gone: tuple[str, ...] = ()
+    merged: int = 1
+    sequence: int = 0
+    recorded_at: str | None = None
+    occurred_at: str | None = None
+    id: str | None = None
+    type: str | None = None
+    actor: str | None = None
+    meta: Json = None
+    cursor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceUpdate:
+    """What `watch` yields of a namespace: that a document is at a new version, and with `mode="changes"` its patch.
+
+    `patch` is None where it was not asked for. `watch(after=update.cursor)` continues after this update.
+    """
+
+    namespace: str
+    document: str
+    version: int
+    sequence: int
+    recorded_at: str | None = None
+    occurred_at: str | None = None
+    id: str | None = None
+    type: str | None = None
+    actor: str | None = None
+    meta: Json = None
+    patch: Patch | None = None
+    cursor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Leaf:
     """A scalar or an empty container in a document, at `path` (a JSON Pointer), with who last wrote it.
 
@@ -222,14 +283,26 @@ class Namespace:
 
 
 def as_json(
-    value: Outcome | Transaction | Change | Document | Leaf | RecordedConflict | Rejection | Namespace,
+    value: Outcome
+    | Transaction
+    | Change
+    | Document
+    | DocumentUpdate
+    | Leaf
+    | Namespace
+    | NamespaceUpdate
+    | RecordedConflict
+    | Rejection,
 ) -> dict[str, Json]:
-    """Return a value's members for JSON, an outcome without its empty ones."""
+    """Return a value's members for JSON; an outcome and an update without their empty ones."""
     members = {member.name: getattr(value, member.name) for member in fields(value)}
     if isinstance(value, Transaction):
         members["outcomes"] = [as_json(outcome) for outcome in value.outcomes]
     if isinstance(value, Outcome):
         return {name: member for name, member in members.items() if member not in (None, "", ())}
+    if isinstance(value, DocumentUpdate | NamespaceUpdate):
+        empty: tuple[Json, ...] = (None, (), {}, False)
+        return {name: it for name, it in members.items() if name == "state" or it not in empty}
     return members
 
 

@@ -10,11 +10,13 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, suppress
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
 from refold.client import client
 from refold.client.client import TIMEOUT_SECONDS
+from refold.client.responses import DocumentUpdate, NamespaceUpdate
 from refold.client.transport import DEFAULT_URL, RETRY_SECONDS
+from refold.client.watch import WatchOptions
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,14 +37,7 @@ def _iterate(
 ) -> Callable[Concatenate[Refold, P], Iterator[T]]:
     @wraps(method)
     def iterate(self: Refold, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
-        items = method(self.wrapped, *args, **kwargs)
-
-        async def following() -> T:
-            return await anext(items)
-
-        with suppress(StopAsyncIteration):
-            while True:
-                yield self.run(following)
+        return self.each(method(self.wrapped, *args, **kwargs))
 
     return iterate
 
@@ -68,9 +63,12 @@ class Refold(AbstractContextManager["Refold"]):
         """Connect on first use; the arguments are those of `refold.client.Refold`."""
         self.runner = asyncio.Runner()
         self.lock = threading.Lock()
-        self.wrapped = client.Refold(
-            url, timeout_seconds=timeout_seconds, retry_seconds=retry_seconds, trace=trace
-        )
+        self.options: dict[str, Any] = {
+            "timeout_seconds": timeout_seconds,
+            "retry_seconds": retry_seconds,
+            "trace": trace,
+        }
+        self.wrapped = client.Refold(url, **self.options)
 
     put = _run(client.Refold.put)
     patch = _run(client.Refold.patch)
@@ -92,6 +90,35 @@ class Refold(AbstractContextManager["Refold"]):
     outcome = _run(client.Refold.outcome)
     namespaces = _run(client.Refold.namespaces)
     status = _run(client.Refold.status)
+
+    @overload
+    def watch(
+        self, namespace: str, document: str, **options: Unpack[WatchOptions]
+    ) -> Iterator[DocumentUpdate]: ...
+
+    @overload
+    def watch(
+        self, namespace: str, document: None = None, **options: Unpack[WatchOptions]
+    ) -> Iterator[NamespaceUpdate]: ...
+
+    def watch(
+        self, namespace: str, document: str | None = None, **options: Unpack[WatchOptions]
+    ) -> Iterator[DocumentUpdate] | Iterator[NamespaceUpdate]:
+        """Yield what `refold.client.Refold.watch` does. Other calls and threads do not wait for it."""
+        # Its wait for the next update would hold the lock.
+        with Refold(self.wrapped.url, **self.options) as own:
+            updates = own.wrapped.watch(namespace, document, **options)
+            yield from own.each(updates)  # type: ignore[misc]
+
+    def each(self, items: AsyncIterator[T]) -> Iterator[T]:
+        """Yield what an iterator of the asynchronous client does."""
+
+        async def following() -> T:
+            return await anext(items)
+
+        with suppress(StopAsyncIteration):
+            while True:
+                yield self.run(following)
 
     def run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a call of the asynchronous client to its end. Raises `RuntimeError` inside a running event loop."""

@@ -56,6 +56,7 @@ class Transport:
     def __init__(self, url: str, *, timeout_seconds: float, trace: Callable[[str], None] | None) -> None:
         """Connect on first use. `timeout_seconds` bounds the silence while an answer is awaited."""
         self.url = full_url(url)
+        self.timeout_seconds = timeout_seconds
         self.was_reached = False
         self.closed = asyncio.Event()
         self._address: Address | None = None

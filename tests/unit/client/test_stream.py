@@ -74,7 +74,7 @@ async def test_an_answer_that_is_cut_at_any_byte_gives_whole_events_only(server,
 
 
 async def test_bytes_that_arrive_slowly_are_waited_for(server, transport):
-    async def slowly(write):
+    async def slowly(_asked, write):
         for byte in stream(*PIECES) + LAST_CHUNK:
             await write(bytes([byte]))
             await asyncio.sleep(0)
@@ -122,8 +122,7 @@ async def test_closing_the_client_ends_what_waits_for_an_event(server, transport
     await transport.close()
     with pytest.raises(ServiceUnavailable):
         await waiting
-    async with server.changed:
-        await server.changed.wait_for(lambda: server.closed == 1)
+    await server.until_closed(1)
 
 
 async def test_a_stream_holds_no_connection_of_the_pool(server, transport):
