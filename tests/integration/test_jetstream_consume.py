@@ -71,6 +71,7 @@ async def test_hostile_subjects_are_returned_byte_for_byte(broker: Broker, user:
     last = len(HOSTILE) + 2
     got = [await log.get(sequence) for sequence in range(2, last + 1)]
     assert [record and record.subject for record in got[:-1]] == [stored for _, stored in HOSTILE]
+    assert await log.subjects(1) == [record and record.subject for record in got]
     if user == "projector":
         assert await read_until(log, last, after_sequence=1) == got
         # A literal subject does not say its partition.
@@ -91,6 +92,7 @@ HOSTILE_HEADERS = [
     b"NATS/1.0 100 Idle Heartbeat\r\n\r\n",
     b"NATS/1.0 409 Consumer Deleted\r\n\r\n",
     b"NATS/1.0 503\r\nX: y\r\n\r\n",
+    b"NATS/1.0 204 EOB\r\n\r\n",
 ]
 
 
@@ -104,6 +106,7 @@ async def test_hostile_headers_are_returned_byte_for_byte(broker: Broker) -> Non
     last = len(HOSTILE_HEADERS) + 2
     read = await read_until(log, last, after_sequence=1)
     assert read == [await log.get(sequence) for sequence in range(2, last + 1)]
+    assert await log.subjects(1) == [record.subject for record in read]
     assert [record.body for record in read] == [b"body"] * len(HOSTILE_HEADERS) + [b"end"]
     assert [route(record.subject).reason for record in read[:-1]] == ["bad_name"] * len(HOSTILE_HEADERS)
     for block, record in list(zip(HOSTILE_HEADERS, read, strict=False))[:7]:

@@ -106,14 +106,20 @@ class PackedEntries:
 
     def unpack(self) -> list[Entry]:
         """Decode all columns."""
-        columns = [self._column(name) for name in Entry._fields]
+        return self.entries(range(self._count))
+
+    def entries(self, rows: Sequence[int]) -> list[Entry]:
+        """Decode some rows."""
+        columns = [self._column(name, rows) for name in Entry._fields]
         # The generated constructor is slower.
         return [tuple.__new__(Entry, row) for row in zip(*columns, strict=True)]
 
-    def _column(self, name: str) -> Iterable[Any]:
+    def _column(self, name: str, rows: Sequence[int]) -> Iterable[Any]:
         if name not in _NUMBERS:
-            return self.texts(name, range(self._count))
+            return self.texts(name, rows)
         numbers = self.numbers(name)
+        if len(rows) < self._count:
+            numbers = [numbers[row] for row in rows]
         if name == "status":
             return [STATUSES[number] for number in numbers]
         if name == "kind":

@@ -17,6 +17,8 @@ from refold.core.fold.rules import Rules
 from refold.core.stream import GENESIS_DOCUMENT, SYSTEM_NAMESPACE, Record, Route, check_document, check_name
 from refold.core.transactions import MEMBER_MARK
 from refold.log import (
+    SUBJECTS_BYTES_MAX,
+    SUBJECTS_MAX,
     SYSTEM_BYTE,
     Acknowledgement,
     Appended,
@@ -88,12 +90,7 @@ class MemoryLog:
             message = "the log ends before the last event that was read from it"
             raise LogHole(message, last_sequence=len(self._records), read_sequence=after_sequence)
         while True:
-            self._check_open()
-            records = self._records[after_sequence : after_sequence + READ_EVENTS_MAX]
-            whole = [record for record in records if record is not None]
-            if len(whole) < len(records):
-                missing = [after_sequence + 1 + at for at, record in enumerate(records) if record is None]
-                raise LogHole("the log lacks events", first_sequence=missing[0], last_sequence=missing[-1])
+            whole = self._whole(after_sequence, READ_EVENTS_MAX)
             if whole:
                 after_sequence += len(whole)
                 yield _without(foreign, whole)
@@ -110,6 +107,16 @@ class MemoryLog:
         where = Route.of(check_name(namespace, "namespace"), check_document(document, "document"))
         return self._last.get(where.subject)
 
+    async def subjects(self, after_sequence: int) -> list[bytes]:
+        found: list[bytes] = []
+        read_bytes = 0
+        for record in self._whole(after_sequence, SUBJECTS_MAX):
+            found.append(record.subject)
+            read_bytes += len(record.subject) + len(record.headers) + len(record.body)
+            if read_bytes >= SUBJECTS_BYTES_MAX:
+                break
+        return found
+
     async def close(self) -> None:
         """Fail readers and writers from now on."""
         self._is_closed = True
@@ -118,6 +125,16 @@ class MemoryLog:
     def punch(self, sequence: int) -> None:
         """Lose one event, for tests that must detect it."""
         self._records[sequence - 1] = None
+
+    def _whole(self, after_sequence: int, limit: int) -> list[Record]:
+        """Return the events after a sequence, or raise `LogHole`."""
+        self._check_open()
+        records = self._records[after_sequence : after_sequence + limit]
+        whole = [record for record in records if record is not None]
+        if len(whole) < len(records):
+            missing = [after_sequence + 1 + at for at, record in enumerate(records) if record is None]
+            raise LogHole("the log lacks events", first_sequence=missing[0], last_sequence=missing[-1])
+        return whole
 
     def _store_all(self, publications: list[Publication], lines: list[bytes]) -> list[Appended] | Stale:
         self._check_open()

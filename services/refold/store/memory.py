@@ -18,13 +18,11 @@ from refold.core.document import ABSENT, Document, from_canonical
 from refold.core.errors import FenceLost, Refused, StoreDiffers
 from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
 from refold.core.fold_state import first_checkpoints
-from refold.core.history import NEVER, Entry, Point, Segment, Snapshot, snapshot_of
-from refold.core.replay import state_at
+from refold.core.history import Entry, Point, Segment, Snapshot
 from refold.core.stream import Checkpoint
 from refold.store import (
     ANSWER_BYTES_MAX,
     SHARD_LEASE_SECONDS,
-    Bounds,
     Capabilities,
     ClosedPage,
     Commit,
@@ -40,6 +38,7 @@ from refold.store import (
     read_cursor,
     write_cursor,
 )
+from refold.store.memory_tables import Kept, Lease, Tables, write
 from refold.store.ports import (
     Item,
     OpenCommit,
@@ -49,60 +48,6 @@ from refold.store.ports import (
     StoredPage,
     position_of,
 )
-
-
-@dataclass(slots=True)
-class _Kept:
-    """A document's row, its state, and its segments: closed pages, and the open one."""
-
-    document: Document
-    state: bytes | None
-    segments: list[Segment] = field(default_factory=lambda: [Segment(NEVER, 0, [])])
-
-    @property
-    def entries(self) -> list[Entry]:
-        return [entry for segment in self.segments for entry in segment.entries]
-
-    @property
-    def head(self) -> Head:
-        row = self.document
-        return Head(row.namespace, row.document, snapshot_of(row, self.state), row.last_sequence)
-
-    def head_at(self, point: Point) -> Head:
-        segment = self.segments[self.at(Bounds.of(point))]
-        found = state_at(segment.base, segment.entries, point)
-        return Head(self.document.namespace, self.document.document, found, found.sequence)
-
-    def at(self, bounds: Bounds) -> int:
-        """Find the last segment within the bounds."""
-        return max(at for at, it in enumerate(self.segments) if bounds.include(it.base, it.base_sequence))
-
-    def copy(self) -> _Kept:
-        """Return what no later commit changes."""
-        return replace(self, segments=[self.copy_of(at) for at in range(len(self.segments))])
-
-    def copy_of(self, at: int) -> Segment:
-        segment = self.segments[at]
-        return segment._replace(entries=segment.entries.copy())
-
-
-@dataclass(slots=True)
-class Lease:
-    """Which store holds a shard, and when it last renewed or committed."""
-
-    holder: object
-    renewed_at: float
-
-
-@dataclass(slots=True)
-class Tables:
-    """What a database would hold, and the leases by shard."""
-
-    log_id: str | None = None
-    checkpoints: dict[int, Checkpoint] = field(default_factory=dict)
-    documents: dict[Key, _Kept] = field(default_factory=dict)
-    rejections: list[Rejection] = field(default_factory=list)
-    leases: dict[str, Lease] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -176,7 +121,7 @@ class MemoryStore:
             found = tables.checkpoints[partition].read_sequence
             if found != commit.expected_sequence:
                 raise FenceLost(expected_sequence=commit.expected_sequence, found_sequence=found)
-        _write(tables.documents, commit)
+        write(tables.documents, commit)
         tables.rejections.extend(commit.rejections)
         resolved = {(*it[:2], it.sequence): it.resolved_by for it in commit.resolutions}
         for at, it in enumerate(tables.rejections if resolved else ()):
@@ -217,9 +162,19 @@ class MemoryStore:
                 yield segment
 
     async def entry(self, namespace: str, document: str, sequence: int) -> Entry | None:
-        kept = self._tables.documents.get((namespace, document))
-        entries = kept.entries if kept else []
+        entries = self._entries(namespace, document)
         return next((entry for entry in entries if entry.sequence == sequence), None)
+
+    async def entries_between(
+        self, namespace: str, documents: Sequence[str], *, after_sequence: int, until_sequence: int
+    ) -> list[tuple[str, Entry]]:
+        found = [
+            (document, entry)
+            for document in documents
+            for entry in self._entries(namespace, document)
+            if entry.status.is_effective and after_sequence < entry.sequence <= until_sequence
+        ]
+        return sorted(found, key=lambda it: it[1].sequence)
 
     async def find_id(self, namespace: str, document: str, event_id: str) -> Entry | None:
         for found in await self.load([(namespace, document)]):
@@ -263,10 +218,9 @@ class MemoryStore:
     async def conflicts(
         self, namespace: str, document: str, *, after_sequence: int | None, is_descending: bool
     ) -> AsyncGenerator[list[Entry]]:
-        kept = self._tables.documents.get((namespace, document))
         found = [
             entry
-            for entry in (kept.entries if kept else [])
+            for entry in self._entries(namespace, document)
             if entry.conflict is not None
             and _is_beyond(entry.sequence, after_sequence, is_descending=is_descending)
         ]
@@ -321,12 +275,16 @@ class MemoryStore:
         if lease is not None and lease.holder is self:
             del self._tables.leases[self._shard]
 
+    def _entries(self, namespace: str, document: str) -> list[Entry]:
+        kept = self._tables.documents.get((namespace, document))
+        return kept.entries if kept else []
+
     def _rejections_of(self, namespace: str | None, document: str | None) -> Iterator[Rejection]:
         for rejection in self._tables.rejections:
             if namespace in {None, rejection.namespace} and document in {None, rejection.document}:
                 yield rejection
 
-    def _listed(self, namespace: str, prefix: str, after: str) -> Iterator[_Kept]:
+    def _listed(self, namespace: str, prefix: str, after: str) -> Iterator[Kept]:
         for (name, document), kept in sorted(self._tables.documents.items()):
             if name == namespace and document > after and document.startswith(prefix):
                 yield kept
@@ -345,35 +303,11 @@ def _bounded(found: Iterator[Head], limit: int) -> Page:
     return Page(heads, None)
 
 
-def _write(documents: dict[Key, _Kept], commit: Commit) -> None:
-    for write in commit.documents:
-        key = (write.document.namespace, write.document.document)
-        assert write.has_state, key
-        assert write.is_new == (key not in documents), key
-        row = write.document.without_state()
-        kept = documents.setdefault(key, _Kept(row, write.state))
-        kept.document, kept.state = row, write.state
-    for page in commit.pages:
-        _close(documents[page.namespace, page.document].segments, page)
-    for write in commit.documents:
-        kept = documents[write.document.namespace, write.document.document]
-        kept.segments[-1].entries.extend(write.journal)
-
-
-def _close(segments: list[Segment], page: ClosedPage) -> None:
-    entries = segments[-1].entries
-    assert page.journal_events == len(entries), page
-    entries.extend(page.new_entries)
-    assert entries == page.entries or not page.is_whole, page
-    assert page.events == sum(len(segment.entries) for segment in segments), page
-    segments.append(Segment(page.closing, entries[-1].sequence, []))
-
-
 def _is_beyond(sequence: int, after: int | None, *, is_descending: bool) -> bool:
     return after is None or (sequence < after if is_descending else sequence > after)
 
 
-def _items(kept: _Kept) -> Iterator[Item]:
+def _items(kept: Kept) -> Iterator[Item]:
     row, key = kept.document, (kept.document.namespace, kept.document.document)
     yield StoredHead(replace(row, state=ABSENT), kept.state, None)
     events = 0
@@ -384,7 +318,7 @@ def _items(kept: _Kept) -> Iterator[Item]:
         yield StoredEntry(*key, entry)
 
 
-def _loaded(kept: _Kept) -> Document:
+def _loaded(kept: Kept) -> Document:
     window: dict[bytes, bytes] = {}
     for entry in kept.entries[-ID_WINDOW_EVENTS:]:
         if entry.identity is not None:

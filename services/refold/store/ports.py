@@ -122,6 +122,14 @@ class HistoryReader(Protocol):
     async def entry(self, namespace: str, document: str, sequence: int) -> Entry | None:
         """Read one of a document's events with its outcome."""
 
+    async def entries_between(
+        self, namespace: str, documents: Sequence[str], *, after_sequence: int, until_sequence: int
+    ) -> list[tuple[str, Entry]]:
+        """Read the effective events of documents after a sequence up to another, in the order of the log.
+
+        The caller bounds how many these are. Documents that never had an event have none.
+        """
+
     async def find_id(self, namespace: str, document: str, event_id: str) -> Entry | None:
         """Find the first event that carried this id in the document's dedup window."""
 

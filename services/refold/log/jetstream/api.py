@@ -5,16 +5,19 @@ Used by the other modules of this package.
 
 from __future__ import annotations
 
+import asyncio
 import base64
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import orjson
 
-from refold.core.errors import LogError, LogFull, LogMissing, LogUnavailable
+from refold.core.errors import LogError, LogFull, LogHole, LogMissing, LogUnavailable
 from refold.core.stream import Record
 from refold.core.timestamp import parse_rfc3339
-from refold.log.jetstream.client import Client, Reply
-from refold.log.jetstream.protocol import header_lines
+from refold.log import SUBJECTS_BYTES_MAX, SUBJECTS_MAX
+from refold.log.jetstream.client import REQUEST_SECONDS, Client, Reply
+from refold.log.jetstream.protocol import header_lines, message_frame
 
 STREAM: Final = "STATE"
 STREAM_NOT_FOUND: Final = 10059
@@ -29,6 +32,9 @@ _NO_RESPONDERS: Final = 503
 
 _REPLACEMENT_CHARACTER: Final = "\ufffd"
 _SUBJECT_HEADER: Final = b"\r\nNats-Subject: "
+_SEQUENCE_HEADER: Final = b"\r\nNats-Sequence: "
+_END: Final = (b"NATS/1.0 204", b"NATS/1.0 404")
+"""The last message of a batch, or the only one where there is no event."""
 
 
 class ApiError(LogUnavailable):
@@ -85,6 +91,69 @@ async def stored_record(client: Client, **which: int | str) -> Record | None:
     # JSON cannot carry every subject that can be stored; where it replaced bytes, request the subject as bytes.
     exact = await _subject_bytes(client, sequence) if _REPLACEMENT_CHARACTER in subject else subject.encode()
     return Record(sequence, parse_rfc3339(message["time"], "time"), exact, header_lines(headers), body)
+
+
+async def stored_subjects(client: Client, first_sequence: int) -> list[bytes]:
+    """Ask any replica for the subjects of `SUBJECTS_MAX` events; fewer at its end, or where they are large.
+
+    A batch of direct gets without a filter: its cost does not depend on the log's length, and no gap remains unseen.
+    With a filter the broker takes no append while it searches (measured: 0.4 s for 300 events of 3,000,000).
+    """
+    batch = _Batch(first_sequence)
+    inbox = client.new_inbox()
+    sid = client.subscribe(inbox, batch.take)
+    forget = client.on_disconnect(partial(batch.fail, "the connection to the broker was lost"))
+    request = {"seq": first_sequence, "batch": SUBJECTS_MAX, "max_bytes": SUBJECTS_BYTES_MAX}
+    frame = message_frame(
+        b"$JS.API.DIRECT.GET.%b" % STREAM.encode(), orjson.dumps(request), reply=inbox.encode()
+    )
+    try:
+        async with asyncio.timeout(REQUEST_SECONDS):
+            await client.wait_connected()
+            client.write(frame)
+            return await batch.subjects
+    except TimeoutError as error:
+        raise LogUnavailable("the broker did not answer in time", first_sequence=first_sequence) from error
+    finally:
+        forget()
+        client.unsubscribe(sid)
+
+
+class _Batch:
+    """The subjects of the messages that answer a direct get of several events."""
+
+    def __init__(self, first_sequence: int) -> None:
+        self.subjects: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
+        self._found: list[bytes] = []
+        self._expected = first_sequence
+
+    def take(self, _: bytes, __: bytes, headers: bytes, ___: bytes) -> None:
+        """Take one message. The broker appends its own headers, so the last one of a name is the broker's."""
+        _, is_event, lines = headers.rpartition(_SUBJECT_HEADER)
+        if not is_event:
+            self._end(headers)
+            return
+        sequence = int(headers.rpartition(_SEQUENCE_HEADER)[2].partition(b"\r\n")[0])
+        if sequence != self._expected:
+            facts = {"first_sequence": self._expected, "last_sequence": sequence - 1}
+            self._set_exception(LogHole("the log lacks events", **facts))
+        self._expected += 1
+        self._found.append(lines.partition(b"\r\n")[0])
+
+    def fail(self, reason: str) -> None:
+        """End without the rest."""
+        self._set_exception(LogUnavailable(reason))
+
+    def _end(self, headers: bytes) -> None:
+        if not headers.startswith(_END):
+            reason = headers.partition(b"\r\n")[0].decode(errors="replace")
+            self.fail(f"the broker does not return events: {reason}")
+        elif not self.subjects.done():
+            self.subjects.set_result(self._found)
+
+    def _set_exception(self, error: LogError) -> None:
+        if not self.subjects.done():
+            self.subjects.set_exception(error)
 
 
 async def _subject_bytes(client: Client, sequence: int) -> bytes:

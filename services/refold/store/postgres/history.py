@@ -6,9 +6,11 @@ Part of the PostgreSQL adapter.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from bisect import bisect_left
+from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
+from refold.core.document import STATUSES
 from refold.core.history import Entry, Point, Segment, Snapshot
 from refold.core.page import PackedEntries
 from refold.core.replay import ListedColumns, state_at
@@ -51,6 +53,9 @@ LIST_BATCHES_MAX: Final = 64
 
 LAST: Final = "\U0010ffff"
 """Sorts after every character of a name, so that `prefix + LAST` ends the names that begin with the prefix."""
+
+BETWEEN_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Stored bytes of pages and journal that one statement reads in search of the events of many documents."""
 
 _JOURNAL: Final = ("sequence", "recorded_at", "occurred_at", "version", "kind", "headers", "body", "effect")
 """Columns of the journal that the statement `points` returns, each as an array."""
@@ -110,6 +115,26 @@ class PostgresHistory:
         assert row is not None
         with reading_stored(namespace, document):
             return next((entry for entry in to_entries(row) if entry.sequence == sequence), None)
+
+    async def entries_between(
+        self, namespace: str, documents: Sequence[str], *, after_sequence: int, until_sequence: int
+    ) -> list[tuple[str, Entry]]:
+        found: list[tuple[str, Entry]] = []
+        between = range(after_sequence + 1, until_sequence + 1)
+        while documents:
+            asked = (documents, after_sequence, until_sequence, BETWEEN_BYTES_MAX)
+            async with self._pool.lend() as connection:
+                rows = await connection.fetch(SQL["entries_between"], namespace, *asked)
+            for row in rows:
+                if row["fits"]:
+                    document = documents[row["number"] - 1]
+                    with reading_stored(namespace, document):
+                        found += [(document, entry) for entry in _entries_between(row, between)]
+            documents = documents[
+                next((row["number"] - 1 for row in rows if not row["fits"]), len(documents)) :
+            ]
+        found.sort(key=lambda it: it[1].sequence)
+        return found
 
     async def find_id(self, namespace: str, document: str, event_id: str) -> Entry | None:
         async with self._pool.lend() as connection:
@@ -268,6 +293,16 @@ def _check_counts(key: Key, row: Row, found: int, *, is_whole: bool = True) -> N
     expected = row["events"] - row["paged_events"]
     if is_journal and is_whole and found != expected:
         raise damaged(key[0], key[1], "the journal lacks events of it", expected=expected, found=found)
+
+
+def _entries_between(row: Row, between: range) -> list[Entry]:
+    """Return the effective entries of a page, or of a row of the journal, whose sequence is in a range."""
+    if row["payload"] is None:
+        return [to_entry(row["entry"])]
+    page = PackedEntries(decompress(row["payload"]))
+    sequences, statuses = page.numbers("sequence"), page.numbers("status")
+    first, end = bisect_left(sequences, between.start), bisect_left(sequences, between.stop)
+    return page.entries([at for at in range(first, end) if STATUSES[statuses[at]].is_effective])
 
 
 def _edge(after_sequence: int | None, *, is_descending: bool) -> int:

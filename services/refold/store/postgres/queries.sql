@@ -468,6 +468,48 @@ SELECT
         SELECT j FROM journal AS j WHERE j.namespace = $1 AND j.document = $2 AND j.sequence = $3
     ) AS journal
 
+-- name: entries_between
+-- The effective events of the documents $2 after sequence $3 up to $4: the pages that may have some, each once, and rows of
+-- the journal. `fits` counts what is read up to $5 bytes, by document; the first always fits. An ORDER BY in each subquery
+-- makes the planner look each document up: without it, it reads the whole range of the namespace.
+SELECT
+    r.number::integer, r.fits,
+    CASE WHEN r.fits THEN r.payload END AS payload,
+    CASE WHEN r.fits THEN r.entry END AS entry
+FROM (
+    SELECT u.*, sum(u.bytes) OVER (ORDER BY u.number) <= $5::bigint OR u.number = 1 AS fits
+    FROM (
+        SELECT k.number, p.payload, NULL::journal AS entry, octet_length(p.payload) AS bytes
+        FROM unnest((SELECT $2::text[])) WITH ORDINALITY AS k (document, number)
+        CROSS JOIN LATERAL (
+            SELECT q.payload
+            FROM pages AS q
+            WHERE q.namespace = $1 AND q.document = k.document AND q.last_sequence > $3
+                AND q.last_sequence <= coalesce(
+                    (
+                        SELECT l.last_sequence
+                        FROM pages AS l
+                        WHERE l.namespace = $1 AND l.document = k.document AND l.last_sequence >= $4
+                        ORDER BY l.last_sequence
+                        LIMIT 1
+                    ),
+                    $4
+                )
+            ORDER BY q.last_sequence
+        ) AS p
+        UNION ALL
+        SELECT k.number, NULL, e.entry, e.bytes
+        FROM unnest((SELECT $2::text[])) WITH ORDINALITY AS k (document, number)
+        CROSS JOIN LATERAL (
+            SELECT j AS entry, octet_length(j.body) + octet_length(j.headers) + coalesce(octet_length(j.effect), 0) AS bytes
+            FROM journal AS j
+            WHERE j.namespace = $1 AND j.document = k.document AND j.sequence > $3 AND j.sequence <= $4 AND j.status <= 1
+            ORDER BY j.sequence
+        ) AS e
+    ) AS u
+) AS r
+ORDER BY r.number
+
 -- name: list_documents
 -- `fits` counts the states' bytes up to $6; the first always fits. One row more than wanted shows that there is a next one.
 -- Of documents whose state is older than their row, those in $8 match the path $7; their states are omitted.
