@@ -159,9 +159,10 @@ class Link:
             headers={"Accept": "application/json", **headers},
         )
         found: dict[str, Any] = parse_json(answer)
-        # The cursor is that after all of them: at the one before, some of them come again.
-        self._polled.extend(Received(message, self.cursor) for message in found["messages"])
-        self._polled.append(Received({"kind": "alive"}, found["cursor"]))
+        messages = found["messages"] or [{"kind": "alive"}]
+        # Their cursor is that after the last: at the one before, those that come first come again.
+        self._polled.extend(Received(message, self.cursor) for message in messages[:-1])
+        self._polled.append(Received(messages[-1], found["cursor"]))
         if not found["messages"] and loop.time() - asked_at < wait_seconds / 2:
             raise ServiceUnavailable("a poll was answered early, with nothing")
 

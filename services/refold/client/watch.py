@@ -54,7 +54,7 @@ def watch_namespace(
     transport: Transport, namespace: str, options: WatchOptions
 ) -> AsyncGenerator[NamespaceUpdate, None]:
     """Yield what changes in a namespace."""
-    fields = {"namespace": check_name(namespace, "namespace"), **_fields_of(options)}
+    fields = {"namespace": check_name(namespace, "namespace"), **_fields_of(options, "heads")}
 
     def query(after: int | None) -> dict[str, Json]:
         sub = fields if after is None else {**fields, "after": after}
@@ -71,8 +71,8 @@ def watch_document(
     read: Callable[[int], Awaitable[Document]],
 ) -> AsyncGenerator[DocumentUpdate, None]:
     """Yield a document's updates. `read` returns it, or the part of it, at a version."""
-    fields, cursor = _fields_of(options), _cursor_of(options)
-    has_values = fields.get("mode") == "values" or "*" in fields.get("path", "").split("/")
+    has_values = options.get("mode") == "values" or "*" in (options.get("path") or "").split("/")
+    fields, cursor = _fields_of(options, "values" if has_values else "patch"), _cursor_of(options)
     if cursor and has_values:
         raise Refused("bad_usage", "values begin with all that match: leave it out", field="after")
     _version_in(cursor)
@@ -82,7 +82,7 @@ def watch_document(
     return _document_updates(link, read)
 
 
-def _fields_of(options: WatchOptions) -> dict[str, Json]:
+def _fields_of(options: WatchOptions, usual_mode: str) -> dict[str, Json]:
     """Return the options but `after` as a subscription's fields. Raises `TypeError` for one that is unknown."""
     for name in options.keys() - WatchOptions.__annotations__.keys():
         hint = did_you_mean(name, WatchOptions.__annotations__)
@@ -90,7 +90,9 @@ def _fields_of(options: WatchOptions) -> dict[str, Json]:
     fields: dict[str, Json] = {name: it for name, it in options.items() if name != "after" and it is not None}
     if "interval" in fields:
         fields["interval"] = round(fields["interval"] * 1_000)
-    return {**fields, "ops": "native"}
+    if fields.get("mode", usual_mode) in {"patch", "changes"}:
+        fields["ops"] = "native"
+    return fields
 
 
 def _cursor_of(options: WatchOptions) -> str:

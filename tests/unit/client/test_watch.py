@@ -145,6 +145,7 @@ async def test_a_pattern_has_all_values_and_those_that_changed(server, refold):
     assert [it.state for it in found] == [{"/a/at": 1, "/b/at": 2}, {"/b/at": 2, "/c/at": 3}, {"/c/at": 3.0}]
     assert [it.values for it in found] == [{"/a/at": 1, "/b/at": 2}, {"/c/at": 3}, {"/c/at": 3.0}]
     assert [it.gone for it in found] == [(), ("/a/at",), ("/b/at",)]
+    assert server.asked[0].query == {"path": "/*/at"}
 
 
 async def test_a_watch_after_a_version_begins_with_the_state_there(server, refold):
