@@ -130,19 +130,21 @@ async def _document_updates(
 ) -> AsyncGenerator[DocumentUpdate, None]:
     """Yield a document's updates; `read` returns it at a version, from which the link begins."""
     view = DocumentView()
-    if link.cursor:
+
+    async def begin() -> bool:
         version = _version_in(link.cursor)
+        try:
+            view.begin(version, (await read(version)).state if version else ABSENT)
+        except VersionUnknown:
+            # The log is another, or an older copy of it.
+            link.cursor = ""
+        except (DocumentAbsent, Refused) as error:
+            if isinstance(error, Refused) and error.reason != "path_absent":
+                raise
+            view.begin(version, ABSENT)
+        return True
 
-        async def begin() -> bool:
-            try:
-                view.begin(version, (await read(version)).state if version else ABSENT)
-            except DocumentAbsent:
-                view.begin(version, ABSENT)
-            except VersionUnknown:
-                # The log is another, or an older copy of it.
-                link.cursor = ""
-            return True
-
+    if link.cursor:
         await link.retrying(begin)
     async with aclosing(_updates(link, view.take)) as found:
         async for update in found:

@@ -160,6 +160,14 @@ async def test_a_watch_after_a_version_begins_with_the_state_there(server, refol
         assert sent == (("2", None) if after == 2 else (None, at(2)))
 
 
+@pytest.mark.parametrize("code", ["document_absent", "path_absent"])
+async def test_a_watch_after_a_version_without_a_value_begins_absent(server, refold, code):
+    made = change(3, {"op": "add", "path": "", "value": 1})
+    server.add(problem(404, code), then_wait(events(made)))
+    (update,) = await taken(refold.watch("acme", "d", path="/n", after=2), 1)
+    assert (update.version, update.state, update.patch) == (3, 1, made["patch"])
+
+
 async def test_a_watch_after_a_version_that_never_was_begins_with_the_state_now(server, refold):
     server.add(problem(404, "version_unknown"), then_wait(events(snapshot(1, state=1))))
     (update,) = await taken(refold.watch("acme", "d", after=7), 1)
