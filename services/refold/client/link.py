@@ -63,12 +63,12 @@ class Link:
         self._polled: deque[Received] = deque()
         self._polls_until = 0.0
         self._short_streams = 0
-        self._tries = 0
+        self._pause_seconds = PAUSE_SECONDS_MIN
 
     async def next(self) -> Received | None:
         """Return the next message; None once the client is closed. Raises what permanently refuses it."""
         while received := await self.retrying(self._receive):
-            self._tries = 0
+            self._pause_seconds = PAUSE_SECONDS_MIN
             message = received.message
             match message["kind"]:
                 case "bye":
@@ -103,9 +103,8 @@ class Link:
         if now >= self._polls_until and (is_silent or self._short_streams >= SHORT_STREAMS_MAX):
             self._short_streams = 0
             self._polls_until = now + POLLING_SECONDS
-        self._tries += 1
-        bound = min(PAUSE_SECONDS_MIN * 2**self._tries, PAUSE_SECONDS_MAX)
-        await self._sleep(random.uniform(PAUSE_SECONDS_MIN, bound))  # noqa: S311 - it spreads the load.
+        self._pause_seconds = min(2 * self._pause_seconds, PAUSE_SECONDS_MAX)
+        await self._sleep(random.uniform(PAUSE_SECONDS_MIN, self._pause_seconds))  # noqa: S311 - spreads load.
 
     def close(self) -> None:
         """Close the connection."""
