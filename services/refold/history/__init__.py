@@ -34,7 +34,7 @@ from refold.core.json_text import Json, loads
 from refold.core.pointer import parse, render
 from refold.core.stream import Checkpoint, Record, Route, chain_link, route
 from refold.core.timestamp import format_time
-from refold.core.views import change_view, outcome_view, rejection_view
+from refold.core.views import change_json, change_view, outcome_view, rejection_view
 from refold.log import EventLog
 from refold.store import ANSWER_BYTES_MAX, damaged, reading_stored
 from refold.store.ports import HistoryReader, LatestReader
@@ -118,6 +118,29 @@ class History:
                         if change is not None:
                             items.append(change)
         return Slice(items, None)
+
+    async def notices(
+        self, namespace: str, document: str, *, after: int, limit: int
+    ) -> list[tuple[int, int, bytes]]:
+        """Return the changes after a version in the bytes of their notices, each with its version and sequence.
+
+        At most `limit`, and no more than `ANSWER_BYTES_MAX` unless the first alone is larger. Each has its patch.
+        """
+        where, answer_bytes = Route.of(namespace, document), 0
+        found: list[tuple[int, int, bytes]] = []
+        segments = self._store.segments(namespace, document, after_version=after, is_descending=False)
+        async with aclosing(segments) as opened:
+            with reading_stored(namespace, document):
+                async for segment in opened:
+                    for entry in _effective(segment, after, is_descending=False):
+                        fields = fields_of(entry)
+                        patch = entry.effect or json_text.dumps(operations_of(entry, fields))
+                        body = change_json(where, entry, fields, patch)
+                        answer_bytes += len(body)
+                        if len(found) >= limit or (found and answer_bytes > ANSWER_BYTES_MAX):
+                            return found
+                        found.append((entry.version, entry.sequence, body))
+        return found
 
     async def diff(self, namespace: str, document: str, from_version: int, to_version: int) -> list[Json]:
         """Return the patch that turns one version into the other."""

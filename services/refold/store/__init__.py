@@ -195,6 +195,13 @@ class Commit:
     resolutions: Sequence[Resolution] = ()
 
 
+class VersionAt(NamedTuple):
+    """A document's version and the sequence of the event that made it; both are 0 where it never had one."""
+
+    version: int
+    sequence: int
+
+
 class NamespaceCount(NamedTuple):
     """A namespace with its documents (absent ones left out) and events (of any outcome)."""
 

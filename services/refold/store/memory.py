@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -18,7 +18,7 @@ from refold.core.document import ABSENT, Document, from_canonical
 from refold.core.errors import FenceLost, Refused, StoreDiffers
 from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
 from refold.core.fold_state import first_checkpoints
-from refold.core.history import Entry, Point, Segment, Snapshot
+from refold.core.history import NEVER, Entry, Point, Segment, Snapshot
 from refold.core.stream import Checkpoint
 from refold.store import (
     ANSWER_BYTES_MAX,
@@ -34,6 +34,7 @@ from refold.store import (
     NamespaceCount,
     Page,
     Rejection,
+    VersionAt,
     first_bounds,
     read_cursor,
     write_cursor,
@@ -146,6 +147,12 @@ class MemoryStore:
     async def head(self, namespace: str, document: str) -> Head | None:
         kept = self._tables.documents.get((namespace, document))
         return kept.head if kept else None
+
+    async def other_versions(self, known: Mapping[Key, VersionAt]) -> dict[Key, VersionAt]:
+        rows = self._tables.documents
+        heads = {key: rows[key].head.snapshot if key in rows else NEVER for key in known}
+        found = {key: VersionAt(head.version, head.sequence) for key, head in heads.items()}
+        return {key: at for key, at in found.items() if at != known[key]}
 
     async def snapshot_at(self, namespace: str, document: str, point: Point) -> Snapshot | None:
         kept = self._tables.documents.get((namespace, document))

@@ -6,7 +6,7 @@ A store that keeps everything implements all of them (`SnapshotStore`). Every me
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol, Self
 
@@ -14,7 +14,18 @@ from refold.core.dedup import pack_identities
 from refold.core.document import Document
 from refold.core.history import Entry, Point, Segment, Snapshot
 from refold.core.stream import Checkpoint
-from refold.store import Capabilities, ClosedPage, Commit, Head, Key, Names, NamespaceCount, Page, Rejection
+from refold.store import (
+    Capabilities,
+    ClosedPage,
+    Commit,
+    Head,
+    Key,
+    Names,
+    NamespaceCount,
+    Page,
+    Rejection,
+    VersionAt,
+)
 
 
 class OpenCommit(Protocol):
@@ -89,6 +100,9 @@ class LatestReader(Protocol):
 
     async def head(self, namespace: str, document: str) -> Head | None:
         """Read a document's head; None where it never had an event."""
+
+    async def other_versions(self, known: Mapping[Key, VersionAt]) -> dict[Key, VersionAt]:
+        """Return the versions of those documents that are not at the version that is given; all from one moment."""
 
     async def list_documents(
         self, namespace: str, *, prefix: str, where: str | None, limit: int, cursor: str | None

@@ -83,3 +83,22 @@ class LiveMetrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self.gaps = Counter(
+            "refold_live_gaps_total",
+            "Gaps in a watched document's changes that were filled from history.",
+            registry=registry,
+        )
+        self.audits = Counter(
+            "refold_live_audits_total",
+            "Comparisons of the watched documents with the store.",
+            ["why"],
+            registry=registry,
+        )
+        self.audit_behind = Counter(
+            "refold_live_audit_behind_total",
+            "Documents that a regular audit found behind, whose lost changes had not been noticed.",
+            registry=registry,
+        )
+        self.behind_max = Gauge(
+            "refold_live_behind_max", "Most versions that a watched document lacks.", registry=registry
+        )

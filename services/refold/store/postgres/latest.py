@@ -6,6 +6,7 @@ Part of the PostgreSQL adapter.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Final, NamedTuple
 
@@ -27,6 +28,7 @@ from refold.store import (
     Names,
     NamespaceCount,
     Page,
+    VersionAt,
     read_cursor,
     write_cursor,
 )
@@ -70,6 +72,13 @@ class PostgresLatest:
             return to_head(row) if row else None
         async with self._pool.lend() as connection:
             return (await read_exact(connection, [(namespace, document)])).get((namespace, document))
+
+    async def other_versions(self, known: Mapping[Key, VersionAt]) -> dict[Key, VersionAt]:
+        namespaces, documents = zip(*known, strict=True) if known else ((), ())
+        versions, sequences = zip(*known.values(), strict=True) if known else ((), ())
+        async with self._pool.lend() as connection:
+            rows = await connection.fetch(SQL["other_versions"], namespaces, documents, versions, sequences)
+        return {key_of(row): VersionAt(row["version"], row["sequence"]) for row in rows}
 
     async def list_documents(
         self, namespace: str, *, prefix: str, where: str | None, limit: int, cursor: str | None

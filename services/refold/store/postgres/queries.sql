@@ -316,6 +316,15 @@ WHERE d.version IS NOT NULL
     OR (SELECT true FROM journal AS j WHERE j.namespace = k.namespace AND j.document = k.document LIMIT 1)
     OR (SELECT true FROM pages AS p WHERE p.namespace = k.namespace AND p.document = k.document LIMIT 1)
 
+-- name: other_versions
+--- The versions of those documents that are not at the version and sequence that are given. The first array is in a SELECT
+--- so that the planner keeps one plan.
+SELECT
+    k.namespace, k.document, coalesce(d.version, 0) AS version, coalesce(d.version_sequence, 0) AS sequence
+FROM unnest((SELECT $1::text[]), $2::text[], $3::bigint[], $4::bigint[]) AS k (namespace, document, version, sequence)
+LEFT JOIN documents AS d ON d.namespace = k.namespace AND d.document = k.document
+WHERE coalesce(d.version, 0) <> k.version OR coalesce(d.version_sequence, 0) <> k.sequence
+
 -- name: exact_documents
 -- Rows with everything for their exact states: the row's own state, or the last page's snapshot where that is newer, and the
 -- journal after it. One statement, for a consistent view.

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from refold.core.errors import StoreUnavailable
+from refold.store import VersionAt
 from refold.store.postgres import PostgresStore
 from support.scribe import NAMESPACE
 
@@ -19,6 +20,24 @@ async def test_concurrent_head_reads_return_the_right_documents(filled, scribe):
         assert (head.namespace, head.document) == (NAMESPACE, name)
         assert head.snapshot == scribe.snapshots[NAMESPACE, name][-1]
         assert head.last_sequence == scribe.entries[NAMESPACE, name][-1].sequence
+
+
+async def test_only_documents_at_another_version_are_returned(filled, scribe):
+    at = {key: VersionAt(heads[-1].version, heads[-1].sequence) for key, heads in scribe.snapshots.items()}
+    never = (NAMESPACE, "none")
+    known = at | {never: VersionAt(0, 0)}
+    assert await filled.other_versions(known) == {}
+    changed = scribe.put("d1", {"later": 1})
+    made = scribe.put("none", 1)
+    await filled.commit(scribe.commit())
+    now = {(NAMESPACE, "d1"): VersionAt(4, changed.sequence), never: VersionAt(1, made.sequence)}
+    assert await filled.other_versions(known) == now
+    d2 = (NAMESPACE, "d2")
+    ahead, moved = VersionAt(4, 10_000), VersionAt(3, at[d2].sequence + 1)
+    assert (
+        await filled.other_versions({d2: ahead}) == await filled.other_versions({d2: moved}) == {d2: at[d2]}
+    )
+    assert await filled.other_versions({}) == {}
 
 
 async def test_a_cancelled_read_does_not_disturb_the_others(filled, scribe):

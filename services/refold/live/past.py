@@ -1,0 +1,72 @@
+"""What was before a document was watched: its head, its states and its changes, from history.
+
+Used by the feed for gaps, and by streams for clients that return.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Protocol
+
+from refold.core.history import NEVER, Point, Snapshot
+from refold.history import History
+from refold.live.watched import Change
+from refold.store import Key
+from refold.store.ports import LatestReader
+
+PAST_READS_MAX: Final = 8
+"""Reads of history at a time, of all that live streams need."""
+
+COMMIT_SECONDS: Final = 10.0
+"""How long a read waits for the commit of what was announced."""
+
+
+class Projection(Protocol):
+    """What a gateway knows of the projection (`refold.gateway.consistency.Consistency`)."""
+
+    sequences: list[int]
+    """Up to which sequence each partition is committed."""
+
+    def note_announced(self, key: Key, sequence: int) -> None:
+        """Make reads of a document wait for what subscribers may have been sent."""
+
+    async def wait_for_announced(
+        self, deadline: float, namespace: str | None = None, document: str | None = None
+    ) -> None:
+        """Wait until what was noted about a document is committed. Raises `TimedOut`."""
+
+
+class Past:
+    """Read heads and history, with all that was announced of the document before; history a bounded number at a time.
+
+    Every method may raise `TimedOut`, and what the store raises.
+    """
+
+    def __init__(self, store: LatestReader, history: History, projection: Projection) -> None:
+        self._store = store
+        self._history = history
+        self._projection = projection
+        self._reads = asyncio.Semaphore(PAST_READS_MAX)
+
+    async def head(self, key: Key) -> Snapshot:
+        """Read a document's head; version 0 where it has none."""
+        await self._committed(key)
+        head = await self._store.head(*key)
+        return NEVER if head is None else head.snapshot
+
+    async def snapshot(self, key: Key, point: Point) -> Snapshot:
+        """Read a document at a point. Raises `VersionUnknown`."""
+        await self._committed(key)
+        async with self._reads:
+            return await self._history.snapshot(*key, point)
+
+    async def changes(self, key: Key, after: int, limit: int) -> list[Change]:
+        """Read a document's changes after a version: at most so many, fewer where they are large."""
+        await self._committed(key)
+        async with self._reads:
+            found = await self._history.notices(*key, after=after, limit=limit)
+        return [Change(*each) for each in found]
+
+    async def _committed(self, key: Key) -> None:
+        deadline = asyncio.get_running_loop().time() + COMMIT_SECONDS
+        await self._projection.wait_for_announced(deadline, *key)
