@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -105,11 +105,8 @@ class World:
         given = ports(self.log, store, self.wire, broker_now=lambda: time.time_ns() + self.age)
         loop = ShardLoop(given, ROOMY, state)
         self.age = age
-        tasks = [asyncio.create_task(work) for work in (loop.run(), _beat(loop))]
-        try:
+        async with running(loop.run(), _beat(loop)):
             yield loop
-        finally:
-            await _end(tasks)
 
     def count(self, name: str, **labels: str) -> float:
         """Return a metric's value."""
@@ -122,13 +119,18 @@ async def _beat(loop: ShardLoop) -> None:
         await loop.send_progress()
 
 
-async def _end(tasks: list[asyncio.Task[None]]) -> None:
-    """Cancel tasks, and raise what one of them raised before."""
-    for task in tasks:
-        task.cancel()
-    for task in (await asyncio.wait(tasks))[0]:
-        if not task.cancelled():
-            task.result()
+@asynccontextmanager
+async def running(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run tasks; they are cancelled at the end, and what one of them raised before is raised again."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in (await asyncio.wait(tasks))[0]:
+            if not task.cancelled():
+                task.result()
 
 
 @asynccontextmanager
@@ -136,11 +138,8 @@ async def feeding(log: MemoryLog | None = None) -> AsyncIterator[World]:
     """Run a feed."""
     world = World(log)
     await world.wire.listen(PROGRESS_SUBJECT, world.consistency.hear)
-    tasks = [asyncio.create_task(work()) for work in (world.feed.run, world.consistency.watch)]
-    try:
+    async with running(world.feed.run(), world.consistency.watch()):
         yield world
-    finally:
-        await _end(tasks)
 
 
 async def until(is_met: Callable[[], bool | Awaitable[bool]]) -> None:
