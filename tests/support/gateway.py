@@ -23,6 +23,7 @@ from refold.core.fold.rules import Rules
 from refold.gateway.app import Gateway
 from refold.gateway.consistency import Consistency
 from refold.gateway.context import Context
+from refold.gateway.live import Connections, LiveLimits
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.readiness import Readiness
 from refold.history import History
@@ -33,6 +34,7 @@ from refold.store import Head
 from refold.store.memory import MemoryStore, Tables
 from refold.telemetry.metrics import GatewayMetrics
 from support.projection import DEADLINE_SECONDS, Projecting, ports, projecting
+from support.streams import MemoryFeed, live_of
 
 REPLY_SUBJECT = "refold.reply.gateway.test"
 
@@ -121,6 +123,7 @@ class Twin:
     store: FaultyStore
     tables: Tables
     notices: DeafNotices
+    feed: MemoryFeed
 
     async def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Send one request; a POST is NDJSON unless its headers say otherwise."""
@@ -157,10 +160,15 @@ class Twin:
 
 @asynccontextmanager
 async def twin(
-    *, is_projecting: bool = True, wait_seconds: float = 5.0, rules: Rules = NEWEST, **context: Any
+    *,
+    is_projecting: bool = True,
+    wait_seconds: float = 5.0,
+    rules: Rules = NEWEST,
+    live_limits: LiveLimits = LiveLimits(),  # noqa: B008 - it is frozen
+    **context: Any,
 ) -> AsyncIterator[Twin]:
     """Make a gateway over memory adapters; without a projector nothing is folded until `projector` is entered."""
-    made = await _made(wait_seconds, rules, **context)
+    made = await _made(wait_seconds, rules, live_limits, **context)
     watching = asyncio.create_task(made.context.consistency.watch())
     try:
         async with made.client:
@@ -173,9 +181,10 @@ async def twin(
         watching.cancel()
 
 
-async def _made(wait_seconds: float, rules: Rules, **given: Any) -> Twin:
+async def _made(wait_seconds: float, rules: Rules, live_limits: LiveLimits, **given: Any) -> Twin:
     log, notices, tables = FaultyLog(rules), DeafNotices(), Tables()
     store = FaultyStore(tables)
+    feed = MemoryFeed()
     history, registry, numbers = History(store), CollectorRegistry(), count(1)
     consistency = Consistency(log, store, notices)
     outcomes = Outcomes(history.outcome, consistency)
@@ -189,6 +198,8 @@ async def _made(wait_seconds: float, rules: Rules, **given: Any) -> Twin:
         outcomes=outcomes,
         consistency=consistency,
         readiness=Readiness(log, consistency, required_sequence=0, lag_seconds_max=5.0),
+        live=live_of(feed),
+        live_connections=Connections(live_limits, registry),
         reply_subject=REPLY_SUBJECT,
         checks={"nats": log.info, "postgres": store.ping},
         versions={"refold": "0.0.0", "nats": None, "postgres": None},
@@ -202,4 +213,4 @@ async def _made(wait_seconds: float, rules: Rules, **given: Any) -> Twin:
     app = Gateway(context)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     client = httpx.AsyncClient(transport=transport, base_url="http://localhost")
-    return Twin(client, context, app, log, store, tables, notices)
+    return Twin(client, context, app, log, store, tables, notices, feed)

@@ -129,7 +129,7 @@ class Reader:
         self.value: Any = ABSENT
         self.values: dict[str, Any] = {}
 
-    def send(self, frame: Frame, cursor: str, *, is_shared: bool) -> None:  # noqa: ARG002
+    def send(self, frame: Frame, cursor: str) -> None:
         """Take a message."""
         message = json_text.loads(frame.body)
         self.messages.append(message)

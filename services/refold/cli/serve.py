@@ -44,6 +44,9 @@ HTTP: Final = (
     "http_body_seconds",
     "http_waiting_max",
     "http_waiting_per_client_max",
+    "live_connections_max",
+    "live_per_client_max",
+    "live_seconds_max",
     "statement_timeout_seconds",
 )
 SERVERS: Final = ("nats_url", "postgres_url", "postgres_schema")

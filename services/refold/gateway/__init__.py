@@ -19,3 +19,12 @@ BODY_SECONDS: Final = 30.0
 
 IDLE_SECONDS: Final = 30.0
 """A connection on which no request's headers are complete after this is closed, new or kept alive."""
+
+LIVE_CONNECTIONS_MAX: Final = 10_000
+"""Live connections of one gateway."""
+
+LIVE_PER_CLIENT_MAX: Final = 200
+"""The same of one client."""
+
+LIVE_SECONDS_MAX: Final = 3_600.0
+"""A live connection ends after this, give or take a tenth."""

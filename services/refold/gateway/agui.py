@@ -38,8 +38,9 @@ from refold.gateway.requests import (
     check_media_type,
     check_parameters,
     event_fields,
-    query_parameters,
+    query_pairs,
     read_body,
+    unrepeated,
 )
 from refold.gateway.responses import JSON, Problem, Response, problem_of
 from refold.gateway.writes import wait_until_folded, write
@@ -89,7 +90,7 @@ async def run_document(request: Request) -> Response:
         raise Refused("unknown_field", rule, field=f"refold-{name.replace('_', '-')}")
     check_media_type(request, (JSON,))
     given = read_run_input(await read_body(request, INPUT_BYTES_MAX, "input_too_large"))
-    options = check_parameters(query_parameters(request) | given.options, RunOptions)
+    options = check_parameters(unrepeated(query_pairs(request)) | given.options, RunOptions)
     run = _Run(request, (namespace, document), given, options)
     return Response(b"".join(await run.exchange(fields)), 200, _HEADERS, EVENT_STREAM)
 

@@ -14,14 +14,16 @@ from urllib.parse import unquote
 
 from prometheus_client import Histogram
 from starlette.requests import Request
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from refold.core.errors import RefoldError, Refused
 from refold.gateway import agui, bulk, documents, history, ops, revert, transactions
 from refold.gateway.context import Context
 from refold.gateway.inflight import InFlight
+from refold.gateway.live import routes as live
+from refold.gateway.live.requests import is_event_stream
 from refold.gateway.readiness import with_lag
-from refold.gateway.responses import Problem, Response, problem_of
+from refold.gateway.responses import Problem, problem_of
 from refold.telemetry.logging import get_logger
 
 UNROUTED: Final = "none"
@@ -29,7 +31,7 @@ METHODS: Final = frozenset({"GET", "HEAD", "PUT", "PATCH", "DELETE", "POST", "OP
 LABELS_MAX: Final = 1_024
 """Histograms kept at hand, by route, method and status."""
 
-Handler = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Awaitable[ASGIApp]]
 
 ROUTES: Final[list[tuple[str, str, Handler]]] = [
     ("GET", "/v1/{namespace}/{document}", documents.read_document),
@@ -47,6 +49,8 @@ ROUTES: Final[list[tuple[str, str, Handler]]] = [
     ("GET", "/v1/{namespace}/{document}/conflicts/{sequence}", history.read_conflict),
     ("GET", "/v1/{namespace}/{document}/outcomes", history.read_outcome_by_id),
     ("GET", "/v1/{namespace}/{document}/outcomes/{sequence}", history.read_outcome),
+    ("GET", "/v1/{namespace}/{document}/live", live.watch_document),
+    ("GET", "/live/v1", live.watch),
     ("GET", "/v1/_rejections", history.read_all_rejections),
     ("GET", "/v1/_conflicts", history.read_open_conflicts),
     ("GET", "/v1/{namespace}", documents.list_documents),
@@ -136,6 +140,10 @@ class Gateway:
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer reads of the projection 503, or mark them, until it has caught up. Writes pass: they need the log."""
+        if is_event_stream(scope):
+            # It has bounds of its own, and says otherwise that it may pass.
+            await self._answer(scope, receive, send)
+            return
         readiness = self._readiness
         if not readiness.is_caught_up and _is_read(scope):
             if not readiness.allows_stale_reads:
@@ -196,7 +204,7 @@ def _unrouted(request: Request, allowed: str) -> Problem:
 
 def _is_read(scope: Scope) -> bool:
     path: str = scope["path"]
-    return scope["method"] in ("GET", "HEAD") and (path == "/v1" or path.startswith("/v1/"))
+    return scope["method"] in ("GET", "HEAD") and (path == "/v1" or path.startswith(("/v1/", "/live/")))
 
 
 def _problem_for(request: Request, error: Exception) -> Problem:

@@ -16,11 +16,14 @@ from starlette.requests import Request
 from refold.gateway.access import Access
 from refold.gateway.announced import KnownStates
 from refold.gateway.consistency import Consistency, HeadCache
+from refold.gateway.guard import Guard, OpenGuard
 from refold.gateway.inflight import InFlightLimits
+from refold.gateway.live import Connections
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.readiness import Readiness
 from refold.history import History
 from refold.history.conflicts import Conflicts
+from refold.live.streams import Live
 from refold.log import EventLog
 from refold.store.ports import SnapshotStore
 from refold.telemetry.metrics import GatewayMetrics
@@ -45,6 +48,8 @@ class Context:
     consistency: Consistency
     outcomes: Outcomes
     readiness: Readiness
+    live: Live
+    live_connections: Connections
     reply_subject: str
     checks: Mapping[str, Callable[[], Awaitable[object]]]
     versions: Mapping[str, str | None]
@@ -57,6 +62,7 @@ class Context:
     known_states: KnownStates = field(default_factory=KnownStates)
     in_flight_limits: InFlightLimits = field(default_factory=InFlightLimits)
     access: Access = field(default_factory=Access)
+    guard: Guard = field(default_factory=OpenGuard)
     bulk_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(BULK_REQUESTS_MAX))
 
 

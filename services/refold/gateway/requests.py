@@ -82,26 +82,32 @@ def _number(pattern: re.Pattern[str], least: int, most: int, rule: str) -> Befor
     """Refuse a number out of range, and a text that no language prints for one: `1.0`, ` 1`, `+1`, `01`, `1_0`."""
 
     def check(given: object) -> object:
-        if isinstance(given, str) and not (pattern.fullmatch(given) and least <= Decimal(given) <= most):
+        if isinstance(given, str):
+            is_good = bool(pattern.fullmatch(given)) and least <= Decimal(given) <= most
+        else:
+            is_good = not isinstance(given, int | float) or least <= given <= most
+        if not is_good:
             raise PydanticCustomError("number", rule)
         return given
 
     return BeforeValidator(check)
 
 
+def whole_number(least: int, most: int) -> BeforeValidator:
+    """Read a whole number in plain digits."""
+    return _number(
+        _INTEGER, least, most, f"a whole number from {least} to {most} in plain digits, such as 12"
+    )
+
+
+def seconds(most: int) -> BeforeValidator:
+    """Read seconds, with a fraction or without."""
+    return _number(_SECONDS, 0, most, f"seconds from 0 to {most}, such as 2.5")
+
+
 Version = Annotated[int, _number(_INTEGER, 0, VERSION_MAX, _INTEGER_RULE)]
-Limit = Annotated[
-    int,
-    _number(
-        _INTEGER,
-        1,
-        ANSWER_ITEMS_MAX,
-        f"a whole number from 1 to {ANSWER_ITEMS_MAX} in plain digits, such as 12",
-    ),
-]
-Timeout = Annotated[
-    float, _number(_SECONDS, 0, WAIT_SECONDS_MAX, f"seconds from 0 to {WAIT_SECONDS_MAX}, such as 2.5")
-]
+Limit = Annotated[int, whole_number(1, ANSWER_ITEMS_MAX)]
+Timeout = Annotated[float, seconds(WAIT_SECONDS_MAX)]
 
 
 class NoQuery(BaseModel):
@@ -151,12 +157,16 @@ Query = TypeVar("Query", bound=NoQuery)
 
 def read_query(request: Request, model: type[Query]) -> Query:
     """Read the query parameters; refuse an unknown, a repeated and an invalid one by name."""
-    return check_parameters(query_parameters(request), model)
+    return check_parameters(unrepeated(query_pairs(request)), model)
 
 
-def query_parameters(request: Request) -> dict[str, str]:
-    """Return the query parameters; refuse a repeated one."""
-    pairs = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+def query_pairs(request: Request) -> list[tuple[str, str]]:
+    """Return the query parameters in their order."""
+    return parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+
+
+def unrepeated(pairs: list[tuple[str, str]]) -> dict[str, str]:
+    """Return parameters by name; refuse a repeated one."""
     given = dict(pairs)
     if len(given) < len(pairs):
         names = [name for name, _ in pairs]
@@ -166,13 +176,14 @@ def query_parameters(request: Request) -> dict[str, str]:
     return given
 
 
-def check_parameters(given: Mapping[str, str], model: type[Query]) -> Query:
-    """Refuse an unknown and an invalid parameter by name."""
+def check_parameters(given: Mapping[str, Json], model: type[Query], *, within: str = "") -> Query:
+    """Refuse an unknown and an invalid parameter by name; those that are JSON are members of the parameter `within`."""
     try:
-        return model.model_validate(given)
+        return model.model_validate(given, strict=bool(within))
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
-        field = str(fault["loc"][-1]) if fault["loc"] else ""
+        name = str(fault["loc"][-1]) if fault["loc"] else ""
+        field = f"{within}.{name}" if within else name
         if fault["type"] == "extra_forbidden":
             detail = f"{field}: this resource has no such parameter"
             raise Problem(422, "unknown_parameter", detail, field=field) from error

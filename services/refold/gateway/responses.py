@@ -13,7 +13,7 @@ from typing import Final
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from refold.core.errors import LogError, RefoldError, Refused, StoreError
+from refold.core.errors import LogError, RefoldError, Refused, ServiceUnavailable, StoreError
 from refold.core.json_text import Json
 from refold.core.stream import path_segment
 from refold.core.views import CONFLICT_LISTS
@@ -28,7 +28,7 @@ NAMES_CACHED_MAX: Final = 256
 
 _STATUS: Final = {
     **dict.fromkeys(("bad_json", "duplicate_key", "lone_surrogate", "number_out_of_range"), 400),
-    **dict.fromkeys(("bad_header", "repeated_header"), 400),
+    **dict.fromkeys(("bad_header", "bad_pattern", "repeated_header"), 400),
     **dict.fromkeys(("document_absent", "version_unknown"), 404),
     **dict.fromkeys(
         (
@@ -121,7 +121,7 @@ def problem_of(error: RefoldError | Problem) -> Problem:
         named: dict[str, Json] = {"field": error.field, "shape": error.shape}
         facts = {name: value for name, value in named.items() if value}
         return Problem(_STATUS.get(error.reason, 422), error.reason, str(error), **facts)
-    may_pass = isinstance(error, LogError | StoreError)
+    may_pass = isinstance(error, LogError | StoreError | ServiceUnavailable)
     status, headers = (503, RETRY) if may_pass else (_STATUS.get(error.code, 500), None)
     return Problem(status, error.code, error.message, headers=headers, **shown(error.facts))
 

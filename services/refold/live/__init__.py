@@ -38,7 +38,7 @@ class Mode(StrEnum):
     """Each change by itself."""
 
 
-class LiveFull(ServiceUnavailable):
+class LiveFull(ServiceUnavailable, code="live_full"):
     """The gateway has as many connections, documents or states as it takes; the client may ask another, or later."""
 
 
@@ -67,7 +67,7 @@ class Frame:
     """A message, the same for all subscribers of a query.
 
     `body` is a JSON object with its `kind`. `position` is where a subscriber is that has got it: a version or, of a
-    namespace, a sequence. `encoded` is for the sink, which may keep there what it makes of a shared message.
+    namespace, a sequence. `encoded` is for the sink, which may keep there what it makes of the body.
     """
 
     __slots__ = ("body", "encoded", "kind", "position", "sequence")
@@ -89,11 +89,8 @@ class Sink(Protocol):
     on_ready: Callable[[], None]
     """Set by the stream; to be called when `is_ready` has become true."""
 
-    def send(self, frame: Frame, cursor: str, *, is_shared: bool) -> None:
-        """Take a message, with the cursor after it. It never raises, and may make `is_ready` false.
-
-        `is_shared`: all that get this message get it with the same cursor.
-        """
+    def send(self, frame: Frame, cursor: str) -> None:
+        """Take a message, with the cursor after it. It never raises, and may make `is_ready` false."""
 
     def end(self) -> None:
         """End, after what was sent."""
@@ -109,7 +106,7 @@ class Mailbox:
         self._has_come = asyncio.Event()
         self._is_ended = False
 
-    def send(self, frame: Frame, cursor: str, *, is_shared: bool) -> None:  # noqa: ARG002 - nothing is encoded here
+    def send(self, frame: Frame, cursor: str) -> None:
         """Hold a message."""
         self._held = frame, cursor
         self.is_ready = False

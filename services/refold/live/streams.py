@@ -105,9 +105,9 @@ class Stream:
                     entry.is_due = False
                     return
                 entry.take(frame)
-                is_shared = len(self.entries) == 1
-                cursor = self._document_cursor(entry, frame.position) if is_shared else self._joint_cursor()
-                sink.send(frame, cursor, is_shared=is_shared)
+                is_single = len(self.entries) == 1
+                cursor = self._document_cursor(entry, frame.position) if is_single else self._joint_cursor()
+                sink.send(frame, cursor)
                 self._live.frames_count += 1
         except Refused as refusal:
             self.error(refusal)
@@ -130,13 +130,13 @@ class Stream:
         fields = {"kind": "alive", "sequence": feed.sequence, "behind_seconds": feed.behind_seconds}
         is_single = len(self.entries) == 1
         cursor = self._document_cursor(entry, entry.cursor_position()) if is_single else self._joint_cursor()
-        self._sink.send(Frame("alive", json_text.dumps(fields)), cursor, is_shared=False)
+        self._sink.send(Frame("alive", json_text.dumps(fields)), cursor)
 
     def error(self, refusal: Refused) -> None:
         """Say what is wrong with a subscription, and end."""
         fields = {"kind": "error", "code": refusal.reason, "detail": str(refusal), "field": refusal.field}
         if self._sink.is_ready and self.is_open:
-            self._sink.send(Frame("error", json_text.dumps(fields)), "", is_shared=False)
+            self._sink.send(Frame("error", json_text.dumps(fields)), "")
         self.bye("protocol")
 
     def bye(self, reason: str, retry_seconds: float | None = None) -> None:
@@ -144,7 +144,7 @@ class Stream:
         if not self.is_open:
             return
         if self._sink.is_ready:
-            self._sink.send(bye_frame(reason, retry_seconds), "", is_shared=False)
+            self._sink.send(bye_frame(reason, retry_seconds), "")
         self.close()
         self._live.metrics.bye.labels(reason=reason).inc()
         self._sink.end()
@@ -200,14 +200,14 @@ class Live:
         if not 1 <= len(subscriptions) <= SUBSCRIPTIONS_MAX:
             rule = f"a connection has 1 to {SUBSCRIPTIONS_MAX} subscriptions"
             raise Refused("too_many_subscriptions", rule, field="sub", shape=str(len(subscriptions)))
-        if self._is_ending:
-            raise LiveFull("the gateway is shutting down")
         since = _read_cursor(cursor, is_reconnect=is_reconnect)
         self._opened += 1
         stream = Stream(self, sink, self._opened)
         try:
             for asked in subscriptions:
                 await self._subscribe(stream, asked, since)
+            if self._is_ending:
+                raise LiveFull("the gateway is shutting down")
         except BaseException:
             stream.close()
             raise

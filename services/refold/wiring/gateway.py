@@ -1,7 +1,7 @@
 """The gateway's composition: ports, application, server. Run by `refold gateway` and, as a child, by `refold up`.
 
-Shutdown order: no new requests; those that wait are answered; the store's connections close; the log sends what waits
-and closes.
+Shutdown order: live streams end; no new requests; those that wait are answered; the store's connections close; the log
+sends what waits and closes.
 """
 
 from __future__ import annotations
@@ -23,22 +23,30 @@ from refold.gateway.app import Gateway
 from refold.gateway.consistency import Consistency
 from refold.gateway.context import Context
 from refold.gateway.inflight import InFlightLimits
+from refold.gateway.live import Connections, LiveLimits
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.readiness import Readiness
 from refold.history import History
 from refold.history.conflicts import Conflicts
+from refold.live import log_name
+from refold.live.feed import Feed
+from refold.live.past import Past
+from refold.live.streams import Live
 from refold.log import CONTROL_SUBJECT, PROGRESS_SUBJECT
 from refold.log.jetstream import JetStreamLog, JetStreamNotices
 from refold.projector import FOLDING
 from refold.store.postgres import PostgresStore
 from refold.telemetry.logging import get_logger
-from refold.telemetry.metrics import GatewayMetrics
-from refold.wiring.http_server import serve
+from refold.telemetry.metrics import GatewayMetrics, LiveMetrics
+from refold.wiring.http_server import connections_max, serve
 from refold.wiring.service import Listener, collect_seldom, opened, stop_on_signals
 from refold.wiring.settings import Settings, parts_of
 
 REPLY_SUBJECT: Final = "refold.reply.gateway"
 IDS_DRAWN: Final = 256
+
+REQUEST_CONNECTIONS: Final = 512
+"""Connections that live streams leave to requests."""
 
 READY_WAIT_SECONDS: Final = 1.0
 """A starting gateway listens at the latest after this, even if the projection has not caught up by then."""
@@ -48,12 +56,14 @@ async def run(settings: Settings) -> None:
     """Run until SIGINT or SIGTERM."""
     stop, listener = stop_on_signals(), Listener.choose(settings.http)
     collect_seldom()
-    async with _context(settings) as context:
+    async with _context(settings) as (context, feed):
         async with asyncio.TaskGroup() as tasks:
             catching_up = tasks.create_task(context.readiness.catch_up(), name="catch-up")
             background = [
                 catching_up,
                 tasks.create_task(context.consistency.watch(), name="consistency"),
+                tasks.create_task(feed.run(), name="live-feed"),
+                tasks.create_task(context.live.run(), name="live"),
                 tasks.create_task(_release(context, stop), name="release"),
             ]
             # It usually takes milliseconds; then no read is refused at all.
@@ -66,7 +76,7 @@ async def run(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def _context(settings: Settings) -> AsyncIterator[Context]:
+async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
     where_seconds = settings.statement_timeout_seconds
     async with opened(settings, "gateway", where_seconds=where_seconds) as (log, store):
         history, notices = History(store), JetStreamNotices(log.client)
@@ -80,7 +90,8 @@ async def _context(settings: Settings) -> AsyncIterator[Context]:
         await notices.listen(PROGRESS_SUBJECT, consistency.hear)
         await notices.flush()
         await consistency.refresh()
-        end_sequence = await _end_sequence(log)
+        info = await log.info()
+        end_sequence = info.last_sequence
         if end_sequence < consistency.sequence:
             # New events would get the sequences of those that the log has lost.
             message = "the log ends before what has been folded from it"
@@ -94,7 +105,10 @@ async def _context(settings: Settings) -> AsyncIterator[Context]:
         )
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        yield Context(
+        metrics, past = LiveMetrics(registry), Past(store, history, consistency)
+        feed = Feed(notices, store, past, consistency, metrics)
+        log_text, age_seconds = log_name(info.log_id), settings.live_seconds_max
+        context = Context(
             log=log,
             store=store,
             history=history,
@@ -102,6 +116,8 @@ async def _context(settings: Settings) -> AsyncIterator[Context]:
             outcomes=outcomes,
             consistency=consistency,
             readiness=readiness,
+            live=Live(feed, past, log=log_text, metrics=metrics, age_seconds=age_seconds),
+            live_connections=Connections(_live_limits(settings), registry),
             reply_subject=reply_subject,
             checks=_checks(log, store),
             versions={
@@ -115,12 +131,24 @@ async def _context(settings: Settings) -> AsyncIterator[Context]:
             timer=time.perf_counter,
             wait_seconds=settings.wait_seconds,
             access=Access(hosts=parts_of(settings.http_hosts), cors_origins=parts_of(settings.cors_origins)),
-            in_flight_limits=InFlightLimits(
-                waiting_max=settings.http_waiting_max,
-                waiting_per_client_max=settings.http_waiting_per_client_max,
-                body_seconds=settings.http_body_seconds,
-            ),
+            in_flight_limits=_in_flight_limits(settings),
         )
+        yield context, feed
+
+
+def _in_flight_limits(settings: Settings) -> InFlightLimits:
+    return InFlightLimits(
+        waiting_max=settings.http_waiting_max,
+        waiting_per_client_max=settings.http_waiting_per_client_max,
+        body_seconds=settings.http_body_seconds,
+    )
+
+
+def _live_limits(settings: Settings) -> LiveLimits:
+    return LiveLimits(
+        connections_max=min(settings.live_connections_max, max(1, connections_max() - REQUEST_CONNECTIONS)),
+        per_client_max=settings.live_per_client_max,
+    )
 
 
 async def _end_sequence(log: JetStreamLog) -> int:
@@ -140,8 +168,9 @@ def _checks(log: JetStreamLog, store: PostgresStore) -> dict[str, Callable[[], A
 
 
 async def _release(context: Context, stop: asyncio.Event) -> None:
-    """When the gateway stops, end every wait: the server ends once all requests are answered."""
+    """When the gateway stops, end every wait and stream: the server ends once all requests are answered."""
     await stop.wait()
+    context.live.shut_down()
     context.readiness.release()
     context.consistency.release()
 

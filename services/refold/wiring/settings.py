@@ -16,7 +16,15 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from refold.core.errors import Refused
 from refold.embedded import DEFAULT_DATA
-from refold.gateway import BODY_SECONDS, IDLE_SECONDS, WAITING_MAX, WAITING_PER_CLIENT_MAX
+from refold.gateway import (
+    BODY_SECONDS,
+    IDLE_SECONDS,
+    LIVE_CONNECTIONS_MAX,
+    LIVE_PER_CLIENT_MAX,
+    LIVE_SECONDS_MAX,
+    WAITING_MAX,
+    WAITING_PER_CLIENT_MAX,
+)
 from refold.projector import COMMIT_INTERVAL_SECONDS
 from refold.store import STATE_LAG_BYTES, STATE_LAG_SECONDS
 from refold.telemetry import redacted_text
@@ -145,6 +153,12 @@ class Settings(BaseSettings):
     """Requests that may wait at a time, for what is not folded yet or for their body; more get 503."""
     http_waiting_per_client_max: int = Field(WAITING_PER_CLIENT_MAX, ge=1, le=1_000_000)
     """The same from one address; more get 429. Clients behind one proxy share an address."""
+    live_connections_max: int = Field(LIVE_CONNECTIONS_MAX, ge=1, le=100_000)
+    """Live connections of one gateway; it takes fewer where its limit of open files is lower."""
+    live_per_client_max: int = Field(LIVE_PER_CLIENT_MAX, ge=1, le=100_000)
+    """The same from one address. Clients behind one proxy share an address."""
+    live_seconds_max: float = Field(LIVE_SECONDS_MAX, ge=1, le=86_400)
+    """A live connection ends after this, give or take a tenth; its client returns, to any gateway."""
     http_hosts: _Hosts | None = None
     """Host names served besides loopback names and IP addresses, with commas; `*.x.org`: names below it; `*`: any."""
     cors_origins: _Origins | None = None

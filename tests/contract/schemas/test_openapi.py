@@ -23,6 +23,7 @@ from refold.core.transactions import TRANSACTION_BYTES_MAX
 from refold.gateway.agui import INPUT_BYTES_MAX
 from refold.gateway.app import ROUTES
 from refold.gateway.inflight import InFlightLimits
+from refold.gateway.live import LiveLimits
 from refold.gateway.ops import openapi_document
 from refold.gateway.readiness import Readiness
 from support.gateway import Twin, twin
@@ -30,20 +31,27 @@ from support.openapi import DOCUMENT, OPERATIONS, Operation, Recorder, operation
 
 PUT, PATCH, DELETE, POST = ("putDocument", "patchDocument", "deleteDocument", "appendEvents")
 REVERT, TRANSACT, RUN = "revertDocument", "appendTransaction", "runAgui"
+LIVE, LIVE_ALL = "watchDocument", "watch"
 WRITES = (PUT, PATCH, DELETE, POST, REVERT, TRANSACT)
 JSON = {"Content-Type": "application/json"}
 JSON_PATCH = {"Content-Type": "application/json-patch+json"}
 MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-BODIES: dict[str, tuple[bytes, dict[str, str]]] = {
+BODIES: dict[str, tuple[bytes | None, dict[str, str]]] = {
     PUT: (b'{"a":1}', JSON),
     PATCH: (b'[{"op":"test","path":"","value":{"a":1}}]', JSON_PATCH),
     POST: (b'{"doc":"d","put":{"a":1}}\n', {}),
     REVERT: (b'{"version":1}', JSON),
+    # A response that ends.
+    **dict.fromkeys((LIVE, LIVE_ALL), (None, {"Accept": "application/json"})),
     RUN: (b'{"threadId":"t","runId":"r","state":{},"forwardedProps":{"refold":{}}}', JSON),
     TRANSACT: (b'{"changes":[{"doc":"t","version":0,"put":1},{"doc":"u","version":0,"put":1}]}', JSON),
 }
-REQUIRED = {"readDiff": {"from": "0", "to": "1"}, "readOutcomeById": {"id": "k"}}
+REQUIRED = {
+    "readDiff": {"from": "0", "to": "1"},
+    "readOutcomeById": {"id": "k"},
+    LIVE_ALL: {"sub": '{"namespace":"n","document":"d"}'},
+}
 """Query parameters that an operation cannot do without."""
 
 RECORDED = Recorder()
@@ -175,9 +183,25 @@ async def exercise_reads(gateway: Twin) -> None:
         if not operation.path.startswith("/v1/"):
             await ask(gateway, operation.id, 200)
     await ask(gateway, "readIndex", 200, headers={"Accept": "text/html"})
+    await exercise_live(gateway)
     run = {"base": "1", "stamp": "v", "clear": "true", "on_conflict": "merge"}
     about = {"Refold-Actor": "a", "Refold-Meta": "{}", "traceparent": TRACE}
     await ask(gateway, RUN, 200, document="r", params=run, headers=about)
+
+
+async def exercise_live(gateway: Twin) -> None:
+    cursor = (await ask(gateway, LIVE, 200)).json()["cursor"]
+    waited = {"wait": "0", "cursor": cursor}
+    for params in (
+        {"path": "/a/*", "mode": "values", "depth": "1", "interval": "50", "after": "0"},
+        {"mode": "patch", "ops": "native", "merge": "false", **waited},
+    ):
+        await ask(gateway, LIVE, 200, params=params, headers={"Last-Event-ID": cursor})
+    await ask(gateway, LIVE_ALL, 200, params=waited, headers={"Last-Event-ID": cursor})
+    for name in (LIVE, LIVE_ALL):
+        path = OPERATIONS[name].path.format(namespace="n", document="d")
+        head = await gateway.request("HEAD", path, params=REQUIRED.get(name))
+        assert head.headers["content-type"].startswith("text/event-stream")
 
 
 async def exercise_refusals() -> None:
@@ -200,6 +224,8 @@ async def exercise_refusals() -> None:
             await ask(gateway, name, 415, headers={"Content-Type": "text/plain"})
         for name in (PUT, PATCH, REVERT):
             await ask(gateway, name, 413, content=b'"' + b"x" * EVENT_BYTES_MAX + b'"')
+        await ask(gateway, LIVE, 400, params={"path": "a"})
+        await ask(gateway, LIVE_ALL, 400, params={"sub": "{"})
         await ask(gateway, RUN, 400, content=b"{")
         await ask(gateway, RUN, 409, params={"stamp": "a"})
         await ask(gateway, RUN, 413, content=b" " * (INPUT_BYTES_MAX + 1))
@@ -246,6 +272,10 @@ async def exercise_limits_and_crashes() -> None:
         for name, operation in OPERATIONS.items():
             if "429" in operation.responses:
                 await ask(gateway, name, 429)
+    async with recorded(live_limits=LiveLimits(connections_max=0)) as gateway:
+        for name in (LIVE, LIVE_ALL):
+            bye = await ask(gateway, name, 200, headers={"Accept": "text/event-stream"})
+            assert b"event: bye" in bye.content
     async with recorded(in_flight_limits=InFlightLimits(body_seconds=0.05)) as gateway:
         for name in (PUT, PATCH, POST, REVERT, TRANSACT, RUN):
             await ask(gateway, name, 408, content=stalled())

@@ -1,0 +1,88 @@
+"""Live subscriptions to the real system: what is written is sent, once each, also to a client that returns."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+
+from support.contracts import contract, validator
+from support.http import Api
+from support.sse import Event, events
+from support.system import System
+
+IS_MESSAGE = validator(contract("live.schema.json"))
+WRITES = 20
+
+
+def sent(found: list[Event]) -> list[tuple[str, int]]:
+    for event in found:
+        IS_MESSAGE.validate(event.message)
+    return [(event.kind, event.message["version"]) for event in found]
+
+
+async def test_a_subscriber_is_sent_what_is_written_once_each_over_reconnects(
+    system: System, api: Api
+) -> None:
+    path = f"/v1/{api.namespace}/d/live"
+    await api.put("d", {"n": 0})
+    cursor, versions = None, []
+    for _ in range(3):
+        headers = {} if cursor is None else {"Last_Event_ID": cursor}
+        async with events(system.url, path, {"merge": "false"}, **headers) as stream:
+            first = [] if cursor else [await stream.next()]
+            last = (first[0].message["version"] if first else versions[-1]) + WRITES
+            writing = asyncio.create_task(write(api, WRITES))
+            found = first + await stream.until(last)
+            await writing
+        # These are written while nobody listens.
+        await write(api, 3)
+        versions += [version for _, version in sent(found)]
+        cursor = found[-1].cursor
+    assert versions == list(range(1, versions[-1] + 1))
+
+
+async def write(api: Api, count: int) -> None:
+    for number in range(count):
+        await api.patch("d", {"op": "replace", "path": "/n", "value": number})
+
+
+async def test_one_connection_follows_parts_of_several_documents(system: System, api: Api) -> None:
+    await api.put("a", {"users": {"1": {"at": 1}, "2": {"at": 2}}, "text": "x"})
+    subscriptions: list[Any] = [
+        {"namespace": api.namespace, "document": "a", "path": "/users/*/at"},
+        {"namespace": api.namespace, "document": "b", "path": "/lines"},
+    ]
+    query = [("sub", orjson.dumps(each).decode()) for each in subscriptions]
+    async with events(system.url, "/live/v1", query) as stream:
+        first = [(await stream.next()).message for _ in query]
+        assert first[0]["values"] == {"/users/1/at": 1, "/users/2/at": 2}
+        assert first[1]["absent"] is True
+        await api.patch("a", {"op": "replace", "path": "/text", "value": "y"})
+        await api.patch("a", {"op": "remove", "path": "/users/1"})
+        await api.put("b", {"lines": [1]})
+        gone, made = await stream.next(), await stream.next()
+        assert gone.message["gone"] == ["/users/1/at"]
+        assert made.message["patch"] == [{"op": "add", "path": "", "value": [1]}]
+        last = (await api.put("b", {"lines": [1, 2]})).json()
+        change = await stream.next()
+        log, _, sequence = str(change.cursor).partition("@")
+        # It may be behind what was sent: a client drops the versions that it has.
+        assert len(log) == 8
+        assert 0 < int(sequence) <= last["sequence"]
+    async with events(system.url, "/live/v1", query, Last_Event_ID=str(change.cursor)) as stream:
+        await api.put("b", {"lines": [1, 2, 3]})
+        assert (await stream.until(3))[-1].message["version"] == 3
+
+
+async def test_a_long_poll_returns_what_came_after_its_cursor(api: Api) -> None:
+    await api.put("d", 1)
+    accepted = {"Accept": "application/json"}
+    first = (await api.ask("GET", "d/live", **accepted)).json()
+    assert [message["kind"] for message in first["messages"]] == ["snapshot"]
+    query = {"cursor": first["cursor"], "wait": 20}
+    polled = asyncio.create_task(api.ask("GET", "d/live", query=query, **accepted))
+    await api.put("d", 2)
+    second = (await polled).json()
+    assert [message["version"] for message in second["messages"]] == [2]
