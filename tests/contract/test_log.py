@@ -17,8 +17,8 @@ from refold.core.stream import Record, author_headers, partition_of, route, stor
 from refold.log import (
     ATOMIC_BYTES_MAX,
     BATCH_EVENTS_MAX,
-    SUBJECTS_BYTES_MAX,
-    SUBJECTS_MAX,
+    OUTLINES_BYTES_MAX,
+    OUTLINES_MAX,
     Appended,
     EventLog,
     Notices,
@@ -119,6 +119,10 @@ async def drain(runs: AsyncGenerator[list[Record], None]) -> None:
         pass
 
 
+async def subjects(log: EventLog, after_sequence: int) -> list[bytes]:
+    return [outline.subject for outline in await log.outlines(after_sequence)]
+
+
 async def outcome_of(appended: Awaitable[object]) -> object:
     return (await asyncio.gather(appended, return_exceptions=True))[0]
 
@@ -186,30 +190,32 @@ async def test_last_of_returns_the_last_event_of_that_document(log: EventLog) ->
         await log.last_of("shop", "..")
 
 
-async def test_subjects_are_those_of_the_events_after_a_sequence(log: EventLog) -> None:
-    documents = [f"d{number % 7}" for number in range(SUBJECTS_MAX)] + ["a/ä", "last"]
+async def test_outlines_are_those_of_the_events_after_a_sequence(log: EventLog) -> None:
+    documents = [f"d{number % 7}" for number in range(OUTLINES_MAX)] + ["a/ä", "last"]
     await asyncio.gather(*(log.append(event(document, headers=(("X", "1"),))) for document in documents))
     end = (await log.info()).last_sequence
     expected = [record.subject for record in await read_until(log, end)]
-    assert await log.subjects(0) == expected[:SUBJECTS_MAX]
-    assert await log.subjects(3) == expected[3 : SUBJECTS_MAX + 3]
-    assert await log.subjects(end - 1) == expected[-1:]
-    assert await log.subjects(end) == await log.subjects(end + 9) == []
+    assert await subjects(log, 0) == expected[:OUTLINES_MAX]
+    assert await subjects(log, 3) == expected[3 : OUTLINES_MAX + 3]
+    assert await subjects(log, end - 1) == expected[-1:]
+    assert await subjects(log, end) == await subjects(log, end + 9) == []
 
 
-async def test_subjects_of_large_events_are_returned_in_parts(log: EventLog) -> None:
-    await append(log, *(event(f"d{number}", b"x" * (SUBJECTS_BYTES_MAX // 3)) for number in range(6)))
+async def test_outlines_of_large_events_are_returned_in_parts(log: EventLog) -> None:
+    await append(log, *(event(f"d{number}", b"x" * (OUTLINES_BYTES_MAX // 3 + 1)) for number in range(6)))
     read: list[bytes] = []
-    while more := await log.subjects(1 + len(read)):
+    while more := await subjects(log, 1 + len(read)):
         assert len(more) <= 3
         read += more
     assert read == [subject_of(f"d{number}") for number in range(6)]
+    sizes = [outline.size for outline in await log.outlines(1)]
+    assert all(OUTLINES_BYTES_MAX // 3 <= size < OUTLINES_BYTES_MAX // 3 + 1_000 for size in sizes)
 
 
-async def test_subjects_of_a_closed_log_are_unavailable(log: EventLog) -> None:
+async def test_outlines_of_a_closed_log_are_unavailable(log: EventLog) -> None:
     await log.close()
     with pytest.raises(LogUnavailable):
-        await log.subjects(0)
+        await subjects(log, 0)
 
 
 async def test_reading_starts_after_any_sequence_and_continues_with_new_events(log: EventLog) -> None:
@@ -257,9 +263,9 @@ async def test_missing_events_raise_a_hole_with_their_sequences(make: Maker) -> 
     assert caught.value.facts == {"first_sequence": sequences[4], "last_sequence": sequences[5]}
     assert [record.sequence for record in read] in ([], sequences[1:4])
     with pytest.raises(LogHole) as caught:
-        await log.subjects(sequences[2])
+        await subjects(log, sequences[2])
     assert caught.value.facts == {"first_sequence": sequences[4], "last_sequence": sequences[5]}
-    assert await log.subjects(sequences[5]) == [subject_of(f"d{number}") for number in (6, 7, 8)]
+    assert await subjects(log, sequences[5]) == [subject_of(f"d{number}") for number in (6, 7, 8)]
     after = await read_until(log, sequences[8], after_sequence=sequences[5])
     assert [record.sequence for record in after] == sequences[6:]
     assert await log.get(sequences[4]) is None

@@ -71,7 +71,9 @@ async def test_hostile_subjects_are_returned_byte_for_byte(broker: Broker, user:
     last = len(HOSTILE) + 2
     got = [await log.get(sequence) for sequence in range(2, last + 1)]
     assert [record and record.subject for record in got[:-1]] == [stored for _, stored in HOSTILE]
-    assert await log.subjects(1) == [record and record.subject for record in got]
+    assert [outline.subject for outline in await log.outlines(1)] == [
+        record and record.subject for record in got
+    ]
     if user == "projector":
         assert await read_until(log, last, after_sequence=1) == got
         # A literal subject does not say its partition.
@@ -106,7 +108,7 @@ async def test_hostile_headers_are_returned_byte_for_byte(broker: Broker) -> Non
     last = len(HOSTILE_HEADERS) + 2
     read = await read_until(log, last, after_sequence=1)
     assert read == [await log.get(sequence) for sequence in range(2, last + 1)]
-    assert await log.subjects(1) == [record.subject for record in read]
+    assert [outline.subject for outline in await log.outlines(1)] == [record.subject for record in read]
     assert [record.body for record in read] == [b"body"] * len(HOSTILE_HEADERS) + [b"end"]
     assert [route(record.subject).reason for record in read[:-1]] == ["bad_name"] * len(HOSTILE_HEADERS)
     for block, record in list(zip(HOSTILE_HEADERS, read, strict=False))[:7]:

@@ -16,8 +16,12 @@ from refold.core.history import NEVER, Clock, Point, Snapshot
 from refold.core.replay import apply_accepted
 from refold.core.timestamp import format_time
 from refold.live import Frame, Mode, Subscription
+from refold.live.backlog import Backlog
+from refold.live.namespace import Namespaces
 from refold.live.streams import Live
 from refold.live.watched import Change, WatchedDocument
+from refold.log.memory import MemoryLog
+from refold.store.memory import MemoryStore
 from refold.telemetry.metrics import LiveMetrics
 
 LOG = "0123abcd"
@@ -103,9 +107,11 @@ class MemoryPast:
 
 
 def live_of(feed: MemoryFeed) -> Live:
-    """Return the streams of a gateway over a feed."""
+    """Return the streams of a gateway over a feed, without namespaces."""
     metrics = LiveMetrics(CollectorRegistry())
-    return Live(feed, MemoryPast(feed), log=LOG, metrics=metrics, age_seconds=3_600)
+    backlog = Backlog(MemoryLog(LOG), MemoryStore())
+    namespaces = Namespaces(feed, backlog, lambda: 0, log=LOG, metrics=metrics)
+    return Live(feed, MemoryPast(feed), namespaces, log=LOG, metrics=metrics, age_seconds=3_600)
 
 
 def asked(**fields: Any) -> Subscription:

@@ -133,9 +133,7 @@ class History:
             with reading_stored(namespace, document):
                 async for segment in opened:
                     for entry in _effective(segment, after, is_descending=False):
-                        fields = fields_of(entry)
-                        patch = entry.effect or json_text.dumps(operations_of(entry, fields))
-                        body = change_json(where, entry, fields, patch)
+                        body = notice_of(where, entry)
                         answer_bytes += len(body)
                         if len(found) >= limit or (found and answer_bytes > ANSWER_BYTES_MAX):
                             return found
@@ -259,6 +257,13 @@ def record_of(entry: Entry, where: Route) -> Record:
     """Return the record that an entry keeps, with its author's headers only."""
     subject = where.subject if entry.subject is None else entry.subject
     return Record(entry.sequence, entry.time, subject, entry.headers, entry.body)
+
+
+def notice_of(where: Route, entry: Entry) -> bytes:
+    """Show an effective entry as its change notice does."""
+    fields = fields_of(entry)
+    patch = entry.effect or json_text.dumps(operations_of(entry, fields))
+    return change_json(where, entry, fields, patch)
 
 
 def change_of(entry: Entry, tokens: tuple[str, ...] | None = None) -> bytes | None:

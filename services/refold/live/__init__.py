@@ -62,6 +62,11 @@ class Subscription:
     is_merged: bool = True
     type: str | None = None
 
+    @property
+    def wants_each(self) -> bool:
+        """Whether it is sent each change by itself."""
+        return not self.is_merged or self.mode is Mode.changes
+
 
 class Frame:
     """A message, the same for all subscribers of a query.
@@ -151,6 +156,19 @@ class Cursor(NamedTuple):
             rule = "a cursor is the id of an event of a live stream"
             raise Refused("bad_cursor", rule, field="cursor", shape=repr(text[:64]))
         return cls(found[1], found[2] == "-", int(found[3]))
+
+
+def read_cursor(text: str | None, *, is_reconnect: bool) -> Cursor | None:
+    """Read the cursor of a client; one that cannot be read is refused, or of no log where the client returns."""
+    if text is None:
+        return None
+    try:
+        return Cursor.parse(text)
+    except Refused:
+        if is_reconnect:
+            # A browser that is refused never returns. No log has this name.
+            return Cursor("", True, 0)
+        raise
 
 
 def log_name(log_id: str) -> str:

@@ -36,8 +36,8 @@ class Source(Protocol):
     def caught_up(self, position: int) -> int:
         """Return the position that a subscriber who has all at a position is up to date with."""
 
-    def pending_sequence(self, position: int) -> int:
-        """Return the sequence of the first change that a subscriber who is behind has not got; 0 where not known."""
+    def covered(self, position: int, sequence: int) -> int:
+        """Return the sequence up to which a subscriber has got all; `sequence` is the one that everything is at."""
 
     def next(self, position: int, sent: int, *, is_merged: bool, why: str) -> Frame | None:
         """Return what a subscriber gets that has all up to a position; None where there is no more.
@@ -89,7 +89,7 @@ class Entry:
             self.replay = None
         try:
             source = self.shared.source
-            return source.next(self.position, self.sent, is_merged=self.asked.is_merged, why=self.why)
+            return source.next(self.position, self.sent, is_merged=not self.asked.wants_each, why=self.why)
         except Behind:
             if not self.is_loading:
                 self.is_loading = True
@@ -119,7 +119,7 @@ class Entry:
     def covered(self, sequence: int) -> int:
         """Return the sequence up to which it has got all; `sequence` where it has got all that has come."""
         source = self.replay or self.shared.source
-        return source.pending_sequence(self.position) - 1 if source.is_behind(self.position) else sequence
+        return source.covered(self.position, sequence)
 
 
 class Shared:

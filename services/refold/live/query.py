@@ -99,11 +99,13 @@ class Query:
         """Return the version that a subscriber who has all at a position is up to date with."""
         return max(self.document.version, position)
 
-    def pending_sequence(self, position: int) -> int:
-        """Return the sequence of the first change that a subscriber who is behind has not got; 0 where not known."""
+    def covered(self, position: int, sequence: int) -> int:
+        """Return the sequence before the first change that a subscriber has not got; `sequence` where it has all."""
+        if not self.is_behind(position):
+            return sequence
         if not self.floor <= position <= self.document.version:
             return 0
-        return self._changes_after(position)[0].sequence
+        return self._changes_after(position)[0].sequence - 1
 
     def next(
         self, position: int, sent: int | None = None, *, is_merged: bool = True, why: str = "slow"
@@ -205,9 +207,7 @@ class WholeQuery(Query):
         if len(changes) == 1 or not is_merged:
             body = first.body if self.is_native else first.plain_body
             assert body is not None
-            # Nothing is encoded again: the numbers stay as they were written.
-            kinded = b'{"kind":"change",' + body[1:]
-            return Frame("change", kinded, position=first.version, sequence=first.sequence)
+            return change_frame(body, position=first.version, sequence=first.sequence)
         if sum(len(change.body) for change in changes) > 64 * self._snapshot_bytes:
             return self.snapshot("smaller")
         patch = json_text.dumps(squash(patches(changes, is_native=self.is_native)))
@@ -341,6 +341,11 @@ def written_at(state: Json, tokens: tuple[str, ...]) -> bytes | None:
         return None if state is ABSENT else json_text.dumps(resolve(state, tokens))
     except Refused:
         return None
+
+
+def change_frame(body: bytes, *, position: int, sequence: int) -> Frame:
+    """Return a message of one change. Nothing is encoded again: the numbers stay as they were written."""
+    return Frame("change", b'{"kind":"change",' + body[1:], position=position, sequence=sequence)
 
 
 def _patch_between(before: bytes | None, after: bytes | None) -> list[Json]:

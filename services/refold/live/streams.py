@@ -13,8 +13,9 @@ from weakref import WeakValueDictionary
 from refold.core import json_text
 from refold.core.errors import Refused
 from refold.core.history import NEVER, Clock, Point, Snapshot
-from refold.live import SUBSCRIPTIONS_MAX, Cursor, Frame, LiveFull, Sink, Subscription
+from refold.live import SUBSCRIPTIONS_MAX, Cursor, Frame, LiveFull, Sink, Subscription, read_cursor
 from refold.live.fanout import Entry, Shared
+from refold.live.namespace import Namespaces
 from refold.live.query import UNKNOWN, Query
 from refold.live.values import needs_no_state, query_of
 from refold.live.watched import Change, WatchedDocument
@@ -162,11 +163,21 @@ class Stream:
 class Live:
     """All streams of a gateway. `log` is the log's name in cursors."""
 
-    def __init__(self, feed: Feed, past: Past, *, log: str, metrics: LiveMetrics, age_seconds: float) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        past: Past,
+        namespaces: Namespaces,
+        *,
+        log: str,
+        metrics: LiveMetrics,
+        age_seconds: float,
+    ) -> None:
         self.feed = feed
         self.log = log
         self.metrics = metrics
         self._past = past
+        self._namespaces = namespaces
         self._age_seconds = age_seconds
         self._shared: dict[tuple[Key, object], Shared] = {}
         self._watches: Counter[Key] = Counter()
@@ -200,7 +211,7 @@ class Live:
         if not 1 <= len(subscriptions) <= SUBSCRIPTIONS_MAX:
             rule = f"a connection has 1 to {SUBSCRIPTIONS_MAX} subscriptions"
             raise Refused("too_many_subscriptions", rule, field="sub", shape=str(len(subscriptions)))
-        since = _read_cursor(cursor, is_reconnect=is_reconnect)
+        since = read_cursor(cursor, is_reconnect=is_reconnect)
         self._opened += 1
         stream = Stream(self, sink, self._opened)
         try:
@@ -222,7 +233,9 @@ class Live:
         stream.ends_at = asyncio.get_running_loop().time() + age_seconds
 
     async def _subscribe(self, stream: Stream, asked: Subscription, since: Cursor | None) -> None:
-        assert asked.document is not None
+        if asked.document is None:
+            await self._namespaces.subscribe(stream, asked, since)
+            return
         key = asked.namespace, asked.document
         document = await self._watch(key)
         try:
@@ -251,11 +264,11 @@ class Live:
             return
         entry.why = "gap"
         if after < query.floor:
-            if asked.is_merged and after < document.version - REPLAYED_MAX:
+            if not asked.wants_each and after < document.version - REPLAYED_MAX:
                 return
             replay = await self._replay(document, asked, after)
             is_small = replay.document.kept_bytes <= max(REPLAYED_BYTES_MAX, document.state_bytes)
-            if asked.is_merged and not (is_small and replay.document.version >= query.floor):
+            if not asked.wants_each and not (is_small and replay.document.version >= query.floor):
                 return
             entry.replay = replay
         entry.position = entry.sent = after
@@ -377,15 +390,3 @@ def bye_frame(reason: str, retry_seconds: float | None = None) -> Frame:
     seconds = random.uniform(*RETRY_SECONDS) if retry_seconds is None else retry_seconds  # noqa: S311 - no secret
     fields = {"kind": "bye", "reason": reason, "retry_seconds": round(seconds, 3)}
     return Frame("bye", json_text.dumps(fields))
-
-
-def _read_cursor(text: str | None, *, is_reconnect: bool) -> Cursor | None:
-    if text is None:
-        return None
-    try:
-        return Cursor.parse(text)
-    except Refused:
-        if is_reconnect:
-            # A browser that is refused never returns. No log has this name.
-            return Cursor("", True, 0)
-        raise

@@ -16,6 +16,7 @@ from refold.core.errors import Refused
 from refold.core.json_text import Json
 from refold.core.pointer import parse
 from refold.live import Frame, Mode, Subscription
+from refold.live.changes import ChangesQuery
 from refold.live.pattern import Pattern, Touch
 from refold.live.query import PartQuery, PathQuery, Query, WholeQuery, written_at
 from refold.live.watched import Change, WatchedDocument
@@ -26,6 +27,11 @@ MATCHES_MAX: Final = 10_000
 
 def query_of(document: WatchedDocument, asked: Subscription) -> Query:
     """Return a document's query for a subscription, shared with all that ask for the same. Raises `Refused`."""
+    if asked.mode is Mode.changes:
+        return document.query((asked.mode, asked.type), lambda: ChangesQuery(document, asked.type))
+    if asked.mode is Mode.heads:
+        rule = "a document is watched by mode=patch, values or changes"
+        raise Refused("bad_mode", rule, field="mode", shape=asked.mode.value)
     pattern = Pattern.parse(asked.path, asked.depth)
     if pattern.is_wild and asked.mode is Mode.patch:
         rule = "patches are relative to one path: a pattern with * is for mode=values"
@@ -43,7 +49,7 @@ def query_of(document: WatchedDocument, asked: Subscription) -> Query:
 
 def needs_no_state(asked: Subscription) -> bool:
     """Tell whether a subscription's changes are sent as they are, whatever the state."""
-    return _is_whole(asked) and asked.is_native
+    return asked.mode is Mode.changes or (_is_whole(asked) and asked.is_native)
 
 
 def _is_whole(asked: Subscription) -> bool:

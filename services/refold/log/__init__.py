@@ -50,9 +50,9 @@ BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
 ATOMIC_BYTES_MAX: Final = 40 * 1024 * 1024
 """Bodies of one atomic append: enough for the largest state that is split, with its metadata in each event."""
 
-SUBJECTS_MAX: Final = 500
-SUBJECTS_BYTES_MAX: Final = 1024 * 1024
-"""Events whose subjects are read at once, and their bytes: the broker takes no append meanwhile, about 5 ms."""
+OUTLINES_MAX: Final = 500
+OUTLINES_BYTES_MAX: Final = 1024 * 1024
+"""Events whose outlines are read at once, and their bytes: the broker takes no append meanwhile, about 5 ms."""
 
 HEADER_LINES_CACHED_MAX: Final = 1_024
 """Header lines that are kept: the reply subject of a gateway is on each of its events."""
@@ -106,6 +106,13 @@ class LogInfo:
     time: int
 
 
+class Outline(NamedTuple):
+    """What is told of an event without reading it: its stored subject, and about the bytes of its headers and body."""
+
+    subject: bytes
+    size: int
+
+
 class EventLog(Protocol):
     """One log of events in one total order.
 
@@ -153,10 +160,10 @@ class EventLog(Protocol):
     async def last_of(self, namespace: str, document: str) -> Record | None:
         """Return a document's last event, from the leader."""
 
-    async def subjects(self, after_sequence: int) -> list[bytes]:
-        """Return the stored subjects of the events after a sequence, in order and without a gap.
+    async def outlines(self, after_sequence: int) -> list[Outline]:
+        """Return the outlines of the events after a sequence, in order and without a gap.
 
-        At most `SUBJECTS_MAX`, fewer where the events are large, and none at the log's end. A replica may answer,
+        At most `OUTLINES_MAX`, fewer where the events are large, and none at the log's end. A replica may answer,
         which may lack the newest events. Raises `LogHole` if the log lacks a sequence.
         """
 

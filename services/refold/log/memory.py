@@ -17,12 +17,13 @@ from refold.core.fold.rules import Rules
 from refold.core.stream import GENESIS_DOCUMENT, SYSTEM_NAMESPACE, Record, Route, check_document, check_name
 from refold.core.transactions import MEMBER_MARK
 from refold.log import (
-    SUBJECTS_BYTES_MAX,
-    SUBJECTS_MAX,
+    OUTLINES_BYTES_MAX,
+    OUTLINES_MAX,
     SYSTEM_BYTE,
     Acknowledgement,
     Appended,
     LogInfo,
+    Outline,
     Publication,
     Stale,
     Unknown,
@@ -107,13 +108,13 @@ class MemoryLog:
         where = Route.of(check_name(namespace, "namespace"), check_document(document, "document"))
         return self._last.get(where.subject)
 
-    async def subjects(self, after_sequence: int) -> list[bytes]:
-        found: list[bytes] = []
+    async def outlines(self, after_sequence: int) -> list[Outline]:
+        found: list[Outline] = []
         read_bytes = 0
-        for record in self._whole(after_sequence, SUBJECTS_MAX):
-            found.append(record.subject)
-            read_bytes += len(record.subject) + len(record.headers) + len(record.body)
-            if read_bytes >= SUBJECTS_BYTES_MAX:
+        for record in self._whole(after_sequence, OUTLINES_MAX):
+            found.append(Outline(record.subject, len(record.headers) + len(record.body)))
+            read_bytes += found[-1].size
+            if read_bytes >= OUTLINES_BYTES_MAX:
                 break
         return found
 

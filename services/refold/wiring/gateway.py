@@ -29,7 +29,9 @@ from refold.gateway.readiness import Readiness
 from refold.history import History
 from refold.history.conflicts import Conflicts
 from refold.live import log_name
+from refold.live.backlog import Backlog
 from refold.live.feed import Feed
+from refold.live.namespace import Namespaces
 from refold.live.past import Past
 from refold.live.streams import Live
 from refold.log import CONTROL_SUBJECT, PROGRESS_SUBJECT
@@ -108,6 +110,8 @@ async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
         metrics, past = LiveMetrics(registry), Past(store, history, consistency)
         feed = Feed(notices, store, past, consistency, metrics)
         log_text, age_seconds = log_name(info.log_id), settings.live_seconds_max
+        backlog = Backlog(log, store)
+        namespaces = Namespaces(feed, backlog, lambda: consistency.sequence, log=log_text, metrics=metrics)
         context = Context(
             log=log,
             store=store,
@@ -116,7 +120,7 @@ async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
             outcomes=outcomes,
             consistency=consistency,
             readiness=readiness,
-            live=Live(feed, past, log=log_text, metrics=metrics, age_seconds=age_seconds),
+            live=Live(feed, past, namespaces, log=log_text, metrics=metrics, age_seconds=age_seconds),
             live_connections=Connections(_live_limits(settings), registry),
             reply_subject=reply_subject,
             checks=_checks(log, store),

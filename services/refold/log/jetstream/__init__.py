@@ -4,7 +4,7 @@ Permissions to publish that a user needs, besides subscribing to its inbox prefi
 - to create the log: `$JS.API.STREAM.{INFO,CREATE,UPDATE,MSG.GET}.STATE`, `state._refold.log`, and for the marker
   `$JS.API.STREAM.{CREATE,MSG.GET}.KV_refold`, `$KV.refold.log`;
 - to open it: `$JS.API.STREAM.INFO.STATE`, `$JS.API.STREAM.MSG.GET.STATE`, and `$JS.API.DIRECT.GET.STATE` for events
-  whose subject JSON cannot carry, and for subjects;
+  whose subject JSON cannot carry, and for outlines;
 - to read it: `$JS.API.CONSUMER.CREATE.STATE`, `$JS.API.CONSUMER.{MSG.NEXT,DELETE}.STATE.*`;
 - to append: `state.*.*`.
 """
@@ -25,12 +25,13 @@ from refold.log import (
     Acknowledgement,
     Appended,
     LogInfo,
+    Outline,
     Publication,
     Stale,
     Unknown,
     foreign_prefixes,
 )
-from refold.log.jetstream.api import stored_record, stored_subjects, stream_info
+from refold.log.jetstream.api import stored_outlines, stored_record, stream_info
 from refold.log.jetstream.append import ACKNOWLEDGE_SECONDS, Appender
 from refold.log.jetstream.client import DEFAULT_INBOX_PREFIX, Client, connect
 from refold.log.jetstream.consume import read_log
@@ -104,8 +105,8 @@ class JetStreamLog:
         where = Route.of(check_name(namespace, "namespace"), check_document(document, "document"))
         return await stored_record(self.client, last_by_subj=where.subject.decode())
 
-    async def subjects(self, after_sequence: int) -> list[bytes]:
-        return await stored_subjects(self.client, after_sequence + 1)
+    async def outlines(self, after_sequence: int) -> list[Outline]:
+        return await stored_outlines(self.client, after_sequence + 1)
 
     async def close(self) -> None:
         await self._appender.close()

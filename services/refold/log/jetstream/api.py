@@ -15,7 +15,7 @@ import orjson
 from refold.core.errors import LogError, LogFull, LogHole, LogMissing, LogUnavailable
 from refold.core.stream import Record
 from refold.core.timestamp import parse_rfc3339
-from refold.log import SUBJECTS_BYTES_MAX, SUBJECTS_MAX
+from refold.log import OUTLINES_BYTES_MAX, OUTLINES_MAX, Outline
 from refold.log.jetstream.client import REQUEST_SECONDS, Client, Reply
 from refold.log.jetstream.protocol import header_lines, message_frame
 
@@ -93,8 +93,8 @@ async def stored_record(client: Client, **which: int | str) -> Record | None:
     return Record(sequence, parse_rfc3339(message["time"], "time"), exact, header_lines(headers), body)
 
 
-async def stored_subjects(client: Client, first_sequence: int) -> list[bytes]:
-    """Ask any replica for the subjects of `SUBJECTS_MAX` events; fewer at its end, or where they are large.
+async def stored_outlines(client: Client, first_sequence: int) -> list[Outline]:
+    """Ask any replica for the outlines of `OUTLINES_MAX` events; fewer at its end, or where they are large.
 
     A batch of direct gets without a filter: its cost does not depend on the log's length, and no gap remains unseen.
     With a filter the broker takes no append while it searches (measured: 0.4 s for 300 events of 3,000,000).
@@ -103,7 +103,7 @@ async def stored_subjects(client: Client, first_sequence: int) -> list[bytes]:
     inbox = client.new_inbox()
     sid = client.subscribe(inbox, batch.take)
     forget = client.on_disconnect(partial(batch.fail, "the connection to the broker was lost"))
-    request = {"seq": first_sequence, "batch": SUBJECTS_MAX, "max_bytes": SUBJECTS_BYTES_MAX}
+    request = {"seq": first_sequence, "batch": OUTLINES_MAX, "max_bytes": OUTLINES_BYTES_MAX}
     frame = message_frame(
         b"$JS.API.DIRECT.GET.%b" % STREAM.encode(), orjson.dumps(request), reply=inbox.encode()
     )
@@ -111,7 +111,7 @@ async def stored_subjects(client: Client, first_sequence: int) -> list[bytes]:
         async with asyncio.timeout(REQUEST_SECONDS):
             await client.wait_connected()
             client.write(frame)
-            return await batch.subjects
+            return await batch.outlines
     except TimeoutError as error:
         raise LogUnavailable("the broker did not answer in time", first_sequence=first_sequence) from error
     finally:
@@ -120,14 +120,14 @@ async def stored_subjects(client: Client, first_sequence: int) -> list[bytes]:
 
 
 class _Batch:
-    """The subjects of the messages that answer a direct get of several events."""
+    """The outlines of the messages that answer a direct get of several events."""
 
     def __init__(self, first_sequence: int) -> None:
-        self.subjects: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
-        self._found: list[bytes] = []
+        self.outlines: asyncio.Future[list[Outline]] = asyncio.get_running_loop().create_future()
+        self._found: list[Outline] = []
         self._expected = first_sequence
 
-    def take(self, _: bytes, __: bytes, headers: bytes, ___: bytes) -> None:
+    def take(self, _: bytes, __: bytes, headers: bytes, body: bytes) -> None:
         """Take one message. The broker appends its own headers, so the last one of a name is the broker's."""
         _, is_event, lines = headers.rpartition(_SUBJECT_HEADER)
         if not is_event:
@@ -138,7 +138,7 @@ class _Batch:
             facts = {"first_sequence": self._expected, "last_sequence": sequence - 1}
             self._set_exception(LogHole("the log lacks events", **facts))
         self._expected += 1
-        self._found.append(lines.partition(b"\r\n")[0])
+        self._found.append(Outline(lines.partition(b"\r\n")[0], len(headers) + len(body)))
 
     def fail(self, reason: str) -> None:
         """End without the rest."""
@@ -148,12 +148,12 @@ class _Batch:
         if not headers.startswith(_END):
             reason = headers.partition(b"\r\n")[0].decode(errors="replace")
             self.fail(f"the broker does not return events: {reason}")
-        elif not self.subjects.done():
-            self.subjects.set_result(self._found)
+        elif not self.outlines.done():
+            self.outlines.set_result(self._found)
 
     def _set_exception(self, error: LogError) -> None:
-        if not self.subjects.done():
-            self.subjects.set_exception(error)
+        if not self.outlines.done():
+            self.outlines.set_exception(error)
 
 
 async def _subject_bytes(client: Client, sequence: int) -> bytes:
