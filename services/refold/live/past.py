@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final, Protocol
 
+from refold.core import json_text
 from refold.core.history import NEVER, Point, Snapshot
 from refold.history import History
 from refold.live.watched import Change
@@ -65,7 +66,7 @@ class Past:
         await self._committed(key)
         async with self._reads:
             found = await self._history.notices(*key, after=after, limit=limit)
-        return [Change(*each) for each in found]
+        return [Change(version, sequence, json_text.trimmed(body)) for version, sequence, body in found]
 
     async def _committed(self, key: Key) -> None:
         deadline = asyncio.get_running_loop().time() + COMMIT_SECONDS

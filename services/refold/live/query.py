@@ -140,6 +140,7 @@ class Query:
         if frame is None:
             about = self.about(None)
             body = json_text.dumps({"kind": "snapshot", **about, **self._whole(), "why": why})
+            body = json_text.trimmed(body)
             frame = Frame("snapshot", body, position=self.document.version, sequence=self.document.sequence)
             self._snapshots[why] = frame
             self._snapshot_bytes = len(body)
@@ -338,7 +339,7 @@ class PathQuery(PartQuery):
 def written_at(state: Json, tokens: tuple[str, ...]) -> bytes | None:
     """Return the value at a path as canonical bytes; None where there is none."""
     try:
-        return None if state is ABSENT else json_text.dumps(resolve(state, tokens))
+        return None if state is ABSENT else json_text.trimmed(json_text.dumps(resolve(state, tokens)))
     except Refused:
         return None
 

@@ -109,7 +109,7 @@ class ValuesQuery(PartQuery):
         state = self.document.state()
         values: dict[str, bytes] = {}
         for pointer, value in () if state is ABSENT else self.pattern.matches(state):
-            values[pointer] = json_text.dumps(value)
+            values[pointer] = json_text.trimmed(json_text.dumps(value))
             if len(values) > MATCHES_MAX:
                 self.is_too_wide = True
                 break

@@ -198,7 +198,7 @@ def _size(change: Change) -> int:
 
 
 def _with_patch(change: Change, patch: list[Json]) -> bytes:
-    return json_text.dumps(change.fields() | {"patch": Fragment(json_text.dumps(patch))})
+    return json_text.trimmed(json_text.dumps(change.fields() | {"patch": Fragment(json_text.dumps(patch))}))
 
 
 def copied(value: Json) -> Json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -200,3 +201,18 @@ async def test_a_mailbox_gets_the_next_message_when_the_last_is_taken() -> None:
     assert last is not None
     assert last[0].kind == "bye"
     assert await mailbox.next() is None
+
+
+async def test_values_take_memory_by_their_size_however_many_patterns_match_them() -> None:
+    feed, patterns, members = MemoryFeed(), 16, 1_000
+    live, reader = live_of(feed), Reader(version=None)
+    feed.publish([{"op": "add", "path": "", "value": {f"m{number}": number for number in range(members)}}])
+    tracemalloc.start()
+    try:
+        await live.open(
+            [asked(path="/*", depth=depth, mode=Mode.values) for depth in range(patterns)], reader
+        )
+        taken_bytes = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert taken_bytes / patterns / members < 1_024
