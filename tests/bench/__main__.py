@@ -1,7 +1,7 @@
 """Measure Refold on this machine, beside what the hardware and the servers do alone in the same run.
 
-A command of its own, never a test: `PYTHONPATH=tests python -m bench rebuild`, or append, live, latency, sdk, travel,
-read, history, memory, growth; `goals` runs all that have a goal.
+A command of its own, never a test: `PYTHONPATH=tests python -m bench rebuild`, or append, live, latency, fanout,
+stall, sdk, travel, read, history, memory, growth; `goals` runs all that have a goal.
 Each measurement starts a system of its own in a temporary folder, unless it takes `--url`.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -218,6 +218,40 @@ def sdk(
     _measure(run, Plan(seconds=seconds), chosen)
 
 
+def fanout(
+    chosen: Chosen,
+    of: Annotated[
+        str, typer.Option(metavar="NAME,…", help="Some of wide, near, hot, gauges, peer.")
+    ] = "wide,near,hot,gauges",
+    subscribers: Annotated[int, typer.Option(min=2, help="Subscribers of `wide` and `peer`.")] = 10_000,
+    changes: Annotated[int, typer.Option(min=1, help="Their changes, two a second.")] = 50,
+    seconds: SecondsOption = 8.0,
+) -> None:
+    """Live streams: one change to 10,000 subscribers, the way to 100, a hot document, gauges, memory."""
+    from bench.fanout import MEASUREMENTS, PEER, Plan, run
+
+    plan = Plan(
+        measurements=_names(of, (*MEASUREMENTS, PEER)),
+        subscribers=subscribers,
+        changes=changes,
+        seconds=seconds,
+    )
+    _measure(run, plan, chosen)
+
+
+def stall(
+    chosen: Chosen,
+    of: Annotated[
+        str, typer.Option(metavar="NAME,…", help="Some of stopped, slow, connects, patterns, replays.")
+    ] = "stopped,slow,connects,patterns,replays",
+    seconds: SecondsOption = 8.0,
+) -> None:
+    """Live streams beside readers that stop or are slow, endless connects, wide patterns and replays."""
+    from bench.stall import MEASUREMENTS, Plan, run
+
+    _measure(run, Plan(measurements=_names(of, MEASUREMENTS), seconds=seconds), chosen)
+
+
 def history(
     chosen: Chosen,
     path: Annotated[
@@ -302,7 +336,9 @@ def growth(
     """The slope: rebuild, live and travel at ten times the events and ten times the documents."""
     from bench.growth import Plan, run
 
-    plan = Plan(events=events, documents=documents, seconds=seconds, rate=rate, measurements=_names(of))
+    plan = Plan(
+        events=events, documents=documents, seconds=seconds, rate=rate, measurements=_names(of, GROWING)
+    )
     _measure(run, plan, chosen)
 
 
@@ -342,16 +378,30 @@ def _sizes(text: str) -> tuple[int, ...]:
     return sizes
 
 
-def _names(text: str) -> tuple[str, ...]:
-    """Read names of measurements that can be repeated at other sizes."""
+def _names(text: str, known: Collection[str]) -> tuple[str, ...]:
+    """Read names of measurements, of those that are known."""
     names = tuple(text.split(","))
-    if not set(names) <= GROWING:
-        raise typer.BadParameter(f"must be some of {', '.join(sorted(GROWING))}", param_hint="--of")
+    if not set(names) <= set(known):
+        raise typer.BadParameter(f"must be some of {', '.join(sorted(known))}", param_hint="--of")
     return names
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for _command in (rebuild, append, live, latency, sdk, travel, read, history, memory, growth, goals):
+for _command in (
+    rebuild,
+    append,
+    live,
+    latency,
+    fanout,
+    stall,
+    sdk,
+    travel,
+    read,
+    history,
+    memory,
+    growth,
+    goals,
+):
     app.command()(make_command(_command))
 
 if __name__ == "__main__":

@@ -39,3 +39,15 @@ LATEST: Final = Goal(value=15_000, slow=5_000)
 TRAVEL: Final = {"p99": Goal(value=5, is_upper=True)}
 MEMORY: Final = Goal(value=1_024, is_upper=True)
 """MiB of the projector."""
+
+FANOUT: Final = {"p99": Goal(value=100, slow=300, is_upper=True)}
+"""Milliseconds from a change's publication until 10,000 subscribers have read it."""
+
+FANOUT_CPU_SHARE: Final = Goal(value=1.5, is_upper=True)
+SUBSCRIBER_KIBIBYTES: Final = Goal(value=40, is_upper=True)
+HOT_HEAD: Final = Goal(value=500, is_upper=True)
+ONE_CORE: Final = Goal(value=1, is_upper=True)
+GAUGES_SHARE: Final = Goal(value=3, is_upper=True)
+STOPPED_MEBIBYTES: Final = Goal(value=0.3, is_upper=True)
+STOPPED_GONE: Final = Goal(value=75, is_upper=True)
+"""Seconds after which the kernel has ended the connection of a client that reads nothing."""

@@ -140,16 +140,17 @@ class Pace:
 
     def late_milliseconds(self, number: int) -> float:
         """Return how long ago an instant was."""
-        return (time.perf_counter() - self._instant(number)) * 1_000
+        return (time.perf_counter() - self.due(number)) * 1_000
 
     def _beat(self, loop: asyncio.AbstractEventLoop, due: Callable[[int], None]) -> None:
         for number in range(self._count):
-            wait_seconds = self._instant(number) - time.perf_counter()
+            wait_seconds = self.due(number) - time.perf_counter()
             if wait_seconds > 0:
                 time.sleep(wait_seconds)
             loop.call_soon_threadsafe(due, number)
 
-    def _instant(self, number: int) -> float:
+    def due(self, number: int) -> float:
+        """Return an instant, by `time.perf_counter`."""
         return self._begun + number / self._rate
 
 

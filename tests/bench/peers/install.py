@@ -23,13 +23,19 @@ def install(home: Path) -> None:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(home / "venv")], check=True)
         subprocess.run([python, "-m", "pip", "install", "-q", "-r", str(REQUIREMENTS)], check=True)
         shutil.copy(REQUIREMENTS, home)
+    install_npm(home)
+
+
+def install_npm(home: Path) -> Path:
+    """Install what `package.json` names; return its folder."""
+    made = home / "npm"
     if _is_stale(home, PACKAGE):
         npm = shutil.which("npm") or sys.exit("the peers in JavaScript need Node 20 or newer, with npm")
-        made = home / "npm"
-        made.mkdir(exist_ok=True)
+        made.mkdir(parents=True, exist_ok=True)
         shutil.copy(PACKAGE, made)
         subprocess.run([npm, "install", "--no-package-lock", "--no-audit", "--no-fund"], cwd=made, check=True)
         shutil.copy(PACKAGE, home)
+    return made
 
 
 def versions() -> dict[str, str]:

@@ -23,7 +23,38 @@ async def publish_over_nats(
 ) -> dict[str, Any]:
     """Publish events; wait for each outcome, or for the broker's acknowledgement alone."""
     events = _patches(rate=rate, prefix=prefix, **work)
-    inbox = f"_INBOX.{prefix}{'o' if is_outcome else 'a'}"
+    return await _publish(signals, url, events, rate, prefix, is_outcome=is_outcome)
+
+
+async def publish_changes(
+    signals: Signals,
+    *,
+    url: str,
+    documents: list[str],
+    rate: float,
+    count: int,
+    value_bytes: int,
+    members: int,
+    together: int,
+) -> dict[str, Any]:
+    """Publish changes of documents in turn and wait for each outcome; a change replaces members `m0`, `m1`, … in turn.
+
+    `together`: so many of the `members` each time, by texts that differ. Each document must have them.
+    """
+    events = []
+    for number in range(count):
+        turn = number // len(documents) * together
+        paths = [f"/m{(turn + each) % members}" for each in range(together)]
+        patch = [{"op": "replace", "path": path, "value": f"{number:0{value_bytes}x}"} for path in paths]
+        events.append(Event(documents[number % len(documents)], orjson.dumps({"patch": patch})))
+    return await _publish(signals, url, events, rate, documents[0], is_outcome=True)
+
+
+async def _publish(
+    signals: Signals, url: str, events: list[Event], rate: float, name: str, *, is_outcome: bool
+) -> dict[str, Any]:
+    """Publish each event when it is due; return those instants too, by `time.perf_counter`."""
+    inbox = f"_INBOX.{name}{'o' if is_outcome else 'a'}"
     frames = [_with_reply(event, f"{inbox}.{number}", is_outcome) for number, event in enumerate(events)]
     answers = _Answers(len(events), is_outcome=is_outcome)
     wire = await Wire.connect(url, answers.receive)
@@ -32,7 +63,11 @@ async def publish_over_nats(
         await signals.until_go()
         answers.pace = Pace(rate=rate, count=len(events))
         await answers.pace.keep(lambda number: wire.write(frames[number]))
-        return await answers.result()
+        milliseconds = await answers.milliseconds()
+        return {
+            "milliseconds": milliseconds,
+            "due": [answers.pace.due(number) for number in range(len(events))],
+        }
     finally:
         wire.close()
 
@@ -70,8 +105,8 @@ class _Answers:
         elif len(self._milliseconds) == self._count and not self._done.done():
             self._done.set_result(None)
 
-    async def result(self) -> dict[str, Any]:
-        """Wait for the last answer."""
+    async def milliseconds(self) -> list[float]:
+        """Wait for the last answer; return how late each came."""
         try:
             async with asyncio.timeout(LAST_SECONDS):
                 await self._done
@@ -79,7 +114,7 @@ class _Answers:
             raise TimedOut(
                 "answers are missing", wanted=self._count, received=len(self._milliseconds)
             ) from error
-        return {"milliseconds": self._milliseconds}
+        return self._milliseconds
 
     def _fail(self, why: str) -> None:
         if not self._done.done():
