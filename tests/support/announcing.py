@@ -16,6 +16,7 @@ from refold.core import json_text
 from refold.core.stream import Route
 from refold.history import notice_of
 from refold.live.backlog import Backlog
+from refold.live.documents import Documents
 from refold.live.namespace import Namespaces
 from refold.live.ring import Ring
 from refold.live.streams import Live
@@ -128,4 +129,5 @@ class Announcer(MemoryFeed):
         metrics = LiveMetrics(CollectorRegistry())
         backlog = Backlog(self.log, self.store)
         namespaces = Namespaces(self, backlog, lambda: self.committed_sequence, log=LOG, metrics=metrics)
-        return Live(self, MemoryPast(self), namespaces, log=LOG, metrics=metrics, age_seconds=3_600)
+        documents = Documents(self, MemoryPast(self), log=LOG, metrics=metrics)
+        return Live(self, documents, namespaces, log=LOG, metrics=metrics, age_seconds=3_600)

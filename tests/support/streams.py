@@ -17,6 +17,7 @@ from refold.core.replay import apply_accepted
 from refold.core.timestamp import format_time
 from refold.live import Frame, Mode, Subscription
 from refold.live.backlog import Backlog
+from refold.live.documents import Documents
 from refold.live.namespace import Namespaces
 from refold.live.streams import Live
 from refold.live.watched import Change, WatchedDocument
@@ -111,7 +112,8 @@ def live_of(feed: MemoryFeed) -> Live:
     metrics = LiveMetrics(CollectorRegistry())
     backlog = Backlog(MemoryLog(LOG), MemoryStore())
     namespaces = Namespaces(feed, backlog, lambda: 0, log=LOG, metrics=metrics)
-    return Live(feed, MemoryPast(feed), namespaces, log=LOG, metrics=metrics, age_seconds=3_600)
+    documents = Documents(feed, MemoryPast(feed), log=LOG, metrics=metrics)
+    return Live(feed, documents, namespaces, log=LOG, metrics=metrics, age_seconds=3_600)
 
 
 def asked(**fields: Any) -> Subscription:

@@ -72,16 +72,21 @@ class Frame:
     """A message, the same for all subscribers of a query.
 
     `body` is a JSON object with its `kind`. `position` is where a subscriber is that has got it: a version or, of a
-    namespace, a sequence. `encoded` is for the sink, which may keep there what it makes of the body.
+    namespace, a sequence. `merged` counts the changes in it, and `why` is what a snapshot says. `encoded` is for the
+    sink, which may keep there what it makes of the body.
     """
 
-    __slots__ = ("body", "encoded", "kind", "position", "sequence")
+    __slots__ = ("body", "encoded", "kind", "merged", "position", "sequence", "why")
 
-    def __init__(self, kind: str, body: bytes, *, position: int = 0, sequence: int = 0) -> None:
+    def __init__(
+        self, kind: str, body: bytes, *, position: int = 0, sequence: int = 0, merged: int = 1, why: str = ""
+    ) -> None:
         self.kind = kind
         self.body = body
         self.position = position
         self.sequence = sequence
+        self.merged = merged
+        self.why = why
         self.encoded: bytes | None = None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import islice
+from time import perf_counter
 from typing import TYPE_CHECKING, Final, Protocol
 
 from refold.core.errors import RefoldError
@@ -177,7 +178,7 @@ class Pass:
         now = asyncio.get_running_loop().time()
         self._not_before = now + self._interval_seconds
         self._is_waiting, self._is_running = False, True
-        self._run(iter(list(self.entries)), now)
+        self._run(iter(list(self.entries)), perf_counter())
 
     def _run(self, entries: Iterator[Entry], began: float) -> None:
         loop = asyncio.get_running_loop()
@@ -188,7 +189,7 @@ class Pass:
         if len(some) == PASS_ENTRIES:
             loop.call_soon(self._run, entries, began)
             return
-        self._metrics.pass_seconds.observe(loop.time() - began)
+        self._metrics.pass_seconds.observe(perf_counter() - began)
         self._is_running = False
         if self._is_again:
             self._is_again = False

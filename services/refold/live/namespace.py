@@ -89,8 +89,7 @@ class Namespaces:
         assert isinstance(found, NamespaceQuery)
         load, end = partial(self._load, found), partial(self._end, shared, found)
         entry = Entry(stream, shared, asked, UNKNOWN, load=load, end=end)
-        shared.add(entry)
-        stream.entries.append(entry)
+        stream.add(entry)
         await self._resume(entry, since)
 
     async def _resume(self, entry: Entry, since: Cursor | None) -> None:

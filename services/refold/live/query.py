@@ -141,7 +141,7 @@ class Query:
             about = self.about(None)
             body = json_text.dumps({"kind": "snapshot", **about, **self._whole(), "why": why})
             body = json_text.trimmed(body)
-            frame = Frame("snapshot", body, position=self.document.version, sequence=self.document.sequence)
+            frame = self._frame("snapshot", body, self.document, why=why)
             self._snapshots[why] = frame
             self._snapshot_bytes = len(body)
         return frame
@@ -177,7 +177,12 @@ class Query:
         if after != last.version - 1:
             fields["after"] = after
         body = json_text.dumps(fields | {"patch": Fragment(patch)})
-        return Frame("change", body, position=last.version, sequence=last.sequence)
+        return self._frame("change", body, last, merged=len(changes))
+
+    def _frame(
+        self, kind: str, body: bytes, at: Change | WatchedDocument, *, merged: int = 1, why: str = ""
+    ) -> Frame:
+        return Frame(kind, body, position=at.version, sequence=at.sequence, merged=merged, why=why)
 
 
 class WholeQuery(Query):

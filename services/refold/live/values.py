@@ -135,7 +135,7 @@ class ValuesQuery(PartQuery):
             fields["merged"] = len(steps)
         if after != last.version - 1:
             fields["after"] = after
-        return Frame("values", json_text.dumps(fields), position=last.version, sequence=last.sequence)
+        return self._frame("values", json_text.dumps(fields), last, merged=len(steps))
 
     def _whole(self) -> dict[str, Json]:
         return {"values": self._shown(self._values)}

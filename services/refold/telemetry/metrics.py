@@ -74,6 +74,15 @@ class LiveMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.frames = Counter("refold_live_frames_total", "Messages sent to live streams.", registry=registry)
+        self.subscriptions = Gauge(
+            "refold_live_subscriptions", "Live subscriptions that are open.", ["mode"], registry=registry
+        )
+        self.merged = Counter(
+            "refold_live_merged_total", "Messages that had several changes.", registry=registry
+        )
+        self.snapshots = Counter(
+            "refold_live_snapshots_total", "Snapshots sent, by reason.", ["why"], registry=registry
+        )
         self.bye = Counter(
             "refold_live_bye_total", "Live streams ended, by reason.", ["reason"], registry=registry
         )

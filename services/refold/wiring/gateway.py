@@ -30,6 +30,7 @@ from refold.history import History
 from refold.history.conflicts import Conflicts
 from refold.live import log_name
 from refold.live.backlog import Backlog
+from refold.live.documents import Documents
 from refold.live.feed import Feed
 from refold.live.namespace import Namespaces
 from refold.live.past import Past
@@ -109,9 +110,7 @@ async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
         ProcessCollector(registry=registry)
         metrics, past = LiveMetrics(registry), Past(store, history, consistency)
         feed = Feed(notices, store, past, consistency, metrics)
-        log_text, age_seconds = log_name(info.log_id), settings.live_seconds_max
-        backlog = Backlog(log, store)
-        namespaces = Namespaces(feed, backlog, lambda: consistency.sequence, log=log_text, metrics=metrics)
+        live = _live(settings, feed, past, Backlog(log, store), consistency, log_name(info.log_id), metrics)
         context = Context(
             log=log,
             store=store,
@@ -120,7 +119,7 @@ async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
             outcomes=outcomes,
             consistency=consistency,
             readiness=readiness,
-            live=Live(feed, past, namespaces, log=log_text, metrics=metrics, age_seconds=age_seconds),
+            live=live,
             live_connections=Connections(_live_limits(settings), registry),
             reply_subject=reply_subject,
             checks=_checks(log, store),
@@ -153,6 +152,21 @@ def _live_limits(settings: Settings) -> LiveLimits:
         connections_max=min(settings.live_connections_max, max(1, connections_max() - REQUEST_CONNECTIONS)),
         per_client_max=settings.live_per_client_max,
     )
+
+
+def _live(
+    settings: Settings,
+    feed: Feed,
+    past: Past,
+    backlog: Backlog,
+    consistency: Consistency,
+    log: str,
+    metrics: LiveMetrics,
+) -> Live:
+    documents = Documents(feed, past, log=log, metrics=metrics)
+    namespaces = Namespaces(feed, backlog, lambda: consistency.sequence, log=log, metrics=metrics)
+    age_seconds = settings.live_seconds_max
+    return Live(feed, documents, namespaces, log=log, metrics=metrics, age_seconds=age_seconds)
 
 
 async def _end_sequence(log: JetStreamLog) -> int:

@@ -53,7 +53,7 @@ def set_to(path: str, value: Any) -> Any:
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.setattr("refold.live.watched.RING_CHANGES_MAX", 3)
-    monkeypatch.setattr("refold.live.streams.REPLAYED_MAX", 2)
+    monkeypatch.setattr("refold.live.documents.REPLAYED_MAX", 2)
     monkeypatch.setattr("refold.live.values.MATCHES_MAX", 4)
     return Site()
 
@@ -94,7 +94,7 @@ async def exercise_ends(site: Site) -> None:
     async def fail(*_: Any) -> Any:
         raise StoreUnavailable
 
-    site.live._past.changes = fail  # type: ignore[method-assign]
+    site.live._documents._past.changes = fail  # type: ignore[method-assign]
     for number in range(10):
         await site.publish(set_to("/o/a", number))
     single.set_open(True)

@@ -1,0 +1,186 @@
+"""Subscriptions of documents: what is watched, and where a subscriber who returns continues.
+
+A subscriber gets a snapshot and then changes, or the changes since its version, which may be read from history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
+from weakref import WeakValueDictionary
+
+from refold.core.history import NEVER, Clock, Point, Snapshot
+from refold.live import Cursor, LiveFull, Subscription
+from refold.live.fanout import Entry, Shared
+from refold.live.query import UNKNOWN, Query
+from refold.live.values import needs_no_state, query_of
+from refold.live.watched import Change, WatchedDocument
+from refold.store import Key
+from refold.telemetry.metrics import LiveMetrics
+
+if TYPE_CHECKING:
+    from refold.live.streams import Stream
+
+REPLAYED_MAX: Final = 1_000
+REPLAYED_BYTES_MAX: Final = 256 * 1024
+"""Changes that a subscriber who returns is sent one by one, and their bytes unless a snapshot is larger."""
+
+STATES_BYTES_MAX: Final = 256 * 1024 * 1024
+"""Canonical bytes of the states of all watched documents."""
+
+BEYOND_SECONDS: Final = 2.0
+BEYOND_LOOK_SECONDS: Final = 0.05
+"""How long a version that a client has already is waited for, and how often it is looked for."""
+
+
+class Feed(Protocol):
+    """What brings the changes of documents (`refold.live.feed`)."""
+
+    async def watch(self, key: Key) -> WatchedDocument:
+        """Watch a document, counted. Raises `LiveFull`, and what the store raises."""
+
+    def release(self, key: Key) -> None:
+        """End one `watch`."""
+
+
+class Past(Protocol):
+    """What was before a document was watched."""
+
+    async def snapshot(self, key: Key, point: Point) -> Snapshot:
+        """Read a document at a point."""
+
+    async def changes(self, key: Key, after: int, limit: int) -> list[Change]:
+        """Read a document's changes after a version: at most so many, fewer where they are large."""
+
+
+class Documents:
+    """All subscriptions of documents of a gateway. `log` is the log's name in cursors."""
+
+    def __init__(self, feed: Feed, past: Past, *, log: str, metrics: LiveMetrics) -> None:
+        self._feed = feed
+        self._past = past
+        self._log = log
+        self._metrics = metrics
+        self._shared: dict[tuple[Key, object], Shared] = {}
+        self._watches: Counter[Key] = Counter()
+        self._state_bytes = 0
+        self._replays: WeakValueDictionary[tuple[Key, object, int], Query] = WeakValueDictionary()
+        self._loading: dict[tuple[Key, object, int], asyncio.Task[Query]] = {}
+
+    async def subscribe(self, stream: Stream, asked: Subscription, since: Cursor | None) -> None:
+        """Add a subscription to a stream.
+
+        Raises `Refused` (`bad_pattern`, `pattern_too_wide`, `bad_name`), `LiveFull`, and what the store raises.
+        """
+        assert asked.document is not None
+        key = asked.namespace, asked.document
+        document = await self._watch(key)
+        try:
+            query = query_of(document, asked)
+        except BaseException:
+            self._unwatch(document)
+            raise
+        shared = self._shared.get((key, query.key))
+        if shared is None:
+            shared = self._shared[key, query.key] = Shared(query, self._metrics)
+        load, end = partial(self._replay, document, asked), partial(self._end, shared, query)
+        entry = Entry(stream, shared, asked, UNKNOWN, load=load, end=end)
+        stream.add(entry)
+        await self._resume(entry, document, since)
+
+    async def _resume(self, entry: Entry, document: WatchedDocument, since: Cursor | None) -> None:
+        """Find out where a subscriber continues; it gets a snapshot where it cannot."""
+        asked, query = entry.asked, entry.shared.source
+        assert isinstance(query, Query)
+        after = await self._after(document, asked, since)
+        if after is None:
+            return
+        if after == UNKNOWN or not await self._has_reached(document, after):
+            entry.why = "log"
+            return
+        entry.why = "gap"
+        if after < query.floor:
+            if not asked.wants_each and after < document.version - REPLAYED_MAX:
+                return
+            replay = await self._replay(document, asked, after)
+            is_small = replay.document.kept_bytes <= max(REPLAYED_BYTES_MAX, document.state_bytes)
+            if not asked.wants_each and not (is_small and replay.document.version >= query.floor):
+                return
+            entry.replay = replay
+        entry.position = entry.sent = after
+
+    async def _after(
+        self, document: WatchedDocument, asked: Subscription, since: Cursor | None
+    ) -> int | None:
+        """Return the version that a subscriber has; None for none, `UNKNOWN` for one of another log."""
+        if since is None:
+            return asked.after
+        if since.log != self._log:
+            return UNKNOWN
+        if since.is_version:
+            return since.value
+        key = document.namespace, document.document
+        return (await self._past.snapshot(key, Point(Clock.sequence, since.value))).version
+
+    async def _has_reached(self, document: WatchedDocument, version: int) -> bool:
+        """Wait a little for a version that another gateway has sent already."""
+        deadline = asyncio.get_running_loop().time() + BEYOND_SECONDS
+        while document.version < version:
+            if asyncio.get_running_loop().time() > deadline:
+                return False
+            await asyncio.sleep(BEYOND_LOOK_SECONDS)
+        return True
+
+    async def _replay(self, document: WatchedDocument, asked: Subscription, after: int) -> Query:
+        """Return a query over what came after a version, from history; shared by all that return to it."""
+        key = document.namespace, document.document
+        place = key, query_of(document, asked).key, after
+        if (made := self._replays.get(place)) is not None and made.document.version > after:
+            return made
+        if place not in self._loading:
+            task = asyncio.get_running_loop().create_task(self._load(key, asked, after), name="live-replay")
+            self._loading[place] = task
+            task.add_done_callback(lambda _: self._loading.pop(place))
+        made = self._replays[place] = await asyncio.shield(self._loading[place])
+        return made
+
+    async def _load(self, key: Key, asked: Subscription, after: int) -> Query:
+        # All changes of a document are sent as they are, whatever its state was.
+        head = NEVER._replace(version=after)
+        if not needs_no_state(asked):
+            head = await self._past.snapshot(key, Point(Clock.version, after))
+        past = WatchedDocument(key, head)
+        query = query_of(past, asked)
+        for change in await self._past.changes(key, after, REPLAYED_MAX):
+            if not past.has_room(change):
+                break
+            past.append(change)
+        query.flush()
+        return query
+
+    async def _watch(self, key: Key) -> WatchedDocument:
+        document = await self._feed.watch(key)
+        self._watches[key] += 1
+        if self._watches[key] == 1:
+            self._state_bytes += document.state_bytes
+        if self._state_bytes > STATES_BYTES_MAX:
+            self._unwatch(document)
+            raise LiveFull("the documents that are watched here are too large together")
+        return document
+
+    def _unwatch(self, document: WatchedDocument) -> None:
+        key = document.namespace, document.document
+        self._feed.release(key)
+        self._watches[key] -= 1
+        if not self._watches[key]:
+            del self._watches[key]
+            self._state_bytes = max(0, self._state_bytes - document.state_bytes)
+
+    def _end(self, shared: Shared, query: Query) -> None:
+        """End what was shared, after its last subscriber."""
+        document = query.document
+        if not len(shared):
+            del self._shared[(document.namespace, document.document), query.key], document.queries[query.key]
+        self._unwatch(document)
