@@ -28,7 +28,7 @@ REPLAYED_BYTES_MAX: Final = 256 * 1024
 """Changes that a subscriber who returns is sent one by one, and their bytes unless a snapshot is larger."""
 
 STATES_BYTES_MAX: Final = 256 * 1024 * 1024
-"""Canonical bytes of the states of all watched documents."""
+"""Bytes of the states of all watched documents, and of the values that patterns match in them."""
 
 BEYOND_SECONDS: Final = 2.0
 BEYOND_LOOK_SECONDS: Final = 0.05
@@ -85,9 +85,11 @@ class Documents:
         shared = self._shared.get((key, query.key))
         if shared is None:
             shared = self._shared[key, query.key] = Shared(query, self._metrics)
+            self._state_bytes += query.kept_bytes
         load, end = partial(self._replay, document, asked), partial(self._end, shared, query)
         entry = Entry(stream, shared, asked, UNKNOWN, load=load, end=end)
         stream.add(entry)
+        self._check_room()
         await self._resume(entry, document, since)
 
     async def _resume(self, entry: Entry, document: WatchedDocument, since: Cursor | None) -> None:
@@ -165,10 +167,16 @@ class Documents:
         self._watches[key] += 1
         if self._watches[key] == 1:
             self._state_bytes += document.state_bytes
-        if self._state_bytes > STATES_BYTES_MAX:
+        try:
+            self._check_room()
+        except LiveFull:
             self._unwatch(document)
-            raise LiveFull("the documents that are watched here are too large together")
+            raise
         return document
+
+    def _check_room(self) -> None:
+        if self._state_bytes > STATES_BYTES_MAX:
+            raise LiveFull("the documents and values that are watched here are too large together")
 
     def _unwatch(self, document: WatchedDocument) -> None:
         key = document.namespace, document.document
@@ -183,4 +191,5 @@ class Documents:
         document = query.document
         if not len(shared):
             del self._shared[(document.namespace, document.document), query.key], document.queries[query.key]
+            self._state_bytes = max(0, self._state_bytes - query.kept_bytes)
         self._unwatch(document)

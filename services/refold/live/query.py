@@ -60,6 +60,8 @@ class Query:
     """
 
     needs_operations = True
+    kept_bytes = 0
+    """What it keeps besides the document's state, when it is made."""
 
     def __init__(self, document: WatchedDocument, *, is_native: bool) -> None:
         self.document = document

@@ -186,6 +186,9 @@ class Live:
             for asked in subscriptions:
                 some = self._namespaces if asked.document is None else self._documents
                 await some.subscribe(stream, asked, since)
+                if len(subscriptions) > 1:
+                    # To find what one pattern matches may take 50 ms.
+                    await asyncio.sleep(0)
             if self._is_ending:
                 raise LiveFull("the gateway is shutting down")
         except BaseException:

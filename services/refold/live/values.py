@@ -24,6 +24,9 @@ from refold.live.watched import Change, WatchedDocument
 MATCHES_MAX: Final = 10_000
 """Values that a pattern matches."""
 
+VALUE_BYTES: Final = 160
+"""What a kept value takes besides its pointer and its bytes."""
+
 
 def query_of(document: WatchedDocument, asked: Subscription) -> Query:
     """Return a document's query for a subscription, shared with all that ask for the same. Raises `Refused`."""
@@ -65,6 +68,9 @@ class ValuesQuery(PartQuery):
         self._values = self._matching()
         if self.is_too_wide:
             raise too_wide()
+        self.kept_bytes = sum(
+            len(pointer) + len(value) + VALUE_BYTES for pointer, value in self._values.items()
+        )
 
     def before(self, operations: list[Json]) -> None:  # noqa: ARG002 - any change makes a document of nothing
         """Note whether there is a document."""

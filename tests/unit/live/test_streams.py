@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from refold.core.errors import Refused
-from refold.live import Mailbox, Mode
+from refold.live import LiveFull, Mailbox, Mode, documents
 from support.streams import LOG, MemoryFeed, Reader, asked, live_of
 
 
@@ -216,3 +216,18 @@ async def test_values_take_memory_by_their_size_however_many_patterns_match_them
     finally:
         tracemalloc.stop()
     assert taken_bytes / patterns / members < 1_024
+
+
+async def test_values_that_patterns_match_count_as_what_may_be_watched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    feed, wide = MemoryFeed(), {f"m{number}": number for number in range(100)}
+    live = live_of(feed)
+    feed.publish([{"op": "add", "path": "", "value": wide}])
+    monkeypatch.setattr(documents, "STATES_BYTES_MAX", 100_000)
+    subscriptions = [asked(path="/*", depth=depth, mode=Mode.values) for depth in range(9)]
+    with pytest.raises(LiveFull):
+        await live.open(subscriptions, Reader(None))
+    stream = await live.open(subscriptions[:3], Reader(None))
+    stream.close()
+    assert not any(feed.counts.values())
