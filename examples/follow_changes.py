@@ -1,41 +1,28 @@
-"""Follow every change of a document by plain NATS; versions are contiguous.
+"""Follow a document: its state now, then every change, over lost connections and restarts of the service.
 
-`refold up`, then `python examples/follow_changes.py [nats://127.0.0.1:4222]`; it makes three changes itself.
+`refold up`, then `python examples/follow_changes.py [http://127.0.0.1:8080]`; it makes three changes itself.
 """
 
 import asyncio
-import json
 import sys
+from contextlib import aclosing
 
-import nats
+from refold.client import Refold
+
+COUNTER = "acme", "counter"
 
 
 async def main(url: str) -> None:
-    """Subscribe, publish, and print the changes."""
-    client = await nats.connect(url)
-    changes = await client.subscribe("change.acme.counter")
-    for number in range(3):
-        event = {"merge": {"count": number}, "actor": "example"}
-        await client.request("state.acme.counter", json.dumps(event).encode(), timeout=10)
-    shown = 0
-    while shown < 3:
-        change = change_in((await changes.next_msg(timeout=10)).data)
-        if change is not None:
-            print("version", change["version"], "by", change["actor"], change["patch"])
-            shown += 1
-    await client.close()
+    """Watch, change, and print what comes."""
+    async with Refold(url) as refold, aclosing(refold.watch(*COUNTER, merge=False)) as updates:
+        first = await anext(updates)
+        print("version", first.version, "is", first.state)
+        for number in range(3):
+            await refold.merge(*COUNTER, {"count": number}, actor="example")
+        async for update in updates:
+            print("version", update.version, "by", update.actor, update.patch, "makes", update.state)
+            if update.version >= first.version + 3:
+                break
 
 
-def change_in(body: bytes) -> dict | None:
-    """Return the change; None for anything else."""
-    # The publisher of an event may name any subject for the broker's acknowledgement, also this one:
-    # `{"stream": "STATE", "seq": 7}` can arrive here, or an error without a body.
-    try:
-        change = json.loads(body)
-    except ValueError:
-        return None
-    is_change = isinstance(change, dict) and change.keys() >= {"version", "sequence", "actor", "patch"}
-    return change if is_change else None
-
-
-asyncio.run(main(*sys.argv[1:] or ["nats://127.0.0.1:4222"]))
+asyncio.run(main(*sys.argv[1:] or ["http://127.0.0.1:8080"]))
