@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import orjson
 
+from refold.wiring import http_server
 from support.contracts import contract, validator
 from support.http import Api
 from support.sse import Event, events
-from support.system import System
+from support.system import System, free_port, start_service, wait_ready
 
 IS_MESSAGE = validator(contract("live.schema.json"))
 WRITES = 20
@@ -74,6 +76,34 @@ async def test_one_connection_follows_parts_of_several_documents(system: System,
     async with events(system.url, "/live/v1", query, Last_Event_ID=str(change.cursor)) as stream:
         await api.put("b", {"lines": [1, 2, 3]})
         assert (await stream.until(3))[-1].message["version"] == 3
+
+
+async def test_a_stopping_gateway_sends_its_subscribers_to_another_with_their_cursor(
+    system: System, api: Api, tmp_path: Path
+) -> None:
+    path = f"/v1/{api.namespace}/d/live"
+    await api.put("d", {"n": 0})
+    url = f"http://127.0.0.1:{free_port()}"
+    given = {"REFOLD_HTTP": url.removeprefix("http://"), "REFOLD_LIVE_PER_CLIENT_MAX": "1"}
+    service = start_service("gateway", {**system.gateway_environment, **given}, tmp_path / "gateway.log")
+    try:
+        await asyncio.to_thread(wait_ready, url, {"gateway": service})
+        async with events(url, path) as stream:
+            first = await stream.next()
+            async with events(url, path) as other:
+                assert (await other.next()).message["reason"] == "full"
+                assert await other.ended()
+            service.process.terminate()
+            bye = await stream.next()
+            assert (bye.message["reason"], await stream.ended()) == ("shutdown", True)
+        # It waits for no stream, else it would be killed (`STOP_SECONDS`).
+        assert await asyncio.to_thread(service.process.wait, http_server.STOP_SECONDS / 2) == 0
+    finally:
+        service.process.kill()
+        service.process.wait()
+    await write(api, 2)
+    async with events(system.url, path, Last_Event_ID=str(first.cursor)) as stream:
+        assert [version for _, version in sent(await stream.until(3))] == [2, 3]
 
 
 async def test_a_long_poll_returns_what_came_after_its_cursor(api: Api) -> None:
