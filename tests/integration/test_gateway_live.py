@@ -18,6 +18,10 @@ IS_MESSAGE = validator(contract("live.schema.json"))
 WRITES = 20
 
 
+def json(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
 def sent(found: list[Event]) -> list[tuple[str, int]]:
     for event in found:
         IS_MESSAGE.validate(event.message)
@@ -56,7 +60,7 @@ async def test_one_connection_follows_parts_of_several_documents(system: System,
         {"namespace": api.namespace, "document": "a", "path": "/users/*/at"},
         {"namespace": api.namespace, "document": "b", "path": "/lines"},
     ]
-    query = [("sub", orjson.dumps(each).decode()) for each in subscriptions]
+    query = [("sub", json(each)) for each in subscriptions]
     async with events(system.url, "/live/v1", query) as stream:
         first = [(await stream.next()).message for _ in query]
         assert first[0]["values"] == {"/users/1/at": 1, "/users/2/at": 2}
@@ -76,6 +80,32 @@ async def test_one_connection_follows_parts_of_several_documents(system: System,
     async with events(system.url, "/live/v1", query, Last_Event_ID=str(change.cursor)) as stream:
         await api.put("b", {"lines": [1, 2, 3]})
         assert (await stream.until(3))[-1].message["version"] == 3
+
+
+async def test_a_namespace_is_followed_from_any_sequence(system: System, api: Api) -> None:
+    first = (await api.put("a", 1, Refold_Type="order.made")).json()["sequence"]
+    await api.put("b", 1)
+    query = {
+        "sub": json({"namespace": api.namespace, "mode": "changes", "type": "order.*", "after": first - 1})
+    }
+    async with events(system.url, "/live/v1", query) as stream:
+        made = await stream.next()
+        await api.put("b", 2)
+        await api.put("a", 2, Refold_Type="order.paid")
+        paid = await stream.next()
+        assert [(each.message["document"], each.message["type"]) for each in (made, paid)] == [
+            ("a", "order.made"),
+            ("a", "order.paid"),
+        ]
+    query = {"sub": json({"namespace": api.namespace})}
+    async with events(system.url, "/live/v1", query) as stream:
+        ready = await stream.next()
+        await api.put("c", 1, Refold_Actor="ann")
+        head = await stream.next()
+        for event in (made, paid, ready, head):
+            IS_MESSAGE.validate(event.message)
+        assert (ready.kind, ready.message["namespace"]) == ("ready", api.namespace)
+        assert (head.kind, head.message["document"], head.message["actor"]) == ("head", "c", "ann")
 
 
 async def test_a_stopping_gateway_sends_its_subscribers_to_another_with_their_cursor(

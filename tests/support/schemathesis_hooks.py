@@ -114,8 +114,9 @@ def _fix_query(query: MutableMapping[str, Any]) -> None:
 def _fix_subscription(query: MutableMapping[str, Any]) -> None:
     """Ask for one mode with its own parameters, and do not wait."""
     lost = {"mode"} if "*" in str(query.get("path")) else set()
-    if lost or query.get("mode") == "values":
+    if lost or query.get("mode") in {"values", "changes"}:
         lost |= {"ops", "merge"}
+    lost |= {"path", "depth"} if query.get("mode") == "changes" else {"type"}
     if "cursor" in query:
         query["cursor"] = "0123abcd-1"
         lost.add("after")

@@ -19,6 +19,7 @@ from refold.live import Frame, Mode, Subscription
 from refold.live.backlog import Backlog
 from refold.live.documents import Documents
 from refold.live.namespace import Namespaces
+from refold.live.ring import Ring
 from refold.live.streams import Live
 from refold.live.watched import Change, WatchedDocument
 from refold.log.memory import MemoryLog
@@ -40,6 +41,7 @@ class MemoryFeed:
         self.states: dict[tuple[str, str], list[Any]] = {}
         self.documents: dict[tuple[str, str], WatchedDocument] = {}
         self.counts: dict[tuple[str, str], int] = {}
+        self.listeners: list[Ring] = []
 
     def publish(self, patch: list[Any], key: tuple[str, str] = KEY, **fields: Any) -> Change:
         """Append a version; the states after each are kept."""
@@ -57,7 +59,16 @@ class MemoryFeed:
         changes.append(change)
         if key in self.documents:
             self.documents[key].append(change)
+        for listener in self.listeners:
+            listener.take(key, change)
+            listener.advance(self.sequence, 0)
         return change
+
+    async def add_listener(self, listener: Ring) -> Callable[[], None]:
+        """Pass all changes from now on."""
+        self.listeners.append(listener)
+        listener.advance(self.sequence, self.sequence)
+        return lambda: self.listeners.remove(listener)
 
     def snapshot_at(self, key: tuple[str, str], version: int) -> Snapshot:
         """Return a document at a version."""
@@ -108,7 +119,7 @@ class MemoryPast:
 
 
 def live_of(feed: MemoryFeed) -> Live:
-    """Return the streams of a gateway over a feed, without namespaces."""
+    """Return the streams of a gateway over a feed; of namespaces, those without a past."""
     metrics = LiveMetrics(CollectorRegistry())
     backlog = Backlog(MemoryLog(LOG), MemoryStore())
     namespaces = Namespaces(feed, backlog, lambda: 0, log=LOG, metrics=metrics)

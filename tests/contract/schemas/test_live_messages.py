@@ -30,7 +30,7 @@ class Site:
 
     async def open(self, cursor: str | None = None, **fields: Any) -> Reader:
         """Add a subscriber."""
-        reader = Reader()
+        reader = Reader(None)
         self.readers.append(reader)
         reader.stream = await self.live.open([asked(**fields)], reader, cursor=cursor)  # type: ignore[attr-defined]
         return reader
@@ -84,6 +84,14 @@ async def exercise_documents(site: Site) -> None:
     whole.stream.alive()  # type: ignore[attr-defined]
 
 
+async def exercise_lists(site: Site) -> None:
+    await site.open(mode=Mode.changes)
+    await site.open(mode=Mode.changes, cursor="00000000-1")
+    await site.open(mode=Mode.heads, document=None, prefix="o")
+    await site.open(mode=Mode.changes, document=None, prefix="o", cursor="00000000@1")
+    await site.publish(set_to("/n", 1), type="made", actor="ann", id="3", meta={"by": 1})
+
+
 async def exercise_ends(site: Site) -> None:
     wide = await site.open(path="/o/*", mode=Mode.values)
     await site.publish(set_to("/o", dict.fromkeys("abcde", 1)))
@@ -121,6 +129,7 @@ def occurred(message: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
 
 async def test_streams_send_everything_documented_and_nothing_else(site: Site) -> None:
     await exercise_documents(site)
+    await exercise_lists(site)
     await exercise_ends(site)
     messages = [message for reader in site.readers for message in reader.messages]
     data = later_response().body.partition(b"data: ")[2]

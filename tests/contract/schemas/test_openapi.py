@@ -195,6 +195,7 @@ async def exercise_live(gateway: Twin) -> None:
     for params in (
         {"path": "/a/*", "mode": "values", "depth": "1", "interval": "50", "after": "0"},
         {"mode": "patch", "ops": "native", "merge": "false", **waited},
+        {"mode": "changes", "type": "order.*", "wait": "0"},
     ):
         await ask(gateway, LIVE, 200, params=params, headers={"Last-Event-ID": cursor})
     await ask(gateway, LIVE_ALL, 200, params=waited, headers={"Last-Event-ID": cursor})

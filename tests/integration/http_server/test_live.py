@@ -355,7 +355,8 @@ BAD: list[tuple[str, Any, int, str, str]] = [
     (PATH, {"path": "/*", "mode": "patch"}, 400, "bad_pattern", "path"),
     (PATH, {"cursor": "nonsense"}, 400, "bad_cursor", "cursor"),
     (PATH, {"mode": "all"}, 422, "bad_parameter", "mode"),
-    (PATH, {"mode": "heads"}, 422, "contradictory", "mode"),
+    (PATH, {"mode": "heads"}, 422, "bad_mode", "mode"),
+    (PATH, {"mode": "changes", "ops": "native"}, 422, "contradictory", "ops"),
     (PATH, {"depth": "-1"}, 422, "bad_parameter", "depth"),
     (PATH, {"interval": "60001"}, 422, "bad_parameter", "interval"),
     (PATH, {"merge": "yes"}, 422, "bad_parameter", "merge"),
@@ -377,7 +378,8 @@ BAD: list[tuple[str, Any, int, str, str]] = [
     ("/live/v1", [sub(document="a", after="1")], 422, "bad_parameter", "sub[0].after"),
     ("/live/v1", [sub(document="a", depth=True)], 422, "bad_parameter", "sub[0].depth"),
     ("/live/v1", [sub(document="a", prefix="b")], 422, "contradictory", "sub[0].prefix"),
-    ("/live/v1", [sub(mode="patch")], 422, "contradictory", "sub[0].mode"),
+    ("/live/v1", [sub(mode="patch")], 422, "bad_mode", "sub[0].mode"),
+    ("/live/v1", [sub(prefix="\n")], 422, "bad_name", "prefix"),
     ("/live/v1", [sub(path="/a")], 422, "contradictory", "sub[0].path"),
 ]
 

@@ -42,13 +42,14 @@ TYPE_CHARACTERS_MAX: Final = 256
 _OF_MODE: Final = {
     Mode.patch: frozenset({"path", "depth", "ops", "merge"}),
     Mode.values: frozenset({"path", "depth"}),
-    Mode.heads: frozenset({"prefix"}),
-    Mode.changes: frozenset({"prefix", "ops", "type"}),
+    Mode.heads: frozenset({"prefix", "type"}),
+    Mode.changes: frozenset({"prefix", "type"}),
 }
 """The fields that a mode has, besides those that all have."""
 
 _OF_ALL: Final = frozenset({"namespace", "document", "mode", "after", "interval", "cursor", "wait"})
-_OF_DOCUMENT: Final = frozenset({Mode.patch, Mode.values})
+_OF_DOCUMENT: Final = frozenset({Mode.patch, Mode.values, Mode.changes})
+_OF_NAMESPACE: Final = frozenset({Mode.heads, Mode.changes})
 
 
 def _check_flag(given: object) -> object:
@@ -162,9 +163,13 @@ def _subscription(
     fields: Fields, namespace: str, document: str | None, prefix: str = "", *, within: str = ""
 ) -> Subscription:
     mode = Mode(fields.mode) if fields.mode else _default_mode(fields, document)
-    if (mode in _OF_DOCUMENT) != (document is not None):
-        of = "a document" if mode in _OF_DOCUMENT else "a namespace"
-        raise Problem(422, "contradictory", f"{within}mode: {mode} is of {of}", field=f"{within}mode")
+    what, modes = ("namespace", _OF_NAMESPACE) if document is None else ("document", _OF_DOCUMENT)
+    if mode not in modes:
+        detail = f"{within}mode: a {what} is watched by {', '.join(sorted(modes))}"
+        raise Problem(422, "bad_mode", detail, field=f"{within}mode")
+    if document is not None and prefix:
+        detail = f"{within}prefix: a document or a prefix, not both"
+        raise Problem(422, "contradictory", detail, field=f"{within}prefix")
     given = {name for name in fields.model_fields_set if getattr(fields, name) not in (None, "")}
     if foreign := given - _OF_MODE[mode] - _OF_ALL:
         name = min(foreign)
