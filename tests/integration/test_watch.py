@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 import pytest
 
-from refold.client import NamespaceUpdate, Refold, Refused
+from refold.client import NamespaceUpdate, Refold, Refused, link
 from support.system import free_port, start_service, wait_ready
 from support.up import environment
 
@@ -135,6 +135,26 @@ async def test_values_of_a_pattern_are_followed(refold, system):
         await refold.patch(namespace, "d", [{"op": "remove", "path": "/users/7"}])
         update = await anext(updates)
         assert (update.state, update.gone) == ({"/users/8/at": 2}, ("/users/7/at",))
+
+
+async def test_what_streams_bring_also_comes_by_polling(refold, system, monkeypatch):
+    # Every stream begins with silence.
+    monkeypatch.setattr(link, "FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(link, "PAUSE_SECONDS_MAX", 0.0)
+    monkeypatch.setattr(link, "PAUSE_SECONDS_MIN", 0.0)
+    namespace, lines = system.namespace(), []
+    async with Refold(system.url, trace=lines.append) as follower:
+        updates = follower.watch(namespace, "d", merge=False)
+        assert (await anext(updates)).is_absent
+        for number in range(4):
+            await refold.put(namespace, "d", {"n": number})
+        taken, changes = [], []
+        await follow(updates, lambda it: it.version == 4, taken)
+        assert [(it.version, it.state) for it in taken] == [(n + 1, {"n": n}) for n in range(4)]
+        await follow(follower.watch(namespace, mode="changes", after=0), lambda it: it.version == 4, changes)
+        assert [it.version for it in changes] == [1, 2, 3, 4]
+    assert lines
+    assert all("wait=" in line for line in lines)
 
 
 async def test_heads_of_a_prefix_are_followed(refold, system):
