@@ -54,7 +54,7 @@ def watch_namespace(
     transport: Transport, namespace: str, options: WatchOptions
 ) -> AsyncGenerator[NamespaceUpdate, None]:
     """Yield what changes in a namespace."""
-    fields = {"namespace": check_name(namespace, "namespace"), **_fields_of(options, "heads")}
+    fields = {"namespace": check_name(namespace, "namespace"), **_fields_of(options)}
 
     def query(after: int | None) -> dict[str, Json]:
         sub = fields if after is None else {**fields, "after": after}
@@ -71,9 +71,16 @@ def watch_document(
     read: Callable[[int], Awaitable[Document]],
 ) -> AsyncGenerator[DocumentUpdate, None]:
     """Yield a document's updates. `read` returns it, or the part of it, at a version."""
-    has_values = options.get("mode") == "values" or "*" in (options.get("path") or "").split("/")
-    fields, cursor = _fields_of(options, "values" if has_values else "patch"), _cursor_of(options)
-    if cursor and has_values:
+    fields, cursor = _fields_of(options), _cursor_of(options)
+    usual_mode = "values" if "*" in fields.get("path", "").split("/") else "patch"
+    mode = fields.get("mode", usual_mode)
+    if mode not in {"patch", "values"}:
+        raise Refused(
+            "bad_usage", "of a document it is patch or values; merge=False has each change", field="mode"
+        )
+    if mode == "patch":
+        fields["ops"] = "native"
+    elif cursor:
         raise Refused("bad_usage", "values begin with all that match: leave it out", field="after")
     _version_in(cursor)
     path = document_path(namespace, document, "live")
@@ -82,7 +89,7 @@ def watch_document(
     return _document_updates(link, read)
 
 
-def _fields_of(options: WatchOptions, usual_mode: str) -> dict[str, Json]:
+def _fields_of(options: WatchOptions) -> dict[str, Json]:
     """Return the options but `after` as a subscription's fields. Raises `TypeError` for one that is unknown."""
     for name in options.keys() - WatchOptions.__annotations__.keys():
         hint = did_you_mean(name, WatchOptions.__annotations__)
@@ -90,8 +97,6 @@ def _fields_of(options: WatchOptions, usual_mode: str) -> dict[str, Json]:
     fields: dict[str, Json] = {name: it for name, it in options.items() if name != "after" and it is not None}
     if "interval" in fields:
         fields["interval"] = round(fields["interval"] * 1_000)
-    if fields.get("mode", usual_mode) in {"patch", "changes"}:
-        fields["ops"] = "native"
     return fields
 
 

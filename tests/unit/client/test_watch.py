@@ -118,6 +118,8 @@ async def test_options_are_the_fields_of_the_subscription(server, refold):
         refold.watch("acme", "d", paht="/x")
     with pytest.raises(Refused, match="cursor of an update"):
         refold.watch("acme", "d", after="yesterday")
+    with pytest.raises(Refused, match="merge=False has each change"):
+        refold.watch("acme", "d", mode="changes")
     with pytest.raises(Refused, match="all that match"):
         refold.watch("acme", "d", path="/users/*/at", after=3)
 
@@ -220,7 +222,7 @@ async def test_changes_of_a_namespace_come_once_and_continue_at_their_cursor(ser
     assert [(it.document, it.version) for it in found] == [("d", 4), ("e", 4), ("d", 5)]
     assert (found[0].patch, found[0].cursor) == ([replace("", 1)], "0a1b2c3d@8")
     subs = [json.loads(asked.query["sub"]) for asked in server.asked]
-    fields = {"namespace": "acme", "mode": "changes", "type": "order.*", "ops": "native"}
+    fields = {"namespace": "acme", "mode": "changes", "type": "order.*"}
     assert subs == [{**fields, "after": 7}, fields]
     assert server.asked[1].headers["last-event-id"] == "0a1b2c3d@8"
 
