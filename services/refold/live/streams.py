@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Coroutine, Sequence
+from functools import lru_cache
 from typing import Final, Protocol
 
 from refold.core import json_text
@@ -20,6 +21,9 @@ ALIVE_SECONDS: Final = 15
 
 AGE_SPREAD: Final = 0.1
 """Streams end this much before or after their greatest age, so that they do not return together."""
+
+CURSORS_CACHED_MAX: Final = 1_024
+"""Texts of cursors that are kept: all that are sent a message get the same one."""
 
 RETRY_SECONDS: Final = (1.0, 5.0)
 """When a client that was sent away is to return; it is drawn at random."""
@@ -86,7 +90,7 @@ class Stream:
             self.error(refusal)
 
     def _document_cursor(self, entry: Entry, position: int) -> str:
-        return str(Cursor(self._live.log, entry.asked.document is not None, position))
+        return _cursor_text(self._live.log, entry.asked.document is not None, position)
 
     def _joint_cursor(self) -> str:
         """Return the sequence up to which all subscriptions have got all."""
@@ -246,6 +250,11 @@ class Live:
         spread_seconds = len(streams) / RETURNS_PER_SECOND
         for stream in streams:
             stream.bye("shutdown", RETRY_SECONDS[0] + random.uniform(0, spread_seconds))  # noqa: S311 - no secret
+
+
+@lru_cache(CURSORS_CACHED_MAX)
+def _cursor_text(log: str, is_version: bool, value: int) -> str:
+    return str(Cursor(log, is_version, value))
 
 
 def bye_frame(reason: str, retry_seconds: float | None = None) -> Frame:
