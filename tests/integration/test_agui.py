@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, Self
 
 import orjson
 
 from support.gateway import Twin, twin
 
+SECONDS = 20
 JSON = {"Content-Type": "application/json"}
 
 
@@ -213,3 +215,109 @@ async def test_what_is_wrong_with_a_run_is_a_problem_before_the_stream():
             assert (response.status_code, problem["code"], problem.get("field")) == (status, code, field)
         assert (await gateway.client.post("/agui/_x/d", content=b"{}", headers=JSON)).status_code == 422
         assert await gateway.events() == 0
+
+
+# --- Runs that follow ------------------------------------------------------------------------------------
+
+
+class Following:
+    """A run that follows, called without a socket; the changes are those of the feed."""
+
+    def __init__(self, gateway: Twin, query: str) -> None:
+        self.gateway = gateway
+        self._query = query
+        self._sent: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._is_gone = asyncio.Event()
+        self._has_body = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        body = orjson.dumps({"threadId": "t1", "runId": "r1", "state": {}})
+        path = "/agui/n/d"
+        scope: Any = {
+            "type": "http",
+            "method": "POST",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": f"follow=true&{self._query}".encode(),
+            "headers": [(b"content-type", b"application/json")],
+        }
+
+        async def receive() -> dict[str, Any]:
+            if not self._has_body:
+                self._has_body = True
+                return {"type": "http.request", "body": body}
+            await self._is_gone.wait()
+            return {"type": "http.disconnect"}
+
+        self._task = asyncio.create_task(self.gateway.app(scope, receive, self._sent.put))  # type: ignore[arg-type]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        self._is_gone.set()
+        async with asyncio.timeout(SECONDS):
+            await self._task
+        assert not self.gateway.feed.documents
+
+    async def next(self) -> list[dict[str, Any]]:
+        """Return the events of the next message; the response's head is a status."""
+        async with asyncio.timeout(SECONDS):
+            message = await self._sent.get()
+        if message["type"] == "http.response.start":
+            assert message["status"] == 200, await self._sent.get()
+            return await self.next()
+        return events_of(message["body"]) if message["body"] else []
+
+
+def publish(gateway: Twin, *operations: dict[str, Any]) -> None:
+    gateway.feed.publish(list(operations), ("n", "d"))
+
+
+async def test_a_run_that_follows_has_a_snapshot_first_and_then_each_change():
+    async with twin() as gateway:
+        publish(gateway, {"op": "add", "path": "", "value": {"a": 1}})
+        async with Following(gateway, "interval=0&stamp=_v") as run:
+            assert [event["type"] for event in await run.next()] == ["RUN_STARTED", "STATE_SNAPSHOT"]
+            publish(
+                gateway, {"op": "test", "path": "/a", "value": 1}, {"op": "replace", "path": "/a", "value": 2}
+            )
+            (delta,) = await run.next()
+            stamp = {"op": "replace", "path": "/_v", "value": 2}
+            assert delta["delta"] == [{"op": "replace", "path": "/a", "value": 2}, stamp]
+            assert delta["metadata"]["refold"] == {"version": 2, "sequence": 2}
+            publish(gateway, {"op": "remove", "path": ""})
+            assert await run.next() == [snapshot({"_v": 3}, 3, 3, absent=True)]
+            publish(gateway, {"op": "add", "path": "", "value": [1]})
+            assert await run.next() == [snapshot([1], 4, 4)]
+            publish(gateway, {"op": "add", "path": "/-", "value": 2})
+            assert (await run.next())[0]["delta"] == [{"op": "add", "path": "/-", "value": 2}]
+            # While it follows, it holds no permit for requests in work.
+            assert gateway.app._in_flight.working_count == 0
+
+
+async def test_a_run_that_follows_ends_when_it_was_asked_to_and_with_the_gateway():
+    async with twin() as gateway:
+        async with Following(gateway, "seconds=0") as run:
+            await run.next()
+            (finished,) = await run.next()
+            assert finished["result"] == {"version": 0, "sequence": 0, "why": "seconds"}
+            assert await run.next() == []
+        async with Following(gateway, "") as run:
+            await run.next()
+            gateway.context.live.shut_down()
+            (finished,) = await run.next()
+            assert (finished["type"], finished["result"]["why"]) == ("RUN_FINISHED", "shutdown")
+        response = await post(gateway, {}, query="?follow=true")
+        assert (response.status_code, response.json()["code"]) == (503, "live_full")
+
+
+async def test_a_run_fails_where_the_document_gets_a_member_of_the_name_of_the_stamp():
+    async with twin() as gateway:
+        publish(gateway, {"op": "add", "path": "", "value": {"a": 1}})
+        async with Following(gateway, "stamp=_v") as run:
+            await run.next()
+            publish(gateway, {"op": "add", "path": "/_v", "value": 1})
+            (failed,) = await run.next()
+            assert (failed["type"], failed["code"]) == ("RUN_ERROR", "stamp_taken")
+            assert await run.next() == []

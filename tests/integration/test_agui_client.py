@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +15,14 @@ import httpx
 import orjson
 import pytest
 
+from refold.client import Refold
 from support import node
-from support.agui_client import PACKAGE, Session, session
-from support.system import System
+from support.agui_changes import follow_changes
+from support.agui_client import PACKAGE, Session, browser, in_node
+from support.system import System, free_port, start_service, wait_ready
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "agui"
+SEED = 7
 
 JSON = {"Content-Type": "application/json"}
 JSON_PATCH = {"Content-Type": "application/json-patch+json"}
@@ -25,7 +35,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def client(package: Path) -> Iterator[Session]:
-    with session(package) as running:
+    with in_node(package) as running:
         yield running
 
 
@@ -104,3 +114,96 @@ def test_a_rejected_edit_is_told_and_answered_with_the_state(shared: Shared, cli
     assert answer["custom"][0]["value"]["reason"] == "conflict"
     assert answer["state"] == {"a": 2}
     assert client.warnings == []
+
+
+def test_a_page_of_another_origin_shares_the_document(
+    system: System, shared: Shared, package: Path, tmp_path: Path
+):
+    with browser(package, tmp_path / "profile") as pages, gateway(system, tmp_path, pages.origin) as url:
+        shared.put({"title": "one", "n": 2**53 + 1})
+        agui = shared.agui.replace(system.url, url)
+        with pages.page() as page:
+            page.do("ui", "open", url=f"{agui}?stamp=_v", thread="t")
+            first = page.do("ui", "run")
+            assert first["state"] == {"title": "one", "n": 2**53, "_v": 1}
+            page.do("ui", "run", state=first["state"] | {"title": "two"})
+            assert shared.state() == {"title": "two", "n": 2**53 + 1}
+            page.do("ui", "follow")
+            shared.patch({"op": "add", "path": "/more", "value": [None]})
+            followed = page.do("ui", "until", version=3)["state"]
+            assert followed == {"title": "two", "n": 2**53, "more": [None], "_v": 3}
+            assert page.warnings == []
+
+
+async def test_random_changes_of_every_kind_are_folded_as_they_are_served(system: System, client: Session):
+    """`acceptance.agui` follows 10,000."""
+    namespace = system.namespace()
+    async with Refold(system.url) as refold:
+        agui = f"{system.url}/agui/{namespace}/d"
+        course = await follow_changes(refold, client, agui=agui, namespace=namespace, changes=400, seed=SEED)
+    assert not course.faults, f"seed {SEED}: {course.faults[:3]}"
+    assert course.compared >= 3
+
+
+def test_a_clone_edits_while_its_agent_follows(shared: Shared, client: Session):
+    shared.put({"list": ["a"]})
+    client.do("follower", "open", url=f"{shared.agui}?stamp=_v&interval=0", thread="t")
+    client.do("follower", "follow")
+    state = client.do("follower", "until", version=1)["state"]
+    client.do("editor", "clone", of="follower")
+    shared.patch({"op": "add", "path": "/list/0", "value": "others"})
+    edited = client.do("editor", "run", state=state | {"list": ["A"]})
+    assert edited["state"] == {"list": ["others", "A"], "_v": 3}
+    assert client.do("follower", "until", version=3)["state"] == edited["state"]
+    ended = client.do("follower", "end", abort=True)
+    assert ended["state"] == edited["state"]
+    assert client.warnings == []
+
+
+def test_a_run_that_follows_ends_by_itself_with_its_position(shared: Shared, client: Session):
+    shared.put({"a": 1})
+    client.do("ui", "open", url=shared.agui, thread="t")
+    client.do("ui", "follow", refold={"seconds": 0.1})
+    ended = client.do("ui", "end")
+    assert (ended["result"]["version"], ended["result"]["why"]) == (1, "seconds")
+    assert ended["state"] == {"a": 1}
+
+
+def test_the_example_prints_what_its_readme_shows(system: System, package: Path):
+    shutil.copy(EXAMPLE / "trip.mjs", package)
+    wanted = orjson.loads((EXAMPLE / "package.json").read_bytes())["dependencies"].items()
+    assert wanted <= orjson.loads((PACKAGE / "package.json").read_bytes())["dependencies"].items()
+    command = [node.program("node"), "trip.mjs", system.url]
+    found = subprocess.run(command, cwd=package, capture_output=True, text=True, timeout=60, check=False)
+    assert found.returncode == 0, found.stderr
+    assert f"```\n{found.stdout}```\n" in (EXAMPLE / "README.md").read_text()
+
+
+def test_the_conformance_validator_finds_no_fault(shared: Shared):
+    shared.put({"a": 1})
+    validate = Path(sys.executable).with_name("ag-ui-validate")
+    command = [
+        str(validate),
+        f"{shared.agui}?follow=true&seconds=0.2&stamp=_v",
+        "--max-warnings",
+        "0",
+        "--json",
+    ]
+    with ThreadPoolExecutor() as threads:
+        running = threads.submit(subprocess.run, command, capture_output=True, timeout=60, check=False)
+        shared.patch({"op": "add", "path": "/b", "value": None})
+        found = running.result()
+    assert found.returncode == 0, found.stdout
+
+
+@contextmanager
+def gateway(system: System, folder: Path, origin: str) -> Iterator[str]:
+    """Run another gateway of the system, which allows the pages of an origin."""
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    given = {"REFOLD_HTTP": f"127.0.0.1:{port}", "REFOLD_CORS_ORIGINS": origin}
+    service = start_service("gateway", system.gateway_environment | given, folder / "gateway.log")
+    try:
+        wait_ready(url, {"gateway": service})
+        yield url
+    finally:
+        service.stop()

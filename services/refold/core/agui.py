@@ -7,12 +7,16 @@ folds with `fast-json-patch`: it skips a delta that it cannot apply, with a warn
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
 from refold.core.diff import diff, identities, pair_by_turns, pair_equal, places_left
-from refold.core.errors import RefoldError
-from refold.core.json_text import Json, dumps
+from refold.core.document import ABSENT
+from refold.core.errors import RefoldError, Refused
+from refold.core.fold import NEWEST
+from refold.core.json_text import Json, check_lenient, dumps, loads_leniently, shape_of
 from refold.core.pointer import parse
+from refold.core.replay import apply_accepted
 
 EVENT_TYPE: Final = "agui.state"
 """The type of the event that a posted state becomes."""
@@ -27,8 +31,17 @@ _BANNED: Final = (("__proto__",), ("constructor", "prototype"))
 _NUMBERS: Final = frozenset({int, float})
 
 
+NOTHING: Final = object()
+"""A run's input has no state."""
+
+
 class StampTaken(RefoldError, code="stamp_taken"):
     """The document has a member of the stamp's name: choose another name."""
+
+
+def bounded_id(text: str) -> str:
+    """Return an id of an event or a session: the text, or its digest where it is too long for one."""
+    return text if len(text) <= NEWEST.limits.id_chars else f"agui:{sha256(text.encode()).hexdigest()}"
 
 
 class Posted(NamedTuple):
@@ -133,3 +146,82 @@ def _is_foldable(operation: Json, places: list[tuple[str, ...]]) -> bool:
         return True
     path, source = places
     return not (len(path) > len(source) and path[: len(source) - 1] == source[:-1] and source[-1].isdigit())
+
+
+def whole_state(patch: Sequence[Json]) -> Json:
+    """Return the state that a change makes whatever was before; `NOTHING` where it depends on that.
+
+    It is `ABSENT` after a delete. The patch's values become part of it.
+    """
+    roots = [number for number, operation in enumerate(patch) if operation["path"] == ""]
+    roots = [number for number in roots if patch[number]["op"] in {"add", "replace", "remove"}]
+    if not roots:
+        return NOTHING
+    operation, rest = patch[roots[-1]], patch[roots[-1] + 1 :]
+    state = operation.get("value", ABSENT)
+    return apply_accepted({} if state is ABSENT else state, rest) if rest else state
+
+
+# --- Input -----------------------------------------------------------------------------------------------
+
+
+class RunInput(NamedTuple):
+    """A `RunAgentInput`, as far as it is used here; `refusal` is why no document can have the state."""
+
+    thread_id: str
+    run_id: str
+    state: Json
+    refusal: Refused | None
+    options: dict[str, str]
+
+
+def read_run_input(body: bytes) -> RunInput:
+    """Read a run's input leniently: its state is compared, not kept. Raises `Refused` where it is none."""
+    given = loads_leniently(body)
+    if type(given) is not dict:
+        raise Refused("bad_field", "a RunAgentInput is an object", field="body", shape=shape_of(given))
+    state = given.get("state", NOTHING)
+    properties = given.get("forwardedProps")
+    options = properties.get("refold") if type(properties) is dict else None
+    return RunInput(
+        thread_id=_id(given, "threadId"),
+        run_id=_id(given, "runId"),
+        state=state,
+        refusal=None if state is NOTHING else _refusal_of(state),
+        options=_option_texts(options),
+    )
+
+
+def _id(given: dict[str, Json], name: str) -> str:
+    value = given.get(name)
+    if type(value) is not str or not value:
+        raise Refused("bad_field", "must be a string that is not empty", field=name, shape=shape_of(value))
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        rule = "half of a surrogate pair stands alone"
+        raise Refused("lone_surrogate", rule, field=name, shape=shape_of(value)) from error
+    return value
+
+
+def _refusal_of(state: Json) -> Refused | None:
+    """Return why no document can have a state; None where one can."""
+    try:
+        check_lenient(state, NEWEST.limits.depth)
+    except Refused as refused:
+        return refused
+    return None
+
+
+def _option_texts(options: Json) -> dict[str, str]:
+    """Return the options of `forwardedProps.refold` as the query string has them."""
+    if options is None:
+        return {}
+    if type(options) is not dict:
+        rule = "the options are an object"
+        raise Refused("bad_field", rule, field="forwardedProps.refold", shape=shape_of(options))
+    return {
+        name: value if type(value) is str else dumps(value).decode()
+        for name, value in options.items()
+        if value is not None
+    }

@@ -1,35 +1,46 @@
 """The route of AG-UI: a document as the shared state of an agent. Part of `refold.gateway.app`.
 
-A run takes the state that the client has, as one event with its base, and answers with the document's state.
+A run takes the state that the client has, as one event with its base, and answers with the document's state; where it
+is asked to, it then follows the document (`refold.live`), until the client has enough.
 """
 
 from __future__ import annotations
 
 import asyncio
-from hashlib import sha256
-from typing import Any, Final, NamedTuple
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager, closing
+from typing import Annotated, Final
 
 import orjson
 from pydantic import Field
 from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
 
 from refold.core import json_text
 from refold.core.agui import (
     EVENT_TYPE,
+    NOTHING,
     STAMP_PATTERN,
+    RunInput,
     add_stamp,
+    bounded_id,
     find_edits,
+    make_delta,
     read_posted,
+    read_run_input,
+    whole_state,
 )
-from refold.core.errors import Refused, TimedOut, VersionUnknown
-from refold.core.fold import NEWEST
+from refold.core.document import ABSENT
+from refold.core.errors import RefoldError, Refused, TimedOut, VersionUnknown
 from refold.core.history import NEVER, Clock, Point, Snapshot
-from refold.core.json_text import Json, shape_of
+from refold.core.json_text import Json
 from refold.core.stream import check_document, check_namespace
 from refold.gateway.conditions import ANYTHING
 from refold.gateway.context import context_of
 from refold.gateway.drafts import Draft, check
-from refold.gateway.inflight import deadline_in
+from refold.gateway.inflight import deadline_in, waiting
+from refold.gateway.live.requests import EVENT_STREAM
+from refold.gateway.live.routes import admit
 from refold.gateway.requests import (
     NoQuery,
     Version,
@@ -40,24 +51,33 @@ from refold.gateway.requests import (
     event_fields,
     query_pairs,
     read_body,
+    seconds,
     unrepeated,
+    whole_number,
 )
 from refold.gateway.responses import JSON, Problem, Response, problem_of
 from refold.gateway.writes import wait_until_folded, write
 from refold.history import THREADED_BYTES
+from refold.live import INTERVALS, Frame, Mailbox, Mode, Subscription
 from refold.store import Key
 
 INPUT_BYTES_MAX: Final = 9 * 1024 * 1024
 """Body of a run: a state of the largest size, with messages beside it."""
 
+FOLLOW_SECONDS_MAX: Final = 24 * 60 * 60
+"""The longest that a run may ask to follow; it ends at the age of a live stream before that."""
+
+INTERVAL_MILLISECONDS: Final = 100
+"""Between two deltas, by default: a client clones its whole state for each."""
+
 PROTOCOL_VERSION: Final = "1.0"
-EVENT_STREAM: Final = "text/event-stream"
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 _FIELDS: Final = frozenset({"actor", "meta"})
 
-_NOTHING: Final = object()
-"""No state was posted."""
+
+FollowSeconds = Annotated[float, seconds(FOLLOW_SECONDS_MAX)]
+Interval = Annotated[int, whole_number(0, INTERVALS[-1])]
 
 
 class RunOptions(NoQuery):
@@ -67,20 +87,13 @@ class RunOptions(NoQuery):
     stamp: str | None = Field(None, pattern=STAMP_PATTERN)
     clear: bool = False
     on_conflict: str | None = None
-
-
-class RunInput(NamedTuple):
-    """A `RunAgentInput`, as far as it is used here; `refusal` is why no document can have the state."""
-
-    thread_id: str
-    run_id: str
-    state: Json
-    refusal: Refused | None
-    options: dict[str, str]
+    follow: bool = False
+    seconds: FollowSeconds | None = None
+    interval: Interval = INTERVAL_MILLISECONDS
 
 
 async def run_document(request: Request) -> Response:
-    """Take the client's edits in, and answer with the state: one exchange."""
+    """Take the client's edits in, and answer with the state; then follow the document, where that is asked for."""
     namespace, document = request.path_params["namespace"], request.path_params["document"]
     check_namespace(namespace)
     check_document(document, "document")
@@ -92,7 +105,44 @@ async def run_document(request: Request) -> Response:
     given = read_run_input(await read_body(request, INPUT_BYTES_MAX, "input_too_large"))
     options = check_parameters(unrepeated(query_pairs(request)) | given.options, RunOptions)
     run = _Run(request, (namespace, document), given, options)
-    return Response(b"".join(await run.exchange(fields)), 200, _HEADERS, EVENT_STREAM)
+    begun = await run.begin(fields)
+    if options.follow:
+        return _Following(run, begun)
+    return Response(begun + await run.finish(), 200, _HEADERS, EVENT_STREAM)
+
+
+class _Following(Response):
+    """A run that follows its document. It holds no permit for requests in work."""
+
+    def __init__(self, run: _Run, begun: bytes) -> None:
+        super().__init__(None, 200, _HEADERS, EVENT_STREAM)
+        self._run = run
+        self._begun = begun
+        self.has_started = False
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events as they come, until the run ends or the client disconnects."""
+        mailbox = Mailbox()
+        async with waiting(), self._run.subscribed(mailbox):
+            leaving = asyncio.create_task(_wait_for_disconnect(receive), name="agui-disconnect")
+            leaving.add_done_callback(lambda _: mailbox.end())
+            try:
+                headers = [each for each in self.raw_headers if each[0] != b"content-length"]
+                await send({"type": "http.response.start", "status": self.status, "headers": headers})
+                self.has_started = True
+                body = self._begun
+                async with aclosing(self._run.follow(mailbox)) as events:
+                    async for event in events:
+                        await send({"type": "http.response.body", "body": body + event, "more_body": True})
+                        body = b""
+                await send({"type": "http.response.body", "body": body})
+            finally:
+                leaving.cancel()
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 class _Run:
@@ -105,18 +155,23 @@ class _Run:
         self._given = given
         self._options = options
         self._of_run = {"threadId": given.thread_id, "runId": given.run_id}
+        self._subscription = Subscription(
+            namespace=key[0], document=key[1], mode=Mode.patch, interval=options.interval
+        )
+        self._client = admit(request, [self._subscription])
+        self._position: dict[str, Json] = {}
+        self._has_stamp = False
 
-    async def exchange(self, fields: dict[str, Json]) -> list[bytes]:
-        """Return the whole of a run that does not follow the document."""
-        events = [_event("RUN_STARTED", **self._of_run, protocolVersion=PROTOCOL_VERSION)]
+    async def begin(self, fields: dict[str, Json]) -> bytes:
+        """Take the posted state in. Raises what refuses the run, before anything is written where that is possible."""
         if self._options.stamp is not None:
-            # A document that cannot have the stamp is refused before anything is written.
-            self._snapshot(await self._head())
-        events += await self._take_state(fields)
-        head = await self._head()
-        result = {"version": head.version, "sequence": head.sequence, "why": "current"}
-        finished = _event("RUN_FINISHED", **self._of_run, result=result, outcome={"type": "success"})
-        return [*events, self._snapshot(head), finished]
+            self._stamped(await self._head())
+        events = [_event("RUN_STARTED", **self._of_run, protocolVersion=PROTOCOL_VERSION)]
+        return b"".join(events + await self._take_state(fields))
+
+    async def finish(self) -> bytes:
+        """Return the rest of a run that does not follow: the state at the head."""
+        return self._snapshot(await self._head()) + self._finished("current")
 
     async def _head(self) -> Snapshot:
         context = self._context
@@ -126,21 +181,101 @@ class _Run:
         head = await context.store.head(*self._key)
         return NEVER if head is None else head.snapshot
 
-    def _snapshot(self, head: Snapshot) -> bytes:
-        about: dict[str, Json] = {"version": head.version, "sequence": head.sequence}
-        if head.state is None:
+    # --- What is sent ------------------------------------------------------------------------------------
+
+    def _snapshot(self, at: Snapshot) -> bytes:
+        about = self._note(at.version, at.sequence)
+        if at.state is None:
             about["absent"] = True
-        state: Any = orjson.Fragment(b"{}" if head.state is None else head.state)
-        if self._options.stamp is not None:
-            state = add_stamp(orjson.loads(head.state or b"{}"), self._options.stamp, head.version)
-        return _event("STATE_SNAPSHOT", snapshot=state, metadata={"refold": about})
+        return _event("STATE_SNAPSHOT", snapshot=self._stamped(at), metadata={"refold": about})
+
+    def _stamped(self, at: Snapshot) -> Json:
+        state = b"{}" if at.state is None else at.state
+        self._has_stamp = self._options.stamp is not None and state.startswith(b"{")
+        if not self._has_stamp:
+            return orjson.Fragment(state)
+        return add_stamp(json_text.reread(state), self._options.stamp, at.version)
+
+    def _delta(self, version: int, sequence: int, patch: list[Json]) -> bytes | None:
+        """Return a change as a delta; None where the client needs a snapshot. Raises `StampTaken`."""
+        stamp = self._options.stamp if self._has_stamp else None
+        delta = make_delta(patch, stamp)
+        if delta is None:
+            return None
+        if stamp is not None:
+            delta.append({"op": "replace", "path": f"/{stamp}", "value": version})
+        return _event("STATE_DELTA", delta=delta, metadata={"refold": self._note(version, sequence)})
+
+    def _finished(self, why: str) -> bytes:
+        result = {**self._position, "why": why}
+        return _event("RUN_FINISHED", **self._of_run, result=result, outcome={"type": "success"})
+
+    def _note(self, version: int, sequence: int) -> dict[str, Json]:
+        self._position = {"version": version, "sequence": sequence}
+        return dict(self._position)
+
+    # --- Following ---------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def subscribed(self, mailbox: Mailbox) -> AsyncIterator[None]:
+        """Send the document's changes to a mailbox. Raises `LiveFull`."""
+        context = self._context
+        connection = context.live_connections.enter("agui", self._client)
+        with closing(connection), closing(await context.live.open([self._subscription], mailbox)):
+            yield
+
+    async def follow(self, mailbox: Mailbox) -> AsyncGenerator[bytes, None]:
+        """Yield the events of a run that follows, the state first."""
+        deadline = None if self._options.seconds is None else deadline_in(self._options.seconds)
+        try:
+            # The first is the state, however short the run is to be.
+            held = await mailbox.next()
+            while held is not None:
+                yield await self._event_of(held[0])
+                held = await _next_until(mailbox, deadline)
+            if deadline is not None and deadline_in(0) >= deadline:
+                yield self._finished("seconds")
+        except _Ended as ended:
+            yield self._finished(ended.why)
+        except (RefoldError, Problem) as error:
+            problem = problem_of(error)
+            yield _event("RUN_ERROR", message=problem.detail, code=problem.code)
+
+    async def _event_of(self, frame: Frame) -> bytes:
+        """Return the event for a message. Raises `_Ended` after the last one, and what ends the run with an error."""
+        if frame.kind == "alive":
+            return b": alive\n\n"
+        message = json_text.reread(frame.body)
+        if frame.kind == "bye" and message["reason"] in _ENDS:
+            raise _Ended(message["reason"])
+        if frame.kind in {"bye", "error"}:
+            code = message.get("code") or message["reason"]
+            raise Problem(503, code, message.get("detail") or f"the gateway has ended the stream: {code}")
+        version, sequence = message["version"], message["sequence"]
+        if frame.kind == "change":
+            delta = self._delta(version, sequence, message["patch"])
+            if delta is not None:
+                return delta
+            state = whole_state(message["patch"])
+            if state is NOTHING:
+                return self._snapshot(await self._at(version))
+        else:
+            state = message.get("state", ABSENT)
+        written = None if state is ABSENT else json_text.dumps(state)
+        return self._snapshot(NEVER._replace(version=version, sequence=sequence, state=written))
+
+    async def _at(self, version: int) -> Snapshot:
+        await self._context.consistency.wait_for_version(
+            self._key, version, deadline_in(self._context.wait_seconds)
+        )
+        return await self._context.history.snapshot(*self._key, Point(Clock.version, version))
 
     # --- The posted state --------------------------------------------------------------------------------
 
     async def _take_state(self, fields: dict[str, Json]) -> list[bytes]:
         """Write the edits that the posted state has; return what the client must know of it."""
         given, options = self._given, self._options
-        if given.state is _NOTHING:
+        if given.state is NOTHING:
             return []
         posted = read_posted(given.state, base=options.base, stamp=options.stamp)
         if posted.base is None:
@@ -148,7 +283,7 @@ class _Run:
         if given.refusal is not None:
             return [_refused(given.refusal)]
         base = await self._state_at(posted.base)
-        if base is _NOTHING:
+        if base is NOTHING:
             return [_ignored("base_unknown")]
         if posted.state == {} != base and not options.clear:
             # A client that has folded nothing posts this, whatever it knows.
@@ -157,14 +292,14 @@ class _Run:
         return await self._write(fields, edits, posted.base) if edits else []
 
     async def _state_at(self, version: int) -> Json:
-        """Return the state at a version, `{}` where the document was absent; `_NOTHING` for an unknown version."""
+        """Return the state at a version, `{}` where the document was absent; `NOTHING` for an unknown version."""
         if version == 0:
             return {}
         await wait_until_folded(self._context, self._key, version)
         try:
             found = await self._context.history.snapshot(*self._key, Point(Clock.version, version))
         except VersionUnknown:
-            return _NOTHING
+            return NOTHING
         return {} if found.state is None else json_text.reread(found.state)
 
     async def _write(self, fields: dict[str, Json], edits: list[Json], base: int) -> list[bytes]:
@@ -189,7 +324,12 @@ class _Run:
 
         It has no session: the patch is from the base alone, and a session's view has the events after it, too.
         """
-        own = {"patch": edits, "base": base, "id": event_id(self._given), "type": EVENT_TYPE}
+        own = {
+            "patch": edits,
+            "base": base,
+            "id": bounded_id(f"agui:{self._given.thread_id}:{self._given.run_id}"),
+            "type": EVENT_TYPE,
+        }
         if self._options.on_conflict is not None:
             own["on_conflict"] = self._options.on_conflict
         fields = {"correlation_id": self._given.thread_id, **fields, **own}
@@ -197,71 +337,32 @@ class _Run:
         return Draft(key=self._key, fields=fields, headers=headers, has_own_id=True)
 
 
+class _Ended(Exception):
+    """The run ends as it should, and may be followed by another one."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+_ENDS: Final = frozenset({"age", "shutdown"})
+
+
+async def _next_until(mailbox: Mailbox, deadline: float | None) -> tuple[Frame, str] | None:
+    """Return the next message; None after the last one, and after the deadline."""
+    if deadline is not None and deadline_in(0) >= deadline:
+        return None
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await mailbox.next()
+    except TimeoutError:
+        return None
+
+
 async def _find_edits(base: Json, state: Json) -> list[Json]:
     if json_text.size(base) + json_text.size(state) <= THREADED_BYTES:
         return find_edits(base, state)
     return await asyncio.to_thread(find_edits, base, state)
-
-
-# --- Input -----------------------------------------------------------------------------------------------
-
-
-def read_run_input(body: bytes) -> RunInput:
-    """Read a run's input leniently: its state is compared, not kept. Raises `Refused` where it is none."""
-    given = json_text.loads_leniently(body)
-    if type(given) is not dict:
-        raise Refused("bad_field", "a RunAgentInput is an object", field="body", shape=shape_of(given))
-    state = given.get("state", _NOTHING)
-    properties = given.get("forwardedProps")
-    options = properties.get("refold") if type(properties) is dict else None
-    return RunInput(
-        thread_id=_id(given, "threadId"),
-        run_id=_id(given, "runId"),
-        state=state,
-        refusal=None if state is _NOTHING else _refusal_of(state),
-        options=_option_texts(options),
-    )
-
-
-def event_id(given: RunInput) -> str:
-    """Return the id of a run's event: the same when the run is sent again."""
-    text = f"agui:{given.thread_id}:{given.run_id}"
-    return text if len(text) <= NEWEST.limits.id_chars else f"agui:{sha256(text.encode()).hexdigest()}"
-
-
-def _id(given: dict[str, Json], name: str) -> str:
-    value = given.get(name)
-    if type(value) is not str or not value:
-        raise Refused("bad_field", "must be a string that is not empty", field=name, shape=shape_of(value))
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        rule = "half of a surrogate pair stands alone"
-        raise Refused("lone_surrogate", rule, field=name, shape=shape_of(value)) from error
-    return value
-
-
-def _refusal_of(state: Json) -> Refused | None:
-    """Return why no document can have a state; None where one can."""
-    try:
-        json_text.check_lenient(state, NEWEST.limits.depth)
-    except Refused as refused:
-        return refused
-    return None
-
-
-def _option_texts(options: Json) -> dict[str, str]:
-    """Return the options of `forwardedProps.refold` as the query string has them."""
-    if options is None:
-        return {}
-    if type(options) is not dict:
-        rule = "the options are an object"
-        raise Refused("bad_field", rule, field="forwardedProps.refold", shape=shape_of(options))
-    return {
-        name: value if type(value) is str else json_text.dumps(value).decode()
-        for name, value in options.items()
-        if value is not None
-    }
 
 
 # --- Events ----------------------------------------------------------------------------------------------

@@ -187,6 +187,8 @@ async def exercise_reads(gateway: Twin) -> None:
     run = {"base": "1", "stamp": "v", "clear": "true", "on_conflict": "merge"}
     about = {"Refold-Actor": "a", "Refold-Meta": "{}", "traceparent": TRACE}
     await ask(gateway, RUN, 200, document="r", params=run, headers=about)
+    followed = {"follow": "true", "seconds": "0.01", "interval": "0"}
+    await ask(gateway, RUN, 200, document="r", params=followed)
 
 
 async def exercise_live(gateway: Twin) -> None:

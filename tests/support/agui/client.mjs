@@ -6,7 +6,7 @@ import { HttpAgent } from "@ag-ui/client";
 export const warnings = [];
 console.warn = (...told) => warnings.push(told.join(" "));
 
-export class Client {
+class Client {
   #agent;
   #folded = { version: -1 };
   #waiting = [];
@@ -72,4 +72,14 @@ export class Client {
     for (const { version, resolve } of this.#waiting) if (version <= folded.version) resolve(folded);
     this.#waiting = this.#waiting.filter(({ version }) => version > folded.version);
   }
+}
+
+const clients = new Map();
+
+// Do one command, {client, do, ...given}; return its answer.
+export async function perform({ client, do: what, ...given }) {
+  if (what === "open") clients.set(client, new Client(given.url, given.thread));
+  else if (what === "clone") clients.set(client, clients.get(given.of).clone());
+  else return clients.get(client)[what](given);
+  return {};
 }

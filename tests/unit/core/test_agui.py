@@ -6,7 +6,17 @@ import pytest
 
 from refold.client import apply_patch
 from refold.core import json_text
-from refold.core.agui import Posted, StampTaken, add_stamp, find_edits, make_delta, read_posted
+from refold.core.agui import (
+    NOTHING,
+    Posted,
+    StampTaken,
+    add_stamp,
+    find_edits,
+    make_delta,
+    read_posted,
+    whole_state,
+)
+from refold.core.document import ABSENT
 
 LARGE = 2**53 + 1
 
@@ -83,6 +93,24 @@ def test_a_delta_has_no_test_and_does_not_touch_the_stamp():
     for operation in ({"op": "remove", "path": "/v/x"}, {"op": "move", "from": "/v", "path": "/a"}):
         with pytest.raises(StampTaken):
             make_delta([operation], "v")
+
+
+@pytest.mark.parametrize(
+    ("patch", "state"),
+    [
+        ([{"op": "replace", "path": "", "value": {"a": [1]}}], {"a": [1]}),
+        ([{"op": "remove", "path": "/a"}, {"op": "remove", "path": ""}], ABSENT),
+        ([{"op": "remove", "path": ""}, {"op": "add", "path": "/a", "value": 1}], {"a": 1}),
+        (
+            [{"op": "add", "path": "", "value": {"a": [1]}}, {"op": "inc", "path": "/a/0", "inc": 2}],
+            {"a": [3]},
+        ),
+        ([{"op": "copy", "from": "/a", "path": ""}], NOTHING),
+        ([{"op": "add", "path": "/__proto__", "value": 1}], NOTHING),
+    ],
+)
+def test_a_change_of_the_whole_state_says_what_it_is(patch, state):
+    assert whole_state(patch) == state
 
 
 def _doubles(value):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Final
 
@@ -17,7 +18,7 @@ from refold.gateway.live.poll import read_messages
 from refold.gateway.live.requests import Asked, is_event_stream, read_all, read_document
 from refold.gateway.live.sse import EventSink, EventStream, head_response, later_response
 from refold.gateway.responses import RETRY, Problem, Response, problem_of
-from refold.live import Mailbox
+from refold.live import Mailbox, Subscription
 
 _MAY_PASS: Final = frozenset({429, 503, 504})
 
@@ -33,7 +34,7 @@ async def watch(request: Request) -> Response | EventStream:
 
 
 async def _watch(request: Request, asked: Asked) -> Response | EventStream:
-    client = _admit(request, asked)
+    client = admit(request, asked.subscriptions)
     is_stream = is_event_stream(request.scope)
     if is_stream and request.method == "HEAD":
         return head_response()
@@ -53,11 +54,11 @@ async def _watch(request: Request, asked: Asked) -> Response | EventStream:
         raise problem from error
 
 
-def _admit(request: Request, asked: Asked) -> str:
+def admit(request: Request, subscriptions: Sequence[Subscription]) -> str:
     """Return the client as its connections are counted. Raises `Problem` where the guard refuses it."""
     guard = context_of(request).guard
     principal = guard.admit(request)
-    for each in asked.subscriptions:
+    for each in subscriptions:
         if not guard.may(principal, Action.watch, each.namespace, each.document, each.path):
             raise Problem(
                 403, "forbidden", f"{principal.name} may not watch {each.namespace}", field="namespace"
