@@ -28,7 +28,7 @@ from refold.store.memory import MemoryStore
 from refold.telemetry.metrics import LiveMetrics
 from support.scribe import Scribe
 from support.stores import begin
-from support.streams import LOG, MemoryFeed, MemoryPast
+from support.streams import LOG, MemoryFeed, MemoryPast, caught_up
 
 SHARDS = 2
 
@@ -128,6 +128,8 @@ class Announcer(MemoryFeed):
         """Return the streams of a gateway that starts now."""
         metrics = LiveMetrics(CollectorRegistry())
         backlog = Backlog(self.log, self.store)
-        namespaces = Namespaces(self, backlog, lambda: self.committed_sequence, log=LOG, metrics=metrics)
+        namespaces = Namespaces(
+            self, backlog, lambda: self.committed_sequence, caught_up, log=LOG, metrics=metrics
+        )
         documents = Documents(self, MemoryPast(self), log=LOG, metrics=metrics)
         return Live(self, documents, namespaces, log=LOG, metrics=metrics, age_seconds=3_600)

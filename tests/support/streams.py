@@ -117,12 +117,20 @@ class MemoryPast:
         self.snapshot = feed.snapshot
         self.changes = feed.past_changes
 
+    async def newest(self, key: tuple[str, str]) -> int:
+        """Read a document's version."""
+        return (await self.snapshot(key, Point(Clock.sequence, 2**62))).version
+
+
+async def caught_up() -> None:
+    """Nothing is behind."""
+
 
 def live_of(feed: MemoryFeed) -> Live:
     """Return the streams of a gateway over a feed; of namespaces, those without a past."""
     metrics = LiveMetrics(CollectorRegistry())
     backlog = Backlog(MemoryLog(LOG), MemoryStore())
-    namespaces = Namespaces(feed, backlog, lambda: 0, log=LOG, metrics=metrics)
+    namespaces = Namespaces(feed, backlog, lambda: 0, caught_up, log=LOG, metrics=metrics)
     documents = Documents(feed, MemoryPast(feed), log=LOG, metrics=metrics)
     return Live(feed, documents, namespaces, log=LOG, metrics=metrics, age_seconds=3_600)
 

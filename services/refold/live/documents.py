@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakValueDictionary
 
+from refold.core.errors import TimedOut
 from refold.core.history import NEVER, Clock, Point, Snapshot
 from refold.live import Cursor, LiveFull, Subscription
 from refold.live.fanout import Entry, Shared
@@ -30,9 +31,9 @@ REPLAYED_BYTES_MAX: Final = 256 * 1024
 STATES_BYTES_MAX: Final = 256 * 1024 * 1024
 """Bytes of the states of all watched documents, and of the values that patterns match in them."""
 
-BEYOND_SECONDS: Final = 2.0
+BEYOND_SECONDS: Final = 10.0
 BEYOND_LOOK_SECONDS: Final = 0.05
-"""How long a version that a client has already is waited for, and how often it is looked for."""
+"""How long a version that a client got from another gateway is waited for, and how often it is looked for."""
 
 
 class Feed(Protocol):
@@ -50,6 +51,9 @@ class Past(Protocol):
 
     async def snapshot(self, key: Key, point: Point) -> Snapshot:
         """Read a document at a point."""
+
+    async def newest(self, key: Key) -> int:
+        """Read a document's version, once all that the log has is in the projection."""
 
     async def changes(self, key: Key, after: int, limit: int) -> list[Change]:
         """Read a document's changes after a version: at most so many, fewer where they are large."""
@@ -127,11 +131,18 @@ class Documents:
         return (await self._past.snapshot(key, Point(Clock.sequence, since.value))).version
 
     async def _has_reached(self, document: WatchedDocument, version: int) -> bool:
-        """Wait a little for a version that another gateway has sent already."""
+        """Wait for a version that a client got from another gateway; False where the log does not have it.
+
+        Raises `TimedOut` where the log has it and no change comes.
+        """
+        if document.version >= version:
+            return True
+        if await self._past.newest((document.namespace, document.document)) < version:
+            return document.version >= version
         deadline = asyncio.get_running_loop().time() + BEYOND_SECONDS
         while document.version < version:
             if asyncio.get_running_loop().time() > deadline:
-                return False
+                raise TimedOut("the gateway has not received the version that the client has")
             await asyncio.sleep(BEYOND_LOOK_SECONDS)
         return True
 

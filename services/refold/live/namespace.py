@@ -6,7 +6,7 @@ A subscriber gets every change after its position at least once, however old tha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakSet
@@ -30,11 +30,8 @@ QUERIES_MAX: Final = 1_000
 REPLAYS_BYTES_MAX: Final = 256 * 1024 * 1024
 """What was read for subscribers that are behind and is not sent yet; more is read when some of it is."""
 
-BEYOND_SECONDS: Final = 2.0
-"""How long a sequence is waited for that a client has already, and this gateway not."""
-
 LOOK_SECONDS: Final = 0.05
-"""How often that, and a commit, is looked for."""
+"""How often a commit is looked for."""
 
 RETRY_SECONDS: Final = 0.5
 """Pause after the log or the store could not be read."""
@@ -55,14 +52,19 @@ class Namespaces:
         feed: Feed,
         backlog: Backlog,
         committed_sequence: Callable[[], int],
+        catch_up: Callable[[], Awaitable[None]],
         *,
         log: str,
         metrics: LiveMetrics,
     ) -> None:
-        """`committed_sequence` returns the sequence up to which the projection has committed everything."""
+        """`committed_sequence` returns the sequence up to which the projection has committed everything.
+
+        `catch_up` waits until that is all that the log has, and may raise `TimedOut`.
+        """
         self._feed = feed
         self._backlog = backlog
         self._committed_sequence = committed_sequence
+        self._catch_up = catch_up
         self._log = log
         self._metrics = metrics
         self._ring = Ring()
@@ -105,12 +107,10 @@ class Namespaces:
             entry.position = entry.sent = after
 
     async def _has_reached(self, sequence: int) -> bool:
-        deadline = asyncio.get_running_loop().time() + BEYOND_SECONDS
-        while max(self._ring.sequence, self._committed_sequence()) < sequence:
-            if asyncio.get_running_loop().time() > deadline:
-                return False
-            await asyncio.sleep(LOOK_SECONDS)
-        return True
+        """Wait for a sequence that a client got from another gateway; False where the log does not have it."""
+        if max(self._ring.sequence, self._committed_sequence()) < sequence:
+            await self._catch_up()
+        return max(self._ring.sequence, self._committed_sequence()) >= sequence
 
     async def _load(self, query: NamespaceQuery, position: int) -> Replay:
         """Return what follows a position that the ring does not reach: a part of it, perhaps of no messages."""

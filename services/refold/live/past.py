@@ -9,6 +9,7 @@ import asyncio
 from typing import Final, Protocol
 
 from refold.core import json_text
+from refold.core.errors import TimedOut
 from refold.core.history import NEVER, Point, Snapshot
 from refold.history import History
 from refold.live.watched import Change
@@ -30,6 +31,9 @@ class Projection(Protocol):
 
     def note_announced(self, key: Key, sequence: int) -> None:
         """Make reads of a document wait for what subscribers may have been sent."""
+
+    async def catch_up(self, deadline: float, key: Key | None = None) -> bool:
+        """Wait until all that the log has now is committed; False if the deadline passes first."""
 
     async def wait_for_announced(
         self, deadline: float, namespace: str | None = None, document: str | None = None
@@ -67,6 +71,16 @@ class Past:
         async with self._reads:
             found = await self._history.notices(*key, after=after, limit=limit)
         return [Change(version, sequence, json_text.trimmed(body)) for version, sequence, body in found]
+
+    async def newest(self, key: Key) -> int:
+        """Return a document's version once all that the log has is committed. Raises `TimedOut`."""
+        await self.catch_up(key)
+        return (await self.head(key)).version
+
+    async def catch_up(self, key: Key | None = None) -> None:
+        """Wait until all that the log has of a document, or of all, is committed. Raises `TimedOut`."""
+        if not await self._projection.catch_up(asyncio.get_running_loop().time() + COMMIT_SECONDS, key):
+            raise TimedOut("the projection has not caught up with the log")
 
     async def _committed(self, key: Key) -> None:
         deadline = asyncio.get_running_loop().time() + COMMIT_SECONDS

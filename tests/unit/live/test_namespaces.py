@@ -176,8 +176,7 @@ async def test_who_returns_with_a_cursor_that_means_nothing_begins_again() -> No
         assert reader.messages == [{"kind": "reset", "namespace": "shop", "prefix": "a", "sequence": 2}]
 
 
-async def test_a_sequence_that_the_log_does_not_have_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(namespace, "BEYOND_SECONDS", 0)
+async def test_a_sequence_that_the_log_does_not_have_begins_again() -> None:
     feed, reader = Announcer(Random(1)), Reader(None)
     await feed.begin()
     await feed.commit()
