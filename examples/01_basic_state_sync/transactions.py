@@ -1,15 +1,13 @@
-"""Transactions: changes of one document, and of several documents, all or none.
-
-`python examples/01_basic_state_sync/transactions.py` starts a system in a temporary folder, and ends it.
-"""
+"""Transactions: changes of one document, and of several documents, all or none."""
 
 import asyncio
 from itertools import pairwise
 from random import Random
 from typing import Any
 
+from show import say
+
 from refold.client import Conflict, Refold, Rejected
-from refold.wiring.system import temporary_system
 
 BANK = "bank"
 ACCOUNTS = ("ann", "bob", "eve")
@@ -17,18 +15,14 @@ BALANCE = 100
 WRITERS, TRANSFERS = 4, 5
 
 
-async def main() -> None:
-    """Start the system, and play the scenes."""
-    async with (
-        temporary_system("example", lambda _: None, durability="os") as system,
-        Refold(system.http) as refold,
-    ):
-        await change_one_document(refold)
-        for name in ACCOUNTS:
-            await refold.put(BANK, name, {"balance": BALANCE})
-        await transfer_once(refold)
-        await refuse_whole(refold)
-        await transfer_at_once(refold)
+async def play(refold: Refold) -> None:
+    """Change one document, then several together, then at the same time as others."""
+    await change_one_document(refold)
+    for name in ACCOUNTS:
+        await refold.put(BANK, name, {"balance": BALANCE})
+    await transfer_once(refold)
+    await refuse_whole(refold)
+    await transfer_at_once(refold)
 
 
 async def change_one_document(refold: Refold) -> None:
@@ -127,14 +121,3 @@ async def transfer(refold: Refold, giver: str, taker: str, amount: int) -> list[
 async def balances(refold: Refold, sequence: int) -> dict[str, int]:
     """Read all accounts as of one sequence of the log."""
     return {account.id: account.state["balance"] async for account in refold.list(BANK, sequence=sequence)}
-
-
-def say(title: str, *lines: str) -> None:
-    """Print a title, and lines below it."""
-    if title:
-        print(f"\n▸ {title}")
-    for line in lines:
-        print(f"  {line}")
-
-
-asyncio.run(main())

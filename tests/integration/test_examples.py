@@ -1,5 +1,6 @@
 """Every example runs unchanged and prints what it promises."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +18,9 @@ SHOWN = {
     "bulk.py": ("http", "1000 of 1000 took a version"),
     "follow_changes.py": ("http", "version 3 by example"),
 }
-SCRIPTS = ("01_basic_state_sync/transactions.py", "02_collaborative_editing/main.py")
+SCRIPTS = ("01_basic_state_sync/main.py", "02_collaborative_editing/main.py")
 """Examples that start a system of their own."""
+MEASURING = "03_realtime_dashboard/main.py"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,9 @@ def up(tmp_path_factory):
 
 def test_every_example_is_tested():
     assert {path.name for path in EXAMPLES.glob("*.py")} == SHOWN.keys()
-    assert {path.parent.name for path in EXAMPLES.glob("0*/*")} == {name.split("/")[0] for name in SCRIPTS}
+    assert {path.parent.name for path in EXAMPLES.glob("0*/*")} == {
+        name.split("/")[0] for name in (*SCRIPTS, MEASURING)
+    }
 
 
 @pytest.mark.parametrize("name", SHOWN)
@@ -41,8 +45,19 @@ def test_an_example_prints_what_it_promises(up, name):
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_an_example_with_its_own_system_prints_what_its_readme_shows(name):
-    shown = (EXAMPLES / name).with_name("README.md").read_text()
-    assert f"```\n{run(name).strip()}\n```\n" in shown
+    assert f"```\n{run(name).strip()}\n```\n" in readme_of(name)
+
+
+def test_an_example_that_measures_prints_what_its_readme_shows_but_for_the_figures():
+    assert f"```\n{without_figures(run(MEASURING)).strip()}\n```\n" in without_figures(readme_of(MEASURING))
+
+
+def without_figures(text):
+    return re.sub(r" *\d[\d.,]*", " 0", re.sub("[▁-█]+", "▁", text))
+
+
+def readme_of(name):
+    return (EXAMPLES / name).with_name("README.md").read_text()
 
 
 def run(name, *arguments):
