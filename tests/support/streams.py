@@ -36,6 +36,7 @@ class MemoryFeed:
 
     def __init__(self) -> None:
         self.sequence = 0
+        self.is_late = False
         self.behind_seconds = 0.0
         self.changes: dict[tuple[str, str], list[Change]] = {}
         self.states: dict[tuple[str, str], list[Any]] = {}
@@ -57,12 +58,18 @@ class MemoryFeed:
         change = Change(body["version"], self.sequence, json_text.dumps(body))
         states.append(folded(states[-1], change.operations()))
         changes.append(change)
-        if key in self.documents:
-            self.documents[key].append(change)
+        if not self.is_late:
+            self.deliver(key)
         for listener in self.listeners:
             listener.take(key, change)
             listener.advance(self.sequence, 0)
         return change
+
+    def deliver(self, key: tuple[str, str] = KEY) -> None:
+        """Bring a document that is watched all its changes."""
+        if key in self.documents:
+            for change in self.changes[key][self.documents[key].version :]:
+                self.documents[key].append(change)
 
     async def add_listener(self, listener: Ring) -> Callable[[], None]:
         """Pass all changes from now on."""

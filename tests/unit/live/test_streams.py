@@ -99,6 +99,25 @@ async def test_a_cursor_that_means_nothing_here_gets_a_snapshot(cursor: str) -> 
     assert reader.messages[0]["why"] == "log"
 
 
+async def test_a_version_that_another_gateway_sent_is_waited_for() -> None:
+    feed = MemoryFeed()
+    live, reader, first = live_of(feed), Reader(version=2), Reader()
+    feed.publish(put(1))
+    await live.open([asked()], first)
+    feed.is_late = True
+    feed.publish(put(2))
+    opening = asyncio.create_task(live.open([asked()], reader, cursor=f"{LOG}-2", is_reconnect=True))
+    await turns()
+    assert not opening.done()
+    feed.deliver()
+    await opening
+    assert reader.messages == []
+    feed.publish(put(3))
+    feed.deliver()
+    await turns()
+    assert shown(reader) == [("change", 3)]
+
+
 async def test_a_bad_cursor_is_refused_on_a_first_connect() -> None:
     with pytest.raises(Refused, match="a cursor is the id"):
         await live_of(MemoryFeed()).open([asked()], Reader(), cursor="nonsense")
