@@ -15,8 +15,9 @@ from refold.core import json_text
 from refold.core.errors import Refused
 from refold.core.pointer import parse, resolve
 from refold.live import Cursor, Mode
+from refold.live.fanout import Stream
 from refold.live.pattern import Pattern
-from refold.live.streams import Live, Stream
+from refold.live.streams import Live
 from support.streams import ABSENT, KEY, MemoryFeed, Reader, asked, copied, live_of, random_patch
 
 SEED = 20261130

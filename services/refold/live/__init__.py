@@ -1,7 +1,7 @@
 """Live subscriptions: what a subscriber asks for, what it is sent, and where it is sent to. No HTTP, no NATS.
 
 A subscriber is a position in a shared query, not a queue: what it gets next is a function of its position and the head
-(`refold.live.query`). `refold.live.fanout.Live` is the entry; `refold.live.feed` brings the changes.
+(`refold.live.query`). `refold.live.streams.Live` is the entry; `refold.live.feed` brings the changes.
 """
 
 from __future__ import annotations

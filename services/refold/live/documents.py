@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable, Hashable
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
-from refold.core.errors import TimedOut
+from refold.core.errors import Refused, TimedOut
 from refold.core.history import NEVER, Clock, Point, Snapshot
-from refold.live import Cursor, LiveFull, Subscription
-from refold.live.fanout import Entry, Shared
-from refold.live.query import UNKNOWN, Query
-from refold.live.values import needs_no_state, query_of
+from refold.live import Cursor, LiveFull, Mode, Subscription
+from refold.live.changes import ChangesQuery
+from refold.live.fanout import Entry, Shared, Stream
+from refold.live.pattern import Pattern
+from refold.live.query import UNKNOWN, PartQuery, PathQuery, Query, WholeQuery
+from refold.live.values import ValuesQuery
 from refold.live.watched import Change, WatchedDocument
 from refold.store import Key
 from refold.telemetry.metrics import LiveMetrics
-
-if TYPE_CHECKING:
-    from refold.live.streams import Stream
 
 REPLAYED_MAX: Final = 1_000
 REPLAYED_BYTES_MAX: Final = 256 * 1024
@@ -82,7 +82,7 @@ class Documents:
         key = asked.namespace, asked.document
         document = await self._watch(key)
         try:
-            query = query_of(document, asked)
+            query = _query_of(document, asked)
         except BaseException:
             self._unwatch(document)
             raise
@@ -149,7 +149,7 @@ class Documents:
     async def _replay(self, document: WatchedDocument, asked: Subscription, after: int) -> Query:
         """Return a query over what came after a version, from history; shared by all that return to it."""
         key = document.namespace, document.document
-        place = key, query_of(document, asked).key, after
+        place = key, _query_of(document, asked).key, after
         if (made := self._replays.get(place)) is not None and made.document.version > after:
             return made
         if place not in self._loading:
@@ -162,10 +162,10 @@ class Documents:
     async def _load(self, key: Key, asked: Subscription, after: int) -> Query:
         # All changes of a document are sent as they are, whatever its state was.
         head = NEVER._replace(version=after)
-        if not needs_no_state(asked):
+        if not _needs_no_state(asked):
             head = await self._past.snapshot(key, Point(Clock.version, after))
         past = WatchedDocument(key, head)
-        query = query_of(past, asked)
+        query = _query_of(past, asked)
         for change in await self._past.changes(key, after, REPLAYED_MAX):
             if not past.has_room(change):
                 break
@@ -204,3 +204,43 @@ class Documents:
             del self._shared[(document.namespace, document.document), query.key], document.queries[query.key]
             self._state_bytes = max(0, self._state_bytes - query.kept_bytes)
         self._unwatch(document)
+
+
+def _query_of(document: WatchedDocument, asked: Subscription) -> Query:
+    """Return a document's query for a subscription, shared with all that ask for the same. Raises `Refused`."""
+    if asked.mode is Mode.changes:
+        return _made_once(document, (asked.mode, asked.type), lambda: ChangesQuery(document, asked.type))
+    if asked.mode is Mode.heads:
+        rule = "a document is watched by mode=patch, values or changes"
+        raise Refused("bad_mode", rule, field="mode", shape=asked.mode.value)
+    pattern = Pattern.parse(asked.path, asked.depth)
+    if pattern.is_wild and asked.mode is Mode.patch:
+        rule = "patches are relative to one path: a pattern with * is for mode=values"
+        raise Refused("bad_pattern", rule, field="path", shape=repr(asked.path[:80]))
+    kind: type[PartQuery] = PathQuery if asked.mode is Mode.patch else ValuesQuery
+    native = asked.is_native or kind is ValuesQuery
+
+    def make() -> Query:
+        if _is_whole(asked):
+            return WholeQuery(document, is_native=native)
+        return kind(document, pattern, asked.path, is_native=native)
+
+    return _made_once(document, (asked.path, asked.depth, asked.mode, native), make)
+
+
+def _needs_no_state(asked: Subscription) -> bool:
+    """Tell whether a subscription's changes are sent as they are, whatever the state."""
+    return asked.mode is Mode.changes or (_is_whole(asked) and asked.is_native)
+
+
+def _is_whole(asked: Subscription) -> bool:
+    return asked.mode is Mode.patch and not asked.path and asked.depth is None
+
+
+def _made_once(document: WatchedDocument, key: Hashable, make: Callable[[], Query]) -> Query:
+    found = document.queries.get(key)
+    if isinstance(found, Query):
+        return found
+    query = document.queries[key] = make()
+    query.key = key
+    return query

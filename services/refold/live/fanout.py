@@ -1,4 +1,4 @@
-"""Passes: how all subscribers of a query that are behind are sent what they lack.
+"""Streams, the connections of subscribers, and passes: how all that are behind are sent what they lack.
 
 The work grows with the subscribers, not with subscribers times changes: a message has all that a subscriber lacks, and
 one that is not ready gets its next message when it is.
@@ -7,22 +7,29 @@ one that is not ready gets its next message when it is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from functools import lru_cache
 from itertools import islice
 from time import perf_counter
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
-from refold.core.errors import RefoldError
-from refold.live import Frame, Subscription, rounded_interval
+from refold.core import json_text
+from refold.core.errors import RefoldError, Refused
+from refold.live import Cursor, Frame, Sink, Subscription, rounded_interval
 from refold.live.query import Behind
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import LiveMetrics
 
-if TYPE_CHECKING:
-    from refold.live.streams import Stream
-
 PASS_ENTRIES: Final = 512
 """Subscribers that a pass serves in one turn of the event loop."""
+
+
+RETRY_SECONDS: Final = (1.0, 5.0)
+"""When a client that was sent away is to return; it is drawn at random."""
+
+CURSORS_CACHED_MAX: Final = 1_024
+"""Texts of cursors that are kept: all that are sent a message get the same one."""
 
 
 class Source(Protocol):
@@ -194,3 +201,137 @@ class Pass:
         if self._is_again:
             self._is_again = False
             self.wake()
+
+
+class Feed(Protocol):
+    """What brings the changes (`refold.live.feed`). Everything up to `sequence` that is watched has been appended."""
+
+    @property
+    def sequence(self) -> int:
+        """Return that sequence."""
+
+    @property
+    def behind_seconds(self) -> float:
+        """Return for how long nothing has been heard of the projector, beyond its usual silence."""
+
+
+class Owner(Protocol):
+    """What streams belong to (`refold.live.streams`). `log` is the log's name in cursors."""
+
+    feed: Feed
+    log: str
+    metrics: LiveMetrics
+
+    def start(self, work: Coroutine[None, None, None]) -> None:
+        """Run something beside the passes."""
+
+    def count(self, frame: Frame) -> None:
+        """Count a message that was sent."""
+
+    def forget(self, stream: Stream) -> None:
+        """Forget a stream that has ended."""
+
+
+class Stream:
+    """A connection: its subscriptions, and the sink that their messages go to."""
+
+    def __init__(self, owner: Owner, sink: Sink, number: int) -> None:
+        self.number = number
+        self.entries: list[Entry] = []
+        self.is_open = False
+        self.ends_at = 0.0
+        self._owner = owner
+        self._sink = sink
+        sink.on_ready = self.pump
+
+    def start(self, work: Coroutine[None, None, None]) -> None:
+        """Run something beside the passes."""
+        self._owner.start(work)
+
+    def add(self, entry: Entry) -> None:
+        """Add a subscription."""
+        self._owner.metrics.subscriptions.labels(mode=entry.asked.mode.value).inc()
+        entry.shared.add(entry)
+        self.entries.append(entry)
+
+    def pump(self) -> None:
+        """Send what is due to all subscriptions, while the sink takes it."""
+        for entry in self.entries:
+            if entry.is_due or not entry.asked.interval:
+                self.pump_entry(entry)
+
+    def pump_entry(self, entry: Entry) -> None:
+        """Send what a subscription lacks, while the sink takes it."""
+        sink = self._sink
+        try:
+            while sink.is_ready and self.is_open:
+                frame = entry.next()
+                if frame is None:
+                    entry.is_due = False
+                    return
+                entry.take(frame)
+                is_single = len(self.entries) == 1
+                cursor = self._document_cursor(entry, frame.position) if is_single else self._joint_cursor()
+                sink.send(frame, cursor)
+                self._owner.count(frame)
+        except Refused as refusal:
+            self.error(refusal)
+
+    def _document_cursor(self, entry: Entry, position: int) -> str:
+        return _cursor_text(self._owner.log, entry.asked.document is not None, position)
+
+    def _joint_cursor(self) -> str:
+        """Return the sequence up to which all subscriptions have got all."""
+        sequence = self._owner.feed.sequence
+        return str(
+            Cursor(self._owner.log, False, max(0, min(each.covered(sequence) for each in self.entries)))
+        )
+
+    def alive(self) -> None:
+        """Send a sign of life, with the cursor."""
+        if not (self._sink.is_ready and self.is_open):
+            return
+        feed, entry = self._owner.feed, self.entries[0]
+        fields = {"kind": "alive", "sequence": feed.sequence, "behind_seconds": feed.behind_seconds}
+        is_single = len(self.entries) == 1
+        cursor = self._document_cursor(entry, entry.cursor_position()) if is_single else self._joint_cursor()
+        self._sink.send(Frame("alive", json_text.dumps(fields)), cursor)
+
+    def error(self, refusal: Refused) -> None:
+        """Say what is wrong with a subscription, and end."""
+        fields = {"kind": "error", "code": refusal.reason, "detail": str(refusal), "field": refusal.field}
+        if self._sink.is_ready and self.is_open:
+            self._sink.send(Frame("error", json_text.dumps(fields)), "")
+        self.bye("protocol")
+
+    def bye(self, reason: str, retry_seconds: float | None = None) -> None:
+        """End, and say when to return; without a word where the sink takes none."""
+        if not self.is_open:
+            return
+        if self._sink.is_ready:
+            self._sink.send(bye_frame(reason, retry_seconds), "")
+        self.close()
+        self._owner.metrics.bye.labels(reason=reason).inc()
+        self._sink.end()
+
+    def close(self) -> None:
+        """End all subscriptions; nothing more is sent."""
+        self.is_open = False
+        self._owner.forget(self)
+        for entry in self.entries:
+            self._owner.metrics.subscriptions.labels(mode=entry.asked.mode.value).dec()
+            entry.shared.remove(entry)
+            entry.end()
+        self.entries.clear()
+
+
+@lru_cache(CURSORS_CACHED_MAX)
+def _cursor_text(log: str, is_version: bool, value: int) -> str:
+    return str(Cursor(log, is_version, value))
+
+
+def bye_frame(reason: str, retry_seconds: float | None = None) -> Frame:
+    """Return the last message of a stream."""
+    seconds = random.uniform(*RETRY_SECONDS) if retry_seconds is None else retry_seconds  # noqa: S311 - no secret
+    fields = {"kind": "bye", "reason": reason, "retry_seconds": round(seconds, 3)}
+    return Frame("bye", json_text.dumps(fields))

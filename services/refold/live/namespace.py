@@ -8,21 +8,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 from weakref import WeakSet
 
 from refold.core.errors import LogUnavailable, Refused, StoreUnavailable, TimedOut
 from refold.core.stream import check_name, is_printable
 from refold.live import Cursor, LiveFull, Mode, Subscription
 from refold.live.backlog import Backlog
-from refold.live.fanout import Entry, Shared
+from refold.live.fanout import Entry, Shared, Stream
 from refold.live.query import UNKNOWN
 from refold.live.ring import NamespaceQuery, Replay, Ring, key_of
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import LiveMetrics
-
-if TYPE_CHECKING:
-    from refold.live.streams import Stream
 
 QUERIES_MAX: Final = 1_000
 """Different subscriptions of namespaces: each looks at every change of its namespace, about 0.2 microseconds."""

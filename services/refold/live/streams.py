@@ -1,18 +1,16 @@
-"""Streams: the connections of subscribers. `Live` is the entry for gateways: it opens, resumes and ends them."""
+"""All streams of a gateway. `Live` is the entry for gateways: it opens streams, gives signs of life and ends them."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 from collections.abc import Coroutine, Sequence
-from functools import lru_cache
-from typing import Final, Protocol
+from typing import Final
 
-from refold.core import json_text
 from refold.core.errors import Refused
-from refold.live import SUBSCRIPTIONS_MAX, Cursor, Frame, LiveFull, Sink, Subscription, read_cursor
+from refold.live import SUBSCRIPTIONS_MAX, Frame, LiveFull, Sink, Subscription, read_cursor
 from refold.live.documents import Documents
-from refold.live.fanout import Entry
+from refold.live.fanout import RETRY_SECONDS, Feed, Stream
 from refold.live.namespace import Namespaces
 from refold.telemetry.metrics import LiveMetrics
 
@@ -22,119 +20,9 @@ ALIVE_SECONDS: Final = 15
 AGE_SPREAD: Final = 0.1
 """Streams end this much before or after their greatest age, so that they do not return together."""
 
-CURSORS_CACHED_MAX: Final = 1_024
-"""Texts of cursors that are kept: all that are sent a message get the same one."""
-
-RETRY_SECONDS: Final = (1.0, 5.0)
-"""When a client that was sent away is to return; it is drawn at random."""
 
 RETURNS_PER_SECOND: Final = 1_000
 """After a shutdown, so many streams are to return in a second."""
-
-
-class Feed(Protocol):
-    """What brings the changes (`refold.live.feed`). Everything up to `sequence` that is watched has been appended."""
-
-    @property
-    def sequence(self) -> int:
-        """Return that sequence."""
-
-    @property
-    def behind_seconds(self) -> float:
-        """Return for how long nothing has been heard of the projector, beyond its usual silence."""
-
-
-class Stream:
-    """A connection: its subscriptions, and the sink that their messages go to."""
-
-    def __init__(self, live: Live, sink: Sink, number: int) -> None:
-        self.number = number
-        self.entries: list[Entry] = []
-        self.is_open = False
-        self.ends_at = 0.0
-        self._live = live
-        self._sink = sink
-        sink.on_ready = self.pump
-
-    def start(self, work: Coroutine[None, None, None]) -> None:
-        """Run something beside the passes."""
-        self._live.start(work)
-
-    def add(self, entry: Entry) -> None:
-        """Add a subscription."""
-        self._live.metrics.subscriptions.labels(mode=entry.asked.mode.value).inc()
-        entry.shared.add(entry)
-        self.entries.append(entry)
-
-    def pump(self) -> None:
-        """Send what is due to all subscriptions, while the sink takes it."""
-        for entry in self.entries:
-            if entry.is_due or not entry.asked.interval:
-                self.pump_entry(entry)
-
-    def pump_entry(self, entry: Entry) -> None:
-        """Send what a subscription lacks, while the sink takes it."""
-        sink = self._sink
-        try:
-            while sink.is_ready and self.is_open:
-                frame = entry.next()
-                if frame is None:
-                    entry.is_due = False
-                    return
-                entry.take(frame)
-                is_single = len(self.entries) == 1
-                cursor = self._document_cursor(entry, frame.position) if is_single else self._joint_cursor()
-                sink.send(frame, cursor)
-                self._live.count(frame)
-        except Refused as refusal:
-            self.error(refusal)
-
-    def _document_cursor(self, entry: Entry, position: int) -> str:
-        return _cursor_text(self._live.log, entry.asked.document is not None, position)
-
-    def _joint_cursor(self) -> str:
-        """Return the sequence up to which all subscriptions have got all."""
-        sequence = self._live.feed.sequence
-        return str(
-            Cursor(self._live.log, False, max(0, min(each.covered(sequence) for each in self.entries)))
-        )
-
-    def alive(self) -> None:
-        """Send a sign of life, with the cursor."""
-        if not (self._sink.is_ready and self.is_open):
-            return
-        feed, entry = self._live.feed, self.entries[0]
-        fields = {"kind": "alive", "sequence": feed.sequence, "behind_seconds": feed.behind_seconds}
-        is_single = len(self.entries) == 1
-        cursor = self._document_cursor(entry, entry.cursor_position()) if is_single else self._joint_cursor()
-        self._sink.send(Frame("alive", json_text.dumps(fields)), cursor)
-
-    def error(self, refusal: Refused) -> None:
-        """Say what is wrong with a subscription, and end."""
-        fields = {"kind": "error", "code": refusal.reason, "detail": str(refusal), "field": refusal.field}
-        if self._sink.is_ready and self.is_open:
-            self._sink.send(Frame("error", json_text.dumps(fields)), "")
-        self.bye("protocol")
-
-    def bye(self, reason: str, retry_seconds: float | None = None) -> None:
-        """End, and say when to return; without a word where the sink takes none."""
-        if not self.is_open:
-            return
-        if self._sink.is_ready:
-            self._sink.send(bye_frame(reason, retry_seconds), "")
-        self.close()
-        self._live.metrics.bye.labels(reason=reason).inc()
-        self._sink.end()
-
-    def close(self) -> None:
-        """End all subscriptions; nothing more is sent."""
-        self.is_open = False
-        self._live.forget(self)
-        for entry in self.entries:
-            self._live.metrics.subscriptions.labels(mode=entry.asked.mode.value).dec()
-            entry.shared.remove(entry)
-            entry.end()
-        self.entries.clear()
 
 
 class Live:
@@ -250,15 +138,3 @@ class Live:
         spread_seconds = len(streams) / RETURNS_PER_SECOND
         for stream in streams:
             stream.bye("shutdown", RETRY_SECONDS[0] + random.uniform(0, spread_seconds))  # noqa: S311 - no secret
-
-
-@lru_cache(CURSORS_CACHED_MAX)
-def _cursor_text(log: str, is_version: bool, value: int) -> str:
-    return str(Cursor(log, is_version, value))
-
-
-def bye_frame(reason: str, retry_seconds: float | None = None) -> Frame:
-    """Return the last message of a stream."""
-    seconds = random.uniform(*RETRY_SECONDS) if retry_seconds is None else retry_seconds  # noqa: S311 - no secret
-    fields = {"kind": "bye", "reason": reason, "retry_seconds": round(seconds, 3)}
-    return Frame("bye", json_text.dumps(fields))

@@ -1,5 +1,6 @@
-"""The values that match a pattern, for subscribers that look at many places of a document. And which query a
-subscription is: whole documents and single paths are in `refold.live.query`.
+"""The values that match a pattern, for subscribers that look at many places of a document.
+
+Whole documents and single paths are in `refold.live.query`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ from refold.core.document import ABSENT
 from refold.core.errors import Refused
 from refold.core.json_text import Json
 from refold.core.pointer import parse
-from refold.live import Frame, Mode, Subscription
-from refold.live.changes import ChangesQuery
+from refold.live import Frame
 from refold.live.pattern import Pattern, Touch
-from refold.live.query import PartQuery, PathQuery, Query, WholeQuery, written_at
+from refold.live.query import PartQuery, written_at
 from refold.live.watched import Change, WatchedDocument
 
 MATCHES_MAX: Final = 10_000
@@ -26,37 +26,6 @@ MATCHES_MAX: Final = 10_000
 
 VALUE_BYTES: Final = 160
 """What a kept value takes besides its pointer and its bytes."""
-
-
-def query_of(document: WatchedDocument, asked: Subscription) -> Query:
-    """Return a document's query for a subscription, shared with all that ask for the same. Raises `Refused`."""
-    if asked.mode is Mode.changes:
-        return document.query((asked.mode, asked.type), lambda: ChangesQuery(document, asked.type))
-    if asked.mode is Mode.heads:
-        rule = "a document is watched by mode=patch, values or changes"
-        raise Refused("bad_mode", rule, field="mode", shape=asked.mode.value)
-    pattern = Pattern.parse(asked.path, asked.depth)
-    if pattern.is_wild and asked.mode is Mode.patch:
-        rule = "patches are relative to one path: a pattern with * is for mode=values"
-        raise Refused("bad_pattern", rule, field="path", shape=repr(asked.path[:80]))
-    kind: type[PartQuery] = PathQuery if asked.mode is Mode.patch else ValuesQuery
-    native = asked.is_native or kind is ValuesQuery
-
-    def make() -> Query:
-        if _is_whole(asked):
-            return WholeQuery(document, is_native=native)
-        return kind(document, pattern, asked.path, is_native=native)
-
-    return document.query((asked.path, asked.depth, asked.mode, native), make)
-
-
-def needs_no_state(asked: Subscription) -> bool:
-    """Tell whether a subscription's changes are sent as they are, whatever the state."""
-    return asked.mode is Mode.changes or (_is_whole(asked) and asked.is_native)
-
-
-def _is_whole(asked: Subscription) -> bool:
-    return asked.mode is Mode.patch and not asked.path and asked.depth is None
 
 
 class ValuesQuery(PartQuery):

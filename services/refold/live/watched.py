@@ -1,6 +1,6 @@
 """A document while it is watched: its last changes, its state at the head, and the queries that share both.
 
-Made by the feed; used by queries and streams.
+Made by the feed; used by queries.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from itertools import takewhile
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from orjson import Fragment
 
@@ -20,9 +20,6 @@ from refold.core.json_text import Json
 from refold.core.replay import apply_accepted
 from refold.core.timestamp import format_time
 from refold.store import Key
-
-if TYPE_CHECKING:
-    from refold.live.query import Query
 
 RING_CHANGES_MAX: Final = 1_000
 RING_BYTES_MAX: Final = 1024 * 1024
@@ -55,6 +52,24 @@ class Change:
         return list(self.fields()["patch"])
 
 
+class Watcher(Protocol):
+    """What looks at each change of a document: a query."""
+
+    is_native: bool
+    """It takes extension operations as they are."""
+
+    needs_operations: bool
+
+    def before(self, operations: list[Json]) -> None:
+        """Look at the document before a change, whose operations may only be read."""
+
+    def after(self, change: Change, operations: list[Json]) -> None:
+        """Take a change of the document, whose operations may only be read."""
+
+    def restart(self) -> None:
+        """Begin again at another head of the document."""
+
+
 class WatchedDocument:
     """A document at its newest announced version. The feed appends each version, without a gap."""
 
@@ -62,7 +77,7 @@ class WatchedDocument:
         self, key: Key, head: Snapshot, *, ring_bytes_max: Callable[[], int] = lambda: RING_BYTES_MAX
     ) -> None:
         self.namespace, self.document = key
-        self.queries: dict[Hashable, Query] = {}
+        self.queries: dict[Hashable, Watcher] = {}
         self._ring_bytes_max = ring_bytes_max
         self._begin(head)
 
@@ -156,14 +171,6 @@ class WatchedDocument:
         self._pending.clear()
         self._pending_bytes = 0
         return self._state
-
-    def query(self, key: Hashable, make: Callable[[], Query]) -> Query:
-        """Return the query that has this key, made where there is none."""
-        query = self.queries.get(key)
-        if query is None:
-            query = self.queries[key] = make()
-            query.key = key
-        return query
 
     def about(self) -> dict[str, Json]:
         """Return what messages say of the document at its head."""

@@ -15,7 +15,7 @@ from refold.gateway.inflight import deadline_in
 from refold.gateway.live import Connection
 from refold.gateway.responses import JSON, Response
 from refold.live import Frame, LiveFull, Mailbox
-from refold.live.streams import Stream
+from refold.live.fanout import Stream
 
 MESSAGES_MAX: Final = 1_000
 MESSAGES_BYTES_MAX: Final = 8 * 1024 * 1024

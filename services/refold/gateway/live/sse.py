@@ -18,7 +18,7 @@ from refold.gateway.live import Connection
 from refold.gateway.live.requests import EVENT_STREAM
 from refold.gateway.responses import Response
 from refold.live import Frame
-from refold.live.streams import RETRY_SECONDS, Stream, bye_frame
+from refold.live.fanout import RETRY_SECONDS, Stream, bye_frame
 
 CURSORS_CACHED_MAX: Final = 1_024
 
