@@ -169,7 +169,7 @@ export class Content {
   /** Let an author who pushed to an array that it does not know see it, with its own elements. */
   adopt(stamp) {
     if (!this.stamp || !this.node.place || !this.sequence) return;
-    this.node.place.inserted.push(stamp);
+    if (this.node.place.inserted.length) this.node.place.inserted.push(stamp);
     this.adopted.push(stamp);
     // The write brought the first items.
     for (const piece of this.sequence.pieces) if (!piece.inserted.length) piece.inserted.push(this.stamp);

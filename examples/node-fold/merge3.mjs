@@ -32,15 +32,20 @@ function mergedMembers(seen, head, incoming) {
   return members;
 }
 
-/** Return operations that change members of objects, each as [op, tokens, value]. */
-export function memberChanges(before, after, tokens = []) {
-  if (!areObjects(before, after)) return identical(before, after) ? [] : [["replace", tokens, after]];
+/**
+ * Return operations that change members of objects, each as [op, tokens, value]. Where the value at tokens `isOther` than
+ * the one that was changed, it is replaced as a whole.
+ */
+export function memberChanges(before, after, isOther, tokens = []) {
+  if (!areObjects(before, after) || isOther(tokens)) {
+    return identical(before, after) ? [] : [["replace", tokens, after]];
+  }
   const keys = [...new Set([...before.keys(), ...after.keys()])].sort(byCodePoint);
   return keys.flatMap((key) => {
     const inner = [...tokens, key];
     if (!after.has(key)) return [["remove", inner]];
     if (!before.has(key)) return [["add", inner, after.get(key)]];
-    return memberChanges(before.get(key), after.get(key), inner);
+    return memberChanges(before.get(key), after.get(key), isOther, inner);
   });
 }
 

@@ -112,7 +112,7 @@ export class Model {
     } else if (isWritten) {
       const place = this.placeIn(content, key, value);
       this.#write(place.ensureNode(), content.members ? value.get(key) : value[Number(key)], stamp);
-      if (isAdopted) place.inserted.push(stamp);
+      if (isAdopted && place.inserted.length) place.inserted.push(stamp);
     } else {
       this.#insert(content, key, stamp, after);
       if (isAdopted) content.adopt(stamp);
@@ -210,7 +210,11 @@ export class Model {
   }
 
   /** Insert a member by its key, or a piece after another; of `node`, where that is elsewhere at the head. */
-  show(content, key, after, stamp, count, node) {
+  show(content, key, after, { sequence, version, session, reason }, count, node) {
+    // A view whose base has the removal of a node does not show it elsewhere.
+    const gone = [node?.head.goneBy(), node?.isOptimistic ? node.contents[0].stamp : undefined].filter(Boolean);
+    const until = Math.min(version, ...gone.map((by) => by.version));
+    const stamp = this.stamp(sequence, until, session, reason);
     if (content.members) this.#addMember(content, key, [stamp], node);
     else content.sequence.insert(after, new Piece(content.sequence, count, [stamp], node));
   }

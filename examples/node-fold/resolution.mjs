@@ -150,12 +150,28 @@ export class Resolution {
     // Without a value, the author does not know what others made there.
     if (seen === undefined || !canMerge(seen, head, incoming)) return false;
     this.merged = union(this.merged, versions);
-    for (const [op, tokens, member] of memberChanges(head, merged(seen, head, incoming))) {
-      this.emit(op, [...path, ...tokens], member === undefined ? {} : { value: copy(member) });
+    const isOther = (below) => below.length > 0 && this.isMovedIn([...path, ...below]);
+    for (const [op, below, member] of memberChanges(head, merged(seen, head, incoming), isOther)) {
+      this.writeMerged(op, [...path, ...below], member === undefined ? {} : { value: copy(member) }, below.length > 0);
     }
     const shown = attempt(() => this.view.value(node));
     if (shown === undefined || !identical(shown, incoming)) this.optimistic.cover(node);
     return true;
+  }
+
+  /** Tell whether others have moved what is at a member of the head there since the base. */
+  isMovedIn(tokens) {
+    const [content] = this.model.contentAt(tokens.slice(0, -1));
+    const live = content.member(tokens.at(-1), isLive);
+    return live !== undefined && isForeign(live, this.author);
+  }
+
+  /** Change a value as a merge does; what others moved to a member is removed. */
+  writeMerged(op, tokens, members, isMember) {
+    const isReplaced = op === "replace" && isMember && this.isMovedIn(tokens);
+    if (isReplaced) this.emit("remove", tokens);
+    this.emit(isReplaced ? "add" : op, tokens, members);
+    if (isReplaced || op === "add") this.hideOthers(this.model.contentAt(tokens.slice(0, -1))[0], tokens.at(-1));
   }
 
   /** Put an element that was removed back to where the author sees it. */
@@ -261,7 +277,11 @@ export function attempt(act) {
  * there is another thing, and what the author removed ends.
  */
 function isContinued(live, author) {
+  return !isForeign(live, author) && !live.removed.some((stamp) => author.knows(stamp));
+}
+
+/** Tell whether others have moved what is at a place there since the base. */
+function isForeign(live, author) {
   const [inserted] = live.inserted;
-  if (!inserted || live.ensureNode().moves.includes(inserted)) return false;
-  return !live.removed.some((stamp) => author.knows(stamp));
+  return inserted !== undefined && live.ensureNode().moves.includes(inserted) && !author.knows(inserted);
 }

@@ -19,7 +19,7 @@ from refold.core.document import Document, Status
 from refold.core.fold import fold, v2
 from refold.core.fold.rules import entry_of
 from refold.core.fold.window import remember
-from refold.core.history import NEVER, Entry, Segment
+from refold.core.history import NEVER, Entry, Segment, Snapshot, snapshot_of
 from refold.core.inverse import inverse
 from refold.core.stream import Record, Route
 from support.identities import ABSENT, NOBODY, Oracle, escaped, merge_patch
@@ -40,6 +40,8 @@ class Folded:
         self.entries: list[Entry] = []
         self.versions: list[tuple[bytes | None, bytes | None, list[Any]]] = []
         """The states before and after each version, and what made the one of the other."""
+        self.snapshots: list[tuple[Snapshot, int]] = [(NEVER, 0)]
+        """Each version, and the number of entries up to it."""
         if state is not None:
             self.publish({"put": state})
 
@@ -49,7 +51,7 @@ class Folded:
         return v2.needs(v2.RULES.decode(record, v2.RULES), self.document)
 
     def publish(self, event: dict[str, Any], *, is_kept: bool = True) -> Any:
-        """Fold an event. Without `is_kept`, from the entries alone, as after a restart."""
+        """Fold an event. Without `is_kept`, from the entries since its base alone, as after a restart."""
         if not is_kept:
             self.document.recent = None
         sequence = len(self.entries) + 1
@@ -57,7 +59,8 @@ class Folded:
         record = Record(sequence, sequence * 10**9, b"state.n.d", b"", json_text.dumps(event))
         decoded = v2.RULES.decode(record, v2.RULES)
         base = v2.RULES.needs(decoded, self.document)
-        window = None if base is None else Segment(NEVER, 0, self.entries)
+        snapshot, count = self.snapshots[0 if is_kept or base is None else base]
+        window = None if base is None else Segment(snapshot, 0, self.entries[count:])
         folded = fold(
             self.document, record, v2.RULES, recorded_at=record.time, decoded=decoded, window=window
         )
@@ -88,6 +91,7 @@ class Folded:
             raise Mismatch("the effective patch does something else", operations, expected)
         if outcome.status is not Status.rejected:
             self.versions.append((before, after, operations))
+            self.snapshots.append((snapshot_of(self.document, after), len(self.entries)))
 
     def inverse_of(self, version: int) -> dict[str, Any]:
         """Return the change that undoes a version."""

@@ -495,12 +495,20 @@ class Edit(View):
             versions |= self.gone_by(seen.node) if seen else set()
             versions |= self.written(live.node, live) if live else set()
             self.check(versions)
-        if live is None or live.is_moved or any(map(self.knows, live.removed)):
+        if live is None or self._is_other(live):
             self.put(value, key, new_item(raw, self.stamp, value, key))
             return
         # Others created the same member.
         self._adopt(value, live)
         self.write(live.node, raw)
+
+    def _is_foreign(self, live: Item) -> bool:
+        """Tell whether others have moved what is at a member there since the base."""
+        return live.is_moved and not self.knows(live.inserted)
+
+    def _is_other(self, live: Item) -> bool:
+        """Tell whether what the author writes to a member is another thing than what is there at the head."""
+        return self._is_foreign(live) or any(map(self.knows, live.removed))
 
     def _adopt(self, value: Value, item: Item) -> None:
         """Let the author see a member that others created."""
@@ -561,6 +569,10 @@ class Edit(View):
             live = HEAD.member(value, key)
             if live is None and key in target:
                 self.put(value, key, new_item(target[key], self.stamp, value, key))
+            elif live is not None and key in target and self._is_foreign(live):
+                # What others moved there is another value.
+                if HEAD.read(live.node) != target[key]:
+                    self.put(value, key, new_item(target[key], self.stamp, value, key))
             elif live is not None and key in target:
                 self._become(live.node, target[key])
             elif live is not None:
@@ -667,7 +679,7 @@ class Edit(View):
         seen = self.member(value, key) if value.kind is dict else self.find(tokens)
         if seen is None:
             live = None if self.is_ghost else HEAD.member(value, key)
-            if live is None or any(map(self.knows, live.removed)):
+            if live is None or self._is_other(live):
                 self._add_member(value, key, [item["value"]])
                 return
             array = HEAD.value(live.node)
@@ -725,7 +737,7 @@ class Edit(View):
         home = self.open(tokens[:-1])
         if home.kind is dict and self.member(home, tokens[-1]) is None:
             live = None if self.is_ghost else HEAD.member(home, tokens[-1])
-            if live is not None and not live.is_moved and not any(map(self.knows, live.removed)):
+            if live is not None and not self._is_other(live):
                 self.lose()
             self._add_member(home, tokens[-1], item["str"])
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -45,6 +46,15 @@ def test_every_outcome_equals_its_vector(case, is_kept):
     for event, expected in zip(case["events"], case["expected"], strict=True):
         outcome = folded.publish(event, is_kept=is_kept)
         assert found(outcome, folded.document.state) == expected
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_recorded_does_not_depend_on_where_the_window_begins(case):
+    kept, loaded = Folded(), Folded()
+    for event in case["events"]:
+        kept.publish(copy.deepcopy(event))
+        loaded.publish(copy.deepcopy(event), is_kept=False)
+    assert kept.entries == loaded.entries
 
 
 def test_each_rule_has_a_vector_and_each_vector_names_rules():

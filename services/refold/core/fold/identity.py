@@ -268,7 +268,8 @@ class Content:
     def adopt(self, stamp: Stamp) -> None:
         """Let an author who pushed to an array that it does not know see it, with its own elements."""
         if self.stamp is not None and self.node.place is not None and self.sequence is not None:
-            self.node.place.inserted.append(stamp)
+            if self.node.place.inserted:
+                self.node.place.inserted.append(stamp)
             self.adopted.append(stamp)
             self.sequence.stamp_first(self.stamp)
 

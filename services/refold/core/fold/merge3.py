@@ -5,7 +5,7 @@ Objects are merged key by key, texts by position. Of two other values the incomi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import itemgetter
 
 from refold.core.json_text import Json, identical
@@ -41,9 +41,14 @@ def _merged_members(seen: Json, head: Json, incoming: Json) -> Json:
     return members
 
 
-def member_changes(old: Json, new: Json, path: tuple[str, ...] = ()) -> Iterator[dict[str, Json]]:
-    """Yield operations that change members of objects; their `path` is a tuple of tokens."""
-    if type(old) is not dict or type(new) is not dict:
+def member_changes(
+    old: Json, new: Json, is_other: Callable[[tuple[str, ...]], bool], path: tuple[str, ...] = ()
+) -> Iterator[dict[str, Json]]:
+    """Yield operations that change members of objects; their `path` is a tuple of tokens.
+
+    Where the old value at a path `is_other` than the one that was changed, it is replaced as a whole.
+    """
+    if type(old) is not dict or type(new) is not dict or is_other(path):
         if not identical(old, new):
             yield {"op": "replace", "path": path, "value": new}
         return
@@ -53,7 +58,7 @@ def member_changes(old: Json, new: Json, path: tuple[str, ...] = ()) -> Iterator
         elif key not in old:
             yield {"op": "add", "path": (*path, key), "value": new[key]}
         else:
-            yield from member_changes(old[key], new[key], (*path, key))
+            yield from member_changes(old[key], new[key], is_other, (*path, key))
 
 
 def _merged_texts(seen: str, head: str, incoming: str) -> str:

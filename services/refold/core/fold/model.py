@@ -137,7 +137,7 @@ class Model:
         elif name == "replace" or (content.members is not None and key in value):
             place = self.place_in(content, key, value)
             self._write(place.ensure_node(), _child(value, key), stamp)
-            if adopts:
+            if adopts and place.inserted:
                 place.inserted.append(stamp)
         else:
             self._insert(content, key, stamp, anchors)
@@ -178,15 +178,11 @@ class Model:
             self._touch(node.place.home, stamp)
 
     def _remove_text(self, sequence: Sequence, position: int, count: int, value: str, stamp: Stamp) -> None:
-        at = position
-        while count > 0:
-            piece = sequence.cut(*sequence.live_at(position))
-            sequence.cut(piece, count)
-            piece.value = value[at : at + piece.count]
+        for piece in sequence.live_range(position, count):
+            piece.value = value[position : position + piece.count]
+            position += piece.count
             sequence.remove(piece, stamp)
             self._name(piece)
-            at += piece.count
-            count -= piece.count
 
     def _insert(
         self, content: Content, key: str, stamp: Stamp, anchors: list[Anchor], node: Node | None = None
@@ -279,8 +275,12 @@ class Model:
     ) -> None:
         """Insert what only its author sees: a member by its key, or a piece at a position of the head."""
         self._touched.add(content)
+        self._kept.append(stamp)
         place: Place
         if isinstance(key, str):
+            if key in (value := self.value_of(content)):
+                # What others see there has a place too, also where it was there before the window.
+                self.place_in(content, key, value)
             place = self._member(content, key, [stamp], is_live=False)
         else:
             assert content.sequence is not None

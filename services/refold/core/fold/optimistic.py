@@ -6,7 +6,7 @@ flight. It is kept, with the event's outcome, as steps: `[effective operations b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from refold.core.errors import Refused
@@ -48,16 +48,34 @@ class Optimistic:
 
     def hide(self, place: Place) -> None:
         """Remove what is at a place from the view, wherever others moved it: a later base would show it there."""
-        if not isinstance(place, Piece) or not place.home.is_text:
-            for each in [place] if place.node is None else place.node.places:
+        for each in [place] if place.node is None else place.node.places:
+            if self._may_see(each):
                 self.hide_place(each)
-            return
-        if place.is_live:
-            at = place.block.sequence.live_before(place)
-            self._add("hide_text", address_of_content(place.home), at, place.count)
-        else:
-            self._add("hide_removed", place.unit, place.count)
-        self._model.hide(place, self._stamp)
+
+    def _may_see(self, place: Place) -> bool:
+        """Tell whether the session may see a place at its base or a later one. Other places a window may not have."""
+        author = self._author
+        if place.inserted and all(it.is_optimistic and not author.knows(it) for it in place.inserted):
+            return False
+        gone_by = next((it for it in place.removed if not it.is_optimistic), None) or place.home.gone_by()
+        return gone_by is None or gone_by.version > author.base
+
+    def hide_text(self, pieces: list[Piece]) -> None:
+        """Remove characters from the view. A run is one step: how it is divided in pieces depends on the window."""
+        runs: list[tuple[Json, int, int]] = []
+        for piece in pieces:
+            name, begin = _position(piece)
+            count = piece.count
+            if runs and runs[-1][0] == name and sum(runs[-1][1:]) == begin:
+                _, begin, before = runs.pop()
+                count += before
+            runs.append((name, begin, count))
+            self._model.hide(piece, self._stamp)
+        for name, begin, count in runs:
+            if type(name) is int:
+                self._add("hide_removed", (name, begin), count)
+            else:
+                self._add("hide_text", name, begin, count)
 
     def hide_place(self, place: Place) -> None:
         """Remove a member or an element from the view, not what was there."""
@@ -76,9 +94,10 @@ class Optimistic:
         """Insert a member or an element, or a node that is elsewhere at the head."""
         model, author = self._model, self._author
         source = None if node is None else "" if node.place is None else address_of_place(node.place)
+        stamp = self._stamp if node is None else _until_gone(node, self._stamp)
         if content.members is not None:
             self._add("show", address_of_content(content), key, [], count, source)
-            model.show(content, key, [], self._stamp, node=node)
+            model.show(content, key, [], stamp, node=node)
         elif content.sequence is not None:
             sequence = content.sequence
             position, anchors = None, []
@@ -86,7 +105,7 @@ class Optimistic:
                 left = sequence.seen_before(author, index(key, sequence.seen(author) + 1))
                 position, anchors = sequence.position_after(left), sequence.anchors(left)
             self._add("show", address_of_content(content), position, anchors, count, source)
-            model.show(content, position, anchors, self._stamp, count=count, node=node)
+            model.show(content, position, anchors, stamp, count=count, node=node)
 
     def _member(self, content: Content, key: str) -> Place | None:
         """Return the place of an object's member in the view."""
@@ -160,8 +179,7 @@ class Optimistic:
         content = self._view.container(tokens, is_head=False)
         count = deleted_count(item)
         if content.sequence is not None and content.is_text:
-            for piece in content.sequence.seen_range(self._author, item["pos"], count):
-                self.hide(piece)
+            self.hide_text(content.sequence.seen_range(self._author, item["pos"], count))
 
     def push(self, item: Json, tokens: tuple[str, ...]) -> None:
         """Add at the end of an array, and remove from its front."""
@@ -201,21 +219,20 @@ def repeat(model: Model, step: Json, stamp: Stamp) -> None:
     _, kind, address, *rest = step
     if kind == "show":
         key, anchors, count, source = rest
-        content = find_content(model, address)
-        if content is None:
+        content, node = find_content(model, address), None if source is None else _node(model, source)
+        if content is None or (source is not None and node is None):
             model.skip(count)
             return
-        node = None if source is None else _node(model, source)
+        stamp = stamp if node is None else _until_gone(node, stamp)
         model.show(content, key, anchors, stamp, count=count, node=node)
     elif kind == "hide_text":
         content = find_content(model, address)
         if content is not None and content.sequence is not None:
-            position, count = rest
-            _hide_run(model, *content.sequence.live_at(position), count, stamp)
+            for piece in content.sequence.live_range(*rest):
+                model.hide(piece, stamp)
     elif kind == "hide_removed":
-        piece = find_named(model, *address)
-        if isinstance(piece, Piece) and piece.unit is not None:
-            _hide_run(model, piece, address[1] - piece.unit[1], rest[0], stamp)
+        for piece in _removed_range(model, *address, *rest):
+            model.hide(piece, stamp)
     elif kind == "hide":
         place = find_place(model, address)
         if place is not None:
@@ -232,6 +249,13 @@ def repeat(model: Model, step: Json, stamp: Stamp) -> None:
             model.cover(node, stamp)
 
 
+def _until_gone(node: Node, stamp: Stamp) -> Stamp:
+    """Return the stamp of showing a node elsewhere: a view whose base has its removal does not show it."""
+    by = [node.head.gone_by(), node.contents[0].stamp if node.is_optimistic else None]
+    version = min([stamp.version, *(each.version for each in by if each is not None)])
+    return Stamp(stamp.sequence, version, stamp.session, stamp.reason)
+
+
 def _node(model: Model, address: Json) -> Node | None:
     if address == "":
         return model.root
@@ -239,11 +263,24 @@ def _node(model: Model, address: Json) -> Node | None:
     return None if place is None else place.ensure_node()
 
 
-def _hide_run(model: Model, piece: Piece, offset: int, count: int, stamp: Stamp) -> None:
-    sequence = piece.block.sequence
-    piece = sequence.cut(piece, offset)
-    sequence.cut(piece, count)
-    model.hide(piece, stamp)
+def _position(piece: Piece) -> tuple[Json, int]:
+    """Return the text of some characters and their position in it, or the event that removed them and their unit."""
+    if piece.is_live:
+        return address_of_content(piece.home), piece.block.sequence.live_before(piece)
+    assert piece.unit is not None
+    return piece.unit
+
+
+def _removed_range(model: Model, sequence: int, unit: int, count: int) -> Iterator[Piece]:
+    """Yield the pieces of characters that an event removed, by their names."""
+    while (
+        count > 0 and isinstance(piece := find_named(model, sequence, unit), Piece) and piece.unit is not None
+    ):
+        piece = piece.block.sequence.cut(piece, unit - piece.unit[1])
+        piece.block.sequence.cut(piece, count)
+        yield piece
+        unit += piece.count
+        count -= piece.count
 
 
 _FOLLOW: Final = {

@@ -169,8 +169,29 @@ class Resolution:
 
         What was moved there is another thing, and what the author removed ends.
         """
+        return not self._is_foreign(live) and not any(map(self.author.knows, live.removed))
+
+    def _is_foreign(self, live: Place) -> bool:
+        """Tell whether others have moved what is at a place there since the base."""
         is_moved = bool(live.inserted) and live.inserted[0] in live.ensure_node().moves
-        return bool(live.inserted) and not is_moved and not any(map(self.author.knows, live.removed))
+        return is_moved and not self.author.knows(live.inserted[0])
+
+    def is_moved_in(self, tokens: tuple[str, ...]) -> bool:
+        """Tell whether others have moved what is at a member of the head there since the base."""
+        content, _ = self.model.content_at(tokens[:-1])
+        live = content.live_member(tokens[-1])
+        return live is not None and self._is_foreign(live)
+
+    def write_merged(self, path: tuple[str, ...], operation: Json) -> None:
+        """Change a value at a path, or a member below it, as a merge does; what others moved there is removed."""
+        tokens, is_member = path + operation["path"], bool(operation["path"])
+        operation = {**operation, "path": render(tokens)}
+        if operation["op"] == "replace" and is_member and self.is_moved_in(tokens):
+            self.emit({"op": "remove", "path": operation["path"]})
+            operation["op"] = "add"
+        self.emit(operation)
+        if operation["op"] == "add":
+            self.hide_others(self.model.content_at(tokens[:-1])[0], tokens[-1])
 
     def gone_by(self, node: Node) -> set[int]:
         """Return the version of others that took a node from the head."""

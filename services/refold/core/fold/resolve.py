@@ -90,8 +90,12 @@ def _merge(resolution: Resolution, node: Node, item: Json, versions: set[int]) -
     if {type(seen), type(head), type(incoming)} not in ({dict}, {str}):
         return False
     resolution.merged |= versions
-    for operation in member_changes(head, merged(seen, head, incoming)):
-        resolution.emit({**operation, "path": render(path + operation["path"])})
+
+    def is_other(below: tuple[str, ...]) -> bool:
+        return bool(below) and resolution.is_moved_in(path + below)
+
+    for operation in member_changes(head, merged(seen, head, incoming), is_other):
+        resolution.write_merged(path, operation)
     if not _shows(resolution, node, incoming):
         resolution.optimistic.cover(node)
     return True

@@ -71,8 +71,7 @@ def delete_text(resolution: Resolution, item: Json, tokens: tuple[str, ...]) -> 
     removed = {stamp.version for piece in gone for stamp in piece.removed if not stamp.is_optimistic}
     if removed and resolution.is_first:
         raise conflict(removed)
-    for piece in gone:
-        resolution.optimistic.hide(piece)
+    resolution.optimistic.hide_text(gone)
     for position, length in _live_runs(sequence, [piece for piece in pieces if piece.is_live]):
         resolution.emit({"op": "str_del", "path": render(path), "pos": position, "len": length})
 

@@ -134,6 +134,18 @@ class Sequence:
             position -= count
         raise LookupError(position)
 
+    def live_range(self, position: int, count: int) -> list[Piece]:
+        """Return the pieces of a range of the head, as much of it as there is."""
+        pieces: list[Piece] = []
+        count = min(count, self.live - position)
+        while count > 0:
+            piece = self.cut(*self.live_at(position))
+            self.cut(piece, count)
+            pieces.append(piece)
+            position += piece.count
+            count -= piece.count
+        return pieces
+
     def seen_range(self, author: Author, position: int, count: int) -> list[Piece]:
         """Return the pieces of a range of an author's view, as much of it as there is."""
         pieces: list[Piece] = []
