@@ -20,6 +20,7 @@ from refold.core.document import Document, Status
 from refold.core.fold_state import FoldState, first_checkpoints
 from refold.core.history import Clock, Point
 from refold.core.stream import Record
+from refold.live.backlog import Backlog
 from refold.projector.replay import begin_replay
 from refold.store.postgres import PostgresStore
 from refold.wiring.audit import PROCESSES_MAX, processors
@@ -35,6 +36,7 @@ __all__ = [
     "commit_events_max",
     "fold_records",
     "open_projection",
+    "read_changes",
     "read_store",
     "rebuild_processes",
     "rebuild_shards",
@@ -131,6 +133,25 @@ async def read_store(
         await store.close()
     counters = [orjson.loads(found.state or b"{}").get(COUNTER) if found else None for found in states]
     return {"milliseconds": taken, "seconds": seconds, "counters": counters}
+
+
+async def read_changes(
+    signals: Signals, *, url: str, dsn: str, schema: str, after: int, until: int
+) -> dict[str, Any]:
+    """Read a namespace's changes between two sequences, in the order of the log. A task for `bench.worker`."""
+    store, log = await PostgresStore.open(dsn, schema=schema), await open_log(url, "refold-bench-changes")
+    backlog, changes, sequence = Backlog(log, store), 0, after
+    try:
+        await signals.until_go()
+        started = time.perf_counter()
+        while sequence < until:
+            part = await backlog.read(NAMESPACE, lambda _: True, sequence, until)
+            changes, sequence = changes + len(part.changes), part.sequence
+        seconds = time.perf_counter() - started
+    finally:
+        await log.close()
+        await store.close()
+    return {"seconds": seconds, "changes": changes}
 
 
 def fold_records(log_id: str, records: Sequence[Record]) -> tuple[float, int]:

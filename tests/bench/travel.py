@@ -16,7 +16,7 @@ from bench.filling import fill, fill_over_http, fold_all
 from bench.ground.reading import get_by_sequence
 from bench.ground.selecting import select_states
 from bench.http_load import read_each
-from bench.internals import read_store
+from bench.internals import read_changes, read_store
 from bench.processes import work, work_beside
 from bench.report import NO_DISK, Goal, Measure, Report, Samples, suffix_of
 from bench.system import Options, Whole, whole_system
@@ -28,6 +28,7 @@ AXIS: Final = "events in the log"
 IN_FLIGHT: Final = (1, 8)
 GOT_EVENTS: Final = 300
 SELECT_SECONDS: Final = 1.0
+CHANGES: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +96,7 @@ async def _rounds(place: _Place, workload: Workload, plan: Plan, options: Option
         if place.system is not None:
             picks = _picks(workload, plan.reads, seed=number)
             await _straight(place, place.system, picks, samples)
+            await _changes(place, place.system, samples)
             if place.has_ground:
                 await _ground(place, place.system, picks, samples)
         options.say(f"{place.size:,} events, round {number} done")
@@ -139,6 +141,22 @@ async def _straight(place: _Place, system: Whole, picks: Sequence[Pick], samples
         if counter != pick.version:
             raise RefoldError("not the version that was asked for", pick=pick, counter=counter)
     _note(place, "version straight from the store", ended.value, samples, goals.TRAVEL)
+
+
+async def _changes(place: _Place, system: Whole, samples: Samples) -> None:
+    """Read the changes of the namespace from the middle of the log on."""
+    settings, after = system.reached, place.size // 2
+    ended = await work(
+        read_changes,
+        url=settings.required("nats_url"),
+        dsn=settings.required("postgres_url"),
+        schema=settings.postgres_schema,
+        after=after,
+        until=min(place.size, after + CHANGES),
+    )
+    rate = ended.value["changes"] / ended.value["seconds"]
+    measure = Measure(unit="changes/s", durability=NO_DISK)
+    samples.add("changes of the namespace, in order", rate, measure, axis=AXIS, at=place.size)
 
 
 async def _ground(place: _Place, system: Whole, picks: Sequence[Pick], samples: Samples) -> None:

@@ -164,6 +164,29 @@ async def settle(feed: Announcer, consumers: list[Consumer]) -> None:
         assert consumer.reader.cursors[-1] == f"{LOG}@{feed.committed_sequence}"
 
 
+async def test_a_slow_subscriber_gets_the_newest_head_of_each_document_and_every_change() -> None:
+    feed = Announcer(Random(1))
+    await feed.begin()
+    await feed.commit()
+    live, heads, changes = feed.live(), Reader(None), Reader(None)
+    await live.open([asked(mode=Mode.heads)], heads)
+    await live.open([asked()], changes)
+    for reader in (heads, changes):
+        reader.set_open(False)
+    for number in range(100):
+        await feed.append(("shop", "ab"[number % 2]), {"put": number})
+        feed.send(loss=0)
+        feed.progress()
+    await settle(feed, [])
+    for reader in (heads, changes):
+        reader.set_open(True)
+    assert len(changes.messages) == 1 + 100
+    # One more was taken before the reader was found closed.
+    versions = [message["version"] for message in heads.messages[1:]]
+    assert versions[-2:] == [50, 50]
+    assert len(versions) == 3
+
+
 async def test_who_returns_with_a_cursor_that_means_nothing_begins_again() -> None:
     feed = Announcer(Random(1))
     await feed.begin()
