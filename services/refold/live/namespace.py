@@ -28,7 +28,8 @@ REPLAYS_BYTES_MAX: Final = 256 * 1024 * 1024
 """What was read for subscribers that are behind and is not sent yet; more is read when some of it is."""
 
 LOOK_SECONDS: Final = 0.05
-"""How often a commit is looked for."""
+LOOKS_MAX: Final = 100
+"""How often a commit is looked for, before it is known again whether somebody still waits for it."""
 
 RETRY_SECONDS: Final = 0.5
 """Pause after the log or the store could not be read."""
@@ -112,16 +113,12 @@ class Namespaces:
     async def _load(self, query: NamespaceQuery, position: int) -> Replay:
         """Return what follows a position that the ring does not reach: a part of it, perhaps of no messages."""
         after = query.start_of(position)
-        until = min(self._committed_sequence(), query.floor)
         if after >= query.floor:
-            return Replay([], after)
-        if after >= until or sum(replay.size for replay in self._replays) > REPLAYS_BYTES_MAX:
-            await asyncio.sleep(LOOK_SECONDS)
             return Replay([], after)
         place = query.key, after
         task = self._loading.get(place)
         if task is None:
-            task = self._loading[place] = asyncio.ensure_future(self._read(query, after, until))
+            task = self._loading[place] = asyncio.ensure_future(self._read(query, after))
             task.add_done_callback(lambda _: self._loading.pop(place))
         try:
             return await asyncio.shield(task)
@@ -130,11 +127,17 @@ class Namespaces:
             await asyncio.sleep(RETRY_SECONDS)
             return Replay([], after)
 
-    async def _read(self, query: NamespaceQuery, after: int, until: int) -> Replay:
-        part = await self._backlog.read(query.namespace, query.is_wanted, after, until)
-        replay = query.replay(part.changes, part.sequence)
-        self._replays.add(replay)
-        return replay
+    async def _read(self, query: NamespaceQuery, after: int) -> Replay:
+        """Read a part, for all subscribers that are at this position, as soon as some of it is committed."""
+        for _ in range(LOOKS_MAX):
+            until = min(self._committed_sequence(), query.floor)
+            if after < until and sum(replay.size for replay in self._replays) <= REPLAYS_BYTES_MAX:
+                part = await self._backlog.read(query.namespace, query.is_wanted, after, until)
+                replay = query.replay(part.changes, part.sequence)
+                self._replays.add(replay)
+                return replay
+            await asyncio.sleep(LOOK_SECONDS)
+        return Replay([], after)
 
     def _end(self, shared: Shared, query: NamespaceQuery) -> None:
         """End what was shared, after its last subscriber."""
