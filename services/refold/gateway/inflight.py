@@ -190,6 +190,8 @@ class _Request:
         self._waiter = None
         if self._watching is not None:
             self._watching.cancel()
+            # The task's error refers to this request.
+            self._watching = None
         self._in_flight.body_bytes -= self._body_bytes
 
     async def __aenter__(self) -> None:

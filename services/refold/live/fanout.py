@@ -130,6 +130,10 @@ class Entry:
         return source.covered(self.position, sequence)
 
 
+def nothing() -> None:
+    """Do nothing when called back."""
+
+
 class Shared:
     """A source with its subscribers, by their interval."""
 
@@ -137,7 +141,6 @@ class Shared:
         self.source = source
         self._metrics = metrics
         self._passes: dict[int, Pass] = {}
-        source.wake = self.wake
 
     def __len__(self) -> int:
         return sum(len(each.entries) for each in self._passes.values())
@@ -148,10 +151,13 @@ class Shared:
         if interval not in self._passes:
             self._passes[interval] = Pass(interval / 1_000, self._metrics)
         self._passes[interval].entries[entry] = None
+        self.source.wake = self.wake
 
     def remove(self, entry: Entry) -> None:
-        """Remove a subscriber."""
+        """Remove a subscriber. After the last, nothing refers back here: a document is freed without the collector."""
         del self._passes[rounded_interval(entry.asked.interval)].entries[entry]
+        if not len(self):
+            self.source.wake = nothing
 
     def wake(self) -> None:
         """Serve all subscribers that are behind: at once, or when their interval ends."""
@@ -323,6 +329,7 @@ class Stream:
             entry.shared.remove(entry)
             entry.end()
         self.entries.clear()
+        self._sink.on_ready = nothing
 
 
 @lru_cache(CURSORS_CACHED_MAX)

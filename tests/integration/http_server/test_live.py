@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
@@ -303,6 +305,24 @@ async def test_a_long_poll_whose_client_has_left_ends(site: Site) -> None:
     await until(lambda: site.gateway.feed.documents)
     polled.cancel()
     await until(lambda: not (site.gateway.feed.documents or site.open_count))
+
+
+async def test_what_has_ended_is_freed_without_the_garbage_collector(site: Site) -> None:
+    """It would come to a stream of an hour only after millions of objects; a document's state may have 16 MiB."""
+    documents = site.gateway.feed.documents
+    gc.disable()
+    try:
+        async with site.events() as stream:
+            await stream.next()
+            watched = [weakref.ref(documents["acme", "order-1"])]
+        await until(lambda: not documents)
+        polled = asyncio.create_task(site.poll({"after": 0}))
+        await until(lambda: documents)
+        watched.append(weakref.ref(documents["acme", "order-1"]))
+        polled.cancel()
+        await until(lambda: not any(each() for each in watched))
+    finally:
+        gc.enable()
 
 
 # --- Who may, and what is refused ------------------------------------------------------------------------
