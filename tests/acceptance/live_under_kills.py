@@ -96,14 +96,14 @@ class Killing:
     subscribers: Subscribers
     written: Written
     found: Found
+    chance: random.Random
 
     async def kill(self, target: str) -> None:
-        """Kill a server, or each service of a name, and start it again."""
+        """Kill a server or one of the services of a name, and start it again."""
         if target in {"nats", "postgres"}:
             await self.servers.kill(target)
-        for service in self.services:
-            if service.service == target:
-                await service.kill()
+        else:
+            await self.chance.choice([it for it in self.services if it.service == target]).kill()
 
     async def up_to_date(self, since: float, what: str) -> float:
         """Wait until all are connected and have what was appended after an instant; return the seconds."""
@@ -165,6 +165,7 @@ async def run(given: argparse.Namespace, folder: Path) -> Found:
                 subscribers=subscribers,
                 written=written,
                 found=found,
+                chance=random.Random(given.seed),
             )
             async with keeping(services), log_of(site) as log, reading(subscribers):
                 async with writing(log, documents, written, given.rate):
@@ -253,13 +254,12 @@ async def writing(
 
 async def kill_in_turn(killing: Killing, given: argparse.Namespace) -> None:
     """Kill each target in turn; wait after each until all are up to date."""
-    chance = random.Random(given.seed)
     started_at = time.monotonic()
     seconds = await killing.up_to_date(started_at, "start")
     print(f"{given.subscribers:,} subscribers up to date after {seconds:.1f} s", flush=True)
     for number in range(given.rounds):
         for target in given.targets:
-            await asyncio.sleep(chance.uniform(0.5, 1.5))
+            await asyncio.sleep(killing.chance.uniform(0.5, 1.5))
             ended, statements, since = killing.subscribers.ended, killing.proxy.statements, time.monotonic()
             await killing.kill(target)
             seconds = await killing.up_to_date(since, f"{target} {number}")

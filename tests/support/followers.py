@@ -5,7 +5,10 @@ For commands that kill servers under them. The documents' writers set and remove
 
 from __future__ import annotations
 
+import re
+import socket
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -41,8 +44,8 @@ class Follower(Subscriber):
     """
 
     __slots__ = (
-        "_body", "_is_open", "_raw", "_retry_seconds", "cursor", "document", "found", "is_merged", "path", "state",
-        "version",
+        "_body", "_is_open", "_left_bytes", "_raw", "_retry_seconds", "cursor", "document", "found", "is_merged",
+        "path", "state", "version",
     )  # fmt: skip
 
     def __init__(self, number: int, namespace: str, document: str, found: Found, *, is_merged: bool) -> None:
@@ -63,7 +66,7 @@ class Follower(Subscriber):
         return stream_request(self.path, cursor=self.cursor)
 
     def take(self, data: bytes, now: float) -> None:  # noqa: ARG002 - what comes counts, not when
-        """Take the chunks of a response, and the events that are whole."""
+        """Take the parts of a response, and the events that are whole."""
         self._raw += data
         if not self._is_open:
             head, end, rest = self._raw.partition(b"\r\n\r\n")
@@ -72,15 +75,28 @@ class Follower(Subscriber):
             self._is_open, self._raw = True, rest
             if not head.startswith(b"HTTP/1.1 200 "):
                 self._violate(f"refused: {head[:100]!r} {rest[:200]!r}")
+            # A stream that cannot be opened now has a response of known length.
+            length = re.search(rb"(?i)\ncontent-length: (\d+)", head)
+            self._left_bytes = int(length[1]) if length else None
+        self._read_body()
+        while b"\n\n" in self._body:
+            event, _, self._body = self._body.partition(b"\n\n")
+            self._take_event(dict(line.split(b": ", 1) for line in event.split(b"\n")))
+        if self._left_bytes == 0 and self.socket is not None:
+            with suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
+
+    def _read_body(self) -> None:
+        if self._left_bytes is not None:
+            self._left_bytes -= len(self._raw)
+            self._body, self._raw = self._body + self._raw, b""
+            return
         while True:
             line, end, rest = self._raw.partition(b"\r\n")
             size = int(line, 16) if end else 0
             if not size or len(rest) < size + 2:
-                break
+                return
             self._body, self._raw = self._body + rest[:size], rest[size + 2 :]
-        while b"\n\n" in self._body:
-            event, _, self._body = self._body.partition(b"\n\n")
-            self._take_event(dict(line.split(b": ", 1) for line in event.split(b"\n")))
 
     def lost(self) -> float:
         """Return when it returns: as soon as the stream said."""
@@ -89,6 +105,7 @@ class Follower(Subscriber):
     def _begin(self) -> None:
         self._raw = self._body = b""
         self._is_open = False
+        self._left_bytes: int | None = None
 
     def _take_event(self, fields: dict[bytes, bytes]) -> None:
         self.is_begun = True
