@@ -68,7 +68,7 @@ class Reader(Subscriber):
             return
         found = VERSION.match(data, max(0, data.rfind(NAME)))
         if found is not None:
-            self._note(int(found[1]), data.count(b"event: change\n"), now)
+            self._note(int(found[1]), data.count(NAME), now)
 
     def _note(self, version: int, events: int, now: float) -> None:
         self.version, self.is_begun = version, True
