@@ -5,6 +5,8 @@ That of a namespace is in `refold.live.ring`.
 
 from __future__ import annotations
 
+from typing import Final
+
 from refold.core import json_text
 from refold.live import Frame
 from refold.live.query import WholeQuery, change_frame
@@ -41,16 +43,13 @@ class TypeFilter:
 
     def __init__(self, wanted: str | None) -> None:
         self._is_any = wanted is None
-        self._is_exact = wanted is not None and not wanted.endswith("*")
-        self._text = (wanted or "").removesuffix("*")
-        # Most others are told by their bytes, without parsing them.
-        self._bytes = b'"type":' + json_text.dumps(self._text)[: None if self._is_exact else -1]
+        is_exact = wanted is not None and not wanted.endswith("*")
+        text = json_text.dumps((wanted or "").removesuffix("*"))
+        self._bytes = _TYPE + (text + b"," if is_exact else text[:-1])
 
     def passes(self, change: Change) -> bool:
-        """Tell whether a change is one of them."""
-        if self._is_any:
-            return True
-        if self._bytes not in change.body:
-            return False
-        found = change.fields()["type"]
-        return found is not None and (found == self._text if self._is_exact else found.startswith(self._text))
+        """Tell whether a change is one of them. Its body is canonical: only its version comes after its type."""
+        return self._is_any or change.body.startswith(self._bytes, change.body.rfind(_TYPE))
+
+
+_TYPE: Final = b'"type":'

@@ -10,8 +10,9 @@ import pytest
 
 from refold.core.errors import Refused
 from refold.live import Mode, Subscription, backlog, namespace, ring
+from refold.live.changes import TypeFilter
 from support.announcing import Announced, Announcer
-from support.streams import LOG, Reader
+from support.streams import LOG, MemoryFeed, Reader
 
 TYPES = ("order.paid", "order.sent", "note", None)
 
@@ -242,3 +243,23 @@ async def test_the_changes_of_one_document_are_sent_one_by_one_from_any_version(
     assert old.messages[0]["patch"] == [{"op": "inc", "path": "/n", "inc": 1}]
     assert [message["version"] for message in paid.messages] == [2_493, 2_494, 2_497, 2_498, 2_501]
     assert paid.cursors[-1] == f"{LOG}-2501"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (None, ["order", "order.paid", 'a"type":"order', "", None]),
+        ("order", ["order"]),
+        ("order*", ["order", "order.paid"]),
+        ("order.*", ["order.paid"]),
+        ("*", ["order", "order.paid", 'a"type":"order', ""]),
+        ('a"type":"order', ['a"type":"order']),
+        ("ord", []),
+    ],
+)
+def test_types_are_told_exactly_or_by_their_beginning(wanted: str | None, found: list[str | None]) -> None:
+    types = ["order", "order.paid", 'a"type":"order', "", None]
+    feed, passes = MemoryFeed(), TypeFilter(wanted).passes
+    put = [{"op": "add", "path": "/type", "value": {"type": "order", "version": 1}}]
+    changes = [feed.publish(put, type=each, meta={"type": "order"}) for each in types]
+    assert [change.fields()["type"] for change in changes if passes(change)] == found
