@@ -1,7 +1,8 @@
-"""Follow many random changes with the official AG-UI client in Node, and compare its state with what is served.
+"""Follow many random changes with the official AG-UI client, and compare its state with what is served.
 
-A command of its own: `PYTHONPATH=tests python -m acceptance.agui [--changes N] [--seed S] [--url URL]`. Without
-`--url` it starts a system in a temporary folder. Prints what the client warned of, such as a delta that it skipped.
+A command of its own: `PYTHONPATH=tests python -m acceptance.agui [--changes N] [--seed S] [--browser]`. It starts a
+system in a temporary folder. The client is in Node, or in a page in Chromium. Prints what the client warned of, such
+as a delta that it skipped.
 """
 
 from __future__ import annotations
@@ -9,26 +10,32 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from refold.client import Refold
 from support import node
 from support.agui_changes import Course, follow_changes
-from support.agui_client import PACKAGE, in_node
+from support.agui_client import PACKAGE, Session, browser, in_node
 from support.up import Up
 
-NAMESPACE = "agui"
+
+@contextmanager
+def system(folder: Path, *arguments: str) -> Iterator[str]:
+    """Run a system; yield its address."""
+    up = Up.start(folder / "data", "--durability", "os", *arguments)
+    try:
+        yield up.url
+    finally:
+        up.stop()
 
 
-async def follow(url: str, folder: Path, *, changes: int, seed: int) -> Course:
+async def follow(url: str, client: Session, *, changes: int, seed: int) -> Course:
     """Follow a document of a running system."""
-    with in_node(node.installed(PACKAGE, folder / "package")) as client:
-        async with Refold(url) as refold:
-            agui = f"{url}/agui/{NAMESPACE}/d"
-            return await follow_changes(
-                refold, client, agui=agui, namespace=NAMESPACE, changes=changes, seed=seed
-            )
+    async with Refold(url) as refold:
+        return await follow_changes(refold, client, namespace="agui", changes=changes, seed=seed)
 
 
 def main() -> int:
@@ -36,16 +43,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--changes", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--url")
+    parser.add_argument("--browser", action="store_true")
     given = parser.parse_args()
-    with TemporaryDirectory() as folder:
-        up = None if given.url else Up.start(Path(folder) / "data", "--durability", "os")
-        try:
-            url = given.url or up.url
-            course = asyncio.run(follow(url, Path(folder), changes=given.changes, seed=given.seed))
-        finally:
-            if up is not None:
-                up.stop()
+    with TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        package = node.installed(PACKAGE, folder / "package")
+        if given.browser:
+            with (
+                browser(package, folder / "profile") as pages,
+                system(folder, "--cors-origins", pages.origin) as url,
+                pages.page() as client,
+            ):
+                course = asyncio.run(follow(url, client, changes=given.changes, seed=given.seed))
+        else:
+            with system(folder) as url, in_node(package) as client:
+                course = asyncio.run(follow(url, client, changes=given.changes, seed=given.seed))
     print(*course.faults[:10], sep="\n")
     print(
         f"{course.changes:,} changes, {course.compared} states compared, {len(course.faults)} faults, "

@@ -116,7 +116,7 @@ def test_a_rejected_edit_is_told_and_answered_with_the_state(shared: Shared, cli
     assert client.warnings == []
 
 
-def test_a_page_of_another_origin_shares_the_document(
+async def test_a_page_of_another_origin_shares_the_document(
     system: System, shared: Shared, package: Path, tmp_path: Path
 ):
     with browser(package, tmp_path / "profile") as pages, gateway(system, tmp_path, pages.origin) as url:
@@ -132,17 +132,37 @@ def test_a_page_of_another_origin_shares_the_document(
             shared.patch({"op": "add", "path": "/more", "value": [None]})
             followed = page.do("ui", "until", version=3)["state"]
             assert followed == {"title": "two", "n": 2**53, "more": [None], "_v": 3}
-            assert page.warnings == []
+            async with Refold(url) as refold:
+                course = await follow_changes(
+                    refold, page, namespace=system.namespace(), changes=100, seed=SEED
+                )
+            assert not course.faults, f"seed {SEED}: {course.faults[:3]}"
 
 
 async def test_random_changes_of_every_kind_are_folded_as_they_are_served(system: System, client: Session):
     """`acceptance.agui` follows 10,000."""
-    namespace = system.namespace()
     async with Refold(system.url) as refold:
-        agui = f"{system.url}/agui/{namespace}/d"
-        course = await follow_changes(refold, client, agui=agui, namespace=namespace, changes=400, seed=SEED)
+        course = await follow_changes(refold, client, namespace=system.namespace(), changes=400, seed=SEED)
     assert not course.faults, f"seed {SEED}: {course.faults[:3]}"
     assert course.compared >= 3
+
+
+def test_what_the_client_would_not_fold_comes_as_a_snapshot(shared: Shared, client: Session):
+    shared.put({"list": ["s", "t", {}]})
+    client.do("ui", "open", url=shared.agui, thread="t")
+    client.do("ui", "follow", refold={"interval": 0})
+    for operation, state in [
+        ({"op": "move", "from": "/list/0", "path": "/list/1/x"}, {"list": ["t", {"x": "s"}]}),
+        ({"op": "add", "path": "/constructor", "value": {}}, {"list": ["t", {"x": "s"}], "constructor": {}}),
+        ({"op": "add", "path": "/constructor/prototype", "value": 1}, None),
+        ({"op": "add", "path": "/__proto__", "value": {"a": None}}, None),
+        ({"op": "remove", "path": "/constructor"}, None),
+    ]:
+        version = shared.patch(operation)
+        folded = client.do("ui", "until", version=version)
+        assert folded["state"] == shared.state()
+        assert state in (None, folded["state"])
+    assert client.warnings == []
 
 
 def test_a_clone_edits_while_its_agent_follows(shared: Shared, client: Session):

@@ -118,10 +118,11 @@ class Changes:
 
 
 async def follow_changes(
-    refold: Refold, client: Session, *, agui: str, namespace: str, changes: int, seed: int
+    refold: Refold, client: Session, *, namespace: str, changes: int, seed: int
 ) -> Course:
     """Change a document so often, and compare what the clients that follow have with what was served."""
     made, document = Changes(Random(seed)), "d"
+    agui = f"{refold.url}/agui/{namespace}/{document}"
     began, version, compared, batches = time.monotonic(), 0, 0, 0
     faults: list[str] = []
     for name, options in FOLLOWERS.items():

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, Timer
 from typing import Any
 
 import orjson
@@ -46,9 +46,14 @@ def in_node(package: Path) -> Iterator[Session]:
         assert answers is not None
 
         def exchange(command: bytes) -> bytes:
+            silence = Timer(ANSWER_SECONDS, process.kill)
+            silence.start()
             requests.write(command + b"\n")
             requests.flush()
-            return answers.readline()
+            answer = answers.readline()
+            silence.cancel()
+            assert answer, f"no answer to {command!r}"
+            return answer
 
         yield Session(exchange)
 

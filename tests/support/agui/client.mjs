@@ -4,10 +4,16 @@ import { HttpAgent } from "@ag-ui/client";
 
 // What the client warns of: a delta that it could not apply, a member that it left out.
 export const warnings = [];
-console.warn = (...told) => warnings.push(told.join(" "));
+console.warn = (...told) => {
+  warnings.push(told.join(" "));
+  for (const client of clients.values()) client.warned();
+};
+
+const clients = new Map();
 
 class Client {
   #agent;
+  #version = -1;
   #folded = { version: -1 };
   #waiting = [];
 
@@ -38,15 +44,14 @@ class Client {
 
   // Start a run that follows, and go on while it does. `until` tells how far it is.
   follow({ refold }) {
-    let version = -1;
-    const note = ({ event }) => void (version = event.metadata.refold.version);
+    const note = ({ event }) => void (this.#version = event.metadata.refold.version);
     this.ended = this.#agent
       .runAgent(
         { forwardedProps: { refold: { follow: true, ...refold } } },
         {
           onStateSnapshotEvent: note,
           onStateDeltaEvent: note,
-          onStateChanged: ({ state }) => this.#reach({ version, state }),
+          onStateChanged: ({ state }) => this.#reach({ version: this.#version, state }),
         },
       )
       .then(({ result }) => ({ result }), (error) => ({ error: error.message, status: error.status }));
@@ -61,6 +66,11 @@ class Client {
     });
   }
 
+  // It has said that it did not fold what came.
+  warned() {
+    this.#reach({ version: this.#version, state: this.#agent.state });
+  }
+
   // The end of the run that follows: where it ends by itself, or is aborted.
   async end({ abort }) {
     if (abort) this.#agent.abortRun();
@@ -73,8 +83,6 @@ class Client {
     this.#waiting = this.#waiting.filter(({ version }) => version > folded.version);
   }
 }
-
-const clients = new Map();
 
 // Do one command, {client, do, ...given}; return its answer.
 export async function perform({ client, do: what, ...given }) {
