@@ -160,13 +160,13 @@ class Documents:
         return made
 
     async def _load(self, key: Key, asked: Subscription, after: int) -> Query:
-        # All changes of a document are sent as they are, whatever its state was.
+        changes = await self._past.changes(key, after, REPLAYED_MAX)
         head = NEVER._replace(version=after)
-        if not _needs_no_state(asked):
+        if _needs_state(asked, changes):
             head = await self._past.snapshot(key, Point(Clock.version, after))
         past = WatchedDocument(key, head)
         query = _query_of(past, asked)
-        for change in await self._past.changes(key, after, REPLAYED_MAX):
+        for change in changes:
             if not past.has_room(change):
                 break
             past.append(change)
@@ -228,9 +228,11 @@ def _query_of(document: WatchedDocument, asked: Subscription) -> Query:
     return _made_once(document, (asked.path, asked.depth, asked.mode, native), make)
 
 
-def _needs_no_state(asked: Subscription) -> bool:
-    """Tell whether a subscription's changes are sent as they are, whatever the state."""
-    return asked.mode is Mode.changes or (_is_whole(asked) and asked.is_native)
+def _needs_state(asked: Subscription, changes: list[Change]) -> bool:
+    """Tell whether the state is needed to send changes: not where they are sent as they are."""
+    if asked.mode is Mode.changes or (_is_whole(asked) and asked.is_native):
+        return False
+    return not _is_whole(asked) or any(change.has_extensions for change in changes)
 
 
 def _is_whole(asked: Subscription) -> bool:
