@@ -46,6 +46,7 @@ def before_call(_: Any, case: Any, kwargs: Any) -> None:
     is_live = case.path.endswith(("/live", "/live/v1"))
     if is_live:
         case.headers = {**(case.headers or {}), "Accept": "application/json"}
+        case.query = {"wait": 0, **(case.query or {})}
     if case.path.startswith("/agui/"):
         _end_at_once(case)
     if case.meta is None or not case.meta.generation.mode.is_positive:

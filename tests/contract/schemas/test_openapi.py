@@ -195,7 +195,7 @@ async def exercise_live(gateway: Twin) -> None:
     cursor = (await ask(gateway, LIVE, 200)).json()["cursor"]
     waited = {"wait": "0", "cursor": cursor}
     for params in (
-        {"path": "/a/*", "mode": "values", "depth": "1", "interval": "50", "after": "0"},
+        {"path": "/a/*", "mode": "values", "depth": "1", "interval": "50", "after": "0", "wait": "0"},
         {"mode": "patch", "ops": "native", "merge": "false", **waited},
         {"mode": "changes", "type": "order.*", "wait": "0"},
     ):
@@ -295,7 +295,7 @@ async def stalled() -> AsyncIterator[bytes]:
 
 
 async def exercise_failures() -> None:
-    async with recorded() as gateway:
+    async with recorded(wait_seconds=0.2) as gateway:
         context = gateway.context
         behind = Readiness(gateway.log, context.consistency, required_sequence=10**6, lag_seconds_max=5.0)
         for attribute in ("required_sequence", "is_caught_up"):
