@@ -147,6 +147,25 @@ async def test_what_the_fold_does_not_take_is_told_and_the_run_goes_on(system: S
     assert client.kinds[-1] == "RUN_FINISHED"
 
 
+async def test_an_agent_that_reads_the_state_anew_goes_on_from_there(system: System, refold: Refold):
+    namespace, client = system.namespace(), Client()
+    await refold.put(namespace, "d", {"title": "one", "about": "x" * 100})
+    async with SharedState(refold, namespace, "d", run_input(), on_conflict="reject") as shared:
+
+        async def stubborn() -> AsyncIterator[BaseEvent]:
+            yield RunStartedEvent(thread_id="t", run_id="run-1")
+            await refold.merge(namespace, "d", {"title": "two", "more": True})
+            yield delta({"op": "replace", "path": "/title", "value": "three"})
+            yield StateSnapshotEvent(snapshot=shared.state | {"title": "three"})
+            yield RunFinishedEvent(thread_id="t", run_id="run-1")
+
+        async for event in shared.run(stubborn()):
+            client.take(event)
+        assert [outcome.reason for outcome in shared.rejected] == ["conflict"]
+    assert client.state == (await refold.get(namespace, "d")).state
+    assert client.state == {"title": "three", "about": "x" * 100, "more": True}
+
+
 @pytest.mark.parametrize(
     ("posted", "options", "custom", "state"),
     [

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Coroutine
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import asdict
 from typing import Final, NamedTuple, Self
 
@@ -15,7 +15,7 @@ from ag_ui.core import BaseEvent, CustomEvent, EventType, RunAgentInput, StateDe
 
 from refold.client.client import Refold
 from refold.client.requests import WriteOptions, json_bytes
-from refold.client.responses import DocumentUpdate, Outcome, Patch, apply_patch
+from refold.client.responses import REFUSED, DocumentUpdate, Outcome, Patch, apply_patch
 from refold.core import json_text
 from refold.core.agui import EVENT_TYPE, Posted, add_stamp, bounded_id, find_edits, make_delta, read_posted
 from refold.core.diff import diff
@@ -53,8 +53,8 @@ class SharedState(AbstractAsyncContextManager["SharedState"]):
 
     The client's posted state is taken first, as `POST /agui/{namespace}/{document}` takes it, with the options in
     `forwardedProps.refold`. The agent's deltas and snapshots are events of the session of its run: they mean the state
-    that it read last and what it did since. A snapshot is the whole state: what it leaves out is removed. `rejected` has
-    the outcomes of what the fold did not take; the client is told, and sent the state.
+    that it read last and what it did since. A snapshot is the whole state: what it leaves out is removed.
+    `rejected` has the outcomes of what the fold did not take; the client is told, and sent the state.
     """
 
     def __init__(
@@ -195,6 +195,8 @@ class SharedState(AbstractAsyncContextManager["SharedState"]):
         outcome = await self._write(patch)
         if not outcome.is_effective:
             self.rejected.append(outcome)
+            if outcome.status != REFUSED:
+                self._note_seen(patch, outcome)
             yield _custom("refold.rejected", outcome)
             yield self._snapshot()
             return
@@ -212,16 +214,19 @@ class SharedState(AbstractAsyncContextManager["SharedState"]):
         try:
             outcome = await self._refold.patch(*self._key, patch, **options)
         except Refused as refused:
-            return Outcome(status="refused", reason=refused.reason, detail=str(refused))
+            return Outcome(status=REFUSED, reason=refused.reason, detail=str(refused))
         if outcome.version is None:
             raise TimedOut("the agent's event is in the log and not folded in time", id=event_id)
         return outcome
 
     def _note_seen(self, patch: Patch, outcome: Outcome) -> None:
-        """Note what the agent has done in its own state, which is the document's where nobody else wrote."""
-        if outcome.version == self._seen.version + 1 == self._head.version and outcome.status == "applied":
+        """Note what the agent did to its own state: also what was rejected, which its session still sees."""
+        is_next = outcome.version == self._seen.version + 1 == self._head.version
+        if is_next and outcome.status == "applied" and not self.rejected:
+            # Nobody else wrote, so that it has the document's state.
             self._seen = _Seen(self._head.version, _copied(self._state))
-        else:
+            return
+        with suppress(Refused):
             self._seen = self._seen._replace(state=apply_patch(self._seen.state, patch))
 
     async def _take_posted(self) -> list[CustomEvent]:
@@ -249,7 +254,7 @@ class SharedState(AbstractAsyncContextManager["SharedState"]):
         try:
             outcome = await self._refold.patch(*self._key, edits, **options)
         except Refused as refused:
-            outcome = Outcome(status="refused", reason=refused.reason, detail=str(refused))
+            outcome = Outcome(status=REFUSED, reason=refused.reason, detail=str(refused))
         if not outcome.is_effective:
             return [_custom("refold.rejected", outcome)]
         return [_custom("refold.merged", outcome)] if outcome.dropped else []
