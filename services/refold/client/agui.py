@@ -193,19 +193,18 @@ class SharedState(AbstractAsyncContextManager["SharedState"]):
         if not patch:
             return
         outcome = await self._write(patch)
-        if not outcome.is_effective:
-            self.rejected.append(outcome)
-            if outcome.status != REFUSED:
-                self._note_seen(patch, outcome)
-            yield _custom("refold.rejected", outcome)
-            yield self._snapshot()
-            return
+        # A rejection was decided at that version, too.
         while self._head.version < (outcome.version or 0):
             for event in await self._next_update():
                 yield event
-        if outcome.dropped:
+        if outcome.status != REFUSED:
+            self._note_seen(patch, outcome)
+        if not outcome.is_effective:
+            self.rejected.append(outcome)
+            yield _custom("refold.rejected", outcome)
+            yield self._snapshot()
+        elif outcome.dropped:
             yield _custom("refold.merged", outcome)
-        self._note_seen(patch, outcome)
 
     async def _write(self, patch: Patch) -> Outcome:
         self._count += 1
