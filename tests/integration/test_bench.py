@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bench import append, growth, live, memory, rebuild
+from bench import append, fanout, growth, live, memory, rebuild, stall
 from bench.__main__ import app
 from bench.calibration import UNIT_NAME
 from bench.http_load import read_for
@@ -68,7 +68,7 @@ async def test_append_counts_acknowledged_events_singly_and_in_batches():
     assert figures["batches of 100 on the bare wire"].is_ground
 
 
-@pytest.mark.parametrize("measurement", [rebuild, live, memory, growth])
+@pytest.mark.parametrize("measurement", [rebuild, live, fanout, stall, memory, growth])
 async def test_a_measurement_with_its_own_system_accepts_no_address(measurement):
     with pytest.raises(Refused) as refused:
         await measurement.run(Options(url="http://127.0.0.1:1"), measurement.Plan())

@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from bench import history, latency, live, memory, read, sdk, travel
+from bench import fanout, history, latency, live, memory, read, sdk, stall, travel
 from bench.__main__ import app
 from bench.load import get_request, send_at_rate
 from bench.system import Options
@@ -33,6 +33,41 @@ async def test_latency_has_an_outcome_for_every_event_over_nats_and_http():
         assert figures[f"publish → outcome over {protocol}, p99"].median > 0
         groups = ("projector", "gateway", "nats", "postgres", "load client")
         has_cpu_of(figures, f"publish → outcome over {protocol}", *groups)
+
+
+async def test_fanout_brings_every_change_to_all_beside_a_bare_loop():
+    plan = fanout.Plan(
+        subscribers=20,
+        changes=3,
+        interval_seconds=0.1,
+        idle_seconds=0.1,
+        near=4,
+        hot=10,
+        rate=100,
+        seconds=0.5,
+    )
+    figures = named(await fanout.run(SMALL, plan))
+    wide = "one change to 20 subscribers"
+    assert figures[f"{wide}, p99"].ground == f"{wide}: bare uvloop, p99"
+    assert figures[f"{wide}, messages of 3 changes"].median >= 1
+    assert figures["4 subscribers of a document each, 100 changes/s, p99"].median > 0
+    assert figures[
+        "10 subscribers of a document with 100 changes/s, all at the head after the last change"
+    ].median
+    assert 0 < figures[next(name for name in figures if name.startswith("20 gauges, "))].median < 100
+
+
+async def test_stall_measures_others_beside_clients_that_cost_much():
+    of = ("slow", "connects", "patterns", "replays")
+    plan = stall.Plan(measurements=of, others=4, seconds=0.5, value_bytes=1_000, stopped=5, callers=2, wide=1)
+    figures = named(await stall.run(SMALL, plan))
+    for name in of:
+        assert (
+            figures[f"{name}: 4 others' delay, beside them, p99"].ground
+            == f"{name}: 4 others' delay, alone, p99"
+        )
+    assert figures["connects: streams whose first event is snapshot"].median == 100
+    assert figures["replays: streams whose first event is change"].median == 100
 
 
 async def test_travel_reads_the_right_versions_while_the_log_grows():
