@@ -7,6 +7,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from refold.core import json_text
 from support.authors import STRATEGIES, Folded, Garbage, Simulation
 
 KINDS = {"patch": 8, "put": 1, "merge": 2, "delete": 1}
@@ -43,3 +44,21 @@ def test_no_patch_stops_the_fold_and_what_is_kept_makes_no_difference(seed, turn
         assert kept.publish(event) == loaded.publish(event, is_kept=False)
         assert kept.entries[-1] == loaded.entries[-1]
         assert kept.document.state == loaded.document.state
+
+
+@settings(max_examples=100)
+@given(seed=st.integers(0, 2**32), turns=st.integers(10, 40))
+def test_what_is_kept_makes_no_difference_to_authors_whose_base_runs_ahead(seed, turns):
+    random = Random(seed)
+    simulation = Simulation(random, operations=2, strategies=[*STRATEGIES, "merge", "reject"], kinds=KINDS)
+    simulation.play(turns)
+    (_, state), *history = simulation.history
+    kept, loaded = Folded(state), Folded(state)
+    for event in (each for each in history if isinstance(each, dict)):
+        base = event["base"]
+        if random.random() < 0.5 and base < kept.document.version:
+            base = random.randint(base, kept.document.version)
+        written = json_text.dumps(event | {"base": base})
+        kept.publish(json_text.loads(written))
+        loaded.publish(json_text.loads(written), is_kept=False)
+        assert kept.entries[-1] == loaded.entries[-1]
