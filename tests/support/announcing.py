@@ -28,7 +28,7 @@ from refold.store.memory import MemoryStore
 from refold.telemetry.metrics import LiveMetrics
 from support.scribe import Scribe
 from support.stores import begin
-from support.streams import LOG, MemoryFeed, MemoryPast, caught_up
+from support.streams import LOG, MemoryFeed, MemoryPast
 
 SHARDS = 2
 
@@ -124,12 +124,15 @@ class Announcer(MemoryFeed):
         if self._listener is not None:
             self._listener.advance(self.sequence, self._gap_sequence)
 
+    async def _reaches(self, sequence: int) -> bool:
+        return sequence <= self.committed_sequence
+
     def live(self) -> Live:
         """Return the streams of a gateway that starts now."""
         metrics = LiveMetrics(CollectorRegistry())
         backlog = Backlog(self.log, self.store)
         namespaces = Namespaces(
-            self, backlog, lambda: self.committed_sequence, caught_up, log=LOG, metrics=metrics
+            self, backlog, lambda: self.committed_sequence, self._reaches, log=LOG, metrics=metrics
         )
         documents = Documents(self, MemoryPast(self), log=LOG, metrics=metrics)
         return Live(self, documents, namespaces, log=LOG, metrics=metrics, age_seconds=3_600)

@@ -121,23 +121,29 @@ class MemoryPast:
     """What was before."""
 
     def __init__(self, feed: MemoryFeed) -> None:
+        self._feed = feed
         self.snapshot = feed.snapshot
         self.changes = feed.past_changes
+
+    async def reaches(self, sequence: int) -> bool:
+        """Tell whether there is a sequence."""
+        return sequence <= self._feed.sequence
 
     async def newest(self, key: tuple[str, str]) -> int:
         """Read a document's version."""
         return (await self.snapshot(key, Point(Clock.sequence, 2**62))).version
 
 
-async def caught_up() -> None:
-    """Nothing is behind."""
+async def has_none(_sequence: int) -> bool:
+    """Tell that the log has no such sequence."""
+    return False
 
 
 def live_of(feed: MemoryFeed) -> Live:
     """Return the streams of a gateway over a feed; of namespaces, those without a past."""
     metrics = LiveMetrics(CollectorRegistry())
     backlog = Backlog(MemoryLog(LOG), MemoryStore())
-    namespaces = Namespaces(feed, backlog, lambda: 0, caught_up, log=LOG, metrics=metrics)
+    namespaces = Namespaces(feed, backlog, lambda: 0, has_none, log=LOG, metrics=metrics)
     documents = Documents(feed, MemoryPast(feed), log=LOG, metrics=metrics)
     return Live(feed, documents, namespaces, log=LOG, metrics=metrics, age_seconds=3_600)
 

@@ -25,7 +25,7 @@ from refold.store.ports import HistoryReader
 PART_EVENTS_MAX: Final = 1_000
 """Events of a namespace that are read at once: the more, the fewer pages are unpacked for one event of them."""
 
-PART_BYTES_MAX: Final = 1024 * 1024
+PART_BYTES_MAX: Final = 256 * 1024
 """Bytes of these events; one alone may be larger."""
 
 PART_SCANNED_MAX: Final = 10_000

@@ -55,6 +55,9 @@ class Past(Protocol):
     async def newest(self, key: Key) -> int:
         """Read a document's version, once all that the log has is in the projection."""
 
+    async def reaches(self, sequence: int) -> bool:
+        """Tell whether the log has a sequence, once that is in the projection."""
+
     async def changes(self, key: Key, after: int, limit: int) -> list[Change]:
         """Read a document's changes after a version: at most so many, fewer where they are large."""
 
@@ -69,7 +72,8 @@ class Documents:
         self._metrics = metrics
         self._shared: dict[tuple[Key, object], Shared] = {}
         self._watches: Counter[Key] = Counter()
-        self._state_bytes = 0
+        self._documents: dict[Key, WatchedDocument] = {}
+        self._kept_bytes = 0
         self._replays: WeakValueDictionary[tuple[Key, object, int], Query] = WeakValueDictionary()
         self._loading: dict[tuple[Key, object, int], asyncio.Task[Query]] = {}
 
@@ -89,7 +93,7 @@ class Documents:
         shared = self._shared.get((key, query.key))
         if shared is None:
             shared = self._shared[key, query.key] = Shared(query, self._metrics)
-            self._state_bytes += query.kept_bytes
+            self._kept_bytes += query.kept_bytes
         load, end = partial(self._replay, document, asked), partial(self._end, shared, query)
         entry = Entry(stream, shared, asked, UNKNOWN, load=load, end=end)
         stream.add(entry)
@@ -127,6 +131,8 @@ class Documents:
             return UNKNOWN
         if since.is_version:
             return since.value
+        if not await self._past.reaches(since.value):
+            return UNKNOWN
         key = document.namespace, document.document
         return (await self._past.snapshot(key, Point(Clock.sequence, since.value))).version
 
@@ -177,7 +183,8 @@ class Documents:
         document = await self._feed.watch(key)
         self._watches[key] += 1
         if self._watches[key] == 1:
-            self._state_bytes += document.state_bytes
+            self._documents[key] = document
+            self._kept_bytes += document.state_bytes
         try:
             self._check_room()
         except LiveFull:
@@ -186,23 +193,29 @@ class Documents:
         return document
 
     def _check_room(self) -> None:
-        if self._state_bytes > STATES_BYTES_MAX:
+        if self._kept_bytes > STATES_BYTES_MAX:
             raise LiveFull("the documents and values that are watched here are too large together")
+
+    def count(self) -> None:
+        """Count what the states and values take by now; in between, what is new is added."""
+        states = sum(document.count() for document in self._documents.values())
+        queries = (shared.source for shared in self._shared.values())
+        self._kept_bytes = states + sum(query.kept_bytes for query in queries if isinstance(query, Query))
 
     def _unwatch(self, document: WatchedDocument) -> None:
         key = document.namespace, document.document
         self._feed.release(key)
         self._watches[key] -= 1
         if not self._watches[key]:
-            del self._watches[key]
-            self._state_bytes = max(0, self._state_bytes - document.state_bytes)
+            del self._watches[key], self._documents[key]
+            self._kept_bytes -= document.state_bytes
 
     def _end(self, shared: Shared, query: Query) -> None:
         """End what was shared, after its last subscriber."""
         document = query.document
         if not len(shared):
             del self._shared[(document.namespace, document.document), query.key], document.queries[query.key]
-            self._state_bytes = max(0, self._state_bytes - query.kept_bytes)
+            self._kept_bytes -= query.kept_bytes
         self._unwatch(document)
 
 

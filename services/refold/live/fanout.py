@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from functools import lru_cache
 from itertools import islice
@@ -17,7 +18,7 @@ from typing import Final, Protocol
 from refold.core import json_text
 from refold.core.errors import RefoldError, Refused
 from refold.live import Cursor, Frame, Sink, Subscription, rounded_interval
-from refold.live.query import Behind
+from refold.live.query import UNKNOWN, Behind
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import LiveMetrics
 
@@ -95,29 +96,20 @@ class Entry:
                 return frame
             self.position = self.replay.caught_up(self.position)
             self.replay = None
+            self.stream.drained()
         try:
             source = self.shared.source
             return source.next(self.position, self.sent, is_merged=not self.asked.wants_each, why=self.why)
         except Behind:
             if not self.is_loading:
                 self.is_loading = True
-                self.stream.start(self._load())
+                self.stream.load(self)
             return None
 
     def take(self, frame: Frame) -> None:
         """Note the message that is sent now."""
         self.position = self.sent = frame.position
         self.why = "slow"
-
-    async def _load(self) -> None:
-        try:
-            self.replay = await self.load(self.position)
-        except RefoldError as error:
-            get_logger().warning("live_replay_failed", code=error.code, error=str(error))
-            self.stream.bye("slow")
-            return
-        self.is_loading = False
-        self.stream.pump()
 
     def cursor_position(self) -> int:
         """Return how far it has got all, which may be beyond its last message."""
@@ -248,11 +240,39 @@ class Stream:
         self.ends_at = 0.0
         self._owner = owner
         self._sink = sink
+        # Subscriptions that are to be loaded. One at a time is, so that a stream holds one part of what it lacks.
+        self._loads: deque[Entry] = deque()
+        self._is_loading = False
+        self._is_drained = asyncio.Event()
         sink.on_ready = self.pump
 
-    def start(self, work: Coroutine[None, None, None]) -> None:
-        """Run something beside the passes."""
-        self._owner.start(work)
+    def load(self, entry: Entry) -> None:
+        """Read what a subscription lacks, after those of other ones."""
+        self._loads.append(entry)
+        if not self._is_loading:
+            self._is_loading = True
+            self._owner.start(self._load_all())
+
+    async def _load_all(self) -> None:
+        try:
+            while self._loads and self.is_open:
+                entry = self._loads.popleft()
+                self._is_drained.clear()
+                entry.replay = await entry.load(entry.position)
+                entry.is_loading = False
+                self.pump_entry(entry)
+                while entry.replay is not None and self.is_open:
+                    await self._is_drained.wait()
+                    self._is_drained.clear()
+        except RefoldError as error:
+            get_logger().warning("live_replay_failed", code=error.code, error=str(error))
+            self.bye("full")
+        finally:
+            self._is_loading = False
+
+    def drained(self) -> None:
+        """Note that a subscription has been sent all that was read for it."""
+        self._is_drained.set()
 
     def add(self, entry: Entry) -> None:
         """Add a subscription."""
@@ -273,7 +293,7 @@ class Stream:
             while sink.is_ready and self.is_open:
                 frame = entry.next()
                 if frame is None:
-                    entry.is_due = False
+                    entry.is_due = entry.is_loading
                     return
                 entry.take(frame)
                 is_single = len(self.entries) == 1
@@ -282,12 +302,17 @@ class Stream:
                 self._owner.count(frame)
         except Refused as refusal:
             self.error(refusal)
+        except Exception as error:  # noqa: BLE001 - the other streams of the pass go on
+            get_logger().error("live_stream_crashed", exc_info=error)
+            self._end("full")
 
     def _document_cursor(self, entry: Entry, position: int) -> str:
         return _cursor_text(self._owner.log, entry.asked.document is not None, position)
 
     def _joint_cursor(self) -> str:
-        """Return the sequence up to which all subscriptions have got all."""
+        """Return the sequence up to which all subscriptions have got all; empty while one has not begun."""
+        if any(entry.position == UNKNOWN for entry in self.entries):
+            return ""
         sequence = self._owner.feed.sequence
         return str(
             Cursor(self._owner.log, False, max(0, min(each.covered(sequence) for each in self.entries)))
@@ -316,6 +341,9 @@ class Stream:
             return
         if self._sink.is_ready:
             self._sink.send(bye_frame(reason, retry_seconds), "")
+        self._end(reason)
+
+    def _end(self, reason: str) -> None:
         self.close()
         self._owner.metrics.bye.labels(reason=reason).inc()
         self._sink.end()
@@ -329,6 +357,7 @@ class Stream:
             entry.shared.remove(entry)
             entry.end()
         self.entries.clear()
+        self._is_drained.set()
         self._sink.on_ready = nothing
 
 

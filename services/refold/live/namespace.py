@@ -14,7 +14,7 @@ from weakref import WeakSet
 from refold.core.errors import LogUnavailable, Refused, StoreUnavailable, TimedOut
 from refold.core.stream import check_name, is_printable
 from refold.live import Cursor, LiveFull, Mode, Subscription
-from refold.live.backlog import Backlog
+from refold.live.backlog import PART_BYTES_MAX, Backlog
 from refold.live.fanout import Entry, Shared, Stream
 from refold.live.query import UNKNOWN
 from refold.live.ring import NamespaceQuery, Replay, Ring, key_of
@@ -50,19 +50,19 @@ class Namespaces:
         feed: Feed,
         backlog: Backlog,
         committed_sequence: Callable[[], int],
-        catch_up: Callable[[], Awaitable[None]],
+        reaches: Callable[[int], Awaitable[bool]],
         *,
         log: str,
         metrics: LiveMetrics,
     ) -> None:
         """`committed_sequence` returns the sequence up to which the projection has committed everything.
 
-        `catch_up` waits until that is all that the log has, and may raise `TimedOut`.
+        `reaches` tells whether the log has a sequence, once it is committed, and may raise `TimedOut`.
         """
         self._feed = feed
         self._backlog = backlog
         self._committed_sequence = committed_sequence
-        self._catch_up = catch_up
+        self._reaches = reaches
         self._log = log
         self._metrics = metrics
         self._ring = Ring()
@@ -70,6 +70,7 @@ class Namespaces:
         self._is_listening = False
         self._shared: dict[object, Shared] = {}
         self._loading: dict[object, asyncio.Task[Replay]] = {}
+        self._reads_count = 0
         self._replays: WeakSet[Replay] = WeakSet()
 
     async def subscribe(self, stream: Stream, asked: Subscription, since: Cursor | None) -> None:
@@ -99,16 +100,10 @@ class Namespaces:
             after = UNKNOWN if since.log != self._log or since.is_version else since.value
         if after is None:
             return
-        if after == UNKNOWN or not await self._has_reached(after):
+        if after == UNKNOWN or (after > self._ring.sequence and not await self._reaches(after)):
             entry.why = "log"
         else:
             entry.position = entry.sent = after
-
-    async def _has_reached(self, sequence: int) -> bool:
-        """Wait for a sequence that a client got from another gateway; False where the log does not have it."""
-        if max(self._ring.sequence, self._committed_sequence()) < sequence:
-            await self._catch_up()
-        return max(self._ring.sequence, self._committed_sequence()) >= sequence
 
     async def _load(self, query: NamespaceQuery, position: int) -> Replay:
         """Return what follows a position that the ring does not reach: a part of it, perhaps of no messages."""
@@ -131,8 +126,13 @@ class Namespaces:
         """Read a part, for all subscribers that are at this position, as soon as some of it is committed."""
         for _ in range(LOOKS_MAX):
             until = min(self._committed_sequence(), query.floor)
-            if after < until and sum(replay.size for replay in self._replays) <= REPLAYS_BYTES_MAX:
-                part = await self._backlog.read(query.namespace, query.is_wanted, after, until)
+            held = sum(replay.size for replay in self._replays) + self._reads_count * PART_BYTES_MAX
+            if after < until and held <= REPLAYS_BYTES_MAX:
+                self._reads_count += 1
+                try:
+                    part = await self._backlog.read(query.namespace, query.is_wanted, after, until)
+                finally:
+                    self._reads_count -= 1
                 replay = query.replay(part.changes, part.sequence)
                 self._replays.add(replay)
                 return replay

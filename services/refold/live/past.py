@@ -77,6 +77,12 @@ class Past:
         await self.catch_up(key)
         return (await self.head(key)).version
 
+    async def reaches(self, sequence: int) -> bool:
+        """Tell whether the log has a sequence, and wait until it is committed. Raises `TimedOut`."""
+        if min(self._projection.sequences) < sequence:
+            await self.catch_up()
+        return min(self._projection.sequences) >= sequence
+
     async def catch_up(self, key: Key | None = None) -> None:
         """Wait until all that the log has of a document, or of all, is committed. Raises `TimedOut`."""
         if not await self._projection.catch_up(asyncio.get_running_loop().time() + COMMIT_SECONDS, key):

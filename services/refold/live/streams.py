@@ -117,6 +117,7 @@ class Live:
             second += 1
             self.metrics.frames.inc(self._frames_count)
             self._frames_count = 0
+            self._documents.count()
             for stream in list(self._slots[second % ALIVE_SECONDS]):
                 if loop.time() > stream.ends_at:
                     stream.bye("age")

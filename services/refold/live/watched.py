@@ -26,6 +26,10 @@ RING_BYTES_MAX: Final = 1024 * 1024
 """What is kept of one document's changes, for subscribers that are behind."""
 
 
+COUNTED_BYTES: Final = 64 * 1024
+"""A state's size is counted again after so many bytes of changes, and as many as it has."""
+
+
 class Change:
     """A change as it was announced: canonical bytes, as `schemas/change.schema.json` says.
 
@@ -89,6 +93,7 @@ class WatchedDocument:
         self.is_absent = head.state is None
         self._pending: list[Change] = []
         self._pending_bytes = 0
+        self._grown_bytes = 0
         self.changes: deque[Change] = deque()
         self._ring_bytes = 0
 
@@ -111,6 +116,14 @@ class WatchedDocument:
         """Tell whether a change can be kept with all that are."""
         is_room = self._ring_bytes + _size(change) <= RING_BYTES_MAX and len(self.changes) < RING_CHANGES_MAX
         return is_room or not self.changes
+
+    def count(self) -> int:
+        """Return the canonical bytes of its state, counted again where it may have grown much."""
+        if self._grown_bytes > self.state_bytes + COUNTED_BYTES:
+            self._grown_bytes = 0
+            state = self.state()
+            self.state_bytes = 0 if state is ABSENT else json_text.size(state)
+        return self.state_bytes
 
     def changes_after(self, version: int) -> list[Change]:
         """Return the changes after a version that is not below `floor`."""
@@ -143,6 +156,7 @@ class WatchedDocument:
             len(self.changes) > RING_CHANGES_MAX or self._ring_bytes > bytes_max
         ):
             self._ring_bytes -= _size(self.changes.popleft())
+        self._grown_bytes += len(change.body)
         self._pending.append(change)
         self._pending_bytes += len(change.body)
         if len(self._pending) > RING_CHANGES_MAX or self._pending_bytes > bytes_max:

@@ -165,7 +165,7 @@ def _live(
 ) -> Live:
     documents = Documents(feed, past, log=log, metrics=metrics)
     namespaces = Namespaces(
-        feed, backlog, lambda: consistency.sequence, past.catch_up, log=log, metrics=metrics
+        feed, backlog, lambda: consistency.sequence, past.reaches, log=log, metrics=metrics
     )
     age_seconds = settings.live_seconds_max
     return Live(feed, documents, namespaces, log=log, metrics=metrics, age_seconds=age_seconds)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from refold.core.errors import Refused
-from refold.live import LiveFull, Mailbox, Mode, documents
-from support.streams import LOG, MemoryFeed, Reader, asked, live_of
+from refold.live import Frame, LiveFull, Mailbox, Mode, documents
+from support.streams import KEY, LOG, MemoryFeed, Reader, asked, live_of
 
 
 def put(value: Any, path: str = "/n") -> list[Any]:
@@ -116,6 +116,88 @@ async def test_a_version_that_another_gateway_sent_is_waited_for() -> None:
     feed.deliver()
     await turns()
     assert shown(reader) == [("change", 3)]
+
+
+async def test_a_sequence_that_the_log_does_not_have_gets_a_snapshot() -> None:
+    feed = MemoryFeed()
+    live, reader = live_of(feed), Reader()
+    feed.publish(put(1))
+    await live.open([asked()], reader, cursor=f"{LOG}@99", is_reconnect=True)
+    assert reader.messages[0]["why"] == "log"
+
+
+async def test_each_change_with_an_interval_comes_from_history_too() -> None:
+    feed = MemoryFeed()
+    live, reader = live_of(feed), Reader(version=0)
+    for number in range(3_000):
+        feed.publish(put(number))
+    await live.open([asked(after=0, is_merged=False, interval=60_000)], reader)
+    while len(reader.messages) < 3_000:
+        await turns()
+    assert reader.version == 3_000
+
+
+async def test_a_stream_holds_the_history_of_one_subscription_at_a_time() -> None:
+    feed = MemoryFeed()
+    live, reader = live_of(feed), Reader(None)
+    keys = [("acme", f"order-{number}") for number in range(3)]
+    for key in keys:
+        for number in range(2_500):
+            feed.publish(put(number), key)
+    wanted = [asked(document=document, after=0, is_merged=False) for _, document in keys]
+    reader.set_open(False)
+    reader.is_ready = False
+    stream = await live.open(wanted, reader)
+    most = 0
+    while len(reader.messages) < 7_500:
+        await turns()
+        most = max(most, sum(entry.replay is not None for entry in stream.entries[1:]))
+        reader.set_open(True)
+        reader.set_open(False)
+    assert most <= 1 + len(keys), "those that are read while the stream is opened, and one"
+    versions = [message["version"] for message in reader.messages if message["document"] == "order-2"]
+    assert versions == list(range(1, 2_501))
+
+
+async def test_several_subscriptions_have_no_cursor_before_all_have_begun() -> None:
+    feed = MemoryFeed()
+    live, reader = live_of(feed), Reader(None)
+    feed.publish(put(1))
+    feed.publish(put(1), ("acme", "order-2"))
+    await live.open([asked(), asked(document="order-2")], reader)
+    assert [message["kind"] for message in reader.messages] == ["snapshot", "snapshot"]
+    assert reader.cursors == [f"{LOG}@2"]
+
+
+async def test_a_document_that_has_grown_is_counted_again() -> None:
+    feed = MemoryFeed()
+    document = await feed.watch(KEY)
+    feed.publish([{"op": "add", "path": "", "value": {"text": "x" * 100_000}}])
+    assert document.count() > 100_000
+    feed.publish([{"op": "replace", "path": "", "value": {}}])
+    feed.publish([{"op": "replace", "path": "", "value": {"text": "x" * 200_000}}])
+    feed.publish([{"op": "replace", "path": "", "value": {}}])
+    assert document.count() == 2
+
+
+async def test_a_subscriber_that_fails_does_not_stop_the_others(capfd: pytest.CaptureFixture[str]) -> None:
+    class Broken(Reader):
+        def send(self, frame: Frame, cursor: str) -> None:
+            if self.messages:
+                raise OSError("a defect")
+            super().send(frame, cursor)
+
+    feed = MemoryFeed()
+    live, broken, reader = live_of(feed), Broken(), Reader()
+    feed.publish(put(1))
+    await live.open([asked()], broken)
+    await live.open([asked()], reader)
+    for number in range(3):
+        feed.publish(put(number))
+        await turns()
+    assert reader.version == 4
+    assert broken.is_ended
+    assert "live_stream_crashed" in capfd.readouterr().out
 
 
 async def test_a_bad_cursor_is_refused_on_a_first_connect() -> None:
