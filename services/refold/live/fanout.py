@@ -266,7 +266,7 @@ class Stream:
                     self._is_drained.clear()
         except RefoldError as error:
             get_logger().warning("live_replay_failed", code=error.code, error=str(error))
-            self.bye("full")
+            self.bye("slow")
         finally:
             self._is_loading = False
 
