@@ -117,6 +117,9 @@ async def test_a_run_that_is_sent_again_takes_effect_once():
         for _ in range(2):
             response = await post(gateway, ["a", "b"], query="?base=2", **long)
             assert events_of(response.content)[1]["snapshot"] == ["a", "b"]
+        for base, thread_id, run_id in [(3, "x", "y:z"), (4, "x:y", "z"), (5, "x%3Ay", "z")]:
+            response = await post(gateway, [base], options={"base": base}, threadId=thread_id, runId=run_id)
+            assert events_of(response.content)[1]["snapshot"] == [base]
 
 
 async def test_a_rejected_and_a_partly_dropped_edit_are_told_with_their_outcome():
@@ -308,8 +311,22 @@ async def test_a_run_that_follows_ends_when_it_was_asked_to_and_with_the_gateway
             gateway.context.live.shut_down()
             (finished,) = await run.next()
             assert (finished["type"], finished["result"]["why"]) == ("RUN_FINISHED", "shutdown")
+            assert await run.next() == []
         response = await post(gateway, {}, query="?follow=true")
         assert (response.status_code, response.json()["code"]) == (503, "live_full")
+
+
+async def test_a_run_whose_stream_ends_before_its_event_is_taken_still_ends_with_an_event():
+    async with twin() as gateway, Following(gateway, "interval=0") as run:
+        await run.next()
+        publish(gateway, {"op": "add", "path": "", "value": {"a": 1}})
+        # After the change is held, and before the run takes it.
+        asyncio.get_running_loop().call_soon(gateway.context.live.shut_down)
+        assert await run.next() == [snapshot({"a": 1}, 1, 1)]
+        (finished,) = await run.next()
+        assert finished["type"] == "RUN_FINISHED"
+        assert finished["result"] == {"version": 1, "sequence": 1, "why": "ended"}
+        assert await run.next() == []
 
 
 async def test_a_run_fails_where_the_document_gets_a_member_of_the_name_of_the_stamp():

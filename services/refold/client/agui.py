@@ -17,7 +17,16 @@ from refold.client.client import Refold
 from refold.client.requests import WriteOptions, json_bytes
 from refold.client.responses import REFUSED, DocumentUpdate, Outcome, Patch, apply_patch
 from refold.core import json_text
-from refold.core.agui import EVENT_TYPE, Posted, add_stamp, bounded_id, find_edits, make_delta, read_posted
+from refold.core.agui import (
+    EVENT_TYPE,
+    Posted,
+    add_stamp,
+    bounded_id,
+    find_edits,
+    make_delta,
+    read_posted,
+    run_event_id,
+)
 from refold.core.diff import diff
 from refold.core.errors import DocumentAbsent, Refused, ServiceUnavailable, TimedOut, VersionUnknown
 from refold.core.json_text import Json
@@ -248,7 +257,7 @@ class SharedState(AbstractAsyncContextManager["SharedState"]):
         if not edits:
             return []
         assert posted.base is not None
-        event_id = bounded_id(f"agui:{self._input.thread_id}:{self._input.run_id}")
+        event_id = run_event_id(self._input.thread_id, self._input.run_id)
         options: WriteOptions = {**self._options, "id": event_id, "base": posted.base}
         try:
             outcome = await self._refold.patch(*self._key, edits, **options)

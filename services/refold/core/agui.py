@@ -44,6 +44,13 @@ def bounded_id(text: str) -> str:
     return text if len(text) <= NEWEST.limits.id_chars else f"agui:{sha256(text.encode()).hexdigest()}"
 
 
+def run_event_id(thread_id: str, run_id: str) -> str:
+    """Return the id of the event that a run's posted state becomes. No two runs have the same one."""
+    # The first colon ends the thread's id: without an escape, `x` and `y:z` would have that of `x:y` and `z`.
+    thread = thread_id.replace("%", "%25").replace(":", "%3A")
+    return bounded_id(f"agui:{thread}:{run_id}")
+
+
 class Posted(NamedTuple):
     """A state that a client posted, without its stamp, and the version that it was made from where that is known."""
 

@@ -23,11 +23,11 @@ from refold.core.agui import (
     STAMP_PATTERN,
     RunInput,
     add_stamp,
-    bounded_id,
     find_edits,
     make_delta,
     read_posted,
     read_run_input,
+    run_event_id,
     whole_state,
 )
 from refold.core.document import ABSENT
@@ -232,9 +232,10 @@ class _Run:
             held = await mailbox.next()
             while held is not None:
                 yield await self._event_of(held[0])
-                held = await _next_until(mailbox, deadline)
-            if deadline is not None and deadline_in(0) >= deadline:
-                yield self._finished("seconds")
+                is_over = deadline is not None and deadline_in(0) >= deadline
+                held = None if is_over else await mailbox.next(deadline)
+            # A stream ends without a word to a client that has not taken the event before.
+            yield self._finished("ended" if mailbox.is_ended else "seconds")
         except _Ended as ended:
             yield self._finished(ended.why)
         except (RefoldError, Problem) as error:
@@ -327,7 +328,7 @@ class _Run:
         own = {
             "patch": edits,
             "base": base,
-            "id": bounded_id(f"agui:{self._given.thread_id}:{self._given.run_id}"),
+            "id": run_event_id(self._given.thread_id, self._given.run_id),
             "type": EVENT_TYPE,
         }
         if self._options.on_conflict is not None:
@@ -346,17 +347,6 @@ class _Ended(Exception):
 
 
 _ENDS: Final = frozenset({"age", "shutdown"})
-
-
-async def _next_until(mailbox: Mailbox, deadline: float | None) -> tuple[Frame, str] | None:
-    """Return the next message; None after the last one, and after the deadline."""
-    if deadline is not None and deadline_in(0) >= deadline:
-        return None
-    try:
-        async with asyncio.timeout_at(deadline):
-            return await mailbox.next()
-    except TimeoutError:
-        return None
 
 
 async def _find_edits(base: Json, state: Json) -> list[Json]:

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
@@ -114,7 +115,7 @@ class Mailbox:
         self.on_ready: Callable[[], None] = lambda: None
         self._held: tuple[Frame, str] | None = None
         self._has_come = asyncio.Event()
-        self._is_ended = False
+        self.is_ended = False
 
     def send(self, frame: Frame, cursor: str) -> None:
         """Hold a message."""
@@ -124,22 +125,25 @@ class Mailbox:
 
     def end(self) -> None:
         """End, after what is held."""
-        self._is_ended = True
+        self.is_ended = True
         self._has_come.set()
 
     def take(self) -> tuple[Frame, str] | None:
         """Return the message that is held, if there is one; the stream may send the next at once."""
         held, self._held = self._held, None
         if held is not None:
-            if not self._is_ended:
+            if not self.is_ended:
                 self._has_come.clear()
             self.is_ready = True
             self.on_ready()
         return held
 
-    async def next(self) -> tuple[Frame, str] | None:
-        """Wait for a message; None after the last one."""
-        await self._has_come.wait()
+    async def next(self, deadline: float | None = None) -> tuple[Frame, str] | None:
+        """Wait for a message; None after the last one, and where none has come by a time on the loop's clock."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await self._has_come.wait()
+        # One that comes in the turn of the deadline is held, too.
         return self.take()
 
 

@@ -5,7 +5,6 @@ A request that waits, as others do (`refold.gateway.inflight`): what may pass is
 
 from __future__ import annotations
 
-from asyncio import timeout_at
 from contextlib import closing
 from typing import Final
 
@@ -14,7 +13,7 @@ import orjson
 from refold.gateway.inflight import deadline_in
 from refold.gateway.live import Connection
 from refold.gateway.responses import JSON, Response
-from refold.live import Frame, LiveFull, Mailbox
+from refold.live import LiveFull, Mailbox
 from refold.live.fanout import Stream
 
 MESSAGES_MAX: Final = 1_000
@@ -38,18 +37,16 @@ async def _collect(
 ) -> tuple[list[bytes], str]:
     """Return messages, and the cursor after them. Raises `LiveFull` where the stream has ended instead."""
     messages: list[bytes] = []
-    bytes_count, is_due, cursor = 0, False, ""
-    while len(messages) < MESSAGES_MAX and bytes_count < MESSAGES_BYTES_MAX:
-        held = mailbox.take() if is_due else await _next(mailbox, deadline)
+    bytes_count, is_due, is_last, cursor = 0, False, False, ""
+    while len(messages) < MESSAGES_MAX and bytes_count < MESSAGES_BYTES_MAX and not is_last:
+        held = mailbox.take() if is_due else await mailbox.next(deadline)
         if held is None:
-            # This cursor is also beyond the changes that do not concern the subscriptions.
+            # Its cursor is also beyond the changes that do not concern the subscriptions.
             stream.alive()
-            held = mailbox.take()
-            cursor = held[1] if held else cursor
+            held, is_last = mailbox.take(), True
+        if held is None or held[0].kind == "bye":
             break
         frame, after = held
-        if frame.kind == "bye":
-            break
         cursor = after or cursor
         if frame.kind != "alive":
             messages.append(frame.body)
@@ -58,11 +55,3 @@ async def _collect(
     if not (messages or cursor):
         raise LiveFull("the gateway ends its live streams; ask again")
     return messages, cursor
-
-
-async def _next(mailbox: Mailbox, deadline: float) -> tuple[Frame, str] | None:
-    try:
-        async with timeout_at(deadline):
-            return await mailbox.next()
-    except TimeoutError:
-        return None
