@@ -159,7 +159,7 @@ async def read_streams(
     try:
         await asyncio.to_thread(streams.run, lambda: streams.is_begun or signals.is_stopped)
         for reader in readers:
-            reader.bytes_received = 0
+            reader.bytes_received = reader.events = 0
             reader.times.clear()
             reader.versions.clear()
         reading = asyncio.create_task(
