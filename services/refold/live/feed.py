@@ -48,7 +48,6 @@ _CHANGES: Final = "change.>"
 _PREFIX: Final = b'{"actor":'
 """Begins a change notice. Any client can make the broker send an acknowledgement to any subject."""
 
-_NO_PATCH: Final = b'"patch":null,'
 _SEQUENCE: Final = b'"sequence":'
 _VERSION: Final = b'"version":'
 
@@ -195,7 +194,12 @@ class Feed:
         if not body.startswith(_PREFIX):
             return
         where = _route(subject)
+        self._pass(subject, where, body)
+        # A change whose handling failed was not received: the next progress finds that one is lost.
         self._progress.received[where.partition] += 1
+
+    def _pass(self, subject: str, where: Route, body: bytes) -> None:
+        """Pass a change to who watches its document and to the listeners."""
         at = body.rfind(_SEQUENCE) + len(_SEQUENCE)
         sequence = int(body[at : body.index(b",", at)])
         self._last_sequence = max(sequence, self._last_sequence)
@@ -234,7 +238,7 @@ class Feed:
         watch.newest = max(change.version, watch.newest)
         if document is not None and change.version <= document.version:
             return
-        if _NO_PATCH in change.body:
+        if not change.has_patch:
             pass
         elif document is not None and change.version == document.version + 1:
             document.append(change)

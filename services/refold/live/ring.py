@@ -31,8 +31,6 @@ FRAMES_MAX: Final = 256
 SUPERSEDED_MIN: Final = 64
 """Changes of which newer ones are known are dropped where there are so many, and half of all are."""
 
-_NO_PATCH: Final = b'"patch":null,'
-
 
 class Noted(NamedTuple):
     """A change with its document."""
@@ -79,8 +77,8 @@ class Ring:
         sequence = change.sequence
         if sequence <= max(self.sequence, self.floor) or sequence in self._pending:
             return
-        if _NO_PATCH in change.body:
-            # Perhaps it is too large for a notice: it is read from the backlog.
+        if not change.has_patch:
+            # It is too large for a notice: it is read from the backlog.
             self._gap_sequence = max(sequence, self._gap_sequence)
             return
         self._pending[sequence] = Noted(key, change)

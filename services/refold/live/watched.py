@@ -33,7 +33,8 @@ COUNTED_BYTES: Final = 64 * 1024
 class Change:
     """A change as it was announced: canonical bytes, as `schemas/change.schema.json` says.
 
-    `plain_body` is the same with the operations of RFC 6902 alone. It is None where that is not known.
+    `plain_body` is the same with the operations of RFC 6902 alone. It is None where that is not known. Without a patch,
+    which a notice has no room for where it is large, nothing is known of its operations.
     """
 
     __slots__ = ("body", "has_extensions", "plain_body", "sequence", "version")
@@ -42,9 +43,14 @@ class Change:
         self.version = version
         self.sequence = sequence
         self.body = body
-        is_suspect = b'"op":"inc"' in body or b'"op":"str_' in body
+        is_suspect = (b'"op":"inc"' in body or b'"op":"str_' in body) and self.has_patch
         self.has_extensions = is_suspect and any(it["op"] in EXTENSIONS for it in self.operations())
         self.plain_body = None if self.has_extensions else body
+
+    @property
+    def has_patch(self) -> bool:
+        """Tell whether it has its patch. Its members are in order: the patch ends where `recorded_at` begins."""
+        return not self.body.endswith(_NO_PATCH, 0, self.body.rfind(_RECORDED_AT))
 
     def fields(self) -> dict[str, Json]:
         """Parse it; nothing in the result is shared."""
@@ -52,7 +58,7 @@ class Change:
         return fields
 
     def operations(self) -> list[Json]:
-        """Parse its patch; nothing in the result is shared."""
+        """Parse its patch, which it has; nothing in the result is shared."""
         return list(self.fields()["patch"])
 
 
@@ -235,4 +241,6 @@ def patches(changes: list[Change], *, is_native: bool) -> Iterator[Json]:
         yield from json_text.reread(body)["patch"]
 
 
+_NO_PATCH: Final = b'"patch":null,'
+_RECORDED_AT: Final = b'"recorded_at":'
 _REMOVAL: Final = b'{"op":"remove","path":""}'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 
@@ -14,6 +14,7 @@ from refold.core.errors import StoreUnavailable
 from refold.core.history import Clock, Point
 from refold.live import LiveFull, progress
 from refold.live import feed as feeds
+from refold.live.ring import Ring
 from refold.live.watched import Change, WatchedDocument
 from refold.log.memory import MemoryLog
 from refold.projector import notices
@@ -60,8 +61,10 @@ def losing(*lost: int) -> Callable[[str], int]:
 async def is_current(world: World, document: WatchedDocument) -> bool:
     """Compare a watched document with the end of the log, which must be committed."""
     end = (await world.log.info()).last_sequence
+    if world.consistency.sequence < end:
+        return False
     head = await world.store.head("n", document.document)
-    if world.consistency.sequence < end or head is None:
+    if head is None:
         return False
     found = document.version, document.state()
     return found == (head.snapshot.version, from_canonical(head.snapshot.state))
@@ -351,6 +354,70 @@ async def test_a_listener_has_all_changes_but_those_up_to_its_gap() -> None:
         await world.write("a")
         await until(lambda: world.feed.sequence == last + 1)
         assert heard.sequence == last
+
+
+async def test_only_a_change_that_came_without_its_patch_is_read_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(notices, "NOTICE_BYTES_MAX", 500)
+    async with feeding() as world, world.projecting():
+        ring = Ring()
+        await world.feed.add_listener(ring)
+        document = await world.feed.watch(("n", "a"))
+        began = await world.write("a", {"put": {"n": 1}})
+        await until(lambda: ring.sequence == began)
+        floor, gaps_count = ring.floor, world.count("gaps_total")
+        inner = {"occurred_at": "", "patch": None, "recorded_at": ""}
+        for event in (
+            {"put": {"n": 1, **inner}, "meta": inner, "type": '"patch":null,"recorded_at":'},
+            {"put": {"n": 1, "job": inner}, "type": '","patch":null,"recorded_at":"'},
+        ):
+            last = await world.write("a", event)
+        await until(lambda: ring.sequence == last)
+        assert (ring.floor, world.count("gaps_total")) == (floor, gaps_count)
+
+        patch = [{"op": "inc", "path": "/n", "inc": 1}, {"op": "add", "path": "/text", "value": "x" * 500}]
+        large = await world.write("a", {"patch": patch, "meta": {"op": "inc"}})
+        await until(lambda: ring.sequence == large)
+        assert ring.floor == large
+        await until(lambda: is_current(world, document))
+        assert document.changes[-1].operations() == patch
+
+
+class Failing(Heard):
+    """A listener that fails at some changes."""
+
+    def take(self, key: Key, change: Change) -> None:
+        """Take a change. Raises `LookupError`."""
+        super().take(key, change)
+        if change.fields()["type"] == "fails":
+            raise LookupError
+
+
+async def test_a_change_whose_handling_fails_counts_as_lost() -> None:
+    async with feeding() as world, world.projecting():
+        listen = world.wire.listen
+
+        async def listen_on(subject: str, handle: Callable[[str, bytes], None]) -> Callable[[], None]:
+            def take(subject: str, body: bytes) -> None:
+                with suppress(LookupError):
+                    handle(subject, body)
+
+            return await listen(subject, take)
+
+        world.wire.listen = listen_on  # An error ends no connection, as with NATS.
+        failing = Failing()
+        await world.feed.add_listener(failing)
+        began = await world.write("a")
+        await until(lambda: failing.sequence == began)
+        failed = await world.write("b", {"put": 1, "type": "fails"})
+        await until(lambda: failing.sequence == failed)
+        assert failing.gap_sequence == failed
+        await until(lambda: world.count("audits_total", why="lost") > 0)
+        await until(lambda: world.feed.sequence == failed)
+        last = await world.write("b")
+        await until(lambda: failing.sequence == last)
+        assert failing.gap_sequence == failed
 
 
 @pytest.mark.parametrize("seed", range(12))
