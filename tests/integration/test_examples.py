@@ -1,8 +1,10 @@
 """Every example runs unchanged and prints what it promises."""
 
 import re
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ SHOWN = {
     "strict_write.py": ("http", "conflict"),
     "bulk.py": ("http", "1000 of 1000 took a version"),
     "follow_changes.py": ("http", "version 3 by example"),
+    "read_model.py": ("http", "order-1 is at version 2 with a total of 12"),
 }
 SCRIPTS = ("01_basic_state_sync/main.py", "02_collaborative_editing/main.py")
 """Examples that start a system of their own."""
@@ -41,6 +44,16 @@ def test_every_example_is_tested():
 def test_an_example_prints_what_it_promises(up, name):
     endpoint, promised = SHOWN[name]
     assert promised in run(name, up.endpoints()[endpoint])
+
+
+def test_the_read_model_continues_where_it_ended_and_begins_again_with_another_log(up, tmp_path):
+    file, url = tmp_path / "model.db", up.endpoints()["http"]
+    versions = []
+    for before in ("", "", "UPDATE position SET cursor = '00000000@1'; UPDATE documents SET version = 1000"):
+        with closing(sqlite3.connect(file)) as rows:
+            rows.executescript(before)
+        versions.append(int(run("read_model.py", url, str(file)).split()[4]))
+    assert versions == [versions[0], versions[0] + 2, versions[0] + 4]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

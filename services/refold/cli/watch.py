@@ -42,7 +42,8 @@ async def watch(
         typer.Option("--mode", help="Of a document: patch or values. Of a namespace: heads or changes."),
     ] = None,
     event_type: Annotated[
-        str | None, typer.Option("--type", help="Only changes of this type, or as in 'order.*'.")
+        str | None,
+        typer.Option("--type", help="Of a namespace: only changes of this type, or as in 'order.*'."),
     ] = None,
     is_unmerged: Annotated[bool, typer.Option("--no-merge", help="A line for each version.")] = False,
 ) -> None:
