@@ -342,7 +342,10 @@ class Edit(View):
         if value.kind is not dict and value.kind is not list:
             # A merge may write to a node that others moved, and that the author sees elsewhere.
             raise Rejected("target_missing")
-        item = self.member(value, tokens[-1]) if value.kind is dict else self.items(value)[int(tokens[-1])]
+        if value.kind is dict:
+            item = self.member(value, tokens[-1])
+        else:
+            item = next(iter(self.items(value)[int(tokens[-1]) :]), None)
         if item is None:
             # It named a base at which it had events in flight, of which an operation was dropped then.
             raise Rejected("target_missing")
@@ -368,7 +371,13 @@ class Edit(View):
         """Return where an insertion into an array goes among all that was ever there: after its left neighbour."""
         if token == "-":
             return len(value.items)
-        return value.items.index(self.items(value)[int(token) - 1]) + 1 if int(token) else 0
+        seen = self.items(value)
+        if int(token) > len(seen):
+            # As in `find`. In a text, beyond the end is the end.
+            if value.kind is list:
+                raise Rejected("target_missing")
+            token = str(len(seen))
+        return value.items.index(seen[int(token) - 1]) + 1 if int(token) else 0
 
     # What others wrote since the base
 
