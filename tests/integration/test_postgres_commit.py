@@ -17,7 +17,7 @@ COPIED_EVENTS = 450
 """Too many for one statement."""
 COPIED_CHARS = 40_000
 """Together 50 MB, more than the sockets hold: Linux lets one grow to 32 MB to receive and to 4 MB to send."""
-UNSENT_BYTES = 256 * 1024
+UNSENT_BYTES = 64 * 1024
 WAIT_SECONDS = 20
 
 

@@ -4,7 +4,7 @@
 """
 
 from refold.client.client import Refold
-from refold.client.requests import Time, WriteOptions
+from refold.client.requests import Time, WatchOptions, WriteOptions
 from refold.client.resolvers import JsonPatch, Resolver, Undecided, resolver
 from refold.client.responses import (
     Change,
@@ -25,7 +25,6 @@ from refold.client.responses import (
     as_json,
     find_namespace,
 )
-from refold.client.watch import WatchOptions
 from refold.core.errors import (
     DocumentAbsent,
     LogDiffers,

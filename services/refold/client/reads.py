@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, Final, Literal, Unpack, overload
 
 from refold.client.connection import Answer
-from refold.client.requests import Time, fixed_time, time_text
+from refold.client.requests import Time, WatchOptions, fixed_time, time_text
 from refold.client.responses import (
     PENDING,
     Change,
@@ -24,11 +24,6 @@ from refold.client.responses import (
     read_rejection,
 )
 from refold.client.transport import Transport, document_path, namespace_path, parse_json
-from refold.client.watch import (
-    WatchOptions,
-    watch_document,
-    watch_namespace,
-)
 
 ITEMS_PAGE: Final = 1_000
 
@@ -124,6 +119,8 @@ class Reader:
         Raises what permanently refuses the subscription, as `Refused` for a path that is none; `ServiceUnavailable` if
         the service was never reached; of a namespace `LogDiffers` where the log is another one than before.
         """
+        from refold.client.watch import watch_document, watch_namespace  # noqa: PLC0415 - most clients watch nothing
+
         if document is None:
             return watch_namespace(self._transport, namespace, options)
         name, path = document, options.get("path") or None

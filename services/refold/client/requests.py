@@ -12,7 +12,7 @@ from datetime import datetime
 from difflib import get_close_matches
 from math import isfinite
 from time import time_ns
-from typing import Any, Final, TypedDict
+from typing import Any, Final, Literal, TypedDict
 
 from refold.core import json_text
 from refold.core.errors import Refused
@@ -54,6 +54,28 @@ class WriteOptions(TypedDict, total=False):
     wait_seconds: float
     committed: bool
     strict: bool
+
+
+class WatchOptions(TypedDict, total=False):
+    """The keyword arguments of `watch`.
+
+    Of a document: `path`, a JSON Pointer, in which `*` matches any member or element, and `depth`, the levels below it
+    that count (by default all); `mode="values"` for values instead of patches, as with `*`. Of a namespace: `prefix` of
+    the documents' ids; `mode="changes"` for each change with its patch, instead of the newest version of each document;
+    `type` of the changes, exact or as in `order.*`.
+
+    `after`: a version, of a namespace a sequence of the log, or the `cursor` of an update: begin after it. `interval`:
+    the least seconds between two updates. `merge=False`: an update for each version.
+    """
+
+    path: str
+    depth: int
+    prefix: str
+    mode: Literal["patch", "values", "heads", "changes"]
+    type: str
+    after: int | str
+    interval: float
+    merge: bool
 
 
 def headers_of(options: WriteOptions) -> dict[str, str]:

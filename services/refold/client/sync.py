@@ -14,9 +14,9 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
 from refold.client import client
 from refold.client.client import TIMEOUT_SECONDS
+from refold.client.requests import WatchOptions
 from refold.client.responses import DocumentUpdate, NamespaceUpdate
 from refold.client.transport import DEFAULT_URL, RETRY_SECONDS
-from refold.client.watch import WatchOptions
 
 P = ParamSpec("P")
 T = TypeVar("T")

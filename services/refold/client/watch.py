@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, Final, Literal, TypeAlias, TypedDict, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from refold.client.link import Link
-from refold.client.requests import did_you_mean
+from refold.client.requests import WatchOptions, did_you_mean
 from refold.client.responses import Document, DocumentUpdate, NamespaceUpdate, Patch, read_answer
 from refold.client.transport import Transport, document_path
 from refold.core import json_text
@@ -26,28 +26,6 @@ VERSIONS_MAX: Final = 100_000
 Update = TypeVar("Update", DocumentUpdate, NamespaceUpdate)
 Take: TypeAlias = Callable[[dict[str, Any], str, str], Update | None]
 """Takes a message, the cursor after it and the one before; returns None where it has nothing new."""
-
-
-class WatchOptions(TypedDict, total=False):
-    """The keyword arguments of `watch`.
-
-    Of a document: `path`, a JSON Pointer, in which `*` matches any member or element, and `depth`, the levels below it
-    that count (by default all); `mode="values"` for values instead of patches, as with `*`. Of a namespace: `prefix` of
-    the documents' ids; `mode="changes"` for each change with its patch, instead of the newest version of each document;
-    `type` of the changes, exact or as in `order.*`.
-
-    `after`: a version, of a namespace a sequence of the log, or the `cursor` of an update: begin after it. `interval`:
-    the least seconds between two updates. `merge=False`: an update for each version.
-    """
-
-    path: str
-    depth: int
-    prefix: str
-    mode: Literal["patch", "values", "heads", "changes"]
-    type: str
-    after: int | str
-    interval: float
-    merge: bool
 
 
 def watch_namespace(
