@@ -63,7 +63,7 @@ class SharedState(AbstractAsyncContextManager["SharedState"]):
     The client's posted state is taken first, as `POST /agui/{namespace}/{document}` takes it, with the options in
     `forwardedProps.refold`. The agent's deltas and snapshots are events of the session of its run: they mean the state
     that it read last and what it did since. A snapshot is the whole state: what it leaves out is removed.
-    `rejected` has the outcomes of what the fold did not take; the client is told, and sent the state.
+    `rejected` has the outcomes of what the fold did not take; the client is sent them, and the state.
     """
 
     def __init__(

@@ -31,7 +31,7 @@ class ChangesQuery(WholeQuery):
         return change_frame(change.body, position=change.version, sequence=change.sequence)
 
     def snapshot(self, why: str) -> Frame:
-        """Return where a subscriber continues, who is told to begin again where the log is another."""
+        """Return where a subscriber continues; a `reset` where the log is another."""
         kind, document = "reset" if why == "log" else "ready", self.document
         names = ("namespace", "document", "version", "sequence")
         body = json_text.dumps({"kind": kind} | {name: self.about(None)[name] for name in names})

@@ -1,4 +1,4 @@
-"""Subscriptions of documents: what is watched, and where a subscriber who returns continues.
+"""Subscriptions of documents: what is watched, and where a subscriber that returns continues.
 
 A subscriber gets a snapshot and then changes, or the changes since its version, which may be read from history.
 """
@@ -26,7 +26,7 @@ from refold.telemetry.metrics import LiveMetrics
 
 REPLAYED_MAX: Final = 1_000
 REPLAYED_BYTES_MAX: Final = 256 * 1024
-"""Changes that a subscriber who returns is sent one by one, and their bytes unless a snapshot is larger."""
+"""Changes that a returning subscriber is sent one by one, and their bytes unless a snapshot is larger."""
 
 STATES_BYTES_MAX: Final = 256 * 1024 * 1024
 """Bytes of the states of all watched documents, and of the values that patterns match in them."""

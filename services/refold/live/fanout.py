@@ -43,7 +43,7 @@ class Source(Protocol):
         """Tell whether there is something to send to a subscriber at a position."""
 
     def caught_up(self, position: int) -> int:
-        """Return the position that a subscriber who has all at a position is up to date with."""
+        """Return the position that a subscriber with all up to a position is up to date with."""
 
     def covered(self, position: int, sequence: int) -> int:
         """Return the sequence up to which a subscriber has got all; `sequence` is the one that everything is at."""

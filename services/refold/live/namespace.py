@@ -94,7 +94,7 @@ class Namespaces:
         await self._resume(entry, since)
 
     async def _resume(self, entry: Entry, since: Cursor | None) -> None:
-        """Find out where a subscriber continues; it is told to begin again where it cannot."""
+        """Find out where a subscriber continues; it gets a `reset` where it cannot."""
         after = entry.asked.after
         if since is not None:
             after = UNKNOWN if since.log != self._log or since.is_version else since.value

@@ -98,7 +98,7 @@ class Query:
         return position < self.version or position > self.document.version
 
     def caught_up(self, position: int) -> int:
-        """Return the version that a subscriber who has all at a position is up to date with."""
+        """Return the version that a subscriber with all up to a position is up to date with."""
         return max(self.document.version, position)
 
     def covered(self, position: int, sequence: int) -> int:
@@ -115,7 +115,7 @@ class Query:
         """Return what a subscriber gets that has all up to a position; None where there is no more.
 
         `sent` is the version of its last message, where that is before the position. A snapshot says `why`. Raises
-        `Behind` for one who wants each change, where that is not kept any more.
+        `Behind` for one that wants each change, where that is not kept any more.
         """
         if not self.is_behind(position):
             return None

@@ -199,7 +199,7 @@ class NamespaceQuery:
         return position < self.floor or (bool(self._changes) and self._changes[-1].sequence > position)
 
     def caught_up(self, position: int) -> int:
-        """Return the sequence that a subscriber who has all at a position is up to date with."""
+        """Return the sequence that a subscriber with all up to a position is up to date with."""
         return max(self._ring.sequence, position)
 
     def covered(self, position: int, sequence: int) -> int:  # noqa: ARG002 - the ring has a sequence of its own

@@ -107,7 +107,7 @@ class LogInfo:
 
 
 class Outline(NamedTuple):
-    """What is told of an event without reading it: its stored subject, and about the bytes of its headers and body."""
+    """An event without its content: its stored subject, and about the bytes of its headers and body."""
 
     subject: bytes
     size: int
