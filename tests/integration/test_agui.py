@@ -127,17 +127,17 @@ async def test_a_rejected_and_a_partly_dropped_edit_are_told_with_their_outcome(
         await gateway.put("/v1/n/d", {"a": 1, "list": [["first"], ["second"], ["third"]]})
         await patch(gateway, {"op": "remove", "path": "/list/1"}, {"op": "replace", "path": "/a", "value": 2})
         edited = {"a": 3, "list": [["first"], ["second", "more"], ["third"]]}
-        told, shown, _ = await run(gateway, edited, options={"base": 1}, runId="first")
-        assert told["name"] == "refold.merged"
-        assert [dropped["reason"] for dropped in told["value"]["dropped"]] == ["target_gone"]
+        custom, shown, _ = await run(gateway, edited, options={"base": 1}, runId="first")
+        assert custom["name"] == "refold.merged"
+        assert [dropped["reason"] for dropped in custom["value"]["dropped"]] == ["target_gone"]
         assert shown["snapshot"] == {"a": 3, "list": [["first"], ["third"]]}
-        told, shown, _ = await run(
+        custom, shown, _ = await run(
             gateway,
             {"a": 4, "b": {"c": 1}},
             query="?base=1&on_conflict=merge",
             options={"on_conflict": "reject"},
         )
-        assert (told["name"], told["value"]["reason"]) == ("refold.rejected", "conflict")
+        assert (custom["name"], custom["value"]["reason"]) == ("refold.rejected", "conflict")
         assert shown["snapshot"]["a"] == 3
 
 
@@ -159,8 +159,8 @@ async def test_the_stamp_carries_the_base_inside_the_state():
 async def test_an_empty_state_clears_a_document_only_where_it_is_asked_to():
     async with twin() as gateway:
         await gateway.put("/v1/n/d", {"a": 1})
-        told, shown, _ = await run(gateway, {}, options={"base": 1})
-        assert (told["value"], shown["snapshot"]) == ({"reason": "empty_state"}, {"a": 1})
+        custom, shown, _ = await run(gateway, {}, options={"base": 1})
+        assert (custom["value"], shown["snapshot"]) == ({"reason": "empty_state"}, {"a": 1})
         shown, _ = await run(gateway, {}, options={"base": 1, "clear": True})
         assert shown["snapshot"] == {}
         # An absent document reads as {}: the edits of its first state have the base 0.
@@ -172,8 +172,8 @@ async def test_an_empty_state_clears_a_document_only_where_it_is_asked_to():
 async def test_a_base_that_the_log_does_not_have_is_told_and_the_run_goes_on():
     async with twin() as gateway:
         await gateway.put("/v1/n/d", {"a": 1})
-        told, shown, _ = await run(gateway, {"a": 2}, options={"base": 99})
-        assert (told["value"], shown["snapshot"]) == ({"reason": "base_unknown"}, {"a": 1})
+        custom, shown, _ = await run(gateway, {"a": 2}, options={"base": 99})
+        assert (custom["value"], shown["snapshot"]) == ({"reason": "base_unknown"}, {"a": 1})
 
 
 async def test_a_state_that_no_document_can_have_is_rejected_and_the_run_goes_on():
@@ -186,9 +186,9 @@ async def test_a_state_that_no_document_can_have_is_rejected_and_the_run_goes_on
             (b'{"a":1e999}', "bad_json"),
             (b'{"a":"%b"}' % (b"x" * 2_000_000), "event_too_large"),
         ]:
-            told, shown, _ = await run(gateway, body=start + state + b"}")
-            assert (told["name"], told["value"]["status"]) == ("refold.rejected", "refused")
-            assert (told["value"]["reason"], shown["snapshot"]) == (reason, {"a": 1})
+            custom, shown, _ = await run(gateway, body=start + state + b"}")
+            assert (custom["name"], custom["value"]["status"]) == ("refold.rejected", "refused")
+            assert (custom["value"]["reason"], shown["snapshot"]) == (reason, {"a": 1})
         shown, _ = await run(gateway, body=start + b'{"a":123456789012345678901234567890}}')
         assert shown["snapshot"] == {"a": 1.2345678901234568e29}
 

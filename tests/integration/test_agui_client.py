@@ -110,7 +110,7 @@ def test_a_rejected_edit_is_told_and_answered_with_the_state(shared: Shared, cli
     client.do("ui", "run")
     shared.put({"a": 2})
     answer = client.do("ui", "run", state={"a": 3}, refold={"base": 1})
-    assert [told["name"] for told in answer["custom"]] == ["refold.rejected"]
+    assert [notice["name"] for notice in answer["custom"]] == ["refold.rejected"]
     assert answer["custom"][0]["value"]["reason"] == "conflict"
     assert answer["state"] == {"a": 2}
     assert client.warnings == []

@@ -42,7 +42,7 @@ async def test_a_subscriber_is_sent_what_is_written_once_each_over_reconnects(
             writing = asyncio.create_task(write(api, WRITES))
             found = first + await stream.until(last)
             await writing
-        # These are written while nobody listens.
+        # These are written while no client is connected.
         await write(api, 3)
         versions += [version for _, version in sent(found)]
         cursor = found[-1].cursor

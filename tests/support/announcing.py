@@ -45,7 +45,7 @@ class Announced(NamedTuple):
 
 
 class Announcer(MemoryFeed):
-    """A feed whose listener is told what happens to documents of a real fold."""
+    """A feed that passes the changes of a real fold to its listener."""
 
     def __init__(self, random: Random) -> None:
         super().__init__()

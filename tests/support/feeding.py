@@ -100,7 +100,7 @@ class World:
         store = store or MemoryStore(self.tables)
         assert await store.acquire_lease()
         state = FoldState(await store.bind("log-1"))
-        # Its start is told by the true time.
+        # Its start is by the true time.
         age, self.age = self.age, 0
         given = ports(self.log, store, self.wire, broker_now=lambda: time.time_ns() + self.age)
         loop = ShardLoop(given, ROOMY, state)

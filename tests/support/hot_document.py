@@ -183,7 +183,7 @@ async def _open(
 async def _increment(
     name: str, writer: Writer, course: Course, increments: int, losing: _Faults | None
 ) -> None:
-    """Increment; one whose base became too old while it was repeated is made again from the version that was told."""
+    """Increment; one whose base became too old while it was repeated is made again from the version in the answer."""
     version = 1
     for number in range(increments):
         amount, attempt = 1 + number % 3, 0

@@ -113,7 +113,7 @@ async def _publish(refold: Refold, resolver: Resolver, conflict: RecordedConflic
     decided = resolver.decide(*(_copy(conflict.states.get(name)) for name in ("base", "head", "incoming")))
     key, head = (conflict.namespace, conflict.document), conflict.head or 0
     options = WriteOptions(
-        # One decision for each head, whoever makes it and however often.
+        # One decision for each head, by any resolver and any number of times.
         id=f"resolves:{conflict.sequence}@{head}",
         actor=f"resolver:{resolver.name}",
         if_version=head,

@@ -90,6 +90,11 @@ def dumps(value: Json) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
+def copied(value: Json) -> Json:
+    """Return a value that shares nothing with another."""
+    return orjson.loads(orjson.dumps(value))
+
+
 def trimmed(written: bytes) -> bytes:
     """Copy what `dumps` wrote, where it is kept: orjson leaves its whole buffer with it, 4 KB or more."""
     return b"%b" % written

@@ -16,12 +16,12 @@ from refold.core import json_text
 from refold.core.diff import diff
 from refold.core.document import ABSENT
 from refold.core.errors import Refused
-from refold.core.json_text import Json
+from refold.core.json_text import Json, copied
 from refold.core.pointer import parse, render, resolve
 from refold.core.squash import squash
 from refold.live import Frame
 from refold.live.pattern import Pattern, Touch
-from refold.live.watched import Change, WatchedDocument, copied, patches
+from refold.live.watched import Change, WatchedDocument, patches
 
 FRAMES_MAX: Final = 64
 """Messages of a query that are kept, by the position that they are for."""

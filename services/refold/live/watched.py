@@ -16,7 +16,7 @@ from refold.core import json_text
 from refold.core.document import ABSENT, from_canonical
 from refold.core.extensions import EXTENSIONS, plain_operations
 from refold.core.history import Snapshot
-from refold.core.json_text import Json
+from refold.core.json_text import Json, copied
 from refold.core.replay import apply_accepted
 from refold.core.timestamp import format_time
 from refold.store import Key
@@ -226,11 +226,6 @@ def _size(change: Change) -> int:
 
 def _with_patch(change: Change, patch: list[Json]) -> bytes:
     return json_text.trimmed(json_text.dumps(change.fields() | {"patch": Fragment(json_text.dumps(patch))}))
-
-
-def copied(value: Json) -> Json:
-    """Return a value that shares nothing with another."""
-    return json_text.reread(json_text.dumps(value))
 
 
 def patches(changes: list[Change], *, is_native: bool) -> Iterator[Json]:

@@ -238,7 +238,7 @@ class ShardLoop:
                 return
 
     async def _load_windows(self, records: list[Record]) -> None:
-        """Load the changes that these events need, as far as that can be told before they are folded."""
+        """Load the changes that these events need, as far as that is known before they are folded."""
         needed: dict[Key, tuple[Document, int]] = {}
         for record in records:
             where, document = self._routes[record.subject]

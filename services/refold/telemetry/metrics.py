@@ -49,7 +49,7 @@ class ProjectorMetrics:
         self.commit_documents = counts("refold_commit_documents", "Documents written by one commit.")
 
     def count_conflict(self, namespace: str, strategy: str, status: str) -> None:
-        """Count a conflict; the names of custom strategies are not told apart, nor namespaces beyond the bound."""
+        """Count a conflict; all custom strategies have one label, as do namespaces beyond the bound."""
         if namespace not in self._namespaces:
             if len(self._namespaces) < NAMESPACES_MAX:
                 self._namespaces.add(namespace)

@@ -42,7 +42,7 @@ STORY: list[tuple[str, Any, str]] = [
 ]
 
 
-async def told() -> MemoryLog:
+async def log_of_settings() -> MemoryLog:
     """Return the log of the story; the events of another namespace are not affected."""
     log = MemoryLog("log-1")
     for document, event, _ in STORY:
@@ -64,7 +64,7 @@ async def contents(store: MemoryStore) -> object:
 
 
 async def test_they_are_in_force_from_their_own_sequence_on() -> None:
-    store = await project(await told())
+    store = await project(await log_of_settings())
     reasons = []
     for namespace, document in (("n", "d"), ("_refold", "settings:n")):
         async for run in store.segments(namespace, document, after_version=None, is_descending=False):
@@ -80,7 +80,7 @@ async def test_they_are_in_force_from_their_own_sequence_on() -> None:
 
 
 async def test_a_small_cache_and_restarts_at_any_sequence_make_no_difference() -> None:
-    log = await told()
+    log = await log_of_settings()
     last, tables = (await log.info()).last_sequence, Tables()
     whole = await contents(await project(log, ROOMY))
     assert await contents(await project(log, NARROW)) == whole
@@ -92,7 +92,7 @@ async def test_a_small_cache_and_restarts_at_any_sequence_make_no_difference() -
 
 
 async def test_verify_folds_every_event_under_the_settings_at_its_sequence() -> None:
-    log = await told()
+    log = await log_of_settings()
     found: list[object] = []
     store = await project(log)
     await verify(log, store, Listener(difference=found.append, progress=lambda _: None), Scope())

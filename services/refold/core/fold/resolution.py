@@ -14,8 +14,8 @@ from refold.core.fold.identity import Author, Content, Node, Place, Stamp
 from refold.core.fold.model import ADOPT, AT, KEEP, Model
 from refold.core.fold.optimistic import Optimistic
 from refold.core.fold.sequence import Anchor, Sequence
-from refold.core.fold.view import TARGET_GONE, Found, Gone, View, copied
-from refold.core.json_text import Json
+from refold.core.fold.view import TARGET_GONE, Found, Gone, View
+from refold.core.json_text import Json, copied
 from refold.core.patch import compile_patch
 from refold.core.pointer import as_container, index, render, resolve
 from refold.core.undo_log import UndoLog

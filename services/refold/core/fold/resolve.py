@@ -16,8 +16,8 @@ from refold.core.fold.identity import Content, Node, Piece, Place
 from refold.core.fold.merge3 import member_changes, merged
 from refold.core.fold.resolution import MERGE, Resolution, conflict, only_seen
 from refold.core.fold.sequence import Anchor
-from refold.core.fold.view import TARGET_GONE, Gone, View, copied
-from refold.core.json_text import Json, identical
+from refold.core.fold.view import TARGET_GONE, Gone, View
+from refold.core.json_text import Json, copied, identical
 from refold.core.pointer import parse, render, resolve
 
 

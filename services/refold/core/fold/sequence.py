@@ -77,7 +77,7 @@ class Block:
 
 
 class Sequence:
-    """Pieces in one order for all: whoever sees two of them sees them in this order."""
+    """Pieces in one order for all views: two that a view has are in this order there."""
 
     __slots__ = ("_units", "blocks", "content")
 

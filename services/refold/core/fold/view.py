@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from orjson import dumps, loads
-
 from refold.core.errors import Refused
 from refold.core.extensions import added
 from refold.core.fold.identity import Author, Content, Member, Node, Piece, Place, Stamp
@@ -230,8 +228,3 @@ class View:
         if content is None or content.is_optimistic:
             return True
         return type(resolve(self._model.value_of(content), rest)) is dict
-
-
-def copied(value: Json) -> Json:
-    """Return a value that shares nothing with another."""
-    return loads(dumps(value))

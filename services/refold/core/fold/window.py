@@ -16,9 +16,9 @@ from refold.core.fold.identity import Stamp
 from refold.core.fold.model import ADOPT, AT, KEEP, Model
 from refold.core.fold.optimistic import repeat
 from refold.core.fold.sequence import Anchor
-from refold.core.fold.view import DEPENDS_ON_REJECTED, TARGET_GONE, copied
+from refold.core.fold.view import DEPENDS_ON_REJECTED, TARGET_GONE
 from refold.core.history import Entry, Segment, fields_of, operations_of
-from refold.core.json_text import Json
+from refold.core.json_text import Json, copied
 from refold.core.pointer import parse, resolve
 from refold.core.replay import apply_accepted
 
