@@ -108,6 +108,10 @@ class StoreDiffers(StoreError, code="store_differs"):
     """The database belongs to another log or to a newer program."""
 
 
+class HistoryElsewhere(StoreError, code="history_not_kept"):
+    """The store does not keep what is asked for: it is older than what a store of recent depth has."""
+
+
 class StoreOutdated(StoreDiffers, code="store_outdated"):
     """The projection was made by an older program, in a format that is not converted."""
 

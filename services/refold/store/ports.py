@@ -123,7 +123,10 @@ class LatestReader(Protocol):
 
 
 class HistoryReader(Protocol):
-    """The past: the segments of a document's history, single events, lists as of a point."""
+    """The past: the segments of a document's history, single events, lists as of a point.
+
+    A store of recent depth raises `HistoryElsewhere` for what it does not keep: None says that there is none.
+    """
 
     async def snapshot_at(self, namespace: str, document: str, point: Point) -> Snapshot | None:
         """Read the document as it was at a point; None where it never had an event."""
@@ -186,6 +189,10 @@ class HistoryReader(Protocol):
         A page may be short, or empty, with a cursor all the same: the search is bounded too.
         Raises `Refused` (`bad_cursor`).
         """
+
+
+class Reader(LatestReader, HistoryReader, Protocol):
+    """What a gateway reads."""
 
 
 class StoredHead(NamedTuple):

@@ -1,0 +1,27 @@
+"""What stands between a store's values and the bytes of its rows: compression, encryption.
+
+Adapters encode what they write and decode what they read by one `RowCodec`, made by the wiring from the settings.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+
+class Place(NamedTuple):
+    """Where a value is stored: `part` is the table and column, `sequence` that of the row (0 for a document's head)."""
+
+    part: str
+    namespace: str
+    document: str
+    sequence: int
+
+
+class RowCodec(Protocol):
+    """Encode values into self-describing bytes: what was written under other settings stays readable."""
+
+    def encode(self, place: Place, plain: bytes) -> bytes:
+        """Encode a value."""
+
+    def decode(self, place: Place, stored: bytes) -> bytes:
+        """Decode a value. Raises `ValueError` for bytes that are damaged, too large or not of this place."""

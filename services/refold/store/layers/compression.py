@@ -1,0 +1,91 @@
+"""Compress a store's values: one self-describing byte, then the compressed bytes. The adapters' usual `RowCodec`."""
+
+from __future__ import annotations
+
+import zlib
+from enum import Enum
+from typing import Final
+
+from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError, frame_content_size
+
+from refold.core.fold import STATE_BYTES_MAX
+from refold.store.layers import Place
+
+PLAIN_BYTES_MAX: Final = STATE_BYTES_MAX + 64 * 1024
+"""A value is not larger: what claims to be is refused before memory is allocated for it."""
+
+COMPRESSED_BYTES_MIN: Final = 512
+"""Smaller values are stored as they are."""
+
+
+class Method(Enum):
+    """How values are compressed; what is read may have been written by any of them."""
+
+    none = "none"
+    gzip = "gzip"
+    zstd = "zstd"
+
+
+_RAW: Final = 0
+_GZIP: Final = 1
+_ZSTD: Final = 3
+_BARE_ZSTD: Final = 0x28
+"""The first byte of a zstd frame without a byte before it, as PostgreSQL's pages were written at first."""
+
+_LEVELS: Final = {Method.none: 0, Method.gzip: 6, Method.zstd: 1}
+
+
+class Compression:
+    """A RowCodec that compresses."""
+
+    def __init__(
+        self, method: Method = Method.zstd, level: int | None = None, *, bytes_min: int = COMPRESSED_BYTES_MIN
+    ) -> None:
+        """Compress values of at least `bytes_min`; without a level, the method's usual one."""
+        self._method = method
+        self._level = _LEVELS[method] if level is None else level
+        self._bytes_min = bytes_min
+        self._zstd = ZstdCompressor(level=self._level) if method is Method.zstd else None
+        self._unzstd = ZstdDecompressor()
+
+    def encode(self, place: Place, plain: bytes) -> bytes:  # noqa: ARG002
+        """Compress a value, unless it is small or does not become smaller."""
+        if len(plain) < self._bytes_min or self._method is Method.none:
+            return b"\0" + plain
+        if self._zstd is not None:
+            packed = b"\3" + self._zstd.compress(plain)
+        else:
+            packed = b"\1" + zlib.compress(plain, self._level)
+        return packed if len(packed) <= len(plain) else b"\0" + plain
+
+    def decode(self, place: Place, stored: bytes) -> bytes:  # noqa: ARG002
+        """Decompress a value, bounded by `PLAIN_BYTES_MAX`."""
+        if not stored:
+            raise ValueError("nothing is stored")
+        if stored[0] == _RAW:
+            return stored[1:]
+        if stored[0] == _GZIP:
+            return _gunzip(stored[1:])
+        if stored[0] in {_ZSTD, _BARE_ZSTD}:
+            return self._unzstd_bounded(stored if stored[0] == _BARE_ZSTD else stored[1:])
+        raise ValueError(f"unknown codec {stored[0]}")
+
+    def _unzstd_bounded(self, frame: bytes) -> bytes:
+        try:
+            size = frame_content_size(frame)
+            if not 0 <= size <= PLAIN_BYTES_MAX:
+                raise ValueError(f"a zstd frame of {size} bytes, at most {PLAIN_BYTES_MAX} are allowed")
+            return self._unzstd.decompress(frame)
+        except ZstdError as error:
+            raise ValueError(str(error)) from error
+
+
+def _gunzip(packed: bytes) -> bytes:
+    unpacking = zlib.decompressobj()
+    try:
+        plain = unpacking.decompress(packed, PLAIN_BYTES_MAX)
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+    if not unpacking.eof or unpacking.unused_data:
+        raise ValueError("a gzip value that is cut off, too large, or followed by other bytes")
+    return plain

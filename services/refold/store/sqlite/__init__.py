@@ -1,0 +1,1 @@
+"""The store `files`: a projection in one SQLite database."""
