@@ -133,6 +133,18 @@ class StoreDamaged(StoreError, code="store_damaged"):
         self.what = what
 
 
+class KeyUnknown(StoreError, code="key_unknown"):
+    """The keyring lacks a key that stored values need."""
+
+
+class KeyWrong(StoreError, code="key_wrong"):
+    """A key of the keyring is not the one that stored values are encrypted with."""
+
+
+class KeyExhausted(StoreError, code="key_exhausted"):
+    """A key has encrypted so many values that another should be used: `refold keys add`, then `refold keys use`."""
+
+
 class FenceLost(StoreError, code="fence_lost"):
     """Another projector has moved the checkpoints on: this one no longer owns the shard."""
 

@@ -1,0 +1,128 @@
+"""Encrypt a store's values, each bound to its place: AES-256-GCM around another `RowCodec`, which compresses before.
+
+Made by the wiring where a keyring is configured; values that were stored before stay readable.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+from zlib import crc32
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from refold.core.errors import KeyExhausted, KeyUnknown
+from refold.store.layers import Place, RowCodec
+from refold.store.layers.keyring import Keyring
+
+ENCRYPTED: Final = 0xA5
+"""The first byte of an encrypted value; then follow the key's number, the nonce and the ciphertext with its tag.
+
+No flipped bit makes it one of the bytes before a compressed value, of which one is followed by the value as it is.
+"""
+
+SUBKEYS: Final = 64
+"""Subkeys of a key for each part; the names of a value's document choose one."""
+
+ENCRYPTIONS_MAX: Final = 2**31
+"""Values that one subkey may encrypt: NIST SP 800-38D allows 2^32 with random nonces."""
+
+_MARK: Final = bytes([ENCRYPTED])
+_NONCE_BYTES: Final = 12
+_NUMBER_ENDS: Final = 5
+_NONCE_ENDS: Final = _NUMBER_ENDS + _NONCE_BYTES
+_TAG_BYTES: Final = 16
+OVERHEAD_BYTES: Final = _NONCE_ENDS + _TAG_BYTES
+
+
+class Encryption:
+    """A RowCodec that encrypts what another one has encoded."""
+
+    def __init__(self, inner: RowCodec, keyring: Keyring, log_id: str, *, is_encrypting: bool = True) -> None:
+        """Without `is_encrypting`, it writes as `inner` does, and reads what was encrypted before."""
+        self._inner = inner
+        self._log_id = log_id
+        self._log = f"{len(log_id)}:{log_id}"
+        self._is_encrypting = is_encrypting
+        self._subkeys: dict[tuple[int, str, int], _Subkey] = {}
+        self.keyring = keyring
+
+    def encode(self, place: Place, plain: bytes) -> bytes:
+        """Encode and encrypt a value."""
+        encoded = self._inner.encode(place, plain)
+        if not self._is_encrypting:
+            return encoded
+        number = self.keyring.used
+        subkey = self._subkey(number, place)
+        subkey.encryptions += 1
+        nonce = os.urandom(_NONCE_BYTES)
+        header = _MARK + number.to_bytes(4, "big") + nonce
+        return header + subkey.cipher.encrypt(nonce, encoded, self._associated(place))
+
+    def decode(self, place: Place, stored: bytes) -> bytes:
+        """Decrypt and decode a value.
+
+        Raises `ValueError` for one that was changed, encrypted for another place or log, or under an unknown key: which
+        keys a store needs is checked when it is opened.
+        """
+        number = key_number(stored)
+        if number is None:
+            return self._inner.decode(place, stored)
+        if len(stored) < OVERHEAD_BYTES:
+            raise ValueError(f"an encrypted value of {len(stored)} bytes is cut off")
+        nonce, encrypted = stored[_NUMBER_ENDS:_NONCE_ENDS], stored[_NONCE_ENDS:]
+        try:
+            cipher = self._subkey(number, place).cipher
+            encoded = cipher.decrypt(nonce, encrypted, self._associated(place))
+        except KeyUnknown as error:
+            raise ValueError(error.message) from error
+        except InvalidTag:
+            what = f"a value under key {number} was changed, or encrypted for another place"
+            raise ValueError(what) from None
+        return self._inner.decode(place, encoded)
+
+    def is_current(self, stored: bytes) -> bool:
+        """Tell whether a value is stored as `encode` would store it now: under the used key, or not encrypted."""
+        return key_number(stored) == (self.keyring.used if self._is_encrypting else None)
+
+    @property
+    def problem(self) -> str | None:
+        """What an operator should do about the keys."""
+        worn = sorted(
+            {key[0] for key, subkey in self._subkeys.items() if subkey.encryptions > ENCRYPTIONS_MAX}
+        )
+        if worn:
+            return str(KeyExhausted(key=worn[-1]))
+        return self.keyring.problem
+
+    def _subkey(self, number: int, place: Place) -> _Subkey:
+        # Not the log's partition: its hash, in Python, takes longer than the encryption.
+        at = (number, place.part, crc32(f"{place.namespace}/{place.document}".encode()) % SUBKEYS)
+        found = self._subkeys.get(at)
+        if found is None:
+            purpose = f"refold {place.part} {at[2]}".encode()
+            found = _Subkey(AESGCM(self.keyring.subkey(number, self._log_id, purpose)))
+            self._subkeys[at] = found
+        return found
+
+    def _associated(self, place: Place) -> bytes:
+        """Return log and place, each text after its length, so that no two places have the same."""
+        part, namespace, document, sequence = place
+        names = f"{len(part)}:{part}{len(namespace)}:{namespace}{len(document)}:{document}"
+        return f"{self._log}{names}{sequence}".encode()
+
+
+class _Subkey:
+    __slots__ = ("cipher", "encryptions")
+
+    def __init__(self, cipher: AESGCM) -> None:
+        self.cipher = cipher
+        self.encryptions = 0
+
+
+def key_number(stored: bytes) -> int | None:
+    """Return the number of the key that a value is encrypted with; None for one that is not encrypted."""
+    if not stored or stored[0] != ENCRYPTED:
+        return None
+    return int.from_bytes(stored[1:_NUMBER_ENDS], "big")

@@ -1,0 +1,261 @@
+"""The keys of encryption at rest: where they come from, which one is used, and the subkeys derived from them.
+
+Used by `refold.store.layers.encryption` and by `refold keys`. A key has 32 random bytes, and a number that values name.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from refold.core import json_text
+from refold.core.errors import KeyUnknown, KeyWrong, Refused
+
+KEY_BYTES: Final = 32
+KEY_NUMBER_MAX: Final = 2**32 - 1
+KEYS_MAX: Final = 1_000
+"""Keys of a keyring."""
+
+KEYS_BYTES_MAX: Final = 256 * 1024
+"""A keyring is not larger as JSON."""
+
+COMMAND_SECONDS: Final = 30.0
+"""How long the command that prints the keys may take."""
+
+REFRESH_SECONDS: Final = 1.0
+"""A running service uses another key of a changed file after this time, at the latest."""
+
+CHECK_BYTES: Final = 16
+_CHECK_INFO: Final = b"refold key check"
+_OTHERS: Final = 0o077
+"""Rights of a file that others than its owner have."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Keys:
+    """The keys by number, and the number of the one that encrypts: the one that `use` names, else the newest."""
+
+    used: int
+    keys: Mapping[int, bytes] = field(repr=False)
+
+
+class KeySource(Protocol):
+    """Where keys come from."""
+
+    def stamp(self) -> object:
+        """Return what changes when the keys may have changed."""
+
+    def read(self) -> Keys:
+        """Read the keys. Raises `Refused`."""
+
+
+class KeyFile:
+    """Keys in a file that only its owner can read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def stamp(self) -> object:
+        """Return the file's identity and time; None if there is none."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+    def read(self) -> Keys:
+        """Read the file. Raises `Refused`."""
+        try:
+            with self.path.open("rb") as file:
+                mode = os.fstat(file.fileno()).st_mode & 0o777
+                if mode & _OTHERS:
+                    rule = f"others can read it (mode {mode:04o}): chmod 600 {self.path}"
+                    raise _refused("REFOLD_KEYS", rule)
+                text = file.read(KEYS_BYTES_MAX + 1)
+        except OSError as error:
+            rule = f"{self.path} cannot be read: {error.strerror}; `refold keys add` makes it"
+            raise _refused("REFOLD_KEYS", rule) from None
+        return parse_keys(text, "REFOLD_KEYS")
+
+    def write(self, keys: Keys) -> None:
+        """Replace the file."""
+        encoded = {str(number): base64.b64encode(key).decode() for number, key in sorted(keys.keys.items())}
+        making = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        file = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(file, "wb") as writing:
+                writing.write(json_text.dumps({"use": keys.used, "keys": encoded}) + b"\n")
+                writing.flush()
+                os.fsync(writing.fileno())
+            making.replace(self.path)
+        except BaseException:
+            making.unlink(missing_ok=True)
+            raise
+
+
+class KeyCommand:
+    """Keys that a command prints, such as a KMS client's. It is run at start only, so a change needs a restart."""
+
+    def __init__(self, command: str, environment: Mapping[str, str]) -> None:
+        """Split the command as a shell does, without one; `environment` is all that it gets."""
+        self._command = command
+        self._environment = dict(environment)
+
+    def stamp(self) -> object:
+        """Return always the same."""
+        return "command"
+
+    def read(self) -> Keys:
+        """Run the command. Raises `Refused`, without anything that the command prints."""
+        name = "REFOLD_KEYS_COMMAND"
+        try:
+            done = subprocess.run(
+                shlex.split(self._command),
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                timeout=COMMAND_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise _refused(name, f"did not end within {COMMAND_SECONDS:g} s") from None
+        except (OSError, ValueError) as error:
+            raise _refused(name, f"cannot be run: {error}") from None
+        if done.returncode:
+            raise _refused(name, f"ended with status {done.returncode}; run it by hand to see why")
+        return parse_keys(done.stdout, name)
+
+
+class Keyring:
+    """The keys in force. A changed file is read again; a file that has become invalid changes nothing (`problem`)."""
+
+    def __init__(self, source: KeySource, *, timer: Callable[[], float] = time.monotonic) -> None:
+        """Read the keys. Raises `Refused`."""
+        self._source = source
+        self._timer = timer
+        self._stamp = source.stamp()
+        self._keys = source.read()
+        self._looked_at = timer()
+        self.problem: str | None = None
+        """Why the changed source could not be read."""
+
+    @property
+    def used(self) -> int:
+        """The number of the key that encrypts."""
+        if self._timer() - self._looked_at >= REFRESH_SECONDS:
+            self._refresh()
+        return self._keys.used
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of all keys, oldest first."""
+        return sorted(self._keys.keys)
+
+    def has(self, number: int) -> bool:
+        """Tell whether there is a key of this number, in the source as it is now."""
+        if number not in self._keys.keys:
+            self._refresh()
+        return number in self._keys.keys
+
+    def subkey(self, number: int, log_id: str, purpose: bytes) -> bytes:
+        """Derive a key for one purpose from the key of this number. Raises `KeyUnknown`."""
+        if not self.has(number):
+            raise unknown_key(number, self.numbers)
+        return _derive(self._keys.keys[number], log_id, purpose)
+
+    def check(self, number: int, log_id: str) -> bytes:
+        """Return what shows, without the key, whether another key is the same."""
+        return self.subkey(number, log_id, _CHECK_INFO)[:CHECK_BYTES]
+
+    def _refresh(self) -> None:
+        self._looked_at = self._timer()
+        stamp = self._source.stamp()
+        if stamp == self._stamp:
+            return
+        try:
+            self._keys = self._source.read()
+        except Refused as refused:
+            self.problem = str(refused)
+        else:
+            self._stamp, self.problem = stamp, None
+
+
+def missing_checks(stored: Mapping[int, bytes], keyring: Keyring | None, log_id: str) -> dict[int, bytes]:
+    """Compare a keyring with the check values that a store has; return the used key's if the store lacks it.
+
+    Raises `KeyUnknown` if the store needs a key that is not there, `KeyWrong` if the key of a number is another one.
+    """
+    for number, check in sorted(stored.items()):
+        if keyring is None or not keyring.has(number):
+            raise unknown_key(number, [] if keyring is None else keyring.numbers)
+        if keyring.check(number, log_id) != check:
+            message = f"key {number} is not the key {number} that the store's values are encrypted with"
+            raise KeyWrong(f"{message}: is REFOLD_KEYS that of another system?", key=number)
+    if keyring is None or keyring.used in stored:
+        return {}
+    return {keyring.used: keyring.check(keyring.used, log_id)}
+
+
+def unknown_key(number: int, known: list[int]) -> KeyUnknown:
+    """Make the error that names a key that the keyring lacks."""
+    has = f"the keyring has {', '.join(map(str, known))}" if known else "there is no keyring"
+    message = (
+        f"values are encrypted with key {number}, {has}: REFOLD_KEYS or REFOLD_KEYS_COMMAND must have it"
+    )
+    return KeyUnknown(message, key=number)
+
+
+def parse_keys(text: bytes, name: str) -> Keys:
+    """Read `{"use": 2, "keys": {"1": BASE64, "2": BASE64}}`; without `use`, the newest is used. Raises `Refused`."""
+    if len(text) > KEYS_BYTES_MAX:
+        raise _refused(name, f"must have at most {KEYS_BYTES_MAX} bytes")
+    value = json_text.object_in(text)
+    if not value:
+        raise _refused(name, 'must be JSON such as {"use": 1, "keys": {"1": "32 bytes as base64"}}')
+    if unknown := sorted(set(value) - {"use", "keys"}):
+        raise _refused(f"{name}.{unknown[0][:40]}", "is not known: only `use` and `keys` are")
+    encoded = value.get("keys")
+    if not isinstance(encoded, dict) or not 1 <= len(encoded) <= KEYS_MAX:
+        raise _refused(f"{name}.keys", f"must be an object of 1 to {KEYS_MAX} keys by number")
+    keys = {_number(number, name): _key(key, f"{name}.keys.{number}") for number, key in encoded.items()}
+    used = value.get("use", max(keys))
+    if type(used) is not int or used not in keys:
+        raise _refused(f"{name}.use", "must be the number of one of the keys")
+    return Keys(used=used, keys=keys)
+
+
+def _number(text: str, name: str) -> int:
+    number = int(text[:11]) if text.isascii() and text.isdecimal() else 0
+    if str(number) == text and 1 <= number <= KEY_NUMBER_MAX:
+        return number
+    raise _refused(f"{name}.keys", f"must be by number, 1 to {KEY_NUMBER_MAX}")
+
+
+def _key(encoded: Any, field_name: str) -> bytes:
+    try:
+        key = base64.b64decode(encoded, validate=True)
+    except (TypeError, ValueError, binascii.Error):
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise _refused(field_name, f"must be {KEY_BYTES} bytes as base64")
+    return key
+
+
+def _refused(name: str, rule: str) -> Refused:
+    return Refused("bad_setting", rule, field=name)
+
+
+def _derive(key: bytes, log_id: str, purpose: bytes) -> bytes:
+    return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=log_id.encode(), info=purpose).derive(key)
