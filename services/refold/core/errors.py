@@ -165,6 +165,10 @@ class DataFolderInUse(EmbeddedError, code="data_folder_in_use"):
     """Another process uses this data folder."""
 
 
+class LogKeyWrong(EmbeddedError, code="log_key_wrong"):
+    """The key is not the one that the log is encrypted with."""
+
+
 class PortTaken(EmbeddedError, code="port_taken"):
     """The port is taken."""
 

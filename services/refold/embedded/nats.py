@@ -23,6 +23,7 @@ import orjson
 from refold.core.errors import EmbeddedError
 from refold.embedded import write_private
 from refold.embedded.folder import DataFolder
+from refold.embedded.log_cipher import LogCipher, check_cipher
 from refold.embedded.process import (
     LOOPBACK,
     SERVER_ENVIRONMENT,
@@ -46,6 +47,9 @@ DISK_RESERVE_BYTES: Final = 1024 * 1024 * 1024
 DISK_RESERVE_SHARE: Final = 0.05
 """The log refuses events when the disk has only this many bytes left, or this share of it if that is less."""
 
+ENCRYPTED_RATIO: Final = 4
+"""An encrypted block does not tell its size before compression, which is taken to be so many times as large."""
+
 _CONFIGURATION: Final = "nats.conf"
 _SYNC_INTERVAL: Final = {"fsync": "always", "os": "2m"}
 _COMPLAINTS_MAX: Final = 3
@@ -67,6 +71,7 @@ class NatsServer(Server):
     monitor_port: int
     passwords: dict[str, str] = field(repr=False)
     losses: tuple[str, ...] = ()
+    cipher: LogCipher | None = field(default=None, repr=False)
 
     @property
     def home(self) -> Path:
@@ -96,20 +101,28 @@ class NatsServer(Server):
 
 
 async def start_nats(
-    folder: DataFolder, *, port: int = 0, monitor_port: int = 0, sync: Durability = "fsync"
+    folder: DataFolder,
+    *,
+    port: int = 0,
+    monitor_port: int = 0,
+    sync: Durability = "fsync",
+    cipher: LogCipher | None = None,
 ) -> NatsServer:
     """Start the server and wait until it answers; port 0 is any free one.
 
-    The log may grow until the disk is full, less a reserve. Raises `PortTaken`, `ChildFailed`, `EmbeddedError`.
+    The log may grow until the disk is full, less a reserve. Raises `PortTaken`, `ChildFailed`, `EmbeddedError`, and
+    `LogKeyWrong` before anything is written.
     """
     home = folder.path / "nats"
     home.mkdir(mode=0o700, exist_ok=True)
+    found = [path.suffix for path in _stream_files(home)]
+    check_cipher(home, found.count(".key"), found.count(".blk"), cipher)
     try:
         copy_files(home)
     except OSError as error:
         message = f"the log's files cannot be copied before NATS starts: {error}"
         raise EmbeddedError(message, folder=str(home)) from error
-    server = await start_on_port(partial(_start, folder, home, monitor_port, sync), port)
+    server = await start_on_port(partial(_start, folder, home, monitor_port, sync, cipher), port)
     try:
         return replace(server, losses=tuple(keep_losses(home, await _recovered(server))))
     except BaseException:
@@ -123,7 +136,7 @@ def inbox_prefix(user: NatsUser) -> str:
 
 
 async def _start(
-    folder: DataFolder, home: Path, monitor_port: int, sync: Durability, port: int
+    folder: DataFolder, home: Path, monitor_port: int, sync: Durability, cipher: LogCipher | None, port: int
 ) -> NatsServer:
     monitor_port = choose_port(LOOPBACK, monitor_port)
     values: dict[str, object] = {
@@ -134,24 +147,32 @@ async def _start(
         "sync_interval": _SYNC_INTERVAL[sync],
         "payload_bytes_max": PAYLOAD_BYTES_MAX,
         # The server compares this bound with the size before compression.
-        "file_bytes_max": stored_bytes(home) + space_bytes(home),
+        "file_bytes_max": stored_bytes(home) * (1 if cipher is None else ENCRYPTED_RATIO) + space_bytes(home),
+        "cipher": "" if cipher is None else cipher.configuration,
     }
     text = files(__package__).joinpath("nats.conf.template").read_text(encoding="utf-8")
     for name, value in values.items():
         text = text.replace(f"%{{{name}}}", str(value))
     write_private(home / _CONFIGURATION, text.encode())
-    child = folder.start(_command(home))
+    child = folder.start(_command(home, {} if cipher is None else cipher.environment))
     await wait_ready(child, partial(_is_ready, monitor_port))
-    return NatsServer(child=child, port=port, monitor_port=monitor_port, passwords=folder.passwords)
+    return NatsServer(
+        child=child, port=port, monitor_port=monitor_port, passwords=folder.passwords, cipher=cipher
+    )
 
 
-def _command(home: Path) -> Command:
+def _command(home: Path, keys: Mapping[str, str]) -> Command:
     return Command(
         name="nats",
         arguments=(str(nats_program()), "-c", _CONFIGURATION),
         folder=home,
         logs=(home / "nats.log", home / "server.log"),
-        environment={**SERVER_ENVIRONMENT, "GOMEMLIMIT": str(_MEMORY_BYTES), "GOGC": str(_GARBAGE_PERCENT)},
+        environment={
+            **SERVER_ENVIRONMENT,
+            "GOMEMLIMIT": str(_MEMORY_BYTES),
+            "GOGC": str(_GARBAGE_PERCENT),
+            **keys,
+        },
     )
 
 

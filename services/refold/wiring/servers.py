@@ -35,6 +35,7 @@ from refold.core.json_text import Json
 from refold.core.stream import SYSTEM_NAMESPACE
 from refold.embedded import SECRETS, no_system, read_endpoints, read_passwords
 from refold.embedded.folder import DataFolder, FolderMarker, open_folder
+from refold.embedded.log_cipher import LogCipher, remember_cipher
 from refold.embedded.nats import (
     NATS_USERS,
     Durability,
@@ -86,7 +87,12 @@ class Servers:
 
 @asynccontextmanager
 async def running_servers(
-    path: Path, *, durability: Durability = "fsync", nats_port: int = 0, postgres_port: int = 0
+    path: Path,
+    *,
+    durability: Durability = "fsync",
+    nats_port: int = 0,
+    postgres_port: int = 0,
+    cipher: LogCipher | None = None,
 ) -> AsyncIterator[Servers]:
     """Lock the folder, end what a killed run has left in it, start both servers at once, and end them afterwards."""
     async with AsyncExitStack() as stack:
@@ -99,7 +105,9 @@ async def running_servers(
 
         with raising_first():
             async with asyncio.TaskGroup() as tasks:
-                nats = tasks.create_task(started(start_nats(folder, port=nats_port, sync=durability)))
+                nats = tasks.create_task(
+                    started(start_nats(folder, port=nats_port, sync=durability, cipher=cipher))
+                )
                 postgres = tasks.create_task(started(start_postgres(folder, port=postgres_port)))
         yield Servers(folder=folder, nats=nats.result(), postgres=postgres.result())
 
@@ -114,8 +122,19 @@ async def servers_of(settings: Settings) -> AsyncIterator[Servers]:
     if not read_passwords(settings.data):
         message = f"{settings.data} holds no system's data; is it the right folder (--data)?"
         raise ServiceUnavailable(message, missing=str(settings.data / SECRETS))
-    async with running_servers(settings.data, durability=settings.durability) as servers:
+    durability, cipher = settings.durability, log_cipher(settings)
+    async with running_servers(settings.data, durability=durability, cipher=cipher) as servers:
         yield servers
+
+
+def log_cipher(settings: Settings) -> LogCipher | None:
+    """Return the key of the embedded log; None where it is not encrypted."""
+    if settings.log_key is None:
+        return None
+    before = settings.log_key_before
+    return LogCipher(
+        key=settings.log_key.get_secret_value(), before=before.get_secret_value() if before else None
+    )
 
 
 def reach(data: Path | None) -> Settings:
@@ -270,6 +289,7 @@ async def make_embedded_log(servers: Servers, schema: str) -> str:
         if isinstance(error, LogHole) and "first_sequence" in error.facts:
             await _provoke(nats.url("projector"), int(str(error.facts["first_sequence"])))
         raise _with_findings(error, nats) from error
+    remember_cipher(nats.home, nats.cipher)
     return log_id
 
 

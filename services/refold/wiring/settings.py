@@ -27,7 +27,7 @@ from refold.gateway import (
 )
 from refold.projector import COMMIT_INTERVAL_SECONDS
 from refold.store import STATE_LAG_BYTES, STATE_LAG_SECONDS
-from refold.telemetry import redacted_text
+from refold.telemetry import HIDDEN, redacted_text
 
 PREFIX: Final = "REFOLD_"
 _MEBIBYTE: Final = 1024 * 1024
@@ -68,6 +68,9 @@ _NatsUrl = Annotated[
     SecretStr, _must("begin with nats:// or tls://", r"(nats|tls)://[^,]*(,(nats|tls)://[^,]*)*")
 ]
 _PostgresUrl = Annotated[SecretStr, _must("begin with postgres:// or postgresql://", r"postgres(ql)?://.*")]
+_Key = Annotated[
+    SecretStr, _must("have 32 to 512 characters, such as `openssl rand -hex 32` prints", r".{32,512}")
+]
 _Schema = Annotated[
     str, _must("be 1 to 48 of a-z 0-9 _, not beginning with a digit", "[a-z_][a-z0-9_]{0,47}")
 ]
@@ -115,6 +118,10 @@ class Settings(BaseSettings):
     """Port of the embedded PostgreSQL; 0 = that of the last start if it is free, else any free one."""
     durability: Literal["fsync", "os"] = "fsync"
     """Embedded log: `fsync` survives power loss, `os` is for throw-away data."""
+    log_key: _Key | None = None
+    """Key of the embedded log, which NATS encrypts from its first event on; without it, the log cannot be read."""
+    log_key_before: _Key | None = None
+    """The key that `log_key` replaces at the next start."""
     nats_url: _NatsUrl | None = None
     """NATS, as the service's own user; a cluster's servers with commas between them."""
     nats_admin_url: _NatsUrl | None = None
@@ -247,7 +254,8 @@ def _nearest(name: str) -> str:
 
 def _shown(value: object) -> str:
     if isinstance(value, SecretStr):
-        return redacted_text(value.get_secret_value())
+        text = value.get_secret_value()
+        return redacted_text(text) if "://" in text else HIDDEN
     return "" if value is None else redacted_text(str(value))
 
 

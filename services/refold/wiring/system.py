@@ -23,7 +23,7 @@ from refold.embedded.nats import NatsUser, start_nats
 from refold.embedded.postgres import start_postgres
 from refold.embedded.process import START_SECONDS, Process, http_get
 from refold.telemetry.logging import configure
-from refold.wiring.servers import Servers, make_embedded_log, refuse_damaged, running_servers
+from refold.wiring.servers import Servers, log_cipher, make_embedded_log, refuse_damaged, running_servers
 from refold.wiring.service import Listener, hand_work, start_process, stop_on_signals
 from refold.wiring.settings import Settings, described, handed_on, load
 from refold.wiring.supervise import Part, Say, kept, nats_fault, postgres_fault, service_fault
@@ -100,6 +100,7 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
                 durability=settings.durability,
                 nats_port=settings.nats_port,
                 postgres_port=settings.postgres_port,
+                cipher=log_cipher(settings),
             )
         )
         # After the folder is locked: of a second system, the folder is the fault and not its ports.
@@ -151,6 +152,8 @@ def _flags(
         nats_url=servers.nats.url(user),
         nats_reply_url=servers.nats.url("reply") if name == "projector" else None,
         nats_admin_url=None,
+        log_key=None,
+        log_key_before=None,
     )
 
 
@@ -171,7 +174,11 @@ def _server_parts(
 
     async def start_nats_again() -> Process:
         started = await start_nats(
-            folder, port=nats.port, monitor_port=nats.monitor_port, sync=settings.durability
+            folder,
+            port=nats.port,
+            monitor_port=nats.monitor_port,
+            sync=settings.durability,
+            cipher=nats.cipher,
         )
         for loss in started.losses:
             say(f"nats       {loss}")

@@ -16,7 +16,8 @@ from refold.wiring.settings import (
     unknown_variables,
 )
 
-NOT_A_SERVICE_FLAG = {"url"}
+NOT_A_SERVICE_FLAG = {"url", "log_key", "log_key_before"}
+"""Keys are no flags: everyone can read the arguments of a process."""
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +86,9 @@ def test_a_bad_secret_is_not_repeated_in_the_error(monkeypatch):
 
 def test_settings_in_force_are_listed_with_source_and_without_secrets(monkeypatch):
     monkeypatch.setenv("REFOLD_NATS_URL", "nats://projector:s3cret@h:4222")
+    monkeypatch.setenv("REFOLD_LOG_KEY", "s3cret" * 8)
     rows = {row["setting"]: (row["value"], row["from"]) for row in described(load())}
+    assert rows["log_key"] == ("***", "REFOLD_LOG_KEY")
     assert rows["nats_url"] == ("nats://projector:***@h:4222", "REFOLD_NATS_URL")
     assert rows["http"] == ("127.0.0.1:8080", "default")
 
