@@ -100,6 +100,10 @@ class ProjectionBehind(StoreError, code="projection_behind"):
     """The projection has not folded enough of the log yet."""
 
 
+class StoreBehind(StoreError, code="store_behind"):
+    """No store that answers has folded yet what this read needs."""
+
+
 class StoreFull(StoreError, code="store_full"):
     """Postgres has no room."""
 

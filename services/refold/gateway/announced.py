@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from itertools import takewhile
 from typing import Any, Final, NamedTuple, Self
 
@@ -15,12 +14,8 @@ from refold.core.document import UNBOUNDED
 from refold.core.extensions import EXTENDED
 from refold.core.merge import apply_merge
 from refold.core.replay import apply_accepted
-from refold.core.stream import PARTITIONS, Route
+from refold.core.stream import PARTITIONS
 from refold.store import Key
-
-KEYS_CACHED_MAX: Final = 100_000
-"""Documents whose partitions are remembered: computing one takes 2 to 3 microseconds."""
-
 
 KNOWN_STATES_MAX: Final = 1_000
 KNOWN_STATE_BYTES_MAX: Final = 16 * 1024
@@ -31,12 +26,6 @@ CHANGE_BYTES_MAX: Final = 16 * 1024
 """Changes to a known state before a read asks for it, and the bytes of one; after more, the read waits for a commit."""
 
 View = Mapping[str, Any]
-
-
-@lru_cache(KEYS_CACHED_MAX)
-def partition_of_key(key: Key) -> int:
-    """Return a document's partition, from a cache."""
-    return Route.of(*key).partition
 
 
 class Announced:
@@ -58,14 +47,17 @@ class Announced:
             documents[key] = sequence
             self._last[partition] = max(sequence, self._last[partition])
 
-    def forget(self, partition: int, sequence: int) -> None:
-        """Forget what is committed: up to a sequence."""
+    def forget(self, partition: int, sequence: int) -> int:
+        """Forget what is committed: up to a sequence. Return the highest that is forgotten, 0 for none."""
         documents = self._documents[partition]
         if self._last[partition] <= sequence:
+            highest = next(reversed(documents.values()), 0)
             documents.clear()
-        else:
-            for key, _ in list(takewhile(lambda noted: noted[1] <= sequence, documents.items())):
-                del documents[key]
+            return highest
+        committed = dict(takewhile(lambda noted: noted[1] <= sequence, documents.items()))
+        for key in committed:
+            del documents[key]
+        return max(committed.values(), default=0)
 
     def of_document(self, partition: int, key: Key) -> int:
         """Return a document's sequence; 0 where none is left."""

@@ -17,12 +17,12 @@ from refold.core.errors import LogUnavailable, Refused, StoreError, TimedOut
 from refold.core.history import NEVER
 from refold.core.stream import PARTITIONS, parse_shard
 from refold.core.timestamp import TIME_MIN_NANOSECONDS, format_time
-from refold.gateway.announced import Announced, partition_of_key
+from refold.gateway.announced import Announced
 from refold.gateway.inflight import Waiters, deadline_in, waiting
 from refold.gateway.responses import Problem
 from refold.log import COMMIT_SUBJECT, EventLog, Notices, change_subject
-from refold.store import Head, Key
-from refold.store.ports import SnapshotStore
+from refold.store import Head, Key, partition_of_key
+from refold.store.ports import Reader
 from refold.telemetry.logging import get_logger
 
 NOTICE_WAIT_SECONDS: Final = 0.25
@@ -49,7 +49,7 @@ class Consistency:
     `known_sequence` is the highest sequence that is known to be in the log.
     """
 
-    def __init__(self, log: EventLog, store: SnapshotStore, notices: Notices) -> None:
+    def __init__(self, log: EventLog, store: Reader, notices: Notices) -> None:
         self._log = log
         self._store = store
         self._notices = notices

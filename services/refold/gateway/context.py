@@ -25,7 +25,7 @@ from refold.history import History
 from refold.history.conflicts import Conflicts
 from refold.live.streams import Live
 from refold.log import EventLog
-from refold.store.ports import SnapshotStore
+from refold.store.ports import Reader
 from refold.telemetry.metrics import GatewayMetrics
 
 BULK_REQUESTS_MAX: Final = 32
@@ -42,7 +42,7 @@ class Context:
     """
 
     log: EventLog
-    store: SnapshotStore
+    store: Reader
     history: History
     conflicts: Conflicts
     consistency: Consistency

@@ -23,7 +23,7 @@ from refold.gateway.requests import Wait
 from refold.gateway.responses import RETRY, Problem
 from refold.log import Acknowledgement, Appended, Publication, Stale, validated_headers
 from refold.store import Key
-from refold.store.ports import SnapshotStore
+from refold.store.ports import Reader
 
 APPEND_ATTEMPTS_MAX: Final = 8
 """Attempts of a strict write that other writes overtake."""
@@ -346,7 +346,7 @@ async def recover(
 
 
 async def _first_sequence(
-    store: SnapshotStore, publications: Sequence[Publication], after_sequence: int
+    store: Reader, publications: Sequence[Publication], after_sequence: int
 ) -> int | None:
     """Look for the last of them, newest first; the first must be as far before it as it was sent."""
     first, last, before = publications[0], publications[-1], len(publications) - 1

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import Final, NamedTuple, Self
 
 from refold.core import json_text
@@ -45,6 +46,15 @@ ABOUT_CHARS_MAX: Final = 256
 
 Key = tuple[str, str]
 """Namespace and document."""
+
+KEYS_CACHED_MAX: Final = 100_000
+"""Documents whose partitions are remembered: computing one takes 2 to 3 microseconds."""
+
+
+@lru_cache(KEYS_CACHED_MAX)
+def partition_of_key(key: Key) -> int:
+    """Return a document's partition, from a cache."""
+    return Route.of(*key).partition
 
 
 class Depth(Enum):

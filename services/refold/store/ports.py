@@ -101,6 +101,9 @@ class LatestReader(Protocol):
     async def head(self, namespace: str, document: str) -> Head | None:
         """Read a document's head; None where it never had an event."""
 
+    async def load(self, keys: Sequence[Key]) -> list[Document]:
+        """Load those documents that exist, with their dedup windows."""
+
     async def other_versions(self, known: Mapping[Key, VersionAt]) -> dict[Key, VersionAt]:
         """Return the versions of those documents that are not at the version that is given; all from one moment."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from refold.gateway.announced import Announced, partition_of_key
+from refold.gateway.announced import Announced
+from refold.store import partition_of_key
 
 KEY, OTHER = ("n", "d"), ("m", "e")
 PARTITION = partition_of_key(KEY)
