@@ -29,8 +29,9 @@ HOMES = {
     "rich": ["refold.cli"],
     "psutil": ["refold.embedded", "refold.wiring", "refold.bench"],
     "matplotlib": [],
-    "jsonpatch": [],
-    "json": ["refold.core.json_text", "refold.cli"],
+    # A second opinion shares no code with the first.
+    "jsonpatch": ["refold.audit.independent"],
+    "json": ["refold.core.json_text", "refold.cli", "refold.audit.independent"],
 }
 
 ENVIRONMENT_READERS = ["refold.wiring.settings"]

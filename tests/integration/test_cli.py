@@ -351,6 +351,8 @@ def test_a_projection_is_verified_rebuilt_and_its_damage_reported(refold, up):
         "seconds": 0,
         "sequence": printed(refold("status", "--json"))["folded_sequence"],
     }
+    second = printed(refold("verify", "proof", *data, "--independent", "--json"))
+    assert (second["differences"], second["coverage"]) == (0, {"puts and deletes": 3})
     assert printed(refold("rebuild", *data, "--json"))["swapped"] is True
     assert "clean" in refold("verify", *data).out
     refold("put", "proof/one", '{"n": 3}', "--committed")

@@ -34,12 +34,21 @@ def verify(
         str | None,
         typer.Argument(metavar="NS[/DOC]", help="A namespace or one document; by default everything."),
     ] = None,
+    is_independent: Annotated[
+        bool,
+        typer.Option(
+            "--independent",
+            help="Fold with the jsonpatch library and RFC 7396 instead of Refold's own code.",
+        ),
+    ] = False,
     data: DataOption = None,
 ) -> None:
     """Replay the log and compare the whole projection with it.
 
-    Documents, pages, journal, rejections and hash chains are compared; a difference is exit code 1.
+    Documents, pages, journal, rejections and hash chains are compared; a difference is exit code 1. With --independent,
+    states, versions and events are, and the output says which decisions were judged.
     """
+    from refold.audit.independent import Coverage
     from refold.audit.verify import Listener, Scope
     from refold.wiring.audit import run_verify
     from refold.wiring.service import run_folding
@@ -47,6 +56,7 @@ def verify(
     settings = _reach(data)
     namespace, _, document = (target or "").partition("/")
     scope = Scope(namespace=namespace or None, document=document or None)
+    coverage = Coverage() if is_independent else None
     with working() as progress:
         report = _Report(progress, is_json=output.is_json)
         listener = Listener(
@@ -57,13 +67,16 @@ def verify(
                 2 * it.end_sequence,
             ),
         )
-        tally = run_folding(run_verify(settings, listener, scope))
+        tally = run_folding(run_verify(settings, listener, scope, coverage))
     if target and not (tally.documents or tally.events or tally.differences):
         raise Refused("nothing_found", f"the log has no event of {target}, the projection no row")
     if output.is_json:
         facts = {"documents": tally.documents, "events": tally.events, "differences": tally.differences}
-        report.print_json({"sequence": tally.end_sequence, **facts, "found": report.found})
+        judged = {} if coverage is None else {"coverage": dict(coverage)}
+        report.print_json({"sequence": tally.end_sequence, **facts, **judged, "found": report.found})
     else:
+        for what, count in sorted((coverage or Coverage()).items()):
+            say(f"{count:>12,}  {what}")
         result = f"{tally.differences:,} differences" if tally.differences else "clean"
         counts = f"{tally.documents:,} documents, {tally.events:,} events"
         text = f"{result}: {counts}, up to sequence {tally.end_sequence:,}, in "

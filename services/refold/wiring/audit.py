@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from refold.audit import rebuild, verify
+from refold.audit.independent import Coverage
 from refold.audit.rebuild import ReplayShard
 from refold.core.errors import DataFolderInUse, Refused, StoreDamaged, StoreOutdated, raising_first
 from refold.log import EventLog
@@ -40,10 +41,12 @@ class Replaced(NamedTuple):
     kept: str
 
 
-async def run_verify(settings: Settings, listener: verify.Listener, scope: verify.Scope) -> verify.Tally:
-    """Compare the projection with its log."""
+async def run_verify(
+    settings: Settings, listener: verify.Listener, scope: verify.Scope, coverage: Coverage | None = None
+) -> verify.Tally:
+    """Compare the projection with its log, as `verify.verify` does."""
     async with _opened(settings) as (log, store):
-        return await verify.verify(log, store, listener, scope)
+        return await verify.verify(log, store, listener, scope, coverage)
 
 
 async def run_rebuild(
