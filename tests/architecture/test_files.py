@@ -6,7 +6,7 @@ import ast
 import re
 import shutil
 import subprocess
-from collections import Counter
+from collections import Counter, defaultdict
 
 import pytest
 
@@ -100,15 +100,16 @@ def test_every_sql_statement_is_named_once():
 
 
 def test_every_sql_file_is_a_file_of_named_statements_or_a_numbered_migration():
-    numbers = []
+    numbers = defaultdict(list)
     for path in sorted(SERVICES.rglob("*.sql")):
         if path.name.startswith("queries"):
             continue
         numbered = re.fullmatch(r"(\d{4})_[a-z0-9_]+\.sql", path.name)
         assert numbered, f"{path.relative_to(ROOT)} is neither"
         assert path.parent.name == "migrations", path
-        numbers.append(int(numbered[1]))
-    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+        numbers[path.parent].append(int(numbered[1]))
+    for folder, found in numbers.items():
+        assert found == list(range(found[0], found[0] + len(found))), folder
 
 
 def strings():

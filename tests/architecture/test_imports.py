@@ -27,7 +27,8 @@ HOMES = {
     "pydantic_settings": ["refold.wiring.settings"],
     "typer": ["refold.cli"],
     "rich": ["refold.cli"],
-    "psutil": ["refold.embedded", "refold.wiring", "refold.bench"],
+    "psutil": ["refold.embedded", "refold.wiring", "refold.bench", "refold.store.sqlite.schema"],
+    "sqlite3": ["refold.store.sqlite.pool", "refold.store.sqlite.schema"],
     "matplotlib": [],
     # A second opinion shares no code with the first.
     "jsonpatch": ["refold.audit.independent"],

@@ -1,10 +1,11 @@
-"""Open stores of both adapters: any number of them over the same tables."""
+"""Open stores of any adapter: any number of them over the same tables."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Container
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from refold.core.history import Entry
@@ -13,6 +14,7 @@ from refold.store import Commit
 from refold.store.memory import MemoryStore, Tables
 from refold.store.ports import SnapshotStore
 from refold.store.postgres import PostgresStore
+from refold.store.sqlite import SqliteStore
 from support.scribe import NAMESPACE, Scribe
 
 LOG_ID = "log-1"
@@ -45,6 +47,19 @@ async def postgres_stores(dsn: str, **options: Any) -> AsyncIterator[OpenStore]:
 
         async def open_store(**more: Any) -> SnapshotStore:
             store = await PostgresStore.open(dsn, readers_max=2, **options, **more)
+            opened.push_async_callback(store.close)
+            return store
+
+        yield open_store
+
+
+@asynccontextmanager
+async def sqlite_stores(folder: Path, **options: Any) -> AsyncIterator[OpenStore]:
+    """Yield a function that opens a store in this folder; all are closed at the end."""
+    async with AsyncExitStack() as opened:
+
+        async def open_store(**more: Any) -> SnapshotStore:
+            store = await SqliteStore.open(folder, **options, **more)
             opened.push_async_callback(store.close)
             return store
 

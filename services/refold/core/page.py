@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, Final
 
 from refold.core.document import KINDS, STATUSES
@@ -72,6 +72,43 @@ def _present(columns: Any) -> int:
         *(any(getattr(columns, name)) for name in _BYTES[1:]),
     )
     return sum(bit for bit, is_present in zip(_BIT.values(), is_unusual, strict=True) if is_present)
+
+
+_ENTRY: Final = struct.Struct(f">QqqqQBB?Q{len(_BYTES)}I")
+"""One entry's numbers, and the lengths of its bytes."""
+
+
+def pack_entry(entry: Entry) -> bytes:
+    """Pack one entry alone: a page of one takes six times as long to read."""
+    e = entry
+    numbers = (e.sequence, e.time, e.recorded_at, e.occurred_at, e.version, e.status, e.kind, e.is_creation)
+    texts = (e.reason.encode(), e.detail.encode())
+    parts = (
+        e.body,
+        e.headers,
+        e.effect or b"",
+        e.subject or b"",
+        e.identity or b"",
+        *texts,
+        e.conflict or b"",
+    )
+    return b"".join((_ENTRY.pack(*numbers, e.first_sequence, *map(len, parts)), *parts))
+
+
+def unpack_entry(packed: bytes) -> Entry:
+    """Unpack what `pack_entry` made. Other bytes raise `struct.error`, `ValueError` or `LookupError`."""
+    row = _ENTRY.unpack_from(packed)
+    *numbers, status, kind, is_creation, first_sequence = row[: -len(_BYTES)]
+    ends = list(accumulate(row[-len(_BYTES) :], initial=_ENTRY.size))
+    if ends[-1] != len(packed):
+        raise ValueError(f"an entry of {len(packed)} bytes has values of {ends[-1]}")
+    body, headers, effect, subject, identity, reason, detail, conflict = (
+        packed[begin:end] for begin, end in pairwise(ends)
+    )
+    event = (subject or None, headers, body, effect or None, reason.decode(), detail.decode())
+    last = (identity or None, first_sequence, conflict or None)
+    # The generated constructor is slower.
+    return tuple.__new__(Entry, (*numbers, STATUSES[status], KINDS[kind], is_creation, *event, *last))
 
 
 def unpack(page: bytes) -> list[Entry]:

@@ -19,7 +19,7 @@ from refold.core import json_text
 from refold.core.document import Document, Limits
 from refold.core.envelope import open_envelope
 from refold.core.errors import Refused, StoreDamaged
-from refold.core.history import NEVER, Clock, Entry, Point, Snapshot
+from refold.core.history import NEVER, Clock, Entry, Point, Segment, Snapshot
 from refold.core.stream import Record, Route, ShardCheckpoint, check_document
 from refold.core.timestamp import TIME_MAX_NANOSECONDS
 
@@ -40,6 +40,9 @@ REBUILD_LOCK_SECONDS: Final = 5
 
 NEEDS_RESOLUTION: Final = "needs_resolution"
 """The reason of a rejection that a resolver decides on: it is open until an accepted event `resolves` it."""
+
+LAST: Final = "\U0010ffff"
+"""Sorts after every character of a name, so that `prefix + LAST` ends the names that begin with the prefix."""
 
 ABOUT_CHARS_MAX: Final = 256
 """Characters of each of the author's texts in a rejection's row; the event itself is kept whole."""
@@ -312,6 +315,21 @@ def first_bounds(after_version: int | None, *, is_descending: bool) -> Bounds:
     if after_version is None:
         return Bounds() if is_descending else Bounds(base_sequence=0)
     return Bounds.of(Point(Clock.version, after_version - 1 if is_descending else after_version))
+
+
+def edge_of(after_sequence: int | None, *, is_descending: bool) -> int:
+    """Return the sequence after which, in the requested order, a list begins."""
+    if after_sequence is not None:
+        return after_sequence
+    return _ANY if is_descending else 0
+
+
+def beyond(segment: Segment, edge: int | None, *, is_descending: bool) -> Segment:
+    """Leave out of a segment what is before an edge, in the requested order."""
+    if edge is None:
+        return segment
+    entries = [entry for entry in segment.entries if (entry.sequence > edge) is not is_descending]
+    return segment._replace(entries=entries)
 
 
 def write_cursor(document: str) -> str:

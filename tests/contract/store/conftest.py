@@ -1,6 +1,6 @@
 """One suite for every store, a folder for each port of `refold.store.ports`.
 
-Each test runs in memory, on PostgreSQL, and on PostgreSQL with the writers of two shards.
+Each test runs in memory, on SQLite, on PostgreSQL, and on both with the writers of two shards.
 """
 
 from __future__ import annotations
@@ -10,32 +10,38 @@ import random
 import pytest
 
 from refold.store.postgres.batch import READ_TOGETHER_BYTES_MAX, READS_TOGETHER_MAX
-from support.stores import HALVES, TwoShards, begin, memory_stores, postgres_stores
+from support.stores import HALVES, TwoShards, begin, memory_stores, postgres_stores, sqlite_stores
+
+SLOW = [pytest.param(f"{store} in two shards", marks=pytest.mark.slow) for store in ("files", "postgres")]
 
 
-@pytest.fixture(params=["memory", "postgres", pytest.param("postgres in two shards", marks=pytest.mark.slow)])
+@pytest.fixture(params=["memory", "files", "postgres", *SLOW])
 def kind(request):
     """Choose a store."""
     return request.param
 
 
 @pytest.fixture
-def store_dsn(request, kind):
-    """Return the database's address; None for the store in memory."""
-    return None if kind == "memory" else request.getfixturevalue("postgres_dsn")
+def opened(request, kind):
+    """Return the context in which stores of this kind are opened."""
+    if kind == "memory":
+        return memory_stores()
+    if kind.startswith("files"):
+        return sqlite_stores(request.getfixturevalue("tmp_path"))
+    return postgres_stores(request.getfixturevalue("postgres_dsn"))
 
 
 @pytest.fixture
-async def open_store(store_dsn):
+async def open_store(opened):
     """Return a function that opens one more store over the same tables."""
-    async with memory_stores() if store_dsn is None else postgres_stores(store_dsn) as opener:
+    async with opened as opener:
         yield opener
 
 
 @pytest.fixture
 async def store(open_store, kind):
     """Open a store, neither bound nor leased."""
-    if kind != "postgres in two shards":
+    if not kind.endswith("in two shards"):
         return await open_store()
     return TwoShards(*[await open_store(shard=shard) for shard in HALVES])
 
@@ -49,7 +55,7 @@ async def scribe(store):
 @pytest.fixture
 def single_writer(kind):
     """Skip where two writers commit: the test is about the lease and the fence of one."""
-    if kind == "postgres in two shards":
+    if kind.endswith("in two shards"):
         pytest.skip("about one writer")
 
 

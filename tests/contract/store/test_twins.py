@@ -1,18 +1,22 @@
-"""The memory adapter and PostgreSQL return the same results for any commits."""
+"""The memory adapter, PostgreSQL and SQLite return the same results for any commits."""
 
 from __future__ import annotations
 
 import asyncio
 from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from refold.core.history import Clock, Point
+from refold.store.ports import SnapshotStore
 from refold.store.postgres.commit import STORE_FEW_EVENTS_MAX
 from support.scribe import NAMESPACE
-from support.stores import HOSTILE, all_entries, begin, memory_stores, postgres_stores
+from support.stores import HOSTILE, all_entries, begin, memory_stores, postgres_stores, sqlite_stores
 
 DOCUMENTS = ("a", "b", "c:~")
 EVENTS = (
@@ -45,40 +49,60 @@ EVERY_EVENT = [("a", event, 0, "") for event in (*EVENTS, *EVENTS)]
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(steps, min_size=1, max_size=30))
 @example(EVERY_EVENT)
-def test_both_adapters_return_the_same_for_any_commits(postgres_dsn, few_events, plan):
+def test_every_adapter_returns_the_same_for_any_commits(postgres_dsn, few_events, plan):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("refold.store.postgres.commit.STORE_FEW_EVENTS_MAX", few_events)
         asyncio.run(play(plan, postgres_dsn))
 
 
 async def play(plan, dsn):
-    async with (
-        memory_stores() as open_memory,
-        postgres_stores(dsn, schema=f"s{next(_schemas)}") as open_postgres,
-    ):
-        twins = [await open_memory(), await open_postgres()]
-        scribe, _ = [await begin(store) for store in twins]
-        for document, event, seconds, then in plan:
-            is_conflict = isinstance(event, dict) and event.get("id") == "x"
-            scribe.publish(document, event, at=seconds, conflict=b'{"strategy":"m"}' if is_conflict else None)
-            if "cut" in then:
-                scribe.cut(document)
-            if "commit" in then or "lag" in then:
-                await commit(twins, scribe, omitted=DOCUMENTS if "lag" in then else ())
-            if "flush" in then:
-                await twins[1].flusher.write(NAMESPACE, document)
-        await commit(twins, scribe)
-        questions = list(points(scribe))
-        assert await answers(twins[0], questions) == await answers(twins[1], questions)
-        await twins[1].flush_states(is_final=True)
-        assert await stored(twins[0]) == await stored(twins[1])
+    with TemporaryDirectory(prefix="refold-twins-") as folder:
+        async with (
+            memory_stores() as open_memory,
+            postgres_stores(dsn, schema=f"s{next(_schemas)}") as open_postgres,
+            sqlite_stores(Path(folder)) as open_sqlite,
+        ):
+            twins = Twins(await open_memory(), await open_postgres(), await open_sqlite())
+            await play_on(plan, twins)
+
+
+class Twins(NamedTuple):
+    """A store of each adapter."""
+
+    memory: SnapshotStore
+    postgres: SnapshotStore
+    sqlite: SnapshotStore
+
+
+async def play_on(plan, twins):
+    scribe, *_ = [await begin(store) for store in twins]
+    for document, event, seconds, then in plan:
+        is_conflict = isinstance(event, dict) and event.get("id") == "x"
+        scribe.publish(document, event, at=seconds, conflict=b'{"strategy":"m"}' if is_conflict else None)
+        if "cut" in then:
+            scribe.cut(document)
+        if "commit" in then or "lag" in then:
+            await commit(twins, scribe, omitted=DOCUMENTS if "lag" in then else ())
+        if "flush" in then:
+            await twins.postgres.flusher.write(NAMESPACE, document)
+    await commit(twins, scribe)
+    questions = list(points(scribe))
+    expected = await answers(twins.memory, questions)
+    assert expected == await answers(twins.postgres, questions)
+    assert expected == await answers(twins.sqlite, questions)
+    await twins.postgres.flush_states(is_final=True)
+    rows = await stored(twins.memory)
+    assert rows == await stored(twins.postgres)
+    assert rows == await stored(twins.sqlite)
 
 
 async def commit(twins, scribe, **how):
-    """Commit to both; only PostgreSQL omits some states."""
+    """Commit to all; only PostgreSQL omits some states."""
     made = scribe.commit(**how)
-    await twins[0].commit(scribe.with_states(made))
-    await twins[1].commit(made)
+    whole = scribe.with_states(made)
+    await twins.memory.commit(whole)
+    await twins.postgres.commit(made)
+    await twins.sqlite.commit(whole)
 
 
 def points(scribe):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 
 from refold.core import json_text
@@ -16,7 +18,7 @@ from refold.core.history import (
     operations_of,
     snapshot_of,
 )
-from refold.core.page import PackedEntries, pack, unpack
+from refold.core.page import PackedEntries, pack, pack_entry, unpack, unpack_entry
 from refold.core.replay import state_at
 from refold.core.stream import route
 from refold.core.timestamp import TIME_MIN_NANOSECONDS, format_time
@@ -74,6 +76,10 @@ def test_the_events_are_of_every_outcome_and_kind(recorded):
 def test_a_page_survives_packing(recorded):
     assert unpack(pack(recorded.entries)) == recorded.entries
     assert unpack(pack([])) == []
+    assert [unpack_entry(pack_entry(entry)) for entry in recorded.entries] == recorded.entries
+
+
+EMPTY = Entry(0, 0, 0, 0, 0, Status.applied, Kind.unknown, False, None, b"", b"", None, "", "", None, 0)
 
 
 def test_a_page_holds_the_longest_and_the_shortest_values(recorded):
@@ -95,13 +101,20 @@ def test_a_page_holds_the_longest_and_the_shortest_values(recorded):
         b"i" * 65_535,
         2**64 - 1,
     )
-    empty = Entry(0, 0, 0, 0, 0, Status.applied, Kind.unknown, False, None, b"", b"", None, "", "", None, 0)
-    assert unpack(pack([full, empty, full])) == [full, empty, full]
-    assert unpack(pack([empty, empty])) == [empty, empty]
+    assert unpack(pack([full, EMPTY, full])) == [full, EMPTY, full]
+    assert unpack(pack([EMPTY, EMPTY])) == [EMPTY, EMPTY]
+    assert [unpack_entry(pack_entry(entry)) for entry in (full, EMPTY)] == [full, EMPTY]
+
+
+@pytest.mark.parametrize("damaged", [b"", b"\x00" * 80, pack_entry(EMPTY)[:-1], pack_entry(EMPTY) + b"\x00"])
+def test_bytes_that_are_no_entry_are_refused(damaged):
+    with pytest.raises((struct.error, ValueError, LookupError)):
+        unpack_entry(damaged)
 
 
 def test_packing_preserves_types(recorded):
-    for entry in unpack(pack(recorded.entries)):
+    alone = [unpack_entry(pack_entry(entry)) for entry in recorded.entries]
+    for entry in (*unpack(pack(recorded.entries)), *alone):
         assert (type(entry.status), type(entry.kind), type(entry.is_creation)) == (Status, Kind, bool)
 
 

@@ -18,7 +18,10 @@ class Place(NamedTuple):
 
 
 class RowCodec(Protocol):
-    """Encode values into self-describing bytes: what was written under other settings stays readable."""
+    """Encode values into self-describing bytes: what was written under other settings stays readable.
+
+    Several threads may use one codec at the same time.
+    """
 
     def encode(self, place: Place, plain: bytes) -> bytes:
         """Encode a value."""

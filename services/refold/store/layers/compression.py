@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import zlib
 from enum import Enum
 from typing import Final
@@ -45,15 +46,14 @@ class Compression:
         self._method = method
         self._level = _LEVELS[method] if level is None else level
         self._bytes_min = bytes_min
-        self._zstd = ZstdCompressor(level=self._level) if method is Method.zstd else None
-        self._unzstd = ZstdDecompressor()
+        self._zstd = _Zstd(self._level if method is Method.zstd else 0)
 
     def encode(self, place: Place, plain: bytes) -> bytes:  # noqa: ARG002
         """Compress a value, unless it is small or does not become smaller."""
         if len(plain) < self._bytes_min or self._method is Method.none:
             return b"\0" + plain
-        if self._zstd is not None:
-            packed = b"\3" + self._zstd.compress(plain)
+        if self._method is Method.zstd:
+            packed = b"\3" + self._zstd.compressor.compress(plain)
         else:
             packed = b"\1" + zlib.compress(plain, self._level)
         return packed if len(packed) <= len(plain) else b"\0" + plain
@@ -75,9 +75,17 @@ class Compression:
             size = frame_content_size(frame)
             if not 0 <= size <= PLAIN_BYTES_MAX:
                 raise ValueError(f"a zstd frame of {size} bytes, at most {PLAIN_BYTES_MAX} are allowed")
-            return self._unzstd.decompress(frame)
+            return self._zstd.decompressor.decompress(frame)
         except ZstdError as error:
             raise ValueError(str(error)) from error
+
+
+class _Zstd(threading.local):
+    """Contexts of each thread: two threads must not use one at the same time."""
+
+    def __init__(self, level: int) -> None:
+        self.compressor = ZstdCompressor(level=level)
+        self.decompressor = ZstdDecompressor()
 
 
 def _gunzip(packed: bytes) -> bytes:

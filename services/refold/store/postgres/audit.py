@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 from refold.core.document import Document
 from refold.core.errors import StoreDamaged, StoreDiffers
 from refold.core.stream import Checkpoint
-from refold.store import DAMAGES, REBUILD_LOCK_SECONDS, NamespaceCount
+from refold.store import DAMAGES, LAST, REBUILD_LOCK_SECONDS, NamespaceCount
 from refold.store.ports import (
     BoundLog,
     Item,
@@ -26,7 +26,6 @@ from refold.store.ports import (
     Unreadable,
     position_of,
 )
-from refold.store.postgres.history import LAST
 from refold.store.postgres.pool import SQL, Connection, Pool, transaction, translated
 from refold.store.postgres.pool import Row as SqlRow
 from refold.store.postgres.rows import (

@@ -18,12 +18,15 @@ from refold.core.stream import is_printable
 from refold.core.timestamp import TIME_MAX_NANOSECONDS
 from refold.store import (
     ANSWER_BYTES_MAX,
+    LAST,
     Bounds,
     Head,
     Key,
     Page,
     Rejection,
+    beyond,
     damaged,
+    edge_of,
     first_bounds,
     read_cursor,
     reading_stored,
@@ -50,9 +53,6 @@ LIST_BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 
 LIST_BATCHES_MAX: Final = 64
 """Batches that one answer of such a list looks through."""
-
-LAST: Final = "\U0010ffff"
-"""Sorts after every character of a name, so that `prefix + LAST` ends the names that begin with the prefix."""
 
 BETWEEN_BYTES_MAX: Final = 8 * 1024 * 1024
 """Stored bytes of pages and journal that one statement reads in search of the events of many documents."""
@@ -101,7 +101,7 @@ class PostgresHistory:
         bounds = first_bounds(after_version, is_descending=is_descending)
         edge: int | None = None
         while row := await self._segment_row(namespace, document, bounds):
-            segment = _beyond(_segment(namespace, document, row), edge, is_descending=is_descending)
+            segment = beyond(_segment(namespace, document, row), edge, is_descending=is_descending)
             yield segment
             is_last = segment.base_sequence == 0 if is_descending else row["payload"] is None
             if is_last:
@@ -160,7 +160,7 @@ class PostgresHistory:
         self, namespace: str, document: str, *, after_sequence: int | None, is_descending: bool
     ) -> AsyncGenerator[list[Entry]]:
         """Yield entries with conflicts, one statement for each page. Where it goes on is a sequence, never a row."""
-        edge = _edge(after_sequence, is_descending=is_descending)
+        edge = edge_of(after_sequence, is_descending=is_descending)
         statement = SQL["conflicts_before" if is_descending else "conflicts_after"]
         while True:
             async with self._pool.lend() as connection:
@@ -183,7 +183,7 @@ class PostgresHistory:
         is_descending: bool,
         limit: int,
     ) -> list[Rejection]:
-        edge = _edge(after_sequence, is_descending=is_descending)
+        edge = edge_of(after_sequence, is_descending=is_descending)
         statement = _OPEN_CONFLICTS[document is not None, is_descending]
         names = [namespace] if document is None else [namespace, document]
         async with self._pool.lend() as connection:
@@ -305,13 +305,6 @@ def _entries_between(row: Row, between: range) -> list[Entry]:
     return page.entries([at for at in range(first, end) if STATUSES[statuses[at]].is_effective])
 
 
-def _edge(after_sequence: int | None, *, is_descending: bool) -> int:
-    """Return the sequence after which, in the requested order, a list begins."""
-    if after_sequence is not None:
-        return after_sequence
-    return TIME_MAX_NANOSECONDS if is_descending else 0
-
-
 def _conflicts_in(row: Row, edge: int, *, is_descending: bool) -> list[Entry]:
     """Return the entries with a conflict beyond the edge, in the requested order."""
     journal = [to_entry(entry) for entry in row["journal"] or ()]
@@ -320,12 +313,3 @@ def _conflicts_in(row: Row, edge: int, *, is_descending: bool) -> list[Entry]:
     if is_descending:
         return [entry for entry in reversed(entries) if entry.sequence < edge]
     return [entry for entry in entries if entry.sequence > edge]
-
-
-def _beyond(segment: Segment, edge: int | None, *, is_descending: bool) -> Segment:
-    """Leave out what is before the edge, in the requested order."""
-    if edge is None:
-        return segment
-    return segment._replace(
-        entries=[entry for entry in segment.entries if (entry.sequence > edge) is not is_descending]
-    )

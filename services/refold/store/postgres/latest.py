@@ -20,6 +20,7 @@ from refold.core.errors import (
 from refold.core.stream import Checkpoint
 from refold.store import (
     ANSWER_BYTES_MAX,
+    LAST,
     Capabilities,
     Depth,
     Head,
@@ -33,7 +34,7 @@ from refold.store import (
     write_cursor,
 )
 from refold.store.postgres.batch import BatchReader
-from refold.store.postgres.history import LAST, is_name_like
+from refold.store.postgres.history import is_name_like
 from refold.store.postgres.pool import SQL, STORE_COMMAND_SECONDS, Connection, Pool, Row
 from refold.store.postgres.rows import key_of, to_head
 from refold.store.postgres.schema import read_checkpoints

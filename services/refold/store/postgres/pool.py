@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from importlib.resources import files
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import asyncpg
@@ -23,6 +22,7 @@ from refold.core.errors import (
     StoreUnavailable,
     TimedOut,
 )
+from refold.store.sql import statements_of
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -41,15 +41,7 @@ STORE_CONNECTION_WAIT_SECONDS: Final = 10
 STORE_CLOSE_SECONDS: Final = 5
 """How long reads in flight may take to end when a store is closed."""
 
-_NAME: Final = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
-
-
-def _statements() -> Mapping[str, str]:
-    parts = _NAME.split((files(__package__) / "queries.sql").read_text(encoding="utf-8"))
-    return {name: text.strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
-
-
-SQL: Final = _statements()
+SQL: Final = statements_of(__package__)
 """The statements of `queries.sql` by name."""
 
 _SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}", re.ASCII)

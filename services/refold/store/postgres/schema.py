@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from hashlib import sha256
-from importlib.resources import files
-from typing import Final, NamedTuple
+from typing import Final
 from uuid import UUID
 
 from refold.core.errors import StoreDamaged, StoreDiffers, StoreOutdated
@@ -16,21 +15,9 @@ from refold.core.fold_state import first_checkpoints
 from refold.core.stream import PARTITIONS, Checkpoint
 from refold.store.postgres.pool import SQL, Connection, Pool, translated
 from refold.store.postgres.rows import checkpoint_columns, to_checkpoint
+from refold.store.sql import migrations_of
 
-
-class Migration(NamedTuple):
-    """One step from an older schema to the next; `text` may hold many statements."""
-
-    number: int
-    name: str
-    text: str
-
-
-MIGRATIONS: Final = [
-    Migration(int(file.name[:4]), file.name.removesuffix(".sql"), file.read_text(encoding="utf-8"))
-    for file in sorted((files(__package__) / "migrations").iterdir(), key=lambda file: file.name)
-    if file.name.endswith(".sql")
-]
+MIGRATIONS: Final = migrations_of(__package__)
 
 FORMAT_BEGINS: Final = 9
 """The first migration of this format. A projection of an earlier one is not converted but rebuilt."""

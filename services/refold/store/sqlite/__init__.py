@@ -1,1 +1,159 @@
-"""The store `files`: a projection in one SQLite database."""
+"""The store `files`: a SQLite database in one folder, pages and journal beside the documents' heads.
+
+`SqliteStore` is the ProjectionWriter; its bases read what is now (`latest`) and what was (`history`), and the Auditor's
+parts are in `audit`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Final, Self
+
+from refold.core.document import Document
+from refold.core.errors import FenceLost
+from refold.core.stream import Checkpoint
+from refold.store import SHARD_LEASE_SECONDS, ClosedPage, Commit, Key
+from refold.store.layers import RowCodec
+from refold.store.layers.compression import Compression
+from refold.store.ports import OpenCommit, ReadSnapshot
+from refold.store.sqlite.audit import hold_read_snapshot
+from refold.store.sqlite.commit import PreparedCommit, write_commit
+from refold.store.sqlite.history import SqliteHistory
+from refold.store.sqlite.latest import SqliteLatest
+from refold.store.sqlite.lease import ShardLease
+from refold.store.sqlite.pool import Connection, Pool
+from refold.store.sqlite.rows import Rows
+from refold.store.sqlite.schema import LIVE, REBUILD, bind, open_file, read_checkpoints
+from refold.store.sqlite.states import load_documents
+
+STORE_SYNC_SECONDS: Final = 1.0
+"""The longest time between commits that wait for the disk: what a power cut can take from the database."""
+
+
+class SqliteStore(SqliteLatest, SqliteHistory):
+    """A SnapshotStore in one folder of a local disk."""
+
+    flush_seconds = 0.0
+
+    def __init__(
+        self, folder: Path, pool: Pool, lease: ShardLease, rows: Rows, timer: Callable[[], float]
+    ) -> None:
+        """Use `open`."""
+        super().__init__(pool, rows)
+        self._folder = folder
+        self._lease = lease
+        self._timer = timer
+        self._epoch: str | None = None
+        self._committing = asyncio.Lock()
+        self._synchronous_at = timer() - STORE_SYNC_SECONDS
+
+    @classmethod
+    async def open(
+        cls,
+        folder: Path,
+        *,
+        shard: str = "",
+        is_rebuild: bool = False,
+        codec: RowCodec | None = None,
+        lease_seconds: float = SHARD_LEASE_SECONDS,
+        timer: Callable[[], float] = time.monotonic,
+    ) -> Self:
+        """Open the folder's database, or the one that a rebuild fills; make it where there is none.
+
+        Each `shard` has a lease of its own. Raises `StoreUnavailable`, `StoreDiffers`, `StoreDamaged`.
+        """
+        path = await asyncio.to_thread(open_file, folder, is_rebuild=is_rebuild)
+        name = f"{REBUILD if is_rebuild else LIVE}.lock"
+        lock = folder / (f"{name}.{shard}" if shard else name)
+        lease = ShardLease(lock, lease_seconds=lease_seconds, timer=timer)
+        return cls(folder, Pool(path), lease, Rows(codec or Compression()), timer)
+
+    async def bind(self, log_id: str) -> list[Checkpoint]:
+        if not self._pool.path.exists():
+            # The folder was emptied while this process ran.
+            await asyncio.to_thread(open_file, self._folder, is_rebuild=False)
+
+        def read(connection: Connection) -> tuple[str, list[Checkpoint]]:
+            return bind(self._pool, connection, log_id), read_checkpoints(connection)
+
+        self._epoch, checkpoints = await self._pool.write(read)
+        return checkpoints
+
+    async def acquire_lease(self) -> bool:
+        async with self._committing:
+            return self._lease.acquire()
+
+    async def load(self, keys: Sequence[Key]) -> list[Document]:
+        if not keys:
+            return []
+        return await self._pool.scan(lambda connection: load_documents(connection, keys, self._rows))
+
+    async def commit(self, commit: Commit) -> None:
+        """Write all of it in one transaction; once a second it also waits for the disk."""
+        async with self._committing:
+            self._lease.check()
+            started_at = self._timer()
+            is_synchronous = started_at - self._synchronous_at >= STORE_SYNC_SECONDS
+            await self._pool.write(partial(self._commit, commit, is_synchronous=is_synchronous))
+            if is_synchronous:
+                self._synchronous_at = started_at
+
+    @asynccontextmanager
+    async def open_commit(self) -> AsyncIterator[OpenCommit]:
+        """Keep the pages until the end of the block: a transaction would keep the writers of other shards out."""
+        async with self._committing:
+            self._lease.check()
+            opened = _OpenCommit(self._lease)
+            yield opened
+            assert opened.commit is not None, "the block wrote no commit"
+            commit = replace(opened.commit, pages=[*opened.pages, *opened.commit.pages])
+            await self._pool.write(partial(self._commit, commit, is_synchronous=True))
+
+    def wants_state(self, document: Document, *, is_changed: bool) -> bool:  # noqa: ARG002
+        """Want every state: a row is overwritten in place."""
+        return True
+
+    async def flush_states(self, *, is_final: bool = False) -> None:
+        """Do nothing: no state is left out."""
+
+    def read_snapshot(self) -> AbstractAsyncContextManager[ReadSnapshot]:
+        return hold_read_snapshot(self._pool, self._rows)
+
+    async def close(self) -> None:
+        """Let a commit that runs end, release the lease, and close the file."""
+        async with self._committing:
+            await self._pool.close()
+            self._lease.close()
+
+    def _commit(self, commit: Commit, connection: Connection, *, is_synchronous: bool) -> None:
+        prepared = PreparedCommit.of(commit, self._rows)
+        with self._pool.transaction(connection, is_synchronous=is_synchronous):
+            # Another may have taken the lease while this transaction waited.
+            self._lease.check()
+            write_commit(connection, prepared, self._epoch, self._rows)
+        self._lease.renew()
+
+
+class _OpenCommit:
+    """An OpenCommit that keeps everything until the end of its block."""
+
+    def __init__(self, lease: ShardLease) -> None:
+        self._lease = lease
+        self.pages: list[ClosedPage] = []
+        self.commit: Commit | None = None
+
+    async def write_pages(self, pages: Sequence[ClosedPage]) -> None:
+        self._lease.check()
+        self._lease.renew()
+        self.pages += pages
+
+    async def write(self, commit: Commit) -> None:
+        if self.commit is not None:
+            raise FenceLost("a block writes one commit")
+        self.commit = commit

@@ -10,7 +10,8 @@ import pytest
 from refold.core.document import Status
 from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS, RULES
 from refold.store import memory
-from refold.store.postgres import states
+from refold.store.postgres import states as postgres_states
+from refold.store.sqlite import states as sqlite_states
 from support.scribe import NAMESPACE, Scribe
 
 IDS, EVENTS = 4, 9
@@ -22,7 +23,7 @@ def _small(monkeypatch):
     """Set bounds so small that every log crosses them many times."""
     limits = replace(RULES[1].limits, id_window_ids=IDS, id_window_events=EVENTS)
     monkeypatch.setitem(RULES, 1, replace(RULES[1], limits=limits))
-    for module in (states, memory):
+    for module in (memory, postgres_states, sqlite_states):
         monkeypatch.setattr(module, "ID_WINDOW_IDS", IDS)
         monkeypatch.setattr(module, "ID_WINDOW_EVENTS", EVENTS)
 
