@@ -7,7 +7,9 @@ import pytest
 import structlog
 from hypothesis import settings
 
+from support.capabilities import pytest_terminal_summary
 from support.http import api
+from support.redis_servers import redis_server, redis_url, valkey_server, valkey_url
 from support.servers import aside, fresh_nats, nats_server, nats_urls, postgres_dsn, postgres_server
 from support.system import system
 
@@ -19,7 +21,12 @@ __all__ = [
     "nats_urls",
     "postgres_dsn",
     "postgres_server",
+    "pytest_terminal_summary",
+    "redis_server",
+    "redis_url",
     "system",
+    "valkey_server",
+    "valkey_url",
 ]
 
 # Other work on the machine makes an example slow, not wrong; a failure prints what reproduces it.

@@ -13,6 +13,8 @@ from support.sources import ROOT, imports, is_within, modules
 # Each library, and the only modules that may import it.
 HOMES = {
     "asyncpg": ["refold.store.postgres", "refold.embedded"],
+    "redis": ["refold.store.redis.pool"],
+    "hiredis": ["refold.store.redis.pool"],
     "nats": ["refold.log.jetstream.connection"],
     "faststream": ["refold.wiring.broker", "refold.wiring.projector", "refold.wiring.resolver"],
     "fastapi": [],

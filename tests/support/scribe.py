@@ -15,7 +15,7 @@ from refold.core.document import ABSENT, Document, Status
 from refold.core.fold_state import FoldState
 from refold.core.history import NEVER, Clock, Entry, Point, Snapshot, snapshot_of
 from refold.core.stream import Checkpoint, Record, Route, route
-from refold.store import ClosedPage, Commit, DocumentWrite, Key, Rejection, Resolution
+from refold.store import PAGES_KEPT, ClosedPage, Commit, Depth, DocumentWrite, Key, Rejection, Resolution
 
 NAMESPACE = "shop"
 SECOND = 1_000_000_000
@@ -44,6 +44,7 @@ class Scribe:
         self.documents: dict[Key, Document] = {}
         self.entries: dict[Key, list[Entry]] = defaultdict(list)
         self.snapshots: dict[Key, list[Snapshot]] = defaultdict(lambda: [NEVER])
+        self.closed: dict[Key, list[tuple[Snapshot, int]]] = defaultdict(list)
         self.sequence = self._shard.read_sequence
 
     def publish(
@@ -111,6 +112,7 @@ class Scribe:
             events=row.events,
         )
         self._pages.append(page)
+        self.closed[key].append((closing, row.last_sequence))
         unwritten.journal = []
         row.unpaged_events = row.unpaged_bytes = 0
         row.page_bytes = len(closing.state or b"")
@@ -158,6 +160,17 @@ class Scribe:
         }
         snapshots = self.snapshots[namespace, document]
         return [NEVER, *(found for found in snapshots if places[point.clock](found) <= point.value)][-1]
+
+    def oldest(self, document: str, depth: Depth, *, namespace: str = NAMESPACE) -> tuple[Snapshot, int]:
+        """Return the base of the oldest segment that a store of a depth keeps, and its last sequence."""
+        closed = self.closed[namespace, document]
+        is_whole = depth is Depth.full or len(closed) <= PAGES_KEPT
+        return (NEVER, 0) if is_whole else closed[-PAGES_KEPT - 1]
+
+    def kept(self, document: str, depth: Depth, *, namespace: str = NAMESPACE) -> list[Entry]:
+        """Return the entries that a store of a depth keeps."""
+        _, after = self.oldest(document, depth, namespace=namespace)
+        return [entry for entry in self.entries[namespace, document] if entry.sequence > after]
 
     def _head(self, key: Key, partition: int) -> Document:
         if key not in self.documents:

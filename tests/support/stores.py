@@ -8,12 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from refold.core.history import Entry
+import pytest
+
+from refold.core.errors import HistoryElsewhere
+from refold.core.history import Clock, Entry, Point
 from refold.core.stream import Checkpoint, Route, parse_shard
-from refold.store import Commit
+from refold.store import Bounds, Commit, Depth
 from refold.store.memory import MemoryStore, Tables
 from refold.store.ports import SnapshotStore
 from refold.store.postgres import PostgresStore
+from refold.store.redis import RedisStore
 from refold.store.sqlite import SqliteStore
 from support.scribe import NAMESPACE, Scribe
 
@@ -30,12 +34,12 @@ OpenStore = Callable[..., Awaitable[SnapshotStore]]
 
 
 @asynccontextmanager
-async def memory_stores() -> AsyncIterator[OpenStore]:
+async def memory_stores(depth: Depth = Depth.full) -> AsyncIterator[OpenStore]:
     """Yield a function that opens a memory store; all use the same tables."""
     tables = Tables()
 
     async def open_store(**options: Any) -> SnapshotStore:
-        return MemoryStore(tables, **options)
+        return MemoryStore(tables, depth=depth, **options)
 
     yield open_store
 
@@ -60,6 +64,19 @@ async def sqlite_stores(folder: Path, **options: Any) -> AsyncIterator[OpenStore
 
         async def open_store(**more: Any) -> SnapshotStore:
             store = await SqliteStore.open(folder, **options, **more)
+            opened.push_async_callback(store.close)
+            return store
+
+        yield open_store
+
+
+@asynccontextmanager
+async def redis_stores(url: str, **options: Any) -> AsyncIterator[OpenStore]:
+    """Yield a function that opens a store on this server; all are closed at the end."""
+    async with AsyncExitStack() as opened:
+
+        async def open_store(**more: Any) -> Any:
+            store = await RedisStore.open(url, readers_max=2, **options, **more)
             opened.push_async_callback(store.close)
             return store
 
@@ -126,9 +143,50 @@ async def begin(store: SnapshotStore) -> Scribe:
 
 
 async def all_entries(store: SnapshotStore, document: str, **asked: Any) -> list[list[Entry]]:
-    """Return a document's entries by segment, in either order."""
-    runs = store.segments(NAMESPACE, document, **({"after_version": None, "is_descending": False} | asked))
-    return [run.entries async for run in runs]
+    """Return a document's entries by segment, in either order: of a store of recent depth, those that it keeps."""
+    asked = {"after_version": None, "is_descending": False} | asked
+    runs = []
+    try:
+        async for run in store.segments(NAMESPACE, document, **asked):
+            runs.append(run.entries)  # noqa: PERF401 - Those before an error are returned, too.
+    except HistoryElsewhere:
+        assert store.capabilities.depth is Depth.recent
+        if not asked["is_descending"]:
+            assert not runs
+            return (await all_entries(store, document, is_descending=True))[::-1]
+    return runs
+
+
+class Depths:
+    """Compare what a store reads at a point with a scribe's plain search, as far as the store keeps it."""
+
+    def __init__(self, store: SnapshotStore, scribe: Scribe) -> None:
+        self.store = store
+        self.scribe = scribe
+
+    async def check(self, document: str, point: Point, *, namespace: str = NAMESPACE) -> None:
+        """Read one point: it is exact, or elsewhere where it is older than the oldest base that is kept."""
+        depth = self.store.capabilities.depth
+        base, sequence = self.scribe.oldest(document, depth, namespace=namespace)
+        is_zero = point.clock in {Clock.version, Clock.sequence} and point.value < 1
+        is_kept = is_zero or Bounds.of(point).include(base, sequence)
+        if is_kept:
+            found = await self.store.snapshot_at(namespace, document, point)
+            assert found == self.scribe.at(document, point, namespace=namespace), point
+        else:
+            with pytest.raises(HistoryElsewhere) as raised:
+                await self.store.snapshot_at(namespace, document, point)
+            assert raised.value.facts["from_version"] == base.version
+
+
+async def sequence_of_id(store: SnapshotStore, document: str, event_id: str) -> int | None:
+    """Return the sequence of the first event with an id, which a store of recent depth knows without its event."""
+    try:
+        found = await store.find_id(NAMESPACE, document, event_id)
+    except HistoryElsewhere as error:
+        assert store.capabilities.depth is Depth.recent
+        return error.facts["sequence"]
+    return found and found.sequence
 
 
 async def write_life(

@@ -47,6 +47,15 @@ LAST: Final = "\U0010ffff"
 ABOUT_CHARS_MAX: Final = 256
 """Characters of each of the author's texts in a rejection's row; the event itself is kept whole."""
 
+PAGES_KEPT: Final = 2
+"""Closed pages that a store of recent depth keeps of a document, beside the open segment."""
+
+REJECTIONS_KEPT_MAX: Final = 1_000
+"""Rejections that such a store keeps of a namespace, and those that are open."""
+
+UNROUTABLE_KEPT_MAX: Final = 10_000
+"""Rejections that it keeps of events whose subject names no document."""
+
 Key = tuple[str, str]
 """Namespace and document."""
 

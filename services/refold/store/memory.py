@@ -1,4 +1,4 @@
-"""A store of full depth in plain Python: the reference that the other adapters are compared with.
+"""A store in plain Python, of full or recent depth: the reference that the other adapters are compared with.
 
 Several `MemoryStore`s over one `Tables` behave like processes on one database.
 """
@@ -15,13 +15,14 @@ from operator import attrgetter
 
 from refold.core.dedup import admit, id_digest, recall
 from refold.core.document import ABSENT, Document, from_canonical
-from refold.core.errors import FenceLost, Refused, StoreDiffers
+from refold.core.errors import FenceLost, HistoryElsewhere, Refused, StoreDiffers
 from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
 from refold.core.fold_state import first_checkpoints
 from refold.core.history import NEVER, Entry, Point, Segment, Snapshot
 from refold.core.stream import Checkpoint
 from refold.store import (
     ANSWER_BYTES_MAX,
+    PAGES_KEPT,
     SHARD_LEASE_SECONDS,
     Capabilities,
     ClosedPage,
@@ -35,7 +36,6 @@ from refold.store import (
     Page,
     Rejection,
     VersionAt,
-    first_bounds,
     read_cursor,
     write_cursor,
 )
@@ -48,6 +48,13 @@ from refold.store.ports import (
     StoredHead,
     StoredPage,
     position_of,
+)
+from refold.store.recent import (
+    RecentHistory,
+    RecentRejections,
+    is_beyond,
+    newest_rejections,
+    rejections_kept_max,
 )
 
 
@@ -68,7 +75,6 @@ class _OpenCommit:
 class MemoryStore:
     """A SnapshotStore in memory; `refold.store.ports` says what each method does."""
 
-    capabilities = Capabilities(depth=Depth.full, has_where=False)
     flush_seconds = 0.0
 
     def __init__(
@@ -76,10 +82,12 @@ class MemoryStore:
         tables: Tables | None = None,
         *,
         shard: str = "",
+        depth: Depth = Depth.full,
         lease_seconds: float = SHARD_LEASE_SECONDS,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Use tables of its own, or those of another store."""
+        """Use tables of its own, or those of another store; `depth` is how much of them the readers see."""
+        self.capabilities = Capabilities(depth=depth, has_where=False)
         self._tables = tables or Tables()
         self._shard = shard
         self._lease_seconds = lease_seconds
@@ -155,22 +163,23 @@ class MemoryStore:
         return {key: at for key, at in found.items() if at != known[key]}
 
     async def snapshot_at(self, namespace: str, document: str, point: Point) -> Snapshot | None:
-        kept = self._tables.documents.get((namespace, document))
-        return kept.head_at(point).snapshot if kept else None
+        history = self._history(namespace, document)
+        return history.snapshot_at(point) if history else None
 
     async def segments(
         self, namespace: str, document: str, *, after_version: int | None, is_descending: bool
     ) -> AsyncGenerator[Segment, None]:
-        kept = self._tables.documents.get((namespace, document))
-        if kept is not None:
-            segments = kept.copy().segments
-            first = kept.at(first_bounds(after_version, is_descending=is_descending))
-            for segment in segments[first::-1] if is_descending else segments[first:]:
+        history = self._history(namespace, document)
+        if history is not None:
+            history = replace(
+                history, segments=[it._replace(entries=[*it.entries]) for it in history.segments]
+            )
+            for segment in history.read(after_version, is_descending=is_descending):
                 yield segment
 
     async def entry(self, namespace: str, document: str, sequence: int) -> Entry | None:
-        entries = self._entries(namespace, document)
-        return next((entry for entry in entries if entry.sequence == sequence), None)
+        history = self._history(namespace, document)
+        return history.entry(sequence) if history else None
 
     async def entries_between(
         self, namespace: str, documents: Sequence[str], *, after_sequence: int, until_sequence: int
@@ -178,8 +187,8 @@ class MemoryStore:
         found = [
             (document, entry)
             for document in documents
-            for entry in self._entries(namespace, document)
-            if entry.status.is_effective and after_sequence < entry.sequence <= until_sequence
+            if (history := self._history(namespace, document)) is not None
+            for entry in history.between(after_sequence, until_sequence)
         ]
         return sorted(found, key=lambda it: it[1].sequence)
 
@@ -210,28 +219,30 @@ class MemoryStore:
         self, namespace: str, point: Point, *, prefix: str, limit: int, cursor: str | None
     ) -> Page:
         found = self._listed(namespace, prefix, read_cursor(cursor))
+        if self._is_recent:
+            raise HistoryElsewhere("lists as of a point are not kept", namespace=namespace)
         return _bounded((kept.head_at(point) for kept in found), limit)
 
     async def rejections(
         self, namespace: str | None, document: str | None, *, limit: int, before_sequence: int | None
     ) -> list[Rejection]:
-        found = [
-            rejection
-            for rejection in self._rejections_of(namespace, document)
-            if _is_beyond(rejection.sequence, before_sequence, is_descending=True)
-        ]
-        return sorted(found, key=attrgetter("sequence"), reverse=True)[:limit]
+        by_namespace: dict[str, list[Rejection]] = {}
+        for rejection in sorted(self._rejections_of(namespace, None), key=_sequence, reverse=True):
+            by_namespace.setdefault(rejection.namespace, []).append(rejection)
+        found = []
+        for name, rejections in by_namespace.items():
+            kept_max = rejections_kept_max(name) if self._is_recent else len(rejections)
+            is_all = len(rejections) <= kept_max
+            found.append(RecentRejections(found=rejections[:kept_max], is_all=is_all))
+        return newest_rejections(found, document, limit=limit, before_sequence=before_sequence)
 
     async def conflicts(
         self, namespace: str, document: str, *, after_sequence: int | None, is_descending: bool
     ) -> AsyncGenerator[list[Entry]]:
-        found = [
-            entry
-            for entry in self._entries(namespace, document)
-            if entry.conflict is not None
-            and _is_beyond(entry.sequence, after_sequence, is_descending=is_descending)
-        ]
-        yield found[::-1] if is_descending else found
+        history = self._history(namespace, document)
+        if history is not None:
+            for found in history.conflicts(after_sequence, is_descending=is_descending):
+                yield found
 
     async def open_conflicts(
         self,
@@ -246,9 +257,9 @@ class MemoryStore:
             rejection
             for rejection in self._rejections_of(namespace, document)
             if rejection.is_open
-            and _is_beyond(rejection.sequence, after_sequence, is_descending=is_descending)
+            and is_beyond(rejection.sequence, after_sequence, is_descending=is_descending)
         ]
-        return sorted(found, key=attrgetter("sequence"), reverse=is_descending)[:limit]
+        return sorted(found, key=_sequence, reverse=is_descending)[:limit]
 
     async def namespaces(self) -> list[NamespaceCount]:
         documents: Counter[str] = Counter()
@@ -282,9 +293,16 @@ class MemoryStore:
         if lease is not None and lease.holder is self:
             del self._tables.leases[self._shard]
 
-    def _entries(self, namespace: str, document: str) -> list[Entry]:
-        kept = self._tables.documents.get((namespace, document))
-        return kept.entries if kept else []
+    @property
+    def _is_recent(self) -> bool:
+        return self.capabilities.depth is Depth.recent
+
+    def _history(self, namespace: str, document: str) -> RecentHistory | None:
+        key = (namespace, document)
+        if key not in self._tables.documents:
+            return None
+        segments = self._tables.documents[key].segments
+        return RecentHistory(key=key, segments=segments[-PAGES_KEPT - 1 :] if self._is_recent else segments)
 
     def _rejections_of(self, namespace: str | None, document: str | None) -> Iterator[Rejection]:
         for rejection in self._tables.rejections:
@@ -295,6 +313,9 @@ class MemoryStore:
         for (name, document), kept in sorted(self._tables.documents.items()):
             if name == namespace and document > after and document.startswith(prefix):
                 yield kept
+
+
+_sequence = attrgetter("sequence")
 
 
 def _bounded(found: Iterator[Head], limit: int) -> Page:
@@ -308,10 +329,6 @@ def _bounded(found: Iterator[Head], limit: int) -> Page:
             return Page(heads, write_cursor(heads[-1].document))
         heads.append(head)
     return Page(heads, None)
-
-
-def _is_beyond(sequence: int, after: int | None, *, is_descending: bool) -> bool:
-    return after is None or (sequence < after if is_descending else sequence > after)
 
 
 def _items(kept: Kept) -> Iterator[Item]:

@@ -1,6 +1,7 @@
 """One suite for every store, a folder for each port of `refold.store.ports`.
 
-Each test runs in memory, on SQLite, on PostgreSQL, and on both with the writers of two shards.
+Each test runs in memory (of full and of recent depth), on SQLite, PostgreSQL, Redis and Valkey, and with the writers of
+two shards. A test is skipped only for a capability; the end of the run lists which.
 """
 
 from __future__ import annotations
@@ -9,13 +10,26 @@ import random
 
 import pytest
 
+from refold.store import Depth
+from refold.store.postgres import PostgresStore
 from refold.store.postgres.batch import READ_TOGETHER_BYTES_MAX, READS_TOGETHER_MAX
-from support.stores import HALVES, TwoShards, begin, memory_stores, postgres_stores, sqlite_stores
+from support.capabilities import skip_without
+from support.stores import (
+    HALVES,
+    TwoShards,
+    begin,
+    memory_stores,
+    postgres_stores,
+    redis_stores,
+    sqlite_stores,
+)
 
-SLOW = [pytest.param(f"{store} in two shards", marks=pytest.mark.slow) for store in ("files", "postgres")]
+SLOW = [
+    pytest.param(f"{store} in two shards", marks=pytest.mark.slow) for store in ("files", "postgres", "redis")
+]
 
 
-@pytest.fixture(params=["memory", "files", "postgres", *SLOW])
+@pytest.fixture(params=["memory", "memory (recent)", "files", "postgres", "redis", "valkey", *SLOW])
 def kind(request):
     """Choose a store."""
     return request.param
@@ -24,11 +38,14 @@ def kind(request):
 @pytest.fixture
 def opened(request, kind):
     """Return the context in which stores of this kind are opened."""
-    if kind == "memory":
-        return memory_stores()
-    if kind.startswith("files"):
+    name = kind.split()[0]
+    if name == "memory":
+        return memory_stores(Depth.recent if "recent" in kind else Depth.full)
+    if name == "files":
         return sqlite_stores(request.getfixturevalue("tmp_path"))
-    return postgres_stores(request.getfixturevalue("postgres_dsn"))
+    if name == "postgres":
+        return postgres_stores(request.getfixturevalue("postgres_dsn"))
+    return redis_stores(request.getfixturevalue(f"{name}_url"))
 
 
 @pytest.fixture
@@ -56,7 +73,35 @@ async def scribe(store):
 def single_writer(kind):
     """Skip where two writers commit: the test is about the lease and the fence of one."""
     if kind.endswith("in two shards"):
-        pytest.skip("about one writer")
+        skip_without("one writer")
+
+
+@pytest.fixture
+def full_depth(store):
+    """Skip where the store does not keep every version."""
+    if store.capabilities.depth is not Depth.full:
+        skip_without("full depth")
+
+
+@pytest.fixture
+def recent_depth(store):
+    """Skip where the store keeps every version."""
+    if store.capabilities.depth is not Depth.recent:
+        skip_without("recent depth")
+
+
+@pytest.fixture
+def auditor(store):
+    """Skip where the store has no read snapshot: it is not an Auditor."""
+    if not hasattr(store, "read_snapshot"):
+        skip_without("read snapshot (Auditor)")
+
+
+@pytest.fixture
+def statements(store):
+    """Skip where the store does not read by SQL statements."""
+    if not isinstance(store, PostgresStore):
+        skip_without("SQL statements")
 
 
 FILLED_DOCUMENTS = 2 * READS_TOGETHER_MAX + 5

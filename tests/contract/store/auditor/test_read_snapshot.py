@@ -26,6 +26,7 @@ def entries_in(items):
     return found
 
 
+@pytest.mark.usefixtures("auditor")
 async def test_every_row_is_read_exactly_once_in_order(store, scribe):
     scribe.publish_nowhere(b"log.3.n.*", b"\x00")
     scribe.put("a", 1, namespace="elsewhere")
@@ -46,6 +47,7 @@ async def test_every_row_is_read_exactly_once_in_order(store, scribe):
     assert position_of(items[0])[:2] == ("", "")
 
 
+@pytest.mark.usefixtures("auditor")
 async def test_a_page_describes_its_content(store, scribe):
     await write_life(store, scribe, cut_after=(2, 5), commit_after=(3, 7))
     async with store.read_snapshot() as snapshot:
@@ -61,6 +63,7 @@ async def test_a_page_describes_its_content(store, scribe):
         assert page.ids == len(identities)
 
 
+@pytest.mark.usefixtures("auditor")
 async def test_a_read_can_be_restricted_to_a_namespace_or_document(store, scribe):
     for namespace in ("elsewhere", NAMESPACE):
         for document in ("a", "b"):
@@ -79,6 +82,7 @@ async def test_a_read_can_be_restricted_to_a_namespace_or_document(store, scribe
             assert await read(snapshot, *asked) == expected
 
 
+@pytest.mark.usefixtures("auditor")
 async def test_later_commits_do_not_change_what_is_read(store, scribe):
     scribe.put("a", {"n": [1]})
     await store.commit(scribe.commit())

@@ -35,6 +35,7 @@ async def mine(store, scribe):
     return [entry for entry in scribe.entries[NAMESPACE, "a"] if entry.conflict is not None]
 
 
+@pytest.mark.usefixtures("full_depth")
 async def test_conflicts_are_read_in_either_order_from_any_sequence_on(store, mine):
     assert await conflicts(store) == mine
     assert await conflicts(store, is_descending=True) == mine[::-1]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from refold.core.document import Kind, Status
 from refold.store.postgres.history import BETWEEN_BYTES_MAX
 from support.scribe import NAMESPACE
@@ -46,6 +48,7 @@ async def test_an_id_finds_its_first_event(store, scribe):
     assert await store.find_id(NAMESPACE, "b", "x\u0000") is None
 
 
+@pytest.mark.usefixtures("full_depth")
 async def test_events_of_many_documents_are_read_between_sequences_in_order(store, scribe):
     choose = random.Random(5)
     names = [f"d{number}" for number in range(8)]

@@ -60,6 +60,7 @@ def publish_something(scribe, rng, document):
     return scribe.publish(document, b"garbage" if rng.random() < 0.05 else event, at=at)
 
 
+@pytest.mark.usefixtures("full_depth")
 @pytest.mark.parametrize("narrow", [{}, NARROW], ids=["wide", "narrow"])
 async def test_a_list_at_any_point_equals_that_of_a_plain_search(store, scribe, narrow, monkeypatch):
     print(f"seed {SEED}")
@@ -94,6 +95,7 @@ async def test_a_list_at_any_point_equals_that_of_a_plain_search(store, scribe, 
     assert await listed(store, middle, namespace="unknown") == []
 
 
+@pytest.mark.usefixtures("full_depth")
 async def test_an_absent_document_is_listed_at_points_where_it_was_present(store, scribe):
     made = scribe.put("gone", {"was": "here"})
     gone = scribe.publish("gone", {"delete": True})
@@ -107,6 +109,7 @@ async def test_an_absent_document_is_listed_at_points_where_it_was_present(store
     assert found == [[], ["gone"], [], ["gone"], ["gone", "kept"]]
 
 
+@pytest.mark.usefixtures("full_depth")
 async def test_pages_of_a_list_at_a_sequence_are_consistent_under_writes(store, scribe):
     for document in "abcdef":
         scribe.put(document, [document])
@@ -125,6 +128,7 @@ async def test_pages_of_a_list_at_a_sequence_are_consistent_under_writes(store, 
     assert cursor is None
 
 
+@pytest.mark.usefixtures("full_depth")
 async def test_a_listed_head_is_the_exact_state_at_the_point(store, scribe):
     entry = scribe.put("a", HOSTILE)
     await store.commit(scribe.commit())
@@ -134,6 +138,7 @@ async def test_a_listed_head_is_the_exact_state_at_the_point(store, scribe):
         assert answer.cursor is None
 
 
+@pytest.mark.usefixtures("full_depth")
 async def test_a_list_is_bounded_in_bytes_and_returns_at_least_one_item(store, scribe):
     for document in ("a", "b", "c", "d"):
         scribe.put(document, [])

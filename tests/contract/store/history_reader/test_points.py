@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from refold.core.history import NEVER, Clock, Point
+from refold.store import PAGES_KEPT, Depth
 from support.scribe import NAMESPACE, SECOND
-from support.stores import all_entries, write_life
+from support.stores import Depths, all_entries, write_life
 
 
 async def assert_every_point(store, scribe, document):
@@ -19,11 +20,10 @@ async def assert_every_point(store, scribe, document):
     times = {entry.recorded_at for entry in entries} | {entry.occurred_at for entry in entries}
     for time in sorted(times):
         points += [Point(clock, time + d) for clock in (Clock.recorded, Clock.occurred) for d in (-1, 0, 1)]
+    depths = Depths(store, scribe)
     for point in points:
-        assert await store.snapshot_at(NAMESPACE, document, point) == scribe.at(document, point), point
-    together = await asyncio.gather(*(store.snapshot_at(NAMESPACE, document, point) for point in points))
-    for point, snapshot in zip(points, together, strict=True):
-        assert snapshot == scribe.at(document, point), point
+        await depths.check(document, point)
+    await asyncio.gather(*(depths.check(document, point) for point in points))
 
 
 @pytest.mark.parametrize(
@@ -45,10 +45,11 @@ async def test_every_point_is_read_back_for_any_page_boundaries(store, scribe, c
     await write_life(store, scribe, cut_after, commit_after)
     await assert_every_point(store, scribe, "life")
     runs = await all_entries(store, "life")
-    assert [entry for run in runs for entry in run] == scribe.entries[NAMESPACE, "life"]
+    assert [entry for run in runs for entry in run] == scribe.kept("life", store.capabilities.depth)
     backwards = await all_entries(store, "life", is_descending=True)
     assert backwards == runs[::-1]
-    assert len(runs) == len(cut_after) + 1
+    is_full = store.capabilities.depth is Depth.full
+    assert len(runs) == 1 + (len(cut_after) if is_full else min(len(cut_after), PAGES_KEPT))
 
 
 async def test_among_equal_times_the_last_is_used(store, scribe):
@@ -64,6 +65,7 @@ async def test_among_equal_times_the_last_is_used(store, scribe):
     assert await store.snapshot_at(NAMESPACE, "a", Point(Clock.recorded, at - 1)) == NEVER
 
 
+@pytest.mark.usefixtures("full_depth")
 async def test_occurred_time_is_a_running_maximum(store, scribe):
     for number, year in enumerate((2010, 2012, 2011, 2013)):
         scribe.publish("a", {"put": number, "occurred_at": f"{year}-01-01T00:00:00Z"})
@@ -99,6 +101,7 @@ async def test_a_document_without_events_has_no_segments(store, scribe):
     assert await all_entries(store, "a", is_descending=True) == []
 
 
+@pytest.mark.usefixtures("full_depth")
 async def test_a_history_begins_in_the_segment_that_holds_the_version(store, scribe):
     for number in range(9):
         scribe.put("a", number)

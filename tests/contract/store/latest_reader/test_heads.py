@@ -8,7 +8,6 @@ import pytest
 
 from refold.core.errors import StoreUnavailable
 from refold.store import VersionAt
-from refold.store.postgres import PostgresStore
 from support.scribe import NAMESPACE
 
 
@@ -49,9 +48,8 @@ async def test_a_cancelled_read_does_not_disturb_the_others(filled, scribe):
     assert gone.cancelled() or gone.result().document == "d1"
 
 
+@pytest.mark.usefixtures("statements")
 async def test_a_failed_statement_fails_every_read_of_its_batch_and_no_later_one(filled, scribe):
-    if not isinstance(filled, PostgresStore):
-        pytest.skip("the memory twin has no statements")
     real, filled._heads._sql = filled._heads._sql, "SELECT pg_terminate_backend(pg_backend_pid())"
     failed = await asyncio.gather(*(filled.head(NAMESPACE, "d1") for _ in range(3)), return_exceptions=True)
     assert [type(error) for error in failed] == [StoreUnavailable] * 3
@@ -60,9 +58,8 @@ async def test_a_failed_statement_fails_every_read_of_its_batch_and_no_later_one
     assert (await filled.head(NAMESPACE, "d1")).snapshot == scribe.snapshots[NAMESPACE, "d1"][-1]
 
 
+@pytest.mark.usefixtures("statements")
 async def test_an_error_of_any_kind_reaches_every_waiter_of_a_batched_read(filled, scribe):
-    if not isinstance(filled, PostgresStore):
-        pytest.skip("the memory twin has no statements")
     # Column "number" is missing from these rows: the failure is a KeyError, not one of the store's.
     real, filled._heads._sql = filled._heads._sql, "SELECT $1::text[], $2::text[], $3::integer"
     async with asyncio.timeout(20):

@@ -11,8 +11,10 @@ from refold.core.document import Status
 from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS, RULES
 from refold.store import memory
 from refold.store.postgres import states as postgres_states
+from refold.store.redis import commit, history, rows
 from refold.store.sqlite import states as sqlite_states
 from support.scribe import NAMESPACE, Scribe
+from support.stores import sequence_of_id
 
 IDS, EVENTS = 4, 9
 NAMES = "abcdefg"
@@ -23,9 +25,9 @@ def _small(monkeypatch):
     """Set bounds so small that every log crosses them many times."""
     limits = replace(RULES[1].limits, id_window_ids=IDS, id_window_events=EVENTS)
     monkeypatch.setitem(RULES, 1, replace(RULES[1], limits=limits))
-    for module in (memory, postgres_states, sqlite_states):
-        monkeypatch.setattr(module, "ID_WINDOW_IDS", IDS)
-        monkeypatch.setattr(module, "ID_WINDOW_EVENTS", EVENTS)
+    for module in (memory, postgres_states, sqlite_states, commit, history, rows):
+        monkeypatch.setattr(module, "ID_WINDOW_IDS", IDS, raising=False)
+        monkeypatch.setattr(module, "ID_WINDOW_EVENTS", EVENTS, raising=False)
 
 
 async def restarted(store, scribe):
@@ -89,9 +91,8 @@ async def test_the_dedup_window_equals_the_model_after_every_commit(store, scrib
         document = chance.choice([name for name, letter in models.items() if letter.events])
         for name in NAMES:
             at = models[document].find(name)
-            found = await store.find_id(NAMESPACE, document, name)
             expected = None if at is None else scribe.entries[NAMESPACE, document][at].sequence
-            assert (found and found.sequence) == expected
+            assert await sequence_of_id(store, document, name) == expected
     assert seen == {None, "duplicate", "id_reused"}
 
 
@@ -111,11 +112,11 @@ async def test_the_1000th_id_back_is_known_after_a_restart_and_the_1001st_is_not
     again = scribe.publish("a", {"put": 0, "id": "id-0"})
     assert (again.status, again.first_sequence) == (Status.duplicate, 1)
     scribe = await restarted(store, scribe)
-    assert (await store.find_id(NAMESPACE, "a", "id-0")).sequence == 1
+    assert await sequence_of_id(store, "a", "id-0") == 1
     scribe.publish("a", {"put": 0, "id": "last"})
     scribe = await restarted(store, scribe)
-    assert await store.find_id(NAMESPACE, "a", "id-0") is None
-    assert (await store.find_id(NAMESPACE, "a", "id-1")).sequence == 2
+    assert await sequence_of_id(store, "a", "id-0") is None
+    assert await sequence_of_id(store, "a", "id-1") == 2
     assert scribe.publish("a", {"put": 1, "id": "id-1"}).status is Status.duplicate
     assert scribe.publish("a", {"put": 0, "id": "id-0"}).status is Status.applied
 
@@ -129,8 +130,8 @@ async def test_an_id_is_known_for_exactly_10000_events_across_restarts(store, sc
             scribe.cut("a")
     for _ in range(2):
         scribe = await restarted(store, scribe)
-        assert (await store.find_id(NAMESPACE, "a", "x")).sequence == 1
+        assert await sequence_of_id(store, "a", "x") == 1
         assert scribe.publish("a", {"put": 0, "id": "x"}).status is Status.duplicate
     scribe = await restarted(store, scribe)
-    assert await store.find_id(NAMESPACE, "a", "x") is None
+    assert await sequence_of_id(store, "a", "x") is None
     assert scribe.publish("a", {"put": 0, "id": "x"}).status is Status.applied

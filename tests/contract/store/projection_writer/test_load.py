@@ -9,7 +9,7 @@ from refold.core.document import ABSENT
 from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
 from refold.core.stream import partition_of
 from support.scribe import NAMESPACE, state_bytes
-from support.stores import HOSTILE
+from support.stores import HOSTILE, sequence_of_id
 
 
 async def test_load_returns_committed_documents_and_omits_unknown_ones(store, scribe):
@@ -94,5 +94,5 @@ async def test_an_id_leaves_the_window_with_its_events(store, scribe):
             assert recall(loaded.identities, digest, ordinal - ID_WINDOW_EVENTS) == expected
     assert recall(loaded.identities, id_digest("id-0"), loaded.events + 1 - ID_WINDOW_EVENTS) is None
     assert recall(loaded.identities, id_digest("id-1"), loaded.events + 1 - ID_WINDOW_EVENTS) is not None
-    assert await store.find_id(NAMESPACE, "a", "id-0") is None
-    assert (await store.find_id(NAMESPACE, "a", "id-1")).sequence == 2
+    assert await sequence_of_id(store, "a", "id-0") is None
+    assert await sequence_of_id(store, "a", "id-1") == 2

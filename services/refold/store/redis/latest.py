@@ -1,0 +1,164 @@
+"""The LatestReader of Redis: heads in batches, documents of a namespace, names, counts.
+
+Part of the Redis adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Final
+
+from refold.core.errors import Refused
+from refold.core.history import NEVER
+from refold.core.stream import Checkpoint, is_printable
+from refold.store import (
+    ANSWER_BYTES_MAX,
+    Capabilities,
+    Depth,
+    Head,
+    Key,
+    Name,
+    Names,
+    NamespaceCount,
+    Page,
+    VersionAt,
+    damaged,
+    read_cursor,
+    reading_stored,
+    write_cursor,
+)
+from refold.store.redis.batch import BatchReader
+from refold.store.redis.keys import Keys
+from refold.store.redis.pool import Command, Pool
+from refold.store.redis.rows import HEAD_BYTES, Rows
+from refold.store.redis.schema import read_checkpoints
+
+READ_KEYS_MAX: Final = 1_000
+"""Keys that one pipeline of a list reads."""
+
+LIST_STATES_MAX: Final = 16
+"""States that one pipeline of a list reads: it may have read so many for nothing when its bytes are full."""
+
+ROW_MISSING: Final = "its row is missing, while events of it are stored"
+
+
+class RedisLatest:
+    """Part of `RedisStore`."""
+
+    capabilities = Capabilities(depth=Depth.recent, has_where=False)
+
+    def __init__(self, pool: Pool, keys: Keys, rows: Rows) -> None:
+        self._pool = pool
+        self._keys = keys
+        self._rows = rows
+        self._heads = BatchReader(pool)
+
+    async def checkpoints(self) -> list[Checkpoint]:
+        return await read_checkpoints(self._pool, self._keys)
+
+    async def head(self, namespace: str, document: str) -> Head | None:
+        key = (namespace, document)
+        stored = await self._heads.read(self._keys.head(key))
+        if stored is None:
+            await self._check_never(key)
+            return None
+        with reading_stored(*key):
+            return self._rows.to_head(key, stored)
+
+    async def other_versions(self, known: Mapping[Key, VersionAt]) -> dict[Key, VersionAt]:
+        found: dict[Key, VersionAt] = {}
+        if known:
+            rows = await self._pool.read_at_once(*(self._numbers_of(key) for key in known))
+            for key, row in zip(known, rows, strict=True):
+                at = VersionAt(NEVER.version, NEVER.sequence)
+                if row:
+                    with reading_stored(*key):
+                        document, _ = self._rows.to_row(key, row)
+                    at = VersionAt(document.version, document.version_sequence)
+                if at != known[key]:
+                    found[key] = at
+        return found
+
+    async def list_documents(
+        self, namespace: str, *, prefix: str, where: str | None, limit: int, cursor: str | None
+    ) -> Page:
+        if where is not None:
+            raise Refused("where_needs_postgres", "only Postgres evaluates SQL/JSON paths", field="where")
+        names = await self._listed(self._keys.present(namespace), prefix, read_cursor(cursor), limit + 1)
+        heads: list[Head] = []
+        answer_bytes = 0
+        for part in _parts(names, LIST_STATES_MAX):
+            rows = await self._pool.run(*(("GET", self._keys.head((namespace, name))) for name in part))
+            for name, row in zip(part, rows, strict=True):
+                head = self._to_head((namespace, name), row)
+                if head.snapshot.state is None:
+                    continue  # Deleted after the names were read.
+                answer_bytes += len(head.snapshot.state)
+                if len(heads) == limit or (heads and answer_bytes > ANSWER_BYTES_MAX):
+                    return Page(heads, write_cursor(heads[-1].document))
+                heads.append(head)
+        # One that is left out for its number may have made the page short: the last name continues it.
+        return Page(heads, write_cursor(names[-1]) if len(names) > limit else None)
+
+    async def list_names(self, namespace: str, *, prefix: str, limit: int, cursor: str | None) -> Names:
+        names = await self._listed(self._keys.names(namespace), prefix, read_cursor(cursor), limit + 1)
+        found: list[Name] = []
+        for part in _parts(names[:limit], READ_KEYS_MAX):
+            rows = await self._pool.run(*(self._numbers_of((namespace, name)) for name in part))
+            for name, row in zip(part, rows, strict=True):
+                if not row:
+                    raise damaged(namespace, name, ROW_MISSING)
+                with reading_stored(namespace, name):
+                    document, is_present = self._rows.to_row((namespace, name), row)
+                found.append(Name(name, document.version, document.recorded_at, is_present))
+        return Names(found, write_cursor(found[-1].document) if len(names) > limit else None)
+
+    async def namespaces(self) -> list[NamespaceCount]:
+        counts = await self._counts()
+        names = sorted(field[2:] for field in counts if field.startswith("e:"))
+        return [NamespaceCount(name, counts.get(f"d:{name}", 0), counts[f"e:{name}"]) for name in names]
+
+    async def ping(self) -> None:
+        await self._pool.run(("PING",))
+
+    async def _counts(self) -> dict[str, int]:
+        (counts,) = await self._pool.run(("HGETALL", self._keys.counts))
+        with reading_stored("", "counts"):
+            fields = [field.decode() for field in counts[::2]]
+            return dict(zip(fields, map(int, counts[1::2]), strict=True))
+
+    async def _check_never(self, key: Key) -> None:
+        """Raise `StoreDamaged` where a document without a row has events."""
+        (found,) = await self._pool.run(("EXISTS", self._keys.open(key), self._keys.ids(key)))
+        if found:
+            # Its first events may have been committed in between.
+            (row,) = await self._pool.run(("EXISTS", self._keys.head(key)))
+            if not row:
+                raise damaged(*key, ROW_MISSING)
+
+    def _numbers_of(self, key: Key) -> Command:
+        return ("GETRANGE", self._keys.head(key), 0, HEAD_BYTES - 1)
+
+    def _to_head(self, key: Key, row: bytes | None) -> Head:
+        if row is None:
+            raise damaged(*key, ROW_MISSING)
+        with reading_stored(*key):
+            return self._rows.to_head(key, row)
+
+    async def _listed(self, names: bytes, prefix: str, after: str, limit: int) -> list[str]:
+        """List names that begin with a prefix, after one, in the order of their code points."""
+        if not is_printable(prefix):
+            return []
+        start = b"(" + after.encode() if after >= prefix else b"[" + prefix.encode()
+        # No byte of a name is as large.
+        end = b"(" + prefix.encode() + b"\xff"
+        (found,) = await self._pool.run(("ZRANGEBYLEX", names, start, end, "LIMIT", 0, limit))
+        with reading_stored("", "names"):
+            return [name.decode() for name in found]
+
+
+def _parts(names: Sequence[str], size: int) -> Iterator[list[Any]]:
+    remaining = iter(names)
+    while part := list(islice(remaining, size)):
+        yield part

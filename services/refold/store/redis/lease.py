@@ -1,0 +1,78 @@
+"""A shard's lease: a key with an expiry that its holder renews. The fence of each commit compares it.
+
+Part of the Redis adapter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from secrets import token_hex
+from typing import Final
+
+from refold.core.errors import FenceLost, StoreError, TimedOut
+from refold.store import SHARD_LEASE_SECONDS
+from refold.store.redis.pool import Command, Connection, Pool
+
+_MILLISECONDS: Final = 1_000
+
+
+class ShardLease:
+    """Acquire and renew the lease, and lend its connection to one commit at a time while it is held.
+
+    A lease that has expired, and that nobody took, is still its holder's: the next commit renews it.
+    """
+
+    def __init__(self, pool: Pool, key: bytes, *, lease_seconds: float) -> None:
+        """Hold nothing yet. A holder that is silent for `lease_seconds` loses it to the next."""
+        self._pool = pool
+        self._key = key
+        self._silence_max = round(lease_seconds * _MILLISECONDS)
+        self._kept = max(round(SHARD_LEASE_SECONDS * _MILLISECONDS), self._silence_max)
+        # It says how long it is kept, so that the next can tell for how long its holder has been silent.
+        self.token = f"{self._kept}:{token_hex(16)}".encode()
+        self._is_held = False
+        self._lock = asyncio.Lock()
+
+    @property
+    def renewal(self) -> Command:
+        """Return the command that renews it."""
+        return ("SET", self._key, self.token, "PX", self._kept)
+
+    async def acquire(self) -> bool:
+        """Take it where it is free or its holder silent; renew it where it is held."""
+        async with self._lock, self._pool.lend() as connection:
+            held, left = await connection.watch([self._key], [("GET", self._key), ("PTTL", self._key)])
+            if held not in {None, self.token} and not self._is_silent(held, left):
+                self._is_held = False
+            else:
+                self._is_held = await connection.execute([self.renewal])
+            return self._is_held
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Lend the connection. Raises `FenceLost` where the lease is not held."""
+        async with self._lock:
+            if not self._is_held:
+                raise FenceLost("this store does not hold the shard's lease")
+            async with self._pool.lend() as connection:
+                yield connection
+
+    async def close(self) -> None:
+        """Release it, unless another has taken it."""
+        async with self._lock:
+            is_held, self._is_held = self._is_held, False
+            if not is_held:
+                return
+            try:
+                async with self._pool.lend() as connection:
+                    (held,) = await connection.watch([self._key], [("GET", self._key)])
+                    if held == self.token:
+                        await connection.execute([("DEL", self._key)])
+            except (StoreError, TimedOut):
+                return  # It expires.
+
+    def _is_silent(self, held: bytes, left: int) -> bool:
+        kept = int(held.partition(b":")[0])
+        return kept - left >= self._silence_max

@@ -1,0 +1,182 @@
+"""Connections, pipelines and transactions; the only module that imports the driver or knows its errors.
+
+Part of the Redis adapter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, cast
+
+from hiredis import pack_command
+from redis.asyncio import BlockingConnectionPool
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from refold.core.errors import StoreDamaged, StoreDiffers, StoreError, StoreFull, StoreUnavailable, TimedOut
+
+STORE_CONNECT_SECONDS: Final = 10.0
+
+STORE_COMMAND_SECONDS: Final = 60.0
+"""The longest wait for one answer."""
+
+STORE_CONNECTION_WAIT_SECONDS: Final = 10.0
+"""The longest wait of a read for a free connection."""
+
+Command = tuple[bytes | str | int, ...]
+
+# Its type hints say a tuple of one argument.
+_pack: Callable[[Command], bytes] = cast("Any", pack_command)
+
+_FULL: Final = frozenset({"OOM", "MISCONF"})
+_UNAVAILABLE: Final = frozenset(
+    {"LOADING", "READONLY", "MASTERDOWN", "NOREPLICAS", "BUSY", "TRYAGAIN", "CLUSTERDOWN"}
+)
+"""Codes of errors of a server that is full, that starts, is a replica now, or asks to try again."""
+
+
+class Pool:
+    """At most `size` connections to one server."""
+
+    def __init__(
+        self,
+        url: str,
+        size: int,
+        *,
+        connect_seconds: float = STORE_CONNECT_SECONDS,
+        command_seconds: float = STORE_COMMAND_SECONDS,
+    ) -> None:
+        """Connect when the first command is sent. Raises `StoreDiffers` for a URL that the driver does not know."""
+        scheme, _, rest = url.partition("://")
+        try:
+            self._pool = BlockingConnectionPool.from_url(
+                f"{_SCHEMES.get(scheme, scheme)}://{rest}",
+                max_connections=size,
+                timeout=STORE_CONNECTION_WAIT_SECONDS,
+                socket_connect_timeout=connect_seconds,
+                socket_timeout=command_seconds,
+                # A command is never sent twice: the store's caller knows what may be repeated.
+                retry=Retry(NoBackoff(), 0),
+                protocol=2,
+            )
+        except ValueError as error:
+            raise StoreDiffers("the address of Redis cannot be read", cause=str(error)) from error
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncIterator[Connection]:
+        """Lend a connection. One that is left in the middle of an answer is closed."""
+        try:
+            found = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+        except (RedisError, OSError) as error:
+            raise as_store_error(error) from error
+        connection = Connection(found)
+        try:
+            yield connection
+        finally:
+            if connection.is_unread or connection.is_watching:
+                await found.disconnect(nowait=True)
+            await self._pool.release(found)
+
+    async def run(self, *commands: Command) -> list[Any]:
+        """Send commands together; return their answers."""
+        async with self.lend() as connection:
+            return await connection.run(commands)
+
+    async def read_at_once(self, *commands: Command) -> list[Any]:
+        """Send reading commands as one transaction: their answers are from one moment."""
+        async with self.lend() as connection:
+            *_, answers = await connection.run([("MULTI",), *commands, ("EXEC",)])
+            return _checked(answers)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._pool.aclose()
+
+
+class Connection:
+    """One connection while it is lent."""
+
+    def __init__(self, connection: AbstractConnection) -> None:
+        self._connection = connection
+        self.is_unread = False
+        self.is_watching = False
+
+    async def run(self, commands: Sequence[Command]) -> list[Any]:
+        """Send commands together and return their answers. Raises the first error, once all are read."""
+        return _checked(await self._answers(commands))
+
+    async def watch(self, watched: Iterable[bytes], commands: Sequence[Command]) -> list[Any]:
+        """Read, and make the next transaction fail where one of the watched keys changes meanwhile."""
+        self.is_watching = True
+        return (await self.run([("WATCH", *watched), *commands]))[1:]
+
+    async def execute(self, commands: Sequence[Command]) -> bool:
+        """Write a transaction; False where a watched key has changed, and nothing was written.
+
+        Raises `StoreUnavailable` with `is_unknown=True` where EXEC was not answered.
+        """
+        try:
+            *queued, done = await self._answers([("MULTI",), *commands, ("EXEC",)])
+        except (StoreUnavailable, TimedOut) as error:
+            raise StoreUnavailable("EXEC was not answered", is_unknown=True, **error.facts) from error
+        # A command that is refused discards the transaction; its own error says why, that of EXEC does not.
+        _checked([*queued, done])
+        self.is_watching = False
+        if done is None:
+            return False
+        failed = next((answer for answer in done if isinstance(answer, ResponseError)), None)
+        if failed is not None:
+            raise StoreDamaged("a key of the projection is missing or of another type", cause=str(failed))
+        return True
+
+    async def _answers(self, commands: Sequence[Command]) -> list[Any]:
+        connection = self._connection
+        self.is_unread = True
+        try:
+            await connection.send_packed_command(b"".join(map(_pack, commands)))
+            answers = [await self._answer() for _ in commands]
+        except (RedisError, OSError, asyncio.IncompleteReadError) as error:
+            raise as_store_error(error) from error
+        self.is_unread = False
+        return answers
+
+    async def _answer(self) -> Any:
+        try:
+            return await self._connection.read_response(disable_decoding=True, disconnect_on_error=False)
+        except ResponseError as error:
+            return error
+
+
+def _checked(answers: list[Any]) -> list[Any]:
+    failed = next((answer for answer in answers if isinstance(answer, ResponseError)), None)
+    if failed is not None:
+        raise as_store_error(failed) from failed
+    return answers
+
+
+_SCHEMES: Final = {"valkey": "redis", "valkeys": "rediss"}
+
+
+def as_store_error(error: Exception) -> StoreError | TimedOut:
+    """Translate the driver's error."""
+    cause = str(error) or type(error).__name__
+    if isinstance(error, RedisTimeoutError):
+        return TimedOut("Redis did not answer in time", cause=cause)
+    if not isinstance(error, ResponseError):
+        if isinstance(error, AuthenticationError):
+            return StoreDiffers("Redis refuses the user or password of the store's URL", cause=cause)
+        return StoreUnavailable("Redis cannot be reached or does not answer", cause=cause)
+    code = str(getattr(error, "status_code", None) or cause.partition(" ")[0])
+    if code in _FULL:
+        message = "Redis has no room: give it more memory or disk, or remove other keys"
+        return StoreFull(message, cause=cause, redis_code=code)
+    if code in _UNAVAILABLE:
+        return StoreUnavailable("Redis cannot do this at present", cause=cause, redis_code=code)
+    if code == "WRONGTYPE":
+        return StoreDamaged("a key of the projection is of another type", cause=cause)
+    return StoreError("Redis refused a command", cause=cause, redis_code=code)

@@ -1,0 +1,135 @@
+"""One projection: the log that it is bound to, its checkpoints, and the server that may hold it.
+
+Part of the Redis adapter.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from refold.core import json_text
+from refold.core.errors import StoreDamaged, StoreDiffers
+from refold.core.fold_state import first_checkpoints
+from refold.core.stream import PARTITIONS, Checkpoint
+from refold.store import DAMAGES
+from refold.store.redis.keys import Keys
+from refold.store.redis.pool import Command, Pool
+from refold.store.redis.rows import Position, pack_checkpoint, to_checkpoint
+
+FORMAT: Final = 1
+"""The layout of keys and values."""
+
+_REDIS_MIN: Final = (6, 2)
+_VALKEY_MIN: Final = (7, 2)
+
+
+async def check_server(pool: Pool) -> bool:
+    """Refuse a server that cannot hold a projection; tell whether it loses everything when it ends.
+
+    Raises `StoreDiffers`, which names the cause and what to change.
+    """
+    (text,) = await pool.run(("INFO",))
+    info = dict(line.split(":", 1) for line in text.decode().splitlines() if ":" in line)
+    is_valkey = "valkey_version" in info
+    version = info["valkey_version" if is_valkey else "redis_version"]
+    if _numbers(version) < (_VALKEY_MIN if is_valkey else _REDIS_MIN):
+        message = "the server is too old: Redis 6.2, Valkey 7.2 or newer is needed"
+        raise StoreDiffers(message, version=version)
+    if info.get("cluster_enabled") == "1":
+        message = (
+            "the server runs in cluster mode, where a commit cannot be one transaction: use a server without "
+            "it; to scale, give each shard of the projection a server of its own"
+        )
+        raise StoreDiffers(message, cluster_enabled=True)
+    if info.get("role") != "master":
+        host = f"{info.get('master_host')}:{info.get('master_port')}"
+        raise StoreDiffers("the server is a replica: use the address of its primary", primary=host)
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        message = "the server may evict keys of the projection: set maxmemory-policy to noeviction"
+        raise StoreDiffers(message, maxmemory_policy=policy)
+    return info.get("aof_enabled") != "1"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in version.split(".")[:2])
+
+
+async def bind(pool: Pool, keys: Keys, log_id: str) -> list[Checkpoint]:
+    """Create log and checkpoints where there are none; return the checkpoints. Raises `StoreDiffers`, `StoreDamaged`.
+
+    The second of two processes reads those of the first.
+    """
+    async with pool.lend() as connection:
+        (found,) = await connection.watch([keys.log], [("GET", keys.log)])
+        if found is None:
+            await connection.execute(_first_rows(keys, log_id))
+    (found,) = await pool.run(("GET", keys.log))
+    bound = _read_log(found)
+    if bound != log_id:
+        raise StoreDiffers("the Redis database projects another log", expected=log_id, found=bound)
+    return await read_checkpoints(pool, keys)
+
+
+def _first_rows(keys: Keys, log_id: str) -> list[Command]:
+    checkpoints = first_checkpoints(log_id)
+    links: list[bytes | int] = []
+    for checkpoint in checkpoints:
+        links += [checkpoint.partition, pack_checkpoint(checkpoint)]
+    first = checkpoints[0]
+    position = Position((first.read_sequence, first.recorded_at, first.fold))
+    return [
+        ("SET", keys.log, json_text.dumps({"log": log_id, "format": FORMAT})),
+        ("HSET", keys.checkpoints, *links),
+        ("SET", keys.groups, bytes(PARTITIONS)),
+        ("SET", keys.shard(0), position.pack()),
+    ]
+
+
+async def bound_log(url: str, schema: str) -> str | None:
+    """Return the id of the log that a schema projects, without reading its other keys; None where there is none."""
+    pool = Pool(url, 1)
+    try:
+        (found,) = await pool.run(("GET", Keys(schema).log))
+    finally:
+        await pool.close()
+    return None if found is None else _read_log(found)
+
+
+def _read_log(stored: bytes | None) -> str:
+    try:
+        assert stored is not None
+        row = json_text.loads(stored)
+        if row["format"] > FORMAT:
+            facts = {"format": row["format"], "known": FORMAT}
+            raise StoreDiffers("the Redis database was made by a newer program", **facts)
+        log_id: str = row["log"]
+    except DAMAGES as error:
+        raise StoreDamaged(
+            "the key that names the projection's log cannot be read", cause=str(error)
+        ) from error
+    return log_id
+
+
+async def read_checkpoints(pool: Pool, keys: Keys) -> list[Checkpoint]:
+    """Read every partition's checkpoint, in their order; none before a log is bound. Raises `StoreDamaged`."""
+    shards = [keys.shard(group) for group in range(PARTITIONS)]
+    log, groups, positions, links = await pool.read_at_once(
+        ("GET", keys.log), ("GET", keys.groups), ("MGET", *shards), ("HGETALL", keys.checkpoints)
+    )
+    if log is None and groups is None and not links:
+        return []
+    try:
+        return _to_checkpoints(groups, positions, dict(zip(links[::2], links[1::2], strict=True)))
+    except DAMAGES as error:
+        cause = f"{type(error).__name__}: {error}"
+        raise StoreDamaged("the projection's checkpoints are missing or damaged", cause=cause) from error
+
+
+def _to_checkpoints(groups: Any, positions: list[Any], links: dict[bytes, bytes]) -> list[Checkpoint]:
+    if len(groups) != PARTITIONS:
+        raise ValueError(f"{len(groups)} groups")
+    return [
+        to_checkpoint(partition, links[b"%d" % partition], Position.unpack(positions[group]))
+        for partition, group in enumerate(groups)
+    ]
