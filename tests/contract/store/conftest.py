@@ -1,7 +1,8 @@
 """One suite for every store, a folder for each port of `refold.store.ports`.
 
-Each test runs in memory (of full and of recent depth), on SQLite, PostgreSQL, Redis and Valkey, and with the writers of
-two shards. A test is skipped only for a capability; the end of the run lists which.
+Each test runs in memory (of full and of recent depth), on SQLite, PostgreSQL, Redis and Valkey, on SQLite and Redis
+under encryption, and with the writers of two shards. A test is skipped only for a capability; the end of the run lists
+which.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from refold.store import Depth
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.batch import READ_TOGETHER_BYTES_MAX, READS_TOGETHER_MAX
 from support.capabilities import skip_without
+from support.encrypted import encryption
 from support.stores import (
     HALVES,
+    LOG_ID,
     TwoShards,
     begin,
     memory_stores,
@@ -29,7 +32,12 @@ SLOW = [
 ]
 
 
-@pytest.fixture(params=["memory", "memory (recent)", "files", "postgres", "redis", "valkey", *SLOW])
+ENCRYPTED = ("files encrypted", "redis encrypted")
+
+
+@pytest.fixture(
+    params=["memory", "memory (recent)", "files", "postgres", "redis", "valkey", *ENCRYPTED, *SLOW]
+)
 def kind(request):
     """Choose a store."""
     return request.param
@@ -39,13 +47,14 @@ def kind(request):
 def opened(request, kind):
     """Return the context in which stores of this kind are opened."""
     name = kind.split()[0]
+    options = {"codec": encryption(LOG_ID)} if kind in ENCRYPTED else {}
     if name == "memory":
         return memory_stores(Depth.recent if "recent" in kind else Depth.full)
     if name == "files":
-        return sqlite_stores(request.getfixturevalue("tmp_path"))
+        return sqlite_stores(request.getfixturevalue("tmp_path"), **options)
     if name == "postgres":
         return postgres_stores(request.getfixturevalue("postgres_dsn"))
-    return redis_stores(request.getfixturevalue(f"{name}_url"))
+    return redis_stores(request.getfixturevalue(f"{name}_url"), **options)
 
 
 @pytest.fixture

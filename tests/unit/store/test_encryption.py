@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -26,33 +25,17 @@ from refold.store.layers.keyring import (
     missing_checks,
     parse_keys,
 )
+from support.encrypted import ONE, TWO, FixedKeys, encryption, keyring
 
 LOG = "8a1f3c"
 PLACE = Place("pages.payload", "acme", "order-1", 7)
-ONE, TWO = bytes(range(32)), bytes(range(32, 64))
 
 names = st.text(min_size=0, max_size=12, alphabet="a:1|9/é")
 places = st.builds(Place, names, names, names, st.integers(0, 2**63 - 1))
 
 
-@dataclass
-class _Source:
-    keys: Keys
-    stamped: int = field(default=0)
-
-    def stamp(self) -> object:
-        return self.stamped
-
-    def read(self) -> Keys:
-        return self.keys
-
-
-def _keyring(keys: dict[int, bytes] | None = None, used: int = 1) -> Keyring:
-    return Keyring(_Source(Keys(used=used, keys=keys or {1: ONE})))
-
-
-def _codec(keyring: Keyring | None = None, log_id: str = LOG) -> Encryption:
-    return Encryption(Compression(), keyring or _keyring(), log_id)
+def _codec(ring: Keyring | None = None, log_id: str = LOG) -> Encryption:
+    return encryption(log_id, ring)
 
 
 @given(place=places, plain=st.binary(max_size=2_000))
@@ -96,15 +79,15 @@ def test_a_value_of_another_log_or_under_another_key_is_refused() -> None:
     with pytest.raises(ValueError, match="under key 1 was changed"):
         _codec(log_id="other").decode(PLACE, stored)
     with pytest.raises(ValueError, match="under key 1 was changed"):
-        _codec(_keyring({1: TWO})).decode(PLACE, stored)
+        _codec(keyring({1: TWO})).decode(PLACE, stored)
     with pytest.raises(ValueError, match="encrypted with key 1, the keyring has 2"):
-        _codec(_keyring({2: TWO}, used=2)).decode(PLACE, stored)
+        _codec(keyring({2: TWO}, used=2)).decode(PLACE, stored)
 
 
 def test_encryption_is_switched_on_and_off_at_any_time() -> None:
-    keyring = _keyring()
-    plain, on = Compression(), _codec(keyring)
-    off = Encryption(plain, keyring, LOG, is_encrypting=False)
+    ring = keyring()
+    plain, on = Compression(), _codec(ring)
+    off = Encryption(plain, ring, LOG, is_encrypting=False)
     for value in (b"small", b"large" * 1_000):
         assert on.decode(PLACE, plain.encode(PLACE, value)) == value
         assert off.decode(PLACE, on.encode(PLACE, value)) == value
@@ -115,12 +98,12 @@ def test_encryption_is_switched_on_and_off_at_any_time() -> None:
 
 def test_a_changed_keyring_is_used_without_a_restart() -> None:
     now = 0.0
-    source = _Source(Keys(used=1, keys={1: ONE}))
+    source = FixedKeys({1: ONE}, 1)
     codec = _codec(Keyring(source, timer=lambda: now))
     old = codec.encode(PLACE, b"content")
-    source.keys, source.stamped = Keys(used=2, keys={1: ONE, 2: TWO}), 1
+    source.change({1: ONE, 2: TWO}, 2)
     # Another process has written under the new key already.
-    new = _codec(_keyring({2: TWO}, used=2)).encode(PLACE, b"content")
+    new = _codec(keyring({2: TWO}, used=2)).encode(PLACE, b"content")
     assert codec.decode(PLACE, new) == b"content"
     now += REFRESH_SECONDS
     assert key_number(codec.encode(PLACE, b"content")) == 2
@@ -140,14 +123,14 @@ def test_a_subkey_that_has_encrypted_too_much_is_reported(monkeypatch: pytest.Mo
 
 
 def test_a_wrong_key_is_named_by_its_number_and_an_absent_one_too() -> None:
-    keyring = _keyring({1: ONE, 2: TWO}, used=2)
-    first = missing_checks({}, keyring, LOG)
+    ring = keyring({1: ONE, 2: TWO}, used=2)
+    first = missing_checks({}, ring, LOG)
     assert list(first) == [2]
-    assert missing_checks(first, keyring, LOG) == {}
+    assert missing_checks(first, ring, LOG) == {}
     with pytest.raises(KeyWrong, match="key 2 is not"):
-        missing_checks(first, _keyring({1: ONE, 2: ONE}), LOG)
+        missing_checks(first, keyring({1: ONE, 2: ONE}), LOG)
     with pytest.raises(KeyUnknown, match="key 2, the keyring has 1"):
-        missing_checks(first, _keyring(), LOG)
+        missing_checks(first, keyring(), LOG)
     with pytest.raises(KeyUnknown, match="key 2, there is no keyring"):
         missing_checks(first, None, LOG)
 
