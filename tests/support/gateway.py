@@ -9,8 +9,9 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
+from random import random
 from typing import Any
 
 import httpx
@@ -23,20 +24,35 @@ from refold.core.fold.rules import Rules
 from refold.gateway.app import Gateway
 from refold.gateway.consistency import Consistency
 from refold.gateway.context import Context
+from refold.gateway.inflight import waiting
 from refold.gateway.live import Connections, LiveLimits
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.readiness import Readiness
 from refold.history import History
 from refold.history.conflicts import Conflicts
-from refold.log import PROGRESS_SUBJECT, Acknowledgement, Appended, LogInfo, Publication, Stale, Unknown
+from refold.log import (
+    COMMITTED_SUBJECT,
+    PROGRESS_SUBJECT,
+    Acknowledgement,
+    Appended,
+    LogInfo,
+    Publication,
+    Stale,
+    Unknown,
+)
 from refold.log.memory import MemoryLog, MemoryNotices
 from refold.store import Head
+from refold.store.layers.breaker import Breaker
+from refold.store.layers.fallback import FallbackReader
+from refold.store.layers.sources import Source, Sources
 from refold.store.memory import MemoryStore, Tables
+from refold.store.ports import Reader
 from refold.telemetry.metrics import GatewayMetrics
 from support.projection import DEADLINE_SECONDS, Projecting, ports, projecting
 from support.streams import MemoryFeed, live_of
 
 REPLY_SUBJECT = "refold.reply.gateway.test"
+STORES = ("first", "second")
 
 NDJSON = "application/x-ndjson"
 
@@ -153,6 +169,8 @@ class Twin:
     async def projector(self) -> AsyncIterator[Projecting]:
         """Run the projector."""
         given = ports(self.log, MemoryStore(self.tables), self.notices)
+        if self.context.sources is not None:
+            given = replace(given, stores=STORES, store_name=STORES[0])
         async with projecting(given) as running:
             yield running
         await given.store.close()
@@ -165,10 +183,14 @@ async def twin(
     wait_seconds: float = 5.0,
     rules: Rules = NEWEST,
     live_limits: LiveLimits = LiveLimits(),  # noqa: B008 - it is frozen
+    is_hybrid: bool = False,
     **context: Any,
 ) -> AsyncIterator[Twin]:
-    """Make a gateway over memory adapters; without a projector nothing is folded until `projector` is entered."""
-    made = await _made(wait_seconds, rules, live_limits, **context)
+    """Make a gateway over memory adapters; without a projector nothing is folded until `projector` is entered.
+
+    A hybrid reads from two stores; the projector folds into the first.
+    """
+    made = await _made(wait_seconds, rules, live_limits, is_hybrid=is_hybrid, **context)
     watching = asyncio.create_task(made.context.consistency.watch())
     try:
         async with made.client:
@@ -181,15 +203,29 @@ async def twin(
         watching.cancel()
 
 
-async def _made(wait_seconds: float, rules: Rules, live_limits: LiveLimits, **given: Any) -> Twin:
+def _sources(*stores: Reader) -> Sources:
+    clock = asyncio.get_running_loop().time
+    made = [
+        Source(name=name, breaker=Breaker(timer=clock, random=random), reader=store)
+        for name, store in zip(STORES, stores, strict=True)
+    ]
+    return Sources(made, random=random, waiting=waiting)
+
+
+async def _made(
+    wait_seconds: float, rules: Rules, live_limits: LiveLimits, *, is_hybrid: bool, **given: Any
+) -> Twin:
     log, notices, tables = FaultyLog(rules), DeafNotices(), Tables()
-    store = FaultyStore(tables)
+    faulty = FaultyStore(tables)
+    sources = _sources(faulty, MemoryStore()) if is_hybrid else None
+    store: Any = faulty if sources is None else FallbackReader(sources)
     feed = MemoryFeed()
     history, registry, numbers = History(store), CollectorRegistry(), count(1)
-    consistency = Consistency(log, store, notices)
+    consistency = Consistency(log, store, notices, sources)
     outcomes = Outcomes(history.outcome, consistency)
     await notices.listen(REPLY_SUBJECT, outcomes.hear)
     await notices.listen(PROGRESS_SUBJECT, consistency.hear)
+    await notices.listen(COMMITTED_SUBJECT, consistency.hear)
     context = Context(
         log=log,
         store=store,
@@ -208,9 +244,10 @@ async def _made(wait_seconds: float, rules: Rules, live_limits: LiveLimits, **gi
         new_id=lambda: f"made-{next(numbers)}",
         timer=time.perf_counter,
         wait_seconds=wait_seconds,
+        sources=sources,
         **given,
     )
     app = Gateway(context)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     client = httpx.AsyncClient(transport=transport, base_url="http://localhost")
-    return Twin(client, context, app, log, store, tables, notices, feed)
+    return Twin(client, context, app, log, faulty, tables, notices, feed)

@@ -19,11 +19,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from refold.core.errors import RefoldError, Refused
 from refold.gateway import agui, bulk, documents, history, ops, revert, transactions
 from refold.gateway.context import Context
-from refold.gateway.inflight import InFlight
+from refold.gateway.inflight import InFlight, deadline_in
 from refold.gateway.live import routes as live
 from refold.gateway.live.requests import is_event_stream
 from refold.gateway.readiness import with_lag
 from refold.gateway.responses import Problem, problem_of
+from refold.gateway.stores import with_store
+from refold.store.layers.sources import TERMS, Terms
 from refold.telemetry.logging import get_logger
 
 UNROUTED: Final = "none"
@@ -112,6 +114,8 @@ class Gateway:
     def __init__(self, context: Context) -> None:
         self.context = context
         self._access, self._readiness, self._timer = context.access, context.readiness, context.timer
+        self._sources, self._consistency = context.sources, context.consistency
+        self._wait_seconds = context.wait_seconds
         self._in_flight = InFlight(context.in_flight_limits, context.registry)
         self._admitted = context.access.answering_cors(self._admit)
         self._observed = lru_cache(LABELS_MAX)(context.metrics.http_seconds.labels)
@@ -150,7 +154,21 @@ class Gateway:
                 await problem_of(readiness.behind()).response()(scope, receive, send)
                 return
             send = with_lag(send, readiness)
+        if self._sources is not None and _is_read(scope):
+            await self._read_by_terms(scope, receive, send)
+            return
         await self._in_flight.serve(self._answer, scope, receive, send)
+
+    async def _read_by_terms(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a read from one of several stores, and name it."""
+        terms = Terms(deadline=deadline_in(self._wait_seconds))
+        token = TERMS.set(terms)
+        try:
+            await self._in_flight.serve(
+                self._answer, scope, receive, with_store(send, terms, self._consistency)
+            )
+        finally:
+            TERMS.reset(token)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the handler; turn its errors into problems."""

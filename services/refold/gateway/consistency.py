@@ -22,6 +22,7 @@ from refold.gateway.inflight import Waiters, deadline_in, waiting
 from refold.gateway.responses import Problem
 from refold.log import COMMIT_SUBJECT, EventLog, Notices, change_subject
 from refold.store import Head, Key, partition_of_key
+from refold.store.layers.sources import Sources
 from refold.store.ports import Reader
 from refold.telemetry.logging import get_logger
 
@@ -49,8 +50,12 @@ class Consistency:
     `known_sequence` is the highest sequence that is known to be in the log.
     """
 
-    def __init__(self, log: EventLog, store: Reader, notices: Notices) -> None:
+    def __init__(
+        self, log: EventLog, store: Reader, notices: Notices, sources: Sources | None = None
+    ) -> None:
+        """With `sources`, `store` reads from several stores: a sequence is committed once any of them has it."""
         self._log = log
+        self._sources = sources
         self._store = store
         self._notices = notices
         self.sequences = [0] * PARTITIONS
@@ -67,7 +72,7 @@ class Consistency:
     # --- What is known -----------------------------------------------------------------------------------
 
     def hear(self, _: str, body: bytes) -> None:
-        """Take a progress notice: of one shard, or of all partitions where it names none."""
+        """Take a notice of progress or of a store's commit: of one shard, or of all partitions where it names none."""
         # Any client can make the broker send anything to any subject.
         notice = json_text.object_in(body)
         sequence, folded = notice.get("sequence"), notice.get("folded")
@@ -75,6 +80,8 @@ class Consistency:
         if type(folded) is int:
             self.known_sequence = max(folded, self.known_sequence)
         if type(sequence) is int and partitions is not None:
+            if self._sources is not None:
+                self._sources.note_committed(notice.get("store"), sequence, partitions, deadline_in(0))
             self._advance(sequence, partitions)
 
     async def refresh(self) -> int:
@@ -135,13 +142,22 @@ class Consistency:
 
         Returns False if the deadline (the loop's clock) passes first. Raises `Problem` if too many requests wait.
         """
-        return self.sequence >= sequence or await self._reach(sequence, deadline, _partitions(key))
+        if self._sources is None and self.sequence >= sequence:
+            return True
+        return await self._reach(sequence, deadline, _partitions(key))
 
     async def _reach(self, sequence: int, deadline: float, partitions: range) -> bool:
-        if self._least(partitions) >= sequence:
-            return True
-        self._has_waiting.set()
-        return await self._waiters.wait((sequence, partitions), deadline)
+        if self._least(partitions) < sequence:
+            self._has_waiting.set()
+            if not await self._waiters.wait((sequence, partitions), deadline):
+                return False
+        self._require(sequence, partitions)
+        return True
+
+    def _require(self, sequence: int, partitions: range) -> None:
+        """Make what is read from now on have a sequence, whichever store it is read from."""
+        if self._sources is not None:
+            self._sources.require(sequence, partitions)
 
     async def catch_up(self, deadline: float, key: Key | None = None) -> bool:
         """Wait until everything that the log holds now is folded; False if the deadline passes first."""
@@ -220,7 +236,10 @@ class Consistency:
         """Return whether the folded clock is past a time; read the checkpoints if more is folded than then."""
         if time >= self.clock and self.sequence > self._clock_sequence:
             await self.refresh()
-        return time < self.clock
+        is_past = time < self.clock
+        if is_past:
+            self._require(self._clock_sequence, ALL_PARTITIONS)
+        return is_past
 
     # --- What this gateway has received before the projection had it --------------------------------------
 
@@ -230,6 +249,8 @@ class Consistency:
         self.known_sequence = max(sequence, self.known_sequence)
         if sequence > self.sequences[partition]:
             self._announced.note(partition, key, sequence)
+        else:
+            self._require(sequence, range(partition, partition + 1))
 
     def awaited_sequence(self, key: Key) -> int:
         """Return the last sequence that was received about a document and is not committed yet; 0 for none."""
@@ -261,7 +282,10 @@ class Consistency:
         behind = [partition for partition in partitions if sequence > self.sequences[partition]]
         for partition in behind:
             self.sequences[partition] = sequence
-            self._announced.forget(partition, sequence)
+            announced_sequence = self._announced.forget(partition, sequence)
+            if announced_sequence:
+                # One store has it; those that have not may not answer.
+                self._require(announced_sequence, range(partition, partition + 1))
         if behind:
             self.sequence = min(self.sequences)
             self.known_sequence = max(sequence, self.known_sequence)

@@ -25,6 +25,7 @@ from refold.history import History
 from refold.history.conflicts import Conflicts
 from refold.live.streams import Live
 from refold.log import EventLog
+from refold.store.layers.sources import Sources
 from refold.store.ports import Reader
 from refold.telemetry.metrics import GatewayMetrics
 
@@ -38,7 +39,8 @@ class Context:
 
     `reply_subject` is this process's own, on which its outcomes arrive. `checks` raise, by name, if what the gateway
     needs cannot be reached. `versions` are those of `refold`, `nats` and `postgres`, where known. `timer` counts
-    seconds, for metrics. `wait_seconds` is how long a write waits for its outcome by default.
+    seconds, for metrics. `wait_seconds` is how long a write waits for its outcome by default. `sources` are the
+    stores, where there are several.
     """
 
     log: EventLog
@@ -58,6 +60,7 @@ class Context:
     new_id: Callable[[], str]
     timer: Callable[[], float]
     wait_seconds: float
+    sources: Sources | None = None
     head_cache: HeadCache = field(default_factory=HeadCache)
     known_states: KnownStates = field(default_factory=KnownStates)
     in_flight_limits: InFlightLimits = field(default_factory=InFlightLimits)

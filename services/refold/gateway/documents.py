@@ -80,8 +80,8 @@ async def read_document(request: Request) -> Response:
     known = None if request.scope["query_string"] else _known_head(request, context, key)
     if known is not None:
         return _state_response(request, known[:4], known.state)
-    await wait_for_consistency(request, deadline_in(context.wait_seconds), *key)
     query = read_query(request, ReadQuery) if request.scope["query_string"] else _AT_HEAD
+    await wait_for_consistency(request, deadline_in(context.wait_seconds), *key)
     point = None if query is _AT_HEAD else await _read_point(context, key, query)
     snapshot = await _snapshot(context, key, point)
     if snapshot.state is None:

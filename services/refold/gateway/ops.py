@@ -19,6 +19,7 @@ from refold.gateway.context import context_of
 from refold.gateway.readiness import lag_seconds
 from refold.gateway.requests import refuse_query
 from refold.gateway.responses import JSON, Problem, Response, json_response, shown
+from refold.gateway.stores import store_views
 from refold.log import LogInfo
 
 CHECK_SECONDS: Final = 2.0
@@ -77,6 +78,8 @@ async def read_status(request: Request) -> Response:
             for each in checkpoints
         ],
     }
+    if context.sources is not None:
+        view["stores"] = store_views(context.sources, info.last_sequence)
     return json_response(view)
 
 

@@ -26,8 +26,9 @@ from refold.core.json_text import Json
 from refold.core.stream import check_document, check_name
 from refold.core.timestamp import parse_time
 from refold.gateway.context import context_of
-from refold.gateway.inflight import hold_body, waiting
+from refold.gateway.inflight import deadline_in, hold_body, waiting
 from refold.gateway.responses import Problem
+from refold.store.layers.sources import TERMS
 
 READ_SECONDS: Final = 5.0
 """How long a read waits for the projection by default."""
@@ -123,6 +124,7 @@ class PointQuery(NoQuery):
     clock: Literal["recorded", "occurred"] | None = None
     sequence: Version | None = None
     timeout: Timeout = READ_SECONDS
+    stale: Literal["true"] | None = None
 
 
 def min_sequence(request: Request) -> int:
@@ -141,7 +143,8 @@ async def wait_for_consistency(
 ) -> None:
     """Wait until the projection has what this gateway and this client have received.
 
-    That of the client is `Refold-Min-Sequence`. Raises `TimedOut`, and `Problem` for a sequence after the log's end.
+    That of the client is `Refold-Min-Sequence`, and all that is waited for where the request accepts an older store.
+    Raises `TimedOut`, and `Problem` for a sequence after the log's end.
     """
     consistency = context_of(request).consistency
     sequence = min_sequence(request)
@@ -149,7 +152,9 @@ async def wait_for_consistency(
         await consistency.refuse_future(sequence, "Refold-Min-Sequence")
         key = None if namespace is None or document is None else (namespace, document)
         await consistency.wait_for_sequence(sequence, deadline, key)
-    await consistency.wait_for_announced(deadline, namespace, document)
+    terms = TERMS.get()
+    if terms is None or not terms.allows_older:
+        await consistency.wait_for_announced(deadline, namespace, document)
 
 
 Query = TypeVar("Query", bound=NoQuery)
@@ -157,7 +162,11 @@ Query = TypeVar("Query", bound=NoQuery)
 
 def read_query(request: Request, model: type[Query]) -> Query:
     """Read the query parameters; refuse an unknown, a repeated and an invalid one by name."""
-    return check_parameters(unrepeated(query_pairs(request)), model)
+    query = check_parameters(unrepeated(query_pairs(request)), model)
+    terms = TERMS.get()
+    if terms is not None and isinstance(query, PointQuery):
+        terms.deadline, terms.allows_older = deadline_in(query.timeout), query.stale is not None
+    return query
 
 
 def query_pairs(request: Request) -> list[tuple[str, str]]:

@@ -21,6 +21,9 @@ from refold.core.transactions import MembersAhead, begin_of_open, claimed_member
 PROGRESS_SUBJECT: Final = "refold.progress"
 """The projector publishes its progress here after each commit, and every second while there is none."""
 
+COMMITTED_SUBJECT: Final = "refold.committed"
+"""Where the log is folded into several stores, each one's projector publishes here how far its store is."""
+
 CONTROL_SUBJECT: Final = "refold.control.projector"
 """The projector replies to requests on this subject with its state."""
 

@@ -12,13 +12,14 @@ from typing import Final, NamedTuple
 
 from refold.core import json_text
 from refold.core.document import Document, to_canonical
-from refold.core.errors import LogUnavailable, StoreError, TimedOut
+from refold.core.errors import StoreError, TimedOut
 from refold.core.history import Entry, fields_of
 from refold.core.json_text import Json
 from refold.core.stream import Route
 from refold.core.views import conflict_view, contested_view
 from refold.history.conflicts import ContestedStates, read_states
-from refold.log import Notices, conflict_subject
+from refold.log import conflict_subject
+from refold.projector.announcer import Announcer
 from refold.projector.notices import NOTICE_BYTES_MAX, Notice
 from refold.store import NEEDS_RESOLUTION, Key, reading_stored
 from refold.store.ports import HistoryReader
@@ -50,13 +51,13 @@ class ConflictNotices:
     def __init__(
         self,
         store: HistoryReader,
-        notices: Notices,
+        announcer: Announcer,
         metrics: ProjectorMetrics,
         uncommitted: Callable[[Key], Iterable[Entry]],
     ) -> None:
         """`uncommitted` returns a document's entries that the store may not have yet."""
         self._store = store
-        self._notices = notices
+        self._announcer = announcer
         self._metrics = metrics
         self._uncommitted = uncommitted
         self._waiting: asyncio.Queue[Contested] = asyncio.Queue(CONFLICTS_WAITING_MAX)
@@ -78,11 +79,7 @@ class ConflictNotices:
         """Send conflicts until cancelled."""
         while True:
             contested = await self._waiting.get()
-            subject, body = await self._notice(contested)
-            try:
-                await self._notices.send_all([(subject, body)])
-            except LogUnavailable as error:
-                get_logger().warning("notices_lost", sequence=contested.entry.sequence, error=str(error))
+            await self._announcer.send_all([await self._notice(contested)])
 
     async def _notice(self, contested: Contested) -> Notice:
         where, entry = contested.where, contested.entry

@@ -15,7 +15,7 @@ from typing import Final
 
 from refold.core import json_text
 from refold.core.document import STATUSES, Document, Status
-from refold.core.errors import FenceLost, FoldUnknown, LogUnavailable, StoreDamaged, raising_first
+from refold.core.errors import FenceLost, FoldUnknown, StoreDamaged, raising_first
 from refold.core.fold.rules import Step
 from refold.core.fold_state import FoldState, WindowNeeded
 from refold.core.history import Entry
@@ -23,22 +23,14 @@ from refold.core.stream import Record, Route, author_headers
 from refold.core.transactions import end_of_part
 from refold.log import EventLog, Notices, read_until
 from refold.projector import COMMIT_INTERVAL_SECONDS
+from refold.projector.announcer import Announcer
 from refold.projector.cache import DocumentCache
 from refold.projector.commit_buffer import RECORDS_FOLDED_MAX, AdaptiveBatch, CommitBuffer, CommitTimer
 from refold.projector.contested import ConflictNotices
-from refold.projector.notices import (
-    Announced,
-    Notice,
-    change_notice,
-    joined,
-    progress_notice,
-    refusal_notice,
-    reply_notice,
-)
+from refold.projector.notices import Notice, change_notice, refusal_notice, reply_notice
 from refold.projector.windows import keep_windows, load_windows, resume_system, split_by_rules
 from refold.store import Key, Rejection
 from refold.store.ports import SnapshotStore
-from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import ProjectorMetrics
 
 REPLY_AGE_NANOSECONDS: Final = 60 * 1_000_000_000
@@ -65,7 +57,8 @@ class Bounds:
 class Ports:
     """What the loop uses. `replies` is a connection that may publish outcomes, changes and progress and nothing else.
 
-    `broker_now` returns the broker's clock in nanoseconds. `shard` is the shard's name in notices of progress.
+    `broker_now` returns the broker's clock in nanoseconds. `shard` is the shard's name in notices of progress. Where
+    the log is folded into several stores, `stores` are their names in their order, and `store_name` is this one's.
     """
 
     log: EventLog
@@ -76,6 +69,8 @@ class Ports:
     broker_now: Callable[[], int]
     timer: Callable[[], float]
     shard: str = "0-63"
+    stores: tuple[str, ...] = ()
+    store_name: str = ""
 
 
 class ShardLoop:
@@ -97,17 +92,22 @@ class ShardLoop:
         self._timer = CommitTimer(bounds.commit_interval_seconds)
         self._replies: list[Notice] = []
         self._changes: list[Notice] = []
-        self._sending = asyncio.Lock()
         self._effective_count = 0
-        self._conflicts = ConflictNotices(ports.store, ports.replies, ports.metrics, self._uncommitted)
+        self.announcer = Announcer(
+            ports.replies,
+            shard=ports.shard,
+            stores=ports.stores,
+            store=ports.store_name,
+            folded_sequence=fold_state.read_sequence,
+            broker_now=ports.broker_now,
+            timer=ports.timer,
+        )
+        self._conflicts = ConflictNotices(ports.store, self.announcer, ports.metrics, self._uncommitted)
         self._until_sequence: int | None = None
         self._committing: CommitBuffer | None = None
         self._has_work = asyncio.Event()
         self._has_committed = asyncio.Event()
         self._taken_sequence = self.committed_sequence = fold_state.read_sequence
-        self._announced = Announced(
-            shard=ports.shard, started_at=ports.broker_now(), folded_sequence=fold_state.read_sequence
-        )
         # What readers wait for and is not folded yet: the least of it; 0 for nothing.
         self._awaited_sequence = 0
 
@@ -147,6 +147,8 @@ class ShardLoop:
 
     async def _fold_log(self, until_sequence: int | None) -> None:
         await resume_system(self._fold_state, self._ports.log, self._ports.store)
+        if self.announcer.is_first:
+            self.announcer.catch_up_to((await self._ports.log.info()).last_sequence)
         fold_state = self._fold_state
         reading = read_until(self._ports.log, fold_state.read_sequence, until_sequence, fold_state.partitions)
         async with aclosing(reading) as parts:
@@ -368,32 +370,11 @@ class ShardLoop:
         await self.send_progress()
 
     async def send_progress(self) -> None:
-        """Send how far the shard is: after every commit, and as a sign of life.
-
-        On the connection of the changes, and never between those of one turn: who counts the changes that came before
-        it knows whether one was lost.
-        """
-        async with self._sending:
-            await self._send([progress_notice(self.committed_sequence, self._announced)])
+        """Send how far the shard is: after every commit, and as a sign of life."""
+        await self.announcer.send_progress(self.committed_sequence)
 
     async def _send_folded(self) -> None:
-        """Send the outcomes and changes of what was folded; a store that hangs does not delay them.
-
-        They go out in one write: another one costs projector and broker about 40 µs each while little is written.
-        """
-        announced, folded_sequence = self._announced, self._fold_state.read_sequence
-        async with self._sending:
-            changes_count = len(self._changes)
-            messages, self._replies, self._changes = joined(self._replies) + self._changes, [], []
-            if messages:
-                await self._send(messages)
-            announced.folded_sequence = folded_sequence
-            announced.changes_sent += changes_count
-            announced.changes_unsent = self._effective_count - announced.changes_sent
-
-    async def _send(self, messages: list[Notice]) -> None:
-        """Send messages. Notices may be lost without harm to the state, so a dead connection is only logged."""
-        try:
-            await self._ports.replies.send_all(messages)
-        except LogUnavailable as error:
-            get_logger().warning("notices_lost", sequence=self.committed_sequence, error=str(error))
+        """Send the outcomes and changes of what was folded; a store that hangs does not delay them."""
+        replies, changes, effective = self._replies, self._changes, self._effective_count
+        self._replies, self._changes, self._effective_count = [], [], 0
+        await self.announcer.send(self._fold_state.read_sequence, replies, changes, effective=effective)

@@ -16,7 +16,7 @@ from refold.core.history import Entry, operations_of
 from refold.core.json_text import Json
 from refold.core.stream import Route
 from refold.core.timestamp import format_time
-from refold.log import PAYLOAD_BYTES_MAX, PROGRESS_SUBJECT, change_subject
+from refold.log import COMMITTED_SUBJECT, PAYLOAD_BYTES_MAX, PROGRESS_SUBJECT, change_subject
 from refold.store import Rejection
 
 NOTICE_BYTES_MAX: Final = PAYLOAD_BYTES_MAX - 64 * 1024
@@ -85,12 +85,14 @@ class Announced:
     """What one projector has announced of its shard since its start, all on one connection and so in this order.
 
     `folded_sequence` is the sequence up to which outcomes and changes were sent, `changes_sent` counts the change
-    notices, `changes_unsent` the effective events that were too old for one.
+    notices, `changes_unsent` the effective events that were too old for one. `store` is its store's name where the log
+    is folded into several.
     """
 
     shard: str
     started_at: int
     folded_sequence: int
+    store: str = ""
     changes_sent: int = 0
     changes_unsent: int = 0
 
@@ -100,7 +102,7 @@ def progress_notice(committed_sequence: int, announced: Announced) -> Notice:
 
     Its epoch is the projector's start (nanoseconds of the broker's clock).
     """
-    view: Json = {
+    view: dict[str, Json] = {
         "sequence": committed_sequence,
         "folded": announced.folded_sequence,
         "shard": announced.shard,
@@ -108,7 +110,14 @@ def progress_notice(committed_sequence: int, announced: Announced) -> Notice:
         "sent": announced.changes_sent,
         "unsent": announced.changes_unsent,
     }
+    if announced.store:
+        view["store"] = announced.store
     return PROGRESS_SUBJECT, json_text.dumps(view)
+
+
+def committed_notice(store: str, shard: str, sequence: int) -> Notice:
+    """Return subject and body of how far a shard of one of several stores is committed."""
+    return COMMITTED_SUBJECT, json_text.dumps({"store": store, "shard": shard, "sequence": sequence})
 
 
 def _patch_json(entry: Entry, fields: dict[str, Json]) -> bytes:

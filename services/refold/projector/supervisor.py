@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Final
 
 from refold.core.errors import (
@@ -22,7 +23,7 @@ from refold.core.errors import (
 from refold.core.fold_state import FoldState
 from refold.core.stream import PARTITIONS, Checkpoint, parse_shard
 from refold.history import check_documents, check_log
-from refold.log import COMMIT_SUBJECT, LogInfo
+from refold.log import COMMIT_SUBJECT, PROGRESS_SUBJECT, LogInfo
 from refold.projector import Stage
 from refold.projector.loop import Bounds, Ports, ShardLoop
 from refold.telemetry.logging import get_logger
@@ -132,13 +133,16 @@ class Supervisor:
 
     async def _fold(self, loop: ShardLoop) -> None:
         """Run the loop, and pass it the messages of readers that wait."""
-        end_listening = await self._ports.notices.listen(COMMIT_SUBJECT, loop.hear_reader)
-        self._is_folding = True
-        try:
-            await loop.run()
-        finally:
-            self._is_folding = False
-            end_listening()
+        async with AsyncExitStack() as stack:
+            stack.callback(await self._ports.notices.listen(COMMIT_SUBJECT, loop.hear_reader))
+            if loop.announcer.is_one_of_several:
+                hear = loop.announcer.hear
+                stack.callback(await self._ports.notices.listen(PROGRESS_SUBJECT, hear))
+            self._is_folding = True
+            try:
+                await loop.run()
+            finally:
+                self._is_folding = False
 
     async def _renew_lease(self) -> None:
         """Renew the lease. Nothing here waits for the log: a holder that cannot reach the log is still alive."""

@@ -24,7 +24,7 @@ from refold.core.stream import SYSTEM_NAMESPACE, check_document, check_name, che
 from refold.core.timestamp import format_time, parse_rfc3339, parse_time
 from refold.gateway.conditions import write_condition
 from refold.gateway.responses import Problem
-from refold.log import COMMIT_SUBJECT, CONTROL_SUBJECT, PROGRESS_SUBJECT
+from refold.log import COMMIT_SUBJECT, COMMITTED_SUBJECT, CONTROL_SUBJECT, PROGRESS_SUBJECT
 from refold.wiring.projector import answer_control
 from support.contracts import contract
 
@@ -87,6 +87,7 @@ def test_every_channel_is_in_the_asyncapi_document() -> None:
         "change.{namespace}.{document}",
         "conflict.{namespace}.{document}",
         PROGRESS_SUBJECT,
+        COMMITTED_SUBJECT,
         COMMIT_SUBJECT,
         CONTROL_SUBJECT,
     ]

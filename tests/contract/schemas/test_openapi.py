@@ -269,6 +269,22 @@ async def cut_off(gateway: Twin, operation: Operation) -> httpx.Response:
     return httpx.Response(400, headers=head["headers"], content=body["body"], request=request)
 
 
+async def exercise_several_stores() -> None:
+    async with recorded(is_hybrid=True) as gateway:
+        await write(gateway, 201, document="r")
+        for name in ("readDocument", "listDocuments", "readHistory"):
+            response = await ask(gateway, name, 200, document="r")
+            assert response.headers["Refold-Store"] == "first"
+        for name in ("readDocument", "listDocuments"):
+            response = await ask(gateway, name, 200, document="r", params={"stale": "true"})
+            assert response.headers["Refold-Lag-Events"] == "0"
+        stores = (await ask(gateway, "readStatus", 200)).json()["stores"]
+        assert [(store["store"], store["is_projected"]) for store in stores] == [
+            ("first", True),
+            ("second", False),
+        ]
+
+
 async def exercise_limits_and_crashes() -> None:
     async with recorded(in_flight_limits=InFlightLimits(waiting_per_client_max=0)) as gateway:
         gateway.context.consistency.note_announced(("n", "d"), 10**6)
@@ -323,6 +339,7 @@ async def test_the_gateway_does_everything_documented_and_nothing_else() -> None
     async with recorded() as gateway:
         await exercise_writes(gateway)
         await exercise_reads(gateway)
+    await exercise_several_stores()
     await exercise_refusals()
     await exercise_limits_and_crashes()
     await exercise_failures()

@@ -1,0 +1,108 @@
+"""Where the gateway reads from several stores: what it says of each in status, metrics and responses.
+
+Used by `refold.gateway.app` and `refold.gateway.ops`; the wiring registers the metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.datastructures import MutableHeaders
+from starlette.types import Message, Send
+
+from refold.core.errors import ServiceUnavailable
+from refold.core.json_text import Json
+from refold.gateway.consistency import Consistency
+from refold.gateway.inflight import deadline_in
+from refold.gateway.readiness import LAG_HEADER
+from refold.store.layers.sources import Source, Sources, Terms
+
+STORE_HEADER: Final = "Refold-Store"
+
+PROJECTOR_SILENT_SECONDS: Final = 5.0
+"""A store's projector is heard every second; one that was not heard for this long does not run."""
+
+STATES: Final = ("closed", "half_open", "open")
+"""States of a circuit breaker, in the order of the numbers of its metric."""
+
+
+def store_views(sources: Sources, last_sequence: int) -> list[Json]:
+    """Describe each store, for the status."""
+    return [_view(source, last_sequence) for source in sources.stores]
+
+
+def _view(source: Source, last_sequence: int) -> Json:
+    folded_sequence = min(source.sequences)
+    return {
+        "store": source.name,
+        "breaker": source.breaker.state,
+        "is_open": source.reader is not None,
+        "is_projected": _is_projected(source),
+        "folded_sequence": folded_sequence,
+        "lag_events": max(0, last_sequence - folded_sequence),
+    }
+
+
+def _is_projected(source: Source) -> bool:
+    return source.heard_at is not None and deadline_in(0) - source.heard_at < PROJECTOR_SILENT_SECONDS
+
+
+def check_projectors(sources: Sources) -> None:
+    """Raise where no store's projector was heard lately."""
+    if not any(map(_is_projected, sources.stores)):
+        raise ServiceUnavailable("no projector was heard lately: start one for each store")
+
+
+def with_store(send: Send, terms: Terms, consistency: Consistency) -> Send:
+    """Return a `send` that names the store that answered and, for an older one, what the response may lack."""
+
+    async def marked(message: Message) -> None:
+        if message["type"] == "http.response.start" and terms.store:
+            headers = MutableHeaders(scope=message)
+            headers[STORE_HEADER] = terms.store
+            if terms.allows_older:
+                headers[LAG_HEADER] = str(max(0, consistency.known_sequence - terms.sequence))
+        await send(message)
+
+    return marked
+
+
+class StoreCollector(Collector):
+    """Metrics of the stores, read when they are asked for."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield breaker states and their changes, answers and positions, by store."""
+        stores = self._sources.stores
+        state = GaugeMetricFamily(
+            "refold_store_breaker_state", "0 closed, 1 half open, 2 open.", labels=["store"]
+        )
+        folded = GaugeMetricFamily(
+            "refold_store_folded_sequence", "What is known to be committed.", labels=["store"]
+        )
+        for source in stores:
+            state.add_metric([source.name], STATES.index(source.breaker.state))
+            folded.add_metric([source.name], min(source.sequences))
+        yield state
+        yield folded
+        counts = {
+            ("refold_store_breaker_openings", "Times that the breaker opened."): [
+                source.breaker.openings for source in stores
+            ],
+            ("refold_store_breaker_closings", "Times that it closed again."): [
+                source.breaker.closings for source in stores
+            ],
+            ("refold_store_reads", "Reads that the store has answered."): [
+                source.answered for source in stores
+            ],
+        }
+        for (name, about), values in counts.items():
+            counter = CounterMetricFamily(name, about, labels=["store"])
+            for source, value in zip(stores, values, strict=True):
+                counter.add_metric([source.name], value)
+            yield counter
