@@ -1,7 +1,7 @@
 """The store `files`: a SQLite database in one folder, pages and journal beside the documents' heads.
 
-`SqliteStore` is the ProjectionWriter; its bases read what is now (`latest`) and what was (`history`), and the Auditor's
-parts are in `audit`.
+`SqliteStore` is the ProjectionWriter; its bases read what is now (`latest`) and what was (`history`). The Auditor's
+parts are in `audit`, and in `swap` for a rebuild.
 """
 
 from __future__ import annotations
@@ -42,11 +42,19 @@ class SqliteStore(SqliteLatest, SqliteHistory):
     flush_seconds = 0.0
 
     def __init__(
-        self, folder: Path, pool: Pool, lease: ShardLease, rows: Rows, timer: Callable[[], float]
+        self,
+        folder: Path,
+        pool: Pool,
+        lease: ShardLease,
+        rows: Rows,
+        *,
+        is_rebuild: bool,
+        timer: Callable[[], float],
     ) -> None:
         """Use `open`."""
         super().__init__(pool, rows)
         self._folder = folder
+        self._is_rebuild = is_rebuild
         self._lease = lease
         self._timer = timer
         self._epoch: str | None = None
@@ -72,12 +80,13 @@ class SqliteStore(SqliteLatest, SqliteHistory):
         name = f"{REBUILD if is_rebuild else LIVE}.lock"
         lock = folder / (f"{name}.{shard}" if shard else name)
         lease = ShardLease(lock, lease_seconds=lease_seconds, timer=timer)
-        return cls(folder, Pool(path), lease, Rows(codec or Compression()), timer)
+        rows = Rows(codec or Compression())
+        return cls(folder, Pool(path), lease, rows, is_rebuild=is_rebuild, timer=timer)
 
     async def bind(self, log_id: str) -> list[Checkpoint]:
         if not self._pool.path.exists():
             # The folder was emptied while this process ran.
-            await asyncio.to_thread(open_file, self._folder, is_rebuild=False)
+            await asyncio.to_thread(open_file, self._folder, is_rebuild=self._is_rebuild)
 
         def read(connection: Connection) -> tuple[str, list[Checkpoint]]:
             return bind(self._pool, connection, log_id), read_checkpoints(connection)

@@ -47,11 +47,14 @@ class SqliteLatest:
 
     async def head(self, namespace: str, document: str) -> Head | None:
         key = (namespace, document)
-        with self._pool.reading() as connection:
-            row = connection.execute(SQL["head"], key).fetchone()
-            if row is None:
-                refuse_lost_row(connection, key)
-                return None
+        row = self._pool.fetch_one("head", key)
+        if row is None:
+            # Its first event may be committed between two statements: again, as of one moment.
+            with self._pool.reading() as connection:
+                row = connection.execute(SQL["head"], key).fetchone()
+                if row is None:
+                    refuse_lost_row(connection, key)
+                    return None
         with reading_stored(*key):
             return Head(*key, self._rows.to_newest(key, row), row[5])
 

@@ -11,12 +11,12 @@ import os
 import re
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from refold.core.errors import (
     FenceLost,
@@ -103,6 +103,14 @@ class Pool:
         """Lend the event loop's connection, in one consistent view: the block must not wait."""
         with translated(), view(self._reader.current()) as connection:
             yield connection
+
+    def fetch_one(self, statement: str, given: Sequence[object]) -> tuple[Any, ...] | None:
+        """Read the first row of one statement in the event loop, in half of the time of `reading`."""
+        try:
+            row: tuple[Any, ...] | None = self._reader.current().execute(SQL[statement], given).fetchone()
+        except (sqlite3.Error, OSError) as error:
+            raise _as_store_error(error) from error
+        return row
 
     async def scan(self, read: Callable[[Connection], T]) -> T:
         """Read in a thread, in one consistent view."""
@@ -214,17 +222,13 @@ def translated() -> Iterator[None]:
     """Raise the driver's errors as errors of the store."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         raise _as_store_error(error) from error
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise StoreFull("the disk of the database file is full", cause=str(error)) from error
-        raise StoreUnavailable("the database file cannot be used", cause=str(error)) from error
 
 
-def _as_store_error(error: sqlite3.Error) -> StoreError | TimedOut:
+def _as_store_error(error: sqlite3.Error | OSError) -> StoreError | TimedOut:
     cause, code = str(error), getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
+    if code == sqlite3.SQLITE_FULL or getattr(error, "errno", 0) in {errno.ENOSPC, errno.EDQUOT}:
         return StoreFull("the disk of the database file is full", cause=cause)
     missing = _TABLE.search(cause)
     if code in _DAMAGED or missing:
@@ -232,6 +236,6 @@ def _as_store_error(error: sqlite3.Error) -> StoreError | TimedOut:
         return StoreDamaged("the database file is damaged", cause=cause, **table)
     if code == sqlite3.SQLITE_INTERRUPT:
         return TimedOut(cause=cause)
-    if code in _UNAVAILABLE:
+    if code in _UNAVAILABLE or isinstance(error, OSError):
         return StoreUnavailable("the database file cannot be used", cause=cause)
     return StoreError(cause=cause)

@@ -266,3 +266,13 @@ ORDER BY namespace, document, sequence
 SELECT namespace, document, partition, sequence, recorded_at, reason, resolved_by, content FROM rejections
 WHERE namespace BETWEEN ?1 AND ?2 AND document BETWEEN ?3 AND ?4
 ORDER BY namespace, document, sequence
+
+-- name: compared_documents
+SELECT
+    namespace, document, last_sequence, version, version_sequence, recorded_at, occurred_at, occurred_max,
+    last_recorded_at, events, size, state
+FROM documents
+ORDER BY namespace, document
+
+-- name: indexes
+SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL

@@ -195,7 +195,7 @@ def _make(folder: Path, path: Path) -> None:
 
 
 def _check(connection: Connection, path: Path) -> None:
-    """Read the whole structure of the file: 1 s for each GB that the operating system has in memory."""
+    """Read the structure of the whole file: 1.5 s for each GB that the operating system has in memory."""
     found = [row[0] for row in connection.execute("PRAGMA quick_check(3)")]
     if found != ["ok"]:
         raise StoreDamaged("the database file is damaged", path=str(path), cause="; ".join(found))
