@@ -5,15 +5,19 @@ from __future__ import annotations
 import threading
 import zlib
 from enum import Enum
-from typing import Final
+from typing import Final, Self
 
+from cramjam import DecompressionError, snappy
 from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError, frame_content_size
 
 from refold.core.fold import STATE_BYTES_MAX
 from refold.store.layers import Place
 
-PLAIN_BYTES_MAX: Final = STATE_BYTES_MAX + 64 * 1024
-"""A value is not larger: what claims to be is refused before memory is allocated for it."""
+PLAIN_BYTES_MAX: Final = 3 * STATE_BYTES_MAX
+"""A larger value is refused before memory is allocated for it.
+
+A page ends when it has as many bytes as a state may have, and the effect of its last event may have as many again.
+"""
 
 COMPRESSED_BYTES_MIN: Final = 512
 """Smaller values are stored as they are."""
@@ -24,16 +28,19 @@ class Method(Enum):
 
     none = "none"
     gzip = "gzip"
+    snappy = "snappy"
     zstd = "zstd"
 
 
 _RAW: Final = 0
 _GZIP: Final = 1
+_SNAPPY: Final = 2
 _ZSTD: Final = 3
 _BARE_ZSTD: Final = 0x28
 """The first byte of a zstd frame without a byte before it, as PostgreSQL's pages were written at first."""
 
-_LEVELS: Final = {Method.none: 0, Method.gzip: 6, Method.zstd: 1}
+_LEVELS: Final = {Method.gzip: (6, range(1, 10)), Method.zstd: (1, range(1, 20))}
+"""The usual level, and those that there are; the other methods have none."""
 
 
 class Compression:
@@ -44,9 +51,20 @@ class Compression:
     ) -> None:
         """Compress values of at least `bytes_min`; without a level, the method's usual one."""
         self._method = method
-        self._level = _LEVELS[method] if level is None else level
+        self._level = _LEVELS[method][0] if level is None and method in _LEVELS else level or 0
         self._bytes_min = bytes_min
         self._zstd = _Zstd(self._level if method is Method.zstd else 0)
+
+    @classmethod
+    def of(cls, text: str, *, bytes_min: int = COMPRESSED_BYTES_MIN) -> Self:
+        """Make it of a method with or without a level, such as `zstd:3` or `snappy`. Raises `ValueError`."""
+        name, colon, given = text.partition(":")
+        methods = {method.value: method for method in Method}
+        _, levels = _LEVELS.get(methods.get(name, Method.none), (0, range(0)))
+        if name not in methods or (colon and not (given.isdecimal() and int(given) in levels)):
+            rules = "none, snappy, gzip or gzip:1 to gzip:9, zstd or zstd:1 to zstd:19"
+            raise ValueError(f"must be {rules}")
+        return cls(methods[name], int(given) if colon else None, bytes_min=bytes_min)
 
     def encode(self, place: Place, plain: bytes) -> bytes:  # noqa: ARG002
         """Compress a value, unless it is small or does not become smaller."""
@@ -54,6 +72,8 @@ class Compression:
             return b"\0" + plain
         if self._method is Method.zstd:
             packed = b"\3" + self._zstd.compressor.compress(plain)
+        elif self._method is Method.snappy:
+            packed = b"\2" + bytes(snappy.compress_raw(plain))
         else:
             packed = b"\1" + zlib.compress(plain, self._level)
         return packed if len(packed) <= len(plain) else b"\0" + plain
@@ -66,6 +86,8 @@ class Compression:
             return stored[1:]
         if stored[0] == _GZIP:
             return _gunzip(stored[1:])
+        if stored[0] == _SNAPPY:
+            return _unsnap(stored[1:])
         if stored[0] in {_ZSTD, _BARE_ZSTD}:
             return self._unzstd_bounded(stored if stored[0] == _BARE_ZSTD else stored[1:])
         raise ValueError(f"unknown codec {stored[0]}")
@@ -97,3 +119,13 @@ def _gunzip(packed: bytes) -> bytes:
     if not unpacking.eof or unpacking.unused_data:
         raise ValueError("a gzip value that is cut off, too large, or followed by other bytes")
     return plain
+
+
+def _unsnap(packed: bytes) -> bytes:
+    try:
+        size = snappy.decompress_raw_len(packed)
+        if size > PLAIN_BYTES_MAX:
+            raise ValueError(f"a snappy value of {size} bytes, at most {PLAIN_BYTES_MAX} are allowed")
+        return bytes(snappy.decompress_raw(packed))
+    except DecompressionError as error:
+        raise ValueError(str(error)) from error
