@@ -20,6 +20,7 @@ from refold.cli import main
 from refold.core.fold import RULES, genesis
 from refold.embedded import read_passwords
 from refold.wiring.servers import make_embedded_log, running_servers
+from refold.wiring.settings import load
 from support.up import Up, environment, execute, run_refold
 
 
@@ -722,7 +723,7 @@ def test_get_imports_only_what_it_uses(refold, up):
 
 async def create_old_log(data):
     async with running_servers(data, durability="os") as servers:
-        await make_embedded_log(servers, "refold")
+        await make_embedded_log(servers, servers.settings(load(data=data)))
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ from refold.embedded.nats import NatsServer, NatsUser, inbox_prefix, start_nats
 from refold.embedded.postgres import PostgresServer, can_run, reachable_postgres, start_postgres
 from refold.embedded.process import Identity, pause
 from refold.wiring.servers import Servers, running_servers
+from refold.wiring.settings import load
 
 WAIT_SECONDS = 30
 STREAM = {
@@ -92,7 +93,8 @@ async def test_stopping_ends_both_servers_and_unlocks_the_folder(tmp_path: Path)
 
 async def test_secrets_are_readable_only_by_their_owner(servers: Servers) -> None:
     folder = servers.folder.path
-    addresses = {"http": "http://127.0.0.1:1", "probe": "http://127.0.0.1:2", **servers.addresses}
+    reached = servers.addresses(servers.settings(load()))
+    addresses = {"http": "http://127.0.0.1:1", "probe": "http://127.0.0.1:2", **reached}
     write_endpoints(folder, addresses)
     for name in ("secrets.json", "endpoints.json", "nats/nats.conf", "children.json"):
         assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600, name
@@ -104,6 +106,7 @@ async def test_secrets_are_readable_only_by_their_owner(servers: Servers) -> Non
         "nats": servers.nats.address,
         "nats_monitor": servers.nats.monitor,
         "postgres": servers.postgres.dsn,
+        "stores": servers.postgres.dsn,
     }
     assert not any(password in repr(servers) for password in servers.folder.passwords.values())
 

@@ -21,6 +21,7 @@ from refold.core.errors import LogDiffers, LogMissing
 from refold.log import Publication
 from refold.log.jetstream.api import request_api
 from refold.wiring.servers import make_log, open_log, projection_traces
+from refold.wiring.settings import load
 from support.broker import Broker, running_broker
 from support.delivered import one_server
 from support.services import make_site, projector
@@ -279,7 +280,7 @@ async def test_with_an_external_broker_only_the_option_creates_a_new_log(
     created = await asyncio.to_thread(run_refold, "log", "create", "--i-have-lost-the-log", **addresses)
     assert created.returncode == 0, created.stderr
     assert "kept of the lost log: schema refold_lost_" in created.stdout
-    assert await projection_traces(postgres_dsn, "refold") == []
+    assert await projection_traces(load(postgres_url=postgres_dsn)) == []
 
 
 async def test_a_broker_without_its_encryption_key_keeps_its_storage(broker: Broker, tmp_path: Path) -> None:
@@ -405,7 +406,7 @@ async def test_a_projector_creates_no_log_for_a_projection_that_has_one(
     async with projector(site, nats_admin_url=admin) as process:
         assert await process.wait() == 1
     assert (await request_api(client, "STREAM.NAMES"))["streams"] is None
-    (trace,) = await projection_traces(postgres_dsn, "refold")
+    (trace,) = await projection_traces(load(postgres_url=postgres_dsn))
     assert site.log_id in trace
 
 

@@ -53,7 +53,7 @@ def test_up_prints_a_line_per_service_and_then_the_addresses(up):
     endpoints = up.endpoints()
     assert endpoints["http"] in lines[-1]
     assert endpoints["nats"] in lines[-1]
-    assert set(endpoints) == {"http", "nats", "nats_monitor", "postgres", "probe"}
+    assert set(endpoints) == {"http", "nats", "nats_monitor", "postgres", "probe", "stores"}
 
 
 def test_no_output_command_line_or_log_contains_a_password(up):

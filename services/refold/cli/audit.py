@@ -7,7 +7,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import urlsplit
 
 import typer
@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     from refold.wiring.settings import Settings
 
 LISTENS_SECONDS = 2.0
+PORTS: Final = {
+    "nats": 4222,
+    "tls": 4222,
+    "postgres": 5432,
+    "postgresql": 5432,
+    "redis": 6379,
+    "rediss": 6379,
+}
 
 
 def verify(
@@ -209,7 +217,10 @@ def _reach(data: Path | None) -> Settings:
 
 def _refuse_silent(settings: Settings) -> None:
     """Raise `ServiceUnavailable` at once where a server does not listen."""
-    silent = [url for url in map(settings.required, ("nats_url", "postgres_url")) if not _listens(url)]
+    from refold.wiring.stores import store_urls
+
+    stores = [store.url for store in store_urls(settings) if store.kind != "files"]
+    silent = [url for url in (settings.required("nats_url"), *stores) if not _listens(url)]
     if not silent:
         return
     from refold.telemetry import redacted_text
@@ -223,7 +234,7 @@ def _listens(url: str) -> bool:
     """Return whether one of the servers of a URL takes connections."""
     for address in url.split(","):
         split = urlsplit(address)
-        port = split.port or (4222 if split.scheme in {"nats", "tls"} else 5432)
+        port = split.port or PORTS[split.scheme]
         with suppress(OSError):
             socket.create_connection((split.hostname or "127.0.0.1", port), LISTENS_SECONDS).close()
             return True

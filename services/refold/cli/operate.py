@@ -195,7 +195,7 @@ async def create(
     Works on a data folder on which `refold up` does not run (--data), otherwise by REFOLD_NATS_ADMIN_URL and
     REFOLD_POSTGRES_URL.
     """
-    from refold.wiring.servers import create_log
+    from refold.wiring.lost_log import create_log
 
     created = await create_log(data, has_lost_the_log=has_lost_the_log)
     if output.is_json:

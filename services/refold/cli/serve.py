@@ -13,7 +13,7 @@ import typer
 
 from refold.cli.options import System as Gateway
 from refold.cli.output import console, print_changes, printable, say, short_json
-from refold.wiring.settings import Settings
+from refold.wiring.settings import Settings, flag_of
 
 if TYPE_CHECKING:
     from refold.client import Refold
@@ -49,7 +49,7 @@ HTTP: Final = (
     "live_seconds_max",
     "statement_timeout_seconds",
 )
-SERVERS: Final = ("nats_url", "postgres_url", "postgres_schema")
+SERVERS: Final = ("nats_url", "stores", "postgres_url", "postgres_schema")
 
 
 def flags(*names: str) -> type:
@@ -60,15 +60,15 @@ def flags(*names: str) -> type:
 def _option(name: str) -> Any:
     setting = Settings.model_fields[name]
     kinds = get_args(setting.annotation) or (setting.annotation,)
-    is_flag = bool in kinds
+    is_flag, is_repeated = bool in kinds, name == "stores"
     option = typer.Option(
-        f"--{name.replace('_', '-')}",
+        flag_of(name),
         help=setting.description,
         metavar=None if is_flag else _metavar(name, setting.annotation),
         show_default="" if setting.default is None else str(setting.default),
         rich_help_panel=PANEL,
     )
-    return Annotated[(bool if is_flag else str) | None, option]
+    return Annotated[(bool if is_flag else list[str] if is_repeated else str) | None, option]
 
 
 def _metavar(name: str, annotation: Any) -> str:
@@ -76,13 +76,23 @@ def _metavar(name: str, annotation: Any) -> str:
         return "|".join(get_args(annotation))
     if name == "http":
         return "HOST:PORT"
+    if name == "stores":
+        return "URL"
     words = name.split("_")
     return next((metavar for word, metavar in _METAVARS.items() if word in words), words[-1].upper())
 
 
-UpFlags = flags("data", "nats_port", "postgres_port", "durability", *HTTP, *FOLD, "log_level")
+UpFlags = flags("data", "stores", "nats_port", "postgres_port", "durability", *HTTP, *FOLD, "log_level")
 ProjectorFlags = flags(
-    *SERVERS, "nats_admin_url", "nats_reply_url", "nats_replicas", "probe", "shard", *FOLD, "log_level"
+    *SERVERS,
+    "store_index",
+    "nats_admin_url",
+    "nats_reply_url",
+    "nats_replicas",
+    "probe",
+    "shard",
+    *FOLD,
+    "log_level",
 )
 GatewayFlags = flags(*SERVERS, *HTTP, "log_level")
 

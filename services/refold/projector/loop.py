@@ -30,7 +30,7 @@ from refold.projector.contested import ConflictNotices
 from refold.projector.notices import Notice, change_notice, refusal_notice, reply_notice
 from refold.projector.windows import keep_windows, load_windows, resume_system, split_by_rules
 from refold.store import Key, Rejection
-from refold.store.ports import SnapshotStore
+from refold.store.ports import Store
 from refold.telemetry.metrics import ProjectorMetrics
 
 REPLY_AGE_NANOSECONDS: Final = 60 * 1_000_000_000
@@ -62,7 +62,7 @@ class Ports:
     """
 
     log: EventLog
-    store: SnapshotStore
+    store: Store
     notices: Notices
     replies: Notices
     metrics: ProjectorMetrics

@@ -23,7 +23,7 @@ from refold.projector.commit_buffer import CommitBuffer
 from refold.projector.loop import Bounds, Ports, ShardLoop
 from refold.projector.supervisor import SHARD_SIGN_SECONDS
 from refold.store import ClosedPage, Key
-from refold.store.ports import OpenCommit, SnapshotStore
+from refold.store.ports import OpenCommit, Store
 from refold.telemetry.metrics import ProjectorMetrics
 
 REPLAY_EVENTS_MAX: Final = 1_000_000
@@ -134,9 +134,7 @@ class ReplayLoop(ShardLoop):
             self._routes.clear()
 
 
-def replay_loop(
-    log: EventLog, store: SnapshotStore, bounds: Bounds, checkpoints: Sequence[Checkpoint]
-) -> ReplayLoop:
+def replay_loop(log: EventLog, store: Store, bounds: Bounds, checkpoints: Sequence[Checkpoint]) -> ReplayLoop:
     """Return a loop over these partitions that sends no notices."""
     # Outcomes and changes were sent when they were new.
     unsent = MemoryNotices()
@@ -153,9 +151,7 @@ def replay_loop(
     return ReplayLoop(ports, bounds, FoldState(list(checkpoints)))
 
 
-async def begin_replay(
-    log: EventLog, store: SnapshotStore, bounds: Bounds, partitions: Sequence[int]
-) -> ReplayLoop:
+async def begin_replay(log: EventLog, store: Store, bounds: Bounds, partitions: Sequence[int]) -> ReplayLoop:
     """Return a replay's loop at its checkpoints. Raises `FenceLost` where these partitions are being replayed already.
 
     Every shard folds the system's documents, so each sees a change of the fold number; one that it does not know stops

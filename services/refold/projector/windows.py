@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Final
+from typing import Final, cast
 
 from refold.core.document import Document
 from refold.core.fold.window import WINDOW_BYTES_MAX, WINDOW_VERSIONS_MAX, Recent, change_bytes
@@ -19,11 +19,12 @@ from refold.core.stream import SYSTEM_NAMESPACE, Record, Route, route
 from refold.history import record_of
 from refold.log import EventLog, read_until
 from refold.projector.commit_buffer import CommitBuffer
-from refold.store import Key, damaged, reading_stored
+from refold.store import Depth, Key, damaged, reading_stored
 from refold.store.ports import (
     HistoryReader,
     Item,
     SnapshotStore,
+    Store,
     StoredEntry,
     StoredPage,
     Unreadable,
@@ -117,7 +118,7 @@ def split_by_rules(records: list[Record], route_of: Callable[[bytes], Route]) ->
         yield records[begin:]
 
 
-async def resume_system(fold_state: FoldState, log: EventLog, store: SnapshotStore) -> None:
+async def resume_system(fold_state: FoldState, log: EventLog, store: Store) -> None:
     """Give a shard the settings and the foreign system documents as they were at its checkpoint.
 
     Other shards may have committed more or less of the log: their stored system events are folded again up to the
@@ -133,18 +134,13 @@ async def resume_system(fold_state: FoldState, log: EventLog, store: SnapshotSto
     fold_state.resume(system)
 
 
-async def _system_records(log: EventLog, store: SnapshotStore, until_sequence: int) -> dict[int, Record]:
-    """Return the system's events up to a sequence, each with its monotonic time."""
-    records: dict[int, Record] = {}
-    async with store.read_snapshot() as snapshot:
-        behind = min(await snapshot.checkpoints(), key=lambda checkpoint: checkpoint.read_sequence)
-        async with aclosing(snapshot.items(SYSTEM_NAMESPACE, None)) as items:
-            async for item in items:
-                for entry in _entries_of(item):
-                    where = Route.of(SYSTEM_NAMESPACE, position_of(item)[1])
-                    records[entry.sequence] = record_of(entry, where)._replace(time=entry.recorded_at)
-    records = {sequence: record for sequence, record in records.items() if sequence <= until_sequence}
-    begin, recorded_at = behind.read_sequence, behind.recorded_at
+async def _system_records(log: EventLog, store: Store, until_sequence: int) -> dict[int, Record]:
+    """Return the system's events up to a sequence, each with its monotonic time.
+
+    Those that a store of recent depth does not keep are read from the log.
+    """
+    stored, begin, recorded_at = await _stored_records(store)
+    records = {sequence: record for sequence, record in stored.items() if sequence <= until_sequence}
     if begin < until_sequence:
         # Of no partition: the system's events, and what the clock needs.
         async with aclosing(read_until(log, begin, until_sequence, ())) as parts:
@@ -153,6 +149,22 @@ async def _system_records(log: EventLog, store: SnapshotStore, until_sequence: i
                 if route(record.subject).namespace == SYSTEM_NAMESPACE:
                     records.setdefault(record.sequence, record._replace(time=recorded_at))
     return records
+
+
+async def _stored_records(store: Store) -> tuple[dict[int, Record], int, int]:
+    """Return the system's events of a store of full depth, up to where they are complete, and the time there."""
+    records: dict[int, Record] = {}
+    if store.capabilities.depth is not Depth.full:
+        return records, 0, 0
+    store = cast("SnapshotStore", store)
+    async with store.read_snapshot() as snapshot:
+        behind = min(await snapshot.checkpoints(), key=lambda checkpoint: checkpoint.read_sequence)
+        async with aclosing(snapshot.items(SYSTEM_NAMESPACE, None)) as items:
+            async for item in items:
+                for entry in _entries_of(item):
+                    where = Route.of(SYSTEM_NAMESPACE, position_of(item)[1])
+                    records[entry.sequence] = record_of(entry, where)._replace(time=entry.recorded_at)
+    return records, behind.read_sequence, behind.recorded_at
 
 
 def _entries_of(item: Item) -> Sequence[Entry]:

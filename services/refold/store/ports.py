@@ -6,7 +6,7 @@ A store that keeps everything implements all of them (`SnapshotStore`). Every me
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol, Self
 
@@ -296,8 +296,35 @@ class Auditor(Protocol):
         """Hold one consistent view of the projection, to be read row by row."""
 
 
-class SnapshotStore(ProjectionWriter, LatestReader, HistoryReader, Auditor, Protocol):
+class Store(ProjectionWriter, Reader, Protocol):
+    """A store of any depth: what a projector folds into and a gateway reads."""
+
+
+class SnapshotStore(Store, Auditor, Protocol):
     """A store of full depth."""
+
+
+class Connected(Protocol):
+    """What every adapter can do as a client of its server, or as the user of its files."""
+
+    def refuse_stale(
+        self,
+        sent_sequences: Callable[[], Sequence[int]],
+        end_sequence: Callable[[], Awaitable[int]] | None = None,
+    ) -> None:
+        """Refuse to read (`StoreUnavailable`) from a store that has lost commits in a crash, until they are redone.
+
+        Each partition must have folded `sent_sequences`, by partition. Commits may also have been read and not sent:
+        once every connection is lost, all must have folded `end_sequence`, the log's end. A store that a living process
+        cannot see rolled back has nothing to do.
+        """
+
+    async def server_version(self) -> str:
+        """Return the version of the server, or of the library that reads the files."""
+
+
+class ConnectedStore(Store, Connected, Protocol):
+    """A store that the wiring has opened."""
 
 
 class Row(NamedTuple):

@@ -20,13 +20,15 @@ from refold.audit.rebuild import ReplayShard
 from refold.core.errors import DataFolderInUse, Refused, StoreDamaged, StoreOutdated, raising_first
 from refold.log import EventLog
 from refold.projector.replay import begin_replay, replay_loop
-from refold.store.postgres import PostgresStore
+from refold.store.ports import ConnectedStore, SchemaSwap, SnapshotStore
 from refold.store.postgres.audit import PostgresSchemaSwap
 from refold.store.postgres.schema import name_to_keep
-from refold.wiring.projector import bounds_of, state_lag_of
-from refold.wiring.servers import make_embedded_log, reach, servers_of
-from refold.wiring.service import collect_seldom, hand_work, opened, start_process
+from refold.wiring.projector import bounds_of
+from refold.wiring.servers import make_embedded_log, opened, reach, servers_of
+from refold.wiring.service import collect_seldom, hand_work, start_process
 from refold.wiring.settings import Settings, handed_on, load
+from refold.wiring.store_url import StoreUrl
+from refold.wiring.stores import auditable, audited_store, chosen_store
 
 PROCESSES_MAX: Final = 8
 """Each reads the whole log: with more, reading costs more than folding."""
@@ -42,11 +44,19 @@ class Replaced(NamedTuple):
 
 
 async def run_verify(
-    settings: Settings, listener: verify.Listener, scope: verify.Scope, coverage: Coverage | None = None
+    settings: Settings,
+    listener: verify.Listener,
+    scope: verify.Scope,
+    coverage: Coverage | None = None,
+    *,
+    name: str | None = None,
 ) -> verify.Tally:
-    """Compare the projection with its log, as `verify.verify` does."""
-    async with _opened(settings) as (log, store):
-        return await verify.verify(log, store, listener, scope, coverage)
+    """Compare a projection with its log, as `verify.verify` does.
+
+    It is the one in the store of that name, by default in the first of full depth.
+    """
+    async with opened(settings, "audit", audited_store(settings, name), readers_max=2) as (log, store):
+        return await verify.verify(log, auditable(store), listener, scope, coverage)
 
 
 async def run_rebuild(
@@ -54,17 +64,21 @@ async def run_rebuild(
     into: str | None,
     listener: rebuild.Listener,
     *,
+    name: str | None = None,
     is_compared: bool = True,
     processes: int | None = None,
 ) -> Replaced:
     """Rebuild the projection in the schema `into`, and swap it with the live one if both are equal.
 
+    It is the one in the store of that name, by default in the first of full depth.
+
     Without `is_compared` the live one is damaged: it is kept in a schema of another name. `processes` fold what is far
     behind; None: as many as there are processors, at most `PROCESSES_MAX`. If no system runs on the data folder, its
     servers are started for as long as this takes. The live one may be of format 1.
     """
-    async with _reached_or_started(data) as settings:
-        live, dsn = settings.postgres_schema, settings.required("postgres_url")
+    async with _reached_or_started(data) as found:
+        settings = _only(found, audited_store(found, name))
+        live, dsn = settings.postgres_schema, chosen_store(settings).url
         fresh = _fresh(settings, into)
         kept = "" if is_compared else name_to_keep(live, "damaged")
         async with PostgresSchemaSwap.open(dsn, live=live, fresh=fresh.postgres_schema, keep_as=kept) as swap:
@@ -78,9 +92,16 @@ async def run_rebuild(
                 except StoreDamaged:
                     await swap.clear()
             async with _opened(fresh) as (log, store):
-                parts = _parts(fresh, log, store, swap, is_compared=is_compared, processes=processes)
+                parts = _parts(
+                    fresh, log, auditable(store), swap, is_compared=is_compared, processes=processes
+                )
                 rebuilt = await rebuild.rebuild(parts, listener)
                 return Replaced(rebuilt, "" if is_compared else swap.kept)
+
+
+def _only(settings: Settings, store: StoreUrl) -> Settings:
+    """Return the settings with one store alone: children that are handed them replay into it."""
+    return load(**handed_on(settings, stores=store.text, store_index=1))
 
 
 async def _bind(settings: Settings) -> None:
@@ -100,8 +121,8 @@ def _fresh(settings: Settings, into: str | None) -> Settings:
 def _parts(
     fresh: Settings,
     log: EventLog,
-    store: PostgresStore,
-    swap: PostgresSchemaSwap,
+    store: SnapshotStore,
+    swap: SchemaSwap,
     *,
     is_compared: bool,
     processes: int | None,
@@ -130,16 +151,15 @@ async def _reached_or_started(data: Path | None) -> AsyncIterator[Settings]:
         except DataFolderInUse:
             settings = reach(data)
         else:
-            await make_embedded_log(servers, settings.postgres_schema)
-            urls = {"nats_url": servers.nats.url("projector"), "postgres_url": servers.postgres.dsn}
-            settings = load(**handed_on(settings, **urls))
+            settings = servers.settings(settings)
+            await make_embedded_log(servers, settings)
         yield settings
 
 
 def _opened(
     settings: Settings, shard: str = ""
-) -> AbstractAsyncContextManager[tuple[EventLog, PostgresStore]]:
-    return opened(settings, "audit", shard=shard, readers_max=2, state_lag=state_lag_of(settings))
+) -> AbstractAsyncContextManager[tuple[EventLog, ConnectedStore]]:
+    return opened(settings, "audit", shard=shard, readers_max=2)
 
 
 def processors() -> int:

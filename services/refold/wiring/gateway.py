@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -38,12 +38,14 @@ from refold.live.streams import Live
 from refold.log import CONTROL_SUBJECT, PROGRESS_SUBJECT
 from refold.log.jetstream import JetStreamLog, JetStreamNotices
 from refold.projector import FOLDING
-from refold.store.postgres import PostgresStore
+from refold.store.ports import ConnectedStore
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import GatewayMetrics, LiveMetrics
 from refold.wiring.http_server import connections_max, serve
-from refold.wiring.service import Listener, collect_seldom, opened, stop_on_signals
+from refold.wiring.servers import opened
+from refold.wiring.service import Listener, collect_seldom, stop_on_signals
 from refold.wiring.settings import Settings, parts_of
+from refold.wiring.stores import store_urls
 
 REPLY_SUBJECT: Final = "refold.reply.gateway"
 IDS_DRAWN: Final = 256
@@ -80,8 +82,8 @@ async def run(settings: Settings) -> None:
 
 @asynccontextmanager
 async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
-    where_seconds = settings.statement_timeout_seconds
-    async with opened(settings, "gateway", where_seconds=where_seconds) as (log, store):
+    chosen = store_urls(settings)[0]
+    async with opened(settings, "gateway", chosen) as (log, store):
         history, notices = History(store), JetStreamNotices(log.client)
         consistency = Consistency(log, store, notices)
         store.refuse_stale(lambda: consistency.sequences, lambda: _end_sequence(log))
@@ -122,11 +124,11 @@ async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
             live=live,
             live_connections=Connections(_live_limits(settings), registry),
             reply_subject=reply_subject,
-            checks=_checks(log, store),
+            checks=_checks(log, {chosen.name: store}),
             versions={
                 "refold": __version__,
                 "nats": log.client.server_info["version"],
-                "postgres": await store.server_version(),
+                chosen.name: await store.server_version(),
             },
             metrics=GatewayMetrics(registry),
             registry=registry,
@@ -175,7 +177,9 @@ async def _end_sequence(log: JetStreamLog) -> int:
     return (await log.info()).last_sequence
 
 
-def _checks(log: JetStreamLog, store: PostgresStore) -> dict[str, Callable[[], Awaitable[object]]]:
+def _checks(
+    log: JetStreamLog, stores: Mapping[str, ConnectedStore]
+) -> dict[str, Callable[[], Awaitable[object]]]:
     async def projector() -> None:
         reply = await log.client.request(CONTROL_SUBJECT)
         if reply.has_no_responders:
@@ -184,7 +188,8 @@ def _checks(log: JetStreamLog, store: PostgresStore) -> dict[str, Callable[[], A
         if answer["stage"] not in {stage.value for stage in FOLDING}:
             raise ServiceUnavailable(f"the projector is {answer['stage']}: {answer['error']}")
 
-    return {"nats": log.info, "postgres": store.ping, "projector": projector}
+    pings = {name: store.ping for name, store in stores.items()}
+    return {"nats": log.info, **pings, "projector": projector}
 
 
 async def _release(context: Context, stop: asyncio.Event) -> None:

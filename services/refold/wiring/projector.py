@@ -27,13 +27,12 @@ from refold.projector import FOLDING
 from refold.projector.commit_buffer import PENDING_BYTES_MAX
 from refold.projector.loop import Bounds, Ports
 from refold.projector.supervisor import Supervisor, lease_of
-from refold.store.postgres import PostgresStore
-from refold.store.postgres.states import StateLag
+from refold.store.ports import ConnectedStore
 from refold.telemetry.metrics import ProjectorMetrics
 from refold.wiring.broker import broker_of
 from refold.wiring.http_server import serve
-from refold.wiring.servers import broker_clock, connect_to, make_log, projection_traces
-from refold.wiring.service import Listener, collect_seldom, opened, stop_on_signals
+from refold.wiring.servers import broker_clock, connect_to, make_log, opened, projection_traces
+from refold.wiring.service import Listener, collect_seldom, stop_on_signals
 from refold.wiring.settings import Settings
 
 
@@ -63,20 +62,14 @@ def bounds_of(settings: Settings) -> Bounds:
     )
 
 
-def state_lag_of(settings: Settings) -> StateLag:
-    """Return by how much a row's state may be older than the row."""
-    return StateLag(bytes_min=settings.state_lag_bytes, seconds=settings.state_lag_seconds)
-
-
 @asynccontextmanager
 async def _ports(
     settings: Settings, registry: CollectorRegistry
-) -> AsyncIterator[tuple[Ports, PostgresStore]]:
+) -> AsyncIterator[tuple[Ports, ConnectedStore]]:
     if settings.nats_admin_url is not None:
-        traces = partial(projection_traces, settings.required("postgres_url"), settings.postgres_schema)
+        traces = partial(projection_traces, settings)
         await make_log(settings.required("nats_admin_url"), replicas=settings.nats_replicas, traces=traces)
-    lease, state_lag = lease_of(parse_shard(settings.shard)), state_lag_of(settings)
-    async with opened(settings, "projector", shard=lease, state_lag=state_lag) as (log, store):
+    async with opened(settings, "projector", shard=lease_of(parse_shard(settings.shard))) as (log, store):
         reply_url = settings.required("nats_url" if settings.nats_reply_url is None else "nats_reply_url")
         replies = JetStreamNotices(await connect_to(reply_url, "refold-replies"))
         try:

@@ -1,8 +1,6 @@
 """NATS and PostgreSQL: started on a data folder or found where they run, and the log and projection opened there.
 
-Used by every composition. `create_log` makes a new log where there has been none, or where the operator says that the
-old one is lost. Nothing of a lost log is deleted: its projection stays as a schema of another name, and what is left of
-its files stays beside the broker's.
+Used by every composition.
 """
 
 from __future__ import annotations
@@ -11,12 +9,13 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
+
+from pydantic import SecretStr
 
 from refold.core import json_text
 from refold.core.errors import (
@@ -42,7 +41,6 @@ from refold.embedded.nats import (
     NatsServer,
     inbox_prefix,
     kept_folders,
-    put_streams_aside,
     start_nats,
     stored_blocks,
 )
@@ -53,12 +51,21 @@ from refold.log import Appended, Publication
 from refold.log.jetstream import JetStreamLog, JetStreamNotices
 from refold.log.jetstream.client import DEFAULT_INBOX_PREFIX, Client, connect
 from refold.log.jetstream.consume import Consumer, ConsumerLost
-from refold.log.jetstream.stream import KeyValueMarker, LogMarker, Traces, delete_empty_stream, no_traces
+from refold.log.jetstream.stream import KeyValueMarker, LogMarker, Traces, no_traces
 from refold.log.jetstream.stream import create_log as create_stream
-from refold.store.postgres import PostgresStore
-from refold.store.postgres.schema import bound_log, put_aside
+from refold.store.ports import ConnectedStore
 from refold.telemetry.logging import configure
 from refold.wiring.settings import Settings, load
+from refold.wiring.store_url import StoreUrl, file_url
+from refold.wiring.stores import (
+    bound_log,
+    chosen_store,
+    files_folder,
+    has_postgres,
+    open_store,
+    own_stores,
+    store_urls,
+)
 
 _PROVOKE_SECONDS: Final = 2.0
 OUTCOME_SECONDS: Final = 10.0
@@ -73,16 +80,30 @@ class Servers:
 
     folder: DataFolder
     nats: NatsServer
-    postgres: PostgresServer
+    postgres: PostgresServer | None
 
-    @property
-    def addresses(self) -> dict[str, str]:
-        """Their addresses, as the endpoints file names them; that of PostgreSQL is a secret."""
-        return {
-            "nats": self.nats.address,
-            "nats_monitor": self.nats.monitor,
-            "postgres": self.postgres.dsn,
+    def settings(self, settings: Settings) -> Settings:
+        """Return settings that reach these servers, and the stores as `refold up` has them."""
+        stores = " ".join(store.text if store.url else self._url_of(store) for store in own_stores(settings))
+        given = {
+            "nats_url": SecretStr(self.nats.url("projector")),
+            "postgres_url": SecretStr(self.postgres.dsn) if self.postgres else None,
+            "stores": SecretStr(stores),
         }
+        return settings.model_copy(update=given)
+
+    def addresses(self, settings: Settings) -> dict[str, str]:
+        """Return the addresses, as the endpoints file names them; those of the stores are secrets."""
+        postgres = {"postgres": self.postgres.dsn} if self.postgres else {}
+        nats = {"nats": self.nats.address, "nats_monitor": self.nats.monitor}
+        return {**nats, **postgres, "stores": settings.required("stores")}
+
+    def _url_of(self, store: StoreUrl) -> str:
+        """Return the address of a store of the data folder."""
+        if store.kind == "files":
+            return file_url(files_folder(self.folder.path))
+        assert self.postgres is not None
+        return self.postgres.dsn
 
 
 @asynccontextmanager
@@ -93,8 +114,9 @@ async def running_servers(
     nats_port: int = 0,
     postgres_port: int = 0,
     cipher: LogCipher | None = None,
+    has_postgres: bool = True,
 ) -> AsyncIterator[Servers]:
-    """Lock the folder, end what a killed run has left in it, start both servers at once, and end them afterwards."""
+    """Lock the folder, end what a killed run has left in it, start the servers at once, and end them afterwards."""
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(await open_folder(path))
 
@@ -108,8 +130,12 @@ async def running_servers(
                 nats = tasks.create_task(
                     started(start_nats(folder, port=nats_port, sync=durability, cipher=cipher))
                 )
-                postgres = tasks.create_task(started(start_postgres(folder, port=postgres_port)))
-        yield Servers(folder=folder, nats=nats.result(), postgres=postgres.result())
+                postgres = None
+                if has_postgres:
+                    postgres = tasks.create_task(started(start_postgres(folder, port=postgres_port)))
+        yield Servers(
+            folder=folder, nats=nats.result(), postgres=None if postgres is None else postgres.result()
+        )
 
 
 @asynccontextmanager
@@ -122,8 +148,12 @@ async def servers_of(settings: Settings) -> AsyncIterator[Servers]:
     if not read_passwords(settings.data):
         message = f"{settings.data} holds no system's data; is it the right folder (--data)?"
         raise ServiceUnavailable(message, missing=str(settings.data / SECRETS))
-    durability, cipher = settings.durability, log_cipher(settings)
-    async with running_servers(settings.data, durability=durability, cipher=cipher) as servers:
+    async with running_servers(
+        settings.data,
+        durability=settings.durability,
+        cipher=log_cipher(settings),
+        has_postgres=has_postgres(settings),
+    ) as servers:
         yield servers
 
 
@@ -138,8 +168,8 @@ def log_cipher(settings: Settings) -> LogCipher | None:
 
 
 def reach(data: Path | None) -> Settings:
-    """Return settings that reach running servers: those of the folder named, else of `REFOLD_NATS_URL` and
-    `REFOLD_POSTGRES_URL`, else of `./.refold`.
+    """Return settings that reach running servers: those of the folder named, else of `REFOLD_NATS_URL` with
+    `REFOLD_STORES` or `REFOLD_POSTGRES_URL`, else of `./.refold`.
 
     Raises `ServiceUnavailable` if no system runs on the folder.
     """
@@ -153,7 +183,8 @@ def reach(data: Path | None) -> Settings:
         raise no_system(settings.data if "data" in settings.model_fields_set else None)
     address = urlsplit(str(endpoints["nats"])).netloc
     nats_url = f"nats://projector:{passwords['projector']}@{address}"
-    return load(data=data, nats_url=nats_url, postgres_url=endpoints["postgres"])
+    stores = endpoints["stores"]
+    return load(data=data, nats_url=nats_url, postgres_url=endpoints.get("postgres"), stores=stores)
 
 
 # --- The log and the projection on them ---------------------------------------------------------------
@@ -225,7 +256,8 @@ async def open_log(url: str, name: str) -> JetStreamLog:
 
 
 @asynccontextmanager
-async def _connected(url: str, name: str) -> AsyncIterator[Client]:
+async def connected(url: str, name: str) -> AsyncIterator[Client]:
+    """Connect for the block."""
     client = await connect_to(url, name)
     try:
         yield client
@@ -234,23 +266,22 @@ async def _connected(url: str, name: str) -> AsyncIterator[Client]:
 
 
 @asynccontextmanager
-async def open_both(
-    url: str, dsn: str, name: str, **options: Any
-) -> AsyncIterator[tuple[JetStreamLog, PostgresStore]]:
-    """Open an existing log and its projection; `options` are those of `PostgresStore.open`."""
+async def opened(
+    settings: Settings,
+    name: str,
+    store: StoreUrl | None = None,
+    *,
+    shard: str = "",
+    readers_max: int | None = None,
+) -> AsyncIterator[tuple[JetStreamLog, ConnectedStore]]:
+    """Open an existing log and a projection of it: the store given, else the one that the settings choose."""
+    chosen = store or chosen_store(settings)
     async with AsyncExitStack() as stack:
-        log = await open_log(url, f"refold-{name}")
+        log = await open_log(settings.required("nats_url"), f"refold-{name}")
         stack.push_async_callback(log.close)
-        store = await PostgresStore.open(dsn, **options)
-        stack.push_async_callback(store.close)
-        yield log, store
-
-
-def _open_servers(
-    servers: Servers, schema: str
-) -> AbstractAsyncContextManager[tuple[JetStreamLog, PostgresStore]]:
-    url, dsn = servers.nats.url("projector"), servers.postgres.dsn
-    return open_both(url, dsn, "start", schema=schema, readers_max=2)
+        opened = await open_store(chosen, settings, shard=shard, readers_max=readers_max)
+        stack.push_async_callback(opened.close)
+        yield log, opened
 
 
 async def make_log(
@@ -260,31 +291,32 @@ async def make_log(
 
     The default marker is in the broker's key-value store. Raises `LogMissing`.
     """
-    async with _connected(admin_url, "refold-administrator") as client:
+    async with connected(admin_url, "refold-administrator") as client:
         marker = marker or KeyValueMarker(client, replicas=replicas)
         log_id = uuid.uuid4().hex
         return await create_stream(client, log_id=log_id, replicas=replicas, marker=marker, traces=traces)
 
 
-async def make_embedded_log(servers: Servers, schema: str) -> str:
-    """Create or check the log of a data folder, compare it with the projection, and return its id.
+async def make_embedded_log(servers: Servers, settings: Settings) -> str:
+    """Create or check the log of a data folder, compare it with its projections, and return its id.
 
-    Nothing may write before this has returned. Raises `LogMissing`, `LogHole`, `LogDiffers`, with what the folder holds
-    and what nats-server logged about it.
+    `settings` are those of `Servers.settings`. Nothing may write before this has returned. Raises `LogMissing`,
+    `LogHole`, `LogDiffers`, with what the folder holds and what nats-server logged about it.
     """
-    nats, dsn = servers.nats, servers.postgres.dsn
+    nats = servers.nats
 
     async def traces() -> list[str]:
-        return [*await projection_traces(dsn, schema), *stored_blocks(nats.home)]
+        return [*await projection_traces(settings), *stored_blocks(nats.home)]
 
     try:
         marker = FolderMarker(servers.folder.path)
         log_id = await make_log(nats.url("administrator"), marker=marker, traces=traces)
-        # A projection that cannot be read is reported by the projector.
-        with suppress(StoreError):
-            async with _open_servers(servers, schema) as (log, store):
-                if checkpoints := await store.checkpoints():
-                    await check_log(log, checkpoints)
+        for store in store_urls(settings):
+            # A projection that cannot be read is reported by its projector.
+            with suppress(StoreError):
+                async with opened(settings, "start", store, readers_max=2) as (log, projection):
+                    if checkpoints := await projection.checkpoints():
+                        await check_log(log, checkpoints)
     except (LogMissing, LogHole, LogDiffers) as error:
         if isinstance(error, LogHole) and "first_sequence" in error.facts:
             await _provoke(nats.url("projector"), int(str(error.facts["first_sequence"])))
@@ -308,7 +340,7 @@ def _with_findings(error: LogError, nats: NatsServer) -> LogError:
 
 async def _provoke(url: str, sequence: int) -> None:
     """Read from a sequence that cannot be read, so that nats-server logs why: for a single request it logs nothing."""
-    async with _connected(url, "refold-start") as client:
+    async with connected(url, "refold-start") as client:
         consumer = await Consumer.create(client, sequence)
         with suppress(TimeoutError, ConsumerLost):
             async with asyncio.timeout(_PROVOKE_SECONDS):
@@ -316,81 +348,36 @@ async def _provoke(url: str, sequence: int) -> None:
         consumer.close()
 
 
-async def refuse_damaged(servers: Servers, schema: str, log_id: str) -> None:
-    """Raise `StoreDamaged` or `StoreOutdated` where a command replaces the projection; services report other errors."""
-    try:
-        async with _open_servers(servers, schema) as (log, store):
-            await check_documents(log, store, await store.bind(log_id))
-    except StoreDamaged as error:
-        run = f"refold rebuild --from-nothing --data {servers.folder.path}"
-        raise StoreDamaged(error.what, **error.facts, run=run) from error
-    except StoreOutdated as error:
-        run = f"refold rebuild --data {servers.folder.path}"
-        raise StoreOutdated(**error.facts, run=run) from error
-    except StoreError:
-        return
+async def refuse_damaged(servers: Servers, settings: Settings, log_id: str) -> None:
+    """Raise `StoreDamaged` or `StoreOutdated` where a command replaces a projection; services report other errors."""
+    stores = store_urls(settings)
+    for store in stores:
+        which = f" --store {store.name}" if len(stores) > 1 else ""
+        run = f"refold rebuild{{}} --data {servers.folder.path}{which}"
+        try:
+            async with opened(settings, "start", store, readers_max=2) as (log, projection):
+                await check_documents(log, projection, await projection.bind(log_id))
+        except StoreDamaged as error:
+            run = run.format(" --from-nothing")
+            raise StoreDamaged(error.what, **error.facts, run=run) from error
+        except StoreOutdated as error:
+            raise StoreOutdated(**error.facts, run=run.format("")) from error
+        except StoreError:
+            continue
 
 
-async def projection_traces(dsn: str, schema: str) -> list[str]:
-    """Describe which log a projection is bound to; empty if none. Raises `StoreUnavailable`."""
-    log_id = await bound_log(dsn, schema)
-    return [] if log_id is None else [f"the projection (schema {schema}) is bound to log {log_id}"]
+async def projection_traces(settings: Settings) -> list[str]:
+    """Describe which logs the projections are bound to; empty if none is. Raises `StoreUnavailable`."""
+    found = [(store, await bound_log(store, settings)) for store in store_urls(settings)]
+    schema = settings.postgres_schema
+    return [
+        f"the projection in {store.name} (schema {schema}) is bound to log {log_id}"
+        for store, log_id in found
+        if log_id is not None
+    ]
 
 
 def broker_clock(now: int) -> Callable[[], int]:
     """Return a clock that continues the broker's time by this process's monotonic one, in nanoseconds."""
     offset = now - time.monotonic_ns()
     return lambda: time.monotonic_ns() + offset
-
-
-class Created(NamedTuple):
-    """The log's id, and where the projection and the files of a lost one are kept."""
-
-    log_id: str
-    kept: tuple[str, ...]
-
-
-async def create_log(data: Path | None, *, has_lost_the_log: bool) -> Created:
-    """Create the log, or check the existing one; a lost one is replaced only if the operator says so.
-
-    Works on a data folder on which no system runs, else with the administrator's NATS address. Raises `LogMissing`.
-    """
-    configure("error", service="refold")
-    settings = load(data=data)
-    schema = settings.postgres_schema
-    if "data" not in settings.model_fields_set and settings.nats_admin_url and settings.postgres_url:
-        url, dsn = settings.required("nats_admin_url"), settings.required("postgres_url")
-        traces = partial(projection_traces, dsn, schema)
-        make = partial(make_log, url, replicas=settings.nats_replicas, traces=traces)
-        return await _create(has_lost_the_log, make, partial(_forget, url, dsn, schema))
-    async with servers_of(settings) as servers:
-        make = partial(make_embedded_log, servers, schema)
-        forget = partial(_forget_embedded, servers, schema)
-        return await _create(has_lost_the_log, make, forget)
-
-
-async def _create(
-    has_lost_the_log: bool, make: Callable[[], Awaitable[str]], forget: Callable[[], Awaitable[list[str]]]
-) -> Created:
-    try:
-        return Created(await make(), ())
-    except LogMissing:
-        if not has_lost_the_log:
-            raise
-    kept = await forget()
-    return Created(await make(), tuple(kept))
-
-
-async def _forget_embedded(servers: Servers, schema: str) -> list[str]:
-    marker = FolderMarker(servers.folder.path)
-    kept = await _forget(servers.nats.url("administrator"), servers.postgres.dsn, schema, marker)
-    return [*kept, *map(str, put_streams_aside(servers.nats.home))]
-
-
-async def _forget(url: str, dsn: str, schema: str, marker: LogMarker | None = None) -> list[str]:
-    """Rename the projection, then remove the marker and a stream without events; return what is kept."""
-    async with _connected(url, "refold-administrator") as client:
-        kept = await put_aside(dsn, schema)
-        await delete_empty_stream(client)
-        await (marker or KeyValueMarker(client)).forget()
-    return [] if kept is None else [f"schema {kept}"]

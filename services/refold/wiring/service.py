@@ -12,7 +12,6 @@ import importlib
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self, TypeVar
@@ -22,10 +21,7 @@ import uvloop
 from refold.core import json_text
 from refold.core.errors import RefoldError
 from refold.embedded.process import LOOPBACK, Command, Process, choose_port
-from refold.log.jetstream import JetStreamLog
-from refold.store.postgres import PostgresStore
 from refold.telemetry.logging import configure, get_logger
-from refold.wiring.servers import open_both
 from refold.wiring.settings import Settings, environment_without, load, split_address, unknown_variables
 
 COLLECT_AFTER: Final = (50_000, 20, 100)
@@ -106,14 +102,6 @@ def start(service: str, run: Callable[[Settings], Coroutine[Any, Any, None]], **
         # A programming error: the log gets the stack, without secrets, and stderr does not get it again.
         log.exception("service_crashed")
         sys.exit(1)
-
-
-def opened(
-    settings: Settings, name: str, **options: Any
-) -> AbstractAsyncContextManager[tuple[JetStreamLog, PostgresStore]]:
-    """Open log and projection; `options` are those of `PostgresStore.open`."""
-    url, dsn = settings.required("nats_url"), settings.required("postgres_url")
-    return open_both(url, dsn, name, schema=settings.postgres_schema, **options)
 
 
 def run_folding(work: Coroutine[Any, Any, Result]) -> Result:

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from refold.core.errors import Refused
@@ -28,6 +28,7 @@ from refold.gateway import (
 from refold.projector import COMMIT_INTERVAL_SECONDS
 from refold.store import STATE_LAG_BYTES, STATE_LAG_SECONDS
 from refold.telemetry import HIDDEN, redacted_text
+from refold.wiring.store_url import STORES_MAX, read_stores
 
 PREFIX: Final = "REFOLD_"
 _MEBIBYTE: Final = 1024 * 1024
@@ -71,6 +72,19 @@ _PostgresUrl = Annotated[SecretStr, _must("begin with postgres:// or postgresql:
 _Key = Annotated[
     SecretStr, _must("have 32 to 512 characters, such as `openssl rand -hex 32` prints", r".{32,512}")
 ]
+
+
+def _joined(value: object) -> object:
+    """Return the text of a flag that is given several times; an empty list is no flag."""
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
+def _readable_stores(value: SecretStr) -> SecretStr:
+    read_stores(value.get_secret_value())
+    return value
+
+
+_Stores = Annotated[SecretStr, BeforeValidator(_joined), AfterValidator(_readable_stores)]
 _Schema = Annotated[
     str, _must("be 1 to 48 of a-z 0-9 _, not beginning with a digit", "[a-z_][a-z0-9_]{0,47}")
 ]
@@ -130,8 +144,12 @@ class Settings(BaseSettings):
     """NATS, as a user that can only send outcomes and changes: the projector does by it."""
     nats_replicas: int = Field(1, ge=1, le=5)
     """Servers of a NATS cluster that store the log, if it is created at start."""
+    stores: _Stores | None = None
+    """Stores, in the order of preference for reads: addresses with spaces between them; default: postgres_url."""
+    store_index: int = Field(1, ge=1, le=STORES_MAX)
+    """Which of the stores a projector folds into, from 1 on."""
     postgres_url: _PostgresUrl | None = None
-    """Postgres, with all rights on the schema."""
+    """Postgres, with all rights on the schema: the one store where `stores` is not set."""
     postgres_schema: _Schema = "refold"
     """Schema that holds the projection."""
     cache_bytes_max: int = Field(256 * _MEBIBYTE, ge=_MEBIBYTE)
@@ -188,7 +206,13 @@ class Settings(BaseSettings):
     @property
     def names_servers(self) -> bool:
         """Return whether the servers are reached by their addresses, and not by a data folder that is named."""
-        return not ("data" in self.model_fields_set or self.nats_url is None or self.postgres_url is None)
+        return self.nats_url is not None and self.reaches_stores
+
+    @property
+    def reaches_stores(self) -> bool:
+        """Return whether the stores are reached by their addresses, and not by a data folder that is named."""
+        has_stores = not (self.stores is None and self.postgres_url is None)
+        return "data" not in self.model_fields_set and has_stores
 
     def is_flag(self, name: str) -> bool:
         """Return whether a setting was given on the command line."""
@@ -204,16 +228,21 @@ class Settings(BaseSettings):
 
 def load(**flags: Any) -> Settings:
     """Read the settings in force: flags (those not None) before variables before defaults."""
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = {name: value for name, value in flags.items() if value is not None and value != []}
     try:
         return Settings(**given)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
         name = str(fault["loc"][0]) if fault["loc"] else ""
-        source = f"--{name.replace('_', '-')}" if name in given else _variable(name)
+        source = flag_of(name) if name in given else _variable(name)
         message = fault["msg"].removeprefix("Value error, ").replace("Input should", "must")
         message = message.partition(", unable to")[0]
         raise Refused("bad_setting", message, field=source) from error
+
+
+def flag_of(name: str) -> str:
+    """Return the flag of a setting; the one of `stores` is given once for each."""
+    return "--store" if name == "stores" else f"--{name.replace('_', '-')}"
 
 
 def handed_on(settings: Settings, **changes: object) -> dict[str, object]:

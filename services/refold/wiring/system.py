@@ -1,4 +1,4 @@
-"""The whole system on this machine: both servers, the log, projector and gateway, each kept running.
+"""The whole system on this machine: its servers, the log, projector and gateway, each kept running.
 
 Used by `refold up`, `refold demo` and measurements. It ends in this order: gateway, projector, NATS, PostgreSQL.
 """
@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -26,6 +27,8 @@ from refold.telemetry.logging import configure
 from refold.wiring.servers import Servers, log_cipher, make_embedded_log, refuse_damaged, running_servers
 from refold.wiring.service import Listener, hand_work, start_process, stop_on_signals
 from refold.wiring.settings import Settings, described, handed_on, load
+from refold.wiring.store_url import StoreUrl
+from refold.wiring.stores import has_postgres, store_urls
 from refold.wiring.supervise import Part, Say, kept, nats_fault, postgres_fault, service_fault
 
 LOOK_SECONDS: Final = 0.05
@@ -39,12 +42,12 @@ PROBE_SECONDS: Final = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """A system that is ready, on a data folder. `postgres` is its address without the password."""
+    """A system that is ready, on a data folder. `stores` are their addresses without the passwords."""
 
     data: Path
     http: str
     nats: str
-    postgres: str
+    stores: tuple[str, ...]
 
 
 async def up(settings: Settings, say: Say) -> None:
@@ -60,7 +63,7 @@ async def up(settings: Settings, say: Say) -> None:
         async with running_system(settings, say_if_possible) as system:
             folder = settings.data.absolute()
             say_if_possible(f"commands   find it by --data {folder}, or by REFOLD_DATA={folder}")
-            say_if_possible(f"ready      {system.http}  {system.nats}  {system.postgres}")
+            say_if_possible(f"ready      {'  '.join((system.http, system.nats, *system.stores))}")
             await asyncio.Event().wait()
 
     await until_signal(serve(), say_if_possible)
@@ -101,17 +104,19 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
                 nats_port=settings.nats_port,
                 postgres_port=settings.postgres_port,
                 cipher=log_cipher(settings),
+                has_postgres=has_postgres(settings),
             )
         )
+        found = servers.settings(settings)
         # After the folder is locked: of a second system, the folder is the fault and not its ports.
         listeners = {"projector": Listener.choose(settings.probe), "gateway": Listener.choose(settings.http)}
-        log_id = await make_embedded_log(servers, settings.postgres_schema)
-        await refuse_damaged(servers, settings.postgres_schema, log_id)
-        _say_servers(servers, settings, log_id, say)
+        log_id = await make_embedded_log(servers, found)
+        await refuse_damaged(servers, found, log_id)
+        _say_servers(servers, found, log_id, say)
         has_space = partial(_has_space, servers.folder.path)
-        parts = _server_parts(servers, settings, has_space, say)
+        parts = _server_parts(servers, found, has_space, say)
         for name, listener in listeners.items():
-            log, flags = servers.folder.path / f"{name}.log", _flags(name, servers, settings, listeners)
+            log, flags = servers.folder.path / f"{name}.log", _flags(name, servers, found, listeners)
             start = partial(_start_service, name, flags, log)
             hand_work(processes[name], log, flags)
             ask = partial(service_fault, *listener.reachable)
@@ -123,10 +128,10 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
             gateway, projector = listeners["gateway"].reachable, listeners["projector"].reachable
             await _until_ready(gateway, say)
             http = f"http://{gateway.address}"
-            urls = {"http": http, "probe": f"http://{projector.address}", **servers.addresses}
+            urls = {"http": http, "probe": f"http://{projector.address}", **servers.addresses(found)}
             write_endpoints(servers.folder.path, urls, described(settings))
-            addresses = {"nats": servers.nats.address, "postgres": servers.postgres.address}
-            yield System(data=servers.folder.path, http=http, **addresses)
+            stores = tuple(store.address for store in store_urls(found))
+            yield System(data=servers.folder.path, http=http, nats=servers.nats.address, stores=stores)
 
 
 @asynccontextmanager
@@ -148,7 +153,6 @@ def _flags(
         settings,
         http=listeners["gateway"].address,
         probe=listeners["projector"].address,
-        postgres_url=servers.postgres.dsn,
         nats_url=servers.nats.url(user),
         nats_reply_url=servers.nats.url("reply") if name == "projector" else None,
         nats_admin_url=None,
@@ -166,11 +170,8 @@ async def _start_service(name: str, flags: dict[str, object], log: Path) -> Proc
 def _server_parts(
     servers: Servers, settings: Settings, has_space: Callable[[], bool], say: Say
 ) -> list[Part]:
-    """Return PostgreSQL first: parts are ended from the last to the first."""
-    folder, nats, postgres = servers.folder, servers.nats, servers.postgres
-
-    async def start_postgres_again() -> Process:
-        return (await start_postgres(folder, port=postgres.port)).child
+    """Return PostgreSQL first, if there is one: parts are ended from the last to the first."""
+    folder, nats = servers.folder, servers.nats
 
     async def start_nats_again() -> Process:
         started = await start_nats(
@@ -183,13 +184,22 @@ def _server_parts(
         for loss in started.losses:
             say(f"nats       {loss}")
         # It may have come back with less than it had; then nothing may continue.
-        await make_embedded_log(replace(servers, nats=started), settings.postgres_schema)
+        await make_embedded_log(replace(servers, nats=started), settings)
         return started.child
 
-    return [
-        Part(postgres.child, start_postgres_again, partial(postgres_fault, postgres), has_space),
-        Part(nats.child, start_nats_again, partial(nats_fault, nats), has_space),
-    ]
+    nats_part = Part(nats.child, start_nats_again, partial(nats_fault, nats), has_space)
+    return [*_postgres_parts(servers, has_space), nats_part]
+
+
+def _postgres_parts(servers: Servers, has_space: Callable[[], bool]) -> list[Part]:
+    folder, postgres = servers.folder, servers.postgres
+    if postgres is None:
+        return []
+
+    async def start_again() -> Process:
+        return (await start_postgres(folder, port=postgres.port)).child
+
+    return [Part(postgres.child, start_again, partial(postgres_fault, postgres), has_space)]
 
 
 def _has_space(folder: Path) -> bool:
@@ -198,13 +208,19 @@ def _has_space(folder: Path) -> bool:
 
 
 def _say_servers(servers: Servers, settings: Settings, log_id: str, say: Say) -> None:
-    say(f"postgres   {servers.postgres.host}:{servers.postgres.port}")
+    for store in store_urls(settings):
+        say(f"{store.name:<10} {_where(store)}")
     say(f"nats       {servers.nats.host}:{servers.nats.port}")
     for loss in servers.nats.losses:
         say(f"           {loss}")
     is_safe = settings.durability == "fsync"
     flushed = "" if is_safe else ", durability os: the last moments may be lost with the machine's power"
     say(f"log        {log_id}{flushed}")
+
+
+def _where(store: StoreUrl) -> str:
+    """Return a store's folder, or its host and port."""
+    return str(store.folder) if store.kind == "files" else urlsplit(store.url).netloc.rpartition("@")[2]
 
 
 async def _until_ready(gateway: Listener, say: Say) -> None:

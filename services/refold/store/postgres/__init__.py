@@ -21,7 +21,13 @@ from refold.store.postgres.commit import PostgresOpenCommit, write_commit
 from refold.store.postgres.history import PostgresHistory
 from refold.store.postgres.latest import STORE_WHERE_SECONDS, PostgresLatest
 from refold.store.postgres.lease import ShardLease
-from refold.store.postgres.pool import SQL, Pool, transaction
+from refold.store.postgres.pool import (
+    SQL,
+    STORE_COMMAND_SECONDS,
+    STORE_CONNECT_SECONDS,
+    Pool,
+    transaction,
+)
 from refold.store.postgres.schema import bind, lock_key, migrate
 from refold.store.postgres.states import StateFlusher, StateLag, load_documents
 
@@ -61,6 +67,8 @@ class PostgresStore(PostgresLatest, PostgresHistory):
         shard: str = "",
         readers_max: int = STORE_READERS_MAX,
         where_seconds: float = STORE_WHERE_SECONDS,
+        connect_seconds: float = STORE_CONNECT_SECONDS,
+        command_seconds: float = STORE_COMMAND_SECONDS,
         lease_seconds: float = SHARD_LEASE_SECONDS,
         state_lag: StateLag | None = None,
         timer: Callable[[], float] = time.monotonic,
@@ -69,7 +77,9 @@ class PostgresStore(PostgresLatest, PostgresHistory):
 
         Raises `StoreUnavailable`, `StoreDiffers`.
         """
-        pool = Pool(dsn, schema, readers_max)
+        pool = Pool(
+            dsn, schema, readers_max, connect_seconds=connect_seconds, command_seconds=command_seconds
+        )
         await pool.open()
         try:
             async with pool.lend() as connection:
@@ -86,14 +96,7 @@ class PostgresStore(PostgresLatest, PostgresHistory):
         sent_sequences: Callable[[], Sequence[int]],
         end_sequence: Callable[[], Awaitable[int]] | None = None,
     ) -> None:
-        """Refuse to read (`StoreUnavailable`) from a database that has lost commits in a crash, until they are redone.
-
-        Each partition must have folded `sent_sequences`, by partition. Commits may also have been read and not sent:
-        once every connection is lost, all must have folded `end_sequence`, the log's end.
-        """
-        self._pool.sent_sequences = sent_sequences
-        if end_sequence is not None:
-            self._pool.end_sequence = end_sequence
+        self._pool.stale.require(sent_sequences, end_sequence)
 
     async def bind(self, log_id: str) -> list[Checkpoint]:
         async with self._pool.lend() as connection:

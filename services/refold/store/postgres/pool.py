@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import asyncpg
 
 from refold.core.errors import (
-    LogError,
     Refused,
     StoreDamaged,
     StoreError,
@@ -23,6 +22,7 @@ from refold.core.errors import (
     TimedOut,
 )
 from refold.store.sql import statements_of
+from refold.store.stale import StaleCheck
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -79,15 +79,23 @@ _COMMITS: Final = {
 class Pool:
     """Connections for reading, at most `size` at once."""
 
-    def __init__(self, dsn: str, schema: str, size: int) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        schema: str,
+        size: int,
+        *,
+        connect_seconds: float = STORE_CONNECT_SECONDS,
+        command_seconds: float = STORE_COMMAND_SECONDS,
+    ) -> None:
         self._dsn = dsn
+        self._connect_seconds = connect_seconds
+        self._command_seconds = command_seconds
         self._settings = _settings(schema)
         self._size = size
         self._pool: asyncpg.Pool[Row] | None = None
         self._checked: list[asyncpg.Connection[Row]] = []
-        self._end_sequence: int | None = None
-        self.sent_sequences: Callable[[], Sequence[int]] = list
-        self.end_sequence: Callable[[], Awaitable[int]] = _no_sequence
+        self.stale = StaleCheck()
 
     async def open(self) -> None:
         """Create the pool without a connection: the first read makes one."""
@@ -100,8 +108,8 @@ class Pool:
                 max_queries=_NEVER_REPLACED,
                 init=self._begin,
                 reset=_keep_session,
-                timeout=STORE_CONNECT_SECONDS,
-                command_timeout=STORE_COMMAND_SECONDS,
+                timeout=self._connect_seconds,
+                command_timeout=self._command_seconds,
                 server_settings=self._settings | _BY_KEY,
             )
 
@@ -124,8 +132,8 @@ class Pool:
         with translated():
             connection = await asyncpg.connect(
                 self._dsn,
-                timeout=STORE_CONNECT_SECONDS,
-                command_timeout=STORE_COMMAND_SECONDS,
+                timeout=self._connect_seconds,
+                command_timeout=self._command_seconds,
                 server_settings=self._settings | _COMMITS | reading,
             )
             await _set_codecs(connection)
@@ -144,35 +152,11 @@ class Pool:
     async def _begin(self, connection: asyncpg.Connection[Row]) -> None:
         """Check a new connection's database: a crash may have lost commits that were read or announced before."""
         await _set_codecs(connection)
-        sent, end_sequence = self.sent_sequences(), await self._end_sequence_if_crashed()
-        if end_sequence or any(sent):
-            for partition, folded_sequence in await connection.fetch(SQL["folded_sequences"]):
-                required_sequence = max(end_sequence, sent[partition] if sent else 0)
-                if folded_sequence < required_sequence:
-                    message = (
-                        "the database may have lost its last commits, and is being folded up to the log's end"
-                    )
-                    facts = {"folded_sequence": folded_sequence, "required_sequence": required_sequence}
-                    raise StoreUnavailable(message, **facts)
-        self._checked.append(connection)
-        self._end_sequence = None
-
-    async def _end_sequence_if_crashed(self) -> int:
-        """Return the log's end where the database may have crashed since the last check, else 0.
-
-        It has not while another checked connection lives. Otherwise every commit that was read before is at or before
-        the log's end of now.
-        """
         self._checked = [checked for checked in self._checked if not checked.is_closed()]
-        if self._checked:
-            return 0
-        if self._end_sequence is None:
-            try:
-                self._end_sequence = await self.end_sequence()
-            except LogError as error:
-                message = "the log's end is not known, and so not whether the database has lost commits"
-                raise StoreUnavailable(message, cause=str(error)) from error
-        return self._end_sequence
+        required = await self.stale.required(may_have_crashed=not self._checked)
+        folded = await connection.fetch(SQL["folded_sequences"]) if required else ()
+        self.stale.check(required, {partition: sequence for partition, sequence in folded})  # noqa: C416
+        self._checked.append(connection)
 
     async def close(self) -> None:
         """Let reads in flight end, within a bound."""
@@ -308,10 +292,6 @@ async def _set_codecs(connection: asyncpg.Connection[Row]) -> None:
     await connection.set_type_codec(
         "json", schema="pg_catalog", encoder=_same, decoder=bytes, format="binary"
     )
-
-
-async def _no_sequence() -> int:
-    return 0
 
 
 async def _keep_session(_: object) -> None:

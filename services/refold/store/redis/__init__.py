@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final, Self
@@ -22,9 +22,9 @@ from refold.store.redis.history import RedisHistory
 from refold.store.redis.keys import Keys
 from refold.store.redis.latest import ROW_MISSING
 from refold.store.redis.lease import ShardLease
-from refold.store.redis.pool import STORE_COMMAND_SECONDS, STORE_CONNECT_SECONDS, Pool
+from refold.store.redis.pool import STORE_COMMAND_SECONDS, STORE_CONNECT_SECONDS, Connection, Pool
 from refold.store.redis.rows import Rows
-from refold.store.redis.schema import bind, check_server
+from refold.store.redis.schema import bind, check_server, checkpoints_by
 
 STORE_READERS_MAX: Final = 8
 """Connections that one process reads through."""
@@ -63,6 +63,7 @@ class RedisStore(RedisHistory):
         self._writer = writer
         self._lease = lease
         self._commits = commits
+        pool.read_folded = self._folded
         self.is_volatile = False
         """The server keeps no log of its commands (`appendonly`): what it holds is lost when it ends."""
 
@@ -120,6 +121,22 @@ class RedisStore(RedisHistory):
         yield opened
         assert opened.commit is not None, "the block wrote no commit"
         await self.commit(opened.commit)
+
+    def refuse_stale(
+        self,
+        sent_sequences: Callable[[], Sequence[int]],
+        end_sequence: Callable[[], Awaitable[int]] | None = None,
+    ) -> None:
+        self._pool.stale.require(sent_sequences, end_sequence)
+
+    async def server_version(self) -> str:
+        (info,) = await self._pool.run(("INFO", "server"))
+        versions = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+        name = versions.get("server_name", "redis")
+        return f"{name} {versions.get(f'{name}_version', versions['redis_version'])}"
+
+    async def _folded(self, connection: Connection) -> dict[int, int]:
+        return {each.partition: each.read_sequence for each in await checkpoints_by(connection, self._keys)}
 
     def wants_state(self, document: Document, *, is_changed: bool) -> bool:  # noqa: ARG002
         """Want every state: a value is replaced as a whole."""

@@ -15,7 +15,7 @@ _SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}", re.ASCII)
 
 
 class Keys:
-    """The keys of one projection.
+    """The keys of one projection; `all` is what they begin with.
 
     Of the whole: `log` the log's id and the format, `owner` a shard's lease, `checkpoints` a hash by partition,
     `groups` the group of each partition, `shard` the position of a group, `counts` a hash of counts by namespace.
@@ -28,7 +28,7 @@ class Keys:
         if not _SCHEMA.fullmatch(schema):
             rule = "a schema's name is of a-z, 0-9 and _, at most 63, and begins with no digit"
             raise Refused("bad_schema", rule, field="schema", shape=repr(schema[:80]))
-        self._tag = tag = b"{refold:%b}:" % schema.encode()
+        self._tag = self.all = tag = b"{refold:%b}:" % schema.encode()
         self.log = tag + b"log"
         self.checkpoints = tag + b"checkpoints"
         self.groups = tag + b"groups"

@@ -6,9 +6,10 @@ Part of the Redis adapter.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast
+from weakref import WeakSet
 
 from hiredis import pack_command
 from redis.asyncio import BlockingConnectionPool
@@ -19,6 +20,7 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from refold.core.errors import StoreDamaged, StoreDiffers, StoreError, StoreFull, StoreUnavailable, TimedOut
+from refold.store.stale import StaleCheck
 
 STORE_CONNECT_SECONDS: Final = 10.0
 
@@ -66,6 +68,10 @@ class Pool:
             )
         except ValueError as error:
             raise StoreDiffers("the address of Redis cannot be read", cause=str(error)) from error
+        self.stale = StaleCheck()
+        self.read_folded: Callable[[Connection], Awaitable[Mapping[int, int]]] = _nothing_folded
+        self._checked: WeakSet[AbstractConnection] = WeakSet()
+        self._run_id = b""
 
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[Connection]:
@@ -76,6 +82,10 @@ class Pool:
             raise as_store_error(error) from error
         connection = Connection(found)
         try:
+            if found not in self._checked:
+                await self._check(connection)
+                found.register_connect_callback(self._forget)
+                self._checked.add(found)
             yield connection
         finally:
             if connection.is_unread or connection.is_watching:
@@ -90,8 +100,20 @@ class Pool:
     async def read_at_once(self, *commands: Command) -> list[Any]:
         """Send reading commands as one transaction: their answers are from one moment."""
         async with self.lend() as connection:
-            *_, answers = await connection.run([("MULTI",), *commands, ("EXEC",)])
-            return _checked(answers)
+            return await connection.read_at_once(*commands)
+
+    async def _check(self, connection: Connection) -> None:
+        """Check a new connection's server: one that was started again may have lost commits that were read before."""
+        (info,) = await connection.run([("INFO", "server")])
+        run_id = next((line for line in info.split() if line.startswith(b"run_id:")), b"")
+        required = await self.stale.required(may_have_crashed=run_id != self._run_id)
+        if required:
+            self.stale.check(required, await self.read_folded(connection))
+        self._run_id = run_id
+
+    async def _forget(self, connection: AbstractConnection) -> None:
+        """Check a connection again that the driver has made anew."""
+        self._checked.discard(connection)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -109,6 +131,11 @@ class Connection:
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands together and return their answers. Raises the first error, once all are read."""
         return _checked(await self._answers(commands))
+
+    async def read_at_once(self, *commands: Command) -> list[Any]:
+        """Send reading commands as one transaction: their answers are from one moment."""
+        *_, answers = await self.run([("MULTI",), *commands, ("EXEC",)])
+        return _checked(answers)
 
     async def watch(self, watched: Iterable[bytes], commands: Sequence[Command]) -> list[Any]:
         """Read, and make the next transaction fail where one of the watched keys changes meanwhile."""
@@ -150,6 +177,10 @@ class Connection:
             return await self._connection.read_response(disable_decoding=True, disconnect_on_error=False)
         except ResponseError as error:
             return error
+
+
+async def _nothing_folded(_: Connection) -> Mapping[int, int]:
+    return {}
 
 
 def _checked(answers: list[Any]) -> list[Any]:

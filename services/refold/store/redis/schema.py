@@ -13,8 +13,11 @@ from refold.core.fold_state import first_checkpoints
 from refold.core.stream import PARTITIONS, Checkpoint
 from refold.store import DAMAGES
 from refold.store.redis.keys import Keys
-from refold.store.redis.pool import Command, Pool
+from refold.store.redis.pool import Command, Connection, Pool
 from refold.store.redis.rows import Position, pack_checkpoint, to_checkpoint
+
+SCANNED_KEYS: Final = 1_000
+"""Keys that the server looks at in one step of a search."""
 
 FORMAT: Final = 1
 """The layout of keys and values."""
@@ -96,6 +99,29 @@ async def bound_log(url: str, schema: str) -> str | None:
     return None if found is None else _read_log(found)
 
 
+async def put_aside(url: str, schema: str, kept: str) -> bool:
+    """Rename the keys of a schema to those of another; return whether there were any.
+
+    The log's key is renamed last: a renaming that was interrupted is done again.
+    """
+    begins, renamed, cursor = Keys(schema).all, Keys(kept).all, b"0"
+    found: set[bytes] = set()
+    pool = Pool(url, 1)
+    try:
+        while True:
+            ((cursor, keys),) = await pool.run(
+                ("SCAN", cursor, "MATCH", begins + b"*", "COUNT", SCANNED_KEYS)
+            )
+            found.update(keys)
+            if cursor == b"0":
+                break
+        for key in sorted(found, key=lambda key: key == Keys(schema).log):
+            await pool.run(("RENAME", key, renamed + key.removeprefix(begins)))
+    finally:
+        await pool.close()
+    return bool(found)
+
+
 def _read_log(stored: bytes | None) -> str:
     try:
         assert stored is not None
@@ -113,8 +139,14 @@ def _read_log(stored: bytes | None) -> str:
 
 async def read_checkpoints(pool: Pool, keys: Keys) -> list[Checkpoint]:
     """Read every partition's checkpoint, in their order; none before a log is bound. Raises `StoreDamaged`."""
+    async with pool.lend() as connection:
+        return await checkpoints_by(connection, keys)
+
+
+async def checkpoints_by(connection: Connection, keys: Keys) -> list[Checkpoint]:
+    """Read the checkpoints on one connection."""
     shards = [keys.shard(group) for group in range(PARTITIONS)]
-    log, groups, positions, links = await pool.read_at_once(
+    log, groups, positions, links = await connection.read_at_once(
         ("GET", keys.log), ("GET", keys.groups), ("MGET", *shards), ("HGETALL", keys.checkpoints)
     )
     if log is None and groups is None and not links:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -27,7 +27,7 @@ from refold.store.sqlite.commit import PreparedCommit, write_commit
 from refold.store.sqlite.history import SqliteHistory
 from refold.store.sqlite.latest import SqliteLatest
 from refold.store.sqlite.lease import ShardLease
-from refold.store.sqlite.pool import Connection, Pool
+from refold.store.sqlite.pool import VERSION, Connection, Pool
 from refold.store.sqlite.rows import Rows
 from refold.store.sqlite.schema import LIVE, REBUILD, bind, open_file, read_checkpoints
 from refold.store.sqlite.states import load_documents
@@ -130,6 +130,16 @@ class SqliteStore(SqliteLatest, SqliteHistory):
 
     async def flush_states(self, *, is_final: bool = False) -> None:
         """Do nothing: no state is left out."""
+
+    def refuse_stale(
+        self,
+        sent_sequences: Callable[[], Sequence[int]],
+        end_sequence: Callable[[], Awaitable[int]] | None = None,
+    ) -> None:
+        """Do nothing: only a crash of the machine takes commits from the files, and it ends their readers too."""
+
+    async def server_version(self) -> str:
+        return VERSION
 
     def read_snapshot(self) -> AbstractAsyncContextManager[ReadSnapshot]:
         return hold_read_snapshot(self._pool, self._rows)

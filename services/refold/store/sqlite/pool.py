@@ -31,6 +31,8 @@ from refold.store.sql import statements_of
 Connection = sqlite3.Connection
 T = TypeVar("T")
 
+VERSION: Final = sqlite3.sqlite_version
+
 STORE_SCANS_MAX: Final = 2
 """Threads of one process that read many rows."""
 

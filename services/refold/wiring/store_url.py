@@ -1,0 +1,167 @@
+"""The addresses of stores, as they are set: kinds, options in the query, names.
+
+Read by the settings, and used by `refold.wiring.stores`, which opens them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, Literal
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+from refold.telemetry import redacted_text
+
+Kind = Literal["postgres", "files", "redis"]
+
+STORES_MAX: Final = 8
+"""Each is folded into by a process of its own."""
+
+WORDS: Final[tuple[Kind, ...]] = ("postgres", "files")
+"""The stores of a data folder, which only `refold up` starts."""
+
+_KINDS: Final[Mapping[str, Kind]] = {
+    "postgres": "postgres",
+    "postgresql": "postgres",
+    "redis": "redis",
+    "rediss": "redis",
+    "valkey": "redis",
+    "file": "files",
+}
+_OPTIONS: Final[Mapping[Kind, tuple[str, ...]]] = {
+    "postgres": ("pool", "connect", "command"),
+    "redis": ("pool", "connect", "command"),
+    "files": (),
+}
+_DRIVER_OPTIONS: Final[Mapping[Kind, frozenset[str]]] = {
+    # What asyncpg itself reads of an address, other names being settings of the session.
+    "postgres": frozenset(
+        {
+            "dbname",
+            "database",
+            "host",
+            "passfile",
+            "port",
+            "sslcert",
+            "sslcrl",
+            "sslkey",
+            "sslmode",
+            "sslrootcert",
+            "target_session_attrs",
+        }
+    ),
+    "redis": frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}),
+    "files": frozenset(),
+}
+_POOL_MAX: Final = 1_000
+_SECONDS_MAX: Final = 3_600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreUrl:
+    """Where a store is. `url` is for its driver, without the options of Refold, and is a secret.
+
+    A store of the data folder has no `url` before it is started. Options that are None are the adapter's own.
+    """
+
+    kind: Kind
+    url: str = field(default="", repr=False)
+    name: str = ""
+    pool: int | None = None
+    """Connections that one process reads through."""
+    connect_seconds: float | None = None
+    command_seconds: float | None = None
+
+    @property
+    def address(self) -> str:
+        """The address without the password."""
+        return redacted_text(self.url) or self.kind
+
+    @property
+    def folder(self) -> Path:
+        """The folder of a store of files."""
+        return Path(unquote(urlsplit(self.url).path))
+
+    @property
+    def text(self) -> str:
+        """The address with its options, as it is set: a secret."""
+        given = (("pool", self.pool), ("connect", self.connect_seconds), ("command", self.command_seconds))
+        options = urlencode([(name, value) for name, value in given if value is not None])
+        return self.url + (("&" if "?" in self.url else "?") + options if options else "")
+
+
+def file_url(folder: Path) -> str:
+    """Return the address of a store of files."""
+    return f"file://{quote(str(folder.absolute()))}"
+
+
+def read_stores(text: str) -> tuple[StoreUrl, ...]:
+    """Read addresses with spaces between them. Raises `ValueError`, which repeats no secret."""
+    stores = [_read(part) for part in text.split()]
+    if not 1 <= len(stores) <= STORES_MAX:
+        raise ValueError(f"must be 1 to {STORES_MAX} stores")
+    counts: Counter[str] = Counter()
+    named = []
+    for store in stores:
+        counts[store.kind] += 1
+        number = counts[store.kind]
+        named.append(replace(store, name=store.kind if number == 1 else f"{store.kind}-{number}"))
+    if len({store.url or store.kind for store in named}) < len(named):
+        raise ValueError("must be different stores: one is named twice")
+    return tuple(named)
+
+
+def _read(text: str) -> StoreUrl:
+    if text in WORDS:
+        return StoreUrl(kind=text)
+    scheme, colon, _ = text.partition("://")
+    kind = _KINDS.get(scheme) if colon else None
+    if kind is None:
+        raise ValueError(
+            "must be addresses that begin with postgres://, redis://, rediss://, valkey:// or file:///, "
+            "with spaces between them; `refold up` also knows postgres and files"
+        )
+    split = urlsplit(text)
+    if kind == "files" and (split.netloc or not split.path.startswith("/") or split.path == "/"):
+        raise ValueError("must name a folder of this machine as file:///FOLDER")
+    given = parse_qsl(split.query, keep_blank_values=True)
+    own = {name: value for name, value in given if name in _OPTIONS[kind]}
+    rest = [(name, value) for name, value in given if name not in own]
+    _refuse_unknown(kind, rest)
+    plain = split._replace(query=urlencode(rest))
+    if scheme == "valkey":
+        plain = plain._replace(scheme="redis")
+    url = plain.geturl() if kind != "files" else f"file://{split.path}"
+    pool = own.get("pool")
+    return StoreUrl(
+        kind=kind,
+        url=url,
+        pool=None if pool is None else int(_number(kind, "pool", pool, 1, _POOL_MAX)),
+        connect_seconds=_seconds(kind, own, "connect"),
+        command_seconds=_seconds(kind, own, "command"),
+    )
+
+
+def _refuse_unknown(kind: Kind, options: Sequence[tuple[str, str]]) -> None:
+    for name, _ in options:
+        if name not in _DRIVER_OPTIONS[kind]:
+            known = ", ".join((*_OPTIONS[kind], *sorted(_DRIVER_OPTIONS[kind]))) or "none"
+            raise ValueError(f"must not have the option {name[:40]!r}: {kind} has {known}")
+
+
+def _seconds(kind: Kind, own: Mapping[str, str], name: str) -> float | None:
+    return None if name not in own else _number(kind, name, own[name], 0.1, _SECONDS_MAX)
+
+
+def _number(kind: Kind, name: str, text: str, least: float, most: float) -> float:
+    number = int(text) if text.isascii() and text.isdigit() else None
+    if number is None and name != "pool":
+        try:
+            number = float(text)  # type: ignore[assignment]
+        except ValueError:
+            number = None
+    if number is None or not least <= number <= most:
+        raise ValueError(f"must have an option {name} of {kind} from {least:g} to {most:g}")
+    return number

@@ -1,0 +1,157 @@
+"""Which stores there are, and how each is opened, audited and put aside: the one place that knows the adapters.
+
+Used by every composition. The order of the stores is the order of preference for reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from refold.core.errors import HistoryElsewhere, Refused
+from refold.store import Depth
+from refold.store.layers import RowCodec
+from refold.store.layers.compression import Compression
+from refold.store.ports import ConnectedStore, SnapshotStore
+from refold.store.postgres import PostgresStore
+from refold.store.postgres import schema as postgres_schema
+from refold.store.postgres.states import StateLag
+from refold.store.redis import RedisStore
+from refold.store.redis import schema as redis_schema
+from refold.store.sqlite import SqliteStore
+from refold.store.sqlite import schema as sqlite_schema
+from refold.wiring.settings import Settings
+from refold.wiring.store_url import StoreUrl, read_stores
+
+
+def store_urls(settings: Settings) -> tuple[StoreUrl, ...]:
+    """Return the stores that a service uses. Raises `Refused` where none is set, or one that only `refold up` knows."""
+    if settings.stores is None:
+        return (StoreUrl(kind="postgres", url=settings.required("postgres_url"), name="postgres"),)
+    stores = read_stores(settings.required("stores"))
+    for store in stores:
+        if not store.url:
+            rule = f"{store.kind} without an address is the data folder's, which only `refold up` starts"
+            raise Refused("bad_setting", rule, field="REFOLD_STORES", shape=store.kind)
+    return stores
+
+
+def own_stores(settings: Settings) -> tuple[StoreUrl, ...]:
+    """Return the stores of `refold up`; those of the data folder have no address yet.
+
+    Without a setting it is PostgreSQL, or the files of a folder that has only these.
+    """
+    if settings.stores is not None:
+        return read_stores(settings.required("stores"))
+    has_only_files = files_folder(settings.data).exists() and not (settings.data / "postgres").exists()
+    return read_stores("files" if has_only_files else "postgres")
+
+
+def has_postgres(settings: Settings) -> bool:
+    """Return whether `refold up` starts PostgreSQL."""
+    return any(store.kind == "postgres" and not store.url for store in own_stores(settings))
+
+
+def files_folder(data: Path) -> Path:
+    """Return where the files of a data folder's store are."""
+    return data / "files"
+
+
+def chosen_store(settings: Settings) -> StoreUrl:
+    """Return the store that a projector folds into. Raises `Refused`."""
+    stores = store_urls(settings)
+    if settings.store_index > len(stores):
+        rule = f"must be 1 to {len(stores)}, the number of stores"
+        raise Refused("bad_setting", rule, field="REFOLD_STORE_INDEX", shape=str(settings.store_index))
+    return stores[settings.store_index - 1]
+
+
+def store_named(stores: Sequence[StoreUrl], name: str) -> StoreUrl:
+    """Return a store by its name. Raises `Refused`."""
+    for store in stores:
+        if store.name == name:
+            return store
+    known = ", ".join(store.name for store in stores)
+    raise Refused("bad_usage", f"there is no such store; there are {known}", field="--store", shape=name)
+
+
+def audited_store(settings: Settings, name: str | None) -> StoreUrl:
+    """Return the store of that name, by default the first that keeps every version. Raises `Refused`."""
+    stores = store_urls(settings)
+    if name is not None:
+        return store_named(stores, name)
+    return next((store for store in stores if store.kind != "redis"), stores[0])
+
+
+def auditable(store: ConnectedStore) -> SnapshotStore:
+    """Return a store of full depth. Raises `HistoryElsewhere` for another: it cannot be compared with the whole log."""
+    if store.capabilities.depth is not Depth.full:
+        raise HistoryElsewhere(
+            "this store keeps only what is recent: hold it against another by `refold store compare`"
+        )
+    return cast("SnapshotStore", store)
+
+
+def row_codec(settings: Settings) -> RowCodec:  # noqa: ARG001 - every setting in force compresses alike.
+    """Return how a store's values become the bytes of its rows."""
+    return Compression()
+
+
+async def open_store(
+    store: StoreUrl, settings: Settings, *, shard: str = "", readers_max: int | None = None
+) -> ConnectedStore:
+    """Open a store; its own options precede `readers_max`. Raises `StoreUnavailable`, `StoreDiffers`."""
+    codec = row_codec(settings)
+    if store.kind == "files":
+        return await SqliteStore.open(store.folder, shard=shard, codec=codec)
+    pool = _given(
+        readers_max=store.pool or readers_max,
+        connect_seconds=store.connect_seconds,
+        command_seconds=store.command_seconds,
+    )
+    schema = settings.postgres_schema
+    if store.kind == "redis":
+        return await RedisStore.open(store.url, schema=schema, shard=shard, codec=codec, **pool)
+    return await PostgresStore.open(
+        store.url,
+        schema=schema,
+        shard=shard,
+        where_seconds=settings.statement_timeout_seconds,
+        state_lag=StateLag(bytes_min=settings.state_lag_bytes, seconds=settings.state_lag_seconds),
+        **pool,
+    )
+
+
+async def bound_log(store: StoreUrl, settings: Settings) -> str | None:
+    """Return the id of the log that a store projects; None where it projects none. Raises `StoreUnavailable`."""
+    if store.kind == "files":
+        return sqlite_schema.bound_log(store.folder)
+    if store.kind == "redis":
+        return await redis_schema.bound_log(store.url, settings.postgres_schema)
+    return await postgres_schema.bound_log(store.url, settings.postgres_schema)
+
+
+async def put_aside(store: StoreUrl, settings: Settings) -> str | None:
+    """Keep a projection under another name; return what it is called then, None where there is none."""
+    if store.kind == "files":
+        return _put_files_aside(store.folder)
+    if store.kind == "redis":
+        kept_as = postgres_schema.name_to_keep(settings.postgres_schema, "lost")
+        is_kept = await redis_schema.put_aside(store.url, settings.postgres_schema, kept_as)
+        return f"schema {kept_as} in {store.name}" if is_kept else None
+    kept = await postgres_schema.put_aside(store.url, settings.postgres_schema)
+    return None if kept is None else f"schema {kept}"
+
+
+def _put_files_aside(folder: Path) -> str | None:
+    """Rename a folder; no process may use it."""
+    if not folder.exists():
+        return None
+    kept = folder.with_name(postgres_schema.name_to_keep(folder.name, "lost"))
+    folder.rename(kept)
+    return str(kept)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

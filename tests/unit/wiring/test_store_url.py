@@ -1,0 +1,74 @@
+"""Addresses of stores: kinds, options, names; unknown options are refused, and no secret is repeated."""
+
+from pathlib import Path
+
+import pytest
+
+from refold.core.errors import Refused
+from refold.wiring.settings import described, load
+from refold.wiring.store_url import read_stores
+from refold.wiring.stores import chosen_store, own_stores, store_urls
+
+
+def test_stores_are_named_by_their_kind_and_number():
+    stores = read_stores("valkey://a/0 postgres://b/d redis://c file:///var/lib/refold%20x")
+    assert [store.name for store in stores] == ["redis", "postgres", "redis-2", "files"]
+    assert stores[0].url == "redis://a/0"
+    assert stores[3].folder == Path("/var/lib/refold x")
+
+
+def test_options_of_refold_are_taken_out_of_the_drivers_address():
+    (store,) = read_stores("postgres://u:p@h/d?sslmode=require&pool=50&connect=2.5&command=30")
+    assert store.url == "postgres://u:p@h/d?sslmode=require"
+    assert (store.pool, store.connect_seconds, store.command_seconds) == (50, 2.5, 30)
+    assert read_stores(store.text) == (store,)
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("redis://:s3cret@h?pol=3", "must not have the option 'pol': redis has pool, connect, command"),
+        ("postgres://u:s3cret@h/d?pool=0", "must have an option pool of postgres from 1 to 1000"),
+        ("postgres://u:s3cret@h/d?connect=nan", "must have an option connect of postgres"),
+        ("file:///f?pool=3", "must not have the option 'pool': files has none"),
+        ("file://host/f", "must name a folder of this machine"),
+        ("mysql://u:s3cret@h/d", "must be addresses that begin with"),
+        ("redis://:s3cret@h redis://:s3cret@h", "one is named twice"),
+        (" ".join(f"redis://s3cret:p@h{n}" for n in range(9)), "must be 1 to 8 stores"),
+    ],
+)
+def test_a_bad_address_is_refused_by_its_rule_and_not_repeated(monkeypatch, text, rule):
+    monkeypatch.setenv("REFOLD_STORES", text)
+    with pytest.raises(Refused) as refused:
+        load()
+    assert refused.value.field == "REFOLD_STORES"
+    assert rule in str(refused.value)
+    assert "s3cret" not in str(refused.value)
+
+
+def test_flags_are_collected_and_their_passwords_are_hidden():
+    settings = load(stores=["redis://:s3cret@h:1", "postgres://u:s3cret@h/d"], store_index=2)
+    assert chosen_store(settings).name == "postgres"
+    rows = {row["setting"]: row["value"] for row in described(settings)}
+    assert rows["stores"] == "redis://:***@h:1 postgres://u:***@h/d"
+    assert "s3cret" not in repr(store_urls(settings))
+
+
+def test_without_stores_the_one_is_that_of_the_postgres_url():
+    (store,) = store_urls(load(postgres_url="postgres://u:p@h/d?application_name=x"))
+    assert (store.name, store.url) == ("postgres", "postgres://u:p@h/d?application_name=x")
+    with pytest.raises(Refused, match="REFOLD_STORE_INDEX"):
+        chosen_store(load(postgres_url="postgres://h/d", store_index=2))
+
+
+def test_the_stores_of_a_data_folder_have_no_address_for_a_service():
+    with pytest.raises(Refused, match="only `refold up` starts"):
+        store_urls(load(stores=["files"]))
+
+
+def test_a_folder_with_files_alone_keeps_them(tmp_path):
+    assert [store.kind for store in own_stores(load(data=tmp_path))] == ["postgres"]
+    (tmp_path / "files").mkdir()
+    assert [store.kind for store in own_stores(load(data=tmp_path))] == ["files"]
+    (tmp_path / "postgres").mkdir()
+    assert [store.kind for store in own_stores(load(data=tmp_path))] == ["postgres"]
