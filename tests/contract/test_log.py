@@ -13,7 +13,7 @@ import pytest
 
 from refold.core.errors import LogFull, LogHole, LogUnavailable, Refused
 from refold.core.fold import EVENT_BYTES_MAX, HEADERS_BYTES_MAX, read_genesis
-from refold.core.stream import Record, author_headers, partition_of, route, stored_subject
+from refold.core.stream import Record, Route, author_headers, partition_of, route, stored_subject
 from refold.log import (
     ATOMIC_BYTES_MAX,
     BATCH_EVENTS_MAX,
@@ -188,6 +188,29 @@ async def test_last_of_returns_the_last_event_of_that_document(log: EventLog) ->
     assert await log.last_of("shop", "c") is None
     with pytest.raises(Refused):
         await log.last_of("shop", "..")
+
+
+async def test_read_document_returns_the_events_of_that_document_between_two_sequences(log: EventLog) -> None:
+    names = ["a", "b", "a", "ab", "ä/1", "a", "b", "ä/1", "a"]
+    first, *_ = await append(log, *(event(name, b"%d" % at) for at, name in enumerate(names)))
+    batch = [event("a", b"\x00\xff", headers=(("X", "ü"),)), event("b", b""), event("a", b"last")]
+    await log.append_atomically(batch)
+    everything = await read_until(log, first + len(names) + 2)
+    for document in ("a", "ab", "ä/1", "never"):
+        subject = Route.of("shop", document).subject
+        for after, until in (
+            (0, first + 99),
+            (first, first + 5),
+            (first + 5, first + 5),
+            (first + 2, first + 4),
+        ):
+            expected = [it for it in everything if it.subject == subject and after < it.sequence <= until]
+            assert [it async for it in log.read_document("shop", document, after, until)] == expected
+    with pytest.raises(Refused):
+        await anext(log.read_document("shop", "..", 0, 9))
+    await log.close()
+    with pytest.raises(LogUnavailable):
+        await anext(log.read_document("shop", "a", 0, 9))
 
 
 async def test_outlines_are_those_of_the_events_after_a_sequence(log: EventLog) -> None:

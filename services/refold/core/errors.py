@@ -116,6 +116,10 @@ class HistoryElsewhere(StoreError, code="history_not_kept"):
     """The store does not keep what is asked for: it is older than what a store of recent depth has."""
 
 
+class HistorySlow(StoreError, code="history_slow"):
+    """The history is too long to be replayed from the log for one request."""
+
+
 class StoreOutdated(StoreDiffers, code="store_outdated"):
     """The projection was made by an older program, in a format that is not converted."""
 

@@ -256,11 +256,20 @@ class Checkpoint:
     counts: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
 
 
+class ClockRange(NamedTuple):
+    """Events recorded at a later time than the broker's: an earlier event had that time, and the clock stepped back."""
+
+    first_sequence: int
+    last_sequence: int
+    recorded_at: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardCheckpoint:
     """What a commit writes of a shard: what all its partitions share, and the checkpoints of those that had events.
 
-    `partitions` are in order. The checkpoint of any other partition has no new value of its own.
+    `partitions` are in order. The checkpoint of any other partition has no new value of its own. `clock` has the
+    ranges with events of this commit; one with the same first sequence and time continues an earlier commit's.
     """
 
     partitions: Sequence[int]
@@ -268,3 +277,4 @@ class ShardCheckpoint:
     read_sequence: int
     recorded_at: int
     touched: Sequence[Checkpoint]
+    clock: Sequence[ClockRange] = ()

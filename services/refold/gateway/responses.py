@@ -40,6 +40,8 @@ _STATUS: Final = {
         ),
         413,
     ),
+    "history_not_kept": 501,
+    "history_slow": 503,
     "stamp_taken": 409,
     "unsupported_media_type": 415,
     "timed_out": 504,
@@ -121,7 +123,7 @@ def problem_of(error: RefoldError | Problem) -> Problem:
         named: dict[str, Json] = {"field": error.field, "shape": error.shape}
         facts = {name: value for name, value in named.items() if value}
         return Problem(_STATUS.get(error.reason, 422), error.reason, str(error), **facts)
-    may_pass = isinstance(error, LogError | StoreError | ServiceUnavailable)
+    may_pass = isinstance(error, LogError | StoreError | ServiceUnavailable) and error.code not in _STATUS
     status, headers = (503, RETRY) if may_pass else (_STATUS.get(error.code, 500), None)
     return Problem(status, error.code, error.message, headers=headers, **shown(error.facts))
 

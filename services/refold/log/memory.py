@@ -108,6 +108,15 @@ class MemoryLog:
         where = Route.of(check_name(namespace, "namespace"), check_document(document, "document"))
         return self._last.get(where.subject)
 
+    async def read_document(
+        self, namespace: str, document: str, after_sequence: int, until_sequence: int
+    ) -> AsyncGenerator[Record, None]:
+        where = Route.of(check_name(namespace, "namespace"), check_document(document, "document"))
+        self._check_open()
+        for record in self._records[after_sequence:until_sequence]:
+            if record is not None and record.subject == where.subject:
+                yield record
+
     async def outlines(self, after_sequence: int) -> list[Outline]:
         found: list[Outline] = []
         read_bytes = 0

@@ -11,10 +11,9 @@ from contextlib import aclosing
 from typing import Final, cast
 
 from refold.core.document import Document
-from refold.core.fold.window import WINDOW_BYTES_MAX, WINDOW_VERSIONS_MAX, Recent, change_bytes
+from refold.core.fold.window import WINDOW_BYTES_MAX, change_bytes, recent_since
 from refold.core.fold_state import FoldState, first_checkpoints
-from refold.core.history import NEVER, Clock, Entry, Point, Segment
-from refold.core.replay import state_at
+from refold.core.history import NEVER, Entry, Segment
 from refold.core.stream import SYSTEM_NAMESPACE, Record, Route, route
 from refold.history import record_of
 from refold.log import EventLog, read_until
@@ -46,7 +45,7 @@ def keep_windows(needed: Needed, buffers: Sequence[CommitBuffer]) -> Needed:
         if segment is None:
             missing[key] = document, version
         else:
-            document.recent = _recent(segment, document, version)
+            document.recent = recent_since(segment, document, version)
     return missing
 
 
@@ -76,19 +75,7 @@ async def load_windows(
         by_sequence = {entry.sequence: entry for entry in (*segment.entries, *pending[key])}
         entries = [by_sequence[sequence] for sequence in sorted(by_sequence)]
         with reading_stored(*key):
-            document.recent = _recent(segment._replace(entries=entries), document, version)
-
-
-def _recent(segment: Segment, document: Document, version: int) -> Recent:
-    """Make what is kept of a document. Where that is much, it begins at the version, else at the segment's base.
-
-    With more than it may hold, it would be dropped again after each event.
-    """
-    base, _, entries = segment
-    if len(entries) > WINDOW_VERSIONS_MAX or sum(map(change_bytes, entries)) > WINDOW_BYTES_MAX:
-        base = state_at(base, entries, Point(Clock.version, version))
-        segment = Segment(base, 0, [entry for entry in entries if entry.sequence > base.sequence])
-    return Recent(segment, document.events)
+            document.recent = recent_since(segment._replace(entries=entries), document, version)
 
 
 async def _segment(store: HistoryReader, key: Key, version: int) -> Segment:

@@ -19,7 +19,7 @@ from refold.core.errors import FenceLost, HistoryElsewhere, Refused, StoreDiffer
 from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
 from refold.core.fold_state import first_checkpoints
 from refold.core.history import NEVER, Entry, Point, Segment, Snapshot
-from refold.core.stream import Checkpoint
+from refold.core.stream import Checkpoint, ClockRange
 from refold.store import (
     ANSWER_BYTES_MAX,
     PAGES_KEPT,
@@ -137,6 +137,7 @@ class MemoryStore:
             if it.is_open:
                 tables.rejections[at] = it._replace(resolved_by=resolved.get((*it[:2], it.sequence)))
         tables.checkpoints.update({moved.partition: _copied(moved) for moved in now.touched})
+        tables.clock.update({(each.first_sequence, each.recorded_at): each for each in now.clock})
         for partition in now.partitions:
             moved = tables.checkpoints[partition]
             moved.read_sequence, moved.fold = now.read_sequence, now.fold
@@ -283,6 +284,9 @@ class MemoryStore:
             name = position_of(item)
             if namespace in {None, name[0]} and document in {None, name[1]}:
                 yield item
+
+    async def clock(self) -> list[ClockRange]:
+        return list(self._tables.clock.values())
 
     async def ping(self) -> None:
         """Do nothing: memory is always reachable."""

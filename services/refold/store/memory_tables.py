@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from refold.core.document import Document
 from refold.core.history import NEVER, Entry, Point, Segment, snapshot_of
 from refold.core.replay import state_at
-from refold.core.stream import Checkpoint
+from refold.core.stream import Checkpoint, ClockRange
 from refold.store import Bounds, ClosedPage, Commit, Head, Key, Rejection
 
 
@@ -66,6 +66,7 @@ class Tables:
     documents: dict[Key, Kept] = field(default_factory=dict)
     rejections: list[Rejection] = field(default_factory=list)
     leases: dict[str, Lease] = field(default_factory=dict)
+    clock: dict[tuple[int, int], ClockRange] = field(default_factory=dict)
 
 
 def write(documents: dict[Key, Kept], commit: Commit) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, Self
 from refold.core.dedup import pack_identities
 from refold.core.document import Document
 from refold.core.history import Entry, Point, Segment, Snapshot
-from refold.core.stream import Checkpoint
+from refold.core.stream import Checkpoint, ClockRange
 from refold.store import (
     Capabilities,
     ClosedPage,
@@ -196,6 +196,16 @@ class HistoryReader(Protocol):
 
 class Reader(LatestReader, HistoryReader, Protocol):
     """What a gateway reads."""
+
+
+class RecentReader(Reader, Protocol):
+    """A store of recent depth: also what one document's events do not tell of its older history."""
+
+    async def load(self, keys: Sequence[Key]) -> list[Document]:
+        """Load those documents that exist, with their dedup windows."""
+
+    async def clock(self) -> list[ClockRange]:
+        """Read all ranges that commits wrote, in any order; those of several shards may overlap."""
 
 
 class StoredHead(NamedTuple):

@@ -35,6 +35,8 @@ def test_a_problem_has_the_members_of_rfc_9457_and_its_facts() -> None:
         (errors.LogHole(), 503, "log_hole"),
         (errors.StoreFull(), 503, "store_full"),
         (errors.StoreUnavailable(), 503, "store_unavailable"),
+        (errors.HistoryElsewhere(), 501, "history_not_kept"),
+        (errors.HistorySlow(), 503, "history_slow"),
         (errors.PortTaken(), 500, "port_taken"),
         (Refused("bad_json", "no"), 400, "bad_json"),
         (Refused("repeated_header", "no"), 400, "repeated_header"),
@@ -53,6 +55,7 @@ def test_an_error_has_its_status_and_keeps_its_code(error: RefoldError, status: 
 def test_a_transient_error_may_be_retried() -> None:
     assert problem_of(errors.LogFull()).headers == {"Retry-After": "1"}
     assert problem_of(errors.DocumentAbsent()).headers is None
+    assert problem_of(errors.HistorySlow()).headers is None
 
 
 def test_a_validation_error_names_field_rule_and_shape() -> None:

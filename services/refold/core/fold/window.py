@@ -17,10 +17,10 @@ from refold.core.fold.model import ADOPT, AT, KEEP, Model
 from refold.core.fold.optimistic import repeat
 from refold.core.fold.sequence import Anchor
 from refold.core.fold.view import DEPENDS_ON_REJECTED, TARGET_GONE
-from refold.core.history import Entry, Segment, fields_of, operations_of
+from refold.core.history import Clock, Entry, Point, Segment, fields_of, operations_of
 from refold.core.json_text import Json, copied
 from refold.core.pointer import parse, resolve
-from refold.core.replay import apply_accepted
+from refold.core.replay import apply_accepted, state_at
 
 WINDOW_VERSIONS_MAX: Final = 1_000
 """A base may be so many versions behind the head. A rule of fold 2."""
@@ -201,6 +201,18 @@ class Recent:
 def change_bytes(entry: Entry) -> int:
     """Count what an entry takes of `WINDOW_BYTES_MAX`."""
     return len(entry.effect or entry.body) if entry.status.is_effective else 0
+
+
+def recent_since(segment: Segment, document: Document, version: int) -> Recent:
+    """Make what is kept of a document from its history. Where that is much, it begins at the version.
+
+    With more than it may hold, it would be dropped again after each event.
+    """
+    base, _, entries = segment
+    if len(entries) > WINDOW_VERSIONS_MAX or sum(map(change_bytes, entries)) > WINDOW_BYTES_MAX:
+        base = state_at(base, entries, Point(Clock.version, version))
+        segment = Segment(base, 0, [entry for entry in entries if entry.sequence > base.sequence])
+    return Recent(segment, document.events)
 
 
 def _operations(entry: Entry) -> list[Json]:

@@ -105,6 +105,23 @@ class JetStreamLog:
         where = Route.of(check_name(namespace, "namespace"), check_document(document, "document"))
         return await stored_record(self.client, last_by_subj=where.subject.decode())
 
+    async def read_document(
+        self, namespace: str, document: str, after_sequence: int, until_sequence: int
+    ) -> AsyncGenerator[Record, None]:
+        """Yield events of the document's one stored subject, one request to the leader each.
+
+        A batch of direct gets takes as long, and the broker takes no append meanwhile (measured: 0.1 s for 100 events
+        of 300,000). A consumer with a filter is faster for a dense history, but needs permissions of its own.
+        """
+        where = Route.of(check_name(namespace, "namespace"), check_document(document, "document"))
+        subject = where.subject.decode()
+        while after_sequence < until_sequence:
+            record = await stored_record(self.client, seq=after_sequence + 1, next_by_subj=subject)
+            if record is None or record.sequence > until_sequence:
+                return
+            yield record
+            after_sequence = record.sequence
+
     async def outlines(self, after_sequence: int) -> list[Outline]:
         return await stored_outlines(self.client, after_sequence + 1)
 

@@ -77,7 +77,7 @@ async def stream_info(client: Client, **options: bool) -> dict[str, Any]:
 
 
 async def stored_record(client: Client, **which: int | str) -> Record | None:
-    """Ask the leader for one event: by `seq`, or the last one of a subject, `last_by_subj`."""
+    """Ask the leader for one event: by `seq`, the first of `next_by_subj` from there on, or `last_by_subj`."""
     failure = "the broker does not return the event"
     try:
         answer = await request_api(client, f"STREAM.MSG.GET.{STREAM}", dict(which), failure)

@@ -122,6 +122,9 @@ class Commits:
             links += [checkpoint.partition, pack_checkpoint(checkpoint)]
         if links:
             yield ("HSET", keys.checkpoints, *links)
+        for each in commit.checkpoint.clock:
+            field = b"%d:%d" % (each.first_sequence, each.recorded_at)
+            yield ("HSET", keys.clock, field, each.last_sequence)
         pages = defaultdict[Key, list[ClosedPage]](list)
         for page in commit.pages:
             pages[page.namespace, page.document].append(page)

@@ -18,7 +18,8 @@ class Keys:
     """The keys of one projection; `all` is what they begin with.
 
     Of the whole: `log` the log's id and the format, `owner` a shard's lease, `checkpoints` a hash by partition,
-    `groups` the group of each partition, `shard` the position of a group, `counts` a hash of counts by namespace.
+    `groups` the group of each partition, `shard` the position of a group, `counts` a hash of counts by namespace,
+    `clock` a hash of ranges of events by their first sequence and time.
     Of a document: `head` its row and state, `ids` its dedup window, `open`, `last` and `before` its last segments.
     Of a namespace, sorted sets: `present` its documents, `names` all that ever had a version, `rejections` by
     sequence; and the hash `unresolved` of the rejections that are open.
@@ -33,6 +34,7 @@ class Keys:
         self.checkpoints = tag + b"checkpoints"
         self.groups = tag + b"groups"
         self.counts = tag + b"counts"
+        self.clock = tag + b"clock"
 
     def owner(self, shard: str) -> bytes:
         return self._tag + b"owner:" + shard.encode()

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from refold.core.errors import Refused
 from refold.core.history import NEVER
-from refold.core.stream import Checkpoint, is_printable
+from refold.core.stream import Checkpoint, ClockRange, is_printable
 from refold.store import (
     ANSWER_BYTES_MAX,
     Capabilities,
@@ -56,6 +56,13 @@ class RedisLatest:
 
     async def checkpoints(self) -> list[Checkpoint]:
         return await read_checkpoints(self._pool, self._keys)
+
+    async def clock(self) -> list[ClockRange]:
+        (stored,) = await self._pool.run(("HGETALL", self._keys.clock))
+        pairs = zip(stored[::2], stored[1::2], strict=True)
+        with reading_stored("", ""):
+            ranges = [(*map(int, field.split(b":")), int(last)) for field, last in pairs]
+        return [ClockRange(first, last, recorded_at) for first, recorded_at, last in ranges]
 
     async def head(self, namespace: str, document: str) -> Head | None:
         key = (namespace, document)

@@ -9,6 +9,7 @@ import pytest
 
 from refold.core.errors import HistoryElsewhere
 from refold.core.history import Clock, Point
+from refold.core.stream import ClockRange
 from refold.store import REJECTIONS_KEPT_MAX, Depth
 from support.scribe import NAMESPACE
 
@@ -55,6 +56,19 @@ async def test_segments_are_read_up_to_the_oldest_base(store, scribe, oldest):
     assert await versions(11, is_descending=False) == ([], True)
     assert await versions(None, is_descending=True) == (kept[::-1], True)
     assert await versions(12, is_descending=True) == ([], True)
+
+
+async def test_ranges_of_events_with_the_time_of_an_earlier_one_are_kept(store, scribe):
+    assert await store.clock() == []
+    last = scribe.put("a", 1, at=100)
+    scribe.put("b", 1, at=50)
+    await store.commit(scribe.commit())
+    scribe.put("a", 2, at=70)
+    await store.commit(scribe.commit())
+    scribe.put("a", 3, at=101)
+    await store.commit(scribe.commit())
+    time = last.recorded_at
+    assert await store.clock() == [ClockRange(last.sequence + 1, last.sequence + 2, time)]
 
 
 async def test_events_and_ids_are_found_or_elsewhere(store, scribe, oldest):
