@@ -51,9 +51,9 @@ class LateStore(MemoryStore):
 
     delay: Callable[[], float] = staticmethod(lambda: 0.0)
 
-    async def head(self, namespace: str, document: str) -> Head | None:
+    async def head(self, namespace: str, document: str, *, known_version: int | None = None) -> Head | None:
         """Read a head."""
-        found = await super().head(namespace, document)
+        found = await super().head(namespace, document, known_version=known_version)
         await asyncio.sleep(self.delay())
         return found
 

@@ -117,10 +117,10 @@ class FaultyStore(MemoryStore):
         super().__init__(tables)
         self.is_down = False
 
-    async def head(self, namespace: str, document: str) -> Head | None:
+    async def head(self, namespace: str, document: str, *, known_version: int | None = None) -> Head | None:
         """Read a document's row."""
         await self.ping()
-        return await super().head(namespace, document)
+        return await super().head(namespace, document, known_version=known_version)
 
     async def ping(self) -> None:
         """Raise if it is unavailable."""

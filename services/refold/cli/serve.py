@@ -40,6 +40,7 @@ HTTP: Final = (
     "wait_seconds",
     "stale_reads",
     "ready_lag_seconds",
+    "cache_states_bytes",
     "http_idle_seconds",
     "http_body_seconds",
     "http_waiting_max",

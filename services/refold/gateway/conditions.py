@@ -15,6 +15,7 @@ from refold.gateway.requests import has_repeated, header
 from refold.gateway.responses import Problem
 
 _TAG: Final = re.compile(r'[ \t]*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"[ \t]*(?:,|$)')
+_ONE_TAG: Final = re.compile(r'[ \t]*(?:W/)?"([1-9]\d{0,17})"[ \t]*', re.ASCII)
 _TAG_VERSION: Final = re.compile(r"0|[1-9]\d{0,18}", re.ASCII)
 
 
@@ -60,6 +61,13 @@ def write_condition(request: Request) -> Condition:
     # A weak tag never matches here (RFC 9110, 13.1.1), nor does one that is no version.
     strong = [opaque for is_weak, opaque in _tags("If-Match", if_match) if not is_weak]
     return Condition(versions=frozenset(int(opaque) for opaque in strong if _TAG_VERSION.fullmatch(opaque)))
+
+
+def known_version(request: Request) -> int | None:
+    """Return the version that a reader has, if its `If-None-Match` names exactly one."""
+    known = _joined(request, b"if-none-match")
+    found = None if known is None else _ONE_TAG.fullmatch(known)
+    return None if found is None else int(found[1])
 
 
 def is_unchanged(request: Request, version: int) -> bool:

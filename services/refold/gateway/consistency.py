@@ -21,7 +21,7 @@ from refold.gateway.announced import Announced
 from refold.gateway.inflight import Waiters, deadline_in, waiting
 from refold.gateway.responses import Problem
 from refold.log import COMMIT_SUBJECT, EventLog, Notices, change_subject
-from refold.store import Head, Key, partition_of_key
+from refold.store import ANY_VERSION, Head, Key, partition_of_key
 from refold.store.layers.sources import Sources
 from refold.store.ports import Reader
 from refold.telemetry.logging import get_logger
@@ -297,7 +297,7 @@ class Consistency:
         return self.sequence if partitions is ALL_PARTITIONS else self.sequences[partitions.start]
 
     async def _version(self, key: Key) -> int:
-        head = await self._store.head(*key)
+        head = await self._store.head(*key, known_version=ANY_VERSION)
         return 0 if head is None else head.snapshot.version
 
     @asynccontextmanager

@@ -21,7 +21,7 @@ from refold.core.pointer import parse, resolve
 from refold.core.stream import NAME_CHARS_MAX, check_document, check_name, check_namespace
 from refold.core.timestamp import format_time, is_relative
 from refold.gateway.announced import KnownState
-from refold.gateway.conditions import ANYTHING, is_unchanged, write_condition
+from refold.gateway.conditions import ANYTHING, is_unchanged, known_version, write_condition
 from refold.gateway.context import Context, context_of
 from refold.gateway.drafts import Draft, check, split_of
 from refold.gateway.inflight import deadline_in
@@ -56,7 +56,7 @@ from refold.gateway.responses import (
 )
 from refold.gateway.writes import write
 from refold.log import whole_sequence
-from refold.store import Head, Key
+from refold.store import ANY_VERSION, OMITTED, Head, Key
 
 # --- Read one --------------------------------------------------------------------------------------------
 
@@ -83,12 +83,12 @@ async def read_document(request: Request) -> Response:
     query = read_query(request, ReadQuery) if request.scope["query_string"] else _AT_HEAD
     await wait_for_consistency(request, deadline_in(context.wait_seconds), *key)
     point = None if query is _AT_HEAD else await _read_point(context, key, query)
-    snapshot = await _snapshot(context, key, point)
+    snapshot = await _snapshot(context, key, point, known_version(request))
     if snapshot.state is None:
         raise await _absent(context, key, snapshot, query)
     times = format_time(snapshot.recorded_at), format_time(snapshot.occurred_at)
     about = (snapshot.version, snapshot.sequence, *times)
-    if point is None:
+    if point is None and snapshot.state != OMITTED:
         context.known_states.put(key, KnownState(*about, snapshot.state))
     return _state_response(request, about, snapshot.state, query.path)
 
@@ -102,10 +102,11 @@ def _known_head(request: Request, context: Context, key: Key) -> KnownState | No
     return context.known_states.head(key, sequence)
 
 
-async def _snapshot(context: Context, key: Key, point: Point | None) -> Snapshot:
+async def _snapshot(context: Context, key: Key, point: Point | None, known: int | None) -> Snapshot:
+    """Read a snapshot; the head's state is `OMITTED` at the version that the client has."""
     if point is not None:
         return await context.history.snapshot(*key, point)
-    head = await context.store.head(*key)
+    head = await context.store.head(*key, known_version=known)
     context.head_cache.put_row(key, head)
     return NEVER if head is None else head.snapshot
 
@@ -146,7 +147,7 @@ async def _absent(context: Context, key: Key, snapshot: Snapshot, query: ReadQue
     """Return the error that names the document, its head and, for a point before it existed, its first version."""
     name, head_version = "/".join(key), snapshot.version
     if query is not _AT_HEAD:
-        head = await context.store.head(*key)
+        head = await context.store.head(*key, known_version=ANY_VERSION)
         head_version = 0 if head is None else head.snapshot.version
     facts: dict[str, object] = {"version": snapshot.version, "head": head_version}
     if not head_version:
@@ -302,7 +303,12 @@ async def list_documents(request: Request) -> Response:
     prefix, limit, cursor = query.prefix, query.limit, query.cursor
     if point is None:
         page = await context.store.list_documents(
-            namespace, prefix=prefix, where=query.where, limit=limit, cursor=cursor
+            namespace,
+            prefix=prefix,
+            where=query.where,
+            limit=limit,
+            cursor=cursor,
+            is_bare=query.fields == "id",
         )
     else:
         page = await context.store.list_at(namespace, point, prefix=prefix, limit=limit, cursor=cursor)

@@ -31,7 +31,7 @@ from refold.gateway.requests import (
     wait_for_consistency,
 )
 from refold.gateway.responses import JSON, Problem, Response, json_response, page_response
-from refold.store import Key
+from refold.store import ANY_VERSION, Key
 
 COMMIT_SECONDS: Final = 0.5
 """How long a request for an outcome or a conflict waits for its commit; an outcome is pending after that."""
@@ -268,7 +268,7 @@ async def _begin(request: Request) -> tuple[Context, Key]:
 
 async def _refuse_unknown(context: Context, key: Key) -> None:
     """Refuse a document that never had an event: an empty answer would hide a misspelled name."""
-    if await context.store.head(*key) is None:
+    if await context.store.head(*key, known_version=ANY_VERSION) is None:
         raise DocumentAbsent(f"{'/'.join(key)} never existed", version=0, head=0)
 
 

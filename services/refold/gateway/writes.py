@@ -22,7 +22,7 @@ from refold.gateway.inflight import deadline_in, waiting
 from refold.gateway.requests import Wait
 from refold.gateway.responses import RETRY, Problem
 from refold.log import Acknowledgement, Appended, Publication, Stale, validated_headers
-from refold.store import Key
+from refold.store import ANY_VERSION, Key
 from refold.store.ports import Reader
 
 APPEND_ATTEMPTS_MAX: Final = 8
@@ -116,7 +116,7 @@ async def wait_until_folded(context: Context, key: Key, version: int) -> None:
 
 
 async def head_version(context: Context, key: Key) -> int:
-    head = await context.store.head(*key)
+    head = await context.store.head(*key, known_version=ANY_VERSION)
     return 0 if head is None else head.snapshot.version
 
 
@@ -283,7 +283,9 @@ class StrictWrite:
 
 
 async def _head(context: Context, draft: Draft) -> BareHead:
-    return context.head_cache.put_row(draft.key, await context.store.head(*draft.key))
+    return context.head_cache.put_row(
+        draft.key, await context.store.head(*draft.key, known_version=ANY_VERSION)
+    )
 
 
 def _refuse_absence(draft: Draft, head: BareHead) -> NoReturn:

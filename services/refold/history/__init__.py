@@ -36,7 +36,7 @@ from refold.core.stream import Checkpoint, Record, Route, chain_link, route
 from refold.core.timestamp import format_time
 from refold.core.views import change_json, change_view, outcome_view, rejection_view
 from refold.log import EventLog
-from refold.store import ANSWER_BYTES_MAX, damaged, reading_stored
+from refold.store import ANSWER_BYTES_MAX, ANY_VERSION, damaged, reading_stored
 from refold.store.ports import HistoryReader, LatestReader
 
 HISTORY_SCAN_MAX: Final = 20_000
@@ -332,7 +332,7 @@ async def check_documents(log: EventLog, store: LatestReader, checkpoints: list[
     fold = max(checkpoint.fold for checkpoint in checkpoints)
     routed = [(record, route(record.subject, fold)) for record in records if record is not None]
     expected = {where[1:3]: record for record, where in routed if not where.reason}
-    heads = await asyncio.gather(*(store.head(*key) for key in expected))
+    heads = await asyncio.gather(*(store.head(*key, known_version=ANY_VERSION) for key in expected))
     for (key, (sequence, _, subject, _, _)), head in zip(expected.items(), heads, strict=True):
         if head is None and route(subject).reason:
             # The event may be older than the fold under which its subject names a document.

@@ -13,6 +13,7 @@ from itertools import count
 from typing import Final, TypeVar
 
 from refold.core.dedup import id_digest, recall
+from refold.core.document import Document
 from refold.core.errors import HistoryElsewhere, HistorySlow
 from refold.core.fold import ID_WINDOW_EVENTS, NEWEST
 from refold.core.history import Clock, Entry, Point, Segment, Snapshot
@@ -81,17 +82,30 @@ class Replayed:
     async def checkpoints(self) -> list[Checkpoint]:
         return await self._store.checkpoints()
 
-    async def head(self, namespace: str, document: str) -> Head | None:
-        return await self._store.head(namespace, document)
+    async def epoch(self) -> str:
+        return await self._store.epoch()
+
+    async def head(self, namespace: str, document: str, *, known_version: int | None = None) -> Head | None:
+        return await self._store.head(namespace, document, known_version=known_version)
+
+    async def load(self, keys: Sequence[Key]) -> list[Document]:
+        return await self._store.load(keys)
 
     async def other_versions(self, known: Mapping[Key, VersionAt]) -> dict[Key, VersionAt]:
         return await self._store.other_versions(known)
 
     async def list_documents(
-        self, namespace: str, *, prefix: str, where: str | None, limit: int, cursor: str | None
+        self,
+        namespace: str,
+        *,
+        prefix: str,
+        where: str | None,
+        limit: int,
+        cursor: str | None,
+        is_bare: bool = False,
     ) -> Page:
         return await self._store.list_documents(
-            namespace, prefix=prefix, where=where, limit=limit, cursor=cursor
+            namespace, prefix=prefix, where=where, limit=limit, cursor=cursor, is_bare=is_bare
         )
 
     async def list_names(self, namespace: str, *, prefix: str, limit: int, cursor: str | None) -> Names:

@@ -13,7 +13,7 @@ from refold.core.errors import TimedOut
 from refold.core.history import NEVER, Point, Snapshot
 from refold.history import History
 from refold.live.watched import Change
-from refold.store import Key
+from refold.store import ANY_VERSION, Key
 from refold.store.ports import LatestReader
 
 PAST_READS_MAX: Final = 8
@@ -75,7 +75,9 @@ class Past:
     async def newest(self, key: Key) -> int:
         """Return a document's version once all that the log has is committed. Raises `TimedOut`."""
         await self.catch_up(key)
-        return (await self.head(key)).version
+        await self._committed(key)
+        head = await self._store.head(*key, known_version=ANY_VERSION)
+        return 0 if head is None else head.snapshot.version
 
     async def reaches(self, sequence: int) -> bool:
         """Tell whether the log has a sequence, and wait until it is committed. Raises `TimedOut`."""

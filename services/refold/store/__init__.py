@@ -59,6 +59,12 @@ UNROUTABLE_KEPT_MAX: Final = 10_000
 Key = tuple[str, str]
 """Namespace and document."""
 
+OMITTED: Final = b""
+"""Stands for the state of a present document that a read left out; no state's canonical bytes are empty."""
+
+ANY_VERSION: Final = -1
+"""The `known_version` of a read that needs no state at all."""
+
 KEYS_CACHED_MAX: Final = 100_000
 """Documents whose partitions are remembered: computing one takes 2 to 3 microseconds."""
 
@@ -93,6 +99,10 @@ class Head(NamedTuple):
     document: str
     snapshot: Snapshot
     last_sequence: int
+
+    def without_state(self) -> Head:
+        """Return it with the state of a present document `OMITTED`."""
+        return self._replace(snapshot=self.snapshot._replace(state=OMITTED))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +232,13 @@ class VersionAt(NamedTuple):
 
     version: int
     sequence: int
+
+
+class BoundLog(NamedTuple):
+    """The log that a projection was made from, and how far it was folded (0 where that cannot be read)."""
+
+    log_id: str
+    read_sequence: int
 
 
 class NamespaceCount(NamedTuple):

@@ -22,6 +22,7 @@ from refold.core.history import NEVER, Entry, Point, Segment, Snapshot
 from refold.core.stream import Checkpoint, ClockRange
 from refold.store import (
     ANSWER_BYTES_MAX,
+    ANY_VERSION,
     PAGES_KEPT,
     SHARD_LEASE_SECONDS,
     Capabilities,
@@ -153,8 +154,13 @@ class MemoryStore:
     async def checkpoints(self) -> list[Checkpoint]:
         return [_copied(found) for _, found in sorted(self._tables.checkpoints.items())]
 
-    async def head(self, namespace: str, document: str) -> Head | None:
+    async def epoch(self) -> str:
+        return self._tables.epoch
+
+    async def head(self, namespace: str, document: str, *, known_version: int | None = None) -> Head | None:
         kept = self._tables.documents.get((namespace, document))
+        if kept is not None and known_version in {ANY_VERSION, kept.document.version}:
+            return _bare(kept.head)
         return kept.head if kept else None
 
     async def other_versions(self, known: Mapping[Key, VersionAt]) -> dict[Key, VersionAt]:
@@ -201,12 +207,20 @@ class MemoryStore:
         return None
 
     async def list_documents(
-        self, namespace: str, *, prefix: str, where: str | None, limit: int, cursor: str | None
+        self,
+        namespace: str,
+        *,
+        prefix: str,
+        where: str | None,
+        limit: int,
+        cursor: str | None,
+        is_bare: bool = False,
     ) -> Page:
         if where is not None:
             raise Refused("where_needs_postgres", "only Postgres evaluates SQL/JSON paths", field="where")
         found = self._listed(namespace, prefix, read_cursor(cursor))
-        return _bounded((kept.head for kept in found), limit)
+        heads = (kept.head for kept in found)
+        return _bounded(map(_bare, heads) if is_bare else heads, limit)
 
     async def list_names(self, namespace: str, *, prefix: str, limit: int, cursor: str | None) -> Names:
         found = [
@@ -333,6 +347,10 @@ def _bounded(found: Iterator[Head], limit: int) -> Page:
             return Page(heads, write_cursor(heads[-1].document))
         heads.append(head)
     return Page(heads, None)
+
+
+def _bare(head: Head) -> Head:
+    return head if head.snapshot.state is None else head.without_state()
 
 
 def _items(kept: Kept) -> Iterator[Item]:

@@ -6,6 +6,7 @@ Part of the memory adapter.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from uuid import uuid4
 
 from refold.core.document import Document
 from refold.core.history import NEVER, Entry, Point, Segment, snapshot_of
@@ -67,6 +68,7 @@ class Tables:
     rejections: list[Rejection] = field(default_factory=list)
     leases: dict[str, Lease] = field(default_factory=dict)
     clock: dict[tuple[int, int], ClockRange] = field(default_factory=dict)
+    epoch: str = field(default_factory=lambda: uuid4().hex)
 
 
 def write(documents: dict[Key, Kept], commit: Commit) -> None:

@@ -15,6 +15,7 @@ from refold.core.document import Document
 from refold.core.history import Entry, Point, Segment, Snapshot
 from refold.core.stream import Checkpoint, ClockRange
 from refold.store import (
+    BoundLog,
     Capabilities,
     ClosedPage,
     Commit,
@@ -98,8 +99,14 @@ class LatestReader(Protocol):
     async def checkpoints(self) -> list[Checkpoint]:
         """Read the committed checkpoints."""
 
-    async def head(self, namespace: str, document: str) -> Head | None:
-        """Read a document's head; None where it never had an event."""
+    async def epoch(self) -> str:
+        """Read which projection this is: another one after a rebuild, or after the store was emptied."""
+
+    async def head(self, namespace: str, document: str, *, known_version: int | None = None) -> Head | None:
+        """Read a document's head; None where it never had an event.
+
+        The state of a present document is `OMITTED` at `known_version`, and at every version for `ANY_VERSION`.
+        """
 
     async def load(self, keys: Sequence[Key]) -> list[Document]:
         """Load those documents that exist, with their dedup windows."""
@@ -108,10 +115,18 @@ class LatestReader(Protocol):
         """Return the versions of those documents that are not at the version that is given; all from one moment."""
 
     async def list_documents(
-        self, namespace: str, *, prefix: str, where: str | None, limit: int, cursor: str | None
+        self,
+        namespace: str,
+        *,
+        prefix: str,
+        where: str | None,
+        limit: int,
+        cursor: str | None,
+        is_bare: bool = False,
     ) -> Page:
         """List present documents by id, bounded by `limit` and `ANSWER_BYTES_MAX` (at least one is answered).
 
+        With `is_bare`, every state is `OMITTED`, and the bytes of states are no bound.
         Raises `Refused` (`bad_where`, `bad_cursor`), and `TimedOut` where the search by `where` takes too long.
         """
 
@@ -200,9 +215,6 @@ class Reader(LatestReader, HistoryReader, Protocol):
 
 class RecentReader(Reader, Protocol):
     """A store of recent depth: also what one document's events do not tell of its older history."""
-
-    async def load(self, keys: Sequence[Key]) -> list[Document]:
-        """Load those documents that exist, with their dedup windows."""
 
     async def clock(self) -> list[ClockRange]:
         """Read all ranges that commits wrote, in any order; those of several shards may overlap."""
@@ -356,13 +368,6 @@ class Unequal(NamedTuple):
     live: Row | str | None
     fresh: Row | str | None
     state_version: int | None = None
-
-
-class BoundLog(NamedTuple):
-    """The log that a projection was made from, and how far it was folded (0 where that cannot be read)."""
-
-    log_id: str
-    read_sequence: int
 
 
 class SchemaSwap(Protocol):

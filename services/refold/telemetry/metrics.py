@@ -5,10 +5,13 @@ Each service creates its own in a registry of its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _COUNTS: Final = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
@@ -67,6 +70,28 @@ class GatewayMetrics:
         self.append_seconds = seconds("refold_append_seconds", "Time until an append is durable.")
         labels = ["route", "method", "status"]
         self.http_seconds = seconds("refold_http_request_seconds", "Time of one HTTP request.", labels)
+
+
+class CacheMetrics(Collector):
+    """Metrics of caches: hits, misses and bytes of each, as its function returns them."""
+
+    def __init__(
+        self, registry: CollectorRegistry, caches: Mapping[str, Callable[[], tuple[int, int, int]]]
+    ) -> None:
+        self._caches = caches
+        registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """Ask every cache."""
+        hits = CounterMetricFamily("refold_cache_hits", "Reads whose state a cache had.", labels=["cache"])
+        misses = CounterMetricFamily("refold_cache_misses", "Reads whose state it lacked.", labels=["cache"])
+        sizes = GaugeMetricFamily("refold_cache_bytes", "Memory that a cache takes.", labels=["cache"])
+        for name, counts in self._caches.items():
+            hit_count, miss_count, size = counts()
+            hits.add_metric([name], hit_count)
+            misses.add_metric([name], miss_count)
+            sizes.add_metric([name], size)
+        yield from (hits, misses, sizes)
 
 
 class LiveMetrics:

@@ -38,9 +38,10 @@ from refold.live.streams import Live
 from refold.log import CONTROL_SUBJECT, PROGRESS_SUBJECT
 from refold.log.jetstream import JetStreamLog, JetStreamNotices
 from refold.projector import FOLDING
+from refold.store.layers.cached import CachedReader
 from refold.store.ports import ConnectedStore
 from refold.telemetry.logging import get_logger
-from refold.telemetry.metrics import GatewayMetrics, LiveMetrics
+from refold.telemetry.metrics import CacheMetrics, GatewayMetrics, LiveMetrics
 from refold.wiring.http_server import connections_max, serve
 from refold.wiring.servers import opened
 from refold.wiring.service import Listener, collect_seldom, stop_on_signals
@@ -84,8 +85,9 @@ async def run(settings: Settings) -> None:
 async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
     chosen = store_urls(settings)[0]
     async with opened(settings, "gateway", chosen) as (log, store):
-        history, notices = History(store), JetStreamNotices(log.client)
-        consistency = Consistency(log, store, notices)
+        reader = CachedReader(store, bytes_max=settings.cache_states_bytes)
+        history, notices = History(reader), JetStreamNotices(log.client)
+        consistency = Consistency(log, reader, notices)
         store.refuse_stale(lambda: consistency.sequences, lambda: _end_sequence(log))
         outcomes = Outcomes(history.outcome, consistency)
         new_id = _ids().__next__
@@ -110,14 +112,15 @@ async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
         )
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        metrics, past = LiveMetrics(registry), Past(store, history, consistency)
-        feed = Feed(notices, store, past, consistency, metrics)
-        live = _live(settings, feed, past, Backlog(log, store), consistency, log_name(info.log_id), metrics)
+        CacheMetrics(registry, {"states": lambda: reader.counts})
+        metrics, past = LiveMetrics(registry), Past(reader, history, consistency)
+        feed = Feed(notices, reader, past, consistency, metrics)
+        live = _live(settings, feed, past, Backlog(log, reader), consistency, log_name(info.log_id), metrics)
         context = Context(
             log=log,
-            store=store,
+            store=reader,
             history=history,
-            conflicts=Conflicts(store),
+            conflicts=Conflicts(reader),
             outcomes=outcomes,
             consistency=consistency,
             readiness=readiness,

@@ -27,6 +27,7 @@ from refold.gateway import (
 )
 from refold.projector import COMMIT_INTERVAL_SECONDS
 from refold.store import STATE_LAG_BYTES, STATE_LAG_SECONDS
+from refold.store.layers.cached import CACHE_STATES_BYTES
 from refold.telemetry import HIDDEN, redacted_text
 from refold.wiring.store_url import STORES_MAX, read_stores
 
@@ -154,6 +155,8 @@ class Settings(BaseSettings):
     """Schema that holds the projection."""
     cache_bytes_max: int = Field(256 * _MEBIBYTE, ge=_MEBIBYTE)
     """Documents that a projector keeps in memory, with their events that are in no page yet, in bytes."""
+    cache_states_bytes: int = Field(CACHE_STATES_BYTES, ge=0)
+    """States that a gateway keeps in memory, by document and version, in bytes; 0 = none."""
     shard: str = Field("0-63", pattern=r"^\d{1,2}-\d{1,2}$")
     """The partitions that a projector folds, as FIRST-LAST; all documents are in one of 64."""
     commit_events_max: int = Field(50_000, ge=1, le=1_000_000)

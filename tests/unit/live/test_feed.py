@@ -194,8 +194,8 @@ async def test_a_head_that_was_read_before_an_audit_is_read_again(monkeypatch: p
         await until(lambda: world.feed.sequence >= 1)
         read, is_answered, is_read = world.store.head, asyncio.Event(), asyncio.Event()
 
-        async def head(*key: str) -> Head | None:
-            found = await read(*key)
+        async def head(*key: str, **known: int | None) -> Head | None:
+            found = await read(*key, **known)
             is_read.set()
             await is_answered.wait()
             return found

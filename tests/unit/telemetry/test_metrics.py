@@ -3,7 +3,7 @@
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from refold.telemetry.metrics import NAMESPACES_MAX, GatewayMetrics, ProjectorMetrics
+from refold.telemetry.metrics import NAMESPACES_MAX, CacheMetrics, GatewayMetrics, ProjectorMetrics
 
 PROMISED = {
     ProjectorMetrics: {
@@ -44,3 +44,11 @@ def test_folded_events_are_counted_under_the_documented_name():
     registry = CollectorRegistry()
     ProjectorMetrics(registry).events_folded.labels(outcome="applied").inc()
     assert b'refold_events_folded_total{outcome="applied"} 1.0' in generate_latest(registry)
+
+
+def test_caches_are_counted_under_the_documented_names():
+    registry = CollectorRegistry()
+    CacheMetrics(registry, {"states": lambda: (3, 2, 1_000)})
+    shown = generate_latest(registry)
+    for line in (b"hits_total{%b} 3.0", b"misses_total{%b} 2.0", b"bytes{%b} 1000.0"):
+        assert b"refold_cache_" + line % b'cache="states"' in shown

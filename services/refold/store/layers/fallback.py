@@ -11,7 +11,7 @@ from contextlib import aclosing
 from typing import Final
 
 from refold.core.document import Document
-from refold.core.errors import StoreUnavailable, TimedOut
+from refold.core.errors import StoreError, StoreUnavailable, TimedOut
 from refold.core.history import Entry, Point, Segment, Snapshot
 from refold.core.stream import Checkpoint
 from refold.store import (
@@ -73,10 +73,16 @@ class FallbackReader:
             raise StoreUnavailable("no store can be reached")
         return max(read, key=lambda each: min((one.read_sequence for one in each), default=0))
 
-    async def head(self, namespace: str, document: str) -> Head | None:
+    async def epoch(self) -> str:
+        """Join the epochs of the stores that can be reached: what one of them answers is of its own projection."""
+        usable = [source for source in self.sources.stores if source.is_usable]
+        found = await asyncio.gather(*map(self._epoch, usable))
+        return " ".join(found)
+
+    async def head(self, namespace: str, document: str, *, known_version: int | None = None) -> Head | None:
         return await self._of_document(
             (namespace, document),
-            lambda store: store.head(namespace, document),
+            lambda store: store.head(namespace, document, known_version=known_version),
             lambda head: 0 if head is None else head.last_sequence,
         )
 
@@ -93,12 +99,19 @@ class FallbackReader:
         return found
 
     async def list_documents(
-        self, namespace: str, *, prefix: str, where: str | None, limit: int, cursor: str | None
+        self,
+        namespace: str,
+        *,
+        prefix: str,
+        where: str | None,
+        limit: int,
+        cursor: str | None,
+        is_bare: bool = False,
     ) -> Page:
         async def found(store: Reader) -> Page | TimedOut:
             try:
                 return await store.list_documents(
-                    namespace, prefix=prefix, where=where, limit=limit, cursor=cursor
+                    namespace, prefix=prefix, where=where, limit=limit, cursor=cursor, is_bare=is_bare
                 )
             except TimedOut as error:
                 if where is None:
@@ -284,6 +297,19 @@ class FallbackReader:
         self, call: Callable[[Reader], Awaitable[Result]], partitions: range, order: Iterable[Source] = ()
     ) -> tuple[Source, Result]:
         return await self.sources.read(call, partitions, order, is_strict=self._is_strict)
+
+    async def _epoch(self, source: Source) -> str:
+        """Read one store's epoch; none where it does not answer, so that it counts as another one then."""
+        assert source.reader is not None
+        try:
+            with source.breaker.call():
+                try:
+                    async with asyncio.timeout(POINT_READ_SECONDS):
+                        return f"{source.name}:{await source.reader.epoch()}"
+                except TimeoutError:
+                    raise TimedOut("the store did not answer in time", store=source.name) from None
+        except (StoreError, TimedOut):
+            return f"{source.name}:"
 
     async def _checkpoints(self, source: Source) -> list[Checkpoint]:
         known = list(source.sequences)

@@ -13,9 +13,8 @@ from typing import Any, Final, Self
 from refold.core.document import Document
 from refold.core.errors import StoreDamaged, StoreDiffers
 from refold.core.stream import Checkpoint
-from refold.store import DAMAGES, LAST, REBUILD_LOCK_SECONDS, NamespaceCount
+from refold.store import DAMAGES, LAST, REBUILD_LOCK_SECONDS, BoundLog, NamespaceCount
 from refold.store.ports import (
-    BoundLog,
     Item,
     ReadSnapshot,
     Row,

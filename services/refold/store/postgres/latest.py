@@ -67,10 +67,16 @@ class PostgresLatest:
         async with self._pool.lend() as connection:
             return await read_checkpoints(connection)
 
-    async def head(self, namespace: str, document: str) -> Head | None:
-        row = await self._heads.read(namespace, document)
-        if row is None or row["state_version"] is None:
-            return to_head(row) if row else None
+    async def epoch(self) -> str:
+        async with self._pool.lend() as connection:
+            return str(await connection.fetchval(SQL["epoch"]))
+
+    async def head(self, namespace: str, document: str, *, known_version: int | None = None) -> Head | None:
+        row = await self._heads.read(namespace, document, known_version)
+        if row is None or row["is_omitted"]:
+            return to_head(row).without_state() if row else None
+        if row["state_version"] is None:
+            return to_head(row)
         async with self._pool.lend() as connection:
             return (await read_exact(connection, [(namespace, document)])).get((namespace, document))
 
@@ -82,14 +88,25 @@ class PostgresLatest:
         return {key_of(row): VersionAt(row["version"], row["sequence"]) for row in rows}
 
     async def list_documents(
-        self, namespace: str, *, prefix: str, where: str | None, limit: int, cursor: str | None
+        self,
+        namespace: str,
+        *,
+        prefix: str,
+        where: str | None,
+        limit: int,
+        cursor: str | None,
+        is_bare: bool = False,
     ) -> Page:
         after = read_cursor(cursor)
         if not is_name_like(prefix):
             return Page([], None)
-        query = _Query((namespace, after, prefix, prefix + LAST), limit, where)
+        query = _Query((namespace, after, prefix, prefix + LAST), limit, where, is_bare)
         rows, exact = await (self._list_all(query) if where is None else self._search(query, where))
-        heads = [exact.get(key_of(row)) or to_head(row) for row in rows[:limit] if row["fits"]]
+        fitting = [row for row in rows[:limit] if row["fits"]]
+        heads = [
+            to_head(row).without_state() if is_bare else exact.get(key_of(row)) or to_head(row)
+            for row in fitting
+        ]
         return Page(heads, write_cursor(heads[-1].document) if len(rows) > len(heads) else None)
 
     async def list_names(self, namespace: str, *, prefix: str, limit: int, cursor: str | None) -> Names:
@@ -152,6 +169,7 @@ class _Query(NamedTuple):
     within: tuple[str, str, str, str]
     limit: int
     where: str | None
+    is_bare: bool
 
 
 async def _list(
@@ -160,12 +178,18 @@ async def _list(
     """List what matches by its jsonb, and those in `named`; one row more shows that there is a next page."""
     bounds = (query.limit + 1, ANSWER_BYTES_MAX)
     rows = await connection.fetch(
-        SQL["list_documents"], *query.within, *bounds, query.where, named or [], timeout=seconds
+        SQL["list_documents"],
+        *query.within,
+        *bounds,
+        query.where,
+        named or [],
+        query.is_bare,
+        timeout=seconds,
     )
     outdated = [
         key_of(row) for row in rows[: query.limit] if row["fits"] and row["state_version"] is not None
     ]
-    return rows, await read_exact(connection, outdated)
+    return rows, {} if query.is_bare else await read_exact(connection, outdated)
 
 
 class _Search:

@@ -76,6 +76,9 @@ SELECT to_regclass('log') IS NOT NULL
 -- name: bound_log_id
 SELECT log_id FROM log
 
+-- name: epoch
+SELECT epoch FROM log
+
 -- name: bound_log
 SELECT log_id, epoch FROM log
 
@@ -300,17 +303,22 @@ WHERE d.version IS NOT NULL
     OR (SELECT true FROM pages AS p WHERE p.namespace = k.namespace AND p.document = k.document LIMIT 1)
 
 -- name: heads
--- The rows of some documents, without states of more than $3 stored bytes and states that are older than their row. The
--- arrays are in SELECTs so that the planner does not see their length, and keeps one plan. A document with events
--- but a lost row is returned without a version.
+-- The rows of some documents, without states of more than $4 stored bytes, states that are older than their row, and those
+-- of present documents at the version $3 (-1: at any). The arrays are in SELECTs so that the planner does not see their
+-- length, and keeps one plan. A document with events but a lost row is returned without a version.
 SELECT
     k.number::integer AS number, s.fits, k.namespace, k.document, d.version, d.version_sequence, d.last_sequence,
-    d.recorded_at, d.occurred_at, d.occurred_max, d.state_version,
-    CASE WHEN s.fits AND d.state_version IS NULL THEN d.state END AS state
-FROM unnest((SELECT $1::text[]), (SELECT $2::text[])) WITH ORDINALITY AS k (namespace, document, number)
+    d.recorded_at, d.occurred_at, d.occurred_max, d.state_version, o.is_omitted,
+    CASE WHEN s.fits AND d.state_version IS NULL AND NOT o.is_omitted THEN d.state END AS state
+FROM unnest((SELECT $1::text[]), (SELECT $2::text[]), (SELECT $3::bigint[]))
+    WITH ORDINALITY AS k (namespace, document, known_version, number)
 LEFT JOIN documents AS d ON d.namespace = k.namespace AND d.document = k.document
 CROSS JOIN LATERAL (
-    SELECT d.state_version IS NOT NULL OR coalesce(pg_column_size(d.state), 0) <= $3::integer AS fits
+    SELECT coalesce(k.known_version IN (-1, d.version) AND d.state IS NOT NULL, false) AS is_omitted
+) AS o
+CROSS JOIN LATERAL (
+    SELECT
+        o.is_omitted OR d.state_version IS NOT NULL OR coalesce(pg_column_size(d.state), 0) <= $4::integer AS fits
 ) AS s
 WHERE d.version IS NOT NULL
     OR (SELECT true FROM journal AS j WHERE j.namespace = k.namespace AND j.document = k.document LIMIT 1)
@@ -521,13 +529,14 @@ ORDER BY r.number
 
 -- name: list_documents
 -- `fits` counts the states' bytes up to $6; the first always fits. One row more than wanted shows that there is a next one.
--- Of documents whose state is older than their row, those in $8 match the path $7; their states are omitted.
+-- Of documents whose state is older than their row, those in $8 match the path $7; their states are omitted. With $9, so are
+-- all, and all fit.
 SELECT
     l.namespace, l.document, l.version, l.version_sequence, l.last_sequence,
     l.recorded_at, l.occurred_at, l.occurred_max, l.state_version, l.fits,
-    CASE WHEN l.fits AND l.state_version IS NULL THEN l.state END AS state
+    CASE WHEN l.fits AND l.state_version IS NULL AND NOT $9::boolean THEN l.state END AS state
 FROM (
-    SELECT d.*, sum(d.size) OVER w <= $6::bigint OR row_number() OVER w = 1 AS fits
+    SELECT d.*, $9::boolean OR sum(d.size) OVER w <= $6::bigint OR row_number() OVER w = 1 AS fits
     FROM documents AS d
     WHERE d.namespace = $1 AND d.document > $2 AND d.document >= $3 AND d.document < $4
         AND d.state IS NOT NULL

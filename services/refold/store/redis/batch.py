@@ -9,8 +9,9 @@ import asyncio
 from typing import Final, NamedTuple
 
 from refold.core.errors import RefoldError, StoreUnavailable
+from refold.store import ANY_VERSION
 from refold.store.redis.pool import Pool
-from refold.store.redis.rows import whole_bytes
+from refold.store.redis.rows import HEAD_BYTES, is_known, whole_bytes
 
 READS_TOGETHER_MAX: Final = 64
 """Rows that one pipeline reads."""
@@ -24,6 +25,7 @@ READ_PIPELINES_MAX: Final = 2
 
 class _Waiter(NamedTuple):
     key: bytes
+    bytes_max: int
     row: asyncio.Future[bytes]
 
 
@@ -35,13 +37,18 @@ class BatchReader:
         self._waiting: list[_Waiter] = []
         self._in_flight: set[asyncio.Task[None]] = set()
 
-    async def read(self, key: bytes) -> bytes | None:
-        """Return a row with its state, as of now or later; None where there is none."""
-        waiter = _Waiter(key, asyncio.get_running_loop().create_future())
+    async def read(self, key: bytes, known_version: int | None = None) -> bytes | None:
+        """Return a row, as of now or later; None where there is none.
+
+        It has its state, unless it is of the known version.
+        """
+        bytes_max = HEAD_BYTES if known_version == ANY_VERSION else READ_TOGETHER_BYTES_MAX
+        waiter = _Waiter(key, bytes_max, asyncio.get_running_loop().create_future())
         self._waiting.append(waiter)
         self._start()
         row = await waiter.row
-        if len(row) == READ_TOGETHER_BYTES_MAX and len(row) < whole_bytes(row):
+        is_cut = len(row) == bytes_max and len(row) < whole_bytes(row)
+        if is_cut and not is_known(row, known_version):
             (whole,) = await self._pool.run(("GET", key))
             return bytes(whole)
         return row or None
@@ -66,8 +73,9 @@ class BatchReader:
         try:
             async with self._pool.lend() as connection:
                 while group:
-                    last = READ_TOGETHER_BYTES_MAX - 1
-                    rows = await connection.run([("GETRANGE", waiter.key, 0, last) for waiter in group])
+                    rows = await connection.run(
+                        [("GETRANGE", waiter.key, 0, waiter.bytes_max - 1) for waiter in group]
+                    )
                     for waiter, row in zip(group, rows, strict=True):
                         if not waiter.row.done():
                             waiter.row.set_result(row)

@@ -31,7 +31,7 @@ from refold.store import (
 from refold.store.redis.batch import BatchReader
 from refold.store.redis.keys import Keys
 from refold.store.redis.pool import Command, Pool
-from refold.store.redis.rows import HEAD_BYTES, Rows
+from refold.store.redis.rows import HEAD_BYTES, Rows, is_known
 from refold.store.redis.schema import read_checkpoints
 
 READ_KEYS_MAX: Final = 1_000
@@ -64,13 +64,20 @@ class RedisLatest:
             ranges = [(*map(int, field.split(b":")), int(last)) for field, last in pairs]
         return [ClockRange(first, last, recorded_at) for first, recorded_at, last in ranges]
 
-    async def head(self, namespace: str, document: str) -> Head | None:
+    async def epoch(self) -> str:
+        """Return the log's id: a projection in Redis is not swapped, but emptied and folded again from its log."""
+        (found,) = await self._pool.run(("GET", self._keys.log))
+        return "" if found is None else str(found, "utf-8", "replace")
+
+    async def head(self, namespace: str, document: str, *, known_version: int | None = None) -> Head | None:
         key = (namespace, document)
-        stored = await self._heads.read(self._keys.head(key))
+        stored = await self._heads.read(self._keys.head(key), known_version)
         if stored is None:
             await self._check_never(key)
             return None
         with reading_stored(*key):
+            if is_known(stored, known_version):
+                return self._rows.to_bare_head(key, stored)
             return self._rows.to_head(key, stored)
 
     async def other_versions(self, known: Mapping[Key, VersionAt]) -> dict[Key, VersionAt]:
@@ -88,17 +95,28 @@ class RedisLatest:
         return found
 
     async def list_documents(
-        self, namespace: str, *, prefix: str, where: str | None, limit: int, cursor: str | None
+        self,
+        namespace: str,
+        *,
+        prefix: str,
+        where: str | None,
+        limit: int,
+        cursor: str | None,
+        is_bare: bool = False,
     ) -> Page:
         if where is not None:
             raise Refused("where_needs_postgres", "only Postgres evaluates SQL/JSON paths", field="where")
         names = await self._listed(self._keys.present(namespace), prefix, read_cursor(cursor), limit + 1)
         heads: list[Head] = []
         answer_bytes = 0
-        for part in _parts(names, LIST_STATES_MAX):
-            rows = await self._pool.run(*(("GET", self._keys.head((namespace, name))) for name in part))
-            for name, row in zip(part, rows, strict=True):
-                head = self._to_head((namespace, name), row)
+        for part in _parts(names, READ_KEYS_MAX if is_bare else LIST_STATES_MAX):
+            keys = [(namespace, name) for name in part]
+            if is_bare:
+                rows = await self._pool.run(*map(self._numbers_of, keys))
+            else:
+                rows = await self._pool.run(*(("GET", self._keys.head(key)) for key in keys))
+            for key, row in zip(keys, rows, strict=True):
+                head = self._to_head(key, row, is_bare=is_bare)
                 if head.snapshot.state is None:
                     continue  # Deleted after the names were read.
                 answer_bytes += len(head.snapshot.state)
@@ -147,11 +165,11 @@ class RedisLatest:
     def _numbers_of(self, key: Key) -> Command:
         return ("GETRANGE", self._keys.head(key), 0, HEAD_BYTES - 1)
 
-    def _to_head(self, key: Key, row: bytes | None) -> Head:
-        if row is None:
+    def _to_head(self, key: Key, row: bytes | None, *, is_bare: bool) -> Head:
+        if not row:
             raise damaged(*key, ROW_MISSING)
         with reading_stored(*key):
-            return self._rows.to_head(key, row)
+            return self._rows.to_bare_head(key, row) if is_bare else self._rows.to_head(key, row)
 
     async def _listed(self, names: bytes, prefix: str, after: str, limit: int) -> list[str]:
         """List names that begin with a prefix, after one, in the order of their code points."""

@@ -16,7 +16,7 @@ from refold.core.fold import ID_WINDOW_IDS
 from refold.core.history import NEVER, Entry, Segment, Snapshot
 from refold.core.page import pack, unpack
 from refold.core.stream import Checkpoint, Record
-from refold.store import DocumentWrite, Head, Key, Rejection
+from refold.store import ANY_VERSION, OMITTED, DocumentWrite, Head, Key, Rejection
 from refold.store.layers import Place, RowCodec
 
 _NUMBERS: Final = (
@@ -110,11 +110,12 @@ class Rows:
 
     def to_head(self, key: Key, stored: bytes) -> Head:
         """Return a document's head. Raises what `DAMAGES` lists."""
-        row, state = self._to_row(key, stored)
-        if row.version == 0:
-            return Head(*key, NEVER, row.last_sequence)
-        times = (row.recorded_at, row.occurred_at, row.occurred_max)
-        return Head(*key, Snapshot(row.version, state, row.version_sequence, *times), row.last_sequence)
+        return _head_of(*self._to_row(key, stored))
+
+    def to_bare_head(self, key: Key, stored: bytes) -> Head:
+        """Return a document's head without its state; `stored` may end with the numbers."""
+        row, is_present = self.to_row(key, stored)
+        return _head_of(row, OMITTED if is_present else None)
 
     def to_row(self, key: Key, stored: bytes) -> tuple[Document, bool]:
         """Return a document without its state, and whether it is present; `stored` may end with the numbers."""
@@ -187,6 +188,19 @@ class Rows:
             record = Record(sequence, _TIME.unpack(time)[0], subject, headers, body)
         names = (namespace, document, partition, sequence, recorded_at)
         return Rejection(*names, reason.decode(), detail.decode(), about, record, resolved_by or None)
+
+
+def _head_of(row: Document, state: bytes | None) -> Head:
+    key = (row.namespace, row.document)
+    if row.version == 0:
+        return Head(*key, NEVER, row.last_sequence)
+    times = (row.recorded_at, row.occurred_at, row.occurred_max)
+    return Head(*key, Snapshot(row.version, state, row.version_sequence, *times), row.last_sequence)
+
+
+def is_known(stored: bytes, version: int | None) -> bool:
+    """Tell whether a document's row is of a version, or of any for `ANY_VERSION`."""
+    return version is not None and version in (ANY_VERSION, _HEAD.unpack_from(stored)[1])
 
 
 def whole_bytes(stored: bytes) -> int:

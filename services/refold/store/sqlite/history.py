@@ -59,7 +59,7 @@ class SqliteHistory:
     async def snapshot_at(self, namespace: str, document: str, point: Point) -> Snapshot | None:
         key, bounds = (namespace, document), Bounds.of(point)
         with self._pool.reading() as connection:
-            head = connection.execute(SQL["head"], key).fetchone()
+            head = connection.execute(SQL["head"], (*key, None)).fetchone()
             if head is not None and _is_within(head, bounds):
                 with reading_stored(*key):
                     return self._rows.to_newest(key, head)

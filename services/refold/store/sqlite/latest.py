@@ -45,31 +45,45 @@ class SqliteLatest:
         with self._pool.reading() as connection:
             return read_checkpoints(connection)
 
-    async def head(self, namespace: str, document: str) -> Head | None:
+    async def epoch(self) -> str:
+        with self._pool.reading() as connection:
+            row = connection.execute(SQL["bound_log"]).fetchone()
+        return "" if row is None else str(row[1])
+
+    async def head(self, namespace: str, document: str, *, known_version: int | None = None) -> Head | None:
         key = (namespace, document)
-        row = self._pool.fetch_one("head", key)
+        row = self._pool.fetch_one("head", (*key, known_version))
         if row is None:
             # Its first event may be committed between two statements: again, as of one moment.
             with self._pool.reading() as connection:
-                row = connection.execute(SQL["head"], key).fetchone()
+                row = connection.execute(SQL["head"], (*key, known_version)).fetchone()
                 if row is None:
                     refuse_lost_row(connection, key)
                     return None
         with reading_stored(*key):
-            return Head(*key, self._rows.to_newest(key, row), row[5])
+            head = Head(*key, self._rows.to_newest(key, row), row[5])
+        return head.without_state() if row[6] else head
 
     async def other_versions(self, known: Mapping[Key, VersionAt]) -> dict[Key, VersionAt]:
         return await self._pool.scan(partial(_other_versions, known))
 
     async def list_documents(
-        self, namespace: str, *, prefix: str, where: str | None, limit: int, cursor: str | None
+        self,
+        namespace: str,
+        *,
+        prefix: str,
+        where: str | None,
+        limit: int,
+        cursor: str | None,
+        is_bare: bool = False,
     ) -> Page:
         if where is not None:
             raise Refused("where_needs_postgres", "only Postgres evaluates SQL/JSON paths", field="where")
         after = read_cursor(cursor)
         if not is_printable(prefix):
             return Page([], None)
-        return await self._pool.scan(partial(self._list, (namespace, after, prefix, prefix + LAST), limit))
+        within = (namespace, after, prefix, prefix + LAST)
+        return await self._pool.scan(partial(self._list, within, limit, is_bare))
 
     async def list_names(self, namespace: str, *, prefix: str, limit: int, cursor: str | None) -> Names:
         after = read_cursor(cursor)
@@ -93,17 +107,20 @@ class SqliteLatest:
         with self._pool.reading() as connection:
             connection.execute(SQL["bound_log"]).fetchone()
 
-    def _list(self, within: tuple[str, str, str, str], limit: int, connection: Connection) -> Page:
+    def _list(
+        self, within: tuple[str, str, str, str], limit: int, is_bare: bool, connection: Connection
+    ) -> Page:
         namespace, after, prefix, _ = within
         heads: list[Head] = []
         answer_bytes = 0
-        for document, size, *row in connection.execute(SQL["list_documents"], within):
+        for document, size, *row in connection.execute(SQL["list_documents"], (*within, is_bare)):
             answer_bytes += size
             if len(heads) == limit or (heads and answer_bytes > ANSWER_BYTES_MAX):
                 return Page(heads, write_cursor(heads[-1].document))
             key = (namespace, document)
             with reading_stored(*key):
-                heads.append(Head(*key, self._rows.to_newest(key, row), row[5]))
+                head = Head(*key, self._rows.to_newest(key, row), row[5])
+            heads.append(head.without_state() if is_bare else head)
         if not (heads or after or prefix):
             count = connection.execute(SQL["count_documents"], (namespace,)).fetchone()
             if count is not None and count[0]:

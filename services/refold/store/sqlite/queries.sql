@@ -106,8 +106,12 @@ SELECT events, ids, identities FROM pages WHERE namespace = ? AND document = ? O
 SELECT identity FROM journal WHERE namespace = ? AND document = ? AND identity IS NOT NULL ORDER BY sequence
 
 -- name: head
-SELECT version, version_sequence, recorded_at, occurred_at, occurred_max, last_sequence, state
-FROM documents WHERE namespace = ? AND document = ?
+-- Without the state of a present document at the version ?3 (-1: at any).
+SELECT
+    version, version_sequence, recorded_at, occurred_at, occurred_max, last_sequence,
+    state IS NOT NULL AND ?3 IN (-1, version) AS is_omitted,
+    CASE WHEN ?3 IN (-1, version) THEN NULL ELSE state END
+FROM documents WHERE namespace = ?1 AND document = ?2
 
 -- name: find_rows_of
 -- Whether a document without a row has events.
@@ -118,7 +122,10 @@ SELECT EXISTS (SELECT 1 FROM journal WHERE namespace = ?1 AND document = ?2)
 SELECT version, version_sequence FROM documents WHERE namespace = ? AND document = ?
 
 -- name: list_documents
-SELECT document, size, version, version_sequence, recorded_at, occurred_at, occurred_max, last_sequence, state
+-- With ?5, without the states and their sizes.
+SELECT
+    document, CASE WHEN ?5 THEN 0 ELSE size END, version, version_sequence, recorded_at, occurred_at, occurred_max,
+    last_sequence, CASE WHEN ?5 THEN NULL ELSE state END
 FROM documents
 WHERE namespace = ?1 AND document > ?2 AND document >= ?3 AND document < ?4 AND state IS NOT NULL
 ORDER BY document

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Final, Self, TypeVar
 
 from refold.core.errors import StoreDamaged
-from refold.store import DAMAGES, REBUILD_LOCK_SECONDS, Key
+from refold.store import DAMAGES, REBUILD_LOCK_SECONDS, BoundLog, Key
 from refold.store.layers import RowCodec
 from refold.store.layers.compression import Compression
-from refold.store.ports import BoundLog, Unequal
 from refold.store.ports import Row as Compared
+from refold.store.ports import Unequal
 from refold.store.sqlite.latest import read_namespaces
 from refold.store.sqlite.pool import SQL, Connection, connect, translated
 from refold.store.sqlite.rows import Row, Rows, to_shard

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from refold.core.errors import StoreUnavailable
-from refold.store import VersionAt
+from refold.store import ANY_VERSION, OMITTED, VersionAt
 from support.scribe import NAMESPACE
 
 
@@ -19,6 +19,31 @@ async def test_concurrent_head_reads_return_the_right_documents(filled, scribe):
         assert (head.namespace, head.document) == (NAMESPACE, name)
         assert head.snapshot == scribe.snapshots[NAMESPACE, name][-1]
         assert head.last_sequence == scribe.entries[NAMESPACE, name][-1].sequence
+
+
+async def test_a_known_version_is_read_without_its_state(filled, scribe):
+    scribe.put("gone", 1)
+    gone = scribe.publish("gone", {"delete": True})
+    await filled.commit(scribe.commit())
+    for name in ("d1", "d7"):
+        head = await filled.head(NAMESPACE, name)
+        bare = head.without_state()
+        assert head.snapshot.state not in {None, OMITTED}
+        version = head.snapshot.version
+        asked = (version, ANY_VERSION, version - 1, version + 1)
+        found = await asyncio.gather(*(filled.head(NAMESPACE, name, known_version=known) for known in asked))
+        assert found == [bare, bare, head, head]
+    for known in (gone.version, ANY_VERSION):
+        # An absent document has no state to leave out.
+        assert (await filled.head(NAMESPACE, "gone", known_version=known)).snapshot.state is None
+    assert await filled.head(NAMESPACE, "none", known_version=ANY_VERSION) is None
+
+
+async def test_a_store_keeps_its_epoch(store, open_store, scribe):
+    epoch = await store.epoch()
+    scribe.put("a", 1)
+    await store.commit(scribe.commit())
+    assert epoch == await store.epoch() == await (await open_store()).epoch() != ""
 
 
 async def test_only_documents_at_another_version_are_returned(filled, scribe):
@@ -61,7 +86,7 @@ async def test_a_failed_statement_fails_every_read_of_its_batch_and_no_later_one
 @pytest.mark.usefixtures("statements")
 async def test_an_error_of_any_kind_reaches_every_waiter_of_a_batched_read(filled, scribe):
     # Column "number" is missing from these rows: the failure is a KeyError, not one of the store's.
-    real, filled._heads._sql = filled._heads._sql, "SELECT $1::text[], $2::text[], $3::integer"
+    real, filled._heads._sql = filled._heads._sql, "SELECT $1::text[], $2::text[], $3::bigint[], $4::integer"
     async with asyncio.timeout(20):
         failed = await asyncio.gather(
             *(filled.head(NAMESPACE, "d1") for _ in range(3)), return_exceptions=True

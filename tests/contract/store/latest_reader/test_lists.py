@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from refold.core.errors import Refused
-from refold.store import ANSWER_BYTES_MAX
+from refold.store import ANSWER_BYTES_MAX, ANY_VERSION, OMITTED
 from support.scribe import NAMESPACE
 from support.stores import HOSTILE
 
@@ -73,7 +73,16 @@ async def test_a_list_is_bounded_in_bytes_and_returns_at_least_one_item(store, s
     grow(scribe, "huge", ANSWER_BYTES_MAX)
     scribe.put("z", 1)
     await store.commit(scribe.commit())
+    scribe.put("gone", 1)
+    scribe.publish("gone", {"delete": True})
+    await store.commit(scribe.commit())
     assert await listed(store) == [["a", "b", "c"], ["d"], ["huge"], ["z"]]
+    # Without states, their bytes are no bound.
+    page = await store.list_documents(NAMESPACE, prefix="", where=None, limit=9, cursor=None, is_bare=True)
+    names = ("a", "b", "c", "d", "huge", "z")
+    assert page.heads == [await store.head(NAMESPACE, name, known_version=ANY_VERSION) for name in names]
+    assert {head.snapshot.state for head in page.heads} == {OMITTED}
+    assert page.cursor is None
 
 
 @pytest.mark.parametrize("cursor", ["", "%", "é", "AA", "YQ==YQ", "a" * 1_000])
