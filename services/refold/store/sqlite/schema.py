@@ -10,7 +10,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -61,12 +61,10 @@ def open_file(folder: Path, *, is_rebuild: bool) -> Path:
             elif not is_rebuild and not path.is_symlink():
                 message = f"{LIVE} must be a link to the database: rename the file to {FILES[0]}, and link it"
                 raise StoreDiffers(message, path=str(path))
-            connection = connect(path, STORE_WRITE_WAIT_SECONDS)
-            try:
-                _check(connection, path)
+            with closing(connect(path, STORE_WRITE_WAIT_SECONDS)) as connection:
                 _migrate(connection, path)
-            finally:
-                connection.close()
+        with closing(connect(path, STORE_WRITE_WAIT_SECONDS)) as connection:
+            _check(connection, path)
     return path
 
 
@@ -100,12 +98,8 @@ def bound_log(folder: Path) -> str | None:
     path = folder / LIVE
     if not path.exists():
         return None
-    with translated():
-        connection = connect(path, STORE_WRITE_WAIT_SECONDS)
-        try:
-            row = connection.execute(SQL["bound_log"]).fetchone()
-        finally:
-            connection.close()
+    with translated(), closing(connect(path, STORE_WRITE_WAIT_SECONDS)) as connection:
+        row = connection.execute(SQL["bound_log"]).fetchone()
     return None if row is None else str(row[0])
 
 
