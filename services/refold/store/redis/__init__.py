@@ -87,7 +87,7 @@ class RedisStore(RedisHistory):
         keys, rows = Keys(schema), Rows(codec or Compression())
         seconds = {"connect_seconds": connect_seconds, "command_seconds": command_seconds}
         pool, writer = Pool(url, readers_max, **seconds), Pool(url, 1, **seconds)
-        lease = ShardLease(writer, keys.owner(shard), lease_seconds=lease_seconds)
+        lease = ShardLease(writer, keys, shard, lease_seconds=lease_seconds)
         store = cls(pool, writer, keys, rows, lease, Commits(keys, rows, keys.owner(shard)))
         try:
             store.is_volatile = await check_server(pool)

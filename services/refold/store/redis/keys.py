@@ -17,9 +17,9 @@ _SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}", re.ASCII)
 class Keys:
     """The keys of one projection; `all` is what they begin with.
 
-    Of the whole: `log` the log's id and the format, `owner` a shard's lease, `checkpoints` a hash by partition,
-    `groups` the group of each partition, `shard` the position of a group, `counts` a hash of counts by namespace,
-    `clock` a hash of ranges of events by their first sequence and time.
+    Of the whole: `log` the log's id and the format, `run` the server's run whose file is whole, `owner` a shard's
+    lease, `checkpoints` a hash by partition, `groups` the group of each partition, `shard` the position of a group,
+    `counts` a hash of counts by namespace, `clock` a hash of ranges of events by their first sequence and time.
     Of a document: `head` its row and state, `ids` its dedup window, `open`, `last` and `before` its last segments.
     Of a namespace, sorted sets: `present` its documents, `names` all that ever had a version, `rejections` by
     sequence; and the hash `unresolved` of the rejections that are open.
@@ -35,6 +35,7 @@ class Keys:
         self.groups = tag + b"groups"
         self.counts = tag + b"counts"
         self.clock = tag + b"clock"
+        self.run = tag + b"run"
 
     def owner(self, shard: str) -> bytes:
         return self._tag + b"owner:" + shard.encode()

@@ -13,7 +13,9 @@ from typing import Final
 
 from refold.core.errors import FenceLost, StoreError, TimedOut
 from refold.store import SHARD_LEASE_SECONDS
+from refold.store.redis.keys import Keys
 from refold.store.redis.pool import Command, Connection, Pool
+from refold.store.redis.schema import rewrite_after_restart
 
 _MILLISECONDS: Final = 1_000
 
@@ -24,10 +26,12 @@ class ShardLease:
     A lease that has expired, and that nobody took, is still its holder's: the next commit renews it.
     """
 
-    def __init__(self, pool: Pool, key: bytes, *, lease_seconds: float) -> None:
+    def __init__(self, pool: Pool, keys: Keys, shard: str, *, lease_seconds: float) -> None:
         """Hold nothing yet. A holder that is silent for `lease_seconds` loses it to the next."""
         self._pool = pool
-        self._key = key
+        self._keys = keys
+        self._key = keys.owner(shard)
+        self._checked_connects = 0
         self._silence_max = round(lease_seconds * _MILLISECONDS)
         self._kept = max(round(SHARD_LEASE_SECONDS * _MILLISECONDS), self._silence_max)
         # It says how long it is kept, so that the next can tell for how long its holder has been silent.
@@ -42,7 +46,7 @@ class ShardLease:
 
     async def acquire(self) -> bool:
         """Take it where it is free or its holder silent; renew it where it is held."""
-        async with self._lock, self._pool.lend() as connection:
+        async with self._lock, self._checked() as connection:
             held, left = await connection.watch([self._key], [("GET", self._key), ("PTTL", self._key)])
             if held not in {None, self.token} and not self._is_silent(held, left):
                 self._is_held = False
@@ -56,8 +60,17 @@ class ShardLease:
         async with self._lock:
             if not self._is_held:
                 raise FenceLost("this store does not hold the shard's lease")
-            async with self._pool.lend() as connection:
+            async with self._checked() as connection:
                 yield connection
+
+    @asynccontextmanager
+    async def _checked(self) -> AsyncIterator[Connection]:
+        """Lend the connection; a new one may be to a server that was started again."""
+        async with self._pool.lend() as connection:
+            if self._checked_connects != self._pool.connects:
+                await rewrite_after_restart(connection, self._keys)
+                self._checked_connects = self._pool.connects
+            yield connection
 
     async def close(self) -> None:
         """Release it, unless another has taken it."""

@@ -54,6 +54,8 @@ class Pool:
         command_seconds: float = STORE_COMMAND_SECONDS,
     ) -> None:
         """Connect when the first command is sent. Raises `StoreDiffers` for a URL that the driver does not know."""
+        self.connects = 0
+        """How often it has connected: the server may have been started again in between."""
         scheme, _, rest = url.partition("://")
         try:
             self._pool = BlockingConnectionPool.from_url(
@@ -65,6 +67,7 @@ class Pool:
                 # A command is never sent twice: the store's caller knows what may be repeated.
                 retry=Retry(NoBackoff(), 0),
                 protocol=2,
+                redis_connect_func=self._connected,
             )
         except ValueError as error:
             raise StoreDiffers("the address of Redis cannot be read", cause=str(error)) from error
@@ -72,6 +75,10 @@ class Pool:
         self.read_folded: Callable[[Connection], Awaitable[Mapping[int, int]]] = _nothing_folded
         self._checked: WeakSet[AbstractConnection] = WeakSet()
         self._run_id = b""
+
+    async def _connected(self, connection: AbstractConnection) -> None:
+        await connection.on_connect()
+        self.connects += 1
 
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[Connection]:

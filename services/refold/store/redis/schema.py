@@ -5,10 +5,11 @@ Part of the Redis adapter.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 from refold.core import json_text
-from refold.core.errors import StoreDamaged, StoreDiffers
+from refold.core.errors import StoreDamaged, StoreDiffers, StoreUnavailable
 from refold.core.fold_state import first_checkpoints
 from refold.core.stream import PARTITIONS, Checkpoint
 from refold.store import DAMAGES
@@ -26,13 +27,18 @@ _REDIS_MIN: Final = (6, 2)
 _VALKEY_MIN: Final = (7, 2)
 
 
+REWRITE_SECONDS_MAX: Final = 600.0
+REWRITE_POLL_SECONDS: Final = 0.02
+"""The longest wait for the append-only file to be rewritten, and how often the server is asked."""
+
+
 async def check_server(pool: Pool) -> bool:
     """Refuse a server that cannot hold a projection; tell whether it loses everything when it ends.
 
     Raises `StoreDiffers`, which names the cause and what to change.
     """
-    (text,) = await pool.run(("INFO",))
-    info = dict(line.split(":", 1) for line in text.decode().splitlines() if ":" in line)
+    async with pool.lend() as connection:
+        info = await _info(connection)
     is_valkey = "valkey_version" in info
     version = info["valkey_version" if is_valkey else "redis_version"]
     if _numbers(version) < (_VALKEY_MIN if is_valkey else _REDIS_MIN):
@@ -52,6 +58,50 @@ async def check_server(pool: Pool) -> bool:
         message = "the server may evict keys of the projection: set maxmemory-policy to noeviction"
         raise StoreDiffers(message, maxmemory_policy=policy)
     return info.get("aof_enabled") != "1"
+
+
+async def rewrite_after_restart(connection: Connection, keys: Keys) -> None:
+    """Have the append-only file rewritten once after each start of the server, before the first commit.
+
+    A server that finds the file cut off within a command of a transaction drops the transaction, but leaves its MULTI
+    and the commands before the cut in the file (seen with Redis 7.0.15 and Valkey 8.1): at its next start it would do
+    these together with the next transaction. Raises `StoreUnavailable`.
+    """
+    info = await _info(connection)
+    (rewritten,) = await connection.run([("GET", keys.run)])
+    run = info["run_id"].encode()
+    if rewritten == run:
+        return
+    if info.get("aof_enabled") == "1":
+        await _rewrite(connection, info)
+    await connection.run([("SET", keys.run, run)])
+
+
+async def _rewrite(connection: Connection, info: dict[str, str]) -> None:
+    is_asked = False
+    polls = range(round(REWRITE_SECONDS_MAX / REWRITE_POLL_SECONDS))
+    for _ in polls:
+        if not _is_rewriting(info):
+            if is_asked:
+                break
+            await connection.run([("BGREWRITEAOF",)])
+            is_asked = True
+        await asyncio.sleep(REWRITE_POLL_SECONDS)
+        info = await _info(connection)
+    else:
+        raise StoreUnavailable("the server does not end rewriting its file", seconds=REWRITE_SECONDS_MAX)
+    if info.get("aof_last_bgrewrite_status") != "ok":
+        message = "the server cannot rewrite its append-only file, which may hold a part of a transaction"
+        raise StoreUnavailable(message, aof_last_bgrewrite_status=info.get("aof_last_bgrewrite_status"))
+
+
+def _is_rewriting(info: dict[str, str]) -> bool:
+    return "1" in {info.get("aof_rewrite_in_progress"), info.get("aof_rewrite_scheduled")}
+
+
+async def _info(connection: Connection) -> dict[str, str]:
+    (text,) = await connection.run([("INFO",)])
+    return dict(line.split(":", 1) for line in text.decode().splitlines() if ":" in line)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
