@@ -233,7 +233,7 @@ def test_refold_up_keeps_running_with_a_damaged_projection_and_names_the_repair_
         named = until_so(lambda: named_by(httpx.get(f"{up.url}/readyz").json().get("detail", "")))
         rebuilt = run_refold(*named, "--data", str(up.data))
         assert rebuilt.returncode == 0, rebuilt.stderr
-        assert re.search(r"kept as schema refold_damaged_\d{8}_\d{6}", rebuilt.stdout)
+        assert re.search(r"kept as refold_damaged_\d{8}_\d{6}", rebuilt.stdout)
         until_so(lambda: httpx.get(f"{up.url}/readyz").status_code == 200)
         assert write(up, 2)["version"] == 2
         # Now such that a start detects it.

@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     from refold.store.ports import Unequal
     from refold.wiring.settings import Settings
 
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="NAME",
+        help="The store: postgres, files, redis, redis-2; by default the first that keeps all versions.",
+    ),
+]
 LISTENS_SECONDS = 2.0
 PORTS: Final = {
     "nats": 4222,
@@ -49,6 +57,7 @@ def verify(
             help="Fold with the jsonpatch library and RFC 7396 instead of Refold's own code.",
         ),
     ] = False,
+    store: StoreOption = None,
     data: DataOption = None,
 ) -> None:
     """Replay the log and compare the whole projection with it.
@@ -75,7 +84,7 @@ def verify(
                 2 * it.end_sequence,
             ),
         )
-        tally = run_folding(run_verify(settings, listener, scope, coverage))
+        tally = run_folding(run_verify(settings, listener, scope, coverage, name=store))
     if target and not (tally.documents or tally.events or tally.differences):
         raise Refused("nothing_found", f"the log has no event of {target}, the projection no row")
     if output.is_json:
@@ -120,6 +129,7 @@ def rebuild(
             help="For a damaged projection: compare nothing and keep it under another name.",
         ),
     ] = False,
+    store: StoreOption = None,
     data: DataOption = None,
 ) -> None:
     """Rebuild the projection from the log beside the live one, and swap both.
@@ -138,31 +148,30 @@ def rebuild(
     with working() as progress:
         report = _Report(progress, is_json=output.is_json)
         listener, is_compared = _listener(report), not is_from_nothing
-        ended, kept = run_folding(
-            run_rebuild(data, into, listener, is_compared=is_compared, processes=processes)
+        ended, kept, fresh = run_folding(
+            run_rebuild(data, into, listener, name=store, is_compared=is_compared, processes=processes)
         )
     if output.is_json:
         report.print_json({**_facts(ended), "found": report.found, "kept": kept or None})
     else:
         replayed = f"{ended.replayed_events:,} events replayed in {report.pace(ended.replayed_events)}"
-        schema = into or f"{settings.postgres_schema}_rebuild"
-        _say_rebuilt(ended, replayed, is_compared=is_compared, schema=schema, kept=kept)
+        _say_rebuilt(ended, replayed, is_compared=is_compared, fresh=fresh, kept=kept)
     if not ended.is_swapped:
         raise typer.Exit(REFUSED)
 
 
 def _say_rebuilt(
-    ended: rebuilding.Rebuilt, replayed: str, *, is_compared: bool, schema: str, kept: str
+    ended: rebuilding.Rebuilt, replayed: str, *, is_compared: bool, fresh: str, kept: str
 ) -> None:
     if not ended.is_swapped:
-        say(f"{ended.differences:,} differences, nothing swapped: {replayed}; it is kept in {schema}", "red")
+        say(f"{ended.differences:,} differences, nothing swapped: {replayed}; it is kept in {fresh}", "red")
     elif is_compared:
         held = f"live held for {ended.held_seconds * 1_000:,.0f} ms"
         say(f"equal and swapped at sequence {ended.sequence:,}: {replayed}, {held}", "green")
     else:
         say(f"rebuilt from the log to sequence {ended.sequence:,}: {replayed}", "green")
     if kept:
-        say(f"The damaged projection is kept as schema {kept}; drop it when you no longer need it.")
+        say(f"The damaged projection is kept as {kept}; drop it when you no longer need it.")
 
 
 class _Report:

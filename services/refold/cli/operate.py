@@ -212,9 +212,17 @@ log.command("create")(make_command(create))
 
 
 def _postgres_url(system: System) -> str:
+    """Return the address of the system's PostgreSQL. Raises `Refused` where it keeps its projection elsewhere."""
     endpoints = system.endpoints()
-    if "postgres" not in endpoints:
+    if not endpoints:
         raise no_system(system.data)
+    if "postgres" not in endpoints:
+        schemes = [url.partition("://")[0] for url in str(endpoints["stores"]).split()]
+        stores = ", ".join("files" if scheme == "file" else scheme for scheme in schemes)
+        rule = (
+            f"the system has no PostgreSQL of its own, its store is {stores}: start it with --store postgres"
+        )
+        raise Refused("sql_needs_postgres", rule)
     return str(endpoints["postgres"])
 
 
@@ -224,7 +232,8 @@ def _print_status(system: System, facts: dict[str, Any], namespaces: tuple[Names
     say(f"url     {full_url(system.gateway_url())}")
     if not system.url and "nats" in (endpoints := system.endpoints()):
         option = f" --data {system.data}" if system.data else ""
-        say(f"sql     refold psql{option}")
+        if "postgres" in endpoints:
+            say(f"sql     refold psql{option}")
         say(f"nats    {endpoints['nats']}")
     say(f"log     {facts['log_id']}, fold {facts['fold']}, {facts['last_sequence']:,} events")
     lag = f"behind by {facts['lag_events']:,} events ({facts['lag_seconds']:.3f} s)"

@@ -1,4 +1,4 @@
-"""Verify and rebuild a projection, straight at NATS and PostgreSQL. Used by the commands of the same names.
+"""Verify and rebuild a projection, straight at NATS and the store. Used by the commands of the same names.
 
 A long replay is divided into shards of the partitions, each folded by a child process (`run`).
 """
@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -21,14 +22,12 @@ from refold.core.errors import DataFolderInUse, Refused, StoreDamaged, StoreOutd
 from refold.log import EventLog
 from refold.projector.replay import begin_replay, replay_loop
 from refold.store.ports import ConnectedStore, SchemaSwap, SnapshotStore
-from refold.store.postgres.audit import PostgresSchemaSwap
-from refold.store.postgres.schema import name_to_keep
 from refold.wiring.projector import bounds_of
 from refold.wiring.servers import make_embedded_log, opened, reach, servers_of
 from refold.wiring.service import collect_seldom, hand_work, start_process
 from refold.wiring.settings import Settings, handed_on, load
 from refold.wiring.store_url import StoreUrl
-from refold.wiring.stores import auditable, audited_store, chosen_store
+from refold.wiring.stores import auditable, audited_store, chosen_store, open_swap
 
 PROCESSES_MAX: Final = 8
 """Each reads the whole log: with more, reading costs more than folding."""
@@ -37,10 +36,14 @@ CACHE_BYTES_MIN: Final = 16 * 1024 * 1024
 
 
 class Replaced(NamedTuple):
-    """The result of a rebuild, and the schema in which a damaged projection is kept; empty where none is."""
+    """The result of a rebuild, and the names of the fresh projection and of a damaged one that is kept.
+
+    They are names of schemas, or of files; `kept` is empty where none is.
+    """
 
     rebuilt: rebuild.Rebuilt
     kept: str
+    fresh: str
 
 
 async def run_verify(
@@ -68,35 +71,37 @@ async def run_rebuild(
     is_compared: bool = True,
     processes: int | None = None,
 ) -> Replaced:
-    """Rebuild the projection in the schema `into`, and swap it with the live one if both are equal.
+    """Rebuild a projection, and swap it with the live one if both are equal.
 
-    It is the one in the store of that name, by default in the first of full depth.
+    It is the one in the store of that name, by default in the first of full depth. In PostgreSQL it is made in the
+    schema `into`, in files beside the live file.
 
-    Without `is_compared` the live one is damaged: it is kept in a schema of another name. `processes` fold what is far
-    behind; None: as many as there are processors, at most `PROCESSES_MAX`. If no system runs on the data folder, its
-    servers are started for as long as this takes. The live one may be of format 1.
+    Without `is_compared` the live one is damaged: it is kept under another name. `processes` fold what is far behind;
+    None: as many as there are processors, at most `PROCESSES_MAX`. If no system runs on the data folder, its servers
+    are started for as long as this takes. The live one may be of format 1.
     """
     async with _reached_or_started(data) as found:
-        settings = _only(found, audited_store(found, name))
-        live, dsn = settings.postgres_schema, chosen_store(settings).url
-        fresh = _fresh(settings, into)
-        kept = "" if is_compared else name_to_keep(live, "damaged")
-        async with PostgresSchemaSwap.open(dsn, live=live, fresh=fresh.postgres_schema, keep_as=kept) as swap:
+        store = audited_store(found, name)
+        live = _only(found, store)
+        fresh = _fresh(live, store, into)
+        schema = fresh.postgres_schema
+        async with open_swap(store, live, fresh_schema=schema, is_kept=not is_compared) as swap:
             if is_compared:
                 with suppress(StoreOutdated):
-                    await _bind(settings)
+                    await _bind(live, store)
             else:
                 # What an earlier rebuild has left is continued, unless it is damaged.
                 try:
-                    await _bind(fresh)
+                    await _bind(fresh, replace(store, is_fresh=True))
                 except StoreDamaged:
                     await swap.clear()
-            async with _opened(fresh) as (log, store):
+            async with _opened(fresh, replace(store, is_fresh=True)) as (log, filled):
                 parts = _parts(
-                    fresh, log, auditable(store), swap, is_compared=is_compared, processes=processes
+                    fresh, log, auditable(filled), swap, is_compared=is_compared, processes=processes
                 )
                 rebuilt = await rebuild.rebuild(parts, listener)
-                return Replaced(rebuilt, "" if is_compared else swap.kept)
+                kept = "" if is_compared else swap.kept
+                return Replaced(rebuilt, kept, schema if store.kind == "postgres" else str(store.folder))
 
 
 def _only(settings: Settings, store: StoreUrl) -> Settings:
@@ -104,14 +109,19 @@ def _only(settings: Settings, store: StoreUrl) -> Settings:
     return load(**handed_on(settings, stores=store.text, store_index=1))
 
 
-async def _bind(settings: Settings) -> None:
+async def _bind(settings: Settings, store: StoreUrl) -> None:
     """Open a projection, and check that it is one of the log."""
-    async with _opened(settings) as (log, store):
-        await store.bind((await log.info()).log_id)
+    async with _opened(settings, store) as (log, projection):
+        await auditable(projection).bind((await log.info()).log_id)
 
 
-def _fresh(settings: Settings, into: str | None) -> Settings:
+def _fresh(settings: Settings, store: StoreUrl, into: str | None) -> Settings:
     """Return the settings with another schema than the live one; by default the live one's name with `_rebuild`."""
+    if store.kind != "postgres":
+        if into is not None:
+            rule = f"is a schema of PostgreSQL; {store.name} is rebuilt beside the live projection"
+            raise Refused("bad_usage", rule, field="--into", shape=into)
+        return settings
     into = into or f"{settings.postgres_schema}_rebuild"
     if into == settings.postgres_schema:
         raise Refused("bad_usage", "must be another schema than the live one", field="--into", shape=into)
@@ -157,9 +167,9 @@ async def _reached_or_started(data: Path | None) -> AsyncIterator[Settings]:
 
 
 def _opened(
-    settings: Settings, shard: str = ""
+    settings: Settings, store: StoreUrl, shard: str = ""
 ) -> AbstractAsyncContextManager[tuple[EventLog, ConnectedStore]]:
-    return opened(settings, "audit", shard=shard, readers_max=2)
+    return opened(settings, "audit", store, shard=shard, readers_max=2)
 
 
 def processors() -> int:
@@ -191,8 +201,9 @@ async def _replay_in_process(flags: dict[str, object], shard: ReplayShard, until
 
 
 async def run(settings: Settings, *, shard: str, partitions: list[int], until_sequence: int) -> None:
-    """Replay one shard, as a service that ends by itself."""
+    """Replay one shard into the fresh projection, as a service that ends by itself."""
     collect_seldom()
-    async with _opened(settings, shard) as (log, store):
+    fresh = replace(chosen_store(settings), is_fresh=True)
+    async with _opened(settings, fresh, shard) as (log, store):
         loop = await begin_replay(log, store, bounds_of(settings), tuple(partitions))
         await loop.run(until_sequence)

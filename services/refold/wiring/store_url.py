@@ -73,6 +73,8 @@ class StoreUrl:
     """Connections that one process reads through."""
     connect_seconds: float | None = None
     command_seconds: float | None = None
+    is_fresh: bool = False
+    """The files that a rebuild fills, beside the live ones."""
 
     @property
     def address(self) -> str:

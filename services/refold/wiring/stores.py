@@ -6,6 +6,7 @@ Used by every composition. The order of the stores is the order of preference fo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,11 +17,13 @@ from refold.store.layers.compression import Compression
 from refold.store.ports import ConnectedStore, SnapshotStore
 from refold.store.postgres import PostgresStore
 from refold.store.postgres import schema as postgres_schema
+from refold.store.postgres.audit import PostgresSchemaSwap
 from refold.store.postgres.states import StateLag
 from refold.store.redis import RedisStore
 from refold.store.redis import schema as redis_schema
 from refold.store.sqlite import SqliteStore
 from refold.store.sqlite import schema as sqlite_schema
+from refold.store.sqlite.swap import SqliteSchemaSwap
 from refold.wiring.settings import Settings
 from refold.wiring.store_url import StoreUrl, read_stores
 
@@ -104,7 +107,7 @@ async def open_store(
     """Open a store; its own options precede `readers_max`. Raises `StoreUnavailable`, `StoreDiffers`."""
     codec = row_codec(settings)
     if store.kind == "files":
-        return await SqliteStore.open(store.folder, shard=shard, codec=codec)
+        return await SqliteStore.open(store.folder, shard=shard, is_rebuild=store.is_fresh, codec=codec)
     pool = _given(
         readers_max=store.pool or readers_max,
         connect_seconds=store.connect_seconds,
@@ -121,6 +124,18 @@ async def open_store(
         state_lag=StateLag(bytes_min=settings.state_lag_bytes, seconds=settings.state_lag_seconds),
         **pool,
     )
+
+
+def open_swap(
+    store: StoreUrl, settings: Settings, *, fresh_schema: str, is_kept: bool
+) -> AbstractAsyncContextManager[PostgresSchemaSwap | SqliteSchemaSwap]:
+    """Open a live projection and the fresh one that replaces it; `is_kept`: the live one is damaged, and is kept."""
+    live = settings.postgres_schema
+    if store.kind == "files":
+        kept = postgres_schema.name_to_keep("refold", "damaged") if is_kept else ""
+        return SqliteSchemaSwap.open(store.folder, keep_as=kept, codec=row_codec(settings))
+    kept = postgres_schema.name_to_keep(live, "damaged") if is_kept else ""
+    return PostgresSchemaSwap.open(store.url, live=live, fresh=fresh_schema, keep_as=kept)
 
 
 async def bound_log(store: StoreUrl, settings: Settings) -> str | None:

@@ -1,0 +1,72 @@
+"""`refold up --store files`: the whole system without PostgreSQL, its projection in SQLite files."""
+
+import asyncio
+import json
+
+import pytest
+
+from refold.client import Refold
+from refold.core.errors import Refused
+from support.up import Up, run_refold, until
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory):
+    running = Up.start(tmp_path_factory.mktemp("files") / "data", "--store", "files", "--durability", "os")
+    yield running
+    if running.process.poll() is None:
+        running.stop()
+
+
+def test_no_postgresql_runs_and_the_store_is_named(up):
+    assert not [it for it in up.children() if "postgres" in it.name()]
+    assert not (up.data / "postgres").exists()
+    lines = [line.split()[0] for line in up.said().splitlines()]
+    assert lines == ["files", "nats", "log", "projector", "gateway", "commands", "ready"]
+    assert up.endpoints()["stores"] == f"file://{up.data}/files"
+
+
+async def test_documents_are_written_and_every_version_is_read_after_a_kill_of_the_projector(up):
+    async with Refold(up.url) as refold:
+        first = await refold.put("acme", "a", {"n": 1})
+        killed = up.child("projector")
+        killed.kill()
+        until(lambda: not killed.is_running())
+        async with asyncio.timeout(60):
+            second = await refold.patch("acme", "a", [{"op": "replace", "path": "/n", "value": 2}])
+        assert (first.version, second.version) == (1, 2)
+        assert (await refold.get("acme", "a")).state == {"n": 2}
+        assert (await refold.get("acme", "a", version=1)).state == {"n": 1}
+        assert [change.version async for change in refold.history("acme", "a")] == [1, 2]
+        assert set((await refold.status())["versions"]) == {"refold", "nats", "files"}
+        with pytest.raises(Refused) as refused:
+            [found async for found in refold.list("acme", where="$.n > 1")]
+        assert refused.value.reason == "where_needs_postgres"
+
+
+def test_verify_rebuild_and_sql_commands_know_the_store(up):
+    data = ("--data", str(up.data))
+    verified = json.loads(run_refold("verify", "--json", *data).stdout)
+    assert (verified["differences"], verified["documents"] > 0) == (0, True)
+    assert json.loads(run_refold("rebuild", "--json", *data).stdout)["swapped"] is True
+    for command in ("psql", "status --sql"):
+        refused = run_refold(*command.split(), *data)
+        assert refused.returncode == 1
+        assert "sql_needs_postgres" in refused.stderr
+        assert "its store is files" in refused.stderr
+    other = run_refold("verify", "--store", "redis", *data)
+    assert "there is no such store; there are files" in other.stderr
+
+
+def test_a_folder_of_files_keeps_them_at_the_next_start_and_a_lost_log_is_refused(up):
+    assert up.stop() == 0
+    rebuilt = run_refold("rebuild", "--json", "--from-nothing", "--data", str(up.data))
+    assert json.loads(rebuilt.stdout)["kept"].startswith("refold_damaged_"), rebuilt.stderr
+    (up.data / "nats").rename(up.data / "nats.lost")
+    (up.data / "log.json").unlink()
+    refused = run_refold("up", "--data", str(up.data), "--http", "127.0.0.1:0", "--nats-port", "0")
+    assert refused.returncode == 1
+    assert "the projection in files" in refused.stderr
+    created = run_refold("log", "create", "--i-have-lost-the-log", "--json", "--data", str(up.data))
+    (kept,) = json.loads(created.stdout)["kept"]
+    assert kept.startswith(f"{up.data}/files_lost_")
