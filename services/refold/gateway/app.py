@@ -19,11 +19,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from refold.core.errors import RefoldError, Refused
 from refold.gateway import agui, bulk, documents, history, ops, revert, transactions
 from refold.gateway.context import Context
+from refold.gateway.encoding import encode
 from refold.gateway.inflight import InFlight, deadline_in
 from refold.gateway.live import routes as live
 from refold.gateway.live.requests import is_event_stream
 from refold.gateway.readiness import with_lag
-from refold.gateway.responses import Problem, problem_of
+from refold.gateway.responses import Problem, Response, problem_of
 from refold.gateway.stores import with_store
 from refold.store.layers.sources import TERMS, Terms
 from refold.telemetry.logging import get_logger
@@ -175,6 +176,8 @@ class Gateway:
         request, response = Request(scope, receive, send), None
         try:
             response = await _handler(request)(request)
+            if isinstance(response, Response):
+                await encode(request, response)
             await response(scope, receive, send)
         except Exception as error:
             # A response that streams may still fail before it starts.

@@ -26,6 +26,7 @@ from refold.core.json_text import Json
 from refold.core.stream import check_document, check_name
 from refold.core.timestamp import parse_time
 from refold.gateway.context import context_of
+from refold.gateway.encoding import CODINGS, BodyDecoder
 from refold.gateway.inflight import deadline_in, hold_body, waiting
 from refold.gateway.responses import Problem
 from refold.store.layers.sources import TERMS
@@ -311,11 +312,13 @@ _CLOSE: Final = {"Connection": "close"}
 def check_media_type(request: Request, media_types: tuple[str, ...]) -> str:
     """Return the body's media type.
 
-    Refuse a body of none or another, and a compressed one, whose size its length does not bound.
+    Refuse a body of none or another, and an encoding other than gzip or zstd, which `receive_piece` decodes.
     """
     coding = (header(request, b"content-encoding") or "identity").strip().lower()
-    if coding != "identity":
-        rule = "send the body as it is, not encoded"
+    if coding in CODINGS:
+        request.scope["refold.decoder"] = BodyDecoder(coding)
+    elif coding != "identity":
+        rule = "encode the body as gzip or zstd, or send it as it is"
         raise Refused("unsupported_media_type", rule, field="content-encoding", shape=repr(coding[:80]))
     media = media_type(header(request, b"content-type") or "")
     if media not in media_types:
@@ -336,11 +339,24 @@ async def read_json(
 
 
 async def receive_piece(request: Request) -> tuple[bytes, bool]:
-    """Return the next piece of the body, and whether it is the last.
+    """Return the next piece of the body, decoded, and whether it is the last.
 
     Raises:
-        Problem: 408 where nothing comes for a while, 400 where the body is cut or its chunks are malformed.
+        Problem: 408 where nothing comes for a while, 400 where the body is cut or its chunks or encoding are malformed.
     """
+    decoder: BodyDecoder | None = request.scope.get("refold.decoder")
+    if decoder is None:
+        return await _receive_piece(request)
+    while (plain := decoder.take()) is None:
+        if request.scope.get("refold.decoded"):
+            return b"", True
+        piece, is_last = await _receive_piece(request)
+        request.scope["refold.decoded"] = is_last
+        decoder.feed(piece, is_last=is_last)
+    return plain, False
+
+
+async def _receive_piece(request: Request) -> tuple[bytes, bool]:
     seconds = context_of(request).in_flight_limits.body_seconds
     try:
         async with asyncio.timeout(seconds):
@@ -359,7 +375,8 @@ async def read_body(request: Request, bytes_max: int, reason: str) -> bytes:
 
     `reason` is the refusal's code.
     """
-    whole_body = request.scope.get("extensions", {}).get("refold.whole_body")
+    is_encoded = "refold.decoder" in request.scope
+    whole_body = None if is_encoded else request.scope.get("extensions", {}).get("refold.whole_body")
     whole: bytes | None = None if whole_body is None else whole_body()
     if whole is not None and len(whole) <= bytes_max:
         return whole
@@ -373,10 +390,10 @@ async def read_body(request: Request, bytes_max: int, reason: str) -> bytes:
             if bytes_count <= bytes_max:
                 hold_body(bytes_count)
                 pieces.append(piece)
-            elif bytes_count > DRAIN_BYTES_MAX:
+            elif is_encoded or bytes_count > DRAIN_BYTES_MAX:
                 break
     hold_body(0)
     if bytes_count > bytes_max:
-        size = announced if announced.isdigit() else f"at least {bytes_count}"
+        size = announced if announced.isdigit() and not is_encoded else f"at least {bytes_count}"
         raise Refused(reason, f"at most {bytes_max} bytes", field="body", shape=f"{size} bytes")
     return b"".join(pieces)
