@@ -90,9 +90,8 @@ def audited_store(settings: Settings, name: str | None) -> StoreUrl:
 def auditable(store: ConnectedStore) -> SnapshotStore:
     """Return a store of full depth. Raises `HistoryElsewhere` for another: it cannot be compared with the whole log."""
     if store.capabilities.depth is not Depth.full:
-        raise HistoryElsewhere(
-            "this store keeps only what is recent: hold it against another by `refold store compare`"
-        )
+        message = "this store keeps only what is recent, and not what the whole log is compared with"
+        raise HistoryElsewhere(f"{message}: name another by --store; a wiped one is folded anew")
     return cast("SnapshotStore", store)
 
 
