@@ -207,5 +207,5 @@ async def test_the_past_of_a_namespace_is_elsewhere_and_the_error_says_where():
     log, tables = MemoryLog("log-1"), Tables()
     await fold(log, tables, {1})
     replayed = Replayed(log, MemoryStore(tables, depth=Depth.recent))
-    with pytest.raises(HistoryElsewhere, match="refold export NAMESPACE --at TIME --replay"):
+    with pytest.raises(HistoryElsewhere, match="REFOLD_STORES"):
         await replayed.list_at("n", Point(Clock.recorded, 0), prefix="", limit=1, cursor=None)

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from itertools import count
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from refold.core.dedup import id_digest, recall
 from refold.core.document import Document
@@ -25,6 +25,7 @@ from refold.log import EventLog
 from refold.store import (
     Bounds,
     Capabilities,
+    Depth,
     Head,
     Key,
     Names,
@@ -36,7 +37,7 @@ from refold.store import (
     first_bounds,
     reading_stored,
 )
-from refold.store.ports import RecentReader
+from refold.store.ports import Reader, RecentReader
 
 T = TypeVar("T")
 
@@ -56,7 +57,14 @@ _BOUNDS: Final = (
     f"at most {REPLAY_EVENTS_MAX} events or {REPLAY_SECONDS_MAX:.0f} s ({REPLAY_BYTES_MAX >> 20} MiB) of a document "
     "are replayed from the log"
 )
-_EXPORT: Final = "`refold export NAMESPACE --at TIME --replay` answers from the log"
+_FULL: Final = (
+    "a store of full depth answers: add `postgres` or `files` to the stores (REFOLD_STORES, --store)"
+)
+
+
+def whole_history(log: EventLog, store: Reader) -> Reader:
+    """Return a reader of every version: the store itself, or one that replays what a store of recent depth lacks."""
+    return store if store.capabilities.depth is Depth.full else Replayed(log, cast("RecentReader", store))
 
 
 class Replayed:
@@ -134,15 +142,13 @@ class Replayed:
         self, namespace: str | None, document: str | None, *, limit: int, before_sequence: int | None
     ) -> list[Rejection]:
         found = self._store.rejections(namespace, document, limit=limit, before_sequence=before_sequence)
-        return await _or_elsewhere(
-            found, "the store keeps only the latest rejections; a store of full depth keeps all"
-        )
+        return await _or_elsewhere(found, f"the store keeps only the latest rejections; {_FULL}")
 
     async def list_at(
         self, namespace: str, point: Point, *, prefix: str, limit: int, cursor: str | None
     ) -> Page:
         found = self._store.list_at(namespace, point, prefix=prefix, limit=limit, cursor=cursor)
-        return await _or_elsewhere(found, f"the store does not keep the past of a namespace; {_EXPORT}")
+        return await _or_elsewhere(found, f"the store does not keep the past of a namespace; {_FULL}")
 
     # --- What is replayed ---------------------------------------------------------------------------------------
 
@@ -363,7 +369,7 @@ def _has_segments(number: int) -> Callable[[Past], bool]:
 
 def _slow(key: Key) -> HistorySlow:
     namespace, document = key
-    message = f"{namespace}/{document}: {_BOUNDS}; {_EXPORT}"
+    message = f"{namespace}/{document}: {_BOUNDS}; {_FULL}"
     return HistorySlow(message, namespace=namespace, document=document)
 
 

@@ -21,6 +21,7 @@ from refold.core.fold_state import FoldState, WindowNeeded
 from refold.core.history import Entry
 from refold.core.stream import Record, Route, author_headers
 from refold.core.transactions import end_of_part
+from refold.history.replayed import whole_history
 from refold.log import EventLog, Notices, read_until
 from refold.projector import COMMIT_INTERVAL_SECONDS
 from refold.projector.announcer import Announcer
@@ -83,6 +84,7 @@ class ShardLoop:
         self._ports = ports
         self._bounds = bounds
         self._fold_state = fold_state
+        self._history = whole_history(ports.log, ports.store)
         self._documents = DocumentCache(bounds.cache_bytes_max)
         self._wanted: set[Key] = set()
         # By stored subject: the names and partition, and the document where it is in memory.
@@ -102,7 +104,7 @@ class ShardLoop:
             broker_now=ports.broker_now,
             timer=ports.timer,
         )
-        self._conflicts = ConflictNotices(ports.store, self.announcer, ports.metrics, self._uncommitted)
+        self._conflicts = ConflictNotices(self._history, self.announcer, ports.metrics, self._uncommitted)
         self._until_sequence: int | None = None
         self._committing: CommitBuffer | None = None
         self._has_work = asyncio.Event()
@@ -255,7 +257,7 @@ class ShardLoop:
         self._wanted = {self._fold_state.route(record.subject)[1:3] for record in records}
         missing = keep_windows(needed, self._uncommitted_buffers())
         await self._make_readable(missing)
-        await load_windows(self._ports.store, missing, self._uncommitted)
+        await load_windows(self._history, missing, self._uncommitted)
         await self._load_missing(records)
 
     async def _make_readable(self, keys: Collection[Key]) -> None:

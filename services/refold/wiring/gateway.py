@@ -28,6 +28,7 @@ from refold.gateway.outcomes import Outcomes
 from refold.gateway.readiness import Readiness
 from refold.history import History
 from refold.history.conflicts import Conflicts
+from refold.history.replayed import whole_history
 from refold.live import log_name
 from refold.live.backlog import Backlog
 from refold.live.documents import Documents
@@ -85,7 +86,7 @@ async def run(settings: Settings) -> None:
 async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
     chosen = store_urls(settings)[0]
     async with opened(settings, "gateway", chosen) as (log, store):
-        reader = CachedReader(store, bytes_max=settings.cache_states_bytes)
+        reader = CachedReader(whole_history(log, store), bytes_max=settings.cache_states_bytes)
         history, notices = History(reader), JetStreamNotices(log.client)
         consistency = Consistency(log, reader, notices)
         store.refuse_stale(lambda: consistency.sequences, lambda: _end_sequence(log))
