@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from refold.core.errors import StoreDamaged
@@ -18,7 +19,7 @@ from refold.store.sqlite import SqliteStore
 from support.encrypted import ONE, TWO, encryption, keyring
 from support.redis_servers import redis_binary, running_redis, valkey_binary
 from support.scribe import NAMESPACE, Scribe
-from support.stores import LOG_ID, all_entries, begin, redis_stores
+from support.stores import LOG_ID, all_entries, begin, postgres_stores, redis_stores
 
 CANARY = "canary-5f2c81"
 VALUES = (
@@ -78,6 +79,27 @@ async def test_no_content_is_in_the_append_only_file_of_an_encrypted_redis() -> 
                 await store.commit(scribe.commit())
                 assert (await store.head(NAMESPACE, "d")) is not None
                 assert _holds_canary(server.folder) == is_plain
+
+
+async def test_no_history_is_in_the_tables_of_an_encrypted_postgres(postgres_dsn: str) -> None:
+    options = {"codec": encryption(LOG_ID), "is_history_encrypted": True}
+    async with postgres_stores(postgres_dsn, **options) as open_store:
+        scribe = await begin(store := await open_store())
+        _write(scribe)
+        await store.commit(scribe.commit())
+        scribe.publish("d", {"put": {}})
+        await store.commit(scribe.commit())
+    connection = await asyncpg.connect(postgres_dsn, ssl=False)
+    try:
+        for table in ("pages", "journal", "rejections"):
+            rows = await connection.fetch(f"SELECT * FROM refold.{table}")
+            assert rows
+            held = b"".join(
+                value if isinstance(value, bytes) else str(value).encode() for row in rows for value in row
+            )
+            assert CANARY.encode() not in held, table
+    finally:
+        await connection.close()
 
 
 async def test_rows_under_several_keys_and_none_are_read_together(tmp_path: Path) -> None:

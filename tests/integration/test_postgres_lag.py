@@ -138,8 +138,8 @@ async def test_a_flushed_state_keeps_its_version_under_commits(store, scribe, as
     await lag(store, scribe, {"a": (0, 1), "b": (0, 1)})
     read_exact = states.read_exact
 
-    async def read_then_commit(connection, keys):
-        heads = await read_exact(connection, keys)
+    async def read_then_commit(connection, keys, rows):
+        heads = await read_exact(connection, keys, rows)
         for value in (2, 3):
             scribe.put(keys[0][1], value)
             await store.commit(scribe.commit(omitted=["a"]))
@@ -185,10 +185,10 @@ async def test_a_load_during_another_holders_commit_fails(store, scribe, monkeyp
     await lag(store, scribe, {"a": (1, 2)})
     read_exact = states.read_exact
 
-    async def commit_meanwhile(connection, keys):
+    async def commit_meanwhile(connection, keys, rows):
         scribe.put("a", 3)
         await store.commit(scribe.commit(omitted=["a"]))
-        return await read_exact(connection, keys)
+        return await read_exact(connection, keys, rows)
 
     with monkeypatch.context() as meanwhile:
         meanwhile.setattr(states, "read_exact", commit_meanwhile)

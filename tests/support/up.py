@@ -25,17 +25,19 @@ END_SECONDS = 60.0
 class Up:
     """One running `refold up` in a data folder."""
 
-    def __init__(self, data: Path, *arguments: str) -> None:
+    def __init__(self, data: Path, *arguments: str, **variables: str) -> None:
         self.data = data
         self.output = data.with_name(f"{data.name}.out")
         command = [sys.executable, "-m", "refold", "up", "--data", str(data), *arguments]
         with self.output.open("wb") as output:
-            self.process = subprocess.Popen(command, stdout=output, stderr=output, env=environment())
+            self.process = subprocess.Popen(
+                command, stdout=output, stderr=output, env=environment(**variables)
+            )
 
     @classmethod
-    def start(cls, data: Path, *arguments: str) -> Up:
+    def start(cls, data: Path, *arguments: str, **variables: str) -> Up:
         """Start it on free ports and wait until it is ready."""
-        up = cls(data, "--http", "127.0.0.1:0", "--nats-port", "0", *arguments)
+        up = cls(data, "--http", "127.0.0.1:0", "--nats-port", "0", *arguments, **variables)
         until(lambda: "ready" in up.said() or up.process.poll() is not None)
         assert up.process.poll() is None, up.said()
         return up

@@ -23,7 +23,7 @@ from refold.log import EventLog
 from refold.projector.replay import begin_replay, replay_loop
 from refold.store.ports import ConnectedStore, SchemaSwap, SnapshotStore
 from refold.wiring.projector import bounds_of
-from refold.wiring.servers import make_embedded_log, opened, reach, servers_of
+from refold.wiring.servers import make_embedded_log, open_log, opened, reach, servers_of
 from refold.wiring.service import collect_seldom, hand_work, start_process
 from refold.wiring.settings import Settings, handed_on, load
 from refold.wiring.store_url import StoreUrl
@@ -85,7 +85,8 @@ async def run_rebuild(
         live = _only(found, store)
         fresh = _fresh(live, store, into)
         schema = fresh.postgres_schema
-        async with open_swap(store, live, fresh_schema=schema, is_kept=not is_compared) as swap:
+        log_id = await _log_id(live)
+        async with open_swap(store, live, log_id, fresh_schema=schema, is_kept=not is_compared) as swap:
             if is_compared:
                 with suppress(StoreOutdated):
                     await _bind(live, store)
@@ -107,6 +108,14 @@ async def run_rebuild(
 def _only(settings: Settings, store: StoreUrl) -> Settings:
     """Return the settings with one store alone: children that are handed them replay into it."""
     return load(**handed_on(settings, stores=store.text, store_index=1))
+
+
+async def _log_id(settings: Settings) -> str:
+    log = await open_log(settings.required("nats_url"), "refold-rebuild")
+    try:
+        return (await log.info()).log_id
+    finally:
+        await log.close()
 
 
 async def _bind(settings: Settings, store: StoreUrl) -> None:

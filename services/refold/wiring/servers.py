@@ -279,7 +279,9 @@ async def opened(
     async with AsyncExitStack() as stack:
         log = await open_log(settings.required("nats_url"), f"refold-{name}")
         stack.push_async_callback(log.close)
-        opened = await open_store(chosen, settings, shard=shard, readers_max=readers_max)
+        opened = await open_store(
+            chosen, settings, (await log.info()).log_id, shard=shard, readers_max=readers_max
+        )
         stack.push_async_callback(opened.close)
         yield log, opened
 

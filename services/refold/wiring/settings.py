@@ -137,6 +137,12 @@ class Settings(BaseSettings):
     """Key of the embedded log, which NATS encrypts from its first event on; without it, the log cannot be read."""
     log_key_before: _Key | None = None
     """The key that `log_key` replaces at the next start."""
+    keys: Path | None = None
+    """File of the keys that stores are encrypted with, which only its owner can read (mode 0600)."""
+    keys_command: SecretStr | None = None
+    """Command that prints the keys, without a shell, where there is no file: run once, at start."""
+    encrypt: Literal["none", "history"] | None = None
+    """`history` (usual with keys): PostgreSQL's pages, journal and rejections, all content of files and Redis."""
     nats_url: _NatsUrl | None = None
     """NATS, as the service's own user; a cluster's servers with commas between them."""
     nats_admin_url: _NatsUrl | None = None

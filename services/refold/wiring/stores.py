@@ -14,6 +14,8 @@ from refold.core.errors import HistoryElsewhere, Refused
 from refold.store import Depth
 from refold.store.layers import RowCodec
 from refold.store.layers.compression import Compression
+from refold.store.layers.encryption import Encryption
+from refold.store.layers.keyring import KeyCommand, KeyFile, Keyring, KeySource
 from refold.store.ports import ConnectedStore, SnapshotStore
 from refold.store.postgres import PostgresStore
 from refold.store.postgres import schema as postgres_schema
@@ -24,7 +26,7 @@ from refold.store.redis import schema as redis_schema
 from refold.store.sqlite import SqliteStore
 from refold.store.sqlite import schema as sqlite_schema
 from refold.store.sqlite.swap import SqliteSchemaSwap
-from refold.wiring.settings import Settings
+from refold.wiring.settings import Settings, environment_without
 from refold.wiring.store_url import StoreUrl, read_stores
 
 
@@ -95,16 +97,26 @@ def auditable(store: ConnectedStore) -> SnapshotStore:
     return cast("SnapshotStore", store)
 
 
-def row_codec(settings: Settings) -> RowCodec:  # noqa: ARG001 - every setting in force compresses alike.
-    """Return how a store's values become the bytes of its rows."""
-    return Compression()
+def row_codec(settings: Settings, log_id: str) -> RowCodec:
+    """Return how a store's values become the bytes of its rows. Raises `Refused` for keys that cannot be used."""
+    source: KeySource
+    if settings.keys is not None:
+        source = KeyFile(settings.keys)
+    elif settings.keys_command is not None:
+        source = KeyCommand(settings.keys_command.get_secret_value(), environment_without())
+    elif settings.encrypt == "history":
+        rule = "needs REFOLD_KEYS or REFOLD_KEYS_COMMAND"
+        raise Refused("bad_setting", rule, field="REFOLD_ENCRYPT", shape="no keys")
+    else:
+        return Compression()
+    return Encryption(Compression(), Keyring(source), log_id, is_encrypting=settings.encrypt != "none")
 
 
 async def open_store(
-    store: StoreUrl, settings: Settings, *, shard: str = "", readers_max: int | None = None
+    store: StoreUrl, settings: Settings, log_id: str, *, shard: str = "", readers_max: int | None = None
 ) -> ConnectedStore:
-    """Open a store; its own options precede `readers_max`. Raises `StoreUnavailable`, `StoreDiffers`."""
-    codec = row_codec(settings)
+    """Open a store of this log; its own options precede `readers_max`. Raises `StoreUnavailable`, `StoreDiffers`."""
+    codec = row_codec(settings, log_id)
     if store.kind == "files":
         return await SqliteStore.open(store.folder, shard=shard, is_rebuild=store.is_fresh, codec=codec)
     pool = _given(
@@ -121,18 +133,20 @@ async def open_store(
         shard=shard,
         where_seconds=settings.statement_timeout_seconds,
         state_lag=StateLag(bytes_min=settings.state_lag_bytes, seconds=settings.state_lag_seconds),
+        codec=codec,
+        is_history_encrypted=isinstance(codec, Encryption) and codec.is_encrypting,
         **pool,
     )
 
 
 def open_swap(
-    store: StoreUrl, settings: Settings, *, fresh_schema: str, is_kept: bool
+    store: StoreUrl, settings: Settings, log_id: str, *, fresh_schema: str, is_kept: bool
 ) -> AbstractAsyncContextManager[PostgresSchemaSwap | SqliteSchemaSwap]:
     """Open a live projection and the fresh one that replaces it; `is_kept`: the live one is damaged, and is kept."""
     live = settings.postgres_schema
     if store.kind == "files":
         kept = postgres_schema.name_to_keep("refold", "damaged") if is_kept else ""
-        return SqliteSchemaSwap.open(store.folder, keep_as=kept, codec=row_codec(settings))
+        return SqliteSchemaSwap.open(store.folder, keep_as=kept, codec=row_codec(settings, log_id))
     kept = postgres_schema.name_to_keep(live, "damaged") if is_kept else ""
     return PostgresSchemaSwap.open(store.url, live=live, fresh=fresh_schema, keep_as=kept)
 

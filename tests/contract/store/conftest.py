@@ -1,8 +1,8 @@
 """One suite for every store, a folder for each port of `refold.store.ports`.
 
-Each test runs in memory (of full and of recent depth), on SQLite, PostgreSQL, Redis and Valkey, on SQLite and Redis
-under encryption, and with the writers of two shards. A test is skipped only for a capability; the end of the run lists
-which.
+Each test runs in memory (of full and of recent depth), on SQLite, PostgreSQL, Redis and Valkey, on three of
+them under encryption, and with the writers of two shards. A test is skipped only for a capability; the end of the run
+lists which.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SLOW = [
 ]
 
 
-ENCRYPTED = ("files encrypted", "redis encrypted")
+ENCRYPTED = ("files encrypted", "postgres encrypted", "redis encrypted")
 
 
 @pytest.fixture(
@@ -53,7 +53,9 @@ def opened(request, kind):
     if name == "files":
         return sqlite_stores(request.getfixturevalue("tmp_path"), **options)
     if name == "postgres":
-        return postgres_stores(request.getfixturevalue("postgres_dsn"))
+        return postgres_stores(
+            request.getfixturevalue("postgres_dsn"), **options, is_history_encrypted=kind in ENCRYPTED
+        )
     return redis_stores(request.getfixturevalue(f"{name}_url"), **options)
 
 

@@ -29,7 +29,7 @@ class Flusher(StateFlusher):
     """A flusher of rows that are all out of date, which records what it writes."""
 
     def __init__(self, clock: Clock, **bounds: float) -> None:
-        super().__init__(None, None, StateLag(**bounds), clock)
+        super().__init__(None, None, None, StateLag(**bounds), clock)
         self.written: list[Key] = []
 
     async def outdated(self, *, after: Key = ("", ""), limit: int = 1) -> list[Key]:

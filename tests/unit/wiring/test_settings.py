@@ -16,7 +16,7 @@ from refold.wiring.settings import (
     unknown_variables,
 )
 
-NOT_A_SERVICE_FLAG = {"url", "log_key", "log_key_before"}
+NOT_A_SERVICE_FLAG = {"url", "log_key", "log_key_before", "keys", "keys_command", "encrypt"}
 """Keys are no flags: everyone can read the arguments of a process."""
 
 

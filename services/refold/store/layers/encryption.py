@@ -44,14 +44,14 @@ class Encryption:
         self._inner = inner
         self._log_id = log_id
         self._log = f"{len(log_id)}:{log_id}"
-        self._is_encrypting = is_encrypting
+        self.is_encrypting = is_encrypting
         self._subkeys: dict[tuple[int, str, int], _Subkey] = {}
         self.keyring = keyring
 
     def encode(self, place: Place, plain: bytes) -> bytes:
         """Encode and encrypt a value."""
         encoded = self._inner.encode(place, plain)
-        if not self._is_encrypting:
+        if not self.is_encrypting:
             return encoded
         number = self.keyring.used
         subkey = self._subkey(number, place)
@@ -84,7 +84,7 @@ class Encryption:
 
     def is_current(self, stored: bytes) -> bool:
         """Tell whether a value is stored as `encode` would store it now: under the used key, or not encrypted."""
-        return key_number(stored) == (self.keyring.used if self._is_encrypting else None)
+        return key_number(stored) == (self.keyring.used if self.is_encrypting else None)
 
     @property
     def problem(self) -> str | None:

@@ -15,6 +15,8 @@ from uuid import UUID
 from refold.core.document import Document
 from refold.core.stream import Checkpoint
 from refold.store import SHARD_LEASE_SECONDS, Commit, Key
+from refold.store.layers import RowCodec
+from refold.store.layers.compression import Compression
 from refold.store.ports import OpenCommit, ReadSnapshot
 from refold.store.postgres.audit import hold_read_snapshot
 from refold.store.postgres.commit import PostgresOpenCommit, write_commit
@@ -28,6 +30,7 @@ from refold.store.postgres.pool import (
     Pool,
     transaction,
 )
+from refold.store.postgres.rows import Rows
 from refold.store.postgres.schema import bind, lock_key, migrate
 from refold.store.postgres.states import StateFlusher, StateLag, load_documents
 
@@ -44,6 +47,7 @@ class PostgresStore(PostgresLatest, PostgresHistory):
     def __init__(
         self,
         pool: Pool,
+        rows: Rows,
         lease: ShardLease,
         flusher: StateFlusher,
         *,
@@ -51,7 +55,7 @@ class PostgresStore(PostgresLatest, PostgresHistory):
         timer: Callable[[], float],
     ) -> None:
         """Use `open`."""
-        super().__init__(pool, where_seconds=where_seconds)
+        super().__init__(pool, rows, where_seconds=where_seconds)
         self._lease = lease
         self.flusher = flusher
         self._timer = timer
@@ -71,9 +75,13 @@ class PostgresStore(PostgresLatest, PostgresHistory):
         command_seconds: float = STORE_COMMAND_SECONDS,
         lease_seconds: float = SHARD_LEASE_SECONDS,
         state_lag: StateLag | None = None,
+        codec: RowCodec | None = None,
+        is_history_encrypted: bool = False,
         timer: Callable[[], float] = time.monotonic,
     ) -> Self:
         """Connect, and apply missing migrations. Each `shard` has a lease of its own.
+
+        `codec` encodes pages; with `is_history_encrypted` also what authors wrote in the journal and in rejections.
 
         Raises `StoreUnavailable`, `StoreDiffers`.
         """
@@ -88,8 +96,9 @@ class PostgresStore(PostgresLatest, PostgresHistory):
             await pool.close()
             raise
         lease = ShardLease(pool, lock_key(f"shard {shard}".rstrip(), schema), lease_seconds=lease_seconds)
-        flusher = StateFlusher(pool, lease, state_lag or StateLag(), timer)
-        return cls(pool, lease, flusher, where_seconds=where_seconds, timer=timer)
+        rows = Rows(codec or Compression(), has_content=is_history_encrypted)
+        flusher = StateFlusher(pool, lease, rows, state_lag or StateLag(), timer)
+        return cls(pool, rows, lease, flusher, where_seconds=where_seconds, timer=timer)
 
     def refuse_stale(
         self,
@@ -109,7 +118,7 @@ class PostgresStore(PostgresLatest, PostgresHistory):
 
     async def load(self, keys: Sequence[Key]) -> list[Document]:
         async with self._pool.lend() as connection:
-            return await load_documents(connection, keys)
+            return await load_documents(connection, keys, self._rows)
 
     async def commit(self, commit: Commit) -> None:
         """Write all of it in one transaction; once a second it also waits for the disk."""
@@ -117,7 +126,7 @@ class PostgresStore(PostgresLatest, PostgresHistory):
             async with self._lease.connection() as connection:
                 started_at = self._timer()
                 is_synchronous = started_at - self._synchronous_at >= STORE_SYNC_SECONDS
-                await write_commit(connection, commit, self._epoch, is_synchronous=is_synchronous)
+                await write_commit(connection, commit, self._epoch, self._rows, is_synchronous=is_synchronous)
                 if is_synchronous:
                     self._synchronous_at = started_at
         except BaseException:
@@ -129,7 +138,7 @@ class PostgresStore(PostgresLatest, PostgresHistory):
         """Hold one transaction on the lease's connection; its commit waits for the disk."""
         try:
             async with self._lease.connection() as connection, transaction(connection):
-                opened = PostgresOpenCommit(connection, self._epoch)
+                opened = PostgresOpenCommit(connection, self._epoch, self._rows)
                 yield opened
                 assert opened.is_written, "the block wrote no commit"
         except BaseException:
@@ -147,7 +156,7 @@ class PostgresStore(PostgresLatest, PostgresHistory):
         await self.flusher.flush(is_final=is_final)
 
     def read_snapshot(self) -> AbstractAsyncContextManager[ReadSnapshot]:
-        return hold_read_snapshot(self._pool)
+        return hold_read_snapshot(self._pool, self._rows)
 
     async def server_version(self) -> str:
         async with self._pool.lend() as connection:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from typing import Any, Final, Self
 
 from refold.core.document import Document
@@ -29,11 +30,8 @@ from refold.store.postgres.pool import SQL, Connection, Pool, transaction, trans
 from refold.store.postgres.pool import Row as SqlRow
 from refold.store.postgres.rows import (
     DOCUMENT_COLUMNS,
+    Rows,
     key_of,
-    to_entries,
-    to_entry,
-    to_rejection,
-    to_snapshot,
 )
 from refold.store.postgres.schema import TABLES, read_checkpoints
 
@@ -46,17 +44,18 @@ _ROWS_AHEAD: Final = 100
 
 
 @asynccontextmanager
-async def hold_read_snapshot(pool: Pool) -> AsyncIterator[ReadSnapshot]:
+async def hold_read_snapshot(pool: Pool, rows: Rows) -> AsyncIterator[ReadSnapshot]:
     """Hold a snapshot of the database on its own connection."""
     async with pool.connected() as connection:
         with translated():
             async with connection.transaction(isolation="repeatable_read", readonly=True):
-                yield _ReadSnapshot(connection)
+                yield _ReadSnapshot(connection, rows)
 
 
 class _ReadSnapshot:
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, rows: Rows) -> None:
         self._connection = connection
+        self._decode = rows
 
     async def checkpoints(self) -> list[Checkpoint]:
         return await read_checkpoints(self._connection)
@@ -69,9 +68,9 @@ class _ReadSnapshot:
         bounds = (*_bounds(namespace), *_bounds(document))
         sources = [
             self._rows("snapshot_documents", bounds, _head, _HEADS_AHEAD),
-            self._rows("snapshot_pages", bounds, _page, _PAGES_AHEAD),
-            self._rows("snapshot_journal", bounds, _entry, _ROWS_AHEAD),
-            self._rows("snapshot_rejections", bounds, to_rejection, _ROWS_AHEAD),
+            self._rows("snapshot_pages", bounds, partial(_page, self._decode), _PAGES_AHEAD),
+            self._rows("snapshot_journal", bounds, partial(_entry, self._decode), _ROWS_AHEAD),
+            self._rows("snapshot_rejections", bounds, self._decode.to_rejection, _ROWS_AHEAD),
         ]
         waiting = [(item, source) for source in sources if (item := await anext(source, None)) is not None]
         while waiting:
@@ -98,22 +97,22 @@ def _head(row: SqlRow) -> Item:
     return StoredHead(Document(**numbers), row["state"], row["state_version"])
 
 
-def _page(row: SqlRow) -> Item:
+def _page(rows: Rows, row: SqlRow) -> Item:
     name = key_of(row)
     stated = (row["last_sequence"], row["events"], row["ids"], row["identities"], row["conflicts"])
     try:
-        entries = to_entries(row)
+        entries = rows.to_entries(name, row)
         if not entries:
             raise ValueError("a page without events")
-        return StoredPage(*name, entries, to_snapshot(row), *stated)
+        return StoredPage(*name, entries, rows.to_snapshot(name, row, row["last_sequence"]), *stated)
     except DAMAGES as error:
         return Unreadable(*name, row["last_sequence"], "page", f"{type(error).__name__}: {error}")
 
 
-def _entry(row: SqlRow) -> Item:
+def _entry(rows: Rows, row: SqlRow) -> Item:
     name = key_of(row)
     try:
-        return StoredEntry(*name, to_entry(row))
+        return StoredEntry(*name, rows.to_entry(row))
     except DAMAGES as error:
         return Unreadable(*name, row["sequence"], "journal", f"{type(error).__name__}: {error}")
 

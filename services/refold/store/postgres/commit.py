@@ -15,8 +15,7 @@ from uuid import UUID
 
 from refold.core.errors import FenceLost, StoreDamaged, StoreError
 from refold.core.history import Entry
-from refold.core.page import pack
-from refold.store import ClosedPage, Commit, DocumentWrite, Key, Resolution, damaged
+from refold.store import ClosedPage, Commit, DocumentWrite, Key, Resolution, damaged, reading_stored
 from refold.store.ports import StoredPage
 from refold.store.postgres.pool import (
     SQL,
@@ -32,14 +31,12 @@ from refold.store.postgres.rows import (
     JOURNAL_COLUMNS,
     PAGE_COLUMNS,
     REJECTION_COLUMNS,
+    Rows,
     checkpoint_columns,
     columns_of,
-    compress,
     document_row,
     key_of,
-    rejection_row,
     rows_of,
-    to_entry,
 )
 
 STORE_FEW_EVENTS_MAX: Final = 200
@@ -50,32 +47,33 @@ _NOT_CHANGED: Final = "22000"
 
 
 async def write_commit(
-    connection: Connection, commit: Commit, epoch: UUID | None, *, is_synchronous: bool
+    connection: Connection, commit: Commit, epoch: UUID | None, rows: Rows, *, is_synchronous: bool
 ) -> None:
     """Write all of it or nothing. Raises `FenceLost`, and what `transaction` and `single_statement` raise."""
     with _naming_lost_rows():
         try:
-            await _write_at_once(connection, commit, epoch, is_synchronous=is_synchronous)
+            await _write_at_once(connection, commit, epoch, rows, is_synchronous=is_synchronous)
         except FenceLost:
             # The partitions may have belonged to other shards until now.
             async with transaction(connection), ended_when_lost(connection):
                 await _regroup(connection, commit)
-                await _write_parts(connection, commit, epoch, is_synchronous=is_synchronous)
+                await _write_parts(connection, commit, epoch, rows, is_synchronous=is_synchronous)
 
 
 class PostgresOpenCommit:
     """An OpenCommit in the transaction of its block."""
 
-    def __init__(self, connection: Connection, epoch: UUID | None) -> None:
+    def __init__(self, connection: Connection, epoch: UUID | None, rows: Rows) -> None:
         self._connection = connection
         self._epoch = epoch
+        self._rows = rows
         self.is_written = False
 
     async def write_pages(self, pages: Sequence[ClosedPage]) -> None:
         with translated():
             if pages:
                 async with ended_when_lost(self._connection):
-                    await _write_pages(self._connection, pages)
+                    await _write_pages(self._connection, pages, self._rows)
             else:
                 await self._connection.execute(SQL["ping"])
 
@@ -85,11 +83,11 @@ class PostgresOpenCommit:
             try:
                 # Rolled back, it also releases the log's row, which other shards lock before they regroup.
                 async with connection.transaction(), ended_when_lost(connection):
-                    await _write_parts(connection, commit, self._epoch, is_synchronous=True)
+                    await _write_parts(connection, commit, self._epoch, self._rows, is_synchronous=True)
             except FenceLost:
                 async with ended_when_lost(connection):
                     await _regroup(connection, commit)
-                    await _write_parts(connection, commit, self._epoch, is_synchronous=True)
+                    await _write_parts(connection, commit, self._epoch, self._rows, is_synchronous=True)
 
 
 @contextmanager
@@ -103,29 +101,29 @@ def _naming_lost_rows() -> Iterator[None]:
 
 
 async def _write_at_once(
-    connection: Connection, commit: Commit, epoch: UUID | None, *, is_synchronous: bool
+    connection: Connection, commit: Commit, epoch: UUID | None, rows: Rows, *, is_synchronous: bool
 ) -> None:
     if is_synchronous or commit.rejections or commit.resolutions or not _are_few(commit):
         async with transaction(connection), ended_when_lost(connection):
-            await _write_parts(connection, commit, epoch, is_synchronous=is_synchronous)
+            await _write_parts(connection, commit, epoch, rows, is_synchronous=is_synchronous)
     else:
         async with single_statement(connection):
-            await _write(connection, commit, epoch, commit.documents)
+            await _write(connection, commit, epoch, commit.documents, rows)
 
 
 async def _write_parts(
-    connection: Connection, commit: Commit, epoch: UUID | None, *, is_synchronous: bool
+    connection: Connection, commit: Commit, epoch: UUID | None, rows: Rows, *, is_synchronous: bool
 ) -> None:
     if is_synchronous:
         await connection.execute(SQL["commit_synchronously"])
     if _are_few(commit):
-        await _write(connection, commit, epoch, commit.documents)
+        await _write(connection, commit, epoch, commit.documents, rows)
     else:
-        await _write(connection, commit, epoch, [])
+        await _write(connection, commit, epoch, [], rows)
         await _write_documents(connection, commit.documents)
-        await _write_pages(connection, commit.pages)
-        await _write_journal(connection, commit.documents)
-    await _write_rejections(connection, commit)
+        await _write_pages(connection, commit.pages, rows)
+        await _write_journal(connection, commit.documents, rows)
+    await _write_rejections(connection, commit, rows)
 
 
 async def _regroup(connection: Connection, commit: Commit) -> None:
@@ -140,19 +138,23 @@ def _are_few(commit: Commit) -> bool:
 
 
 async def _write(
-    connection: Connection, commit: Commit, epoch: UUID | None, documents: Sequence[DocumentWrite]
+    connection: Connection,
+    commit: Commit,
+    epoch: UUID | None,
+    documents: Sequence[DocumentWrite],
+    rows: Rows,
 ) -> None:
     """Pass the fence, and write the counts and these documents: one round trip."""
     now = commit.checkpoint
-    rows = ((*document_row(write), write.has_state, write.is_new) for write in documents)
+    written = ((*document_row(write), write.has_state, write.is_new) for write in documents)
     row = await connection.fetchrow(
         SQL["write_commit"],
         now.partitions,
         commit.expected_sequence,
         *(now.read_sequence, now.recorded_at, now.fold, epoch),
         *checkpoint_columns(now.touched),
-        *columns_of(COMMIT_COLUMNS, rows),
-        *columns_of(JOURNAL_COLUMNS, _journal_rows(documents)),
+        *columns_of(COMMIT_COLUMNS, written),
+        *columns_of(JOURNAL_COLUMNS, _journal_rows(documents, rows)),
         now.partitions[0],
         *_counts(commit),
         sum(not write.is_new for write in documents),
@@ -161,10 +163,12 @@ async def _write(
         raise FenceLost(expected_sequence=commit.expected_sequence)
 
 
-def _journal_rows(documents: Sequence[DocumentWrite]) -> Iterator[tuple[object, ...]]:
+def _journal_rows(documents: Sequence[DocumentWrite], rows: Rows) -> Iterator[tuple[object, ...]]:
     for write in documents:
+        key = (write.document.namespace, write.document.document)
         for entry in write.journal:
-            yield (write.document.namespace, write.document.document, *entry)
+            shown, content = rows.sealed(key, entry)
+            yield (*key, *shown, content)
 
 
 async def _write_documents(connection: Connection, documents: Sequence[DocumentWrite]) -> None:
@@ -179,16 +183,16 @@ async def _write_documents(connection: Connection, documents: Sequence[DocumentW
         await connection.execute(SQL["changed_all"], found, len(changed))
 
 
-async def _write_journal(connection: Connection, documents: Sequence[DocumentWrite]) -> None:
+async def _write_journal(connection: Connection, documents: Sequence[DocumentWrite], rows: Rows) -> None:
     if any(write.journal for write in documents):
-        rows = BytesIO(_journal_copy(documents))
-        await connection.copy_to_table("journal", source=rows, format="binary", columns=JOURNAL_COLUMNS)
+        copied = BytesIO(_journal_copy(documents, rows))
+        await connection.copy_to_table("journal", source=copied, format="binary", columns=JOURNAL_COLUMNS)
 
 
-async def _write_rejections(connection: Connection, commit: Commit) -> None:
-    rows = [rejection_row(rejection) for rejection in commit.rejections]
-    if rows:
-        await connection.copy_records_to_table("rejections", records=rows, columns=REJECTION_COLUMNS)
+async def _write_rejections(connection: Connection, commit: Commit, rows: Rows) -> None:
+    records = [rows.of_rejection(rejection) for rejection in commit.rejections]
+    if records:
+        await connection.copy_records_to_table("rejections", records=records, columns=REJECTION_COLUMNS)
     if commit.resolutions:
         # After the rejections, some of which may be among those that are resolved.
         await connection.execute(
@@ -206,21 +210,24 @@ def _counts(commit: Commit) -> tuple[list[str], list[int], list[int]]:
     return list(events), [documents[name] for name in events], list(events.values())
 
 
-async def _write_pages(connection: Connection, pages: Sequence[ClosedPage]) -> None:
+async def _write_pages(connection: Connection, pages: Sequence[ClosedPage], rows: Rows) -> None:
     """Write pages, and delete what the journal has of them, which is read only for those that are not whole."""
     if pages:
-        kept = await _read_journal(connection, pages)
+        kept = await _read_journal(connection, pages, rows)
         await _delete_journal(connection, pages)
-        rows = BytesIO(_page_copy(pages, kept))
-        await connection.copy_to_table("pages", source=rows, format="binary", columns=PAGE_COLUMNS)
+        copied = BytesIO(_page_copy(pages, kept, rows))
+        await connection.copy_to_table("pages", source=copied, format="binary", columns=PAGE_COLUMNS)
 
 
-async def _read_journal(connection: Connection, pages: Sequence[ClosedPage]) -> dict[Key, list[Entry]]:
+async def _read_journal(
+    connection: Connection, pages: Sequence[ClosedPage], rows: Rows
+) -> dict[Key, list[Entry]]:
     kept: dict[Key, list[Entry]] = defaultdict(list)
     keys = [(page.namespace, page.document) for page in pages if not page.is_whole]
     if keys:
         for row in await connection.fetch(SQL["read_journal"], *map(list, zip(*keys, strict=True))):
-            kept[key_of(row)].append(to_entry(row))
+            with reading_stored(*key_of(row)):
+                kept[key_of(row)].append(rows.to_entry(row))
     return kept
 
 
@@ -254,10 +261,10 @@ _JOURNAL_COUNT: Final = len(JOURNAL_COLUMNS).to_bytes(2, "big")
 _NUMBERS: Final = struct.Struct(">iqiqiqiqiqihihi?")
 _LAST: Final = struct.Struct(">iq")
 _USUAL_TAIL: Final = b"".join((_NULL, _EMPTY, _EMPTY, _NULL, _LAST.pack(8, 0), _NULL))
-"""No effect, no reason, no detail, no identity, no first sequence, no conflict."""
+"""No effect, no reason, no detail, no identity, no first sequence, no conflict; then the content."""
 
 
-def _page_copy(pages: Iterable[ClosedPage], kept: Mapping[Key, list[Entry]]) -> bytes:
+def _page_copy(pages: Iterable[ClosedPage], kept: Mapping[Key, list[Entry]], rows: Rows) -> bytes:
     """Return pages as input of a binary COPY into `PAGE_COLUMNS`; `kept` has the entries from the journal."""
     parts = [_SIGNATURE]
     for page in pages:
@@ -268,16 +275,15 @@ def _page_copy(pages: Iterable[ClosedPage], kept: Mapping[Key, list[Entry]]) -> 
         since = (8, closing.version, 8, closing.sequence, 8, closing.recorded_at, 8, closing.occurred_max)
         numbers = _PAGE_NUMBERS.pack(8, row.last_sequence, *since, 8, row.events, 8, closing.occurred_at)
         parts += (_PAGE_COUNT, _text(row.namespace), _text(row.document), numbers)
-        parts += (
-            _NULL if closing.state is None else _bytes(compress(closing.state)),
-            _INTEGER.pack(4, row.ids),
-        )
-        parts += (_bytes(row.identities), _INTEGER.pack(4, row.conflicts), _bytes(compress(pack(entries))))
+        snapshot = rows.snapshot(key, row.last_sequence, closing.state)
+        payload = rows.payload(key, row.last_sequence, entries)
+        parts += (_nullable(snapshot), _INTEGER.pack(4, row.ids))
+        parts += (_bytes(row.identities), _INTEGER.pack(4, row.conflicts), _bytes(payload))
     parts.append(_END)
     return b"".join(parts)
 
 
-def _journal_copy(documents: Iterable[DocumentWrite]) -> bytes:
+def _journal_copy(documents: Iterable[DocumentWrite], rows: Rows) -> bytes:
     """Return the journal entries as input of a binary COPY into `JOURNAL_COLUMNS`.
 
     Most of an entry's columns are of fixed width and packed at once; the driver looks up a codec for each value.
@@ -286,10 +292,12 @@ def _journal_copy(documents: Iterable[DocumentWrite]) -> bytes:
     for write in documents:
         if write.journal:
             document = write.document
-            names = b"".join((_text(document.namespace), _text(document.document)))
-            head = _JOURNAL_COUNT + names
+            key = (document.namespace, document.document)
+            head = _JOURNAL_COUNT + b"".join(map(_text, key))
             for entry in write.journal:
-                _add_row(parts, head, entry)
+                shown, content = rows.sealed(key, entry)
+                _add_row(parts, head, shown)
+                parts.append(_nullable(content))
     parts.append(_END)
     return b"".join(parts)
 

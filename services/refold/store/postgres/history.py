@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections.abc import AsyncGenerator, Sequence
-from typing import Final
+from typing import Any, Final
 
 from refold.core.document import STATUSES
 from refold.core.history import Entry, Point, Segment, Snapshot
@@ -36,14 +36,9 @@ from refold.store.postgres.batch import BatchReader
 from refold.store.postgres.pool import SQL, Pool, Row
 from refold.store.postgres.rows import (
     ROW_MISSING,
-    decompress,
-    to_base,
-    to_entries,
-    to_entry,
+    Rows,
     to_head,
     to_newest,
-    to_packed,
-    to_rejection,
 )
 from refold.store.postgres.states import find_first
 
@@ -79,6 +74,7 @@ class PostgresHistory:
 
     _pool: Pool
     _points: BatchReader
+    _rows: Rows
 
     async def snapshot_at(self, namespace: str, document: str, point: Point) -> Snapshot | None:
         bounds = Bounds.of(point)
@@ -86,9 +82,9 @@ class PostgresHistory:
             if is_alone:
                 # PostgreSQL starts this statement in half the time of the one for many.
                 row = await self._segment_row(namespace, document, bounds)
-                return _snapshot_in((namespace, document), row, point, is_whole=True) if row else None
+                return self._snapshot_in((namespace, document), row, point, is_whole=True) if row else None
         row = await self._points.read(namespace, document, *bounds[1:])
-        return _snapshot_at((namespace, document), row, point) if row else None
+        return self._snapshot_at((namespace, document), row, point) if row else None
 
     async def segments(
         self, namespace: str, document: str, *, after_version: int | None, is_descending: bool
@@ -101,7 +97,7 @@ class PostgresHistory:
         bounds = first_bounds(after_version, is_descending=is_descending)
         edge: int | None = None
         while row := await self._segment_row(namespace, document, bounds):
-            segment = beyond(_segment(namespace, document, row), edge, is_descending=is_descending)
+            segment = beyond(self._segment(namespace, document, row), edge, is_descending=is_descending)
             yield segment
             is_last = segment.base_sequence == 0 if is_descending else row["payload"] is None
             if is_last:
@@ -114,7 +110,8 @@ class PostgresHistory:
             row = await connection.fetchrow(SQL["entry"], namespace, document, sequence)
         assert row is not None
         with reading_stored(namespace, document):
-            return next((entry for entry in to_entries(row) if entry.sequence == sequence), None)
+            entries = self._rows.to_entries((namespace, document), row)
+            return next((entry for entry in entries if entry.sequence == sequence), None)
 
     async def entries_between(
         self, namespace: str, documents: Sequence[str], *, after_sequence: int, until_sequence: int
@@ -129,7 +126,8 @@ class PostgresHistory:
                 if row["fits"]:
                     document = documents[row["number"] - 1]
                     with reading_stored(namespace, document):
-                        found += [(document, entry) for entry in _entries_between(row, between)]
+                        entries = self._entries_between((namespace, document), row, between)
+                        found += [(document, entry) for entry in entries]
             documents = documents[
                 next((row["number"] - 1 for row in rows if not row["fits"]), len(documents)) :
             ]
@@ -154,7 +152,7 @@ class PostgresHistory:
         async with self._pool.lend() as connection:
             rows = await connection.fetch(SQL[statement], *names, before, limit)
         with reading_stored(namespace or "", document or ""):
-            return [to_rejection(row) for row in rows]
+            return [self._rows.to_rejection(row) for row in rows]
 
     async def conflicts(
         self, namespace: str, document: str, *, after_sequence: int | None, is_descending: bool
@@ -167,7 +165,7 @@ class PostgresHistory:
                 row = await connection.fetchrow(statement, namespace, document, edge)
             assert row is not None
             with reading_stored(namespace, document):
-                found = _conflicts_in(row, edge, is_descending=is_descending)
+                found = self._conflicts_in((namespace, document), row, edge, is_descending=is_descending)
             if found:
                 yield found
             if row["payload"] is None or (is_descending and row["base_sequence"] is None):
@@ -189,7 +187,7 @@ class PostgresHistory:
         async with self._pool.lend() as connection:
             rows = await connection.fetch(SQL[statement], *names, edge, limit)
         with reading_stored(namespace or "", document or ""):
-            return [to_rejection(row) for row in rows]
+            return [self._rows.to_rejection(row) for row in rows]
 
     async def list_at(
         self, namespace: str, point: Point, *, prefix: str, limit: int, cursor: str | None
@@ -205,7 +203,9 @@ class PostgresHistory:
             for row in rows:
                 is_head, key = row["is_head"], (namespace, row["document"])
                 # Of the journal, only entries up to the point are read.
-                found = to_head(row).snapshot if is_head else _snapshot_in(key, row, point, is_whole=False)
+                found = (
+                    to_head(row).snapshot if is_head else self._snapshot_in(key, row, point, is_whole=False)
+                )
                 answer_bytes += len(found.state or b"")
                 if found.state is not None:
                     if len(heads) == limit or (heads and answer_bytes > ANSWER_BYTES_MAX):
@@ -242,42 +242,73 @@ class PostgresHistory:
                     raise damaged(namespace, document, ROW_MISSING)
         return row
 
+    def _segment(self, namespace: str, document: str, row: Row) -> Segment:
+        """Decode a segment, and compare it with the document's counts."""
+        key = (namespace, document)
+        with reading_stored(*key):
+            segment = Segment(
+                self._rows.to_base(key, row), row["base_sequence"] or 0, self._rows.to_entries(key, row)
+            )
+        _check_counts(key, row, len(segment.entries))
+        return segment
 
-def _segment(namespace: str, document: str, row: Row) -> Segment:
-    """Decode a segment, and compare it with the document's counts."""
-    with reading_stored(namespace, document):
-        segment = Segment(to_base(row), row["base_sequence"] or 0, to_entries(row))
-    _check_counts((namespace, document), row, len(segment.entries))
-    return segment
+    def _snapshot_in(self, key: Key, row: Row, point: Point, *, is_whole: bool) -> Snapshot:
+        """Return the snapshot at a point within a segment, of whose journal only a part may have been read."""
+        with reading_stored(*key):
+            entries: PackedEntries | list[Entry] = self._rows.to_packed(key, row)
+            _check_counts(key, row, len(entries), is_whole=is_whole)
+            return state_at(self._rows.to_base(key, row), entries, point)
 
+    def _snapshot_at(self, key: Key, row: Row, point: Point) -> Snapshot:
+        """Return the snapshot at a point from a row of the statement `points`, which has the journal by column."""
+        if row["version"] is None:
+            raise damaged(*key, ROW_MISSING)
+        if row["is_head"]:
+            return to_newest(row)
+        with reading_stored(*key):
+            base = self._rows.to_base(key, row)
+            if row["payload"] is not None:
+                entries = self._rows.to_page(key, row)
+                _check_counts(key, row, len(entries))
+                return state_at(base, entries, point)
+            _check_counts(key, row, row["journal_events"])
+            if base.version + row["journal_effective"] != row["version"]:
+                raise damaged(*key, "the statuses in its journal do not lead to its version")
+            if row["journal_sequence"] is None:
+                return base
+            columns = self._journal_columns(key, row)
+            return state_at(
+                base, ListedColumns(columns | {"status": bytes(len(row["journal_sequence"]))}), point
+            )
 
-def _snapshot_in(key: Key, row: Row, point: Point, *, is_whole: bool) -> Snapshot:
-    """Return the snapshot at a point within a segment, of whose journal only a part may have been read."""
-    with reading_stored(*key):
-        entries = to_packed(row)
-        _check_counts(key, row, len(entries), is_whole=is_whole)
-        return state_at(to_base(row), entries, point)
+    def _entries_between(self, key: Key, row: Row, between: range) -> list[Entry]:
+        """Return the effective entries of a page, or of a row of the journal, whose sequence is in a range."""
+        if row["payload"] is None:
+            return [self._rows.to_entry(row["entry"])]
+        page = self._rows.to_page(key, row)
+        sequences, statuses = page.numbers("sequence"), page.numbers("status")
+        first, end = bisect_left(sequences, between.start), bisect_left(sequences, between.stop)
+        return page.entries([at for at in range(first, end) if STATUSES[statuses[at]].is_effective])
 
+    def _conflicts_in(self, key: Key, row: Row, edge: int, *, is_descending: bool) -> list[Entry]:
+        """Return the entries with a conflict beyond the edge, in the requested order."""
+        journal = [self._rows.to_entry(entry) for entry in row["journal"] or ()]
+        packed = [] if row["payload"] is None else self._rows.to_page(key, row).unpack()
+        entries = [entry for entry in packed if entry.conflict is not None] + journal
+        if is_descending:
+            return [entry for entry in reversed(entries) if entry.sequence < edge]
+        return [entry for entry in entries if entry.sequence > edge]
 
-def _snapshot_at(key: Key, row: Row, point: Point) -> Snapshot:
-    """Return the snapshot at a point from a row of the statement `points`, which has the journal by column."""
-    if row["version"] is None:
-        raise damaged(*key, ROW_MISSING)
-    if row["is_head"]:
-        return to_newest(row)
-    with reading_stored(*key):
-        base = to_base(row)
-        if row["payload"] is not None:
-            entries = PackedEntries(decompress(row["payload"]))
-            _check_counts(key, row, len(entries))
-            return state_at(base, entries, point)
-        _check_counts(key, row, row["journal_events"])
-        if base.version + row["journal_effective"] != row["version"]:
-            raise damaged(*key, "the statuses in its journal do not lead to its version")
-        if row["journal_sequence"] is None:
-            return base
+    def _journal_columns(self, key: Key, row: Row) -> dict[str, Any]:
+        """Return the journal of a row of the statement `points` by column, decoded where it is encoded."""
         columns = {name: row[f"journal_{name}"] for name in _JOURNAL}
-        return state_at(base, ListedColumns(columns | {"status": bytes(len(row["journal_sequence"]))}), point)
+        contents = zip(columns["sequence"], row["journal_content"], strict=True)
+        for at, (sequence, content) in enumerate(contents):
+            if content is not None:
+                opened = self._rows.to_content(key, sequence, content)
+                for name in ("headers", "body", "effect"):
+                    columns[name][at] = getattr(opened, name)
+        return columns
 
 
 def _check_counts(key: Key, row: Row, found: int, *, is_whole: bool = True) -> None:
@@ -293,23 +324,3 @@ def _check_counts(key: Key, row: Row, found: int, *, is_whole: bool = True) -> N
     expected = row["events"] - row["paged_events"]
     if is_journal and is_whole and found != expected:
         raise damaged(key[0], key[1], "the journal lacks events of it", expected=expected, found=found)
-
-
-def _entries_between(row: Row, between: range) -> list[Entry]:
-    """Return the effective entries of a page, or of a row of the journal, whose sequence is in a range."""
-    if row["payload"] is None:
-        return [to_entry(row["entry"])]
-    page = PackedEntries(decompress(row["payload"]))
-    sequences, statuses = page.numbers("sequence"), page.numbers("status")
-    first, end = bisect_left(sequences, between.start), bisect_left(sequences, between.stop)
-    return page.entries([at for at in range(first, end) if STATUSES[statuses[at]].is_effective])
-
-
-def _conflicts_in(row: Row, edge: int, *, is_descending: bool) -> list[Entry]:
-    """Return the entries with a conflict beyond the edge, in the requested order."""
-    journal = [to_entry(entry) for entry in row["journal"] or ()]
-    packed = [] if row["payload"] is None else PackedEntries(decompress(row["payload"])).unpack()
-    entries = [entry for entry in packed if entry.conflict is not None] + journal
-    if is_descending:
-        return [entry for entry in reversed(entries) if entry.sequence < edge]
-    return [entry for entry in entries if entry.sequence > edge]

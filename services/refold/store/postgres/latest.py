@@ -36,7 +36,7 @@ from refold.store import (
 from refold.store.postgres.batch import BatchReader
 from refold.store.postgres.history import is_name_like
 from refold.store.postgres.pool import SQL, STORE_COMMAND_SECONDS, Connection, Pool, Row
-from refold.store.postgres.rows import key_of, to_head
+from refold.store.postgres.rows import Rows, key_of, to_head
 from refold.store.postgres.schema import read_checkpoints
 from refold.store.postgres.states import read_exact
 
@@ -56,8 +56,9 @@ class PostgresLatest:
 
     capabilities = Capabilities(depth=Depth.full, has_where=True)
 
-    def __init__(self, pool: Pool, *, where_seconds: float) -> None:
+    def __init__(self, pool: Pool, rows: Rows, *, where_seconds: float) -> None:
         self._pool = pool
+        self._rows = rows
         self._heads = BatchReader(pool, "heads")
         self._points = BatchReader(pool, "points")
         self._where_seconds = where_seconds
@@ -78,7 +79,8 @@ class PostgresLatest:
         if row["state_version"] is None:
             return to_head(row)
         async with self._pool.lend() as connection:
-            return (await read_exact(connection, [(namespace, document)])).get((namespace, document))
+            key = (namespace, document)
+            return (await read_exact(connection, [key], self._rows)).get(key)
 
     async def other_versions(self, known: Mapping[Key, VersionAt]) -> dict[Key, VersionAt]:
         namespaces, documents = zip(*known, strict=True) if known else ((), ())
@@ -129,7 +131,7 @@ class PostgresLatest:
 
     async def _list_all(self, query: _Query) -> _Listed:
         async with self._pool.lend() as connection, _consistent(connection):
-            found = await _list(connection, query)
+            found = await _list(connection, query, self._rows)
             namespace, after, prefix, _ = query.within
             is_empty = not (found[0] or after or prefix)
             if is_empty and await connection.fetchval(SQL["count_documents"], namespace):
@@ -144,7 +146,7 @@ class PostgresLatest:
                 await self._searches.acquire()
             try:
                 async with self._pool.lend() as connection, _consistent(connection):
-                    return await _Search(connection, query, where, seconds).run()
+                    return await _Search(connection, query, self._rows, where, seconds).run()
             finally:
                 self._searches.release()
         except (TimedOut, TimeoutError) as error:
@@ -173,7 +175,11 @@ class _Query(NamedTuple):
 
 
 async def _list(
-    connection: Connection, query: _Query, named: list[str] | None = None, seconds: float | None = None
+    connection: Connection,
+    query: _Query,
+    decode: Rows,
+    named: list[str] | None = None,
+    seconds: float | None = None,
 ) -> _Listed:
     """List what matches by its jsonb, and those in `named`; one row more shows that there is a next page."""
     bounds = (query.limit + 1, ANSWER_BYTES_MAX)
@@ -189,14 +195,17 @@ async def _list(
     outdated = [
         key_of(row) for row in rows[: query.limit] if row["fits"] and row["state_version"] is not None
     ]
-    return rows, {} if query.is_bare else await read_exact(connection, outdated)
+    return rows, {} if query.is_bare else await read_exact(connection, outdated, decode)
 
 
 class _Search:
     """A search by `where` in one transaction, all of whose statements end within its time."""
 
-    def __init__(self, connection: Connection, query: _Query, where: str, seconds: float) -> None:
+    def __init__(
+        self, connection: Connection, query: _Query, decode: Rows, where: str, seconds: float
+    ) -> None:
         self._connection = connection
+        self._decode = decode
         self._query = query
         self._where = where
         self._ends_at = asyncio.get_running_loop().time() + seconds
@@ -222,7 +231,7 @@ class _Search:
 
     async def _list(self, named: list[str]) -> _Listed:
         await self._limit_statements()
-        return await _list(self._connection, self._query, named, self._command_seconds)
+        return await _list(self._connection, self._query, self._decode, named, self._command_seconds)
 
     async def _match_outdated(self) -> list[str]:
         """List the documents whose state is older than their row and whose exact state matches: folded one by one."""
@@ -231,7 +240,7 @@ class _Search:
             async with asyncio.timeout_at(self._ends_at):
                 for row in await connection.fetch(SQL["list_outdated"], *self._query.within):
                     key = (self._query.within[0], row["document"])
-                    state = (await read_exact(connection, [key]))[key].snapshot.state
+                    state = (await read_exact(connection, [key], self._decode))[key].snapshot.state
                     if await connection.fetchval(SQL["match_state"], state, self._where):
                         named.append(row["document"])
         except TimeoutError as error:

@@ -218,22 +218,22 @@ made AS (
 kept AS (
     INSERT INTO journal (
         namespace, document, sequence, time, recorded_at, occurred_at, version, status, kind, is_creation,
-        subject, headers, body, effect, reason, detail, identity, first_sequence, conflict
+        subject, headers, body, effect, reason, detail, identity, first_sequence, conflict, content
     )
     SELECT k.*
     FROM fence, unnest(
         $33::text[], $34::text[], $35::bigint[], $36::bigint[], $37::bigint[], $38::bigint[], $39::bigint[],
         $40::smallint[], $41::smallint[], $42::boolean[], $43::bytea[], $44::bytea[], $45::bytea[], $46::bytea[],
-        $47::text[], $48::text[], $49::bytea[], $50::bigint[], $51::bytea[]
+        $47::text[], $48::text[], $49::bytea[], $50::bigint[], $51::bytea[], $52::bytea[]
     ) AS k
 ),
 counted AS (
     INSERT INTO namespaces AS n (partition, namespace, documents, events)
-    SELECT $52::smallint, k.* FROM fence, unnest($53::text[], $54::bigint[], $55::bigint[]) AS k
+    SELECT $53::smallint, k.* FROM fence, unnest($54::text[], $55::bigint[], $56::bigint[]) AS k
     ON CONFLICT (namespace, partition) DO UPDATE
     SET documents = n.documents + excluded.documents, events = n.events + excluded.events
 )
-SELECT changed_all((SELECT count(*) FROM changed), $56) FROM fence
+SELECT changed_all((SELECT count(*) FROM changed), $57) FROM fence
 
 -- name: changed_all
 SELECT changed_all($1, $2)
@@ -338,7 +338,8 @@ WHERE coalesce(d.version, 0) <> k.version OR coalesce(d.version_sequence, 0) <> 
 -- journal after it. One statement, for a consistent view.
 SELECT
     d.namespace, d.document, d.version, d.version_sequence, d.last_sequence, d.recorded_at, d.occurred_at,
-    d.occurred_max, d.state_version, p.snapshot, CASE WHEN p.version IS NULL THEN d.state END AS state,
+    d.occurred_max, d.state_version, p.last_sequence AS base_sequence, p.snapshot,
+    CASE WHEN p.version IS NULL THEN d.state END AS state,
     coalesce(p.version, d.state_version) AS base_version,
     ARRAY(
         SELECT j FROM journal AS j
@@ -351,7 +352,7 @@ JOIN documents AS d ON d.namespace = k.namespace AND d.document = k.document
 LEFT JOIN LATERAL (
     SELECT o.*
     FROM (
-        SELECT q.version, q.snapshot FROM pages AS q
+        SELECT q.version, q.last_sequence, q.snapshot FROM pages AS q
         WHERE q.namespace = d.namespace AND q.document = d.document
         ORDER BY q.last_sequence DESC
         LIMIT 1
@@ -386,7 +387,7 @@ SELECT
     b.last_sequence AS base_sequence, b.version AS base_version, b.version_sequence AS base_version_sequence,
     b.recorded_at AS base_recorded_at, b.occurred_at AS base_occurred_at, b.occurred_max AS base_occurred_max,
     coalesce(b.events, 0) AS base_events, CASE WHEN s.fits THEN b.snapshot END AS snapshot,
-    CASE WHEN s.fits THEN p.payload END AS payload,
+    p.last_sequence AS page_sequence, CASE WHEN s.fits THEN p.payload END AS payload,
     coalesce(p.events, d.events) AS events, d.events - d.unpaged_events AS paged_events,
     j.*
 FROM unnest(
@@ -407,7 +408,7 @@ LEFT JOIN LATERAL (
     LIMIT 1
 ) AS b ON true
 LEFT JOIN LATERAL (
-    SELECT q.events, q.payload FROM pages AS q
+    SELECT q.events, q.last_sequence, q.payload FROM pages AS q
     WHERE NOT h.is_head AND q.namespace = k.namespace AND q.document = k.document
         AND q.last_sequence > coalesce(b.last_sequence, 0)
     ORDER BY q.last_sequence
@@ -429,10 +430,11 @@ CROSS JOIN LATERAL (
         array_agg(t.kind) FILTER (WHERE t.is_before) AS journal_kind,
         array_agg(t.headers) FILTER (WHERE t.is_before) AS journal_headers,
         array_agg(t.body) FILTER (WHERE t.is_before) AS journal_body,
-        array_agg(t.effect) FILTER (WHERE t.is_before) AS journal_effect
+        array_agg(t.effect) FILTER (WHERE t.is_before) AS journal_effect,
+        array_agg(t.content) FILTER (WHERE t.is_before) AS journal_content
     FROM (
         SELECT
-            sequence, recorded_at, occurred_at, version, status, kind, headers, body, effect,
+            sequence, recorded_at, occurred_at, version, status, kind, headers, body, effect, content,
             status <= 1 AND version <= k.version AND sequence <= k.version_sequence
                 AND recorded_at <= k.recorded_at AS is_before
         FROM journal AS i
@@ -452,7 +454,7 @@ WHERE d.version IS NOT NULL
 SELECT
     b.last_sequence AS base_sequence, b.version AS base_version, b.version_sequence AS base_version_sequence,
     b.recorded_at AS base_recorded_at, b.occurred_at AS base_occurred_at, b.occurred_max AS base_occurred_max,
-    coalesce(b.events, 0) AS base_events, b.snapshot, p.payload,
+    coalesce(b.events, 0) AS base_events, b.snapshot, p.last_sequence AS page_sequence, p.payload,
     CASE WHEN p.payload IS NULL THEN ARRAY(
         SELECT j FROM journal AS j WHERE j.namespace = $1 AND j.document = $2 ORDER BY j.sequence
     ) END AS journal,
@@ -466,7 +468,7 @@ LEFT JOIN LATERAL (
     LIMIT 1
 ) AS b ON true
 LEFT JOIN LATERAL (
-    SELECT events, payload FROM pages
+    SELECT events, last_sequence, payload FROM pages
     WHERE namespace = $1 AND document = $2 AND last_sequence > coalesce(b.last_sequence, 0)
     ORDER BY last_sequence
     LIMIT 1
@@ -475,31 +477,33 @@ WHERE d.namespace = $1 AND d.document = $2
 
 -- name: entry
 SELECT
-    (
-        SELECT p.payload FROM pages AS p
-        WHERE p.namespace = $1 AND p.document = $2 AND p.last_sequence >= $3
-        ORDER BY p.last_sequence
-        LIMIT 1
-    ) AS payload,
+    p.last_sequence AS page_sequence, p.payload,
     ARRAY(
         SELECT j FROM journal AS j WHERE j.namespace = $1 AND j.document = $2 AND j.sequence = $3
     ) AS journal
+FROM (SELECT) AS one
+LEFT JOIN LATERAL (
+    SELECT q.last_sequence, q.payload FROM pages AS q
+    WHERE q.namespace = $1 AND q.document = $2 AND q.last_sequence >= $3
+    ORDER BY q.last_sequence
+    LIMIT 1
+) AS p ON true
 
 -- name: entries_between
 -- The effective events of the documents $2 after sequence $3 up to $4: the pages that may have some, each once, and rows of
 -- the journal. `fits` counts what is read up to $5 bytes, by document; the first always fits. An ORDER BY in each subquery
 -- makes the planner look each document up: without it, it reads the whole range of the namespace.
 SELECT
-    r.number::integer, r.fits,
+    r.number::integer, r.fits, r.page_sequence,
     CASE WHEN r.fits THEN r.payload END AS payload,
     CASE WHEN r.fits THEN r.entry END AS entry
 FROM (
     SELECT u.*, sum(u.bytes) OVER (ORDER BY u.number) <= $5::bigint OR u.number = 1 AS fits
     FROM (
-        SELECT k.number, p.payload, NULL::journal AS entry, octet_length(p.payload) AS bytes
+        SELECT k.number, p.last_sequence AS page_sequence, p.payload, NULL::journal AS entry, octet_length(p.payload) AS bytes
         FROM unnest((SELECT $2::text[])) WITH ORDINALITY AS k (document, number)
         CROSS JOIN LATERAL (
-            SELECT q.payload
+            SELECT q.last_sequence, q.payload
             FROM pages AS q
             WHERE q.namespace = $1 AND q.document = k.document AND q.last_sequence > $3
                 AND q.last_sequence <= coalesce(
@@ -515,10 +519,13 @@ FROM (
             ORDER BY q.last_sequence
         ) AS p
         UNION ALL
-        SELECT k.number, NULL, e.entry, e.bytes
+        SELECT k.number, NULL, NULL, e.entry, e.bytes
         FROM unnest((SELECT $2::text[])) WITH ORDINALITY AS k (document, number)
         CROSS JOIN LATERAL (
-            SELECT j AS entry, octet_length(j.body) + octet_length(j.headers) + coalesce(octet_length(j.effect), 0) AS bytes
+            SELECT
+                j AS entry,
+                octet_length(j.body) + octet_length(j.headers) + coalesce(octet_length(j.effect), 0)
+                + coalesce(octet_length(j.content), 0) AS bytes
             FROM journal AS j
             WHERE j.namespace = $1 AND j.document = k.document AND j.sequence > $3 AND j.sequence <= $4 AND j.status <= 1
             ORDER BY j.sequence
@@ -598,7 +605,7 @@ SELECT
     l.base_sequence, l.base_version, l.base_version_sequence, l.base_recorded_at,
     l.base_occurred_at, l.base_occurred_max, coalesce(l.base_events, 0) AS base_events,
     CASE WHEN l.fits THEN l.snapshot END AS snapshot,
-    CASE WHEN l.fits THEN l.payload END AS payload,
+    l.page_sequence, CASE WHEN l.fits THEN l.payload END AS payload,
     CASE WHEN l.fits AND NOT l.is_head AND l.payload IS NULL THEN ARRAY(
         SELECT j FROM journal AS j
         WHERE j.namespace = l.namespace AND j.document = l.document
@@ -641,7 +648,7 @@ FROM (
         LIMIT 1
     ) AS b ON true
     LEFT JOIN LATERAL (
-        SELECT q.events AS page_events, q.payload
+        SELECT q.events AS page_events, q.last_sequence AS page_sequence, q.payload
         FROM pages AS q
         WHERE NOT h.is_head AND q.namespace = h.namespace AND q.document = h.document
             AND q.last_sequence > coalesce(b.base_sequence, 0)
@@ -709,7 +716,7 @@ LIMIT $4
 -- The first page with conflicts that ends after $3; without one, the entries of the journal that have one. In one statement,
 -- because entries move from the journal to a page.
 SELECT
-    p.last_sequence, p.payload,
+    p.last_sequence, p.last_sequence AS page_sequence, p.payload,
     CASE WHEN p.payload IS NULL THEN ARRAY(
         SELECT j FROM journal AS j
         WHERE j.namespace = $1 AND j.document = $2 AND j.sequence > $3 AND j.conflict IS NOT NULL
@@ -727,7 +734,7 @@ LEFT JOIN LATERAL (
 -- The entries of the journal before $3 that have a conflict, and the last page with conflicts that begins before $3;
 -- `base_sequence` is the end of the page before it.
 SELECT
-    p.last_sequence, p.payload,
+    p.last_sequence, p.last_sequence AS page_sequence, p.payload,
     ARRAY(
         SELECT j FROM journal AS j
         WHERE j.namespace = $1 AND j.document = $2 AND j.sequence < $3::bigint AND j.conflict IS NOT NULL
@@ -763,7 +770,7 @@ WHERE namespace BETWEEN $1 AND $2 AND document BETWEEN $3 AND $4
 ORDER BY namespace, document
 
 -- name: snapshot_pages
-SELECT * FROM pages
+SELECT *, last_sequence AS page_sequence FROM pages
 WHERE namespace BETWEEN $1 AND $2 AND document BETWEEN $3 AND $4
 ORDER BY namespace, document, last_sequence
 

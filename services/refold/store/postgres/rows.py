@@ -5,18 +5,19 @@ Part of the PostgreSQL adapter.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from itertools import accumulate, pairwise
 from operator import attrgetter
 from typing import Any, Final
 
-from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError
-
 from refold.core.document import KINDS, STATUSES, Document, from_canonical
 from refold.core.history import NEVER, Entry, Snapshot
-from refold.core.page import PackedEntries
+from refold.core.page import PackedEntries, pack, pack_entry, unpack_entry
 from refold.core.stream import Checkpoint, Record
 from refold.store import DocumentWrite, Head, Key, Rejection, damaged, reading_stored
+from refold.store.layers import Place, RowCodec
 from refold.store.postgres.pool import Row
 
 DOCUMENT_COLUMNS: Final = (
@@ -61,14 +62,12 @@ PAGE_COLUMNS: Final = (
     "payload",
 )
 
-JOURNAL_COLUMNS: Final = ("namespace", "document", *Entry._fields)
+JOURNAL_COLUMNS: Final = ("namespace", "document", *Entry._fields, "content")
 _REJECTION: Final = tuple(name for name in Rejection._fields if name not in {"record", "resolved_by"})
-REJECTION_COLUMNS: Final = (*_REJECTION, "time", "subject", "headers", "body", "resolved_by")
+REJECTION_COLUMNS: Final = (*_REJECTION, "time", "subject", "headers", "body", "resolved_by", "content")
 
 _NUMBERS: Final = DOCUMENT_COLUMNS[:-1]
 _numbers = attrgetter(*_NUMBERS)
-_COMPRESSOR: Final = ZstdCompressor(level=1)
-_DECOMPRESSOR: Final = ZstdDecompressor()
 _CHECKPOINT: Final = tuple(field.name for field in fields(Checkpoint) if field.name != "counts")
 _LINK: Final = ("partition", "chain", "chain_before", "last_sequence")
 _link = attrgetter(*_LINK)
@@ -112,36 +111,6 @@ def to_newest(row: Row) -> Snapshot:
     return Snapshot(row["version"], row["state"], row["version_sequence"], *times)
 
 
-def to_base(row: Row) -> Snapshot:
-    """Return the snapshot that a row's entries follow."""
-    return NEVER if row["base_sequence"] is None else to_snapshot(row, "base_")
-
-
-def to_snapshot(row: Row, prefix: str = "") -> Snapshot:
-    """Return the snapshot that closes a page."""
-    state = None if row["snapshot"] is None else decompress(row["snapshot"])
-    return Snapshot(row[f"{prefix}version"], state, *(row[f"{prefix}{name}"] for name in _SINCE))
-
-
-def to_entries(row: Row) -> list[Entry]:
-    """Return the entries of a page, else those of the journal."""
-    entries = to_packed(row)
-    return entries.unpack() if isinstance(entries, PackedEntries) else entries
-
-
-def to_packed(row: Row) -> PackedEntries | list[Entry]:
-    """Return the entries of a page as they are stored, else those of the journal."""
-    if row["payload"] is not None:
-        return PackedEntries(decompress(row["payload"]))
-    return [to_entry(entry) for entry in row["journal"]]
-
-
-def to_entry(row: Iterable[Any]) -> Entry:
-    """Return a journal row's entry, given its columns in order."""
-    _, _, sequence, time, recorded_at, occurred_at, version, status, kind, *rest = row
-    return Entry(sequence, time, recorded_at, occurred_at, version, STATUSES[status], KINDS[kind], *rest)
-
-
 def checkpoint_columns(checkpoints: Iterable[Checkpoint]) -> list[list[object]]:
     """Return one array a column, for `unnest`, of what differs between a shard's partitions."""
     names = (*_LINK, *(status.name for status in STATUSES))
@@ -159,34 +128,137 @@ def to_checkpoint(row: Row) -> Checkpoint:
     return Checkpoint(**{name: row[name] for name in _CHECKPOINT}, counts=counts)
 
 
-def rejection_row(rejection: Rejection) -> tuple[object, ...]:
-    """Return the values of `REJECTION_COLUMNS`."""
-    record = rejection.record
-    event = (None,) * 4 if record is None else (record.time, record.subject, record.headers, record.body)
-    return (*rejection[:-2], *event, rejection.resolved_by)
-
-
-def to_rejection(row: Row) -> Rejection:
-    """Return a rejection, with the event itself where its subject names no document."""
-    time, record = row["time"], None
-    if time is not None:
-        record = Record(row["sequence"], time, row["subject"], row["headers"], row["body"])
-    return Rejection._make((*[row[name] for name in _REJECTION], record, row["resolved_by"]))
-
-
 def rows_of(status: str) -> int:
     """Read the number of rows from a command's tag, such as `UPDATE 64`."""
     return int(status.rpartition(" ")[2])
 
 
-def compress(plain: bytes) -> bytes:
-    """Compress a part of a page."""
-    return _COMPRESSOR.compress(plain)
+_CONTENT: Final = struct.Struct(">5I")
+"""The lengths of a rejection's encoded texts: detail, about, and of its event subject, headers and body."""
 
 
-def decompress(compressed: bytes) -> bytes:
-    """Decompress a part of a page. Raises `ValueError` for bytes that are damaged."""
-    try:
-        return _DECOMPRESSOR.decompress(compressed)
-    except ZstdError as error:
-        raise ValueError(str(error)) from error
+class Rows:
+    """Rows of one store, whose values are encoded for their places.
+
+    Pages always are. What is in the journal and of rejections is encoded, in the column `content`, only with
+    `has_content`; both kinds of rows are read.
+    """
+
+    def __init__(self, codec: RowCodec, *, has_content: bool) -> None:
+        self.codec = codec
+        self.has_content = has_content
+
+    def snapshot(self, key: Key, sequence: int, state: bytes | None) -> bytes | None:
+        """Encode the state that closes a page; `sequence` is its last."""
+        return None if state is None else self.codec.encode(Place("pages.snapshot", *key, sequence), state)
+
+    def payload(self, key: Key, sequence: int, entries: Sequence[Entry]) -> bytes:
+        """Encode a page's entries; `sequence` is its last."""
+        return self.codec.encode(Place("pages.payload", *key, sequence), pack(entries))
+
+    def sealed(self, key: Key, entry: Entry) -> tuple[Entry, bytes | None]:
+        """Return an entry as its columns show it, and its encoded content."""
+        if not self.has_content:
+            return entry, None
+        content = self.codec.encode(Place("journal", *key, entry.sequence), pack_entry(entry))
+        conflict = None if entry.conflict is None else b""
+        return entry._replace(**_SEALED, conflict=conflict), content
+
+    def to_base(self, key: Key, row: Row) -> Snapshot:
+        """Return the snapshot that a row's entries follow."""
+        if row["base_sequence"] is None:
+            return NEVER
+        return self.to_snapshot(key, row, row["base_sequence"], "base_")
+
+    def to_snapshot(self, key: Key, row: Row, sequence: int, prefix: str = "") -> Snapshot:
+        """Return the snapshot that closes a page, whose last sequence is given."""
+        state = self.to_state(key, sequence, row["snapshot"])
+        return Snapshot(row[f"{prefix}version"], state, *(row[f"{prefix}{name}"] for name in _SINCE))
+
+    def to_state(self, key: Key, sequence: int, stored: bytes | None) -> bytes | None:
+        """Decode the state that closes a page."""
+        return None if stored is None else self.codec.decode(Place("pages.snapshot", *key, sequence), stored)
+
+    def to_entries(self, key: Key, row: Row) -> list[Entry]:
+        """Return the entries of a page, else those of the journal."""
+        entries = self.to_packed(key, row)
+        return entries.unpack() if isinstance(entries, PackedEntries) else entries
+
+    def to_packed(self, key: Key, row: Row) -> PackedEntries | list[Entry]:
+        """Return the entries of a page as they are packed, else those of the journal."""
+        if row["payload"] is None:
+            return [self.to_entry(entry) for entry in row["journal"] or ()]
+        return self.to_page(key, row)
+
+    def to_page(self, key: Key, row: Row) -> PackedEntries:
+        """Return the entries of a page as they are packed."""
+        place = Place("pages.payload", *key, row["page_sequence"])
+        return PackedEntries(self.codec.decode(place, row["payload"]))
+
+    def to_entry(self, row: Iterable[Any]) -> Entry:
+        """Return a journal row's entry, given its columns in order."""
+        (
+            namespace,
+            document,
+            sequence,
+            time,
+            recorded_at,
+            occurred_at,
+            version,
+            status,
+            kind,
+            *rest,
+            content,
+        ) = row
+        times = (time, recorded_at, occurred_at)
+        entry = Entry(sequence, *times, version, STATUSES[status], KINDS[kind], *rest)
+        if content is None:
+            return entry
+        opened = self.to_content((namespace, document), sequence, content)
+        return entry._replace(conflict=opened.conflict, **{name: getattr(opened, name) for name in _SEALED})
+
+    def to_content(self, key: Key, sequence: int, content: bytes) -> Entry:
+        """Decode the content of a journal row."""
+        return unpack_entry(self.codec.decode(Place("journal", *key, sequence), content))
+
+    def of_rejection(self, rejection: Rejection) -> tuple[object, ...]:
+        """Return the values of `REJECTION_COLUMNS`."""
+        record = rejection.record
+        event = (None,) * 4 if record is None else (record.time, record.subject, record.headers, record.body)
+        if not self.has_content:
+            return (*rejection[:-2], *event, rejection.resolved_by, None)
+        time, *values = event
+        parts = (rejection.detail.encode(), rejection.about, *(value or b"" for value in values))
+        place = Place("rejections", rejection.namespace, rejection.document, rejection.sequence)
+        content = self.codec.encode(place, b"".join((_CONTENT.pack(*map(len, parts)), *parts)))
+        shown = rejection._replace(detail="", about=b"{}")
+        return (*shown[:-2], time, None, None, None, rejection.resolved_by, content)
+
+    def to_rejection(self, row: Row) -> Rejection:
+        """Return a rejection, with the event itself where its subject names no document."""
+        values = {name: row[name] for name in (*_REJECTION, "subject", "headers", "body")}
+        if row["content"] is not None:
+            place = Place("rejections", row["namespace"], row["document"], row["sequence"])
+            content = self.codec.decode(place, row["content"])
+            ends = list(accumulate(_CONTENT.unpack_from(content), initial=_CONTENT.size))
+            if ends[-1] != len(content):
+                raise ValueError(f"a rejection of {len(content)} bytes has values of {ends[-1]}")
+            detail, *parts = (content[begin:end] for begin, end in pairwise(ends))
+            names = ("about", "subject", "headers", "body")
+            values |= {"detail": detail.decode(), **dict(zip(names, parts, strict=True))}
+        time, record = row["time"], None
+        if time is not None:
+            event = (values["subject"], values["headers"], values["body"])
+            record = Record(row["sequence"], time, *event)
+        return Rejection._make((*[values[name] for name in _REJECTION], record, row["resolved_by"]))
+
+
+_SEALED: Final[dict[str, Any]] = {
+    "subject": None,
+    "headers": b"",
+    "body": b"",
+    "effect": None,
+    "reason": "",
+    "detail": "",
+}
+"""What the columns show of an entry whose content is encoded; `conflict` shows whether there is one."""

@@ -22,7 +22,7 @@ from refold.core.replay import state_at
 from refold.store import STATE_LAG_BYTES, STATE_LAG_SECONDS, Head, Key, damaged, reading_stored
 from refold.store.postgres.lease import ShardLease
 from refold.store.postgres.pool import SQL, Connection, Pool, Row, translated
-from refold.store.postgres.rows import decompress, key_of, to_document, to_entry, to_head
+from refold.store.postgres.rows import Rows, key_of, to_document, to_head
 
 _COMMITTED_AFTER: Final = 0.75
 _FLUSHED_AFTER: Final = 0.875
@@ -37,27 +37,29 @@ _KEYS_MAX: Final = 1_000
 _BEFORE_ALL: Final = ("", "")
 
 
-async def read_exact(connection: Connection, keys: Sequence[Key]) -> dict[Key, Head]:
+async def read_exact(connection: Connection, keys: Sequence[Key], rows: Rows) -> dict[Key, Head]:
     """Read the documents that exist with their exact states, in one consistent view."""
     if not keys:
         return {}
-    rows = await connection.fetch(SQL["exact_documents"], *map(list, zip(*keys, strict=True)))
+    found = await connection.fetch(SQL["exact_documents"], *map(list, zip(*keys, strict=True)))
     heads = {}
-    for row in rows:
-        heads[key_of(row)] = _exact_head(row)
+    for row in found:
+        heads[key_of(row)] = _exact_head(row, rows)
         # Folding large documents takes time: other tasks run between two.
         await asyncio.sleep(0)
     return heads
 
 
-def _exact_head(row: Row) -> Head:
+def _exact_head(row: Row, rows: Rows) -> Head:
     """Fold the journal after the row's own state, or after the last page's snapshot where that is newer."""
     head = to_head(row)
     if row["state_version"] is None:
         return head
     with reading_stored(head.namespace, head.document):
-        base = row["state"] if row["snapshot"] is None else decompress(row["snapshot"])
-        entries = [to_entry(entry) for entry in row["journal"]]
+        base = row["state"]
+        if row["snapshot"] is not None:
+            base = rows.to_state(key_of(row), row["base_sequence"], row["snapshot"])
+        entries = [rows.to_entry(entry) for entry in row["journal"]]
         snapshot = NEVER._replace(state=base, version=row["base_version"])
         exact = state_at(snapshot, entries, Point(Clock.version, head.snapshot.version))
     versions = [entry.version for entry in entries if entry.status.is_effective]
@@ -66,13 +68,14 @@ def _exact_head(row: Row) -> Head:
     return head._replace(snapshot=head.snapshot._replace(state=exact.state))
 
 
-async def load_documents(connection: Connection, keys: Sequence[Key]) -> list[Document]:
+async def load_documents(connection: Connection, keys: Sequence[Key], rows: Rows) -> list[Document]:
     """Load those documents that exist."""
     if not keys:
         return []
-    rows = await _load(connection, keys, has_states=True)
-    documents = {key_of(row): _with_window(row) for row in rows}
-    await _load_outdated(connection, documents, rows)
+    found = await _load(connection, keys, has_states=True)
+    documents = {key_of(row): _with_window(row) for row in found}
+    outdated = [key_of(row) for row in found if row["state_version"] is not None]
+    await _load_outdated(connection, documents, outdated, rows)
     return list(documents.values())
 
 
@@ -91,10 +94,11 @@ async def _load(connection: Connection, keys: Sequence[Key], *, has_states: bool
     return await connection.fetch(SQL["load_documents"], *names, ID_WINDOW_IDS, ID_WINDOW_EVENTS, has_states)
 
 
-async def _load_outdated(connection: Connection, documents: dict[Key, Document], rows: list[Row]) -> None:
+async def _load_outdated(
+    connection: Connection, documents: dict[Key, Document], keys: list[Key], rows: Rows
+) -> None:
     """Add the states that rows lack. Only the lease's holder writes them, so a newer row means a lost lease."""
-    keys = [key_of(row) for row in rows if row["state_version"] is not None]
-    for key, head in (await read_exact(connection, keys)).items():
+    for key, head in (await read_exact(connection, keys, rows)).items():
         document, state = documents[key], head.snapshot.state
         if head.last_sequence != document.last_sequence:
             raise FenceLost("a document was written by another while it was loaded", document="/".join(key))
@@ -122,10 +126,13 @@ class StateLag:
 class StateFlusher:
     """Decide when a row's state is written, by when each was written last."""
 
-    def __init__(self, pool: Pool, lease: ShardLease, bounds: StateLag, timer: Callable[[], float]) -> None:
+    def __init__(
+        self, pool: Pool, lease: ShardLease, rows: Rows, bounds: StateLag, timer: Callable[[], float]
+    ) -> None:
         """Begin without times: then every state is written."""
         self._pool = pool
         self._lease = lease
+        self._rows = rows
         self._bounds = bounds
         self._timer = timer
         self._written_at: dict[Key, float] = {}
@@ -175,7 +182,8 @@ class StateFlusher:
         The state is folded before the lease is used, because commits wait meanwhile; versions may come in between.
         """
         async with self._pool.lend() as connection:
-            head = (await read_exact(connection, [(namespace, document)])).get((namespace, document))
+            key = (namespace, document)
+            head = (await read_exact(connection, [key], self._rows)).get(key)
         async with self._lease.connection() as connection:
             if head is None:
                 return
