@@ -1,7 +1,7 @@
 """Measure Refold on this machine, beside what the hardware and the servers do alone in the same run.
 
 A command of its own, never a test: `PYTHONPATH=tests python -m bench rebuild`, or append, live, latency, fanout,
-stall, sdk, travel, read, history, memory, growth; `goals` runs all that have a goal.
+stall, sdk, travel, read, history, memory, stores, growth; `goals` runs all that have a goal.
 Each measurement starts a system of its own in a temporary folder, unless it takes `--url`.
 """
 
@@ -323,6 +323,19 @@ def memory(
     _measure(run, plan, chosen)
 
 
+def stores(
+    chosen: Chosen,
+    documents: DocumentsOption = 5_000,
+    document_bytes: DocumentBytesOption = 2_048,
+    documents_kind: DocumentsKindOption = "compressible",
+) -> None:
+    """Each store with its layers on and off, beside the bare databases; and what a cache of states saves."""
+    from bench.stores import Plan, run
+
+    plan = Plan(documents=documents, document_bytes=document_bytes, documents_kind=documents_kind)
+    _measure(run, plan, chosen)
+
+
 def growth(
     chosen: Chosen,
     events: Annotated[int, typer.Option(min=1, help="Events in the log at first.")] = 100_000,
@@ -399,6 +412,7 @@ for _command in (
     read,
     history,
     memory,
+    stores,
     growth,
     goals,
 ):
