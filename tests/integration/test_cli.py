@@ -395,7 +395,7 @@ def test_a_dead_system_is_reported_at_once_and_stdout_stays_empty(tmp_path):
     endpoints = {
         "http": "http://127.0.0.1:9",
         "nats": "nats://127.0.0.1:9",
-        "postgres": "postgres://u:s3cret@127.0.0.1:9/x",
+        "stores": "postgres://u:s3cret@127.0.0.1:9/x",
     }
     (tmp_path / "endpoints.json").write_text(json.dumps(endpoints))
     (tmp_path / "secrets.json").write_text(json.dumps({"projector": "s3cret"}))

@@ -32,6 +32,8 @@ FOLD: Final = (
     "commit_interval_seconds",
     "state_lag_bytes",
     "state_lag_seconds",
+    "compression",
+    "compression_bytes_min",
 )
 HTTP: Final = (
     "http",

@@ -27,6 +27,7 @@ from refold.gateway import (
 )
 from refold.projector import COMMIT_INTERVAL_SECONDS
 from refold.store import STATE_LAG_BYTES, STATE_LAG_SECONDS
+from refold.store.layers import COMPRESSED_BYTES_MIN
 from refold.store.layers.cached import CACHE_STATES_BYTES
 from refold.telemetry import HIDDEN, redacted_text
 from refold.wiring.store_url import STORES_MAX, read_stores
@@ -107,6 +108,15 @@ _Origins = Annotated[
 ]
 
 
+_Compression = Annotated[
+    str,
+    _must(
+        "be none, snappy, gzip or gzip:1 to gzip:9, zstd or zstd:1 to zstd:19",
+        r"none|snappy|gzip(:[1-9])?|zstd(:(1[0-9]|[1-9]))?",
+    ),
+]
+
+
 class Settings(BaseSettings):
     """Everything that can be set. The variable of `nats_url` is `REFOLD_NATS_URL`, its flag `--nats-url`."""
 
@@ -163,6 +173,10 @@ class Settings(BaseSettings):
     """Documents that a projector keeps in memory, with their events that are in no page yet, in bytes."""
     cache_states_bytes: int = Field(CACHE_STATES_BYTES, ge=0)
     """States that a gateway keeps in memory, by document and version, in bytes; 0 = none."""
+    compression: _Compression = "zstd:1"
+    """How stores compress what they write: none, snappy, gzip:1 to gzip:9, zstd:1 to zstd:19. What is there stays."""
+    compression_bytes_min: int = Field(COMPRESSED_BYTES_MIN, ge=0)
+    """Smaller values are stored as they are."""
     shard: str = Field("0-63", pattern=r"^\d{1,2}-\d{1,2}$")
     """The partitions that a projector folds, as FIRST-LAST; all documents are in one of 64."""
     commit_events_max: int = Field(50_000, ge=1, le=1_000_000)

@@ -99,6 +99,7 @@ def auditable(store: ConnectedStore) -> SnapshotStore:
 
 def row_codec(settings: Settings, log_id: str) -> RowCodec:
     """Return how a store's values become the bytes of its rows. Raises `Refused` for keys that cannot be used."""
+    compression = Compression.of(settings.compression, bytes_min=settings.compression_bytes_min)
     source: KeySource
     if settings.keys is not None:
         source = KeyFile(settings.keys)
@@ -108,8 +109,8 @@ def row_codec(settings: Settings, log_id: str) -> RowCodec:
         rule = "needs REFOLD_KEYS or REFOLD_KEYS_COMMAND"
         raise Refused("bad_setting", rule, field="REFOLD_ENCRYPT", shape="no keys")
     else:
-        return Compression()
-    return Encryption(Compression(), Keyring(source), log_id, is_encrypting=settings.encrypt != "none")
+        return compression
+    return Encryption(compression, Keyring(source), log_id, is_encrypting=settings.encrypt != "none")
 
 
 async def open_store(

@@ -12,8 +12,8 @@ from cramjam import snappy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refold.store.layers import Place
-from refold.store.layers.compression import COMPRESSED_BYTES_MIN, PLAIN_BYTES_MAX, Compression
+from refold.store.layers import COMPRESSED_BYTES_MIN, Place
+from refold.store.layers.compression import PLAIN_BYTES_MAX, Compression
 
 PLACE = Place("pages.payload", "n", "d", 7)
 METHODS = ("none", "snappy", "gzip", "gzip:9", "zstd", "zstd:19")

@@ -5,7 +5,10 @@ Adapters encode what they write and decode what they read by one `RowCodec`, mad
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
+
+COMPRESSED_BYTES_MIN: Final = 512
+"""Smaller values are stored as they are."""
 
 
 class Place(NamedTuple):

@@ -11,16 +11,13 @@ from cramjam import DecompressionError, snappy
 from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError, frame_content_size
 
 from refold.core.fold import STATE_BYTES_MAX
-from refold.store.layers import Place
+from refold.store.layers import COMPRESSED_BYTES_MIN, Place
 
 PLAIN_BYTES_MAX: Final = 3 * STATE_BYTES_MAX
 """A larger value is refused before memory is allocated for it.
 
 A page ends when it has as many bytes as a state may have, and the effect of its last event may have as many again.
 """
-
-COMPRESSED_BYTES_MIN: Final = 512
-"""Smaller values are stored as they are."""
 
 
 class Method(Enum):
