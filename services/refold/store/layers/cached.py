@@ -1,6 +1,6 @@
 """A Reader that keeps states in memory by document and version: a version never changes, so no entry can be outdated.
 
-Gateways read through it. Decoded pages are not kept: reading a version takes longest to fold, not to fetch.
+Gateways read through it. Decoded pages are not kept: a version in one would still have to be replayed.
 """
 
 from __future__ import annotations
