@@ -27,7 +27,7 @@ from refold.wiring.servers import make_embedded_log, open_log, opened, reach, se
 from refold.wiring.service import collect_seldom, hand_work, start_process
 from refold.wiring.settings import Settings, handed_on, load
 from refold.wiring.store_url import StoreUrl
-from refold.wiring.stores import auditable, audited_store, chosen_store, open_swap
+from refold.wiring.stores import auditable, audited_store, open_swap, served_store
 
 PROCESSES_MAX: Final = 8
 """Each reads the whole log: with more, reading costs more than folding."""
@@ -107,7 +107,7 @@ async def run_rebuild(
 
 def _only(settings: Settings, store: StoreUrl) -> Settings:
     """Return the settings with one store alone: children that are handed them replay into it."""
-    return load(**handed_on(settings, stores=store.text, store_index=1))
+    return load(**handed_on(settings, stores=store.text))
 
 
 async def _log_id(settings: Settings) -> str:
@@ -212,7 +212,7 @@ async def _replay_in_process(flags: dict[str, object], shard: ReplayShard, until
 async def run(settings: Settings, *, shard: str, partitions: list[int], until_sequence: int) -> None:
     """Replay one shard into the fresh projection, as a service that ends by itself."""
     collect_seldom()
-    fresh = replace(chosen_store(settings), is_fresh=True)
+    fresh = replace(served_store(settings), is_fresh=True)
     async with _opened(settings, fresh, shard) as (log, store):
         loop = await begin_replay(log, store, bounds_of(settings), tuple(partitions))
         await loop.run(until_sequence)

@@ -47,7 +47,7 @@ from refold.wiring.http_server import connections_max, serve
 from refold.wiring.servers import opened
 from refold.wiring.service import Listener, collect_seldom, stop_on_signals
 from refold.wiring.settings import Settings, parts_of
-from refold.wiring.stores import store_urls
+from refold.wiring.stores import served_store
 
 REPLY_SUBJECT: Final = "refold.reply.gateway"
 IDS_DRAWN: Final = 256
@@ -84,7 +84,7 @@ async def run(settings: Settings) -> None:
 
 @asynccontextmanager
 async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
-    chosen = store_urls(settings)[0]
+    chosen = served_store(settings)
     async with opened(settings, "gateway", chosen) as (log, store):
         reader = CachedReader(whole_history(log, store), bytes_max=settings.cache_states_bytes)
         history, notices = History(reader), JetStreamNotices(log.client)

@@ -59,11 +59,11 @@ from refold.wiring.settings import Settings, load
 from refold.wiring.store_url import StoreUrl, file_url
 from refold.wiring.stores import (
     bound_log,
-    chosen_store,
     files_folder,
     has_postgres,
     open_store,
     own_stores,
+    served_store,
     store_urls,
 )
 
@@ -275,7 +275,7 @@ async def opened(
     readers_max: int | None = None,
 ) -> AsyncIterator[tuple[JetStreamLog, ConnectedStore]]:
     """Open an existing log and a projection of it: the store given, else the one that the settings choose."""
-    chosen = store or chosen_store(settings)
+    chosen = store or served_store(settings)
     async with AsyncExitStack() as stack:
         log = await open_log(settings.required("nats_url"), f"refold-{name}")
         stack.push_async_callback(log.close)

@@ -30,7 +30,7 @@ from refold.store import STATE_LAG_BYTES, STATE_LAG_SECONDS
 from refold.store.layers import COMPRESSED_BYTES_MIN
 from refold.store.layers.cached import CACHE_STATES_BYTES
 from refold.telemetry import HIDDEN, redacted_text
-from refold.wiring.store_url import STORES_MAX, read_stores
+from refold.wiring.store_url import read_stores
 
 PREFIX: Final = "REFOLD_"
 _MEBIBYTE: Final = 1024 * 1024
@@ -163,8 +163,6 @@ class Settings(BaseSettings):
     """Servers of a NATS cluster that store the log, if it is created at start."""
     stores: _Stores | None = None
     """Stores, in the order of preference for reads: addresses with spaces between them; default: postgres_url."""
-    store_index: int = Field(1, ge=1, le=STORES_MAX)
-    """Which of the stores a projector folds into, from 1 on."""
     postgres_url: _PostgresUrl | None = None
     """Postgres, with all rights on the schema: the one store where `stores` is not set."""
     postgres_schema: _Schema = "refold"

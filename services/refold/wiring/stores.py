@@ -63,13 +63,14 @@ def files_folder(data: Path) -> Path:
     return data / "files"
 
 
-def chosen_store(settings: Settings) -> StoreUrl:
-    """Return the store that a projector folds into. Raises `Refused`."""
+def served_store(settings: Settings) -> StoreUrl:
+    """Return the store that services fold into and read. Raises `Refused` where several are set."""
     stores = store_urls(settings)
-    if settings.store_index > len(stores):
-        rule = f"must be 1 to {len(stores)}, the number of stores"
-        raise Refused("bad_setting", rule, field="REFOLD_STORE_INDEX", shape=str(settings.store_index))
-    return stores[settings.store_index - 1]
+    if len(stores) > 1:
+        named = " ".join(store.name for store in stores)
+        rule = "must be one store for a service; several can only be verified and compared"
+        raise Refused("bad_setting", rule, field="REFOLD_STORES", shape=named)
+    return stores[0]
 
 
 def store_named(stores: Sequence[StoreUrl], name: str) -> StoreUrl:

@@ -7,7 +7,7 @@ import pytest
 from refold.core.errors import Refused
 from refold.wiring.settings import described, load
 from refold.wiring.store_url import read_stores
-from refold.wiring.stores import chosen_store, own_stores, store_urls
+from refold.wiring.stores import own_stores, served_store, store_urls
 
 
 def test_stores_are_named_by_their_kind_and_number():
@@ -47,8 +47,7 @@ def test_a_bad_address_is_refused_by_its_rule_and_not_repeated(monkeypatch, text
 
 
 def test_flags_are_collected_and_their_passwords_are_hidden():
-    settings = load(stores=["redis://:s3cret@h:1", "postgres://u:s3cret@h/d"], store_index=2)
-    assert chosen_store(settings).name == "postgres"
+    settings = load(stores=["redis://:s3cret@h:1", "postgres://u:s3cret@h/d"])
     rows = {row["setting"]: row["value"] for row in described(settings)}
     assert rows["stores"] == "redis://:***@h:1 postgres://u:***@h/d"
     assert "s3cret" not in repr(store_urls(settings))
@@ -57,8 +56,13 @@ def test_flags_are_collected_and_their_passwords_are_hidden():
 def test_without_stores_the_one_is_that_of_the_postgres_url():
     (store,) = store_urls(load(postgres_url="postgres://u:p@h/d?application_name=x"))
     assert (store.name, store.url) == ("postgres", "postgres://u:p@h/d?application_name=x")
-    with pytest.raises(Refused, match="REFOLD_STORE_INDEX"):
-        chosen_store(load(postgres_url="postgres://h/d", store_index=2))
+    assert served_store(load(postgres_url="postgres://h/d")).url == "postgres://h/d"
+
+
+def test_a_service_has_one_store():
+    with pytest.raises(Refused, match="must be one store for a service") as refused:
+        served_store(load(stores=["redis://h:1", "postgres://u:s3cret@h/d"]))
+    assert refused.value.shape == "redis postgres"
 
 
 def test_the_stores_of_a_data_folder_have_no_address_for_a_service():
