@@ -87,6 +87,9 @@ class BodyDecoder:
 
 async def encode(request: Request, response: Response) -> None:
     """Encode a response in place, if it is large JSON and the client accepts a coding."""
+    if response.status == 304:
+        _name_known(request, response)
+        return
     if len(response.body) < ENCODED_BYTES_MIN or not _is_encodable(response):
         return
     response.raw_headers.append((b"vary", b"Accept-Encoding"))
@@ -106,6 +109,16 @@ async def encode(request: Request, response: Response) -> None:
         elif name != b"content-length":
             headers.append((name, value))
     response.raw_headers = headers
+
+
+def _name_known(request: Request, response: Response) -> None:
+    """Give a response 304 the entity tag that the client has: a cache finds its copy by it (RFC 9110, 15.4.5)."""
+    known = b",".join(value for name, value in request.scope["headers"] if name == b"if-none-match")
+    for at, (name, tag) in enumerate(response.raw_headers):
+        encoded = [tag.removesuffix(b'"') + b'-%b"' % coding.encode() for coding in CODINGS]
+        if name == b"etag" and tag not in known:
+            response.raw_headers[at] = (name, next((each for each in encoded if each in known), tag))
+    response.raw_headers.append((b"vary", b"Accept-Encoding"))
 
 
 def chosen_coding(accepted: str) -> str | None:

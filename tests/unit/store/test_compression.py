@@ -17,6 +17,7 @@ from refold.store.layers.compression import PLAIN_BYTES_MAX, Compression
 
 PLACE = Place("pages.payload", "n", "d", 7)
 METHODS = ("none", "snappy", "gzip", "gzip:9", "zstd", "zstd:19")
+SNAPPY = 2
 TEXT = b'{"name":"value"}' * 200
 
 
@@ -42,9 +43,23 @@ def test_a_zstd_frame_without_a_byte_before_it_is_read():
 @pytest.mark.parametrize("method", METHODS[1:])
 def test_a_value_that_is_cut_off_or_continued_is_damaged(method):
     stored = Compression.of(method).encode(PLACE, TEXT)
-    for damaged in (stored[:-1], stored[: len(stored) // 2], stored[:1], b""):
+    continued = [stored + b"x"] if stored[0] != SNAPPY else []
+    for damaged in (stored[:-1], stored[: len(stored) // 2], stored[:1], b"", *continued):
         with pytest.raises(ValueError):
             Compression().decode(PLACE, damaged)
+
+
+@pytest.mark.parametrize("method", ["gzip", "zstd"])
+def test_a_flipped_bit_is_found(method):
+    stored = Compression.of(method).encode(PLACE, TEXT)
+    for place in range(1, len(stored)):
+        for bit in range(8):
+            flipped = bytearray(stored)
+            flipped[place] ^= 1 << bit
+            try:
+                assert Compression().decode(PLACE, bytes(flipped)) == TEXT
+            except ValueError:
+                continue
 
 
 def test_an_unknown_codec_is_named():
@@ -58,12 +73,13 @@ BOMB_BYTES = 8 * PLAIN_BYTES_MAX
 @pytest.mark.parametrize(
     "packed",
     [
+        b"\0" + bytes(BOMB_BYTES),
         b"\1" + zlib.compress(bytes(BOMB_BYTES)),
         b"\2" + bytes(snappy.compress_raw(bytes(BOMB_BYTES))),
         b"\3" + zstandard.compress(bytes(BOMB_BYTES)),
         b"\3" + zstandard.ZstdCompressor(write_content_size=False).compress(bytes(BOMB_BYTES)),
     ],
-    ids=["gzip", "snappy", "zstd", "zstd without its size"],
+    ids=["raw", "gzip", "snappy", "zstd", "zstd without its size"],
 )
 def test_a_value_that_would_be_too_large_is_refused_before_it_is_made(packed):
     tracemalloc.start()

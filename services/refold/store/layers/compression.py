@@ -80,6 +80,8 @@ class Compression:
         if not stored:
             raise ValueError("nothing is stored")
         if stored[0] == _RAW:
+            if len(stored) > 1 + PLAIN_BYTES_MAX:
+                raise ValueError(f"a value of {len(stored) - 1} bytes, at most {PLAIN_BYTES_MAX} are allowed")
             return stored[1:]
         if stored[0] == _GZIP:
             return _gunzip(stored[1:])
@@ -94,7 +96,7 @@ class Compression:
             size = frame_content_size(frame)
             if not 0 <= size <= PLAIN_BYTES_MAX:
                 raise ValueError(f"a zstd frame of {size} bytes, at most {PLAIN_BYTES_MAX} are allowed")
-            return self._zstd.decompressor.decompress(frame)
+            return self._zstd.decompressor.decompress(frame, allow_extra_data=False)
         except ZstdError as error:
             raise ValueError(str(error)) from error
 
@@ -103,7 +105,8 @@ class _Zstd(threading.local):
     """Contexts of each thread: two threads must not use one at the same time."""
 
     def __init__(self, level: int) -> None:
-        self.compressor = ZstdCompressor(level=level)
+        # Without its checksum, a flipped bit may decode to other content.
+        self.compressor = ZstdCompressor(level=level, write_checksum=True)
         self.decompressor = ZstdDecompressor()
 
 
