@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import sqlite3
+from contextlib import closing
 
 import pytest
 
 from refold.client import Refold
 from refold.core.errors import Refused
+from refold.embedded import read_passwords
 from support.up import Up, run_refold, until
 
 
@@ -56,6 +59,43 @@ def test_verify_rebuild_and_sql_commands_know_the_store(up):
         assert "its store is files" in refused.stderr
     other = run_refold("verify", "--store", "redis", *data)
     assert "there is no such store; there are files" in other.stderr
+
+
+def test_two_stores_of_one_log_are_listed_and_compared(up, tmp_path):
+    (tmp_path / "copy").mkdir()
+    copy = tmp_path / "copy" / "refold.1.sqlite"
+    (copy.parent / "refold.sqlite").symlink_to(copy.name)
+    with (
+        closing(sqlite3.connect(up.data / "files" / "refold.sqlite")) as live,
+        closing(sqlite3.connect(copy)) as to,
+    ):
+        live.backup(to)
+    nats = up.endpoints()["nats"].replace("://", f"://projector:{read_passwords(up.data)['projector']}@")
+    addresses = {
+        "REFOLD_NATS_URL": nats,
+        "REFOLD_STORES": f"file://{up.data}/files file://{copy.parent} file://{tmp_path}/empty",
+    }
+    listed = run_refold("store", "status", "--json", **addresses)
+    assert listed.returncode == 0, listed.stderr
+    first, second, empty = json.loads(listed.stdout)
+    assert "problem" not in second, second
+    assert (first["name"], first["depth"], first["lag"], first["encoding"]) == ("files", "full", 0, "zstd:1")
+    assert (second["name"], second["sequence"]) == ("files-2", first["sequence"])
+    assert empty["problem"] == "not filled yet"
+    compare = ("store", "compare", "files", "files-2")
+    equal = run_refold(*compare, "--json", **addresses)
+    assert equal.returncode == 0, equal.stderr
+    assert json.loads(equal.stdout)["entries"] > 0
+    with closing(sqlite3.connect(copy)) as damaging:
+        damaging.execute(
+            "UPDATE documents SET version_sequence = version_sequence + 1 WHERE namespace = 'acme'"
+        )
+        damaging.commit()
+    different = run_refold(*compare, **addresses)
+    assert different.returncode == 1
+    assert "acme/a: document version_sequence: files " in different.stdout
+    unknown = run_refold("store", "compare", "files", "redis", **addresses)
+    assert "there is no such store; there are files, files-2, files-3" in unknown.stderr
 
 
 def test_a_folder_of_files_keeps_them_at_the_next_start_and_a_lost_log_is_refused(up):

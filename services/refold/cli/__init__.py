@@ -60,6 +60,7 @@ COMMANDS: Final = {
     "rebuild": Entry(
         "audit", "Operate", "Rebuild the projection from the log beside the live one, and swap both."
     ),
+    "store": Entry("store", "Operate", "Print the state of each store, and compare two of them."),
     "log": Entry("operate", "Operate", "Create the log."),
     "settings": Entry(
         "operate", "Operate", "Print a namespace's settings, or set them for all later events."

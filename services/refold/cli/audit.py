@@ -70,12 +70,12 @@ def verify(
     from refold.wiring.audit import run_verify
     from refold.wiring.service import run_folding
 
-    settings = _reach(data)
+    settings = reach_servers(data)
     namespace, _, document = (target or "").partition("/")
     scope = Scope(namespace=namespace or None, document=document or None)
     coverage = Coverage() if is_independent else None
     with working() as progress:
-        report = _Report(progress, is_json=output.is_json)
+        report = Report(progress, is_json=output.is_json)
         listener = Listener(
             difference=lambda it: report.add(_difference_line(it), it._asdict()),
             progress=lambda it: report.advance(
@@ -146,7 +146,7 @@ def rebuild(
     if settings.names_servers:
         _refuse_silent(settings)
     with working() as progress:
-        report = _Report(progress, is_json=output.is_json)
+        report = Report(progress, is_json=output.is_json)
         listener, is_compared = _listener(report), not is_from_nothing
         ended, kept, fresh = run_folding(
             run_rebuild(data, into, listener, name=store, is_compared=is_compared, processes=processes)
@@ -174,7 +174,7 @@ def _say_rebuilt(
         say(f"The damaged projection is kept as {kept}; drop it when you no longer need it.")
 
 
-class _Report:
+class Report:
     """What a command has found so far, how far it is, and how long it takes."""
 
     def __init__(self, progress: Progress, *, is_json: bool) -> None:
@@ -204,7 +204,7 @@ class _Report:
         json_line({**facts, "seconds": round(time.monotonic() - self._begun, 3)})
 
 
-def _listener(report: _Report) -> rebuilding.Listener:
+def _listener(report: Report) -> rebuilding.Listener:
     from refold.audit.rebuild import Listener
 
     return Listener(
@@ -215,20 +215,20 @@ def _listener(report: _Report) -> rebuilding.Listener:
     )
 
 
-def _reach(data: Path | None) -> Settings:
-    """Find the running system. Raises `ServiceUnavailable`."""
+def reach_servers(data: Path | None, *, has_stores: bool = True) -> Settings:
+    """Find the running system; without `has_stores` its stores need not listen. Raises `ServiceUnavailable`."""
     from refold.wiring.servers import reach
 
     settings = reach(data)
-    _refuse_silent(settings)
+    _refuse_silent(settings, has_stores=has_stores)
     return settings
 
 
-def _refuse_silent(settings: Settings) -> None:
+def _refuse_silent(settings: Settings, *, has_stores: bool = True) -> None:
     """Raise `ServiceUnavailable` at once where a server does not listen."""
     from refold.wiring.stores import store_urls
 
-    stores = [store.url for store in store_urls(settings) if store.kind != "files"]
+    stores = [store.url for store in store_urls(settings) if has_stores and store.kind != "files"]
     silent = [url for url in (settings.required("nats_url"), *stores) if not _listens(url)]
     if not silent:
         return

@@ -15,19 +15,39 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from refold.audit import rebuild, verify
+from refold.audit import rebuild, stores, verify
 from refold.audit.independent import Coverage
 from refold.audit.rebuild import ReplayShard
-from refold.core.errors import DataFolderInUse, Refused, StoreDamaged, StoreOutdated, raising_first
+from refold.core.errors import (
+    DataFolderInUse,
+    Refused,
+    StoreDamaged,
+    StoreDiffers,
+    StoreError,
+    StoreOutdated,
+    TimedOut,
+    raising_first,
+)
 from refold.log import EventLog
 from refold.projector.replay import begin_replay, replay_loop
 from refold.store.ports import ConnectedStore, SchemaSwap, SnapshotStore
+from refold.telemetry import redacted_text
 from refold.wiring.projector import bounds_of
 from refold.wiring.servers import make_embedded_log, open_log, opened, reach, servers_of
 from refold.wiring.service import collect_seldom, hand_work, start_process
 from refold.wiring.settings import Settings, handed_on, load
 from refold.wiring.store_url import StoreUrl
-from refold.wiring.stores import auditable, audited_store, open_swap, served_store
+from refold.wiring.stores import (
+    auditable,
+    audited_store,
+    bound_log,
+    encoding_of,
+    open_store,
+    open_swap,
+    served_store,
+    store_named,
+    store_urls,
+)
 
 PROCESSES_MAX: Final = 8
 """Each reads the whole log: with more, reading costs more than folding."""
@@ -60,6 +80,54 @@ async def run_verify(
     """
     async with opened(settings, "audit", audited_store(settings, name), readers_max=2) as (log, store):
         return await verify.verify(log, auditable(store), listener, scope, coverage)
+
+
+async def run_compare(
+    settings: Settings, names: tuple[str, str], listener: stores.Listener
+) -> stores.Comparison:
+    """Compare two stores, by their names, as `stores.compare_stores` does. Raises `Refused`."""
+    first, second = (store_named(store_urls(settings), name) for name in names)
+    if first == second:
+        raise Refused("bad_usage", "must be another store than the first", field="SECOND", shape=second.name)
+    async with _opened(settings, first) as (log, left), _opened(settings, second) as (_, right):
+        log_id = (await log.info()).log_id
+        for store in (first, second):
+            bound = await bound_log(store, settings)
+            if bound != log_id:
+                raise StoreDiffers(
+                    f"{store.name} is not a projection of the log", expected=log_id, found=bound
+                )
+        sides = stores.Side(first.name, left), stores.Side(second.name, right)
+        return await stores.compare_stores(*sides, listener)
+
+
+async def read_stores_status(settings: Settings) -> list[dict[str, object]]:
+    """Return what each store is and how far it is; `problem` where it cannot be read."""
+    log = await open_log(settings.required("nats_url"), "refold-audit")
+    try:
+        log_id, end_sequence = (info := await log.info()).log_id, info.last_sequence
+    finally:
+        await log.close()
+    return [await _store_status(settings, store, log_id, end_sequence) for store in store_urls(settings)]
+
+
+async def _store_status(
+    settings: Settings, store: StoreUrl, log_id: str, end_sequence: int
+) -> dict[str, object]:
+    facts: dict[str, object] = {"name": store.name, "kind": store.kind, "encoding": encoding_of(settings)}
+    try:
+        bound = await bound_log(store, settings)
+        if bound != log_id:
+            return {**facts, "problem": "not filled yet" if bound is None else f"of another log, {bound}"}
+        opened = await open_store(store, settings, log_id, readers_max=1)
+        try:
+            committed = stores.committed_sequence(await opened.checkpoints())
+            facts |= {"depth": opened.capabilities.depth.value, "server": await opened.server_version()}
+        finally:
+            await opened.close()
+    except (StoreError, TimedOut) as error:
+        return {**facts, "problem": redacted_text(str(error))}
+    return {**facts, "sequence": committed, "lag": max(0, end_sequence - committed)}
 
 
 async def run_rebuild(

@@ -114,6 +114,13 @@ def row_codec(settings: Settings, log_id: str) -> RowCodec:
     return Encryption(compression, Keyring(source), log_id, is_encrypting=settings.encrypt != "none")
 
 
+def encoding_of(settings: Settings) -> str:
+    """Return how a store's values are written, as people read it: `zstd:1`, with `encrypted` where they are."""
+    has_keys = settings.keys is not None or settings.keys_command is not None
+    is_encrypted = has_keys and settings.encrypt != "none"
+    return f"{settings.compression}, encrypted" if is_encrypted else settings.compression
+
+
 async def open_store(
     store: StoreUrl, settings: Settings, log_id: str, *, shard: str = "", readers_max: int | None = None
 ) -> ConnectedStore:
