@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 
-import httpx
 import pytest
 import zstandard
 from cramjam import snappy
@@ -88,23 +87,22 @@ async def test_a_large_response_is_encoded_as_the_client_accepts():
             assert answer.headers.get("content-encoding") == coding, accepted
             assert answer.headers["vary"] == "Accept-Encoding"
             assert answer.json() == LARGE
-            assert answer.headers["etag"] == (f'"1-{coding}"' if coding else '"1"')
+            assert answer.headers["etag"] == '"1"'
             is_smaller = int(answer.headers["content-length"]) < len(answer.content) / 3
             assert is_smaller == (coding is not None)
             small = await gateway.request("GET", "/v1/n/small", headers={"accept-encoding": accepted})
             assert "content-encoding" not in small.headers
 
 
-async def test_the_tag_of_an_encoded_response_names_its_version():
+async def test_the_tag_of_an_encoded_response_is_that_of_its_version():
     async with twin() as gateway:
         await gateway.put("/v1/n/d", LARGE)
         tag = (await gateway.request("GET", "/v1/n/d", headers={"accept-encoding": "gzip"})).headers["etag"]
-        known = await gateway.request("GET", "/v1/n/d", headers={"if-none-match": f'"7", {tag}'})
+        known = await gateway.request("GET", "/v1/n/d", headers={"if-none-match": tag})
         assert (known.status_code, known.headers["etag"], known.headers["vary"]) == (
             304,
             tag,
             "Accept-Encoding",
         )
-        put: httpx.Response = await gateway.put("/v1/n/d", 2, **{"if-match": tag})
-        assert put.status_code == 200
+        assert (await gateway.put("/v1/n/d", 2, **{"if-match": tag})).status_code == 200
         assert (await gateway.put("/v1/n/d", 3, **{"if-match": tag})).status_code == 412

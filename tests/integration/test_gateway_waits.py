@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -17,9 +18,9 @@ def counted(gateway: Twin, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     read: list[str] = []
     head = gateway.store.head
 
-    async def counting(namespace: str, document: str) -> Head | None:
+    async def counting(namespace: str, document: str, **how: Any) -> Head | None:
         read.append(document)
-        return await head(namespace, document)
+        return await head(namespace, document, **how)
 
     monkeypatch.setattr(gateway.store, "head", counting)
     return read

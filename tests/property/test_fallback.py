@@ -64,7 +64,7 @@ class Store:
         about: dict[str, Any] = {"chain": b"", "chain_before": b"", "fold": 1, "recorded_at": 0}
         return [Checkpoint(partition=number, read_sequence=self.sequence, **about) for number in ALL]
 
-    async def head(self, namespace: str, document: str) -> Head | None:
+    async def head(self, namespace: str, document: str, **_: Any) -> Head | None:
         await self._answer()
         last = self.last((namespace, document))
         return Head(namespace, document, NEVER._replace(version=last), last) if last else None

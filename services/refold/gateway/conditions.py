@@ -11,7 +11,6 @@ from typing import Final, NamedTuple
 from starlette.requests import Request
 
 from refold.gateway.consistency import BareHead
-from refold.gateway.encoding import without_coding
 from refold.gateway.requests import has_repeated, header
 from refold.gateway.responses import Problem
 
@@ -93,7 +92,7 @@ def _tags(name: str, header: str) -> list[tuple[bool, str]]:
         found = _TAG.match(header, at)
         if found is None:
             raise _malformed(f'{name} is a list of entity tags such as "3", or *')
-        tags.append((found[1] is not None, without_coding(found[2])))
+        tags.append((found[1] is not None, found[2]))
         at = found.end()
     return tags
 

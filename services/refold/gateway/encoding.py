@@ -86,9 +86,12 @@ class BodyDecoder:
 
 
 async def encode(request: Request, response: Response) -> None:
-    """Encode a response in place, if it is large JSON and the client accepts a coding."""
+    """Encode a response in place, if it is large JSON and the client accepts a coding.
+
+    Its entity tag stays that of the version: no part of a body is ever asked for by it.
+    """
     if response.status == 304:
-        _name_known(request, response)
+        response.raw_headers.append((b"vary", b"Accept-Encoding"))
         return
     if len(response.body) < ENCODED_BYTES_MIN or not _is_encodable(response):
         return
@@ -101,24 +104,13 @@ async def encode(request: Request, response: Response) -> None:
         response.body = _encoded(coding, response.body)
     else:
         response.body = await asyncio.to_thread(_encoded, coding, response.body)
-    headers = [(b"content-encoding", coding.encode()), (b"content-length", b"%d" % len(response.body))]
-    for name, value in response.raw_headers:
-        if name == b"etag":
-            # A strong tag names the encoded bytes (RFC 9110, 8.8.3.3).
-            headers.append((name, value.removesuffix(b'"') + b'-%b"' % coding.encode()))
-        elif name != b"content-length":
-            headers.append((name, value))
-    response.raw_headers = headers
-
-
-def _name_known(request: Request, response: Response) -> None:
-    """Give a response 304 the entity tag that the client has: a cache finds its copy by it (RFC 9110, 15.4.5)."""
-    known = b",".join(value for name, value in request.scope["headers"] if name == b"if-none-match")
-    for at, (name, tag) in enumerate(response.raw_headers):
-        encoded = [tag.removesuffix(b'"') + b'-%b"' % coding.encode() for coding in CODINGS]
-        if name == b"etag" and tag not in known:
-            response.raw_headers[at] = (name, next((each for each in encoded if each in known), tag))
-    response.raw_headers.append((b"vary", b"Accept-Encoding"))
+    headers = [header for header in response.raw_headers if header[0] != b"content-length"]
+    length = b"%d" % len(response.body)
+    response.raw_headers = [
+        *headers,
+        (b"content-encoding", coding.encode()),
+        (b"content-length", length),
+    ]
 
 
 def chosen_coding(accepted: str) -> str | None:
@@ -130,13 +122,6 @@ def chosen_coding(accepted: str) -> str | None:
     found = [(weights.get(name, weights.get("*", 0.0)), name) for name in CODINGS]
     weight, coding = max(found, key=lambda each: each[0])
     return coding if weight > 0 else None
-
-
-def without_coding(tag: str) -> str:
-    """Return the entity tag, without quotation marks, of what was encoded into the representation that a tag names."""
-    for coding in CODINGS:
-        tag = tag.removesuffix(f"-{coding}")
-    return tag
 
 
 def _weight(parameter: str) -> float:
