@@ -195,7 +195,7 @@ def test_a_lost_log_is_not_recreated_even_without_a_projection(stopped: Path, tm
     stream_of(data).rename(aside)
     said = refused_start(data)
     assert "log_missing" in said
-    assert "the projection (schema refold) is bound to log" in said
+    assert "the projection in postgres (schema refold) is bound to log" in said
     assert "the marker names log" in said
     (data / "postgres").rename(tmp_path / "projection")
     said = refused_start(data)

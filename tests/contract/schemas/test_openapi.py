@@ -16,7 +16,7 @@ import pytest
 
 from refold import __version__
 from refold.core.envelope import _INTEGERS, _JSON, _TEXTS
-from refold.core.errors import LogUnavailable
+from refold.core.errors import HistoryElsewhere, LogUnavailable
 from refold.core.event import FIELDS
 from refold.core.fold import EVENT_BYTES_MAX, NEWEST
 from refold.core.transactions import TRANSACTION_BYTES_MAX
@@ -310,6 +310,10 @@ async def stalled() -> AsyncIterator[bytes]:
     await asyncio.Event().wait()
 
 
+async def not_kept(*_: object, **__: object) -> None:
+    raise HistoryElsewhere("the store keeps only what is recent")
+
+
 async def exercise_failures() -> None:
     async with recorded(wait_seconds=0.2) as gateway:
         context = gateway.context
@@ -323,6 +327,11 @@ async def exercise_failures() -> None:
                 await ask(gateway, name, 503)
         context.readiness.allows_stale_reads, gateway.log.is_down = True, False
         await ask(gateway, "listNamespaces", 200)
+    async with recorded() as gateway:
+        await write(gateway)
+        gateway.store.list_at = gateway.store.rejections = not_kept
+        for name in ("listDocuments", "readRejections", "readAllRejections"):
+            await ask(gateway, name, 501, params={"sequence": "1"} if name == "listDocuments" else {})
     async with recorded(is_projecting=False, wait_seconds=0.02) as gateway:
         gateway.context.consistency.note_announced(("n", "behind"), 10**6)
         for name in WRITES:
