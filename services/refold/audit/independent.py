@@ -46,11 +46,11 @@ class IndependentCheck:
 
     def __init__(self, key: Key, coverage: Coverage) -> None:
         self.key = key
-        self.document = Document.new(Route.of(*key))
         self.digest = EMPTY_DIGEST
         self.counts = [0] * len(Status)
         self.is_readable = True
         self._where = Route.of(*key)
+        self.document = Document.new(self._where)
         self._coverage = coverage
         self._ids: dict[str, int] = {}
         self._head: StoredHead | None = None

@@ -63,7 +63,7 @@ def verify(
     """Replay the log and compare the whole projection with it.
 
     Documents, pages, journal, rejections and hash chains are compared; a difference is exit code 1. With --independent,
-    states, versions and events are, and the output says which decisions were judged.
+    only states, versions and numbers of events are compared, and the output says which decisions were judged.
     """
     from refold.audit.independent import Coverage
     from refold.audit.verify import Listener, Scope

@@ -83,6 +83,24 @@ class Document:
         )
 
 
+DOCUMENT_NUMBERS: Final = (
+    "partition",
+    "version",
+    "version_sequence",
+    "last_sequence",
+    "last_recorded_at",
+    "recorded_at",
+    "occurred_at",
+    "occurred_max",
+    "events",
+    "unpaged_events",
+    "unpaged_bytes",
+    "page_bytes",
+    "size",
+)
+"""A document's numbers, in the order in which every store keeps them."""
+
+
 def to_canonical(state: Json) -> bytes | None:
     """Return a state's canonical bytes; None where it is `ABSENT`."""
     return None if state is ABSENT else json_text.dumps(state)

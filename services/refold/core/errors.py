@@ -192,3 +192,15 @@ def raising_first() -> Iterator[None]:
         yield
     except ExceptionGroup as group:
         raise group.exceptions[0] from group
+
+
+def error_for_waiter(error: BaseException) -> Exception:
+    """Make one waiter's error of that of a batched read: an instance raised twice would collect both tracebacks."""
+    if isinstance(error, RefoldError):
+        made: Exception = type(error)(error.message, **error.facts)
+    elif isinstance(error, Exception):
+        made = RuntimeError(f"a read failed: {error!r}")
+    else:
+        made = StoreUnavailable("the store was closed while a read waited")
+    made.__cause__ = error
+    return made

@@ -7,6 +7,7 @@ their bytes. A column that has the usual value in all entries is left out: most 
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, Final
@@ -144,6 +145,12 @@ class PackedEntries:
     def unpack(self) -> list[Entry]:
         """Decode all columns."""
         return self.entries(range(self._count))
+
+    def effective(self, between: range) -> list[Entry]:
+        """Decode the effective entries whose sequence is in a range."""
+        sequences, statuses = self.numbers("sequence"), self.numbers("status")
+        first, end = bisect_left(sequences, between.start), bisect_left(sequences, between.stop)
+        return self.entries([at for at in range(first, end) if STATUSES[statuses[at]].is_effective])
 
     def entries(self, rows: Sequence[int]) -> list[Entry]:
         """Decode some rows."""

@@ -45,9 +45,12 @@ class BodyDecoder:
         self._zstd = ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES_MAX).decompressobj()
         self._coding = coding
         self._pending: Iterator[bytes] = iter(())
+        self.has_all = False
+        """Whether the last piece was fed."""
 
     def feed(self, piece: bytes, *, is_last: bool) -> None:
         """Take a piece, when `take` has returned everything of the one before it."""
+        self.has_all = is_last
         self._pending = self._decode(piece, is_last=is_last)
 
     def take(self) -> bytes | None:
@@ -114,7 +117,7 @@ async def encode(request: Request, response: Response) -> None:
 
 
 def chosen_coding(accepted: str) -> str | None:
-    """Return the coding that `Accept-Encoding` prefers; None for none. Raises nothing: what is malformed is ignored."""
+    """Return the coding that `Accept-Encoding` prefers; None for none. What is malformed is ignored."""
     weights: dict[str, float] = {}
     for item in accepted.split(","):
         name, *parameters = (part.strip().lower() for part in item.split(";"))

@@ -348,10 +348,9 @@ async def receive_piece(request: Request) -> tuple[bytes, bool]:
     if decoder is None:
         return await _receive_piece(request)
     while (plain := decoder.take()) is None:
-        if request.scope.get("refold.decoded"):
+        if decoder.has_all:
             return b"", True
         piece, is_last = await _receive_piece(request)
-        request.scope["refold.decoded"] = is_last
         decoder.feed(piece, is_last=is_last)
     return plain, False
 

@@ -285,6 +285,16 @@ DAMAGES: Final = (
 """What decoding damaged content may raise."""
 
 
+ROW_MISSING: Final = "its row is missing, while events of it are stored"
+"""What is damaged where a document has events and no row."""
+
+
+def refuse_where(where: str | None) -> None:
+    """Refuse a search by `where`: for stores without `Capabilities.has_where`."""
+    if where is not None:
+        raise Refused("where_needs_postgres", "only Postgres evaluates SQL/JSON paths", field="where")
+
+
 @contextmanager
 def reading_stored(namespace: str, document: str) -> Iterator[None]:
     """Raise what decoding a document's stored content raises as `StoreDamaged`: it was valid when it was stored."""

@@ -15,7 +15,7 @@ from operator import attrgetter
 
 from refold.core.dedup import admit, id_digest, recall
 from refold.core.document import ABSENT, Document, from_canonical
-from refold.core.errors import FenceLost, HistoryElsewhere, Refused, StoreDiffers
+from refold.core.errors import FenceLost, HistoryElsewhere, StoreDiffers
 from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
 from refold.core.fold_state import first_checkpoints
 from refold.core.history import NEVER, Entry, Point, Segment, Snapshot
@@ -38,6 +38,7 @@ from refold.store import (
     Rejection,
     VersionAt,
     read_cursor,
+    refuse_where,
     write_cursor,
 )
 from refold.store.memory_tables import Kept, Lease, Tables, write
@@ -216,8 +217,7 @@ class MemoryStore:
         cursor: str | None,
         is_bare: bool = False,
     ) -> Page:
-        if where is not None:
-            raise Refused("where_needs_postgres", "only Postgres evaluates SQL/JSON paths", field="where")
+        refuse_where(where)
         found = self._listed(namespace, prefix, read_cursor(cursor))
         heads = (kept.head for kept in found)
         return _bounded(map(_bare, heads) if is_bare else heads, limit)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -128,7 +128,7 @@ async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
             live=live,
             live_connections=Connections(_live_limits(settings), registry),
             reply_subject=reply_subject,
-            checks=_checks(log, {chosen.name: store}),
+            checks=_checks(log, chosen.name, store),
             versions={
                 "refold": __version__,
                 "nats": log.client.server_info["version"],
@@ -182,7 +182,7 @@ async def _end_sequence(log: JetStreamLog) -> int:
 
 
 def _checks(
-    log: JetStreamLog, stores: Mapping[str, ConnectedStore]
+    log: JetStreamLog, name: str, store: ConnectedStore
 ) -> dict[str, Callable[[], Awaitable[object]]]:
     async def projector() -> None:
         reply = await log.client.request(CONTROL_SUBJECT)
@@ -192,8 +192,7 @@ def _checks(
         if answer["stage"] not in {stage.value for stage in FOLDING}:
             raise ServiceUnavailable(f"the projector is {answer['stage']}: {answer['error']}")
 
-    pings = {name: store.ping for name, store in stores.items()}
-    return {"nats": log.info, **pings, "projector": projector}
+    return {"nats": log.info, name: store.ping, "projector": projector}
 
 
 async def _release(context: Context, stop: asyncio.Event) -> None:

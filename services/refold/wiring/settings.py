@@ -27,7 +27,7 @@ from refold.gateway import (
 )
 from refold.projector import COMMIT_INTERVAL_SECONDS
 from refold.store import STATE_LAG_BYTES, STATE_LAG_SECONDS
-from refold.store.layers import COMPRESSED_BYTES_MIN
+from refold.store.layers import COMPRESSED_BYTES_MIN, COMPRESSION_PATTERN, COMPRESSION_RULE
 from refold.store.layers.cached import CACHE_STATES_BYTES
 from refold.telemetry import HIDDEN, redacted_text
 from refold.wiring.store_url import read_stores
@@ -108,13 +108,7 @@ _Origins = Annotated[
 ]
 
 
-_Compression = Annotated[
-    str,
-    _must(
-        "be none, snappy, gzip or gzip:1 to gzip:9, zstd or zstd:1 to zstd:19",
-        r"none|snappy|gzip(:[1-9])?|zstd(:(1[0-9]|[1-9]))?",
-    ),
-]
+_Compression = Annotated[str, _must(COMPRESSION_RULE, COMPRESSION_PATTERN)]
 
 
 class Settings(BaseSettings):

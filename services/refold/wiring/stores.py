@@ -65,7 +65,11 @@ def files_folder(data: Path) -> Path:
 
 def served_store(settings: Settings) -> StoreUrl:
     """Return the store that services fold into and read. Raises `Refused` where several are set."""
-    stores = store_urls(settings)
+    return only_store(store_urls(settings))
+
+
+def only_store(stores: Sequence[StoreUrl]) -> StoreUrl:
+    """Return the only one of these stores. Raises `Refused` where there are several."""
     if len(stores) > 1:
         named = " ".join(store.name for store in stores)
         rule = "must be one store for a service; several can only be verified and compared"

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from refold.core.errors import Refused, TimedOut
+from refold.core.errors import TimedOut
 from refold.embedded import write_endpoints
 from refold.embedded.nats import NatsUser, start_nats
 from refold.embedded.postgres import start_postgres
@@ -28,7 +28,7 @@ from refold.wiring.servers import Servers, log_cipher, make_embedded_log, refuse
 from refold.wiring.service import Listener, hand_work, start_process, stop_on_signals
 from refold.wiring.settings import Settings, described, handed_on, load
 from refold.wiring.store_url import StoreUrl
-from refold.wiring.stores import has_postgres, own_stores, store_urls
+from refold.wiring.stores import has_postgres, only_store, own_stores, store_urls
 from refold.wiring.supervise import Part, Say, kept, nats_fault, postgres_fault, service_fault
 
 LOOK_SECONDS: Final = 0.05
@@ -92,8 +92,7 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
 
     Raises `ChildFailed` if a part dies too often.
     """
-    if len(own_stores(settings)) > 1:
-        raise Refused("bad_setting", "must be one store for `refold up`", field="REFOLD_STORES")
+    only_store(own_stores(settings))
     async with AsyncExitStack() as stack:
         # They load their code while the servers start.
         processes = {name: start_process(name) for name in ("projector", "gateway")}

@@ -10,6 +10,10 @@ from typing import Final, NamedTuple, Protocol
 COMPRESSED_BYTES_MIN: Final = 512
 """Smaller values are stored as they are."""
 
+COMPRESSION_PATTERN: Final = r"none|snappy|gzip(:[1-9])?|zstd(:(1[0-9]|[1-9]))?"
+COMPRESSION_RULE: Final = "be none, snappy, gzip or gzip:1 to gzip:9, zstd or zstd:1 to zstd:19"
+"""What `Compression.of` and the setting take."""
+
 
 class Place(NamedTuple):
     """Where a value is stored: `part` is the table and column, `sequence` that of the row (0 for a document's head)."""

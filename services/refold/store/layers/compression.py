@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import zlib
 from enum import Enum
@@ -11,7 +12,7 @@ from cramjam import DecompressionError, snappy
 from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError, frame_content_size
 
 from refold.core.fold import STATE_BYTES_MAX
-from refold.store.layers import COMPRESSED_BYTES_MIN, Place
+from refold.store.layers import COMPRESSED_BYTES_MIN, COMPRESSION_PATTERN, COMPRESSION_RULE, Place
 
 PLAIN_BYTES_MAX: Final = 3 * STATE_BYTES_MAX
 """A larger value is refused before memory is allocated for it.
@@ -36,8 +37,8 @@ _ZSTD: Final = 3
 _BARE_ZSTD: Final = 0x28
 """The first byte of a zstd frame without a byte before it, as PostgreSQL's pages were written at first."""
 
-_LEVELS: Final = {Method.gzip: (6, range(1, 10)), Method.zstd: (1, range(1, 20))}
-"""The usual level, and those that there are; the other methods have none."""
+_LEVELS: Final = {Method.gzip: 6, Method.zstd: 1}
+"""The usual levels; the other methods have none."""
 
 
 class Compression:
@@ -48,20 +49,17 @@ class Compression:
     ) -> None:
         """Compress values of at least `bytes_min`; without a level, the method's usual one."""
         self._method = method
-        self._level = _LEVELS[method][0] if level is None and method in _LEVELS else level or 0
+        self._level = _LEVELS.get(method, 0) if level is None else level
         self._bytes_min = bytes_min
         self._zstd = _Zstd(self._level if method is Method.zstd else 0)
 
     @classmethod
     def of(cls, text: str, *, bytes_min: int = COMPRESSED_BYTES_MIN) -> Self:
         """Make it of a method with or without a level, such as `zstd:3` or `snappy`. Raises `ValueError`."""
-        name, colon, given = text.partition(":")
-        methods = {method.value: method for method in Method}
-        _, levels = _LEVELS.get(methods.get(name, Method.none), (0, range(0)))
-        if name not in methods or (colon and not (given.isdecimal() and int(given) in levels)):
-            rules = "none, snappy, gzip or gzip:1 to gzip:9, zstd or zstd:1 to zstd:19"
-            raise ValueError(f"must be {rules}")
-        return cls(methods[name], int(given) if colon else None, bytes_min=bytes_min)
+        if not re.fullmatch(COMPRESSION_PATTERN, text):
+            raise ValueError(f"must {COMPRESSION_RULE}")
+        name, _, level = text.partition(":")
+        return cls(Method(name), int(level) if level else None, bytes_min=bytes_min)
 
     def encode(self, place: Place, plain: bytes) -> bytes:  # noqa: ARG002
         """Compress a value, unless it is small or does not become smaller."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
-from refold.core.errors import RefoldError, StoreUnavailable
+from refold.core.errors import error_for_waiter
 from refold.store.postgres.pool import SQL, Connection, Pool, Row
 
 READS_TOGETHER_MAX: Final = 64
@@ -111,7 +111,7 @@ class BatchReader:
         except BaseException as error:
             for waiter in group:
                 if not waiter.row.done():
-                    waiter.row.set_exception(_error_for_one(error))
+                    waiter.row.set_exception(error_for_waiter(error))
             if not isinstance(error, Exception):
                 raise
 
@@ -123,15 +123,3 @@ class BatchReader:
         arrays = map(list, zip(*[waiter.asked for waiter in group], strict=True))
         rows = await connection.fetch(self._sql, *arrays, bytes_max)
         return {row[0]: row for row in rows}
-
-
-def _error_for_one(error: BaseException) -> Exception:
-    """Make one waiter's error: an instance raised twice would collect the tracebacks of both."""
-    if isinstance(error, RefoldError):
-        made: Exception = type(error)(error.message, **error.facts)
-    elif isinstance(error, Exception):
-        made = RuntimeError(f"a read failed: {error!r}")
-    else:
-        made = StoreUnavailable("the store was closed while a read waited")
-    made.__cause__ = error
-    return made

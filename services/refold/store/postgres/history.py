@@ -6,11 +6,9 @@ Part of the PostgreSQL adapter.
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final
 
-from refold.core.document import STATUSES
 from refold.core.history import Entry, Point, Segment, Snapshot
 from refold.core.page import PackedEntries
 from refold.core.replay import ListedColumns, state_at
@@ -19,6 +17,7 @@ from refold.core.timestamp import TIME_MAX_NANOSECONDS
 from refold.store import (
     ANSWER_BYTES_MAX,
     LAST,
+    ROW_MISSING,
     Bounds,
     Head,
     Key,
@@ -35,7 +34,6 @@ from refold.store import (
 from refold.store.postgres.batch import BatchReader
 from refold.store.postgres.pool import SQL, Pool, Row
 from refold.store.postgres.rows import (
-    ROW_MISSING,
     Rows,
     to_head,
     to_newest,
@@ -62,11 +60,6 @@ _OPEN_CONFLICTS: Final = {
     (True, True): "open_conflicts_before_of_document",
 }
 """Statements, by whether they are of one document and in descending order."""
-
-
-def is_name_like(prefix: str) -> bool:
-    """Tell whether a name can begin so; Postgres refuses some texts that cannot."""
-    return is_printable(prefix)
 
 
 class PostgresHistory:
@@ -196,7 +189,7 @@ class PostgresHistory:
         heads: list[Head] = []
         answer_bytes = 0
         looked = read_cursor(cursor)
-        if not is_name_like(prefix):
+        if not is_printable(prefix):
             return Page([], None)
         for _ in range(LIST_BATCHES_MAX):
             rows, is_last = await self._batch_at(namespace, point, prefix, looked)
@@ -285,10 +278,7 @@ class PostgresHistory:
         """Return the effective entries of a page, or of a row of the journal, whose sequence is in a range."""
         if row["payload"] is None:
             return [self._rows.to_entry(row["entry"])]
-        page = self._rows.to_page(key, row)
-        sequences, statuses = page.numbers("sequence"), page.numbers("status")
-        first, end = bisect_left(sequences, between.start), bisect_left(sequences, between.stop)
-        return page.entries([at for at in range(first, end) if STATUSES[statuses[at]].is_effective])
+        return self._rows.to_page(key, row).effective(between)
 
     def _conflicts_in(self, key: Key, row: Row, edge: int, *, is_descending: bool) -> list[Entry]:
         """Return the entries with a conflict beyond the edge, in the requested order."""

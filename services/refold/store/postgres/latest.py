@@ -17,7 +17,7 @@ from refold.core.errors import (
     StoreUnavailable,
     TimedOut,
 )
-from refold.core.stream import Checkpoint
+from refold.core.stream import Checkpoint, is_printable
 from refold.store import (
     ANSWER_BYTES_MAX,
     LAST,
@@ -34,7 +34,6 @@ from refold.store import (
     write_cursor,
 )
 from refold.store.postgres.batch import BatchReader
-from refold.store.postgres.history import is_name_like
 from refold.store.postgres.pool import SQL, STORE_COMMAND_SECONDS, Connection, Pool, Row
 from refold.store.postgres.rows import Rows, key_of, to_head
 from refold.store.postgres.schema import read_checkpoints
@@ -100,7 +99,7 @@ class PostgresLatest:
         is_bare: bool = False,
     ) -> Page:
         after = read_cursor(cursor)
-        if not is_name_like(prefix):
+        if not is_printable(prefix):
             return Page([], None)
         query = _Query((namespace, after, prefix, prefix + LAST), limit, where, is_bare)
         rows, exact = await (self._list_all(query) if where is None else self._search(query, where))
@@ -113,7 +112,7 @@ class PostgresLatest:
 
     async def list_names(self, namespace: str, *, prefix: str, limit: int, cursor: str | None) -> Names:
         after = read_cursor(cursor)
-        if not is_name_like(prefix):
+        if not is_printable(prefix):
             return Names([], None)
         within = (namespace, after, prefix, prefix + LAST)
         async with self._pool.lend() as connection:

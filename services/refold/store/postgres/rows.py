@@ -12,34 +12,15 @@ from itertools import accumulate, pairwise
 from operator import attrgetter
 from typing import Any, Final
 
-from refold.core.document import KINDS, STATUSES, Document, from_canonical
+from refold.core.document import DOCUMENT_NUMBERS, KINDS, STATUSES, Document, from_canonical
 from refold.core.history import NEVER, Entry, Snapshot
 from refold.core.page import PackedEntries, pack, pack_entry, unpack_entry
 from refold.core.stream import Checkpoint, Record
-from refold.store import DocumentWrite, Head, Key, Rejection, damaged, reading_stored
+from refold.store import ROW_MISSING, DocumentWrite, Head, Key, Rejection, damaged, reading_stored
 from refold.store.layers import Place, RowCodec
 from refold.store.postgres.pool import Row
 
-DOCUMENT_COLUMNS: Final = (
-    "namespace",
-    "document",
-    "partition",
-    "version",
-    "version_sequence",
-    "last_sequence",
-    "last_recorded_at",
-    "recorded_at",
-    "occurred_at",
-    "occurred_max",
-    "events",
-    "unpaged_events",
-    "unpaged_bytes",
-    "page_bytes",
-    "size",
-    "state",
-)
-
-ROW_MISSING: Final = "its row is missing, while events of it are stored"
+DOCUMENT_COLUMNS: Final = ("namespace", "document", *DOCUMENT_NUMBERS, "state")
 
 COMMIT_COLUMNS: Final = (*DOCUMENT_COLUMNS, "has_state", "is_new")
 """In the order of the documents' parameters of `write_commit`."""

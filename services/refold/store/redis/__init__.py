@@ -13,14 +13,13 @@ from typing import Final, Self
 from refold.core.document import Document
 from refold.core.errors import FenceLost
 from refold.core.stream import Checkpoint
-from refold.store import SHARD_LEASE_SECONDS, ClosedPage, Commit, Key, damaged, reading_stored
+from refold.store import ROW_MISSING, SHARD_LEASE_SECONDS, ClosedPage, Commit, Key, damaged, reading_stored
 from refold.store.layers import RowCodec
 from refold.store.layers.compression import Compression
 from refold.store.ports import OpenCommit
 from refold.store.redis.commit import Commits
 from refold.store.redis.history import RedisHistory
 from refold.store.redis.keys import Keys
-from refold.store.redis.latest import ROW_MISSING
 from refold.store.redis.lease import ShardLease
 from refold.store.redis.pool import STORE_COMMAND_SECONDS, STORE_CONNECT_SECONDS, Connection, Pool
 from refold.store.redis.rows import Rows

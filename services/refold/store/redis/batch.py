@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final, NamedTuple
 
-from refold.core.errors import RefoldError, StoreUnavailable
+from refold.core.errors import error_for_waiter
 from refold.store import ANY_VERSION
 from refold.store.redis.pool import Pool
 from refold.store.redis.rows import HEAD_BYTES, is_known, whole_bytes
@@ -83,22 +83,10 @@ class BatchReader:
         except BaseException as error:
             for waiter in group:
                 if not waiter.row.done():
-                    waiter.row.set_exception(_error_for_one(error))
+                    waiter.row.set_exception(error_for_waiter(error))
             if not isinstance(error, Exception):
                 raise
 
     def _next_group(self) -> list[_Waiter]:
         group, self._waiting = self._waiting[:READS_TOGETHER_MAX], self._waiting[READS_TOGETHER_MAX:]
         return group
-
-
-def _error_for_one(error: BaseException) -> Exception:
-    """Make one waiter's error: an instance raised twice would collect the tracebacks of both."""
-    if isinstance(error, RefoldError):
-        made: Exception = type(error)(error.message, **error.facts)
-    elif isinstance(error, Exception):
-        made = RuntimeError(f"a read failed: {error!r}")
-    else:
-        made = StoreUnavailable("the store was closed while a read waited")
-    made.__cause__ = error
-    return made

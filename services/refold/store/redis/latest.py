@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from refold.core.errors import Refused
 from refold.core.history import NEVER
 from refold.core.stream import Checkpoint, ClockRange, is_printable
 from refold.store import (
     ANSWER_BYTES_MAX,
+    ROW_MISSING,
     Capabilities,
     Depth,
     Head,
@@ -26,6 +26,7 @@ from refold.store import (
     damaged,
     read_cursor,
     reading_stored,
+    refuse_where,
     write_cursor,
 )
 from refold.store.redis.batch import BatchReader
@@ -39,8 +40,6 @@ READ_KEYS_MAX: Final = 1_000
 
 LIST_STATES_MAX: Final = 16
 """States that one pipeline of a list reads: it may have read so many for nothing when its bytes are full."""
-
-ROW_MISSING: Final = "its row is missing, while events of it are stored"
 
 
 class RedisLatest:
@@ -104,8 +103,7 @@ class RedisLatest:
         cursor: str | None,
         is_bare: bool = False,
     ) -> Page:
-        if where is not None:
-            raise Refused("where_needs_postgres", "only Postgres evaluates SQL/JSON paths", field="where")
+        refuse_where(where)
         names = await self._listed(self._keys.present(namespace), prefix, read_cursor(cursor), limit + 1)
         heads: list[Head] = []
         answer_bytes = 0

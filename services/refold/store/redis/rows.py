@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import Final
 
 from refold.core.dedup import admit
-from refold.core.document import Document, from_canonical
+from refold.core.document import DOCUMENT_NUMBERS, Document, from_canonical
 from refold.core.fold import ID_WINDOW_IDS
 from refold.core.history import NEVER, Entry, Segment, Snapshot
 from refold.core.page import pack, unpack
@@ -19,22 +19,7 @@ from refold.core.stream import Checkpoint, Record
 from refold.store import ANY_VERSION, OMITTED, DocumentWrite, Head, Key, Rejection
 from refold.store.layers import Place, RowCodec
 
-_NUMBERS: Final = (
-    "partition",
-    "version",
-    "version_sequence",
-    "last_sequence",
-    "last_recorded_at",
-    "recorded_at",
-    "occurred_at",
-    "occurred_max",
-    "events",
-    "unpaged_events",
-    "unpaged_bytes",
-    "page_bytes",
-    "size",
-)
-_numbers = attrgetter(*_NUMBERS)
+_numbers = attrgetter(*DOCUMENT_NUMBERS)
 _HEAD: Final = struct.Struct(">HQQQqqqqQQQQQI")
 """A document's numbers, then the length of its encoded state, 0 where it is absent."""
 
@@ -120,7 +105,7 @@ class Rows:
     def to_row(self, key: Key, stored: bytes) -> tuple[Document, bool]:
         """Return a document without its state, and whether it is present; `stored` may end with the numbers."""
         *numbers, state_bytes = _HEAD.unpack_from(stored)
-        names = dict(zip(_NUMBERS, numbers, strict=True))
+        names = dict(zip(DOCUMENT_NUMBERS, numbers, strict=True))
         return Document(namespace=key[0], document=key[1], **names), bool(state_bytes)
 
     def _to_row(self, key: Key, stored: bytes) -> tuple[Document, bytes | None]:

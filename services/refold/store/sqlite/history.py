@@ -5,12 +5,10 @@ Part of the SQLite adapter.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
-from refold.core.document import STATUSES
 from refold.core.history import NEVER, Entry, Point, Segment, Snapshot
 from refold.core.page import PackedEntries
 from refold.core.replay import state_at
@@ -262,10 +260,7 @@ class SqliteHistory:
         found: list[Entry] = []
         with reading_stored(*key):
             for last_sequence, payload in pages:
-                page = self._rows.to_packed(key, last_sequence, payload)
-                sequences, statuses = page.numbers("sequence"), page.numbers("status")
-                first, end = bisect_left(sequences, between.start), bisect_left(sequences, between.stop)
-                found += page.entries([at for at in range(first, end) if STATUSES[statuses[at]].is_effective])
+                found += self._rows.to_packed(key, last_sequence, payload).effective(between)
             entries = (self._rows.to_entry(key, *row) for row in journal)
             return found + [entry for entry in entries if entry.status.is_effective]
 

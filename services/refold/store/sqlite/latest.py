@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from refold.core.errors import Refused, StoreDamaged
+from refold.core.errors import StoreDamaged
 from refold.core.stream import Checkpoint, is_printable
 from refold.store import (
     ANSWER_BYTES_MAX,
@@ -24,6 +24,7 @@ from refold.store import (
     VersionAt,
     read_cursor,
     reading_stored,
+    refuse_where,
     write_cursor,
 )
 from refold.store.sqlite.pool import SQL, Connection, Pool
@@ -77,8 +78,7 @@ class SqliteLatest:
         cursor: str | None,
         is_bare: bool = False,
     ) -> Page:
-        if where is not None:
-            raise Refused("where_needs_postgres", "only Postgres evaluates SQL/JSON paths", field="where")
+        refuse_where(where)
         after = read_cursor(cursor)
         if not is_printable(prefix):
             return Page([], None)

@@ -11,7 +11,7 @@ from itertools import accumulate, pairwise
 from operator import attrgetter
 from typing import Any, Final
 
-from refold.core.document import Document, from_canonical
+from refold.core.document import DOCUMENT_NUMBERS, Document, from_canonical
 from refold.core.history import NEVER, Entry, Snapshot
 from refold.core.page import PackedEntries, pack, pack_entry, unpack_entry
 from refold.core.stream import Checkpoint, Record, ShardCheckpoint
@@ -19,24 +19,7 @@ from refold.store import ClosedPage, DocumentWrite, Key, Rejection
 from refold.store.layers import Place, RowCodec
 from refold.store.ports import StoredPage
 
-ROW_MISSING: Final = "its row is missing, while events of it are stored"
-
-_NUMBERS: Final = (
-    "partition",
-    "version",
-    "version_sequence",
-    "last_sequence",
-    "last_recorded_at",
-    "recorded_at",
-    "occurred_at",
-    "occurred_max",
-    "events",
-    "unpaged_events",
-    "unpaged_bytes",
-    "page_bytes",
-    "size",
-)
-_numbers = attrgetter(*_NUMBERS)
+_numbers = attrgetter(*DOCUMENT_NUMBERS)
 _CONTENT: Final = struct.Struct(">?q5I")
 """Whether a rejection has the event itself, the event's time, and the lengths of the bytes that follow."""
 
@@ -64,7 +47,7 @@ class Rows:
     def to_row(self, key: Key, row: Row) -> tuple[Document, bytes | None]:
         """Return a document's columns, and its state's canonical bytes."""
         *numbers, stored = row
-        columns = dict(zip(_NUMBERS, numbers, strict=True))
+        columns = dict(zip(DOCUMENT_NUMBERS, numbers, strict=True))
         return Document(namespace=key[0], document=key[1], **columns), self.to_state(key, stored)
 
     def to_state(self, key: Key, stored: bytes | None) -> bytes | None:

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from refold.core.dedup import admit, id_digest, recall, unpack_identities
 from refold.core.document import Document
 from refold.core.fold import ID_WINDOW_EVENTS, ID_WINDOW_IDS
-from refold.store import Key, damaged, reading_stored
+from refold.store import ROW_MISSING, Key, damaged, reading_stored
 from refold.store.sqlite.pool import SQL, Connection
-from refold.store.sqlite.rows import ROW_MISSING, Rows
+from refold.store.sqlite.rows import Rows
 
 
 def load_documents(connection: Connection, keys: Sequence[Key], rows: Rows) -> list[Document]:
