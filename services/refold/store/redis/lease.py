@@ -23,7 +23,7 @@ _MILLISECONDS: Final = 1_000
 class ShardLease:
     """Acquire and renew the lease, and lend its connection to one commit at a time while it is held.
 
-    A lease that has expired, and that nobody took, is still its holder's: the next commit renews it.
+    An expired lease that no other writer took still belongs to its holder: the next commit renews it.
     """
 
     def __init__(self, pool: Pool, keys: Keys, shard: str, *, lease_seconds: float) -> None:
