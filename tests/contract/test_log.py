@@ -180,6 +180,13 @@ async def test_get_returns_none_for_an_unknown_sequence(log: EventLog) -> None:
     assert [await log.get(sequence) for sequence in (-1, 0, 2, 10**12)] == [None] * 4
 
 
+async def test_a_namespace_is_known_by_its_events(log: EventLog) -> None:
+    await append(log, event("a", b"1"))
+    assert [await log.has_namespace(name) for name in ("shop", "sho", "_refold")] == [True, False, True]
+    with pytest.raises(Refused):
+        await log.has_namespace("*")
+
+
 async def test_last_of_returns_the_last_event_of_that_document(log: EventLog) -> None:
     first, *_ = await append(log, event("a", b"1"), event("b", b"2"), event("ab", b"3"))
     (last,) = await append(log, event("b", b"4"))

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from itertools import count
 
 import httpx
@@ -214,6 +215,44 @@ def test_a_past_time_can_be_exported(written, refold):
     assert refold("export", written.name, "--at", "soon")[0] == 2
 
 
+@pytest.fixture
+def replay(system, refold, monkeypatch, tmp_path):
+    """Run an export by replay in a folder of its own, beside a store that cannot be reached."""
+    monkeypatch.setenv("REFOLD_NATS_URL", system.nats.url("projector"))
+    monkeypatch.setenv("REFOLD_STORES", "redis://127.0.0.1:1")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return lambda *arguments: refold("export", *arguments, "--replay", "--json")
+
+
+def test_a_replay_of_the_log_gives_the_lines_of_a_full_store(system, written, refold, replay, tmp_path):
+    middle = written.outcomes[len(written.outcomes) // 2].recorded_at
+    for asked in (
+        (),
+        ("--history",),
+        ("--at", middle),
+        ("--at", middle, "--history"),
+        ("--at", "2001-01-01"),
+    ):
+        code, out, err = replay(written.name, *asked)
+        assert (code, out) == refold("export", written.name, *asked)[:2], err
+        last = max(it.sequence for it in written.outcomes if it.recorded_at <= middle)
+        if "--at" in asked:
+            assert json.loads(err)["sequence"] == (last if middle in asked else 0)
+        else:
+            assert out.count("\n") > (LONG if asked else 5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_replay_names_a_namespace_without_events_and_a_time_in_the_future(written, replay):
+    for asked, reason in (
+        ((written.name, "--at", "2200-01-01"), "time_in_future"),
+        (("t",), "namespace_unknown"),
+    ):
+        code, out, err = replay(*asked)
+        assert (code, out) == (1, "")
+        assert reason in err
+
+
 async def states_at(refold, namespace, at):
     return {it.id: it.state async for it in refold.list(namespace, at=at)}
 
@@ -285,13 +324,19 @@ async def test_names_include_deleted_documents_and_none_that_never_existed(api):
 
 
 @pytest.mark.parametrize(("number", "code", "about"), [(None, 0, ""), (signal.SIGINT, 130, "stopped")])
-def test_a_closed_reader_and_an_interrupt_end_an_export_quietly(system, written, number, code, about):
+@pytest.mark.parametrize("is_replayed", [False, True])
+def test_a_closed_reader_and_an_interrupt_end_an_export_quietly(
+    system, written, number, code, about, is_replayed, tmp_path
+):
     command = [sys.executable, "-m", "refold", "export", written.name, "--history", "--url", system.url]
+    servers = {"REFOLD_NATS_URL": system.nats.url("projector"), "REFOLD_POSTGRES_URL": system.postgres_dsn}
+    made = environment(**servers, TMPDIR=str(tmp_path))
     with subprocess.Popen(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command + ["--replay"] * is_replayed, env=made, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         # It has started and blocks in the pipe, which holds less than one version.
         assert os.read(process.stdout.fileno(), 10)
+        assert len(list(tmp_path.iterdir())) == is_replayed
         if number is None:
             process.stdout.close()
         else:
@@ -300,3 +345,4 @@ def test_a_closed_reader_and_an_interrupt_end_an_export_quietly(system, written,
         summary = process.stderr.read().decode()
     assert summary.startswith(about)
     assert summary.count("\n") == bool(about)
+    assert not list(tmp_path.iterdir())

@@ -198,7 +198,9 @@ async def test_a_history_that_is_too_long_is_refused_naming_the_bounds(monkeypat
     for version in (5, 2):
         point = Point(Clock.version, version)
         assert await replayed.snapshot_at("n", "a", point) == await full.snapshot_at("n", "a", point)
-    with pytest.raises(HistorySlow, match="10000 events or 10 s") as caught:
+    with pytest.raises(
+        HistorySlow, match=r"10000 events or 10 s.*`refold export n --history --replay`"
+    ) as caught:
         await replayed.entry("n", "a", 8)
     assert caught.value.facts == {"namespace": "n", "document": "a"}
 
@@ -207,5 +209,5 @@ async def test_the_past_of_a_namespace_is_elsewhere_and_the_error_says_where():
     log, tables = MemoryLog("log-1"), Tables()
     await fold(log, tables, {1})
     replayed = Replayed(log, MemoryStore(tables, depth=Depth.recent))
-    with pytest.raises(HistoryElsewhere, match="REFOLD_STORES"):
+    with pytest.raises(HistoryElsewhere, match=r"`refold export n --at TIME --replay`.*REFOLD_STORES"):
         await replayed.list_at("n", Point(Clock.recorded, 0), prefix="", limit=1, cursor=None)

@@ -1,7 +1,7 @@
 """Rebuild the projection from the log beside the live one, compare both, and swap them when they are equal.
 
 Run by `refold rebuild`; with `--from-nothing` it replaces a damaged one without a comparison. A stopped rebuild
-continues where it was: the fresh projection has its own checkpoints.
+continues where it was: the fresh projection has its own checkpoints. `replay` alone is run by `refold export --replay`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from hashlib import sha256
 from typing import Final, Protocol
 
@@ -102,19 +103,25 @@ class ReplayLoop(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """What a rebuild uses: the log is replayed into `fresh`, by several processes where it is far behind.
+class ReplayParts:
+    """What a replay uses: the log is replayed into `fresh`, by several processes where it is far behind."""
+
+    log: EventLog
+    fresh: SnapshotStore
+    open_loop: Callable[[Sequence[Checkpoint]], ReplayLoop]
+    processes: int
+    replay_in_shards: Callable[[Sequence[ReplayShard], int], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts(ReplayParts):
+    """What a rebuild uses.
 
     Without `is_compared` the live projection is damaged: it is replaced at the log's end.
     """
 
-    log: EventLog
-    fresh: SnapshotStore
     swap: SchemaSwap
     is_compared: bool
-    open_loop: Callable[[Sequence[Checkpoint]], ReplayLoop]
-    processes: int
-    replay_in_shards: Callable[[Sequence[ReplayShard], int], Awaitable[None]]
 
 
 async def rebuild(parts: Parts, listener: Listener) -> Rebuilt:
@@ -130,19 +137,18 @@ class _Rebuild:
     def __init__(self, parts: Parts, listener: Listener) -> None:
         self._parts = parts
         self._listener = listener
-        self._log_id = ""
-        self._loop: ReplayLoop | None = None
+        self._replay = _Replay(parts, partial(listener.progress, Stage.replaying))
         self._differences = 0
 
     async def run(self) -> Rebuilt:
         parts = self._parts
-        self._log_id = await self._check_live()
-        await self._lease(wait_seconds=0)
+        await self._check_live()
+        await self._replay.lease()
         await parts.swap.prepare()
-        checkpoints = await parts.fresh.bind(self._log_id)
+        checkpoints = await self._replay.bind()
         await check_log(parts.log, checkpoints)
         begun_sequence = min(checkpoint.read_sequence for checkpoint in checkpoints)
-        await self._replay_in_shards(checkpoints)
+        await self._replay.in_shards(checkpoints, await self._end_sequence())
         sequence = await self._catch_up()
         await parts.swap.copy_indexes()
         if parts.is_compared:
@@ -160,8 +166,8 @@ class _Rebuild:
             held_seconds=held_seconds,
         )
 
-    async def _check_live(self) -> str:
-        """Return the log's id, once the live projection is known to be of this log."""
+    async def _check_live(self) -> None:
+        """Raise where the live projection is not one of this log."""
         parts = self._parts
         # Read before the log's end: a running projector may fold what is appended in between.
         bound = await parts.swap.bound()
@@ -173,7 +179,6 @@ class _Rebuild:
             lost = "the projection has events that the log has lost"
             message = f"the log ends before what has been folded from it: {lost}"
             raise LogHole(message, last_sequence=info.last_sequence, folded_sequence=bound.read_sequence)
-        return info.log_id
 
     async def _end_sequence(self) -> int:
         """Return what the fresh projection must reach: the live one's sequence, or the log's end."""
@@ -184,52 +189,13 @@ class _Rebuild:
             raise StoreDamaged
         return bound.read_sequence
 
-    async def _lease(self, *, wait_seconds: float) -> None:
-        """Acquire the fresh projection's lease, which an earlier connection of this process may hold for a moment."""
-        ends_at = time.monotonic() + wait_seconds
-        while not await self._parts.fresh.acquire_lease():
-            if time.monotonic() >= ends_at:
-                raise FenceLost("another rebuild is at work in this schema")
-            await asyncio.sleep(LOOK_SECONDS)
-
-    async def _replay_in_shards(self, checkpoints: list[Checkpoint]) -> None:
-        """Replay in several processes what is far behind, so that all checkpoints are at one sequence."""
-        parts = self._parts
-        reached = [checkpoint.read_sequence for checkpoint in checkpoints]
-        until_sequence = max(await self._end_sequence(), *reached)
-        is_even, is_far = min(reached) == max(reached), until_sequence - min(reached) >= SHARDED_EVENTS_MIN
-        if is_even and not (is_far and parts.processes > 1):
-            return
-
-        async def look() -> None:
-            # Renews the lease, too: the shards commit on their own connections.
-            await parts.fresh.acquire_lease()
-            self._listener.progress(Stage.replaying, await _sequence_of(parts.fresh), until_sequence)
-
-        async with _repeating(look):
-            await parts.replay_in_shards(shards_of(checkpoints, parts.processes), until_sequence)
-
     async def _catch_up(self) -> int:
         """Replay until the end is near, which moves on meanwhile; return the sequence that was reached."""
         while True:
             sequence = await self._end_sequence()
-            await self._replay(sequence)
+            await self._replay.up_to(sequence)
             if await self._end_sequence() - sequence <= REBUILD_NEAR_EVENTS:
                 return sequence
-
-    async def _replay(self, until_sequence: int) -> None:
-        """Fold and commit up to a sequence. A loop stopped in mid-commit cannot go on: the next call makes another."""
-        loop, self._loop = self._loop, None
-        if loop is None:
-            await self._lease(wait_seconds=REBUILD_LOCK_SECONDS)
-            loop = self._parts.open_loop(await self._parts.fresh.bind(self._log_id))
-
-        async def look() -> None:
-            self._listener.progress(Stage.replaying, loop.folded_sequence, until_sequence)
-
-        async with _repeating(look):
-            await loop.run(until_sequence)
-        self._loop = loop
 
     async def _swap(self, compared_sequence: int) -> tuple[int, float]:
         """Hold the live projection, replay and compare the rest, swap. If that takes too long, release it and retry.
@@ -251,7 +217,7 @@ class _Rebuild:
         async with asyncio.timeout(REBUILD_HOLD_SECONDS), swap.hold():
             sequence = await self._end_sequence()
             self._listener.progress(Stage.swapping, sequence, sequence)
-            await self._replay(sequence)
+            await self._replay.up_to(sequence)
             if self._parts.is_compared:
                 await self._report(swap.unequal(compared_sequence, sequence))
                 await self._report(swap.unequal_counts())
@@ -274,6 +240,69 @@ class _Rebuild:
         if fresh is None or fresh.state is None or fresh.version != version:
             return True
         return sha256(fresh.state).hexdigest() != each.live.state_hash
+
+
+async def replay(parts: ReplayParts, until_sequence: int, progress: Callable[[int, int], None]) -> None:
+    """Replay the log into an empty projection, up to a sequence, and pass to `progress` how far it is of how many.
+
+    Raises what stores and log raise.
+    """
+    replaying = _Replay(parts, progress)
+    await replaying.lease()
+    await replaying.in_shards(await replaying.bind(), until_sequence)
+    await replaying.up_to(until_sequence)
+
+
+class _Replay:
+    """Replay the log into a fresh projection."""
+
+    def __init__(self, parts: ReplayParts, progress: Callable[[int, int], None]) -> None:
+        self._parts = parts
+        self._progress = progress
+        self._loop: ReplayLoop | None = None
+
+    async def lease(self, *, wait_seconds: float = 0) -> None:
+        """Acquire the fresh projection's lease, which an earlier connection of this process may hold for a moment."""
+        ends_at = time.monotonic() + wait_seconds
+        while not await self._parts.fresh.acquire_lease():
+            if time.monotonic() >= ends_at:
+                raise FenceLost("another rebuild is at work in this schema")
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def bind(self) -> list[Checkpoint]:
+        """Return how far the fresh projection is."""
+        return await self._parts.fresh.bind((await self._parts.log.info()).log_id)
+
+    async def in_shards(self, checkpoints: list[Checkpoint], end_sequence: int) -> None:
+        """Replay in several processes what is far behind, so that all checkpoints are at one sequence."""
+        parts = self._parts
+        reached = [checkpoint.read_sequence for checkpoint in checkpoints]
+        until_sequence = max(end_sequence, *reached)
+        is_even, is_far = min(reached) == max(reached), until_sequence - min(reached) >= SHARDED_EVENTS_MIN
+        if is_even and not (is_far and parts.processes > 1):
+            return
+
+        async def look() -> None:
+            # Renews the lease, too: the shards commit on their own connections.
+            await parts.fresh.acquire_lease()
+            self._progress(await _sequence_of(parts.fresh), until_sequence)
+
+        async with _repeating(look):
+            await parts.replay_in_shards(shards_of(checkpoints, parts.processes), until_sequence)
+
+    async def up_to(self, until_sequence: int) -> None:
+        """Fold and commit up to a sequence. A loop stopped in mid-commit cannot go on: the next call makes another."""
+        loop, self._loop = self._loop, None
+        if loop is None:
+            await self.lease(wait_seconds=REBUILD_LOCK_SECONDS)
+            loop = self._parts.open_loop(await self.bind())
+
+        async def look() -> None:
+            self._progress(loop.folded_sequence, until_sequence)
+
+        async with _repeating(look):
+            await loop.run(until_sequence)
+        self._loop = loop
 
 
 async def _sequence_of(store: SnapshotStore) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from refold.core.errors import Refused
     from refold.transfer import Target
-    from refold.transfer.exporter import ExportListener, ExportTally
+    from refold.transfer.exporter import ExportListener, ExportTally, Source
     from refold.transfer.importer import ImportListener, ImportTally
 
 COMPLAINTS_MAX: Final = 1_000
@@ -96,10 +97,21 @@ async def export(
         ),
     ] = None,
     is_forced: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
+    is_replayed: Annotated[
+        bool,
+        typer.Option(
+            "--replay",
+            help="Read the log instead of a store: for the past where the only store is Redis.",
+        ),
+    ] = False,
 ) -> None:
     """Export a namespace as JSON lines, all as of one moment.
 
     `refold import` reads them back. The summary goes to stderr.
+
+    With --replay, the log up to that moment is folded into a temporary database (in TMPDIR, removed afterwards), and
+    the lines are those of a store that keeps every version. It works beside any store, and connects to NATS as
+    `refold verify` does: found by --data or REFOLD_NATS_URL, not by --url.
     """
     from refold.transfer.exporter import export
 
@@ -108,9 +120,10 @@ async def export(
         with working() as progress:
             # The lines themselves would disturb the bar.
             progress.disable |= out is None and sys.stdout.isatty()
+            source = _replayed(progress, system.data, namespace, at) if is_replayed else system.client()
             listener = _export_listener(progress)
-            async with system.client() as refold, _target(out, is_forced=is_forced) as target:
-                tally = await export(refold, namespace, target.write, listener, at=at, is_history=is_history)
+            async with _target(out, is_forced=is_forced) as target, source as found:
+                tally = await export(found, namespace, target.write, listener, at=at, is_history=is_history)
     except asyncio.CancelledError:
         say("stopped; the export is not complete", is_error=True)
         raise typer.Exit(INTERRUPTED) from None
@@ -186,6 +199,25 @@ def _target(out: Path | None, *, is_forced: bool) -> AbstractAsyncContextManager
     # Below Python's buffer, so that nothing is left in it when the reader is gone.
     stream: Any = sys.stdout.buffer
     return nullcontext(Target(getattr(stream, "raw", stream), "stdout"))
+
+
+def _replayed(
+    progress: Progress, data: Path | None, namespace: str, at: str | None
+) -> AbstractAsyncContextManager[Source]:
+    """Return a projection of the log up to a time; SIGTERM ends it as an interrupt does, and removes its files."""
+    from refold.cli.audit import reach_servers
+    from refold.wiring.audit import replayed
+
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    bar = progress.add_task("", total=None)
+
+    def advanced(folded: int, end: int) -> None:
+        description = f"{folded:,} of {end:,} events replayed"
+        progress.update(bar, completed=folded, total=end, description=description)
+
+    return replayed(reach_servers(data, has_stores=False), namespace, at, advanced)
 
 
 def _export_listener(progress: Progress) -> ExportListener:

@@ -105,7 +105,7 @@ class StoreBehind(StoreError, code="store_behind"):
 
 
 class StoreFull(StoreError, code="store_full"):
-    """Postgres has no room."""
+    """The store has no room."""
 
 
 class StoreDiffers(StoreError, code="store_differs"):

@@ -148,7 +148,10 @@ class Replayed:
         self, namespace: str, point: Point, *, prefix: str, limit: int, cursor: str | None
     ) -> Page:
         found = self._store.list_at(namespace, point, prefix=prefix, limit=limit, cursor=cursor)
-        return await _or_elsewhere(found, f"the store does not keep the past of a namespace; {_FULL}")
+        message = (
+            f"the store does not keep the past of a namespace; {_exported(namespace, '--at TIME')}; {_FULL}"
+        )
+        return await _or_elsewhere(found, message)
 
     # --- What is replayed ---------------------------------------------------------------------------------------
 
@@ -369,8 +372,12 @@ def _has_segments(number: int) -> Callable[[Past], bool]:
 
 def _slow(key: Key) -> HistorySlow:
     namespace, document = key
-    message = f"{namespace}/{document}: {_BOUNDS}; {_FULL}"
+    message = f"{namespace}/{document}: {_BOUNDS}; {_exported(namespace, '--history')}; {_FULL}"
     return HistorySlow(message, namespace=namespace, document=document)
+
+
+def _exported(namespace: str, options: str) -> str:
+    return f"`refold export {namespace} {options} --replay` folds the log and prints it"
 
 
 async def _or_elsewhere(found: Awaitable[T], message: str) -> T:

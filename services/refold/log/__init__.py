@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Final, NamedTuple, Protocol
 
-from refold.core.errors import Refused
+from refold.core.errors import LogHole, Refused
 from refold.core.fold import EVENT_BYTES_MAX, HEADERS_BYTES_MAX, NEWEST
 from refold.core.stream import PARTITIONS, Record, check_document, check_name, route, token_of
 from refold.core.transactions import MembersAhead, begin_of_open, claimed_members, is_open, place_of
@@ -163,6 +163,9 @@ class EventLog(Protocol):
     async def last_of(self, namespace: str, document: str) -> Record | None:
         """Return a document's last event, from the leader."""
 
+    async def has_namespace(self, namespace: str) -> bool:
+        """Tell whether a namespace has an event. Raises `Refused` for a bad name."""
+
     def read_document(
         self, namespace: str, document: str, after_sequence: int, until_sequence: int
     ) -> AsyncGenerator[Record, None]:
@@ -252,6 +255,22 @@ async def whole_sequence(log: EventLog, sequence: int) -> int:
     # In a log under an earlier fold they are all rejected, and it makes no difference.
     transaction = ahead.of(members[0], NEWEST, partial(route, fold=NEWEST.number)) if members else None
     return sequence if transaction is None else first_sequence - 1
+
+
+async def sequence_at(log: EventLog, time: int) -> int:
+    """Return a sequence past which no event was recorded at or before a time; 0 where none was at all.
+
+    An event is recorded at the latest time up to it. Where the broker's clock stepped back, some events before the
+    sequence may have been recorded after the time. The sequence divides no transaction.
+    """
+    before, after = 0, await end_of(log) + 1
+    while after - before > 1:
+        middle = (before + after) // 2
+        record = await log.get(middle)
+        if record is None:
+            raise LogHole("the log lacks an event", sequence=middle)
+        before, after = (middle, after) if record.time <= time else (before, middle)
+    return await whole_sequence(log, before)
 
 
 def foreign_prefixes(partitions: Collection[int] | None) -> frozenset[bytes]:

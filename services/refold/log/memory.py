@@ -108,6 +108,11 @@ class MemoryLog:
         where = Route.of(check_name(namespace, "namespace"), check_document(document, "document"))
         return self._last.get(where.subject)
 
+    async def has_namespace(self, namespace: str) -> bool:
+        self._check_open()
+        check_name(namespace, "namespace")
+        return any(subject.split(b".")[2] == namespace.encode() for subject in self._last)
+
     async def read_document(
         self, namespace: str, document: str, after_sequence: int, until_sequence: int
     ) -> AsyncGenerator[Record, None]:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
-from refold.client import Change, Document, Refold, find_namespace
+from refold.client import Change, Document, Namespace, find_namespace
 from refold.core import json_text
 from refold.core.document import ABSENT
 from refold.core.errors import RefoldError, TimedOut, raising_first
@@ -59,8 +59,29 @@ class ExportListener:
     waiting: Callable[[Exception], None]
 
 
+class Source(Protocol):
+    """What an export reads: a client of a running system, or a projection (`refold.transfer.stored`)."""
+
+    async def status(self) -> dict[str, Any]:
+        """Return the system's status, of which `last_sequence` is used."""
+
+    async def namespaces(self) -> Sequence[Namespace]:
+        """Count documents and events by namespace."""
+
+    def list(
+        self, namespace: str, *, at: str | None = None, sequence: int | None = None, limit: int | None = None
+    ) -> AsyncIterator[Document]:
+        """Yield the documents that were present at a time or at a sequence, by id."""
+
+    def names(self, namespace: str) -> AsyncIterator[str]:
+        """Yield the ids of all documents that a namespace ever had."""
+
+    def history(self, namespace: str, document: str) -> AsyncIterator[Change]:
+        """Yield a document's changes, oldest first."""
+
+
 async def export(
-    refold: Refold,
+    source: Source,
     namespace: str,
     write: Write,
     listener: ExportListener,
@@ -73,7 +94,7 @@ async def export(
     Raises `Refused` for a namespace that does not exist and for a time that cannot be read.
     """
     moment = None if at is None else format_time(parse_time(at))
-    return await _Export(refold, namespace, write, listener, moment).run(is_history=is_history)
+    return await _Export(source, namespace, write, listener, moment).run(is_history=is_history)
 
 
 class VersionLines:
@@ -112,9 +133,9 @@ class _Export:
     """One export of one namespace as of one moment; what is written meanwhile is left out."""
 
     def __init__(
-        self, refold: Refold, namespace: str, write: Write, listener: ExportListener, at: str | None
+        self, source: Source, namespace: str, write: Write, listener: ExportListener, at: str | None
     ) -> None:
-        self._refold = refold
+        self._source = source
         self._namespace = namespace
         self._write = write
         self._listener = listener
@@ -124,10 +145,10 @@ class _Export:
         self._tally = ExportTally()
 
     async def run(self, *, is_history: bool) -> ExportTally:
-        status = await self._refold.status()
+        status = await self._source.status()
         self._tally.sequence = int(status["last_sequence"])
         await self._wait_until_folded()
-        counted = find_namespace(await self._refold.namespaces(), self._namespace)
+        counted = find_namespace(await self._source.namespaces(), self._namespace)
         self._tally.expected_lines = counted.events if is_history else counted.documents
         await (self._write_versions() if is_history else self._write_states())
         await self._flush()
@@ -147,7 +168,7 @@ class _Export:
 
     def _list(self, *, limit: int | None = None) -> AsyncIterator[Document]:
         sequence = self._tally.sequence if self._at is None else None
-        return self._refold.list(self._namespace, at=self._at, sequence=sequence, limit=limit)
+        return self._source.list(self._namespace, at=self._at, sequence=sequence, limit=limit)
 
     async def _write_states(self) -> None:
         async for document in self._list():
@@ -158,8 +179,8 @@ class _Export:
         ahead: deque[tuple[str, AsyncIterator[Change], asyncio.Task[Change | None]]] = deque()
         with raising_first():
             async with asyncio.TaskGroup() as tasks:
-                async for document in self._refold.names(self._namespace):
-                    changes = self._refold.history(self._namespace, document)
+                async for document in self._source.names(self._namespace):
+                    changes = self._source.history(self._namespace, document)
                     ahead.append((document, changes, tasks.create_task(_next(changes))))
                     if len(ahead) > AHEAD_MAX:
                         await self._write_history(*ahead.popleft())

@@ -1,4 +1,4 @@
-"""Verify and rebuild a projection, straight at NATS and the store. Used by the commands of the same names.
+"""Verify, rebuild and replay a projection, straight at NATS and the store. Used by verify, rebuild and export.
 
 A long replay is divided into shards of the partitions, each folded by a child process (`run`).
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
 from refold.audit import rebuild, stores, verify
@@ -24,19 +26,22 @@ from refold.core.errors import (
     StoreDamaged,
     StoreDiffers,
     StoreError,
+    StoreFull,
     StoreOutdated,
     TimedOut,
     raising_first,
 )
-from refold.log import EventLog
+from refold.core.timestamp import format_time, parse_time
+from refold.log import EventLog, end_of, sequence_at
 from refold.projector.replay import begin_replay, replay_loop
 from refold.store.ports import ConnectedStore, SchemaSwap, SnapshotStore
 from refold.telemetry import redacted_text
+from refold.transfer.stored import StoredSource
 from refold.wiring.projector import bounds_of
 from refold.wiring.servers import make_embedded_log, open_log, opened, reach, servers_of
 from refold.wiring.service import collect_seldom, hand_work, start_process
 from refold.wiring.settings import Settings, handed_on, load
-from refold.wiring.store_url import StoreUrl
+from refold.wiring.store_url import StoreUrl, file_url
 from refold.wiring.stores import (
     auditable,
     audited_store,
@@ -53,6 +58,10 @@ PROCESSES_MAX: Final = 8
 """Each reads the whole log: with more, reading costs more than folding."""
 
 CACHE_BYTES_MIN: Final = 16 * 1024 * 1024
+
+SPACE_BYTES_MIN: Final = 256 * 1024 * 1024
+SPACE_LOOK_SECONDS: Final = 1.0
+"""What a temporary projection leaves of its disk for others, and how often that is looked at."""
 
 
 class Replaced(NamedTuple):
@@ -223,6 +232,58 @@ def _parts(
         processes=min(PROCESSES_MAX, processes or processors()),
         replay_in_shards=partial(replay_in_processes, fresh),
     )
+
+
+@asynccontextmanager
+async def replayed(
+    settings: Settings, namespace: str, at: str | None, progress: Callable[[int, int], None]
+) -> AsyncIterator[StoredSource]:
+    """Fold the log into a temporary projection, up to a recorded time or its end, for an export of a namespace.
+
+    `progress` is called with the events that are folded and those to be folded. The projection is encrypted as the
+    settings say, and its folder is removed at the end of the block. Raises `Refused` for a namespace without an event
+    and for a time in the future, and `StoreFull`.
+    """
+    collect_seldom()
+    with TemporaryDirectory(prefix="refold-replay-") as folder:
+        alone = load(**handed_on(settings, stores=file_url(Path(folder))))
+        async with _opened(alone, replace(served_store(alone), is_fresh=True)) as (log, opened_store):
+            until_sequence = await _end_of_export(log, namespace, at)
+            store = auditable(opened_store)
+            parts = rebuild.ReplayParts(
+                log=log,
+                fresh=store,
+                open_loop=partial(replay_loop, log, store, bounds_of(alone)),
+                processes=min(PROCESSES_MAX, processors()),
+                replay_in_shards=partial(replay_in_processes, alone),
+            )
+            with raising_first():
+                async with asyncio.TaskGroup() as tasks:
+                    watching = tasks.create_task(_watch_space(folder), name="space")
+                    await rebuild.replay(parts, until_sequence, progress)
+                    watching.cancel()
+            yield StoredSource(store, namespace, until_sequence)
+
+
+async def _end_of_export(log: EventLog, namespace: str, at: str | None) -> int:
+    """Return the last sequence that an export needs."""
+    if not await log.has_namespace(namespace):
+        raise Refused("namespace_unknown", f"the log has no event of a namespace {namespace}")
+    if at is None:
+        return await end_of(log)
+    time, now = parse_time(at), (await log.info()).time
+    if time > now:
+        rule = f"must be a time at or before now, which is {format_time(now)} by the broker's clock"
+        raise Refused("time_in_future", rule, field="at", shape=at)
+    return await sequence_at(log, time)
+
+
+async def _watch_space(folder: str) -> None:
+    while True:
+        if (free := shutil.disk_usage(folder).free) < SPACE_BYTES_MIN:
+            message = f"the disk of {folder} is nearly full: set TMPDIR to a folder on a larger one"
+            raise StoreFull(message, free_bytes=free)
+        await asyncio.sleep(SPACE_LOOK_SECONDS)
 
 
 @asynccontextmanager

@@ -105,6 +105,10 @@ class JetStreamLog:
         where = Route.of(check_name(namespace, "namespace"), check_document(document, "document"))
         return await stored_record(self.client, last_by_subj=where.subject.decode())
 
+    async def has_namespace(self, namespace: str) -> bool:
+        pattern = f"log.*.{check_name(namespace, 'namespace')}.*"
+        return await stored_record(self.client, last_by_subj=pattern) is not None
+
     async def read_document(
         self, namespace: str, document: str, after_sequence: int, until_sequence: int
     ) -> AsyncGenerator[Record, None]:
