@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
 
@@ -55,6 +56,20 @@ async def test_another_log_and_a_newer_format_are_refused(store, redis_url, redi
     redis_server.send(b"""SET {refold:refold}:log '{"log":"log-1","format":2}'""")
     with pytest.raises(StoreDiffers, match="newer program"):
         await store.bind(LOG_ID)
+
+
+async def test_a_command_that_is_cancelled_at_any_moment_ends(store):
+    await store.bind(LOG_ID)
+    cancelled = 0
+    for steps in range(40):
+        reading = asyncio.create_task(store.checkpoints())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        if reading.cancel():
+            cancelled += 1
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+    assert cancelled > 3
 
 
 async def test_a_full_server_takes_nothing_of_a_commit(store, redis_server):

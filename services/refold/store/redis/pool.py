@@ -83,12 +83,14 @@ class Pool:
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[Connection]:
         """Lend a connection. One that is left in the middle of an answer is closed."""
+        cancellations = _cancellations()
         try:
             found = await self._pool.get_connection()  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as error:
             raise as_store_error(error) from error
         connection = Connection(found)
         try:
+            _raise_swallowed(cancellations)
             if found not in self._checked:
                 await self._check(connection)
                 found.register_connect_callback(self._forget)
@@ -171,8 +173,10 @@ class Connection:
     async def _answers(self, commands: Sequence[Command]) -> list[Any]:
         connection = self._connection
         self.is_unread = True
+        cancellations = _cancellations()
         try:
             await connection.send_packed_command(b"".join(map(_pack, commands)))
+            _raise_swallowed(cancellations)
             answers = [await self._answer() for _ in commands]
         except (RedisError, OSError, asyncio.IncompleteReadError) as error:
             raise as_store_error(error) from error
@@ -184,6 +188,17 @@ class Connection:
             return await self._connection.read_response(disable_decoding=True, disconnect_on_error=False)
         except ResponseError as error:
             return error
+
+
+def _cancellations() -> int:
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
+def _raise_swallowed(before: int) -> None:
+    """Raise a cancellation that the driver lost: its `asyncio.wait_for` may swallow one before Python 3.12."""
+    if _cancellations() > before:
+        raise asyncio.CancelledError
 
 
 async def _nothing_folded(_: Connection) -> Mapping[int, int]:
