@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
 
-from refold.core.errors import StoreDamaged
+from refold.core.errors import Refused, StoreDamaged, StoreDiffers
 from refold.store.layers import RowCodec
 from refold.store.layers.compression import Compression
 from refold.store.layers.encryption import Encryption
-from refold.store.ports import Unreadable
+from refold.store.ports import SnapshotStore, Unreadable
 from refold.store.sqlite import SqliteStore
 from support.encrypted import ONE, TWO, encryption, keyring
 from support.redis_servers import redis_binary, running_redis, valkey_binary
@@ -81,25 +83,107 @@ async def test_no_content_is_in_the_append_only_file_of_an_encrypted_redis() -> 
                 assert _holds_canary(server.folder) == is_plain
 
 
-async def test_no_history_is_in_the_tables_of_an_encrypted_postgres(postgres_dsn: str) -> None:
-    options = {"codec": encryption(LOG_ID), "is_history_encrypted": True}
+HISTORY: dict[str, Any] = {"codec": encryption(LOG_ID), "is_history_encrypted": True}
+ALL: dict[str, Any] = HISTORY | {"are_states_encrypted": True}
+
+
+@pytest.fixture
+async def tables(postgres_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """Connect as an SQL client does."""
+    connection = await asyncpg.connect(postgres_dsn, server_settings={"search_path": "refold"})
+    yield connection
+    await connection.close()
+
+
+@pytest.mark.parametrize("options", [HISTORY, ALL], ids=["history", "all"])
+async def test_no_encrypted_content_is_in_the_tables_of_postgres(
+    postgres_dsn: str, tables: asyncpg.Connection, options: dict[str, Any]
+) -> None:
     async with postgres_stores(postgres_dsn, **options) as open_store:
         scribe = await begin(store := await open_store())
         _write(scribe)
+        scribe.put("large", {CANARY: "x"})
         await store.commit(scribe.commit())
+        # The last version of one document is only in the journal, until its state is written.
         scribe.publish("d", {"put": {}})
+        scribe.put("large", {CANARY: "y" * 1_000})
+        await store.commit(scribe.commit(omitted=["large"]))
+        await store.flush_states(is_final=True)
+        assert not await tables.fetch("SELECT FROM documents WHERE state_version IS NOT NULL")
+        assert (await store.head(NAMESPACE, "large")).snapshot == scribe.snapshots[NAMESPACE, "large"][-1]
+    for table in ("pages", "journal", "rejections", "documents"):
+        rows = await tables.fetch(f"SELECT * FROM {table}")
+        assert rows
+        held = b"".join(
+            value if isinstance(value, bytes) else str(value).encode() for row in rows for value in row
+        )
+        assert (CANARY.encode() in held) == (table == "documents" and options is HISTORY), table
+
+
+async def test_states_of_both_settings_are_read_together_but_not_by_sql(
+    postgres_dsn: str, tables: asyncpg.Connection
+) -> None:
+    async def found(store: SnapshotStore, where: str | None, prefix: str = "") -> list[bytes | None]:
+        page = await store.list_documents(NAMESPACE, prefix=prefix, where=where, limit=10, cursor=None)
+        return [head.snapshot.state for head in page.heads]
+
+    async with postgres_stores(postgres_dsn) as open_store:
+        scribe = await begin(plain := await open_store(**HISTORY))
+        scribe.put("a", {"n": 1})
+        # What an author writes is never taken for an encrypted state.
+        scribe.put("b", "encrypted:AAAA")
+        await plain.commit(scribe.commit())
+        await plain.close()
+        encrypting = await open_store(**ALL)
+        await encrypting.bind(LOG_ID)
+        assert await encrypting.acquire_lease()
+        scribe.put("z", {"n": 1})
+        await encrypting.commit(scribe.commit())
+        for store in (plain := await open_store(**HISTORY), encrypting):
+            assert await found(store, None) == [b'{"n":1}', b'"encrypted:AAAA"', b'{"n":1}']
+        assert await found(plain, "$.n == 1", "a") == [b'{"n":1}']
+        for store, prefix in ((plain, ""), (plain, "z"), (encrypting, "a")):
+            with pytest.raises(Refused, match="REFOLD_ENCRYPT=history and run `refold rebuild`") as refused:
+                await found(store, "$.n == 1", prefix)
+            assert (refused.value.reason, refused.value.field) == ("store_encrypted", "where")
+    await tables.execute(f"SELECT create_view('{NAMESPACE}')")
+    assert await tables.fetchval("SELECT count(*) FROM refold_views.shop WHERE version = 1") == 3
+    for column in ("state", "state_json"):
+        rows = await tables.fetch(
+            f"SELECT {column} FROM refold_views.shop WHERE document < 'c' ORDER BY document"
+        )
+        assert [json.loads(row[0]) for row in rows] == [{"n": 1}, "encrypted:AAAA"]
+        with pytest.raises(asyncpg.PostgresError, match="REFOLD_ENCRYPT=all"):
+            await tables.fetch(f"SELECT document FROM refold_views.shop WHERE {column} ->> 'n' = '1'")
+
+
+async def test_an_index_on_encrypted_states_is_refused(postgres_dsn: str, tables: asyncpg.Connection) -> None:
+    async with postgres_stores(postgres_dsn) as open_store:
+        await open_store()
+        await tables.execute("CREATE INDEX theirs ON documents USING gin (refold_jsonb(state))")
+        await open_store(**HISTORY)
+        with pytest.raises(StoreDiffers, match="REFOLD_ENCRYPT=all") as raised:
+            await open_store(**ALL)
+        assert raised.value.facts == {"indexes": ["theirs"]}
+
+
+async def test_a_changed_or_moved_state_is_found(postgres_dsn: str, tables: asyncpg.Connection) -> None:
+    async with postgres_stores(postgres_dsn, **ALL) as open_store:
+        scribe = await begin(store := await open_store())
+        for document in ("a", "b", "c"):
+            scribe.put(document, {"n": 1})
         await store.commit(scribe.commit())
-    connection = await asyncpg.connect(postgres_dsn, ssl=False)
-    try:
-        for table in ("pages", "journal", "rejections"):
-            rows = await connection.fetch(f"SELECT * FROM refold.{table}")
-            assert rows
-            held = b"".join(
-                value if isinstance(value, bytes) else str(value).encode() for row in rows for value in row
-            )
-            assert CANARY.encode() not in held, table
-    finally:
-        await connection.close()
+        await tables.execute(
+            "UPDATE documents SET state = (SELECT o.state FROM documents AS o WHERE o.document = 'b') "
+            "WHERE document = 'a'; "
+            """UPDATE documents SET state = ' "encrypted"' WHERE document = 'c'"""
+        )
+        for document in ("a", "c"):
+            with pytest.raises(StoreDamaged, match=document):
+                await store.head(NAMESPACE, document)
+        async with store.read_snapshot() as moment:
+            items = [item async for item in moment.items(None, None) if isinstance(item, Unreadable)]
+    assert [(item.document, item.part) for item in items] == [("a", "document"), ("c", "document")]
 
 
 async def test_rows_under_several_keys_and_none_are_read_together(tmp_path: Path) -> None:

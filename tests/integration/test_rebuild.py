@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
+from hashlib import sha256
 
 import asyncpg
 import pytest
@@ -20,7 +21,9 @@ from refold.log.memory import MemoryLog
 from refold.projector.replay import begin_replay
 from refold.projector.supervisor import Supervisor
 from refold.store.postgres import PostgresStore
+from refold.store.postgres.rows import Rows
 from refold.store.postgres.states import StateLag
+from support.encrypted import encryption
 from support.fold2 import MOVE_ON, inc
 from support.projection import ROOMY, append, ports, projecting
 from support.rebuilding import rebuild_parts
@@ -79,15 +82,16 @@ async def replay_shards(log, dsn, shards, until_sequence):
             tasks.create_task(replay(shard))
 
 
-def parts(log, dsn, processes=1):
+def parts(log, dsn, processes=1, **options):
     """Open what a rebuild uses."""
-    return rebuild_parts(log, dsn, processes=processes, replay_in_shards=partial(replay_shards, log, dsn))
+    replay = partial(replay_shards, log, dsn)
+    return rebuild_parts(log, dsn, processes=processes, replay_in_shards=replay, **options)
 
 
-async def rebuilt(log, dsn, progress=lambda *_: None, processes=1):
+async def rebuilt(log, dsn, progress=lambda *_: None, processes=1, **options):
     """Rebuild, and return the result and the differences."""
     found = []
-    async with parts(log, dsn, processes) as given:
+    async with parts(log, dsn, processes, **options) as given:
         ended = await rebuild(given, Listener(difference=found.append, progress=progress))
     assert ended.differences == len(found)
     return ended, found
@@ -172,6 +176,30 @@ async def test_a_live_row_with_an_older_state_is_compared_by_its_exact_state(log
     assert (ended.is_swapped, found) == (True, [])
     assert await outdated.flusher.outdated(after=("", ""), limit=99) == []
     assert (await outdated.head("n", "lags")).snapshot.state == b'{"n":2}'
+
+
+async def test_a_rebuild_writes_states_as_it_is_set_and_compares_what_they_say(log, outdated, postgres_dsn):
+    codec = encryption("log-1")
+    encrypted = {"codec": codec, "is_history_encrypted": True, "are_states_encrypted": True}
+    sql = await asyncpg.connect(postgres_dsn, server_settings={"search_path": "refold"})
+    counted = "SELECT count(*) FROM documents WHERE starts_with(state::text, ' \"encrypted:')"
+    present = await sql.fetchval("SELECT count(*) FROM documents WHERE state IS NOT NULL")
+    # From plain to encrypted states, to the same under other nonces, and back.
+    for options, expected in ((encrypted, present), (encrypted, present), ({"codec": codec}, 0)):
+        ended, found = await rebuilt(log, postgres_dsn, **options)
+        assert (ended.is_swapped, found) == (True, [])
+        assert await sql.fetchval(counted) == expected
+        assert await sql.fetch("SELECT FROM documents WHERE state_version IS NOT NULL") == []
+    await rebuilt(log, postgres_dsn, **encrypted)
+    rows = Rows(codec, has_content=True, has_encoded_states=True)
+    change = "UPDATE documents SET state = $2::text::json WHERE document = $1"
+    await sql.execute(change, "d1", rows.of_state(("n", "d1"), b"{}").decode())
+    await sql.execute(change, "d2", rows.of_state(("n", "d1"), b"{}").decode())
+    await sql.close()
+    ended, found = await rebuilt(log, postgres_dsn, **encrypted)
+    assert not ended.is_swapped
+    hashes = {unequal.document: unequal.live.state_hash for unequal in found}
+    assert hashes == {"d1": sha256(b"{}").hexdigest(), "d2": "unreadable (live)"}
 
 
 @pytest.mark.parametrize("shown", ['{"n":0,"x":1}', "[]"])

@@ -10,6 +10,7 @@ from typing import Any
 from refold.audit.rebuild import Parts
 from refold.log import EventLog
 from refold.projector.replay import replay_loop
+from refold.store.layers import RowCodec
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.audit import PostgresSchemaSwap
 from support.projection import ROOMY
@@ -24,10 +25,13 @@ async def rebuild_parts(
     keep_as: str | None = None,
     processes: int = 1,
     replay_in_shards: Any = None,
+    codec: RowCodec | None = None,
+    **levels: bool,
 ) -> AsyncIterator[Parts]:
     """Open the schema `rebuilt`, which is to replace `refold`."""
-    async with PostgresSchemaSwap.open(dsn, live="refold", fresh="rebuilt", keep_as=keep_as) as swap:
-        fresh = await PostgresStore.open(dsn, schema="rebuilt", readers_max=2)
+    names = {"live": "refold", "fresh": "rebuilt"}
+    async with PostgresSchemaSwap.open(dsn, **names, keep_as=keep_as, codec=codec) as swap:
+        fresh = await PostgresStore.open(dsn, schema="rebuilt", readers_max=2, codec=codec, **levels)
         try:
             yield Parts(
                 log=log,

@@ -86,7 +86,10 @@ class Depth(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What a store can do beyond the ports. Without `has_where`, a search by `where` is refused."""
+    """What a store can do beyond the ports.
+
+    Without `has_where`, a search by `where` is refused; with it, only where states are encrypted.
+    """
 
     depth: Depth
     has_where: bool

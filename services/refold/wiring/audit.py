@@ -123,7 +123,11 @@ async def read_stores_status(settings: Settings) -> list[dict[str, object]]:
 async def _store_status(
     settings: Settings, store: StoreUrl, log_id: str, end_sequence: int
 ) -> dict[str, object]:
-    facts: dict[str, object] = {"name": store.name, "kind": store.kind, "encoding": encoding_of(settings)}
+    facts: dict[str, object] = {
+        "name": store.name,
+        "kind": store.kind,
+        "encoding": encoding_of(store, settings),
+    }
     try:
         bound = await bound_log(store, settings)
         if bound != log_id:

@@ -145,8 +145,8 @@ class Settings(BaseSettings):
     """File of the keys that stores are encrypted with, which only its owner can read (mode 0600)."""
     keys_command: SecretStr | None = None
     """Command that prints the keys, without a shell, where there is no file: run once, at start."""
-    encrypt: Literal["none", "history"] | None = None
-    """`history` (usual with keys): PostgreSQL's pages, journal and rejections, all content of files and Redis."""
+    encrypt: Literal["none", "history", "all"] | None = None
+    """`history` (usual with keys): all but PostgreSQL's states; `all`: those too. Files, Redis: no difference."""
     nats_url: _NatsUrl | None = None
     """NATS, as the service's own user; a cluster's servers with commas between them."""
     nats_admin_url: _NatsUrl | None = None

@@ -110,7 +110,7 @@ def row_codec(settings: Settings, log_id: str) -> RowCodec:
         source = KeyFile(settings.keys)
     elif settings.keys_command is not None:
         source = KeyCommand(settings.keys_command.get_secret_value(), environment_without())
-    elif settings.encrypt == "history":
+    elif settings.encrypt in {"history", "all"}:
         rule = "needs REFOLD_KEYS or REFOLD_KEYS_COMMAND"
         raise Refused("bad_setting", rule, field="REFOLD_ENCRYPT", shape="no keys")
     else:
@@ -118,11 +118,13 @@ def row_codec(settings: Settings, log_id: str) -> RowCodec:
     return Encryption(compression, Keyring(source), log_id, is_encrypting=settings.encrypt != "none")
 
 
-def encoding_of(settings: Settings) -> str:
+def encoding_of(store: StoreUrl, settings: Settings) -> str:
     """Return how a store's values are written, as people read it: `zstd:1`, with `encrypted` where they are."""
     has_keys = settings.keys is not None or settings.keys_command is not None
-    is_encrypted = has_keys and settings.encrypt != "none"
-    return f"{settings.compression}, encrypted" if is_encrypted else settings.compression
+    if not has_keys or settings.encrypt == "none":
+        return settings.compression
+    is_all = store.kind != "postgres" or settings.encrypt == "all"
+    return f"{settings.compression}, {'' if is_all else 'history '}encrypted"
 
 
 async def open_store(
@@ -140,6 +142,7 @@ async def open_store(
     schema = settings.postgres_schema
     if store.kind == "redis":
         return await RedisStore.open(store.url, schema=schema, shard=shard, codec=codec, **pool)
+    is_encrypted = isinstance(codec, Encryption) and codec.is_encrypting
     return await PostgresStore.open(
         store.url,
         schema=schema,
@@ -147,7 +150,8 @@ async def open_store(
         where_seconds=settings.statement_timeout_seconds,
         state_lag=StateLag(bytes_min=settings.state_lag_bytes, seconds=settings.state_lag_seconds),
         codec=codec,
-        is_history_encrypted=isinstance(codec, Encryption) and codec.is_encrypting,
+        is_history_encrypted=is_encrypted,
+        are_states_encrypted=is_encrypted and settings.encrypt == "all",
         **pool,
     )
 
@@ -156,12 +160,12 @@ def open_swap(
     store: StoreUrl, settings: Settings, log_id: str, *, fresh_schema: str, is_kept: bool
 ) -> AbstractAsyncContextManager[PostgresSchemaSwap | SqliteSchemaSwap]:
     """Open a live projection and the fresh one that replaces it; `is_kept`: the live one is damaged, and is kept."""
-    live = settings.postgres_schema
+    live, codec = settings.postgres_schema, row_codec(settings, log_id)
     if store.kind == "files":
         kept = postgres_schema.name_to_keep("refold", "damaged") if is_kept else ""
-        return SqliteSchemaSwap.open(store.folder, keep_as=kept, codec=row_codec(settings, log_id))
+        return SqliteSchemaSwap.open(store.folder, keep_as=kept, codec=codec)
     kept = postgres_schema.name_to_keep(live, "damaged") if is_kept else ""
-    return PostgresSchemaSwap.open(store.url, live=live, fresh=fresh_schema, keep_as=kept)
+    return PostgresSchemaSwap.open(store.url, live=live, fresh=fresh_schema, keep_as=kept, codec=codec)
 
 
 async def bound_log(store: StoreUrl, settings: Settings) -> str | None:

@@ -1,8 +1,8 @@
 """One suite for every store, a folder for each port of `refold.store.ports`.
 
-Each test runs in memory (of full and of recent depth), on SQLite, PostgreSQL, Redis and Valkey, on three of
-them under encryption, and with the writers of two shards. A test is skipped only for a capability; the end of the run
-lists which.
+Each test runs in memory (of full and of recent depth), on SQLite, PostgreSQL, Redis and Valkey, on three of them with
+all content encrypted, on PostgreSQL with its history encrypted, and with the writers of two shards. A test is skipped
+only for a capability; the end of the run lists which.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from support.stores import (
     sqlite_stores,
 )
 
-SLOW = [
-    pytest.param(f"{store} in two shards", marks=pytest.mark.slow) for store in ("files", "postgres", "redis")
-]
-
-
 ENCRYPTED = ("files encrypted", "postgres encrypted", "redis encrypted")
+HISTORY_ENCRYPTED = "postgres with encrypted history"
+SLOW = [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in ("files in two shards", "postgres in two shards", "redis in two shards", HISTORY_ENCRYPTED)
+]
 
 
 @pytest.fixture(
@@ -47,15 +47,15 @@ def kind(request):
 def opened(request, kind):
     """Return the context in which stores of this kind are opened."""
     name = kind.split()[0]
-    options = {"codec": encryption(LOG_ID)} if kind in ENCRYPTED else {}
+    is_encrypted = "encrypted" in kind
+    options = {"codec": encryption(LOG_ID)} if is_encrypted else {}
     if name == "memory":
         return memory_stores(Depth.recent if "recent" in kind else Depth.full)
     if name == "files":
         return sqlite_stores(request.getfixturevalue("tmp_path"), **options)
     if name == "postgres":
-        return postgres_stores(
-            request.getfixturevalue("postgres_dsn"), **options, is_history_encrypted=kind in ENCRYPTED
-        )
+        levels = {"is_history_encrypted": is_encrypted, "are_states_encrypted": kind in ENCRYPTED}
+        return postgres_stores(request.getfixturevalue("postgres_dsn"), **options, **levels)
     return redis_stores(request.getfixturevalue(f"{name}_url"), **options)
 
 

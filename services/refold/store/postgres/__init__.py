@@ -77,11 +77,13 @@ class PostgresStore(PostgresLatest, PostgresHistory):
         state_lag: StateLag | None = None,
         codec: RowCodec | None = None,
         is_history_encrypted: bool = False,
+        are_states_encrypted: bool = False,
         timer: Callable[[], float] = time.monotonic,
     ) -> Self:
         """Connect, and apply missing migrations. Each `shard` has a lease of its own.
 
-        `codec` encodes pages; with `is_history_encrypted` also what authors wrote in the journal and in rejections.
+        `codec` encodes pages; with `is_history_encrypted` also what authors wrote in the journal and in rejections, and
+        with `are_states_encrypted` heads' states, which SQL cannot search then.
 
         Raises `StoreUnavailable`, `StoreDiffers`.
         """
@@ -91,12 +93,16 @@ class PostgresStore(PostgresLatest, PostgresHistory):
         await pool.open()
         try:
             async with pool.lend() as connection:
-                await migrate(connection, schema)
+                await migrate(connection, schema, has_encoded_states=are_states_encrypted)
         except BaseException:
             await pool.close()
             raise
         lease = ShardLease(pool, lock_key(f"shard {shard}".rstrip(), schema), lease_seconds=lease_seconds)
-        rows = Rows(codec or Compression(), has_content=is_history_encrypted)
+        rows = Rows(
+            codec or Compression(),
+            has_content=is_history_encrypted,
+            has_encoded_states=are_states_encrypted,
+        )
         flusher = StateFlusher(pool, lease, rows, state_lag or StateLag(), timer)
         return cls(pool, rows, lease, flusher, where_seconds=where_seconds, timer=timer)
 

@@ -9,12 +9,15 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
+from hashlib import sha256
 from typing import Any, Final, Self
 
 from refold.core.document import Document
 from refold.core.errors import StoreDamaged, StoreDiffers
 from refold.core.stream import Checkpoint
 from refold.store import DAMAGES, LAST, REBUILD_LOCK_SECONDS, BoundLog, NamespaceCount
+from refold.store.layers import RowCodec
+from refold.store.layers.compression import Compression
 from refold.store.ports import (
     Item,
     ReadSnapshot,
@@ -67,7 +70,7 @@ class _ReadSnapshot:
         """Merge four sorted cursors."""
         bounds = (*_bounds(namespace), *_bounds(document))
         sources = [
-            self._rows("snapshot_documents", bounds, _head, _HEADS_AHEAD),
+            self._rows("snapshot_documents", bounds, partial(_head, self._decode), _HEADS_AHEAD),
             self._rows("snapshot_pages", bounds, partial(_page, self._decode), _PAGES_AHEAD),
             self._rows("snapshot_journal", bounds, partial(_entry, self._decode), _ROWS_AHEAD),
             self._rows("snapshot_rejections", bounds, self._decode.to_rejection, _ROWS_AHEAD),
@@ -92,9 +95,13 @@ def _bounds(name: str | None) -> tuple[str, str]:
     return ("", LAST) if name is None else (name, name)
 
 
-def _head(row: SqlRow) -> Item:
+def _head(rows: Rows, row: SqlRow) -> Item:
+    name = key_of(row)
     numbers: dict[str, Any] = {name: row[name] for name in DOCUMENT_COLUMNS if name != "state"}
-    return StoredHead(Document(**numbers), row["state"], row["state_version"])
+    try:
+        return StoredHead(Document(**numbers), rows.to_state(name, row["state"]), row["state_version"])
+    except DAMAGES as error:
+        return Unreadable(*name, row["last_sequence"], "document", f"{type(error).__name__}: {error}")
 
 
 def _page(rows: Rows, row: SqlRow) -> Item:
@@ -129,20 +136,26 @@ class PostgresSchemaSwap:
     `kept` is its new name after the swap; empty where nothing was left of it.
     """
 
-    def __init__(self, connection: Connection, names: dict[str, str], *, keeps_former: bool) -> None:
+    def __init__(
+        self, connection: Connection, names: dict[str, str], rows: Rows, *, keeps_former: bool
+    ) -> None:
         """Use `open`."""
         self._connection = connection
+        self._decode = rows
         self._names = names
         self._keeps_former = keeps_former
         self.kept = ""
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, dsn: str, *, live: str, fresh: str, keep_as: str = "") -> AsyncIterator[Self]:
+    async def open(
+        cls, dsn: str, *, live: str, fresh: str, keep_as: str = "", codec: RowCodec | None = None
+    ) -> AsyncIterator[Self]:
         """Connect. `keep_as` is the name that a damaged schema is kept under. Raises `StoreUnavailable`."""
+        rows = Rows(codec or Compression(), has_content=False)
         names = {"live": live, "fresh": fresh, "former": keep_as or f"{live}_former"}
         async with Pool(dsn, live, 1).connected() as connection:
-            yield cls(connection, names, keeps_former=bool(keep_as))
+            yield cls(connection, names, rows, keeps_former=bool(keep_as))
 
     async def bound(self) -> BoundLog | None:
         """Read the log's row and the shards'."""
@@ -180,15 +193,19 @@ class PostgresSchemaSwap:
                 await self._connection.execute(row["definition"])
 
     async def unequal(self, after_sequence: int, until_sequence: int) -> AsyncGenerator[Unequal]:
-        """Compare by a join, in one consistent view: that of the hold, where the live schema is held."""
+        """Compare by a join, in one consistent view: that of the hold, where the live schema is held.
+
+        Encrypted states are compared here, because equal ones are stored as different bytes.
+        """
         sql, bounds = self._sql("unequal_documents"), (after_sequence, until_sequence)
         is_held = self._connection.is_in_transaction()
         view = self._connection.transaction(isolation="repeatable_read", readonly=True)
         with translated():
             async with nullcontext() if is_held else view:
-                async for row in self._connection.cursor(sql, *bounds, prefetch=_ROWS_AHEAD):
-                    sides = _row(row, "live"), _row(row, "fresh")
-                    yield Unequal(*key_of(row), *sides, row["state_version"])
+                async for row in self._connection.cursor(sql, *bounds, prefetch=_HEADS_AHEAD):
+                    live, fresh = self._side(row, "live"), self._side(row, "fresh")
+                    if live != fresh or not row["may_be_equal"]:
+                        yield Unequal(*key_of(row), live, fresh, row["state_version"])
 
     async def unequal_counts(self) -> AsyncGenerator[Unequal]:
         """Compare checkpoints and counts by their text."""
@@ -222,6 +239,18 @@ class PostgresSchemaSwap:
         if not self._keeps_former:
             await self._drop("drop_former_tables", "drop_former")
 
+    def _side(self, row: SqlRow, side: str) -> Row | None:
+        """Return what is compared of a row; the hash of a state that is in the row is computed here."""
+        if row[f"{side}_version"] is None:
+            return None
+        state_hash, stored = row[f"{side}_state_hash"], row[f"{side}_state"]
+        if stored is not None:
+            try:
+                state_hash = sha256(self._decode.to_state(key_of(row), stored) or b"").hexdigest()
+            except DAMAGES:
+                state_hash = f"unreadable ({side})"
+        return Row(row[f"{side}_version"], row[f"{side}_last_sequence"], state_hash)
+
     async def _refuse_foreign(self, side: str) -> None:
         given = (self._names[side], [*TABLES, "migrations"])
         with translated():
@@ -244,9 +273,3 @@ class PostgresSchemaSwap:
     def _sql(self, name: str) -> str:
         """Replace the schemas' placeholders in a statement by their names, which are validated."""
         return _SCHEMAS.sub(lambda found: f'"{self._names[found[1]]}"', SQL[name])
-
-
-def _row(row: SqlRow, side: str) -> Row | None:
-    if row[f"{side}_version"] is None:
-        return None
-    return Row(row[f"{side}_version"], row[f"{side}_last_sequence"], row[f"{side}_state_hash"])

@@ -34,7 +34,6 @@ from refold.store.postgres.rows import (
     Rows,
     checkpoint_columns,
     columns_of,
-    document_row,
     key_of,
     rows_of,
 )
@@ -120,7 +119,7 @@ async def _write_parts(
         await _write(connection, commit, epoch, commit.documents, rows)
     else:
         await _write(connection, commit, epoch, [], rows)
-        await _write_documents(connection, commit.documents)
+        await _write_documents(connection, commit.documents, rows)
         await _write_pages(connection, commit.pages, rows)
         await _write_journal(connection, commit.documents, rows)
     await _write_rejections(connection, commit, rows)
@@ -146,7 +145,7 @@ async def _write(
 ) -> None:
     """Pass the fence, and write the counts and these documents: one round trip."""
     now = commit.checkpoint
-    written = ((*document_row(write), write.has_state, write.is_new) for write in documents)
+    written = ((*rows.of_document(write), write.has_state, write.is_new) for write in documents)
     row = await connection.fetchrow(
         SQL["write_commit"],
         now.partitions,
@@ -171,11 +170,11 @@ def _journal_rows(documents: Sequence[DocumentWrite], rows: Rows) -> Iterator[tu
             yield (*key, *shown, content)
 
 
-async def _write_documents(connection: Connection, documents: Sequence[DocumentWrite]) -> None:
-    new = [document_row(write) for write in documents if write.is_new]
+async def _write_documents(connection: Connection, documents: Sequence[DocumentWrite], rows: Rows) -> None:
+    new = [rows.of_document(write) for write in documents if write.is_new]
     if new:
         await connection.copy_records_to_table("documents", records=new, columns=DOCUMENT_COLUMNS)
-    changed = [(*document_row(write), write.has_state) for write in documents if not write.is_new]
+    changed = [(*rows.of_document(write), write.has_state) for write in documents if not write.is_new]
     if changed:
         columns = (*DOCUMENT_COLUMNS, "has_state")
         await connection.copy_records_to_table("changed_documents", records=changed, columns=columns)

@@ -33,11 +33,7 @@ from refold.store import (
 )
 from refold.store.postgres.batch import BatchReader
 from refold.store.postgres.pool import SQL, Pool, Row
-from refold.store.postgres.rows import (
-    Rows,
-    to_head,
-    to_newest,
-)
+from refold.store.postgres.rows import Rows
 from refold.store.postgres.states import find_first
 
 LIST_BATCH_DOCUMENTS_MAX: Final = 256
@@ -129,7 +125,7 @@ class PostgresHistory:
 
     async def find_id(self, namespace: str, document: str, event_id: str) -> Entry | None:
         async with self._pool.lend() as connection:
-            sequence = await find_first(connection, (namespace, document), event_id)
+            sequence = await find_first(connection, (namespace, document), event_id, self._rows)
         return await self.entry(namespace, document, sequence) if sequence else None
 
     async def rejections(
@@ -197,7 +193,9 @@ class PostgresHistory:
                 is_head, key = row["is_head"], (namespace, row["document"])
                 # Of the journal, only entries up to the point are read.
                 found = (
-                    to_head(row).snapshot if is_head else self._snapshot_in(key, row, point, is_whole=False)
+                    self._rows.to_newest(key, row)
+                    if is_head
+                    else self._snapshot_in(key, row, point, is_whole=False)
                 )
                 answer_bytes += len(found.state or b"")
                 if found.state is not None:
@@ -257,7 +255,7 @@ class PostgresHistory:
         if row["version"] is None:
             raise damaged(*key, ROW_MISSING)
         if row["is_head"]:
-            return to_newest(row)
+            return self._rows.to_newest(key, row)
         with reading_stored(*key):
             base = self._rows.to_base(key, row)
             if row["payload"] is not None:

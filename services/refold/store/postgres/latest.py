@@ -34,8 +34,15 @@ from refold.store import (
     write_cursor,
 )
 from refold.store.postgres.batch import BatchReader
-from refold.store.postgres.pool import SQL, STORE_COMMAND_SECONDS, Connection, Pool, Row
-from refold.store.postgres.rows import Rows, key_of, to_head
+from refold.store.postgres.pool import (
+    SQL,
+    STATE_ENCRYPTED,
+    STORE_COMMAND_SECONDS,
+    Connection,
+    Pool,
+    Row,
+)
+from refold.store.postgres.rows import Rows, key_of
 from refold.store.postgres.schema import read_checkpoints
 from refold.store.postgres.states import read_exact
 
@@ -74,9 +81,9 @@ class PostgresLatest:
     async def head(self, namespace: str, document: str, *, known_version: int | None = None) -> Head | None:
         row = await self._heads.read(namespace, document, known_version)
         if row is None or row["is_omitted"]:
-            return to_head(row).without_state() if row else None
+            return self._rows.to_head(row).without_state() if row else None
         if row["state_version"] is None:
-            return to_head(row)
+            return self._rows.to_head(row)
         async with self._pool.lend() as connection:
             key = (namespace, document)
             return (await read_exact(connection, [key], self._rows)).get(key)
@@ -101,11 +108,15 @@ class PostgresLatest:
         after = read_cursor(cursor)
         if not is_printable(prefix):
             return Page([], None)
+        if where is not None and self._rows.has_encoded_states:
+            raise _encrypted("REFOLD_ENCRYPT is all")
         query = _Query((namespace, after, prefix, prefix + LAST), limit, where, is_bare)
         rows, exact = await (self._list_all(query) if where is None else self._search(query, where))
         fitting = [row for row in rows[:limit] if row["fits"]]
         heads = [
-            to_head(row).without_state() if is_bare else exact.get(key_of(row)) or to_head(row)
+            self._rows.to_head(row).without_state()
+            if is_bare
+            else exact.get(key_of(row)) or self._rows.to_head(row)
             for row in fitting
         ]
         return Page(heads, write_cursor(heads[-1].document) if len(rows) > len(heads) else None)
@@ -153,6 +164,8 @@ class PostgresLatest:
             raise TimedOut(message, seconds=seconds) from error
         except StoreError as error:
             sqlstate = str(error.facts.get("sqlstate", "22"))
+            if sqlstate == STATE_ENCRYPTED:
+                raise _encrypted("some were written under REFOLD_ENCRYPT=all") from error
             if sqlstate == _OUT_OF_MEMORY:
                 raise _bad_where("needs more memory than the database has for it", where) from error
             if isinstance(error, StoreDamaged | StoreUnavailable) or not sqlstate.startswith(_BAD_PATH):
@@ -250,6 +263,11 @@ class _Search:
         """Set the statement timeout to the time that is left; 0 would mean no limit."""
         seconds = self._ends_at - asyncio.get_running_loop().time()
         await self._connection.execute(SQL["limit_statement"], str(max(1, round(seconds * 1_000))))
+
+
+def _encrypted(why: str) -> Refused:
+    mend = "to search, set REFOLD_ENCRYPT=history and run `refold rebuild`"
+    return Refused("store_encrypted", f"SQL cannot read encrypted states, and {why}; {mend}", field="where")
 
 
 def _bad_where(rule: str, where: str) -> Refused:

@@ -47,6 +47,9 @@ SQL: Final = statements_of(__package__)
 _SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}", re.ASCII)
 _DISK_FULL: Final = "53100"
 _CANCELED: Final = "57014"
+STATE_ENCRYPTED: Final = "RF001"
+"""SQLSTATE that `refold_jsonb` and `refold_json` raise for an encrypted state."""
+
 _DAMAGED: Final = ("XX001", "XX002", "58P01", "42P01", "42703", "42883")
 """SQLSTATEs of corrupt data, a corrupt index, a missing file, an undefined table, column or function."""
 

@@ -55,13 +55,13 @@ INSERT INTO migrations (number, name) VALUES ($1, $2)
 SELECT pg_advisory_xact_lock($1)
 
 -- name: find_state_indexes
--- Indexes that read the column other than through refold_jsonb; the word in quoted text does not count.
+-- Indexes that read the column other than through refold_jsonb, or with $1 at all; the word in quoted text does not count.
 SELECT i.indexrelid::regclass::text
 FROM pg_index AS i
 WHERE i.indrelid = 'documents'::regclass
     AND regexp_replace(
         concat(pg_get_expr(i.indexprs, i.indrelid), ' ', pg_get_expr(i.indpred, i.indrelid)),
-        '''[^'']*''|refold_jsonb\(state\)|state IS (NOT )?NULL', '', 'g'
+        concat('''[^'']*''|state IS (NOT )?NULL', CASE WHEN NOT $1::boolean THEN '|refold_jsonb\(state\)' END), '', 'g'
     ) ~ '\mstate\M'
 
 -- name: bind_log
@@ -789,22 +789,34 @@ SELECT set_config('lock_timeout', $1, true)
 
 -- name: unequal_documents
 -- Documents that changed after $1, and in the live schema not after $2, and that differ, or whose live state is older than
--- its row and still to be compared (`state_version`). A fresh state that is older than its row differs. The names live,
--- fresh and former are replaced by those of the schemas. Only columns that every format has are read.
+-- its row and still to be compared (`state_version`). A fresh state that is older than its row differs. Where only the states
+-- differ and one is encrypted (it begins with a space), they may be equal. Encrypted states are returned, of others the hash.
+-- The names live, fresh and former are replaced by those of the schemas. Only columns that every format has are read.
 SELECT
     namespace, document,
-    CASE WHEN (
+    CASE WHEN n.are_equal THEN l.state_version END AS state_version,
+    n.are_equal AND l.state_version IS NULL AS may_be_equal,
+    l.version AS live_version, l.last_sequence AS live_last_sequence,
+    CASE WHEN e.is_live THEN l.state END AS live_state,
+    CASE WHEN NOT e.is_live THEN encode(sha256(convert_to(l.state::text, 'UTF8')), 'hex') END AS live_state_hash,
+    f.version AS fresh_version, f.last_sequence AS fresh_last_sequence,
+    CASE WHEN e.is_fresh THEN f.state END AS fresh_state,
+    CASE WHEN NOT e.is_fresh THEN encode(sha256(convert_to(f.state::text, 'UTF8')), 'hex') END AS fresh_state_hash
+FROM live.documents AS l FULL JOIN fresh.documents AS f USING (namespace, document)
+CROSS JOIN LATERAL (
+    SELECT (
         l.version, l.last_sequence, l.version_sequence, l.recorded_at, l.occurred_at, l.occurred_max,
         l.last_recorded_at, l.events, l.size, NULL::bigint
     ) IS NOT DISTINCT FROM (
         f.version, f.last_sequence, f.version_sequence, f.recorded_at, f.occurred_at, f.occurred_max,
         f.last_recorded_at, f.events, f.size, f.state_version
-    ) THEN l.state_version END AS state_version,
-    l.version AS live_version, l.last_sequence AS live_last_sequence,
-    encode(sha256(convert_to(l.state::text, 'UTF8')), 'hex') AS live_state_hash,
-    f.version AS fresh_version, f.last_sequence AS fresh_last_sequence,
-    encode(sha256(convert_to(f.state::text, 'UTF8')), 'hex') AS fresh_state_hash
-FROM live.documents AS l FULL JOIN fresh.documents AS f USING (namespace, document)
+    ) AS are_equal
+) AS n
+CROSS JOIN LATERAL (
+    SELECT
+        coalesce(starts_with(l.state::text, ' '), false) AS is_live,
+        coalesce(starts_with(f.state::text, ' '), false) AS is_fresh
+) AS e
 WHERE coalesce(l.last_sequence, 0) <= $2 AND greatest(l.last_sequence, f.last_sequence) > $1
     AND (
         l.version, l.last_sequence, l.version_sequence, l.recorded_at, l.occurred_at, l.occurred_max,

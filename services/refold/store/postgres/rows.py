@@ -5,6 +5,7 @@ Part of the PostgreSQL adapter.
 
 from __future__ import annotations
 
+import binascii
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
@@ -62,36 +63,6 @@ def key_of(row: Row) -> Key:
     return row["namespace"], row["document"]
 
 
-def document_row(write: DocumentWrite) -> tuple[object, ...]:
-    """Return the values of `DOCUMENT_COLUMNS`."""
-    return (*_numbers(write.document), write.state)
-
-
-def to_document(row: Row) -> Document:
-    """Return a document without its dedup window. Raises `StoreDamaged`."""
-    if row["version"] is None:
-        raise damaged(*key_of(row), ROW_MISSING)
-    with reading_stored(*key_of(row)):
-        state = from_canonical(row["state"])
-    return Document(**{name: row[name] for name in _NUMBERS}, state=state)
-
-
-def to_head(row: Row) -> Head:
-    """Return a document's head. Raises `StoreDamaged` for a row that is missing."""
-    namespace, document = row["namespace"], row["document"]
-    if row["version"] is None:
-        raise damaged(namespace, document, ROW_MISSING)
-    return Head(namespace, document, to_newest(row), row["last_sequence"])
-
-
-def to_newest(row: Row) -> Snapshot:
-    """Return the snapshot of a document's head."""
-    if row["version"] == 0:
-        return NEVER
-    times = (row["recorded_at"], row["occurred_at"], row["occurred_max"])
-    return Snapshot(row["version"], row["state"], row["version_sequence"], *times)
-
-
 def checkpoint_columns(checkpoints: Iterable[Checkpoint]) -> list[list[object]]:
     """Return one array a column, for `unnest`, of what differs between a shard's partitions."""
     names = (*_LINK, *(status.name for status in STATUSES))
@@ -118,16 +89,79 @@ _CONTENT: Final = struct.Struct(">5I")
 """The lengths of a rejection's encoded texts: detail, about, and of its event subject, headers and body."""
 
 
+_ENCODED_BEGINS: Final = b" "
+_ENCODED: Final = b' "encrypted:'
+_ENCODED_ENDS: Final = b'"'
+"""Around the base64 of an encoded state. No canonical text begins with a space, whatever an author writes."""
+
+
+def encoded_state(stored: bytes | None) -> bytes | None:
+    """Return the codec's bytes of what the column `state` holds; None where that is canonical text or NULL.
+
+    Raises `ValueError`.
+    """
+    if stored is None or not stored.startswith(_ENCODED_BEGINS):
+        return None
+    if not stored.startswith(_ENCODED) or not stored.endswith(_ENCODED_ENDS):
+        raise ValueError("an encrypted state without its mark")
+    return binascii.a2b_base64(stored[len(_ENCODED) : -len(_ENCODED_ENDS)], strict_mode=True)
+
+
 class Rows:
     """Rows of one store, whose values are encoded for their places.
 
     Pages always are. What is in the journal and of rejections is encoded, in the column `content`, only with
-    `has_content`; both kinds of rows are read.
+    `has_content`, and heads' states only with `has_encoded_states`; both kinds of rows are read.
     """
 
-    def __init__(self, codec: RowCodec, *, has_content: bool) -> None:
+    def __init__(self, codec: RowCodec, *, has_content: bool, has_encoded_states: bool = False) -> None:
         self.codec = codec
         self.has_content = has_content
+        self.has_encoded_states = has_encoded_states
+
+    def of_document(self, write: DocumentWrite) -> tuple[object, ...]:
+        """Return the values of `DOCUMENT_COLUMNS`."""
+        document = write.document
+        return (*_numbers(document), self.of_state((document.namespace, document.document), write.state))
+
+    def of_state(self, key: Key, state: bytes | None) -> bytes | None:
+        """Return what the column `state` holds of a head's state: its canonical bytes, or a JSON string."""
+        if state is None or not self.has_encoded_states:
+            return state
+        encoded = self.codec.encode(Place("documents.state", *key, 0), state)
+        return b"".join((_ENCODED, binascii.b2a_base64(encoded, newline=False), _ENCODED_ENDS))
+
+    def to_state(self, key: Key, stored: bytes | None) -> bytes | None:
+        """Return the canonical bytes of a head's state. Raises `ValueError`."""
+        encoded = encoded_state(stored)
+        return stored if encoded is None else self.codec.decode(Place("documents.state", *key, 0), encoded)
+
+    def to_document(self, row: Row) -> Document:
+        """Return a document without its dedup window. Raises `StoreDamaged`."""
+        key = key_of(row)
+        if row["version"] is None:
+            raise damaged(*key, ROW_MISSING)
+        with reading_stored(*key):
+            state = from_canonical(self.to_state(key, row["state"]))
+        return Document(**{name: row[name] for name in _NUMBERS}, state=state)
+
+    def to_head(self, row: Row) -> Head:
+        """Return a document's head. Raises `StoreDamaged`, also for a row that is missing."""
+        namespace, document = key_of(row)
+        if row["version"] is None:
+            raise damaged(namespace, document, ROW_MISSING)
+        return Head(namespace, document, self.to_newest((namespace, document), row), row["last_sequence"])
+
+    def to_newest(self, key: Key, row: Row) -> Snapshot:
+        """Return the snapshot of a document's head. Raises `StoreDamaged`."""
+        if row["version"] == 0:
+            return NEVER
+        times = (row["recorded_at"], row["occurred_at"], row["occurred_max"])
+        state = row["state"]
+        if state is not None and state.startswith(_ENCODED_BEGINS):
+            with reading_stored(*key):
+                state = self.to_state(key, state)
+        return Snapshot(row["version"], state, row["version_sequence"], *times)
 
     def snapshot(self, key: Key, sequence: int, state: bytes | None) -> bytes | None:
         """Encode the state that closes a page; `sequence` is its last."""
@@ -153,10 +187,10 @@ class Rows:
 
     def to_snapshot(self, key: Key, row: Row, sequence: int, prefix: str = "") -> Snapshot:
         """Return the snapshot that closes a page, whose last sequence is given."""
-        state = self.to_state(key, sequence, row["snapshot"])
+        state = self.to_closing_state(key, sequence, row["snapshot"])
         return Snapshot(row[f"{prefix}version"], state, *(row[f"{prefix}{name}"] for name in _SINCE))
 
-    def to_state(self, key: Key, sequence: int, stored: bytes | None) -> bytes | None:
+    def to_closing_state(self, key: Key, sequence: int, stored: bytes | None) -> bytes | None:
         """Decode the state that closes a page."""
         return None if stored is None else self.codec.decode(Place("pages.snapshot", *key, sequence), stored)
 

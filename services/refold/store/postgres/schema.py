@@ -34,8 +34,8 @@ TABLES: Final = (
 )
 
 
-async def migrate(connection: Connection, schema: str) -> None:
-    """Apply missing migrations in a transaction.
+async def migrate(connection: Connection, schema: str, *, has_encoded_states: bool = False) -> None:
+    """Apply missing migrations in a transaction; with `has_encoded_states`, no index may read states.
 
     Raises `StoreOutdated` for another format, `StoreDiffers`, and `StoreDamaged` where a table is missing.
     """
@@ -52,7 +52,7 @@ async def migrate(connection: Connection, schema: str) -> None:
         message = "the database was made by a newer program"
         raise StoreDiffers(message, schema=schema, migration=applied, known=newest)
     await _check_tables(connection, schema, applied)
-    await _refuse_state_indexes(connection)
+    await _refuse_state_indexes(connection, has_encoded_states=has_encoded_states)
 
 
 def lock_key(purpose: str, schema: str) -> int:
@@ -89,11 +89,15 @@ async def _check_tables(connection: Connection, schema: str, applied: int) -> No
         raise StoreDamaged(message, schema=schema, table="migrations")
 
 
-async def _refuse_state_indexes(connection: Connection) -> None:
-    """Refuse indexes directly on `state`: they make writes fail once a document holds U+0000."""
-    found = [row[0] for row in await connection.fetch(SQL["find_state_indexes"])]
+async def _refuse_state_indexes(connection: Connection, *, has_encoded_states: bool) -> None:
+    """Refuse indexes that make writes fail: directly on `state`, for U+0000, and any on states that are encrypted."""
+    found = [row[0] for row in await connection.fetch(SQL["find_state_indexes"], has_encoded_states)]
     if found:
         message = "an index reads documents.state without refold_jsonb: drop it, or write refold_jsonb(state)"
+        if has_encoded_states:
+            message = (
+                "an index reads documents.state, which REFOLD_ENCRYPT=all encrypts: drop it, or set history"
+            )
         raise StoreDiffers(message, indexes=found)
 
 

@@ -22,7 +22,7 @@ from refold.core.replay import state_at
 from refold.store import STATE_LAG_BYTES, STATE_LAG_SECONDS, Head, Key, damaged, reading_stored
 from refold.store.postgres.lease import ShardLease
 from refold.store.postgres.pool import SQL, Connection, Pool, Row, translated
-from refold.store.postgres.rows import Rows, key_of, to_document, to_head
+from refold.store.postgres.rows import Rows, key_of
 
 _COMMITTED_AFTER: Final = 0.75
 _FLUSHED_AFTER: Final = 0.875
@@ -52,13 +52,13 @@ async def read_exact(connection: Connection, keys: Sequence[Key], rows: Rows) ->
 
 def _exact_head(row: Row, rows: Rows) -> Head:
     """Fold the journal after the row's own state, or after the last page's snapshot where that is newer."""
-    head = to_head(row)
+    head = rows.to_head(row)
     if row["state_version"] is None:
         return head
     with reading_stored(head.namespace, head.document):
-        base = row["state"]
+        base = head.snapshot.state
         if row["snapshot"] is not None:
-            base = rows.to_state(key_of(row), row["base_sequence"], row["snapshot"])
+            base = rows.to_closing_state(key_of(row), row["base_sequence"], row["snapshot"])
         entries = [rows.to_entry(entry) for entry in row["journal"]]
         snapshot = NEVER._replace(state=base, version=row["base_version"])
         exact = state_at(snapshot, entries, Point(Clock.version, head.snapshot.version))
@@ -73,16 +73,16 @@ async def load_documents(connection: Connection, keys: Sequence[Key], rows: Rows
     if not keys:
         return []
     found = await _load(connection, keys, has_states=True)
-    documents = {key_of(row): _with_window(row) for row in found}
+    documents = {key_of(row): _with_window(row, rows) for row in found}
     outdated = [key_of(row) for row in found if row["state_version"] is not None]
     await _load_outdated(connection, documents, outdated, rows)
     return list(documents.values())
 
 
-async def find_first(connection: Connection, key: Key, event_id: str) -> int:
+async def find_first(connection: Connection, key: Key, event_id: str, rows: Rows) -> int:
     """Return the sequence of the first event that carried an id in a document's dedup window; 0 where none did."""
     for row in await _load(connection, [key], has_states=False):
-        found = _with_window(row)
+        found = _with_window(row, rows)
         oldest = found.events + 1 - ID_WINDOW_EVENTS
         known = recall(found.identities, id_digest(event_id), oldest)
         return known[1].sequence if known else 0
@@ -106,8 +106,8 @@ async def _load_outdated(
             document.state = from_canonical(state)
 
 
-def _with_window(row: Row) -> Document:
-    document = to_document(row)
+def _with_window(row: Row, rows: Rows) -> Document:
+    document = rows.to_document(row)
     with reading_stored(document.namespace, document.document):
         paged = unpack_identities(row["paged_identities"] or b"")
         for identity in chain(paged, row["journal_identities"]):
@@ -188,8 +188,9 @@ class StateFlusher:
             if head is None:
                 return
             with translated():
+                state = self._rows.of_state(key, head.snapshot.state)
                 await connection.execute(
-                    SQL["flush_state"], namespace, document, head.snapshot.state, head.snapshot.version
+                    SQL["flush_state"], namespace, document, state, head.snapshot.version
                 )
 
     def _remember(self, key: Key) -> None:
