@@ -89,7 +89,7 @@ async def test_migrations_are_not_applied_again_where_their_table_is_empty(live,
     assert raised.value.facts["table"] == "migrations"
 
 
-@pytest.mark.parametrize("table", schema.TABLES)
+@pytest.mark.parametrize("table", [it for it in schema.TABLES if it != "keys"])
 async def test_an_emptied_table_is_detected_when_a_projector_binds(live, sql, table):
     await sql.execute(f"TRUNCATE {table}")
     with pytest.raises(StoreDamaged, match=REPAIR) as raised:

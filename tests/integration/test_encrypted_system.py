@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 
 from refold.store.layers.keyring import KeyFile, Keys
-from support.encrypted import ONE
+from support.encrypted import ONE, TWO
 from support.up import Up
 
 CANARY = "canary-5f2c81"
@@ -26,4 +26,14 @@ def test_no_content_is_in_the_data_folder_of_a_system_with_keys(tmp_path: Path) 
         assert up.stop() == 0
     held = [path for path in data.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
     assert held == []
+    KeyFile(keys).write(Keys(used=1, keys={1: TWO}))
+    before = _contents(data / "files")
+    up = Up(data, "--store", "files", "--http", "127.0.0.1:0", "--nats-port", "0", **given)
+    assert up.process.wait(60) == 1
+    assert up.said().count("key_wrong: key 1 is not the key 1") == up.said().count("\n") == 1, up.said()
+    assert _contents(data / "files") == before
     assert not any(b"k" * 32 in path.read_bytes() for path in data.rglob("*") if path.is_file())
+
+
+def _contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -19,6 +19,8 @@ from pydantic import SecretStr
 
 from refold.core import json_text
 from refold.core.errors import (
+    KeyUnknown,
+    KeyWrong,
     LogDiffers,
     LogError,
     LogHole,
@@ -351,7 +353,10 @@ async def _provoke(url: str, sequence: int) -> None:
 
 
 async def refuse_damaged(servers: Servers, settings: Settings, log_id: str) -> None:
-    """Raise `StoreDamaged` or `StoreOutdated` where a command replaces a projection; services report other errors."""
+    """Raise `StoreDamaged` or `StoreOutdated` where a command replaces a projection, and errors of the keys.
+
+    Services report other errors.
+    """
     stores = store_urls(settings)
     for store in stores:
         which = f" --store {store.name}" if len(stores) > 1 else ""
@@ -364,6 +369,8 @@ async def refuse_damaged(servers: Servers, settings: Settings, log_id: str) -> N
             raise StoreDamaged(error.what, **error.facts, run=run) from error
         except StoreOutdated as error:
             raise StoreOutdated(**error.facts, run=run.format("")) from error
+        except (KeyUnknown, KeyWrong):
+            raise
         except StoreError:
             continue
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from refold.core.errors import HistoryElsewhere, Refused
 from refold.store import Depth
+from refold.store.keyed import check_keys
 from refold.store.layers import RowCodec
 from refold.store.layers.compression import Compression
 from refold.store.layers.encryption import Encryption
@@ -130,8 +131,23 @@ def encoding_of(store: StoreUrl, settings: Settings) -> str:
 async def open_store(
     store: StoreUrl, settings: Settings, log_id: str, *, shard: str = "", readers_max: int | None = None
 ) -> ConnectedStore:
-    """Open a store of this log; its own options precede `readers_max`. Raises `StoreUnavailable`, `StoreDiffers`."""
+    """Open a store of this log; its own options precede `readers_max`.
+
+    Raises `StoreUnavailable`, `StoreDiffers`; `KeyUnknown`, `KeyWrong` where the keys are not those of its values.
+    """
     codec = row_codec(settings, log_id)
+    opened = await _open(store, settings, codec, shard=shard, readers_max=readers_max)
+    try:
+        await check_keys(opened, codec, log_id)
+    except BaseException:
+        await opened.close()
+        raise
+    return opened
+
+
+async def _open(
+    store: StoreUrl, settings: Settings, codec: RowCodec, *, shard: str, readers_max: int | None
+) -> SqliteStore | RedisStore | PostgresStore:
     if store.kind == "files":
         return await SqliteStore.open(store.folder, shard=shard, is_rebuild=store.is_fresh, codec=codec)
     pool = _given(

@@ -22,7 +22,7 @@ from refold.store.layers.keyring import (
     KeyFile,
     Keyring,
     Keys,
-    missing_checks,
+    compare_checks,
     parse_keys,
 )
 from support.encrypted import ONE, TWO, FixedKeys, encryption, keyring
@@ -124,15 +124,25 @@ def test_a_subkey_that_has_encrypted_too_much_is_reported(monkeypatch: pytest.Mo
 
 def test_a_wrong_key_is_named_by_its_number_and_an_absent_one_too() -> None:
     ring = keyring({1: ONE, 2: TWO}, used=2)
-    first = missing_checks({}, ring, LOG)
-    assert list(first) == [2]
-    assert missing_checks(first, ring, LOG) == {}
+    stored = {2: ring.check(2, LOG)}
+    compare_checks({}, None, LOG)
+    compare_checks(stored, ring, LOG)
     with pytest.raises(KeyWrong, match="key 2 is not"):
-        missing_checks(first, keyring({1: ONE, 2: ONE}), LOG)
+        compare_checks(stored, keyring({1: ONE, 2: ONE}), LOG)
     with pytest.raises(KeyUnknown, match="key 2, the keyring has 1"):
-        missing_checks(first, keyring(), LOG)
+        compare_checks(stored, keyring(), LOG)
     with pytest.raises(KeyUnknown, match="key 2, there is no keyring"):
-        missing_checks(first, None, LOG)
+        compare_checks(stored, None, LOG)
+
+
+def test_a_changed_keyring_with_another_key_of_a_known_number_is_not_used() -> None:
+    now, source = 0.0, FixedKeys({1: ONE}, 1)
+    ring = Keyring(source, timer=lambda: now)
+    kept = ring.check(1, LOG)
+    source.change({1: TWO, 2: ONE}, 2)
+    now = REFRESH_SECONDS
+    assert (ring.used, ring.check(1, LOG)) == (1, kept)
+    assert "key 1" in str(ring.problem)
 
 
 KEY = base64.b64encode(ONE).decode()

@@ -42,18 +42,20 @@ class Encryption:
     def __init__(self, inner: RowCodec, keyring: Keyring, log_id: str, *, is_encrypting: bool = True) -> None:
         """Without `is_encrypting`, it writes as `inner` does, and reads what was encrypted before."""
         self._inner = inner
-        self._log_id = log_id
+        self.log_id = log_id
         self._log = f"{len(log_id)}:{log_id}"
         self.is_encrypting = is_encrypting
         self._subkeys: dict[tuple[int, str, int], _Subkey] = {}
         self.keyring = keyring
+        self.number: int | None = None
+        """The key of the current commit; the one that the keyring uses where none is set."""
 
     def encode(self, place: Place, plain: bytes) -> bytes:
         """Encode and encrypt a value."""
         encoded = self._inner.encode(place, plain)
         if not self.is_encrypting:
             return encoded
-        number = self.keyring.used
+        number = self.keyring.used if self.number is None else self.number
         subkey = self._subkey(number, place)
         subkey.encryptions += 1
         nonce = os.urandom(_NONCE_BYTES)
@@ -102,7 +104,7 @@ class Encryption:
         found = self._subkeys.get(at)
         if found is None:
             purpose = f"refold {place.part} {at[2]}".encode()
-            found = _Subkey(AESGCM(self.keyring.subkey(number, self._log_id, purpose)))
+            found = _Subkey(AESGCM(self.keyring.subkey(number, self.log_id, purpose)))
             self._subkeys[at] = found
         return found
 

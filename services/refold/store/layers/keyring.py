@@ -155,7 +155,7 @@ class Keyring:
     def used(self) -> int:
         """The number of the key that encrypts."""
         if self._timer() - self._looked_at >= REFRESH_SECONDS:
-            self._refresh()
+            self.refresh()
         return self._keys.used
 
     @property
@@ -166,7 +166,7 @@ class Keyring:
     def has(self, number: int) -> bool:
         """Tell whether there is a key of this number, in the source as it is now."""
         if number not in self._keys.keys:
-            self._refresh()
+            self.refresh()
         return number in self._keys.keys
 
     def subkey(self, number: int, log_id: str, purpose: bytes) -> bytes:
@@ -179,21 +179,28 @@ class Keyring:
         """Return what shows, without the key, whether another key is the same."""
         return self.subkey(number, log_id, _CHECK_INFO)[:CHECK_BYTES]
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Read the keys again if the source has changed. A key of a number that is known stays the same."""
         self._looked_at = self._timer()
         stamp = self._source.stamp()
         if stamp == self._stamp:
             return
         try:
-            self._keys = self._source.read()
+            read = self._source.read()
         except Refused as refused:
             self.problem = str(refused)
-        else:
-            self._stamp, self.problem = stamp, None
+            return
+        known = self._keys.keys
+        if changed := sorted(number for number, key in read.keys.items() if known.get(number, key) != key):
+            self.problem = (
+                f"key {changed[0]} of the changed keyring is another key than before: it is not used"
+            )
+            return
+        self._keys, self._stamp, self.problem = read, stamp, None
 
 
-def missing_checks(stored: Mapping[int, bytes], keyring: Keyring | None, log_id: str) -> dict[int, bytes]:
-    """Compare a keyring with the check values that a store has; return the used key's if the store lacks it.
+def compare_checks(stored: Mapping[int, bytes], keyring: Keyring | None, log_id: str) -> None:
+    """Compare a keyring with the check values that a store has.
 
     Raises `KeyUnknown` if the store needs a key that is not there, `KeyWrong` if the key of a number is another one.
     """
@@ -202,19 +209,17 @@ def missing_checks(stored: Mapping[int, bytes], keyring: Keyring | None, log_id:
             raise unknown_key(number, [] if keyring is None else keyring.numbers)
         if keyring.check(number, log_id) != check:
             message = f"key {number} is not the key {number} that the store's values are encrypted with"
-            raise KeyWrong(f"{message}: is REFOLD_KEYS that of another system?", key=number)
-    if keyring is None or keyring.used in stored:
-        return {}
-    return {keyring.used: keyring.check(keyring.used, log_id)}
+            raise KeyWrong(f"{message}: is REFOLD_KEYS that of another system? {_LOST_KEY}", key=number)
 
 
 def unknown_key(number: int, known: list[int]) -> KeyUnknown:
     """Make the error that names a key that the keyring lacks."""
     has = f"the keyring has {', '.join(map(str, known))}" if known else "there is no keyring"
-    message = (
-        f"values are encrypted with key {number}, {has}: REFOLD_KEYS or REFOLD_KEYS_COMMAND must have it"
-    )
-    return KeyUnknown(message, key=number)
+    needed = "REFOLD_KEYS or REFOLD_KEYS_COMMAND must have it"
+    return KeyUnknown(f"values are encrypted with key {number}, {has}: {needed}. {_LOST_KEY}", key=number)
+
+
+_LOST_KEY: Final = "If it is lost, `refold rebuild --from-nothing` makes the projection anew from the log."
 
 
 def parse_keys(text: bytes, name: str) -> Keys:

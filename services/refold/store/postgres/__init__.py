@@ -9,18 +9,21 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Final, Self
 from uuid import UUID
 
 from refold.core.document import Document
 from refold.core.stream import Checkpoint
 from refold.store import SHARD_LEASE_SECONDS, Commit, Key
+from refold.store.keyed import CommitKey
 from refold.store.layers import RowCodec
 from refold.store.layers.compression import Compression
 from refold.store.ports import OpenCommit, ReadSnapshot
 from refold.store.postgres.audit import hold_read_snapshot
-from refold.store.postgres.commit import PostgresOpenCommit, write_commit
+from refold.store.postgres.commit import Fence, PostgresOpenCommit, write_commit
 from refold.store.postgres.history import PostgresHistory
+from refold.store.postgres.keyed import PostgresKeyed
 from refold.store.postgres.latest import STORE_WHERE_SECONDS, PostgresLatest
 from refold.store.postgres.lease import ShardLease
 from refold.store.postgres.pool import (
@@ -41,7 +44,7 @@ STORE_SYNC_SECONDS: Final = 1.0
 """The longest time between commits that wait for the disk: what a power cut can take from Postgres."""
 
 
-class PostgresStore(PostgresLatest, PostgresHistory):
+class PostgresStore(PostgresLatest, PostgresHistory, PostgresKeyed):
     """A SnapshotStore in one schema of a PostgreSQL database."""
 
     def __init__(
@@ -57,7 +60,9 @@ class PostgresStore(PostgresLatest, PostgresHistory):
         """Use `open`."""
         super().__init__(pool, rows, where_seconds=where_seconds)
         self._lease = lease
+        self._key = CommitKey(rows.codec)
         self.flusher = flusher
+        flusher.prepare_key = partial(self._key.prepare, self)
         self._timer = timer
         self._epoch: UUID | None = None
         self._synchronous_at = timer() - STORE_SYNC_SECONDS
@@ -117,6 +122,7 @@ class PostgresStore(PostgresLatest, PostgresHistory):
         async with self._pool.lend() as connection:
             checkpoints, self._epoch = await bind(connection, log_id)
         self.flusher.forget()
+        self._key.forget()
         return checkpoints
 
     async def acquire_lease(self) -> bool:
@@ -132,7 +138,8 @@ class PostgresStore(PostgresLatest, PostgresHistory):
             async with self._lease.connection() as connection:
                 started_at = self._timer()
                 is_synchronous = started_at - self._synchronous_at >= STORE_SYNC_SECONDS
-                await write_commit(connection, commit, self._epoch, self._rows, is_synchronous=is_synchronous)
+                fence = Fence(self._epoch, await self._key.prepare(self))
+                await write_commit(connection, commit, fence, self._rows, is_synchronous=is_synchronous)
                 if is_synchronous:
                     self._synchronous_at = started_at
         except BaseException:
@@ -144,7 +151,8 @@ class PostgresStore(PostgresLatest, PostgresHistory):
         """Hold one transaction on the lease's connection; its commit waits for the disk."""
         try:
             async with self._lease.connection() as connection, transaction(connection):
-                opened = PostgresOpenCommit(connection, self._epoch, self._rows)
+                fence = Fence(self._epoch, await self._key.prepare(self))
+                opened = PostgresOpenCommit(connection, fence, self._rows)
                 yield opened
                 assert opened.is_written, "the block wrote no commit"
         except BaseException:

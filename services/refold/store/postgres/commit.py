@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from refold.core.errors import FenceLost, StoreDamaged, StoreError
@@ -45,26 +45,33 @@ _NOT_CHANGED: Final = "22000"
 """SQLSTATE that `changed_all` raises where a row that should change is missing."""
 
 
+class Fence(NamedTuple):
+    """What must still be in force when a commit is written: the projection's epoch, and the key of its values."""
+
+    epoch: UUID | None
+    key: int | None
+
+
 async def write_commit(
-    connection: Connection, commit: Commit, epoch: UUID | None, rows: Rows, *, is_synchronous: bool
+    connection: Connection, commit: Commit, fence: Fence, rows: Rows, *, is_synchronous: bool
 ) -> None:
     """Write all of it or nothing. Raises `FenceLost`, and what `transaction` and `single_statement` raise."""
     with _naming_lost_rows():
         try:
-            await _write_at_once(connection, commit, epoch, rows, is_synchronous=is_synchronous)
+            await _write_at_once(connection, commit, fence, rows, is_synchronous=is_synchronous)
         except FenceLost:
             # The partitions may have belonged to other shards until now.
             async with transaction(connection), ended_when_lost(connection):
                 await _regroup(connection, commit)
-                await _write_parts(connection, commit, epoch, rows, is_synchronous=is_synchronous)
+                await _write_parts(connection, commit, fence, rows, is_synchronous=is_synchronous)
 
 
 class PostgresOpenCommit:
     """An OpenCommit in the transaction of its block."""
 
-    def __init__(self, connection: Connection, epoch: UUID | None, rows: Rows) -> None:
+    def __init__(self, connection: Connection, fence: Fence, rows: Rows) -> None:
         self._connection = connection
-        self._epoch = epoch
+        self._fence = fence
         self._rows = rows
         self.is_written = False
 
@@ -82,11 +89,11 @@ class PostgresOpenCommit:
             try:
                 # Rolled back, it also releases the log's row, which other shards lock before they regroup.
                 async with connection.transaction(), ended_when_lost(connection):
-                    await _write_parts(connection, commit, self._epoch, self._rows, is_synchronous=True)
+                    await _write_parts(connection, commit, self._fence, self._rows, is_synchronous=True)
             except FenceLost:
                 async with ended_when_lost(connection):
                     await _regroup(connection, commit)
-                    await _write_parts(connection, commit, self._epoch, self._rows, is_synchronous=True)
+                    await _write_parts(connection, commit, self._fence, self._rows, is_synchronous=True)
 
 
 @contextmanager
@@ -100,25 +107,25 @@ def _naming_lost_rows() -> Iterator[None]:
 
 
 async def _write_at_once(
-    connection: Connection, commit: Commit, epoch: UUID | None, rows: Rows, *, is_synchronous: bool
+    connection: Connection, commit: Commit, fence: Fence, rows: Rows, *, is_synchronous: bool
 ) -> None:
     if is_synchronous or commit.rejections or commit.resolutions or not _are_few(commit):
         async with transaction(connection), ended_when_lost(connection):
-            await _write_parts(connection, commit, epoch, rows, is_synchronous=is_synchronous)
+            await _write_parts(connection, commit, fence, rows, is_synchronous=is_synchronous)
     else:
         async with single_statement(connection):
-            await _write(connection, commit, epoch, commit.documents, rows)
+            await _write(connection, commit, fence, commit.documents, rows)
 
 
 async def _write_parts(
-    connection: Connection, commit: Commit, epoch: UUID | None, rows: Rows, *, is_synchronous: bool
+    connection: Connection, commit: Commit, fence: Fence, rows: Rows, *, is_synchronous: bool
 ) -> None:
     if is_synchronous:
         await connection.execute(SQL["commit_synchronously"])
     if _are_few(commit):
-        await _write(connection, commit, epoch, commit.documents, rows)
+        await _write(connection, commit, fence, commit.documents, rows)
     else:
-        await _write(connection, commit, epoch, [], rows)
+        await _write(connection, commit, fence, [], rows)
         await _write_documents(connection, commit.documents, rows)
         await _write_pages(connection, commit.pages, rows)
         await _write_journal(connection, commit.documents, rows)
@@ -139,7 +146,7 @@ def _are_few(commit: Commit) -> bool:
 async def _write(
     connection: Connection,
     commit: Commit,
-    epoch: UUID | None,
+    fence: Fence,
     documents: Sequence[DocumentWrite],
     rows: Rows,
 ) -> None:
@@ -150,13 +157,14 @@ async def _write(
         SQL["write_commit"],
         now.partitions,
         commit.expected_sequence,
-        *(now.read_sequence, now.recorded_at, now.fold, epoch),
+        *(now.read_sequence, now.recorded_at, now.fold, fence.epoch),
         *checkpoint_columns(now.touched),
         *columns_of(COMMIT_COLUMNS, written),
         *columns_of(JOURNAL_COLUMNS, _journal_rows(documents, rows)),
         now.partitions[0],
         *_counts(commit),
         sum(not write.is_new for write in documents),
+        fence.key,
     )
     if row is None:
         raise FenceLost(expected_sequence=commit.expected_sequence)

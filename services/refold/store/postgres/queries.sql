@@ -82,6 +82,15 @@ SELECT epoch FROM log
 -- name: bound_log
 SELECT log_id, epoch FROM log
 
+-- name: key_checks
+SELECT number, check_value FROM keys, log WHERE log_id = $1
+
+-- name: add_key_check
+INSERT INTO keys (number, check_value) VALUES ($1, $2) ON CONFLICT DO NOTHING
+
+-- name: remove_key_check
+DELETE FROM keys WHERE number = $1
+
 -- name: make_checkpoints
 INSERT INTO checkpoints (partition, chain, chain_before, last_sequence, applied, merged, rejected, duplicate)
 SELECT *
@@ -158,14 +167,16 @@ SET LOCAL synchronous_commit = on
 -- name: write_commit
 -- The fence: the shard of the partitions $1 advances, and partitions with events ($7 and later) get their checkpoints.
 -- Every commit reads the log's row first, whose table a rebuild locks while it swaps. The epoch fences a projector that was
--- bound to the projection that a rebuild has replaced.
+-- bound to the projection that a rebuild has replaced. The row of the key that values are encrypted with, if any ($58), is
+-- locked, so that it is there until they are stored.
 -- After the fence: few documents (new ones: $32) and events in the same round trip, and the counts. An omitted
 -- state ($31) is not written again: the new row refers to the same bytes, of the version that the row had then.
 WITH held AS (SELECT FROM log WHERE epoch = $6 FOR SHARE),
+keyed AS (SELECT FROM keys WHERE number = $58 FOR KEY SHARE),
 fence AS (
     UPDATE shards SET read_sequence = $3, recorded_at = $4, fold = $5
     FROM held
-    WHERE partitions = $1::smallint[] AND read_sequence = $2
+    WHERE partitions = $1::smallint[] AND read_sequence = $2 AND ($58::bigint IS NULL OR EXISTS (SELECT FROM keyed))
     RETURNING 1
 ),
 linked AS (
@@ -368,10 +379,15 @@ ORDER BY namespace, document
 LIMIT $3
 
 -- name: flush_state
--- There may be newer versions since the state, of version $4, was read, or a newer state.
-UPDATE documents
-SET state = $3, state_version = nullif($4, version)
-WHERE namespace = $1 AND document = $2 AND state_version < $4
+-- There may be newer versions since the state, of version $4, was read, or a newer state. False, and nothing is written, where
+-- the row of the key that the state is encrypted with, if any ($5), is missing.
+WITH keyed AS (SELECT FROM keys WHERE number = $5 FOR KEY SHARE),
+written AS (
+    UPDATE documents
+    SET state = $3, state_version = nullif($4, version)
+    WHERE namespace = $1 AND document = $2 AND state_version < $4 AND ($5::bigint IS NULL OR EXISTS (SELECT FROM keyed))
+)
+SELECT $5 IS NULL OR EXISTS (SELECT FROM keyed)
 
 -- name: points
 -- Documents as they were at points, each of which is a bound on one clock, or on several. The head if it is within the bounds

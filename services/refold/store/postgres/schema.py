@@ -26,12 +26,16 @@ TABLES: Final = (
     "checkpoints",
     "documents",
     "journal",
+    "keys",
     "log",
     "namespaces",
     "pages",
     "rejections",
     "shards",
 )
+
+_MADE_LATER: Final = {"keys": 17}
+"""The migrations of tables that were not there from the beginning of the format."""
 
 
 async def migrate(connection: Connection, schema: str, *, has_encoded_states: bool = False) -> None:
@@ -80,7 +84,7 @@ async def _apply_missing(connection: Connection, schema: str) -> None:
 async def _check_tables(connection: Connection, schema: str, applied: int) -> None:
     """Compare the tables with the migrations that the schema says were applied."""
     found = {row[0] for row in await connection.fetch(SQL["find_tables"], schema, list(TABLES))}
-    expected = set(TABLES) if applied else set()
+    expected = {name for name in TABLES if applied >= _MADE_LATER.get(name, FORMAT_BEGINS)}
     missing = sorted(expected - found)
     if missing:
         raise StoreDamaged("a table of the projection is missing", schema=schema, table=", ".join(missing))

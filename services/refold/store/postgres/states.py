@@ -8,7 +8,7 @@ carries, and calls `flush` for those that no commit has written in time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final
@@ -123,6 +123,10 @@ class StateLag:
     seconds: float = STATE_LAG_SECONDS
 
 
+async def _no_key() -> None:
+    return None
+
+
 class StateFlusher:
     """Decide when a row's state is written, by when each was written last."""
 
@@ -136,6 +140,8 @@ class StateFlusher:
         self._bounds = bounds
         self._timer = timer
         self._written_at: dict[Key, float] = {}
+        self.prepare_key: Callable[[], Awaitable[int | None]] = _no_key
+        """Prepares the key that states are encrypted with, and returns its number."""
 
     @property
     def seconds(self) -> float:
@@ -187,11 +193,12 @@ class StateFlusher:
         async with self._lease.connection() as connection:
             if head is None:
                 return
+            number = await self.prepare_key() if self._rows.has_encoded_states else None
+            state = self._rows.of_state(key, head.snapshot.state)
             with translated():
-                state = self._rows.of_state(key, head.snapshot.state)
-                await connection.execute(
-                    SQL["flush_state"], namespace, document, state, head.snapshot.version
-                )
+                given = (namespace, document, state, head.snapshot.version, number)
+                if not await connection.fetchval(SQL["flush_state"], *given):
+                    raise FenceLost("the key of a state is being retired", key=number)
 
     def _remember(self, key: Key) -> None:
         now = self._timer()

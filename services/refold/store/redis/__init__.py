@@ -14,11 +14,13 @@ from refold.core.document import Document
 from refold.core.errors import FenceLost
 from refold.core.stream import Checkpoint
 from refold.store import ROW_MISSING, SHARD_LEASE_SECONDS, ClosedPage, Commit, Key, damaged, reading_stored
+from refold.store.keyed import CommitKey
 from refold.store.layers import RowCodec
 from refold.store.layers.compression import Compression
 from refold.store.ports import OpenCommit
 from refold.store.redis.commit import Commits
 from refold.store.redis.history import RedisHistory
+from refold.store.redis.keyed import RedisKeyed
 from refold.store.redis.keys import Keys
 from refold.store.redis.lease import ShardLease
 from refold.store.redis.pool import STORE_COMMAND_SECONDS, STORE_CONNECT_SECONDS, Connection, Pool
@@ -49,7 +51,7 @@ class _OpenCommit:
         self.commit = replace(commit, pages=[*self._pages, *commit.pages])
 
 
-class RedisStore(RedisHistory):
+class RedisStore(RedisHistory, RedisKeyed):
     """A ProjectionWriter and Reader over the keys of one schema."""
 
     flush_seconds = 0.0
@@ -61,6 +63,7 @@ class RedisStore(RedisHistory):
         super().__init__(pool, keys, rows)
         self._writer = writer
         self._lease = lease
+        self._key = CommitKey(rows.codec)
         self._commits = commits
         pool.read_folded = self._folded
         self.is_volatile = False
@@ -96,6 +99,7 @@ class RedisStore(RedisHistory):
         return store
 
     async def bind(self, log_id: str) -> list[Checkpoint]:
+        self._key.forget()
         return await bind(self._pool, self._keys, log_id)
 
     async def acquire_lease(self) -> bool:
@@ -111,7 +115,8 @@ class RedisStore(RedisHistory):
     async def commit(self, commit: Commit) -> None:
         """Write all of it in one transaction, which also renews the lease."""
         async with self._lease.connection() as connection:
-            await self._commits.write(connection, commit, self._lease.token, self._lease.renewal)
+            key = await self._key.prepare(self)
+            await self._commits.write(connection, commit, key, self._lease.token, self._lease.renewal)
 
     @asynccontextmanager
     async def open_commit(self) -> AsyncIterator[OpenCommit]:

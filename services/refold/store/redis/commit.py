@@ -40,29 +40,38 @@ class Commits:
         self._rows = rows
         self._owner = owner
 
-    async def write(self, connection: Connection, commit: Commit, token: bytes, renewal: Command) -> None:
-        """Write all of it or nothing; `renewal` renews the lease with it.
+    async def write(
+        self, connection: Connection, commit: Commit, key: int | None, token: bytes, renewal: Command
+    ) -> None:
+        """Write all of it or nothing, encrypted with that key; `renewal` renews the lease with it.
 
         Raises `FenceLost`, and what `Connection.execute` raises.
         """
         content = [*self._content(commit), renewal]
         for _ in range(FENCE_ATTEMPTS_MAX):
-            moves = await self._pass_fence(connection, commit, token)
+            moves = await self._pass_fence(connection, commit, key, token)
             resolved = await self._resolve(connection, commit)
             if await connection.execute([*moves, *content, *resolved]):
                 return
         raise StoreUnavailable("other shards changed their groups of partitions all the time")
 
-    async def _pass_fence(self, connection: Connection, commit: Commit, token: bytes) -> list[Command]:
-        """Compare the lease and the positions; return the commands that move these on. Raises `FenceLost`."""
+    async def _pass_fence(
+        self, connection: Connection, commit: Commit, key: int | None, token: bytes
+    ) -> list[Command]:
+        """Compare the lease, the key and the positions; return the commands that move these on. Raises `FenceLost`."""
         keys, now = self._keys, commit.checkpoint
         group = now.partitions[0]
-        watched = (self._owner, keys.groups, keys.shard(group))
-        held, groups, position = await connection.watch(watched, [("GET", key) for key in watched])
+        read = (self._owner, keys.groups, keys.shard(group))
+        commands: list[Command] = [("GET", name) for name in read]
+        held, groups, position, has_key = await connection.watch(
+            [*read, keys.checks], [*commands, ("HEXISTS", keys.checks, key or 0)]
+        )
         if held not in {None, token}:
             raise FenceLost("another holds the shard's lease")
         if groups is None:
             raise StoreUnavailable("the Redis database was emptied: it is folded from the log's begin")
+        if key is not None and not has_key:
+            raise FenceLost("the key of a commit is being retired", key=key)
         if len(groups) != PARTITIONS:
             raise StoreDamaged("the projection's groups of partitions are damaged")
         moved = Position((now.read_sequence, now.recorded_at, now.fold)).pack()

@@ -75,14 +75,14 @@ class Rows:
     """Encode and decode by one codec."""
 
     def __init__(self, codec: RowCodec) -> None:
-        self._codec = codec
+        self.codec = codec
 
     def head(self, write: DocumentWrite) -> bytes:
         """Return a document's row and state."""
         document, state = write.document, b""
         if write.state is not None:
             place = Place("documents.state", document.namespace, document.document, 0)
-            state = self._codec.encode(place, write.state)
+            state = self.codec.encode(place, write.state)
         return _HEAD.pack(*_numbers(document), len(state)) + state
 
     def to_document(self, key: Key, stored: bytes, identities: Iterable[bytes]) -> Document:
@@ -114,7 +114,7 @@ class Rows:
             raise ValueError(f"a row of {len(stored)} bytes, {whole_bytes(stored)} were written")
         if not is_present:
             return document, None
-        return document, self._codec.decode(Place("documents.state", *key, 0), stored[HEAD_BYTES:])
+        return document, self.codec.decode(Place("documents.state", *key, 0), stored[HEAD_BYTES:])
 
     def base(self, key: Key, base: Snapshot, base_sequence: int) -> bytes:
         """Return the element that begins a segment."""
@@ -122,12 +122,12 @@ class Rows:
         numbers = _BASE.pack(_IS_BASE, base_sequence, version, *since, state is not None)
         if state is None:
             return numbers
-        return numbers + self._codec.encode(Place("pages.snapshot", *key, base_sequence), state)
+        return numbers + self.codec.encode(Place("pages.snapshot", *key, base_sequence), state)
 
     def run(self, key: Key, entries: Sequence[Entry]) -> bytes:
         """Return an element with the entries that a commit adds to a segment."""
         sequence = entries[0].sequence
-        encoded = self._codec.encode(Place("journal", *key, sequence), pack(entries))
+        encoded = self.codec.encode(Place("journal", *key, sequence), pack(entries))
         return _RUN.pack(_IS_RUN, sequence) + encoded
 
     def to_segment(self, key: Key, elements: Sequence[bytes]) -> Segment:
@@ -138,7 +138,7 @@ class Rows:
             raise ValueError("a segment without its base")
         state = None
         if is_present:
-            state = self._codec.decode(Place("pages.snapshot", *key, base_sequence), first[_BASE.size :])
+            state = self.codec.decode(Place("pages.snapshot", *key, base_sequence), first[_BASE.size :])
         version, *since = numbers
         base = Snapshot(version, state, *since)
         return Segment(base, base_sequence, [entry for run in runs for entry in self._to_entries(key, run)])
@@ -147,7 +147,7 @@ class Rows:
         kind, sequence = _RUN.unpack_from(element)
         if kind != _IS_RUN:
             raise ValueError("a segment with two bases")
-        return unpack(self._codec.decode(Place("journal", *key, sequence), element[_RUN.size :]))
+        return unpack(self.codec.decode(Place("journal", *key, sequence), element[_RUN.size :]))
 
     def rejection(self, it: Rejection) -> bytes:
         """Return a rejection's bytes."""
@@ -158,7 +158,7 @@ class Rows:
             parts += [_TIME.pack(record.time), record.subject, record.headers, record.body]
         content = b"".join(_LENGTH.pack(len(part)) + part for part in parts)
         place = Place("rejections", it.namespace, it.document, it.sequence)
-        return _REJECTION.pack(*numbers) + name + self._codec.encode(place, content)
+        return _REJECTION.pack(*numbers) + name + self.codec.encode(place, content)
 
     def to_rejection(self, namespace: str, stored: bytes) -> Rejection:
         """Return a rejection. Raises what `DAMAGES` lists."""
@@ -166,7 +166,7 @@ class Rows:
         content_at = _REJECTION.size + name_bytes
         document = stored[_REJECTION.size : content_at].decode()
         place = Place("rejections", namespace, document, sequence)
-        reason, detail, about, *event = _parts(self._codec.decode(place, stored[content_at:]))
+        reason, detail, about, *event = _parts(self.codec.decode(place, stored[content_at:]))
         record = None
         if event:
             time, subject, headers, body = event

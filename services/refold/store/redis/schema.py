@@ -172,6 +172,11 @@ async def put_aside(url: str, schema: str, kept: str) -> bool:
     return bool(found)
 
 
+def is_bound_to(stored: bytes | None, log_id: str) -> bool:
+    """Tell whether the value of the log's key names this log. Raises `StoreDiffers`, `StoreDamaged`."""
+    return stored is not None and _read_log(stored) == log_id
+
+
 def _read_log(stored: bytes | None) -> str:
     try:
         assert stored is not None

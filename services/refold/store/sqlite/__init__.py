@@ -19,12 +19,14 @@ from refold.core.document import Document
 from refold.core.errors import FenceLost
 from refold.core.stream import Checkpoint
 from refold.store import SHARD_LEASE_SECONDS, ClosedPage, Commit, Key
+from refold.store.keyed import CommitKey
 from refold.store.layers import RowCodec
 from refold.store.layers.compression import Compression
 from refold.store.ports import OpenCommit, ReadSnapshot
 from refold.store.sqlite.audit import hold_read_snapshot
-from refold.store.sqlite.commit import PreparedCommit, write_commit
+from refold.store.sqlite.commit import Fence, PreparedCommit, write_commit
 from refold.store.sqlite.history import SqliteHistory
+from refold.store.sqlite.keyed import SqliteKeyed
 from refold.store.sqlite.latest import SqliteLatest
 from refold.store.sqlite.lease import ShardLease
 from refold.store.sqlite.pool import VERSION, Connection, Pool
@@ -36,7 +38,7 @@ STORE_SYNC_SECONDS: Final = 1.0
 """The longest time between commits that wait for the disk: what a power cut can take from the database."""
 
 
-class SqliteStore(SqliteLatest, SqliteHistory):
+class SqliteStore(SqliteLatest, SqliteHistory, SqliteKeyed):
     """A SnapshotStore in one folder of a local disk."""
 
     flush_seconds = 0.0
@@ -56,6 +58,7 @@ class SqliteStore(SqliteLatest, SqliteHistory):
         self._folder = folder
         self._is_rebuild = is_rebuild
         self._lease = lease
+        self._key = CommitKey(rows.codec)
         self._timer = timer
         self._epoch: str | None = None
         self._committing = asyncio.Lock()
@@ -92,6 +95,7 @@ class SqliteStore(SqliteLatest, SqliteHistory):
             return bind(self._pool, connection, log_id), read_checkpoints(connection)
 
         self._epoch, checkpoints = await self._pool.write(read)
+        self._key.forget()
         return checkpoints
 
     async def acquire_lease(self) -> bool:
@@ -109,7 +113,8 @@ class SqliteStore(SqliteLatest, SqliteHistory):
             self._lease.check()
             started_at = self._timer()
             is_synchronous = started_at - self._synchronous_at >= STORE_SYNC_SECONDS
-            await self._pool.write(partial(self._commit, commit, is_synchronous=is_synchronous))
+            key = await self._key.prepare(self)
+            await self._pool.write(partial(self._commit, commit, key, is_synchronous=is_synchronous))
             if is_synchronous:
                 self._synchronous_at = started_at
 
@@ -122,7 +127,8 @@ class SqliteStore(SqliteLatest, SqliteHistory):
             yield opened
             assert opened.commit is not None, "the block wrote no commit"
             commit = replace(opened.commit, pages=[*opened.pages, *opened.commit.pages])
-            await self._pool.write(partial(self._commit, commit, is_synchronous=True))
+            key = await self._key.prepare(self)
+            await self._pool.write(partial(self._commit, commit, key, is_synchronous=True))
 
     def wants_state(self, document: Document, *, is_changed: bool) -> bool:  # noqa: ARG002
         """Want every state: a row is overwritten in place."""
@@ -150,12 +156,14 @@ class SqliteStore(SqliteLatest, SqliteHistory):
             await self._pool.close()
             self._lease.close()
 
-    def _commit(self, commit: Commit, connection: Connection, *, is_synchronous: bool) -> None:
+    def _commit(
+        self, commit: Commit, key: int | None, connection: Connection, *, is_synchronous: bool
+    ) -> None:
         prepared = PreparedCommit.of(commit, self._rows)
         with self._pool.transaction(connection, is_synchronous=is_synchronous):
             # Another may have taken the lease while this transaction waited.
             self._lease.check()
-            write_commit(connection, prepared, self._epoch, self._rows)
+            write_commit(connection, prepared, Fence(self._epoch, key), self._rows)
         self._lease.renew()
 
 

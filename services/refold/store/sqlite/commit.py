@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from refold.core.errors import FenceLost, StoreDamaged
 from refold.core.history import Entry
@@ -48,10 +49,17 @@ class PreparedCommit:
         )
 
 
-def write_commit(connection: Connection, prepared: PreparedCommit, epoch: str | None, rows: Rows) -> None:
+class Fence(NamedTuple):
+    """What must still be in force when a commit is written: the projection's epoch, and the key of its values."""
+
+    epoch: str | None
+    key: int | None
+
+
+def write_commit(connection: Connection, prepared: PreparedCommit, fence: Fence, rows: Rows) -> None:
     """Write all of it, within a transaction. Raises `FenceLost`, and `StoreDamaged` where rows are missing."""
     commit = prepared.commit
-    _pass_fence(connection, commit, epoch)
+    _pass_fence(connection, commit, fence)
     connection.executemany(SQL["make_document"], prepared.new)
     found = (
         connection.executemany(SQL["change_document"], prepared.changed).rowcount if prepared.changed else 0
@@ -71,11 +79,13 @@ def write_commit(connection: Connection, prepared: PreparedCommit, epoch: str | 
     connection.executemany(SQL["count_namespace"], _counts(commit))
 
 
-def _pass_fence(connection: Connection, commit: Commit, epoch: str | None) -> None:
+def _pass_fence(connection: Connection, commit: Commit, fence: Fence) -> None:
     now = commit.checkpoint
-    (is_bound,) = connection.execute(SQL["has_epoch"], (epoch,)).fetchone()
+    (is_bound,) = connection.execute(SQL["has_epoch"], (fence.epoch,)).fetchone()
     if not is_bound:
         raise FenceLost("the projection was replaced by a rebuild")
+    if fence.key is not None and not connection.execute(SQL["has_key_check"], (fence.key,)).fetchone()[0]:
+        raise FenceLost("the key of a commit is being retired", key=fence.key)
     if not _advance(connection, now, commit.expected_sequence):
         # The partitions may have belonged to other shards until now.
         _regroup(connection, now.partitions, commit.expected_sequence)

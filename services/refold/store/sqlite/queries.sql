@@ -24,6 +24,18 @@ SELECT CASE
     WHEN NOT EXISTS (SELECT 1 FROM pages) AND EXISTS (SELECT 1 FROM documents WHERE events > unpaged_events) THEN 'pages'
 END
 
+-- name: key_checks
+SELECT number, check_value FROM keys, log WHERE log_id = ?
+
+-- name: has_key_check
+SELECT count(*) FROM keys WHERE number = ?
+
+-- name: add_key_check
+INSERT INTO keys (number, check_value) VALUES (?, ?) ON CONFLICT DO NOTHING
+
+-- name: remove_key_check
+DELETE FROM keys WHERE number = ?
+
 -- name: make_checkpoint
 INSERT INTO checkpoints (partition, chain, chain_before, last_sequence, applied, merged, rejected, duplicate)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)

@@ -30,7 +30,7 @@ class Rows:
     """Rows of one store, whose values are encoded for their places."""
 
     def __init__(self, codec: RowCodec) -> None:
-        self._codec = codec
+        self.codec = codec
 
     def of_document(self, write: DocumentWrite) -> tuple[object, ...]:
         """Return the parameters of `make_document` and `change_document`."""
@@ -64,12 +64,12 @@ class Rows:
 
     def of_entry(self, key: Key, entry: Entry) -> tuple[object, ...]:
         """Return the parameters of `add_entry`."""
-        packed = self._codec.encode(Place("journal", *key, entry.sequence), pack_entry(entry))
+        packed = self.codec.encode(Place("journal", *key, entry.sequence), pack_entry(entry))
         return (*key, entry.sequence, entry.identity, packed)
 
     def to_entry(self, key: Key, sequence: int, stored: bytes) -> Entry:
         """Return an entry of the journal."""
-        return unpack_entry(self._codec.decode(Place("journal", *key, sequence), stored))
+        return unpack_entry(self.codec.decode(Place("journal", *key, sequence), stored))
 
     def of_page(self, page: ClosedPage, entries: list[Entry]) -> tuple[object, ...]:
         """Return the parameters of `add_page`."""
@@ -79,7 +79,7 @@ class Rows:
         since = (closing.version, closing.sequence, closing.recorded_at, closing.occurred_max)
         counts = (row.events, closing.occurred_at, row.ids, row.conflicts)
         snapshot = self._encode("pages.snapshot", key, last, closing.state)
-        payload = self._codec.encode(Place("pages.payload", *key, last), pack(entries))
+        payload = self.codec.encode(Place("pages.payload", *key, last), pack(entries))
         return (*key, last, *since, *counts, row.identities, snapshot, payload)
 
     def to_snapshot(self, key: Key, last_sequence: int, stored: bytes | None) -> bytes | None:
@@ -88,7 +88,7 @@ class Rows:
 
     def to_packed(self, key: Key, last_sequence: int, stored: bytes) -> PackedEntries:
         """Return a page's entries as they are packed."""
-        return PackedEntries(self._codec.decode(Place("pages.payload", *key, last_sequence), stored))
+        return PackedEntries(self.codec.decode(Place("pages.payload", *key, last_sequence), stored))
 
     def of_rejection(self, found: Rejection) -> tuple[object, ...]:
         """Return the parameters of `add_rejection`."""
@@ -97,14 +97,14 @@ class Rows:
         texts = (found.detail.encode(), found.about, *event[1:])
         content = _CONTENT.pack(record is not None, event[0], *map(len, texts)) + b"".join(texts)
         key = (found.namespace, found.document)
-        encoded = self._codec.encode(Place("rejections", *key, found.sequence), content)
+        encoded = self.codec.encode(Place("rejections", *key, found.sequence), content)
         position = (found.partition, found.sequence, found.recorded_at)
         return (*key, *position, found.reason, found.resolved_by, encoded)
 
     def to_rejection(self, row: Row) -> Rejection:
         """Return a rejection, with the event itself where its subject names no document."""
         namespace, document, partition, sequence, recorded_at, reason, resolved_by, stored = row
-        content = self._codec.decode(Place("rejections", namespace, document, sequence), stored)
+        content = self.codec.decode(Place("rejections", namespace, document, sequence), stored)
         has_record, time, *lengths = _CONTENT.unpack_from(content)
         ends = list(accumulate(lengths, initial=_CONTENT.size))
         if ends[-1] != len(content):
@@ -115,10 +115,10 @@ class Rows:
         return Rejection(*position, reason, detail.decode(), about, record, resolved_by)
 
     def _encode(self, part: str, key: Key, sequence: int, value: bytes | None) -> bytes | None:
-        return None if value is None else self._codec.encode(Place(part, *key, sequence), value)
+        return None if value is None else self.codec.encode(Place(part, *key, sequence), value)
 
     def _decode(self, part: str, key: Key, sequence: int, stored: bytes | None) -> bytes | None:
-        return None if stored is None else self._codec.decode(Place(part, *key, sequence), stored)
+        return None if stored is None else self.codec.decode(Place(part, *key, sequence), stored)
 
 
 def checkpoint_rows(touched: Sequence[Checkpoint]) -> Iterator[tuple[object, ...]]:
