@@ -180,13 +180,6 @@ async def test_get_returns_none_for_an_unknown_sequence(log: EventLog) -> None:
     assert [await log.get(sequence) for sequence in (-1, 0, 2, 10**12)] == [None] * 4
 
 
-async def test_a_namespace_is_known_by_its_events(log: EventLog) -> None:
-    await append(log, event("a", b"1"))
-    assert [await log.has_namespace(name) for name in ("shop", "sho", "_refold")] == [True, False, True]
-    with pytest.raises(Refused):
-        await log.has_namespace("*")
-
-
 async def test_last_of_returns_the_last_event_of_that_document(log: EventLog) -> None:
     first, *_ = await append(log, event("a", b"1"), event("b", b"2"), event("ab", b"3"))
     (last,) = await append(log, event("b", b"4"))
@@ -195,6 +188,19 @@ async def test_last_of_returns_the_last_event_of_that_document(log: EventLog) ->
     assert await log.last_of("shop", "c") is None
     with pytest.raises(Refused):
         await log.last_of("shop", "..")
+
+
+async def test_read_namespace_returns_the_events_of_that_namespace_between_two_sequences(
+    log: EventLog,
+) -> None:
+    shop = await append(log, event("a", b"1"), event("b", b"2"), event("a", b"3"))
+    for namespace, own in (("shop", shop), ("_refold", [1]), ("sho", [])):
+        for after in range(5):
+            for end in range(6):
+                found = [it async for it in log.read_namespace(namespace, after, end)]
+                assert found == [await log.get(at) for at in own if after < at <= end]
+    with pytest.raises(Refused):
+        await anext(log.read_namespace("*", 0, 9))
 
 
 async def test_read_document_returns_the_events_of_that_document_between_two_sequences(log: EventLog) -> None:

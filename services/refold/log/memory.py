@@ -108,11 +108,6 @@ class MemoryLog:
         where = Route.of(check_name(namespace, "namespace"), check_document(document, "document"))
         return self._last.get(where.subject)
 
-    async def has_namespace(self, namespace: str) -> bool:
-        self._check_open()
-        check_name(namespace, "namespace")
-        return any(subject.split(b".")[2] == namespace.encode() for subject in self._last)
-
     async def read_document(
         self, namespace: str, document: str, after_sequence: int, until_sequence: int
     ) -> AsyncGenerator[Record, None]:
@@ -120,6 +115,15 @@ class MemoryLog:
         self._check_open()
         for record in self._records[after_sequence:until_sequence]:
             if record is not None and record.subject == where.subject:
+                yield record
+
+    async def read_namespace(
+        self, namespace: str, after_sequence: int, until_sequence: int
+    ) -> AsyncGenerator[Record, None]:
+        token = check_name(namespace, "namespace").encode()
+        self._check_open()
+        for record in self._records[after_sequence:until_sequence]:
+            if record is not None and record.subject.split(b".")[2] == token:
                 yield record
 
     async def outlines(self, after_sequence: int) -> list[Outline]:

@@ -16,12 +16,14 @@ from refold.core.fold_state import FoldState, first_checkpoints
 from refold.core.history import NEVER, Entry, Segment
 from refold.core.stream import SYSTEM_NAMESPACE, Record, Route, route
 from refold.history import record_of
+from refold.history.past import Clamps
 from refold.log import EventLog, read_until
 from refold.projector.commit_buffer import CommitBuffer
 from refold.store import Depth, Key, damaged, reading_stored
 from refold.store.ports import (
     HistoryReader,
     Item,
+    RecentReader,
     SnapshotStore,
     Store,
     StoredEntry,
@@ -122,15 +124,17 @@ async def resume_system(fold_state: FoldState, log: EventLog, store: Store) -> N
 
 
 async def _system_records(log: EventLog, store: Store, until_sequence: int) -> dict[int, Record]:
-    """Return the system's events up to a sequence, each with its monotonic time.
-
-    Those that a store of recent depth does not keep are read from the log.
-    """
-    stored, begin, recorded_at = await _stored_records(store)
-    records = {sequence: record for sequence, record in stored.items() if sequence <= until_sequence}
-    if begin < until_sequence:
+    """Return the system's events up to a sequence, each with its monotonic time."""
+    behind = min(await store.checkpoints(), key=lambda checkpoint: checkpoint.read_sequence)
+    if store.capabilities.depth is Depth.full:
+        found = await _stored_records(cast("SnapshotStore", store))
+    else:
+        found = await _clamped_records(log, cast("RecentReader", store), behind.read_sequence)
+    records = {sequence: record for sequence, record in found.items() if sequence <= until_sequence}
+    if behind.read_sequence < until_sequence:
+        recorded_at = behind.recorded_at
         # Of no partition: the system's events, and what the clock needs.
-        async with aclosing(read_until(log, begin, until_sequence, ())) as parts:
+        async with aclosing(read_until(log, behind.read_sequence, until_sequence, ())) as parts:
             async for record in (record async for part in parts for record in part):
                 recorded_at = max(recorded_at, record.time)
                 if route(record.subject).namespace == SYSTEM_NAMESPACE:
@@ -138,20 +142,22 @@ async def _system_records(log: EventLog, store: Store, until_sequence: int) -> d
     return records
 
 
-async def _stored_records(store: Store) -> tuple[dict[int, Record], int, int]:
-    """Return the system's events of a store of full depth, up to where they are complete, and the time there."""
+async def _stored_records(store: SnapshotStore) -> dict[int, Record]:
+    """Return the system's events that are committed."""
     records: dict[int, Record] = {}
-    if store.capabilities.depth is not Depth.full:
-        return records, 0, 0
-    store = cast("SnapshotStore", store)
-    async with store.read_snapshot() as snapshot:
-        behind = min(await snapshot.checkpoints(), key=lambda checkpoint: checkpoint.read_sequence)
-        async with aclosing(snapshot.items(SYSTEM_NAMESPACE, None)) as items:
-            async for item in items:
-                for entry in _entries_of(item):
-                    where = Route.of(SYSTEM_NAMESPACE, position_of(item)[1])
-                    records[entry.sequence] = record_of(entry, where)._replace(time=entry.recorded_at)
-    return records, behind.read_sequence, behind.recorded_at
+    async with store.read_snapshot() as snapshot, aclosing(snapshot.items(SYSTEM_NAMESPACE, None)) as items:
+        async for item in items:
+            for entry in _entries_of(item):
+                where = Route.of(SYSTEM_NAMESPACE, position_of(item)[1])
+                records[entry.sequence] = record_of(entry, where)._replace(time=entry.recorded_at)
+    return records
+
+
+async def _clamped_records(log: EventLog, store: RecentReader, until_sequence: int) -> dict[int, Record]:
+    """Return the system's events of the log up to where all shards have committed."""
+    clamps = Clamps(await store.clock())
+    async with aclosing(log.read_namespace(SYSTEM_NAMESPACE, 0, until_sequence)) as events:
+        return {it.sequence: it._replace(time=max(it.time, clamps.at(it.sequence))) async for it in events}
 
 
 def _entries_of(item: Item) -> Sequence[Entry]:

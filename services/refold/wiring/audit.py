@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -271,13 +271,16 @@ async def replayed(
 
 async def _end_of_export(log: EventLog, namespace: str, at: str | None) -> int:
     """Return the last sequence that an export needs."""
-    if not await log.has_namespace(namespace):
-        raise Refused("namespace_unknown", f"the log has no event of a namespace {namespace}")
+    info = await log.info()
+    async with aclosing(log.read_namespace(namespace, 0, info.last_sequence)) as events:
+        if await anext(events, None) is None:
+            raise Refused("namespace_unknown", f"the log has no event of a namespace {namespace}")
     if at is None:
         return await end_of(log)
-    time, now = parse_time(at), (await log.info()).time
-    if time > now:
-        rule = f"must be a time at or before now, which is {format_time(now)} by the broker's clock"
+    time = parse_time(at)
+    if time > info.time:
+        now = format_time(info.time)
+        rule = f"must be a time at or before now, which is {now} by the broker's clock"
         raise Refused("time_in_future", rule, field="at", shape=at)
     return await sequence_at(log, time)
 

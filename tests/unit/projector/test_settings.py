@@ -12,6 +12,7 @@ from refold.core.settings import SETTINGS_KEPT_MAX
 from refold.core.stream import partition_of
 from refold.log.memory import MemoryLog
 from refold.projector.windows import resume_system
+from refold.store import Depth
 from refold.store.memory import MemoryStore, Tables
 from support.projection import NARROW, ROOMY, append, ports, project, projecting
 
@@ -112,12 +113,17 @@ class Prefix(MemoryLog):
 
 @pytest.mark.parametrize("owner_at", [1, 3, 7, 12])
 @pytest.mark.parametrize("shard_at", [1, 3, 7, 12])
-async def test_a_shard_that_starts_again_has_those_of_its_checkpoint(owner_at: int, shard_at: int) -> None:
+@pytest.mark.parametrize("depth", Depth)
+async def test_a_shard_that_starts_again_has_those_of_its_checkpoint(
+    owner_at: int, shard_at: int, depth: Depth
+) -> None:
     log = MemoryLog("log-1")
     for number in range(1, SETTINGS_KEPT_MAX + 4):
         limits = {"depth": number} if number != 5 else {"depth": 0}
         await append(log, "settings:n", {"put": {"limits": limits}}, namespace="_refold")
-    owner = await project(Prefix(log, owner_at))
+    owner = MemoryStore(depth=depth)
+    async with projecting(ports(Prefix(log, owner_at), owner)) as running:
+        await running.committed(owner_at)
     # What the other shard has seen: every event up to its checkpoint.
     seen = FoldState([each for each in first_checkpoints("log-1") if each.partition == OWN])
     for record in log._records[:shard_at]:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import pytest
 
 from refold.audit.verify import Listener, Scope, verify
 from refold.core import json_text
-from refold.core.errors import FoldUnknown
+from refold.core.errors import FoldUnknown, LogHole
 from refold.core.fold import RULES
 from refold.core.fold.window import WINDOW_BYTES_MAX
 from refold.core.fold_state import FoldState
 from refold.core.history import Segment
-from refold.core.stream import partition_of
+from refold.core.stream import Record, partition_of
 from refold.log.memory import MemoryLog, MemoryNotices
+from refold.projector.loop import ShardLoop
 from refold.projector.windows import resume_system
+from refold.store import Depth
 from refold.store.memory import MemoryStore, Tables
 from support.fold2 import MOVE_ON, NUMBER, inc
 from support.projection import NARROW, ROOMY, append, ports, project, projecting
@@ -107,8 +109,9 @@ FOLD_PARTITION = partition_of(SYSTEM.encode(), b"fold")
 
 @pytest.mark.parametrize("owner_at", [1, 3, 5, 8])
 @pytest.mark.parametrize("shard_at", [1, 3, 5, 8])
+@pytest.mark.parametrize("depth", Depth)
 async def test_a_restarted_foreign_shard_has_the_system_document_as_of_its_checkpoint(
-    owner_at: int, shard_at: int
+    owner_at: int, shard_at: int, depth: Depth
 ) -> None:
     log = MemoryLog("log-1", rules=RULES[1])
     await append(log, "d", {"put": {"n": 1}})
@@ -120,7 +123,7 @@ async def test_a_restarted_foreign_shard_has_the_system_document_as_of_its_check
     await append(log, "d", inc())
     await append(log, "fold", {"put": {"fold": 2}, "id": "x"}, namespace=SYSTEM)
     await append(log, "d", inc())
-    owner = MemoryStore()
+    owner = MemoryStore(depth=depth)
     async with projecting(ports(_Prefix(log, owner_at), owner)) as running:
         await running.committed(owner_at)
     checkpoints = await (await project(_Prefix(log, shard_at))).checkpoints()
@@ -146,6 +149,47 @@ class _Prefix(MemoryLog):
     def __init__(self, whole: MemoryLog, until_sequence: int) -> None:
         super().__init__("log-1", rules=RULES[1])
         self._records = whole._records[:until_sequence]
+
+
+class _Unread(MemoryLog):
+    """A log that cannot be read as a whole."""
+
+    def read(self, *_: object, **__: object) -> AsyncGenerator[list[Record], None]:
+        raise AssertionError
+
+
+async def test_a_start_on_a_store_of_recent_depth_reads_only_the_systems_events_with_their_times() -> None:
+    times = iter([0, 50, 40, 60, *range(100, 200)])
+    log = _Unread("log-1", rules=RULES[1], clock=lambda: next(times))
+    await append(log, "d", {"put": {"n": 1}})
+    await append(log, "fold", MOVE_ON, namespace=SYSTEM)
+    last = await append(log, "d", inc())
+    tables = Tables()
+    stores = [MemoryStore(tables, depth=depth) for depth in Depth]
+    whole = MemoryLog("log-1", rules=RULES[1], clock=lambda: 300)
+    whole._records = log._records
+    async with projecting(ports(whole, stores[0])) as running:
+        await running.committed(last)
+    found = []
+    for store in stores:
+        shard = FoldState([it for it in await store.checkpoints() if it.partition != FOLD_PARTITION])
+        await resume_system(shard, log, store)
+        document = shard._system["fold"]
+        found.append((document.version, document.recorded_at, shard.rules_under("n", 0)))
+    assert found[0] == found[1]
+    assert found[0][:2] == (1, 50)
+
+
+async def test_a_log_that_ends_before_the_checkpoints_of_a_store_of_recent_depth_is_refused() -> None:
+    log, store = MemoryLog("log-1"), MemoryStore(depth=Depth.recent)
+    for number in range(9):
+        await append(log, "d", {"put": number})
+    async with projecting(ports(log, store)) as running:
+        await running.committed(10)
+    log._records = log._records[:5]
+    loop = ShardLoop(ports(log, store), ROOMY, FoldState(await store.checkpoints()))
+    with pytest.raises(LogHole):
+        await loop.run()
 
 
 async def test_a_change_shows_the_effective_patch_of_an_operation_that_json_patch_does_not_have() -> None:

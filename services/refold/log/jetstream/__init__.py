@@ -105,20 +105,26 @@ class JetStreamLog:
         where = Route.of(check_name(namespace, "namespace"), check_document(document, "document"))
         return await stored_record(self.client, last_by_subj=where.subject.decode())
 
-    async def has_namespace(self, namespace: str) -> bool:
-        pattern = f"log.*.{check_name(namespace, 'namespace')}.*"
-        return await stored_record(self.client, last_by_subj=pattern) is not None
-
-    async def read_document(
+    def read_document(
         self, namespace: str, document: str, after_sequence: int, until_sequence: int
     ) -> AsyncGenerator[Record, None]:
-        """Yield events of the document's one stored subject, one request to the leader each.
+        where = Route.of(check_name(namespace, "namespace"), check_document(document, "document"))
+        return self._read_subject(where.subject.decode(), after_sequence, until_sequence)
+
+    def read_namespace(
+        self, namespace: str, after_sequence: int, until_sequence: int
+    ) -> AsyncGenerator[Record, None]:
+        pattern = f"log.*.{check_name(namespace, 'namespace')}.*"
+        return self._read_subject(pattern, after_sequence, until_sequence)
+
+    async def _read_subject(
+        self, subject: str, after_sequence: int, until_sequence: int
+    ) -> AsyncGenerator[Record, None]:
+        """Yield events of a stored subject, or of those of a pattern, one request to the leader each.
 
         A batch of direct gets takes as long, and the broker takes no append meanwhile (measured: 0.1 s for 100 events
         of 300,000). A consumer with a filter is faster for a dense history, but needs permissions of its own.
         """
-        where = Route.of(check_name(namespace, "namespace"), check_document(document, "document"))
-        subject = where.subject.decode()
         while after_sequence < until_sequence:
             record = await stored_record(self.client, seq=after_sequence + 1, next_by_subj=subject)
             if record is None or record.sequence > until_sequence:
