@@ -96,9 +96,11 @@ def execute(up: Up, *statements: str) -> None:
 
     async def run() -> None:
         connection = await asyncpg.connect(up.endpoints()["postgres"])
-        for statement in statements:
-            await connection.execute(statement)
-        await connection.close()
+        try:
+            for statement in statements:
+                await connection.execute(statement)
+        finally:
+            await connection.close()
 
     asyncio.run(run())
 
