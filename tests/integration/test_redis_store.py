@@ -72,6 +72,23 @@ async def test_a_command_that_is_cancelled_at_any_moment_ends(store):
     assert cancelled > 3
 
 
+async def test_readers_have_their_turns_where_connections_are_few(redis_url):
+    async with redis_stores(redis_url) as open_store:
+        store = await open_store()
+        await store.bind(LOG_ID)
+        done = [0] * 8
+
+        async def reader(number):
+            for _ in range(20):
+                await store.checkpoints()
+                done[number] += 1
+                assert done[number] - min(done) <= 2
+
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(len(done)):
+                tasks.create_task(reader(number))
+
+
 async def test_a_full_server_takes_nothing_of_a_commit(store, redis_server):
     scribe = await begin(store)
     scribe.put("a", 1)

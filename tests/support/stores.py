@@ -34,9 +34,11 @@ OpenStore = Callable[..., Awaitable[SnapshotStore]]
 
 
 @asynccontextmanager
-async def memory_stores(depth: Depth = Depth.full) -> AsyncIterator[OpenStore]:
+async def memory_stores(
+    depth: Depth = Depth.full, *, tables: Tables | None = None
+) -> AsyncIterator[OpenStore]:
     """Yield a function that opens a memory store; all use the same tables."""
-    tables = Tables()
+    tables = Tables() if tables is None else tables
 
     async def open_store(**options: Any) -> SnapshotStore:
         return MemoryStore(tables, depth=depth, **options)

@@ -1,8 +1,9 @@
-"""The memory adapter, PostgreSQL and SQLite return the same results for any commits."""
+"""The memory adapter, PostgreSQL, SQLite, Redis and Valkey return the same results for any commits."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,11 +13,22 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from refold.core.errors import HistoryElsewhere
 from refold.core.history import Clock, Point
-from refold.store.ports import SnapshotStore
+from refold.store import Depth
+from refold.store.memory import Tables
+from refold.store.ports import SnapshotStore, Store
 from refold.store.postgres.commit import STORE_FEW_EVENTS_MAX
 from support.scribe import NAMESPACE
-from support.stores import HOSTILE, all_entries, begin, memory_stores, postgres_stores, sqlite_stores
+from support.stores import (
+    HOSTILE,
+    all_entries,
+    begin,
+    memory_stores,
+    postgres_stores,
+    redis_stores,
+    sqlite_stores,
+)
 
 DOCUMENTS = ("a", "b", "c:~")
 EVENTS = (
@@ -32,11 +44,9 @@ EVENTS = (
     b"\x00garbage",
 )
 
+NEXT = ("", "cut", "commit", "cut, commit", "lag", "cut, lag", "flush")
 steps = st.tuples(
-    st.sampled_from(DOCUMENTS),
-    st.sampled_from(EVENTS),
-    st.integers(0, 30),
-    st.sampled_from(["", "cut", "commit", "cut, commit", "lag", "cut, lag", "flush"]),
+    st.sampled_from(DOCUMENTS), st.sampled_from(EVENTS), st.integers(0, 30), st.sampled_from(NEXT)
 )
 _schemas = count(1)
 
@@ -45,25 +55,61 @@ EVERY_EVENT = [("a", event, 0, "") for event in (*EVENTS, *EVENTS)]
 """Twice, so that ids repeat, in one commit."""
 
 
-@pytest.mark.parametrize("few_events", [0, STORE_FEW_EVENTS_MAX], ids=["copied", "in one statement"])
+FEW_EVENTS = {"copied": 0, "in one statement": STORE_FEW_EVENTS_MAX}
+
+
+@pytest.mark.parametrize("few_events", FEW_EVENTS.values(), ids=FEW_EVENTS)
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(steps, min_size=1, max_size=30))
 @example(EVERY_EVENT)
-def test_every_adapter_returns_the_same_for_any_commits(postgres_dsn, few_events, plan):
+def test_every_adapter_returns_the_same_for_any_commits(postgres_dsn, valkey_url, few_events, plan):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("refold.store.postgres.commit.STORE_FEW_EVENTS_MAX", few_events)
-        asyncio.run(play(plan, postgres_dsn))
+        asyncio.run(play(plan, postgres_dsn, valkey_url))
 
 
-async def play(plan, dsn):
+COMMITS = 5_000
+STEPS_MAX = 120
+POINTS = 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("few_events", "recent"), [(0, "redis"), (STORE_FEW_EVENTS_MAX, "valkey")], ids=FEW_EVENTS
+)
+async def test_thousands_of_random_commits_give_the_same_answers(
+    request, postgres_dsn, monkeypatch, few_events, recent
+):
+    monkeypatch.setattr("refold.store.postgres.commit.STORE_FEW_EVENTS_MAX", few_events)
+    url = request.getfixturevalue(f"{recent}_url")
+    drawn = random.Random(recent)
+    commits = 0
+    while commits < COMMITS:
+        plan = [
+            (drawn.choice(DOCUMENTS), drawn.choice(EVENTS), drawn.randint(0, 30), drawn.choice(NEXT))
+            for _ in range(drawn.randint(1, STEPS_MAX))
+        ]
+        commits += await play(
+            plan, postgres_dsn, url, lambda found: drawn.sample(found, min(POINTS, len(found)))
+        )
+
+
+async def play(plan, dsn, redis_url, choose=list):
+    """Commit by a plan to a store of each adapter, and compare; return how many commits were made.
+
+    Documents are read at the points that are chosen of all.
+    """
+    schema, tables = f"s{next(_schemas)}", Tables()
     with TemporaryDirectory(prefix="refold-twins-") as folder:
         async with (
-            memory_stores() as open_memory,
-            postgres_stores(dsn, schema=f"s{next(_schemas)}") as open_postgres,
+            memory_stores(tables=tables) as open_memory,
+            memory_stores(Depth.recent, tables=tables) as open_recent,
+            postgres_stores(dsn, schema=schema) as open_postgres,
             sqlite_stores(Path(folder)) as open_sqlite,
+            redis_stores(redis_url, schema=schema) as open_redis,
         ):
-            twins = Twins(await open_memory(), await open_postgres(), await open_sqlite())
-            await play_on(plan, twins)
+            full = Twins(await open_memory(), await open_postgres(), await open_sqlite(), await open_redis())
+            return await play_on(plan, full, await open_recent(), choose)
 
 
 class Twins(NamedTuple):
@@ -72,10 +118,13 @@ class Twins(NamedTuple):
     memory: SnapshotStore
     postgres: SnapshotStore
     sqlite: SnapshotStore
+    redis: Store
 
 
-async def play_on(plan, twins):
+async def play_on(plan, twins, recent, choose):
+    """`recent` reads what the one in memory has as a store of recent depth does."""
     scribe, *_ = [await begin(store) for store in twins]
+    commits = 1
     for document, event, seconds, then in plan:
         is_conflict = isinstance(event, dict) and event.get("id") == "x"
         scribe.publish(document, event, at=seconds, conflict=b'{"strategy":"m"}' if is_conflict else None)
@@ -83,17 +132,20 @@ async def play_on(plan, twins):
             scribe.cut(document)
         if "commit" in then or "lag" in then:
             await commit(twins, scribe, omitted=DOCUMENTS if "lag" in then else ())
+            commits += 1
         if "flush" in then:
             await twins.postgres.flusher.write(NAMESPACE, document)
     await commit(twins, scribe)
-    questions = list(points(scribe))
+    questions = choose(list(points(scribe)))
     expected = await answers(twins.memory, questions)
     assert expected == await answers(twins.postgres, questions)
     assert expected == await answers(twins.sqlite, questions)
+    assert await answers(recent, questions) == await answers(twins.redis, questions)
     await twins.postgres.flush_states(is_final=True)
     rows = await stored(twins.memory)
     assert rows == await stored(twins.postgres)
     assert rows == await stored(twins.sqlite)
+    return commits
 
 
 async def commit(twins, scribe, **how):
@@ -103,6 +155,7 @@ async def commit(twins, scribe, **how):
     await twins.memory.commit(whole)
     await twins.postgres.commit(made)
     await twins.sqlite.commit(whole)
+    await twins.redis.commit(whole)
 
 
 def points(scribe):
@@ -116,6 +169,18 @@ def points(scribe):
         )
 
 
+async def kept(reading):
+    """Return what a store reads, or what it says of what it does not keep."""
+    try:
+        return await reading
+    except HistoryElsewhere as error:
+        return error.facts
+
+
+async def all_conflicts(store, document, **order):
+    return [entry async for part in store.conflicts(NAMESPACE, document, **order) for entry in part]
+
+
 async def answers(store, questions):
     """Read everything through every method of a store."""
     keys = [(NAMESPACE, document) for document in DOCUMENTS]
@@ -126,16 +191,16 @@ async def answers(store, questions):
         found += [await store.head(NAMESPACE, document), await all_entries(store, document)]
         found += [await all_entries(store, document, is_descending=True, after_version=3)]
         found += [await all_entries(store, document, after_version=3)]
-        found += [await store.rejections(NAMESPACE, document, limit=50, before_sequence=None)]
+        found += [await kept(store.rejections(NAMESPACE, document, limit=50, before_sequence=None))]
         for order in ({"after_sequence": None}, {"after_sequence": 9}):
             for is_descending in (False, True):
-                parts = store.conflicts(NAMESPACE, document, **order, is_descending=is_descending)
-                found += [[entry async for part in parts for entry in part]]
-        found += [
-            await store.find_id(NAMESPACE, document, event_id) for event_id in ("x", "y", "rejected", "z")
-        ]
-        found += [await store.entry(NAMESPACE, document, sequence) for sequence in range(0, 32, 3)]
-        found += [await store.snapshot_at(NAMESPACE, document, point) for point in questions]
+                order["is_descending"] = is_descending
+                found += [await kept(all_conflicts(store, document, **order))]
+        for event_id in ("x", "y", "rejected", "z"):
+            found += [await kept(store.find_id(NAMESPACE, document, event_id))]
+        for sequence in range(0, 32, 3):
+            found += [await kept(store.entry(NAMESPACE, document, sequence))]
+        found += [await kept(store.snapshot_at(NAMESPACE, document, point)) for point in questions]
     return found
 
 

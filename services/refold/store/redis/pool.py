@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 from weakref import WeakSet
 
 from hiredis import pack_command
-from redis.asyncio import BlockingConnectionPool
+from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -58,10 +58,9 @@ class Pool:
         """How often it has connected: the server may have been started again in between."""
         scheme, _, rest = url.partition("://")
         try:
-            self._pool = BlockingConnectionPool.from_url(
+            self._pool = ConnectionPool.from_url(
                 f"{_SCHEMES.get(scheme, scheme)}://{rest}",
                 max_connections=size,
-                timeout=STORE_CONNECTION_WAIT_SECONDS,
                 socket_connect_timeout=connect_seconds,
                 socket_timeout=command_seconds,
                 # A command is never sent twice: the store's caller knows what may be repeated.
@@ -71,6 +70,8 @@ class Pool:
             )
         except ValueError as error:
             raise StoreDiffers("the address of Redis cannot be read", cause=str(error)) from error
+        # In the order of their requests: the driver's own wait lets a loop of reads overtake all others.
+        self._free = asyncio.Semaphore(size)
         self.stale = StaleCheck()
         self.read_folded: Callable[[Connection], Awaitable[Mapping[int, int]]] = _nothing_folded
         self._checked: WeakSet[AbstractConnection] = WeakSet()
@@ -83,6 +84,19 @@ class Pool:
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[Connection]:
         """Lend a connection. One that is left in the middle of an answer is closed."""
+        try:
+            async with asyncio.timeout(STORE_CONNECTION_WAIT_SECONDS):
+                await self._free.acquire()
+        except TimeoutError as error:
+            raise StoreUnavailable("no connection to Redis was free in time") from error
+        try:
+            async with self._connection() as connection:
+                yield connection
+        finally:
+            self._free.release()
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
         cancellations = _cancellations()
         try:
             found = await self._pool.get_connection()  # type: ignore[no-untyped-call]
