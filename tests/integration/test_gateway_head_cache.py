@@ -9,6 +9,7 @@ import pytest
 
 from refold.gateway.consistency import BEFORE_ALL, HEADS_MAX, BareHead, HeadCache
 from refold.log import Publication
+from refold.store import ANY_VERSION
 from support.gateway import Twin, twin
 
 WRITTEN = {"If-Match": '"1"'}
@@ -88,3 +89,14 @@ def test_the_head_cache_is_bounded_and_keeps_the_newest() -> None:
     cache.put(("n", "5"), BareHead(8, 7, is_absent=False))
     assert cache.get(("n", "5")) == newest
     assert cache.put_row(("n", "none"), None) == BEFORE_ALL
+
+
+async def test_head_reads_no_state_from_the_store(gateway: Twin) -> None:
+    await others_write(gateway, {"put": {"n": 1}})
+    assert (await gateway.request("GET", "/v1/acme/d?min_version=1")).headers["content-length"] == "7"
+    gateway.store.known_versions.clear()
+    for tag, status in (("", 200), ('"7"', 200), ('"1"', 304)):
+        found = await gateway.request("HEAD", "/v1/acme/d", headers={"If-None-Match": tag} if tag else {})
+        assert (found.status_code, found.headers["etag"]) == (status, '"1"')
+        assert "content-length" not in found.headers
+    assert gateway.store.known_versions == [ANY_VERSION] * 3

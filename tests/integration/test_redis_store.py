@@ -33,6 +33,12 @@ async def store(redis_url):
         yield await open_store()
 
 
+async def test_a_server_of_another_kind_is_named_with_its_version(redis_url, valkey_url):
+    for url, expected in ((redis_url, r"\d+\.\d+\.\d+"), (valkey_url, r"valkey \d+\.\d+\.\d+")):
+        async with redis_stores(url) as open_store:
+            assert re.fullmatch(expected, await (await open_store()).server_version())
+
+
 @pytest.mark.parametrize(
     ("setting", "cause"),
     [

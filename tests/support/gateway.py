@@ -116,10 +116,12 @@ class FaultyStore(MemoryStore):
     def __init__(self, tables: Tables) -> None:
         super().__init__(tables)
         self.is_down = False
+        self.known_versions: list[int | None] = []
 
     async def head(self, namespace: str, document: str, *, known_version: int | None = None) -> Head | None:
         """Read a document's row."""
         await self.ping()
+        self.known_versions.append(known_version)
         return await super().head(namespace, document, known_version=known_version)
 
     async def ping(self) -> None:

@@ -93,7 +93,7 @@ class StoreError(RefoldError, code="store_error"):
 
 
 class StoreUnavailable(StoreError, code="store_unavailable"):
-    """Postgres cannot be reached or does not answer."""
+    """The store cannot be reached or does not answer."""
 
 
 class ProjectionBehind(StoreError, code="projection_behind"):
@@ -109,7 +109,7 @@ class StoreFull(StoreError, code="store_full"):
 
 
 class StoreDiffers(StoreError, code="store_differs"):
-    """The database belongs to another log or to a newer program."""
+    """The store belongs to another log, or was made by a newer program."""
 
 
 class HistoryElsewhere(StoreError, code="history_not_kept"):

@@ -48,6 +48,7 @@ from refold.gateway.responses import (
     Problem,
     Response,
     as_duplicate,
+    bare_response,
     json_response,
     outcome_response,
     page_response,
@@ -83,7 +84,9 @@ async def read_document(request: Request) -> Response:
     query = read_query(request, ReadQuery) if request.scope["query_string"] else _AT_HEAD
     await wait_for_consistency(request, deadline_in(context.wait_seconds), *key)
     point = None if query is _AT_HEAD else await _read_point(context, key, query)
-    snapshot = await _snapshot(context, key, point, known_version(request))
+    # The answer to HEAD needs no state, unless it says whether there is a value at a path.
+    is_bare = request.method == "HEAD" and query.path is None
+    snapshot = await _snapshot(context, key, point, ANY_VERSION if is_bare else known_version(request))
     if snapshot.state is None:
         raise await _absent(context, key, snapshot, query)
     times = format_time(snapshot.recorded_at), format_time(snapshot.occurred_at)
@@ -103,7 +106,7 @@ def _known_head(request: Request, context: Context, key: Key) -> KnownState | No
 
 
 async def _snapshot(context: Context, key: Key, point: Point | None, known: int | None) -> Snapshot:
-    """Read a snapshot; the head's state is `OMITTED` at the version that the client has."""
+    """Read a snapshot; the head's state is `OMITTED` at the version that is known, `ANY_VERSION` for each."""
     if point is not None:
         return await context.history.snapshot(*key, point)
     head = await context.store.head(*key, known_version=known)
@@ -173,6 +176,8 @@ def _state_response(
     headers = version_headers(*about)
     if is_unchanged(request, about[0]):
         return Response(None, 304, headers)
+    if state == OMITTED:
+        return bare_response(headers)
     body = state if path is None else json_text.dumps(value_at(state, path)[0])
     return Response(body, 200, headers, JSON)
 

@@ -137,6 +137,13 @@ def json_response(value: Json, status: int = 200, headers: dict[str, str] | None
     return Response(orjson.dumps(value), status, headers, JSON)
 
 
+def bare_response(headers: Mapping[str, str]) -> Response:
+    """Return the response to a HEAD of JSON that was not read: without its length, which HTTP allows."""
+    response = Response(None, 200, {**headers, "Vary": "Accept-Encoding"}, JSON)
+    response.raw_headers = [each for each in response.raw_headers if each[0] != b"content-length"]
+    return response
+
+
 def page_response(items: Sequence[bytes], following: int | str | None) -> Response:
     """Return a response with items that are JSON already, and what continues them."""
     body = b'{"items":[%b],"next":%b}' % (b",".join(items), orjson.dumps(following))

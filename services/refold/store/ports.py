@@ -342,7 +342,7 @@ class Connected(Protocol):
         """
 
     async def server_version(self) -> str:
-        """Return the version of the server, or of the library that reads the files."""
+        """Return the version of the server, after its name where it is not the store's kind, or of SQLite's library."""
 
 
 class ConnectedStore(Store, Connected, Protocol):

@@ -137,7 +137,8 @@ class RedisStore(RedisHistory, RedisKeyed):
         (info,) = await self._pool.run(("INFO", "server"))
         versions = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
         name = versions.get("server_name", "redis")
-        return f"{name} {versions.get(f'{name}_version', versions['redis_version'])}"
+        version = versions.get(f"{name}_version", versions["redis_version"])
+        return f"{version}" if name == "redis" else f"{name} {version}"
 
     async def _folded(self, connection: Connection) -> dict[int, int]:
         return {each.partition: each.read_sequence for each in await checkpoints_by(connection, self._keys)}
