@@ -47,6 +47,29 @@ async def test_documents_are_written_and_every_version_is_read_after_a_kill_of_t
         assert refused.value.reason == "where_needs_postgres"
 
 
+async def test_a_dictionary_is_used_by_the_running_projector_and_gateway(up):
+    trained_by = ("store", "train", "orders", "--json", "--data", str(up.data))
+    async with Refold(up.url) as refold:
+
+        async def put(number):
+            order = {"status": "open", "number": number, "customer": {"country": "DE"}, "currency": "EUR"}
+            return await refold.put("orders", f"d{number}", order | {"lines": [{"sku": str(number**3)}] * 3})
+
+        for begin in (0, 100):
+            await asyncio.gather(*map(put, range(begin, begin + 100)))
+        trained = json.loads(run_refold(*trained_by).stdout)
+        assert (trained["documents"], trained["held_out"]) == (150, 50)
+        assert trained["bytes_with"] < trained["bytes_without"] / 2
+        await put(500)
+        assert (await refold.get("orders", "d500")).state["number"] == 500
+    with closing(sqlite3.connect(up.data / "files" / "refold.sqlite")) as database:
+        (state,) = database.execute("SELECT state FROM documents WHERE document = 'd500'").fetchone()
+    assert state[:5] == b"\t" + trained["dictionary"].to_bytes(4, "big")
+    unknown = run_refold("store", "train", "nowhere", "--data", str(up.data))
+    assert unknown.returncode == 1
+    assert "nothing_found" in unknown.stderr
+
+
 def test_verify_rebuild_and_sql_commands_know_the_store(up):
     data = ("--data", str(up.data))
     verified = json.loads(run_refold("verify", "--json", *data).stdout)

@@ -1,4 +1,4 @@
-"""Commands about the stores of a system: store status, store compare. Loaded by `refold.cli`."""
+"""Commands about the stores of a system: store status, store compare, store train. Loaded by `refold.cli`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from refold.cli.output import json_line, print_table, say, working
 if TYPE_CHECKING:
     from refold.audit import Difference
 
+TRAINED: Final = ("documents", "held_out", "plain_bytes", "bytes_without", "bytes_with")
 COLUMNS: Final = ("name", "kind", "depth", "sequence", "lag", "server", "encoding", "problem")
 
 
@@ -73,6 +74,42 @@ def compare(
         raise typer.Exit(REFUSED)
 
 
+def train(
+    output: Output,
+    namespace: Annotated[
+        str, typer.Argument(metavar="NAMESPACE", help="Documents that have much in common.")
+    ],
+    store: Annotated[
+        str | None,
+        typer.Option(
+            "--store", metavar="NAME", help="The store: files, redis, redis-2; by default the first of these."
+        ),
+    ] = None,
+    data: DataOption = None,
+) -> None:
+    """Train a dictionary by which a namespace's small values are compressed together.
+
+    It is made of current states, chosen at random, and judged by others; one that saves too little is refused. What is
+    stored stays as it is: the projector writes by the dictionary from its next commit on, a rebuild writes all.
+    """
+    from refold.wiring.audit import run_train
+
+    settings = reach_servers(data)
+    number, trained = asyncio.run(run_train(settings, namespace, name=store))
+    facts = {name: getattr(trained, name) for name in TRAINED}
+    if output.is_json:
+        json_line({"namespace": namespace, "dictionary": number, "bytes": len(trained.content), **facts})
+        return
+    say(f"Dictionary {number}: {len(trained.content):,} bytes of {trained.documents:,} documents", "green")
+    sizes = [trained.plain_bytes, trained.bytes_without, trained.bytes_with]
+    plain, without, by_it = (size / trained.held_out for size in sizes)
+    saved = 1 - trained.bytes_with / trained.bytes_without
+    say(
+        f"{trained.held_out:,} others: {plain:,.0f} bytes a document, stored {without:,.0f} without it and "
+        f"{by_it:,.0f} by it, {saved:.0%} less"
+    )
+
+
 def _line(difference: Difference, first: str, second: str) -> str:
     where = "/".join(filter(None, (difference.namespace, difference.document)))
     at = "" if difference.sequence is None else f" at sequence {difference.sequence}"
@@ -87,6 +124,9 @@ def _plain(difference: Difference, first: str, second: str) -> dict[str, Any]:
 
 
 store = typer.Typer(name="store", no_args_is_help=True)
-store.callback(help="Print the state of each store, and compare two of them.")(lambda: None)
+store.callback(help="Print the state of each store, compare two of them, and train dictionaries.")(
+    lambda: None
+)
 store.command("status")(make_command(status))
 store.command("compare")(make_command(compare))
+store.command("train")(make_command(train))

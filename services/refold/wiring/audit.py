@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from refold.audit import rebuild, stores, verify
 from refold.audit.independent import Coverage
@@ -34,6 +34,8 @@ from refold.core.errors import (
 from refold.core.timestamp import format_time, parse_time
 from refold.log import EventLog, end_of, sequence_at
 from refold.projector.replay import begin_replay, replay_loop
+from refold.store.layers import training
+from refold.store.layers.dictionaries import DictionaryKeeper
 from refold.store.ports import ConnectedStore, SchemaSwap, SnapshotStore
 from refold.telemetry import redacted_text
 from refold.transfer.stored import StoredSource
@@ -46,6 +48,7 @@ from refold.wiring.stores import (
     auditable,
     audited_store,
     bound_log,
+    dictionary_store,
     encoding_of,
     open_store,
     open_swap,
@@ -101,13 +104,38 @@ async def run_compare(
     async with _opened(settings, first) as (log, left), _opened(settings, second) as (_, right):
         log_id = (await log.info()).log_id
         for store in (first, second):
-            bound = await bound_log(store, settings)
-            if bound != log_id:
-                raise StoreDiffers(
-                    f"{store.name} is not a projection of the log", expected=log_id, found=bound
-                )
+            await _check_bound(settings, store, log_id)
         sides = stores.Side(first.name, left), stores.Side(second.name, right)
         return await stores.compare_stores(*sides, listener)
+
+
+async def run_train(settings: Settings, namespace: str, *, name: str | None) -> tuple[int, training.Trained]:
+    """Train a dictionary of a namespace's states and keep it in their store; return its number. Raises `Refused`.
+
+    The store is the one of that name, by default the first that keeps dictionaries.
+    """
+    store = dictionary_store(settings, name)
+    if not settings.compression.startswith("zstd"):
+        rule = "must be zstd: no other method uses dictionaries"
+        raise Refused("bad_setting", rule, field="REFOLD_COMPRESSION", shape=settings.compression)
+    async with _opened(settings, store) as (log, reader):
+        await _check_bound(settings, store, (await log.info()).log_id)
+        counted = next((it for it in await reader.namespaces() if it.namespace == namespace), None)
+        if counted is None:
+            raise Refused(
+                "nothing_found", f"{store.name} has no document of it", field="NAMESPACE", shape=namespace
+            )
+        states = await training.sample_states(reader, namespace)
+        options = (settings.compression, settings.compression_bytes_min)
+        trained = training.train(namespace, states, counted.documents, *options)
+        number = await cast("DictionaryKeeper", reader).add_dictionary(namespace, trained.content)
+        return number, trained
+
+
+async def _check_bound(settings: Settings, store: StoreUrl, log_id: str) -> None:
+    bound = await bound_log(store, settings)
+    if bound != log_id:
+        raise StoreDiffers(f"{store.name} is not a projection of the log", expected=log_id, found=bound)
 
 
 async def read_stores_status(settings: Settings) -> list[dict[str, object]]:

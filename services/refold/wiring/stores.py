@@ -95,6 +95,19 @@ def audited_store(settings: Settings, name: str | None) -> StoreUrl:
     return next((store for store in stores if store.kind != "redis"), stores[0])
 
 
+def dictionary_store(settings: Settings, name: str | None) -> StoreUrl:
+    """Return the store of that name, by default the first that keeps dictionaries. Raises `Refused`."""
+    stores = store_urls(settings)
+    others = (store for store in stores if store.kind != "postgres")
+    found = store_named(stores, name) if name is not None else next(others, stores[0])
+    if found.kind == "postgres":
+        rule = (
+            "has states as plain JSON, which no dictionary compresses: only files and Redis keep dictionaries"
+        )
+        raise Refused("bad_usage", rule, field="--store", shape=found.name)
+    return found
+
+
 def auditable(store: ConnectedStore) -> SnapshotStore:
     """Return a store of full depth. Raises `HistoryElsewhere` for another: it cannot be compared with the whole log."""
     if store.capabilities.depth is not Depth.full:

@@ -13,19 +13,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refold.store.layers import COMPRESSED_BYTES_MIN, Place
-from refold.store.layers.compression import PLAIN_BYTES_MAX, Compression
+from refold.store.layers.compression import PLAIN_BYTES_MAX, RAW_BYTES, Compression
+from refold.store.layers.dictionaries import (
+    DICTIONARY_BYTES_MAX,
+    DICTIONARY_VALUE_BYTES_MAX,
+    Dictionary,
+    DictionaryUnknown,
+    place_of,
+)
 
 PLACE = Place("pages.payload", "n", "d", 7)
 METHODS = ("none", "snappy", "gzip", "gzip:9", "zstd", "zstd:19")
-SNAPPY = 2
 TEXT = b'{"name":"value"}' * 200
+BOMB_BYTES = 8 * PLAIN_BYTES_MAX
 
 
 @given(st.binary(max_size=2_000), st.sampled_from(METHODS), st.sampled_from(METHODS), st.integers(0, 600))
 def test_a_value_is_read_under_any_later_setting(plain, written, read, bytes_min):
     stored = Compression.of(written, bytes_min=bytes_min).encode(PLACE, plain)
     assert Compression.of(read).decode(PLACE, stored) == plain
-    assert len(stored) <= len(plain) + 1
+    assert len(stored) <= len(plain) + RAW_BYTES
 
 
 @pytest.mark.parametrize("method", METHODS[1:])
@@ -33,7 +40,15 @@ def test_what_compresses_becomes_smaller_and_small_or_random_values_stay(method)
     codec = Compression.of(method)
     assert len(codec.encode(PLACE, TEXT)) < len(TEXT) / 4
     for plain in (TEXT[: COMPRESSED_BYTES_MIN - 1], os.urandom(10_000)):
-        assert codec.encode(PLACE, plain) == b"\0" + plain
+        stored = codec.encode(PLACE, plain)
+        assert (stored[0], stored[1 : 1 + len(plain)]) == (5, plain)
+
+
+@pytest.mark.parametrize(
+    "stored", [b"\0" + TEXT, b"\1" + zlib.compress(TEXT), b"\2" + bytes(snappy.compress_raw(TEXT))]
+)
+def test_a_value_as_it_was_written_at_first_is_read(stored):
+    assert Compression().decode(PLACE, stored) == TEXT
 
 
 def test_a_zstd_frame_without_a_byte_before_it_is_read():
@@ -43,31 +58,76 @@ def test_a_zstd_frame_without_a_byte_before_it_is_read():
 @pytest.mark.parametrize("method", METHODS[1:])
 def test_a_value_that_is_cut_off_or_continued_is_damaged(method):
     stored = Compression.of(method).encode(PLACE, TEXT)
-    continued = [stored + b"x"] if stored[0] != SNAPPY else []
-    for damaged in (stored[:-1], stored[: len(stored) // 2], stored[:1], b"", *continued):
+    for damaged in (stored[:-1], stored[: len(stored) // 2], stored[:1], b"", stored + b"x"):
         with pytest.raises(ValueError):
             Compression().decode(PLACE, damaged)
 
 
-@pytest.mark.parametrize("method", ["gzip", "zstd"])
-def test_a_flipped_bit_is_found(method):
-    stored = Compression.of(method).encode(PLACE, TEXT)
-    for place in range(1, len(stored)):
+@pytest.mark.parametrize("method", [*METHODS, "dictionary"])
+def test_a_flipped_bit_in_any_value_is_found(method):
+    codec = with_dictionary() if method == "dictionary" else Compression.of(method)
+    stored = codec.encode(PLACE, TEXT)
+    for place in range(len(stored)):
         for bit in range(8):
             flipped = bytearray(stored)
             flipped[place] ^= 1 << bit
             try:
-                assert Compression().decode(PLACE, bytes(flipped)) == TEXT
+                assert codec.decode(PLACE, bytes(flipped)) == TEXT
             except ValueError:
                 continue
 
 
 def test_an_unknown_codec_is_named():
-    with pytest.raises(ValueError, match="unknown codec 9"):
-        Compression().decode(PLACE, b"\t" + TEXT)
+    with pytest.raises(ValueError, match="unknown codec 8"):
+        Compression().decode(PLACE, b"\b" + TEXT)
 
 
-BOMB_BYTES = 8 * PLAIN_BYTES_MAX
+COMMON = b'{"customer":{"city":"Bonn","country":"DE"},"status":"open","total":'
+
+
+def with_dictionary(*numbers, namespace="n", level="zstd", content=COMMON * 20):
+    codec = Compression.of(level)
+    for number in numbers or (1,):
+        codec.dictionaries.add(Dictionary(number, namespace, content))
+    return codec
+
+
+def test_small_values_of_a_namespace_with_a_dictionary_are_compressed_by_its_newest():
+    codec, plain = with_dictionary(3, 8, 5), COMMON + b"17}"
+    stored = codec.encode(PLACE, plain)
+    assert stored[:5] == b"\t\0\0\0\x08"
+    assert len(stored) < len(plain) / 2
+    assert codec.decode(PLACE, stored) == plain
+    unlike = (PLACE._replace(namespace="other"), plain), (place_of(9, "n"), plain)
+    too_large = PLACE, COMMON * (DICTIONARY_VALUE_BYTES_MAX // len(COMMON) + 1)
+    for place, value in (*unlike, too_large):
+        assert codec.encode(place, value)[0] != stored[0]
+    for method in ("none", "snappy", "gzip"):
+        assert with_dictionary(level=method).encode(PLACE, plain)[0] != stored[0]
+        assert with_dictionary(8, level=method).decode(PLACE, stored) == plain
+
+
+def test_an_unknown_dictionary_is_named_by_its_number():
+    stored = with_dictionary(8).encode(PLACE, COMMON)
+    with pytest.raises(DictionaryUnknown, match="unknown dictionary 8") as unknown:
+        Compression().decode(PLACE, stored)
+    assert unknown.value.number == 8
+
+
+def test_a_frame_of_another_dictionary_is_damaged():
+    stored = with_dictionary(8).encode(PLACE, COMMON)
+    trained = zstandard.train_dictionary(2_048, [b'{"n":%d,"m":%d}' % (n, n * 7919) for n in range(2_000)])
+    named = zstandard.ZstdCompressor(dict_data=trained).compress(COMMON)
+    for other, damaged in (
+        (with_dictionary(8, content=COMMON[::-1] * 20), stored),
+        (with_dictionary(8), stored[:5] + named),
+        (with_dictionary(8), stored[:5] + zstandard.compress(bytes(BOMB_BYTES))),
+        (with_dictionary(8), stored[:3]),
+    ):
+        with pytest.raises(ValueError):
+            other.decode(PLACE, damaged)
+    with pytest.raises(ValueError, match="at most"):
+        Dictionary(1, "n", bytes(DICTIONARY_BYTES_MAX + 1))
 
 
 @pytest.mark.parametrize(
@@ -78,14 +138,17 @@ BOMB_BYTES = 8 * PLAIN_BYTES_MAX
         b"\2" + bytes(snappy.compress_raw(bytes(BOMB_BYTES))),
         b"\3" + zstandard.compress(bytes(BOMB_BYTES)),
         b"\3" + zstandard.ZstdCompressor(write_content_size=False).compress(bytes(BOMB_BYTES)),
+        b"\5" + bytes(BOMB_BYTES),
+        b"\6" + bytes(snappy.compress_raw(bytes(BOMB_BYTES))),
+        b"\t\0\0\0\1" + zstandard.compress(bytes(BOMB_BYTES)),
     ],
-    ids=["raw", "gzip", "snappy", "zstd", "zstd without its size"],
+    ids=["raw", "gzip", "snappy", "zstd", "zstd without its size", "checked", "checked snappy", "dictionary"],
 )
 def test_a_value_that_would_be_too_large_is_refused_before_it_is_made(packed):
     tracemalloc.start()
     try:
         with pytest.raises(ValueError):
-            Compression().decode(PLACE, packed)
+            with_dictionary().decode(PLACE, packed)
         assert tracemalloc.get_traced_memory()[1] < 3 * PLAIN_BYTES_MAX
     finally:
         tracemalloc.stop()

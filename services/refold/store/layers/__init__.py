@@ -5,7 +5,10 @@ Adapters encode what they write and decode what they read by one `RowCodec`, mad
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from refold.store.layers.dictionaries import Dictionaries
 
 COMPRESSED_BYTES_MIN: Final = 512
 """Smaller values are stored as they are."""
@@ -29,6 +32,10 @@ class RowCodec(Protocol):
 
     Several threads may use one codec at the same time.
     """
+
+    @property
+    def dictionaries(self) -> Dictionaries:
+        """The dictionaries that values may need: the adapter adds those that its store has."""
 
     def encode(self, place: Place, plain: bytes) -> bytes:
         """Encode a value."""

@@ -13,12 +13,21 @@ from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError, frame_content
 
 from refold.core.fold import STATE_BYTES_MAX
 from refold.store.layers import COMPRESSED_BYTES_MIN, COMPRESSION_PATTERN, COMPRESSION_RULE, Place
+from refold.store.layers.dictionaries import (
+    DICTIONARY_VALUE_BYTES_MAX,
+    PART,
+    Dictionaries,
+    Dictionary,
+)
 
 PLAIN_BYTES_MAX: Final = 3 * STATE_BYTES_MAX
 """A larger value is refused before memory is allocated for it.
 
 A page ends when it has as many bytes as a state may have, and the effect of its last event may have as many again.
 """
+
+CONTEXTS_MAX: Final = 64
+"""Dictionaries whose contexts, of up to 128 KiB, one thread keeps."""
 
 
 class Method(Enum):
@@ -30,12 +39,30 @@ class Method(Enum):
     zstd = "zstd"
 
 
-_RAW: Final = 0
-_GZIP: Final = 1
-_SNAPPY: Final = 2
 _ZSTD: Final = 3
+_RAW: Final = 5
+_SNAPPY: Final = 6
+_DICTIONARY: Final = 9
+_GZIP: Final = 10
+"""The bytes before values. Two of them differ in two bits: no flipped bit makes one of another.
+
+Raw and snappy values end with a checksum of everything before it. A dictionary's number follows its byte.
+"""
+
+_OLD_RAW: Final = 0
+_OLD_GZIP: Final = 1
+_OLD_SNAPPY: Final = 2
 _BARE_ZSTD: Final = 0x28
-"""The first byte of a zstd frame without a byte before it, as PostgreSQL's pages were written at first."""
+"""What values began with at first, two of them without a checksum. The last one is the first byte of a zstd frame."""
+
+_CHECKSUM_BYTES: Final = 4
+_CHECKED: Final = 0x2144DF1C
+"""The CRC-32 of any bytes that their own CRC-32 follows."""
+
+RAW_BYTES: Final = 1 + _CHECKSUM_BYTES
+"""Bytes that a value has more, stored as it is."""
+
+_NUMBER_ENDS: Final = 5
 
 _LEVELS: Final = {Method.gzip: 6, Method.zstd: 1}
 """The usual levels; the other methods have none."""
@@ -47,11 +74,15 @@ class Compression:
     def __init__(
         self, method: Method = Method.zstd, level: int | None = None, *, bytes_min: int = COMPRESSED_BYTES_MIN
     ) -> None:
-        """Compress values of at least `bytes_min`; without a level, the method's usual one."""
+        """Compress values of at least `bytes_min`; without a level, the method's usual one.
+
+        By a dictionary, which only zstd uses, values of any size are compressed.
+        """
         self._method = method
         self._level = _LEVELS.get(method, 0) if level is None else level
         self._bytes_min = bytes_min
         self._zstd = _Zstd(self._level if method is Method.zstd else 0)
+        self.dictionaries = Dictionaries()
 
     @classmethod
     def of(cls, text: str, *, bytes_min: int = COMPRESSED_BYTES_MIN) -> Self:
@@ -61,51 +92,110 @@ class Compression:
         name, _, level = text.partition(":")
         return cls(Method(name), int(level) if level else None, bytes_min=bytes_min)
 
-    def encode(self, place: Place, plain: bytes) -> bytes:  # noqa: ARG002
+    def encode(self, place: Place, plain: bytes) -> bytes:
         """Compress a value, unless it is small or does not become smaller."""
-        if len(plain) < self._bytes_min or self._method is Method.none:
-            return b"\0" + plain
-        if self._method is Method.zstd:
-            packed = b"\3" + self._zstd.compressor.compress(plain)
-        elif self._method is Method.snappy:
-            packed = b"\2" + bytes(snappy.compress_raw(plain))
-        else:
-            packed = b"\1" + zlib.compress(plain, self._level)
-        return packed if len(packed) <= len(plain) else b"\0" + plain
+        packed = self._packed(place, plain)
+        if packed is not None and len(packed) < len(plain) + RAW_BYTES:
+            return packed
+        return _checked(b"\5" + plain)
 
     def decode(self, place: Place, stored: bytes) -> bytes:  # noqa: ARG002
         """Decompress a value, bounded by `PLAIN_BYTES_MAX`."""
         if not stored:
             raise ValueError("nothing is stored")
-        if stored[0] == _RAW:
-            if len(stored) > 1 + PLAIN_BYTES_MAX:
-                raise ValueError(f"a value of {len(stored) - 1} bytes, at most {PLAIN_BYTES_MAX} are allowed")
-            return stored[1:]
-        if stored[0] == _GZIP:
+        codec = stored[0]
+        if codec == _RAW:
+            return _verified(stored)
+        if codec == _DICTIONARY:
+            dictionary = self.dictionaries.find(int.from_bytes(stored[1:_NUMBER_ENDS], "big"))
+            return _unzstd(self._zstd.decompressor_of(dictionary), stored[_NUMBER_ENDS:])
+        if codec in {_ZSTD, _BARE_ZSTD}:
+            return _unzstd(self._zstd.decompressor, stored[codec == _ZSTD :])
+        if codec == _SNAPPY:
+            return _unsnap(_verified(stored))
+        if codec in {_GZIP, _OLD_GZIP}:
             return _gunzip(stored[1:])
-        if stored[0] == _SNAPPY:
+        if codec == _OLD_SNAPPY:
             return _unsnap(stored[1:])
-        if stored[0] in {_ZSTD, _BARE_ZSTD}:
-            return self._unzstd_bounded(stored if stored[0] == _BARE_ZSTD else stored[1:])
-        raise ValueError(f"unknown codec {stored[0]}")
+        if codec == _OLD_RAW:
+            return _bounded(stored, 1)[1:]
+        raise ValueError(f"unknown codec {codec}")
 
-    def _unzstd_bounded(self, frame: bytes) -> bytes:
-        try:
-            size = frame_content_size(frame)
-            if not 0 <= size <= PLAIN_BYTES_MAX:
-                raise ValueError(f"a zstd frame of {size} bytes, at most {PLAIN_BYTES_MAX} are allowed")
-            return self._zstd.decompressor.decompress(frame, allow_extra_data=False)
-        except ZstdError as error:
-            raise ValueError(str(error)) from error
+    def _packed(self, place: Place, plain: bytes) -> bytes | None:
+        """Compress a value; None for one that is not to be."""
+        if self._method is Method.zstd:
+            dictionary = self.dictionaries.of(place.namespace)
+            if dictionary is not None and len(plain) <= DICTIONARY_VALUE_BYTES_MAX and place.part != PART:
+                return b"\t" + dictionary.header + self._zstd.compressor_of(dictionary).compress(plain)
+        if len(plain) < self._bytes_min or self._method is Method.none:
+            return None
+        if self._method is Method.zstd:
+            return b"\3" + self._zstd.compressor.compress(plain)
+        if self._method is Method.snappy:
+            return _checked(b"\6" + bytes(snappy.compress_raw(plain)))
+        return b"\n" + zlib.compress(plain, self._level)
 
 
 class _Zstd(threading.local):
     """Contexts of each thread: two threads must not use one at the same time."""
 
     def __init__(self, level: int) -> None:
+        self._level = level
         # Without its checksum, a flipped bit may decode to other content.
         self.compressor = ZstdCompressor(level=level, write_checksum=True)
         self.decompressor = ZstdDecompressor()
+        self._compressors: dict[int, ZstdCompressor] = {}
+        self._decompressors: dict[int, ZstdDecompressor] = {}
+
+    def compressor_of(self, dictionary: Dictionary) -> ZstdCompressor:
+        """Return one whose frames do not repeat the dictionary's number."""
+        found = self._compressors.get(dictionary.number)
+        if found is None:
+            found = ZstdCompressor(
+                level=self._level, dict_data=dictionary.data, write_checksum=True, write_dict_id=False
+            )
+            if len(self._compressors) >= CONTEXTS_MAX:
+                self._compressors.clear()
+            self._compressors[dictionary.number] = found
+        return found
+
+    def decompressor_of(self, dictionary: Dictionary) -> ZstdDecompressor:
+        """Return one that refuses frames of other dictionaries."""
+        found = self._decompressors.get(dictionary.number)
+        if found is None:
+            found = ZstdDecompressor(dict_data=dictionary.data)
+            if len(self._decompressors) >= CONTEXTS_MAX:
+                self._decompressors.clear()
+            self._decompressors[dictionary.number] = found
+        return found
+
+
+def _checked(packed: bytes) -> bytes:
+    return packed + zlib.crc32(packed).to_bytes(_CHECKSUM_BYTES, "little")
+
+
+def _verified(stored: bytes) -> bytes:
+    """Return what is between the first byte and the checksum."""
+    if zlib.crc32(_bounded(stored, RAW_BYTES)) != _CHECKED:
+        raise ValueError("a value whose checksum differs")
+    return stored[1:-_CHECKSUM_BYTES]
+
+
+def _bounded(stored: bytes, more: int) -> bytes:
+    """Return a value that has `more` bytes than its content. Raises `ValueError` where it is too large."""
+    if len(stored) > PLAIN_BYTES_MAX + more:
+        raise ValueError(f"a value of {len(stored) - more} bytes, at most {PLAIN_BYTES_MAX} are allowed")
+    return stored
+
+
+def _unzstd(decompressor: ZstdDecompressor, frame: bytes) -> bytes:
+    try:
+        size = frame_content_size(frame)
+        if not 0 <= size <= PLAIN_BYTES_MAX:
+            raise ValueError(f"a zstd frame of {size} bytes, at most {PLAIN_BYTES_MAX} are allowed")
+        return decompressor.decompress(frame, allow_extra_data=False)
+    except ZstdError as error:
+        raise ValueError(str(error)) from error
 
 
 def _gunzip(packed: bytes) -> bytes:

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from refold.core.errors import KeyExhausted, KeyUnknown
 from refold.store.layers import Place, RowCodec
+from refold.store.layers.dictionaries import Dictionaries
 from refold.store.layers.keyring import Keyring
 
 ENCRYPTED: Final = 0xA5
@@ -49,6 +50,10 @@ class Encryption:
         self.keyring = keyring
         self.number: int | None = None
         """The key of the current commit; the one that the keyring uses where none is set."""
+
+    @property
+    def dictionaries(self) -> Dictionaries:
+        return self._inner.dictionaries
 
     def encode(self, place: Place, plain: bytes) -> bytes:
         """Encode and encrypt a value."""

@@ -8,22 +8,24 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Final, Self
 
 from refold.core.document import Document
-from refold.core.errors import FenceLost
+from refold.core.errors import FenceLost, StoreUnavailable
 from refold.core.stream import Checkpoint
-from refold.store import ROW_MISSING, SHARD_LEASE_SECONDS, ClosedPage, Commit, Key, damaged, reading_stored
+from refold.store import ROW_MISSING, SHARD_LEASE_SECONDS, ClosedPage, Commit, Key, damaged
 from refold.store.keyed import CommitKey
 from refold.store.layers import RowCodec
 from refold.store.layers.compression import Compression
+from refold.store.layers.dictionaries import next_number
 from refold.store.ports import OpenCommit
-from refold.store.redis.commit import Commits
+from refold.store.redis.commit import FENCE_ATTEMPTS_MAX, Commits
 from refold.store.redis.history import RedisHistory
 from refold.store.redis.keyed import RedisKeyed
 from refold.store.redis.keys import Keys
 from refold.store.redis.lease import ShardLease
-from refold.store.redis.pool import STORE_COMMAND_SECONDS, STORE_CONNECT_SECONDS, Connection, Pool
+from refold.store.redis.pool import STORE_COMMAND_SECONDS, STORE_CONNECT_SECONDS, Command, Connection, Pool
 from refold.store.redis.rows import Rows
 from refold.store.redis.schema import bind, check_server, checkpoints_by
 
@@ -100,6 +102,7 @@ class RedisStore(RedisHistory, RedisKeyed):
 
     async def bind(self, log_id: str) -> list[Checkpoint]:
         self._key.forget()
+        self._commits.forget_dictionaries()
         return await bind(self._pool, self._keys, log_id)
 
     async def acquire_lease(self) -> bool:
@@ -125,6 +128,21 @@ class RedisStore(RedisHistory, RedisKeyed):
         yield opened
         assert opened.commit is not None, "the block wrote no commit"
         await self.commit(opened.commit)
+
+    async def add_dictionary(self, namespace: str, content: bytes) -> int:
+        keys = self._keys
+        for _ in range(FENCE_ATTEMPTS_MAX):
+            key = await self._key.prepare(self)
+            async with self._pool.lend() as connection:
+                asked: list[Command] = [("HKEYS", keys.dictionaries), ("HEXISTS", keys.checks, key or 0)]
+                used, has_key = await connection.watch([keys.dictionaries, keys.checks], asked)
+                if key is not None and not has_key:
+                    raise FenceLost("the key of a dictionary is being retired", key=key)
+                number = next_number([int(each) for each in used])
+                row = self._rows.dictionary(number, namespace, content)
+                if await connection.execute([("HSET", keys.dictionaries, number, row)]):
+                    return number
+        raise StoreUnavailable("other dictionaries were added all the time")
 
     def refuse_stale(
         self,
@@ -173,8 +191,8 @@ class RedisStore(RedisHistory, RedisKeyed):
         found: list[Document] = []
         for key, row, identities, has_events in zip(keys, read[::3], read[1::3], read[2::3], strict=True):
             if row is not None:
-                with reading_stored(*key):
-                    found.append(self._rows.to_document(key, row, identities))
+                decode = partial(self._rows.to_document, key, row, identities)
+                found.append(await self._decoded(key, decode))
             elif has_events:
                 raise damaged(*key, ROW_MISSING)
         return found

@@ -39,6 +39,12 @@ class Commits:
         self._keys = keys
         self._rows = rows
         self._owner = owner
+        self._dictionaries = self._learned = 0
+
+    def forget_dictionaries(self) -> None:
+        """Read all of them again before the next commit: the server may have been emptied."""
+        self._rows.forget()
+        self._learned = 0
 
     async def write(
         self, connection: Connection, commit: Commit, key: int | None, token: bytes, renewal: Command
@@ -50,10 +56,21 @@ class Commits:
         content = [*self._content(commit), renewal]
         for _ in range(FENCE_ATTEMPTS_MAX):
             moves = await self._pass_fence(connection, commit, key, token)
+            if self._learned != self._dictionaries:
+                await self._learn_dictionaries(connection)
+                content = [*self._content(commit), renewal]
             resolved = await self._resolve(connection, commit)
             if await connection.execute([*moves, *content, *resolved]):
                 return
         raise StoreUnavailable("other shards changed their groups of partitions all the time")
+
+    async def _learn_dictionaries(self, connection: Connection) -> None:
+        """Make all of them known to the codec, which encodes by the newest of each namespace. Raises `StoreDamaged`."""
+        (found,) = await connection.run([("HGETALL", self._keys.dictionaries)])
+        with reading_stored("", "dictionaries"):
+            for number, stored in zip(found[::2], found[1::2], strict=True):
+                self._rows.learn(int(number), stored)
+        self._learned = len(found) // 2
 
     async def _pass_fence(
         self, connection: Connection, commit: Commit, key: int | None, token: bytes
@@ -63,9 +80,9 @@ class Commits:
         group = now.partitions[0]
         read = (self._owner, keys.groups, keys.shard(group))
         commands: list[Command] = [("GET", name) for name in read]
-        held, groups, position, has_key = await connection.watch(
-            [*read, keys.checks], [*commands, ("HEXISTS", keys.checks, key or 0)]
-        )
+        commands += [("HEXISTS", keys.checks, key or 0), ("HLEN", keys.dictionaries)]
+        watched = await connection.watch([*read, keys.checks], commands)
+        held, groups, position, has_key, self._dictionaries = watched
         if held not in {None, token}:
             raise FenceLost("another holds the shard's lease")
         if groups is None:

@@ -6,6 +6,7 @@ Part of the Redis adapter. What is older raises `HistoryElsewhere`.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any, Final
 
@@ -63,12 +64,12 @@ class RedisHistory(RedisLatest):
         if row is None:
             await self._check_never(key)
             return None
+        found = await self._decoded(key, partial(self._rows.to_document, key, row, identities))
         with reading_stored(*key):
-            found = self._rows.to_document(key, row, identities)
             known = recall(found.identities, id_digest(event_id), found.events + 1 - ID_WINDOW_EVENTS)
         if known is None:
             return None
-        kept = self._to_kept(key, segments)
+        kept = await self._to_kept(key, segments)
         return None if kept is None else kept.entry(known[1].sequence)
 
     async def rejections(
@@ -85,8 +86,7 @@ class RedisHistory(RedisLatest):
             (rows, size) = await self._pool.read_at_once(
                 ("ZREVRANGEBYSCORE", key, before, "-inf", "LIMIT", 0, last), ("ZCARD", key)
             )
-            with reading_stored(name, document or ""):
-                read = [self._rows.to_rejection(name, row) for row in rows]
+            read = await self._to_rejections(name, rows)
             is_all = counts.get(f"x:{name}", 0) <= size
             found.append(RecentRejections(found=read, is_all=is_all))
         return newest_rejections(found, document, limit=limit, before_sequence=before_sequence)
@@ -112,8 +112,7 @@ class RedisHistory(RedisLatest):
         found: list[Rejection] = []
         for name in namespaces:
             (rows,) = await self._pool.run(("HVALS", self._keys.unresolved(name)))
-            with reading_stored(name, document or ""):
-                found += [self._rows.to_rejection(name, row) for row in rows]
+            found += await self._to_rejections(name, rows)
         found = [
             it
             for it in found
@@ -140,17 +139,24 @@ class RedisHistory(RedisLatest):
         asked = [command for key in keys for command in self._segments_of(key)]
         read = await self._pool.read_at_once(*asked)
         parts = [read[at : at + 3] for at in range(0, len(read), 3)]
-        return [self._to_kept(key, part) for key, part in zip(keys, parts, strict=True)]
+        return [await self._to_kept(key, part) for key, part in zip(keys, parts, strict=True)]
 
     def _segments_of(self, key: Key) -> list[Command]:
         names = (self._keys.before(key), self._keys.last(key), self._keys.open(key))
         return [("LRANGE", name, 0, -1) for name in names]
 
-    def _to_kept(self, key: Key, segments: list[Any]) -> RecentHistory | None:
+    async def _to_rejections(self, namespace: str, rows: list[bytes]) -> list[Rejection]:
+        key = (namespace, "")
+        return [await self._decoded(key, partial(self._rows.to_rejection, namespace, row)) for row in rows]
+
+    async def _to_kept(self, key: Key, segments: list[Any]) -> RecentHistory | None:
         if not any(segments):
             return None
-        with reading_stored(*key):
-            found = [self._rows.to_segment(key, elements) for elements in segments if elements]
+        found = [
+            await self._decoded(key, partial(self._rows.to_segment, key, elements))
+            for elements in segments
+            if elements
+        ]
         kept = RecentHistory(key=key, segments=found)
         kept.check()
         return kept

@@ -20,7 +20,8 @@ class Keys:
     Of the whole: `log` the log's id and the format, `run` the server's run whose file is whole, `owner` a shard's
     lease, `checkpoints` a hash by partition, `groups` the group of each partition, `shard` the position of a group,
     `counts` a hash of counts by namespace, `clock` a hash of ranges of events by their first sequence and time,
-    `checks` a hash of check values by the number of a key that encrypts.
+    `checks` a hash of check values by the number of a key that encrypts,
+    `dictionaries` a hash by number.
     Of a document: `head` its row and state, `ids` its dedup window, `open`, `last` and `before` its last segments.
     Of a namespace, sorted sets: `present` its documents, `names` all that ever had a version, `rejections` by
     sequence; and the hash `unresolved` of the rejections that are open.
@@ -37,6 +38,7 @@ class Keys:
         self.counts = tag + b"counts"
         self.clock = tag + b"clock"
         self.checks = tag + b"checks"
+        self.dictionaries = tag + b"dictionaries"
         self.run = tag + b"run"
 
     def owner(self, shard: str) -> bytes:

@@ -5,9 +5,10 @@ Part of the Redis adapter.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from refold.core.history import NEVER
 from refold.core.stream import Checkpoint, ClockRange, is_printable
@@ -29,11 +30,14 @@ from refold.store import (
     refuse_where,
     write_cursor,
 )
+from refold.store.layers.dictionaries import DictionaryUnknown
 from refold.store.redis.batch import BatchReader
 from refold.store.redis.keys import Keys
 from refold.store.redis.pool import Command, Pool
 from refold.store.redis.rows import HEAD_BYTES, Rows, is_known
 from refold.store.redis.schema import read_checkpoints
+
+T = TypeVar("T")
 
 READ_KEYS_MAX: Final = 1_000
 """Keys that one pipeline of a list reads."""
@@ -74,10 +78,8 @@ class RedisLatest:
         if stored is None:
             await self._check_never(key)
             return None
-        with reading_stored(*key):
-            if is_known(stored, known_version):
-                return self._rows.to_bare_head(key, stored)
-            return self._rows.to_head(key, stored)
+        is_bare = await self._decoded(key, lambda: is_known(stored, known_version))
+        return await self._to_head(key, stored, is_bare=is_bare)
 
     async def other_versions(self, known: Mapping[Key, VersionAt]) -> dict[Key, VersionAt]:
         found: dict[Key, VersionAt] = {}
@@ -114,7 +116,7 @@ class RedisLatest:
             else:
                 rows = await self._pool.run(*(("GET", self._keys.head(key)) for key in keys))
             for key, row in zip(keys, rows, strict=True):
-                head = self._to_head(key, row, is_bare=is_bare)
+                head = await self._to_head(key, row, is_bare=is_bare)
                 if head.snapshot.state is None:
                     continue  # Deleted after the names were read.
                 answer_bytes += len(head.snapshot.state)
@@ -163,11 +165,23 @@ class RedisLatest:
     def _numbers_of(self, key: Key) -> Command:
         return ("GETRANGE", self._keys.head(key), 0, HEAD_BYTES - 1)
 
-    def _to_head(self, key: Key, row: bytes | None, *, is_bare: bool) -> Head:
+    async def _to_head(self, key: Key, row: bytes | None, *, is_bare: bool) -> Head:
         if not row:
             raise damaged(*key, ROW_MISSING)
+        read = self._rows.to_bare_head if is_bare else self._rows.to_head
+        return await self._decoded(key, partial(read, key, row))
+
+    async def _decoded(self, key: Key, decode: Callable[[], T]) -> T:
+        """Decode what was read; of dictionaries that it needs, read those that are not known. Raises `StoreDamaged`."""
         with reading_stored(*key):
-            return self._rows.to_bare_head(key, row) if is_bare else self._rows.to_head(key, row)
+            while True:
+                try:
+                    return decode()
+                except DictionaryUnknown as unknown:
+                    (found,) = await self._pool.run(("HGET", self._keys.dictionaries, unknown.number))
+                    if found is None:
+                        raise
+                    self._rows.learn(unknown.number, found)
 
     async def _listed(self, names: bytes, prefix: str, after: str, limit: int) -> list[str]:
         """List names that begin with a prefix, after one, in the order of their code points."""

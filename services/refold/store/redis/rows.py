@@ -18,6 +18,7 @@ from refold.core.page import pack, unpack
 from refold.core.stream import Checkpoint, Record
 from refold.store import ANY_VERSION, OMITTED, DocumentWrite, Head, Key, Rejection
 from refold.store.layers import Place, RowCodec
+from refold.store.layers.dictionaries import learn, place_of
 
 _numbers = attrgetter(*DOCUMENT_NUMBERS)
 _HEAD: Final = struct.Struct(">HQQQqqqqQQQQQI")
@@ -76,6 +77,21 @@ class Rows:
 
     def __init__(self, codec: RowCodec) -> None:
         self.codec = codec
+
+    def dictionary(self, number: int, namespace: str, content: bytes) -> bytes:
+        """Return a dictionary's bytes."""
+        name = namespace.encode()
+        return _LENGTH.pack(len(name)) + name + self.codec.encode(place_of(number, namespace), content)
+
+    def learn(self, number: int, stored: bytes) -> None:
+        """Make a dictionary known to the codec. Raises what `DAMAGES` lists."""
+        content_at = _LENGTH.size + _LENGTH.unpack_from(stored)[0]
+        namespace = stored[_LENGTH.size : content_at].decode()
+        learn(self.codec, number, namespace, stored[content_at:])
+
+    def forget(self) -> None:
+        """Know no dictionary: the server may have been emptied."""
+        self.codec.dictionaries.forget()
 
     def head(self, write: DocumentWrite) -> bytes:
         """Return a document's row and state."""

@@ -25,6 +25,12 @@ from refold.store.layers.compression import Compression
 from refold.store.ports import OpenCommit, ReadSnapshot
 from refold.store.sqlite.audit import hold_read_snapshot
 from refold.store.sqlite.commit import Fence, PreparedCommit, write_commit
+from refold.store.sqlite.dictionaries import (
+    add_dictionary,
+    find_dictionary,
+    learn_dictionaries,
+    newest_dictionaries,
+)
 from refold.store.sqlite.history import SqliteHistory
 from refold.store.sqlite.keyed import SqliteKeyed
 from refold.store.sqlite.latest import SqliteLatest
@@ -83,7 +89,7 @@ class SqliteStore(SqliteLatest, SqliteHistory, SqliteKeyed):
         name = f"{REBUILD if is_rebuild else LIVE}.lock"
         lock = folder / (f"{name}.{shard}" if shard else name)
         lease = ShardLease(lock, lease_seconds=lease_seconds, timer=timer)
-        rows = Rows(codec or Compression())
+        rows = Rows(codec or Compression(), partial(find_dictionary, [path]))
         return cls(folder, Pool(path), lease, rows, is_rebuild=is_rebuild, timer=timer)
 
     async def bind(self, log_id: str) -> list[Checkpoint]:
@@ -92,10 +98,16 @@ class SqliteStore(SqliteLatest, SqliteHistory, SqliteKeyed):
             await asyncio.to_thread(open_file, self._folder, is_rebuild=self._is_rebuild)
 
         def read(connection: Connection) -> tuple[str, list[Checkpoint]]:
+            self._rows.forget()
             return bind(self._pool, connection, log_id), read_checkpoints(connection)
 
         self._epoch, checkpoints = await self._pool.write(read)
         self._key.forget()
+        if self._is_rebuild:
+            # Those that are trained in the live file from now on are not copied.
+            found = await asyncio.to_thread(newest_dictionaries, self._folder / LIVE, self._rows)
+            for number, namespace, content in found:
+                await self._add_dictionary(namespace, content, number=number)
         return checkpoints
 
     async def acquire_lease(self) -> bool:
@@ -147,6 +159,9 @@ class SqliteStore(SqliteLatest, SqliteHistory, SqliteKeyed):
     async def server_version(self) -> str:
         return VERSION
 
+    async def add_dictionary(self, namespace: str, content: bytes) -> int:
+        return await self._add_dictionary(namespace, content)
+
     def read_snapshot(self) -> AbstractAsyncContextManager[ReadSnapshot]:
         return hold_read_snapshot(self._pool, self._rows)
 
@@ -156,9 +171,20 @@ class SqliteStore(SqliteLatest, SqliteHistory, SqliteKeyed):
             await self._pool.close()
             self._lease.close()
 
+    async def _add_dictionary(self, namespace: str, content: bytes, number: int = 0) -> int:
+        async with self._committing:
+            key = await self._key.prepare(self)
+
+            def add(connection: Connection) -> int:
+                with self._pool.transaction(connection, is_synchronous=True):
+                    return add_dictionary(connection, self._rows, namespace, content, key=key, number=number)
+
+            return await self._pool.write(add)
+
     def _commit(
         self, commit: Commit, key: int | None, connection: Connection, *, is_synchronous: bool
     ) -> None:
+        learn_dictionaries(connection, self._rows)
         prepared = PreparedCommit.of(commit, self._rows)
         with self._pool.transaction(connection, is_synchronous=is_synchronous):
             # Another may have taken the lease while this transaction waited.

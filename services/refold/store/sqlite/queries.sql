@@ -295,3 +295,16 @@ ORDER BY namespace, document
 
 -- name: indexes
 SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL
+
+-- name: dictionaries_after
+SELECT number, namespace, content FROM dictionaries WHERE number > ? ORDER BY number
+
+-- name: dictionary
+SELECT number, namespace, content FROM dictionaries WHERE number = ?
+
+-- name: newest_dictionaries
+-- The maximum chooses the row that the other columns are of.
+SELECT max(number), namespace, content FROM dictionaries GROUP BY namespace
+
+-- name: add_dictionary
+INSERT INTO dictionaries (number, namespace, content) VALUES (?, ?, ?)

@@ -6,7 +6,7 @@ Part of the SQLite adapter.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from operator import attrgetter
 from typing import Any, Final
@@ -17,6 +17,7 @@ from refold.core.page import PackedEntries, pack, pack_entry, unpack_entry
 from refold.core.stream import Checkpoint, Record, ShardCheckpoint
 from refold.store import ClosedPage, DocumentWrite, Key, Rejection
 from refold.store.layers import Place, RowCodec
+from refold.store.layers.dictionaries import DictionaryUnknown, learn, place_of
 from refold.store.ports import StoredPage
 
 _numbers = attrgetter(*DOCUMENT_NUMBERS)
@@ -29,8 +30,29 @@ Row = Sequence[Any]
 class Rows:
     """Rows of one store, whose values are encoded for their places."""
 
-    def __init__(self, codec: RowCodec) -> None:
+    def __init__(self, codec: RowCodec, find_dictionary: Callable[[int], Row | None]) -> None:
+        """`find_dictionary` reads the row of one that a value needs: number, namespace and content."""
         self.codec = codec
+        self._find_dictionary = find_dictionary
+        self.learned = 0
+        """All dictionaries of the file up to this number are known."""
+
+    def learn(self, row: Row) -> None:
+        """Make a dictionary known to the codec. Raises `ValueError`."""
+        learn(self.codec, *row)
+
+    def forget(self) -> None:
+        """Know no dictionary: the file may be another one now."""
+        self.codec.dictionaries.forget()
+        self.learned = 0
+
+    def of_dictionary(self, number: int, namespace: str, content: bytes) -> Row:
+        """Return the parameters of `add_dictionary`."""
+        return number, namespace, self.codec.encode(place_of(number, namespace), content)
+
+    def to_dictionary(self, number: int, namespace: str, stored: bytes) -> bytes:
+        """Return the content of a dictionary."""
+        return self.codec.decode(place_of(number, namespace), stored)
 
     def of_document(self, write: DocumentWrite) -> tuple[object, ...]:
         """Return the parameters of `make_document` and `change_document`."""
@@ -69,7 +91,7 @@ class Rows:
 
     def to_entry(self, key: Key, sequence: int, stored: bytes) -> Entry:
         """Return an entry of the journal."""
-        return unpack_entry(self.codec.decode(Place("journal", *key, sequence), stored))
+        return unpack_entry(self._decode_at(Place("journal", *key, sequence), stored))
 
     def of_page(self, page: ClosedPage, entries: list[Entry]) -> tuple[object, ...]:
         """Return the parameters of `add_page`."""
@@ -88,7 +110,7 @@ class Rows:
 
     def to_packed(self, key: Key, last_sequence: int, stored: bytes) -> PackedEntries:
         """Return a page's entries as they are packed."""
-        return PackedEntries(self.codec.decode(Place("pages.payload", *key, last_sequence), stored))
+        return PackedEntries(self._decode_at(Place("pages.payload", *key, last_sequence), stored))
 
     def of_rejection(self, found: Rejection) -> tuple[object, ...]:
         """Return the parameters of `add_rejection`."""
@@ -104,7 +126,7 @@ class Rows:
     def to_rejection(self, row: Row) -> Rejection:
         """Return a rejection, with the event itself where its subject names no document."""
         namespace, document, partition, sequence, recorded_at, reason, resolved_by, stored = row
-        content = self.codec.decode(Place("rejections", namespace, document, sequence), stored)
+        content = self._decode_at(Place("rejections", namespace, document, sequence), stored)
         has_record, time, *lengths = _CONTENT.unpack_from(content)
         ends = list(accumulate(lengths, initial=_CONTENT.size))
         if ends[-1] != len(content):
@@ -118,7 +140,17 @@ class Rows:
         return None if value is None else self.codec.encode(Place(part, *key, sequence), value)
 
     def _decode(self, part: str, key: Key, sequence: int, stored: bytes | None) -> bytes | None:
-        return None if stored is None else self.codec.decode(Place(part, *key, sequence), stored)
+        return None if stored is None else self._decode_at(Place(part, *key, sequence), stored)
+
+    def _decode_at(self, place: Place, stored: bytes) -> bytes:
+        try:
+            return self.codec.decode(place, stored)
+        except DictionaryUnknown as unknown:
+            row = self._find_dictionary(unknown.number)
+            if row is None:
+                raise
+            self.learn(row)
+        return self.codec.decode(place, stored)
 
 
 def checkpoint_rows(touched: Sequence[Checkpoint]) -> Iterator[tuple[object, ...]]:

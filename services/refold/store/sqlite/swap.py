@@ -21,6 +21,7 @@ from refold.store.layers import RowCodec
 from refold.store.layers.compression import Compression
 from refold.store.ports import Row as Compared
 from refold.store.ports import Unequal
+from refold.store.sqlite.dictionaries import find_dictionary
 from refold.store.sqlite.latest import read_namespaces
 from refold.store.sqlite.pool import SQL, Connection, connect, translated
 from refold.store.sqlite.rows import Row, Rows, to_shard
@@ -60,7 +61,9 @@ class SqliteSchemaSwap:
     ) -> AsyncIterator[Self]:
         """Open a folder. `keep_as` is the name, without an ending, that a damaged file is kept under."""
         with ThreadPoolExecutor(1, "refold-swap") as thread:
-            yield cls(folder, Rows(codec or Compression()), thread, keep_as=keep_as)
+            paths = [folder / LIVE, fresh_path(folder)]
+            rows = Rows(codec or Compression(), partial(find_dictionary, paths))
+            yield cls(folder, rows, thread, keep_as=keep_as)
 
     async def bound(self) -> BoundLog | None:
         """Read the log's row and the shards'."""
