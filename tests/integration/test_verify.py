@@ -10,6 +10,7 @@ from refold.log.memory import MemoryLog
 from refold.store.memory import MemoryStore
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.states import StateLag
+from support.encrypted import encryption
 from support.projection import append, ports, projecting
 
 PAGED = 300
@@ -122,6 +123,48 @@ async def test_an_undamaged_projection_has_no_differences_on_both_adapters(log, 
         assert (tally.documents, tally.events, tally.read_sequence) == (7, end - 1, end)
     assert (await verified(log, projected, "n", "long"))[0].events == PAGED
     assert (await verified(log, projected, "m"))[0].documents == 1
+
+
+ENCODED = (
+    ("documents", "state", "document"),
+    ("pages", "snapshot", "page"),
+    ("pages", "payload", "page"),
+    ("journal", "content", "journal"),
+    ("rejections", "content", "rejection"),
+)
+"""Encrypted columns, and the part that a difference in one names."""
+
+
+async def test_a_flipped_bit_of_an_encrypted_projection_is_reported(log, postgres_dsn):
+    encrypted = {"codec": encryption("log-1"), "is_history_encrypted": True, "are_states_encrypted": True}
+    store = await PostgresStore.open(postgres_dsn, readers_max=2, **encrypted)
+    sql = await asyncpg.connect(postgres_dsn, server_settings={"search_path": "refold"})
+    try:
+        async with projecting(ports(log, store)) as running:
+            await running.committed((await log.info()).last_sequence)
+        assert (await verified(log, store))[1] == []
+        names = set()
+        for table, column, part in ENCODED:
+            values = f"SELECT ctid, document, {column} FROM {table} WHERE {column} IS NOT NULL ORDER BY 2"
+            for at, document, value in (await sql.fetch(values))[:3]:
+                update = f"UPDATE {table} SET {column} = $2 WHERE ctid = $1 RETURNING ctid"
+                moved = await sql.fetchval(update, at, flipped(value))
+                found = (await verified(log, store))[1]
+                assert (document, part, "content") in [(each[0], *each[2:]) for each in found], found
+                await sql.execute(update, moved, value)
+                names.add((part, bool(document)))
+        assert {("rejection", True), ("rejection", False)} <= names
+        assert (await verified(log, store))[1] == []
+    finally:
+        await sql.close()
+        await store.close()
+
+
+def flipped(value):
+    """Flip a bit: of bytes the last one; of a state, one within its base64."""
+    if isinstance(value, bytes):
+        return value[:-1] + bytes([value[-1] ^ 1])
+    return value[:30] + ("B" if value[30] == "A" else "A") + value[31:]
 
 
 TABLES = ("checkpoints", "shards", "documents", "journal", "pages", "rejections", "namespaces")

@@ -26,7 +26,7 @@ from refold.core.stream import (
 from refold.history import record_of
 from refold.log import EventLog, read_until
 from refold.store import Key, NamespaceCount, Rejection
-from refold.store.ports import Auditor, Item, ReadSnapshot, StoredEntry, StoredPage, position_of
+from refold.store.ports import Auditor, Item, ReadSnapshot, StoredEntry, StoredPage, Unreadable, position_of
 
 UNROUTABLE: Final = ("", "")
 """The key of all events that belong to no document."""
@@ -201,6 +201,9 @@ class _Verification:
         async for item in items:
             if position_of(item)[:2] != UNROUTABLE:
                 yield item
+                continue
+            if isinstance(item, Unreadable):
+                self._report([Difference("", "", item.sequence, item.part, "content", "readable", item.why)])
                 continue
             assert isinstance(item, Rejection)
             record, at = item.record, item.sequence

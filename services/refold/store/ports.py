@@ -266,7 +266,7 @@ class StoredEntry(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """A row whose content cannot be decoded; `part` is `page` or `journal`, `why` is for people."""
+    """A row whose content cannot be decoded: a `document`, `page`, `journal` or `rejection`; `why` is for people."""
 
     namespace: str
     document: str

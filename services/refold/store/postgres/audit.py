@@ -73,7 +73,7 @@ class _ReadSnapshot:
             self._rows("snapshot_documents", bounds, partial(_head, self._decode), _HEADS_AHEAD),
             self._rows("snapshot_pages", bounds, partial(_page, self._decode), _PAGES_AHEAD),
             self._rows("snapshot_journal", bounds, partial(_entry, self._decode), _ROWS_AHEAD),
-            self._rows("snapshot_rejections", bounds, self._decode.to_rejection, _ROWS_AHEAD),
+            self._rows("snapshot_rejections", bounds, partial(_rejection, self._decode), _ROWS_AHEAD),
         ]
         waiting = [(item, source) for source in sources if (item := await anext(source, None)) is not None]
         while waiting:
@@ -122,6 +122,13 @@ def _entry(rows: Rows, row: SqlRow) -> Item:
         return StoredEntry(*name, rows.to_entry(row))
     except DAMAGES as error:
         return Unreadable(*name, row["sequence"], "journal", f"{type(error).__name__}: {error}")
+
+
+def _rejection(rows: Rows, row: SqlRow) -> Item:
+    try:
+        return rows.to_rejection(row)
+    except DAMAGES as error:
+        return Unreadable(*key_of(row), row["sequence"], "rejection", f"{type(error).__name__}: {error}")
 
 
 # --- Swap two ----------------------------------------------------------------------------------------------
