@@ -37,8 +37,9 @@ _PROSE: Final = {"detail"}
 class Difference(NamedTuple):
     """A value of a projection that differs from what the log makes of it.
 
-    `part`: `document`, `page`, `journal`, `rejection`, `checkpoint`, `namespace` or `log`, between two stores also
-    `event` and `snapshot`; `sequence` is the event's (a page's: of its last event), None where it is not about one.
+    `part`: `document`, `page`, `journal`, `rejection`, `checkpoint`, `namespace`, `log`, `file`, `dictionary`, between
+    two stores also `event` and `snapshot`; `sequence` is the event's (a page's: of its last event; a dictionary's
+    number), None where it is not about one.
     """
 
     namespace: str

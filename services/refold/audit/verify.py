@@ -115,6 +115,8 @@ class _Verification:
             return self._tally
         await self._read_log(end)
         self._check_checkpoints(stored)
+        if self._scope.namespace is None:
+            await self._check_structure()
         await self._check_documents()
         for key in list(self._logged.digests):
             self._report([Difference(*key, None, "document", "row", "there", "missing")])
@@ -141,6 +143,11 @@ class _Verification:
         for checkpoint in stored:
             partition = checkpoint.partition
             self._check_partition(partition, _position(expected[partition]), _position(checkpoint))
+
+    async def _check_structure(self) -> None:
+        """Report damaged indexes, through which rows may be missed, and what values are decoded by."""
+        for namespace, document, at, part, why in await self._snapshot.damages():
+            self._report([Difference(namespace, document, at or None, part, "content", "readable", why)])
 
     def _check_counts(self, stored: list[Checkpoint]) -> None:
         """Compare the counts of all outcomes; they differ where a document could not be read."""

@@ -49,6 +49,7 @@ from refold.store.ports import (
     StoredEntry,
     StoredHead,
     StoredPage,
+    Unreadable,
     position_of,
 )
 from refold.store.recent import (
@@ -290,6 +291,9 @@ class MemoryStore:
         documents = {key: kept.copy() for key, kept in tables.documents.items()}
         checkpoints = {found.partition: found for found in await self.checkpoints()}
         yield MemoryStore(Tables(tables.log_id, checkpoints, documents, tables.rejections.copy()))
+
+    async def damages(self) -> list[Unreadable]:
+        return []
 
     async def items(self, namespace: str | None, document: str | None) -> AsyncGenerator[Item]:
         """Be a ReadSnapshot, too: of tables that nothing else changes."""

@@ -204,8 +204,7 @@ class HistoryReader(Protocol):
         """List what was present at a point (by sequence, recorded or occurred time).
 
         Bounded as `list_documents` is. A head is the document as it was, its `last_sequence` the version's own.
-        A page may be short, or empty, with a cursor all the same: the search is bounded too.
-        Raises `Refused` (`bad_cursor`).
+        A page with a cursor may be short or empty: the search is bounded, too. Raises `Refused` (`bad_cursor`).
         """
 
 
@@ -266,7 +265,7 @@ class StoredEntry(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """A row whose content cannot be decoded: a `document`, `page`, `journal` or `rejection`; `why` is for people."""
+    """What cannot be read: a `document`, `page`, `journal`, `rejection`, `dictionary` or the `file`; and why."""
 
     namespace: str
     document: str
@@ -300,6 +299,9 @@ class ReadSnapshot(Protocol):
 
     async def namespaces(self) -> list[NamespaceCount]:
         """Read the counts by namespace."""
+
+    async def damages(self) -> list[Unreadable]:
+        """Check what is no row of a document: indexes, and dictionaries of values."""
 
     def items(self, namespace: str | None, document: str | None) -> AsyncGenerator[Item]:
         """Yield rows, pages, journal and rejections in the order of `position_of`; of all, a namespace or a document.

@@ -66,6 +66,10 @@ class _ReadSnapshot:
     async def namespaces(self) -> list[NamespaceCount]:
         return [NamespaceCount(*row) for row in await self._connection.fetch(SQL["namespaces"])]
 
+    async def damages(self) -> list[Unreadable]:
+        """Find none: the server has checksums of its pages."""
+        return []
+
     async def items(self, namespace: str | None, document: str | None) -> AsyncGenerator[Item]:
         """Merge four sorted cursors."""
         bounds = (*_bounds(namespace), *_bounds(document))

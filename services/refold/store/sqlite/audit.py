@@ -40,6 +40,9 @@ from refold.store.sqlite.schema import read_checkpoints
 
 T = TypeVar("T")
 
+DAMAGES_MAX: Final = 100
+"""Damages of the file that are reported."""
+
 _ITEMS_AHEAD: Final = 32
 """Items that one turn of the thread reads."""
 
@@ -79,6 +82,10 @@ class _ReadSnapshot:
     async def namespaces(self) -> list[NamespaceCount]:
         return await self._run(partial(read_namespaces, self._connection))
 
+    async def damages(self) -> list[Unreadable]:
+        """Compare each index with its table, and decode each dictionary."""
+        return await self._run(self._damages)
+
     async def items(self, namespace: str | None, document: str | None) -> AsyncGenerator[Item]:
         """Merge four sorted cursors."""
         bounds = (*_bounds(namespace), *_bounds(document))
@@ -92,6 +99,16 @@ class _ReadSnapshot:
         while items := await self._run(lambda: list(islice(merged, _ITEMS_AHEAD))):
             for item in items:
                 yield item
+
+    def _damages(self) -> list[Unreadable]:
+        checked = self._connection.execute(f"PRAGMA integrity_check({DAMAGES_MAX})").fetchall()
+        found = [Unreadable("", "", 0, "file", why) for (why,) in checked if why != "ok"]
+        for number, namespace, stored in self._connection.execute(SQL["dictionaries_after"], (0,)):
+            try:
+                self._rows.to_dictionary(number, namespace, stored)
+            except DAMAGES as error:
+                found.append(_unreadable((namespace, ""), number, "dictionary", error))
+        return found
 
     async def _run(self, read: Callable[[], T]) -> T:
         with translated():

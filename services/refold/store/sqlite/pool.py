@@ -57,6 +57,9 @@ SQL: Final = statements_of(__package__)
 """The statements of `queries.sql` by name."""
 
 _TABLE: Final = re.compile(r"no such (?:table|column): (?:\w+\.)?(\w+)")
+_NO_TEXT: Final = "Could not decode to UTF-8"
+"""The driver's own error, without a code, for a text whose bytes are damaged."""
+
 _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _UNAVAILABLE: Final = frozenset(
     {
@@ -234,7 +237,7 @@ def _as_store_error(error: sqlite3.Error | OSError) -> StoreError | TimedOut:
     if code == sqlite3.SQLITE_FULL or getattr(error, "errno", 0) in {errno.ENOSPC, errno.EDQUOT}:
         return StoreFull("the disk of the database file is full", cause=cause)
     missing = _TABLE.search(cause)
-    if code in _DAMAGED or missing:
+    if code in _DAMAGED or missing or cause.startswith(_NO_TEXT):
         table = {"table": missing[1]} if missing else {}
         return StoreDamaged("the database file is damaged", cause=cause, **table)
     if code == sqlite3.SQLITE_INTERRUPT:
