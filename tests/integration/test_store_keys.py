@@ -2,46 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from typing import Any
 
 import pytest
 
 from refold.core.errors import FenceLost, KeyUnknown, KeyWrong
 from refold.store import Commit
-from refold.store.keyed import check_keys
-from refold.store.layers import RowCodec
+from refold.store.keyed import check_keys, reencrypt
+from refold.store.layers import Place, RowCodec
 from refold.store.layers.compression import Compression
+from refold.store.layers.encryption import Encryption
 from refold.store.layers.keyring import Keyring
 from support.encrypted import ONE, TWO, FixedKeys, encryption, keyring
-from support.scribe import NAMESPACE
-from support.stores import LOG_ID, OpenStore, begin, postgres_stores, redis_stores, sqlite_stores
+from support.scribe import NAMESPACE, Scribe
+from support.stores import LOG_ID, OpenStore, all_entries, begin, postgres_stores, redis_stores, sqlite_stores
 
 BOTH = {1: ONE, 2: TWO}
+Stores = Callable[[], AbstractAsyncContextManager[OpenStore]]
 
 
 @pytest.fixture(params=["files", "postgres", "redis"])
-def stores(request: pytest.FixtureRequest) -> AbstractAsyncContextManager[OpenStore]:
-    """Return the context in which stores of a kind are opened."""
+def stores(request: pytest.FixtureRequest) -> Stores:
+    """Return a function that returns a context in which stores of a kind are opened."""
     if request.param == "files":
-        return sqlite_stores(request.getfixturevalue("tmp_path"))
+        return partial(sqlite_stores, request.getfixturevalue("tmp_path"))
     if request.param == "redis":
-        return redis_stores(request.getfixturevalue("redis_url"))
-    return postgres_stores(
-        request.getfixturevalue("postgres_dsn"), is_history_encrypted=True, are_states_encrypted=True
-    )
+        return partial(redis_stores, request.getfixturevalue("redis_url"))
+    return partial(postgres_stores, request.getfixturevalue("postgres_dsn"))
 
 
 @pytest.fixture
-async def open_store(stores: AbstractAsyncContextManager[OpenStore]) -> AsyncIterator[OpenStore]:
+async def open_store(stores: Stores) -> AsyncIterator[OpenStore]:
     """Return a function that opens one more store over the same tables, with a codec."""
-    async with stores as opener:
+    async with stores() as opener:
 
         async def opened(codec: RowCodec) -> Any:
-            return await opener(codec=codec)
+            return await opener(codec=codec, **_levels(opener, codec))
 
         yield opened
+
+
+def _levels(opener: OpenStore, codec: RowCodec) -> dict[str, bool]:
+    is_on = isinstance(codec, Encryption) and codec.is_encrypting
+    is_postgres = "postgres" in opener.__qualname__
+    return {"is_history_encrypted": is_on, "are_states_encrypted": is_on} if is_postgres else {}
 
 
 def _changing(keys: dict[int, bytes], used: int) -> tuple[FixedKeys, Keyring]:
@@ -132,3 +141,180 @@ async def test_no_value_is_stored_under_a_key_whose_check_value_is_gone(
 async def _write_open(store: Any, commit: Commit) -> None:
     async with store.open_commit() as opened:
         await opened.write(commit)
+
+
+def _write(scribe: Scribe, number: int) -> None:
+    """Publish events whose values come to be in every part of a store."""
+    for name in ("a", "b", f"c{number}"):
+        scribe.put(name, {"n": number, "text": "x" * 600})
+        scribe.cut(name)
+        scribe.publish(name, {"merge": {"m": number}})
+    scribe.publish("gone", {"put": number})
+    scribe.publish("gone", {"delete": True})
+    scribe.publish("a", {"patch": [{"op": "test", "path": "/m", "value": -1}]})
+    scribe.publish("a", {"patch": [{"op": "test", "path": "/m", "value": -1}]}, reason="needs_resolution")
+    scribe.publish_nowhere(b"elsewhere", b"body")
+
+
+async def _content(store: Any) -> list[Any]:
+    names = ["a", "b", "gone", *(f"c{number}" for number in range(4))]
+    found: list[Any] = []
+    for name in names:
+        head = await store.head(NAMESPACE, name)
+        found += [head, await all_entries(store, name)]
+    asked = {"limit": 100, "before_sequence": None}
+    found += [await store.rejections(None, None, **asked), await store.rejections("", "", **asked)]
+    opens = {"after_sequence": None, "is_descending": False, "limit": 100}
+    return [*found, await store.open_conflicts(None, None, **opens)]
+
+
+async def _rewrite(store: Any, *, rate: float = 1e9) -> int:
+    return await reencrypt(store, rate=rate, report=lambda _: None)
+
+
+async def _keys_of(store: Any) -> set[int | None]:
+    return {count.key for count in await store.count_keys() if count.values}
+
+
+async def test_all_values_come_to_be_stored_under_the_used_key_or_under_none(open_store: OpenStore) -> None:
+    plain = await open_store(Compression())
+    scribe = await begin(plain)
+    _write(scribe, 0)
+    await plain.commit(scribe.commit())
+    if hasattr(plain, "add_dictionary"):
+        await plain.add_dictionary(NAMESPACE, b"text" * 100)
+        _write(scribe, 1)
+        await plain.commit(scribe.commit())
+    before = await _content(plain)
+    assert await _keys_of(plain) == {None}
+    first = await open_store(encryption(LOG_ID))
+    written = await _rewrite(first)
+    assert written > 0
+    assert await _rewrite(first) == 0
+    assert await _keys_of(first) == {1}
+    assert await _content(first) == before
+    second = await open_store(encryption(LOG_ID, keyring(BOTH, used=2)))
+    assert await _rewrite(second) == written
+    assert await _keys_of(second) == {2}
+    assert await _content(await open_store(encryption(LOG_ID, keyring({2: TWO}, used=2)))) == before
+    codec = Encryption(Compression(), keyring(BOTH, used=2), LOG_ID, is_encrypting=False)
+    none = await open_store(codec)
+    assert await _rewrite(none) == written
+    assert await _keys_of(none) == {None}
+    assert await _content(await open_store(Compression())) == before
+
+
+async def test_a_key_is_retired_only_when_no_value_needs_it(open_store: OpenStore) -> None:
+    source, ring = _changing({1: ONE}, 1)
+    store = await open_store(encryption(LOG_ID, ring))
+    scribe = await begin(store)
+    _write(scribe, 0)
+    await store.commit(scribe.commit())
+    check = ring.check(1, LOG_ID)
+    source.change(BOTH, 2)
+    other = await open_store(encryption(LOG_ID, keyring(BOTH, used=2)))
+    needed = await other.retire_key(1, check)
+    assert needed == sum(count.values for count in await store.count_keys())
+    assert list(await store.key_checks(LOG_ID)) == [1]
+    await _rewrite(other)
+    assert await other.retire_key(1, check) == 0
+    assert list(await store.key_checks(LOG_ID)) == [2]
+    _write(scribe, 1)
+    await store.commit(scribe.commit())
+    assert await _keys_of(store) == {2}
+
+
+async def test_commits_go_on_while_all_values_are_rewritten(open_store: OpenStore) -> None:
+    """The writer's values are those of the log at the end, whichever key they are under."""
+    source, ring = _changing({1: ONE}, 1)
+    writer = await open_store(encryption(LOG_ID, ring))
+    scribe = await begin(writer)
+    source.change(BOTH, 1)
+    others = {used: await open_store(encryption(LOG_ID, keyring(BOTH, used=used))) for used in (1, 2)}
+    is_over = asyncio.Event()
+
+    async def write() -> int:
+        commits = 0
+        while not is_over.is_set() or commits < 50:
+            _write(scribe, commits % 4)
+            await writer.commit(scribe.commit())
+            commits += 1
+        return commits
+
+    async with asyncio.TaskGroup() as tasks:
+        writing = tasks.create_task(write())
+        for used in (2, 1, 2):
+            source.change(BOTH, used)
+            await _rewrite(others[used])
+        is_over.set()
+    assert writing.result() >= 50
+    await _rewrite(others[2])
+    assert await _keys_of(writer) == {2}
+    await _compare(writer, scribe)
+
+
+async def _compare(store: Any, scribe: Scribe) -> None:
+    """Compare what a store has with the log that was committed to it."""
+    for (_, name), snapshots in scribe.snapshots.items():
+        head = await store.head(NAMESPACE, name)
+        assert (head.snapshot.version, head.snapshot.state) == (snapshots[-1].version, snapshots[-1].state)
+        kept = [entry for run in await all_entries(store, name) for entry in run]
+        assert kept == scribe.entries[NAMESPACE, name][-len(kept) :]
+
+
+class _Interrupted(Encryption):
+    """A codec that calls `meanwhile` before it encrypts a value of one part of a document."""
+
+    meanwhile: Callable[[], None] | None = None
+    part = ""
+
+    def reencrypt(self, place: Place, stored: bytes) -> bytes:
+        self._interrupt(place)
+        return super().reencrypt(place, stored)
+
+    def encode(self, place: Place, plain: bytes) -> bytes:
+        self._interrupt(place)
+        return super().encode(place, plain)
+
+    def _interrupt(self, place: Place) -> None:
+        if place.document == "a" and place.part == self.part and self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            meanwhile()
+
+
+async def test_a_value_that_has_changed_since_it_was_read_is_not_replaced(
+    stores: Stores, open_store: OpenStore
+) -> None:
+    """A writer in another thread commits between the reading of a value and its replacement."""
+    codec = _Interrupted(Compression(), keyring(BOTH, used=2), LOG_ID)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def run(work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, loop).result(60)
+
+    stack = AsyncExitStack()
+    try:
+        opener = run(stack.enter_async_context(stores()))
+        first = encryption(LOG_ID, keyring(BOTH))
+        writer = run(opener(codec=first, **_levels(opener, first)))
+        scribe = run(begin(writer))
+
+        def commit(number: int) -> None:
+            _write(scribe, number)
+            run(writer.commit(scribe.commit()))
+
+        rewriting = await open_store(codec)
+        for part in ("documents.state", "journal", "pages.snapshot", "rejections"):
+            commit(0)
+            codec.part, codec.meanwhile = part, partial(commit, 1)
+            await _rewrite(rewriting)
+            assert codec.meanwhile is None
+            assert await _keys_of(rewriting) == {2}
+            await _compare(rewriting, scribe)
+    finally:
+        run(stack.aclose())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

@@ -153,6 +153,10 @@ class KeyExhausted(StoreError, code="key_exhausted"):
     """A key has encrypted so many values that another should be used: `refold keys add`, then `refold keys use`."""
 
 
+class KeyNeeded(StoreError, code="key_needed"):
+    """A key cannot be retired: values need it."""
+
+
 class FenceLost(StoreError, code="fence_lost"):
     """Another projector has moved the checkpoints on: this one no longer owns the shard."""
 

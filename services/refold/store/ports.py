@@ -27,6 +27,7 @@ from refold.store import (
     Rejection,
     VersionAt,
 )
+from refold.store.keyed import KeyedStore
 
 
 class OpenCommit(Protocol):
@@ -48,8 +49,7 @@ class ProjectionWriter(Protocol):
     async def acquire_lease(self) -> bool:
         """Acquire or renew the shard's lease; False while another holds it.
 
-        A holder renews at least every `SHARD_SIGN_SECONDS`. One that has neither renewed nor committed for
-        `SHARD_LEASE_SECONDS` loses the lease to the next that asks, and sees an error or False.
+        A holder that does neither for `SHARD_LEASE_SECONDS` loses it to the next that asks, and sees an error or False.
         """
 
     async def load(self, keys: Sequence[Key]) -> list[Document]:
@@ -347,7 +347,7 @@ class Connected(Protocol):
         """Return the version of the server, after its name where it is not the store's kind, or of SQLite's library."""
 
 
-class ConnectedStore(Store, Connected, Protocol):
+class ConnectedStore(Store, Connected, KeyedStore, Protocol):
     """A store that the wiring has opened."""
 
 

@@ -119,17 +119,23 @@ def auditable(store: ConnectedStore) -> SnapshotStore:
 def row_codec(settings: Settings, log_id: str) -> RowCodec:
     """Return how a store's values become the bytes of its rows. Raises `Refused` for keys that cannot be used."""
     compression = Compression.of(settings.compression, bytes_min=settings.compression_bytes_min)
-    source: KeySource
-    if settings.keys is not None:
-        source = KeyFile(settings.keys)
-    elif settings.keys_command is not None:
-        source = KeyCommand(settings.keys_command.get_secret_value(), environment_without())
-    elif settings.encrypt in {"history", "all"}:
+    source = key_source(settings)
+    if source is not None:
+        is_encrypting = settings.encrypt != "none"
+        return Encryption(compression, Keyring(source), log_id, is_encrypting=is_encrypting)
+    if settings.encrypt in {"history", "all"}:
         rule = "needs REFOLD_KEYS or REFOLD_KEYS_COMMAND"
         raise Refused("bad_setting", rule, field="REFOLD_ENCRYPT", shape="no keys")
-    else:
-        return compression
-    return Encryption(compression, Keyring(source), log_id, is_encrypting=settings.encrypt != "none")
+    return compression
+
+
+def key_source(settings: Settings) -> KeySource | None:
+    """Return where the keys come from; None where there are none."""
+    if settings.keys is not None:
+        return KeyFile(settings.keys)
+    if settings.keys_command is not None:
+        return KeyCommand(settings.keys_command.get_secret_value(), environment_without())
+    return None
 
 
 def encoding_of(store: StoreUrl, settings: Settings) -> str:

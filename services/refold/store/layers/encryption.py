@@ -58,14 +58,7 @@ class Encryption:
     def encode(self, place: Place, plain: bytes) -> bytes:
         """Encode and encrypt a value."""
         encoded = self._inner.encode(place, plain)
-        if not self.is_encrypting:
-            return encoded
-        number = self.keyring.used if self.number is None else self.number
-        subkey = self._subkey(number, place)
-        subkey.encryptions += 1
-        nonce = os.urandom(_NONCE_BYTES)
-        header = _MARK + number.to_bytes(4, "big") + nonce
-        return header + subkey.cipher.encrypt(nonce, encoded, self._associated(place))
+        return self._encrypt(place, encoded) if self.is_encrypting else encoded
 
     def decode(self, place: Place, stored: bytes) -> bytes:
         """Decrypt and decode a value.
@@ -73,25 +66,41 @@ class Encryption:
         Raises `ValueError` for one that was changed, encrypted for another place or log, or under an unknown key: which
         keys a store needs is checked when it is opened.
         """
+        return self._inner.decode(place, self._decrypt(place, stored))
+
+    def reencrypt(self, place: Place, stored: bytes) -> bytes:
+        """Return a value as `encode` stores it now, without decoding what is encrypted. Raises `ValueError`."""
+        encoded = self._decrypt(place, stored)
+        return self._encrypt(place, encoded) if self.is_encrypting else encoded
+
+    def _encrypt(self, place: Place, encoded: bytes) -> bytes:
+        number = self.keyring.used if self.number is None else self.number
+        subkey = self._subkey(number, place)
+        subkey.encryptions += 1
+        nonce = os.urandom(_NONCE_BYTES)
+        return begin_of(number) + nonce + subkey.cipher.encrypt(nonce, encoded, self._associated(place))
+
+    def _decrypt(self, place: Place, stored: bytes) -> bytes:
         number = key_number(stored)
         if number is None:
-            return self._inner.decode(place, stored)
+            return stored
         if len(stored) < OVERHEAD_BYTES:
             raise ValueError(f"an encrypted value of {len(stored)} bytes is cut off")
         nonce, encrypted = stored[_NUMBER_ENDS:_NONCE_ENDS], stored[_NONCE_ENDS:]
         try:
             cipher = self._subkey(number, place).cipher
-            encoded = cipher.decrypt(nonce, encrypted, self._associated(place))
+            return cipher.decrypt(nonce, encrypted, self._associated(place))
         except KeyUnknown as error:
             raise ValueError(error.message) from error
         except InvalidTag:
             what = f"a value under key {number} was changed, or encrypted for another place"
             raise ValueError(what) from None
-        return self._inner.decode(place, encoded)
 
     def is_current(self, stored: bytes) -> bool:
-        """Tell whether a value is stored as `encode` would store it now: under the used key, or not encrypted."""
-        return key_number(stored) == (self.keyring.used if self.is_encrypting else None)
+        """Tell whether a value is stored as `encode` stores it now: under the used key, or not encrypted."""
+        if not self.is_encrypting:
+            return key_number(stored) is None
+        return key_number(stored) == (self.keyring.used if self.number is None else self.number)
 
     @property
     def problem(self) -> str | None:
@@ -126,6 +135,11 @@ class _Subkey:
     def __init__(self, cipher: AESGCM) -> None:
         self.cipher = cipher
         self.encryptions = 0
+
+
+def begin_of(number: int) -> bytes:
+    """Return what every value begins with that is encrypted with this key."""
+    return _MARK + number.to_bytes(_NUMBER_ENDS - 1, "big")
 
 
 def key_number(stored: bytes) -> int | None:

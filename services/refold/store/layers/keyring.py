@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import fcntl
 import os
 import shlex
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -48,6 +50,11 @@ class Keys:
 
     used: int
     keys: Mapping[int, bytes] = field(repr=False)
+
+    @property
+    def newest(self) -> int:
+        """The greatest number, which is used unless `use` names another."""
+        return max(self.keys)
 
 
 class KeySource(Protocol):
@@ -88,20 +95,58 @@ class KeyFile:
             raise _refused("REFOLD_KEYS", rule) from None
         return parse_keys(text, "REFOLD_KEYS")
 
+    @contextmanager
+    def held(self) -> Iterator[Keys]:
+        """Read the file, and keep other processes from changing it for the block. Raises `Refused`."""
+        while True:
+            read = self.read()
+            with self.path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                # Another process may have replaced it while the lock was waited for.
+                if os.path.samestat(os.fstat(file.fileno()), self.path.stat()) and self.read() == read:
+                    yield read
+                    return
+
+    def make(self, keys: Keys) -> None:
+        """Make the file where there is none. Raises `Refused`."""
+        with self._written(keys) as made:
+            try:
+                self.path.hardlink_to(made)
+            except FileExistsError:
+                raise _refused("REFOLD_KEYS", f"{self.path} has been made meanwhile") from None
+
     def write(self, keys: Keys) -> None:
-        """Replace the file."""
+        """Replace the file. Its owner stays the same. Raises `Refused`."""
+        with self._written(keys) as made:
+            if self.path.exists():
+                owner = self.path.stat()
+                os.chown(made, owner.st_uid, owner.st_gid)
+            made.replace(self.path.resolve())
+
+    @contextmanager
+    def _written(self, keys: Keys) -> Iterator[Path]:
+        """Write another file in the same folder, on the disk when the block begins."""
+        path = self.path.resolve()
         encoded = {str(number): base64.b64encode(key).decode() for number, key in sorted(keys.keys.items())}
-        making = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        file = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        use = {} if keys.used == keys.newest else {"use": keys.used}
+        made = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            with os.fdopen(file, "wb") as writing:
-                writing.write(json_text.dumps({"use": keys.used, "keys": encoded}) + b"\n")
-                writing.flush()
-                os.fsync(writing.fileno())
-            making.replace(self.path)
-        except BaseException:
-            making.unlink(missing_ok=True)
-            raise
+            file = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                with os.fdopen(file, "wb") as writing:
+                    writing.write(json_text.dumps({**use, "keys": encoded}) + b"\n")
+                    writing.flush()
+                    os.fsync(writing.fileno())
+                yield made
+            finally:
+                made.unlink(missing_ok=True)
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise _refused("REFOLD_KEYS", f"{path} cannot be written: {error.strerror}") from None
 
 
 class KeyCommand:

@@ -91,6 +91,105 @@ INSERT INTO keys (number, check_value) VALUES ($1, $2) ON CONFLICT DO NOTHING
 -- name: remove_key_check
 DELETE FROM keys WHERE number = $1
 
+-- name: count_keys
+-- Values by part, and by what they begin with: NULL where they are not encrypted.
+SELECT 'documents.state' AS part, s.begin, count(*) AS values
+FROM documents CROSS JOIN LATERAL (
+    SELECT CASE
+        WHEN starts_with(state::text, ' "encrypted:') THEN substring(decode(substr(state::text, 13, 8), 'base64') FROM 1 FOR 5)
+    END AS begin
+) AS s
+WHERE state IS NOT NULL
+GROUP BY s.begin
+UNION ALL
+SELECT v.part, CASE WHEN substring(v.begin FROM 1 FOR 1) = '\xa5' THEN v.begin END, count(*)
+FROM (
+    SELECT 'journal', substring(content FROM 1 FOR 5) FROM journal
+    UNION ALL
+    SELECT 'pages.snapshot', substring(snapshot FROM 1 FOR 5) FROM pages WHERE snapshot IS NOT NULL
+    UNION ALL
+    SELECT 'pages.payload', substring(payload FROM 1 FOR 5) FROM pages
+    UNION ALL
+    SELECT 'rejections', substring(content FROM 1 FOR 5) FROM rejections
+) AS v (part, begin)
+GROUP BY 1, 2
+
+-- name: outdated_documents_keys
+-- Rows whose value does not begin with $3; with NULL, those that have an encrypted one.
+SELECT namespace, document FROM documents
+WHERE (namespace, document) > ($1, $2) AND state IS NOT NULL AND CASE
+    WHEN $3::bytea IS NULL THEN starts_with(state::text, ' "encrypted:')
+    WHEN NOT starts_with(state::text, ' "encrypted:') THEN true
+    ELSE substring(decode(substr(state::text, 13, 8), 'base64') FROM 1 FOR 5) <> $3
+END
+ORDER BY namespace, document
+LIMIT $4
+
+-- name: outdated_journal_keys
+SELECT namespace, document, sequence FROM journal
+WHERE (namespace, document, sequence) > ($1, $2, $3) AND CASE
+    WHEN $4::bytea IS NULL THEN content IS NOT NULL
+    ELSE content IS NULL OR substring(content FROM 1 FOR 5) <> $4
+END
+ORDER BY namespace, document, sequence
+LIMIT $5
+
+-- name: outdated_pages_keys
+SELECT namespace, document, last_sequence FROM pages
+WHERE (namespace, document, last_sequence) > ($1, $2, $3) AND CASE
+    WHEN $4::bytea IS NULL THEN '\xa5' IN (substring(snapshot FROM 1 FOR 1), substring(payload FROM 1 FOR 1))
+    ELSE substring(payload FROM 1 FOR 5) <> $4 OR substring(coalesce(snapshot, payload) FROM 1 FOR 5) <> $4
+END
+ORDER BY namespace, document, last_sequence
+LIMIT $5
+
+-- name: outdated_rejections_keys
+SELECT partition, sequence FROM rejections
+WHERE (partition, sequence) > ($1, $2) AND CASE
+    WHEN $3::bytea IS NULL THEN content IS NOT NULL
+    ELSE content IS NULL OR substring(content FROM 1 FOR 5) <> $3
+END
+ORDER BY partition, sequence
+LIMIT $4
+
+-- name: read_document
+SELECT namespace, document, state FROM documents WHERE namespace = $1 AND document = $2 AND state IS NOT NULL
+
+-- name: read_entry
+SELECT * FROM journal WHERE namespace = $1 AND document = $2 AND sequence = $3
+
+-- name: read_page
+SELECT namespace, document, last_sequence, snapshot, payload FROM pages WHERE namespace = $1 AND document = $2 AND last_sequence = $3
+
+-- name: read_rejection
+SELECT * FROM rejections WHERE partition = $1 AND sequence = $2
+
+-- name: replace_state
+-- Only the value that was read is replaced, and only while the row of the key that the new one is encrypted with, if any,
+-- is there.
+WITH keyed AS (SELECT FROM keys WHERE number = $1 FOR KEY SHARE)
+UPDATE documents SET state = $5
+WHERE namespace = $2 AND document = $3 AND state::text = $4::json::text AND ($1::bigint IS NULL OR EXISTS (SELECT FROM keyed))
+
+-- name: replace_entry
+WITH keyed AS (SELECT FROM keys WHERE number = $1 FOR KEY SHARE)
+UPDATE journal
+SET subject = $6, headers = $7, body = $8, effect = $9, reason = $10, detail = $11, conflict = $12, content = $13
+WHERE namespace = $2 AND document = $3 AND sequence = $4 AND content IS NOT DISTINCT FROM $5
+    AND ($1::bigint IS NULL OR EXISTS (SELECT FROM keyed))
+
+-- name: replace_page
+WITH keyed AS (SELECT FROM keys WHERE number = $1 FOR KEY SHARE)
+UPDATE pages SET snapshot = $7, payload = $8
+WHERE namespace = $2 AND document = $3 AND last_sequence = $4 AND snapshot IS NOT DISTINCT FROM $5 AND payload = $6
+    AND ($1::bigint IS NULL OR EXISTS (SELECT FROM keyed))
+
+-- name: replace_rejection
+WITH keyed AS (SELECT FROM keys WHERE number = $1 FOR KEY SHARE)
+UPDATE rejections SET detail = $5, about = $6, subject = $7, headers = $8, body = $9, content = $10
+WHERE partition = $2 AND sequence = $3 AND content IS NOT DISTINCT FROM $4
+    AND ($1::bigint IS NULL OR EXISTS (SELECT FROM keyed))
+
 -- name: make_checkpoints
 INSERT INTO checkpoints (partition, chain, chain_before, last_sequence, applied, merged, rejected, duplicate)
 SELECT *

@@ -177,7 +177,7 @@ class Rows:
             return entry, None
         content = self.codec.encode(Place("journal", *key, entry.sequence), pack_entry(entry))
         conflict = None if entry.conflict is None else b""
-        return entry._replace(**_SEALED, conflict=conflict), content
+        return entry._replace(**SEALED, conflict=conflict), content
 
     def to_base(self, key: Key, row: Row) -> Snapshot:
         """Return the snapshot that a row's entries follow."""
@@ -230,7 +230,7 @@ class Rows:
         if content is None:
             return entry
         opened = self.to_content((namespace, document), sequence, content)
-        return entry._replace(conflict=opened.conflict, **{name: getattr(opened, name) for name in _SEALED})
+        return entry._replace(conflict=opened.conflict, **{name: getattr(opened, name) for name in SEALED})
 
     def to_content(self, key: Key, sequence: int, content: bytes) -> Entry:
         """Decode the content of a journal row."""
@@ -268,7 +268,7 @@ class Rows:
         return Rejection._make((*[values[name] for name in _REJECTION], record, row["resolved_by"]))
 
 
-_SEALED: Final[dict[str, Any]] = {
+SEALED: Final[dict[str, Any]] = {
     "subject": None,
     "headers": b"",
     "body": b"",

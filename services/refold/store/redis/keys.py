@@ -50,6 +50,17 @@ class Keys:
     def head(self, key: Key) -> bytes:
         return self._tag + b"h:" + _names(key)
 
+    @property
+    def heads(self) -> bytes:
+        """What the keys of all heads begin with."""
+        return self._tag + b"h:"
+
+    def document_of(self, head: bytes) -> Key:
+        """Return the document of a head's key."""
+        length, _, rest = head.removeprefix(self.heads).partition(b":")
+        namespace, rest = rest[: int(length)], rest[int(length) + 1 :]
+        return namespace.decode(), rest.partition(b":")[2].decode()
+
     def ids(self, key: Key) -> bytes:
         return self._tag + b"i:" + _names(key)
 

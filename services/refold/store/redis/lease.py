@@ -64,6 +64,12 @@ class ShardLease:
                 yield connection
 
     @asynccontextmanager
+    async def writing(self) -> AsyncIterator[Connection]:
+        """Lend the connection to a writer that needs no lease, because it compares what it replaces."""
+        async with self._lock, self._checked() as connection:
+            yield connection
+
+    @asynccontextmanager
     async def _checked(self) -> AsyncIterator[Connection]:
         """Lend the connection; a new one may be to a server that was started again."""
         async with self._pool.lend() as connection:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
-from typing import Final
+from typing import Final, NamedTuple
 
 from refold.core.dedup import admit
 from refold.core.document import DOCUMENT_NUMBERS, Document, from_canonical
@@ -34,6 +34,59 @@ _IS_BASE, _IS_RUN = 0, 1
 _REJECTION: Final = struct.Struct(">QqHQH")
 _TIME: Final = struct.Struct(">q")
 _LENGTH: Final = struct.Struct(">I")
+
+
+class Encoded(NamedTuple):
+    """An encoded value, and what precedes it in a key's bytes."""
+
+    before: bytes
+    place: Place
+    value: bytes
+
+    def replaced(self, value: bytes) -> bytes:
+        """Return the key's bytes with another value; a head's also tell its length."""
+        before = self.before
+        if self.place.part == "documents.state":
+            before = before[: -_LENGTH.size] + _LENGTH.pack(len(value))
+        return before + value
+
+
+def encoded_in_head(key: Key, stored: bytes) -> Encoded | None:
+    """Return the state of a document's row; None where it is absent. Raises what `DAMAGES` lists."""
+    if len(stored) != whole_bytes(stored):
+        raise ValueError(f"a row of {len(stored)} bytes, {whole_bytes(stored)} were written")
+    if len(stored) == HEAD_BYTES:
+        return None
+    return Encoded(stored[:HEAD_BYTES], Place("documents.state", *key, 0), stored[HEAD_BYTES:])
+
+
+def encoded_in_element(key: Key, element: bytes) -> Encoded | None:
+    """Return the value of a segment's element; None for the base of an absent document."""
+    if element[0] == _IS_BASE:
+        _, sequence, *_, is_present = _BASE.unpack_from(element)
+        part, size = "pages.snapshot", _BASE.size
+        if not is_present:
+            return None
+    else:
+        _, sequence = _RUN.unpack_from(element)
+        part, size = "journal", _RUN.size
+    return Encoded(element[:size], Place(part, *key, sequence), element[size:])
+
+
+def encoded_in_rejection(namespace: str, stored: bytes) -> Encoded:
+    """Return the content of a rejection."""
+    sequence, *_, name_bytes = _REJECTION.unpack_from(stored)
+    content_at = _REJECTION.size + name_bytes
+    document = stored[_REJECTION.size : content_at].decode()
+    place = Place("rejections", namespace, document, sequence)
+    return Encoded(stored[:content_at], place, stored[content_at:])
+
+
+def encoded_in_dictionary(number: int, stored: bytes) -> Encoded:
+    """Return the content of a dictionary. Raises what `DAMAGES` lists."""
+    content_at = _LENGTH.size + _LENGTH.unpack_from(stored)[0]
+    namespace = stored[_LENGTH.size : content_at].decode()
+    return Encoded(stored[:content_at], place_of(number, namespace), stored[content_at:])
 
 
 class Position(tuple[int, int, int]):
@@ -85,9 +138,8 @@ class Rows:
 
     def learn(self, number: int, stored: bytes) -> None:
         """Make a dictionary known to the codec. Raises what `DAMAGES` lists."""
-        content_at = _LENGTH.size + _LENGTH.unpack_from(stored)[0]
-        namespace = stored[_LENGTH.size : content_at].decode()
-        learn(self.codec, number, namespace, stored[content_at:])
+        found = encoded_in_dictionary(number, stored)
+        learn(self.codec, number, found.place.namespace, found.value)
 
     def forget(self) -> None:
         """Know no dictionary: the server may have been emptied."""

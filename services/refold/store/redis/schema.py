@@ -72,12 +72,18 @@ async def rewrite_after_restart(connection: Connection, keys: Keys) -> None:
     run = info["run_id"].encode()
     if rewritten == run:
         return
-    if info.get("aof_enabled") == "1":
-        await _rewrite(connection, info)
+    await _rewrite(connection, info)
     await connection.run([("SET", keys.run, run)])
 
 
+async def rewrite_file(connection: Connection) -> None:
+    """Have the append-only file rewritten, if there is one. Raises `StoreUnavailable`."""
+    await _rewrite(connection, await _info(connection))
+
+
 async def _rewrite(connection: Connection, info: dict[str, str]) -> None:
+    if info.get("aof_enabled") != "1":
+        return
     is_asked = False
     polls = range(round(REWRITE_SECONDS_MAX / REWRITE_POLL_SECONDS))
     for _ in polls:
@@ -91,7 +97,7 @@ async def _rewrite(connection: Connection, info: dict[str, str]) -> None:
     else:
         raise StoreUnavailable("the server does not end rewriting its file", seconds=REWRITE_SECONDS_MAX)
     if info.get("aof_last_bgrewrite_status") != "ok":
-        message = "the server cannot rewrite its append-only file, which may hold a part of a transaction"
+        message = "the server cannot rewrite its append-only file, which may hold what must not come back"
         raise StoreUnavailable(message, aof_last_bgrewrite_status=info.get("aof_last_bgrewrite_status"))
 
 

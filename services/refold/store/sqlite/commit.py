@@ -14,6 +14,7 @@ from refold.core.errors import FenceLost, StoreDamaged
 from refold.core.history import Entry
 from refold.core.stream import ShardCheckpoint
 from refold.store import ClosedPage, Commit, damaged
+from refold.store.sqlite.keyed import require_key
 from refold.store.sqlite.pool import SQL, Connection
 from refold.store.sqlite.rows import Rows, checkpoint_rows, to_shard
 
@@ -84,8 +85,7 @@ def _pass_fence(connection: Connection, commit: Commit, fence: Fence) -> None:
     (is_bound,) = connection.execute(SQL["has_epoch"], (fence.epoch,)).fetchone()
     if not is_bound:
         raise FenceLost("the projection was replaced by a rebuild")
-    if fence.key is not None and not connection.execute(SQL["has_key_check"], (fence.key,)).fetchone()[0]:
-        raise FenceLost("the key of a commit is being retired", key=fence.key)
+    require_key(connection, fence.key)
     if not _advance(connection, now, commit.expected_sequence):
         # The partitions may have belonged to other shards until now.
         _regroup(connection, now.partitions, commit.expected_sequence)

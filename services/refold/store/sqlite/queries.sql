@@ -36,6 +36,27 @@ INSERT INTO keys (number, check_value) VALUES (?, ?) ON CONFLICT DO NOTHING
 -- name: remove_key_check
 DELETE FROM keys WHERE number = ?
 
+-- name: count_keys
+-- The names in braces are those of `keyed.VALUES`.
+SELECT CASE WHEN substr({value}, 1, 1) = x'a5' THEN substr({value}, 1, 5) END, count(*)
+FROM {table}
+WHERE {value} IS NOT NULL
+GROUP BY 1
+
+-- name: outdated_values
+-- Values after the row ?1 that do not begin with ?2; with NULL, those that are encrypted.
+SELECT rowid, namespace, {document}, {sequence}, {value}
+FROM {table}
+WHERE rowid > ?1 AND CASE WHEN ?2 IS NULL THEN substr({value}, 1, 1) = x'a5' ELSE substr({value}, 1, 5) <> ?2 END
+ORDER BY rowid
+
+-- name: replace_value
+UPDATE {table} SET {value} = ? WHERE rowid = ? AND {value} = ?
+
+-- name: wait_for_disk
+-- It changes nothing, but is a commit that waits for the disk, and with it all before.
+UPDATE log SET epoch = epoch
+
 -- name: make_checkpoint
 INSERT INTO checkpoints (partition, chain, chain_before, last_sequence, applied, merged, rejected, duplicate)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
