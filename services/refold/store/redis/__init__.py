@@ -67,7 +67,7 @@ class RedisStore(RedisHistory, RedisKeyed):
         self._lease = lease
         self._key = CommitKey(rows.codec)
         self._commits = commits
-        pool.read_folded = self._folded
+        pool.bound_key, pool.read_folded = keys.log, self._folded
         self.is_volatile = False
         """The server keeps no log of its commands (`appendonly`): what it holds is lost when it ends."""
 
@@ -103,7 +103,9 @@ class RedisStore(RedisHistory, RedisKeyed):
     async def bind(self, log_id: str) -> list[Checkpoint]:
         self._key.forget()
         self._commits.forget_dictionaries()
-        return await bind(self._pool, self._keys, log_id)
+        checkpoints = await bind(self._pool, self._keys, log_id)
+        self._lease.bound = self._pool.bound
+        return checkpoints
 
     async def acquire_lease(self) -> bool:
         return await self._lease.acquire()

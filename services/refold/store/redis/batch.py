@@ -73,9 +73,8 @@ class BatchReader:
         try:
             async with self._pool.lend() as connection:
                 while group:
-                    rows = await connection.run(
-                        [("GETRANGE", waiter.key, 0, waiter.bytes_max - 1) for waiter in group]
-                    )
+                    commands = [("GETRANGE", waiter.key, 0, waiter.bytes_max - 1) for waiter in group]
+                    rows = await self._pool.read(connection, commands)
                     for waiter, row in zip(group, rows, strict=True):
                         if not waiter.row.done():
                             waiter.row.set_result(row)

@@ -25,7 +25,7 @@ from refold.store import (
 )
 from refold.store.recent import rejections_kept_max
 from refold.store.redis.keys import Keys
-from refold.store.redis.pool import Command, Connection
+from refold.store.redis.pool import EMPTIED, Command, Connection
 from refold.store.redis.rows import Position, Rows, pack_checkpoint
 
 FENCE_ATTEMPTS_MAX: Final = 20
@@ -86,7 +86,7 @@ class Commits:
         if held not in {None, token}:
             raise FenceLost("another holds the shard's lease")
         if groups is None:
-            raise StoreUnavailable("the Redis database was emptied: it is folded from the log's begin")
+            raise StoreUnavailable(EMPTIED)
         if key is not None and not has_key:
             raise FenceLost("the key of a commit is being retired", key=key)
         if len(groups) != PARTITIONS:

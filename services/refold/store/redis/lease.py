@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager
 from secrets import token_hex
 from typing import Final
 
-from refold.core.errors import FenceLost, StoreError, TimedOut
+from refold.core.errors import FenceLost, StoreError, StoreUnavailable, TimedOut
 from refold.store import SHARD_LEASE_SECONDS
 from refold.store.redis.keys import Keys
-from refold.store.redis.pool import Command, Connection, Pool
+from refold.store.redis.pool import EMPTIED, Command, Connection, Pool
 from refold.store.redis.schema import rewrite_after_restart
 
 _MILLISECONDS: Final = 1_000
@@ -37,6 +37,9 @@ class ShardLease:
         # It says how long it is kept, so that the next can tell for how long its holder has been silent.
         self.token = f"{self._kept}:{token_hex(16)}".encode()
         self._is_held = False
+        self._log = keys.log
+        self.bound: bytes | None = None
+        """The projection that the holder writes, once it is bound."""
         self._lock = asyncio.Lock()
 
     @property
@@ -45,9 +48,16 @@ class ShardLease:
         return ("SET", self._key, self.token, "PX", self._kept)
 
     async def acquire(self) -> bool:
-        """Take it where it is free or its holder silent; renew it where it is held."""
+        """Take it where it is free or its holder silent; renew it where it is held.
+
+        Raises `StoreUnavailable` where the projection that the holder writes is gone.
+        """
         async with self._lock, self._checked() as connection:
-            held, left = await connection.watch([self._key], [("GET", self._key), ("PTTL", self._key)])
+            asked = [("GET", self._key), ("PTTL", self._key), ("GET", self._log)]
+            held, left, bound = await connection.watch([self._key], asked)
+            if self.bound not in {None, bound}:
+                self.bound = None
+                raise StoreUnavailable(EMPTIED)
             if held not in {None, self.token} and not self._is_silent(held, left):
                 self._is_held = False
             else:

@@ -35,6 +35,8 @@ Command = tuple[bytes | str | int, ...]
 # Its type hints say a tuple of one argument.
 _pack: Callable[[Command], bytes] = cast("Any", pack_command)
 
+EMPTIED: Final = "the Redis database was emptied: it is folded from the log's begin"
+
 _FULL: Final = frozenset({"OOM", "MISCONF"})
 _UNAVAILABLE: Final = frozenset(
     {"LOADING", "READONLY", "MASTERDOWN", "NOREPLICAS", "BUSY", "TRYAGAIN", "CLUSTERDOWN"}
@@ -76,6 +78,10 @@ class Pool:
         self.read_folded: Callable[[Connection], Awaitable[Mapping[int, int]]] = _nothing_folded
         self._checked: WeakSet[AbstractConnection] = WeakSet()
         self._run_id = b""
+        self.bound_key: bytes | None = None
+        """The key that says which projection is read: another one has to fold first what was read before."""
+        self.bound: bytes | None = None
+        """Its value for the projection that was read last."""
 
     async def _connected(self, connection: AbstractConnection) -> None:
         await connection.on_connect()
@@ -116,14 +122,31 @@ class Pool:
             await self._pool.release(found)
 
     async def run(self, *commands: Command) -> list[Any]:
-        """Send commands together; return their answers."""
+        """Send commands together; return their answers. Raises `StoreUnavailable` where the server was emptied."""
         async with self.lend() as connection:
-            return await connection.run(commands)
+            return await self.read(connection, commands)
 
     async def read_at_once(self, *commands: Command) -> list[Any]:
         """Send reading commands as one transaction: their answers are from one moment."""
         async with self.lend() as connection:
-            return await connection.read_at_once(*commands)
+            *_, answers = await self.read(connection, at_once(commands))
+        return _checked(answers)
+
+    async def read(self, connection: Connection, commands: Sequence[Command]) -> list[Any]:
+        """Send commands, and again where they have read another projection than before, once that may be read."""
+        if self.bound_key is None:
+            return await connection.run(commands)
+        # The last command: nothing was emptied before it.
+        *answers, bound = await connection.run([*commands, ("GET", self.bound_key)])
+        if bound == self.bound:
+            return answers
+        if bound is None:
+            raise StoreUnavailable(EMPTIED)
+        required = await self.stale.required(may_have_crashed=self.bound is not None)
+        if required:
+            self.stale.check(required, await self.read_folded(connection))
+        self.bound = bound
+        return await self.read(connection, commands)
 
     async def _check(self, connection: Connection) -> None:
         """Check a new connection's server: one that was started again may have lost commits that were read before."""
@@ -157,7 +180,7 @@ class Connection:
 
     async def read_at_once(self, *commands: Command) -> list[Any]:
         """Send reading commands as one transaction: their answers are from one moment."""
-        *_, answers = await self.run([("MULTI",), *commands, ("EXEC",)])
+        *_, answers = await self.run(at_once(commands))
         return _checked(answers)
 
     async def watch(self, watched: Iterable[bytes], commands: Sequence[Command]) -> list[Any]:
@@ -213,6 +236,11 @@ def _raise_swallowed(before: int) -> None:
     """Raise a cancellation that the driver lost: its `asyncio.wait_for` may swallow one before Python 3.12."""
     if _cancellations() > before:
         raise asyncio.CancelledError
+
+
+def at_once(commands: Sequence[Command]) -> list[Command]:
+    """Return commands as one transaction, of which the last answer has theirs."""
+    return [("MULTI",), *commands, ("EXEC",)]
 
 
 async def _nothing_folded(_: Connection) -> Mapping[int, int]:

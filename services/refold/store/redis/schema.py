@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any, Final
+from uuid import uuid4
 
 from refold.core import json_text
 from refold.core.errors import StoreDamaged, StoreDiffers, StoreUnavailable
@@ -138,7 +139,8 @@ def _first_rows(keys: Keys, log_id: str) -> list[Command]:
     first = checkpoints[0]
     position = Position((first.read_sequence, first.recorded_at, first.fold))
     return [
-        ("SET", keys.log, json_text.dumps({"log": log_id, "format": FORMAT})),
+        # Of two projections of one log, the epoch says which.
+        ("SET", keys.log, json_text.dumps({"log": log_id, "format": FORMAT, "epoch": str(uuid4())})),
         ("HSET", keys.checkpoints, *links),
         ("SET", keys.groups, bytes(PARTITIONS)),
         ("SET", keys.shard(0), position.pack()),
