@@ -323,8 +323,10 @@ async def test_names_include_deleted_documents_and_none_that_never_existed(api):
         problem(await api.get(absent="true", **wrong), 422, "contradictory")
 
 
-@pytest.mark.parametrize(("number", "code", "about"), [(None, 0, ""), (signal.SIGINT, 130, "stopped")])
-@pytest.mark.parametrize("is_replayed", [False, True])
+@pytest.mark.parametrize(
+    ("number", "code", "about", "is_replayed"),
+    [(None, 0, "", False), (signal.SIGINT, 130, "stopped", False), (signal.SIGTERM, 130, "stopped", True)],
+)
 def test_a_closed_reader_and_an_interrupt_end_an_export_quietly(
     system, written, number, code, about, is_replayed, tmp_path
 ):

@@ -339,8 +339,8 @@ class Connected(Protocol):
         """Refuse to read (`StoreUnavailable`) from a store that has lost commits in a crash, until they are redone.
 
         Each partition must have folded `sent_sequences`, by partition. Commits may also have been read and not sent:
-        once every connection is lost, all must have folded `end_sequence`, the log's end. A store that a living process
-        cannot see rolled back has nothing to do.
+        once every connection is lost, all must have folded `end_sequence`, the log's end. So must, or as much as was
+        read before, a projection in Redis or in files that takes the place of one that was emptied.
         """
 
     async def server_version(self) -> str:

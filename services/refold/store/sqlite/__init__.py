@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from refold.core.document import Document
-from refold.core.errors import FenceLost
+from refold.core.errors import FenceLost, StoreUnavailable
 from refold.core.stream import Checkpoint
 from refold.store import SHARD_LEASE_SECONDS, ClosedPage, Commit, Key
 from refold.store.keyed import CommitKey
@@ -35,9 +35,9 @@ from refold.store.sqlite.history import SqliteHistory
 from refold.store.sqlite.keyed import SqliteKeyed
 from refold.store.sqlite.latest import SqliteLatest
 from refold.store.sqlite.lease import ShardLease
-from refold.store.sqlite.pool import VERSION, Connection, Pool
+from refold.store.sqlite.pool import VERSION, Connection, FileId, Pool
 from refold.store.sqlite.rows import Rows
-from refold.store.sqlite.schema import LIVE, REBUILD, bind, open_file, read_checkpoints
+from refold.store.sqlite.schema import LIVE, REBUILD, bind, folded_sequences, open_file, read_checkpoints
 from refold.store.sqlite.states import load_documents
 
 STORE_SYNC_SECONDS: Final = 1.0
@@ -61,6 +61,8 @@ class SqliteStore(SqliteLatest, SqliteHistory, SqliteKeyed):
     ) -> None:
         """Use `open`."""
         super().__init__(pool, rows)
+        pool.read_folded = folded_sequences
+        self._bound_file: FileId | None = None
         self._folder = folder
         self._is_rebuild = is_rebuild
         self._lease = lease
@@ -93,15 +95,15 @@ class SqliteStore(SqliteLatest, SqliteHistory, SqliteKeyed):
         return cls(folder, Pool(path), lease, rows, is_rebuild=is_rebuild, timer=timer)
 
     async def bind(self, log_id: str) -> list[Checkpoint]:
-        if not self._pool.path.exists():
-            # The folder was emptied while this process ran.
-            await asyncio.to_thread(open_file, self._folder, is_rebuild=self._is_rebuild)
+        file = await self._make_missing()
 
         def read(connection: Connection) -> tuple[str, list[Checkpoint]]:
             self._rows.forget()
             return bind(self._pool, connection, log_id), read_checkpoints(connection)
 
         self._epoch, checkpoints = await self._pool.write(read)
+        self._bound_file = file
+        self._pool.forget()
         self._key.forget()
         if self._is_rebuild:
             # Those that are trained in the live file from now on are not copied.
@@ -111,8 +113,20 @@ class SqliteStore(SqliteLatest, SqliteHistory, SqliteKeyed):
         return checkpoints
 
     async def acquire_lease(self) -> bool:
+        """Acquire or renew the lease. Raises `StoreUnavailable` where the bound database is gone, or another by now."""
         async with self._committing:
+            file = await self._make_missing()
+            if self._bound_file not in {None, file}:
+                self._bound_file = None
+                self._lease.close()
+                raise StoreUnavailable("the database was emptied or replaced: it is bound and folded again")
             return self._lease.acquire()
+
+    async def _make_missing(self) -> FileId:
+        """Make the database where it is gone: the folder was emptied while this process ran."""
+        if not self._pool.path.exists():
+            await asyncio.to_thread(open_file, self._folder, is_rebuild=self._is_rebuild)
+        return FileId.of(str(self._pool.path))
 
     async def load(self, keys: Sequence[Key]) -> list[Document]:
         if not keys:
@@ -154,7 +168,8 @@ class SqliteStore(SqliteLatest, SqliteHistory, SqliteKeyed):
         sent_sequences: Callable[[], Sequence[int]],
         end_sequence: Callable[[], Awaitable[int]] | None = None,
     ) -> None:
-        """Do nothing: only a crash of the machine takes commits from the files, and it ends their readers too."""
+        """Check another file in the place of the one that was read; a crash of the machine ends its readers too."""
+        self._pool.stale.require(sent_sequences, end_sequence)
 
     async def server_version(self) -> str:
         return VERSION

@@ -56,7 +56,7 @@ class SqliteHistory:
 
     async def snapshot_at(self, namespace: str, document: str, point: Point) -> Snapshot | None:
         key, bounds = (namespace, document), Bounds.of(point)
-        with self._pool.reading() as connection:
+        async with self._pool.reading() as connection:
             head = connection.execute(SQL["head"], (*key, None)).fetchone()
             if head is not None and _is_within(head, bounds):
                 with reading_stored(*key):
@@ -78,7 +78,7 @@ class SqliteHistory:
         key, bounds = (namespace, document), first_bounds(after_version, is_descending=is_descending)
         edge: int | None = None
         while True:
-            with self._pool.reading() as connection:
+            async with self._pool.reading() as connection:
                 stored = self._segment(connection, key, bounds)
             if stored is None:
                 return
@@ -92,7 +92,7 @@ class SqliteHistory:
             bounds = Bounds(base_sequence=edge - is_descending)
 
     async def entry(self, namespace: str, document: str, sequence: int) -> Entry | None:
-        with self._pool.reading() as connection:
+        async with self._pool.reading() as connection:
             return self._entry(connection, (namespace, document), sequence)
 
     async def entries_between(
@@ -111,7 +111,7 @@ class SqliteHistory:
 
     async def find_id(self, namespace: str, document: str, event_id: str) -> Entry | None:
         key = (namespace, document)
-        with self._pool.reading() as connection:
+        async with self._pool.reading() as connection:
             sequence = find_first(connection, key, event_id)
             return self._entry(connection, key, sequence) if sequence else None
 
@@ -132,8 +132,9 @@ class SqliteHistory:
         key, edge = (namespace, document), edge_of(after_sequence, is_descending=is_descending)
         read = self._conflicts_before if is_descending else self._conflicts_after
         while True:
-            with self._pool.reading() as connection, reading_stored(*key):
-                entries, next_edge = read(connection, key, edge)
+            async with self._pool.reading() as connection:
+                with reading_stored(*key):
+                    entries, next_edge = read(connection, key, edge)
             found = [
                 entry
                 for entry in entries
@@ -287,7 +288,7 @@ class SqliteHistory:
         return [self._rows.to_entry(key, *row) for row in connection.execute(SQL["journal"], key)]
 
     async def _rejections(self, statement: str, given: tuple[object, ...]) -> list[Rejection]:
-        with self._pool.reading() as connection:
+        async with self._pool.reading() as connection:
             rows = connection.execute(SQL[statement], given).fetchall()
         with reading_stored(str(given[0] or ""), str(given[1] or "")):
             return [self._rows.to_rejection(row) for row in rows]

@@ -59,7 +59,7 @@ class SqliteKeyed:
     _key: CommitKey
 
     async def key_checks(self, log_id: str) -> dict[int, bytes]:
-        with self._pool.reading() as connection:
+        async with self._pool.reading() as connection:
             return dict(connection.execute(SQL["key_checks"], (log_id,)).fetchall())
 
     async def add_key_check(self, number: int, check: bytes) -> None:

@@ -43,20 +43,20 @@ class SqliteLatest:
         self._rows = rows
 
     async def checkpoints(self) -> list[Checkpoint]:
-        with self._pool.reading() as connection:
+        async with self._pool.reading() as connection:
             return read_checkpoints(connection)
 
     async def epoch(self) -> str:
-        with self._pool.reading() as connection:
+        async with self._pool.reading() as connection:
             row = connection.execute(SQL["bound_log"]).fetchone()
         return "" if row is None else str(row[1])
 
     async def head(self, namespace: str, document: str, *, known_version: int | None = None) -> Head | None:
         key = (namespace, document)
-        row = self._pool.fetch_one("head", (*key, known_version))
+        row = await self._pool.fetch_one("head", (*key, known_version))
         if row is None:
             # Its first event may be committed between two statements: again, as of one moment.
-            with self._pool.reading() as connection:
+            async with self._pool.reading() as connection:
                 row = connection.execute(SQL["head"], (*key, known_version)).fetchone()
                 if row is None:
                     refuse_lost_row(connection, key)
@@ -100,11 +100,11 @@ class SqliteLatest:
         return Names(names, write_cursor(names[-1].document) if len(rows) > limit else None)
 
     async def namespaces(self) -> list[NamespaceCount]:
-        with self._pool.reading() as connection:
+        async with self._pool.reading() as connection:
             return read_namespaces(connection)
 
     async def ping(self) -> None:
-        with self._pool.reading() as connection:
+        async with self._pool.reading() as connection:
             connection.execute(SQL["bound_log"]).fetchone()
 
     def _list(

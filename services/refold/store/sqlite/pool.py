@@ -11,9 +11,9 @@ import os
 import re
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -26,7 +26,9 @@ from refold.core.errors import (
     StoreUnavailable,
     TimedOut,
 )
+from refold.core.stream import PARTITIONS
 from refold.store.sql import statements_of
+from refold.store.stale import StaleCheck
 
 Connection = sqlite3.Connection
 T = TypeVar("T")
@@ -92,34 +94,45 @@ class FileId(NamedTuple):
 
 
 class Pool:
-    """Connections to the file that a path leads to at the time; a rebuild may replace it at any time."""
+    """Connections to the file that a path leads to at the time; a rebuild may replace it at any time.
+
+    A file that takes the place of another is read once it has folded as much: it may be one that is filled anew.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.stale = StaleCheck()
+        self.read_folded: Callable[[Connection], Mapping[int, int]] = _nothing_folded
+        self._checked: FileId | None = None
         self._reader = _Kept(path, _READ_WAIT_SECONDS)
+        self._next_reader = _Kept(path, _READ_WAIT_SECONDS)
         self._writer = _Kept(path, STORE_WRITE_WAIT_SECONDS)
         self._scanning = threading.local()
         self._scanners: list[_Kept] = []
         self._scans = ThreadPoolExecutor(STORE_SCANS_MAX, "refold-scan")
         self._writes = ThreadPoolExecutor(1, "refold-write")
 
-    @contextmanager
-    def reading(self) -> Iterator[Connection]:
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[Connection]:
         """Lend the event loop's connection, in one consistent view: the block must not wait."""
-        with translated(), view(self._reader.current()) as connection:
-            yield connection
+        with translated():
+            file = await self._file()
+            with view(self._reader.connection(file)) as connection:
+                yield connection
 
-    def fetch_one(self, statement: str, given: Sequence[object]) -> tuple[Any, ...] | None:
+    async def fetch_one(self, statement: str, given: Sequence[object]) -> tuple[Any, ...] | None:
         """Read the first row of one statement in the event loop, in half of the time of `reading`."""
         try:
-            row: tuple[Any, ...] | None = self._reader.current().execute(SQL[statement], given).fetchone()
+            reader = self._reader.connection(await self._file())
+            row: tuple[Any, ...] | None = reader.execute(SQL[statement], given).fetchone()
         except (sqlite3.Error, OSError) as error:
             raise _as_store_error(error) from error
         return row
 
     async def scan(self, read: Callable[[Connection], T]) -> T:
         """Read in a thread, in one consistent view."""
-        return await asyncio.get_running_loop().run_in_executor(self._scans, partial(self._scan, read))
+        file = await self._file()
+        return await asyncio.get_running_loop().run_in_executor(self._scans, partial(self._scan, read, file))
 
     async def write(self, write: Callable[[Connection], T]) -> T:
         """Call in the writer's thread, one at a time."""
@@ -151,24 +164,55 @@ class Pool:
                 raise StoreUnavailable("a commit failed", is_unknown=True, **made.facts) from error
             raise made from error
 
+    def forget(self) -> None:
+        """Read whichever file there is from now on: this process continues from what that has folded."""
+        self._checked = None
+        self._reader.close()
+
     async def close(self) -> None:
         """Let what runs in the threads end, and close all connections."""
         await asyncio.to_thread(self._writes.shutdown)
         await asyncio.to_thread(self._scans.shutdown)
-        for kept in (self._reader, self._writer, *self._scanners):
+        for kept in (self._reader, self._next_reader, self._writer, *self._scanners):
             kept.close()
 
-    def _scan(self, read: Callable[[Connection], T]) -> T:
+    async def _file(self) -> FileId:
+        """Return the file that is read. Raises `StoreUnavailable` where it is gone, or has not folded enough yet."""
+        file = FileId.of(str(self.path))
+        if file != self._checked:
+            with translated():
+                await self._check(file)
+        return file
+
+    async def _check(self, file: FileId) -> None:
+        """Check a file that has taken the place of another: it must have what could be read before."""
+        before, is_lost = self._folded_before()
+        sent = await self.stale.required(may_have_crashed=is_lost) or [0] * PARTITIONS
+        required = [max(sequence, before.get(partition, 0)) for partition, sequence in enumerate(sent)]
+        if any(required):
+            self.stale.check(required, self.read_folded(self._next_reader.connection(file)))
+        self._reader.close()
+        self._reader, self._next_reader = self._next_reader, self._reader
+        self._checked = file
+
+    def _folded_before(self) -> tuple[Mapping[int, int], bool]:
+        """Return what the former file has folded, which is still open though it may be deleted; True: it is lost."""
+        try:
+            return {} if self._reader.opened is None else self.read_folded(self._reader.opened), False
+        except (sqlite3.Error, StoreError):
+            return {}, True
+
+    def _scan(self, read: Callable[[Connection], T], file: FileId) -> T:
         kept: _Kept | None = getattr(self._scanning, "kept", None)
         if kept is None:
             kept = self._scanning.kept = _Kept(self.path, STORE_WRITE_WAIT_SECONDS)
             self._scanners.append(kept)
-        with translated(), view(kept.current()) as connection:
+        with translated(), view(kept.connection(file)) as connection:
             return read(connection)
 
     def _write(self, write: Callable[[Connection], T]) -> T:
         with translated():
-            return write(self._writer.current())
+            return write(self._writer.connection(FileId.of(str(self.path))))
 
 
 class _Kept:
@@ -176,22 +220,28 @@ class _Kept:
 
     def __init__(self, path: Path, wait_seconds: float) -> None:
         self._path = path
-        self._name = str(path)
         self._wait_seconds = wait_seconds
         self.file: FileId | None = None
-        self._connection: Connection | None = None
+        self.opened: Connection | None = None
 
-    def current(self) -> Connection:
-        file = FileId.of(self._name)
-        if self._connection is None or file != self.file:
+    def connection(self, file: FileId) -> Connection:
+        """Return a connection to a file that the path leads to. Raises `StoreUnavailable` where it no longer does."""
+        if self.opened is None or file != self.file:
             self.close()
-            self._connection, self.file = connect(self._path, self._wait_seconds), file
-        return self._connection
+            self.opened, self.file = connect(self._path, self._wait_seconds), file
+            if FileId.of(str(self._path)) != file:
+                self.close()
+                raise StoreUnavailable("the database file was replaced by another", path=str(self._path))
+        return self.opened
 
     def close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        opened, self.opened = self.opened, None
+        if opened is not None:
+            opened.close()
+
+
+def _nothing_folded(_: Connection) -> Mapping[int, int]:
+    return {}
 
 
 def connect(path: Path, wait_seconds: float) -> Connection:

@@ -147,6 +147,14 @@ def read_checkpoints(connection: Connection) -> list[Checkpoint]:
     return [to_checkpoint(row, shards[row[0]]) for row in rows]
 
 
+def folded_sequences(connection: Connection) -> dict[int, int]:
+    """Return how far each partition is folded; nothing of a file that is being made."""
+    if not _number(connection, "user_version"):
+        return {}
+    shards = map(to_shard, connection.execute(SQL["shards"]))
+    return {partition: shard.read_sequence for shard in shards for partition in shard.partitions}
+
+
 def refuse_network(folder: Path) -> None:
     """Raise `StoreDiffers` where a folder is on a file system of another machine."""
     real = folder.resolve()
