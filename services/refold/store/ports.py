@@ -339,8 +339,8 @@ class Connected(Protocol):
         """Refuse to read (`StoreUnavailable`) from a store that has lost commits in a crash, until they are redone.
 
         Each partition must have folded `sent_sequences`, by partition. Commits may also have been read and not sent:
-        once every connection is lost, all must have folded `end_sequence`, the log's end. So must, or as much as was
-        read before, a projection in Redis or in files that takes the place of one that was emptied.
+        once every connection is lost, all must have folded `end_sequence`, the log's end. In Redis and in files, a
+        projection that takes the place of one that was emptied must have folded as much as could be read of that.
         """
 
     async def server_version(self) -> str:
