@@ -26,18 +26,17 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from refold.client import Refold
 from refold.core.errors import LogUnavailable
 from refold.log import Appended, Publication
 from refold.log.jetstream import JetStreamLog
 from refold.telemetry.logging import configure
 from refold.wiring.servers import running_servers
-from support.followers import Follower, Found
+from support.followers import Follower, Found, compare_followers
 from support.kept import Kept, keeping
 from support.killable import KillableServers
 from support.proxy import Proxy
 from support.services import Site, folded_to, log_of, make_site, store_of
-from support.subscribers import Subscribers
+from support.subscribers import Subscribers, reading
 from support.system import free_port
 
 NAMESPACE = "live"
@@ -173,7 +172,7 @@ async def run(given: argparse.Namespace, folder: Path) -> Found:
                 last_sequence = (await log.info()).last_sequence
                 async with store_of(site) as store:
                     await folded_to(store, last_sequence)
-                await compare(f"http://127.0.0.1:{port}", followers, found)
+                await compare_followers(f"http://127.0.0.1:{port}", NAMESPACE, followers, found)
             for service in services:
                 for code, seconds in service.exits[:1]:
                     found.counts[f"{service.name} ended by itself: {code} after {seconds:.0f} s"] += 1
@@ -200,19 +199,6 @@ def services_of(
         )
         for name, environment in {**environments, "gateway": gateway}.items()
     ]
-
-
-@asynccontextmanager
-async def reading(subscribers: Subscribers) -> AsyncIterator[None]:
-    """Let the subscribers read, in a thread, as long as the block runs."""
-    is_over: list[bool] = []
-    task = asyncio.create_task(asyncio.to_thread(subscribers.run, lambda: bool(is_over or task.done())))
-    try:
-        yield
-    finally:
-        is_over.append(True)
-        await task
-        subscribers.close()
 
 
 @asynccontextmanager
@@ -269,30 +255,6 @@ async def kill_in_turn(killing: Killing, given: argparse.Namespace) -> None:
                 f"{killing.proxy.statements - statements:,} statements",
                 flush=True,
             )
-
-
-async def compare(url: str, followers: list[Follower], found: Found) -> None:
-    """Wait until all have the last version; compare their states with those that are served."""
-    async with Refold(url) as refold:
-        served = {
-            document: await refold.get(NAMESPACE, document)
-            for document in sorted({it.document for it in followers})
-        }
-    deadline = time.monotonic() + BOUND_SECONDS
-    while any((it.version or 0) < served[it.document].version for it in followers):
-        if time.monotonic() > deadline:
-            found.violate("the last version has not come to all")
-            break
-        await asyncio.sleep(LOOK_SECONDS)
-    for follower in followers:
-        if follower.version != served[follower.document].version:
-            found.violate(
-                f"{follower.number} ends at {follower.version} of {served[follower.document].version}"
-            )
-        elif follower.state != served[follower.document].state:
-            found.violate(f"{follower.number} has another state: {follower.state}")
-    versions = sum(each.version for each in served.values())
-    print(f"{versions:,} versions of {len(served)} documents; {len(followers):,} states compared")
 
 
 def main() -> int:

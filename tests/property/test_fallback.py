@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -17,7 +18,7 @@ from refold.core.history import NEVER, Segment
 from refold.core.stream import PARTITIONS, Checkpoint
 from refold.store import Capabilities, Depth, Head, Key, Page, partition_of_key
 from refold.store.layers import sources as sources_module
-from refold.store.layers.breaker import Breaker
+from refold.store.layers.breaker import FAILURES_IN_A_ROW, Breaker
 from refold.store.layers.fallback import FallbackReader
 from refold.store.layers.sources import TERMS, Source, Sources, Terms
 from support.simulated import run_simulated
@@ -214,6 +215,28 @@ def test_reads_wait_for_a_store_that_is_behind_and_go_on_when_it_moves():
         sources.note_committed("b", 60, ALL, 0.0)
         assert (await reading).last_sequence == 60
         assert loop.time() < 1.1
+
+    run_simulated(check())
+
+
+def test_a_store_whose_projector_began_anew_is_tried_as_soon_as_it_has_caught_up():
+    async def check() -> None:
+        sources, first, second = await _pair(first=50, second=50)
+        reader, breaker = FallbackReader(sources), sources.stores[0].breaker
+        for _ in range(FAILURES_IN_A_ROW):
+            with suppress(StoreUnavailable), breaker.call():
+                raise StoreUnavailable
+        second.sequence = 60
+        sources.note_committed("b", 60, ALL, 0.0)
+        assert (await reader.head(*KEYS[0])).last_sequence == 60
+        assert not breaker.admits
+        sources.note_committed("a", 55, ALL, 0.0, "another projector")
+        assert not breaker.admits
+        first.sequence = 60
+        sources.note_committed("a", 60, ALL, 0.0, "another projector")
+        assert breaker.admits
+        await reader.head(*KEYS[0])
+        assert (breaker.state, breaker.closings) == ("closed", 1)
 
     run_simulated(check())
 

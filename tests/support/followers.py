@@ -5,8 +5,10 @@ For commands that kill servers under them. The documents' writers set and remove
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
+import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,12 +16,15 @@ from typing import Any, Final
 
 import orjson
 
+from refold.client import Refold
 from support.subscribers import Subscriber, stream_request
 
 RETRY_SECONDS: Final = 3.0
 """Until a stream has said how soon its client returns."""
 
 VIOLATIONS_MAX: Final = 50
+LAST_VERSION_SECONDS: Final = 30.0
+"""Within this, every follower must have the last version."""
 
 
 @dataclass(slots=True)
@@ -151,3 +156,27 @@ class Follower(Subscriber):
 
     def _violate(self, what: str) -> None:
         self.found.violate(f"{self.number}, {self.path}, at {self.version} ({self.cursor}): {what}")
+
+
+async def compare_followers(url: str, namespace: str, followers: list[Follower], found: Found) -> None:
+    """Wait until all have the last version; compare their states with those that are served."""
+    async with Refold(url) as refold:
+        served = {
+            document: await refold.get(namespace, document)
+            for document in sorted({it.document for it in followers})
+        }
+    deadline = time.monotonic() + LAST_VERSION_SECONDS
+    while any((it.version or 0) < served[it.document].version for it in followers):
+        if time.monotonic() > deadline:
+            found.violate("the last version has not come to all")
+            break
+        await asyncio.sleep(0.05)
+    for follower in followers:
+        if follower.version != served[follower.document].version:
+            found.violate(
+                f"{follower.number} ends at {follower.version} of {served[follower.document].version}"
+            )
+        elif follower.state != served[follower.document].state:
+            found.violate(f"{follower.number} has another state: {follower.state}")
+    versions = sum(each.version for each in served.values())
+    print(f"{versions:,} versions of {len(served)} documents; {len(followers):,} states compared")

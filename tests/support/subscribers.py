@@ -5,12 +5,13 @@ Used by the measurements of live streams, and by the commands that kill servers 
 
 from __future__ import annotations
 
+import asyncio
 import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from heapq import heappop, heappush
 from typing import Final
 
@@ -167,3 +168,16 @@ def stream_request(path: str, *, cursor: str = "") -> bytes:
     """Return the request of a stream of server-sent events; `cursor` is where it continues."""
     last = f"Last-Event-ID: {cursor}\r\n" if cursor else ""
     return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n{last}\r\n".encode()
+
+
+@asynccontextmanager
+async def reading(subscribers: Subscribers) -> AsyncIterator[None]:
+    """Let the subscribers read, in a thread, as long as the block runs."""
+    is_over: list[bool] = []
+    task = asyncio.create_task(asyncio.to_thread(subscribers.run, lambda: bool(is_over or task.done())))
+    try:
+        yield
+    finally:
+        is_over.append(True)
+        await task
+        subscribers.close()

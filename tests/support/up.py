@@ -63,7 +63,7 @@ class Up:
     def child(self, name: str) -> psutil.Process:
         """Return the child whose command line contains a text."""
         direct = psutil.Process(self.process.pid).children()
-        (found,) = [it for it in direct if any(name in Path(part).name for part in it.cmdline()[:4])]
+        (found,) = [it for it in direct if any(name in Path(part).name for part in _command_of(it)[:4])]
         return found
 
     def stop(self, number: int = signal.SIGTERM) -> int:
@@ -75,6 +75,14 @@ class Up:
         """Kill it."""
         self.process.kill()
         self.process.wait(END_SECONDS)
+
+
+def _command_of(process: psutil.Process) -> list[str]:
+    """Return a process's command line, empty if it has ended since it was listed."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def environment(**others: str) -> dict[str, str]:

@@ -60,8 +60,10 @@ COMMANDS: Final = {
     "rebuild": Entry(
         "audit", "Operate", "Rebuild the projection from the log beside the live one, and swap both."
     ),
-    "store": Entry("store", "Operate", "Print the state of each store, and compare two of them."),
     "keys": Entry("keys", "Operate", "Print and change the keys that stores are encrypted with."),
+    "store": Entry(
+        "store", "Operate", "Print the state of each store, compare two of them, and train dictionaries."
+    ),
     "log": Entry("operate", "Operate", "Create the log."),
     "settings": Entry(
         "operate", "Operate", "Print a namespace's settings, or set them for all later events."

@@ -88,6 +88,7 @@ def _metavar(name: str, annotation: Any) -> str:
 UpFlags = flags("data", "stores", "nats_port", "postgres_port", "durability", *HTTP, *FOLD, "log_level")
 ProjectorFlags = flags(
     *SERVERS,
+    "projector_store",
     "nats_admin_url",
     "nats_reply_url",
     "nats_replicas",

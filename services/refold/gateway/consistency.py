@@ -81,7 +81,8 @@ class Consistency:
             self.known_sequence = max(folded, self.known_sequence)
         if type(sequence) is int and partitions is not None:
             if self._sources is not None:
-                self._sources.note_committed(notice.get("store"), sequence, partitions, deadline_in(0))
+                store, epoch = notice.get("store"), notice.get("epoch")
+                self._sources.note_committed(store, sequence, partitions, deadline_in(0), epoch)
             self._advance(sequence, partitions)
 
     async def refresh(self) -> int:

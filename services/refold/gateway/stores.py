@@ -40,6 +40,7 @@ def _view(source: Source, last_sequence: int) -> Json:
         "store": source.name,
         "breaker": source.breaker.state,
         "is_open": source.reader is not None,
+        "problem": source.problem,
         "is_projected": _is_projected(source),
         "folded_sequence": folded_sequence,
         "lag_events": max(0, last_sequence - folded_sequence),

@@ -146,7 +146,7 @@ class Announcer:
             await self._decide()
             messages = [progress_notice(committed_sequence, self._announced)] if self.is_leading else []
             if self._ranks:
-                messages.append(committed_notice(self._store, self._shard, committed_sequence))
+                messages.append(committed_notice(committed_sequence, self._announced))
             await self._send(messages)
 
     async def _decide(self) -> None:

@@ -115,9 +115,15 @@ def progress_notice(committed_sequence: int, announced: Announced) -> Notice:
     return PROGRESS_SUBJECT, json_text.dumps(view)
 
 
-def committed_notice(store: str, shard: str, sequence: int) -> Notice:
+def committed_notice(committed_sequence: int, announced: Announced) -> Notice:
     """Return subject and body of how far a shard of one of several stores is committed."""
-    return COMMITTED_SUBJECT, json_text.dumps({"store": store, "shard": shard, "sequence": sequence})
+    view: dict[str, Json] = {
+        "store": announced.store,
+        "shard": announced.shard,
+        "sequence": committed_sequence,
+        "epoch": format_time(announced.started_at),
+    }
+    return COMMITTED_SUBJECT, json_text.dumps(view)
 
 
 def _patch_json(entry: Entry, fields: dict[str, Json]) -> bytes:

@@ -52,7 +52,6 @@ from refold.wiring.stores import (
     encoding_of,
     open_store,
     open_swap,
-    served_store,
     store_named,
     store_urls,
 )
@@ -216,7 +215,7 @@ async def run_rebuild(
 
 def _only(settings: Settings, store: StoreUrl) -> Settings:
     """Return the settings with one store alone: children that are handed them replay into it."""
-    return load(**handed_on(settings, stores=store.text))
+    return load(**handed_on(settings, stores=store.text, projector_store=None))
 
 
 async def _log_id(settings: Settings) -> str:
@@ -278,8 +277,8 @@ async def replayed(
     """
     collect_seldom()
     with TemporaryDirectory(prefix="refold-replay-") as folder:
-        alone = load(**handed_on(settings, stores=file_url(Path(folder))))
-        async with _opened(alone, replace(served_store(alone), is_fresh=True)) as (log, opened_store):
+        alone = load(**handed_on(settings, stores=file_url(Path(folder)), projector_store=None))
+        async with _opened(alone, replace(store_urls(alone)[0], is_fresh=True)) as (log, opened_store):
             until_sequence = await _end_of_export(log, namespace, at)
             store = auditable(opened_store)
             parts = rebuild.ReplayParts(
@@ -376,7 +375,7 @@ async def _replay_in_process(flags: dict[str, object], shard: ReplayShard, until
 async def run(settings: Settings, *, shard: str, partitions: list[int], until_sequence: int) -> None:
     """Replay one shard into the fresh projection, as a service that ends by itself."""
     collect_seldom()
-    fresh = replace(served_store(settings), is_fresh=True)
+    fresh = replace(store_urls(settings)[0], is_fresh=True)
     async with _opened(settings, fresh, shard) as (log, store):
         loop = await begin_replay(log, store, bounds_of(settings), tuple(partitions))
         await loop.run(until_sequence)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections import ChainMap
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -26,9 +27,9 @@ from refold.gateway.inflight import InFlightLimits
 from refold.gateway.live import Connections, LiveLimits
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.readiness import Readiness
+from refold.gateway.stores import StoreCollector, check_projectors
 from refold.history import History
 from refold.history.conflicts import Conflicts
-from refold.history.replayed import whole_history
 from refold.live import log_name
 from refold.live.backlog import Backlog
 from refold.live.documents import Documents
@@ -36,18 +37,18 @@ from refold.live.feed import Feed
 from refold.live.namespace import Namespaces
 from refold.live.past import Past
 from refold.live.streams import Live
-from refold.log import CONTROL_SUBJECT, PROGRESS_SUBJECT
+from refold.log import COMMITTED_SUBJECT, CONTROL_SUBJECT, PROGRESS_SUBJECT
 from refold.log.jetstream import JetStreamLog, JetStreamNotices
 from refold.projector import FOLDING
 from refold.store.layers.cached import CachedReader
-from refold.store.ports import ConnectedStore
+from refold.store.layers.sources import ALL_PARTITIONS, Sources
 from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics import CacheMetrics, GatewayMetrics, LiveMetrics
+from refold.wiring.gateway_stores import GatewayStores, opened_stores
 from refold.wiring.http_server import connections_max, serve
-from refold.wiring.servers import opened
+from refold.wiring.servers import open_log
 from refold.wiring.service import Listener, collect_seldom, stop_on_signals
 from refold.wiring.settings import Settings, parts_of
-from refold.wiring.stores import served_store
 
 REPLY_SUBJECT: Final = "refold.reply.gateway"
 IDS_DRAWN: Final = 256
@@ -83,19 +84,32 @@ async def run(settings: Settings) -> None:
 
 
 @asynccontextmanager
+async def _log_and_stores(
+    settings: Settings, sent_sequences: Callable[[], Sequence[int]]
+) -> AsyncIterator[tuple[JetStreamLog, GatewayStores]]:
+    log = await open_log(settings.required("nats_url"), "refold-gateway")
+    try:
+        async with opened_stores(settings, log, (await log.info()).log_id, sent_sequences) as stores:
+            yield log, stores
+    finally:
+        await log.close()
+
+
+@asynccontextmanager
 async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
-    chosen = served_store(settings)
-    async with opened(settings, "gateway", chosen) as (log, store):
-        reader = CachedReader(whole_history(log, store), bytes_max=settings.cache_states_bytes)
+    async with _log_and_stores(settings, lambda: consistency.sequences) as (log, stores):
+        sources, newest = stores.sources, stores.newest
+        reader = CachedReader(stores.reader, bytes_max=settings.cache_states_bytes)
         history, notices = History(reader), JetStreamNotices(log.client)
-        consistency = Consistency(log, reader, notices)
-        store.refuse_stale(lambda: consistency.sequences, lambda: _end_sequence(log))
+        consistency = Consistency(log, reader, notices, sources)
         outcomes = Outcomes(history.outcome, consistency)
         new_id = _ids().__next__
         # No author can guess the subject on which outcomes come.
         reply_subject = f"{REPLY_SUBJECT}.{new_id()}"
         await notices.listen(reply_subject, outcomes.hear)
         await notices.listen(PROGRESS_SUBJECT, consistency.hear)
+        if sources is not None:
+            await notices.listen(COMMITTED_SUBJECT, consistency.hear)
         await notices.flush()
         await consistency.refresh()
         info = await log.info()
@@ -104,6 +118,9 @@ async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
             # New events would get the sequences of those that the log has lost.
             message = "the log ends before what has been folded from it"
             raise LogHole(message, last_sequence=end_sequence, folded_sequence=consistency.sequence)
+        if sources is not None:
+            # A gateway before this one may have answered from any of it.
+            sources.require(end_sequence, ALL_PARTITIONS)
         readiness = Readiness(
             log,
             consistency,
@@ -111,12 +128,10 @@ async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
             lag_seconds_max=settings.ready_lag_seconds,
             allows_stale_reads=settings.stale_reads,
         )
-        registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        CacheMetrics(registry, {"states": lambda: reader.counts})
-        metrics, past = LiveMetrics(registry), Past(reader, history, consistency)
-        feed = Feed(notices, reader, past, consistency, metrics)
-        live = _live(settings, feed, past, Backlog(log, reader), consistency, log_name(info.log_id), metrics)
+        registry = _registry(reader, sources)
+        metrics, past = LiveMetrics(registry), Past(newest, History(newest), consistency)
+        feed = Feed(notices, newest, past, consistency, metrics)
+        live = _live(settings, feed, past, Backlog(log, newest), consistency, log_name(info.log_id), metrics)
         context = Context(
             log=log,
             store=reader,
@@ -128,21 +143,32 @@ async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
             live=live,
             live_connections=Connections(_live_limits(settings), registry),
             reply_subject=reply_subject,
-            checks=_checks(log, chosen.name, store),
-            versions={
-                "refold": __version__,
-                "nats": log.client.server_info["version"],
-                chosen.name: await store.server_version(),
-            },
+            checks=_checks(log, stores),
+            versions=ChainMap(stores.versions, _versions(log)),
             metrics=GatewayMetrics(registry),
             registry=registry,
             new_id=new_id,
             timer=time.perf_counter,
             wait_seconds=settings.wait_seconds,
+            sources=sources,
             access=Access(hosts=parts_of(settings.http_hosts), cors_origins=parts_of(settings.cors_origins)),
             in_flight_limits=_in_flight_limits(settings),
         )
         yield context, feed
+
+
+def _versions(log: JetStreamLog) -> dict[str, str | None]:
+    return {"refold": __version__, "nats": log.client.server_info["version"]}
+
+
+def _registry(reader: CachedReader, sources: Sources | None) -> CollectorRegistry:
+    """Return a registry with the metrics of the process, of the cache and of several stores."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    CacheMetrics(registry, {"states": lambda: reader.counts})
+    if sources is not None:
+        registry.register(StoreCollector(sources))
+    return registry
 
 
 def _in_flight_limits(settings: Settings) -> InFlightLimits:
@@ -177,14 +203,11 @@ def _live(
     return Live(feed, documents, namespaces, log=log, metrics=metrics, age_seconds=age_seconds)
 
 
-async def _end_sequence(log: JetStreamLog) -> int:
-    return (await log.info()).last_sequence
-
-
-def _checks(
-    log: JetStreamLog, name: str, store: ConnectedStore
-) -> dict[str, Callable[[], Awaitable[object]]]:
+def _checks(log: JetStreamLog, stores: GatewayStores) -> dict[str, Callable[[], Awaitable[object]]]:
     async def projector() -> None:
+        if stores.sources is not None:
+            check_projectors(stores.sources)
+            return
         reply = await log.client.request(CONTROL_SUBJECT)
         if reply.has_no_responders:
             raise ServiceUnavailable("no projector is running: start one with `refold projector`")
@@ -192,7 +215,8 @@ def _checks(
         if answer["stage"] not in {stage.value for stage in FOLDING}:
             raise ServiceUnavailable(f"the projector is {answer['stage']}: {answer['error']}")
 
-    return {"nats": log.info, name: store.ping, "projector": projector}
+    name = "stores" if stores.sources is not None else next(iter(stores.versions))
+    return {"nats": log.info, name: stores.reader.ping, "projector": projector}
 
 
 async def _release(context: Context, stop: asyncio.Event) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -31,9 +31,11 @@ from refold.store.ports import ConnectedStore
 from refold.telemetry.metrics import ProjectorMetrics
 from refold.wiring.broker import broker_of
 from refold.wiring.http_server import serve
-from refold.wiring.servers import broker_clock, connect_to, make_log, opened, projection_traces
-from refold.wiring.service import Listener, collect_seldom, stop_on_signals
+from refold.wiring.servers import broker_clock, connect_to, make_log, open_log, projection_traces
+from refold.wiring.service import Listener, collect_seldom, stop_on_signals, unless_stopped
 from refold.wiring.settings import Settings
+from refold.wiring.store_url import StoreUrl
+from refold.wiring.stores import open_store, open_when_there, projected_store, store_urls
 
 
 async def run(settings: Settings) -> None:
@@ -41,7 +43,11 @@ async def run(settings: Settings) -> None:
     stop, listener = stop_on_signals(), Listener.choose(settings.probe)
     collect_seldom()
     registry = CollectorRegistry()
-    async with _ports(settings, registry) as (ports, store):
+    async with AsyncExitStack() as stack:
+        opened = await unless_stopped(stack.enter_async_context(_ports(settings, registry)), stop)
+        if opened is None:
+            return
+        ports, store = opened
         supervisor = Supervisor(ports, bounds_of(settings))
         store.refuse_stale(supervisor.required_sequences)
         url = settings.required("nats_url")
@@ -69,23 +75,38 @@ async def _ports(
     if settings.nats_admin_url is not None:
         traces = partial(projection_traces, settings)
         await make_log(settings.required("nats_admin_url"), replicas=settings.nats_replicas, traces=traces)
-    async with opened(settings, "projector", shard=lease_of(parse_shard(settings.shard))) as (log, store):
+    async with AsyncExitStack() as stack:
+        log = await open_log(settings.required("nats_url"), "refold-projector")
+        stack.push_async_callback(log.close)
+        chosen, stores = projected_store(settings), store_urls(settings)
+        store = await _open_store(chosen, settings, (await log.info()).log_id, is_waited_for=len(stores) > 1)
+        stack.push_async_callback(store.close)
         reply_url = settings.required("nats_url" if settings.nats_reply_url is None else "nats_reply_url")
         replies = JetStreamNotices(await connect_to(reply_url, "refold-replies"))
-        try:
-            ports = Ports(
-                log=log,
-                store=store,
-                notices=JetStreamNotices(log.client),
-                replies=replies,
-                metrics=ProjectorMetrics(registry),
-                broker_now=broker_clock((await log.info()).time),
-                timer=time.perf_counter,
-                shard=settings.shard,
-            )
-            yield ports, store
-        finally:
-            await replies.close()
+        stack.push_async_callback(replies.close)
+        ports = Ports(
+            log=log,
+            store=store,
+            notices=JetStreamNotices(log.client),
+            replies=replies,
+            metrics=ProjectorMetrics(registry),
+            broker_now=broker_clock((await log.info()).time),
+            timer=time.perf_counter,
+            shard=settings.shard,
+            stores=tuple(each.name for each in stores),
+            store_name=chosen.name,
+        )
+        yield ports, store
+
+
+async def _open_store(
+    store: StoreUrl, settings: Settings, log_id: str, *, is_waited_for: bool
+) -> ConnectedStore:
+    """Open the projector's store; one of several is waited for, since the others are read meanwhile."""
+    shard = lease_of(parse_shard(settings.shard))
+    if is_waited_for:
+        return await open_when_there(store, settings, log_id, shard=shard)
+    return await open_store(store, settings, log_id, shard=shard)
 
 
 def create_service(

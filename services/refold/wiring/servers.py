@@ -65,7 +65,6 @@ from refold.wiring.stores import (
     has_postgres,
     open_store,
     own_stores,
-    served_store,
     store_urls,
 )
 
@@ -271,18 +270,17 @@ async def connected(url: str, name: str) -> AsyncIterator[Client]:
 async def opened(
     settings: Settings,
     name: str,
-    store: StoreUrl | None = None,
+    store: StoreUrl,
     *,
     shard: str = "",
     readers_max: int | None = None,
 ) -> AsyncIterator[tuple[JetStreamLog, ConnectedStore]]:
-    """Open an existing log and a projection of it: the store given, else the one that the settings choose."""
-    chosen = store or served_store(settings)
+    """Open an existing log and a projection of it."""
     async with AsyncExitStack() as stack:
         log = await open_log(settings.required("nats_url"), f"refold-{name}")
         stack.push_async_callback(log.close)
         opened = await open_store(
-            chosen, settings, (await log.info()).log_id, shard=shard, readers_max=readers_max
+            store, settings, (await log.info()).log_id, shard=shard, readers_max=readers_max
         )
         stack.push_async_callback(opened.close)
         yield log, opened

@@ -55,12 +55,12 @@ class Listener(NamedTuple):
         return Listener(LOOPBACK, self.port) if self.host in ANYWHERE else self
 
 
-def start_process(name: str) -> Process:
-    """Start a service as a child; it loads its code, then waits for `hand_work`."""
+def start_process(service: str, name: str | None = None) -> Process:
+    """Start a service as a child; it loads its code, then waits for `hand_work`. It is called `name`, if given."""
     return Process(
         Command(
-            name=name,
-            arguments=(sys.executable, "-m", "refold.wiring.service", name),
+            name=name or service,
+            arguments=(sys.executable, "-m", "refold.wiring.service", service),
             # Nothing is imported from the working folder, which may hold a `nats.py`.
             environment=environment_without() | {"PYTHONSAFEPATH": "1"},
             stop_signal=signal.SIGTERM,
@@ -124,6 +124,18 @@ def stop_on_signals() -> asyncio.Event:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             loop.add_signal_handler(number, stop.set)
     return stop
+
+
+async def unless_stopped(work: Coroutine[Any, Any, Result], stop: asyncio.Event) -> Result | None:
+    """Await what may take long. None if the process is asked to stop before that; then it is cancelled."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else None
+    finally:
+        for task in (working, stopping):
+            task.cancel()
+        await asyncio.wait({working, stopping})
 
 
 if __name__ == "__main__":

@@ -157,6 +157,8 @@ class Settings(BaseSettings):
     """Servers of a NATS cluster that store the log, if it is created at start."""
     stores: _Stores | None = None
     """Stores, in the order of preference for reads: addresses with spaces between them; default: postgres_url."""
+    projector_store: str | None = None
+    """The one of several stores that a projector folds into: postgres, files, redis; a second one is redis-2."""
     postgres_url: _PostgresUrl | None = None
     """Postgres, with all rights on the schema: the one store where `stores` is not set."""
     postgres_schema: _Schema = "refold"

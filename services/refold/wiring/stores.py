@@ -5,12 +5,13 @@ Used by every composition. The order of the stores is the order of preference fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
-from refold.core.errors import HistoryElsewhere, Refused
+from refold.core.errors import HistoryElsewhere, KeyUnknown, KeyWrong, Refused, StoreError, TimedOut
 from refold.store import Depth
 from refold.store.keyed import check_keys
 from refold.store.layers import RowCodec
@@ -27,8 +28,13 @@ from refold.store.redis import schema as redis_schema
 from refold.store.sqlite import SqliteStore
 from refold.store.sqlite import schema as sqlite_schema
 from refold.store.sqlite.swap import SqliteSchemaSwap
+from refold.telemetry import redacted_text
+from refold.telemetry.logging import get_logger
 from refold.wiring.settings import Settings, environment_without
 from refold.wiring.store_url import StoreUrl, read_stores
+
+OPEN_SECONDS: Final = 1.0
+"""Pause before one of several stores that could not be opened is tried again."""
 
 
 def store_urls(settings: Settings) -> tuple[StoreUrl, ...]:
@@ -64,27 +70,28 @@ def files_folder(data: Path) -> Path:
     return data / "files"
 
 
-def served_store(settings: Settings) -> StoreUrl:
-    """Return the store that services fold into and read. Raises `Refused` where several are set."""
-    return only_store(store_urls(settings))
-
-
-def only_store(stores: Sequence[StoreUrl]) -> StoreUrl:
-    """Return the only one of these stores. Raises `Refused` where there are several."""
+def projected_store(settings: Settings) -> StoreUrl:
+    """Return the store that a projector folds into. Raises `Refused` where there are several and none is chosen."""
+    stores = store_urls(settings)
+    name = settings.projector_store
+    if name is not None:
+        return store_named(stores, name, field="REFOLD_PROJECTOR_STORE")
     if len(stores) > 1:
-        named = " ".join(store.name for store in stores)
-        rule = "must be one store for a service; several can only be verified and compared"
-        raise Refused("bad_setting", rule, field="REFOLD_STORES", shape=named)
+        rule = f"must be one of {_names(stores)}: each store has a projector of its own"
+        raise Refused("bad_setting", rule, field="REFOLD_PROJECTOR_STORE", shape="nothing")
     return stores[0]
 
 
-def store_named(stores: Sequence[StoreUrl], name: str) -> StoreUrl:
+def store_named(stores: Sequence[StoreUrl], name: str, *, field: str = "--store") -> StoreUrl:
     """Return a store by its name. Raises `Refused`."""
     for store in stores:
         if store.name == name:
             return store
-    known = ", ".join(store.name for store in stores)
-    raise Refused("bad_usage", f"there is no such store; there are {known}", field="--store", shape=name)
+    raise Refused("bad_usage", f"there is no such store; there are {_names(stores)}", field=field, shape=name)
+
+
+def _names(stores: Sequence[StoreUrl]) -> str:
+    return ", ".join(store.name for store in stores)
 
 
 def audited_store(settings: Settings, name: str | None) -> StoreUrl:
@@ -201,6 +208,30 @@ def open_swap(
         return SqliteSchemaSwap.open(store.folder, keep_as=kept, codec=codec)
     kept = postgres_schema.name_to_keep(live, "damaged") if is_kept else ""
     return PostgresSchemaSwap.open(store.url, live=live, fresh=fresh_schema, keep_as=kept, codec=codec)
+
+
+async def open_when_there(
+    store: StoreUrl,
+    settings: Settings,
+    log_id: str,
+    *,
+    shard: str = "",
+    when_not: Callable[[str], None] = lambda _: None,
+) -> ConnectedStore:
+    """Open one of several stores as soon as it can be; `when_not` is told why it could not.
+
+    Raises `KeyUnknown` and `KeyWrong`: a store with other keys is not to be waited for.
+    """
+    while True:
+        try:
+            return await open_store(store, settings, log_id, shard=shard)
+        except (KeyUnknown, KeyWrong):
+            raise
+        except (StoreError, TimedOut) as error:
+            problem = redacted_text(str(error))
+            when_not(problem)
+            get_logger().warning("store_not_opened", store=store.name, code=error.code, error=problem)
+            await asyncio.sleep(OPEN_SECONDS)
 
 
 async def bound_log(store: StoreUrl, settings: Settings) -> str | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import orjson
@@ -22,13 +22,13 @@ from refold.core.errors import TimedOut
 from refold.embedded import write_endpoints
 from refold.embedded.nats import NatsUser, start_nats
 from refold.embedded.postgres import start_postgres
-from refold.embedded.process import START_SECONDS, Process, http_get
+from refold.embedded.process import LOOPBACK, START_SECONDS, Process, http_get
 from refold.telemetry.logging import configure
 from refold.wiring.servers import Servers, log_cipher, make_embedded_log, refuse_damaged, running_servers
 from refold.wiring.service import Listener, hand_work, start_process, stop_on_signals
 from refold.wiring.settings import Settings, described, handed_on, load
 from refold.wiring.store_url import StoreUrl
-from refold.wiring.stores import has_postgres, only_store, own_stores, store_urls
+from refold.wiring.stores import has_postgres, own_stores, store_urls
 from refold.wiring.supervise import Part, Say, kept, nats_fault, postgres_fault, service_fault
 
 LOOK_SECONDS: Final = 0.05
@@ -92,10 +92,10 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
 
     Raises `ChildFailed` if a part dies too often.
     """
-    only_store(own_stores(settings))
+    services = _services(settings)
     async with AsyncExitStack() as stack:
         # They load their code while the servers start.
-        processes = {name: start_process(name) for name in ("projector", "gateway")}
+        processes = {name: start_process(each.service, name) for name, each in services.items()}
         for process in processes.values():
             stack.push_async_callback(process.stop)
         servers = await stack.enter_async_context(
@@ -110,15 +110,16 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
         )
         found = servers.settings(settings)
         # After the folder is locked: of a second system, the folder is the fault and not its ports.
-        listeners = {"projector": Listener.choose(settings.probe), "gateway": Listener.choose(settings.http)}
+        listeners = {name: Listener.choose(each.address) for name, each in services.items()}
         log_id = await make_embedded_log(servers, found)
         await refuse_damaged(servers, found, log_id)
         _say_servers(servers, found, log_id, say)
         has_space = partial(_has_space, servers.folder.path)
         parts = _server_parts(servers, found, has_space, say)
         for name, listener in listeners.items():
-            log, flags = servers.folder.path / f"{name}.log", _flags(name, servers, found, listeners)
-            start = partial(_start_service, name, flags, log)
+            service, log = services[name], servers.folder.path / f"{name}.log"
+            flags = _flags(service, listener, servers, found)
+            start = partial(_start_service, service.service, name, flags, log)
             hand_work(processes[name], log, flags)
             ask = partial(service_fault, *listener.reachable)
             parts.append(Part(processes[name], start, ask, has_space))
@@ -145,25 +146,42 @@ async def temporary_system(service: str, say: Say, **flags: Any) -> AsyncIterato
             yield system
 
 
-def _flags(
-    name: str, servers: Servers, settings: Settings, listeners: dict[str, Listener]
-) -> dict[str, object]:
+class _Service(NamedTuple):
+    """One of our processes: where it listens, and the store that a projector folds into, by name."""
+
+    service: Literal["projector", "gateway"]
+    address: str
+    store: str | None = None
+
+
+def _services(settings: Settings) -> dict[str, _Service]:
+    """Return the processes by name: a projector for each store, and the gateway."""
+    first, *others = (store.name for store in own_stores(settings))
+    return {
+        "projector": _Service("projector", settings.probe, first),
+        **{f"projector-{name}": _Service("projector", f"{LOOPBACK}:0", name) for name in others},
+        "gateway": _Service("gateway", settings.http),
+    }
+
+
+def _flags(service: _Service, listener: Listener, servers: Servers, settings: Settings) -> dict[str, object]:
     """Return a service's settings: each is a NATS user of its own, and none the administrator."""
-    user: NatsUser = "projector" if name == "projector" else "gateway"
+    user: NatsUser = service.service
+    listening = {"http" if service.service == "gateway" else "probe": listener.address}
     return handed_on(
         settings,
-        http=listeners["gateway"].address,
-        probe=listeners["projector"].address,
+        **listening,
+        projector_store=service.store,
         nats_url=servers.nats.url(user),
-        nats_reply_url=servers.nats.url("reply") if name == "projector" else None,
+        nats_reply_url=servers.nats.url("reply") if user == "projector" else None,
         nats_admin_url=None,
         log_key=None,
         log_key_before=None,
     )
 
 
-async def _start_service(name: str, flags: dict[str, object], log: Path) -> Process:
-    process = start_process(name)
+async def _start_service(service: str, name: str, flags: dict[str, object], log: Path) -> Process:
+    process = start_process(service, name)
     hand_work(process, log, flags)
     return process
 

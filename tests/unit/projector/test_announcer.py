@@ -84,7 +84,8 @@ async def test_the_first_announces_at_once_and_both_say_how_far_their_stores_are
     await pair.fold(1)
     assert (pair.changes("redis"), pair.changes("postgres")) == (["change.1"], [])
     committed = [json.loads(body) for _, subject, body in pair.sent if subject == "refold.committed"]
-    assert committed == [{"store": store, "shard": "0-63", "sequence": 1} for store in STORES]
+    epoch = committed[0]["epoch"]
+    assert committed == [{"store": store, "shard": "0-63", "sequence": 1, "epoch": epoch} for store in STORES]
 
 
 async def test_after_silence_the_next_sends_exactly_what_was_not_announced_in_a_new_epoch(pair):

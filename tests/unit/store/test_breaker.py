@@ -112,3 +112,16 @@ def test_a_call_from_before_the_opening_neither_closes_nor_extends_it(store):
     with suppress(StoreUnavailable):
         early[1].__exit__(StoreUnavailable, error, None)
     assert (store.breaker.retry_at, store.breaker.closings) == (retry_at, 0)
+
+
+def test_a_sign_that_the_store_is_back_ends_the_pause_and_the_doubling(store):
+    store.fail()
+    for seconds in (1, 2, 4):
+        store.now += seconds
+        store.fail(1)
+    assert not store.breaker.admits
+    store.breaker.retry_now()
+    assert store.breaker.admits
+    store.fail(1)
+    store.now += 2
+    assert store.breaker.admits

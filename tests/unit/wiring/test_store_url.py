@@ -7,7 +7,7 @@ import pytest
 from refold.core.errors import Refused
 from refold.wiring.settings import described, load
 from refold.wiring.store_url import read_stores
-from refold.wiring.stores import own_stores, served_store, store_urls
+from refold.wiring.stores import own_stores, projected_store, store_urls
 
 
 def test_stores_are_named_by_their_kind_and_number():
@@ -56,13 +56,18 @@ def test_flags_are_collected_and_their_passwords_are_hidden():
 def test_without_stores_the_one_is_that_of_the_postgres_url():
     (store,) = store_urls(load(postgres_url="postgres://u:p@h/d?application_name=x"))
     assert (store.name, store.url) == ("postgres", "postgres://u:p@h/d?application_name=x")
-    assert served_store(load(postgres_url="postgres://h/d")).url == "postgres://h/d"
+    assert projected_store(load(postgres_url="postgres://h/d")).url == "postgres://h/d"
 
 
-def test_a_service_has_one_store():
-    with pytest.raises(Refused, match="must be one store for a service") as refused:
-        served_store(load(stores=["redis://h:1", "postgres://u:s3cret@h/d"]))
-    assert refused.value.shape == "redis postgres"
+def test_a_projector_folds_into_one_of_several_stores_which_is_chosen_by_name():
+    stores = ["redis://h:1", "postgres://u:s3cret@h/d"]
+    assert projected_store(load(stores=stores, projector_store="postgres")).kind == "postgres"
+    with pytest.raises(Refused, match="must be one of redis, postgres") as refused:
+        projected_store(load(stores=stores))
+    assert refused.value.field == "REFOLD_PROJECTOR_STORE"
+    with pytest.raises(Refused, match="there are redis, postgres") as refused:
+        projected_store(load(stores=stores, projector_store="files"))
+    assert (refused.value.field, refused.value.shape) == ("REFOLD_PROJECTOR_STORE", "files")
 
 
 def test_the_stores_of_a_data_folder_have_no_address_for_a_service():

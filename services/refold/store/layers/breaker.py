@@ -71,6 +71,10 @@ class Breaker:
             if is_failure is not None and (is_probe or openings == self.openings):
                 self._count(is_failure=is_failure)
 
+    def retry_now(self) -> None:
+        """Let the next call be made at once: there is a sign that the store is back."""
+        self._probes, self.retry_at = 0, self._timer()
+
     def _count(self, *, is_failure: bool) -> None:
         if self.is_open:
             self._end_probe(is_failure=is_failure)

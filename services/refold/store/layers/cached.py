@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from refold.core.history import Clock, Point, Snapshot
-from refold.store import OMITTED, Head, Key
+from refold.store import OMITTED, Capabilities, Head, Key
 from refold.store.ports import Reader
 
 CACHE_STATES_BYTES: Final = 64 * 1024 * 1024
@@ -54,7 +54,6 @@ class CachedReader:
         self._epoch = ""
         self._epoch_at = float("-inf")
         self._hits = self._misses = 0
-        self.capabilities = store.capabilities
         self.checkpoints = store.checkpoints
         self.epoch = store.epoch
         self.other_versions = store.other_versions
@@ -71,6 +70,10 @@ class CachedReader:
         self.conflicts = store.conflicts
         self.open_conflicts = store.open_conflicts
         self.list_at = store.list_at
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._store.capabilities
 
     @property
     def counts(self) -> CacheCounts:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from operator import ge
 from typing import Final, TypeVar
 
 from refold.core.errors import (
@@ -65,8 +66,10 @@ class Source:
     """One of the stores; `reader` is None until it could be opened.
 
     `sequences` are what is known to be committed, by partition: they go back where the store has lost commits.
+    `problem` is why it could not be opened yet.
     `shards` are the partitions that it commits together with each. `answered` counts its answers, `heard_at` is when
-    its projector was heard last, by the loop's clock.
+    its projector was heard last, by the loop's clock, and `epochs` are those of its projectors, by first partition.
+    With `has_returned`, a projector has started since the store last answered.
     """
 
     name: str
@@ -76,6 +79,9 @@ class Source:
     shards: list[range] = field(default_factory=lambda: [range(at, at + 1) for at in ALL_PARTITIONS])
     answered: int = 0
     heard_at: float | None = None
+    problem: str | None = None
+    epochs: dict[int, object] = field(default_factory=dict)
+    has_returned: bool = False
 
     @property
     def is_full(self) -> bool:
@@ -154,11 +160,20 @@ class Sources:
         if sequence > source.sequences[partition]:
             self._move(source, sequence, shard)
 
-    def note_committed(self, name: object, sequence: int, partitions: range, now: float) -> None:
-        """Note how far a projector says that its store is: forwards or, after a loss, back."""
+    def note_committed(
+        self, name: object, sequence: int, partitions: range, now: float, epoch: object = None
+    ) -> None:
+        """Note how far a projector says that its store is: forwards or, after a loss, back.
+
+        A projector that begins anew has reached its store: a breaker that is open lets the store be tried at once, as
+        soon as the store has what reads need.
+        """
         source = self._by_name.get(name) if isinstance(name, str) else None
         if source is not None:
             source.heard_at = now
+            if source.epochs.get(partitions.start) != epoch:
+                source.epochs[partitions.start] = epoch
+                source.has_returned = True
             for partition in partitions:
                 source.shards[partition] = partitions
             self._move(source, sequence, partitions)
@@ -178,6 +193,9 @@ class Sources:
         for partition in partitions:
             source.sequences[partition] = sequence
             self.reached[partition] = max(sequence, self.reached[partition])
+        if source.has_returned and all(map(ge, source.sequences, self.marks)):
+            source.has_returned = False
+            source.breaker.retry_now()
         self.wake()
 
     # --- Reads -------------------------------------------------------------------------------------------

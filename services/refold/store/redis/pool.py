@@ -6,8 +6,8 @@ Part of the Redis adapter.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, cast
 from weakref import WeakSet
 
@@ -104,10 +104,8 @@ class Pool:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
         cancellations = _cancellations()
-        try:
+        with _translated_errors():
             found = await self._pool.get_connection()  # type: ignore[no-untyped-call]
-        except (RedisError, OSError) as error:
-            raise as_store_error(error) from error
         connection = Connection(found)
         try:
             _raise_swallowed(cancellations)
@@ -211,12 +209,10 @@ class Connection:
         connection = self._connection
         self.is_unread = True
         cancellations = _cancellations()
-        try:
+        with _translated_errors():
             await connection.send_packed_command(b"".join(map(_pack, commands)))
             _raise_swallowed(cancellations)
             answers = [await self._answer() for _ in commands]
-        except (RedisError, OSError, asyncio.IncompleteReadError) as error:
-            raise as_store_error(error) from error
         self.is_unread = False
         return answers
 
@@ -252,6 +248,19 @@ def _checked(answers: list[Any]) -> list[Any]:
     if failed is not None:
         raise as_store_error(failed) from failed
     return answers
+
+
+@contextmanager
+def _translated_errors() -> Iterator[None]:
+    try:
+        yield
+    except (RedisError, OSError, asyncio.IncompleteReadError) as error:
+        raise as_store_error(error) from error
+    except RuntimeError as error:
+        # uvloop raises it where the server has closed the connection that is written to.
+        if "the handler is closed" not in str(error):
+            raise
+        raise as_store_error(error) from error
 
 
 _SCHEMES: Final = {"valkey": "redis", "valkeys": "rediss"}
