@@ -27,7 +27,6 @@ from refold.store import (
     Rejection,
     VersionAt,
 )
-from refold.store.keyed import KeyedStore
 
 
 class OpenCommit(Protocol):
@@ -345,10 +344,6 @@ class Connected(Protocol):
 
     async def server_version(self) -> str:
         """Return the version of the server, after its name where it is not the store's kind, or of SQLite's library."""
-
-
-class ConnectedStore(Store, Connected, KeyedStore, Protocol):
-    """A store that the wiring has opened."""
 
 
 class Row(NamedTuple):

@@ -36,7 +36,7 @@ from refold.log import EventLog, end_of, sequence_at
 from refold.projector.replay import begin_replay, replay_loop
 from refold.store.layers import training
 from refold.store.layers.dictionaries import DictionaryKeeper
-from refold.store.ports import ConnectedStore, SchemaSwap, SnapshotStore
+from refold.store.ports import SchemaSwap, SnapshotStore
 from refold.telemetry import redacted_text
 from refold.transfer.stored import StoredSource
 from refold.wiring.projector import bounds_of
@@ -45,6 +45,7 @@ from refold.wiring.service import collect_seldom, hand_work, start_process
 from refold.wiring.settings import Settings, handed_on, load
 from refold.wiring.store_url import StoreUrl, file_url
 from refold.wiring.stores import (
+    ConnectedStore,
     auditable,
     audited_store,
     bound_log,

@@ -12,12 +12,12 @@ from refold.core.errors import KeyNeeded, Refused, StoreDiffers, StoreError, Tim
 from refold.store import keyed
 from refold.store.keyed import KeyCount, encryption_of
 from refold.store.layers.keyring import KEY_BYTES, KEY_NUMBER_MAX, KeyFile, Keyring, Keys
-from refold.store.ports import ConnectedStore
 from refold.telemetry import redacted_text
 from refold.wiring.servers import open_log
 from refold.wiring.settings import Settings
 from refold.wiring.store_url import StoreUrl
 from refold.wiring.stores import (
+    ConnectedStore,
     bound_log,
     key_source,
     open_store,

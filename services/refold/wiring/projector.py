@@ -27,7 +27,6 @@ from refold.projector import FOLDING
 from refold.projector.commit_buffer import PENDING_BYTES_MAX
 from refold.projector.loop import Bounds, Ports
 from refold.projector.supervisor import Supervisor, lease_of
-from refold.store.ports import ConnectedStore
 from refold.telemetry.metrics import ProjectorMetrics
 from refold.wiring.broker import broker_of
 from refold.wiring.http_server import serve
@@ -35,7 +34,7 @@ from refold.wiring.servers import broker_clock, connect_to, make_log, open_log, 
 from refold.wiring.service import Listener, collect_seldom, stop_on_signals, unless_stopped
 from refold.wiring.settings import Settings
 from refold.wiring.store_url import StoreUrl
-from refold.wiring.stores import open_store, open_when_there, projected_store, store_urls
+from refold.wiring.stores import ConnectedStore, open_store, open_when_there, projected_store, store_urls
 
 
 async def run(settings: Settings) -> None:

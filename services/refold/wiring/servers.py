@@ -55,11 +55,11 @@ from refold.log.jetstream.client import DEFAULT_INBOX_PREFIX, Client, connect
 from refold.log.jetstream.consume import Consumer, ConsumerLost
 from refold.log.jetstream.stream import KeyValueMarker, LogMarker, Traces, no_traces
 from refold.log.jetstream.stream import create_log as create_stream
-from refold.store.ports import ConnectedStore
 from refold.telemetry.logging import configure
 from refold.wiring.settings import Settings, load
 from refold.wiring.store_url import StoreUrl, file_url
 from refold.wiring.stores import (
+    ConnectedStore,
     bound_log,
     files_folder,
     has_postgres,

@@ -9,16 +9,16 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from refold.core.errors import HistoryElsewhere, KeyUnknown, KeyWrong, Refused, StoreError, TimedOut
 from refold.store import Depth
-from refold.store.keyed import check_keys
+from refold.store.keyed import KeyedStore, check_keys
 from refold.store.layers import RowCodec
 from refold.store.layers.compression import Compression
 from refold.store.layers.encryption import Encryption
 from refold.store.layers.keyring import KeyCommand, KeyFile, Keyring, KeySource
-from refold.store.ports import ConnectedStore, SnapshotStore
+from refold.store.ports import Connected, SnapshotStore, Store
 from refold.store.postgres import PostgresStore
 from refold.store.postgres import schema as postgres_schema
 from refold.store.postgres.audit import PostgresSchemaSwap
@@ -35,6 +35,10 @@ from refold.wiring.store_url import StoreUrl, read_stores
 
 OPEN_SECONDS: Final = 1.0
 """Pause before one of several stores that could not be opened is tried again."""
+
+
+class ConnectedStore(Store, Connected, KeyedStore, Protocol):
+    """A store that is open, of whatever kind."""
 
 
 def store_urls(settings: Settings) -> tuple[StoreUrl, ...]:
