@@ -1,23 +1,27 @@
 """Four years of real changes, imported by the command, can be read back by version and by time.
 
-All 22,574 changes are read back by `read_back.py`, a command of its own; here a spread sample of them.
+Every run imports the beginning of the history, the slow tests all of it. All 22,574 changes are read back by
+`read_back.py`, a command of its own; here a spread sample of them.
 """
 
 import asyncio
 import importlib.util
 import json
 import sys
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from refold.client import Refold
+from refold.transfer import LinesFile
 from support.up import Up, run_refold
 
 HERE = Path(__file__)
 HISTORY = HERE.parents[2].parent / "shared" / "data" / "eol-history.jsonl.zst"
 SAMPLE = 1_200
-CHANGES = 22_574
+LINES, CHANGES = 22_803, 22_574
+BEGINNING, BEGINNING_SAMPLE = 3_000, 300
 
 pytestmark = pytest.mark.skipif(not HISTORY.is_file(), reason=f"the real history is not at {HISTORY}")
 
@@ -32,39 +36,52 @@ def read_back():
     return module
 
 
+@pytest.fixture(scope="module", params=["the beginning", pytest.param("all", marks=pytest.mark.slow)])
+def history(request, tmp_path_factory, read_back):
+    """Return a file, its lines and its changes."""
+    if request.param == "all":
+        return HISTORY, LINES, read_back.changes_of(HISTORY)
+    path = tmp_path_factory.mktemp("lines") / "beginning.jsonl"
+    path.write_bytes(
+        b"".join(text.rstrip() + b"\n" for _, text in islice(LinesFile(HISTORY).lines(), BEGINNING))
+    )
+    return path, BEGINNING, read_back.changes_of(path)
+
+
 @pytest.fixture(scope="module")
-def imported(tmp_path_factory):
+def imported(tmp_path_factory, history):
     up = Up.start(tmp_path_factory.mktemp("history") / "data", "--durability", "os")
-    done = run_refold("import", "eol", str(HISTORY), "--url", up.url, "--json")
+    done = run_refold("import", "eol", str(history[0]), "--url", up.url, "--json")
     yield up, done
     assert up.stop() == 0, up.said()
 
 
-def test_every_change_is_an_event_and_nothing_else_is(imported):
+def test_every_change_is_an_event_and_nothing_else_is(imported, history):
+    _, lines, changes = history
     _, done = imported
     assert done.returncode == 0, done.stderr
+    assert len(changes) == CHANGES if lines == LINES else BEGINNING * 0.9 < len(changes) <= BEGINNING
     printed = json.loads(done.stdout)
-    assert (printed["lines"], printed["events"], printed["unchanged"]) == (22_803, CHANGES, 229)
+    assert (printed["lines"], printed["events"]) == (lines, len(changes))
+    assert printed["unchanged"] == lines - len(changes)
     assert (printed["present"], printed["refused"]) == (0, 0)
 
 
-def test_a_sample_is_read_back_equal_by_version_and_occurred_time(imported, read_back):
+def test_a_sample_is_read_back_equal_by_version_and_occurred_time(imported, history, read_back):
     up, _ = imported
-    changes = read_back.changes_of(HISTORY)
-    assert len(changes) == CHANGES
+    _, lines, changes = history
     # Every line whose time equals its document's previous time is among them.
     odd = [change for change in changes if change.digest != change.at_its_time]
-    sample = changes[:: len(changes) // SAMPLE] + odd
-    assert len(sample) >= 1_000
+    sample = changes[:: len(changes) // (SAMPLE if lines == LINES else BEGINNING_SAMPLE)] + odd
     report = asyncio.run(read_back.read_back(up.url, "eol", sample))
     assert report.differing == []
     assert (report.by_version, report.by_time) == (len(sample), len(sample))
 
 
-async def test_the_service_reports_the_same_number_of_events(imported):
+async def test_the_service_reports_the_same_number_of_events(imported, history):
     up, _ = imported
     async with Refold(up.url) as refold:
         (counted,) = [it for it in await refold.namespaces() if it.name == "eol"]
         status = await refold.status()
-    assert counted.events == CHANGES
+    assert counted.events == len(history[2])
     assert status["lag_events"] == 0

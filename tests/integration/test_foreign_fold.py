@@ -123,7 +123,7 @@ def extension_vectors(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(rows=st.lists(extension_vectors(), min_size=30, max_size=60))
-@settings(max_examples=10)
+@settings(max_examples=5)
 def test_any_patch_with_extension_operations_has_the_same_result(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("vectors") / "vectors"
     shutil.copytree(VECTORS, folder)

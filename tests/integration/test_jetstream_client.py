@@ -268,7 +268,7 @@ def in_loop(request: pytest.FixtureRequest) -> Callable[[Any], None]:
 def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return a server's configuration with a certificate for `localhost`, which this process trusts."""
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
     command += f" -addext subjectAltName=DNS:localhost -keyout {key} -out {certificate}"
     subprocess.run(command.split(), check=True, capture_output=True)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
@@ -288,10 +288,10 @@ def test_tls_is_used_where_the_server_requires_it_and_the_certificate_is_verifie
                 assert await client.request("echo", payload) == (b"", payload)
                 await client.close()
             with pytest.raises(LogUnavailable, match="IP address mismatch"):
-                await connect(f"tls://127.0.0.1:{broker.port}", connect_seconds=2)
+                await connect(f"tls://127.0.0.1:{broker.port}", connect_seconds=1)
             monkeypatch.delenv("SSL_CERT_FILE")
             with pytest.raises(LogUnavailable, match="certificate verify failed"):
-                await connect(f"nats://localhost:{broker.port}", connect_seconds=2)
+                await connect(f"nats://localhost:{broker.port}", connect_seconds=1)
 
     in_loop(run())
 

@@ -22,7 +22,7 @@ CONNECTIONS = 1_100
 
 SETTINGS = {
     "http_idle_seconds": "20",
-    "http_body_seconds": "2",
+    "http_body_seconds": "1",
     "http_waiting_max": "1250",
     "http_waiting_per_client_max": "1200",
 }
@@ -195,7 +195,7 @@ def test_a_stalled_body_is_aborted_and_a_slow_steady_one_is_not(gateway: ManyCli
     with gateway.open(gateway.put("e", b"Content-Length: 5\r\n", b"")) as opened:
         for digit in b"12345":
             # Each pause is below the bound; their sum is above it.
-            time.sleep(0.5)
+            time.sleep(0.25)
             opened.sendall(bytes([digit]))
         assert received(opened)[0] == 201
 
@@ -228,8 +228,12 @@ def test_a_connection_that_sends_no_headers_is_closed(
     try:
         wait_ready(f"http://127.0.0.1:{port}", {"gateway": service})
         short = ManyClients(port, gateway.namespace, service)
-        for sent in (b"", b"GET /v1", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"):
-            with short.open(sent) as opened:
+        with ExitStack() as connections:
+            silent = {
+                sent: connections.enter_context(short.open(sent))
+                for sent in (b"", b"GET /v1", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            }
+            for sent, opened in silent.items():
                 assert ends(opened), sent
     finally:
         service.process.kill()

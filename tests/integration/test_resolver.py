@@ -157,11 +157,16 @@ async def test_what_cannot_be_settled_stays_open(system: System, api: Api) -> No
         assert await open_ones(refold, api.namespace) == [unfit.sequence, contested.sequence]
 
 
-def test_a_resolver_without_a_system_ends_with_3(system: System, module: Path) -> None:
+@pytest.mark.parametrize("missing", ["gateway", pytest.param("broker", marks=pytest.mark.slow)])
+def test_a_resolver_without_a_system_ends_with_3(system: System, module: Path, missing: str) -> None:
     nowhere = "127.0.0.1:1"
-    for urls in ((system.url, f"nats://{nowhere}"), (f"http://{nowhere}", system.nats.url("author"))):
-        ended = run_refold("resolver", str(module), "--url", urls[0], "--nats-url", urls[1])
-        assert ended.returncode == 3, ended.stderr
+    if missing == "gateway":
+        urls = f"http://{nowhere}", system.nats.url("author")
+    else:
+        # It is tried again for ten seconds.
+        urls = system.url, f"nats://{nowhere}"
+    ended = run_refold("resolver", str(module), "--url", urls[0], "--nats-url", urls[1])
+    assert ended.returncode == 3, ended.stderr
 
 
 def test_a_module_without_a_resolver_is_refused(tmp_path: Path) -> None:

@@ -107,8 +107,14 @@ def test_a_data_folder_that_is_a_file_is_an_error(tmp_path):
     assert "Errno" not in found.stderr
 
 
+@pytest.fixture(scope="module")
+def used(tmp_path_factory):
+    """Return a data folder for one system after another, whose database is made only once."""
+    return tmp_path_factory.mktemp("used") / "data"
+
+
 @pytest.mark.parametrize("flag", ["--http", "--nats-port", "--postgres-port"])
-def test_a_port_in_use_is_a_clear_error(tmp_path, flag):
+def test_a_port_in_use_is_a_clear_error(used, flag):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -116,7 +122,7 @@ def test_a_port_in_use_is_a_clear_error(tmp_path, flag):
         ports = {"--http": "127.0.0.1:0", "--nats-port": "0"}
         ports[flag] = f"127.0.0.1:{port}" if flag == "--http" else str(port)
         arguments = [text for pair in ports.items() for text in pair]
-        found = run_refold("up", "--data", str(tmp_path / "data"), *arguments)
+        found = run_refold("up", "--data", str(used), *arguments)
     assert found.returncode == 1
     assert "port_taken" in found.stderr
     assert str(port) in found.stderr
@@ -143,9 +149,9 @@ async def test_a_stop_leaves_nothing_running_and_a_restart_has_all_data(up):
     assert after_kill.stop() == 0
 
 
-def test_commands_find_a_running_system_and_sighup_ends_it(tmp_path):
+def test_commands_find_a_running_system_and_sighup_ends_it(used):
     port = free_port()
-    running = Up.start(tmp_path / "data", "--durability", "os", "--postgres-port", str(port))
+    running = Up.start(used, "--durability", "os", "--postgres-port", str(port))
     assert urlsplit(running.endpoints()["postgres"]).port == port
     assert read_endpoints(running.data) == running.endpoints()
     found = run_refold("config", "--running", "--data", str(running.data), "--json")
@@ -163,8 +169,8 @@ def test_commands_find_a_running_system_and_sighup_ends_it(tmp_path):
     assert not (running.data / "settings.json").exists()
 
 
-def test_up_exits_and_names_a_service_that_keeps_dying(tmp_path):
-    running = Up.start(tmp_path / "data", "--durability", "os")
+def test_up_exits_and_names_a_service_that_keeps_dying(used):
+    running = Up.start(used, "--durability", "os")
     for _ in range(5):
         gateway = until(lambda: _child(running, "gateway"))
         gateway.kill()

@@ -23,6 +23,7 @@ from support.streams import ABSENT, KEY, MemoryFeed, Reader, asked, copied, live
 SEED = 20261130
 SCHEDULES = 10_000
 PARTS = 8
+PARTS_OF_EVERY_RUN = 2
 
 PATHS = ["", "", "/a", "/b", "/a/0", "/a/b", "/c/1/a", "/0", "/b/2", "/*", "/a/*", "/*/a", "/*/*", "/a/*/b"]
 
@@ -136,7 +137,13 @@ def publish(random: Random, feed: MemoryFeed) -> None:
     feed.publish(random_patch(random, state, is_native=True))
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize(
+    "part",
+    [
+        part if part < PARTS_OF_EVERY_RUN else pytest.param(part, marks=pytest.mark.slow)
+        for part in range(PARTS)
+    ],
+)
 async def test_what_a_subscriber_makes_of_its_messages_is_the_document(part: int) -> None:
     for number in range(part, SCHEDULES, PARTS):
         try:

@@ -76,7 +76,7 @@ class Folded(History):
                 self.snapshots.append(snapshot_of(self.row, self.state_bytes))
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(st.data())
 def test_a_state_applied_again_equals_the_folded_one_byte_for_byte(data):
     document = Folded(data.draw, data.draw(st.integers(1, 12)))
@@ -91,7 +91,7 @@ def test_a_state_applied_again_equals_the_folded_one_byte_for_byte(data):
         assert state_at(base, PackedEntries(page), point) == expected
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(st.data())
 def test_a_damaged_page_raises_or_decodes_and_never_allocates_what_it_claims(data):
     document = Folded(data.draw, data.draw(st.integers(1, 6)))

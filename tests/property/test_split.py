@@ -82,20 +82,24 @@ def test_after_a_rejected_event_all_following_ones_are_rejected(data):
 
 
 LARGE = {
-    "records": {"rows": [{"id": n, "text": "x" * 200} for n in range(20_000)]},
-    "numbers": [n / 7 for n in range(150_000)],
-    "bits": [n % 2 for n in range(600_000)],
-    "members": {f"key-{n}": n for n in range(200_000)},
-    "texts": {"a": "é" * 400_000, "b": ["\u0000" * 150_000, "y" * 1_000_000], "c": {"d": "z" * 1_000_000}},
-    "escaped keys": {"~/" * 50: {"/" * 100 + str(n): [None, True] * 100 for n in range(2_000)}},
-    "deep": [[["x" * 700_000, {"k": ["y" * 700_000, {"k": ["z" * 900_000, None]}]}]]],
-    "one key": {"a": {"b": {"c": ["x" * 524_288 for _ in range(15)]}}},
+    "records": lambda: {"rows": [{"id": n, "text": "x" * 200} for n in range(20_000)]},
+    "numbers": lambda: [n / 7 for n in range(150_000)],
+    "bits": lambda: [n % 2 for n in range(600_000)],
+    "members": lambda: {f"key-{n}": n for n in range(200_000)},
+    "texts": lambda: {
+        "a": "é" * 400_000,
+        "b": ["\u0000" * 150_000, "y" * 1_000_000],
+        "c": {"d": "z" * 1_000_000},
+    },
+    "escaped keys": lambda: {"~/" * 50: {"/" * 100 + str(n): [None, True] * 100 for n in range(2_000)}},
+    "deep": lambda: [[["x" * 700_000, {"k": ["y" * 700_000, {"k": ["z" * 900_000, None]}]}]]],
+    "one key": lambda: {"a": {"b": {"c": ["x" * 524_288 for _ in range(15)]}}},
 }
 
 
 @pytest.mark.parametrize("name", LARGE)
 def test_a_large_state_of_any_shape_is_rebuilt(name):
-    state = LARGE[name]
+    state = LARGE[name]()
     assert EVENT_BYTES_MAX < json_text.size(state) <= STATE_BYTES_MAX
     made = check(copied(state))
     assert sum(map(len, made.texts)) <= PARTS_BYTES_MAX

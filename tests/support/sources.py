@@ -39,20 +39,24 @@ def modules() -> tuple[Module, ...]:
     return tuple(_module(path) for path in sorted((SERVICES / "refold").rglob("*.py")))
 
 
-def imports() -> Iterator[Import]:
-    """List every import at any depth."""
-    for module in modules():
-        for node in ast.walk(module.tree):
-            if isinstance(node, ast.Import):
-                yield from (Import(module, alias.name, module.at(node)) for alias in node.names)
-            elif isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{module.at(node)}: a relative import"
-                yield Import(module, node.module or "", module.at(node))
+@cache
+def imports() -> tuple[Import, ...]:
+    """Return every import at any depth."""
+    return tuple(found for module in modules() for found in _imports_of(module))
 
 
 def is_within(name: str, package: str) -> bool:
     """Return whether a dotted name is the package or below it."""
     return name == package or name.startswith(f"{package}.")
+
+
+def _imports_of(module: Module) -> Iterator[Import]:
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Import):
+            yield from (Import(module, alias.name, module.at(node)) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module.at(node)}: a relative import"
+            yield Import(module, node.module or "", module.at(node))
 
 
 def _module(path: Path) -> Module:
