@@ -48,7 +48,7 @@ class ProjectionWriter(Protocol):
     async def acquire_lease(self) -> bool:
         """Acquire or renew the shard's lease; False while another holds it.
 
-        A holder that does neither for `SHARD_LEASE_SECONDS` loses it to the next that asks, and sees an error or False.
+        A holder that neither renews it nor commits for `SHARD_LEASE_SECONDS` loses it to the next that asks.
         """
 
     async def load(self, keys: Sequence[Key]) -> list[Document]:
