@@ -129,7 +129,7 @@ async def test_every_channel_of_the_asyncapi_document_carries_real_messages(syst
         subscription = await gateway.subscribe(address("progress"))
         hold("progress", orjson.loads((await subscription.next_msg(WAIT_SECONDS)).data))
         answer = await gateway.request(address("projector.control"), b"", timeout=WAIT_SECONDS)
-        assert orjson.loads(answer.data).keys() == {"stage", "sequence", "error"}
+        assert orjson.loads(answer.data).keys() == {"stage", "sequence", "error", "problem"}
 
 
 async def test_every_outcome_and_change_matches_its_schema_over_nats_and_http(

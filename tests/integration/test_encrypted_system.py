@@ -11,7 +11,7 @@ import pytest
 
 from refold.store.layers.keyring import KeyFile, Keys
 from support.encrypted import ONE, TWO
-from support.up import Up, execute, run_refold
+from support.up import Up, execute, run_refold, until
 
 CANARY = "canary-5f2c81"
 
@@ -31,6 +31,8 @@ def test_no_content_is_in_the_data_folder_of_a_system_with_keys(tmp_path: Path) 
         assert answer.is_success, answer.text
         state = httpx.get(f"{up.url}/v1/n/d?version=1", timeout=60).text
         assert CANARY in state
+        if version == 2:
+            _change_keys_for_the_worse(keys, up.url)
         assert up.stop() == 0
     assert _holding(data, CANARY) == []
     KeyFile(keys).write(Keys(used=1, keys={1: TWO}))
@@ -86,3 +88,23 @@ def test_no_state_is_in_the_data_folder_of_a_system_that_encrypts_all(tmp_path: 
     assert _holding(data, CANARY) == []
     # What was written before is still in the write-ahead log, so that such a search can find something.
     assert any("postgres/" in path for path in _holding(data, "plain-0b91d6"))
+
+
+def _change_keys_for_the_worse(keys: Path, url: str) -> None:
+    """A changed file that cannot be used is a named problem; what is running goes on with the keys that it has."""
+    content = keys.read_bytes()
+    keys.write_bytes(b"{}")
+    ready = until(lambda: _problems(f"{url}/readyz", {"keys", "projector"}))
+    assert all("REFOLD_KEYS" in problem for problem in ready.values())
+    assert _problems(f"{url}/status", {"keys", "projector"}) == ready
+    assert httpx.put(f"{url}/v1/n/d", json={"secret": CANARY, "version": 3}, timeout=60).is_success
+    keys.write_bytes(content)
+    until(lambda: "problems" not in httpx.get(f"{url}/readyz", timeout=60).json())
+
+
+def _problems(url: str, names: set[str]) -> dict[str, str]:
+    """Return the problems, once there are those of these names."""
+    answer = httpx.get(url, timeout=60)
+    assert answer.is_success, answer.text
+    found: dict[str, str] = answer.json().get("problems", {})
+    return found if found.keys() == names else {}

@@ -150,7 +150,7 @@ class KeyWrong(StoreError, code="key_wrong"):
 
 
 class KeyExhausted(StoreError, code="key_exhausted"):
-    """A key has encrypted so many values that another should be used: `refold keys add`, then `refold keys use`."""
+    """A key has encrypted so many values that another should be used: `refold keys add`."""
 
 
 class KeyNeeded(StoreError, code="key_needed"):

@@ -33,14 +33,18 @@ BULK_REQUESTS_MAX: Final = 32
 """Bulk requests served at a time; more wait in a queue."""
 
 
+async def _no_problems() -> Mapping[str, str]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """What the handlers need.
 
     `reply_subject` is this process's own, on which its outcomes arrive. `checks` raise, by name, if what the gateway
-    needs cannot be reached. `versions` are those of `refold`, `nats` and `postgres`, where known. `timer` counts
-    seconds, for metrics. `wait_seconds` is how long a write waits for its outcome by default. `sources` are the
-    stores, where there are several.
+    needs cannot be reached; `problems` returns, by name, what works all the same, but needs an operator. `versions` are
+    those of `refold`, `nats` and `postgres`, where known. `timer` counts seconds, for metrics. `wait_seconds` is how
+    long a write waits for its outcome by default. `sources` are the stores, where there are several.
     """
 
     log: EventLog
@@ -61,6 +65,7 @@ class Context:
     timer: Callable[[], float]
     wait_seconds: float
     sources: Sources | None = None
+    problems: Callable[[], Awaitable[Mapping[str, str]]] = _no_problems
     head_cache: HeadCache = field(default_factory=HeadCache)
     known_states: KnownStates = field(default_factory=KnownStates)
     in_flight_limits: InFlightLimits = field(default_factory=InFlightLimits)

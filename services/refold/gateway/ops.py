@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from refold.core.errors import ProjectionBehind, RefoldError, TimedOut
 from refold.core.json_text import Json
-from refold.gateway.context import context_of
+from refold.gateway.context import Context, context_of
 from refold.gateway.readiness import lag_seconds
 from refold.gateway.requests import refuse_query
 from refold.gateway.responses import JSON, Problem, Response, json_response, shown
@@ -49,7 +49,7 @@ async def read_readiness(request: Request) -> Response:
         behind = faults.get("projection")
         facts = shown(behind.facts) if isinstance(behind, ProjectionBehind) else {}
         raise Problem(503, "not_ready", detail, unreachable=sorted(faults), **facts)
-    return json_response({"status": "ready"})
+    return json_response({"status": "ready", **await _problems(context)})
 
 
 async def read_metrics(request: Request) -> Response:
@@ -73,6 +73,7 @@ async def read_status(request: Request) -> Response:
         "fold": max((checkpoint.fold for checkpoint in checkpoints), default=0),
         "versions": dict(context.versions),
         **_lag(info, folded_sequence, max(seconds.values(), default=0.0)),
+        **await _problems(context),
         "partitions": [
             {"partition": each.partition, **_lag(info, each.read_sequence, seconds[each.read_sequence])}
             for each in checkpoints
@@ -90,6 +91,16 @@ def _lag(info: LogInfo, folded_sequence: int, seconds: float) -> dict[str, Json]
         "lag_events": max(0, info.last_sequence - folded_sequence),
         "lag_seconds": seconds,
     }
+
+
+async def _problems(context: Context) -> dict[str, Json]:
+    """Return the member `problems`; none where nothing is known to need an operator."""
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            found: Json = dict(await context.problems())
+    except (TimeoutError, RefoldError):
+        return {}
+    return {"problems": found} if found else {}
 
 
 async def _error(check: Callable[[], Awaitable[object]]) -> RefoldError | None:

@@ -31,6 +31,10 @@ class KeyedStore(Protocol):
     that key any more.
     """
 
+    @property
+    def key_problem(self) -> str | None:
+        """What an operator should do about the keys; the store works meanwhile."""
+
     async def key_checks(self, log_id: str) -> dict[int, bytes]:
         """Read the check values by the keys' numbers; none where the store is of another log, or of none yet."""
 
@@ -122,7 +126,13 @@ class CommitKey:
     """The key of a store's commits: the one that the keyring uses, once the store has its check value."""
 
     def __init__(self, codec: RowCodec) -> None:
+        self._codec = codec
         self._encryption = codec if isinstance(codec, Encryption) and codec.is_encrypting else None
+
+    @property
+    def problem(self) -> str | None:
+        """What an operator should do about the keys."""
+        return self._codec.problem if isinstance(self._codec, Encryption) else None
 
     async def prepare(self, store: KeyedStore) -> int | None:
         """Return the number of the key that the next commit encrypts with; None where it encrypts nothing.

@@ -12,6 +12,7 @@ import time
 from collections import ChainMap
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -144,6 +145,7 @@ async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
             live_connections=Connections(_live_limits(settings), registry),
             reply_subject=reply_subject,
             checks=_checks(log, stores),
+            problems=partial(_problems, log, stores),
             versions=ChainMap(stores.versions, _versions(log)),
             metrics=GatewayMetrics(registry),
             registry=registry,
@@ -217,6 +219,14 @@ def _checks(log: JetStreamLog, stores: GatewayStores) -> dict[str, Callable[[], 
 
     name = "stores" if stores.sources is not None else next(iter(stores.versions))
     return {"nats": log.info, name: stores.reader.ping, "projector": projector}
+
+
+async def _problems(log: JetStreamLog, stores: GatewayStores) -> dict[str, str]:
+    """Return what an operator should do about the keys, as this process and a projector see it."""
+    reply = await log.client.request(CONTROL_SUBJECT)
+    answer = {} if reply.has_no_responders else json_text.object_in(reply.payload)
+    found = {"keys": stores.key_problem, "projector": answer.get("problem")}
+    return {name: problem for name, problem in found.items() if problem}
 
 
 async def _release(context: Context, stop: asyncio.Event) -> None:

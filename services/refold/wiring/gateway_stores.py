@@ -17,6 +17,7 @@ from refold.core.errors import StoreError, TimedOut, raising_first
 from refold.gateway.inflight import waiting
 from refold.history.replayed import whole_history
 from refold.log.jetstream import JetStreamLog
+from refold.store.keyed import KeyedStore
 from refold.store.layers.breaker import Breaker
 from refold.store.layers.fallback import FallbackReader
 from refold.store.layers.sources import Source, Sources
@@ -41,6 +42,12 @@ class GatewayStores:
     newest: Reader
     sources: Sources | None = None
     versions: dict[str, str | None] = field(default_factory=dict)
+    keyed: list[KeyedStore] = field(default_factory=list)
+
+    @property
+    def key_problem(self) -> str | None:
+        """What an operator should do about the keys of the stores that are open."""
+        return next(filter(None, (store.key_problem for store in self.keyed)), None)
 
 
 @asynccontextmanager
@@ -61,7 +68,7 @@ async def opened_stores(
         store.refuse_stale(sent_sequences, partial(end_sequence, log))
         reader = whole_history(log, store)
         versions: dict[str, str | None] = {urls[0].name: await store.server_version()}
-        yield GatewayStores(reader=reader, newest=reader, versions=versions)
+        yield GatewayStores(reader=reader, newest=reader, versions=versions, keyed=[store])
     finally:
         await store.close()
 
@@ -79,6 +86,7 @@ async def _several(
     async def open_one(url: StoreUrl, source: Source) -> None:
         store = await open_when_there(url, settings, log_id, when_not=partial(setattr, source, "problem"))
         stack.push_async_callback(store.close)
+        stores.keyed.append(store)
         with suppress(StoreError, TimedOut):
             stores.versions[url.name] = await store.server_version()
         # What this store has lost it must fold again; how far the others are is no matter here.

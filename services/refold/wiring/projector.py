@@ -27,6 +27,7 @@ from refold.projector import FOLDING
 from refold.projector.commit_buffer import PENDING_BYTES_MAX
 from refold.projector.loop import Bounds, Ports
 from refold.projector.supervisor import Supervisor, lease_of
+from refold.store.keyed import KeyedStore
 from refold.telemetry.metrics import ProjectorMetrics
 from refold.wiring.broker import broker_of
 from refold.wiring.http_server import serve
@@ -50,7 +51,8 @@ async def run(settings: Settings) -> None:
         supervisor = Supervisor(ports, bounds_of(settings))
         store.refuse_stale(supervisor.required_sequences)
         url = settings.required("nats_url")
-        service = create_service(supervisor, broker_of(url), registry, when_ended=stop.set)
+        view = partial(view_of, supervisor, store)
+        service = create_service(supervisor, broker_of(url), registry, view=view, when_ended=stop.set)
         seconds = settings.http_idle_seconds
         async with service.start_lifespan_context():
             await serve(service, listener, name="projector", stop=stop, idle_seconds=seconds)
@@ -109,11 +111,16 @@ async def _open_store(
 
 
 def create_service(
-    supervisor: Supervisor, broker: NatsBroker, registry: CollectorRegistry, *, when_ended: Callable[[], None]
+    supervisor: Supervisor,
+    broker: NatsBroker,
+    registry: CollectorRegistry,
+    *,
+    view: Callable[[], dict[str, Any]],
+    when_ended: Callable[[], None],
 ) -> AsgiFastStream:
     """Return the ASGI application. `when_ended` is called when the supervisor ends, whatever the reason."""
 
-    answer_control(broker, lambda: view_of(supervisor))
+    answer_control(broker, view)
 
     @get
     async def healthz(_: Any) -> AsgiResponse:
@@ -121,7 +128,7 @@ def create_service(
 
     @get
     async def readyz(_: Any) -> AsgiResponse:
-        return _json(200 if supervisor.stage in FOLDING else 503, view_of(supervisor))
+        return _json(200 if supervisor.stage in FOLDING else 503, view())
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -149,16 +156,17 @@ def answer_control(broker: NatsBroker, view: Callable[[], dict[str, Any]]) -> No
 
     @broker.subscriber(CONTROL_SUBJECT, title="projector.control")
     async def control(_: Any) -> dict[str, Any]:
-        """Ask the projector what it is doing: the request is empty, the answer `{"stage","sequence","error"}`."""
+        """Ask the projector what it is doing: the answer is `{"stage","sequence","error","problem"}`."""
         return view()
 
 
-def view_of(supervisor: Supervisor) -> dict[str, Any]:
-    """Return what the projector is doing: its stage, the committed sequence, its last error."""
+def view_of(supervisor: Supervisor, store: KeyedStore) -> dict[str, Any]:
+    """Return what the projector is doing: its stage, the committed sequence, its last error, a problem of the keys."""
     return {
         "stage": supervisor.stage.value,
         "sequence": supervisor.committed_sequence,
         "error": supervisor.error,
+        "problem": store.key_problem,
     }
 
 

@@ -104,12 +104,13 @@ class Encryption:
 
     @property
     def problem(self) -> str | None:
-        """What an operator should do about the keys."""
+        """What an operator should do about the keys, after a look at their source."""
+        self.keyring.look()
         worn = sorted(
             {key[0] for key, subkey in self._subkeys.items() if subkey.encryptions > ENCRYPTIONS_MAX}
         )
         if worn:
-            return str(KeyExhausted(key=worn[-1]))
+            return f"{KeyExhausted.code}: {KeyExhausted(key=worn[-1])}"
         return self.keyring.problem
 
     def _subkey(self, number: int, place: Place) -> _Subkey:

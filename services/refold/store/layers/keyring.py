@@ -199,8 +199,7 @@ class Keyring:
     @property
     def used(self) -> int:
         """The number of the key that encrypts."""
-        if self._timer() - self._looked_at >= REFRESH_SECONDS:
-            self.refresh()
+        self.look()
         return self._keys.used
 
     @property
@@ -223,6 +222,11 @@ class Keyring:
     def check(self, number: int, log_id: str) -> bytes:
         """Return what shows, without the key, whether another key is the same."""
         return self.subkey(number, log_id, _CHECK_INFO)[:CHECK_BYTES]
+
+    def look(self) -> None:
+        """Read the keys again if the source has changed, unless that was asked just now."""
+        if self._timer() - self._looked_at >= REFRESH_SECONDS:
+            self.refresh()
 
     def refresh(self) -> None:
         """Read the keys again if the source has changed. A key of a number that is known stays the same."""

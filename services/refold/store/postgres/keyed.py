@@ -44,6 +44,10 @@ class PostgresKeyed:
     _rows: Rows
     _key: CommitKey
 
+    @property
+    def key_problem(self) -> str | None:
+        return self._key.problem
+
     async def key_checks(self, log_id: str) -> dict[int, bytes]:
         async with self._pool.lend() as connection:
             return {row[0]: row[1] for row in await connection.fetch(SQL["key_checks"], log_id)}

@@ -150,6 +150,10 @@ class RedisKeyed:
     _lease: ShardLease
     _key: CommitKey
 
+    @property
+    def key_problem(self) -> str | None:
+        return self._key.problem
+
     async def key_checks(self, log_id: str) -> dict[int, bytes]:
         log, checks = await self._pool.read_at_once(("GET", self._keys.log), ("HGETALL", self._keys.checks))
         if not is_bound_to(log, log_id):

@@ -58,6 +58,10 @@ class SqliteKeyed:
     _rows: Rows
     _key: CommitKey
 
+    @property
+    def key_problem(self) -> str | None:
+        return self._key.problem
+
     async def key_checks(self, log_id: str) -> dict[int, bytes]:
         async with self._pool.reading() as connection:
             return dict(connection.execute(SQL["key_checks"], (log_id,)).fetchall())
