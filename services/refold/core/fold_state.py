@@ -105,7 +105,7 @@ class FoldState:
 
         A system event is folded: fold number and settings are in force in every shard.
         """
-        recorded_at = self._next(record)
+        recorded_at = self._next(record, where)
         if where.namespace == SYSTEM_NAMESPACE and is_system_document(where.document):
             document = self._system.setdefault(where.document, Document.new(where))
             rules = self._rules_for(record, where)
@@ -130,7 +130,7 @@ class FoldState:
 
     def link(self, record: Record, where: Route) -> Checkpoint:
         """Add a record to clock and chain without folding it; return its partition's checkpoint."""
-        self.recorded_at = self._next(record)
+        self.recorded_at = self._next(record, where)
         self.read_sequence = record.sequence
         return self._link(record._replace(headers=author_headers(record.headers)), where.partition)
 
@@ -248,13 +248,13 @@ class FoldState:
             counts=checkpoint.counts.copy(),
         )
 
-    def _next(self, record: Record) -> int:
+    def _next(self, record: Record, where: Route) -> int:
         """Return the monotonic time of a record, which must be the next one and have known rules.
 
         The members of a transaction count as recorded at the last one's time.
         """
         self._check_next(record.sequence)
-        transaction = self.members.of(record, self.rules, self.route)
+        transaction = self.members.of(record, self.rules_of(where.namespace), self.route)
         return max(record.time, self.recorded_at, transaction.time if transaction else record.time)
 
     def _check_next(self, sequence: int) -> None:

@@ -147,3 +147,20 @@ def test_a_shard_that_reads_its_own_events_finds_the_same_transactions(part_even
 
     with patch("refold.log.memory.READ_EVENTS_MAX", part_events):
         asyncio.run(read())
+
+
+@pytest.mark.parametrize("large_at", range(3))
+@pytest.mark.parametrize("own", DOCUMENTS)
+def test_a_shard_judges_a_transaction_by_the_settings_of_its_first_members_namespace(large_at, own):
+    limit = {"put": {"limits": {"event_bytes": 400}}}
+    settings = record(limit, sequence=2, namespace="_refold", document="settings:n")
+    made = [member(at, meta={"x": "x" * 400 if at == large_at else ""}) for at in range(3)]
+    for namespace, reason in (("n", "bad_transaction"), ("other", "")):
+        whole, shard = Log(), Log([partition_of(namespace.encode(), own.encode())])
+        for log in (whole, shard):
+            log.take([settings])
+            log.take(batch(made, first=3, namespace=namespace))
+        at = 3 + DOCUMENTS.index(own)
+        assert shard.entries[at] == whole.entries[at]
+        if large_at != DOCUMENTS.index(own):
+            assert shard.entries[at].reason == reason
