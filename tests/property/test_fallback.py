@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from refold.core.errors import HistoryElsewhere, StoreBehind, StoreUnavailable, TimedOut
+from refold.core.errors import HistoryElsewhere, Refused, StoreBehind, StoreUnavailable, TimedOut
 from refold.core.history import NEVER, Segment
 from refold.core.stream import PARTITIONS, Checkpoint
 from refold.store import Capabilities, Depth, Head, Key, Page, partition_of_key
@@ -282,6 +282,22 @@ def test_history_goes_to_the_store_of_full_depth_and_its_absence_is_not_an_answe
         with pytest.raises(StoreUnavailable):
             _ = [part async for part in reader.segments(*KEYS[0], after_version=None, is_descending=True)]
         assert first.capabilities.depth is Depth.recent
+
+    run_simulated(check())
+
+
+def test_a_search_that_no_store_can_do_is_refused_at_once_and_not_while_one_could_not_be_opened():
+    async def check() -> None:
+        sources, first, second = await _pair(first=50, second=50)
+        asked = {"prefix": "", "where": "$.n > 1", "limit": 9, "cursor": None}
+        first.state = second.state = "down"
+        with pytest.raises(Refused) as refused:
+            await FallbackReader(sources).list_documents("n", **asked)
+        assert refused.value.reason == "where_needs_postgres"
+        sources.stores[1].reader = None
+        with pytest.raises(StoreUnavailable, match="one cannot be reached"):
+            await FallbackReader(sources).list_documents("n", **asked)
+        assert asyncio.get_running_loop().time() == 0
 
     run_simulated(check())
 

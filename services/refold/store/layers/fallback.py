@@ -25,6 +25,7 @@ from refold.store import (
     Rejection,
     VersionAt,
     partition_of_key,
+    refuse_where,
 )
 from refold.store.layers.sources import ALL_PARTITIONS, Result, Source, Sources
 from refold.store.ports import Reader
@@ -120,6 +121,12 @@ class FallbackReader:
                 return error
 
         able = [source for source in self.sources.stores if where is None or source.has_where]
+        if not able:
+            if any(source.reader is None for source in self.sources.stores):
+                raise StoreUnavailable(
+                    "the stores that can be reached cannot search, and one cannot be reached"
+                )
+            refuse_where(where)
         page = await self._of_many(found, able)
         if isinstance(page, TimedOut):
             raise page
