@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -119,20 +120,36 @@ async def test_a_full_disk_rolls_the_commit_back_and_room_lets_it_through(store,
     assert (await store.head(NAMESPACE, "b")).snapshot.version == 1
 
 
-async def test_a_folder_that_is_emptied_meanwhile_begins_anew(tmp_path, written, scribe):
-    for path in tmp_path.iterdir():
-        path.unlink()
-    with pytest.raises(StoreUnavailable):
-        await written.head(NAMESPACE, "d1")
+async def test_a_folder_that_is_deleted_meanwhile_begins_anew_and_nothing_older_is_read(
+    tmp_path, written, open_store, scribe
+):
+    reader = await open_store()
+    assert (await reader.head(NAMESPACE, "d1")).snapshot.version == 40
+    shutil.rmtree(tmp_path)
     scribe.put("d1", 1)
-    with pytest.raises((FenceLost, StoreUnavailable)):
-        await written.commit(scribe.commit())
+    calls = (
+        reader.head(NAMESPACE, "d1"),
+        written.load([(NAMESPACE, "d1")]),
+        written.commit(scribe.commit()),
+        written.acquire_lease(),
+    )
+    for call in calls:
+        with pytest.raises((FenceLost, StoreUnavailable)):
+            await call
+    assert await written.acquire_lease()
     again = Scribe(await written.bind(LOG_ID))
     assert again.sequence == 0
     assert await written.acquire_lease()
     again.put("d1", "again")
     await written.commit(again.commit())
     assert (await written.head(NAMESPACE, "d1")).snapshot.state == b'"again"'
+    for call in (reader.head(NAMESPACE, "d1"), reader.checkpoints(), reader.namespaces()):
+        with pytest.raises(StoreUnavailable, match="folded up to the log's end"):
+            await call
+    for number in range(scribe.sequence):
+        again.put("d2", number)
+    await written.commit(again.commit())
+    assert (await reader.head(NAMESPACE, "d1")).snapshot.version == 1
 
 
 async def copied(store, scribe):

@@ -1,4 +1,4 @@
-"""Compare two stores of one log: checkpoints, counts, and every document and version that both keep.
+"""Compare two stores of one log: checkpoints, counts, and every document, version and rejection that both keep.
 
 Used by `refold store compare`. It only reads through the ports, so stores of any kind and depth can be compared.
 """
@@ -6,22 +6,25 @@ Used by `refold store compare`. It only reads through the ports, so stores of an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, fields
 from hashlib import sha256
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from refold.audit import Difference, compare
 from refold.core.document import Document, to_canonical
 from refold.core.errors import HistoryElsewhere, StoreDamaged, raising_first
 from refold.core.history import NEVER, Clock, Entry, Point, Snapshot
 from refold.core.stream import Checkpoint
-from refold.store import Key, partition_of_key
+from refold.store import Key, Rejection, partition_of_key
 from refold.store.ports import Reader
 
 NAMES_MAX: Final = 500
 """Names that one read of a namespace's documents returns."""
+
+REJECTIONS_MAX: Final = 500
+"""Rejections that one read returns; a store of recent depth keeps a multiple of it."""
 
 DOCUMENTS_AT_ONCE: Final = 4
 """Documents that are compared at the same time: most of it is waiting for the stores."""
@@ -45,7 +48,8 @@ class Side(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class Comparison:
-    """What was compared so far; `not_kept` counts entries and snapshots that a store of recent depth lacks.
+    """What was compared so far; `not_kept` counts entries, snapshots and rejections that a store of recent depth
+    lacks.
 
     `sequence` is the lower committed sequence. Without `has_counts` the stores moved, and the counts by namespace were
     not compared. `documents_total` counts the present ones, about as many as there are.
@@ -56,6 +60,7 @@ class Comparison:
     documents: int = 0
     entries: int = 0
     snapshots: int = 0
+    rejections: int = 0
     not_kept: int = 0
     differences: int = 0
     has_counts: bool = False
@@ -76,9 +81,9 @@ def committed_sequence(checkpoints: list[Checkpoint]) -> int:
 async def compare_stores(first: Side, second: Side, listener: Listener) -> Comparison:
     """Compare two stores of one log up to what both have folded, partition by partition.
 
-    What was folded later in one of them is left out. Rows of rejections, and documents that never had a version, are
-    not compared: chains and counts include their events. In a difference, `expected` is of the first store, `found` of
-    the second. Raises what the ports raise, not `StoreDamaged` or `HistoryElsewhere`: they are reported or counted.
+    What was folded later in one of them is left out. Documents that never had a version are not compared: chains,
+    counts and rejections include their events. In a difference, `expected` is of the first store, `found` of the
+    second. Raises what the ports raise, not `StoreDamaged` or `HistoryElsewhere`: they are reported or counted.
     """
     comparing = _Comparing(first, second, listener)
     await comparing.run()
@@ -96,7 +101,9 @@ class _Comparing:
 
     async def run(self) -> None:
         await self._compare_checkpoints()
+        await self._compare_rejections("")
         for namespace in await self._compare_namespaces():
+            await self._compare_rejections(namespace)
             batch: list[Key] = []
             async with aclosing(_merged(*(_walk(side.reader, namespace) for side in self._sides))) as names:
                 async for document in names:
@@ -165,34 +172,51 @@ class _Comparing:
             return
         else:
             self._report(compare(key, None, "document", rows[0].fields, rows[1].fields))
-        first, second = (_History(side, key, until) for side in self._sides)
+        first, second = (_entries(side, key, until) for side in self._sides)
         async with aclosing(first), aclosing(second):
-            await self._compare_entries(key, first, second)
-        damages = [{"content": history.damage or "readable"} for history in (first, second)]
-        self._report(compare(key, None, "page", *damages))
+            self.comparison.entries += await self._compare_rows(lambda _: key, "event", first, second)
+        self._compare_damage(key, "page", first, second)
         if not first.damage and not second.damage:
             await self._compare_bases(key, first, second)
 
-    async def _compare_entries(self, key: Key, first: _History, second: _History) -> None:
-        """Compare all entries, newest first; those that one store does not keep are counted."""
+    async def _compare_rejections(self, namespace: str) -> None:
+        """Compare the rejections of a namespace; with an empty name, those of events that name no document."""
+        first, second = (_rejections(side, namespace, self._until) for side in self._sides)
+        compared = await self._compare_rows(
+            lambda it: (it.namespace, it.document), "rejection", first, second
+        )
+        self.comparison.rejections += compared
+        self._compare_damage((namespace, ""), "rejections", first, second)
+
+    def _compare_damage(self, key: Key, part: str, first: _Rows[Stored], second: _Rows[Stored]) -> None:
+        damages = [{"content": rows.damage or "readable"} for rows in (first, second)]
+        self._report(compare(key, None, part, *damages))
+
+    async def _compare_rows(
+        self, key_of: Callable[[Stored], Key], part: str, first: _Rows[Stored], second: _Rows[Stored]
+    ) -> int:
+        """Compare all rows, newest first, and return how many both have; those that one does not keep are counted."""
+        compared = 0
         left, right = await first.next(), await second.next()
         while left is not None or right is not None:
-            at = max(it.sequence for it in (left, right) if it is not None)
+            newer = max((it for it in (left, right) if it is not None), key=lambda it: it.sequence)
+            at = newer.sequence
             here = left if left is not None and left.sequence == at else None
             there = right if right is not None and right.sequence == at else None
             if here is not None and there is not None:
-                self.comparison.entries += 1
+                compared += 1
                 if here != there:
-                    self._report(compare(key, at, "event", here._asdict(), there._asdict()))
+                    self._report(compare(key_of(newer), at, part, here._asdict(), there._asdict()))
             elif (second if there is None else first).is_cut:
                 self.comparison.not_kept += 1
             else:
                 shown = ({"row": "missing" if entry is None else THERE} for entry in (here, there))
-                self._report(compare(key, at, "event", *shown))
+                self._report(compare(key_of(newer), at, part, *shown))
             left = left if here is None else await first.next()
             right = right if there is None else await second.next()
+        return compared
 
-    async def _compare_bases(self, key: Key, first: _History, second: _History) -> None:
+    async def _compare_bases(self, key: Key, first: _Rows[Entry], second: _Rows[Entry]) -> None:
         """Compare the snapshots at each store's page ends with what the other has of the same versions."""
         for sequence in sorted(first.bases.keys() | second.bases.keys()):
             version = (first.bases.get(sequence) or second.bases[sequence]).version
@@ -230,42 +254,69 @@ class _Comparing:
             self._listener.difference(difference)
 
 
-class _History:
-    """One store's entries of a document up to a sequence, newest first.
+Stored = TypeVar("Stored", Entry, Rejection)
 
-    `bases` are the snapshots that were passed, by the sequence of the last event in them, with hashed states. After the
-    end, `is_cut` says that older entries are not kept, or cannot be read: `damage` says why.
+
+class _Rows(Generic[Stored]):
+    """One store's rows, newest first. `bases` are the snapshots that were passed, as `_entries` fills it.
+
+    After the end, `is_cut` says that older rows are not kept, or cannot be read: `damage` says why.
     """
 
-    def __init__(self, side: Side, key: Key, until: int) -> None:
+    def __init__(self, side: Side, rows: AsyncGenerator[Stored], bases: dict[int, Snapshot]) -> None:
         self.side = side
-        self.bases: dict[int, Snapshot] = {}
+        self.bases = bases
         self.is_cut = False
         self.damage = ""
-        self._until = until
-        self._segments = side.reader.segments(*key, after_version=None, is_descending=True)
-        self._entries: Iterator[Entry] = iter(())
+        self._rows: AsyncGenerator[Stored] = rows
 
-    async def next(self) -> Entry | None:
-        """Return the next older entry; None at the end."""
-        while (entry := next(self._entries, None)) is None:
-            try:
-                segment = await anext(self._segments, None)
-            except HistoryElsewhere:
-                self.is_cut = True
-                return None
-            except StoreDamaged as error:
-                self.is_cut, self.damage = True, self.side.damage(error)
-                return None
-            if segment is None:
-                return None
-            if segment.base.version and segment.base_sequence <= self._until:
-                self.bases[segment.base_sequence] = _hashed(segment.base)
-            self._entries = (it for it in reversed(segment.entries) if it.sequence <= self._until)
-        return entry
+    async def next(self) -> Stored | None:
+        """Return the next older row; None at the end."""
+        try:
+            return await anext(self._rows, None)
+        except HistoryElsewhere:
+            self.is_cut = True
+        except StoreDamaged as error:
+            self.is_cut, self.damage = True, self.side.damage(error)
+        return None
 
     async def aclose(self) -> None:
-        await self._segments.aclose()
+        await self._rows.aclose()
+
+
+def _entries(side: Side, key: Key, until: int) -> _Rows[Entry]:
+    """Read a document's entries up to a sequence, and its snapshots by the sequence of the last event in them."""
+    bases: dict[int, Snapshot] = {}
+
+    async def read() -> AsyncGenerator[Entry]:
+        segments = side.reader.segments(*key, after_version=None, is_descending=True)
+        async with aclosing(segments):
+            async for segment in segments:
+                if segment.base.version and segment.base_sequence <= until:
+                    bases[segment.base_sequence] = _hashed(segment.base)
+                for entry in reversed(segment.entries):
+                    if entry.sequence <= until:
+                        yield entry
+
+    return _Rows(side, read(), bases)
+
+
+def _rejections(side: Side, namespace: str, until_by: Mapping[int, int]) -> _Rows[Rejection]:
+    """Read a namespace's rejections up to a sequence of each partition, without what resolved them later."""
+
+    async def read() -> AsyncGenerator[Rejection]:
+        before: int | None = None
+        while True:
+            rows = await side.reader.rejections(namespace, None, limit=REJECTIONS_MAX, before_sequence=before)
+            for row in rows:
+                until = until_by.get(row.partition, 0)
+                if row.sequence <= until:
+                    yield row if (row.resolved_by or 0) <= until else row._replace(resolved_by=None)
+            if len(rows) < REJECTIONS_MAX:
+                return
+            before = rows[-1].sequence
+
+    return _Rows(side, read(), {})
 
 
 class _Row(NamedTuple):

@@ -59,7 +59,16 @@ def compare(
         )
         compared = run_folding(run_compare(settings, (first, second), listener))
     if output.is_json:
-        names = ("sequence", "documents", "entries", "snapshots", "not_kept", "differences", "has_counts")
+        names = (
+            "sequence",
+            "documents",
+            "entries",
+            "snapshots",
+            "rejections",
+            "not_kept",
+            "differences",
+            "has_counts",
+        )
         report.print_json({**{name: getattr(compared, name) for name in names}, "found": report.found})
     else:
         result = f"{compared.differences:,} differences" if compared.differences else "equal"

@@ -21,6 +21,9 @@ async def log():
             await append(log, f"few-{number}", {"put": {"n": number}})
     await append(log, "few-0", {"patch": "not a patch"})
     await append(log, "few-100", {"delete": True})
+    # A name that makes no document.
+    record = await log.get(3)
+    log._records.append(record._replace(sequence=len(log._records) + 1, subject=b"log.1.n.a%b"))
     return log
 
 
@@ -40,7 +43,8 @@ async def test_two_stores_of_one_log_are_equal_in_every_event(log):
     comparison, found = await compared(await project(log), await project(log))
     assert not found
     end = (await log.info()).last_sequence
-    assert (comparison.sequence, comparison.entries, comparison.not_kept) == (end, end, 0)
+    assert (comparison.sequence, comparison.entries, comparison.not_kept) == (end, end - 1, 0)
+    assert comparison.rejections == 2
     assert (comparison.documents, comparison.documents_total) == (9, 8)
     assert comparison.snapshots > 2
     assert comparison.has_counts
@@ -63,10 +67,11 @@ async def test_what_only_one_store_has_folded_is_left_out(log):
     for document in ("many", "few-0", "new"):
         await append(log, document, {"put": {"later": True}})
     ahead = await project(log)
+    tables(ahead).rejections[0] = tables(ahead).rejections[0]._replace(resolved_by=end + 1)
     for pair in ((behind, ahead), (ahead, behind)):
         comparison, found = await compared(*pair)
         assert not found
-        assert (comparison.sequence, comparison.entries, comparison.has_counts) == (end, end, False)
+        assert (comparison.sequence, comparison.entries, comparison.has_counts) == (end, end - 1, False)
 
 
 def lose_document(store):
@@ -95,6 +100,18 @@ def lose_page(store):
     del tables(store).documents["n", "many"].segments[1]
 
 
+def lose_rejection(store):
+    del tables(store).rejections[0]
+
+
+def change_rejection(store):
+    tables(store).rejections[0] = tables(store).rejections[0]._replace(reason="other")
+
+
+def lose_unroutable(store):
+    tables(store).rejections[:] = [it for it in tables(store).rejections if it.namespace]
+
+
 def change_chain(store):
     checkpoint = next(it for it in tables(store).checkpoints.values() if it.last_sequence)
     checkpoint.chain = bytes(len(checkpoint.chain))
@@ -109,6 +126,9 @@ def change_chain(store):
         (lose_old_entry, "event", "many"),
         (change_old_snapshot, "snapshot", "many"),
         (lose_page, "event", "many"),
+        (lose_rejection, "rejection", "few-0"),
+        (change_rejection, "rejection", "few-0"),
+        (lose_unroutable, "rejection", ""),
         (change_chain, "checkpoint", ""),
     ],
 )

@@ -140,9 +140,7 @@ class Pool:
             return answers
         if bound is None:
             raise StoreUnavailable(EMPTIED)
-        required = await self.stale.required(may_have_crashed=self.bound is not None)
-        if required:
-            self.stale.check(required, await self.read_folded(connection))
+        await self._refuse_stale(connection, may_have_crashed=self.bound is not None)
         self.bound = bound
         return await self.read(connection, commands)
 
@@ -150,10 +148,12 @@ class Pool:
         """Check a new connection's server: one that was started again may have lost commits that were read before."""
         (info,) = await connection.run([("INFO", "server")])
         run_id = next((line for line in info.split() if line.startswith(b"run_id:")), b"")
-        required = await self.stale.required(may_have_crashed=run_id != self._run_id)
-        if required:
-            self.stale.check(required, await self.read_folded(connection))
+        await self._refuse_stale(connection, may_have_crashed=run_id != self._run_id)
         self._run_id = run_id
+
+    async def _refuse_stale(self, connection: Connection, *, may_have_crashed: bool) -> None:
+        required = await self.stale.required(may_have_crashed=may_have_crashed)
+        self.stale.check(required, await self.read_folded(connection) if required else {})
 
     async def _forget(self, connection: AbstractConnection) -> None:
         """Check a connection again that the driver has made anew."""

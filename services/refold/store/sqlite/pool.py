@@ -123,7 +123,8 @@ class Pool:
     async def fetch_one(self, statement: str, given: Sequence[object]) -> tuple[Any, ...] | None:
         """Read the first row of one statement in the event loop, in half of the time of `reading`."""
         try:
-            reader = self._reader.connection(await self._file())
+            file = await self._file()
+            reader = self._reader.connection(file)
             row: tuple[Any, ...] | None = reader.execute(SQL[statement], given).fetchone()
         except (sqlite3.Error, OSError) as error:
             raise _as_store_error(error) from error
@@ -189,8 +190,9 @@ class Pool:
         before, is_lost = self._folded_before()
         sent = await self.stale.required(may_have_crashed=is_lost) or [0] * PARTITIONS
         required = [max(sequence, before.get(partition, 0)) for partition, sequence in enumerate(sent)]
-        if any(required):
-            self.stale.check(required, self.read_folded(self._next_reader.connection(file)))
+        # It stays open, so that it can be asked once it is deleted.
+        opened = self._next_reader.connection(file)
+        self.stale.check(required, self.read_folded(opened) if any(required) else {})
         self._reader.close()
         self._reader, self._next_reader = self._next_reader, self._reader
         self._checked = file
