@@ -62,13 +62,13 @@ async def test_the_writer_uses_a_new_dictionary_and_every_reader_finds_it(open_s
     await writer.commit(scribe.commit())
     numbers = [await trainer.add_dictionary(NAMESPACE, TRAINED.content) for _ in range(2)]
     assert numbers[0] < numbers[1]
-    assert codec.dictionaries.of(NAMESPACE) is None
+    assert NAMESPACE not in codec.dictionaries.newest
     scribe.put("d1", order(11))
     scribe.cut("d1")
     scribe.put("d2", order(12))
     scribe.publish("d2", {"merge": 1, "base": 99, "currency": "EUR"})
     await writer.commit(scribe.commit())
-    assert codec.dictionaries.of(NAMESPACE).number == numbers[1]
+    assert codec.dictionaries.newest[NAMESPACE].number == numbers[1]
     later, _ = await open_store()
     for store in (reader, later):
         for number in range(3):
@@ -130,7 +130,7 @@ async def test_a_rebuild_is_written_by_the_newest_dictionaries(tmp_path):
         kept = [row[0] for row in database.execute("SELECT number FROM dictionaries ORDER BY number")]
         assert kept == [number] > [old]
         (state,) = database.execute("SELECT state FROM documents").fetchone()
-        assert state[:5] == b"\t" + number.to_bytes(4, "big")
+        assert state[:5] == b"0" + number.to_bytes(4, "big")
     database.close()
 
 

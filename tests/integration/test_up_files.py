@@ -63,8 +63,10 @@ async def test_a_dictionary_is_used_by_the_running_projector_and_gateway(up):
         await put(500)
         assert (await refold.get("orders", "d500")).state["number"] == 500
     with closing(sqlite3.connect(up.data / "files" / "refold.sqlite")) as database:
-        (state,) = database.execute("SELECT state FROM documents WHERE document = 'd500'").fetchone()
-    assert state[:5] == b"\t" + trained["dictionary"].to_bytes(4, "big")
+        select = "SELECT state FROM documents WHERE document = 'd500'"
+        # Outcomes are sent before they are committed.
+        (state,) = until(lambda: database.execute(select).fetchone())
+    assert state[:5] == b"0" + trained["dictionary"].to_bytes(4, "big")
     unknown = run_refold("store", "train", "nowhere", "--data", str(up.data))
     assert unknown.returncode == 1
     assert "nothing_found" in unknown.stderr

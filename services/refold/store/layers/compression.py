@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 import zlib
 from enum import Enum
 from typing import Final, Self
+from zlib import crc32
 
 from cramjam import DecompressionError, snappy
 from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError, frame_content_size
@@ -39,28 +41,29 @@ class Method(Enum):
     zstd = "zstd"
 
 
-_ZSTD: Final = 3
-_RAW: Final = 5
-_SNAPPY: Final = 6
-_DICTIONARY: Final = 9
-_GZIP: Final = 10
-"""The bytes before values. Two of them differ in two bits: no flipped bit makes one of another.
+_RAW: Final = 0x0C
+_SNAPPY: Final = 0x14
+_GZIP: Final = 0x18
+_ZSTD: Final = 0x24
+_DICTIONARY: Final = 0x30
+"""The bytes before values. No flipped bit makes one of another, or one of those that values began with at first.
 
-Raw and snappy values end with a checksum of everything before it. A dictionary's number follows its byte.
+A dictionary's number follows its byte. All values end with a checksum of everything before it.
 """
 
 _OLD_RAW: Final = 0
 _OLD_GZIP: Final = 1
 _OLD_SNAPPY: Final = 2
+_OLD_ZSTD: Final = 3
 _BARE_ZSTD: Final = 0x28
-"""What values began with at first, two of them without a checksum. The last one is the first byte of a zstd frame."""
+"""What values began with at first, without that checksum. The last one is the first byte of a zstd frame."""
 
 _CHECKSUM_BYTES: Final = 4
 _CHECKED: Final = 0x2144DF1C
 """The CRC-32 of any bytes that their own CRC-32 follows."""
 
-RAW_BYTES: Final = 1 + _CHECKSUM_BYTES
-"""Bytes that a value has more, stored as it is."""
+OVERHEAD_BYTES: Final = 1 + _CHECKSUM_BYTES
+"""Bytes that a value has more than what it is compressed to."""
 
 _NUMBER_ENDS: Final = 5
 
@@ -80,9 +83,10 @@ class Compression:
         """
         self._method = method
         self._level = _LEVELS.get(method, 0) if level is None else level
-        self._bytes_min = bytes_min
+        self._bytes_min = sys.maxsize if method is Method.none else bytes_min
         self._zstd = _Zstd(self._level if method is Method.zstd else 0)
         self.dictionaries = Dictionaries()
+        self._newest = self.dictionaries.newest if method is Method.zstd else {}
 
     @classmethod
     def of(cls, text: str, *, bytes_min: int = COMPRESSED_BYTES_MIN) -> Self:
@@ -94,10 +98,18 @@ class Compression:
 
     def encode(self, place: Place, plain: bytes) -> bytes:
         """Compress a value, unless it is small or does not become smaller."""
-        packed = self._packed(place, plain)
-        if packed is not None and len(packed) < len(plain) + RAW_BYTES:
-            return packed
-        return _checked(b"\5" + plain)
+        checksum = 0
+        dictionary = self._newest.get(place.namespace)
+        if dictionary is not None and len(plain) <= DICTIONARY_VALUE_BYTES_MAX and place.part != PART:
+            frame = self._zstd.compressor_of(dictionary).compress(plain)
+            packed, checksum = b"\x30" + dictionary.header + frame, dictionary.checksum
+        elif len(plain) < self._bytes_min:
+            packed = b"\x0c" + plain
+        else:
+            packed = self._packed(plain)
+        if len(packed) > len(plain) + 1:
+            packed, checksum = b"\x0c" + plain, 0
+        return packed + crc32(packed, checksum).to_bytes(_CHECKSUM_BYTES, "little")
 
     def decode(self, place: Place, stored: bytes) -> bytes:  # noqa: ARG002
         """Decompress a value, bounded by `PLAIN_BYTES_MAX`."""
@@ -108,12 +120,28 @@ class Compression:
             return _verified(stored)
         if codec == _DICTIONARY:
             dictionary = self.dictionaries.find(int.from_bytes(stored[1:_NUMBER_ENDS], "big"))
-            return _unzstd(self._zstd.decompressor_of(dictionary), stored[_NUMBER_ENDS:])
-        if codec in {_ZSTD, _BARE_ZSTD}:
-            return _unzstd(self._zstd.decompressor, stored[codec == _ZSTD :])
+            packed = _verified(stored, dictionary.checksum)
+            return _unzstd(self._zstd.decompressor_of(dictionary), packed[_NUMBER_ENDS - 1 :])
+        if codec == _ZSTD:
+            return _unzstd(self._zstd.decompressor, _verified(stored))
         if codec == _SNAPPY:
             return _unsnap(_verified(stored))
-        if codec in {_GZIP, _OLD_GZIP}:
+        if codec == _GZIP:
+            return _gunzip(_verified(stored))
+        return self._decode_old(stored)
+
+    def _packed(self, plain: bytes) -> bytes:
+        if self._method is Method.zstd:
+            return b"\x24" + self._zstd.compressor.compress(plain)
+        if self._method is Method.snappy:
+            return b"\x14" + bytes(snappy.compress_raw(plain))
+        return b"\x18" + zlib.compress(plain, self._level)
+
+    def _decode_old(self, stored: bytes) -> bytes:
+        codec = stored[0]
+        if codec in {_OLD_ZSTD, _BARE_ZSTD}:
+            return _unzstd(self._zstd.decompressor, stored[codec == _OLD_ZSTD :])
+        if codec == _OLD_GZIP:
             return _gunzip(stored[1:])
         if codec == _OLD_SNAPPY:
             return _unsnap(stored[1:])
@@ -121,28 +149,13 @@ class Compression:
             return _bounded(stored, 1)[1:]
         raise ValueError(f"unknown codec {codec}")
 
-    def _packed(self, place: Place, plain: bytes) -> bytes | None:
-        """Compress a value; None for one that is not to be."""
-        if self._method is Method.zstd:
-            dictionary = self.dictionaries.of(place.namespace)
-            if dictionary is not None and len(plain) <= DICTIONARY_VALUE_BYTES_MAX and place.part != PART:
-                return b"\t" + dictionary.header + self._zstd.compressor_of(dictionary).compress(plain)
-        if len(plain) < self._bytes_min or self._method is Method.none:
-            return None
-        if self._method is Method.zstd:
-            return b"\3" + self._zstd.compressor.compress(plain)
-        if self._method is Method.snappy:
-            return _checked(b"\6" + bytes(snappy.compress_raw(plain)))
-        return b"\n" + zlib.compress(plain, self._level)
-
 
 class _Zstd(threading.local):
     """Contexts of each thread: two threads must not use one at the same time."""
 
     def __init__(self, level: int) -> None:
         self._level = level
-        # Without its checksum, a flipped bit may decode to other content.
-        self.compressor = ZstdCompressor(level=level, write_checksum=True)
+        self.compressor = ZstdCompressor(level=level)
         self.decompressor = ZstdDecompressor()
         self._compressors: dict[int, ZstdCompressor] = {}
         self._decompressors: dict[int, ZstdDecompressor] = {}
@@ -151,9 +164,7 @@ class _Zstd(threading.local):
         """Return one whose frames do not repeat the dictionary's number."""
         found = self._compressors.get(dictionary.number)
         if found is None:
-            found = ZstdCompressor(
-                level=self._level, dict_data=dictionary.data, write_checksum=True, write_dict_id=False
-            )
+            found = ZstdCompressor(level=self._level, dict_data=dictionary.data, write_dict_id=False)
             if len(self._compressors) >= CONTEXTS_MAX:
                 self._compressors.clear()
             self._compressors[dictionary.number] = found
@@ -170,13 +181,9 @@ class _Zstd(threading.local):
         return found
 
 
-def _checked(packed: bytes) -> bytes:
-    return packed + zlib.crc32(packed).to_bytes(_CHECKSUM_BYTES, "little")
-
-
-def _verified(stored: bytes) -> bytes:
-    """Return what is between the first byte and the checksum."""
-    if zlib.crc32(_bounded(stored, RAW_BYTES)) != _CHECKED:
+def _verified(stored: bytes, begun: int = 0) -> bytes:
+    """Return what is between the first byte and the checksum, which has begun with that of a dictionary."""
+    if crc32(_bounded(stored, OVERHEAD_BYTES), begun) != _CHECKED:
         raise ValueError("a value whose checksum differs")
     return stored[1:-_CHECKSUM_BYTES]
 
@@ -191,7 +198,8 @@ def _bounded(stored: bytes, more: int) -> bytes:
 def _unzstd(decompressor: ZstdDecompressor, frame: bytes) -> bytes:
     try:
         size = frame_content_size(frame)
-        if not 0 <= size <= PLAIN_BYTES_MAX:
+        # The library takes one of 0 bytes for empty, and does not look at its checksum; none is written.
+        if not 0 < size <= PLAIN_BYTES_MAX:
             raise ValueError(f"a zstd frame of {size} bytes, at most {PLAIN_BYTES_MAX} are allowed")
         return decompressor.decompress(frame, allow_extra_data=False)
     except ZstdError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from typing import Final, Protocol
+from zlib import crc32
 
 from zstandard import ZstdCompressionDict
 
@@ -37,7 +38,7 @@ class DictionaryUnknown(ValueError):
 class Dictionary:
     """One dictionary. Its number is unique in its store, also after the store was emptied."""
 
-    __slots__ = ("data", "header", "namespace", "number")
+    __slots__ = ("checksum", "data", "header", "namespace", "number")
 
     def __init__(self, number: int, namespace: str, content: bytes) -> None:
         if len(content) > DICTIONARY_BYTES_MAX:
@@ -48,6 +49,8 @@ class Dictionary:
         self.namespace = namespace
         self.data = ZstdCompressionDict(content)
         self.header = number.to_bytes(4, "big")
+        self.checksum = crc32(content)
+        """What the checksums of its values begin with: by another dictionary, a frame may decode to other content."""
 
 
 class Dictionaries:
@@ -55,18 +58,15 @@ class Dictionaries:
 
     def __init__(self) -> None:
         self._by_number: dict[int, Dictionary] = {}
-        self._newest: dict[str, Dictionary] = {}
+        self.newest: dict[str, Dictionary] = {}
+        """By namespace; changed in place."""
 
     def add(self, dictionary: Dictionary) -> None:
         """Decode by it from now on, and encode by it where it is its namespace's newest."""
         self._by_number[dictionary.number] = dictionary
-        newest = self._newest.get(dictionary.namespace)
+        newest = self.newest.get(dictionary.namespace)
         if newest is None or newest.number < dictionary.number:
-            self._newest[dictionary.namespace] = dictionary
-
-    def of(self, namespace: str) -> Dictionary | None:
-        """Return the newest one of a namespace."""
-        return self._newest.get(namespace)
+            self.newest[dictionary.namespace] = dictionary
 
     def find(self, number: int) -> Dictionary:
         """Return one by its number. Raises `DictionaryUnknown`."""
@@ -78,7 +78,7 @@ class Dictionaries:
     def forget(self) -> None:
         """Know none: the store may be another one now."""
         self._by_number.clear()
-        self._newest.clear()
+        self.newest.clear()
 
 
 class DictionaryKeeper(Protocol):

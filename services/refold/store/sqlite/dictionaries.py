@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
-from refold.core.errors import FenceLost, StoreError
+from refold.core.errors import StoreError
 from refold.store import DAMAGES, reading_stored
 from refold.store.layers.dictionaries import next_number
+from refold.store.sqlite.keyed import require_key
 from refold.store.sqlite.pool import SQL, STORE_WRITE_WAIT_SECONDS, Connection, connect, translated
 from refold.store.sqlite.rows import Row, Rows
 
@@ -41,8 +42,7 @@ def add_dictionary(
 
     Raises `FenceLost`, and `Refused` where the file has as many as it may have.
     """
-    if key is not None and not connection.execute(SQL["has_key_check"], (key,)).fetchone()[0]:
-        raise FenceLost("the key of a dictionary is being retired", key=key)
+    require_key(connection, key)
     used = [row[0] for row in connection.execute(SQL["dictionaries_after"], (0,))]
     number = number or next_number(used)
     if number not in used:
