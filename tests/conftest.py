@@ -11,13 +11,24 @@ from hypothesis import settings
 from support.capabilities import pytest_terminal_summary
 from support.http import api
 from support.redis_servers import redis_server, redis_url, valkey_server, valkey_url
-from support.servers import aside, fresh_nats, nats_server, nats_urls, postgres_dsn, postgres_server
+from support.servers import (
+    aside,
+    fresh_nats,
+    migrated,
+    migrated_dsn,
+    nats_server,
+    nats_urls,
+    postgres_dsn,
+    postgres_server,
+)
 from support.system import system
 
 __all__ = [
     "api",
     "aside",
     "fresh_nats",
+    "migrated",
+    "migrated_dsn",
     "nats_server",
     "nats_urls",
     "postgres_dsn",

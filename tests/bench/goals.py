@@ -50,3 +50,10 @@ GAUGES_SHARE: Final = Goal(value=3, is_upper=True)
 STOPPED_MEBIBYTES: Final = Goal(value=0.3, is_upper=True)
 STOPPED_GONE: Final = Goal(value=75, is_upper=True)
 """Seconds after which the kernel has ended the connection of a client that reads nothing."""
+
+STORE_SAVED: Final = Goal(value=40)
+CACHE_HITS: Final = Goal(value=80)
+"""Percent: the lower ends of what was promised, 40 to 80 and 80 to 95."""
+
+CACHE_RESIDENT: Final = Goal(value=12, is_upper=True)
+"""MB that a process grows by with a cache of 10 MB: a fifth more."""

@@ -16,9 +16,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+import asyncpg
 import psutil
 from redis import Redis
 
+from bench import goals
 from bench.ground.rows import copy_documents
 from bench.processes import work
 from bench.report import NO_DISK, Durability, Measure, Report, Samples
@@ -61,6 +63,20 @@ LAYERS: Final[dict[str, Callable[[], RowCodec]]] = {
     "zstd + encryption": lambda: encryption(LOG_ID),
 }
 
+POSTGRES_LAYERS: Final[dict[str, Callable[[], dict[str, Any]]]] = {
+    "none": lambda: {"codec": Compression(Method.none)},
+    "zstd": lambda: {"codec": Compression()},
+    "zstd + encryption": lambda: {"codec": encryption(LOG_ID), "is_history_encrypted": True},
+    "zstd + encryption of states too": lambda: {
+        "codec": encryption(LOG_ID),
+        "is_history_encrypted": True,
+        "are_states_encrypted": True,
+    },
+}
+"""Its states are JSON for SQL, neither compressed nor encrypted, except with the last."""
+
+STORED: Final = Measure(unit="MiB", durability=NO_DISK)
+
 Reading = Callable[[str], Awaitable[object]]
 
 
@@ -97,34 +113,61 @@ async def _round(folder: Path, plan: Plan, commits: list[Commit], samples: Sampl
     with await open_folder(folder / "data") as opened:
         server = await start_postgres(opened)
         try:
-            store = await PostgresStore.open(server.dsn)
-            await _measure("postgres", store, plan, commits, samples, "none")
-            await store.close()
+            for number, (layers, options) in enumerate(POSTGRES_LAYERS.items()):
+                schema = f"layers_{number}"
+                store = await PostgresStore.open(server.dsn, schema=schema, **options())
+                await _measure(f"postgres, {layers}", store, plan, commits, samples, "none")
+                await store.close()
+                size = await _relations_bytes(server.dsn, schema)
+                samples.add(f"postgres, {layers}, stored", size / MEBIBYTE, STORED)
             await _copy(server.dsn, plan, samples)
         finally:
             await server.stop()
+    sizes: dict[str, float] = {}
     for layers, made in LAYERS.items():
         place = folder / layers
         place.mkdir()
         files = await SqliteStore.open(place, codec=made())
         await _measure(f"files, {layers}", files, plan, commits, samples, "os")
         await files.close()
-        stored = sum(path.stat().st_size for path in place.iterdir())
-        samples.add(f"files, {layers}, stored", stored / MEBIBYTE, Measure(unit="MiB", durability=NO_DISK))
+        sizes[layers] = sum(path.stat().st_size for path in place.iterdir()) / MEBIBYTE
+    _note_sizes("files", sizes, samples)
     _raw_sqlite(folder, commits[1], samples)
     for name, binary in (("redis", redis_binary()), ("valkey", valkey_binary())):
+        sizes = {}
         for layers, made in LAYERS.items() if binary and binary.exists() else ():
             with running_redis(binary) as running:
                 redis = await RedisStore.open(running.url, codec=made())
                 await _measure(f"{name}, {layers}", redis, plan, commits, samples, NO_DISK)
                 await redis.close()
                 with Redis(unix_socket_path=str(running.path)) as bare:
-                    used = bare.info("memory")["used_memory_dataset"]
-                samples.add(
-                    f"{name}, {layers}, stored", used / MEBIBYTE, Measure(unit="MiB", durability=NO_DISK)
-                )
+                    sizes[layers] = bare.info("memory")["used_memory_dataset"] / MEBIBYTE
                 if layers == "none":
                     _raw_redis(name, running, commits[1], samples)
+        _note_sizes(name, sizes, samples)
+
+
+def _note_sizes(name: str, sizes: dict[str, float], samples: Samples) -> None:
+    """Note what each store takes, and how much less that is with its layers."""
+    for layers, size in sizes.items():
+        samples.add(f"{name}, {layers}, stored", size, STORED)
+        if layers != "none":
+            saved = Measure(unit="%", durability=NO_DISK, goal=goals.STORE_SAVED)
+            samples.add(f"{name}, {layers}, saved", 100 * (1 - size / sizes["none"]), saved)
+
+
+_RELATIONS_BYTES: Final = """
+SELECT sum(pg_total_relation_size(c.oid)) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE relkind = 'r' AND nspname = $1
+"""
+
+
+async def _relations_bytes(dsn: str, schema: str) -> int:
+    connection = await asyncpg.connect(dsn)
+    try:
+        return int(await connection.fetchval(_RELATIONS_BYTES, schema))
+    finally:
+        await connection.close()
 
 
 def _commits(plan: Plan) -> list[Commit]:
@@ -312,9 +355,11 @@ def _note_cached(found: dict[str, Any], share: float, samples: Samples) -> None:
     label = (
         f"cache of {CACHE_BYTES / 1e6:.0f} MB, {HOT_READS:.0%} of the reads of {share:.0%} of the documents"
     )
-    samples.add(f"{label}, hits", 100 * hits / (hits + misses), Measure(unit="%", durability=NO_DISK))
+    share_of_hits = Measure(unit="%", durability=NO_DISK, goal=goals.CACHE_HITS)
+    samples.add(f"{label}, hits", 100 * hits / (hits + misses), share_of_hits)
     samples.add(f"{label}, counted", size / 1e6, Measure(unit="MB", durability=NO_DISK))
-    samples.add(f"{label}, resident", found["resident"] / 1e6, Measure(unit="MB", durability=NO_DISK))
+    resident = Measure(unit="MB", durability=NO_DISK, goal=goals.CACHE_RESIDENT)
+    samples.add(f"{label}, resident", found["resident"] / 1e6, resident)
     samples.add_latency(label, found["milliseconds"], Measure(unit="ms", durability=NO_DISK))
 
 

@@ -31,8 +31,8 @@ from support.services import (
 
 WRITERS = [f"doc-{number}" for number in range(8)]
 RACED = "raced"
-ROUNDS = 25
-BULK = 400
+ROUNDS = 15
+BULK = 200
 AFTER_KILL = 10
 
 

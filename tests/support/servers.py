@@ -19,6 +19,7 @@ import pytest
 from refold.embedded.folder import open_folder
 from refold.embedded.nats import NATS_USERS, Durability, NatsServer, start_nats
 from refold.embedded.postgres import DATABASE, PostgresServer, start_postgres
+from refold.store.postgres import PostgresStore
 
 T = TypeVar("T")
 
@@ -73,14 +74,24 @@ def running_postgres(path: Path) -> Iterator[PostgresServer]:
             complete(server.stop())
 
 
+@pytest.fixture(scope="session")
+def migrated(postgres_server: PostgresServer) -> str:
+    """The name of a database to which the store's migrations were applied."""
+    complete(_execute(postgres_server, "CREATE DATABASE migrated"))
+    complete(_migrate(postgres_server.dsn.removesuffix(DATABASE) + "migrated"))
+    return "migrated"
+
+
+@pytest.fixture
+def migrated_dsn(postgres_server: PostgresServer, migrated: str) -> Iterator[str]:
+    """A fresh database with the store's empty tables for one test."""
+    yield from _database(postgres_server, f"TEMPLATE {migrated}")
+
+
 @pytest.fixture
 def postgres_dsn(postgres_server: PostgresServer) -> Iterator[str]:
     """A fresh, empty database for one test."""
-    name = f"test_{next(_numbers)}"
-    # Copying files takes 20 ms where the server does not sync; the default way takes 200.
-    complete(_execute(postgres_server, f"CREATE DATABASE {name} STRATEGY file_copy"))
-    yield postgres_server.dsn.removesuffix(DATABASE) + name
-    complete(_execute(postgres_server, f"DROP DATABASE {name} WITH (FORCE)"))
+    yield from _database(postgres_server)
 
 
 @pytest.fixture
@@ -98,6 +109,19 @@ def _nats(path: Path, sync: Durability) -> Iterator[NatsServer]:
             yield server
         finally:
             complete(server.stop())
+
+
+def _database(server: PostgresServer, template: str = "") -> Iterator[str]:
+    name = f"test_{next(_numbers)}"
+    # Copying files takes 20 ms where the server does not sync; the default way takes 200.
+    complete(_execute(server, f"CREATE DATABASE {name} {template} STRATEGY file_copy"))
+    yield server.dsn.removesuffix(DATABASE) + name
+    complete(_execute(server, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+async def _migrate(dsn: str) -> None:
+    store = await PostgresStore.open(dsn)
+    await store.close()
 
 
 async def _execute(server: PostgresServer, statement: str) -> None:

@@ -55,7 +55,7 @@ def opened(request, kind):
         return sqlite_stores(request.getfixturevalue("tmp_path"), **options)
     if name == "postgres":
         levels = {"is_history_encrypted": is_encrypted, "are_states_encrypted": kind in ENCRYPTED}
-        return postgres_stores(request.getfixturevalue("postgres_dsn"), **options, **levels)
+        return postgres_stores(request.getfixturevalue("migrated_dsn"), **options, **levels)
     return redis_stores(request.getfixturevalue(f"{name}_url"), **options)
 
 

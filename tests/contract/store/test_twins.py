@@ -59,7 +59,7 @@ FEW_EVENTS = {"copied": 0, "in one statement": STORE_FEW_EVENTS_MAX}
 
 
 @pytest.mark.parametrize("few_events", FEW_EVENTS.values(), ids=FEW_EVENTS)
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(steps, min_size=1, max_size=30))
 @example(EVERY_EVENT)
 def test_every_adapter_returns_the_same_for_any_commits(postgres_dsn, valkey_url, few_events, plan):
