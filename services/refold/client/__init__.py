@@ -27,6 +27,8 @@ from refold.client.responses import (
 )
 from refold.core.errors import (
     DocumentAbsent,
+    HistoryElsewhere,
+    HistorySlow,
     LogDiffers,
     RefoldError,
     Refused,
@@ -41,6 +43,8 @@ __all__ = [
     "Document",
     "DocumentAbsent",
     "DocumentUpdate",
+    "HistoryElsewhere",
+    "HistorySlow",
     "JsonPatch",
     "Leaf",
     "LogDiffers",

@@ -16,6 +16,8 @@ from refold.client.connection import Address, Answer, Connection, EventStream
 from refold.core import json_text
 from refold.core.errors import (
     DocumentAbsent,
+    HistoryElsewhere,
+    HistorySlow,
     RefoldError,
     Refused,
     ServiceUnavailable,
@@ -195,6 +197,15 @@ def parse_json(answer: Answer) -> Any:
     return json_text.loads(answer.body)
 
 
+_KINDS: Final[Mapping[type[RefoldError], int]] = {
+    VersionUnknown: 404,
+    DocumentAbsent: 404,
+    HistoryElsewhere: 501,
+    HistorySlow: 503,
+}
+"""Errors that a client tells apart by their code; a request for history that is answered so is not sent again."""
+
+
 def read_error(status: int, body: bytes) -> RefoldError:
     """Return the error that a problem document describes."""
     problem: dict[str, Any] = {}
@@ -203,8 +214,8 @@ def read_error(status: int, body: bytes) -> RefoldError:
         problem = parsed if isinstance(parsed, dict) else {}
     code, field, shape = (str(problem.get(name) or "") for name in ("code", "field", "shape"))
     detail = str(problem.get("detail") or problem.get("title") or f"the service answered {status}")
-    for kind in (VersionUnknown, DocumentAbsent):
-        if status == 404 and code == kind.code:
+    for kind, its_status in _KINDS.items():
+        if (status, code) == (its_status, kind.code):
             return kind(detail)
     if status in (408, 504):
         return TimedOut(detail)

@@ -17,6 +17,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from refold.client import (
     Conflict,
     DocumentAbsent,
+    HistoryElsewhere,
+    HistorySlow,
     Outcome,
     Refold,
     Refused,
@@ -408,6 +410,8 @@ async def test_a_write_that_is_not_folded_yet_is_pending(gateway, refold):
     [
         (404, "document_absent", DocumentAbsent),
         (404, "version_unknown", VersionUnknown),
+        (501, "history_not_kept", HistoryElsewhere),
+        (503, "history_slow", HistorySlow),
         (404, "path_absent", Refused),
         (413, "event_too_large", Refused),
         (422, "bad_time", Refused),
