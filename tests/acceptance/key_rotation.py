@@ -34,7 +34,15 @@ WRITERS: Final = 4
 DOCUMENTS: Final = 6
 """Documents of each writer."""
 
-STORES: Final = ("files", "redis", "postgres")
+VERIFY: Final = ("verify",)
+STORES: Final = {
+    "files": (VERIFY,),
+    "redis": (),
+    "postgres": (VERIFY,),
+    "redis+postgres": (VERIFY, ("store", "compare", "redis", "postgres")),
+}
+"""The stores of a system, and the commands that compare what they hold with the log or with each other."""
+
 SECONDS_MAX: Final = 60.0
 
 
@@ -91,13 +99,16 @@ class System:
     def __init__(self, folder: Path, store: str, stack: ExitStack) -> None:
         self.data, self._keys = folder / "data", folder / "keys.json"
         self.folders = [self.data]
-        self._arguments = ["--store", store, "--durability", "os"]
-        if store == "redis":
-            port = free_port()
-            settings = ("--port", str(port), "--appendonly", "yes")
-            server = stack.enter_context(running_redis(redis_binary() or valkey_binary(), *settings))
-            self.folders.append(server.folder)
-            self._arguments[1] = f"redis://127.0.0.1:{port}"
+        self._arguments = ["--durability", "os"]
+        for name in store.split("+"):
+            address = name
+            if name == "redis":
+                port = free_port()
+                settings = ("--port", str(port), "--appendonly", "yes")
+                server = stack.enter_context(running_redis(redis_binary() or valkey_binary(), *settings))
+                self.folders.append(server.folder)
+                address = f"redis://127.0.0.1:{port}"
+            self._arguments += ["--store", address]
         self._given = {
             "REFOLD_KEYS": str(self._keys),
             "REFOLD_ENCRYPT": "all",
@@ -184,10 +195,12 @@ def run(store: str, folder: Path, rounds: int, rate: int) -> Counter[str]:
                     rotate(system, load, rate)
                     wait_for(lambda least=before + 50: load.counts["writes"] >= least)
             assert not load.errors, f"{len(load.errors)} errors: {load.errors[:3]}"
-            assert b"projector_failed" not in (system.data / "projector.log").read_bytes()
-            if store != "redis":
-                verified = system.refold("verify")
-                assert verified["differences"] == 0, verified
+            logs = list(system.data.glob("projector*.log"))
+            assert logs
+            assert not any(b"projector_failed" in log.read_bytes() for log in logs)
+            for check in STORES[store]:
+                found = system.refold(*check)
+                assert found["differences"] == 0, found
         with system.running() as up:
             for name, (version, state) in load.states.items():
                 found = httpx.get(f"{up.url}/v1/rotated/{name}", timeout=SECONDS_MAX)
