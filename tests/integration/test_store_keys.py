@@ -138,6 +138,25 @@ async def test_no_value_is_stored_under_a_key_whose_check_value_is_gone(
     assert (await store.head(NAMESPACE, "d")).snapshot.state == b"1"
 
 
+async def test_a_state_is_not_flushed_under_a_key_whose_check_value_is_gone(postgres_dsn: str) -> None:
+    """PostgreSQL writes large states apart from commits."""
+    levels = {"is_history_encrypted": True, "are_states_encrypted": True}
+    async with postgres_stores(postgres_dsn, codec=encryption(LOG_ID), **levels) as open_store:
+        store = await open_store()
+        scribe = await begin(store)
+        scribe.put("d", {"n": 1})
+        await store.commit(scribe.commit())
+        scribe.publish("d", {"merge": {"n": 2}})
+        await store.commit(scribe.commit(omitted={"d"}))
+        await store.remove_key_check(1)
+        with pytest.raises(FenceLost):
+            await store.flush_states(is_final=True)
+        await store.bind(LOG_ID)
+        await store.flush_states(is_final=True)
+        assert list(await store.key_checks(LOG_ID)) == [1]
+        assert (await store.head(NAMESPACE, "d")).snapshot.state == b'{"n":2}'
+
+
 async def _write_open(store: Any, commit: Commit) -> None:
     async with store.open_commit() as opened:
         await opened.write(commit)

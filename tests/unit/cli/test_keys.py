@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 from refold.cli import app
 from refold.core.errors import Refused
 from refold.store.layers.keyring import KeyFile
-from refold.wiring.keys import retire_key
+from refold.wiring.keys import add_key, retire_key
 from refold.wiring.settings import load
 
 
@@ -38,6 +39,15 @@ def test_a_first_key_makes_the_file_and_later_ones_are_used(file: Path) -> None:
     assert _keys("add") == {"key": 5, "used": 5}
     assert len(set(KeyFile(file).read().keys.values())) == 5
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_keys_that_are_added_at_the_same_time_are_all_kept(file: Path) -> None:
+    _keys("add")
+    with ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(lambda _: add_key(load()), range(16)))
+    assert sorted(keys.newest for keys in made) == list(range(2, 18))
+    assert KeyFile(file).read().keys.items() >= made[0].keys.items()
+    assert len(set(KeyFile(file).read().keys.values())) == 17
 
 
 def test_a_key_that_is_not_there_is_not_used(file: Path) -> None:

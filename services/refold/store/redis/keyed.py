@@ -30,6 +30,9 @@ from refold.store.redis.schema import SCANNED_KEYS, is_bound_to, rewrite_file
 REENCRYPT_ATTEMPTS_MAX: Final = 10
 """How often values are read again that have changed before they were replaced; later passes find the rest."""
 
+PARTS_MAX: Final = 16
+"""Documents, or groups of rejections or dictionaries, that are read at once."""
+
 FIELDS_MAX: Final = 100
 """Rejections or dictionaries that one transaction replaces."""
 
@@ -168,18 +171,17 @@ class RedisKeyed:
 
     async def count_keys(self) -> list[KeyCount]:
         counts: Counter[tuple[str, int | None]] = Counter()
-        async for part in self._parts():
-            for it, _ in part.values(await self._pool.read_at_once(*part.read)):
+        async for part, changes in self._read_parts():
+            for it, _ in changes:
                 counts[part.name or it.place.part, key_number(it.value)] += 1
         return [KeyCount(*of, values) for of, values in counts.items()]
 
     async def reencrypt(self) -> AsyncGenerator[Rewritten]:
         self._key.forget()
         encryption = encryption_of(self._rows.codec)
-        async for part in self._parts():
+        async for part, changes in self._read_parts():
             await self._key.prepare(self)
-            found = part.values(await self._pool.read_at_once(*part.read))
-            if not all(encryption.is_current(it.value) for it, _ in found):
+            if not all(encryption.is_current(it.value) for it, _ in changes):
                 yield await self._replace(part)
 
     async def retire_key(self, number: int, check: bytes) -> int:
@@ -214,6 +216,24 @@ class RedisKeyed:
                 if await connection.execute(commands):
                     return Rewritten(outdated, 0)
         return Rewritten(0, outdated)
+
+    async def _read_parts(self) -> AsyncGenerator[tuple[_Part, list[Change]]]:
+        """Read the parts, some at once: the round trip dominates."""
+        waiting: list[_Part] = []
+        async for part in self._parts():
+            waiting.append(part)
+            if len(waiting) == PARTS_MAX:
+                for read in await self._read(waiting):
+                    yield read
+                waiting = []
+        for read in await self._read(waiting):
+            yield read
+
+    async def _read(self, parts: Sequence[_Part]) -> list[tuple[_Part, list[Change]]]:
+        if not parts:
+            return []
+        answers = iter(await self._pool.read_at_once(*(command for part in parts for command in part.read)))
+        return [(part, part.values([next(answers) for _ in part.read])) for part in parts]
 
     async def _parts(self) -> AsyncGenerator[_Part]:
         """Yield what is read at one moment: each document, some dictionaries, some rejections of a namespace."""
