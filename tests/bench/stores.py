@@ -33,9 +33,11 @@ from refold.core.history import Clock, Point
 from refold.embedded.folder import open_folder
 from refold.embedded.postgres import start_postgres
 from refold.store import Commit
-from refold.store.layers import RowCodec
+from refold.store.layers import COMPRESSED_BYTES_MIN, Place, RowCodec
 from refold.store.layers.cached import CachedReader
 from refold.store.layers.compression import Compression, Method
+from refold.store.layers.dictionaries import Dictionary
+from refold.store.layers.training import train
 from refold.store.postgres import PostgresStore
 from refold.store.redis import RedisStore
 from refold.store.sqlite import SqliteStore
@@ -60,6 +62,7 @@ CACHED_SHARES: Final = (0.2, 0.05)
 LAYERS: Final[dict[str, Callable[[], RowCodec]]] = {
     "none": lambda: Compression(Method.none),
     "zstd": Compression,
+    "dictionary": Compression,
     "zstd + encryption": lambda: encryption(LOG_ID),
 }
 
@@ -99,6 +102,7 @@ async def run(options: Options, plan: Plan) -> Report:
         with TemporaryDirectory(prefix=PREFIX) as name:
             await _round(Path(name), plan, commits, samples)
         await _cached(samples)
+        _coded(commits[0], samples)
         options.say(f"round {number} done")
     return Report(
         command="stores",
@@ -195,6 +199,8 @@ async def _measure(
     """Commit everything, then read heads and versions."""
     await store.bind(LOG_ID)
     assert await store.acquire_lease()
+    if name.endswith("dictionary"):
+        await store.add_dictionary(NAMESPACE, _dictionary(commits[0]))
     written = Measure(unit="events/s", durability=durability)
     read = Measure(unit="reads/s", durability=NO_DISK)
     first, *rest = commits
@@ -303,6 +309,43 @@ def _raw_redis(name: str, running: RedisServer, commit: Commit, samples: Samples
         seconds = time.perf_counter() - started_at
         read = Measure(unit="reads/s", durability=NO_DISK, is_ground=True)
         samples.add(f"{name} by redis-py, reads", len(commit.documents) / seconds, read)
+
+
+# --- The codec -------------------------------------------------------------------------------------------
+
+
+def _states(commit: Commit) -> list[bytes]:
+    return [write.state for write in commit.documents if write.state is not None]
+
+
+def _dictionary(commit: Commit) -> bytes:
+    """Train a dictionary as `refold store train` does."""
+    states = _states(commit)
+    return train(NAMESPACE, states, len(states), "zstd:1", COMPRESSED_BYTES_MIN).content
+
+
+def _coded(commit: Commit, samples: Samples) -> None:
+    """Encode and decode the states by each codec, without a minimum; the dictionary has not seen all of them."""
+    states = _states(commit)
+    place = Place("documents.state", NAMESPACE, "d", 0)
+    by_dictionary = Compression()
+    by_dictionary.dictionaries.add(Dictionary(1, NAMESPACE, _dictionary(commit)))
+    codecs = {
+        "raw": Compression(Method.none),
+        "zstd:1": Compression(bytes_min=0),
+        "dictionary": by_dictionary,
+    }
+    took = Measure(unit="µs", durability=NO_DISK)
+    for name, codec in codecs.items():
+        started_at = time.perf_counter()
+        stored = [codec.encode(place, state) for state in states]
+        encoded_at = time.perf_counter()
+        assert [codec.decode(place, value) for value in stored] == states
+        decoded_at = time.perf_counter()
+        share = 100 * sum(map(len, stored)) / sum(map(len, states))
+        samples.add(f"codec, {name}, stored", share, Measure(unit="%", durability=NO_DISK))
+        samples.add(f"codec, {name}, encode", (encoded_at - started_at) * 1e6 / len(states), took)
+        samples.add(f"codec, {name}, decode", (decoded_at - encoded_at) * 1e6 / len(states), took)
 
 
 # --- The cache -------------------------------------------------------------------------------------------
