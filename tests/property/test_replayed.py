@@ -48,7 +48,13 @@ EVENTS = st.tuples(
     st.sampled_from(DOCUMENTS), st.builds(lambda change, more: change | more, CHANGES, OPTIONS)
 )
 SETTINGS = st.sampled_from(
-    [{"on_conflict": "merge"}, {"on_conflict": "reject"}, {"limits": {"operations": 1}}, {}]
+    [
+        {"on_conflict": "merge"},
+        {"on_conflict": "reject"},
+        {"limits": {"operations": 1}},
+        {"limits": {"event_bytes": 150}},
+        {},
+    ]
 )
 # Each step: an event, a transaction of several, or settings; and by how much the broker's clock moves.
 STEPS = st.lists(
@@ -203,6 +209,31 @@ async def test_a_history_that_is_too_long_is_refused_naming_the_bounds(monkeypat
     ) as caught:
         await replayed.entry("n", "a", 8)
     assert caught.value.facts == {"namespace": "n", "document": "a"}
+
+
+@pytest.mark.parametrize("limit", [100, 400])
+async def test_a_transaction_that_begins_in_another_namespace_is_judged_by_the_settings_of_that(limit):
+    log, tables = MemoryLog("log-1"), Tables()
+    settings = json_text.dumps({"put": {"limits": {"event_bytes": limit}}})
+    await log.append(Publication(namespace=SYSTEM_NAMESPACE, document="settings:m", body=settings))
+    members = [
+        Publication(
+            namespace=namespace,
+            document="a",
+            body=json_text.dumps({"put": "x" * 99, "txn": {"id": "t", "index": index, "count": 2}}),
+        )
+        for index, namespace in enumerate("mn")
+    ]
+    await log.append_atomically(members)
+    for number in range(9):
+        await log.append(published("a", {"put": number}))
+    await fold(log, tables, {8, 13})
+    full = await MemoryStore(tables).entry("n", "a", 4)
+    recent = MemoryStore(tables, depth=Depth.recent)
+    with pytest.raises(HistoryElsewhere):
+        await recent.entry("n", "a", 4)
+    assert await Replayed(log, recent).entry("n", "a", 4) == full
+    assert full.reason == ("bad_transaction" if limit == 100 else "")
 
 
 async def test_the_past_of_a_namespace_is_elsewhere_and_the_error_says_where():

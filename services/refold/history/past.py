@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import Final
 
 from refold.core.document import Document, to_canonical
-from refold.core.fold.rules import Step
+from refold.core.fold.rules import Rules, Step
 from refold.core.fold.window import recent_since
 from refold.core.fold_state import FoldState, WindowNeeded, first_checkpoints
 from refold.core.history import NEVER, Entry, Segment, snapshot_of
@@ -55,8 +55,13 @@ class Past:
         self.system_sequence = record.sequence
         self._fold_state.skip(record, self._fold_state.route(record.subject))
 
-    def take(self, record: Record, members: Sequence[Record], clamps: Clamps) -> None:
-        """Fold the document's next event; `members` are those of its transaction, where it may be in one."""
+    def take(
+        self, record: Record, members: Sequence[Record], clamps: Clamps, others_rules: Rules | None = None
+    ) -> None:
+        """Fold the document's next event; `members` are those of its transaction, where it may be in one.
+
+        `others_rules` are those of the first member's namespace, where that is another one.
+        """
         state, self.read_sequence = self._fold_state, record.sequence
         where = state.route(record.subject)
         if where.reason:
@@ -67,7 +72,8 @@ class Past:
         if members:
             # A transaction is found at its first member.
             first = state.route(members[0].subject)
-            state.members.of(members[0], state.rules_of(first.namespace), state.route)
+            rules = others_rules or state.rules_of(first.namespace)
+            state.members.of(members[0], rules, state.route)
         entry = self._fold(record, where)[0]
         self.events += 1
         self._segment_bytes += entry.size
@@ -124,6 +130,14 @@ class Clamps:
         at = bisect_left(self._ranges, sequence, key=itemgetter(1))
         found = self._ranges[at] if at < len(self._ranges) else None
         return found.recorded_at if found is not None and found.first_sequence <= sequence else 0
+
+
+def rules_after(system: Iterable[Record], namespace: str) -> Rules:
+    """Return the rules that the system's documents put in force for a namespace."""
+    state = FoldState(first_checkpoints("")[:1])
+    for record in sorted(system):
+        state.skip(record, state.route(record.subject))
+    return state.rules_of(namespace)
 
 
 def system_documents(key: Key) -> list[Key]:

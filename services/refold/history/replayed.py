@@ -16,11 +16,12 @@ from refold.core.dedup import id_digest, recall
 from refold.core.document import Document
 from refold.core.errors import HistoryElsewhere, HistorySlow
 from refold.core.fold import ID_WINDOW_EVENTS, NEWEST
+from refold.core.fold.rules import Rules
 from refold.core.history import Clock, Entry, Point, Segment, Snapshot
 from refold.core.replay import state_at
-from refold.core.stream import Checkpoint, Record
+from refold.core.stream import Checkpoint, Record, route
 from refold.core.transactions import claimed_members, may_be_member, place_of
-from refold.history.past import Clamps, Past, system_documents
+from refold.history.past import Clamps, Past, rules_after, system_documents
 from refold.log import EventLog
 from refold.store import (
     Bounds,
@@ -307,12 +308,7 @@ class Replayed:
         if past.read_sequence >= until_sequence or is_enough(past):
             return
         clamps = Clamps(await self._store.clock())
-        begin = past.system_sequence
-        system = [
-            record
-            for other in system_documents(past.key)
-            async for record in self._log.read_document(*other, begin, until_sequence)
-        ]
+        system = await self._system(past.key, past.system_sequence, until_sequence)
         system.sort(reverse=True)
         own = self._log.read_document(*past.key, past.read_sequence, until_sequence)
         async with aclosing(own):
@@ -321,7 +317,8 @@ class Replayed:
                     past.take_system(system.pop())
                 if past.events >= REPLAY_EVENTS_MAX or past.size_bytes >= REPLAY_BYTES_MAX:
                     raise _slow(past.key)
-                past.take(record, await self._members(record), clamps)
+                members = await self._members(record)
+                past.take(record, members, clamps, await self._others_rules(past.key, members))
                 if is_enough(past):
                     return
         past.read_sequence = until_sequence
@@ -336,6 +333,21 @@ class Replayed:
             *map(self._log.get, range(first, first + claimed_members(record, NEWEST)))
         )
         return [each for each in found if each is not None]
+
+    async def _system(self, key: Key, after_sequence: int, until_sequence: int) -> list[Record]:
+        """Read the events of the system's documents that say how a document is folded."""
+        return [
+            record
+            for other in system_documents(key)
+            async for record in self._log.read_document(*other, after_sequence, until_sequence)
+        ]
+
+    async def _others_rules(self, key: Key, members: Sequence[Record]) -> Rules | None:
+        """Return the rules of the first member's namespace, where it is not the document's own."""
+        first = route(members[0].subject, NEWEST.number).namespace if members else ""
+        if first in {"", key[0]}:
+            return None
+        return rules_after(await self._system((first, ""), 0, members[0].sequence), first)
 
     def _keep(self, past: Past) -> None:
         """Keep a history, and drop those that were used least recently."""
