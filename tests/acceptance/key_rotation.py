@@ -204,6 +204,7 @@ def run(store: str, folder: Path, rounds: int, rate: int) -> Counter[str]:
         with system.running() as up:
             for name, (version, state) in load.states.items():
                 found = httpx.get(f"{up.url}/v1/rotated/{name}", timeout=SECONDS_MAX)
+                assert found.is_success, f"{name}: {found.text}"
                 assert (found.json(), found.headers["etag"]) == (state, f'"{version}"'), name
             assert set(system.values()) == {rounds + 1}
         assert not system.files_with(CANARY.encode())

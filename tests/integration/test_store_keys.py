@@ -121,6 +121,29 @@ async def test_a_writer_with_another_key_of_the_same_number_writes_nothing(open_
     assert (await right.head(NAMESPACE, "d")).snapshot.state == b"1"
 
 
+async def test_a_check_value_that_is_there_stays_when_another_key_comes_to_be_used(
+    open_store: OpenStore,
+) -> None:
+    """The file changes just when a writer looks for the check value of the key before."""
+    source, ring = _changing({1: ONE}, 1)
+    store = await open_store(encryption(LOG_ID, ring))
+    scribe = await begin(store)
+    scribe.put("d", 1)
+    await store.commit(scribe.commit())
+    await store.bind(LOG_ID)
+    read = store.key_checks
+
+    async def read_and_change(log_id: str) -> dict[int, bytes]:
+        source.change(BOTH, 2)
+        return dict(await read(log_id))
+
+    store.key_checks = read_and_change
+    for number in (2, 3):
+        scribe.put("d", number)
+        await store.commit(scribe.commit())
+    assert list(await read(LOG_ID)) == [1, 2]
+
+
 @pytest.mark.parametrize("is_open", [False, True])
 async def test_no_value_is_stored_under_a_key_whose_check_value_is_gone(
     open_store: OpenStore, *, is_open: bool

@@ -156,13 +156,16 @@ class CommitKey:
         for _ in range(KEY_CHANGES_MAX):
             keyring.refresh()
             number = keyring.used
-            check = keyring.check(number, log_id)
-            await store.add_key_check(number, check)
-            found = (await store.key_checks(log_id)).get(number, check)
-            compare_checks({number: found}, keyring, log_id)
-            # `refold keys retire` compares the file before it removes a check value, so the file is read after adding.
-            keyring.refresh()
-            if keyring.used == number:
-                return number
-            await store.remove_key_check(number)
+            stored = await store.key_checks(log_id)
+            if number not in stored:
+                await store.add_key_check(number, keyring.check(number, log_id))
+                # `refold keys retire` reads the file before it removes a check value: one that was retired meanwhile is
+                # not used any more.
+                keyring.refresh()
+                if keyring.used != number:
+                    await store.remove_key_check(number)
+                    continue
+                stored = await store.key_checks(log_id)
+            compare_checks({at: check for at, check in stored.items() if at == number}, keyring, log_id)
+            return number
         raise StoreUnavailable("the used key changed all the time")

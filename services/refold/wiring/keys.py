@@ -114,7 +114,10 @@ async def reencrypt(settings: Settings, name: str | None, rate: float, report: R
     written: dict[str, int] = {}
     chosen = stores if name is None else (store_named(stores, name),)
     async for store, opened in _filled(settings, chosen, log_id):
-        total = sum(count.values for count in await opened.count_keys() if count.key != used)
+        counts = await opened.count_keys()
+        if settings.encrypt is None and store.kind == "postgres":
+            _refuse_encrypted_states(counts)
+        total = sum(count.values for count in counts if count.key != used)
         done = partial(_report, report, store.name, total)
         written[store.name] = await keyed.reencrypt(opened, rate=rate, report=done)
         if used is None:
@@ -122,6 +125,13 @@ async def reencrypt(settings: Settings, name: str | None, rate: float, report: R
             for number, check in (await opened.key_checks(log_id)).items():
                 await opened.retire_key(number, check)
     return written
+
+
+def _refuse_encrypted_states(counts: Iterable[KeyCount]) -> None:
+    """Raise `Refused` where the usual level would decrypt states that services encrypt."""
+    if any(count.key is not None for count in counts if count.part == "documents.state"):
+        rule = "must be set as for the services: states are encrypted, which `history`, the usual level, would undo"
+        raise Refused("bad_setting", rule, field="REFOLD_ENCRYPT", shape="nothing")
 
 
 def _report(report: Report, name: str, total: int, done: int) -> None:
