@@ -11,7 +11,7 @@ from itertools import count
 import pytest
 
 from refold.core.errors import Refused, StoreDamaged
-from refold.store.layers import dictionaries
+from refold.store.layers import Place, dictionaries
 from refold.store.layers.compression import Compression
 from refold.store.layers.training import sample_states, train
 from refold.store.sqlite.swap import SqliteSchemaSwap
@@ -85,6 +85,20 @@ async def test_the_writer_uses_a_new_dictionary_and_every_reader_finds_it(open_s
     assert len(await other.load([(NAMESPACE, "d1"), (NAMESPACE, "d2")])) == 2
 
 
+async def test_what_is_written_to_an_emptied_redis_needs_no_dictionary_that_it_lost(redis_url, redis_server):
+    async with redis_stores(redis_url) as opener:
+        writer, reader = await opener(codec=Compression()), await opener(codec=Compression())
+        scribe = await begin(writer)
+        await writer.add_dictionary(NAMESPACE, TRAINED.content)
+        scribe.put("d", order(1))
+        await writer.commit(scribe.commit())
+        redis_server.send(b"FLUSHALL")
+        scribe = await begin(writer)
+        scribe.put("d", order(2))
+        await writer.commit(scribe.commit())
+        assert (await reader.head(NAMESPACE, "d")).snapshot == scribe.snapshots[NAMESPACE, "d"][-1]
+
+
 async def test_a_value_whose_dictionary_is_lost_is_damaged(open_store):
     (writer, codec), (reader, _) = await open_store(), await open_store()
     scribe = await begin(writer)
@@ -108,11 +122,12 @@ async def test_a_dictionary_is_encrypted_where_the_documents_are(tmp_path):
             assert (CANARY.encode() in stored) == (name == "plain")
 
 
-async def test_a_rebuild_is_written_by_the_newest_dictionaries(tmp_path):
+@pytest.mark.parametrize("make_codec", [Compression, lambda: encryption(LOG_ID)], ids=["plain", "encrypted"])
+async def test_a_rebuild_is_written_by_the_newest_dictionaries(tmp_path, make_codec):
     async with AsyncExitStack() as stack:
         opener = await stack.enter_async_context(sqlite_stores(tmp_path))
-        live, fresh = await opener(codec=Compression()), await opener(codec=Compression(), is_rebuild=True)
-        swap = await stack.enter_async_context(SqliteSchemaSwap.open(tmp_path))
+        live, fresh = await opener(codec=make_codec()), await opener(codec=make_codec(), is_rebuild=True)
+        swap = await stack.enter_async_context(SqliteSchemaSwap.open(tmp_path, codec=make_codec()))
         scribe = await begin(live)
         old = await live.add_dictionary(NAMESPACE, TRAINED.content)
         number = await live.add_dictionary(NAMESPACE, TRAINED.content)
@@ -124,13 +139,15 @@ async def test_a_rebuild_is_written_by_the_newest_dictionaries(tmp_path):
         assert [found async for found in swap.unequal(-1, scribe.sequence)] == []
         async with swap.hold():
             await swap.swap()
-        reader = await opener(codec=Compression())
+        reader = await opener(codec=make_codec())
         assert (await reader.head(NAMESPACE, "d")).snapshot == scribe.snapshots[NAMESPACE, "d"][-1]
     with sqlite3.connect(tmp_path / "refold.sqlite") as database:
         kept = [row[0] for row in database.execute("SELECT number FROM dictionaries ORDER BY number")]
         assert kept == [number] > [old]
         (state,) = database.execute("SELECT state FROM documents").fetchone()
-        assert state[:5] == b"0" + number.to_bytes(4, "big")
+        place = Place("documents.state", NAMESPACE, "d", 0)
+        with pytest.raises(dictionaries.DictionaryUnknown, match=str(number)):
+            make_codec().decode(place, state)
     database.close()
 
 

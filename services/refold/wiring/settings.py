@@ -170,7 +170,7 @@ class Settings(BaseSettings):
     compression: _Compression = "zstd:1"
     """How stores compress what they write: none, snappy, gzip:1 to gzip:9, zstd:1 to zstd:19. What is there stays."""
     compression_bytes_min: int = Field(COMPRESSED_BYTES_MIN, ge=0)
-    """Smaller values are stored as they are."""
+    """Smaller values are stored as they are, where their namespace has no dictionary (`refold store train`)."""
     shard: str = Field("0-63", pattern=r"^\d{1,2}-\d{1,2}$")
     """The partitions that a projector folds, as FIRST-LAST; all documents are in one of 64."""
     commit_events_max: int = Field(50_000, ge=1, le=1_000_000)

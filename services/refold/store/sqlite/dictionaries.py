@@ -13,14 +13,21 @@ from refold.core.errors import StoreError
 from refold.store import DAMAGES, reading_stored
 from refold.store.layers.dictionaries import next_number
 from refold.store.sqlite.keyed import require_key
-from refold.store.sqlite.pool import SQL, STORE_WRITE_WAIT_SECONDS, Connection, connect, translated
+from refold.store.sqlite.pool import (
+    SQL,
+    STORE_READ_WAIT_SECONDS,
+    STORE_WRITE_WAIT_SECONDS,
+    Connection,
+    connect,
+    translated,
+)
 from refold.store.sqlite.rows import Row, Rows
 
 
 def find_dictionary(paths: Sequence[Path], number: int) -> Row | None:
     """Read a dictionary's row from the first file that has it: once in each process that needs it."""
     for path in filter(Path.exists, paths):
-        with translated(), closing(connect(path, STORE_WRITE_WAIT_SECONDS)) as connection:
+        with translated(), closing(connect(path, STORE_READ_WAIT_SECONDS)) as connection:
             row: Row | None = connection.execute(SQL["dictionary"], (number,)).fetchone()
         if row is not None:
             return row

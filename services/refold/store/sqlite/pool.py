@@ -41,7 +41,7 @@ STORE_SCANS_MAX: Final = 2
 STORE_WRITE_WAIT_SECONDS: Final = 60.0
 """The longest that a commit waits for the writer of another shard, or for a rebuild's swap."""
 
-_READ_WAIT_SECONDS: Final = 0.5
+STORE_READ_WAIT_SECONDS: Final = 0.5
 """The longest that a read waits: only while another process recovers the file after a crash."""
 
 _SETTINGS: Final = """
@@ -104,8 +104,8 @@ class Pool:
         self.stale = StaleCheck()
         self.read_folded: Callable[[Connection], Mapping[int, int]] = _nothing_folded
         self._checked: FileId | None = None
-        self._reader = _Kept(path, _READ_WAIT_SECONDS)
-        self._next_reader = _Kept(path, _READ_WAIT_SECONDS)
+        self._reader = _Kept(path, STORE_READ_WAIT_SECONDS)
+        self._next_reader = _Kept(path, STORE_READ_WAIT_SECONDS)
         self._writer = _Kept(path, STORE_WRITE_WAIT_SECONDS)
         self._scanning = threading.local()
         self._scanners: list[_Kept] = []
