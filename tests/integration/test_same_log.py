@@ -15,5 +15,6 @@ async def test_every_store_answers_the_same_about_one_log(tmp_path, postgres_dsn
     for kind in ("postgres", "files", "redis"):
         for name in ("heads", "entries", "bases", "versions", "duplicates", "rejections"):
             assert found.counts[f"{kind} {name}"], (kind, name)
+    assert found.counts["postgres entries"] == found.counts["files entries"] > 5_000
     assert found.counts["redis versions not kept"] > 1_000
     assert found.counts["replayed"] == 500

@@ -174,7 +174,9 @@ class _Comparing:
             self._report(compare(key, None, "document", rows[0].fields, rows[1].fields))
         first, second = (_entries(side, key, until) for side in self._sides)
         async with aclosing(first), aclosing(second):
-            self.comparison.entries += await self._compare_rows(lambda _: key, "event", first, second)
+            # Documents are compared at the same time: the sum is read after the wait.
+            compared = await self._compare_rows(lambda _: key, "event", first, second)
+            self.comparison.entries += compared
         self._compare_damage(key, "page", first, second)
         if not first.damage and not second.damage:
             await self._compare_bases(key, first, second)
