@@ -169,7 +169,7 @@ class System:
 
 
 def rotate(system: System, load: Load, rate: int) -> None:
-    """Add a key, write all values anew, retire the key before."""
+    """Add a key, rewrite all values, retire the key before."""
     added = system.refold("keys", "add")["key"]
     refused = system.refold("keys", "retire", str(added - 1), expected=1)["error"]
     assert refused.startswith("refold: key_needed"), refused
@@ -179,7 +179,7 @@ def rotate(system: System, load: Load, rate: int) -> None:
     counts = system.values()
     assert set(counts) == {added}, counts
     load.counts["rotations"] += 1
-    load.counts["written anew"] += sum(written.values())
+    load.counts["values rewritten"] += sum(written.values())
 
 
 def run(store: str, folder: Path, rounds: int, rate: int) -> Counter[str]:

@@ -186,7 +186,7 @@ async def _write_open(store: Any, commit: Commit) -> None:
 
 
 def _write(scribe: Scribe, number: int) -> None:
-    """Publish events whose values come to be in every part of a store."""
+    """Publish events that give every part of a store a value."""
     for name in ("a", "b", f"c{number}"):
         scribe.put(name, {"n": number, "text": "x" * 600})
         scribe.cut(name)
@@ -218,7 +218,7 @@ async def _keys_of(store: Any) -> set[int | None]:
     return {count.key for count in await store.count_keys() if count.values}
 
 
-async def test_all_values_come_to_be_stored_under_the_used_key_or_under_none(open_store: OpenStore) -> None:
+async def test_all_values_are_rewritten_under_the_used_key_or_under_none(open_store: OpenStore) -> None:
     plain = await open_store(Compression())
     scribe = await begin(plain)
     _write(scribe, 0)

@@ -93,18 +93,18 @@ def reencrypt(
     ] = 2_000.0,
     data: DataOption = None,
 ) -> None:
-    """Write all values anew that are not encrypted with the used key, while the system runs.
+    """Rewrite all values that are not encrypted with the used key, while the system runs.
 
-    That is all of a store from before REFOLD_KEYS was set; with REFOLD_ENCRYPT=none, all are decrypted. It may be
+    In a store from before REFOLD_KEYS was set, these are all; with REFOLD_ENCRYPT=none, all are decrypted. It may be
     interrupted and started again.
     """
-    from refold.wiring.keys import reencrypt as write_anew
+    from refold.wiring.keys import reencrypt as rewrite
 
     settings = reach_servers(data)
     with working() as progress:
         report = Report(progress, is_json=output.is_json)
         written = asyncio.run(
-            write_anew(
+            rewrite(
                 settings,
                 store,
                 rate,
@@ -116,7 +116,7 @@ def reencrypt(
     if output.is_json:
         report.print_json({"written": written})
     for name, values in {} if output.is_json else written.items():
-        say(f"{name}: {values:,} values are written anew")
+        say(f"{name}: {values:,} values rewritten")
 
 
 def retire(output: Output, key: KeyArgument, data: DataOption = None) -> None:

@@ -48,7 +48,7 @@ class KeyedStore(Protocol):
         """Count values by part and key, by the bytes that they begin with."""
 
     def reencrypt(self) -> AsyncGenerator[Rewritten]:
-        """Look once at all values, and write those anew that the codec would store otherwise; yield after each batch.
+        """Look once at all values, and rewrite those that the codec would store otherwise; yield after each batch.
 
         A value is replaced only where it is still the one that was read, in a transaction of its own or with few
         others, so that commits go on meanwhile. Raises `StoreDamaged` for a value that cannot be read.
@@ -70,7 +70,7 @@ class KeyCount(NamedTuple):
 
 
 class Rewritten(NamedTuple):
-    """How many values of a batch were written anew, and how many others had replaced or removed."""
+    """How many values of a batch were rewritten, and how many had been replaced or removed meanwhile."""
 
     values: int
     missed: int
@@ -110,7 +110,7 @@ async def reencrypt(
         if not found:
             return written
     message = (
-        "values come to be stored otherwise all the time: do all writers have the same keys and settings?"
+        "values in another form are written all the time: do all writers have the same keys and settings?"
     )
     raise StoreUnavailable(message, passes=PASSES_MAX)
 

@@ -80,7 +80,7 @@ async def retire_key(settings: Settings, number: int) -> Keys:
         if needed:
             counts = ", ".join(f"{count:,} of {name}" for name, count in needed.items())
             message = (
-                f"values are encrypted with key {number} ({counts}): `refold keys reencrypt` writes them anew"
+                f"values are encrypted with key {number} ({counts}): `refold keys reencrypt` rewrites them"
             )
             raise KeyNeeded(message, key=number, **needed)
         changed = Keys(used=keys.used, keys={at: key for at, key in keys.keys.items() if at != number})
