@@ -85,16 +85,15 @@ class Supervisor:
         """Work until cancelled or until a fatal error (see `raise_if_stopped`)."""
         wait_seconds = STANDBY_SECONDS
         while True:
-            begun_sequence = self.committed_sequence
+            begun_sequence, last_error = self.committed_sequence, self.error
             try:
                 await self._await_lease()
                 await self._work()
             except TRANSIENT as error:
                 self._fail(Stage.waiting, error)
-                has_progressed = self.committed_sequence > begun_sequence
-                wait_seconds = (
-                    STANDBY_SECONDS if has_progressed else min(2 * wait_seconds, BACKOFF_SECONDS_MAX)
-                )
+                # Another error than the last is a change, too: a server that could not be reached is there, but empty.
+                has_changed = self.committed_sequence > begun_sequence or self.error != last_error
+                wait_seconds = STANDBY_SECONDS if has_changed else min(2 * wait_seconds, BACKOFF_SECONDS_MAX)
                 await asyncio.sleep(wait_seconds)
             except Exception as error:  # noqa: BLE001 - the ASGI server would swallow it; the caller raises it again.
                 self._fail(Stage.stopped, error)

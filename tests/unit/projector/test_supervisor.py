@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from refold.core.errors import LogUnavailable
+from refold.core.errors import LogUnavailable, StoreUnavailable
 from refold.log import LogInfo
 from refold.log.memory import MemoryLog
 from refold.projector import Stage
@@ -67,6 +67,24 @@ async def test_an_unexpected_error_stops_it_and_is_raised() -> None:
     assert supervisor.stage is Stage.stopped
     with pytest.raises(ZeroDivisionError):
         supervisor.raise_if_stopped()
+
+
+async def test_the_pause_grows_only_while_the_error_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor_module, "STANDBY_SECONDS", 0.001)
+    monkeypatch.setattr(supervisor_module, "BACKOFF_SECONDS_MAX", 3_600)
+    causes = iter(range(30))
+
+    class Returning(MemoryStore):
+        async def acquire_lease(self) -> bool:
+            for cause in causes:
+                raise StoreUnavailable(cause=str(cause))
+            return await super().acquire_lease()
+
+    supervisor = Supervisor(ports(MemoryLog("log-1"), Returning()), ROOMY)
+    task = asyncio.create_task(supervisor.run())
+    await until(lambda: _is(supervisor, Stage.working))
+    task.cancel()
+    await asyncio.wait({task})
 
 
 async def _reached(supervisor: Supervisor, sequence: int) -> bool:
