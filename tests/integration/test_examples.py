@@ -1,6 +1,7 @@
 """Every example runs unchanged and prints what it promises."""
 
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -23,6 +24,7 @@ SHOWN = {
 }
 SCRIPTS = ("01_basic_state_sync/main.py", "02_collaborative_editing/main.py")
 """Examples that start a system of their own."""
+STORAGE = "05_storage_backends/main.py"
 MEASURING = "03_realtime_dashboard/main.py"
 
 
@@ -46,7 +48,7 @@ def measuring():
 def test_every_example_is_tested():
     assert {path.name for path in EXAMPLES.glob("*.py")} == SHOWN.keys()
     assert {path.parent.name for path in EXAMPLES.glob("0*/*")} == {
-        name.split("/")[0] for name in (*SCRIPTS, MEASURING)
+        name.split("/")[0] for name in (*SCRIPTS, MEASURING, STORAGE)
     }
 
 
@@ -77,18 +79,32 @@ def test_an_example_that_measures_prints_what_its_readme_shows_but_for_the_figur
     assert f"```\n{without_figures(printed).strip()}\n```\n" in without_figures(readme_of(MEASURING))
 
 
+@pytest.mark.slow
+def test_the_stores_example_prints_what_its_readme_shows_but_for_the_figures():
+    if shutil.which("redis-server") is None:
+        pytest.skip("capability: the server is not installed")
+    assert f"```\n{without_figures(run(STORAGE)).strip()}\n```\n" in without_figures(readme_of(STORAGE))
+
+
+@pytest.mark.slow
+def test_the_stores_example_says_what_it_leaves_out_where_no_redis_is_installed(tmp_path):
+    shown = run(STORAGE, PATH=str(tmp_path))
+    assert "Redis is left out: neither redis-server nor valkey-server is installed" in shown
+    assert "into 2 stores" in shown
+
+
 def without_figures(text):
-    return re.sub(r" *\d[\d.,]*", " 0", re.sub("[▁-█]+", "▁", text))
+    return re.sub(" {2,}", "  ", re.sub(r" *\d[\d.,]*", " 0", re.sub("[▁-█]+", "▁", text)))
 
 
 def readme_of(name):
     return (EXAMPLES / name).with_name("README.md").read_text()
 
 
-def run(name, *arguments):
+def run(name, *arguments, **variables):
     command = [sys.executable, str(EXAMPLES / name), *arguments]
     found = subprocess.run(
-        command, capture_output=True, text=True, env=environment(), timeout=120, check=False
+        command, capture_output=True, text=True, env=environment(**variables), timeout=240, check=False
     )
     assert found.returncode == 0, found.stderr
     return found.stdout
