@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "projector": Entry("serve", "Run", "Run one projector: it reads the log and folds it into Postgres."),
     "gateway": Entry("serve", "Run", "Run one gateway: HTTP in front of NATS and Postgres."),
     "resolver": Entry("serve", "Run", "Run the resolvers of a Python module: they decide on conflicts."),
+    "alerts": Entry("alerts", "Run", "Run the alert engine: rules over metrics, and notifiers."),
     "demo": Entry("serve", "Run", "Record this machine's vital signs and look back at them."),
     "put": Entry("write", "Write", "Write a document's whole state."),
     "patch": Entry("write", "Write", "Apply a JSON Patch (RFC 6902), all or nothing."),

@@ -85,7 +85,9 @@ def _metavar(name: str, annotation: Any) -> str:
     return next((metavar for word, metavar in _METAVARS.items() if word in words), words[-1].upper())
 
 
-UpFlags = flags("data", "stores", "nats_port", "postgres_port", "durability", *HTTP, *FOLD, "log_level")
+UpFlags = flags(
+    "data", "stores", "nats_port", "postgres_port", "durability", *HTTP, *FOLD, "alerts", "log_level"
+)
 ProjectorFlags = flags(
     *SERVERS,
     "projector_store",

@@ -108,6 +108,14 @@ _Origins = Annotated[
 ]
 
 
+_Targets = Annotated[
+    str,
+    _must(
+        "be services with their addresses, such as gateway=http://10.0.0.1:8080,projector=http://10.0.0.2:8081",
+        r"[a-z][a-z0-9-]*=https?://[^/\s,@?#]+",
+        is_list=True,
+    ),
+]
 _Compression = Annotated[str, _must(COMPRESSION_RULE, COMPRESSION_PATTERN)]
 
 
@@ -130,7 +138,7 @@ class Settings(BaseSettings):
     http: _Address = "127.0.0.1:8080"
     """Where the gateway listens, HOST:PORT; port 0 = any free one."""
     probe: _Address = "127.0.0.1:0"
-    """Where the projector answers probes and metrics, HOST:PORT; port 0 = any free one."""
+    """Where the projector, or `refold alerts`, answers probes and metrics, HOST:PORT; port 0 = any free one."""
     nats_port: int = Field(4222, ge=0, le=65_535)
     """Port of the embedded NATS; 0 = any free one."""
     postgres_port: int = Field(0, ge=0, le=65_535)
@@ -207,6 +215,10 @@ class Settings(BaseSettings):
     """Origins whose web pages may use the gateway, such as https://app.example.org, with commas; `*`: any."""
     statement_timeout_seconds: float = Field(10.0, gt=0, le=3_600)
     """How long a reading statement may take in Postgres."""
+    alerts: Path | None = None
+    """File of the rules and notifiers of alerts; `refold up` alerts where it is set."""
+    alerts_targets: _Targets | None = None
+    """Whom `refold alerts` asks, SERVICE=URL with commas; by default the system that runs on the data folder."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level logged."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from refold.alerts.rules import load_rules
 from refold.core.errors import TimedOut
 from refold.embedded import write_endpoints
 from refold.embedded.nats import NatsUser, start_nats
@@ -119,6 +120,8 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
         for name, listener in listeners.items():
             service, log = services[name], servers.folder.path / f"{name}.log"
             flags = _flags(service, listener, servers, found)
+            if service.service == "alerts":
+                flags["alerts_targets"] = _targets(listeners, servers)
             start = partial(_start_service, service.service, name, flags, log)
             hand_work(processes[name], log, flags)
             ask = partial(service_fault, *listener.reachable)
@@ -149,23 +152,36 @@ async def temporary_system(service: str, say: Say, **flags: Any) -> AsyncIterato
 class _Service(NamedTuple):
     """One of our processes: where it listens, and the store that a projector folds into, by name."""
 
-    service: Literal["projector", "gateway"]
+    service: Literal["projector", "gateway", "alerts"]
     address: str
     store: str | None = None
 
 
 def _services(settings: Settings) -> dict[str, _Service]:
-    """Return the processes by name: a projector for each store, and the gateway."""
+    """Return the processes by name: a projector for each store, the gateway, and the alert engine if it has rules."""
     first, *others = (store.name for store in own_stores(settings))
+    if settings.alerts is not None:
+        # A fault in the file is reported before anything starts.
+        load_rules(settings.alerts)
     return {
         "projector": _Service("projector", settings.probe, first),
         **{f"projector-{name}": _Service("projector", f"{LOOPBACK}:0", name) for name in others},
         "gateway": _Service("gateway", settings.http),
+        **({} if settings.alerts is None else {"alerts": _Service("alerts", f"{LOOPBACK}:0")}),
     }
+
+
+def _targets(listeners: Mapping[str, Listener], servers: Servers) -> str:
+    """Return whom the alert engine asks: every service but itself, and nats-server's monitoring."""
+    urls = {name: f"http://{listener.reachable.address}" for name, listener in listeners.items()}
+    urls["nats"] = f"http://{servers.nats.host}:{servers.nats.monitor_port}"
+    return ",".join(f"{name}={url}" for name, url in urls.items() if name != "alerts")
 
 
 def _flags(service: _Service, listener: Listener, servers: Servers, settings: Settings) -> dict[str, object]:
     """Return a service's settings: each is a NATS user of its own, and none the administrator."""
+    if service.service == "alerts":
+        return _alerts_flags(listener, servers, settings)
     user: NatsUser = service.service
     listening = {"http" if service.service == "gateway" else "probe": listener.address}
     return handed_on(
@@ -178,6 +194,16 @@ def _flags(service: _Service, listener: Listener, servers: Servers, settings: Se
         log_key=None,
         log_key_before=None,
     )
+
+
+def _alerts_flags(listener: Listener, servers: Servers, settings: Settings) -> dict[str, object]:
+    """Return the settings of the alert engine, which reaches neither the log nor a store."""
+    return {
+        "probe": listener.address,
+        "data": str(servers.folder.path),
+        "alerts": str(settings.alerts),
+        "log_level": settings.log_level,
+    }
 
 
 async def _start_service(service: str, name: str, flags: dict[str, object], log: Path) -> Process:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from refold.cli import serve
+from refold.cli import alerts, serve
 from refold.cli.options import make_command
 from refold.core.errors import Refused
 from refold.wiring.settings import (
@@ -144,7 +144,7 @@ def test_a_child_process_inherits_no_refold_variables(monkeypatch):
 
 
 def test_every_setting_is_an_option_of_a_service():
-    services = (serve.up, serve.projector, serve.gateway)
+    services = (serve.up, serve.projector, serve.gateway, alerts.engine)
     offered = {name for service in services for name in make_command(service).__signature__.parameters}
     assert set(Settings.model_fields) - offered == NOT_A_SERVICE_FLAG
 

@@ -1,7 +1,7 @@
 """A circuit breaker: stop asking a store that fails, and let one call at a time find out whether it is back.
 
-Used by `refold.store.layers.fallback`, one for each store. Clock and randomness are injected; libraries read the wall
-clock, which may step.
+Used by `refold.store.layers.fallback`, one for each store, and by `refold.alerts.delivery`, one for each notifier.
+Clock and randomness are injected; libraries read the wall clock, which may step.
 """
 
 from __future__ import annotations
@@ -27,11 +27,17 @@ OPEN_SECONDS_MAX: Final = 30.0
 
 
 class Breaker:
-    """Count calls of one store. Only `StoreUnavailable` and `TimedOut` are failures: after others, it has answered."""
+    """Count calls of one store. Only `failures` are failures: after other errors, it has answered."""
 
-    def __init__(self, *, timer: Callable[[], float], random: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        timer: Callable[[], float],
+        random: Callable[[], float],
+        failures: tuple[type[Exception], ...] = (StoreUnavailable, TimedOut),
+    ) -> None:
         """`timer` returns monotonic seconds, `random` a number from 0 to 1."""
-        self._timer, self._random = timer, random
+        self._timer, self._random, self._failures = timer, random, failures
         self._in_a_row = self._probes = 0
         self._is_probing = False
         # Second, calls and failures.
@@ -58,7 +64,7 @@ class Breaker:
         is_failure: bool | None = False
         try:
             yield
-        except (StoreUnavailable, TimedOut):
+        except self._failures:
             is_failure = True
             raise
         except (asyncio.CancelledError, GeneratorExit):

@@ -1,0 +1,164 @@
+"""Run the rules: ask all targets, evaluate, decide what is told, and deliver it. One engine a process.
+
+Used by `refold.wiring.alerts`. A source of alerts hands values to the state machine; this one has metrics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from random import SystemRandom
+from typing import Final
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+from refold.alerts.delivery import Delivery
+from refold.alerts.http import get
+from refold.alerts.rules import Rules
+from refold.alerts.samples import Sample, Samples, Target
+from refold.alerts.state import FIRING, Machine
+from refold.alerts.storage import Storage
+from refold.core.errors import Refused
+from refold.telemetry.logging import get_logger
+
+METRICS_BYTES_MAX: Final = 16 * 1024 * 1024
+ANSWER_SECONDS_MAX: Final = 4.0
+"""A target that has not answered within this, or within the interval, is down."""
+
+WITHOUT_METRICS: Final = {"nats": "/healthz"}
+"""Services without metrics of this format, and where they say that they are well."""
+
+
+class Engine(Collector):
+    """The engine; as a collector, it exposes the state of its alerts."""
+
+    def __init__(
+        self,
+        rules: Rules,
+        storage: Storage,
+        targets: Callable[[], Sequence[Target]],
+        *,
+        changed_rules: Callable[[], Rules | None] = lambda: None,
+    ) -> None:
+        """`targets` and `changed_rules` are called before each round; the latter returns None without a change."""
+        self._began, self._mono = time.time(), time.monotonic()
+        self._rules, self._storage = rules, storage
+        self._targets, self._changed_rules = targets, changed_rules
+        self._samples = Samples(rules.alert)
+        self.machine = Machine(rules, self._now(), storage.read_state())
+        random = SystemRandom().random
+        self._deliveries = {
+            sender.name: Delivery(sender, storage, clock=time.time, timer=time.monotonic, random=random)
+            for sender in rules.notifier
+        }
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        outbox = self._storage.read_outbox()
+        unknown = [each.number for each in outbox if each.notifier not in self._deliveries]
+        self._storage.remove(unknown)
+        async with asyncio.TaskGroup() as tasks:
+            for name, delivery in self._deliveries.items():
+                delivery.add(each for each in outbox if each.notifier == name)
+                tasks.create_task(delivery.run(), name=f"notifier {name}")
+            tasks.create_task(self._repeat(), name="alerts")
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the state of each alert, and whether each notifier could deliver."""
+        state = GaugeMetricFamily(
+            "refold_alert_state", "Alerts: 1 pending, 2 firing.", labels=["alert", "severity"]
+        )
+        severities = {rule.name: rule.severity for rule in self._rules.alert}
+        worst = dict.fromkeys(severities, 0)
+        for alert in self.machine.alerts:
+            number = {"pending": 1, FIRING: 2}.get(alert.state, 0)
+            worst[alert.rule] = max(worst[alert.rule], number)
+        for name, number in worst.items():
+            state.add_metric([name, severities[name]], number)
+        up = GaugeMetricFamily(
+            "refold_alert_notifier_up",
+            "Whether a notifier's last attempt has delivered.",
+            labels=["notifier"],
+        )
+        waiting = GaugeMetricFamily(
+            "refold_alert_notifier_waiting", "Notifications not delivered yet.", labels=["notifier"]
+        )
+        for name, delivery in self._deliveries.items():
+            up.add_metric([name], float(delivery.is_up))
+            waiting.add_metric([name], delivery.waiting)
+        yield from (state, up, waiting)
+
+    async def _repeat(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            started = loop.time()
+            self._change_rules()
+            await self._round()
+            await asyncio.sleep(max(0.0, started + self._rules.interval_seconds - loop.time()))
+
+    async def _round(self) -> None:
+        """Ask, evaluate, and hand over what is to be told."""
+        targets = self._targets()
+        seconds = min(self._rules.interval_seconds, ANSWER_SECONDS_MAX)
+        answers = await asyncio.gather(*(scrape(target, seconds) for target in targets))
+        now = self._now()
+        for target, answer in zip(targets, answers, strict=True):
+            self._samples.add(now, target, answer)
+        for name, delivery in self._deliveries.items():
+            self._samples.add_notifier(now, name, is_up=delivery.is_up)
+        self._samples.forget(now)
+        self.machine.observe(
+            now, {rule.name: self._samples.evaluate(rule, now) for rule in self._rules.alert}
+        )
+        self._tell(now)
+
+    def _tell(self, now: float) -> None:
+        due = self.machine.take_due(now)
+        told = [
+            (sender.name, part)
+            for notification in due
+            for sender in self._rules.notifier
+            if (part := notification.only(sender.severities, sender.name)) is not None
+        ]
+        for waiting in self._storage.write(self.machine.saved(), told):
+            self._deliveries[waiting.notifier].add([waiting])
+
+    def _change_rules(self) -> None:
+        try:
+            changed = self._changed_rules()
+        except Refused as error:
+            get_logger().error("alert_rules_refused", error=str(error))
+            return
+        if changed is not None:
+            # Notifiers have queues: theirs change with a restart.
+            self._rules = changed.model_copy(update={"notifier": self._rules.notifier})
+            self._samples.change_rules(self._rules.alert)
+            self.machine.change_rules(self._rules)
+            get_logger().info("alert_rules_changed", alerts=len(changed.alert), silences=len(changed.silence))
+
+    def _now(self) -> float:
+        """Return unix seconds that continue by the monotonic clock: the wall clock may step."""
+        return self._began + time.monotonic() - self._mono
+
+
+async def scrape(target: Target, seconds: float) -> list[Sample] | None:
+    """Return what a target exposes; None if it does not answer, or not with metrics."""
+    path = WITHOUT_METRICS.get(target.service, "/metrics")
+    try:
+        answer = await get(f"{target.url}{path}", seconds=seconds, body_bytes_max=METRICS_BYTES_MAX)
+        if answer.status != 200:
+            raise ValueError(f"{path} answered {answer.status}")
+        return list(parse(answer.body.decode())) if path == "/metrics" else []
+    except (OSError, TimeoutError, ValueError, LookupError) as error:
+        get_logger().debug("target_silent", target=target.service, url=target.url, error=str(error))
+        return None
+
+
+def parse(text: str) -> Iterable[Sample]:
+    """Yield the samples of an exposition. Raises `ValueError` for text that is none."""
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            yield Sample(sample.name, sample.labels, sample.value)

@@ -1,0 +1,76 @@
+"""What sends notifications: webhook, Slack, email, log. Each is a table of alerts.toml that can send.
+
+This module has what they share, and `log`. Used by `refold.alerts.rules` and `refold.alerts.delivery`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, model_validator
+
+from refold.alerts import Notification, Severity, Table
+from refold.core.errors import ServiceUnavailable
+from refold.telemetry.logging import get_logger
+
+SEND_SECONDS: Final = 10.0
+"""One attempt may take so long."""
+
+
+class NotDelivered(ServiceUnavailable, code="not_delivered"):
+    """The notifier could not deliver."""
+
+    def __init__(self, message: str, *, is_final: bool = False, retry_seconds: float = 0.0) -> None:
+        """`is_final`: another attempt would end in the same way; `retry_seconds`: the receiver asked to wait."""
+        super().__init__(message)
+        self.is_final = is_final
+        self.retry_seconds = retry_seconds
+
+
+class Sender(Table):
+    """A notifier: its name, and the severities that it sends."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
+    severities: tuple[Severity, ...] = ("page", "ticket")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_files(cls, values: Any) -> Any:
+        """Replace `url_file`, `secret_file` and `password_file` by what the files contain."""
+        for name in ("url", "secret", "password"):
+            if isinstance(values, dict) and f"{name}_file" in values:
+                values = dict(values)
+                path = Path(str(values.pop(f"{name}_file")))
+                try:
+                    values[name] = path.read_text(encoding="utf-8").strip()
+                except (OSError, ValueError) as error:
+                    raise ValueError(f"{name}_file cannot be read: {error}") from error
+        return values
+
+    @abstractmethod
+    async def send(self, notification: Notification, *, now: float) -> None:
+        """Deliver it once. Raises `NotDelivered`."""
+
+
+class Log(Sender):
+    """Write each notice as a line of the service's log."""
+
+    kind: Literal["log"]
+
+    async def send(self, notification: Notification, *, now: float) -> None:  # noqa: ARG002 - as the others.
+        """Write one line for each alert."""
+        for notice in notification.notices:
+            get_logger().warning(
+                "alert",
+                alert=notice.alert,
+                status=notice.status,
+                severity=notice.severity,
+                is_flapping=notice.is_flapping,
+                labels=dict(notice.labels),
+                value=notice.value,
+                summary=notice.summary,
+                runbook=notice.runbook,
+                notification=notification.key,
+            )

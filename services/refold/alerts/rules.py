@@ -1,0 +1,266 @@
+"""Read alerts.toml: the rules, the silences and the notifiers. A fault is refused with its line and key.
+
+Used by `refold.wiring.alerts`, the evaluator and the state machine.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path
+from string import Formatter
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from refold.alerts import Labels, Severity, Table
+from refold.alerts.metrics import METRICS, TARGET_LABELS, find
+from refold.alerts.notifiers import Log
+from refold.alerts.notifiers.email import Email
+from refold.alerts.notifiers.slack import Slack
+from refold.alerts.notifiers.webhook import Webhook
+from refold.core.errors import Refused
+
+REPEAT_SECONDS: Final = 4 * 3_600.0
+GROUP_SECONDS: Final = 10.0
+INTERVAL_SECONDS: Final = 5.0
+WINDOW_SECONDS_MAX: Final = 3_600.0
+RULES_MAX: Final = 200
+
+NOTIFIERS_MAX: Final = 20
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
+Patterns = Annotated[str | tuple[str, ...], Field(union_mode="left_to_right")]
+Notifier = Annotated[Webhook | Slack | Email | Log, Field(discriminator="kind")]
+
+
+class Rule(Table):
+    """When an alert fires, and what it says."""
+
+    name: Name
+    metric: str
+    labels: Mapping[str, Patterns] = Field(default_factory=dict)
+    """Only the series with these labels: patterns with `*`, and those after `!` must not match."""
+    take: Literal["value", "rate", "quantile", "ratio"] = "value"
+    of: str | None = None
+    """`ratio`: the metric to divide by; by default all series of `metric` whatever their labels."""
+    quantile: float = Field(0.99, gt=0, lt=1)
+    by: tuple[str, ...] = ("instance",)
+    """One alert for each combination of these labels: the worst `value`, or the sum of what is counted."""
+    window_seconds: float = Field(60.0, ge=1, le=WINDOW_SECONDS_MAX)
+    above: float | None = None
+    below: float | None = None
+    clear: float | None = None
+    """An alert that fires resolves only beyond this."""
+    for_seconds: float = Field(0.0, ge=0, le=86_400)
+    severity: Severity
+    summary: str = Field(min_length=1, max_length=500)
+    runbook: str = Field("", max_length=500)
+    inhibited_by: tuple[str, ...] = ()
+    """Not told while an alert of these names fires whose labels do not differ from this one's."""
+
+    @field_validator("metric", "of")
+    @classmethod
+    def _known_metric(cls, name: str | None) -> str | None:
+        if name is not None and find(name) is None:
+            raise ValueError(f"there is no metric {name}{_nearest(name, METRICS)}")
+        return name
+
+    @field_validator("labels", "by")
+    @classmethod
+    def _known_labels(cls, labels: Iterable[str], info: ValidationInfo) -> Iterable[str]:
+        metric = info.data.get("metric")
+        known = find(metric) if metric else None
+        if known is not None:
+            names = (*known.labels, *TARGET_LABELS)
+            for label in labels:
+                if label not in names:
+                    raise ValueError(f"{metric} has no label {label}{_nearest(label, names)}")
+        return labels
+
+    @field_validator("take")
+    @classmethod
+    def _possible(cls, take: str, info: ValidationInfo) -> str:
+        known = find(info.data.get("metric", ""))
+        fitting = {"value": ("gauge",), "rate": ("counter",), "quantile": ("histogram",)}
+        kinds = fitting.get(take, ("gauge", "counter"))
+        if known is not None and known.kind not in kinds:
+            hint = "; its _count is a counter" if known.kind == "histogram" else ""
+            raise ValueError(f"`{take}` is taken of a {' or '.join(kinds)}, not of a {known.kind}{hint}")
+        return take
+
+    @field_validator("of")
+    @classmethod
+    def _same_kind(cls, of: str | None, info: ValidationInfo) -> str | None:
+        metric, divisor = find(info.data.get("metric", "")), find(of or "")
+        if of is not None and info.data.get("take") != "ratio":
+            raise ValueError('is only for take = "ratio"')
+        if metric and divisor and metric.kind != divisor.kind:
+            raise ValueError(f"must be a {metric.kind} as the metric is, not a {divisor.kind}")
+        return of
+
+    @field_validator("below")
+    @classmethod
+    def _one_threshold(cls, below: float | None, info: ValidationInfo) -> float | None:
+        if (below is None) == (info.data.get("above") is None):
+            raise ValueError("give either `above` or `below`")
+        return below
+
+    @field_validator("clear")
+    @classmethod
+    def _on_the_good_side(cls, clear: float | None, info: ValidationInfo) -> float | None:
+        above, below = info.data.get("above"), info.data.get("below")
+        if clear is not None and (
+            (above is not None and clear > above) or (below is not None and clear < below)
+        ):
+            raise ValueError("must be on the side of the threshold where the alert does not fire")
+        return clear
+
+    @field_validator("summary")
+    @classmethod
+    def _known_fields(cls, summary: str, info: ValidationInfo) -> str:
+        names = {*info.data.get("by", ()), "value"}
+        try:
+            used = {name for _, name, _, _ in Formatter().parse(summary) if name is not None}
+        except ValueError as error:
+            raise ValueError(f"is no text with {{fields}}: {error}") from error
+        if unknown := sorted(used - names):
+            raise ValueError(f"has the field {{{unknown[0]}}}; there are {', '.join(sorted(names))}")
+        return summary
+
+    def is_met(self, value: float, *, is_firing: bool) -> bool:
+        """Return whether the condition holds; for an alert that fires, `clear` is its threshold."""
+        threshold = self.clear if is_firing and self.clear is not None else None
+        if self.above is not None:
+            return value > (self.above if threshold is None else threshold)
+        assert self.below is not None
+        return value < (self.below if threshold is None else threshold)
+
+    def admits(self, labels: Labels) -> bool:
+        """Return whether a series has the labels that the rule asks for."""
+        values = dict(labels)
+        return all(matches(values.get(label, ""), patterns) for label, patterns in self.labels.items())
+
+    def describe(self, labels: Labels, value: float) -> str:
+        """Return the summary with its fields."""
+        return self.summary.format_map(
+            {**dict.fromkeys(self.by, ""), **dict(labels), "value": f"{value:.4g}"}
+        )
+
+
+class Silence(Table):
+    """Until when nothing is told of an alert, or of all."""
+
+    alert: str = "*"
+    labels: Mapping[str, Patterns] = Field(default_factory=dict)
+    until: datetime
+    reason: str = ""
+
+    @field_validator("until")
+    @classmethod
+    def _with_zone(cls, until: datetime) -> datetime:
+        if until.tzinfo is None:
+            raise ValueError("must have a time zone, such as 2026-12-01T08:00:00Z")
+        return until
+
+    def covers(self, alert: str, labels: Labels, now: float) -> bool:
+        """Return whether an alert is silenced now."""
+        values = dict(labels)
+        return (
+            now < self.until.timestamp()
+            and matches(alert, self.alert)
+            and all(matches(values.get(label, ""), patterns) for label, patterns in self.labels.items())
+        )
+
+
+class Rules(Table):
+    """What alerts.toml says."""
+
+    interval_seconds: float = Field(INTERVAL_SECONDS, ge=0.1, le=60)
+    group_seconds: float = Field(GROUP_SECONDS, ge=0, le=600)
+    repeat_seconds: float = Field(REPEAT_SECONDS, ge=60, le=7 * 86_400)
+    alert: tuple[Rule, ...] = Field((), max_length=RULES_MAX)
+    silence: tuple[Silence, ...] = Field((), max_length=RULES_MAX)
+    notifier: tuple[Notifier, ...] = Field((), max_length=NOTIFIERS_MAX)
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Self:
+        names = [rule.name for rule in self.alert]
+        for kind, all_names in (("alert", names), ("notifier", [each.name for each in self.notifier])):
+            for number, name in enumerate(all_names):
+                if name in all_names[:number]:
+                    raise _Misplaced((kind, number, "name"), f"there are two of the name {name}")
+        for number, rule in enumerate(self.alert):
+            for name in rule.inhibited_by:
+                if name not in names:
+                    where = ("alert", number, "inhibited_by")
+                    raise _Misplaced(where, f"there is no alert {name}{_nearest(name, names)}")
+        return self
+
+
+class _Misplaced(Exception):
+    """A fault that concerns several tables, with its place."""
+
+    def __init__(self, place: tuple[str | int, ...], message: str) -> None:
+        super().__init__(message)
+        self.place = place
+
+
+def matches(text: str, patterns: str | tuple[str, ...]) -> bool:
+    """Return whether no pattern after `!` matches and, where there are others, one of them does."""
+    given = (patterns,) if isinstance(patterns, str) else patterns
+    wanted = [pattern for pattern in given if not pattern.startswith("!")]
+    refused = (pattern[1:] for pattern in given if pattern.startswith("!"))
+    if any(fnmatchcase(text, pattern) for pattern in refused):
+        return False
+    return not wanted or any(fnmatchcase(text, pattern) for pattern in wanted)
+
+
+def load_rules(path: Path) -> Rules:
+    """Read the file. Raises `Refused`, whose field is its name, the line and the key."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise Refused("bad_setting", f"cannot be read: {error}", field=str(path)) from error
+    return read_rules(text, str(path))
+
+
+def read_rules(text: str, name: str) -> Rules:
+    """Read the text of a file of this name. Raises `Refused`."""
+    try:
+        return Rules.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise Refused("bad_alerts", str(error), field=name) from error
+    except _Misplaced as error:
+        raise Refused("bad_alerts", str(error), field=_where(text, name, error.place)) from error
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        message = fault["msg"].removeprefix("Value error, ").replace("Input should", "must")
+        if fault["type"] == "extra_forbidden":
+            message = "there is no such key"
+        raise Refused("bad_alerts", message, field=_where(text, name, fault["loc"])) from error
+
+
+def _where(text: str, name: str, place: tuple[str | int, ...]) -> str:
+    """Return `alerts.toml line 12, key metric`: the line of a key, or of its table where the key is missing."""
+    lines, first, last = text.splitlines(), 0, None
+    names = [part for part in place if isinstance(part, str)]
+    if len(place) > 1 and isinstance(place[1], int):
+        heads = [at for at, line in enumerate(lines) if line.startswith("[[")]
+        head = f"[[{names.pop(0)}]]"
+        first = [at for at in heads if lines[at].split("#")[0].strip() == head][place[1]]
+        last = next((at for at in heads if at > first), None)
+    for key in reversed(names):
+        for number, line in enumerate(lines[first:last], first + 1):
+            if re.match(rf"{re.escape(key)}\s*=", line.strip()):
+                return f"{name} line {number}, key {key}"
+    return f"{name} line {first + 1}, key {names[-1] if names else place[0]}"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    similar = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {similar[0]}?" if similar else ""

@@ -1,0 +1,215 @@
+"""The state machine of alerts: what fires, what is told, and when. Pure: the time is an argument.
+
+Used by `refold.alerts.engine`, which hands it the values of rules and stores what it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+from refold.alerts import Labels, Notice, Notification, digest_of
+from refold.alerts.rules import Rule, Rules
+
+PENDING: Final = "pending"
+FIRING: Final = "firing"
+RESOLVED: Final = "resolved"
+FLAPPING: Final = "flapping"
+
+FLAPPING_CHANGES: Final = 4
+FLAPPING_SECONDS: Final = 600.0
+"""So many changes within this time are told once, as flapping; then nothing until it has been steady for as long."""
+
+HOLD_SECONDS: Final = 60.0
+"""An alert that fires resolves without a value only after this and its window: a service that does not answer is
+another alert."""
+
+ALERTS_MAX: Final = 2_000
+"""Alerts that are followed at a time; more are not, and counted in `Machine.dropped`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """One alert: a rule and the labels of its group. There is none while it is inactive and has no past."""
+
+    rule: str
+    labels: Labels
+    state: str
+    since: float
+    """When it began to be pending or to fire, or when it resolved."""
+    starts: float
+    value: float
+    seen: float
+    """When its rule last had a value."""
+    told: str = ""
+    """What notifiers were last told: firing, resolved, flapping, or nothing."""
+    told_at: float = 0.0
+    count: int = 0
+    """Times that something was told."""
+    changes: tuple[float, ...] = ()
+    """When it last began to fire or resolved, within `FLAPPING_SECONDS`."""
+    is_flapping: bool = False
+
+
+class Machine:
+    """All alerts of the rules. `observe` values, then `take_due` what is to be told."""
+
+    def __init__(self, rules: Rules, now: float, saved: Mapping[str, Any] | None = None) -> None:
+        """Continue from what `saved` had returned; alerts of rules that are gone are forgotten."""
+        self._began = now
+        self._alerts: dict[tuple[str, Labels], Alert] = {}
+        self._opened: dict[str, float] = dict((saved or {}).get("opened", {}))
+        """When the first news of a group came that are not told yet."""
+        for stored in (saved or {}).get("alerts", ()):
+            labels = tuple((name, value) for name, value in stored["labels"])
+            changes = tuple(stored["changes"])
+            alert = Alert(**{**stored, "labels": labels, "changes": changes})
+            self._alerts[alert.rule, labels] = alert
+        self.dropped = 0
+        self.change_rules(rules)
+
+    def change_rules(self, rules: Rules) -> None:
+        """Go on with other rules."""
+        self._settings = rules
+        self._rules = {rule.name: rule for rule in rules.alert}
+        self._alerts = {key: alert for key, alert in self._alerts.items() if alert.rule in self._rules}
+        self._opened = {name: time for name, time in self._opened.items() if name in self._rules}
+
+    @property
+    def alerts(self) -> Sequence[Alert]:
+        """Every alert that is not inactive."""
+        return tuple(self._alerts.values())
+
+    def saved(self) -> dict[str, Any]:
+        """Return what a restart continues from."""
+        return {"alerts": [asdict(alert) for alert in self._alerts.values()], "opened": self._opened}
+
+    def observe(self, now: float, values: Mapping[str, Mapping[Labels, float]]) -> None:
+        """Advance every alert by the values of the rules, by rule and labels."""
+        for name, rule in self._rules.items():
+            found = values.get(name, {})
+            known = [labels for rule_name, labels in self._alerts if rule_name == name]
+            for labels in {*found, *known}:
+                self._advance(rule, labels, found.get(labels), now)
+
+    def take_due(self, now: float) -> list[Notification]:
+        """Return what is to be told now, which counts as told."""
+        news: dict[str, list[tuple[Alert, str]]] = {}
+        for alert in self._alerts.values():
+            if told := self._news(alert, now):
+                news.setdefault(alert.rule, []).append((alert, told))
+        self._opened = {name: self._opened.get(name, now) for name in news}
+        due = [name for name, since in self._opened.items() if now - since >= self._settings.group_seconds]
+        for name in due:
+            del self._opened[name]
+        return [self._tell(name, news[name], now) for name in due]
+
+    def _advance(self, rule: Rule, labels: Labels, value: float | None, now: float) -> None:
+        alert = self._alerts.get((rule.name, labels))
+        is_firing = alert is not None and alert.state == FIRING
+        if value is None and alert is not None and is_firing and now < self._held_until(alert, rule):
+            return
+        is_met = value is not None and rule.is_met(value, is_firing=is_firing)
+        if alert is None:
+            if value is None or not is_met:
+                return
+            if len(self._alerts) >= ALERTS_MAX:
+                self.dropped += 1
+                return
+            alert = Alert(
+                rule=rule.name, labels=labels, state=RESOLVED, since=now, starts=now, value=value, seen=now
+            )
+        # Steady for long enough before this change: what flaps must be known first.
+        changed = _changed(_flapping(alert, now), rule, now, is_met=is_met)
+        if value is not None:
+            changed = replace(changed, seen=now, value=value if is_met else alert.value)
+        changed = _flapping(changed, now)
+        if _is_forgotten(changed):
+            self._alerts.pop((rule.name, labels), None)
+        else:
+            self._alerts[rule.name, labels] = changed
+
+    def _held_until(self, alert: Alert, rule: Rule) -> float:
+        return max(alert.seen, self._began) + HOLD_SECONDS + rule.window_seconds
+
+    def _news(self, alert: Alert, now: float) -> str:
+        """Return what notifiers do not know yet; nothing if they know all that they are to be told."""
+        is_firing = alert.state == FIRING
+        if alert.told in (FIRING, FLAPPING) and not is_firing and not alert.is_flapping:
+            return RESOLVED
+        is_repeated = is_firing and now - alert.told_at >= self._settings.repeat_seconds
+        if alert.is_flapping:
+            told = "" if alert.told == FLAPPING else FLAPPING
+        else:
+            told = FIRING if is_firing and (alert.told != FIRING or is_repeated) else ""
+        return "" if told and self._is_muted(alert, now) else told
+
+    def _is_muted(self, alert: Alert, now: float) -> bool:
+        if any(silence.covers(alert.rule, alert.labels, now) for silence in self._settings.silence):
+            return True
+        names = self._rules[alert.rule].inhibited_by
+        return any(
+            other.rule in names and other.state == FIRING and not _differ(alert.labels, other.labels)
+            for other in self._alerts.values()
+        )
+
+    def _tell(self, group: str, news: Sequence[tuple[Alert, str]], now: float) -> Notification:
+        notices = []
+        for alert, told in news:
+            changed = replace(alert, told=told, told_at=now, count=alert.count + 1)
+            self._alerts[alert.rule, alert.labels] = changed
+            notices.append(self._notice(changed))
+        counts = [
+            (notice.fingerprint, alert.count + 1, told)
+            for notice, (alert, told) in zip(notices, news, strict=True)
+        ]
+        # What was told before and when: the same in a run that repeats this one from the same state.
+        key = digest_of(group, *counts, *(alert.since for alert, _ in news))
+        return Notification(key=key, group=group, notices=tuple(notices))
+
+    def _notice(self, alert: Alert) -> Notice:
+        rule = self._rules[alert.rule]
+        is_firing = alert.state == FIRING
+        return Notice(
+            alert=alert.rule,
+            labels=dict(alert.labels),
+            severity=rule.severity,
+            status=FIRING if is_firing else RESOLVED,
+            is_flapping=alert.is_flapping,
+            starts=alert.starts,
+            ends=0.0 if is_firing else alert.since,
+            value=alert.value,
+            summary=rule.describe(alert.labels, alert.value),
+            runbook=rule.runbook,
+        )
+
+
+def _changed(alert: Alert, rule: Rule, now: float, *, is_met: bool) -> Alert:
+    """Return the alert after one evaluation."""
+    if not is_met:
+        if alert.state == FIRING:
+            return replace(alert, state=RESOLVED, since=now, changes=(*alert.changes, now))
+        return replace(alert, state=RESOLVED) if alert.state == PENDING else alert
+    if alert.state == RESOLVED:
+        alert = replace(alert, state=PENDING, since=now)
+    if alert.state == PENDING and now - alert.since >= rule.for_seconds:
+        return replace(alert, state=FIRING, since=now, starts=now, changes=(*alert.changes, now))
+    return alert
+
+
+def _flapping(alert: Alert, now: float) -> Alert:
+    """Return the alert with the changes that still count, and whether it flaps."""
+    recent = tuple(time for time in alert.changes if now - time < FLAPPING_SECONDS)[-FLAPPING_CHANGES:]
+    is_flapping = len(recent) >= FLAPPING_CHANGES or (alert.is_flapping and bool(recent))
+    return replace(alert, changes=recent, is_flapping=is_flapping)
+
+
+def _is_forgotten(alert: Alert) -> bool:
+    return alert.state == RESOLVED and alert.told not in (FIRING, FLAPPING) and not alert.changes
+
+
+def _differ(labels: Labels, others: Labels) -> bool:
+    """Return whether two alerts have a label in common whose values differ."""
+    known = dict(others)
+    return any(known.get(name, value) != value for name, value in labels)

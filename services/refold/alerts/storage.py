@@ -1,0 +1,106 @@
+"""The engine's own SQLite file: the state of alerts, and what notifiers have not delivered yet.
+
+Used by `refold.alerts.engine`: a restart neither repeats what was delivered nor loses what was not.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from refold.alerts import Notification
+from refold.core import json_text
+from refold.core.errors import Refused
+from refold.store.sql import statements_of
+from refold.telemetry.logging import get_logger
+
+SQL: Final = statements_of("refold.alerts")
+WAIT_SECONDS: Final = 1.0
+"""How long a start waits for another engine on the same file to end."""
+
+
+class Waiting(NamedTuple):
+    """A notification in a notifier's queue."""
+
+    number: int
+    notifier: str
+    notification: Notification
+
+
+class Storage:
+    """The file, held by this process alone until `close`."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file or make it. Raises `Refused` where another engine uses it, or it is no such file."""
+        self._path = path
+        self._written = ""
+        self._unwritten = count(-1, -1)
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)
+            self._file.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._file.execute("PRAGMA journal_mode = WAL")
+            self._file.execute("PRAGMA synchronous = FULL")
+            self._file.execute(SQL["make_state"])
+            self._file.execute(SQL["make_outbox"])
+        except (sqlite3.Error, OSError) as error:
+            rule = f"cannot be used: {error}; another `refold alerts` may run on it"
+            raise Refused("bad_setting", rule, field=str(path)) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def read_state(self) -> dict[str, Any] | None:
+        """Return the state that was written last."""
+        row = self._file.execute(SQL["read_state"]).fetchone()
+        return None if row is None else dict(json_text.loads(row[0].encode()))
+
+    def read_outbox(self) -> list[Waiting]:
+        """Return what is not delivered, oldest first."""
+        return [
+            Waiting(number, notifier, Notification.from_json(json_text.loads(text.encode())))
+            for number, notifier, text in self._file.execute(SQL["read_outbox"])
+        ]
+
+    def write(self, state: Mapping[str, Any], told: Sequence[tuple[str, Notification]] = ()) -> list[Waiting]:
+        """Write the state and what it makes to be told, by notifier, both or neither, if anything has changed.
+
+        Where the file cannot be written, what is told is returned all the same, and delivered without it.
+        """
+        text = json_text.dumps(dict(state)).decode()
+        if text == self._written and not told:
+            return []
+        rows: list[int] = []
+
+        def add() -> None:
+            self._file.execute(SQL["write_state"], {"value": text})
+            for notifier, notification in told:
+                stored = json_text.dumps(notification.to_json()).decode()
+                row = self._file.execute(SQL["add_to_outbox"], {"notifier": notifier, "notification": stored})
+                rows.append(row.lastrowid or 0)
+
+        is_written = self._commit(add)
+        self._written = text if is_written else ""
+        numbers = rows if is_written else [next(self._unwritten) for _ in told]
+        return [Waiting(number, *one) for number, one in zip(numbers, told, strict=True)]
+
+    def remove(self, numbers: Iterable[int]) -> None:
+        """Remove what has been delivered or given up."""
+        rows = [{"number": number} for number in numbers]
+        if rows:
+            self._commit(lambda: self._file.executemany(SQL["remove_from_outbox"], rows))
+
+    def _commit(self, work: Callable[[], object]) -> bool:
+        """Do it all or nothing; return whether it is done. A failure is logged: alerting goes on without the file."""
+        try:
+            self._file.execute("BEGIN IMMEDIATE")
+            with self._file:
+                work()
+        except sqlite3.Error as error:
+            get_logger().error("alert_state_not_written", path=str(self._path), error=str(error))
+            return False
+        return True

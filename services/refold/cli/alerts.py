@@ -1,0 +1,70 @@
+"""Commands about alerts: `refold alerts` runs the engine, `refold alerts test` tries the notifiers.
+
+Loaded by `refold.cli`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+
+from refold.cli.options import Output, make_command
+from refold.cli.output import json_line, say
+from refold.cli.serve import flags
+
+Flags = flags("alerts", "alerts_targets", "data", "probe", "log_level")
+RulesFlags = flags("alerts")
+
+
+def engine(settings: Flags) -> None:  # type: ignore[valid-type]
+    """Run the alert engine: rules over metrics, and notifiers.
+
+    It asks the services of `--alerts-targets`, or of the system on the data folder, and keeps its state in
+    `alerts.sqlite` in that folder. `refold up --alerts FILE` runs it as a part of the system.
+    """
+    from refold.wiring.alerts import run
+    from refold.wiring.service import start
+
+    start("alerts", run, **asdict(settings))
+
+
+def send_test(
+    output: Output,
+    settings: RulesFlags,  # type: ignore[valid-type]
+    notifiers: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Notifiers of the file; by default all.")
+    ] = None,
+) -> None:
+    """Send a test notification through notifiers, once and without the queue."""
+    from refold.alerts.rules import load_rules
+    from refold.wiring.alerts import rules_path, try_notifiers
+    from refold.wiring.settings import load
+
+    rules = load_rules(rules_path(load(**asdict(settings))))
+    found = asyncio.run(try_notifiers(rules, notifiers or []))
+    if output.is_json:
+        json_line({name: error or None for name, error in found.items()})
+    else:
+        for name, error in found.items():
+            say(f"{name}: {error or 'sent'}", "red" if error else "green")
+    if any(found.values()):
+        raise typer.Exit(1)
+
+
+run_engine = make_command(engine)
+
+
+@wraps(run_engine)
+def unless_command(context: typer.Context, **given: Any) -> None:
+    """Run the engine where no command of the group is called."""
+    if context.invoked_subcommand is None:
+        run_engine(context, **given)
+
+
+alerts = typer.Typer(name="alerts")
+alerts.callback(invoke_without_command=True)(unless_command)
+alerts.command("test")(make_command(send_test))

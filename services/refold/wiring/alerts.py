@@ -1,0 +1,157 @@
+"""The alert engine's service: rules, storage, targets, probes and metrics. Run by `refold alerts` and `refold up`.
+
+Shutdown order: the probes stop, then the engine; what is not delivered yet is in its file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, make_asgi_app
+
+from refold.alerts import Notice, Notification, digest_of
+from refold.alerts.engine import Engine
+from refold.alerts.notifiers import NotDelivered
+from refold.alerts.rules import Rules, load_rules
+from refold.alerts.samples import Target
+from refold.alerts.storage import Storage
+from refold.core.errors import Refused
+from refold.embedded import no_system, read_endpoints
+from refold.wiring.http_server import serve
+from refold.wiring.service import Listener, stop_on_signals
+from refold.wiring.settings import Settings, parts_of
+
+FILE: Final = "alerts.sqlite"
+"""The engine's state, in the data folder."""
+
+ENDPOINTS: Final = {"gateway": "http", "projector": "probe", "nats": "nats_monitor"}
+"""Services and the names of their addresses among a data folder's endpoints."""
+
+
+async def run(settings: Settings) -> None:
+    """Run until SIGINT or SIGTERM. Raises `Refused` for rules that are wrong, or whose file another engine uses."""
+    path = rules_path(settings)
+    rules, stop = load_rules(path), stop_on_signals()
+    targets = _targets(settings)
+    storage = Storage(settings.data / FILE)
+    try:
+        engine = Engine(rules, storage, targets, changed_rules=_changes_of(path))
+        registry = CollectorRegistry()
+        registry.register(engine)
+        running = asyncio.create_task(engine.run(), name="alerts")
+        running.add_done_callback(lambda _: stop.set())
+        await serve(_application(registry), Listener.choose(settings.probe), name="alerts", stop=stop)
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+    finally:
+        storage.close()
+
+
+def rules_path(settings: Settings) -> Path:
+    """Return the file of the rules. Raises `Refused` where none is set."""
+    if settings.alerts is None:
+        rule = "must be set to a file of rules, such as infra/alerts.toml"
+        raise Refused("bad_setting", rule, field="REFOLD_ALERTS", shape="nothing")
+    return settings.alerts
+
+
+async def try_notifiers(rules: Rules, names: Sequence[str]) -> dict[str, str]:
+    """Send a test notification through the notifiers of these names, or all; return by name what went wrong."""
+    known = {sender.name: sender for sender in rules.notifier}
+    for name in names:
+        if name not in known:
+            rule = f"there is no such notifier; there are: {', '.join(known) or 'none'}"
+            raise Refused("bad_usage", rule, field=name)
+    now = time.time()
+    found: dict[str, str] = {}
+    for name in names or known:
+        try:
+            await known[name].send(_test_notification(name, now), now=now)
+            found[name] = ""
+        except NotDelivered as error:
+            found[name] = str(error)
+    return found
+
+
+def _test_notification(notifier: str, now: float) -> Notification:
+    notice = Notice(
+        alert="RefoldTest",
+        labels={"notifier": notifier},
+        severity="ticket",
+        status="firing",
+        is_flapping=False,
+        starts=now,
+        ends=0.0,
+        value=1.0,
+        summary="this is a test of the notifier; nothing is wrong",
+        runbook="",
+    )
+    return Notification(key=digest_of("test", notifier, now), group="RefoldTest", notices=(notice,))
+
+
+def _targets(settings: Settings) -> Callable[[], Sequence[Target]]:
+    """Return what finds the targets: those that are set, or the system of the data folder as it runs now."""
+    if settings.alerts_targets is not None:
+        pairs = (part.partition("=") for part in parts_of(settings.alerts_targets))
+        fixed = tuple(Target(service, url) for service, _, url in pairs)
+        return lambda: fixed
+    known: tuple[Target, ...] = ()
+
+    def find() -> Sequence[Target]:
+        nonlocal known
+        endpoints = read_endpoints(settings.data)
+        found = tuple(
+            Target(service, endpoints[name]) for service, name in ENDPOINTS.items() if name in endpoints
+        )
+        # A system that has ended is not there to be found, and is down.
+        known = found or known
+        return known
+
+    if not find():
+        raise no_system(settings.data)
+    return find
+
+
+def _changes_of(path: Path) -> Callable[[], Rules | None]:
+    """Return what reads the rules again whenever their file has changed."""
+    seen = path.stat()
+
+    def changed() -> Rules | None:
+        nonlocal seen
+        try:
+            found = path.stat()
+        except OSError:
+            # It is being replaced, or was removed: the rules stay.
+            return None
+        is_same = (found.st_mtime_ns, found.st_ino, found.st_size) == (
+            seen.st_mtime_ns,
+            seen.st_ino,
+            seen.st_size,
+        )
+        seen = found
+        return None if is_same else load_rules(path)
+
+    return changed
+
+
+def _application(registry: CollectorRegistry) -> Any:
+    """Return the ASGI application: `/healthz` and `/metrics`."""
+    metrics = make_asgi_app(registry)
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/metrics":
+            await metrics(scope, receive, send)
+            return
+        is_known = scope["path"] == "/healthz"
+        status, body = (200, b'{"status":"alive"}') if is_known else (404, b"")
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    return application

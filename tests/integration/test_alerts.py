@@ -1,0 +1,172 @@
+"""`refold up` with alerts: a projector that does not answer reaches a webhook, Slack's format, SMTP and the log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+from contextlib import AsyncExitStack, contextmanager
+from email import message_from_bytes
+
+import httpx
+from aiohttp import web
+from aiohttp.test_utils import RawTestServer
+from aiosmtpd.controller import Controller
+from prometheus_client.parser import text_string_to_metric_families
+
+from refold.alerts.metrics import METRICS
+from support.system import free_port
+from support.up import Up, until
+
+RULES = """\
+interval_seconds = 0.5
+group_seconds = 0
+
+[[alert]]
+name = "ProjectorStopped"
+metric = "up"
+labels = {{ service = "projector*" }}
+below = 1
+by = ["service"]
+for_seconds = 1
+severity = "page"
+summary = "{{service}} does not answer"
+
+[[notifier]]
+name = "ops"
+kind = "webhook"
+url = "{webhook}"
+
+[[notifier]]
+name = "chat"
+kind = "slack"
+url = "{slack}"
+
+[[notifier]]
+name = "mail"
+kind = "email"
+host = "127.0.0.1"
+port = {port}
+starttls = false
+sender = "refold@example.org"
+to = ["ops@example.org"]
+
+[[notifier]]
+name = "log"
+kind = "log"
+"""
+
+FIRED_AND_RESOLVED = ["firing", "resolved"]
+
+
+class Mailbox:
+    """What a mail server has taken."""
+
+    def __init__(self):
+        self.mails = []
+
+    async def handle_DATA(self, _server, _session, envelope):  # noqa: N802 - the library's name.
+        self.mails.append(message_from_bytes(envelope.content))
+        return "250 OK"
+
+    @contextmanager
+    def running(self, port):
+        controller = Controller(self, hostname="127.0.0.1", port=port)
+        controller.start()
+        try:
+            yield
+        finally:
+            controller.stop()
+
+    def statuses(self):
+        return [mail["Subject"].split("]")[0].strip("[").lower() for mail in self.mails]
+
+
+class Hook:
+    """What was posted to a webhook."""
+
+    def __init__(self):
+        self.bodies, self.keys = [], []
+
+    async def take(self, request):
+        self.bodies.append(await request.json())
+        self.keys.append(request.headers["Idempotency-Key"])
+        return web.Response()
+
+
+def logged(up):
+    lines = map(json.loads, (up.data / "alerts.log").read_text().splitlines())
+    return [line["status"] for line in lines if line["event"] == "alert"]
+
+
+def nothing_waits(up):
+    """Whether the engine knows that everything is delivered: it would send it again after a kill before that."""
+    (port,) = re.findall(r'"alerts_listening".*"port":(\d+)', (up.data / "alerts.log").read_text())
+    metrics = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+    return re.findall(r"refold_alert_notifier_waiting\{.*\} (.*)", metrics) == ["0.0"] * 4
+
+
+def check_metrics(up):
+    """Compare the metrics that rules may name with those of the services; some appear with several stores only."""
+    exposed = {}
+    for endpoint in ("http", "probe"):
+        text = httpx.get(f"{up.endpoints()[endpoint]}/metrics", trust_env=False).text
+        for family in text_string_to_metric_families(text):
+            name = family.name + ("_total" if family.type == "counter" else "")
+            labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+            exposed.setdefault(name, (family.type, set()))[1].update(labels)
+    others = {name for name in METRICS if name.startswith(("refold_store_", "refold_alert_"))} | {"up"}
+    exposed = {name: found for name, found in exposed.items() if not name.endswith("_created")}
+    assert set(exposed) == set(METRICS) - others
+    for name, (kind, labels) in exposed.items():
+        assert METRICS[name].kind == kind
+        assert labels <= set(METRICS[name].labels), name
+
+
+async def test_a_stopped_projector_is_told_once_to_each_notifier_and_resolved_once(tmp_path):
+    webhook, slack, mailbox, port = Hook(), Hook(), Mailbox(), free_port()
+    async with AsyncExitStack() as stack:
+        urls = {
+            name: str((await stack.enter_async_context(RawTestServer(hook.take))).make_url("/"))
+            for name, hook in (("webhook", webhook), ("slack", slack))
+        }
+        stack.enter_context(mailbox.running(port))
+        rules = tmp_path / "alerts.toml"
+        rules.write_text(RULES.format(**urls, port=port))
+        store = ("--store", "files", "--durability", "os")
+        up = await asyncio.to_thread(Up.start, tmp_path / "data", *store, "--alerts", str(rules))
+        stack.callback(lambda: up.process.poll() is None and up.stop())
+
+        def told():
+            return [
+                [body["status"] for body in webhook.bodies],
+                [
+                    "firing" if "red" in body["blocks"][0]["text"]["text"] else "resolved"
+                    for body in slack.bodies
+                ],
+                mailbox.statuses(),
+                logged(up),
+            ]
+
+        async def until_told(statuses):
+            await asyncio.to_thread(until, lambda: all(len(each) >= len(statuses) for each in told()))
+            assert told() == [statuses] * 4
+
+        check_metrics(up)
+        assert told() == [[]] * 4
+        projector = up.child("projector")
+        projector.send_signal(signal.SIGSTOP)
+        await until_told(["firing"])
+        await asyncio.to_thread(until, lambda: nothing_waits(up))
+        # Another engine continues from the file of the one that was killed.
+        engine = up.child("alerts")
+        engine.kill()
+        await asyncio.to_thread(until, lambda: re.search(r"alerts +ended .* started again", up.said()))
+        projector.send_signal(signal.SIGCONT)
+        await until_told(FIRED_AND_RESOLVED)
+        assert await asyncio.to_thread(up.stop) == 0
+        assert told() == [FIRED_AND_RESOLVED] * 4
+    assert webhook.keys == slack.keys
+    assert len(set(webhook.keys)) == 2
+    assert len({mail["References"] for mail in mailbox.mails}) == 1

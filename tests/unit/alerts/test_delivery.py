@@ -1,0 +1,170 @@
+"""Notifications reach real receivers, again with the same key after a failure, and in a digest where there are many."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import RawTestServer
+
+from refold.alerts import Notice, Notification, digest_of
+from refold.alerts.delivery import ATTEMPTS_MAX, BURST, Delivery
+from refold.alerts.notifiers import NotDelivered
+from refold.alerts.notifiers import webhook as module
+from refold.alerts.notifiers.slack import Slack
+from refold.alerts.notifiers.webhook import Webhook, sign
+from refold.alerts.storage import Storage
+from refold.core.errors import Refused
+
+SECRET = "0123456789abcdef"
+
+
+def notification(number=0, instance="a:1", status="firing"):
+    notice = Notice(
+        alert="Lag",
+        labels={"instance": instance},
+        severity="page",
+        status=status,
+        is_flapping=False,
+        starts=1.0,
+        ends=0.0,
+        value=9.0,
+        summary=f"lag <of> {number}",
+        runbook="",
+    )
+    return Notification(key=digest_of(number), group="Lag", notices=(notice,))
+
+
+class Receiver:
+    """A webhook that answers as it is told, at last always 200."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.requests = []
+
+    async def answer(self, request):
+        self.requests.append((request.headers.copy(), await request.read()))
+        answer = self.answers.pop(0) if self.answers else web.Response()
+        if answer is None:
+            await asyncio.sleep(60)
+        return answer
+
+    @asynccontextmanager
+    async def running(self):
+        async with RawTestServer(self.answer) as server:
+            yield str(server.make_url("/hook/T0/s3cret"))
+
+
+@pytest.fixture
+def storage(tmp_path):
+    storage = Storage(tmp_path / "alerts.sqlite")
+    yield storage
+    storage.close()
+
+
+@asynccontextmanager
+async def delivering(sender, storage, *notifications):
+    """A delivery whose pauses are over at once."""
+    delivery = Delivery(sender, storage, clock=lambda: 1_000.0, timer=lambda: 0.0, random=lambda: 0.0)
+    running = asyncio.create_task(delivery.run())
+    delivery.add(storage.write({"alerts": []}, [(sender.name, each) for each in notifications]))
+    async with asyncio.timeout(10):
+        while delivery.delivered + delivery.lost < len(notifications):  # noqa: ASYNC110 - it has no event for that.
+            await asyncio.sleep(0.001)
+    yield delivery
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+
+
+async def test_a_webhook_gets_alertmanagers_payload_signed_and_once(storage):
+    receiver = Receiver()
+    async with receiver.running() as url:
+        sender = Webhook(name="ops", kind="webhook", url=url, secret=SECRET)
+        async with delivering(sender, storage, notification()) as delivery:
+            assert (delivery.delivered, delivery.is_up, storage.read_outbox()) == (1, True, [])
+    ((headers, body),) = receiver.requests
+    assert headers["Refold-Signature"] == sign(SECRET, int(headers["Refold-Time"]), body)
+    assert headers["Idempotency-Key"] == notification().key
+    payload = module.json_text.loads(body)
+    assert (payload["version"], payload["status"], payload["receiver"]) == ("4", "firing", "ops")
+    (alert,) = payload["alerts"]
+    assert alert["labels"] == {"alertname": "Lag", "severity": "page", "instance": "a:1"}
+    assert (alert["startsAt"], alert["endsAt"]) == ("1970-01-01T00:00:01.000Z", "0001-01-01T00:00:00Z")
+
+
+async def test_a_failure_is_tried_again_with_the_same_key(storage, monkeypatch):
+    monkeypatch.setattr(module, "SEND_SECONDS", 0.1)
+    huge = web.Response(body=bytes(10 * 1024 * 1024))
+    receiver = Receiver(web.Response(status=500), None, web.Response(status=429), huge)
+    async with (
+        receiver.running() as url,
+        delivering(Webhook(name="ops", kind="webhook", url=url), storage, notification()) as delivery,
+    ):
+        assert (delivery.delivered, delivery.lost) == (1, 0)
+    assert {headers["Idempotency-Key"] for headers, _ in receiver.requests} == {notification().key}
+    assert len(receiver.requests) == 4
+
+
+@pytest.mark.parametrize(("status", "attempts"), [(302, 1), (404, 1), (503, ATTEMPTS_MAX)])
+async def test_it_is_given_up_after_a_final_answer_or_all_attempts(storage, status, attempts):
+    receiver = Receiver(*(web.Response(status=status, headers={"Location": "/"}) for _ in range(20)))
+    async with (
+        receiver.running() as url,
+        delivering(Webhook(name="ops", kind="webhook", url=url), storage, notification()) as delivery,
+    ):
+        assert (delivery.lost, delivery.is_up, storage.read_outbox()) == (1, False, [])
+    assert len(receiver.requests) == attempts
+
+
+async def test_the_receiver_says_when_to_try_again_and_no_error_shows_its_path():
+    for header, seconds in (("7", 7), ("Thu, 01 Jan 1970 00:17:00 GMT", 20), ("soon", 0)):
+        receiver = Receiver(web.Response(status=429, headers={"Retry-After": header}))
+        async with receiver.running() as url:
+            with pytest.raises(NotDelivered, match="answered 429") as failed:
+                await Slack(name="chat", kind="slack", url=url).send(notification(), now=1_000.0)
+            assert (failed.value.retry_seconds, failed.value.is_final) == (seconds, False)
+            assert "s3cret" not in str(failed.value)
+
+
+async def test_private_addresses_are_refused_unless_allowed():
+    sender = Webhook(name="ops", kind="webhook", url="https://127.0.0.2:1/")
+    with pytest.raises(NotDelivered, match="is at the private address") as refused:
+        await sender.send(notification(), now=0.0)
+    assert refused.value.is_final
+    with pytest.raises(NotDelivered, match="cannot be reached"):
+        await sender.model_copy(update={"allow_private": True}).send(notification(), now=0.0)
+
+
+async def test_after_a_burst_what_waits_is_one_digest(storage, monkeypatch):
+    monkeypatch.setattr("refold.alerts.delivery.REFILL_SECONDS", 0.01)
+    receiver = Receiver()
+    several = [notification(number, f"a:{number % 15}") for number in range(BURST + 20)]
+    async with (
+        receiver.running() as url,
+        delivering(Slack(name="chat", kind="slack", url=url), storage, *several),
+    ):
+        pass
+    assert len(receiver.requests) == BURST + 1
+    message = module.json_text.loads(receiver.requests[-1][1])
+    texts = [block["text"]["text"] for block in message["blocks"]]
+    assert len(texts) == 15
+    assert any("lag &lt;of&gt; 29" in text for text in texts)
+
+
+async def test_what_is_not_delivered_survives_a_restart_and_one_engine_has_the_file(
+    storage, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("refold.alerts.storage.WAIT_SECONDS", 0.01)
+    storage.write({"alerts": []}, [("ops", notification())])
+    with pytest.raises(Refused, match="another `refold alerts` may run on it"):
+        Storage(tmp_path / "alerts.sqlite")
+    storage.close()
+    again = Storage(tmp_path / "alerts.sqlite")
+    assert [(each.notifier, each.notification) for each in again.read_outbox()] == [("ops", notification())]
+    assert again.read_state() == {"alerts": []}
+    again.close()
+    # Without the file, alerts are still told.
+    assert [each.notifier for each in again.write({}, [("ops", notification(2))])] == ["ops"]

@@ -1,0 +1,111 @@
+"""Rules over exposed metrics: values, rates over restarts of a process, quantiles as Prometheus's, and shares."""
+
+from __future__ import annotations
+
+import pytest
+
+from refold.alerts.engine import parse
+from refold.alerts.rules import read_rules
+from refold.alerts.samples import Samples, Target, quantile_of
+
+GATEWAY = Target("gateway", "http://a:1")
+OTHER = Target("gateway", "http://b:1")
+
+
+def watching(*lines):
+    """One rule of these lines, and its samples."""
+    text = "\n".join(['[[alert]]\nname = "A"\nseverity = "page"\nsummary = "s"\nabove = 0', *lines])
+    (rule,) = read_rules(text, "alerts.toml").alert
+    return rule, Samples([rule])
+
+
+def values_of(samples, rule, now):
+    return {
+        tuple(value for _, value in labels): value for labels, value in samples.evaluate(rule, now).items()
+    }
+
+
+def test_the_worst_series_of_each_group_counts():
+    rule, samples = watching('metric = "refold_lag_seconds"', 'by = ["instance"]')
+    samples.add(
+        0, GATEWAY, parse('refold_lag_seconds{partition="1"} 3\nrefold_lag_seconds{partition="2"} 7\n')
+    )
+    samples.add(0, OTHER, parse('refold_lag_seconds{partition="1"} 4\n'))
+    assert values_of(samples, rule, 0) == {("a:1",): 7, ("b:1",): 4}
+    samples.add(5, GATEWAY, None)
+    samples.add(5, OTHER, parse('refold_lag_seconds{partition="1"} NaN\n'))
+    assert values_of(samples, rule, 5) == {}
+
+
+def test_a_target_that_does_not_answer_is_not_up_unless_it_is_starting():
+    rule, samples = watching('metric = "up"', 'by = ["service"]')
+    for now in (0, 29):
+        samples.add(now, OTHER, None)
+        assert values_of(samples, rule, now) == {}
+    samples.add(30, OTHER, None)
+    assert values_of(samples, rule, 30) == {("gateway",): 0}
+    rule, samples = watching('metric = "up"', 'by = ["service"]')
+    samples.add(0, GATEWAY, [])
+    assert values_of(samples, rule, 0) == {("gateway",): 1}
+    samples.add(5, GATEWAY, None)
+    assert values_of(samples, rule, 5) == {("gateway",): 0}
+
+
+def test_a_rate_counts_on_when_the_process_begins_anew():
+    rule, samples = watching('metric = "refold_live_frames_total"', 'take = "rate"', "window_seconds = 10")
+    for now, count in ((0, 1_000), (5, 1_010), (10, 20)):
+        samples.add(now, GATEWAY, parse(f"refold_live_frames_total {count}\n"))
+    assert values_of(samples, rule, 10) == {("a:1",): 3}
+    samples.add(15, GATEWAY, parse("refold_live_frames_total 20\n"))
+    samples.forget(15)
+    assert values_of(samples, rule, 15) == {("a:1",): 2}
+
+
+def test_a_share_counts_a_series_that_appears_later_from_zero_and_the_first_scrape_as_nothing():
+    rule, samples = watching(
+        'metric = "refold_events_folded_total"',
+        'labels = { outcome = "rejected" }',
+        'take = "ratio"',
+        "by = []",
+    )
+    before = 'refold_events_folded_total{outcome="applied"} 500\n'
+    samples.add(0, GATEWAY, parse(before))
+    assert values_of(samples, rule, 0) == {}
+    after = before.replace("500", "515") + 'refold_events_folded_total{outcome="rejected"} 5\n'
+    samples.add(5, GATEWAY, parse(after))
+    assert values_of(samples, rule, 5) == {(): 0.25}
+
+
+def test_counters_that_are_forgotten_while_a_target_is_silent_begin_anew():
+    rule, samples = watching('metric = "refold_live_frames_total"', 'take = "rate"', "window_seconds = 10")
+    samples.add(0, GATEWAY, parse("refold_live_frames_total 1000\n"))
+    samples.add(5, GATEWAY, None)
+    samples.forget(30)
+    samples.add(30, GATEWAY, parse("refold_live_frames_total 2000\n"))
+    assert values_of(samples, rule, 30) == {}
+
+
+def test_a_quantile_sums_the_buckets_of_a_group():
+    rule, samples = watching(
+        'metric = "refold_append_seconds"', 'take = "quantile"', "quantile = 0.5", 'by = ["service"]'
+    )
+    name = "refold_append_seconds_bucket"
+    for target in (GATEWAY, OTHER):
+        samples.add(0, target, parse(f'{name}{{le="1"}} 0\n{name}{{le="+Inf"}} 0\n'))
+    samples.add(5, GATEWAY, parse(f'{name}{{le="1"}} 4\n{name}{{le="+Inf"}} 4\n'))
+    samples.add(5, OTHER, parse(f'{name}{{le="1"}} 0\n{name}{{le="+Inf"}} 4\n'))
+    assert values_of(samples, rule, 5) == {("gateway",): 1.0}
+
+
+@pytest.mark.parametrize(
+    ("quantile", "buckets", "value"),
+    [
+        (0.5, {1: 10, 2: 20, float("inf"): 20}, 1.0),
+        (0.75, {1: 10, 2: 20, float("inf"): 20}, 1.5),
+        (0.99, {1: 10, 2: 20, float("inf"): 40}, 2),
+        (0.5, {1: 0, float("inf"): 0}, None),
+        (0.5, {}, None),
+    ],
+)
+def test_quantiles_are_interpolated(quantile, buckets, value):
+    assert quantile_of(quantile, buckets) == value

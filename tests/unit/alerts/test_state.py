@@ -1,0 +1,155 @@
+"""The state machine: when an alert fires, what is told of it, and how often at most."""
+
+from __future__ import annotations
+
+import json
+from itertools import cycle, islice
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from refold.alerts.rules import read_rules
+from refold.alerts.state import FLAPPING_CHANGES, FLAPPING_SECONDS, HOLD_SECONDS, Machine
+
+DOWN = (("instance", "a:1"),)
+ELSEWHERE = (("instance", "b:1"),)
+RULE = '[[alert]]\nname = "{}"\nmetric = "refold_lag_seconds"\nabove = 5\nseverity = "page"\nsummary = "s"\n'
+
+
+def machine_of(*rules, head="group_seconds = 0", saved=None, now=0.0):
+    return Machine(read_rules("\n".join([head, *rules]), "alerts.toml"), now, saved)
+
+
+class Told:
+    """A machine whose rule `Lag` gets a value at each step, and what it has told: status and, if so, flapping."""
+
+    def __init__(self, *lines, head="group_seconds = 0"):
+        self.machine = machine_of(RULE.format("Lag"), *lines, head=head)
+        self.said = []
+
+    def at(self, now, value, labels=DOWN, **others):
+        values = {"Lag": {} if value is None else {labels: value}}
+        self.machine.observe(now, values | others)
+        for notification in self.machine.take_due(now):
+            self.said += [
+                f"{notice.alert} {notice.status}{' flapping' * notice.is_flapping}"
+                for notice in notification.notices
+            ]
+        return self.said
+
+
+def test_it_fires_after_its_time_once_and_resolves_once():
+    told = Told("for_seconds = 60")
+    for now, value in ((0, 9), (59, 9)):
+        assert told.at(now, value) == []
+    for now, value in ((60, 9), (300, 9)):
+        assert told.at(now, value) == ["Lag firing"]
+    for now, value in ((301, 1), (400, 1)):
+        assert told.at(now, value) == ["Lag firing", "Lag resolved"]
+    assert told.at(1_000, 1)
+    assert not told.machine.alerts
+
+
+def test_what_is_pending_begins_anew_after_a_good_value():
+    told = Told("for_seconds = 60")
+    for now, value in ((0, 9), (50, 1), (60, 9), (110, 9)):
+        assert told.at(now, value) == []
+
+
+def test_clear_is_the_threshold_of_an_alert_that_fires():
+    told = Told("clear = 2")
+    for now, value in ((0, 9), (5, 4), (10, 3), (15, 1)):
+        told.at(now, value)
+    assert told.said == ["Lag firing", "Lag resolved"]
+
+
+def test_a_firing_alert_is_told_again_every_four_hours():
+    told = Told()
+    for hour in range(10):
+        told.at(hour * 3_600, 9)
+    assert told.said == ["Lag firing"] * 3
+
+
+def test_without_values_it_resolves_only_after_a_while():
+    told = Told("window_seconds = 10")
+    told.at(0, 9)
+    assert told.at(9 + HOLD_SECONDS, None) == ["Lag firing"]
+    assert told.at(11 + HOLD_SECONDS, None) == ["Lag firing", "Lag resolved"]
+
+
+def test_alerts_of_a_group_are_told_together():
+    machine = machine_of(RULE.format("Lag"), head="group_seconds = 10")
+    machine.observe(0, {"Lag": {DOWN: 9.0}})
+    assert not machine.take_due(0)
+    machine.observe(9, {"Lag": {DOWN: 9.0, ELSEWHERE: 9.0}})
+    assert not machine.take_due(9)
+    (notification,) = machine.take_due(10)
+    assert [notice.labels["instance"] for notice in notification.notices] == ["a:1", "b:1"]
+
+
+def test_what_resolves_within_its_group_time_is_not_told():
+    told = Told(head="group_seconds = 10")
+    for now, value in ((0, 9), (5, 1), (20, 1)):
+        assert told.at(now, value) == []
+
+
+def test_it_is_inhibited_by_an_alert_of_the_same_instance():
+    told = Told('inhibited_by = ["Down"]', RULE.format("Down"))
+    assert told.at(0, 9, Down={DOWN: 9.0}) == ["Down firing"]
+    assert told.at(5, 9, ELSEWHERE, Down={DOWN: 9.0}) == ["Down firing", "Lag firing"]
+    told.at(10, 9, Down={DOWN: 1.0})
+    assert sorted(told.said[2:]) == ["Down resolved", "Lag firing"]
+
+
+def test_a_silence_ends():
+    told = Told("[[silence]]\nalert = 'L*'\nlabels = { instance = 'a:*' }\nuntil = 1970-01-01T00:01:00Z")
+    assert told.at(0, 9) == []
+    assert told.at(59, 9) == []
+    assert told.at(60, 9) == ["Lag firing"]
+
+
+def test_flapping_is_told_once_and_the_end_when_it_is_steady():
+    told = Told()
+    for number in range(20):
+        told.at(number * 10, 9 if number % 2 == 0 else 1)
+    assert told.said == ["Lag firing", "Lag resolved", "Lag firing", "Lag resolved flapping"]
+    told.at(190 + FLAPPING_SECONDS - 1, 1)
+    assert len(told.said) == FLAPPING_CHANGES
+    assert told.at(190 + FLAPPING_SECONDS, 1)[FLAPPING_CHANGES:] == ["Lag resolved"]
+
+
+@settings(max_examples=10)
+@given(
+    gaps=st.lists(st.floats(0, FLAPPING_SECONDS / FLAPPING_CHANGES), min_size=1, max_size=20),
+    group_seconds=st.sampled_from([0, 10]),
+)
+def test_a_thousand_flaps_are_at_most_twelve_notifications(gaps, group_seconds):
+    told = Told(head=f"group_seconds = {group_seconds}")
+    now = 0.0
+    for number, gap in enumerate(islice(cycle(gaps), 1_000)):
+        now += gap
+        told.at(now, 1 if number % 2 else 9)
+    told.at(now + 2 * FLAPPING_SECONDS, 9)
+    told.at(now + 4 * FLAPPING_SECONDS, 9)
+    assert len(told.said) <= 12
+    assert told.said[-1] == "Lag firing"
+
+
+@given(
+    values=st.lists(st.sampled_from([1.0, 9.0, None]), max_size=60),
+    cut=st.integers(0, 60),
+    step=st.integers(1, 90),
+)
+def test_a_restart_changes_nothing_of_what_is_told(values, cut, step):
+    rule = (RULE.format("Lag"), "for_seconds = 5")
+    through, restarted = machine_of(*rule), machine_of(*rule)
+    for number, value in enumerate(values):
+        now = float(number * step)
+        found = {"Lag": {} if value is None else {DOWN: value}}
+        if number == cut:
+            saved = json.loads(json.dumps(restarted.saved()))
+            # A start without values holds what fires for a while; as if it had been there all the time.
+            restarted = machine_of(*rule, saved=saved)
+        for machine in (through, restarted):
+            machine.observe(now, found)
+        assert through.take_due(now) == restarted.take_due(now)

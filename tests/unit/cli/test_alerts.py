@@ -1,0 +1,51 @@
+"""`refold alerts test`, and the faults of a file that end a start before anything runs."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from typer.testing import CliRunner
+
+from refold.cli import app
+from refold.core.errors import Refused, ServiceUnavailable
+from refold.wiring import alerts, system
+from refold.wiring.settings import load
+from support.system import free_port
+
+LOG = '[[notifier]]\nname = "log"\nkind = "log"\n'
+WEBHOOK = '[[notifier]]\nname = "ops"\nkind = "webhook"\n'
+
+
+@pytest.fixture
+def rules(tmp_path):
+    path = tmp_path / "alerts.toml"
+    path.write_text(f'{LOG}{WEBHOOK}url = "http://127.0.0.1:{free_port()}/"\n')
+    return path
+
+
+def test_each_notifier_is_tried(rules):
+    found = CliRunner().invoke(app, ["alerts", "test", "--alerts", str(rules)])
+    assert found.exit_code == 1
+    assert "log: sent\nops: 127.0.0.1 cannot be reached" in found.stdout
+    found = CliRunner().invoke(app, ["alerts", "test", "log", "--alerts", str(rules), "--json"])
+    assert (found.exit_code, found.stdout.splitlines()[-1]) == (0, '{"log":null}')
+    found = CliRunner().invoke(app, ["alerts", "test", "sms", "--alerts", str(rules)])
+    assert "there is no such notifier; there are: log, ops" in str(found.exception)
+
+
+def test_a_fault_of_the_file_ends_the_start_of_a_system(rules, tmp_path):
+    rules.write_text(f"{LOG}\n{WEBHOOK}")
+    settings = load(data=tmp_path / "data", alerts=rules)
+    with pytest.raises(Refused, match=r"alerts.toml line 5, key url: Field required"):
+        asyncio.run(system.up(settings, say=print))
+    assert not settings.data.exists()
+
+
+def test_the_engine_needs_rules_and_somewhere_to_look(rules, tmp_path):
+    with pytest.raises(Refused, match="REFOLD_ALERTS: must be set to a file of rules"):
+        asyncio.run(alerts.run(load()))
+    with pytest.raises(ServiceUnavailable, match="no system runs on"):
+        asyncio.run(alerts.run(load(data=tmp_path, alerts=rules)))
+    with pytest.raises(Refused, match="--alerts-targets: must be services with their addresses"):
+        load(alerts_targets="127.0.0.1:8080")
