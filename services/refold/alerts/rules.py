@@ -47,7 +47,9 @@ class Rule(Table):
     """Only the series with these labels: patterns with `*`, and those after `!` must not match."""
     take: Literal["value", "rate", "quantile", "ratio"] = "value"
     of: str | None = None
-    """`ratio`: the metric to divide by; by default all series of `metric` whatever their labels."""
+    """`ratio`: the metric to divide by; by default all series of `metric` whatever their `labels`."""
+    among: Mapping[str, Patterns] = Field(default_factory=dict)
+    """Only the series with these labels, on both sides of a `ratio`."""
     quantile: float = Field(0.99, gt=0, lt=1)
     by: tuple[str, ...] = ("instance",)
     """One alert for each combination of these labels: the worst `value`, or the sum of what is counted."""
@@ -70,7 +72,7 @@ class Rule(Table):
             raise ValueError(f"there is no metric {name}{_nearest(name, METRICS)}")
         return name
 
-    @field_validator("labels", "by")
+    @field_validator("labels", "among", "by")
     @classmethod
     def _known_labels(cls, labels: Iterable[str], info: ValidationInfo) -> Iterable[str]:
         metric = info.data.get("metric")
@@ -143,7 +145,8 @@ class Rule(Table):
     def admits(self, labels: Labels) -> bool:
         """Return whether a series has the labels that the rule asks for."""
         values = dict(labels)
-        return all(matches(values.get(label, ""), patterns) for label, patterns in self.labels.items())
+        wanted = (*self.labels.items(), *self.among.items())
+        return all(matches(values.get(label, ""), patterns) for label, patterns in wanted)
 
     def describe(self, labels: Labels, value: float) -> str:
         """Return the summary with its fields."""

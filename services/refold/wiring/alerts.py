@@ -40,7 +40,7 @@ async def run(settings: Settings) -> None:
     targets = _targets(settings)
     storage = Storage(settings.data / FILE)
     try:
-        engine = Engine(rules, storage, targets, changed_rules=_changes_of(path))
+        engine = Engine(rules, storage, targets, changed_rules=changes_of(path))
         registry = CollectorRegistry()
         registry.register(engine)
         running = asyncio.create_task(engine.run(), name="alerts")
@@ -118,7 +118,7 @@ def _targets(settings: Settings) -> Callable[[], Sequence[Target]]:
     return find
 
 
-def _changes_of(path: Path) -> Callable[[], Rules | None]:
+def changes_of(path: Path) -> Callable[[], Rules | None]:
     """Return what reads the rules again whenever their file has changed."""
     seen = path.stat()
 

@@ -62,13 +62,19 @@ class Part:
         start: Callable[[], Awaitable[Process]],
         ask: Callable[[], Awaitable[Fault | None]],
         has_space: Callable[[], bool],
+        *,
+        is_vital: bool = True,
     ) -> None:
-        """Take a running process; `start` starts it again, which cannot work while the disk has no space."""
+        """Take a running process; `start` starts it again, which cannot work while the disk has no space.
+
+        The system goes on without a part that is not vital and dies too often; it is started again later.
+        """
         self.name = process.command.name
         self._process = process
         self._start = start
         self._ask_health = ask
         self._has_space = has_space
+        self._is_vital = is_vital
         self._deaths: deque[float] = deque(maxlen=DEATHS_MAX)
         self._faults: deque[float] = deque(maxlen=DEATHS_MAX)
 
@@ -86,7 +92,13 @@ class Part:
             say(f"{self.name:<10} {how}, is started again")
             # Counted apart: a full disk may end NATS several times while it also dies of something else.
             recent = self._faults if fault else self._deaths
-            self._process = await self._restarted(self._process.failure(how), recent, say)
+            try:
+                self._process = await self._restarted(self._process.failure(how), recent, say)
+            except ChildFailed as error:
+                if self._is_vital:
+                    raise
+                say(f"{self.name:<10} is left out for {DEATHS_SECONDS:.0f} seconds: {error.message}")
+                await asyncio.sleep(DEATHS_SECONDS)
 
     async def stop(self) -> None:
         """End it, after `keep` has ended."""

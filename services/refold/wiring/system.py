@@ -125,7 +125,9 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
             start = partial(_start_service, service.service, name, flags, log)
             hand_work(processes[name], log, flags)
             ask = partial(service_fault, *listener.reachable)
-            parts.append(Part(processes[name], start, ask, has_space))
+            # Nothing that only watches may end what it watches.
+            is_vital = service.service != "alerts"
+            parts.append(Part(processes[name], start, ask, has_space, is_vital=is_vital))
             say(f"{name:<10} process {parts[-1].pid}")
         for part in parts:
             stack.push_async_callback(part.stop)

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import RawTestServer
+from aiohttp.test_utils import RawTestServer, TestServer
+from aiosmtpd.controller import Controller
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from refold.alerts import Notice, Notification, digest_of
 from refold.alerts.delivery import ATTEMPTS_MAX, BURST, Delivery
 from refold.alerts.notifiers import NotDelivered
 from refold.alerts.notifiers import webhook as module
+from refold.alerts.notifiers.email import Email
 from refold.alerts.notifiers.slack import Slack
 from refold.alerts.notifiers.webhook import Webhook, sign
 from refold.alerts.storage import Storage
 from refold.core.errors import Refused
+from support.system import free_port
 
 SECRET = "0123456789abcdef"
 
@@ -55,6 +65,36 @@ class Receiver:
     async def running(self):
         async with RawTestServer(self.answer) as server:
             yield str(server.make_url("/hook/T0/s3cret"))
+
+
+class Mailbox:
+    """What a mail server does with mails."""
+
+    def __init__(self, mails):
+        self.mails = mails
+
+    async def handle_DATA(self, _server, _session, envelope):  # noqa: N802 - the library's name.
+        self.mails.append(envelope.content)
+        return "250 OK"
+
+
+def self_signed(folder):
+    """Return a certificate for localhost, as a file and in a server's context."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    certificate, private = folder / "certificate.pem", folder / "key.pem"
+    certificate.write_bytes(made.public_bytes(Encoding.PEM))
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, private)
+    return certificate, context
 
 
 @pytest.fixture
@@ -136,6 +176,50 @@ async def test_private_addresses_are_refused_unless_allowed():
     assert refused.value.is_final
     with pytest.raises(NotDelivered, match="cannot be reached"):
         await sender.model_copy(update={"allow_private": True}).send(notification(), now=0.0)
+
+
+async def test_webhooks_and_mail_servers_must_have_a_certificate_for_their_name(tmp_path, monkeypatch):
+    certificate, server_context = self_signed(tmp_path)
+    hook, port, mails = Receiver(), free_port(), []
+    server = TestServer(web.Application(), scheme="https", host="localhost")
+    server.app.router.add_post("/", hook.answer)
+    await server.start_server(ssl=server_context)
+    controller = Controller(
+        Mailbox(mails), hostname="localhost", port=port, tls_context=server_context, require_starttls=True
+    )
+    controller.start()
+    try:
+        senders = [
+            Webhook(name="ops", kind="webhook", url=f"https://localhost:{server.port}/"),
+            Email(name="mail", kind="email", host="localhost", port=port, sender="a@x.org", to=["b@x.org"]),
+        ]
+        for sender in senders:
+            with pytest.raises(NotDelivered, match="certificate"):
+                await sender.send(notification(), now=0.0)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        for sender in senders:
+            await sender.send(notification(), now=0.0)
+    finally:
+        controller.stop()
+        await server.close()
+    assert len(hook.requests) == len(mails) == 1
+
+
+async def test_a_mail_is_not_sent_where_the_server_has_no_starttls():
+    port, mails = free_port(), []
+    controller = Controller(Mailbox(mails), hostname="127.0.0.1", port=port)
+    controller.start()
+    try:
+        sender = Email(
+            name="mail", kind="email", host="127.0.0.1", port=port, sender="a@x.org", to=["b@x.org"]
+        )
+        with pytest.raises(NotDelivered, match="STARTTLS") as refused:
+            await sender.send(notification(), now=0.0)
+        await sender.model_copy(update={"starttls": False}).send(notification(), now=0.0)
+    finally:
+        controller.stop()
+    assert refused.value.is_final
+    assert len(mails) == 1
 
 
 async def test_after_a_burst_what_waits_is_one_digest(storage, monkeypatch):

@@ -65,13 +65,15 @@ def test_a_share_counts_a_series_that_appears_later_from_zero_and_the_first_scra
     rule, samples = watching(
         'metric = "refold_events_folded_total"',
         'labels = { outcome = "rejected" }',
+        'among = { outcome = "!duplicate" }',
         'take = "ratio"',
         "by = []",
     )
     before = 'refold_events_folded_total{outcome="applied"} 500\n'
     samples.add(0, GATEWAY, parse(before))
     assert values_of(samples, rule, 0) == {}
-    after = before.replace("500", "515") + 'refold_events_folded_total{outcome="rejected"} 5\n'
+    after = before.replace("500", "515") + 'refold_events_folded_total{outcome="duplicate"} 80\n'
+    after += 'refold_events_folded_total{outcome="rejected"} 5\n'
     samples.add(5, GATEWAY, parse(after))
     assert values_of(samples, rule, 5) == {(): 0.25}
 

@@ -86,6 +86,30 @@ async def test_a_service_that_keeps_dying_is_reported_with_its_last_log_lines():
     assert len(said) == DEATHS_MAX
 
 
+async def test_the_system_goes_on_without_a_part_that_only_watches(monkeypatch):
+    monkeypatch.setattr(module, "DEATHS_SECONDS", 0.05)
+
+    async def start():
+        process = Process()
+        process.end.set_result(1)
+        return process
+
+    left_out = asyncio.Event()
+    part = Part(await start(), start, None, lambda: True, is_vital=False)
+    said = []
+
+    def say(line):
+        said.append(line)
+        if sum("is left out" in each for each in said) == 2:
+            left_out.set()
+
+    keeping = asyncio.create_task(part.keep(say))
+    await asyncio.wait_for(left_out.wait(), 5)
+    keeping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await keeping
+
+
 async def test_a_failed_restart_counts_as_a_death():
     attempts = []
 

@@ -20,7 +20,7 @@ from refold.alerts.http import LOOPBACK_HOSTS
 from refold.alerts.notifiers import SEND_SECONDS, NotDelivered, Sender
 from refold.alerts.notifiers.webhook import time_text
 
-Address = Annotated[str, Field(pattern=r"^[^\s@<>,;]+@[^\s@<>,;]+$", max_length=254)]
+Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.-]+$", max_length=254)]
 
 
 class Email(Sender):
@@ -58,7 +58,7 @@ class Email(Sender):
             raise NotDelivered(
                 f"{self.host} takes no recipient: {sorted(codes)}", is_final=min(codes) >= 500
             ) from error
-        except smtplib.SMTPNotSupportedError as error:
+        except (smtplib.SMTPNotSupportedError, ssl.SSLCertVerificationError, UnicodeError) as error:
             raise NotDelivered(f"{self.host}: {error}", is_final=True) from error
         except (smtplib.SMTPException, OSError) as error:
             raise NotDelivered(f"{self.host}: {error}") from error

@@ -1,0 +1,104 @@
+"""The engine over a real server: silences, rules that change while it runs, notifiers that are down."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import RawTestServer
+
+from refold.alerts.engine import Engine
+from refold.alerts.rules import load_rules
+from refold.alerts.samples import Target
+from refold.alerts.storage import Storage
+from refold.wiring.alerts import changes_of
+from support.system import free_port
+
+HEAD = "interval_seconds = 0.1\ngroup_seconds = 0\n"
+LAG = '[[alert]]\nname = "Lag"\nmetric = "refold_lag_seconds"\nabove = 5\nseverity = "page"\nsummary = "{value} s"\n'
+DOWN = """
+[[alert]]
+name = "NotifierDown"
+metric = "refold_alert_notifier_up"
+below = 1
+by = ["notifier"]
+severity = "ticket"
+summary = "{notifier} is down"
+"""
+SILENCE = "[[silence]]\nuntil = 2100-01-01T00:00:00Z\n"
+
+
+class Service:
+    """A service that exposes its lag, and a webhook: it counts what comes."""
+
+    def __init__(self):
+        self.scrapes, self.told = 0, []
+        self.changed = asyncio.Condition()
+
+    async def answer(self, request):
+        if request.method == "GET":
+            self.scrapes += 1
+            response = web.Response(text='refold_lag_seconds{partition="1"} 9\n')
+        else:
+            payload = await request.json()
+            self.told += [alert["annotations"]["summary"] for alert in payload["alerts"]]
+            response = web.Response()
+        async with self.changed:
+            self.changed.notify_all()
+        return response
+
+    async def until(self, holds):
+        async with asyncio.timeout(10), self.changed:
+            await self.changed.wait_for(lambda: holds(self))
+
+
+@pytest.fixture
+async def service():
+    service = Service()
+    async with RawTestServer(service.answer) as server:
+        service.url = str(server.make_url(""))
+        yield service
+
+
+@asynccontextmanager
+async def running(path, service):
+    storage = Storage(path.parent / "alerts.sqlite")
+    targets = [Target("projector", service.url)]
+    engine = Engine(load_rules(path), storage, lambda: targets, changed_rules=changes_of(path))
+    task = asyncio.create_task(engine.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        storage.close()
+
+
+async def test_a_silence_is_taken_back_while_it_runs_and_a_faulty_file_changes_nothing(tmp_path, service):
+    path = tmp_path / "alerts.toml"
+    webhook = f'[[notifier]]\nname = "ops"\nkind = "webhook"\nurl = "{service.url}"\n'
+    path.write_text(HEAD + LAG + webhook + SILENCE)
+    async with running(path, service):
+        await service.until(lambda it: it.scrapes >= 2)
+        path.write_text(HEAD + LAG + webhook + "[[alert]]\n")
+        seen = service.scrapes
+        await service.until(lambda it: it.scrapes >= seen + 2)
+        assert service.told == []
+        path.write_text(HEAD + LAG + webhook)
+        await service.until(lambda it: it.told)
+    assert service.told == ["9 s"]
+
+
+async def test_a_notifier_that_is_down_is_told_by_the_others(tmp_path, service):
+    path = tmp_path / "alerts.toml"
+    names = {"ops": service.url, "dead": f"http://127.0.0.1:{free_port()}/"}
+    hooks = [
+        f'[[notifier]]\nname = "{name}"\nkind = "webhook"\nurl = "{url}"\n' for name, url in names.items()
+    ]
+    path.write_text(HEAD + LAG + DOWN + "".join(hooks))
+    async with running(path, service):
+        await service.until(lambda it: len(it.told) == 2)
+    assert service.told == ["9 s", "dead is down"]
