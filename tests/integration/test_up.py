@@ -8,6 +8,7 @@ import stat
 from contextlib import suppress
 from urllib.parse import urlsplit
 
+import httpx
 import psutil
 import pytest
 
@@ -53,7 +54,20 @@ def test_up_prints_a_line_per_service_and_then_the_addresses(up):
     endpoints = up.endpoints()
     assert endpoints["http"] in lines[-1]
     assert endpoints["nats"] in lines[-1]
-    assert set(endpoints) == {"http", "nats", "nats_monitor", "postgres", "probe", "stores"}
+    assert set(endpoints) == {"http", "nats", "nats_monitor", "postgres", "probe", "services", "stores"}
+
+
+def test_every_service_answers_its_probes_and_metrics_where_up_says(up):
+    endpoints = up.endpoints()
+    services = endpoints["services"]
+    assert services == {"projector": endpoints["probe"], "gateway": endpoints["http"]}
+    for url in services.values():
+        assert f"{url}/metrics" in up.said()
+        for path in ("/healthz", "/readyz", "/metrics"):
+            assert httpx.get(url + path, trust_env=False).status_code == 200
+    monitor = f"{endpoints['nats_monitor']}/varz"
+    assert monitor in up.said()
+    assert httpx.get(monitor, trust_env=False).json()["port"] == urlsplit(endpoints["nats"]).port
 
 
 def test_no_output_command_line_or_log_contains_a_password(up):
@@ -130,13 +144,14 @@ def test_a_port_in_use_is_a_clear_error(used, flag):
 
 async def test_a_stop_leaves_nothing_running_and_a_restart_has_all_data(up):
     outcome = await written(up.url, "kept", {"a": 1})
-    children = up.children()
+    children, endpoints = up.children(), up.endpoints()
     assert up.stop(signal.SIGINT) == 0
     assert up.said().splitlines()[-1] == "stopped"
     assert [child for child in children if child.is_running()] == []
     assert not (up.data / "endpoints.json").exists()
     again = Up.start(up.data, "--durability", "os")
     assert "durability os" in again.said()
+    assert again.endpoints() == endpoints, "all ports are those of the start before"
     async with Refold(again.url) as refold:
         found = await refold.get("acme", "kept")
     assert (found.state, found.version) == ({"a": 1}, outcome.version)

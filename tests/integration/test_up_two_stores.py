@@ -63,6 +63,10 @@ def answered_by(client: httpx.Client, state: Any, store: str) -> bool:
 def test_each_store_has_a_projector_and_the_first_is_preferred(up, client):
     processes = [line.split()[0] for line in up.said().splitlines() if "process" in line]
     assert processes == ["projector", "projector-files", "gateway"]
+    services = up.endpoints()["services"]
+    assert list(services) == processes
+    for url in services.values():
+        assert httpx.get(f"{url}/metrics", trust_env=False).status_code == 200
     put(client, {"n": 1})
     until(lambda: answered_by(client, {"n": 1}, "redis"))
     assert {name: store["is_projected"] for name, store in stores_of(client).items()} == {

@@ -53,7 +53,7 @@ def no_system(data: Path | None) -> ServiceUnavailable:
 
 
 def write_endpoints(
-    data: Path, endpoints: Mapping[str, str], settings: Sequence[Mapping[str, str]] = ()
+    data: Path, endpoints: Mapping[str, object], settings: Sequence[Mapping[str, str]] = ()
 ) -> None:
     """Write where everything is, and the settings in force, as `write_json` does: addresses hold passwords."""
     write_json(data / RUNNING_SETTINGS, {"settings": settings})

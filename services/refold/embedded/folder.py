@@ -21,9 +21,9 @@ from typing import Any, Final, Self
 import orjson
 import psutil
 
-from refold.core.errors import DataFolderInUse, EmbeddedError
+from refold.core.errors import DataFolderInUse, EmbeddedError, PortTaken
 from refold.embedded import LOCK, SECRETS, read_passwords, remove_endpoints, write_json
-from refold.embedded.process import STOP_SECONDS, Command, Process, pause
+from refold.embedded.process import STOP_SECONDS, Command, Process, choose_port, pause
 
 USERS: Final = ("administrator", "projector", "reply", "gateway", "author", "postgres")
 """The users of nats.conf.template, and PostgreSQL's only user."""
@@ -31,6 +31,7 @@ USERS: Final = ("administrator", "projector", "reply", "gateway", "author", "pos
 _LOG_MARKER: Final = "log.json"
 _SERVERS_LOCK: Final = "servers.lock"
 _CHILDREN: Final = "children.json"
+_PORTS: Final = "ports.json"
 _PASSWORD_BYTES: Final = 32
 _CLOCK_SECONDS: Final = 2
 """Recorded start times differ by as much as the wall clock has been set since."""
@@ -48,6 +49,7 @@ class DataFolder:
         self.passwords = _passwords(path)
         self._locks = locks
         self._children: dict[str, dict[str, Any]] = {}
+        self._ports = _last_ports(path)
 
     def start(self, command: Command) -> Process:
         """Start a child that holds the servers' lock, and record it."""
@@ -60,6 +62,24 @@ class DataFolder:
             child.kill()
             raise
         return child
+
+    def choose_port(self, name: str, host: str, port: int = 0) -> int:
+        """Return the port if it is free; for 0 that of the last start if it is free, else any free one.
+
+        `name` is who listens. The port is kept for the next start. Raises `PortTaken`.
+        """
+        others = {number for other, number in self._ports.items() if other != name}
+        last = self._ports.get(name, 0)
+        if not port and last and last not in others:
+            with suppress(PortTaken):
+                port = choose_port(host, last)
+        chosen = choose_port(host, port)
+        while not port and chosen in others:
+            chosen = choose_port(host)
+        if chosen != last:
+            self._ports[name] = chosen
+            write_json(self.path / _PORTS, self._ports)
+        return chosen
 
     def close(self) -> None:
         """Release the folder, after its children have ended; a second call does nothing."""
@@ -127,6 +147,15 @@ def _passwords(path: Path) -> dict[str, str]:
         known |= {user: secrets.token_urlsafe(_PASSWORD_BYTES) for user in missing}
         write_json(path / SECRETS, known)
     return known
+
+
+def _last_ports(path: Path) -> dict[str, int]:
+    """Return the ports of the last start, by name; empty if they cannot be read: others are as good."""
+    try:
+        found = orjson.loads((path / _PORTS).read_bytes())
+        return {str(name): int(port) for name, port in found.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
 
 
 def _lock(path: Path) -> tuple[Path, int]:

@@ -29,7 +29,6 @@ from refold.embedded.process import (
     SERVER_ENVIRONMENT,
     Command,
     Server,
-    choose_port,
     http_get,
     program,
     start_on_port,
@@ -108,7 +107,7 @@ async def start_nats(
     sync: Durability = "fsync",
     cipher: LogCipher | None = None,
 ) -> NatsServer:
-    """Start the server and wait until it answers; port 0 is any free one.
+    """Start the server and wait until it answers; port 0: that of the last start if it is free, else any free one.
 
     The log may grow until the disk is full, less a reserve. Raises `PortTaken`, `ChildFailed`, `EmbeddedError`, and
     `LogKeyWrong` before anything is written.
@@ -122,7 +121,8 @@ async def start_nats(
     except OSError as error:
         message = f"the log's files cannot be copied before NATS starts: {error}"
         raise EmbeddedError(message, folder=str(home)) from error
-    server = await start_on_port(partial(_start, folder, home, monitor_port, sync, cipher), port)
+    start = partial(_start, folder, home, monitor_port, sync, cipher)
+    server = await start_on_port(start, partial(folder.choose_port, "nats", LOOPBACK, port))
     try:
         return replace(server, losses=tuple(keep_losses(home, await _recovered(server))))
     except BaseException:
@@ -138,7 +138,7 @@ def inbox_prefix(user: NatsUser) -> str:
 async def _start(
     folder: DataFolder, home: Path, monitor_port: int, sync: Durability, cipher: LogCipher | None, port: int
 ) -> NatsServer:
-    monitor_port = choose_port(LOOPBACK, monitor_port)
+    monitor_port = folder.choose_port("nats_monitor", LOOPBACK, monitor_port)
     values: dict[str, object] = {
         **folder.passwords,
         "host": LOOPBACK,

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import os
 import pwd
-import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import distribution
@@ -24,7 +22,7 @@ from typing import Final
 import asyncpg
 import psutil
 
-from refold.core.errors import ChildFailed, EmbeddedError, PortTaken
+from refold.core.errors import ChildFailed, EmbeddedError
 from refold.embedded import write_private
 from refold.embedded.folder import DataFolder
 from refold.embedded.process import (
@@ -125,22 +123,11 @@ async def start_postgres(
     """
     cluster = await _open_cluster(folder)
     start = partial(_start, folder, cluster, settings or {})
-    last_port = _last_port(cluster)
     try:
-        if last_port and not port:
-            with suppress(PortTaken):
-                return await start_on_port(start, last_port)
-        return await start_on_port(start, port)
+        return await start_on_port(start, partial(folder.choose_port, "postgres", LOOPBACK, port))
     except ChildFailed as error:
         message = f"{error.message}\nIf its files are damaged, move {cluster.home} away: "
         raise ChildFailed(f"{message}the projection is then made anew from the log", **error.facts) from error
-
-
-def _last_port(cluster: Cluster) -> int:
-    """Return the port of the last start, which PostgreSQL keeps with the other options; 0 if there was none."""
-    options = cluster.home / _CLUSTER / "postmaster.opts"
-    found = re.search(r"--port=(\d+)", options.read_text()) if options.exists() else None
-    return int(found[1]) if found else 0
 
 
 async def _start(

@@ -243,8 +243,8 @@ def _launch(command: Command, held: Iterable[int]) -> subprocess.Popen[bytes]:
         )
 
 
-async def start_on_port(start: Callable[[int], Awaitable[T]], port: int) -> T:
-    """Start a server on a port of the loopback, 0 for any free one; start it again while another process is in its way.
+async def start_on_port(start: Callable[[int], Awaitable[T]], choose: Callable[[], int]) -> T:
+    """Start a server on a port that is chosen; choose and start again while another process is in its way.
 
     Between the choice and the start another process can take the port; the last processes of a server that was killed
     may hold its memory for a moment longer. Raises `PortTaken`, `ChildFailed`.
@@ -253,7 +253,7 @@ async def start_on_port(start: Callable[[int], Awaitable[T]], port: int) -> T:
     deadline = loop.time() + STOP_SECONDS
     while True:
         try:
-            return await start(choose_port(LOOPBACK, port))
+            return await start(choose())
         except ChildFailed as error:
             is_transient = any(sign in error.message.lower() for sign in _IN_THE_WAY)
             if not is_transient or loop.time() >= deadline:

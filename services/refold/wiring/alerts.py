@@ -29,9 +29,6 @@ from refold.wiring.settings import Settings, parts_of
 FILE: Final = "alerts.sqlite"
 """The engine's state, in the data folder."""
 
-ENDPOINTS: Final = {"gateway": "http", "projector": "probe", "nats": "nats_monitor"}
-"""Services and the names of their addresses among a data folder's endpoints."""
-
 
 async def run(settings: Settings) -> None:
     """Run until SIGINT or SIGTERM. Raises `Refused` for rules that are wrong, or whose file another engine uses."""
@@ -106,9 +103,8 @@ def _targets(settings: Settings) -> Callable[[], Sequence[Target]]:
     def find() -> Sequence[Target]:
         nonlocal known
         endpoints = read_endpoints(settings.data)
-        found = tuple(
-            Target(service, endpoints[name]) for service, name in ENDPOINTS.items() if name in endpoints
-        )
+        urls = {**endpoints.get("services", {}), "nats": endpoints.get("nats_monitor")}
+        found = tuple(Target(name, url) for name, url in urls.items() if url and name != "alerts")
         # A system that has ended is not there to be found, and is down.
         known = found or known
         return known

@@ -39,10 +39,10 @@ class Listener(NamedTuple):
     port: int
 
     @classmethod
-    def choose(cls, setting: str) -> Self:
-        """Read HOST:PORT; port 0 is any free one. Raises `PortTaken`."""
+    def choose(cls, setting: str, choose: Callable[[str, int], int] = choose_port) -> Self:
+        """Read HOST:PORT, and let `choose` return the port; by default, 0 is any free one. Raises `PortTaken`."""
         host, port = split_address(setting)
-        return cls(host, choose_port(host, port))
+        return cls(host, choose(host, port))
 
     @property
     def address(self) -> str:
@@ -53,6 +53,11 @@ class Listener(NamedTuple):
     def reachable(self) -> Listener:
         """The address by which it is reached from this machine."""
         return Listener(LOOPBACK, self.port) if self.host in ANYWHERE else self
+
+    @property
+    def url(self) -> str:
+        """The URL by which it is reached from this machine."""
+        return f"http://{self.reachable.address}"
 
 
 def start_process(service: str, name: str | None = None) -> Process:

@@ -136,11 +136,11 @@ class Settings(BaseSettings):
     data: Path = DEFAULT_DATA
     """Data folder of `refold up`."""
     http: _Address = "127.0.0.1:8080"
-    """Where the gateway listens, HOST:PORT; port 0 = any free one."""
+    """Where the gateway listens, HOST:PORT; port 0 = any free one, in `refold up` that of the last start if free."""
     probe: _Address = "127.0.0.1:0"
-    """Where the projector, or `refold alerts`, answers probes and metrics, HOST:PORT; port 0 = any free one."""
+    """Where the projector, or `refold alerts`, answers probes and metrics, HOST:PORT; port 0 as with `http`."""
     nats_port: int = Field(4222, ge=0, le=65_535)
-    """Port of the embedded NATS; 0 = any free one."""
+    """Port of the embedded NATS; 0 = that of the last start if it is free, else any free one."""
     postgres_port: int = Field(0, ge=0, le=65_535)
     """Port of the embedded PostgreSQL; 0 = that of the last start if it is free, else any free one."""
     durability: Literal["fsync", "os"] = "fsync"

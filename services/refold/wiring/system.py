@@ -111,7 +111,10 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
         )
         found = servers.settings(settings)
         # After the folder is locked: of a second system, the folder is the fault and not its ports.
-        listeners = {name: Listener.choose(each.address) for name, each in services.items()}
+        listeners = {
+            name: Listener.choose(each.address, partial(servers.folder.choose_port, name))
+            for name, each in services.items()
+        }
         log_id = await make_embedded_log(servers, found)
         await refuse_damaged(servers, found, log_id)
         _say_servers(servers, found, log_id, say)
@@ -128,15 +131,20 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
             # Nothing that only watches may end what it watches.
             is_vital = service.service != "alerts"
             parts.append(Part(processes[name], start, ask, has_space, is_vital=is_vital))
-            say(f"{name:<10} process {parts[-1].pid}")
+            say(f"{name:<10} process {parts[-1].pid}  {listener.url}/metrics")
         for part in parts:
             stack.push_async_callback(part.stop)
         async with kept(parts, say):
-            gateway, projector = listeners["gateway"].reachable, listeners["projector"].reachable
-            await _until_ready(gateway, say)
-            http = f"http://{gateway.address}"
-            urls = {"http": http, "probe": f"http://{projector.address}", **servers.addresses(found)}
-            write_endpoints(servers.folder.path, urls, described(settings))
+            await _until_ready(listeners["gateway"].reachable, say)
+            urls = {name: listener.url for name, listener in listeners.items()}
+            http = urls["gateway"]
+            endpoints = {
+                "http": http,
+                "probe": urls["projector"],
+                "services": urls,
+                **servers.addresses(found),
+            }
+            write_endpoints(servers.folder.path, endpoints, described(settings))
             stores = tuple(store.address for store in store_urls(found))
             yield System(data=servers.folder.path, http=http, nats=servers.nats.address, stores=stores)
 
@@ -175,8 +183,7 @@ def _services(settings: Settings) -> dict[str, _Service]:
 
 def _targets(listeners: Mapping[str, Listener], servers: Servers) -> str:
     """Return whom the alert engine asks: every service but itself, and nats-server's monitoring."""
-    urls = {name: f"http://{listener.reachable.address}" for name, listener in listeners.items()}
-    urls["nats"] = f"http://{servers.nats.host}:{servers.nats.monitor_port}"
+    urls = {name: listener.url for name, listener in listeners.items()} | {"nats": servers.nats.monitor}
     return ",".join(f"{name}={url}" for name, url in urls.items() if name != "alerts")
 
 
@@ -257,7 +264,7 @@ def _has_space(folder: Path) -> bool:
 def _say_servers(servers: Servers, settings: Settings, log_id: str, say: Say) -> None:
     for store in store_urls(settings):
         say(f"{store.name:<10} {_where(store)}")
-    say(f"nats       {servers.nats.host}:{servers.nats.port}")
+    say(f"nats       {servers.nats.host}:{servers.nats.port}  {servers.nats.monitor}/varz")
     for loss in servers.nats.losses:
         say(f"           {loss}")
     is_safe = settings.durability == "fsync"

@@ -10,7 +10,8 @@ import pytest
 
 from refold.core.errors import PortTaken
 from refold.embedded import process as module
-from refold.embedded.process import Command, LogFile, Process, choose_port
+from refold.embedded.folder import open_folder
+from refold.embedded.process import LOOPBACK, Command, LogFile, Process, choose_port
 
 LOGGING = "import sys; sys.stdin.read(); sys.stderr.write('a line\\n' * 100_000)"
 
@@ -72,6 +73,16 @@ def test_no_outgoing_connection_takes_a_chosen_port():
     ports = {choose_port("127.0.0.1") for _ in range(20)}
     assert len(ports) > 1
     assert not any(first <= port <= last for port in ports)
+
+
+async def test_a_port_of_the_last_start_is_chosen_again_where_it_is_free(tmp_path):
+    with await open_folder(tmp_path) as folder:
+        ports = {name: folder.choose_port(name, LOOPBACK) for name in "ab"}
+        assert folder.choose_port("c", LOOPBACK, port=ports["a"]) == ports["a"], "a given port is not changed"
+        assert folder.choose_port("a", LOOPBACK) not in ports.values(), "two services never have one port"
+    with await open_folder(tmp_path) as folder, socket.create_server((LOOPBACK, ports["a"])):
+        assert folder.choose_port("b", LOOPBACK) == ports["b"]
+        assert folder.choose_port("c", LOOPBACK) != ports["a"]
 
 
 def test_a_host_that_is_not_local_is_refused_with_the_reason():
