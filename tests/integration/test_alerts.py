@@ -100,11 +100,11 @@ def logged(up):
     return [line["status"] for line in lines if line["event"] == "alert"]
 
 
-def nothing_waits(up):
-    """Whether the engine knows that everything is delivered: it would send it again after a kill before that."""
-    (port,) = re.findall(r'"alerts_listening".*"port":(\d+)', (up.data / "alerts.log").read_text())
-    metrics = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
-    return re.findall(r"refold_alert_notifier_waiting\{.*\} (.*)", metrics) == ["0.0"] * 4
+def engine_metrics(up, name):
+    """Return the values of one of the engine's metrics, none while it is starting."""
+    ports = re.findall(r'"alerts_listening".*"port":(\d+)', (up.data / "alerts.log").read_text())
+    text = httpx.get(f"http://127.0.0.1:{ports[-1]}/metrics", trust_env=False).text if ports else ""
+    return re.findall(rf"^{name}(?:\{{.*\}})? (.*)", text, re.MULTILINE)
 
 
 def check_metrics(up):
@@ -154,12 +154,15 @@ async def test_a_stopped_projector_is_told_once_to_each_notifier_and_resolved_on
             assert told() == [statuses] * 4
 
         check_metrics(up)
+        targets = "refold_alert_targets_answering"
+        await asyncio.to_thread(until, lambda: engine_metrics(up, targets) == ["3.0"])
         assert told() == [[]] * 4
         projector = up.child("projector")
         projector.send_signal(signal.SIGSTOP)
         await until_told(["firing"])
-        await asyncio.to_thread(until, lambda: nothing_waits(up))
-        # Another engine continues from the file of the one that was killed.
+        # What is delivered, and not known to be, would be sent again after a kill.
+        waiting = "refold_alert_notifier_waiting"
+        await asyncio.to_thread(until, lambda: engine_metrics(up, waiting) == ["0.0"] * 4)
         engine = up.child("alerts")
         engine.kill()
         await asyncio.to_thread(until, lambda: re.search(r"alerts +ended .* started again", up.said()))

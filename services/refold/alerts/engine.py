@@ -89,7 +89,9 @@ class Engine(Collector):
         for name, delivery in self._deliveries.items():
             up.add_metric([name], float(delivery.is_up))
             waiting.add_metric([name], delivery.waiting)
-        yield from (state, up, waiting)
+        about = "Services that answered when they were asked last."
+        answering = GaugeMetricFamily("refold_alert_targets_answering", about, value=self._samples.answering)
+        yield from (state, up, waiting, answering)
 
     async def _repeat(self) -> None:
         loop = asyncio.get_running_loop()

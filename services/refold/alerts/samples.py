@@ -72,6 +72,11 @@ class Samples:
         # Counters that were not kept until now have not counted from 0 since then.
         self._asked.clear()
 
+    @property
+    def answering(self) -> int:
+        """Targets that answered when they were asked last."""
+        return len(self._asked.keys() - self._silent)
+
     def add(self, now: float, target: Target, samples: Iterable[Sample] | None) -> None:
         """Add what a target has exposed; None: it has not answered."""
         own = {"service": target.service, "instance": target.instance}
