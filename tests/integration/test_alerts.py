@@ -55,6 +55,10 @@ to = ["ops@example.org"]
 [[notifier]]
 name = "log"
 kind = "log"
+
+[[notifier]]
+name = "documents"
+kind = "documents"
 """
 
 FIRED_AND_RESOLVED = ["firing", "resolved"]
@@ -105,6 +109,13 @@ def engine_metrics(up, name):
     ports = re.findall(r'"alerts_listening".*"port":(\d+)', (up.data / "alerts.log").read_text())
     text = httpx.get(f"http://127.0.0.1:{ports[-1]}/metrics", trust_env=False).text if ports else ""
     return re.findall(rf"^{name}(?:\{{.*\}})? (.*)", text, re.MULTILINE)
+
+
+def history_of_alert(up):
+    """Return what was written to the document of the one alert."""
+    with httpx.Client(base_url=up.url, trust_env=False) as client:
+        (item,) = client.get("/v1/alerts").json()["items"]
+        return client.get(f"/v1/alerts/{item['id']}/history").json()["items"]
 
 
 def check_metrics(up):
@@ -162,12 +173,16 @@ async def test_a_stopped_projector_is_told_once_to_each_notifier_and_resolved_on
         await until_told(["firing"])
         # What is delivered, and not known to be, would be sent again after a kill.
         waiting = "refold_alert_notifier_waiting"
-        await asyncio.to_thread(until, lambda: engine_metrics(up, waiting) == ["0.0"] * 4)
+        await asyncio.to_thread(until, lambda: engine_metrics(up, waiting) == ["0.0"] * 5)
         engine = up.child("alerts")
         engine.kill()
         await asyncio.to_thread(until, lambda: re.search(r"alerts +ended .* started again", up.said()))
         projector.send_signal(signal.SIGCONT)
         await until_told(FIRED_AND_RESOLVED)
+        await asyncio.to_thread(until, lambda: len(history_of_alert(up)) == 2)
+        first, second = history_of_alert(up)
+        assert (first["type"], second["type"]) == ("alert.firing", "alert.resolved")
+        assert first["occurred_at"] < second["occurred_at"]
         assert await asyncio.to_thread(up.stop) == 0
         assert told() == [FIRED_AND_RESOLVED] * 4
     assert webhook.keys == slack.keys

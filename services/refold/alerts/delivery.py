@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import count
 from typing import Final
 
 from refold.alerts import Notice, Notification, digest_of
@@ -72,7 +73,7 @@ class Delivery:
             self._has_come.clear()
             if not self._queue:
                 await self._has_come.wait()
-            is_many = await self._take_token()
+            is_many = not self.sender.is_follower and await self._take_token()
             batch = list(self._queue) if is_many else [self._queue[0]]
             await self._send(batch)
 
@@ -90,7 +91,7 @@ class Delivery:
 
     async def _send(self, batch: Sequence[Waiting]) -> None:
         notification = digest([waiting.notification for waiting in batch])
-        for attempt in range(ATTEMPTS_MAX):
+        for attempt in count():
             if not self._breaker.admits:
                 await asyncio.sleep(max(0.0, self._breaker.retry_at - self._timer()))
             try:
@@ -101,7 +102,7 @@ class Delivery:
                 get_logger().warning(
                     "alert_not_delivered", notifier=self.sender.name, attempt=attempt + 1, error=str(error)
                 )
-                if error.is_final or attempt + 1 == ATTEMPTS_MAX:
+                if error.is_final or (attempt + 1 == ATTEMPTS_MAX and not self.sender.is_follower):
                     self._give_up(batch, str(error))
                     break
                 await asyncio.sleep(max(self._pause(attempt), min(error.retry_seconds, RETRY_SECONDS_MAX)))
@@ -112,7 +113,9 @@ class Delivery:
         self._remove(batch)
 
     def _pause(self, attempt: int) -> float:
-        return self._random() * min(RETRY_SECONDS * RETRY_FACTOR**attempt, RETRY_SECONDS_MAX)
+        return self._random() * min(
+            RETRY_SECONDS * RETRY_FACTOR ** min(attempt, ATTEMPTS_MAX), RETRY_SECONDS_MAX
+        )
 
     def _give_up(self, batch: Sequence[Waiting], error: str) -> None:
         self.lost += len(batch)

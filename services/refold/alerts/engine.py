@@ -110,7 +110,8 @@ class Engine(Collector):
         for target, answer in zip(targets, answers, strict=True):
             self._samples.add(now, target, answer)
         for name, delivery in self._deliveries.items():
-            self._samples.add_notifier(now, name, is_up=delivery.is_up)
+            if not delivery.sender.is_follower:
+                self._samples.add_notifier(now, name, is_up=delivery.is_up)
         self._samples.forget(now)
         self.machine.observe(
             now, {rule.name: self._samples.evaluate(rule, now) for rule in self._rules.alert}

@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from refold.alerts import Labels, Severity, Table
 from refold.alerts.metrics import METRICS, TARGET_LABELS, find
 from refold.alerts.notifiers import Log
+from refold.alerts.notifiers.documents import Documents
 from refold.alerts.notifiers.email import Email
 from refold.alerts.notifiers.slack import Slack
 from refold.alerts.notifiers.webhook import Webhook
@@ -35,7 +36,7 @@ NOTIFIERS_MAX: Final = 20
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
 Patterns = Annotated[str | tuple[str, ...], Field(union_mode="left_to_right")]
-Notifier = Annotated[Webhook | Slack | Email | Log, Field(discriminator="kind")]
+Notifier = Annotated[Webhook | Slack | Email | Log | Documents, Field(discriminator="kind")]
 
 
 class Rule(Table):

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, make_asgi_app
 from refold.alerts import Notice, Notification, digest_of
 from refold.alerts.engine import Engine
 from refold.alerts.notifiers import NotDelivered
+from refold.alerts.notifiers.documents import Documents
 from refold.alerts.rules import Rules, load_rules
 from refold.alerts.samples import Target
 from refold.alerts.storage import Storage
@@ -33,8 +34,8 @@ FILE: Final = "alerts.sqlite"
 async def run(settings: Settings) -> None:
     """Run until SIGINT or SIGTERM. Raises `Refused` for rules that are wrong, or whose file another engine uses."""
     path = rules_path(settings)
-    rules, stop = load_rules(path), stop_on_signals()
-    targets = _targets(settings)
+    targets, stop = _targets(settings), stop_on_signals()
+    rules = with_gateway(load_rules(path), targets())
     storage = Storage(settings.data / FILE)
     try:
         engine = Engine(rules, storage, targets, changed_rules=changes_of(path))
@@ -56,6 +57,19 @@ def rules_path(settings: Settings) -> Path:
         rule = "must be set to a file of rules, such as infra/alerts.toml"
         raise Refused("bad_setting", rule, field="REFOLD_ALERTS", shape="nothing")
     return settings.alerts
+
+
+def with_gateway(rules: Rules, targets: Sequence[Target]) -> Rules:
+    """Return rules whose `documents` are written through the first gateway. Raises `Refused` where there is none."""
+    url = next((target.url for target in targets if target.service == "gateway"), None)
+    lacking = [sender for sender in rules.notifier if isinstance(sender, Documents) and sender.url is None]
+    if lacking and url is None:
+        rule = "needs `url`: no gateway is among the targets"
+        raise Refused("bad_alerts", rule, field=f"notifier {lacking[0].name}")
+    notifiers = (
+        sender.model_copy(update={"url": url}) if sender in lacking else sender for sender in rules.notifier
+    )
+    return rules.model_copy(update={"notifier": tuple(notifiers)})
 
 
 async def try_notifiers(rules: Rules, names: Sequence[str]) -> dict[str, str]:

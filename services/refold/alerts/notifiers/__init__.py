@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -31,6 +31,10 @@ class NotDelivered(ServiceUnavailable, code="not_delivered"):
 
 class Sender(Table):
     """A notifier: its name, and the severities that it sends."""
+
+    is_follower: ClassVar[bool] = False
+    """It is to have everything at last, one by one, and to alarm nobody: attempts are not counted, there is no digest,
+    and it is no alert that it cannot deliver."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
     severities: tuple[Severity, ...] = ("page", "ticket")
