@@ -17,7 +17,7 @@ from refold.cli.output import json_line, say
 from refold.cli.serve import flags
 
 Flags = flags("alerts", "alerts_targets", "data", "probe", "log_level")
-RulesFlags = flags("alerts")
+TestFlags = flags("alerts", "alerts_targets", "data")
 
 
 def engine(settings: Flags) -> None:  # type: ignore[valid-type]
@@ -34,18 +34,16 @@ def engine(settings: Flags) -> None:  # type: ignore[valid-type]
 
 def send_test(
     output: Output,
-    settings: RulesFlags,  # type: ignore[valid-type]
+    settings: TestFlags,  # type: ignore[valid-type]
     notifiers: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Notifiers of the file; by default all.")
     ] = None,
 ) -> None:
     """Send a test notification through notifiers, once and without the queue."""
-    from refold.alerts.rules import load_rules
-    from refold.wiring.alerts import rules_path, try_notifiers
+    from refold.wiring.alerts import try_notifiers
     from refold.wiring.settings import load
 
-    rules = load_rules(rules_path(load(**asdict(settings))))
-    found = asyncio.run(try_notifiers(rules, notifiers or []))
+    found = asyncio.run(try_notifiers(load(**asdict(settings)), notifiers or []))
     if output.is_json:
         json_line({name: error or None for name, error in found.items()})
     else:

@@ -21,7 +21,7 @@ from refold.alerts.notifiers.documents import Documents
 from refold.alerts.rules import Rules, load_rules
 from refold.alerts.samples import Target
 from refold.alerts.storage import Storage
-from refold.core.errors import Refused
+from refold.core.errors import Refused, ServiceUnavailable
 from refold.embedded import no_system, read_endpoints
 from refold.wiring.http_server import serve
 from refold.wiring.service import Listener, stop_on_signals
@@ -72,8 +72,11 @@ def with_gateway(rules: Rules, targets: Sequence[Target]) -> Rules:
     return rules.model_copy(update={"notifier": tuple(notifiers)})
 
 
-async def try_notifiers(rules: Rules, names: Sequence[str]) -> dict[str, str]:
+async def try_notifiers(settings: Settings, names: Sequence[str]) -> dict[str, str]:
     """Send a test notification through the notifiers of these names, or all; return by name what went wrong."""
+    rules = load_rules(rules_path(settings))
+    with suppress(ServiceUnavailable):
+        rules = with_gateway(rules, _targets(settings)())
     known = {sender.name: sender for sender in rules.notifier}
     for name in names:
         if name not in known:
