@@ -8,20 +8,24 @@ import pty
 import re
 import subprocess
 import sys
+import termios
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import asyncpg
+import httpx
 import jsonpatch
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from refold.cli import main
 from refold.core.fold import RULES, genesis
 from refold.embedded import read_passwords
 from refold.wiring.servers import make_embedded_log, running_servers
 from refold.wiring.settings import load
-from support.up import Up, environment, execute, run_refold
+from support.up import END_SECONDS, Up, environment, execute, run_refold
 
 
 @pytest.fixture(scope="module")
@@ -786,3 +790,85 @@ def test_settings_are_not_set_without_the_administrators_address(refold, up, mon
     assert (found.code, "no system runs on .refold" in found.err) == (3, True), found.err
     problem = refold("put", "_refold/settings:acme", "{}").err
     assert "reserved_namespace" in problem
+
+
+def test_top_prints_the_numbers_of_the_services(refold, up, monkeypatch):
+    refold("put", "seen/one", "1")
+    monkeypatch.setenv("REFOLD_DATA", str(up.data))
+    monkeypatch.delenv("REFOLD_URL", raising=False)
+    found = printed(refold("top", "--once", "--json", "--interval", "0.1", "--url", ""))
+    exposed = exposed_by(up)
+    assert found["latencies"]["append"]["count"] == exposed["refold_append_seconds_count"] > 0
+    assert found["latencies"]["commit"]["count"] == exposed["refold_commit_seconds_count"] > 0
+    assert found["totals"]["folded"] == exposed["refold_events_folded_total"]
+    facts = printed(refold("status", "--json"))
+    assert found["log"]["last_sequence"] == facts["last_sequence"]
+    assert (found["lag"]["events"], found["rates"]["in"]) == (0, 0)
+    pids = {each["service"]: each["pid"] for each in found["services"]}
+    assert pids == {name: up.child(name).pid for name in ("gateway", "projector")}
+    assert all(each["memory_bytes"] for each in found["services"])
+    (seen,) = [each for each in found["namespaces"] if each["namespace"] == "seen"]
+    assert (seen["documents"], seen["events"]) == (1, 1)
+
+
+def exposed_by(up):
+    """The samples of all services, summed by name."""
+    sums = {}
+    for endpoint in ("http", "probe"):
+        text = httpx.get(f"{up.endpoints()[endpoint]}/metrics", trust_env=False).text
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                sums[sample.name] = sums.get(sample.name, 0) + sample.value
+    return sums
+
+
+def test_top_fills_a_terminal_and_ends_with_a_key(up):
+    screen = on_terminal("top", "--data", str(up.data), "--interval", "0.1", until="subscribers", then=b"q")
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.partition("subscribers")[0]).splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    for start in (
+        "refold top",
+        "gateway",
+        "projector",
+        "per second",
+        "lag",
+        "append",
+        "request",
+        "namespace",
+    ):
+        assert any(line.startswith(start) for line in lines), start
+    assert "\x1b[1m" in screen
+    # NO_COLOR: emphasis stays, colours go.
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", screen)
+
+
+def on_terminal(*arguments, until, then):
+    """Run a command on a terminal of 80 x 24 without colour; return what it wrote before and after some keys."""
+    primary, replica = pty.openpty()
+    termios.tcsetwinsize(replica, (24, 80))
+    settings = environment(NO_COLOR="1", TERM="xterm-256color")
+    del settings["COLUMNS"]
+    command = [sys.executable, "-m", "refold", *arguments]
+    process = subprocess.Popen(command, stdin=replica, stdout=replica, stderr=replica, env=settings)
+    os.close(replica)
+    written = b""
+    try:
+        while until.encode() not in written:
+            written += os.read(primary, 65_536)
+        os.write(primary, then)
+        with suppress(OSError):
+            # Linux reports the end of a terminal as an error.
+            while part := os.read(primary, 65_536):
+                written += part
+        assert process.wait(END_SECONDS) == 0
+    finally:
+        process.kill()
+        os.close(primary)
+    return written.decode()
+
+
+def test_top_ends_where_no_service_answers(refold):
+    found = refold("top", "--url", "http://127.0.0.1:9")
+    assert (found.code, found.out) == (3, "")
+    assert "no service answers at http://127.0.0.1:9" in found.err

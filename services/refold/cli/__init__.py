@@ -53,6 +53,11 @@ COMMANDS: Final = {
     "conflicts": Entry("read", "Read", "Print what came of a document's stale events, oldest first."),
     "export": Entry("transfer", "Read", "Export a namespace as JSON lines, all as of one moment."),
     "status": Entry("operate", "Operate", "Print the system's state, addresses and lag."),
+    "top": Entry(
+        "top",
+        "Operate",
+        "Show what a running system is doing, once a second: services, rates, lag, latencies.",
+    ),
     "config": Entry("operate", "Operate", "Print the settings that a service started here would use."),
     "psql": Entry(
         "operate", "Operate", "Run psql on the database of the system that runs on the data folder."

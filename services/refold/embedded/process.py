@@ -21,6 +21,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
+import psutil
+
 from refold.core.errors import ChildFailed, EmbeddedError, PortTaken
 from refold.telemetry.logging import LossyFile
 
@@ -290,6 +292,18 @@ async def http_get(host: str, port: int, path: str) -> tuple[int, bytes]:
         return (int(status[0]) if status and status[0].isdigit() else 0), body
     finally:
         writer.close()
+
+
+def listening_pid(port: int) -> int | None:
+    """Return the process that listens at a TCP port of this machine; None if there is none that may be seen."""
+    try:
+        connections = psutil.net_connections("tcp")
+    except psutil.Error:
+        return None
+    for each in connections:
+        if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port == port:
+            return each.pid
+    return None
 
 
 def program(wheel: str, name: str) -> Path:

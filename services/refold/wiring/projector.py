@@ -17,7 +17,7 @@ from typing import Any
 
 from faststream.asgi import AsgiFastStream, AsgiResponse, get
 from faststream.nats import NatsBroker
-from prometheus_client import CollectorRegistry, make_asgi_app
+from prometheus_client import CollectorRegistry, ProcessCollector, make_asgi_app
 
 from refold.core import json_text
 from refold.core.stream import parse_shard
@@ -43,6 +43,7 @@ async def run(settings: Settings) -> None:
     stop, listener = stop_on_signals(), Listener.choose(settings.probe)
     collect_seldom()
     registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
     async with AsyncExitStack() as stack:
         opened = await unless_stopped(stack.enter_async_context(_ports(settings, registry)), stop)
         if opened is None:

@@ -1,0 +1,122 @@
+"""The numbers and the screen of `refold top`."""
+
+from __future__ import annotations
+
+import pytest
+
+from refold.alerts.samples import Sample
+from refold.cli.top_numbers import History, Scraped, numbers
+from refold.cli.top_screen import screen, sparkline
+
+FOLDED, CPU, APPEND = (
+    "refold_events_folded_total",
+    "process_cpu_seconds_total",
+    "refold_append_seconds_bucket",
+)
+
+
+def scraped(time, *samples, stage="working"):
+    return Scraped(time=time, stage=stage, samples=tuple(Sample(*sample) for sample in samples), pid=7)
+
+
+def appended(fast, slow):
+    return ((APPEND, {"le": "0.001"}, fast), (APPEND, {"le": "0.01"}, slow), (APPEND, {"le": "+Inf"}, slow))
+
+
+@pytest.fixture
+def history():
+    """Two services in three rounds, two seconds apart; the projector began anew before the last."""
+    history = History()
+    for time, folded, cpu in ((0.0, 100.0, 5.0), (2.0, 300.0, 6.0), (4.0, 50.0, 0.5)):
+        rejected = (FOLDED, {"outcome": "rejected"}, folded / 2)
+        applied = (FOLDED, {"outcome": "applied"}, folded / 2)
+        history.add(time, "projector", "http://p", scraped(time, applied, rejected, (CPU, {}, cpu)))
+        counts = {"last_sequence": int(time * 10), "folded_sequence": int(time * 5)}
+        lag = {"lag_events": int(time * 5), "lag_seconds": time}
+        history.status.append((time, {**counts, **lag, "log_id": "a", "fold": 2}))
+    for time, counted in ((0.0, (0, 100)), (2.0, (90, 200)), (4.0, (180, 300))):
+        history.add(time, "gateway", "http://g", scraped(time, *appended(*counted), stage="ready"))
+    for time, events in ((2.0, 10), (4.0, 16)):
+        row = {"namespace": "acme", "documents": 3, "events": events}
+        history.namespaces.append((time, {"acme": row}))
+    return history
+
+
+def test_rates_are_those_between_the_last_two_looks_and_survive_a_new_process(history):
+    found = numbers(history, 4.0)
+    assert found["rates"] == {"in": 10.0, "folded": 25.0, "committed": 5.0, "out": None, "requests": None}
+    assert found["totals"]["folded"] == 50
+    (projector, gateway) = found["services"]
+    assert (projector["cpu"], projector["stage"], gateway["stage"]) == (0.25, "working", "ready")
+    assert found["namespaces"][0]["rate"] == 3.0
+
+
+def test_quantiles_are_of_what_was_counted_since_the_first_look_that_is_kept(history):
+    latency = numbers(history, 4.0)["latencies"]["append"]
+    # Since the first look: 180 of 200 within 1 ms, the others within 10 ms.
+    assert latency == {"p50": pytest.approx(0.001 * 100 / 180), "p99": pytest.approx(0.0091), "count": 200}
+
+
+def test_requests_of_machines_and_live_streams_are_not_counted():
+    history = History()
+    for time, count in ((0.0, 0), (1.0, 10)):
+        routes = ("/v1/{namespace}/{document}", "/metrics", "/live/v1/{namespace}", "/v1")
+        samples = [("refold_http_request_seconds_count", {"route": route}, count) for route in routes]
+        history.add(time, "gateway", "http://g", scraped(time, *samples))
+    assert numbers(history, 1.0)["rates"]["requests"] == 10
+
+
+def test_a_service_that_does_not_answer_stays_with_its_age(history):
+    history.add(9.5, "projector", "http://p", None)
+    projector = numbers(history, 9.5)["services"][0]
+    assert (projector["is_silent"], projector["silent_seconds"], projector["cpu"]) == (True, 5.5, None)
+    (line,) = [line for line in shown(history, 9.5) if line.text.startswith("projector")]
+    assert line.style == "red"
+    assert line.text.endswith("no answer for 6 s")
+
+
+def test_everything_fits_on_80_by_24(history):
+    for place in range(9):
+        history.add(4.0, f"projector-{place}", "http://q", scraped(4.0, stage="standby"))
+    store = {"breaker": "open", "lag_events": 12, "problem": "x" * 200}
+    history.status.append((5.0, {**history.status[-1][1], "stores": [{"store": "redis", **store}] * 5}))
+    rows = {f"n{place}": {"documents": 1, "events": place} for place in range(50)}
+    history.namespaces.append((5.0, {name: {"namespace": name, **row} for name, row in rows.items()}))
+    lines = shown(history, 5.0)
+    assert len(lines) == 24
+    assert max(len(line.text) for line in lines) == 80
+    text = "\n".join(line.text for line in lines)
+    for part in (
+        "and 5 more",
+        "per second",
+        "lag, last 60 s",
+        "request",
+        "n49",
+        "store redis",
+        "subscribers",
+    ):
+        assert part in text
+
+
+def test_a_system_of_which_nothing_is_known_has_a_screen_too():
+    history = History()
+    history.add(0.0, "gateway", "http://g", None)
+    assert any("unknown" in line.text for line in shown(history, 1.0))
+
+
+def test_namespaces_have_the_order_that_is_chosen(history):
+    rows = {"b": {"documents": 1, "events": 1}, "a": {"documents": 1, "events": 5}}
+    history.namespaces.append((6.0, {name: {"namespace": name, **row} for name, row in rows.items()}))
+    for sort, order in (("name", ["a", "b"]), ("events", ["a", "b"]), ("rate", ["a", "b"])):
+        lines = shown(history, 6.0, sort=sort)
+        assert [line.text[0] for line in lines if line.text[:2] in {"a ", "b "}] == order
+
+
+def test_a_sparkline_is_as_high_as_its_values():
+    assert sparkline([0, 1, 7]) == "▁▂█"
+    assert sparkline([0, 0]) == "▁▁"
+    assert sparkline([]) == ""
+
+
+def shown(history, now, *, sort="rate"):
+    return screen(numbers(history, now), url="http://g", columns=80, rows=24, sort=sort)
