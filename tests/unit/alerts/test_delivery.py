@@ -21,6 +21,7 @@ from refold.alerts import Notice, Notification, digest_of
 from refold.alerts.delivery import ATTEMPTS_MAX, BURST, Delivery
 from refold.alerts.notifiers import NotDelivered
 from refold.alerts.notifiers import webhook as module
+from refold.alerts.notifiers.documents import Documents
 from refold.alerts.notifiers.email import Email
 from refold.alerts.notifiers.slack import Slack
 from refold.alerts.notifiers.webhook import Webhook, sign
@@ -176,6 +177,17 @@ async def test_private_addresses_are_refused_unless_allowed():
     assert refused.value.is_final
     with pytest.raises(NotDelivered, match="cannot be reached"):
         await sender.model_copy(update={"allow_private": True}).send(notification(), now=0.0)
+
+
+async def test_documents_follow_however_long_the_gateway_does_not_answer(storage):
+    unavailable = [web.Response(status=503) for _ in range(2 * ATTEMPTS_MAX)]
+    receiver = Receiver(*unavailable, web.json_response({"status": "pending"}, status=202))
+    async with receiver.running() as url:
+        sender = Documents(name="documents", kind="documents", url=url.removesuffix("/hook/T0/s3cret"))
+        async with delivering(sender, storage, notification()) as delivery:
+            assert (delivery.delivered, delivery.lost) == (1, 0)
+    assert len(receiver.requests) == 2 * ATTEMPTS_MAX + 1
+    assert {headers["Idempotency-Key"] for headers, _ in receiver.requests} == {notification().key}
 
 
 async def test_webhooks_and_mail_servers_must_have_a_certificate_for_their_name(tmp_path, monkeypatch):
